@@ -1,0 +1,1 @@
+//! What people write: resource types, defaulting and validation. No IO.

@@ -1,0 +1,1 @@
+//! Choosing an endpoint: locality tiers, failover, subsets, algorithms and outlier detection. No IO.

@@ -1,0 +1,1 @@
+//! SPIFFE identities, issuing and verifying X.509, trust bundles and TLS configurations.

@@ -1,0 +1,1 @@
+//! Deciding: peer authentication and authorization. No IO.

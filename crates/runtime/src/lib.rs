@@ -1,0 +1,1 @@
+//! Workers, drain, the admin endpoint, readiness, and a proxy's enrolment.

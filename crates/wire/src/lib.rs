@@ -1,0 +1,1 @@
+//! What controller and proxies say to each other: messages and the delta stream's state machines.

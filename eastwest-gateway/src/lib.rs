@@ -1,0 +1,1 @@
+//! The SNI router between networks.

@@ -1,0 +1,1 @@
+//! The control plane: watches clusters, issues identities, tells every proxy what it needs.

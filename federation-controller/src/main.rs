@@ -1,0 +1,3 @@
+//! Runs the `federation-controller` library as a program of its own.
+
+fn main() {}

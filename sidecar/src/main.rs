@@ -1,0 +1,3 @@
+//! Runs the `sidecar` library as a program of its own.
+
+fn main() {}
