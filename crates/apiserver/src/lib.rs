@@ -1,1 +1,3 @@
 //! An embedded Kubernetes API server for labs and tests.
+
+pub mod kinds;
