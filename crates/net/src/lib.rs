@@ -1,1 +1,10 @@
-//! Sockets and namespaces: original destination, ClientHello, splice, port reuse, nftables, links. The only crate with unsafe code.
+//! Sockets and namespaces: original destination, ClientHello, splice, port reuse, nftables, links. The only crate with
+//! unsafe code.
+//!
+//! Start at [`socket`] for what a proxy does with TCP, at [`hello::read`] for SNI routing. Nothing here knows of
+//! services, identities or configuration.
+
+pub mod hello;
+pub mod socket;
+
+pub use socket::{Connect, Listen, PROXY_MARK, PROXY_UID, connect, listen, original_destination};

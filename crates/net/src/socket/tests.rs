@@ -1,0 +1,115 @@
+use super::*;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn local() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+#[tokio::test]
+async fn a_connection_that_was_not_redirected_has_its_own_address() {
+    let listener = listen(local(), &Listen::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut acceptor = Acceptor::new(listener).unwrap();
+    let client = connect(address, &Connect::default()).await.unwrap();
+    let (server, peer) = acceptor.next().await.unwrap();
+    assert_eq!(original_destination(&server).unwrap(), address);
+    assert_eq!(peer, client.local_addr().unwrap());
+    assert!(client.nodelay().unwrap() && server.nodelay().unwrap());
+}
+
+#[tokio::test]
+async fn a_dual_stack_listener_sees_ipv4_destinations_as_ipv4() {
+    let listener = match listen((Ipv6Addr::UNSPECIFIED, 0).into(), &Listen::default()) {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!("SKIPPED: this machine has no IPv6: {error}");
+            return;
+        }
+    };
+    let port = listener.local_addr().unwrap().port();
+    let mut acceptor = Acceptor::new(listener).unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let _client = connect(address, &Connect::default()).await.unwrap();
+    let (server, _) = acceptor.next().await.unwrap();
+    assert_eq!(original_destination(&server).unwrap(), address);
+}
+
+#[tokio::test]
+async fn connects_from_the_given_address() {
+    let listener = listen(local(), &Listen::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut acceptor = Acceptor::new(listener).unwrap();
+    let options = Connect { source: Some(INBOUND_SOURCE_V4), ..Connect::default() };
+    let mut client = connect(address, &options).await.unwrap();
+    let (mut server, peer) = acceptor.next().await.unwrap();
+    assert_eq!(peer.ip(), INBOUND_SOURCE_V4);
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(server.read_u8().await.unwrap(), b'x');
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_told_at_once() {
+    let listener = listen(local(), &Listen::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let error = connect(address, &Connect::default()).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn a_silent_destination_times_out() {
+    // A full backlog: the kernel drops further handshakes.
+    let listener = listen(local(), &Listen { reuse_port: false, backlog: 0 }).unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = Connect { timeout: Duration::from_millis(200), ..Connect::default() };
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        match connect(address, &options).await {
+            Ok(stream) => held.push(stream),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+                return;
+            }
+        }
+    }
+    panic!("a backlog of 0 took {} connections", held.len());
+}
+
+#[tokio::test]
+async fn the_mark_is_set_where_allowed_and_an_error_where_not() {
+    let listener = listen(local(), &Listen::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = Connect { mark: Some(PROXY_MARK), ..Connect::default() };
+    match connect(address, &options).await {
+        Ok(stream) => assert_eq!(SockRef::from(&stream).mark().unwrap(), PROXY_MARK),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+    }
+}
+
+#[test]
+fn shared_listeners_have_one_address_and_refuse_a_twin() {
+    let listeners = listen_shared(local(), 3, 16).unwrap();
+    let address = listeners[0].local_addr().unwrap();
+    assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == address));
+    let error = listen_shared(address, 3, 16).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn back_off_grows_on_shortage_and_skips_lost_connections() {
+    let shortage = io::Error::from_raw_os_error(libc::EMFILE);
+    assert_eq!(accept_back_off(&shortage, None), Some(Duration::from_millis(5)));
+    assert_eq!(accept_back_off(&shortage, Some(Duration::from_millis(5))), Some(Duration::from_millis(10)));
+    assert_eq!(accept_back_off(&shortage, Some(Duration::from_secs(1))), Some(Duration::from_secs(1)));
+    let lost = io::Error::from_raw_os_error(libc::ECONNABORTED);
+    assert_eq!(accept_back_off(&lost, None), Some(Duration::ZERO));
+    assert_eq!(accept_back_off(&io::Error::from_raw_os_error(libc::EBADF), None), None);
+}
+
+#[test]
+fn the_open_files_limit_is_what_is_allowed() {
+    assert!(raise_open_files_limit().unwrap() > 0);
+}
