@@ -1,1 +1,3 @@
 //! The control plane: watches clusters, issues identities, tells every proxy what it needs.
+
+pub mod index;

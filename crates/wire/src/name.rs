@@ -1,0 +1,268 @@
+//! Names of resources and collections, written and read in one place.
+//!
+//! The forms are those of the header of `proto/isthmus/discovery/v1/resources.proto`. Clusters, networks, namespaces
+//! and pods are DNS labels or subdomains, so none of the separators `@`, `/` and `~` can occur in them.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+/// The only name of a [`crate::discovery::Trust`] and of a [`crate::discovery::MeshConfig`].
+pub const MESH: &str = "mesh";
+
+/// `@<cluster>/<ip>`: the service that owns this virtual address in that cluster.
+pub fn address(cluster: &str, ip: IpAddr) -> String {
+    format!("@{cluster}/{ip}")
+}
+
+/// Reads [`address`].
+pub fn parse_address(name: &str) -> Option<(&str, IpAddr)> {
+    let (cluster, ip) = name.strip_prefix('@')?.split_once('/')?;
+    Some((cluster, ip.parse().ok()?))
+}
+
+/// `exported@<network>`: every service exported by a cluster of that network.
+pub fn exported(network: &str) -> String {
+    format!("exported@{network}")
+}
+
+/// Reads [`exported`].
+pub fn parse_exported(name: &str) -> Option<&str> {
+    name.strip_prefix("exported@")
+}
+
+/// `<hostname>@<network>`: a service's endpoints as seen from that network.
+pub fn endpoints(hostname: &str, network: &str) -> String {
+    format!("{hostname}@{network}")
+}
+
+/// Reads [`endpoints`]: the hostname and the network.
+pub fn parse_endpoints(name: &str) -> Option<(&str, &str)> {
+    let (hostname, network) = name.split_once('@')?;
+    (!hostname.is_empty() && !network.contains(['/', '@'])).then_some((hostname, network))
+}
+
+/// `<hostname>@<network>/<cluster>/<id>`: one endpoint. `network` is the one inside which it is told one by one, or
+/// [`SUMMARY`].
+pub fn endpoint(hostname: &str, network: &str, cluster: &str, id: &str) -> String {
+    format!("{hostname}@{network}/{cluster}/{id}")
+}
+
+/// The network part of a summary's name.
+pub const SUMMARY: &str = "*";
+
+/// The parts of one endpoint's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EndpointName<'a> {
+    /// The service's hostname.
+    pub hostname: &'a str,
+    /// The network inside which it is told, or [`SUMMARY`].
+    pub network: &'a str,
+    /// The cluster that it is in.
+    pub cluster: &'a str,
+    /// What tells it from the cluster's other endpoints of the service.
+    pub id: &'a str,
+}
+
+/// Reads [`endpoint`].
+pub fn parse_endpoint(name: &str) -> Option<EndpointName<'_>> {
+    let (hostname, rest) = name.split_once('@')?;
+    let mut parts = rest.splitn(3, '/');
+    Some(EndpointName { hostname, network: parts.next()?, cluster: parts.next()?, id: parts.next()? })
+}
+
+/// `<cluster>/<namespace>/<pod>`: a proxy's own [`crate::discovery::Workload`] and
+/// [`crate::discovery::Authentication`].
+pub fn workload(cluster: &str, namespace: &str, pod: &str) -> String {
+    format!("{cluster}/{namespace}/{pod}")
+}
+
+/// Reads [`workload`]: cluster, namespace and pod.
+pub fn parse_workload(name: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = name.split('/');
+    let found = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(found)
+}
+
+/// What a proxy is, as the first part of its node id says it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Role {
+    /// Beside a pod.
+    Sidecar,
+    /// The router between networks.
+    Gateway,
+}
+
+impl Role {
+    /// As it stands in a node id.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Sidecar => "sidecar",
+            Role::Gateway => "gateway",
+        }
+    }
+}
+
+/// A node id, `<role>~<ip>~<pod>.<namespace>~<cluster>`: who asks.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Node {
+    /// What it is.
+    pub role: Role,
+    /// Its own address.
+    pub ip: IpAddr,
+    /// Its pod's name.
+    pub pod: String,
+    /// Its pod's namespace.
+    pub namespace: String,
+    /// Its cluster.
+    pub cluster: String,
+}
+
+impl std::fmt::Display for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}~{}~{}.{}~{}", self.role.as_str(), self.ip, self.pod, self.namespace, self.cluster)
+    }
+}
+
+/// Why a node id was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("node id {id:?} is not `<sidecar|gateway>~<ip>~<pod>.<namespace>~<cluster>`: {part} is wrong")]
+pub struct BadNode {
+    /// What was sent.
+    pub id: String,
+    /// The part that could not be read.
+    pub part: &'static str,
+}
+
+impl std::str::FromStr for Node {
+    type Err = BadNode;
+
+    fn from_str(id: &str) -> Result<Self, BadNode> {
+        let bad = |part| BadNode { id: id.chars().take(300).collect(), part };
+        let mut parts = id.split('~');
+        let role = match parts.next() {
+            Some("sidecar") => Role::Sidecar,
+            Some("gateway") => Role::Gateway,
+            _ => return Err(bad("the role")),
+        };
+        let ip = parts.next().and_then(|ip| ip.parse().ok()).ok_or_else(|| bad("the address"))?;
+        // Pod names may contain dots, namespaces may not.
+        let (pod, namespace) = parts.next().and_then(|pod| pod.rsplit_once('.')).ok_or_else(|| bad("the pod"))?;
+        let cluster = parts.next().ok_or_else(|| bad("the cluster"))?;
+        let clean = |text: &str| !text.is_empty() && !text.contains(['/', '@']);
+        if !clean(pod) || !clean(namespace) {
+            return Err(bad("the pod"));
+        }
+        if !clean(cluster) || parts.next().is_some() {
+            return Err(bad("the cluster"));
+        }
+        Ok(Node { role, ip, pod: pod.into(), namespace: namespace.into(), cluster: cluster.into() })
+    }
+}
+
+/// An address as messages carry it: 4 or 16 bytes, network order.
+pub fn ip_to_bytes(ip: IpAddr) -> Bytes {
+    match ip {
+        IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => Bytes::copy_from_slice(&ip.octets()),
+    }
+}
+
+/// Reads [`ip_to_bytes`]; `None` for any other length.
+pub fn ip_of_bytes(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => None,
+    }
+}
+
+/// The server name by which a gateway forwards: `outbound_.<service port>_.<subset>_.<hostname>`.
+pub fn sni(port: u16, subset: &str, hostname: &str) -> String {
+    format!("outbound_.{port}_.{subset}_.{hostname}")
+}
+
+/// Reads [`sni`]: service port, subset and hostname.
+pub fn parse_sni(name: &str) -> Option<(u16, &str, &str)> {
+    let (port, rest) = name.strip_prefix("outbound_.")?.split_once("_.")?;
+    let (subset, hostname) = rest.split_once("_.")?;
+    // `str::parse` accepts a leading plus sign and zeros, which would make several names of one service.
+    if hostname.is_empty() || port.is_empty() || port.starts_with('0') || !port.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some((port.parse().ok()?, subset, hostname))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        let ip: IpAddr = "10.96.0.7".parse().unwrap();
+        assert_eq!(parse_address(&address("west", ip)), Some(("west", ip)));
+        assert_eq!(parse_address("west/10.0.0.1"), None);
+        assert_eq!(parse_address("@west/10.0.0"), None);
+        let v6: IpAddr = "2001:db8::1".parse().unwrap();
+        assert_eq!(parse_address(&address("west", v6)), Some(("west", v6)));
+        assert_eq!(parse_exported(&exported("net-west")), Some("net-west"));
+        assert_eq!(parse_endpoints("a.b.svc.cluster.local@net"), Some(("a.b.svc.cluster.local", "net")));
+        assert_eq!(parse_endpoints("a@net/c/id"), None);
+        assert_eq!(parse_endpoints("@net"), None);
+        let name = endpoint("h", "net", "west", "pod-1/x");
+        let parts = EndpointName { hostname: "h", network: "net", cluster: "west", id: "pod-1/x" };
+        assert_eq!(parse_endpoint(&name), Some(parts));
+        assert_eq!(parse_workload("west/default/a-1"), Some(("west", "default", "a-1")));
+        assert_eq!(parse_workload("west/default"), None);
+        assert_eq!(parse_workload("west/default/a/b"), None);
+    }
+
+    #[test]
+    fn node_ids_read_back_and_bad_ones_say_what_is_wrong() {
+        let id = "sidecar~10.244.0.5~front.end-1.default~west";
+        let node: Node = id.parse().unwrap();
+        assert_eq!((node.pod.as_str(), node.namespace.as_str()), ("front.end-1", "default"));
+        assert_eq!(node.to_string(), id);
+        for (id, part) in [
+            ("", "the role"),
+            ("router~1.1.1.1~a.b~c", "the role"),
+            ("sidecar~nowhere~a.b~c", "the address"),
+            ("sidecar~1.1.1.1~ab~c", "the pod"),
+            ("sidecar~1.1.1.1~a.~c", "the pod"),
+            ("sidecar~1.1.1.1~a/x.b~c", "the pod"),
+            ("sidecar~1.1.1.1~a.b", "the cluster"),
+            ("sidecar~1.1.1.1~a.b~c~d", "the cluster"),
+        ] {
+            assert_eq!(id.parse::<Node>().unwrap_err().part, part, "{id}");
+        }
+    }
+
+    #[test]
+    fn server_names_have_one_form() {
+        let name = sni(9080, "", "ratings.default.svc.cluster.local");
+        assert_eq!(name, "outbound_.9080_._.ratings.default.svc.cluster.local");
+        assert_eq!(parse_sni(&name), Some((9080, "", "ratings.default.svc.cluster.local")));
+        assert_eq!(parse_sni("outbound_.80_.v1_.a.b"), Some((80, "v1", "a.b")));
+        for bad in [
+            "",
+            "a.b",
+            "outbound_.",
+            "outbound_.x_._.a",
+            "outbound_.+80_._.a",
+            "outbound_.080_._.a",
+            "outbound_.70000_._.a",
+            "outbound_.80_._.",
+        ] {
+            assert_eq!(parse_sni(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_read_back() {
+        for ip in ["10.0.0.1", "::1"] {
+            let ip: IpAddr = ip.parse().unwrap();
+            assert_eq!(ip_of_bytes(&ip_to_bytes(ip)), Some(ip));
+        }
+        assert_eq!(ip_of_bytes(&[1, 2, 3]), None);
+    }
+}

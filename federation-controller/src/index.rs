@@ -1,0 +1,3 @@
+//! What is known of all clusters, and what follows from it.
+
+pub mod event;
