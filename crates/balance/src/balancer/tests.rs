@@ -1,0 +1,234 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const WEST_A: (&str, &str) = ("us-west", "us-west-1a");
+const WEST_B: (&str, &str) = ("us-west", "us-west-1b");
+const EAST: (&str, &str) = ("us-east", "us-east-1a");
+
+fn endpoint(id: &str, (region, zone): (&str, &str), weight: u32, health: Health) -> Endpoint<()> {
+    Endpoint { id: id.into(), locality: Locality::new(region, zone, ""), weight, health, target: () }
+}
+
+fn balancer(endpoints: Vec<Endpoint<()>>) -> Balancer<()> {
+    let mut balancer = Balancer::new(Locality::new(WEST_A.0, WEST_A.1, ""));
+    balancer.update(endpoints);
+    balancer
+}
+
+fn reviews() -> Vec<Endpoint<()>> {
+    vec![
+        endpoint("west-a", WEST_A, 1, Health::Ready),
+        endpoint("west-b", WEST_B, 1, Health::Ready),
+        endpoint("east", EAST, 3, Health::Ready),
+    ]
+}
+
+/// Picks that are dropped at once, by id.
+fn shares(balancer: &mut Balancer<()>, now: Instant, previous: &[Arc<str>]) -> HashMap<String, u32> {
+    let mut counts = HashMap::new();
+    for i in 0..2000u64 {
+        let pick = balancer.pick(now, previous, i.wrapping_mul(0x2545_f491_4f6c_dd1d)).expect("an endpoint");
+        *counts.entry(pick.id.to_string()).or_default() += 1;
+    }
+    counts
+}
+
+fn fail(balancer: &mut Balancer<()>, id: &str, now: Instant) {
+    let others: Vec<Arc<str>> =
+        balancer.endpoints().map(|(endpoint, ..)| endpoint.id.clone()).filter(|other| &**other != id).collect();
+    for _ in 0..2 {
+        let pick = balancer.pick(now, &others, 7).expect("an endpoint");
+        assert_eq!(&*pick.id, id);
+        pick.report(Outcome::ConnectFailure, now);
+    }
+}
+
+#[test]
+fn the_nearest_tier_takes_everything_while_it_is_whole() {
+    let counts = shares(&mut balancer(reviews()), Instant::now(), &[]);
+    assert_eq!(counts, HashMap::from([("west-a".to_owned(), 2000)]));
+}
+
+#[test]
+fn failure_moves_to_the_next_tier_and_back() {
+    let start = Instant::now();
+    let mut balancer = balancer(reviews());
+    fail(&mut balancer, "west-a", start);
+    assert_eq!(shares(&mut balancer, start, &[]).keys().collect::<Vec<_>>(), ["west-b"]);
+    fail(&mut balancer, "west-b", start);
+    assert_eq!(shares(&mut balancer, start, &[]).keys().collect::<Vec<_>>(), ["east"]);
+
+    // The interval is over: one request each finds out, and the nearest tier takes over again.
+    let later = start + Duration::from_secs(1);
+    let probe = balancer.pick(later, &[], 1).expect("a probe");
+    assert_eq!((&*probe.id, probe.mode), ("west-a", Mode::Probation));
+    let second = balancer.pick(later, &[], 1).expect("another");
+    assert_eq!((&*second.id, second.mode), ("west-b", Mode::Probation));
+    let meanwhile = balancer.pick(later, &[], 1).expect("another");
+    assert_eq!((&*meanwhile.id, meanwhile.mode), ("east", Mode::Ordinary));
+    probe.report(Outcome::Success, later);
+    drop((probe, second, meanwhile));
+    let counts = shares(&mut balancer, later, &[]);
+    assert_eq!(counts.keys().collect::<Vec<_>>(), ["west-a"]);
+}
+
+#[test]
+fn a_probe_that_nobody_waited_for_is_asked_again() {
+    let start = Instant::now();
+    let mut balancer = balancer(reviews());
+    fail(&mut balancer, "west-a", start);
+    let later = start + Duration::from_secs(1);
+    for _ in 0..3 {
+        assert_eq!(balancer.pick(later, &[], 1).expect("a probe").mode, Mode::Probation);
+    }
+    let probe = balancer.pick(later, &[], 1).expect("a probe");
+    probe.report(Outcome::ConnectFailure, later);
+    drop(probe);
+    assert_eq!(&*balancer.pick(later, &[], 1).expect("another").id, "west-b");
+    assert_eq!(&*balancer.pick(later + Duration::from_secs(2), &[], 1).expect("a probe").id, "west-a");
+}
+
+#[test]
+fn half_a_zone_down_spills_in_proportion() {
+    let mut endpoints = reviews();
+    endpoints.push(endpoint("west-a2", WEST_A, 1, Health::Unready));
+    let counts = shares(&mut balancer(endpoints), Instant::now(), &[]);
+    assert!((1300..1500).contains(&counts["west-a"]), "{counts:?}");
+    assert!((500..700).contains(&counts["west-b"]), "{counts:?}");
+    assert_eq!(counts.len(), 2);
+}
+
+#[test]
+fn draining_endpoints_are_neither_used_nor_missed() {
+    let mut endpoints = reviews();
+    endpoints.push(endpoint("west-a2", WEST_A, 1, Health::Draining));
+    assert_eq!(shares(&mut balancer(endpoints), Instant::now(), &[]).keys().collect::<Vec<_>>(), ["west-a"]);
+}
+
+#[test]
+fn weights_share_a_tier() {
+    let endpoints = vec![
+        endpoint("direct", EAST, 1, Health::Ready),
+        endpoint("gateway", EAST, 3, Health::Ready),
+        endpoint("none", EAST, 0, Health::Ready),
+    ];
+    let counts = shares(&mut balancer(endpoints), Instant::now(), &[]);
+    assert!((400..600).contains(&counts["direct"]), "{counts:?}");
+    assert_eq!(counts.len(), 2);
+}
+
+#[test]
+fn requests_under_way_follow_the_weights() {
+    let now = Instant::now();
+    let mut balancer =
+        balancer(vec![endpoint("small", EAST, 1, Health::Ready), endpoint("big", EAST, 3, Health::Ready)]);
+    let held: Vec<_> = (0..400u64).filter_map(|i| balancer.pick(now, &[], i * 977)).collect();
+    let small = held.iter().filter(|pick| &*pick.id == "small").count();
+    assert!((85..=115).contains(&small), "{small} of 400");
+    drop(held);
+    assert!(balancer.endpoints().all(|(_, _, in_flight)| in_flight == 0));
+}
+
+#[test]
+fn a_retry_avoids_what_was_tried() {
+    let now = Instant::now();
+    let mut balancer = balancer(reviews());
+    let tried: Vec<Arc<str>> = vec!["west-a".into()];
+    assert_eq!(shares(&mut balancer, now, &tried).keys().collect::<Vec<_>>(), ["west-b"]);
+    let tried: Vec<Arc<str>> = vec!["west-a".into(), "west-b".into()];
+    assert_eq!(shares(&mut balancer, now, &tried).keys().collect::<Vec<_>>(), ["east"]);
+    let tried: Vec<Arc<str>> = vec!["west-a".into(), "west-b".into(), "east".into()];
+    assert_eq!(shares(&mut balancer, now, &tried).keys().collect::<Vec<_>>(), ["west-a"]);
+}
+
+#[test]
+fn when_all_are_ejected_all_are_used() {
+    let now = Instant::now();
+    let mut balancer = balancer(reviews());
+    for id in ["west-a", "west-b", "east"] {
+        fail(&mut balancer, id, now);
+    }
+    let pick = balancer.pick(now, &[], 3).expect("an endpoint");
+    assert_eq!((&*pick.id, pick.mode), ("west-a", Mode::Panic));
+    let next = balancer.pick(now, std::slice::from_ref(&pick.id), 3).expect("an endpoint");
+    assert_eq!((&*next.id, next.mode), ("west-b", Mode::Panic));
+    next.report(Outcome::Success, now);
+    assert_eq!(balancer.pick(now, &[], 3).expect("an endpoint").mode, Mode::Ordinary);
+}
+
+#[test]
+fn nothing_ready_is_nothing_to_pick() {
+    assert!(balancer(vec![]).pick(Instant::now(), &[], 0).is_none());
+    let unready = vec![endpoint("west-a", WEST_A, 1, Health::Unready)];
+    assert!(balancer(unready).pick(Instant::now(), &[], 0).is_none());
+}
+
+#[test]
+fn an_update_keeps_what_is_known_unless_the_endpoint_was_restarted() {
+    let now = Instant::now();
+    let mut balancer = balancer(reviews());
+    fail(&mut balancer, "west-a", now);
+    balancer.update(reviews());
+    assert_eq!(&*balancer.pick(now, &[], 0).expect("an endpoint").id, "west-b");
+    let mut gone = reviews();
+    gone[0].health = Health::Unready;
+    balancer.update(gone);
+    balancer.update(reviews());
+    assert_eq!(&*balancer.pick(now, &[], 0).expect("an endpoint").id, "west-a");
+}
+
+#[test]
+fn tiers_are_shown_nearest_first() {
+    let views = balancer(reviews()).tiers(Instant::now());
+    assert_eq!(views.iter().map(|tier| (tier.distance, tier.share)).collect::<Vec<_>>(), [(0, 100), (2, 0), (3, 0)]);
+    assert_eq!(views[2].health, TierHealth { available: 3, total: 3 });
+}
+
+prop_compose! {
+    fn any_endpoint()(zone in 0..3usize, weight in 0..5u32, health in 0..3usize) -> ((&'static str, &'static str), u32, Health) {
+        ([WEST_A, WEST_B, EAST][zone], weight, [Health::Ready, Health::Unready, Health::Draining][health])
+    }
+}
+
+proptest! {
+    /// Whatever is done: a pick is ready and has a weight, there is one whenever such an endpoint exists, untried ones
+    /// come before tried ones, and nothing stays counted as under way.
+    #[test]
+    fn picks_are_always_possible_ones(
+        endpoints in proptest::collection::vec(any_endpoint(), 0..8),
+        steps in proptest::collection::vec((any::<u64>(), 0..4u8, 0..3000u64), 1..60),
+    ) {
+        let endpoints: Vec<_> = endpoints
+            .into_iter()
+            .enumerate()
+            .map(|(i, (zone, weight, health))| endpoint(&i.to_string(), zone, weight, health))
+            .collect();
+        let usable = endpoints.iter().filter(|e| e.health == Health::Ready && e.weight > 0).count();
+        let mut balancer = balancer(endpoints.clone());
+        let mut now = Instant::now();
+        let mut previous: Vec<Arc<str>> = Vec::new();
+        for (random, outcome, millis) in steps {
+            now += Duration::from_millis(millis);
+            let Some(pick) = balancer.pick(now, &previous, random) else {
+                prop_assert_eq!(usable, 0);
+                continue;
+            };
+            let picked = &endpoints[pick.id.parse::<usize>().unwrap()];
+            prop_assert!(picked.health == Health::Ready && picked.weight > 0);
+            let shares: u32 = balancer.tiers(now).iter().map(|tier| tier.share).sum();
+            prop_assert!(shares == 100 || shares == 0);
+            match outcome {
+                0 => pick.report(Outcome::Success, now),
+                1 => pick.report(Outcome::ConnectFailure, now),
+                2 => pick.report(Outcome::GatewayError, now),
+                _ => {}
+            }
+            if outcome == 0 { previous.clear() } else { previous.push(pick.id.clone()) }
+        }
+        prop_assert!(balancer.endpoints().all(|(_, _, in_flight)| in_flight == 0));
+    }
+}
