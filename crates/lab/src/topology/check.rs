@@ -1,0 +1,554 @@
+//! From the records of a file to a topology whose references resolve.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_saphyr::Spanned;
+
+use super::diagnostic::{Finding, with_nearest};
+use super::{Cluster, Export, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, Topology, Workload, file};
+
+/// The most pods of one workload in one cluster: a lab runs on one machine.
+const MAX_REPLICAS: u32 = 64;
+/// The longest delay between networks; more is a dead link, not a slow one.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+const POD_CIDR: &str = "10.244.0.0/16";
+const SERVICE_CIDR: &str = "10.96.0.0/16";
+
+type Checked<T> = Result<T, Finding>;
+
+pub(super) fn check(path: &Path, raw: file::File) -> Checked<Topology> {
+    if raw.api_version.value != file::API_VERSION {
+        return Err(Finding::new(
+            raw.api_version.referenced,
+            format!("unknown apiVersion \"{}\"", raw.api_version.value),
+        )
+        .hint(format!("this isthmus reads {}", file::API_VERSION)));
+    }
+    if raw.kind.value != file::KIND {
+        return Err(Finding::new(raw.kind.referenced, format!("kind \"{}\" is not a topology", raw.kind.value))
+            .hint("write: kind: Topology. Kubernetes objects go into files listed under spec.manifests"));
+    }
+    let name = match &raw.metadata.name {
+        Some(name) => label(name, "name")?,
+        None => name_of_file(path),
+    };
+    let mesh = mesh(raw.spec.mesh)?;
+    let networks = networks(raw.spec.networks)?;
+    let (clusters, networks) = clusters(&raw.spec.clusters, networks)?;
+    let mut workloads = workloads(&raw.spec.workloads, &clusters)?;
+    name_deployments(&mut workloads);
+    let manifests = manifests(path, &raw.spec.manifests, &clusters)?;
+    let exports = exports(&raw.spec.exports, &clusters, &workloads, !manifests.is_empty())?;
+    Ok(Topology { name, path: path.to_owned(), mesh, networks, clusters, workloads, exports, manifests })
+}
+
+fn name_of_file(path: &Path) -> String {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let name = name.trim_matches('-');
+    if name.is_empty() { "lab".to_owned() } else { name.chars().take(40).collect() }
+}
+
+fn mesh(raw: file::Mesh) -> Checked<Mesh> {
+    let trust_domain = match raw.trust_domain {
+        None => "cluster.local".to_owned(),
+        Some(domain) => {
+            let valid = !domain.value.is_empty()
+                && domain.value.len() <= 255
+                && domain.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b));
+            if !valid {
+                return Err(Finding::new(domain.referenced, format!("\"{}\" is not a trust domain", domain.value))
+                    .hint("lower-case letters, digits, dots, dashes and underscores, as in cluster.local"));
+            }
+            domain.value
+        }
+    };
+    Ok(Mesh { trust_domain, export_all: raw.export_all, config: raw.config })
+}
+
+fn networks(raw: Option<Vec<Spanned<file::Network>>>) -> Checked<Option<Vec<Network>>> {
+    let Some(raw) = raw else { return Ok(None) };
+    let mut seen: Vec<Network> = Vec::new();
+    for network in raw {
+        let name = label(&network.value.name, "network")?;
+        if seen.iter().any(|other| other.name == name) {
+            return Err(Finding::new(network.referenced, format!("network \"{name}\" is listed twice"))
+                .hint("remove one of them, or give it another name"));
+        }
+        let pod_cidr = pod_cidr(network.value.pod_cidr.as_ref())?;
+        let delay = network.value.delay.as_ref().map(delay).transpose()?;
+        seen.push(Network { name, pod_cidr, delay });
+    }
+    Ok(Some(seen))
+}
+
+fn pod_cidr(raw: Option<&Spanned<String>>) -> Checked<ipnet::Ipv4Net> {
+    let default: ipnet::Ipv4Net = POD_CIDR.parse().expect("the default pod range is a network");
+    let services: ipnet::Ipv4Net = SERVICE_CIDR.parse().expect("the service range is a network");
+    let Some(raw) = raw else { return Ok(default) };
+    let finding = |why: &str| {
+        Err(Finding::new(raw.referenced, format!("podCIDR \"{}\" {why}", raw.value))
+            .hint(format!("an IPv4 range of /8 to /24, such as {POD_CIDR}; networks may use the same range")))
+    };
+    let Ok(cidr) = raw.value.parse::<ipnet::Ipv4Net>() else { return finding("is not an IPv4 range") };
+    if !(8..=24).contains(&cidr.prefix_len()) {
+        return finding("has a prefix outside /8 to /24");
+    }
+    if cidr.contains(&services) || services.contains(&cidr) {
+        return finding("overlaps the service range 10.96.0.0/16");
+    }
+    Ok(cidr.trunc())
+}
+
+/// Reads `20ms`, `1.5s` or `500us`.
+fn delay(raw: &Spanned<String>) -> Checked<Duration> {
+    let text = raw.value.trim();
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let unit = match &text[split..] {
+        "us" => Some(1e-6),
+        "ms" => Some(1e-3),
+        "s" => Some(1.0),
+        _ => None,
+    };
+    let seconds = unit.and_then(|unit| Some(text[..split].trim().parse::<f64>().ok()? * unit));
+    match seconds {
+        Some(seconds) if seconds >= 0.0 && seconds <= MAX_DELAY.as_secs_f64() => Ok(Duration::from_secs_f64(seconds)),
+        Some(_) => Err(Finding::new(raw.referenced, format!("delay \"{}\" is out of range", raw.value))
+            .hint(format!("between 0 and {} s", MAX_DELAY.as_secs()))),
+        None => Err(Finding::new(raw.referenced, format!("\"{}\" is not a delay", raw.value))
+            .hint("a number with us, ms or s, such as 20ms")),
+    }
+}
+
+fn clusters(
+    list: &Spanned<Vec<Spanned<file::Cluster>>>,
+    networks: Option<Vec<Network>>,
+) -> Checked<(Vec<Cluster>, Vec<Network>)> {
+    let raw = &list.value;
+    if raw.is_empty() {
+        return Err(Finding::new(list.referenced, "a topology needs at least one cluster")
+            .hint("the smallest: - {name: west, role: primary}"));
+    }
+    if let Some(extra) = raw.get(MAX_CLUSTERS) {
+        return Err(Finding::new(
+            extra.referenced,
+            format!("{} clusters; a lab has at most {MAX_CLUSTERS}", raw.len()),
+        )
+        .hint("each cluster has ten LoadBalancer addresses of one /24"));
+    }
+    let names: Vec<&str> = raw.iter().map(|cluster| cluster.value.name.value.as_str()).collect();
+    let primaries: Vec<&str> = raw
+        .iter()
+        .filter(|cluster| cluster.value.role.value == "primary")
+        .map(|cluster| cluster.value.name.value.as_str())
+        .collect();
+    let listed = networks.is_some();
+    let mut networks = networks.unwrap_or_default();
+    let mut clusters: Vec<Cluster> = Vec::new();
+    for (index, cluster) in raw.iter().enumerate() {
+        let name = label(&cluster.value.name, "cluster")?;
+        if clusters.iter().any(|other| other.name == name) {
+            return Err(Finding::new(cluster.referenced, format!("cluster \"{name}\" is listed twice"))
+                .hint("give one of them another name"));
+        }
+        let role = role(cluster, &primaries)?;
+        let network = match &cluster.value.network {
+            Some(network) => network.value.clone(),
+            None => format!("net-{name}"),
+        };
+        if let Some(other) = clusters.iter().find(|other| other.network == network) {
+            let at = cluster.value.network.as_ref().map_or(cluster.referenced, |network| network.referenced);
+            let message =
+                format!("cluster \"{name}\" is on network \"{network}\", which is that of cluster \"{}\"", other.name);
+            return Err(Finding::new(at, message)
+                .hint("in a lab each cluster has a network of its own, so that pod addresses may be the same"));
+        }
+        let pod_cidr = match networks.iter().find(|known| known.name == network) {
+            Some(known) => known.pod_cidr,
+            None if listed => {
+                let known: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
+                return Err(Finding::new(
+                    cluster.referenced,
+                    format!("cluster \"{name}\" names network \"{network}\", which spec.networks does not list"),
+                )
+                .hint(with_nearest(
+                    &format!("known networks: {}", known.join(", ")),
+                    &network,
+                    known.iter().copied(),
+                )));
+            }
+            None => {
+                networks.push(Network { name: network.clone(), pod_cidr: pod_cidr(None)?, delay: None });
+                pod_cidr(None)?
+            }
+        };
+        let region = match &cluster.value.region {
+            Some(region) => label(region, "region")?,
+            None => name.clone(),
+        };
+        let zones = zones(&region, cluster.value.zones.as_deref())?;
+        let secrets_of = secrets_of(&cluster.value, &names)?;
+        let index = u8::try_from(index).expect("bounded by the most clusters of a lab");
+        clusters.push(Cluster { name, index, role, network, pod_cidr, region, zones, secrets_of });
+    }
+    joined(raw, &clusters)?;
+    for cluster in clusters.clone() {
+        if let Role::Remote { primary } = &cluster.role {
+            let primary = clusters.iter_mut().find(|other| other.name == *primary).expect("checked by role()");
+            if !primary.secrets_of.contains(&cluster.name) {
+                primary.secrets_of.push(cluster.name.clone());
+            }
+        }
+    }
+    if let Some(unused) = networks.iter().find(|network| !clusters.iter().any(|c| c.network == network.name)) {
+        return Err(Finding::new(
+            list.referenced,
+            format!("network \"{}\" is listed, but no cluster is on it", unused.name),
+        )
+        .hint("name it in a cluster, or remove it from spec.networks"));
+    }
+    Ok((clusters, networks))
+}
+
+fn role(cluster: &Spanned<file::Cluster>, primaries: &[&str]) -> Checked<Role> {
+    let name = &cluster.value.name.value;
+    match (cluster.value.role.value.as_str(), &cluster.value.primary) {
+        ("primary", None) => Ok(Role::Primary),
+        ("primary", Some(primary)) => Err(Finding::new(
+            primary.referenced,
+            format!("cluster \"{name}\" is a primary and names a primary, \"{}\"", primary.value),
+        )
+        .hint("remove primary:, or make it role: remote. For two primaries list each other under secretsOf")),
+        ("remote", Some(primary)) if primaries.contains(&primary.value.as_str()) => {
+            Ok(Role::Remote { primary: primary.value.clone() })
+        }
+        ("remote", Some(primary)) => Err(Finding::new(
+            primary.referenced,
+            format!("cluster \"{name}\" names primary \"{}\", which is no primary cluster", primary.value),
+        )
+        .hint(with_nearest(
+            &format!("primaries: {}", or_none(primaries)),
+            &primary.value,
+            primaries.iter().copied(),
+        ))),
+        ("remote", None) => match primaries {
+            [one] => Ok(Role::Remote { primary: (*one).to_owned() }),
+            [] => {
+                Err(Finding::new(cluster.referenced, format!("cluster \"{name}\" is remote, but there is no primary"))
+                    .hint("one cluster at least has role: primary and runs the control plane"))
+            }
+            several => Err(Finding::new(
+                cluster.referenced,
+                format!("cluster \"{name}\" is remote, but not said of which primary"),
+            )
+            .hint(format!("add primary: with one of {}", several.join(", ")))),
+        },
+        (other, _) => Err(Finding::new(cluster.value.role.referenced, format!("unknown role \"{other}\""))
+            .hint(with_nearest("roles: primary, remote", other, ["primary", "remote"].into_iter()))),
+    }
+}
+
+fn zones(region: &str, raw: Option<&[Spanned<String>]>) -> Checked<Vec<String>> {
+    let Some(raw) = raw else { return Ok(vec![format!("{region}-a")]) };
+    let mut zones = Vec::new();
+    for zone in raw {
+        let name = label(zone, "zone")?;
+        if zones.contains(&name) {
+            return Err(Finding::new(zone.referenced, format!("zone \"{name}\" is listed twice"))
+                .hint("a zone has one node; remove one of them"));
+        }
+        zones.push(name);
+    }
+    if zones.is_empty() {
+        zones.push(format!("{region}-a"));
+    }
+    Ok(zones)
+}
+
+fn secrets_of(cluster: &file::Cluster, names: &[&str]) -> Checked<Vec<String>> {
+    let own = cluster.name.value.as_str();
+    let mut held = Vec::new();
+    for other in &cluster.secrets_of {
+        let finding = |message: String| Finding::new(other.referenced, message);
+        if cluster.role.value != "primary" {
+            return Err(finding(format!("cluster \"{own}\" is remote and can hold no secrets"))
+                .hint("remote secrets are read by a control plane: list it under a primary"));
+        }
+        if other.value == own {
+            return Err(finding(format!("cluster \"{own}\" lists itself under secretsOf"))
+                .hint("a control plane knows its own cluster without a secret"));
+        }
+        if !names.contains(&other.value.as_str()) {
+            return Err(finding(format!("secretsOf names cluster \"{}\", which does not exist", other.value))
+                .hint(with_nearest(&format!("clusters: {}", names.join(", ")), &other.value, names.iter().copied())));
+        }
+        if !held.contains(&other.value) {
+            held.push(other.value.clone());
+        }
+    }
+    Ok(held)
+}
+
+/// Every primary must know each other one, else their services stay apart and the topology is two meshes.
+fn joined(raw: &[Spanned<file::Cluster>], clusters: &[Cluster]) -> Checked<()> {
+    let primaries: Vec<&Cluster> = clusters.iter().filter(|cluster| cluster.is_primary()).collect();
+    for one in &primaries {
+        for other in &primaries {
+            if one.name != other.name && !one.secrets_of.contains(&other.name) {
+                let at = raw[usize::from(one.index)].referenced;
+                return Err(Finding::new(
+                    at,
+                    format!(
+                        "clusters \"{}\" and \"{}\" are primaries, and \"{0}\" holds no secret of \"{1}\"",
+                        one.name, other.name
+                    ),
+                )
+                .hint(format!(
+                    "add to cluster \"{}\": secretsOf: [{}]\nor make one of them role: remote",
+                    one.name, other.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn workloads(raw: &[Spanned<file::Workload>], clusters: &[Cluster]) -> Checked<Vec<Workload>> {
+    let mut workloads: Vec<Workload> = Vec::new();
+    for spanned in raw {
+        let workload = &spanned.value;
+        let name = label(&workload.name, "workload")?;
+        let namespace = workload.namespace.as_ref().map_or(Ok("default".to_owned()), |n| label(n, "namespace"))?;
+        let version = workload.version.as_ref().map(|version| label(version, "version")).transpose()?;
+        let service_account =
+            workload.service_account.as_ref().map_or(Ok(name.clone()), |account| label(account, "service account"))?;
+        let replicas = match &workload.replicas {
+            Some(replicas) if replicas.value > MAX_REPLICAS => {
+                return Err(Finding::new(replicas.referenced, format!("{} replicas of \"{name}\"", replicas.value))
+                    .hint(format!("a lab runs on one machine: at most {MAX_REPLICAS} of one workload")));
+            }
+            Some(replicas) => replicas.value,
+            None => 1,
+        };
+        let program = program(spanned)?;
+        let ports = ports(workload.ports.as_deref(), &program)?;
+        for cluster in clusters_of(spanned, clusters)? {
+            let zone = workload.zone.as_ref().map(|zone| zone_in(zone, cluster)).transpose()?;
+            let same =
+                |other: &Workload| other.cluster == cluster.name && other.namespace == namespace && other.name == name;
+            if workloads.iter().any(|other| same(other) && other.version == version) {
+                return Err(Finding::new(
+                    spanned.referenced,
+                    format!("workload \"{name}\" is in cluster \"{}\" twice with the same version", cluster.name),
+                )
+                .hint("give them different versions, or raise replicas"));
+            }
+            workloads.push(Workload {
+                deployment: name.clone(),
+                name: name.clone(),
+                namespace: namespace.clone(),
+                cluster: cluster.name.clone(),
+                version: version.clone(),
+                zone,
+                replicas,
+                program: program.clone(),
+                ports: ports.clone(),
+                exported: workload.exported,
+                inject: workload.inject.unwrap_or(true),
+                env: workload.env.clone(),
+                service_account: service_account.clone(),
+                annotations: workload.annotations.clone(),
+            });
+        }
+    }
+    Ok(workloads)
+}
+
+/// A Deployment is called as its service; only where a cluster runs several versions is the version added.
+fn name_deployments(workloads: &mut [Workload]) {
+    let keys: Vec<(String, String, String)> =
+        workloads.iter().map(|w| (w.cluster.clone(), w.namespace.clone(), w.name.clone())).collect();
+    for (index, workload) in workloads.iter_mut().enumerate() {
+        let several = keys.iter().filter(|key| **key == keys[index]).count() > 1;
+        if let (true, Some(version)) = (several, &workload.version) {
+            workload.deployment = format!("{}-{version}", workload.name);
+        }
+    }
+}
+
+fn program(workload: &Spanned<file::Workload>) -> Checked<Program> {
+    let name = &workload.value.name.value;
+    let kind = workload.value.kind.as_ref();
+    match (kind.map_or("testapp", |kind| kind.value.as_str()), &workload.value.command) {
+        ("testapp", None) => Ok(Program::TestApp),
+        ("testapp", Some(command)) => {
+            Err(Finding::new(command.referenced, format!("workload \"{name}\" has a command, but is of kind testapp"))
+                .hint("add kind: command"))
+        }
+        ("command", Some(command)) if !command.value.is_empty() => {
+            Ok(Program::Command { command: command.value.clone() })
+        }
+        ("command", _) => Err(Finding::new(workload.referenced, format!("workload \"{name}\" has no command"))
+            .hint("add command: [program, argument, …] with a program of this machine")),
+        (other, _) => {
+            let at = kind.map_or(workload.referenced, |kind| kind.referenced);
+            Err(Finding::new(at, format!("unknown kind of workload \"{other}\"")).hint(with_nearest(
+                "kinds: testapp, command",
+                other,
+                ["testapp", "command"].into_iter(),
+            )))
+        }
+    }
+}
+
+fn ports(raw: Option<&[Spanned<file::Port>]>, program: &Program) -> Checked<Vec<Port>> {
+    let port = |name: &str, port: u16| Port { name: name.to_owned(), port, target_port: port };
+    let Some(raw) = raw else {
+        return Ok(match program {
+            Program::TestApp => vec![port("http", 9080), port("tcp", 9090)],
+            Program::Command { .. } => Vec::new(),
+        });
+    };
+    let mut ports: Vec<Port> = Vec::new();
+    for spanned in raw {
+        let entry = &spanned.value;
+        if ports.iter().any(|other| other.port == entry.port || other.name == entry.name) {
+            return Err(Finding::new(
+                spanned.referenced,
+                format!("port {} \"{}\" is listed twice", entry.port, entry.name),
+            )
+            .hint("names and numbers of a service's ports differ"));
+        }
+        if entry.port == 0 || entry.target_port == Some(0) {
+            return Err(Finding::new(spanned.referenced, "0 is not a port").hint("between 1 and 65535"));
+        }
+        ports.push(Port { target_port: entry.target_port.unwrap_or(entry.port), ..port(&entry.name, entry.port) });
+    }
+    Ok(ports)
+}
+
+fn clusters_of<'a>(workload: &Spanned<file::Workload>, clusters: &'a [Cluster]) -> Checked<Vec<&'a Cluster>> {
+    let name = &workload.value.name.value;
+    match (&workload.value.cluster, &workload.value.clusters) {
+        (Some(one), None) => Ok(vec![cluster_named(one, clusters)?]),
+        (None, Some(several)) => several.iter().map(|one| cluster_named(one, clusters)).collect(),
+        (None, None) => {
+            Err(Finding::new(workload.referenced, format!("workload \"{name}\" does not say in which cluster it runs"))
+                .hint("add cluster: with a name, or clusters: with several"))
+        }
+        (Some(one), Some(_)) => {
+            Err(Finding::new(one.referenced, format!("workload \"{name}\" has both cluster and clusters"))
+                .hint("keep one of them"))
+        }
+    }
+}
+
+fn cluster_named<'a>(name: &Spanned<String>, clusters: &'a [Cluster]) -> Checked<&'a Cluster> {
+    clusters.iter().find(|cluster| cluster.name == name.value).ok_or_else(|| {
+        let known: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        Finding::new(name.referenced, format!("unknown cluster \"{}\"", name.value)).hint(with_nearest(
+            &format!("clusters: {}", known.join(", ")),
+            &name.value,
+            known.iter().copied(),
+        ))
+    })
+}
+
+fn zone_in(zone: &Spanned<String>, cluster: &Cluster) -> Checked<String> {
+    if cluster.zones.contains(&zone.value) {
+        return Ok(zone.value.clone());
+    }
+    let message = format!("cluster \"{}\" has no zone \"{}\"", cluster.name, zone.value);
+    Err(Finding::new(zone.referenced, message).hint(with_nearest(
+        &format!("its zones: {}", cluster.zones.join(", ")),
+        &zone.value,
+        cluster.zones.iter().map(String::as_str),
+    )))
+}
+
+fn exports(
+    raw: &[Spanned<file::Export>],
+    clusters: &[Cluster],
+    workloads: &[Workload],
+    has_manifests: bool,
+) -> Checked<Vec<Export>> {
+    let mut exports = Vec::new();
+    for spanned in raw {
+        let name = label(&spanned.value.name, "service")?;
+        let namespace = spanned.value.namespace.as_ref().map_or(Ok("default".to_owned()), |n| label(n, "namespace"))?;
+        let having: BTreeSet<&str> = workloads
+            .iter()
+            .filter(|workload| workload.name == name && workload.namespace == namespace)
+            .map(|workload| workload.cluster.as_str())
+            .collect();
+        let of: Vec<String> = match &spanned.value.clusters {
+            Some(listed) => {
+                let listed: Result<Vec<_>, _> = listed.iter().map(|one| cluster_named(one, clusters)).collect();
+                listed?.into_iter().map(|cluster| cluster.name.clone()).collect()
+            }
+            None if having.is_empty() => clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+            None => having.iter().map(|&name| name.to_owned()).collect(),
+        };
+        // A service of a manifest is not known here, so without manifests alone is a stranger surely a slip.
+        if having.is_empty() && !has_manifests {
+            let known: BTreeSet<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
+            let listed = known.iter().copied().collect::<Vec<_>>();
+            return Err(Finding::new(
+                spanned.referenced,
+                format!("export of service \"{namespace}/{name}\", which no workload has"),
+            )
+            .hint(with_nearest(&format!("services: {}", or_none(&listed)), &name, listed.iter().copied())));
+        }
+        exports.push(Export { name, namespace, clusters: of });
+    }
+    Ok(exports)
+}
+
+fn manifests(path: &Path, raw: &[Spanned<file::Manifest>], clusters: &[Cluster]) -> Checked<Vec<Manifest>> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut manifests = Vec::new();
+    for spanned in raw {
+        let written = &spanned.value.path;
+        let file = folder.join(&written.value);
+        if let Err(error) = std::fs::File::open(&file) {
+            return Err(Finding::new(
+                written.referenced,
+                format!("manifest \"{}\" cannot be read: {error}", written.value),
+            )
+            .hint(format!("paths are relative to the topology: looked for {}", file.display())));
+        }
+        if file.is_dir() {
+            return Err(Finding::new(written.referenced, format!("manifest \"{}\" is a folder", written.value))
+                .hint("list its files one by one"));
+        }
+        let of: Result<Vec<&Cluster>, Finding> = match &spanned.value.clusters {
+            Some(listed) => listed.iter().map(|one| cluster_named(one, clusters)).collect(),
+            None => Ok(clusters.iter().collect()),
+        };
+        let clusters = of?.into_iter().map(|cluster| cluster.name.clone()).collect();
+        manifests.push(Manifest { path: file, clusters });
+    }
+    Ok(manifests)
+}
+
+/// A DNS label, as Kubernetes wants names of what has an address.
+fn label(name: &Spanned<String>, what: &str) -> Checked<String> {
+    let text = &name.value;
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = text.as_bytes();
+    let valid = text.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+    if valid {
+        return Ok(text.clone());
+    }
+    Err(Finding::new(name.referenced, format!("\"{text}\" cannot be the name of a {what}"))
+        .hint("lower-case letters, digits and dashes, at most 63, beginning and ending with a letter or digit"))
+}
+
+fn or_none(names: &[&str]) -> String {
+    if names.is_empty() { "there are none".to_owned() } else { names.join(", ") }
+}

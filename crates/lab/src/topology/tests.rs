@@ -1,0 +1,184 @@
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+const GOOD: &str = "\
+apiVersion: lab.isthmus.dev/v1alpha1
+kind: Topology
+spec:
+  networks:
+    - name: net-west
+    - name: net-east
+      delay: 20ms
+  clusters:
+    - name: west
+      role: primary
+      network: net-west
+      region: us-west
+      zones: [us-west-1a, us-west-1b]
+    - name: east
+      role: remote
+      network: net-east
+  workloads:
+    - name: reviews
+      clusters: [west, east]
+      version: v1
+      replicas: 2
+    - name: reviews
+      cluster: west
+      version: v2
+      zone: us-west-1b
+    - name: batch
+      cluster: east
+      kind: command
+      command: [sleep, '3600']
+      env: {y: 'no'}
+  exports:
+    - name: reviews
+";
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topologies").join(name)
+}
+
+fn parse(text: &str) -> Result<Topology, Box<Diagnostic>> {
+    Topology::parse(Path::new("my.yaml"), text)
+}
+
+#[test]
+fn good_file_resolves() {
+    let topology = parse(GOOD).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(topology.name, "my");
+    assert_eq!(topology.mesh.trust_domain, "cluster.local");
+    let [west, east] = topology.clusters.as_slice() else { panic!("two clusters") };
+    assert_eq!(west.secrets_of, ["east"]);
+    assert_eq!(east.role, Role::Remote { primary: "west".into() });
+    assert_eq!(east.zones, ["east-a"]);
+    assert_eq!(east.uplink().to_string(), "203.0.113.2");
+    assert_eq!(east.gateway().to_string(), "203.0.113.20");
+    assert_eq!(west.load_balancer_pool().len(), 10);
+    assert_eq!(topology.networks[1].delay, Some(Duration::from_millis(20)));
+    let deployments: Vec<(&str, &str)> =
+        topology.workloads.iter().map(|w| (w.cluster.as_str(), w.deployment.as_str())).collect();
+    assert_eq!(deployments, [("west", "reviews-v1"), ("east", "reviews"), ("west", "reviews-v2"), ("east", "batch")]);
+    assert_eq!(topology.exports_of("west"), [("default".to_owned(), "reviews".to_owned())]);
+    assert_eq!(topology.workloads[3].env["y"], "no");
+}
+
+#[test]
+fn shipped_topologies_are_good() {
+    for (name, clusters) in [("primary-remote.yaml", 2), ("multi-primary.yaml", 2), ("three-regions.yaml", 3)] {
+        let topology = Topology::load(&shipped(name)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(topology.clusters.len(), clusters, "{name}");
+        assert_eq!(topology.exports_of("east").len(), 2, "{name}");
+    }
+}
+
+/// (what to replace in the good file, by what, what the message must hold)
+const BAD: &[(&str, &str, &[&str])] = &[
+    ("v1alpha1", "v2", &["my.yaml:1:13: unknown apiVersion", "lab.isthmus.dev/v1alpha1"]),
+    ("kind: Topology", "kind: Pod", &["my.yaml:2:7:", "not a topology"]),
+    ("  exports:", "  exprots:", &["unknown field \"exprots\"", "  31 |   exprots:", "Did you mean \"exports\"?"]),
+    ("      region: us-west", "      regoin: us-west", &["my.yaml:12:7: unknown field", "Did you mean \"region\"?"]),
+    ("    - name: east", "    - name: west", &["my.yaml:14:7: cluster \"west\" is listed twice", "another name"]),
+    (
+        "network: net-east",
+        "network: net-esat",
+        &[
+            "my.yaml:14:7: cluster \"east\" names network \"net-esat\"",
+            "  14 |     - name: east\n     |       ^",
+            "known networks: net-west, net-east. Did you mean \"net-east\"?",
+        ],
+    ),
+    ("network: net-east", "network: net-west", &["my.yaml:16:16:", "network of its own"]),
+    (
+        "role: remote",
+        "role: primary",
+        &["my.yaml:9:7: clusters \"west\" and \"east\" are primaries", "secretsOf: [east]"],
+    ),
+    ("role: primary", "role: remote", &["my.yaml:9:7: cluster \"west\" is remote, but there is no primary"]),
+    ("role: remote", "role: remot", &["unknown role \"remot\"", "Did you mean \"remote\"?"]),
+    ("role: remote", "role: remote\n      primary: wset", &["no primary cluster", "Did you mean \"west\"?"]),
+    ("role: primary", "role: primary\n      secretsOf: [west]", &["lists itself"]),
+    ("role: primary", "role: primary\n      secretsOf: [south]", &["\"south\", which does not exist"]),
+    ("role: remote", "role: remote\n      secretsOf: [west]", &["can hold no secrets"]),
+    ("zone: us-west-1b", "zone: us-west-1c", &["has no zone \"us-west-1c\"", "Did you mean"]),
+    ("us-west-1a, us-west-1b", "us-west-1a, us-west-1a", &["listed twice"]),
+    ("version: v2", "version: v1", &["twice with the same version"]),
+    ("cluster: east\n", "cluster: esat\n", &["unknown cluster \"esat\"", "Did you mean \"east\"?"]),
+    ("kind: command", "kind: comand", &["unknown kind of workload", "Did you mean \"command\"?"]),
+    ("      command: [sleep, '3600']\n", "", &["has no command"]),
+    ("replicas: 2", "replicas: 900", &["900 replicas", "at most 64"]),
+    ("replicas: 2", "replicas: many", &["my.yaml:21:17:"]),
+    ("delay: 20ms", "delay: soon", &["my.yaml:7:14: \"soon\" is not a delay", "20ms"]),
+    ("delay: 20ms", "delay: 20s", &["out of range"]),
+    ("delay: 20ms", "podCIDR: 10.96.0.0/12", &["overlaps the service range"]),
+    ("delay: 20ms", "podCIDR: ten", &["not an IPv4 range"]),
+    (
+        "    - name: reviews\n      clusters",
+        "    - name: Reviews\n      clusters",
+        &["cannot be the name of a workload"],
+    ),
+    (
+        "exports:\n    - name: reviews",
+        "exports:\n    - name: reveiws",
+        &["which no workload has", "Did you mean \"reviews\"?"],
+    ),
+    ("exports:", "manifests:\n    - path: nowhere.yaml\n  exports:", &["manifest \"nowhere.yaml\" cannot be read"]),
+    ("    - name: net-east", "    - name: net-west", &["listed twice"]),
+    ("    - name: net-west\n", "    - name: net-west\n    - name: spare\n", &["no cluster is on it"]),
+    ("spec:", "spec: [", &["my.yaml:"]),
+];
+
+#[test]
+fn bad_files_are_explained() {
+    for (from, to, expected) in BAD {
+        assert!(GOOD.contains(from), "{from:?} is in the good file");
+        let text = GOOD.replacen(from, to, 1);
+        let Err(error) = parse(&text) else { panic!("{from:?} -> {to:?} was accepted") };
+        let error = error.to_string();
+        for part in *expected {
+            assert!(error.contains(part), "{from:?} -> {to:?}\nwants {part:?}\nin {error}");
+        }
+    }
+}
+
+#[test]
+fn empty_or_foreign_text_is_explained() {
+    for text in [
+        "",
+        "just words",
+        "- a\n- b\n",
+        "apiVersion: lab.isthmus.dev/v1alpha1\nkind: Topology\nspec:\n  clusters: []\n",
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.starts_with("my.yaml"), "{error}");
+    }
+}
+
+#[test]
+fn unreadable_file_is_explained() {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    std::fs::write(folder.path().join("mesh.yaml"), GOOD).expect("written");
+    let error = Topology::load(&folder.path().join("mesj.yaml")).expect_err("absent").to_string();
+    assert!(
+        error.contains("cannot be read") && error.contains("Did you mean") && error.contains("mesh.yaml"),
+        "{error}"
+    );
+    std::fs::write(folder.path().join("bytes.yaml"), [0xff, 0xfe, 0x00]).expect("written");
+    let error = Topology::load(&folder.path().join("bytes.yaml")).expect_err("not text").to_string();
+    assert!(error.contains("UTF-8"), "{error}");
+    assert!(Topology::load(folder.path()).expect_err("a folder").to_string().contains("cannot be read"));
+}
+
+#[test]
+fn manifest_is_found_beside_the_topology() {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    std::fs::write(folder.path().join("extra.yaml"), "kind: ConfigMap").expect("written");
+    let text = GOOD.replace("  exports:", "  manifests:\n    - path: extra.yaml\n      clusters: [east]\n  exports:");
+    let file = folder.path().join("mesh.yaml");
+    std::fs::write(&file, text).expect("written");
+    let topology = Topology::load(&file).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(topology.manifests[0].clusters, ["east"]);
+    assert!(topology.manifests[0].path.is_file());
+}
