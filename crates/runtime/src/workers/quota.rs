@@ -1,0 +1,144 @@
+//! How many processors there are to use.
+
+use std::fs;
+use std::path::Path;
+
+/// What limits this process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cpus {
+    /// Processors that the scheduler may put it on.
+    pub affinity: usize,
+    /// Processor time per time that its cgroups grant, where they limit it.
+    pub quota: Option<f64>,
+}
+
+/// The number of workers for these limits. A quota is rounded up: with one worker less, part of it could not be used.
+pub fn choose(asked: Option<usize>, cpus: &Cpus, at_most: usize) -> usize {
+    if let Some(asked) = asked.filter(|asked| *asked > 0) {
+        return asked;
+    }
+    let quota = cpus.quota.map_or(usize::MAX, |quota| quota.ceil() as usize);
+    cpus.affinity.min(quota).min(at_most).max(1)
+}
+
+impl Cpus {
+    /// Reads the limits from `/proc` and `/sys/fs/cgroup`.
+    pub fn of_this_process() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Self {
+            affinity: affinity(&status).unwrap_or(1),
+            quota: cgroup_quota(&cgroups, |path| fs::read_to_string(Path::new("/sys/fs/cgroup").join(path)).ok()),
+        }
+    }
+}
+
+/// The number of processors in `Cpus_allowed_list` of a `/proc/<pid>/status`.
+fn affinity(status: &str) -> Option<usize> {
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    list.trim().split(',').try_fold(0, |count, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        Some(count + last.checked_sub(first)? + 1)
+    })
+}
+
+/// The smallest quota of the cgroups that this process is in and of those around them. `read` takes paths below
+/// `/sys/fs/cgroup`.
+fn cgroup_quota(cgroups: &str, read: impl Fn(&str) -> Option<String>) -> Option<f64> {
+    let mut smallest: Option<f64> = None;
+    for line in cgroups.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (hierarchy, files): (&str, &[&str]) = match (id, controllers) {
+            ("0", "") => ("", &["cpu.max"]),
+            (_, controllers) if controllers.split(',').any(|name| name == "cpu") => {
+                ("cpu", &["cpu.cfs_quota_us", "cpu.cfs_period_us"])
+            }
+            _ => continue,
+        };
+        for directory in Path::new(path.trim_start_matches('/')).ancestors() {
+            let at = |file: &str| {
+                let path = Path::new(hierarchy).join(directory).join(file);
+                read(path.to_str()?)
+            };
+            let text: Option<Vec<String>> = files.iter().map(|file| at(file)).collect();
+            if let Some(quota) = text.and_then(|text| quota(&text.join(" "))) {
+                smallest = Some(smallest.map_or(quota, |smallest| smallest.min(quota)));
+            }
+        }
+    }
+    smallest
+}
+
+/// "<quota> <period>", where the quota is `max` or negative when there is none.
+fn quota(text: &str) -> Option<f64> {
+    let mut fields = text.split_whitespace();
+    let quota: f64 = fields.next()?.parse().ok()?;
+    let period: f64 = fields.next()?.parse().ok()?;
+    (quota > 0.0 && period > 0.0).then_some(quota / period)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chooses_by_request_then_quota_then_affinity() {
+        let cpus = |affinity, quota| Cpus { affinity, quota };
+        for (asked, cpus, at_most, expected) in [
+            (None, cpus(8, None), 64, 8),
+            (None, cpus(8, None), 2, 2),
+            (None, cpus(8, Some(2.0)), 64, 2),
+            (None, cpus(8, Some(1.5)), 64, 2),
+            (None, cpus(8, Some(0.1)), 64, 1),
+            (None, cpus(2, Some(6.0)), 64, 2),
+            (None, cpus(0, None), 64, 1),
+            (None, cpus(4, None), 0, 1),
+            (Some(3), cpus(8, Some(1.0)), 2, 3),
+            (Some(0), cpus(8, None), 64, 8),
+        ] {
+            assert_eq!(choose(asked, &cpus, at_most), expected, "{asked:?} {cpus:?} {at_most}");
+        }
+    }
+
+    #[test]
+    fn reads_affinity_lists() {
+        for (list, expected) in
+            [("0", Some(1)), ("0-3", Some(4)), ("0-1,4,6-7", Some(5)), ("", None), ("3-1", None), ("x", None)]
+        {
+            let status = format!("Name:\tx\nCpus_allowed:\tff\nCpus_allowed_list:\t{list}\nMems_allowed:\t1\n");
+            assert_eq!(affinity(&status), expected, "{list}");
+        }
+        assert_eq!(affinity("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn reads_the_smallest_quota_on_the_way_up() {
+        let files = |path: &str| {
+            Some(
+                match path {
+                    "pods/a/cpu.max" => "max 100000\n",
+                    "pods/cpu.max" => "150000 100000\n",
+                    "cpu.max" => "400000 100000\n",
+                    "cpu/old/cpu.cfs_quota_us" => "50000\n",
+                    "cpu/old/cpu.cfs_period_us" | "cpu/cpu.cfs_period_us" => "100000\n",
+                    "cpu/cpu.cfs_quota_us" => "-1\n",
+                    _ => return None,
+                }
+                .to_owned(),
+            )
+        };
+        assert_eq!(cgroup_quota("0::/pods/a\n", files), Some(1.5));
+        assert_eq!(cgroup_quota("0::/\n", files), Some(4.0));
+        assert_eq!(cgroup_quota("5:cpu,cpuacct:/old\n3:memory:/old\n", files), Some(0.5));
+        assert_eq!(cgroup_quota("5:cpu:/\n", files), None);
+        assert_eq!(cgroup_quota("0::/elsewhere\n", |_| None), None);
+        assert_eq!(cgroup_quota("nonsense", files), None);
+    }
+
+    #[test]
+    fn this_process_may_use_something() {
+        assert!(Cpus::of_this_process().affinity >= 1);
+    }
+}
