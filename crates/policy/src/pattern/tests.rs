@@ -1,0 +1,87 @@
+use super::*;
+
+#[test]
+fn patterns_match_as_istio_documents() {
+    let table = [
+        ("abc", "abc", true),
+        ("abc", "abcd", false),
+        ("abc", "ABC", false),
+        ("abc*", "abcd", true),
+        ("abc*", "abc", true),
+        ("abc*", "ab", false),
+        ("*abc", "zabc", true),
+        ("*abc", "abcz", false),
+        ("*", "x", true),
+        ("*", "", false),
+    ];
+    for (pattern, value, expected) in table {
+        assert_eq!(Pattern::parse(pattern).unwrap().matches(value), expected, "{pattern} {value}");
+    }
+}
+
+#[test]
+fn hosts_match_without_case() {
+    let table = [
+        ("Example.com", "example.COM", true),
+        ("example.com:*", "EXAMPLE.com:8080", true),
+        ("*.example.com", "a.EXAMPLE.com", true),
+        ("*.example.com", "m", false),
+        ("ü*", "ü", true),
+        ("ab*", "aü", false),
+    ];
+    for (pattern, value, expected) in table {
+        assert_eq!(Pattern::parse(pattern).unwrap().matches_ignoring_case(value), expected, "{pattern} {value}");
+    }
+}
+
+#[test]
+fn odd_patterns_are_refused() {
+    for text in ["", "a*b", "*a*", "**", "*a*b"] {
+        assert!(Pattern::parse(text).is_err(), "{text}");
+    }
+    for text in ["/*/baz/{*}", "/**/baz/{*}", "/{**}/foo/{*}", "/foo/{*}.txt", "foo/{*}", "/{", "/}", "/{***}", "/{}"] {
+        assert!(PathPattern::parse(text).is_err(), "{text}");
+    }
+    let message = Pattern::parse("a*b").unwrap_err().to_string();
+    assert_eq!(message, "\"a*b\" is not a pattern: a '*' may only stand at its beginning or at its end");
+}
+
+#[test]
+fn templates_match_as_istio_tests_them() {
+    let table: [(&str, &[&str], &[&str]); 4] = [
+        (
+            "/allow/admin/{**}",
+            &["/allow/admin/", "/allow/admin/temp", "/allow/admin/temp.txt", "/allow/admin/foo/temp.txt"],
+            &["/allow/admin", "/allow/user/", "/allow"],
+        ),
+        (
+            "/foo/{*}/bar/{**}",
+            &["/foo/buzz/bar/bat.txt", "/foo/buzz/bar/bat/fuzz.txt", "/foo/buzz/bar/bat"],
+            &["/foo/bar/bat.txt", "/foo//bar/bat.txt"],
+        ),
+        ("/store/{**}/cart", &["/store//cart", "/store/foo/cart", "/store/foo/bar/cart"], &["/store/cart"]),
+        ("/v1/{*}", &["/v1/a"], &["/v1/", "/v1/a/", "/v1/a/b", "/v1"]),
+    ];
+    for (template, matching, others) in table {
+        let pattern = PathPattern::parse(template).unwrap();
+        for path in matching {
+            assert!(pattern.matches(path), "{template} {path}");
+        }
+        for path in others {
+            assert!(!pattern.matches(path), "{template} {path}");
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_panics(pattern in "[a/*{}ü]{0,8}", value in "[a/ü]{0,8}") {
+        if let Ok(pattern) = Pattern::parse(&pattern) {
+            pattern.matches(&value);
+            pattern.matches_ignoring_case(&value);
+        }
+        if let Ok(pattern) = PathPattern::parse(&pattern) {
+            pattern.matches(&value);
+        }
+    }
+}
