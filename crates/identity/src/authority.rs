@@ -1,0 +1,368 @@
+//! Signing: the root of a mesh, the intermediates of its clusters, and the certificates of workloads.
+//!
+//! What the signing library would do by itself and must not: give a certificate the year 4096 as its end, repeat the
+//! serial number when the same key is certified again, and copy wishes of a request. So every field is set here.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
+    SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use time::OffsetDateTime;
+
+use crate::CLOCK_SKEW;
+use crate::cacerts::{CaCerts, CaCertsError};
+use crate::credential::{Credential, CredentialError, PrivateKey};
+use crate::request::{KeyAndRequest, PublicKey, RequestError};
+use crate::spiffe::SpiffeId;
+use crate::trust::{Issuer, Trust, TrustError, public_key_sha256};
+use crate::verify::{self, Refusal, Side};
+
+/// Why an authority cannot be made or cannot sign.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CaError {
+    /// The Secret or directory is incomplete.
+    #[error("cacerts: {0}")]
+    Form(#[from] CaCertsError),
+    /// An entry is not what its name says.
+    #[error("cacerts: {entry} cannot be used: {reason}")]
+    Entry {
+        /// The entry's name.
+        entry: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The key does not belong to the certificate.
+    #[error("cacerts: ca-key.pem is not the key of ca-cert.pem")]
+    KeyMismatch,
+    /// The signing certificate's time is over.
+    #[error("the signing certificate has expired; make a new one with `isthmus ca intermediate`")]
+    Expired,
+    /// What it signs does not verify under its own roots: a broken chain, a constraint in the way, or no CA at all.
+    #[error("certificates signed by this authority do not verify under its own root: {0}")]
+    SelfTest(Refusal),
+    /// A name that a certificate cannot hold.
+    #[error("{0:?} cannot stand in a certificate")]
+    Name(String),
+    /// The signing library failed.
+    #[error("signing failed: {0}")]
+    Signing(#[from] rcgen::Error),
+    /// Own request was refused: an invariant is broken.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A credential could not be put together.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// The roots cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// What an intermediate may sign names for. IP addresses are always excluded; URIs cannot be constrained (see the crate's
+/// documentation).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Constraints {
+    /// DNS subtrees.
+    pub dns: Vec<String>,
+}
+
+impl Default for Constraints {
+    /// The names that cluster-internal servers have: under `svc` and `cluster.local`.
+    fn default() -> Self {
+        Constraints { dns: vec!["svc".to_owned(), "cluster.local".to_owned()] }
+    }
+}
+
+/// A signing certificate with its key.
+pub struct Authority {
+    issuer: rcgen::Issuer<'static, KeyPair>,
+    key: PrivateKey,
+    certificate: CertificateDer<'static>,
+    not_after: SystemTime,
+    /// From the signing certificate up to below the root; empty for a root.
+    chain: Vec<CertificateDer<'static>>,
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl Authority {
+    /// A new root with a P-256 key, which may sign one level of intermediates.
+    ///
+    /// # Errors
+    /// [`CaError::Signing`].
+    pub fn self_signed_root(organization: &str, validity: Duration) -> Result<Self, CaError> {
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let params = ca_params("Isthmus root", organization, 1, None, validity, SystemTime::now())?;
+        let certificate = params.self_signed(&pair)?.der().clone();
+        let key = private_key(&pair);
+        let issuer = rcgen::Issuer::new(params, pair);
+        Authority::assemble(issuer, key, certificate.clone(), Vec::new(), vec![certificate])
+    }
+
+    /// A new intermediate for one cluster, signed by this root: it signs leaves only, DNS names only where `constraints`
+    /// permit, no IP addresses, and lives no longer than the root.
+    ///
+    /// # Errors
+    /// [`CaError::Name`], [`CaError::Signing`].
+    pub fn intermediate_for(
+        &self,
+        cluster: &str,
+        constraints: &Constraints,
+        validity: Duration,
+    ) -> Result<Self, CaError> {
+        let now = SystemTime::now();
+        let validity = validity.min(self.not_after.duration_since(now).map_err(|_| CaError::Expired)?);
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let name = format!("Isthmus intermediate of {cluster}");
+        let params = ca_params(&name, cluster, 0, Some(constraints), validity, now)?;
+        let certificate = params.signed_by(&pair, &self.issuer)?.der().clone();
+        let key = private_key(&pair);
+        let mut chain = vec![certificate.clone()];
+        chain.extend(self.chain.iter().cloned());
+        Authority::assemble(rcgen::Issuer::new(params, pair), key, certificate, chain, self.roots.clone())
+    }
+
+    /// Reads the `cacerts` form and proves that it works by signing a certificate and verifying it.
+    ///
+    /// # Errors
+    /// [`CaError`], naming the entry at fault.
+    pub fn from_cacerts(cacerts: &CaCerts) -> Result<Self, CaError> {
+        let certificates = |entry: &'static str, text: &str| {
+            crate::pem::certificates_from_pem(text.as_bytes()).map_err(|reason| CaError::Entry { entry, reason })
+        };
+        let mut signing = certificates("ca-cert.pem", &cacerts.ca_cert)?.into_iter();
+        let certificate = signing.next().ok_or_else(|| no_certificate("ca-cert.pem"))?;
+        let roots = certificates("root-cert.pem", &cacerts.root_cert)?;
+        if roots.is_empty() {
+            return Err(no_certificate("root-cert.pem"));
+        }
+        let key = PrivateKey::from_pem(cacerts.ca_key.as_bytes())
+            .map_err(|e| CaError::Entry { entry: "ca-key.pem", reason: e.to_string() })?;
+        let pair =
+            KeyPair::try_from(key.der()).map_err(|e| CaError::Entry { entry: "ca-key.pem", reason: e.to_string() })?;
+        if verify::spki_of(&certificate).as_deref() != Some(pair.subject_public_key_info().as_slice()) {
+            return Err(CaError::KeyMismatch);
+        }
+        // In the chain's file, and after the signing certificate, may stand what lies between it and the root, itself
+        // and the root included.
+        let mut chain = Vec::new();
+        if !roots.contains(&certificate) {
+            chain.push(certificate.clone());
+            for link in signing.chain(certificates("cert-chain.pem", &cacerts.cert_chain)?) {
+                if !chain.contains(&link) && !roots.contains(&link) {
+                    chain.push(link);
+                }
+            }
+        }
+        let issuer = rcgen::Issuer::from_ca_cert_der(&certificate, pair)
+            .map_err(|e| CaError::Entry { entry: "ca-cert.pem", reason: e.to_string() })?;
+        let authority = Authority::assemble(issuer, key, certificate, chain, roots)?;
+        if authority.not_after <= SystemTime::now() {
+            return Err(CaError::Expired);
+        }
+        authority.self_test()?;
+        Ok(authority)
+    }
+
+    fn assemble(
+        issuer: rcgen::Issuer<'static, KeyPair>,
+        key: PrivateKey,
+        certificate: CertificateDer<'static>,
+        chain: Vec<CertificateDer<'static>>,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, CaError> {
+        let not_after = verify::not_after(&certificate)
+            .ok_or_else(|| CaError::Entry { entry: "ca-cert.pem", reason: "it cannot be parsed".to_owned() })?;
+        Ok(Authority { issuer, key, certificate, not_after, chain, roots })
+    }
+
+    fn self_test(&self) -> Result<(), CaError> {
+        let id = SpiffeId::new("self-test", "isthmus", "isthmus").expect("a valid id");
+        let chain = self.issue(&KeyAndRequest::generate()?.public_key()?, &id, Duration::from_secs(60))?;
+        let trust = Trust::new("self-test", self.roots.clone(), [])?;
+        let (leaf, rest) = chain.split_first().expect("a chain begins with its leaf");
+        verify::verify_chain(&trust, leaf, rest, UnixTime::now(), Side::Client).map_err(CaError::SelfTest)?;
+        Ok(())
+    }
+
+    /// The `cacerts` form, private key included.
+    pub fn to_cacerts(&self) -> CaCerts {
+        CaCerts {
+            ca_cert: crate::pem::certificates_to_pem([&self.certificate]),
+            ca_key: self.key.to_pem(),
+            root_cert: crate::pem::certificates_to_pem(&self.roots),
+            cert_chain: crate::pem::certificates_to_pem(self.chain.iter().chain(&self.roots)),
+        }
+    }
+
+    /// Signs a workload's certificate, valid from [`CLOCK_SKEW`] ago for `validity` from now but not longer than this
+    /// authority. Returns the leaf and what lies between it and the root.
+    ///
+    /// # Errors
+    /// [`CaError::Expired`], [`CaError::Signing`].
+    pub fn issue(
+        &self,
+        key: &PublicKey,
+        id: &SpiffeId,
+        validity: Duration,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        self.issue_at(key, id, &[], validity, SystemTime::now())
+    }
+
+    /// As [`Authority::issue`], of a server that is also known by DNS names: the controller.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`], and [`CaError::Name`].
+    pub fn issue_server(
+        &self,
+        key: &PublicKey,
+        id: &SpiffeId,
+        dns_names: &[&str],
+        validity: Duration,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        self.issue_at(key, id, dns_names, validity, SystemTime::now())
+    }
+
+    /// As [`Authority::issue_server`], at a time of the caller's.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_server`].
+    pub fn issue_at(
+        &self,
+        key: &PublicKey,
+        id: &SpiffeId,
+        dns_names: &[&str],
+        validity: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        if now >= self.not_after {
+            return Err(CaError::Expired);
+        }
+        let mut params = CertificateParams::default();
+        // No subject: the identity is the URI name alone, which RFC 5280 then wants marked critical.
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(ia5(id.as_str())?)];
+        for name in dns_names {
+            params.subject_alt_names.push(SanType::DnsName(ia5(name)?));
+        }
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = OffsetDateTime::from(now - CLOCK_SKEW);
+        params.not_after = OffsetDateTime::from((now + validity).min(self.not_after));
+        params.serial_number = Some(random_serial());
+        let leaf = params.signed_by(&key.0, &self.issuer)?.der().clone();
+        let mut chain = Vec::with_capacity(1 + self.chain.len());
+        chain.push(leaf);
+        chain.extend(self.chain.iter().cloned());
+        Ok(chain)
+    }
+
+    /// A new key with its certificate in one go: for the controller itself, for labs and tests.
+    ///
+    /// # Errors
+    /// [`CaError`].
+    pub fn credential(&self, id: &SpiffeId, dns_names: &[&str], validity: Duration) -> Result<Credential, CaError> {
+        let made = KeyAndRequest::generate()?;
+        let chain = self.issue_server(&made.public_key()?, id, dns_names, validity)?;
+        Ok(Credential::new(chain, &made.key)?)
+    }
+
+    /// The signing certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The roots that its certificates verify under.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// The roots in PEM, as workloads get them.
+    pub fn roots_pem(&self) -> String {
+        crate::pem::certificates_to_pem(&self.roots)
+    }
+
+    /// When the signing certificate ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// Whether this is a root itself, so that what it signs proves no cluster.
+    pub fn is_root(&self) -> bool {
+        self.chain.is_empty()
+    }
+
+    /// The entry of a trust bundle that says this authority signs for `cluster`.
+    pub fn issuer_of(&self, cluster: &str) -> Issuer {
+        let spki = verify::spki_of(&self.certificate).unwrap_or_default();
+        Issuer { cluster: cluster.into(), public_key_sha256: public_key_sha256(&spki) }
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority")
+            .field("not_after", &self.not_after)
+            .field("root", &self.is_root())
+            .field("key", &"redacted")
+            .finish_non_exhaustive()
+    }
+}
+
+fn ca_params(
+    common_name: &str,
+    organization: &str,
+    path_length: u8,
+    constraints: Option<&Constraints>,
+    validity: Duration,
+    now: SystemTime,
+) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = OffsetDateTime::from(now - CLOCK_SKEW);
+    params.not_after = OffsetDateTime::from(now + validity);
+    params.serial_number = Some(random_serial());
+    if let Some(constraints) = constraints {
+        for name in &constraints.dns {
+            ia5(name)?;
+        }
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: constraints.dns.iter().cloned().map(GeneralSubtree::DnsName).collect(),
+            excluded_subtrees: vec![
+                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(Ipv4Addr::UNSPECIFIED.into(), 0)),
+                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(Ipv6Addr::UNSPECIFIED.into(), 0)),
+            ],
+        });
+    }
+    Ok(params)
+}
+
+/// 126 random bits: positive, never shorter than 16 bytes, and beyond guessing (CA/Browser baseline: at least 64 bits).
+fn random_serial() -> SerialNumber {
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+fn private_key(pair: &KeyPair) -> PrivateKey {
+    PrivateKey::new(PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.serialize_der())))
+}
+
+fn ia5(name: &str) -> Result<rcgen::string::Ia5String, CaError> {
+    name.try_into().map_err(|_| CaError::Name(name.to_owned()))
+}
+
+fn no_certificate(entry: &'static str) -> CaError {
+    CaError::Entry { entry, reason: "it holds no certificate".to_owned() }
+}

@@ -1,0 +1,194 @@
+//! TLS configurations: which versions, keys, verifiers and protocols each kind of connection uses.
+//!
+//! The crypto provider is passed explicitly everywhere and never taken from the process, so a library that installs
+//! another default changes nothing here. Sessions are not resumed inside the mesh: a resumed session would outlive the
+//! certificate that it was made with, and connections are long-lived and pooled anyway.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls_pki_types::CertificateDer;
+
+use crate::alpn::Alpn;
+use crate::credential::Credential;
+use crate::spiffe::SpiffeId;
+use crate::trust::{Trust, TrustError};
+use crate::verify::{PeerClientVerifier, PeerServerVerifier, Refusal};
+
+/// Proxies of Istio offer TLS 1.3, but may be told to stay at 1.2.
+const SERVER_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+/// Under 1.3 the client's certificate, that is who talks to whom, does not cross the network in the clear.
+const CLIENT_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
+
+/// The one crypto provider of the mesh.
+pub fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+}
+
+/// Whether a server insists on a client certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClientAuth {
+    /// No certificate, no connection: between proxies.
+    Required,
+    /// A certificate is verified where one is sent: discovery and enrolment, where a new workload has none yet.
+    Optional,
+}
+
+/// Whom a client accepts: any of a set of identities, optionally only where signed for one of a set of clusters. The
+/// empty set accepts nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Expectation {
+    identities: Box<[SpiffeId]>,
+    clusters: Option<Box<[Arc<str>]>>,
+}
+
+impl Expectation {
+    /// Any of these identities.
+    pub fn any_of(identities: impl IntoIterator<Item = SpiffeId>) -> Self {
+        let mut identities: Vec<_> = identities.into_iter().collect();
+        identities.sort();
+        identities.dedup();
+        Expectation { identities: identities.into(), clusters: None }
+    }
+
+    /// The same, signed by the intermediate of one of these clusters.
+    pub fn in_clusters(mut self, clusters: impl IntoIterator<Item = Arc<str>>) -> Self {
+        let mut clusters: Vec<_> = clusters.into_iter().collect();
+        clusters.sort();
+        clusters.dedup();
+        self.clusters = Some(clusters.into());
+        self
+    }
+
+    /// Whether nobody can meet it.
+    pub fn is_empty(&self) -> bool {
+        self.identities.is_empty() || self.clusters.as_ref().is_some_and(|clusters| clusters.is_empty())
+    }
+
+    pub(crate) fn check(&self, id: SpiffeId, cluster: Option<Arc<str>>) -> Result<(), Refusal> {
+        if self.is_empty() {
+            return Err(Refusal::NothingExpected);
+        }
+        if self.identities.binary_search(&id).is_err() {
+            return Err(Refusal::UnexpectedIdentity(id));
+        }
+        match &self.clusters {
+            Some(clusters) if !cluster.as_ref().is_some_and(|c| clusters.binary_search(c).is_ok()) => {
+                Err(Refusal::UnexpectedCluster { id, cluster })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Presents one credential, whatever is asked for.
+struct Presents(Arc<CertifiedKey>);
+
+impl fmt::Debug for Presents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Presents(redacted)")
+    }
+}
+
+impl ResolvesServerCert for Presents {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl ResolvesClientCert for Presents {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn names(alpn: Alpn) -> Vec<Vec<u8>> {
+    alpn.iter().map(|name| name.to_vec()).collect()
+}
+
+pub(crate) fn mesh_server(credential: &Credential, trust: &Trust, auth: ClientAuth, alpn: Alpn) -> ServerConfig {
+    let verifier = Arc::new(PeerClientVerifier { trust: trust.clone(), auth });
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(SERVER_VERSIONS)
+        .expect("the provider has cipher suites for TLS 1.2 and 1.3")
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(Presents(Arc::clone(credential.certified()))));
+    config.alpn_protocols = names(alpn);
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config
+}
+
+/// A server that asks no client for a certificate: webhooks, which the API server calls.
+pub(crate) fn plain_server(credential: &Credential, alpn: Alpn) -> ServerConfig {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(SERVER_VERSIONS)
+        .expect("the provider has cipher suites for TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Presents(Arc::clone(credential.certified()))));
+    config.alpn_protocols = names(alpn);
+    config
+}
+
+pub(crate) fn mesh_client(credential: &Credential, trust: &Trust, expected: Expectation, alpn: Alpn) -> ClientConfig {
+    let verifier = Arc::new(PeerServerVerifier { trust: trust.clone(), expected });
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(CLIENT_VERSIONS)
+        .expect("the provider has cipher suites for TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(Arc::new(Presents(Arc::clone(credential.certified()))));
+    config.alpn_protocols = names(alpn);
+    config.resumption = Resumption::disabled();
+    config
+}
+
+/// A client of the controller, which is known by its DNS name; `credential` is presented where there is one.
+pub(crate) fn named_server_client(
+    credential: Option<&Credential>,
+    roots: &[CertificateDer<'static>],
+    alpn: Alpn,
+) -> Result<ClientConfig, TrustError> {
+    let mut store = RootCertStore::empty();
+    for (index, root) in roots.iter().enumerate() {
+        store.add(root.clone()).map_err(|e| TrustError::Root {
+            domain: "of the controller".to_owned(),
+            index,
+            reason: e.to_string(),
+        })?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider()))
+        .build()
+        .map_err(|_| TrustError::NoRoots("of the controller".to_owned()))?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(CLIENT_VERSIONS)
+        .expect("the provider has cipher suites for TLS 1.3")
+        .with_webpki_verifier(verifier);
+    let mut config = match credential {
+        Some(credential) => builder.with_client_cert_resolver(Arc::new(Presents(Arc::clone(credential.certified())))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = names(alpn);
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// A client that has no certificate yet and knows the server by its DNS name under these roots: a workload's first call
+/// to the certificate API.
+///
+/// # Errors
+/// [`TrustError`], where a root is broken or there is none.
+pub fn server_only_client(roots: &[CertificateDer<'static>], alpn: Alpn) -> Result<Arc<ClientConfig>, TrustError> {
+    named_server_client(None, roots, alpn).map(Arc::new)
+}
