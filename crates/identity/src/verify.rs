@@ -89,23 +89,26 @@ impl Refusal {
 
 /// The refusal behind a failed handshake, where it was this side that refused. rustls wraps it once, and IO errors wrap
 /// rustls; both are looked through.
-pub fn refusal_of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refusal> {
+pub fn refusal_of(error: &(dyn std::error::Error + 'static)) -> Option<Refusal> {
     let mut current = Some(error);
     while let Some(error) = current {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
-            return Some(refusal);
+            return Some(refusal.clone());
         }
-        if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) =
-            error.downcast_ref::<rustls::Error>()
-        {
-            current = Some(other.0.as_ref());
-            continue;
-        }
-        if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            current = Some(inner);
-            continue;
-        }
-        current = error.source();
+        current = match error.downcast_ref::<rustls::Error>() {
+            Some(rustls::Error::InvalidCertificate(CertificateError::Expired)) => return Some(Refusal::Expired),
+            Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYet)) => {
+                return Some(Refusal::NotYetValid);
+            }
+            Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                return Some(Refusal::UnknownIssuer);
+            }
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => Some(other.0.as_ref()),
+            _ => match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            },
+        };
     }
     None
 }

@@ -1,0 +1,191 @@
+//! Handshakes over loopback sockets.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls_pki_types::ServerName;
+
+use super::*;
+use crate::{Accept, ClientAuth, Expectation, Identity, Peer, Refusal, alpn, peer_of, refusal_of, server_only_client};
+
+const SNI: &str = "outbound_.9080_._.ratings.default.svc.cluster.local";
+const REQUIRED: Accept = Accept { client: ClientAuth::Required, alpn: alpn::SERVER };
+const OPTIONAL: Accept = Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY };
+
+/// What each side made of a connection: whom it saw and which protocol was agreed on, or why not.
+type Seen = Result<(Option<Peer>, Option<Vec<u8>>), io::Error>;
+
+fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &'static str) -> (Seen, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept()?;
+        let mut tls = ServerConnection::new(server).map_err(io::Error::other)?;
+        let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte)?;
+        stream.write_all(&byte)?;
+        stream.flush()?;
+        assert_ne!(tls.server_name(), None);
+        Ok((
+            tls.peer_certificates().and_then(|chain| peer_of(chain, &mesh().trust)),
+            tls.alpn_protocol().map(<[u8]>::to_vec),
+        ))
+    });
+    let calling = || -> Seen {
+        let mut socket = TcpStream::connect(address)?;
+        let name = ServerName::try_from(name).expect("a valid server name");
+        let mut tls = ClientConnection::new(client, name).map_err(io::Error::other)?;
+        let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+        stream.write_all(b"x")?;
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte)?;
+        Ok((
+            tls.peer_certificates().and_then(|chain| peer_of(chain, &mesh().trust)),
+            tls.alpn_protocol().map(<[u8]>::to_vec),
+        ))
+    };
+    let called = calling();
+    (called, serving.join().unwrap())
+}
+
+fn identity(authority: &Authority, service_account: &str) -> Identity {
+    Identity::new(credential(authority, service_account), mesh().trust.clone())
+}
+
+#[test]
+fn peers_of_two_clusters_know_each_other() {
+    let client = identity(&mesh().west, "frontend");
+    let server = identity(&mesh().east, "ratings");
+    for (offer, agreed) in [
+        (alpn::CLIENT_HTTP1, b"http/1.1".as_slice()),
+        (alpn::CLIENT_HTTP2, b"h2"),
+        (alpn::CLIENT_TCP, b"istio"),
+        (alpn::CLIENT_HTTP10, b"http/1.0"),
+    ] {
+        let (called, served) =
+            connect(client.client_config(&[id("ratings")], offer), server.server_config(REQUIRED), SNI);
+        let (saw, protocol) = called.unwrap();
+        assert_eq!(saw, Some(Peer { id: id("ratings"), cluster: cluster("east") }));
+        assert_eq!(protocol.as_deref(), Some(agreed));
+        assert_eq!(served.unwrap().0, Some(Peer { id: id("frontend"), cluster: cluster("west") }));
+    }
+}
+
+fn client_refusal(seen: Seen) -> Refusal {
+    refusal_of(&seen.expect_err("accepted")).expect("a refusal of our own")
+}
+
+#[test]
+fn a_client_accepts_only_whom_it_expects() {
+    let client = identity(&mesh().west, "frontend");
+    let server = identity(&mesh().east, "ratings").server_config(REQUIRED);
+    let offer = alpn::CLIENT_HTTP1;
+
+    let (called, served) = connect(client.client_config(&[id("reviews")], offer), Arc::clone(&server), SNI);
+    assert_eq!(client_refusal(called), Refusal::UnexpectedIdentity(id("ratings")));
+    assert!(served.is_err());
+    let (called, _) = connect(client.client_config(&[], offer), Arc::clone(&server), SNI);
+    assert_eq!(client_refusal(called), Refusal::NothingExpected);
+    let (called, _) = connect(client.client_config(&[id("reviews"), id("ratings")], offer), Arc::clone(&server), SNI);
+    assert!(called.is_ok());
+
+    let only_west = Expectation::any_of([id("ratings")]).in_clusters(["west".into()]);
+    let (called, _) = connect(client.client_config_for(&only_west, offer), Arc::clone(&server), SNI);
+    assert_eq!(client_refusal(called), Refusal::UnexpectedCluster { id: id("ratings"), cluster: cluster("east") });
+    let east_too = Expectation::any_of([id("ratings")]).in_clusters(["west".into(), "east".into()]);
+    assert!(connect(client.client_config_for(&east_too, offer), Arc::clone(&server), SNI).0.is_ok());
+}
+
+#[test]
+fn a_server_turns_strangers_away() {
+    let server = identity(&mesh().east, "ratings");
+    let expected = [id("ratings")];
+    let offer = alpn::CLIENT_HTTP1;
+
+    let stranger = Identity::new(credential(&mesh().foreign, "frontend"), mesh().trust.clone());
+    let (called, served) = connect(stranger.client_config(&expected, offer), server.server_config(REQUIRED), SNI);
+    assert!(called.is_err());
+    assert_eq!(client_refusal(served), Refusal::UnknownIssuer);
+
+    let elsewhere = SpiffeId::new("other.example", "default", "frontend").unwrap();
+    let domain = Identity::new(mesh().west.credential(&elsewhere, &[], HOUR).unwrap(), mesh().trust.clone());
+    let (_, served) = connect(domain.client_config(&expected, offer), server.server_config(REQUIRED), SNI);
+    assert_eq!(client_refusal(served), Refusal::ForeignTrustDomain(elsewhere));
+
+    let anonymous = server_only_client(mesh().root.roots(), offer).unwrap();
+    let (called, _) = connect(Arc::clone(&anonymous), server.server_config(REQUIRED), "ratings.default.svc");
+    assert!(called.is_err());
+}
+
+#[test]
+fn enrolment_needs_no_certificate_but_checks_one() {
+    let id = SpiffeId::new("cluster.local", "isthmus-system", "isthmus-controller").unwrap();
+    let name = "isthmus-controller.isthmus-system.svc";
+    let own = mesh().west.credential(&id, &[name], HOUR).unwrap();
+    let controller = Identity::new(own, mesh().trust.clone());
+    let accept = || controller.server_config(OPTIONAL);
+
+    let new = server_only_client(mesh().root.roots(), alpn::DISCOVERY).unwrap();
+    let (called, served) = connect(Arc::clone(&new), accept(), name);
+    assert_eq!(called.unwrap().1.as_deref(), Some(b"h2".as_slice()));
+    assert_eq!(served.unwrap().0, None);
+    assert!(connect(new, accept(), "webhooks.isthmus-system.svc").0.is_err(), "another server's name");
+
+    let wrong_root = server_only_client(mesh().foreign.roots(), alpn::DISCOVERY).unwrap();
+    assert!(connect(wrong_root, accept(), name).0.is_err());
+
+    let known = identity(&mesh().east, "reviews").controller_config(alpn::DISCOVERY).unwrap();
+    let (_, served) = connect(known, accept(), name);
+    assert_eq!(served.unwrap().0.unwrap().cluster, cluster("east"));
+
+    let stranger = Identity::new(credential(&mesh().foreign, "reviews"), mesh().trust.clone());
+    let (called, served) = connect(stranger.controller_config(alpn::DISCOVERY).unwrap(), accept(), name);
+    assert!(called.is_err() && served.is_err(), "an optional certificate is still a certificate");
+}
+
+#[test]
+fn configurations_are_cached_until_something_changes() {
+    let identity = identity(&mesh().west, "frontend");
+    let offer = alpn::CLIENT_HTTP1;
+    let first = identity.client_config(&[id("a"), id("b")], offer);
+    assert!(Arc::ptr_eq(&first, &identity.client_config(&[id("b"), id("a")], offer)));
+    assert!(!Arc::ptr_eq(&first, &identity.client_config(&[id("a")], offer)));
+    assert!(!Arc::ptr_eq(&first, &identity.client_config(&[id("a"), id("b")], alpn::CLIENT_HTTP2)));
+    let listening = identity.server_config(REQUIRED);
+    assert!(Arc::ptr_eq(&listening, &identity.server_config(REQUIRED)));
+
+    assert_eq!(identity.generation(), 1);
+    identity.replace_trust(mesh().trust.clone());
+    assert_eq!(identity.generation(), 1, "an equal trust changes nothing");
+    let renewed = credential(&mesh().west, "frontend");
+    identity.replace_credential(renewed.clone());
+    assert_eq!(identity.generation(), 2);
+    assert_eq!(identity.credential(), renewed);
+    assert!(!Arc::ptr_eq(&first, &identity.client_config(&[id("a"), id("b")], offer)));
+    assert!(!Arc::ptr_eq(&listening, &identity.server_config(REQUIRED)));
+    assert!(!format!("{identity:?}").contains("PRIVATE"));
+}
+
+#[test]
+fn a_rotation_drops_no_connection() {
+    let client = identity(&mesh().west, "frontend");
+    let server = identity(&mesh().east, "ratings");
+    let old = client.client_config(&[id("ratings")], alpn::CLIENT_HTTP1);
+    // A new root is trusted beside the old one, then issued from: both directions go on working at each step.
+    let new_root = Authority::self_signed_root("mesh", YEAR).unwrap();
+    let new_east = new_root.intermediate_for("east", &Constraints::default(), YEAR).unwrap();
+    let both: Vec<_> = mesh().root.roots().iter().chain(new_root.roots()).cloned().collect();
+    let issuers = [mesh().west.issuer_of("west"), mesh().east.issuer_of("east"), new_east.issuer_of("east")];
+    let overlap = Trust::new("cluster.local", both, issuers).unwrap();
+    client.replace_trust(overlap.clone());
+    server.replace_trust(overlap);
+    assert!(connect(old, server.server_config(REQUIRED), SNI).0.is_ok());
+    server.replace_credential(new_east.credential(&id("ratings"), &[], HOUR).unwrap());
+    let only_east = Expectation::any_of([id("ratings")]).in_clusters(["east".into()]);
+    let (called, _) =
+        connect(client.client_config_for(&only_east, alpn::CLIENT_HTTP1), server.server_config(REQUIRED), SNI);
+    assert!(called.is_ok());
+}
