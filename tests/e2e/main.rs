@@ -1,0 +1,1 @@
+//! End-to-end tests: real labs, driven by the real `isthmus` command.
