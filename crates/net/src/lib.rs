@@ -4,7 +4,11 @@
 //! Start at [`socket`] for what a proxy does with TCP, at [`hello::read`] for SNI routing. Nothing here knows of
 //! services, identities or configuration.
 
+pub mod firewall;
 pub mod hello;
+pub mod link;
+pub mod namespace;
+mod netlink;
 pub mod socket;
 
 pub use socket::{Connect, Listen, PROXY_MARK, PROXY_UID, connect, listen, original_destination};

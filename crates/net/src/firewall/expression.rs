@@ -1,0 +1,279 @@
+//! Rule expressions: the small instructions of the kernel's nftables machine, and their netlink encoding.
+//!
+//! Each instruction loads into, compares, or acts on registers (`linux/netfilter/nf_tables.h`, `enum nft_registers`).
+//! Rules here use register 1 (16 bytes, the 4-byte registers 8 to 11) and the 4-byte registers behind it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::table::nft_data;
+use crate::netlink::Message;
+
+/// The first 16-byte register; the same storage as the 4-byte registers 8 to 11.
+pub(super) const REGISTER: u32 = 1;
+/// The first 4-byte register.
+pub(super) const REGISTER32: u32 = 8;
+
+pub(super) const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_IPV6: u8 = 10;
+
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_LIST_ELEM: u16 = 1;
+
+const NFT_META_MARK: u32 = 3;
+const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_SKUID: u32 = 10;
+const NFT_META_NFPROTO: u32 = 15;
+const NFT_META_L4PROTO: u32 = 16;
+
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+
+const VERDICT_GOTO: i32 = -4;
+const VERDICT_RETURN: i32 = -5;
+
+/// One instruction.
+#[derive(Debug, Clone)]
+pub(super) enum Expression {
+    /// Loads packet metadata into a register.
+    Meta { key: u32, register: u32 },
+    /// Loads bytes of a header into a register.
+    Payload { base: u32, offset: u32, length: u32, register: u32 },
+    /// Ends the rule unless the register equals (or, `negate`, differs from) the bytes.
+    Compare { register: u32, negate: bool, value: Vec<u8> },
+    /// ANDs the register with a mask.
+    Mask { register: u32, mask: Vec<u8> },
+    /// Loads a constant.
+    Immediate { register: u32, value: Vec<u8> },
+    /// Ends the rule unless the register is in a set; a map's value goes to `into`.
+    Lookup { set: String, register: u32, into: Option<u32> },
+    /// Loads an evenly distributed random number below `below`, in host byte order.
+    Random { below: u32, register: u32 },
+    /// Sends the packet to this machine, to the port in the register.
+    Redirect { port_register: u32 },
+    /// Rewrites the destination to the address and port in registers.
+    DestinationNat { family: u8, address_register: u32, port_register: u32 },
+    /// Rewrites the source to the address of the outgoing link.
+    Masquerade,
+    /// Answers with a TCP reset, or with "port unreachable".
+    Reject { tcp: bool },
+    /// Leaves the chain for another, or for good.
+    Verdict(Verdict),
+}
+
+/// How evaluation goes on.
+#[derive(Debug, Clone)]
+pub(super) enum Verdict {
+    Return,
+    Goto(String),
+}
+
+impl Verdict {
+    pub(super) fn encode(&self, message: &mut Message) {
+        let (code, chain) = match self {
+            Self::Return => (VERDICT_RETURN, None),
+            Self::Goto(chain) => (VERDICT_GOTO, Some(chain)),
+        };
+        message.nest(2, |verdict| {
+            verdict.attr_be32(1, code as u32);
+            if let Some(chain) = chain {
+                verdict.attr_str(2, chain);
+            }
+        });
+    }
+}
+
+impl Expression {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Meta { .. } => "meta",
+            Self::Payload { .. } => "payload",
+            Self::Compare { .. } => "cmp",
+            Self::Mask { .. } => "bitwise",
+            Self::Immediate { .. } | Self::Verdict(_) => "immediate",
+            Self::Lookup { .. } => "lookup",
+            Self::Random { .. } => "numgen",
+            Self::Redirect { .. } => "redir",
+            Self::DestinationNat { .. } => "nat",
+            Self::Masquerade => "masq",
+            Self::Reject { .. } => "reject",
+        }
+    }
+
+    /// Appends this instruction as an element of a rule's expression list.
+    pub(super) fn encode(&self, rule: &mut Message) {
+        rule.nest(NFTA_LIST_ELEM, |element| {
+            element.attr_str(NFTA_EXPR_NAME, self.name());
+            element.nest(NFTA_EXPR_DATA, |data| self.encode_data(data));
+        });
+    }
+
+    fn encode_data(&self, data: &mut Message) {
+        match self {
+            Self::Meta { key, register } => {
+                data.attr_be32(1, *register).attr_be32(2, *key);
+            }
+            Self::Payload { base, offset, length, register } => {
+                data.attr_be32(1, *register).attr_be32(2, *base).attr_be32(3, *offset).attr_be32(4, *length);
+            }
+            Self::Compare { register, negate, value } => {
+                data.attr_be32(1, *register).attr_be32(2, u32::from(*negate));
+                nft_data(data, 3, value);
+            }
+            Self::Mask { register, mask } => {
+                data.attr_be32(1, *register).attr_be32(2, *register).attr_be32(3, mask.len() as u32);
+                nft_data(data, 4, mask);
+                nft_data(data, 5, &vec![0; mask.len()]);
+            }
+            Self::Immediate { register, value } => {
+                data.attr_be32(1, *register);
+                nft_data(data, 2, value);
+            }
+            Self::Verdict(verdict) => {
+                data.attr_be32(1, 0);
+                data.nest(2, |inner| verdict.encode(inner));
+            }
+            Self::Lookup { set, register, into } => {
+                data.attr_str(1, set).attr_be32(2, *register);
+                if let Some(into) = into {
+                    data.attr_be32(3, *into);
+                }
+            }
+            Self::Random { below, register } => {
+                data.attr_be32(1, *register).attr_be32(2, *below).attr_be32(3, 1);
+            }
+            Self::Redirect { port_register } => {
+                data.attr_be32(1, *port_register);
+            }
+            Self::DestinationNat { family, address_register, port_register } => {
+                data.attr_be32(1, 1).attr_be32(2, u32::from(*family));
+                data.attr_be32(3, *address_register).attr_be32(5, *port_register);
+            }
+            Self::Masquerade => {}
+            Self::Reject { tcp: true } => {
+                data.attr_be32(1, 1);
+            }
+            Self::Reject { tcp: false } => {
+                data.attr_be32(1, 2).attr(2, &[1]);
+            }
+        }
+    }
+}
+
+/// A rule: instructions in the order in which they are tried.
+pub(super) type Rule = Vec<Expression>;
+
+/// Joins the parts of a rule.
+pub(super) fn rule<const N: usize>(parts: [Rule; N]) -> Rule {
+    parts.into_iter().flatten().collect()
+}
+
+fn meta_is(key: u32, negate: bool, value: &[u8]) -> Rule {
+    vec![
+        Expression::Meta { key, register: REGISTER },
+        Expression::Compare { register: REGISTER, negate, value: value.to_vec() },
+    ]
+}
+
+/// The packet's IP version.
+pub(super) fn version(nfproto: u8) -> Rule {
+    meta_is(NFT_META_NFPROTO, false, &[nfproto])
+}
+
+/// The packet's transport protocol, by IP protocol number.
+pub(super) fn transport(number: u8) -> Rule {
+    meta_is(NFT_META_L4PROTO, false, &[number])
+}
+
+/// The interface the packet leaves by.
+pub(super) fn leaves_by(name: &str) -> Rule {
+    meta_is(NFT_META_OIFNAME, false, &interface(name))
+}
+
+fn interface(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let length = name.len().min(15);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    bytes
+}
+
+/// The socket that sent the packet belongs to a user.
+pub(super) fn sent_by_user(uid: u32) -> Rule {
+    meta_is(NFT_META_SKUID, false, &uid.to_ne_bytes())
+}
+
+/// The packet carries a mark.
+pub(super) fn marked(mark: u32) -> Rule {
+    meta_is(NFT_META_MARK, false, &mark.to_ne_bytes())
+}
+
+/// The transport's destination port.
+pub(super) fn to_port(port: u16) -> Rule {
+    vec![
+        Expression::Payload { base: TRANSPORT_HEADER, offset: 2, length: 2, register: REGISTER },
+        Expression::Compare { register: REGISTER, negate: false, value: port.to_be_bytes().to_vec() },
+    ]
+}
+
+/// Which address of a packet.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    Source,
+    Destination,
+}
+
+/// Loads an address of the packet into a register.
+pub(super) fn load_address(side: Side, nfproto: u8, register: u32) -> Expression {
+    let (offset, length) = match (nfproto, side) {
+        (NFPROTO_IPV4, Side::Source) => (12, 4),
+        (NFPROTO_IPV4, Side::Destination) => (16, 4),
+        (_, Side::Source) => (8, 16),
+        (_, Side::Destination) => (24, 16),
+    };
+    Expression::Payload { base: NETWORK_HEADER, offset, length, register }
+}
+
+/// Loads the transport protocol's number into a register.
+pub(super) fn load_transport(register: u32) -> Expression {
+    Expression::Meta { key: NFT_META_L4PROTO, register }
+}
+
+/// Loads the destination port into a register.
+pub(super) fn load_port(register: u32) -> Expression {
+    Expression::Payload { base: TRANSPORT_HEADER, offset: 2, length: 2, register }
+}
+
+/// An address of the packet is in a network (or is not, with `negate`). Implies the IP version.
+pub(super) fn address_in(side: Side, network: IpNet, negate: bool) -> Rule {
+    let nfproto = if network.network().is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+    let mut rule = version(nfproto);
+    rule.push(load_address(side, nfproto, REGISTER));
+    if network.prefix_len() != network.max_prefix_len() {
+        rule.push(Expression::Mask { register: REGISTER, mask: octets(network.netmask()) });
+    }
+    rule.push(Expression::Compare { register: REGISTER, negate, value: octets(network.network()) });
+    rule
+}
+
+/// The bytes of an address as they are on the wire.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// Sends the packet to a port of this machine.
+pub(super) fn redirect_to(port: u16) -> Rule {
+    vec![
+        Expression::Immediate { register: REGISTER, value: port.to_be_bytes().to_vec() },
+        Expression::Redirect { port_register: REGISTER },
+    ]
+}
+
+/// Leaves the chain.
+pub(super) fn give_back() -> Rule {
+    vec![Expression::Verdict(Verdict::Return)]
+}
