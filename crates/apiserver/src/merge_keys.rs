@@ -1,4 +1,16 @@
 //! How the lists of built-in kinds merge, in strategic merge patches and in server-side apply.
+//!
+//! Kubernetes writes this beside each field of its types (`patchStrategy`, `patchMergeKey`, `listType`, `listMapKey`,
+//! `mapType`) and publishes it as `x-kubernetes-…` extensions of its OpenAPI documents. The two sets of keys differ in places:
+//! a container's ports merge by `containerPort` in a patch, and by port and protocol in server-side apply.
+
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use rules::{PATCH_STRATEGIES, rule};
+
+use crate::openapi::shapes::{Type, shapes};
 
 /// How the items of a list are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,18 +26,31 @@ pub enum ListKind {
 /// How strategic merge patch treats the list at `path` (field names; indexes left out) of that kind: `patchMergeKey` and
 /// `patchStrategy` of Kubernetes' types. [`ListKind::Set`] is a list of plain values with strategy `merge`.
 pub fn strategic(group: &str, version: &str, kind: &str, path: &[&str]) -> ListKind {
-    let _ = (group, version, kind, path);
-    ListKind::Atomic
+    find(group, version, kind, path).map_or(ListKind::Atomic, |rule| rule.strategic)
 }
 
 /// How server-side apply treats the list at `path`: `listType` and `listMapKeys` of Kubernetes' types.
 pub fn apply(group: &str, version: &str, kind: &str, path: &[&str]) -> ListKind {
-    let _ = (group, version, kind, path);
-    ListKind::Atomic
+    find(group, version, kind, path).map_or(ListKind::Atomic, |rule| rule.apply)
 }
 
 /// Whether server-side apply owns the object at `path` as a whole (`mapType: atomic`), such as a selector.
 pub fn is_atomic_map(group: &str, version: &str, kind: &str, path: &[&str]) -> bool {
-    let _ = (group, version, kind, path);
-    false
+    let shapes = shapes();
+    let Some((type_, place)) = shapes.kind(group, version, kind).and_then(|root| shapes.at(root, path)) else {
+        return false;
+    };
+    match type_ {
+        Type::Any => true,
+        Type::Struct(id) => rules::is_atomic_struct(&shapes.get(*id).name),
+        Type::Map(_) => place.is_some_and(|(structure, field)| rules::is_atomic_field(&structure.name, field)),
+        _ => false,
+    }
+}
+
+fn find(group: &str, version: &str, kind: &str, path: &[&str]) -> Option<rules::Rule> {
+    let shapes = shapes();
+    let (type_, place) = shapes.at(shapes.kind(group, version, kind)?, path)?;
+    let (structure, field) = place?;
+    if matches!(type_, Type::List(_)) { rule(&structure.name, field) } else { None }
 }

@@ -1,5 +1,8 @@
 //! OpenAPI documents: what `kubectl explain`, `apply` and client generators ask a server for.
 
+pub(crate) mod definitions;
+pub(crate) mod shapes;
+
 use serde_json::{Value, json};
 
 use crate::kinds::Kind;

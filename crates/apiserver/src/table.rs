@@ -1,6 +1,16 @@
 //! Objects as `kubectl get` prints them: `meta.k8s.io/v1` Tables.
 
-use serde_json::{Value, json};
+mod age;
+mod cluster;
+mod extension;
+mod jsonpath;
+mod network;
+mod pod;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use crate::kinds::Kind;
@@ -55,7 +65,167 @@ pub fn render<'a>(
     include: Include,
     now: OffsetDateTime,
 ) -> Value {
-    let _ = (kind, columns, include, now);
-    let rows: Vec<Value> = objects.into_iter().map(|_| Value::Null).collect();
-    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": [], "rows": rows})
+    let printer = Printer::of(kind, columns);
+    let rows: Vec<Value> = objects
+        .into_iter()
+        .map(|object| {
+            let cells = printer.cells(object, now);
+            match row_object(object, include) {
+                Some(shown) => json!({"cells": cells, "object": shown}),
+                None => json!({"cells": cells}),
+            }
+        })
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": {},
+        "columnDefinitions": printer.definitions(),
+        "rows": rows,
+    })
+}
+
+/// How the objects of one kind become rows.
+enum Printer<'a> {
+    BuiltIn(&'static [Heading], fn(&Value, OffsetDateTime) -> Vec<Value>),
+    Custom(&'a [Column]),
+    /// Kinds of which there is nothing to say but name and creation.
+    Plain,
+    /// Custom resources that ask for no columns.
+    Age,
+}
+
+/// A column of a built-in kind.
+struct Heading {
+    name: &'static str,
+    type_: &'static str,
+    priority: i64,
+}
+
+/// A column that is always shown.
+const fn column(name: &'static str, type_: &'static str) -> Heading {
+    Heading { name, type_, priority: 0 }
+}
+
+/// A column of `-o wide`.
+const fn wide(name: &'static str, type_: &'static str) -> Heading {
+    Heading { name, type_, priority: 1 }
+}
+
+impl<'a> Printer<'a> {
+    fn of(kind: &Kind, columns: &'a [Column]) -> Self {
+        let groups = [workload::printer, pod::printer, network::printer, cluster::printer, extension::printer];
+        if let Some((headings, cells)) = groups.iter().find_map(|printer| printer(kind)) {
+            return Self::BuiltIn(headings, cells);
+        }
+        if !columns.is_empty() {
+            return Self::Custom(columns);
+        }
+        if crate::kinds::by_kind(&kind.group, &kind.version, &kind.kind).is_some() { Self::Plain } else { Self::Age }
+    }
+
+    fn definitions(&self) -> Vec<Value> {
+        match self {
+            Self::BuiltIn(headings, _) => headings
+                .iter()
+                .map(|heading| {
+                    let format = if heading.name == "Name" { "name" } else { "" };
+                    definition(heading.name, heading.type_, format, "", heading.priority)
+                })
+                .collect(),
+            Self::Custom(columns) => std::iter::once(definition("Name", "string", "name", "", 0))
+                .chain(columns.iter().map(|column| {
+                    definition(&column.name, &column.type_, &column.format, &column.description, column.priority)
+                }))
+                .collect(),
+            Self::Plain => {
+                vec![definition("Name", "string", "name", "", 0), definition("Created At", "date", "", "", 0)]
+            }
+            Self::Age => vec![definition("Name", "string", "name", "", 0), definition("Age", "string", "", "", 0)],
+        }
+    }
+
+    fn cells(&self, object: &Value, now: OffsetDateTime) -> Vec<Value> {
+        match self {
+            Self::BuiltIn(_, cells) => cells(object, now),
+            Self::Custom(columns) => std::iter::once(name(object))
+                .chain(columns.iter().map(|column| jsonpath::cell(object, &column.json_path, &column.type_, now)))
+                .collect(),
+            Self::Plain => vec![name(object), object["metadata"]["creationTimestamp"].clone()],
+            Self::Age => vec![name(object), age::of(object, now)],
+        }
+    }
+}
+
+fn definition(name: &str, type_: &str, format: &str, description: &str, priority: i64) -> Value {
+    json!({"name": name, "type": type_, "format": format, "description": description, "priority": priority})
+}
+
+fn row_object(object: &Value, include: Include) -> Option<Value> {
+    match include {
+        Include::None => None,
+        Include::Object => Some(object.clone()),
+        Include::Metadata => Some(json!({
+            "kind": "PartialObjectMetadata",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": object["metadata"],
+        })),
+    }
+}
+
+// What the printers of all groups read objects with.
+
+fn name(object: &Value) -> Value {
+    object["metadata"]["name"].clone()
+}
+
+fn number(value: &Value) -> i64 {
+    value.as_i64().unwrap_or(0)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("")
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// `value`, or `<none>` if it is empty.
+fn or_none(value: impl Into<String>) -> Value {
+    let value = value.into();
+    Value::String(if value.is_empty() { "<none>".to_owned() } else { value })
+}
+
+/// `a=b,c=d` of a map of strings.
+fn labels(map: &Value) -> String {
+    let pairs = map.as_object().into_iter().flat_map(Map::iter);
+    pairs.map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(",")
+}
+
+/// A LabelSelector as `kubectl` writes it.
+fn selector(selector: &Value) -> Value {
+    let mut parts = labels(&selector["matchLabels"]);
+    for expression in items(&selector["matchExpressions"]) {
+        let key = text(&expression["key"]);
+        let values = items(&expression["values"]).iter().map(text).collect::<Vec<_>>().join(",");
+        let part = match text(&expression["operator"]) {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        };
+        parts = if parts.is_empty() { part } else { format!("{parts},{part}") };
+    }
+    or_none(parts)
+}
+
+/// `a,b,c + 2 more...` of at most three of `parts`.
+fn first_three(parts: &[String], empty: &str) -> Value {
+    const SHOWN: usize = 3;
+    Value::String(match parts.len() {
+        0 => empty.to_owned(),
+        count if count > SHOWN => format!("{} + {} more...", parts[..SHOWN].join(","), count - SHOWN),
+        _ => parts.join(","),
+    })
 }
