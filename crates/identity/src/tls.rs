@@ -80,7 +80,7 @@ impl Expectation {
             return Err(Refusal::UnexpectedIdentity(id));
         }
         match &self.clusters {
-            Some(clusters) if !cluster.as_ref().is_some_and(|c| clusters.binary_search(c).is_ok()) => {
+            Some(clusters) if cluster.as_ref().is_none_or(|c| clusters.binary_search(c).is_err()) => {
                 Err(Refusal::UnexpectedCluster { id, cluster })
             }
             _ => Ok(()),

@@ -191,7 +191,7 @@ pub(crate) fn signing_key_of<T>(
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok((rest, _)) => Err(Refusal::Encoding(format!("{} bytes after its end", rest.len()))),
         Err(e) => Err(Refusal::Encoding(e.to_string())),
     }
