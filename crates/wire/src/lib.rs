@@ -9,6 +9,7 @@
 //!
 //! What this crate does not do: TLS (a connector is handed in), or deciding who may ask for what (the controller's).
 
+pub mod client;
 pub mod delta;
 pub mod name;
 
