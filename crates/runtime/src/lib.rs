@@ -7,5 +7,7 @@
 
 pub mod control;
 pub mod drain;
+pub mod enrol;
 pub mod readiness;
+pub mod resolve;
 pub mod workers;

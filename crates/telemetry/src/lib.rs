@@ -5,4 +5,5 @@
 //! [`access_log::Format`] for access logs. Nothing here opens a socket: the admin server of `runtime` serves
 //! [`metrics::Registry::render`].
 
+pub mod logging;
 pub mod metrics;
