@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use wire::discovery::Protocol;
 
 /// A short string that many records share.
@@ -32,6 +33,9 @@ pub enum Event {
         /// Its name.
         cluster: Text,
     },
+    /// All clusters that have a secret now have been added. Those remembered from before a restart and not added again are
+    /// forgotten.
+    ClustersListed,
     /// How the connection to a cluster's API server is. Never changes what is known of the cluster.
     Link {
         /// The cluster.
@@ -80,7 +84,7 @@ pub enum Event {
 }
 
 /// A cluster of the mesh.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Cluster {
     /// Its name.
     pub name: Text,
@@ -132,7 +136,7 @@ impl Kind {
 }
 
 /// An object of a watched kind.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Object {
     /// A `v1` Namespace.
     Namespace(Namespace),
@@ -166,7 +170,7 @@ impl Object {
 }
 
 /// A namespace.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Namespace {
     /// Its name.
     pub name: Text,
@@ -175,7 +179,7 @@ pub struct Namespace {
 }
 
 /// A node.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Node {
     /// Its name.
     pub name: Text,
@@ -188,7 +192,7 @@ pub struct Node {
 }
 
 /// A service of one cluster.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Service {
     /// Its namespace.
     pub namespace: Text,
@@ -215,18 +219,33 @@ pub struct Service {
 }
 
 /// A service's port.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Its name; empty where the only port has none.
     pub name: Text,
     /// Its number.
     pub number: u16,
     /// From `appProtocol`, else from the name's prefix; see [`protocol_of`].
+    #[serde(with = "protocol_number")]
     pub protocol: Protocol,
 }
 
+/// The generated enum as its number on the wire.
+mod protocol_number {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use wire::discovery::Protocol;
+
+    pub(super) fn serialize<S: Serializer>(protocol: &Protocol, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i32(*protocol as i32)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
+        Ok(Protocol::try_from(i32::deserialize(from)?).unwrap_or_default())
+    }
+}
+
 /// Some endpoints of a service.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Slice {
     /// Its namespace.
     pub namespace: Text,
@@ -241,7 +260,7 @@ pub struct Slice {
 }
 
 /// One endpoint of a slice.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SliceEndpoint {
     /// The first of `addresses`; the API says that they are fungible.
     pub ip: IpAddr,
@@ -258,7 +277,7 @@ pub struct SliceEndpoint {
 }
 
 /// A pod.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Pod {
     /// Its namespace.
     pub namespace: Text,
@@ -279,7 +298,7 @@ pub struct Pod {
 }
 
 /// That the service of the same name in the same namespace may be used from other clusters.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Export {
     /// Its namespace.
     pub namespace: Text,
@@ -290,7 +309,7 @@ pub struct Export {
 }
 
 /// An Istio Gateway that passes TLS through by server name.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Gateway {
     /// Its namespace.
     pub namespace: Text,
