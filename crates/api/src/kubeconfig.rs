@@ -1,0 +1,231 @@
+//! What a remote secret may hold.
+//!
+//! A remote secret is written by whoever may write Secrets in the root namespace, and read by the controller, so it must
+//! not make the controller run a program or read a file of its own. Denied are therefore, as in Istio
+//! (`PILOT_INSECURE_MULTICLUSTER_KUBECONFIG_OPTIONS` lists the same): `exec`, every `auth-provider`, and keys,
+//! certificates and tokens given as file paths. Beyond Istio, a CA given as a file path is denied too: the file would be
+//! the controller's, not the author's.
+
+use kube::config::{AuthInfo, Kubeconfig};
+
+use crate::Warning;
+
+/// The longest kubeconfig that is read; those with certificates have about 8 KiB.
+const MAX_BYTES: usize = 256 * 1024;
+
+/// A kubeconfig that may be used.
+#[derive(Debug, Clone)]
+pub struct Sanitized {
+    /// Its current context alone.
+    pub config: Kubeconfig,
+    /// The API server's address.
+    pub server: String,
+    /// What was noticed.
+    pub warnings: Vec<Warning>,
+}
+
+/// Why a kubeconfig may not be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KubeconfigError {
+    /// No bytes.
+    #[error("the kubeconfig is empty")]
+    Empty,
+    /// Too many bytes.
+    #[error("the kubeconfig has {0} bytes, at most {MAX_BYTES} are read")]
+    TooLong(usize),
+    /// Not text.
+    #[error("the kubeconfig is not text")]
+    NotText,
+    /// Not a kubeconfig.
+    #[error("the kubeconfig cannot be parsed: {0}")]
+    Parse(String),
+    /// No current context, or one that does not exist.
+    #[error("the kubeconfig has no usable current-context: {0}")]
+    Context(String),
+    /// The cluster has no server.
+    #[error("the kubeconfig's cluster {0:?} has no server")]
+    NoServer(String),
+    /// The server is not an address.
+    #[error("the kubeconfig's server {0:?} is not an https address")]
+    Server(String),
+    /// A field that would run a program or read a file.
+    #[error("the kubeconfig uses {field}, which is refused because {why}")]
+    Refused {
+        /// The field.
+        field: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// Neither token nor certificate nor password.
+    #[error("the kubeconfig's user has no credential: give a token, or client-certificate-data with client-key-data")]
+    NoCredential,
+}
+
+/// Reads a kubeconfig, refuses what it may not say, and keeps its current context alone.
+///
+/// # Errors
+/// [`KubeconfigError`].
+pub fn sanitize(bytes: &[u8]) -> Result<Sanitized, KubeconfigError> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(KubeconfigError::Empty);
+    }
+    if bytes.len() > MAX_BYTES {
+        return Err(KubeconfigError::TooLong(bytes.len()));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| KubeconfigError::NotText)?;
+    let mut config = Kubeconfig::from_yaml(text).map_err(|e| KubeconfigError::Parse(first_line(&e.to_string())))?;
+
+    let current = config.current_context.clone().filter(|name| !name.is_empty());
+    let current = current.ok_or_else(|| KubeconfigError::Context("it is not set".to_owned()))?;
+    let context = config
+        .contexts
+        .iter()
+        .find(|context| context.name == current)
+        .and_then(|named| named.context.clone())
+        .ok_or_else(|| KubeconfigError::Context(format!("there is no context {current:?}")))?;
+    config.contexts.retain(|named| named.name == current);
+    config.clusters.retain(|named| named.name == context.cluster);
+    config.auth_infos.retain(|named| Some(&named.name) == context.user.as_ref());
+
+    let cluster = config
+        .clusters
+        .first()
+        .and_then(|named| named.cluster.as_ref())
+        .ok_or_else(|| KubeconfigError::Context(format!("there is no cluster {:?}", context.cluster)))?;
+    let server = cluster.server.clone().filter(|server| !server.is_empty());
+    let server = server.ok_or_else(|| KubeconfigError::NoServer(context.cluster.clone()))?;
+    if !server.starts_with("https://") || server.len() == "https://".len() {
+        return Err(KubeconfigError::Server(server));
+    }
+    if cluster.certificate_authority.is_some() {
+        return Err(refused_file("certificate-authority", "certificate-authority-data"));
+    }
+    let user = config.auth_infos.first().and_then(|named| named.auth_info.as_ref());
+    check_user(user.ok_or(KubeconfigError::NoCredential)?)?;
+
+    let mut warnings = Vec::new();
+    if cluster.insecure_skip_tls_verify == Some(true) {
+        warnings.push(Warning::new(
+            "insecure-skip-tls-verify",
+            "the API server's certificate is not verified: anyone on the path can decide which endpoints the mesh trusts",
+        ));
+    }
+    if is_loopback(&server) {
+        warnings.push(Warning::new(
+            "server",
+            "is a loopback address, which is the controller itself when it runs in a pod",
+        ));
+    }
+    Ok(Sanitized { config, server, warnings })
+}
+
+fn check_user(user: &AuthInfo) -> Result<(), KubeconfigError> {
+    if user.exec.is_some() {
+        return Err(KubeconfigError::Refused { field: "exec", why: "it would run a program in the controller" });
+    }
+    if user.auth_provider.is_some() {
+        return Err(KubeconfigError::Refused {
+            field: "auth-provider",
+            why: "it would run a program in the controller",
+        });
+    }
+    if user.token_file.is_some() {
+        return Err(refused_file("tokenFile", "token"));
+    }
+    if user.client_certificate.is_some() {
+        return Err(refused_file("client-certificate", "client-certificate-data"));
+    }
+    if user.client_key.is_some() {
+        return Err(refused_file("client-key", "client-key-data"));
+    }
+    let certificate = user.client_certificate_data.is_some() && user.client_key_data.is_some();
+    if user.token.is_none() && !certificate && user.password.is_none() {
+        return Err(KubeconfigError::NoCredential);
+    }
+    Ok(())
+}
+
+fn refused_file(field: &'static str, instead: &'static str) -> KubeconfigError {
+    let why = match instead {
+        "token" => "it would read a file of the controller's; give the content as token",
+        "client-key-data" => "it would read a file of the controller's; give the content as client-key-data",
+        "client-certificate-data" => {
+            "it would read a file of the controller's; give the content as client-certificate-data"
+        }
+        _ => "it would read a file of the controller's; give the content as certificate-authority-data",
+    };
+    KubeconfigError::Refused { field, why }
+}
+
+/// Whether a server address means the machine that it is used on.
+pub fn is_loopback(server: &str) -> bool {
+    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
+    rest.starts_with("127.") || rest.starts_with("localhost") || rest.starts_with("[::1]")
+}
+
+/// Parsers show the input below the message; it may hold a token, so only the first line is kept.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(user: &str, cluster: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: east\ncontexts:\n- name: east\n  context: {{cluster: east, user: east}}\n- name: other\n  context: {{cluster: other, user: other}}\nclusters:\n- name: east\n  cluster: {{{cluster}}}\nusers:\n- name: east\n  user: {{{user}}}\n- name: other\n  user: {{exec: {{command: rm}}}}\n"
+        )
+    }
+
+    #[test]
+    fn keeps_the_current_context_alone() {
+        let good = sanitize(text("token: abc", "server: 'https://203.0.113.2:6443'").as_bytes()).unwrap();
+        assert_eq!(good.server, "https://203.0.113.2:6443");
+        assert_eq!((good.config.contexts.len(), good.config.clusters.len(), good.config.auth_infos.len()), (1, 1, 1));
+        assert_eq!(good.warnings, []);
+    }
+
+    #[test]
+    fn refuses_what_would_run_or_read() {
+        let server = "server: 'https://203.0.113.2:6443'";
+        for (user, expected) in [
+            ("token: a, exec: {command: x, apiVersion: v1}", "exec"),
+            ("auth-provider: {name: gcp, config: {}}", "auth-provider"),
+            ("tokenFile: /var/run/secrets/x", "tokenFile"),
+            ("client-certificate: /x, client-key-data: YQ==", "client-certificate"),
+            ("client-key: /x, client-certificate-data: YQ==", "client-key"),
+        ] {
+            match sanitize(text(user, server).as_bytes()) {
+                Err(KubeconfigError::Refused { field, .. }) => assert_eq!(field, expected),
+                other => panic!("{user}: {other:?}"),
+            }
+        }
+        let file = sanitize(text("token: a", &format!("{server}, certificate-authority: /etc/ca")).as_bytes());
+        assert!(matches!(file, Err(KubeconfigError::Refused { field: "certificate-authority", .. })), "{file:?}");
+    }
+
+    #[test]
+    fn refuses_what_is_broken() {
+        assert_eq!(sanitize(b"").unwrap_err(), KubeconfigError::Empty);
+        assert_eq!(sanitize(b" \n").unwrap_err(), KubeconfigError::Empty);
+        assert_eq!(sanitize(&[0xff, 0xfe]).unwrap_err(), KubeconfigError::NotText);
+        assert!(matches!(sanitize(b"{{{{").unwrap_err(), KubeconfigError::Parse(_)));
+        assert!(matches!(sanitize(b"just text").unwrap_err(), KubeconfigError::Parse(_)));
+        assert!(matches!(sanitize(b"apiVersion: v1\nkind: Config\n").unwrap_err(), KubeconfigError::Context(_)));
+        assert!(matches!(sanitize(&vec![b'a'; 300_000]).unwrap_err(), KubeconfigError::TooLong(_)));
+        let with = |user, cluster| sanitize(text(user, cluster).as_bytes()).unwrap_err();
+        assert!(matches!(with("token: a", ""), KubeconfigError::NoServer(_)));
+        assert!(matches!(with("token: a", "server: 'http://x'"), KubeconfigError::Server(_)));
+        assert_eq!(with("client-certificate-data: YQ==", "server: 'https://x'"), KubeconfigError::NoCredential);
+        // What is wrong is told without telling the token.
+        let broken = "current-context: [\ntoken: verysecret";
+        assert!(!sanitize(broken.as_bytes()).unwrap_err().to_string().contains("verysecret"));
+    }
+
+    #[test]
+    fn warns_of_what_is_weak() {
+        let weak = "server: 'https://127.0.0.1:6443', insecure-skip-tls-verify: true";
+        assert_eq!(sanitize(text("token: a", weak).as_bytes()).unwrap().warnings.len(), 2);
+    }
+}

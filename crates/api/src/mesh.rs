@@ -1,0 +1,378 @@
+//! Mesh-wide settings: the YAML under key `mesh` of ConfigMap `istio` in the root namespace (Istio's MeshConfig).
+//!
+//! Settings of Istio's that this mesh does not act on are accepted and reported, so that an existing ConfigMap can be
+//! taken over as it is. One setting is this mesh's own: `federation.exportAll`.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::Warning;
+
+/// Longest duration that is believed; beyond it is a typing mistake.
+const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
+
+/// What discovery acts on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeshConfig {
+    /// `meshId`, or `defaultConfig.meshId`.
+    pub mesh_id: String,
+    /// `trustDomain`; `None` where it is left to the controller's options.
+    pub trust_domain: Option<String>,
+    /// `outboundTrafficPolicy.mode: REGISTRY_ONLY`.
+    pub registry_only: bool,
+    /// `accessLogFile`; empty: no access log.
+    pub access_log_file: String,
+    /// `accessLogEncoding: JSON`.
+    pub access_log_json: bool,
+    /// `accessLogFormat`; empty: the default format.
+    pub access_log_format: String,
+    /// `connectTimeout`, 10 s unless set.
+    pub connect_timeout: Duration,
+    /// `protocolDetectionTimeout`; zero, the default, waits without limit.
+    pub protocol_detection_timeout: Duration,
+    /// `localityLbSetting.enabled`, on unless set.
+    pub locality_load_balancing: bool,
+    /// `federation.exportAll`: every service may be used from every cluster.
+    pub export_all: bool,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        MeshConfig {
+            mesh_id: String::new(),
+            trust_domain: None,
+            registry_only: false,
+            access_log_file: String::new(),
+            access_log_json: false,
+            access_log_format: String::new(),
+            connect_timeout: Duration::from_secs(10),
+            protocol_detection_timeout: Duration::ZERO,
+            locality_load_balancing: true,
+            export_all: false,
+        }
+    }
+}
+
+/// Why settings are refused as a whole. What was in force before stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MeshConfigError {
+    /// Not YAML, or not a map.
+    #[error("the mesh settings cannot be parsed: {0}")]
+    Yaml(String),
+    /// A field with a value that it cannot have.
+    #[error("mesh setting {field} is {found}, but must be {expected}")]
+    Value {
+        /// Its path.
+        field: String,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+/// Istio's settings without effect here, so that the warning can tell them from typing mistakes.
+const ISTIO_SETTINGS: &[&str] = &[
+    "ca",
+    "caCertificates",
+    "certificates",
+    "configSources",
+    "defaultDestinationRuleExportTo",
+    "defaultHttpRetryPolicy",
+    "defaultProviders",
+    "defaultServiceExportTo",
+    "defaultTrafficPolicy",
+    "defaultVirtualServiceExportTo",
+    "disableEnvoyListenerLog",
+    "discoverySelectors",
+    "dnsRefreshRate",
+    "enableAutoMtls",
+    "enableEnvoyAccessLogService",
+    "enablePrometheusMerge",
+    "enableTracing",
+    "extensionProviders",
+    "h2UpgradePolicy",
+    "hboneIdleTimeout",
+    "inboundClusterStatName",
+    "inboundTrafficPolicy",
+    "ingressClass",
+    "ingressControllerMode",
+    "ingressSelector",
+    "ingressService",
+    "meshMTLS",
+    "outboundClusterStatName",
+    "pathNormalization",
+    "proxyHttpPort",
+    "proxyInboundListenPort",
+    "proxyListenPort",
+    "rootNamespace",
+    "serviceScopeConfigs",
+    "serviceSettings",
+    "tcpKeepalive",
+    "tlsDefaults",
+    "trustDomainAliases",
+    "verifyCertificateAtClient",
+];
+
+impl MeshConfig {
+    /// Reads the settings; also returns what of them has no effect.
+    ///
+    /// # Errors
+    /// [`MeshConfigError`], naming the field.
+    pub fn parse(text: &str) -> Result<(Self, Vec<Warning>), MeshConfigError> {
+        let value: Value = if text.trim().is_empty() {
+            Value::Object(Map::new())
+        } else {
+            crate::yaml::from_str(text).map_err(MeshConfigError::Yaml)?
+        };
+        let mut top = match value {
+            Value::Object(map) => Fields { path: String::new(), map },
+            Value::Null => Fields { path: String::new(), map: Map::new() },
+            other => return Err(MeshConfigError::Yaml(format!("a map was expected, not {}", kind(&other)))),
+        };
+        let mut warnings = Vec::new();
+        let mut config = MeshConfig::default();
+        config.access_log_file = top.text("accessLogFile")?.unwrap_or_default();
+        config.access_log_format = top.text("accessLogFormat")?.unwrap_or_default();
+        config.access_log_json = top.word("accessLogEncoding", &["TEXT", "JSON"], "TEXT or JSON")? == Some("JSON");
+        config.trust_domain = top.text("trustDomain")?.filter(|domain| !domain.is_empty());
+        if let Some(timeout) = top.duration("connectTimeout")? {
+            config.connect_timeout = timeout;
+        }
+        if let Some(timeout) = top.duration("protocolDetectionTimeout")? {
+            config.protocol_detection_timeout = timeout;
+        }
+        let mut outbound = top.inner("outboundTrafficPolicy")?;
+        let modes = ["ALLOW_ANY", "REGISTRY_ONLY"];
+        config.registry_only = outbound.word("mode", &modes, "ALLOW_ANY or REGISTRY_ONLY")? == Some("REGISTRY_ONLY");
+        let mut locality = top.inner("localityLbSetting")?;
+        if let Some(enabled) = locality.boolean("enabled")? {
+            config.locality_load_balancing = enabled;
+        }
+        let mut defaults = top.inner("defaultConfig")?;
+        config.mesh_id = match top.text("meshId")? {
+            Some(id) => id,
+            None => defaults.text("meshId")?.unwrap_or_default(),
+        };
+        let mut federation = top.inner("federation")?;
+        config.export_all = federation.boolean("exportAll")?.unwrap_or_default();
+
+        if top.map.get("enableAutoMtls") == Some(&Value::Bool(true)) {
+            top.map.remove("enableAutoMtls");
+        }
+        for name in top.map.keys() {
+            let message = if ISTIO_SETTINGS.contains(&name.as_str()) {
+                "this setting of Istio's has no effect in this mesh".to_owned()
+            } else {
+                "there is no such setting; it is ignored".to_owned()
+            };
+            warnings.push(Warning::new(name.clone(), message));
+        }
+        for inner in [outbound, locality, defaults, federation] {
+            warnings.extend(inner.map.keys().map(|name| {
+                Warning::new(format!("{}{name}", inner.path), "has no effect in this mesh; it is ignored")
+            }));
+        }
+        Ok((config, warnings))
+    }
+}
+
+/// Fields that are taken out as they are understood; what is left was not.
+struct Fields {
+    path: String,
+    map: Map<String, Value>,
+}
+
+impl Fields {
+    fn wrong(&self, name: &str, found: &Value, expected: &'static str) -> MeshConfigError {
+        let found: String = found.to_string().chars().take(80).collect();
+        MeshConfigError::Value { field: format!("{}{name}", self.path), found, expected }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.map.remove(name).filter(|value| !value.is_null())
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<String>, MeshConfigError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(name, &other, "text")),
+        }
+    }
+
+    fn word(
+        &mut self,
+        name: &str,
+        words: &[&'static str],
+        expected: &'static str,
+    ) -> Result<Option<&'static str>, MeshConfigError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_str().and_then(|text| words.iter().find(|word| **word == text)) {
+            Some(word) => Ok(Some(word)),
+            None => Err(self.wrong(name, &value, expected)),
+        }
+    }
+
+    fn boolean(&mut self, name: &str) -> Result<Option<bool>, MeshConfigError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(other) => Err(self.wrong(name, &other, "true or false")),
+        }
+    }
+
+    fn duration(&mut self, name: &str) -> Result<Option<Duration>, MeshConfigError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_str().and_then(parse_duration).filter(|duration| *duration <= MAX_DURATION) {
+            Some(duration) => Ok(Some(duration)),
+            None => Err(self.wrong(name, &value, "a duration up to 24h, such as \"10s\" or \"250ms\"")),
+        }
+    }
+
+    fn inner(&mut self, name: &str) -> Result<Fields, MeshConfigError> {
+        let map = match self.take(name) {
+            None => Map::new(),
+            Some(Value::Object(map)) => map,
+            Some(other) => return Err(self.wrong(name, &other, "a map")),
+        };
+        Ok(Fields { path: format!("{}{name}.", self.path), map })
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "a list",
+        Value::String(_) => "text",
+        Value::Number(_) => "a number",
+        _ => "something else",
+    }
+}
+
+/// A duration as Go and protobuf write it: `10s`, `1.5s`, `250ms`, `1m30s`; plain `0` is zero.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut seconds = 0.0_f64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let units = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..units] {
+                "ns" => 1e-9,
+                "us" | "\u{b5}s" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &rest[units..];
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let ms = Duration::from_millis;
+        for (text, expected) in [
+            ("10s", Some(ms(10_000))),
+            ("250ms", Some(ms(250))),
+            ("1.5s", Some(ms(1500))),
+            ("1m30s", Some(ms(90_000))),
+            ("2h", Some(ms(7_200_000))),
+            ("0", Some(ms(0))),
+            ("0s", Some(ms(0))),
+            ("", None),
+            ("10", None),
+            ("s", None),
+            ("-1s", None),
+            ("10 s", None),
+            ("1..5s", None),
+            ("99999999999999999999999999h", None),
+        ] {
+            assert_eq!(parse_duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_what_it_acts_on() {
+        let text = r#"
+accessLogFile: /dev/stdout
+accessLogEncoding: JSON
+connectTimeout: 3s
+protocolDetectionTimeout: 100ms
+outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+localityLbSetting: {enabled: false}
+trustDomain: example.org
+defaultConfig: {meshId: mesh1}
+enableAutoMtls: true
+federation: {exportAll: true}
+"#;
+        let (config, warnings) = MeshConfig::parse(text).unwrap();
+        assert_eq!(warnings, []);
+        let expected = MeshConfig {
+            mesh_id: "mesh1".into(),
+            trust_domain: Some("example.org".into()),
+            registry_only: true,
+            access_log_file: "/dev/stdout".into(),
+            access_log_json: true,
+            access_log_format: String::new(),
+            connect_timeout: Duration::from_secs(3),
+            protocol_detection_timeout: Duration::from_millis(100),
+            locality_load_balancing: false,
+            export_all: true,
+        };
+        assert_eq!(config, expected);
+        assert_eq!(MeshConfig::parse("").unwrap(), (MeshConfig::default(), Vec::new()));
+    }
+
+    #[test]
+    fn says_what_has_no_effect() {
+        let text = "enableTracing: true\nacessLogFile: /dev/stdout\ndefaultConfig: {concurrency: 2}\nfederation: {exportsAll: true}\n";
+        let (_, warnings) = MeshConfig::parse(text).unwrap();
+        let mut lines: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "acessLogFile: there is no such setting; it is ignored",
+                "defaultConfig.concurrency: has no effect in this mesh; it is ignored",
+                "enableTracing: this setting of Istio's has no effect in this mesh",
+                "federation.exportsAll: has no effect in this mesh; it is ignored",
+            ]
+        );
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        for (text, field) in [
+            ("connectTimeout: 10", "connectTimeout"),
+            ("connectTimeout: 48h", "connectTimeout"),
+            ("accessLogEncoding: XML", "accessLogEncoding"),
+            ("outboundTrafficPolicy: {mode: NONE}", "outboundTrafficPolicy.mode"),
+            ("localityLbSetting: {enabled: 'yes'}", "localityLbSetting.enabled"),
+            ("accessLogFile: [a]", "accessLogFile"),
+            ("defaultConfig: 3", "defaultConfig"),
+        ] {
+            match MeshConfig::parse(text) {
+                Err(MeshConfigError::Value { field: found, .. }) => assert_eq!(found, field),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        assert!(matches!(MeshConfig::parse("- a"), Err(MeshConfigError::Yaml(_))));
+        assert!(matches!(MeshConfig::parse("a: ["), Err(MeshConfigError::Yaml(_))));
+    }
+}
