@@ -4,4 +4,5 @@
 //! `orchestration` (how its processes and networks come to be), then `controllers` and `dns` (what a cluster does
 //! beside its API server). The API server itself is the `apiserver` crate; containers are run by `node`.
 
+pub mod controllers;
 pub mod topology;

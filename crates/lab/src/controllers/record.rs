@@ -1,0 +1,40 @@
+//! Event objects, which `kubectl describe` shows under what they are about.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Api, DynamicObject, PostParams};
+use kube::discovery::ApiResource;
+use kube::{Client, Resource};
+use serde_json::json;
+
+/// Writes one Event about `object`. A failure is logged only: nobody waits for an Event.
+pub async fn event<K>(client: &Client, object: &K, component: &str, kind: &str, reason: &str, message: &str)
+where
+    K: Resource<DynamicType = ()>,
+{
+    let about: ObjectReference = object.object_ref(&());
+    let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let now = k8s_openapi::jiff::Timestamp::now();
+    let name = about.name.clone().unwrap_or_default();
+    let record = json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": format!("{name}.{:x}", now.as_nanosecond()), "namespace": namespace},
+        "involvedObject": about,
+        "type": kind,
+        "reason": reason,
+        "message": message,
+        "source": {"component": component},
+        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "count": 1,
+    });
+    let written = async {
+        let record: DynamicObject = serde_json::from_value(record).map_err(kube::Error::SerdeError)?;
+        let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Event>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+        api.create(&PostParams::default(), &record).await
+    };
+    if let Err(error) = written.await {
+        tracing::debug!(%error, reason, "event not written");
+    }
+}

@@ -1,0 +1,70 @@
+//! When to try again what failed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Failed attempts by what was attempted, each with the time before which it is left alone.
+///
+/// The first pause is short: while a lab starts, a webhook that is not up yet refuses pods for a few hundred milliseconds,
+/// and Kubernetes' own pauses would make that seconds.
+#[derive(Debug)]
+pub struct Retries {
+    first: Duration,
+    longest: Duration,
+    failed: BTreeMap<String, (u32, Instant)>,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(50), longest: Duration::from_secs(1), failed: BTreeMap::new() }
+    }
+}
+
+impl Retries {
+    /// Whether `what` may be tried at `now`.
+    #[must_use]
+    pub fn due(&self, what: &str, now: Instant) -> bool {
+        self.failed.get(what).is_none_or(|(_, not_before)| *not_before <= now)
+    }
+
+    /// Notes that `what` failed.
+    pub fn failed(&mut self, what: &str, now: Instant) {
+        let (count, not_before) = self.failed.entry(what.to_owned()).or_insert((0, now));
+        let pause = self.first.saturating_mul(1 << (*count).min(10)).min(self.longest);
+        *count += 1;
+        *not_before = now + pause;
+    }
+
+    /// Notes that `what` succeeded.
+    pub fn succeeded(&mut self, what: &str) {
+        self.failed.remove(what);
+    }
+
+    /// How long until something may be tried again.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Option<Duration> {
+        self.failed.values().map(|(_, not_before)| not_before.saturating_duration_since(now)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let mut retries = Retries::default();
+        let start = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            retries.failed("a", start);
+            assert!(!retries.due("a", start));
+            pauses.push(retries.next(start).expect("one waits").as_millis());
+        }
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000, 1000]);
+        assert!(retries.due("b", start));
+        assert!(retries.due("a", start + Duration::from_secs(1)));
+        retries.succeeded("a");
+        assert_eq!(retries.next(start), None);
+    }
+}
