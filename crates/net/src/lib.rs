@@ -4,11 +4,14 @@
 //! Start at [`socket`] for what a proxy does with TCP, at [`hello::read`] for SNI routing. Nothing here knows of
 //! services, identities or configuration.
 
+pub mod capture;
 pub mod firewall;
 pub mod hello;
 pub mod link;
 pub mod namespace;
 mod netlink;
+pub mod process;
 pub mod socket;
+pub mod splice;
 
 pub use socket::{Connect, Listen, PROXY_MARK, PROXY_UID, connect, listen, original_destination};

@@ -101,6 +101,18 @@ pub fn enter_user_namespace() -> Result<bool, NamespaceError> {
     Ok(true)
 }
 
+/// Whether a user exists in this process' user namespace, so that a process can run as it.
+pub fn maps_user(uid: u32) -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u64>().ok());
+        let (Some(first), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next()) else {
+            return false;
+        };
+        (first..first + count).contains(&u64::from(uid))
+    })
+}
+
 /// Moves the calling thread to new namespaces of the kinds given (for `pid`: its next children).
 ///
 /// # Errors

@@ -1,0 +1,309 @@
+//! Capture and Service rules, seen by real connections.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use net::firewall::{Capture, Protocol, Services, VirtualServer, apply_services, install_capture, remove_capture};
+use net::namespace::NetNamespace;
+use net::{PROXY_MARK, PROXY_UID};
+
+use super::links::{Cluster, cluster, ip, net, pod_address};
+
+pub(super) const CHECKS: &[super::Check] = &[
+    ("firewall::outbound_connections_are_captured", outbound_connections_are_captured),
+    ("firewall::inbound_connections_are_captured", inbound_connections_are_captured),
+    ("firewall::the_pods_own_traffic", the_pods_own_traffic),
+    ("firewall::dns_is_captured", dns_is_captured),
+    ("firewall::services_spread_over_backends", services_spread_over_backends),
+    ("firewall::services_without_backends_refuse", services_without_backends_refuse),
+    ("firewall::hairpins_and_uplinks_are_masqueraded", hairpins_and_uplinks_are_masqueraded),
+    ("firewall::many_services_fit", many_services_fit),
+];
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a server says of a connection: its own name, the peer, the original destination.
+fn announce(listener: TcpListener, name: &'static str) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { continue };
+            let original = net::original_destination(&stream).unwrap_or(local);
+            let _ = write!(stream, "{name} {} {original}", peer.ip());
+        }
+    });
+}
+
+fn serve(inside: &NetNamespace, address: &str, name: &'static str) {
+    let listener = inside.run_in(|| TcpListener::bind(address).unwrap()).unwrap();
+    announce(listener, name);
+}
+
+fn listen_to(stream: std::io::Result<TcpStream>) -> Result<String, std::io::Error> {
+    let mut stream = stream?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn call(inside: &NetNamespace, address: SocketAddr) -> Result<String, std::io::Error> {
+    inside.run_in(|| listen_to(TcpStream::connect_timeout(&address, PATIENCE))).unwrap()
+}
+
+/// A call by the sidecar: marked, from a source if given.
+fn call_marked(inside: &NetNamespace, address: SocketAddr, source: Option<IpAddr>) -> Result<String, std::io::Error> {
+    inside
+        .run_in(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let options =
+                    net::Connect { mark: Some(PROXY_MARK), timeout: PATIENCE, source, ..net::Connect::default() };
+                let stream = net::connect(address, &options).await?.into_std()?;
+                stream.set_nonblocking(false)?;
+                listen_to(Ok(stream))
+            })
+        })
+        .unwrap()
+}
+
+fn at(address: &str) -> SocketAddr {
+    address.parse().unwrap()
+}
+
+/// A pod with capture and a sidecar's listeners, and a peer outside.
+fn meshed(capture: &Capture) -> Cluster {
+    let cluster = cluster(2);
+    cluster.pods[0].run_in(|| install_capture(capture).unwrap()).unwrap();
+    serve(&cluster.pods[0], "[::]:15001", "outbound");
+    serve(&cluster.pods[0], "[::]:15006", "inbound");
+    serve(&cluster.pods[0], "[::]:15021", "health");
+    serve(&cluster.pods[0], "[::]:9080", "application");
+    serve(&cluster.pods[1], "[::]:9080", "peer");
+    serve(&cluster.pods[1], "[::]:9081", "peer");
+    cluster
+}
+
+fn plain(text: String) -> String {
+    text.replace("::ffff:", "").replace(['[', ']'], "")
+}
+
+fn outbound_connections_are_captured() {
+    let capture = Capture {
+        exclude_outbound_ports: vec![9081],
+        exclude_outbound_cidrs: vec![net("10.244.7.0/24")],
+        ..Capture::default()
+    };
+    let cluster = meshed(&capture);
+    let pod = &cluster.pods[0];
+    assert_eq!(plain(call(pod, at("10.244.0.3:9080")).unwrap()), "outbound 10.244.0.2 10.244.0.3:9080");
+    assert_eq!(plain(call(pod, at("[fd00:10::3]:9080")).unwrap()), "outbound fd00:10::2 fd00:10::3:9080");
+    // Destinations that exist nowhere are captured all the same: the sidecar decides.
+    assert_eq!(plain(call(pod, at("240.240.0.1:80")).unwrap()), "outbound 10.244.0.2 240.240.0.1:80");
+    assert!(call(pod, at("10.244.0.3:9081")).unwrap().starts_with("peer "));
+    assert!(call(pod, at("10.244.7.9:9080")).is_err(), "an excluded network is not captured");
+    assert!(call_marked(pod, at("10.244.0.3:9080"), None).unwrap().starts_with("peer "), "the mark exempts");
+    assert!(call_marked(pod, at("[fd00:10::3]:9080"), None).unwrap().starts_with("peer "));
+    if super::single_user() {
+        println!("  (one user only here: the exemption by user is checked as root)");
+    } else {
+        let told = pod
+            .run_in(|| {
+                rustix::thread::set_thread_res_uid(
+                    rustix::process::Uid::from_raw(PROXY_UID),
+                    rustix::process::Uid::from_raw(PROXY_UID),
+                    rustix::process::Uid::from_raw(PROXY_UID),
+                )
+                .unwrap();
+                listen_to(TcpStream::connect_timeout(&at("10.244.0.3:9080"), PATIENCE))
+            })
+            .unwrap();
+        assert!(told.unwrap().starts_with("peer "), "the user exempts");
+    }
+    pod.run_in(|| remove_capture().unwrap()).unwrap();
+    assert!(call(pod, at("10.244.0.3:9080")).unwrap().starts_with("peer "));
+    pod.run_in(|| remove_capture().unwrap()).unwrap();
+}
+
+fn inbound_connections_are_captured() {
+    let capture = Capture { exclude_inbound_ports: vec![9090], ..Capture::default() };
+    let cluster = meshed(&capture);
+    serve(&cluster.pods[0], "[::]:9090", "excluded");
+    let outside = &cluster.pods[1];
+    assert_eq!(plain(call(outside, at("10.244.0.2:9080")).unwrap()), "inbound 10.244.0.3 10.244.0.2:9080");
+    assert_eq!(plain(call(outside, at("[fd00:10::2]:9080")).unwrap()), "inbound fd00:10::3 fd00:10::2:9080");
+    assert!(call(outside, at("10.244.0.2:15021")).unwrap().starts_with("health "));
+    assert!(call(outside, at("10.244.0.2:9090")).unwrap().starts_with("excluded "));
+    // A second installation replaces the first.
+    cluster.pods[0].run_in(|| install_capture(&Capture::default()).unwrap()).unwrap();
+    assert!(call(outside, at("10.244.0.2:9090")).unwrap().starts_with("inbound "));
+}
+
+fn the_pods_own_traffic() {
+    let cluster = meshed(&Capture::default());
+    let pod = &cluster.pods[0];
+    let own = at("10.244.0.2:9080");
+    assert!(call(pod, at("127.0.0.1:9080")).unwrap().starts_with("application "), "loopback is left alone");
+    assert!(call(pod, at("[::1]:9080")).unwrap().starts_with("application "));
+    assert!(call(pod, own).unwrap().starts_with("application "), "the application calls itself directly");
+    // The sidecar hands over an inbound connection.
+    let told = plain(call_marked(pod, own, Some(ip("127.0.0.6"))).unwrap());
+    assert_eq!(told, "application 127.0.0.6 10.244.0.2:9080");
+    // The sidecar's outbound half calls the pod itself: in through the inbound half.
+    assert_eq!(plain(call_marked(pod, own, None).unwrap()), "inbound 10.244.0.2 10.244.0.2:9080");
+    assert!(call_marked(pod, at("127.0.0.1:9080"), None).unwrap().starts_with("application "));
+}
+
+fn dns_is_captured() {
+    let cluster = meshed(&Capture::default());
+    let pod = &cluster.pods[0];
+    let server = pod.run_in(|| UdpSocket::bind("127.0.0.1:15053").unwrap()).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((length, from)) = server.recv_from(&mut buffer) {
+            let _ = server.send_to(&buffer[..length], from);
+        }
+    });
+    serve(pod, "127.0.0.1:15053", "names");
+    let answer = pod
+        .run_in(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect("10.96.0.10:53").unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.send(b"question").unwrap();
+            let mut buffer = [0; 64];
+            let length = socket.recv(&mut buffer).unwrap();
+            buffer[..length].to_vec()
+        })
+        .unwrap();
+    assert_eq!(answer, b"question");
+    assert!(call(pod, at("10.96.0.10:53")).unwrap().starts_with("names "));
+}
+
+fn server(address: &str, backends: &[&str]) -> VirtualServer {
+    let address = at(address);
+    VirtualServer {
+        address: address.ip(),
+        port: address.port(),
+        protocol: Protocol::Tcp,
+        backends: backends.iter().map(|backend| at(backend)).collect(),
+    }
+}
+
+fn services_spread_over_backends() {
+    let cluster = cluster(4);
+    for (pod, name) in cluster.pods[1..].iter().zip(["one", "two", "three"]) {
+        serve(pod, "[::]:8080", name);
+    }
+    let four = ["10.244.0.3:8080", "10.244.0.4:8080", "10.244.0.5:8080"];
+    let six = ["[fd00:10::3]:8080", "[fd00:10::4]:8080", "[fd00:10::5]:8080"];
+    let mut udp = server("10.96.0.20:53", &["10.244.0.3:5353"]);
+    udp.protocol = Protocol::Udp;
+    let services = Services {
+        virtual_servers: vec![server("10.96.0.20:80", &four), server("[fd00:96::20]:80", &six), udp],
+        ..Services::default()
+    };
+    cluster.router.run_in(|| apply_services(&services).unwrap()).unwrap();
+    let mut links = net::link::Links::open_in(&cluster.router).unwrap();
+    let route = net::link::Route { to: net("10.96.0.0/16"), via: net::link::Via::Link("lo"), source: None };
+    links.add_route(route).unwrap();
+
+    for (who, address) in [
+        (&cluster.pods[0], "10.96.0.20:80"),
+        (&cluster.pods[0], "[fd00:96::20]:80"),
+        (&cluster.router, "10.96.0.20:80"),
+    ] {
+        let mut counts = HashMap::new();
+        for _ in 0..150 {
+            let told = call(who, at(address)).unwrap();
+            *counts.entry(told.split(' ').next().unwrap().to_owned()).or_insert(0) += 1;
+        }
+        // Each has 50 of 150 expected, with a standard deviation below 6: five of them is never.
+        assert!(counts.len() == 3 && counts.values().all(|count| (20..=80).contains(count)), "{address}: {counts:?}");
+    }
+    let echo = cluster.pods[1].run_in(|| UdpSocket::bind("10.244.0.3:5353").unwrap()).unwrap();
+    let asked = cluster.pods[0]
+        .run_in(|| {
+            let socket = UdpSocket::bind("10.244.0.2:0").unwrap();
+            socket.send_to(b"over udp", "10.96.0.20:53").unwrap();
+            socket
+        })
+        .unwrap();
+    echo.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = [0; 16];
+    let (_, from) = echo.recv_from(&mut buffer).unwrap();
+    assert_eq!(from, asked.local_addr().unwrap());
+
+    let fewer = Services { virtual_servers: vec![server("10.96.0.20:80", &four[..1])], ..Services::default() };
+    cluster.router.run_in(|| apply_services(&fewer).unwrap()).unwrap();
+    assert!((0..20).all(|_| call(&cluster.pods[0], at("10.96.0.20:80")).unwrap().starts_with("one ")));
+}
+
+fn services_without_backends_refuse() {
+    let cluster = cluster(2);
+    serve(&cluster.pods[1], "[::]:8080", "one");
+    let mut services = Services {
+        virtual_servers: vec![server("10.96.0.20:80", &["10.244.0.3:8080"])],
+        service_networks: vec![net("10.96.0.0/16")],
+        ..Services::default()
+    };
+    cluster.router.run_in(|| apply_services(&services).unwrap()).unwrap();
+    let mut kept = cluster.pods[0].run_in(|| TcpStream::connect(at("10.96.0.20:80")).unwrap()).unwrap();
+    services.virtual_servers[0].backends.clear();
+    cluster.router.run_in(|| apply_services(&services).unwrap()).unwrap();
+    let started = Instant::now();
+    for address in ["10.96.0.20:80", "10.96.0.99:80", "10.96.0.20:81"] {
+        // Without a route for Services in the router itself the unknown ones would have nowhere to go.
+        let mut links = net::link::Links::open_in(&cluster.router).unwrap();
+        let via = net::link::Via::Link("veth1");
+        links.add_route(net::link::Route { to: net("10.96.0.0/16"), via, source: None }).unwrap();
+        let error = call(&cluster.pods[0], at(address)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address}: {error}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "refused at once");
+    let mut text = String::new();
+    kept.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("one "), "a connection made before goes on: {text}");
+}
+
+fn hairpins_and_uplinks_are_masqueraded() {
+    let cluster = cluster(1);
+    let outside = NetNamespace::create().unwrap();
+    let mut links = net::link::Links::open_in(&cluster.router).unwrap();
+    links.add_veth("uplink", "eth0", Some(&outside)).unwrap();
+    links.add_address("uplink", net("203.0.113.1/24")).unwrap();
+    links.up("uplink").unwrap();
+    let mut inner = net::link::Links::open_in(&outside).unwrap();
+    inner.add_address("eth0", net("203.0.113.9/24")).unwrap();
+    inner.up("eth0").unwrap();
+    let services = Services {
+        virtual_servers: vec![
+            server("10.96.0.20:80", &["10.244.0.2:8080"]),
+            server("203.0.113.10:80", &["10.244.0.2:8080"]),
+        ],
+        uplink: Some("uplink".into()),
+        ..Services::default()
+    };
+    links.add_address("uplink", net("203.0.113.10/32")).unwrap();
+    cluster.router.run_in(|| apply_services(&services).unwrap()).unwrap();
+    serve(&outside, "[::]:9080", "outside");
+    serve(&cluster.pods[0], "[::]:8080", "self");
+    let told = plain(call(&cluster.pods[0], at("203.0.113.9:9080")).unwrap());
+    assert!(told.starts_with("outside 203.0.113.1 "), "{told}");
+    let told = plain(call(&cluster.pods[0], at("10.96.0.20:80")).unwrap());
+    assert!(told.starts_with("self "), "{told}");
+    let told = plain(call(&outside, at("203.0.113.10:80")).unwrap());
+    assert!(told.starts_with("self 203.0.113.9 "), "a LoadBalancer keeps the caller's address: {told}");
+    assert_eq!(pod_address(0), ip("10.244.0.2"));
+}
+
+fn many_services_fit() {
+    let alone = NetNamespace::create().unwrap();
+    let backends = ["10.244.0.2:80", "10.244.0.3:80", "10.244.0.4:80"];
+    let virtual_servers =
+        (0..300).map(|index| server(&format!("10.96.{}.{}:80", index / 250, index % 250 + 1), &backends)).collect();
+    let services = Services { virtual_servers, ..Services::default() };
+    alone.run_in(|| apply_services(&services).unwrap()).unwrap();
+}

@@ -1,0 +1,143 @@
+//! Links, addresses, routes, and reading frames off a link.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use net::capture::{Capture, tcp_payload};
+use net::link::{Links, Route, Via};
+use net::namespace::NetNamespace;
+
+pub(super) const CHECKS: &[super::Check] = &[
+    ("links::two_routed_pods_reach_each_other", two_routed_pods_reach_each_other),
+    ("links::a_bridge_joins_networks", a_bridge_joins_networks),
+    ("links::missing_things_are_told", missing_things_are_told),
+];
+
+pub(super) fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A router namespace with pods, as the node agent lays them out: routed, not bridged.
+pub(super) struct Cluster {
+    pub router: NetNamespace,
+    pub pods: Vec<NetNamespace>,
+}
+
+/// Address of a pod: 10.244.0.2 and up, and fd00:10::2 and up.
+pub(super) fn pod_address(index: usize) -> IpAddr {
+    ip(&format!("10.244.0.{}", index + 2))
+}
+
+pub(super) fn cluster(pods: usize) -> Cluster {
+    let router = NetNamespace::create().unwrap();
+    router.set("ipv4/ip_forward", "1").unwrap();
+    router.set("ipv6/conf/all/forwarding", "1").unwrap();
+    let pods = (0..pods)
+        .map(|index| {
+            let pod = NetNamespace::create().unwrap();
+            let host_side = format!("veth{index}");
+            let mut outer = Links::open_in(&router).unwrap();
+            outer.add_veth(&host_side, "eth0", Some(&pod)).unwrap();
+            outer.add_address(&host_side, net("169.254.1.1/32")).unwrap();
+            outer.up(&host_side).unwrap();
+            let mut inner = Links::open_in(&pod).unwrap();
+            let six = ip(&format!("fd00:10::{}", index + 2));
+            inner.add_address("eth0", IpNet::from(pod_address(index))).unwrap();
+            inner.add_address("eth0", IpNet::from(six)).unwrap();
+            inner.up("eth0").unwrap();
+            inner.up("lo").unwrap();
+            outer.add_address(&host_side, net("fe80::1/64")).unwrap();
+            for (default, gateway) in [("0.0.0.0/0", "169.254.1.1"), ("::/0", "fe80::1")] {
+                let via = Via::Gateway(ip(gateway), "eth0");
+                inner.add_route(Route { to: net(default), via, source: None }).unwrap();
+            }
+            for address in [pod_address(index), six] {
+                let route = Route { to: address.into(), via: Via::Link(&host_side), source: None };
+                outer.add_route(route).unwrap();
+            }
+            pod
+        })
+        .collect();
+    let mut links = Links::open_in(&router).unwrap();
+    links.add_address("lo", net("10.96.0.1/32")).unwrap();
+    Cluster { router, pods }
+}
+
+fn two_routed_pods_reach_each_other() {
+    let cluster = cluster(2);
+    for server in [pod_address(1), ip("fd00:10::3")] {
+        let listener = cluster.pods[1].run_in(|| TcpListener::bind((server, 9080)).unwrap()).unwrap();
+        let serve = std::thread::spawn(move || {
+            let (mut stream, peer) = listener.accept().unwrap();
+            stream.write_all(b"plain words").unwrap();
+            peer
+        });
+        let mut frames = cluster.router.run_in(|| Capture::open("veth1", Duration::from_millis(500)).unwrap()).unwrap();
+        let mut stream = cluster.pods[0]
+            .run_in(|| TcpStream::connect_timeout(&SocketAddr::new(server, 9080), Duration::from_secs(2)).unwrap())
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "plain words");
+        let peer = serve.join().unwrap().ip();
+        if server.is_ipv4() {
+            assert_eq!(peer, pod_address(0));
+            let mut buffer = [0; 2048];
+            let mut seen = false;
+            while let Some(frame) = frames.next_frame(&mut buffer).unwrap() {
+                seen |= tcp_payload(frame).is_some_and(|(from, _, data)| from == 9080 && data == b"plain words");
+            }
+            assert!(seen, "the capture shows the payload");
+        }
+    }
+}
+
+fn a_bridge_joins_networks() {
+    let wire = NetNamespace::create().unwrap();
+    let ends = [NetNamespace::create().unwrap(), NetNamespace::create().unwrap()];
+    let mut links = Links::open_in(&wire).unwrap();
+    links.add_bridge("wire").unwrap();
+    links.up("wire").unwrap();
+    for (index, end) in ends.iter().enumerate() {
+        let port = format!("port{index}");
+        // Made here and moved, the other way to get a link's end into a namespace.
+        links.add_veth(&port, "uplink-to-be", None).unwrap();
+        links.move_to("uplink-to-be", end).unwrap();
+        links.attach(&port, "wire").unwrap();
+        links.up(&port).unwrap();
+        let mut inner = Links::open_in(end).unwrap();
+        inner.up("uplink-to-be").unwrap();
+        inner.add_address("uplink-to-be", net(&format!("203.0.113.{}/24", index + 1))).unwrap();
+        for extra in 10..20 {
+            inner.add_address("uplink-to-be", net(&format!("203.0.113.{}/32", extra + 10 * index))).unwrap();
+        }
+    }
+    let listener = ends[1].run_in(|| TcpListener::bind("203.0.113.25:80").unwrap()).unwrap();
+    let address: SocketAddr = "203.0.113.25:80".parse().unwrap();
+    let stream = ends[0].run_in(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)).unwrap()).unwrap();
+    let (_, peer) = listener.accept().unwrap();
+    assert_eq!(peer, stream.local_addr().unwrap());
+}
+
+fn missing_things_are_told() {
+    let alone = NetNamespace::create().unwrap();
+    let mut links = Links::open_in(&alone).unwrap();
+    let error = links.delete("nothing").unwrap_err();
+    assert!(error.is_missing(), "{error}");
+    assert_eq!(error.to_string(), "cannot remove link nothing: No such device (os error 19)");
+    let error = links.add_veth("much-too-long-a-name", "x", None).unwrap_err();
+    assert!(error.to_string().starts_with("cannot make link much-too-long-a-name with peer x: "), "{error}");
+    assert!(alone.set("ipv4/no_such_thing", "1").unwrap_err().to_string().contains("/proc/sys/net/ipv4/no_such_thing"));
+    let route = Route { to: net("10.244.0.0/16"), via: Via::Unreachable, source: None };
+    links.add_route(route).unwrap();
+    let address = SocketAddr::new(pod_address(9), 80);
+    let error = alone.run_in(|| TcpStream::connect_timeout(&address, Duration::from_secs(2))).unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable, "{error}");
+    links.delete_route(route).unwrap();
+}
