@@ -5,6 +5,7 @@
 //! the data path, [`admin::Admin`] for people and probes, [`drain::Signal`] for leaving. Nothing here knows what a
 //! proxy forwards.
 
+pub mod admin;
 pub mod control;
 pub mod drain;
 pub mod enrol;

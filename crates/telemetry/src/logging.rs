@@ -62,7 +62,9 @@ pub fn level() -> Result<String, LevelError> {
 fn parse(filter: &str) -> Result<EnvFilter, LevelError> {
     let unknown = |reason: String| LevelError::Unknown { given: filter.to_owned(), reason };
     // A bare word that is no level would be taken for a target by the parser, and silence everything.
-    let named = |part: &str| part.contains(['=', '[']) || part.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    let named = |part: &str| {
+        !part.is_empty() && (part.contains(['=', '[']) || part.parse::<tracing::level_filters::LevelFilter>().is_ok())
+    };
     if let Some(part) = filter.split(',').map(str::trim).find(|part| !named(part)) {
         return Err(unknown(format!("{part:?} is no level")));
     }

@@ -1,0 +1,87 @@
+//! The metrics of the application in the same pod, fetched to be merged with the proxy's.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+
+/// For connecting and answering together; Prometheus gives up after ten seconds by default.
+const TIMEOUT: Duration = Duration::from_secs(8);
+/// Metrics beyond this are left out.
+const MAX_BYTES: usize = 16 << 20;
+
+/// Where the application shows its metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    address: SocketAddr,
+    path: String,
+    mark: Option<u32>,
+}
+
+/// The pod's `prometheus.io/*` annotations as the injector hands them on.
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(default)]
+    scrape: String,
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    port: String,
+}
+
+impl Application {
+    /// Reads `ISTIO_PROMETHEUS_ANNOTATIONS` (`{"scrape":"true","path":"/metrics","port":"9080"}`).
+    pub fn from_environment(mark: Option<u32>) -> Option<Self> {
+        Self::from_annotations(&std::env::var("ISTIO_PROMETHEUS_ANNOTATIONS").ok()?, mark)
+    }
+
+    /// Reads the annotations; `None` where the application does not want to be scraped.
+    pub fn from_annotations(json: &str, mark: Option<u32>) -> Option<Self> {
+        let annotations: Annotations = serde_json::from_str(json)
+            .inspect_err(|error| tracing::warn!(%error, "ISTIO_PROMETHEUS_ANNOTATIONS is not understood"))
+            .ok()?;
+        if annotations.scrape != "true" {
+            return None;
+        }
+        let port = if annotations.port.is_empty() { 80 } else { annotations.port.parse().ok()? };
+        let path = match annotations.path.as_str() {
+            "" => "/metrics".to_owned(),
+            path if path.starts_with('/') => path.to_owned(),
+            path => format!("/{path}"),
+        };
+        Some(Self { address: (Ipv4Addr::LOCALHOST, port).into(), path, mark })
+    }
+
+    /// Fetches them.
+    pub(super) async fn metrics(&self) -> io::Result<String> {
+        match tokio::time::timeout(TIMEOUT, self.fetch()).await {
+            Ok(fetched) => fetched,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} did not answer", self.address))),
+        }
+    }
+
+    async fn fetch(&self) -> io::Result<String> {
+        let options = net::Connect { mark: self.mark, timeout: TIMEOUT, ..net::Connect::default() };
+        let stream = net::connect(self.address, &options).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let driving = tokio::spawn(connection);
+        let request = Request::get(&self.path)
+            .header("host", self.address.to_string())
+            .header("accept", "text/plain; version=0.0.4")
+            .body(Empty::<Bytes>::new())
+            .map_err(io::Error::other)?;
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        if !response.status().is_success() {
+            return Err(io::Error::other(format!("{} answered {}", self.address, response.status())));
+        }
+        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(io::Error::other)?;
+        driving.abort();
+        String::from_utf8(body.to_bytes().into()).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,145 @@
+//! The pages that every component has.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::{Admin, Query, Reply};
+
+const BUILT_IN: &[(&str, &str)] = &[
+    ("/certs", "this proxy's certificate and whom it trusts; no keys"),
+    ("/config_dump", "what is in force; ?section= for one part"),
+    ("/drain", "POST: fail readiness so that no more traffic is sent here, and keep serving"),
+    ("/help", "this list"),
+    ("/logging", "the log filter; POST ?level=debug changes it"),
+    ("/quitquitquit", "POST: drain and end"),
+    ("/ready", "200 when ready, else what is missing"),
+    ("/server_info", "version, uptime, state"),
+    ("/stats", "metrics, as /stats/prometheus"),
+    ("/stats/prometheus", "metrics in the Prometheus text format"),
+];
+
+impl Admin {
+    /// A page of the admin endpoint.
+    pub(super) fn show(&self, path: &str, query: &Query) -> Reply {
+        if let Some(page) = self.pages.iter().find(|page| page.path == path) {
+            return (page.show)(query);
+        }
+        match path {
+            "/" | "/help" => self.help(),
+            "/certs" => self.certificates(),
+            "/config_dump" => self.dump(query),
+            "/drain" => changing(query, || {
+                self.readiness.leave();
+                Reply::text("no longer ready\n")
+            }),
+            "/logging" => logging(query),
+            "/quitquitquit" => changing(query, || {
+                self.drain.begin();
+                Reply::text("draining\n")
+            }),
+            "/ready" => self.ready(),
+            "/server_info" => self.server_info(),
+            "/stats" | "/stats/prometheus" => self.metrics(),
+            _ => Reply::text(format!("there is no {path}; try /help\n")).with_status(404),
+        }
+    }
+
+    pub(super) fn ready(&self) -> Reply {
+        let missing = self.readiness.missing();
+        if missing.is_empty() {
+            Reply::text("ready\n")
+        } else {
+            Reply::text(format!("waiting for: {}\n", missing.join(", "))).with_status(503)
+        }
+    }
+
+    pub(super) fn metrics(&self) -> Reply {
+        Reply { content_type: "text/plain; version=0.0.4; charset=utf-8", ..Reply::text(self.registry.render()) }
+    }
+
+    pub(super) async fn merged_metrics(&self) -> Reply {
+        let mut reply = self.metrics();
+        if let Some(application) = &self.application {
+            match application.metrics().await {
+                Ok(metrics) => reply.body.push_str(&metrics),
+                // Ours are worth having without the application's.
+                Err(error) => tracing::debug!(%error, "the application's metrics"),
+            }
+        }
+        reply
+    }
+
+    fn help(&self) -> Reply {
+        let own = self.pages.iter().map(|page| (page.path, page.help));
+        let mut pages: Vec<_> = BUILT_IN.iter().copied().chain(own).collect();
+        pages.sort_unstable();
+        pages.dedup_by_key(|(path, _)| *path);
+        let lines = pages.iter().map(|(path, help)| format!("  {path:<20} {help}\n"));
+        Reply::text(format!("isthmus {}\n{}", self.component, lines.collect::<String>()))
+    }
+
+    fn certificates(&self) -> Reply {
+        let Some(identity) = self.identity.get() else {
+            return Reply::text("there is no certificate yet\n").with_status(503);
+        };
+        let (credential, trust, now) = (identity.credential(), identity.trust(), SystemTime::now());
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Reply::json(&json!({
+            "id": credential.id().as_str(),
+            "serial": credential.serial(),
+            "not_before": seconds(credential.not_before()),
+            "not_after": seconds(credential.not_after()),
+            "valid_for_seconds": credential.remaining(now).as_secs(),
+            "chain_pem": identity::certificates_to_pem(credential.chain()),
+            "trust": {
+                "trust_domain": trust.trust_domain(),
+                "roots_pem": identity::certificates_to_pem(trust.roots()),
+                "issuers": trust.issuers().iter().map(|issuer| issuer.cluster.to_string()).collect::<Vec<_>>(),
+            },
+        }))
+    }
+
+    fn dump(&self, query: &Query) -> Reply {
+        let wanted = query.get("section");
+        let sections = self.sections.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name));
+        let dump: serde_json::Map<String, Value> = sections.map(|(name, show)| ((*name).to_owned(), show())).collect();
+        if dump.is_empty() && wanted.is_some() {
+            let names: Vec<_> = self.sections.iter().map(|(name, _)| *name).collect();
+            return Reply::text(format!("the sections are: {}\n", names.join(", "))).with_status(404);
+        }
+        Reply::json(&dump)
+    }
+
+    fn server_info(&self) -> Reply {
+        let state = match (self.drain.has_begun(), self.readiness.is_ready()) {
+            (true, _) => "DRAINING",
+            (false, true) => "LIVE",
+            (false, false) => "PRE_INITIALIZING",
+        };
+        Reply::json(&json!({
+            "component": self.component,
+            "version": env!("CARGO_PKG_VERSION"),
+            "state": state,
+            "uptime_seconds": self.started.elapsed().as_secs_f64(),
+            "pid": std::process::id(),
+            "missing": self.readiness.missing(),
+        }))
+    }
+}
+
+fn changing(query: &Query, change: impl FnOnce() -> Reply) -> Reply {
+    if query.is_post() { change() } else { Reply::text("this changes something: use POST\n").with_status(405) }
+}
+
+fn logging(query: &Query) -> Reply {
+    let told = match query.get("level") {
+        None => telemetry::logging::level(),
+        Some(_) if !query.is_post() => return changing(query, || Reply::text("")),
+        Some(level) => telemetry::logging::set_level(level),
+    };
+    match told {
+        Ok(level) => Reply::text(format!("{level}\n")),
+        Err(error) => Reply::text(format!("{error}\n")).with_status(400),
+    }
+}
