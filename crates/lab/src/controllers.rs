@@ -18,6 +18,7 @@ pub mod retry;
 pub mod rollout;
 pub mod scheduler;
 pub mod selector;
+pub mod service_proxy;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -5,4 +5,5 @@
 //! beside its API server). The API server itself is the `apiserver` crate; containers are run by `node`.
 
 pub mod controllers;
+pub mod dns;
 pub mod topology;

@@ -1,0 +1,289 @@
+//! The service proxy: makes the addresses of Services lead to pods, by packet rules in the cluster's network.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
+use net::firewall::{Protocol, Services, VirtualServer};
+
+use super::cache::View;
+use super::endpoint_slice::SERVICE_NAME;
+use super::load_balancer;
+
+/// Changes that come within this time are put in force together: a rollout is several events in a row.
+const TOGETHER: Duration = Duration::from_millis(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The cluster's network, as far as Services are concerned.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The link by which traffic leaves the cluster.
+    pub uplink: String,
+    /// Where ClusterIPs come from.
+    pub services: IpNet,
+    /// Addresses that this machine answers itself (the API server's and the DNS server's), which no rule may redirect.
+    pub own: Vec<IpAddr>,
+    /// Whether LoadBalancer addresses are left to relays, which add a delay.
+    pub relayed: bool,
+}
+
+/// One port of a Service's LoadBalancer address, and the ClusterIP behind it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Front {
+    /// Where others connect.
+    pub listen: SocketAddr,
+    /// Where the connection goes.
+    pub to: SocketAddr,
+}
+
+/// The rules that the cluster should have.
+#[must_use]
+pub fn plan(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], around: &Surroundings) -> Services {
+    let mut servers = Vec::new();
+    for service in services {
+        let Some(spec) = &service.spec else { continue };
+        let addresses: Vec<IpAddr> =
+            addresses(service, around.relayed).into_iter().filter(|address| !around.own.contains(address)).collect();
+        if addresses.is_empty() {
+            continue;
+        }
+        let own: Vec<&EndpointSlice> = slices
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|slice| {
+                slice.metadata.namespace == service.metadata.namespace
+                    && slice.labels().get(SERVICE_NAME) == service.metadata.name.as_ref()
+            })
+            .collect();
+        for port in spec.ports.iter().flatten() {
+            let protocol = match port.protocol.as_deref() {
+                None | Some("TCP") => Protocol::Tcp,
+                Some("UDP") => Protocol::Udp,
+                Some(_) => continue,
+            };
+            let Ok(number) = u16::try_from(port.port) else { continue };
+            let backends = backends(&own, port.name.as_deref().unwrap_or_default());
+            servers.extend(addresses.iter().map(|address| VirtualServer {
+                address: *address,
+                port: number,
+                protocol,
+                backends: backends.iter().copied().filter(|to| to.is_ipv4() == address.is_ipv4()).collect(),
+            }));
+        }
+    }
+    Services { virtual_servers: servers, uplink: Some(around.uplink.clone()), service_networks: vec![around.services] }
+}
+
+fn addresses(service: &Service, relayed: bool) -> Vec<IpAddr> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Vec::new();
+    }
+    let listed = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+    let mut addresses: Vec<IpAddr> = listed.filter_map(|text| text.parse().ok()).collect();
+    addresses.extend(spec.external_ips.iter().flatten().filter_map(|text| text.parse::<IpAddr>().ok()));
+    if load_balancer::is_load_balancer(service) && !relayed {
+        addresses.extend(load_balancer::address_of(service).map(IpAddr::V4));
+    }
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+/// Ready endpoints; when there are none, those that leave but still serve, as kube-proxy does.
+fn backends(slices: &[&EndpointSlice], port_name: &str) -> Vec<SocketAddr> {
+    let mut ready = Vec::new();
+    let mut leaving = Vec::new();
+    for slice in slices {
+        let port = slice.ports.iter().flatten().find(|port| port.name.as_deref().unwrap_or_default() == port_name);
+        let Some(port) = port.and_then(|port| u16::try_from(port.port?).ok()) else { continue };
+        for endpoint in &slice.endpoints {
+            let conditions = endpoint.conditions.clone().unwrap_or_default();
+            let addresses = endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+            let sockets = addresses.map(|address| SocketAddr::new(address, port));
+            if conditions.ready.unwrap_or(true) {
+                ready.extend(sockets);
+            } else if conditions.serving.unwrap_or(false) && conditions.terminating.unwrap_or(false) {
+                leaving.extend(sockets);
+            }
+        }
+    }
+    let mut chosen = if ready.is_empty() { leaving } else { ready };
+    chosen.sort();
+    chosen.dedup();
+    chosen
+}
+
+/// The LoadBalancer ports that relays should serve.
+#[must_use]
+pub fn fronts(services: &[Arc<Service>]) -> Vec<Front> {
+    let mut fronts = Vec::new();
+    for service in services.iter().filter(|service| load_balancer::is_load_balancer(service)) {
+        let Some(address) = load_balancer::address_of(service) else { continue };
+        let Some(spec) = &service.spec else { continue };
+        let Some(to) = spec.cluster_ip.as_deref().and_then(|text| text.parse::<Ipv4Addr>().ok()) else { continue };
+        for port in spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
+            let Ok(number) = u16::try_from(port.port) else { continue };
+            fronts.push(Front { listen: (address, number).into(), to: (to, number).into() });
+        }
+    }
+    fronts.sort();
+    fronts
+}
+
+/// Runs the service proxy. The process must be in the cluster's network namespace.
+pub async fn run(view: Arc<View>, around: Surroundings) {
+    view.synced().await;
+    let mut changes = view.changes();
+    let mut in_force: Option<Services> = None;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        changes.mark_unchanged();
+        let wanted = plan(&view.services.list(), &view.slices.list(), &around);
+        let mut failed = false;
+        if in_force.as_ref() != Some(&wanted) {
+            let rules = wanted.clone();
+            match tokio::task::spawn_blocking(move || net::firewall::apply_services(&rules)).await {
+                Ok(Ok(())) => {
+                    in_force = Some(wanted);
+                    pause = FIRST_PAUSE;
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "service addresses not put in force");
+                    failed = true;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "service proxy");
+                    return;
+                }
+            }
+        }
+        if failed {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        } else {
+            if changes.changed().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(TOGETHER).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn around(relayed: bool) -> Surroundings {
+        Surroundings {
+            uplink: "uplink".into(),
+            services: "10.96.0.0/16".parse().expect("a network"),
+            own: vec!["10.96.0.1".parse().expect("an address")],
+            relayed,
+        }
+    }
+
+    fn service(name: &str, spec: Value, ingress: Option<&str>) -> Arc<Service> {
+        let mut object = json!({
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"ports": [{"name": "http", "port": 80}], "clusterIP": "10.96.0.7"},
+            "status": {"loadBalancer": {"ingress": ingress.map(|ip| json!([{"ip": ip}]))}},
+        });
+        if let (Value::Object(into), Value::Object(more)) = (&mut object["spec"], spec) {
+            into.extend(more);
+        }
+        Arc::new(serde_json::from_value(object).expect("a service"))
+    }
+
+    /// Endpoints 10.244.0.1.. of service web; each mark: r ready, l leaving but serving, u neither.
+    fn slice(marks: &str) -> Arc<EndpointSlice> {
+        let endpoints: Vec<Value> = marks
+            .chars()
+            .enumerate()
+            .map(|(index, mark)| {
+                json!({"addresses": [format!("10.244.0.{}", index + 1)],
+                    "conditions": {"ready": mark == 'r', "serving": mark != 'u', "terminating": mark == 'l'}})
+            })
+            .collect();
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"name": "web-1", "namespace": "default", "labels": {SERVICE_NAME: "web"}},
+                "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}],
+            }))
+            .expect("a slice"),
+        )
+    }
+
+    /// The rules as `address:port>backend,backend`.
+    fn told(services: &Services) -> Vec<String> {
+        services
+            .virtual_servers
+            .iter()
+            .map(|server| {
+                let to: Vec<String> = server.backends.iter().map(ToString::to_string).collect();
+                format!("{}:{}>{}", server.address, server.port, to.join(","))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn plans() {
+        let lb = json!({"type": "LoadBalancer"});
+        let cases: Vec<(&str, Arc<Service>, Arc<EndpointSlice>, bool, Vec<&str>)> = vec![
+            ("ready only", service("web", json!({}), None), slice("rul"), false, vec!["10.96.0.7:80>10.244.0.1:8080"]),
+            (
+                "leaving if no other",
+                service("web", json!({}), None),
+                slice("ul"),
+                false,
+                vec!["10.96.0.7:80>10.244.0.2:8080"],
+            ),
+            ("nobody", service("web", json!({}), None), slice("u"), false, vec!["10.96.0.7:80>"]),
+            ("other service", service("api", json!({}), None), slice("r"), false, vec!["10.96.0.7:80>"]),
+            ("headless", service("web", json!({"clusterIP": "None"}), None), slice("r"), false, vec![]),
+            ("our own address", service("web", json!({"clusterIP": "10.96.0.1"}), None), slice("r"), false, vec![]),
+            ("external name", service("web", json!({"type": "ExternalName"}), None), slice("r"), false, vec![]),
+            (
+                "load balancer",
+                service("web", lb.clone(), Some("203.0.113.10")),
+                slice("r"),
+                false,
+                vec!["10.96.0.7:80>10.244.0.1:8080", "203.0.113.10:80>10.244.0.1:8080"],
+            ),
+            (
+                "relayed",
+                service("web", lb, Some("203.0.113.10")),
+                slice("r"),
+                true,
+                vec!["10.96.0.7:80>10.244.0.1:8080"],
+            ),
+            (
+                "external address",
+                service("web", json!({"externalIPs": ["198.51.100.1"]}), None),
+                slice("r"),
+                false,
+                vec!["10.96.0.7:80>10.244.0.1:8080", "198.51.100.1:80>10.244.0.1:8080"],
+            ),
+        ];
+        for (name, service, slice, relayed, expected) in cases {
+            assert_eq!(told(&plan(&[service], &[slice], &around(relayed))), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn relays_serve_load_balancer_ports() {
+        let service = service("web", json!({"type": "LoadBalancer"}), Some("203.0.113.10"));
+        let expected = Front {
+            listen: "203.0.113.10:80".parse().expect("an address"),
+            to: "10.96.0.7:80".parse().expect("an address"),
+        };
+        assert_eq!(fronts(&[service]), [expected]);
+    }
+}

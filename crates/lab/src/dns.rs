@@ -1,0 +1,89 @@
+//! The cluster's DNS server, on 10.96.0.10 over UDP and TCP.
+//!
+//! Answers what the Kubernetes DNS specification (1.1) asks for: addresses of Services and of headless Services' pods,
+//! SRV records of named ports, pods by their address, and names of addresses. Everything else under the cluster's domain does
+//! not exist. A lab has no way out of the machine, so other names are refused at once instead of left to time out.
+
+mod answer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use answer::{Answer, answer};
+use async_trait::async_trait;
+use hickory_proto::op::Metadata;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Record;
+use hickory_server::Server;
+use hickory_server::net::runtime::Time;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+
+use crate::controllers::View;
+
+/// How long an idle DNS connection over TCP is kept.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The DNS server could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve DNS on {address}: {source}; is the address on a link of this namespace?")]
+pub struct DnsError {
+    address: SocketAddr,
+    #[source]
+    source: std::io::Error,
+}
+
+struct Handler {
+    view: Arc<View>,
+}
+
+#[async_trait]
+impl RequestHandler for Handler {
+    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut response: R) -> ResponseInfo {
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.recursion_available = false;
+        let (answers, soa) = match request.request_info() {
+            Ok(info) => {
+                let answer = answer(&self.view, info.query.original().name(), info.query.query_type());
+                metadata.authoritative = answer.authoritative;
+                metadata.response_code = answer.code;
+                (answer.records, answer.soa)
+            }
+            Err(_) => {
+                metadata.response_code = ResponseCode::FormErr;
+                (Vec::new(), None)
+            }
+        };
+        let soa: Vec<Record> = soa.into_iter().collect();
+        let builder = MessageResponseBuilder::from_message_request(request);
+        let message = builder.build(metadata, answers.iter(), &[], soa.iter(), &[]);
+        match response.send_response(message).await {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!(%error, "DNS answer not sent");
+                ResponseInfo::from(hickory_proto::op::Header {
+                    metadata,
+                    counts: hickory_proto::op::HeaderCounts::default(),
+                })
+            }
+        }
+    }
+}
+
+/// Serves DNS on `address` until the future is dropped.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve(address: SocketAddr, view: Arc<View>) -> Result<(), DnsError> {
+    let failed = |source| DnsError { address, source };
+    let udp = tokio::net::UdpSocket::bind(address).await.map_err(failed)?;
+    let tcp = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+    let mut server = Server::new(Handler { view });
+    server.register_socket(udp);
+    server.register_listener(tcp, IDLE, 64);
+    if let Err(error) = server.block_until_done().await {
+        tracing::error!(%error, "the DNS server ended");
+    }
+    Ok(())
+}
