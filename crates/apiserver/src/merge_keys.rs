@@ -8,7 +8,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use rules::{PATCH_STRATEGIES, rule};
+pub(crate) use rules::{PATCH_STRATEGIES, is_atomic_struct, rule};
 
 use crate::openapi::shapes::{Type, shapes};
 

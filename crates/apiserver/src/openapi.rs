@@ -1,11 +1,27 @@
 //! OpenAPI documents: what `kubectl explain`, `apply` and client generators ask a server for.
+//!
+//! kubectl reads version 3: the PATCH operations' `fieldValidation` parameter tells it that the server checks fields itself, the
+//! merge keys tell it how to compute patches, and `explain` prints the descriptions. Of version 2 kubectl only takes a
+//! protobuf form, which it can do without; other clients read it as JSON.
+//!
+//! Documents are made when asked for. kubectl keeps them on disk by the hash in their address.
 
 pub(crate) mod definitions;
+mod operations;
 pub(crate) mod shapes;
+#[cfg(test)]
+mod tests;
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::LazyLock;
 
-use crate::kinds::Kind;
+use serde_json::{Map, Value, json};
+
+use crate::kinds::{BUILTIN, Kind};
+
+/// The Kubernetes version whose API the built-in kinds are of.
+const VERSION: &str = "v1.33.0";
 
 /// A custom resource's part of the documents: its kind and the `openAPIV3Schema` of that version.
 #[derive(Clone, Copy, Debug)]
@@ -16,20 +32,110 @@ pub struct CustomKind<'a> {
     pub schema: Option<&'a Value>,
 }
 
+/// Changes whenever the built-in documents may.
+static FINGERPRINT: LazyLock<u64> = LazyLock::new(|| {
+    let mut hasher = DefaultHasher::new();
+    Value::Object(definitions::generate()).to_string().hash(&mut hasher);
+    hasher.finish()
+});
+
 /// `/openapi/v3`: where the document of each group and version is.
 pub fn v3_index(custom: &[CustomKind<'_>]) -> Value {
-    let _ = custom;
-    json!({"paths": {}})
+    let mut hashes: BTreeMap<String, DefaultHasher> = BTreeMap::new();
+    for kind in BUILTIN.iter() {
+        hashes.entry(path_of(kind)).or_insert_with(|| {
+            let mut hasher = DefaultHasher::new();
+            FINGERPRINT.hash(&mut hasher);
+            hasher
+        });
+    }
+    for custom in custom {
+        let hasher = hashes.entry(path_of(custom.kind)).or_default();
+        format!("{:?}", custom.kind).hash(hasher);
+        custom.schema.map(Value::to_string).hash(hasher);
+    }
+    let paths: Map<String, Value> = hashes
+        .into_iter()
+        .map(|(path, hasher)| {
+            let address = format!("/openapi/v3/{path}?hash={:016X}", hasher.finish());
+            (path, json!({"serverRelativeURL": address}))
+        })
+        .collect();
+    json!({"paths": paths})
 }
 
 /// `/openapi/v3/{path}`, where `path` is `api/v1` or `apis/<group>/<version>`, as JSON. None if there is no such group.
 pub fn v3(path: &str, custom: &[CustomKind<'_>]) -> Option<Vec<u8>> {
-    let _ = (path, custom);
-    None
+    let path = path.trim_matches('/');
+    let parts = Parts::new(|kind| path_of(kind) == path, custom)?;
+    let document = json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": parts.paths,
+        "components": {"schemas": parts.schemas},
+    });
+    Some(document.to_string().into_bytes())
 }
 
 /// `/openapi/v2` as JSON.
 pub fn v2(custom: &[CustomKind<'_>]) -> Vec<u8> {
-    let _ = custom;
-    b"{}".to_vec()
+    let parts = Parts::new(|_| true, custom).unwrap_or_default();
+    let mut document = json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": VERSION},
+        "paths": operations::as_v2(parts.paths),
+        "definitions": parts.schemas,
+    });
+    definitions::as_v2(&mut document);
+    document.to_string().into_bytes()
+}
+
+/// `api/v1`, `apis/apps/v1`.
+fn path_of(kind: &Kind) -> String {
+    if kind.group.is_empty() {
+        format!("api/{}", kind.version)
+    } else {
+        format!("apis/{}/{}", kind.group, kind.version)
+    }
+}
+
+/// What a document is made of.
+#[derive(Default)]
+struct Parts {
+    paths: Map<String, Value>,
+    schemas: Map<String, Value>,
+}
+
+impl Parts {
+    /// The operations on the kinds that are `wanted`, and the schemas that they need. None if there are no such kinds.
+    fn new(wanted: impl Fn(&Kind) -> bool, custom: &[CustomKind<'_>]) -> Option<Self> {
+        let mut known = definitions::generate();
+        definitions::annotate(&mut known);
+        let mut parts = Self::default();
+        let mut roots = vec![definitions::STATUS.to_owned(), definitions::DELETE_OPTIONS.to_owned()];
+        for kind in BUILTIN.iter().filter(|kind| wanted(kind)) {
+            let name = definitions::name(&kind.group, &kind.version, &kind.kind);
+            parts.add(kind, &name, &mut known, &mut roots);
+        }
+        for custom in custom.iter().filter(|custom| wanted(custom.kind)) {
+            let name = definitions::custom_name(custom.kind);
+            known.insert(name.clone(), definitions::custom(custom));
+            parts.add(custom.kind, &name, &mut known, &mut roots);
+        }
+        if parts.paths.is_empty() {
+            return None;
+        }
+        parts.schemas = definitions::closure(known, roots);
+        Some(parts)
+    }
+
+    fn add(&mut self, kind: &Kind, schema: &str, known: &mut Map<String, Value>, roots: &mut Vec<String>) {
+        roots.push(schema.to_owned());
+        if kind.is_stored() {
+            let list = format!("{schema}List");
+            known.insert(list.clone(), definitions::list(kind, schema));
+            roots.push(list);
+        }
+        operations::add(kind, schema, &mut self.paths, roots);
+    }
 }

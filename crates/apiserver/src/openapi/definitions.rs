@@ -9,7 +9,11 @@ use k8s_openapi::api::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+use super::CustomKind;
+use crate::kinds::Kind;
+use crate::merge_keys::{ListKind, PATCH_STRATEGIES, is_atomic_struct, rule};
 
 /// Where references between definitions point.
 pub(crate) const PREFIX: &str = "#/components/schemas/";
@@ -19,6 +23,11 @@ pub(crate) const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 pub(crate) const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 pub(crate) const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+pub(crate) const KIND: &str = "x-kubernetes-group-version-kind";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const STRATEGY: &str = "x-kubernetes-patch-strategy";
 
 /// Every schema that a built-in kind needs, by name (`io.k8s.api.core.v1.Pod`). Made anew by each call: most of a second of
 /// nobody's time is not worth megabytes kept for a question asked once.
@@ -75,4 +84,181 @@ pub(crate) fn reference(schema: &Value) -> Option<&str> {
             _ => None,
         })?
         .strip_prefix(PREFIX)
+}
+
+/// Adds what Kubernetes' documents say beyond plain JSON schema: which kind a schema is of, and how its lists merge.
+pub(crate) fn annotate(definitions: &mut Map<String, Value>) {
+    for (name, definition) in definitions.iter_mut() {
+        if is_atomic_struct(name) {
+            definition["x-kubernetes-map-type"] = "atomic".into();
+        }
+        if let Some(required) = definition["required"].as_array_mut() {
+            // The library's types cannot be without metadata; Kubernetes' schemas do not ask for it.
+            required.retain(|field| field != "metadata");
+        }
+        let properties = definition.get_mut("properties").and_then(Value::as_object_mut);
+        for (field, schema) in properties.into_iter().flatten() {
+            annotate_field(name, field, schema);
+        }
+    }
+    for kind in crate::kinds::BUILTIN.iter() {
+        if let Some(definition) = definitions.get_mut(&self::name(&kind.group, &kind.version, &kind.kind)) {
+            definition[KIND] = kind_reference(kind);
+        }
+    }
+    let others = [
+        ("autoscaling", "v1", "Scale"),
+        ("policy", "v1", "Eviction"),
+        ("", "v1", "Binding"),
+        ("authentication.k8s.io", "v1", "TokenRequest"),
+    ];
+    for (group, version, kind) in others {
+        if let Some(definition) = definitions.get_mut(&self::name(group, version, kind)) {
+            definition[KIND] = json!([{"group": group, "version": version, "kind": kind}]);
+        }
+    }
+    for (name, types) in [(INT_OR_STRING, json!(["integer", "string"])), (QUANTITY, json!(["string", "number"]))] {
+        let Some(definition) = definitions.get_mut(name).and_then(Value::as_object_mut) else { continue };
+        definition.remove("x-kubernetes-int-or-string");
+        let types: Vec<Value> = types.as_array().into_iter().flatten().map(|type_| json!({"type": type_})).collect();
+        definition.insert("oneOf".into(), types.into());
+        if name == INT_OR_STRING {
+            definition.insert("format".into(), "int-or-string".into());
+        }
+    }
+}
+
+/// A reference with a description beside it is only read inside an `allOf`; lists get their merge keys.
+fn annotate_field(structure: &str, field: &str, schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    if fields.len() > 1
+        && let Some(reference) = fields.remove("$ref")
+    {
+        fields.insert("allOf".into(), json!([{"$ref": reference}]));
+        fields.insert("default".into(), json!({}));
+    }
+    if let Some((.., strategy)) = PATCH_STRATEGIES.iter().find(|(name, list, _)| *name == structure && *list == field) {
+        fields.insert(STRATEGY.into(), (*strategy).into());
+    }
+    if fields.get("type").is_none_or(|type_| type_ != "array") {
+        return;
+    }
+    let rule = rule(structure, field);
+    match rule.map(|rule| rule.strategic) {
+        Some(ListKind::Map(keys)) => {
+            fields.entry(STRATEGY).or_insert("merge".into());
+            fields.insert("x-kubernetes-patch-merge-key".into(), keys[0].into());
+        }
+        Some(ListKind::Set) => {
+            fields.insert(STRATEGY.into(), "merge".into());
+        }
+        Some(ListKind::Atomic) | None => {}
+    }
+    let list_type = match rule.map(|rule| rule.apply) {
+        Some(ListKind::Map(keys)) => {
+            fields.insert("x-kubernetes-list-map-keys".into(), json!(keys));
+            "map"
+        }
+        Some(ListKind::Set) => "set",
+        Some(ListKind::Atomic) | None => "atomic",
+    };
+    fields.insert("x-kubernetes-list-type".into(), list_type.into());
+}
+
+/// `x-kubernetes-group-version-kind` of a schema.
+fn kind_reference(kind: &Kind) -> Value {
+    json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}])
+}
+
+/// Name of a custom resource's schema: its group's labels reversed.
+pub(crate) fn custom_name(kind: &Kind) -> String {
+    let group = kind.group.split('.').rev().collect::<Vec<_>>().join(".");
+    format!("{group}.{}.{}", kind.version, kind.kind)
+}
+
+/// A custom resource's schema, with the fields that all objects have.
+pub(crate) fn custom(custom: &CustomKind<'_>) -> Value {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let mut schema = custom.schema.filter(|schema| schema.is_object()).cloned().unwrap_or(open);
+    if !schema["properties"].is_object() {
+        schema["properties"] = json!({});
+    }
+    let properties = &mut schema["properties"];
+    properties["apiVersion"] =
+        json!({"type": "string", "description": "Group and version of this representation of the object."});
+    properties["kind"] = json!({"type": "string", "description": "Kind of the object."});
+    properties["metadata"] =
+        json!({"description": "Standard object's metadata.", "allOf": [{"$ref": format!("{PREFIX}{OBJECT_META}")}]});
+    schema[KIND] = kind_reference(custom.kind);
+    schema
+}
+
+/// The schema of a list of objects.
+pub(crate) fn list(kind: &Kind, schema: &str) -> Value {
+    json!({
+        "description": format!("{} is a list of {}.", kind.list_kind, kind.kind),
+        "type": "object",
+        "required": ["items"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"$ref": format!("{PREFIX}{LIST_META}")},
+            "items": {"type": "array", "items": {"$ref": format!("{PREFIX}{schema}")}},
+        },
+        KIND: [{"group": kind.group, "version": kind.version, "kind": kind.list_kind}],
+    })
+}
+
+/// Those of `definitions` that `roots` lead to.
+pub(crate) fn closure(mut definitions: Map<String, Value>, roots: Vec<String>) -> Map<String, Value> {
+    let (mut reached, mut open) = (Map::new(), roots);
+    while let Some(name) = open.pop() {
+        if let Some((name, definition)) = definitions.remove_entry(&name) {
+            references(&definition, &mut open);
+            reached.insert(name, definition);
+        }
+    }
+    reached
+}
+
+fn references(schema: &Value, found: &mut Vec<String>) {
+    match schema {
+        Value::Object(fields) => {
+            let target = fields.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix(PREFIX));
+            found.extend(target.map(str::to_owned));
+            fields.values().for_each(|value| references(value, found));
+        }
+        Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+/// Rewrites version 3 schemas, in place, to what version 2 can say.
+pub(crate) fn as_v2(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(Value::String(target)) = fields.get_mut("$ref")
+                && let Some(name) = target.strip_prefix(PREFIX)
+            {
+                *target = format!("#/definitions/{name}");
+            }
+            // A single reference needs no `allOf`, whose siblings version 2 ignores.
+            if let Some([only]) = fields.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
+                && let Some(reference) = only.get("$ref").cloned()
+            {
+                fields.remove("allOf");
+                fields.remove("default");
+                fields.insert("$ref".into(), reference);
+                return as_v2(schema);
+            }
+            if fields.get("oneOf").is_some_and(Value::is_array) {
+                fields.remove("oneOf");
+                fields.entry("type").or_insert("string".into());
+            }
+            fields.remove("nullable");
+            fields.values_mut().for_each(as_v2);
+        }
+        Value::Array(list) => list.iter_mut().for_each(as_v2),
+        _ => {}
+    }
 }
