@@ -5,5 +5,8 @@
 //! [`access_log::Format`] for access logs. Nothing here opens a socket: the admin server of `runtime` serves
 //! [`metrics::Registry::render`].
 
+pub mod access_log;
+pub mod flags;
+pub mod istio;
 pub mod logging;
 pub mod metrics;

@@ -1,0 +1,152 @@
+//! Access logs in Istio's formats: Envoy's format strings, and JSON.
+//!
+//! A [`Format`] is parsed once, with an error that names what it does not know. A worker writes a [`Record`] through its
+//! [`Log`], which renders into a line and hands it to the [`Writer`]'s thread; that batches lines into one vectored
+//! write. A writer that cannot keep up loses lines and counts them; it never holds a connection back.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+
+mod date;
+mod format;
+mod json;
+mod operator;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use format::{Format, FormatError};
+pub use writer::{Log, Writer};
+
+/// Istio's default, without the line break at its end.
+pub const DEFAULT_TEXT: &str = concat!(
+    r#"[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% "#,
+    r#"%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" "#,
+    r#"%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "#,
+    r#""%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% "#,
+    r#"%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% "#,
+    r#"%ROUTE_NAME%"#
+);
+
+/// Istio's default for JSON.
+pub const DEFAULT_JSON: &str = r#"{
+  "start_time": "%START_TIME%",
+  "route_name": "%ROUTE_NAME%",
+  "method": "%REQ(:METHOD)%",
+  "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+  "protocol": "%PROTOCOL%",
+  "response_code": "%RESPONSE_CODE%",
+  "response_flags": "%RESPONSE_FLAGS%",
+  "response_code_details": "%RESPONSE_CODE_DETAILS%",
+  "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
+  "bytes_received": "%BYTES_RECEIVED%",
+  "bytes_sent": "%BYTES_SENT%",
+  "duration": "%DURATION%",
+  "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+  "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
+  "user_agent": "%REQ(USER-AGENT)%",
+  "request_id": "%REQ(X-REQUEST-ID)%",
+  "authority": "%REQ(:AUTHORITY)%",
+  "upstream_host": "%UPSTREAM_HOST%",
+  "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
+  "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
+  "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
+  "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+  "requested_server_name": "%REQUESTED_SERVER_NAME%",
+  "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%"
+}"#;
+
+/// One request or connection. What is `None` or empty is written as `-`.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Record<'a> {
+    /// When the first byte came.
+    pub start: SystemTime,
+    /// From then to the last byte out.
+    pub duration: Duration,
+    /// From then to the request's last byte.
+    pub request_duration: Option<Duration>,
+    /// From then to the response's first byte.
+    pub response_duration: Option<Duration>,
+    pub method: Option<&'a str>,
+    pub path: Option<&'a str>,
+    pub authority: Option<&'a str>,
+    pub scheme: Option<&'a str>,
+    /// `HTTP/1.1`, `HTTP/2`; none for TCP.
+    pub protocol: Option<&'a str>,
+    /// As received; at least those that [`Format::request_headers`] names.
+    pub request_headers: Option<&'a HeaderMap>,
+    pub response_headers: Option<&'a HeaderMap>,
+    pub response_trailers: Option<&'a HeaderMap>,
+    /// 0 where there is none.
+    pub response_code: u16,
+    /// A [`crate::flags`] value.
+    pub response_flags: &'a str,
+    pub response_code_details: Option<&'a str>,
+    pub connection_termination_details: Option<&'a str>,
+    pub upstream_transport_failure_reason: Option<&'a str>,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub upstream_host: Option<SocketAddr>,
+    /// `outbound|9080||ratings.default.svc.cluster.local`.
+    pub upstream_cluster: Option<&'a str>,
+    pub upstream_local_address: Option<SocketAddr>,
+    pub downstream_local_address: Option<SocketAddr>,
+    pub downstream_remote_address: Option<SocketAddr>,
+    pub requested_server_name: Option<&'a str>,
+    pub route_name: Option<&'a str>,
+    /// The client's SPIFFE id.
+    pub downstream_peer_uri_san: Option<&'a str>,
+    pub downstream_peer_subject: Option<&'a str>,
+    pub downstream_tls_version: Option<&'a str>,
+    pub downstream_tls_cipher: Option<&'a str>,
+    /// Attempts, the first one included; 0 where there was none.
+    pub upstream_request_attempt_count: u32,
+    pub grpc_status: Option<u16>,
+    pub connection_id: Option<u64>,
+    pub trace_id: Option<&'a str>,
+}
+
+impl Record<'_> {
+    /// A record that began at `start`, of which nothing else is known.
+    pub fn new(start: SystemTime) -> Self {
+        Record {
+            start,
+            duration: Duration::ZERO,
+            request_duration: None,
+            response_duration: None,
+            method: None,
+            path: None,
+            authority: None,
+            scheme: None,
+            protocol: None,
+            request_headers: None,
+            response_headers: None,
+            response_trailers: None,
+            response_code: 0,
+            response_flags: crate::flags::NONE,
+            response_code_details: None,
+            connection_termination_details: None,
+            upstream_transport_failure_reason: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            upstream_host: None,
+            upstream_cluster: None,
+            upstream_local_address: None,
+            downstream_local_address: None,
+            downstream_remote_address: None,
+            requested_server_name: None,
+            route_name: None,
+            downstream_peer_uri_san: None,
+            downstream_peer_subject: None,
+            downstream_tls_version: None,
+            downstream_tls_cipher: None,
+            upstream_request_attempt_count: 0,
+            grpc_status: None,
+            connection_id: None,
+            trace_id: None,
+        }
+    }
+}
