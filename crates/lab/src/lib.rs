@@ -6,4 +6,5 @@
 
 pub mod controllers;
 pub mod dns;
+pub mod install;
 pub mod topology;

@@ -16,7 +16,7 @@ pub struct Retries {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self { first: Duration::from_millis(50), longest: Duration::from_secs(1), failed: BTreeMap::new() }
+        Self { first: Duration::from_millis(50), longest: Duration::from_millis(500), failed: BTreeMap::new() }
     }
 }
 
@@ -61,7 +61,7 @@ mod tests {
             assert!(!retries.due("a", start));
             pauses.push(retries.next(start).expect("one waits").as_millis());
         }
-        assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000, 1000]);
+        assert_eq!(pauses, [50, 100, 200, 400, 500, 500, 500, 500]);
         assert!(retries.due("b", start));
         assert!(retries.due("a", start + Duration::from_secs(1)));
         retries.succeeded("a");

@@ -20,6 +20,8 @@ use super::selector;
 
 /// Label of a node's zone.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// Label of a node's region.
+pub const REGION: &str = "topology.kubernetes.io/region";
 
 /// Where one pod goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +183,12 @@ async fn bind(client: &Client, view: &View, pod: &Pod, node: &str) -> kube::Resu
     let namespace = pod.namespace().unwrap_or_default();
     let name = pod.name_any();
     let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    // Before the binding, so that the pod's environment can be made from its labels (KEP-4742 does it in the same order).
+    let labels = place_labels(view.nodes.get("", node).as_deref(), pod);
+    if !labels.is_empty() {
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        view.pods.put(api.patch(&name, &PatchParams::default(), &patch).await?);
+    }
     let mut binding = Binding {
         target: ObjectReference {
             kind: Some("Node".into()),
@@ -201,6 +209,13 @@ async fn bind(client: &Client, view: &View, pod: &Pod, node: &str) -> kube::Resu
     let message = format!("Successfully assigned {namespace}/{name} to {node}");
     super::record::event(client, pod, "default-scheduler", "Normal", "Scheduled", &message).await;
     Ok(())
+}
+
+/// The node's zone and region, as far as the pod does not tell them yet.
+fn place_labels(node: Option<&Node>, pod: &Pod) -> BTreeMap<String, String> {
+    let labels = node.map(|node| node.labels().clone()).unwrap_or_default();
+    let place = |key: &String| matches!(key.as_str(), ZONE | REGION);
+    labels.into_iter().filter(|(key, value)| place(key) && pod.labels().get(key) != Some(value)).collect()
 }
 
 async fn refuse(client: &Client, view: &View, pod: &Pod, why: &str) -> kube::Result<()> {

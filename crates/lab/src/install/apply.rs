@@ -1,0 +1,163 @@
+//! Applying objects to a cluster, as `kubectl apply --server-side` does.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::discovery::{Scope, pinned_kind};
+use kube::{Client, ResourceExt as _};
+use serde_json::Value;
+
+/// Who applies, for field ownership.
+const MANAGER: &str = "isthmus-lab";
+/// Requests under way at once. The API server of a lab is one process on this machine.
+const AT_ONCE: usize = 8;
+/// How long a kind that was just defined may take to be served, or a namespace to exist.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An object could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The API server refused it or could not be reached.
+    #[error("{kind} {name}: {source}")]
+    Refused {
+        /// The object's kind.
+        kind: String,
+        /// Its namespace and name.
+        name: String,
+        /// Why.
+        #[source]
+        source: kube::Error,
+    },
+    /// It is not a Kubernetes object.
+    #[error("{0}")]
+    NotAnObject(String),
+    /// A manifest file cannot be read.
+    #[error("{path}: {source}", path = .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A manifest file is not YAML.
+    #[error("{path}: {message}", path = .path.display())]
+    NotYaml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+}
+
+/// Applies `objects`: namespaces and definitions first, then the rest at once.
+///
+/// # Errors
+/// The first object that was refused.
+pub async fn apply(client: &Client, objects: Vec<Value>) -> Result<(), ApplyError> {
+    let (first, rest): (Vec<Value>, Vec<Value>) = objects
+        .into_iter()
+        .partition(|object| matches!(object["kind"].as_str(), Some("Namespace" | "CustomResourceDefinition")));
+    for wave in [first, rest] {
+        stream::iter(wave)
+            .map(|object| apply_one(client, object))
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<Vec<()>>()
+            .await?;
+    }
+    Ok(())
+}
+
+/// Reads a file of one or more YAML documents.
+///
+/// # Errors
+/// When it cannot be read or is not YAML.
+pub fn read(path: &Path) -> Result<Vec<Value>, ApplyError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ApplyError::Unreadable { path: path.to_owned(), source })?;
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(&text, options)
+        .map_err(|error| ApplyError::NotYaml { path: path.to_owned(), message: error.without_snippet().to_string() })?;
+    let mut objects = Vec::new();
+    for document in documents {
+        match document {
+            Value::Null => {}
+            Value::Object(ref map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
+                objects.extend(map.get("items").and_then(Value::as_array).into_iter().flatten().cloned());
+            }
+            other => objects.push(other),
+        }
+    }
+    Ok(objects)
+}
+
+async fn apply_one(client: &Client, object: Value) -> Result<(), ApplyError> {
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    if kind.is_empty() || version.is_empty() || name.is_empty() {
+        return Err(ApplyError::NotAnObject(format!(
+            "an object without apiVersion, kind or metadata.name: {}",
+            object.to_string().chars().take(80).collect::<String>()
+        )));
+    }
+    let kind_of = GroupVersionKind::gvk(group, version, &kind);
+    let object: DynamicObject =
+        serde_json::from_value(object).map_err(|error| ApplyError::NotAnObject(format!("{kind} {name}: {error}")))?;
+    let refused = |source| ApplyError::Refused { kind: kind.clone(), name: name.clone(), source };
+    let begin = Instant::now();
+    loop {
+        let error = match try_apply(client, &kind_of, &object).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        // A kind or namespace that was made a moment ago may not be served yet; a busy server may conflict with itself.
+        let passing = matches!(&error, kube::Error::Api(status) if matches!(status.code, 404 | 409 | 429 | 500..))
+            || matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::Discovery(_));
+        if !passing || begin.elapsed() > PATIENCE {
+            return Err(refused(error));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn try_apply(client: &Client, kind: &GroupVersionKind, object: &DynamicObject) -> kube::Result<()> {
+    let (resource, namespaced) = match known(kind) {
+        Some(known) => known,
+        None => {
+            let (resource, capabilities) = pinned_kind(client, kind).await?;
+            (resource, capabilities.scope == Scope::Namespaced)
+        }
+    };
+    let api: Api<DynamicObject> = if namespaced {
+        Api::namespaced_with(client.clone(), object.namespace().as_deref().unwrap_or("default"), &resource)
+    } else {
+        Api::all_with(client.clone(), &resource)
+    };
+    api.patch(&object.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
+}
+
+/// Plural and scope of built-in kinds, which saves asking.
+fn known(kind: &GroupVersionKind) -> Option<(ApiResource, bool)> {
+    let (plural, namespaced) = match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Namespace") => ("namespaces", false),
+        ("", "ServiceAccount") => ("serviceaccounts", true),
+        ("", "Service") => ("services", true),
+        ("", "Secret") => ("secrets", true),
+        ("", "ConfigMap") => ("configmaps", true),
+        ("apps", "Deployment") => ("deployments", true),
+        ("discovery.k8s.io", "EndpointSlice") => ("endpointslices", true),
+        ("rbac.authorization.k8s.io", "ClusterRole") => ("clusterroles", false),
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => ("clusterrolebindings", false),
+        ("rbac.authorization.k8s.io", "Role") => ("roles", true),
+        ("rbac.authorization.k8s.io", "RoleBinding") => ("rolebindings", true),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => ("customresourcedefinitions", false),
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => ("mutatingwebhookconfigurations", false),
+        ("multicluster.x-k8s.io", "ServiceExport") => ("serviceexports", true),
+        _ => return None,
+    };
+    Some((ApiResource::from_gvk_with_plural(kind, plural), namespaced))
+}

@@ -1,0 +1,113 @@
+//! Manifests of a topology's workloads.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::controllers::scheduler::ZONE;
+use crate::topology::{Cluster, Program, Topology, Workload};
+
+/// Accounts, Services, Deployments and exports of one cluster.
+#[must_use]
+pub fn all(topology: &Topology, cluster: &Cluster) -> Vec<Value> {
+    let mut objects = Vec::new();
+    let mut accounts = BTreeSet::new();
+    let mut services = BTreeSet::new();
+    for workload in topology.workloads_of(&cluster.name) {
+        if accounts.insert((&workload.namespace, &workload.service_account)) && workload.service_account != "default" {
+            objects.push(json!({
+                "apiVersion": "v1", "kind": "ServiceAccount",
+                "metadata": {"name": workload.service_account, "namespace": workload.namespace},
+            }));
+        }
+        if services.insert((&workload.namespace, &workload.name)) && !workload.ports.is_empty() {
+            objects.push(service(workload));
+        }
+        objects.push(deployment(cluster, workload));
+    }
+    for (namespace, name) in topology.exports_of(&cluster.name) {
+        objects.push(json!({
+            "apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ServiceExport",
+            "metadata": {"name": name, "namespace": namespace},
+        }));
+    }
+    objects
+}
+
+fn service(workload: &Workload) -> Value {
+    let ports: Vec<Value> = workload
+        .ports
+        .iter()
+        .map(|port| json!({"name": port.name, "port": port.port, "targetPort": port.target_port}))
+        .collect();
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": workload.name, "namespace": workload.namespace, "labels": {"app": workload.name}},
+        "spec": {"selector": {"app": workload.name}, "ports": ports},
+    })
+}
+
+fn deployment(cluster: &Cluster, workload: &Workload) -> Value {
+    let mut labels = json!({"app": workload.name});
+    let mut selector = json!({"app": workload.name});
+    if let Some(version) = &workload.version {
+        labels["version"] = json!(version);
+        selector["version"] = json!(version);
+    }
+    if !workload.inject {
+        labels["sidecar.istio.io/inject"] = json!("false");
+    }
+    let mut spec = json!({
+        "serviceAccountName": workload.service_account,
+        "terminationGracePeriodSeconds": 5,
+        "containers": [container(cluster, workload)],
+    });
+    if let Some(zone) = &workload.zone {
+        spec["nodeSelector"] = json!({ZONE: zone});
+    }
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": workload.deployment, "namespace": workload.namespace, "labels": labels},
+        "spec": {
+            "replicas": workload.replicas,
+            "selector": {"matchLabels": selector},
+            "template": {"metadata": {"labels": labels, "annotations": workload.annotations}, "spec": spec},
+        },
+    })
+}
+
+fn container(cluster: &Cluster, workload: &Workload) -> Value {
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let value = |name: &str, value: &str| json!({"name": name, "value": value});
+    let mut env = vec![
+        value("CLUSTER", &cluster.name),
+        value("REGION", &cluster.region),
+        // The scheduler copies the node's zone to the pod, as Kubernetes does since 1.35 (KEP-4742).
+        field("ZONE", &format!("metadata.labels['{ZONE}']")),
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        value("SERVICE", &workload.name),
+    ];
+    if let Some(version) = &workload.version {
+        env.push(value("VERSION", version));
+    }
+    env.extend(workload.env.iter().map(|(name, text)| value(name, text)));
+    let ports: Vec<Value> =
+        workload.ports.iter().map(|port| json!({"name": port.name, "containerPort": port.target_port})).collect();
+    let mut container = json!({"name": workload.name, "env": env, "ports": ports});
+    match &workload.program {
+        Program::TestApp => {
+            container["image"] = json!("isthmus/testapp");
+            let port = workload.ports.iter().find(|port| port.name.starts_with("http"));
+            if let Some(port) = port {
+                container["readinessProbe"] =
+                    json!({"httpGet": {"path": "/healthz", "port": port.target_port}, "periodSeconds": 1});
+            }
+        }
+        Program::Command { command } => {
+            container["image"] = json!("localhost/host");
+            container["command"] = json!(command);
+        }
+    }
+    container
+}
