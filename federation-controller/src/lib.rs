@@ -1,3 +1,9 @@
 //! The control plane: watches clusters, issues identities, tells every proxy what it needs.
 
+pub mod clusters;
+pub mod export;
 pub mod index;
+pub mod store;
+
+#[cfg(test)]
+mod fake;

@@ -322,7 +322,7 @@ pub struct Gateway {
 }
 
 /// Mesh-wide settings that discovery passes on or acts on.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mesh {
     /// `meshId`.
     pub mesh_id: Text,

@@ -38,6 +38,12 @@ pub trait Source {
     /// Names of resources of a kind that changed (content, keys or who may see them), appeared or vanished since a
     /// cursor; `None` if the log no longer goes back so far.
     fn changed(&self, kind: Kind, since: u64) -> Option<Vec<Arc<str>>>;
+    /// Whether it is known that a resource or subscription that is not there does not exist. While that is not certain,
+    /// the client keeps what it holds; when it becomes so, [`Source::changed`] has to return `None` once.
+    fn certain(&self, kind: Kind, name: &str) -> bool {
+        let _ = (kind, name);
+        true
+    }
 }
 
 /// One stream.
@@ -222,6 +228,7 @@ impl Stream {
         let end = source.end(kind);
         let mut look: HashSet<Arc<str>> = HashSet::new();
         let changed = if self.resync { None } else { source.changed(kind, self.cursor) };
+        let changed_all = changed.is_none();
         match changed {
             Some(names) => look.extend(names),
             None => {
@@ -233,12 +240,12 @@ impl Stream {
         }
         self.cursor = end;
         self.resync = false;
+        let mut moved = changed_all;
         // What an unsubscription may leave uncovered.
         for name in &self.released {
             look.extend(source.members(kind, name).map(|item| item.name.clone()));
         }
         let mut send: BTreeMap<Arc<str>, &Item> = BTreeMap::new();
-        let mut moved = false;
         for name in look {
             match source.get(kind, &name).filter(|item| self.covers(item)) {
                 Some(item) if self.sent.get(&name) != Some(&item.version) => {
@@ -246,6 +253,7 @@ impl Stream {
                 }
                 // Unchanged in content; it may answer to other names than before.
                 Some(_) => moved = true,
+                None if source.get(kind, &name).is_none() && !source.certain(kind, &name) => {}
                 None if self.sent.remove(&name).is_some() => {
                     moved = true;
                     news.removed.insert(name.to_string());
@@ -276,12 +284,20 @@ impl Stream {
         }
         // Answers to subscriptions that are new, and to those that lost their last resource or gained their first.
         let moved = moved || !send.is_empty();
+        let mut unsaid = BTreeSet::new();
         for (name, some) in &mut self.subscribed {
             let asked = self.fresh.contains(name) || self.resumed.contains(name);
             if !asked && !moved {
                 continue;
             }
             let now = source.members(kind, name).next().is_some();
+            if !now && !self.fresh.contains(name) && !source.certain(kind, name) {
+                // The client may hold it from another stream, and it may well exist.
+                if asked {
+                    unsaid.insert(name.clone());
+                }
+                continue;
+            }
             if now && (asked || !*some) && !answered.contains(&**name) {
                 news.resources.push(marker(name, ""));
             } else if !now && (asked || *some) {
@@ -295,7 +311,7 @@ impl Stream {
             }
         }
         self.fresh.clear();
-        self.resumed.clear();
+        self.resumed = unsaid;
         (!news.resources.is_empty() || !news.removed.is_empty()).then_some(news)
     }
 

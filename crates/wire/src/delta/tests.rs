@@ -19,6 +19,7 @@ struct World {
     items: BTreeMap<(Kind, String), Item>,
     log: Vec<(Kind, Arc<str>)>,
     forgotten: usize,
+    uncertain: bool,
 }
 
 impl World {
@@ -57,6 +58,9 @@ impl Source for World {
         let since = since as usize;
         (since >= self.forgotten)
             .then(|| self.log[since..].iter().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect())
+    }
+    fn certain(&self, _: Kind, _: &str) -> bool {
+        !self.uncertain
     }
 }
 
@@ -241,6 +245,41 @@ fn a_new_stream_moves_only_differences() {
     assert_eq!(pair.store[&(E, "reviews@n/west/7".into())], 1000);
     assert_eq!(pair.names(E).len(), 99);
     assert!(pair.names(S).is_empty());
+}
+
+#[test]
+fn what_is_not_known_for_certain_to_be_gone_stays() {
+    let mut world = World::default();
+    world.put(S, "reviews", 1, &["@west/10.0.0.1"]);
+    world.put(E, "reviews@n/west/a", 1, &["reviews@n"]);
+    let mut pair = Pair::new();
+    pair.client.subscribe(S, "@west/10.0.0.1");
+    pair.client.subscribe(E, "reviews@n");
+    pair.settle(&world);
+    // A controller that has just started and heard nothing yet.
+    let mut young = World { uncertain: true, ..Default::default() };
+    pair.news.clear();
+    pair.reconnect();
+    pair.client.subscribe(S, "nowhere");
+    pair.settle(&young);
+    assert_eq!(pair.names(S), ["reviews"]);
+    assert_eq!(pair.names(E), ["reviews@n/west/a"]);
+    assert_eq!(pair.client.answer(S, "@west/10.0.0.1"), Some(Answer::Present));
+    // A name that is asked for on this stream is answered as well as can be.
+    pair.client.subscribe(S, "elsewhere");
+    pair.settle(&young);
+    assert_eq!(pair.client.answer(S, "elsewhere"), Some(Answer::Absent));
+    // It hears of one thing, and then all is certain: the endpoint is gone.
+    young.put(S, "reviews", 1, &["@west/10.0.0.1"]);
+    pair.settle(&young);
+    young.uncertain = false;
+    young.forgotten = young.log.len() + 1;
+    young.log.extend([(S, "x".into()), (S, "x".into())]);
+    pair.settle(&young);
+    assert_eq!(pair.names(S), ["reviews"]);
+    assert!(pair.names(E).is_empty());
+    assert_eq!(pair.client.answer(E, "reviews@n"), Some(Answer::Absent));
+    assert_eq!(pair.client.answer(S, "nowhere"), Some(Answer::Absent));
 }
 
 #[test]

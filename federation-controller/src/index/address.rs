@@ -1,0 +1,83 @@
+//! Addresses for services in clusters where they have none: stable, from 240.240.0.0/16.
+//!
+//! The address follows from a hash of the hostname, so that it survives restarts and is the same at every primary; where
+//! two hostnames hash alike, the later one takes the next free address. 240.0.0.0/4 is reserved (RFC 1112, section 4), so
+//! nothing else in a network has these; Istio hands out the same range.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// Addresses that may be given: all but the first and the last of the range.
+const USABLE: u32 = 65_534;
+
+/// Which hostname has which address.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    by_host: HashMap<Arc<str>, u16>,
+    by_number: HashMap<u16, Arc<str>>,
+}
+
+impl Addresses {
+    /// The hostname's address, given to it until [`Addresses::release`]. `None` if all are taken.
+    pub fn of(&mut self, hostname: &Arc<str>) -> Option<Ipv4Addr> {
+        if let Some(number) = self.by_host.get(hostname) {
+            return Some(address(*number));
+        }
+        if self.by_number.len() as u32 >= USABLE {
+            return None;
+        }
+        let hash = foldhash::quality::FixedState::with_seed(0x15_74).hash_one(hostname.as_bytes());
+        let start = (hash % u64::from(USABLE)) as u32;
+        let free =
+            (0..USABLE).map(|step| ((start + step) % USABLE + 1) as u16).find(|n| !self.by_number.contains_key(n))?;
+        self.by_host.insert(hostname.clone(), free);
+        self.by_number.insert(free, hostname.clone());
+        Some(address(free))
+    }
+
+    /// The hostname needs none any more.
+    pub fn release(&mut self, hostname: &str) {
+        if let Some(number) = self.by_host.remove(hostname) {
+            self.by_number.remove(&number);
+        }
+    }
+}
+
+fn address(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(240, 240, high, low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_follow_from_the_name_and_never_collide() {
+        let names: Vec<Arc<str>> = (0..20_000).map(|i| format!("s{i}.default.svc.cluster.local").into()).collect();
+        let mut one = Addresses::default();
+        let mut taken = std::collections::HashSet::new();
+        for name in &names {
+            assert!(taken.insert(one.of(name).unwrap()), "{name} got an address that another has");
+        }
+        assert_eq!(one.of(&names[7]), one.of(&names[7]));
+        // A name alone gets the same address in another process, whatever came before it there.
+        let mut other = Addresses::default();
+        assert_eq!(other.of(&names[0]), one.of(&names[0]));
+        one.release(&names[0]);
+        assert_eq!(other.of(&names[0]), one.of(&names[0]));
+    }
+
+    #[test]
+    fn a_full_range_gives_none() {
+        let mut addresses = Addresses::default();
+        for i in 0..USABLE {
+            assert!(addresses.of(&format!("{i}").into()).is_some());
+        }
+        assert_eq!(addresses.of(&"one more".into()), None);
+        addresses.release("5");
+        assert!(addresses.of(&"one more".into()).is_some());
+    }
+}

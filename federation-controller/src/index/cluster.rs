@@ -1,0 +1,433 @@
+//! What is known of one cluster, and which results an object's change touches.
+//!
+//! Forward maps hold the objects; reverse maps lead from an object to what is computed from it: a pod to the slices that
+//! list it, a node to the slices and pods on it. Each change returns the keys that it touches and looks at no others.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, SystemTime};
+
+use super::event::{Cluster, Export, Gateway, Kind, Labels, Link, Namespace, Node, Object, Pod, Service, Slice, Text};
+use super::relation::Relation;
+use super::{Key, SystemNamespaces};
+
+/// An empty list from a cluster that had objects of the kind is believed after this long of an unbroken link.
+///
+/// An API server that comes back without its data, or behind a broken proxy, answers with empty lists; noticing and
+/// stopping that takes a person or a probe tens of seconds. Deletions that a watch reports one by one are believed at once.
+pub const CONFIRM_EMPTY: Duration = Duration::from_secs(30);
+
+/// What a change touches.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Affected {
+    /// Services, by namespace and name.
+    pub services: BTreeSet<Key>,
+    /// Pods of this cluster.
+    pub pods: BTreeSet<Key>,
+    /// Networks whose gateways may differ.
+    pub networks: BTreeSet<Text>,
+    /// Everything that the cluster has.
+    pub all: bool,
+}
+
+/// One cluster's objects.
+#[derive(Debug)]
+pub struct ClusterIndex {
+    /// Name, role, address.
+    pub info: Cluster,
+    /// How the connection is, and since when.
+    pub link: (Link, SystemTime),
+    /// When something last arrived from it; of a remembered view, when that was.
+    pub heard: Option<SystemTime>,
+    /// Its view was remembered from before a restart, and holds until its lists replace it.
+    pub restored: bool,
+    system: SystemNamespaces,
+    pub(super) namespaces: HashMap<Text, Namespace>,
+    pub(super) nodes: HashMap<Text, Node>,
+    pub(super) services: HashMap<Key, Service>,
+    pub(super) slices: HashMap<Key, Slice>,
+    pub(super) pods: HashMap<Key, Pod>,
+    pub(super) exports: HashMap<Key, Export>,
+    pub(super) gateways: HashMap<Key, Gateway>,
+    /// Service to its slices.
+    pub(super) slices_of: Relation<Key, Key>,
+    /// Pod to slices that list it.
+    pub(super) slices_with: Relation<Key, Key>,
+    /// Node to slices with endpoints on it.
+    slices_on: Relation<Text, Key>,
+    /// Node to pods on it.
+    pods_on: Relation<Text, Key>,
+    /// Gateway to pods that its selector matches.
+    gateway_pods: Relation<Key, Key>,
+    /// How many pods say that they are on a network.
+    pod_networks: HashMap<Text, usize>,
+    lists: [List; Kind::ALL.len()],
+}
+
+/// How far the lists of one kind are.
+#[derive(Debug, Default)]
+struct List {
+    /// At least one has been complete since this process started.
+    complete: bool,
+    /// What the one under way had so far.
+    running: Option<HashSet<Key>>,
+    /// The last one was empty although there were objects: since when, and what has appeared since.
+    doubtful: Option<(SystemTime, HashSet<Key>)>,
+}
+
+impl ClusterIndex {
+    /// A cluster of which nothing is known yet.
+    pub fn new(info: Cluster, system: SystemNamespaces, now: SystemTime) -> Self {
+        ClusterIndex {
+            info,
+            link: (Link::Connecting, now),
+            heard: None,
+            restored: false,
+            system,
+            namespaces: HashMap::new(),
+            nodes: HashMap::new(),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            pods: HashMap::new(),
+            exports: HashMap::new(),
+            gateways: HashMap::new(),
+            slices_of: Relation::default(),
+            slices_with: Relation::default(),
+            slices_on: Relation::default(),
+            pods_on: Relation::default(),
+            gateway_pods: Relation::default(),
+            pod_networks: HashMap::new(),
+            lists: Default::default(),
+        }
+    }
+
+    /// The network that the cluster's objects are on unless they say otherwise; empty: not known.
+    pub fn network(&self) -> &Text {
+        let labelled = |namespace: &Text| self.namespaces.get(namespace).and_then(|found| found.network.as_ref());
+        labelled(&self.system.root).or_else(|| labelled(&self.system.own)).unwrap_or(&self.info.network)
+    }
+
+    /// Whether every kind has been listed in full since this process started.
+    pub fn synced(&self) -> bool {
+        self.lists.iter().all(|list| list.complete)
+    }
+
+    /// Kinds whose last list was empty against expectation and is not believed yet.
+    pub fn doubtful(&self) -> Vec<Kind> {
+        Kind::ALL.into_iter().filter(|kind| self.lists[*kind as usize].doubtful.is_some()).collect()
+    }
+
+    /// All networks that the cluster's objects name.
+    pub fn networks(&self) -> impl Iterator<Item = &Text> {
+        let gateways = self.services.values().filter_map(|service| service.network.as_ref());
+        self.pod_networks.keys().chain(gateways).chain([self.network()])
+    }
+
+    /// A service of the cluster.
+    pub fn service(&self, key: &Key) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// Whether there is a ServiceExport of this name.
+    pub fn has_export(&self, key: &Key) -> bool {
+        self.exports.contains_key(key)
+    }
+
+    /// Gateways that select at least one pod of the cluster.
+    pub fn gateways_in_force(&self) -> impl Iterator<Item = &Gateway> {
+        self.gateways.iter().filter(|(key, _)| self.gateway_pods.has(*key)).map(|(_, gateway)| gateway)
+    }
+
+    /// How many objects of a kind are known.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Namespace => self.namespaces.len(),
+            Kind::Node => self.nodes.len(),
+            Kind::Service => self.services.len(),
+            Kind::Slice => self.slices.len(),
+            Kind::Pod => self.pods.len(),
+            Kind::Export => self.exports.len(),
+            Kind::Gateway => self.gateways.len(),
+        }
+    }
+
+    /// A list of a kind begins.
+    pub fn listing(&mut self, kind: Kind) {
+        self.lists[kind as usize].running = Some(HashSet::new());
+    }
+
+    /// A list of a kind is complete: what it did not have goes. Unless it had nothing where there was something: that is
+    /// not known until [`ClusterIndex::confirm`].
+    pub fn listed(&mut self, kind: Kind, now: SystemTime) -> Affected {
+        let known = self.keys(kind);
+        let list = &mut self.lists[kind as usize];
+        let Some(seen) = list.running.take() else { return Affected::default() };
+        list.complete = true;
+        if !seen.iter().any(Key::counts) && known.iter().any(Key::counts) {
+            list.doubtful.get_or_insert((now, seen));
+            return Affected::default();
+        }
+        list.doubtful = None;
+        self.sweep(kind, known.into_iter().filter(|key| !seen.contains(key)).collect())
+    }
+
+    /// Believes empty lists that nothing has contradicted for [`CONFIRM_EMPTY`] while the link was up.
+    pub fn confirm(&mut self, now: SystemTime) -> Affected {
+        let mut affected = Affected::default();
+        let (Link::Connected, up_since) = self.link else { return affected };
+        for kind in Kind::ALL {
+            let Some((since, _)) = &self.lists[kind as usize].doubtful else { continue };
+            if now.duration_since(up_since.max(*since)).is_ok_and(|age| age >= CONFIRM_EMPTY) {
+                let (_, seen) = self.lists[kind as usize].doubtful.take().unwrap_or((now, HashSet::new()));
+                let gone = self.keys(kind).into_iter().filter(|key| !seen.contains(key)).collect();
+                affected.merge(self.sweep(kind, gone));
+            }
+        }
+        affected
+    }
+
+    /// An object exists in this form.
+    pub fn upsert(&mut self, object: Object) -> Affected {
+        let (kind, key) = (object.kind(), Key::of(&object));
+        let list = &mut self.lists[kind as usize];
+        for seen in [list.running.as_mut(), list.doubtful.as_mut().map(|(_, seen)| seen)].into_iter().flatten() {
+            seen.insert(key.clone());
+        }
+        match object {
+            Object::Namespace(new) => self.set_namespace(key.name, Some(new)),
+            Object::Node(new) => self.set_node(key.name, Some(new)),
+            Object::Service(new) => self.set_service(key, Some(new)),
+            Object::Slice(new) => self.set_slice(key, Some(new)),
+            Object::Pod(new) => self.set_pod(key, Some(new)),
+            Object::Export(new) => self.set_export(key, Some(new)),
+            Object::Gateway(new) => self.set_gateway(key, Some(new)),
+        }
+    }
+
+    /// An object is gone.
+    pub fn delete(&mut self, kind: Kind, key: Key) -> Affected {
+        let list = &mut self.lists[kind as usize];
+        for seen in [list.running.as_mut(), list.doubtful.as_mut().map(|(_, seen)| seen)].into_iter().flatten() {
+            seen.remove(&key);
+        }
+        match kind {
+            Kind::Namespace => self.set_namespace(key.name, None),
+            Kind::Node => self.set_node(key.name, None),
+            Kind::Service => self.set_service(key, None),
+            Kind::Slice => self.set_slice(key, None),
+            Kind::Pod => self.set_pod(key, None),
+            Kind::Export => self.set_export(key, None),
+            Kind::Gateway => self.set_gateway(key, None),
+        }
+    }
+
+    /// All that the cluster has, for when it comes, goes or changes its network.
+    pub fn everything(&self) -> Affected {
+        let gateways = self.services.values().filter_map(|service| service.network.clone());
+        Affected {
+            services: self.services.keys().cloned().collect(),
+            pods: self.pods.keys().cloned().collect(),
+            networks: gateways.chain([self.network().clone()]).collect(),
+            all: true,
+        }
+    }
+
+    fn keys(&self, kind: Kind) -> Vec<Key> {
+        match kind {
+            Kind::Namespace => self.namespaces.keys().map(Key::unnamespaced).collect(),
+            Kind::Node => self.nodes.keys().map(Key::unnamespaced).collect(),
+            Kind::Service => self.services.keys().cloned().collect(),
+            Kind::Slice => self.slices.keys().cloned().collect(),
+            Kind::Pod => self.pods.keys().cloned().collect(),
+            Kind::Export => self.exports.keys().cloned().collect(),
+            Kind::Gateway => self.gateways.keys().cloned().collect(),
+        }
+    }
+
+    fn sweep(&mut self, kind: Kind, gone: Vec<Key>) -> Affected {
+        let mut affected = Affected::default();
+        for key in gone {
+            affected.merge(self.delete(kind, key));
+        }
+        affected
+    }
+
+    fn set_namespace(&mut self, name: Text, new: Option<Namespace>) -> Affected {
+        let before = self.network().clone();
+        replace(&mut self.namespaces, name, new);
+        if *self.network() == before {
+            return Affected::default();
+        }
+        let mut affected = self.everything();
+        affected.networks.insert(before);
+        affected
+    }
+
+    fn set_node(&mut self, name: Text, new: Option<Node>) -> Affected {
+        let mut affected = Affected::default();
+        if self.nodes.get(&name) != new.as_ref() {
+            affected.pods.extend(self.pods_on.of(&name).cloned());
+            for slice in self.slices_on.of(&name).chain(self.pods_on.of(&name).flat_map(|pod| self.slices_with.of(pod)))
+            {
+                self.touch_slice(slice, &mut affected);
+            }
+            replace(&mut self.nodes, name, new);
+        }
+        affected
+    }
+
+    fn set_service(&mut self, key: Key, new: Option<Service>) -> Affected {
+        let mut affected = Affected::default();
+        let old = self.services.get(&key);
+        if old != new.as_ref() {
+            affected.networks.extend([old, new.as_ref()].into_iter().flatten().filter_map(|of| of.network.clone()));
+            for slice in self.slices_of.of(&key).filter_map(|slice| self.slices.get(slice)) {
+                affected.pods.extend(slice_pods(slice));
+            }
+            affected.services.insert(key.clone());
+            replace(&mut self.services, key, new);
+        }
+        affected
+    }
+
+    fn set_slice(&mut self, key: Key, new: Option<Slice>) -> Affected {
+        let mut affected = Affected::default();
+        if self.slices.get(&key) == new.as_ref() {
+            return affected;
+        }
+        if let Some(old) = self.slices.remove(&key) {
+            self.slices_of.remove(&slice_service(&old), &key);
+            for pod in slice_pods(&old) {
+                self.slices_with.remove(&pod, &key);
+                affected.pods.insert(pod);
+            }
+            for node in old.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()) {
+                self.slices_on.remove(node, &key);
+            }
+            self.touch_service(slice_service(&old), &mut affected);
+        }
+        if let Some(new) = new {
+            self.slices_of.insert(&slice_service(&new), &key);
+            for pod in slice_pods(&new) {
+                self.slices_with.insert(&pod, &key);
+                affected.pods.insert(pod);
+            }
+            for node in new.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()) {
+                self.slices_on.insert(node, &key);
+            }
+            self.touch_service(slice_service(&new), &mut affected);
+            self.slices.insert(key, new);
+        }
+        affected
+    }
+
+    fn set_pod(&mut self, key: Key, new: Option<Pod>) -> Affected {
+        let mut affected = Affected::default();
+        let old = self.pods.get(&key);
+        if old == new.as_ref() {
+            return affected;
+        }
+        affected.pods.insert(key.clone());
+        for slice in self.slices_with.of(&key) {
+            self.touch_slice(slice, &mut affected);
+        }
+        if let Some(old) = old {
+            self.pods_on.remove(&old.node, &key);
+            if let Some(count) = pod_network(old).and_then(|network| self.pod_networks.get_mut(network)) {
+                *count -= 1;
+            }
+            self.pod_networks.retain(|_, count| *count > 0);
+        }
+        if let Some(new) = &new {
+            self.pods_on.insert(&new.node, &key);
+            if let Some(network) = pod_network(new) {
+                *self.pod_networks.entry(network.clone()).or_default() += 1;
+            }
+        }
+        // The first pod of a gateway puts its exports in force, and the last takes them back.
+        for (gateway, spec) in &self.gateways {
+            let matches = new.as_ref().is_some_and(|pod| selects(&spec.selector, &pod.labels));
+            let edge = match matches {
+                true => self.gateway_pods.insert(gateway, &key),
+                false => self.gateway_pods.remove(gateway, &key),
+            };
+            if edge {
+                affected.services.extend(self.services.keys().cloned());
+            }
+        }
+        replace(&mut self.pods, key, new);
+        affected
+    }
+
+    fn set_export(&mut self, key: Key, new: Option<Export>) -> Affected {
+        let mut affected = Affected::default();
+        if self.exports.get(&key) != new.as_ref() {
+            affected.services.insert(key.clone());
+            replace(&mut self.exports, key, new);
+        }
+        affected
+    }
+
+    fn set_gateway(&mut self, key: Key, new: Option<Gateway>) -> Affected {
+        let mut affected = Affected::default();
+        if self.gateways.get(&key) == new.as_ref() {
+            return affected;
+        }
+        self.gateway_pods.clear(&key);
+        if let Some(new) = &new {
+            for (pod, _) in self.pods.iter().filter(|(_, pod)| selects(&new.selector, &pod.labels)) {
+                self.gateway_pods.insert(&key, pod);
+            }
+        }
+        affected.services.extend(self.services.keys().cloned());
+        replace(&mut self.gateways, key, new);
+        affected
+    }
+
+    fn touch_slice(&self, slice: &Key, affected: &mut Affected) {
+        if let Some(slice) = self.slices.get(slice) {
+            self.touch_service(slice_service(slice), affected);
+        }
+    }
+
+    /// A service's endpoints changed; where it is a gateway's, so may the gateway's locality.
+    fn touch_service(&self, service: Key, affected: &mut Affected) {
+        affected.networks.extend(self.services.get(&service).and_then(|service| service.network.clone()));
+        affected.services.insert(service);
+    }
+}
+
+impl Affected {
+    /// Adds what another change touches.
+    pub fn merge(&mut self, other: Affected) {
+        self.services.extend(other.services);
+        self.pods.extend(other.pods);
+        self.networks.extend(other.networks);
+        self.all |= other.all;
+    }
+}
+
+/// The network that a pod says it is on, by the label `topology.istio.io/network`.
+pub(super) fn pod_network(pod: &Pod) -> Option<&Text> {
+    pod.labels.get("topology.istio.io/network").filter(|network| !network.is_empty())
+}
+
+/// Whether a selector matches labels. An empty one matches all.
+pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+pub(super) fn slice_service(slice: &Slice) -> Key {
+    Key { namespace: slice.namespace.clone(), name: slice.service.clone() }
+}
+
+fn slice_pods(slice: &Slice) -> impl Iterator<Item = Key> + '_ {
+    let pods = slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref());
+    pods.map(|pod| Key { namespace: slice.namespace.clone(), name: pod.clone() })
+}
+
+fn replace<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, new: Option<V>) {
+    match new {
+        Some(new) => drop(map.insert(key, new)),
+        None => drop(map.remove(&key)),
+    }
+}

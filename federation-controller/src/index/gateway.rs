@@ -1,0 +1,55 @@
+//! A network's east-west gateways, from the Services that say they are.
+//!
+//! As in Istio, a Service labelled `topology.istio.io/network` is a gateway of that
+//! network, at its LoadBalancer's and external addresses, on port 15443 or what `networking.istio.io/gatewayPort` says; it
+//! has to expose that port.
+
+use std::net::IpAddr;
+
+use prost::Message;
+use wire::discovery::{Gateway, GatewayAddress};
+use wire::{Kind, name};
+
+use super::cluster::ClusterIndex;
+use super::event::Text;
+use super::{Key, workload};
+use crate::store::Resource;
+
+/// The port for mutual TLS between networks where no label says otherwise.
+const GATEWAY_PORT: u16 = 15443;
+
+/// What proxies are told of a network's gateways; `None` where it has none.
+pub(super) fn resource<'a>(clusters: impl Iterator<Item = &'a ClusterIndex>, network: &Text) -> Option<Resource> {
+    let mut found: Vec<(IpAddr, GatewayAddress)> = Vec::new();
+    for cluster in clusters {
+        for (key, service) in &cluster.services {
+            if service.network.as_ref() != Some(network) {
+                continue;
+            }
+            let port = service.gateway_port.unwrap_or(GATEWAY_PORT);
+            if !service.ports.iter().any(|exposed| exposed.number == port) {
+                continue;
+            }
+            found.extend(service.external_ips.iter().map(|ip| (*ip, address(cluster, key, *ip, port))));
+        }
+    }
+    found.sort_by(|(ip, a), (other, b)| (ip, a.port, &a.cluster).cmp(&(other, b.port, &b.cluster)));
+    found.dedup_by(|(ip, a), (other, b)| ip == other && a.port == b.port);
+    if found.is_empty() {
+        return None;
+    }
+    let addresses = found.into_iter().map(|(_, address)| address).collect();
+    let body = Gateway { network: network.to_string(), addresses };
+    Some(Resource::for_all(Kind::Gateway, network, body.encode_to_vec()))
+}
+
+/// The gateway is where the first of its pods is.
+fn address(cluster: &ClusterIndex, key: &Key, ip: IpAddr, port: u16) -> GatewayAddress {
+    let slices = cluster.slices_of.of(key).filter_map(|slice| cluster.slices.get(slice));
+    let endpoint = slices.flat_map(|slice| &slice.endpoints).min_by_key(|endpoint| endpoint.ip);
+    let locality = endpoint.map(|endpoint| {
+        let pod = endpoint.pod.as_ref().map(|pod| Key { namespace: key.namespace.clone(), name: pod.clone() });
+        workload::locality(cluster, pod.and_then(|pod| cluster.pods.get(&pod)), Some(endpoint))
+    });
+    GatewayAddress { ip: name::ip_to_bytes(ip), port: port.into(), cluster: cluster.info.name.to_string(), locality }
+}

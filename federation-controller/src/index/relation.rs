@@ -1,0 +1,66 @@
+//! Which things belong to which: a map to sets that has no empty sets.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+
+/// Members by what they belong to.
+#[derive(Clone, Debug)]
+pub struct Relation<K, M> {
+    members: HashMap<K, BTreeSet<M>>,
+}
+
+impl<K, M> Default for Relation<K, M> {
+    fn default() -> Self {
+        Relation { members: HashMap::new() }
+    }
+}
+
+impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
+    /// Adds a pair; true if `key` had no members before.
+    pub fn insert(&mut self, key: &K, member: &M) -> bool {
+        match self.members.get_mut(key) {
+            Some(members) => {
+                if !members.contains(member) {
+                    members.insert(member.clone());
+                }
+                false
+            }
+            None => self.members.insert(key.clone(), BTreeSet::from([member.clone()])).is_none(),
+        }
+    }
+
+    /// Removes a pair; true if it was the last member of `key`.
+    pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, member: &M) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        let Some(members) = self.members.get_mut(key) else { return false };
+        if members.remove(member) && members.is_empty() {
+            self.members.remove(key);
+            return true;
+        }
+        false
+    }
+
+    /// Removes all members of `key`.
+    pub fn clear(&mut self, key: &K) {
+        self.members.remove(key);
+    }
+
+    /// The members of `key`, in order.
+    pub fn of<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &M> + Clone
+    where
+        K: Borrow<Q>,
+    {
+        self.members.get(key).into_iter().flatten()
+    }
+
+    /// Whether `key` has members.
+    pub fn has<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.members.contains_key(key)
+    }
+}

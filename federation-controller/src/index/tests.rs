@@ -1,0 +1,309 @@
+//! Tables for what follows from what, and random histories held against a full recompute.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use proptest::prelude::*;
+use wire::delta::Body;
+use wire::discovery::{Health, Protocol, endpoint};
+
+use super::event::{Kind, *};
+use super::*;
+use crate::store::Store;
+
+mod scenes;
+
+/// An index and what comes out of it.
+struct World {
+    index: Index,
+    store: Store,
+    now: SystemTime,
+}
+
+fn settings() -> Settings {
+    Settings {
+        cluster: "west".into(),
+        namespace: "isthmus-system".into(),
+        root_namespace: "istio-system".into(),
+        cluster_domain: "cluster.local".into(),
+        trust_domain: "cluster.local".into(),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        World {
+            index: Index::new(settings()),
+            store: Store::default(),
+            now: UNIX_EPOCH + Duration::from_secs(1_000_000),
+        }
+    }
+
+    fn cluster(&mut self, name: &str) {
+        let network = format!("net-{name}").into();
+        self.event(Event::ClusterAdded(Cluster { name: name.into(), own: name == "west", network, server: "".into() }));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.index.apply(event, self.now);
+    }
+
+    fn put(&mut self, cluster: &str, object: Object) {
+        self.event(Event::Upsert { cluster: cluster.into(), object });
+    }
+
+    fn delete(&mut self, cluster: &str, kind: Kind, namespace: &str, name: &str) {
+        self.event(Event::Delete { cluster: cluster.into(), kind, namespace: namespace.into(), name: name.into() });
+    }
+
+    fn compile(&mut self) -> usize {
+        let compiled = self.index.compile();
+        compiled.into_iter().map(|(group, resources)| self.store.replace(group, resources)).sum()
+    }
+
+    fn body(&self, kind: wire::Kind, name: &str) -> Option<Body> {
+        let (item, _) = self.store.get(kind, name)?;
+        Some(Body::decode(kind, kind.url(), item.body.clone()).unwrap())
+    }
+
+    fn service(&self, name: &str) -> Option<discovery::Service> {
+        match self.body(wire::Kind::Service, &format!("{name}.default.svc.cluster.local"))? {
+            Body::Service(service) => Some(service),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a proxy of this cluster is told of a service's endpoints: name without hostname, and the endpoint.
+    fn endpoints(&self, cluster: &str, name: &str) -> BTreeMap<String, discovery::Endpoint> {
+        let hostname = format!("{name}.default.svc.cluster.local");
+        let collection = format!("{hostname}@net-{cluster}");
+        let view = self.store.view(cluster, "");
+        let members = wire::delta::Source::members(&view, wire::Kind::Endpoint, &collection);
+        let decode = |item: &wire::delta::Item| match self.body(wire::Kind::Endpoint, &item.name) {
+            Some(Body::Endpoint(endpoint)) => (item.name[hostname.len()..].to_string(), endpoint),
+            other => panic!("{other:?}"),
+        };
+        members.map(decode).collect()
+    }
+
+    /// All resources, with their keys and audience.
+    fn everything(&self) -> BTreeMap<(wire::Kind, String), String> {
+        let mut all = BTreeMap::new();
+        for kind in wire::Kind::ALL {
+            for (item, audience) in self.store.all(kind) {
+                all.insert((kind, item.name.to_string()), format!("{:x} {:?} {audience:?}", item.version, item.keys));
+            }
+        }
+        all
+    }
+
+    /// The same objects in a new index, all at once.
+    fn recomputed(&self) -> World {
+        let mut other = World::new();
+        for cluster in self.index.clusters.values() {
+            other.event(Event::ClusterAdded(cluster.info.clone()));
+            let name = &*cluster.info.name;
+            cluster.nodes.values().for_each(|of| other.put(name, Object::Node(of.clone())));
+            cluster.gateways.values().for_each(|of| other.put(name, Object::Gateway(of.clone())));
+            cluster.exports.values().for_each(|of| other.put(name, Object::Export(of.clone())));
+            cluster.slices.values().for_each(|of| other.put(name, Object::Slice(of.clone())));
+            cluster.services.values().for_each(|of| other.put(name, Object::Service(of.clone())));
+            cluster.pods.values().for_each(|of| other.put(name, Object::Pod(of.clone())));
+            cluster.namespaces.values().for_each(|of| other.put(name, Object::Namespace(of.clone())));
+        }
+        other.event(Event::Mesh(self.index.mesh.clone()));
+        other.compile();
+        other
+    }
+}
+
+fn service(name: &str, ip: u8) -> Service {
+    Service {
+        namespace: "default".into(),
+        name: name.into(),
+        created: 100,
+        cluster_ips: vec![[10, 96, 0, ip].into()],
+        ports: vec![ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http }],
+        selects: true,
+        ..Default::default()
+    }
+}
+
+fn slice(service: &str, pods: &[(u8, bool)]) -> Slice {
+    let endpoint = |(ip, ready): &(u8, bool)| SliceEndpoint {
+        ip: [10, 244, 0, *ip].into(),
+        ready: *ready,
+        terminating: false,
+        pod: Some(format!("{service}-{ip}").into()),
+        node: Some("node-1".into()),
+        zone: None,
+    };
+    Slice {
+        namespace: "default".into(),
+        name: format!("{service}-x").into(),
+        service: service.into(),
+        ports: vec![("http".into(), 8080)],
+        endpoints: pods.iter().map(endpoint).collect(),
+    }
+}
+
+fn pod(service: &str, ip: u8) -> Pod {
+    let labels = [("app", service), ("version", "v1"), ("security.istio.io/tlsMode", "istio")];
+    Pod {
+        namespace: "default".into(),
+        name: format!("{service}-{ip}").into(),
+        ips: vec![[10, 244, 0, ip].into()],
+        service_account: service.into(),
+        node: "node-1".into(),
+        labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
+        workload: service.into(),
+        terminating: false,
+    }
+}
+
+fn node(name: &str, zone: &str) -> Node {
+    Node { name: name.into(), region: zone[..zone.len() - 2].into(), zone: zone.into(), subzone: "".into() }
+}
+
+fn export(name: &str) -> Export {
+    Export { namespace: "default".into(), name: name.into(), created: 1 }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Service { cluster: u8, name: u8, variant: u8 },
+    Slice { cluster: u8, name: u8, pods: Vec<(u8, bool)> },
+    Pod { cluster: u8, name: u8, ip: u8, variant: u8 },
+    Node { cluster: u8, zone: u8 },
+    Export { cluster: u8, name: u8 },
+    Gateway { cluster: u8, host: u8 },
+    Delete { cluster: u8, kind: u8, name: u8, ip: u8 },
+    Namespace { cluster: u8, network: u8 },
+    Relist { cluster: u8, kind: u8 },
+    ClusterGoes { cluster: u8 },
+    ClusterComes { cluster: u8 },
+    ExportAll(bool),
+    Compile,
+}
+
+const CLUSTERS: [&str; 3] = ["west", "east", "south"];
+const NAMES: [&str; 3] = ["reviews", "ratings", "details"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let cluster = || 0..3u8;
+    let name = || 0..3u8;
+    prop_oneof![
+        3 => (cluster(), name(), 0..4u8).prop_map(|(cluster, name, variant)| Step::Service { cluster, name, variant }),
+        4 => (cluster(), name(), proptest::collection::vec((0..4u8, any::<bool>()), 0..4))
+            .prop_map(|(cluster, name, pods)| Step::Slice { cluster, name, pods }),
+        4 => (cluster(), name(), 0..4u8, 0..4u8).prop_map(|(cluster, name, ip, variant)| Step::Pod { cluster, name, ip, variant }),
+        1 => (cluster(), 0..3u8).prop_map(|(cluster, zone)| Step::Node { cluster, zone }),
+        2 => (cluster(), name()).prop_map(|(cluster, name)| Step::Export { cluster, name }),
+        1 => (cluster(), 0..4u8).prop_map(|(cluster, host)| Step::Gateway { cluster, host }),
+        3 => (cluster(), 0..7u8, name(), 0..4u8).prop_map(|(cluster, kind, name, ip)| Step::Delete { cluster, kind, name, ip }),
+        1 => (cluster(), 0..3u8).prop_map(|(cluster, network)| Step::Namespace { cluster, network }),
+        1 => (cluster(), 0..7u8).prop_map(|(cluster, kind)| Step::Relist { cluster, kind }),
+        1 => cluster().prop_map(|cluster| Step::ClusterGoes { cluster }),
+        2 => cluster().prop_map(|cluster| Step::ClusterComes { cluster }),
+        1 => any::<bool>().prop_map(Step::ExportAll),
+        4 => Just(Step::Compile),
+    ]
+}
+
+fn run(world: &mut World, step: Step) {
+    let of = |index: u8| CLUSTERS[index as usize];
+    match step {
+        Step::Service { cluster, name, variant } => {
+            let mut service = service(NAMES[name as usize], name + 1);
+            service.created = i64::from(variant);
+            match variant {
+                1 => service.cluster_ips.clear(),
+                2 => service.ports[0].protocol = Protocol::Tcp,
+                3 => (service.network, service.external_ips) = (Some("net-x".into()), vec![[203, 0, 113, 1].into()]),
+                _ => {}
+            }
+            if variant == 3 {
+                service.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
+            }
+            world.put(of(cluster), Object::Service(service));
+        }
+        Step::Slice { cluster, name, pods } => {
+            world.put(of(cluster), Object::Slice(slice(NAMES[name as usize], &pods)))
+        }
+        Step::Pod { cluster, name, ip, variant } => {
+            let mut pod = pod(NAMES[name as usize], ip);
+            match variant {
+                1 => drop(pod.labels.remove("security.istio.io/tlsMode")),
+                2 => drop(pod.labels.insert("topology.istio.io/network".into(), "net-y".into())),
+                3 => pod.terminating = true,
+                _ => {}
+            }
+            world.put(of(cluster), Object::Pod(pod));
+        }
+        Step::Node { cluster, zone } => {
+            world.put(of(cluster), Object::Node(node("node-1", ["us-a-1", "us-b-1", "eu-a-1"][zone as usize])))
+        }
+        Step::Export { cluster, name } => world.put(of(cluster), Object::Export(export(NAMES[name as usize]))),
+        Step::Gateway { cluster, host } => {
+            let hosts = ["*.local", "default/reviews.default.svc.cluster.local", "other/*", "./*"];
+            world.put(
+                of(cluster),
+                Object::Gateway(Gateway {
+                    namespace: "istio-system".into(),
+                    name: "gw".into(),
+                    selector: [("app".into(), "details".into())].into(),
+                    hosts: vec![hosts[host as usize].into()],
+                }),
+            );
+        }
+        Step::Delete { cluster, kind, name, ip } => {
+            let service = NAMES[name as usize];
+            let kind = Kind::ALL[kind as usize];
+            let (namespace, name) = match kind {
+                Kind::Namespace => ("", "istio-system".to_string()),
+                Kind::Node => ("", "node-1".to_string()),
+                Kind::Service | Kind::Export => ("default", service.to_string()),
+                Kind::Slice => ("default", format!("{service}-x")),
+                Kind::Pod => ("default", format!("{service}-{ip}")),
+                Kind::Gateway => ("istio-system", "gw".to_string()),
+            };
+            world.delete(of(cluster), kind, namespace, &name);
+        }
+        Step::Namespace { cluster, network } => {
+            let network = ["net-west", "net-z", ""][network as usize];
+            let network = (!network.is_empty()).then(|| network.into());
+            world.put(of(cluster), Object::Namespace(Namespace { name: "istio-system".into(), network }));
+        }
+        Step::Relist { cluster, kind } => {
+            let (cluster, kind): (Text, _) = (of(cluster).into(), Kind::ALL[kind as usize]);
+            world.event(Event::Listing { cluster: cluster.clone(), kind });
+            run(world, Step::Export { cluster: 0, name: 0 });
+            world.event(Event::Listed { cluster, kind });
+        }
+        Step::ClusterGoes { cluster } => world.event(Event::ClusterRemoved { cluster: of(cluster).into() }),
+        Step::ClusterComes { cluster } => world.cluster(of(cluster)),
+        Step::ExportAll(export_all) => world.event(Event::Mesh(Mesh { export_all, ..Default::default() })),
+        Step::Compile => drop(world.compile()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn increments_equal_a_full_recompute(steps in proptest::collection::vec(step(), 0..150)) {
+        let mut world = World::new();
+        world.cluster("west");
+        world.cluster("east");
+        for step in steps {
+            run(&mut world, step);
+        }
+        world.compile();
+        let expected = world.recomputed();
+        prop_assert_eq!(world.everything(), expected.everything());
+        prop_assert_eq!(&world.index.facts, &expected.index.facts);
+        // And computing it all again changes nothing.
+        world.index.dirty_all();
+        prop_assert_eq!(world.compile(), 0);
+    }
+}

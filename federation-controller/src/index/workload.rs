@@ -1,0 +1,116 @@
+//! From a pod: where it is, what telemetry calls it, who it is, and its own inbound side.
+
+use wire::discovery::{Authentication, InboundPort, Locality, PeerMode, Protocol, Workload, WorkloadLabels};
+
+use super::cluster::{ClusterIndex, pod_network, slice_service};
+use super::event::{Pod, SliceEndpoint, Text};
+use super::{Key, hostname};
+
+/// The label by which the injector says that a pod accepts the mesh's mutual TLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+
+/// Whether the pod has a sidecar that accepts the mesh's mutual TLS.
+pub(super) fn mutual_tls(pod: &Pod) -> bool {
+    pod.labels.get(TLS_MODE).is_some_and(|mode| &**mode == "istio")
+}
+
+/// Whether the pod holds a proxy of ours, which may ask for its own side: it is injected, or a gateway.
+pub(super) fn has_proxy(pod: &Pod, system: &Text) -> bool {
+    mutual_tls(pod) || pod.namespace == *system
+}
+
+/// The network that a pod is on.
+pub(super) fn network<'a>(cluster: &'a ClusterIndex, pod: Option<&'a Pod>) -> &'a Text {
+    pod.and_then(pod_network).unwrap_or_else(|| cluster.network())
+}
+
+/// Where an endpoint is: what its pod's label says, else its node's labels, else the zone that its slice names.
+pub(super) fn locality(cluster: &ClusterIndex, pod: Option<&Pod>, endpoint: Option<&SliceEndpoint>) -> Locality {
+    let labelled = |pod: &Pod| {
+        let label = pod.labels.get("topology.istio.io/locality").or_else(|| pod.labels.get("istio-locality"))?;
+        // Label values cannot hold slashes; dots stand for them.
+        let mut parts = label.split(['/', '.']);
+        let mut next = || parts.next().unwrap_or_default().to_string();
+        Some(Locality { region: next(), zone: next(), subzone: next() })
+    };
+    if let Some(locality) = pod.and_then(labelled) {
+        return locality;
+    }
+    let name = endpoint.and_then(|endpoint| endpoint.node.as_ref()).or_else(|| pod.map(|pod| &pod.node));
+    match name.and_then(|name| cluster.nodes.get(name)) {
+        Some(node) => {
+            Locality { region: node.region.to_string(), zone: node.zone.to_string(), subzone: node.subzone.to_string() }
+        }
+        None => {
+            let zone = endpoint.and_then(|endpoint| endpoint.zone.as_deref()).unwrap_or_default();
+            Locality { zone: zone.to_string(), ..Default::default() }
+        }
+    }
+}
+
+/// The pod's SPIFFE id; empty where it cannot be one.
+pub(super) fn identity(trust_domain: &str, pod: &Pod) -> String {
+    match identity::SpiffeId::new(trust_domain, &pod.namespace, &pod.service_account) {
+        Ok(id) => id.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+/// What telemetry says of a pod. The canonical names fall back as Istio's do.
+pub(super) fn labels(pod: &Pod) -> WorkloadLabels {
+    let first = |keys: &[&str], otherwise: &str| {
+        keys.iter().find_map(|key| pod.labels.get(*key)).map_or(otherwise, |value| value).to_string()
+    };
+    let workload = first(&["service.istio.io/workload-name"], &pod.workload);
+    WorkloadLabels {
+        namespace: pod.namespace.to_string(),
+        app: first(&["app", "app.kubernetes.io/name"], ""),
+        version: first(&["version", "app.kubernetes.io/version"], ""),
+        canonical_service: first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], &workload),
+        canonical_revision: first(
+            &["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"],
+            "latest",
+        ),
+        workload,
+    }
+}
+
+/// The pod's own inbound side, for its proxy.
+pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, domain: &str) -> Workload {
+    let mut ports: Vec<InboundPort> = Vec::new();
+    for slice in cluster.slices_with.of(key).filter_map(|slice| cluster.slices.get(slice)) {
+        let service = slice_service(slice);
+        let Some(definition) = cluster.services.get(&service) else { continue };
+        for (name, number) in &slice.ports {
+            let Some(port) = definition.ports.iter().find(|port| port.name == *name) else { continue };
+            ports.push(InboundPort {
+                number: (*number).into(),
+                protocol: port.protocol.into(),
+                service: hostname(&service, domain),
+                service_port: port.number.into(),
+            });
+        }
+    }
+    // Where several services meet at one port, one that declares the protocol goes first, then the first by name.
+    ports.sort_by(|a, b| {
+        let rank = |port: &InboundPort| (port.number, port.protocol == Protocol::Unspecified as i32);
+        rank(a).cmp(&rank(b)).then_with(|| (&a.service, a.service_port).cmp(&(&b.service, b.service_port)))
+    });
+    ports.dedup_by_key(|port| port.number);
+    Workload {
+        cluster: cluster.info.name.to_string(),
+        network: network(cluster, Some(pod)).to_string(),
+        namespace: pod.namespace.to_string(),
+        pod: pod.name.to_string(),
+        service_account: pod.service_account.to_string(),
+        locality: Some(locality(cluster, Some(pod), None)),
+        labels: Some(labels(pod)),
+        ports,
+        node: pod.node.to_string(),
+    }
+}
+
+/// How the pod's proxy treats plaintext: as Istio's default has it, it is permitted.
+pub(super) fn authentication() -> Authentication {
+    Authentication { mode: PeerMode::Permissive.into(), ports: Default::default() }
+}

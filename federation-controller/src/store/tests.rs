@@ -1,0 +1,96 @@
+use super::*;
+
+fn resource(name: &str, body: &'static [u8], keys: &[&str], audience: Audience) -> Resource {
+    let keys = keys.iter().map(|key| Arc::from(*key)).collect();
+    Resource { kind: Kind::Service, name: name.into(), keys, audience, body: Bytes::from_static(body) }
+}
+
+fn group(name: &str) -> Group {
+    Group::Network(name.into())
+}
+
+#[test]
+fn equal_output_stops_here() {
+    let mut store = Store::default();
+    let one = || vec![resource("a", b"1", &["k"], Audience::All)];
+    assert_eq!(store.replace(group("g"), one()), 1);
+    let (changes, view) = (store.changes(), store.view("west", "").end(Kind::Service));
+    assert_eq!(store.replace(group("g"), one()), 0);
+    assert_eq!((store.changes(), store.view("west", "").end(Kind::Service)), (changes, view));
+    // Other names and another audience are changes although the content is the same.
+    assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::All)]), 1);
+    assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Itself)]), 1);
+    assert_eq!(store.replace(group("g"), Vec::new()), 1);
+    assert_eq!(store.size(Kind::Service), (0, 0));
+    assert!(store.tables[Kind::Service as usize].by_key.is_empty());
+    assert!(store.groups.is_empty());
+}
+
+#[test]
+fn a_group_keeps_only_what_it_has_now() {
+    let mut store = Store::default();
+    store.replace(
+        group("g"),
+        vec![resource("a", b"1", &["k"], Audience::All), resource("b", b"1", &["k"], Audience::All)],
+    );
+    store.replace(
+        group("g"),
+        vec![resource("b", b"1", &["k"], Audience::All), resource("c", b"1", &["k"], Audience::All)],
+    );
+    let view = store.view("west", "");
+    let members: Vec<&str> = view.members(Kind::Service, "k").map(|item| &*item.name).collect();
+    assert_eq!(members, ["b", "c"]);
+    assert_eq!(store.size(Kind::Service), (2, 2));
+}
+
+#[test]
+fn each_sees_what_it_may() {
+    let mut store = Store::default();
+    let west = Audience::Clusters(["west".into()].into());
+    store.replace(
+        group("g"),
+        vec![
+            resource("for-all", b"1", &["k"], Audience::All),
+            resource("for-west", b"1", &["k"], west),
+            resource("west/default/a", b"1", &[], Audience::Itself),
+        ],
+    );
+    let seen = |cluster, workload| {
+        let view = store.view(cluster, workload);
+        let own = view.get(Kind::Service, "west/default/a").is_some();
+        (view.members(Kind::Service, "k").count(), own)
+    };
+    assert_eq!(seen("west", "west/default/a"), (2, true));
+    assert_eq!(seen("west", "west/default/b"), (2, false));
+    assert_eq!(seen("east", "east/default/a"), (1, false));
+}
+
+#[test]
+fn the_log_is_bounded_and_says_so() {
+    let mut store = Store::default();
+    for i in 0..LOG + 10 {
+        store.replace(group("g"), vec![resource("a", if i % 2 == 0 { b"1" } else { b"2" }, &[], Audience::All)]);
+    }
+    let view = store.view("west", "");
+    assert_eq!(view.end(Kind::Service), (LOG + 10) as u64);
+    assert_eq!(view.changed(Kind::Service, 0), None);
+    assert_eq!(view.changed(Kind::Service, 10).map(|names| names.len()), Some(LOG));
+    assert_eq!(view.changed(Kind::Service, view.end(Kind::Service)), Some(Vec::new()));
+    assert!(store.set_ready(HashSet::from(["east".into()])));
+    assert!(!store.set_ready(HashSet::from(["east".into()])));
+    let end = (LOG + 10) as u64;
+    let view = store.view("west", "");
+    assert_eq!(view.changed(Kind::Service, end), None, "who was up to date compares as well");
+    assert_eq!(view.changed(Kind::Service, view.end(Kind::Service)), Some(Vec::new()));
+    assert!(!view.certain(Kind::Endpoint, "a@n/east/1") && view.certain(Kind::Endpoint, "a@n/west/1"));
+    assert!(!view.certain(Kind::Endpoint, "a@n") && !view.certain(Kind::Service, "a"));
+}
+
+#[test]
+fn versions_are_the_same_in_every_process() {
+    // A change here makes every proxy take everything anew at the next restart.
+    assert_eq!(version(b"isthmus"), VERSION_OF_ISTHMUS);
+    assert_ne!(version(b""), 0);
+}
+
+const VERSION_OF_ISTHMUS: u64 = 0;
