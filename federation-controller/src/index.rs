@@ -24,7 +24,7 @@ pub mod cluster;
 pub mod event;
 mod gateway;
 mod intern;
-pub mod merge;
+mod merge;
 mod relation;
 pub mod snapshot;
 #[cfg(test)]

@@ -20,7 +20,7 @@ const GATEWAY_PORT: u16 = 15443;
 
 /// What proxies are told of a network's gateways; `None` where it has none.
 pub(super) fn resource<'a>(clusters: impl Iterator<Item = &'a ClusterIndex>, network: &Text) -> Option<Resource> {
-    let mut found: Vec<(IpAddr, GatewayAddress)> = Vec::new();
+    let mut found: Vec<(IpAddr, &Key, GatewayAddress)> = Vec::new();
     for cluster in clusters {
         for (key, service) in &cluster.services {
             if service.network.as_ref() != Some(network) {
@@ -30,15 +30,15 @@ pub(super) fn resource<'a>(clusters: impl Iterator<Item = &'a ClusterIndex>, net
             if !service.ports.iter().any(|exposed| exposed.number == port) {
                 continue;
             }
-            found.extend(service.external_ips.iter().map(|ip| (*ip, address(cluster, key, *ip, port))));
+            found.extend(service.external_ips.iter().map(|ip| (*ip, key, address(cluster, key, *ip, port))));
         }
     }
-    found.sort_by(|(ip, a), (other, b)| (ip, a.port, &a.cluster).cmp(&(other, b.port, &b.cluster)));
-    found.dedup_by(|(ip, a), (other, b)| ip == other && a.port == b.port);
+    found.sort_by(|(ip, key, a), (other, of, b)| (ip, a.port, &a.cluster, key).cmp(&(other, b.port, &b.cluster, of)));
+    found.dedup_by(|(ip, _, a), (other, _, b)| ip == other && a.port == b.port);
     if found.is_empty() {
         return None;
     }
-    let addresses = found.into_iter().map(|(_, address)| address).collect();
+    let addresses = found.into_iter().map(|(_, _, address)| address).collect();
     let body = Gateway { network: network.to_string(), addresses };
     Some(Resource::for_all(Kind::Gateway, network, body.encode_to_vec()))
 }

@@ -20,15 +20,15 @@ use crate::store::{Audience, Resource};
 
 /// A merged service: what proxies are told, and what people should know.
 #[derive(Debug, Default)]
-pub struct Merged {
+pub(super) struct Merged {
     /// The Service and its Endpoints. Empty where no cluster defines it.
-    pub resources: Vec<Resource>,
+    pub(super) resources: Vec<Resource>,
     /// Clusters that export it.
-    pub exports: Vec<(Text, export::Reason)>,
+    pub(super) exports: Vec<(Text, export::Reason)>,
     /// Definitions that lost against an earlier one, in words.
-    pub conflicts: Vec<String>,
+    pub(super) conflicts: Vec<String>,
     /// Endpoints told one by one.
-    pub endpoints: usize,
+    pub(super) endpoints: usize,
 }
 
 /// One endpoint with its pod, ready to be told.
@@ -312,13 +312,17 @@ fn collect<'a>(
         debug_assert_eq!(slice_service(slice), *key);
         let ports = port_map(service, slice);
         for endpoint in &slice.endpoints {
-            let place = *at.entry(endpoint.ip).or_insert(to.len());
-            if let Some(known) = to.get_mut(place) {
+            if let Some(known) = at.get(&endpoint.ip).and_then(|place| to.get_mut(*place)) {
                 known.ports.extend(&ports);
                 continue;
             }
             let pod_key = endpoint.pod.as_ref().map(|pod| Key { namespace: key.namespace.clone(), name: pod.clone() });
             let pod = pod_key.and_then(|pod| cluster.pods.get(&pod));
+            if endpoint.pod.is_some() && pod.is_none() {
+                // Its identity and whether it speaks mutual TLS come with the pod, any moment: until then it is not told.
+                continue;
+            }
+            at.insert(endpoint.ip, to.len());
             to.push(Member {
                 cluster,
                 exported,

@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 /// Members by what they belong to.
 #[derive(Clone, Debug)]
-pub struct Relation<K, M> {
+pub(super) struct Relation<K, M> {
     members: HashMap<K, BTreeSet<M>>,
 }
 
@@ -18,7 +18,7 @@ impl<K, M> Default for Relation<K, M> {
 
 impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     /// Adds a pair; true if `key` had no members before.
-    pub fn insert(&mut self, key: &K, member: &M) -> bool {
+    pub(super) fn insert(&mut self, key: &K, member: &M) -> bool {
         match self.members.get_mut(key) {
             Some(members) => {
                 if !members.contains(member) {
@@ -31,7 +31,7 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     }
 
     /// Removes a pair; true if it was the last member of `key`.
-    pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, member: &M) -> bool
+    pub(super) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, member: &M) -> bool
     where
         K: Borrow<Q>,
     {
@@ -44,12 +44,12 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     }
 
     /// Removes all members of `key`.
-    pub fn clear(&mut self, key: &K) {
+    pub(super) fn clear(&mut self, key: &K) {
         self.members.remove(key);
     }
 
     /// The members of `key`, in order.
-    pub fn of<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &M> + Clone
+    pub(super) fn of<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &M> + Clone
     where
         K: Borrow<Q>,
     {
@@ -57,7 +57,7 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     }
 
     /// Whether `key` has members.
-    pub fn has<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
+    pub(super) fn has<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {

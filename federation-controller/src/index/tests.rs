@@ -288,7 +288,7 @@ fn run(world: &mut World, step: Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::with_cases(400) })]
 
     #[test]
     fn increments_equal_a_full_recompute(steps in proptest::collection::vec(step(), 0..150)) {
@@ -300,7 +300,10 @@ proptest! {
         }
         world.compile();
         let expected = world.recomputed();
-        prop_assert_eq!(world.everything(), expected.everything());
+        let (found, expected_all) = (world.everything(), expected.everything());
+        let differing: Vec<_> = found.keys().chain(expected_all.keys()).filter(|key| found.get(key) != expected_all.get(key)).collect();
+        let shown: Vec<_> = differing.iter().map(|key| (key, world.body(key.0, &key.1), expected.body(key.0, &key.1))).collect();
+        prop_assert!(differing.is_empty(), "{:#?}", shown);
         prop_assert_eq!(&world.index.facts, &expected.index.facts);
         // And computing it all again changes nothing.
         world.index.dirty_all();
