@@ -105,6 +105,11 @@ impl<T: Clone> Balancer<T> {
         }
     }
 
+    /// Moves the caller, once it is told where it runs. Takes effect with the next [`Balancer::update`].
+    pub fn place_at(&mut self, own: Locality) {
+        self.own = own;
+    }
+
     /// Takes a new list of endpoints. What is known of endpoints that stay is kept, except that one that was not ready
     /// and is now starts anew: it was restarted.
     pub fn update(&mut self, endpoints: impl IntoIterator<Item = Endpoint<T>>) {

@@ -7,11 +7,13 @@
 pub mod capture;
 pub mod firewall;
 pub mod hello;
+pub mod inherit;
 pub mod link;
 pub mod namespace;
 mod netlink;
 pub mod process;
 pub mod socket;
+pub mod tcp_info;
 pub mod splice;
 
 pub use socket::{Connect, Listen, PROXY_MARK, PROXY_UID, connect, listen, original_destination};

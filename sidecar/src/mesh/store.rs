@@ -1,0 +1,188 @@
+//! Takes what discovery tells and publishes it.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use wire::Kind;
+use wire::client::Subscriber;
+use wire::delta::{Body, Rejected, Rejection, Update};
+
+use super::model::{Endpoint, Service, Snapshot};
+use super::{Place, convert};
+
+/// What is published: the newest snapshot, and a number that tells whether one has it.
+#[derive(Debug, Default)]
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    version: AtomicU64,
+}
+
+impl Shared {
+    /// The newest snapshot.
+    pub fn newest(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Grows with each snapshot.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    fn publish(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// A service's endpoints as they arrive; `told` says that the collection was answered.
+#[derive(Debug, Default)]
+struct Endpoints {
+    told: bool,
+    by_name: BTreeMap<Arc<str>, Endpoint>,
+}
+
+/// All that was told. Lives on the control thread.
+pub struct Store {
+    place: Place,
+    shared: Arc<Shared>,
+    current: Snapshot,
+    endpoints: HashMap<Arc<str>, Endpoints>,
+    /// Set once discovery exists: what a service needs is asked for as soon as it is known.
+    subscriber: Rc<OnceCell<Subscriber>>,
+    /// Told of each trust bundle.
+    trusted: Box<dyn FnMut(identity::Trust)>,
+}
+
+impl Store {
+    /// An empty one for a proxy at `place`, which calls `trusted` with each trust bundle that arrives.
+    pub fn new(place: Place, trusted: impl FnMut(identity::Trust) + 'static) -> Self {
+        Self {
+            place,
+            shared: Arc::default(),
+            current: Snapshot::default(),
+            endpoints: HashMap::new(),
+            subscriber: Rc::default(),
+            trusted: Box::new(trusted),
+        }
+    }
+
+    /// What it publishes to.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Where the subscriber is put once it is there.
+    pub fn subscriber(&self) -> Rc<OnceCell<Subscriber>> {
+        self.subscriber.clone()
+    }
+
+    fn change(&mut self, name: &str, body: Body, touched: &mut BTreeSet<Arc<str>>) -> Result<(), String> {
+        match body {
+            Body::Trust(message) => (self.trusted)(runtime::enrol::trust_of(&message)?),
+            Body::MeshConfig(message) => self.current.settings = Arc::new(convert::settings(&message)),
+            Body::Workload(message) => self.current.own = Some(Arc::new(convert::own(&message)?)),
+            Body::Authentication(message) => {
+                self.current.authentication = Some(Arc::new(convert::authentication(&message)?));
+            }
+            Body::Gateway(message) => {
+                self.current.gateways.insert(name.into(), convert::gateways(&message)?);
+            }
+            Body::Service(message) => {
+                let service = convert::service(&message, &self.place.cluster)?;
+                self.ask_for_endpoints(&service, &message);
+                touched.insert(service.hostname.clone());
+                self.current.services.insert(service.hostname.clone(), Arc::new(service));
+            }
+            Body::Endpoint(message) => {
+                let endpoint = convert::endpoint(name, &message)?;
+                let of = wire::name::parse_endpoint(name).ok_or("its name is not that of an endpoint")?;
+                let hostname: Arc<str> = of.hostname.into();
+                let endpoints = self.endpoints.entry(hostname.clone()).or_default();
+                endpoints.told = true;
+                endpoints.by_name.insert(endpoint.id.clone(), endpoint);
+                touched.insert(hostname);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, kind: Kind, name: &str, touched: &mut BTreeSet<Arc<str>>) {
+        match kind {
+            Kind::Service => {
+                self.current.services.remove(name);
+                touched.insert(name.into());
+            }
+            Kind::Endpoint => {
+                if let Some(of) = wire::name::parse_endpoint(name) {
+                    if let Some(endpoints) = self.endpoints.get_mut(of.hostname) {
+                        endpoints.by_name.remove(name);
+                        touched.insert(of.hostname.into());
+                    }
+                } else if let Some((hostname, _)) = wire::name::parse_endpoints(name) {
+                    // The collection itself: it is empty.
+                    *self.endpoints.entry(hostname.into()).or_default() =
+                        Endpoints { told: true, by_name: BTreeMap::new() };
+                    touched.insert(hostname.into());
+                }
+            }
+            Kind::Gateway => {
+                self.current.gateways.insert(name.into(), Arc::new([]));
+            }
+            // What a proxy is and whom it trusts is never taken back, only replaced.
+            Kind::Trust | Kind::MeshConfig | Kind::Workload | Kind::Authentication => {
+                tracing::debug!(%kind, name, "the controller has none");
+            }
+        }
+    }
+
+    fn ask_for_endpoints(&self, service: &Service, message: &wire::discovery::Service) {
+        let Some(subscriber) = self.subscriber.get() else { return };
+        if self.current.services.contains_key(&service.hostname) {
+            return;
+        }
+        subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.place.network));
+        for export in &message.exports {
+            if *export.network != *self.place.network && !self.current.gateways.contains_key(export.network.as_str()) {
+                subscriber.subscribe(Kind::Gateway, export.network.as_str());
+            }
+        }
+    }
+
+    /// Puts services and their endpoints together again and publishes.
+    fn publish(&mut self, touched: BTreeSet<Arc<str>>) {
+        for hostname in touched {
+            let Some(service) = self.current.services.get_mut(&hostname) else {
+                self.endpoints.remove(&hostname);
+                continue;
+            };
+            if let Some(endpoints) = self.endpoints.get(&hostname).filter(|endpoints| endpoints.told) {
+                Arc::make_mut(service).endpoints = Some(endpoints.by_name.values().cloned().collect());
+            }
+        }
+        self.current.addresses = (self.current.services.values())
+            .flat_map(|service| service.addresses.iter().map(|address| (*address, service.clone())))
+            .collect();
+        self.shared.publish(self.current.clone());
+    }
+}
+
+impl wire::client::Store for Store {
+    fn apply(&mut self, update: Update) -> Result<(), Rejected> {
+        let mut touched = BTreeSet::new();
+        let mut rejected = Vec::new();
+        for name in &update.removed {
+            self.remove(update.kind, name, &mut touched);
+        }
+        for changed in update.changed {
+            if let Err(reason) = self.change(&changed.name, changed.body, &mut touched) {
+                rejected.push(Rejection { name: changed.name, reason });
+            }
+        }
+        self.publish(touched);
+        if rejected.is_empty() { Ok(()) } else { Err(Rejected(rejected)) }
+    }
+}

@@ -1,0 +1,111 @@
+//! One worker's reading side.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wire::Kind;
+use wire::client::{Link, Outcome, Subscriber};
+
+use super::Place;
+use super::model::{Service, Snapshot};
+use super::store::Shared;
+
+/// How long a connection waits to be told of a destination that it is the first to use. The controller answers within
+/// milliseconds; past this it is taken for unreachable, and the destination for unknown.
+const ANSWER: Duration = Duration::from_secs(2);
+/// The same while the stream to the controller is known to be down: just what a reconnect may take.
+const ANSWER_WHILE_LOST: Duration = Duration::from_millis(100);
+
+/// Reads the newest snapshot, and asks for what is not in it.
+#[derive(Debug)]
+pub struct View {
+    place: Place,
+    shared: Arc<Shared>,
+    subscriber: Subscriber,
+    cached: RefCell<Arc<Snapshot>>,
+    version: Cell<u64>,
+}
+
+impl View {
+    /// A view for one worker.
+    pub fn new(place: Place, shared: Arc<Shared>, subscriber: Subscriber) -> Self {
+        let version = Cell::new(shared.version());
+        let cached = RefCell::new(shared.newest());
+        Self { place, shared, subscriber, cached, version }
+    }
+
+    /// Where this proxy is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Everything, as of now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        let version = self.shared.version();
+        if version != self.version.get() {
+            self.version.set(version);
+            *self.cached.borrow_mut() = self.shared.newest();
+        }
+        self.cached.borrow().clone()
+    }
+
+    /// Grows with each snapshot: who keeps something made from one can tell that it is old.
+    pub fn version(&self) -> u64 {
+        self.shared.version()
+    }
+
+    /// The service that applications of this cluster reach at this address, with its endpoints.
+    pub async fn by_address(&self, address: IpAddr) -> Option<Arc<Service>> {
+        let known = self.snapshot().addresses.get(&address).cloned();
+        let service = match known {
+            Some(service) => service,
+            None => {
+                let name = wire::name::address(&self.place.cluster, address);
+                if self.ask(Kind::Service, name).await != Outcome::Present {
+                    return None;
+                }
+                self.snapshot().addresses.get(&address)?.clone()
+            }
+        };
+        self.complete(service).await
+    }
+
+    /// The service of this hostname, with its endpoints.
+    pub async fn by_name(&self, hostname: &str) -> Option<Arc<Service>> {
+        let known = self.snapshot().services.get(hostname).cloned();
+        let service = match known {
+            Some(service) => service,
+            None => {
+                if self.ask(Kind::Service, hostname).await != Outcome::Present {
+                    return None;
+                }
+                self.snapshot().services.get(hostname)?.clone()
+            }
+        };
+        self.complete(service).await
+    }
+
+    /// Waits until what is needed to reach the service was told. What does not come in time is left out.
+    async fn complete(&self, mut service: Arc<Service>) -> Option<Arc<Service>> {
+        if service.endpoints.is_none() {
+            let name = wire::name::endpoints(&service.hostname, &self.place.network);
+            self.subscriber.subscribe(Kind::Endpoint, name.as_str());
+            self.ask(Kind::Endpoint, name).await;
+            service = self.snapshot().services.get(&service.hostname)?.clone();
+        }
+        for network in service.remote_networks() {
+            if !self.snapshot().gateways.contains_key(network) {
+                self.subscriber.subscribe(Kind::Gateway, &**network);
+                self.ask(Kind::Gateway, &**network).await;
+            }
+        }
+        Some(service)
+    }
+
+    async fn ask(&self, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
+        let lost = matches!(*self.subscriber.link().borrow(), Link::Lost { .. });
+        self.subscriber.demand(kind, name, if lost { ANSWER_WHILE_LOST } else { ANSWER }).await
+    }
+}

@@ -1,0 +1,135 @@
+//! From the application to the mesh: captured connections on 15001.
+//!
+//! [`serve`] is a connection's whole walk: where it was going, what service that is, what it speaks, and then one of
+//! three ways to carry it: requests ([`http`]), opaque bytes to an endpoint, or the same to where it was going anyway.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use telemetry::istio::{Reporter, Security};
+use tokio::net::TcpStream;
+
+use crate::detect::{self, Spoken};
+use crate::failure::Failure;
+use crate::io::Io;
+use crate::mesh::{OutboundPolicy, Protocol, Service, Settings};
+use crate::opaque;
+use crate::report::Route;
+use crate::upstream::{Cluster, Target};
+use crate::worker::Worker;
+
+pub mod http;
+
+/// How long to wait for the first bytes of a connection to an address outside of the mesh. An HTTP client speaks at
+/// once; a client that waits for its server must not wait long, and loses nothing but the routing by `Host`.
+const OUTSIDE_DETECTION: Duration = Duration::from_millis(200);
+
+/// What is known of a captured connection when it is carried.
+pub struct Captured {
+    /// The application.
+    pub client: SocketAddr,
+    /// Where it was going.
+    pub destination: SocketAddr,
+    /// The service's port there, or the place itself.
+    pub cluster: Rc<Cluster>,
+    /// For metrics.
+    pub route: Rc<Route>,
+    /// What the port is declared to speak.
+    pub protocol: Protocol,
+}
+
+/// Carries one captured connection from the application to where it meant to go.
+pub async fn serve(stream: TcpStream, worker: Rc<Worker>) {
+    if let Err(failure) = carry(stream, &worker).await
+        && !failure.is_clients()
+    {
+        tracing::debug!(error = %failure, "outbound connection failed");
+    }
+}
+
+async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let own = |error: std::io::Error| Failure::Client(error.to_string().into());
+    let client = stream.peer_addr().map_err(own)?;
+    let destination = (worker.destination)(&stream).map_err(own)?;
+    if destination == stream.local_addr().map_err(own)? {
+        return Err(Failure::Refused("a connection that was not captured would be sent to this proxy again".into()));
+    }
+    let service = worker.view.by_address(destination.ip()).await;
+    let settings = worker.view.snapshot().settings.clone();
+    let captured = captured(client, destination, service.as_ref(), worker, &settings)?;
+    let mut io = Io::from(stream);
+    let spoken = match captured.protocol {
+        Protocol::Tcp => Spoken::Opaque,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => Spoken::Http(detect::version(&mut io).await.map_err(own)?),
+        Protocol::Unknown => {
+            let within = if service.is_some() { settings.detection_timeout } else { Some(OUTSIDE_DETECTION) };
+            detect::spoken(&mut io, within).await.map_err(own)?
+        }
+    };
+    match spoken {
+        Spoken::Http(version) => http::serve(io, version, captured, worker).await,
+        Spoken::Opaque => relay(io, captured, worker).await,
+    }
+}
+
+/// Finds the way for a destination.
+fn captured(
+    client: SocketAddr,
+    destination: SocketAddr,
+    service: Option<&Arc<Service>>,
+    worker: &Worker,
+    settings: &Settings,
+) -> Result<Captured, Failure> {
+    let port = destination.port();
+    let known = service.and_then(|service| Some((service, service.port(port)?)));
+    if known.is_none() && settings.outbound_policy == OutboundPolicy::RegistryOnly {
+        return Err(Failure::UnknownDestination(destination.to_string().into()));
+    }
+    let (cluster, labels, protocol) = match known {
+        Some((service, port)) => {
+            let labels = telemetry::istio::Service {
+                host: service.hostname.clone(),
+                name: service.name.clone(),
+                namespace: service.namespace.clone(),
+            };
+            (worker.clusters.of(service, port.number, &worker.view), labels, port.protocol)
+        }
+        None => {
+            let cluster = Rc::new(Cluster::fixed("PassthroughCluster", Target::plaintext(destination)));
+            let labels = telemetry::istio::Service { name: "PassthroughCluster".into(), ..Default::default() };
+            (cluster, labels, Protocol::Unknown)
+        }
+    };
+    let route = worker.telemetry.route(Reporter::Source, Security::Unknown, &worker.me(), labels);
+    Ok(Captured { client, destination, cluster, route, protocol })
+}
+
+/// Carries opaque bytes to an endpoint.
+async fn relay(mut io: Io, captured: Captured, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let log = worker.view.snapshot().settings.log.clone();
+    let mut seen = worker.telemetry.log.begin(&log);
+    if let Some(seen) = &mut seen {
+        seen.cluster = captured.cluster.name.clone();
+        seen.destination = Some(captured.destination);
+        seen.client = Some(captured.client);
+    }
+    let (pick, opened) = match captured.cluster.connect(&worker.dial()).await {
+        Ok(connected) => connected,
+        Err(failure) => {
+            opaque::refused(&captured.route, &worker.telemetry, seen, &failure);
+            return Err(failure);
+        }
+    };
+    let mut party = crate::report::party_of(&pick.target.labels, &pick.target.cluster);
+    party.principal = opened.peer.as_ref().map_or_else(Arc::default, |peer| peer.id.as_str().into());
+    if let Some(seen) = &mut seen {
+        seen.upstream_host = Some(pick.target.address);
+        seen.upstream_local = opened.local;
+    }
+    let mut upstream = opened.io;
+    let series = captured.route.tcp(&worker.telemetry.intern(party));
+    opaque::carry(&mut io, &mut upstream, series, seen).await;
+    Ok(())
+}

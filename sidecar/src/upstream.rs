@@ -1,0 +1,16 @@
+//! The way out: from a service and a port to a connection that can be used.
+//!
+//! - [`target`]: what the endpoints of a service port are, as places to connect to. Pure.
+//! - [`Cluster`]: one service port as one worker uses it: a balancer over those targets, and a pool per target.
+//! - [`connect`]: TCP and TLS to one target, and the race between several.
+//! - [`Pool`]: idle HTTP/1.1 connections and HTTP/2 sessions of one target.
+
+mod cluster;
+pub mod connect;
+mod pool;
+pub mod target;
+
+pub use cluster::{Cluster, Clusters, Key, Leased};
+pub use connect::Opened;
+pub use pool::{BUFFER, Lease, Line, Pool, Sent, Unsent, Version};
+pub use target::Target;

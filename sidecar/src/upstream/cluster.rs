@@ -1,0 +1,223 @@
+//! A service's port as one worker uses it: which endpoint is next, and the connections to each.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use balance::{Balancer, Outcome, Pick};
+
+use super::connect::{self, Dial, Opened};
+use super::pool::{Lease, Pool, Version};
+use super::target::{self, Target};
+use crate::failure::Failure;
+use crate::mesh::{Service, Snapshot, View};
+
+/// A service's port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The service.
+    pub hostname: Arc<str>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A service's port as one worker uses it.
+#[derive(Debug)]
+pub struct Cluster {
+    /// As Envoy names it: `outbound|<port>||<hostname>`.
+    pub name: Arc<str>,
+    key: Key,
+    service: RefCell<Option<Arc<Service>>>,
+    balancer: RefCell<Balancer<Arc<Target>>>,
+    pools: RefCell<HashMap<Arc<str>, (Arc<Target>, Rc<Pool>)>>,
+    version: Cell<u64>,
+}
+
+/// A connection for one request, and the endpoint that it leads to.
+#[derive(Debug)]
+pub struct Leased {
+    /// The endpoint; reports go here.
+    pub pick: Rc<Pick<Arc<Target>>>,
+    /// Its connections.
+    pub pool: Rc<Pool>,
+    /// One of them.
+    pub lease: Lease,
+}
+
+impl Cluster {
+    fn of_service(key: Key) -> Self {
+        let name = format!("outbound|{}||{}", key.port, key.hostname).into();
+        Self {
+            name,
+            key,
+            service: RefCell::default(),
+            balancer: RefCell::new(Balancer::new(balance::Locality::default())),
+            pools: RefCell::default(),
+            version: Cell::new(u64::MAX),
+        }
+    }
+
+    /// One fixed place outside of the mesh, under a name of Envoy's.
+    pub fn fixed(name: &str, target: Target) -> Self {
+        let key = Key { hostname: target.address.to_string().into(), port: target.address.port() };
+        let cluster = Self { name: name.into(), version: Cell::new(FIXED), ..Self::of_service(key) };
+        let endpoint = balance::Endpoint {
+            id: cluster.key.hostname.clone(),
+            locality: balance::Locality::default(),
+            weight: 1,
+            health: balance::Health::Ready,
+            target: Arc::new(target),
+        };
+        cluster.balancer.borrow_mut().update([endpoint]);
+        cluster
+    }
+
+    /// The service, if it is one.
+    pub fn service(&self) -> Option<Arc<Service>> {
+        self.service.borrow().clone()
+    }
+
+    /// The service's port.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Takes over what has changed in the mesh.
+    fn refresh(&self, version: u64, snapshot: &Snapshot) {
+        if self.version.replace(version) == version {
+            return;
+        }
+        // A service that is no longer told keeps its last endpoints for the connections that it has.
+        let Some(service) = snapshot.services.get(&self.key.hostname) else { return };
+        let targets = target::targets(service, self.key.port, snapshot);
+        let current: HashMap<&Arc<str>, &Arc<Target>> =
+            targets.iter().map(|choice| (&choice.id, &choice.target)).collect();
+        self.pools.borrow_mut().retain(|id, (target, pool)| {
+            let stays = current.get(id).is_some_and(|now| *now == target);
+            if !stays {
+                pool.clear();
+            }
+            stays
+        });
+        let mut balancer = self.balancer.borrow_mut();
+        balancer.place_at(snapshot.own.as_ref().map(|own| own.locality.clone()).unwrap_or_default());
+        balancer.update(targets);
+        *self.service.borrow_mut() = Some(service.clone());
+    }
+
+    /// A connection for a request, to an endpoint that is not in `tried` where there is another.
+    pub async fn lease(&self, version: Version, tried: &mut Vec<Arc<str>>, dial: &Dial) -> Result<Leased, Failure> {
+        let pick = self.pick(tried)?;
+        let pool = self.pool(&pick);
+        if let Some(lease) = pool.take(version).await {
+            tried.push(pick.id.clone());
+            return Ok(Leased { pick: Rc::new(pick), pool, lease });
+        }
+        let opening = match version {
+            Version::Http1 => None,
+            Version::Http2 => {
+                let guard = pool.opening().await;
+                if let Some(lease) = pool.take(version).await {
+                    tried.push(pick.id.clone());
+                    drop(guard);
+                    return Ok(Leased { pick: Rc::new(pick), pool, lease });
+                }
+                Some(guard)
+            }
+        };
+        let (pick, opened) = self.open(pick, tried, Some(version), dial).await?;
+        drop(opening);
+        let pool = self.pool(&pick);
+        match pool.adopt(opened, version).await {
+            Ok(lease) => Ok(Leased { pick, pool, lease }),
+            Err(error) => {
+                pick.report(Outcome::ConnectFailure, Instant::now());
+                Err(Failure::Connect { endpoint: pick.target.address.to_string().into(), error, retried: false })
+            }
+        }
+    }
+
+    /// A connection for opaque bytes.
+    pub async fn connect(&self, dial: &Dial) -> Result<(Rc<Pick<Arc<Target>>>, Opened), Failure> {
+        let mut tried = Vec::new();
+        let first = self.pick(&tried)?;
+        let (pick, opened) = self.open(first, &mut tried, None, dial).await?;
+        pick.report(Outcome::Success, Instant::now());
+        Ok((pick, opened))
+    }
+
+    async fn open(
+        &self,
+        first: Pick<Arc<Target>>,
+        tried: &mut Vec<Arc<str>>,
+        version: Option<Version>,
+        dial: &Dial,
+    ) -> Result<(Rc<Pick<Arc<Target>>>, Opened), Failure> {
+        let forget = |pick: &Pick<Arc<Target>>| {
+            if let Some((_, pool)) = self.pools.borrow().get(&pick.id) {
+                pool.clear();
+            }
+        };
+        connect::race(&self.balancer, first, tried, connect::alpn_of(version), dial, forget).await
+    }
+
+    fn pick(&self, tried: &[Arc<str>]) -> Result<Pick<Arc<Target>>, Failure> {
+        let picked = self.balancer.borrow_mut().pick(Instant::now(), tried, rand::random());
+        picked.ok_or_else(|| Failure::NoEndpoint(self.key.hostname.clone()))
+    }
+
+    fn pool(&self, pick: &Pick<Arc<Target>>) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        let (_, pool) = pools.entry(pick.id.clone()).or_insert_with(|| (pick.target.clone(), Rc::default()));
+        pool.clone()
+    }
+
+    /// Closes connections that were not used for long.
+    fn sweep(&self) {
+        self.pools.borrow().values().for_each(|(_, pool)| pool.sweep());
+    }
+}
+
+/// All clusters of one worker.
+#[derive(Debug, Default)]
+pub struct Clusters {
+    by_key: RefCell<HashMap<Key, Rc<Cluster>>>,
+}
+
+impl Clusters {
+    /// The cluster of a service's port, up to date.
+    pub fn of(&self, service: &Service, port: u16, view: &View) -> Rc<Cluster> {
+        let key = Key { hostname: service.hostname.clone(), port };
+        let cluster = self
+            .by_key
+            .borrow_mut()
+            .entry(key)
+            .or_insert_with_key(|key| Rc::new(Cluster::of_service(key.clone())))
+            .clone();
+        self.refresh(&cluster, view);
+        cluster
+    }
+
+    /// Brings a cluster that is in use up to date.
+    pub fn refresh(&self, cluster: &Cluster, view: &View) {
+        let version = view.version();
+        if cluster.version.get() != version && cluster.version.get() != FIXED {
+            cluster.refresh(version, &view.snapshot());
+        }
+    }
+
+    /// Closes connections that were not used for long, and takes over changes where nobody asked for a while, so that
+    /// connections to what is gone do not stay.
+    pub fn sweep(&self, view: &View) {
+        let clusters: Vec<_> = self.by_key.borrow().values().cloned().collect();
+        for cluster in clusters {
+            self.refresh(&cluster, view);
+            cluster.sweep();
+        }
+    }
+}
+
+/// The version of a cluster that no snapshot changes.
+const FIXED: u64 = u64::MAX - 1;

@@ -1,0 +1,140 @@
+//! What one worker thread has to itself, and the loop that accepts its connections.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::Identity;
+use runtime::drain::Watch;
+use tokio::net::TcpStream;
+
+use crate::mesh::View;
+use crate::report::{Me, Telemetry};
+use crate::upstream::connect::Dial;
+use crate::upstream::{Clusters, Pool, Version};
+
+/// How often idle connections are looked over.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Says where a connection was going. The kernel knows, of those that capture redirected; a test says so itself.
+pub type Destination = Arc<dyn Fn(&TcpStream) -> std::io::Result<SocketAddr> + Send + Sync>;
+
+/// One worker thread's own things. Nothing in here is shared with another worker but what the mesh publishes.
+pub struct Worker {
+    /// The mesh.
+    pub view: View,
+    /// Who this proxy is.
+    pub identity: Identity,
+    /// Upstream services.
+    pub clusters: Clusters,
+    /// Connections to the own application, by the address that it is asked at.
+    apps: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    /// Metrics and access logs.
+    pub telemetry: Rc<Telemetry>,
+    /// Says when to leave.
+    pub drain: Watch,
+    /// The mark of this proxy's own connections.
+    pub mark: Option<u32>,
+    /// Where captured connections were going.
+    pub destination: Destination,
+}
+
+impl Worker {
+    /// A worker's state, before its first connection.
+    pub fn new(
+        view: View,
+        identity: Identity,
+        telemetry: Telemetry,
+        drain: Watch,
+        mark: Option<u32>,
+        destination: Destination,
+    ) -> Self {
+        let (clusters, apps) = Default::default();
+        Self { view, identity, clusters, apps, telemetry: Rc::new(telemetry), drain, mark, destination }
+    }
+
+    /// How to connect to endpoints, by the mesh's present settings.
+    pub fn dial(&self) -> Dial {
+        let timeout = self.view.snapshot().settings.connect_timeout;
+        Dial { identity: self.identity.clone(), mark: self.mark, timeout }
+    }
+
+    /// Who this workload is, to metrics and peers.
+    pub fn me(&self) -> Rc<Me> {
+        self.telemetry.me(self.view.snapshot().own.as_ref(), self.identity.id().as_str())
+    }
+
+    /// Connections to the application at this address.
+    pub fn app(&self, address: SocketAddr) -> Rc<Pool> {
+        self.apps.borrow_mut().entry(address).or_default().clone()
+    }
+
+    /// Closes connections that were not used for long, as long as the worker lives.
+    pub async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.clusters.sweep(&self.view);
+            self.apps.borrow_mut().retain(|_, pool| {
+                pool.sweep();
+                Rc::strong_count(pool) > 1 || pool.kept() != (0, 0)
+            });
+        }
+    }
+
+    /// Accepts connections until the drain begins, and takes what waits in the queue even then: a closed listener
+    /// resets it. Each connection is a task of its own.
+    pub async fn accept<F>(self: Rc<Self>, listener: std::net::TcpListener, serve: impl Fn(TcpStream, Rc<Self>) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let mut acceptor = match net::socket::Acceptor::new(listener) {
+            Ok(acceptor) => acceptor,
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections");
+                return;
+            }
+        };
+        let mut drain = self.drain.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                accepted = acceptor.next() => accepted,
+                () = drain.begun() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let guard = self.drain.guard();
+                    let served = serve(stream, self.clone());
+                    tokio::task::spawn_local(async move {
+                        served.await;
+                        drop(guard);
+                    });
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no longer accepting connections");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// Takes or opens a connection to the application.
+    pub async fn to_app(
+        self: &Rc<Self>,
+        address: SocketAddr,
+        version: Version,
+        mark: Option<u32>,
+    ) -> Result<crate::upstream::Lease, crate::failure::ConnectError> {
+        if let Some(lease) = self.take(version).await {
+            return Ok(lease);
+        }
+        let opened = crate::inbound::connect(address, mark).await?;
+        self.adopt(opened, version).await
+    }
+}
