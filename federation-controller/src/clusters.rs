@@ -1,0 +1,359 @@
+//! The clusters of the mesh: this one, and every one whose kubeconfig is in a remote secret.
+//!
+//! Start at [`start`]: it watches the own cluster and the remote secrets, keeps one link per cluster ([`link`](self)), and
+//! turns what the links see into [`Event`]s for the index. [`Clusters`] is the handle by which the rest of the controller
+//! asks for a cluster's client, its namespaces, and how its link is.
+//!
+//! A remote secret is a Secret in the root namespace labelled `istio/multiCluster: "true"`; each of its entries is a
+//! cluster. Secrets may come, change and go at any time. What is wrong with one is recorded ([`Problem`]) and disturbs no
+//! other. Losing a cluster's API server removes nothing; only the removal of its secret does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch as channel};
+
+mod link;
+mod mesh;
+pub(crate) mod records;
+mod registry;
+mod secrets;
+mod state;
+pub(crate) mod trouble;
+pub(crate) mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use registry::Problem;
+pub use state::LinkState;
+
+use crate::index::event::{Cluster, Event, Text};
+use link::{Link, Slot};
+use registry::{Action, Entry};
+
+/// What the controller is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cluster that the controller runs in.
+    pub cluster: Text,
+    /// The network of that cluster.
+    pub network: Text,
+    /// Where remote secrets and the mesh-wide settings are.
+    pub root_namespace: String,
+    /// The own cluster's kubeconfig; without one, the service account that a pod has.
+    pub kubeconfig: Option<PathBuf>,
+    /// How often each API server is asked whether it is there.
+    pub heartbeat: Duration,
+}
+
+/// Why the controller cannot reach its own cluster at all: wrong set-up, not an outage.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kubeconfig is broken.
+    #[error("kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: kube::config::KubeconfigError,
+    },
+    /// Not in a pod, and no kubeconfig given.
+    #[error("no service account of a pod was found ({0}); outside of a cluster give --kubeconfig")]
+    InCluster(kube::config::InClusterError),
+    /// The client cannot be made.
+    #[error("the API server's client cannot be made: {0}")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// How a cluster's link is, as told to people.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The cluster.
+    pub name: Text,
+    /// Whether the controller runs in it.
+    pub own: bool,
+    /// Its API server.
+    pub server: Text,
+    /// The remote secret that speaks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Text>,
+    /// The link.
+    #[serde(flatten)]
+    pub link: LinkState,
+    /// Since when the link is so.
+    pub since: SystemTime,
+    /// When the server last told us anything; `None`: never.
+    pub last_contact: Option<SystemTime>,
+    /// How the link with changed credentials is, while it has not taken over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<LinkState>,
+}
+
+struct Contact {
+    state: LinkState,
+    since: SystemTime,
+    last: Option<SystemTime>,
+}
+
+struct Known {
+    cluster: Cluster,
+    client: Client,
+    secret: Option<Text>,
+    contact: Contact,
+    replacement: Option<LinkState>,
+    namespaces: channel::Sender<Arc<BTreeSet<Text>>>,
+    slot: Arc<Mutex<Slot>>,
+}
+
+/// What links and the handle share.
+struct Shared {
+    own: Text,
+    known: Mutex<BTreeMap<Text, Known>>,
+    problems: Mutex<Vec<Problem>>,
+    /// Counts changes of which clusters there are, or with which client.
+    changes: channel::Sender<u64>,
+}
+
+/// The clusters as they are now. Clones are the same handle.
+#[derive(Clone)]
+pub struct Clusters {
+    shared: Arc<Shared>,
+    own_client: Client,
+}
+
+/// Begins to watch: the own cluster, the remote secrets in it, and every cluster that they name. Events go to `events`
+/// until its receiver is dropped. Must be called within a tokio runtime.
+///
+/// # Errors
+/// [`StartError`], where there is no way to the own cluster; an API server that is merely away is waited for.
+pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Clusters, StartError> {
+    let (client, server) = own_client(config.kubeconfig.as_deref()).await?;
+    let shared = Arc::new(Shared {
+        own: config.cluster.clone(),
+        known: Mutex::default(),
+        problems: Mutex::default(),
+        changes: channel::Sender::new(0),
+    });
+    let clusters = Clusters { shared: Arc::clone(&shared), own_client: client.clone() };
+    let own =
+        Cluster { name: config.cluster.clone(), own: true, network: config.network.clone(), server: server.into() };
+    let supervisor = Supervisor { shared, events: events.clone(), heartbeat: config.heartbeat };
+    supervisor.begin(own, client.clone(), None).await;
+    tokio::spawn(mesh::follow(client.clone(), config.root_namespace.clone(), events));
+    tokio::spawn(secrets::follow(client, config.root_namespace, config.cluster, supervisor));
+    Ok(clusters)
+}
+
+async fn own_client(kubeconfig: Option<&std::path::Path>) -> Result<(Client, String), StartError> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let wrap = |source| StartError::Kubeconfig { path: path.to_owned(), source };
+            let file = Kubeconfig::read_from(path).map_err(wrap)?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(wrap)?
+        }
+        None => kube::Config::incluster_env().map_err(StartError::InCluster)?,
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config).map_err(|e| StartError::Client(Box::new(e)))?;
+    Ok((client, server))
+}
+
+/// An API server on the other side of the world answers a SYN well within this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Clusters {
+    /// The cluster that the controller runs in.
+    pub fn own(&self) -> &Text {
+        &self.shared.own
+    }
+
+    /// The client of the own cluster.
+    pub fn own_client(&self) -> &Client {
+        &self.own_client
+    }
+
+    /// The client of a cluster, with its current credentials. `None`: no such cluster.
+    pub fn client(&self, cluster: &str) -> Option<Client> {
+        self.shared.known().get(cluster).map(|known| known.client.clone())
+    }
+
+    /// All clusters' names, in order.
+    pub fn names(&self) -> Vec<Text> {
+        self.shared.known().keys().cloned().collect()
+    }
+
+    /// The namespaces of a cluster, as they change.
+    pub fn namespaces(&self, cluster: &str) -> Option<channel::Receiver<Arc<BTreeSet<Text>>>> {
+        self.shared.known().get(cluster).map(|known| known.namespaces.subscribe())
+    }
+
+    /// Changes whenever a cluster comes, goes, or gets another client.
+    pub fn changes(&self) -> channel::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// How the links are, ordered by cluster.
+    pub fn statuses(&self) -> Vec<Status> {
+        let known = self.shared.known();
+        known
+            .values()
+            .map(|known| Status {
+                name: known.cluster.name.clone(),
+                own: known.cluster.own,
+                server: known.cluster.server.clone(),
+                secret: known.secret.clone(),
+                link: known.contact.state.clone(),
+                since: known.contact.since,
+                last_contact: known.contact.last,
+                replacement: known.replacement.clone(),
+            })
+            .collect()
+    }
+
+    /// Entries of remote secrets that are not in force, and why.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Text, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_contact(&self, cluster: &str, contact: Contact) {
+        if let Some(known) = self.known().get_mut(cluster) {
+            known.contact = contact;
+        }
+    }
+
+    fn set_replacement(&self, cluster: &str, state: Option<LinkState>) {
+        if let Some(known) = self.known().get_mut(cluster) {
+            known.replacement = state;
+        }
+    }
+
+    fn set_namespaces(&self, cluster: &str, namespaces: BTreeSet<Text>) {
+        if let Some(known) = self.known().get(cluster) {
+            known.namespaces.send_replace(Arc::new(namespaces));
+        }
+    }
+
+    fn set_client(&self, cluster: &Cluster, client: Client) {
+        if let Some(known) = self.known().get_mut(&cluster.name) {
+            known.client = client;
+            known.cluster = cluster.clone();
+            known.replacement = None;
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn set_problems(&self, problems: Vec<Problem>) {
+        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+    }
+}
+
+/// Begins, replaces and ends links as the registry of secrets says.
+struct Supervisor {
+    shared: Arc<Shared>,
+    events: mpsc::Sender<Event>,
+    heartbeat: Duration,
+}
+
+impl Supervisor {
+    /// Carries an action out. What cannot be carried out is returned as a problem.
+    async fn act(&self, action: Action) -> Option<Problem> {
+        match action {
+            Action::Start(entry) | Action::Replace(entry) => {
+                let Entry { cluster, secret, access } = entry;
+                let client = match remote_client(&access.config).await {
+                    Ok(client) => client,
+                    Err(why) => {
+                        return Some(Problem {
+                            secret: secret.to_string(),
+                            cluster: cluster.to_string(),
+                            why: format!("no client can be made of the kubeconfig: {why}"),
+                            in_force: false,
+                        });
+                    }
+                };
+                let cluster =
+                    Cluster { name: cluster, own: false, network: "".into(), server: access.server.as_str().into() };
+                if !self.replace(&cluster, &client, &secret) {
+                    self.begin(cluster, client, Some(secret)).await;
+                }
+            }
+            Action::Stop(cluster) => self.end(cluster).await,
+        }
+        None
+    }
+
+    /// A cluster's first link.
+    async fn begin(&self, cluster: Cluster, client: Client, secret: Option<Text>) {
+        tracing::info!(cluster = %cluster.name, server = %cluster.server, "watching");
+        let slot = Arc::new(Mutex::new(Slot::default()));
+        let known = Known {
+            cluster: cluster.clone(),
+            client: client.clone(),
+            secret,
+            contact: Contact { state: LinkState::Connecting, since: SystemTime::now(), last: None },
+            replacement: None,
+            namespaces: channel::Sender::default(),
+            slot: Arc::clone(&slot),
+        };
+        self.shared.known().insert(cluster.name.clone(), known);
+        let _ = self.events.send(Event::ClusterAdded(cluster.clone())).await;
+        self.shared.changes.send_modify(|changes| *changes += 1);
+        self.link(cluster, client, slot).start(false);
+    }
+
+    /// A link beside the one in force, to take over from it. False: the cluster has none.
+    fn replace(&self, cluster: &Cluster, client: &Client, secret: &Text) -> bool {
+        let slot = {
+            let mut known = self.shared.known();
+            let Some(known) = known.get_mut(&cluster.name) else { return false };
+            known.secret = Some(secret.clone());
+            known.replacement = Some(LinkState::Connecting);
+            Arc::clone(&known.slot)
+        };
+        tracing::info!(cluster = %cluster.name, server = %cluster.server, "credentials changed, a second link is made");
+        self.link(cluster.clone(), client.clone(), slot).start(true);
+        true
+    }
+
+    async fn end(&self, cluster: Text) {
+        let Some(known) = self.shared.known().remove(&cluster) else { return };
+        let tasks = {
+            let mut slot = known.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            [slot.active.take(), slot.pending.take()]
+        };
+        for task in tasks.into_iter().flatten() {
+            task.abort();
+            // Awaited, so that the removal is the last that is told of the cluster.
+            let _ = task.await;
+        }
+        tracing::info!(%cluster, "no secret speaks for it any more: removed");
+        let _ = self.events.send(Event::ClusterRemoved { cluster }).await;
+        self.shared.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn link(&self, cluster: Cluster, client: Client, slot: Arc<Mutex<Slot>>) -> Link {
+        let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
+        Link { cluster, client, shared, events, slot, heartbeat: self.heartbeat }
+    }
+}
+
+async fn remote_client(config: &Kubeconfig) -> Result<Client, String> {
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(config.clone(), &options).await;
+    let mut config = config.map_err(|e| e.to_string())?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Client::try_from(config).map_err(|e| e.to_string())
+}

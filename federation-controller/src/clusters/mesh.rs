@@ -1,0 +1,75 @@
+//! Following the mesh-wide settings: ConfigMap `istio`, key `mesh`, in the own cluster's root namespace.
+
+use api::mesh::MeshConfig;
+use api::names::{MESH_CONFIG_KEY, MESH_CONFIG_MAP};
+use futures_util::StreamExt as _;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::mpsc;
+
+use super::records::ConfigMapObject;
+use super::watch::Pause;
+use crate::index::event::{Event, Mesh};
+
+/// Follows them for ever. Settings that are broken leave in force what was said before.
+pub(super) async fn follow(client: Client, root_namespace: String, events: mpsc::Sender<Event>) {
+    let config = watcher::Config::default().fields(&format!("metadata.name={MESH_CONFIG_MAP}"));
+    let api = Api::<ConfigMapObject>::namespaced(client, &root_namespace);
+    let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
+    let mut in_force = None;
+    while let Some(item) = stream.next().await {
+        let text = match item {
+            Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) if map.name_any() == MESH_CONFIG_MAP => {
+                map.data.unwrap_or_default().remove(MESH_CONFIG_KEY).unwrap_or_default()
+            }
+            Ok(watcher::Event::Delete(map)) if map.name_any() == MESH_CONFIG_MAP => String::new(),
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::debug!(%error, "mesh settings cannot be watched; trying again");
+                continue;
+            }
+        };
+        match MeshConfig::parse(&text) {
+            Ok((config, warnings)) => {
+                for warning in warnings {
+                    tracing::warn!(configmap = MESH_CONFIG_MAP, "mesh settings: {warning}");
+                }
+                let mesh = to_mesh(&config);
+                if in_force.as_ref() != Some(&mesh) {
+                    in_force = Some(mesh.clone());
+                    if events.send(Event::Mesh(mesh)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => tracing::error!(configmap = MESH_CONFIG_MAP, "{error}; what was in force before stays"),
+        }
+    }
+}
+
+fn to_mesh(config: &MeshConfig) -> Mesh {
+    // At most a day, which fits.
+    let ms = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    Mesh {
+        mesh_id: config.mesh_id.as_str().into(),
+        registry_only: config.registry_only,
+        access_log_file: config.access_log_file.as_str().into(),
+        access_log_json: config.access_log_json,
+        access_log_format: config.access_log_format.as_str().into(),
+        connect_timeout_ms: ms(config.connect_timeout),
+        protocol_detection_timeout_ms: ms(config.protocol_detection_timeout),
+        locality_load_balancing: config.locality_load_balancing,
+        export_all: config.export_all,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_have_the_same_defaults() {
+        assert_eq!(to_mesh(&MeshConfig::default()), Mesh::default());
+    }
+}

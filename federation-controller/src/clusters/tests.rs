@@ -1,0 +1,296 @@
+//! Links, remote secrets and outages, against API servers that speak TLS over real sockets.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{Clusters, Config, LinkState, start};
+use crate::fake::Fake;
+use crate::index::event::{Event, Kind, Link, Object};
+
+const PODS: &str = "/api/v1/pods";
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A controller's cluster `west` and what its watches tell.
+struct Run {
+    west: Arc<Fake>,
+    clusters: Clusters,
+    events: mpsc::Receiver<Event>,
+    _kubeconfig: tempfile::NamedTempFile,
+}
+
+impl Run {
+    async fn new() -> Run {
+        let west = Fake::start("own").await;
+        let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(kubeconfig.path(), west.kubeconfig("west", "own")).unwrap();
+        let (sender, events) = mpsc::channel(1024);
+        let config = Config {
+            cluster: "west".into(),
+            network: "net-west".into(),
+            root_namespace: "istio-system".into(),
+            kubeconfig: Some(kubeconfig.path().to_owned()),
+            heartbeat: Duration::from_millis(100),
+        };
+        let clusters = start(config, sender).await.unwrap();
+        Run { west, clusters, events, _kubeconfig: kubeconfig }
+    }
+
+    /// Waits for an event that `wanted` finds something in; returns it with the events before.
+    async fn until<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> (T, Vec<Event>) {
+        let mut before = Vec::new();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let event = tokio::time::timeout_at(deadline, self.events.recv()).await;
+            let event = event.unwrap_or_else(|_| panic!("{what} did not happen; seen: {before:?}")).unwrap();
+            if let Some(found) = wanted(&event) {
+                return (found, before);
+            }
+            before.push(event);
+        }
+    }
+
+    async fn until_connected(&mut self, name: &str) -> Vec<Event> {
+        let wanted = |event: &Event| match event {
+            Event::Link { cluster, link: Link::Connected, .. } if **cluster == *name => Some(()),
+            _ => None,
+        };
+        self.until(&format!("{name} connected"), wanted).await.1
+    }
+
+    async fn until_pod(&mut self, name: &str) {
+        let wanted = |event: &Event| match event {
+            Event::Upsert { object: Object::Pod(pod), .. } if *pod.name == *name => Some(()),
+            _ => None,
+        };
+        self.until(&format!("pod {name}"), wanted).await;
+    }
+
+    fn state(&self, cluster: &str) -> Option<LinkState> {
+        self.clusters.statuses().into_iter().find(|s| *s.name == *cluster).map(|s| s.link)
+    }
+
+    /// Waits until something holds that no event tells.
+    async fn eventually(&self, what: &str, holds: impl Fn(&Clusters) -> bool) {
+        let start = Instant::now();
+        while !holds(&self.clusters) {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{what}: {:?} {:?}",
+                self.clusters.statuses(),
+                self.clusters.problems()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn pod(name: &str) -> serde_json::Value {
+    json!({"metadata": {"name": name, "namespace": "default"}, "status": {"phase": "Running", "podIP": "10.244.0.9"}})
+}
+
+fn pods_of(events: &[Event], name: &str) -> Vec<String> {
+    let pods = events.iter().filter_map(|event| match event {
+        Event::Upsert { cluster, object: Object::Pod(pod) } if **cluster == *name => Some(pod.name.to_string()),
+        _ => None,
+    });
+    pods.collect()
+}
+
+#[tokio::test]
+async fn a_remote_secret_brings_a_cluster_and_takes_it_away() {
+    let mut run = Run::new().await;
+    run.until_connected("west").await;
+    let east = Fake::start("reader").await;
+    east.put(PODS, pod("ratings-1"));
+    east.put("/api/v1/namespaces", json!({"metadata": {"name": "default"}}));
+    run.west.put_secret("istio-remote-secret-east", &[("east", &east.kubeconfig("east", "reader"))]);
+    let seen = run.until_connected("east").await;
+    assert!(matches!(&seen[0], Event::ClusterAdded(c) if &*c.name == "east" && !c.own), "{:?}", seen[0]);
+    assert_eq!(pods_of(&seen, "east"), ["ratings-1"]);
+    for kind in Kind::ALL {
+        let listed =
+            seen.iter().any(|e| matches!(e, Event::Listed { cluster, kind: k } if &**cluster == "east" && *k == kind));
+        assert!(listed, "{kind:?} was not listed");
+    }
+    assert!(run.clusters.namespaces("east").unwrap().borrow().contains("default"));
+    assert!(run.clusters.client("east").is_some());
+
+    east.put(PODS, pod("ratings-2"));
+    run.until_pod("ratings-2").await;
+    east.delete(PODS, "default", "ratings-2");
+    let gone = |event: &Event| {
+        matches!(event, Event::Delete { kind: Kind::Pod, name, .. } if &**name == "ratings-2").then_some(())
+    };
+    run.until("deletion", gone).await;
+
+    run.west.delete("/api/v1/secrets", "istio-system", "istio-remote-secret-east");
+    let removed =
+        |event: &Event| matches!(event, Event::ClusterRemoved { cluster } if &**cluster == "east").then_some(());
+    run.until("removal", removed).await;
+    assert!(run.clusters.client("east").is_none());
+    run.west.put_secret("istio-remote-secret-east", &[("east", &east.kubeconfig("east", "reader"))]);
+    assert_eq!(pods_of(&run.until_connected("east").await, "east"), ["ratings-1"]);
+}
+
+#[tokio::test]
+async fn an_outage_removes_nothing_and_is_told_with_its_age() {
+    let mut run = Run::new().await;
+    let east = Fake::start("reader").await;
+    east.put(PODS, pod("ratings-1"));
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", "reader"))]);
+    run.until_connected("east").await;
+    east.stop().await;
+    let lost = |event: &Event| match event {
+        Event::Link { cluster, link: Link::Lost(why), .. } if &**cluster == "east" => Some(why.clone()),
+        _ => None,
+    };
+    let (why, before) = run.until("loss", lost).await;
+    assert!(why.contains("refused"), "{why}");
+    assert!(!before.iter().any(|e| matches!(e, Event::Delete { .. } | Event::ClusterRemoved { .. })), "{before:?}");
+    let status = run.clusters.statuses().into_iter().find(|s| &*s.name == "east").unwrap();
+    assert!(status.last_contact.unwrap() < status.since);
+
+    east.put(PODS, pod("ratings-2"));
+    east.again().await;
+    // What happened meanwhile arrives without a new list being needed for it.
+    run.until_pod("ratings-2").await;
+    run.eventually("back", |c| c.statuses().iter().all(|s| s.link == LinkState::Connected)).await;
+}
+
+#[tokio::test]
+async fn changed_credentials_take_over_without_a_gap() {
+    let mut run = Run::new().await;
+    let east = Fake::start("old").await;
+    east.allow(&["old", "new"]);
+    east.put(PODS, pod("ratings-1"));
+    east.put(PODS, pod("ratings-2"));
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", "old"))]);
+    run.until_connected("east").await;
+
+    // Credentials that do not work end nothing.
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", "wrong"))]);
+    run.eventually("refusal", |c| {
+        let statuses = c.statuses();
+        let east = statuses.iter().find(|s| &*s.name == "east").unwrap();
+        matches!(&east.replacement, Some(LinkState::Refused { why }) if why.contains("401"))
+    })
+    .await;
+    assert_eq!(run.state("east"), Some(LinkState::Connected));
+    east.put(PODS, pod("ratings-3"));
+    run.until_pod("ratings-3").await;
+
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", "new"))]);
+    let added = |event: &Event| matches!(event, Event::ClusterAdded(c) if &*c.name == "east").then_some(());
+    let (_, before) = run.until("the new link", added).await;
+    assert!(!before.iter().any(|e| matches!(e, Event::ClusterRemoved { .. } | Event::Delete { .. })));
+    let seen = run.until_connected("east").await;
+    assert_eq!(pods_of(&seen, "east").len(), 3);
+    // The old credentials are no longer used.
+    east.allow(&["new"]);
+    east.put(PODS, pod("ratings-4"));
+    run.until_pod("ratings-4").await;
+    assert_eq!(run.state("east"), Some(LinkState::Connected));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_secrets_is_recorded_and_disturbs_nobody() {
+    let mut run = Run::new().await;
+    let east = Fake::start("reader").await;
+    let gone = Fake::start("reader").await;
+    gone.stop().await;
+    let good = east.kubeconfig("east", "reader");
+    run.west.put_secret("a-good", &[("east", &good)]);
+    run.until_connected("east").await;
+    run.west.put_secret(
+        "b-bad",
+        &[
+            ("west", &good),
+            ("broken", "{{{"),
+            ("empty", ""),
+            ("east", &gone.kubeconfig("east", "reader")),
+            ("unreachable", &gone.kubeconfig("unreachable", "reader")),
+            ("refusing", &east.kubeconfig("refusing", "wrong")),
+        ],
+    );
+    run.west.put_secret("c-none", &[]);
+    run.eventually("states", |c| {
+        let state = |name: &str| c.statuses().iter().find(|s| &*s.name == name).map(|s| s.link.word());
+        state("unreachable") == Some("unreachable")
+            && state("refusing") == Some("refused")
+            && state("east") == Some("connected")
+            && c.problems().iter().filter(|p| !p.in_force).count() == 5
+    })
+    .await;
+    let problems: Vec<_> = run.clusters.problems().into_iter().filter(|p| !p.in_force).collect();
+    let why = |secret: &str, cluster: &str| {
+        let found = problems.iter().find(|p| p.secret == format!("istio-system/{secret}") && p.cluster == cluster);
+        found.unwrap_or_else(|| panic!("no problem with {secret} {cluster}: {problems:?}")).why.clone()
+    };
+    assert!(why("b-bad", "west").contains("runs in"));
+    assert!(why("b-bad", "broken").contains("parsed"));
+    assert!(why("b-bad", "empty").contains("empty"));
+    assert!(why("b-bad", "east").contains("already used"));
+    assert!(why("c-none", "").contains("no kubeconfig"));
+    assert!(run.clusters.client("broken").is_none());
+
+    // The one that was unreachable comes, by itself.
+    gone.again().await;
+    run.until_connected("unreachable").await;
+    // The winner goes, the loser is adopted, without the cluster being removed in between.
+    run.west.delete("/api/v1/secrets", "istio-system", "a-good");
+    let added = |event: &Event| match event {
+        Event::ClusterAdded(c) if &*c.name == "east" => Some(true),
+        Event::ClusterRemoved { cluster } if &**cluster == "east" => Some(false),
+        _ => None,
+    };
+    assert!(run.until("adoption", added).await.0);
+}
+
+#[tokio::test]
+async fn a_missing_crd_or_a_denied_optional_kind_keeps_nobody_out() {
+    let mut run = Run::new().await;
+    let east = Fake::start("reader").await;
+    east.miss("/apis/multicluster.x-k8s.io/v1alpha1/serviceexports");
+    east.forbid("/apis/networking.istio.io/v1beta1/gateways");
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", "reader"))]);
+    run.until_connected("east").await;
+    let north = Fake::start("reader").await;
+    north.forbid(PODS);
+    run.west.put_secret("n", &[("north", &north.kubeconfig("north", "reader"))]);
+    run.eventually("refusal", |c| {
+        let statuses = c.statuses();
+        let north = statuses.iter().find(|s| &*s.name == "north");
+        north.is_some_and(
+            |n| matches!(&n.link, LinkState::Refused { why } if why.contains("Pod") && why.contains("403")),
+        )
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mesh_settings_are_followed_and_broken_ones_change_nothing() {
+    let mut run = Run::new().await;
+    let put = |text: &str| {
+        let map = json!({"metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": text}});
+        run.west.put("/api/v1/configmaps", map);
+    };
+    put("accessLogFile: /dev/stdout\n");
+    let mesh = |event: &Event| match event {
+        Event::Mesh(mesh) => Some(mesh.clone()),
+        _ => None,
+    };
+    let west = Arc::clone(&run.west);
+    assert_eq!(&*run.until("settings", mesh).await.0.access_log_file, "/dev/stdout");
+    let put = |text: &str| {
+        let map = json!({"metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": text}});
+        west.put("/api/v1/configmaps", map);
+    };
+    put("accessLogFile: [\n");
+    put("connectTimeout: tomorrow\n");
+    put("accessLogFile: /dev/stderr\nfederation: {exportAll: true}\n");
+    let next = run.until("settings", mesh).await.0;
+    assert_eq!((&*next.access_log_file, next.export_all), ("/dev/stderr", true));
+}

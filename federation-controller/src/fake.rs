@@ -1,0 +1,389 @@
+//! A stand-in for an API server in tests: TLS, bearer tokens, lists, watches, token reviews and a few writes, over a real
+//! socket, with outages on demand. What a real one does is tested against the embedded API server elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use identity::{Authority, Identity, SpiffeId, Trust};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// CA of every fake.
+pub(crate) fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(|| Authority::self_signed_root("fake", YEAR).unwrap())
+}
+
+/// One API server.
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<u64>,
+    serving: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    /// By collection path without namespace ("/api/v1/pods"), namespace and name.
+    objects: BTreeMap<(String, String, String), Value>,
+    log: Vec<(u64, &'static str, String, Value)>,
+    /// Bearer tokens that are let in.
+    tokens: BTreeSet<String>,
+    /// Collections that answer 403.
+    forbidden: BTreeSet<String>,
+    /// Collections that answer 404.
+    missing: BTreeSet<String>,
+    /// TokenReview: token to user name and audiences.
+    reviews: BTreeMap<String, (String, Vec<String>)>,
+    /// Writes: method and path.
+    writes: Vec<String>,
+}
+
+impl Fake {
+    /// Starts one that lets `token` in.
+    pub(crate) async fn start(token: &str) -> Arc<Fake> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = State { tokens: [token.to_owned()].into(), ..State::default() };
+        let fake = Arc::new(Fake {
+            address,
+            state: Arc::new(Mutex::new(state)),
+            changed: watch::Sender::new(0),
+            serving: Mutex::new(None),
+        });
+        fake.serve(listener);
+        fake
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let id = SpiffeId::new("fake", "kube-system", "apiserver").unwrap();
+        let credential = authority().credential(&id, &["localhost"], YEAR).unwrap();
+        let identity = Identity::new(credential, Trust::new("fake", authority().roots().to_vec(), []).unwrap());
+        let acceptor = tokio_rustls::TlsAcceptor::from(identity.plain_server_config(&[b"http/1.1"]));
+        let (state, changed) = (Arc::clone(&self.state), self.changed.clone());
+        let serving = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let Ok((socket, _)) = listener.accept().await else { continue };
+                let (acceptor, state, changed) = (acceptor.clone(), Arc::clone(&state), changed.clone());
+                connections.spawn(async move {
+                    let Ok(stream) = acceptor.accept(socket).await else { return };
+                    let service = hyper::service::service_fn(move |request| {
+                        let (state, changed) = (Arc::clone(&state), changed.subscribe());
+                        async move { Ok::<_, Infallible>(answer(request, &state, changed).await) }
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        *self.serving.lock().unwrap() = Some(serving);
+    }
+
+    /// Stops serving and cuts every connection; what it knows stays.
+    pub(crate) async fn stop(&self) {
+        let serving = self.serving.lock().unwrap().take();
+        if let Some(serving) = serving {
+            serving.abort();
+            let _ = serving.await;
+        }
+    }
+
+    /// Serves again on the same port.
+    pub(crate) async fn again(&self) {
+        self.serve(TcpListener::bind(self.address).await.unwrap());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// A kubeconfig for this server.
+    pub(crate) fn kubeconfig(&self, cluster: &str, token: &str) -> String {
+        let roots = authority().roots_pem();
+        let access = api::remote_secret::Access {
+            cluster,
+            server: &format!("https://127.0.0.1:{}", self.address.port()),
+            tls_server_name: Some("localhost"),
+            ca_pem: roots.as_bytes(),
+            token,
+        };
+        api::remote_secret::kubeconfig(&access).unwrap()
+    }
+
+    /// A client for this server.
+    pub(crate) async fn client(&self, token: &str) -> kube::Client {
+        let config = kube::config::Kubeconfig::from_yaml(&self.kubeconfig("fake", token)).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
+        kube::Client::try_from(config).unwrap()
+    }
+
+    pub(crate) fn allow(&self, tokens: &[&str]) {
+        self.state().tokens = tokens.iter().map(|t| (*t).to_owned()).collect();
+    }
+
+    pub(crate) fn forbid(&self, collection: &str) {
+        self.state().forbidden.insert(collection.to_owned());
+    }
+
+    pub(crate) fn miss(&self, collection: &str) {
+        self.state().missing.insert(collection.to_owned());
+    }
+
+    pub(crate) fn review(&self, token: &str, user: &str, audiences: &[&str]) {
+        let audiences = audiences.iter().map(|a| (*a).to_owned()).collect();
+        self.state().reviews.insert(token.to_owned(), (user.to_owned(), audiences));
+    }
+
+    pub(crate) fn writes(&self) -> Vec<String> {
+        self.state().writes.clone()
+    }
+
+    pub(crate) fn get(&self, collection: &str, namespace: &str, name: &str) -> Option<Value> {
+        self.state().objects.get(&(collection.to_owned(), namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Adds or changes an object of a collection such as "/api/v1/pods".
+    pub(crate) fn put(&self, collection: &str, object: Value) {
+        put(&mut self.state(), collection, object);
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn delete(&self, collection: &str, namespace: &str, name: &str) {
+        {
+            let mut state = self.state();
+            let key = (collection.to_owned(), namespace.to_owned(), name.to_owned());
+            let Some(mut object) = state.objects.remove(&key) else { panic!("no {key:?}") };
+            state.version += 1;
+            let version = state.version;
+            object["metadata"]["resourceVersion"] = json!(version.to_string());
+            state.log.push((version, "DELETED", collection.to_owned(), object));
+        }
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// A remote secret in this server.
+    pub(crate) fn put_secret(&self, name: &str, entries: &[(&str, &str)]) {
+        use base64::Engine as _;
+        let data: serde_json::Map<_, _> = entries
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), json!(base64::engine::general_purpose::STANDARD.encode(v))))
+            .collect();
+        let metadata = json!({"name": name, "namespace": "istio-system", "labels": {"istio/multiCluster": "true"},
+                              "creationTimestamp": "2026-01-01T00:00:00Z"});
+        self.put("/api/v1/secrets", json!({"metadata": metadata, "data": data}));
+    }
+}
+
+fn put(state: &mut State, collection: &str, mut object: Value) {
+    state.version += 1;
+    let version = state.version;
+    object["metadata"]["resourceVersion"] = json!(version.to_string());
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let key = (collection.to_owned(), text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+    let kind = if state.objects.insert(key, object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+    state.log.push((version, kind, collection.to_owned(), object));
+}
+
+fn status(code: u16, reason: &str, message: &str) -> Response<Body> {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+                      "message": message, "metadata": {}});
+    reply(StatusCode::from_u16(code).unwrap(), &body)
+}
+
+fn reply(code: StatusCode, body: &Value) -> Response<Body> {
+    let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
+    Response::builder().status(code).header("content-type", "application/json").body(body).unwrap()
+}
+
+/// Takes the namespace out of a path: "/api/v1/namespaces/a/pods/b" is ("/api/v1/pods", "a", Some("b")).
+fn split(path: &str) -> (String, String, Option<String>) {
+    let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let group = if parts[0] == "api" { 2 } else { 3 };
+    let mut namespace = "";
+    if parts.get(group) == Some(&"namespaces") && parts.len() > group + 2 {
+        namespace = parts[group + 1];
+        parts.drain(group..group + 2);
+    }
+    let name = (parts.len() > group + 1).then(|| parts[group + 1].to_owned());
+    parts.truncate(group + 1);
+    (format!("/{}", parts.join("/")), namespace.to_owned(), name)
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    state: &Arc<Mutex<State>>,
+    changed: watch::Receiver<u64>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    let bearer = parts.headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let bearer = bearer.trim_start_matches("Bearer ").to_owned();
+    let path = parts.uri.path().to_owned();
+    let query: BTreeMap<String, String> = parts
+        .uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.replace("%2F", "/").replace("%3D", "=")))
+        .collect();
+    let mut locked = state.lock().unwrap();
+    if !locked.tokens.contains(&bearer) {
+        return status(401, "Unauthorized", "Unauthorized");
+    }
+    if path == "/version" {
+        let fields = [
+            "buildDate",
+            "compiler",
+            "gitCommit",
+            "gitTreeState",
+            "gitVersion",
+            "goVersion",
+            "major",
+            "minor",
+            "platform",
+        ];
+        return reply(StatusCode::OK, &Value::Object(fields.iter().map(|f| ((*f).to_owned(), json!("1"))).collect()));
+    }
+    if path.ends_with("/tokenreviews") {
+        let review: Value = serde_json::from_slice(&body).unwrap();
+        return reply(StatusCode::CREATED, &token_review(&locked, &review));
+    }
+    let (collection, namespace, name) = split(&path);
+    if locked.forbidden.contains(&collection) {
+        return status(403, "Forbidden", "forbidden: not allowed");
+    }
+    if locked.missing.contains(&collection) {
+        return status(404, "NotFound", "the server could not find the requested resource");
+    }
+    if parts.method != Method::GET {
+        locked.writes.push(format!("{} {path}", parts.method));
+        return write(&mut locked, &parts.method, &collection, &namespace, name, &body);
+    }
+    if let Some(name) = name {
+        return match locked.objects.get(&(collection, namespace, name.clone())) {
+            Some(object) => reply(StatusCode::OK, object),
+            None => status(404, "NotFound", &format!("{name} not found")),
+        };
+    }
+    let wanted = Wanted {
+        collection,
+        namespace,
+        label: query.get("labelSelector").cloned(),
+        field: query.get("fieldSelector").cloned(),
+    };
+    if query.contains_key("watch") {
+        let from = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
+        drop(locked);
+        return watching(wanted, from, changed, Arc::clone(state));
+    }
+    let items: Vec<_> =
+        locked.objects.iter().filter(|((c, ..), o)| wanted.matches(c, o)).map(|(_, o)| o.clone()).collect();
+    let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": locked.version.to_string()}, "items": items});
+    reply(StatusCode::OK, &list)
+}
+
+fn write(
+    state: &mut State,
+    method: &Method,
+    collection: &str,
+    namespace: &str,
+    name: Option<String>,
+    body: &[u8],
+) -> Response<Body> {
+    let mut object: Value = serde_json::from_slice(body).unwrap_or_default();
+    object["metadata"]["namespace"] = json!(namespace);
+    let own_name = object["metadata"]["name"].as_str().map(str::to_owned);
+    let Some(name) = name.or(own_name) else { return status(422, "Invalid", "no name") };
+    object["metadata"]["name"] = json!(name);
+    let exists = state.objects.contains_key(&(collection.to_owned(), namespace.to_owned(), name.clone()));
+    if method == Method::POST && exists {
+        return status(409, "AlreadyExists", &format!("{name} already exists"));
+    }
+    if let Some(strings) = object["stringData"].take().as_object() {
+        use base64::Engine as _;
+        for (key, value) in strings {
+            let text = value.as_str().unwrap_or_default();
+            object["data"][key] = json!(base64::engine::general_purpose::STANDARD.encode(text));
+        }
+    }
+    put(state, collection, object.clone());
+    reply(if exists { StatusCode::OK } else { StatusCode::CREATED }, &object)
+}
+
+fn token_review(state: &State, review: &Value) -> Value {
+    let token = review["spec"]["token"].as_str().unwrap_or_default();
+    let asked: Vec<&str> =
+        review["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let status = match state.reviews.get(token) {
+        Some((user, audiences)) => {
+            let common: Vec<_> = audiences.iter().filter(|a| asked.contains(&a.as_str())).collect();
+            if common.is_empty() {
+                json!({"authenticated": false, "error": "token audiences do not match"})
+            } else {
+                json!({"authenticated": true, "user": {"username": user, "groups": ["system:serviceaccounts"]}, "audiences": common})
+            }
+        }
+        None => json!({"authenticated": false, "error": "invalid bearer token"}),
+    };
+    json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": review["spec"], "status": status})
+}
+
+struct Wanted {
+    collection: String,
+    namespace: String,
+    label: Option<String>,
+    field: Option<String>,
+}
+
+impl Wanted {
+    fn matches(&self, collection: &str, object: &Value) -> bool {
+        let metadata = &object["metadata"];
+        let label = self.label.as_ref().and_then(|l| l.split_once('='));
+        let field = self.field.as_ref().and_then(|f| f.split_once('='));
+        collection == self.collection
+            && (self.namespace.is_empty() || metadata["namespace"] == json!(self.namespace))
+            && label.is_none_or(|(key, value)| metadata["labels"][key] == json!(value))
+            && field.is_none_or(|(_, name)| metadata["name"] == json!(name))
+    }
+}
+
+fn watching(wanted: Wanted, from: u64, changed: watch::Receiver<u64>, state: Arc<Mutex<State>>) -> Response<Body> {
+    let steps = futures_util::stream::unfold((from, changed), move |(from, mut changed)| {
+        let lines: Vec<_> = {
+            let state = state.lock().unwrap();
+            let news = state.log.iter().filter(|(version, _, c, o)| *version > from && wanted.matches(c, o));
+            news.map(|(version, kind, _, object)| (*version, json!({"type": kind, "object": object}))).collect()
+        };
+        async move {
+            if lines.is_empty() {
+                changed.changed().await.ok()?;
+                return Some((Bytes::new(), (from, changed)));
+            }
+            let last = lines.last().map_or(from, |(version, _)| *version);
+            let text: String = lines.iter().map(|(_, line)| format!("{line}\n")).collect();
+            Some((Bytes::from(text), (last, changed)))
+        }
+    });
+    let frames = steps.filter(|b| std::future::ready(!b.is_empty())).map(|bytes| Ok(Frame::data(bytes)));
+    Response::new(StreamBody::new(frames).boxed_unsync())
+}
