@@ -394,7 +394,7 @@ impl Index {
             kind,
             name: name.clone(),
             keys: Box::default(),
-            audience: Audience::Itself,
+            audience: Audience::Itself(pod.service_account.clone()),
             body: body.into(),
         };
         let inbound = workload::inbound(cluster, key, pod, &self.settings.cluster_domain);

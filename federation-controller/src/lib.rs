@@ -1,8 +1,10 @@
 //! The control plane: watches clusters, issues identities, tells every proxy what it needs.
 
 pub mod clusters;
+pub mod discovery;
 pub mod export;
 pub mod index;
+pub mod metrics;
 pub mod store;
 
 #[cfg(test)]

@@ -47,8 +47,8 @@ pub enum Audience {
     All,
     /// Proxies of these clusters.
     Clusters(Box<[Text]>),
-    /// The proxy whose workload name is the resource's.
-    Itself,
+    /// The proxy whose workload name is the resource's, if its certificate is for this service account.
+    Itself(Text),
 }
 
 /// All resources.
@@ -145,8 +145,8 @@ impl Store {
     }
 
     /// What one proxy may see.
-    pub fn view<'a>(&'a self, cluster: &'a str, workload: &'a str) -> View<'a> {
-        View { store: self, cluster, workload }
+    pub fn view<'a>(&'a self, who: &'a Viewer) -> View<'a> {
+        View { store: self, who }
     }
 }
 
@@ -212,20 +212,30 @@ fn version(body: &[u8]) -> u64 {
     foldhash::quality::FixedState::with_seed(0x6973_7468).hash_one(body).max(1)
 }
 
+/// Who looks.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Viewer {
+    /// The cluster that the proxy is in.
+    pub cluster: Text,
+    /// The name of its own workload.
+    pub workload: Text,
+    /// The service account that its certificate is for.
+    pub account: Text,
+}
+
 /// The store as one proxy may see it.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     store: &'a Store,
-    cluster: &'a str,
-    workload: &'a str,
+    who: &'a Viewer,
 }
 
 impl<'a> View<'a> {
     fn visible(&self, stored: &&'a Stored) -> bool {
         match &stored.audience {
             Audience::All => true,
-            Audience::Clusters(clusters) => clusters.iter().any(|cluster| **cluster == *self.cluster),
-            Audience::Itself => *stored.item.name == *self.workload,
+            Audience::Clusters(clusters) => clusters.iter().any(|cluster| *cluster == self.who.cluster),
+            Audience::Itself(account) => *stored.item.name == *self.who.workload && *account == self.who.account,
         }
     }
 }
@@ -265,7 +275,7 @@ impl Source for View<'_> {
                 None => false,
             },
             Kind::Service | Kind::Gateway => false,
-            Kind::Workload | Kind::Authentication => !self.store.unheard.contains(self.cluster),
+            Kind::Workload | Kind::Authentication => !self.store.unheard.contains(&self.who.cluster),
         }
     }
 }

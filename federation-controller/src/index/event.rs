@@ -133,6 +133,19 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Kind; 7] =
         [Kind::Namespace, Kind::Node, Kind::Service, Kind::Slice, Kind::Pod, Kind::Export, Kind::Gateway];
+
+    /// As people know it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Namespace => "Namespace",
+            Kind::Node => "Node",
+            Kind::Service => "Service",
+            Kind::Slice => "EndpointSlice",
+            Kind::Pod => "Pod",
+            Kind::Export => "ServiceExport",
+            Kind::Gateway => "Gateway",
+        }
+    }
 }
 
 /// An object of a watched kind.

@@ -9,7 +9,7 @@ use wire::discovery::{Health, Protocol, endpoint};
 
 use super::event::{Kind, *};
 use super::*;
-use crate::store::Store;
+use crate::store::{Store, Viewer};
 
 mod scenes;
 
@@ -77,7 +77,8 @@ impl World {
     fn endpoints(&self, cluster: &str, name: &str) -> BTreeMap<String, discovery::Endpoint> {
         let hostname = format!("{name}.default.svc.cluster.local");
         let collection = format!("{hostname}@net-{cluster}");
-        let view = self.store.view(cluster, "");
+        let viewer = viewer(cluster);
+        let view = self.store.view(&viewer);
         let members = wire::delta::Source::members(&view, wire::Kind::Endpoint, &collection);
         let decode = |item: &wire::delta::Item| match self.body(wire::Kind::Endpoint, &item.name) {
             Some(Body::Endpoint(endpoint)) => (item.name[hostname.len()..].to_string(), endpoint),
@@ -115,6 +116,10 @@ impl World {
         other.compile();
         other
     }
+}
+
+fn viewer(cluster: &str) -> Viewer {
+    Viewer { cluster: cluster.into(), ..Default::default() }
 }
 
 fn service(name: &str, ip: u8) -> Service {

@@ -5,6 +5,10 @@ fn resource(name: &str, body: &'static [u8], keys: &[&str], audience: Audience) 
     Resource { kind: Kind::Service, name: name.into(), keys, audience, body: Bytes::from_static(body) }
 }
 
+fn who(cluster: &str, workload: &str) -> Viewer {
+    Viewer { cluster: cluster.into(), workload: workload.into(), account: "a".into() }
+}
+
 fn group(name: &str) -> Group {
     Group::Network(name.into())
 }
@@ -14,12 +18,12 @@ fn equal_output_stops_here() {
     let mut store = Store::default();
     let one = || vec![resource("a", b"1", &["k"], Audience::All)];
     assert_eq!(store.replace(group("g"), one()), 1);
-    let (changes, view) = (store.changes(), store.view("west", "").end(Kind::Service));
+    let (changes, view) = (store.changes(), store.view(&who("west", "")).end(Kind::Service));
     assert_eq!(store.replace(group("g"), one()), 0);
-    assert_eq!((store.changes(), store.view("west", "").end(Kind::Service)), (changes, view));
+    assert_eq!((store.changes(), store.view(&who("west", "")).end(Kind::Service)), (changes, view));
     // Other names and another audience are changes although the content is the same.
     assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::All)]), 1);
-    assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Itself)]), 1);
+    assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Itself("a".into()))]), 1);
     assert_eq!(store.replace(group("g"), Vec::new()), 1);
     assert_eq!(store.size(Kind::Service), (0, 0));
     assert!(store.tables[Kind::Service as usize].by_key.is_empty());
@@ -37,7 +41,8 @@ fn a_group_keeps_only_what_it_has_now() {
         group("g"),
         vec![resource("b", b"1", &["k"], Audience::All), resource("c", b"1", &["k"], Audience::All)],
     );
-    let view = store.view("west", "");
+    let who = who("west", "");
+    let view = store.view(&who);
     let members: Vec<&str> = view.members(Kind::Service, "k").map(|item| &*item.name).collect();
     assert_eq!(members, ["b", "c"]);
     assert_eq!(store.size(Kind::Service), (2, 2));
@@ -52,17 +57,20 @@ fn each_sees_what_it_may() {
         vec![
             resource("for-all", b"1", &["k"], Audience::All),
             resource("for-west", b"1", &["k"], west),
-            resource("west/default/a", b"1", &[], Audience::Itself),
+            resource("west/default/a", b"1", &[], Audience::Itself("a".into())),
         ],
     );
     let seen = |cluster, workload| {
-        let view = store.view(cluster, workload);
+        let viewer = who(cluster, workload);
+        let view = store.view(&viewer);
         let own = view.get(Kind::Service, "west/default/a").is_some();
         (view.members(Kind::Service, "k").count(), own)
     };
     assert_eq!(seen("west", "west/default/a"), (2, true));
     assert_eq!(seen("west", "west/default/b"), (2, false));
     assert_eq!(seen("east", "east/default/a"), (1, false));
+    let other = Viewer { account: "b".into(), ..who("west", "west/default/a") };
+    assert!(store.view(&other).get(Kind::Service, "west/default/a").is_none(), "the pod's account is another");
 }
 
 #[test]
@@ -71,7 +79,8 @@ fn the_log_is_bounded_and_says_so() {
     for i in 0..LOG + 10 {
         store.replace(group("g"), vec![resource("a", if i % 2 == 0 { b"1" } else { b"2" }, &[], Audience::All)]);
     }
-    let view = store.view("west", "");
+    let who = who("west", "");
+    let view = store.view(&who);
     assert_eq!(view.end(Kind::Service), (LOG + 10) as u64);
     assert_eq!(view.changed(Kind::Service, 0), None);
     assert_eq!(view.changed(Kind::Service, 10).map(|names| names.len()), Some(LOG));
@@ -79,7 +88,8 @@ fn the_log_is_bounded_and_says_so() {
     assert!(store.set_ready(HashSet::from(["east".into()])));
     assert!(!store.set_ready(HashSet::from(["east".into()])));
     let end = (LOG + 10) as u64;
-    let view = store.view("west", "");
+    let who = who("west", "");
+    let view = store.view(&who);
     assert_eq!(view.changed(Kind::Service, end), None, "who was up to date compares as well");
     assert_eq!(view.changed(Kind::Service, view.end(Kind::Service)), Some(Vec::new()));
     assert!(!view.certain(Kind::Endpoint, "a@n/east/1") && view.certain(Kind::Endpoint, "a@n/west/1"));

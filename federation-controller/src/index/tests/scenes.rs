@@ -28,7 +28,8 @@ fn nothing_crosses_clusters_unless_exported() {
     let mut world = two_clusters();
     assert_eq!(world.endpoints("west", "reviews").into_keys().collect::<Vec<_>>(), ["@net-west/west/10.244.0.1"]);
     assert_eq!(world.endpoints("east", "reviews").into_keys().collect::<Vec<_>>(), ["@net-east/east/10.244.0.1"]);
-    let view = world.store.view("west", "");
+    let viewer = viewer("west");
+    let view = world.store.view(&viewer);
     let ratings = wire::delta::Source::get(&view, wire::Kind::Service, "ratings.default.svc.cluster.local");
     assert!(ratings.is_none(), "not even its name");
 
@@ -52,7 +53,7 @@ fn nothing_crosses_clusters_unless_exported() {
     assert_eq!((shared.len(), &shared[0].ip[..2]), (1, &[240, 240][..]));
     assert_eq!(world.service("reviews").unwrap().addresses.len(), 2);
     let ip = wire::name::ip_of_bytes(&shared[0].ip).unwrap();
-    let west = world.store.view("west", "");
+    let west = world.store.view(&viewer);
     let alias = wire::name::address("west", ip);
     let found = wire::delta::Source::members(&west, wire::Kind::Service, &alias);
     assert_eq!(found.map(|item| item.name.to_string()).collect::<Vec<_>>(), ["ratings.default.svc.cluster.local"]);

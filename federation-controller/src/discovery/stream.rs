@@ -1,0 +1,187 @@
+//! One proxy's stream, from its first request to its end.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout};
+use tonic::{Status, Streaming};
+use tracing::{info, warn};
+use wire::Kind;
+use wire::delta::{Server, Stats};
+use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use wire::name::{self, Node};
+
+use super::Shared;
+use super::accept::Caller;
+use super::proxies::{Progress, Proxy};
+use crate::store::Viewer;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the proxy closed it")]
+    Closed,
+    #[error("the connection broke: {0}")]
+    Broken(Status),
+    #[error("no request within {0:?}")]
+    Silent(std::time::Duration),
+    #[error("{0}")]
+    Refused(&'static str, Status),
+    #[error("the proxy took no response for {0:?}")]
+    Stuck(std::time::Duration),
+    #[error("the controller stops")]
+    Stopping,
+}
+
+impl End {
+    /// As metrics say it.
+    fn word(&self) -> &'static str {
+        match self {
+            End::Closed => "closed",
+            End::Broken(_) => "broken",
+            End::Silent(_) => "silent",
+            End::Refused(reason, _) => reason,
+            End::Stuck(_) => "stuck",
+            End::Stopping => "stopping",
+        }
+    }
+}
+
+type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+
+/// Serves one proxy for as long as it wants.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    caller: Caller,
+    mut requests: Streaming<DeltaDiscoveryRequest>,
+    responses: Responses,
+) {
+    let address = caller.address;
+    let end = match begin(&shared, caller, &mut requests).await {
+        Ok((viewer, proxy, first)) => {
+            info!(node = proxy.id, %address, "proxy connected");
+            let end = follow(&shared, &viewer, &proxy, first, &mut requests, &responses).await;
+            shared.proxies.remove(&proxy);
+            match &end {
+                End::Stuck(_) => warn!(node = proxy.id, reason = %end, "proxy's stream ended"),
+                _ => info!(node = proxy.id, reason = %end, "proxy's stream ended"),
+            }
+            end
+        }
+        Err(end) => {
+            warn!(%address, reason = %end, "discovery stream refused");
+            end
+        }
+    };
+    shared.metrics.stream_ended(end.word());
+    let status = match end {
+        End::Refused(_, status) => status,
+        End::Silent(_) | End::Stuck(_) => Status::deadline_exceeded(end.to_string()),
+        End::Stopping => Status::unavailable("the controller stops"),
+        End::Closed | End::Broken(_) => return,
+    };
+    // If there is no room for it, nobody reads.
+    let _ = responses.try_send(Err(status));
+}
+
+/// Waits for the first request and finds out whether the caller is who the node says.
+async fn begin(
+    shared: &Shared,
+    caller: Caller,
+    requests: &mut Streaming<DeltaDiscoveryRequest>,
+) -> Result<(Viewer, Arc<Proxy>, DeltaDiscoveryRequest), End> {
+    let limit = shared.limits.first_request;
+    let first = match timeout(limit, requests.message()).await {
+        Err(_) => return Err(End::Silent(limit)),
+        Ok(Err(status)) => return Err(End::Broken(status)),
+        Ok(Ok(None)) => return Err(End::Closed),
+        Ok(Ok(Some(first))) => first,
+    };
+    let id = first.node.as_ref().map(|node| node.id.as_str()).unwrap_or_default();
+    let node: Node = id
+        .parse()
+        .map_err(|error: name::BadNode| End::Refused("bad node", Status::invalid_argument(error.to_string())))?;
+    let viewer = authorize(shared, &caller, &node)?;
+    let proxy = shared.proxies.add(Proxy::new(&node, &caller, SystemTime::now()));
+    Ok((viewer, proxy, first))
+}
+
+/// A proxy speaks for pods of the namespace that its certificate is for, in the cluster that issued it.
+fn authorize(shared: &Shared, caller: &Caller, node: &Node) -> Result<Viewer, End> {
+    let denied = |reason, text: String| Err(End::Refused(reason, Status::permission_denied(text)));
+    let Some(peer) = &caller.peer else {
+        return denied("no certificate", "discovery needs a client certificate of the mesh".into());
+    };
+    if peer.id.namespace() != node.namespace {
+        return denied("wrong namespace", format!("{} may not speak for namespace {:?}", peer.id, node.namespace));
+    }
+    if peer.cluster.as_ref().is_some_and(|cluster| **cluster != *node.cluster) {
+        return denied("wrong cluster", format!("{} was issued in another cluster than {:?}", peer.id, node.cluster));
+    }
+    // While the own view is not there, whether a cluster is known cannot be told.
+    if shared.ready() && shared.index().cluster(&node.cluster).is_none() {
+        return denied("unknown cluster", format!("cluster {:?} is not part of this mesh", node.cluster));
+    }
+    Ok(Viewer {
+        cluster: node.cluster.as_str().into(),
+        workload: name::workload(&node.cluster, &node.namespace, &node.pod).into(),
+        account: peer.id.service_account().into(),
+    })
+}
+
+async fn follow(
+    shared: &Shared,
+    viewer: &Viewer,
+    proxy: &Proxy,
+    first: DeltaDiscoveryRequest,
+    requests: &mut Streaming<DeltaDiscoveryRequest>,
+    responses: &Responses,
+) -> End {
+    let mut server = Server::default();
+    let mut counted = Stats::default();
+    let mut changes = shared.changes.subscribe();
+    let mut request = Some(first);
+    let limit = shared.limits.response;
+    loop {
+        if let Some(request) = request.take() {
+            if let Some(error) = &request.error_detail {
+                let kind = Kind::of_url(&request.type_url).map_or("unknown", Kind::as_str);
+                warn!(node = proxy.id, kind, error = error.message, "proxy rejected an update and keeps what it had");
+            }
+            if let Err(refused) = server.receive(request) {
+                return End::Refused("bad request", Status::invalid_argument(refused.to_string()));
+            }
+        }
+        changes.mark_unchanged();
+        while let Some(response) = next(shared, viewer, &mut server) {
+            match timeout(limit, responses.send(Ok(response))).await {
+                Err(_) => return End::Stuck(limit),
+                Ok(Err(_)) => return End::Closed,
+                Ok(Ok(())) => {}
+            }
+        }
+        shared.metrics.count(&mut counted, server.stats());
+        proxy.report(Progress::of(&server));
+        let late = server.waiting_since().map(|since| tokio::time::Instant::from_std(since + limit));
+        tokio::select! {
+            message = requests.message() => match message {
+                Ok(Some(message)) => request = Some(message),
+                Ok(None) => return End::Closed,
+                Err(status) => return End::Broken(status),
+            },
+            // The sender is in `shared`, so it is there.
+            _ = changes.changed() => {}
+            () = shared.stop.cancelled() => return End::Stopping,
+            () = async { sleep_until(late.unwrap_or_else(tokio::time::Instant::now)).await }, if late.is_some() => {
+                return End::Stuck(limit);
+            }
+        }
+    }
+}
+
+/// What to tell next; nothing until there is a complete view.
+fn next(shared: &Shared, viewer: &Viewer, server: &mut Server) -> Option<DeltaDiscoveryResponse> {
+    let store = shared.store();
+    store.ready().then(|| server.next(&store.view(viewer), Instant::now())).flatten()
+}

@@ -1,0 +1,259 @@
+//! What the controller counts; served at `:15014/metrics` in the Prometheus text format.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use telemetry::metrics::{Counter, Family, Histogram, Registry, Scope, Shared as Any};
+use wire::Kind;
+use wire::delta::Stats;
+
+use crate::discovery::Shared;
+use crate::index::event::Link;
+
+const PUSHES: Family = Family {
+    name: "isthmus_controller_pushes_total",
+    help: "Responses sent to proxies, by resource type.",
+    labels: &["type"],
+};
+const RESOURCES: Family =
+    Family { name: "isthmus_controller_pushed_resources_total", help: "Resources sent to proxies.", labels: &[] };
+const BYTES: Family = Family {
+    name: "isthmus_controller_pushed_bytes_total",
+    help: "Bytes of the resources sent to proxies.",
+    labels: &[],
+};
+const NACKS: Family = Family {
+    name: "isthmus_controller_rejected_pushes_total",
+    help: "Responses that a proxy did not accept.",
+    labels: &[],
+};
+const BAD_NAMES: Family = Family {
+    name: "isthmus_controller_bad_names_total",
+    help: "Subscriptions to names that no resource can have.",
+    labels: &[],
+};
+const ENDED: Family = Family {
+    name: "isthmus_controller_streams_ended_total",
+    help: "Discovery streams that ended or were refused, by reason.",
+    labels: &["reason"],
+};
+const HANDSHAKES: Family = Family {
+    name: "isthmus_controller_handshake_failures_total",
+    help: "TLS handshakes on the discovery port that came to nothing.",
+    labels: &["reason"],
+};
+const COMPILED: Family = Family {
+    name: "isthmus_controller_compiled_total",
+    help: "Groups of resources computed because of a change.",
+    labels: &[],
+};
+const CHANGED: Family = Family {
+    name: "isthmus_controller_changed_resources_total",
+    help: "Resources that differed from before when computed.",
+    labels: &[],
+};
+const COMPILE_SECONDS: Family = Family {
+    name: "isthmus_controller_compile_seconds",
+    help: "Time from a tick to the changed resources being in the store.",
+    labels: &[],
+};
+const MANAGED: Family =
+    Family { name: "isthmus_controller_managed_clusters", help: "Clusters known, by type.", labels: &["cluster_type"] };
+const LINK: Family = Family {
+    name: "isthmus_controller_cluster_link",
+    help: "1 for the state that a cluster's link is in.",
+    labels: &["cluster", "state"],
+};
+const LINK_AGE: Family = Family {
+    name: "isthmus_controller_cluster_link_age_seconds",
+    help: "How long the link has been in its state.",
+    labels: &["cluster"],
+};
+const OBJECTS: Family =
+    Family { name: "isthmus_controller_objects", help: "Objects in the index.", labels: &["cluster", "kind"] };
+const STREAMS: Family = Family {
+    name: "isthmus_controller_streams",
+    help: "Discovery streams that are open, by the proxy's cluster.",
+    labels: &["cluster"],
+};
+const LAG: Family = Family {
+    name: "isthmus_controller_stream_lag_seconds_max",
+    help: "The longest that a proxy has owed an acknowledgement.",
+    labels: &[],
+};
+const STORED: Family =
+    Family { name: "isthmus_controller_resources", help: "Resources that could be told, by type.", labels: &["type"] };
+const STORED_BYTES: Family = Family {
+    name: "isthmus_controller_resource_bytes",
+    help: "Encoded size of the resources that could be told, by type.",
+    labels: &["type"],
+};
+const EVENTS: Family =
+    Family { name: "isthmus_controller_events_total", help: "Events taken in from clusters.", labels: &[] };
+
+/// Upper bounds for compiling: seconds.
+const COMPILE_BOUNDS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
+
+/// The counters of discovery. Clones count into the same.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    scope: Scope<Any>,
+    pushes: Arc<[Counter<Any>; Kind::ALL.len()]>,
+    resources: Counter<Any>,
+    bytes: Counter<Any>,
+    nacks: Counter<Any>,
+    bad_names: Counter<Any>,
+    compiled: Counter<Any>,
+    changed: Counter<Any>,
+    compile_seconds: Histogram<Any>,
+}
+
+impl Metrics {
+    /// Counters in this registry.
+    pub fn new(registry: &Registry) -> Self {
+        let scope = registry.shared();
+        Metrics {
+            pushes: Arc::new(Kind::ALL.map(|kind| scope.counter(&PUSHES, &[kind.as_str()]))),
+            resources: scope.counter(&RESOURCES, &[]),
+            bytes: scope.counter(&BYTES, &[]),
+            nacks: scope.counter(&NACKS, &[]),
+            bad_names: scope.counter(&BAD_NAMES, &[]),
+            compiled: scope.counter(&COMPILED, &[]),
+            changed: scope.counter(&CHANGED, &[]),
+            compile_seconds: scope.histogram(&COMPILE_SECONDS, &COMPILE_BOUNDS, &[]),
+            scope,
+        }
+    }
+
+    /// The registry that they are in.
+    pub fn registry(&self) -> &Registry {
+        self.scope.registry()
+    }
+
+    /// Counts what a stream did since it was counted last.
+    pub fn count(&self, counted: &mut Stats, now: Stats) {
+        let before = std::mem::replace(counted, now);
+        for (counter, (now, before)) in self.pushes.iter().zip(now.responses.iter().zip(before.responses)) {
+            counter.add(now - before);
+        }
+        self.resources.add(now.resources - before.resources);
+        self.bytes.add(now.bytes - before.bytes);
+        self.nacks.add(now.nacks - before.nacks);
+        self.bad_names.add(now.bad_names - before.bad_names);
+    }
+
+    /// A stream was refused before it was one.
+    pub fn refused(&self, reason: &'static str) {
+        self.stream_ended(reason);
+    }
+
+    /// A stream ended.
+    pub fn stream_ended(&self, reason: &'static str) {
+        self.scope.counter(&ENDED, &[reason]).increment();
+    }
+
+    /// A handshake came to nothing.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        self.scope.counter(&HANDSHAKES, &[reason]).increment();
+    }
+
+    /// A tick computed something.
+    pub fn compiled(&self, groups: usize, changed: usize, took: Duration) {
+        self.compiled.add(groups as u64);
+        self.changed.add(changed as u64);
+        self.compile_seconds.record(took.as_secs_f64());
+    }
+
+    /// How often streams ended for a reason.
+    pub fn ended(&self, reason: &str) -> u64 {
+        self.registry().total(&ENDED, |labels| labels.iter().any(|(_, value)| *value == reason))
+    }
+
+    /// Responses that proxies did not accept.
+    pub fn nacks(&self) -> u64 {
+        self.nacks.get()
+    }
+
+    /// Resources sent.
+    pub fn resources(&self) -> u64 {
+        self.resources.get()
+    }
+}
+
+/// Adds gauges that are read from the shared state at each scrape.
+pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
+    type Put<'a> = &'a mut dyn FnMut(&[&str], f64);
+    let gauge = |family: Family, read: fn(&Shared, Put<'_>)| {
+        let shared = Arc::downgrade(shared);
+        registry.observe_gauge(family, move |put| {
+            if let Some(shared) = shared.upgrade() {
+                read(&shared, put);
+            }
+        });
+    };
+    gauge(MANAGED, |shared, put| {
+        let index = shared.index();
+        let own = index.clusters().filter(|cluster| cluster.info.own).count();
+        put(&["local"], own as f64);
+        put(&["remote"], (index.clusters().count() - own) as f64);
+    });
+    gauge(LINK, |shared, put| {
+        for cluster in shared.index().clusters() {
+            let now = link_word(&cluster.link.0);
+            for state in ["connecting", "connected", "lost", "refused"] {
+                put(&[&cluster.info.name, state], f64::from(u8::from(state == now)));
+            }
+        }
+    });
+    gauge(LINK_AGE, |shared, put| {
+        for cluster in shared.index().clusters() {
+            let age = SystemTime::now().duration_since(cluster.link.1).unwrap_or_default();
+            put(&[&cluster.info.name], age.as_secs_f64());
+        }
+    });
+    gauge(OBJECTS, |shared, put| {
+        for cluster in shared.index().clusters() {
+            for kind in crate::index::event::Kind::ALL {
+                put(&[&cluster.info.name, kind.as_str()], cluster.count(kind) as f64);
+            }
+        }
+    });
+    gauge(STREAMS, |shared, put| {
+        let mut by_cluster = std::collections::BTreeMap::new();
+        for proxy in shared.proxies.list() {
+            *by_cluster.entry(proxy.cluster.clone()).or_insert(0_u32) += 1;
+        }
+        for (cluster, count) in by_cluster {
+            put(&[&cluster], f64::from(count));
+        }
+    });
+    gauge(LAG, |shared, put| {
+        let now = Instant::now();
+        let lag = shared.proxies.list().iter().map(|proxy| proxy.progress().lag(now)).max().unwrap_or_default();
+        put(&[], lag.as_secs_f64());
+    });
+    gauge(STORED, |shared, put| {
+        let store = shared.store();
+        Kind::ALL.iter().for_each(|kind| put(&[kind.as_str()], store.size(*kind).0 as f64));
+    });
+    gauge(STORED_BYTES, |shared, put| {
+        let store = shared.store();
+        Kind::ALL.iter().for_each(|kind| put(&[kind.as_str()], store.size(*kind).1 as f64));
+    });
+    let counted = Arc::downgrade(shared);
+    registry.observe_counter(EVENTS, move |put| {
+        if let Some(shared) = counted.upgrade() {
+            put(&[], shared.index().events() as f64);
+        }
+    });
+}
+
+/// A link's state in a word.
+pub fn link_word(link: &Link) -> &'static str {
+    match link {
+        Link::Connecting => "connecting",
+        Link::Connected => "connected",
+        Link::Lost(_) => "lost",
+        Link::Refused(_) => "refused",
+    }
+}
