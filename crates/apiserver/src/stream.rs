@@ -1,7 +1,21 @@
-//! What kubectl reaches through the API server rather than in it: a container's streams and logs, a pod's ports, and HTTP
+//! What clients reach through the API server rather than in it: a container's streams and logs, a pod's ports, and HTTP
 //! behind `…/proxy/`.
+//!
+//! Streams come from the node agent, over its Unix socket ([`NodeClient`]); towards clients they are WebSockets in the
+//! subprotocols of Kubernetes (`v5.channel.k8s.io`, `v4.channel.k8s.io`, and SPDY tunnelled in a WebSocket for `kubectl
+//! port-forward`). Proxied HTTP is dialled directly: the server runs in the cluster's network.
 
-use std::path::PathBuf;
+mod attach;
+mod exec;
+mod forward;
+mod logs;
+mod node;
+mod options;
+mod proxy;
+mod socket;
+mod spdy;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -9,7 +23,11 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::Subresource;
+use options::Options;
+
+pub use node::NodeClient;
+pub use proxy::{ProxyTarget, proxy};
 
 /// Body of a streamed response.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -26,16 +44,18 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// Client of the node agent that runs a cluster's pods, over its Unix socket.
-#[derive(Clone, Debug)]
-pub struct NodeClient {
-    socket: PathBuf,
-}
+impl Refusal {
+    fn bad_request(message: impl Into<String>) -> Self {
+        Self { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message: message.into() }
+    }
 
-impl NodeClient {
-    /// A client of the agent that listens on `socket`. Nothing is opened until a request needs it.
-    pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+    fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: StatusCode::SERVICE_UNAVAILABLE, reason: "ServiceUnavailable", message: message.into() }
+    }
+
+    fn internal(message: impl std::fmt::Display) -> Self {
+        let message = format!("Internal error occurred: {message}");
+        Self { code: StatusCode::INTERNAL_SERVER_ERROR, reason: "InternalError", message }
     }
 }
 
@@ -47,37 +67,12 @@ pub async fn pod(
     pod: &Value,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    let _ = (&node.socket, subresource, pod, request);
-    Err(Refusal { code: StatusCode::NOT_IMPLEMENTED, reason: "NotImplemented", message: "not served".into() })
-}
-
-/// What `…/{name}/proxy` addresses: `[scheme:]name[:port]` in the URL's name segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyTarget {
-    /// Whether the peer speaks TLS.
-    pub https: bool,
-    /// Name of the object.
-    pub name: String,
-    /// Port, by number or name.
-    pub port: Option<String>,
-}
-
-impl ProxyTarget {
-    /// Reads the URL segment.
-    pub fn parse(segment: &str) -> Option<Self> {
-        Some(Self { https: false, name: segment.to_owned(), port: None })
+    let options = Options::parse(request.uri().query().unwrap_or(""))?;
+    match subresource {
+        Subresource::Exec => exec::serve(node, pod, &options, request).await,
+        Subresource::Attach => attach::serve(node, pod, &options, request).await,
+        Subresource::Log => logs::serve(node, pod, &options).await,
+        Subresource::PortForward => forward::serve(node, pod, &options, request),
+        other => Err(Refusal::bad_request(format!("pods/{} is not a stream", other.name()))),
     }
-}
-
-/// Serves `…/proxy/{path}` of a pod, service or node, which the caller has read and authorised. `path` starts with a slash;
-/// the query is taken from the request.
-pub async fn proxy(
-    kind: &Kind,
-    object: &Value,
-    target: &ProxyTarget,
-    path: &str,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
-    let _ = (kind, object, target, path, request);
-    Err(Refusal { code: StatusCode::NOT_IMPLEMENTED, reason: "NotImplemented", message: "not served".into() })
 }

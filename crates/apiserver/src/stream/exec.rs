@@ -1,0 +1,110 @@
+//! `pods/exec`: a command's streams, bridged between a WebSocket and the node agent.
+//!
+//! Each WebSocket message starts with a byte that names its channel, the same numbers as in the agent's frames. Version 5 of
+//! the subprotocol adds a message that closes a channel, so that a command sees the end of its input.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream::SplitSink;
+use futures_util::{SinkExt, StreamExt};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::node::{self, CLOSE, NodeClient, RESIZE, STATUS, STDIN, Stream};
+use super::options::Options;
+use super::socket::{Socket, Upgrade};
+use super::{Body, Refusal};
+
+/// Subprotocols, best first.
+pub(super) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+
+pub(super) async fn serve(
+    node: &NodeClient,
+    pod: &Value,
+    options: &Options,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    if options.command.is_empty() {
+        return Err(Refusal::bad_request("you must specify at least 1 command for the container"));
+    }
+    if !options.stdin && !options.stdout && !options.stderr {
+        return Err(Refusal::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+    }
+    let container = options.container(pod)?;
+    let upgrade = Upgrade::negotiate(request, &PROTOCOLS)?;
+    let stream = node.exec(pod, container, options).await?;
+    upgrade.accept(move |socket| bridge(socket, stream))
+}
+
+/// Carries the streams until the command has ended or the client has left.
+async fn bridge(socket: Socket, stream: Stream) {
+    let (mut to_client, mut from_client) = socket.split();
+    let (mut from_node, mut to_node) = tokio::io::split(stream);
+    let input = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            let sent = match message {
+                Message::Binary(data) => forward(&data, &mut to_node).await,
+                Message::Close(_) => return,
+                _ => Ok(()),
+            };
+            if sent.is_err() {
+                // The command no longer reads; its output and status are still to come.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = output(&mut from_node, &mut to_client) => {
+            let _ = to_client.close().await;
+            // The client closes last, so that nothing it has not read yet is lost.
+            let rest = async { while let Some(Ok(_)) = from_client.next().await {} };
+            let _ = tokio::time::timeout(LINGER, rest).await;
+        }
+        // Dropping the agent's stream ends the command.
+        () = input => {}
+    }
+}
+
+/// How long a client may take to close its side.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Passes one message of the client on.
+async fn forward(data: &[u8], to_node: &mut WriteHalf<Stream>) -> std::io::Result<()> {
+    match data {
+        [channel @ (STDIN | RESIZE), data @ ..] if !data.is_empty() => node::write_frame(to_node, *channel, data).await,
+        [CLOSE, STDIN] => node::write_frame(to_node, CLOSE, &[STDIN]).await,
+        _ => Ok(()),
+    }
+}
+
+/// Passes the command's output on, and in the end its status.
+async fn output(from_node: &mut ReadHalf<Stream>, to_client: &mut SplitSink<Socket, Message>) {
+    loop {
+        let (channel, data) = match node::read_frame(from_node).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => (STATUS, failure("the node agent closed the stream before the command ended")),
+            Err(error) => (STATUS, failure(&error.to_string())),
+        };
+        if to_client.send(message(channel, &data)).await.is_err() || channel == STATUS {
+            return;
+        }
+    }
+}
+
+/// A message of one channel.
+pub(super) fn message(channel: u8, data: &[u8]) -> Message {
+    let mut message = BytesMut::with_capacity(1 + data.len());
+    message.put_u8(channel);
+    message.put_slice(data);
+    Message::Binary(message.freeze())
+}
+
+fn failure(message: &str) -> Bytes {
+    let status = json!({
+        "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
+        "message": format!("Internal error occurred: {message}"),
+    });
+    status.to_string().into()
+}

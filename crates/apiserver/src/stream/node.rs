@@ -1,0 +1,180 @@
+//! Client of the node agent: HTTP/1.1 over its Unix socket.
+//!
+//! `POST /exec` and `POST /portforward` become raw streams by an upgrade; `GET /logs` answers with text. An exec stream is
+//! framed both ways: one byte of channel, the length as 32 bits big-endian, the bytes.
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::Refusal;
+use super::options::Options;
+
+/// Channels of an exec stream.
+pub(super) const STDIN: u8 = 0;
+pub(super) const STDOUT: u8 = 1;
+pub(super) const STATUS: u8 = 3;
+pub(super) const RESIZE: u8 = 4;
+/// Says that the channel in its one byte is closed.
+pub(super) const CLOSE: u8 = 255;
+
+/// Largest frame that is taken from the agent.
+const MOST_FRAME: usize = 1024 * 1024;
+
+/// Largest error that is read from the agent.
+const MOST_ERROR: usize = 64 * 1024;
+
+/// Client of the node agent that runs a cluster's pods, over its Unix socket.
+#[derive(Clone, Debug)]
+pub struct NodeClient {
+    socket: PathBuf,
+}
+
+impl NodeClient {
+    /// A client of the agent that listens on `socket`. Nothing is opened until a request needs it.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// Runs a command in a container.
+    pub(super) async fn exec(&self, pod: &Value, container: &str, options: &Options) -> Result<Stream, Refusal> {
+        let body = json!({
+            "namespace": pod["metadata"]["namespace"],
+            "pod": pod["metadata"]["name"],
+            "container": container,
+            "command": options.command,
+            "tty": options.tty,
+            "stdin": options.stdin,
+            "stdout": options.stdout,
+            "stderr": options.stderr,
+        });
+        self.upgrade("/exec", &body).await
+    }
+
+    /// Connects to a port of a pod.
+    pub(super) async fn port_forward(&self, pod: &Value, port: u16) -> Result<Stream, Refusal> {
+        let body = json!({"namespace": pod["metadata"]["namespace"], "pod": pod["metadata"]["name"], "port": port});
+        self.upgrade("/portforward", &body).await
+    }
+
+    /// A container's output.
+    pub(super) async fn logs(&self, pod: &Value, container: &str, options: &Options) -> Result<Incoming, Refusal> {
+        let request = Request::get(log_path(pod, container, options)).header(HOST, "node").body(Full::default());
+        let response = self.send(request.map_err(Refusal::internal)?).await?;
+        if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(refused(response).await) }
+    }
+
+    async fn upgrade(&self, path: &str, body: &Value) -> Result<Stream, Refusal> {
+        let request = Request::post(path)
+            .header(HOST, "node")
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "isthmus-stream")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(body.to_string()));
+        let response = self.send(request.map_err(Refusal::internal)?).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refused(response).await);
+        }
+        hyper::upgrade::on(response).await.map(TokioIo::new).map_err(unreachable)
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Refusal> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection to the node agent");
+            }
+        });
+        sender.send_request(request).await.map_err(unreachable)
+    }
+}
+
+fn log_path(pod: &Value, container: &str, options: &Options) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (key, value) in [
+        ("namespace", &pod["metadata"]["namespace"]),
+        ("pod", &pod["metadata"]["name"]),
+        ("container", &Value::from(container)),
+    ] {
+        query.append_pair(key, value.as_str().unwrap_or(""));
+    }
+    for (key, flag) in [("follow", options.follow), ("previous", options.previous), ("timestamps", options.timestamps)]
+    {
+        query.append_pair(key, if flag { "true" } else { "false" });
+    }
+    let numbers = [
+        ("tailLines", options.tail_lines),
+        ("sinceSeconds", options.since_seconds),
+        ("limitBytes", options.limit_bytes),
+    ];
+    for (key, value) in numbers {
+        if let Some(value) = value {
+            query.append_pair(key, &value.to_string());
+        }
+    }
+    format!("/logs?{}", query.finish())
+}
+
+/// A raw stream to the agent.
+pub(super) type Stream = TokioIo<Upgraded>;
+
+fn unreachable(error: impl std::fmt::Display) -> Refusal {
+    Refusal::internal(format_args!("error dialing backend: {error}"))
+}
+
+/// What the agent said instead of doing it: a Status, or text.
+async fn refused(response: Response<Incoming>) -> Refusal {
+    let code = response.status();
+    let body = Limited::new(response.into_body(), MOST_ERROR).collect().await;
+    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+    let said = serde_json::from_slice::<Value>(&body).ok();
+    let message = said.as_ref().and_then(|status| status["message"].as_str()).map(str::to_owned);
+    let message = message.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
+    match code {
+        StatusCode::NOT_FOUND => Refusal { code, reason: "NotFound", message },
+        code if code.is_client_error() => Refusal { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message },
+        _ => Refusal::internal(message),
+    }
+}
+
+/// The next frame from the agent, or None at the end of the stream.
+pub(super) async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(u8, Bytes)>> {
+    let channel = match from.read_u8().await {
+        Ok(channel) => channel,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let length = from.read_u32().await? as usize;
+    if length > MOST_FRAME {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of {length} bytes from the node agent"),
+        ));
+    }
+    let mut data = BytesMut::zeroed(length);
+    from.read_exact(&mut data).await?;
+    Ok(Some((channel, data.freeze())))
+}
+
+/// Sends a frame to the agent.
+pub(super) async fn write_frame(to: &mut (impl AsyncWrite + Unpin), channel: u8, data: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(data.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut frame = BytesMut::with_capacity(5 + data.len());
+    frame.put_u8(channel);
+    frame.put_u32(length);
+    frame.put_slice(data);
+    to.write_all(&frame).await?;
+    to.flush().await
+}

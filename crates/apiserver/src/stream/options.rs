@@ -1,0 +1,109 @@
+//! What a stream's query string asks for, and which container it means.
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Refusal;
+
+/// Query parameters of `exec`, `attach`, `log` and `portforward`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Options {
+    pub(super) container: Option<String>,
+    pub(super) command: Vec<String>,
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) tty: bool,
+    pub(super) follow: bool,
+    pub(super) previous: bool,
+    pub(super) timestamps: bool,
+    pub(super) tail_lines: Option<u64>,
+    pub(super) limit_bytes: Option<u64>,
+    pub(super) since_seconds: Option<u64>,
+    pub(super) ports: Vec<u16>,
+}
+
+impl Options {
+    pub(super) fn parse(query: &str) -> Result<Self, Refusal> {
+        let mut options = Self::default();
+        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let flag = || matches!(&*value, "" | "1" | "true" | "True" | "TRUE" | "t" | "T");
+            match &*key {
+                "container" if !value.is_empty() => options.container = Some(value.into_owned()),
+                "command" => options.command.push(value.into_owned()),
+                "stdin" => options.stdin = flag(),
+                "stdout" => options.stdout = flag(),
+                "stderr" => options.stderr = flag(),
+                "tty" => options.tty = flag(),
+                "follow" => options.follow = flag(),
+                "previous" => options.previous = flag(),
+                "timestamps" => options.timestamps = flag(),
+                "tailLines" => options.tail_lines = Some(number(&key, &value)?),
+                "limitBytes" => options.limit_bytes = Some(number(&key, &value)?),
+                "sinceSeconds" => options.since_seconds = Some(number(&key, &value)?),
+                "sinceTime" => options.since_seconds = Some(seconds_since(&value)?),
+                "ports" => {
+                    for port in value.split(',').filter(|port| !port.is_empty()) {
+                        options.ports.push(port.parse().map_err(|_| {
+                            Refusal::bad_request(format!(
+                                "unable to parse {port:?} as a port: must be between 1 and 65535"
+                            ))
+                        })?);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+
+    /// The container that is meant: the one named, or the only one.
+    pub(super) fn container<'a>(&'a self, pod: &'a Value) -> Result<&'a str, Refusal> {
+        let names = |list: &str| -> Vec<&'a str> {
+            let containers = pod["spec"][list].as_array().map_or(&[][..], Vec::as_slice);
+            containers.iter().filter_map(|container| container["name"].as_str()).collect()
+        };
+        let pod_name = pod["metadata"]["name"].as_str().unwrap_or("");
+        let (init, main, debug) = (names("initContainers"), names("containers"), names("ephemeralContainers"));
+        match (&self.container, main.as_slice()) {
+            (Some(name), _) => {
+                let known = init.iter().chain(&main).chain(&debug).any(|known| known == name);
+                if known {
+                    Ok(name)
+                } else {
+                    Err(Refusal::bad_request(format!("container {name} is not valid for pod {pod_name}")))
+                }
+            }
+            (None, [only]) if init.is_empty() => Ok(only),
+            (None, _) => {
+                let annotation = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
+                if let Some(name) = annotation.filter(|name| main.contains(name)) {
+                    return Ok(name);
+                }
+                let mut message = format!(
+                    "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+                    main.join(" ")
+                );
+                if !init.is_empty() {
+                    message += &format!(" or one of the init containers: [{}]", init.join(" "));
+                }
+                Err(Refusal::bad_request(message))
+            }
+        }
+    }
+}
+
+fn number(key: &str, value: &str) -> Result<u64, Refusal> {
+    value.parse().map_err(|_| {
+        Refusal::bad_request(format!("{key}: Invalid value: {value:?}: must be greater than or equal to 0"))
+    })
+}
+
+fn seconds_since(timestamp: &str) -> Result<u64, Refusal> {
+    let then = OffsetDateTime::parse(timestamp, &Rfc3339)
+        .map_err(|_| Refusal::bad_request(format!("sinceTime: Invalid value: {timestamp:?}: not an RFC 3339 time")))?;
+    // The node agent counts whole seconds back; one more than asked for is better than one less.
+    let past = (OffsetDateTime::now_utc() - then).whole_seconds().max(0);
+    Ok(u64::try_from(past).unwrap_or(0) + 1)
+}

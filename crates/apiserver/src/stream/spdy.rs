@@ -1,0 +1,178 @@
+//! As much of SPDY/3.1 as `kubectl port-forward` speaks: streams with headers, data, pings.
+//!
+//! Frames follow the SPDY/3.1 draft, §2. There is no flow control: neither side of Kubernetes' implementation
+//! (moby/spdystream) has any. Our own headers are sent uncompressed, in stored blocks of the format; the client's are inflated.
+
+mod inflate;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+pub(super) use inflate::Inflater;
+
+/// Largest frame that is taken.
+const MOST_FRAME: usize = 1024 * 1024;
+
+/// Most headers on one stream.
+const MOST_HEADERS: u32 = 64;
+
+const VERSION: u16 = 3;
+const CONTROL: u16 = 0x8000;
+const FIN: u8 = 1;
+
+const SYN_STREAM: u16 = 1;
+const SYN_REPLY: u16 = 2;
+const RST_STREAM: u16 = 3;
+const PING: u16 = 6;
+const GOAWAY: u16 = 7;
+
+/// What the client sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// A new stream; the headers are still compressed.
+    Open {
+        stream: u32,
+        fin: bool,
+        headers: Bytes,
+    },
+    Data {
+        stream: u32,
+        fin: bool,
+        data: Bytes,
+    },
+    Reset {
+        stream: u32,
+    },
+    Ping {
+        id: u32,
+    },
+    GoAway,
+    /// Settings, window updates and others that say nothing to us.
+    Other,
+}
+
+/// Why the client's bytes make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("a SPDY frame of {0} bytes exceeds the limit")]
+    TooLong(usize),
+    #[error("a SPDY frame of version {0}; 3 is spoken here")]
+    Version(u16),
+    #[error("a SPDY frame is shorter than its fields")]
+    Short,
+    #[error("a SPDY header block cannot be decompressed")]
+    Compression,
+    #[error("a SPDY header block is malformed")]
+    Headers,
+}
+
+/// Takes the next whole frame from `buffer`, if there is one.
+pub(super) fn next_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
+    const HEAD: usize = 8;
+    let Some(head) = buffer.first_chunk::<HEAD>() else { return Ok(None) };
+    let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+    let (flags, length) = (head[4], u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize);
+    if length > MOST_FRAME {
+        return Err(Malformed::TooLong(length));
+    }
+    if buffer.len() < HEAD + length {
+        return Ok(None);
+    }
+    buffer.advance(HEAD);
+    let mut payload = buffer.split_to(length).freeze();
+    let (high, type_) = ((first >> 16) as u16, (first & 0xffff) as u16);
+    if high & CONTROL == 0 {
+        return Ok(Some(Frame::Data { stream: first, fin: flags & FIN != 0, data: payload }));
+    }
+    if high & !CONTROL != VERSION {
+        return Err(Malformed::Version(high & !CONTROL));
+    }
+    let mut number = || payload.try_get_u32().map_err(|_| Malformed::Short);
+    Ok(Some(match type_ {
+        SYN_STREAM => {
+            let stream = number()? & 0x7fff_ffff;
+            let _associated = number()?;
+            let _priority_and_slot = payload.try_get_u16().map_err(|_| Malformed::Short)?;
+            Frame::Open { stream, fin: flags & FIN != 0, headers: payload }
+        }
+        RST_STREAM => Frame::Reset { stream: number()? & 0x7fff_ffff },
+        PING => Frame::Ping { id: number()? },
+        GOAWAY => Frame::GoAway,
+        _ => Frame::Other,
+    }))
+}
+
+/// Names and values of a decompressed header block.
+pub(super) fn headers(mut block: Bytes) -> Result<Vec<(String, String)>, Malformed> {
+    let count = block.try_get_u32().map_err(|_| Malformed::Headers)?;
+    if count > MOST_HEADERS {
+        return Err(Malformed::Headers);
+    }
+    let mut text = || -> Result<String, Malformed> {
+        let length = block.try_get_u32().map_err(|_| Malformed::Headers)? as usize;
+        if length > block.len() {
+            return Err(Malformed::Headers);
+        }
+        String::from_utf8(block.split_to(length).to_vec()).map_err(|_| Malformed::Headers)
+    };
+    (0..count).map(|_| Ok((text()?.to_ascii_lowercase(), text()?))).collect()
+}
+
+/// Writes our frames. The compression state of headers spans a connection, so there is one writer for each.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    compression_started: bool,
+}
+
+impl Writer {
+    /// Accepts a stream, with no headers.
+    pub(super) fn reply(&mut self, stream: u32) -> Bytes {
+        const NO_HEADERS: [u8; 4] = [0; 4];
+        let mut block = BytesMut::new();
+        if !self.compression_started {
+            self.compression_started = true;
+            block.put_slice(&inflate::ZLIB_HEAD);
+            block.put_u32(inflate::dictionary_checksum());
+        }
+        // A stored block of DEFLATE (RFC 1951 §3.2.4): not the last, its length, the complement of its length.
+        block.put_u8(0);
+        block.put_u16_le(NO_HEADERS.len() as u16);
+        block.put_u16_le(!(NO_HEADERS.len() as u16));
+        block.put_slice(&NO_HEADERS);
+        let mut payload = BytesMut::new();
+        payload.put_u32(stream);
+        payload.put_slice(&block);
+        control(SYN_REPLY, &payload)
+    }
+}
+
+/// Data of a stream, perhaps its last.
+pub(super) fn data(stream: u32, data: &[u8], fin: bool) -> Bytes {
+    let mut frame = BytesMut::with_capacity(8 + data.len());
+    frame.put_u32(stream & 0x7fff_ffff);
+    frame.put_u32((u32::from(if fin { FIN } else { 0 }) << 24) | (data.len() as u32 & 0x00ff_ffff));
+    frame.put_slice(data);
+    frame.freeze()
+}
+
+/// The answer to a ping.
+pub(super) fn pong(id: u32) -> Bytes {
+    control(PING, &id.to_be_bytes())
+}
+
+/// Refuses a stream.
+pub(super) fn reset(stream: u32) -> Bytes {
+    const REFUSED_STREAM: u32 = 3;
+    let mut payload = BytesMut::new();
+    payload.put_u32(stream);
+    payload.put_u32(REFUSED_STREAM);
+    control(RST_STREAM, &payload)
+}
+
+fn control(type_: u16, payload: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(8 + payload.len());
+    frame.put_u16(CONTROL | VERSION);
+    frame.put_u16(type_);
+    frame.put_u32(payload.len() as u32 & 0x00ff_ffff);
+    frame.put_slice(payload);
+    frame.freeze()
+}
