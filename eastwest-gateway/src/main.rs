@@ -1,3 +1,15 @@
 //! Runs the `eastwest-gateway` library as a program of its own.
 
-fn main() {}
+use clap::Parser;
+
+/// The SNI router between networks.
+#[derive(Parser)]
+#[command(name = "isthmus-eastwest-gateway", version)]
+struct Command {
+    #[command(flatten)]
+    options: isthmus_eastwest_gateway::Options,
+}
+
+fn main() -> std::process::ExitCode {
+    isthmus_eastwest_gateway::run(Command::parse().options)
+}

@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use super::date::Clock;
 use crate::flags;
+use crate::metrics::Registry;
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect()
@@ -175,7 +176,7 @@ impl Write for Sink {
 #[test]
 fn lines_arrive_whole_and_in_order() {
     let sink = Sink::default();
-    let writer = Writer::to(sink.clone()).unwrap();
+    let writer = Writer::to(sink.clone(), &Registry::new()).unwrap();
     let log = writer.log(Arc::new(Format::text("%BYTES_SENT% and some more text").unwrap()));
     let expected: String = (0..500).map(|number| format!("{number} and some more text\n")).collect();
     for number in 0..500 {
@@ -203,7 +204,7 @@ impl Write for Stuck {
 #[test]
 fn a_stuck_log_loses_lines_and_counts_them() {
     let (release, stuck) = std::sync::mpsc::channel();
-    let writer = Writer::to(Stuck(stuck)).unwrap();
+    let writer = Writer::to(Stuck(stuck), &Registry::new()).unwrap();
     let log = writer.log(Arc::new(Format::text("x").unwrap()));
     for _ in 0..10_000 {
         log.write(&Record::new(at()));
@@ -215,7 +216,7 @@ fn a_stuck_log_loses_lines_and_counts_them() {
 #[test]
 fn appends_to_a_file() {
     let path = std::env::temp_dir().join(format!("isthmus-access-log-{}", std::process::id()));
-    let registry = crate::metrics::Registry::new();
+    let registry = Registry::new();
     for _ in 0..2 {
         let writer = Writer::open(path.to_str().unwrap(), &registry).unwrap();
         writer.log(Arc::new(Format::text("line").unwrap())).write(&Record::new(at()));

@@ -4,12 +4,11 @@ use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::metrics::{Family, Registry};
+use crate::metrics::{Counter, Family, Registry, Shared};
 
 use super::date::Clock;
 use super::{Format, Record};
@@ -35,7 +34,7 @@ enum Message {
 #[derive(Clone, Debug)]
 pub struct Writer {
     queue: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    dropped: Counter<Shared>,
 }
 
 impl Writer {
@@ -49,20 +48,17 @@ impl Writer {
             "/dev/stderr" => Box::new(io::stderr()),
             path => Box::new(append(path)?),
         };
-        let writer = Self::to(output)?;
-        let dropped = Arc::clone(&writer.dropped);
-        registry.observe_counter(DROPPED, move |put| put(&[], dropped.load(Relaxed) as f64));
-        Ok(writer)
+        Self::to(output, registry)
     }
 
     /// Writes to anything.
     ///
     /// # Errors
     /// Where no thread can be started.
-    pub fn to(output: impl Write + Send + 'static) -> io::Result<Self> {
+    pub fn to(output: impl Write + Send + 'static, registry: &Registry) -> io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUE);
         thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&lines, output))?;
-        Ok(Self { queue, dropped: Arc::default() })
+        Ok(Self { queue, dropped: registry.shared().counter(&DROPPED, &[]) })
     }
 
     /// A handle for one worker.
@@ -72,7 +68,7 @@ impl Writer {
 
     /// Lines lost so far.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Relaxed)
+        self.dropped.get()
     }
 
     /// Waits until what was logged before is written, at most `within`. Says whether it was.
@@ -105,7 +101,7 @@ impl Log {
         let mut line = Vec::with_capacity(384);
         self.format.write(record, &mut self.clock.borrow_mut(), &mut line);
         if self.writer.queue.try_send(Message::Line(line)).is_err() {
-            self.writer.dropped.fetch_add(1, Relaxed);
+            self.writer.dropped.increment();
         }
     }
 
