@@ -1,9 +1,42 @@
 //! An embedded Kubernetes API server for labs and tests.
+//!
+//! It keeps everything in memory and speaks the API that stock `kubectl` and client libraries expect: discovery, all verbs, all
+//! patches with server-side apply, watches, custom resources, RBAC, service accounts' tokens, admission webhooks, garbage
+//! collection. There is no etcd and no second replica; what runs against it also runs against the real thing.
+//!
+//! Start at [`Server`]; a request's way is `handler.rs`, step by step. What is not here: the node agent that runs pods
+//! and the controllers of workloads (`lab` has both, as this server's clients), CEL expressions, and protobuf.
 
+mod admission;
+mod api;
+mod authn;
+pub mod body;
+mod bootstrap;
+pub mod certificates;
+pub mod command;
+mod crd;
 pub mod defaults;
+mod discovery;
+mod encode;
+mod handler;
 pub mod kinds;
 pub mod merge_keys;
+mod object;
 pub mod openapi;
+mod patch;
+mod rbac;
+mod registry;
+mod route;
+mod selectors;
+mod server;
+pub mod status;
+mod storage;
 pub mod stream;
 pub mod table;
+mod timestamp;
+mod upkeep;
 pub mod validate;
+mod verbs;
+mod watch;
+
+pub use server::{Options, Server, StartError};

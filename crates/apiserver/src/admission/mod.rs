@@ -1,0 +1,75 @@
+//! What happens to an object between being sent and being kept: the server's own additions, then webhooks that change it, then webhooks
+//! that may refuse it.
+
+pub(crate) mod namespace;
+mod review;
+mod service_account;
+pub(crate) mod services;
+pub(crate) mod webhook;
+
+pub(crate) use service_account::ROOT_CA;
+
+use serde_json::Value;
+
+use crate::handler::Call;
+use crate::object;
+use crate::status::Result;
+use crate::verbs::incoming;
+
+/// What is being done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+impl Operation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// Lets the server and the mutating webhooks change the object.
+pub(crate) async fn mutate(call: &Call, operation: Operation, object: &mut Value, old: Option<&Value>) -> Result<()> {
+    own_additions(call, operation, object)?;
+    let before = object.clone();
+    webhook::mutate(call, operation, object, old).await?;
+    if *object != before {
+        // What a webhook made is brought into the form that a client's object is in, and gets what a client's object gets: an added
+        // container has the service account's token too.
+        incoming::settle_place(call, object)?;
+        incoming::conform(call, object)?;
+        own_additions(call, operation, object)?;
+        for key in [
+            "resourceVersion",
+            "uid",
+            "generation",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+        ] {
+            object::copy_metadata(object, &before, key);
+        }
+    }
+    Ok(())
+}
+
+/// Lets the validating webhooks refuse the change.
+pub(crate) async fn validate(
+    call: &Call,
+    operation: Operation,
+    object: Option<&Value>,
+    old: Option<&Value>,
+) -> Result<()> {
+    webhook::validate(call, operation, object, old).await
+}
+
+fn own_additions(call: &Call, operation: Operation, object: &mut Value) -> Result<()> {
+    let new_pod = operation == Operation::Create && call.served.kind.is("", "Pod") && call.route.subresource.is_empty();
+    if new_pod { service_account::admit(&call.api, &call.served.kind, object) } else { Ok(()) }
+}

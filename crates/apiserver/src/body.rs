@@ -1,0 +1,107 @@
+//! Bodies: what responses are made of, and how request bodies become objects.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use serde_json::Value;
+
+use crate::status::{Result, Status};
+
+/// The body of every response: whole, or streamed.
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// The largest request body that is read, as in Kubernetes.
+pub(crate) const LIMIT: usize = 3 * 1024 * 1024;
+
+/// A body that is known as a whole.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A JSON response.
+pub fn json(status: StatusCode, value: &Value) -> Response<Body> {
+    typed(status, HeaderValue::from_static("application/json"), value)
+}
+
+/// A JSON response of a media type with parameters.
+pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, value: &Value) -> Response<Body> {
+    let mut text = value.to_string();
+    text.push('\n');
+    let mut response = Response::new(full(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// A plain text response.
+pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(full(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A failed request's response.
+pub fn error(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, &status.to_value());
+    if let Some(seconds) = status.details.as_ref().map(|details| details.retry_after_seconds).filter(|s| *s > 0) {
+        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// Reads a whole request body, up to [`LIMIT`].
+pub(crate) async fn read<B>(body: B) -> Result<Bytes>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match Limited::new(body, LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::body_too_large(LIMIT)),
+        Err(error) => Err(Status::bad_request(format!("error reading the request body: {error}"))),
+    }
+}
+
+/// Decodes a JSON or YAML body by its content type. Kubernetes guesses when there is none, and so do we.
+pub(crate) fn decode(content_type: &str, bytes: &[u8]) -> Result<Value> {
+    match content_type {
+        "application/json" => parse_json(bytes),
+        "application/yaml" | "application/apply-patch+yaml" => parse_yaml(bytes),
+        "" if bytes.trim_ascii_start().starts_with(b"{") => parse_json(bytes),
+        "" => parse_yaml(bytes),
+        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+    }
+}
+
+pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}")))
+}
+
+fn parse_yaml(bytes: &[u8]) -> Result<Value> {
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
+    // YAML 1.1 words such as `on` and `y` stay text, as in Kubernetes' own decoder for JSON-typed fields.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn decodes_by_content_type() {
+        assert_eq!(decode("application/json", br#"{"a":1}"#), Ok(json!({"a": 1})));
+        assert_eq!(decode("application/yaml", b"a: 1\nb: on\n"), Ok(json!({"a": 1, "b": "on"})));
+        assert_eq!(decode("", b" {\"a\": true}"), Ok(json!({"a": true})));
+        assert_eq!(decode("application/json", b"{").expect_err("half an object").code, 400);
+        assert_eq!(decode("text/html", b"{}").expect_err("not ours").code, 415);
+    }
+}

@@ -1,0 +1,137 @@
+//! Makes what a new cluster needs to know itself by: its CA, the API server's serving certificate, clients' certificates, the key that
+//! signs service accounts' tokens; and writes kubeconfigs.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SerialNumber,
+};
+use time::{Duration, OffsetDateTime};
+
+/// How long a lab's certificates are good: longer than any lab runs.
+const VALIDITY: Duration = Duration::days(365);
+
+/// A key or certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct CertificateError {
+    what: &'static str,
+    #[source]
+    source: rcgen::Error,
+}
+
+/// A certificate and its private key, as PEM.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The certificate.
+    pub certificate: String,
+    /// The private key (PKCS#8).
+    pub key: String,
+}
+
+/// The certificate authority of one cluster: signs the API server's certificate and clients'.
+pub struct ClusterCa {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl ClusterCa {
+    /// A new authority.
+    pub fn generate(cluster: &str) -> Result<Self, CertificateError> {
+        let key = key()?;
+        let mut params = params(&format!("{cluster} cluster CA"), &[])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        let certificate = params.self_signed(&key).map_err(failed("sign the cluster CA"))?.pem();
+        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+    }
+
+    /// The authority's own certificate, as PEM.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// A certificate by which the API server is known under these DNS names and IP addresses.
+    pub fn serving(&self, names: &[String]) -> Result<Pair, CertificateError> {
+        let mut params = params("kube-apiserver", names)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params)
+    }
+
+    /// A certificate by which a client is known as that user, member of that group.
+    pub fn client(&self, user: &str, group: &str) -> Result<Pair, CertificateError> {
+        let mut params = params(user, &[])?;
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params)
+    }
+
+    /// The certificate of the cluster's administrator.
+    pub fn admin(&self) -> Result<Pair, CertificateError> {
+        self.client("kubernetes-admin", "system:masters")
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Result<Pair, CertificateError> {
+        let key = key()?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let certificate = params.signed_by(&key, &self.issuer).map_err(failed("sign a certificate"))?;
+        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+}
+
+/// A new private key for signing service accounts' tokens (P-256, PKCS#8 PEM).
+pub fn service_account_key() -> Result<String, CertificateError> {
+    Ok(key()?.serialize_pem())
+}
+
+/// Names under which pods and tools in a cluster know its API server.
+pub fn in_cluster_names() -> Vec<String> {
+    const NAMES: [&str; 6] = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+        "127.0.0.1",
+    ];
+    NAMES.iter().map(|name| (*name).to_owned()).chain(["10.96.0.1".to_owned()]).collect()
+}
+
+/// A kubeconfig with one cluster, one user and one context, all named `name`.
+pub fn kubeconfig(name: &str, server: &str, ca: &str, client: &Pair) -> String {
+    let mut text = String::from("apiVersion: v1\nkind: Config\npreferences: {}\n");
+    let ca = STANDARD.encode(ca);
+    let (certificate, key) = (STANDARD.encode(&client.certificate), STANDARD.encode(&client.key));
+    let _ = write!(
+        text,
+        "clusters:\n- name: {name}\n  cluster:\n    server: {server}\n    certificate-authority-data: {ca}\n\
+         users:\n- name: {name}\n  user:\n    client-certificate-data: {certificate}\n    client-key-data: {key}\n\
+         contexts:\n- name: {name}\n  context:\n    cluster: {name}\n    user: {name}\ncurrent-context: {name}\n"
+    );
+    text
+}
+
+fn params(common_name: &str, names: &[String]) -> Result<CertificateParams, CertificateError> {
+    let mut params = CertificateParams::new(names.to_vec()).map_err(failed("read a subject alternative name"))?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let now = OffsetDateTime::now_utc();
+    // Some minutes back, for clients whose clock is behind.
+    params.not_before = now - Duration::minutes(5);
+    params.not_after = now + VALIDITY;
+    params.serial_number = Some(SerialNumber::from(rand::random::<u64>() >> 1));
+    Ok(params)
+}
+
+fn key() -> Result<KeyPair, CertificateError> {
+    KeyPair::generate().map_err(failed("generate a key"))
+}
+
+fn failed(what: &'static str) -> impl FnOnce(rcgen::Error) -> CertificateError {
+    move |source| CertificateError { what, source }
+}

@@ -1,0 +1,144 @@
+//! Reading and writing the parts that all objects share. Objects are plain JSON: what the client sent is what is kept.
+
+use serde_json::{Map, Value, json};
+
+/// The object's name, or an empty text.
+pub(crate) fn name(object: &Value) -> &str {
+    text(object, "/metadata/name")
+}
+
+/// The object's namespace, empty for cluster-wide objects.
+pub(crate) fn namespace(object: &Value) -> &str {
+    text(object, "/metadata/namespace")
+}
+
+/// The object's UID, or an empty text.
+pub(crate) fn uid(object: &Value) -> &str {
+    text(object, "/metadata/uid")
+}
+
+/// The text at a JSON pointer, or an empty text.
+pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+/// The items at a JSON pointer; nothing if there is no list.
+pub(crate) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
+    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Whether deletion has begun.
+pub(crate) fn is_deleting(object: &Value) -> bool {
+    object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null())
+}
+
+/// The finalizers that keep a deleted object.
+pub(crate) fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
+    list(object, "/metadata/finalizers").iter().filter_map(Value::as_str)
+}
+
+/// The object's metadata, made if missing.
+pub(crate) fn metadata(object: &mut Value) -> &mut Map<String, Value> {
+    field(object, "metadata")
+}
+
+/// An object-valued field, made if missing or of another type.
+pub(crate) fn field<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    let map = object.as_object_mut().expect("made an object above");
+    let inner = map.entry(key).or_insert_with(|| json!({}));
+    if !inner.is_object() {
+        *inner = json!({});
+    }
+    inner.as_object_mut().expect("made an object above")
+}
+
+/// Sets a metadata field, or removes it for `None`.
+pub(crate) fn set_metadata(object: &mut Value, key: &str, value: Option<Value>) {
+    let metadata = metadata(object);
+    match value {
+        Some(value) => drop(metadata.insert(key.to_owned(), value)),
+        None => drop(metadata.remove(key)),
+    }
+}
+
+/// Takes a metadata field over from another object, present or not.
+pub(crate) fn copy_metadata(object: &mut Value, from: &Value, key: &str) {
+    let value = from.pointer("/metadata").and_then(|metadata| metadata.get(key)).cloned();
+    set_metadata(object, key, value);
+}
+
+/// Takes a top-level field over from another object, present or not.
+pub(crate) fn copy_field(object: &mut Value, from: &Value, key: &str) {
+    let Some(map) = object.as_object_mut() else { return };
+    match from.get(key) {
+        Some(value) => drop(map.insert(key.to_owned(), value.clone())),
+        None => drop(map.remove(key)),
+    }
+}
+
+/// Adds a finalizer unless it is there.
+pub(crate) fn add_finalizer(object: &mut Value, finalizer: &str) {
+    if finalizers(object).any(|known| known == finalizer) {
+        return;
+    }
+    let list = metadata(object).entry("finalizers").or_insert_with(|| json!([]));
+    match list {
+        Value::Array(list) => list.push(json!(finalizer)),
+        other => *other = json!([finalizer]),
+    }
+}
+
+/// Removes a finalizer; an empty list goes too.
+pub(crate) fn remove_finalizer(object: &mut Value, finalizer: &str) {
+    let kept: Vec<Value> = finalizers(object).filter(|known| *known != finalizer).map(|known| json!(known)).collect();
+    set_metadata(object, "finalizers", (!kept.is_empty()).then_some(Value::Array(kept)));
+}
+
+/// Whether two objects are the same apart from revision and bookkeeping of field ownership.
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
+    const BOOKKEEPING: [&str; 2] = ["resourceVersion", "managedFields"];
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
+    let top = |map: &Map<String, Value>, other: &Map<String, Value>| {
+        map.iter().all(|(key, value)| key == "metadata" || other.get(key) == Some(value))
+    };
+    let no_metadata = Map::new();
+    let metadata = |map: &Map<String, Value>| {
+        let metadata = map.get("metadata").and_then(Value::as_object).unwrap_or(&no_metadata);
+        metadata.iter().filter(|(key, _)| !BOOKKEEPING.contains(&key.as_str())).map(own).collect::<Vec<_>>()
+    };
+    fn own((key, value): (&String, &Value)) -> (String, Value) {
+        (key.clone(), value.clone())
+    }
+    let sorted = |mut pairs: Vec<(String, Value)>| {
+        pairs.sort_by(|x, y| x.0.cmp(&y.0));
+        pairs
+    };
+    top(a, b) && top(b, a) && sorted(metadata(a)) == sorted(metadata(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finalizers_come_and_go() {
+        let mut object = json!({});
+        add_finalizer(&mut object, "a/b");
+        add_finalizer(&mut object, "a/b");
+        assert_eq!(finalizers(&object).collect::<Vec<_>>(), ["a/b"]);
+        remove_finalizer(&mut object, "a/b");
+        assert_eq!(object, json!({"metadata": {}}));
+    }
+
+    #[test]
+    fn sameness_ignores_bookkeeping() {
+        let a = json!({"metadata": {"name": "x", "resourceVersion": "1"}, "spec": 1});
+        let b = json!({"metadata": {"name": "x", "resourceVersion": "2", "managedFields": []}, "spec": 1});
+        assert!(same(&a, &b));
+        assert!(!same(&a, &json!({"metadata": {"name": "x"}, "spec": 2})));
+        assert!(!same(&a, &json!({"metadata": {"name": "x"}})));
+    }
+}

@@ -1,0 +1,298 @@
+//! Sets of fields, as `metadata.managedFields` writes them (`FieldsV1`), and what can be done with them.
+//!
+//! Format of k8s-sigs/structured-merge-diff: `f:<name>` is a field, `k:{…}` a list item by its keys, `v:…` a plain list item by its
+//! value; `.` stands for the thing itself beside its parts.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::shape::{ListShape, Shape};
+
+/// How deep objects may be nested to be tracked; what is deeper counts as one value.
+const DEEPEST: usize = 64;
+
+/// A set of fields, as a tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fields {
+    /// Whether the field itself is in the set.
+    pub(crate) itself: bool,
+    /// The parts of it that are, by their `f:`, `k:` or `v:` key.
+    pub(crate) parts: BTreeMap<String, Fields>,
+}
+
+/// Metadata that belongs to the server, which nobody owns.
+const UNOWNED: [&str; 10] = [
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "selfLink",
+    "managedFields",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+];
+
+impl Fields {
+    fn leaf() -> Self {
+        Self { itself: true, parts: BTreeMap::new() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.itself && self.parts.is_empty()
+    }
+
+    /// Every field of an object that somebody can own.
+    pub(crate) fn of(shape: Shape<'_>, object: &Value) -> Self {
+        let mut fields = Self::default();
+        for (key, value) in top(object) {
+            fields.add(format!("f:{key}"), Self::of_value(shape, &mut vec![key.clone()], value, key == "metadata"));
+        }
+        fields
+    }
+
+    fn of_value(shape: Shape<'_>, path: &mut Vec<String>, value: &Value, metadata: bool) -> Self {
+        let names: Vec<&str> = path.iter().map(String::as_str).collect();
+        match value {
+            Value::Object(map) if !map.is_empty() && path.len() < DEEPEST && !shape.is_atomic_map(&names) => {
+                let mut fields = Self::default();
+                for (key, value) in map {
+                    if metadata && path.len() == 1 && UNOWNED.contains(&key.as_str()) {
+                        continue;
+                    }
+                    path.push(key.clone());
+                    fields.add(format!("f:{key}"), Self::of_value(shape, path, value, metadata));
+                    path.pop();
+                }
+                fields
+            }
+            Value::Array(items) => match items_by_key(shape, &names, items) {
+                Some(items) if !items.is_empty() && path.len() < DEEPEST => {
+                    let mut fields = Self::default();
+                    for (key, item) in items {
+                        let mut of_item =
+                            if item.is_object() { Self::of_value(shape, path, item, false) } else { Self::default() };
+                        of_item.itself = true;
+                        fields.add(key, of_item);
+                    }
+                    fields
+                }
+                _ => Self::leaf(),
+            },
+            _ => Self::leaf(),
+        }
+    }
+
+    fn add(&mut self, key: String, fields: Self) {
+        if !fields.is_empty() {
+            self.parts.insert(key, fields);
+        }
+    }
+
+    /// The fields that are new or different in `after`.
+    pub(crate) fn changed(shape: Shape<'_>, before: &Value, after: &Value) -> Self {
+        let mut fields = Self::of(shape, after);
+        fields.drop_equal(shape, &mut Vec::new(), before, after);
+        fields
+    }
+
+    /// Drops the fields whose values are the same in both objects. `self` is the set of all fields of `after`.
+    fn drop_equal(&mut self, shape: Shape<'_>, path: &mut Vec<String>, before: &Value, after: &Value) {
+        self.parts.retain(|key, part| {
+            let names: Vec<&str> = path.iter().map(String::as_str).collect();
+            let (old, new) = (part_of(shape, &names, before, key), part_of(shape, &names, after, key));
+            let (Some(old), Some(new)) = (old, new) else { return true };
+            if old == new {
+                return false;
+            }
+            if part.parts.is_empty() {
+                // Lists and maps that were emptied or filled anew count as a whole.
+                return true;
+            }
+            // The thing was there before, only parts of it changed.
+            part.itself = false;
+            let name = key.strip_prefix("f:");
+            if let Some(name) = name {
+                path.push(name.to_owned());
+            }
+            part.drop_equal(shape, path, old, new);
+            if name.is_some() {
+                path.pop();
+            }
+            !part.is_empty()
+        });
+    }
+
+    /// The fields of both sets.
+    pub(crate) fn union(&self, other: &Self) -> Self {
+        let mut all = self.clone();
+        all.itself |= other.itself;
+        for (key, part) in &other.parts {
+            let merged = all.parts.get(key).map_or_else(|| part.clone(), |own| own.union(part));
+            all.parts.insert(key.clone(), merged);
+        }
+        all
+    }
+
+    /// The fields of this set that are not in the other.
+    pub(crate) fn minus(&self, other: &Self) -> Self {
+        let mut left = Self { itself: self.itself && !other.itself, parts: BTreeMap::new() };
+        for (key, part) in &self.parts {
+            let part = other.parts.get(key).map_or_else(|| part.clone(), |theirs| part.minus(theirs));
+            left.add(key.clone(), part);
+        }
+        left
+    }
+
+    /// The fields in both sets. With `below`, a field that the other set has as a whole takes its parts with it.
+    pub(crate) fn intersection(&self, other: &Self) -> Self {
+        let mut both = Self { itself: self.itself && other.itself, parts: BTreeMap::new() };
+        for (key, part) in &self.parts {
+            if let Some(theirs) = other.parts.get(key) {
+                both.add(key.clone(), part.intersection(theirs));
+            }
+        }
+        both
+    }
+
+    /// Drops the fields that are at or below a leaf of the other set, or above one: for values that changed their form.
+    pub(crate) fn minus_covering(&self, other: &Self) -> Self {
+        let mut left = Self { itself: self.itself && !other.itself, parts: BTreeMap::new() };
+        for (key, part) in &self.parts {
+            match other.parts.get(key) {
+                None => left.add(key.clone(), part.clone()),
+                Some(theirs) if theirs.itself && theirs.parts.is_empty() => {}
+                Some(theirs) if part.itself && part.parts.is_empty() && !theirs.itself => {
+                    left.add(key.clone(), part.clone());
+                }
+                Some(theirs) => left.add(key.clone(), part.minus_covering(theirs)),
+            }
+        }
+        left
+    }
+
+    /// Every field of the set, as its keys from the top.
+    pub(crate) fn paths(&self) -> Vec<Vec<String>> {
+        let mut paths = Vec::new();
+        self.collect(&mut Vec::new(), &mut paths);
+        paths
+    }
+
+    fn collect(&self, path: &mut Vec<String>, paths: &mut Vec<Vec<String>>) {
+        if self.itself {
+            paths.push(path.clone());
+        }
+        for (key, part) in &self.parts {
+            path.push(key.clone());
+            part.collect(path, paths);
+            path.pop();
+        }
+    }
+
+    /// Whether the field at these keys, or something below it, is in the set.
+    pub(crate) fn touches(&self, path: &[String]) -> bool {
+        let mut fields = self;
+        for key in path {
+            match fields.parts.get(key) {
+                Some(part) => fields = part,
+                None => return false,
+            }
+        }
+        !fields.is_empty()
+    }
+
+    /// Reads `fieldsV1`. What is not understood is left out.
+    pub(crate) fn from_value(value: &Value) -> Self {
+        Self::read(value, 0)
+    }
+
+    fn read(value: &Value, depth: usize) -> Self {
+        let Some(map) = value.as_object() else { return Self::default() };
+        if map.is_empty() || depth > DEEPEST + 8 {
+            return Self::leaf();
+        }
+        let mut fields = Self { itself: map.contains_key("."), parts: BTreeMap::new() };
+        for (key, part) in map.iter().filter(|(key, _)| *key != ".") {
+            fields.add(key.clone(), Self::read(part, depth + 1));
+        }
+        fields
+    }
+
+    /// Writes `fieldsV1`.
+    pub(crate) fn to_value(&self) -> Value {
+        let mut map = Map::new();
+        if self.itself && !self.parts.is_empty() {
+            map.insert(".".into(), json!({}));
+        }
+        for (key, part) in &self.parts {
+            map.insert(key.clone(), part.to_value());
+        }
+        Value::Object(map)
+    }
+}
+
+/// The top-level fields that somebody can own.
+fn top(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let map = object.as_object().into_iter().flatten();
+    map.filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"))
+}
+
+/// The items of a list with their keys; None if the list is one value, or does not look as its shape says.
+pub(super) fn items_by_key<'a>(
+    shape: Shape<'_>,
+    path: &[&str],
+    items: &'a [Value],
+) -> Option<Vec<(String, &'a Value)>> {
+    let key: Box<dyn Fn(&Value) -> Option<String>> = match shape.list(path) {
+        ListShape::Atomic => return None,
+        ListShape::Set => Box::new(|item| (!item.is_object() && !item.is_array()).then(|| format!("v:{item}"))),
+        ListShape::Map(keys) => Box::new(move |item| key_of(shape, path, &keys, item)),
+    };
+    items.iter().map(|item| key(item).map(|key| (key, item))).collect()
+}
+
+fn key_of(shape: Shape<'_>, path: &[&str], keys: &[String], item: &Value) -> Option<String> {
+    let map = item.as_object()?;
+    let mut found = BTreeMap::new();
+    for key in keys {
+        match map.get(key).cloned().or_else(|| shape.key_default(path, key)) {
+            Some(value) => drop(found.insert(key.as_str(), value)),
+            None => continue,
+        }
+    }
+    if found.is_empty() {
+        return None;
+    }
+    serde_json::to_string(&found).ok().map(|key| format!("k:{key}"))
+}
+
+/// The part of a value under a key.
+pub(super) fn part_of<'a>(shape: Shape<'_>, path: &[&str], value: &'a Value, key: &str) -> Option<&'a Value> {
+    match key.strip_prefix("f:") {
+        Some(name) => value.get(name),
+        None => {
+            let items = items_by_key(shape, path, value.as_array()?)?;
+            items.into_iter().find(|(known, _)| known == key).map(|(_, item)| item)
+        }
+    }
+}
+
+/// How messages name a field: `.spec.containers[name="web"].image`.
+pub(crate) fn display(path: &[String]) -> String {
+    let mut text = String::new();
+    for key in path {
+        if let Some(name) = key.strip_prefix("f:") {
+            text.push('.');
+            text.push_str(name);
+        } else if let Some(value) = key.strip_prefix("v:") {
+            text.push_str(&format!("[={value}]"));
+        } else if let Some(keys) = key.strip_prefix("k:") {
+            let keys: BTreeMap<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            text.push_str(&format!("[{}]", keys.join(",")));
+        }
+    }
+    text
+}

@@ -1,0 +1,80 @@
+//! The ways in which an object is changed by a part of it: JSON patch, JSON merge patch, strategic merge patch, server-side apply.
+
+pub(crate) mod apply;
+pub(crate) mod fields;
+pub(crate) mod managed;
+mod order;
+pub(crate) mod shape;
+mod strategic;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::body;
+use crate::registry::Served;
+use crate::status::{Result, Status};
+
+/// How many operations a JSON patch may have, as in Kubernetes.
+const MOST_OPERATIONS: usize = 10_000;
+
+/// A decoded patch request.
+#[derive(Clone, Debug)]
+pub(crate) enum Patch {
+    Json(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+    Apply(Value),
+}
+
+impl Patch {
+    pub(crate) fn decode(content_type: &str, bytes: &Bytes, served: &Served) -> Result<Self> {
+        const BUILTIN: [&str; 4] = [
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
+        ];
+        let custom = ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+        match content_type {
+            "application/json-patch+json" => {
+                let patch: json_patch::Patch = serde_json::from_slice(bytes)
+                    .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+                if patch.0.len() > MOST_OPERATIONS {
+                    let why = format!(
+                        "The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {}",
+                        patch.0.len()
+                    );
+                    return Err(Status::other(413, "RequestEntityTooLarge", why));
+                }
+                Ok(Self::Json(patch))
+            }
+            "application/merge-patch+json" => object(body::parse_json(bytes)?).map(Self::Merge),
+            "application/strategic-merge-patch+json" if served.custom.is_none() => {
+                object(body::parse_json(bytes)?).map(Self::Strategic)
+            }
+            "application/apply-patch+yaml" => object(body::decode("application/yaml", bytes)?).map(Self::Apply),
+            _ if served.custom.is_some() => Err(Status::unsupported_media_type(&custom)),
+            _ => Err(Status::unsupported_media_type(&BUILTIN)),
+        }
+    }
+
+    /// Applies it to what there is. Server-side apply has a way of its own, see [`apply`].
+    pub(crate) fn to(&self, served: &Served, current: &Value) -> Result<Value> {
+        let mut changed = current.clone();
+        match self {
+            Self::Json(patch) => json_patch::patch(&mut changed, &patch.0).map_err(|error| {
+                let why = format!("the server rejected our request due to an error in our request: {error}");
+                Status::other(422, "Invalid", why)
+            })?,
+            Self::Merge(patch) | Self::Apply(patch) => json_patch::merge(&mut changed, patch),
+            Self::Strategic(patch) => strategic::merge(served, &mut changed, patch)?,
+        }
+        if changed.is_object() { Ok(changed) } else { Err(Status::bad_request("the patched object is no JSON object")) }
+    }
+}
+
+fn object(value: Value) -> Result<Value> {
+    if value.is_object() { Ok(value) } else { Err(Status::bad_request("the patch is no JSON object")) }
+}

@@ -1,0 +1,37 @@
+//! The order of a merged list: the patch's order, with the items that only the object has after the neighbours they had.
+
+/// Orders `items`, which come with their keys, by `wanted`. Items that `wanted` does not name stay behind the item that they
+/// followed in `items`, or in front.
+pub(super) fn by_wanted<K: PartialEq, T>(items: Vec<(K, T)>, wanted: &[K]) -> Vec<T> {
+    let place = |key: &K| wanted.iter().position(|known| known == key);
+    // Rank of each item: the place of the wanted item that it is, or follows, then its own place.
+    let mut anchor = None;
+    let mut ranked: Vec<((Option<usize>, bool, usize), T)> = Vec::with_capacity(items.len());
+    for (at, (key, item)) in items.into_iter().enumerate() {
+        let own = place(&key);
+        if own.is_some() {
+            anchor = own;
+        }
+        ranked.push(((anchor, own.is_none(), at), item));
+    }
+    ranked.sort_by(|a, b| a.0.cmp(&b.0));
+    ranked.into_iter().map(|(_, item)| item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_wanted;
+
+    fn ordered(items: &str, wanted: &str) -> String {
+        let items = items.chars().map(|c| (c, c)).collect();
+        by_wanted(items, &wanted.chars().collect::<Vec<_>>()).into_iter().collect()
+    }
+
+    #[test]
+    fn unnamed_items_follow_their_neighbours() {
+        assert_eq!(ordered("abc", "cab"), "cab");
+        assert_eq!(ordered("axb", "ba"), "bax");
+        assert_eq!(ordered("xab", "ba"), "xba");
+        assert_eq!(ordered("abx", ""), "abx");
+    }
+}

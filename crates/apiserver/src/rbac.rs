@@ -1,0 +1,269 @@
+//! What a caller may do: Roles and ClusterRoles, bound to users, groups and service accounts.
+//!
+//! Semantics of Kubernetes' RBAC authorizer: rules only allow; a request is allowed if any rule of any binding matches it.
+
+use serde_json::Value;
+
+use crate::authn::User;
+use crate::object;
+use crate::selectors::label_selector_matches;
+use crate::status::Status;
+use crate::storage::{GroupResource, Store};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Members may do everything.
+const MASTERS: &str = "system:masters";
+
+/// One thing that somebody wants to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) verb: String,
+    pub(crate) group: String,
+    pub(crate) resource: String,
+    pub(crate) subresource: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// Set for requests that address no resource.
+    pub(crate) path: Option<String>,
+}
+
+/// Whether `user` may do that.
+pub(crate) fn allowed(store: &Store, user: &User, attributes: &Attributes) -> bool {
+    if user.in_group(MASTERS) {
+        return true;
+    }
+    rules_of(store, user, &attributes.namespace).any(|rule| rule_matches(&rule, attributes))
+}
+
+/// The refusal, in Kubernetes' words.
+pub(crate) fn refusal(user: &User, attributes: &Attributes) -> Status {
+    let Attributes { verb, group, resource, subresource, namespace, name, path } = attributes;
+    if let Some(path) = path {
+        return Status::forbidden_path(&format!("User {:?} cannot {verb} path {path:?}", user.name));
+    }
+    let full = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
+    let scope = if namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {namespace:?}")
+    };
+    let why = format!("User {:?} cannot {verb} resource {full:?} in API group {group:?} {scope}", user.name);
+    let kind = crate::kinds::Kind {
+        group: group.clone().into(),
+        version: "".into(),
+        kind: "".into(),
+        list_kind: "".into(),
+        plural: resource.clone().into(),
+        singular: "".into(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        namespaced: !namespace.is_empty(),
+        subresources: Vec::new(),
+        verbs: crate::kinds::Verbs::All,
+    };
+    Status::forbidden(&kind, name, &why)
+}
+
+/// Every rule that applies to `user` in a namespace (empty: cluster-wide).
+pub(crate) fn rules_of<'a>(
+    store: &'a Store,
+    user: &'a User,
+    namespace: &'a str,
+) -> impl Iterator<Item = Value> + use<'a> {
+    let cluster = store.list(&GroupResource::new(GROUP, "clusterrolebindings"), None).1;
+    let local = if namespace.is_empty() {
+        Vec::new()
+    } else {
+        store.list(&GroupResource::new(GROUP, "rolebindings"), Some(namespace)).1
+    };
+    let bindings = cluster.into_iter().chain(local);
+    let bindings = bindings.filter(|binding| {
+        object::list(binding, "/subjects").iter().any(|subject| is_subject(subject, user, object::namespace(binding)))
+    });
+    bindings.flat_map(|binding| rules_of_role(store, &binding["roleRef"], object::namespace(&binding)))
+}
+
+fn is_subject(subject: &Value, user: &User, binding_namespace: &str) -> bool {
+    let name = object::text(subject, "/name");
+    match object::text(subject, "/kind") {
+        "User" => user.name == name,
+        "Group" => user.in_group(name),
+        "ServiceAccount" => {
+            let namespace = match object::text(subject, "/namespace") {
+                "" => binding_namespace,
+                namespace => namespace,
+            };
+            user.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+                == Some((namespace, name))
+        }
+        _ => false,
+    }
+}
+
+fn rules_of_role(store: &Store, reference: &Value, namespace: &str) -> Vec<Value> {
+    let name = object::text(reference, "/name");
+    let cluster_roles = GroupResource::new(GROUP, "clusterroles");
+    let role = match object::text(reference, "/kind") {
+        "ClusterRole" => store.get(&cluster_roles, "", name),
+        "Role" => store.get(&GroupResource::new(GROUP, "roles"), namespace, name),
+        _ => None,
+    };
+    let Some(role) = role else { return Vec::new() };
+    let mut rules = object::list(&role, "/rules").to_vec();
+    let selectors = object::list(&role, "/aggregationRule/clusterRoleSelectors");
+    if !selectors.is_empty() {
+        for other in store.list(&cluster_roles, None).1 {
+            let labels = other.pointer("/metadata/labels");
+            if object::name(&other) != name && selectors.iter().any(|selector| label_selector_matches(selector, labels))
+            {
+                rules.extend_from_slice(object::list(&other, "/rules"));
+            }
+        }
+    }
+    rules
+}
+
+fn rule_matches(rule: &Value, attributes: &Attributes) -> bool {
+    let texts = |key: &str| object::list(rule, key).iter().filter_map(Value::as_str);
+    let has = |key: &str, wanted: &str| texts(key).any(|text| text == "*" || text == wanted);
+    if !has("/verbs", &attributes.verb) {
+        return false;
+    }
+    if let Some(path) = &attributes.path {
+        return texts("/nonResourceURLs").any(|pattern| path_matches(pattern, path));
+    }
+    let resource =
+        texts("/resources").any(|pattern| resource_matches(pattern, &attributes.resource, &attributes.subresource));
+    let mut names = texts("/resourceNames").peekable();
+    let named = names.peek().is_none() || names.any(|name| name == attributes.name);
+    has("/apiGroups", &attributes.group) && resource && named
+}
+
+/// `*` is everything, `pods/log` that part of pods, `*/log` that part of anything.
+fn resource_matches(pattern: &str, resource: &str, subresource: &str) -> bool {
+    if pattern == "*" {
+        return true;
+    }
+    match pattern.split_once('/') {
+        None => subresource.is_empty() && pattern == resource,
+        Some((of, part)) => part == subresource && !subresource.is_empty() && (of == "*" || of == resource),
+    }
+}
+
+fn path_matches(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => path.starts_with(prefix),
+        None => pattern == path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn store() -> Store {
+        let store = Store::new(0, 64);
+        let put = |plural: &str, object: Value| store.insert(&GroupResource::new(GROUP, plural), object).expect("new");
+        put(
+            "clusterroles",
+            json!({"metadata": {"name": "reader"}, "rules": [
+                {"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["get", "list"]},
+                {"nonResourceURLs": ["/metrics", "/debug/*"], "verbs": ["get"]},
+            ]}),
+        );
+        put(
+            "clusterroles",
+            json!({"metadata": {"name": "all"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"part": "yes"}}]}}),
+        );
+        put(
+            "clusterroles",
+            json!({"metadata": {"name": "part", "labels": {"part": "yes"}}, "rules": [
+            {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}),
+        );
+        put(
+            "roles",
+            json!({"metadata": {"namespace": "a", "name": "one"}, "rules": [
+            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["s"], "verbs": ["get"]}]}),
+        );
+        let bind = |plural: &str, namespace: &str, name: &str, kind: &str, role: &str, subject: Value| {
+            let metadata = if namespace.is_empty() {
+                json!({"name": name})
+            } else {
+                json!({"name": name, "namespace": namespace})
+            };
+            put(plural, json!({"metadata": metadata, "roleRef": {"kind": kind, "name": role}, "subjects": [subject]}));
+        };
+        bind(
+            "clusterrolebindings",
+            "",
+            "r",
+            "ClusterRole",
+            "reader",
+            json!({"kind": "Group", "name": "system:serviceaccounts"}),
+        );
+        bind("rolebindings", "a", "one", "Role", "one", json!({"kind": "ServiceAccount", "name": "web"}));
+        bind("rolebindings", "b", "all", "ClusterRole", "all", json!({"kind": "User", "name": "jane"}));
+        store
+    }
+
+    fn can(user: &User, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let attributes = Attributes {
+            verb: verb.into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Attributes::default()
+        };
+        allowed(&store(), user, &attributes)
+    }
+
+    #[test]
+    fn rules_allow_what_they_name() {
+        let web = User::service_account("a", "web", "");
+        let other = User::service_account("a", "other", "");
+        assert!(can(&web, "list", "pods", "x", ""));
+        assert!(can(&web, "get", "pods/log", "x", "p"));
+        assert!(!can(&web, "get", "pods/exec", "x", "p"));
+        assert!(!can(&web, "delete", "pods", "x", "p"));
+        assert!(can(&web, "get", "secrets", "a", "s"));
+        assert!(!can(&web, "get", "secrets", "a", "t"));
+        assert!(!can(&web, "get", "secrets", "b", "s"));
+        assert!(!can(&other, "get", "secrets", "a", "s"));
+    }
+
+    #[test]
+    fn aggregated_roles_and_masters() {
+        let mut jane = User { name: "jane".into(), uid: String::new(), groups: Vec::new(), extra: Vec::new() };
+        assert!(can(&jane, "delete", "secrets", "b", "s"));
+        assert!(!can(&jane, "delete", "secrets", "", "s"));
+        jane.groups.push(MASTERS.into());
+        assert!(can(&jane, "delete", "nodes", "", "n"));
+    }
+
+    #[test]
+    fn paths() {
+        let user = User::service_account("a", "web", "");
+        let path = |path: &str| Attributes { verb: "get".into(), path: Some(path.into()), ..Attributes::default() };
+        assert!(allowed(&store(), &user, &path("/metrics")));
+        assert!(allowed(&store(), &user, &path("/debug/x/y")));
+        assert!(!allowed(&store(), &user, &path("/metrics/x")));
+    }
+
+    #[test]
+    fn refusals_read_like_kubernetes() {
+        let attributes = Attributes {
+            verb: "list".into(),
+            resource: "pods".into(),
+            namespace: "default".into(),
+            ..Attributes::default()
+        };
+        assert_eq!(
+            refusal(&User::anonymous(), &attributes).message,
+            "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
+        );
+    }
+}

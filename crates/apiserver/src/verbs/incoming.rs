@@ -1,0 +1,147 @@
+//! From the bytes of a request to an object of the resource's kind: decoded, in its namespace, without unknown fields, with defaults.
+
+use serde_json::{Value, json};
+
+use crate::handler::Call;
+use crate::registry::Served;
+use crate::status::{Cause, Result, Status};
+use crate::{body, crd, defaults, object, validate};
+
+/// Decodes the object that a request carries and checks that it is what the URL says.
+pub(crate) fn decode(call: &Call, bytes: &[u8]) -> Result<Value> {
+    let mut object = body::decode(&call.content_type, bytes)?;
+    if !object.is_object() {
+        return Err(Status::bad_request("the body is no JSON object"));
+    }
+    settle_place(call, &mut object)?;
+    Ok(object)
+}
+
+/// Fills in kind, version and namespace, or refuses others than the URL's.
+pub(crate) fn settle_place(call: &Call, object: &mut Value) -> Result<()> {
+    let kind = &call.served.kind;
+    let version = kind.api_version();
+    match object.get("kind").and_then(Value::as_str) {
+        None | Some("") => object["kind"] = json!(kind.kind),
+        Some(given) if given == kind.kind => {}
+        Some(given) => {
+            return Err(Status::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}",
+                given,
+                object::text(object, "/apiVersion"),
+                kind.kind
+            )));
+        }
+    }
+    match object.get("apiVersion").and_then(Value::as_str) {
+        None | Some("") => object["apiVersion"] = json!(version),
+        Some(given) if given == version => {}
+        Some(given) => {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({given}) does not match the expected API version ({version})"
+            )));
+        }
+    }
+    if object.get("metadata").is_none_or(Value::is_null) {
+        object["metadata"] = json!({});
+    }
+    if !object["metadata"].is_object() {
+        return Err(Status::bad_request("metadata must be an object"));
+    }
+    let namespace = object::namespace(object);
+    if namespace != call.route.namespace {
+        if !namespace.is_empty() && kind.namespaced {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        let namespace = kind.namespaced.then(|| json!(call.route.namespace));
+        object::set_metadata(object, "namespace", namespace);
+    }
+    Ok(())
+}
+
+/// Checks types, drops or refuses unknown fields as the request wants it, and fills in defaults.
+pub(crate) fn conform(call: &Call, object: &mut Value) -> Result<()> {
+    conform_without_defaults(call, object)?;
+    fill(&call.served, object);
+    Ok(())
+}
+
+/// [`conform`] for what a manager applies: it owns what it says, not what the server fills in.
+pub(crate) fn conform_without_defaults(call: &Call, object: &mut Value) -> Result<()> {
+    let served = &*call.served;
+    let kind = &served.kind;
+    let handled = |why: String| {
+        Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {why}",
+            kind.kind, kind.version, kind.kind
+        ))
+    };
+    let unknown = match &served.custom {
+        None => {
+            validate::types(kind, object).map_err(handled)?;
+            let unknown = validate::unknown_fields(kind, object);
+            validate::prune(kind, object);
+            unknown
+        }
+        Some(custom) => custom.schema.as_ref().map_or_else(Vec::new, |schema| crd::schema::prune(schema, object)),
+    };
+    if !unknown.is_empty() {
+        match call.query.get("fieldValidation") {
+            Some("Strict") => return Err(handled(format!("strict decoding error: {}", unknown.join(", ")))),
+            Some("Ignore") => {}
+            None | Some("Warn") => unknown.into_iter().for_each(|field| call.warn(field)),
+            Some(other) => {
+                let why = format!(
+                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+                );
+                return Err(Status::bad_request(why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills in defaults.
+pub(crate) fn fill(served: &Served, object: &mut Value) {
+    match &served.custom {
+        None => defaults::apply(&served.kind, object),
+        Some(custom) => {
+            if let Some(schema) = &custom.schema {
+                crd::schema::default(schema, object);
+            }
+        }
+    }
+}
+
+/// Checks the finished object. `old` is what it replaces.
+pub(crate) fn admissible(served: &Served, object: &Value, old: Option<&Value>) -> Result<()> {
+    let mut causes: Vec<Cause> = Vec::new();
+    if object::name(object).is_empty() {
+        causes.push(Cause::new(
+            "FieldValueRequired",
+            "metadata.name",
+            "Required value: name or generateName is required",
+        ));
+    } else if let Some(why) = crd::names::bad_object_name(object::name(object)).filter(|_| served.custom.is_some()) {
+        causes.push(Cause::new(
+            "FieldValueInvalid",
+            "metadata.name",
+            format!("Invalid value: {:?}: {why}", object::name(object)),
+        ));
+    }
+    match &served.custom {
+        None => {
+            let found = validate::object(&served.kind, object, old).into_iter();
+            let known: Vec<String> = causes.iter().map(|cause| cause.field.clone()).collect();
+            causes.extend(found.filter(|cause| !known.contains(&cause.field)));
+        }
+        Some(custom) => {
+            if let Some(schema) = &custom.schema {
+                crd::schema::validate(schema, object, &mut causes);
+            }
+        }
+    }
+    if causes.is_empty() { Ok(()) } else { Err(Status::invalid(&served.kind, object::name(object), causes)) }
+}

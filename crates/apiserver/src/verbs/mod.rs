@@ -1,0 +1,13 @@
+//! What each verb does.
+
+pub(crate) mod binding;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod eviction;
+pub(crate) mod incoming;
+pub(crate) mod prepare;
+pub(crate) mod read;
+pub(crate) mod reviews;
+pub(crate) mod scale;
+pub(crate) mod tokens;
+pub(crate) mod update;

@@ -1,0 +1,143 @@
+//! The `scale` subresource: replicas as an `autoscaling/v1` Scale, of workloads and of custom resources that define paths for it.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::update::{self, Change};
+use crate::body::{self, Body};
+use crate::handler::{Call, Verb};
+use crate::patch::Patch;
+use crate::registry::{ScalePaths, Served};
+use crate::status::{Cause, Result, Status};
+use crate::{encode, object};
+
+/// `GET …/scale`.
+pub(crate) fn get(call: &Call) -> Result<Response<Body>> {
+    let current = call.api.get(&call.served, &call.route.namespace, &call.route.name)?;
+    let scale = scale_of(&call.served, &encode::present(&call.served, &current));
+    Ok(body::json(StatusCode::OK, &scale))
+}
+
+/// `PUT` or `PATCH …/scale`.
+pub(crate) async fn update(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
+    let served = &*call.served;
+    let current = call.api.get(served, &call.route.namespace, &call.route.name)?;
+    let before = scale_of(served, &encode::present(served, &current));
+    let wanted = if call.verb == Verb::Patch {
+        patched(call, &bytes, &before)?
+    } else {
+        body::decode(&call.content_type, &bytes)?
+    };
+    let replicas = match wanted.pointer("/spec/replicas") {
+        None | Some(Value::Null) => 0,
+        Some(replicas) => replicas.as_i64().ok_or_else(|| Status::bad_request("spec.replicas must be an integer"))?,
+    };
+    if replicas < 0 {
+        let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");
+        let causes = vec![Cause::new("FieldValueInvalid", "spec.replicas", message)];
+        return Err(Status::invalid(&served.kind, &call.route.name, causes));
+    }
+    let paths = paths(served);
+    let mut patch = nested(&paths.spec_replicas, json!(replicas));
+    // A revision that the client names itself must still be the current one.
+    let named = object::text(&wanted, "/metadata/resourceVersion");
+    if !named.is_empty() && call.verb == Verb::Update {
+        object::set_metadata(&mut patch, "resourceVersion", Some(json!(named)));
+    }
+    let (code, changed) = update::carry_out(call, &Change::Patch(Patch::Merge(patch))).await?;
+    Ok(body::json(code, &scale_of(served, &encode::present(served, &changed))))
+}
+
+fn patched(call: &Call, bytes: &Bytes, before: &Value) -> Result<Value> {
+    // A Scale has no lists, so that a strategic patch of it is a merge patch.
+    let merge = "application/merge-patch+json";
+    let content_type = match call.content_type.as_str() {
+        "application/strategic-merge-patch+json" | "application/apply-patch+yaml" => merge,
+        other => other,
+    };
+    let bytes = if call.content_type == "application/apply-patch+yaml" {
+        Bytes::from(body::decode("application/yaml", bytes)?.to_string())
+    } else {
+        bytes.clone()
+    };
+    Patch::decode(content_type, &bytes, &call.served)?.to(&call.served, before)
+}
+
+fn paths(served: &Served) -> ScalePaths {
+    let builtin = || ScalePaths {
+        spec_replicas: ".spec.replicas".into(),
+        status_replicas: ".status.replicas".into(),
+        selector: None,
+    };
+    served.custom.as_ref().and_then(|custom| custom.scale.clone()).unwrap_or_else(builtin)
+}
+
+fn scale_of(served: &Served, object: &Value) -> Value {
+    let paths = paths(served);
+    let number = |path: &str| at(object, path).and_then(Value::as_i64).unwrap_or(0);
+    let mut metadata = json!({});
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object.pointer("/metadata").and_then(|metadata| metadata.get(key)) {
+            metadata[key] = value.clone();
+        }
+    }
+    let selector = match &paths.selector {
+        Some(path) => at(object, path).and_then(Value::as_str).unwrap_or("").to_owned(),
+        None if served.custom.is_some() => String::new(),
+        None => selector_text(object.pointer("/spec/selector").unwrap_or(&Value::Null)),
+    };
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+        "spec": { "replicas": number(&paths.spec_replicas) },
+        "status": { "replicas": number(&paths.status_replicas), "selector": selector },
+    })
+}
+
+/// A label selector in its one-line form.
+fn selector_text(selector: &Value) -> String {
+    let equal = selector.get("matchLabels").or_else(|| selector.get("matchExpressions").is_none().then_some(selector));
+    let equal = equal.and_then(Value::as_object).into_iter().flatten();
+    let mut parts: Vec<String> = equal.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+    for expression in object::list(selector, "/matchExpressions") {
+        let key = object::text(expression, "/key");
+        let values: Vec<&str> = object::list(expression, "/values").iter().filter_map(Value::as_str).collect();
+        let values = values.join(",");
+        parts.push(match object::text(expression, "/operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    parts.join(",")
+}
+
+fn steps(path: &str) -> impl DoubleEndedIterator<Item = &str> {
+    path.trim_start_matches('.').split('.')
+}
+
+fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    steps(path).try_fold(object, |value, step| value.get(step))
+}
+
+fn nested(path: &str, value: Value) -> Value {
+    steps(path).rev().fold(value, |inner, step| json!({ step: inner }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_in_one_line() {
+        assert_eq!(selector_text(&json!({"app": "x"})), "app=x");
+        let selector = json!({"matchLabels": {"app": "x"}, "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}]});
+        assert_eq!(selector_text(&selector), "app=x,tier in (a,b)");
+    }
+
+    #[test]
+    fn paths_nest() {
+        assert_eq!(nested(".spec.size", json!(3)), json!({"spec": {"size": 3}}));
+    }
+}
