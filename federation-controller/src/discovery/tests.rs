@@ -1,1 +1,275 @@
+//! Real streams: TLS, gRPC and the client that proxies use, over loopback.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+use identity::{Authority, Constraints, Identity, SpiffeId, Trust};
+use runtime::enrol::{Connector, Controller};
+use telemetry::metrics::Registry;
+use tokio::net::TcpListener;
+use wire::Kind;
+use wire::client::{Link, Outcome, Settings, Subscriber};
+use wire::delta::{Body, Rejected, Rejection, Update};
+use wire::discovery::Protocol;
+use wire::name::Node;
+
+use super::*;
+use crate::index::Settings as IndexSettings;
+use crate::index::event::{self, Event, Object};
+
+mod streams;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const SOON: Duration = Duration::from_secs(5);
+
+/// One root, an intermediate per cluster.
+struct Mesh {
+    west: Authority,
+    east: Authority,
+    trust: Trust,
+}
+
+fn mesh() -> &'static Mesh {
+    static MESH: OnceLock<Mesh> = OnceLock::new();
+    MESH.get_or_init(|| {
+        let root = Authority::self_signed_root("mesh", DAY).unwrap();
+        let constraints = Constraints::default();
+        let west = root.intermediate_for("west", &constraints, DAY).unwrap();
+        let east = root.intermediate_for("east", &constraints, DAY).unwrap();
+        let issuers = [west.issuer_of("west"), east.issuer_of("east")];
+        let trust = Trust::new("cluster.local", root.roots().to_vec(), issuers).unwrap();
+        Mesh { west, east, trust }
+    })
+}
+
+fn identity_of(authority: &Authority, namespace: &str, account: &str, dns: &[&str]) -> Identity {
+    let id = SpiffeId::new("cluster.local", namespace, account).unwrap();
+    Identity::new(authority.credential(&id, dns, DAY).unwrap(), mesh().trust.clone())
+}
+
+/// A controller without clusters: events are put in by hand.
+struct Bench {
+    shared: Arc<Shared>,
+    events: mpsc::Sender<Event>,
+    address: SocketAddr,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+const SERVER: &str = "isthmus-controller.isthmus-system.svc";
+
+impl Bench {
+    async fn start(limits: Limits) -> Bench {
+        Bench::start_at("127.0.0.1:0".parse().unwrap(), limits).await
+    }
+
+    async fn start_at(address: SocketAddr, limits: Limits) -> Bench {
+        let settings = IndexSettings {
+            cluster: "west".into(),
+            namespace: "isthmus-system".into(),
+            root_namespace: "istio-system".into(),
+            cluster_domain: "cluster.local".into(),
+            trust_domain: "cluster.local".into(),
+        };
+        let metrics = Metrics::new(&Registry::new());
+        let shared = Shared::new(Index::new(settings), metrics.clone(), limits);
+        let (events, inbox) = mpsc::channel(1024);
+        let listener = loop {
+            // The port may be held for a moment by the one before.
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let address = listener.local_addr().unwrap();
+        let identity = identity_of(&mesh().west, "isthmus-system", "isthmus-controller", &[SERVER]);
+        let routes = tonic::service::Routes::new(Discovery::service(shared.clone()));
+        let stop = shared.stop.clone().cancelled_owned();
+        let publishing = publish::run(shared.clone(), inbox, None);
+        let serving = tokio::spawn(async move {
+            let serve = accept::serve(listener, identity, routes, metrics, stop, Duration::from_millis(200));
+            tokio::select! {
+                served = serve => served.unwrap(),
+                () = publishing => {}
+            }
+        });
+        Bench { shared, events, address, serving }
+    }
+
+    async fn stop(self) {
+        self.shared.stop.cancel();
+        self.serving.await.unwrap();
+    }
+
+    async fn send(&self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            self.events.send(event).await.unwrap();
+        }
+    }
+
+    async fn put(&self, object: Object) {
+        self.send([Event::Upsert { cluster: "west".into(), object }]).await;
+    }
+
+    /// Clusters west and east with these objects in west, all listed.
+    async fn fill(&self, objects: Vec<Object>) {
+        let add = |name: &str| {
+            let network = format!("net-{name}").into();
+            Event::ClusterAdded(event::Cluster { name: name.into(), own: name == "west", network, server: "".into() })
+        };
+        self.send([add("west"), add("east")]).await;
+        for kind in event::Kind::ALL {
+            self.send([
+                Event::Listing { cluster: "east".into(), kind },
+                Event::Listed { cluster: "east".into(), kind },
+            ])
+            .await;
+            self.send([Event::Listing { cluster: "west".into(), kind }]).await;
+        }
+        for object in objects {
+            self.put(object).await;
+        }
+        self.send(event::Kind::ALL.map(|kind| Event::Listed { cluster: "west".into(), kind })).await;
+    }
+
+    fn connector(&self, identity: &Identity) -> Connector {
+        let controller: Controller = self.address.to_string().parse().unwrap();
+        Connector::with_identity(controller.named(SERVER).unwrap(), identity.clone())
+    }
+
+    fn proxy(&self, identity: &Identity, node: &str) -> Proxy {
+        let node: Node = node.parse().unwrap();
+        let seen = Seen::default();
+        let connector = self.connector(identity);
+        let settings = Settings { absent_ttl: Duration::from_secs(1), ..Settings::default() };
+        let connect = move || std::future::ready(Ok::<_, std::convert::Infallible>(connector.channel()));
+        let (subscriber, discovery) = wire::client::discovery(&node, seen.clone(), connect, settings);
+        tokio::spawn(discovery.run());
+        Proxy { subscriber, seen }
+    }
+
+    fn frontend(&self) -> Proxy {
+        let identity = identity_of(&mesh().west, "default", "frontend", &[]);
+        self.proxy(&identity, "sidecar~10.244.0.9~frontend-1.default~west")
+    }
+}
+
+/// A proxy's store.
+#[derive(Clone, Default)]
+struct Seen {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    bodies: BTreeMap<(Kind, String), Body>,
+    changes: usize,
+    refuse: bool,
+}
+
+impl wire::client::Store for Seen {
+    fn apply(&mut self, update: Update) -> Result<(), Rejected> {
+        let mut inner = self.inner.lock().unwrap();
+        for name in update.removed {
+            inner.bodies.remove(&(update.kind, name));
+        }
+        let mut rejected = Vec::new();
+        for changed in update.changed {
+            inner.changes += 1;
+            if inner.refuse {
+                rejected.push(Rejection { name: changed.name, reason: "not today".into() });
+            } else {
+                inner.bodies.insert((update.kind, changed.name), changed.body);
+            }
+        }
+        if rejected.is_empty() { Ok(()) } else { Err(Rejected(rejected)) }
+    }
+}
+
+struct Proxy {
+    subscriber: Subscriber,
+    seen: Seen,
+}
+
+impl Proxy {
+    async fn demand(&self, kind: Kind, name: &str) -> Outcome {
+        self.subscriber.demand(kind, name, SOON).await
+    }
+
+    fn count(&self, kind: Kind) -> usize {
+        self.seen.inner.lock().unwrap().bodies.keys().filter(|(of, _)| *of == kind).count()
+    }
+
+    fn changes(&self) -> usize {
+        self.seen.inner.lock().unwrap().changes
+    }
+
+    fn endpoint(&self, name: &str) -> Option<wire::discovery::Endpoint> {
+        match self.seen.inner.lock().unwrap().bodies.get(&(Kind::Endpoint, name.to_string()))? {
+            Body::Endpoint(endpoint) => Some(endpoint.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < SOON, "{what}: not within {SOON:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn host(index: usize) -> String {
+    format!("s{index}.default.svc.cluster.local")
+}
+
+fn service(index: usize) -> Object {
+    let [high, low] = u16::try_from(index + 1).unwrap().to_be_bytes();
+    Object::Service(event::Service {
+        namespace: "default".into(),
+        name: format!("s{index}").into(),
+        cluster_ips: vec![[10, 96, high, low].into()],
+        ports: vec![event::ServicePort { name: "http".into(), number: 80, protocol: Protocol::Http }],
+        selects: true,
+        ..Default::default()
+    })
+}
+
+fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
+    let [high, low] = u16::try_from(index).unwrap().to_be_bytes();
+    Object::Slice(event::Slice {
+        namespace: "default".into(),
+        name: format!("s{index}-x").into(),
+        service: format!("s{index}").into(),
+        ports: vec![("http".into(), 8080)],
+        endpoints: (0..endpoints)
+            .map(|i| event::SliceEndpoint {
+                ip: [10, 100 + high, low, u8::try_from(i).unwrap()].into(),
+                ready: i >= unready,
+                terminating: false,
+                pod: None,
+                node: None,
+                zone: Some("us-west-1a".into()),
+            })
+            .collect(),
+    })
+}
+
+fn frontend_pod() -> Object {
+    Object::Pod(event::Pod {
+        namespace: "default".into(),
+        name: "frontend-1".into(),
+        ips: vec![[10, 244, 0, 9].into()],
+        service_account: "frontend".into(),
+        labels: [("security.istio.io/tlsMode".into(), "istio".into())].into(),
+        workload: "frontend".into(),
+        ..Default::default()
+    })
+}
+
+fn mesh_of(services: usize, endpoints: usize) -> Vec<Object> {
+    let services = (0..services).flat_map(|index| [service(index), slice(index, endpoints, 0)]);
+    services.chain([frontend_pod()]).collect()
+}

@@ -88,7 +88,6 @@ fn the_log_is_bounded_and_says_so() {
     assert!(store.set_ready(HashSet::from(["east".into()])));
     assert!(!store.set_ready(HashSet::from(["east".into()])));
     let end = (LOG + 10) as u64;
-    let who = who("west", "");
     let view = store.view(&who);
     assert_eq!(view.changed(Kind::Service, end), None, "who was up to date compares as well");
     assert_eq!(view.changed(Kind::Service, view.end(Kind::Service)), Some(Vec::new()));

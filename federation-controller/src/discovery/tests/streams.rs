@@ -1,0 +1,270 @@
+//! What streams do.
+
+use super::*;
+
+use wire::envoy::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use wire::envoy::{DeltaDiscoveryRequest, Node as WireNode};
+use wire::name;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_reaches_those_who_use_it_and_nobody_else() {
+    let bench = Bench::start(Limits::default()).await;
+    let (one, other) = (bench.frontend(), bench.frontend());
+    bench.fill(mesh_of(300, 10)).await;
+    assert_eq!(one.demand(Kind::Service, "@west/10.96.0.1").await, Outcome::Present);
+    assert_eq!(one.count(Kind::Service), 1);
+    let collection = name::endpoints(&host(0), "net-west");
+    assert_eq!(one.demand(Kind::Endpoint, &collection).await, Outcome::Present);
+    assert_eq!(one.count(Kind::Endpoint), 10);
+    assert_eq!(other.demand(Kind::Service, &host(1)).await, Outcome::Present);
+    let (before, others) = (one.changes(), other.changes());
+
+    let began = Instant::now();
+    bench.put(slice(0, 10, 1)).await;
+    let name = name::endpoint(&host(0), "net-west", "west", "10.100.0.0");
+    eventually("the endpoint is unready", || one.endpoint(&name).is_some_and(|endpoint| endpoint.health != 0)).await;
+    println!("one endpoint's change arrived after {:?}", began.elapsed());
+    bench.put(slice(0, 9, 1)).await;
+    eventually("the endpoint is gone", || one.count(Kind::Endpoint) == 9).await;
+    assert_eq!(one.changes(), before + 1, "one message for one endpoint");
+    assert_eq!(other.changes(), others, "nothing for who does not use it");
+    bench.put(slice(0, 0, 0)).await;
+    eventually("all are gone", || one.count(Kind::Endpoint) == 0).await;
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_wait_for_one_name() {
+    let bench = Bench::start(Limits::default()).await;
+    let proxy = bench.frontend();
+    let waiting: Vec<_> = (0..200)
+        .map(|_| {
+            let subscriber = proxy.subscriber.clone();
+            tokio::spawn(async move { subscriber.demand(Kind::Service, host(3), SOON).await })
+        })
+        .collect();
+    // Nothing is said before the controller's own cluster is known: what is not there yet is not gone.
+    let early = proxy.subscriber.demand(Kind::Service, "nowhere", Duration::from_millis(300)).await;
+    assert_eq!(early, Outcome::Unanswered);
+    bench.fill(mesh_of(5, 1)).await;
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap(), Outcome::Present);
+    }
+    assert_eq!(proxy.changes(), 1);
+    assert_eq!(bench.shared.proxies.list()[0].progress().subscriptions[Kind::Service as usize], 2);
+
+    // "There is no such thing" is kept for a while, told at once, taken back when it appears, and forgotten when unused.
+    assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Absent);
+    let began = Instant::now();
+    assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Absent);
+    assert!(began.elapsed() < Duration::from_millis(100), "kept, so not asked again");
+    bench.put(service(7)).await;
+    eventually("it appears", || proxy.count(Kind::Service) == 2).await;
+    assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Present);
+    assert_eq!(proxy.demand(Kind::Service, &host(8)).await, Outcome::Absent);
+    let subscribed = || bench.shared.proxies.list()[0].progress().subscriptions[Kind::Service as usize];
+    eventually("what is absent and unused is given up", || subscribed() == 2).await;
+    // What was demanded and found stays until it is given up.
+    proxy.subscriber.unsubscribe(Kind::Service, host(7));
+    eventually("the store is told", || proxy.count(Kind::Service) == 1).await;
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_moves_only_differences() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(100, 10)).await;
+    let proxy = bench.frontend();
+    for index in 0..50 {
+        proxy.subscriber.subscribe(Kind::Service, host(index));
+        proxy.subscriber.subscribe(Kind::Endpoint, name::endpoints(&host(index), "net-west"));
+    }
+    eventually("all is there", || (proxy.count(Kind::Service), proxy.count(Kind::Endpoint)) == (50, 500)).await;
+    let before = proxy.changes();
+    let mut link = proxy.subscriber.link();
+    let address = bench.address;
+    bench.stop().await;
+    link.wait_for(|link| matches!(link, Link::Lost { .. })).await.unwrap();
+    assert_eq!((proxy.count(Kind::Service), proxy.count(Kind::Endpoint)), (50, 500), "nothing known is lost");
+    assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Present, "nor is it asked for");
+    let new = proxy.subscriber.demand(Kind::Service, host(70), Duration::from_millis(100)).await;
+    assert_eq!(new, Outcome::Unanswered);
+
+    let bench = Bench::start_at(address, Limits::default()).await;
+    link.wait_for(|link| matches!(link, Link::Connected { .. })).await.unwrap();
+    let mut objects = mesh_of(100, 10);
+    objects.retain(|object| *object != slice(4, 10, 0) && *object != service(5) && *object != slice(5, 10, 0));
+    objects.push(slice(4, 10, 3));
+    bench.fill(objects).await;
+    eventually("the vanished service is gone", || {
+        (proxy.count(Kind::Service), proxy.count(Kind::Endpoint)) == (50, 490)
+    })
+    .await;
+    // Three endpoints are unready now, and one service was asked for meanwhile.
+    assert_eq!(proxy.changes(), before + 4);
+    assert_eq!(proxy.demand(Kind::Service, &host(70)).await, Outcome::Present);
+    assert_eq!(proxy.demand(Kind::Service, &host(5)).await, Outcome::Absent);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_does_not_read_disturbs_nobody() {
+    let bench = Bench::start(Limits { response: Duration::from_millis(700), ..Limits::default() }).await;
+    bench.fill(mesh_of(20, 20)).await;
+    let identity = identity_of(&mesh().west, "default", "frontend", &[]);
+    let (requests, outbox) = mpsc::channel(4);
+    let stuck = "sidecar~10.244.0.8~stuck-1.default~west";
+    let request = DeltaDiscoveryRequest {
+        node: Some(WireNode { id: stuck.into(), cluster: "west".into() }),
+        type_url: Kind::Endpoint.url().into(),
+        resource_names_subscribe: (0..20).map(|index| name::endpoints(&host(index), "net-west")).collect(),
+        ..Default::default()
+    };
+    requests.send(request).await.unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(bench.connector(&identity).channel());
+    let unread = client.delta_aggregated_resources(ReceiverStream::new(outbox)).await.unwrap();
+
+    let proxy = bench.frontend();
+    assert_eq!(proxy.demand(Kind::Endpoint, &name::endpoints(&host(0), "net-west")).await, Outcome::Present);
+    for round in 1..15 {
+        bench.put(slice(0, 20, round)).await;
+        let last = name::endpoint(&host(0), "net-west", "west", &format!("10.100.0.{}", round - 1));
+        let began = Instant::now();
+        eventually("a change arrives", || proxy.endpoint(&last).is_some_and(|endpoint| endpoint.health != 0)).await;
+        assert!(began.elapsed() < Duration::from_millis(600), "delayed by the one that does not read");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let sent = bench.shared.proxies.list().iter().find(|proxy| proxy.id == stuck).map(|proxy| proxy.progress().stats);
+    assert!(sent.is_none_or(|stats| stats.responses.iter().sum::<u64>() <= 2), "only its window is sent: {sent:?}");
+    eventually("the stuck stream is ended and counted", || bench.shared.metrics.ended("stuck") == 1).await;
+    assert_eq!(bench.shared.proxies.len(), 1);
+    drop((unread, requests));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_is_told_only_what_concerns_it() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(2, 1)).await;
+    let proxy = bench.frontend();
+    assert_eq!(proxy.demand(Kind::Workload, "west/default/frontend-1").await, Outcome::Present);
+    assert_eq!(proxy.demand(Kind::Authentication, "west/default/frontend-1").await, Outcome::Present);
+    assert_eq!(proxy.demand(Kind::MeshConfig, "mesh").await, Outcome::Present);
+
+    let thief = identity_of(&mesh().west, "default", "thief", &[]);
+    let thief = bench.proxy(&thief, "sidecar~10.244.0.9~frontend-1.default~west");
+    assert_eq!(thief.demand(Kind::Workload, "west/default/frontend-1").await, Outcome::Absent);
+    let neighbour = identity_of(&mesh().west, "default", "frontend", &[]);
+    let neighbour = bench.proxy(&neighbour, "sidecar~10.244.0.9~frontend-2.default~west");
+    assert_eq!(neighbour.demand(Kind::Workload, "west/default/frontend-1").await, Outcome::Absent);
+
+    // A service that nobody exports is not there for another cluster, whatever name it is asked for by.
+    let east = identity_of(&mesh().east, "default", "frontend", &[]);
+    let east = bench.proxy(&east, "gateway~10.244.0.9~gw-1.default~east");
+    for name in [host(0), "@west/10.96.0.1".into(), name::exported("net-west")] {
+        assert_eq!(east.demand(Kind::Service, &name).await, Outcome::Absent, "{name}");
+    }
+    for network in ["net-west", "net-east", ""] {
+        assert_eq!(east.demand(Kind::Endpoint, &name::endpoints(&host(0), network)).await, Outcome::Absent);
+    }
+    bench.put(Object::Export(event::Export { namespace: "default".into(), name: "s0".into(), created: 1 })).await;
+    eventually("it is exported", || east.count(Kind::Service) == 1).await;
+    assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Present);
+    assert_eq!(east.demand(Kind::Service, &host(1)).await, Outcome::Absent);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
+    let bench = Bench::start(Limits { first_request: Duration::from_millis(200), ..Limits::default() }).await;
+    bench.fill(mesh_of(1, 1)).await;
+    eventually("ready", || bench.shared.ready()).await;
+    let west = identity_of(&mesh().west, "default", "frontend", &[]);
+    for (node, reason) in [
+        ("sidecar~10.0.0.1~a.other~west", "wrong namespace"),
+        ("sidecar~10.0.0.1~a.default~east", "wrong cluster"),
+        ("sidecar~10.0.0.1~a.default", "bad node"),
+        ("*", "bad node"),
+        ("", "bad node"),
+    ] {
+        let status = open(&bench, &west, node).await.unwrap_err();
+        println!("{node:?}: {status}");
+        assert!(bench.shared.metrics.ended(reason) > 0, "{node:?} is counted as {reason}");
+    }
+    assert_eq!(bench.shared.metrics.ended("bad node"), 3);
+
+    // Of a cluster that this mesh does not have; its issuer is not known either.
+    let root = Authority::self_signed_root("mesh", DAY).unwrap();
+    let foreign = identity_of(&root, "default", "frontend", &[]);
+    assert!(open(&bench, &foreign, "sidecar~10.0.0.1~a.default~west").await.is_err());
+
+    // Without a certificate there is no discovery, and no certificate of another root.
+    let config = identity::server_only_client(mesh().trust.roots(), identity::alpn::DISCOVERY).unwrap();
+    let stream = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from(SERVER).unwrap();
+    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
+    let mut stream = Some(hyper_util::rt::TokioIo::new(stream));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        std::future::ready(stream.take().ok_or_else(|| std::io::Error::other("only once")))
+    });
+    let channel = tonic::transport::Endpoint::from_static("http://x").connect_with_connector(connector).await.unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+    let status = client.delta_aggregated_resources(tokio_stream::pending()).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+
+    // Who says nothing is not waited for.
+    let mut client = AggregatedDiscoveryServiceClient::new(bench.connector(&west).channel());
+    let mut silent = client.delta_aggregated_resources(tokio_stream::pending()).await.unwrap().into_inner();
+    assert_eq!(silent.message().await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    assert_eq!(bench.shared.proxies.len(), 0);
+    bench.stop().await;
+}
+
+/// Opens a stream as this node, and waits for what comes first.
+async fn open(bench: &Bench, identity: &Identity, node: &str) -> Result<(), Status> {
+    let mut client = AggregatedDiscoveryServiceClient::new(bench.connector(identity).channel());
+    let request = DeltaDiscoveryRequest {
+        node: Some(WireNode { id: node.into(), cluster: String::new() }),
+        type_url: Kind::MeshConfig.url().into(),
+        resource_names_subscribe: vec!["mesh".into()],
+        ..Default::default()
+    };
+    let requests = futures_util::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
+    let mut stream = client.delta_aggregated_resources(requests).await?.into_inner();
+    stream.message().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_proxy_rejects_is_counted_and_not_repeated() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(1, 1)).await;
+    let proxy = bench.frontend();
+    assert_eq!(proxy.demand(Kind::Service, &host(0)).await, Outcome::Present);
+    proxy.seen.inner.lock().unwrap().refuse = true;
+    let Object::Service(mut changed) = service(0) else { unreachable!() };
+    changed.ports[0].protocol = Protocol::Tcp;
+    bench.put(Object::Service(changed)).await;
+    eventually("it is rejected", || bench.shared.metrics.nacks() == 1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!((bench.shared.metrics.nacks(), proxy.changes()), (1, 2));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_come_to_nothing_harm_nobody() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(1, 1)).await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        // Some say nothing, some talk nonsense, some leave at once.
+        idle.push(tokio::net::TcpStream::connect(bench.address).await.unwrap());
+        let mut nonsense = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut nonsense, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        idle.push(nonsense);
+        drop(tokio::net::TcpStream::connect(bench.address).await.unwrap());
+    }
+    let proxy = bench.frontend();
+    assert_eq!(proxy.demand(Kind::Service, &host(0)).await, Outcome::Present);
+    drop(idle);
+    bench.stop().await;
+}
