@@ -1,3 +1,17 @@
 //! Runs the `sidecar` library as a program of its own.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The Isthmus sidecar.
+#[derive(Parser)]
+#[command(name = "isthmus-sidecar", version)]
+struct Command {
+    #[command(flatten)]
+    options: isthmus_sidecar::Options,
+}
+
+fn main() -> ExitCode {
+    isthmus_sidecar::run(Command::parse().options)
+}

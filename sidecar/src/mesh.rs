@@ -17,7 +17,7 @@ pub use model::{
     Snapshot, WorkloadLabels,
 };
 pub use store::{Shared, Store};
-pub use view::View;
+pub use view::{View, ask};
 
 use std::sync::Arc;
 

@@ -32,12 +32,14 @@ pub struct Telemetry {
     metrics: Metrics,
     place: Place,
     parties: RefCell<HashMap<Party, Rc<Party>>>,
-    /// By whether the source tells, whether there is mutual TLS, and the host.
-    routes: RefCell<HashMap<(bool, bool, Arc<str>), Rc<Route>>>,
+    routes: RefCell<HashMap<RouteKey, Rc<Route>>>,
     own: RefCell<Option<Rc<Me>>>,
     /// Access logs.
     pub log: Log,
 }
+
+/// Whether the source tells, whether there is mutual TLS, and the host.
+type RouteKey = (bool, bool, Arc<str>);
 
 /// The own workload, as it is told to metrics and to peers.
 pub struct Me {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,21 +74,26 @@ impl Worker {
     }
 
     /// Closes connections that were not used for long, as long as the worker lives.
-    pub async fn sweep(self: Rc<Self>) {
+    pub async fn sweep(worker: Weak<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            self.clusters.sweep(&self.view);
-            self.apps.borrow_mut().retain(|_, pool| {
+            let Some(worker) = worker.upgrade() else { return };
+            worker.clusters.sweep(&worker.view);
+            worker.apps.borrow_mut().retain(|_, pool| {
                 pool.sweep();
                 Rc::strong_count(pool) > 1 || pool.kept() != (0, 0)
             });
         }
     }
 
-    /// Accepts connections until the drain begins, and takes what waits in the queue even then: a closed listener
-    /// resets it. Each connection is a task of its own.
-    pub async fn accept<F>(self: Rc<Self>, listener: std::net::TcpListener, serve: impl Fn(TcpStream, Rc<Self>) -> F)
-    where
+    /// Accepts connections, each of which is a task of its own. `to_the_end` goes on when the drain begins; else it ends
+    /// then, after what waits in the queue: a closed listener resets it.
+    pub async fn accept<F>(
+        self: Rc<Self>,
+        listener: std::net::TcpListener,
+        to_the_end: bool,
+        serve: impl Fn(TcpStream, Rc<Self>) -> F,
+    ) where
         F: Future<Output = ()> + 'static,
     {
         let mut acceptor = match net::socket::Acceptor::new(listener) {
@@ -103,7 +108,7 @@ impl Worker {
             let accepted = tokio::select! {
                 biased;
                 accepted = acceptor.next() => accepted,
-                () = drain.begun() => return,
+                () = drain.begun(), if !to_the_end => return,
             };
             match accepted {
                 Ok((stream, _)) => {

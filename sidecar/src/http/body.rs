@@ -166,7 +166,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             None => SizeHint::with_exact(0),
-            Some(playback) if playback.position == 0 => playback.uploaded.size.clone(),
+            Some(playback) if playback.position == 0 => playback.uploaded.size,
             Some(_) => SizeHint::default(),
         }
     }

@@ -4,7 +4,6 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
-use runtime::drain::Guard;
 
 use super::Ending;
 use crate::relay;
@@ -51,11 +50,11 @@ impl Asked {
     }
 
     /// Relays between both sides once they have switched, and tells `ending` when it is over. `upstream` is the response
-    /// that agreed; its own fields for the client's hop are put back by the caller.
-    pub fn carry<B>(self, upstream: &mut Response<B>, mut ending: Box<dyn Ending>, guard: Guard) {
+    /// that agreed; its own fields for the client's hop are put back by the caller. `keep` lives as long as the relay.
+    pub fn carry<B>(self, upstream: &mut Response<B>, mut ending: Box<dyn Ending>, keep: impl Sized + 'static) {
         let server = on(upstream);
         tokio::task::spawn_local(async move {
-            let _guard = guard;
+            let _keep = keep;
             let (Ok(client), Ok(server)) = tokio::join!(self.client, server) else {
                 ending.broken(0);
                 return;

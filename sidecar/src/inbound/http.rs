@@ -211,7 +211,7 @@ impl Requests {
         }
         *response.version_mut() = HttpVersion::HTTP_11;
         if let Some(upgrade) = upgrade.filter(|upgrade| upgrade.agreed(&response, &head.method)) {
-            upgrade.carry(&mut response, Box::new(report), self.worker.drain.guard());
+            upgrade.carry(&mut response, Box::new(report), (self.worker.drain.guard(), self.worker.clone()));
             response.headers_mut().extend(kept);
             return response.map(|_| Reply::local("", None));
         }

@@ -69,12 +69,10 @@ pub(super) fn service(message: &message::Service, cluster: &str) -> Result<Servi
         .map(|port| Ok(Port { number: port_number(port.number)?, protocol: protocol(port.protocol) }))
         .collect::<Result<Vec<_>>>()?;
     ports.sort_unstable_by_key(|port| port.number);
-    let addresses = message
-        .addresses
-        .iter()
-        .filter(|address| address.cluster.is_empty() || address.cluster == cluster)
-        .map(|address| ip(&address.ip))
-        .collect::<Result<_>>()?;
+    // That of the own cluster first: it is what its DNS answers.
+    let here = message.addresses.iter().filter(|address| address.cluster == cluster);
+    let anywhere = message.addresses.iter().filter(|address| address.cluster.is_empty());
+    let addresses = here.chain(anywhere).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
     Ok(Service {
         hostname: message.hostname.as_str().into(),
         name: message.name.as_str().into(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 use wire::Kind;
 use wire::client::Subscriber;
 use wire::delta::{Body, Rejected, Rejection, Update};
@@ -19,6 +20,7 @@ use super::{Place, convert};
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     version: AtomicU64,
+    changed: Notify,
 }
 
 impl Shared {
@@ -32,9 +34,17 @@ impl Shared {
         self.version.load(Ordering::Acquire)
     }
 
+    /// Returns at the next snapshot. Taken before looking, it misses none.
+    pub fn changed(&self) -> impl Future<Output = ()> {
+        let mut notified = Box::pin(self.changed.notified());
+        notified.as_mut().enable();
+        notified
+    }
+
     fn publish(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.version.fetch_add(1, Ordering::Release);
+        self.changed.notify_waiters();
     }
 }
 

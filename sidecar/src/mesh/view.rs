@@ -105,7 +105,12 @@ impl View {
     }
 
     async fn ask(&self, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
-        let lost = matches!(*self.subscriber.link().borrow(), Link::Lost { .. });
-        self.subscriber.demand(kind, name, if lost { ANSWER_WHILE_LOST } else { ANSWER }).await
+        ask(&self.subscriber, kind, name).await
     }
+}
+
+/// Asks the controller, and waits for as long as a connection may be held up by that.
+pub async fn ask(subscriber: &Subscriber, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
+    let lost = matches!(*subscriber.link().borrow(), Link::Lost { .. });
+    subscriber.demand(kind, name, if lost { ANSWER_WHILE_LOST } else { ANSWER }).await
 }

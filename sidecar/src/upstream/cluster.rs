@@ -31,9 +31,12 @@ pub struct Cluster {
     key: Key,
     service: RefCell<Option<Arc<Service>>>,
     balancer: RefCell<Balancer<Arc<Target>>>,
-    pools: RefCell<HashMap<Arc<str>, (Arc<Target>, Rc<Pool>)>>,
+    pools: RefCell<Pools>,
     version: Cell<u64>,
 }
+
+/// By endpoint; with the place that its connections lead to.
+type Pools = HashMap<Arc<str>, (Arc<Target>, Rc<Pool>)>;
 
 /// A connection for one request, and the endpoint that it leads to.
 #[derive(Debug)]

@@ -1,0 +1,149 @@
+//! The running proxy: workers, and what the control thread keeps for them. Separate from [`crate::run`] so that a test can
+//! run it with listeners, an identity and a controller of its own.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::Identity;
+use runtime::drain::Watch;
+use runtime::workers::{self, Workers};
+use telemetry::istio::Metrics;
+use telemetry::metrics::Registry;
+use tonic::transport::Channel;
+use wire::Kind;
+use wire::client::Subscriber;
+use wire::name::{self, Node};
+
+use crate::mesh::{Place, Shared, Store, View};
+use crate::report::{Files, Log, Telemetry};
+use crate::worker::{Destination, Worker};
+use crate::{inbound, outbound};
+
+/// What a proxy is started with.
+pub struct Setup {
+    /// Where it is.
+    pub node: Node,
+    /// Its network.
+    pub network: Arc<str>,
+    /// Who it is. Its trust is kept up to date from what the controller tells.
+    pub identity: Identity,
+    /// The listeners for connections of the application, one per worker.
+    pub outbound: Vec<TcpListener>,
+    /// The listeners for connections to the application, one per worker.
+    pub inbound: Vec<TcpListener>,
+    /// Where captured connections were going.
+    pub destination: Destination,
+    /// The mark of the proxy's own connections; `None` where nothing is captured.
+    pub mark: Option<u32>,
+    /// Where metrics go.
+    pub registry: Registry,
+    /// Says when to leave.
+    pub drain: Watch,
+}
+
+/// A proxy that runs.
+pub struct Running {
+    /// Its worker threads.
+    pub workers: Workers,
+    /// What it knows of the mesh.
+    pub shared: Arc<Shared>,
+    /// Asks the controller.
+    pub subscriber: Subscriber,
+    /// Its access logs.
+    pub logs: Files,
+}
+
+/// Starts workers and discovery. Must be called inside a [`tokio::task::LocalSet`], which drives discovery. `channel`
+/// gives a way to the controller.
+///
+/// # Errors
+/// Where a thread cannot be started.
+pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Result<Running> {
+    let Setup { node, network, identity, outbound, inbound, destination, mark, registry, drain } = setup;
+    let place = Place {
+        cluster: node.cluster.as_str().into(),
+        network,
+        namespace: node.namespace.as_str().into(),
+        pod: node.pod.as_str().into(),
+    };
+    let trusting = identity.clone();
+    let store = Store::new(place.clone(), move |trust| trusting.replace_trust(trust));
+    let (shared, needs_subscriber) = (store.shared(), store.subscriber());
+    let connect = move || {
+        let channel = channel();
+        async move { Ok::<_, Infallible>(channel) }
+    };
+    let (subscriber, discovery) = wire::client::discovery(&node, store, connect, wire::client::Settings::default());
+    // The cell was empty: the store is new.
+    let _ = needs_subscriber.set(subscriber.clone());
+    let me = name::workload(&node.cluster, &node.namespace, &node.pod);
+    for (kind, name) in
+        [(Kind::Trust, name::MESH), (Kind::MeshConfig, name::MESH), (Kind::Workload, &me), (Kind::Authentication, &me)]
+    {
+        subscriber.subscribe(kind, name);
+    }
+    tokio::task::spawn_local(discovery.run());
+
+    let logs = Files::new(registry.clone());
+    let (count, listeners) = (inbound.len(), Arc::new(std::sync::Mutex::new((inbound, outbound))));
+    let for_workers = (place, shared.clone(), subscriber.clone(), logs.clone());
+    let workers = workers::spawn(count, move |_| {
+        let (inbound, outbound) = {
+            let mut listeners = listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            (listeners.0.pop(), listeners.1.pop())
+        };
+        let (place, shared, subscriber, logs) = for_workers.clone();
+        let (identity, registry, drain, destination) =
+            (identity.clone(), registry.clone(), drain.clone(), destination.clone());
+        async move {
+            let view = View::new(place.clone(), shared, subscriber);
+            let telemetry = Telemetry::new(Metrics::new(registry.worker()), place, Log::new(logs));
+            work(Rc::new(Worker::new(view, identity, telemetry, drain, mark, destination)), inbound, outbound).await;
+        }
+    })?;
+    Ok(Running { workers, shared, subscriber, logs })
+}
+
+/// One worker's life.
+async fn work(worker: Rc<Worker>, inbound: Option<TcpListener>, outbound: Option<TcpListener>) {
+    /// How often to look whether the last connection is gone, while draining.
+    const LOOK: Duration = Duration::from_millis(20);
+    tokio::task::spawn_local(Worker::sweep(Rc::downgrade(&worker)));
+    // The application may need others while it finishes, so its own connections are taken to the end.
+    let outgoing = outbound.map(|listener| {
+        let accepting = worker.clone().accept(listener, true, outbound::serve);
+        tokio::task::spawn_local(accepting)
+    });
+    let mut drain = worker.drain.clone();
+    if let Some(listener) = inbound {
+        worker.clone().accept(listener, false, inbound::serve).await;
+    }
+    drain.begun().await;
+    drop(drain);
+    // Besides this one, the accepting task has the worker, and each connection.
+    let idle = 1 + usize::from(outgoing.is_some());
+    while Rc::strong_count(&worker) > idle {
+        tokio::time::sleep(LOOK).await;
+    }
+    if let Some(outgoing) = outgoing {
+        outgoing.abort();
+    }
+}
+
+impl Running {
+    /// Waits until the proxy knows its own inbound side.
+    pub async fn knows_itself(&self) {
+        loop {
+            let changed = self.shared.changed();
+            let snapshot = self.shared.newest();
+            if snapshot.own.is_some() && snapshot.authentication.is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
