@@ -1,8 +1,8 @@
 //! Serves what the index computes to proxies, and keeps it current.
 //!
 //! [`Shared`] is the state that all of it works on. [`publish::run`] is the one writer: it takes events, compiles, and puts
-//! the results into the store. Each proxy has a [`stream`] of its own that reads from there; [`accept`] is the listener on
-//! port 15012, where TLS ends and the caller's identity is established.
+//! the results into the store. Each proxy has a [`stream`] of its own that reads from there; [`serve`] is the gRPC server
+//! on port 15012, where the caller's identity is established.
 //!
 //! ```text
 //! clusters ─► publish (index ─► store) ─► change number ─► streams ─► proxies
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use identity::Identity;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,9 +22,9 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::envoy::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-pub mod accept;
 pub mod proxies;
 pub mod publish;
+pub mod serve;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -31,8 +32,8 @@ mod tests;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use accept::Caller;
 use proxies::Proxies;
+use serve::Caller;
 
 /// How long a stream may take over what is expected of it; the defaults are for production.
 #[derive(Clone, Debug)]
@@ -105,16 +106,17 @@ impl Shared {
 }
 
 /// The discovery service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Discovery {
     shared: Arc<Shared>,
+    identity: Identity,
 }
 
 impl Discovery {
-    /// As a service of tonic's.
-    pub fn service(shared: Arc<Shared>) -> AggregatedDiscoveryServiceServer<Self> {
+    /// As a service of tonic's. Callers are known by the trust of `identity`.
+    pub fn service(shared: Arc<Shared>, identity: Identity) -> AggregatedDiscoveryServiceServer<Self> {
         // A first request carries all versions that a proxy holds: for the largest, a gateway, some megabytes.
-        AggregatedDiscoveryServiceServer::new(Discovery { shared }).max_decoding_message_size(16 << 20)
+        AggregatedDiscoveryServiceServer::new(Discovery { shared, identity }).max_decoding_message_size(16 << 20)
     }
 }
 
@@ -127,8 +129,7 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let Some(caller) = caller.filter(|caller| caller.peer.is_some()) else {
+        let Some(caller) = Caller::of(&request, &self.identity) else {
             self.shared.metrics.refused("no certificate");
             return Err(Status::unauthenticated("discovery needs a client certificate of the mesh"));
         };

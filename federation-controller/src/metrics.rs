@@ -37,11 +37,6 @@ const ENDED: Family = Family {
     help: "Discovery streams that ended or were refused, by reason.",
     labels: &["reason"],
 };
-const HANDSHAKES: Family = Family {
-    name: "isthmus_controller_handshake_failures_total",
-    help: "TLS handshakes on the discovery port that came to nothing.",
-    labels: &["reason"],
-};
 const COMPILED: Family = Family {
     name: "isthmus_controller_compiled_total",
     help: "Groups of resources computed because of a change.",
@@ -150,11 +145,6 @@ impl Metrics {
     /// A stream ended.
     pub fn stream_ended(&self, reason: &'static str) {
         self.scope.counter(&ENDED, &[reason]).increment();
-    }
-
-    /// A handshake came to nothing.
-    pub fn handshake_failed(&self, reason: &'static str) {
-        self.scope.counter(&HANDSHAKES, &[reason]).increment();
     }
 
     /// A tick computed something.

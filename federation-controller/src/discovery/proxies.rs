@@ -10,7 +10,7 @@ use wire::Kind;
 use wire::delta::{Server, Stats};
 use wire::name::{Node, Role};
 
-use super::accept::Caller;
+use super::serve::Caller;
 
 /// All open streams.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl Proxy {
             pod: node.pod.clone(),
             namespace: node.namespace.clone(),
             cluster: node.cluster.clone(),
-            identity: caller.peer.as_ref().map(|peer| peer.id.to_string()).unwrap_or_default(),
+            identity: caller.peer.id.to_string(),
             expires: caller.expires,
             address: caller.address,
             since,

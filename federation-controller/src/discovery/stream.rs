@@ -13,8 +13,8 @@ use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use wire::name::{self, Node};
 
 use super::Shared;
-use super::accept::Caller;
 use super::proxies::{Progress, Proxy};
+use super::serve::Caller;
 use crate::store::Viewer;
 
 /// Why a stream ended.
@@ -110,9 +110,7 @@ async fn begin(
 /// A proxy speaks for pods of the namespace that its certificate is for, in the cluster that issued it.
 fn authorize(shared: &Shared, caller: &Caller, node: &Node) -> Result<Viewer, End> {
     let denied = |reason, text: String| Err(End::Refused(reason, Status::permission_denied(text)));
-    let Some(peer) = &caller.peer else {
-        return denied("no certificate", "discovery needs a client certificate of the mesh".into());
-    };
+    let peer = &caller.peer;
     if peer.id.namespace() != node.namespace {
         return denied("wrong namespace", format!("{} may not speak for namespace {:?}", peer.id, node.namespace));
     }

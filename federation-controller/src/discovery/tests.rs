@@ -84,11 +84,14 @@ impl Bench {
         };
         let address = listener.local_addr().unwrap();
         let identity = identity_of(&mesh().west, "isthmus-system", "isthmus-controller", &[SERVER]);
-        let routes = tonic::service::Routes::new(Discovery::service(shared.clone()));
+        let routes = tonic::service::Routes::new(Discovery::service(shared.clone(), identity.clone()));
+        let accept = identity::Accept { client: identity::ClientAuth::Optional, alpn: identity::alpn::DISCOVERY };
+        let clients = crate::ca::serve::Clients::OfTheMesh(accept);
+        let connections = crate::ca::serve::connections(listener, identity, clients, metrics.registry());
         let stop = shared.stop.clone().cancelled_owned();
         let publishing = publish::run(shared.clone(), inbox, None);
         let serving = tokio::spawn(async move {
-            let serve = accept::serve(listener, identity, routes, metrics, stop, Duration::from_millis(200));
+            let serve = serve::serve(connections, routes, stop, Duration::from_millis(200));
             tokio::select! {
                 served = serve => served.unwrap(),
                 () = publishing => {}
