@@ -1,0 +1,155 @@
+//! A node agent that plays a part: it runs no container, but answers exec, logs and port forwarding as one would.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+pub(crate) struct Node {
+    listener: UnixListener,
+}
+
+impl Node {
+    pub(crate) fn listen(socket: &Path) -> Self {
+        Self { listener: UnixListener::bind(socket).expect("the socket of the node agent") }
+    }
+
+    pub(crate) async fn serve(&self) {
+        while let Ok((stream, _)) = self.listener.accept().await {
+            tokio::spawn(async move {
+                // A client that leaves early is none of our business.
+                let _ = answer(BufReader::new(stream)).await;
+            });
+        }
+    }
+}
+
+async fn answer(mut stream: BufReader<UnixStream>) -> std::io::Result<()> {
+    let mut first = String::new();
+    stream.read_line(&mut first).await?;
+    let path = first.split(' ').nth(1).unwrap_or("").to_owned();
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await?;
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    match path.split('?').next().unwrap_or("") {
+        "/exec" if body["container"] == "broken" => {
+            refuse(&mut stream, "container \"broken\" in pod \"web\" is not running").await
+        }
+        "/exec" => {
+            upgrade(&mut stream).await?;
+            exec(&mut stream, &body).await
+        }
+        "/logs" => logs(&mut stream, &path).await,
+        "/portforward" if body["port"] == 1 => refuse(&mut stream, "connection refused").await,
+        "/portforward" => {
+            upgrade(&mut stream).await?;
+            echo(&mut stream).await
+        }
+        _ => refuse(&mut stream, "no such path").await,
+    }
+}
+
+async fn upgrade(stream: &mut BufReader<UnixStream>) -> std::io::Result<()> {
+    stream
+        .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: isthmus-stream\r\n\r\n")
+        .await
+}
+
+async fn refuse(stream: &mut BufReader<UnixStream>, why: &str) -> std::io::Result<()> {
+    let body = json!({"kind": "Status", "status": "Failure", "message": why}).to_string();
+    let head = format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).await
+}
+
+/// Commands: `echo WORDS`, `cat`, `exit CODE`, `tty`, `fail` (to standard error).
+async fn exec(stream: &mut BufReader<UnixStream>, request: &Value) -> std::io::Result<()> {
+    let words: Vec<&str> = request["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut code = 0;
+    match words.as_slice() {
+        ["echo", words @ ..] => frame(stream, 1, format!("{}\n", words.join(" ")).as_bytes()).await?,
+        ["fail"] => frame(stream, 2, b"it went wrong\n").await?,
+        ["tty"] => frame(stream, 1, format!("{}\n", request["tty"]).as_bytes()).await?,
+        ["exit", given] => code = given.parse().unwrap_or(1),
+        ["cat"] => loop {
+            let (channel, length) = (stream.read_u8().await?, stream.read_u32().await?);
+            let mut data = vec![0; length as usize];
+            stream.read_exact(&mut data).await?;
+            match channel {
+                0 => frame(stream, 1, &data).await?,
+                255 => break,
+                _ => {}
+            }
+        },
+        _ => code = 127,
+    }
+    let status = match code {
+        0 => json!({"metadata": {}, "status": "Success"}),
+        code => json!({
+            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+            "message": format!("command terminated with non-zero exit code: exit status {code}"),
+            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+        }),
+    };
+    frame(stream, 3, status.to_string().as_bytes()).await?;
+    stream.shutdown().await
+}
+
+async fn frame(stream: &mut BufReader<UnixStream>, channel: u8, data: &[u8]) -> std::io::Result<()> {
+    stream.write_u8(channel).await?;
+    stream.write_u32(data.len() as u32).await?;
+    stream.write_all(data).await?;
+    stream.flush().await
+}
+
+/// Three lines; when followed, a fourth after a moment, and no end.
+async fn logs(stream: &mut BufReader<UnixStream>, path: &str) -> std::io::Result<()> {
+    let wanted = |key: &str, value: &str| path.contains(&format!("{key}={value}"));
+    stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+    let lines: &[&str] = match () {
+        () if wanted("previous", "true") => &["from before\n"],
+        () if wanted("tailLines", "1") => &["three\n"],
+        () => &["one\n", "two\n", "three\n"],
+    };
+    for line in lines {
+        chunk(stream, line).await?;
+    }
+    if wanted("follow", "true") {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        chunk(stream, "four\n").await?;
+        // The follower ends this by leaving.
+        let _ = stream.read_u8().await;
+        return Ok(());
+    }
+    stream.write_all(b"0\r\n\r\n").await
+}
+
+async fn chunk(stream: &mut BufReader<UnixStream>, text: &str) -> std::io::Result<()> {
+    stream.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes()).await?;
+    stream.flush().await
+}
+
+/// Sends everything back in upper case, then ends.
+async fn echo(stream: &mut BufReader<UnixStream>) -> std::io::Result<()> {
+    let mut buffer = [0; 1024];
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return stream.shutdown().await;
+        }
+        stream.write_all(&buffer[..count].to_ascii_uppercase()).await?;
+        stream.flush().await?;
+    }
+}
