@@ -311,6 +311,15 @@ fn write(
     body: &[u8],
 ) -> Response<Body> {
     let mut object: Value = serde_json::from_slice(body).unwrap_or_default();
+    if let (Some(changes), Some(name)) = (object.as_array().cloned(), &name) {
+        let key = (collection.to_owned(), namespace.to_owned(), name.clone());
+        let Some(current) = state.objects.get(&key) else { return status(404, "NotFound", "not found") };
+        object = current.clone();
+        for change in changes.iter().filter(|change| change["op"] == "add") {
+            let (parent, field) = change["path"].as_str().unwrap_or_default().rsplit_once('/').unwrap_or_default();
+            object.pointer_mut(parent).unwrap()[field] = change["value"].clone();
+        }
+    }
     object["metadata"]["namespace"] = json!(namespace);
     let own_name = object["metadata"]["name"].as_str().map(str::to_owned);
     let Some(name) = name.or(own_name) else { return status(422, "Invalid", "no name") };

@@ -1,0 +1,445 @@
+//! Who signs for which cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::names::{CACERTS_SECRET, SELF_SIGNED_SECRET, cacerts_of};
+use futures_util::StreamExt as _;
+use identity::{Authority, CaCerts, CaError, Constraints, Trust, TrustError};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde::Serialize;
+use tokio::sync::watch as channel;
+
+use crate::clusters::records::SecretObject;
+use crate::clusters::trouble::{self, Trouble};
+use crate::clusters::watch::Pause;
+use crate::index::event::{self, Text};
+
+/// Life of a root made here: as Istio's.
+const ROOT_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// Life of an intermediate made here.
+const INTERMEDIATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Data key that marks a `cacerts` Secret as made by the controller and not by a person, as Istio marks it.
+const GENERATED_KEY: &str = "istio-generated";
+/// Type of the Secret with a self-signed root, as Istio's.
+const ROOT_TYPE: &str = "istio.io/ca-root";
+
+/// A Secret that cannot be used to sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Its name.
+    pub secret: String,
+    /// What is wrong, and what stays in force.
+    pub why: String,
+}
+
+/// What an authority is, as told to people.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// First eight hexadecimal digits of the root's fingerprint (SHA-256 of its public key).
+    pub root: String,
+    /// Whether an intermediate signs, so that certificates prove their cluster.
+    pub own_intermediate: bool,
+    /// When the signing certificate ends.
+    pub not_after: std::time::SystemTime,
+}
+
+/// All authorities at one moment.
+#[derive(Clone)]
+pub struct Snapshot {
+    own: Text,
+    /// By cluster.
+    authorities: BTreeMap<Text, Arc<Authority>>,
+    /// What they amount to for those who verify.
+    pub trust: Trust,
+    /// Secrets that are not used.
+    pub problems: Vec<Problem>,
+}
+
+impl Snapshot {
+    /// Who signs for a cluster.
+    pub fn of(&self, cluster: &str) -> Option<&Arc<Authority>> {
+        self.authorities.get(cluster)
+    }
+
+    /// Who signs for the own cluster.
+    pub fn own(&self) -> &Arc<Authority> {
+        &self.authorities[&self.own]
+    }
+
+    /// The clusters that can be signed for.
+    pub fn clusters(&self) -> impl Iterator<Item = &Text> {
+        self.authorities.keys()
+    }
+
+    /// The roots in PEM, as workloads get them.
+    pub fn roots_pem(&self) -> String {
+        identity::certificates_to_pem(self.trust.roots())
+    }
+
+    /// The trust bundle as the index passes it on.
+    pub fn to_event(&self) -> event::Trust {
+        event::Trust {
+            trust_domain: self.trust.trust_domain().into(),
+            roots: self.trust.roots().iter().map(|root| bytes::Bytes::copy_from_slice(root)).collect(),
+            issuers: self
+                .trust
+                .issuers()
+                .into_iter()
+                .map(|issuer| (issuer.cluster, bytes::Bytes::copy_from_slice(&issuer.public_key_sha256)))
+                .collect(),
+        }
+    }
+
+    /// What signs for a cluster, for status.
+    pub fn summary(&self, cluster: &str) -> Option<Summary> {
+        let authority = self.of(cluster)?;
+        let root = authority.roots().first()?;
+        let hash = identity::public_key_sha256(root);
+        Some(Summary {
+            root: hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect(),
+            own_intermediate: !authority.is_root(),
+            not_after: authority.not_after(),
+        })
+    }
+}
+
+/// The authorities as they are now. Clones are the same handle.
+#[derive(Clone)]
+pub struct Authorities {
+    now: channel::Receiver<Arc<Snapshot>>,
+}
+
+/// Why there is nobody to sign.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthoritiesError {
+    /// The own Secret cannot be used.
+    #[error("Secret {secret} cannot be used: {source}")]
+    Unusable {
+        /// Its name.
+        secret: String,
+        /// What is wrong.
+        source: CaError,
+    },
+    /// The own Secret can neither be read nor made.
+    #[error("Secret {secret} can be neither read nor made: {why}")]
+    Api {
+        /// Its name.
+        secret: String,
+        /// What the API server said.
+        why: String,
+    },
+    /// The roots make no trust bundle.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// Reads the own signing certificate, making one under a self-signed root where there is none, and follows all signing
+/// certificates from then on. Waits as long as the own API server is away.
+///
+/// # Errors
+/// [`AuthoritiesError`], where the own cluster cannot be signed for.
+pub async fn start(
+    client: Client,
+    root_namespace: &str,
+    own: Text,
+    trust_domain: &str,
+) -> Result<Authorities, AuthoritiesError> {
+    let api = Api::<Secret>::namespaced(client.clone(), root_namespace);
+    let authority = Authority::from_cacerts(&read_or_make(&api, &own).await?)
+        .map_err(|source| AuthoritiesError::Unusable { secret: CACERTS_SECRET.to_owned(), source })?;
+    let book = Book::new(own, trust_domain, authority)?;
+    let (sender, now) = channel::channel(Arc::new(book.snapshot()?));
+    tokio::spawn(follow(client, root_namespace.to_owned(), book, sender));
+    Ok(Authorities { now })
+}
+
+impl Authorities {
+    /// The authorities now.
+    pub fn now(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.now.borrow())
+    }
+
+    /// The authorities as they change.
+    pub fn changes(&self) -> channel::Receiver<Arc<Snapshot>> {
+        self.now.clone()
+    }
+
+    /// Fixed authorities, for tests.
+    #[cfg(test)]
+    pub(crate) fn fixed(own: &str, trust_domain: &str, authorities: Vec<(&str, Authority)>) -> Self {
+        let mut authorities: BTreeMap<Text, Arc<Authority>> =
+            authorities.into_iter().map(|(cluster, authority)| (cluster.into(), Arc::new(authority))).collect();
+        let own_authority = authorities.remove(own).unwrap();
+        let mut book = Book::new(own.into(), trust_domain, Arc::into_inner(own_authority).unwrap()).unwrap();
+        book.remotes = authorities;
+        let (sender, now) = channel::channel(Arc::new(book.snapshot().unwrap()));
+        // They never change, and never end.
+        std::mem::forget(sender);
+        Authorities { now }
+    }
+}
+
+/// Reads Secret `cacerts`; where it is missing, makes a root and an intermediate and stores both. Of several replicas that
+/// do so at once, the one whose Secret is created first is right.
+async fn read_or_make(api: &Api<Secret>, own: &str) -> Result<CaCerts, AuthoritiesError> {
+    let mut pause = Pause::default();
+    loop {
+        let why = match api.get_opt(CACERTS_SECRET).await {
+            Ok(Some(secret)) => {
+                let entries = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
+                return CaCerts::from_entries::<Vec<u8>>(&entries)
+                    .map_err(|e| AuthoritiesError::Unusable { secret: CACERTS_SECRET.to_owned(), source: e.into() });
+            }
+            Ok(None) => match make(api, own).await? {
+                Ok(()) => continue,
+                Err(why) => why,
+            },
+            Err(error) => match trouble::of(&error) {
+                Trouble::Refused(why) => return Err(AuthoritiesError::Api { secret: CACERTS_SECRET.to_owned(), why }),
+                other => format!("{other:?}"),
+            },
+        };
+        tracing::warn!(secret = CACERTS_SECRET, why, "cannot be read; trying again");
+        tokio::time::sleep(pause.next().unwrap_or_default()).await;
+    }
+}
+
+/// Makes and stores. The inner error is worth another attempt.
+async fn make(api: &Api<Secret>, own: &str) -> Result<Result<(), String>, AuthoritiesError> {
+    let unusable = |source| AuthoritiesError::Unusable { secret: CACERTS_SECRET.to_owned(), source };
+    tracing::warn!(
+        secret = CACERTS_SECRET,
+        "there is none: making a self-signed root. Clusters that should trust each other need a common root: `isthmus ca`"
+    );
+    let root = Authority::self_signed_root("Isthmus", ROOT_VALIDITY).map_err(unusable)?;
+    let own_authority = root.intermediate_for(own, &Constraints::default(), INTERMEDIATE_VALIDITY).map_err(unusable)?;
+    let mut cacerts = own_authority.to_cacerts().to_entries();
+    cacerts.insert(GENERATED_KEY.to_owned(), String::new());
+    let secrets = [
+        secret(SELF_SIGNED_SECRET, Some(ROOT_TYPE), root.to_cacerts().to_entries()),
+        secret(CACERTS_SECRET, None, cacerts),
+    ];
+    for secret in secrets {
+        match api.create(&PostParams::default(), &secret).await {
+            Ok(_) => {}
+            // The other half of a replica that was faster, or was cut short: what is stored as `cacerts` counts.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => match trouble::of(&error) {
+                Trouble::Refused(why) => return Err(AuthoritiesError::Api { secret: secret.name_any(), why }),
+                other => return Ok(Err(format!("{other:?}"))),
+            },
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn secret(name: &str, kind: Option<&str>, entries: BTreeMap<String, String>) -> Secret {
+    Secret {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        type_: kind.map(str::to_owned),
+        string_data: Some(entries),
+        ..Secret::default()
+    }
+}
+
+/// What the Secrets say, and what of it is in force.
+struct Book {
+    own: Text,
+    trust_domain: String,
+    own_authority: Arc<Authority>,
+    remotes: BTreeMap<Text, Arc<Authority>>,
+    problems: BTreeMap<String, String>,
+}
+
+impl Book {
+    fn new(own: Text, trust_domain: &str, authority: Authority) -> Result<Self, TrustError> {
+        Ok(Book {
+            own,
+            trust_domain: trust_domain.to_owned(),
+            own_authority: Arc::new(authority),
+            remotes: BTreeMap::new(),
+            problems: BTreeMap::new(),
+        })
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, TrustError> {
+        let mut authorities = self.remotes.clone();
+        authorities.insert(self.own.clone(), Arc::clone(&self.own_authority));
+        // An authority that is a root itself signs for no cluster in particular.
+        let issuers = authorities.iter().filter(|(_, authority)| !authority.is_root());
+        let issuers: Vec<_> = issuers.map(|(cluster, authority)| authority.issuer_of(cluster)).collect();
+        let trust = Trust::new(&self.trust_domain, self.own_authority.roots().to_vec(), issuers)?;
+        let problems = self.problems.iter().map(|(secret, why)| Problem { secret: secret.clone(), why: why.clone() });
+        Ok(Snapshot { own: self.own.clone(), authorities, trust, problems: problems.collect() })
+    }
+
+    /// The cluster that a Secret of this name is for.
+    fn cluster_of(&self, name: &str) -> Option<Text> {
+        if name == CACERTS_SECRET {
+            return Some(self.own.clone());
+        }
+        let cluster = name.strip_prefix(CACERTS_SECRET)?.strip_prefix('-')?;
+        (cluster != &*self.own && name == cacerts_of(cluster)).then(|| cluster.into())
+    }
+
+    /// A Secret was added or changed. What is broken leaves in force what was there.
+    fn upsert(&mut self, secret: SecretObject) {
+        let name = secret.name_any();
+        let Some(cluster) = self.cluster_of(&name) else { return };
+        let entries = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
+        let read = CaCerts::from_entries::<Vec<u8>>(&entries).map_err(CaError::from);
+        match read.and_then(|cacerts| Authority::from_cacerts(&cacerts)) {
+            Ok(authority) if cluster == self.own => {
+                self.problems.remove(&name);
+                self.own_authority = Arc::new(authority);
+            }
+            Ok(authority) => {
+                let common = authority.roots().iter().any(|root| self.own_authority.roots().contains(root));
+                if common {
+                    self.problems.remove(&name);
+                    self.remotes.insert(cluster, Arc::new(authority));
+                } else {
+                    let why = "its root is not one of the own cluster's, so nobody here would believe what it signs";
+                    self.complain(name, why.to_owned());
+                }
+            }
+            Err(error) => self.complain(name, error.to_string()),
+        }
+    }
+
+    fn complain(&mut self, secret: String, why: String) {
+        tracing::error!(secret, why, "a signing certificate cannot be used; what was in force before stays");
+        self.problems.insert(secret, why);
+    }
+
+    /// A Secret is gone. Without the own one the controller goes on with what it has: signing is worse stopped than old.
+    fn delete(&mut self, name: &str) {
+        self.problems.remove(name);
+        match self.cluster_of(name) {
+            Some(cluster) if cluster == self.own => {
+                self.complain(name.to_owned(), "it was deleted; the last one stays in use until a restart".to_owned());
+            }
+            Some(cluster) => {
+                self.remotes.remove(&cluster);
+            }
+            None => {}
+        }
+    }
+}
+
+async fn follow(client: Client, root_namespace: String, mut book: Book, sender: channel::Sender<Arc<Snapshot>>) {
+    let api = Api::<SecretObject>::namespaced(client, &root_namespace);
+    let mut stream = watcher(api, watcher::Config::default()).backoff(Pause::default()).boxed();
+    let mut listing: Option<Vec<String>> = None;
+    while let Some(item) = stream.next().await {
+        match item {
+            Ok(watcher::Event::Init) => {
+                listing = Some(Vec::new());
+                continue;
+            }
+            Ok(watcher::Event::InitApply(secret)) => {
+                if let Some(listing) = &mut listing {
+                    listing.push(secret.name_any());
+                }
+                // Told at the end of the list.
+                book.upsert(secret);
+                continue;
+            }
+            Ok(watcher::Event::InitDone) => {
+                let listed = listing.take().unwrap_or_default();
+                let gone: Vec<_> =
+                    book.remotes.keys().map(|c| cacerts_of(c)).filter(|name| !listed.contains(name)).collect();
+                gone.iter().for_each(|name| book.delete(name));
+            }
+            Ok(watcher::Event::Apply(secret)) => book.upsert(secret),
+            Ok(watcher::Event::Delete(secret)) => book.delete(&secret.name_any()),
+            Err(error) => {
+                tracing::debug!(%error, "signing certificates cannot be watched; trying again");
+                continue;
+            }
+        }
+        match book.snapshot() {
+            Ok(snapshot) => {
+                if sender.send(Arc::new(snapshot)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::error!(%error, "the trust bundle cannot be built; what was in force before stays"),
+        }
+    }
+}
+
+/// Tells the index what is trusted, and whenever that changes.
+pub async fn tell_trust(authorities: Authorities, events: tokio::sync::mpsc::Sender<event::Event>) {
+    let mut changes = authorities.changes();
+    let mut told = None;
+    loop {
+        let trust = changes.borrow_and_update().to_event();
+        if told.as_ref() != Some(&trust) {
+            told = Some(trust.clone());
+            if events.send(event::Event::Trust(trust)).await.is_err() {
+                return;
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::ByteString;
+
+    fn secret_object(name: &str, cacerts: &CaCerts) -> SecretObject {
+        let data = cacerts.to_entries().into_iter().map(|(key, value)| (key, ByteString(value.into_bytes())));
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        SecretObject { metadata, data: Some(data.collect()) }
+    }
+
+    fn intermediate(root: &Authority, cluster: &str) -> Authority {
+        root.intermediate_for(cluster, &Constraints::default(), INTERMEDIATE_VALIDITY).unwrap()
+    }
+
+    #[test]
+    fn remotes_come_and_go_and_broken_ones_change_nothing() {
+        let root = Authority::self_signed_root("a", ROOT_VALIDITY).unwrap();
+        let (west, east) = (intermediate(&root, "west"), intermediate(&root, "east"));
+        let mut book = Book::new("west".into(), "cluster.local", west).unwrap();
+        book.upsert(secret_object("cacerts-east", &east.to_cacerts()));
+        let snapshot = book.snapshot().unwrap();
+        assert_eq!(snapshot.clusters().map(|c| &**c).collect::<Vec<_>>(), ["east", "west"]);
+        assert_eq!(snapshot.trust.issuers().len(), 2);
+        assert_eq!(snapshot.to_event().issuers.len(), 2);
+        assert!(snapshot.summary("east").unwrap().own_intermediate);
+        assert!(snapshot.summary("north").is_none());
+
+        let mut broken = east.to_cacerts();
+        broken.ca_key.clear();
+        book.upsert(secret_object("cacerts-east", &broken));
+        let snapshot = book.snapshot().unwrap();
+        assert_eq!(snapshot.of("east").unwrap().issuer_of("east"), east.issuer_of("east"), "the good one stays");
+        assert_eq!(snapshot.problems.len(), 1);
+
+        let stranger = Authority::self_signed_root("b", ROOT_VALIDITY).unwrap();
+        book.upsert(secret_object("cacerts-north", &intermediate(&stranger, "north").to_cacerts()));
+        assert!(book.snapshot().unwrap().of("north").is_none());
+        assert!(book.snapshot().unwrap().problems.iter().any(|p| p.why.contains("root")));
+        book.upsert(secret_object("something-else", &broken));
+        book.upsert(secret_object("cacerts-west", &intermediate(&root, "west").to_cacerts()));
+        assert_eq!(book.snapshot().unwrap().clusters().count(), 2, "the own one is in `cacerts`");
+
+        book.delete("cacerts-east");
+        book.delete("cacerts-north");
+        assert_eq!(book.snapshot().unwrap().clusters().count(), 1);
+        book.delete("cacerts");
+        assert!(book.snapshot().unwrap().of("west").is_some());
+    }
+}

@@ -1,0 +1,170 @@
+//! How the roots reach workloads and API servers: ConfigMap `istio-ca-root-cert` in every namespace of every cluster that
+//! this controller signs for, and `caBundle` of the injection webhook there.
+//!
+//! In a remote cluster that takes the right to write ConfigMaps of that one name and the one webhook configuration, which
+//! `isthmus join` and the install manifests grant; a cluster that grants it not is left alone, and that is logged once. A
+//! cluster that has a controller of its own is not signed for here, and so not written to either.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::names::{ROOT_CONFIG_KEY, ROOT_CONFIG_MAP};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use super::Authorities;
+use crate::clusters::Clusters;
+use crate::clusters::records::ConfigMapObject;
+use crate::clusters::trouble::{self, Trouble};
+use crate::index::event::Text;
+
+/// The injection webhook's configuration.
+pub const WEBHOOK_CONFIGURATION: &str = "isthmus-sidecar-injector";
+/// Under which name server-side apply knows this controller.
+const FIELD_MANAGER: &str = "isthmus-controller";
+/// What somebody changed or deleted is put right after this at the latest.
+const REPAIR: Duration = Duration::from_secs(60);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Keeps the roots in place, in clusters as they come and go, until the handles' other ends are gone.
+pub async fn keep(clusters: Clusters, authorities: Authorities) {
+    let mut changes = clusters.changes();
+    let mut trust = authorities.changes();
+    let mut writers: BTreeMap<Text, Writer> = BTreeMap::new();
+    loop {
+        changes.borrow_and_update();
+        let snapshot = trust.borrow_and_update().clone();
+        let wanted: BTreeSet<Text> =
+            clusters.names().into_iter().filter(|cluster| snapshot.of(cluster).is_some()).collect();
+        writers.retain(|cluster, _| wanted.contains(cluster));
+        for cluster in wanted {
+            writers
+                .entry(cluster.clone())
+                .or_insert_with(|| Writer(tokio::spawn(write_to(clusters.clone(), authorities.clone(), cluster))));
+        }
+        let open = tokio::select! {
+            changed = changes.changed() => changed.is_ok(),
+            changed = trust.changed() => changed.is_ok(),
+        };
+        if !open {
+            return;
+        }
+    }
+}
+
+struct Writer(JoinHandle<()>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Writes to one cluster: at once what is new, everything now and then.
+async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
+    let Some(mut namespaces) = clusters.namespaces(&cluster) else { return };
+    let mut trust = authorities.changes();
+    let mut written: BTreeSet<Text> = BTreeSet::new();
+    let mut refused = false;
+    loop {
+        let now: Arc<BTreeSet<Text>> = namespaces.borrow_and_update().clone();
+        let roots = trust.borrow_and_update().roots_pem();
+        let Some(client) = clusters.client(&cluster) else { return };
+        written.retain(|namespace| now.contains(namespace));
+        let mut wait = REPAIR;
+        for namespace in now.difference(&written.clone()) {
+            match write_roots(&client, namespace, &roots).await {
+                Ok(()) => {
+                    written.insert(namespace.clone());
+                }
+                Err(trouble) => wait = wait.min(report(&cluster, namespace, trouble, &mut refused)),
+            }
+        }
+        if let Err(trouble) = write_bundle(&client, &roots).await {
+            wait = wait.min(report(&cluster, WEBHOOK_CONFIGURATION, trouble, &mut refused));
+        }
+        tokio::select! {
+            changed = namespaces.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            changed = trust.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                written.clear();
+            }
+            () = tokio::time::sleep(wait) => if wait == REPAIR {
+                written.clear();
+            },
+        }
+    }
+}
+
+/// How long to wait after this trouble.
+fn report(cluster: &str, what: &str, trouble: Trouble, refused: &mut bool) -> Duration {
+    match trouble {
+        Trouble::Refused(why) => {
+            if !std::mem::replace(refused, true) {
+                tracing::warn!(cluster, what, why, "the roots may not be written; `isthmus join` grants what it takes");
+            }
+            REPAIR
+        }
+        // The namespace went, or the webhook is not installed.
+        Trouble::Missing => REPAIR,
+        Trouble::Restarts => RETRY,
+        Trouble::Failed(why) => {
+            tracing::debug!(cluster, what, why, "the roots could not be written; trying again");
+            RETRY
+        }
+    }
+}
+
+/// Writes the roots to one namespace, unless they are there already.
+async fn write_roots(client: &Client, namespace: &str, roots: &str) -> Result<(), Trouble> {
+    let api = Api::<ConfigMapObject>::namespaced(client.clone(), namespace);
+    let current = api.get_opt(ROOT_CONFIG_MAP).await.map_err(|e| trouble::of(&e))?;
+    let held = current.as_ref().and_then(|map| map.data.as_ref()?.get(ROOT_CONFIG_KEY));
+    if held.is_some_and(|held| held == roots) {
+        return Ok(());
+    }
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": ROOT_CONFIG_MAP, "namespace": namespace, "labels": {"istio.io/config": "true"}},
+        "data": {ROOT_CONFIG_KEY: roots},
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(ROOT_CONFIG_MAP, &params, &Patch::Apply(map)).await.map(|_| ()).map_err(|e| trouble::of(&e))
+}
+
+/// Puts the roots into the injection webhook's configuration, where it has others.
+async fn write_bundle(client: &Client, roots: &str) -> Result<(), Trouble> {
+    let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    let Some(configuration) = api.get_opt(WEBHOOK_CONFIGURATION).await.map_err(|e| trouble::of(&e))? else {
+        return Ok(());
+    };
+    let bundle = ByteString(roots.as_bytes().to_vec());
+    let mut changes = Vec::new();
+    for (index, webhook) in configuration.webhooks.iter().flatten().enumerate() {
+        if webhook.client_config.ca_bundle.as_ref() != Some(&bundle) {
+            let path = format!("/webhooks/{index}/clientConfig/caBundle");
+            // A list may have changed since it was read: then its test fails, and the next round looks again.
+            changes.push(json!({"op": "test", "path": format!("/webhooks/{index}/name"), "value": webhook.name}));
+            changes.push(json!({"op": "add", "path": path, "value": bundle}));
+        }
+    }
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let patch = serde_json::from_value(json!(changes)).map_err(|e| Trouble::Failed(e.to_string()))?;
+    let patch = Patch::<MutatingWebhookConfiguration>::Json(patch);
+    let patched = api.patch(WEBHOOK_CONFIGURATION, &PatchParams::default(), &patch).await;
+    patched.map(|_| ()).map_err(|e| trouble::of(&e))
+}

@@ -1,0 +1,306 @@
+//! Enrolment and renewal over real sockets, tokens reviewed by (stand-in) API servers; roots written where they may be.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use identity::{
+    Accept, Authority, ClientAuth, Constraints, Credential, Identity, KeyAndRequest, SpiffeId, alpn, peer_of,
+};
+use rustls_pki_types::ServerName;
+use serde_json::json;
+use telemetry::metrics::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Request, Status};
+use wire::ca::IstioCertificateRequest;
+use wire::ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+
+use super::authorities;
+use super::own::{self, Names};
+use super::serve::{Clients, connections};
+use super::service::{CertificateService, ISSUED, REFUSED, Validity};
+use super::{Authorities, roots};
+use crate::clusters::{self, Clusters, Config};
+use crate::fake::Fake;
+use crate::index::event::Event;
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const PATIENCE: Duration = Duration::from_secs(15);
+const NAME: &str = "isthmus-controller.isthmus-system.svc";
+const REVIEWS: &str = "system:serviceaccount:default:reviews";
+
+/// Clusters west (own), east (signed for) and north (not signed for), and a controller that serves certificates.
+struct Mesh {
+    west: Arc<Fake>,
+    east: Arc<Fake>,
+    north: Arc<Fake>,
+    clusters: Clusters,
+    authorities: Authorities,
+    metrics: Registry,
+    port: u16,
+    _events: mpsc::Receiver<Event>,
+    _kubeconfig: tempfile::NamedTempFile,
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl Mesh {
+    async fn new() -> Mesh {
+        let (west, east, north) = (Fake::start("own").await, Fake::start("reader").await, Fake::start("reader").await);
+        let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(kubeconfig.path(), west.kubeconfig("west", "own")).unwrap();
+        west.put_secret("east", &[("east", &east.kubeconfig("east", "reader"))]);
+        west.put_secret("north", &[("north", &north.kubeconfig("north", "reader"))]);
+        let (sender, mut receiver) = mpsc::channel(64);
+        let (keep, events) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _keep = keep;
+            while receiver.recv().await.is_some() {}
+        });
+        let config = Config {
+            cluster: "west".into(),
+            network: "net-west".into(),
+            root_namespace: "istio-system".into(),
+            kubeconfig: Some(kubeconfig.path().to_owned()),
+            heartbeat: Duration::from_millis(200),
+        };
+        let clusters = clusters::start(config, sender).await.unwrap();
+        let root = Authority::self_signed_root("mesh", YEAR).unwrap();
+        let of = |cluster: &str| root.intermediate_for(cluster, &Constraints::default(), YEAR).unwrap();
+        let authorities = Authorities::fixed("west", "cluster.local", vec![("west", of("west")), ("east", of("east"))]);
+        let names = Names {
+            namespace: "isthmus-system".into(),
+            service_account: "isthmus-controller".into(),
+            cluster_domain: "cluster.local".into(),
+        };
+        let identity = own::start(&authorities, names).unwrap();
+        let metrics = Registry::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let accept = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
+        let incoming = connections(listener, identity, accept, &metrics);
+        let service = CertificateService::new(clusters.clone(), authorities.clone(), Validity::default(), &metrics);
+        let server = Server::builder().add_service(IstioCertificateServiceServer::new(service));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let mesh =
+            Mesh { west, east, north, clusters, authorities, metrics, port, _events: events, _kubeconfig: kubeconfig };
+        let known = mesh.clusters.clone();
+        eventually("all clusters", || known.names().len() == 3).await;
+        mesh
+    }
+
+    async fn channel(&self, config: Arc<rustls::ClientConfig>) -> Result<Channel, tonic::transport::Error> {
+        let port = self.port;
+        let connect = tower::service_fn(move |_| {
+            let config = Arc::clone(&config);
+            async move {
+                let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+                let name = ServerName::try_from(NAME).unwrap();
+                let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;
+                Ok::<_, std::io::Error>(TokioIo::new(stream))
+            }
+        });
+        Endpoint::from_static("http://controller").connect_with_connector(connect).await
+    }
+
+    /// Asks for a certificate with a token.
+    async fn enrol(&self, token: Option<&str>, cluster: Option<&str>, csr: &str) -> Result<Vec<String>, Status> {
+        let roots = self.authorities.now().trust.roots().to_vec();
+        let channel = self.channel(identity::server_only_client(&roots, alpn::DISCOVERY).unwrap()).await.unwrap();
+        self.ask(channel, token, cluster, csr).await
+    }
+
+    async fn ask(
+        &self,
+        channel: Channel,
+        token: Option<&str>,
+        cluster: Option<&str>,
+        csr: &str,
+    ) -> Result<Vec<String>, Status> {
+        let message = IstioCertificateRequest { csr: csr.to_owned(), validity_duration: 3600, metadata: None };
+        let mut request = Request::new(message);
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        if let Some(cluster) = cluster {
+            request.metadata_mut().insert("clusterid", cluster.parse().unwrap());
+        }
+        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
+        Ok(answer.into_inner().cert_chain)
+    }
+
+    fn refused(&self, reason: &str) -> u64 {
+        self.metrics.total(&REFUSED, |labels| labels.contains(&("reason", reason)))
+    }
+}
+
+#[tokio::test]
+async fn a_workload_enrols_in_its_cluster_and_renews_with_its_certificate() {
+    let mesh = Mesh::new().await;
+    mesh.east.review("good", REVIEWS, &["istio-ca"]);
+    let made = KeyAndRequest::generate().unwrap();
+    let chain = mesh.enrol(Some("good"), Some("east"), &made.request_pem).await.unwrap();
+    assert_eq!(chain.len(), 3, "leaf, intermediate, root");
+    let credential = Credential::from_pem(&chain, &made.key).unwrap();
+    assert_eq!(credential.id().as_str(), "spiffe://cluster.local/ns/default/sa/reviews");
+    let trust = mesh.authorities.now().trust.clone();
+    assert_eq!(peer_of(credential.chain(), &trust).unwrap().cluster.as_deref(), Some("east"));
+    let life = credential.not_after().duration_since(std::time::SystemTime::now()).unwrap();
+    assert!(life <= Duration::from_secs(3600) && life > Duration::from_secs(3500));
+
+    // Renewal: no token, the certificate in hand.
+    let identity = Identity::new(credential, trust.clone());
+    let channel = mesh.channel(identity.controller_config(alpn::DISCOVERY).unwrap()).await.unwrap();
+    let next = KeyAndRequest::generate().unwrap();
+    let chain = mesh.ask(channel.clone(), None, Some("east"), &next.request_pem).await.unwrap();
+    let renewed = Credential::from_pem(&chain, &next.key).unwrap();
+    assert_eq!(renewed.id(), &identity.id());
+    assert_eq!(peer_of(renewed.chain(), &trust).unwrap().cluster.as_deref(), Some("east"));
+    // Not for another cluster.
+    let refused = mesh.ask(channel, None, Some("west"), &next.request_pem).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert_eq!(mesh.refused("client_certificate"), 1);
+    assert_eq!(mesh.metrics.total(&ISSUED, |_| true), 2);
+}
+
+#[tokio::test]
+async fn who_may_not_enrol_is_told_why_and_counted() {
+    let mesh = Mesh::new().await;
+    mesh.west.review("wests", REVIEWS, &["istio-ca"]);
+    mesh.east.review("good", REVIEWS, &["istio-ca"]);
+    mesh.east.review("other-audience", REVIEWS, &["https://kubernetes.default.svc"]);
+    mesh.east.review("node", "system:node:n1", &["istio-ca"]);
+    mesh.north.review("good", REVIEWS, &["istio-ca"]);
+    let csr = KeyAndRequest::generate().unwrap().request_pem;
+    let table = [
+        (None, Some("east"), Code::Unauthenticated, "no_credentials", "neither"),
+        (Some("expired"), Some("east"), Code::Unauthenticated, "token_rejected", "does not accept"),
+        (Some("wests"), Some("east"), Code::Unauthenticated, "token_rejected", "does not accept"),
+        (Some("other-audience"), Some("east"), Code::Unauthenticated, "token_rejected", "audiences"),
+        (Some("node"), Some("east"), Code::Unauthenticated, "not_a_service_account", "system:node"),
+        (Some("good"), Some("south"), Code::Unauthenticated, "unknown_cluster", "remote secret"),
+        (Some("good"), None, Code::Unauthenticated, "token_rejected", "cluster west"),
+        (Some("good"), Some("north"), Code::FailedPrecondition, "no_authority", "cacerts-north"),
+    ];
+    for (token, cluster, code, reason, said) in table {
+        let before = mesh.refused(reason);
+        let status = mesh.enrol(token, cluster, &csr).await.expect_err("issued");
+        assert_eq!(status.code(), code, "{token:?} {cluster:?}: {status}");
+        assert!(status.message().contains(said), "{status}");
+        assert_eq!(mesh.refused(reason), before + 1, "{reason}");
+    }
+    for broken in ["", "nonsense", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"] {
+        let status = mesh.enrol(Some("good"), Some("east"), broken).await.expect_err("issued");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    }
+    assert_eq!(mesh.refused("bad_request"), 3);
+    assert!(mesh.enrol(Some("good"), Some("east"), &csr).await.is_ok(), "the others are untouched");
+
+    // An API server that is away is worth another attempt, and says so.
+    mesh.east.stop().await;
+    let status = mesh.enrol(Some("good"), Some("east"), &csr).await.expect_err("issued");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    mesh.west.review("good", REVIEWS, &["istio-ca"]);
+    assert!(mesh.enrol(Some("good"), Some("west"), &csr).await.is_ok(), "west does not mind");
+}
+
+#[tokio::test]
+async fn a_stranger_is_turned_away_in_the_handshake() {
+    let mesh = Mesh::new().await;
+    let stranger = Authority::self_signed_root("mesh", YEAR).unwrap();
+    let id = SpiffeId::new("cluster.local", "default", "reviews").unwrap();
+    let trust = mesh.authorities.now().trust.clone();
+    let identity = Identity::new(stranger.credential(&id, &[], YEAR).unwrap(), trust);
+    let csr = KeyAndRequest::generate().unwrap().request_pem;
+    let outcome = match mesh.channel(identity.controller_config(alpn::DISCOVERY).unwrap()).await {
+        Ok(channel) => mesh.ask(channel, None, Some("east"), &csr).await.map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    assert!(outcome.is_err());
+    let metrics = mesh.metrics.clone();
+    let counted =
+        move || metrics.total(&super::serve::FAILED_HANDSHAKES, |l| l.contains(&("reason", "unknown_issuer"))) == 1;
+    eventually("counted", counted).await;
+}
+
+#[tokio::test]
+async fn the_roots_reach_every_namespace_that_is_signed_for() {
+    let mesh = Mesh::new().await;
+    let namespace = |name: &str| json!({"metadata": {"name": name}});
+    for fake in [&mesh.west, &mesh.east, &mesh.north] {
+        fake.put("/api/v1/namespaces", namespace("default"));
+    }
+    let webhook = json!({"metadata": {"name": "isthmus-sidecar-injector"}, "webhooks": [
+        {"name": "a.isthmus.dev", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+         "clientConfig": {"service": {"name": "isthmus-webhooks", "namespace": "isthmus-system"}}}]});
+    const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+    mesh.east.put(WEBHOOKS, webhook);
+    tokio::spawn(roots::keep(mesh.clusters.clone(), mesh.authorities.clone()));
+    let roots = mesh.authorities.now().roots_pem();
+    let has = |fake: &Fake, namespace: &str| {
+        let map = fake.get("/api/v1/configmaps", namespace, "istio-ca-root-cert");
+        map.is_some_and(|map| map["data"]["root-cert.pem"] == json!(roots))
+    };
+    eventually("west and east", || has(&mesh.west, "default") && has(&mesh.east, "default")).await;
+    mesh.east.put("/api/v1/namespaces", namespace("late"));
+    eventually("a new namespace", || has(&mesh.east, "late")).await;
+    let bundle = || {
+        mesh.east.get(WEBHOOKS, "", "isthmus-sidecar-injector").unwrap()["webhooks"][0]["clientConfig"]["caBundle"]
+            .clone()
+    };
+    eventually("the webhook", || bundle().is_string()).await;
+    use base64::Engine as _;
+    let written = base64::engine::general_purpose::STANDARD.decode(bundle().as_str().unwrap()).unwrap();
+    assert_eq!(written, roots.as_bytes());
+    assert_eq!(mesh.north.writes(), Vec::<String>::new(), "a cluster that is not signed for is not written to");
+}
+
+#[tokio::test]
+async fn a_fresh_install_makes_its_root_once() {
+    let west = Fake::start("own").await;
+    let client = west.client("own").await;
+    let first = authorities::start(client.clone(), "istio-system", "west".into(), "cluster.local").await.unwrap();
+    assert_eq!(west.writes().len(), 2, "root and intermediate");
+    assert!(!first.now().own().is_root());
+    let second = authorities::start(client.clone(), "istio-system", "west".into(), "cluster.local").await.unwrap();
+    assert_eq!(west.writes().len(), 2, "found what was made");
+    assert_eq!(first.now().trust, second.now().trust);
+
+    // A remote's intermediate is picked up while running.
+    let root = west.get("/api/v1/secrets", "istio-system", "istio-ca-secret").unwrap();
+    let entries = root["data"].as_object().unwrap().iter().map(|(key, value)| {
+        use base64::Engine as _;
+        (key.clone(), base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap()).unwrap())
+    });
+    let root = Authority::from_cacerts(&identity::CaCerts::from_entries(&entries.collect()).unwrap()).unwrap();
+    let east = root.intermediate_for("east", &Constraints::default(), YEAR).unwrap().to_cacerts().to_entries();
+    let data: serde_json::Map<_, _> = east
+        .into_iter()
+        .map(|(key, value)| {
+            use base64::Engine as _;
+            (key, json!(base64::engine::general_purpose::STANDARD.encode(value)))
+        })
+        .collect();
+    west.put(
+        "/api/v1/secrets",
+        json!({"metadata": {"name": "cacerts-east", "namespace": "istio-system"}, "data": data}),
+    );
+    eventually("east", || first.now().of("east").is_some()).await;
+    west.delete("/api/v1/secrets", "istio-system", "cacerts-east");
+    eventually("east gone", || first.now().of("east").is_none()).await;
+
+    let broken = Fake::start("own").await;
+    broken.put("/api/v1/secrets", json!({"metadata": {"name": "cacerts", "namespace": "istio-system"}, "data": {}}));
+    let client = broken.client("own").await;
+    let error = authorities::start(client, "istio-system", "west".into(), "cluster.local").await.err().unwrap();
+    assert!(error.to_string().contains("ca-cert.pem is missing"), "{error}");
+}

@@ -1,0 +1,305 @@
+//! What a pod's annotations ask of its sidecar.
+//!
+//! A broken value refuses the pod with a message that names the annotation: a pod that came up with traffic settings
+//! other than those written would be worse. What is understood but cannot be done here is answered as a warning, which
+//! `kubectl` prints.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use api::mesh::parse_duration;
+use ipnet::IpNet;
+use serde_json::Value;
+
+const TRAFFIC: &str = "traffic.sidecar.istio.io/";
+const SIDECAR: &str = "sidecar.istio.io/";
+const PROXY_CONFIG: &str = "proxy.istio.io/config";
+/// The complement of a list of ranges is at most this long: beyond it the list is not meant for a person.
+const MAX_RANGES: usize = 2048;
+
+/// What the sidecar of a pod is to be like.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// Ports whose incoming connections go straight to the application.
+    pub exclude_inbound_ports: Vec<u16>,
+    /// Ports whose outgoing connections leave directly.
+    pub exclude_outbound_ports: Vec<u16>,
+    /// Destinations whose connections leave directly.
+    pub exclude_outbound_ranges: Vec<IpNet>,
+    /// The application starts only when the sidecar is ready.
+    pub hold_application: bool,
+    /// Environment of the sidecar.
+    pub env: BTreeMap<String, String>,
+    /// Image of the sidecar, in place of the configured one.
+    pub image: Option<String>,
+    /// Resource requests and limits: `requests` and `limits`, each by `cpu` and `memory`.
+    pub resources: BTreeMap<(&'static str, &'static str), String>,
+    /// What has no effect.
+    pub warnings: Vec<String>,
+}
+
+/// An annotation with a value that it cannot have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("annotation {annotation} is {value:?}, but must be {expected}")]
+pub struct SettingsError {
+    /// Its name.
+    pub annotation: String,
+    /// Its value.
+    pub value: String,
+    /// What it must be.
+    pub expected: &'static str,
+}
+
+impl Settings {
+    /// Reads a pod's annotations; `declared` are the ports that its containers name.
+    ///
+    /// # Errors
+    /// [`SettingsError`], of the first broken one.
+    pub fn read(annotations: &Value, declared: &[u16]) -> Result<Settings, SettingsError> {
+        let empty = serde_json::Map::new();
+        let mut settings = Settings::default();
+        for (name, value) in annotations.as_object().unwrap_or(&empty) {
+            let Some(value) = value.as_str() else { continue };
+            if let Some(rest) = name.strip_prefix(TRAFFIC) {
+                settings.traffic(name, rest, value.trim(), declared)?;
+            } else if let Some(rest) = name.strip_prefix(SIDECAR) {
+                settings.sidecar(name, rest, value);
+            } else if name == PROXY_CONFIG {
+                settings.proxy_config(name, value)?;
+            }
+        }
+        Ok(settings)
+    }
+
+    fn traffic(&mut self, name: &str, rest: &str, value: &str, declared: &[u16]) -> Result<(), SettingsError> {
+        match rest {
+            "excludeInboundPorts" => self.exclude_inbound_ports.extend(ports(name, value)?),
+            "excludeOutboundPorts" => self.exclude_outbound_ports.extend(ports(name, value)?),
+            "excludeOutboundIPRanges" => self.exclude_outbound_ranges.extend(ranges(name, value)?),
+            "includeInboundPorts" if value == "*" => {}
+            "includeInboundPorts" => {
+                let included = ports(name, value)?;
+                self.exclude_inbound_ports.extend(declared.iter().filter(|port| !included.contains(port)));
+                self.warnings.push(format!(
+                    "{name}: ports that the pod's containers do not declare are captured all the same; name them in {TRAFFIC}excludeInboundPorts"
+                ));
+            }
+            "includeOutboundIPRanges" if value == "*" => {}
+            "includeOutboundIPRanges" => {
+                let outside = complement(&ranges(name, value)?);
+                if outside.len() > MAX_RANGES {
+                    return Err(wrong(name, value, "a shorter list of ranges"));
+                }
+                self.exclude_outbound_ranges.extend(outside);
+            }
+            "includeOutboundPorts" => {
+                ports(name, value)?;
+                self.warnings
+                    .push(format!("{name}: has no effect; what goes to a captured range is captured on every port"));
+            }
+            other => self.warnings.push(format!("{TRAFFIC}{other}: is not known and has no effect")),
+        }
+        Ok(())
+    }
+
+    fn sidecar(&mut self, name: &str, rest: &str, value: &str) {
+        match rest {
+            // Decided elsewhere.
+            "inject" | "status" => {}
+            "proxyImage" => self.image = Some(value.to_owned()),
+            "proxyCPU" => self.resource("requests", "cpu", value),
+            "proxyMemory" => self.resource("requests", "memory", value),
+            "proxyCPULimit" => self.resource("limits", "cpu", value),
+            "proxyMemoryLimit" => self.resource("limits", "memory", value),
+            "logLevel" => {
+                self.env.insert("ISTHMUS_LOG".to_owned(), value.to_owned());
+            }
+            "rewriteAppHTTPProbers" => {
+                if value == "true" {
+                    self.warnings.push(format!("{name}: probes are not rewritten; they pass the sidecar as plaintext"));
+                }
+            }
+            _ => self.warnings.push(format!("{name}: has no effect in this mesh")),
+        }
+    }
+
+    fn resource(&mut self, kind: &'static str, what: &'static str, value: &str) {
+        self.resources.insert((kind, what), value.to_owned());
+    }
+
+    /// The part of Istio's ProxyConfig that matters here.
+    fn proxy_config(&mut self, name: &str, value: &str) -> Result<(), SettingsError> {
+        let config: serde_json::Map<String, Value> =
+            api::yaml::from_str(value).map_err(|_| wrong(name, value, "a YAML map"))?;
+        for (field, value) in &config {
+            let full = || format!("{name}: {field}");
+            match field.as_str() {
+                "holdApplicationUntilProxyStarts" => {
+                    self.hold_application =
+                        value.as_bool().ok_or_else(|| wrong(&full(), &value.to_string(), "true or false"))?;
+                }
+                "concurrency" => {
+                    let threads = value.as_u64().filter(|threads| *threads <= 1024);
+                    let threads = threads.ok_or_else(|| wrong(&full(), &value.to_string(), "a number of threads"))?;
+                    // 0 leaves it to the proxy.
+                    if threads > 0 {
+                        self.env.insert("CONCURRENCY".to_owned(), threads.to_string());
+                    }
+                }
+                "terminationDrainDuration" => {
+                    let duration = value.as_str().and_then(parse_duration);
+                    let duration =
+                        duration.ok_or_else(|| wrong(&full(), &value.to_string(), "a duration such as \"5s\""))?;
+                    let seconds = duration.as_secs_f64().ceil();
+                    self.env.insert("TERMINATION_DRAIN_DURATION_SECONDS".to_owned(), format!("{seconds:.0}"));
+                }
+                "proxyMetadata" => {
+                    let entries = value.as_object().ok_or_else(|| wrong(&full(), &value.to_string(), "a map"))?;
+                    for (key, value) in entries {
+                        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                        self.env.insert(key.clone(), value);
+                    }
+                }
+                _ => self.warnings.push(format!("{}: has no effect in this mesh", full())),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong(annotation: &str, value: &str, expected: &'static str) -> SettingsError {
+    SettingsError { annotation: annotation.to_owned(), value: value.chars().take(120).collect(), expected }
+}
+
+fn ports(name: &str, value: &str) -> Result<Vec<u16>, SettingsError> {
+    let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| match part.parse::<u16>() {
+            Ok(port) if port != 0 => Ok(port),
+            _ => Err(wrong(name, value, "a comma-separated list of ports")),
+        })
+        .collect()
+}
+
+fn ranges(name: &str, value: &str) -> Result<Vec<IpNet>, SettingsError> {
+    let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let range = part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
+            range.map(|range| range.trunc()).map_err(|_| wrong(name, value, "a comma-separated list of CIDR ranges"))
+        })
+        .collect()
+}
+
+/// Everything that the ranges do not cover, of both families.
+fn complement(ranges: &[IpNet]) -> Vec<IpNet> {
+    let mut outside = Vec::new();
+    let all_v4 = IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let all_v6 = IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+    subtract(all_v4, ranges, &mut outside);
+    subtract(all_v6, ranges, &mut outside);
+    outside
+}
+
+/// Adds what of `net` no range covers: all of it, nothing, or what is left of its halves.
+fn subtract(net: IpNet, ranges: &[IpNet], outside: &mut Vec<IpNet>) {
+    if ranges.iter().any(|range| range.contains(&net)) {
+        return;
+    }
+    if !ranges.iter().any(|range| net.contains(range)) {
+        outside.push(net);
+        return;
+    }
+    // It strictly contains a range, so it is no single address and has halves.
+    for half in net.subnets(net.prefix_len() + 1).into_iter().flatten() {
+        subtract(half, ranges, outside);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(annotations: Value) -> Result<Settings, SettingsError> {
+        Settings::read(&annotations, &[9080, 9090])
+    }
+
+    #[test]
+    fn traffic_annotations() {
+        let settings = read(json!({
+            "traffic.sidecar.istio.io/excludeInboundPorts": "22, 80",
+            "traffic.sidecar.istio.io/excludeOutboundPorts": "3306",
+            "traffic.sidecar.istio.io/excludeOutboundIPRanges": "169.254.169.254,10.1.2.3/16",
+            "traffic.sidecar.istio.io/includeInboundPorts": "9080",
+        }))
+        .unwrap();
+        assert_eq!(settings.exclude_inbound_ports, [22, 80, 9090]);
+        assert_eq!(settings.exclude_outbound_ports, [3306]);
+        let ranges: Vec<_> = settings.exclude_outbound_ranges.iter().map(ToString::to_string).collect();
+        assert_eq!(ranges, ["169.254.169.254/32", "10.1.0.0/16"]);
+        assert_eq!(settings.warnings.len(), 1);
+
+        let all = json!({"traffic.sidecar.istio.io/includeInboundPorts": "*", "traffic.sidecar.istio.io/includeOutboundIPRanges": "*"});
+        assert_eq!(read(all).unwrap(), Settings::default());
+        for (name, value) in [
+            ("excludeInboundPorts", "http"),
+            ("excludeInboundPorts", "0"),
+            ("excludeOutboundPorts", "70000"),
+            ("excludeOutboundIPRanges", "10.0.0.0/40"),
+            ("includeOutboundIPRanges", "everything"),
+        ] {
+            let name = format!("{TRAFFIC}{name}");
+            let error = read(json!({name.clone(): value})).unwrap_err();
+            assert!(error.to_string().contains(&name) && error.to_string().contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_some_ranges_means_all_but_the_others() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let outside = complement(&[net("10.0.0.0/8"), net("10.1.0.0/16"), net("fd00::/8")]);
+        let covered = |ip: &str| outside.iter().any(|range| range.contains(&ip.parse::<IpAddr>().unwrap()));
+        for (ip, expected) in [
+            ("10.0.0.0", false),
+            ("10.255.255.255", false),
+            ("9.255.255.255", true),
+            ("11.0.0.0", true),
+            ("255.255.255.255", true),
+            ("fd12::1", false),
+            ("fe80::1", true),
+            ("::1", true),
+        ] {
+            assert_eq!(covered(ip), expected, "{ip}");
+        }
+        assert_eq!(outside.len(), 16);
+        assert_eq!(complement(&[]).len(), 2);
+        assert_eq!(complement(&[net("0.0.0.0/0"), net("::/0")]), []);
+        assert_eq!(complement(&[net("1.2.3.4/32")]).len(), 33);
+    }
+
+    #[test]
+    fn proxy_config_and_resources() {
+        let settings = read(json!({
+            "proxy.istio.io/config": "holdApplicationUntilProxyStarts: true\nconcurrency: 2\nterminationDrainDuration: 7s\nproxyMetadata:\n  A: b\n  N: 1\ntracing: {}\n",
+            "sidecar.istio.io/proxyCPU": "50m",
+            "sidecar.istio.io/proxyMemoryLimit": "64Mi",
+            "sidecar.istio.io/proxyImage": "example/sidecar:1",
+            "sidecar.istio.io/interceptionMode": "TPROXY",
+            "sidecar.istio.io/inject": "true",
+            "unrelated": "x",
+        }))
+        .unwrap();
+        assert!(settings.hold_application);
+        let env: Vec<_> = settings.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(env, ["A=b", "CONCURRENCY=2", "N=1", "TERMINATION_DRAIN_DURATION_SECONDS=7"]);
+        assert_eq!(settings.image.as_deref(), Some("example/sidecar:1"));
+        assert_eq!(settings.resources[&("requests", "cpu")], "50m");
+        assert_eq!(settings.warnings.len(), 2, "{:?}", settings.warnings);
+        for broken in
+            ["[", "a", "concurrency: many", "terminationDrainDuration: 5", "holdApplicationUntilProxyStarts: 1"]
+        {
+            assert!(read(json!({"proxy.istio.io/config": broken})).is_err(), "{broken}");
+        }
+    }
+}

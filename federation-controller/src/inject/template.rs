@@ -1,0 +1,273 @@
+//! What a pod gets, as a JSON patch (RFC 6902).
+
+use api::names;
+use serde_json::{Map, Value, json};
+
+use super::rules::STATUS;
+use super::settings::{Settings, SettingsError};
+
+/// The container that redirects the pod's traffic before anything of the application runs.
+pub const INIT_CONTAINER: &str = "isthmus-init";
+/// The sidecar.
+pub const PROXY_CONTAINER: &str = "isthmus-proxy";
+const TOKEN_VOLUME: &str = "istio-token";
+const ROOT_VOLUME: &str = "istiod-ca-cert";
+/// Where the sidecar says whether it is ready.
+const HEALTH_PORT: u16 = 15021;
+/// Where it serves its own and the application's metrics together.
+const METRICS_PORT: u16 = 15020;
+/// Life of the token that it enrols with, seconds; as Istio's.
+const TOKEN_SECONDS: u32 = 43_200;
+
+/// What is the same for all pods.
+#[derive(Debug, Clone)]
+pub struct Injector {
+    /// Image of the sidecar.
+    pub image: String,
+    /// Where sidecars find the controller.
+    pub discovery_address: String,
+    /// The mesh's trust domain.
+    pub trust_domain: String,
+}
+
+/// Where a pod is: from the path that its cluster's webhook calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its cluster.
+    pub cluster: String,
+    /// Its network.
+    pub network: String,
+}
+
+/// What to change, and what to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Patch {
+    /// JSON patch operations.
+    pub operations: Vec<Value>,
+    /// What of the pod's annotations has no effect.
+    pub warnings: Vec<String>,
+}
+
+impl Injector {
+    /// The patch that gives a pod its sidecar.
+    ///
+    /// # Errors
+    /// [`SettingsError`], where one of the pod's annotations is broken.
+    pub fn patch(&self, pod: &Value, place: &Place) -> Result<Patch, SettingsError> {
+        let metadata = &pod["metadata"];
+        let spec = &pod["spec"];
+        let settings = Settings::read(&metadata["annotations"], &declared_ports(spec))?;
+        let mut operations = Vec::new();
+
+        let workload = workload(metadata);
+        let mut proxy = self.proxy(pod, place, &settings, &workload);
+        let mut init = vec![self.init(&settings)];
+        let mut containers = Vec::new();
+        if settings.hold_application {
+            // A sidecar as Kubernetes knows them (KEP-753): started before the application's containers, which wait for
+            // its startup probe, and stopped after them.
+            proxy["restartPolicy"] = json!("Always");
+            proxy["startupProbe"] = json!({"httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT},
+                                           "periodSeconds": 1, "failureThreshold": 600});
+            init.push(proxy);
+        } else {
+            containers.push(proxy);
+        }
+        let init_names: Vec<Value> = init.iter().map(|container| container["name"].clone()).collect();
+        append(&mut operations, spec, "/spec", "initContainers", init);
+        append(&mut operations, spec, "/spec", "containers", containers);
+        append(&mut operations, spec, "/spec", "volumes", volumes(spec));
+
+        let mut labels =
+            vec![(names::TLS_MODE_LABEL, "istio".to_owned()), (names::CLUSTER_LABEL, place.cluster.clone())];
+        if !place.network.is_empty() {
+            labels.push((names::NETWORK_LABEL, place.network.clone()));
+        }
+        let (name, revision) = canonical(&metadata["labels"], &workload);
+        labels.push(("service.istio.io/canonical-name", name));
+        labels.push(("service.istio.io/canonical-revision", revision));
+        // What a person wrote stays.
+        labels.retain(|(key, _)| metadata["labels"][*key].is_null());
+        set_all(&mut operations, metadata, "labels", labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+
+        let status = json!({"initContainers": init_names, "containers": [PROXY_CONTAINER],
+                            "volumes": [TOKEN_VOLUME, ROOT_VOLUME], "revision": "default"});
+        let mut annotations = vec![(STATUS.to_owned(), status.to_string())];
+        if metadata["annotations"]["prometheus.istio.io/merge-metrics"] != "false" {
+            annotations.push(("prometheus.io/scrape".to_owned(), "true".to_owned()));
+            annotations.push(("prometheus.io/port".to_owned(), METRICS_PORT.to_string()));
+            annotations.push(("prometheus.io/path".to_owned(), "/stats/prometheus".to_owned()));
+        }
+        set_all(&mut operations, metadata, "annotations", annotations);
+        Ok(Patch { operations, warnings: settings.warnings })
+    }
+
+    fn image<'a>(&'a self, settings: &'a Settings) -> &'a str {
+        settings.image.as_deref().unwrap_or(&self.image)
+    }
+
+    fn init(&self, settings: &Settings) -> Value {
+        let mut args = vec!["init".to_owned()];
+        let mut list = |flag: &str, values: Vec<String>| {
+            if !values.is_empty() {
+                args.push(format!("{flag}={}", values.join(",")));
+            }
+        };
+        list("--exclude-inbound-ports", settings.exclude_inbound_ports.iter().map(ToString::to_string).collect());
+        list("--exclude-outbound-ports", settings.exclude_outbound_ports.iter().map(ToString::to_string).collect());
+        list("--exclude-outbound-cidrs", settings.exclude_outbound_ranges.iter().map(ToString::to_string).collect());
+        json!({
+            "name": INIT_CONTAINER,
+            "image": self.image(settings),
+            "args": args,
+            "resources": resources(settings),
+            "securityContext": {
+                "allowPrivilegeEscalation": false, "privileged": false,
+                "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
+                "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": false, "readOnlyRootFilesystem": true,
+            },
+        })
+    }
+
+    fn proxy(&self, pod: &Value, place: &Place, settings: &Settings, workload: &str) -> Value {
+        json!({
+            "name": PROXY_CONTAINER,
+            "image": self.image(settings),
+            "args": [],
+            "env": self.environment(pod, place, settings, workload),
+            "ports": [{"name": "http-envoy-prom", "containerPort": 15090, "protocol": "TCP"}],
+            "readinessProbe": {
+                "httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT},
+                "initialDelaySeconds": 0, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 4,
+            },
+            "resources": resources(settings),
+            "securityContext": {
+                "allowPrivilegeEscalation": false, "privileged": false, "capabilities": {"drop": ["ALL"]},
+                "runAsUser": 1337, "runAsGroup": 1337, "runAsNonRoot": true, "readOnlyRootFilesystem": true,
+            },
+            "volumeMounts": [
+                {"name": TOKEN_VOLUME, "mountPath": "/var/run/secrets/tokens", "readOnly": true},
+                {"name": ROOT_VOLUME, "mountPath": "/var/run/secrets/istio", "readOnly": true},
+            ],
+        })
+    }
+
+    fn environment(&self, pod: &Value, place: &Place, settings: &Settings, workload: &str) -> Vec<Value> {
+        let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+        let value = |name: &str, value: &str| json!({"name": name, "value": value});
+        let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+        let containers: Vec<&str> = containers.filter_map(|container| container["name"].as_str()).collect();
+        let mut env = vec![
+            field("POD_NAME", "metadata.name"),
+            field("POD_NAMESPACE", "metadata.namespace"),
+            field("INSTANCE_IP", "status.podIP"),
+            field("HOST_IP", "status.hostIP"),
+            field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+            value("ISTIO_META_CLUSTER_ID", &place.cluster),
+            value("ISTIO_META_NETWORK", &place.network),
+            value("ISTIO_META_WORKLOAD_NAME", workload),
+            value("ISTIO_META_APP_CONTAINERS", &containers.join(",")),
+            value("DISCOVERY_ADDRESS", &self.discovery_address),
+            value("TRUST_DOMAIN", &self.trust_domain),
+        ];
+        let annotations = &pod["metadata"]["annotations"];
+        if annotations["prometheus.io/scrape"] == "true" {
+            // Where the application's own metrics are, for the port that serves both.
+            let mut own = Map::new();
+            for key in ["scrape", "port", "path", "scheme"] {
+                if let Some(text) = annotations[format!("prometheus.io/{key}")].as_str() {
+                    own.insert(key.to_owned(), json!(text));
+                }
+            }
+            env.push(value("ISTIO_PROMETHEUS_ANNOTATIONS", &Value::Object(own).to_string()));
+        }
+        for (name, text) in &settings.env {
+            env.retain(|entry| entry["name"] != **name);
+            env.push(value(name, text));
+        }
+        env
+    }
+}
+
+fn resources(settings: &Settings) -> Value {
+    // A sidecar at rest has at most 12 MiB; what it needs above that is its pod's own traffic.
+    let mut resources = json!({"requests": {"cpu": "10m", "memory": "16Mi"}});
+    for ((kind, what), value) in &settings.resources {
+        resources[kind][what] = json!(value);
+    }
+    resources
+}
+
+fn volumes(spec: &Value) -> Vec<Value> {
+    let token = json!({"serviceAccountToken":
+        {"audience": names::TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "istio-token"}});
+    let all = [
+        json!({"name": TOKEN_VOLUME, "projected": {"sources": [token]}}),
+        json!({"name": ROOT_VOLUME, "configMap": {"name": names::ROOT_CONFIG_MAP}}),
+    ];
+    let taken = |name: &Value| spec["volumes"].as_array().into_iter().flatten().any(|volume| volume["name"] == *name);
+    all.into_iter().filter(|volume| !taken(&volume["name"])).collect()
+}
+
+fn declared_ports(spec: &Value) -> Vec<u16> {
+    let containers = spec["containers"].as_array().into_iter().flatten();
+    let ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
+    ports.filter_map(|port| u16::try_from(port["containerPort"].as_u64()?).ok()).collect()
+}
+
+/// What makes the pod: the Deployment of its ReplicaSet, its owner, or itself.
+fn workload(metadata: &Value) -> String {
+    let owners = metadata["ownerReferences"].as_array().into_iter().flatten();
+    let owner = owners.clone().find(|owner| owner["controller"] == true).or_else(|| owners.clone().next());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let Some(owner) = owner else {
+        let name = text(&metadata["name"]);
+        return if name.is_empty() { text(&metadata["generateName"]).trim_end_matches('-').to_owned() } else { name };
+    };
+    let name = text(&owner["name"]);
+    match metadata["labels"]["pod-template-hash"].as_str() {
+        Some(hash) if owner["kind"] == "ReplicaSet" => {
+            name.strip_suffix(hash).and_then(|name| name.strip_suffix('-')).unwrap_or(&name).to_owned()
+        }
+        _ => name,
+    }
+}
+
+/// Name and revision by which telemetry knows a workload, by Istio's order of labels.
+fn canonical(labels: &Value, workload: &str) -> (String, String) {
+    let first = |keys: &[&str], otherwise: &str| {
+        let found = keys.iter().find_map(|key| labels[*key].as_str().filter(|value| !value.is_empty()));
+        found.unwrap_or(otherwise).to_owned()
+    };
+    (first(&["app.kubernetes.io/name", "app"], workload), first(&["app.kubernetes.io/version", "version"], "latest"))
+}
+
+/// Appends to a list that may be absent.
+fn append(operations: &mut Vec<Value>, parent: &Value, path: &str, field: &str, items: Vec<Value>) {
+    if items.is_empty() {
+        return;
+    }
+    if parent[field].is_array() {
+        let add =
+            items.into_iter().map(|item| json!({"op": "add", "path": format!("{path}/{field}/-"), "value": item}));
+        operations.extend(add);
+    } else {
+        operations.push(json!({"op": "add", "path": format!("{path}/{field}"), "value": items}));
+    }
+}
+
+/// Sets entries of a map of the metadata that may be absent.
+fn set_all(operations: &mut Vec<Value>, metadata: &Value, field: &str, entries: Vec<(String, String)>) {
+    if entries.is_empty() {
+        return;
+    }
+    if metadata[field].is_object() {
+        operations.extend(entries.into_iter().map(|(key, value)| {
+            let key = key.replace('~', "~0").replace('/', "~1");
+            json!({"op": "add", "path": format!("/metadata/{field}/{key}"), "value": value})
+        }));
+    } else {
+        let map: Map<String, Value> = entries.into_iter().map(|(key, value)| (key, json!(value))).collect();
+        operations.push(json!({"op": "add", "path": format!("/metadata/{field}"), "value": map}));
+    }
+}

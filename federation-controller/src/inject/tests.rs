@@ -1,0 +1,225 @@
+//! Injection as an API server asks for it, over TLS.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use identity::{Authority, Constraints, Identity, SpiffeId, Trust, alpn};
+use rustls_pki_types::ServerName;
+use serde_json::{Value, json};
+use telemetry::metrics::Registry;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::template::{Injector, Place};
+use super::webhook;
+use crate::ca::serve::{Clients, connections};
+
+fn injector() -> Injector {
+    Injector {
+        image: "isthmus/sidecar".into(),
+        discovery_address: "isthmus-controller.isthmus-system.svc:15012".into(),
+        trust_domain: "cluster.local".into(),
+    }
+}
+
+fn east() -> Place {
+    Place { cluster: "east".into(), network: "net-east".into() }
+}
+
+/// A pod as a ReplicaSet controller makes it and an API server sends it on, shortened.
+fn pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "generateName": "reviews-v1-5b7f-", "creationTimestamp": null,
+            "labels": {"app": "reviews", "version": "v1", "pod-template-hash": "5b7f"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "reviews-v1-5b7f",
+                                 "uid": "27c4", "controller": true, "blockOwnerDeletion": true}]
+        },
+        "spec": {
+            "volumes": [{"name": "kube-api-access-x", "projected": {"sources": []}}],
+            "containers": [{"name": "reviews", "image": "isthmus/testapp", "ports": [{"containerPort": 9080}],
+                            "readinessProbe": {"httpGet": {"path": "/", "port": 9080}}}],
+            "serviceAccountName": "reviews", "restartPolicy": "Always"
+        },
+        "status": {}
+    })
+}
+
+/// Applies a patch of `add` operations.
+fn patched(mut pod: Value, operations: &[Value]) -> Value {
+    for operation in operations {
+        assert_eq!(operation["op"], "add");
+        let (parent, field) = operation["path"].as_str().unwrap().rsplit_once('/').unwrap();
+        let parent = pod.pointer_mut(parent).unwrap_or_else(|| panic!("nothing at {parent}"));
+        match parent {
+            Value::Array(list) => {
+                assert_eq!(field, "-");
+                list.push(operation["value"].clone());
+            }
+            parent => parent[field.replace("~1", "/").replace("~0", "~")] = operation["value"].clone(),
+        }
+    }
+    pod
+}
+
+#[test]
+fn a_pod_gets_what_its_sidecar_needs() {
+    let patch = injector().patch(&pod(), &east()).unwrap();
+    assert_eq!(patch.warnings, Vec::<String>::new());
+    let pod = patched(pod(), &patch.operations);
+    let spec = &pod["spec"];
+    assert_eq!(spec["initContainers"][0]["name"], "isthmus-init");
+    assert_eq!(spec["initContainers"][0]["args"], json!(["init"]));
+    assert_eq!(spec["initContainers"][0]["securityContext"]["capabilities"]["add"], json!(["NET_ADMIN", "NET_RAW"]));
+    let proxy = &spec["containers"][1];
+    assert_eq!((&proxy["name"], &proxy["image"]), (&json!("isthmus-proxy"), &json!("isthmus/sidecar")));
+    assert_eq!(proxy["securityContext"]["runAsUser"], 1337);
+    assert_eq!(proxy["readinessProbe"]["httpGet"], json!({"path": "/healthz/ready", "port": 15021}));
+    let env = |name: &str| proxy["env"].as_array().unwrap().iter().find(|e| e["name"] == name).unwrap().clone();
+    assert_eq!(env("ISTIO_META_CLUSTER_ID")["value"], "east");
+    assert_eq!(env("ISTIO_META_NETWORK")["value"], "net-east");
+    assert_eq!(env("DISCOVERY_ADDRESS")["value"], "isthmus-controller.isthmus-system.svc:15012");
+    assert_eq!(env("INSTANCE_IP")["valueFrom"]["fieldRef"]["fieldPath"], "status.podIP");
+    assert_eq!(env("ISTIO_META_WORKLOAD_NAME")["value"], "reviews-v1");
+    let volumes: Vec<_> = spec["volumes"].as_array().unwrap().iter().map(|v| v["name"].clone()).collect();
+    assert_eq!(volumes, ["kube-api-access-x", "istio-token", "istiod-ca-cert"]);
+    assert_eq!(spec["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"]["audience"], "istio-ca");
+    let labels = &pod["metadata"]["labels"];
+    assert_eq!(labels["security.istio.io/tlsMode"], "istio");
+    assert_eq!(labels["topology.istio.io/cluster"], "east");
+    assert_eq!(labels["topology.istio.io/network"], "net-east");
+    assert_eq!(labels["service.istio.io/canonical-name"], "reviews");
+    assert_eq!(labels["service.istio.io/canonical-revision"], "v1");
+    assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], "15020");
+    assert!(pod["metadata"]["annotations"]["sidecar.istio.io/status"].as_str().unwrap().contains("isthmus-proxy"));
+}
+
+#[test]
+fn annotations_change_what_is_injected() {
+    let mut asked = pod();
+    asked["metadata"]["annotations"] = json!({
+        "traffic.sidecar.istio.io/excludeOutboundPorts": "3306,5432",
+        "traffic.sidecar.istio.io/excludeInboundPorts": "22",
+        "proxy.istio.io/config": "holdApplicationUntilProxyStarts: true\nproxyMetadata: {DISCOVERY_ADDRESS: \"elsewhere:1\"}\n",
+        "prometheus.io/scrape": "true", "prometheus.io/port": "8080",
+        "sidecar.istio.io/bootstrapOverride": "x",
+    });
+    asked["metadata"]["labels"]["topology.istio.io/network"] = json!("net-of-my-own");
+    let patch = injector().patch(&asked, &east()).unwrap();
+    assert_eq!(patch.warnings.len(), 1);
+    let pod = patched(asked, &patch.operations);
+    let init = &pod["spec"]["initContainers"];
+    assert_eq!(init[0]["args"], json!(["init", "--exclude-inbound-ports=22", "--exclude-outbound-ports=3306,5432"]));
+    assert_eq!((&init[1]["name"], &init[1]["restartPolicy"]), (&json!("isthmus-proxy"), &json!("Always")));
+    assert_eq!(pod["spec"]["containers"].as_array().unwrap().len(), 1);
+    let env: Vec<_> = init[1]["env"].as_array().unwrap().iter().filter(|e| e["name"] == "DISCOVERY_ADDRESS").collect();
+    assert_eq!(env, [&json!({"name": "DISCOVERY_ADDRESS", "value": "elsewhere:1"})]);
+    let own = init[1]["env"].as_array().unwrap().iter().find(|e| e["name"] == "ISTIO_PROMETHEUS_ANNOTATIONS").unwrap();
+    assert_eq!(own["value"], r#"{"port":"8080","scrape":"true"}"#);
+    assert_eq!(pod["metadata"]["labels"]["topology.istio.io/network"], "net-of-my-own");
+    assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], "15020");
+}
+
+struct Caller {
+    port: u16,
+    roots: Vec<rustls_pki_types::CertificateDer<'static>>,
+    metrics: Registry,
+}
+
+impl Caller {
+    async fn new() -> Caller {
+        let year = std::time::Duration::from_secs(365 * 24 * 3600);
+        let root = Authority::self_signed_root("mesh", year).unwrap();
+        let west = root.intermediate_for("west", &Constraints::default(), year).unwrap();
+        let id = SpiffeId::new("cluster.local", "isthmus-system", "isthmus-controller").unwrap();
+        let credential = west.credential(&id, &["isthmus-webhooks.isthmus-system.svc"], year).unwrap();
+        let identity = Identity::new(credential, Trust::new("cluster.local", root.roots().to_vec(), []).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let metrics = Registry::new();
+        let incoming = connections(listener, identity, Clients::Anyone(alpn::WEBHOOK), &metrics);
+        let own = Place { cluster: "west".into(), network: "net-west".into() };
+        tokio::spawn(webhook::serve(incoming, injector(), own, metrics.clone()));
+        Caller { port, roots: root.roots().to_vec(), metrics }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, String) {
+        let config = identity::server_only_client(&self.roots, &[b"http/1.1"]).unwrap();
+        let socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let name = ServerName::try_from("isthmus-webhooks.isthmus-system.svc").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(&config)).connect(name, socket).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::builder().method(method).uri(path).header("host", "x");
+        let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (code, String::from_utf8(body.to_vec()).unwrap())
+    }
+}
+
+fn review(object: &Value) -> String {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": "default", "operation": "CREATE", "object": object, "oldObject": null, "dryRun": false,
+            "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller"}
+        }
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn an_api_server_asks() {
+    let caller = Caller::new().await;
+    let (code, answer) = caller.call("POST", "/inject/cluster/east/net/net-east?timeout=10s", review(&pod())).await;
+    assert_eq!(code, 200, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let response = &answer["response"];
+    assert_eq!(response["uid"], "705ab4f5-6393-11e8-b7cc-42010a800002");
+    assert_eq!((&response["allowed"], &response["patchType"]), (&json!(true), &json!("JSONPatch")));
+    let patch = base64::engine::general_purpose::STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
+    let operations: Vec<Value> = serde_json::from_slice(&patch).unwrap();
+    let injected = patched(pod(), &operations);
+    assert_eq!(injected["metadata"]["labels"]["topology.istio.io/cluster"], "east");
+
+    // What was injected is not injected again.
+    let (_, again) = caller.call("POST", "/inject/cluster/east/net/net-east", review(&injected)).await;
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert!(again["response"]["patch"].is_null() && again["response"]["allowed"] == true);
+    assert_eq!(caller.metrics.total(&webhook::SKIPPED, |_| true), 1);
+    assert_eq!(caller.metrics.total(&webhook::SUCCESS, |_| true), 1);
+}
+
+#[tokio::test]
+async fn bad_requests_get_clean_errors() {
+    let caller = Caller::new().await;
+    let mut broken = pod();
+    broken["metadata"]["annotations"] = json!({"traffic.sidecar.istio.io/excludeInboundPorts": "all"});
+    let (code, answer) = caller.call("POST", "/inject", review(&broken)).await;
+    assert_eq!(code, 200);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["response"]["allowed"], false);
+    assert!(answer["response"]["status"]["message"].as_str().unwrap().contains("excludeInboundPorts"));
+
+    for (method, path, body, expected) in [
+        ("POST", "/inject", "nonsense".to_owned(), 400),
+        ("POST", "/inject", String::new(), 400),
+        ("POST", "/inject", r#"{"apiVersion":"v1","kind":"Pod"}"#.to_owned(), 400),
+        ("GET", "/inject", String::new(), 405),
+        ("POST", "/mutate", review(&pod()), 404),
+        ("POST", "/inject/cluster", review(&pod()), 404),
+        ("POST", "/inject", " ".repeat(4 * 1024 * 1024), 413),
+    ] {
+        let (code, said) = caller.call(method, path, body).await;
+        assert_eq!(code, expected, "{method} {path}: {said}");
+        assert!(!said.is_empty());
+    }
+    assert_eq!(caller.metrics.total(&webhook::FAILED, |_| true), 8);
+}
