@@ -7,4 +7,6 @@
 pub mod controllers;
 pub mod dns;
 pub mod install;
+pub mod node;
+pub mod testapp;
 pub mod topology;

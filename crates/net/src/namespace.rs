@@ -134,6 +134,22 @@ pub fn join(process: BorrowedFd<'_>, kinds: Namespaces) -> Result<(), NamespaceE
         .map_err(|source| NamespaceError::new("join the namespaces of a process", source))
 }
 
+/// Runs `work` in another process' namespaces, on a thread of its own, and waits for it. Not for `mount`, which a thread
+/// of a process with others cannot join, nor `pid`, which is for children.
+///
+/// # Errors
+/// As [`join`].
+pub fn run_joined<T: Send>(
+    process: BorrowedFd<'_>,
+    kinds: Namespaces,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, NamespaceError> {
+    on_own_thread(|| {
+        join(process, kinds)?;
+        Ok(work())
+    })
+}
+
 /// A network namespace, kept alive by this handle.
 #[derive(Debug)]
 pub struct NetNamespace {

@@ -1,0 +1,204 @@
+//! From a container of a pod's spec to a program to start.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use net::namespace::Namespaces;
+use net::namespace::view::{Place, Source, View};
+use net::process::{Launch, Program, User};
+
+use super::environment::{Environment, OWN_PROGRAMS, expand};
+use super::sandbox::name_files;
+
+/// Open files that a container may have, as container runtimes allow.
+const OPEN_FILES: u64 = 1 << 20;
+/// Images with this prefix are built in: the rest of the name is a subcommand of this program.
+const OWN_IMAGES: &str = "isthmus/";
+
+/// Why a container cannot be started yet: `reason` and `message` of its `waiting` state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Waiting {
+    pub(super) fn config(message: impl Into<String>) -> Self {
+        Self { reason: "CreateContainerConfigError", message: message.into() }
+    }
+}
+
+/// What a pod provides to its containers.
+pub(super) struct Provision<'a> {
+    pub pod: &'a Pod,
+    /// The pod's directory.
+    pub directory: &'a Path,
+    /// Where each volume is on the host.
+    pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// This executable, shown in every container.
+    pub executable: &'a Path,
+}
+
+/// The subcommand that a built-in image stands for.
+pub(super) fn own_image(image: &str) -> Option<&str> {
+    let rest = image.rsplit_once('@').map_or(image, |(name, _)| name).strip_prefix(OWN_IMAGES)?;
+    Some(rest.split_once(':').map_or(rest, |(name, _)| name))
+}
+
+/// The program of a container, ready to start in its pod.
+pub(super) fn plan(
+    provision: &Provision<'_>,
+    container: &Container,
+    environment: Environment,
+) -> Result<Launch, Waiting> {
+    let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
+        words.iter().flatten().map(|word| expand(word, &environment)).collect()
+    };
+    let (command, args) = (expanded(&container.command), expanded(&container.args));
+    let image = container.image.as_deref().unwrap_or_default();
+    let (program, arguments) = match (command.split_first(), own_image(image)) {
+        (Some((program, rest)), _) => (Program::Named(program.clone()), [rest.to_vec(), args].concat()),
+        (None, Some(subcommand)) => (Program::Own, [vec![subcommand.to_owned()], args].concat()),
+        (None, None) => {
+            return Err(Waiting {
+                reason: "ErrImageNeverPull",
+                message: format!(
+                    "Container image {image:?} is not built in, and the lab runs programs of this machine, not images: \
+                     give the container a \"command\" that names one (\"args\" are passed to it)"
+                ),
+            });
+        }
+    };
+    let mut launch = Launch::new(program);
+    launch.arguments = arguments;
+    launch.view = Some(view(provision, container, &environment)?);
+    launch.environment = environment;
+    launch.directory = container.working_dir.as_ref().map(PathBuf::from);
+    launch.join = Namespaces { mount: false, ..Namespaces::ALL };
+    launch.make = Namespaces { mount: true, ..Namespaces::default() };
+    launch.user = user(provision.pod, container);
+    launch.open_files = Some(OPEN_FILES);
+    Ok(launch)
+}
+
+/// Whom a container runs as. In a user namespace there is one user only, so a wish for another is not followed.
+fn user(pod: &Pod, container: &Container) -> Option<User> {
+    let own = container.security_context.as_ref();
+    let shared = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let uid = own.and_then(|own| own.run_as_user).or_else(|| shared.and_then(|shared| shared.run_as_user))?;
+    let gid = own.and_then(|own| own.run_as_group).or_else(|| shared.and_then(|shared| shared.run_as_group));
+    let uid = u32::try_from(uid).ok()?;
+    if !net::namespace::maps_user(uid) {
+        return None;
+    }
+    let groups = shared.and_then(|shared| shared.supplemental_groups.as_ref()).into_iter().flatten();
+    let groups = groups.filter_map(|id| u32::try_from(*id).ok());
+    let volumes_group = shared.and_then(|shared| shared.fs_group).and_then(|group| u32::try_from(group).ok());
+    Some(User {
+        uid,
+        gid: gid.and_then(|gid| u32::try_from(gid).ok()).unwrap_or(0),
+        groups: groups.chain(volumes_group).collect(),
+        capabilities: own
+            .and_then(|own| own.capabilities.as_ref())
+            .and_then(|capabilities| capabilities.add.clone())
+            .unwrap_or_default(),
+    })
+}
+
+fn view(provision: &Provision<'_>, container: &Container, environment: &Environment) -> Result<View, Waiting> {
+    let mut places: Vec<Place> = name_files(provision.directory)
+        .into_iter()
+        .map(|(target, source)| Place { target: target.into(), source: Source::Host(source), read_only: false })
+        .collect();
+    places.push(Place {
+        target: Path::new(OWN_PROGRAMS).join("isthmus"),
+        source: Source::Host(provision.executable.to_owned()),
+        read_only: true,
+    });
+    for mount in container.volume_mounts.iter().flatten() {
+        let source = provision
+            .volumes
+            .get(&mount.name)
+            .ok_or_else(|| Waiting::config(format!("volumeMount {:?} names no volume of the pod", mount.name)))?;
+        let source = match sub_path(mount, environment)? {
+            Some(inside) => inside_of(source, &inside)?,
+            None => source.clone(),
+        };
+        places.retain(|place| place.target != Path::new(&mount.mount_path));
+        places.push(Place {
+            target: PathBuf::from(&mount.mount_path),
+            source: Source::Host(source),
+            read_only: mount.read_only == Some(true),
+        });
+    }
+    Ok(View { places })
+}
+
+fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, Waiting> {
+    let plain = mount.sub_path.clone().filter(|path| !path.is_empty());
+    let path = match &mount.sub_path_expr {
+        Some(expression) if !expression.is_empty() => Some(expand(expression, environment)),
+        _ => plain,
+    };
+    match path {
+        Some(path) if Path::new(&path).is_absolute() || path.split('/').any(|part| part == "..") => {
+            Err(Waiting::config(format!("subPath {path:?} leaves its volume")))
+        }
+        path => Ok(path),
+    }
+}
+
+/// A place inside of a volume: made if missing, with links followed to where it really is.
+fn inside_of(volume: &Path, inside: &str) -> Result<PathBuf, Waiting> {
+    let path = volume.join(inside);
+    if !path.exists() {
+        std::fs::create_dir_all(&path)
+            .map_err(|error| Waiting::config(format!("cannot make subPath {inside:?}: {error}")))?;
+    }
+    let real = path.canonicalize().map_err(|error| Waiting::config(format!("subPath {inside:?}: {error}")))?;
+    if real.starts_with(volume) {
+        Ok(real)
+    } else {
+        Err(Waiting::config(format!("subPath {inside:?} leaves its volume")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn planned(container: serde_json::Value) -> Result<Launch, Waiting> {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": []}})).unwrap();
+        let container: Container = serde_json::from_value(container).unwrap();
+        let volumes = BTreeMap::from([("data".to_owned(), PathBuf::from("/volumes/data"))]);
+        let provision =
+            Provision { pod: &pod, directory: Path::new("/pod"), volumes: &volumes, executable: Path::new("/x") };
+        plan(&provision, &container, vec![("N".into(), "7".into())])
+    }
+
+    #[test]
+    fn chooses_programs() {
+        let own = planned(json!({"name": "c", "image": "isthmus/sidecar:v1", "args": ["init", "$(N)"]})).unwrap();
+        assert_eq!((own.program, own.arguments), (Program::Own, vec!["sidecar".into(), "init".into(), "7".into()]));
+        let other =
+            planned(json!({"name": "c", "image": "isthmus/testapp", "command": ["sleep"], "args": ["$(N)"]})).unwrap();
+        assert_eq!((other.program, other.arguments), (Program::Named("sleep".into()), vec!["7".into()]));
+        let unknown = planned(json!({"name": "c", "image": "nginx"})).unwrap_err();
+        assert_eq!(unknown.reason, "ErrImageNeverPull");
+        assert!(unknown.message.contains("\"nginx\"") && unknown.message.contains("\"command\""));
+    }
+
+    #[test]
+    fn mounts_must_make_sense() {
+        let mount =
+            |mount: serde_json::Value| planned(json!({"name": "c", "command": ["true"], "volumeMounts": [mount]}));
+        let good = mount(json!({"name": "data", "mountPath": "/etc/hosts", "readOnly": true})).unwrap().view.unwrap();
+        let hosts: Vec<_> = good.places.iter().filter(|place| place.target == Path::new("/etc/hosts")).collect();
+        assert!(hosts.len() == 1 && hosts[0].read_only);
+        assert!(mount(json!({"name": "no", "mountPath": "/x"})).unwrap_err().message.contains("\"no\""));
+        let escape = mount(json!({"name": "data", "mountPath": "/x", "subPath": "a/../../b"})).unwrap_err();
+        assert_eq!(escape.message, "subPath \"a/../../b\" leaves its volume");
+    }
+}

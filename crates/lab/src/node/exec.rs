@@ -1,0 +1,180 @@
+//! The pods that run here, and running further commands in their containers.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, RwLock};
+
+use net::namespace::Namespaces;
+use net::process::{Exit, Launch, LaunchError, Process, Program, Streams, User};
+use tokio::sync::watch;
+
+use super::cluster::PodRef;
+use super::environment::Environment;
+use super::logs::Progress;
+
+/// How much of a command's output is kept for a message.
+const KEPT: u64 = 10 << 10;
+
+/// A running container, as far as others than its pod's own task need it.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub process: Arc<Process>,
+    pub environment: Environment,
+    pub directory: Option<PathBuf>,
+    pub user: Option<User>,
+    pub log: watch::Receiver<Progress>,
+}
+
+/// A pod, as far as others than its own task need it.
+#[derive(Debug)]
+pub(super) struct PodHandle {
+    pub name: PodRef,
+    /// The pod's directory.
+    pub directory: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    address: Option<IpAddr>,
+    sandbox: Option<Arc<OwnedFd>>,
+    live: HashMap<String, Arc<Live>>,
+    /// Number of the latest run, and what its log is doing.
+    runs: HashMap<String, (u32, watch::Receiver<Progress>)>,
+}
+
+impl PodHandle {
+    pub(super) fn new(name: PodRef, directory: PathBuf) -> Self {
+        Self { name, directory, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the lock panics")
+    }
+
+    pub(super) fn set_live(&self, container: &str, run: u32, live: Arc<Live>) {
+        let mut state = self.state();
+        state.runs.insert(container.to_owned(), (run, live.log.clone()));
+        state.live.insert(container.to_owned(), live);
+    }
+
+    pub(super) fn unset_live(&self, container: &str) {
+        self.state().live.remove(container);
+    }
+
+    pub(super) fn live(&self, container: &str) -> Option<Arc<Live>> {
+        self.state().live.get(container).cloned()
+    }
+
+    /// The latest run of a container and the progress of its log.
+    pub(super) fn run(&self, container: &str) -> Option<(u32, watch::Receiver<Progress>)> {
+        self.state().runs.get(container).cloned()
+    }
+
+    pub(super) fn set_sandbox(&self, address: IpAddr, sandbox: Option<OwnedFd>) {
+        let mut state = self.state();
+        state.address = Some(address);
+        state.sandbox = sandbox.map(Arc::new);
+    }
+
+    /// The pause process, for joining the pod's namespaces.
+    pub(super) fn sandbox(&self) -> Option<Arc<OwnedFd>> {
+        self.state().sandbox.clone()
+    }
+
+    pub(super) fn last_address(&self) -> Option<IpAddr> {
+        self.state().address
+    }
+}
+
+/// All pods of this agent by namespace and name.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    held: RwLock<HashMap<(String, String), Arc<PodHandle>>>,
+}
+
+impl Pods {
+    pub(super) fn insert(&self, pod: Arc<PodHandle>) {
+        let key = (pod.name.namespace.clone(), pod.name.name.clone());
+        self.held.write().expect("no holder of the lock panics").insert(key, pod);
+    }
+
+    /// Forgets a pod, unless another one has its name by now.
+    pub(super) fn remove(&self, pod: &PodHandle) {
+        let key = (pod.name.namespace.clone(), pod.name.name.clone());
+        let mut held = self.held.write().expect("no holder of the lock panics");
+        if held.get(&key).is_some_and(|found| found.name.uid == pod.name.uid) {
+            held.remove(&key);
+        }
+    }
+
+    pub(super) fn get(&self, namespace: &str, name: &str) -> Option<Arc<PodHandle>> {
+        let held = self.held.read().expect("no holder of the lock panics");
+        held.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+}
+
+/// Starts a command in a container, beside its program.
+pub(super) async fn start(
+    live: &Live,
+    command: Vec<String>,
+    mut streams: Streams,
+    terminal: bool,
+) -> Result<Process, LaunchError> {
+    let mut words = command.into_iter();
+    let program = words.next().ok_or_else(|| LaunchError::Refused("no command given".into()))?;
+    let mut launch = Launch::new(Program::Named(program));
+    launch.arguments = words.collect();
+    launch.environment = live.environment.clone();
+    if terminal && !launch.environment.iter().any(|(name, _)| name == "TERM") {
+        launch.environment.push(("TERM".into(), "xterm".into()));
+    }
+    launch.directory = live.directory.clone();
+    launch.join = Namespaces::ALL;
+    launch.user = live.user.clone();
+    launch.terminal = terminal;
+    streams.of = Some(live.process.handle().map_err(|error| LaunchError::Refused(error.to_string()))?);
+    net::process::launch(launch, streams).await
+}
+
+/// Runs a command to its end; an error holds what it said. Dropping the future ends the command.
+pub(super) async fn to_end(live: &Live, command: Vec<String>) -> Result<(), String> {
+    let text = |error: io::Error| error.to_string();
+    let (mut output, writer) = io::pipe().map_err(text)?;
+    let mut streams = Streams::none().map_err(text)?;
+    streams.output = writer.try_clone().map_err(text)?.into();
+    streams.error = writer.into();
+    let process = start(live, command, streams, false).await.map_err(|error| error.to_string())?;
+    let guard = EndOnDrop(process);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut said = Vec::new();
+        let _ = (&mut output).take(KEPT).read_to_end(&mut said);
+        let _ = io::copy(&mut output, &mut io::sink());
+        String::from_utf8_lossy(&said).trim().to_owned()
+    });
+    match guard.0.wait().await.map_err(text)? {
+        Exit::Code(0) => Ok(()),
+        exit => {
+            let patience = std::time::Duration::from_millis(200);
+            let said = tokio::time::timeout(patience, reading).await;
+            let said = said.ok().and_then(Result::ok).unwrap_or_default();
+            Err(if said.is_empty() { format!("command exited with {}", exit.code()) } else { said })
+        }
+    }
+}
+
+/// Ends a command that nobody waits for any more.
+pub(super) struct EndOnDrop(pub Process);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill(net::process::Signal::KILL);
+        // Its exit status is taken by a task, so that no zombie stays.
+        if let (Ok(handle), Ok(runtime)) = (self.0.handle(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || net::process::take_exit(&handle));
+        }
+    }
+}

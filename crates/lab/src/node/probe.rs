@@ -1,0 +1,213 @@
+//! Probes: whether a container has started, is ready, is alive.
+//!
+//! As a kubelet does, requests come from outside of the pod (from the cluster's network), to the pod's address. One
+//! thing is sooner than in Kubernetes: until a startup or readiness probe succeeds for the first time it is tried every
+//! half second (or at its period, if that is shorter), so that a lab is up as soon as its pods are. The time that a
+//! startup probe allows, failure threshold times period, stays the same.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+mod grpc;
+mod http;
+
+pub(super) use http::{get, header_pairs};
+
+/// Period until the first success.
+const EAGER: Duration = Duration::from_millis(500);
+
+/// Which probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Startup,
+    Readiness,
+    Liveness,
+}
+
+impl Kind {
+    /// As events name it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Readiness => "Readiness",
+            Self::Liveness => "Liveness",
+        }
+    }
+}
+
+/// A change that a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// The state that the probe tells of is now this.
+    Now(bool),
+    /// One attempt failed, with this answer.
+    Failed(String),
+}
+
+/// Runs a command in the container: whether it succeeded, and what it said.
+pub(super) type Exec =
+    std::sync::Arc<dyn Fn(Vec<String>) -> futures_util::future::BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// What a probe acts on.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub address: IpAddr,
+    pub container: Container,
+    pub exec: Exec,
+}
+
+/// Counts attempts against a probe's thresholds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Threshold {
+    needed: [u32; 2],
+    streak: (bool, u32),
+    state: Option<bool>,
+}
+
+impl Threshold {
+    pub(super) fn new(success: u32, failure: u32) -> Self {
+        Self { needed: [failure.max(1), success.max(1)], streak: (false, 0), state: None }
+    }
+
+    /// Notes an attempt. Gives the state if it changed.
+    pub(super) fn note(&mut self, success: bool) -> Option<bool> {
+        self.streak = if self.streak.0 == success { (success, self.streak.1 + 1) } else { (success, 1) };
+        let reached = self.streak.1 >= self.needed[usize::from(success)];
+        (reached && self.state != Some(success)).then(|| {
+            self.state = Some(success);
+            success
+        })
+    }
+}
+
+fn seconds(value: Option<i32>, default: u64) -> Duration {
+    Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default))
+}
+
+/// Probes until nobody listens. A startup probe ends with its first success, or when its time is over.
+pub(super) async fn watch(kind: Kind, probe: Probe, target: Target, findings: mpsc::Sender<Finding>) {
+    let period = seconds(probe.period_seconds.filter(|period| *period > 0), 10);
+    let timeout = seconds(probe.timeout_seconds.filter(|timeout| *timeout > 0), 1);
+    let failures = probe.failure_threshold.and_then(|count| u32::try_from(count).ok()).unwrap_or(3);
+    let successes = probe.success_threshold.and_then(|count| u32::try_from(count).ok()).unwrap_or(1);
+    let mut threshold = Threshold::new(successes, failures);
+    tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
+    let begun = Instant::now();
+    let mut ever = false;
+    loop {
+        let tried = Instant::now();
+        let outcome = tokio::time::timeout(timeout, attempt(&probe, &target)).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")));
+        let success = outcome.is_ok();
+        // Eager attempts before the first success count as one per period.
+        let counts = success || ever || kind == Kind::Liveness;
+        if let Err(message) = outcome
+            && findings.send(Finding::Failed(message)).await.is_err()
+        {
+            return;
+        }
+        let changed = if counts {
+            threshold.note(success)
+        } else {
+            let over = begun.elapsed() >= period * failures.saturating_sub(1).max(1);
+            (kind == Kind::Startup && over).then_some(false)
+        };
+        ever |= success;
+        if let Some(state) = changed {
+            if findings.send(Finding::Now(state)).await.is_err() || kind == Kind::Startup {
+                return;
+            }
+        }
+        let pause = if ever || kind == Kind::Liveness { period } else { period.min(EAGER) };
+        tokio::time::sleep_until(tried + pause).await;
+        if findings.is_closed() {
+            return;
+        }
+    }
+}
+
+/// One attempt; an error is what the event says.
+async fn attempt(probe: &Probe, target: &Target) -> Result<(), String> {
+    if let Some(wanted) = &probe.http_get {
+        let port = port(&wanted.port, &target.container)?;
+        let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or(target.address.to_string());
+        let https = wanted.scheme.as_deref() == Some("HTTPS");
+        let headers = header_pairs(wanted);
+        return get(https, &host, port, wanted.path.as_deref().unwrap_or("/"), &headers).await.map_err(|error| {
+            let scheme = if https { "https" } else { "http" };
+            format!("{scheme}://{host}:{port}{}: {error}", wanted.path.as_deref().unwrap_or("/"))
+        });
+    }
+    if let Some(wanted) = &probe.tcp_socket {
+        let port = port(&wanted.port, &target.container)?;
+        let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or(target.address.to_string());
+        return match tokio::net::TcpStream::connect((host.as_str(), port)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("dial tcp {host}:{port}: {error}")),
+        };
+    }
+    if let Some(wanted) = &probe.grpc {
+        let port = u16::try_from(wanted.port).map_err(|_| format!("port {} is out of range", wanted.port))?;
+        let service = wanted.service.as_deref().unwrap_or_default();
+        return grpc::check(target.address, port, service).await;
+    }
+    if let Some(wanted) = &probe.exec {
+        return (target.exec)(wanted.command.clone().unwrap_or_default()).await;
+    }
+    Err("the probe has no httpGet, tcpSocket, grpc or exec".into())
+}
+
+/// A port by number, or by the name that the container gives it.
+pub(super) fn port(wanted: &IntOrString, container: &Container) -> Result<u16, String> {
+    let number = match wanted {
+        IntOrString::Int(number) => Some(*number),
+        IntOrString::String(name) => {
+            let mut named = container.ports.iter().flatten().filter(|port| port.name.as_ref() == Some(name));
+            named.next().map(|port| port.container_port).or_else(|| name.parse().ok())
+        }
+    };
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or_else(|| format!("container {:?} has no port {wanted:?}", container.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_count_streaks() {
+        let mut readiness = Threshold::new(2, 3);
+        let told: Vec<_> = [true, true, true, false, false, true, false, false, false, false]
+            .into_iter()
+            .map(|success| readiness.note(success))
+            .collect();
+        assert_eq!(told, [None, Some(true), None, None, None, None, None, None, Some(false), None]);
+    }
+
+    #[tokio::test]
+    async fn a_startup_probe_gives_up_in_time() {
+        tokio::time::pause();
+        let probe: Probe = serde_json::from_value(serde_json::json!({
+            "exec": {"command": ["false"]}, "periodSeconds": 2, "failureThreshold": 3}))
+        .unwrap();
+        let exec: Exec = std::sync::Arc::new(|_| Box::pin(async { Err("no".to_owned()) }));
+        let target = Target { address: [127, 0, 0, 1].into(), container: Container::default(), exec };
+        let (sender, mut findings) = mpsc::channel(100);
+        let begun = Instant::now();
+        tokio::spawn(watch(Kind::Startup, probe, target, sender));
+        let mut failures = 0;
+        while let Some(finding) = findings.recv().await {
+            match finding {
+                Finding::Failed(_) => failures += 1,
+                Finding::Now(state) => assert!(!state),
+            }
+        }
+        assert_eq!((failures, begun.elapsed().as_secs()), (9, 4));
+    }
+}

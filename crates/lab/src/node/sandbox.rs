@@ -1,0 +1,160 @@
+//! What a pod's containers share: namespaces held by a pause process, the pod's address, its name files.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use net::namespace::view::View;
+use net::namespace::{Namespaces, NetNamespace};
+use net::process::{Launch, Process, Program, Signal, Streams};
+
+use super::Host;
+use super::network;
+
+/// A pod's running frame.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    /// Holds the namespaces; its end is the end of every process of the pod.
+    pub pause: Arc<Process>,
+    /// The pod's address; the node's for a pod on the node's network.
+    pub address: IpAddr,
+    /// The address to give back.
+    taken: Option<Ipv4Addr>,
+}
+
+/// A failure, as `FailedCreatePodSandBox` tells it.
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl Sandbox {
+    /// Makes the frame of a pod.
+    pub(super) async fn create(host: &Host, pod: &Pod, directory: &Path) -> Result<Self, Failure> {
+        let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
+        let on_host = spec.host_network == Some(true);
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let mut pause = Launch::new(Program::Own);
+        pause.arguments = vec![net::process::PAUSE.into()];
+        pause.make = Namespaces { net: !on_host, ..Namespaces::ALL };
+        pause.view = Some(View::default());
+        pause.host_name = Some(truncated(spec.hostname.as_ref().unwrap_or(&name)));
+        let pause = Arc::new(net::process::launch(pause, Streams::none()?).await?);
+        let mut sandbox = Self { pause, address: host.settings.host_address, taken: None };
+        if let Err(failure) = sandbox.connect(host, pod, directory, on_host) {
+            sandbox.destroy(host).await;
+            return Err(failure);
+        }
+        Ok(sandbox)
+    }
+
+    fn connect(&mut self, host: &Host, pod: &Pod, directory: &Path, on_host: bool) -> Result<(), Failure> {
+        if !on_host {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+            let address = host.addresses.take(&node).ok_or("every pod address of the node is taken")?;
+            self.taken = Some(address);
+            self.address = IpAddr::V4(address);
+            network::attach(&NetNamespace::of_process(self.pause.pid())?, address)?;
+        }
+        write_name_files(host, pod, directory, self.address)
+    }
+
+    /// For joining the pod's namespaces.
+    pub(super) fn handle(&self) -> std::io::Result<OwnedFd> {
+        self.pause.handle()
+    }
+
+    /// Ends every process of the pod and gives back what it had.
+    pub(super) async fn destroy(&self, host: &Host) {
+        let _ = self.pause.kill(Signal::KILL);
+        // Its end may have been taken by whoever watches it.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), self.pause.wait()).await;
+        if let Some(address) = self.taken {
+            network::detach(address);
+            host.addresses.give_back(address);
+        }
+    }
+}
+
+/// A host name holds at most 63 characters.
+fn truncated(name: &str) -> String {
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+/// Where the name files of a pod are, by the path they are seen at.
+pub(super) fn name_files(directory: &Path) -> [(&'static str, PathBuf); 3] {
+    [
+        ("/etc/resolv.conf", directory.join("etc/resolv.conf")),
+        ("/etc/hosts", directory.join("etc/hosts")),
+        ("/etc/hostname", directory.join("etc/hostname")),
+    ]
+}
+
+fn write_name_files(host: &Host, pod: &Pod, directory: &Path, address: IpAddr) -> Result<(), Failure> {
+    fs::create_dir_all(directory.join("etc"))?;
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let host_name = pod.spec.as_ref().and_then(|spec| spec.hostname.clone()).unwrap_or(name);
+    let contents = [resolv_conf(host, pod), hosts(host, pod, address, &host_name), format!("{host_name}\n")];
+    for ((_, path), text) in name_files(directory).into_iter().zip(contents) {
+        fs::write(path, text)?;
+    }
+    Ok(())
+}
+
+/// As a kubelet writes it: the cluster's DNS unless the pod says otherwise.
+fn resolv_conf(host: &Host, pod: &Pod) -> String {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let domain = &host.settings.cluster_domain;
+    let spec = pod.spec.as_ref();
+    let policy = spec.and_then(|spec| spec.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    if policy == "Default" {
+        return fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    }
+    let (mut servers, mut search, mut options) = if policy == "None" {
+        (vec![], vec![], vec![])
+    } else {
+        (
+            vec![host.settings.dns_address.to_string()],
+            vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()],
+            vec!["ndots:5".to_owned()],
+        )
+    };
+    if let Some(config) = spec.and_then(|spec| spec.dns_config.as_ref()) {
+        servers.extend(config.nameservers.iter().flatten().cloned());
+        search.extend(config.searches.iter().flatten().cloned());
+        for option in config.options.iter().flatten() {
+            let name = option.name.clone().unwrap_or_default();
+            options.retain(|known| known != &name && !known.starts_with(&format!("{name}:")));
+            options.push(option.value.as_ref().map_or(name.clone(), |value| format!("{name}:{value}")));
+        }
+    }
+    let mut text = String::new();
+    if !search.is_empty() {
+        text.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    for server in servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !options.is_empty() {
+        text.push_str(&format!("options {}\n", options.join(" ")));
+    }
+    text
+}
+
+fn hosts(host: &Host, pod: &Pod, address: IpAddr, host_name: &str) -> String {
+    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let spec = pod.spec.as_ref();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    match spec.and_then(|spec| spec.subdomain.as_deref()).filter(|subdomain| !subdomain.is_empty()) {
+        Some(subdomain) => {
+            let domain = &host.settings.cluster_domain;
+            text.push_str(&format!("{address}\t{host_name}.{subdomain}.{namespace}.svc.{domain}\t{host_name}\n"));
+        }
+        None => text.push_str(&format!("{address}\t{host_name}\n")),
+    }
+    for alias in spec.into_iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
+        let names = alias.hostnames.clone().unwrap_or_default();
+        text.push_str(&format!("{}\t{}\n", alias.ip, names.join("\t")));
+    }
+    text
+}

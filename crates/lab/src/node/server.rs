@@ -1,0 +1,225 @@
+//! What the API server asks of the node agent: commands in containers, logs, ports. HTTP/1.1 on a Unix socket.
+//!
+//! `POST /exec` and `POST /portforward` become raw streams by an upgrade, `GET /logs` answers with text. A refusal is a
+//! Kubernetes `Status` with the matching HTTP code.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::Host;
+use super::exec::PodHandle;
+use super::logs::{self, Query};
+
+mod exec;
+mod forward;
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// Largest request body.
+const LARGEST: usize = 1 << 20;
+
+/// Why something asked for is not done.
+#[derive(Debug)]
+struct Refusal {
+    code: StatusCode,
+    reason: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn not_found(message: impl Into<String>) -> Self {
+        Self { code: StatusCode::NOT_FOUND, reason: "NotFound", message: message.into() }
+    }
+
+    fn bad(message: impl Into<String>) -> Self {
+        Self { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message: message.into() }
+    }
+
+    fn internal(message: impl Into<String>) -> Self {
+        Self { code: StatusCode::INTERNAL_SERVER_ERROR, reason: "InternalError", message: message.into() }
+    }
+
+    fn into_response(self) -> Response<Body> {
+        let status = json!({
+            "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
+            "message": self.message, "reason": self.reason, "code": self.code.as_u16(),
+        });
+        let mut response = Response::new(full(status.to_string()));
+        *response.status_mut() = self.code;
+        response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed()
+}
+
+/// Serves until the socket fails.
+pub(super) async fn serve(host: Arc<Host>) -> io::Result<()> {
+    let path = &host.settings.socket;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(connection(host.clone(), stream))),
+            Err(error) => {
+                // Out of file descriptors: it gets better when something ends.
+                tracing::warn!(%error, "the node agent's socket did not accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(host: Arc<Host>, stream: UnixStream) {
+    let service = service_fn(move |request| {
+        let host = host.clone();
+        async move { Ok::<_, Infallible>(answer(&host, request).await.unwrap_or_else(Refusal::into_response)) }
+    });
+    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = served.with_upgrades().await {
+        tracing::debug!(%error, "a connection to the node agent ended");
+    }
+}
+
+async fn answer(host: &Host, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/healthz") => Ok(Response::new(full("ok"))),
+        (&Method::GET, "/logs") => log(host, request.uri().query().unwrap_or_default()).await,
+        (&Method::POST, "/exec") => exec::serve(host, request).await,
+        (&Method::POST, "/portforward") => forward::serve(host, request).await,
+        (method, path) => Err(Refusal::not_found(format!("the node agent has no {method} {path}"))),
+    }
+}
+
+/// Reads the body of a request that will be upgraded.
+async fn wanted<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+    let body = Limited::new(request.into_body(), LARGEST).collect().await;
+    let body = body.map_err(|error| Refusal::bad(format!("cannot read the request: {error}")))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("cannot read the request: {error}")))
+}
+
+/// The answer that turns a connection into a raw stream.
+fn upgraded() -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert("connection", http::HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert("upgrade", http::HeaderValue::from_static("isthmus-stream"));
+    response
+}
+
+fn pod(host: &Host, namespace: &str, name: &str) -> Result<Arc<PodHandle>, Refusal> {
+    host.pods
+        .get(namespace, name)
+        .ok_or_else(|| Refusal::not_found(format!("pod \"{namespace}/{name}\" does not run here")))
+}
+
+async fn log(host: &Host, query: &str) -> Result<Response<Body>, Refusal> {
+    let query: HashMap<String, String> = parameters(query);
+    let text = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
+    let number = |name: &str| match query.get(name).map(|value| value.parse::<u64>()) {
+        None => Ok(None),
+        Some(Ok(number)) => Ok(Some(number)),
+        Some(Err(_)) => Err(Refusal::bad(format!("{name} is not a number: {:?}", text(name)))),
+    };
+    let (pod, container) = (pod(host, text("namespace"), text("pod"))?, text("container"));
+    let Some((run, progress)) = pod.run(container) else {
+        let message = format!("container {container:?} in pod {:?} is waiting to start", text("pod"));
+        return Err(Refusal::bad(message));
+    };
+    let previous = text("previous") == "true";
+    let run = match (previous, run.checked_sub(1)) {
+        (false, _) => run,
+        (true, Some(before)) => before,
+        (true, None) => {
+            let message = format!("previous terminated container {container:?} in pod {:?} not found", text("pod"));
+            return Err(Refusal::bad(message));
+        }
+    };
+    let wish = Query {
+        follow: text("follow") == "true",
+        tail: number("tailLines")?.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
+        timestamps: text("timestamps") == "true",
+        since: number("sinceSeconds")?.map(Duration::from_secs),
+        limit: number("limitBytes")?,
+    };
+    let file = logs::path(&pod.directory, container, run);
+    let (sender, pieces) = mpsc::channel(16);
+    let progress = (!previous).then_some(progress);
+    tokio::spawn(async move {
+        if let Err(error) = logs::stream(file, wish, progress, sender).await {
+            tracing::debug!(%error, "a log was not read to its end");
+        }
+    });
+    let body = StreamBody::new(ReceiverStream::new(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(piece))));
+    let mut response = Response::new(BodyExt::boxed(body));
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
+
+/// The parameters of a query, decoded.
+fn parameters(query: &str) -> HashMap<String, String> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (decoded(name), decoded(value)))
+        .collect()
+}
+
+fn decoded(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let hex = |rest: &std::str::Bytes<'_>| {
+            let mut digits = rest.clone();
+            let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+            Some((digit(digits.next())? * 16 + digit(digits.next())?) as u8)
+        };
+        match (byte, (byte == b'%').then(|| hex(&bytes)).flatten()) {
+            (_, Some(value)) => {
+                out.push(value);
+                bytes.next();
+                bytes.next();
+            }
+            (b'+', None) => out.push(b' '),
+            (byte, None) => out.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_parameters() {
+        let query = parameters("pod=web-1&container=a%2Fb+c&x=%zz&flag");
+        assert_eq!(
+            (query["pod"].as_str(), query["container"].as_str(), query["x"].as_str()),
+            ("web-1", "a/b c", "%zz")
+        );
+        assert_eq!(query.len(), 3);
+    }
+}

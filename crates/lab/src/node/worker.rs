@@ -1,0 +1,391 @@
+//! One pod, from its first sight to its end: a task that looks at where things stand and takes the next step.
+//!
+//! Every change arrives as a [`Message`]. After each, [`Worker::step`] goes through the pod in order (sandbox, volumes,
+//! init containers, containers), does what is due, and says when to look again; then the status is told if it changed.
+//! The API server may be away all the while: what is told waits in a task of its own.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use net::process::Exit;
+use serde_json::Value;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::Host;
+use super::clock;
+use super::cluster::PodRef;
+use super::exec::PodHandle;
+use super::fields::Addresses;
+use super::probe::{Finding, Kind};
+use super::sandbox::Sandbox;
+use super::volumes::{Origin, Volumes};
+
+mod slot;
+mod start;
+mod status;
+mod stop;
+
+use slot::{Ended, Role, Slot, State};
+
+/// Pause before a sandbox or volume that failed is tried again; a change tries at once.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// What can happen to a pod.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// The API server has this now.
+    Pod(Box<Pod>),
+    /// The API server has the pod no more.
+    Removed,
+    /// The pause process ended.
+    SandboxEnded { pause: u32 },
+    /// A container's program ended.
+    Exited { slot: usize, run: u32, exit: Exit, at: OffsetDateTime },
+    /// A probe has news.
+    Found { slot: usize, run: u32, kind: Kind, finding: Finding },
+    /// A container's postStart hook failed.
+    HookFailed { slot: usize, run: u32, message: String },
+}
+
+/// The task of one pod.
+pub(super) struct Worker {
+    host: Arc<Host>,
+    pod: Pod,
+    name: PodRef,
+    directory: PathBuf,
+    handle: Arc<PodHandle>,
+    sandbox: Option<Sandbox>,
+    volumes: Volumes,
+    /// Volumes have been in place once.
+    mounted: bool,
+    /// All init containers have passed in this sandbox.
+    initialized: bool,
+    slots: Vec<Slot>,
+    stopping: Option<stop::Stopping>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    outbox: mpsc::UnboundedSender<Message>,
+    status: watch::Sender<Option<Value>>,
+    since: status::Since,
+    started_at: String,
+    /// The last trouble told as an event, to tell it once.
+    trouble: Option<String>,
+}
+
+impl Worker {
+    /// Starts the task of a pod; messages to it go through the sender. It ends with the pod.
+    pub(super) fn spawn(host: Arc<Host>, pod: Pod) -> (mpsc::UnboundedSender<Message>, tokio::task::JoinHandle<()>) {
+        let (outbox, inbox) = mpsc::unbounded_channel();
+        let name = PodRef::of(&pod);
+        let directory = host.settings.directory.join("pods").join(&name.uid);
+        let handle = Arc::new(PodHandle::new(name.clone(), directory.clone()));
+        host.pods.insert(handle.clone());
+        let (status, told) = watch::channel(None);
+        tokio::spawn(tell(host.clone(), name.clone(), told));
+        let worker = Self {
+            slots: Slot::all(&pod),
+            host,
+            pod,
+            name,
+            directory,
+            handle,
+            sandbox: None,
+            volumes: Volumes::default(),
+            mounted: false,
+            initialized: false,
+            stopping: None,
+            inbox,
+            outbox: outbox.clone(),
+            status,
+            since: status::Since::new(),
+            started_at: clock::seconds(clock::now()),
+            trouble: None,
+        };
+        (outbox, tokio::spawn(worker.run()))
+    }
+
+    async fn run(mut self) {
+        if self.pod.metadata.deletion_timestamp.is_some() {
+            self.stop(Duration::ZERO, true);
+        }
+        let mut objects = self.host.objects.changes();
+        loop {
+            objects.mark_unchanged();
+            let again = self.step().await;
+            if self.stopping.is_some() && self.slots.iter().all(|slot| slot.running().is_none()) {
+                break;
+            }
+            self.publish();
+            let timer = async {
+                match again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.note(message),
+                    None => break,
+                },
+                _ = objects.changed() => {}
+                () = timer => {}
+            }
+            // What came together is looked at together.
+            while let Ok(message) = self.inbox.try_recv() {
+                self.note(message);
+            }
+        }
+        self.finish().await;
+    }
+
+    fn note(&mut self, message: Message) {
+        match message {
+            Message::Pod(pod) => {
+                self.pod = *pod;
+                if self.pod.metadata.deletion_timestamp.is_some() {
+                    self.stop(self.grace(), true);
+                }
+            }
+            Message::Removed => self.stop(Duration::ZERO, false),
+            Message::SandboxEnded { pause } => {
+                if self.sandbox.as_ref().is_some_and(|sandbox| sandbox.pause.pid() == pause) {
+                    self.sandbox_ended();
+                }
+            }
+            Message::Exited { slot, run, exit, at } => self.exited(slot, run, exit, at),
+            Message::Found { slot, run, kind, finding } => self.found(slot, run, kind, finding),
+            Message::HookFailed { slot, run, message } => {
+                if self.slots[slot].runs == run + 1 {
+                    let name = self.slots[slot].container.name.clone();
+                    self.event(
+                        "Warning",
+                        "FailedPostStartHook",
+                        &format!("PostStartHook failed: {message}"),
+                        Some(&name),
+                    );
+                    self.kill(slot, &format!("FailedPostStartHook of container {name}"), None);
+                }
+            }
+        }
+    }
+
+    /// Takes every step that is due. Gives when to look again.
+    async fn step(&mut self) -> Option<Instant> {
+        if self.stopping.is_some() {
+            self.step_stop();
+            return None;
+        }
+        if self.over() {
+            if self.end_sidecars() {
+                self.drop_sandbox().await;
+            }
+            return None;
+        }
+        if self.sandbox.is_none() {
+            match Sandbox::create(&self.host, &self.pod, &self.directory).await {
+                Ok(sandbox) => self.use_sandbox(sandbox),
+                Err(error) => {
+                    self.trouble("FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {error}"));
+                    return Some(Instant::now() + TRY_AGAIN);
+                }
+            }
+        }
+        let origin =
+            Origin { host: &self.host, pod: &self.pod, addresses: self.addresses(), directory: &self.directory };
+        let mut again = match self.volumes.prepare(origin).await {
+            Ok(again) => {
+                self.mounted = true;
+                again
+            }
+            Err(error) => {
+                self.trouble("FailedMount", &error);
+                Some(Instant::now() + TRY_AGAIN)
+            }
+        };
+        if !self.mounted {
+            return again;
+        }
+        for index in 0..self.slots.len() {
+            if self.slots[index].role == Role::Main && !self.initialized {
+                self.initialized = true;
+            }
+            if let State::Waiting { due, .. } = self.slots[index].state {
+                if due <= Instant::now() {
+                    self.start(index).await;
+                }
+                if let State::Waiting { due, .. } = self.slots[index].state {
+                    again = Some(again.map_or(due, |at: Instant| at.min(due)));
+                }
+            }
+            if !self.initialized && !self.slots[index].passed() {
+                return again;
+            }
+        }
+        again
+    }
+
+    /// Whether no container is to be started ever again.
+    fn over(&self) -> bool {
+        let main_over = self.slots.iter().filter(|slot| slot.role == Role::Main).all(|slot| slot.ended().is_some());
+        main_over || self.failed_init().is_some()
+    }
+
+    fn failed_init(&self) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.role == Role::Init && slot.ended().is_some_and(|ended| !ended.succeeded()))
+    }
+
+    fn use_sandbox(&mut self, sandbox: Sandbox) {
+        let (pause, outbox) = (sandbox.pause.clone(), self.outbox.clone());
+        self.handle.set_sandbox(sandbox.address, sandbox.handle().ok());
+        tokio::spawn(async move {
+            let _ = pause.wait().await;
+            let _ = outbox.send(Message::SandboxEnded { pause: pause.pid() });
+        });
+        self.sandbox = Some(sandbox);
+        self.initialized = false;
+    }
+
+    /// Everything of the pod was killed from outside: it begins anew, with another address.
+    fn sandbox_ended(&mut self) {
+        let Some(sandbox) = self.sandbox.take() else { return };
+        self.handle.set_sandbox(self.host.settings.host_address, None);
+        let host = self.host.clone();
+        tokio::spawn(async move { sandbox.destroy(&host).await });
+        if self.stopping.is_none() && !self.over() {
+            self.event("Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.", None);
+            for slot in self.slots.iter_mut().filter(|slot| slot.role == Role::Init) {
+                if let State::Ended(ended) = &slot.state {
+                    slot.last = Some(ended.clone());
+                    slot.state = State::Waiting { why: None, due: Instant::now() };
+                }
+            }
+        }
+    }
+
+    fn exited(&mut self, index: usize, run: u32, exit: Exit, at: OffsetDateTime) {
+        if self.slots[index].runs != run + 1 {
+            return;
+        }
+        let Some(running) = self.slots[index].running() else { return };
+        let reason = if exit == Exit::Code(0) { "Completed" } else { "Error" };
+        let ended = Ended {
+            exit,
+            reason,
+            message: None,
+            started_at: running.started_at,
+            finished_at: at,
+            id: running.id.clone(),
+        };
+        self.end(index, ended);
+    }
+
+    /// Notes the end of a run and what comes after it.
+    fn end(&mut self, index: usize, ended: Ended) {
+        let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.clone());
+        let slot = &mut self.slots[index];
+        let again = slot::restarts(policy.as_deref().unwrap_or("Always"), slot.role, ended.succeeded());
+        slot.end(ended, again && self.stopping.is_none(), &self.name);
+        self.handle.unset_live(&slot.container.name);
+        if let State::Waiting { why: Some(why), .. } = &slot.state {
+            let (name, message) = (slot.container.name.clone(), why.message.clone());
+            let text = message.replacen("back-off", "Back-off", 1);
+            self.event("Warning", "BackOff", &text, Some(&name));
+        }
+    }
+
+    async fn drop_sandbox(&mut self) {
+        if let Some(sandbox) = self.sandbox.take() {
+            self.handle.set_sandbox(sandbox.address, None);
+            sandbox.destroy(&self.host).await;
+        }
+    }
+
+    /// The pod has ended after its deletion: nothing of it stays.
+    async fn finish(mut self) {
+        self.publish();
+        self.drop_sandbox().await;
+        self.host.pods.remove(&self.handle);
+        let directory = self.directory.clone();
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(directory)).await;
+        if !self.stopping.as_ref().is_some_and(|stopping| stopping.known) {
+            return;
+        }
+        let mut pause = Duration::from_millis(200);
+        while let Err(error) = self.host.cluster.finish(&self.name).await {
+            if error.gone {
+                return;
+            }
+            tracing::debug!(pod = %self.name.name, %error, "the API server was not told of a pod's end yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    fn publish(&mut self) {
+        let failure = self.failed_init().filter(|_| self.slots.iter().all(|slot| slot.running().is_none()));
+        let failure =
+            failure.map(|slot| ("InitContainerFailed", format!("init container {} failed", slot.container.name)));
+        let address = self.sandbox.as_ref().map(|sandbox| sandbox.address).or_else(|| self.handle.last_address());
+        let facts = status::Facts {
+            pod: &self.pod,
+            slots: &self.slots,
+            address,
+            host: self.host.settings.host_address,
+            started_at: &self.started_at,
+            failure,
+        };
+        let status = status::status(&facts, &mut self.since);
+        self.status.send_if_modified(|told| {
+            let changed = told.as_ref() != Some(&status);
+            *told = Some(status);
+            changed
+        });
+    }
+
+    fn addresses(&self) -> Addresses {
+        let pod = self.sandbox.as_ref().map(|sandbox| sandbox.address);
+        Addresses { pod, host: self.host.settings.host_address }
+    }
+
+    fn address(&self) -> IpAddr {
+        self.sandbox.as_ref().map_or(self.host.settings.host_address, |sandbox| sandbox.address)
+    }
+
+    fn event(&self, kind: &'static str, reason: &'static str, message: &str, container: Option<&str>) {
+        self.host.events.record(&self.pod, kind, reason, message, container);
+    }
+
+    /// Tells of a trouble once, until another one comes.
+    fn trouble(&mut self, reason: &'static str, message: &str) {
+        if self.trouble.as_deref() != Some(message) {
+            self.event("Warning", reason, message, None);
+            self.trouble = Some(message.to_owned());
+        }
+    }
+}
+
+/// Tells the API server the latest status, again and again until it has it.
+async fn tell(host: Arc<Host>, name: PodRef, mut status: watch::Receiver<Option<Value>>) {
+    let mut pause = Duration::from_millis(100);
+    while status.changed().await.is_ok() {
+        loop {
+            let Some(latest) = status.borrow_and_update().clone() else { break };
+            match host.cluster.report(&name, &latest).await {
+                Ok(()) => {
+                    pause = Duration::from_millis(100);
+                    break;
+                }
+                Err(error) if error.gone => return,
+                Err(error) => {
+                    tracing::debug!(pod = %name.name, %error, "a pod's status was not told yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Starting a container: its environment, its program, its log, its probes and hooks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
+use net::process::{Exit, LaunchError, Process, Streams};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::slot::{Ended, Running, State};
+use super::{Message, Worker};
+use crate::node::clock;
+use crate::node::container::{Provision, Waiting, plan};
+use crate::node::environment::{self, Source};
+use crate::node::exec::{self, Live};
+use crate::node::logs;
+use crate::node::probe::{self, Exec, Finding, Kind};
+
+/// Pause before a container whose configuration is not complete is looked at again; a change looks at once.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long the last output of a container is waited for after its end.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+/// What a container runtime exits with when the program could not be started.
+const START_ERROR: i32 = 128;
+
+impl Worker {
+    /// Starts a container. What prevents it becomes its state.
+    pub(super) async fn start(&mut self, index: usize) {
+        match self.try_start(index).await {
+            Ok(()) => {}
+            Err(why) => {
+                let name = self.slots[index].container.name.clone();
+                let changed = !matches!(&self.slots[index].state, State::Waiting { why: Some(old), .. } if *old == why);
+                if changed {
+                    self.event("Warning", "Failed", &format!("Error: {}", why.message), Some(&name));
+                }
+                self.slots[index].state = State::Waiting { why: Some(why), due: Instant::now() + LOOK_AGAIN };
+            }
+        }
+    }
+
+    async fn try_start(&mut self, index: usize) -> Result<(), Waiting> {
+        let container = self.slots[index].container.clone();
+        let run = self.slots[index].runs;
+        let source = Source {
+            pod: &self.pod,
+            addresses: self.addresses(),
+            objects: &self.host.objects,
+            api: self.host.settings.api,
+        };
+        let environment = environment::resolve(source, &container).map_err(Waiting::config)?;
+        let provision = Provision {
+            pod: &self.pod,
+            directory: &self.directory,
+            volumes: &self.volumes.directories,
+            executable: &self.host.executable,
+        };
+        let launch = plan(&provision, &container, environment)?;
+        let sandbox = self.sandbox.as_ref().ok_or_else(|| Waiting::config("the pod has no sandbox"))?;
+        let system = |error: std::io::Error| Waiting { reason: "RunContainerError", message: error.to_string() };
+        let (output, output_reader) = logs::pipe().map_err(system)?;
+        let (error, error_reader) = logs::pipe().map_err(system)?;
+        let mut streams = Streams::none().map_err(system)?;
+        streams.of = Some(sandbox.handle().map_err(system)?);
+        (streams.output, streams.error) = (output, error);
+
+        let progress = watch::Sender::new(logs::Progress::default());
+        let seen = progress.subscribe();
+        let file = logs::path(&self.directory, &container.name, run);
+        logs::forget_old(&self.directory, &container.name, run).await;
+        tokio::spawn(logs::keep(file, output_reader, error_reader, progress));
+        self.slots[index].runs = run + 1;
+
+        let id = format!("{}-{}-{run}", self.name.uid, container.name);
+        let launched = net::process::launch(launch.clone(), streams).await;
+        let process = match launched {
+            Ok(process) => Arc::new(process),
+            Err(LaunchError::Refused(message)) => {
+                self.event("Warning", "Failed", &format!("Error: {message}"), Some(&container.name));
+                let now = clock::now();
+                let exit = Exit::Code(START_ERROR);
+                let ended =
+                    Ended { exit, reason: "StartError", message: Some(message), started_at: now, finished_at: now, id };
+                self.end(index, ended);
+                return Ok(());
+            }
+            Err(error) => return Err(Waiting { reason: "RunContainerError", message: error.to_string() }),
+        };
+        let live = Arc::new(Live {
+            process: process.clone(),
+            environment: launch.environment,
+            directory: launch.directory,
+            user: launch.user,
+            log: seen.clone(),
+        });
+        self.handle.set_live(&container.name, run, live.clone());
+        tokio::spawn(wait(process.clone(), seen, self.outbox.clone(), index, run));
+        let has_startup = container.startup_probe.is_some();
+        let mut running = Running {
+            process,
+            id,
+            started_at: clock::now(),
+            since: Instant::now(),
+            started: !has_startup,
+            ready: container.readiness_probe.is_none(),
+            stopping: false,
+            tasks: JoinSet::new(),
+        };
+        self.watch_over(&mut running, &container, index, run, live);
+        self.slots[index].state = State::Running(Box::new(running));
+        self.event("Normal", "Started", &format!("Started container {}", container.name), Some(&container.name));
+        Ok(())
+    }
+
+    /// Starts the hook and the first probes of a run.
+    fn watch_over(&self, running: &mut Running, container: &Container, index: usize, run: u32, live: Arc<Live>) {
+        if let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone()) {
+            let (outbox, container, address) = (self.outbox.clone(), container.clone(), self.address());
+            let live = live.clone();
+            running.tasks.spawn(async move {
+                if let Err(message) = run_hook(&hook, &container, address, &live).await {
+                    let _ = outbox.send(Message::HookFailed { slot: index, run, message });
+                }
+            });
+        }
+        if container.startup_probe.is_some() {
+            self.spawn_probe(running, Kind::Startup, container, index, run, live);
+        } else {
+            self.spawn_lasting_probes(running, container, index, run, live);
+        }
+    }
+
+    /// Starts the probes that wait for the container to have started.
+    pub(super) fn spawn_lasting_probes(
+        &self,
+        running: &mut Running,
+        container: &Container,
+        index: usize,
+        run: u32,
+        live: Arc<Live>,
+    ) {
+        for kind in [Kind::Readiness, Kind::Liveness] {
+            self.spawn_probe(running, kind, container, index, run, live.clone());
+        }
+    }
+
+    fn spawn_probe(
+        &self,
+        running: &mut Running,
+        kind: Kind,
+        container: &Container,
+        index: usize,
+        run: u32,
+        live: Arc<Live>,
+    ) {
+        let wanted = match kind {
+            Kind::Startup => &container.startup_probe,
+            Kind::Readiness => &container.readiness_probe,
+            Kind::Liveness => &container.liveness_probe,
+        };
+        let Some(probe) = wanted.clone() else { return };
+        let exec: Exec = Arc::new(move |command| {
+            let live = live.clone();
+            Box::pin(async move { exec::to_end(&live, command).await })
+        });
+        let target = probe::Target { address: self.address(), container: container.clone(), exec };
+        let (sender, mut findings) = mpsc::channel(4);
+        let outbox = self.outbox.clone();
+        running.tasks.spawn(probe::watch(kind, probe, target, sender));
+        running.tasks.spawn(async move {
+            while let Some(finding) = findings.recv().await {
+                if outbox.send(Message::Found { slot: index, run, kind, finding }).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Notes what a probe found.
+    pub(super) fn found(&mut self, index: usize, run: u32, kind: Kind, finding: Finding) {
+        let container = self.slots[index].container.clone();
+        if self.slots[index].runs != run + 1 || self.slots[index].running().is_none_or(|running| running.stopping) {
+            return;
+        }
+        match finding {
+            Finding::Failed(message) => {
+                let text = format!("{} probe failed: {message}", kind.name());
+                self.event("Warning", "Unhealthy", &text, Some(&container.name));
+            }
+            Finding::Now(state) => {
+                let live = self.handle.live(&container.name);
+                let State::Running(mut running) =
+                    std::mem::replace(&mut self.slots[index].state, State::Waiting { why: None, due: Instant::now() })
+                else {
+                    return;
+                };
+                match (kind, state) {
+                    (Kind::Readiness, ready) => running.ready = ready,
+                    (Kind::Startup, true) => {
+                        running.started = true;
+                        if let Some(live) = live {
+                            self.spawn_lasting_probes(&mut running, &container, index, run, live);
+                        }
+                    }
+                    (Kind::Startup | Kind::Liveness, _) => {}
+                }
+                self.slots[index].state = State::Running(running);
+                if !state && kind != Kind::Readiness {
+                    let probe =
+                        if kind == Kind::Startup { &container.startup_probe } else { &container.liveness_probe };
+                    let own = probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
+                    let reason = format!(
+                        "Container {} failed {} probe, will be restarted",
+                        container.name,
+                        kind.name().to_lowercase()
+                    );
+                    self.kill(index, &reason, own.map(super::stop::seconds));
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the end of a run and its last output, ends what it left behind, and tells.
+async fn wait(
+    process: Arc<Process>,
+    mut log: watch::Receiver<logs::Progress>,
+    outbox: mpsc::UnboundedSender<Message>,
+    slot: usize,
+    run: u32,
+) {
+    let mount_namespace = net::process::mount_namespace(process.pid());
+    let exit = process.wait().await.unwrap_or(Exit::Code(START_ERROR));
+    let at = clock::now();
+    if let Ok(id) = mount_namespace {
+        let _ = tokio::task::spawn_blocking(move || net::process::kill_leftovers(&id)).await;
+    }
+    let _ = outbox.send(Message::Exited { slot, run, exit, at });
+    let _ = tokio::time::timeout(LAST_OUTPUT, log.wait_for(|progress| progress.ended)).await;
+}
+
+/// Runs a lifecycle hook.
+pub(super) async fn run_hook(
+    hook: &LifecycleHandler,
+    container: &Container,
+    address: std::net::IpAddr,
+    live: &Live,
+) -> Result<(), String> {
+    if let Some(wanted) = &hook.exec {
+        return exec::to_end(live, wanted.command.clone().unwrap_or_default()).await;
+    }
+    if let Some(wanted) = &hook.http_get {
+        let port = probe::port(&wanted.port, container)?;
+        let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| address.to_string());
+        let https = wanted.scheme.as_deref() == Some("HTTPS");
+        let path = wanted.path.as_deref().unwrap_or("/");
+        return probe::get(https, &host, port, path, &probe::header_pairs(wanted)).await;
+    }
+    if let Some(wanted) = &hook.sleep {
+        tokio::time::sleep(super::stop::seconds(wanted.seconds)).await;
+        return Ok(());
+    }
+    if let Some(wanted) = &hook.tcp_socket {
+        let target = SocketAddr::new(address, probe::port(&wanted.port, container)?);
+        return tokio::net::TcpStream::connect(target).await.map(drop).map_err(|error| error.to_string());
+    }
+    Err("the hook has no exec, httpGet, tcpSocket or sleep".into())
+}

@@ -1,0 +1,262 @@
+//! A pod's status, from where its containers stand.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use super::slot::{Ended, Role, Slot, State};
+use crate::node::clock;
+use crate::node::container::own_image;
+
+/// What of a pod its status tells.
+pub(super) struct Facts<'a> {
+    pub pod: &'a Pod,
+    pub slots: &'a [Slot],
+    pub address: Option<IpAddr>,
+    pub host: IpAddr,
+    pub started_at: &'a str,
+    /// Set when the pod ended as a whole.
+    pub failure: Option<(&'static str, String)>,
+}
+
+/// Since when each condition is what it is.
+pub(super) type Since = BTreeMap<&'static str, (bool, String)>;
+
+/// The status as the API server is to have it.
+pub(super) fn status(facts: &Facts<'_>, since: &mut Since) -> Value {
+    let initialized = facts.slots.iter().all(Slot::passed);
+    let phase = phase(facts);
+    let lasting: Vec<_> = facts.slots.iter().filter(|slot| slot.role != Role::Init).collect();
+    let unready: Vec<_> = lasting.iter().filter(|slot| !ready(slot)).map(|slot| slot.container.name.as_str()).collect();
+    let gates = gates(facts.pod);
+    let over = matches!(phase, "Succeeded" | "Failed");
+    let reason = (!unready.is_empty()).then(|| match over {
+        true => ("PodCompleted", String::new()),
+        false => ("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
+    });
+    let containers_ready = unready.is_empty() && !over;
+    let conditions: Vec<Value> = [
+        ("PodReadyToStartContainers", facts.address.is_some() && !over, None),
+        ("Initialized", initialized, None),
+        ("Ready", containers_ready && gates.is_none(), reason.clone().or(gates)),
+        ("ContainersReady", containers_ready, reason),
+        ("PodScheduled", true, None),
+    ]
+    .into_iter()
+    .map(|(kind, holds, reason)| condition(since, kind, holds, reason))
+    .collect();
+
+    let containers = |roles: &[Role]| -> Vec<Value> {
+        let chosen = facts.slots.iter().filter(|slot| roles.contains(&slot.role));
+        chosen.map(|slot| container(slot, initialized, facts.pod)).collect()
+    };
+    let addresses: Vec<_> = facts.address.iter().map(|address| json!({"ip": address})).collect();
+    let (reason, message) = facts.failure.clone().unzip();
+    let mut status = json!({
+        "phase": phase,
+        "conditions": conditions,
+        "hostIP": facts.host,
+        "hostIPs": [{"ip": facts.host}],
+        "podIP": facts.address,
+        "podIPs": addresses,
+        "startTime": facts.started_at,
+        "qosClass": qos(facts.pod),
+        "containerStatuses": containers(&[Role::Main]),
+        "reason": reason,
+        "message": message,
+    });
+    let init = containers(&[Role::Init, Role::Sidecar]);
+    if !init.is_empty() {
+        status["initContainerStatuses"] = init.into();
+    }
+    if let Value::Object(fields) = &mut status {
+        fields.retain(|_, value| !value.is_null());
+    }
+    status
+}
+
+fn phase(facts: &Facts<'_>) -> &'static str {
+    if facts.failure.is_some() {
+        return "Failed";
+    }
+    let main = || facts.slots.iter().filter(|slot| slot.role == Role::Main);
+    if main().all(|slot| slot.ended().is_some()) && facts.slots.iter().all(|slot| slot.running().is_none()) {
+        let well = main().all(|slot| slot.ended().is_some_and(Ended::succeeded));
+        return if well { "Succeeded" } else { "Failed" };
+    }
+    if main().all(|slot| slot.runs > 0) { "Running" } else { "Pending" }
+}
+
+fn ready(slot: &Slot) -> bool {
+    match slot.role {
+        Role::Init => slot.passed(),
+        _ => slot.running().is_some_and(|running| running.started && running.ready),
+    }
+}
+
+/// The readiness gates that do not hold; others than the node agent set these conditions.
+fn gates(pod: &Pod) -> Option<(&'static str, String)> {
+    let wanted = pod.spec.as_ref()?.readiness_gates.as_ref()?;
+    let held = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let holds = |kind: &str| held.iter().any(|condition| condition.type_ == kind && condition.status == "True");
+    let missing = wanted.iter().find(|gate| !holds(&gate.condition_type))?;
+    Some((
+        "ReadinessGatesNotReady",
+        format!("the status of pod readiness gate {:?} is not True", missing.condition_type),
+    ))
+}
+
+fn condition(since: &mut Since, kind: &'static str, holds: bool, reason: Option<(&'static str, String)>) -> Value {
+    let now = || (holds, clock::seconds(clock::now()));
+    let entry = since.entry(kind).or_insert_with(now);
+    if entry.0 != holds {
+        *entry = now();
+    }
+    let mut value = json!({
+        "type": kind,
+        "status": if holds { "True" } else { "False" },
+        "lastProbeTime": null,
+        "lastTransitionTime": entry.1,
+    });
+    if let Some((reason, message)) = reason.filter(|_| !holds) {
+        value["reason"] = reason.into();
+        if !message.is_empty() {
+            value["message"] = message.into();
+        }
+    }
+    value
+}
+
+fn container(slot: &Slot, initialized: bool, pod: &Pod) -> Value {
+    let image = slot.container.image.clone().unwrap_or_default();
+    let mut value = json!({
+        "name": slot.container.name,
+        "image": image,
+        "imageID": if own_image(&image).is_some() { format!("isthmus://{image}") } else { String::new() },
+        "ready": ready(slot),
+        "started": slot.running().is_some_and(|running| running.started),
+        "restartCount": slot.runs.saturating_sub(1),
+        "state": state(slot, initialized, pod),
+        "lastState": slot.last.as_ref().map_or(json!({}), |last| json!({"terminated": terminated(last)})),
+    });
+    let id = match &slot.state {
+        State::Running(running) => Some(&running.id),
+        State::Ended(ended) => Some(&ended.id),
+        State::Waiting { .. } => slot.last.as_ref().map(|last| &last.id),
+    };
+    if let Some(id) = id.filter(|id| !id.is_empty()) {
+        value["containerID"] = format!("isthmus://{id}").into();
+    }
+    value
+}
+
+fn state(slot: &Slot, initialized: bool, pod: &Pod) -> Value {
+    match &slot.state {
+        State::Running(running) => json!({"running": {"startedAt": clock::seconds(running.started_at)}}),
+        State::Ended(ended) => json!({"terminated": terminated(ended)}),
+        State::Waiting { why: Some(why), .. } => json!({"waiting": {"reason": why.reason, "message": why.message}}),
+        State::Waiting { why: None, .. } => {
+            let has_init = pod.spec.as_ref().is_some_and(|spec| spec.init_containers.iter().flatten().next().is_some());
+            let turn = slot.role != Role::Main || initialized || !has_init;
+            json!({"waiting": {"reason": if turn { "ContainerCreating" } else { "PodInitializing" }}})
+        }
+    }
+}
+
+fn terminated(ended: &Ended) -> Value {
+    let mut value = json!({
+        "exitCode": ended.exit.code(),
+        "reason": ended.reason,
+        "startedAt": clock::seconds(ended.started_at),
+        "finishedAt": clock::seconds(ended.finished_at),
+        "containerID": format!("isthmus://{}", ended.id),
+    });
+    if let net::process::Exit::Signal(signal) = ended.exit {
+        value["signal"] = signal.into();
+    }
+    if let Some(message) = &ended.message {
+        value["message"] = message.as_str().into();
+    }
+    value
+}
+
+/// The pod's quality of service by its requests and limits (`pkg/apis/core/v1/helper/qos` of Kubernetes).
+fn qos(pod: &Pod) -> &'static str {
+    let containers =
+        pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let (mut any, mut all) = (false, true);
+    for container in containers {
+        let resources = container.resources.clone().unwrap_or_default();
+        let (limits, requests) = (resources.limits.unwrap_or_default(), resources.requests.unwrap_or_default());
+        for name in ["cpu", "memory"] {
+            let (limit, request) = (limits.get(name), requests.get(name));
+            any |= limit.is_some() || request.is_some();
+            all &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
+        }
+    }
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use net::process::Exit;
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
+    }
+
+    fn told(pod: &Pod, slots: &[Slot]) -> Value {
+        let facts = Facts {
+            pod,
+            slots,
+            address: Some("10.244.0.2".parse().unwrap()),
+            host: "203.0.113.1".parse().unwrap(),
+            started_at: "2026-01-01T00:00:00Z",
+            failure: None,
+        };
+        status(&facts, &mut Since::new())
+    }
+
+    fn ended(code: i32) -> Ended {
+        let now = clock::now();
+        let reason = if code == 0 { "Completed" } else { "Error" };
+        Ended { exit: Exit::Code(code), reason, message: None, started_at: now, finished_at: now, id: "x".into() }
+    }
+
+    #[test]
+    fn phases_follow_containers() {
+        let pod = pod(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
+        let mut slots = Slot::all(&pod);
+        let first = told(&pod, &slots);
+        assert_eq!(first["phase"], "Pending");
+        assert_eq!(first["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+        assert_eq!(first["initContainerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+        assert_eq!(first["podIPs"][0]["ip"], "10.244.0.2");
+        slots[0].state = State::Ended(ended(0));
+        slots[1].state = State::Ended(ended(0));
+        let done = told(&pod, &slots);
+        assert_eq!(done["phase"], "Succeeded");
+        assert_eq!(done["conditions"][2]["reason"], "PodCompleted");
+        slots[1].state = State::Ended(ended(3));
+        let failed = told(&pod, &slots);
+        assert_eq!(
+            (&failed["phase"], &failed["containerStatuses"][0]["state"]["terminated"]["exitCode"]),
+            (&"Failed".into(), &3.into())
+        );
+    }
+
+    #[test]
+    fn quality_of_service() {
+        let with = |resources: Value| qos(&pod(json!({"containers": [{"name": "a", "resources": resources}]})));
+        assert_eq!(with(json!({})), "BestEffort");
+        assert_eq!(with(json!({"limits": {"cpu": "1", "memory": "1Mi"}})), "Guaranteed");
+        assert_eq!(with(json!({"requests": {"cpu": "1"}})), "Burstable");
+    }
+}
