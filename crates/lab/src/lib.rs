@@ -9,4 +9,5 @@ pub mod dns;
 pub mod install;
 pub mod node;
 pub mod testapp;
+pub mod testapp;
 pub mod topology;

@@ -1,0 +1,276 @@
+//! Calling at a fixed rate, and the time line of what came of it.
+//!
+//! A request is sent when it is due, whether or not earlier ones have been answered, and its latency counts from then: a
+//! stall shows as what it was for users, not as fewer requests.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::client::{Client, Protocol, Target};
+
+/// Requests in one run, at most.
+const MAX_COUNT: usize = 100_000;
+/// Requests per second, at most.
+const MAX_RATE: f64 = 2000.0;
+/// Requests that may wait for an answer. One more fails at once, so that a stalled target cannot use up this process.
+const MAX_WAITING: usize = 2000;
+
+/// What to call and how often.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What.
+    pub target: Target,
+    /// How.
+    pub protocol: Protocol,
+    /// How many times.
+    pub count: usize,
+    /// Per second.
+    pub rate: f64,
+    /// For one request.
+    pub timeout: Duration,
+}
+
+/// One request.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sample {
+    /// When it was due, in milliseconds from the start.
+    pub at_ms: f64,
+    /// From then to the whole answer, or the failure.
+    pub latency_ms: f64,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// HTTP status, where there was one.
+    pub status: Option<u16>,
+    /// gRPC status, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u16>,
+    /// Who answered.
+    pub cluster: String,
+    /// In which zone.
+    pub zone: String,
+    /// Which pod.
+    pub pod: String,
+    /// Which version.
+    pub version: String,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// A stretch of time in which the same cluster answered in the same way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    /// When its first request was due.
+    pub from_ms: f64,
+    /// When its last one was.
+    pub to_ms: f64,
+    /// Requests in it.
+    pub count: usize,
+    /// Whether they succeeded.
+    pub ok: bool,
+    /// Who answered; empty where nobody did.
+    pub cluster: String,
+}
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Latency {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// What came of a plan.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Timeline {
+    /// What was called.
+    pub url: String,
+    /// Requests per second.
+    pub rate: f64,
+    /// Requests that succeeded: HTTP status below 400, gRPC status 0.
+    pub ok: usize,
+    /// The others.
+    pub failed: usize,
+    /// Successes by cluster.
+    pub clusters: BTreeMap<String, usize>,
+    /// Successes by pod.
+    pub pods: BTreeMap<String, usize>,
+    /// Failures by what went wrong.
+    pub errors: BTreeMap<String, usize>,
+    /// Of the requests that succeeded.
+    pub latency_ms: Latency,
+    /// What answered when.
+    pub phases: Vec<Phase>,
+    /// All requests, in the order in which they were due.
+    pub requests: Vec<Sample>,
+}
+
+impl Plan {
+    /// Whether it is within bounds.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn check(&self) -> Result<(), String> {
+        if !(1..=MAX_COUNT).contains(&self.count) {
+            return Err(format!("{} requests; from 1 to {MAX_COUNT} are possible", self.count));
+        }
+        if !(0.01..=MAX_RATE).contains(&self.rate) {
+            return Err(format!("{} requests per second; from 0.01 to {MAX_RATE} are possible", self.rate));
+        }
+        Ok(())
+    }
+
+    /// Carries it out.
+    pub async fn run(self) -> Timeline {
+        let client = Arc::new(Client::new(self.target.clone(), self.protocol));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let start = Instant::now();
+        let mut calls = JoinSet::new();
+        let mut samples = Vec::with_capacity(self.count);
+        for number in 0..self.count {
+            let due = start + Duration::from_secs_f64(number as f64 / self.rate);
+            tokio::time::sleep_until(due).await;
+            while let Some(done) = calls.try_join_next() {
+                samples.extend(done.ok());
+            }
+            let (client, waiting, timeout) = (Arc::clone(&client), Arc::clone(&waiting), self.timeout);
+            calls.spawn(async move {
+                let result = if waiting.fetch_add(1, Relaxed) >= MAX_WAITING {
+                    Err(format!("{MAX_WAITING} requests are waiting for an answer already"))
+                } else {
+                    tokio::time::timeout(timeout, client.call())
+                        .await
+                        .unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
+                };
+                waiting.fetch_sub(1, Relaxed);
+                Sample::of(start, due, result)
+            });
+        }
+        while let Some(done) = calls.join_next().await {
+            samples.extend(done.ok());
+        }
+        Timeline::of(self.target.to_string(), self.rate, samples)
+    }
+}
+
+impl Sample {
+    fn of(start: Instant, due: Instant, result: Result<super::client::Told, String>) -> Self {
+        let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1000.0;
+        let sample =
+            Self { at_ms: milliseconds(due - start), latency_ms: milliseconds(due.elapsed()), ..Self::default() };
+        match result {
+            Err(error) => Self { error: Some(error), ..sample },
+            Ok(told) => {
+                let ok = told.status < 400 && told.grpc_status.unwrap_or(0) == 0;
+                let error = (!ok).then(|| match told.grpc_status {
+                    Some(status) => format!("gRPC status {status}"),
+                    None => format!("HTTP status {}", told.status),
+                });
+                Self {
+                    ok,
+                    status: Some(told.status),
+                    grpc_status: told.grpc_status,
+                    cluster: told.answer.cluster,
+                    zone: told.answer.zone,
+                    pod: told.answer.pod,
+                    version: told.answer.version,
+                    error,
+                    ..sample
+                }
+            }
+        }
+    }
+}
+
+impl Timeline {
+    fn of(url: String, rate: f64, mut requests: Vec<Sample>) -> Self {
+        requests.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
+        let mut timeline = Self {
+            url,
+            rate,
+            ok: 0,
+            failed: 0,
+            clusters: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            latency_ms: Latency::of(
+                requests.iter().filter(|sample| sample.ok).map(|sample| sample.latency_ms).collect(),
+            ),
+            phases: Vec::new(),
+            requests: Vec::new(),
+        };
+        for sample in &requests {
+            if sample.ok {
+                timeline.ok += 1;
+                *timeline.clusters.entry(sample.cluster.clone()).or_default() += 1;
+                *timeline.pods.entry(sample.pod.clone()).or_default() += 1;
+            } else {
+                timeline.failed += 1;
+                *timeline.errors.entry(sample.error.clone().unwrap_or_default()).or_default() += 1;
+            }
+            match timeline.phases.last_mut() {
+                Some(phase) if phase.ok == sample.ok && phase.cluster == sample.cluster => {
+                    phase.to_ms = sample.at_ms;
+                    phase.count += 1;
+                }
+                _ => timeline.phases.push(Phase {
+                    from_ms: sample.at_ms,
+                    to_ms: sample.at_ms,
+                    count: 1,
+                    ok: sample.ok,
+                    cluster: sample.cluster.clone(),
+                }),
+            }
+        }
+        timeline.requests = requests;
+        timeline
+    }
+
+    /// For people: the phases, and sums.
+    pub fn text(&self) -> String {
+        /// More are left out: a service spread over clusters changes with each request.
+        const SHOWN: usize = 40;
+        let mut text = format!("{} at {}/s\n", self.url, self.rate);
+        for phase in self.phases.iter().take(SHOWN) {
+            let who = if phase.cluster.is_empty() { "-" } else { &phase.cluster };
+            let what = if phase.ok { "answered" } else { "FAILED" };
+            let (from, to) = (phase.from_ms / 1000.0, phase.to_ms / 1000.0);
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{from:9.3}s - {to:8.3}s  {:>6} {what:<8} {who}", phase.count);
+        }
+        if self.phases.len() > SHOWN {
+            let _ = writeln!(text, "           and {} phases more", self.phases.len() - SHOWN);
+        }
+        for (error, count) in &self.errors {
+            let _ = writeln!(text, "{count:>6} x {error}");
+        }
+        let Latency { p50, p99, max, .. } = self.latency_ms;
+        let clusters: Vec<_> = self.clusters.iter().map(|(cluster, count)| format!("{cluster} {count}")).collect();
+        let _ = writeln!(
+            text,
+            "{} ok ({}), {} failed; latency p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms",
+            self.ok,
+            clusters.join(", "),
+            self.failed
+        );
+        text
+    }
+}
+
+impl Latency {
+    fn of(mut all: Vec<f64>) -> Self {
+        all.sort_by(f64::total_cmp);
+        let at = |share: f64| all.get(((all.len() as f64 * share).ceil() as usize).saturating_sub(1)).copied();
+        let at = |share| at(share).unwrap_or_default();
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
+    }
+}

@@ -1,0 +1,166 @@
+//! HTTP: connections that tell their protocol by their first bytes, and what is answered to requests.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use net::socket::Acceptor;
+use runtime::drain::Watch;
+use telemetry::metrics::Family;
+use tokio::net::TcpStream;
+
+use super::answer::Answer;
+use super::{App, grpc, pages, websocket};
+
+/// A response's body.
+pub(super) type Body = BoxBody<Bytes, Infallible>;
+
+/// The largest request body that is read.
+const MAX_BODY: usize = 64 << 20;
+/// The longest delay that a request may ask for.
+const MAX_DELAY: Duration = Duration::from_secs(600);
+/// The largest padding that a request may ask for.
+const MAX_PADDING: usize = 16 << 20;
+
+const REQUESTS: Family = Family {
+    name: "testapp_requests_total",
+    help: "Requests answered by the test application.",
+    labels: &["protocol", "code"],
+};
+
+/// A body of these bytes.
+pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed()
+}
+
+/// Accepts until drain; connections finish the request that they are at.
+pub(super) async fn http(mut acceptor: Acceptor, app: Arc<App>, mut drain: Watch) {
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = acceptor.next() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    eprintln!("isthmus testapp: an HTTP port is broken: {error}");
+                    return;
+                }
+            },
+            () = drain.begun() => return,
+        };
+        let (app, guard, mut leaving) = (Arc::clone(&app), drain.guard(), drain.clone());
+        tokio::spawn(async move {
+            connection(stream, peer, app, &mut leaving).await;
+            drop(guard);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, app: Arc<App>, leaving: &mut Watch) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
+    let service = service_fn(|request| {
+        let app = Arc::clone(&app);
+        async move { Ok::<_, Infallible>(respond(request, peer, &app).await) }
+    });
+    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    tokio::select! {
+        // An error here is the client's: it closed or broke the protocol.
+        _ = serving.as_mut() => {}
+        () = leaving.begun() => {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
+}
+
+async fn respond(request: Request<Incoming>, peer: SocketAddr, app: &App) -> Response<Body> {
+    let protocol = match (request.version(), grpc::is_grpc(request.headers())) {
+        (_, true) => "gRPC",
+        (Version::HTTP_2, _) => "HTTP/2",
+        (Version::HTTP_10, _) => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    };
+    let response = match pages::answer(&request, app).await {
+        Some(page) => page,
+        None => tell(request, protocol, peer, app).await,
+    };
+    let code = response.status().as_u16().to_string();
+    app.registry.shared().counter(&REQUESTS, &[protocol, &code]).increment();
+    response
+}
+
+/// Answers with who answers and what was seen, as slowly and as wrongly as it was told to.
+async fn tell(request: Request<Incoming>, protocol: &str, peer: SocketAddr, app: &App) -> Response<Body> {
+    let asked = Asked::of(&request);
+    tokio::time::sleep(app.switches.delay() + asked.delay).await;
+    let failing = app.switches.next_failure();
+    if websocket::is_asked_for(&request) && failing.is_none() {
+        let (parts, body) = request.into_parts();
+        let greeting = Answer::to_request(&app.who, &parts, "WebSocket", peer);
+        let greeting = serde_json::to_string(&greeting).unwrap_or_default();
+        return websocket::upgrade(Request::from_parts(parts, body), greeting);
+    }
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, MAX_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return page(StatusCode::BAD_REQUEST, format!("the request's body: {error}\n")),
+    };
+    let mut answer = Answer::to_request(&app.who, &parts, protocol, peer);
+    answer.body_bytes = body.len() as u64;
+    if protocol == "gRPC" {
+        let json = serde_json::to_string(&answer).unwrap_or_default();
+        return grpc::answer(parts.uri.path(), &parts.headers, &body, json, failing);
+    }
+    let status = failing.or(asked.status).and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
+    let mut json = serde_json::to_vec_pretty(&answer).unwrap_or_default();
+    json.push(b'\n');
+    json.resize(json.len() + asked.padding, b' ');
+    let mut response = Response::new(full(json));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A page of text.
+pub(super) fn page(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// What one request asks for itself.
+struct Asked {
+    delay: Duration,
+    status: Option<u16>,
+    padding: usize,
+}
+
+impl Asked {
+    fn of(request: &Request<Incoming>) -> Self {
+        let query = pages::query(request.uri());
+        let number =
+            |name: &str| query.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.parse::<u64>().ok());
+        let segment =
+            |prefix: &str| request.uri().path().strip_prefix(prefix).and_then(|rest| rest.parse::<u64>().ok());
+        let head = request.method() == Method::HEAD;
+        let status = segment("/status/").or(number("status")).and_then(|status| u16::try_from(status).ok());
+        Self {
+            delay: Duration::from_millis(segment("/delay/").or(number("delay")).unwrap_or(0)).min(MAX_DELAY),
+            // Informational answers are not for an application to give.
+            status: status.filter(|status| (200..600).contains(status)),
+            padding: if head { 0 } else { number("size").map_or(0, |size| (size as usize).min(MAX_PADDING)) },
+        }
+    }
+}

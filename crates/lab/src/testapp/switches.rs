@@ -1,0 +1,90 @@
+//! What the application has been told to do wrong.
+
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Misbehaviour, until told otherwise.
+#[derive(Debug)]
+pub(super) struct Switches {
+    fail_percent: AtomicU32,
+    fail_status: AtomicU16,
+    slow_milliseconds: AtomicU64,
+    unready: AtomicBool,
+    /// Spreads failures evenly instead of at random, so that tests can count.
+    turn: AtomicU32,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            fail_percent: AtomicU32::new(0),
+            fail_status: AtomicU16::new(503),
+            slow_milliseconds: AtomicU64::new(0),
+            unready: AtomicBool::new(false),
+            turn: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Switches {
+    /// Answers this share of requests with `status`.
+    pub(super) fn fail(&self, percent: u32, status: u16) {
+        self.fail_status.store(status, Relaxed);
+        self.fail_percent.store(percent.min(100), Relaxed);
+    }
+
+    /// Answers later.
+    pub(super) fn slow(&self, milliseconds: u64) {
+        self.slow_milliseconds.store(milliseconds, Relaxed);
+    }
+
+    /// Tells probes that it is not ready.
+    pub(super) fn leave(&self) {
+        self.unready.store(true, Relaxed);
+    }
+
+    /// All well again.
+    pub(super) fn heal(&self) {
+        self.fail(0, 503);
+        self.slow(0);
+        self.unready.store(false, Relaxed);
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        !self.unready.load(Relaxed)
+    }
+
+    pub(super) fn delay(&self) -> Duration {
+        Duration::from_millis(self.slow_milliseconds.load(Relaxed))
+    }
+
+    /// Whether this request is to fail, and how.
+    pub(super) fn next_failure(&self) -> Option<u16> {
+        let percent = self.fail_percent.load(Relaxed);
+        if percent == 0 {
+            return None;
+        }
+        // The share of failures so far never differs from `percent` by more than one request.
+        let turn = self.turn.fetch_add(1, Relaxed) % 100;
+        ((turn + 1) * percent / 100 > turn * percent / 100).then(|| self.fail_status.load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fails_exactly_the_share_asked_for() {
+        let switches = Switches::default();
+        assert_eq!(switches.next_failure(), None);
+        for percent in [1, 30, 50, 100] {
+            switches.turn.store(0, Relaxed);
+            switches.fail(percent, 500);
+            let failed = (0..100).filter(|_| switches.next_failure() == Some(500)).count();
+            assert_eq!(failed, percent as usize);
+        }
+        switches.heal();
+        assert_eq!(switches.next_failure(), None);
+    }
+}

@@ -1,0 +1,251 @@
+use super::*;
+
+use futures_util::{SinkExt, StreamExt};
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// An application on free ports.
+struct Running {
+    http: SocketAddr,
+    echo: SocketAddr,
+    banner: SocketAddr,
+    signal: drain::Signal,
+    app: Arc<App>,
+}
+
+fn start(cluster: &str) -> Running {
+    let who = Who { cluster: cluster.into(), pod: "pod-1".into(), zone: "us-west-1a".into(), ..Who::default() };
+    let app = Arc::new(App { who, switches: Switches::default(), registry: telemetry::metrics::Registry::new() });
+    let (signal, watch, _) = drain::channel();
+    let bind = || {
+        let listener = net::listen(([127, 0, 0, 1], 0).into(), &Listen::default()).unwrap();
+        (listener.local_addr().unwrap(), Acceptor::new(listener).unwrap())
+    };
+    let ((http, http_port), (echo, echo_port), (banner, banner_port)) = (bind(), bind(), bind());
+    tokio::spawn(serve::http(http_port, Arc::clone(&app), watch.clone()));
+    tokio::spawn(tcp::serve(echo_port, None, watch.clone()));
+    tokio::spawn(tcp::serve(banner_port, Some(Arc::clone(&app)), watch));
+    Running { http, echo, banner, signal, app }
+}
+
+/// Status, and the body as JSON or text, of a request written by hand.
+async fn ask(address: SocketAddr, request: &str) -> (u16, serde_json::Value) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{request}\r\nhost: ratings\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body = serde_json::from_str(body).unwrap_or_else(|_| body.into());
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+}
+
+async fn run_plan(url: String, protocol: Protocol, count: usize) -> Timeline {
+    let plan = Plan { target: url.parse().unwrap(), protocol, count, rate: 500.0, timeout: Duration::from_secs(5) };
+    plan.check().unwrap();
+    plan.run().await
+}
+
+#[tokio::test]
+async fn says_who_answered_and_what_it_saw() {
+    let running = start("west");
+    let request =
+        "GET /reviews?x=1 HTTP/1.1\r\nx-request-id: 7\r\nx-forwarded-client-cert: By=a;URI=spiffe://b/ns/c/sa/d";
+    let (status, answer) = ask(running.http, request).await;
+    assert_eq!(status, 200);
+    for (field, expected) in [
+        ("cluster", "west"),
+        ("pod", "pod-1"),
+        ("zone", "us-west-1a"),
+        ("identity", "spiffe://b/ns/c/sa/d"),
+        ("protocol", "HTTP/1.1"),
+        ("method", "GET"),
+        ("path", "/reviews?x=1"),
+    ] {
+        assert_eq!(answer[field], expected, "{field}: {answer}");
+    }
+    assert_eq!(answer["headers"]["x-request-id"], "7");
+    assert!(ask(running.http, "GET / HTTP/1.1").await.1["identity"].is_null());
+}
+
+#[tokio::test]
+async fn answers_all_http_protocols_on_one_port() {
+    let running = start("west");
+    for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Grpc] {
+        let timeline = run_plan(format!("http://{}/x", running.http), protocol, 20).await;
+        assert_eq!((timeline.ok, timeline.failed), (20, 0), "{protocol:?} {:?}", timeline.errors);
+        assert_eq!(timeline.clusters["west"], 20);
+    }
+    let (_, metrics) = ask(running.http, "GET /metrics HTTP/1.1").await;
+    let metrics = metrics.as_str().unwrap();
+    for line in [
+        r#"{protocol="HTTP/1.1",code="200"} 20"#,
+        r#"{protocol="HTTP/2",code="200"} 20"#,
+        r#"{protocol="gRPC",code="200"} 20"#,
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn echoes_tcp_and_speaks_first_where_it_should() {
+    let running = start("east");
+    assert_eq!(run_plan(format!("tcp://{}", running.echo), Protocol::Http1, 3).await.ok, 3);
+    let timeline = run_plan(format!("banner://{}", running.banner), Protocol::Http1, 3).await;
+    assert_eq!(timeline.clusters["east"], 3, "{:?}", timeline.errors);
+}
+
+#[tokio::test]
+async fn echoes_websocket_messages() {
+    let running = start("west");
+    let stream = TcpStream::connect(running.http).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::get("/socket")
+        .header("host", "ratings")
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .body(http_body_util::Empty::<bytes::Bytes>::new())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 101);
+    // RFC 6455 §1.3 gives this pair.
+    assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    let upgraded = hyper_util::rt::TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+    let greeting = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert!(greeting.contains("\"cluster\":\"west\""), "{greeting}");
+    for text in ["one", "two"] {
+        socket.send(text.into()).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap(), text);
+    }
+}
+
+#[tokio::test]
+async fn streams_grpc_replies_with_trailers() {
+    use http_body_util::BodyExt;
+    let running = start("west");
+    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(running.http).await.unwrap());
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    for (path, messages, status) in [("Stream", 7, "0"), ("Unary", 1, "0"), ("Nothing", 0, "12")] {
+        let request = Request::post(format!("http://ratings/isthmus.testapp.Echo/{path}"))
+            .header("content-type", "application/grpc")
+            .header("x-count", "7")
+            .body(http_body_util::Full::new(grpc::framed(b"payload")))
+            .unwrap();
+        let collected = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(collected.trailers().unwrap()["grpc-status"], status, "{path}");
+        let mut body = collected.to_bytes();
+        let mut seen = 0;
+        while !body.is_empty() {
+            let message = grpc::message(&body);
+            let reply = <grpc::Reply as prost::Message>::decode(message.clone()).unwrap();
+            assert!(reply.echo == b"payload"[..] && reply.answer.contains("gRPC"));
+            body = body.slice(5 + message.len()..);
+            seen += 1;
+        }
+        assert_eq!(seen, messages, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn can_be_told_to_be_slow_and_to_fail() {
+    let running = start("west");
+    let begun = std::time::Instant::now();
+    assert_eq!(ask(running.http, "GET /delay/120 HTTP/1.1").await.0, 200);
+    assert_eq!(ask(running.http, "GET /?delay=120 HTTP/1.1").await.0, 200);
+    assert!(begun.elapsed() >= Duration::from_millis(240));
+    assert_eq!(ask(running.http, "GET /status/418 HTTP/1.1").await.0, 418);
+    assert_eq!(ask(running.http, "GET /status/100 HTTP/1.1").await.0, 200);
+
+    assert_eq!(ask(running.http, "GET /fail?percent=50 HTTP/1.1").await.0, 405);
+    assert_eq!(ask(running.http, "POST /fail?percent=500 HTTP/1.1").await.0, 400);
+    assert_eq!(ask(running.http, "POST /fail?percent=50&status=500 HTTP/1.1").await.0, 200);
+    for protocol in [Protocol::Http1, Protocol::Grpc] {
+        let timeline = run_plan(format!("http://{}", running.http), protocol, 100).await;
+        assert_eq!((timeline.ok, timeline.failed), (50, 50), "{protocol:?}");
+        let error = if protocol == Protocol::Grpc { "gRPC status 14" } else { "HTTP status 500" };
+        assert_eq!(timeline.errors[error], 50, "{:?}", timeline.errors);
+    }
+    assert_eq!(ask(running.http, "POST /heal HTTP/1.1").await.0, 200);
+    assert_eq!(ask(running.http, "GET / HTTP/1.1").await.0, 200);
+
+    assert_eq!(ask(running.http, "GET /ready HTTP/1.1").await.0, 200);
+    assert_eq!(ask(running.http, "POST /unready HTTP/1.1").await.0, 200);
+    assert_eq!(ask(running.http, "GET /ready HTTP/1.1").await.0, 503);
+    assert_eq!(ask(running.http, "GET /healthz HTTP/1.1").await.0, 200);
+}
+
+#[tokio::test]
+async fn calls_others_and_tells_what_answered_when() {
+    let (caller, target) = (start("west"), start("east"));
+    let url = format!("http%3A%2F%2F{}%2Fx", target.http);
+    let (status, timeline) = ask(caller.http, &format!("GET /fetch?url={url}&count=40&rate=200 HTTP/1.1")).await;
+    assert_eq!(status, 200, "{timeline}");
+    let timeline: Timeline = serde_json::from_value(timeline).unwrap();
+    assert_eq!((timeline.ok, timeline.failed, timeline.requests.len()), (40, 0, 40));
+    assert_eq!(timeline.phases.len(), 1);
+    assert_eq!(timeline.phases[0].cluster, "east");
+    // Sent at the rate asked for, however long answers took.
+    assert!((timeline.requests[39].at_ms - 195.0).abs() < 1.0, "{:?}", timeline.requests[39]);
+    for wrong in
+        ["", "url=ftp%3A%2F%2Fx", "url=http%3A%2F%2Fx&count=0", "url=http%3A%2F%2Fx&rate=9999", "url=tcp%3A%2F%2Fx"]
+    {
+        assert_eq!(ask(caller.http, &format!("GET /fetch?{wrong} HTTP/1.1")).await.0, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_is_gone_shows_in_the_time_line() {
+    let running = start("west");
+    let plan = Plan {
+        target: format!("http://{}", running.http).parse().unwrap(),
+        protocol: Protocol::Http1,
+        count: 60,
+        rate: 200.0,
+        timeout: Duration::from_secs(1),
+    };
+    let calling = tokio::spawn(plan.run());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.signal.begin();
+    let timeline = calling.await.unwrap();
+    assert!(timeline.ok > 5 && timeline.failed > 5, "{}", timeline.text());
+    assert!(timeline.phases[0].ok && !timeline.phases.last().unwrap().ok, "{}", timeline.text());
+    assert!(timeline.text().contains("FAILED"), "{}", timeline.text());
+}
+
+#[tokio::test]
+async fn drain_finishes_the_request_under_way() {
+    let running = start("west");
+    let asking = tokio::spawn(ask(running.http, "GET /delay/200 HTTP/1.1"));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    running.app.switches.leave();
+    running.signal.begin();
+    assert_eq!(asking.await.unwrap().0, 200);
+}
+
+#[test]
+fn options_are_read() {
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+    let parse = |args: &[&str]| <Command as clap::Parser>::try_parse_from(args).map(|command| command.options);
+    let options =
+        parse(&["testapp", "--call", "http://ratings:9080/", "--rate", "200", "--duration", "5s", "-o", "json"]);
+    let options = options.unwrap();
+    assert_eq!((options.rate, options.duration, options.output), (200.0, Duration::from_secs(5), Output::Json));
+    assert!(parse(&["testapp", "--call", "ratings"]).is_err());
+    assert_eq!(parse(&["testapp", "--port", "80,81"]).unwrap().port, [80, 81]);
+    assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+    assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+    assert!(duration("2h").is_err() && duration("-1s").is_err() && duration("").is_err());
+}
