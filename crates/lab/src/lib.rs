@@ -9,5 +9,4 @@ pub mod dns;
 pub mod install;
 pub mod node;
 pub mod testapp;
-pub mod testapp;
 pub mod topology;
