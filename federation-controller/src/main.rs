@@ -1,3 +1,17 @@
 //! Runs the `federation-controller` library as a program of its own.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The Isthmus control plane.
+#[derive(Parser)]
+#[command(name = "isthmus-federation-controller", version)]
+struct Command {
+    #[command(flatten)]
+    options: isthmus_federation_controller::Options,
+}
+
+fn main() -> ExitCode {
+    isthmus_federation_controller::run(Command::parse().options)
+}

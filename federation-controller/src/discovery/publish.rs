@@ -28,7 +28,7 @@ const SAVE: Duration = Duration::from_secs(5);
 /// Events taken in without a pause.
 const BATCH: usize = 1024;
 
-/// Runs until all senders of events are gone.
+/// Runs until all senders of events are gone, or the controller stops.
 pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>, directory: Option<PathBuf>) {
     let mut slow = interval(SLOW_TICK);
     slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,6 +50,10 @@ pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>, directo
                     views.note(&event);
                     index.apply(event, now);
                 }
+            }
+            () = shared.stop.cancelled() => {
+                views.save(&shared.index());
+                return;
             }
             () = sleep_until(last + TICK), if dirty => last = compile(&shared),
             _ = slow.tick() => {

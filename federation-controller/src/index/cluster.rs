@@ -127,6 +127,17 @@ impl ClusterIndex {
         self.services.get(key)
     }
 
+    /// The keys of its services, in no order.
+    pub fn service_keys(&self) -> impl Iterator<Item = &Key> {
+        self.services.keys()
+    }
+
+    /// How many endpoints of a service are ready.
+    pub fn ready_endpoints(&self, key: &Key) -> usize {
+        let slices = self.slices_of.of(key).filter_map(|slice| self.slices.get(slice));
+        slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready && !endpoint.terminating).count()
+    }
+
     /// Whether there is a ServiceExport of this name.
     pub fn has_export(&self, key: &Key) -> bool {
         self.exports.contains_key(key)

@@ -1,0 +1,103 @@
+use std::time::SystemTime;
+
+use telemetry::metrics::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::discovery::{Limits, publish};
+use crate::index::event::{Cluster, Event, Kind, Link, Object, Service, ServicePort};
+use crate::index::{Index, Settings};
+use crate::metrics::{Metrics, observe};
+
+async fn get(address: std::net::SocketAddr, request: &str) -> String {
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    socket.write_all(format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn pages_say_what_is_known_and_how_old_it_is() {
+    let settings = Settings {
+        cluster: "west".into(),
+        namespace: "isthmus-system".into(),
+        root_namespace: "istio-system".into(),
+        cluster_domain: "cluster.local".into(),
+        trust_domain: "cluster.local".into(),
+    };
+    let registry = Registry::new();
+    let shared = Shared::new(Index::new(settings), Metrics::new(&registry), Limits::default());
+    observe(&shared, &registry);
+    let debug = Debug::new(shared.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(debug.clone().serve(listener));
+    assert!(get(address, "GET /ready").await.contains("503"));
+    debug.set_serving(true);
+    assert!(get(address, "GET /ready").await.contains("listed in full"));
+
+    let (events, inbox) = tokio::sync::mpsc::channel(64);
+    let publishing = tokio::spawn(publish::run(shared.clone(), inbox, None));
+    let west = || "west".into();
+    let info = Cluster { name: west(), own: true, network: "net-west".into(), server: "https://west".into() };
+    events.send(Event::ClusterAdded(info)).await.unwrap();
+    for kind in Kind::ALL {
+        events.send(Event::Listing { cluster: west(), kind }).await.unwrap();
+        if kind == Kind::Service {
+            let port = ServicePort { name: "tls".into(), number: 15443, ..Default::default() };
+            let object = Object::Service(Service {
+                namespace: "default".into(),
+                name: "gw".into(),
+                ports: vec![port],
+                network: Some("net-west".into()),
+                external_ips: vec![[203, 0, 113, 10].into()],
+                ..Default::default()
+            });
+            events.send(Event::Upsert { cluster: west(), object }).await.unwrap();
+        }
+        events.send(Event::Listed { cluster: west(), kind }).await.unwrap();
+    }
+    let since = SystemTime::now();
+    events.send(Event::Link { cluster: west(), link: Link::Connected, since }).await.unwrap();
+    drop(events);
+    publishing.await.unwrap();
+    // All events are in; the last compile may have been cut short by the end.
+    let compiled = shared.ready() || {
+        let (events, inbox) = tokio::sync::mpsc::channel(1);
+        drop(events);
+        publish::run(shared.clone(), inbox, None).await;
+        shared.ready()
+    };
+    assert!(compiled);
+
+    assert!(get(address, "GET /ready").await.starts_with("HTTP/1.1 200"));
+    let clusters = get(address, "GET /debug/clusters").await;
+    let page: ClustersPage = serde_json::from_str(clusters.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let row = &page.clusters[0];
+    assert_eq!((&*row.name, &*row.role, &*row.network, &*row.link), ("west", "primary", "net-west", "connected"));
+    assert_eq!((row.services, row.exported, row.endpoints, row.synced), (1, 0, 0, true));
+    assert!(row.heard_age_ms.is_some() && row.contact_age_ms.is_none() && row.trust.is_none());
+    assert!(get(address, "GET /debug/gateways").await.contains("203.0.113.10:15443 (west)"));
+    assert!(get(address, "GET /debug/services/").await.contains("gw.default.svc.cluster.local"));
+    let service = get(address, "GET /debug/services/gw.default.svc.cluster.local").await;
+    let page: ServicePage = serde_json::from_str(service.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(
+        (page.clusters, page.ports),
+        (vec!["west".to_string()], vec!["15443/tls PROTOCOL_UNSPECIFIED".to_string()])
+    );
+    assert!(get(address, "GET /debug/services/nowhere").await.starts_with("HTTP/1.1 404"));
+    assert!(get(address, "GET /debug/proxies").await.ends_with("[]"));
+    assert!(get(address, "GET /nothing").await.starts_with("HTTP/1.1 404"));
+    assert!(get(address, "POST /ready").await.starts_with("HTTP/1.1 405"));
+    let metrics = get(address, "GET /metrics").await;
+    for expected in [
+        "isthmus_controller_managed_clusters{cluster_type=\"local\"} 1",
+        "isthmus_controller_cluster_link{cluster=\"west\",state=\"connected\"} 1",
+        "isthmus_controller_objects{cluster=\"west\",kind=\"Service\"} 1",
+        "isthmus_controller_resources{type=\"Gateway\"} 1",
+        "isthmus_controller_pushes_total{type=\"Service\"} 0",
+    ] {
+        assert!(metrics.contains(expected), "{expected} is not in\n{metrics}");
+    }
+}
