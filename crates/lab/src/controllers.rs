@@ -35,15 +35,13 @@ pub struct Settings {
     pub cluster: String,
     /// The addresses that Services of type LoadBalancer are given.
     pub load_balancers: Vec<Ipv4Addr>,
-    /// The PEM certificate of the authority that signed the API server's certificate.
-    pub api_authority: String,
 }
 
 /// Runs every controller until one of them ends, which none does unless it panics.
 pub async fn run(client: Client, view: Arc<View>, settings: Settings) {
     let settings = Arc::new(settings);
     let mut tasks = JoinSet::new();
-    tasks.spawn(namespace::run(client.clone(), view.clone(), settings.clone()));
+    tasks.spawn(namespace::run(client.clone(), view.clone()));
     tasks.spawn(deployment::run(client.clone(), view.clone()));
     tasks.spawn(replica_set::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));

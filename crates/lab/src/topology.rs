@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use diagnostic::Diagnostic;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The most clusters of one lab: their LoadBalancer addresses share 203.0.113.0/24, ten for each.
 pub const MAX_CLUSTERS: usize = 9;
 
 /// A topology in which every reference resolves.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Topology {
     /// The lab's name unless another is asked for: `metadata.name`, or the file's name without its extension.
@@ -45,7 +45,7 @@ pub struct Topology {
 }
 
 /// Settings of the whole mesh.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mesh {
     /// The trust domain of every identity.
@@ -57,7 +57,7 @@ pub struct Mesh {
 }
 
 /// A network: pod addresses inside it mean nothing outside.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
     /// Its name, the value of `topology.istio.io/network`.
@@ -70,7 +70,7 @@ pub struct Network {
 }
 
 /// One cluster.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cluster {
     /// Its name, a DNS label.
@@ -92,7 +92,7 @@ pub struct Cluster {
 }
 
 /// Whether a cluster runs a control plane or uses another's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Role {
     /// Runs its own federation controller.
@@ -105,7 +105,7 @@ pub enum Role {
 }
 
 /// Pods of one version of a service in one cluster.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
     /// The service's name.
@@ -139,7 +139,7 @@ pub struct Workload {
 }
 
 /// What a workload's container runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Program {
     /// The built-in test application.
@@ -152,7 +152,7 @@ pub enum Program {
 }
 
 /// A service port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
     /// Its name, from which the protocol follows as in Istio (`http`, `grpc-…`, `tcp`).
@@ -164,7 +164,7 @@ pub struct Port {
 }
 
 /// A ServiceExport to create.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Export {
     /// The service's name.
@@ -176,7 +176,7 @@ pub struct Export {
 }
 
 /// A manifest to apply.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     /// The file, resolved against the topology's folder.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
@@ -144,15 +144,12 @@ pub struct View {
     pub namespaces: Cache<Namespace>,
     /// Service accounts.
     pub service_accounts: Cache<ServiceAccount>,
-    /// The ConfigMaps that carry the API server's authority.
-    pub authorities: Cache<ConfigMap>,
     changed: watch::Sender<u64>,
     synced: watch::Sender<usize>,
 }
 
-/// The ConfigMap in each namespace from which pods learn the API server's authority.
-pub const ROOT_CA_CONFIG_MAP: &str = "kube-root-ca.crt";
-const KINDS: usize = 9;
+/// How many kinds are followed.
+const KINDS: usize = 8;
 
 impl Default for View {
     fn default() -> Self {
@@ -165,7 +162,6 @@ impl Default for View {
             nodes: Cache::default(),
             namespaces: Cache::default(),
             service_accounts: Cache::default(),
-            authorities: Cache::default(),
             changed: watch::Sender::new(0),
             synced: watch::Sender::new(0),
         }
@@ -178,18 +174,14 @@ impl View {
     pub fn follow(client: &Client) -> (Arc<Self>, JoinSet<()>) {
         let view = Arc::new(Self::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.deployments, ""));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.replica_sets, ""));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.pods, ""));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.services, ""));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.slices, ""));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.nodes, ""));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.namespaces, ""));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.service_accounts, ""));
-        let only = format!("metadata.name={ROOT_CA_CONFIG_MAP}");
-        let authorities = Api::all(client.clone());
-        let followed = view.clone();
-        tasks.spawn(async move { follow(authorities, followed, |view| &view.authorities, &only).await });
+        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.deployments));
+        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.replica_sets));
+        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.pods));
+        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.services));
+        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.slices));
+        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.nodes));
+        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.namespaces));
+        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.service_accounts));
         (view, tasks)
     }
 
@@ -211,15 +203,11 @@ impl View {
     }
 }
 
-async fn follow<K>(api: Api<K>, view: Arc<View>, cache: impl Fn(&View) -> &Cache<K>, fields: &str)
+async fn follow<K>(api: Api<K>, view: Arc<View>, cache: impl Fn(&View) -> &Cache<K>)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let mut config = watcher::Config::default();
-    if !fields.is_empty() {
-        config = config.fields(fields);
-    }
-    let mut events = std::pin::pin!(watcher(api, config));
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
     let mut listing = Vec::new();
     let mut pause = Duration::from_millis(20);
     while let Some(event) = events.next().await {

@@ -101,7 +101,7 @@ fn container(cluster: &Cluster, workload: &Workload) -> Value {
             let port = workload.ports.iter().find(|port| port.name.starts_with("http"));
             if let Some(port) = port {
                 container["readinessProbe"] =
-                    json!({"httpGet": {"path": "/healthz", "port": port.target_port}, "periodSeconds": 1});
+                    json!({"httpGet": {"path": "/ready", "port": port.target_port}, "periodSeconds": 1});
             }
         }
         Program::Command { command } => {

@@ -90,14 +90,14 @@ fn pod_cidr(raw: Option<&Spanned<String>>) -> Checked<ipnet::Ipv4Net> {
     let Some(raw) = raw else { return Ok(default) };
     let finding = |why: &str| {
         Err(Finding::new(raw.referenced, format!("podCIDR \"{}\" {why}", raw.value))
-            .hint(format!("an IPv4 range of /8 to /24, such as {POD_CIDR}; networks may use the same range")))
+            .hint(format!("an IPv4 range of /16, such as {POD_CIDR}; networks may use the same range")))
     };
     let Ok(cidr) = raw.value.parse::<ipnet::Ipv4Net>() else { return finding("is not an IPv4 range") };
-    if !(8..=24).contains(&cidr.prefix_len()) {
-        return finding("has a prefix outside /8 to /24");
+    if cidr.prefix_len() != 16 {
+        return finding("is not a /16");
     }
-    if cidr.contains(&services) || services.contains(&cidr) {
-        return finding("overlaps the service range 10.96.0.0/16");
+    if cidr.trunc() == services {
+        return finding("is the service range 10.96.0.0/16");
     }
     Ok(cidr.trunc())
 }

@@ -112,7 +112,8 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ("replicas: 2", "replicas: many", &["my.yaml:21:17:"]),
     ("delay: 20ms", "delay: soon", &["my.yaml:7:14: \"soon\" is not a delay", "20ms"]),
     ("delay: 20ms", "delay: 20s", &["out of range"]),
-    ("delay: 20ms", "podCIDR: 10.96.0.0/12", &["overlaps the service range"]),
+    ("delay: 20ms", "podCIDR: 10.96.0.0/16", &["is the service range"]),
+    ("delay: 20ms", "podCIDR: 10.0.0.0/8", &["is not a /16"]),
     ("delay: 20ms", "podCIDR: ten", &["not an IPv4 range"]),
     (
         "    - name: reviews\n      clusters",

@@ -1,0 +1,170 @@
+//! `lab exec`: a command in a container, through the API server as `kubectl exec` does it.
+
+use std::io::{IsTerminal as _, Read as _, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::SinkExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::ResourceExt as _;
+use kube::api::{Api, AttachParams, TerminalSize};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::target::Target;
+use super::{Failure, Which};
+
+/// Options of `lab exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// CLUSTER/NAMESPACE/POD, where a deployment may stand for one of its pods; a container may follow
+    #[arg(value_name = "CLUSTER/NAMESPACE/POD[/CONTAINER]")]
+    target: Target,
+    /// Gives the command no standard input
+    #[arg(long, short = 'n')]
+    no_stdin: bool,
+    #[command(flatten)]
+    which: Which,
+    /// The command and its arguments
+    #[arg(last = true, required = true, num_args = 1..)]
+    command: Vec<String>,
+}
+
+impl Exec {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let record = self.which.choose()?;
+        let client = super::client(&record, &self.target.cluster).await?;
+        let pods = self.target.pods(&client).await?;
+        let pod = pods.first().ok_or("no pod")?;
+        let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
+        let terminal = !self.no_stdin && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        let mut params = AttachParams::default().stdin(!self.no_stdin).stdout(true).stderr(!terminal).tty(terminal);
+        if let Some(container) = self.target.container_of(pod) {
+            params = params.container(container);
+        }
+        let mut process = api.exec(&pod.name_any(), &self.command, &params).await.map_err(|error| {
+            format!("{}/{}: {}", self.target.cluster, pod.name_any(), crate::controllers::replica_set::plain(&error))
+        })?;
+        let _raw = terminal.then(Raw::enter).flatten();
+        if let Some(sizes) = process.terminal_size() {
+            tokio::spawn(follow_size(sizes));
+        }
+        if let Some(stdin) = process.stdin() {
+            // Not waited for: the command may end while nobody types.
+            tokio::spawn(pass_input(stdin));
+        }
+        let status = process.take_status();
+        let out = pass_output(process.stdout(), std::io::stdout());
+        let err = pass_output(process.stderr(), std::io::stderr());
+        tokio::join!(out, err);
+        let status = match status {
+            Some(status) => status.await,
+            None => None,
+        };
+        drop(_raw);
+        exit_of(status)
+    }
+}
+
+/// Writes what comes. A reader that has gone ends the copy; the command's own end is told by its status.
+async fn pass_output(from: Option<impl AsyncRead + Unpin>, mut to: impl Write) {
+    let Some(mut from) = from else { return };
+    let mut buffer = vec![0; 1 << 15];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if to.write_all(&buffer[..length]).and_then(|()| to.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Passes standard input on until it ends. It is read on a thread, as a read of a terminal cannot be cancelled.
+async fn pass_input(mut to: impl AsyncWrite + Unpin) {
+    let (sender, mut chunks) = tokio::sync::mpsc::channel::<Vec<u8>>(4);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 15];
+        while let Ok(length @ 1..) = std::io::stdin().read(&mut buffer) {
+            if sender.blocking_send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    while let Some(chunk) = chunks.recv().await {
+        if to.write_all(&chunk).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+/// The exit code that the API server tells in a `Status`, as kubectl reads it.
+fn exit_of(status: Option<Status>) -> Result<ExitCode, Failure> {
+    let Some(status) = status else {
+        return Err("the connection ended before the command did; is the pod still there?".into());
+    };
+    if status.status.as_deref() == Some("Success") {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let causes = status.details.and_then(|details| details.causes).unwrap_or_default();
+    let code = causes.iter().find(|cause| cause.reason.as_deref() == Some("ExitCode"));
+    match code.and_then(|cause| cause.message.as_deref()?.parse::<u8>().ok()) {
+        Some(code) => Ok(ExitCode::from(code)),
+        None => Err(status.message.unwrap_or_else(|| "the command could not be run".to_owned()).into()),
+    }
+}
+
+/// The terminal passes every key on as it is, until this is dropped.
+struct Raw {
+    before: Termios,
+}
+
+impl Raw {
+    fn enter() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(std::io::stdin(), OptionalActions::Now, &raw).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+async fn follow_size(mut sizes: impl futures_util::Sink<TerminalSize> + Unpin) {
+    let Ok(mut changed) = signal(SignalKind::window_change()) else { return };
+    loop {
+        if let Ok(size) = tcgetwinsize(std::io::stdout()) {
+            let told = sizes.send(TerminalSize { width: size.ws_col, height: size.ws_row }).await;
+            if told.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            _ = changed.recv() => {}
+            // Some terminals do not signal.
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes() {
+        let status = |text: &str| Some(serde_json::from_str::<Status>(text).expect(text));
+        assert_eq!(exit_of(status(r#"{"status":"Success"}"#)).ok(), Some(ExitCode::SUCCESS));
+        let failed = r#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"22"}]}}"#;
+        assert_eq!(exit_of(status(failed)).ok(), Some(ExitCode::from(22)));
+        let error = exit_of(status(r#"{"status":"Failure","message":"no such program"}"#)).expect_err("an error");
+        assert_eq!(error.to_string(), "no such program");
+        assert!(exit_of(None).is_err());
+    }
+}

@@ -1,0 +1,153 @@
+//! `lab status`: which labs run, and what is in one of them.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::up::since;
+use super::{Failure, Format, print};
+use crate::orchestration::progress::columns;
+use crate::orchestration::state::{self, Record};
+
+/// Options of `lab status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Shows this lab's clusters
+    name: Option<String>,
+    /// How to print
+    #[arg(long, short)]
+    output: Option<Format>,
+}
+
+impl Status {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let now = Timestamp::now();
+        let labs = match &self.name {
+            Some(name) => vec![state::choose(Some(name))?],
+            None => state::all(),
+        };
+        let text = match self.output {
+            Some(Format::Json) => format!("{}\n", serde_json::to_string_pretty(&machine(&labs))?),
+            Some(Format::Yaml) => serde_saphyr::to_string(&machine(&labs))?,
+            wide if labs.is_empty() => {
+                let _ = wide;
+                "no lab is running\nstart one: isthmus lab up topologies/primary-remote.yaml\n".to_owned()
+            }
+            wide if self.name.is_some() || wide == Some(Format::Wide) => detail(&labs, now),
+            _ => list(&labs, now),
+        };
+        print(&text);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn state_of(lab: &Record) -> &'static str {
+    match (lab.is_alive(), lab.ready) {
+        (true, true) => "ready",
+        (true, false) => "starting",
+        (false, _) => "dead",
+    }
+}
+
+fn machine(labs: &[Record]) -> Value {
+    let labs: Vec<Value> = labs
+        .iter()
+        .map(|lab| {
+            let mut value = serde_json::to_value(lab).unwrap_or_default();
+            value["state"] = json!(state_of(lab));
+            value
+        })
+        .collect();
+    json!({"labs": labs})
+}
+
+fn age(lab: &Record, now: Timestamp) -> String {
+    match lab.started.parse::<Timestamp>() {
+        Ok(started) => {
+            let seconds = now.as_second().saturating_sub(started.as_second());
+            since(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        }
+        Err(_) => "unknown".to_owned(),
+    }
+}
+
+fn list(labs: &[Record], now: Timestamp) -> String {
+    let mut rows = vec![["LAB", "STATE", "CLUSTERS", "AGE", "PROCESS", "TOPOLOGY"].map(str::to_owned).to_vec()];
+    rows.extend(labs.iter().map(|lab| {
+        let clusters: Vec<&str> = lab.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        vec![
+            lab.name.clone(),
+            state_of(lab).to_owned(),
+            clusters.join(","),
+            age(lab, now),
+            lab.pid.to_string(),
+            lab.topology.display().to_string(),
+        ]
+    }));
+    let mut text = columns(&rows, "");
+    if let Some(dead) = labs.iter().find(|lab| !lab.is_alive()) {
+        text.push_str(&format!("remove what is left of it: isthmus lab down {}\n", dead.name));
+    }
+    text
+}
+
+fn detail(labs: &[Record], now: Timestamp) -> String {
+    let mut text = String::new();
+    for (index, lab) in labs.iter().enumerate() {
+        if index > 0 {
+            text.push('\n');
+        }
+        text.push_str(&format!(
+            "lab {}   {}   age {}   process {}   {}\n",
+            lab.name,
+            state_of(lab),
+            age(lab, now),
+            lab.pid,
+            lab.topology.display()
+        ));
+        let names = ["CLUSTER", "ROLE", "PRIMARY", "NETWORK", "REGION", "ZONES", "GATEWAY", "API", "KUBECONFIG"];
+        let mut rows = vec![names.map(str::to_owned).to_vec()];
+        rows.extend(lab.clusters.iter().map(|cluster| {
+            vec![
+                cluster.name.clone(),
+                cluster.role.clone(),
+                cluster.primary.clone(),
+                cluster.network.clone(),
+                cluster.region.clone(),
+                cluster.zones.join(","),
+                cluster.gateway.clone(),
+                cluster.api.clone(),
+                cluster.kubeconfig.display().to_string(),
+            ]
+        }));
+        text.push_str(&columns(&rows, "  "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listings() {
+        let lab = Record {
+            name: "mesh".into(),
+            pid: u32::MAX,
+            started_ticks: 1,
+            started: "2026-01-01T00:00:00Z".into(),
+            topology: "/mesh.yaml".into(),
+            ready: true,
+            clusters: Vec::new(),
+        };
+        let now: Timestamp = "2026-01-01T00:05:00Z".parse().expect("a time");
+        let text = list(std::slice::from_ref(&lab), now);
+        assert!(text.starts_with("LAB   STATE  CLUSTERS  AGE  PROCESS"), "{text}");
+        assert!(text.contains("mesh  dead") && text.contains("5m") && text.contains("isthmus lab down mesh"), "{text}");
+        assert!(detail(std::slice::from_ref(&lab), now).contains("lab mesh   dead   age 5m"));
+        assert_eq!(machine(&[lab])["labs"][0]["state"], "dead");
+    }
+}

@@ -1,0 +1,137 @@
+//! `CLUSTER/NAMESPACE/POD-or-deployment[/CONTAINER]`: which container a command means.
+
+use std::str::FromStr;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+
+use super::Failure;
+use crate::controllers::replica_set::ready_since;
+use crate::controllers::selector;
+
+/// Names a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The cluster.
+    pub cluster: String,
+    /// The namespace.
+    pub namespace: String,
+    /// A pod, a Deployment, or the value of pods' label `app`.
+    pub name: String,
+    /// The container; the application's own if absent.
+    pub container: Option<String>,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            _ if parts.iter().any(|part| part.is_empty()) => Err("a part is empty: write CLUSTER/NAMESPACE/POD".into()),
+            [cluster, namespace, name] => Ok(Self::new(cluster, namespace, name, None)),
+            [cluster, namespace, name, container] => Ok(Self::new(cluster, namespace, name, Some(container))),
+            _ => Err("write CLUSTER/NAMESPACE/POD, such as west/default/frontend; a container may follow".into()),
+        }
+    }
+}
+
+impl Target {
+    fn new(cluster: &str, namespace: &str, name: &str, container: Option<&&str>) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            container: container.map(ToString::to_string),
+        }
+    }
+
+    /// The pods that are meant, ready ones first.
+    pub(super) async fn pods(&self, client: &Client) -> Result<Vec<Pod>, Failure> {
+        let api: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);
+        if let Some(pod) = api.get_opt(&self.name).await? {
+            return Ok(vec![pod]);
+        }
+        let deployments: Api<Deployment> = Api::namespaced(client.clone(), &self.namespace);
+        let deployment = deployments.get_opt(&self.name).await?.and_then(|deployment| deployment.spec);
+        let all = api.list(&ListParams::default()).await?;
+        let meant = |pod: &Pod| match &deployment {
+            Some(spec) => selector::matches(&spec.selector, pod.labels()),
+            None => pod.labels().get("app") == Some(&self.name),
+        };
+        let names: Vec<String> = all.items.iter().map(ResourceExt::name_any).collect();
+        let mut pods: Vec<Pod> = all.items.into_iter().filter(|pod| meant(pod) && !ended(pod)).collect();
+        pods.sort_by_key(|pod| (ready_since(pod).is_none(), pod.metadata.deletion_timestamp.is_some(), pod.name_any()));
+        if pods.is_empty() {
+            let known = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
+            return Err(format!(
+                "no pod or deployment \"{}\" in namespace {} of cluster {}\n  pods: {known}",
+                self.name, self.namespace, self.cluster
+            )
+            .into());
+        }
+        Ok(pods)
+    }
+
+    /// The container that is meant in `pod`.
+    pub(super) fn container_of(&self, pod: &Pod) -> Option<String> {
+        self.container.clone().or_else(|| default_container(pod))
+    }
+}
+
+fn ended(pod: &Pod) -> bool {
+    crate::controllers::replica_set::finished(pod)
+}
+
+/// The container that the pod says is its main one, else the first that is not the proxy.
+fn default_container(pod: &Pod) -> Option<String> {
+    let named = pod.annotations().get("kubectl.kubernetes.io/default-container").cloned();
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    named.or_else(|| {
+        let mut names = containers.map(|container| container.name.clone());
+        let first = names.next()?;
+        if first.ends_with("-proxy") { names.next().or(Some(first)) } else { Some(first) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        let target: Target = "west/default/frontend".parse().expect("a target");
+        assert_eq!((target.cluster.as_str(), target.name.as_str(), &target.container), ("west", "frontend", &None));
+        let target: Target = "west/default/frontend/isthmus-proxy".parse().expect("a target");
+        assert_eq!(target.container.as_deref(), Some("isthmus-proxy"));
+        for bad in ["frontend", "west/frontend", "west//frontend", "a/b/c/d/e", ""] {
+            assert!(bad.parse::<Target>().is_err_and(|error| error.contains("CLUSTER/NAMESPACE/POD")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_application_is_the_default() {
+        let pod = |names: &[&str], annotation: Option<&str>| {
+            let containers: Vec<_> = names.iter().map(|name| serde_json::json!({"name": name})).collect();
+            let annotations =
+                annotation.map(|name| serde_json::json!({"kubectl.kubernetes.io/default-container": name}));
+            serde_json::from_value::<Pod>(
+                serde_json::json!({"metadata": {"annotations": annotations}, "spec": {"containers": containers}}),
+            )
+            .expect("a pod")
+        };
+        let cases: &[(&[&str], Option<&str>, Option<&str>)] = &[
+            (&["app"], None, Some("app")),
+            (&["isthmus-proxy", "app"], None, Some("app")),
+            (&["app", "isthmus-proxy"], None, Some("app")),
+            (&["app", "other"], Some("other"), Some("other")),
+            (&["isthmus-proxy"], None, Some("isthmus-proxy")),
+            (&[], None, None),
+        ];
+        for (names, annotation, expected) in cases {
+            assert_eq!(default_container(&pod(names, *annotation)).as_deref(), *expected, "{names:?}");
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! `lab up` and `lab run`.
+
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, TIMED_OUT, print, told};
+use crate::orchestration::bring_up::{self, BringUpError, Clients, PodLine};
+use crate::orchestration::front::{FrontError, Options, Running};
+use crate::orchestration::init::ToFront;
+use crate::orchestration::progress::{Progress, columns};
+use crate::orchestration::state::Directory;
+use crate::topology::Topology;
+
+/// Options of `lab up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// The topology file
+    file: PathBuf,
+    /// The lab's name; the topology's by default
+    #[arg(long)]
+    name: Option<String>,
+    /// How long it may take until everything is ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+    /// Returns once everything is ready, and leaves the lab running until `isthmus lab down`
+    #[arg(long, short)]
+    detach: bool,
+    /// Keeps a lab that did not get ready, for a look at it
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Options of `lab run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The topology file
+    file: PathBuf,
+    /// The lab's name; the topology's by default
+    #[arg(long)]
+    name: Option<String>,
+    /// How long it may take until everything is ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+    /// The command and its arguments
+    #[arg(last = true, required = true, num_args = 1..)]
+    command: Vec<String>,
+}
+
+/// How waiting for the lab ended.
+enum Outcome {
+    Ready(Vec<PodLine>),
+    Interrupted,
+    TimedOut(Vec<String>),
+    Failed(Failure),
+}
+
+impl Up {
+    pub(super) fn run(self) -> ExitCode {
+        if self.detach {
+            return told(self.detached());
+        }
+        let options = Options { topology: self.file, name: self.name };
+        with_lab(&options, Duration::from_secs(self.timeout), self.keep, |lab, runtime, pods| {
+            print(&summary(lab, pods));
+            if let Err(error) = lab.set_ready() {
+                eprintln!("error: {error}");
+                return ExitCode::FAILURE;
+            }
+            runtime.block_on(until_told(lab));
+            ExitCode::SUCCESS
+        })
+    }
+
+    /// Runs the lab in a process of its own, passes on what it says until it is ready, and leaves it.
+    fn detached(self) -> Result<ExitCode, Failure> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => Topology::load(&self.file)?.name,
+        };
+        // In memory, so that no log file is left when the lab ends.
+        let said = rustix::fs::memfd_create("isthmus-lab", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let said = File::from(said);
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command.args(["lab", "up", "--name", &name, "--timeout", &self.timeout.to_string()]).arg(&self.file);
+        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?).process_group(0);
+        let mut child = command.spawn()?;
+        let directory = Directory::of(&name);
+        let mut shown = 0;
+        loop {
+            let ended = child.try_wait()?;
+            let ready = directory.record().is_ok_and(|record| record.ready && record.pid == child.id());
+            shown += pass_on(&said, shown)?;
+            match ended {
+                Some(status) => return Ok(code_of(status)),
+                None if ready => {
+                    pass_on(&said, shown)?;
+                    print(&format!("stop it: isthmus lab down {name}\n"));
+                    return Ok(ExitCode::SUCCESS);
+                }
+                None => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+fn pass_on(said: &File, from: u64) -> std::io::Result<u64> {
+    let mut buffer = vec![0; 1 << 16];
+    let length = std::os::unix::fs::FileExt::read_at(said, &mut buffer, from)?;
+    std::io::stdout().write_all(&buffer[..length])?;
+    Ok(u64::try_from(length).unwrap_or(0))
+}
+
+impl Run {
+    pub(super) fn run(self) -> ExitCode {
+        let options = Options { topology: self.file, name: self.name };
+        let command = self.command;
+        with_lab(&options, Duration::from_secs(self.timeout), false, |lab, runtime, _| {
+            if let Err(error) = lab.set_ready() {
+                eprintln!("error: {error}");
+                return ExitCode::FAILURE;
+            }
+            eprintln!(
+                "lab {} ready in {:.1}s; running: {}",
+                lab.record.name,
+                lab.begin.elapsed().as_secs_f64(),
+                command.join(" ")
+            );
+            told(runtime.block_on(run_command(lab, &command)))
+        })
+    }
+}
+
+/// Starts a lab, waits until it is ready, hands it to `then`, and ends it.
+fn with_lab(
+    options: &Options,
+    timeout: Duration,
+    keep: bool,
+    then: impl FnOnce(&mut Running, &tokio::runtime::Runtime, &[PodLine]) -> ExitCode,
+) -> ExitCode {
+    // The lab's processes end when the thread that starts them does: so it is this one, before any other exists.
+    let mut lab = match Running::start(options) {
+        Ok(lab) => lab,
+        Err(FrontError::Topology(diagnostic)) => {
+            eprintln!("{diagnostic}");
+            return ExitCode::FAILURE;
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let names: Vec<&str> = lab.topology.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+    eprintln!("{}", headline(&lab));
+    let progress = Progress::new(&names, lab.begin);
+    let messages = lab.messages();
+    let outcome = runtime.block_on(wait(&lab, messages, &progress, timeout));
+    let code = match outcome {
+        Outcome::Ready(pods) => {
+            let steps = progress.finish();
+            if std::io::stderr().is_terminal() {
+                for (cluster, steps) in steps {
+                    eprintln!("  {cluster}   {}", steps.join("   "));
+                }
+            }
+            then(&mut lab, &runtime, &pods)
+        }
+        Outcome::Interrupted => {
+            let _ = progress.finish();
+            eprintln!("interrupted: stopping the lab");
+            ExitCode::from(130)
+        }
+        Outcome::TimedOut(lines) => {
+            let _ = progress.finish();
+            eprintln!("error: not ready after {}s", timeout.as_secs());
+            for line in lines {
+                eprintln!("  {line}");
+            }
+            eprintln!("  logs of the lab's own processes: {}/*/*.log", lab.directory.path().display());
+            if keep {
+                eprintln!("kept for a look: isthmus lab status; Ctrl-C stops the lab");
+                if lab.set_ready().is_ok() {
+                    runtime.block_on(until_told(&lab));
+                }
+            }
+            ExitCode::from(TIMED_OUT)
+        }
+        Outcome::Failed(error) => {
+            let _ = progress.finish();
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    };
+    runtime.shutdown_background();
+    drop(lab);
+    code
+}
+
+fn headline(lab: &Running) -> String {
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    format!(
+        "lab {}: {}, {}, {}, no Docker",
+        lab.record.name,
+        count(lab.topology.clusters.len(), "cluster"),
+        count(lab.topology.networks.len(), "network"),
+        if lab.rootless { "no root" } else { "as root" },
+    )
+}
+
+async fn wait(
+    lab: &Running,
+    messages: Option<std::sync::mpsc::Receiver<ToFront>>,
+    progress: &Progress,
+    timeout: Duration,
+) -> Outcome {
+    let clients = match Clients::new(&lab.topology, &lab.kubeconfigs).await {
+        Ok(clients) => clients,
+        Err(error) => return Outcome::Failed(error.into()),
+    };
+    let up = async {
+        bring_up::bring_up(lab, &clients, progress).await?;
+        Ok::<_, BringUpError>(bring_up::pods(&lab.topology, &clients).await)
+    };
+    let (died, mut deaths) = tokio::sync::mpsc::unbounded_channel();
+    if let Some(messages) = messages {
+        let directory = lab.directory.clone();
+        std::thread::spawn(move || {
+            for message in messages {
+                if let ToFront::Ended { cluster, process, how } = message {
+                    let log = directory.cluster(&cluster).join(format!("{process}.log"));
+                    let text = std::fs::read_to_string(&log).unwrap_or_default();
+                    let last = text.lines().rev().take(5).collect::<Vec<_>>();
+                    let last: Vec<&str> = last.into_iter().rev().collect();
+                    let told = format!("{process} of cluster {cluster} ended: {how}\n  {}", last.join("\n  "));
+                    let _ = died.send(told);
+                }
+            }
+        });
+    }
+    tokio::select! {
+        up = up => match up {
+            Ok(pods) => {
+                warn_of_deaths(deaths);
+                Outcome::Ready(pods)
+            }
+            Err(error) => Outcome::Failed(error.into()),
+        },
+        Some(death) = deaths.recv() => Outcome::Failed(death.into()),
+        () = tokio::time::sleep(timeout.saturating_sub(lab.begin.elapsed())) => {
+            let lines = tokio::time::timeout(Duration::from_secs(5), bring_up::explain(&lab.topology, &clients)).await;
+            Outcome::TimedOut(lines.unwrap_or_default())
+        }
+        () = told_to_stop() => Outcome::Interrupted,
+    }
+}
+
+/// Tells, from now on, of processes that end.
+fn warn_of_deaths(mut deaths: tokio::sync::mpsc::UnboundedReceiver<String>) {
+    tokio::spawn(async move {
+        while let Some(death) = deaths.recv().await {
+            eprintln!("warning: {death}");
+        }
+    });
+}
+
+async fn told_to_stop() {
+    let streams = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = streams else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+}
+
+/// Waits for Ctrl-C, for a signal, or for the end of the lab's first process.
+async fn until_told(lab: &Running) {
+    let gone = async {
+        while lab.is_alive() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        eprintln!("error: the lab's first process has ended");
+    };
+    tokio::select! {
+        () = told_to_stop() => eprintln!("stopping the lab"),
+        () = gone => {}
+    }
+}
+
+fn summary(lab: &Running, pods: &[PodLine]) -> String {
+    let mut text = String::new();
+    let mut rows = vec![["CLUSTER", "ROLE", "NETWORK", "REGION", "GATEWAY", "API"].map(str::to_owned).to_vec()];
+    rows.extend(lab.record.clusters.iter().map(|cluster| {
+        [&cluster.name, &cluster.role, &cluster.network, &cluster.region, &cluster.gateway, &cluster.api]
+            .map(ToOwned::to_owned)
+            .to_vec()
+    }));
+    text.push_str(&columns(&rows, ""));
+    let mut rows = vec![["POD", "VERSION", "ZONE", "ADDRESS", "READY"].map(str::to_owned).to_vec()];
+    rows.extend(pods.iter().map(|pod| {
+        let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        vec![
+            format!("{}/{}/{}", pod.cluster, pod.namespace, pod.name),
+            or_dash(&pod.version),
+            or_dash(&pod.zone),
+            or_dash(&pod.address),
+            if pod.ready { "yes" } else { "no" }.to_owned(),
+        ]
+    }));
+    text.push('\n');
+    text.push_str(&columns(&rows, ""));
+    let took = lab.begin.elapsed().as_secs_f64();
+    text.push_str(&format!("\nready in {took:.1}s    Ctrl-C stops the lab\n"));
+    if let Some(hint) = hint(&lab.topology) {
+        text.push_str(&format!("\ntry: {hint}\n     isthmus status\n"));
+    }
+    text
+}
+
+/// A command that shows something: from a workload to a service that another cluster serves, if there is one.
+fn hint(topology: &Topology) -> Option<String> {
+    let from = topology.workloads.iter().find(|workload| workload.replicas > 0)?;
+    let has_http = |workload: &&crate::topology::Workload| {
+        workload.name != from.name && workload.ports.iter().any(|port| port.name.starts_with("http"))
+    };
+    let elsewhere = topology.workloads.iter().filter(has_http).find(|workload| workload.cluster != from.cluster);
+    let to = elsewhere.or_else(|| topology.workloads.iter().find(has_http))?;
+    let port = to.ports.iter().find(|port| port.name.starts_with("http"))?.port;
+    let host = if to.namespace == from.namespace { to.name.clone() } else { format!("{}.{}", to.name, to.namespace) };
+    Some(format!(
+        "isthmus lab exec {}/{}/{} -- curl -s http://{host}:{port}/",
+        from.cluster, from.namespace, from.deployment
+    ))
+}
+
+/// Runs a command in the lab's surroundings and gives its exit code.
+async fn run_command(lab: &Running, command: &[String]) -> Result<ExitCode, Failure> {
+    let (program, arguments) = command.split_first().ok_or("no command was given")?;
+    let mut child = tokio::process::Command::new(program);
+    child.args(arguments).envs(lab.environment());
+    // So that `isthmus` in the command is this very program.
+    if let Some(folder) = std::env::current_exe().ok().and_then(|path| path.parent().map(ToOwned::to_owned)) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(folder).chain(std::env::split_paths(&path));
+        child.env("PATH", std::env::join_paths(paths)?);
+    }
+    let mut child = child.kill_on_drop(true).spawn().map_err(|error| {
+        format!("cannot run {program}: {error}\n  the command after -- is a program of this machine with its arguments")
+    })?;
+    tokio::select! {
+        status = child.wait() => Ok(code_of(status?)),
+        () = told_to_stop() => {
+            // Ctrl-C has reached the command too; it gets a moment to end by itself.
+            let ended = tokio::time::timeout(Duration::from_secs(3), child.wait()).await;
+            Ok(ended.ok().and_then(Result::ok).map_or(ExitCode::from(130), code_of))
+        }
+    }
+}
+
+fn code_of(status: std::process::ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// How long ago `begin` was, for people.
+pub(super) fn since(begin: Duration) -> String {
+    let seconds = begin.as_secs();
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        _ => format!("{}h", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_crosses_clusters() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topologies/primary-remote.yaml");
+        let topology = Topology::load(&path).unwrap_or_else(|error| panic!("{error}"));
+        let hint = hint(&topology).expect("there is something to try");
+        assert_eq!(hint, "isthmus lab exec west/default/frontend -- curl -s http://reviews:9080/");
+    }
+
+    #[test]
+    fn ages() {
+        let ages = [5, 119, 120, 7199, 7200].map(|seconds| since(Duration::from_secs(seconds)));
+        assert_eq!(ages, ["5s", "119s", "2m", "119m", "2h"]);
+    }
+}

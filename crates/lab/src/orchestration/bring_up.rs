@@ -1,0 +1,343 @@
+//! From API servers that have just started to a mesh that serves: installing, joining, and waiting.
+
+use std::time::Duration;
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret, ServiceAccount};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config, ResourceExt as _};
+use tokio::sync::watch;
+
+use super::front::Running;
+use super::keys::API_PORT;
+use super::progress::{Progress, Step};
+use crate::controllers::replica_set::ready_since;
+use crate::install::apply::{ApplyError, apply, read};
+use crate::install::{self, Authorities};
+use crate::topology::{Cluster, Topology};
+
+/// How often it is looked at what is not ready yet.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a remote secret's token is good; a lab does not run for longer.
+const TOKEN_SECONDS: i64 = 24 * 3600;
+
+/// A mesh did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum BringUpError {
+    /// Something was refused.
+    #[error("cluster {cluster}: {source}")]
+    Apply {
+        /// Where.
+        cluster: String,
+        /// What.
+        #[source]
+        source: ApplyError,
+    },
+    /// An API server said no.
+    #[error("cluster {cluster}: cannot {action}: {source}")]
+    Api {
+        /// Where.
+        cluster: String,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A kubeconfig cannot be used.
+    #[error("cluster {cluster}: {message}")]
+    Client {
+        /// Where.
+        cluster: String,
+        /// Why.
+        message: String,
+    },
+    /// The mesh's signing certificates cannot be made.
+    #[error(transparent)]
+    Authorities(#[from] identity::CaError),
+}
+
+/// A pod, as the final table shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodLine {
+    /// Its cluster.
+    pub cluster: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its label `version`.
+    pub version: Option<String>,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// Its address.
+    pub address: Option<String>,
+    /// Whether it is ready.
+    pub ready: bool,
+}
+
+/// Clients of a running lab, in the order of its clusters.
+pub struct Clients(pub Vec<Client>);
+
+impl Clients {
+    /// Makes them from the lab's kubeconfigs.
+    ///
+    /// # Errors
+    /// When a kubeconfig is not usable.
+    pub async fn new(topology: &Topology, kubeconfigs: &[String]) -> Result<Self, BringUpError> {
+        let mut clients = Vec::new();
+        for (cluster, text) in topology.clusters.iter().zip(kubeconfigs) {
+            let client = client(text).await;
+            clients.push(client.map_err(|message| BringUpError::Client { cluster: cluster.name.clone(), message })?);
+        }
+        Ok(Self(clients))
+    }
+}
+
+/// A client from the text of a kubeconfig.
+///
+/// # Errors
+/// When it is not usable, in words.
+pub async fn client(kubeconfig: &str) -> Result<Client, String> {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).map_err(|error| error.to_string())?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let mut config = config.map_err(|error| error.to_string())?;
+    // Proxies of the environment are for the world, not for 127.0.0.1.
+    config.proxy_url = None;
+    Client::try_from(config).map_err(|error| error.to_string())
+}
+
+/// Brings the mesh up. Returns when every pod is ready; does not bound the time itself.
+///
+/// # Errors
+/// When something is refused for good.
+pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> Result<(), BringUpError> {
+    let topology = &lab.topology;
+    let authorities = Authorities::generate(topology)?;
+    let installed: Vec<watch::Sender<bool>> = topology.clusters.iter().map(|_| watch::Sender::new(false)).collect();
+    let each = topology.clusters.iter().zip(&clients.0).zip(&installed).map(|((cluster, client), installed)| {
+        let authorities = &authorities;
+        async move {
+            api_ready(client).await;
+            progress.reached(&cluster.name, Step::Api, "api ready", true);
+            let applied = |source| BringUpError::Apply { cluster: cluster.name.clone(), source };
+            apply(client, install::mesh(topology, cluster, authorities)).await.map_err(applied)?;
+            installed.send_replace(true);
+            apply(client, install::workloads::all(topology, cluster)).await.map_err(applied)?;
+            for manifest in topology.manifests.iter().filter(|manifest| manifest.clusters.contains(&cluster.name)) {
+                apply(client, read(&manifest.path).map_err(applied)?).await.map_err(applied)?;
+            }
+            pods_ready(topology, cluster, client, progress).await;
+            Ok(())
+        }
+    });
+    let joins = topology
+        .clusters
+        .iter()
+        .enumerate()
+        .flat_map(|(index, primary)| primary.secrets_of.iter().map(move |other| (index, other.as_str())));
+    let joins = joins.map(|(primary, other)| join(lab, clients, &installed, primary, other));
+    futures_util::future::try_join(futures_util::future::try_join_all(each), futures_util::future::try_join_all(joins))
+        .await?;
+    Ok(())
+}
+
+async fn api_ready(client: &Client) {
+    while client.apiserver_version().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Gives the control plane of cluster `primary` the remote secret of `other`.
+async fn join(
+    lab: &Running,
+    clients: &Clients,
+    installed: &[watch::Sender<bool>],
+    primary: usize,
+    other: &str,
+) -> Result<(), BringUpError> {
+    let clusters = &lab.topology.clusters;
+    let Some(index) = clusters.iter().position(|cluster| cluster.name == other) else { return Ok(()) };
+    for needed in [primary, index] {
+        // The senders live as long as this function's caller, so waiting cannot fail.
+        let _ = installed[needed].subscribe().wait_for(|done| *done).await;
+    }
+    let secret = remote_secret(&clusters[index], &clients.0[index], &lab.authorities[index]).await?;
+    let api: Api<Secret> = Api::namespaced(clients.0[primary].clone(), install::ROOT);
+    let params = PatchParams::apply("isthmus-lab").force();
+    let name = secret.name_any();
+    api.patch(&name, &params, &Patch::Apply(&secret)).await.map(drop).map_err(|source| BringUpError::Api {
+        cluster: clusters[primary].name.clone(),
+        action: "apply the remote secret",
+        source: Box::new(source),
+    })
+}
+
+/// The remote secret by which others read `cluster`.
+///
+/// # Errors
+/// When no token is given.
+pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) -> Result<Secret, BringUpError> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), install::SYSTEM);
+    let wish = TokenRequest {
+        spec: TokenRequestSpec {
+            audiences: Vec::new(),
+            expiration_seconds: Some(TOKEN_SECONDS),
+            bound_object_ref: None,
+        },
+        ..TokenRequest::default()
+    };
+    let given = accounts.create_token_request(install::READER, &PostParams::default(), &wish).await;
+    let given = given.map_err(|source| BringUpError::Api {
+        cluster: cluster.name.clone(),
+        action: "get a token of the reader account",
+        source: Box::new(source),
+    })?;
+    let token = given.status.map(|status| status.token).unwrap_or_default();
+    let server = format!("https://{}:{API_PORT}", cluster.uplink());
+    let access = api::remote_secret::Access {
+        cluster: &cluster.name,
+        server: &server,
+        tls_server_name: None,
+        ca_pem: authority.as_bytes(),
+        token: &token,
+    };
+    api::remote_secret::remote_secret(install::ROOT, &access)
+        .map_err(|error| BringUpError::Client { cluster: cluster.name.clone(), message: error.to_string() })
+}
+
+/// Waits until the components and every pod of the topology are ready, and tells how far it is.
+async fn pods_ready(topology: &Topology, cluster: &Cluster, client: &Client, progress: &Progress) {
+    let expected: usize = topology.workloads_of(&cluster.name).map(|w| usize::try_from(w.replicas).unwrap_or(0)).sum();
+    let pods: Api<Pod> = Api::all(client.clone());
+    loop {
+        if let Ok(list) = pods.list(&ListParams::default()).await {
+            let ready = |app: &str| {
+                list.items.iter().any(|pod| {
+                    pod.namespace().as_deref() == Some(install::SYSTEM)
+                        && pod.labels().get("app").is_some_and(|label| label == app)
+                        && ready_since(pod).is_some()
+                })
+            };
+            let control = !cluster.is_primary() || ready(install::CONTROLLER);
+            if cluster.is_primary() && control {
+                first(progress, &cluster.name, Step::Control, "controller ready");
+            }
+            let gateway = ready(install::GATEWAY);
+            if gateway {
+                // A remote's gateway has its certificate from the primary, which has asked this cluster about its token.
+                if !cluster.is_primary() {
+                    first(progress, &cluster.name, Step::Control, &format!("joined {}", cluster.primary()));
+                }
+                let address = format!("gateway {}:{}", cluster.gateway(), install::GATEWAY_PORT);
+                progress.reached(&cluster.name, Step::Gateway, &address, false);
+            }
+            let up =
+                list.items.iter().filter(|pod| is_of(topology, cluster, pod) && ready_since(pod).is_some()).count();
+            progress.reached(&cluster.name, Step::Pods, &format!("pods {up}/{expected}"), false);
+            if control && gateway && up >= expected {
+                return;
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Tells a step with its time, once.
+fn first(progress: &Progress, cluster: &str, step: Step, text: &str) {
+    if !progress.has(cluster, step) {
+        progress.reached(cluster, step, text, true);
+    }
+}
+
+fn is_of(topology: &Topology, cluster: &Cluster, pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && topology.workloads_of(&cluster.name).any(|workload| {
+            pod.namespace().as_deref() == Some(&workload.namespace) && pod.labels().get("app") == Some(&workload.name)
+        })
+}
+
+/// Every pod of the topology's workloads, for the final table.
+pub async fn pods(topology: &Topology, clients: &Clients) -> Vec<PodLine> {
+    let mut lines = Vec::new();
+    for (cluster, client) in topology.clusters.iter().zip(&clients.0) {
+        let list = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await;
+        for pod in list.into_iter().flatten().filter(|pod| is_of(topology, cluster, pod)) {
+            lines.push(PodLine {
+                cluster: cluster.name.clone(),
+                namespace: pod.namespace().unwrap_or_default(),
+                name: pod.name_any(),
+                version: pod.labels().get("version").cloned(),
+                zone: pod.labels().get(crate::controllers::scheduler::ZONE).cloned(),
+                address: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
+                ready: ready_since(&pod).is_some(),
+            });
+        }
+    }
+    lines
+}
+
+/// What is not ready, and what is known about why: for a lab that did not come up in time.
+pub async fn explain(topology: &Topology, clients: &Clients) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (cluster, client) in topology.clusters.iter().zip(&clients.0) {
+        let name = &cluster.name;
+        let pods = match Api::<Pod>::all(client.clone()).list(&ListParams::default()).await {
+            Ok(pods) => pods,
+            Err(error) => {
+                lines.push(format!("{name}: the API server does not answer: {error}"));
+                continue;
+            }
+        };
+        if pods.items.is_empty() {
+            lines.push(format!("{name}: there are no pods"));
+        }
+        for pod in pods.items.iter().filter(|pod| ready_since(pod).is_none()) {
+            lines.push(format!("{name}/{}/{}: {}", pod.namespace().unwrap_or_default(), pod.name_any(), state_of(pod)));
+        }
+        let events = Api::<Event>::all(client.clone()).list(&ListParams::default()).await;
+        let mut warnings: Vec<String> = events
+            .into_iter()
+            .flatten()
+            .filter(|event| event.type_.as_deref() == Some("Warning"))
+            .map(|event| {
+                let about = event.involved_object.name.unwrap_or_default();
+                let reason = event.reason.unwrap_or_default();
+                format!("{name}: {about}: {reason}: {}", event.message.unwrap_or_default())
+            })
+            .collect();
+        warnings.sort();
+        warnings.dedup();
+        warnings.truncate(8);
+        lines.extend(warnings);
+    }
+    lines
+}
+
+fn state_of(pod: &Pod) -> String {
+    let status = pod.status.clone().unwrap_or_default();
+    let containers =
+        status.init_container_statuses.into_iter().flatten().chain(status.container_statuses.into_iter().flatten());
+    let mut parts = Vec::new();
+    for container in containers.filter(|container| !container.ready) {
+        let state = container.state.unwrap_or_default();
+        let told = match (state.waiting, state.terminated, state.running) {
+            (Some(waiting), ..) => {
+                format!("{} {}", waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default())
+            }
+            (_, Some(ended), _) if ended.exit_code == 0 => continue,
+            (_, Some(ended), _) => format!("exit code {}", ended.exit_code),
+            (.., Some(_)) => "not ready".to_owned(),
+            _ => "waiting".to_owned(),
+        };
+        parts.push(format!("{} {}", container.name, told.trim()));
+    }
+    if parts.is_empty() {
+        let scheduled =
+            status.conditions.into_iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status != "True");
+        let why = scheduled.and_then(|condition| condition.message);
+        parts.push(why.unwrap_or_else(|| status.phase.unwrap_or_else(|| "Pending".to_owned())));
+    }
+    parts.join("; ")
+}

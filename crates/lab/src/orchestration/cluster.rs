@@ -1,0 +1,214 @@
+//! The two processes of a cluster: its API server, and everything else.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::keys::{API_PORT, IN_CLUSTER};
+use super::{bring_up, relay, wire};
+use crate::controllers::scheduler::{REGION, ZONE};
+use crate::controllers::service_proxy::{self, Surroundings};
+use crate::controllers::{self, View};
+use crate::dns;
+use crate::node::{self, Agent};
+use crate::topology::{Cluster, Topology};
+
+/// The node agent's socket in the cluster's directory.
+const NODE_SOCKET: &str = "node.sock";
+
+/// Which cluster of which lab.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The lab's directory.
+    #[arg(long)]
+    pub directory: PathBuf,
+    /// The cluster's name.
+    #[arg(long)]
+    pub cluster: String,
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+impl Options {
+    fn own(&self) -> PathBuf {
+        self.directory.join(&self.cluster)
+    }
+
+    fn read(&self, name: &str) -> Result<String, Failure> {
+        let path = self.own().join(name);
+        std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
+    }
+
+    fn topology(&self) -> Result<(Topology, Cluster), Failure> {
+        let text = std::fs::read(self.directory.join("topology.json"))?;
+        let topology: Topology = serde_json::from_slice(&text)?;
+        let cluster = topology.cluster(&self.cluster).cloned().ok_or("no such cluster in the topology")?;
+        Ok((topology, cluster))
+    }
+}
+
+fn finish(process: &str, result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{process}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the cluster's API server. Its standard input is the listener on the host's loopback.
+#[must_use]
+pub fn api_server(options: &Options) -> ExitCode {
+    finish("lab-apiserver", serve_api(options))
+}
+
+fn serve_api(options: &Options) -> Result<(), Failure> {
+    log_to_stderr();
+    let (_, cluster) = options.topology()?;
+    let host = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let uplink = SocketAddr::from((cluster.uplink(), API_PORT));
+    let listeners =
+        vec![host, TcpListener::bind((Ipv4Addr::UNSPECIFIED, API_PORT))?, TcpListener::bind((IN_CLUSTER, 443))?];
+    let settings = apiserver::Options {
+        listeners,
+        certificate: options.read("serving.pem")?,
+        key: options.read("serving-key.pem")?,
+        ca: options.read("authority.pem")?,
+        service_account_key: options.read("tokens-key.pem")?,
+        issuer: apiserver::Options::ISSUER.to_owned(),
+        node_socket: Some(options.own().join(NODE_SOCKET)),
+        service_network: apiserver::Options::SERVICE_NETWORK,
+        advertise: vec![uplink],
+        remembered_changes: apiserver::Options::REMEMBERED_CHANGES,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let server = apiserver::Server::new(settings)?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let told = stop.clone();
+        tokio::spawn(async move {
+            terminate.recv().await;
+            told.cancel();
+        });
+        server.run(stop).await;
+        Ok(())
+    })
+}
+
+/// Runs the cluster's node agent, controllers, service proxy and DNS server.
+#[must_use]
+pub fn node(options: &Options) -> ExitCode {
+    finish("lab-node", run_node(options))
+}
+
+fn run_node(options: &Options) -> Result<(), Failure> {
+    log_to_stderr();
+    let (topology, cluster) = options.topology()?;
+    let kubeconfig = options.read("inside.kubeconfig")?;
+    let delay = topology.network(&cluster.network).and_then(|network| network.delay);
+    let agent = agent_settings(options, &cluster);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let client = bring_up::client(&kubeconfig).await?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let (view, _watches) = View::follow(&client);
+        let settings =
+            controllers::Settings { cluster: cluster.name.clone(), load_balancers: cluster.load_balancer_pool() };
+        tokio::spawn(controllers::run(client.clone(), view.clone(), settings));
+        tokio::spawn(service_proxy::run(view.clone(), surroundings(delay.is_some())));
+        if let Some(delay) = delay {
+            tokio::spawn(relay::run(view.clone(), delay));
+        }
+        tokio::spawn(serve_dns(view));
+        tokio::spawn(register(client.clone(), cluster));
+        tokio::select! {
+            ended = Agent::run(agent, client) => Ok(ended?),
+            // Every pod ends with this process, by the kernel's hand.
+            _ = terminate.recv() => Ok(()),
+        }
+    })
+}
+
+fn agent_settings(options: &Options, cluster: &Cluster) -> node::Settings {
+    node::Settings {
+        directory: options.own(),
+        socket: options.own().join(NODE_SOCKET),
+        host_address: IpAddr::V4(cluster.uplink()),
+        pod_network: cluster.pod_cidr,
+        dns_address: IpAddr::V4(wire::DNS),
+        cluster_domain: "cluster.local".to_owned(),
+        api: SocketAddr::from((IN_CLUSTER, 443)),
+    }
+}
+
+/// Makes the cluster's nodes, one for each zone. The agent keeps them ready.
+async fn register(client: Client, cluster: Cluster) {
+    let api: Api<Node> = Api::all(client);
+    for zone in &cluster.zones {
+        let name = cluster.node(zone);
+        let node = serde_json::json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "labels": {
+                "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch(),
+                ZONE: zone, REGION: cluster.region,
+            }},
+        });
+        let params = PatchParams::apply("isthmus-lab").force();
+        while let Err(error) = api.patch(&name, &params, &Patch::Apply(&node)).await {
+            tracing::debug!(%error, name, "node not registered yet");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// The machine's architecture, as Kubernetes calls it.
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn surroundings(relayed: bool) -> Surroundings {
+    Surroundings {
+        uplink: wire::UPLINK.to_owned(),
+        services: wire::services(),
+        own: vec![IpAddr::V4(IN_CLUSTER), IpAddr::V4(wire::DNS)],
+        relayed,
+    }
+}
+
+async fn serve_dns(view: Arc<View>) {
+    if let Err(error) = dns::serve(SocketAddr::from((wire::DNS, 53)), view).await {
+        tracing::error!(%error, "no DNS in this cluster");
+    }
+}
+
+/// Tells the node agent of the cluster in `directory` that `node` is gone (`kill`) or back.
+///
+/// # Errors
+/// When the agent does not answer or knows no such node, in words.
+pub fn ask_node(directory: &Path, node: &str, kill: bool) -> Result<(), String> {
+    let _ = (directory.join(NODE_SOCKET), node, kill);
+    Err("not possible".to_owned())
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ISTHMUS_LAB_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,isthmus_lab=info"));
+    let made = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A second call in one process changes nothing.
+    let _ = made.try_init();
+}

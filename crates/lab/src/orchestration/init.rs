@@ -1,0 +1,375 @@
+//! The first process of a lab's own pid namespace: makes the networks, starts the clusters' processes, and takes them along when it
+//! ends.
+//!
+//! It is two processes. The outer one enters the namespaces; a pid namespace holds only its children, so the inner one does the work.
+//! Both end with the front: by signal when the front's thread ends, and because their socket to the front then is closed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use net::namespace::{Namespaces, NetNamespace};
+use rustix::process::{Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+
+use super::control::{self, Capture, Reply, Request};
+use super::state::Directory;
+use super::{handover, wire};
+use crate::topology::Topology;
+
+/// How long the node agents have to end their pods in order.
+const ORDERLY: Duration = Duration::from_millis(1500);
+const SELF: &str = "/proc/self/exe";
+
+/// What the front tells: the instructions, with one listener per cluster attached, and later the word to stop.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FromFront {
+    /// Make the lab.
+    Make {
+        /// The lab's directory.
+        directory: PathBuf,
+        /// What to make.
+        topology: Box<Topology>,
+    },
+    /// End it in order.
+    Stop,
+}
+
+/// What the front is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ToFront {
+    /// The networks are there and the processes started.
+    Started {
+        /// Whether a user namespace was needed.
+        rootless: bool,
+    },
+    /// It cannot be done, and why.
+    Failed(String),
+    /// A process ended that should not have.
+    Ended {
+        /// The cluster.
+        cluster: String,
+        /// `apiserver` or `node`.
+        process: String,
+        /// How.
+        how: String,
+    },
+}
+
+/// Runs the outer process.
+pub fn outer() -> ExitCode {
+    match enter() {
+        Ok(code) => code,
+        Err(error) => {
+            if let Ok(mut front) = handover::from_parent() {
+                tell(&mut front, &ToFront::Failed(error.to_string()));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn enter() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    end_with_parent()?;
+    let rootless = net::namespace::enter_user_namespace()?;
+    net::namespace::unshare(Namespaces { net: true, mount: true, pid: true, ipc: true, uts: false })?;
+    // Entering a user namespace changes the credentials, which clears the signal that was asked for.
+    end_with_parent()?;
+    let mut inner = Command::new(SELF);
+    inner.args(["lab-init", "--inner"]);
+    if rootless {
+        inner.arg("--rootless");
+    }
+    let status = inner.spawn()?.wait()?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Asks the kernel to kill this process when its parent ends.
+fn end_with_parent() -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    Ok(())
+}
+
+fn tell(front: &mut UnixStream, message: &ToFront) {
+    // If the front is gone there is nobody to tell, and this process is about to end.
+    let _ = handover::send(front, &serde_json::to_vec(message).unwrap_or_default(), &[]);
+}
+
+/// Runs the inner process, number 1 of its pid namespace.
+pub fn inner(rootless: bool) -> ExitCode {
+    let Ok(mut front) = handover::from_parent() else { return ExitCode::FAILURE };
+    let lab = match make(&mut front) {
+        Ok(lab) => Arc::new(lab),
+        Err(error) => {
+            tell(&mut front, &ToFront::Failed(error.to_string()));
+            return ExitCode::FAILURE;
+        }
+    };
+    tell(&mut front, &ToFront::Started { rootless });
+    let serving = lab.clone();
+    std::thread::spawn(move || serve(&serving));
+    let ears = front.try_clone();
+    let stopping = lab.clone();
+    std::thread::spawn(move || {
+        let Ok(mut ears) = ears else { std::process::exit(1) };
+        // Whatever comes, be it the word to stop or the end of the connection, is the end of the lab.
+        let orderly = handover::receive(&mut ears).is_ok();
+        if orderly {
+            stopping.stop();
+        }
+        std::process::exit(0);
+    });
+    lab.reap(&mut front)
+}
+
+struct Lab {
+    directory: Directory,
+    topology: Topology,
+    networks: Vec<NetNamespace>,
+    processes: Mutex<BTreeMap<i32, Started>>,
+    changed: Condvar,
+}
+
+struct Started {
+    cluster: String,
+    kind: Kind,
+    /// Its end was asked for.
+    expected: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Api,
+    Node,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Api => "apiserver",
+            Self::Node => "node",
+        }
+    }
+}
+
+fn make(front: &mut UnixStream) -> Result<Lab, Box<dyn std::error::Error>> {
+    end_with_parent()?;
+    let (message, listeners) = handover::receive(front)?;
+    let FromFront::Make { directory, topology } = serde_json::from_slice(&message)? else {
+        return Err("the front did not say what to make".into());
+    };
+    net::namespace::mount::make_private()?;
+    net::namespace::mount::proc(Path::new("/proc"), Path::new("/proc"))?;
+    let networks = wire::build(&topology)?;
+    let directory = Directory::at(directory);
+    let lab = Lab { directory, topology: *topology, networks, processes: Mutex::default(), changed: Condvar::new() };
+    for (index, listener) in listeners.into_iter().enumerate() {
+        lab.start(index, Kind::Api, Some(listener))?;
+        lab.start(index, Kind::Node, None)?;
+    }
+    Ok(lab)
+}
+
+impl Lab {
+    fn start(&self, index: usize, kind: Kind, input: Option<OwnedFd>) -> Result<(), Box<dyn std::error::Error>> {
+        let cluster = self.topology.clusters.get(index).ok_or("a listener without a cluster")?;
+        let network = self.networks.get(index).ok_or("a cluster without a network")?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.cluster(&cluster.name).join(format!("{}.log", kind.name())))?;
+        let mut command = Command::new(SELF);
+        command.arg(match kind {
+            Kind::Api => "lab-apiserver",
+            Kind::Node => "lab-node",
+        });
+        command.arg("--directory").arg(self.directory.path()).arg("--cluster").arg(&cluster.name);
+        command.stdin(input.map_or_else(Stdio::null, Stdio::from)).stdout(log.try_clone()?).stderr(log);
+        // A child starts in the network namespace of the thread that starts it.
+        let child = network.run_in(|| command.spawn())??;
+        let pid = i32::try_from(child.id())?;
+        let started = Started { cluster: cluster.name.clone(), kind, expected: false };
+        self.processes().insert(pid, started);
+        Ok(())
+    }
+
+    fn processes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Started>> {
+        self.processes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes the exit status of every process that ends, as the first process of a pid namespace must.
+    fn reap(&self, front: &mut UnixStream) -> ExitCode {
+        loop {
+            match rustix::process::wait(WaitOptions::empty()) {
+                Ok(Some((pid, status))) => {
+                    let ended = self.processes().remove(&pid.as_raw_nonzero().get());
+                    self.changed.notify_all();
+                    if let Some(started) = ended.filter(|started| !started.expected) {
+                        let how = match (status.exit_status(), status.terminating_signal()) {
+                            (Some(code), _) => format!("exit code {code}"),
+                            (None, Some(signal)) => format!("signal {signal}"),
+                            (None, None) => "unknown".to_owned(),
+                        };
+                        let (cluster, process) = (started.cluster, started.kind.name().to_owned());
+                        tell(front, &ToFront::Ended { cluster, process, how });
+                    }
+                }
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                // No child is left: nothing more will happen but the front's word or end, which exits the process.
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    /// Ends the node agents in order, then the rest.
+    fn stop(&self) {
+        let until = Instant::now() + ORDERLY;
+        let mut processes = self.processes();
+        for (pid, started) in processes.iter_mut() {
+            started.expected = true;
+            if started.kind == Kind::Node {
+                signal(*pid, Signal::TERM);
+            }
+        }
+        while processes.values().any(|started| started.kind == Kind::Node) {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { return };
+            let waited = self.changed.wait_timeout(processes, left);
+            processes = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+    }
+
+    fn answer(&self, request: &Request) -> Reply {
+        let done = match request {
+            Request::KillApi { cluster } => self.signal_all(cluster, Kind::Api, Signal::KILL),
+            Request::HoldApi { cluster, hold } => {
+                self.signal_all(cluster, Kind::Api, if *hold { Signal::STOP } else { Signal::CONT })
+            }
+            Request::KillNode { cluster, node } => self.node_fault(cluster, node, true),
+            Request::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
+            Request::Capture { milliseconds, cluster } => {
+                let patience = Duration::from_millis((*milliseconds).min(600_000));
+                return match self.capture(patience, cluster.as_deref()) {
+                    Ok(capture) => Reply::Captured(capture),
+                    Err(error) => Reply::Failed(error.to_string()),
+                };
+            }
+        };
+        done.map_or_else(Reply::Failed, |()| Reply::Done)
+    }
+
+    fn signal_all(&self, cluster: &str, kind: Kind, which: Signal) -> Result<(), String> {
+        let mut found = false;
+        for (pid, started) in self.processes().iter_mut() {
+            if started.cluster == cluster && started.kind == kind {
+                started.expected |= which == Signal::KILL;
+                signal(*pid, which);
+                found = true;
+            }
+        }
+        if found { Ok(()) } else { Err(format!("no {} of cluster \"{cluster}\" runs", kind.name())) }
+    }
+
+    /// Passes a fault on to the cluster's node agent, which knows the processes of its pods.
+    fn node_fault(&self, cluster: &str, node: &str, kill: bool) -> Result<(), String> {
+        super::cluster::ask_node(&self.directory.cluster(cluster), node, kill)
+    }
+
+    fn capture(&self, patience: Duration, cluster: Option<&str>) -> io::Result<Capture> {
+        let link = match cluster {
+            None => wire::BRIDGE.to_owned(),
+            Some(name) => self
+                .topology
+                .cluster(name)
+                .map(wire::port_of)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no cluster \"{name}\"")))?,
+        };
+        // A bridge shows only what is for itself; its ports show what passes.
+        let links: Vec<String> = match cluster {
+            None => self.topology.clusters.iter().map(wire::port_of).collect(),
+            Some(_) => vec![link],
+        };
+        let until = Instant::now() + patience;
+        let readers: Vec<_> =
+            links.into_iter().map(|link| std::thread::spawn(move || read_frames(&link, until))).collect();
+        let mut whole = Capture::default();
+        for reader in readers {
+            let part = reader.join().map_err(|_| io::Error::other("the reader ended"))??;
+            whole.frames += part.frames;
+            whole.hellos_without_name += part.hellos_without_name;
+            whole.plaintext.extend(part.plaintext);
+            for (name, count) in part.server_names {
+                *whole.server_names.entry(name).or_default() += count;
+            }
+        }
+        Ok(whole)
+    }
+}
+
+fn read_frames(link: &str, until: Instant) -> io::Result<Capture> {
+    let mut source = net::capture::Capture::open(link, Duration::from_millis(20))?;
+    let mut buffer = vec![0; 1 << 16];
+    let mut capture = Capture::default();
+    while Instant::now() < until {
+        if let Some(frame) = source.next_frame(&mut buffer)? {
+            capture.take_in(frame, &[super::keys::API_PORT]);
+        }
+    }
+    Ok(capture)
+}
+
+fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // A process that has just ended needs no signal.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// Answers requests until the lab ends.
+fn serve(lab: &Arc<Lab>) {
+    let Ok(listener) = UnixListener::bind(lab.directory.path().join(control::SOCKET)) else { return };
+    for stream in listener.incoming().flatten() {
+        let lab = lab.clone();
+        std::thread::spawn(move || {
+            // A client that breaks off gets no answer; that is all.
+            let _ = serve_one(&lab, stream);
+        });
+    }
+}
+
+fn serve_one(lab: &Lab, stream: UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut line = String::new();
+    BufReader::new(io::Read::take(&stream, 1 << 16)).read_line(&mut line)?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(request) => lab.answer(&request),
+        Err(error) => Reply::Failed(format!("not a request: {error}")),
+    };
+    let mut answer = serde_json::to_vec(&reply)?;
+    answer.push(b'\n');
+    (&stream).write_all(&answer)
+}
+
+/// Starts the outer process with `socket` as its connection to this one.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn(executable: &Path, socket: &UnixStream, log: File) -> io::Result<std::process::Child> {
+    let mut command = Command::new(executable);
+    command
+        .arg("lab-init")
+        .stdin(OwnedFd::from(socket.as_fd().try_clone_to_owned()?))
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // Ctrl-C is for the front, which then ends the lab in order.
+        .process_group(0);
+    command.spawn()
+}
