@@ -1,0 +1,9 @@
+//! Sidecars against each other on loopback, with a real control plane, real certificates and real sockets.
+
+mod app;
+mod controller;
+mod failover;
+mod gate;
+mod http;
+mod opaque;
+mod world;
