@@ -59,6 +59,15 @@ pub struct Options {
     /// Address to take connections of other networks at; may be given more than once.
     #[arg(long, default_values_t = [SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15443)])]
     pub listen: Vec<SocketAddr>,
+    /// Where people on this pod ask.
+    #[arg(long, env = "ISTHMUS_ADMIN_ADDRESS", default_value = "127.0.0.1:15000")]
+    pub admin_address: SocketAddr,
+    /// Where the kubelet asks for health.
+    #[arg(long, env = "ISTHMUS_HEALTH_ADDRESS", default_value = "[::]:15021")]
+    pub health_address: SocketAddr,
+    /// Where Prometheus asks.
+    #[arg(long, env = "ISTHMUS_METRICS_ADDRESS", default_value = "[::]:15090")]
+    pub metrics_address: SocketAddr,
     /// Worker threads; 0: as many as processors may be used.
     #[arg(long, env = "ISTHMUS_WORKERS", default_value_t = 0)]
     pub workers: usize,
@@ -111,12 +120,18 @@ async fn gateway(options: Options) -> anyhow::Result<()> {
     let mut store = Store::new(&options.network, &registry);
     let admin = Admin::new("eastwest-gateway", registry.clone(), readiness.clone(), signal.clone());
     let admin = Arc::new(pages::add(admin, &options, store.published()));
-    Arc::clone(&admin).serve(Addresses::default()).context("the admin ports")?;
+    let addresses = Addresses {
+        admin: Some(options.admin_address),
+        health: Some(options.health_address),
+        metrics: Some(options.metrics_address),
+        merged_metrics: None,
+    };
+    Arc::clone(&admin).serve(addresses).context("the admin ports")?;
 
     let settings = settings(&options, files, count);
     let published = store.published();
     let workers = {
-        let (registry, published, watch) = (registry.clone(), Arc::clone(&published), watch.clone());
+        let (registry, published) = (registry.clone(), Arc::clone(&published));
         let listeners = Arc::new(std::sync::Mutex::new(listeners));
         workers::spawn(count, move |worker| {
             let (registry, published, watch) = (registry.clone(), Arc::clone(&published), watch.clone());
@@ -126,7 +141,6 @@ async fn gateway(options: Options) -> anyhow::Result<()> {
         })
         .context("starting workers")?
     };
-    drop(watch);
     tracing::info!(workers = count, network = %options.network, listen = ?options.listen, "started");
 
     let learn = async {

@@ -38,11 +38,14 @@ const SETUP_BOUNDS: &[f64] = &[0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 100.0, 500.
 /// What stands for a service where there is none.
 const UNKNOWN: &str = "unknown";
 
+/// Service and outcome.
+type Ended = (Option<Arc<str>>, &'static str);
+
 /// One worker's counts.
 #[derive(Debug)]
 pub struct Counts {
     scope: Scope<PerWorker>,
-    ended: RefCell<HashMap<(Option<Arc<str>>, &'static str), Counter>>,
+    ended: RefCell<HashMap<Ended, Counter>>,
     /// Connections being forwarded.
     pub open: Gauge,
     /// Connections whose hello is being read.

@@ -125,6 +125,7 @@ impl Worker {
         /// For connections that the kernel had taken when drain began. A deadline, not a pause: new ones may never stop.
         const LAST: Duration = Duration::from_millis(20);
         let mut closing = None;
+        let _accepting = drain.guard();
         let reporting = tokio::task::spawn_local(Rc::clone(&self).report());
         loop {
             let accepted = match closing {

@@ -133,7 +133,6 @@ async fn serve(options: &Options) -> anyhow::Result<ExitCode> {
     http.into_iter().for_each(|port| drop(tokio::spawn(serve::http(port, Arc::clone(&app), watch.clone()))));
     echo.into_iter().for_each(|port| drop(tokio::spawn(tcp::serve(port, None, watch.clone()))));
     banner.into_iter().for_each(|port| drop(tokio::spawn(tcp::serve(port, Some(Arc::clone(&app)), watch.clone()))));
-    drop(watch);
     eprintln!("testapp {} listens on {:?}", app.who.pod, options.port);
 
     control::asked_to_stop().await?;

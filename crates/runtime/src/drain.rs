@@ -1,13 +1,13 @@
 //! Leaving without breaking anything: stop accepting, let connections finish, and after a deadline stop all the same.
 //!
-//! [`channel`] gives a [`Signal`] to whoever decides and a [`Watch`] to whoever serves. A connection holds a [`Guard`];
-//! draining is complete when no guard is left.
+//! [`channel`] gives a [`Signal`] to whoever decides and a [`Watch`] to whoever serves. A connection holds a [`Guard`], and
+//! so does what accepts them until it has stopped; draining is complete when no guard is left.
 
-use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch};
 
 /// Begins draining and waits for its end. Clones begin the same drain.
 #[derive(Clone, Debug)]
@@ -19,24 +19,30 @@ pub struct Signal {
 #[derive(Clone, Debug)]
 pub struct Watch {
     stage: watch::Receiver<bool>,
-    held: mpsc::Sender<Infallible>,
+    guards: Arc<Guards>,
 }
 
 /// Something that drain waits for.
-#[derive(Clone, Debug)]
-pub struct Guard(#[expect(dead_code, reason = "held, never used")] mpsc::Sender<Infallible>);
+#[derive(Debug)]
+pub struct Guard(Arc<Guards>);
 
 /// Waits for the guards.
 #[derive(Debug)]
 pub struct Drained {
-    guards: mpsc::Receiver<Infallible>,
+    guards: Arc<Guards>,
+}
+
+#[derive(Debug, Default)]
+struct Guards {
+    held: AtomicUsize,
+    none: Notify,
 }
 
 /// A drain that has not begun.
 pub fn channel() -> (Signal, Watch, Drained) {
     let (stage, watching) = watch::channel(false);
-    let (held, guards) = mpsc::channel(1);
-    (Signal { stage }, Watch { stage: watching, held }, Drained { guards })
+    let guards = Arc::<Guards>::default();
+    (Signal { stage }, Watch { stage: watching, guards: Arc::clone(&guards) }, Drained { guards })
 }
 
 impl Signal {
@@ -70,14 +76,34 @@ impl Watch {
 
     /// Makes drain wait for as long as the guard lives.
     pub fn guard(&self) -> Guard {
-        Guard(self.held.clone())
+        self.guards.held.fetch_add(1, SeqCst);
+        Guard(Arc::clone(&self.guards))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.0.held.fetch_sub(1, SeqCst) == 1 {
+            self.0.none.notify_waiters();
+        }
     }
 }
 
 impl Drained {
-    /// Waits until no [`Guard`] and no [`Watch`] is left, or for `deadline`. Says whether all were gone in time.
+    /// Waits until no [`Guard`] is left, or for `deadline`. Says whether all were gone in time.
     pub async fn within(&mut self, deadline: Duration) -> bool {
-        tokio::time::timeout_at(Instant::now() + deadline, self.guards.recv()).await.is_ok()
+        let none_left = async {
+            loop {
+                // Listening begins before looking, so that a guard dropped between the two is not missed.
+                let mut none = std::pin::pin!(self.guards.none.notified());
+                none.as_mut().enable();
+                if self.guards.held.load(SeqCst) == 0 {
+                    return;
+                }
+                none.await;
+            }
+        };
+        tokio::time::timeout(deadline, none_left).await.is_ok()
     }
 }
 
@@ -101,12 +127,13 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(3)).await;
             drop(guard);
         });
-        drop(watch);
         assert!(!signal.has_begun());
         signal.begin();
         signal.begun().await;
         assert!(!drained.within(Duration::from_secs(1)).await);
         assert!(drained.within(Duration::from_secs(3)).await);
+        drop(watch.guard());
+        assert!(drained.within(Duration::ZERO).await);
         connection.await.unwrap();
     }
 

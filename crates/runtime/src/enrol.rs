@@ -237,8 +237,7 @@ impl Enrolment {
     }
 
     fn roots(&self) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
-        identity::certificates_from_pem(&read(&self.options.root_path)?)
-            .map_err(|error| EnrolError::Roots(error.to_string()))
+        identity::certificates_from_pem(&read(&self.options.root_path)?).map_err(EnrolError::Roots)
     }
 
     /// One request on a connection of its own.

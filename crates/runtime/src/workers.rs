@@ -94,7 +94,8 @@ mod tests {
                 assert_eq!(*there, thread::current().id());
                 *there
             });
-            SEEN.lock().unwrap().push((worker, id.await.unwrap()));
+            let id = id.await.unwrap();
+            SEEN.lock().unwrap().push((worker, id));
         })
         .unwrap();
         Builder::new_current_thread().build().unwrap().block_on(workers.finished());

@@ -235,9 +235,10 @@ pub struct HttpSeries {
     values: Box<[Box<str>]>,
     security: Security,
     /// By what only the response tells; few in practice, so a list is quicker than a map.
-    handles: Rc<RefCell<Vec<(Answer, Rc<HttpHandles>)>>>,
+    handles: Rc<RefCell<Handles>>,
 }
 
+type Handles = Vec<(Answer, Rc<HttpHandles>)>;
 /// Code, gRPC status and flags.
 type Answer = (u16, Option<u16>, &'static str);
 
@@ -305,8 +306,8 @@ impl Tcp {
             received: scope.counter(&TCP_RECEIVED, &values),
             closed: RefCell::default(),
             scope: scope.clone(),
-            values: shared.clone(),
             security: labels.security,
+            values: shared,
         }
     }
 
