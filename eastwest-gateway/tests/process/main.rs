@@ -112,7 +112,9 @@ async fn enrols_learns_forwards_outlives_the_controller_and_drains() {
     );
     let resident = metrics.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).unwrap();
     let mebibytes = resident.parse::<f64>().unwrap() / f64::from(1 << 20);
-    println!("resident memory: {mebibytes:.1} MiB");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.id())).unwrap();
+    let parts: Vec<_> = status.lines().filter(|line| line.starts_with("Rss") || line.starts_with("Threads")).collect();
+    println!("resident memory: {mebibytes:.1} MiB, {parts:?}");
     // The bound for a shipped build is 10; a debug build is larger by its code, and its hash maps are the same.
     assert!(mebibytes < if cfg!(debug_assertions) { 40.0 } else { 10.0 }, "{mebibytes:.1} MiB");
 
