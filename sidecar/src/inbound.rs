@@ -33,6 +33,10 @@ const HANDSHAKE: Duration = Duration::from_secs(15);
 /// How long a client of a port declared as opaque may take to show that it is a proxy of the mesh; one that shows nothing
 /// waits for the server to speak first. A proxy sends its hello together with the end of the TCP handshake.
 const SERVER_FIRST: Duration = Duration::from_secs(1);
+/// Keep-alive on connections of others: the clients' proxies watch them more closely than this.
+const IDLE_PROBE: Duration = Duration::from_secs(60);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 /// For the application to accept: it is on this machine.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -65,6 +69,8 @@ async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     let own = |error: std::io::Error| Failure::Client(error.to_string().into());
     let client = stream.peer_addr().map_err(own)?;
     let destination = (worker.destination)(&stream).map_err(own)?;
+    // Without it a client whose machine is gone would be kept forever.
+    let _ = net::socket::keep_alive(&stream, IDLE_PROBE, PROBE_INTERVAL, PROBES);
     if destination == stream.local_addr().map_err(own)? {
         return Err(Failure::Refused("a connection that was not captured would be sent to this proxy again".into()));
     }

@@ -87,23 +87,28 @@ fn captured(
     if known.is_none() && settings.outbound_policy == OutboundPolicy::RegistryOnly {
         return Err(Failure::UnknownDestination(destination.to_string().into()));
     }
-    let (cluster, labels, protocol) = match known {
+    let (cluster, route, protocol) = match known {
         Some((service, port)) => {
-            let labels = telemetry::istio::Service {
-                host: service.hostname.clone(),
-                name: service.name.clone(),
-                namespace: service.namespace.clone(),
-            };
-            (worker.clusters.of(service, port.number, &worker.view), labels, port.protocol)
+            (worker.clusters.of(service, port.number, &worker.view), route_to(service, worker), port.protocol)
         }
         None => {
             let cluster = Rc::new(Cluster::fixed("PassthroughCluster", Target::plaintext(destination)));
             let labels = telemetry::istio::Service { name: "PassthroughCluster".into(), ..Default::default() };
-            (cluster, labels, Protocol::Unknown)
+            let route = worker.telemetry.route(Reporter::Source, Security::Unknown, &worker.me(), labels);
+            (cluster, route, Protocol::Unknown)
         }
     };
-    let route = worker.telemetry.route(Reporter::Source, Security::Unknown, &worker.me(), labels);
     Ok(Captured { client, destination, cluster, route, protocol })
+}
+
+/// What requests to a service count for.
+fn route_to(service: &Service, worker: &Worker) -> Rc<Route> {
+    let labels = telemetry::istio::Service {
+        host: service.hostname.clone(),
+        name: service.name.clone(),
+        namespace: service.namespace.clone(),
+    };
+    worker.telemetry.route(Reporter::Source, Security::Unknown, &worker.me(), labels)
 }
 
 /// Carries opaque bytes to an endpoint.

@@ -1,6 +1,6 @@
 //! The mesh as the data path reads it. Made from the wire's messages in `convert`; past that point nothing is invalid.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,6 +229,8 @@ pub struct Snapshot {
     pub services: HashMap<Arc<str>, Arc<Service>>,
     /// Services by the addresses that applications use.
     pub addresses: HashMap<IpAddr, Arc<Service>>,
+    /// Clusters whose own intermediate is known: what runs in them must be signed by it.
+    pub issuers: Arc<HashSet<Arc<str>>>,
     /// Gateways by network. A network that is known to have none has an empty list.
     pub gateways: HashMap<Arc<str>, Arc<[Gateway]>>,
 }

@@ -92,7 +92,11 @@ impl Store {
 
     fn change(&mut self, name: &str, body: Body, touched: &mut BTreeSet<Arc<str>>) -> Result<(), String> {
         match body {
-            Body::Trust(message) => (self.trusted)(runtime::enrol::trust_of(&message)?),
+            Body::Trust(message) => {
+                let trust = runtime::enrol::trust_of(&message)?;
+                self.current.issuers = Arc::new(trust.issuers().into_iter().map(|issuer| issuer.cluster).collect());
+                (self.trusted)(trust);
+            }
             Body::MeshConfig(message) => self.current.settings = Arc::new(convert::settings(&message)),
             Body::Workload(message) => self.current.own = Some(Arc::new(convert::own(&message)?)),
             Body::Authentication(message) => {

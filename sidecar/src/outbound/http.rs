@@ -12,6 +12,7 @@
 //!
 //! and in every case only while all of the body that was sent is still here (up to 64 KiB).
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use crate::failure::Failure;
 use crate::http::{Handler, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
 use crate::io::Io;
 use crate::mesh::Protocol;
-use crate::report::{self, Report};
+use crate::report::{self, Report, Route};
 use crate::upstream::{Cluster, Leased, Sent, Version};
 use crate::worker::Worker;
 
@@ -47,7 +48,7 @@ const UNHEARD: u8 = 6;
 
 /// Serves a connection of the application.
 pub async fn serve(io: Io, version: Version, captured: Captured, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let handler = Rc::new(Requests { captured, worker: worker.clone() });
+    let handler = Rc::new(Requests { captured, worker: worker.clone(), named: RefCell::default() });
     let served = crate::http::serve(io, version, handler, &worker.drain).await;
     served.map_err(|error| Failure::Client(error.to_string().into()))
 }
@@ -56,6 +57,29 @@ pub async fn serve(io: Io, version: Version, captured: Captured, worker: &Rc<Wor
 struct Requests {
     captured: Captured,
     worker: Rc<Worker>,
+    named: RefCell<Option<Named>>,
+}
+
+/// Where a request goes, and what it counts for.
+#[derive(Clone)]
+struct Way {
+    cluster: Rc<Cluster>,
+    route: Rc<Route>,
+}
+
+/// What the last `Host` on this connection came to. Asking the controller's thread for each request would double its
+/// cost, and a name that does not exist now may do so in a moment.
+struct Named {
+    host: String,
+    since: Instant,
+    way: Way,
+}
+
+impl Named {
+    fn is_for(&self, host: &str) -> bool {
+        const KEPT: Duration = Duration::from_secs(5);
+        self.host == host && self.since.elapsed() < KEPT
+    }
 }
 
 /// A response and the connection that it comes over.
@@ -85,11 +109,11 @@ enum Again {
 
 impl Handler for Requests {
     async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<Reply> {
-        let cluster = self.cluster_of(&request).await;
-        let mut report = self.begin(&request, &cluster);
+        let Way { cluster, route } = self.way(&request).await;
+        let mut report = self.begin(&request, &cluster, &route);
         let upgrade = upgrade::asked(&mut request);
         let version = self.upstream_version(&request, upgrade.is_some());
-        let (head, uploaded) = self.outgoing(request, upgrade.as_ref(), version);
+        let (head, uploaded) = self.outgoing(request, upgrade.as_ref(), version, cluster.service().is_some());
         report.uploaded.clone_from(&uploaded);
         match self.send(&cluster, &head, uploaded.as_ref(), version, &mut report).await {
             Ok(answered) => self.reply(answered, &head, uploaded, upgrade, report),
@@ -105,27 +129,35 @@ impl Handler for Requests {
 
 impl Requests {
     /// The service's port that a request is for: that of the address, else that which `Host` names.
-    async fn cluster_of(&self, request: &Request<Incoming>) -> Rc<Cluster> {
+    async fn way(&self, request: &Request<Incoming>) -> Way {
         let captured = &self.captured;
+        let direct = || Way { cluster: captured.cluster.clone(), route: captured.route.clone() };
         if captured.cluster.service().is_some() {
             self.worker.clusters.refresh(&captured.cluster, &self.worker.view);
-            return captured.cluster.clone();
+            return direct();
         }
-        let Some(host) = headers::host(request) else { return captured.cluster.clone() };
-        let snapshot = self.worker.view.snapshot();
-        let domain = &snapshot.settings.cluster_domain;
-        let namespace = &self.worker.view.place().namespace;
-        let Some(hostname) = hostname_of(host, namespace, domain) else { return captured.cluster.clone() };
-        let port = captured.destination.port();
-        match self.worker.view.by_name(&hostname).await {
-            Some(service) if !service.headless && service.port(port).is_some() => {
-                self.worker.clusters.of(&service, port, &self.worker.view)
-            }
-            _ => captured.cluster.clone(),
+        let Some(host) = headers::host(request) else { return direct() };
+        if let Some(named) = self.named.borrow().as_ref().filter(|named| named.is_for(host)) {
+            self.worker.clusters.refresh(&named.way.cluster, &self.worker.view);
+            return named.way.clone();
         }
+        let way = self.by_name(host).await.unwrap_or_else(direct);
+        *self.named.borrow_mut() = Some(Named { host: host.to_owned(), since: Instant::now(), way: way.clone() });
+        way
     }
 
-    fn begin(&self, request: &Request<Incoming>, cluster: &Cluster) -> Report {
+    async fn by_name(&self, host: &str) -> Option<Way> {
+        let worker = &self.worker;
+        let domain = worker.view.snapshot().settings.cluster_domain.clone();
+        let hostname = hostname_of(host, &worker.view.place().namespace, &domain)?;
+        let port = self.captured.destination.port();
+        let service = worker.view.by_name(&hostname).await.filter(|service| !service.headless)?;
+        service.port(port)?;
+        let cluster = worker.clusters.of(&service, port, &worker.view);
+        Some(Way { cluster, route: super::route_to(&service, worker) })
+    }
+
+    fn begin(&self, request: &Request<Incoming>, cluster: &Cluster, route: &Rc<Route>) -> Report {
         let worker = &self.worker;
         let mut seen = worker.telemetry.log.begin(&worker.view.snapshot().settings.log);
         if let Some(seen) = &mut seen {
@@ -134,7 +166,7 @@ impl Requests {
             seen.client = Some(self.captured.client);
             seen.destination = Some(self.captured.destination);
         }
-        Report::begin(&worker.telemetry, &self.captured.route, headers::is_grpc(request.headers()), seen)
+        Report::begin(&worker.telemetry, route, headers::is_grpc(request.headers()), seen)
     }
 
     /// HTTP/2 where the port is declared so or the request came so; an upgrade needs HTTP/1.1.
@@ -150,6 +182,7 @@ impl Requests {
         request: Request<Incoming>,
         upgrade: Option<&upgrade::Asked>,
         version: Version,
+        to_mesh: bool,
     ) -> (request::Parts, Option<Rc<Uploaded>>) {
         let (parts, body) = request.into_parts();
         let mut request = Request::from_parts(parts, ());
@@ -160,7 +193,7 @@ impl Requests {
         fields.remove(headers::CLIENT_CERT);
         headers::identify(fields);
         fields.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-        if self.captured.cluster.service().is_some() {
+        if to_mesh {
             fields.insert(headers::PEER, self.worker.me().header.clone());
         }
         if let Some(upgrade) = upgrade {

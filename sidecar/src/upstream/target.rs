@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use balance::{Endpoint as Choice, Locality};
-use identity::Expectation;
+use identity::{Expectation, SpiffeId};
 use rustls_pki_types::ServerName;
 
 use crate::mesh::{Endpoint, Gateway, Reach, Service, Snapshot, WorkloadLabels};
@@ -59,7 +59,7 @@ pub fn targets(service: &Service, port: u16, snapshot: &Snapshot) -> Vec<Choice<
     endpoints
         .iter()
         .flat_map(|endpoint| match &endpoint.reach {
-            Reach::Direct(_) => direct(endpoint, port, sni.as_ref(), scale).into_iter().collect::<Vec<_>>(),
+            Reach::Direct(_) => direct(endpoint, port, sni.as_ref(), scale, snapshot).into_iter().collect::<Vec<_>>(),
             Reach::Gateways { .. } => through_gateways(endpoint, port, sni.as_ref(), scale, snapshot),
         })
         .map(|mut choice| {
@@ -76,12 +76,13 @@ fn direct(
     port: u16,
     sni: Option<&ServerName<'static>>,
     scale: u32,
+    snapshot: &Snapshot,
 ) -> Option<Choice<Arc<Target>>> {
     let Reach::Direct(direct) = &endpoint.reach else { return None };
     let (_, pod_port) = direct.ports.iter().find(|(service_port, _)| *service_port == port)?;
     let tls = if direct.mutual_tls {
         // Without a known identity the expectation is empty, and nobody can meet it.
-        Some(Tls { sni: sni?.clone(), expected: Expectation::any_of(direct.identity.clone()) })
+        Some(Tls { sni: sni?.clone(), expected: expected(direct.identity.iter(), endpoint, snapshot) })
     } else {
         None
     };
@@ -109,7 +110,7 @@ fn through_gateways(
     let Some(sni) = sni else { return Vec::new() };
     let gateways = gateways_of(endpoint, snapshot);
     let weight = endpoint.weight.saturating_mul(scale) / u32::try_from(gateways.len()).unwrap_or(u32::MAX).max(1);
-    let tls = Tls { sni: sni.clone(), expected: Expectation::any_of(identities.iter().cloned()) };
+    let tls = Tls { sni: sni.clone(), expected: expected(identities.iter(), endpoint, snapshot) };
     let target = |address| Target {
         address,
         tls: Some(tls.clone()),
@@ -124,6 +125,21 @@ fn through_gateways(
             choice(endpoint, id, weight, target(gateway.address))
         })
         .collect()
+}
+
+/// Who may answer for an endpoint: one of these identities, and signed by the intermediate of the endpoint's cluster
+/// where that is known, so that a stolen intermediate cannot speak for another cluster.
+fn expected<'a>(
+    identities: impl Iterator<Item = &'a SpiffeId>,
+    endpoint: &Endpoint,
+    snapshot: &Snapshot,
+) -> Expectation {
+    let expected = Expectation::any_of(identities.cloned());
+    if snapshot.issuers.contains(&endpoint.cluster) {
+        expected.in_clusters([endpoint.cluster.clone()])
+    } else {
+        expected
+    }
 }
 
 fn choice(endpoint: &Endpoint, id: Arc<str>, weight: u32, target: Target) -> Choice<Arc<Target>> {

@@ -122,3 +122,15 @@ fn tls_names_the_service_port_and_expects_who_was_told() {
     assert_eq!(tls[3].unwrap().expected, tls[0].unwrap().expected);
     assert_eq!(choices.iter().map(|choice| choice.target.remote).collect::<Vec<_>>(), [false, false, false, true]);
 }
+
+#[test]
+fn the_cluster_must_have_signed_where_its_intermediate_is_known() {
+    let id = "spiffe://cluster.local/ns/default/sa/reviews";
+    let service = service(vec![endpoint("a", "1a", "n1", 1, pod("10.0.0.1", true, Some(id)))]);
+    let mut snapshot = snapshot(&[]);
+    let expected = |snapshot: &Snapshot| targets(&service, 80, snapshot)[0].target.tls.clone().unwrap().expected;
+    let anybody = Expectation::any_of([id.parse().unwrap()]);
+    assert_eq!(expected(&snapshot), anybody);
+    snapshot.issuers = Arc::new(["1a".into()].into());
+    assert_eq!(expected(&snapshot), anybody.in_clusters(["1a".into()]));
+}
