@@ -4,6 +4,7 @@
 //! - [`gateway`]: Istio's Gateway, as far as it says what may cross networks.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
 //! - [`remote_secret`]: the Secret by which a cluster joins, and [`kubeconfig`]: what such a Secret may hold.
+//! - [`reader`]: the account that such a Secret speaks for.
 //! - [`names`]: labels, annotations and well-known names.
 //!
 //! Every input converts into a form in which invalid states do not exist. What is written but has no effect is told as a
@@ -16,6 +17,7 @@ pub mod gateway;
 pub mod kubeconfig;
 pub mod mesh;
 pub mod names;
+pub mod reader;
 pub mod remote_secret;
 mod resource;
 pub mod yaml;

@@ -3,6 +3,7 @@
 //! A component is started before any runtime exists, because it makes its own threads, and because a lab enters its
 //! namespaces while the process still has one thread. The commands that talk to clusters share one small runtime.
 
+mod access;
 mod ca;
 mod completion;
 mod join;

@@ -1,0 +1,79 @@
+//! Which clusters a command means, and how they are reached: contexts of a kubeconfig, or the clusters of a running lab.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use lab::orchestration::state::{self, Record};
+
+/// How clusters are found.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Access {
+    /// The kubeconfig; otherwise $KUBECONFIG or ~/.kube/config
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// A running lab's clusters; its name may be left out where one runs
+    #[arg(long, value_name = "NAME", env = "ISTHMUS_LAB", num_args = 0..=1, default_missing_value = "", conflicts_with = "kubeconfig")]
+    pub(crate) lab: Option<String>,
+}
+
+/// A cluster to talk to.
+pub(crate) struct Cluster {
+    /// Context, or name in the lab.
+    pub(crate) name: String,
+    pub(crate) client: Client,
+    /// Address and CA of its API server, as this machine knows them.
+    pub(crate) config: kube::Config,
+}
+
+impl Access {
+    /// The lab that is meant, if one is. Without any option, a lab counts where it is the only thing that could be meant:
+    /// one runs, and nothing says which kubeconfig to use.
+    pub(crate) fn lab(&self, context: Option<&str>) -> anyhow::Result<Option<Record>> {
+        match self.lab.as_deref() {
+            Some("") => Ok(Some(state::choose(None)?)),
+            Some(name) => Ok(Some(state::choose(Some(name))?)),
+            None if self.kubeconfig.is_some() || context.is_some() || std::env::var_os("KUBECONFIG").is_some() => {
+                Ok(None)
+            }
+            None => Ok(state::choose(None).ok()),
+        }
+    }
+
+    /// A context of the kubeconfig; the current one where none is named.
+    pub(crate) async fn context(&self, context: Option<&str>) -> anyhow::Result<Cluster> {
+        let file = match &self.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?,
+            None => Kubeconfig::read().context("no kubeconfig; give --kubeconfig, or start a lab: isthmus lab up")?,
+        };
+        let named = context.map(str::to_owned).or_else(|| file.current_context.clone());
+        let name = named.context("the kubeconfig has no current context; give --context")?;
+        connect(name, file, context).await
+    }
+
+    /// A cluster of a lab.
+    pub(crate) async fn of_lab(&self, lab: &Record, name: &str) -> anyhow::Result<Cluster> {
+        let cluster = lab.cluster(name)?;
+        let file = Kubeconfig::read_from(&cluster.kubeconfig)
+            .with_context(|| format!("kubeconfig {}", cluster.kubeconfig.display()))?;
+        connect(name.to_owned(), file, None).await
+    }
+}
+
+async fn connect(name: String, file: Kubeconfig, context: Option<&str>) -> anyhow::Result<Cluster> {
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let known: Vec<_> = file.contexts.iter().map(|context| context.name.clone()).collect();
+    let config = kube::Config::from_custom_kubeconfig(file, &options)
+        .await
+        .with_context(|| format!("context {name:?} (known: {})", known.join(", ")))?;
+    let client = Client::try_from(config.clone()).with_context(|| format!("context {name:?}"))?;
+    Ok(Cluster { name, client, config })
+}
+
+/// A page of the controller in `cluster`, through the API server, so that it needs no port of its own.
+pub(crate) async fn controller_page(client: &Client, namespace: &str, page: &str) -> anyhow::Result<String> {
+    let pages = format!("/api/v1/namespaces/{namespace}/services/isthmus-controller:15014/proxy/debug");
+    let request = kube::core::request::Request::new(pages).get(page, &kube::api::GetParams::default());
+    Ok(client.request_text(request.context("the request cannot be built")?).await?)
+}

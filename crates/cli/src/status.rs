@@ -1,0 +1,369 @@
+//! `isthmus status`: the clusters of a mesh with the state of their links, and its proxies with what they have acknowledged.
+//!
+//! Both come from the controller of each primary, through its API server's service proxy.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
+use serde::Serialize;
+
+use crate::access::{Access, Cluster, controller_page};
+
+/// Shows clusters with the state of their links, and proxies with what they have acknowledged.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    access: Access,
+    /// Context of the primary; otherwise the current one, or the primaries of the lab that runs
+    #[arg(long)]
+    context: Option<String>,
+    /// Namespace of the components
+    #[arg(short, long, default_value = api::names::SYSTEM_NAMESPACE)]
+    namespace: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Form,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// Two tables
+    #[default]
+    Table,
+    /// Two tables with more columns
+    Wide,
+    /// All that is known, as JSON
+    Json,
+    /// All that is known, as YAML
+    Yaml,
+}
+
+/// A mesh as one primary sees it.
+#[derive(Debug, Serialize)]
+struct View {
+    primary: String,
+    #[serde(flatten)]
+    page: ClustersPage,
+    proxies: Vec<ProxyRow>,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut views = Vec::new();
+    let mut failed = Vec::new();
+    for primary in primaries(&args).await? {
+        match view(&primary, &args.namespace).await {
+            Ok(view) => views.push(view),
+            Err(error) => failed.push(format!("{}: {error:#}", primary.name)),
+        }
+    }
+    match args.output {
+        Form::Json => println!("{}", serde_json::to_string_pretty(&views)?),
+        Form::Yaml => print!("{}", api::yaml::to_string(&views).map_err(anyhow::Error::msg)?),
+        form => {
+            let several = views.len() > 1;
+            for (index, view) in views.iter().enumerate() {
+                if index > 0 {
+                    println!();
+                }
+                if several {
+                    println!("seen by {}:", view.primary);
+                }
+                print!("{}", text(view, form == Form::Wide));
+            }
+        }
+    }
+    for failure in &failed {
+        eprintln!("error: the controller in {failure}");
+        eprintln!("  is it running? kubectl -n {} get deployment isthmus-controller", args.namespace);
+    }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn primaries(args: &Args) -> anyhow::Result<Vec<Cluster>> {
+    let Some(lab) = args.access.lab(args.context.as_deref())? else {
+        return Ok(vec![args.access.context(args.context.as_deref()).await?]);
+    };
+    let mut primaries = Vec::new();
+    for cluster in lab.clusters.iter().filter(|cluster| cluster.role == "primary") {
+        if args.context.as_ref().is_none_or(|context| *context == cluster.name) {
+            primaries.push(args.access.of_lab(&lab, &cluster.name).await?);
+        }
+    }
+    Ok(primaries)
+}
+
+async fn view(primary: &Cluster, namespace: &str) -> anyhow::Result<View> {
+    let (clusters, proxies) = tokio::try_join!(
+        controller_page(&primary.client, namespace, "clusters"),
+        controller_page(&primary.client, namespace, "proxies"),
+    )?;
+    Ok(View {
+        primary: primary.name.clone(),
+        page: serde_json::from_str(&clusters).context("its list of clusters cannot be read")?,
+        proxies: serde_json::from_str(&proxies).context("its list of proxies cannot be read")?,
+    })
+}
+
+/// The two tables, and what to say below them.
+fn text(view: &View, wide: bool) -> String {
+    let mut head = vec!["CLUSTER", "ROLE", "NETWORK", "LINK", "AGE", "SERVICES", "EXPORTED", "ENDPOINTS", "TRUST"];
+    if wide {
+        head.extend(["PODS", "HEARD", "SERVER", "SECRET"]);
+    }
+    let rows = view.page.clusters.iter().map(|cluster| cluster_row(cluster, wide));
+    let mut out = table(&head, rows.collect());
+    for cluster in &view.page.clusters {
+        out.push_str(&advice(cluster, &view.primary));
+    }
+    for problem in &view.page.problems {
+        out.push_str(&format!("problem: {problem}\n"));
+    }
+    let mut head = vec!["PROXY", "CLUSTER", "ACKED", "LAG", "CERTIFICATE", "SINCE"];
+    if wide {
+        head.extend(["ROLE", "IDENTITY", "ADDRESS", "SUBSCRIBED", "PUSHES", "REJECTED"]);
+    }
+    out.push('\n');
+    if view.proxies.is_empty() {
+        out.push_str("no proxy is connected\n");
+    } else {
+        out.push_str(&table(&head, view.proxies.iter().map(|proxy| proxy_row(proxy, wide)).collect()));
+    }
+    out
+}
+
+fn is_connected(cluster: &ClusterRow) -> bool {
+    cluster.link == "connected"
+}
+
+fn is_own(cluster: &ClusterRow) -> bool {
+    cluster.role == "primary" && cluster.secret.is_none()
+}
+
+fn cluster_row(cluster: &ClusterRow, wide: bool) -> Vec<String> {
+    let known = |age: Option<u64>| age.map_or_else(|| "unknown".to_owned(), |ms| age_of(Duration::from_millis(ms)));
+    let link = match (&cluster.why, cluster.link.as_str()) {
+        (_, "connected") if is_own(cluster) => "local".to_owned(),
+        (Some(why), word) => format!("{word}: {}", shortened(why)),
+        (None, word) => word.to_owned(),
+    };
+    let age = match is_own(cluster) && is_connected(cluster) {
+        true => "-".to_owned(),
+        false => known(cluster.contact_age_ms),
+    };
+    // What is told by a link that is down is as old as the link's silence.
+    let stale = !is_connected(cluster) && (cluster.synced || cluster.link == "remembered");
+    let services = match (cluster.synced || cluster.services > 0, stale) {
+        (false, _) => "unknown".to_owned(),
+        (true, true) => format!("{} (as of {})", cluster.services, known(cluster.contact_age_ms)),
+        (true, false) => cluster.services.to_string(),
+    };
+    let count = |count: usize| if cluster.synced || count > 0 { count.to_string() } else { "unknown".to_owned() };
+    let trust = match &cluster.trust {
+        None => "unknown".to_owned(),
+        Some(trust) => {
+            let signer = if trust.own_intermediate { "own intermediate" } else { "root signs" };
+            let left = age_of(Duration::from_secs(trust.expires_in_s));
+            let root: String = trust.root.chars().take(4).collect();
+            format!("root {root}…, {signer}, {left}")
+        }
+    };
+    let network = if cluster.network.is_empty() { "-".to_owned() } else { cluster.network.clone() };
+    let mut row = vec![
+        cluster.name.clone(),
+        cluster.role.clone(),
+        network,
+        link,
+        age,
+        services,
+        count(cluster.exported),
+        count(cluster.endpoints),
+        trust,
+    ];
+    if wide {
+        let secret = cluster.secret.clone().unwrap_or_else(|| "-".to_owned());
+        row.extend([count(cluster.pods), known(cluster.heard_age_ms), cluster.server.clone(), secret]);
+    }
+    row
+}
+
+/// What a link that is down means, and what helps.
+fn advice(cluster: &ClusterRow, primary: &str) -> String {
+    let name = &cluster.name;
+    let mut out = String::new();
+    let kept = || format!("  {name}'s endpoints are kept as last known.\n");
+    match cluster.link.as_str() {
+        "unreachable" | "remembered" => out.push_str(&kept()),
+        "refused" => {
+            if cluster.synced {
+                out.push_str(&kept());
+            }
+            if !is_own(cluster) {
+                out.push_str(&format!("  renew: isthmus join --context {primary} {name}\n"));
+            }
+        }
+        _ => {}
+    }
+    if !cluster.unconfirmed.is_empty() {
+        let kinds = cluster.unconfirmed.join(", ");
+        out.push_str(&format!("  {name} lists no {kinds} any more; what was known stays until that is confirmed.\n"));
+    }
+    out
+}
+
+fn proxy_row(proxy: &ProxyRow, wide: bool) -> Vec<String> {
+    let certificate = proxy.certificate_expires_in_s.map_or_else(
+        || "unknown".to_owned(),
+        |seconds| {
+            if seconds == 0 { "expired".to_owned() } else { age_of(Duration::from_secs(seconds)) }
+        },
+    );
+    let mut row = vec![
+        format!("{}.{}", proxy.pod, proxy.namespace),
+        proxy.cluster.clone(),
+        if proxy.acked { "all".to_owned() } else { "waiting".to_owned() },
+        format!("{} ms", proxy.lag_ms),
+        certificate,
+        age_of(Duration::from_millis(proxy.connected_ms)),
+    ];
+    if wide {
+        row.extend([
+            proxy.role.clone(),
+            proxy.identity.clone(),
+            proxy.address.clone(),
+            proxy.subscriptions.values().sum::<usize>().to_string(),
+            proxy.pushes.values().sum::<u64>().to_string(),
+            proxy.rejected.to_string(),
+        ]);
+    }
+    row
+}
+
+/// Columns that are as wide as they must be, three blanks apart.
+fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.max().unwrap_or(0).max(head[column].len())
+        })
+        .collect();
+    let line = |cells: Vec<&str>| {
+        let mut line = String::new();
+        for (cell, width) in cells.into_iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width + 3 - cell.chars().count()));
+        }
+        format!("{}\n", line.trim_end())
+    };
+    let mut out = line(head.to_vec());
+    for row in &rows {
+        out.push_str(&line(row.iter().map(String::as_str).collect()));
+    }
+    out
+}
+
+/// An age as people read it: 0.4s, 12s, 3m12s, 23h41m, 364d.
+fn age_of(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..10 => format!("{:.1}s", age.as_secs_f64()),
+        10..60 => format!("{seconds}s"),
+        60..3600 => two(seconds / 60, 'm', seconds % 60, 's'),
+        3600..172_800 => two(seconds / 3600, 'h', seconds % 3600 / 60, 'm'),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn two(large: u64, large_unit: char, small: u64, small_unit: char) -> String {
+    if small == 0 { format!("{large}{large_unit}") } else { format!("{large}{large_unit}{small}{small_unit}") }
+}
+
+fn shortened(text: &str) -> String {
+    let line: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
+    if line.len() < text.len() { format!("{line}…") } else { line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn cluster(changes: serde_json::Value) -> ClusterRow {
+        let mut row = json!({
+            "name": "east", "role": "remote", "network": "net-east", "server": "https://203.0.113.2:6443",
+            "secret": "istio-system/istio-remote-secret-east", "link": "connected", "why": null, "link_age_ms": 60_000,
+            "contact_age_ms": 400, "heard_age_ms": 9_000, "synced": true, "unconfirmed": [], "services": 2,
+            "exported": 2, "endpoints": 2, "pods": 4,
+            "trust": {"root": "5f2a11bb", "own_intermediate": true, "expires_in_s": 364 * 86_400}
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            row[key] = value.clone();
+        }
+        serde_json::from_value(row).unwrap()
+    }
+
+    #[test]
+    fn ages() {
+        for (ms, expected) in [
+            (400, "0.4s"),
+            (12_900, "12s"),
+            (192_000, "3m12s"),
+            (180_000, "3m"),
+            (85_260_000, "23h41m"),
+            (31_449_600_000, "364d"),
+        ] {
+            assert_eq!(age_of(Duration::from_millis(ms)), expected);
+        }
+    }
+
+    #[test]
+    fn a_healthy_mesh() {
+        let west = cluster(json!({"name": "west", "role": "primary", "secret": null, "network": "net-west"}));
+        let view = View {
+            primary: "west".into(),
+            page: ClustersPage { clusters: vec![west, cluster(json!({}))], problems: vec![] },
+            proxies: vec![
+                serde_json::from_value(json!({
+                    "id": "sidecar~10.244.0.5~frontend-6d9c.default~west", "role": "sidecar", "pod": "frontend-6d9c",
+                    "namespace": "default", "cluster": "west", "identity": "spiffe://cluster.local/ns/default/sa/frontend",
+                    "address": "10.244.0.5:4711", "connected_ms": 1_140_000, "acked": true, "lag_ms": 0,
+                    "certificate_expires_in_s": 85_260, "subscriptions": {"Service": 2}, "pushes": {"Service": 3},
+                    "resources": 9, "bytes": 1000, "rejected": 0
+                }))
+                .unwrap(),
+            ],
+        };
+        let expected = "\
+CLUSTER   ROLE      NETWORK    LINK        AGE    SERVICES   EXPORTED   ENDPOINTS   TRUST
+west      primary   net-west   local       -      2          2          2           root 5f2a…, own intermediate, 364d
+east      remote    net-east   connected   0.4s   2          2          2           root 5f2a…, own intermediate, 364d
+
+PROXY                   CLUSTER   ACKED   LAG    CERTIFICATE   SINCE
+frontend-6d9c.default   west      all     0 ms   23h41m        19m
+";
+        assert_eq!(text(&view, false), expected);
+        assert!(text(&view, true).contains("spiffe://cluster.local/ns/default/sa/frontend"));
+    }
+
+    #[test]
+    fn what_is_down_is_shown_with_its_age_and_what_helps() {
+        let refused =
+            cluster(json!({"link": "refused", "why": "401 Unauthorized: token expired", "contact_age_ms": 192_000}));
+        let row = cluster_row(&refused, false);
+        assert_eq!(
+            (&*row[3], &*row[4], &*row[5]),
+            ("refused: 401 Unauthorized: token expired", "3m12s", "2 (as of 3m12s)")
+        );
+        assert_eq!(
+            advice(&refused, "west"),
+            "  east's endpoints are kept as last known.\n  renew: isthmus join --context west east\n"
+        );
+        let never = cluster(json!({"link": "unreachable", "why": "refused", "contact_age_ms": null, "synced": false,
+                                   "services": 0, "exported": 0, "endpoints": 0, "trust": null}));
+        let row = cluster_row(&never, true);
+        assert_eq!(row[4..9], ["unknown", "unknown", "unknown", "unknown", "unknown"]);
+        let empty = cluster(json!({"unconfirmed": ["Service"]}));
+        assert!(advice(&empty, "west").contains("until that is confirmed"));
+    }
+}
