@@ -7,6 +7,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use serde_json::Value;
 
+use crate::protobuf;
 use crate::status::{Result, Status};
 
 /// The body of every response: whole, or streamed.
@@ -66,14 +67,16 @@ where
     }
 }
 
-/// Decodes a JSON or YAML body by its content type. Kubernetes guesses when there is none, and so do we.
+/// Decodes a JSON, YAML or protobuf body by its content type. Kubernetes guesses when there is none, and so do we.
 pub(crate) fn decode(content_type: &str, bytes: &[u8]) -> Result<Value> {
     match content_type {
         "application/json" => parse_json(bytes),
         "application/yaml" | "application/apply-patch+yaml" => parse_yaml(bytes),
+        protobuf::MEDIA_TYPE => protobuf::decode(bytes)
+            .map_err(|error| Status::bad_request(format!("the protobuf body cannot be read: {error}"))),
         "" if bytes.trim_ascii_start().starts_with(b"{") => parse_json(bytes),
         "" => parse_yaml(bytes),
-        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml", protobuf::MEDIA_TYPE])),
     }
 }
 

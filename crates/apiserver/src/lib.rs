@@ -5,7 +5,7 @@
 //! collection. There is no etcd and no second replica; what runs against it also runs against the real thing.
 //!
 //! Start at [`Server`]; a request's way is `handler.rs`, step by step. What is not here: the node agent that runs pods
-//! and the controllers of workloads (`lab` has both, as this server's clients), CEL expressions, and protobuf.
+//! and the controllers of workloads (`lab` has both, as this server's clients), CEL expressions, and protobuf answers.
 
 mod admission;
 mod api;
@@ -24,6 +24,7 @@ pub mod merge_keys;
 mod object;
 pub mod openapi;
 mod patch;
+mod protobuf;
 mod rbac;
 mod registry;
 mod route;

@@ -52,6 +52,7 @@ pub(crate) async fn mutate(call: &Call, operation: Operation, object: &mut Value
             "creationTimestamp",
             "deletionTimestamp",
             "deletionGracePeriodSeconds",
+            "managedFields",
         ] {
             object::copy_metadata(object, &before, key);
         }

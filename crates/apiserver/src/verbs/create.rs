@@ -29,13 +29,17 @@ pub(crate) async fn create(call: &Call, body: Bytes) -> Result<Response<Body>> {
     Ok(encode::object_response(&call.served, call.form, StatusCode::CREATED, &created))
 }
 
-/// Admits a new object and keeps it. An `applied` one has noted its manager's fields already.
+/// Admits a new object and keeps it. An `applied` one has its manager's fields noted already.
 pub(crate) async fn keep(call: &Call, mut object: Value, applied: bool) -> Result<Object> {
     let (api, served) = (&call.api, &*call.served);
     let dry_run = call.query.dry_run()?;
     admission::namespace::check_create(api, served, &object)?;
     prepare::for_create(served, &mut object);
-    let before = if applied { object.clone() } else { Value::Null };
+    if !applied {
+        // What admission adds belongs to nobody, as in Kubernetes.
+        let manager = Manager { name: call.manager(), subresource: String::new() };
+        managed::note_update(served, &Value::Null, &mut object, &manager);
+    }
     admission::mutate(call, Operation::Create, &mut object, None).await?;
     object::set_metadata(
         &mut object,
@@ -46,9 +50,6 @@ pub(crate) async fn keep(call: &Call, mut object: Value, applied: bool) -> Resul
     if served.kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         crd::complete(&api.store, &mut object);
     }
-    // Applied objects come with their entry; what admission added to them is noted beside it.
-    let manager = Manager { name: call.manager(), subresource: String::new() };
-    managed::note_update(served, &before, &mut object, &manager);
     incoming::admissible(served, &object, None)?;
     admission::validate(call, Operation::Create, Some(&object), None).await?;
 

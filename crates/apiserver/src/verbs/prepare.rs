@@ -3,6 +3,7 @@
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
+use crate::admission::services;
 use crate::kinds::Subresource;
 use crate::object;
 use crate::registry::Served;
@@ -124,6 +125,9 @@ pub(super) fn for_update(served: &Served, part: &str, old: &Value, new: &mut Val
             }
             if kind.is("", "Namespace") {
                 object::copy_field(new, old, "spec");
+            }
+            if kind.is("", "Service") {
+                services::keep_address(old, new);
             }
         }
     }

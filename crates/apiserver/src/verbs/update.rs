@@ -103,11 +103,10 @@ async fn once(call: &Call, change: &Change, current: &Object) -> std::result::Re
     incoming::conform(call, &mut new)?;
     prepare::for_update(served, part, &old, &mut new);
 
-    let applied = matches!(change, Change::Patch(Patch::Apply(_)));
-    let before_admission = if applied { new.clone() } else { Value::Null };
+    if !matches!(change, Change::Patch(Patch::Apply(_))) {
+        managed::note_update(served, &old, &mut new, &manager);
+    }
     admission::mutate(call, Operation::Update, &mut new, Some(&old)).await?;
-    let compared = if applied { &before_admission } else { &old };
-    managed::note_update(served, compared, &mut new, &manager);
     if served.kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         crd::complete(&api.store, &mut new);
     }

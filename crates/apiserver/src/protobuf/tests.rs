@@ -1,0 +1,81 @@
+use super::*;
+
+/// Writes a field of bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut field = vec![number << 3 | 2, u8::try_from(bytes.len()).expect("short")];
+    field.extend_from_slice(bytes);
+    field
+}
+
+fn body(api_version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
+    let type_meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
+    [MAGIC.to_vec(), field(1, &type_meta), field(2, object)].concat()
+}
+
+#[test]
+fn reads_a_secret() {
+    let labels = field(11, &[field(1, b"app"), field(2, b"x")].concat());
+    let metadata = [field(1, b"s"), field(2, b""), field(3, b"default"), labels].concat();
+    let data = [field(1, b"key"), field(2, b"\x00\x01")].concat();
+    let object = decode(&body("v1", "Secret", &[field(1, &metadata), field(2, &data), field(3, b"Opaque")].concat()));
+    let expected = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default", "labels": {"app": "x"}},
+        "data": {"key": "AAE="}, "type": "Opaque",
+    });
+    assert_eq!(object, Ok(expected));
+}
+
+#[test]
+fn zero_is_kept_where_somebody_set_it() {
+    // Deployment.spec.replicas = 0 (a pointer), spec.minReadySeconds = 0 (none).
+    let object = decode(&body("apps/v1", "Deployment", &field(2, &[0x08, 0, 0x28, 0])));
+    assert_eq!(object.expect("legal")["spec"], json!({"replicas": 0}));
+}
+
+#[test]
+fn inlined_messages_join_the_one_around_them() {
+    // Volume{name, volumeSource{emptyDir{}}} in a pod's spec.
+    let volume = [field(1, b"v"), field(2, &field(2, b""))].concat();
+    let object = decode(&body("v1", "Pod", &field(2, &field(1, &volume))));
+    assert_eq!(object.expect("legal")["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+}
+
+#[test]
+fn times_and_numbers_or_names() {
+    let created = field(8, &[0x08, 1]);
+    let object = decode(&body("v1", "ConfigMap", &field(1, &created))).expect("legal");
+    assert_eq!(object["metadata"]["creationTimestamp"], "1970-01-01T00:00:01Z");
+    let named = field(4, &[&[0x08, 1][..], &field(3, b"http")].concat());
+    let object = decode(&body("v1", "Service", &field(2, &field(1, &named)))).expect("legal");
+    assert_eq!(object["spec"]["ports"][0]["targetPort"], "http");
+}
+
+#[test]
+fn broken_bodies_are_refused() {
+    assert_eq!(decode(b"{}"), Err(Unreadable::Magic));
+    assert!(matches!(decode(&body("x.io/v1", "Widget", b"")), Err(Unreadable::Unknown(_))));
+    assert!(matches!(decode(&body("v1", "Pod", &[0x0a, 0x7f])), Err(Unreadable::Malformed(_))));
+    let endless = [MAGIC, &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]].concat();
+    assert!(matches!(decode(&endless), Err(Unreadable::Malformed(_))));
+}
+
+#[test]
+fn every_message_that_is_referred_to_is_known() {
+    const SPECIAL: [&str; 6] = [
+        "meta.v1.Time",
+        "meta.v1.MicroTime",
+        "resource.Quantity",
+        "intstr.IntOrString",
+        "runtime.RawExtension",
+        "meta.v1.FieldsV1",
+    ];
+    for (message, fields) in MESSAGES.iter() {
+        for Known { name, shape, .. } in fields.values() {
+            let (Shape::One(kind) | Shape::List(kind) | Shape::Map(kind)) = shape;
+            if let Type::Message(to) = kind {
+                let known = MESSAGES.contains_key(to) || SPECIAL.contains(to) || to.ends_with(".ExtraValue");
+                assert!(known, "{message}.{name}: {to}");
+            }
+        }
+    }
+}
