@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use identity::{Identity, Peer};
@@ -21,6 +22,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 pub struct Caller {
     /// What it proved in the handshake.
     pub peer: Peer,
+    /// Clusters with an intermediate of their own.
+    pub issuers: Vec<Arc<str>>,
     /// When its certificate expires.
     pub expires: Option<SystemTime>,
     /// Where it calls from.
@@ -31,8 +34,10 @@ impl Caller {
     /// Of a request; `None` without a certificate that names a workload.
     pub fn of<T>(request: &Request<T>, identity: &Identity) -> Option<Caller> {
         let certificates = request.peer_certs()?;
+        let trust = identity.trust();
         Some(Caller {
-            peer: identity::peer_of(&certificates, &identity.trust())?,
+            peer: identity::peer_of(&certificates, &trust)?,
+            issuers: trust.issuers().into_iter().map(|issuer| issuer.cluster).collect(),
             expires: certificates.first().and_then(expiry),
             address: request.remote_addr().unwrap_or_else(|| ([0, 0, 0, 0], 0).into()),
         })

@@ -114,8 +114,15 @@ fn authorize(shared: &Shared, caller: &Caller, node: &Node) -> Result<Viewer, En
     if peer.id.namespace() != node.namespace {
         return denied("wrong namespace", format!("{} may not speak for namespace {:?}", peer.id, node.namespace));
     }
-    if peer.cluster.as_ref().is_some_and(|cluster| **cluster != *node.cluster) {
-        return denied("wrong cluster", format!("{} was issued in another cluster than {:?}", peer.id, node.cluster));
+    // Where it is known who signs for a cluster, that has to have signed this.
+    let signed = match &peer.cluster {
+        Some(cluster) => **cluster == *node.cluster,
+        None => !caller.issuers.iter().any(|cluster| **cluster == *node.cluster),
+    };
+    if !signed {
+        let text =
+            format!("the certificate of {} is not signed by the intermediate of cluster {:?}", peer.id, node.cluster);
+        return denied("wrong cluster", text);
     }
     // While the own view is not there, whether a cluster is known cannot be told.
     if shared.ready() && shared.index().cluster(&node.cluster).is_none() {

@@ -26,6 +26,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// One root, an intermediate per cluster.
 struct Mesh {
+    root: Authority,
     west: Authority,
     east: Authority,
     trust: Trust,
@@ -40,7 +41,7 @@ fn mesh() -> &'static Mesh {
         let east = root.intermediate_for("east", &constraints, DAY).unwrap();
         let issuers = [west.issuer_of("west"), east.issuer_of("east")];
         let trust = Trust::new("cluster.local", root.roots().to_vec(), issuers).unwrap();
-        Mesh { west, east, trust }
+        Mesh { root, west, east, trust }
     })
 }
 

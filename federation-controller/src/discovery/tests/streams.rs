@@ -193,10 +193,13 @@ async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
     }
     assert_eq!(bench.shared.metrics.ended("bad node"), 3);
 
-    // Of a cluster that this mesh does not have; its issuer is not known either.
-    let root = Authority::self_signed_root("mesh", DAY).unwrap();
-    let foreign = identity_of(&root, "default", "frontend", &[]);
+    // Signed by nobody whom the mesh knows, and by the root itself, which signs for no cluster.
+    let foreign = Authority::self_signed_root("mesh", DAY).unwrap();
+    let foreign = identity_of(&foreign, "default", "frontend", &[]);
     assert!(open(&bench, &foreign, "sidecar~10.0.0.1~a.default~west").await.is_err());
+    let rooted = identity_of(&mesh().root, "default", "frontend", &[]);
+    let status = open(&bench, &rooted, "sidecar~10.0.0.1~a.default~west").await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status}");
 
     // Without a certificate there is no discovery, and no certificate of another root.
     let config = identity::server_only_client(mesh().trust.roots(), identity::alpn::DISCOVERY).unwrap();
