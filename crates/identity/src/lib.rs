@@ -40,7 +40,7 @@ pub use pem::{certificates_from_pem, certificates_to_pem};
 pub use request::{KeyAndRequest, PublicKey, RequestError};
 pub use spiffe::{SpiffeError, SpiffeId};
 pub use tls::{ClientAuth, Expectation, provider, server_only_client};
-pub use trust::{Issuer, Peer, Trust, TrustError, peer_of, public_key_sha256};
+pub use trust::{Issuer, IssuerError, Peer, Trust, TrustError, peer_of, public_key_sha256};
 pub use verify::{Refusal, refusal_of};
 
 /// How far back a certificate's validity begins, so that a peer whose clock is behind accepts it at once.

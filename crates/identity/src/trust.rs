@@ -22,6 +22,49 @@ pub struct Issuer {
     pub public_key_sha256: [u8; 32],
 }
 
+/// Why a published intermediate is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IssuerError {
+    /// Not PEM, or no certificate in it.
+    #[error("it holds no certificate")]
+    NoCertificate,
+    /// It may not sign.
+    #[error("it is no signing certificate")]
+    NoCa,
+    /// Its time is over, or has not come.
+    #[error("it is not valid now")]
+    NotValidNow,
+    /// It is not signed by one of our roots.
+    #[error("it is not signed by a root that is trusted here")]
+    ForeignRoot,
+}
+
+impl Issuer {
+    /// The issuer of a cluster that publishes its intermediate (first certificate of `pem`): believed where one of `roots`
+    /// signed it. Whether another cluster has the same one is for the caller to find out.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub fn published(
+        cluster: &str,
+        pem: &[u8],
+        roots: &[CertificateDer<'_>],
+        now: std::time::SystemTime,
+    ) -> Result<Self, IssuerError> {
+        let certificates = crate::pem::certificates_from_pem(pem).map_err(|_| IssuerError::NoCertificate)?;
+        let certificate = certificates.first().ok_or(IssuerError::NoCertificate)?;
+        let facts = verify::ca_facts(certificate).ok_or(IssuerError::NoCa)?;
+        if now < facts.not_before || now >= facts.not_after {
+            return Err(IssuerError::NotValidNow);
+        }
+        let signed = roots.iter().any(|root| verify::signing_key_of(root, certificate, |_| Some(())).is_some());
+        if !signed {
+            return Err(IssuerError::ForeignRoot);
+        }
+        Ok(Issuer { cluster: cluster.into(), public_key_sha256: public_key_sha256(&facts.spki) })
+    }
+}
+
 /// What a peer proved in its handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {

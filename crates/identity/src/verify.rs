@@ -158,6 +158,23 @@ pub(crate) fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<LeafFacts, Refusal
     })
 }
 
+/// What is read of a signing certificate.
+pub(crate) struct CaFacts {
+    pub(crate) spki: Vec<u8>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+/// Reads a signing certificate; `None` where it is none.
+pub(crate) fn ca_facts(certificate: &CertificateDer<'_>) -> Option<CaFacts> {
+    let certificate = parse(certificate).ok()?;
+    certificate.is_ca().then(|| CaFacts {
+        spki: certificate.public_key().raw.to_vec(),
+        not_before: from_unix(certificate.validity().not_before.timestamp()),
+        not_after: from_unix(certificate.validity().not_after.timestamp()),
+    })
+}
+
 /// When a certificate ends.
 pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     Some(from_unix(parse(certificate).ok()?.validity().not_after.timestamp()))

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::names::{CACERTS_SECRET, SELF_SIGNED_SECRET, cacerts_of};
+use api::names::{CACERTS_SECRET, ROOT_CONFIG_MAP, SELF_SIGNED_SECRET, cacerts_of};
 use futures_util::StreamExt as _;
-use identity::{Authority, CaCerts, CaError, Constraints, Trust, TrustError};
+use identity::{Authority, CaCerts, CaError, Constraints, Issuer, IssuerError, Trust, TrustError};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
-use tokio::sync::watch as channel;
+use tokio::sync::{mpsc, watch as channel};
 
 use crate::clusters::records::SecretObject;
 use crate::clusters::trouble::{self, Trouble};
@@ -82,6 +82,12 @@ impl Snapshot {
         identity::certificates_to_pem(self.trust.roots())
     }
 
+    /// The own intermediate in PEM; `None` where the root itself signs.
+    pub(super) fn own_issuer_pem(&self) -> Option<String> {
+        let own = self.own();
+        (!own.is_root()).then(|| identity::certificates_to_pem([own.certificate()]))
+    }
+
     /// The trust bundle as the index passes it on.
     pub fn to_event(&self) -> event::Trust {
         event::Trust {
@@ -109,10 +115,15 @@ impl Snapshot {
     }
 }
 
+/// What another cluster's controller publishes about who signs there; `None`: nothing (any more).
+pub(super) type Learned = (Text, Option<Result<Issuer, IssuerError>>);
+
 /// The authorities as they are now. Clones are the same handle.
 #[derive(Clone)]
 pub struct Authorities {
     now: channel::Receiver<Arc<Snapshot>>,
+    learn: mpsc::Sender<Learned>,
+    root_namespace: Text,
 }
 
 /// Why there is nobody to sign.
@@ -155,8 +166,9 @@ pub async fn start(
         .map_err(|source| AuthoritiesError::Unusable { secret: CACERTS_SECRET.to_owned(), source })?;
     let book = Book::new(own, trust_domain, authority)?;
     let (sender, now) = channel::channel(Arc::new(book.snapshot()?));
-    tokio::spawn(follow(client, root_namespace.to_owned(), book, sender));
-    Ok(Authorities { now })
+    let (learn, learned) = mpsc::channel(16);
+    tokio::spawn(follow(client, root_namespace.to_owned(), book, sender, learned));
+    Ok(Authorities { now, learn, root_namespace: root_namespace.into() })
 }
 
 impl Authorities {
@@ -170,6 +182,17 @@ impl Authorities {
         self.now.clone()
     }
 
+    /// Where signing certificates, and what is published of them, are.
+    pub(super) fn root_namespace(&self) -> &str {
+        &self.root_namespace
+    }
+
+    /// Takes in what a cluster publishes.
+    pub(super) async fn learn(&self, learned: Learned) {
+        // Nobody takes it in any more only when the controller ends.
+        let _ = self.learn.send(learned).await;
+    }
+
     /// Fixed authorities, for tests.
     #[cfg(test)]
     pub(crate) fn fixed(own: &str, trust_domain: &str, authorities: Vec<(&str, Authority)>) -> Self {
@@ -181,7 +204,7 @@ impl Authorities {
         let (sender, now) = channel::channel(Arc::new(book.snapshot().unwrap()));
         // They never change, and never end.
         std::mem::forget(sender);
-        Authorities { now }
+        Authorities { now, learn: mpsc::channel(1).0, root_namespace: "istio-system".into() }
     }
 }
 
@@ -254,6 +277,8 @@ struct Book {
     trust_domain: String,
     own_authority: Arc<Authority>,
     remotes: BTreeMap<Text, Arc<Authority>>,
+    /// Of clusters that sign for themselves.
+    published: BTreeMap<Text, Issuer>,
     problems: BTreeMap<String, String>,
 }
 
@@ -264,6 +289,7 @@ impl Book {
             trust_domain: trust_domain.to_owned(),
             own_authority: Arc::new(authority),
             remotes: BTreeMap::new(),
+            published: BTreeMap::new(),
             problems: BTreeMap::new(),
         })
     }
@@ -273,7 +299,14 @@ impl Book {
         authorities.insert(self.own.clone(), Arc::clone(&self.own_authority));
         // An authority that is a root itself signs for no cluster in particular.
         let issuers = authorities.iter().filter(|(_, authority)| !authority.is_root());
-        let issuers: Vec<_> = issuers.map(|(cluster, authority)| authority.issuer_of(cluster)).collect();
+        let mut issuers: Vec<_> = issuers.map(|(cluster, authority)| authority.issuer_of(cluster)).collect();
+        for (cluster, issuer) in &self.published {
+            // A cluster that publishes another's intermediate as its own is not believed.
+            let known = |i: &Issuer| i.cluster == *cluster || i.public_key_sha256 == issuer.public_key_sha256;
+            if !issuers.iter().any(known) {
+                issuers.push(issuer.clone());
+            }
+        }
         let trust = Trust::new(&self.trust_domain, self.own_authority.roots().to_vec(), issuers)?;
         let problems = self.problems.iter().map(|(secret, why)| Problem { secret: secret.clone(), why: why.clone() });
         Ok(Snapshot { own: self.own.clone(), authorities, trust, problems: problems.collect() })
@@ -313,6 +346,29 @@ impl Book {
         }
     }
 
+    /// What a cluster publishes about who signs there; true where something changed.
+    fn learn(&mut self, (cluster, learned): Learned) -> bool {
+        let place = format!("ConfigMap {ROOT_CONFIG_MAP} of {cluster}");
+        match learned {
+            Some(Ok(issuer)) => {
+                let cured = self.problems.remove(&place).is_some();
+                self.published.insert(cluster, issuer.clone()) != Some(issuer) || cured
+            }
+            Some(Err(error)) => {
+                let why = format!("the intermediate that it publishes is not believed: {error}");
+                if self.problems.get(&place) == Some(&why) {
+                    return false;
+                }
+                self.complain(place, why);
+                true
+            }
+            None => {
+                let cured = self.problems.remove(&place).is_some();
+                self.published.remove(&cluster).is_some() || cured
+            }
+        }
+    }
+
     fn complain(&mut self, secret: String, why: String) {
         tracing::error!(secret, why, "a signing certificate cannot be used; what was in force before stays");
         self.problems.insert(secret, why);
@@ -333,36 +389,26 @@ impl Book {
     }
 }
 
-async fn follow(client: Client, root_namespace: String, mut book: Book, sender: channel::Sender<Arc<Snapshot>>) {
+async fn follow(
+    client: Client,
+    root_namespace: String,
+    mut book: Book,
+    sender: channel::Sender<Arc<Snapshot>>,
+    mut learned: mpsc::Receiver<Learned>,
+) {
     let api = Api::<SecretObject>::namespaced(client, &root_namespace);
     let mut stream = watcher(api, watcher::Config::default()).backoff(Pause::default()).boxed();
     let mut listing: Option<Vec<String>> = None;
-    while let Some(item) = stream.next().await {
-        match item {
-            Ok(watcher::Event::Init) => {
-                listing = Some(Vec::new());
-                continue;
-            }
-            Ok(watcher::Event::InitApply(secret)) => {
-                if let Some(listing) = &mut listing {
-                    listing.push(secret.name_any());
-                }
-                // Told at the end of the list.
-                book.upsert(secret);
-                continue;
-            }
-            Ok(watcher::Event::InitDone) => {
-                let listed = listing.take().unwrap_or_default();
-                let gone: Vec<_> =
-                    book.remotes.keys().map(|c| cacerts_of(c)).filter(|name| !listed.contains(name)).collect();
-                gone.iter().for_each(|name| book.delete(name));
-            }
-            Ok(watcher::Event::Apply(secret)) => book.upsert(secret),
-            Ok(watcher::Event::Delete(secret)) => book.delete(&secret.name_any()),
-            Err(error) => {
-                tracing::debug!(%error, "signing certificates cannot be watched; trying again");
-                continue;
-            }
+    loop {
+        let changed = tokio::select! {
+            item = stream.next() => match item {
+                Some(item) => book.follow(item, &mut listing),
+                None => return,
+            },
+            Some(learned) = learned.recv() => book.learn(learned),
+        };
+        if !changed {
+            continue;
         }
         match book.snapshot() {
             Ok(snapshot) => {
@@ -372,6 +418,43 @@ async fn follow(client: Client, root_namespace: String, mut book: Book, sender: 
             }
             Err(error) => tracing::error!(%error, "the trust bundle cannot be built; what was in force before stays"),
         }
+    }
+}
+
+impl Book {
+    /// Takes in what the watch of Secrets saw; true where a snapshot is worth making.
+    fn follow(
+        &mut self,
+        item: Result<watcher::Event<SecretObject>, watcher::Error>,
+        listing: &mut Option<Vec<String>>,
+    ) -> bool {
+        match item {
+            Ok(watcher::Event::Init) => {
+                *listing = Some(Vec::new());
+                return false;
+            }
+            Ok(watcher::Event::InitApply(secret)) => {
+                if let Some(listing) = listing {
+                    listing.push(secret.name_any());
+                }
+                // Told at the end of the list.
+                self.upsert(secret);
+                return false;
+            }
+            Ok(watcher::Event::InitDone) => {
+                let listed = listing.take().unwrap_or_default();
+                let names = self.remotes.keys().map(|cluster| cacerts_of(cluster));
+                let gone: Vec<_> = names.filter(|name| !listed.contains(name)).collect();
+                gone.iter().for_each(|name| self.delete(name));
+            }
+            Ok(watcher::Event::Apply(secret)) => self.upsert(secret),
+            Ok(watcher::Event::Delete(secret)) => self.delete(&secret.name_any()),
+            Err(error) => {
+                tracing::debug!(%error, "signing certificates cannot be watched; trying again");
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -406,6 +489,30 @@ mod tests {
 
     fn intermediate(root: &Authority, cluster: &str) -> Authority {
         root.intermediate_for(cluster, &Constraints::default(), INTERMEDIATE_VALIDITY).unwrap()
+    }
+
+    #[test]
+    fn a_cluster_that_signs_for_itself_publishes_who_signs() {
+        let root = Authority::self_signed_root("a", ROOT_VALIDITY).unwrap();
+        let (west, east) = (intermediate(&root, "west"), intermediate(&root, "east"));
+        let mut book =
+            Book::new("west".into(), "cluster.local", Authority::from_cacerts(&west.to_cacerts()).unwrap()).unwrap();
+        let clusters = |book: &Book| {
+            book.snapshot().unwrap().trust.issuers().iter().map(|i| i.cluster.to_string()).collect::<Vec<_>>()
+        };
+        assert!(book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))));
+        assert!(!book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))), "the same again");
+        assert_eq!(clusters(&book), ["east", "west"]);
+        // North claims west's intermediate, and later east's: neither makes it north's.
+        book.learn(("north".into(), Some(Ok(west.issuer_of("north")))));
+        assert_eq!(clusters(&book), ["east", "west"]);
+        book.learn(("north".into(), Some(Ok(east.issuer_of("north")))));
+        assert_eq!(clusters(&book), ["east", "west"]);
+        assert!(book.learn(("south".into(), Some(Err(IssuerError::ForeignRoot)))));
+        assert_eq!(book.snapshot().unwrap().problems.len(), 1);
+        assert!(book.learn(("south".into(), None)));
+        assert!(book.learn(("east".into(), None)));
+        assert!(book.snapshot().unwrap().problems.is_empty());
     }
 
     #[test]

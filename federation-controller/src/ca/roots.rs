@@ -27,13 +27,23 @@ use crate::index::event::Text;
 pub const WEBHOOK_CONFIGURATION: &str = "isthmus-sidecar-injector";
 /// Under which name server-side apply knows this controller.
 const FIELD_MANAGER: &str = "isthmus-controller";
+/// Key beside the roots, in the root namespace alone: the cluster's own intermediate.
+pub(super) const ISSUER_KEY: &str = "issuer-cert.pem";
 /// What somebody changed or deleted is put right after this at the latest.
 const REPAIR: Duration = Duration::from_secs(60);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keeps the roots in place, in clusters as they come and go, until the handles' other ends are gone.
+/// Keeps the roots in place, in clusters as they come and go, and finds out who signs in those that sign for themselves,
+/// until the handles' other ends are gone.
 pub async fn keep(clusters: Clusters, authorities: Authorities) {
+    tokio::select! {
+        () = write(clusters.clone(), authorities.clone()) => {}
+        () = super::issuers::keep(clusters, authorities) => {}
+    }
+}
+
+async fn write(clusters: Clusters, authorities: Authorities) {
     let mut changes = clusters.changes();
     let mut trust = authorities.changes();
     let mut writers: BTreeMap<Text, Writer> = BTreeMap::new();
@@ -79,7 +89,10 @@ async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
         written.retain(|namespace| now.contains(namespace));
         let mut wait = REPAIR;
         for namespace in now.difference(&written.clone()) {
-            match write_roots(&client, namespace, &roots).await {
+            // Where another controller looks for who signs in this cluster.
+            let publishes = cluster == *clusters.own() && **namespace == *authorities.root_namespace();
+            let issuer = if publishes { authorities.now().own_issuer_pem() } else { None };
+            match write_roots(&client, namespace, &roots, issuer.as_deref()).await {
                 Ok(()) => {
                     written.insert(namespace.clone());
                 }
@@ -127,18 +140,22 @@ fn report(cluster: &str, what: &str, trouble: Trouble, refused: &mut bool) -> Du
     }
 }
 
-/// Writes the roots to one namespace, unless they are there already.
-async fn write_roots(client: &Client, namespace: &str, roots: &str) -> Result<(), Trouble> {
+/// Writes the roots to one namespace, unless they are there already; with who signs, where that is to be published.
+async fn write_roots(client: &Client, namespace: &str, roots: &str, issuer: Option<&str>) -> Result<(), Trouble> {
     let api = Api::<ConfigMapObject>::namespaced(client.clone(), namespace);
     let current = api.get_opt(ROOT_CONFIG_MAP).await.map_err(|e| trouble::of(&e))?;
-    let held = current.as_ref().and_then(|map| map.data.as_ref()?.get(ROOT_CONFIG_KEY));
-    if held.is_some_and(|held| held == roots) {
+    let held = |key: &str| current.as_ref().and_then(|map| map.data.as_ref()?.get(key)).map(String::as_str);
+    if held(ROOT_CONFIG_KEY) == Some(roots) && issuer.is_none_or(|issuer| held(ISSUER_KEY) == Some(issuer)) {
         return Ok(());
+    }
+    let mut data = json!({ROOT_CONFIG_KEY: roots});
+    if let Some(issuer) = issuer {
+        data[ISSUER_KEY] = json!(issuer);
     }
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": ROOT_CONFIG_MAP, "namespace": namespace, "labels": {"istio.io/config": "true"}},
-        "data": {ROOT_CONFIG_KEY: roots},
+        "data": data,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
     api.patch(ROOT_CONFIG_MAP, &params, &Patch::Apply(map)).await.map(|_| ()).map_err(|e| trouble::of(&e))

@@ -304,3 +304,38 @@ async fn a_fresh_install_makes_its_root_once() {
     let error = authorities::start(client, "istio-system", "west".into(), "cluster.local").await.err().unwrap();
     assert!(error.to_string().contains("ca-cert.pem is missing"), "{error}");
 }
+
+#[tokio::test]
+async fn two_primaries_learn_who_signs_for_the_other() {
+    let mesh = Mesh::new().await;
+    let root = Authority::self_signed_root("common", YEAR).unwrap();
+    let [own, other] = ["west", "east"].map(|c| root.intermediate_for(c, &Constraints::default(), YEAR).unwrap());
+    let data = |authority: &Authority| {
+        use base64::Engine as _;
+        let encode =
+            |(key, value): (String, String)| (key, json!(base64::engine::general_purpose::STANDARD.encode(value)));
+        authority.to_cacerts().to_entries().into_iter().map(encode).collect::<serde_json::Map<_, _>>()
+    };
+    let cacerts = json!({"metadata": {"name": "cacerts", "namespace": "istio-system"}, "data": data(&own)});
+    mesh.west.put("/api/v1/secrets", cacerts);
+    let client = mesh.clusters.own_client().clone();
+    let authorities = authorities::start(client, "istio-system", "west".into(), "cluster.local").await.unwrap();
+    for fake in [&mesh.west, &mesh.east] {
+        fake.put("/api/v1/namespaces", json!({"metadata": {"name": "istio-system"}}));
+    }
+    let publish = |certificate: &rustls_pki_types::CertificateDer<'static>| {
+        let pem = identity::certificates_to_pem([certificate]);
+        let map = json!({"metadata": {"name": "istio-ca-root-cert", "namespace": "istio-system"},
+                         "data": {"issuer-cert.pem": pem}});
+        mesh.east.put("/api/v1/configmaps", map);
+    };
+    publish(other.certificate());
+    tokio::spawn(roots::keep(mesh.clusters.clone(), authorities.clone()));
+    eventually("east's issuer", || authorities.now().trust.issuers().contains(&other.issuer_of("east"))).await;
+    eventually("west's own is published", || {
+        let map = mesh.west.get("/api/v1/configmaps", "istio-system", "istio-ca-root-cert");
+        map.is_some_and(|map| map["data"]["issuer-cert.pem"].is_string())
+    })
+    .await;
+    assert!(!mesh.east.writes().iter().any(|w| w.contains("configmaps")), "east's own controller writes there");
+}

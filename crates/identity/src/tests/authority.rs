@@ -8,7 +8,10 @@ use x509_parser::prelude::FromDer as _;
 
 use super::*;
 use crate::verify::{Side, verify_chain};
-use crate::{CaCerts, CaError, CredentialError, KeyAndRequest, Peer, PublicKey, Refusal, TrustError, peer_of};
+use crate::{
+    CaCerts, CaError, CredentialError, Issuer, IssuerError, KeyAndRequest, Peer, PublicKey, Refusal, TrustError,
+    peer_of,
+};
 
 fn check(trust: &Trust, chain: &[CertificateDer<'static>], side: Side) -> Result<Option<Arc<str>>, Refusal> {
     let (leaf, rest) = chain.split_first().unwrap();
@@ -289,4 +292,19 @@ fn rsa_keys_of_plugged_authorities_and_istio_agents_work() {
     let chain = authority.issue(&key, &id("reviews"), HOUR).unwrap();
     let trust = Trust::new("cluster.local", authority.roots().to_vec(), []).unwrap();
     assert_eq!(check(&trust, &chain, Side::Client), Ok(None));
+}
+
+#[test]
+fn published_intermediates_are_believed_under_a_common_root_only() {
+    let mesh = mesh();
+    let pem = |certificate: &CertificateDer<'static>| crate::certificates_to_pem([certificate]).into_bytes();
+    let roots = mesh.root.roots();
+    let now = SystemTime::now();
+    let of = |pem: &[u8], now| Issuer::published("east", pem, roots, now);
+    assert_eq!(of(&pem(mesh.east.certificate()), now), Ok(mesh.east.issuer_of("east")));
+    assert_eq!(of(&pem(mesh.foreign.certificate()), now), Err(IssuerError::ForeignRoot));
+    assert_eq!(of(&pem(mesh.east.certificate()), now + 2 * YEAR), Err(IssuerError::NotValidNow));
+    let leaf = credential(&mesh.east, "reviews");
+    assert_eq!(of(&pem(&leaf.chain()[0]), now), Err(IssuerError::NoCa));
+    assert_eq!(of(b"nonsense", now), Err(IssuerError::NoCertificate));
 }
