@@ -35,6 +35,7 @@ mod exec;
 mod fields;
 mod kubernetes;
 mod network;
+mod nodes;
 mod probe;
 mod sandbox;
 mod server;
@@ -47,6 +48,8 @@ use events::Events;
 use exec::Pods;
 use kubernetes::{Kubernetes, PodEvent};
 use network::Addresses;
+use nodes::Nodes;
+pub use nodes::{Fault, order};
 use worker::{Message, Worker};
 
 /// What the agent has to know of its cluster.
@@ -84,6 +87,7 @@ struct Host {
     cluster: Arc<dyn Cluster>,
     addresses: Addresses,
     pods: Pods,
+    nodes: Nodes,
     events: Events,
     /// This program's file, which containers see as `isthmus`.
     executable: PathBuf,
@@ -118,6 +122,7 @@ impl Agent {
             objects,
             cluster,
             pods: Pods::default(),
+            nodes: Nodes::default(),
             executable,
         };
         Ok(Self { host: Arc::new(host), running: Arc::default() })
@@ -142,7 +147,7 @@ impl Agent {
             served = agent.serve() => served,
             () = kubernetes::watch_pods(client.clone(), sender) => Ok(()),
             () = kubernetes::watch_objects(client, objects) => Ok(()),
-            () = kubernetes::keep_nodes(kubernetes, address) => Ok(()),
+            () = kubernetes::keep_nodes(kubernetes, &agent.host.nodes, address) => Ok(()),
             () = follow => Ok(()),
         }
     }

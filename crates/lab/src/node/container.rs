@@ -23,9 +23,16 @@ pub(super) struct Waiting {
     pub message: String,
 }
 
+const CONFIG: &str = "CreateContainerConfigError";
+
 impl Waiting {
     pub(super) fn config(message: impl Into<String>) -> Self {
-        Self { reason: "CreateContainerConfigError", message: message.into() }
+        Self { reason: CONFIG, message: message.into() }
+    }
+
+    /// Whether it is its configuration that the container waits for.
+    pub(super) fn is_config(&self) -> bool {
+        self.reason == CONFIG
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::clock;
 use super::cluster::{Cluster, ClusterError, Data, DataKind, Objects, PodRef, TokenWish, config_map_data, secret_data};
+use super::nodes::Nodes;
 
 /// How often a node says that it lives, as a kubelet does; it counts as dead after 40 s.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -181,8 +182,8 @@ where
     }
 }
 
-/// Keeps the cluster's nodes ready: a status and a lease for each, every [`HEARTBEAT`].
-pub(super) async fn keep_nodes(kubernetes: Kubernetes, address: std::net::IpAddr) {
+/// Keeps the cluster's nodes ready: a status and a lease for each that is not made to fail, every [`HEARTBEAT`].
+pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &Nodes, address: std::net::IpAddr) {
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ready: HashSet<String> = HashSet::new();
@@ -207,6 +208,10 @@ pub(super) async fn keep_nodes(kubernetes: Kubernetes, address: std::net::IpAddr
             },
         };
         for node in nodes {
+            known.add(&node);
+            if known.is_dead(&node) {
+                continue;
+            }
             match beat_once(&kubernetes, &node, address, !ready.contains(&node)).await {
                 Ok(()) => drop(ready.insert(node)),
                 Err(error) => tracing::debug!(%error, node, "a node's heartbeat was not told"),

@@ -118,10 +118,10 @@ pub(super) async fn watch(kind: Kind, probe: Probe, target: Target, findings: mp
             (kind == Kind::Startup && over).then_some(false)
         };
         ever |= success;
-        if let Some(state) = changed {
-            if findings.send(Finding::Now(state)).await.is_err() || kind == Kind::Startup {
-                return;
-            }
+        if let Some(state) = changed
+            && (findings.send(Finding::Now(state)).await.is_err() || kind == Kind::Startup)
+        {
+            return;
         }
         let pause = if ever || kind == Kind::Liveness { period } else { period.min(EAGER) };
         tokio::time::sleep_until(tried + pause).await;

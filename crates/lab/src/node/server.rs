@@ -1,7 +1,7 @@
 //! What the API server asks of the node agent: commands in containers, logs, ports. HTTP/1.1 on a Unix socket.
 //!
 //! `POST /exec` and `POST /portforward` become raw streams by an upgrade, `GET /logs` answers with text. A refusal is a
-//! Kubernetes `Status` with the matching HTTP code.
+//! Kubernetes `Status` with the matching HTTP code. `POST /nodes/{node}/kill` and `…/revive` are for drills.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::Host;
 use super::exec::PodHandle;
 use super::logs::{self, Query};
+use super::nodes::Fault;
 
 mod exec;
 mod forward;
@@ -109,7 +110,20 @@ async fn answer(host: &Host, request: Request<Incoming>) -> Result<Response<Body
         (&Method::GET, "/logs") => log(host, request.uri().query().unwrap_or_default()).await,
         (&Method::POST, "/exec") => exec::serve(host, request).await,
         (&Method::POST, "/portforward") => forward::serve(host, request).await,
+        (&Method::POST, path) if path.starts_with("/nodes/") => node(host, path),
         (method, path) => Err(Refusal::not_found(format!("the node agent has no {method} {path}"))),
+    }
+}
+
+/// `/nodes/{node}/kill` and `/nodes/{node}/revive`.
+fn node(host: &Host, path: &str) -> Result<Response<Body>, Refusal> {
+    let (name, action) = path.trim_start_matches("/nodes/").split_once('/').unwrap_or_default();
+    let fault = [Fault::Kill, Fault::Revive].into_iter().find(|fault| fault.name() == action);
+    let fault = fault.ok_or_else(|| Refusal::not_found(format!("a node cannot be told to {action:?}")))?;
+    if host.nodes.order(name, fault) {
+        Ok(Response::new(full("ok")))
+    } else {
+        Err(Refusal::not_found(format!("there is no node {name:?}")))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use net::process::Exit;
+use net::process::{Exit, Signal};
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
@@ -67,6 +67,8 @@ pub(super) struct Worker {
     initialized: bool,
     slots: Vec<Slot>,
     stopping: Option<stop::Stopping>,
+    /// Whether the pod's node is made to fail: then nothing is told or started.
+    dead: watch::Receiver<bool>,
     inbox: mpsc::UnboundedReceiver<Message>,
     outbox: mpsc::UnboundedSender<Message>,
     status: watch::Sender<Option<Value>>,
@@ -84,6 +86,8 @@ impl Worker {
         let directory = host.settings.directory.join("pods").join(&name.uid);
         let handle = Arc::new(PodHandle::new(name.clone(), directory.clone()));
         host.pods.insert(handle.clone());
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+        let dead = host.nodes.follow(&node);
         let (status, told) = watch::channel(None);
         tokio::spawn(tell(host.clone(), name.clone(), told));
         let worker = Self {
@@ -98,6 +102,7 @@ impl Worker {
             mounted: false,
             initialized: false,
             stopping: None,
+            dead,
             inbox,
             outbox: outbox.clone(),
             status,
@@ -115,8 +120,8 @@ impl Worker {
         let mut objects = self.host.objects.changes();
         loop {
             objects.mark_unchanged();
-            let again = self.step().await;
-            if self.stopping.is_some() && self.slots.iter().all(|slot| slot.running().is_none()) {
+            let again = if self.is_dead() { self.step_dead() } else { self.step().await };
+            if !self.is_dead() && self.stopping.is_some() && self.slots.iter().all(|slot| slot.running().is_none()) {
                 break;
             }
             self.publish();
@@ -131,7 +136,8 @@ impl Worker {
                     Some(message) => self.note(message),
                     None => break,
                 },
-                _ = objects.changed() => {}
+                _ = self.dead.changed() => {}
+                _ = objects.changed() => self.look_at_configuration_again(),
                 () = timer => {}
             }
             // What came together is looked at together.
@@ -140,6 +146,19 @@ impl Worker {
             }
         }
         self.finish().await;
+    }
+
+    /// Whether the pod's node is made to fail. A pod that the cluster has given up ends all the same.
+    fn is_dead(&self) -> bool {
+        *self.dead.borrow() && self.stopping.as_ref().is_none_or(|stopping| stopping.known)
+    }
+
+    /// What happens to a pod whose node fails: its processes end, and nobody hears of it.
+    fn step_dead(&mut self) -> Option<Instant> {
+        if let Some(sandbox) = &self.sandbox {
+            let _ = sandbox.pause.kill(Signal::KILL);
+        }
+        None
     }
 
     fn note(&mut self, message: Message) {
@@ -226,6 +245,17 @@ impl Worker {
             }
         }
         again
+    }
+
+    /// A Secret or ConfigMap changed: containers that wait for their configuration may have it now.
+    fn look_at_configuration_again(&mut self) {
+        for slot in &mut self.slots {
+            if let State::Waiting { why: Some(why), due } = &mut slot.state
+                && why.is_config()
+            {
+                *due = Instant::now();
+            }
+        }
     }
 
     /// Whether no container is to be started ever again.
@@ -326,6 +356,9 @@ impl Worker {
     }
 
     fn publish(&mut self) {
+        if self.is_dead() {
+            return;
+        }
         let failure = self.failed_init().filter(|_| self.slots.iter().all(|slot| slot.running().is_none()));
         let failure =
             failure.map(|slot| ("InitContainerFailed", format!("init container {} failed", slot.container.name)));
@@ -356,6 +389,9 @@ impl Worker {
     }
 
     fn event(&self, kind: &'static str, reason: &'static str, message: &str, container: Option<&str>) {
+        if self.is_dead() {
+            return;
+        }
         self.host.events.record(&self.pod, kind, reason, message, container);
     }
 

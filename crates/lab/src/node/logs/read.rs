@@ -130,7 +130,7 @@ impl Shown<'_> {
             line.extend_from_slice(time);
             line.push(b' ');
         }
-        line.extend_from_slice(&text.bytes);
+        line.extend_from_slice(text.bytes);
         if text.whole {
             line.push(b'\n');
         }

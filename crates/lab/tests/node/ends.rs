@@ -1,0 +1,226 @@
+//! Ends: restarts, kills, deletion.
+
+use std::time::{Duration, Instant};
+
+use lab::node::Fault;
+use serde_json::{Value, json};
+
+use super::bench::{condition, is_ready, pod, with_agent};
+
+pub(super) const CHECKS: &[super::Check] = &[
+    ("ends::containers_are_restarted_with_pauses", containers_are_restarted_with_pauses),
+    ("ends::kills_are_noticed_at_once", kills_are_noticed_at_once),
+    ("ends::a_killed_sandbox_begins_anew", a_killed_sandbox_begins_anew),
+    ("ends::deletion_is_graceful", deletion_is_graceful),
+    ("ends::deletion_has_an_end", deletion_has_an_end),
+    ("ends::a_killed_node_is_silent", a_killed_node_is_silent),
+    ("ends::leftovers_go_with_their_container", leftovers_go_with_their_container),
+];
+
+fn containers_are_restarted_with_pauses() {
+    with_agent(|bench| async move {
+        bench.agent.apply(pod(
+            "crash",
+            json!({"containers": [{"name": "main", "command": ["sh", "-c", "echo run; exit 5"]}]}),
+        ));
+        let looping = bench
+            .status_when("crash", "backs off", |s| {
+                s["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+                    && s["containerStatuses"][0]["restartCount"] == 2
+            })
+            .await;
+        let container = &looping["containerStatuses"][0];
+        let message = container["state"]["waiting"]["message"].as_str().unwrap();
+        assert!(message.starts_with("back-off 2s restarting failed container=main pod=crash_shop("), "{message}");
+        assert_eq!(container["lastState"]["terminated"]["exitCode"], 5);
+        assert_eq!(looping["phase"], "Running");
+        assert_eq!(condition(&looping, "Ready"), "False");
+        bench.until("the event", || bench.has_event("crash BackOff: Back-off 2s restarting failed container")).await;
+        assert_eq!((bench.log("crash", "main", 1), bench.log("crash", "main", 2)), ("run\n".into(), "run\n".into()));
+        assert_eq!(bench.log("crash", "main", 0), "", "only two runs' logs are kept");
+    });
+}
+
+/// The number of the process that was started with the given argument.
+fn process_with(argument: &str) -> Option<u32> {
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        line.split('\0').any(|word| word == argument).then_some(pid)
+    })
+}
+
+fn find_process(argument: &str) -> u32 {
+    process_with(argument).unwrap_or_else(|| panic!("no process with argument {argument}"))
+}
+
+fn runs(argument: &str) -> bool {
+    process_with(argument).is_some()
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+fn kills_are_noticed_at_once() {
+    with_agent(|bench| async move {
+        let container = json!({"name": "main", "command": ["sleep", "61.5"]});
+        bench.agent.apply(pod("victim", json!({"containers": [container]})));
+        bench.ready("victim").await;
+        kill(find_process("61.5"));
+        let killed = Instant::now();
+        let after = bench
+            .status_when("victim", "restarted", |s| s["containerStatuses"][0]["restartCount"] == 1 && is_ready(s))
+            .await;
+        assert!(killed.elapsed() < Duration::from_secs(1), "took {:?}", killed.elapsed());
+        let last = &after["containerStatuses"][0]["lastState"]["terminated"];
+        assert_eq!((&last["exitCode"], &last["signal"], &last["reason"]), (&137.into(), &9.into(), &"Error".into()));
+
+        // Killed again it waits, and is not ready meanwhile.
+        kill(find_process("61.5"));
+        let killed = Instant::now();
+        bench.status_when("victim", "not ready", |s| !is_ready(s)).await;
+        assert!(killed.elapsed() < Duration::from_millis(500), "took {:?}", killed.elapsed());
+        bench.status_when("victim", "back", |s| s["containerStatuses"][0]["restartCount"] == 2 && is_ready(s)).await;
+    });
+}
+
+fn a_killed_sandbox_begins_anew() {
+    with_agent(|bench| async move {
+        bench.agent.apply(pod(
+            "anew",
+            json!({
+            "initContainers": [{"name": "init", "command": ["true"]}],
+            "containers": [{"name": "main", "command": ["sleep", "62.5"]}]}),
+        ));
+        let before = bench.ready("anew").await;
+        let main = find_process("62.5");
+        let status = std::fs::read_to_string(format!("/proc/{main}/status")).unwrap();
+        let pause = std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+            .find(|pid| {
+                let same = |kind: &str| {
+                    let link = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
+                    link(*pid).is_some() && link(*pid) == link(main)
+                };
+                *pid != main && same("pid") && same("net")
+            })
+            .unwrap_or_else(|| panic!("no pause process beside {status}"));
+        kill(pause);
+        let after = bench
+            .status_when("anew", "runs again", |s| is_ready(s) && s["containerStatuses"][0]["restartCount"] == 1)
+            .await;
+        assert_ne!(before["podIP"], after["podIP"], "a new address");
+        assert_eq!(after["initContainerStatuses"][0]["restartCount"], 1, "init containers ran again");
+        bench.until("the event", || bench.has_event("anew SandboxChanged")).await;
+    });
+}
+
+/// The pod as it is once its deletion was asked for.
+fn deleted(mut spec: Value, name: &str, grace: i64) -> k8s_openapi::api::core::v1::Pod {
+    spec["terminationGracePeriodSeconds"] = grace.into();
+    let mut pod = serde_json::to_value(pod(name, spec)).unwrap();
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+    serde_json::from_value(pod).unwrap()
+}
+
+fn deletion_is_graceful() {
+    with_agent(|bench| async move {
+        let shared = json!([{"name": "out", "mountPath": "/out"}]);
+        let out = tempfile::tempdir().unwrap();
+        let spec = json!({
+            "volumes": [{"name": "out", "hostPath": {"path": out.path()}}],
+            "initContainers": [{"name": "side", "restartPolicy": "Always", "volumeMounts": shared,
+                "command": ["sh", "-c", "trap 'echo side >> /out/log; exit 0' TERM; while :; do sleep 0.1; done"]}],
+            "containers": [{"name": "main", "volumeMounts": shared,
+                "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /out/log"]}}},
+                "command": ["sh", "-c", "trap 'echo main >> /out/log; exit 0' TERM; while :; do sleep 0.1; done"]}],
+        });
+        bench.agent.apply(pod("gentle", spec.clone()));
+        bench.ready("gentle").await;
+        // The shells have set their traps.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        bench.agent.apply(deleted(spec, "gentle", 10));
+        let asked = Instant::now();
+        bench.until("it is finished", || bench.cluster.finished.lock().unwrap().contains(&"gentle".to_owned())).await;
+        assert!(asked.elapsed() < Duration::from_secs(5), "took {:?}", asked.elapsed());
+        assert_eq!(std::fs::read_to_string(out.path().join("log")).unwrap(), "hook\nmain\nside\n");
+        bench.until("the event", || bench.has_event("gentle Killing: Stopping container main")).await;
+    });
+}
+
+fn deletion_has_an_end() {
+    with_agent(|bench| async move {
+        let spec = json!({"containers": [{"name": "main", "image": "isthmus/stubborn"}]});
+        bench.agent.apply(pod("stubborn", spec.clone()));
+        bench.ready("stubborn").await;
+        bench.until("it listens", || bench.log("stubborn", "main", 0).contains("ready")).await;
+        bench.agent.apply(deleted(spec, "stubborn", 1));
+        let asked = Instant::now();
+        bench.until("it was told", || bench.log("stubborn", "main", 0).contains("told to end")).await;
+        bench.until("it is finished", || !bench.cluster.finished.lock().unwrap().is_empty()).await;
+        let took = asked.elapsed();
+        assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "took {took:?}");
+    });
+}
+
+fn a_killed_node_is_silent() {
+    with_agent(|bench| async move {
+        let agent = bench.agent.clone();
+        tokio::spawn(async move { agent.serve().await.unwrap() });
+        bench.agent.apply(pod("lost", json!({"containers": [{"name": "main", "command": ["sleep", "66.5"]}]})));
+        bench.agent.apply(pod(
+            "kept",
+            json!({"nodeName": "west-b", "containers": [
+            {"name": "main", "command": ["sleep", "67.5"]}]}),
+        ));
+        let before = bench.ready("lost").await;
+        bench.ready("kept").await;
+        let socket = bench.directory.join("node.sock");
+        let order = |node: &'static str, fault: Fault| {
+            let socket = socket.clone();
+            tokio::task::spawn_blocking(move || lab::node::order(&socket, node, fault))
+        };
+        order("west-a", Fault::Kill).await.unwrap().unwrap();
+        bench.until("its processes are gone", || !runs("66.5")).await;
+        assert!(runs("67.5"), "another node's are not");
+        bench.agent.apply(pod("later", json!({"containers": [{"name": "main", "command": ["sleep", "68.5"]}]})));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(bench.status("lost"), before, "nobody was told");
+        assert!(bench.status("later").is_null() && !runs("68.5"));
+        let unknown = order("west-z", Fault::Kill).await.unwrap().unwrap_err();
+        assert_eq!(unknown.to_string(), "there is no node \"west-z\"");
+
+        order("west-a", Fault::Revive).await.unwrap().unwrap();
+        bench
+            .status_when("lost", "runs again", |s| is_ready(s) && s["containerStatuses"][0]["restartCount"] == 1)
+            .await;
+        bench.ready("later").await;
+    });
+}
+
+fn leftovers_go_with_their_container() {
+    with_agent(|bench| async move {
+        let out = tempfile::tempdir().unwrap();
+        bench.agent.apply(pod(
+            "parent",
+            json!({
+            "restartPolicy": "OnFailure",
+            "volumes": [{"name": "out", "hostPath": {"path": out.path()}}],
+            "containers": [
+                {"name": "main", "command": ["sh", "-c", "setsid sleep 63.5 & sleep 0.2"]},
+                {"name": "other", "command": ["sleep", "64.5"]},
+            ]}),
+        ));
+        let done = bench.status_when("parent", "main is done", |s| {
+            s["containerStatuses"][0]["state"]["terminated"]["reason"] == "Completed"
+        });
+        done.await;
+        assert!(!runs("63.5"), "what the container started is gone");
+        assert!(runs("64.5"), "the other container is not");
+    });
+}

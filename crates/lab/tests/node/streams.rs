@@ -1,0 +1,186 @@
+//! Commands in containers, logs and port forwarding, over the agent's socket as the API server uses it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::bench::{Bench, pod, with_agent};
+
+pub(super) const CHECKS: &[super::Check] = &[
+    ("streams::commands_run_in_containers", commands_run_in_containers),
+    ("streams::terminals_are_resized", terminals_are_resized),
+    ("streams::logs_are_read_and_followed", logs_are_read_and_followed),
+    ("streams::ports_are_forwarded", ports_are_forwarded),
+];
+
+type Connection = TokioIo<hyper::upgrade::Upgraded>;
+
+async fn send(bench: &Bench, method: &str, path: &str, body: Value) -> hyper::Response<hyper::body::Incoming> {
+    let stream = tokio::net::UnixStream::connect(bench.directory.join("node.sock")).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = hyper::Request::builder().method(method).uri(path).header("host", "node");
+    let request = request.header("connection", "Upgrade").header("upgrade", "isthmus-stream");
+    sender.send_request(request.body(Full::<Bytes>::from(body.to_string())).unwrap()).await.unwrap()
+}
+
+async fn text(response: hyper::Response<hyper::body::Incoming>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+async fn upgrade(bench: &Bench, path: &str, body: Value) -> Result<Connection, String> {
+    let response = send(bench, "POST", path, body).await;
+    if response.status() != 101 {
+        return Err(format!("{} {}", response.status().as_u16(), text(response).await));
+    }
+    Ok(TokioIo::new(hyper::upgrade::on(response).await.unwrap()))
+}
+
+async fn frame(connection: &mut Connection, channel: u8, data: &[u8]) {
+    connection.write_u8(channel).await.unwrap();
+    connection.write_u32(u32::try_from(data.len()).unwrap()).await.unwrap();
+    connection.write_all(data).await.unwrap();
+}
+
+/// Reads to the end: standard output, standard error, status.
+async fn collect(connection: &mut Connection) -> (String, String, Value) {
+    let mut streams = [vec![], vec![], vec![], vec![]];
+    while let Ok(channel) = connection.read_u8().await {
+        let mut data = vec![0; connection.read_u32().await.unwrap() as usize];
+        connection.read_exact(&mut data).await.unwrap();
+        streams[usize::from(channel)].extend(data);
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&streams[1]), text(&streams[2]), serde_json::from_slice(&streams[3]).unwrap_or_default())
+}
+
+async fn serve(bench: &Arc<Bench>) {
+    let agent = bench.agent.clone();
+    tokio::spawn(async move { agent.serve().await.unwrap() });
+    while tokio::net::UnixStream::connect(bench.directory.join("node.sock")).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn command(words: &[&str], stdin: bool) -> Value {
+    json!({"namespace": "shop", "pod": "web", "container": "main", "command": words,
+        "tty": false, "stdin": stdin, "stdout": true, "stderr": true})
+}
+
+fn commands_run_in_containers() {
+    with_agent(|bench| async move {
+        serve(&bench).await;
+        bench.agent.apply(pod(
+            "web",
+            json!({"containers": [{"name": "main", "command": ["sleep", "60"],
+            "env": [{"name": "WHO", "value": "me"}]}]}),
+        ));
+        bench.ready("web").await;
+        let script = "echo out $WHO $(hostname); echo err >&2; exit 4";
+        let mut exec = upgrade(&bench, "/exec", command(&["sh", "-c", script], false)).await.unwrap();
+        let (output, error, status) = collect(&mut exec).await;
+        assert_eq!((output.as_str(), error.as_str()), ("out me web\n", "err\n"));
+        assert_eq!(
+            (&status["reason"], &status["details"]["causes"][0]["message"]),
+            (&"NonZeroExitCode".into(), &"4".into())
+        );
+
+        let mut exec = upgrade(&bench, "/exec", command(&["sh", "-c", "wc -c; cat /proc/1/comm"], true)).await.unwrap();
+        for _ in 0..20 {
+            frame(&mut exec, 0, &[b'x'; 10_000]).await;
+        }
+        frame(&mut exec, 255, &[0]).await;
+        let (output, _, status) = collect(&mut exec).await;
+        assert_eq!((output.as_str(), &status["status"]), ("200000\npause\n", &"Success".into()));
+
+        let mut exec = upgrade(&bench, "/exec", command(&["no-such"], false)).await.unwrap();
+        let (.., status) = collect(&mut exec).await;
+        assert_eq!(status["details"]["causes"][0]["message"], "127");
+        assert!(status["message"].as_str().unwrap().contains("executable file not found"), "{status}");
+
+        // Who goes away ends the command.
+        let mut exec =
+            upgrade(&bench, "/exec", command(&["sh", "-c", "echo $$; exec sleep 65.5"], false)).await.unwrap();
+        exec.read_u8().await.unwrap();
+        drop(exec);
+        let sleeps = || {
+            std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+                std::fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|line| line.contains("65.5"))
+            })
+        };
+        bench.until("the command is gone", || !sleeps()).await;
+
+        let mut wrong = command(&["true"], false);
+        wrong["container"] = "none".into();
+        assert!(
+            upgrade(&bench, "/exec", wrong).await.unwrap_err().contains("\\\"none\\\" in pod \\\"web\\\" does not run")
+        );
+    });
+}
+
+fn terminals_are_resized() {
+    with_agent(|bench| async move {
+        serve(&bench).await;
+        bench.agent.apply(pod("web", json!({"containers": [{"name": "main", "command": ["sleep", "60"]}]})));
+        bench.ready("web").await;
+        let mut wish = command(&["sh", "-c", "read line; stty size; echo $TERM"], true);
+        wish["tty"] = true.into();
+        let mut exec = upgrade(&bench, "/exec", wish).await.unwrap();
+        frame(&mut exec, 4, br#"{"Width":100,"Height":40}"#).await;
+        frame(&mut exec, 0, b"go\n").await;
+        let (output, _, status) = collect(&mut exec).await;
+        assert!(output.contains("40 100\r\n") && output.contains("xterm\r\n"), "{output:?}");
+        assert_eq!(status["status"], "Success");
+    });
+}
+
+fn logs_are_read_and_followed() {
+    with_agent(|bench| async move {
+        serve(&bench).await;
+        let script = "for i in 1 2 3; do echo line $i; done; sleep 0.5; echo last; exit 1";
+        bench.agent.apply(pod("web", json!({"containers": [{"name": "main", "command": ["sh", "-c", script]}]})));
+        let query = "/logs?namespace=shop&pod=web&container=main";
+        bench.until("lines", || bench.log("web", "main", 0).contains("line 3")).await;
+        let followed = text(send(&bench, "GET", &format!("{query}&follow=true&tailLines=1"), json!(null)).await).await;
+        assert_eq!(followed, "line 3\nlast\n", "follows to the end of the run");
+        bench.status_when("web", "restarted", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+        let previous =
+            text(send(&bench, "GET", &format!("{query}&previous=true&tailLines=2"), json!(null)).await).await;
+        assert_eq!(previous, "line 3\nlast\n");
+        bench.until("the new run's lines", || bench.log("web", "main", 1).contains("line 1")).await;
+        let timed =
+            text(send(&bench, "GET", &format!("{query}&timestamps=true&limitBytes=37"), json!(null)).await).await;
+        assert!(timed.starts_with("20") && timed.ends_with("Z line 1") && timed.len() == 37, "{timed}");
+        let missing = send(&bench, "GET", "/logs?namespace=shop&pod=none&container=main", json!(null)).await;
+        assert_eq!(missing.status(), 404);
+        let unknown = send(&bench, "GET", "/logs?namespace=shop&pod=web&container=none", json!(null)).await;
+        assert!(text(unknown).await.contains("waiting to start"));
+        let old = send(&bench, "GET", &format!("{query}&tailLines=many"), json!(null)).await;
+        assert_eq!(old.status(), 400);
+    });
+}
+
+fn ports_are_forwarded() {
+    with_agent(|bench| async move {
+        serve(&bench).await;
+        bench.agent.apply(pod(
+            "web",
+            json!({"containers": [{"name": "main", "image": "isthmus/serve",
+            "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}]}),
+        ));
+        bench.ready("web").await;
+        let wish = |port: u16| json!({"namespace": "shop", "pod": "web", "port": port});
+        let mut forwarded = upgrade(&bench, "/portforward", wish(8080)).await.unwrap();
+        forwarded.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        forwarded.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("PEER=127.0.0.1"), "{answer}");
+        let refused = upgrade(&bench, "/portforward", wish(9)).await.unwrap_err();
+        assert!(refused.contains("failed to connect to localhost:9 inside pod"), "{refused}");
+    });
+}
