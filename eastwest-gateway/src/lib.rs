@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use net::socket::Acceptor;
+use net::splice::Relay;
 use runtime::admin::{Addresses, Admin};
 use runtime::control::{self, Leaving};
 use runtime::enrol::{self, Controller};
@@ -77,6 +78,9 @@ pub struct Options {
     /// The mesh's roots.
     #[arg(long, env = "ISTHMUS_ROOT_PATH", default_value = "/var/run/secrets/istio/root-cert.pem")]
     pub root_path: std::path::PathBuf,
+    /// Seconds after which a connection ends on which nothing moves.
+    #[arg(long, env = "ISTHMUS_IDLE_TIMEOUT_SECONDS", default_value_t = 3600)]
+    pub idle_timeout: u32,
     /// Seconds from failing readiness to accepting no more.
     #[arg(long, env = "ISTHMUS_DRAIN_DELAY_SECONDS", default_value_t = 1.0)]
     pub drain_delay: f64,
@@ -210,6 +214,8 @@ fn bind(addresses: &[SocketAddr], count: usize) -> anyhow::Result<Vec<Vec<std::n
             }
         });
         for (worker, listener) in by_worker.iter_mut().zip(shared.with_context(|| format!("listening on {address}"))?) {
+            // A client whose network is gone would hold its connection for the whole idle timeout.
+            net::socket::keep_alive(&listener, Duration::from_secs(60), Duration::from_secs(10), 6)?;
             worker.push(listener);
         }
     }
@@ -222,6 +228,7 @@ fn settings(options: &Options, files: u64, workers: usize) -> Settings {
     let each = files.saturating_sub(OTHER_FILES) / 2 / workers.max(1) as u64;
     Settings {
         max_connections: usize::try_from(each).unwrap_or(usize::MAX).max(16),
+        relay: Relay { idle: Duration::from_secs(options.idle_timeout.max(1).into()), ..Relay::default() },
         own: Party {
             workload: "isthmus-eastwestgateway".into(),
             namespace: options.namespace.as_str().into(),

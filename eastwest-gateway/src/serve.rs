@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use balance::{Outcome, Pick};
 use net::hello::{self, Hello};
@@ -134,7 +134,13 @@ fn route(name: Option<String>, alpn: &[Vec<u8>], worker: &Worker, story: &mut St
 
 /// A connection to an endpoint of the route. The hello has not been sent to anyone yet, so trying the next one is safe.
 async fn connect(route: &Route, worker: &Worker, story: &mut Story) -> Result<(Pick<Target>, TcpStream), Refusal> {
-    let options = net::Connect { timeout: worker.snapshot().connect_timeout, ..net::Connect::default() };
+    /// Inside one network, data that stays unacknowledged this long goes to a pod that is gone without a word.
+    const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+    let options = net::Connect {
+        timeout: worker.snapshot().connect_timeout,
+        user_timeout: Some(UNACKNOWLEDGED),
+        ..net::Connect::default()
+    };
     let mut tried = Vec::new();
     let mut last = None;
     while tried.len() < worker.settings.attempts {

@@ -88,11 +88,13 @@ pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
     }
 }
 
-/// A non-blocking listener. The address `[::]` takes IPv4 connections too.
+/// A non-blocking listener. The address `[::]` takes IPv4 connections too. Accepted sockets inherit its options, so that
+/// Nagle's algorithm is off for them, and keep-alive on if it is set here, without a call for each.
 pub fn listen(address: SocketAddr, options: &Listen) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
     if options.reuse_port {
         socket.set_reuse_port(true)?;
     }
@@ -150,7 +152,8 @@ pub fn set_mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
     }
 }
 
-/// Notices a dead peer on an otherwise silent connection: probes after `idle`, every `interval`, `retries` times.
+/// Notices a dead peer on an otherwise silent connection: probes after `idle`, every `interval`, `retries` times. On a
+/// listener it holds for what is accepted.
 pub fn keep_alive(socket: &impl AsFd, idle: Duration, interval: Duration, retries: u32) -> io::Result<()> {
     let probes = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
     SockRef::from(socket).set_tcp_keepalive(&probes)

@@ -185,8 +185,10 @@ impl Enrolment {
 
     async fn keep_fresh(&mut self, identity: Identity) {
         loop {
-            let credential = identity.credential();
-            tokio::time::sleep(credential.renew_in(SystemTime::now(), rand::random())).await;
+            let (credential, now) = (identity.credential(), SystemTime::now());
+            // An authority that issues for less than the allowance for skewed clocks must not be asked without pause.
+            let at_least = (credential.remaining(now) / 2).min(self.options.longest_wait);
+            tokio::time::sleep(credential.renew_in(now, rand::random()).max(at_least)).await;
             let mut wait = self.options.first_wait;
             let renewed = loop {
                 match self.renew(&identity).await {

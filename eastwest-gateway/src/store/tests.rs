@@ -127,7 +127,7 @@ fn trust_is_handed_on() {
         roots: vec![root.roots()[0].to_vec().into()],
         issuers: vec![discovery::Issuer { cluster: "east".into(), public_key_sha256: vec![1; 32].into() }],
     };
-    store.apply(update(Kind::Trust, vec![changed("mesh", Body::Trust(told.clone()))], &[])).unwrap();
+    store.apply(update(Kind::Trust, vec![changed("mesh", Body::Trust(told))], &[])).unwrap();
     assert_eq!(identity.trust().issuers().len(), 1);
     let broken = discovery::Trust { trust_domain: "cluster.local".into(), ..Default::default() };
     assert!(store.apply(update(Kind::Trust, vec![changed("mesh", Body::Trust(broken))], &[])).is_err());

@@ -34,12 +34,13 @@ fn free() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn start(controller: &Controller, directory: &std::path::Path) -> Gateway {
+fn start(controller: &Controller, directory: &std::path::Path, files: u32) -> Gateway {
     let (token, root) = (directory.join("token"), directory.join("root.pem"));
     std::fs::write(&token, "good").unwrap();
     std::fs::write(&root, controller.roots_pem()).unwrap();
     let (listen, admin, health, metrics) = (free(), free(), free(), free());
-    let process = Command::new(env!("CARGO_BIN_EXE_isthmus-eastwest-gateway"))
+    let process = Command::new("sh")
+        .args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_isthmus-eastwest-gateway")])
         .args(["--cluster", "east", "--network", GATEWAY_NETWORK, "--pod", "gateway-1", "--workers", "2"])
         .args(["--discovery-address", &format!("localhost:{}", controller.address().port())])
         .args(["--listen", &listen.to_string(), "--admin-address", &admin.to_string()])
@@ -91,7 +92,7 @@ async fn echo(stream: &mut TlsStream<TcpStream>, text: &[u8]) {
 async fn enrols_learns_forwards_outlives_the_controller_and_drains() {
     let directory = tempfile::tempdir().unwrap();
     let controller = Controller::start().await;
-    let mut gateway = start(&controller, directory.path());
+    let mut gateway = start(&controller, directory.path(), 1024);
     until("it is ready", async || matches!(get(gateway.health, "/healthz/ready").await, Some((200, _)))).await;
 
     let mut stream = connect(&controller, &gateway, SNI).await.unwrap();
@@ -135,6 +136,38 @@ async fn enrols_learns_forwards_outlives_the_controller_and_drains() {
     drop(stream);
     until("it has ended", async || gateway.process.try_wait().unwrap().is_some()).await;
     assert!(gateway.process.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shortage_of_descriptors_is_survived() {
+    let directory = tempfile::tempdir().unwrap();
+    let controller = Controller::start().await;
+    let gateway = start(&controller, directory.path(), 60);
+    until("it is ready", async || matches!(get(gateway.health, "/healthz/ready").await, Some((200, _)))).await;
+    let mut old = connect(&controller, &gateway, SNI).await.unwrap();
+    echo(&mut old, b"before").await;
+    let mut flood = Vec::new();
+    for _ in 0..150 {
+        flood.push(TcpStream::connect(gateway.listen).await.unwrap());
+    }
+    let processor_time = |gateway: &Gateway| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.process.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = processor_time(&gateway);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ticks = processor_time(&gateway) - before;
+    assert!(ticks < 50, "it spun for {ticks} of 100 ticks");
+    echo(&mut old, b"during").await;
+    drop(flood);
+    let mut again = None;
+    until("it serves again", async || {
+        again = connect(&controller, &gateway, SNI).await.ok();
+        again.is_some()
+    })
+    .await;
+    echo(&mut again.unwrap(), b"after").await;
 }
 
 #[test]

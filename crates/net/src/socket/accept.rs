@@ -29,15 +29,13 @@ impl Acceptor {
         self.listener.local_addr()
     }
 
-    /// The next connection, with Nagle's algorithm off. Cancel-safe. An error is returned only where the listener itself
+    /// The next connection. Cancel-safe. An error is returned only where the listener itself
     /// is broken.
     pub async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.wait = None;
-                    // Fails only on a connection that is already reset; the first read will say so.
-                    let _ = stream.set_nodelay(true);
                     return Ok((stream, peer));
                 }
                 Err(error) => match accept_back_off(&error, self.wait) {

@@ -51,6 +51,19 @@ async fn connects_from_the_given_address() {
 }
 
 #[tokio::test]
+async fn accepted_connections_inherit_keep_alive() {
+    let listener = listen(local(), &Listen::default()).unwrap();
+    keep_alive(&listener, Duration::from_secs(77), Duration::from_secs(11), 3).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut acceptor = Acceptor::new(listener).unwrap();
+    let _client = connect(address, &Connect::default()).await.unwrap();
+    let (server, _) = acceptor.next().await.unwrap();
+    let server = SockRef::from(&server);
+    assert!(server.keepalive().unwrap());
+    assert_eq!(server.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+}
+
+#[tokio::test]
 async fn a_refused_connection_is_told_at_once() {
     let listener = listen(local(), &Listen::default()).unwrap();
     let address = listener.local_addr().unwrap();

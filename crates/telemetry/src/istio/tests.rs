@@ -31,8 +31,9 @@ fn requests_have_istios_labels_in_istios_order() {
         request_bytes: 0,
         response_bytes: 12,
     };
+    let same = series.clone();
+    same.record(&ended);
     series.record(&ended);
-    series.clone().record(&ended);
     series.record(&Ended { code: 503, flags: flags::UPSTREAM_CONNECTION_FAILURE, ..ended });
     let text = registry.render();
     let expected = concat!(

@@ -7,10 +7,9 @@ const SIZE: Family = Family { name: "size_bytes", help: "Sizes.", labels: &["ser
 #[test]
 fn adds_up_what_workers_counted() {
     let registry = Registry::new();
-    let threads: Vec<_> = (0..3)
-        .map(|_| {
-            let registry = registry.clone();
-            std::thread::spawn(move || {
+    std::thread::scope(|threads| {
+        for _ in 0..3 {
+            threads.spawn(|| {
                 let scope = registry.worker();
                 let requests = scope.counter(&REQUESTS, &["ratings", "200"]);
                 let again = scope.counter(&REQUESTS, &["ratings", "200"]);
@@ -18,10 +17,9 @@ fn adds_up_what_workers_counted() {
                     requests.increment();
                     again.add(2);
                 }
-            })
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+            });
+        }
+    });
     assert!(registry.render().contains("requests_total{service=\"ratings\",code=\"200\"} 9000\n"));
     assert_eq!(registry.total(&REQUESTS, |labels| labels.contains(&("code", "200"))), 9000);
     assert_eq!(registry.total(&REQUESTS, |labels| labels.contains(&("code", "503"))), 0);
