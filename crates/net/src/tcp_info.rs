@@ -11,10 +11,23 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// How often in a row the oldest unacknowledged data was sent again without an answer. The kernel waits at least
-    /// 200 ms before the first time and twice as long each time after.
+    /// 200 ms before the first time and twice as long each time after. What it sends sooner, guessing at a lost tail, is
+    /// not counted.
     pub retransmits: u8,
-    /// Since the peer last acknowledged anything.
-    pub since_ack: Duration,
+    /// Since anything was last sent, again or for the first time.
+    pub since_sent: Duration,
+    /// The smoothed round trip time.
+    pub round_trip: Duration,
+}
+
+impl Progress {
+    /// Whether the peer has not answered although the oldest data was sent again `retransmits` times, and the last of
+    /// them long enough ago for an answer to be back.
+    pub fn is_unanswered(&self, retransmits: u8) -> bool {
+        /// A peer may hold an acknowledgement back for up to 40 ms.
+        const DELAYED: Duration = Duration::from_millis(50);
+        self.retransmits >= retransmits && self.since_sent >= 2 * self.round_trip + DELAYED
+    }
 }
 
 /// Asks about a TCP socket.
@@ -38,7 +51,8 @@ pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
     }
     Ok(Progress {
         retransmits: info.tcpi_retransmits,
-        since_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        since_sent: Duration::from_millis(info.tcpi_last_data_sent.into()),
+        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
     })
 }
 
@@ -46,6 +60,26 @@ pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+
+    #[test]
+    fn an_answer_must_have_had_time_to_come() {
+        let progress = |retransmits, since_sent, round_trip| Progress {
+            retransmits,
+            since_sent: Duration::from_millis(since_sent),
+            round_trip: Duration::from_millis(round_trip),
+        };
+        let table = [
+            (progress(0, 9000, 1), false),
+            (progress(1, 10, 1), false),
+            (progress(1, 60, 1), true),
+            (progress(1, 300, 150), false),
+            (progress(1, 360, 150), true),
+            (progress(2, 60, 1), true),
+        ];
+        for (progress, unanswered) in table {
+            assert_eq!(progress.is_unanswered(1), unanswered, "{progress:?}");
+        }
+    }
 
     #[test]
     fn a_connection_that_works_retransmits_nothing() {
@@ -56,7 +90,8 @@ mod tests {
         server.read_exact(&mut [0; 5]).unwrap();
         let progress = progress(&client).unwrap();
         assert_eq!(progress.retransmits, 0);
-        assert!(progress.since_ack < Duration::from_secs(60));
+        assert!(progress.since_sent < Duration::from_secs(60));
+        assert!(!progress.is_unanswered(1));
         assert!(super::progress(&std::fs::File::open("/dev/null").unwrap()).is_err());
     }
 }

@@ -37,13 +37,14 @@ const STALE: u32 = 4;
 /// The longest wait before the first retry, and it doubles for the next (Envoy's default base interval). The wait is
 /// drawn from below that, so that requests that failed together do not return together.
 const BACKOFF: Duration = Duration::from_millis(25);
-/// When to begin to ask whether the peer still acknowledges what is sent, and how often.
-const UNHEARD_AFTER: Duration = Duration::from_millis(500);
-const UNHEARD_EVERY: Duration = Duration::from_millis(150);
-/// Retransmissions without an answer after which a request that may be repeated is sent elsewhere: the second comes
-/// about 600 ms after the request on a path of some milliseconds. One lost packet is no reason, two in a row are.
-const UNHEARD_REPEATABLE: u8 = 2;
-/// The same for a request that may not be: some 12 s.
+/// When to begin to ask whether the peer still acknowledges what is sent, and how often. The kernel sends again after
+/// 200 ms at the earliest.
+const UNHEARD_AFTER: Duration = Duration::from_millis(250);
+const UNHEARD_EVERY: Duration = Duration::from_millis(75);
+/// Retransmissions without an answer after which a request that may be repeated is sent elsewhere. By the first of them
+/// the data was lost twice or more, which on a network that works is rarer than a pod that is gone.
+const UNHEARD_REPEATABLE: u8 = 1;
+/// The same for a request that may not be repeated: some 12 s.
 const UNHEARD: u8 = 6;
 
 /// Serves a connection of the application.

@@ -66,7 +66,7 @@ impl Line {
     pub fn unheard(&self, retransmits: u8) -> bool {
         let socket = self.socket.borrow();
         let progress = socket.as_ref().and_then(|socket| net::tcp_info::progress(socket).ok());
-        progress.is_some_and(|progress| progress.retransmits >= retransmits)
+        progress.is_some_and(|progress| progress.is_unanswered(retransmits))
     }
 }
 

@@ -29,16 +29,20 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) async fn start(name: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listen(name, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub(crate) async fn listen(name: &str, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (status, requests) = (Arc::new(AtomicU16::new(200)), Arc::<AtomicU64>::default());
         let state = (Arc::<str>::from(name), status.clone(), requests.clone());
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, client) = listener.accept().await.unwrap();
                 let state = state.clone();
-                let service = service_fn(move |request| answer(request, state.clone()));
+                let service = service_fn(move |request| answer(request, client, state.clone()));
                 connections.spawn(async move {
                     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
@@ -65,6 +69,7 @@ impl App {
 
 async fn answer(
     mut request: Request<Incoming>,
+    client: SocketAddr,
     (name, status, requests): (Arc<str>, Arc<AtomicU16>, Arc<AtomicU64>),
 ) -> Result<Response<Body>, Infallible> {
     requests.fetch_add(1, Relaxed);
@@ -75,6 +80,7 @@ async fn answer(
         let seen = header::HeaderName::from_bytes(format!("seen-{field}").as_bytes()).unwrap();
         response.headers_mut().append(seen, value.clone());
     }
+    response.headers_mut().insert("seen-client", HeaderValue::from_str(&client.ip().to_string()).unwrap());
     response.headers_mut().insert("answered-by", HeaderValue::from_str(&name).unwrap());
     response.headers_mut().insert("seen-version", HeaderValue::from_str(&format!("{:?}", request.version())).unwrap());
     if request.headers().contains_key(header::UPGRADE) {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status, Streaming};
 use wire::Kind;
 use wire::delta::{Item, Source};
@@ -21,7 +22,7 @@ use wire::prost::Message;
 pub(crate) struct Controller {
     world: Arc<Mutex<World>>,
     changed: watch::Sender<u64>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 #[derive(Default)]
@@ -32,8 +33,8 @@ struct World {
 
 impl Controller {
     /// Starts one without resources.
-    pub(crate) async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub(crate) async fn start(ip: IpAddr) -> Self {
+        let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let controller = Self { world: Arc::default(), changed: watch::channel(0).0, address };
         let service = AggregatedDiscoveryServiceServer::new(controller.clone());
@@ -41,9 +42,14 @@ impl Controller {
         controller
     }
 
-    /// A way to it.
-    pub(crate) fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
+    /// A way to it; with connections that capture lets through where `mark` says so.
+    pub(crate) fn channel(&self, mark: Option<u32>) -> Channel {
+        let address = self.address;
+        let connect = tower::service_fn(move |_: Uri| async move {
+            let options = net::Connect { mark, ..net::Connect::default() };
+            net::connect(address, &options).await.map(TokioIo::new)
+        });
+        Endpoint::from_shared(format!("http://{address}")).unwrap().connect_with_connector_lazy(connect)
     }
 
     /// Tells a resource, or tells it anew. `keys` are the addresses and collections that it answers to.

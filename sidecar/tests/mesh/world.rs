@@ -57,7 +57,8 @@ pub(crate) struct Pod {
 impl World {
     pub(crate) async fn new() -> Arc<Self> {
         let root = Authority::self_signed_root("test", Duration::from_secs(3600)).unwrap();
-        let world = Self { controller: Controller::start().await, root, clusters: Mutex::default() };
+        let world =
+            Self { controller: Controller::start(Ipv4Addr::LOCALHOST.into()).await, root, clusters: Mutex::default() };
         world.settings(|_| {});
         Arc::new(world)
     }
@@ -144,7 +145,7 @@ impl World {
         let (ready, started) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
-                let running = proxy::start(setup, move || controller.channel()).unwrap();
+                let running = proxy::start(setup, move || controller.channel(None)).unwrap();
                 running.knows_itself().await;
                 ready.send(()).unwrap();
                 let _ = stopped.await;

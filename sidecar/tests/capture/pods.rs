@@ -1,0 +1,247 @@
+//! Pods as network namespaces on one bridge, each with an application and a sidecar.
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use identity::{Authority, Constraints, Identity, SpiffeId, Trust};
+use isthmus_sidecar::dns;
+use isthmus_sidecar::proxy::{self, Setup};
+use net::link::{Links, Route, Via};
+use net::namespace::NetNamespace;
+use runtime::drain;
+use telemetry::metrics::Registry;
+use tokio::runtime::Runtime;
+use wire::discovery as d;
+use wire::name::{self, Node, Role};
+use wire::{Kind, discovery};
+
+use crate::app::App;
+use crate::controller::Controller;
+
+const DOMAIN: &str = "cluster.local";
+const CONTROLLER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+
+type Error = Box<dyn std::error::Error>;
+
+/// The bridge, and the controller at it.
+pub(crate) struct Net {
+    bridge: NetNamespace,
+    controller: Controller,
+    runtime: Arc<Runtime>,
+    root: Authority,
+    cluster: Authority,
+}
+
+/// A pod's namespace.
+pub(crate) struct Pod {
+    name: String,
+    account: String,
+    zone: String,
+    inside: NetNamespace,
+    ip: Ipv4Addr,
+}
+
+impl Net {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let bridge = NetNamespace::create()?;
+        let mut links = Links::open_in(&bridge)?;
+        links.add_bridge("br0")?;
+        links.add_address("br0", format!("{CONTROLLER}/24").parse()?)?;
+        links.up("br0")?;
+        let runtime = Arc::new(runtime_in(&bridge)?);
+        let controller = runtime.block_on(async { tokio::spawn(Controller::start(CONTROLLER.into())).await })?;
+        let root = Authority::self_signed_root("test", Duration::from_secs(3600))?;
+        let cluster = root.intermediate_for("west", &Constraints::default(), Duration::from_secs(3600))?;
+        let issuer = cluster.issuer_of("west").public_key_sha256.to_vec().into();
+        let trust = d::Trust {
+            trust_domain: DOMAIN.into(),
+            roots: root.roots().iter().map(|root| root.to_vec().into()).collect(),
+            issuers: vec![d::Issuer { cluster: "west".into(), public_key_sha256: issuer }],
+        };
+        controller.tell(Kind::Trust, name::MESH, &trust, &[]);
+        let settings =
+            d::MeshConfig { cluster_domain: DOMAIN.into(), locality_load_balancing: true, ..d::MeshConfig::default() };
+        controller.tell(Kind::MeshConfig, name::MESH, &settings, &[]);
+        Ok(Self { bridge, controller, runtime, root, cluster })
+    }
+
+    /// A pod with an application at port 9080 and a sidecar.
+    pub(crate) fn pod(&self, name: &str, account: &str, zone: &str, last: u8) -> Pod {
+        let ip = Ipv4Addr::new(10, 0, 0, last);
+        let inside = NetNamespace::create().unwrap();
+        let outer = format!("veth{last}");
+        let mut links = Links::open_in(&self.bridge).unwrap();
+        links.add_veth(&outer, "eth0", Some(&inside)).unwrap();
+        links.attach(&outer, "br0").unwrap();
+        links.up(&outer).unwrap();
+        let mut links = Links::open_in(&inside).unwrap();
+        links.add_address("eth0", format!("{ip}/24").parse().unwrap()).unwrap();
+        links.up("eth0").unwrap();
+        let everywhere = "0.0.0.0/0".parse().unwrap();
+        let via = Via::Gateway(CONTROLLER.into(), "eth0");
+        links.add_route(Route { to: everywhere, via, source: None }).unwrap();
+        inside.run_in(|| net::firewall::install_capture(&net::firewall::Capture::default())).unwrap().unwrap();
+
+        let pod = Pod { name: name.into(), account: account.into(), zone: zone.into(), inside, ip };
+        self.tell_workload(&pod);
+        self.start_sidecar(&pod);
+        let (app_name, address) = (pod.name.clone(), SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9080)));
+        let (started, listening) = std::sync::mpsc::channel();
+        let run = move || {
+            single_threaded().block_on(async move {
+                let _app = App::listen(&app_name, address).await;
+                started.send(()).unwrap();
+                std::future::pending::<()>().await;
+            });
+        };
+        pod.inside.spawn_in("app", run).unwrap();
+        listening.recv_timeout(Duration::from_secs(10)).expect("an application");
+        pod
+    }
+
+    fn tell_workload(&self, pod: &Pod) {
+        let me = name::workload("west", "default", &pod.name);
+        let workload = d::Workload {
+            cluster: "west".into(),
+            network: "net-west".into(),
+            namespace: "default".into(),
+            pod: pod.name.clone(),
+            locality: Some(pod.locality()),
+            ports: vec![d::InboundPort { number: 9080, protocol: d::Protocol::Http.into(), ..Default::default() }],
+            ..d::Workload::default()
+        };
+        self.controller.tell(Kind::Workload, &me, &workload, &[]);
+        self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
+    }
+
+    fn start_sidecar(&self, pod: &Pod) {
+        let id = SpiffeId::new(DOMAIN, "default", &pod.account).unwrap();
+        let credential = self.cluster.credential(&id, &[], Duration::from_secs(600)).unwrap();
+        let identity = Identity::new(credential, Trust::new(DOMAIN, self.root.roots().to_vec(), []).unwrap());
+        let (controller, name, ip) = (self.controller.clone(), pod.name.clone(), pod.ip);
+        let (ready, started) = std::sync::mpsc::channel();
+        let run = move || {
+            let listen = |port| -> Vec<TcpListener> {
+                let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+                net::socket::listen_shared(any, 2, 128).unwrap()
+            };
+            let (_signal, watch, _drained) = drain::channel();
+            let setup = Setup {
+                node: Node {
+                    role: Role::Sidecar,
+                    ip: ip.into(),
+                    pod: name,
+                    namespace: "default".into(),
+                    cluster: "west".into(),
+                },
+                network: "net-west".into(),
+                identity,
+                outbound: listen(15001),
+                inbound: listen(15006),
+                destination: Arc::new(net::original_destination),
+                mark: Some(net::PROXY_MARK),
+                registry: Registry::new(),
+                drain: watch,
+            };
+            runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
+                let running = proxy::start(setup, move || controller.channel(Some(net::PROXY_MARK))).unwrap();
+                let names = dns::Names::new(running.shared.clone(), running.subscriber.clone());
+                dns::serve(names, 15053, Some(net::PROXY_MARK)).await.unwrap();
+                running.knows_itself().await;
+                ready.send(()).unwrap();
+                std::future::pending::<()>().await;
+            }))
+            .unwrap();
+        };
+        pod.inside.spawn_in("sidecar", run).unwrap();
+        started.recv_timeout(Duration::from_secs(10)).expect("a sidecar that knows itself");
+    }
+
+    /// Tells a service and the pods behind it.
+    pub(crate) fn service(&self, service: &str, at: (Ipv4Addr, u16), protocol: discovery::Protocol, pods: &[&Pod]) {
+        let hostname = format!("{service}.default.svc.{DOMAIN}");
+        let port = d::Port { number: at.1.into(), name: "p".into(), protocol: protocol.into(), server_names: vec![] };
+        let message = d::Service {
+            hostname: hostname.clone(),
+            name: service.into(),
+            namespace: "default".into(),
+            ports: vec![port],
+            addresses: vec![d::VirtualAddress { cluster: String::new(), ip: at.0.octets().to_vec().into() }],
+            ..d::Service::default()
+        };
+        let alias = name::address("west", IpAddr::V4(at.0));
+        self.controller.tell(Kind::Service, &hostname, &message, &[&alias]);
+        for pod in pods {
+            let direct = d::Direct {
+                ip: pod.ip.octets().to_vec().into(),
+                ports: From::from([(at.1.into(), 9080)]),
+                identity: format!("spiffe://{DOMAIN}/ns/default/sa/{}", pod.account),
+                mutual_tls: true,
+                pod: pod.name.clone(),
+                ..d::Direct::default()
+            };
+            let endpoint = d::Endpoint {
+                service: hostname.clone(),
+                cluster: "west".into(),
+                network: "net-west".into(),
+                locality: Some(pod.locality()),
+                weight: 1,
+                kind: Some(d::endpoint::Kind::Direct(direct)),
+                ..d::Endpoint::default()
+            };
+            let name = name::endpoint(&hostname, "net-west", "west", &pod.name);
+            let collection = name::endpoints(&hostname, "net-west");
+            self.controller.tell(Kind::Endpoint, &name, &endpoint, &[&collection]);
+        }
+    }
+
+    /// Runs something beside the bridge, outside of every pod.
+    pub(crate) fn outside<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let runtime = self.runtime.clone();
+        runtime.block_on(async move { tokio::spawn(work).await.unwrap() })
+    }
+}
+
+impl Pod {
+    fn locality(&self) -> d::Locality {
+        d::Locality { region: "us-west".into(), zone: self.zone.clone(), subzone: String::new() }
+    }
+
+    pub(crate) fn address(&self, port: u16) -> SocketAddr {
+        (self.ip, port).into()
+    }
+
+    /// Runs something as the pod's application would.
+    pub(crate) fn run<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let run = move || single_threaded().block_on(work());
+        self.inside.spawn_in("caller", run).unwrap().join().expect("the check").unwrap()
+    }
+
+    /// Takes the pod off the network, silently: its neighbours still know its hardware address, and it drops all.
+    pub(crate) fn vanishing(&self) -> impl FnOnce() + Send + 'static {
+        let links = Mutex::new(Links::open_in(&self.inside).unwrap());
+        let address = format!("{}/24", self.ip).parse().unwrap();
+        move || links.lock().unwrap().delete_address("eth0", address).unwrap()
+    }
+}
+
+fn single_threaded() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A runtime whose threads are in that namespace.
+fn runtime_in(namespace: &NetNamespace) -> Result<Runtime, Error> {
+    let inside = namespace.try_clone()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .on_thread_start(move || inside.enter().expect("the bridge's namespace"))
+        .build()?;
+    Ok(runtime)
+}
