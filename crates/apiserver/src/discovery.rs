@@ -70,6 +70,11 @@ pub(crate) fn answer(api: &Api, method: &Method, path: &str, headers: &HeaderMap
             value
         }
         ["apis", group, version] => resources(&snapshot, group, version).ok_or_else(Status::no_such_resource)?,
+        ["openapi", "v2"] if accepts_only(headers, openapi::V2_PROTOBUF) => {
+            let mut response = Response::new(body::full(openapi::v2_protobuf()));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(openapi::V2_PROTOBUF_ANSWER));
+            return Ok(response);
+        }
         ["openapi", "v2"] => return document(openapi::v2(&custom_kinds(&snapshot)), headers),
         ["openapi", "v3"] => openapi::v3_index(&custom_kinds(&snapshot)),
         ["openapi", "v3", rest @ ..] => {
@@ -106,6 +111,10 @@ fn paths(snapshot: &Snapshot) -> Value {
     paths.sort();
     paths.dedup();
     json!({ "paths": paths })
+}
+
+fn accepts_only(headers: &HeaderMap, media_type: &str) -> bool {
+    headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()) == Some(media_type)
 }
 
 fn document(bytes: Vec<u8>, headers: &HeaderMap) -> Result<Response<Body>> {

@@ -1,8 +1,8 @@
 //! OpenAPI documents: what `kubectl explain`, `apply` and client generators ask a server for.
 //!
 //! kubectl reads version 3: the PATCH operations' `fieldValidation` parameter tells it that the server checks fields itself, the
-//! merge keys tell it how to compute patches, and `explain` prints the descriptions. Of version 2 kubectl only takes a
-//! protobuf form, which it can do without; other clients read it as JSON.
+//! merge keys tell it how to compute patches, and `explain` prints the descriptions. Version 2 it takes as protobuf only, when it
+//! finds nothing in version 3: a document that says nothing either is all it needs there. Other clients read version 2 as JSON.
 //!
 //! Documents are made when asked for. kubectl keeps them on disk by the hash in their address.
 
@@ -88,6 +88,25 @@ pub fn v2(custom: &[CustomKind<'_>]) -> Vec<u8> {
     });
     definitions::as_v2(&mut document);
     document.to_string().into_bytes()
+}
+
+/// Media type in which kubectl asks for `/openapi/v2`.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The same media type in an answer: the one that is asked for is not a valid one.
+pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// `/openapi/v2` as protobuf, with neither paths nor definitions: to kubectl, no kind has a schema there, and it says so in its own
+/// words (`no matches for kind …`) rather than complain about the server.
+pub fn v2_protobuf() -> Vec<u8> {
+    /// A field of text or of a message, shorter than 128 bytes.
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut field = vec![number << 3 | 2, content.len() as u8];
+        field.extend_from_slice(content);
+        field
+    }
+    let info = [field(1, b"Kubernetes"), field(2, VERSION.as_bytes())].concat();
+    [field(1, b"2.0"), field(2, &info)].concat()
 }
 
 /// `api/v1`, `apis/apps/v1`.

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kinds::Subresource;
 use options::Options;
@@ -56,6 +56,14 @@ impl Refusal {
     fn internal(message: impl std::fmt::Display) -> Self {
         let message = format!("Internal error occurred: {message}");
         Self { code: StatusCode::INTERNAL_SERVER_ERROR, reason: "InternalError", message }
+    }
+
+    /// The `Status` with which a stream ends that was refused after it had been accepted.
+    fn status(&self) -> Value {
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "reason": self.reason, "code": self.code.as_u16(), "message": self.message,
+        })
     }
 }
 

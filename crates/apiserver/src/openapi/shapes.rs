@@ -106,9 +106,14 @@ impl Shapes {
         &self.structs[id.0]
     }
 
+    /// The structure of that schema name.
+    pub(crate) fn named(&self, name: &str) -> Option<StructId> {
+        self.ids.get(name).copied()
+    }
+
     /// The structure of a built-in kind.
     pub(crate) fn kind(&self, group: &str, version: &str, kind: &str) -> Option<StructId> {
-        self.ids.get(&definitions::name(group, version, kind)).copied()
+        self.named(&definitions::name(group, version, kind))
     }
 
     /// What `path` (field names and map keys; indexes left out) leads to: its type, and the structure and field it was found

@@ -9,10 +9,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::exec::{PROTOCOLS, message};
+use super::exec::PROTOCOLS;
 use super::node::{NodeClient, STATUS, STDOUT};
 use super::options::Options;
-use super::socket::{Socket, Upgrade};
+use super::socket::{self, Socket, Upgrade, message};
 use super::{Body, Refusal};
 
 pub(super) async fn serve(
@@ -21,7 +21,7 @@ pub(super) async fn serve(
     options: &Options,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    let container = options.container(pod)?;
+    let container = options.container(pod)?.to_owned();
     if options.stdin {
         return Err(Refusal::bad_request(format!(
             "container {container} has no standard input to attach to: run a command in it with exec instead"
@@ -29,8 +29,13 @@ pub(super) async fn serve(
     }
     let upgrade = Upgrade::negotiate(request, &PROTOCOLS)?;
     let follow = Options { follow: true, tail_lines: Some(0), ..Options::default() };
-    let output = node.logs(pod, container, &follow).await?;
-    upgrade.accept(move |socket| bridge(socket, output))
+    let (node, pod) = (node.clone(), pod.clone());
+    upgrade.accept(move |mut socket| async move {
+        match node.logs(&pod, &container, &follow).await {
+            Ok(output) => bridge(socket, output).await,
+            Err(refusal) => socket::refuse(&mut socket, &refusal).await,
+        }
+    })
 }
 
 async fn bridge(socket: Socket, mut output: Incoming) {
@@ -45,7 +50,7 @@ async fn bridge(socket: Socket, mut output: Incoming) {
         }
         let success = json!({"metadata": {}, "status": "Success"}).to_string();
         let _ = to_client.send(message(STATUS, success.as_bytes())).await;
-        let _ = to_client.close().await;
+        socket::close(&mut to_client).await;
     };
     let left = async { while let Some(Ok(_)) = from_client.next().await {} };
     tokio::select! {

@@ -3,18 +3,18 @@
 //! Each WebSocket message starts with a byte that names its channel, the same numbers as in the agent's frames. Version 5 of
 //! the subprotocol adds a message that closes a channel, so that a command sees the end of its input.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::node::{self, CLOSE, NodeClient, RESIZE, STATUS, STDIN, Stream};
 use super::options::Options;
-use super::socket::{Socket, Upgrade};
+use super::socket::{self, Socket, Upgrade};
 use super::{Body, Refusal};
 
 /// Subprotocols, best first.
@@ -32,10 +32,16 @@ pub(super) async fn serve(
     if !options.stdin && !options.stdout && !options.stderr {
         return Err(Refusal::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
     }
-    let container = options.container(pod)?;
+    let container = options.container(pod)?.to_owned();
     let upgrade = Upgrade::negotiate(request, &PROTOCOLS)?;
-    let stream = node.exec(pod, container, options).await?;
-    upgrade.accept(move |socket| bridge(socket, stream))
+    // The upgrade comes first: kubectl takes a refused one for a server without WebSockets, and asks again in another protocol.
+    let (node, pod, options) = (node.clone(), pod.clone(), options.clone());
+    upgrade.accept(move |mut socket| async move {
+        match node.exec(&pod, &container, &options).await {
+            Ok(stream) => bridge(socket, stream).await,
+            Err(refusal) => socket::refuse(&mut socket, &refusal).await,
+        }
+    })
 }
 
 /// Carries the streams until the command has ended or the client has left.
@@ -57,7 +63,7 @@ async fn bridge(socket: Socket, stream: Stream) {
     };
     tokio::select! {
         () = output(&mut from_node, &mut to_client) => {
-            let _ = to_client.close().await;
+            socket::close(&mut to_client).await;
             // The client closes last, so that nothing it has not read yet is lost.
             let rest = async { while let Some(Ok(_)) = from_client.next().await {} };
             let _ = tokio::time::timeout(LINGER, rest).await;
@@ -85,26 +91,15 @@ async fn output(from_node: &mut ReadHalf<Stream>, to_client: &mut SplitSink<Sock
         let (channel, data) = match node::read_frame(from_node).await {
             Ok(Some(frame)) => frame,
             Ok(None) => (STATUS, failure("the node agent closed the stream before the command ended")),
-            Err(error) => (STATUS, failure(&error.to_string())),
+            Err(error) => (STATUS, failure(error)),
         };
-        if to_client.send(message(channel, &data)).await.is_err() || channel == STATUS {
+        if to_client.send(socket::message(channel, &data)).await.is_err() || channel == STATUS {
             return;
         }
     }
 }
 
-/// A message of one channel.
-pub(super) fn message(channel: u8, data: &[u8]) -> Message {
-    let mut message = BytesMut::with_capacity(1 + data.len());
-    message.put_u8(channel);
-    message.put_slice(data);
-    Message::Binary(message.freeze())
-}
-
-fn failure(message: &str) -> Bytes {
-    let status = json!({
-        "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
-        "message": format!("Internal error occurred: {message}"),
-    });
-    status.to_string().into()
+/// The status that says that the agent failed.
+fn failure(why: impl std::fmt::Display) -> Bytes {
+    Refusal::internal(why).status().to_string().into()
 }

@@ -21,7 +21,7 @@ use tokio_util::io::ReaderStream;
 
 use super::node::NodeClient;
 use super::options::Options;
-use super::socket::{Upgrade, has_token};
+use super::socket::{self, Upgrade, has_token};
 use super::{Body, Refusal};
 use tunnel::Tunnel;
 
@@ -70,7 +70,7 @@ pub(super) fn serve(
                     return;
                 }
             }
-            let _ = to_client.close().await;
+            socket::close(&mut to_client).await;
         };
         let pieces = from_client.filter_map(|message| {
             std::future::ready(match message {

@@ -1,5 +1,8 @@
 //! Answers a WebSocket upgrade: which subprotocol, and the socket once the response has been sent.
 
+use bytes::{BufMut, BytesMut};
+use futures_util::SinkExt as _;
+use futures_util::stream::SplitSink;
 use http::header::{
     CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
@@ -10,8 +13,11 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
+use super::node::STATUS;
 use super::{Body, Refusal};
 
 /// A WebSocket to a client.
@@ -83,6 +89,31 @@ impl Upgrade {
         });
         Ok(response)
     }
+}
+
+/// A message of one channel.
+pub(super) fn message(channel: u8, data: &[u8]) -> Message {
+    let mut message = BytesMut::with_capacity(1 + data.len());
+    message.put_u8(channel);
+    message.put_slice(data);
+    Message::Binary(message.freeze())
+}
+
+/// Sends a refusal as the status in which a stream ends.
+pub(super) async fn refuse(socket: &mut Socket, refusal: &Refusal) {
+    let status = refusal.status().to_string();
+    let _ = socket.send(message(STATUS, status.as_bytes())).await;
+    let _ = socket.send(goodbye()).await;
+}
+
+/// Tells the client that all is said. Clients take a close without a code for a failure.
+pub(super) async fn close(to_client: &mut SplitSink<Socket, Message>) {
+    // A client that is gone needs no goodbye.
+    let _ = to_client.send(goodbye()).await;
+}
+
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
 }
 
 /// Whether a comma-separated header has that token.

@@ -138,6 +138,8 @@ impl Writer {
         block.put_u16_le(NO_HEADERS.len() as u16);
         block.put_u16_le(!(NO_HEADERS.len() as u16));
         block.put_slice(&NO_HEADERS);
+        // An empty stored block flushes: Go's decoder gives out nothing before it.
+        block.put_slice(&[0, 0, 0, 0xff, 0xff]);
         let mut payload = BytesMut::new();
         payload.put_u32(stream);
         payload.put_slice(&block);

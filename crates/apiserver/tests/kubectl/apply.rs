@@ -84,15 +84,17 @@ fn server_side_tracks_owners() {
         arguments.extend(more.split_whitespace());
         bench.run(&arguments, manifest, &[])
     };
-    assert_eq!(apply("one", &config("a: x, b: x"), "").stdout, "configmap/c serverside-applied\n");
-    assert_eq!(apply("two", &config("c: y"), "").stdout, "configmap/c serverside-applied\n");
-    let conflict = apply("two", &config("a: z, c: y"), "");
+    let first = apply("one", &config("a: old, b: old"), "");
+    assert_eq!(first.stdout, "configmap/c serverside-applied\n", "{}", first.stderr);
+    let second = apply("two", &config("c: new"), "");
+    assert_eq!(second.stdout, "configmap/c serverside-applied\n", "{}", second.stderr);
+    let conflict = apply("two", &config("a: taken, c: new"), "");
     assert_eq!(conflict.code, Some(1));
     assert!(conflict.stderr.contains("conflict with \"one\": .data.a"), "{}", conflict.stderr);
-    apply("two", &config("a: z, c: y"), "--force-conflicts");
+    apply("two", &config("a: taken, c: new"), "--force-conflicts");
     // `b` leaves with its only owner; `a` now belongs to the other.
-    apply("one", &config("d: x"), "");
-    assert_eq!(bench.object("configmap c")["data"], serde_json::json!({"a": "z", "c": "y", "d": "x"}));
+    apply("one", &config("d: more"), "");
+    assert_eq!(bench.object("configmap c")["data"], serde_json::json!({"a": "taken", "c": "new", "d": "more"}));
     let managed = bench.kubectl("get configmap c -o yaml --show-managed-fields");
     assert!(managed.contains("manager: one") && managed.contains("f:data:"), "{managed}");
 }

@@ -77,6 +77,13 @@ impl Bench {
         Self { directory, stop, thread: Some(thread) }
     }
 
+    /// A server whose default namespace has its service account, which a controller makes in a cluster and pods need.
+    pub(crate) fn with_account() -> Self {
+        let bench = Self::start();
+        bench.kubectl("create serviceaccount default");
+        bench
+    }
+
     /// A file in the test's directory.
     pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path = self.directory.path().join(name);

@@ -17,7 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 fn bench() -> Bench {
-    let bench = Bench::start();
+    let bench = Bench::with_account();
     bench.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: app, image: i}, {name: broken, image: i}]}\n");
     let running = |name: &str| json!({"name": name, "ready": true, "restartCount": 0, "image": "i", "imageID": "", "state": {"running": {}}});
     let status = json!({"phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}],

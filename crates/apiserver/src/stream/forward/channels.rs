@@ -10,9 +10,8 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::QUEUE;
-use crate::stream::exec::message;
 use crate::stream::node::NodeClient;
-use crate::stream::socket::Socket;
+use crate::stream::socket::{self, Socket, message};
 
 /// How much is read from the pod at once.
 const CHUNK: usize = 32 * 1024;
@@ -43,7 +42,7 @@ pub(super) async fn serve(node: NodeClient, pod: Value, ports: Vec<u16>, socket:
                 return;
             }
         }
-        let _ = to_client.close().await;
+        socket::close(&mut to_client).await;
     };
     let read = async {
         while let Some(Ok(message)) = from_client.next().await {

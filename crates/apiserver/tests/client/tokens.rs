@@ -1,0 +1,113 @@
+//! Service accounts: tokens, what they may do, and reviews of them.
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, eventually, refusal};
+
+fn with_token(cluster: &Cluster, token: String) -> Client {
+    let mut config = Config::new(cluster.config.cluster_url.clone());
+    config.root_cert = cluster.config.root_cert.clone();
+    config.auth_info.token = Some(token.into());
+    Client::try_from(config).expect("has a token")
+}
+
+async fn token_for(cluster: &Cluster, spec: Value) -> String {
+    let request: TokenRequest = serde_json::from_value(json!({"spec": spec})).expect("is a request");
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), "default");
+    let answer = accounts.create_token_request("web", &PostParams::default(), &request).await.expect("issues");
+    answer.status.expect("has a token").token
+}
+
+async fn review(cluster: &Cluster, token: &str, audiences: &[&str]) -> Value {
+    let review: TokenReview =
+        serde_json::from_value(json!({"spec": {"token": token, "audiences": audiences}})).expect("is a review");
+    let answer = Api::all(cluster.client.clone()).create(&PostParams::default(), &review).await.expect("answers");
+    serde_json::to_value(answer.status).expect("is JSON")
+}
+
+#[tokio::test]
+async fn a_token_may_do_what_roles_allow() {
+    let cluster = Cluster::start().await;
+    cluster.account("web").await;
+    let client = with_token(&cluster, token_for(&cluster, json!({"audiences": []})).await);
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+    let (code, reason, message) = refusal(maps.list(&ListParams::default()).await);
+    assert_eq!((code, reason.as_str()), (403, "Forbidden"));
+    assert_eq!(
+        message,
+        "configmaps is forbidden: User \"system:serviceaccount:default:web\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\""
+    );
+    let role: Role = serde_json::from_value(json!({
+        "metadata": {"name": "reader"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}],
+    }))
+    .expect("is a Role");
+    let binding: RoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": "reader"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "ServiceAccount", "name": "web", "namespace": "default"}],
+    }))
+    .expect("is a RoleBinding");
+    Api::namespaced(cluster.client.clone(), "default").create(&PostParams::default(), &role).await.expect("creates");
+    Api::namespaced(cluster.client.clone(), "default").create(&PostParams::default(), &binding).await.expect("creates");
+    maps.list(&ListParams::default()).await.expect("may list now");
+    assert_eq!(refusal(maps.get("kube-root-ca.crt").await).0, 403);
+}
+
+#[tokio::test]
+async fn tokens_are_reviewed_for_an_audience() {
+    let cluster = Cluster::start().await;
+    cluster.account("web").await;
+    let token = token_for(&cluster, json!({"audiences": ["istio-ca"], "expirationSeconds": 600})).await;
+    let answer = review(&cluster, &token, &["istio-ca"]).await;
+    assert_eq!(answer["authenticated"], true);
+    assert_eq!(answer["user"]["username"], "system:serviceaccount:default:web");
+    assert_eq!(answer["audiences"], json!(["istio-ca"]));
+    assert_ne!(review(&cluster, &token, &["other"]).await["authenticated"], true);
+    assert_ne!(review(&cluster, &token, &[]).await["authenticated"], true);
+    assert_ne!(review(&cluster, "garbage", &["istio-ca"]).await["authenticated"], true);
+    // Another cluster's token.
+    let other = Cluster::start().await;
+    other.account("web").await;
+    let foreign = token_for(&other, json!({"audiences": ["istio-ca"]})).await;
+    assert_ne!(review(&cluster, &foreign, &["istio-ca"]).await["authenticated"], true);
+    // For the API itself it is no credential at all.
+    let client = with_token(&cluster, token);
+    assert_eq!(refusal(client.apiserver_version().await).0, 401);
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_account() {
+    let cluster = Cluster::start().await;
+    cluster.account("web").await;
+    let token = token_for(&cluster, json!({"audiences": ["a"]})).await;
+    assert_eq!(review(&cluster, &token, &["a"]).await["authenticated"], true);
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), "default");
+    accounts.delete("web", &DeleteParams::default()).await.expect("deletes");
+    assert_ne!(review(&cluster, &token, &["a"]).await["authenticated"], true);
+}
+
+#[tokio::test]
+async fn token_secrets_are_filled() {
+    let cluster = Cluster::start().await;
+    cluster.account("web").await;
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), "default");
+    let secret: Secret = serde_json::from_value(json!({
+        "metadata": {"name": "web-token", "annotations": {"kubernetes.io/service-account.name": "web"}},
+        "type": "kubernetes.io/service-account-token",
+    }))
+    .expect("is a Secret");
+    secrets.create(&PostParams::default(), &secret).await.expect("creates");
+    let filled =
+        async || secrets.get("web-token").await.expect("there").data.is_some_and(|data| data.contains_key("token"));
+    eventually("the secret has a token", filled).await;
+    let data = secrets.get("web-token").await.expect("there").data.expect("has data");
+    let token = String::from_utf8(data["token"].0.clone()).expect("is text");
+    assert_eq!(review(&cluster, &token, &[]).await["authenticated"], true);
+    assert!(data["ca.crt"].0.starts_with(b"-----BEGIN CERTIFICATE-----"));
+    secrets.delete("web-token", &DeleteParams::default()).await.expect("deletes");
+    assert_ne!(review(&cluster, &token, &[]).await["authenticated"], true);
+}
