@@ -118,11 +118,14 @@ fn view(provision: &Provision<'_>, container: &Container, environment: &Environm
         .into_iter()
         .map(|(target, source)| Place { target: target.into(), source: Source::Host(source), read_only: false })
         .collect();
-    places.push(Place {
-        target: Path::new(OWN_PROGRAMS).join("isthmus"),
-        source: Source::Host(provision.executable.to_owned()),
-        read_only: true,
-    });
+    // The program's file may have been replaced since the lab began; it still runs, but can no more be shown.
+    if provision.executable.exists() {
+        places.push(Place {
+            target: Path::new(OWN_PROGRAMS).join("isthmus"),
+            source: Source::Host(provision.executable.to_owned()),
+            read_only: true,
+        });
+    }
     for mount in container.volume_mounts.iter().flatten() {
         let source = provision
             .volumes

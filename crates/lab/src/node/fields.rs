@@ -99,7 +99,8 @@ pub(super) fn resource(pod: &Pod, own: &Container, selector: &ResourceFieldSelec
     Ok(format!("{}", (amount / divisor).ceil() as i64))
 }
 
-fn machine_memory() -> f64 {
+/// Bytes of memory that this machine has.
+pub(super) fn machine_memory() -> f64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kibibytes = total.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());

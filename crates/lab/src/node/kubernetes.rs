@@ -21,6 +21,8 @@ use super::nodes::Nodes;
 /// How often a node says that it lives, as a kubelet does; it counts as dead after 40 s.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i64 = 40;
+/// Pods that a node takes: as many as it has addresses for.
+const PODS: usize = 253;
 
 /// The API server as the node agent uses it.
 #[derive(Clone)]
@@ -243,7 +245,8 @@ async fn beat_once(
     ]});
     if first {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).to_string();
-        let capacity = json!({"cpu": cores, "memory": "8Gi", "pods": "250", "ephemeral-storage": "100Gi"});
+        let memory = format!("{}Ki", super::fields::machine_memory() as u64 / 1024);
+        let capacity = json!({"cpu": cores, "memory": memory, "pods": PODS.to_string()});
         status["capacity"] = capacity.clone();
         status["allocatable"] = capacity;
         status["addresses"] =
