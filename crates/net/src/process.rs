@@ -228,7 +228,8 @@ impl Process {
 
 /// Waits, blocking, for the end of a child and takes its exit status, if nobody did yet.
 pub fn take_exit(process: &OwnedFd) {
-    let _ = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED));
+    let _ =
+        rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED));
 }
 
 /// Sends a signal by a handle. Fine if the process has ended.

@@ -13,7 +13,7 @@ use crate::controllers::selector;
 
 /// Names a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// The cluster.
     pub cluster: String,
     /// The namespace.

@@ -68,8 +68,13 @@ pub struct Situation<'a> {
 #[must_use]
 pub fn template_hash(template: &PodTemplateSpec) -> String {
     let mut template = template.clone();
-    if let Some(labels) = template.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
-        labels.remove(TEMPLATE_HASH);
+    if let Some(meta) = &mut template.metadata {
+        if let Some(labels) = &mut meta.labels {
+            labels.remove(TEMPLATE_HASH);
+        }
+        // Clients leave out an empty map or write it as they please; `kubectl rollout undo` leaves it out.
+        meta.labels = meta.labels.take().filter(|labels| !labels.is_empty());
+        meta.annotations = meta.annotations.take().filter(|annotations| !annotations.is_empty());
     }
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&template).unwrap_or_default().hash(&mut hasher);

@@ -263,9 +263,11 @@ async fn act(client: &Client, view: &View, namespace: &str, actions: Vec<Action>
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
     for action in actions {
         match action {
-            Action::Create(slice) => drop(view.slices.put(api.create(&PostParams::default(), &slice).await?)),
+            Action::Create(slice) => {
+                view.slices.put(api.create(&PostParams::default(), &slice).await?);
+            }
             Action::Replace(slice) => {
-                drop(view.slices.put(api.replace(&slice.name_any(), &PostParams::default(), &slice).await?));
+                view.slices.put(api.replace(&slice.name_any(), &PostParams::default(), &slice).await?);
             }
             Action::Delete(name) => {
                 match api.delete(&name, &DeleteParams::default()).await {

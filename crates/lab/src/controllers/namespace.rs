@@ -55,7 +55,9 @@ async fn give_account(client: &Client, view: &View, namespace: &str) -> kube::Re
     let mut account = ServiceAccount::default();
     account.metadata.name = Some(DEFAULT.to_owned());
     match api.create(&PostParams::default(), &account).await {
-        Ok(account) => drop(view.service_accounts.put(account)),
+        Ok(account) => {
+            view.service_accounts.put(account);
+        }
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => return Err(error),
     }

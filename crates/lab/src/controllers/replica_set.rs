@@ -241,7 +241,9 @@ async fn act(client: &Client, view: &View, set: &ReplicaSet, decision: Decision)
         let precondition = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         match pods.delete(&name, &DeleteParams::default().preconditions(precondition)).await {
             Ok(either) => match either.left() {
-                Some(pod) => drop(view.pods.put(pod)),
+                Some(pod) => {
+                    view.pods.put(pod);
+                }
                 None => view.pods.remove(&pod),
             },
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => view.pods.remove(&pod),

@@ -18,7 +18,11 @@ use crate::install::{self, Authorities};
 use crate::topology::{Cluster, Topology};
 
 /// How often it is looked at what is not ready yet.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
+/// How long workloads wait for the webhook that gives them their sidecars.
+const WEBHOOK: Duration = Duration::from_secs(10);
+/// How many warnings of a cluster are shown when it did not come up.
+const MOST_WARNINGS: usize = 8;
 /// How long a remote secret's token is good; a lab does not run for longer.
 const TOKEN_SECONDS: i64 = 24 * 3600;
 
@@ -115,22 +119,34 @@ pub async fn client(kubeconfig: &str) -> Result<Client, String> {
 pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> Result<(), BringUpError> {
     let topology = &lab.topology;
     let authorities = Authorities::generate(topology)?;
-    let installed: Vec<watch::Sender<bool>> = topology.clusters.iter().map(|_| watch::Sender::new(false)).collect();
-    let each = topology.clusters.iter().zip(&clients.0).zip(&installed).map(|((cluster, client), installed)| {
-        let authorities = &authorities;
-        async move {
+    let flags = || topology.clusters.iter().map(|_| watch::Sender::new(false)).collect::<Vec<_>>();
+    let (installed, serving) = (flags(), flags());
+    let each = topology.clusters.iter().zip(&clients.0).enumerate().map(|(index, (cluster, client))| {
+        let (authorities, installed, serving) = (&authorities, &installed[index], &serving);
+        let primary = topology.clusters.iter().position(|other| other.name == cluster.primary()).unwrap_or(index);
+        let manifests = async move {
             api_ready(client).await;
             progress.reached(&cluster.name, Step::Api, "api ready", true);
             let applied = |source| BringUpError::Apply { cluster: cluster.name.clone(), source };
             apply(client, install::mesh(topology, cluster, authorities)).await.map_err(applied)?;
             installed.send_replace(true);
+            // Pods need the webhook, which is the primary's. After a while they are made all the same: the refusals then
+            // tell what is wrong.
+            let mut ready = serving[primary].subscribe();
+            let _ = tokio::time::timeout(WEBHOOK, ready.wait_for(|ready| *ready)).await;
             apply(client, install::workloads::all(topology, cluster)).await.map_err(applied)?;
             for manifest in topology.manifests.iter().filter(|manifest| manifest.clusters.contains(&cluster.name)) {
                 apply(client, read(&manifest.path).map_err(applied)?).await.map_err(applied)?;
             }
-            pods_ready(topology, cluster, client, progress).await;
             Ok(())
-        }
+        };
+        let pods = async move {
+            // There is nothing to look at before.
+            let _ = installed.subscribe().wait_for(|done| *done).await;
+            pods_ready(topology, cluster, client, progress, &serving[index]).await;
+            Ok(())
+        };
+        futures_util::future::try_join(manifests, pods)
     });
     let joins = topology
         .clusters
@@ -208,7 +224,13 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
 }
 
 /// Waits until the components and every pod of the topology are ready, and tells how far it is.
-async fn pods_ready(topology: &Topology, cluster: &Cluster, client: &Client, progress: &Progress) {
+async fn pods_ready(
+    topology: &Topology,
+    cluster: &Cluster,
+    client: &Client,
+    progress: &Progress,
+    serving: &watch::Sender<bool>,
+) {
     let expected: usize = topology.workloads_of(&cluster.name).map(|w| usize::try_from(w.replicas).unwrap_or(0)).sum();
     let pods: Api<Pod> = Api::all(client.clone());
     loop {
@@ -225,6 +247,9 @@ async fn pods_ready(topology: &Topology, cluster: &Cluster, client: &Client, pro
                 first(progress, &cluster.name, Step::Control, "controller ready");
             }
             let gateway = ready(install::GATEWAY);
+            if control && gateway {
+                serving.send_replace(true);
+            }
             if gateway {
                 // A remote's gateway has its certificate from the primary, which has asked this cluster about its token.
                 if !cluster.is_primary() {
@@ -297,22 +322,24 @@ pub async fn explain(topology: &Topology, clients: &Clients) -> Vec<String> {
             lines.push(format!("{name}/{}/{}: {}", pod.namespace().unwrap_or_default(), pod.name_any(), state_of(pod)));
         }
         let events = Api::<Event>::all(client.clone()).list(&ListParams::default()).await;
-        let mut warnings: Vec<String> = events
-            .into_iter()
-            .flatten()
-            .filter(|event| event.type_.as_deref() == Some("Warning"))
-            .map(|event| {
-                let about = event.involved_object.name.unwrap_or_default();
-                let reason = event.reason.unwrap_or_default();
-                format!("{name}: {about}: {reason}: {}", event.message.unwrap_or_default())
-            })
-            .collect();
-        warnings.sort();
-        warnings.dedup();
-        warnings.truncate(8);
-        lines.extend(warnings);
+        let list = events.map(|events| events.items).unwrap_or_default();
+        lines.extend(warnings(&list).into_iter().map(|warning| format!("{name}: {warning}")));
     }
     lines
+}
+
+/// The last warning of each reason about each object. Pauses and probes are left out: the state of the pod tells them.
+fn warnings(events: &[Event]) -> Vec<String> {
+    let mut last = std::collections::BTreeMap::new();
+    for event in events.iter().filter(|event| event.type_.as_deref() == Some("Warning")) {
+        let about = event.involved_object.name.clone().unwrap_or_default();
+        let reason = event.reason.clone().unwrap_or_default();
+        if !matches!(reason.as_str(), "BackOff" | "Unhealthy") {
+            last.insert((about, reason), event.message.clone().unwrap_or_default());
+        }
+    }
+    let told = last.into_iter().map(|((about, reason), message)| format!("{about}: {reason}: {message}"));
+    told.take(MOST_WARNINGS).collect()
 }
 
 fn state_of(pod: &Pod) -> String {

@@ -19,7 +19,7 @@ use crate::controllers::scheduler::{REGION, ZONE};
 use crate::controllers::service_proxy::{self, Surroundings};
 use crate::controllers::{self, View};
 use crate::dns;
-use crate::node::{self, Agent};
+use crate::node::{self, Agent, Fault};
 use crate::topology::{Cluster, Topology};
 
 /// The node agent's socket in the cluster's directory.
@@ -201,13 +201,13 @@ async fn serve_dns(view: Arc<View>) {
 /// # Errors
 /// When the agent does not answer or knows no such node, in words.
 pub fn ask_node(directory: &Path, node: &str, kill: bool) -> Result<(), String> {
-    let _ = (directory.join(NODE_SOCKET), node, kill);
-    Err("not possible".to_owned())
+    let fault = if kill { Fault::Kill } else { Fault::Revive };
+    node::order(&directory.join(NODE_SOCKET), node, fault).map_err(|error| error.to_string())
 }
 
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ISTHMUS_LAB_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,isthmus_lab=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,isthmus_lab=info,kube_client=off"));
     let made = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // A second call in one process changes nothing.
     let _ = made.try_init();

@@ -4,8 +4,9 @@
 //! It is two processes. The outer one enters the namespaces; a pid namespace holds only its children, so the inner one does the work.
 //! Both end with the front: by signal when the front's thread ends, and because their socket to the front then is closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -284,46 +285,45 @@ impl Lab {
     }
 
     fn capture(&self, patience: Duration, cluster: Option<&str>) -> io::Result<Capture> {
-        let link = match cluster {
-            None => wire::BRIDGE.to_owned(),
-            Some(name) => self
-                .topology
-                .cluster(name)
-                .map(wire::port_of)
-                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no cluster \"{name}\"")))?,
-        };
         // A bridge shows only what is for itself; its ports show what passes.
         let links: Vec<String> = match cluster {
             None => self.topology.clusters.iter().map(wire::port_of).collect(),
-            Some(_) => vec![link],
+            Some(name) => match self.topology.cluster(name) {
+                Some(cluster) => vec![wire::port_of(cluster)],
+                None => return Err(io::Error::new(io::ErrorKind::NotFound, format!("no cluster \"{name}\""))),
+            },
         };
         let until = Instant::now() + patience;
-        let readers: Vec<_> =
-            links.into_iter().map(|link| std::thread::spawn(move || read_frames(&link, until))).collect();
-        let mut whole = Capture::default();
+        let seen = Arc::new(Mutex::new((Capture::default(), HashSet::new())));
+        let readers: Vec<_> = links
+            .into_iter()
+            .map(|link| {
+                let seen = seen.clone();
+                std::thread::spawn(move || read_frames(&link, until, &seen))
+            })
+            .collect();
         for reader in readers {
-            let part = reader.join().map_err(|_| io::Error::other("the reader ended"))??;
-            whole.frames += part.frames;
-            whole.hellos_without_name += part.hellos_without_name;
-            whole.plaintext.extend(part.plaintext);
-            for (name, count) in part.server_names {
-                *whole.server_names.entry(name).or_default() += count;
-            }
+            reader.join().map_err(|_| io::Error::other("the reader ended"))??;
         }
-        Ok(whole)
+        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(std::mem::take(&mut seen.0))
     }
 }
 
-fn read_frames(link: &str, until: Instant) -> io::Result<Capture> {
+/// Reads a link until the time is over. A frame that was seen on another link already is not counted again.
+fn read_frames(link: &str, until: Instant, seen: &Mutex<(Capture, HashSet<u64>)>) -> io::Result<()> {
     let mut source = net::capture::Capture::open(link, Duration::from_millis(20))?;
     let mut buffer = vec![0; 1 << 16];
-    let mut capture = Capture::default();
     while Instant::now() < until {
-        if let Some(frame) = source.next_frame(&mut buffer)? {
-            capture.take_in(frame, &[super::keys::API_PORT]);
+        let Some(frame) = source.next_frame(&mut buffer)? else { continue };
+        let mut hasher = DefaultHasher::new();
+        frame.get(14..).hash(&mut hasher);
+        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if seen.1.insert(hasher.finish()) {
+            seen.0.take_in(frame, &[super::keys::API_PORT]);
         }
     }
-    Ok(capture)
+    Ok(())
 }
 
 fn signal(pid: i32, signal: Signal) {

@@ -158,6 +158,10 @@ fn become_user(user: &User) -> Outcome<()> {
     use rustix::thread::{Gid, Uid};
     let step = |what: &'static str| move |error: rustix::io::Errno| format!("{what} {}: {error}", user.uid);
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    if (rustix::process::geteuid(), rustix::process::getegid()) == (uid, gid) && user.groups.is_empty() {
+        // Already so. In a user namespace this is all there can be, and there groups cannot be set at all.
+        return Ok(());
+    }
     let groups: Vec<_> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
     let mut kept = CapabilitySet::empty();
     if !uid.is_root() {

@@ -60,6 +60,17 @@ fn first_set_is_created_with_owner_hash_and_revision() {
 }
 
 #[test]
+fn an_empty_map_is_as_good_as_none() {
+    let template = |annotations: Value| {
+        let template =
+            json!({"metadata": {"labels": {"app": "web"}, "annotations": annotations}, "spec": {"containers": []}});
+        template_hash(&serde_json::from_value(template).expect("a template"))
+    };
+    assert_eq!(template(json!({})), template(Value::Null));
+    assert_ne!(template(json!({"a": "b"})), template(Value::Null));
+}
+
+#[test]
 fn changed_template_rolls_and_undo_goes_back() {
     let one = deployment(image("one"));
     let two = deployment(image("two"));
