@@ -99,7 +99,8 @@ impl Ca {
         std::fs::write(&token_path, format!("{token}\n")).unwrap();
         std::fs::write(&root_path, &self.roots).unwrap();
         let controller = self.address.to_string().parse::<Controller>().unwrap().named(NAME).unwrap();
-        Options { token_path, root_path, first_wait: Duration::from_millis(20), ..Options::new(controller, "west") }
+        let (first_wait, longest_wait) = (Duration::from_millis(20), Duration::from_millis(500));
+        Options { token_path, root_path, first_wait, longest_wait, ..Options::new(controller, "west") }
     }
 
     fn asked(&self) -> Vec<String> {
