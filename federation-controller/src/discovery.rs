@@ -29,9 +29,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use crate::index::Index;
+use crate::index::{Group, Index, Key};
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Resource, Store, Viewer};
 use proxies::Proxies;
 use serve::Caller;
 
@@ -94,6 +94,35 @@ impl Shared {
     /// Whether there is a view to serve.
     pub fn ready(&self) -> bool {
         self.store().ready()
+    }
+
+    /// Has a connected proxy's own inbound side computed, at once.
+    fn connect(&self, viewer: &Viewer, pod: &Key) {
+        // The index stays locked until the store has it, so that an older result never replaces a newer one.
+        let mut index = self.index_mut();
+        if let Some((group, resources)) = index.connect(&viewer.cluster, pod) {
+            self.replace(vec![(group, resources)]);
+        }
+    }
+
+    /// Forgets what only this proxy's stream needed.
+    fn disconnect(&self, viewer: &Viewer, pod: &Key) {
+        let mut index = self.index_mut();
+        if let Some(group) = index.disconnect(&viewer.cluster, pod) {
+            self.replace(vec![(group, Vec::new())]);
+        }
+    }
+
+    /// Puts compiled groups into the store and wakes the streams if anything differs. Called with the index locked.
+    fn replace(&self, compiled: Vec<(Group, Vec<Resource>)>) -> usize {
+        let mut store = self.store_mut();
+        let changed = compiled.into_iter().map(|(group, resources)| store.replace(group, resources)).sum();
+        let changes = store.changes();
+        drop(store);
+        if changed > 0 {
+            self.changes.send_replace(changes);
+        }
+        changed
     }
 
     fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {

@@ -24,6 +24,7 @@ pub mod cluster;
 pub mod event;
 mod gateway;
 mod intern;
+mod labels;
 mod merge;
 mod relation;
 pub mod snapshot;
@@ -165,6 +166,8 @@ pub struct Index {
     networks: BTreeSet<Text>,
     addresses: address::Addresses,
     facts: HashMap<Key, ServiceFacts>,
+    /// Pods whose proxies are connected, with how many streams each has: only for them is there an inbound side to tell.
+    connected: HashMap<(Text, Key), usize>,
     dirty: BTreeSet<Group>,
     strings: intern::Strings,
     /// Events since the start.
@@ -184,6 +187,7 @@ impl Index {
             networks: BTreeSet::from([Text::default()]),
             addresses: address::Addresses::default(),
             facts: HashMap::new(),
+            connected: HashMap::new(),
             dirty: BTreeSet::from([Group::Mesh]),
             strings: intern::Strings::default(),
             events: 0,
@@ -265,6 +269,33 @@ impl Index {
         }
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().map(|group| (group.clone(), self.compile_group(&group))).collect()
+    }
+
+    /// A pod's proxy is connected: from now on its own inbound side is computed. Returns it as it is now, or nothing where
+    /// there is no view yet.
+    pub fn connect(&mut self, cluster: &Text, pod: &Key) -> Option<(Group, Vec<Resource>)> {
+        *self.connected.entry((cluster.clone(), pod.clone())).or_default() += 1;
+        let group = Group::Pod(cluster.clone(), pod.clone());
+        if !self.ready() {
+            self.dirty.insert(group);
+            return None;
+        }
+        let resources = self.compile_group(&group);
+        Some((group, resources))
+    }
+
+    /// A stream of a pod's proxy ended. Returns the group that nobody needs any more.
+    pub fn disconnect(&mut self, cluster: &Text, pod: &Key) -> Option<Group> {
+        let key = (cluster.clone(), pod.clone());
+        let streams = self.connected.get_mut(&key)?;
+        *streams -= 1;
+        if *streams > 0 {
+            return None;
+        }
+        self.connected.remove(&key);
+        let group = Group::Pod(key.0, key.1);
+        self.dirty.remove(&group);
+        Some(group)
     }
 
     /// Every known cluster.
@@ -353,15 +384,17 @@ impl Index {
 
     fn touch(&mut self, cluster: &Text, affected: Affected) {
         self.dirty.extend(affected.services.into_iter().map(Group::Service));
-        self.dirty.extend(affected.pods.into_iter().map(|pod| Group::Pod(cluster.clone(), pod)));
+        let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
+        let told = pods.filter(|pod| self.connected.contains_key(pod));
+        self.dirty.extend(told.map(|(cluster, pod)| Group::Pod(cluster, pod)));
         self.dirty.extend(affected.networks.into_iter().map(Group::Network));
     }
 
     fn dirty_all(&mut self) {
-        for (name, cluster) in &self.clusters {
+        for cluster in self.clusters.values() {
             self.dirty.extend(cluster.services.keys().cloned().map(Group::Service));
-            self.dirty.extend(cluster.pods.keys().cloned().map(|pod| Group::Pod(name.clone(), pod)));
         }
+        self.dirty.extend(self.connected.keys().cloned().map(|(cluster, pod)| Group::Pod(cluster, pod)));
     }
 
     fn compile_group(&mut self, group: &Group) -> Vec<Resource> {

@@ -59,7 +59,7 @@ pub struct Options {
     #[arg(long, env = "ISTHMUS_HEARTBEAT", default_value = "1", value_parser = seconds)]
     pub heartbeat: Duration,
     /// What is logged: a level (error, warn, info, debug, trace) or target=level,…
-    #[arg(long, env = "ISTHMUS_LOG", default_value = "info")]
+    #[arg(long, env = "ISTHMUS_LOG", default_value = "info,kube_client::client=off")]
     pub log: String,
     /// Log in JSON
     #[arg(long, env = "ISTHMUS_LOG_JSON")]

@@ -353,8 +353,11 @@ async fn two_clusters_become_one_mesh_and_stay_one() {
     let took = proxy.sees("west is scaled down", &[("east", 2)], soon).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
 
-    let rows: Vec<ProxyRow> = serde_json::from_str(&process.get("/debug/proxies").await.unwrap().1).unwrap();
-    assert_eq!((rows.len(), &*rows[0].cluster, rows[0].acked, rows[0].rejected), (1, "west", true, 0));
+    let rows =
+        async || -> Vec<ProxyRow> { serde_json::from_str(&process.get("/debug/proxies").await.unwrap().1).unwrap() };
+    wait("the proxy has acknowledged all", soon, async || rows().await.first().is_some_and(|row| row.acked)).await;
+    let rows = rows().await;
+    assert_eq!((rows.len(), &*rows[0].cluster, rows[0].rejected), (1, "west", 0));
     assert!(rows[0].certificate_expires_in_s.is_some_and(|left| left > 80_000));
     println!("{:#?}", process.clusters().await);
 

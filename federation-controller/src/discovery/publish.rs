@@ -78,10 +78,10 @@ fn compile(shared: &Shared) -> Instant {
     let began = Instant::now();
     let compiled = index.compile();
     let unheard = index.unheard();
-    drop(index);
     let groups = compiled.len();
+    let changed = shared.replace(compiled);
+    drop(index);
     let mut store = shared.store_mut();
-    let changed: usize = compiled.into_iter().map(|(group, resources)| store.replace(group, resources)).sum();
     let first = !store.ready();
     let moved = store.set_ready(unheard);
     let changes = store.changes();
@@ -89,10 +89,12 @@ fn compile(shared: &Shared) -> Instant {
     if first {
         info!(resources = changed, "the first view is complete; serving it");
     }
-    if changed > 0 || moved {
+    if moved {
+        shared.changes.send_replace(changes);
+    }
+    if groups > 0 {
         debug!(groups, changed, took = ?began.elapsed(), "compiled");
         shared.metrics.compiled(groups, changed, began.elapsed());
-        shared.changes.send_replace(changes);
     }
     Instant::now()
 }

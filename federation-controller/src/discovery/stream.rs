@@ -15,6 +15,7 @@ use wire::name::{self, Node};
 use super::Shared;
 use super::proxies::{Progress, Proxy};
 use super::serve::Caller;
+use crate::index::Key;
 use crate::store::Viewer;
 
 /// Why a stream ended.
@@ -61,7 +62,10 @@ pub(super) async fn serve(
     let end = match begin(&shared, caller, &mut requests).await {
         Ok((viewer, proxy, first)) => {
             info!(node = proxy.id, %address, "proxy connected");
+            let pod = Key::new(&proxy.namespace, &proxy.pod);
+            shared.connect(&viewer, &pod);
             let end = follow(&shared, &viewer, &proxy, first, &mut requests, &responses).await;
+            shared.disconnect(&viewer, &pod);
             shared.proxies.remove(&proxy);
             match &end {
                 End::Stuck(_) => warn!(node = proxy.id, reason = %end, "proxy's stream ended"),

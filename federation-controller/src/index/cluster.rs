@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use super::event::{Cluster, Export, Gateway, Kind, Labels, Link, Namespace, Node, Object, Pod, Service, Slice, Text};
+use super::event::{Cluster, Export, Gateway, Kind, Link, Namespace, Node, Object, Pod, Service, Slice, Text};
 use super::relation::Relation;
 use super::{Key, SystemNamespaces};
 
@@ -356,7 +356,7 @@ impl ClusterIndex {
         }
         // The first pod of a gateway puts its exports in force, and the last takes them back.
         for (gateway, spec) in &self.gateways {
-            let matches = new.as_ref().is_some_and(|pod| selects(&spec.selector, &pod.labels));
+            let matches = new.as_ref().is_some_and(|pod| spec.selector.select(&pod.labels));
             let edge = match matches {
                 true => self.gateway_pods.insert(gateway, &key),
                 false => self.gateway_pods.remove(gateway, &key),
@@ -385,7 +385,7 @@ impl ClusterIndex {
         }
         self.gateway_pods.clear(&key);
         if let Some(new) = &new {
-            for (pod, _) in self.pods.iter().filter(|(_, pod)| selects(&new.selector, &pod.labels)) {
+            for (pod, _) in self.pods.iter().filter(|(_, pod)| new.selector.select(&pod.labels)) {
                 self.gateway_pods.insert(&key, pod);
             }
         }
@@ -420,11 +420,6 @@ impl Affected {
 /// The network that a pod says it is on, by the label `topology.istio.io/network`.
 pub(super) fn pod_network(pod: &Pod) -> Option<&Text> {
     pod.labels.get("topology.istio.io/network").filter(|network| !network.is_empty())
-}
-
-/// Whether a selector matches labels. An empty one matches all.
-pub(super) fn selects(selector: &Labels, labels: &Labels) -> bool {
-    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 pub(super) fn slice_service(slice: &Slice) -> Key {

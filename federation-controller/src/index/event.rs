@@ -7,7 +7,6 @@
 //!
 //! Strings are `Arc<str>`: the index replaces equal ones by one copy when it keeps them.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,8 +18,7 @@ use wire::discovery::Protocol;
 /// A short string that many records share.
 pub type Text = Arc<str>;
 
-/// Labels of an object. The watch drops annotations and whatever else is not matched on.
-pub type Labels = BTreeMap<Text, Text>;
+pub use super::labels::Labels;
 
 /// One thing that happened in some cluster.
 #[derive(Clone, Debug)]

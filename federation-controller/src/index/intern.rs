@@ -1,4 +1,4 @@
-//! One copy of each string that records share: cluster-wide there are few namespaces, accounts, nodes, zones and labels,
+//! One copy of each string and of each set of labels that records share: cluster-wide there are few namespaces, accounts, nodes, zones and labels,
 //! and ten thousands of records that name them.
 
 use std::collections::HashSet;
@@ -13,6 +13,7 @@ const PURGE_STEP: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Strings {
     pool: HashSet<Text>,
+    label_sets: HashSet<Labels>,
     after_purge: usize,
 }
 
@@ -71,10 +72,11 @@ impl Strings {
 
     /// Drops strings that only the pool holds, now and then.
     pub(super) fn purge(&mut self) {
-        if self.pool.len() > self.after_purge + PURGE_STEP {
+        if self.pool.len() + self.label_sets.len() > self.after_purge + PURGE_STEP {
+            self.label_sets.retain(|labels| labels.handles() > 1);
             self.pool.retain(|text| Arc::strong_count(text) > 1);
             self.pool.shrink_to_fit();
-            self.after_purge = self.pool.len();
+            self.after_purge = self.pool.len() + self.label_sets.len();
         }
     }
 
@@ -90,7 +92,11 @@ impl Strings {
     }
 
     fn labels(&mut self, labels: &mut Labels) {
-        let pairs = std::mem::take(labels).into_iter();
+        if let Some(known) = self.label_sets.get(labels) {
+            *labels = known.clone();
+            return;
+        }
+        let pairs = labels.iter().cloned();
         *labels = pairs
             .map(|(mut key, mut value)| {
                 self.text(&mut key);
@@ -98,5 +104,6 @@ impl Strings {
                 (key, value)
             })
             .collect();
+        self.label_sets.insert(labels.clone());
     }
 }

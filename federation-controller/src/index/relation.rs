@@ -1,13 +1,16 @@
-//! Which things belong to which: a map to sets that has no empty sets.
+//! Which things belong to which: a map to sorted lists that has no empty lists.
+//!
+//! Lists rather than trees: nearly all have one member, for which a tree allocates room for eleven. The longest, the pods of
+//! a node, has some hundreds.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::Hash;
 
 /// Members by what they belong to.
 #[derive(Clone, Debug)]
 pub(super) struct Relation<K, M> {
-    members: HashMap<K, BTreeSet<M>>,
+    members: HashMap<K, Vec<M>>,
 }
 
 impl<K, M> Default for Relation<K, M> {
@@ -21,12 +24,12 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     pub(super) fn insert(&mut self, key: &K, member: &M) -> bool {
         match self.members.get_mut(key) {
             Some(members) => {
-                if !members.contains(member) {
-                    members.insert(member.clone());
+                if let Err(at) = members.binary_search(member) {
+                    members.insert(at, member.clone());
                 }
                 false
             }
-            None => self.members.insert(key.clone(), BTreeSet::from([member.clone()])).is_none(),
+            None => self.members.insert(key.clone(), vec![member.clone()]).is_none(),
         }
     }
 
@@ -36,9 +39,12 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
         K: Borrow<Q>,
     {
         let Some(members) = self.members.get_mut(key) else { return false };
-        if members.remove(member) && members.is_empty() {
-            self.members.remove(key);
-            return true;
+        if let Ok(at) = members.binary_search(member) {
+            members.remove(at);
+            if members.is_empty() {
+                self.members.remove(key);
+                return true;
+            }
         }
         false
     }

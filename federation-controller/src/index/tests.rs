@@ -32,11 +32,12 @@ fn settings() -> Settings {
 
 impl World {
     fn new() -> Self {
-        World {
-            index: Index::new(settings()),
-            store: Store::default(),
-            now: UNIX_EPOCH + Duration::from_secs(1_000_000),
+        let mut index = Index::new(settings());
+        // Every pod of the tests has a proxy that is connected.
+        for (cluster, name) in CLUSTERS.iter().flat_map(|cluster| NAMES.iter().map(move |name| (*cluster, name))) {
+            (0..4).for_each(|ip| drop(index.connect(&cluster.into(), &Key::new("default", &format!("{name}-{ip}")))));
         }
+        World { index, store: Store::default(), now: UNIX_EPOCH + Duration::from_secs(1_000_000) }
     }
 
     fn cluster(&mut self, name: &str) {
@@ -238,8 +239,11 @@ fn run(world: &mut World, step: Step) {
         Step::Pod { cluster, name, ip, variant } => {
             let mut pod = pod(NAMES[name as usize], ip);
             match variant {
-                1 => drop(pod.labels.remove("security.istio.io/tlsMode")),
-                2 => drop(pod.labels.insert("topology.istio.io/network".into(), "net-y".into())),
+                1 => pod.labels = [("app".into(), NAMES[name as usize].into())].into(),
+                2 => {
+                    let network = ("topology.istio.io/network".into(), "net-y".into());
+                    pod.labels = pod.labels.iter().cloned().chain([network]).collect();
+                }
                 3 => pod.terminating = true,
                 _ => {}
             }

@@ -59,7 +59,7 @@ pub(super) fn identity(trust_domain: &str, pod: &Pod) -> String {
 /// What telemetry says of a pod. The canonical names fall back as Istio's do.
 pub(super) fn labels(pod: &Pod) -> WorkloadLabels {
     let first = |keys: &[&str], otherwise: &str| {
-        keys.iter().find_map(|key| pod.labels.get(*key)).map_or(otherwise, |value| value).to_string()
+        keys.iter().find_map(|key| pod.labels.get(key)).map_or(otherwise, |value| value).to_string()
     };
     let workload = first(&["service.istio.io/workload-name"], &pod.workload);
     WorkloadLabels {

@@ -239,7 +239,7 @@ fn an_auto_passthrough_gateway_exports_while_it_has_pods() {
     world.compile();
     assert_eq!(east_exports(&world), 0, "no pod is selected");
     let mut router = pod("router", 7);
-    router.labels.insert("istio".into(), "eastwestgateway".into());
+    router.labels = [("istio".into(), "eastwestgateway".into())].into();
     world.put("east", Object::Pod(router));
     world.compile();
     assert_eq!(east_exports(&world), 1);

@@ -1,0 +1,87 @@
+//! An object's labels: sorted, immutable, and one copy for all pods of a template.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::event::Text;
+
+/// Labels by key. The watch drops annotations and whatever else is not matched on.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Labels(Arc<[(Text, Text)]>);
+
+impl Labels {
+    /// The value of a label.
+    pub fn get(&self, key: &str) -> Option<&Text> {
+        let at = self.0.binary_search_by(|(of, _)| (**of).cmp(key)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    /// All of them, by key.
+    pub fn iter(&self) -> impl Iterator<Item = &(Text, Text)> {
+        self.0.iter()
+    }
+
+    /// Whether all of these are among `others`: as a selector matches labels.
+    pub fn select(&self, others: &Labels) -> bool {
+        self.iter().all(|(key, value)| others.get(key) == Some(value))
+    }
+
+    /// How many handles there are on this copy.
+    pub(super) fn handles(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Labels(Arc::new([]))
+    }
+}
+
+impl FromIterator<(Text, Text)> for Labels {
+    /// Of several values of one key the last is taken.
+    fn from_iter<I: IntoIterator<Item = (Text, Text)>>(pairs: I) -> Self {
+        let sorted: BTreeMap<Text, Text> = pairs.into_iter().collect();
+        Labels(sorted.into_iter().collect())
+    }
+}
+
+impl<const N: usize> From<[(Text, Text); N]> for Labels {
+    fn from(pairs: [(Text, Text); N]) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl Serialize for Labels {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(BTreeMap::<Text, Text>::deserialize(from)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_found_and_selected() {
+        let labels: Labels = [("version".into(), "v1".into()), ("app".into(), "reviews".into())].into();
+        assert_eq!(labels.get("app").map(|value| &**value), Some("reviews"));
+        assert_eq!(labels.get("ap"), None);
+        let selector = |pairs: &[(&str, &str)]| -> Labels {
+            pairs.iter().map(|(key, value)| (Text::from(*key), Text::from(*value))).collect()
+        };
+        assert!(selector(&[]).select(&labels) && selector(&[("app", "reviews")]).select(&labels));
+        assert!(!selector(&[("app", "ratings")]).select(&labels) && !selector(&[("zone", "a")]).select(&labels));
+        let text = serde_json::to_string(&labels).unwrap();
+        assert_eq!(text, r#"{"app":"reviews","version":"v1"}"#);
+        assert_eq!(serde_json::from_str::<Labels>(&text).unwrap(), labels);
+    }
+}
