@@ -245,11 +245,15 @@ pub(super) fn items_by_key<'a>(
     path: &[&str],
     items: &'a [Value],
 ) -> Option<Vec<(String, &'a Value)>> {
-    let key: Box<dyn Fn(&Value) -> Option<String>> = match shape.list(path) {
-        ListShape::Atomic => return None,
-        ListShape::Set => Box::new(|item| (!item.is_object() && !item.is_array()).then(|| format!("v:{item}"))),
-        ListShape::Map(keys) => Box::new(move |item| key_of(shape, path, &keys, item)),
+    let shape_of_list = shape.list(path);
+    let key = |item: &Value| match &shape_of_list {
+        ListShape::Atomic => None,
+        ListShape::Set => (!item.is_object() && !item.is_array()).then(|| format!("v:{item}")),
+        ListShape::Map(keys) => key_of(shape, path, keys, item),
     };
+    if shape_of_list == ListShape::Atomic {
+        return None;
+    }
     items.iter().map(|item| key(item).map(|key| (key, item))).collect()
 }
 

@@ -1,20 +1,27 @@
 //! The order of a merged list: the patch's order, with the items that only the object has after the neighbours they had.
 
+/// Where an item goes: at the place of the wanted item that it is, or behind the one that it followed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    anchor: Option<usize>,
+    follows: bool,
+    at: usize,
+}
+
 /// Orders `items`, which come with their keys, by `wanted`. Items that `wanted` does not name stay behind the item that they
 /// followed in `items`, or in front.
 pub(super) fn by_wanted<K: PartialEq, T>(items: Vec<(K, T)>, wanted: &[K]) -> Vec<T> {
     let place = |key: &K| wanted.iter().position(|known| known == key);
-    // Rank of each item: the place of the wanted item that it is, or follows, then its own place.
     let mut anchor = None;
-    let mut ranked: Vec<((Option<usize>, bool, usize), T)> = Vec::with_capacity(items.len());
+    let mut ranked: Vec<(Rank, T)> = Vec::with_capacity(items.len());
     for (at, (key, item)) in items.into_iter().enumerate() {
         let own = place(&key);
         if own.is_some() {
             anchor = own;
         }
-        ranked.push(((anchor, own.is_none(), at), item));
+        ranked.push((Rank { anchor, follows: own.is_none(), at }, item));
     }
-    ranked.sort_by(|a, b| a.0.cmp(&b.0));
+    ranked.sort_by_key(|(rank, _)| *rank);
     ranked.into_iter().map(|(_, item)| item).collect()
 }
 
