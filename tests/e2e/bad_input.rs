@@ -1,0 +1,98 @@
+//! What people and peers get wrong: refused with what, where and what to do, and the rest goes on as before.
+
+use std::time::Duration;
+
+use crate::support::{Lab, Place, User, eventually};
+
+/// Runs `isthmus lab up` on a topology that is wrong and returns what it said.
+fn refused(place: &Place, name: &str, topology: &str) -> String {
+    let file = place.path("topologies").join(name);
+    std::fs::write(&file, topology).expect("written");
+    let output = place.isthmus().args(["lab", "up"]).arg(&file).output().expect("isthmus lab up");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    text
+}
+
+#[test]
+fn a_wrong_topology_is_told_with_line_and_hint() {
+    let place = Place::new(User::Own);
+    let good = std::fs::read_to_string(place.path("topologies/primary-remote.yaml")).expect("read");
+
+    let text = refused(&place, "network.yaml", &good.replacen("network: net-east", "network: net-esat", 1));
+    assert!(text.contains("network.yaml:") && text.contains("Did you mean \"net-east\"?"), "{text}");
+    let text = refused(&place, "field.yaml", &good.replacen("region: us-east", "regoin: us-east", 1));
+    assert!(text.contains("field.yaml:") && text.contains("regoin"), "{text}");
+    let text = refused(&place, "twice.yaml", &good.replacen("- name: east", "- name: west", 1));
+    assert!(text.contains("twice.yaml:") && text.contains("\"west\""), "{text}");
+    let text = refused(&place, "manifest.yaml", &format!("{good}\n  manifests:\n    - path: nowhere/at-all.yaml\n"));
+    assert!(text.contains("manifest.yaml:") && text.contains("nowhere/at-all.yaml"), "{text}");
+    let text = refused(&place, "broken.yaml", "kind: [Topology\n");
+    assert!(text.contains("broken.yaml:"), "{text}");
+
+    let output = place.isthmus().args(["lab", "up", "topologies/absent.yaml"]).output().expect("run");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("absent.yaml"), "{text}");
+    place.assert_nothing_left();
+}
+
+fn remote_secret(name: &str, cluster: &str, kubeconfig: Option<&str>) -> String {
+    let mut secret = serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": name, "namespace": "istio-system", "labels": {"istio/multiCluster": "true"}},
+        "stringData": {},
+    });
+    if let Some(kubeconfig) = kubeconfig {
+        secret["stringData"][cluster] = kubeconfig.into();
+    }
+    secret.to_string()
+}
+
+fn kubeconfig(server: &str, user: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{{name: x, context: {{cluster: x, user: x}}}}]\n\
+         clusters: [{{name: x, cluster: {{server: '{server}', insecure-skip-tls-verify: true}}}}]\n\
+         users: [{{name: x, user: {user}}}]\n"
+    )
+}
+
+/// Every wrong remote secret has its own word in the status, and ratings goes on answering.
+#[test]
+fn a_wrong_remote_secret_is_told_and_disturbs_nothing() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    let token = "{token: not-a-token}";
+    lab.apply("west", &remote_secret("empty", "nothing", None));
+    lab.apply("west", &remote_secret("broken", "broken", Some("{ this is: [not a kubeconfig")));
+    lab.apply(
+        "west",
+        &remote_secret(
+            "program",
+            "program",
+            Some(&kubeconfig(
+                "https://203.0.113.2:6443",
+                "{exec: {command: sh, apiVersion: client.authentication.k8s.io/v1}}",
+            )),
+        ),
+    );
+    lab.apply(
+        "west",
+        &remote_secret("unreachable", "unreachable", Some(&kubeconfig("https://203.0.113.99:6443", token))),
+    );
+    lab.apply("west", &remote_secret("refusing", "refusing", Some(&kubeconfig("https://203.0.113.2:6443", token))));
+    lab.apply("west", &remote_secret("itself", "west", Some(&kubeconfig("https://203.0.113.1:6443", token))));
+    lab.apply("west", &remote_secret("twice", "east", Some(&kubeconfig("https://203.0.113.2:6443", token))));
+
+    let status = eventually(Duration::from_secs(30), || {
+        let status = lab.isthmus(&["status", "-o", "json"]).json().to_string();
+        let told = ["broken", "program", "unreachable", "refusing", "itself", "twice", "empty"];
+        match told.iter().find(|word| !status.contains(**word)) {
+            None => Ok(status),
+            Some(word) => Err(format!("{word} is not told: {status}")),
+        }
+    })
+    .expect("each is told");
+    println!("{status}");
+    let answer = lab.get("west/default/frontend", "http://ratings:9080/").expect("ratings answers");
+    assert_eq!(answer["cluster"], "east");
+    lab.down();
+}

@@ -1,0 +1,118 @@
+//! Clusters joining, leaving and dying; labs ending.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Lab, Place, User, eventually};
+
+const FRONTEND: &str = "west/default/frontend";
+const SECRET: [&str; 2] = ["-n", "istio-system"];
+
+fn cluster<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let clusters = status["clusters"].as_array().unwrap_or_else(|| panic!("no clusters in {status}"));
+    clusters.iter().find(|cluster| cluster["name"] == name).unwrap_or(&Value::Null)
+}
+
+#[test]
+fn deleting_the_remote_secret_removes_the_cluster_and_applying_it_brings_it_back() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    let name = "istio-remote-secret-east";
+    let secret = lab.kubectl("west", &[&SECRET[..], &["get", "secret", name, "-o", "yaml"]].concat()).ok();
+    lab.kubectl("west", &[&SECRET[..], &["delete", "secret", name]].concat()).ok();
+    eventually(Duration::from_secs(10), || match lab.get(FRONTEND, "http://ratings:9080/") {
+        Ok(answer) => Err(format!("still answered by {answer}")),
+        Err(_) => Ok(()),
+    })
+    .expect("east's endpoints go with the secret");
+    let status = lab.isthmus(&["status", "-o", "json"]).json();
+    assert!(cluster(&status, "east").is_null(), "{status}");
+
+    lab.apply("west", &secret);
+    let answer =
+        eventually(Duration::from_secs(20), || lab.get(FRONTEND, "http://ratings:9080/")).expect("ratings is back");
+    assert_eq!(answer["cluster"], "east");
+    lab.down();
+}
+
+#[test]
+fn killing_a_remote_api_server_removes_nothing_and_its_age_is_shown() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    lab.get(FRONTEND, "http://ratings:9080/").expect("ratings answers");
+    lab.isthmus(&["lab", "fault", "kill-api", "east"]).ok();
+    let age = eventually(Duration::from_secs(20), || {
+        let status = lab.isthmus(&["status", "-o", "json"]).json();
+        let east = cluster(&status, "east");
+        let link = east["link"].as_str().unwrap_or_default().to_owned();
+        let age = east["ageSeconds"].as_f64().unwrap_or_default();
+        if !link.starts_with("connected") && age > 3.0 { Ok((link, age)) } else { Err(format!("{east}")) }
+    })
+    .expect("status tells that the link is lost, and since when");
+    println!("east after its API server died: {age:?}");
+    for _ in 0..20 {
+        let answer = lab.get(FRONTEND, "http://ratings:9080/").expect("ratings still answers");
+        assert_eq!(answer["cluster"], "east");
+    }
+    let text = lab.isthmus(&["status"]).ok();
+    println!("{text}");
+    lab.down();
+}
+
+#[test]
+fn scaling_in_another_cluster_changes_what_a_sidecar_uses_within_a_second() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    lab.get(FRONTEND, "http://ratings:9080/").expect("ratings answers");
+    lab.kubectl("east", &["scale", "deployment/ratings", "--replicas=0"]).ok();
+    let start = std::time::Instant::now();
+    eventually(Duration::from_secs(10), || match lab.get(FRONTEND, "http://ratings:9080/") {
+        Ok(answer) => Err(answer.to_string()),
+        Err(_) => Ok(()),
+    })
+    .expect("no pod is left");
+    println!("noticed {:.2}s after the scale command", start.elapsed().as_secs_f64());
+    lab.kubectl("east", &["scale", "deployment/ratings", "--replicas=1"]).ok();
+    lab.kubectl("east", &["rollout", "status", "deployment/ratings", "--timeout=60s"]).ok();
+    let start = std::time::Instant::now();
+    eventually(Duration::from_secs(10), || lab.get(FRONTEND, "http://ratings:9080/")).expect("ratings answers again");
+    let took = start.elapsed();
+    println!("in use {:.2}s after it was ready", took.as_secs_f64());
+    assert!(took < Duration::from_millis(1500), "{took:?}, of which one call through kubectl's exec");
+    lab.down();
+}
+
+#[test]
+fn a_killed_lab_leaves_nothing_after_lab_down() {
+    for user in User::all() {
+        let mut lab = Lab::up("primary-remote.yaml", user);
+        let listed = lab.isthmus(&["lab", "status"]).ok();
+        assert!(listed.contains("primary-remote"), "{listed}");
+        lab.kill();
+        let gone = eventually(Duration::from_secs(10), || match lab.place.processes() {
+            processes if processes.is_empty() => Ok(()),
+            processes => Err(processes),
+        });
+        assert!(gone.is_ok(), "a killed lab's processes end with it: {gone:#?}");
+        lab.isthmus(&["lab", "down"]).ok();
+        lab.place.assert_nothing_left();
+    }
+}
+
+#[test]
+fn two_labs_run_at_once() {
+    let place = Place::new(User::Own);
+    let first = Lab::up_in(place, "primary-remote.yaml");
+    let mut second = first
+        .place
+        .isthmus()
+        .args(["lab", "run", "topologies/multi-primary.yaml", "--", "sh", "-c"])
+        .arg("isthmus lab exec west/default/frontend -- curl -sf http://ratings:9080/ && isthmus lab status -o json")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("a second lab");
+    let answer = first.get(FRONTEND, "http://ratings:9080/").expect("the first goes on");
+    assert_eq!(answer["cluster"], "east");
+    assert!(second.wait().expect("waited").success());
+    let answer = first.get(FRONTEND, "http://ratings:9080/").expect("the first is untouched");
+    assert_eq!(answer["cluster"], "east");
+    first.down();
+}

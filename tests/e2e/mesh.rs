@@ -1,0 +1,123 @@
+//! What a mesh over several clusters does: services answered from elsewhere, by whom, and what is seen on the way.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::support::{Lab, Place, User, eventually};
+
+const FRONTEND: &str = "west/default/frontend";
+const FRONTEND_ID: &str = "spiffe://cluster.local/ns/default/sa/frontend";
+const RATINGS_SNI: &str = "outbound_.9080_._.ratings.default.svc.cluster.local";
+
+/// What every topology must do: a service that is elsewhere answers, under the caller's identity.
+fn check_cross_cluster(lab: &Lab) {
+    let answer = lab.get(FRONTEND, "http://ratings:9080/").expect("ratings answers");
+    assert_eq!(answer["cluster"], "east", "{answer}");
+    assert_eq!(answer["identity"], FRONTEND_ID, "{answer}");
+    let answer = lab.get(FRONTEND, "http://reviews.default.svc.cluster.local:9080/").expect("reviews answers");
+    assert_eq!(answer["cluster"], "west", "a local pod is preferred: {answer}");
+}
+
+/// What it does when the nearer pods are gone, and when they are back.
+fn check_scaling(lab: &Lab) {
+    lab.kubectl("west", &["scale", "deployment/reviews", "--replicas=0"]).ok();
+    let answer = eventually(Duration::from_secs(10), || {
+        let answer = lab.get(FRONTEND, "http://reviews:9080/")?;
+        if answer["cluster"] != "west" { Ok(answer) } else { Err(format!("still answered by {answer}")) }
+    })
+    .expect("reviews is answered from elsewhere");
+    assert_eq!(answer["version"], "v2", "{answer}");
+    lab.kubectl("west", &["scale", "deployment/reviews", "--replicas=2"]).ok();
+    eventually(Duration::from_secs(30), || {
+        let answer = lab.get(FRONTEND, "http://reviews:9080/")?;
+        if answer["cluster"] == "west" { Ok(()) } else { Err(format!("still answered by {answer}")) }
+    })
+    .expect("reviews returns to west");
+}
+
+#[test]
+fn primary_remote_serves_across_clusters() {
+    for user in User::all() {
+        let lab = Lab::up("primary-remote.yaml", user);
+        check_cross_cluster(&lab);
+        check_scaling(&lab);
+        let status = lab.isthmus(&["status"]).ok();
+        assert!(status.contains("west") && status.contains("primary") && status.contains("connected"), "{status}");
+        lab.down();
+    }
+}
+
+#[test]
+fn multi_primary_serves_across_clusters() {
+    for user in User::all() {
+        let lab = Lab::up("multi-primary.yaml", user);
+        check_cross_cluster(&lab);
+        check_scaling(&lab);
+        lab.down();
+    }
+}
+
+#[test]
+fn three_regions_serve_across_clusters() {
+    for user in User::all() {
+        let lab = Lab::up("three-regions.yaml", user);
+        check_cross_cluster(&lab);
+        check_scaling(&lab);
+        lab.down();
+    }
+}
+
+#[test]
+fn lab_run_exits_as_its_command_did() {
+    let place = Place::new(User::Own);
+    let run = |command: &[&str]| {
+        let mut isthmus = place.isthmus();
+        isthmus.args(["lab", "run", "topologies/primary-remote.yaml", "--"]).args(command);
+        isthmus.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("isthmus lab run")
+    };
+    let output = run(&["isthmus", "lab", "exec", FRONTEND, "--", "curl", "-sf", "http://ratings:9080/"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("the answer alone on standard output");
+    assert_eq!(answer["cluster"], "east");
+    assert_eq!(answer["identity"], FRONTEND_ID);
+    place.assert_nothing_left();
+
+    let output = run(&["sh", "-c", "test -n \"$ISTHMUS_LAB\" && test -r \"$KUBECONFIG\" && exit 42"]);
+    assert_eq!(output.status.code(), Some(42), "{}", String::from_utf8_lossy(&output.stderr));
+    place.assert_nothing_left();
+}
+
+/// Between the networks there is TLS for that service, and nothing that could be read.
+#[test]
+fn only_tls_crosses_between_the_networks() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    let capture = lab.place.path("run").join("between.pcap");
+    let capturing = lab
+        .place
+        .isthmus()
+        .args(["lab", "capture", "--seconds", "6", "--write", &capture.display().to_string(), "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("isthmus lab capture");
+    std::thread::sleep(Duration::from_secs(1));
+    for _ in 0..5 {
+        let answer = lab
+            .exec(FRONTEND, &["curl", "-sf", "-H", "x-secret: plainly-visible-marker", "http://ratings:9080/"])
+            .json();
+        assert_eq!(answer["cluster"], "east");
+        assert_eq!(answer["headers"]["x-secret"], "plainly-visible-marker");
+    }
+    let summary = capturing.wait_with_output().expect("the capture ends");
+    let summary: serde_json::Value = serde_json::from_slice(&summary.stdout).expect("a summary");
+    println!("between the networks: {summary}");
+    let names = summary["serverNames"].as_object().expect("server names");
+    assert!(names.contains_key(RATINGS_SNI), "{summary}");
+    assert_eq!(summary["plaintext"], serde_json::json!([]), "{summary}");
+    let frames = std::fs::read(&capture).expect("the frames");
+    assert!(frames.len() > 2_000, "the capture holds the traffic");
+    let holds = |needle: &[u8]| frames.windows(needle.len()).any(|window| window == needle);
+    assert!(holds(RATINGS_SNI.as_bytes()), "the server name is in the frames");
+    assert!(!holds(b"plainly-visible-marker"), "the request's header is not");
+    lab.down();
+}

@@ -1,0 +1,363 @@
+//! Labs for tests: brought up by the real command, for root and for an ordinary user, and gone afterwards.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long a lab may take to come up in a test: the bound for people is far lower, but tests run unoptimised.
+const READY: Duration = Duration::from_secs(180);
+
+/// The user that stands for "not root" where the tests run as root.
+const NOBODY: u32 = 65534;
+
+/// Who runs the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum User {
+    /// Whoever runs the tests.
+    Own,
+    /// An ordinary user, where the tests run as root.
+    Ordinary,
+}
+
+impl User {
+    /// The users that labs are to work for.
+    pub(crate) fn all() -> Vec<User> {
+        if is_root() { vec![User::Own, User::Ordinary] } else { vec![User::Own] }
+    }
+}
+
+/// A command's outcome, as text.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    /// What it printed; it must have succeeded.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "failed\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// What it printed, as JSON; it must have succeeded.
+    #[track_caller]
+    pub(crate) fn json(self) -> Value {
+        let text = self.ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON: {error}\n{text}"))
+    }
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        Outcome {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Where a test's command and labs live: readable by the user who runs them.
+pub(crate) struct Place {
+    directory: tempfile::TempDir,
+    pub(crate) user: User,
+    // Labs are heavy: one test at a time has its own.
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Place {
+    pub(crate) fn new(user: User) -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let directory = tempfile::Builder::new().prefix("isthmus-e2e-").tempdir().expect("a temporary directory");
+        let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");
+        mode(directory.path(), 0o755);
+        let place = Place { directory, user, _turn: turn };
+        std::fs::copy(env!("CARGO_BIN_EXE_isthmus"), place.binary()).expect("a copy of the command");
+        mode(&place.binary(), 0o755);
+        for entry in ["run", "topologies"] {
+            std::fs::create_dir(place.path(entry)).expect("a directory");
+        }
+        for entry in std::fs::read_dir(topologies()).expect("topologies") {
+            let entry = entry.expect("an entry");
+            if entry.file_type().expect("its type").is_file() {
+                std::fs::copy(entry.path(), place.path("topologies").join(entry.file_name())).expect("a copy");
+            }
+        }
+        if user == User::Ordinary && is_root() {
+            std::os::unix::fs::chown(place.path("run"), Some(NOBODY), Some(NOBODY)).expect("chown");
+        }
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.path("isthmus")
+    }
+
+    /// The command, as the lab's user.
+    pub(crate) fn isthmus(&self) -> Command {
+        self.program(&self.binary())
+    }
+
+    /// Any program, as the lab's user and with its environment.
+    pub(crate) fn program(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.directory.path())
+            .env("ISTHMUS_RUNTIME_DIR", self.path("run"))
+            .env("HOME", self.path("run"))
+            .env_remove("KUBECONFIG")
+            .env_remove("ISTHMUS_LAB")
+            .stdin(Stdio::null());
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.directory.path().display()));
+        if self.user == User::Ordinary && is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
+
+    /// Processes of the copied command that are still there.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let binary = self.binary();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else {
+                continue;
+            };
+            if std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == binary) {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                found.push(format!("{pid} {}", String::from_utf8_lossy(&line).replace('\0', " ")));
+            }
+        }
+        found
+    }
+
+    /// Asserts that no process and no file of a lab is left.
+    #[track_caller]
+    pub(crate) fn assert_nothing_left(&self) {
+        let processes = eventually(Duration::from_secs(10), || {
+            let processes = self.processes();
+            if processes.is_empty() { Ok(()) } else { Err(processes) }
+        });
+        assert!(processes.is_ok(), "processes left: {:#?}", processes);
+        let labs = self.path("run").join("labs");
+        let left: Vec<_> =
+            std::fs::read_dir(&labs).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default();
+        assert!(left.is_empty(), "files left: {left:?}");
+    }
+}
+
+/// A lab that is up; taken down when dropped.
+pub(crate) struct Lab {
+    pub(crate) place: Place,
+    front: Child,
+    pub(crate) started: Instant,
+    pub(crate) ready_after: Duration,
+    output: Arc<Mutex<String>>,
+}
+
+impl Lab {
+    /// Brings up one of the repository's topologies.
+    pub(crate) fn up(topology: &str, user: User) -> Self {
+        Self::up_in(Place::new(user), topology)
+    }
+
+    pub(crate) fn up_in(place: Place, topology: &str) -> Self {
+        let started = Instant::now();
+        let mut front = place
+            .isthmus()
+            .args(["lab", "up", &format!("topologies/{topology}")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("isthmus lab up");
+        let output = Arc::new(Mutex::new(String::new()));
+        let (tell, ready) = mpsc::channel();
+        let streams: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(front.stdout.take().expect("piped")), Box::new(front.stderr.take().expect("piped"))];
+        for stream in streams {
+            let (tell, output) = (tell.clone(), output.clone());
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let is_ready = line.starts_with("ready in");
+                    let mut output = output.lock().expect("output");
+                    output.push_str(&line);
+                    output.push('\n');
+                    if is_ready {
+                        tell.send(()).ok();
+                    }
+                }
+            });
+        }
+        drop(tell);
+        let mut lab = Lab { place, front, started, ready_after: Duration::ZERO, output };
+        if ready.recv_timeout(READY).is_err() {
+            let diagnosis = lab.diagnosis();
+            panic!("lab {topology} is not ready after {:?}\n{diagnosis}", started.elapsed());
+        }
+        lab.ready_after = started.elapsed();
+        println!("lab {topology} ready in {:.1}s as {:?}", lab.ready_after.as_secs_f64(), lab.place.user);
+        lab
+    }
+
+    /// What the lab printed.
+    pub(crate) fn output(&self) -> String {
+        self.output.lock().expect("output").clone()
+    }
+
+    fn diagnosis(&mut self) -> String {
+        let mut text = self.output();
+        for arguments in [&["lab", "status", "-o", "wide"][..]] {
+            if let Ok(output) = self.place.isthmus().args(arguments).output() {
+                text.push_str(&format!(
+                    "\n$ isthmus {}\n{}",
+                    arguments.join(" "),
+                    String::from_utf8_lossy(&output.stdout)
+                ));
+            }
+        }
+        let labs = self.place.path("run").join("labs");
+        for log in logs_below(&labs) {
+            let content = std::fs::read_to_string(&log).unwrap_or_default();
+            let tail: Vec<_> = content.lines().filter(|line| !line.contains("\" 200 ")).rev().take(8).collect();
+            text.push_str(&format!("\n== {}\n", log.display()));
+            text.extend(tail.into_iter().rev().map(|line| format!("{line}\n")));
+        }
+        text
+    }
+
+    /// `isthmus ARGS` as the lab's user.
+    pub(crate) fn isthmus(&self, arguments: &[&str]) -> Outcome {
+        self.place.isthmus().args(arguments).output().expect("isthmus").into()
+    }
+
+    /// `isthmus lab kubectl CLUSTER -- ARGS`.
+    pub(crate) fn kubectl(&self, cluster: &str, arguments: &[&str]) -> Outcome {
+        self.isthmus(&[&["lab", "kubectl", cluster, "--"][..], arguments].concat())
+    }
+
+    /// Applies a manifest.
+    #[track_caller]
+    pub(crate) fn apply(&self, cluster: &str, manifest: &str) {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
+        std::fs::write(file.path(), manifest).expect("written");
+        std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644)).expect("chmod");
+        self.kubectl(cluster, &["apply", "-f", &file.path().display().to_string()]).ok();
+    }
+
+    /// Runs a command in a pod, as `isthmus lab exec` does.
+    pub(crate) fn exec(&self, target: &str, command: &[&str]) -> Outcome {
+        self.isthmus(&[&["lab", "exec", target, "--"][..], command].concat())
+    }
+
+    /// What a service answers to a caller in a pod.
+    pub(crate) fn get(&self, target: &str, url: &str) -> Result<Value, String> {
+        let outcome = self.exec(target, &["curl", "-sS", "--fail", "--max-time", "5", url]);
+        match outcome.code {
+            Some(0) => serde_json::from_str(&outcome.stdout).map_err(|error| format!("{error}: {}", outcome.stdout)),
+            _ => Err(format!("{:?} {} {}", outcome.code, outcome.stdout, outcome.stderr)),
+        }
+    }
+
+    /// Ends the lab as Ctrl-C does, and asserts that nothing of it is left.
+    pub(crate) fn down(mut self) {
+        self.interrupt();
+        self.place.assert_nothing_left();
+    }
+
+    /// Sends the lab what a terminal sends for Ctrl-C and waits.
+    pub(crate) fn interrupt(&mut self) {
+        signal(&self.front, "INT");
+        let ended = eventually(Duration::from_secs(20), || match self.front.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        });
+        assert!(ended.is_ok(), "the lab did not end after Ctrl-C: {ended:?}\n{}", self.output());
+    }
+
+    /// Ends the lab's first process without a word.
+    pub(crate) fn kill(&mut self) {
+        self.front.kill().expect("killed");
+        self.front.wait().expect("waited");
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if matches!(self.front.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.diagnosis());
+        }
+        signal(&self.front, "INT");
+        if eventually(Duration::from_secs(20), || self.front.try_wait().ok().flatten().ok_or(())).is_err() {
+            self.front.kill().ok();
+            self.front.wait().ok();
+        }
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    Command::new("kill").args([&format!("-{name}"), pid.as_str()]).status().expect("kill");
+}
+
+fn logs_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_path_buf()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => open.push(path),
+                Ok(kind) if kind.is_file() && path.extension().is_some_and(|extension| extension == "log") => {
+                    found.push(path)
+                }
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Tries until it works or time is over; the last failure is returned.
+pub(crate) fn eventually<T, E>(limit: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) if start.elapsed() > limit => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn topologies() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topologies")
+}
+
+pub(crate) fn is_root() -> bool {
+    static ROOT: OnceLock<bool> = OnceLock::new();
+    *ROOT.get_or_init(|| {
+        let output = Command::new("id").arg("-u").output().expect("id");
+        output.stdout.trim_ascii() == b"0"
+    })
+}
