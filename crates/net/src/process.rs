@@ -12,6 +12,7 @@
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{OnceLock, mpsc};
@@ -357,27 +358,37 @@ fn answer(socket: &OwnedFd) -> Result<Answer, LaunchError> {
     }
 }
 
-/// The identity of a process' mount namespace: equal for a container's processes, different between containers.
+/// A process' mount namespace: the same for all processes of a container, another for each container.
 ///
-/// # Errors
-/// When the process is gone.
-pub fn mount_namespace(pid: u32) -> io::Result<PathBuf> {
-    std::fs::read_link(format!("/proc/{pid}/ns/mnt"))
+/// Held open, because the kernel gives the number of a namespace that is gone to the next one that is made.
+#[derive(Debug)]
+pub struct MountNamespace {
+    file: std::fs::File,
 }
 
-/// Kills every process whose mount namespace is the given one: what a container leaves behind when its first process
-/// ends. Gives how many.
-pub fn kill_leftovers(mount_namespace_id: &std::path::Path) -> usize {
-    let mut killed = 0;
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let here = std::fs::read_link(format!("/proc/{pid}/ns/mnt"));
-        if here.is_ok_and(|id| id == mount_namespace_id)
-            && let Some(pid) = Pid::from_raw(pid)
-            && rustix::process::kill_process(pid, Signal::KILL).is_ok()
-        {
-            killed += 1;
-        }
+impl MountNamespace {
+    /// The namespace of a process.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map(|file| Self { file })
     }
-    killed
+
+    /// Kills every process in it: what a container leaves behind when its first process ends. Gives how many.
+    pub fn kill_all(&self) -> usize {
+        let Ok(own) = self.file.metadata() else { return 0 };
+        let mut killed = 0;
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let there = std::fs::metadata(format!("/proc/{pid}/ns/mnt"));
+            if there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
+                && let Some(pid) = Pid::from_raw(pid)
+                && rustix::process::kill_process(pid, Signal::KILL).is_ok()
+            {
+                killed += 1;
+            }
+        }
+        killed
+    }
 }

@@ -79,7 +79,13 @@ impl Cluster for Kubernetes {
     async fn report(&self, pod: &PodRef, status: &Value) -> Result<(), ClusterError> {
         let path = format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name);
         // The uid makes the server refuse a status that is meant for an older pod of that name.
-        let body = json!({"metadata": {"uid": pod.uid}, "status": status});
+        let mut body = json!({"metadata": {"uid": pod.uid}, "status": status});
+        // These lists are merged by address, so that a pod that began anew would keep its old ones.
+        for list in ["podIPs", "hostIPs"] {
+            if let Some(addresses) = body["status"][list].as_array_mut() {
+                addresses.insert(0, json!({"$patch": "replace"}));
+            }
+        }
         let told = self.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &body).await;
         told.map(drop)
     }

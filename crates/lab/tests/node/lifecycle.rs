@@ -10,6 +10,7 @@ pub(super) const CHECKS: &[super::Check] = &[
     ("lifecycle::init_containers_run_in_order", init_containers_run_in_order),
     ("lifecycle::sidecars_run_beside", sidecars_run_beside),
     ("lifecycle::impossible_containers_say_why", impossible_containers_say_why),
+    ("lifecycle::many_pods_start_at_once", many_pods_start_at_once),
     ("lifecycle::pods_on_the_nodes_network", pods_on_the_nodes_network),
 ];
 
@@ -173,6 +174,31 @@ fn impossible_containers_say_why() {
         let keys = [("k".to_owned(), b"v".to_vec())];
         bench.objects.put(lab::node::cluster::DataKind::Secret, "shop", "keys", Some(keys.into()));
         bench.ready("config").await;
+    });
+}
+
+fn many_pods_start_at_once() {
+    with_agent(|bench| async move {
+        let short = |name: &str| json!({"name": name, "command": ["true"]});
+        let names: Vec<String> = (0..12).map(|number| format!("many-{number}")).collect();
+        for name in &names {
+            bench.agent.apply(pod(name, json!({
+                "initContainers": [short("one"), short("two"), short("three")],
+                "containers": [{"name": "main", "command": ["sleep", "60"]}, {"name": "other", "command": ["sleep", "60"]}],
+            })));
+        }
+        for name in &names {
+            let status = bench.ready(name).await;
+            for containers in ["initContainerStatuses", "containerStatuses"] {
+                for container in status[containers].as_array().unwrap() {
+                    assert_eq!(container["restartCount"], 0, "{name}: {container}");
+                }
+            }
+        }
+        let addresses: std::collections::BTreeSet<_> =
+            names.iter().map(|name| bench.status(name)["podIP"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(addresses.len(), names.len());
+        assert!(!bench.has_event("Failed"), "{:?}", bench.events());
     });
 }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use net::namespace::Namespaces;
 use net::namespace::view::{Place, Source, View};
-use net::process::{Exit, Launch, LaunchError, Process, Program, Signal, Streams, Terminal, User, launch};
+use net::process::{
+    Exit, Launch, LaunchError, MountNamespace, Process, Program, Signal, Streams, Terminal, User, launch,
+};
 use tokio::io::AsyncReadExt;
 
 pub(super) const CHECKS: &[super::Check] = &[
@@ -172,10 +174,10 @@ fn ends_are_told() {
         wanted.join = Namespaces { mount: false, ..Namespaces::ALL };
         wanted.make = Namespaces { mount: true, ..Namespaces::default() };
         let first = launch(wanted, streams).await.unwrap();
-        let id = net::process::mount_namespace(first.pid()).unwrap();
+        let id = MountNamespace::of(first.pid()).unwrap();
         assert_eq!(first.wait().await.unwrap(), Exit::Code(0));
-        assert_eq!(net::process::kill_leftovers(&id), 1);
-        assert_eq!(net::process::kill_leftovers(&net::process::mount_namespace(other.pid()).unwrap()), 1);
+        assert_eq!(id.kill_all(), 1);
+        assert_eq!(MountNamespace::of(other.pid()).unwrap().kill_all(), 1);
         assert_eq!(other.wait().await.unwrap(), Exit::Signal(9));
         drop(output);
         pod.kill(Signal::KILL).unwrap();

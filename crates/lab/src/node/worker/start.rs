@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
-use net::process::{Exit, LaunchError, Process, Streams};
+use net::process::{Exit, LaunchError, MountNamespace, Process, Streams};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -232,11 +232,11 @@ async fn wait(
     slot: usize,
     run: u32,
 ) {
-    let mount_namespace = net::process::mount_namespace(process.pid());
+    let mount_namespace = MountNamespace::of(process.pid());
     let exit = process.wait().await.unwrap_or(Exit::Code(START_ERROR));
     let at = clock::now();
-    if let Ok(id) = mount_namespace {
-        let _ = tokio::task::spawn_blocking(move || net::process::kill_leftovers(&id)).await;
+    if let Ok(mount_namespace) = mount_namespace {
+        let _ = tokio::task::spawn_blocking(move || mount_namespace.kill_all()).await;
     }
     let _ = outbox.send(Message::Exited { slot, run, exit, at });
     let _ = tokio::time::timeout(LAST_OUTPUT, log.wait_for(|progress| progress.ended)).await;
