@@ -55,13 +55,16 @@ pub enum Audience {
 #[derive(Debug, Default)]
 pub struct Store {
     tables: [Table; Kind::ALL.len()],
-    groups: HashMap<Group, Box<[(Kind, Arc<str>)]>>,
+    groups: HashMap<Group, Names>,
     /// Counts all changes; streams wait for it to move.
     changes: u64,
     /// Clusters of which nothing has been heard yet.
     unheard: HashSet<Text>,
     ready: bool,
 }
+
+/// Kinds and names of a group's resources.
+type Names = Box<[(Kind, Arc<str>)]>;
 
 #[derive(Debug, Default)]
 struct Table {
@@ -83,8 +86,7 @@ impl Store {
     /// Puts a group's resources in place of those that it had. Returns how many changed.
     pub fn replace(&mut self, group: Group, resources: Vec<Resource>) -> usize {
         let mut changed = 0;
-        let names: Box<[(Kind, Arc<str>)]> =
-            resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
+        let names: Names = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
         let before = match names.is_empty() {
             true => self.groups.remove(&group),
             false => self.groups.insert(group, names),
@@ -161,7 +163,7 @@ impl Table {
         {
             return false;
         }
-        self.remove_silently(&item.name.clone());
+        self.remove_silently(&item.name);
         for key in &item.keys {
             self.by_key.entry(key.clone()).or_default().insert(item.name.clone());
         }
@@ -234,7 +236,7 @@ impl<'a> View<'a> {
     fn visible(&self, stored: &&'a Stored) -> bool {
         match &stored.audience {
             Audience::All => true,
-            Audience::Clusters(clusters) => clusters.iter().any(|cluster| *cluster == self.who.cluster),
+            Audience::Clusters(clusters) => clusters.contains(&self.who.cluster),
             Audience::Itself(account) => *stored.item.name == *self.who.workload && *account == self.who.account,
         }
     }

@@ -1,10 +1,10 @@
 //! One proxy's stream, from its first request to its end.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use tracing::{info, warn};
 use wire::Kind;
@@ -26,11 +26,13 @@ enum End {
     #[error("the connection broke: {0}")]
     Broken(Status),
     #[error("no request within {0:?}")]
-    Silent(std::time::Duration),
+    Silent(Duration),
     #[error("{0}")]
     Refused(&'static str, Status),
     #[error("the proxy took no response for {0:?}")]
-    Stuck(std::time::Duration),
+    Stuck(Duration),
+    #[error("the certificate that it was opened with has expired")]
+    Expired,
     #[error("the controller stops")]
     Stopping,
 }
@@ -44,10 +46,14 @@ impl End {
             End::Silent(_) => "silent",
             End::Refused(reason, _) => reason,
             End::Stuck(_) => "stuck",
+            End::Expired => "expired",
             End::Stopping => "stopping",
         }
     }
 }
+
+/// For a certificate that says nothing of its end; there is none, as the handshake checks it.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 
@@ -81,6 +87,7 @@ pub(super) async fn serve(
     shared.metrics.stream_ended(end.word());
     let status = match end {
         End::Refused(_, status) => status,
+        End::Expired => Status::unauthenticated(end.to_string()),
         End::Silent(_) | End::Stuck(_) => Status::deadline_exceeded(end.to_string()),
         End::Stopping => Status::unavailable("the controller stops"),
         End::Closed | End::Broken(_) => return,
@@ -152,6 +159,10 @@ async fn follow(
     let mut changes = shared.changes.subscribe();
     let mut request = Some(first);
     let limit = shared.limits.response;
+    // A proxy renews at half of its certificate's life; whoever is still here with the old one comes back with the new.
+    let life = proxy.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+    let expired = sleep(life.unwrap_or(FOREVER));
+    tokio::pin!(expired);
     loop {
         if let Some(request) = request.take() {
             if let Some(error) = &request.error_detail {
@@ -181,6 +192,7 @@ async fn follow(
             },
             // The sender is in `shared`, so it is there.
             _ = changes.changed() => {}
+            () = &mut expired, if life.is_some() => return End::Expired,
             () = shared.stop.cancelled() => return End::Stopping,
             () = async { sleep_until(late.unwrap_or_else(tokio::time::Instant::now)).await }, if late.is_some() => {
                 return End::Stuck(limit);

@@ -238,6 +238,24 @@ async fn open(bench: &Bench, identity: &Identity, node: &str) -> Result<(), Stat
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_its_certificate() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(1, 1)).await;
+    let id = SpiffeId::new("cluster.local", "default", "frontend").unwrap();
+    let short = mesh().west.credential(&id, &[], Duration::from_secs(2)).unwrap();
+    let identity = Identity::new(short, mesh().trust.clone());
+    let proxy = bench.proxy(&identity, "sidecar~10.244.0.9~frontend-1.default~west");
+    assert_eq!(proxy.demand(Kind::Service, &host(0)).await, Outcome::Present);
+    // Renewed in time, it comes back by itself.
+    identity.replace_credential(mesh().west.credential(&id, &[], DAY).unwrap());
+    eventually("the stream ends", || bench.shared.metrics.ended("expired") == 1).await;
+    eventually("and is there again", || bench.shared.proxies.len() == 1).await;
+    bench.put(service(1)).await;
+    assert_eq!(proxy.demand(Kind::Service, &host(1)).await, Outcome::Present);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_proxy_rejects_is_counted_and_not_repeated() {
     let bench = Bench::start(Limits::default()).await;
     bench.fill(mesh_of(1, 1)).await;
