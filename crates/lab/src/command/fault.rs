@@ -1,5 +1,6 @@
 //! `lab fault` and `lab capture`: breaking things in a lab, and looking at what passes between its clusters.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -143,6 +144,9 @@ pub struct Capture {
     /// What passes this cluster's link alone
     #[arg(long)]
     cluster: Option<String>,
+    /// A file to write the frames to, for tcpdump or Wireshark
+    #[arg(long, short, value_name = "FILE")]
+    write: Option<PathBuf>,
     /// How to print
     #[arg(long, short)]
     output: Option<Format>,
@@ -154,8 +158,11 @@ impl Capture {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let record = self.which.choose()?;
         let milliseconds = std::time::Duration::try_from_secs_f64(self.seconds)?.as_millis();
-        let request =
-            Request::Capture { milliseconds: u64::try_from(milliseconds).unwrap_or(u64::MAX), cluster: self.cluster };
+        let request = Request::Capture {
+            milliseconds: u64::try_from(milliseconds).unwrap_or(u64::MAX),
+            cluster: self.cluster,
+            write: self.write.map(std::path::absolute).transpose()?,
+        };
         let Reply::Captured(capture) = ask(&record, &request)? else { return Err("the lab captured nothing".into()) };
         let text = match self.output {
             Some(Format::Json) => format!("{}\n", serde_json::to_string_pretty(&capture)?),

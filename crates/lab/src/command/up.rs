@@ -68,11 +68,11 @@ impl Up {
         }
         let options = Options { topology: self.file, name: self.name };
         with_lab(&options, Duration::from_secs(self.timeout), self.keep, |lab, runtime, pods| {
-            print(&summary(lab, pods));
             if let Err(error) = lab.set_ready() {
                 eprintln!("error: {error}");
                 return ExitCode::FAILURE;
             }
+            print(&summary(lab, pods));
             runtime.block_on(until_told(lab));
             ExitCode::SUCCESS
         })

@@ -117,7 +117,7 @@ fn resolve(ports: &[ServicePort], pod: &Pod) -> Vec<EndpointPort> {
 fn endpoint(service: &Service, pod: &Pod, family: &str, zone_of: &dyn Fn(&str) -> Option<String>) -> Option<Endpoint> {
     let status = pod.status.as_ref()?;
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone());
-    let mut addresses = listed.chain(status.pod_ip.clone());
+    let mut addresses = status.pod_ip.clone().into_iter().chain(listed);
     let address =
         addresses.find(|address| address.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() == (family == "IPv4")))?;
     let spec = service.spec.as_ref()?;

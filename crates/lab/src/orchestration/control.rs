@@ -48,6 +48,8 @@ pub enum Request {
         milliseconds: u64,
         /// Of which cluster's link alone; all if absent.
         cluster: Option<String>,
+        /// A file that the frames are written to, in the pcap format. Absolute.
+        write: Option<PathBuf>,
     },
 }
 
@@ -117,6 +119,49 @@ pub fn ask(directory: &Path, request: &Request) -> Result<Reply, ControlError> {
         Ok(Reply::Failed(why)) => Err(ControlError::Refused(why)),
         Ok(reply) => Ok(reply),
         Err(source) => Err(ControlError::Io { path, source }),
+    }
+}
+
+/// A file of frames, as `tcpdump -r` and Wireshark read it (<https://www.tcpdump.org/manpages/pcap-savefile.5.html>).
+#[derive(Debug)]
+pub struct FrameFile {
+    file: std::io::BufWriter<std::fs::File>,
+}
+
+impl FrameFile {
+    /// Makes the file, in place of one that is there.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create(path: &Path) -> std::io::Result<Self> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        // Magic number of microsecond stamps, version 2.4, two unused words, longest frame, Ethernet.
+        for word in [0xa1b2_c3d4_u32, 2 | 4 << 16, 0, 0, 1 << 16, 1] {
+            file.write_all(&word.to_le_bytes())?;
+        }
+        Ok(Self { file })
+    }
+
+    /// Adds a frame that was seen now.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn add(&mut self, frame: &[u8]) -> std::io::Result<()> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        for word in [seconds, now.subsec_micros(), length, length] {
+            self.file.write_all(&word.to_le_bytes())?;
+        }
+        self.file.write_all(frame)
+    }
+
+    /// Puts everything on disk.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn finish(&mut self) -> std::io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -235,6 +280,20 @@ mod tests {
         assert_eq!(capture.frames, 3);
         assert_eq!(capture.server_names.get(name), Some(&1));
         assert_eq!(capture.plaintext, ["40000 -> 15443: GET / HTTP/1.1\r\nHost: ra"]);
+    }
+
+    #[test]
+    fn frames_are_filed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("some.pcap");
+        let mut file = FrameFile::create(&path).expect("a file");
+        file.add(&frame(b"hello")).expect("written");
+        file.finish().expect("written");
+        let bytes = std::fs::read(&path).expect("readable");
+        assert_eq!(bytes.len(), 24 + 16 + frame(b"hello").len());
+        assert_eq!(bytes[..4], [0xd4, 0xc3, 0xb2, 0xa1]);
+        assert_eq!(bytes[20..24], [1, 0, 0, 0]);
+        assert!(bytes.ends_with(b"hello"));
     }
 
     #[test]

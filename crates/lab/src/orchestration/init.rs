@@ -20,7 +20,7 @@ use net::namespace::{Namespaces, NetNamespace};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
-use super::control::{self, Capture, Reply, Request};
+use super::control::{self, Capture, FrameFile, Reply, Request};
 use super::state::Directory;
 use super::{handover, wire};
 use crate::topology::Topology;
@@ -256,9 +256,9 @@ impl Lab {
             }
             Request::KillNode { cluster, node } => self.node_fault(cluster, node, true),
             Request::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
-            Request::Capture { milliseconds, cluster } => {
+            Request::Capture { milliseconds, cluster, write } => {
                 let patience = Duration::from_millis((*milliseconds).min(600_000));
-                return match self.capture(patience, cluster.as_deref()) {
+                return match self.capture(patience, cluster.as_deref(), write.as_deref()) {
                     Ok(capture) => Reply::Captured(capture),
                     Err(error) => Reply::Failed(error.to_string()),
                 };
@@ -284,7 +284,7 @@ impl Lab {
         super::cluster::ask_node(&self.directory.cluster(cluster), node, kill)
     }
 
-    fn capture(&self, patience: Duration, cluster: Option<&str>) -> io::Result<Capture> {
+    fn capture(&self, patience: Duration, cluster: Option<&str>, write: Option<&Path>) -> io::Result<Capture> {
         // A bridge shows only what is for itself; its ports show what passes.
         let links: Vec<String> = match cluster {
             None => self.topology.clusters.iter().map(wire::port_of).collect(),
@@ -294,7 +294,8 @@ impl Lab {
             },
         };
         let until = Instant::now() + patience;
-        let seen = Arc::new(Mutex::new((Capture::default(), HashSet::new())));
+        let seen = Seen { file: write.map(FrameFile::create).transpose()?, ..Seen::default() };
+        let seen = Arc::new(Mutex::new(seen));
         let readers: Vec<_> = links
             .into_iter()
             .map(|link| {
@@ -306,12 +307,23 @@ impl Lab {
             reader.join().map_err(|_| io::Error::other("the reader ended"))??;
         }
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(std::mem::take(&mut seen.0))
+        if let Some(file) = &mut seen.file {
+            file.finish()?;
+        }
+        Ok(std::mem::take(&mut seen.capture))
     }
 }
 
+/// What the readers of several links have seen together.
+#[derive(Default)]
+struct Seen {
+    capture: Capture,
+    frames: HashSet<u64>,
+    file: Option<FrameFile>,
+}
+
 /// Reads a link until the time is over. A frame that was seen on another link already is not counted again.
-fn read_frames(link: &str, until: Instant, seen: &Mutex<(Capture, HashSet<u64>)>) -> io::Result<()> {
+fn read_frames(link: &str, until: Instant, seen: &Mutex<Seen>) -> io::Result<()> {
     let mut source = net::capture::Capture::open(link, Duration::from_millis(20))?;
     let mut buffer = vec![0; 1 << 16];
     while Instant::now() < until {
@@ -319,8 +331,11 @@ fn read_frames(link: &str, until: Instant, seen: &Mutex<(Capture, HashSet<u64>)>
         let mut hasher = DefaultHasher::new();
         frame.get(14..).hash(&mut hasher);
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if seen.1.insert(hasher.finish()) {
-            seen.0.take_in(frame, &[super::keys::API_PORT]);
+        if seen.frames.insert(hasher.finish()) {
+            seen.capture.take_in(frame, &[super::keys::API_PORT]);
+            if let Some(file) = &mut seen.file {
+                file.add(frame)?;
+            }
         }
     }
     Ok(())

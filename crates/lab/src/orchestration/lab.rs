@@ -216,7 +216,7 @@ impl Lab {
     /// When the link cannot be read.
     pub fn capture(&self, time: Duration) -> Result<Capture, LabError> {
         let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        match self.ask(&Request::Capture { milliseconds, cluster: None })? {
+        match self.ask(&Request::Capture { milliseconds, cluster: None, write: None })? {
             Reply::Captured(capture) => Ok(capture),
             _ => Ok(Capture::default()),
         }
