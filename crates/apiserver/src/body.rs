@@ -1,5 +1,7 @@
 //! Bodies: what responses are made of, and how request bodies become objects.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
@@ -15,6 +17,9 @@ pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// The largest request body that is read, as in Kubernetes.
 pub(crate) const LIMIT: usize = 3 * 1024 * 1024;
+
+/// How long a client may take to send a body.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A body that is known as a whole.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
@@ -60,7 +65,10 @@ where
     B: hyper::body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(body, LIMIT).collect().await {
+    let Ok(read) = tokio::time::timeout(PATIENCE, Limited::new(body, LIMIT).collect()).await else {
+        return Err(Status::other(408, "Timeout", "the request body did not arrive in time"));
+    };
+    match read {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Status::body_too_large(LIMIT)),
         Err(error) => Err(Status::bad_request(format!("error reading the request body: {error}"))),

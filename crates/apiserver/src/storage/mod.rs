@@ -19,9 +19,9 @@ use crate::object;
 use log::Log;
 pub(crate) use log::{Change, Event};
 
-/// How many changes per resource are remembered for watches and for lists of the past. Two hours of a lab's leases (one change in
-/// two seconds) fit; a watcher further behind lists again.
-pub(crate) const REMEMBERED_CHANGES: usize = 8192;
+/// How many changes per resource are remembered for watches and for lists of the past. Two leases' changes
+/// of an hour fit (each is renewed every two seconds); a watcher further behind lists again.
+pub(crate) const REMEMBERED_CHANGES: usize = 4096;
 
 /// How many objects are kept at most.
 const MOST_OBJECTS: usize = 200_000;
@@ -109,8 +109,9 @@ impl Store {
         self.lock().revision
     }
 
-    /// Told of the revision of every change, of whatever resource.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    /// Told of the revision of every change, of whatever resource, that other objects may depend on: all but changes of an object that
+    /// leave its owners, finalizers and deletion as they were, of which there are many and from which nothing follows.
+    pub(crate) fn consequential_changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
@@ -222,7 +223,9 @@ impl Store {
         let table = inner.table(resource, self.remembered);
         let previous = table.objects.insert(key, Arc::clone(&object));
         table.record(Event { revision, change: Change::Modified, object: Arc::clone(&object), previous });
-        self.changed.send_replace(revision);
+        if is_consequential(resource, current, &object) {
+            self.changed.send_replace(revision);
+        }
         Ok(object)
     }
 
@@ -283,6 +286,16 @@ impl Table {
         self.log.push(event);
         self.changed.send_replace(revision);
     }
+}
+
+fn is_consequential(resource: &GroupResource, before: &Value, after: &Value) -> bool {
+    let differs = |key: &str| {
+        let of = |object: &Value| object.get("metadata").and_then(|metadata| metadata.get(key)).cloned();
+        of(before) != of(after)
+    };
+    // Of these the contents matter too.
+    matches!(&*resource.resource, "configmaps" | "secrets" | "namespaces" | "customresourcedefinitions")
+        || ["deletionTimestamp", "finalizers", "ownerReferences"].into_iter().any(differs)
 }
 
 fn key_of(object: &Value) -> Key {

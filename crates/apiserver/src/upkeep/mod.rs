@@ -18,17 +18,22 @@ use crate::admission::namespace;
 use crate::api::Api;
 use crate::object;
 use crate::storage::{GroupResource, Object};
+use crate::timestamp;
 use crate::verbs::{delete, prepare};
 
 /// How long changes are gathered before they are looked at.
 const GATHER: Duration = Duration::from_millis(20);
+
+/// How long Events are kept, in seconds.
+const EVENTS_LIVE: u64 = 3600;
 
 /// Everything that is kept, at one moment.
 type Everything = [(GroupResource, Object)];
 
 /// Runs until told to stop.
 pub(crate) async fn run(api: Arc<Api>, stop: CancellationToken) {
-    let mut changes = api.store.changes();
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
+    let mut changes = api.store.consequential_changes();
     loop {
         changes.mark_unchanged();
         step(&api);
@@ -40,6 +45,7 @@ pub(crate) async fn run(api: Arc<Api>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             changed = changed => if changed.is_err() { return },
+            _ = minutes.tick() => expire_events(&api),
         }
     }
 }
@@ -52,6 +58,18 @@ fn step(api: &Api) {
     emptying::definitions(api, &everything);
     tokens::fill(api, &everything);
     publish_ca(api, &everything);
+}
+
+/// Forgets old Events, as Kubernetes does.
+fn expire_events(api: &Api) {
+    let events = GroupResource::new("", "events");
+    // Times of one form compare as text.
+    let oldest = timestamp::format(timestamp::unix_now().saturating_sub(EVENTS_LIVE));
+    for event in api.store.list(&events, None).1 {
+        if object::text(&event, "/metadata/creationTimestamp") < oldest.as_str() {
+            delete(api, &events, &event, delete::Propagation::Background);
+        }
+    }
 }
 
 /// Puts the cluster's CA into every namespace, as ConfigMap `kube-root-ca.crt`.

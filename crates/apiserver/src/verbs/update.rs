@@ -9,6 +9,7 @@ use crate::admission::{self, Operation};
 use crate::api::{is_finished, refused_to_status};
 use crate::body::Body;
 use crate::handler::{Call, Verb};
+use crate::kinds::Subresource;
 use crate::patch::managed::{self, Manager};
 use crate::patch::{Patch, apply};
 use crate::status::{Cause, Result, Status};
@@ -72,6 +73,7 @@ pub(crate) async fn carry_out(call: &Call, change: &Change) -> Result<(StatusCod
 async fn create_by_apply(call: &Call, config: &Value) -> Result<Object> {
     let mut config = config.clone();
     settle_name(call, &mut config)?;
+    only_part(call, &mut config);
     incoming::conform_without_defaults(call, &mut config)?;
     let manager = Manager { name: call.manager(), subresource: String::new() };
     let mut object = apply::apply(&call.served, &Value::Null, &config, &manager, false)?;
@@ -140,11 +142,22 @@ fn proposed(call: &Call, change: &Change, old: &Value, manager: &Manager) -> Res
         Change::Patch(Patch::Apply(config)) => {
             let mut config = config.clone();
             settle_name(call, &mut config)?;
+            only_part(call, &mut config);
             incoming::conform_without_defaults(call, &mut config)?;
             let force = call.query.flag("force");
             apply::apply(&call.served, old, &config, manager, force)
         }
         Change::Patch(patch) => patch.to(&call.served, old),
+    }
+}
+
+/// Leaves of an applied configuration what belongs to the addressed part: nobody owns what was not written.
+fn only_part(call: &Call, config: &mut Value) {
+    let Some(fields) = config.as_object_mut() else { return };
+    match call.route.subresource.as_str() {
+        "status" => fields.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")),
+        _ if call.served.kind.has(Subresource::Status) => drop(fields.remove("status")),
+        _ => {}
     }
 }
 
@@ -154,6 +167,13 @@ fn insists_on_revision(served: &crate::registry::Served, change: &Change, old: &
     let (was, named) = (object::text(old, "/metadata/resourceVersion"), object::text(new, "/metadata/resourceVersion"));
     if !named.is_empty() && named != was {
         return Err(Status::modified(&served.kind, name));
+    }
+    // Whoever replaces a custom resource says which one, as in Kubernetes.
+    let replaces = matches!(change, Change::Put(_)) && served.custom.is_some();
+    if replaces && named.is_empty() {
+        let message = "Invalid value: 0: must be specified for an update";
+        let cause = Cause::new("FieldValueInvalid", "metadata.resourceVersion", message);
+        return Err(Status::invalid(&served.kind, name, vec![cause]));
     }
     let uid = object::uid(new);
     if !uid.is_empty() && uid != object::uid(old) {
