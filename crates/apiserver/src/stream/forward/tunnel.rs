@@ -190,12 +190,10 @@ async fn carry(
             }
         }
     };
-    // When the pod has sent everything, what the client might still send has no reader.
     tokio::pin!(upload, download);
-    let uploaded = tokio::select! {
-        result = &mut download => return result,
-        () = &mut upload => (),
-    };
-    let () = uploaded;
-    download.await
+    tokio::select! {
+        // When the pod has sent everything, what the client might still send has no reader.
+        result = &mut download => result,
+        () = &mut upload => download.await,
+    }
 }
