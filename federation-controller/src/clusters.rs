@@ -22,6 +22,7 @@ mod link;
 mod mesh;
 pub(crate) mod records;
 mod registry;
+mod renewal;
 mod secrets;
 mod state;
 pub(crate) mod trouble;
@@ -111,11 +112,24 @@ struct Known {
     slot: Arc<Mutex<Slot>>,
 }
 
+/// An entry of a remote secret as it was written.
+#[derive(Clone)]
+struct Written {
+    /// `<namespace>/<name>`.
+    secret: Text,
+    /// The kubeconfig.
+    bytes: Arc<[u8]>,
+}
+
 /// What links and the handle share.
 struct Shared {
     own: Text,
     known: Mutex<BTreeMap<Text, Known>>,
     problems: Mutex<Vec<Problem>>,
+    /// Entries of remote secrets in force.
+    written: Mutex<BTreeMap<Text, Written>>,
+    /// Tokens that cannot be renewed, and why.
+    expiring: Mutex<BTreeMap<Text, Problem>>,
     /// Counts changes of which clusters there are, or with which client.
     changes: channel::Sender<u64>,
 }
@@ -138,6 +152,8 @@ pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Cluste
         own: config.cluster.clone(),
         known: Mutex::default(),
         problems: Mutex::default(),
+        written: Mutex::default(),
+        expiring: Mutex::default(),
         changes: channel::Sender::new(0),
     });
     let clusters = Clusters { shared: Arc::clone(&shared), own_client: client.clone() };
@@ -146,6 +162,7 @@ pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Cluste
     let supervisor = Supervisor { shared, events: events.clone(), heartbeat: config.heartbeat };
     supervisor.begin(own, client.clone(), None).await;
     tokio::spawn(mesh::follow(client.clone(), config.root_namespace.clone(), events));
+    tokio::spawn(renewal::keep(client.clone(), Arc::clone(&supervisor.shared)));
     tokio::spawn(secrets::follow(client, config.root_namespace, config.cluster, supervisor));
     Ok(clusters)
 }
@@ -219,7 +236,9 @@ impl Clusters {
 
     /// Entries of remote secrets that are not in force, and why.
     pub fn problems(&self) -> Vec<Problem> {
-        self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        problems.extend(self.shared.expiring.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
+        problems
     }
 }
 
@@ -255,6 +274,18 @@ impl Shared {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
+    fn written(&self) -> MutexGuard<'_, BTreeMap<Text, Written>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_expiring(&self, cluster: &Text, problem: Option<Problem>) {
+        let mut expiring = self.expiring.lock().unwrap_or_else(PoisonError::into_inner);
+        match problem {
+            Some(problem) => expiring.insert(cluster.clone(), problem),
+            None => expiring.remove(cluster),
+        };
+    }
+
     fn set_problems(&self, problems: Vec<Problem>) {
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
     }
@@ -272,7 +303,7 @@ impl Supervisor {
     async fn act(&self, action: Action) -> Option<Problem> {
         match action {
             Action::Start(entry) | Action::Replace(entry) => {
-                let Entry { cluster, secret, access } = entry;
+                let Entry { cluster, secret, access, bytes } = entry;
                 let client = match remote_client(&access.config).await {
                     Ok(client) => client,
                     Err(why) => {
@@ -286,6 +317,8 @@ impl Supervisor {
                 };
                 let cluster =
                     Cluster { name: cluster, own: false, network: "".into(), server: access.server.as_str().into() };
+                let held = Written { secret: secret.clone(), bytes };
+                self.shared.written().insert(cluster.name.clone(), held);
                 if !self.replace(&cluster, &client, &secret) {
                     self.begin(cluster, client, Some(secret)).await;
                 }
@@ -329,6 +362,7 @@ impl Supervisor {
     }
 
     async fn end(&self, cluster: Text) {
+        self.shared.written().remove(&cluster);
         let Some(known) = self.shared.known().remove(&cluster) else { return };
         let tasks = {
             let mut slot = known.slot.lock().unwrap_or_else(PoisonError::into_inner);

@@ -52,6 +52,8 @@ struct State {
     missing: BTreeSet<String>,
     /// TokenReview: token to user name and audiences.
     reviews: BTreeMap<String, (String, Vec<String>)>,
+    /// What a TokenRequest is answered with.
+    made_token: String,
     /// Writes: method and path.
     writes: Vec<String>,
 }
@@ -86,7 +88,7 @@ impl Fake {
                 connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(socket).await else { return };
                     let service = hyper::service::service_fn(move |request| {
-                        let (state, changed) = (Arc::clone(&state), changed.subscribe());
+                        let (state, changed) = (Arc::clone(&state), changed.clone());
                         async move { Ok::<_, Infallible>(answer(request, &state, changed).await) }
                     });
                     let _ = hyper::server::conn::http1::Builder::new()
@@ -151,6 +153,10 @@ impl Fake {
     pub(crate) fn review(&self, token: &str, user: &str, audiences: &[&str]) {
         let audiences = audiences.iter().map(|a| (*a).to_owned()).collect();
         self.state().reviews.insert(token.to_owned(), (user.to_owned(), audiences));
+    }
+
+    pub(crate) fn make_token(&self, token: &str) {
+        self.state().made_token = token.to_owned();
     }
 
     pub(crate) fn writes(&self) -> Vec<String> {
@@ -228,11 +234,7 @@ fn split(path: &str) -> (String, String, Option<String>) {
     (format!("/{}", parts.join("/")), namespace.to_owned(), name)
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    state: &Arc<Mutex<State>>,
-    changed: watch::Receiver<u64>,
-) -> Response<Body> {
+async fn answer(request: Request<Incoming>, state: &Arc<Mutex<State>>, changed: watch::Sender<u64>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
     let bearer = parts.headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -268,6 +270,10 @@ async fn answer(
         let review: Value = serde_json::from_slice(&body).unwrap();
         return reply(StatusCode::CREATED, &token_review(&locked, &review));
     }
+    if path.ends_with("/token") {
+        let status = json!({"token": locked.made_token, "expirationTimestamp": "2030-01-01T00:00:00Z"});
+        return reply(StatusCode::CREATED, &json!({"metadata": {}, "spec": {"audiences": []}, "status": status}));
+    }
     let (collection, namespace, name) = split(&path);
     if locked.forbidden.contains(&collection) {
         return status(403, "Forbidden", "forbidden: not allowed");
@@ -277,7 +283,10 @@ async fn answer(
     }
     if parts.method != Method::GET {
         locked.writes.push(format!("{} {path}", parts.method));
-        return write(&mut locked, &parts.method, &collection, &namespace, name, &body);
+        let content = parts.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let written = write(&mut locked, &parts.method, content, &collection, &namespace, name, &body);
+        changed.send_modify(|n| *n += 1);
+        return written;
     }
     if let Some(name) = name {
         return match locked.objects.get(&(collection, namespace, name.clone())) {
@@ -294,7 +303,7 @@ async fn answer(
     if query.contains_key("watch") {
         let from = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
         drop(locked);
-        return watching(wanted, from, changed, Arc::clone(state));
+        return watching(wanted, from, changed.subscribe(), Arc::clone(state));
     }
     let items: Vec<_> =
         locked.objects.iter().filter(|((c, ..), o)| wanted.matches(c, o)).map(|(_, o)| o.clone()).collect();
@@ -305,6 +314,7 @@ async fn answer(
 fn write(
     state: &mut State,
     method: &Method,
+    content: &str,
     collection: &str,
     namespace: &str,
     name: Option<String>,
@@ -319,6 +329,15 @@ fn write(
             let (parent, field) = change["path"].as_str().unwrap_or_default().rsplit_once('/').unwrap_or_default();
             object.pointer_mut(parent).unwrap()[field] = change["value"].clone();
         }
+    }
+    if content == "application/merge-patch+json" {
+        let key = (collection.to_owned(), namespace.to_owned(), name.clone().unwrap_or_default());
+        let Some(current) = state.objects.get(&key) else { return status(404, "NotFound", "not found") };
+        let mut merged = current.clone();
+        for (key, value) in object["data"].as_object().into_iter().flatten() {
+            merged["data"][key] = value.clone();
+        }
+        object = merged;
     }
     object["metadata"]["namespace"] = json!(namespace);
     let own_name = object["metadata"]["name"].as_str().map(str::to_owned);

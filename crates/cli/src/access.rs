@@ -45,7 +45,11 @@ impl Access {
     pub(crate) async fn context(&self, context: Option<&str>) -> anyhow::Result<Cluster> {
         let file = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?,
-            None => Kubeconfig::read().context("no kubeconfig; give --kubeconfig, or start a lab: isthmus lab up")?,
+            None => Kubeconfig::read().map_err(|error| {
+                anyhow::anyhow!(
+                    "{error}\n  give --kubeconfig FILE, or start a lab: isthmus lab up topologies/primary-remote.yaml"
+                )
+            })?,
         };
         let named = context.map(str::to_owned).or_else(|| file.current_context.clone());
         let name = named.context("the kubeconfig has no current context; give --context")?;

@@ -50,6 +50,8 @@ pub(super) struct Entry {
     pub(super) cluster: Text,
     pub(super) secret: Text,
     pub(super) access: Arc<Sanitized>,
+    /// As written, for renewing the token in it.
+    pub(super) bytes: Arc<[u8]>,
 }
 
 /// A secret as seen: its age decides between equals.
@@ -154,7 +156,12 @@ impl Registry {
                         let warning = problem(secret, cluster, &warning.to_string());
                         self.problems.push(Problem { in_force: true, ..warning });
                     }
-                    let entry = Entry { cluster: cluster.clone(), secret: secret.clone(), access: Arc::new(access) };
+                    let entry = Entry {
+                        cluster: cluster.clone(),
+                        secret: secret.clone(),
+                        access: Arc::new(access),
+                        bytes: bytes.as_slice().into(),
+                    };
                     let held = Held { secret: secret.clone(), bytes: bytes.clone() };
                     match self.held.insert(cluster.clone(), held) {
                         None => actions.push(Action::Start(entry)),

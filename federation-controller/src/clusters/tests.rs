@@ -294,3 +294,31 @@ async fn mesh_settings_are_followed_and_broken_ones_change_nothing() {
     let next = run.until("settings", mesh).await.0;
     assert_eq!((&*next.access_log_file, next.export_all), ("/dev/stderr", true));
 }
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_ends() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let mut run = Run::new().await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let jwt = |iat: u64| {
+        let sub = "system:serviceaccount:isthmus-system:isthmus-reader";
+        let claims = json!({"sub": sub, "iat": iat, "exp": iat + 3600});
+        format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims.to_string()))
+    };
+    let (old, new) = (jwt(now - 3000), jwt(now));
+    let east = Fake::start(&old).await;
+    east.allow(&[&old, &new]);
+    east.make_token(&new);
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", &old))]);
+    let added = |event: &Event| matches!(event, Event::ClusterAdded(c) if &*c.name == "east").then_some(());
+    run.until("the link with the old token", added).await;
+    let (_, before) = run.until("the link with the new token", added).await;
+    assert!(!before.iter().any(|e| matches!(e, Event::ClusterRemoved { .. } | Event::Delete { .. })));
+    let secret = run.west.get("/api/v1/secrets", "istio-system", "s").unwrap();
+    let text = STANDARD.decode(secret["data"]["east"].as_str().unwrap()).unwrap();
+    assert_eq!(String::from_utf8(text).unwrap(), east.kubeconfig("east", &new));
+    east.allow(&[&new]);
+    east.put(PODS, pod("ratings-1"));
+    run.until_pod("ratings-1").await;
+}
