@@ -28,6 +28,9 @@ const NFT_META_SKUID: u32 = 10;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
 
+const FIB_ADDRESS_TYPE: u32 = 3;
+const FIB_OF_DESTINATION: u32 = 1 << 1;
+
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 
@@ -49,6 +52,8 @@ pub(super) enum Expression {
     Immediate { register: u32, value: Vec<u8> },
     /// Ends the rule unless the register is in a set; a map's value goes to `into`.
     Lookup { set: String, register: u32, into: Option<u32> },
+    /// Loads what kind of address the destination is to this machine (`RTN_…`), in host byte order.
+    DestinationKind { register: u32 },
     /// Loads an evenly distributed random number below `below`, in host byte order.
     Random { below: u32, register: u32 },
     /// Sends the packet to this machine, to the port in the register.
@@ -94,6 +99,7 @@ impl Expression {
             Self::Mask { .. } => "bitwise",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::Lookup { .. } => "lookup",
+            Self::DestinationKind { .. } => "fib",
             Self::Random { .. } => "numgen",
             Self::Redirect { .. } => "redir",
             Self::DestinationNat { .. } => "nat",
@@ -140,6 +146,9 @@ impl Expression {
                 if let Some(into) = into {
                     data.attr_be32(3, *into);
                 }
+            }
+            Self::DestinationKind { register } => {
+                data.attr_be32(1, *register).attr_be32(2, FIB_ADDRESS_TYPE).attr_be32(3, FIB_OF_DESTINATION);
             }
             Self::Random { below, register } => {
                 data.attr_be32(1, *register).attr_be32(2, *below).attr_be32(3, 1);
@@ -255,6 +264,15 @@ pub(super) fn address_in(side: Side, network: IpNet, negate: bool) -> Rule {
     }
     rule.push(Expression::Compare { register: REGISTER, negate, value: octets(network.network()) });
     rule
+}
+
+/// The destination is no address of this machine.
+pub(super) fn not_for_here() -> Rule {
+    let local = u32::from(libc::RTN_LOCAL).to_ne_bytes().to_vec();
+    vec![
+        Expression::DestinationKind { register: REGISTER },
+        Expression::Compare { register: REGISTER, negate: true, value: local },
+    ]
 }
 
 /// The bytes of an address as they are on the wire.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::expression::{
     Expression, NFPROTO_IPV4, NFPROTO_IPV6, REGISTER, REGISTER32, Rule, Side, Verdict, address_in, leaves_by,
-    load_address, load_port, load_transport, octets, rule, transport, version,
+    load_address, load_port, load_transport, not_for_here, octets, rule, transport, version,
 };
 use super::table::{DESTINATION_NAT, Hook, Kind, SOURCE_NAT, Table, Value};
 use super::{FirewallError, TCP, UDP};
@@ -54,8 +54,9 @@ pub struct Services {
     pub virtual_servers: Vec<VirtualServer>,
     /// The link by which traffic leaves the cluster: what goes out by it takes this cluster's address.
     pub uplink: Option<String>,
-    /// Networks of which every address is a Service's: a packet to one that no [`VirtualServer`] takes is refused when
-    /// it would be forwarded.
+    /// Networks of which every address is a Service's: a packet to one that no [`VirtualServer`] takes is refused at
+    /// once, unless the address is this namespace's own. Without that a connection begun a moment before its Service
+    /// is applied would hang: the kernel keeps to the first decision on a connection, also for its retries.
     pub service_networks: Vec<IpNet>,
 }
 
@@ -97,7 +98,9 @@ fn table(services: &Services) -> Table {
     }
     for network in &services.service_networks {
         for refuse in refuse() {
-            table.rule("unknown", &rule([address_in(Side::Destination, *network, false), refuse]));
+            let to_network = address_in(Side::Destination, *network, false);
+            table.rule("unknown", &rule([to_network.clone(), refuse.clone()]));
+            table.rule("refuse-out", &rule([to_network, not_for_here(), refuse]));
         }
     }
     table

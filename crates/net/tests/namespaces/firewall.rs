@@ -262,6 +262,12 @@ fn services_without_backends_refuse() {
         let error = call(&cluster.pods[0], at(address)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address}: {error}");
     }
+    // From the router itself too, but for what it serves itself.
+    let error = call(&cluster.router, at("10.96.0.99:80")).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+    serve(&cluster.router, "10.96.0.1:443", "own");
+    assert!(call(&cluster.router, at("10.96.0.1:443")).unwrap().starts_with("own "));
+    assert!(call(&cluster.pods[0], at("10.96.0.1:443")).unwrap().starts_with("own "));
     assert!(started.elapsed() < Duration::from_secs(1), "refused at once");
     let mut text = String::new();
     kept.read_to_string(&mut text).unwrap();
