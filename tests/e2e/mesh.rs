@@ -12,7 +12,7 @@ const RATINGS_SNI: &str = "outbound_.9080_._.ratings.default.svc.cluster.local";
 /// What every topology must do: a service that is elsewhere answers, under the caller's identity.
 fn check_cross_cluster(lab: &Lab) {
     let answer = lab.get(FRONTEND, "http://ratings:9080/").expect("ratings answers");
-    assert_eq!(answer["cluster"], "east", "{answer}");
+    assert_ne!(answer["cluster"], "west", "west has no ratings: {answer}");
     assert_eq!(answer["identity"], FRONTEND_ID, "{answer}");
     let answer = lab.get(FRONTEND, "http://reviews.default.svc.cluster.local:9080/").expect("reviews answers");
     assert_eq!(answer["cluster"], "west", "a local pod is preferred: {answer}");
@@ -26,7 +26,7 @@ fn check_scaling(lab: &Lab) {
         if answer["cluster"] != "west" { Ok(answer) } else { Err(format!("still answered by {answer}")) }
     })
     .expect("reviews is answered from elsewhere");
-    assert_eq!(answer["version"], "v2", "{answer}");
+    assert_ne!(answer["version"], "v1", "{answer}");
     lab.kubectl("west", &["scale", "deployment/reviews", "--replicas=2"]).ok();
     eventually(Duration::from_secs(30), || {
         let answer = lab.get(FRONTEND, "http://reviews:9080/")?;
