@@ -25,6 +25,8 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         ("", "Pod") => pod::pod,
         ("", "Namespace") => cluster::namespace,
         ("", "Node") => cluster::node,
+        ("", "PersistentVolume") => cluster::volume,
+        ("", "PersistentVolumeClaim") => cluster::claim,
         ("", "Secret") => cluster::secret,
         ("", "Service") => service::service,
         ("", "Endpoints") => service::endpoints,

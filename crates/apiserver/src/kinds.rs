@@ -4,9 +4,10 @@
 //! (`kubectl api-resources`, `kubectl api-versions`). Custom resources are described by the same [`Kind`], so that every
 //! other part of the server treats both alike.
 //!
-//! Some kinds are here only because `kubectl get all` or `kubectl describe` asks for them: ReplicationController, StatefulSet,
-//! DaemonSet, Job, CronJob, HorizontalPodAutoscaler, ResourceQuota, LimitRange, Ingress, NetworkPolicy and
-//! PodDisruptionBudget are stored and printed, but nothing in a lab acts on them.
+//! Some kinds are here only because `kubectl get all`, `kubectl describe` or `kubectl apply --prune` asks for them:
+//! ReplicationController, StatefulSet, DaemonSet, Job, CronJob, HorizontalPodAutoscaler, ResourceQuota, LimitRange, Ingress,
+//! NetworkPolicy, PodDisruptionBudget, PersistentVolume and PersistentVolumeClaim are stored and printed, but nothing in a lab
+//! acts on them.
 
 mod builtin;
 pub mod events;

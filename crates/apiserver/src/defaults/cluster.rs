@@ -29,6 +29,25 @@ pub(super) fn node(node: &mut Value) {
     object(node, "status");
 }
 
+pub(super) fn volume(volume: &mut Value) {
+    if let Some(spec) = object(volume, "spec") {
+        set_text(spec, "persistentVolumeReclaimPolicy", "Retain");
+        set_text(spec, "volumeMode", "Filesystem");
+    }
+    if let Some(status) = object(volume, "status") {
+        set_text(status, "phase", "Pending");
+    }
+}
+
+pub(super) fn claim(claim: &mut Value) {
+    if let Some(spec) = object(claim, "spec") {
+        set_text(spec, "volumeMode", "Filesystem");
+    }
+    if let Some(status) = object(claim, "status") {
+        set_text(status, "phase", "Pending");
+    }
+}
+
 pub(super) fn with_status(object: &mut Value) {
     set(object, "status", empty());
 }

@@ -67,6 +67,8 @@ const GROUPS: &[Group] = &[
             Row("LimitRange", "limitranges", &["limits"], &[], NAMESPACED, &[], KEPT),
             Row("Namespace", "namespaces", &["ns"], &[], CLUSTER, &[Status, Finalize], KEPT),
             Row("Node", "nodes", &["no"], &[], CLUSTER, &[Status, Proxy], KEPT),
+            Row("PersistentVolume", "persistentvolumes", &["pv"], &[], CLUSTER, STATUS, KEPT),
+            Row("PersistentVolumeClaim", "persistentvolumeclaims", &["pvc"], &[], NAMESPACED, STATUS, KEPT),
             Row("Pod", "pods", &["po"], ALL, NAMESPACED, POD, KEPT),
             Row("ReplicationController", "replicationcontrollers", &["rc"], ALL, NAMESPACED, SCALED, KEPT),
             Row("ResourceQuota", "resourcequotas", &["quota"], &[], NAMESPACED, STATUS, KEPT),

@@ -49,7 +49,7 @@ macro_rules! add {
 fn add_all(generator: &mut SchemaGenerator) {
     add!(generator:
         core::Binding, core::ConfigMap, core::Endpoints, core::Event, core::LimitRange, core::Namespace, core::Node,
-        core::Pod, core::ReplicationController, core::ResourceQuota, core::Secret, core::Service, core::ServiceAccount,
+        core::PersistentVolume, core::PersistentVolumeClaim, core::Pod, core::ReplicationController, core::ResourceQuota, core::Secret, core::Service, core::ServiceAccount,
         admissionregistration::MutatingWebhookConfiguration, admissionregistration::ValidatingWebhookConfiguration,
         apiextensions::CustomResourceDefinition,
         apps::DaemonSet, apps::Deployment, apps::ReplicaSet, apps::StatefulSet,

@@ -18,6 +18,8 @@ pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
         ("", "Event") => (EVENT, event),
         ("events.k8s.io", "Event") => (EVENT, newer_event),
         ("", "ResourceQuota") => (RESOURCE_QUOTA, resource_quota),
+        ("", "PersistentVolume") => (VOLUME, volume),
+        ("", "PersistentVolumeClaim") => (CLAIM, claim),
         ("coordination.k8s.io", "Lease") => (LEASE, lease),
         _ => return None,
     })
@@ -183,4 +185,81 @@ const LEASE: &[Heading] = &[column("Name", "string"), column("Holder", "string")
 
 fn lease(object: &Value, now: OffsetDateTime) -> Vec<Value> {
     vec![name(object), text(&object["spec"]["holderIdentity"]).into(), age::of(object, now)]
+}
+
+const VOLUME: &[Heading] = &[
+    column("Name", "string"),
+    column("Capacity", "string"),
+    column("Access Modes", "string"),
+    column("Reclaim Policy", "string"),
+    column("Status", "string"),
+    column("Claim", "string"),
+    column("StorageClass", "string"),
+    column("VolumeAttributesClass", "string"),
+    column("Reason", "string"),
+    column("Age", "string"),
+    wide("VolumeMode", "string"),
+];
+
+fn volume(object: &Value, now: OffsetDateTime) -> Vec<Value> {
+    let (spec, status) = (&object["spec"], &object["status"]);
+    let claim = match text(&spec["claimRef"]["name"]) {
+        "" => String::new(),
+        claim => format!("{}/{claim}", text(&spec["claimRef"]["namespace"])),
+    };
+    vec![
+        name(object),
+        text(&spec["capacity"]["storage"]).into(),
+        access_modes(&spec["accessModes"]),
+        text(&spec["persistentVolumeReclaimPolicy"]).into(),
+        text(&status["phase"]).into(),
+        claim.into(),
+        text(&spec["storageClassName"]).into(),
+        or_unset(&spec["volumeAttributesClassName"]),
+        text(&status["reason"]).into(),
+        age::of(object, now),
+        or_unset(&spec["volumeMode"]),
+    ]
+}
+
+const CLAIM: &[Heading] = &[
+    column("Name", "string"),
+    column("Status", "string"),
+    column("Volume", "string"),
+    column("Capacity", "string"),
+    column("Access Modes", "string"),
+    column("StorageClass", "string"),
+    column("VolumeAttributesClass", "string"),
+    column("Age", "string"),
+    wide("VolumeMode", "string"),
+];
+
+fn claim(object: &Value, now: OffsetDateTime) -> Vec<Value> {
+    let (spec, status) = (&object["spec"], &object["status"]);
+    vec![
+        name(object),
+        text(&status["phase"]).into(),
+        text(&spec["volumeName"]).into(),
+        text(&status["capacity"]["storage"]).into(),
+        access_modes(&status["accessModes"]),
+        text(&spec["storageClassName"]).into(),
+        or_unset(&spec["volumeAttributesClassName"]),
+        age::of(object, now),
+        or_unset(&spec["volumeMode"]),
+    ]
+}
+
+fn access_modes(modes: &Value) -> Value {
+    let short = |mode: &str| match mode {
+        "ReadWriteOnce" => "RWO",
+        "ReadOnlyMany" => "ROX",
+        "ReadWriteMany" => "RWX",
+        "ReadWriteOncePod" => "RWOP",
+        _ => "",
+    };
+    items(modes).iter().map(|mode| short(text(mode))).collect::<Vec<_>>().join(",").into()
+}
+
+fn or_unset(value: &Value) -> Value {
+    if text(value).is_empty() { json!("<unset>") } else { value.clone() }
 }

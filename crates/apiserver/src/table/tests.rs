@@ -203,6 +203,9 @@ fn bindings_and_the_rest() {
     assert_eq!(row("", "ConfigMap", json!({"data": {"a": ""}, "binaryData": {"b": ""}})), ["x", "2", "5m"]);
     assert_eq!(row("", "Namespace", json!({"status": {"phase": "Active"}})), ["x", "Active", "5m"]);
     assert_eq!(row("coordination.k8s.io", "Lease", json!({"spec": {"holderIdentity": "me"}})), ["x", "me", "5m"]);
+    let claim = json!({"spec": {"volumeName": "v"}, "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}});
+    let expected = ["x", "Bound", "v", "1Gi", "RWO", "", "<unset>", "5m", "<unset>"];
+    assert_eq!(row("", "PersistentVolumeClaim", claim), expected);
     let budget = json!({"spec": {"minAvailable": 1}});
     assert_eq!(row("policy", "PodDisruptionBudget", budget), ["x", "1", "N/A", "0", "5m"]);
 }

@@ -107,7 +107,7 @@ fn cluster_ip(spec: &Value, old: &Value, path: &Path, findings: &mut Findings) {
     }
     if !same(&spec["clusterIP"], &old["clusterIP"]) {
         let problem = "may not change once set";
-        findings.invalid(&path.child("clusterIPs").index(0), spec["clusterIPs"].clone(), problem);
+        findings.invalid(&path.child("clusterIPs").index(0), json!([spec["clusterIP"]]), problem);
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("apply::refuses_what_is_wrong", refuses_what_is_wrong),
     ("apply::dry_runs_and_diffs", dry_runs_and_diffs),
     ("apply::many_documents_at_once", many_documents_at_once),
+    ("apply::prunes_what_left_the_manifest", prunes_what_left_the_manifest),
 ];
 
 const DEPLOYMENT: &str = r#"
@@ -157,4 +158,17 @@ fn many_documents_at_once() {
     );
     let pruned = manifest.split_once("---").expect("documents").0;
     assert_eq!(bench.apply(pruned), "namespace/shop unchanged\n");
+}
+
+fn prunes_what_left_the_manifest() {
+    let bench = Bench::start();
+    let one =
+        |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{set: a}}}}\n---\n");
+    let apply = |manifest: &str| bench.kubectl_with(&["apply", "--prune", "-l", "set=a", "-f", "-"], manifest);
+    apply(&[one("first"), one("second")].concat());
+    bench.kubectl("create configmap bystander");
+    let said = apply(&one("first"));
+    assert!(said.contains("configmap/second pruned"), "{said}");
+    assert!(bench.refused("get configmap second", "").contains("not found"));
+    bench.kubectl("get configmap first bystander");
 }

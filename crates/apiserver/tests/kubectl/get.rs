@@ -153,9 +153,12 @@ fn describes() {
     pod(&bench, "web");
     bench.apply("apiVersion: v1\nkind: Event\nmetadata: {name: web.1}\ninvolvedObject: {apiVersion: v1, kind: Pod, name: web, namespace: default}\ntype: Normal\nreason: Started\nmessage: Started container app\nsource: {component: node-agent}\n");
     let described = bench.kubectl("describe pod web");
-    for part in
-        ["Name:             web", "Node:             n1/", "Containers:\n  app:\n    Image:", "Status:           Pending"]
-    {
+    for part in [
+        "Name:             web",
+        "Node:             n1/",
+        "Containers:\n  app:\n    Image:",
+        "Status:           Pending",
+    ] {
         assert!(described.contains(part), "no {part:?} in {described}");
     }
     let uid = bench.kubectl("get pod web -o jsonpath={.metadata.uid}");
