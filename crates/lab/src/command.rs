@@ -69,7 +69,7 @@ pub enum HiddenCommand {
     LabEnter,
     /// The application that labs run
     #[command(name = "testapp", hide = true)]
-    Testapp(crate::testapp::Options),
+    Testapp(Box<crate::testapp::Options>),
 }
 
 /// Options of the first process.
@@ -138,7 +138,7 @@ impl HiddenCommand {
             Self::LabNode(options) => cluster::node(&options),
             Self::LabPause => net::process::pause(),
             Self::LabEnter => net::process::enter(),
-            Self::Testapp(options) => crate::testapp::run(options),
+            Self::Testapp(options) => crate::testapp::run(*options),
         }
     }
 }

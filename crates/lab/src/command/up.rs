@@ -172,9 +172,12 @@ fn with_lab(
         Outcome::Ready(pods) => {
             let steps = progress.finish();
             if std::io::stderr().is_terminal() {
-                for (cluster, steps) in steps {
-                    eprintln!("  {cluster}   {}", steps.join("   "));
-                }
+                // The lines that were filled up are gone with the progress; they stay as a table.
+                let of = |name: &String| steps.iter().find(|(cluster, _)| cluster == name);
+                let rows = lab.record.clusters.iter().filter_map(|cluster| of(&cluster.name));
+                let rows: Vec<Vec<String>> =
+                    rows.map(|(name, steps)| std::iter::once(name).chain(steps).cloned().collect()).collect();
+                eprint!("{}", columns(&rows, "  "));
             }
             then(&mut lab, &runtime, &pods)
         }
@@ -242,8 +245,8 @@ async fn wait(
                 if let ToFront::Ended { cluster, process, how } = message {
                     let log = directory.cluster(&cluster).join(format!("{process}.log"));
                     let text = std::fs::read_to_string(&log).unwrap_or_default();
-                    let last = text.lines().rev().take(5).collect::<Vec<_>>();
-                    let last: Vec<&str> = last.into_iter().rev().collect();
+                    let lines: Vec<&str> = text.lines().collect();
+                    let last = &lines[lines.len().saturating_sub(5)..];
                     let told = format!("{process} of cluster {cluster} ended: {how}\n  {}", last.join("\n  "));
                     let _ = died.send(told);
                 }

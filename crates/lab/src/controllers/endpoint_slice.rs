@@ -32,6 +32,9 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 /// The most endpoints of one slice, Kubernetes' default.
 const SLICE_SIZE: usize = 100;
 
+/// Names and numbers of a slice's ports, by which endpoints are grouped.
+type PortKey = Vec<(Option<String>, i32)>;
+
 /// The slices that `service` should have; None if they are not this controller's to keep.
 #[must_use]
 pub fn desired(
@@ -47,12 +50,11 @@ pub fn desired(
     let families = spec.ip_families.clone().unwrap_or_else(|| vec!["IPv4".to_owned()]);
     let service_ports = spec.ports.as_deref().unwrap_or_default();
     // Endpoints by address family and resolved ports: with named target ports pods may differ in their numbers.
-    let mut groups: BTreeMap<(String, Vec<(Option<String>, i32)>), Vec<Endpoint>> = BTreeMap::new();
-    let mut ports_of: BTreeMap<Vec<(Option<String>, i32)>, Vec<EndpointPort>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, PortKey), Vec<Endpoint>> = BTreeMap::new();
+    let mut ports_of: BTreeMap<PortKey, Vec<EndpointPort>> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| serves(pod, service, wanted)) {
         let ports = resolve(service_ports, pod);
-        let key: Vec<(Option<String>, i32)> =
-            ports.iter().map(|port| (port.name.clone(), port.port.unwrap_or(0))).collect();
+        let key: PortKey = ports.iter().map(|port| (port.name.clone(), port.port.unwrap_or(0))).collect();
         for family in &families {
             if let Some(endpoint) = endpoint(service, pod, family, zone_of) {
                 groups.entry((family.clone(), key.clone())).or_default().push(endpoint);

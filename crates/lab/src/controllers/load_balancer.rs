@@ -163,7 +163,8 @@ mod tests {
         let pool: Vec<Ipv4Addr> = ["203.0.113.10", "203.0.113.11"].map(|ip| ip.parse().expect("an address")).to_vec();
         let assign = |ip: &str| Action::Assign(ip.parse().expect("an address"));
         let lb = "LoadBalancer";
-        let cases: Vec<(Vec<Arc<Service>>, Vec<(&str, Option<Action>)>)> = vec![
+        type Case<'a> = (Vec<Arc<Service>>, Vec<(&'a str, Option<Action>)>);
+        let cases: Vec<Case<'_>> = vec![
             (vec![service("a", lb, None, None)], vec![("a", Some(assign("203.0.113.11")))]),
             (vec![service("a", lb, Some("203.0.113.10"), None)], vec![("a", Some(assign("203.0.113.10")))]),
             (

@@ -73,9 +73,9 @@ mod tests {
         let namespace = |name: &str, leaving: bool| {
             let mut namespace = Namespace::default();
             namespace.metadata.name = Some(name.to_owned());
-            namespace.metadata.deletion_timestamp = leaving.then(|| {
-                k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH)
-            });
+            namespace.metadata.deletion_timestamp = leaving.then_some(
+                k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
+            );
             Arc::new(namespace)
         };
         let all = [namespace("has", false), namespace("lacks", false), namespace("leaves", true)];

@@ -236,7 +236,8 @@ mod tests {
     #[test]
     fn plans() {
         let lb = json!({"type": "LoadBalancer"});
-        let cases: Vec<(&str, Arc<Service>, Arc<EndpointSlice>, bool, Vec<&str>)> = vec![
+        type Case<'a> = (&'a str, Arc<Service>, Arc<EndpointSlice>, bool, Vec<&'a str>);
+        let cases: Vec<Case<'_>> = vec![
             ("ready only", service("web", json!({}), None), slice("rul"), false, vec!["10.96.0.7:80>10.244.0.1:8080"]),
             (
                 "leaving if no other",

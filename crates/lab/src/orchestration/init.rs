@@ -381,7 +381,7 @@ pub fn spawn(executable: &Path, socket: &UnixStream, log: File) -> io::Result<st
     let mut command = Command::new(executable);
     command
         .arg("lab-init")
-        .stdin(OwnedFd::from(socket.as_fd().try_clone_to_owned()?))
+        .stdin(socket.as_fd().try_clone_to_owned()?)
         .stdout(log.try_clone()?)
         .stderr(log)
         // Ctrl-C is for the front, which then ends the lab in order.

@@ -44,7 +44,9 @@ fn zone(node: &str) -> Option<String> {
 
 #[test]
 fn conditions() {
-    let cases: &[(&str, Value, Option<(bool, bool, bool)>)] = &[
+    // Ready, serving, terminating.
+    type Conditions = Option<(bool, bool, bool)>;
+    let cases: &[(&str, Value, Conditions)] = &[
         ("r", json!({}), Some((true, true, false))),
         ("", json!({}), Some((false, false, false))),
         ("rd", json!({}), Some((false, true, true))),
