@@ -132,6 +132,13 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_path_is_survived(path in "(/(api|apis|namespaces|v1|pods|proxy|%2F|%|é|\\.\\.|[a-z]{0,3})){0,9}/?") {
+            drop(Route::parse(&path));
+        }
+    }
+
     #[test]
     fn urls_of_resources() {
         let pod = resource("/api/v1/namespaces/default/pods/a/log");

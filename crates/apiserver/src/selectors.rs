@@ -256,6 +256,16 @@ mod tests {
         ]
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_survived(labels in ".{0,60}", fields in "[a-z.=!,\\\\]{0,40}") {
+            let pod = json!({"metadata": {"name": "a", "labels": {"app": "x"}}});
+            if let Ok(selector) = Selector::parse(&labels, &fields, |_| true) {
+                selector.matches(&pod);
+            }
+        }
+    }
+
     #[test]
     fn label_syntax() {
         let table = [

@@ -35,6 +35,9 @@ const BOOKMARKS_EVERY: Duration = Duration::from_secs(60);
 /// How long a watch lasts that names no time, at least; the rest is random, so that watches do not all end together.
 const USUAL_SECONDS: u64 = 1800;
 
+/// How long a watch may last at most: a day.
+const LONGEST_SECONDS: u64 = 86_400;
+
 /// How many changes are read from the log at once.
 const AT_ONCE: usize = 128;
 
@@ -63,7 +66,7 @@ pub(crate) fn start(call: &Arc<Call>) -> Result<Response<Body>> {
     let selector = read::selector(call)?;
     let bookmarks = query.flag("allowWatchBookmarks");
     let seconds = match query.number("timeoutSeconds")? {
-        Some(seconds) if seconds > 0 => seconds,
+        Some(seconds) if seconds > 0 => seconds.min(LONGEST_SECONDS),
         _ => USUAL_SECONDS + rand::rng().random_range(0..USUAL_SECONDS),
     };
     let changed = call.api.store.subscribe(&call.served.stored);

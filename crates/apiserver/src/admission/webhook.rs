@@ -6,6 +6,7 @@ use super::{Operation, review};
 use crate::encode;
 use crate::handler::Call;
 use crate::object;
+use crate::patch::json;
 use crate::registry::Served;
 use crate::selectors::label_selector_matches;
 use crate::status::{Result, Status};
@@ -78,7 +79,7 @@ async fn ask_to_mutate(
     }
     if let (Some(patch), Some(mut patched)) = (answer.patch, asked) {
         let name = object::text(&one.webhook, "/name");
-        json_patch::patch(&mut patched, &patch.0).map_err(|error| {
+        json::apply(&mut patched, &patch).map_err(|error| {
             Status::internal(format!("failed calling webhook {name:?}: its patch does not apply: {error}"))
         })?;
         *object = encode::present(&call.served, &patched).into_owned();

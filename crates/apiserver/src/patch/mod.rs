@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod fields;
+pub(crate) mod json;
 pub(crate) mod managed;
 mod order;
 pub(crate) mod shape;
@@ -15,9 +16,6 @@ use serde_json::Value;
 use crate::body;
 use crate::registry::Served;
 use crate::status::{Result, Status};
-
-/// How many operations a JSON patch may have, as in Kubernetes.
-const MOST_OPERATIONS: usize = 10_000;
 
 /// A decoded patch request.
 #[derive(Clone, Debug)]
@@ -41,13 +39,6 @@ impl Patch {
             "application/json-patch+json" => {
                 let patch: json_patch::Patch = serde_json::from_slice(bytes)
                     .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
-                if patch.0.len() > MOST_OPERATIONS {
-                    let why = format!(
-                        "The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {}",
-                        patch.0.len()
-                    );
-                    return Err(Status::other(413, "RequestEntityTooLarge", why));
-                }
                 Ok(Self::Json(patch))
             }
             "application/merge-patch+json" => object(body::parse_json(bytes)?).map(Self::Merge),
@@ -64,9 +55,12 @@ impl Patch {
     pub(crate) fn to(&self, served: &Served, current: &Value) -> Result<Value> {
         let mut changed = current.clone();
         match self {
-            Self::Json(patch) => json_patch::patch(&mut changed, &patch.0).map_err(|error| {
-                let why = format!("the server rejected our request due to an error in our request: {error}");
-                Status::other(422, "Invalid", why)
+            Self::Json(patch) => json::apply(&mut changed, patch).map_err(|refusal| match refusal {
+                json::Refusal::Inapplicable(why) => {
+                    let why = format!("the server rejected our request due to an error in our request: {why}");
+                    Status::other(422, "Invalid", why)
+                }
+                refusal => Status::other(413, "RequestEntityTooLarge", refusal.to_string()),
             })?,
             Self::Merge(patch) | Self::Apply(patch) => json_patch::merge(&mut changed, patch),
             Self::Strategic(patch) => strategic::merge(served, &mut changed, patch)?,

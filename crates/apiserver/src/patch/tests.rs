@@ -205,7 +205,52 @@ fn any_spec() -> impl Strategy<Value = Value> {
     })
 }
 
+/// JSON that looks like objects of Kubernetes, directives and all, but obeys no schema.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (0..3).prop_map(Value::from),
+        "[ab]".prop_map(Value::from)
+    ];
+    let key = prop_oneof![
+        Just("spec".to_owned()),
+        Just("metadata".to_owned()),
+        Just("ports".to_owned()),
+        Just("port".to_owned()),
+        Just("hosts".to_owned()),
+        Just("containers".to_owned()),
+        Just("name".to_owned()),
+        Just("$patch".to_owned()),
+        Just("$retainKeys".to_owned()),
+        Just("$setElementOrder/ports".to_owned()),
+        Just("$deleteFromPrimitiveList/hosts".to_owned()),
+        Just("managedFields".to_owned()),
+        Just("fieldsV1".to_owned()),
+        Just("f:spec".to_owned()),
+        Just("finalizers".to_owned()),
+    ];
+    leaf.prop_recursive(5, 40, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key.clone(), inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
 proptest! {
+    /// Whatever is sent, merging it ends, in an object or an error.
+    #[test]
+    fn any_json_is_survived(live in any_json(), sent in any_json()) {
+        let served = custom();
+        drop(apply::apply(&served, &live, &sent, &manager("me"), true));
+        drop(Patch::Strategic(sent.clone()).to(&builtin("", "pods"), &live));
+        let mut after = json!({"metadata": {}, "spec": sent});
+        note_update(&served, &live, &mut after, &manager("me"));
+        prop_assert!(after.is_object());
+    }
+
     /// A single manager always gets exactly what it applies, whatever it applied before.
     #[test]
     fn alone_one_gets_what_one_applies(first in any_spec(), second in any_spec()) {

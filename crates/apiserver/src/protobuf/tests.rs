@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 /// Writes a field of bytes.
@@ -78,4 +80,21 @@ fn every_message_that_is_referred_to_is_known() {
             }
         }
     }
+}
+
+proptest! {
+    /// Whatever bytes come, reading them ends, in an object or an error.
+    #[test]
+    fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in "Pod|Service|Secret|Deployment") {
+        let api_version = if kind == "Deployment" { "apps/v1" } else { "v1" };
+        drop(decode(&body_of(api_version, &kind, &bytes)));
+        drop(decode(&[MAGIC, &bytes].concat()));
+    }
+}
+
+fn body_of(api_version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
+    let mut length = vec![2 << 3 | 2, u8::try_from(object.len() & 0x7f).expect("seven bits") | 0x80];
+    length.push(u8::try_from(object.len() >> 7).expect("short"));
+    let type_meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
+    [MAGIC.to_vec(), field(1, &type_meta), length, object.to_vec()].concat()
 }

@@ -24,6 +24,9 @@ pub(crate) const ORPHAN: &str = "orphan";
 /// Finalizer that keeps a CustomResourceDefinition until its objects are gone.
 pub(crate) const CUSTOM_RESOURCES: &str = "customresourcecleanup.apiextensions.k8s.io";
 
+/// The longest grace period that is given, in seconds: that of a 32-bit number, as in Kubernetes.
+const LONGEST_GRACE: u64 = i32::MAX as u64;
+
 /// `meta/v1` DeleteOptions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
@@ -185,7 +188,7 @@ fn pod_grace(pod: &Value, options: &Options) -> u64 {
         return 0;
     }
     let of_pod = || pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30);
-    options.grace.unwrap_or_else(of_pod)
+    options.grace.unwrap_or_else(of_pod).min(LONGEST_GRACE)
 }
 
 fn check_preconditions(kind: &Kind, current: &Value, options: &Options) -> Result<()> {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::handler::Call;
 use crate::registry::Served;
 use crate::status::{Cause, Result, Status};
-use crate::{body, crd, defaults, object, validate};
+use crate::{body, crd, defaults, kinds, object, validate};
 
 /// Decodes the object that a request carries and checks that it is what the URL says.
 pub(crate) fn decode(call: &Call, bytes: &[u8]) -> Result<Value> {
@@ -85,7 +85,11 @@ pub(crate) fn conform_without_defaults(call: &Call, object: &mut Value) -> Resul
             validate::prune(kind, object);
             unknown
         }
-        Some(custom) => custom.schema.as_ref().map_or_else(Vec::new, |schema| crd::schema::prune(schema, object)),
+        Some(custom) => {
+            let mut unknown = conform_metadata(object).map_err(handled)?;
+            unknown.extend(custom.schema.iter().flat_map(|schema| crd::schema::prune(schema, object)));
+            unknown
+        }
     };
     if !unknown.is_empty() {
         match call.query.get("fieldValidation") {
@@ -101,6 +105,18 @@ pub(crate) fn conform_without_defaults(call: &Call, object: &mut Value) -> Resul
         }
     }
     Ok(())
+}
+
+/// A custom resource's metadata is that of any kind: checked and pruned as a ConfigMap's.
+fn conform_metadata(object: &mut Value) -> std::result::Result<Vec<String>, String> {
+    let Some(kind) = kinds::by_kind("", "v1", "ConfigMap") else { return Ok(Vec::new()) };
+    let mut stand_in = json!({ "metadata": object["metadata"].take() });
+    let checked = validate::types(kind, &stand_in).map(|()| validate::unknown_fields(kind, &stand_in));
+    if checked.is_ok() {
+        validate::prune(kind, &mut stand_in);
+    }
+    object["metadata"] = stand_in["metadata"].take();
+    checked
 }
 
 /// Fills in defaults.

@@ -19,6 +19,9 @@ const LONGEST: u64 = 1 << 32;
 /// `POST …/token`.
 pub(crate) fn create(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
     let mut request = body::decode(&call.content_type, &bytes)?;
+    if !request.is_object() || request.get("spec").is_some_and(|spec| !spec.is_object()) {
+        return Err(Status::bad_request("TokenRequest: its spec must be an object"));
+    }
     let api = &call.api;
     let (namespace, name) = (call.route.namespace.as_str(), call.route.name.as_str());
     let account = api.get(&call.served, namespace, name)?;
