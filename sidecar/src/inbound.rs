@@ -67,7 +67,7 @@ pub async fn serve(stream: TcpStream, worker: Rc<Worker>) {
 
 async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     let own = |error: std::io::Error| Failure::Client(error.to_string().into());
-    let client = stream.peer_addr().map_err(own)?;
+    let client = crate::io::peer_of(&stream).map_err(own)?;
     let destination = (worker.destination)(&stream).map_err(own)?;
     // Without it a client whose machine is gone would be kept forever.
     let _ = net::socket::keep_alive(&stream, IDLE_PROBE, PROBE_INTERVAL, PROBES);

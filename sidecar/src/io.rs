@@ -1,6 +1,7 @@
 //! The byte streams of both sides: TCP or TLS, with what was read ahead of time put back in front.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,6 +15,12 @@ use tokio_rustls::TlsStream;
 pub struct Prefixed<S> {
     prefix: BytesMut,
     stream: S,
+}
+
+/// The other end of a connection. A listener for both families shows IPv4 addresses as IPv6; they are shown, logged and
+/// matched by policies as what they are.
+pub fn peer_of(stream: &TcpStream) -> io::Result<SocketAddr> {
+    stream.peer_addr().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// Either kind of stream. An enum and not a boxed trait: it is polled for every read and write.

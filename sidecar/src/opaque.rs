@@ -45,7 +45,6 @@ pub fn refused(route: &Route, telemetry: &Rc<Telemetry>, seen: Option<Box<Seen>>
     let connection = route.tcp(&telemetry.intern(Party::default()));
     connection.ended(answer.flag);
     if let Some(mut seen) = seen {
-        seen.details = answer.details;
         seen.transport = answer.transport;
         seen.tcp(answer.flag, 0, 0);
     }

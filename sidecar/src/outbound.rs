@@ -51,7 +51,7 @@ pub async fn serve(stream: TcpStream, worker: Rc<Worker>) {
 
 async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     let own = |error: std::io::Error| Failure::Client(error.to_string().into());
-    let client = stream.peer_addr().map_err(own)?;
+    let client = crate::io::peer_of(&stream).map_err(own)?;
     let destination = (worker.destination)(&stream).map_err(own)?;
     if destination == stream.local_addr().map_err(own)? {
         return Err(Failure::Refused("a connection that was not captured would be sent to this proxy again".into()));

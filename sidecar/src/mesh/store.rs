@@ -169,10 +169,8 @@ impl Store {
     /// Puts services and their endpoints together again and publishes.
     fn publish(&mut self, touched: BTreeSet<Arc<str>>) {
         for hostname in touched {
-            let Some(service) = self.current.services.get_mut(&hostname) else {
-                self.endpoints.remove(&hostname);
-                continue;
-            };
+            // Endpoints may be told before their service, and stay subscribed to when it goes and comes back.
+            let Some(service) = self.current.services.get_mut(&hostname) else { continue };
             if let Some(endpoints) = self.endpoints.get(&hostname).filter(|endpoints| endpoints.told) {
                 Arc::make_mut(service).endpoints = Some(endpoints.by_name.values().cloned().collect());
             }

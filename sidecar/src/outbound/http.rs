@@ -292,12 +292,17 @@ impl Requests {
             || (headers::is_grpc(response.headers()) && headers::grpc_status(response.headers()) == Some(14));
         leased.pick.report(
             match (unprocessed, unavailable) {
-                (true, _) => Outcome::ConnectFailure,
-                (false, true) => Outcome::GatewayError,
+                // Behind a gateway it is one pod of many that is gone.
+                (true, _) if !leased.pick.target.remote => Outcome::ConnectFailure,
+                (true, _) | (false, true) => Outcome::GatewayError,
                 (false, false) => Outcome::Success,
             },
             now,
         );
+        if unprocessed {
+            // A kept connection through a gateway leads to the same pod each time; a new one may lead to another.
+            leased.pool.clear();
+        }
         let answered = Answered { response, leased };
         if !unprocessed {
             return Ok(answered);
