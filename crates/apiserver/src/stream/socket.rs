@@ -40,7 +40,10 @@ impl Upgrade {
             let message = if asked.is_empty() {
                 "Upgrade request required".to_owned()
             } else {
-                format!("unable to upgrade to {asked}: this server streams over WebSockets ({})", supported.join(", "))
+                let protocols = supported.join(", ");
+                format!(
+                    "unable to upgrade to {asked}: this server streams over WebSockets ({protocols}), as kubectl does from 1.30 on"
+                )
             };
             return Err(Refusal::bad_request(message));
         }

@@ -15,7 +15,6 @@ pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
         ("", "ReplicationController") => (REPLICA_SET, replication_controller),
         ("apps", "StatefulSet") => (STATEFUL_SET, stateful_set),
         ("apps", "DaemonSet") => (DAEMON_SET, daemon_set),
-        ("autoscaling", "Scale") => (SCALE, scale),
         ("batch", "Job") => (JOB, job),
         ("batch", "CronJob") => (CRON_JOB, cron_job),
         _ => return None,
@@ -126,14 +125,6 @@ fn daemon_set(object: &Value, now: OffsetDateTime) -> Vec<Value> {
         images,
         selector(&spec["selector"]),
     ]
-}
-
-const SCALE: &[Heading] =
-    &[column("Name", "string"), column("Desired", "integer"), column("Available", "integer"), column("Age", "string")];
-
-fn scale(object: &Value, now: OffsetDateTime) -> Vec<Value> {
-    let (desired, available) = (number(&object["spec"]["replicas"]), number(&object["status"]["replicas"]));
-    vec![name(object), desired.into(), available.into(), age::of(object, now)]
 }
 
 const JOB: &[Heading] = &[
