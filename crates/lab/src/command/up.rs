@@ -192,8 +192,11 @@ fn with_lab(
             for line in lines {
                 eprintln!("  {line}");
             }
-            eprintln!("  logs of the lab's own processes: {}/*/*.log", lab.directory.path().display());
+            if !keep {
+                eprintln!("  once more, kept for a look: isthmus lab up --keep {}", options.topology.display());
+            }
             if keep {
+                eprintln!("  logs of the lab's own processes: {}/*/*.log", lab.directory.path().display());
                 eprintln!("kept for a look: isthmus lab status; Ctrl-C stops the lab");
                 if lab.set_ready().is_ok() {
                     runtime.block_on(until_told(&lab));

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{CONTROLLER, GATEWAY, READER, ROOT, SYSTEM};
+use super::{CONTROLLER, GATEWAY, ROOT, SYSTEM};
 use crate::topology::Cluster;
 
 fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
@@ -41,12 +41,9 @@ fn issuing() -> Vec<Value> {
     ]
 }
 
-/// The account by which another cluster's controller reads this one. It may read no Secret.
+/// The account by which another cluster's controller reads this one, exactly as `isthmus join` makes it.
 fn reader() -> Vec<Value> {
-    let rules: Vec<Value> = watched().into_iter().chain(issuing()).collect();
-    let mut objects = vec![account(READER)];
-    objects.extend(cluster_role(READER, rules));
-    objects
+    api::reader::objects(SYSTEM)
 }
 
 fn controller() -> Vec<Value> {
