@@ -168,9 +168,19 @@ impl Failure {
         matches!(self, Failure::Connect { retried: true, .. } | Failure::Reset { retried: true, .. })
     }
 
-    /// The client's own doing, which nobody needs to be told of.
-    pub fn is_clients(&self) -> bool {
-        matches!(self, Failure::Client(_) | Failure::Refused(_))
+    /// A short, fixed word for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Failure::UnknownDestination(_) => "unknown_destination",
+            Failure::NoEndpoint(_) => "no_endpoint",
+            Failure::Connect { .. } => "connect",
+            Failure::Reset { .. } => "reset",
+            Failure::UpstreamProtocol { .. } => "protocol",
+            Failure::Client(_) => "client",
+            Failure::Refused(_) => "refused",
+            Failure::Denied(_) => "denied",
+            Failure::Own(_) => "own",
+        }
     }
 }
 

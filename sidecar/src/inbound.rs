@@ -61,7 +61,8 @@ pub struct Arrived {
 /// Carries one connection to the application.
 pub async fn serve(stream: TcpStream, worker: Rc<Worker>) {
     if let Err(failure) = carry(stream, &worker).await {
-        tracing::debug!(error = %failure, "inbound connection ended");
+        worker.telemetry.failed("inbound", failure.reason());
+        tracing::debug!(error = %failure, "inbound connection failed");
     }
 }
 
@@ -81,8 +82,9 @@ async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     let strict = PeerAuthentication::new(PeerMode::Strict, []);
     let authentication = snapshot.authentication.as_deref().unwrap_or(&strict);
     let mode = authentication.mode_of(destination.port());
+    let within = snapshot.settings.detection_timeout;
 
-    let (stream, presented, server_name) = presented(stream, mode, declared).await?;
+    let (stream, presented, server_name) = presented(stream, mode, declared, within).await?;
     let accepted = authentication.decide(destination.port(), presented);
     let security = if accepted == Accepted::MutualTls { Security::MutualTls } else { Security::None };
     let service = service_of(snapshot.own.as_deref(), destination.port());
@@ -109,7 +111,6 @@ async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
         Accepted::Passthrough => (Io::from_prefixed(stream), Some(Spoken::Opaque)),
         Accepted::Plaintext => (Io::from_prefixed(stream), None),
     };
-    let within = snapshot.settings.detection_timeout;
     drop(snapshot);
     let spoken = match (declared, spoken) {
         (_, Some(Spoken::Opaque)) if accepted == Accepted::Passthrough => Spoken::Opaque,
@@ -131,6 +132,7 @@ async fn presented(
     mut stream: TcpStream,
     mode: PeerMode,
     declared: Protocol,
+    within: Option<Duration>,
 ) -> Result<(Prefixed<TcpStream>, Presented, Option<Arc<str>>), Failure> {
     let plaintext = |stream| Ok((Prefixed::new(BytesMut::new(), stream), Presented::Plaintext, None));
     if mode == PeerMode::Disable {
@@ -139,12 +141,14 @@ async fn presented(
     let mut first = [0];
     let peeked = stream.peek(&mut first);
     let peeked = match (mode, declared) {
-        (PeerMode::Permissive, Protocol::Tcp) => match tokio::time::timeout(SERVER_FIRST, peeked).await {
-            Ok(peeked) => peeked,
-            Err(_) => return plaintext(stream),
-        },
-        _ => peeked.await,
+        (PeerMode::Permissive, Protocol::Tcp) => tokio::time::timeout(SERVER_FIRST, peeked).await,
+        (PeerMode::Permissive, Protocol::Unknown) if let Some(within) = within => {
+            tokio::time::timeout(within.max(SERVER_FIRST), peeked).await
+        }
+        _ => Ok(peeked.await),
     };
+    // Nothing came: the client waits for the server.
+    let Ok(peeked) = peeked else { return plaintext(stream) };
     match peeked {
         Ok(0) => return Err(Failure::Client("closed before its first byte".into())),
         Ok(_) if first == [TLS_HANDSHAKE] => {}

@@ -42,9 +42,8 @@ pub struct Captured {
 
 /// Carries one captured connection from the application to where it meant to go.
 pub async fn serve(stream: TcpStream, worker: Rc<Worker>) {
-    if let Err(failure) = carry(stream, &worker).await
-        && !failure.is_clients()
-    {
+    if let Err(failure) = carry(stream, &worker).await {
+        worker.telemetry.failed("outbound", failure.reason());
         tracing::debug!(error = %failure, "outbound connection failed");
     }
 }
@@ -58,7 +57,7 @@ async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     }
     let service = worker.view.by_address(destination.ip()).await;
     let settings = worker.view.snapshot().settings.clone();
-    let captured = captured(client, destination, service.as_ref(), worker, &settings)?;
+    let captured = captured(client, destination, service.as_ref(), worker, &settings);
     let mut io = Io::from(stream);
     let spoken = match captured.protocol {
         Protocol::Tcp => Spoken::Opaque,
@@ -81,24 +80,26 @@ fn captured(
     service: Option<&Arc<Service>>,
     worker: &Worker,
     settings: &Settings,
-) -> Result<Captured, Failure> {
+) -> Captured {
     let port = destination.port();
     let known = service.and_then(|service| Some((service, service.port(port)?)));
-    if known.is_none() && settings.outbound_policy == OutboundPolicy::RegistryOnly {
-        return Err(Failure::UnknownDestination(destination.to_string().into()));
-    }
     let (cluster, route, protocol) = match known {
         Some((service, port)) => {
             (worker.clusters.of(service, port.number, &worker.view), route_to(service, worker), port.protocol)
         }
         None => {
-            let cluster = Rc::new(Cluster::fixed("PassthroughCluster", Target::plaintext(destination)));
-            let labels = telemetry::istio::Service { name: "PassthroughCluster".into(), ..Default::default() };
+            // Even where others are not allowed, `Host` may name a service.
+            let cluster = match settings.outbound_policy {
+                OutboundPolicy::AllowAny => Cluster::fixed("PassthroughCluster", Target::plaintext(destination)),
+                OutboundPolicy::RegistryOnly => Cluster::black_hole(destination),
+            };
+            let labels = telemetry::istio::Service { name: cluster.name.clone(), ..Default::default() };
+            let cluster = Rc::new(cluster);
             let route = worker.telemetry.route(Reporter::Source, Security::Unknown, &worker.me(), labels);
             (cluster, route, Protocol::Unknown)
         }
     };
-    Ok(Captured { client, destination, cluster, route, protocol })
+    Captured { client, destination, cluster, route, protocol }
 }
 
 /// What requests to a service count for.

@@ -11,7 +11,6 @@ use std::time::Duration;
 use identity::Identity;
 use runtime::drain::Watch;
 use runtime::workers::{self, Workers};
-use telemetry::istio::Metrics;
 use telemetry::metrics::Registry;
 use tonic::transport::Channel;
 use wire::Kind;
@@ -101,7 +100,7 @@ pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Resul
             (identity.clone(), registry.clone(), drain.clone(), destination.clone());
         async move {
             let view = View::new(place.clone(), shared, subscriber);
-            let telemetry = Telemetry::new(Metrics::new(registry.worker()), place, Log::new(logs));
+            let telemetry = Telemetry::new(registry.worker(), place, Log::new(logs));
             work(Rc::new(Worker::new(view, identity, telemetry, drain, mark, destination)), inbound, outbound).await;
         }
     })?;

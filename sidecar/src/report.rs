@@ -15,6 +15,7 @@ use telemetry::flags;
 use telemetry::istio::{
     Ended, HttpSeries, Labels, Metrics, Party, Protocol, Reporter, Security, Service, TcpConnection, TcpSeries,
 };
+use telemetry::metrics::{Counter, Family, PerWorker, Scope};
 
 use crate::failure::Answer;
 use crate::http::{Ending, Uploaded};
@@ -27,6 +28,13 @@ pub use log::{Files, Log, Seen};
 /// Peers whose labels are kept, per worker. A peer may claim labels without end; past this they are forgotten.
 const MOST_PARTIES: usize = 4096;
 
+/// Connections that could not be carried to their end.
+pub const FAILED: Family = Family {
+    name: "isthmus_sidecar_connections_failed_total",
+    help: "Connections that were refused or broke, by direction and reason.",
+    labels: &["direction", "reason"],
+};
+
 /// One worker's telemetry.
 pub struct Telemetry {
     metrics: Metrics,
@@ -34,6 +42,8 @@ pub struct Telemetry {
     parties: RefCell<HashMap<Party, Rc<Party>>>,
     routes: RefCell<HashMap<RouteKey, Rc<Route>>>,
     own: RefCell<Option<Rc<Me>>>,
+    failures: RefCell<Vec<((&'static str, &'static str), Counter)>>,
+    scope: Scope<PerWorker>,
     /// Access logs.
     pub log: Log,
 }
@@ -62,9 +72,20 @@ pub struct Route {
 
 impl Telemetry {
     /// For the worker that owns these metrics.
-    pub fn new(metrics: Metrics, place: Place, log: Log) -> Self {
-        let (parties, routes, own) = Default::default();
-        Self { metrics, place, parties, routes, own, log }
+    pub fn new(scope: Scope<PerWorker>, place: Place, log: Log) -> Self {
+        let (parties, routes, own, failures) = Default::default();
+        Self { metrics: Metrics::new(scope.clone()), place, parties, routes, own, failures, scope, log }
+    }
+
+    /// Counts a connection that ended without being carried to its end.
+    pub fn failed(&self, direction: &'static str, reason: &'static str) {
+        let mut failures = self.failures.borrow_mut();
+        if let Some((_, counter)) = failures.iter().find(|(of, _)| *of == (direction, reason)) {
+            return counter.increment();
+        }
+        let counter = self.scope.counter(&FAILED, &[direction, reason]);
+        counter.increment();
+        failures.push(((direction, reason), counter));
     }
 
     /// The own workload as `own` has it, which has proved to be `principal`.

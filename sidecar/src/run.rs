@@ -19,6 +19,8 @@ use crate::{dns, pages};
 
 /// Workers that a sidecar has at most unless told otherwise: it lives beside what it serves.
 const AT_MOST: usize = 2;
+/// For the last lines of the access log to be written.
+const LAST_LINES: std::time::Duration = std::time::Duration::from_millis(200);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -115,7 +117,7 @@ async fn live(
     let (signal, watch, drained) = drain::channel();
     let (has_identity, has_inbound) = (readiness.needs("identity"), readiness.needs("inbound configuration"));
 
-    let known = pages::Known::default();
+    let (known, logs) = (pages::Known::default(), std::cell::OnceCell::new());
     let admin = pages::add(Admin::new("sidecar", registry.clone(), readiness.clone(), signal.clone()), &known)
         .application(Application::from_environment(Some(net::PROXY_MARK)));
     let admin = Arc::new(admin);
@@ -154,6 +156,7 @@ async fn live(
         )?;
         // Set once: this is the only place.
         let _ = known.set(running.shared.clone());
+        let _ = logs.set(running.logs.clone());
         let names = dns::Names::new(running.shared.clone(), running.subscriber.clone());
         dns::serve(names, options.dns_port, Some(net::PROXY_MARK)).await?;
         running.knows_itself().await;
@@ -166,6 +169,9 @@ async fn live(
     tokio::select! {
         left = leaving => {
             left?;
+            if let Some(logs) = logs.get() {
+                logs.flush(LAST_LINES);
+            }
             Ok(())
         }
         failed = living => failed,

@@ -232,7 +232,7 @@ pub struct Snapshot {
     /// Clusters whose own intermediate is known: what runs in them must be signed by it.
     pub issuers: Arc<HashSet<Arc<str>>>,
     /// Gateways by network. A network that is known to have none has an empty list.
-    pub gateways: HashMap<Arc<str>, Arc<[Gateway]>>,
+    pub gateways: Arc<HashMap<Arc<str>, Arc<[Gateway]>>>,
 }
 
 impl Service {

@@ -103,7 +103,8 @@ impl Store {
                 self.current.authentication = Some(Arc::new(convert::authentication(&message)?));
             }
             Body::Gateway(message) => {
-                self.current.gateways.insert(name.into(), convert::gateways(&message)?);
+                let gateways = convert::gateways(&message)?;
+                Arc::make_mut(&mut self.current.gateways).insert(name.into(), gateways);
             }
             Body::Service(message) => {
                 let service = convert::service(&message, &self.place.cluster)?;
@@ -144,7 +145,7 @@ impl Store {
                 }
             }
             Kind::Gateway => {
-                self.current.gateways.insert(name.into(), Arc::new([]));
+                Arc::make_mut(&mut self.current.gateways).insert(name.into(), Arc::new([]));
             }
             // What a proxy is and whom it trusts is never taken back, only replaced.
             Kind::Trust | Kind::MeshConfig | Kind::Workload | Kind::Authentication => {

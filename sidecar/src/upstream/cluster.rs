@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,6 +30,9 @@ pub struct Cluster {
     /// As Envoy names it: `outbound|<port>||<hostname>`.
     pub name: Arc<str>,
     key: Key,
+    refuses: bool,
+    /// What the targets were made of.
+    made_of: RefCell<Option<Snapshot>>,
     service: RefCell<Option<Arc<Service>>>,
     balancer: RefCell<Balancer<Arc<Target>>>,
     pools: RefCell<Pools>,
@@ -55,6 +59,8 @@ impl Cluster {
         Self {
             name,
             key,
+            refuses: false,
+            made_of: RefCell::default(),
             service: RefCell::default(),
             balancer: RefCell::new(Balancer::new(balance::Locality::default())),
             pools: RefCell::default(),
@@ -77,6 +83,13 @@ impl Cluster {
         cluster
     }
 
+    /// Where unknown destinations go that the mesh does not allow: nowhere.
+    pub fn black_hole(destination: SocketAddr) -> Self {
+        let key = Key { hostname: destination.to_string().into(), port: destination.port() };
+        let (name, version) = ("BlackHoleCluster".into(), Cell::new(FIXED));
+        Self { name, version, refuses: true, ..Self::of_service(key) }
+    }
+
     /// The service, if it is one.
     pub fn service(&self) -> Option<Arc<Service>> {
         self.service.borrow().clone()
@@ -94,6 +107,9 @@ impl Cluster {
         }
         // A service that is no longer told keeps its last endpoints for the connections that it has.
         let Some(service) = snapshot.services.get(&self.key.hostname) else { return };
+        if self.is_made_of(service, snapshot) {
+            return;
+        }
         let targets = target::targets(service, self.key.port, snapshot);
         let current: HashMap<&Arc<str>, &Arc<Target>> =
             targets.iter().map(|choice| (&choice.id, &choice.target)).collect();
@@ -108,6 +124,23 @@ impl Cluster {
         balancer.place_at(snapshot.own.as_ref().map(|own| own.locality.clone()).unwrap_or_default());
         balancer.update(targets);
         *self.service.borrow_mut() = Some(service.clone());
+        *self.made_of.borrow_mut() =
+            Some(Snapshot { services: Default::default(), addresses: Default::default(), ..snapshot.clone() });
+    }
+
+    /// Whether nothing that the targets depend on has changed: most snapshots change another service.
+    fn is_made_of(&self, service: &Arc<Service>, snapshot: &Snapshot) -> bool {
+        let known = self.service.borrow().as_ref().is_some_and(|known| Arc::ptr_eq(known, service));
+        known
+            && self.made_of.borrow().as_ref().is_some_and(|before| {
+                let own = match (&before.own, &snapshot.own) {
+                    (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                    (before, now) => before.is_none() && now.is_none(),
+                };
+                own && Arc::ptr_eq(&before.gateways, &snapshot.gateways)
+                    && Arc::ptr_eq(&before.settings, &snapshot.settings)
+                    && Arc::ptr_eq(&before.issuers, &snapshot.issuers)
+            })
     }
 
     /// A connection for a request, to an endpoint that is not in `tried` where there is another.
@@ -167,6 +200,9 @@ impl Cluster {
     }
 
     fn pick(&self, tried: &[Arc<str>]) -> Result<Pick<Arc<Target>>, Failure> {
+        if self.refuses {
+            return Err(Failure::UnknownDestination(self.key.hostname.clone()));
+        }
         let picked = self.balancer.borrow_mut().pick(Instant::now(), tried, rand::random());
         picked.ok_or_else(|| Failure::NoEndpoint(self.key.hostname.clone()))
     }

@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::discovery::{PeerMode, Protocol};
 
+use isthmus_sidecar::report::FAILED;
+
 use crate::app::{Client, by, get};
 use crate::world::World;
 
@@ -257,18 +259,13 @@ async fn unknown_destinations_pass_unless_only_the_registry_may() {
     assert_eq!(by(&get(elsewhere).await), "reviews-a");
 
     world.settings(|settings| settings.set_outbound_policy(wire::discovery::OutboundPolicy::RegistryOnly));
-    let closed = async {
-        loop {
-            let mut stream = TcpStream::connect(frontend.way_to(app.address)).await.unwrap();
-            let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
-            let mut answer = Vec::new();
-            let _ = stream.read_to_end(&mut answer).await;
-            if answer.is_empty() {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), closed).await.expect("REGISTRY_ONLY closes");
+    let refused = async { while get(frontend.way_to(app.address)).await.status() != 502 {} };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("REGISTRY_ONLY refuses");
+    assert_eq!(by(&get(elsewhere).await), "reviews-a", "Host names a service");
+    let mut stream = TcpStream::connect(frontend.way_to(app.address)).await.unwrap();
+    stream.write_all(b"not http").await.unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or_default(), 0, "opaque connections are closed");
+    assert_eq!(frontend.counted(&FAILED, &[("reason", "unknown_destination")]), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

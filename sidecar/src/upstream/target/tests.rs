@@ -58,7 +58,7 @@ fn snapshot(gateways: &[(&str, &[(&str, &str)])]) -> Snapshot {
             ((*network).into(), addresses.iter().map(gateway).collect())
         })
         .collect();
-    Snapshot { gateways, ..Snapshot::default() }
+    Snapshot { gateways: Arc::new(gateways), ..Snapshot::default() }
 }
 
 fn weights(choices: &[Choice<Arc<Target>>]) -> Vec<(String, u32)> {
