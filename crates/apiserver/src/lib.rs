@@ -13,7 +13,6 @@ mod authn;
 pub mod body;
 mod bootstrap;
 pub mod certificates;
-pub mod command;
 mod crd;
 pub mod defaults;
 mod discovery;

@@ -7,7 +7,6 @@
 pub mod capture;
 pub mod firewall;
 pub mod hello;
-pub mod inherit;
 pub mod link;
 pub mod namespace;
 mod netlink;
