@@ -1,9 +1,8 @@
 //! The account by which a primary's controller reads another cluster: what it may do, and nothing more.
 //!
-//! It reads the kinds that are watched. It may not read Secrets. Beside reading it may do two things that make it possible
-//! to serve a cluster that has no controller of its own: ask whose a token is, and write ConfigMaps of the one name under
-//! which the roots are published, and the one webhook configuration that holds them too. (For server-side apply an API
-//! server authorises `create` with the object's name, so even that can be bound to the name.)
+//! It reads the kinds that are watched. It may not read Secrets. In a cluster that has no controller of its own it may do two
+//! things beside: ask whose a token is, and write ConfigMaps of the one name under which the roots are published. (For
+//! server-side apply an API server authorises `create` with the object's name, so even that can be bound to the name.)
 
 use serde_json::{Value, json};
 
@@ -11,8 +10,15 @@ use crate::names;
 
 /// Name of the account, and of its role.
 pub const READER: &str = "isthmus-reader";
-/// The webhook configuration that holds the roots.
-pub const WEBHOOK_CONFIGURATION: &str = "isthmus-sidecar-injector";
+
+/// Who serves the proxies of the cluster that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// The reader's controller.
+    ByReader,
+    /// A controller of its own.
+    ByItself,
+}
 
 /// A rule of a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,13 +56,11 @@ pub const SERVING: &[Rule] = &[
         verbs: &["get", "create", "update", "patch"],
         names: &[names::ROOT_CONFIG_MAP],
     },
-    Rule {
-        group: "admissionregistration.k8s.io",
-        resources: &["mutatingwebhookconfigurations"],
-        verbs: &["get", "patch"],
-        names: &[WEBHOOK_CONFIGURATION],
-    },
 ];
+
+/// Finding out who signs in a cluster with a controller of its own.
+pub const TRUSTING: Rule =
+    Rule { group: "", resources: &["configmaps"], verbs: &["get"], names: &[names::ROOT_CONFIG_MAP] };
 
 /// Renewing its own token, so that a remote secret does not run out.
 pub const RENEWING: Rule =
@@ -74,8 +78,12 @@ impl Rule {
 }
 
 /// The account, its role, and what binds them, for one namespace of the components.
-pub fn objects(namespace: &str) -> Vec<Value> {
-    let rules: Vec<Value> = WATCHED.iter().chain(SERVING).map(Rule::to_json).collect();
+pub fn objects(namespace: &str, served: Served) -> Vec<Value> {
+    let beside = match served {
+        Served::ByReader => SERVING,
+        Served::ByItself => std::slice::from_ref(&TRUSTING),
+    };
+    let rules: Vec<Value> = WATCHED.iter().chain(beside).map(Rule::to_json).collect();
     let subjects = json!([{"kind": "ServiceAccount", "name": READER, "namespace": namespace}]);
     let rbac = "rbac.authorization.k8s.io/v1";
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": READER});
@@ -108,7 +116,16 @@ mod tests {
             let writes = rule.verbs.iter().any(|verb| !READ.contains(verb));
             assert!(!writes || !rule.names.is_empty() || rule.resources == ["tokenreviews"], "{rule:?}");
         }
-        let objects = objects("isthmus-system");
+        let alone = objects("isthmus-system", Served::ByItself);
+        let rules = alone[1]["rules"].as_array().unwrap();
+        assert!(
+            rules.iter().all(|rule| rule["verbs"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|v| READ.contains(&v.as_str().unwrap())))
+        );
+        let objects = objects("isthmus-system", Served::ByReader);
         assert_eq!(objects.len(), 5);
         assert_eq!(objects[1]["rules"][5]["resourceNames"], json!(["istio-ca-root-cert"]));
         assert_eq!(kinds(), 7);

@@ -1,6 +1,7 @@
 //! `isthmus join`: lets a primary's controller read another cluster.
 //!
-//! In the cluster that joins, an account is made that may read what is watched and no Secrets. A token bound to it goes,
+//! In the cluster that joins, an account is made that may read what is watched and no Secrets; where that cluster has no
+//! controller of its own, it may also do the little that serving it takes (see [`api::reader`]). A token bound to it goes,
 //! with the address and CA of that cluster's API server, into a remote secret for the primary. With a primary named the
 //! secret is applied there and the link is waited for; without one it is printed.
 
@@ -8,9 +9,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use api::reader::READER;
+use api::reader::{READER, Served};
 use api::remote_secret::{self, is_cluster_name};
 use federation_controller::debug::ClustersPage;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
@@ -158,7 +160,12 @@ async fn make_account(client: &Client, namespace: &str) -> anyhow::Result<()> {
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => return Err(error).with_context(|| format!("making namespace {namespace}")),
     }
-    for object in api::reader::objects(namespace) {
+    let deployments = Api::<Deployment>::namespaced(client.clone(), namespace);
+    let served = match deployments.get_opt("isthmus-controller").await.context("looking for a controller there")? {
+        Some(_) => Served::ByItself,
+        None => Served::ByReader,
+    };
+    for object in api::reader::objects(namespace, served) {
         let object: DynamicObject = serde_json::from_value(object)?;
         let (name, kind) = (object.name_any(), object.types.clone().unwrap_or_default());
         let (group, version) = kind.api_version.split_once('/').unwrap_or(("", &kind.api_version));

@@ -1,9 +1,11 @@
 //! How the roots reach workloads and API servers: ConfigMap `istio-ca-root-cert` in every namespace of every cluster that
 //! this controller signs for, and `caBundle` of the injection webhook there.
 //!
-//! In a remote cluster that takes the right to write ConfigMaps of that one name and the one webhook configuration, which
-//! `isthmus join` and the install manifests grant; a cluster that grants it not is left alone, and that is logged once. A
-//! cluster that has a controller of its own is not signed for here, and so not written to either.
+//! In a remote cluster that takes the right to write ConfigMaps of that one name, which `isthmus join` and the install
+//! manifests grant; a cluster that grants it not is left alone, and that is logged once. The webhook's configuration is
+//! kept in order where that is granted too, which it is not by default: whoever may change it decides what every new pod
+//! runs. There the installation writes the roots. A cluster that has a controller of its own is not signed for here, and so
+//! not written to either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -99,8 +101,11 @@ async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
                 Err(trouble) => wait = wait.min(report(&cluster, namespace, trouble, &mut refused)),
             }
         }
-        if let Err(trouble) = write_bundle(&client, &roots).await {
-            wait = wait.min(report(&cluster, WEBHOOK_CONFIGURATION, trouble, &mut refused));
+        match write_bundle(&client, &roots).await {
+            // Not granted by default in a remote cluster.
+            Err(Trouble::Refused(_)) if cluster != *clusters.own() => {}
+            Err(trouble) => wait = wait.min(report(&cluster, WEBHOOK_CONFIGURATION, trouble, &mut refused)),
+            Ok(()) => {}
         }
         tokio::select! {
             changed = namespaces.changed() => {

@@ -15,7 +15,7 @@ const READ: &[&str] = &["get", "list", "watch"];
 #[must_use]
 pub fn all(cluster: &Cluster) -> Vec<Value> {
     let mut objects = vec![account(GATEWAY)];
-    objects.extend(reader());
+    objects.extend(reader(cluster));
     if cluster.is_primary() {
         objects.extend(controller());
     }
@@ -42,8 +42,9 @@ fn issuing() -> Vec<Value> {
 }
 
 /// The account by which another cluster's controller reads this one, exactly as `isthmus join` makes it.
-fn reader() -> Vec<Value> {
-    api::reader::objects(SYSTEM)
+fn reader(cluster: &Cluster) -> Vec<Value> {
+    use api::reader::Served;
+    api::reader::objects(SYSTEM, if cluster.is_primary() { Served::ByItself } else { Served::ByReader })
 }
 
 fn controller() -> Vec<Value> {
