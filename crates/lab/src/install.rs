@@ -14,6 +14,7 @@ pub mod workloads;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use api::reader::READER;
 use identity::{Authority, CaError, Constraints};
 use serde_json::{Value, json};
 
@@ -29,8 +30,6 @@ pub const CONTROLLER: &str = "isthmus-controller";
 pub const WEBHOOKS: &str = "isthmus-webhooks";
 /// The east-west gateway's name.
 pub const GATEWAY: &str = "isthmus-eastwestgateway";
-/// The account by which a primary reads a remote cluster.
-pub const READER: &str = "isthmus-reader";
 /// The gateway's port for mesh traffic.
 pub const GATEWAY_PORT: u16 = 15443;
 /// Signing certificates of a lab live as long as it may.
