@@ -50,6 +50,7 @@ pub(crate) async fn keep(call: &Call, mut object: Value, applied: bool) -> Resul
     if served.kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         crd::complete(&api.store, &mut object);
     }
+    incoming::tell_limits(call, &object);
     incoming::admissible(served, &object, None)?;
     admission::validate(call, Operation::Create, Some(&object), None).await?;
 

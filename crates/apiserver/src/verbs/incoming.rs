@@ -131,6 +131,22 @@ pub(crate) fn fill(served: &Served, object: &mut Value) {
     }
 }
 
+/// Says what of an object is kept without having an effect here.
+pub(crate) fn tell_limits(call: &Call, object: &Value) {
+    let kind = &call.served.kind;
+    let says = |key: &str| object.to_string().contains(&format!("\"{key}\":"));
+    if kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
+        if says("x-kubernetes-validations") {
+            call.warn("x-kubernetes-validations: this server evaluates no CEL rules");
+        }
+        if object::text(object, "/spec/conversion/strategy") == "Webhook" {
+            call.warn("spec.conversion: this server calls no conversion webhooks; versions differ by apiVersion only");
+        }
+    } else if kind.group == "admissionregistration.k8s.io" && says("matchConditions") {
+        call.warn("matchConditions: this server evaluates no CEL rules and calls the webhook without them");
+    }
+}
+
 /// Checks the finished object. `old` is what it replaces.
 pub(crate) fn admissible(served: &Served, object: &Value, old: Option<&Value>) -> Result<()> {
     let mut causes: Vec<Cause> = Vec::new();

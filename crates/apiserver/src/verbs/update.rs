@@ -112,6 +112,7 @@ async fn once(call: &Call, change: &Change, current: &Object) -> std::result::Re
     if served.kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         crd::complete(&api.store, &mut new);
     }
+    incoming::tell_limits(call, &new);
     incoming::admissible(served, &new, Some(&old))?;
     admission::validate(call, Operation::Update, Some(&new), Some(&old)).await?;
 
