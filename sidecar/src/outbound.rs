@@ -121,7 +121,7 @@ async fn relay(mut io: Io, captured: Captured, worker: &Rc<Worker>) -> Result<()
         seen.destination = Some(captured.destination);
         seen.client = Some(captured.client);
     }
-    let (pick, opened) = match captured.cluster.connect(&worker.dial()).await {
+    let (pick, opened) = match captured.cluster.connect(&worker.dial(&captured.cluster)).await {
         Ok(connected) => connected,
         Err(failure) => {
             opaque::refused(&captured.route, &worker.telemetry, seen, &failure);

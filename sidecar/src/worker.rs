@@ -15,8 +15,11 @@ use tokio::net::TcpStream;
 use crate::mesh::View;
 use crate::report::{Me, Telemetry};
 use crate::upstream::connect::Dial;
-use crate::upstream::{Clusters, Pool, Version};
+use crate::upstream::{Cluster, Clusters, Pool, Version};
 
+/// The longest that connecting inside the mesh takes, whatever the mesh's settings allow: Istio's default of 10 s would
+/// hold a request for as long as a vanished pod stays listed.
+const LONGEST_CONNECT: Duration = Duration::from_secs(1);
 /// How often idle connections are looked over.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -57,9 +60,10 @@ impl Worker {
         Self { view, identity, clusters, apps, telemetry: Rc::new(telemetry), drain, mark, destination }
     }
 
-    /// How to connect to endpoints, by the mesh's present settings.
-    pub fn dial(&self) -> Dial {
-        let timeout = self.view.snapshot().settings.connect_timeout;
+    /// How to connect to a cluster's endpoints, by the mesh's present settings.
+    pub fn dial(&self, cluster: &Cluster) -> Dial {
+        let allowed = self.view.snapshot().settings.connect_timeout;
+        let timeout = if cluster.service().is_some() { allowed.min(LONGEST_CONNECT) } else { allowed };
         Dial { identity: self.identity.clone(), mark: self.mark, timeout }
     }
 

@@ -10,8 +10,8 @@ use policy::{PeerAuthentication, PeerMode};
 use wire::discovery as message;
 
 use super::model::{
-    Direct, Endpoint, Gateway, InboundPort, LONGEST_CONNECT, LogSettings, OutboundPolicy, Own, Port, Protocol, Reach,
-    Service, Settings, WorkloadLabels,
+    Direct, Endpoint, Gateway, InboundPort, LogSettings, OutboundPolicy, Own, Port, Protocol, Reach, Service, Settings,
+    WorkloadLabels,
 };
 
 type Result<T> = std::result::Result<T, String>;
@@ -196,7 +196,7 @@ pub(super) fn settings(message: &message::MeshConfig) -> Settings {
             json: message.access_log_encoding() == message::AccessLogEncoding::Json,
             format: message.access_log_format.as_str().into(),
         },
-        connect_timeout: if asked.is_zero() { LONGEST_CONNECT } else { asked.min(LONGEST_CONNECT) },
+        connect_timeout: if asked.is_zero() { default.connect_timeout } else { asked },
         detection_timeout: (message.protocol_detection_timeout_ms > 0)
             .then(|| Duration::from_millis(message.protocol_detection_timeout_ms.into())),
         locality_load_balancing: message.locality_load_balancing,

@@ -198,10 +198,6 @@ pub struct Settings {
     pub locality_load_balancing: bool,
 }
 
-/// The longest that connecting inside the mesh takes before another endpoint is tried, whatever the mesh's settings
-/// allow (Istio's default of 10 s would hold a request for as long as a vanished pod stays listed).
-pub(super) const LONGEST_CONNECT: Duration = Duration::from_secs(1);
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -209,7 +205,7 @@ impl Default for Settings {
             cluster_domain: "cluster.local".into(),
             outbound_policy: OutboundPolicy::default(),
             log: LogSettings::default(),
-            connect_timeout: LONGEST_CONNECT,
+            connect_timeout: Duration::from_secs(10),
             detection_timeout: None,
             locality_load_balancing: true,
         }

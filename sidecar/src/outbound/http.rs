@@ -261,7 +261,7 @@ impl Requests {
         retries: u32,
         tried: &mut Vec<Arc<str>>,
     ) -> Result<Answered, Attempt> {
-        let leased = cluster.lease(version, tried, &self.worker.dial()).await;
+        let leased = cluster.lease(version, tried, &self.worker.dial(cluster)).await;
         let mut leased = leased.map_err(|failure| Attempt { failure, again: Again::Safe, answered: None })?;
         let mut request = Request::from_parts(
             head.clone(),

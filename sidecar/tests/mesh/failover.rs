@@ -167,3 +167,30 @@ async fn discovery_moves_traffic() {
     world.serve("reviews", &near, |_| {});
     println!("ready noticed after {:?}", moved(&mut client, "near").await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn losing_the_controller_costs_nothing_that_is_known() {
+    let (world, near, _beside, _far, frontend) = three_tiers().await;
+    let mut client = Client::connect(frontend.service(1)).await;
+    assert_eq!(by(&client.get("/").await), "near");
+    world.link.cut().await;
+    near.gate.cut().await;
+    for _ in 0..5 {
+        assert_eq!(by(&client.get("/").await), "beside", "what was told goes on");
+    }
+    assert_eq!(by(&get(frontend.service(1)).await), "beside", "for new connections as well");
+    let outside = crate::app::App::start("outside").await;
+    let begun = Instant::now();
+    assert_eq!(by(&get(frontend.way_to(outside.address)).await), "outside");
+    println!("an unknown destination waited {:?} for a controller that is gone", begun.elapsed());
+
+    world.unserve("reviews", &near);
+    world.link.open().await;
+    let newer = world.pod("west", "us-west-1a", "newer", "reviews", Protocol::Http).await;
+    world.serve("reviews", &newer, |_| {});
+    let begun = Instant::now();
+    while by(&client.get("/").await) != "newer" {
+        assert!(begun.elapsed() < Duration::from_secs(10), "not told after the link came back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -27,6 +27,8 @@ pub(crate) const DOMAIN: &str = "cluster.local";
 /// Everything that the mesh has.
 pub(crate) struct World {
     pub(crate) controller: Controller,
+    /// Stands before the controller, and can cut it off.
+    pub(crate) link: Gate,
     root: Authority,
     clusters: Mutex<HashMap<String, Arc<Authority>>>,
 }
@@ -57,8 +59,10 @@ pub(crate) struct Pod {
 impl World {
     pub(crate) async fn new() -> Arc<Self> {
         let root = Authority::self_signed_root("test", Duration::from_secs(3600)).unwrap();
-        let world =
-            Self { controller: Controller::start(Ipv4Addr::LOCALHOST.into()).await, root, clusters: Mutex::default() };
+        let mut controller = Controller::start(Ipv4Addr::LOCALHOST.into()).await;
+        let link = Gate::start(controller.address).await;
+        controller.address = link.address;
+        let world = Self { controller, link, root, clusters: Mutex::default() };
         world.settings(|_| {});
         Arc::new(world)
     }
