@@ -234,9 +234,9 @@ where
                 view.touch();
             }
             Event::Apply(object) => {
-                if cache.put(object) {
-                    view.touch();
-                }
+                // Also the echo of a controller's own write is news: to the others.
+                cache.put(object);
+                view.touch();
             }
             Event::Delete(object) => {
                 cache.remove(&object);
