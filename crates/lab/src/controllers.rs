@@ -78,3 +78,6 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
