@@ -32,7 +32,10 @@ impl Access {
     /// one runs, and nothing says which kubeconfig to use.
     pub(crate) fn lab(&self, context: Option<&str>) -> anyhow::Result<Option<Record>> {
         match self.lab.as_deref() {
-            Some("") => Ok(Some(state::choose(None)?)),
+            Some("") => {
+                let named = std::env::var("ISTHMUS_LAB").ok().filter(|name| !name.is_empty());
+                Ok(Some(state::choose(named.as_deref())?))
+            }
             Some(name) => Ok(Some(state::choose(Some(name))?)),
             None if self.kubeconfig.is_some() || context.is_some() || std::env::var_os("KUBECONFIG").is_some() => {
                 Ok(None)

@@ -213,6 +213,8 @@ fn printed(secret: &Secret) -> anyhow::Result<String> {
 async fn wait_for_link(primary: &Cluster, namespace: &str, name: &str, timeout: Duration) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let mut said = String::new();
+    // Before the controller has seen the secret, its answer is about the one before.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     loop {
         let state = match controller_page(&primary.client, namespace, "clusters").await {
             Ok(page) => link_of(&page, name),
@@ -255,6 +257,9 @@ fn link_of(page: &str, name: &str) -> Result<String, String> {
     if row.link != "connected" {
         let why = row.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         return Err(format!("link {}{why}", row.link));
+    }
+    if let Some(replacement) = &row.replacement {
+        return Err(format!("the link with the new credentials is {replacement}"));
     }
     let same = page.clusters.iter().any(|other| other.name != name && other.network == row.network);
     Ok(match row.network.as_str() {

@@ -164,9 +164,9 @@ fn cluster_row(cluster: &ClusterRow, wide: bool) -> Vec<String> {
         None => "unknown".to_owned(),
         Some(trust) => {
             let signer = if trust.own_intermediate { "own intermediate" } else { "root signs" };
-            let left = age_of(Duration::from_secs(trust.expires_in_s));
+            let left = trust.expires_in_s.map(|seconds| format!(", {}", age_of(Duration::from_secs(seconds))));
             let root: String = trust.root.chars().take(4).collect();
-            format!("root {root}…, {signer}, {left}")
+            format!("root {root}…, {signer}{}", left.unwrap_or_default())
         }
     };
     let network = if cluster.network.is_empty() { "-".to_owned() } else { cluster.network.clone() };
@@ -204,6 +204,9 @@ fn advice(cluster: &ClusterRow, primary: &str) -> String {
             }
         }
         _ => {}
+    }
+    if let Some(replacement) = &cluster.replacement {
+        out.push_str(&format!("  {name}'s new credentials are not in force yet: {}\n", shortened(replacement)));
     }
     if !cluster.unconfirmed.is_empty() {
         let kinds = cluster.unconfirmed.join(", ");
@@ -363,6 +366,11 @@ frontend-6d9c.default   west      all     0 ms   23h41m        19m
                                    "services": 0, "exported": 0, "endpoints": 0, "trust": null}));
         let row = cluster_row(&never, true);
         assert_eq!(row[4..9], ["unknown", "unknown", "unknown", "unknown", "unknown"]);
+        let changing = cluster(json!({"replacement": "refused: 401 Unauthorized"}));
+        assert_eq!(
+            advice(&changing, "west"),
+            "  east's new credentials are not in force yet: refused: 401 Unauthorized\n"
+        );
         let empty = cluster(json!({"unconfirmed": ["Service"]}));
         assert!(advice(&empty, "west").contains("until that is confirmed"));
     }

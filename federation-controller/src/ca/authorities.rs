@@ -41,12 +41,12 @@ pub struct Problem {
 /// What an authority is, as told to people.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// First eight hexadecimal digits of the root's fingerprint (SHA-256 of its public key).
+    /// First eight hexadecimal digits of the root certificate's SHA-256.
     pub root: String,
     /// Whether an intermediate signs, so that certificates prove their cluster.
     pub own_intermediate: bool,
-    /// When the signing certificate ends.
-    pub not_after: std::time::SystemTime,
+    /// When the signing certificate ends; not known where the cluster signs for itself.
+    pub not_after: Option<std::time::SystemTime>,
 }
 
 /// All authorities at one moment.
@@ -104,13 +104,17 @@ impl Snapshot {
 
     /// What signs for a cluster, for status.
     pub fn summary(&self, cluster: &str) -> Option<Summary> {
-        let authority = self.of(cluster)?;
-        let root = authority.roots().first()?;
+        let authority = self.of(cluster);
+        let published = self.trust.issuers().iter().any(|issuer| *issuer.cluster == *cluster);
+        if authority.is_none() && !published {
+            return None;
+        }
+        let root = self.trust.roots().first()?;
         let hash = identity::public_key_sha256(root);
         Some(Summary {
             root: hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect(),
-            own_intermediate: !authority.is_root(),
-            not_after: authority.not_after(),
+            own_intermediate: published,
+            not_after: authority.map(|authority| authority.not_after()),
         })
     }
 }

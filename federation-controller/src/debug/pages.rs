@@ -43,6 +43,9 @@ pub struct ClusterRow {
     pub link: String,
     /// Why the link is not connected.
     pub why: Option<String>,
+    /// How the link with changed credentials is, as long as it has not taken over.
+    #[serde(default)]
+    pub replacement: Option<String>,
     /// How long the link has been so.
     pub link_age_ms: u64,
     /// Since the API server last answered anything at all.
@@ -72,8 +75,8 @@ pub struct TrustRow {
     pub root: String,
     /// Whether it is an intermediate of the cluster's own.
     pub own_intermediate: bool,
-    /// How long it is still valid.
-    pub expires_in_s: u64,
+    /// How long it is still valid; not known where the cluster signs for itself.
+    pub expires_in_s: Option<u64>,
 }
 
 /// One row of `/debug/proxies`.
@@ -177,6 +180,13 @@ pub struct GatewayRow {
     pub addresses: Vec<String>,
 }
 
+fn said(link: &LinkState) -> String {
+    match link {
+        LinkState::Unreachable { why } | LinkState::Refused { why } => format!("{}: {why}", link.word()),
+        other => other.word().to_owned(),
+    }
+}
+
 pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>) -> ClustersPage {
     let now = SystemTime::now();
     let statuses: BTreeMap<String, crate::clusters::Status> = parts
@@ -198,7 +208,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
         let trust = snapshot.as_ref().and_then(|snapshot| snapshot.summary(&name)).map(|summary| TrustRow {
             root: summary.root,
             own_intermediate: summary.own_intermediate,
-            expires_in_s: summary.not_after.duration_since(now).unwrap_or_default().as_secs(),
+            expires_in_s: summary.not_after.map(|at| at.duration_since(now).unwrap_or_default().as_secs()),
         });
         let (services, exported, endpoints) = counts(&index, cluster);
         ClusterRow {
@@ -208,6 +218,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
             secret: status.and_then(|status| status.secret.as_ref()).map(ToString::to_string),
             link: link.into(),
             why,
+            replacement: status.and_then(|status| status.replacement.as_ref()).map(said),
             link_age_ms: millis(age(now, status.map_or(cluster.link.1, |status| status.since))),
             contact_age_ms: status.and_then(|status| status.last_contact).map(|at| millis(age(now, at))),
             heard_age_ms: cluster.heard.map(|at| millis(age(now, at))),
