@@ -132,11 +132,13 @@ impl MeshConfig {
             other => return Err(MeshConfigError::Yaml(format!("a map was expected, not {}", kind(&other)))),
         };
         let mut warnings = Vec::new();
-        let mut config = MeshConfig::default();
-        config.access_log_file = top.text("accessLogFile")?.unwrap_or_default();
-        config.access_log_format = top.text("accessLogFormat")?.unwrap_or_default();
-        config.access_log_json = top.word("accessLogEncoding", &["TEXT", "JSON"], "TEXT or JSON")? == Some("JSON");
-        config.trust_domain = top.text("trustDomain")?.filter(|domain| !domain.is_empty());
+        let mut config = MeshConfig {
+            access_log_file: top.text("accessLogFile")?.unwrap_or_default(),
+            access_log_format: top.text("accessLogFormat")?.unwrap_or_default(),
+            access_log_json: top.word("accessLogEncoding", &["TEXT", "JSON"], "TEXT or JSON")? == Some("JSON"),
+            trust_domain: top.text("trustDomain")?.filter(|domain| !domain.is_empty()),
+            ..MeshConfig::default()
+        };
         if let Some(timeout) = top.duration("connectTimeout")? {
             config.connect_timeout = timeout;
         }

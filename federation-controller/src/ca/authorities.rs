@@ -20,6 +20,9 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::clusters::watch::Pause;
 use crate::index::event::{self, Text};
 
+#[cfg(test)]
+mod tests;
+
 /// Life of a root made here: as Istio's.
 const ROOT_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
 /// Life of an intermediate made here.
@@ -477,80 +480,5 @@ pub async fn tell_trust(authorities: Authorities, events: tokio::sync::mpsc::Sen
         if changes.changed().await.is_err() {
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::ByteString;
-
-    fn secret_object(name: &str, cacerts: &CaCerts) -> SecretObject {
-        let data = cacerts.to_entries().into_iter().map(|(key, value)| (key, ByteString(value.into_bytes())));
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        SecretObject { metadata, data: Some(data.collect()) }
-    }
-
-    fn intermediate(root: &Authority, cluster: &str) -> Authority {
-        root.intermediate_for(cluster, &Constraints::default(), INTERMEDIATE_VALIDITY).unwrap()
-    }
-
-    #[test]
-    fn a_cluster_that_signs_for_itself_publishes_who_signs() {
-        let root = Authority::self_signed_root("a", ROOT_VALIDITY).unwrap();
-        let (west, east) = (intermediate(&root, "west"), intermediate(&root, "east"));
-        let mut book =
-            Book::new("west".into(), "cluster.local", Authority::from_cacerts(&west.to_cacerts()).unwrap()).unwrap();
-        let clusters = |book: &Book| {
-            book.snapshot().unwrap().trust.issuers().iter().map(|i| i.cluster.to_string()).collect::<Vec<_>>()
-        };
-        assert!(book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))));
-        assert!(!book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))), "the same again");
-        assert_eq!(clusters(&book), ["east", "west"]);
-        // North claims west's intermediate, and later east's: neither makes it north's.
-        book.learn(("north".into(), Some(Ok(west.issuer_of("north")))));
-        assert_eq!(clusters(&book), ["east", "west"]);
-        book.learn(("north".into(), Some(Ok(east.issuer_of("north")))));
-        assert_eq!(clusters(&book), ["east", "west"]);
-        assert!(book.learn(("south".into(), Some(Err(IssuerError::ForeignRoot)))));
-        assert_eq!(book.snapshot().unwrap().problems.len(), 1);
-        assert!(book.learn(("south".into(), None)));
-        assert!(book.learn(("east".into(), None)));
-        assert!(book.snapshot().unwrap().problems.is_empty());
-    }
-
-    #[test]
-    fn remotes_come_and_go_and_broken_ones_change_nothing() {
-        let root = Authority::self_signed_root("a", ROOT_VALIDITY).unwrap();
-        let (west, east) = (intermediate(&root, "west"), intermediate(&root, "east"));
-        let mut book = Book::new("west".into(), "cluster.local", west).unwrap();
-        book.upsert(secret_object("cacerts-east", &east.to_cacerts()));
-        let snapshot = book.snapshot().unwrap();
-        assert_eq!(snapshot.clusters().map(|c| &**c).collect::<Vec<_>>(), ["east", "west"]);
-        assert_eq!(snapshot.trust.issuers().len(), 2);
-        assert_eq!(snapshot.to_event().issuers.len(), 2);
-        assert!(snapshot.summary("east").unwrap().own_intermediate);
-        assert!(snapshot.summary("north").is_none());
-
-        let mut broken = east.to_cacerts();
-        broken.ca_key.clear();
-        book.upsert(secret_object("cacerts-east", &broken));
-        let snapshot = book.snapshot().unwrap();
-        assert_eq!(snapshot.of("east").unwrap().issuer_of("east"), east.issuer_of("east"), "the good one stays");
-        assert_eq!(snapshot.problems.len(), 1);
-
-        let stranger = Authority::self_signed_root("b", ROOT_VALIDITY).unwrap();
-        book.upsert(secret_object("cacerts-north", &intermediate(&stranger, "north").to_cacerts()));
-        assert!(book.snapshot().unwrap().of("north").is_none());
-        assert!(book.snapshot().unwrap().problems.iter().any(|p| p.why.contains("root")));
-        book.upsert(secret_object("something-else", &broken));
-        book.upsert(secret_object("cacerts-west", &intermediate(&root, "west").to_cacerts()));
-        assert_eq!(book.snapshot().unwrap().clusters().count(), 2, "the own one is in `cacerts`");
-
-        book.delete("cacerts-east");
-        book.delete("cacerts-north");
-        assert_eq!(book.snapshot().unwrap().clusters().count(), 1);
-        book.delete("cacerts");
-        assert!(book.snapshot().unwrap().of("west").is_some());
     }
 }
