@@ -175,6 +175,7 @@ async fn gateway(options: Options) -> anyhow::Result<()> {
         }
         routed.done();
         tracing::info!("ready");
+        runtime::control::settle();
         std::future::pending::<()>().await
     };
     let leaving = Leaving {

@@ -162,6 +162,7 @@ async fn live(
         running.knows_itself().await;
         has_inbound.done();
         tracing::info!(cluster = %options.cluster, pod = %options.pod, "ready");
+        control::settle();
         std::future::pending::<()>().await;
         drop(running);
         Ok::<(), Fatal>(())

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod firewall;
 pub mod hello;
 pub mod link;
+pub mod memory;
 pub mod namespace;
 mod netlink;
 pub mod process;

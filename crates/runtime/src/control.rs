@@ -33,6 +33,14 @@ pub fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
     Ok(result)
 }
 
+/// To be called once, when start-up is over: gives back the memory that only starting took.
+pub fn settle() {
+    match net::memory::release_startup_pages() {
+        Ok(bytes) => tracing::debug!(kib = bytes >> 10, "start-up memory given back"),
+        Err(error) => tracing::debug!(%error, "start-up memory kept"),
+    }
+}
+
 /// Returns at SIGTERM or SIGINT.
 pub async fn asked_to_stop() -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
