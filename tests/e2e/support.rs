@@ -167,7 +167,6 @@ impl Place {
 pub(crate) struct Lab {
     pub(crate) place: Place,
     front: Child,
-    pub(crate) started: Instant,
     pub(crate) ready_after: Duration,
     output: Arc<Mutex<String>>,
 }
@@ -206,7 +205,7 @@ impl Lab {
             });
         }
         drop(tell);
-        let mut lab = Lab { place, front, started, ready_after: Duration::ZERO, output };
+        let mut lab = Lab { place, front, ready_after: Duration::ZERO, output };
         if ready.recv_timeout(READY).is_err() {
             let diagnosis = lab.diagnosis();
             panic!("lab {topology} is not ready after {:?}\n{diagnosis}", started.elapsed());
@@ -223,21 +222,15 @@ impl Lab {
 
     fn diagnosis(&mut self) -> String {
         let mut text = self.output();
-        for arguments in [&["lab", "status", "-o", "wide"][..]] {
-            if let Ok(output) = self.place.isthmus().args(arguments).output() {
-                text.push_str(&format!(
-                    "\n$ isthmus {}\n{}",
-                    arguments.join(" "),
-                    String::from_utf8_lossy(&output.stdout)
-                ));
-            }
+        if let Ok(output) = self.place.isthmus().args(["lab", "status", "-o", "wide"]).output() {
+            text.push_str(&String::from_utf8_lossy(&output.stdout));
         }
-        let labs = self.place.path("run").join("labs");
-        for log in logs_below(&labs) {
-            let content = std::fs::read_to_string(&log).unwrap_or_default();
-            let tail: Vec<_> = content.lines().filter(|line| !line.contains("\" 200 ")).rev().take(8).collect();
+        for log in logs_below(&self.place.path("run").join("labs")) {
             text.push_str(&format!("\n== {}\n", log.display()));
-            text.extend(tail.into_iter().rev().map(|line| format!("{line}\n")));
+            let content = std::fs::read_to_string(&log).unwrap_or_default();
+            // Requests that went well say nothing about what did not.
+            let lines: Vec<_> = content.lines().filter(|line| !line.contains("\" 200 ")).collect();
+            text.extend(lines.iter().skip(lines.len().saturating_sub(8)).map(|line| format!("{line}\n")));
         }
         text
     }

@@ -33,12 +33,18 @@ pub fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
     Ok(result)
 }
 
-/// To be called once, when start-up is over: gives back the memory that only starting took.
+/// How long after being ready a process has done everything for the first time: probes, scrapes, first answers.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// To be called once, when the process is ready: gives back, a little later, the memory that only starting took.
 pub fn settle() {
-    match net::memory::release_startup_pages() {
-        Ok(bytes) => tracing::debug!(kib = bytes >> 10, "start-up memory given back"),
-        Err(error) => tracing::debug!(%error, "start-up memory kept"),
-    }
+    tokio::spawn(async {
+        tokio::time::sleep(SETTLED).await;
+        match net::memory::release_startup_pages() {
+            Ok(bytes) => tracing::debug!(kib = bytes >> 10, "start-up memory given back"),
+            Err(error) => tracing::debug!(%error, "start-up memory kept"),
+        }
+    });
 }
 
 /// Returns at SIGTERM or SIGINT.
