@@ -50,6 +50,7 @@ use kubernetes::{Kubernetes, PodEvent};
 use network::Addresses;
 use nodes::Nodes;
 pub use nodes::{Fault, order};
+pub(crate) use probe::anyone;
 use worker::{Message, Worker};
 
 /// What the agent has to know of its cluster.

@@ -20,10 +20,8 @@ pub mod front;
 pub mod handover;
 pub mod init;
 pub mod keys;
-pub mod lab;
 pub mod progress;
+pub mod reach;
 pub mod relay;
 pub mod state;
 pub mod wire;
-
-pub use lab::Lab;

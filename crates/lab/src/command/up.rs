@@ -266,7 +266,7 @@ async fn wait(
         },
         Some(death) = deaths.recv() => Outcome::Failed(death.into()),
         () = tokio::time::sleep(timeout.saturating_sub(lab.begin.elapsed())) => {
-            let lines = tokio::time::timeout(Duration::from_secs(5), bring_up::explain(&lab.topology, &clients)).await;
+            let lines = tokio::time::timeout(Duration::from_secs(5), bring_up::explain(&lab.topology, &clients, lab.directory.path())).await;
             Outcome::TimedOut(lines.unwrap_or_default())
         }
         () = told_to_stop() => Outcome::Interrupted,

@@ -337,10 +337,11 @@ pub async fn run(client: Client, view: Arc<View>) {
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
+    let started = Instant::now();
     let sets = view.replica_sets.list();
     for deployment in view.deployments.list() {
         let Some(uid) = deployment.metadata.uid.as_deref() else { continue };
-        if deployment.metadata.deletion_timestamp.is_some() || !retries.due(uid, Instant::now()) {
+        if deployment.metadata.deletion_timestamp.is_some() || !retries.due(uid, started) {
             continue;
         }
         let owned: Vec<Arc<ReplicaSet>> = sets.iter().filter(|set| owned_by(&set.metadata, uid)).cloned().collect();
@@ -358,7 +359,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             }
         }
     }
-    retries.next(Instant::now())
+    retries.next(started)
 }
 
 /// Whether `meta` is controlled by the object with that uid.

@@ -227,6 +227,7 @@ pub async fn run(client: Client, view: Arc<View>) {
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
+    let started = Instant::now();
     let pods = view.pods.list();
     let zone_of = |node: &str| view.nodes.get("", node)?.labels().get(super::scheduler::ZONE).cloned();
     let slices: Vec<Arc<EndpointSlice>> = view
@@ -237,7 +238,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
         .collect();
     for service in view.services.list() {
         let key = service.uid().unwrap_or_default();
-        if service.metadata.deletion_timestamp.is_some() || !retries.due(&key, Instant::now()) {
+        if service.metadata.deletion_timestamp.is_some() || !retries.due(&key, started) {
             continue;
         }
         let present: Vec<Arc<EndpointSlice>> = slices
@@ -258,7 +259,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             }
         }
     }
-    retries.next(Instant::now())
+    retries.next(started)
 }
 
 async fn act(client: &Client, view: &View, namespace: &str, actions: Vec<Action>) -> kube::Result<()> {

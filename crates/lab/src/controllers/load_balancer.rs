@@ -110,17 +110,20 @@ async fn pass(
     retries: &tokio::sync::Mutex<Retries>,
 ) -> Option<Duration> {
     let mut retries = retries.lock().await;
+    let started = Instant::now();
     for (service, action) in decide(&view.services.list(), &settings.load_balancers) {
         let key = service.uid().unwrap_or_default();
-        if !retries.due(&key, Instant::now()) {
+        if !retries.due(&key, started) {
             continue;
         }
         let ingress = match &action {
             Action::Assign(address) => json!([{"ip": address.to_string(), "ipMode": "VIP"}]),
             Action::Withdraw => json!(null),
             Action::Refuse(why) => {
-                let reason = "SyncLoadBalancerFailed";
-                super::record::event(client, service.as_ref(), "service-controller", "Warning", reason, why).await;
+                if !retries.has_failed(&key) {
+                    let reason = "SyncLoadBalancerFailed";
+                    super::record::event(client, service.as_ref(), "service-controller", "Warning", reason, why).await;
+                }
                 retries.failed(&key, Instant::now());
                 continue;
             }
@@ -139,7 +142,7 @@ async fn pass(
             }
         }
     }
-    retries.next(Instant::now())
+    retries.next(started)
 }
 
 #[cfg(test)]

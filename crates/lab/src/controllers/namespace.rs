@@ -34,9 +34,10 @@ pub async fn run(client: Client, view: Arc<View>) {
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
+    let started = Instant::now();
     let lacking = decide(&view.namespaces.list(), |name| view.service_accounts.get(name, DEFAULT).is_some());
     for name in lacking {
-        if !retries.due(&name, Instant::now()) {
+        if !retries.due(&name, started) {
             continue;
         }
         match give_account(client, view, &name).await {
@@ -47,7 +48,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             }
         }
     }
-    retries.next(Instant::now())
+    retries.next(started)
 }
 
 async fn give_account(client: &Client, view: &View, namespace: &str) -> kube::Result<()> {

@@ -179,6 +179,7 @@ pub async fn run(client: Client, view: Arc<View>) {
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
+    let started = Instant::now();
     let mut again: Option<Duration> = None;
     let pods = view.pods.list();
     for set in view.replica_sets.list() {
@@ -187,7 +188,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             pods.iter().filter(|pod| pod.metadata.namespace == set.metadata.namespace).cloned().collect();
         let mut decision = decide(&set, &own, Timestamp::now());
         again = [again, decision.look_again].into_iter().flatten().min();
-        if !retries.due(uid, Instant::now()) {
+        if !retries.due(uid, started) {
             decision.create = 0;
         }
         let creating = decision.create > 0;
@@ -196,7 +197,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             Ok(()) => {}
             Err(error) => {
                 tracing::debug!(set = set.name_any(), %error, "replica set not brought forward");
-                let first = retries.due(uid, Instant::now());
+                let first = retries.due(uid, started);
                 retries.failed(uid, Instant::now());
                 if first && creating {
                     let message = format!("Error creating: {}", plain(&error));
@@ -206,7 +207,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             }
         }
     }
-    [again, retries.next(Instant::now())].into_iter().flatten().min()
+    [again, retries.next(started)].into_iter().flatten().min()
 }
 
 /// The API server's own words where there are some.

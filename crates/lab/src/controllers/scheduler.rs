@@ -72,15 +72,17 @@ fn place(pod: &Pod, nodes: &[Arc<Node>], placed: &[(Arc<Pod>, String)]) -> Place
         }
     }
     let owner = owner_of(pod);
-    let siblings = |wanted: &dyn Fn(&str) -> bool| {
-        placed.iter().filter(|(other, node)| owner.is_some() && owner_of(other) == owner && wanted(node)).count()
-    };
+    // A pod that is leaving takes no place: what replaces it may go where it was.
+    let stays = |other: &Pod| other.metadata.deletion_timestamp.is_none();
+    let sibling = |other: &Pod| owner.is_some() && owner_of(other) == owner && stays(other);
+    let siblings =
+        |wanted: &dyn Fn(&str) -> bool| placed.iter().filter(|(other, node)| sibling(other) && wanted(node)).count();
     let best = candidates.into_iter().min_by_key(|node| {
         let zone = node.labels().get(ZONE);
         let in_zone =
             |name: &str| nodes.iter().any(|other| other.name_any() == name && other.labels().get(ZONE) == zone);
         let name = node.name_any();
-        let all = placed.iter().filter(|(_, other)| *other == name).count();
+        let all = placed.iter().filter(|(pod, other)| *other == name && stays(pod)).count();
         (siblings(&in_zone), siblings(&|other| other == name), all, name.clone())
     });
     match best {
@@ -158,9 +160,10 @@ pub async fn run(client: Client, view: Arc<View>) {
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
+    let started = Instant::now();
     for (pod, placement) in decide(&view.pods.list(), &view.nodes.list()) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        if !retries.due(&uid, Instant::now()) {
+        if !retries.due(&uid, started) {
             continue;
         }
         let done = match &placement {
@@ -176,7 +179,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             }
         }
     }
-    retries.next(Instant::now())
+    retries.next(started)
 }
 
 async fn bind(client: &Client, view: &View, pod: &Pod, node: &str) -> kube::Result<()> {
@@ -282,6 +285,40 @@ mod tests {
         let got = placements(&pods, &nodes);
         let expected = [("p1", "a1"), ("p2", "b1"), ("p3", "a2"), ("p4", "b1")];
         assert_eq!(got, expected.map(|(pod, node)| (pod.to_owned(), to(node))));
+    }
+
+    #[test]
+    fn zones_come_before_load_and_leaving_pods_do_not_count() {
+        let nodes = [node("a1", "a", json!({})), node("b1", "b", json!({}))];
+        let placed = |name: &str, node: &str, owner: &str, leaving: bool| {
+            let mut pod = Pod::clone(&pod(name, json!({"nodeName": node})));
+            pod.metadata.owner_references.get_or_insert_default()[0].uid = owner.to_owned();
+            let then = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH);
+            pod.metadata.deletion_timestamp = leaving.then_some(then);
+            Arc::new(pod)
+        };
+        let others = |count: usize, node: &'static str| {
+            (0..count).map(move |n| placed(&format!("{node}-{n}"), node, "other", false))
+        };
+        let cases: [(&str, Vec<Arc<Pod>>, &str); 5] = [
+            (
+                "a sibling in the one zone, more load in the other",
+                others(5, "b1").chain([placed("s", "a1", "web", false)]).collect(),
+                "b1",
+            ),
+            ("the same the other way", others(5, "a1").chain([placed("s", "b1", "web", false)]).collect(), "a1"),
+            ("no sibling: load decides", others(1, "a1").collect(), "b1"),
+            (
+                "a leaving sibling leaves its place",
+                vec![placed("s", "a1", "web", false), placed("l", "b1", "web", true)],
+                "b1",
+            ),
+            ("and is no load", vec![placed("l", "a1", "other", true)], "a1"),
+        ];
+        for (what, mut pods, expected) in cases {
+            pods.push(pod("new", json!({})));
+            assert_eq!(placements(&pods, &nodes), [("new".to_owned(), to(expected))], "{what}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 mod grpc;
 mod http;
 
+pub(crate) use http::anyone;
+
 pub(super) use http::{get, header_pairs};
 
 /// Period until the first success.

@@ -1,5 +1,6 @@
 //! From API servers that have just started to a mesh that serves: installing, joining, and waiting.
 
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use super::front::Running;
 use super::keys::API_PORT;
 use super::progress::{Progress, Step};
+use super::reach;
 use crate::controllers::replica_set::ready_since;
 use crate::install::apply::{ApplyError, apply, read};
 use crate::install::{self, Authorities};
@@ -112,7 +114,8 @@ pub async fn client(kubeconfig: &str) -> Result<Client, String> {
     Client::try_from(config).map_err(|error| error.to_string())
 }
 
-/// Brings the mesh up. Returns when every pod is ready; does not bound the time itself.
+/// Brings the mesh up. Returns when every pod is ready and every exported service can be reached from other clusters; does not
+/// bound the time itself.
 ///
 /// # Errors
 /// When something is refused for good.
@@ -156,6 +159,14 @@ pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> 
     let joins = joins.map(|(primary, other)| join(lab, clients, &installed, primary, other));
     futures_util::future::try_join(futures_util::future::try_join_all(each), futures_util::future::try_join_all(joins))
         .await?;
+    while !reach::missing(topology, clients, lab.directory.path()).await.is_empty() {
+        tokio::time::sleep(LOOK).await;
+    }
+    for service in reach::exported(topology) {
+        if let Some(cluster) = topology.clusters.get(service.cluster) {
+            first(progress, &cluster.name, Step::Exports, "exports reached");
+        }
+    }
     Ok(())
 }
 
@@ -304,8 +315,9 @@ pub async fn pods(topology: &Topology, clients: &Clients) -> Vec<PodLine> {
 }
 
 /// What is not ready, and what is known about why: for a lab that did not come up in time.
-pub async fn explain(topology: &Topology, clients: &Clients) -> Vec<String> {
+pub async fn explain(topology: &Topology, clients: &Clients, directory: &Path) -> Vec<String> {
     let mut lines = Vec::new();
+    let mut waiting = false;
     for (cluster, client) in topology.clusters.iter().zip(&clients.0) {
         let name = &cluster.name;
         let pods = match Api::<Pod>::all(client.clone()).list(&ListParams::default()).await {
@@ -319,11 +331,15 @@ pub async fn explain(topology: &Topology, clients: &Clients) -> Vec<String> {
             lines.push(format!("{name}: there are no pods"));
         }
         for pod in pods.items.iter().filter(|pod| ready_since(pod).is_none()) {
+            waiting = true;
             lines.push(format!("{name}/{}/{}: {}", pod.namespace().unwrap_or_default(), pod.name_any(), state_of(pod)));
         }
         let events = Api::<Event>::all(client.clone()).list(&ListParams::default()).await;
         let list = events.map(|events| events.items).unwrap_or_default();
         lines.extend(warnings(&list).into_iter().map(|warning| format!("{name}: {warning}")));
+    }
+    if !waiting {
+        lines.extend(reach::missing(topology, clients, directory).await);
     }
     lines
 }

@@ -3,6 +3,7 @@
 //! One request per connection to `control.sock` in the lab's directory: a JSON line each way.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddrV4;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +42,13 @@ pub enum Request {
         cluster: String,
         /// The node.
         node: String,
+    },
+    /// Begins a handshake with a gateway from the wire between clusters.
+    Reach {
+        /// The gateway.
+        gateway: SocketAddrV4,
+        /// The server name.
+        server_name: String,
     },
     /// Reads what passes between clusters.
     Capture {

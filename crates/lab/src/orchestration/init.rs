@@ -256,6 +256,9 @@ impl Lab {
             }
             Request::KillNode { cluster, node } => self.node_fault(cluster, node, true),
             Request::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
+            Request::Reach { gateway, server_name } => {
+                super::reach::probe((*gateway).into(), server_name).map_err(|error| error.to_string())
+            }
             Request::Capture { milliseconds, cluster, write } => {
                 let patience = Duration::from_millis((*milliseconds).min(600_000));
                 return match self.capture(patience, cluster.as_deref(), write.as_deref()) {

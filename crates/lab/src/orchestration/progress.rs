@@ -18,6 +18,8 @@ pub enum Step {
     Gateway,
     /// Its pods.
     Pods,
+    /// What it exports can be reached from other clusters.
+    Exports,
 }
 
 /// Shows progress on standard error.

@@ -60,7 +60,8 @@ async fn send(
     Ok(answer?.status().as_u16())
 }
 
-fn anyone() -> Result<Arc<rustls::ClientConfig>, String> {
+/// A client configuration that takes every certificate.
+pub(crate) fn anyone() -> Result<Arc<rustls::ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
