@@ -34,6 +34,7 @@ const TCP_IDLE: Duration = Duration::from_secs(10);
 
 /// Knows the names of the mesh.
 pub struct Names {
+    network: Arc<str>,
     shared: Arc<Shared>,
     subscriber: Subscriber,
 }
@@ -49,20 +50,31 @@ enum Answer {
 
 impl Names {
     /// Reads what is published, and asks for what is not there.
-    pub fn new(shared: Arc<Shared>, subscriber: Subscriber) -> Self {
-        Self { shared, subscriber }
+    pub fn new(network: Arc<str>, shared: Arc<Shared>, subscriber: Subscriber) -> Self {
+        Self { network, shared, subscriber }
     }
 
     async fn service(&self, name: &str) -> Option<Arc<Service>> {
         let domain = self.shared.newest().settings.cluster_domain.clone();
         let hostname = hostname_of(name, &domain)?;
-        if let Some(service) = self.shared.newest().services.get(&*hostname) {
-            return Some(service.clone());
+        let known = self.shared.newest().services.get(&*hostname).cloned();
+        let service = match known {
+            Some(service) => service,
+            None => {
+                if mesh::ask(&self.subscriber, Kind::Service, hostname.as_str()).await != Outcome::Present {
+                    return None;
+                }
+                self.shared.newest().services.get(&*hostname)?.clone()
+            }
+        };
+        if !service.headless || service.endpoints.is_some() {
+            return Some(service);
         }
-        if mesh::ask(&self.subscriber, Kind::Service, hostname.as_str()).await != Outcome::Present {
-            return None;
-        }
-        self.shared.newest().services.get(&*hostname).cloned()
+        // Its pods are the answer.
+        let endpoints = wire::name::endpoints(&hostname, &self.network);
+        self.subscriber.subscribe(Kind::Endpoint, endpoints.as_str());
+        mesh::ask(&self.subscriber, Kind::Endpoint, endpoints).await;
+        Some(self.shared.newest().services.get(&*hostname).cloned().unwrap_or(service))
     }
 
     async fn answer(&self, name: &str, kind: RecordType) -> Answer {
@@ -73,7 +85,8 @@ impl Names {
     }
 }
 
-/// Which addresses a service has for this question. A headless service's pods are known to the cluster's own DNS.
+/// Which addresses a service has for this question. A headless service has its pods in this network, of all clusters; where
+/// it has none here, the address that stands for those behind gateways. Without either, the cluster's own DNS may know.
 fn addresses_of(service: &Service, kind: RecordType) -> Answer {
     let is_kind = |address: &&IpAddr| match kind {
         RecordType::A => address.is_ipv4(),
@@ -83,7 +96,13 @@ fn addresses_of(service: &Service, kind: RecordType) -> Answer {
     if !matches!(kind, RecordType::A | RecordType::AAAA) {
         return Answer::NotOurs;
     }
-    if service.headless || service.addresses.is_empty() {
+    if service.headless {
+        let pods: Vec<IpAddr> = service.pod_addresses().collect();
+        if !pods.is_empty() {
+            return Answer::Addresses(pods.into_iter().filter(|pod| is_kind(&pod)).collect());
+        }
+    }
+    if service.addresses.is_empty() {
         return Answer::NotOurs;
     }
     // The first one of a family is the cluster's own, if it has one.
@@ -269,6 +288,44 @@ mod tests {
         assert_eq!(addresses_of(&both, RecordType::AAAA), Answer::Addresses(vec![]));
         assert_eq!(addresses_of(&both, RecordType::SRV), Answer::NotOurs);
         assert_eq!(addresses_of(&service(&[], true), RecordType::A), Answer::NotOurs);
+    }
+
+    #[test]
+    fn a_headless_service_is_its_pods() {
+        let pod = |ip: &str, health| mesh::Endpoint {
+            id: ip.into(),
+            cluster: "west".into(),
+            network: "net-west".into(),
+            locality: Default::default(),
+            health,
+            weight: 1,
+            reach: mesh::Reach::Direct(Arc::new(mesh::Direct {
+                ip: ip.parse().unwrap(),
+                ports: [].into(),
+                identity: None,
+                mutual_tls: true,
+                labels: Arc::default(),
+                pod: ip.into(),
+            })),
+        };
+        let mut service = Service {
+            hostname: "db.default.svc.cluster.local".into(),
+            name: "db".into(),
+            namespace: "default".into(),
+            ports: [].into(),
+            addresses: ["240.240.1.1".parse().unwrap()].into(),
+            headless: true,
+            endpoints: None,
+        };
+        // All of it is behind gateways.
+        let shared = Answer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
+        assert_eq!(addresses_of(&service, RecordType::A), shared);
+        let (ready, unready) = (balance::Health::Ready, balance::Health::Unready);
+        let pods = [pod("10.244.0.1", ready), pod("10.244.0.2", unready), pod("10.244.0.3", ready)];
+        service.endpoints = Some(pods.into());
+        let here = Answer::Addresses(vec!["10.244.0.1".parse().unwrap(), "10.244.0.3".parse().unwrap()]);
+        assert_eq!(addresses_of(&service, RecordType::A), here);
+        assert_eq!(addresses_of(&service, RecordType::AAAA), Answer::Addresses(vec![]));
     }
 
     #[test]

@@ -13,8 +13,8 @@ mod tests;
 mod view;
 
 pub use model::{
-    Direct, Endpoint, Gateway, InboundPort, LogSettings, OutboundPolicy, Own, Port, Protocol, Reach, Service, Settings,
-    Snapshot, WorkloadLabels,
+    Direct, Endpoint, Found, Gateway, InboundPort, LogSettings, OutboundPolicy, Own, Port, Protocol, Reach, Service,
+    Settings, Snapshot, WorkloadLabels,
 };
 pub use store::{Shared, Store};
 pub use view::{View, ask};

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::detect::{self, Spoken};
 use crate::failure::Failure;
 use crate::io::Io;
-use crate::mesh::{OutboundPolicy, Protocol, Service, Settings};
+use crate::mesh::{Found, OutboundPolicy, Protocol, Service, Settings};
 use crate::opaque;
 use crate::report::Route;
 use crate::upstream::{Cluster, Target};
@@ -55,15 +55,15 @@ async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     if destination == stream.local_addr().map_err(own)? {
         return Err(Failure::Refused("a connection that was not captured would be sent to this proxy again".into()));
     }
-    let service = worker.view.by_address(destination.ip()).await;
+    let found = worker.view.by_address(destination).await;
     let settings = worker.view.snapshot().settings.clone();
-    let captured = captured(client, destination, service.as_ref(), worker, &settings);
+    let captured = captured(client, destination, found.as_ref(), worker, &settings);
     let mut io = Io::from(stream);
     let spoken = match captured.protocol {
         Protocol::Tcp => Spoken::Opaque,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => Spoken::Http(detect::version(&mut io).await.map_err(own)?),
         Protocol::Unknown => {
-            let within = if service.is_some() { settings.detection_timeout } else { Some(OUTSIDE_DETECTION) };
+            let within = if found.is_some() { settings.detection_timeout } else { Some(OUTSIDE_DETECTION) };
             detect::spoken(&mut io, within).await.map_err(own)?
         }
     };
@@ -77,15 +77,15 @@ async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
 fn captured(
     client: SocketAddr,
     destination: SocketAddr,
-    service: Option<&Arc<Service>>,
+    found: Option<&Found>,
     worker: &Worker,
     settings: &Settings,
 ) -> Captured {
-    let port = destination.port();
-    let known = service.and_then(|service| Some((service, service.port(port)?)));
+    let known = found.and_then(|found| Some((found, found.service.port(found.port)?)));
     let (cluster, route, protocol) = match known {
-        Some((service, port)) => {
-            (worker.clusters.of(service, port.number, &worker.view), route_to(service, worker), port.protocol)
+        Some((Found { service, endpoint, .. }, port)) => {
+            let cluster = worker.clusters.of(service, port.number, endpoint.clone(), &worker.view);
+            (cluster, route_to(service, worker), port.protocol)
         }
         None => {
             // Even where others are not allowed, `Host` may name a service.

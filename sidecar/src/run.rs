@@ -157,7 +157,8 @@ async fn live(
         // Set once: this is the only place.
         let _ = known.set(running.shared.clone());
         let _ = logs.set(running.logs.clone());
-        let names = dns::Names::new(running.shared.clone(), running.subscriber.clone());
+        let names =
+            dns::Names::new(options.network.as_str().into(), running.shared.clone(), running.subscriber.clone());
         dns::serve(names, options.dns_port, Some(net::PROXY_MARK)).await?;
         running.knows_itself().await;
         has_inbound.done();

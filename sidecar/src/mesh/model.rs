@@ -225,13 +225,49 @@ pub struct Snapshot {
     pub services: HashMap<Arc<str>, Arc<Service>>,
     /// Services by the addresses that applications use.
     pub addresses: HashMap<IpAddr, Arc<Service>>,
+    /// Services by the addresses of pods that were asked for and are among their endpoints.
+    pub pods: HashMap<IpAddr, Vec<Arc<Service>>>,
     /// Clusters whose own intermediate is known: what runs in them must be signed by it.
     pub issuers: Arc<HashSet<Arc<str>>>,
     /// Gateways by network. A network that is known to have none has an empty list.
     pub gateways: Arc<HashMap<Arc<str>, Arc<[Gateway]>>>,
 }
 
+/// What an address leads to.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The service, with its endpoints.
+    pub service: Arc<Service>,
+    /// The service's port.
+    pub port: u16,
+    /// The endpoint whose own address it is; `None` where it is the service's.
+    pub endpoint: Option<Arc<str>>,
+}
+
 impl Service {
+    /// The endpoint that has this address for its own, and the service port that leads there.
+    pub fn endpoint_at(&self, address: SocketAddr) -> Option<(&Endpoint, u16)> {
+        let endpoints = self.endpoints.as_deref().unwrap_or_default();
+        endpoints.iter().find_map(|endpoint| match &endpoint.reach {
+            Reach::Direct(direct) if direct.ip == address.ip() => {
+                let port = direct.ports.iter().find(|(_, pod_port)| *pod_port == address.port())?.0;
+                Some((endpoint, port))
+            }
+            _ => None,
+        })
+    }
+
+    /// The addresses of its pods in this network that are to be used.
+    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let endpoints = self.endpoints.as_deref().unwrap_or_default();
+        endpoints.iter().filter(|endpoint| endpoint.health == Health::Ready).filter_map(|endpoint| {
+            match &endpoint.reach {
+                Reach::Direct(direct) => Some(direct.ip),
+                Reach::Gateways { .. } => None,
+            }
+        })
+    }
+
     /// What is known of a port.
     pub fn port(&self, number: u16) -> Option<&Port> {
         self.ports.binary_search_by_key(&number, |port| port.number).ok().map(|at| &self.ports[at])

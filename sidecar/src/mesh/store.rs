@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +62,8 @@ pub struct Store {
     shared: Arc<Shared>,
     current: Snapshot,
     endpoints: HashMap<Arc<str>, Endpoints>,
+    /// Addresses by which services were asked for, besides their own: those of pods.
+    aliases: HashMap<IpAddr, BTreeSet<Arc<str>>>,
     /// Set once discovery exists: what a service needs is asked for as soon as it is known.
     subscriber: Rc<OnceCell<Subscriber>>,
     /// Told of each trust bundle.
@@ -75,6 +78,7 @@ impl Store {
             shared: Arc::default(),
             current: Snapshot::default(),
             endpoints: HashMap::new(),
+            aliases: HashMap::new(),
             subscriber: Rc::default(),
             trusted: Box::new(trusted),
         }
@@ -90,7 +94,13 @@ impl Store {
         self.subscriber.clone()
     }
 
-    fn change(&mut self, name: &str, body: Body, touched: &mut BTreeSet<Arc<str>>) -> Result<(), String> {
+    fn change(
+        &mut self,
+        name: &str,
+        aliases: &[String],
+        body: Body,
+        touched: &mut BTreeSet<Arc<str>>,
+    ) -> Result<(), String> {
         match body {
             Body::Trust(message) => {
                 let trust = runtime::enrol::trust_of(&message)?;
@@ -110,6 +120,7 @@ impl Store {
                 let service = convert::service(&message, &self.place.cluster)?;
                 self.ask_for_endpoints(&service, &message);
                 touched.insert(service.hostname.clone());
+                self.alias(&service, aliases);
                 self.current.services.insert(service.hostname.clone(), Arc::new(service));
             }
             Body::Endpoint(message) => {
@@ -128,7 +139,12 @@ impl Store {
     fn remove(&mut self, kind: Kind, name: &str, touched: &mut BTreeSet<Arc<str>>) {
         match kind {
             Kind::Service => {
+                if let Some((_, ip)) = wire::name::parse_address(name) {
+                    self.aliases.remove(&ip);
+                    return;
+                }
                 self.current.services.remove(name);
+                self.unalias(name);
                 touched.insert(name.into());
             }
             Kind::Endpoint => {
@@ -152,6 +168,22 @@ impl Store {
                 tracing::debug!(%kind, name, "the controller has none");
             }
         }
+    }
+
+    /// Notes the pods' addresses by which a service is known here. It is told with all of them, each time.
+    fn alias(&mut self, service: &Service, aliases: &[String]) {
+        self.unalias(&service.hostname);
+        let asked = aliases.iter().filter_map(|alias| wire::name::parse_address(alias));
+        for (_, ip) in asked.filter(|(_, ip)| !service.addresses.contains(ip)) {
+            self.aliases.entry(ip).or_default().insert(service.hostname.clone());
+        }
+    }
+
+    fn unalias(&mut self, hostname: &str) {
+        self.aliases.retain(|_, services| {
+            services.remove(hostname);
+            !services.is_empty()
+        });
     }
 
     fn ask_for_endpoints(&self, service: &Service, message: &wire::discovery::Service) {
@@ -179,6 +211,11 @@ impl Store {
         self.current.addresses = (self.current.services.values())
             .flat_map(|service| service.addresses.iter().map(|address| (*address, service.clone())))
             .collect();
+        self.current.pods = (self.aliases.iter())
+            .map(|(ip, services)| {
+                (*ip, services.iter().filter_map(|hostname| self.current.services.get(hostname).cloned()).collect())
+            })
+            .collect();
         self.shared.publish(self.current.clone());
     }
 }
@@ -191,7 +228,7 @@ impl wire::client::Store for Store {
             self.remove(update.kind, name, &mut touched);
         }
         for changed in update.changed {
-            if let Err(reason) = self.change(&changed.name, changed.body, &mut touched) {
+            if let Err(reason) = self.change(&changed.name, &changed.aliases, changed.body, &mut touched) {
                 rejected.push(Rejection { name: changed.name, reason });
             }
         }

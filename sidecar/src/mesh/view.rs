@@ -1,7 +1,7 @@
 //! One worker's reading side.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use wire::Kind;
 use wire::client::{Link, Outcome, Subscriber};
 
 use super::Place;
-use super::model::{Service, Snapshot};
+use super::model::{Found, Service, Snapshot};
 use super::store::Shared;
 
 /// How long a connection waits to be told of a destination that it is the first to use. The controller answers within
@@ -56,20 +56,28 @@ impl View {
         self.shared.version()
     }
 
-    /// The service that applications of this cluster reach at this address, with its endpoints.
-    pub async fn by_address(&self, address: IpAddr) -> Option<Arc<Service>> {
-        let known = self.snapshot().addresses.get(&address).cloned();
-        let service = match known {
-            Some(service) => service,
-            None => {
-                let name = wire::name::address(&self.place.cluster, address);
-                if self.ask(Kind::Service, name).await != Outcome::Present {
-                    return None;
-                }
-                self.snapshot().addresses.get(&address)?.clone()
+    /// What applications of this cluster reach at this address: a service, or one of its pods.
+    pub async fn by_address(&self, address: SocketAddr) -> Option<Found> {
+        let ip = address.ip();
+        let snapshot = self.snapshot();
+        let known = snapshot.addresses.contains_key(&ip) || snapshot.pods.contains_key(&ip);
+        if !known && self.ask(Kind::Service, wire::name::address(&self.place.cluster, ip)).await != Outcome::Present {
+            return None;
+        }
+        let snapshot = self.snapshot();
+        if let Some(service) = snapshot.addresses.get(&ip) {
+            let service = self.complete(service.clone()).await?;
+            return Some(Found { service, port: address.port(), endpoint: None });
+        }
+        // A pod may serve several services. The first one that has this port there says what it is.
+        for service in snapshot.pods.get(&ip).into_iter().flatten() {
+            let Some(service) = self.complete(service.clone()).await else { continue };
+            if let Some((endpoint, port)) = service.endpoint_at(address) {
+                let endpoint = Some(endpoint.id.clone());
+                return Some(Found { service, port, endpoint });
             }
-        };
-        self.complete(service).await
+        }
+        None
     }
 
     /// The service of this hostname, with its endpoints.

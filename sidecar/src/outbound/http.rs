@@ -154,7 +154,7 @@ impl Requests {
         let port = self.captured.destination.port();
         let service = worker.view.by_name(&hostname).await.filter(|service| !service.headless)?;
         service.port(port)?;
-        let cluster = worker.clusters.of(&service, port, &worker.view);
+        let cluster = worker.clusters.of(&service, port, None, &worker.view);
         Some(Way { cluster, route: super::route_to(&service, worker) })
     }
 

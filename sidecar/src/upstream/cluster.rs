@@ -22,6 +22,8 @@ pub struct Key {
     pub hostname: Arc<str>,
     /// Its port.
     pub port: u16,
+    /// The only endpoint to be used, where the application chose it by its address.
+    pub endpoint: Option<Arc<str>>,
 }
 
 /// A service's port as one worker uses it.
@@ -70,7 +72,7 @@ impl Cluster {
 
     /// One fixed place outside of the mesh, under a name of Envoy's.
     pub fn fixed(name: &str, target: Target) -> Self {
-        let key = Key { hostname: target.address.to_string().into(), port: target.address.port() };
+        let key = Key { hostname: target.address.to_string().into(), port: target.address.port(), endpoint: None };
         let cluster = Self { name: name.into(), version: Cell::new(FIXED), ..Self::of_service(key) };
         let endpoint = balance::Endpoint {
             id: cluster.key.hostname.clone(),
@@ -85,7 +87,7 @@ impl Cluster {
 
     /// Where unknown destinations go that the mesh does not allow: nowhere.
     pub fn black_hole(destination: SocketAddr) -> Self {
-        let key = Key { hostname: destination.to_string().into(), port: destination.port() };
+        let key = Key { hostname: destination.to_string().into(), port: destination.port(), endpoint: None };
         let (name, version) = ("BlackHoleCluster".into(), Cell::new(FIXED));
         Self { name, version, refuses: true, ..Self::of_service(key) }
     }
@@ -110,7 +112,12 @@ impl Cluster {
         if self.is_made_of(service, snapshot) {
             return;
         }
-        let targets = target::targets(service, self.key.port, snapshot);
+        let mut targets = target::targets(service, self.key.port, snapshot);
+        if let Some(chosen) = &self.key.endpoint {
+            targets.retain(|choice| choice.id == *chosen);
+            // Who asks for this pod gets this pod: members of a headless service find each other before they are ready.
+            targets.iter_mut().for_each(|choice| choice.health = balance::Health::Ready);
+        }
         let current: HashMap<&Arc<str>, &Arc<Target>> =
             targets.iter().map(|choice| (&choice.id, &choice.target)).collect();
         self.pools.borrow_mut().retain(|id, (target, pool)| {
@@ -124,8 +131,12 @@ impl Cluster {
         balancer.place_at(snapshot.own.as_ref().map(|own| own.locality.clone()).unwrap_or_default());
         balancer.update(targets);
         *self.service.borrow_mut() = Some(service.clone());
-        *self.made_of.borrow_mut() =
-            Some(Snapshot { services: Default::default(), addresses: Default::default(), ..snapshot.clone() });
+        *self.made_of.borrow_mut() = Some(Snapshot {
+            services: Default::default(),
+            addresses: Default::default(),
+            pods: Default::default(),
+            ..snapshot.clone()
+        });
     }
 
     /// Whether nothing that the targets depend on has changed: most snapshots change another service.
@@ -226,9 +237,9 @@ pub struct Clusters {
 }
 
 impl Clusters {
-    /// The cluster of a service's port, up to date.
-    pub fn of(&self, service: &Service, port: u16, view: &View) -> Rc<Cluster> {
-        let key = Key { hostname: service.hostname.clone(), port };
+    /// The cluster of a service's port, or of one endpoint of it, up to date.
+    pub fn of(&self, service: &Service, port: u16, endpoint: Option<Arc<str>>, view: &View) -> Rc<Cluster> {
+        let key = Key { hostname: service.hostname.clone(), port, endpoint };
         let cluster = self
             .by_key
             .borrow_mut()

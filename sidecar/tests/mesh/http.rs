@@ -73,6 +73,51 @@ async fn requests_carry_the_callers_identity() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_asked_for_at_its_own_address_is_that_pod_under_mutual_tls() {
+    let world = World::new().await;
+    let a = world.pod("west", "us-west-1a", "db-a", "db", Protocol::Http).await;
+    let b = world.pod("west", "us-west-1b", "db-b", "db", Protocol::Http).await;
+    let stranger = crate::app::App::start("stranger").await;
+    world.headless("db", Protocol::Http);
+    world.serve("db", &a, |_| {});
+    // Members of such a service find each other before they are ready.
+    world.serve("db", &b, |endpoint| endpoint.health = wire::discovery::Health::Unready.into());
+    let frontend = world.client("frontend").await;
+
+    for pod in [&a, &b] {
+        let mut client = Client::connect(frontend.way_to(pod.gate.address)).await;
+        for _ in 0..4 {
+            let response = client.get("/").await;
+            assert_eq!(by(&response), pod.name);
+            let xfcc = response.headers()["seen-x-forwarded-client-cert"].to_str().unwrap();
+            assert!(xfcc.contains("URI=spiffe://cluster.local/ns/default/sa/frontend"), "{xfcc}");
+        }
+        let workload = format!("{}-deploy", pod.name);
+        let labels = [
+            ("destination_service", "db.default.svc.cluster.local"),
+            ("destination_workload", &workload),
+            ("destination_principal", "spiffe://cluster.local/ns/default/sa/db"),
+        ];
+        assert_eq!(frontend.counted(&REQUESTS, &labels), 4);
+        let secured = [("connection_security_policy", "mutual_tls"), ("response_code", "200")];
+        assert_eq!(pod.sidecar.counted(&REQUESTS, &secured), 4);
+    }
+    // At an address of the mesh, but at no port of its services: nobody that is known.
+    assert_eq!(by(&get(frontend.way_to(stranger.address)).await), "stranger");
+    let passed = [("destination_service_name", "PassthroughCluster"), ("destination_service", "unknown")];
+    assert_eq!(frontend.counted(&REQUESTS, &passed[..1]), 1);
+
+    // Another certificate than the endpoint's is nobody to talk to.
+    world.serve("db", &a, |endpoint| {
+        let Some(wire::discovery::endpoint::Kind::Direct(direct)) = &mut endpoint.kind else { unreachable!() };
+        direct.identity = "spiffe://cluster.local/ns/default/sa/other".into();
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let refused = get(frontend.way_to(a.gate.address)).await;
+    assert_eq!(refused.status(), 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn http2_and_trailers_pass() {
     let world = World::new().await;
     let pod = world.pod("west", "us-west-1a", "reviews-a", "reviews", Protocol::Grpc).await;

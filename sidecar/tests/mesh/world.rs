@@ -265,6 +265,22 @@ impl World {
         self.controller.tell(Kind::Service, &hostname, &message, &[&aliases[0], &aliases[1]]);
     }
 
+    /// Tells a service without an address, whose pods (all at 127.0.0.1 here) are asked for at their own.
+    pub(crate) fn headless(&self, service: &str, protocol: d::Protocol) {
+        let hostname = format!("{service}.default.svc.{DOMAIN}");
+        let port = d::Port { number: 9080, name: "p".into(), protocol: protocol.into(), server_names: vec![] };
+        let message = d::Service {
+            hostname: hostname.clone(),
+            name: service.to_owned(),
+            namespace: "default".into(),
+            ports: vec![port],
+            headless: true,
+            ..d::Service::default()
+        };
+        let alias = name::address("west", Ipv4Addr::LOCALHOST.into());
+        self.controller.tell(Kind::Service, &hostname, &message, &[&alias]);
+    }
+
     /// Tells that a pod serves a service. `change` may alter what is told.
     pub(crate) fn serve(&self, service: &str, pod: &Pod, change: impl FnOnce(&mut d::Endpoint)) {
         let hostname = format!("{service}.default.svc.{DOMAIN}");
