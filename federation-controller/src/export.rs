@@ -7,7 +7,8 @@
 //! - the mesh setting that exports all;
 //! - being one of the controller's own services, in the cluster that runs it: remote proxies reach it so.
 //!
-//! Never exported are `default/kubernetes` and what is in `kube-system`, as in Istio.
+//! Never exported are `default/kubernetes` and what is in `kube-system`, as in Istio; nor, from other clusters than the
+//! controller's, what is in the namespace of our own components: a remote cluster cannot stand in for the controller.
 
 use crate::index::event::{Gateway, Text};
 use crate::index::{ClusterIndex, Key};
@@ -37,14 +38,36 @@ impl Reason {
     }
 }
 
-/// Why this cluster exports the service; `None` if it does not.
-pub fn reason(cluster: &ClusterIndex, key: &Key, hostname: &str, own: bool, all: bool) -> Option<Reason> {
+/// What holds for a service in all clusters.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The mesh setting that exports all.
+    pub all: bool,
+    /// It is one of the controller's own services.
+    pub own: bool,
+    /// It is in the namespace of our own components.
+    pub system: bool,
+}
+
+impl Rules {
+    /// Why this cluster exports the service; `None` if it does not.
+    pub fn reason(self, cluster: &ClusterIndex, key: &Key, hostname: &str) -> Option<Reason> {
+        reason(self, cluster, key, hostname)
+    }
+}
+
+fn reason(rules: Rules, cluster: &ClusterIndex, key: &Key, hostname: &str) -> Option<Reason> {
+    let Rules { all, own, system } = rules;
     let service = cluster.service(key)?;
     if own {
-        // Elsewhere a service of that name is the way to a controller, not one.
-        return service.selects.then_some(Reason::Own);
+        // Elsewhere a service of that name is the way to a controller, or another primary's own, which that one exports.
+        // Taken from there it would answer for this one.
+        return (service.selects && cluster.info.own).then_some(Reason::Own);
     }
     if &*key.namespace == "kube-system" || (&*key.namespace == "default" && &*key.name == "kubernetes") {
+        return None;
+    }
+    if system && !cluster.info.own {
         return None;
     }
     if cluster.has_export(key) {
@@ -54,7 +77,7 @@ pub fn reason(cluster: &ClusterIndex, key: &Key, hostname: &str, own: bool, all:
     if cluster.gateways_in_force().any(offered) {
         return Some(Reason::Gateway);
     }
-    all.then_some(Reason::Mesh)
+    (all && !system).then_some(Reason::Mesh)
 }
 
 /// Whether a Gateway's host, in one of the forms `host`, `namespace/host`, `*/host`, `./host`, means a service. The host

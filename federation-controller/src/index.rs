@@ -23,9 +23,11 @@ pub mod address;
 pub mod cluster;
 pub mod event;
 mod gateway;
+mod homes;
 mod intern;
 mod labels;
 mod merge;
+mod notices;
 mod relation;
 pub mod snapshot;
 #[cfg(test)]
@@ -164,6 +166,8 @@ pub struct Index {
     trust_domain: Text,
     /// All networks that anything names, and the unnamed one.
     networks: BTreeSet<Text>,
+    /// Which cluster is on which network, and so may speak for it.
+    homes: homes::Homes,
     addresses: address::Addresses,
     facts: HashMap<Key, ServiceFacts>,
     /// Pods whose proxies are connected, with how many streams each has: only for them is there an inbound side to tell.
@@ -185,6 +189,7 @@ impl Index {
             mesh: Mesh::default(),
             trust: None,
             networks: BTreeSet::from([Text::default()]),
+            homes: homes::Homes::default(),
             addresses: address::Addresses::default(),
             facts: HashMap::new(),
             connected: HashMap::new(),
@@ -260,8 +265,16 @@ impl Index {
 
     /// Computes everything touched since the last time.
     pub fn compile(&mut self) -> Vec<(Group, Vec<Resource>)> {
-        let networks: BTreeSet<Text> = self.clusters.values().flat_map(ClusterIndex::networks).cloned().collect();
-        let networks = networks.into_iter().chain([Text::default()]).collect();
+        let homes = homes::Homes::of(self.clusters.values());
+        if self.homes != homes {
+            // Who may speak for a network decides about gateways and about what pods say of themselves; and a pod's
+            // address is told to the clusters of its network.
+            self.homes = homes;
+            self.dirty_all();
+            let named: Vec<Text> = self.clusters.values().flat_map(ClusterIndex::gateway_networks).cloned().collect();
+            self.dirty.extend(named.into_iter().map(Group::Network));
+        }
+        let networks = self.homes.networks(self.clusters.values());
         if self.networks != networks {
             // What is told as a sum is told to each network by name.
             self.networks = networks;
@@ -401,7 +414,9 @@ impl Index {
         match group {
             Group::Trust => self.trust.iter().map(trust_resource).collect(),
             Group::Mesh => vec![self.mesh_resource()],
-            Group::Network(network) => gateway::resource(self.clusters.values(), network).into_iter().collect(),
+            Group::Network(network) => {
+                gateway::resource(self.clusters.values(), network, &self.homes).into_iter().collect()
+            }
             Group::Service(key) => {
                 let merged = self.merge(key);
                 if merged.resources.is_empty() {
@@ -430,7 +445,7 @@ impl Index {
             audience: Audience::Itself(pod.service_account.clone()),
             body: body.into(),
         };
-        let inbound = workload::inbound(cluster, key, pod, &self.settings.cluster_domain);
+        let inbound = workload::inbound(cluster, key, pod, &self.homes, &self.settings.cluster_domain);
         vec![
             resource(Kind::Workload, inbound.encode_to_vec()),
             resource(Kind::Authentication, workload::authentication().encode_to_vec()),

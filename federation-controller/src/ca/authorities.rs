@@ -308,9 +308,14 @@ impl Book {
         let issuers = authorities.iter().filter(|(_, authority)| !authority.is_root());
         let mut issuers: Vec<_> = issuers.map(|(cluster, authority)| authority.issuer_of(cluster)).collect();
         for (cluster, issuer) in &self.published {
-            // A cluster that publishes another's intermediate as its own is not believed.
+            // A cluster that publishes another's intermediate as its own is not believed. Where two that sign for themselves
+            // publish the same one, nobody can tell here whose it is: neither is.
             let known = |i: &Issuer| i.cluster == *cluster || i.public_key_sha256 == issuer.public_key_sha256;
-            if !issuers.iter().any(known) {
+            let claimed_twice = self
+                .published
+                .iter()
+                .any(|(of, other)| of != cluster && other.public_key_sha256 == issuer.public_key_sha256);
+            if !claimed_twice && !issuers.iter().any(known) {
                 issuers.push(issuer.clone());
             }
         }
@@ -341,7 +346,17 @@ impl Book {
             }
             Ok(authority) => {
                 let common = authority.roots().iter().any(|root| self.own_authority.roots().contains(root));
-                if common {
+                let key = authority.issuer_of(&cluster).public_key_sha256;
+                let others =
+                    self.remotes.iter().filter(|(of, _)| **of != cluster).chain([(&self.own, &self.own_authority)]);
+                let shared = others.filter(|(_, other)| other.issuer_of(&cluster).public_key_sha256 == key);
+                let shared = shared.map(|(of, _)| of.clone()).next();
+                if let Some(of) = shared {
+                    let why = format!(
+                        "it is the signing certificate of {of}, so it would not prove the cluster: make it one of its own with `isthmus ca`"
+                    );
+                    self.complain(name, why);
+                } else if common {
                     self.problems.remove(&name);
                     self.remotes.insert(cluster, Arc::new(authority));
                 } else {

@@ -81,14 +81,14 @@ pub async fn review(clusters: &Clusters, cluster: &str, token: &str) -> Result<A
     };
     let status = answer.status.unwrap_or_default();
     if status.authenticated != Some(true) {
-        return Err(rejected(status.error.unwrap_or_else(|| "it is not valid".to_owned())));
+        return Err(rejected(status.error.map_or_else(|| "it is not valid".to_owned(), |said| trouble::shown(&said))));
     }
     // A server that ignores audiences would accept any of its tokens: then the answer names none.
     if !status.audiences.unwrap_or_default().iter().any(|audience| audience == TOKEN_AUDIENCE) {
         return Err(rejected(format!("it is not meant for audience {TOKEN_AUDIENCE}")));
     }
     let user = status.user.and_then(|user| user.username).unwrap_or_default();
-    account(&user).ok_or(ReviewError::NotAServiceAccount(user))
+    account(&user).ok_or_else(|| ReviewError::NotAServiceAccount(shortened(&user)))
 }
 
 /// Takes `system:serviceaccount:<namespace>:<name>` apart.

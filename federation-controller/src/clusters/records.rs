@@ -2,7 +2,9 @@
 //!
 //! The types name only the fields that matter; the rest of an object is skipped while it is parsed, and nothing of it is
 //! kept. Whatever a server sends that does not fit (a port beyond 65535, an address that is none) is left out, never an
-//! error: one odd object must not stop a watch.
+//! error: one odd object must not stop a watch. A server may be somebody else's, so what Kubernetes itself would not have
+//! admitted is left out as well: names that are none (they become parts of host names and of resource names), endpoints
+//! at addresses of the dialling host's own, lists without end.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -43,8 +45,8 @@ impl Watched for NamespaceObject {
     const KIND: Kind = Kind::Namespace;
 
     fn record(self) -> Option<Object> {
-        let network = label(&self.metadata, names::NETWORK_LABEL);
-        Some(Object::Namespace(Namespace { name: name(&self.metadata)?, network }))
+        let network = network(&self.metadata);
+        Some(Object::Namespace(Namespace { name: name(&self.metadata).filter(|name| is_label(name))?, network }))
     }
 }
 
@@ -120,6 +122,7 @@ struct LoadBalancer {
 #[serde(default)]
 struct Ingress {
     ip: Option<String>,
+    hostname: Option<String>,
 }
 
 impl Watched for ServiceObject {
@@ -134,19 +137,24 @@ impl Watched for ServiceObject {
         if ips.is_empty() {
             ips.push(spec.cluster_ip);
         }
-        let external = self.status.load_balancer.ingress.into_iter().filter_map(|i| i.ip).chain(spec.external_ips);
+        let ingress = self.status.load_balancer.ingress;
+        let names =
+            ingress.iter().take(MAX_ADDRESSES).filter_map(|i| i.hostname.as_deref()).filter(|n| is_subdomain(n));
+        let external_names = names.map(Into::into).collect();
+        let external = ingress.into_iter().filter_map(|i| i.ip).chain(spec.external_ips).take(MAX_ADDRESSES);
         Some(Object::Service(Service {
             namespace: namespace(&self.metadata)?,
-            name: name(&self.metadata)?,
+            name: name(&self.metadata).filter(|name| is_label(name))?,
             created: created(&self.metadata),
             headless: ips.iter().any(|ip| ip == "None"),
-            cluster_ips: ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
-            ports: spec.ports.iter().filter_map(PortSpec::record).collect(),
+            cluster_ips: ips.iter().take(2).filter_map(|ip| ip.parse().ok()).collect(),
+            ports: spec.ports.iter().take(MAX_PORTS).filter_map(PortSpec::record).collect(),
             selects: spec.selector.is_some_and(|selector| !selector.is_empty()),
             publish_not_ready: spec.publish_not_ready_addresses,
-            network: label(&self.metadata, names::NETWORK_LABEL),
+            network: network(&self.metadata),
             gateway_port: label(&self.metadata, "networking.istio.io/gatewayPort").and_then(|port| port.parse().ok()),
-            external_ips: external.filter_map(|ip| ip.parse().ok()).collect(),
+            external_ips: external.filter_map(|ip| ip.parse().ok()).filter(is_reachable).collect(),
+            external_names,
         }))
     }
 }
@@ -156,7 +164,7 @@ impl PortSpec {
         if !is_tcp(self.protocol.as_deref()) {
             return None;
         }
-        let name = self.name.as_deref().unwrap_or_default();
+        let name = self.name.as_deref().filter(|name| name.len() <= MAX_LABEL).unwrap_or_default();
         Some(ServicePort {
             name: name.into(),
             number: port(self.port)?,
@@ -218,14 +226,21 @@ impl Watched for SliceObject {
         if !matches!(self.address_type.as_str(), "IPv4" | "IPv6") {
             return None;
         }
-        let service = label(&self.metadata, "kubernetes.io/service-name").filter(|service| !service.is_empty())?;
-        let ports = self.ports.unwrap_or_default().into_iter().filter(|p| is_tcp(p.protocol.as_deref()));
+        let service = label(&self.metadata, "kubernetes.io/service-name").filter(|service| is_label(service))?;
+        let ports =
+            self.ports.unwrap_or_default().into_iter().take(MAX_PORTS).filter(|p| is_tcp(p.protocol.as_deref()));
         Some(Object::Slice(Slice {
             namespace: namespace(&self.metadata)?,
             name: name(&self.metadata)?,
             service,
             ports: ports.filter_map(|p| Some((p.name.unwrap_or_default().into(), port(p.port?)?))).collect(),
-            endpoints: self.endpoints.unwrap_or_default().into_iter().filter_map(EndpointSpec::record).collect(),
+            endpoints: self
+                .endpoints
+                .into_iter()
+                .flatten()
+                .take(MAX_ENDPOINTS)
+                .filter_map(EndpointSpec::record)
+                .collect(),
         }))
     }
 }
@@ -233,12 +248,12 @@ impl Watched for SliceObject {
 impl EndpointSpec {
     fn record(self) -> Option<SliceEndpoint> {
         Some(SliceEndpoint {
-            ip: self.addresses.first()?.parse().ok()?,
+            ip: self.addresses.first()?.parse().ok().filter(is_reachable)?,
             ready: self.conditions.ready.unwrap_or(true),
             terminating: self.conditions.terminating.unwrap_or(false),
             pod: self.target_ref.filter(|target| target.kind == "Pod").and_then(|target| target.name).map(Into::into),
-            node: self.node_name.map(Into::into),
-            zone: self.zone.map(Into::into),
+            node: self.node_name.filter(|name| is_subdomain(name)).map(Into::into),
+            zone: self.zone.filter(|zone| is_label_value(zone)).map(Into::into),
         })
     }
 }
@@ -285,7 +300,8 @@ impl Watched for PodObject {
         if matches!(self.status.phase.as_str(), "Failed" | "Succeeded") {
             return None;
         }
-        let mut ips: Vec<IpAddr> = self.status.pod_ips.iter().filter_map(|p| p.ip.parse().ok()).collect();
+        let mut ips: Vec<IpAddr> =
+            self.status.pod_ips.iter().take(MAX_ADDRESSES).filter_map(|p| p.ip.parse().ok()).collect();
         if ips.is_empty() {
             ips.extend(self.status.pod_ip.and_then(|ip| ip.parse::<IpAddr>().ok()));
         }
@@ -299,10 +315,10 @@ impl Watched for PodObject {
             service_account: self
                 .spec
                 .service_account_name
-                .filter(|n| !n.is_empty())
+                .filter(|n| is_subdomain(n))
                 .unwrap_or("default".into())
                 .into(),
-            node: self.spec.node_name.unwrap_or_default().into(),
+            node: self.spec.node_name.filter(|name| is_subdomain(name)).unwrap_or_default().into(),
             workload: workload(&self.metadata),
             terminating: self.metadata.deletion_timestamp.is_some(),
             labels: texts(self.metadata.labels),
@@ -337,8 +353,13 @@ impl Watched for api::gateway::Gateway {
         Some(Object::Gateway(Gateway {
             namespace: namespace(&self.metadata)?,
             name: name(&self.metadata)?,
-            hosts: self.exported_hosts().map(Into::into).collect(),
-            selector: self.spec.selector.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+            hosts: self
+                .exported_hosts()
+                .filter(|host| host.len() <= MAX_HOST)
+                .take(MAX_HOSTS)
+                .map(Into::into)
+                .collect(),
+            selector: self.spec.selector.into_iter().take(MAX_LABELS).map(|(k, v)| (k.into(), v.into())).collect(),
         }))
     }
 }
@@ -376,15 +397,19 @@ fn workload(metadata: &ObjectMeta) -> Text {
 }
 
 fn name(metadata: &ObjectMeta) -> Option<Text> {
-    metadata.name.as_deref().filter(|name| !name.is_empty()).map(Into::into)
+    metadata.name.as_deref().filter(|name| is_subdomain(name)).map(Into::into)
 }
 
 fn namespace(metadata: &ObjectMeta) -> Option<Text> {
-    metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).map(Into::into)
+    metadata.namespace.as_deref().filter(|namespace| is_label(namespace)).map(Into::into)
 }
 
 fn label(metadata: &ObjectMeta, key: &str) -> Option<Text> {
-    metadata.labels.as_ref()?.get(key).map(|value| value.as_str().into())
+    metadata.labels.as_ref()?.get(key).filter(|value| is_label_value(value)).map(|value| value.as_str().into())
+}
+
+fn network(metadata: &ObjectMeta) -> Option<Text> {
+    label(metadata, names::NETWORK_LABEL).filter(|network| !network.is_empty())
 }
 
 fn created(metadata: &ObjectMeta) -> i64 {
@@ -392,7 +417,9 @@ fn created(metadata: &ObjectMeta) -> i64 {
 }
 
 fn texts(labels: Option<BTreeMap<String, String>>) -> Labels {
-    labels.unwrap_or_default().into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+    let usable = |(key, value): &(String, String)| key.len() <= MAX_LABEL_KEY && is_label_value(value);
+    let labels = labels.unwrap_or_default().into_iter().filter(usable).take(MAX_LABELS);
+    labels.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {
@@ -403,6 +430,50 @@ fn port(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
+/// Ports of one service or slice; the API server itself has no bound on those of a service.
+const MAX_PORTS: usize = 1_000;
+/// Endpoints of one slice: the API's own bound.
+const MAX_ENDPOINTS: usize = 1_000;
+/// Addresses of one service or pod.
+const MAX_ADDRESSES: usize = 64;
+/// Labels of one object; objects have some tens.
+const MAX_LABELS: usize = 256;
+/// The API's bounds on a label's value, which is also that on a DNS label, and on its key (a subdomain, `/`, a name).
+const MAX_LABEL: usize = 63;
+const MAX_LABEL_KEY: usize = 253 + 1 + 63;
+/// Hosts of one gateway, and a host's length with its namespace.
+const MAX_HOSTS: usize = 10_000;
+const MAX_HOST: usize = 63 + 1 + 253;
+
+/// A DNS label, as names of services and namespaces are.
+fn is_label(name: &str) -> bool {
+    name.len() <= MAX_LABEL && !name.contains('.') && is_subdomain(name)
+}
+
+/// A DNS subdomain, as all names are.
+fn is_subdomain(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    name.len() <= 253 && edge(bytes.first()) && edge(bytes.last()) && name.bytes().all(allowed)
+}
+
+fn is_label_value(value: &str) -> bool {
+    value.len() <= MAX_LABEL && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// Not an address that means the dialling host itself, its link, or many hosts. The API refuses the same.
+fn is_reachable(ip: &IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+}
+
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -429,6 +500,7 @@ mod tests {
         assert_eq!(service.ports, [ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http }]);
         assert_eq!(service.cluster_ips.len(), 2);
         assert_eq!(service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
+        assert_eq!(service.external_names, ["x.example".into()]);
         assert!(service.selects && !service.headless);
         assert_eq!((service.network.as_deref(), service.gateway_port), (Some("net-west"), Some(15443)));
         assert_eq!(service.created, 1_767_323_045);

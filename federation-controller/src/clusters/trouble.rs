@@ -32,13 +32,13 @@ pub(super) fn of_watch(error: &watcher::Error) -> Trouble {
 pub(crate) fn of(error: &kube::Error) -> Trouble {
     match error {
         kube::Error::Api(status) => of_status(status),
-        kube::Error::Auth(e) => Trouble::Refused(e.to_string()),
+        kube::Error::Auth(e) => Trouble::Refused(shown(&e.to_string())),
         other => Trouble::Failed(innermost(other)),
     }
 }
 
 fn of_status(status: &kube::core::Status) -> Trouble {
-    let said = format!("{} {}: {}", status.code, status.reason, status.message);
+    let said = shown(&format!("{} {}: {}", status.code, status.reason, status.message));
     match status.code {
         401 | 403 => Trouble::Refused(said),
         404 => Trouble::Missing,
@@ -55,5 +55,19 @@ fn innermost(error: &kube::Error) -> String {
         said = inner.to_string();
         current = inner.source();
     }
-    said
+    shown(&said)
+}
+
+/// What of a server's words goes into logs, pages and answers: it may be somebody else's server.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_servers_words_are_bounded_and_stay_on_one_line() {
+        assert_eq!(super::shown("no\r\nadmin logged in\u{1b}[31m"), "no  admin logged in [31m");
+        assert_eq!(super::shown(&"x".repeat(1 << 20)).len(), 300);
+    }
 }

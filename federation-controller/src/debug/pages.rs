@@ -21,7 +21,7 @@ use crate::metrics::link_word;
 pub struct ClustersPage {
     /// All clusters, by name.
     pub clusters: Vec<ClusterRow>,
-    /// What is wrong with remote secrets and signing certificates, in words.
+    /// What is wrong with remote secrets, signing certificates and what clusters claim, in words.
     pub problems: Vec<String>,
 }
 
@@ -233,6 +233,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
         }
     });
     let mut page = ClustersPage { clusters: rows.collect(), problems: Vec::new() };
+    page.problems.extend(index.notices());
     if let Some((clusters, _)) = parts {
         page.problems.extend(clusters.problems().iter().map(|problem| match problem.cluster.is_empty() {
             true => format!("Secret {}: {}", problem.secret, problem.why),

@@ -16,6 +16,18 @@ use super::{Key, SystemNamespaces};
 /// stopping that takes a person or a probe tens of seconds. Deletions that a watch reports one by one are believed at once.
 pub const CONFIRM_EMPTY: Duration = Duration::from_secs(30);
 
+/// How many objects of a kind are taken from one remote cluster: what Kubernetes supports in one (150,000 pods, 10,000
+/// services, 5,000 nodes) with room above. A cluster that has more, or says so, costs this controller no more memory.
+pub const fn at_most(kind: Kind) -> usize {
+    match kind {
+        Kind::Namespace => 20_000,
+        Kind::Node => 10_000,
+        Kind::Service | Kind::Export => 20_000,
+        Kind::Slice | Kind::Pod => 200_000,
+        Kind::Gateway => 1_000,
+    }
+}
+
 /// What a change touches.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Affected {
@@ -60,6 +72,8 @@ pub struct ClusterIndex {
     gateway_pods: Relation<Key, Key>,
     /// How many pods say that they are on a network.
     pod_networks: HashMap<Text, usize>,
+    /// Objects beyond [`at_most`], by kind, since the last list.
+    left_out: [usize; Kind::ALL.len()],
     lists: [List; Kind::ALL.len()],
 }
 
@@ -96,12 +110,18 @@ impl ClusterIndex {
             pods_on: Relation::default(),
             gateway_pods: Relation::default(),
             pod_networks: HashMap::new(),
+            left_out: Default::default(),
             lists: Default::default(),
         }
     }
 
     /// The network that the cluster's objects are on unless they say otherwise; empty: not known.
+    ///
+    /// What the primary's side says of a remote cluster (in its secret) goes before what that cluster says of itself.
     pub fn network(&self) -> &Text {
+        if !self.info.own && !self.info.network.is_empty() {
+            return &self.info.network;
+        }
         let labelled = |namespace: &Text| self.namespaces.get(namespace).and_then(|found| found.network.as_ref());
         labelled(&self.system.root).or_else(|| labelled(&self.system.own)).unwrap_or(&self.info.network)
     }
@@ -116,10 +136,24 @@ impl ClusterIndex {
         Kind::ALL.into_iter().filter(|kind| self.lists[*kind as usize].doubtful.is_some()).collect()
     }
 
-    /// All networks that the cluster's objects name.
+    /// All networks that the cluster's objects name, and its own.
     pub fn networks(&self) -> impl Iterator<Item = &Text> {
-        let gateways = self.services.values().filter_map(|service| service.network.as_ref());
-        self.pod_networks.keys().chain(gateways).chain([self.network()])
+        self.pod_networks.keys().chain(self.gateway_networks()).chain([self.network()])
+    }
+
+    /// Networks that its Services say they are gateways of.
+    pub fn gateway_networks(&self) -> impl Iterator<Item = &Text> {
+        self.services.values().filter_map(|service| service.network.as_ref())
+    }
+
+    /// Networks that its pods say they are on, with how many do.
+    pub fn pod_networks(&self) -> impl Iterator<Item = (&Text, usize)> {
+        self.pod_networks.iter().map(|(network, count)| (network, *count))
+    }
+
+    /// Kinds of which it has more objects than are taken from one cluster, and how many were left out.
+    pub fn left_out(&self) -> impl Iterator<Item = (Kind, usize)> {
+        Kind::ALL.into_iter().map(|kind| (kind, self.left_out[kind as usize])).filter(|(_, count)| *count > 0)
     }
 
     /// A service of the cluster.
@@ -164,6 +198,7 @@ impl ClusterIndex {
     /// A list of a kind begins.
     pub fn listing(&mut self, kind: Kind) {
         self.lists[kind as usize].running = Some(HashSet::new());
+        self.left_out[kind as usize] = 0;
     }
 
     /// A list of a kind is complete: what it did not have goes. Unless it had nothing where there was something: that is
@@ -199,6 +234,10 @@ impl ClusterIndex {
     /// An object exists in this form.
     pub fn upsert(&mut self, object: Object) -> Affected {
         let (kind, key) = (object.kind(), Key::of(&object));
+        if !self.info.own && self.count(kind) >= at_most(kind) && !self.has(kind, &key) {
+            self.left_out[kind as usize] += 1;
+            return Affected::default();
+        }
         let list = &mut self.lists[kind as usize];
         for seen in [list.running.as_mut(), list.doubtful.as_mut().map(|(_, seen)| seen)].into_iter().flatten() {
             seen.insert(key.clone());
@@ -239,6 +278,18 @@ impl ClusterIndex {
             pods: self.pods.keys().cloned().collect(),
             networks: gateways.chain([self.network().clone()]).collect(),
             all: true,
+        }
+    }
+
+    fn has(&self, kind: Kind, key: &Key) -> bool {
+        match kind {
+            Kind::Namespace => self.namespaces.contains_key(&key.name),
+            Kind::Node => self.nodes.contains_key(&key.name),
+            Kind::Service => self.services.contains_key(key),
+            Kind::Slice => self.slices.contains_key(key),
+            Kind::Pod => self.pods.contains_key(key),
+            Kind::Export => self.exports.contains_key(key),
+            Kind::Gateway => self.gateways.contains_key(key),
         }
     }
 

@@ -88,8 +88,9 @@ pub struct Cluster {
     pub name: Text,
     /// Whether it is the one that this controller runs in.
     pub own: bool,
-    /// The network that it is on unless its objects say otherwise; empty: not known. From this controller's options for
-    /// its own cluster; for a remote one the label `topology.istio.io/network` of its system namespace rules.
+    /// The network that it is on unless its objects say otherwise; empty: not known here. From this controller's options for
+    /// its own cluster, where the label `topology.istio.io/network` of the system namespace goes first; for a remote one from
+    /// that annotation of its secret, and only without it from the remote system namespace's label.
     pub network: Text,
     /// The API server's address, for status only.
     pub server: Text,
@@ -227,6 +228,9 @@ pub struct Service {
     pub gateway_port: Option<u16>,
     /// `status.loadBalancer.ingress[].ip` and `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].hostname`.
+    #[serde(default)]
+    pub external_names: Vec<Text>,
 }
 
 /// A service's port.
@@ -351,7 +355,8 @@ pub struct Mesh {
     pub protocol_detection_timeout_ms: u32,
     /// `localityLbSetting.enabled`.
     pub locality_load_balancing: bool,
-    /// Every service is exported from every cluster, except those of `kube-system` and `default/kubernetes`.
+    /// Every service is exported from every cluster, except `default/kubernetes` and those of `kube-system` and of our own
+    /// components' namespace.
     pub export_all: bool,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! As in Istio, a Service labelled `topology.istio.io/network` is a gateway of that
 //! network, at its LoadBalancer's and external addresses, on port 15443 or what `networking.istio.io/gatewayPort` says; it
-//! has to expose that port.
+//! has to expose that port. Only a cluster that may speak for the network is believed ([`super::homes`]). Host names of
+//! LoadBalancers are not resolved: such a gateway is reported ([`super::notices`]) and not used.
 
 use std::net::IpAddr;
 
@@ -12,16 +13,21 @@ use wire::{Kind, name};
 
 use super::cluster::ClusterIndex;
 use super::event::Text;
-use super::{Key, workload};
+use super::homes::Homes;
+use super::{Key, notices, workload};
 use crate::store::Resource;
 
 /// The port for mutual TLS between networks where no label says otherwise.
 const GATEWAY_PORT: u16 = 15443;
 
 /// What proxies are told of a network's gateways; `None` where it has none.
-pub(super) fn resource<'a>(clusters: impl Iterator<Item = &'a ClusterIndex>, network: &Text) -> Option<Resource> {
+pub(super) fn resource<'a>(
+    clusters: impl Iterator<Item = &'a ClusterIndex>,
+    network: &Text,
+    homes: &Homes,
+) -> Option<Resource> {
     let mut found: Vec<(IpAddr, &Key, GatewayAddress)> = Vec::new();
-    for cluster in clusters {
+    for cluster in clusters.filter(|cluster| homes.may_name(&cluster.info.name, network)) {
         for (key, service) in &cluster.services {
             if service.network.as_ref() != Some(network) {
                 continue;
@@ -29,6 +35,10 @@ pub(super) fn resource<'a>(clusters: impl Iterator<Item = &'a ClusterIndex>, net
             let port = service.gateway_port.unwrap_or(GATEWAY_PORT);
             if !service.ports.iter().any(|exposed| exposed.number == port) {
                 continue;
+            }
+            if notices::only_by_name(service) {
+                let cluster = &cluster.info.name;
+                tracing::warn!(%cluster, "{}", notices::unreachable_gateway(key, service, network));
             }
             found.extend(service.external_ips.iter().map(|ip| (*ip, key, address(cluster, key, *ip, port))));
         }

@@ -1,8 +1,8 @@
 //! A service of one namespace and name, out of all clusters that define it.
 //!
 //! Namespace sameness holds, as in Istio and the Multi-Cluster Services API: same namespace and name, same service. Where
-//! definitions differ, the controller's own cluster rules, then the oldest (KEP-1645, "conflict resolution"); what lost
-//! is recorded.
+//! definitions differ, the controller's own cluster rules, then the oldest that is exported (KEP-1645, "conflict
+//! resolution"), then the oldest; what lost is recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,6 +14,7 @@ use wire::{Kind, name};
 
 use super::cluster::{ClusterIndex, slice_service};
 use super::event::{Pod, Service, Slice, SliceEndpoint, Text};
+use super::homes::Homes;
 use super::{Index, Key, OWN_SERVICES, workload};
 use crate::export;
 use crate::store::{Audience, Resource};
@@ -52,9 +53,18 @@ impl Index {
     pub(super) fn merge(&mut self, key: &Key) -> Merged {
         let hostname: Arc<str> = super::hostname(key, &self.settings.cluster_domain).into();
         let own = *key.namespace == *self.settings.namespace && OWN_SERVICES.iter().any(|own| *own.0 == *key.name);
-        let mut clusters: Vec<(&ClusterIndex, &Service)> =
-            self.clusters.values().filter_map(|cluster| Some((cluster, cluster.services.get(key)?))).collect();
-        clusters.sort_by_key(|(cluster, service)| (!cluster.info.own, service.created, cluster.info.name.clone()));
+        let rules = export::Rules { all: self.mesh.export_all, own, system: key.namespace == self.settings.namespace };
+        let mut defined: Vec<(&ClusterIndex, &Service, Option<export::Reason>)> = self
+            .clusters
+            .values()
+            .filter_map(|cluster| Some((cluster, cluster.services.get(key)?, rules.reason(cluster, key, &hostname))))
+            .collect();
+        // A cluster that does not export it has no say against one that does.
+        defined.sort_by_key(|(cluster, service, reason)| {
+            (!cluster.info.own, reason.is_none(), service.created, cluster.info.name.clone())
+        });
+        let clusters: Vec<(&ClusterIndex, &Service)> =
+            defined.iter().map(|(cluster, service, _)| (*cluster, *service)).collect();
         let Some((_, base)) = clusters.first() else {
             self.addresses.release(&hostname);
             return Merged::default();
@@ -64,12 +74,18 @@ impl Index {
         let ports = merge_ports(&clusters, &mut merged.conflicts);
         let mut members = Vec::new();
         let mut exports = Vec::new();
-        for (cluster, service) in &clusters {
-            let reason = export::reason(cluster, key, &hostname, own, self.mesh.export_all);
+        for (cluster, service, reason) in &defined {
             let before = members.len();
-            collect(cluster, service, key, reason.is_some(), &self.trust_domain, &mut members);
+            let foreign =
+                collect(cluster, service, key, reason.is_some(), &self.homes, &self.trust_domain, &mut members);
+            if foreign > 0 {
+                let of = &cluster.info.name;
+                merged
+                    .conflicts
+                    .push(format!("{foreign} endpoints of {of} say they are on another cluster's network: refused"));
+            }
             if let Some(reason) = reason {
-                merged.exports.push((cluster.info.name.clone(), reason));
+                merged.exports.push((cluster.info.name.clone(), *reason));
                 let networks: BTreeSet<&Text> =
                     members[before..].iter().map(|member| member.network).chain([cluster.network()]).collect();
                 exports.extend(networks.into_iter().map(|network| (cluster.info.name.clone(), network.clone())));
@@ -98,6 +114,7 @@ impl Index {
         let mut keys: Vec<Arc<str>> =
             addresses.iter().map(|(cluster, ip)| name::address(cluster, *ip).into()).collect();
         keys.extend(shared.iter().flat_map(|ip| lacking.iter().map(|of| name::address(of, *ip).into())));
+        keys.extend(self.pod_addresses(&members));
         let exported_from: BTreeSet<&Text> = exports.iter().map(|(_, network)| network).collect();
         keys.extend(exported_from.into_iter().map(|network| Arc::from(name::exported(network))));
         let mut virtual_addresses: Vec<VirtualAddress> = addresses
@@ -134,6 +151,20 @@ impl Index {
         merged.endpoints = members.len();
         self.tell_endpoints(&hostname, members, own, &mut merged.resources);
         merged
+    }
+
+    /// The addresses of the pods themselves, for those who connect to one without the service's name: valid in the clusters
+    /// of the pod's network that may see it.
+    fn pod_addresses(&self, members: &[Member<'_>]) -> Vec<Arc<str>> {
+        let near = |member: &Member<'_>, cluster: &ClusterIndex| {
+            let own = cluster.info.name == member.cluster.info.name;
+            own || (member.exported && !member.network.is_empty() && cluster.network() == member.network)
+        };
+        members
+            .iter()
+            .flat_map(|member| self.clusters.values().filter(|of| near(member, of)).map(|of| (of, member.ip)))
+            .map(|(cluster, ip)| name::address(&cluster.info.name, ip).into())
+            .collect()
     }
 
     fn port(&self, port: &super::event::ServicePort, key: &Key, own: bool) -> Port {
@@ -298,15 +329,18 @@ fn merge_ports(clusters: &[(&ClusterIndex, &Service)], conflicts: &mut Vec<Strin
 }
 
 /// The endpoints of one cluster. An address that several slices list (one per port, say) is one endpoint with all ports.
+/// Returns how many were refused because they name a network that they cannot be on.
 fn collect<'a>(
     cluster: &'a ClusterIndex,
     service: &Service,
     key: &Key,
     exported: bool,
+    homes: &Homes,
     trust_domain: &str,
     to: &mut Vec<Member<'a>>,
-) {
+) -> usize {
     let first = to.len();
+    let mut foreign = 0;
     let mut at: BTreeMap<IpAddr, usize> = BTreeMap::new();
     for slice in cluster.slices_of.of(key).filter_map(|slice| cluster.slices.get(slice)) {
         debug_assert_eq!(slice_service(slice), *key);
@@ -322,11 +356,15 @@ fn collect<'a>(
                 // Its identity and whether it speaks mutual TLS come with the pod, any moment: until then it is not told.
                 continue;
             }
+            let Some(network) = homes.network(cluster, pod) else {
+                foreign += 1;
+                continue;
+            };
             at.insert(endpoint.ip, to.len());
             to.push(Member {
                 cluster,
                 exported,
-                network: workload::network(cluster, pod),
+                network,
                 ip: endpoint.ip,
                 pod,
                 endpoint,
@@ -339,6 +377,7 @@ fn collect<'a>(
         }
     }
     to[first..].sort_by_key(|member| member.ip);
+    foreign
 }
 
 fn port_map(service: &Service, slice: &Slice) -> BTreeMap<u32, u32> {

@@ -11,6 +11,7 @@ use super::event::{Kind, *};
 use super::*;
 use crate::store::{Store, Viewer};
 
+mod hostile;
 mod scenes;
 
 /// An index and what comes out of it.
@@ -177,17 +178,58 @@ fn export(name: &str) -> Export {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Service { cluster: u8, name: u8, variant: u8 },
-    Slice { cluster: u8, name: u8, pods: Vec<(u8, bool)> },
-    Pod { cluster: u8, name: u8, ip: u8, variant: u8 },
-    Node { cluster: u8, zone: u8 },
-    Export { cluster: u8, name: u8 },
-    Gateway { cluster: u8, host: u8 },
-    Delete { cluster: u8, kind: u8, name: u8, ip: u8 },
-    Namespace { cluster: u8, network: u8 },
-    Relist { cluster: u8, kind: u8 },
-    ClusterGoes { cluster: u8 },
-    ClusterComes { cluster: u8 },
+    Service {
+        cluster: u8,
+        name: u8,
+        variant: u8,
+    },
+    Slice {
+        cluster: u8,
+        name: u8,
+        pods: Vec<(u8, bool)>,
+    },
+    Pod {
+        cluster: u8,
+        name: u8,
+        ip: u8,
+        variant: u8,
+    },
+    Node {
+        cluster: u8,
+        zone: u8,
+    },
+    Export {
+        cluster: u8,
+        name: u8,
+    },
+    Gateway {
+        cluster: u8,
+        host: u8,
+    },
+    Delete {
+        cluster: u8,
+        kind: u8,
+        name: u8,
+        ip: u8,
+    },
+    Namespace {
+        cluster: u8,
+        network: u8,
+    },
+    Relist {
+        cluster: u8,
+        kind: u8,
+    },
+    ClusterGoes {
+        cluster: u8,
+    },
+    ClusterComes {
+        cluster: u8,
+    },
+    /// Without an annotation of its secret: its own labels count.
+    ClusterSpeaks {
+        cluster: u8,
+    },
     ExportAll(bool),
     Compile,
 }
@@ -211,6 +253,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (cluster(), 0..7u8).prop_map(|(cluster, kind)| Step::Relist { cluster, kind }),
         1 => cluster().prop_map(|cluster| Step::ClusterGoes { cluster }),
         2 => cluster().prop_map(|cluster| Step::ClusterComes { cluster }),
+        2 => cluster().prop_map(|cluster| Step::ClusterSpeaks { cluster }),
         1 => any::<bool>().prop_map(Step::ExportAll),
         4 => Just(Step::Compile),
     ]
@@ -225,7 +268,10 @@ fn run(world: &mut World, step: Step) {
             match variant {
                 1 => service.cluster_ips.clear(),
                 2 => service.ports[0].protocol = Protocol::Tcp,
-                3 => (service.network, service.external_ips) = (Some("net-x".into()), vec![[203, 0, 113, 1].into()]),
+                3 => {
+                    (service.network, service.external_ips) =
+                        (Some(["net-x", "net-z", "net-east"][usize::from(name)].into()), vec![[203, 0, 113, 1].into()])
+                }
                 _ => {}
             }
             if variant == 3 {
@@ -241,7 +287,7 @@ fn run(world: &mut World, step: Step) {
             match variant {
                 1 => pod.labels = [("app".into(), NAMES[name as usize].into())].into(),
                 2 => {
-                    let network = ("topology.istio.io/network".into(), "net-y".into());
+                    let network = ("topology.istio.io/network".into(), ["net-y", "net-z"][usize::from(ip % 2)].into());
                     pod.labels = pod.labels.iter().cloned().chain([network]).collect();
                 }
                 3 => pod.terminating = true,
@@ -291,6 +337,11 @@ fn run(world: &mut World, step: Step) {
         }
         Step::ClusterGoes { cluster } => world.event(Event::ClusterRemoved { cluster: of(cluster).into() }),
         Step::ClusterComes { cluster } => world.cluster(of(cluster)),
+        Step::ClusterSpeaks { cluster } => {
+            let name: Text = of(cluster).into();
+            let own = &*name == "west";
+            world.event(Event::ClusterAdded(Cluster { name, own, network: "".into(), server: "".into() }));
+        }
         Step::ExportAll(export_all) => world.event(Event::Mesh(Mesh { export_all, ..Default::default() })),
         Step::Compile => drop(world.compile()),
     }

@@ -2,8 +2,9 @@
 
 use wire::discovery::{Authentication, InboundPort, Locality, PeerMode, Protocol, Workload, WorkloadLabels};
 
-use super::cluster::{ClusterIndex, pod_network, slice_service};
+use super::cluster::{ClusterIndex, slice_service};
 use super::event::{Pod, SliceEndpoint, Text};
+use super::homes::Homes;
 use super::{Key, hostname};
 
 /// The label by which the injector says that a pod accepts the mesh's mutual TLS.
@@ -17,11 +18,6 @@ pub(super) fn mutual_tls(pod: &Pod) -> bool {
 /// Whether the pod holds a proxy of ours, which may ask for its own side: it is injected, or a gateway.
 pub(super) fn has_proxy(pod: &Pod, system: &Text) -> bool {
     mutual_tls(pod) || pod.namespace == *system
-}
-
-/// The network that a pod is on.
-pub(super) fn network<'a>(cluster: &'a ClusterIndex, pod: Option<&'a Pod>) -> &'a Text {
-    pod.and_then(pod_network).unwrap_or_else(|| cluster.network())
 }
 
 /// Where an endpoint is: what its pod's label says, else its node's labels, else the zone that its slice names.
@@ -76,7 +72,7 @@ pub(super) fn labels(pod: &Pod) -> WorkloadLabels {
 }
 
 /// The pod's own inbound side, for its proxy.
-pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, domain: &str) -> Workload {
+pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Homes, domain: &str) -> Workload {
     let mut ports: Vec<InboundPort> = Vec::new();
     for slice in cluster.slices_with.of(key).filter_map(|slice| cluster.slices.get(slice)) {
         let service = slice_service(slice);
@@ -99,7 +95,7 @@ pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, domain: &str
     ports.dedup_by_key(|port| port.number);
     Workload {
         cluster: cluster.info.name.to_string(),
-        network: network(cluster, Some(pod)).to_string(),
+        network: homes.network(cluster, Some(pod)).unwrap_or_else(|| cluster.network()).to_string(),
         namespace: pod.namespace.to_string(),
         pod: pod.name.to_string(),
         service_account: pod.service_account.to_string(),

@@ -25,10 +25,13 @@ fn a_cluster_that_signs_for_itself_publishes_who_signs() {
     assert!(book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))));
     assert!(!book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))), "the same again");
     assert_eq!(clusters(&book), ["east", "west"]);
-    // North claims west's intermediate, and later east's: neither makes it north's.
+    // North claims west's intermediate, which does not make it north's.
     book.learn(("north".into(), Some(Ok(west.issuer_of("north")))));
     assert_eq!(clusters(&book), ["east", "west"]);
+    // Two that sign for themselves claim the same one: whose it is cannot be told, whichever name sorts first.
     book.learn(("north".into(), Some(Ok(east.issuer_of("north")))));
+    assert_eq!(clusters(&book), ["west"]);
+    book.learn(("north".into(), None));
     assert_eq!(clusters(&book), ["east", "west"]);
     assert!(book.learn(("south".into(), Some(Err(IssuerError::ForeignRoot)))));
     assert_eq!(book.snapshot().unwrap().problems.len(), 1);
@@ -70,4 +73,21 @@ fn remotes_come_and_go_and_broken_ones_change_nothing() {
     assert_eq!(book.snapshot().unwrap().clusters().count(), 1);
     book.delete("cacerts");
     assert!(book.snapshot().unwrap().of("west").is_some());
+}
+
+#[test]
+fn one_signing_certificate_proves_one_cluster() {
+    let root = Authority::self_signed_root("a", ROOT_VALIDITY).unwrap();
+    let (west, east) = (intermediate(&root, "west"), intermediate(&root, "east"));
+    let (wests, easts) = (west.to_cacerts(), east.to_cacerts());
+    let mut book = Book::new("west".into(), "cluster.local", west).unwrap();
+    book.upsert(secret_object("cacerts-east", &easts));
+    // The same Secret copied for another cluster, and the own one for a remote.
+    book.upsert(secret_object("cacerts-north", &easts));
+    book.upsert(secret_object("cacerts-south", &wests));
+    let snapshot = book.snapshot().unwrap();
+    assert_eq!(snapshot.clusters().map(|c| &**c).collect::<Vec<_>>(), ["east", "west"]);
+    let issuers: Vec<_> = snapshot.trust.issuers().into_iter().map(|issuer| issuer.cluster.to_string()).collect();
+    assert_eq!(issuers, ["east", "west"]);
+    assert_eq!(snapshot.problems.iter().filter(|p| p.why.contains("signing certificate of")).count(), 2);
 }

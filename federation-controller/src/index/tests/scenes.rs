@@ -107,6 +107,42 @@ fn a_direct_endpoint_says_all_that_a_proxy_needs() {
 }
 
 #[test]
+fn a_pods_own_address_leads_to_its_services() {
+    let mut world = two_clusters();
+    let found = |world: &World, cluster: &str, ip: u8| -> Vec<String> {
+        let (viewer, alias) = (viewer(cluster), wire::name::address(cluster, [10, 244, 0, ip].into()));
+        let view = world.store.view(&viewer);
+        let found = wire::delta::Source::members(&view, wire::Kind::Service, &alias);
+        found.map(|item| item.name.split('.').next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(found(&world, "west", 1), ["reviews"]);
+    assert_eq!(found(&world, "east", 2), ["ratings"]);
+    // The same address is another pod, or none, in another network, also where the service is exported.
+    world.put("east", Object::Export(export("ratings")));
+    world.compile();
+    assert!(found(&world, "west", 2).is_empty() && found(&world, "west", 9).is_empty());
+    // A pod may serve several, and one of them may stop.
+    world.put("west", Object::Service(service("details", 3)));
+    let mut details = slice("details", &[(1, true)]);
+    details.endpoints[0].pod = Some("reviews-1".into());
+    world.put("west", Object::Slice(details));
+    world.compile();
+    assert_eq!(found(&world, "west", 1), ["details", "reviews"]);
+    world.delete("west", Kind::Slice, "default", "reviews-x");
+    world.compile();
+    assert_eq!(found(&world, "west", 1), ["details"]);
+    // Clusters that share a network share its pods' addresses.
+    // Its secret says no network, so its own label counts.
+    let info = Cluster { name: "north".into(), own: false, network: "".into(), server: "".into() };
+    world.event(Event::ClusterAdded(info));
+    let network = Namespace { name: "istio-system".into(), network: Some("net-east".into()) };
+    world.put("north", Object::Namespace(network));
+    world.compile();
+    assert_eq!(found(&world, "north", 2), ["ratings"], "exported");
+    assert!(found(&world, "north", 1).is_empty(), "not exported");
+}
+
+#[test]
 fn a_lost_link_changes_nothing_and_a_deleted_secret_removes() {
     let mut world = two_clusters();
     world.put("east", Object::Export(export("ratings")));

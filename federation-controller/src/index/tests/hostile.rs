@@ -1,0 +1,257 @@
+//! What a cluster that somebody else runs may not do to the others.
+
+use super::Kind;
+use super::*;
+
+const HOSTNAME: &str = "isthmus-controller.isthmus-system.svc.cluster.local";
+
+/// West and east, each with reviews; east exports it.
+fn exported() -> World {
+    let mut world = World::new();
+    for cluster in ["west", "east"] {
+        world.cluster(cluster);
+        world.put(cluster, Object::Service(service("reviews", 1)));
+        world.put(cluster, Object::Pod(pod("reviews", 1)));
+        world.put(cluster, Object::Slice(slice("reviews", &[(1, true)])));
+    }
+    world.put("east", Object::Export(export("reviews")));
+    world.compile();
+    world
+}
+
+fn on(mut pod: Pod, network: &str) -> Pod {
+    let label = ("topology.istio.io/network".into(), network.into());
+    pod.labels = pod.labels.iter().cloned().chain([label]).collect();
+    pod
+}
+
+fn gateway(network: &str, last: u8) -> Service {
+    let mut gateway = service("gateway", 8);
+    gateway.network = Some(network.into());
+    gateway.external_ips = vec![[203, 0, 113, last].into()];
+    gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
+    gateway
+}
+
+fn gateways(world: &World, network: &str) -> Vec<String> {
+    match world.body(wire::Kind::Gateway, network) {
+        Some(Body::Gateway(gateway)) => gateway.addresses.into_iter().map(|at| at.cluster).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn a_remote_pod_cannot_put_itself_into_another_clusters_network() {
+    let mut world = exported();
+    // West's sidecars would dial 10.244.0.3 inside west.
+    world.put("east", Object::Pod(on(pod("reviews", 3), "net-west")));
+    world.put("east", Object::Slice(slice("reviews", &[(1, true), (3, true)])));
+    world.compile();
+    let seen: Vec<_> = world.endpoints("west", "reviews").into_keys().collect();
+    assert_eq!(
+        seen,
+        ["@*/east/net-east/us-east/us-east-1/", "@net-west/west/10.244.0.1"]
+            .map(|name| { name.replace("us-east/us-east-1", "/").to_string() })
+    );
+    let service = world.service("reviews").unwrap();
+    assert!(service.exports.iter().all(|export| export.network != "net-west"), "nor does it export there");
+    let conflicts = &world.index.facts()[&Key::new("default", "reviews")].conflicts;
+    assert!(conflicts.iter().any(|line| line.contains("1 endpoints of east")), "{conflicts:?}");
+    let notices = world.index.notices();
+    assert!(notices.iter().any(|line| line.contains("Cluster east") && line.contains("net-west")), "{notices:?}");
+    // A network that nobody else is on may be named, as Istio has it for machines outside of the cluster's.
+    world.put("east", Object::Pod(on(pod("reviews", 3), "net-machines")));
+    world.compile();
+    assert_eq!(world.endpoints("west", "reviews").len(), 3);
+    assert_eq!(world.index.notices(), [""; 0]);
+}
+
+#[test]
+fn a_remote_cluster_is_no_gateway_of_another_clusters_network() {
+    let mut world = exported();
+    world.cluster("south");
+    world.put("west", Object::Service(gateway("net-west", 10)));
+    world.put("east", Object::Service(gateway("net-east", 20)));
+    world.compile();
+    let mut thief = gateway("net-west", 66);
+    world.put("south", Object::Service(thief.clone()));
+    world.compile();
+    assert_eq!(gateways(&world, "net-west"), ["west"]);
+    assert!(world.index.notices().iter().any(|line| line.contains("Cluster south") && line.contains("refused")));
+    thief.network = Some("net-east".into());
+    world.put("south", Object::Service(thief));
+    world.compile();
+    assert_eq!(gateways(&world, "net-east"), ["east"]);
+    // East goes: nobody is on that network any more, so who says so may be a gateway of it; and east takes it back.
+    world.event(Event::ClusterRemoved { cluster: "east".into() });
+    world.compile();
+    assert_eq!(gateways(&world, "net-east"), ["south"]);
+    world.cluster("east");
+    world.put("east", Object::Service(gateway("net-east", 20)));
+    world.compile();
+    assert_eq!(gateways(&world, "net-east"), ["east"]);
+}
+
+#[test]
+fn what_the_secret_says_of_a_network_goes_before_what_the_cluster_says() {
+    let mut world = exported();
+    // `World` adds clusters with a network, as an annotated secret does.
+    let claim = Namespace { name: "istio-system".into(), network: Some("net-west".into()) };
+    world.put("east", Object::Namespace(claim.clone()));
+    world.put("east", Object::Service(gateway("net-west", 66)));
+    world.compile();
+    assert_eq!(&**world.index.cluster("east").unwrap().network(), "net-east");
+    assert_eq!(gateways(&world, "net-west"), [""; 0]);
+    // Without it the cluster's own word counts, and that it shares a network is told.
+    let info = Cluster { name: "east".into(), own: false, network: "".into(), server: "".into() };
+    world.event(Event::ClusterAdded(info));
+    world.compile();
+    assert_eq!(&**world.index.cluster("east").unwrap().network(), "net-west");
+    assert!(world.index.notices().iter().any(|line| line.contains("annotate its secret")));
+}
+
+#[test]
+fn a_remote_cluster_cannot_stand_in_for_the_controller() {
+    let mut world = exported();
+    let own = |selects| {
+        let mut service = service("isthmus-controller", 5);
+        service.namespace = "isthmus-system".into();
+        service.ports = vec![ServicePort { name: "grpc".into(), number: 15012, ..Default::default() }];
+        service.selects = selects;
+        service
+    };
+    let pods = |ip| {
+        let mut of = (pod("isthmus-controller", ip), slice("isthmus-controller", &[(ip, true)]));
+        of.0.namespace = "isthmus-system".into();
+        of.1.namespace = "isthmus-system".into();
+        of.1.ports = vec![("grpc".into(), 15012)];
+        of
+    };
+    let exporters = |world: &World| match world.body(wire::Kind::Service, HOSTNAME) {
+        Some(Body::Service(service)) => service.exports.into_iter().map(|export| export.cluster).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    for cluster in ["west", "east"] {
+        world.put(cluster, Object::Service(own(true)));
+        let (pod, slice) = pods(if cluster == "west" { 1 } else { 2 });
+        world.put(cluster, Object::Pod(pod));
+        world.put(cluster, Object::Slice(slice));
+        world.put(
+            cluster,
+            Object::Export(Export {
+                namespace: "isthmus-system".into(),
+                name: "isthmus-controller".into(),
+                created: 1,
+            }),
+        );
+    }
+    world.event(Event::Mesh(Mesh { export_all: true, ..Default::default() }));
+    world.compile();
+    assert_eq!(exporters(&world), ["west"]);
+    // West's gateway, which forwards the controller's server names, sees west's controller alone.
+    let collection = format!("{HOSTNAME}@net-west");
+    let viewer = viewer("west");
+    let view = world.store.view(&viewer);
+    let members = wire::delta::Source::members(&view, wire::Kind::Endpoint, &collection);
+    let seen: Vec<_> = members.map(|item| item.name[HOSTNAME.len()..].to_string()).collect();
+    assert_eq!(seen, ["@net-west/west/10.244.0.1"]);
+    let notices = world.index.notices();
+    assert!(notices.iter().any(|line| line.contains("isthmus-system/isthmus-controller selects pods")), "{notices:?}");
+    // Not even where the controller's own Service is away.
+    world.delete("west", Kind::Service, "isthmus-system", "isthmus-controller");
+    world.compile();
+    assert_eq!(exporters(&world), [""; 0]);
+}
+
+#[test]
+fn what_the_system_has_is_not_exported_by_accident() {
+    let mut world = exported();
+    let export = |namespace: &str| Export { namespace: namespace.into(), name: "metrics".into(), created: 1 };
+    for namespace in ["kube-system", "isthmus-system"] {
+        for cluster in ["west", "east"] {
+            world.put(cluster, Object::Service(Service { namespace: namespace.into(), ..service("metrics", 6) }));
+        }
+        world.put("east", Object::Export(export(namespace)));
+    }
+    world.put("west", Object::Export(export("kube-system")));
+    world.event(Event::Mesh(Mesh { export_all: true, ..Default::default() }));
+    world.compile();
+    for namespace in ["kube-system", "isthmus-system"] {
+        assert_eq!(world.index.facts()[&Key::new(namespace, "metrics")].exports, [], "{namespace}");
+    }
+    // Its own cluster may say so of one.
+    world.put("west", Object::Export(export("isthmus-system")));
+    world.compile();
+    assert_eq!(world.index.facts()[&Key::new("isthmus-system", "metrics")].exports.len(), 1);
+}
+
+#[test]
+fn who_does_not_export_has_no_say_against_one_who_does() {
+    let mut world = exported();
+    world.cluster("south");
+    let with = |created, protocol| {
+        let port = ServicePort { name: "p".into(), number: 80, protocol };
+        Service { created, ports: vec![port], ..service("details", 3) }
+    };
+    world.put("east", Object::Service(with(100, Protocol::Http)));
+    world.put("east", Object::Export(export("details")));
+    // Older, as it says, and of another opinion.
+    world.put("south", Object::Service(Service { headless: true, ..with(1, Protocol::Tcp) }));
+    world.compile();
+    let told = world.service("details").unwrap();
+    assert_eq!((told.ports[0].protocol(), told.headless), (Protocol::Http, false));
+}
+
+#[test]
+fn networks_without_end_are_not_followed() {
+    let mut world = exported();
+    for i in 0..200u8 {
+        let mut pod = on(pod("reviews", 9), &format!("net-{i}"));
+        pod.name = format!("reviews-{i}").into();
+        world.put("east", Object::Pod(pod));
+    }
+    world.compile();
+    assert!(world.index.networks.len() < 40, "{}", world.index.networks.len());
+}
+
+#[test]
+fn objects_without_end_are_left_out_and_counted() {
+    let mut world = World::new();
+    world.cluster("west");
+    world.cluster("east");
+    let most = cluster::at_most(Kind::Gateway);
+    for cluster in ["west", "east"] {
+        for i in 0..most + 5 {
+            let name: Text = format!("g{i}").into();
+            world.put(cluster, Object::Gateway(Gateway { namespace: "default".into(), name, ..Default::default() }));
+        }
+        // One that is known may change.
+        let hosts = vec!["*.local".into()];
+        let changed = Gateway { namespace: "default".into(), name: "g0".into(), hosts, ..Default::default() };
+        world.put(cluster, Object::Gateway(changed));
+    }
+    assert_eq!(world.index.cluster("east").unwrap().count(Kind::Gateway), most);
+    assert_eq!(world.index.cluster("west").unwrap().count(Kind::Gateway), most + 5, "the own cluster is not bounded");
+    let notices = world.index.notices();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].contains("5 objects of kind Gateway"), "{notices:?}");
+    assert_eq!(world.index.cluster("east").unwrap().gateways[&Key::new("default", "g0")].hosts.len(), 1);
+}
+
+#[test]
+fn a_gateway_known_by_host_name_only_is_reported() {
+    let mut world = exported();
+    let mut named = gateway("net-east", 20);
+    named.external_ips.clear();
+    named.external_names = vec!["lb.example.com".into()];
+    world.put("east", Object::Service(named.clone()));
+    world.compile();
+    assert_eq!(gateways(&world, "net-east"), [""; 0]);
+    let notices = world.index.notices();
+    assert!(notices.iter().any(|line| line.contains("lb.example.com") && line.contains("externalIPs")), "{notices:?}");
+    named.external_ips.push([203, 0, 113, 20].into());
+    world.put("east", Object::Service(named));
+    world.compile();
+    assert_eq!(gateways(&world, "net-east"), ["east"]);
+    assert_eq!(world.index.notices(), [""; 0]);
+}
