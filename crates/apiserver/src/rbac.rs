@@ -30,10 +30,15 @@ pub(crate) struct Attributes {
 
 /// Whether `user` may do that.
 pub(crate) fn allowed(store: &Store, user: &User, attributes: &Attributes) -> bool {
-    if user.in_group(MASTERS) {
+    if is_master(user) {
         return true;
     }
     rules_of(store, user, &attributes.namespace).any(|rule| rule_matches(&rule, attributes))
+}
+
+/// Whether `user` may do everything, whatever roles say.
+pub(crate) fn is_master(user: &User) -> bool {
+    user.in_group(MASTERS)
 }
 
 /// The refusal, in Kubernetes' words.
@@ -101,7 +106,8 @@ fn is_subject(subject: &Value, user: &User, binding_namespace: &str) -> bool {
     }
 }
 
-fn rules_of_role(store: &Store, reference: &Value, namespace: &str) -> Vec<Value> {
+/// The rules of the role that a binding in `namespace` refers to.
+pub(crate) fn rules_of_role(store: &Store, reference: &Value, namespace: &str) -> Vec<Value> {
     let name = object::text(reference, "/name");
     let cluster_roles = GroupResource::new(GROUP, "clusterroles");
     let role = match object::text(reference, "/kind") {

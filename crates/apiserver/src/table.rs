@@ -65,7 +65,21 @@ pub fn render<'a>(
     include: Include,
     now: OffsetDateTime,
 ) -> Value {
-    let printer = Printer::of(kind, columns);
+    table(&Printer::of(kind, columns), objects, include, now)
+}
+
+/// A Table of one `autoscaling/v1` Scale, which is no resource of its own.
+pub(crate) fn of_scale(scale: &Value, include: Include, now: OffsetDateTime) -> Value {
+    let (headings, cells) = workload::SCALE;
+    table(&Printer::BuiltIn(headings, cells), std::iter::once(scale), include, now)
+}
+
+fn table<'a>(
+    printer: &Printer<'_>,
+    objects: impl IntoIterator<Item = &'a Value>,
+    include: Include,
+    now: OffsetDateTime,
+) -> Value {
     let rows: Vec<Value> = objects
         .into_iter()
         .map(|object| {

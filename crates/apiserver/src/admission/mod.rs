@@ -1,6 +1,7 @@
 //! What happens to an object between being sent and being kept: the server's own additions, then webhooks that change it, then webhooks
 //! that may refuse it.
 
+mod escalation;
 pub(crate) mod namespace;
 mod review;
 mod service_account;
@@ -60,13 +61,16 @@ pub(crate) async fn mutate(call: &Call, operation: Operation, object: &mut Value
     Ok(())
 }
 
-/// Lets the validating webhooks refuse the change.
+/// Refuses rights that the caller has not itself, and lets the validating webhooks refuse the change.
 pub(crate) async fn validate(
     call: &Call,
     operation: Operation,
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<()> {
+    if let Some(object) = object {
+        escalation::check(call, object, old)?;
+    }
     webhook::validate(call, operation, object, old).await
 }
 

@@ -56,7 +56,8 @@ pub(crate) fn apply(object: &mut Value, patch: &Patch) -> Result<(), Refusal> {
         json_patch::patch(object, std::slice::from_ref(operation))
             .map_err(|error| Refusal::Inapplicable(error.to_string()))?;
     }
-    Ok(())
+    // A value that is shallow in itself may have gone deep into the object; nobody could read that back.
+    if depth(object) > DEEPEST { Err(Refusal::TooDeep) } else { Ok(()) }
 }
 
 fn depth(value: &Value) -> usize {
@@ -94,5 +95,8 @@ mod tests {
         assert!(matches!(applied(json!({"x": "y"}), json!(doubling)), Err(Refusal::CopiesTooMuch | Refusal::TooDeep)));
         let deeper: Vec<Value> = (1..400).map(|n| json!({"op": "add", "path": "/a".repeat(n), "value": {}})).collect();
         assert_eq!(applied(json!({}), json!(deeper)), Err(Refusal::TooDeep));
+        let nested = (0..100).fold(json!(1), |inner, _| json!([inner]));
+        let twice = json!([{"op": "add", "path": "/a", "value": nested}, {"op": "add", "path": format!("/a{}", "/0".repeat(99)), "value": nested}]);
+        assert_eq!(applied(json!({}), twice), Err(Refusal::TooDeep));
     }
 }

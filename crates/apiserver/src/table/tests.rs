@@ -108,6 +108,15 @@ fn workloads() {
 }
 
 #[test]
+fn a_scale_has_a_table_of_its_own() {
+    let scale = json!({"metadata": {"name": "d"}, "spec": {"replicas": 3}, "status": {"replicas": 2}});
+    let table = super::of_scale(&scale, super::Include::None, OffsetDateTime::now_utc());
+    let headings: Vec<_> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
+    assert_eq!(headings, ["Name", "Desired", "Available", "Age"]);
+    assert_eq!(table["rows"][0]["cells"], json!(["d", 3, 2, "<unknown>"]));
+}
+
+#[test]
 fn services_show_where_they_answer() {
     let port = json!([{"port": 80}, {"port": 53, "protocol": "UDP", "nodePort": 30053}]);
     let plain = json!({"spec": {"clusterIP": "10.96.0.7", "ports": port, "selector": {"app": "web"}}});

@@ -208,6 +208,15 @@ fn cron_job(object: &Value, now: OffsetDateTime) -> Vec<Value> {
     ]
 }
 
+/// How a Scale is printed.
+pub(super) const SCALE: (&[Heading], Cells) = (
+    &[column("Name", "string"), column("Desired", "integer"), column("Available", "integer"), column("Age", "string")],
+    |scale, now| {
+        let count = |part: &str| number(&scale[part]["replicas"]).into();
+        vec![name(scale), count("spec"), count("status"), age::of(scale, now)]
+    },
+);
+
 fn replicas(spec: &Value) -> i64 {
     spec["replicas"].as_i64().unwrap_or(1)
 }

@@ -4,19 +4,29 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use time::OffsetDateTime;
+
 use super::update::{self, Change};
 use crate::body::{self, Body};
+use crate::encode::Form;
 use crate::handler::{Call, Verb};
 use crate::patch::Patch;
 use crate::registry::{ScalePaths, Served};
 use crate::status::{Cause, Result, Status};
-use crate::{encode, object};
+use crate::{encode, object, table};
 
 /// `GET …/scale`.
 pub(crate) fn get(call: &Call) -> Result<Response<Body>> {
     let current = call.api.get(&call.served, &call.route.namespace, &call.route.name)?;
     let scale = scale_of(&call.served, &encode::present(&call.served, &current));
-    Ok(body::json(StatusCode::OK, &scale))
+    Ok(answer(call, StatusCode::OK, &scale))
+}
+
+fn answer(call: &Call, code: StatusCode, scale: &Value) -> Response<Body> {
+    match call.form {
+        Form::Table(include) => body::json(code, &table::of_scale(scale, include, OffsetDateTime::now_utc())),
+        Form::Object | Form::Metadata => body::json(code, scale),
+    }
 }
 
 /// `PUT` or `PATCH …/scale`.
@@ -46,7 +56,7 @@ pub(crate) async fn update(call: &Call, bytes: Bytes) -> Result<Response<Body>> 
         object::set_metadata(&mut patch, "resourceVersion", Some(json!(named)));
     }
     let (code, changed) = update::carry_out(call, &Change::Patch(Patch::Merge(patch))).await?;
-    Ok(body::json(code, &scale_of(served, &encode::present(served, &changed))))
+    Ok(answer(call, code, &scale_of(served, &encode::present(served, &changed))))
 }
 
 fn patched(call: &Call, bytes: &Bytes, before: &Value) -> Result<Value> {

@@ -111,3 +111,56 @@ async fn token_secrets_are_filled() {
     secrets.delete("web-token", &DeleteParams::default()).await.expect("deletes");
     assert_ne!(review(&cluster, &token, &[]).await["authenticated"], true);
 }
+
+#[tokio::test]
+async fn nobody_grants_what_it_may_not_do_itself() {
+    let cluster = Cluster::start().await;
+    cluster.account("web").await;
+    let role = |name: &str, resource: &str| -> Role {
+        let rules = json!([{"apiGroups": ["", "rbac.authorization.k8s.io"], "resources": [resource], "verbs": ["*"]}]);
+        serde_json::from_value(json!({"metadata": {"name": name}, "rules": rules})).expect("is a Role")
+    };
+    let binding = |name: &str| -> RoleBinding {
+        serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": "web", "namespace": "default"}],
+        }))
+        .expect("is a RoleBinding")
+    };
+    let post = PostParams::default();
+    let roles: Api<Role> = Api::namespaced(cluster.client.clone(), "default");
+    let bindings: Api<RoleBinding> = Api::namespaced(cluster.client.clone(), "default");
+    for (name, resource) in [("maps", "configmaps"), ("keys", "secrets")] {
+        roles.create(&post, &role(name, resource)).await.expect("an administrator may");
+    }
+    // It may write any role and binding, and read config maps: no more than that can it pass on. A role without the verbs
+    // `escalate` and `bind`, which `*` would hold.
+    let writer = json!([
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": ["get", "create", "update", "patch"]},
+    ]);
+    let writer: Role =
+        serde_json::from_value(json!({"metadata": {"name": "writer"}, "rules": writer})).expect("a Role");
+    roles.create(&post, &writer).await.expect("an administrator may");
+    for name in ["writer", "maps"] {
+        bindings.create(&post, &binding(name)).await.expect("an administrator may");
+    }
+    let client = with_token(&cluster, token_for(&cluster, json!({"audiences": []})).await);
+    let roles: Api<Role> = Api::namespaced(client.clone(), "default");
+    let bindings: Api<RoleBinding> = Api::namespaced(client, "default");
+    roles.create(&post, &role("mine", "configmaps")).await.expect("what it holds it may grant");
+    let (code, reason, message) = refusal(roles.create(&post, &role("more", "secrets")).await);
+    assert_eq!((code, reason.as_str()), (403, "Forbidden"));
+    let words = "is attempting to grant RBAC permissions not currently held:\n{APIGroups:";
+    assert!(
+        message.starts_with("roles.rbac.authorization.k8s.io \"more\" is forbidden: user ") && message.contains(words),
+        "{message}"
+    );
+    assert_eq!(refusal(bindings.create(&post, &binding("keys")).await).0, 403);
+    bindings.create(&post, &binding("mine")).await.expect("and what it holds it may bind");
+    let widened = json!({"rules": role("mine", "secrets").rules});
+    let merge = kube::api::Patch::Merge(widened);
+    assert_eq!(refusal(roles.patch("mine", &Default::default(), &merge).await).0, 403);
+    let labelled = kube::api::Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+    roles.patch("keys", &Default::default(), &labelled).await.expect("rights stay as they were");
+}

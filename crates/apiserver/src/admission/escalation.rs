@@ -1,0 +1,168 @@
+//! Nobody grants what it may not do itself, as in Kubernetes: neither by writing a role nor by binding one.
+//!
+//! Exceptions: `system:masters`, the verb `escalate` on the role that is written, and the verb `bind` on the role that is bound.
+
+use serde_json::{Value, json};
+
+use crate::handler::Call;
+use crate::object;
+use crate::rbac::{self, Attributes};
+use crate::status::{Result, Status};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Refuses a role or binding that grants more than its author has. `old` is what it replaces.
+pub(super) fn check(call: &Call, object: &Value, old: Option<&Value>) -> Result<()> {
+    let kind = &call.served.kind;
+    if *kind.group != *GROUP || rbac::is_master(&call.user) {
+        return Ok(());
+    }
+    let namespace = object::namespace(object);
+    let granted = match &*kind.kind {
+        "Role" | "ClusterRole" => {
+            let same = |path: &str| old.is_some_and(|old| old.pointer(path) == object.pointer(path));
+            if same("/rules") && same("/aggregationRule") || may(call, "escalate", &kind.plural, object::name(object)) {
+                return Ok(());
+            }
+            let mut rules = object::list(object, "/rules").to_vec();
+            if object.get("aggregationRule").is_some_and(Value::is_object) {
+                // Roles that are written later are part of it, whatever they allow.
+                rules.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
+                rules.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+            }
+            rules
+        }
+        "RoleBinding" | "ClusterRoleBinding" => {
+            let reference = object.get("roleRef").unwrap_or(&Value::Null);
+            let same = |path: &str| old.is_some_and(|old| old.pointer(path) == object.pointer(path));
+            let plural = if object::text(reference, "/kind") == "Role" { "roles" } else { "clusterroles" };
+            if same("/subjects") && same("/roleRef") || may(call, "bind", plural, object::text(reference, "/name")) {
+                return Ok(());
+            }
+            rbac::rules_of_role(&call.api.store, reference, namespace)
+        }
+        _ => return Ok(()),
+    };
+    let owned: Vec<Value> = rbac::rules_of(&call.api.store, &call.user, namespace).collect();
+    let missing: Vec<String> = granted.iter().filter(|rule| !is_covered(&owned, rule)).map(written).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+        call.user.name,
+        call.user.groups,
+        missing.join("\n")
+    );
+    Err(Status::forbidden(kind, object::name(object), &why))
+}
+
+fn may(call: &Call, verb: &str, resource: &str, name: &str) -> bool {
+    let attributes = Attributes {
+        verb: verb.to_owned(),
+        group: GROUP.to_owned(),
+        resource: resource.to_owned(),
+        namespace: call.route.namespace.clone(),
+        name: name.to_owned(),
+        ..Attributes::default()
+    };
+    rbac::allowed(&call.api.store, &call.user, &attributes)
+}
+
+fn texts<'a>(rule: &'a Value, key: &str) -> Vec<&'a str> {
+    object::list(rule, key).iter().filter_map(Value::as_str).collect()
+}
+
+/// Whether each single thing that `rule` allows is allowed by one of `owned`.
+fn is_covered(owned: &[Value], rule: &Value) -> bool {
+    let names = match texts(rule, "/resourceNames") {
+        names if names.is_empty() => vec![None],
+        names => names.into_iter().map(Some).collect(),
+    };
+    let (groups, resources) = (texts(rule, "/apiGroups"), texts(rule, "/resources"));
+    let paths = texts(rule, "/nonResourceURLs");
+    texts(rule, "/verbs").into_iter().all(|verb| {
+        let owned: Vec<&Value> = owned.iter().filter(|rule| has(rule, "/verbs", verb)).collect();
+        let resource = |group: &str, resource: &str, name: Option<&str>| {
+            owned.iter().any(|rule| {
+                let named = texts(rule, "/resourceNames");
+                has(rule, "/apiGroups", group)
+                    && has_resource(rule, resource)
+                    && (named.is_empty() || name.is_some_and(|name| named.contains(&name)))
+            })
+        };
+        let path = |path: &str| {
+            owned.iter().any(|rule| {
+                texts(rule, "/nonResourceURLs").into_iter().any(|pattern| match pattern.strip_suffix('*') {
+                    Some(prefix) => path.starts_with(prefix),
+                    None => pattern == path,
+                })
+            })
+        };
+        paths.iter().all(|it| path(it))
+            && groups.iter().all(|group| resources.iter().all(|it| names.iter().all(|name| resource(group, it, *name))))
+    })
+}
+
+fn has(rule: &Value, key: &str, wanted: &str) -> bool {
+    texts(rule, key).into_iter().any(|text| text == "*" || text == wanted)
+}
+
+fn has_resource(rule: &Value, wanted: &str) -> bool {
+    let part_of_any = wanted.split_once('/').map(|(_, part)| format!("*/{part}"));
+    has(rule, "/resources", wanted) || part_of_any.is_some_and(|part| texts(rule, "/resources").contains(&&*part))
+}
+
+/// A rule as Kubernetes writes it in this refusal.
+fn written(rule: &Value) -> String {
+    let keys = [
+        ("APIGroups", "/apiGroups"),
+        ("Resources", "/resources"),
+        ("ResourceNames", "/resourceNames"),
+        ("NonResourceURLs", "/nonResourceURLs"),
+        ("Verbs", "/verbs"),
+    ];
+    let parts = keys.iter().map(|(name, key)| (name, texts(rule, key))).filter(|(_, texts)| !texts.is_empty());
+    let parts: Vec<String> = parts.map(|(name, texts)| format!("{name}:{}", json!(texts))).collect();
+    format!("{{{}}}", parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_single_right_must_be_held() {
+        let owned = [
+            json!({"apiGroups": [""], "resources": ["pods", "*/log"], "verbs": ["get", "list"]}),
+            json!({"apiGroups": ["apps"], "resources": ["*"], "verbs": ["*"]}),
+            json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"], "verbs": ["get"]}),
+            json!({"nonResourceURLs": ["/debug/*"], "verbs": ["get"]}),
+        ];
+        let rule = |groups: &[&str], resources: &[&str], names: &[&str], verbs: &[&str]| json!({"apiGroups": groups, "resources": resources, "resourceNames": names, "verbs": verbs});
+        for held in [
+            rule(&[""], &["pods"], &[], &["get", "list"]),
+            rule(&[""], &["pods/log"], &["x"], &["get"]),
+            rule(&["apps"], &["*", "deployments/scale"], &[], &["*"]),
+            rule(&[""], &["secrets"], &["b", "a"], &["get"]),
+            json!({"nonResourceURLs": ["/debug/pprof", "/debug/*"], "verbs": ["get"]}),
+            json!({}),
+        ] {
+            assert!(is_covered(&owned, &held), "{held}");
+        }
+        for more in [
+            rule(&[""], &["pods"], &[], &["get", "delete"]),
+            rule(&["", "apps"], &["services"], &[], &["get"]),
+            rule(&["*"], &["deployments"], &[], &["get"]),
+            rule(&[""], &["pods/exec"], &[], &["get"]),
+            rule(&[""], &["secrets"], &[], &["get"]),
+            rule(&[""], &["secrets"], &["a", "c"], &["get"]),
+            rule(&[""], &["pods"], &[], &["*"]),
+            json!({"nonResourceURLs": ["/metrics"], "verbs": ["get"]}),
+        ] {
+            assert!(!is_covered(&owned, &more), "{more}");
+        }
+        let refused = written(&rule(&[""], &["pods"], &[], &["get"]));
+        assert_eq!(refused, r#"{APIGroups:[""], Resources:["pods"], Verbs:["get"]}"#);
+    }
+}
