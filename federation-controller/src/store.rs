@@ -4,7 +4,7 @@
 //! which every stream holds a cursor. The log is bounded: a stream that falls behind its start compares all it has. A
 //! version is a hash of the content, so it is the same after a restart, and writing an equal resource changes nothing.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -69,7 +69,8 @@ type Names = Box<[(Kind, Arc<str>)]>;
 #[derive(Debug, Default)]
 struct Table {
     items: HashMap<Arc<str>, Stored>,
-    by_key: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// In order. Most keys are a pod's address, which leads to one service, so a tree would be mostly empty space.
+    by_key: HashMap<Arc<str>, Vec<Arc<str>>>,
     log: VecDeque<Arc<str>>,
     /// The position of the log's first entry.
     start: u64,
@@ -165,7 +166,10 @@ impl Table {
         }
         self.remove_silently(&item.name);
         for key in &item.keys {
-            self.by_key.entry(key.clone()).or_default().insert(item.name.clone());
+            let members = self.by_key.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
+            if let Err(at) = members.binary_search(&item.name) {
+                members.insert(at, item.name.clone());
+            }
         }
         self.bytes += item.body.len();
         self.note(item.name.clone());
@@ -186,7 +190,9 @@ impl Table {
         self.bytes -= stored.item.body.len();
         for key in &stored.item.keys {
             if let Some(members) = self.by_key.get_mut(key) {
-                members.remove(name);
+                if let Ok(at) = members.binary_search(name) {
+                    members.remove(at);
+                }
                 if members.is_empty() {
                     self.by_key.remove(key);
                 }
