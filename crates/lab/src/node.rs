@@ -33,6 +33,7 @@ mod environment;
 mod events;
 mod exec;
 mod fields;
+mod ignored;
 mod kubernetes;
 mod network;
 mod nodes;

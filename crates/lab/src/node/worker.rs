@@ -21,6 +21,7 @@ use super::clock;
 use super::cluster::PodRef;
 use super::exec::PodHandle;
 use super::fields::Addresses;
+use super::ignored::Ignored;
 use super::probe::{Finding, Kind};
 use super::sandbox::Sandbox;
 use super::volumes::{Origin, Volumes};
@@ -76,6 +77,8 @@ pub(super) struct Worker {
     started_at: String,
     /// The last trouble told as an event, to tell it once.
     trouble: Option<String>,
+    /// Whether fields without effect have been told of.
+    told_ignored: bool,
 }
 
 impl Worker {
@@ -109,6 +112,7 @@ impl Worker {
             since: status::Since::new(),
             started_at: clock::seconds(clock::now()),
             trouble: None,
+            told_ignored: false,
         };
         (outbox, tokio::spawn(worker.run()))
     }
@@ -206,7 +210,10 @@ impl Worker {
         }
         if self.sandbox.is_none() {
             match Sandbox::create(&self.host, &self.pod, &self.directory).await {
-                Ok(sandbox) => self.use_sandbox(sandbox),
+                Ok(sandbox) => {
+                    self.use_sandbox(sandbox);
+                    self.tell_ignored();
+                }
                 Err(error) => {
                     self.trouble("FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {error}"));
                     return Some(Instant::now() + TRY_AGAIN);
@@ -266,6 +273,22 @@ impl Worker {
 
     fn failed_init(&self) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.role == Role::Init && slot.ended().is_some_and(|ended| !ended.succeeded()))
+    }
+
+    /// Tells of fields that have no effect here, once.
+    fn tell_ignored(&mut self) {
+        if std::mem::replace(&mut self.told_ignored, true) {
+            return;
+        }
+        let ignored = Ignored::of(&self.pod);
+        if !ignored.without_effect.is_empty() {
+            let message = format!("No effect in a lab: {}", ignored.without_effect.join(", "));
+            self.event("Warning", "NoEffectInLab", &message, None);
+        }
+        if !ignored.not_enforced.is_empty() {
+            let message = format!("Reported but not enforced in a lab: {}", ignored.not_enforced.join(", "));
+            self.event("Normal", "NotEnforcedInLab", &message, None);
+        }
     }
 
     fn use_sandbox(&mut self, sandbox: Sandbox) {

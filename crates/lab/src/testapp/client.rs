@@ -12,11 +12,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::answer::Answer;
 use super::grpc;
+
+/// The most bytes that an echo is asked for.
+const LARGEST_ECHO: usize = 64 << 20;
 
 /// How to speak to an `http://` URL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -42,7 +45,7 @@ pub struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Http,
-    /// Sends a line and expects it back.
+    /// Sends a line, or as many bytes as the path says, ends its direction, and expects all of it back.
     Echo,
     /// Expects a line.
     Banner,
@@ -194,11 +197,28 @@ impl Client {
     }
 
     async fn echo(&self) -> Result<Told, String> {
-        let mut stream = BufReader::new(self.connect().await?);
-        stream.write_all(b"hello\n").await.map_err(chain)?;
-        match line(&mut stream).await?.as_str() {
-            "hello" => Ok(Told { status: 200, ..Told::default() }),
-            other => Err(format!("hello came back as {other:?}")),
+        let stream = self.connect().await?;
+        let sent = match self.target.uri.path().trim_start_matches('/') {
+            "" => b"hello\n".to_vec(),
+            length => {
+                let length = length.parse::<usize>().ok().filter(|length| *length <= LARGEST_ECHO);
+                let length = length.ok_or_else(|| format!("tcp://host:port/BYTES takes up to {LARGEST_ECHO}"))?;
+                (0..length).map(|at| at.wrapping_mul(31) as u8).collect()
+            }
+        };
+        let (mut reads, mut writes) = stream.into_split();
+        let sending = async {
+            writes.write_all(&sent).await?;
+            // The server hears that nothing more comes, and its own direction has to stay open for the rest.
+            writes.shutdown().await
+        };
+        let mut received = Vec::with_capacity(sent.len());
+        let (sent_all, ended) = tokio::join!(sending, reads.read_to_end(&mut received));
+        sent_all.map_err(chain)?;
+        ended.map_err(chain)?;
+        match received == sent {
+            true => Ok(Told { status: 200, ..Told::default() }),
+            false => Err(format!("{} of {} bytes came back, or others", received.len(), sent.len())),
         }
     }
 

@@ -93,6 +93,8 @@ async fn answers_all_http_protocols_on_one_port() {
 async fn echoes_tcp_and_speaks_first_where_it_should() {
     let running = start("east");
     assert_eq!(run_plan(format!("tcp://{}", running.echo), Protocol::Http1, 3).await.ok, 3);
+    assert_eq!(run_plan(format!("tcp://{}/3000000", running.echo), Protocol::Http1, 1).await.ok, 1);
+    assert_eq!(run_plan(format!("tcp://{}/many", running.echo), Protocol::Http1, 1).await.failed, 1);
     let timeline = run_plan(format!("banner://{}", running.banner), Protocol::Http1, 3).await;
     assert_eq!(timeline.clusters["east"], 3, "{:?}", timeline.errors);
 }

@@ -127,7 +127,7 @@ pub struct Workload {
     pub kind: Option<Spanned<String>>,
     /// The program of kind `command`.
     pub command: Option<Spanned<Vec<String>>>,
-    /// Default http 9080 and tcp 9090.
+    /// Default http 9080, tcp 9090 and tcp-banner 9091, where the server speaks first.
     pub ports: Option<Vec<Spanned<Port>>>,
     /// Default false.
     #[serde(default)]

@@ -104,7 +104,7 @@ fn ports(raw: Option<&[Spanned<file::Port>]>, program: &Program) -> Checked<Vec<
     let port = |name: &str, port: u16| Port { name: name.to_owned(), port, target_port: port };
     let Some(raw) = raw else {
         return Ok(match program {
-            Program::TestApp => vec![port("http", 9080), port("tcp", 9090)],
+            Program::TestApp => vec![port("http", 9080), port("tcp", 9090), port("tcp-banner", 9091)],
             Program::Command { .. } => Vec::new(),
         });
     };
