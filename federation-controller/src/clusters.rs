@@ -13,10 +13,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use http_body_util::Limited;
 use kube::Client;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch as channel};
+use tower::util::MapResponseLayer;
 
 mod link;
 mod mesh;
@@ -303,7 +306,7 @@ impl Supervisor {
     async fn act(&self, action: Action) -> Option<Problem> {
         match action {
             Action::Start(entry) | Action::Replace(entry) => {
-                let Entry { cluster, secret, access, bytes } = entry;
+                let Entry { cluster, secret, access, network, bytes } = entry;
                 let client = match remote_client(&access.config).await {
                     Ok(client) => client,
                     Err(why) => {
@@ -315,8 +318,7 @@ impl Supervisor {
                         });
                     }
                 };
-                let cluster =
-                    Cluster { name: cluster, own: false, network: "".into(), server: access.server.as_str().into() };
+                let cluster = Cluster { name: cluster, own: false, network, server: access.server.as_str().into() };
                 let held = Written { secret: secret.clone(), bytes };
                 self.shared.written().insert(cluster.name.clone(), held);
                 if !self.replace(&cluster, &client, &secret) {
@@ -389,5 +391,15 @@ async fn remote_client(config: &Kubeconfig) -> Result<Client, String> {
     let config = kube::Config::from_custom_kubeconfig(config.clone(), &options).await;
     let mut config = config.map_err(|e| e.to_string())?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config).map_err(|e| e.to_string())
+    let builder = ClientBuilder::try_from(config).map_err(|e| e.to_string())?;
+    Ok(builder.with_layer(&MapResponseLayer::new(bounded)).build())
+}
+
+/// What one answer of a remote API server may have in all. A page of a list, 500 objects, has some megabytes; a watch that
+/// comes to more is begun again where it stood.
+const MAX_ANSWER: usize = 128 << 20;
+
+/// A server may be somebody else's: an answer without end must not become this process's memory.
+fn bounded<B>(answer: http::Response<B>) -> http::Response<Limited<B>> {
+    answer.map(|body| Limited::new(body, MAX_ANSWER))
 }

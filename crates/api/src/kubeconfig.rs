@@ -73,7 +73,8 @@ pub fn sanitize(bytes: &[u8]) -> Result<Sanitized, KubeconfigError> {
         return Err(KubeconfigError::TooLong(bytes.len()));
     }
     let text = std::str::from_utf8(bytes).map_err(|_| KubeconfigError::NotText)?;
-    let mut config = Kubeconfig::from_yaml(text).map_err(|e| KubeconfigError::Parse(first_line(&e.to_string())))?;
+    let mut config =
+        Kubeconfig::from_yaml(text).map_err(|e| KubeconfigError::Parse(without_content(&e.to_string())))?;
 
     let current = config.current_context.clone().filter(|name| !name.is_empty());
     let current = current.ok_or_else(|| KubeconfigError::Context("it is not set".to_owned()))?;
@@ -96,6 +97,12 @@ pub fn sanitize(bytes: &[u8]) -> Result<Sanitized, KubeconfigError> {
     let server = server.ok_or_else(|| KubeconfigError::NoServer(context.cluster.clone()))?;
     if !server.starts_with("https://") || server.len() == "https://".len() {
         return Err(KubeconfigError::Server(server));
+    }
+    if cluster.proxy_url.is_some() {
+        return Err(KubeconfigError::Refused {
+            field: "proxy-url",
+            why: "API servers are reached directly; a proxy named here would not be used",
+        });
     }
     if cluster.certificate_authority.is_some() {
         return Err(refused_file("certificate-authority", "certificate-authority-data"));
@@ -163,9 +170,23 @@ pub fn is_loopback(server: &str) -> bool {
     rest.starts_with("127.") || rest.starts_with("localhost") || rest.starts_with("[::1]")
 }
 
-/// Parsers show the input below the message; it may hold a token, so only the first line is kept.
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(300).collect()
+/// Parsers show the input below the message, and quote it in the message; it may hold a token, or be one. So only the first
+/// line is kept, without what stands in quotes.
+fn without_content(text: &str) -> String {
+    let mut quote = None;
+    let mut kept = String::new();
+    for c in text.lines().next().unwrap_or_default().chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            Some(_) => continue,
+            None if matches!(c, '"' | '`' | '\'') => {
+                quote = Some(c);
+                kept.push('…');
+            }
+            None => kept.push(c),
+        }
+    }
+    kept.chars().take(300).collect()
 }
 
 #[cfg(test)]
@@ -203,6 +224,8 @@ mod tests {
         }
         let file = sanitize(text("token: a", &format!("{server}, certificate-authority: /etc/ca")).as_bytes());
         assert!(matches!(file, Err(KubeconfigError::Refused { field: "certificate-authority", .. })), "{file:?}");
+        let proxy = sanitize(text("token: a", &format!("{server}, proxy-url: 'http://169.254.169.254'")).as_bytes());
+        assert!(matches!(proxy, Err(KubeconfigError::Refused { field: "proxy-url", .. })), "{proxy:?}");
     }
 
     #[test]
@@ -219,8 +242,20 @@ mod tests {
         assert!(matches!(with("token: a", "server: 'http://x'"), KubeconfigError::Server(_)));
         assert_eq!(with("client-certificate-data: YQ==", "server: 'https://x'"), KubeconfigError::NoCredential);
         // What is wrong is told without telling the token.
-        let broken = "current-context: [\ntoken: verysecret";
-        assert!(!sanitize(broken.as_bytes()).unwrap_err().to_string().contains("verysecret"));
+        for broken in [
+            "current-context: [\ntoken: verysecret",
+            "verysecret",
+            "\"verysecret\"",
+            "'verysecret'",
+            "users: verysecret",
+            "users: [verysecret]",
+            "users: [{name: a, user: verysecret}]",
+            "clusters: [{name: a, cluster: {insecure-skip-tls-verify: verysecret}}]",
+            "users: [{name: a, user: {token: {verysecret: 1}}}]",
+        ] {
+            let said = sanitize(broken.as_bytes()).unwrap_err().to_string();
+            assert!(!said.contains("verysecret"), "{said}");
+        }
     }
 
     #[test]

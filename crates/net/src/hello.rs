@@ -56,6 +56,9 @@ pub enum HelloError {
     /// The deadline passed.
     #[error("no complete ClientHello within the deadline, only {0} bytes")]
     Slow(usize),
+    /// It came in more pieces than any client makes of one.
+    #[error("a ClientHello in more than {MAX_PIECES} pieces")]
+    Pieces,
     /// The bound on bytes was reached.
     #[error("a ClientHello larger than {0} bytes")]
     TooLarge(usize),
@@ -74,6 +77,7 @@ impl HelloError {
             Self::Empty => "empty",
             Self::Closed(_) => "hello_unfinished",
             Self::Slow(_) => "hello_slow",
+            Self::Pieces => "hello_pieces",
             Self::TooLarge(_) => "hello_too_large",
             Self::Malformed(Malformed::NotTls) => "not_tls",
             Self::Malformed(Malformed::ServerName) => "server_name_invalid",
@@ -82,6 +86,10 @@ impl HelloError {
         }
     }
 }
+
+/// How often what has arrived is looked at. Each look begins at the first byte, so thousands of records of one byte each,
+/// sent one by one, would cost the square of their number.
+const MAX_PIECES: usize = 256;
 
 /// Reads until the hello is whole.
 pub async fn read(stream: &mut TcpStream, limits: Limits) -> Result<Hello, HelloError> {
@@ -97,7 +105,7 @@ pub async fn read(stream: &mut TcpStream, limits: Limits) -> Result<Hello, Hello
 async fn fill(stream: &mut TcpStream, bytes: &mut BytesMut, max_bytes: usize) -> Result<Names, HelloError> {
     /// Fits the hello of a post-quantum client (about 1,500 to 1,900 bytes) without growing.
     const FIRST_BUFFER: usize = 2048;
-    let mut needed = 0;
+    let (mut needed, mut looks) = (0, 0);
     loop {
         stream.readable().await?;
         let room = max_bytes - bytes.len();
@@ -111,6 +119,10 @@ async fn fill(stream: &mut TcpStream, bytes: &mut BytesMut, max_bytes: usize) ->
         }
         if bytes.len() < needed {
             continue;
+        }
+        looks += 1;
+        if looks > MAX_PIECES {
+            return Err(HelloError::Pieces);
         }
         match parse(bytes)? {
             Progress::Done(names) => return Ok(names),

@@ -50,6 +50,8 @@ pub(super) struct Entry {
     pub(super) cluster: Text,
     pub(super) secret: Text,
     pub(super) access: Arc<Sanitized>,
+    /// The network that the secret says the cluster is on; empty: it does not say.
+    pub(super) network: Text,
     /// As written, for renewing the token in it.
     pub(super) bytes: Arc<[u8]>,
 }
@@ -58,11 +60,14 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) created: i64,
+    /// Its annotation `topology.istio.io/network`: the primary's own word on where its clusters are.
+    pub(super) network: Text,
     pub(super) entries: BTreeMap<String, Vec<u8>>,
 }
 
 struct Held {
     secret: Text,
+    network: Text,
     bytes: Vec<u8>,
 }
 
@@ -148,7 +153,8 @@ impl Registry {
                 self.problems.push(problem(secret, cluster, &why));
                 continue;
             }
-            let bytes = &self.secrets[secret].entries[&**cluster];
+            let seen = &self.secrets[secret];
+            let (bytes, network) = (&seen.entries[&**cluster], &seen.network);
             match kubeconfig::sanitize(bytes) {
                 Ok(access) => {
                     winner = Some(secret.clone());
@@ -160,12 +166,16 @@ impl Registry {
                         cluster: cluster.clone(),
                         secret: secret.clone(),
                         access: Arc::new(access),
+                        network: network.clone(),
                         bytes: bytes.as_slice().into(),
                     };
-                    let held = Held { secret: secret.clone(), bytes: bytes.clone() };
+                    let held = Held { secret: secret.clone(), network: network.clone(), bytes: bytes.clone() };
+                    let network = network.clone();
                     match self.held.insert(cluster.clone(), held) {
                         None => actions.push(Action::Start(entry)),
-                        Some(before) if before.bytes != *bytes => actions.push(Action::Replace(entry)),
+                        Some(before) if before.bytes != *bytes || before.network != network => {
+                            actions.push(Action::Replace(entry))
+                        }
                         Some(_) => {}
                     }
                 }
@@ -200,7 +210,11 @@ mod tests {
     }
 
     fn seen(created: i64, entries: &[(&str, &[u8])]) -> Seen {
-        Seen { created, entries: entries.iter().map(|(k, v)| ((*k).to_owned(), v.to_vec())).collect() }
+        Seen {
+            created,
+            network: "".into(),
+            entries: entries.iter().map(|(k, v)| ((*k).to_owned(), v.to_vec())).collect(),
+        }
     }
 
     fn text(actions: Vec<Action>) -> Vec<String> {
@@ -251,6 +265,24 @@ mod tests {
         assert_eq!(text(registry.delete("s0")), [""; 0], "the next has the same bytes");
         assert_eq!(registry.problems(), []);
         assert_eq!(text(registry.delete("s1")), ["stop east"]);
+    }
+
+    #[test]
+    fn what_a_secret_says_of_the_network_is_followed() {
+        let mut registry = Registry::new("west".into());
+        let a = kubeconfig("https://a");
+        let on = |network: &str| Seen { network: network.into(), ..seen(1, &[("east", &a)]) };
+        let networks = |actions: Vec<Action>| -> Vec<String> {
+            let of = |action| match action {
+                Action::Start(entry) | Action::Replace(entry) => entry.network.to_string(),
+                Action::Stop(_) => panic!("stopped"),
+            };
+            actions.into_iter().map(of).collect()
+        };
+        assert_eq!(networks(registry.upsert("s1".into(), on("net-east"))), ["net-east"]);
+        assert_eq!(networks(registry.upsert("s1".into(), on("net-east"))), [""; 0]);
+        assert_eq!(networks(registry.upsert("s1".into(), on("net-b"))), ["net-b"]);
+        assert_eq!(networks(registry.upsert("s1".into(), on(""))), [""]);
     }
 
     #[test]

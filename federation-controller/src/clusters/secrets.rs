@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::names::{REMOTE_SECRET_LABEL, REMOTE_SECRET_VALUE};
+use api::names::{NETWORK_LABEL, REMOTE_SECRET_LABEL, REMOTE_SECRET_VALUE};
 use futures_util::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
@@ -75,5 +75,7 @@ fn seen(namespace: &str, secret: SecretObject) -> (Text, Seen) {
     let name = format!("{namespace}/{}", secret.name_any()).into();
     let created = secret.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
     let entries = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
-    (name, Seen { created, entries })
+    let annotations = secret.metadata.annotations.unwrap_or_default();
+    let network = annotations.get(NETWORK_LABEL).map_or("", String::as_str).into();
+    (name, Seen { created, network, entries })
 }

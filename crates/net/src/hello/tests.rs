@@ -245,6 +245,29 @@ async fn ends_when_the_peer_never_ends() {
 }
 
 #[tokio::test]
+async fn ends_when_the_pieces_are_too_many() {
+    let pieces = exchange(quick(16384), async |mut client: TcpStream| {
+        for record in in_records_of(POST_QUANTUM, 1).chunks(6) {
+            if client.write_all(record).await.is_err() {
+                return;
+            }
+            // As long as the reader takes for it, so that each is looked at alone.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        std::future::pending::<()>().await;
+    })
+    .await;
+    assert!(matches!(pieces, Err(HelloError::Pieces)), "{pieces:?}");
+    // All at once they are one piece.
+    let whole = exchange(quick(16384), async |mut client: TcpStream| {
+        client.write_all(&in_records_of(POST_QUANTUM, 1)).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    assert_eq!(whole.unwrap().server_name.as_deref(), Some(EAST_WEST));
+}
+
+#[tokio::test]
 async fn refuses_garbage_by_its_first_byte() {
     let garbage = exchange(quick(16384), async |mut client: TcpStream| {
         client.write_all(b"S").await.unwrap();
