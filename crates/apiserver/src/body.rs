@@ -12,6 +12,8 @@ use serde_json::Value;
 use crate::protobuf;
 use crate::status::{Result, Status};
 
+mod duplicates;
+
 /// The body of every response: whole, or streamed.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -93,6 +95,18 @@ pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value> {
         .map_err(|error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}")))
 }
 
+/// Fields that a JSON text gives more than once within one object, where the last one counts: `duplicate field "spec.replicas"`.
+pub(crate) fn duplicate_fields(content_type: &str, bytes: &[u8]) -> Vec<String> {
+    let is_json = content_type == "application/json" || bytes.trim_ascii_start().starts_with(b"{");
+    let mut found = Vec::new();
+    if is_json {
+        let walk = duplicates::Walk { path: &mut String::new(), found: &mut found };
+        // What cannot be read has been refused before.
+        let _ = serde::de::DeserializeSeed::deserialize(walk, &mut serde_json::Deserializer::from_slice(bytes));
+    }
+    found
+}
+
 fn parse_yaml(bytes: &[u8]) -> Result<Value> {
     let text =
         std::str::from_utf8(bytes).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
@@ -113,6 +127,10 @@ mod tests {
         assert_eq!(decode("application/yaml", b"a: 1\nb: on\n"), Ok(json!({"a": 1, "b": "on"})));
         assert_eq!(decode("", b" {\"a\": true}"), Ok(json!({"a": true})));
         assert_eq!(decode("application/json", b"{").expect_err("half an object").code, 400);
+        let twice = br#"{"a": 1, "b": {"c": [{"d": 1, "e": {}, "d": 2}], "c": []}, "a": "x"}"#;
+        let expected = [r#"duplicate field "b.c[0].d""#, r#"duplicate field "b.c""#, r#"duplicate field "a""#];
+        assert_eq!(duplicate_fields("application/json", twice), expected);
+        assert!(duplicate_fields("application/yaml", b"a: 1\n").is_empty());
         assert_eq!(decode("text/html", b"{}").expect_err("not ours").code, 415);
     }
 }

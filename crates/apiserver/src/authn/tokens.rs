@@ -326,6 +326,28 @@ mod tests {
     }
 
     #[test]
+    fn tokens_end_with_their_time() {
+        let (store, key) = (store(), key());
+        let tokens = Tokens { key: &key, store: &store };
+        let account = account();
+        let audience = ["istio-ca".to_owned()];
+        let token = key.issue(request(&account, "istio-ca", 600)).expect("signs");
+        let verified = tokens.verify(&token, &audience);
+        verified.expect("its time is not over");
+        // The same claims, signed by the same key, with a time that is over.
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.validate_aud = false;
+        let mut claims = jsonwebtoken::decode::<Claims>(&token, &key.verifying, &validation).expect("ours").claims;
+        let now = claims.exp.expect("an end") - 600;
+        claims.exp = Some(now - LEEWAY - 60);
+        let expired = key.sign(&claims).expect("signs");
+        assert!(matches!(tokens.verify(&expired, &audience), Err(Refusal::Signature(_))));
+        claims.exp = None;
+        let endless = key.sign(&claims).expect("signs");
+        assert!(tokens.verify(&endless, &audience).is_err(), "a bound token without an end");
+    }
+
+    #[test]
     fn tokens_end_with_what_they_are_bound_to() {
         let (store, key) = (store(), key());
         let tokens = Tokens { key: &key, store: &store };

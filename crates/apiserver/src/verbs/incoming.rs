@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::handler::Call;
+use crate::kinds::Kind;
 use crate::registry::Served;
 use crate::status::{Cause, Result, Status};
 use crate::{body, crd, defaults, kinds, object, validate};
@@ -14,6 +15,7 @@ pub(crate) fn decode(call: &Call, bytes: &[u8]) -> Result<Value> {
         return Err(Status::bad_request("the body is no JSON object"));
     }
     settle_place(call, &mut object)?;
+    tell_faults(call, body::duplicate_fields(&call.content_type, bytes))?;
     Ok(object)
 }
 
@@ -72,12 +74,7 @@ pub(crate) fn conform(call: &Call, object: &mut Value) -> Result<()> {
 pub(crate) fn conform_without_defaults(call: &Call, object: &mut Value) -> Result<()> {
     let served = &*call.served;
     let kind = &served.kind;
-    let handled = |why: String| {
-        Status::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: {why}",
-            kind.kind, kind.version, kind.kind
-        ))
-    };
+    let handled = |why: String| unreadable(kind, &why);
     let unknown = match &served.custom {
         None => {
             validate::types(kind, object).map_err(handled)?;
@@ -91,17 +88,33 @@ pub(crate) fn conform_without_defaults(call: &Call, object: &mut Value) -> Resul
             unknown
         }
     };
-    if !unknown.is_empty() {
-        match call.query.get("fieldValidation") {
-            Some("Strict") => return Err(handled(format!("strict decoding error: {}", unknown.join(", ")))),
-            Some("Ignore") => {}
-            None | Some("Warn") => unknown.into_iter().for_each(|field| call.warn(field)),
-            Some(other) => {
-                let why = format!(
-                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-                );
-                return Err(Status::bad_request(why));
-            }
+    tell_faults(call, unknown)
+}
+
+fn unreadable(kind: &Kind, why: &str) -> Status {
+    Status::bad_request(format!(
+        "{} in version {:?} cannot be handled as a {}: {why}",
+        kind.kind, kind.version, kind.kind
+    ))
+}
+
+/// Refuses, tells or ignores fields that mean nothing, as the request wants it.
+fn tell_faults(call: &Call, faults: Vec<String>) -> Result<()> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    match call.query.get("fieldValidation") {
+        Some("Strict") => {
+            let why = format!("strict decoding error: {}", faults.join(", "));
+            return Err(unreadable(&call.served.kind, &why));
+        }
+        Some("Ignore") => {}
+        None | Some("Warn") => faults.into_iter().for_each(|fault| call.warn(fault)),
+        Some(other) => {
+            let why = format!(
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+            );
+            return Err(Status::bad_request(why));
         }
     }
     Ok(())
