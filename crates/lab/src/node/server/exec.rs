@@ -60,6 +60,7 @@ pub(super) async fn serve(host: &Host, mut request: Request<Incoming>) -> Result
         .ok_or_else(|| Refusal::bad(format!("container {:?} in pod {:?} does not run", wish.container, wish.pod)))?;
     let (ends, streams) = open(&wish).map_err(|error| Refusal::internal(format!("cannot open streams: {error}")))?;
     let started = start(&live, wish.command, streams, wish.tty).await;
+    let tty = wish.tty;
     tokio::spawn(async move {
         let Ok(connection) = upgrade.await else { return };
         let (reader, writer) = tokio::io::split(TokioIo::new(connection));
@@ -67,6 +68,9 @@ pub(super) async fn serve(host: &Host, mut request: Request<Incoming>) -> Result
             Ok(process) => carry(EndOnDrop(process), ends, reader, writer).await,
             Err(error) => {
                 let mut writer = writer;
+                // kubectl shows of the status the exit code alone.
+                let channel = if tty { STDOUT } else { STDERR };
+                let _ = write_frame(&mut writer, channel, format!("{error}\n").as_bytes()).await;
                 let _ = write_frame(&mut writer, STATUS, not_started(&error).to_string().as_bytes()).await;
                 let _ = writer.shutdown().await;
             }
