@@ -137,8 +137,12 @@ impl Cluster {
     }
 
     async fn token(&self, account: &str) -> String {
+        self.token_for(account, "istio-ca").await
+    }
+
+    async fn token_for(&self, account: &str, audience: &str) -> String {
         let path = format!("/api/v1/namespaces/default/serviceaccounts/{account}/token");
-        let spec = json!({"audiences": ["istio-ca"], "expirationSeconds": 3600});
+        let spec = json!({"audiences": [audience], "expirationSeconds": 3600});
         let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
         self.create(&path, asked).await["status"]["token"].as_str().unwrap().to_owned()
     }
@@ -399,4 +403,59 @@ async fn two_clusters_become_one_mesh_and_stay_one() {
     proxy.sees("the secret of a lost cluster is deleted", &[], soon).await;
     process.stop().await;
     west.stop.cancel();
+}
+
+/// What is refused here is refused by real API servers, asked by the controller; `ca::tests` has the table with fakes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_good_in_its_own_cluster_and_for_its_purpose_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (west, east) = (Cluster::start().await, Cluster::start().await);
+    let root = Authority::self_signed_root("mesh", DAY).unwrap();
+    let intermediate = |cluster| root.intermediate_for(cluster, &Constraints::default(), DAY).unwrap();
+    for (cluster, network) in [(&west, "net-west"), (&east, "net-east")] {
+        cluster.base(network).await;
+        cluster.workload("frontend", &["10.244.0.9"]).await;
+    }
+    west.secret("cacerts", json!({}), intermediate("west").to_cacerts().to_entries()).await;
+    west.secret("cacerts-east", json!({}), intermediate("east").to_cacerts().to_entries()).await;
+    let remote = BTreeMap::from([("east".to_owned(), east.kubeconfig.clone())]);
+    west.secret("istio-remote-secret-east", json!({"istio/multiCluster": "true"}), remote).await;
+    let kubeconfig = directory.path().join("west.kubeconfig");
+    std::fs::write(&kubeconfig, &west.kubeconfig).unwrap();
+    let process = Process::start(&kubeconfig, &directory.path().join("state"), None);
+    process.ready().await;
+
+    let (wests, easts) = (west.token("frontend").await, east.token("frontend").await);
+    let other_purpose = east.token_for("frontend", "https://elsewhere.example").await;
+    // A signed token whose claims were changed: the account of another workload.
+    let (head, rest) = easts.split_once('.').unwrap();
+    let forged = format!("{head}.{}", rest.replacen(|c: char| c == 'e' || c == 'A', "f", 1));
+    let roots = root.roots_pem();
+    for (token, cluster, reason) in [
+        (&wests, "east", "token_rejected"),
+        (&easts, "west", "token_rejected"),
+        (&other_purpose, "east", "token_rejected"),
+        (&forged, "east", "token_rejected"),
+        (&easts, "south", "unknown_cluster"),
+    ] {
+        let refused = format!("isthmus_certificate_refusals_total{{reason=\"{reason}\"}}");
+        let count = async || -> u64 {
+            let text = process.get("/metrics").await.unwrap().1;
+            let line = text.lines().find_map(|line| line.strip_prefix(&*refused));
+            line.map_or(0, |count| count.trim().parse().unwrap())
+        };
+        let before = count().await;
+        let enrolment = Proxy::start(&process, directory.path(), token, &roots, cluster, "frontend-10-244-0-9");
+        assert!(tokio::time::timeout(Duration::from_millis(700), enrolment).await.is_err(), "{cluster} {reason}");
+        assert!(count().await > before, "{cluster}: not counted as {reason}");
+    }
+    for (token, cluster) in [(&wests, "west"), (&easts, "east")] {
+        let enrolment = Proxy::start(&process, directory.path(), token, &roots, cluster, "frontend-10-244-0-9");
+        let proxy = tokio::time::timeout(Duration::from_secs(5), enrolment).await.expect("the good ones are good");
+        let peer = identity::peer_of(proxy.enrolled.identity.credential().chain(), &proxy.enrolled.identity.trust());
+        assert_eq!(peer.unwrap().id.service_account(), "frontend");
+    }
+    process.stop().await;
+    west.stop.cancel();
+    east.stop.cancel();
 }

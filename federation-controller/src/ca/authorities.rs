@@ -308,14 +308,9 @@ impl Book {
         let issuers = authorities.iter().filter(|(_, authority)| !authority.is_root());
         let mut issuers: Vec<_> = issuers.map(|(cluster, authority)| authority.issuer_of(cluster)).collect();
         for (cluster, issuer) in &self.published {
-            // A cluster that publishes another's intermediate as its own is not believed. Where two that sign for themselves
-            // publish the same one, nobody can tell here whose it is: neither is.
+            // A cluster that publishes another's intermediate as its own is not believed.
             let known = |i: &Issuer| i.cluster == *cluster || i.public_key_sha256 == issuer.public_key_sha256;
-            let claimed_twice = self
-                .published
-                .iter()
-                .any(|(of, other)| of != cluster && other.public_key_sha256 == issuer.public_key_sha256);
-            if !claimed_twice && !issuers.iter().any(known) {
+            if !issuers.iter().any(known) {
                 issuers.push(issuer.clone());
             }
         }
@@ -372,23 +367,44 @@ impl Book {
     fn learn(&mut self, (cluster, learned): Learned) -> bool {
         let place = format!("ConfigMap {ROOT_CONFIG_MAP} of {cluster}");
         match learned {
+            Some(Ok(issuer)) if self.holder_of(&cluster, &issuer).is_some() => {
+                let holder = self.holder_of(&cluster, &issuer).cloned().unwrap_or_default();
+                self.complain_once(
+                    place,
+                    format!("the intermediate that it publishes is that of {holder}; it stays {holder}'s"),
+                )
+            }
             Some(Ok(issuer)) => {
                 let cured = self.problems.remove(&place).is_some();
                 self.published.insert(cluster, issuer.clone()) != Some(issuer) || cured
             }
             Some(Err(error)) => {
-                let why = format!("the intermediate that it publishes is not believed: {error}");
-                if self.problems.get(&place) == Some(&why) {
-                    return false;
-                }
-                self.complain(place, why);
-                true
+                self.complain_once(place, format!("the intermediate that it publishes is not believed: {error}"))
             }
             None => {
                 let cured = self.problems.remove(&place).is_some();
                 self.published.remove(&cluster).is_some() || cured
             }
         }
+    }
+
+    /// The other cluster that signs with this key. Certificates are no secret, so anybody can publish another's: who had it
+    /// first keeps it.
+    fn holder_of(&self, cluster: &Text, issuer: &Issuer) -> Option<&Text> {
+        let signing = self.remotes.iter().chain([(&self.own, &self.own_authority)]);
+        let signing = signing.map(|(of, authority)| (of, authority.issuer_of(of).public_key_sha256));
+        let published = self.published.iter().map(|(of, issuer)| (of, issuer.public_key_sha256));
+        let mut others = signing.chain(published).filter(|(of, _)| *of != cluster);
+        others.find(|(_, key)| *key == issuer.public_key_sha256).map(|(of, _)| of)
+    }
+
+    /// True where it was not said before.
+    fn complain_once(&mut self, place: String, why: String) -> bool {
+        let new = self.problems.get(&place) != Some(&why);
+        if new {
+            self.complain(place, why);
+        }
+        new
     }
 
     fn complain(&mut self, secret: String, why: String) {

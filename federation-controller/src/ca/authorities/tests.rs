@@ -28,11 +28,14 @@ fn a_cluster_that_signs_for_itself_publishes_who_signs() {
     // North claims west's intermediate, which does not make it north's.
     book.learn(("north".into(), Some(Ok(west.issuer_of("north")))));
     assert_eq!(clusters(&book), ["east", "west"]);
-    // Two that sign for themselves claim the same one: whose it is cannot be told, whichever name sorts first.
-    book.learn(("north".into(), Some(Ok(east.issuer_of("north")))));
-    assert_eq!(clusters(&book), ["west"]);
-    book.learn(("north".into(), None));
+    assert_eq!(book.snapshot().unwrap().problems.len(), 1, "and is told");
+    // Nor is east's taken from it by one whose name sorts first.
+    assert!(book.learn(("aachen".into(), Some(Ok(east.issuer_of("aachen"))))));
+    assert!(!book.learn(("aachen".into(), Some(Ok(east.issuer_of("aachen"))))), "told once");
     assert_eq!(clusters(&book), ["east", "west"]);
+    book.learn(("aachen".into(), None));
+    book.learn(("north".into(), None));
+    assert!(book.snapshot().unwrap().problems.is_empty());
     assert!(book.learn(("south".into(), Some(Err(IssuerError::ForeignRoot)))));
     assert_eq!(book.snapshot().unwrap().problems.len(), 1);
     assert!(book.learn(("south".into(), None)));
