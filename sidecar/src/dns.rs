@@ -67,6 +67,7 @@ impl Names {
                 self.shared.newest().services.get(&*hostname)?.clone()
             }
         };
+        self.shared.used([&service.hostname]);
         if !service.headless || service.endpoints.is_some() {
             return Some(service);
         }

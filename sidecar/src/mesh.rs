@@ -10,6 +10,7 @@ mod model;
 mod store;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod view;
 
 pub use model::{
@@ -17,6 +18,7 @@ pub use model::{
     Settings, Snapshot, WorkloadLabels,
 };
 pub use store::{Shared, Store};
+pub use usage::give_up;
 pub use view::{View, ask};
 
 use std::sync::Arc;

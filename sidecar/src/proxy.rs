@@ -17,7 +17,7 @@ use wire::Kind;
 use wire::client::Subscriber;
 use wire::name::{self, Node};
 
-use crate::mesh::{Place, Shared, Store, View};
+use crate::mesh::{self, Place, Shared, Store, View};
 use crate::report::{Files, Log, Telemetry};
 use crate::worker::{Destination, Worker};
 use crate::{inbound, outbound};
@@ -86,6 +86,10 @@ pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Resul
         subscriber.subscribe(kind, name);
     }
     tokio::task::spawn_local(discovery.run());
+    let giving_up = subscriber.clone();
+    tokio::task::spawn_local(mesh::give_up(shared.clone(), place.clone(), move |kind, name| {
+        giving_up.unsubscribe(kind, name);
+    }));
 
     let logs = Files::new(registry.clone());
     let (count, listeners) = (inbound.len(), Arc::new(std::sync::Mutex::new((inbound, outbound))));

@@ -4,8 +4,8 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use wire::client::Subscriber;
 use wire::delta::{Body, Rejected, Rejection, Update};
 
 use super::model::{Endpoint, Service, Snapshot};
+use super::usage::Usage;
 use super::{Place, convert};
 
 /// What is published: the newest snapshot, and a number that tells whether one has it.
@@ -22,9 +23,21 @@ pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     version: AtomicU64,
     changed: Notify,
+    usage: Mutex<Usage>,
 }
 
 impl Shared {
+    /// These services are used now.
+    pub fn used<'a>(&self, hostnames: impl IntoIterator<Item = &'a Arc<str>>) {
+        let now = tokio::time::Instant::now().into_std();
+        let mut usage = self.usage();
+        hostnames.into_iter().for_each(|hostname| usage.used(hostname, now));
+    }
+
+    pub(super) fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The newest snapshot.
     pub fn newest(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
@@ -145,6 +158,7 @@ impl Store {
                 }
                 self.current.services.remove(name);
                 self.unalias(name);
+                self.forget(name);
                 touched.insert(name.into());
             }
             Kind::Endpoint => {
@@ -153,11 +167,13 @@ impl Store {
                         endpoints.by_name.remove(name);
                         touched.insert(of.hostname.into());
                     }
+                    self.forget(of.hostname);
                 } else if let Some((hostname, _)) = wire::name::parse_endpoints(name) {
                     // The collection itself: it is empty.
                     *self.endpoints.entry(hostname.into()).or_default() =
                         Endpoints { told: true, by_name: BTreeMap::new() };
                     touched.insert(hostname.into());
+                    self.forget(hostname);
                 }
             }
             Kind::Gateway => {
@@ -176,6 +192,14 @@ impl Store {
         let asked = aliases.iter().filter_map(|alias| wire::name::parse_address(alias));
         for (_, ip) in asked.filter(|(_, ip)| !service.addresses.contains(ip)) {
             self.aliases.entry(ip).or_default().insert(service.hostname.clone());
+        }
+    }
+
+    /// Leaves nothing of a service that is gone with all of its endpoints. Those that are told may still get their service.
+    fn forget(&mut self, hostname: &str) {
+        let gone = self.endpoints.get(hostname).is_some_and(|endpoints| endpoints.by_name.is_empty());
+        if gone && !self.current.services.contains_key(hostname) {
+            self.endpoints.remove(hostname);
         }
     }
 

@@ -51,6 +51,11 @@ impl View {
         self.cached.borrow().clone()
     }
 
+    /// These services are used now.
+    pub fn used<'a>(&self, hostnames: impl IntoIterator<Item = &'a Arc<str>>) {
+        self.shared.used(hostnames);
+    }
+
     /// Grows with each snapshot: who keeps something made from one can tell that it is old.
     pub fn version(&self) -> u64 {
         self.shared.version()

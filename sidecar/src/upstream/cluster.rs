@@ -1,7 +1,7 @@
 //! A service's port as one worker uses it: which endpoint is next, and the connections to each.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub struct Cluster {
     balancer: RefCell<Balancer<Arc<Target>>>,
     pools: RefCell<Pools>,
     version: Cell<u64>,
+    /// Since the last sweep.
+    used: Cell<bool>,
 }
 
 /// By endpoint; with the place that its connections lead to.
@@ -67,6 +69,7 @@ impl Cluster {
             balancer: RefCell::new(Balancer::new(balance::Locality::default())),
             pools: RefCell::default(),
             version: Cell::new(u64::MAX),
+            used: Cell::new(true),
         }
     }
 
@@ -224,6 +227,10 @@ impl Cluster {
         pool.clone()
     }
 
+    fn keeps_connections(&self) -> bool {
+        self.pools.borrow().values().any(|(_, pool)| pool.kept() != (0, 0))
+    }
+
     /// Closes connections that were not used for long.
     fn sweep(&self) {
         self.pools.borrow().values().for_each(|(_, pool)| pool.sweep());
@@ -250,8 +257,13 @@ impl Clusters {
         cluster
     }
 
-    /// Brings a cluster that is in use up to date.
+    /// Brings a cluster that is being used up to date.
     pub fn refresh(&self, cluster: &Cluster, view: &View) {
+        cluster.used.set(true);
+        self.take_over(cluster, view);
+    }
+
+    fn take_over(&self, cluster: &Cluster, view: &View) {
         let version = view.version();
         if cluster.version.get() != version && cluster.version.get() != FIXED {
             cluster.refresh(version, &view.snapshot());
@@ -259,13 +271,24 @@ impl Clusters {
     }
 
     /// Closes connections that were not used for long, and takes over changes where nobody asked for a while, so that
-    /// connections to what is gone do not stay.
+    /// connections to what is gone do not stay. Says which services are used, and forgets what nobody needs any more.
     pub fn sweep(&self, view: &View) {
-        let clusters: Vec<_> = self.by_key.borrow().values().cloned().collect();
-        for cluster in clusters {
-            self.refresh(&cluster, view);
+        self.by_key.borrow().values().for_each(|cluster| {
+            self.take_over(cluster, view);
             cluster.sweep();
-        }
+        });
+        let snapshot = view.snapshot();
+        let mut used = HashSet::new();
+        self.by_key.borrow_mut().retain(|key, cluster| {
+            // Each connection of the application has the cluster that it goes to.
+            if cluster.used.replace(false) || Rc::strong_count(cluster) > 1 {
+                used.insert(key.hostname.clone());
+                return true;
+            }
+            // One pod's is made anew for little; a service's knows what failed, and goes with the service.
+            snapshot.services.contains_key(&key.hostname) && (key.endpoint.is_none() || cluster.keeps_connections())
+        });
+        view.used(&used);
     }
 }
 

@@ -310,6 +310,8 @@ async fn unknown_destinations_pass_unless_only_the_registry_may() {
     let mut stream = TcpStream::connect(frontend.way_to(app.address)).await.unwrap();
     stream.write_all(b"not http").await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or_default(), 0, "opaque connections are closed");
+    // The client may hear of it first.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(frontend.counted(&FAILED, &[("reason", "unknown_destination")]), 1);
 }
 
