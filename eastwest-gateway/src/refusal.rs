@@ -85,7 +85,7 @@ impl Refusal {
             Self::Hello(HelloError::Io(_) | HelloError::Slow(_)) | Self::Overload => return None,
             Self::Hello(HelloError::Malformed(Malformed::ServerName)) => alert::UNRECOGNIZED_NAME,
             Self::Hello(HelloError::Malformed(_)) => alert::DECODE_ERROR,
-            Self::Hello(HelloError::TooLarge(_)) => alert::HANDSHAKE_FAILURE,
+            Self::Hello(HelloError::TooLarge(_) | HelloError::Pieces) => alert::HANDSHAKE_FAILURE,
             Self::NoServerName | Self::UnknownServerName => alert::UNRECOGNIZED_NAME,
             Self::Protocol => alert::NO_APPLICATION_PROTOCOL,
             Self::NoEndpoint | Self::Connect { .. } => alert::INTERNAL_ERROR,
