@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod clusters;
+mod commands;
 mod failover;
+mod kubectl;
 mod mesh;
 mod support;

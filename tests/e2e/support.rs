@@ -343,6 +343,13 @@ pub(crate) fn eventually<T, E>(limit: Duration, mut attempt: impl FnMut() -> Res
     }
 }
 
+/// Panics with what to do where kubectl is missing: labs are looked at and changed through it.
+pub(crate) fn kubectl_is_installed() {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let found = FOUND.get_or_init(|| Command::new("kubectl").args(["version", "--client"]).output().is_ok());
+    assert!(*found, "kubectl is not installed. The end-to-end tests use it: https://kubernetes.io/docs/tasks/tools/");
+}
+
 fn topologies() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topologies")
 }

@@ -22,6 +22,8 @@ pub(crate) struct Access {
 pub(crate) struct Cluster {
     /// Context, or name in the lab.
     pub(crate) name: String,
+    /// The options by which a command names it.
+    pub(crate) option: String,
     pub(crate) client: Client,
     /// Address and CA of its API server, as this machine knows them.
     pub(crate) config: kube::Config,
@@ -29,7 +31,7 @@ pub(crate) struct Cluster {
 
 impl Access {
     /// The lab that is meant, if one is. Without any option, a lab counts where it is the only thing that could be meant:
-    /// one runs, and nothing says which kubeconfig to use.
+    /// one runs, and nothing says which kubeconfig to use; a context that is named is one of its clusters and no other.
     pub(crate) fn lab(&self, context: Option<&str>) -> anyhow::Result<Option<Record>> {
         match self.lab.as_deref() {
             Some("") => {
@@ -37,10 +39,11 @@ impl Access {
                 Ok(Some(state::choose(named.as_deref())?))
             }
             Some(name) => Ok(Some(state::choose(Some(name))?)),
-            None if self.kubeconfig.is_some() || context.is_some() || std::env::var_os("KUBECONFIG").is_some() => {
-                Ok(None)
-            }
-            None => Ok(state::choose(None).ok()),
+            None if self.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some() => Ok(None),
+            None => Ok(state::choose(None).ok().filter(|lab| match context {
+                Some(context) => lab.cluster(context).is_ok() && !is_known_context(context),
+                None => true,
+            })),
         }
     }
 
@@ -49,14 +52,30 @@ impl Access {
         let file = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?,
             None => Kubeconfig::read().map_err(|error| {
-                anyhow::anyhow!(
-                    "{error}\n  give --kubeconfig FILE, or start a lab: isthmus lab up topologies/primary-remote.yaml"
-                )
+                let instead = match state::choose(None) {
+                    Ok(lab) => {
+                        let names: Vec<_> = lab.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+                        format!("name a cluster of the lab {:?} with --lab: {}", lab.name, names.join(", "))
+                    }
+                    Err(_) => "start a lab: isthmus lab up topologies/primary-remote.yaml".to_owned(),
+                };
+                anyhow::anyhow!("{error}\n  give --kubeconfig FILE, or {instead}")
             })?,
         };
+        if let Some(name) = context.filter(|name| file.contexts.iter().all(|known| known.name != **name)) {
+            let known: Vec<_> = file.contexts.iter().map(|known| known.name.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            anyhow::bail!(
+                "the kubeconfig has no context {name:?}\n  contexts: {known}\n  for a lab's cluster give --lab"
+            );
+        }
         let named = context.map(str::to_owned).or_else(|| file.current_context.clone());
         let name = named.context("the kubeconfig has no current context; give --context")?;
-        connect(name, file, context).await
+        let option = match &self.kubeconfig {
+            Some(path) => format!("--kubeconfig {} --context {name}", path.display()),
+            None => format!("--context {name}"),
+        };
+        connect(name, option, file, context).await
     }
 
     /// A cluster of a lab.
@@ -64,18 +83,20 @@ impl Access {
         let cluster = lab.cluster(name)?;
         let file = Kubeconfig::read_from(&cluster.kubeconfig)
             .with_context(|| format!("kubeconfig {}", cluster.kubeconfig.display()))?;
-        connect(name.to_owned(), file, None).await
+        connect(name.to_owned(), format!("--lab {} --context {name}", lab.name), file, None).await
     }
 }
 
-async fn connect(name: String, file: Kubeconfig, context: Option<&str>) -> anyhow::Result<Cluster> {
+fn is_known_context(name: &str) -> bool {
+    Kubeconfig::read().is_ok_and(|file| file.contexts.iter().any(|context| context.name == name))
+}
+
+async fn connect(name: String, option: String, file: Kubeconfig, context: Option<&str>) -> anyhow::Result<Cluster> {
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let known: Vec<_> = file.contexts.iter().map(|context| context.name.clone()).collect();
-    let config = kube::Config::from_custom_kubeconfig(file, &options)
-        .await
-        .with_context(|| format!("context {name:?} (known: {})", known.join(", ")))?;
+    let config =
+        kube::Config::from_custom_kubeconfig(file, &options).await.with_context(|| format!("context {name:?}"))?;
     let client = Client::try_from(config.clone()).with_context(|| format!("context {name:?}"))?;
-    Ok(Cluster { name, client, config })
+    Ok(Cluster { name, option, client, config })
 }
 
 /// A page of the controller in `cluster`, through the API server, so that it needs no port of its own.

@@ -13,6 +13,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    clap_complete::generate(args.shell, &mut crate::Arguments::command(), "isthmus", &mut std::io::stdout());
+    clap_complete::generate(args.shell, &mut offered(), "isthmus", &mut std::io::stdout());
     ExitCode::SUCCESS
+}
+
+/// The command without what is hidden: clap hides that from help and not from completion.
+fn offered() -> clap::Command {
+    let whole = crate::Arguments::command();
+    let offered = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    clap::Command::new("isthmus").version(env!("CARGO_PKG_VERSION")).propagate_version(true).subcommands(offered)
 }

@@ -224,7 +224,7 @@ async fn wait_for_link(primary: &Cluster, namespace: &str, name: &str, timeout: 
         match state {
             Ok(network) => {
                 eprintln!("{}: link to {name} connected after {elapsed:.1}s{network}", primary.name);
-                eprintln!("joined\ntry: isthmus status --context {}", primary.name);
+                eprintln!("joined\ntry: isthmus status {}", primary.option);
                 return Ok(ExitCode::SUCCESS);
             }
             Err(waiting) => {
@@ -236,10 +236,7 @@ async fn wait_for_link(primary: &Cluster, namespace: &str, name: &str, timeout: 
         }
         if start.elapsed() >= timeout {
             eprintln!("error: {name} did not connect within {elapsed:.0}s: {said}");
-            eprintln!(
-                "  the secret stays, and the controller goes on trying; see: isthmus status --context {}",
-                primary.name
-            );
+            eprintln!("  the secret stays, and the controller goes on trying; see: isthmus status {}", primary.option);
             return Ok(ExitCode::from(TIMED_OUT));
         }
         tokio::time::sleep(Duration::from_millis(250)).await;

@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
-use serde::Serialize;
 
 use crate::access::{Access, Cluster, controller_page};
 
+mod document;
+
 /// Shows clusters with the state of their links, and proxies with what they have acknowledged.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus status\n  isthmus status --context prod-eu -o wide\n  isthmus status -o json | jq '.primaries[].clusters[].link'"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     access: Access,
@@ -34,17 +38,18 @@ enum Form {
     Table,
     /// Two tables with more columns
     Wide,
-    /// All that is known, as JSON
+    /// All that is known, as JSON (docs/status.md)
     Json,
-    /// All that is known, as YAML
+    /// The same as YAML
     Yaml,
 }
 
 /// A mesh as one primary sees it.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct View {
     primary: String,
-    #[serde(flatten)]
+    /// How `isthmus join` is told about it.
+    option: String,
     page: ClustersPage,
     proxies: Vec<ProxyRow>,
 }
@@ -55,12 +60,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for primary in primaries(&args).await? {
         match view(&primary, &args.namespace).await {
             Ok(view) => views.push(view),
-            Err(error) => failed.push(format!("{}: {error:#}", primary.name)),
+            Err(error) => failed.push((primary.name.clone(), format!("{error:#}"))),
         }
     }
     match args.output {
-        Form::Json => println!("{}", serde_json::to_string_pretty(&views)?),
-        Form::Yaml => print!("{}", api::yaml::to_string(&views).map_err(anyhow::Error::msg)?),
+        Form::Json => println!("{}", serde_json::to_string_pretty(&document::of(&views, &failed))?),
+        Form::Yaml => print!("{}", api::yaml::to_string(&document::of(&views, &failed)).map_err(anyhow::Error::msg)?),
         form => {
             let several = views.len() > 1;
             for (index, view) in views.iter().enumerate() {
@@ -74,8 +79,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    for failure in &failed {
-        eprintln!("error: the controller in {failure}");
+    for (primary, error) in &failed {
+        eprintln!("error: the controller in {primary} does not answer: {error}");
         eprintln!("  is it running? kubectl -n {} get deployment isthmus-controller", args.namespace);
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -99,9 +104,12 @@ async fn view(primary: &Cluster, namespace: &str) -> anyhow::Result<View> {
         controller_page(&primary.client, namespace, "clusters"),
         controller_page(&primary.client, namespace, "proxies"),
     )?;
+    let mut page: ClustersPage = serde_json::from_str(&clusters).context("its list of clusters cannot be read")?;
+    page.clusters.sort_by_key(|cluster| (!is_own(cluster), cluster.name.clone()));
     Ok(View {
         primary: primary.name.clone(),
-        page: serde_json::from_str(&clusters).context("its list of clusters cannot be read")?,
+        option: primary.option.clone(),
+        page,
         proxies: serde_json::from_str(&proxies).context("its list of proxies cannot be read")?,
     })
 }
@@ -115,7 +123,7 @@ fn text(view: &View, wide: bool) -> String {
     let rows = view.page.clusters.iter().map(|cluster| cluster_row(cluster, wide));
     let mut out = table(&head, rows.collect());
     for cluster in &view.page.clusters {
-        out.push_str(&advice(cluster, &view.primary));
+        out.push_str(&advice(cluster, &view.option));
     }
     for problem in &view.page.problems {
         out.push_str(&format!("problem: {problem}\n"));
@@ -190,17 +198,25 @@ fn cluster_row(cluster: &ClusterRow, wide: bool) -> Vec<String> {
 
 /// What a link that is down means, and what helps.
 fn advice(cluster: &ClusterRow, primary: &str) -> String {
+    let server = &cluster.server;
     let name = &cluster.name;
     let mut out = String::new();
-    let kept = || format!("  {name}'s endpoints are kept as last known.\n");
+    let kept = match cluster.contact_age_ms {
+        Some(_) => format!("  {name}'s endpoints are kept as last known.\n"),
+        None => format!("  {name} has not answered since this controller started.\n"),
+    };
     match cluster.link.as_str() {
-        "unreachable" | "remembered" => out.push_str(&kept()),
+        "unreachable" => {
+            out.push_str(&kept);
+            out.push_str(&format!("  is its API server up, and reachable from the primary at {server} ?\n"));
+        }
+        "remembered" => out.push_str(&kept),
         "refused" => {
             if cluster.synced {
-                out.push_str(&kept());
+                out.push_str(&kept);
             }
             if !is_own(cluster) {
-                out.push_str(&format!("  renew: isthmus join --context {primary} {name}\n"));
+                out.push_str(&format!("  renew: isthmus join {primary} {name}\n"));
             }
         }
         _ => {}
@@ -283,6 +299,8 @@ fn two(large: u64, large_unit: char, small: u64, small_unit: char) -> String {
 }
 
 fn shortened(text: &str) -> String {
+    // The number says nothing that the words before it do not.
+    let text = text.split_once(" (os error").map_or(text, |(words, _)| words);
     let line: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
     if line.len() < text.len() { format!("{line}…") } else { line }
 }
@@ -325,6 +343,7 @@ mod tests {
         let west = cluster(json!({"name": "west", "role": "primary", "secret": null, "network": "net-west"}));
         let view = View {
             primary: "west".into(),
+            option: "--context west".into(),
             page: ClustersPage { clusters: vec![west, cluster(json!({}))], problems: vec![] },
             proxies: vec![
                 serde_json::from_value(json!({
@@ -359,7 +378,7 @@ frontend-6d9c.default   west      all     0 ms   23h41m        19m
             ("refused: 401 Unauthorized: token expired", "3m12s", "2 (as of 3m12s)")
         );
         assert_eq!(
-            advice(&refused, "west"),
+            advice(&refused, "--context west"),
             "  east's endpoints are kept as last known.\n  renew: isthmus join --context west east\n"
         );
         let never = cluster(json!({"link": "unreachable", "why": "refused", "contact_age_ms": null, "synced": false,

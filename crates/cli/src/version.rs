@@ -31,7 +31,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
     };
     match args.output {
-        None => println!("isthmus {} ({}, Kubernetes API {})", version.isthmus, version.platform, version.kubernetes_api),
+        None => {
+            println!("isthmus {} ({}, Kubernetes API {})", version.isthmus, version.platform, version.kubernetes_api)
+        }
         Some(Form::Json) => println!("{}", serde_json::to_string_pretty(&version)?),
         Some(Form::Yaml) => print!("{}", serde_saphyr::to_string(&version)?),
     }

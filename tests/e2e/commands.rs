@@ -1,0 +1,308 @@
+//! What the other commands print, what they exit with, and what they say when something is wrong.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use base64::Engine as _;
+use serde_json::Value;
+
+use crate::support::{Lab, Outcome, Place, User, kubectl_is_installed};
+
+const WRONG_USAGE: Option<i32> = Some(2);
+const TIMED_OUT: Option<i32> = Some(3);
+
+fn isthmus(place: &Place, arguments: &[&str]) -> Outcome {
+    place.isthmus().args(arguments).output().expect("isthmus").into()
+}
+
+/// That a command fails with this code, and says all of this on stderr and nothing on stdout.
+#[track_caller]
+fn fails(place: &Place, arguments: &[&str], code: Option<i32>, parts: &[&str]) {
+    let Outcome { code: found, stdout, stderr } = isthmus(place, arguments);
+    let said = format!("$ isthmus {}\n{stdout}{stderr}", arguments.join(" "));
+    println!("{said}");
+    assert_eq!(found, code, "{said}");
+    assert_eq!(stdout, "", "an error goes to stderr: {said}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part:?} is not in\n{said}");
+    }
+    assert!(!stderr.contains("panicked"), "{said}");
+}
+
+#[track_caller]
+fn has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let place = Place::new(User::Own);
+    let mut open = vec![Vec::<String>::new()];
+    let mut seen = 0;
+    while let Some(path) = open.pop() {
+        let arguments: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+        let help = isthmus(&place, &arguments).ok();
+        seen += 1;
+        has(&help, &["Usage: isthmus", "-h, --help"]);
+        let first = help.lines().next().unwrap_or_default();
+        assert!(first.starts_with(char::is_uppercase) && !first.ends_with('.'), "{arguments:?}: {first:?}");
+        let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        for line in commands {
+            // A long description goes on in a line that is indented further.
+            let Some(line) = line.strip_prefix("  ").filter(|line| !line.starts_with(' ')) else { continue };
+            let (name, about) = line.split_once(' ').unwrap_or((line, ""));
+            let about = about.trim();
+            assert!(about.is_empty() || about.starts_with(char::is_uppercase), "{arguments:?}: {line:?}");
+            if name != "help" {
+                open.push(path.iter().cloned().chain([name.to_owned()]).collect());
+            }
+        }
+    }
+    assert!(seen >= 20, "only {seen} commands were found");
+    fails(&place, &["bogus"], WRONG_USAGE, &["unrecognized subcommand 'bogus'", "--help"]);
+    fails(&place, &[], WRONG_USAGE, &["Usage: isthmus <COMMAND>", "isthmus lab up"]);
+}
+
+#[test]
+fn versions_and_completions_are_printed() {
+    let place = Place::new(User::Own);
+    let text = isthmus(&place, &["version"]).ok();
+    assert!(text.starts_with("isthmus ") && text.contains("Kubernetes API"), "{text}");
+    let version = isthmus(&place, &["version", "-o", "json"]).json();
+    assert!(text.contains(version["isthmus"].as_str().expect("a version")), "{version}");
+    has(&isthmus(&place, &["version", "-o", "yaml"]).ok(), &["isthmus: ", "platform: "]);
+    has(&isthmus(&place, &["completion", "bash"]).ok(), &["complete -F _isthmus", "kubeconfig"]);
+    has(&isthmus(&place, &["completion", "zsh"]).ok(), &["#compdef isthmus", "kubeconfig"]);
+    has(&isthmus(&place, &["completion", "fish"]).ok(), &["complete -c isthmus", "kubeconfig"]);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = isthmus(&place, &["completion", shell]).ok();
+        assert!(!script.contains("lab-init"), "{shell} offers what is for the lab itself");
+    }
+    fails(&place, &["completion", "cmd"], WRONG_USAGE, &["possible values: bash"]);
+}
+
+#[test]
+fn authorities_chain() {
+    let place = Place::new(User::Own);
+    fails(
+        &place,
+        &["ca", "intermediate", "-c", "west", "-d", "certs"],
+        Some(1),
+        &["certs/root-cert.pem", "isthmus ca root"],
+    );
+    has(
+        &isthmus(&place, &["ca", "root", "-d", "certs"]).ok(),
+        &["certs/root-cert.pem", "next: isthmus ca intermediate"],
+    );
+    fails(&place, &["ca", "root", "-d", "certs"], Some(1), &["exists", "--force"]);
+    for cluster in ["west", "east"] {
+        has(
+            &isthmus(&place, &["ca", "intermediate", "-c", cluster, "-d", "certs"]).ok(),
+            &["next: kubectl create secret"],
+        );
+    }
+    fails(&place, &["ca", "intermediate", "-c", "West", "-d", "certs"], Some(1), &["\"West\"", "lower-case"]);
+    fails(&place, &["ca", "root", "--validity", "soon"], WRONG_USAGE, &["soon", "365d"]);
+    let secret = isthmus(&place, &["ca", "intermediate", "-c", "mid", "-d", "certs", "--secret", "--remote"]).ok();
+    has(&secret, &["kind: Secret", "name: cacerts-mid", "namespace: istio-system", "cert-chain.pem"]);
+
+    let verify = |certificate: &str| {
+        let mut command = place.program(Path::new("openssl"));
+        command.args(["verify", "-x509_strict", "-CAfile", "certs/root-cert.pem", certificate]);
+        command.output().map(Outcome::from)
+    };
+    match verify("certs/west/ca-cert.pem") {
+        Err(error) => println!("openssl cannot be run, so what it says of the certificates is not checked: {error}"),
+        Ok(west) => {
+            has(&west.ok(), &["certs/west/ca-cert.pem: OK"]);
+            has(&verify("certs/east/ca-cert.pem").expect("openssl").ok(), &["OK"]);
+        }
+    }
+}
+
+#[test]
+fn without_a_lab_every_command_says_how_to_start_one() {
+    let place = Place::new(User::Own);
+    let start = "isthmus lab up topologies/primary-remote.yaml";
+    for arguments in [
+        &["lab", "exec", "west/default/frontend", "--", "true"][..],
+        &["lab", "logs", "west/default/frontend"],
+        &["lab", "kubectl", "west", "--", "get", "pods"],
+        &["lab", "kubeconfig", "west"],
+        &["lab", "fault", "kill-api", "east"],
+        &["status"],
+        &["status", "--lab"],
+    ] {
+        fails(&place, arguments, Some(1), &["error: ", start]);
+    }
+    has(&isthmus(&place, &["lab", "status"]).ok(), &["no lab is running", start]);
+    assert_eq!(isthmus(&place, &["lab", "status", "-o", "json"]).json()["labs"], Value::Array(Vec::new()));
+    isthmus(&place, &["lab", "down"]).ok();
+    fails(&place, &["lab", "exec", "frontend", "--", "true"], WRONG_USAGE, &["CLUSTER/NAMESPACE/POD"]);
+    fails(&place, &["join", "--kubeconfig", "missing", "prod"], Some(1), &["error: ", "missing"]);
+}
+
+#[test]
+fn a_running_lab_answers_every_command() {
+    kubectl_is_installed();
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    shows_labs(&lab);
+    shows_the_mesh(&lab);
+    says_what_is_wrong(&lab);
+    joins(&lab);
+    lab.down();
+}
+
+fn shows_labs(lab: &Lab) {
+    let labs = lab.isthmus(&["lab", "status", "-o", "json"]).json();
+    let record = &labs["labs"][0];
+    assert_eq!((&record["name"], &record["state"]), (&"primary-remote".into(), &"ready".into()), "{labs}");
+    assert_eq!(record["clusters"][1]["name"], "east");
+    has(&lab.isthmus(&["lab", "status", "-o", "yaml"]).ok(), &["state: ready", "name: east"]);
+    has(
+        &lab.isthmus(&["lab", "status", "-o", "wide"]).ok(),
+        &["KUBECONFIG", "203.0.113.20:15443", "us-west-1a,us-west-1b"],
+    );
+    has(&lab.isthmus(&["lab", "status"]).ok(), &["LAB", "primary-remote", "ready", "west,east"]);
+    has(&lab.isthmus(&["lab", "logs", "west/default/frontend"]).ok(), &["listens on"]);
+    has(&lab.isthmus(&["lab", "logs", "east/default/ratings/isthmus-proxy", "--tail", "5"]).ok(), &["\n"]);
+    for target in [&["lab", "kubeconfig", "west"][..], &["lab", "kubeconfig"]] {
+        let path = lab.isthmus(target).ok();
+        assert!(Path::new(path.trim()).is_file(), "{path}");
+    }
+    let exec = lab.exec("west/default/frontend", &["sh", "-c", "exit 7"]);
+    assert_eq!(exec.code, Some(7), "exec exits as the command did");
+}
+
+fn shows_the_mesh(lab: &Lab) {
+    let text = lab.isthmus(&["status"]).ok();
+    has(&text, &["CLUSTER", "LINK", "TRUST", "net-east", "connected", "own intermediate", "PROXY", "frontend-"]);
+    let rows: Vec<_> = text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).take(2).collect();
+    assert_eq!(rows, ["west", "east"], "the primary comes first:\n{text}");
+    has(
+        &lab.isthmus(&["status", "-o", "wide"]).ok(),
+        &["IDENTITY", "spiffe://cluster.local/ns/default/sa/frontend", "SECRET"],
+    );
+    has(&lab.isthmus(&["status", "-o", "yaml"]).ok(), &["primaries:", "ownIntermediate: true"]);
+    let status = lab.isthmus(&["status", "-o", "json", "--context", "west"]).json();
+    let primary = &status["primaries"][0];
+    assert_eq!((&primary["name"], &primary["error"]), (&"west".into(), &Value::Null));
+    assert_eq!(primary["problems"], Value::Array(Vec::new()), "{status}");
+    let clusters = primary["clusters"].as_array().expect("clusters");
+    let east = clusters.iter().find(|cluster| cluster["name"] == "east").expect("east");
+    assert_eq!(east["link"]["state"], "connected");
+    assert_eq!((&east["services"], &east["exported"]), (&2.into(), &2.into()), "{east}");
+    let proxies = primary["proxies"].as_array().expect("proxies");
+    assert!(
+        proxies.iter().any(|proxy| proxy["identity"] == "spiffe://cluster.local/ns/default/sa/ratings"),
+        "{status}"
+    );
+}
+
+fn says_what_is_wrong(lab: &Lab) {
+    let place = &lab.place;
+    let clusters = ["has no cluster \"north\"", "clusters: west, east"];
+    fails(place, &["lab", "exec", "north/default/frontend", "--", "true"], Some(1), &clusters);
+    fails(place, &["lab", "kubeconfig", "north"], Some(1), &clusters);
+    fails(place, &["lab", "kubectl", "north", "--", "get", "pods"], Some(1), &clusters);
+    let pods = ["\"nobody\"", "namespace default of cluster west", "pods: frontend-"];
+    fails(place, &["lab", "exec", "west/default/nobody", "--", "true"], Some(1), &pods);
+    fails(place, &["lab", "logs", "west/default/nobody"], Some(1), &pods);
+    fails(place, &["lab", "logs", "west/default/frontend/nothing"], Some(1), &["nothing"]);
+    fails(place, &["lab", "down", "other"], Some(1), &["no lab \"other\"", "running: primary-remote"]);
+    fails(place, &["status", "--lab", "other"], Some(1), &["no lab \"other\"", "running: primary-remote"]);
+    fails(place, &["status", "--context", "north"], Some(1), &["error: ", "--lab", "west, east"]);
+    fails(place, &["join", "--lab", "--context", "west", "north"], Some(1), &clusters);
+    fails(place, &["join", "--lab", "--context", "west", "west"], Some(1), &["west", "--context"]);
+    fails(
+        place,
+        &["lab", "up", "topologies/primary-remote.yaml"],
+        Some(1),
+        &["primary-remote", "isthmus lab down", "--name"],
+    );
+}
+
+fn joins(lab: &Lab) {
+    let kubeconfig = lab.isthmus(&["lab", "kubeconfig"]).ok();
+    let kubeconfig = kubeconfig.trim();
+    let printed = lab.isthmus(&[
+        "join",
+        "--kubeconfig",
+        kubeconfig,
+        "east",
+        "--server",
+        "https://203.0.113.2:6443",
+        "--token-validity",
+        "20m",
+    ]);
+    assert!(
+        printed.stderr.contains("read only, no secrets") && printed.stderr.contains("until "),
+        "{}",
+        printed.stderr
+    );
+    let secret = printed.ok();
+    has(&secret, &["kind: Secret", "istio/multiCluster", "name: istio-remote-secret-east", "https://203.0.113.2:6443"]);
+
+    // What is printed can be applied as it is, and read back by the reader's own credentials.
+    lab.apply("west", &secret);
+    let token = secret.find("eyJ").map(|start| &secret[start..]).expect("a token");
+    let token = token.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c))).next().unwrap_or_default();
+    let validity = claims(token);
+    let seconds = validity["exp"].as_i64().zip(validity["iat"].as_i64()).map(|(until, from)| until - from);
+    assert_eq!(seconds, Some(20 * 60), "{validity}");
+    assert_eq!(validity["sub"], "system:serviceaccount:isthmus-system:isthmus-reader");
+    let own = std::fs::read_to_string(lab.isthmus(&["lab", "kubeconfig", "east"]).ok().trim()).expect("a kubeconfig");
+    let server = own.lines().find_map(|line| line.trim().strip_prefix("server: ")).expect("a server").trim_matches('"');
+    let curl = |path: &str| {
+        let mut command = lab.place.program(Path::new("curl"));
+        command.args(["-sk", "-o", "-", "-w", "%{http_code}", "-H", &format!("authorization: Bearer {token}")]);
+        Outcome::from(command.arg(format!("{server}{path}")).output().expect("curl")).ok()
+    };
+    let services = curl("/api/v1/services?limit=1");
+    assert!(services.ends_with("200"), "{services}");
+    for path in ["/api/v1/secrets", "/api/v1/namespaces/istio-system/secrets/cacerts"] {
+        let answer = curl(path);
+        assert!(answer.ends_with("403") && answer.contains("Forbidden"), "{path}: {answer}");
+    }
+
+    let applied = lab.isthmus(&[
+        "join",
+        "--kubeconfig",
+        kubeconfig,
+        "--context",
+        "west",
+        "east",
+        "--server",
+        "https://203.0.113.2:6443",
+    ]);
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    has(
+        &applied.stderr,
+        &["secret istio-system/istio-remote-secret-east applied", "joined", "try: isthmus status --kubeconfig"],
+    );
+    let by_default =
+        lab.place.isthmus().args(["join", "--lab", "--context", "west", "east"]).stdin(Stdio::null()).output();
+    let by_default = Outcome::from(by_default.expect("isthmus"));
+    assert_eq!(by_default.code, Some(0), "{}", by_default.stderr);
+    has(&by_default.stderr, &["joined", "try: isthmus status --lab primary-remote --context west"]);
+
+    // A server that nobody answers at: the command ends in time and says what goes on.
+    let arguments =
+        ["join", "--lab", "--context", "west", "east", "--server", "https://203.0.113.9:6443", "--timeout", "1s"];
+    fails(
+        &lab.place,
+        &arguments,
+        TIMED_OUT,
+        &["east did not connect within", "the secret stays", "isthmus status --lab"],
+    );
+    lab.get("west/default/frontend", "http://ratings:9080/").expect("what was good before stays in force");
+}
+
+/// What a token says, its signature aside.
+fn claims(token: &str) -> Value {
+    let part = token.split('.').nth(1).expect("three parts");
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("base64");
+    serde_json::from_slice(&bytes).expect("claims")
+}
