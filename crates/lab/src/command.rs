@@ -7,6 +7,7 @@ mod exec;
 mod fault;
 mod logs;
 mod status;
+mod stop;
 mod target;
 mod tools;
 mod up;

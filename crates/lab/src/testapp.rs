@@ -55,7 +55,7 @@ pub struct Options {
     /// Milliseconds after SIGTERM during which connections are still taken, while others hear that this pod leaves.
     #[arg(long, env = "DRAIN_MILLISECONDS", default_value_t = 500)]
     pub drain: u64,
-    /// Be a client: call this URL (http://, tcp:// with the bytes to be echoed as its path, or banner:// for a server that speaks
+    /// Be a client: call this URL (http://, ws://, tcp:// with the bytes to be echoed as its path, or banner:// for a server that speaks
     /// first) and print the time line.
     #[arg(long, value_name = "URL")]
     pub call: Option<Target>,

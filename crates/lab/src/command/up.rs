@@ -1,5 +1,6 @@
 //! `lab up` and `lab run`.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -8,8 +9,8 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::stop::{Stop, say};
 use super::{Failure, TIMED_OUT, print, told};
 use crate::orchestration::bring_up::{self, BringUpError, Clients, PodLine};
 use crate::orchestration::front::{FrontError, Options, Running};
@@ -56,7 +57,7 @@ pub struct Run {
 /// How waiting for the lab ended.
 enum Outcome {
     Ready(Vec<PodLine>),
-    Interrupted,
+    Interrupted(ExitCode),
     TimedOut(Vec<String>),
     Failed(Failure),
 }
@@ -67,13 +68,13 @@ impl Up {
             return told(self.detached());
         }
         let options = Options { topology: self.file, name: self.name };
-        with_lab(&options, Duration::from_secs(self.timeout), self.keep, |lab, runtime, pods| {
+        with_lab(&options, Duration::from_secs(self.timeout), self.keep, |lab, runtime, stop, pods| {
             if let Err(error) = lab.set_ready() {
                 eprintln!("error: {error}");
                 return ExitCode::FAILURE;
             }
             print(&summary(lab, pods));
-            runtime.block_on(until_told(lab));
+            runtime.block_on(until_told(lab, stop));
             ExitCode::SUCCESS
         })
     }
@@ -90,16 +91,26 @@ impl Up {
         let mut command = std::process::Command::new(std::env::current_exe()?);
         command.args(["lab", "up", "--name", &name, "--timeout", &self.timeout.to_string()]).arg(&self.file);
         command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?).process_group(0);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let stop = Stop::listen(&runtime)?;
         let mut child = command.spawn()?;
         let directory = Directory::of(&name);
         let mut shown = 0;
+        let mut passed_on = false;
         loop {
+            if stop.is_told() && !passed_on {
+                passed_on = true;
+                if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+                    // If it has just ended, the next look tells how.
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                }
+            }
             let ended = child.try_wait()?;
             let ready = directory.record().is_ok_and(|record| record.ready && record.pid == child.id());
             shown += pass_on(&said, shown)?;
             match ended {
                 Some(status) => return Ok(code_of(status)),
-                None if ready => {
+                None if ready && !passed_on => {
                     pass_on(&said, shown)?;
                     print(&format!("stop it: isthmus lab down {name}\n"));
                     return Ok(ExitCode::SUCCESS);
@@ -121,7 +132,11 @@ impl Run {
     pub(super) fn run(self) -> ExitCode {
         let options = Options { topology: self.file, name: self.name };
         let command = self.command;
-        with_lab(&options, Duration::from_secs(self.timeout), false, |lab, runtime, _| {
+        if let Err((code, why)) = runnable(&command[0], std::env::var_os("PATH").as_deref()) {
+            say(&format!("error: {why}"));
+            return ExitCode::from(code);
+        }
+        with_lab(&options, Duration::from_secs(self.timeout), false, |lab, runtime, stop, _| {
             if let Err(error) = lab.set_ready() {
                 eprintln!("error: {error}");
                 return ExitCode::FAILURE;
@@ -132,7 +147,7 @@ impl Run {
                 lab.begin.elapsed().as_secs_f64(),
                 command.join(" ")
             );
-            told(runtime.block_on(run_command(lab, &command)))
+            told(runtime.block_on(run_command(lab, stop, &command)))
         })
     }
 }
@@ -142,11 +157,30 @@ fn with_lab(
     options: &Options,
     timeout: Duration,
     keep: bool,
-    then: impl FnOnce(&mut Running, &tokio::runtime::Runtime, &[PodLine]) -> ExitCode,
+    then: impl FnOnce(&mut Running, &tokio::runtime::Runtime, &Stop, &[PodLine]) -> ExitCode,
 ) -> ExitCode {
-    // The lab's processes end when the thread that starts them does: so it is this one, before any other exists.
-    let mut lab = match Running::start(options) {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(made) => made,
+        Err(error) => {
+            say(&format!("error: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    // From here on no signal ends this process before it has cleaned up.
+    let stop = match Stop::listen(&runtime) {
+        Ok(stop) => stop,
+        Err(error) => {
+            say(&format!("error: cannot listen for signals: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    // The lab's processes end when the thread that starts them does: so it is this one.
+    let mut lab = match Running::start(options, &|| stop.is_told()) {
         Ok(lab) => lab,
+        Err(FrontError::Interrupted) => {
+            say("interrupted");
+            return stop.code();
+        }
         Err(FrontError::Topology(diagnostic)) => {
             eprintln!("{diagnostic}");
             return ExitCode::FAILURE;
@@ -156,18 +190,11 @@ fn with_lab(
             return ExitCode::FAILURE;
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
     let names: Vec<&str> = lab.topology.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    eprintln!("{}", headline(&lab));
+    say(&headline(&lab));
     let progress = Progress::new(&names, lab.begin);
     let messages = lab.messages();
-    let outcome = runtime.block_on(wait(&lab, messages, &progress, timeout));
+    let outcome = runtime.block_on(wait(&lab, messages, &progress, timeout, &stop));
     let code = match outcome {
         Outcome::Ready(pods) => {
             let steps = progress.finish();
@@ -177,14 +204,14 @@ fn with_lab(
                 let rows = lab.record.clusters.iter().filter_map(|cluster| of(&cluster.name));
                 let rows: Vec<Vec<String>> =
                     rows.map(|(name, steps)| std::iter::once(name).chain(steps).cloned().collect()).collect();
-                eprint!("{}", columns(&rows, "  "));
+                say(columns(&rows, "  ").trim_end());
             }
-            then(&mut lab, &runtime, &pods)
+            then(&mut lab, &runtime, &stop, &pods)
         }
-        Outcome::Interrupted => {
+        Outcome::Interrupted(code) => {
             let _ = progress.finish();
-            eprintln!("interrupted: stopping the lab");
-            ExitCode::from(130)
+            say("interrupted: stopping the lab");
+            code
         }
         Outcome::TimedOut(lines) => {
             let _ = progress.finish();
@@ -199,7 +226,7 @@ fn with_lab(
                 eprintln!("  logs of the lab's own processes: {}/*/*.log", lab.directory.path().display());
                 eprintln!("kept for a look: isthmus lab status; Ctrl-C stops the lab");
                 if lab.set_ready().is_ok() {
-                    runtime.block_on(until_told(&lab));
+                    runtime.block_on(until_told(&lab, &stop));
                 }
             }
             ExitCode::from(TIMED_OUT)
@@ -231,6 +258,7 @@ async fn wait(
     messages: Option<std::sync::mpsc::Receiver<ToFront>>,
     progress: &Progress,
     timeout: Duration,
+    stop: &Stop,
 ) -> Outcome {
     let clients = match Clients::new(&lab.topology, &lab.kubeconfigs).await {
         Ok(clients) => clients,
@@ -269,7 +297,7 @@ async fn wait(
             let lines = tokio::time::timeout(Duration::from_secs(5), bring_up::explain(&lab.topology, &clients, lab.directory.path())).await;
             Outcome::TimedOut(lines.unwrap_or_default())
         }
-        () = told_to_stop() => Outcome::Interrupted,
+        code = stop.told() => Outcome::Interrupted(code),
     }
 }
 
@@ -282,28 +310,16 @@ fn warn_of_deaths(mut deaths: tokio::sync::mpsc::UnboundedReceiver<String>) {
     });
 }
 
-async fn told_to_stop() {
-    let streams = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = streams else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
-}
-
 /// Waits for Ctrl-C, for a signal, or for the end of the lab's first process.
-async fn until_told(lab: &Running) {
+async fn until_told(lab: &Running, stop: &Stop) {
     let gone = async {
         while lab.is_alive() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        eprintln!("error: the lab's first process has ended");
+        say("error: the lab's first process has ended");
     };
     tokio::select! {
-        () = told_to_stop() => eprintln!("stopping the lab"),
+        _ = stop.told() => say("stopping the lab"),
         () = gone => {}
     }
 }
@@ -354,8 +370,26 @@ fn hint(topology: &Topology) -> Option<String> {
     ))
 }
 
+/// Whether `program` can be found and run, before a lab is started for it; else what a shell would exit with, and why.
+fn runnable(program: &str, path: Option<&OsStr>) -> Result<(), (u8, String)> {
+    let own = std::env::current_exe().ok().and_then(|path| path.parent().map(ToOwned::to_owned));
+    let folders = own.into_iter().chain(path.into_iter().flat_map(std::env::split_paths));
+    let places: Vec<PathBuf> = match program.contains('/') {
+        true => vec![PathBuf::from(program)],
+        false => folders.map(|folder| folder.join(program)).collect(),
+    };
+    let hint = "the command after -- is a program of this machine with its arguments";
+    let found: Vec<&PathBuf> = places.iter().filter(|place| place.is_file()).collect();
+    let may_run = |place: &&&PathBuf| rustix::fs::access(place.as_path(), rustix::fs::Access::EXEC_OK).is_ok();
+    match (found.first(), found.iter().find(may_run)) {
+        (_, Some(_)) => Ok(()),
+        (Some(place), None) => Err((126, format!("{} is not executable\n  {hint}", place.display()))),
+        (None, None) => Err((127, format!("there is no program {program:?}\n  {hint}"))),
+    }
+}
+
 /// Runs a command in the lab's surroundings and gives its exit code.
-async fn run_command(lab: &Running, command: &[String]) -> Result<ExitCode, Failure> {
+async fn run_command(lab: &Running, stop: &Stop, command: &[String]) -> Result<ExitCode, Failure> {
     let (program, arguments) = command.split_first().ok_or("no command was given")?;
     let mut child = tokio::process::Command::new(program);
     child.args(arguments).envs(lab.environment());
@@ -370,10 +404,15 @@ async fn run_command(lab: &Running, command: &[String]) -> Result<ExitCode, Fail
     })?;
     tokio::select! {
         status = child.wait() => Ok(code_of(status?)),
-        () = told_to_stop() => {
-            // Ctrl-C has reached the command too; it gets a moment to end by itself.
+        code = stop.told() => {
+            // Ctrl-C and the terminal's end have reached the command too; what was for this process alone is passed on. The
+            // command gets a moment to end by itself.
+            let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid.filter(|_| stop.is_for_this_process()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
             let ended = tokio::time::timeout(Duration::from_secs(3), child.wait()).await;
-            Ok(ended.ok().and_then(Result::ok).map_or(ExitCode::from(130), code_of))
+            Ok(ended.ok().and_then(Result::ok).map_or(code, code_of))
         }
     }
 }
@@ -403,6 +442,18 @@ mod tests {
         let topology = Topology::load(&path).unwrap_or_else(|error| panic!("{error}"));
         let hint = hint(&topology).expect("there is something to try");
         assert_eq!(hint, "isthmus lab exec west/default/frontend -- curl -s http://reviews:9080/");
+    }
+
+    #[test]
+    fn programs_are_looked_for_first() {
+        let folder = tempfile::tempdir().expect("a directory");
+        std::fs::write(folder.path().join("data"), "").expect("written");
+        let code = |program: &str| runnable(program, Some(folder.path().as_os_str())).map_err(|(code, _)| code);
+        assert_eq!(runnable("sh", std::env::var_os("PATH").as_deref()), Ok(()));
+        assert_eq!(code("/bin/sh"), Ok(()));
+        assert_eq!(code("no-such-program"), Err(127));
+        assert_eq!(code("/no/such/program"), Err(127));
+        assert_eq!(code("data"), Err(126));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::topology::{Cluster, Diagnostic, Topology};
 
 /// How long namespaces and links may take to be made.
 const MAKING: Duration = Duration::from_secs(20);
+/// How often it is looked whether it is to stop, until they are.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long the lab's processes may take to end in order.
 const ENDING: Duration = Duration::from_secs(4);
 
@@ -44,6 +46,9 @@ pub enum FrontError {
         #[source]
         source: io::Error,
     },
+    /// It was told to stop meanwhile.
+    #[error("interrupted")]
+    Interrupted,
     /// The networks could not be made.
     #[error("the lab's networks cannot be made: {0}")]
     Networks(String),
@@ -87,8 +92,8 @@ impl Running {
     /// Starts the lab's processes. Must be called on the main thread: the processes end when the calling thread does.
     ///
     /// # Errors
-    /// When the topology is wrong, the name is taken, or the machine does not allow namespaces.
-    pub fn start(options: &Options) -> Result<Self, FrontError> {
+    /// When the topology is wrong, the name is taken, the machine does not allow namespaces, or `told_to_stop` says so.
+    pub fn start(options: &Options, told_to_stop: &dyn Fn() -> bool) -> Result<Self, FrontError> {
         let begin = Instant::now();
         let mut topology = Topology::load(&options.topology)?;
         if let Some(name) = &options.name {
@@ -97,14 +102,19 @@ impl Running {
         topology.path = std::fs::canonicalize(&topology.path).unwrap_or(topology.path);
         let directory = Directory::claim(&topology.name)?;
         // From here on the directory is ours to remove.
-        let started = Self::start_in(&directory, topology, begin);
+        let started = Self::start_in(&directory, topology, begin, told_to_stop);
         if started.is_err() {
             directory.remove()?;
         }
         started
     }
 
-    fn start_in(directory: &Directory, topology: Topology, begin: Instant) -> Result<Self, FrontError> {
+    fn start_in(
+        directory: &Directory,
+        topology: Topology,
+        begin: Instant,
+        told_to_stop: &dyn Fn() -> bool,
+    ) -> Result<Self, FrontError> {
         let mut listeners = Vec::new();
         let mut kubeconfigs = Vec::new();
         let mut authorities = Vec::new();
@@ -159,15 +169,25 @@ impl Running {
             socket,
             child,
         };
-        running.rootless = running.started()?;
+        running.rootless = running.started(told_to_stop)?;
         Ok(running)
     }
 
-    fn started(&self) -> Result<bool, FrontError> {
-        let first = self.messages.as_ref().map(|messages| messages.recv_timeout(MAKING));
+    fn started(&self, told_to_stop: &dyn Fn() -> bool) -> Result<bool, FrontError> {
+        let Some(messages) = &self.messages else { return Ok(false) };
+        let until = Instant::now() + MAKING;
+        let first = loop {
+            if told_to_stop() {
+                return Err(FrontError::Interrupted);
+            }
+            match messages.recv_timeout(LOOK) {
+                Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() < until => {}
+                first => break first,
+            }
+        };
         match first {
-            Some(Ok(ToFront::Started { rootless })) => Ok(rootless),
-            Some(Ok(ToFront::Failed(why))) => Err(FrontError::Networks(why)),
+            Ok(ToFront::Started { rootless }) => Ok(rootless),
+            Ok(ToFront::Failed(why)) => Err(FrontError::Networks(why)),
             _ => {
                 let log = std::fs::read_to_string(self.directory.path().join("init.log")).unwrap_or_default();
                 let last = log.lines().last().unwrap_or("its first process ended without a word");

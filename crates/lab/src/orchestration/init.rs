@@ -16,6 +16,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use net::firewall::Services;
 use net::namespace::{Namespaces, NetNamespace};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
@@ -171,6 +172,12 @@ fn make(front: &mut UnixStream) -> Result<Lab, Box<dyn std::error::Error>> {
     net::namespace::mount::make_private()?;
     net::namespace::mount::proc(Path::new("/proc"), Path::new("/proc"))?;
     let networks = wire::build(&topology)?;
+    if let Some(network) = networks.first() {
+        // Without packet rules nothing would come up, and only its components' logs would tell why.
+        network.run_in(|| net::firewall::apply_services(&Services::default()))?.map_err(|error| {
+            format!("{error}\n  the kernel needs nftables: modprobe -a nf_tables nft_chain_nat nft_redir nft_masq nft_reject_inet")
+        })?;
+    }
     let directory = Directory::at(directory);
     let lab = Lab { directory, topology: *topology, networks, processes: Mutex::default(), changed: Condvar::new() };
     for (index, listener) in listeners.into_iter().enumerate() {

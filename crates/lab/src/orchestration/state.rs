@@ -16,6 +16,9 @@ pub const RUNTIME_DIR: &str = "ISTHMUS_RUNTIME_DIR";
 /// Names the lab that commands mean.
 pub const LAB: &str = "ISTHMUS_LAB";
 
+/// Free space without which no lab is started: what one writes in an hour or so.
+const LEAST_SPACE: u64 = 16 << 20;
+
 /// Something is wrong with a lab's state, or there is no such lab.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -27,6 +30,14 @@ pub enum StateError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// There is no place for labs' state.
+    #[error("{path}: {why}\n  choose another directory for labs: ISTHMUS_RUNTIME_DIR", path = .path.display())]
+    NoPlace {
+        /// Where it was tried.
+        path: PathBuf,
+        /// Why not there.
+        why: String,
     },
     /// The name is taken.
     #[error(
@@ -141,7 +152,9 @@ impl Directory {
     pub fn claim(name: &str) -> Result<Self, StateError> {
         let directory = Self::of(name);
         let parent = labs();
-        make_private(&parent).map_err(|source| StateError::Io { path: parent, source })?;
+        make_private(&parent)
+            .and_then(|()| has_space(&parent))
+            .map_err(|error| StateError::NoPlace { path: parent, why: error.to_string() })?;
         for _ in 0..3 {
             match fs::DirBuilder::new().mode(0o700).create(&directory.0) {
                 Ok(()) => return Ok(directory),
@@ -157,7 +170,7 @@ impl Directory {
                     }
                     _ => directory.remove()?,
                 },
-                Err(source) => return Err(StateError::Io { path: directory.0, source }),
+                Err(error) => return Err(StateError::NoPlace { path: directory.0, why: error.to_string() }),
             }
         }
         let source = io::Error::other("another process keeps making it");
@@ -302,15 +315,22 @@ pub fn runtime_dir() -> PathBuf {
     }
 }
 
+/// A lab writes logs and its pods' files: without space it would start and then fail in odd places.
+fn has_space(path: &Path) -> io::Result<()> {
+    let state = rustix::fs::statvfs(path)?;
+    let free = state.f_bavail.saturating_mul(state.f_frsize);
+    if free < LEAST_SPACE {
+        return Err(io::Error::other(format!("only {} KiB are free, {} are needed", free >> 10, LEAST_SPACE >> 10)));
+    }
+    Ok(())
+}
+
 fn make_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let owner = rustix::fs::stat(path)?.st_uid;
     if owner != rustix::process::geteuid().as_raw() && !rustix::process::geteuid().is_root() {
         // Somebody else could have made the directory in /tmp first, to read the credentials in it.
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "it belongs to another user; set ISTHMUS_RUNTIME_DIR",
-        ));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
     }
     Ok(())
 }

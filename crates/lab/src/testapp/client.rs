@@ -6,17 +6,21 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use clap::ValueEnum;
+use futures_util::{SinkExt, StreamExt};
 use http::header::{CONTENT_TYPE, HOST, TE};
 use http::{HeaderMap, Request, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use prost::Message;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::answer::Answer;
 use super::grpc;
+
+/// Bytes of the message that a WebSocket is to echo.
+const WEBSOCKET_MESSAGE: usize = 100_000;
 
 /// The most bytes that an echo is asked for.
 const LARGEST_ECHO: usize = 64 << 20;
@@ -49,6 +53,8 @@ enum Kind {
     Echo,
     /// Expects a line.
     Banner,
+    /// Upgrades to a WebSocket, is greeted, and expects a message back.
+    WebSocket,
 }
 
 impl FromStr for Target {
@@ -60,7 +66,8 @@ impl FromStr for Target {
             Some("http") => (Kind::Http, Some(80)),
             Some("tcp") => (Kind::Echo, None),
             Some("banner") => (Kind::Banner, None),
-            _ => return Err(format!("{text:?} must begin with http://, tcp:// or banner://")),
+            Some("ws") => (Kind::WebSocket, Some(80)),
+            _ => return Err(format!("{text:?} must begin with http://, ws://, tcp:// or banner://")),
         };
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
@@ -109,6 +116,7 @@ impl Client {
             (Kind::Http, _) => self.http2().await,
             (Kind::Echo, _) => self.echo().await,
             (Kind::Banner, _) => self.banner().await,
+            (Kind::WebSocket, _) => self.websocket().await,
         }
     }
 
@@ -188,7 +196,7 @@ impl Client {
         if grpc {
             // A refusal may come without a body, and then its status is among the headers.
             told.grpc_status = status(&trailers).or_else(|| status(&parts.headers));
-            let reply = grpc::Reply::decode(grpc::message(&body)).unwrap_or_default();
+            let reply = <grpc::Reply as prost::Message>::decode(grpc::message(&body)).unwrap_or_default();
             told.answer = serde_json::from_str(&reply.answer).unwrap_or_default();
         } else {
             told.answer = serde_json::from_slice(&body).unwrap_or_default();
@@ -226,6 +234,25 @@ impl Client {
         let mut stream = BufReader::new(self.connect().await?);
         let answer = serde_json::from_str(&line(&mut stream).await?).map_err(chain)?;
         Ok(Told { status: 200, grpc_status: None, answer })
+    }
+
+    async fn websocket(&self) -> Result<Told, String> {
+        let stream = self.connect().await?;
+        let (mut socket, _) =
+            tokio_tungstenite::client_async(self.target.uri.to_string(), stream).await.map_err(chain)?;
+        let greeting = socket.next().await.ok_or("closed without a word")?.map_err(chain)?;
+        let answer = serde_json::from_str(greeting.to_text().map_err(chain)?).map_err(chain)?;
+        let sent = Message::binary(vec![7; WEBSOCKET_MESSAGE]);
+        socket.send(sent.clone()).await.map_err(chain)?;
+        let received = socket.next().await.ok_or("closed before the echo")?.map_err(chain)?;
+        if received != sent {
+            return Err(format!("{WEBSOCKET_MESSAGE} bytes came back as {}", received.len()));
+        }
+        socket.close(None).await.map_err(chain)?;
+        while let Some(rest) = socket.next().await {
+            rest.map_err(chain)?;
+        }
+        Ok(Told { status: 101, grpc_status: None, answer })
     }
 
     fn authority(&self) -> &str {
