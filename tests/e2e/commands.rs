@@ -298,6 +298,11 @@ fn joins(lab: &Lab) {
         &["east did not connect within", "the secret stays", "isthmus status --lab"],
     );
     lab.get("west/default/frontend", "http://ratings:9080/").expect("what was good before stays in force");
+
+    // The joining cluster's own API server is dead.
+    lab.isthmus(&["lab", "fault", "kill-api", "east"]).ok();
+    let dead = ["error: in east: ", "the API server cannot be reached: ", "is it running"];
+    fails(&lab.place, &["join", "--lab", "--context", "west", "east"], Some(1), &dead);
 }
 
 /// What a token says, its signature aside.

@@ -150,7 +150,13 @@ fn has(text: &str, parts: &[&str]) {
 #[test]
 fn stock_kubectl_does_its_daily_work() {
     kubectl_is_installed();
-    let lab = Lab::up("primary-remote.yaml", User::Own);
+    for user in User::all() {
+        does_its_daily_work(user);
+    }
+}
+
+fn does_its_daily_work(user: User) {
+    let lab = Lab::up("primary-remote.yaml", user);
     let kubeconfig = lab.isthmus(&["lab", "kubeconfig", "west"]).ok().trim().to_owned();
     let kubectl = Kubectl { lab: &lab, kubeconfig };
     applies(&kubectl);

@@ -99,9 +99,45 @@ async fn connect(name: String, option: String, file: Kubeconfig, context: Option
     Ok(Cluster { name, option, client, config })
 }
 
+/// An error with its causes in one line. Of an API server that cannot be reached, the layers of the client say little; the
+/// last cause says what happened.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        if let Some(kube::Error::Service(_) | kube::Error::HyperError(_)) = cause.downcast_ref::<kube::Error>() {
+            parts.push(format!("the API server cannot be reached: {}", error.root_cause()));
+            parts.push(
+                "\n  is it running, and is its address right? kubectl cluster-info says what a client sees".to_owned(),
+            );
+            return parts.join(": ").replace(": \n", "\n");
+        }
+        let text = cause.to_string();
+        // Some errors say their cause themselves.
+        if parts.last().is_none_or(|last| !last.contains(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
 /// A page of the controller in `cluster`, through the API server, so that it needs no port of its own.
 pub(crate) async fn controller_page(client: &Client, namespace: &str, page: &str) -> anyhow::Result<String> {
     let pages = format!("/api/v1/namespaces/{namespace}/services/isthmus-controller:15014/proxy/debug");
     let request = kube::core::request::Request::new(pages).get(page, &kube::api::GetParams::default());
     Ok(client.request_text(request.context("the request cannot be built")?).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once_and_a_dead_server_in_plain_words() {
+        let inner = std::io::Error::other("connection refused");
+        let service = anyhow::Error::new(kube::Error::Service(Box::new(inner))).context("in east");
+        let text = told(&service);
+        assert!(text.starts_with("in east: the API server cannot be reached: connection refused\n  is it"), "{text}");
+        let twice = anyhow::anyhow!("no such file").context("reading a: no such file").context("starting");
+        assert_eq!(told(&twice), "starting: reading a: no such file");
+    }
 }

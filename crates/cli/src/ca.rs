@@ -41,7 +41,7 @@ struct Root {
     #[arg(long, default_value = "Isthmus")]
     organization: String,
     /// How long it is valid, such as 3650d
-    #[arg(long, default_value = "3650d", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3650d", value_parser = duration)]
     validity: Duration,
     /// Replace files that exist. Everything signed by the old root stops being trusted
     #[arg(long)]
@@ -57,7 +57,7 @@ struct Intermediate {
     #[arg(short, long, default_value = ".")]
     directory: PathBuf,
     /// How long it is valid, such as 365d; never longer than the root
-    #[arg(long, default_value = "365d", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = duration)]
     validity: Duration,
     /// DNS subtrees that it may sign names in, besides svc and cluster.local
     #[arg(long = "dns", value_name = "SUBTREE")]

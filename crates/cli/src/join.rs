@@ -19,7 +19,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchP
 use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt as _};
 
-use crate::access::{Access, Cluster, controller_page};
+use crate::access::{Access, Cluster, controller_page, told};
 
 /// Waiting ended before what was waited for.
 const TIMED_OUT: u8 = 3;
@@ -55,13 +55,13 @@ pub(crate) struct Args {
     #[arg(long, default_value = api::names::SYSTEM_NAMESPACE)]
     namespace: String,
     /// Namespace of the remote secrets in the primary
-    #[arg(long, default_value = api::names::ROOT_NAMESPACE)]
+    #[arg(long, value_name = "NAMESPACE", default_value = api::names::ROOT_NAMESPACE)]
     root_namespace: String,
     /// How long the token is valid
-    #[arg(long, default_value = "24h", value_parser = crate::ca::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::ca::duration)]
     token_validity: Duration,
     /// How long to wait for the link, such as 30s
-    #[arg(long, default_value = "30s", value_parser = crate::ca::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::ca::duration)]
     timeout: Duration,
 }
 
@@ -218,7 +218,7 @@ async fn wait_for_link(primary: &Cluster, namespace: &str, name: &str, timeout: 
     loop {
         let state = match controller_page(&primary.client, namespace, "clusters").await {
             Ok(page) => link_of(&page, name),
-            Err(error) => Err(format!("the controller in {} does not answer: {error:#}", primary.name)),
+            Err(error) => Err(format!("the controller in {} does not answer: {}", primary.name, told(&error))),
         };
         let elapsed = start.elapsed().as_secs_f32();
         match state {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
 
-use crate::access::{Access, Cluster, controller_page};
+use crate::access::{Access, Cluster, controller_page, told};
 
 mod document;
 
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for primary in primaries(&args).await? {
         match view(&primary, &args.namespace).await {
             Ok(view) => views.push(view),
-            Err(error) => failed.push((primary.name.clone(), format!("{error:#}"))),
+            Err(error) => failed.push((primary.name.clone(), told(&error))),
         }
     }
     match args.output {
