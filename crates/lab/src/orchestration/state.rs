@@ -150,10 +150,18 @@ impl Directory {
     /// # Errors
     /// [`StateError::Running`] if a lab of the name runs; what a dead one left is removed.
     pub fn claim(name: &str) -> Result<Self, StateError> {
-        let directory = Self::of(name);
-        let parent = labs();
+        Self::claim_in(&labs(), name)
+    }
+
+    fn claim_in(parent: &Path, name: &str) -> Result<Self, StateError> {
+        let directory = Self(parent.join(name));
+        let parent = parent.to_owned();
         make_private(&parent)
             .and_then(|()| has_space(&parent))
+            .map_err(|error| StateError::NoPlace { path: parent.clone(), why: error.to_string() })?;
+        // One at a time: between the look at what a dead lab left and its removal, another may have claimed the name.
+        let _turn = fs::File::open(&parent)
+            .and_then(|folder| folder.lock().map(|()| folder))
             .map_err(|error| StateError::NoPlace { path: parent, why: error.to_string() })?;
         for _ in 0..3 {
             match fs::DirBuilder::new().mode(0o700).create(&directory.0) {
@@ -395,6 +403,28 @@ mod tests {
         assert!(own.is_alive());
         assert!(!Record { started_ticks: own.started_ticks + 1, ..own.clone() }.is_alive());
         assert!(!Record { pid: u32::MAX, ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_dead_lab_gives_way_to_one_alone() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let labs = folder.path().join("labs");
+        for _ in 0..20 {
+            let stale = Directory::at(labs.join("a"));
+            fs::create_dir_all(stale.path()).expect("made");
+            stale.write_record(&Record { pid: u32::MAX, ..record("a") }).expect("written");
+            let claims: Vec<_> = (0..4)
+                .map(|_| {
+                    std::thread::spawn({
+                        let labs = labs.clone();
+                        move || Directory::claim_in(&labs, "a")
+                    })
+                })
+                .collect();
+            let claims: Vec<_> = claims.into_iter().map(|claim| claim.join().expect("no panic")).collect();
+            assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1, "{claims:?}");
+            stale.remove().expect("removed");
+        }
     }
 
     #[test]
