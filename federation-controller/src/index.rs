@@ -271,8 +271,8 @@ impl Index {
             // address is told to the clusters of its network.
             self.homes = homes;
             self.dirty_all();
-            let named: Vec<Text> = self.clusters.values().flat_map(ClusterIndex::gateway_networks).cloned().collect();
-            self.dirty.extend(named.into_iter().map(Group::Network));
+            let named = self.clusters.values().flat_map(ClusterIndex::gateway_networks);
+            self.dirty.extend(named.cloned().map(Group::Network));
         }
         let networks = self.homes.networks(self.clusters.values());
         if self.networks != networks {

@@ -429,7 +429,7 @@ async fn a_token_is_good_in_its_own_cluster_and_for_its_purpose_alone() {
     let other_purpose = east.token_for("frontend", "https://elsewhere.example").await;
     // A signed token whose claims were changed: the account of another workload.
     let (head, rest) = easts.split_once('.').unwrap();
-    let forged = format!("{head}.{}", rest.replacen(|c: char| c == 'e' || c == 'A', "f", 1));
+    let forged = format!("{head}.{}", rest.replacen(['e', 'A'], "f", 1));
     let roots = root.roots_pem();
     for (token, cluster, reason) in [
         (&wests, "east", "token_rejected"),

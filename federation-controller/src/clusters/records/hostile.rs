@@ -64,7 +64,7 @@ fn addresses_of_the_dialling_host_are_no_endpoints() {
     let gateway = serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"externalIPs": local},
         "status": {"loadBalancer": {"ingress": ingress}}});
     let Some(Object::Service(gateway)) = record::<ServiceObject>(gateway) else { panic!("no service") };
-    assert_eq!(gateway.external_ips, [IpAddr::from([0; 4]); 0]);
+    assert!(gateway.external_ips.is_empty(), "{:?}", gateway.external_ips);
 }
 
 #[test]

@@ -251,6 +251,8 @@ async fn a_stream_ends_with_its_certificate() {
     eventually("the stream ends", || bench.shared.metrics.ended("expired") == 1).await;
     eventually("and is there again", || bench.shared.proxies.len() == 1).await;
     bench.put(service(1)).await;
+    // Asked for before it is compiled, it would rightly be told to be absent.
+    eventually("it is compiled", || bench.shared.store().get(Kind::Service, &host(1)).is_some()).await;
     assert_eq!(proxy.demand(Kind::Service, &host(1)).await, Outcome::Present);
     bench.stop().await;
 }

@@ -196,7 +196,7 @@ fn a_list_removes_what_it_lacks_but_an_empty_one_is_doubted() {
     world.now += Duration::from_secs(60);
     world.index.tick(world.now);
     assert!(!world.index.is_dirty(), "while the link is down nothing is confirmed");
-    world.event(Event::Link { cluster: east.clone(), link: Link::Connected, since: world.now });
+    world.event(Event::Link { cluster: east, link: Link::Connected, since: world.now });
     world.now += CONFIRM;
     world.index.tick(world.now);
     world.compile();
