@@ -1,0 +1,295 @@
+//! Whether what a topology exports can be reached from other clusters: what "ready" means for a lab.
+//!
+//! Ready pods are not enough. A controller may not have read another cluster's endpoints yet, and a gateway may not have been
+//! told of a service. So two things are asked: each control plane, whether it knows every endpoint of every exported service
+//! that it is to know; and each gateway, on the wire between clusters, whether a handshake that names the service is answered
+//! by an endpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+
+use super::bring_up::Clients;
+use super::control::{self, Reply, Request};
+use crate::install;
+use crate::topology::{Cluster, Topology, Workload};
+
+/// The controller's port for people.
+const PAGES: u16 = 15014;
+/// How long a gateway may take to accept, and to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Content types of TLS records (RFC 8446 §5.1).
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+
+/// A service that one cluster exports and has pods of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// Its name in the mesh.
+    pub hostname: String,
+    /// Its place in the topology.
+    pub cluster: usize,
+    /// How many pods answer there.
+    pub pods: u32,
+    /// How gateways are asked for it, one name for each port.
+    pub server_names: Vec<String>,
+}
+
+/// Every service that other clusters must be able to use. Pods that take no mutual TLS, or that were told to take another way
+/// past their sidecar, are not waited for.
+#[must_use]
+pub fn exported(topology: &Topology) -> Vec<Exported> {
+    let mut found = Vec::new();
+    for (index, cluster) in topology.clusters.iter().enumerate() {
+        let mut services: BTreeSet<(String, String)> = topology.exports_of(&cluster.name).into_iter().collect();
+        if topology.mesh.export_all {
+            services.extend(topology.workloads_of(&cluster.name).map(|of| (of.namespace.clone(), of.name.clone())));
+        }
+        for (namespace, name) in services {
+            let own = |of: &&Workload| of.namespace == namespace && of.name == name && meshed(of);
+            let pods = topology.workloads_of(&cluster.name).filter(own).map(|of| of.replicas).sum();
+            let ports = topology.workloads_of(&cluster.name).filter(own).flat_map(|of| &of.ports);
+            let ports: BTreeSet<u16> = ports.map(|port| port.port).collect();
+            if pods == 0 || ports.is_empty() {
+                continue;
+            }
+            let hostname = format!("{name}.{namespace}.svc.cluster.local");
+            let server_names = ports.iter().map(|port| format!("outbound_.{port}_._.{hostname}")).collect();
+            found.push(Exported { hostname, cluster: index, pods, server_names });
+        }
+    }
+    found
+}
+
+fn meshed(workload: &Workload) -> bool {
+    let special = |key: &String| key.starts_with("sidecar.istio.io/") || key.starts_with("traffic.sidecar.istio.io/");
+    workload.inject && !workload.annotations.keys().any(special)
+}
+
+/// The part of the controller's page about a service that matters here.
+#[derive(Debug, Default, Deserialize)]
+struct ServicePage {
+    exports: BTreeMap<String, String>,
+    endpoints: Vec<EndpointRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct EndpointRow {
+    cluster: String,
+    health: String,
+    weight: u32,
+    ip: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GatewayRow {
+    network: String,
+    addresses: Vec<String>,
+}
+
+/// What cannot be reached yet, in words; empty once everything can.
+pub async fn missing(topology: &Topology, clients: &Clients, directory: &Path) -> Vec<String> {
+    let exported = exported(topology);
+    let mut lacks = Vec::new();
+    for (primary, client) in topology.clusters.iter().zip(&clients.0).filter(|(cluster, _)| cluster.is_primary()) {
+        lacks.extend(unknown_to(topology, primary, client, &exported).await);
+    }
+    if !lacks.is_empty() {
+        return lacks;
+    }
+    let probes = exported.iter().filter_map(|service| Some((topology.clusters.get(service.cluster)?, service)));
+    let probes: Vec<(SocketAddrV4, String)> = probes
+        .flat_map(|(cluster, service)| {
+            let gateway = SocketAddrV4::new(cluster.gateway(), install::GATEWAY_PORT);
+            service.server_names.iter().map(move |name| (gateway, name.clone()))
+        })
+        .collect();
+    let directory = directory.to_owned();
+    let asked = tokio::task::spawn_blocking(move || {
+        probes.into_iter().filter_map(|(gateway, name)| refused(&directory, gateway, name)).collect()
+    });
+    asked.await.unwrap_or_else(|error| vec![error.to_string()])
+}
+
+fn refused(directory: &Path, gateway: SocketAddrV4, server_name: String) -> Option<String> {
+    match control::ask(directory, &Request::Reach { gateway, server_name: server_name.clone() }) {
+        Ok(Reply::Done) => None,
+        Ok(_) => Some(format!("gateway {gateway} was not asked for {server_name}")),
+        Err(error) => Some(format!("gateway {gateway}, {server_name}: {error}")),
+    }
+}
+
+/// What the control plane of `primary` does not know yet.
+async fn unknown_to(topology: &Topology, primary: &Cluster, client: &Client, exported: &[Exported]) -> Vec<String> {
+    let follows = |cluster: &Cluster| {
+        cluster.name == primary.name || primary.secrets_of.contains(&cluster.name) || cluster.primary() == primary.name
+    };
+    let mut lacks = Vec::new();
+    let told: Result<Vec<GatewayRow>, String> = page(client, "gateways").await;
+    for cluster in topology.clusters.iter().filter(|cluster| follows(cluster)) {
+        let known = |row: &GatewayRow| row.network == cluster.network && !row.addresses.is_empty();
+        match &told {
+            Ok(rows) if rows.iter().any(known) => {}
+            Ok(_) => lacks.push(format!("{}: the controller knows no gateway of {}", primary.name, cluster.network)),
+            Err(error) => lacks.push(format!("{}: the controller does not tell of gateways: {error}", primary.name)),
+        }
+    }
+    for service in exported {
+        let Some(cluster) = topology.clusters.get(service.cluster).filter(|cluster| follows(cluster)) else { continue };
+        let page: Result<ServicePage, String> = page(client, &format!("services/{}", service.hostname)).await;
+        let lack = match page {
+            Ok(page) => page.lacks(&cluster.name, service.pods),
+            Err(error) => Some(error),
+        };
+        let told = lack.map(|lack| format!("{}: {} of {}: {lack}", primary.name, service.hostname, cluster.name));
+        lacks.extend(told);
+    }
+    lacks
+}
+
+impl ServicePage {
+    /// What is missing of `pods` pods of `cluster`: each as it is for its own network, and summed up for the others.
+    fn lacks(&self, cluster: &str, pods: u32) -> Option<String> {
+        if !self.exports.contains_key(cluster) {
+            return Some("not exported yet".to_owned());
+        }
+        let ready = |row: &&EndpointRow| row.cluster == cluster && row.health == "ready";
+        let (mut own, mut summed) = (0, 0);
+        for row in self.endpoints.iter().filter(ready) {
+            match row.ip {
+                Some(_) => own += 1,
+                None => summed += row.weight,
+            }
+        }
+        (own.min(summed) < pods).then(|| format!("{} of {pods} endpoints are known", own.min(summed)))
+    }
+}
+
+async fn page<T: serde::de::DeserializeOwned>(client: &Client, page: &str) -> Result<T, String> {
+    let (namespace, service) = (install::SYSTEM, install::CONTROLLER);
+    let path = format!("/api/v1/namespaces/{namespace}/services/{service}:{PAGES}/proxy/debug/{page}");
+    let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
+    client.request(request).await.map_err(|error| crate::controllers::replica_set::plain(&error))
+}
+
+/// Begins a handshake with a gateway under the name of a service. It succeeds once the service's endpoint answers; the handshake
+/// is not finished, as that needs an identity of the mesh.
+///
+/// # Errors
+/// Nobody there, or the gateway refused.
+pub fn probe(gateway: SocketAddr, server_name: &str) -> io::Result<()> {
+    let mut config = rustls::ClientConfig::clone(&*crate::node::anyone().map_err(io::Error::other)?);
+    config.alpn_protocols = identity::alpn::CLIENT_TCP.iter().map(|name| name.to_vec()).collect();
+    let name = ServerName::try_from(server_name.to_owned()).map_err(io::Error::other)?;
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello)?;
+    let mut stream = TcpStream::connect_timeout(&gateway, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&hello)?;
+    let mut record = [0; 7];
+    stream.read_exact(&mut record)?;
+    match record {
+        [HANDSHAKE, ..] => Ok(()),
+        [ALERT, .., description] => Err(io::Error::other(format!("refused with TLS alert {description}"))),
+        _ => Err(io::Error::other("what answers speaks no TLS")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topology(text: &str) -> Topology {
+        let head = "apiVersion: lab.isthmus.dev/v1alpha1\nkind: Topology\nmetadata: {name: t}\nspec:\n";
+        let clusters = "  clusters:\n  - {name: west, role: primary}\n  - {name: east, role: remote}\n";
+        Topology::parse(Path::new("t.yaml"), &format!("{head}{clusters}{text}"))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn what_must_be_reached() {
+        let found = exported(&topology(
+            "  workloads:
+  - {name: a, clusters: [west, east], replicas: 2, exported: true, ports: [{name: http, port: 9080}, {name: tcp, port: 9090}]}
+  - {name: own, cluster: west}
+  - {name: none, cluster: west, replicas: 0, exported: true}
+  - {name: plain, cluster: west, inject: false, exported: true}
+  - {name: special, cluster: west, exported: true, annotations: {traffic.sidecar.istio.io/excludeInboundPorts: '9080'}}
+",
+        ));
+        let of = |cluster: usize| Exported {
+            hostname: "a.default.svc.cluster.local".into(),
+            cluster,
+            pods: 2,
+            server_names: vec![
+                "outbound_.9080_._.a.default.svc.cluster.local".into(),
+                "outbound_.9090_._.a.default.svc.cluster.local".into(),
+            ],
+        };
+        assert_eq!(found, [of(0), of(1)]);
+    }
+
+    #[test]
+    fn what_a_controller_lacks() {
+        let row = |cluster: &str, health: &str, weight: u32, ip: Option<&str>| EndpointRow {
+            cluster: cluster.into(),
+            health: health.into(),
+            weight,
+            ip: ip.map(str::to_owned),
+        };
+        let page = |endpoints: Vec<EndpointRow>| ServicePage {
+            exports: [("east".to_owned(), "ServiceExport".to_owned())].into(),
+            endpoints,
+        };
+        let one = || row("east", "ready", 1, Some("10.244.0.2"));
+        let cases = [
+            (ServicePage::default(), Some("not exported yet")),
+            (page(vec![]), Some("0 of 2 endpoints are known")),
+            (page(vec![one(), one()]), Some("0 of 2 endpoints are known")),
+            (page(vec![one(), one(), row("west", "ready", 2, None)]), Some("0 of 2 endpoints are known")),
+            (
+                page(vec![one(), row("east", "unready", 1, Some("10.244.0.3")), row("east", "ready", 1, None)]),
+                Some("1 of 2 endpoints are known"),
+            ),
+            (page(vec![one(), one(), row("east", "ready", 2, None)]), None),
+            (page(vec![one(), one(), row("east", "ready", 1, None), row("east", "ready", 1, None)]), None),
+        ];
+        for (page, expected) in cases {
+            assert_eq!(page.lacks("east", 2).as_deref(), expected, "{page:?}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_refuses_or_is_silent() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let answers: [&[u8]; 4] = [&[21, 3, 3, 0, 2, 2, 112], b"HTTP/1.1 400", &[], &[22, 3, 3, 0, 90, 2, 0]];
+        let server = std::thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut hello = [0; 3];
+                stream.read_exact(&mut hello).expect("a hello");
+                assert_eq!(hello[0], HANDSHAKE);
+                stream.write_all(answer).expect("written");
+                stream.shutdown(std::net::Shutdown::Write).expect("shut");
+                let _ = io::copy(&mut stream, &mut io::sink());
+            }
+        });
+        let name = "outbound_.80_._.a.default.svc.cluster.local";
+        let said: Vec<Option<String>> =
+            answers.iter().map(|_| probe(address, name).err().map(|error| error.to_string())).collect();
+        server.join().expect("the server");
+        assert_eq!(said[0].as_deref(), Some("refused with TLS alert 112"));
+        assert_eq!(said[1].as_deref(), Some("what answers speaks no TLS"));
+        assert!(said[2].is_some());
+        assert_eq!(said[3], None);
+    }
+}
