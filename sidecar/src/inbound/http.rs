@@ -53,6 +53,8 @@ struct Unreached {
 
 impl Handler for Requests {
     async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<Reply> {
+        // Before it is logged.
+        headers::identify(request.headers_mut());
         let mut report = self.begin(&request);
         let from_sidecar = self.arrived.peer.is_some() && request.headers().contains_key(headers::PEER);
         if let Err(failure) = self.authorize(&request) {
@@ -135,7 +137,6 @@ impl Requests {
         if let Some(xfcc) = &self.xfcc {
             fields.insert(headers::CLIENT_CERT, xfcc.clone());
         }
-        headers::identify(fields);
         let scheme = if self.arrived.peer.is_some() { "https" } else { "http" };
         fields.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
         if let Some(upgrade) = upgrade {

@@ -111,6 +111,8 @@ enum Again {
 impl Handler for Requests {
     async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<Reply> {
         let Way { cluster, route } = self.way(&request).await;
+        // Before it is logged, so that both sides' logs have the same one.
+        headers::identify(request.headers_mut());
         let mut report = self.begin(&request, &cluster, &route);
         let upgrade = upgrade::asked(&mut request);
         let version = self.upstream_version(&request, upgrade.is_some());
@@ -192,7 +194,6 @@ impl Requests {
         headers::end_mesh(fields);
         // An application cannot speak for a sidecar.
         fields.remove(headers::CLIENT_CERT);
-        headers::identify(fields);
         fields.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
         if to_mesh {
             fields.insert(headers::PEER, self.worker.me().header.clone());
