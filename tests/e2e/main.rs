@@ -8,4 +8,5 @@ mod commands;
 mod failover;
 mod kubectl;
 mod mesh;
+mod protocols;
 mod support;
