@@ -52,6 +52,9 @@ pub enum StateError {
         /// Its topology.
         topology: String,
     },
+    /// Another process is just starting a lab of this name.
+    #[error("lab \"{0}\" is being started by another process\n  wait for it, or choose another name: --name")]
+    Starting(String),
     /// There is none to choose.
     #[error("no lab is running\n  start one: isthmus lab up topologies/primary-remote.yaml")]
     NoneRunning,
@@ -173,8 +176,7 @@ impl Directory {
                     }
                     // A directory without a record was made a moment ago, or by one that was killed then.
                     Err(_) if directory.is_fresh() => {
-                        let topology = "starting".to_owned();
-                        return Err(StateError::Running { name: name.to_owned(), pid: 0, topology });
+                        return Err(StateError::Starting(name.to_owned()));
                     }
                     _ => directory.remove()?,
                 },
