@@ -13,7 +13,7 @@ pub mod namespace;
 mod netlink;
 pub mod process;
 pub mod socket;
-pub mod tcp_info;
 pub mod splice;
+pub mod tcp_info;
 
 pub use socket::{Connect, Listen, PROXY_MARK, PROXY_UID, connect, listen, original_destination};
