@@ -182,3 +182,26 @@ async fn from_a_deployment_to_endpoints_and_back() {
     .await;
     eventually("three endpoints", ready_endpoints(3)).await;
 }
+
+/// A restart, then no pods, then two, each while the one before is still under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sizes_that_change_during_a_rollout() {
+    let cluster = Cluster::start().await;
+    let deployments = cluster.api::<Deployment>();
+    create(&deployments, web("one", 2)).await;
+    let pods = || async { list(&cluster.api::<Pod>()).await };
+    let living = || async {
+        let living = pods().await.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        living.count()
+    };
+    eventually("two pods", || async { (pods().await.len() == 2).then_some(()) }).await;
+    cluster.make_ready().await;
+    deployments.patch("web", &PatchParams::default(), &Patch::Merge(web("two", 2))).await.expect("changed");
+    for (replicas, wanted) in [(0, 0), (2, 2), (0, 0), (1, 1)] {
+        let begin = Instant::now();
+        let size = json!({"spec": {"replicas": replicas}});
+        deployments.patch("web", &PatchParams::default(), &Patch::Merge(size)).await.expect("scaled");
+        eventually("pods of the new size", || async { (living().await == wanted).then_some(()) }).await;
+        assert!(begin.elapsed() < Duration::from_secs(1), "{replicas}: {:?}", begin.elapsed());
+    }
+}
