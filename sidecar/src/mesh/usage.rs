@@ -94,11 +94,11 @@ mod tests {
         assert!(unused(&mut usage, &[&a, &b], at(1000)).is_empty());
         assert!(unused(&mut usage, &[&a, &b], at(1299)).is_empty());
         usage.used(&a, at(1200));
-        assert_eq!(unused(&mut usage, &[&a, &b], at(1300)), [b.clone()]);
+        assert_eq!(unused(&mut usage, &[&a, &b], at(1300)), std::slice::from_ref(&b));
         // It is given up, and comes back as something new.
         assert!(unused(&mut usage, &[&a], at(1330)).is_empty());
         assert!(unused(&mut usage, &[&a, &b], at(1400)).is_empty());
-        assert_eq!(unused(&mut usage, &[&a, &b], at(1500)), [a.clone()]);
+        assert_eq!(unused(&mut usage, &[&a, &b], at(1500)), std::slice::from_ref(&a));
         assert_eq!(unused(&mut usage, &[&a, &b], at(1700)), [a, b]);
         assert!(unused(&mut usage, &[], at(2000)).is_empty());
         assert!(usage.last.is_empty(), "nothing is kept of what is not known");

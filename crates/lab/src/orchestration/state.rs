@@ -415,15 +415,10 @@ mod tests {
             let stale = Directory::at(labs.join("a"));
             fs::create_dir_all(stale.path()).expect("made");
             stale.write_record(&Record { pid: u32::MAX, ..record("a") }).expect("written");
-            let claims: Vec<_> = (0..4)
-                .map(|_| {
-                    std::thread::spawn({
-                        let labs = labs.clone();
-                        move || Directory::claim_in(&labs, "a")
-                    })
-                })
-                .collect();
-            let claims: Vec<_> = claims.into_iter().map(|claim| claim.join().expect("no panic")).collect();
+            let claims: Vec<_> = std::thread::scope(|scope| {
+                let threads = [(); 4].map(|()| scope.spawn(|| Directory::claim_in(&labs, "a")));
+                threads.map(|thread| thread.join().expect("no panic")).into()
+            });
             assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1, "{claims:?}");
             stale.remove().expect("removed");
         }
