@@ -1,0 +1,53 @@
+//! Measures Isthmus beside Envoy, HAProxy and nginx, in one run on one machine.
+//!
+//! Start at [`Command`]. A scenario ([`sidecar`], [`gateway`], [`control_plane`], [`memory`], [`soak`]) starts real
+//! processes inside a [`sandbox`], puts load on them ([`load`]), reads what they cost from the operating system
+//! ([`process`]), and returns [`finding::Finding`]s. [`report`] makes tables, JSON and charts of those.
+//!
+//! It asserts nothing about time: machines are noisy. It reports medians, and ratios of systems that took turns.
+
+#![allow(unreachable_pub, reason = "a program: `pub` says what a module offers to the others")]
+
+mod finding;
+mod part;
+mod process;
+mod rig;
+mod sandbox;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Isthmus beside its peers.
+#[derive(Debug, Parser)]
+#[command(name = "isthmus-bench", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    rig: rig::Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Builds `isthmus` as it is shipped, and installs the peers
+    Setup(setup::Options),
+    #[command(subcommand, hide = true)]
+    Part(part::Part),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Setup(options) => setup::run(&options),
+        Command::Part(part) => part::run(part),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("isthmus-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

