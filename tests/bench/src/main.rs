@@ -8,15 +8,18 @@
 
 #![allow(unreachable_pub, reason = "a program: `pub` says what a module offers to the others")]
 
+mod failover;
 mod finding;
 mod part;
 mod process;
 mod rig;
 mod sandbox;
+mod scenario;
 mod setup;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Measures Isthmus beside its peers.
@@ -33,6 +36,8 @@ struct Arguments {
 enum Command {
     /// Builds `isthmus` as it is shipped, and installs the peers
     Setup(setup::Options),
+    #[command(flatten)]
+    Scenario(scenario::Scenario),
     #[command(subcommand, hide = true)]
     Part(part::Part),
 }
@@ -40,14 +45,35 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        Command::Setup(options) => setup::run(&options),
-        Command::Part(part) => part::run(part),
+        Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Scenario(scenario) => measure(&scenario, &arguments.rig),
+        Command::Part(part) => part::run(part).map(|()| ExitCode::SUCCESS),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("isthmus-bench: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a scenario inside the sandbox and prints what it found.
+fn measure(scenario: &scenario::Scenario, options: &rig::Options) -> Result<ExitCode> {
+    let rig = rig::Rig::new(options)?;
+    if let Some(code) = sandbox::enter()? {
+        return Ok(code);
+    }
+    for finding in scenario.run(&rig)? {
+        println!(
+            "{} | {} | {} | {}: {:.3} {}",
+            finding.scenario,
+            finding.load,
+            finding.system,
+            finding.metric.name,
+            finding.median(),
+            finding.metric.unit
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }

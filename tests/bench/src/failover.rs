@@ -1,0 +1,142 @@
+//! What the loss of a service's pods in one cluster costs its callers: a lab of two clusters, a steady rate of requests
+//! from a pod in one, and then its near endpoints are killed.
+//!
+//! Nothing is retried by the caller; what does not fail was saved by its sidecar.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::finding::{Finding, Metric};
+use crate::rig::Rig;
+use crate::setup;
+
+const NAME: &str = "isthmus-bench";
+/// Requests per second.
+const RATE: u32 = 200;
+
+/// How to measure it.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Options {}
+
+/// What the test application says of its calls.
+#[derive(Debug, Deserialize)]
+struct Calls {
+    requests: Vec<Call>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Call {
+    at_ms: f64,
+    latency_ms: f64,
+    ok: bool,
+    cluster: String,
+}
+
+/// A lab that is taken down when dropped.
+struct Lab<'a> {
+    rig: &'a Rig,
+}
+
+/// Kills `reviews` in one cluster under load, a few times.
+pub fn run(_: &Options, rig: &Rig) -> Result<Vec<Finding>> {
+    let topology = setup::repository().join("topologies/primary-remote.yaml");
+    let lab = Lab::up(rig, &topology)?;
+    let (mut gap, mut failed, mut total) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..if rig.quick { 1 } else { 3 } {
+        eprintln!("failover: turn {}", turn + 1);
+        let calls = lab.lose_pods(Duration::from_secs(if rig.quick { 4 } else { 8 }))?;
+        gap.push(without_success(&calls.requests)?);
+        failed.push(calls.requests.iter().filter(|call| !call.ok).count() as f64);
+        total.push(calls.requests.len() as f64);
+    }
+    let load = format!("HTTP/1.1, {RATE} requests/s, the cluster's pods of the service killed");
+    let finding = |metric, values| Finding {
+        scenario: "failover".into(),
+        load: load.clone(),
+        system: "isthmus".into(),
+        metric,
+        values,
+    };
+    Ok(vec![
+        finding(Metric::cost("cluster lost to first success elsewhere", "ms"), gap),
+        finding(Metric::cost("failed requests", ""), failed),
+        finding(Metric::gain("requests", ""), total),
+    ])
+}
+
+/// Milliseconds from the last answer of the near cluster, before another one's first, to that first.
+fn without_success(calls: &[Call]) -> Result<f64> {
+    let answered = |call: &&Call| call.ok;
+    let near = &calls.iter().find(answered).context("no call succeeded")?.cluster;
+    let ended = |call: &Call| call.at_ms + call.latency_ms;
+    let elsewhere = calls.iter().filter(answered).filter(|call| call.cluster != *near).map(ended);
+    let first = elsewhere.min_by(f64::total_cmp).context("no other cluster answered: was nothing lost?")?;
+    let last = calls.iter().filter(answered).filter(|call| call.cluster == *near).map(ended);
+    let last = last.filter(|end| *end <= first).max_by(f64::total_cmp).context("the near cluster never answered")?;
+    Ok(first - last)
+}
+
+impl<'a> Lab<'a> {
+    fn up(rig: &'a Rig, topology: &Path) -> Result<Self> {
+        let lab = Self { rig };
+        let up = lab.command(&["lab", "up", "--detach", "--name", NAME]).arg(topology).output()?;
+        ensure!(up.status.success(), "the lab did not come up: {}", String::from_utf8_lossy(&up.stderr));
+        Ok(lab)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.rig.isthmus);
+        command.args(arguments).env("ISTHMUS_RUNTIME_DIR", self.rig.directory()).env_remove("ISTHMUS_LAB");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn lose_pods(&self, duration: Duration) -> Result<Calls> {
+        let isthmus = self.rig.isthmus.display().to_string();
+        let load = self
+            .command(&["lab", "exec", "west/default/frontend", "--", &isthmus, "testapp"])
+            .args(["--call", "http://reviews:9080/", "--rate", &RATE.to_string(), "-o", "json"])
+            .args(["--duration", &format!("{}s", duration.as_secs())])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        std::thread::sleep(duration / 4);
+        let fault = self.command(&["lab", "fault", "kill-workload", "west/default/reviews"]).output()?;
+        ensure!(fault.status.success(), "nothing was killed: {}", String::from_utf8_lossy(&fault.stderr));
+        let said = load.wait_with_output()?;
+        serde_json::from_slice(&said.stdout).context("the caller gave no report")
+    }
+}
+
+impl Drop for Lab<'_> {
+    fn drop(&mut self) {
+        // With the sandbox goes whatever this leaves.
+        let _ = self.command(&["lab", "down", NAME]).stdout(Stdio::null()).status();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(at_ms: f64, ok: bool, cluster: &str) -> Call {
+        Call { at_ms, latency_ms: 1.0, ok, cluster: cluster.into() }
+    }
+
+    #[test]
+    fn the_gap_is_between_the_last_answer_here_and_the_first_there() {
+        let calls = [
+            call(0.0, true, "west"),
+            call(5.0, true, "west"),
+            call(10.0, false, ""),
+            call(40.0, true, "east"),
+            call(60.0, true, "west"),
+        ];
+        assert_eq!(without_success(&calls).unwrap(), 35.0);
+        assert!(without_success(&calls[..2]).is_err());
+        assert!(without_success(&[]).is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! What can be measured: each scenario by itself, inside the sandbox.
+
+use anyhow::Result;
+
+use crate::failover;
+use crate::finding::Finding;
+use crate::rig::Rig;
+
+/// One scenario.
+#[derive(Debug, clap::Subcommand)]
+pub enum Scenario {
+    /// A cluster's pods of a service are lost under load
+    Failover(failover::Options),
+}
+
+impl Scenario {
+    /// Measures.
+    pub fn run(&self, rig: &Rig) -> Result<Vec<Finding>> {
+        match self {
+            Self::Failover(options) => failover::run(options, rig),
+        }
+    }
+}
