@@ -8,10 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use identity::Identity;
 use runtime::drain::Watch;
 use runtime::workers::{self, Workers};
 use telemetry::metrics::Registry;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use wire::Kind;
 use wire::client::Subscriber;
@@ -30,10 +32,8 @@ pub struct Setup {
     pub network: Arc<str>,
     /// Who it is. Its trust is kept up to date from what the controller tells.
     pub identity: Identity,
-    /// The listeners for connections of the application, one per worker.
-    pub outbound: Vec<TcpListener>,
-    /// The listeners for connections to the application, one per worker.
-    pub inbound: Vec<TcpListener>,
+    /// For each worker its listeners.
+    pub listeners: Vec<Listeners>,
     /// Where captured connections were going.
     pub destination: Destination,
     /// The mark of the proxy's own connections; `None` where nothing is captured.
@@ -42,6 +42,15 @@ pub struct Setup {
     pub registry: Registry,
     /// Says when to leave.
     pub drain: Watch,
+}
+
+/// One worker's listeners.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// For connections of the application.
+    pub outbound: Vec<TcpListener>,
+    /// For connections to the application.
+    pub inbound: Vec<TcpListener>,
 }
 
 /// A proxy that runs.
@@ -62,7 +71,7 @@ pub struct Running {
 /// # Errors
 /// Where a thread cannot be started.
 pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Result<Running> {
-    let Setup { node, network, identity, outbound, inbound, destination, mark, registry, drain } = setup;
+    let Setup { node, network, identity, listeners, destination, mark, registry, drain } = setup;
     let place = Place {
         cluster: node.cluster.as_str().into(),
         network,
@@ -92,48 +101,41 @@ pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Resul
     }));
 
     let logs = Files::new(registry.clone());
-    let (count, listeners) = (inbound.len(), Arc::new(std::sync::Mutex::new((inbound, outbound))));
+    let (count, listeners) = (listeners.len(), Arc::new(std::sync::Mutex::new(listeners)));
     let for_workers = (place, shared.clone(), subscriber.clone(), logs.clone());
     let workers = workers::spawn(count, move |_| {
-        let (inbound, outbound) = {
-            let mut listeners = listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            (listeners.0.pop(), listeners.1.pop())
-        };
+        let own = listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop().unwrap_or_default();
         let (place, shared, subscriber, logs) = for_workers.clone();
         let (identity, registry, drain, destination) =
             (identity.clone(), registry.clone(), drain.clone(), destination.clone());
         async move {
             let view = View::new(place.clone(), shared, subscriber);
             let telemetry = Telemetry::new(registry.worker(), place, Log::new(logs));
-            work(Rc::new(Worker::new(view, identity, telemetry, drain, mark, destination)), inbound, outbound).await;
+            work(Rc::new(Worker::new(view, identity, telemetry, drain, mark, destination)), own).await;
         }
     })?;
     Ok(Running { workers, shared, subscriber, logs })
 }
 
 /// One worker's life.
-async fn work(worker: Rc<Worker>, inbound: Option<TcpListener>, outbound: Option<TcpListener>) {
+async fn work(worker: Rc<Worker>, listeners: Listeners) {
     /// How often to look whether the last connection is gone, while draining.
     const LOOK: Duration = Duration::from_millis(20);
     tokio::task::spawn_local(Worker::sweep(Rc::downgrade(&worker)));
     // The application may need others while it finishes, so its own connections are taken to the end.
-    let outgoing = outbound.map(|listener| {
-        let accepting = worker.clone().accept(listener, true, outbound::serve);
-        tokio::task::spawn_local(accepting)
-    });
-    let mut drain = worker.drain.clone();
-    if let Some(listener) = inbound {
-        worker.clone().accept(listener, false, inbound::serve).await;
+    let mut outgoing = JoinSet::new();
+    for listener in listeners.outbound {
+        outgoing.spawn_local(worker.clone().accept(listener, true, outbound::serve));
     }
+    let mut drain = worker.drain.clone();
+    let incoming = listeners.inbound.into_iter();
+    join_all(incoming.map(|listener| worker.clone().accept(listener, false, inbound::serve))).await;
     drain.begun().await;
     drop(drain);
-    // Besides this one, the accepting task has the worker, and each connection.
-    let idle = 1 + usize::from(outgoing.is_some());
+    // Besides this one, the accepting tasks have the worker, and each connection.
+    let idle = 1 + outgoing.len();
     while Rc::strong_count(&worker) > idle {
         tokio::time::sleep(LOOK).await;
-    }
-    if let Some(outgoing) = outgoing {
-        outgoing.abort();
     }
 }
 

@@ -1,11 +1,11 @@
 //! The process: options in, exit code out.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use runtime::admin::{Addresses, Admin, Application};
+use runtime::admin::{Admin, Application};
 use runtime::enrol::{self, Controller};
 use runtime::readiness::Readiness;
 use runtime::{control, drain, workers};
@@ -13,8 +13,9 @@ use telemetry::metrics::Registry;
 use tokio::task::LocalSet;
 use wire::name::{Node, Role};
 
-use crate::options::{Init, Mode, Options, any};
-use crate::proxy::{self, Setup};
+use crate::options::{Init, Listener, Mode, Options, any};
+use crate::proxy::{self, Listeners, Setup};
+use crate::worker::Destination;
 use crate::{dns, pages};
 
 /// Workers that a sidecar has at most unless told otherwise: it lives beside what it serves.
@@ -33,8 +34,10 @@ enum Fatal {
     Controller(String),
     #[error("the pod's name is not known; set POD_NAME")]
     NoName,
-    #[error("cannot listen on port {port}: {error}")]
-    Listen { port: u16, error: io::Error },
+    #[error("cannot listen at {address}: {error}")]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error("nothing is captured, so say with --egress or --ingress what to carry")]
+    NothingToCarry,
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -60,16 +63,16 @@ fn capture(options: &Options, init: Init) -> Result<(), Fatal> {
     net::firewall::install_capture(&net::firewall::Capture {
         outbound_port: options.outbound_port,
         inbound_port: options.inbound_port,
-        dns_port: Some(options.dns_port),
+        dns_port: Some(options.dns_port).filter(|port| *port != 0),
         exclude_inbound_ports: init.exclude_inbound_ports,
         exclude_outbound_ports: init.exclude_outbound_ports,
         exclude_outbound_cidrs: init.exclude_outbound_cidrs,
         ..net::firewall::Capture::default()
     })?;
-    println!(
-        "traffic of this pod goes to ports {} (out), {} (in) and {} (DNS)",
-        options.outbound_port, options.inbound_port, options.dns_port
-    );
+    println!("traffic of this pod goes to ports {} (out) and {} (in)", options.outbound_port, options.inbound_port);
+    if options.dns_port != 0 {
+        println!("its DNS questions go to port {}", options.dns_port);
+    }
     Ok(())
 }
 
@@ -78,39 +81,69 @@ fn serve(options: Options) -> Result<(), Fatal> {
     if options.pod.is_empty() {
         return Err(Fatal::NoName);
     }
-    let controller = options
-        .discovery
-        .parse::<Controller>()
-        .map_err(|error| Fatal::Controller(error.to_string()))?
-        .marked(net::PROXY_MARK);
+    let mut controller =
+        options.discovery.parse::<Controller>().map_err(|error| Fatal::Controller(error.to_string()))?;
+    if let Some(mark) = options.mark() {
+        controller = controller.marked(mark);
+    }
     net::socket::raise_open_files_limit()?;
-    let count = workers::count(options.concurrency, AT_MOST);
     // Before anything else: another proxy here, or a missing right, shows at once.
-    let outbound = listen(options.outbound_port, count)?;
-    let inbound = listen(options.inbound_port, count)?;
-    control::run(async move { LocalSet::new().run_until(live(options, controller, outbound, inbound)).await })?
+    let listeners = listen(&options)?;
+    control::run(async move { LocalSet::new().run_until(live(options, controller, listeners)).await })?
 }
 
-fn listen(port: u16, count: usize) -> Result<Vec<TcpListener>, Fatal> {
-    let ipv4 = (std::net::Ipv4Addr::UNSPECIFIED, port).into();
-    net::socket::listen_shared(any(port), count, BACKLOG)
+/// For each worker its listeners.
+fn listen(options: &Options) -> Result<Vec<Listeners>, Fatal> {
+    if options.no_capture && options.egress.is_empty() && options.ingress.is_empty() {
+        return Err(Fatal::NothingToCarry);
+    }
+    let captured = |port| (!options.no_capture).then(|| any(port));
+    let binds = |listeners: &[Listener]| listeners.iter().map(|listener| listener.bind).collect::<Vec<_>>();
+    let count = workers::count(options.concurrency, AT_MOST);
+    let mut all: Vec<Listeners> = (0..count).map(|_| Listeners::default()).collect();
+    for address in captured(options.outbound_port).into_iter().chain(binds(&options.egress)) {
+        for (own, listener) in all.iter_mut().zip(bind(address, count)?) {
+            own.outbound.push(listener);
+        }
+    }
+    for address in captured(options.inbound_port).into_iter().chain(binds(&options.ingress)) {
+        for (own, listener) in all.iter_mut().zip(bind(address, count)?) {
+            own.inbound.push(listener);
+        }
+    }
+    Ok(all)
+}
+
+fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, Fatal> {
+    let ipv4 = (std::net::Ipv4Addr::UNSPECIFIED, address.port()).into();
+    net::socket::listen_shared(address, count, BACKLOG)
         .or_else(|error| match error.kind() {
             // A machine without IPv6.
-            io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported => {
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported if address.ip().is_unspecified() => {
                 net::socket::listen_shared(ipv4, count, BACKLOG)
             }
             _ => Err(error),
         })
-        .map_err(|error| Fatal::Listen { port, error })
+        .map_err(|error| Fatal::Listen { address, error })
+}
+
+/// Where connections go: those of a listener of their own, to its destination; others, as the kernel says.
+fn destination(options: &Options) -> Destination {
+    let own = [options.egress.as_slice(), options.ingress.as_slice()].concat();
+    if own.is_empty() {
+        return Arc::new(net::original_destination);
+    }
+    Arc::new(move |stream| {
+        let local = stream.local_addr()?;
+        match own.iter().find(|listener| listener.takes(local)) {
+            Some(listener) => Ok(listener.destination),
+            None => net::original_destination(stream),
+        }
+    })
 }
 
 /// The control thread, from enrolment to the last connection's end.
-async fn live(
-    options: Options,
-    controller: Controller,
-    outbound: Vec<TcpListener>,
-    inbound: Vec<TcpListener>,
-) -> Result<(), Fatal> {
+async fn live(options: Options, controller: Controller, listeners: Vec<Listeners>) -> Result<(), Fatal> {
     let registry = Registry::new();
     telemetry::istio::tell_build(&registry, "proxy");
     let readiness = Readiness::new();
@@ -119,9 +152,9 @@ async fn live(
 
     let (known, logs) = (pages::Known::default(), std::cell::OnceCell::new());
     let admin = pages::add(Admin::new("sidecar", registry.clone(), readiness.clone(), signal.clone()), &known)
-        .application(Application::from_environment(Some(net::PROXY_MARK)));
+        .application(Application::from_environment(options.mark()));
     let admin = Arc::new(admin);
-    admin.clone().serve(Addresses::default())?;
+    admin.clone().serve(options.addresses())?;
 
     let leaving = control::leave(&readiness, &signal, drained, options.leaving());
     let living = async {
@@ -145,10 +178,9 @@ async fn live(
                 },
                 network: options.network.as_str().into(),
                 identity: enrolled.identity.clone(),
-                outbound,
-                inbound,
-                destination: Arc::new(net::original_destination),
-                mark: Some(net::PROXY_MARK),
+                listeners,
+                destination: destination(&options),
+                mark: options.mark(),
                 registry: registry.clone(),
                 drain: watch,
             },
@@ -157,9 +189,11 @@ async fn live(
         // Set once: this is the only place.
         let _ = known.set(running.shared.clone());
         let _ = logs.set(running.logs.clone());
-        let names =
-            dns::Names::new(options.network.as_str().into(), running.shared.clone(), running.subscriber.clone());
-        dns::serve(names, options.dns_port, Some(net::PROXY_MARK)).await?;
+        if options.dns_port != 0 {
+            let (network, shared) = (options.network.as_str().into(), running.shared.clone());
+            let names = dns::Names::new(network, shared, running.subscriber.clone());
+            dns::serve(names, options.dns_port, options.mark()).await?;
+        }
         running.knows_itself().await;
         has_inbound.done();
         tracing::info!(cluster = %options.cluster, pod = %options.pod, "ready");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use identity::{Authority, Constraints, Identity, SpiffeId, Trust};
 use isthmus_sidecar::dns;
-use isthmus_sidecar::proxy::{self, Setup};
+use isthmus_sidecar::proxy::{self, Listeners, Setup};
 use net::link::{Links, Route, Via};
 use net::namespace::NetNamespace;
 use runtime::drain;
@@ -138,8 +138,9 @@ impl Net {
                 },
                 network: "net-west".into(),
                 identity,
-                outbound: listen(15001),
-                inbound: listen(15006),
+                listeners: std::iter::zip(listen(15001), listen(15006))
+                    .map(|(outbound, inbound)| Listeners { outbound: vec![outbound], inbound: vec![inbound] })
+                    .collect(),
                 destination: Arc::new(net::original_destination),
                 mark: Some(net::PROXY_MARK),
                 registry: Registry::new(),

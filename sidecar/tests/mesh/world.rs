@@ -16,7 +16,7 @@ use wire::discovery as d;
 use wire::name::{Node, Role};
 use wire::{Kind, name};
 
-use isthmus_sidecar::proxy::{self, Setup};
+use isthmus_sidecar::proxy::{self, Listeners, Setup};
 
 use crate::app::{App, speaks_first};
 use crate::controller::Controller;
@@ -131,8 +131,7 @@ impl World {
             },
             network: format!("net-{cluster}").into(),
             identity,
-            outbound: vec![outbound],
-            inbound,
+            listeners: vec![Listeners { outbound: vec![outbound], inbound }],
             destination: Arc::new(move |stream| {
                 let local = stream.local_addr()?;
                 if local.port() != outbound_port {
