@@ -47,9 +47,9 @@ fn furnish() -> Result<()> {
     }
     let own = namespace::NetNamespace::current()?;
     // Ten thousand connections from one address to one port need as many source ports.
-    own.set("net/ipv4/ip_local_port_range", "10000 65535").context("the range of source ports")?;
-    own.set("net/ipv4/tcp_tw_reuse", "1").context("reuse of ports in TIME-WAIT")?;
-    own.set("net/core/somaxconn", "8192").context("the length of accept queues")?;
+    own.set("ipv4/ip_local_port_range", "10000 65535").context("the range of source ports")?;
+    own.set("ipv4/tcp_tw_reuse", "1").context("reuse of ports in TIME-WAIT")?;
+    own.set("core/somaxconn", "8192").context("the length of accept queues")?;
     net::socket::raise_open_files_limit().context("the limit of open files")?;
     Ok(())
 }

@@ -25,6 +25,9 @@ pub struct Options {
     /// Only say what is missing.
     #[arg(long)]
     check: bool,
+    /// Install the peers and build nothing, to measure another `isthmus` with `--isthmus`.
+    #[arg(long)]
+    peers: bool,
 }
 
 /// Builds and installs what is missing.
@@ -35,9 +38,12 @@ pub fn run(options: &Options) -> Result<()> {
         println!("everything is there: {}", directory().display());
         return Ok(());
     }
-    build()?;
     packages()?;
     envoy()?;
+    if options.peers {
+        return Ok(());
+    }
+    build()?;
     let missing = missing();
     ensure!(missing.is_empty(), "still missing after the set-up: {}", missing.join(", "));
     println!("ready; run: cargo run --release -p isthmus-bench -- all");
