@@ -3,10 +3,12 @@
 //! - [`target`]: what the endpoints of a service port are, as places to connect to. Pure.
 //! - [`Cluster`]: one service port as one worker uses it: a balancer over those targets, and a pool per target.
 //! - [`connect`]: TCP and TLS to one target, and the race between several.
-//! - [`Pool`]: idle HTTP/1.1 connections and HTTP/2 sessions of one target.
+//! - [`Pool`]: idle HTTP/1.1 connections ([`http1`]) and HTTP/2 sessions ([`http2`]) of one target.
 
 mod cluster;
 pub mod connect;
+pub mod http1;
+pub mod http2;
 mod pool;
 pub mod target;
 
