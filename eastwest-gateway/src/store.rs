@@ -127,7 +127,7 @@ impl Store {
             }
             Body::MeshConfig(mesh) => self.set_mesh(mesh)?,
             // Not asked for.
-            Body::Workload(_) | Body::Authentication(_) | Body::Gateway(_) => {}
+            Body::Workload(_) | Body::Authentication(_) | Body::Authorization(_) | Body::Gateway(_) => {}
         }
         Ok(())
     }

@@ -449,6 +449,7 @@ impl Index {
         vec![
             resource(Kind::Workload, inbound.encode_to_vec()),
             resource(Kind::Authentication, workload::authentication().encode_to_vec()),
+            resource(Kind::Authorization, workload::authorization().encode_to_vec()),
         ]
     }
 

@@ -283,7 +283,7 @@ impl Source for View<'_> {
                 None => false,
             },
             Kind::Service | Kind::Gateway => false,
-            Kind::Workload | Kind::Authentication => !self.store.unheard.contains(&self.who.cluster),
+            Kind::Workload | Kind::Authentication | Kind::Authorization => !self.store.unheard.contains(&self.who.cluster),
         }
     }
 }

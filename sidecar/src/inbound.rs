@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use identity::{Accept, ClientAuth, Peer, alpn};
 use net::hello;
-use policy::{Accepted, Authorization, Decision, Facts, PeerAuthentication, PeerMode, Presented};
+use policy::{Accepted, Decision, Facts, PeerAuthentication, PeerMode, Presented};
 use telemetry::istio::{Reporter, Security};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsStream};
@@ -54,8 +54,6 @@ pub struct Arrived {
     pub server_name: Option<Arc<str>>,
     /// For metrics.
     pub route: Rc<Route>,
-    /// Who may do what.
-    pub authorization: Arc<Authorization>,
 }
 
 /// Carries one connection to the application.
@@ -89,15 +87,7 @@ async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     let security = if accepted == Accepted::MutualTls { Security::MutualTls } else { Security::None };
     let service = service_of(snapshot.own.as_deref(), destination.port());
     let route = worker.telemetry.route(Reporter::Destination, security, &worker.me(), service);
-    let mut arrived = Arrived {
-        client,
-        destination,
-        peer: None,
-        certificate: None,
-        server_name,
-        route,
-        authorization: Arc::default(),
-    };
+    let mut arrived = Arrived { client, destination, peer: None, certificate: None, server_name, route };
     let (mut io, spoken) = match accepted {
         Accepted::Refused => {
             let failure = Failure::Refused("plaintext, and the port takes mutual TLS only (STRICT)".into());
@@ -199,13 +189,14 @@ async fn end_tls(
 
 /// Carries opaque bytes to the application, if the policies let it.
 async fn relay(mut io: Io, arrived: Arrived, worker: &Rc<Worker>) -> Result<(), Failure> {
-    let log = worker.view.snapshot().settings.log.clone();
-    let mut seen = worker.telemetry.log.begin(&log);
+    let snapshot = worker.view.snapshot();
+    let mut seen = worker.telemetry.log.begin(&snapshot.settings.log);
     if let Some(seen) = &mut seen {
         arrived.remember(seen);
     }
-    let facts = arrived.facts();
-    let opened = match arrived.authorization.evaluate(&facts) {
+    let decision = snapshot.authorize(&arrived.facts());
+    drop(snapshot);
+    let opened = match decision {
         Decision::Allowed => {
             connect(arrived.destination, worker.mark).await.map_err(|error| arrived.unreachable(error))
         }

@@ -89,10 +89,11 @@ pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Resul
     // The cell was empty: the store is new.
     let _ = needs_subscriber.set(subscriber.clone());
     let me = name::workload(&node.cluster, &node.namespace, &node.pod);
-    for (kind, name) in
-        [(Kind::Trust, name::MESH), (Kind::MeshConfig, name::MESH), (Kind::Workload, &me), (Kind::Authentication, &me)]
-    {
-        subscriber.subscribe(kind, name);
+    for kind in [Kind::Trust, Kind::MeshConfig] {
+        subscriber.subscribe(kind, name::MESH);
+    }
+    for kind in [Kind::Workload, Kind::Authentication, Kind::Authorization] {
+        subscriber.subscribe(kind, me.as_str());
     }
     tokio::task::spawn_local(discovery.run());
     let giving_up = subscriber.clone();
@@ -145,7 +146,7 @@ impl Running {
         loop {
             let changed = self.shared.changed();
             let snapshot = self.shared.newest();
-            if snapshot.own.is_some() && snapshot.authentication.is_some() {
+            if snapshot.own.is_some() && snapshot.authentication.is_some() && snapshot.authorization.is_some() {
                 return;
             }
             changed.await;

@@ -47,6 +47,8 @@ pub enum Kind {
     Workload,
     /// [`discovery::Authentication`].
     Authentication,
+    /// [`discovery::Authorization`].
+    Authorization,
     /// [`discovery::Gateway`].
     Gateway,
     /// [`discovery::Service`].
@@ -57,11 +59,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Trust,
         Kind::MeshConfig,
         Kind::Workload,
         Kind::Authentication,
+        Kind::Authorization,
         Kind::Gateway,
         Kind::Service,
         Kind::Endpoint,
@@ -74,6 +77,7 @@ impl Kind {
             Kind::MeshConfig => "type.googleapis.com/isthmus.discovery.v1.MeshConfig",
             Kind::Workload => "type.googleapis.com/isthmus.discovery.v1.Workload",
             Kind::Authentication => "type.googleapis.com/isthmus.discovery.v1.Authentication",
+            Kind::Authorization => "type.googleapis.com/isthmus.discovery.v1.Authorization",
             Kind::Gateway => "type.googleapis.com/isthmus.discovery.v1.Gateway",
             Kind::Service => "type.googleapis.com/isthmus.discovery.v1.Service",
             Kind::Endpoint => "type.googleapis.com/isthmus.discovery.v1.Endpoint",
@@ -87,6 +91,7 @@ impl Kind {
             Kind::MeshConfig => "MeshConfig",
             Kind::Workload => "Workload",
             Kind::Authentication => "Authentication",
+            Kind::Authorization => "Authorization",
             Kind::Gateway => "Gateway",
             Kind::Service => "Service",
             Kind::Endpoint => "Endpoint",

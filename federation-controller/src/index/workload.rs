@@ -1,6 +1,8 @@
 //! From a pod: where it is, what telemetry calls it, who it is, and its own inbound side.
 
-use wire::discovery::{Authentication, InboundPort, Locality, PeerMode, Protocol, Workload, WorkloadLabels};
+use wire::discovery::{
+    Authentication, Authorization, InboundPort, Locality, PeerMode, Protocol, Workload, WorkloadLabels,
+};
 
 use super::cluster::{ClusterIndex, slice_service};
 use super::event::{Pod, SliceEndpoint, Text};
@@ -109,4 +111,9 @@ pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Home
 /// How the pod's proxy treats plaintext: as Istio's default has it, it is permitted.
 pub(super) fn authentication() -> Authentication {
     Authentication { mode: PeerMode::Permissive.into(), ports: Default::default() }
+}
+
+/// Who may do what with the pod: no policies are read from Kubernetes yet, so anybody anything.
+pub(super) fn authorization() -> Authorization {
+    Authorization::default()
 }

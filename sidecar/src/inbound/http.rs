@@ -104,7 +104,9 @@ impl Requests {
     }
 
     fn authorize(&self, request: &Request<Incoming>) -> Result<(), Failure> {
-        if self.arrived.authorization.is_empty() {
+        // Of now, not of when the connection came: it may be kept for days.
+        let snapshot = self.worker.view.snapshot();
+        if snapshot.authorization.as_ref().is_some_and(|authorization| authorization.is_empty()) {
             return Ok(());
         }
         let asked = authorization::Request {
@@ -113,7 +115,7 @@ impl Requests {
             host: headers::host(request).unwrap_or_default(),
             headers: &Fields(request.headers()),
         };
-        match self.arrived.authorization.evaluate(&Facts { request: Some(asked), ..self.arrived.facts() }) {
+        match snapshot.authorize(&Facts { request: Some(asked), ..self.arrived.facts() }) {
             Decision::Allowed => Ok(()),
             Decision::Denied { policy, .. } => Err(Failure::Denied(policy)),
             Decision::NotAllowed => Err(Failure::Denied("none".into())),

@@ -9,6 +9,10 @@ use identity::SpiffeId;
 use policy::{PeerAuthentication, PeerMode};
 use wire::discovery as message;
 
+mod policies;
+
+pub(super) use policies::authorization;
+
 use super::model::{
     Direct, Endpoint, Gateway, InboundPort, LogSettings, OutboundPolicy, Own, Port, Protocol, Reach, Service, Settings,
     WorkloadLabels,

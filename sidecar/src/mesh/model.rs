@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use balance::{Health, Locality};
 use identity::SpiffeId;
-use policy::PeerAuthentication;
+use policy::{Authorization, Decision, Facts, PeerAuthentication};
 
 /// What a port speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -221,6 +221,8 @@ pub struct Snapshot {
     pub own: Option<Arc<Own>>,
     /// What the own inbound side accepts; `None` until it was told.
     pub authentication: Option<Arc<PeerAuthentication>>,
+    /// Who may do what; `None` until it was told, and then nobody may anything.
+    pub authorization: Option<Arc<Authorization>>,
     /// Services by hostname.
     pub services: HashMap<Arc<str>, Arc<Service>>,
     /// Services by the addresses that applications use.
@@ -242,6 +244,13 @@ pub struct Found {
     pub port: u16,
     /// The endpoint whose own address it is; `None` where it is the service's.
     pub endpoint: Option<Arc<str>>,
+}
+
+impl Snapshot {
+    /// Decides by the policies of the own workload.
+    pub fn authorize(&self, facts: &Facts<'_>) -> Decision {
+        self.authorization.as_ref().map_or(Decision::NotAllowed, |authorization| authorization.evaluate(facts))
+    }
 }
 
 impl Service {

@@ -125,6 +125,9 @@ impl Store {
             Body::Authentication(message) => {
                 self.current.authentication = Some(Arc::new(convert::authentication(&message)?));
             }
+            Body::Authorization(message) => {
+                self.current.authorization = Some(Arc::new(convert::authorization(&message)?));
+            }
             Body::Gateway(message) => {
                 let gateways = convert::gateways(&message)?;
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), gateways);
@@ -180,7 +183,7 @@ impl Store {
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), Arc::new([]));
             }
             // What a proxy is and whom it trusts is never taken back, only replaced.
-            Kind::Trust | Kind::MeshConfig | Kind::Workload | Kind::Authentication => {
+            Kind::Trust | Kind::MeshConfig | Kind::Workload | Kind::Authentication | Kind::Authorization => {
                 tracing::debug!(%kind, name, "the controller has none");
             }
         }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use policy::Decision;
 use wire::client::Store as _;
 use wire::delta::{Body, Changed, Update};
 use wire::{Kind, discovery as d};
@@ -124,6 +125,7 @@ fn what_is_wrong_is_refused_and_what_was_good_stays() {
             "spiffe",
         ),
         (Kind::Authentication, "west/default/p", Body::Authentication(bad_mode), "9 is no mode"),
+        (Kind::Authorization, "west/default/p", policies("a*b"), "policy default/p: \"a*b\" is not a pattern"),
         (Kind::Trust, "mesh", bad_trust, "root"),
     ];
     for (kind, name, body, reason) in table {
@@ -133,7 +135,44 @@ fn what_is_wrong_is_refused_and_what_was_good_stays() {
     }
     let snapshot = shared.newest();
     assert_eq!(snapshot.services[REVIEWS].ports.iter().map(|port| port.number).collect::<Vec<_>>(), [80]);
-    assert!(snapshot.authentication.is_none() && trusted.borrow().is_empty());
+    assert!(snapshot.authentication.is_none() && snapshot.authorization.is_none() && trusted.borrow().is_empty());
+}
+
+/// A policy that allows a principal.
+fn policies(principal: &str) -> Body {
+    let principals = Some(d::Values { any_of: vec![principal.into()], none_of: vec![] });
+    let from = vec![d::AuthorizationSource { principals, ..Default::default() }];
+    let rules = vec![d::AuthorizationRule { from, ..Default::default() }];
+    let policy = d::AuthorizationPolicy { name: "default/p".into(), rules, ..Default::default() };
+    Body::Authorization(d::Authorization { policies: vec![policy] })
+}
+
+#[test]
+fn nobody_may_anything_until_policies_are_told() {
+    let (mut store, shared, _) = store();
+    let id = identity::SpiffeId::new("cluster.local", "default", "a").unwrap();
+    let facts = policy::Facts {
+        principal: Some(&id),
+        cluster: None,
+        source: "10.0.0.1".parse().unwrap(),
+        port: 80,
+        request: None,
+    };
+    assert_eq!(shared.newest().authorize(&facts), Decision::NotAllowed);
+    let me = "west/default/p";
+    let table = [
+        (policies("cluster.local/ns/default/sa/a"), Decision::Allowed),
+        (policies("cluster.local/ns/default/sa/b"), Decision::NotAllowed),
+        (Body::Authorization(d::Authorization::default()), Decision::Allowed),
+    ];
+    for (told, decision) in table {
+        store.apply(update(Kind::Authorization, vec![(me, told)], &[])).unwrap();
+        assert_eq!(shared.newest().authorize(&facts), decision);
+    }
+    // Taking them back opens nothing.
+    store.apply(update(Kind::Authorization, vec![(me, policies("x/*"))], &[])).unwrap();
+    store.apply(update(Kind::Authorization, vec![], &[me])).unwrap();
+    assert_eq!(shared.newest().authorize(&facts), Decision::NotAllowed);
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl Net {
         };
         self.controller.tell(Kind::Workload, &me, &workload, &[]);
         self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
+        self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
     }
 
     fn start_sidecar(&self, pod: &Pod) {

@@ -160,6 +160,7 @@ impl World {
         if !self.has(Kind::Workload, &me) {
             self.controller.tell(Kind::Workload, &me, &workload(cluster, pod, "us-west-1a", vec![]), &[]);
             self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
+        self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
         }
         started.recv_timeout(Duration::from_secs(10)).expect("a sidecar that knows itself");
         let (drained, stop) = (Some(drained), Some(stop));
@@ -221,6 +222,7 @@ impl World {
         };
         self.controller.tell(Kind::Workload, &me, &workload(cluster, name, zone, vec![port]), &[]);
         self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
+        self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
         let (world, address) = (self.clone(), app.address);
         let (cluster_name, pod_name, account_name) = (cluster.to_owned(), name.to_owned(), account.to_owned());
         let sidecar = tokio::task::spawn_blocking(move || {
