@@ -8,8 +8,10 @@
 
 #![allow(unreachable_pub, reason = "a program: `pub` says what a module offers to the others")]
 
+mod backend;
 mod failover;
 mod finding;
+mod load;
 mod part;
 mod process;
 mod rig;

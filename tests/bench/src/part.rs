@@ -2,11 +2,18 @@
 
 use anyhow::Result;
 
+use crate::backend;
+
 /// One of the rig's own processes.
 #[derive(Debug, clap::Subcommand)]
-pub enum Part {}
+pub enum Part {
+    /// The server behind what is measured
+    Backend(backend::Options),
+}
 
 /// Runs it until it is killed.
 pub fn run(part: Part) -> Result<()> {
-    match part {}
+    match part {
+        Part::Backend(options) => backend::run(&options),
+    }
 }
