@@ -14,12 +14,14 @@ mod finding;
 mod load;
 mod part;
 mod process;
+mod report;
 mod rig;
 mod sandbox;
 mod scenario;
 mod setup;
 
 use std::process::ExitCode;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -40,6 +42,8 @@ enum Command {
     Setup(setup::Options),
     #[command(flatten)]
     Scenario(scenario::Scenario),
+    /// Shows earlier runs again
+    Report(report::Options),
     #[command(subcommand, hide = true)]
     Part(part::Part),
 }
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Scenario(scenario) => measure(&scenario, &arguments.rig),
+        Command::Report(options) => report::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Part(part) => part::run(part).map(|()| ExitCode::SUCCESS),
     };
     match done {
@@ -66,16 +71,11 @@ fn measure(scenario: &scenario::Scenario, options: &rig::Options) -> Result<Exit
     if let Some(code) = sandbox::enter()? {
         return Ok(code);
     }
-    for finding in scenario.run(&rig)? {
-        println!(
-            "{} | {} | {} | {}: {:.3} {}",
-            finding.scenario,
-            finding.load,
-            finding.system,
-            finding.metric.name,
-            finding.median(),
-            finding.metric.unit
-        );
-    }
+    let (started, since) = (SystemTime::now(), Instant::now());
+    let findings = scenario.run(&rig)?;
+    report::print(&findings);
+    let run = report::Run::new(&rig.isthmus, started, since.elapsed(), findings);
+    let file = run.keep(&setup::directory())?;
+    println!("kept in {}; to show it again: isthmus-bench report {0}", file.display());
     Ok(ExitCode::SUCCESS)
 }
