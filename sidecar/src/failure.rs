@@ -24,7 +24,7 @@ pub enum ConnectError {
     Tls(Arc<io::Error>),
     /// The HTTP connection preface failed.
     #[error("the server does not speak the expected protocol: {0}")]
-    Http(Arc<hyper::Error>),
+    Http(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 /// What failed.

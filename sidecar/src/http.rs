@@ -8,29 +8,20 @@
 //! Which upstream a request goes to is decided in [`crate::outbound`] and [`crate::inbound`].
 
 mod body;
+mod date;
 pub mod headers;
+pub mod http2;
+mod incoming;
 mod local;
+mod pump;
 mod serve;
 pub mod upgrade;
 
 pub use body::{Ending, Outgoing, Reply, Uploaded};
+pub use incoming::{Frames, Incoming};
 pub use local::{grpc_status_of, local_reply};
+pub use pump::{Pump, Upload};
 pub use serve::{Handler, serve};
 
-use std::future::Future;
-
-/// Runs what hyper spawns on this worker's own runtime.
-#[derive(Debug, Clone, Copy)]
-pub struct Local;
-
-impl<F> hyper::rt::Executor<F> for Local
-where
-    F: Future + 'static,
-{
-    fn execute(&self, future: F) {
-        // The task ends with its connection; nobody needs to wait for it.
-        drop(tokio::task::spawn_local(async move {
-            future.await;
-        }));
-    }
-}
+/// Whatever ended a body too early.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

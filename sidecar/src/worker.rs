@@ -143,6 +143,10 @@ impl Pool {
         if let Some(lease) = self.take(version).await {
             return Ok(lease);
         }
+        let _opening = match self.open_or_take(version).await {
+            Ok(opening) => opening,
+            Err(lease) => return Ok(lease),
+        };
         let opened = crate::inbound::connect(address, mark).await?;
         self.adopt(opened, version).await
     }

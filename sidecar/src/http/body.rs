@@ -8,11 +8,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::pump::Source;
+use super::{BoxError, Incoming};
 use crate::upstream::Lease;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request body up to this size is kept until the response begins, so that the request can be sent again. Envoy's
 /// default for retries is 1 MiB per request, which a sidecar of 12 MiB cannot give to many at once.
@@ -82,13 +81,27 @@ impl Uploaded {
         self.kept.borrow_mut().take();
     }
 
+    /// Does something for the request that does not read its body yet, such as connecting, and holds what the client sends
+    /// of it meanwhile.
+    pub async fn meanwhile<F: Future>(uploaded: Option<&Rc<Self>>, doing: F) -> F::Output {
+        let mut doing = std::pin::pin!(doing);
+        std::future::poll_fn(|cx| {
+            let done = doing.as_mut().poll(cx);
+            if let (Poll::Pending, Some(uploaded)) = (&done, uploaded) {
+                uploaded.incoming.borrow_mut().hold(cx);
+            }
+            done
+        })
+        .await
+    }
+
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
         let Some(frame) = frame else {
             self.complete.set(true);
             return Poll::Ready(None);
         };
-        let frame = frame.map_err(BoxError::from)?;
+        let frame = frame?;
         let length = frame.data_ref().map_or(0, Bytes::len);
         self.bytes.set(self.bytes.get() + length as u64);
         self.kept_bytes.set(self.kept_bytes.get() + length);
@@ -172,6 +185,16 @@ impl Body for Outgoing {
     }
 }
 
+impl Source for Outgoing {
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        if let Some(playback) = &self.0
+            && playback.attempt == playback.uploaded.attempt.get()
+        {
+            playback.uploaded.incoming.borrow_mut().hold(cx);
+        }
+    }
+}
+
 /// Hears how a response ended. Dropped without having heard, the client went away first.
 pub trait Ending {
     /// The response's body is whole. `grpc_status` is that of its trailers, if it has any.
@@ -184,13 +207,13 @@ pub trait Ending {
 
 /// A response's body on its way to the client.
 pub struct Reply {
-    source: Source,
+    source: Content,
     bytes: u64,
     grpc_status: Option<u16>,
     ending: Option<Box<dyn Ending>>,
 }
 
-enum Source {
+enum Content {
     Local(Option<Bytes>),
     Upstream { incoming: Incoming, lease: Option<Lease>, uploaded: Option<Rc<Uploaded>> },
 }
@@ -199,7 +222,7 @@ impl Reply {
     /// What this proxy says itself.
     pub fn local(body: impl Into<Bytes>, ending: Option<Box<dyn Ending>>) -> Self {
         let body = Some(body.into()).filter(|body| !body.is_empty());
-        Self { source: Source::Local(body), bytes: 0, grpc_status: None, ending }
+        Self { source: Content::Local(body), bytes: 0, grpc_status: None, ending }
     }
 
     /// What comes from upstream over `lease`, which goes back to its pool at the end if `uploaded` was sent whole.
@@ -209,12 +232,12 @@ impl Reply {
         uploaded: Option<Rc<Uploaded>>,
         ending: Box<dyn Ending>,
     ) -> Self {
-        let source = Source::Upstream { incoming, lease, uploaded };
+        let source = Content::Upstream { incoming, lease, uploaded };
         Self { source, bytes: 0, grpc_status: None, ending: Some(ending) }
     }
 
     fn complete(&mut self) {
-        if let Source::Upstream { lease, uploaded, .. } = &mut self.source
+        if let Content::Upstream { lease, uploaded, .. } = &mut self.source
             && uploaded.as_ref().is_none_or(|uploaded| uploaded.is_complete())
             && let Some(lease) = lease.take()
         {
@@ -228,13 +251,13 @@ impl Reply {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let frame = match &mut this.source {
-            Source::Local(body) => body.take().map(|body| Ok(Frame::data(body))),
-            Source::Upstream { incoming, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
+            Content::Local(body) => body.take().map(|body| Ok(Frame::data(body))),
+            Content::Upstream { incoming, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
         };
         match &frame {
             None => this.complete(),
@@ -255,15 +278,23 @@ impl Body for Reply {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Local(body) => body.is_none(),
-            Source::Upstream { incoming, .. } => incoming.is_end_stream(),
+            Content::Local(body) => body.is_none(),
+            Content::Upstream { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Source::Upstream { incoming, .. } => incoming.size_hint(),
+            Content::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Content::Upstream { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+impl Source for Reply {
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        if let Content::Upstream { incoming, .. } = &mut self.source {
+            incoming.hold(cx);
         }
     }
 }

@@ -1,23 +1,25 @@
 //! One client's HTTP connection.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::task::Poll;
 
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use bytes::Bytes;
+use http_body::Body;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use runtime::drain::Watch;
 
-use super::{Local, Reply};
+use super::http2::{self, Paced};
+use super::incoming::Frames;
+use super::pump::Pump;
+use super::{BoxError, Incoming, Reply, date};
 use crate::io::Io;
 use crate::upstream::Version;
 
-/// As for upstream sessions: a response that its client does not read must not stop the others.
-const STREAM_WINDOW: u32 = 1 << 20;
-const SESSION_WINDOW: u32 = 4 << 20;
 /// Streams that one client may have open. A sidecar's session carries up to a hundred; applications may want more.
 const STREAMS: u32 = 1000;
 
@@ -29,41 +31,98 @@ pub trait Handler: 'static {
 
 /// Serves a client's connection to its end. When the drain begins, requests under way are finished, the client is told to
 /// go elsewhere (`Connection: close`, GOAWAY), and an idle connection is closed.
-pub async fn serve<H: Handler>(io: Io, version: Version, handler: Rc<H>, drain: &Watch) -> Result<(), hyper::Error> {
-    let service = service_fn(move |request| {
-        let answered = handler.clone().handle(request);
+pub async fn serve<H: Handler>(io: Io, version: Version, handler: Rc<H>, drain: &Watch) -> Result<(), BoxError> {
+    match version {
+        Version::Http1 => Ok(serve_http1(io, handler, drain.clone()).await?),
+        Version::Http2 => Ok(serve_http2(io, handler, drain.clone()).await?),
+    }
+}
+
+async fn serve_http1<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), hyper::Error> {
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let answered = handler.clone().handle(request.map(Incoming::from));
         async move { Ok::<_, Infallible>(answered.await) }
     });
-    let mut drain = drain.clone();
-    let io = TokioIo::new(io);
-    match version {
-        Version::Http1 => {
-            let connection = http1::Builder::new()
-                .max_buf_size(crate::upstream::BUFFER)
-                // An idle connection between proxies is kept by the client, which knows when it no longer needs it.
-                .header_read_timeout(None)
-                .serve_connection(io, service)
-                .with_upgrades();
-            tokio::pin!(connection);
-            tokio::select! {
-                result = &mut connection => return result,
-                () = drain.begun() => connection.as_mut().graceful_shutdown(),
+    let connection = http1::Builder::new()
+        .max_buf_size(crate::upstream::BUFFER)
+        // An idle connection between proxies is kept by the client, which knows when it no longer needs it.
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        result = &mut connection => return result,
+        () = drain.begun() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// Over h2 itself and not over hyper's server: hyper has no way to set the budget for small frames, and leaves them in
+/// h2's queue while the next hop gives no credit.
+async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), h2::Error> {
+    let mut connection = h2::server::Builder::new()
+        .initial_window_size(http2::STREAM_WINDOW)
+        .initial_connection_window_size(http2::CONNECTION_WINDOW)
+        .max_frame_size(http2::FRAME)
+        .max_header_list_size(http2::HEAD)
+        .max_concurrent_streams(STREAMS)
+        .max_send_buffer_size(http2::SEND_BUFFER)
+        .data_frame_budget(http2::DATA_FRAME_BUDGET)
+        .handshake::<_, Bytes>(Paced::new(io))
+        .await?;
+    let mut draining = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = connection.accept() => accepted,
+            () = drain.begun(), if !draining => {
+                // First that no more streams should come, then, a round trip later, which was the last that did.
+                connection.graceful_shutdown();
+                draining = true;
+                continue;
             }
-            connection.await
+        };
+        let Some(accepted) = accepted else { return Ok(()) };
+        let (request, respond) = accepted?;
+        tokio::task::spawn_local(answer(request, respond, handler.clone()));
+    }
+}
+
+/// One stream: its request's answer, and that answer's body. All of it ends when the client resets the stream.
+pub(super) async fn answer<H: Handler>(
+    request: Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+    handler: Rc<H>,
+) {
+    let length = http2::content_length(request.headers());
+    let answered = {
+        let request = request.map(|stream| Incoming::Http2(Frames::new(stream, length, None)));
+        let mut handled = std::pin::pin!(handler.handle(request));
+        poll_fn(|cx| match handled.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        })
+        .await
+    };
+    let Some(response) = answered else { return };
+    let (mut head, body) = response.into_parts();
+    head.version = http::Version::HTTP_2;
+    head.extensions.clear();
+    date::tell(&mut head.headers);
+    let ends = body.is_end_stream();
+    if !ends {
+        http2::announce_length(&mut head.headers, body.size_hint().exact());
+    }
+    match respond.send_response(Response::from_parts(head, ()), ends) {
+        Ok(_) if ends => {}
+        Ok(stream) => {
+            if let Err(error) = Pump::new(body, stream, None).await {
+                tracing::debug!(%error, "a response was not sent whole");
+            }
         }
-        Version::Http2 => {
-            let connection = http2::Builder::new(Local)
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(SESSION_WINDOW)
-                .max_concurrent_streams(STREAMS)
-                .serve_connection(io, service);
-            tokio::pin!(connection);
-            tokio::select! {
-                result = &mut connection => return result,
-                () = drain.begun() => connection.as_mut().graceful_shutdown(),
-            }
-            connection.await
+        Err(error) => {
+            tracing::debug!(%error, "a response was not sent");
+            respond.send_reset(h2::Reason::INTERNAL_ERROR);
         }
     }
 }

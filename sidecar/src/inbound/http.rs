@@ -11,14 +11,13 @@ use std::rc::Rc;
 
 use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderValue, Request, Response, Version as HttpVersion, request};
-use hyper::body::Incoming;
 use policy::authorization;
 use policy::{Decision, Facts};
 use telemetry::istio::Party;
 
 use super::Arrived;
 use crate::failure::Failure;
-use crate::http::{Handler, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
+use crate::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
 use crate::io::Io;
 use crate::report::{self, Report};
 use crate::upstream::{Lease, Version};
@@ -164,7 +163,8 @@ impl Requests {
         let pool = self.worker.app(self.arrived.destination);
         let mut stale = 0;
         loop {
-            let lease = pool.to_app(self.arrived.destination, version, self.worker.mark).await;
+            let leasing = pool.to_app(self.arrived.destination, version, self.worker.mark);
+            let lease = Uploaded::meanwhile(uploaded, leasing).await;
             let mut lease = lease.map_err(|error| Unreached {
                 failure: Failure::Connect { endpoint: endpoint(), error, retried: false },
                 unprocessed: true,

@@ -19,11 +19,10 @@ use std::time::{Duration, Instant};
 
 use balance::Outcome;
 use http::{HeaderValue, Method, Request, Response, Version as HttpVersion, request};
-use hyper::body::Incoming;
 
 use super::Captured;
 use crate::failure::Failure;
-use crate::http::{Handler, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
+use crate::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
 use crate::io::Io;
 use crate::mesh::Protocol;
 use crate::report::{self, Report, Route};
@@ -262,7 +261,9 @@ impl Requests {
         retries: u32,
         tried: &mut Vec<Arc<str>>,
     ) -> Result<Answered, Attempt> {
-        let leased = cluster.lease(version, tried, &self.worker.dial(cluster)).await;
+        let dial = self.worker.dial(cluster);
+        let leasing = cluster.lease(version, tried, &dial);
+        let leased = Uploaded::meanwhile(uploaded, leasing).await;
         let mut leased = leased.map_err(|failure| Attempt { failure, again: Again::Safe, answered: None })?;
         let mut request = Request::from_parts(
             head.clone(),
@@ -401,8 +402,8 @@ fn lost(leased: &Leased, unprocessed: bool, error: &Sent) -> Attempt {
     match error {
         Sent::Unheard => pick.report(Outcome::ConnectFailure, now),
         // A kept connection that the peer closed says nothing of the peer.
-        Sent::Connection(_) if stale => {}
-        Sent::Connection(_) => pick.report(Outcome::GatewayError, now),
+        _ if stale => {}
+        _ => pick.report(Outcome::GatewayError, now),
     }
     let endpoint: Arc<str> = pick.target.address.to_string().into();
     let failure = match error {

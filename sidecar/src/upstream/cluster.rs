@@ -165,23 +165,20 @@ impl Cluster {
             tried.push(pick.id.clone());
             return Ok(Leased { pick: Rc::new(pick), pool, lease });
         }
-        let opening = match version {
-            Version::Http1 => None,
-            Version::Http2 => {
-                let guard = pool.opening().await;
-                if let Some(lease) = pool.take(version).await {
-                    tried.push(pick.id.clone());
-                    drop(guard);
-                    return Ok(Leased { pick: Rc::new(pick), pool, lease });
-                }
-                Some(guard)
+        let opening = match pool.open_or_take(version).await {
+            Ok(opening) => opening,
+            Err(lease) => {
+                tried.push(pick.id.clone());
+                return Ok(Leased { pick: Rc::new(pick), pool: pool.clone(), lease });
             }
         };
         let (pick, opened) = self.open(pick, tried, Some(version), dial).await?;
+        // Where another endpoint was faster, this is its pool.
+        let others = self.pool(&pick);
+        let adopted = others.adopt(opened, version).await;
         drop(opening);
-        let pool = self.pool(&pick);
-        match pool.adopt(opened, version).await {
-            Ok(lease) => Ok(Leased { pick, pool, lease }),
+        match adopted {
+            Ok(lease) => Ok(Leased { pick, pool: others, lease }),
             Err(error) => {
                 pick.report(Outcome::ConnectFailure, Instant::now());
                 Err(Failure::Connect { endpoint: pick.target.address.to_string().into(), error, retried: false })

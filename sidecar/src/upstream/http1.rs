@@ -5,14 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
 use super::pool::{BUFFER, Line, Sent, Unsent};
 use crate::failure::ConnectError;
-use crate::http::Outgoing;
+use crate::http::{Incoming, Outgoing};
 use crate::io::Io;
 
 /// A connection that was not used for so long is closed.
@@ -101,7 +100,7 @@ impl Idle {
 impl Connection {
     /// Sends a request and waits for the head of its response.
     pub async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unsent> {
-        self.sender.try_send_request(request).await.map_err(|mut error| {
+        self.sender.try_send_request(request).await.map(|response| response.map(Incoming::from)).map_err(|mut error| {
             let unprocessed = error.take_message().is_some();
             Unsent { unprocessed, error: Sent::Connection(error.into_error()) }
         })

@@ -9,14 +9,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use identity::Peer;
 use telemetry::istio::Party;
 
 use super::{Opened, http1, http2};
 use crate::failure::ConnectError;
-use crate::http::Outgoing;
+use crate::http::{Incoming, Outgoing};
 
 /// The most that one connection buffers each way (hyper's own limit is some 400 KB).
 pub const BUFFER: usize = 64 * 1024;
@@ -100,6 +99,9 @@ pub enum Sent {
     /// The connection failed.
     #[error("{0}")]
     Connection(#[from] hyper::Error),
+    /// The HTTP/2 session or the request's stream failed.
+    #[error("{0}")]
+    Stream(#[from] h2::Error),
     /// The peer acknowledges nothing any more.
     #[error("the peer no longer acknowledges what is sent")]
     Unheard,
@@ -114,9 +116,16 @@ impl Pool {
         })
     }
 
-    /// Held while opening a session. Take again after waiting for it: another may have opened one.
-    pub async fn opening(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.sessions.opening().await
+    /// The right to open a connection: at once for HTTP/1.1, and for an HTTP/2 session once nobody else opens one, so that
+    /// many requests at once open one and not many. Or a place on what was opened meanwhile.
+    pub async fn open_or_take(&self, version: Version) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Lease> {
+        match version {
+            Version::Http1 => Ok(None),
+            Version::Http2 => match self.sessions.open_or_take().await {
+                Ok(opening) => Ok(Some(opening)),
+                Err(stream) => Err(Lease::http2(stream, true)),
+            },
+        }
     }
 
     /// Puts a new connection to use.
@@ -159,7 +168,7 @@ impl Lease {
     }
 
     fn http2(stream: http2::Stream, reused: bool) -> Self {
-        Self { line: stream.line.clone(), way: Way::Http2(stream), reused }
+        Self { line: stream.line().clone(), way: Way::Http2(stream), reused }
     }
 
     /// Sends a request and waits for the head of its response.

@@ -6,4 +6,5 @@ mod failover;
 mod gate;
 mod http;
 mod opaque;
+mod stream;
 mod world;

@@ -201,7 +201,7 @@ impl World {
         self.pod_of(cluster, zone, name, account, d::Protocol::Tcp, App::at(speaks_first().await)).await
     }
 
-    async fn pod_of(
+    pub(crate) async fn pod_of(
         self: &Arc<Self>,
         cluster: &str,
         zone: &str,
