@@ -7,6 +7,7 @@
 mod budgets;
 mod chart;
 mod document;
+mod listing;
 mod machine;
 mod number;
 mod table;
@@ -73,6 +74,9 @@ pub fn print(findings: &[Finding]) {
     for block in table::blocks(findings) {
         println!("{}", block.terminal());
     }
+    for listing in listing::listings(findings) {
+        println!("{}", listing.terminal());
+    }
     let measured: Vec<_> = budgets::assess(findings).into_iter().filter(|row| row.measured.is_some()).collect();
     if !measured.is_empty() {
         println!("{}", budgets::terminal(&measured));
@@ -112,7 +116,9 @@ fn generated(run: &Run, blocks: &[table::Block], charts: &[chart::Chart]) -> Vec
         let pictures = charts.iter().filter(|chart| chart.scenario == scenario);
         let pictures = pictures.map(|chart| format!("![{}](performance/{})\n", chart.title, chart.file));
         let tables = blocks.iter().filter(|block| block.scenario == scenario).map(table::Block::markdown);
-        let parts: Vec<String> = pictures.chain(tables).collect();
+        let listed = listing::listings(&run.findings).into_iter().filter(|listing| listing.scenario == scenario);
+        let listed = listed.map(|listing| listing.markdown());
+        let parts: Vec<String> = pictures.chain(tables).chain(listed).collect();
         let content = if parts.is_empty() { "This run did not measure it.\n".to_owned() } else { parts.join("\n") };
         all.push((scenario.to_owned(), content));
     }

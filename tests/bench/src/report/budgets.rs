@@ -1,6 +1,7 @@
 //! What the data path and the controller may cost, and whether they keep to it.
 //!
-//! A budget names a scenario, a quantity, and what a load has among its parts (`HTTP/1.1, 1 KiB, 16 connections` has three).
+//! A budget names a scenario, a quantity (whose name may go on after a space), and what a load has among its parts
+//! (`HTTP/1.1 keep-alive, 1 KiB, 16 connections` has three).
 //! Where several loads have them, the worst one counts.
 
 use super::number::{Scale, convert, ratio};
@@ -29,7 +30,7 @@ enum Bound {
 }
 
 const PAIR: &[&str] = &["envoy"];
-const GATEWAYS: &[&str] = &["haproxy", "nginx", "envoy"];
+const GATEWAYS: &[&str] = &["haproxy", "haproxy (splice)", "nginx", "envoy"];
 const FLOOR: &[&str] = &["floor"];
 
 const fn budget(
@@ -52,33 +53,37 @@ const fn value(at_most: f64, unit: &'static str) -> Bound {
 pub const BUDGETS: &[Budget] = &[
     budget(
         "CPU per request of two sidecars with mutual TLS, authorization and metrics: HTTP/1.1 keep-alive, 32 connections",
-        ("sidecar", "CPU per request", &["HTTP/1.1", "32 connections"]),
+        ("sidecar", "CPU per request", &["HTTP/1.1 keep-alive", "32 connections"]),
         ratio_to(PAIR, 0.36),
     ),
     budget(
         "the same at one connection",
-        ("sidecar", "CPU per request", &["HTTP/1.1", "1 connection"]),
+        ("sidecar", "CPU per request", &["HTTP/1.1 keep-alive", "1 connection"]),
         ratio_to(PAIR, 0.30),
     ),
     budget(
         "the same, 32 connections, beside the floor: the price of features",
-        ("sidecar", "CPU per request", &["HTTP/1.1", "32 connections"]),
+        ("sidecar", "CPU per request", &["HTTP/1.1 keep-alive", "32 connections"]),
         ratio_to(FLOOR, 1.15),
     ),
     budget(
         "latency that two sidecars add at a fixed rate, p50",
-        ("sidecar", "latency p50", &["HTTP/1.1"]),
+        ("sidecar", "latency p50", &["HTTP/1.1 keep-alive"]),
         Bound::Added { peer: "envoy", at_most: 0.33 },
     ),
-    budget("the same, p99", ("sidecar", "latency p99", &["HTTP/1.1"]), Bound::Added { peer: "envoy", at_most: 0.5 }),
+    budget(
+        "the same, p99",
+        ("sidecar", "latency p99", &["HTTP/1.1 keep-alive"]),
+        Bound::Added { peer: "envoy", at_most: 0.5 },
+    ),
     budget(
         "context switches per request in one sidecar",
-        ("sidecar", "context switches per request", &["HTTP/1.1", "32 connections"]),
+        ("sidecar", "context switches per request", &["HTTP/1.1 keep-alive", "32 connections"]),
         value(0.2, ""),
     ),
     budget(
         "system calls per request in one sidecar",
-        ("sidecar", "system calls per request", &["HTTP/1.1", "32 connections"]),
+        ("sidecar", "system calls per request", &["HTTP/1.1 keep-alive", "32 connections"]),
         value(6.0, ""),
     ),
     budget("east-west gateway: CPU per GiB", ("gateway", "CPU per GiB", &[]), ratio_to(GATEWAYS, 0.7)),
@@ -89,7 +94,7 @@ pub const BUDGETS: &[Budget] = &[
     ),
     budget(
         "east-west gateway: memory per idle connection, of 10,000",
-        ("gateway", "memory per idle connection", &[]),
+        ("gateway", "resident memory per connection", &["10000 connections"]),
         value(16.0, "KiB"),
     ),
     budget(
@@ -99,13 +104,13 @@ pub const BUDGETS: &[Budget] = &[
     ),
     budget(
         "an endpoint's change in one cluster until a sidecar of another has it, p99: 1,000 services, 10,000 endpoints, 200 proxies",
-        ("control-plane", "change to arrival p99", &[]),
+        ("control-plane", "change to arrival, p99", &[]),
         value(250.0, "ms"),
     ),
     budget(
         "controller memory per endpoint, beyond the idle process",
-        ("control-plane", "memory per endpoint", &[]),
-        value(400.0, "B"),
+        ("control-plane", "resident memory per endpoint", &[]),
+        value(400.0, "bytes"),
     ),
     budget(
         "cluster lost until the first success elsewhere",
@@ -147,8 +152,9 @@ pub fn ratio_allowed(ours: &Finding, other: &str) -> Option<f64> {
 impl Budget {
     fn is_about(&self, finding: &Finding) -> bool {
         let parts: Vec<&str> = finding.load.split(", ").collect();
+        let rest = finding.metric.name.strip_prefix(self.metric);
         finding.scenario == self.scenario
-            && finding.metric.name == self.metric
+            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
             && self.load.iter().all(|part| parts.contains(part))
     }
 

@@ -7,17 +7,25 @@ use super::table::{Block, Cell, OURS, Row};
 use crate::finding::Better;
 
 /// The quantities that are drawn; of the others the table is enough.
-const DRAWN: [&str; 6] =
-    ["CPU per request", "CPU per GiB", "CPU per connection", "latency", "throughput", "resident memory"];
+const DRAWN: [&str; 8] = [
+    "CPU per request",
+    "CPU per GiB",
+    "CPU per connection",
+    "CPU per exchange",
+    "latency",
+    "throughput",
+    "resident memory",
+    "resident memory per connection",
+];
 /// The percentile that is drawn; three of each load would be more than one sees.
 const PERCENTILE: &str = ": p99";
 
 const WIDTH: f64 = 800.0;
 const MARGIN: f64 = 16.0;
 /// Where bars begin; before them stand the names of systems.
-const BARS: f64 = 92.0;
+const BARS: f64 = 116.0;
 /// How long the longest is, so that its labels have room behind it.
-const LONGEST: f64 = 430.0;
+const LONGEST: f64 = 440.0;
 const BAR: f64 = 13.0;
 const STEP: f64 = 17.0;
 const HEAD: f64 = 58.0;
@@ -27,11 +35,12 @@ const GAP: f64 = 12.0;
 const SCALES_DIFFER: f64 = 6.0;
 
 /// Colours that people with any colour vision tell apart (Okabe and Ito), for light and for dark surroundings.
-const COLOURS: [(&str, &str, &str); 6] = [
+const COLOURS: [(&str, &str, &str); 7] = [
     (OURS, "#c84e00", "#ff8533"),
     ("floor", "#8a8a8a", "#9e9e9e"),
     ("envoy", "#0072b2", "#56b4e9"),
     ("haproxy", "#b0588a", "#d98ab5"),
+    ("haproxy (splice)", "#80306a", "#b06a98"),
     ("nginx", "#008560", "#2fbf96"),
     ("none", "#b8b8b8", "#5f6670"),
 ];
@@ -120,7 +129,7 @@ fn bar(text: &mut String, block: &Block, row: &Row, (system, cell): (&str, Cell)
     let (from, to) = (BARS + cell.least * scale, BARS + cell.most * scale);
     let name = if system == OURS { "ours end" } else { "name end" };
     line(text, BARS - 8.0, y + 10.5, name, system);
-    let class = COLOURS.iter().find(|(known, _, _)| *known == system).map_or("other", |(known, _, _)| known);
+    let class = if COLOURS.iter().any(|(known, _, _)| *known == system) { slug(system) } else { "other".into() };
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
@@ -130,17 +139,13 @@ fn bar(text: &mut String, block: &Block, row: &Row, (system, cell): (&str, Cell)
     if cell.least < cell.most {
         let _ = writeln!(text, r#"<path class="range" d="M{from:.1} {middle}H{to:.1}"/>"#);
     }
-    let ratio = block.compared.iter().zip(&row.ratios).find(|(other, _)| *other == system);
+    let compared = block.compared.iter().zip(&row.ratios).find(|(other, _)| *other == system);
     let value = block.scale.show(cell.median);
-    let label = match ratio.and_then(|(_, ratio)| *ratio) {
-        Some(compared) => format!("{value}   {OURS} {}", ratio_text(compared.value)),
+    let label = match compared.and_then(|(_, ratio)| *ratio) {
+        Some(compared) => format!("{value} · {OURS} {}", ratio(compared.value)),
         None => value,
     };
     line(text, end.max(to) + 7.0, y + 10.5, if system == OURS { "ours" } else { "name" }, &label);
-}
-
-fn ratio_text(value: f64) -> String {
-    format!("= {}", ratio(value))
 }
 
 fn line(text: &mut String, x: f64, y: f64, class: &str, content: &str) {
@@ -149,12 +154,13 @@ fn line(text: &mut String, x: f64, y: f64, class: &str, content: &str) {
 
 fn style() -> String {
     let colours = |dark: bool| -> String {
-        let of =
-            |(name, light, night): &(&str, &str, &str)| format!(".{name}{{fill:{}}}", if dark { night } else { light });
+        let of = |(system, light, night): &(&str, &str, &str)| {
+            format!(".{}{{fill:{}}}", slug(system), if dark { night } else { light })
+        };
         COLOURS.iter().map(of).collect()
     };
     format!(
-        "text{{font:11px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#1f2328;white-space:pre}}\
+        "text{{font:11px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#1f2328}}\
          .title{{font-size:15px;font-weight:600}}.load{{font-size:12px;font-weight:600}}.ours{{font-weight:600}}\
          .end{{text-anchor:end}}.faint,.name{{fill:#57606a}}.page{{fill:#fff}}.other{{fill:#6a5acd}}\
          .range{{stroke:#1f2328;stroke-opacity:.55;stroke-width:1.5}}{}\

@@ -12,7 +12,7 @@ pub const OURS: &str = "isthmus";
 /// Without any proxy: a ratio to it says nothing of a proxy.
 pub const NONE: &str = "none";
 /// The order of columns; others come after these.
-const ORDER: [&str; 6] = [OURS, "floor", "envoy", "haproxy", "nginx", NONE];
+const ORDER: [&str; 7] = [OURS, "floor", "envoy", "haproxy", "haproxy (splice)", "nginx", NONE];
 
 /// One table.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,10 +66,18 @@ pub struct Ratio {
     pub within: Option<bool>,
 }
 
-/// All tables, in the order in which the findings were made.
+/// Whether another system was measured beside ours, under whatever load.
+pub fn compared(finding: &Finding, findings: &[Finding]) -> bool {
+    findings.iter().any(|other| {
+        let same = other.scenario == finding.scenario && other.metric.name == finding.metric.name;
+        same && other.system != OURS
+    })
+}
+
+/// The tables of what was measured of several systems, in the order in which the findings were made.
 pub fn blocks(findings: &[Finding]) -> Vec<Block> {
     let mut keys: Vec<(&str, &str)> = Vec::new();
-    for finding in findings {
+    for finding in findings.iter().filter(|finding| compared(finding, findings)) {
         let key = (finding.scenario.as_str(), split(&finding.metric.name).0);
         if !keys.contains(&key) {
             keys.push(key);
@@ -79,20 +87,20 @@ pub fn blocks(findings: &[Finding]) -> Vec<Block> {
         let chosen: Vec<&Finding> = findings
             .iter()
             .filter(|finding| finding.scenario == *scenario && split(&finding.metric.name).0 == *quantity)
-            .filter(|finding| !finding.median().is_nan())
+            .filter(|finding| !finding.median().is_nan() && compared(finding, findings))
             .collect();
         block(&chosen)
     };
     keys.iter().filter_map(of).collect()
 }
 
-/// `latency p99.9` is the percentile `p99.9` of `latency`.
+/// `latency p99.9` and `latency, p99.9` are the percentile `p99.9` of `latency`.
 fn split(metric: &str) -> (&str, Option<&str>) {
     match metric.rsplit_once(' ') {
         Some((quantity, percentile))
             if percentile.strip_prefix('p').is_some_and(|number| number.parse::<f64>().is_ok()) =>
         {
-            (quantity, Some(percentile))
+            (quantity.trim_end_matches(','), Some(percentile))
         }
         _ => (metric, None),
     }

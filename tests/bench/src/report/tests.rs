@@ -8,15 +8,15 @@ fn finding(scenario: &str, load: &str, system: &str, metric: Metric, values: &[f
 }
 
 fn findings() -> Vec<Finding> {
-    let many = "HTTP/1.1, 1 KiB, 32 connections";
+    let many = "HTTP/1.1 keep-alive, 1 KiB, 32 connections";
     let cpu = || Metric::cost("CPU per request", "µs");
     let latency = |percentile: &str| Metric::cost(&format!("latency {percentile}"), "µs");
     vec![
         finding("sidecar", many, "envoy", cpu(), &[98.0, 100.0, 102.0, 100.0]),
         finding("sidecar", many, "isthmus", cpu(), &[30.0, 31.0, 33.0, 34.0]),
         finding("sidecar", many, "floor", cpu(), &[29.0]),
-        finding("sidecar", "HTTP/1.1, 64 KiB, 32 connections", "isthmus", cpu(), &[60.0]),
-        finding("sidecar", "HTTP/1.1, 64 KiB, 32 connections", "envoy", cpu(), &[120.0]),
+        finding("sidecar", "HTTP/1.1 keep-alive, 64 KiB, 32 connections", "isthmus", cpu(), &[60.0]),
+        finding("sidecar", "HTTP/1.1 keep-alive, 64 KiB, 32 connections", "envoy", cpu(), &[120.0]),
         finding("sidecar", many, "isthmus", latency("p50"), &[65.0]),
         finding("sidecar", many, "isthmus", latency("p99"), &[200.0]),
         finding("sidecar", many, "envoy", latency("p50"), &[175.0]),
@@ -36,9 +36,9 @@ fn block(quantity: &str) -> table::Block {
 fn rows_are_loads_and_columns_are_systems() {
     let expected = "\
 sidecar: CPU per request, µs (lower is better)
-  load                                 isthmus  floor         envoy  isthmus ÷ floor  isthmus ÷ envoy
-  HTTP/1.1, 1 KiB, 32 connections   32 (30–34)     29  100 (98–102)         1.10 × ✓         0.32 × ✓
-  HTTP/1.1, 64 KiB, 32 connections          60      –           120                –         0.50 × ✗
+  load                                            isthmus  floor         envoy  isthmus ÷ floor  isthmus ÷ envoy
+  HTTP/1.1 keep-alive, 1 KiB, 32 connections   32 (30–34)     29  100 (98–102)         1.10 × ✓         0.32 × ✓
+  HTTP/1.1 keep-alive, 64 KiB, 32 connections          60      –           120                –         0.50 × ✗
 ";
     assert_eq!(block("CPU per request").terminal(), expected);
 }
@@ -50,10 +50,39 @@ fn percentiles_are_rows_and_what_is_better_is_bold() {
 
 | load | isthmus | envoy | none | isthmus ÷ envoy |
 | --- | ---: | ---: | ---: | ---: |
-| HTTP/1.1, 1 KiB, 32 connections: p50 | 65 | 175 | 17 | **0.37 ×** |
-| HTTP/1.1, 1 KiB, 32 connections: p99 | 200 | – | – | – |
+| HTTP/1.1 keep-alive, 1 KiB, 32 connections: p50 | 65 | 175 | 17 | **0.37 ×** |
+| HTTP/1.1 keep-alive, 1 KiB, 32 connections: p99 | 200 | – | – | – |
 ";
     assert_eq!(block("latency").markdown(), expected);
+}
+
+#[test]
+fn what_was_measured_of_ours_alone_is_listed() {
+    let change = |load: &str, percentile: &str, value| {
+        finding(
+            "control-plane",
+            load,
+            "isthmus",
+            Metric::cost(&format!("arrival, {percentile}"), "ms"),
+            &[value, value],
+        )
+    };
+    let made = [change("few", "p50", 1.0), change("few", "p99", 2000.0), change("many", "p99", 3.0)];
+    assert!(table::blocks(&made).is_empty());
+    let expected = "\
+| isthmus | few | many |
+| --- | ---: | ---: |
+| arrival, p50 | 1 ms | – |
+| arrival, p99 | 2 s | 3 ms |
+";
+    assert_eq!(listing::listings(&made)[0].markdown(), expected);
+    let expected = "\
+control-plane
+  load  arrival, p99
+  few            2 s
+  many          3 ms
+";
+    assert_eq!(listing::listings(&made[1..])[0].terminal(), expected);
 }
 
 #[test]
@@ -70,7 +99,7 @@ fn budgets_take_the_worst_load_and_the_best_peer() {
     let memory = about("10 services used of 10,000");
     assert_eq!((memory.bound.as_str(), memory.measured.as_deref()), ("≤ 12 MiB", Some("12.5 MiB")));
     assert_eq!(about("requests that fail meanwhile").met, Some(true));
-    assert_eq!(about("CPU per GiB").bound, "≤ 0.70 × the best of haproxy, nginx, envoy");
+    assert_eq!(about("CPU per GiB").bound, "≤ 0.70 × the best of haproxy, haproxy (splice), nginx, envoy");
     assert!(budgets::markdown(&rows).contains("| ≤ 12 MiB | 12.5 MiB | – | ✗ missed |"));
 }
 
@@ -82,7 +111,7 @@ fn charts_say_in_words_what_they_show() {
     let svg = &charts[0].svg;
     assert!(svg.contains("<title id=\"title\">sidecar: CPU per request, µs</title>"), "{svg}");
     assert!(svg.contains("1 KiB, 32 connections: isthmus 32, floor 29, envoy 100."), "{svg}");
-    assert!(svg.contains(">100   isthmus = 0.32 ×</text>"), "{svg}");
+    assert!(svg.contains(">100 · isthmus 0.32 ×</text>"), "{svg}");
 }
 
 fn run_of(findings: Vec<Finding>) -> Run {
