@@ -1,0 +1,224 @@
+//! One request on its whole way: client → outbound proxy → mutual TLS → inbound proxy, which authorizes by the client's
+//! identity → server. Beside our pair stand a pair of Envoys, the floor, and no proxy at all.
+//!
+//! Each row is a kind of load. First every system is loaded as much as it bears (closed loop), which gives throughput and
+//! what a request costs; then all of them at one rate that the slowest bears easily (open loop), which gives latency. All
+//! proxies have one worker.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::finding::{Finding, Metric, median};
+use crate::load::{self, Edge, Shape, Timing};
+use crate::mesh::Mesh;
+use crate::process::{Process, Usage};
+use crate::rig::Rig;
+
+mod calls;
+pub mod chain;
+mod floor;
+mod isthmus;
+mod rows;
+
+use chain::{Chain, Speaks, ensure_none_failed};
+use rows::Row;
+
+/// The service's name, and its service account's.
+pub const SERVER_ACCOUNT: &str = "server";
+/// The client's service account.
+pub const CLIENT: &str = "client";
+/// What the server is called in requests.
+const AUTHORITY: &str = "server:9080";
+/// Of the throughput of the slowest system: the rate at which latencies are compared.
+const SHARE: f64 = 0.3;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Only rows whose name contains this.
+    #[arg(long)]
+    pub only: Vec<String>,
+    /// Only these systems.
+    #[arg(long, value_delimiter = ',')]
+    pub systems: Vec<System>,
+    /// Seconds for each window.
+    #[arg(long)]
+    pub seconds: Option<f64>,
+}
+
+/// What carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum System {
+    /// Our pair.
+    Isthmus,
+    /// A pair of Envoys.
+    Envoy,
+    /// The floor.
+    Floor,
+    /// Nothing.
+    None,
+}
+
+impl System {
+    const ALL: [Self; 4] = [Self::Isthmus, Self::Envoy, Self::Floor, Self::None];
+
+    fn start(self, mesh: &Mesh, rig: &Rig) -> Result<Chain> {
+        match self {
+            Self::Isthmus => isthmus::start(mesh, rig),
+            Self::Envoy => crate::peers::envoy::pair(mesh, rig),
+            Self::Floor => floor::start(mesh, rig),
+            Self::None => Ok(Chain::none()),
+        }
+    }
+}
+
+/// Measures.
+pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
+    let _server = server(rig)?;
+    let mesh = Mesh::start(rig.directory())?;
+    let systems = if options.systems.is_empty() { System::ALL.to_vec() } else { options.systems.clone() };
+    let chains = systems.iter().map(|system| system.start(&mesh, rig)).collect::<Result<Vec<_>>>()?;
+    let mut bench = Bench { rig, chains, findings: Vec::new() };
+    for row in if rig.quick { rows::quick() } else { rows::all() } {
+        let load = row.shape.to_string();
+        if options.only.is_empty() || options.only.iter().any(|part| load.contains(part.as_str())) {
+            bench.row(row, timing(options, row)).with_context(|| load)?;
+        }
+    }
+    ensure!(!bench.findings.is_empty(), "no row is called that");
+    Ok(bench.findings)
+}
+
+fn timing(options: &Options, row: Row) -> Timing {
+    let usual = rows::WINDOW.mul_f64(row.windows);
+    let duration = options.seconds.map_or(usual, |seconds| Duration::from_secs_f64(seconds.clamp(0.01, 600.0)));
+    Timing { warm_up: duration / 4, duration }
+}
+
+fn server(rig: &Rig) -> Result<Process> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["part", "backend"]);
+    for speaks in Speaks::ALL {
+        command.arg(if speaks.is_http() { "--http" } else { "--echo" }).arg(speaks.server().to_string());
+    }
+    let mut process = Process::start("server", command, &rig.log("server"))?;
+    process.listens_at(Speaks::Http1.server(), &rig.log("server"))?;
+    Ok(process)
+}
+
+struct Bench<'a> {
+    rig: &'a Rig,
+    chains: Vec<Chain>,
+    findings: Vec<Finding>,
+}
+
+impl Bench<'_> {
+    fn row(&mut self, row: Row, timing: Timing) -> Result<()> {
+        let (shape, load) = (row.shape, row.shape.to_string());
+        let order = self.rig.order(self.chains.len());
+        let mut rates = vec![Vec::new(); self.chains.len()];
+        for &at in &order {
+            let name = self.chains[at].name;
+            let rate = self.closed(at, shape, timing, &load).with_context(|| format!("{name}, closed loop"))?;
+            rates[at].push(rate);
+        }
+        let rate = SHARE * rates.iter().map(|rates| median(rates)).fold(f64::INFINITY, f64::min);
+        for &at in &order {
+            let name = self.chains[at].name;
+            self.open(at, shape, timing, rate, &load).with_context(|| format!("{name} at {rate:.0}/s"))?;
+        }
+        if row.counts_calls {
+            for at in 0..self.chains.len() {
+                let name = self.chains[at].name;
+                self.calls(at, shape, &load).with_context(|| format!("{name}, counting system calls"))?;
+            }
+        }
+        self.tell(&load);
+        Ok(())
+    }
+
+    /// Returns answered requests per second.
+    fn closed(&mut self, at: usize, shape: Shape, timing: Timing, load: &str) -> Result<f64> {
+        let chain = &mut self.chains[at];
+        let mut edges: Vec<Result<Vec<Usage>>> = Vec::with_capacity(2);
+        let mut edge = |_: Edge| edges.push(chain.usage());
+        let outcome = load::closed_loop(chain.entry(shape.protocol), AUTHORITY, shape, timing, &mut edge)?;
+        chain.lives(self.rig)?;
+        ensure_none_failed(&outcome)?;
+        let (end, begin) = (edges.pop().context("no end")??, edges.pop().context("no beginning")??);
+        let used: Vec<Usage> = end.into_iter().zip(begin).map(|(end, begin)| end - begin).collect();
+        let resident = chain.resident()?;
+        let (requests, rate) = (outcome.requests as f64, outcome.rate());
+        self.add(at, load, Metric::gain("throughput", "/s"), rate);
+        if !used.is_empty() {
+            let cpu: Duration = used.iter().map(|used| used.cpu).sum();
+            let switches = used.iter().map(|used| used.switches).max().unwrap_or_default();
+            self.add(at, load, Metric::cost("CPU per request", "µs"), cpu.as_secs_f64() * 1e6 / requests);
+            self.add(at, load, Metric::cost("context switches per request", ""), switches as f64 / requests);
+            self.add(at, load, Metric::cost("resident memory", "MiB"), resident as f64 / f64::from(1 << 20));
+        }
+        Ok(rate)
+    }
+
+    fn open(&mut self, at: usize, shape: Shape, timing: Timing, rate: f64, load: &str) -> Result<()> {
+        let chain = &mut self.chains[at];
+        let outcome = load::open_loop(chain.entry(shape.protocol), AUTHORITY, shape, rate, timing, &mut |_| {})?;
+        chain.lives(self.rig)?;
+        ensure_none_failed(&outcome)?;
+        for (name, share) in [("latency p50", 0.5), ("latency p99", 0.99), ("latency p99.9", 0.999)] {
+            let latency = outcome.latency_at(share).as_secs_f64() * 1e6;
+            self.add(at, load, Metric::cost(name, "µs"), latency);
+        }
+        Ok(())
+    }
+
+    /// System calls of the process that makes more of them; those of each by name go to standard error.
+    fn calls(&mut self, at: usize, shape: Shape, load: &str) -> Result<()> {
+        let timing = Timing { warm_up: rows::WINDOW / 4, duration: rows::WINDOW };
+        let chain = &self.chains[at];
+        let mut most: Option<f64> = None;
+        for process in &chain.processes {
+            let calls = calls::per_request(process, chain.entry(shape.protocol), shape, timing)?;
+            let sum: f64 = calls.values().sum();
+            let mut named: Vec<_> = calls.iter().filter(|(_, count)| **count >= 0.005).collect();
+            named.sort_by(|one, other| other.1.total_cmp(one.1));
+            let named: Vec<_> = named.iter().map(|(name, count)| format!("{name} {count:.2}")).collect();
+            eprintln!("sidecar: {load}, {}: {sum:.2} system calls: {}", process.name, named.join(", "));
+            most = Some(most.map_or(sum, |most| most.max(sum)));
+        }
+        if let Some(most) = most {
+            self.add(at, load, Metric::cost("system calls per request", ""), most);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, at: usize, load: &str, metric: Metric, value: f64) {
+        let system = self.chains[at].name;
+        let same = |finding: &&mut Finding| {
+            finding.load == load && finding.system == system && finding.metric.name == metric.name
+        };
+        match self.findings.iter_mut().find(same) {
+            Some(finding) => finding.values.push(value),
+            None => self.findings.push(Finding {
+                scenario: "sidecar".into(),
+                load: load.into(),
+                system: system.into(),
+                metric,
+                values: vec![value],
+            }),
+        }
+    }
+
+    /// Progress.
+    fn tell(&self, load: &str) {
+        for chain in &self.chains {
+            let of_chain = self.findings.iter().filter(|finding| finding.load == load && finding.system == chain.name);
+            let values: Vec<String> = of_chain
+                .map(|finding| format!("{} {:.3}{}", finding.metric.name, finding.median(), finding.metric.unit))
+                .collect();
+            eprintln!("sidecar: {load}, {}: {}", chain.name, values.join(", "));
+        }
+    }
+}

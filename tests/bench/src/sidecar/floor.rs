@@ -1,0 +1,42 @@
+//! The floor's pair.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::chain::{Chain, Speaks, await_status};
+use super::{CLIENT, SERVER_ACCOUNT};
+use crate::mesh::{Mesh, service_account};
+use crate::process::Process;
+use crate::rig::Rig;
+
+const CLIENT_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 5, 1);
+const SERVER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 6, 1);
+
+/// Starts both.
+pub fn start(mesh: &Mesh, rig: &Rig) -> Result<Chain> {
+    let way = |from, to: &dyn Fn(Speaks) -> std::net::SocketAddr| {
+        Speaks::ALL.map(|speaks| {
+            let protocol = if speaks.is_http2() { "http2" } else { speaks.name() };
+            format!("{protocol}={}={}", speaks.at(from), to(speaks))
+        })
+    };
+    let outbound = way(CLIENT_POD, &|speaks| speaks.at(SERVER_POD));
+    let mut outbound = part(mesh, rig, "floor-outbound", CLIENT, SERVER_ACCOUNT, &outbound)?;
+    let inbound = way(SERVER_POD, &Speaks::server);
+    let mut inbound = part(mesh, rig, "floor-inbound", SERVER_ACCOUNT, CLIENT, &inbound)?;
+    inbound.listens_at(Speaks::Tcp.at(SERVER_POD), &rig.log("floor-inbound"))?;
+    await_status(Speaks::Http1.at(CLIENT_POD), "/", 200, &mut outbound, rig)?;
+    Ok(Chain { name: "floor", ip: CLIENT_POD, processes: vec![outbound, inbound] })
+}
+
+fn part(mesh: &Mesh, rig: &Rig, name: &str, own: &str, peer: &str, ways: &[String]) -> Result<Process> {
+    let certificate = mesh.certificate(own)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["part", name]);
+    command.args(ways.iter().flat_map(|way| ["--way", way]));
+    command.args(["--peer", service_account(peer)?.as_str()]);
+    command.arg("--chain").arg(certificate.chain).arg("--key").arg(certificate.key).arg("--root").arg(certificate.root);
+    Process::start(name, command, &rig.log(name))
+}

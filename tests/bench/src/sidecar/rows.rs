@@ -1,0 +1,80 @@
+//! The kinds of load.
+
+use std::time::Duration;
+
+use crate::load::{Protocol, Shape};
+
+/// One kind of load.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// What it is.
+    pub shape: Shape,
+    /// How long its windows are, in units of the usual one.
+    pub windows: f64,
+    /// Whether system calls are counted.
+    pub counts_calls: bool,
+}
+
+/// The usual window.
+pub const WINDOW: Duration = Duration::from_millis(400);
+
+const EMPTY: usize = 0;
+const SMALL: usize = 1 << 10;
+const MEDIUM: usize = 64 << 10;
+const LARGE: usize = 1 << 20;
+/// What a chat or a sensor sends.
+const FRAME: usize = 64;
+
+/// All of them: first those that budgets are about, which are measured for longer.
+pub fn all() -> Vec<Row> {
+    let budgets = [(Protocol::Http1, SMALL, 32), (Protocol::Http1, SMALL, 1)];
+    let named = budgets.map(|(protocol, body, connections)| Row {
+        shape: Shape { protocol, body, connections },
+        windows: 4.0,
+        counts_calls: true,
+    });
+    let matrix: [(Protocol, &[usize]); 6] = [
+        (Protocol::Http1, &[EMPTY, SMALL, MEDIUM, LARGE]),
+        (Protocol::Http2, &[EMPTY, SMALL, MEDIUM, LARGE]),
+        (Protocol::GrpcUnary, &[EMPTY, SMALL, MEDIUM]),
+        (Protocol::GrpcStream, &[FRAME, SMALL, MEDIUM]),
+        (Protocol::Tcp, &[SMALL, MEDIUM, LARGE]),
+        (Protocol::NewConnection, &[EMPTY, SMALL]),
+    ];
+    let mut rows: Vec<Row> = named.into();
+    for (protocol, bodies) in matrix {
+        for &body in bodies {
+            for connections in [1, 16, 256] {
+                let shape = Shape { protocol, body, connections };
+                if rows.iter().all(|row| row.shape != shape) {
+                    let smallest = body == if protocol == Protocol::GrpcStream { FRAME } else { SMALL };
+                    rows.push(Row { shape, windows: 1.0, counts_calls: smallest && connections == 16 });
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// What shows that the rig works.
+pub fn quick() -> Vec<Row> {
+    let row = |protocol| Row {
+        shape: Shape { protocol, body: SMALL, connections: 16 },
+        windows: 0.25,
+        counts_calls: protocol == Protocol::Http1,
+    };
+    vec![row(Protocol::Http1), row(Protocol::GrpcStream)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{WINDOW, all};
+
+    /// Two windows each (closed and open loop), for four systems in two turns.
+    #[test]
+    fn all_of_it_takes_less_than_eleven_minutes() {
+        let windows: f64 = all().iter().map(|row| row.windows).sum();
+        let seconds = windows * WINDOW.as_secs_f64() * 1.25 * 2.0 * 8.0;
+        assert!(seconds < 660.0, "{seconds} s");
+    }
+}
