@@ -11,46 +11,33 @@
 //! Both open and use their connections before the window that is measured begins, and call back at the window's edges on
 //! the calling thread, which does nothing else meanwhile: the place to read what processes have used.
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+pub mod http2;
 pub mod message;
+pub mod passthrough;
+pub mod tls;
 
+pub mod by_hand;
 mod drive;
 mod failure;
 mod http1;
+pub mod idle;
 mod outcome;
 mod pace;
+mod shape;
 mod socket;
+mod tcp;
 
 pub use drive::runtime;
 pub use failure::Failure;
+pub use idle::{idle, idle_passthrough};
 pub use outcome::Outcome;
+pub use shape::{Protocol, Shape};
 pub use socket::{Scratch, read_with, scratch};
-
-/// What is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// HTTP/1.1 on connections that stay.
-    Http1,
-    /// HTTP/1.1 with a new connection for each request.
-    NewConnection,
-}
-
-/// A kind of load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// What is spoken.
-    pub protocol: Protocol,
-    /// The length of a response's body.
-    pub body: usize,
-    /// How many requests are under way at most.
-    pub connections: usize,
-}
 
 /// How long to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,48 +86,6 @@ pub fn open_loop(
 ) -> Result<Outcome> {
     ensure!(rate > 0.0 && rate.is_finite(), "a rate of {rate}/s");
     drive::drive(|| shape.lanes(target, authority), drive::Pace::Open(rate), timing, edge)
-}
-
-impl Shape {
-    fn lanes(&self, target: SocketAddr, authority: &str) -> Result<Vec<http1::Lane>> {
-        let scratch = socket::scratch();
-        let keep = self.protocol == Protocol::Http1;
-        let request: Rc<[u8]> = http1::request(authority, self.body, keep);
-        Ok((0..self.connections).map(|_| http1::Lane::new(target, &request, self.body, keep, &scratch)).collect())
-    }
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, body, connections } = *self;
-        let (name, what) = match protocol {
-            Protocol::Http1 => ("HTTP/1.1 keep-alive", "connection"),
-            Protocol::NewConnection => ("HTTP/1.1, a connection per request", "request"),
-        };
-        write!(f, "{name}, {}, {}", Size(body), Count(connections, what))
-    }
-}
-
-/// A number of bytes, as people write it.
-struct Size(usize);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(usize, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match UNITS.iter().find(|(unit, _)| self.0 > 0 && self.0.is_multiple_of(*unit)) {
-            Some((unit, name)) => write!(f, "{} {name}", self.0 / unit),
-            None => write!(f, "{} B", self.0),
-        }
-    }
-}
-
-struct Count<'a>(usize, &'a str);
-
-impl fmt::Display for Count<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.0 == 1 { "" } else { "s" };
-        write!(f, "{} {}{plural}", self.0, self.1)
-    }
 }
 
 #[cfg(test)]

@@ -2,18 +2,21 @@
 
 use anyhow::Result;
 
-use crate::backend;
+use crate::{backend, load};
 
 /// One of the rig's own processes.
 #[derive(Debug, clap::Subcommand)]
 pub enum Part {
     /// The server behind what is measured
     Backend(backend::Options),
+    /// One load, and what came of it
+    Load(load::by_hand::Options),
 }
 
 /// Runs it until it is killed.
 pub fn run(part: Part) -> Result<()> {
     match part {
         Part::Backend(options) => backend::run(&options),
+        Part::Load(options) => load::by_hand::run(&options),
     }
 }

@@ -1,13 +1,13 @@
-//! HTTP/1.1.
+//! HTTP/1.1, and the way to HTTP/2 on the same port.
 
-use std::io::{IoSlice, Write as _};
+use std::io::{Cursor, IoSlice, Write as _};
 use std::rc::Rc;
 
 use anyhow::{Result, anyhow};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, join};
 use tokio::net::TcpStream;
 
-use super::Shared;
+use super::{Shared, http2};
 use crate::load::message::{Reader, Side};
 use crate::load::read_with;
 
@@ -18,14 +18,25 @@ const COPIED: usize = 8 * 1024;
 pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) -> Result<()> {
     let mut reader = Reader::new(Side::Server);
     let mut answer = Vec::new();
+    let mut preface = Vec::new();
     loop {
-        answer.clear();
         // Requests may come in one piece: all that are complete are answered at once.
-        let read =
-            read_with(&mut stream, &shared.scratch, |bytes| take(&mut reader, bytes, &shared.bytes, &mut answer));
+        let read = read_with(&mut stream, &shared.scratch, |bytes| {
+            if bytes.starts_with(http2::PREFACE) {
+                preface = bytes.to_vec();
+                return Ok(Next { rest: 0, close: false });
+            }
+            take(&mut reader, bytes, &shared.bytes, &mut answer)
+        });
         let next = read.await?.map_err(|malformed| anyhow!(malformed))?;
+        if !preface.is_empty() {
+            let (read, write) = stream.into_split();
+            let stream = join(Cursor::new(preface).chain(read), write);
+            return Box::pin(http2::serve(stream, shared)).await;
+        }
         if !answer.is_empty() {
             write(&mut stream, &answer, next.rest, &shared.bytes).await?;
+            answer.clear();
         }
         if next.close {
             return Ok(());
@@ -48,17 +59,14 @@ fn take(reader: &mut Reader, bytes: &[u8], source: &[u8], answer: &mut Vec<u8>) 
         if !reader.is_done() {
             continue;
         }
-        let head = reader.head();
         if next.rest > 0 {
             return Err("requests are pipelined behind one for a long body");
         }
+        let head = reader.head();
         let length = head.number;
         let close = if head.close { "connection: close\r\n" } else { "" };
-        write!(
-            answer,
-            "HTTP/1.1 200 OK\r\n{close}content-type: application/octet-stream\r\ncontent-length: {length}\r\n\r\n"
-        )
-        .map_err(|_| "writing to memory")?;
+        let lines = "content-type: application/octet-stream\r\ncontent-length";
+        write!(answer, "HTTP/1.1 200 OK\r\n{close}{lines}: {length}\r\n\r\n").map_err(|_| "no memory")?;
         match source.get(..length) {
             Some(body) if length <= COPIED => answer.extend_from_slice(body),
             _ => next.rest = length,
@@ -69,9 +77,10 @@ fn take(reader: &mut Reader, bytes: &[u8], source: &[u8], answer: &mut Vec<u8>) 
     Ok(next)
 }
 
+/// Writes `answer`, and behind it `rest` bytes of `source`, over and over.
 async fn write(stream: &mut TcpStream, answer: &[u8], rest: usize, source: &[u8]) -> Result<()> {
-    let mut written = 0;
     let length = answer.len() + rest;
+    let mut written = 0;
     while written < length {
         let head = answer.get(written..).unwrap_or_default();
         let body = &source[..(length - written.max(answer.len())).min(source.len())];

@@ -67,11 +67,6 @@ impl Reader {
         self.body = 0;
     }
 
-    /// Whether nothing of the message at hand has arrived.
-    pub fn is_fresh(&self) -> bool {
-        self.state == State::Head && self.part.is_empty()
-    }
-
     /// Whether the message at hand is complete.
     pub fn is_done(&self) -> bool {
         self.state == State::Done

@@ -9,7 +9,8 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
-use tokio::io::unix::AsyncFd;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
 
 /// Requests that are due, and lanes that have nothing to do.
 #[derive(Debug, Default)]
@@ -50,14 +51,12 @@ impl Queue {
         // Whole nanoseconds, as the timer has them: otherwise it would drift past the times that are computed here.
         let interval = Duration::from_nanos((1e9 / rate).round().max(1.0) as u64);
         let start = Instant::now();
-        let timer = AsyncFd::new(every(interval)?)?;
+        // A pipe as far as the runtime is concerned: a descriptor that becomes readable.
+        let mut timer = Receiver::from_owned_fd_unchecked(every(interval)?)?;
         let mut due = start + interval;
         loop {
-            let mut ready = timer.readable().await?;
-            let mut count = [0; 8];
-            if ready.try_io(|timer| Ok(rustix::io::read(timer, &mut count)?)).is_err() {
-                continue;
-            }
+            // Longer than what is read, which tells the runtime that there is no more.
+            timer.read(&mut [0; 16]).await?;
             let now = Instant::now();
             while due <= now {
                 self.push(due);

@@ -1,0 +1,101 @@
+//! TLS for load through what routes by server name, and certificates for it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use identity::{Authority, KeyAndRequest, PrivateKey, SpiffeId, alpn, certificates_from_pem, certificates_to_pem};
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+
+use super::{Failure, socket};
+
+pub use tokio_rustls::TlsAcceptor as Acceptor;
+
+/// Before each record: its type, version and length.
+pub const RECORD_HEADER: usize = 5;
+
+/// A server's certificate in files, made for a run.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The certificate and what leads to its root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The root.
+    pub root: PathBuf,
+}
+
+impl Files {
+    /// Makes a root and a P-256 certificate for this name under it, in files in `directory`.
+    pub fn make(directory: &Path, server_name: &str) -> Result<Self> {
+        let root = Authority::self_signed_root("isthmus-bench", Duration::from_secs(24 * 3600))?;
+        let made = KeyAndRequest::generate()?;
+        let id = SpiffeId::new("cluster.local", "bench", "server")?;
+        let chain = root.issue_server(&made.public_key()?, &id, &[server_name], Duration::from_secs(24 * 3600))?;
+        let write = |name: &str, text: String| -> Result<PathBuf> {
+            let path = directory.join(name);
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            Ok(path)
+        };
+        Ok(Self {
+            certificate: write("server.pem", certificates_to_pem(&chain))?,
+            key: write("server.key", made.key.to_pem())?,
+            root: write("root.pem", root.roots_pem())?,
+        })
+    }
+}
+
+/// A server of TLS 1.3 with this certificate and key. It gives no tickets: every handshake is a full one.
+pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
+    let text = fs::read(key).with_context(|| format!("reading {}", key.display()))?;
+    let key = PrivateKey::from_pem(&text)?.der().clone_key();
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(identity::provider()))
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(certificates(certificate)?, key)?;
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = alpn::SERVER.iter().map(|name| name.to_vec()).collect();
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    certificates_from_pem(&text).map_err(anyhow::Error::msg).with_context(|| format!("{}", file.display()))
+}
+
+/// A client of one server name, with the protocol names that a proxy of the mesh offers, and no certificate.
+#[derive(Clone)]
+pub struct Client {
+    config: Arc<ClientConfig>,
+    server_name: ServerName<'static>,
+}
+
+impl Client {
+    /// Trusts the roots in this file.
+    pub fn new(root: &Path, server_name: &str) -> Result<Self> {
+        let config = identity::server_only_client(&certificates(root)?, alpn::CLIENT_TCP)?;
+        let server_name = ServerName::try_from(server_name.to_owned()).context("the server's name")?;
+        Ok(Self { config, server_name })
+    }
+
+    /// What it says first: a ClientHello with the server's name.
+    pub fn hello(&self) -> Result<Vec<u8>> {
+        let mut hello = Vec::new();
+        ClientConnection::new(Arc::clone(&self.config), self.server_name.clone())?.write_tls(&mut hello)?;
+        Ok(hello)
+    }
+
+    /// A new connection with a full handshake.
+    pub async fn connect(&self, target: SocketAddr) -> Result<TlsStream<TcpStream>, Failure> {
+        let stream = socket::connect(target).await?;
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        connector.connect(self.server_name.clone(), stream).await.map_err(Failure::Handshake)
+    }
+}
