@@ -15,11 +15,16 @@ use tokio::net::TcpStream;
 use crate::mesh::View;
 use crate::report::{Me, Telemetry};
 use crate::upstream::connect::Dial;
-use crate::upstream::{Cluster, Clusters, Pool, Version};
+use crate::upstream::{Cluster, Clusters, Overdue, Pool, Version};
 
 /// The longest that connecting inside the mesh takes, whatever the mesh's settings allow: Istio's default of 10 s would
 /// hold a request for as long as a vanished pod stays listed.
 const LONGEST_CONNECT: Duration = Duration::from_secs(1);
+/// Connections accepted before those that are open get to run: a handshake of TLS takes some 200 µs, so a storm of new
+/// connections delays requests by a few milliseconds and not by as many as wait.
+const AT_ONCE: u32 = 16;
+/// For handshakes that had begun when the drain did: some round trips to anywhere.
+const HANDSHAKES: Duration = Duration::from_millis(300);
 /// How often idle connections are looked over.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -36,6 +41,8 @@ pub struct Worker {
     pub clusters: Clusters,
     /// Connections to the own application, by the address that it is asked at.
     apps: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    /// Requests that wait for responses.
+    pub overdue: Overdue,
     /// Metrics and access logs.
     pub telemetry: Rc<Telemetry>,
     /// Says when to leave.
@@ -56,8 +63,8 @@ impl Worker {
         mark: Option<u32>,
         destination: Destination,
     ) -> Self {
-        let (clusters, apps) = Default::default();
-        Self { view, identity, clusters, apps, telemetry: Rc::new(telemetry), drain, mark, destination }
+        let (clusters, apps, overdue) = Default::default();
+        Self { view, identity, clusters, apps, overdue, telemetry: Rc::new(telemetry), drain, mark, destination }
     }
 
     /// How to connect to a cluster's endpoints, by the mesh's present settings.
@@ -91,7 +98,7 @@ impl Worker {
     }
 
     /// Accepts connections, each of which is a task of its own. `to_the_end` goes on when the drain begins; else it ends
-    /// then, after what waits in the queue: a closed listener resets it.
+    /// then, with whoever had connected by that time.
     pub async fn accept<F>(
         self: Rc<Self>,
         listener: std::net::TcpListener,
@@ -100,33 +107,55 @@ impl Worker {
     ) where
         F: Future<Output = ()> + 'static,
     {
-        let mut acceptor = match net::socket::Acceptor::new(listener) {
-            Ok(acceptor) => acceptor,
-            Err(error) => {
-                tracing::error!(%error, "cannot accept connections");
-                return;
-            }
-        };
-        let mut drain = self.drain.clone();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                accepted = acceptor.next() => accepted,
-                () = drain.begun(), if !to_the_end => return,
+        let accepted = async {
+            let mut acceptor = net::socket::Acceptor::new(listener)?;
+            let mut drain = self.drain.clone();
+            let begun = async {
+                drain.begun().await;
+                if to_the_end {
+                    std::future::pending().await
+                }
             };
-            match accepted {
-                Ok((stream, _)) => {
-                    let guard = self.drain.guard();
-                    let served = serve(stream, self.clone());
-                    tokio::task::spawn_local(async move {
-                        served.await;
-                        drop(guard);
-                    });
-                }
-                Err(error) => {
-                    tracing::error!(%error, "no longer accepting connections");
-                    return;
-                }
+            self.accept_until(begun, &mut acceptor, &serve).await?;
+            if let Err(error) = net::socket::refuse_new(&acceptor) {
+                tracing::warn!(%error, "a connection that comes this moment may be reset");
+            }
+            self.accept_until(tokio::time::sleep(HANDSHAKES), &mut acceptor, &serve).await
+        };
+        if let Err(error) = accepted.await {
+            let error: std::io::Error = error;
+            tracing::error!(%error, "no longer accepting connections");
+        }
+    }
+
+    /// Serves whoever connects until `over`.
+    async fn accept_until<F>(
+        self: &Rc<Self>,
+        over: impl Future<Output = ()>,
+        acceptor: &mut net::socket::Acceptor,
+        serve: &impl Fn(TcpStream, Rc<Self>) -> F,
+    ) -> std::io::Result<()>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let mut over = std::pin::pin!(over);
+        let mut at_once = 0;
+        loop {
+            let (stream, _) = tokio::select! {
+                biased;
+                () = &mut over => return Ok(()),
+                accepted = acceptor.next() => accepted?,
+            };
+            let guard = self.drain.guard();
+            let served = serve(stream, self.clone());
+            tokio::task::spawn_local(async move {
+                served.await;
+                drop(guard);
+            });
+            at_once += 1;
+            if at_once == AT_ONCE {
+                at_once = 0;
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -147,7 +176,8 @@ impl Pool {
             Ok(opening) => opening,
             Err(lease) => return Ok(lease),
         };
-        let opened = crate::inbound::connect(address, mark).await?;
+        // Boxed, because few requests need it and each would move it about.
+        let opened = Box::pin(crate::inbound::connect(address, mark)).await?;
         self.adopt(opened, version).await
     }
 }

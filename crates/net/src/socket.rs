@@ -10,10 +10,12 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 mod accept;
+mod closing;
 #[cfg(test)]
 mod tests;
 
 pub use accept::{Acceptor, accept_back_off};
+pub use closing::refuse_new;
 
 /// The socket mark of a proxy's own connections: capture lets them through. Needed beside [`PROXY_UID`] because a user
 /// namespace without subordinate ids has one uid only.
@@ -91,8 +93,7 @@ pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
 /// A non-blocking listener. The address `[::]` takes IPv4 connections too. Accepted sockets inherit its options, so that
 /// Nagle's algorithm is off for them, and keep-alive on if it is set here, without a call for each.
 pub fn listen(address: SocketAddr, options: &Listen) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     if options.reuse_port {
@@ -120,8 +121,8 @@ pub fn listen_shared(address: SocketAddr, count: usize, backlog: i32) -> io::Res
 
 /// Connects, with Nagle's algorithm off.
 pub async fn connect(address: SocketAddr, options: &Connect) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    // Non-blocking from the start: setting it afterwards takes two calls.
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(mark) = options.mark {
         set_mark(&socket, mark)?;

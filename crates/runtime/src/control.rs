@@ -57,12 +57,12 @@ pub async fn asked_to_stop() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until this process is asked to stop (by a signal, or by [`Signal::begin`] from the admin endpoint), then drains:
+/// Waits until this process is asked to stop (by a signal, or by [`Signal::ask`] from the admin endpoint), then drains:
 /// fail readiness, wait, accept no more, let connections finish. Says whether all finished in time.
 pub async fn leave(readiness: &Readiness, signal: &Signal, mut drained: Drained, leaving: Leaving) -> io::Result<bool> {
     tokio::select! {
         asked = asked_to_stop() => asked?,
-        () = signal.begun() => {}
+        () = signal.asked() => {}
     }
     tracing::info!(deadline_s = leaving.deadline.as_secs_f64(), "draining");
     readiness.leave();

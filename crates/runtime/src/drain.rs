@@ -9,16 +9,24 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-/// Begins draining and waits for its end. Clones begin the same drain.
+/// Asks for the drain and begins it. Clones begin the same drain.
 #[derive(Clone, Debug)]
 pub struct Signal {
-    stage: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// To leave, which begins with others hearing of it.
+    Asked,
+    Draining,
 }
 
 /// Sees the drain begin. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    stage: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     guards: Arc<Guards>,
 }
 
@@ -40,25 +48,50 @@ struct Guards {
 
 /// A drain that has not begun.
 pub fn channel() -> (Signal, Watch, Drained) {
-    let (stage, watching) = watch::channel(false);
+    let (stage, watching) = watch::channel(Stage::Serving);
     let guards = Arc::<Guards>::default();
     (Signal { stage }, Watch { stage: watching, guards: Arc::clone(&guards) }, Drained { guards })
 }
 
 impl Signal {
+    /// Asks whoever runs the process to leave: see [`crate::control::leave`].
+    pub fn ask(&self) {
+        self.advance(Stage::Asked);
+    }
+
+    /// Whether somebody asked, or drain has begun.
+    pub fn has_been_asked(&self) -> bool {
+        *self.stage.borrow() >= Stage::Asked
+    }
+
+    /// Returns when somebody asks.
+    pub async fn asked(&self) {
+        wait(&mut self.stage.subscribe(), Stage::Asked).await;
+    }
+
     /// Begins to drain. Doing so again changes nothing.
     pub fn begin(&self) {
-        self.stage.send_replace(true);
+        self.advance(Stage::Draining);
+    }
+
+    fn advance(&self, to: Stage) {
+        self.stage.send_if_modified(|stage| {
+            let later = to > *stage;
+            if later {
+                *stage = to;
+            }
+            later
+        });
     }
 
     /// Whether drain has begun.
     pub fn has_begun(&self) -> bool {
-        *self.stage.borrow()
+        *self.stage.borrow() == Stage::Draining
     }
 
     /// Returns when drain has begun.
     pub async fn begun(&self) {
-        wait(&mut self.stage.subscribe()).await;
+        wait(&mut self.stage.subscribe(), Stage::Draining).await;
     }
 }
 
@@ -66,12 +99,12 @@ impl Watch {
     /// Returns when drain begins, at once if it has begun. Cancel-safe. Never returns if the [`Signal`] is gone without
     /// having begun.
     pub async fn begun(&mut self) {
-        wait(&mut self.stage).await;
+        wait(&mut self.stage, Stage::Draining).await;
     }
 
     /// Whether drain has begun.
     pub fn has_begun(&self) -> bool {
-        *self.stage.borrow()
+        *self.stage.borrow() == Stage::Draining
     }
 
     /// Makes drain wait for as long as the guard lives.
@@ -107,8 +140,8 @@ impl Drained {
     }
 }
 
-async fn wait(stage: &mut watch::Receiver<bool>) {
-    if stage.wait_for(|begun| *begun).await.is_err() {
+async fn wait(stage: &mut watch::Receiver<Stage>, least: Stage) {
+    if stage.wait_for(|stage| *stage >= least).await.is_err() {
         std::future::pending().await
     }
 }
@@ -127,8 +160,11 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(3)).await;
             drop(guard);
         });
-        assert!(!signal.has_begun());
+        signal.ask();
+        signal.asked().await;
+        assert!(signal.has_been_asked() && !signal.has_begun() && !watch.has_begun());
         signal.begin();
+        signal.ask();
         signal.begun().await;
         assert!(!drained.within(Duration::from_secs(1)).await);
         assert!(drained.within(Duration::from_secs(3)).await);

@@ -1,11 +1,14 @@
 //! One client's HTTP connection.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
 use http_body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,6 +26,10 @@ use crate::upstream::Version;
 /// Streams that one client may have open. A sidecar's session carries up to a hundred; applications may want more.
 const STREAMS: u32 = 1000;
 
+/// From the drain's beginning, for a request to come on an idle HTTP/1.1 connection, whose response then says that it is
+/// the last.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
+
 /// Answers requests.
 pub trait Handler: 'static {
     /// Answers one. Failures are answers, too.
@@ -39,9 +46,18 @@ pub async fn serve<H: Handler>(io: Io, version: Version, handler: Rc<H>, drain: 
 }
 
 async fn serve_http1<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), hyper::Error> {
+    let leaving = Rc::new(Cell::new(false));
+    let told = leaving.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let answered = handler.clone().handle(request.map(Incoming::from));
-        async move { Ok::<_, Infallible>(answered.await) }
+        let leaving = told.clone();
+        async move {
+            let mut response = answered.await;
+            if leaving.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .max_buf_size(crate::upstream::BUFFER)
@@ -52,7 +68,12 @@ async fn serve_http1<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
     tokio::pin!(connection);
     tokio::select! {
         result = &mut connection => return result,
-        () = drain.begun() => connection.as_mut().graceful_shutdown(),
+        () = drain.begun() => leaving.set(true),
+    }
+    // What the client sends this moment is still answered; hyper's shutdown would close a connection that is idle, or new.
+    tokio::select! {
+        result = &mut connection => return result,
+        () = tokio::time::sleep(LAST_REQUEST) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }

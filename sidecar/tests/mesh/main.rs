@@ -2,6 +2,7 @@
 
 mod app;
 mod controller;
+mod drain;
 mod failover;
 mod gate;
 mod http;

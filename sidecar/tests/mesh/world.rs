@@ -50,6 +50,8 @@ pub(crate) struct Pod {
     pub(crate) app: App,
     /// Stands before the inbound side, and can cut it off.
     pub(crate) gate: Gate,
+    /// The inbound side itself.
+    pub(crate) inbound: SocketAddr,
     pub(crate) identity: SpiffeId,
     pub(crate) name: String,
     pub(crate) cluster: String,
@@ -210,9 +212,10 @@ impl World {
         protocol: d::Protocol,
         app: App,
     ) -> Pod {
-        let inbound = TcpListener::bind("127.0.0.1:0").unwrap();
-        inbound.set_nonblocking(true).unwrap();
-        let gate = Gate::start(inbound.local_addr().unwrap()).await;
+        // Two, as with two workers.
+        let inbound = net::socket::listen_shared(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 2, 1024).unwrap();
+        let address = inbound[0].local_addr().unwrap();
+        let gate = Gate::start(address).await;
         let me = wire::name::workload(cluster, "default", name);
         let port = d::InboundPort {
             number: app.address.port().into(),
@@ -223,15 +226,16 @@ impl World {
         self.controller.tell(Kind::Workload, &me, &workload(cluster, name, zone, vec![port]), &[]);
         self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
         self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
-        let (world, address) = (self.clone(), app.address);
+        let (world, served) = (self.clone(), app.address);
         let (cluster_name, pod_name, account_name) = (cluster.to_owned(), name.to_owned(), account.to_owned());
         let sidecar = tokio::task::spawn_blocking(move || {
-            world.sidecar(&cluster_name, &pod_name, &account_name, vec![inbound], address)
+            world.sidecar(&cluster_name, &pod_name, &account_name, inbound, served)
         });
         Pod {
             sidecar: sidecar.await.unwrap(),
             app,
             gate,
+            inbound: address,
             identity: SpiffeId::new(DOMAIN, "default", account).unwrap(),
             name: name.to_owned(),
             cluster: cluster.to_owned(),

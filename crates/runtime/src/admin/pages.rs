@@ -35,7 +35,7 @@ impl Admin {
             }),
             "/logging" => logging(query),
             "/quitquitquit" => changing(query, || {
-                self.drain.begin();
+                self.drain.ask();
                 Reply::text("draining\n")
             }),
             "/ready" => self.ready(),
@@ -112,7 +112,7 @@ impl Admin {
     }
 
     fn server_info(&self) -> Reply {
-        let state = match (self.drain.has_begun(), self.readiness.is_ready()) {
+        let state = match (self.drain.has_been_asked(), self.readiness.is_ready()) {
             (true, _) => "DRAINING",
             (false, true) => "LIVE",
             (false, false) => "PRE_INITIALIZING",

@@ -53,9 +53,9 @@ async fn health_follows_readiness() {
     assert_eq!(ask(rig.addresses[0], "GET", "/drain").await.0, 405);
     assert_eq!(ask(rig.addresses[0], "POST", "/drain").await.0, 200);
     assert_eq!(ask(health, "GET", "/healthz/ready").await.0, 503);
-    assert!(!rig.drain.has_begun());
+    assert!(!rig.drain.has_been_asked());
     assert_eq!(ask(rig.addresses[0], "POST", "/quitquitquit").await.0, 200);
-    assert!(rig.drain.has_begun());
+    assert!(rig.drain.has_been_asked());
 }
 
 #[tokio::test]
