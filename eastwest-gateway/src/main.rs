@@ -2,6 +2,9 @@
 
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: net::Allocator = net::Allocator;
+
 /// The SNI router between networks.
 #[derive(Parser)]
 #[command(name = "isthmus-eastwest-gateway", version)]

@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: net::Allocator = net::Allocator;
+
 /// The Isthmus sidecar.
 #[derive(Parser)]
 #[command(name = "isthmus-sidecar", version)]

@@ -15,6 +15,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[global_allocator]
+static ALLOCATOR: net::Allocator = net::Allocator;
+
 /// Joins Kubernetes clusters into one service mesh.
 #[derive(Debug, Parser)]
 #[command(name = "isthmus", version, propagate_version = true, arg_required_else_help = true)]

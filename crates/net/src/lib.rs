@@ -4,6 +4,7 @@
 //! Start at [`socket`] for what a proxy does with TCP, at [`hello::read`] for SNI routing. Nothing here knows of
 //! services, identities or configuration.
 
+pub mod allocator;
 pub mod capture;
 pub mod firewall;
 pub mod hello;
@@ -16,4 +17,5 @@ pub mod socket;
 pub mod splice;
 pub mod tcp_info;
 
+pub use allocator::Allocator;
 pub use socket::{Connect, Listen, PROXY_MARK, PROXY_UID, connect, listen, original_destination};

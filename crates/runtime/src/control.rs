@@ -33,16 +33,22 @@ pub fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
     Ok(result)
 }
 
-/// How long after being ready a process has done everything for the first time: probes, scrapes, first answers.
-const SETTLED: Duration = Duration::from_secs(5);
+/// How often to look whether the process rests. After being ready it has done everything for the first time within one of
+/// these: probes, scrapes, first answers.
+const LOOK: Duration = Duration::from_secs(5);
 
-/// To be called once, when the process is ready: gives back, a little later, the memory that only starting took.
+/// To be called once, when the process is ready: from then on, whenever it rests, gives back the memory that only starting
+/// or a burst of load took.
 pub fn settle() {
     tokio::spawn(async {
-        tokio::time::sleep(SETTLED).await;
-        match net::memory::release_startup_pages() {
-            Ok(bytes) => tracing::debug!(kib = bytes >> 10, "start-up memory given back"),
-            Err(error) => tracing::debug!(%error, "start-up memory kept"),
+        let mut rest = net::memory::Rest::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match rest.look() {
+                Ok(Some(bytes)) => tracing::debug!(kib = bytes >> 10, "memory given back"),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "memory kept"),
+            }
         }
     });
 }
