@@ -24,13 +24,19 @@ pub struct Usage {
     pub cpu: Duration,
     /// Times that one of its threads left a processor, waiting or not.
     pub switches: u64,
+    /// Of these, the times that it had nothing to do: the others are due to processes that share the processors.
+    pub waits: u64,
 }
 
 impl std::ops::Sub for Usage {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
-        Self { cpu: self.cpu.saturating_sub(before.cpu), switches: self.switches.saturating_sub(before.switches) }
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            switches: self.switches.saturating_sub(before.switches),
+            waits: self.waits.saturating_sub(before.waits),
+        }
     }
 }
 
@@ -38,7 +44,11 @@ impl std::ops::Add for Usage {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { cpu: self.cpu + other.cpu, switches: self.switches + other.switches }
+        Self {
+            cpu: self.cpu + other.cpu,
+            switches: self.switches + other.switches,
+            waits: self.waits + other.waits,
+        }
     }
 }
 
@@ -97,11 +107,13 @@ impl Process {
             let nanoseconds = clock.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0);
             total.cpu += Duration::from_nanos(nanoseconds);
             let Ok(status) = fs::read_to_string(path.join("status")) else { continue };
-            total.switches += status
-                .lines()
-                .filter(|line| line.contains("ctxt_switches:"))
-                .filter_map(|line| line.rsplit_once(char::is_whitespace)?.1.parse::<u64>().ok())
-                .sum::<u64>();
+            for line in status.lines().filter(|line| line.contains("ctxt_switches:")) {
+                let count = line.rsplit_once(char::is_whitespace).and_then(|(_, count)| count.parse::<u64>().ok());
+                total.switches += count.unwrap_or(0);
+                if line.starts_with("voluntary") {
+                    total.waits += count.unwrap_or(0);
+                }
+            }
         }
         Ok(total)
     }
