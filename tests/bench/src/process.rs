@@ -44,11 +44,7 @@ impl std::ops::Add for Usage {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self {
-            cpu: self.cpu + other.cpu,
-            switches: self.switches + other.switches,
-            waits: self.waits + other.waits,
-        }
+        Self { cpu: self.cpu + other.cpu, switches: self.switches + other.switches, waits: self.waits + other.waits }
     }
 }
 
