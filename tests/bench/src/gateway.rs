@@ -1,0 +1,409 @@
+//! Routing by server name: client → gateway → server, with our gateway beside HAProxy, nginx, Envoy and the floor.
+//!
+//! All systems have one worker, route one name to one server, and are measured in turns on the same loads: bulk transfer, new
+//! connections, small exchanges on kept connections, idle connections. Clients send a real ClientHello and plain bytes after
+//! it, so that the processors are left to what is measured.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use wire::{Kind, discovery as d, name};
+
+use crate::finding::{Finding, Metric};
+use crate::load::passthrough::{self, Way as Talk};
+use crate::load::{self, Edge, Outcome, Timing};
+use crate::mesh::{self, Mesh};
+use crate::peers::{envoy_gateway, haproxy, nginx};
+use crate::process::{Process, Usage};
+use crate::rig::Rig;
+
+const SCENARIO: &str = "gateway";
+/// Connections at once.
+const CONNECTIONS: [usize; 3] = [1, 16, 256];
+const GIB: f64 = (1_u64 << 30) as f64;
+const HOSTNAME: &str = "service.default.svc.cluster.local";
+const PORT: u16 = 9080;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Only these systems.
+    #[arg(long, value_delimiter = ',')]
+    pub systems: Vec<System>,
+    /// Only these loads.
+    #[arg(long, value_delimiter = ',')]
+    pub loads: Vec<Load>,
+    /// Only so many connections, where a load is measured with several numbers of them.
+    #[arg(long, value_delimiter = ',')]
+    pub connections: Vec<usize>,
+}
+
+/// What carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum System {
+    /// Ours.
+    Isthmus,
+    /// HAProxy as it is.
+    Haproxy,
+    /// HAProxy that splices.
+    HaproxySplice,
+    /// nginx.
+    Nginx,
+    /// Envoy.
+    Envoy,
+    /// The floor.
+    Floor,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Load {
+    /// Many bytes.
+    Bulk,
+    /// A connection for each exchange.
+    NewConnections,
+    /// System calls of each.
+    SystemCalls,
+    /// Ten thousand connections on which nothing moves.
+    Idle,
+}
+
+/// What a system is to carry.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Where it listens.
+    pub gateway: SocketAddr,
+    /// Where it forwards to.
+    pub server: SocketAddr,
+    /// For which server name.
+    pub server_name: String,
+}
+
+/// A system that runs.
+struct Running {
+    system: System,
+    way: Way,
+    process: Process,
+    _mesh: Option<Mesh>,
+}
+
+/// Measures.
+pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
+    let bench = Bench::new(rig)?;
+    let systems = chosen(&options.systems, &System::ALL);
+    let loads = chosen(&options.loads, &Load::ALL);
+    let numbers = chosen(&options.connections, if rig.quick { &CONNECTIONS[1..2] } else { &CONNECTIONS });
+    let mut findings = Vec::new();
+    let mut running = systems.iter().map(|system| bench.start(*system)).collect::<Result<Vec<_>>>()?;
+    for load in &loads {
+        let rows: &[usize] = match load {
+            Load::Bulk | Load::NewConnections => &numbers,
+            Load::SystemCalls => &[16],
+            Load::Idle => continue,
+        };
+        for connections in rows {
+            let order =
+                if *load == Load::SystemCalls { (0..running.len()).collect() } else { rig.order(running.len()) };
+            let mut row = Row::new(load.row(*connections));
+            for at in order {
+                let system = &mut running[at];
+                eprintln!("gateway: {}, {}", row.load, system.name());
+                let measured = bench.measure(*load, *connections, system);
+                row.add(system, measured.with_context(|| format!("{}, {}", system.name(), load.row(*connections)))?);
+                system.process.lives(&rig.log(system.name()))?;
+            }
+            findings.extend(row.findings);
+        }
+    }
+    drop(running);
+    if loads.contains(&Load::Idle) {
+        let count = if rig.quick { 500 } else { idle_connections()? };
+        let mut row = Row::new(Load::Idle.row(count));
+        for system in systems {
+            // Its memory is to be that of these connections, not of those before.
+            let system = bench.start(system)?;
+            eprintln!("gateway: {}, {}", row.load, system.name());
+            row.add(&system, bench.idle(count, &system).with_context(|| format!("{} idle", system.name()))?);
+        }
+        findings.extend(row.findings);
+    }
+    Ok(findings)
+}
+
+fn chosen<T: Clone>(given: &[T], all: &[T]) -> Vec<T> {
+    if given.is_empty() { all.to_vec() } else { given.to_vec() }
+}
+
+impl System {
+    const ALL: [Self; 6] = [Self::Isthmus, Self::Floor, Self::Haproxy, Self::HaproxySplice, Self::Nginx, Self::Envoy];
+}
+
+impl Load {
+    const ALL: [Self; 4] = [Self::Bulk, Self::NewConnections, Self::SystemCalls, Self::Idle];
+
+    fn row(self, connections: usize) -> String {
+        let plural = if connections == 1 { "" } else { "s" };
+        match self {
+            Self::Bulk => format!("bulk transfer, {connections} connection{plural}"),
+            Self::NewConnections => format!("new connections, {connections} at a time"),
+            Self::SystemCalls => "system calls".into(),
+            Self::Idle => format!("{connections} idle connections"),
+        }
+    }
+}
+
+impl Running {
+    fn name(&self) -> &'static str {
+        match self.system {
+            System::Isthmus => "isthmus",
+            System::Haproxy => "haproxy",
+            System::HaproxySplice => "haproxy (splice)",
+            System::Nginx => "nginx",
+            System::Envoy => "envoy",
+            System::Floor => "floor",
+        }
+    }
+}
+
+/// The findings of one row, a value added in each turn.
+struct Row {
+    load: String,
+    findings: Vec<Finding>,
+}
+
+impl Row {
+    fn new(load: String) -> Self {
+        Self { load, findings: Vec::new() }
+    }
+
+    fn add(&mut self, system: &Running, measured: Vec<(Metric, f64)>) {
+        for (metric, value) in measured {
+            let same = |finding: &&mut Finding| finding.system == system.name() && finding.metric == metric;
+            match self.findings.iter_mut().find(same) {
+                Some(finding) => finding.values.push(value),
+                None => self.findings.push(Finding {
+                    scenario: SCENARIO.into(),
+                    load: self.load.clone(),
+                    system: system.name().into(),
+                    metric,
+                    values: vec![value],
+                }),
+            }
+        }
+    }
+}
+
+/// The two ends.
+struct Bench<'a> {
+    rig: &'a Rig,
+    talk: Talk,
+    _server: Process,
+}
+
+impl<'a> Bench<'a> {
+    fn new(rig: &'a Rig) -> Result<Self> {
+        let log = rig.log("server");
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["part", "backend", "--behind-hello"]).arg(server(Ipv4Addr::UNSPECIFIED).to_string());
+        let mut process = Process::start("server", command, &log)?;
+        process.listens_at(server(Ipv4Addr::LOCALHOST), &log)?;
+        Ok(Self { rig, talk: Talk::Raw(hello()?), _server: process })
+    }
+
+    /// Starts a system. Each has addresses of its own, so that their ports in TIME-WAIT do not meet.
+    fn start(&self, system: System) -> Result<Running> {
+        let number = system as u8 + 1;
+        let way = Way {
+            gateway: (Ipv4Addr::new(10, 244, 1, number), 15443).into(),
+            server: server(Ipv4Addr::new(10, 244, 2, number)),
+            server_name: name::sni(PORT, "", HOSTNAME),
+        };
+        let (rig, mut mesh) = (self.rig, None);
+        let command = match system {
+            System::Isthmus => isthmus(rig, &way, mesh.insert(Mesh::start(rig.directory())?))?,
+            System::Haproxy => haproxy::gateway(rig, "haproxy", &way, haproxy::Bytes::Copied)?,
+            System::HaproxySplice => haproxy::gateway(rig, "haproxy-splice", &way, haproxy::Bytes::Spliced)?,
+            System::Nginx => nginx::gateway(rig, "nginx", &way)?,
+            System::Envoy => envoy_gateway::gateway(rig, "envoy-gateway", &way)?,
+            System::Floor => {
+                let mut command = Command::new("/proc/self/exe");
+                command.args(["part", "floor-gateway", "--listen"]).arg(way.gateway.to_string());
+                command.arg("--server").arg(way.server.to_string());
+                command
+            }
+        };
+        let name = format!("{system:?}").to_lowercase();
+        let log = rig.log(&name);
+        let mut process = Process::start(&name, command, &log)?;
+        process.listens_at(way.gateway, &log)?;
+        let mut running = Running { system, way, process, _mesh: mesh };
+        self.works(&mut running, &log)
+            .with_context(|| format!("{name} does not forward; its log: {}", log.display()))?;
+        Ok(running)
+    }
+
+    /// Waits until a connection goes through.
+    fn works(&self, running: &mut Running, log: &std::path::Path) -> Result<()> {
+        let mut last = Ok(());
+        for _ in 0..5 {
+            running.process.lives(log)?;
+            last = load::idle_passthrough(running.way.gateway, &self.talk, 1).map(drop);
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
+    }
+
+    fn measure(&self, load: Load, connections: usize, system: &Running) -> Result<Vec<(Metric, f64)>> {
+        let quick = self.rig.quick;
+        let timing = Timing {
+            warm_up: Duration::from_millis(if quick { 50 } else { 400 }),
+            duration: Duration::from_millis(if quick { 200 } else { 1500 }),
+        };
+        let (gateway, talk) = (system.way.gateway, &self.talk);
+        match load {
+            Load::Bulk => {
+                let (outcome, used) =
+                    meter(&system.process, |edge| passthrough::bulk(gateway, talk, connections, timing, edge))?;
+                let gibibytes = outcome.bytes as f64 / GIB;
+                let mut measured = costs(used, gibibytes, "GiB", 1.0, "s")?;
+                measured.push((Metric::gain("throughput", "GiB/s"), outcome.throughput() / GIB));
+                Ok(measured)
+            }
+            Load::NewConnections => {
+                let (outcome, used) = meter(&system.process, |edge| {
+                    passthrough::new_connections(gateway, talk, connections, None, timing, edge)
+                })?;
+                let mut measured = costs(used, outcome.requests as f64, "connection", 1e6, "µs")?;
+                measured.push((Metric::gain("connections", "1/s"), outcome.rate()));
+                for (name, share) in [("time to the answer, p50", 0.5), ("time to the answer, p99", 0.99)] {
+                    measured.push((Metric::cost(name, "µs"), outcome.latency_at(share).as_secs_f64() * 1e6));
+                }
+                Ok(measured)
+            }
+            Load::SystemCalls => {
+                let timing = Timing { warm_up: Duration::ZERO, duration: Duration::from_millis(500) };
+                let (outcome, calls) = system.process.system_calls(|| {
+                    passthrough::new_connections(gateway, talk, connections, None, timing, &mut |_| {})
+                })?;
+                right(&outcome)?;
+                // The tracer sees those too that come before the window and after it, at the same rate.
+                let all = calls.values().sum::<u64>() as f64;
+                let connections = calls.get("accept4").or(calls.get("accept")).copied().unwrap_or(0) as f64;
+                ensure!(connections > 0.0, "nothing was accepted under strace");
+                Ok(vec![(Metric::cost("system calls per new connection", ""), all / connections)])
+            }
+            Load::Idle => unreachable!("has processes of its own"),
+        }
+    }
+
+    fn idle(&self, count: usize, system: &Running) -> Result<Vec<(Metric, f64)>> {
+        let process = &system.process;
+        let (resident, files) = (process.resident()?, process.files()?);
+        let held = load::idle_passthrough(system.way.gateway, &self.talk, count)?;
+        std::thread::sleep(Duration::from_millis(500));
+        let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / count as f64;
+        let resident = each(resident, process.resident()?) / 1024.0;
+        let files = each(files as u64, process.files()? as u64);
+        let before = process.usage()?;
+        std::thread::sleep(Duration::from_secs(1));
+        let used = process.usage()? - before;
+        let there = held.count()?;
+        ensure!(there == count, "of {count} connections {there} were still there at the end");
+        Ok(vec![
+            (Metric::cost("resident memory per connection", "KiB"), resident),
+            (Metric::cost("files per connection", ""), files),
+            (Metric::cost("CPU per second", "ms"), used.cpu.as_secs_f64() * 1000.0),
+        ])
+    }
+}
+
+/// What a process used within the window of a load of which nothing failed.
+fn meter(process: &Process, load: impl FnOnce(&mut dyn FnMut(Edge)) -> Result<Outcome>) -> Result<(Outcome, Usage)> {
+    let mut readings = Vec::with_capacity(2);
+    let outcome = load(&mut |_| readings.push(process.usage()))?;
+    right(&outcome)?;
+    let mut readings = readings.into_iter();
+    let (Some(begin), Some(end)) = (readings.next(), readings.next()) else { anyhow::bail!("the load had no window") };
+    Ok((outcome, end? - begin?))
+}
+
+fn right(outcome: &Outcome) -> Result<()> {
+    ensure!(outcome.failed == 0, "{} of {} failed: {:?}", outcome.failed, outcome.requests, outcome.errors);
+    Ok(())
+}
+
+/// CPU and context switches for each of `count` units.
+fn costs(used: Usage, count: f64, unit: &str, scale: f64, time: &str) -> Result<Vec<(Metric, f64)>> {
+    ensure!(count > 0.0, "nothing went through");
+    Ok(vec![
+        (Metric::cost(&format!("CPU per {unit}"), time), used.cpu.as_secs_f64() * scale / count),
+        (Metric::cost(&format!("context switches per {unit}"), ""), used.switches as f64 / count),
+    ])
+}
+
+/// The hello of a mesh's client.
+fn hello() -> Result<Vec<u8>> {
+    let root = identity::Authority::self_signed_root("mesh", Duration::from_secs(3600))?;
+    let trust = identity::Trust::new(mesh::DOMAIN, root.roots().to_vec(), [])?;
+    let id = mesh::service_account("client")?;
+    let client = identity::Identity::new(root.credential(&id, &[], Duration::from_secs(3600))?, trust);
+    let config = client.client_config(&[id], identity::alpn::CLIENT_TCP);
+    let name = rustls_pki_types::ServerName::try_from(name::sni(PORT, "", HOSTNAME))?;
+    let mut connection = tokio_rustls::rustls::ClientConnection::new(config, name)?;
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Ten thousand, or as many as a process here may have: each takes two files of a gateway.
+fn idle_connections() -> Result<usize> {
+    const OTHER_FILES: u64 = 400;
+    let files = net::socket::raise_open_files_limit()?;
+    Ok(usize::try_from(files.saturating_sub(OTHER_FILES) / 2)?.min(10_000))
+}
+
+fn server(ip: Ipv4Addr) -> SocketAddr {
+    (ip, PORT).into()
+}
+
+/// Our gateway, with a control plane that tells it of the one service.
+fn isthmus(rig: &Rig, way: &Way, mesh: &Mesh) -> Result<Command> {
+    let service = d::Service {
+        hostname: HOSTNAME.into(),
+        name: "service".into(),
+        namespace: mesh::NAMESPACE.into(),
+        ports: vec![d::Port { number: PORT.into(), ..d::Port::default() }],
+        exports: vec![d::Export { cluster: mesh::CLUSTER.into(), network: mesh::NETWORK.into() }],
+        ..d::Service::default()
+    };
+    let direct = d::Direct {
+        ip: name::ip_to_bytes(way.server.ip()),
+        ports: [(PORT.into(), way.server.port().into())].into(),
+        mutual_tls: true,
+        ..d::Direct::default()
+    };
+    let endpoint = d::Endpoint {
+        service: HOSTNAME.into(),
+        cluster: mesh::CLUSTER.into(),
+        network: mesh::NETWORK.into(),
+        weight: 1,
+        kind: Some(d::endpoint::Kind::Direct(direct)),
+        ..d::Endpoint::default()
+    };
+    mesh.tell(Kind::Service, HOSTNAME, &service, &[&name::exported(mesh::NETWORK)]);
+    let endpoint_name = name::endpoint(HOSTNAME, mesh::NETWORK, mesh::CLUSTER, "server-1");
+    mesh.tell(Kind::Endpoint, &endpoint_name, &endpoint, &[&name::endpoints(HOSTNAME, mesh::NETWORK)]);
+    let mut command = Command::new(&rig.isthmus);
+    command.args(["eastwest-gateway", "--cluster", mesh::CLUSTER, "--network", mesh::NETWORK, "--pod", "gateway-1"]);
+    command.args(["--workers", "1", "--listen"]).arg(way.gateway.to_string());
+    command.args(["--discovery-address", &mesh.discovery()]);
+    for ports in ["--admin-address", "--health-address", "--metrics-address"] {
+        command.args([ports, "127.0.0.1:0"]);
+    }
+    command.arg("--token-path").arg(mesh.token("gateway")?).arg("--root-path").arg(mesh.root());
+    Ok(command)
+}

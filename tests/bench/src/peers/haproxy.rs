@@ -1,0 +1,58 @@
+//! HAProxy as a router by server name: mode tcp, `req.ssl_sni`, nothing else on.
+//!
+//! Sources: HAProxy 2.6's configuration manual, `req.ssl_sni` (its own example is this one) and `option splice-auto`.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::gateway::Way;
+use crate::rig::Rig;
+use crate::setup;
+
+/// Which way its bytes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bytes {
+    /// Through its buffers, which is its default.
+    Copied,
+    /// Through pipes where it thinks that this pays.
+    Spliced,
+}
+
+/// The command that carries `way`.
+pub fn gateway(rig: &Rig, name: &str, way: &Way, bytes: Bytes) -> Result<Command> {
+    let splice = match bytes {
+        Bytes::Copied => "",
+        Bytes::Spliced => "option splice-auto",
+    };
+    // Its own sum of the files that it may need must not pass the limit, or it does not start.
+    const PIPES: u64 = 64;
+    let connections = net::socket::raise_open_files_limit()?.min(60_000).saturating_sub(PIPES * 2 + 100) / 2;
+    let (listen, server, sni) = (way.gateway, way.server, &way.server_name);
+    let text = format!(
+        "global
+    nbthread 1
+    maxconn {connections}
+    maxpipes {PIPES}
+defaults
+    mode tcp
+    {splice}
+    timeout connect 2s
+    timeout client 1h
+    timeout server 1h
+frontend gateway
+    bind {listen} backlog 4096
+    tcp-request inspect-delay 5s
+    tcp-request content accept if {{ req.ssl_hello_type 1 }}
+    use_backend service if {{ req.ssl_sni -i {sni} }}
+backend service
+    server endpoint {server}
+"
+    );
+    let file = rig.directory().join(format!("{name}.cfg"));
+    fs::write(&file, text)?;
+    let mut command = Command::new(setup::peer("haproxy")?);
+    command.arg("-db").arg("-f").arg(file);
+    Ok(command)
+}
