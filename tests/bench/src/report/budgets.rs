@@ -93,8 +93,8 @@ pub const BUDGETS: &[Budget] = &[
         ratio_to(GATEWAYS, 1.0),
     ),
     budget(
-        "east-west gateway: memory per idle connection, of 10,000",
-        ("gateway", "resident memory per connection", &["10000 connections"]),
+        "east-west gateway: memory per idle connection, of 10,000 or as many as a process may open files for",
+        ("gateway", "resident memory per connection", &["idle connections"]),
         value(16.0, "KiB"),
     ),
     budget(
