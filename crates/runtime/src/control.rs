@@ -45,8 +45,8 @@ pub fn settle() {
         loop {
             tokio::time::sleep(LOOK).await;
             match rest.look() {
-                Ok(Some(bytes)) => tracing::debug!(kib = bytes >> 10, "memory given back"),
-                Ok(None) => {}
+                Ok(Some(bytes)) if bytes > 0 => tracing::debug!(kib = bytes >> 10, "memory given back"),
+                Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "memory kept"),
             }
         }
