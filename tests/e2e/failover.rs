@@ -7,17 +7,22 @@ use serde_json::Value;
 
 use crate::support::{Lab, User};
 
-const RATE: u32 = 200;
+pub(crate) const RATE: u32 = 200;
 
 /// Calls `reviews` from a pod at a fixed rate while `fault` happens two seconds in, and returns the calls.
 fn calls_during(lab: &Lab, caller: &str, seconds: u32, fault: &[&str]) -> Vec<Value> {
+    calls(lab, caller, "http://reviews:9080/", seconds, || drop(lab.isthmus(fault).ok()))
+}
+
+/// Calls a service from a pod at a fixed rate while something happens two seconds in, and returns the calls.
+pub(crate) fn calls(lab: &Lab, caller: &str, url: &str, seconds: u32, happens: impl FnOnce()) -> Vec<Value> {
     let isthmus = lab.place.path("isthmus").display().to_string();
     let mut load = lab.place.isthmus();
-    load.args(["lab", "exec", caller, "--", &isthmus, "testapp", "--call", "http://reviews:9080/"]);
+    load.args(["lab", "exec", caller, "--", &isthmus, "testapp", "--call", url]);
     load.args(["--rate", &RATE.to_string(), "--duration", &format!("{seconds}s"), "-o", "json"]);
     let load = load.stdout(std::process::Stdio::piped()).spawn().expect("load");
     std::thread::sleep(Duration::from_secs(2));
-    lab.isthmus(fault).ok();
+    happens();
     let output = load.wait_with_output().expect("the load ends");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!("no report: {error}\n{}", String::from_utf8_lossy(&output.stdout));
@@ -26,7 +31,7 @@ fn calls_during(lab: &Lab, caller: &str, seconds: u32, fault: &[&str]) -> Vec<Va
 }
 
 /// One line for each quarter of a second and each cluster and zone that answered in it.
-fn print_timeline(calls: &[Value]) {
+pub(crate) fn print_timeline(calls: &[Value]) {
     let who = |call: &Value| match call["status"].as_u64() {
         Some(200) => format!("{}/{}", text(call, "cluster"), text(call, "zone")),
         Some(status) => format!("status {status}"),
@@ -52,7 +57,7 @@ fn text<'a>(call: &'a Value, field: &str) -> &'a str {
 
 /// Asserts that every call succeeded; says over how long calls failed if not.
 #[track_caller]
-fn assert_none_failed(calls: &[Value]) {
+pub(crate) fn assert_none_failed(calls: &[Value]) {
     let failures: Vec<_> = calls.iter().filter(|call| call["status"] != 200).collect();
     if let (Some(first), Some(last)) = (failures.first(), failures.last()) {
         let (count, all, over) = (failures.len(), calls.len(), at(last) - at(first));

@@ -9,4 +9,5 @@ mod failover;
 mod kubectl;
 mod mesh;
 mod protocols;
+mod restart;
 mod support;

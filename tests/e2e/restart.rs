@@ -1,0 +1,89 @@
+//! What is lost when parts of the mesh are replaced in good order, under load: nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::failover::{RATE, assert_none_failed, calls, print_timeline};
+use crate::support::{Lab, User, eventually};
+
+const FRONTEND: &str = "west/default/frontend";
+
+/// Changes the number of a deployment's pods, and waits until all are ready.
+fn scale(lab: &Lab, cluster: &str, namespace: &str, deployment: &str, replicas: u32) {
+    let (deployment, replicas) = (format!("deployment/{deployment}"), format!("--replicas={replicas}"));
+    lab.kubectl(cluster, &["-n", namespace, "scale", &deployment, &replicas]).ok();
+    lab.kubectl(cluster, &["-n", namespace, "rollout", "status", &deployment, "--timeout=60s"]).ok();
+}
+
+/// Replaces a deployment's pods one after the other.
+fn restart(lab: &Lab, cluster: &str, namespace: &str, deployment: &str) {
+    let deployment = format!("deployment/{deployment}");
+    lab.kubectl(cluster, &["-n", namespace, "rollout", "restart", &deployment]).ok();
+    lab.kubectl(cluster, &["-n", namespace, "rollout", "status", &deployment, "--timeout=60s"]).ok();
+}
+
+fn pods(lab: &Lab, cluster: &str, namespace: &str, app: &str) -> BTreeSet<String> {
+    let selector = format!("app={app}");
+    let pods = lab.kubectl(cluster, &["-n", namespace, "get", "pods", "-l", &selector, "-o", "json"]).json();
+    let items = pods["items"].as_array().expect("pods").iter();
+    let there = items.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    there.map(|pod| pod["metadata"]["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn a_rolling_restart_of_a_gateway_pair_loses_no_request() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    let (namespace, gateway) = ("isthmus-system", "isthmus-eastwestgateway");
+    scale(&lab, "east", namespace, gateway, 2);
+    eventually(Duration::from_secs(10), || lab.get(FRONTEND, "http://ratings:9080/")).expect("ratings answers");
+    let before = pods(&lab, "east", namespace, gateway);
+    // Twice, so that connections which began at new gateways are moved as well.
+    let calls = calls(&lab, FRONTEND, "http://ratings:9080/", 25, || {
+        restart(&lab, "east", namespace, gateway);
+        restart(&lab, "east", namespace, gateway);
+    });
+    print_timeline(&calls);
+    let after = pods(&lab, "east", namespace, gateway);
+    assert!(before.len() == 2 && after.len() == 2 && before.is_disjoint(&after), "{before:?} {after:?}");
+    assert!(calls.len() > (RATE * 24) as usize, "{} calls", calls.len());
+    assert_none_failed(&calls);
+    lab.down();
+}
+
+#[test]
+fn a_rolling_restart_of_a_service_loses_no_request() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    let before = pods(&lab, "west", "default", "reviews");
+    let calls = calls(&lab, FRONTEND, "http://reviews:9080/", 20, || restart(&lab, "west", "default", "reviews"));
+    print_timeline(&calls);
+    let after = pods(&lab, "west", "default", "reviews");
+    assert!(before.len() == 2 && after.len() == 2 && before.is_disjoint(&after), "{before:?} {after:?}");
+    assert!(calls.len() > (RATE * 19) as usize, "{} calls", calls.len());
+    assert_none_failed(&calls);
+    lab.down();
+}
+
+/// The application stays, and is out of reach for a moment.
+#[test]
+fn the_restart_of_a_sidecar_alone_loses_no_request() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    let pod = pods(&lab, "west", "default", "reviews").into_iter().next().expect("a pod");
+    let proxy = format!("west/default/{pod}/isthmus-proxy");
+    let restarts = || {
+        let status = lab.kubectl("west", &["get", "pod", &pod, "-o", "json"]).json();
+        let lists = ["containerStatuses", "initContainerStatuses"].map(|list| status["status"][list].clone());
+        let all = lists.iter().filter_map(|list| list.as_array()).flatten().cloned().collect::<Vec<_>>();
+        let proxy = all.iter().find(|status| status["name"] == "isthmus-proxy").expect("a proxy").clone();
+        (proxy["restartCount"].as_u64().expect("a count"), proxy["ready"] == true)
+    };
+    assert_eq!(restarts(), (0, true));
+    let calls = calls(&lab, FRONTEND, "http://reviews:9080/", 20, || {
+        let quit = ["curl", "-sS", "--fail", "-X", "POST", "http://localhost:15000/quitquitquit"];
+        lab.exec(&proxy, &quit).ok();
+        let back = || if restarts() == (1, true) { Ok(()) } else { Err(restarts()) };
+        eventually(Duration::from_secs(15), back).expect("the kubelet starts it again");
+    });
+    print_timeline(&calls);
+    assert_none_failed(&calls);
+    lab.down();
+}
