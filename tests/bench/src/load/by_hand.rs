@@ -1,12 +1,14 @@
 //! One load, for people who look into something: `isthmus-bench part load --help`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Edge, Protocol, Shape, Timing, closed_loop, open_loop};
+use super::passthrough::{self, Way};
+use super::{Edge, Protocol, Shape, Timing, closed_loop, open_loop, tls};
 
 /// What to load and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -35,6 +37,18 @@ pub struct Options {
     /// Seconds before that
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
+    /// Instead, new connections with this server name in their ClientHello, to a backend's `--tls`
+    #[arg(long, requires = "root")]
+    server_name: Option<String>,
+    /// A file with the root that the server's certificate is signed under
+    #[arg(long)]
+    root: Option<PathBuf>,
+    /// Plain bytes behind the hello, to a backend's `--behind-hello`
+    #[arg(long, requires = "server_name")]
+    raw: bool,
+    /// Bytes without end instead of new connections
+    #[arg(long, requires = "server_name")]
+    bulk: bool,
 }
 
 /// Runs it and prints what came of it, and what the generator itself cost.
@@ -45,12 +59,15 @@ pub fn run(options: &Options) -> Result<()> {
     let timing = Timing { warm_up: seconds(options.warm_up)?, duration: seconds(options.duration)? };
     let mut own = [Duration::ZERO; 2];
     let mut edge = |edge: Edge| own[edge as usize] = processor_time();
-    let outcome = match rate {
-        Some(rate) => open_loop(target, authority, shape, rate, timing, &mut edge)?,
-        None => closed_loop(target, authority, shape, timing, &mut edge)?,
+    let outcome = match (options.way()?, rate) {
+        (None, None) => closed_loop(target, authority, shape, timing, &mut edge)?,
+        (None, Some(rate)) => open_loop(target, authority, shape, rate, timing, &mut edge)?,
+        (Some(way), _) if options.bulk => passthrough::bulk(target, &way, connections, timing, &mut edge)?,
+        (Some(way), rate) => passthrough::new_connections(target, &way, connections, rate, timing, &mut edge)?,
     };
     let cost = (own[1] - own[0]).as_secs_f64() * 1e6 / outcome.requests.max(1) as f64;
-    println!("{shape}: {:.0} requests/s, {:.1} MiB/s", outcome.rate(), outcome.throughput() / f64::from(1 << 20));
+    let load = options.server_name.as_ref().map_or_else(|| shape.to_string(), |name| format!("connections to {name}"));
+    println!("{load}: {:.0} requests/s, {:.1} MiB/s", outcome.rate(), outcome.throughput() / f64::from(1 << 20));
     let at = |share| outcome.latency_at(share);
     println!("p50 {:?}, p99 {:?}, p99.9 {:?}, longest {:?}", at(0.5), at(0.99), at(0.999), at(1.0));
     println!("{} failed, {} unanswered; the generator took {cost:.2} µs a request", outcome.failed, outcome.unanswered);
@@ -58,6 +75,15 @@ pub fn run(options: &Options) -> Result<()> {
         println!("{count} × {error}");
     }
     Ok(())
+}
+
+impl Options {
+    /// How to talk, if by server name.
+    fn way(&self) -> Result<Option<Way>> {
+        let (Some(name), Some(root)) = (&self.server_name, &self.root) else { return Ok(None) };
+        let client = tls::Client::new(root, name)?;
+        Ok(Some(if self.raw { Way::Raw(client.hello()?) } else { Way::Tls(client) }))
+    }
 }
 
 /// What this process has had of the processor.

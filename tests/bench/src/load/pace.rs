@@ -56,7 +56,7 @@ impl Queue {
         let mut due = start + interval;
         loop {
             // Longer than what is read, which tells the runtime that there is no more.
-            timer.read(&mut [0; 16]).await?;
+            let _expirations = timer.read(&mut [0; 16]).await?;
             let now = Instant::now();
             while due <= now {
                 self.push(due);

@@ -61,6 +61,20 @@ pub fn new_connections(
     drive::drive(|| Ok(lanes(target, way, Use::Once, concurrency)), pace, timing, edge)
 }
 
+/// Short exchanges on connections that stay, as many as can be.
+///
+/// # Errors
+/// As [`super::closed_loop`].
+pub fn exchanges(
+    target: SocketAddr,
+    way: &Way,
+    connections: usize,
+    timing: Timing,
+    edge: &mut dyn FnMut(Edge),
+) -> Result<Outcome> {
+    drive::drive(|| Ok(lanes(target, way, Use::Kept, connections)), Pace::Closed, timing, edge)
+}
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {

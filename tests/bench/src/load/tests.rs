@@ -1,8 +1,12 @@
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use identity::{Authority, KeyAndRequest, SpiffeId, certificates_to_pem};
 
 use super::passthrough::{self, Way};
 use super::{Edge, Protocol, Shape, Timing, closed_loop, idle, idle_passthrough, open_loop, tls};
@@ -157,11 +161,38 @@ fn idle_connections_are_held_and_asked() {
     assert_eq!(idle(closes, "backend", ONE).unwrap().count().unwrap(), 0);
 }
 
+/// A server's certificate, its key and its root, in files.
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    root: PathBuf,
+}
+
+impl Files {
+    fn make(directory: &Path, server_name: &str) -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        let root = Authority::self_signed_root("isthmus-bench", day).unwrap();
+        let made = KeyAndRequest::generate().unwrap();
+        let id = SpiffeId::new("cluster.local", "bench", "server").unwrap();
+        let chain = root.issue_server(&made.public_key().unwrap(), &id, &[server_name], day).unwrap();
+        let write = |name: &str, text: String| {
+            let path = directory.join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        Self {
+            certificate: write("server.pem", certificates_to_pem(&chain)),
+            key: write("server.key", made.key.to_pem()),
+            root: write("root.pem", root.roots_pem()),
+        }
+    }
+}
+
 #[test]
 fn passthrough_with_and_without_tls() {
     const NAME: &str = "outbound_.80_._.server.bench.svc.cluster.local";
     let directory = tempfile::tempdir().unwrap();
-    let files = tls::Files::make(directory.path(), NAME).unwrap();
+    let files = Files::make(directory.path(), NAME);
     let options = backend::Options {
         behind_hello: any(),
         tls: any(),

@@ -1,13 +1,12 @@
-//! TLS for load through what routes by server name, and certificates for it.
+//! TLS for load through what routes by server name.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use identity::{Authority, KeyAndRequest, PrivateKey, SpiffeId, alpn, certificates_from_pem, certificates_to_pem};
+use identity::{PrivateKey, alpn, certificates_from_pem};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::version::TLS13;
@@ -20,37 +19,6 @@ pub use tokio_rustls::TlsAcceptor as Acceptor;
 
 /// Before each record: its type, version and length.
 pub const RECORD_HEADER: usize = 5;
-
-/// A server's certificate in files, made for a run.
-#[derive(Clone, Debug)]
-pub struct Files {
-    /// The certificate and what leads to its root.
-    pub certificate: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// The root.
-    pub root: PathBuf,
-}
-
-impl Files {
-    /// Makes a root and a P-256 certificate for this name under it, in files in `directory`.
-    pub fn make(directory: &Path, server_name: &str) -> Result<Self> {
-        let root = Authority::self_signed_root("isthmus-bench", Duration::from_secs(24 * 3600))?;
-        let made = KeyAndRequest::generate()?;
-        let id = SpiffeId::new("cluster.local", "bench", "server")?;
-        let chain = root.issue_server(&made.public_key()?, &id, &[server_name], Duration::from_secs(24 * 3600))?;
-        let write = |name: &str, text: String| -> Result<PathBuf> {
-            let path = directory.join(name);
-            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-            Ok(path)
-        };
-        Ok(Self {
-            certificate: write("server.pem", certificates_to_pem(&chain))?,
-            key: write("server.key", made.key.to_pem())?,
-            root: write("root.pem", root.roots_pem())?,
-        })
-    }
-}
 
 /// A server of TLS 1.3 with this certificate and key. It gives no tickets: every handshake is a full one.
 pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
