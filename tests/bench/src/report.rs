@@ -130,7 +130,8 @@ impl Run {
     pub fn new(isthmus: &Path, started: SystemTime, elapsed: Duration, mut findings: Vec<Finding>) -> Self {
         // JSON has no word for what is not a number, and nothing was measured there.
         findings.iter_mut().for_each(|finding| finding.values.retain(|value| value.is_finite()));
-        let mut versions: BTreeMap<String, String> = setup::versions().into_iter().collect();
+        let mut versions: BTreeMap<String, String> =
+            setup::versions().into_iter().map(|(name, said)| (name, bare(&said).to_owned())).collect();
         versions.insert("isthmus".into(), version_of(isthmus));
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         Self {
@@ -202,6 +203,12 @@ fn version_of(isthmus: &Path) -> String {
     let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() { "unknown".to_owned() } else { lines.join(", ") }
+}
+
+/// The version in what a program says of itself; all of that where there is none.
+fn bare(said: &str) -> &str {
+    let mut words = said.split([' ', '/']).filter(|word| word.contains('.'));
+    words.find(|word| word.starts_with(|letter: char| letter.is_ascii_digit())).unwrap_or(said)
 }
 
 /// `2026-11-20 14:05 UTC`

@@ -99,17 +99,17 @@ pub const BUDGETS: &[Budget] = &[
     ),
     budget(
         "sidecar memory with 10 services used of 10,000 in the mesh",
-        ("memory", "resident memory", &["10 services of 10,000"]),
+        ("memory", "resident memory of the sidecar", &["10 services used of 10000"]),
         value(12.0, "MiB"),
     ),
     budget(
         "an endpoint's change in one cluster until a sidecar of another has it, p99: 1,000 services, 10,000 endpoints, 200 proxies",
-        ("control-plane", "change to arrival, p99", &[]),
+        ("control-plane", "change to arrival, p99", &["10000 endpoints in 2 clusters"]),
         value(250.0, "ms"),
     ),
     budget(
         "controller memory per endpoint, beyond the idle process",
-        ("control-plane", "resident memory per endpoint", &[]),
+        ("control-plane", "resident memory per endpoint", &["10000 endpoints in 2 clusters"]),
         value(400.0, "bytes"),
     ),
     budget(
@@ -118,6 +118,12 @@ pub const BUDGETS: &[Budget] = &[
         value(1000.0, "ms"),
     ),
     budget("requests that fail meanwhile, with retries on", ("failover", "failed requests", &[]), value(0.0, "")),
+    budget(
+        "gRPC streams of small messages at full speed that are reset",
+        ("stream", "streams reset", &[]),
+        value(0.0, ""),
+    ),
+    budget("requests of mixed load that fail over time", ("soak", "failed requests", &[]), value(0.0, "")),
 ];
 
 /// What became of a budget.

@@ -7,7 +7,7 @@ use super::table::{Block, Cell, OURS, Row};
 use crate::finding::Better;
 
 /// The quantities that are drawn; of the others the table is enough.
-const DRAWN: [&str; 8] = [
+const DRAWN: [&str; 9] = [
     "CPU per request",
     "CPU per GiB",
     "CPU per connection",
@@ -16,6 +16,7 @@ const DRAWN: [&str; 8] = [
     "throughput",
     "resident memory",
     "resident memory per connection",
+    "memory per connection, inbound",
 ];
 /// The percentile that is drawn; three of each load would be more than one sees.
 const PERCENTILE: &str = ": p99";

@@ -22,7 +22,13 @@ fn findings() -> Vec<Finding> {
         finding("sidecar", many, "envoy", latency("p50"), &[175.0]),
         finding("sidecar", many, "envoy", latency("p99"), &[f64::NAN]),
         finding("sidecar", many, "none", latency("p50"), &[17.0]),
-        finding("memory", "10 services of 10,000", "isthmus", Metric::cost("resident memory", "MiB"), &[12.5]),
+        finding(
+            "memory",
+            "10 services used of 10000",
+            "isthmus",
+            Metric::cost("resident memory of the sidecar", "MiB"),
+            &[12.5],
+        ),
         finding("failover", "pods killed", "isthmus", Metric::cost("failed requests", ""), &[0.0, 0.0, 0.0]),
     ]
 }
@@ -152,6 +158,21 @@ fn a_run_is_written_into_the_repository_and_read_again() {
     assert_eq!(Run::load(&directory.join("latest.json")).unwrap(), run);
     write(&run, repository.path()).unwrap();
     assert_eq!(fs::read_to_string(&page).unwrap(), text, "writing twice changes nothing");
+}
+
+#[test]
+fn versions_are_shown_without_what_stands_around_them() {
+    for (said, shown) in [
+        (
+            "/somewhere/envoy  version: 9e5580933739775e8bce696a57a2e1bc99368f23/1.40.0/Clean/RELEASE/BoringSSL",
+            "1.40.0",
+        ),
+        ("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/", "2.6.12-1+deb12u4"),
+        ("nginx version: nginx/1.22.1", "1.22.1"),
+        ("unknown", "unknown"),
+    ] {
+        assert_eq!(bare(said), shown);
+    }
 }
 
 #[test]
