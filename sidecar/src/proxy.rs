@@ -123,19 +123,27 @@ async fn work(worker: Rc<Worker>, listeners: Listeners) {
     /// How often to look whether the last connection is gone, while draining.
     const LOOK: Duration = Duration::from_millis(20);
     tokio::task::spawn_local(Worker::sweep(Rc::downgrade(&worker)));
-    // The application may need others while it finishes, so its own connections are taken to the end.
-    let mut outgoing = JoinSet::new();
+    // The application may need others while it finishes, so its own connections are taken until nothing else is left.
+    let (last, mut others) = (Rc::new(tokio::sync::Notify::new()), JoinSet::new());
     for listener in listeners.outbound {
-        outgoing.spawn_local(worker.clone().accept(listener, true, outbound::serve));
+        let last = last.clone();
+        let over = async move { last.notified().await };
+        others.spawn_local(worker.clone().accept(listener, over, outbound::serve));
     }
     let mut drain = worker.drain.clone();
-    let incoming = listeners.inbound.into_iter();
-    join_all(incoming.map(|listener| worker.clone().accept(listener, false, inbound::serve))).await;
+    let incoming = listeners.inbound.into_iter().map(|listener| {
+        let mut drain = drain.clone();
+        worker.clone().accept(listener, async move { drain.begun().await }, inbound::serve)
+    });
+    join_all(incoming).await;
     drain.begun().await;
-    drop(drain);
     // Besides this one, the accepting tasks have the worker, and each connection.
-    let idle = 1 + outgoing.len();
-    while Rc::strong_count(&worker) > idle {
+    while Rc::strong_count(&worker) > 1 + others.len() {
+        tokio::time::sleep(LOOK).await;
+    }
+    last.notify_waiters();
+    others.join_all().await;
+    while Rc::strong_count(&worker) > 1 {
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -97,26 +97,20 @@ impl Worker {
         }
     }
 
-    /// Accepts connections, each of which is a task of its own. `to_the_end` goes on when the drain begins; else it ends
-    /// then, with whoever had connected by that time.
+    /// Accepts connections, each of which is a task of its own, until `over`, with whoever had connected by that time. The
+    /// drain waits for it.
     pub async fn accept<F>(
         self: Rc<Self>,
         listener: std::net::TcpListener,
-        to_the_end: bool,
+        over: impl Future<Output = ()>,
         serve: impl Fn(TcpStream, Rc<Self>) -> F,
     ) where
         F: Future<Output = ()> + 'static,
     {
+        let _guard = self.drain.guard();
         let accepted = async {
             let mut acceptor = net::socket::Acceptor::new(listener)?;
-            let mut drain = self.drain.clone();
-            let begun = async {
-                drain.begun().await;
-                if to_the_end {
-                    std::future::pending().await
-                }
-            };
-            self.accept_until(begun, &mut acceptor, &serve).await?;
+            self.accept_until(over, &mut acceptor, &serve).await?;
             if let Err(error) = net::socket::refuse_new(&acceptor) {
                 tracing::warn!(%error, "a connection that comes this moment may be reset");
             }
