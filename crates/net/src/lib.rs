@@ -6,6 +6,7 @@
 
 pub mod allocator;
 pub mod capture;
+pub mod count;
 pub mod firewall;
 pub mod hello;
 pub mod link;

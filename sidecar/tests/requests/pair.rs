@@ -1,0 +1,130 @@
+//! Two real sidecars with a client before and an application behind them that allocate nothing and do next to nothing
+//! themselves, so that what a request costs is what the sidecars make of it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use wire::{Kind, discovery as d, name};
+
+use crate::app::App;
+use crate::world::{DOMAIN, Pod, Sidecar, World};
+
+const REQUEST: &[u8] = b"GET /products/17?currency=EUR HTTP/1.1\r\nhost: reviews:9080\r\nuser-agent: shop/1.0\r\n\
+    accept: application/json\r\naccept-encoding: gzip\r\nx-request-id: 5b1c4e2a-8c0d-4d7b-9a51-0f2d6a3c7e90\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\
+    date: Fri, 20 Nov 2026 12:00:00 GMT\r\n\r\n{}";
+
+/// Between the two sidecars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Between {
+    MutualTls,
+    /// Without cryptography, to count the rest.
+    Plaintext,
+}
+
+/// A client's kept connection through both.
+pub(crate) struct Pair {
+    client: TcpStream,
+    _frontend: Sidecar,
+    _pod: Pod,
+    _world: Arc<World>,
+    _runtime: Runtime,
+}
+
+impl Pair {
+    /// Starts both, with an authorization policy, and sends a first request.
+    pub(crate) fn start(between: Between) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let (world, pod, frontend) = runtime.block_on(async {
+            let world = World::new().await;
+            let app = App::at(application());
+            let pod = world.pod_of("west", "us-west-1a", "reviews-a", "reviews", d::Protocol::Http, app).await;
+            if between == Between::Plaintext {
+                world.accept(&pod, d::PeerMode::Permissive);
+            }
+            let me = name::workload("west", "default", "reviews-a");
+            world.controller.tell(Kind::Authorization, &me, &authorization(between), &[]);
+            world.service("reviews", 1, d::Protocol::Http, &[]);
+            let inbound = pod.inbound;
+            world.serve("reviews", &pod, |endpoint| {
+                let Some(d::endpoint::Kind::Direct(direct)) = &mut endpoint.kind else { unreachable!() };
+                direct.ports = From::from([(9080, inbound.port().into())]);
+                direct.mutual_tls = between == Between::MutualTls;
+            });
+            let frontend = world.client("frontend").await;
+            (world, pod, frontend)
+        });
+        let client = TcpStream::connect(frontend.service(1)).unwrap();
+        client.set_nodelay(true).unwrap();
+        let mut pair = Self { client, _frontend: frontend, _pod: pod, _world: world, _runtime: runtime };
+        pair.ask();
+        pair
+    }
+
+    /// One request, and its response.
+    pub(crate) fn ask(&mut self) {
+        self.client.write_all(REQUEST).unwrap();
+        let mut buffer = [0; 4096];
+        let mut length = 0;
+        while !buffer[..length].ends_with(b"\r\n\r\n{}") {
+            let read = self.client.read(&mut buffer[length..]).unwrap();
+            assert_ne!(read, 0, "no response: {}", String::from_utf8_lossy(&buffer[..length]));
+            length += read;
+        }
+        assert!(buffer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&buffer[..length]));
+    }
+}
+
+/// Lets the frontend in: by its identity where it has one.
+fn authorization(between: Between) -> d::Authorization {
+    let any_of = |values: &[&str]| {
+        Some(d::Values { any_of: values.iter().map(|value| (*value).to_owned()).collect(), none_of: vec![] })
+    };
+    let principal = format!("{DOMAIN}/ns/default/sa/frontend");
+    let source = d::AuthorizationSource { principals: any_of(&[&principal]), ..Default::default() };
+    let operation =
+        d::AuthorizationOperation { methods: any_of(&["GET"]), paths: any_of(&["/products/*"]), ..Default::default() };
+    let rule = d::AuthorizationRule {
+        from: if between == Between::MutualTls { vec![source] } else { vec![] },
+        to: vec![operation],
+        when: vec![],
+    };
+    let policy = d::AuthorizationPolicy {
+        name: "default/frontend".into(),
+        action: d::PolicyAction::Allow.into(),
+        rules: vec![rule],
+    };
+    d::Authorization { policies: vec![policy] }
+}
+
+/// Answers each request without allocating.
+fn application() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || answer(stream.unwrap()));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    let mut buffer = [0; 4096];
+    let mut length = 0;
+    loop {
+        match stream.read(&mut buffer[length..]) {
+            Ok(0) | Err(_) => return,
+            Ok(read) => length += read,
+        }
+        if buffer[..length].ends_with(b"\r\n\r\n") {
+            length = 0;
+            if stream.write_all(RESPONSE).is_err() {
+                return;
+            }
+        }
+    }
+}
