@@ -2,7 +2,7 @@
 //!
 //! A test program makes it its allocator and reads the counts before and after:
 //!
-//! ```
+//! ```standalone_crate
 //! use isthmus_net::count::{self, Counting};
 //!
 //! #[global_allocator]

@@ -1,0 +1,215 @@
+//! What is counted.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use balance::{Balancer, Health, Locality, Outcome};
+use http::{HeaderMap, Request, Version, request};
+use policy::authorization::{self, Action, Authorization, Facts, Policy, Rule, Source};
+use telemetry::istio::{Ended, Labels, Metrics, Protocol};
+use telemetry::metrics::Registry;
+use wire::discovery as d;
+use wire::prost::Message;
+
+use isthmus_sidecar::http::headers;
+
+use crate::pair::{Between, Pair};
+
+/// Something to count.
+pub(crate) struct Operation {
+    pub(crate) name: &'static str,
+    /// How often it is done to see what once costs.
+    pub(crate) times: u32,
+    /// Does it so often.
+    pub(crate) run: fn(u32),
+}
+
+const fn operation(name: &'static str, times: u32, run: fn(u32)) -> Operation {
+    Operation { name, times, run }
+}
+
+/// All of them.
+pub(crate) const OPERATIONS: &[Operation] = &[
+    operation("request through both sidecars, no TLS", 10_000, request_through_both),
+    operation("edit a request's head, outbound", 5000, edit_head),
+    operation("authorize by identity, 1 rule", 5000, |times| authorize(1, times)),
+    operation("authorize by identity, 100 rules", 5000, |times| authorize(100, times)),
+    operation("pick among 1 endpoint", 5000, |times| pick(1, times)),
+    operation("pick among 10 endpoints", 5000, |times| pick(10, times)),
+    operation("pick among 1000 endpoints", 5000, |times| pick(1000, times)),
+    operation("record a request's metrics", 5000, record),
+    operation("find the server's name in a hello", 5000, parse_hello),
+    operation("decode an endpoint", 5000, decode_endpoint),
+    operation("encode an endpoint", 5000, encode_endpoint),
+];
+
+/// Parse, route, authorize, pick and encode in both, on real sockets; what the kernel does is not counted.
+fn request_through_both(times: u32) {
+    let mut pair = Pair::start(Between::Plaintext);
+    for _ in 0..times {
+        pair.ask();
+    }
+}
+
+fn edit_head(times: u32) {
+    let request = Request::get("/products/17?currency=EUR")
+        .header("host", "reviews:9080")
+        .header("user-agent", "shop/1.0")
+        .header("accept", "application/json")
+        .header("accept-encoding", "gzip")
+        .header("x-request-id", "5b1c4e2a-8c0d-4d7b-9a51-0f2d6a3c7e90")
+        .body(());
+    let (head, ()) = request.expect("a request").into_parts();
+    for _ in 0..times {
+        black_box(edited(black_box(head.clone())));
+    }
+}
+
+fn edited(head: request::Parts) -> Request<()> {
+    let mut request = Request::from_parts(head, ());
+    let fields = request.headers_mut();
+    headers::identify(fields);
+    headers::end_hop(fields);
+    headers::end_mesh(fields);
+    headers::retarget(&mut request, Version::HTTP_11);
+    request
+}
+
+struct Fields(HeaderMap);
+
+impl authorization::Headers for Fields {
+    fn value(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
+        Some(String::from_utf8_lossy(self.0.get(name)?.as_bytes()))
+    }
+}
+
+/// The last rule lets it in.
+fn authorize(rules: u32, times: u32) {
+    let rule = |number: u32| {
+        let principal = format!("cluster.local/ns/default/sa/client-{number}");
+        let mut source = Source::default();
+        source.principals.any_of = vec![policy::Pattern::parse(&principal).expect("a pattern")];
+        Rule { from: vec![source], to: vec![], when: vec![] }
+    };
+    let policy =
+        Policy { name: "default/clients".into(), action: Action::Allow, rules: (1..=rules).map(rule).collect() };
+    let authorization = Authorization::compile([policy]);
+    let id = identity::SpiffeId::new("cluster.local", "default", &format!("client-{rules}")).expect("an identity");
+    let fields = Fields(HeaderMap::new());
+    let request =
+        authorization::Request { method: "GET", path: "/products/17", host: "reviews:9080", headers: &fields };
+    let source = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 2));
+    let facts = Facts { principal: Some(&id), cluster: Some("west"), source, port: 9080, request: Some(request) };
+    assert_eq!(authorization.evaluate(&facts), policy::Decision::Allowed);
+    for _ in 0..times {
+        black_box(authorization.evaluate(black_box(&facts)));
+    }
+}
+
+/// With what is learned of a request that went well.
+fn pick(endpoints: usize, times: u32) {
+    let here = Locality::new("us-west", "us-west-1", "a");
+    let mut balancer = Balancer::new(here.clone());
+    balancer.update((0..endpoints).map(|number| balance::Endpoint {
+        id: format!("pod-{number}").into(),
+        locality: here.clone(),
+        weight: 1,
+        health: Health::Ready,
+        target: Arc::new(number),
+    }));
+    let now = Instant::now();
+    // Not random, so that each run picks the same.
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..times {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let pick = balancer.pick(now, &[], random).expect("an endpoint");
+        pick.report(Outcome::Success, now);
+        black_box(pick);
+    }
+}
+
+fn record(times: u32) {
+    let metrics = Metrics::new(Registry::new().worker());
+    let series = metrics.http(&Labels::default(), Protocol::Http);
+    let duration = Duration::from_micros(1500);
+    let ended = Ended { code: 200, grpc_status: None, flags: "-", duration, request_bytes: 100, response_bytes: 1024 };
+    for _ in 0..times {
+        series.record(black_box(&ended));
+    }
+}
+
+fn parse_hello(times: u32) {
+    let hello = hello("outbound_.9080_._.reviews.default.svc.cluster.local");
+    for _ in 0..times {
+        black_box(net::hello::parse(black_box(&hello))).expect("a hello");
+    }
+}
+
+/// A ClientHello (RFC 8446 §4.1.2) of the size that sidecars send, with a post-quantum key share. Random bytes are zero, so
+/// that it is the same each time.
+fn hello(server: &str) -> Vec<u8> {
+    fn counted(bytes: usize, content: Vec<u8>) -> Vec<u8> {
+        let length = (content.len() as u64).to_be_bytes();
+        [length[8 - bytes..].to_vec(), content].concat()
+    }
+    let extension = |number: u16, content| [number.to_be_bytes().to_vec(), counted(2, content)].concat();
+    let name = counted(2, [vec![0], counted(2, server.into())].concat());
+    let protocols = counted(2, [counted(1, b"istio".to_vec()), counted(1, b"istio-http/1.1".to_vec())].concat());
+    let shares = [vec![0x11, 0xec], counted(2, vec![0; 1216]), vec![0, 0x17], counted(2, vec![0; 65])].concat();
+    let extensions = [
+        extension(0x2b, counted(1, vec![3, 4, 3, 3])),
+        extension(0x0a, counted(2, vec![0x11, 0xec, 0, 0x17, 0, 0x1d])),
+        extension(0x0d, counted(2, vec![4, 3, 8, 4])),
+        extension(0x33, counted(2, shares)),
+        extension(0x10, protocols),
+        extension(0x00, name),
+    ];
+    let suites = counted(2, vec![0x13, 2, 0x13, 1, 0x13, 3]);
+    let body = [vec![3, 3], vec![0; 32], counted(1, vec![0; 32]), suites, vec![1, 0], counted(2, extensions.concat())];
+    let message = [vec![1], counted(3, body.concat())].concat();
+    [vec![22, 3, 1], counted(2, message)].concat()
+}
+
+fn endpoint() -> d::Endpoint {
+    let labels = d::WorkloadLabels {
+        workload: "reviews".into(),
+        namespace: "default".into(),
+        app: "reviews".into(),
+        version: "v1".into(),
+        ..Default::default()
+    };
+    let direct = d::Direct {
+        ip: vec![10, 244, 1, 2].into(),
+        ports: From::from([(9080, 9080)]),
+        identity: "spiffe://cluster.local/ns/default/sa/reviews".into(),
+        mutual_tls: true,
+        pod: "reviews-7d4b9c6f5-x2x7q".into(),
+        workload: Some(labels),
+        ..Default::default()
+    };
+    d::Endpoint {
+        service: "reviews.default.svc.cluster.local".into(),
+        cluster: "west".into(),
+        network: "network-west".into(),
+        locality: Some(d::Locality { region: "us-west".into(), zone: "us-west-1".into(), subzone: "a".into() }),
+        weight: 1,
+        kind: Some(d::endpoint::Kind::Direct(direct)),
+        ..Default::default()
+    }
+}
+
+fn decode_endpoint(times: u32) {
+    let encoded = bytes::Bytes::from(endpoint().encode_to_vec());
+    for _ in 0..times {
+        black_box(d::Endpoint::decode(black_box(encoded.clone()))).expect("an endpoint");
+    }
+}
+
+fn encode_endpoint(times: u32) {
+    let endpoint = endpoint();
+    for _ in 0..times {
+        black_box(black_box(&endpoint).encode_to_vec());
+    }
+}
