@@ -10,6 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 mod parse;
@@ -110,12 +111,12 @@ async fn fill(stream: &mut TcpStream, bytes: &mut BytesMut, max_bytes: usize) ->
         stream.readable().await?;
         let room = max_bytes - bytes.len();
         bytes.reserve(FIRST_BUFFER.max(needed.min(max_bytes)).saturating_sub(bytes.len()).clamp(1, room));
-        match stream.try_read_buf(&mut (&mut *bytes).limit(room)) {
-            Ok(0) if bytes.is_empty() => return Err(HelloError::Empty),
-            Ok(0) => return Err(HelloError::Closed(bytes.len())),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error.into()),
+        // This read, unlike `try_read_buf`, notes that a buffer which was not filled has emptied the socket, so that whoever
+        // reads next does not ask the kernel in vain.
+        match stream.read_buf(&mut (&mut *bytes).limit(room)).await? {
+            0 if bytes.is_empty() => return Err(HelloError::Empty),
+            0 => return Err(HelloError::Closed(bytes.len())),
+            _ => {}
         }
         if bytes.len() < needed {
             continue;

@@ -1,9 +1,9 @@
 //! Carrying bytes between two TCP connections, both ways, until both are closed.
 //!
 //! A direction starts by copying through a buffer that all connections of a worker share, so that an idle connection
-//! holds none. Past [`Relay::threshold`] it goes over to `splice(2)` through a pipe, which moves pages without copying
-//! them to user space; a pipe is taken from the worker's [`Pipes`] when there is something to read and given back when
-//! there is not.
+//! holds none. Past [`Relay::threshold`], and as long as there is much to read at a time, it goes over to `splice(2)` through
+//! a pipe, which moves pages without copying them to user space; a pipe is taken from the worker's [`Pipes`] when there is
+//! something to read and given back when there is not. A stream of small messages is always copied.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -24,14 +24,16 @@ pub use pipe::{Lent, Pipes};
 
 /// The shared buffer: one TLS record and its header fit.
 const COPY_BUFFER: usize = 16 * 1024 + 512;
-/// Bytes that one direction may move before others get a turn.
+/// What a turn has to move for the next one to be spliced. Less than a buffer full says that the reader keeps up with the
+/// writer, as with small messages; those cost less copied, with the same number of calls.
+const MUCH: usize = COPY_BUFFER;
+/// Bytes that one direction may move before others get a turn: as much as a pipe holds.
 const TURN: usize = 1 << 20;
 
 /// How to carry.
 #[derive(Clone, Copy, Debug)]
 pub struct Relay {
-    /// Bytes in one direction after which it is spliced instead of copied. Setting up a pipe pays for itself only on a
-    /// longer stream; small calls never reach this.
+    /// Bytes in one direction before which it is not spliced. Setting up a pipe pays for itself only on a longer stream.
     pub threshold: u64,
     /// Ends the connection when nothing has moved in either direction for this long.
     pub idle: Duration,
@@ -108,7 +110,8 @@ impl Carrier {
     }
 }
 
-/// Carries until both sides have closed, passing each half-close on. After a failure both connections are set to be reset
+/// Carries until both sides have closed. The first half-close is passed on at once; the second by dropping the connections,
+/// which spares a call and is to be done when this returns. After a failure both connections are set to be reset
 /// when dropped, so that what was cut off does not look complete to the other side.
 pub async fn both_ways(
     first: &TcpStream,
@@ -117,8 +120,17 @@ pub async fn both_ways(
     relay: &Relay,
     carried: &Carried,
 ) -> Result<(), Broken> {
-    let active = Cell::new(Instant::now());
-    let one_way = |from, to, sides, moved| OneWay { from, to, sides, moved, active: &active, carrier, relay };
+    let (active, half_closed) = (Cell::new(Instant::now()), Cell::new(false));
+    let one_way = |from, to, sides, moved| OneWay {
+        from,
+        to,
+        sides,
+        moved,
+        active: &active,
+        half_closed: &half_closed,
+        carrier,
+        relay,
+    };
     let forth = one_way(first, second, (Side::First, Side::Second), &carried.forth);
     let back = one_way(second, first, (Side::Second, Side::First), &carried.back);
     let ended = tokio::select! {
@@ -151,17 +163,19 @@ struct OneWay<'a> {
     sides: (Side, Side),
     moved: &'a Cell<u64>,
     active: &'a Cell<Instant>,
+    /// Whether the other direction has ended.
+    half_closed: &'a Cell<bool>,
     carrier: &'a Carrier,
     relay: &'a Relay,
 }
 
 impl OneWay<'_> {
     async fn run(self) -> Result<(), Broken> {
-        let mut turn = 0;
+        let (mut turn, mut last) = (0, 0);
         let mut splicing = true;
         loop {
             self.from.readable().await.map_err(|error| self.reading(error))?;
-            let moved = if splicing && self.moved.get() >= self.relay.threshold {
+            let moved = if splicing && last >= MUCH && self.moved.get() >= self.relay.threshold {
                 match self.carrier.pipes.take() {
                     Ok(pipe) => self.splice(pipe).await?,
                     // No descriptors left for a pipe: copying needs none.
@@ -178,6 +192,7 @@ impl OneWay<'_> {
                 Some(count) => {
                     self.moved.set(self.moved.get() + count as u64);
                     self.active.set(Instant::now());
+                    last = count;
                     turn += count;
                 }
                 None => turn = 0,
@@ -186,6 +201,9 @@ impl OneWay<'_> {
                 turn = 0;
                 tokio::task::yield_now().await;
             }
+        }
+        if self.half_closed.replace(true) {
+            return Ok(());
         }
         match SockRef::from(self.to).shutdown(Shutdown::Write) {
             // The other side is gone already; if that was no orderly end, the other direction will say so.
@@ -198,10 +216,10 @@ impl OneWay<'_> {
     async fn copy(&self) -> Result<Option<usize>, Broken> {
         let (count, rest) = {
             let mut buffer = self.carrier.buffer.borrow_mut();
-            let count = match self.from.try_read(&mut buffer) {
-                Ok(0) => return Ok(Some(0)),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            let count = match self.read(&mut buffer) {
+                Ok(Some(0)) => return Ok(Some(0)),
+                Ok(Some(count)) => count,
+                Ok(None) => return Ok(None),
                 Err(error) => return Err(self.reading(error)),
             };
             let written = match self.to.try_write(&buffer[..count]) {
@@ -225,6 +243,22 @@ impl OneWay<'_> {
             }
         }
         Ok(Some(count))
+    }
+
+    /// Reads once. A buffer that was not filled has emptied the socket, and with edge-triggered readiness waiting is safe
+    /// then: `WouldBlock` tells the runtime so, and saves asking the kernel a second time.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut read = None;
+        let tried = self.from.try_io(Interest::READABLE, || {
+            let count = rustix::io::read(self.from, &mut *buffer)?;
+            read = Some(count);
+            if count > 0 && count < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match (read, tried) {
+            (Some(count), _) => Ok(Some(count)),
+            (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            (None, _) => Ok(None),
+        }
     }
 
     /// Moves one pipe full. The pipe goes back to the pool only when it is empty.

@@ -85,6 +85,24 @@ fn carries_much_both_ways_at_once() {
 }
 
 #[test]
+fn small_messages_are_not_spliced_however_many() {
+    run(async {
+        let mut rig = rig(Relay { threshold: 0, ..Relay::default() }).await;
+        let mut answer = [0; 1024];
+        for _ in 0..200 {
+            rig.client.write_all(&[1; 1024]).await.unwrap();
+            rig.server.read_exact(&mut answer).await.unwrap();
+            rig.server.write_all(&[2; 1024]).await.unwrap();
+            rig.client.read_exact(&mut answer).await.unwrap();
+        }
+        drop((rig.client, rig.server));
+        let (ended, forth, back, pipes) = rig.ended.await.unwrap();
+        ended.unwrap();
+        assert_eq!((forth, back, pipes), (200 << 10, 200 << 10, 0));
+    });
+}
+
+#[test]
 fn a_half_close_leaves_the_other_half_open() {
     for threshold in [0, u64::MAX] {
         run(async {
