@@ -60,7 +60,8 @@ pub(crate) async fn connection(mut client: TcpStream, peer: SocketAddr, worker: 
         start: SystemTime::now(),
         begun: Instant::now(),
         peer,
-        local: client.local_addr().ok(),
+        // Asking the kernel for addresses that nobody wants to read costs a call for each.
+        local: worker.logs().then(|| client.local_addr().ok()).flatten(),
         server_name: None,
         service: None,
         endpoint: None,
@@ -152,7 +153,7 @@ async fn connect(route: &Route, worker: &Worker, story: &mut Story) -> Result<(P
         match net::connect(pick.target.address, &options).await {
             Ok(upstream) => {
                 pick.report(Outcome::Success, Instant::now());
-                story.upstream_local = upstream.local_addr().ok();
+                story.upstream_local = worker.logs().then(|| upstream.local_addr().ok()).flatten();
                 return Ok((pick, upstream));
             }
             Err(error) => {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use balance::{Balancer, Locality, Pick};
 use foldhash::{HashMap, HashMapExt};
+use futures_util::FutureExt as _;
 use net::hello::Limits;
 use net::socket::Acceptor;
 use net::splice::{Carrier, Relay};
@@ -29,6 +30,10 @@ mod tests;
 
 /// How often open connections report what they have carried, and what is no longer used is given up.
 const REPORT: Duration = Duration::from_secs(5);
+
+/// Connections accepted before those that are open get a turn. A new one costs some 100 µs in all, so a storm of them delays
+/// what is carried by two milliseconds, and not by as many as wait.
+const AT_ONCE: usize = 16;
 
 /// What a gateway is set to, apart from what discovery tells.
 #[derive(Clone, Debug)]
@@ -120,41 +125,72 @@ impl Worker {
         })
     }
 
-    /// Accepts until drain begins, then takes what the kernel has accepted already, and returns. The connections live on.
+    /// Accepts until drain begins, then whoever had begun to connect by that time, and returns. The connections live on.
     pub async fn run(self: Rc<Self>, mut acceptors: Vec<Acceptor>, mut drain: Watch) -> std::io::Result<()> {
-        /// For connections that the kernel had taken when drain began. A deadline, not a pause: new ones may never stop.
-        const LAST: Duration = Duration::from_millis(20);
-        let mut closing = None;
+        /// For handshakes that had begun when the drain did: some round trips to anywhere.
+        const HANDSHAKES: Duration = Duration::from_millis(300);
         let _accepting = drain.guard();
         let reporting = tokio::task::spawn_local(Rc::clone(&self).report());
-        loop {
-            let accepted = match closing {
-                None => tokio::select! {
-                    accepted = next(&mut acceptors) => accepted,
-                    () = drain.begun() => {
-                        closing = Some(tokio::time::Instant::now() + LAST);
-                        continue;
-                    }
-                },
-                Some(deadline) => match tokio::time::timeout_at(deadline, next(&mut acceptors)).await {
-                    Ok(accepted) if tokio::time::Instant::now() < deadline => accepted,
-                    _ => break,
-                },
-            };
-            let (client, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    reporting.abort();
-                    return Err(error);
+        let guards = drain.clone();
+        let accepted = async {
+            self.accept_until(drain.begun(), &mut acceptors, &guards).await?;
+            for acceptor in &acceptors {
+                if let Err(error) = net::socket::refuse_new(acceptor) {
+                    tracing::warn!(%error, "a connection that comes this moment may be reset");
                 }
-            };
-            let (worker, guard) = (Rc::clone(&self), drain.guard());
-            tokio::task::spawn_local(async move {
-                serve::connection(client, peer, &worker).await;
-                drop(guard);
-            });
+            }
+            self.accept_until(tokio::time::sleep(HANDSHAKES), &mut acceptors, &guards).await?;
+            self.accept_rest(&mut acceptors, &guards).await
+        };
+        let accepted = accepted.await;
+        if accepted.is_err() {
+            reporting.abort();
+        }
+        accepted
+    }
+
+    async fn accept_until(
+        self: &Rc<Self>,
+        end: impl Future<Output = ()>,
+        acceptors: &mut [Acceptor],
+        guards: &Watch,
+    ) -> std::io::Result<()> {
+        let mut end = std::pin::pin!(end);
+        loop {
+            for _ in 0..AT_ONCE {
+                let accepted = tokio::select! {
+                    biased;
+                    () = &mut end => return Ok(()),
+                    accepted = next(acceptors) => accepted?,
+                };
+                self.begin(accepted, guards);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// What still waits, which closing the listener would reset.
+    async fn accept_rest(self: &Rc<Self>, acceptors: &mut [Acceptor], guards: &Watch) -> std::io::Result<()> {
+        /// No queue is longer. Where nothing keeps new ones out, this does.
+        const TURNS: usize = 4096 / AT_ONCE;
+        for _ in 0..TURNS {
+            for _ in 0..AT_ONCE {
+                match next(acceptors).now_or_never() {
+                    Some(accepted) => self.begin(accepted?, guards),
+                    None => return Ok(()),
+                }
+            }
+            tokio::task::yield_now().await;
         }
         Ok(())
+    }
+
+    fn begin(self: &Rc<Self>, (client, peer): (TcpStream, SocketAddr), guards: &Watch) {
+        let (worker, guard) = (Rc::clone(self), guards.guard());
+        tokio::task::spawn_local(async move {
+            serve::connection(client, peer, &worker).await;
+            drop(guard);
+        });
     }
 
     /// A place among those whose hello is being read, and among all.
@@ -171,6 +207,11 @@ impl Worker {
     /// What is in force now.
     pub(crate) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.published.load()
+    }
+
+    /// Whether there is an access log.
+    pub(crate) fn logs(&self) -> bool {
+        self.published.load().log.is_some()
     }
 
     /// The access log in force now.

@@ -1,6 +1,7 @@
 //! The gateway as a process: it enrols with a controller, learns its routes, forwards, outlives the controller, drains.
 
 mod controller;
+mod drain;
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
