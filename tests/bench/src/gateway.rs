@@ -64,6 +64,8 @@ pub enum Load {
     Bulk,
     /// A connection for each exchange.
     NewConnections,
+    /// Small exchanges on kept connections.
+    Exchanges,
     /// System calls of each.
     SystemCalls,
     /// Ten thousand connections on which nothing moves.
@@ -100,7 +102,7 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     for load in &loads {
         let rows: &[usize] = match load {
             Load::Bulk | Load::NewConnections => &numbers,
-            Load::SystemCalls => &[16],
+            Load::Exchanges | Load::SystemCalls => &[16],
             Load::Idle => continue,
         };
         for connections in rows {
@@ -141,13 +143,14 @@ impl System {
 }
 
 impl Load {
-    const ALL: [Self; 4] = [Self::Bulk, Self::NewConnections, Self::SystemCalls, Self::Idle];
+    const ALL: [Self; 5] = [Self::Bulk, Self::NewConnections, Self::Exchanges, Self::SystemCalls, Self::Idle];
 
     fn row(self, connections: usize) -> String {
         let plural = if connections == 1 { "" } else { "s" };
         match self {
             Self::Bulk => format!("bulk transfer, {connections} connection{plural}"),
             Self::NewConnections => format!("new connections, {connections} at a time"),
+            Self::Exchanges => format!("exchanges of 64 B, {connections} connection{plural}"),
             Self::SystemCalls => "system calls".into(),
             Self::Idle => format!("{connections} idle connections"),
         }
@@ -282,6 +285,13 @@ impl<'a> Bench<'a> {
                 for (name, share) in [("time to the answer, p50", 0.5), ("time to the answer, p99", 0.99)] {
                     measured.push((Metric::cost(name, "µs"), outcome.latency_at(share).as_secs_f64() * 1e6));
                 }
+                Ok(measured)
+            }
+            Load::Exchanges => {
+                let (outcome, used) =
+                    meter(&system.process, |edge| passthrough::exchanges(gateway, talk, connections, timing, edge))?;
+                let mut measured = costs(used, outcome.requests as f64, "exchange", 1e6, "µs")?;
+                measured.push((Metric::gain("exchanges", "1/s"), outcome.rate()));
                 Ok(measured)
             }
             Load::SystemCalls => {
