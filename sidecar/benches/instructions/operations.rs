@@ -71,8 +71,7 @@ fn edited(head: request::Parts) -> Request<()> {
     let mut request = Request::from_parts(head, ());
     let fields = request.headers_mut();
     headers::identify(fields);
-    headers::end_hop(fields);
-    headers::end_mesh(fields);
+    headers::end_here(fields);
     headers::retarget(&mut request, Version::HTTP_11);
     request
 }
