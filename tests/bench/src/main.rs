@@ -11,14 +11,19 @@
 mod backend;
 mod failover;
 mod finding;
+mod floor;
+mod gateway;
 mod load;
+mod mesh;
 mod part;
+mod peers;
 mod process;
 mod report;
 mod rig;
 mod sandbox;
 mod scenario;
 mod setup;
+mod sidecar;
 
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};

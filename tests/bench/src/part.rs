@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{backend, load};
+use crate::{backend, floor, load};
 
 /// One of the rig's own processes.
 #[derive(Debug, clap::Subcommand)]
@@ -11,6 +11,12 @@ pub enum Part {
     Backend(backend::Options),
     /// One load, and what came of it
     Load(load::by_hand::Options),
+    /// The floor of a gateway
+    FloorGateway(floor::gateway::Options),
+    /// The floor of an outbound sidecar
+    FloorOutbound(floor::pair::Options),
+    /// The floor of an inbound sidecar
+    FloorInbound(floor::pair::Options),
 }
 
 /// Runs it until it is killed.
@@ -18,5 +24,8 @@ pub fn run(part: Part) -> Result<()> {
     match part {
         Part::Backend(options) => backend::run(&options),
         Part::Load(options) => load::by_hand::run(&options),
+        Part::FloorGateway(options) => floor::gateway::run(options),
+        Part::FloorOutbound(options) => floor::pair::outbound(&options),
+        Part::FloorInbound(options) => floor::pair::inbound(&options),
     }
 }

@@ -4,13 +4,19 @@ use anyhow::Result;
 
 use crate::failover;
 use crate::finding::Finding;
+use crate::gateway;
 use crate::rig::Rig;
+use crate::sidecar;
 
 /// One scenario.
 #[derive(Debug, clap::Subcommand)]
 pub enum Scenario {
     /// A cluster's pods of a service are lost under load
     Failover(failover::Options),
+    /// Routing by server name
+    Gateway(gateway::Options),
+    /// Requests through two sidecars
+    Sidecar(sidecar::Options),
 }
 
 impl Scenario {
@@ -18,6 +24,8 @@ impl Scenario {
     pub fn run(&self, rig: &Rig) -> Result<Vec<Finding>> {
         match self {
             Self::Failover(options) => failover::run(options, rig),
+            Self::Gateway(options) => gateway::run(options, rig),
+            Self::Sidecar(options) => sidecar::run(options, rig),
         }
     }
 }

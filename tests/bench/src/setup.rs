@@ -17,7 +17,7 @@ const DEBIAN: [(&str, &str); 5] = [
     ("python3", "python3-venv"),
 ];
 /// Where nginx' module for streams is, which is a package of its own.
-const NGINX_STREAM: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
+pub const NGINX_STREAM: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
 
 /// What to set up.
 #[derive(Debug, clap::Args)]

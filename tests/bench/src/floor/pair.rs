@@ -26,11 +26,13 @@ use identity::{Accept, ClientAuth, Credential, Identity, PrivateKey, SpiffeId, T
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::load;
 
+/// Streams of HTTP/2, more than there are.
+const MANY: usize = 100_000;
 /// A TLS record's worth, for bytes that are copied.
 const BUFFER: usize = 16 * 1024;
 
@@ -115,7 +117,7 @@ fn run<S: Side>(options: &Options, side: impl Fn(&Identity, &Way) -> Result<S>) 
                 .and_then(TcpListener::from_std)
                 .with_context(|| format!("listening at {}", way.bind))?;
             let relay =
-                Rc::new(Relay { side: side(&identity, way)?, idle: RefCell::default(), shared: OnceCell::new() });
+                Rc::new(Relay { side: side(&identity, way)?, idle: RefCell::default(), shared: Mutex::default() });
             tokio::task::spawn_local(accept(listener, way.speaks, relay));
         }
         std::future::pending().await
@@ -182,7 +184,8 @@ impl Side for Inbound {
 struct Relay<S: Side> {
     side: S,
     idle: RefCell<Vec<Exclusive<S::Server>>>,
-    shared: OnceCell<client2::SendRequest<Incoming>>,
+    /// The connection of HTTP/2 that all requests share.
+    shared: Mutex<Option<client2::SendRequest<Incoming>>>,
 }
 
 async fn accept<S: Side>(listener: TcpListener, speaks: Speaks, relay: Rc<Relay<S>>) {
@@ -205,7 +208,10 @@ async fn accept<S: Side>(listener: TcpListener, speaks: Speaks, relay: Rc<Relay<
                 }
                 Speaks::Http2 => {
                     let service = service_fn(move |request| http2(Rc::clone(&relay), request));
-                    let server = server2::Builder::new(Here).serve_connection(TokioIo::new(client), service);
+                    // A client that leaves resets all of its streams at once; between these two that is no attack.
+                    let mut builder = server2::Builder::new(Here);
+                    builder.max_pending_accept_reset_streams(MANY).max_local_error_reset_streams(MANY);
+                    let server = builder.serve_connection(TokioIo::new(client), service);
                     server.await.map_err(io::Error::other)
                 }
                 Speaks::Tcp => tcp(&relay, client).await,
@@ -320,13 +326,19 @@ impl<S: Side> Drop for Relayed<S> {
 }
 
 async fn http2<S: Side>(relay: Rc<Relay<S>>, request: Request<Incoming>) -> io::Result<Response<Incoming>> {
-    let connected = relay.shared.get_or_try_init(|| async {
-        let stream = relay.side.connect().await?;
-        let (sender, connection) = client2::handshake(Here, TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::task::spawn_local(connection);
-        Ok::<_, io::Error>(sender)
-    });
-    let mut sender = connected.await?.clone();
+    let mut sender = loop {
+        let mut shared = relay.shared.lock().await;
+        match &*shared {
+            Some(sender) if !sender.is_closed() => break sender.clone(),
+            _ => {
+                let stream = relay.side.connect().await?;
+                let connecting = client2::handshake(Here, TokioIo::new(stream));
+                let (sender, connection) = connecting.await.map_err(io::Error::other)?;
+                tokio::task::spawn_local(connection);
+                *shared = Some(sender);
+            }
+        }
+    };
     sender.send_request(request).await.map_err(io::Error::other)
 }
 

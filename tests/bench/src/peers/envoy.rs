@@ -16,7 +16,8 @@ use crate::sidecar::chain::{Chain, Speaks, address, await_status};
 use crate::sidecar::{CLIENT, SERVER_ACCOUNT};
 
 const CLIENT_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 1);
-const SERVER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 4, 1);
+/// The address of the server's pod.
+pub const SERVER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 4, 1);
 const ADMIN: u16 = 15000;
 
 /// Which of the two.

@@ -14,7 +14,8 @@ use crate::rig::Rig;
 use crate::sidecar::{CLIENT, SERVER_ACCOUNT};
 
 const CLIENT_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
-const SERVER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 1);
+/// The address of the server's pod.
+pub const SERVER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 1);
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const ADMIN: u16 = 15000;
 const HEALTH: u16 = 15021;
