@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::mesh::View;
 use crate::report::{Me, Telemetry};
 use crate::upstream::connect::Dial;
-use crate::upstream::{Cluster, Clusters, Overdue, Pool, Version};
+use crate::upstream::{Cluster, Clusters, Pool, Version};
 
 /// The longest that connecting inside the mesh takes, whatever the mesh's settings allow: Istio's default of 10 s would
 /// hold a request for as long as a vanished pod stays listed.
@@ -41,8 +41,6 @@ pub struct Worker {
     pub clusters: Clusters,
     /// Connections to the own application, by the address that it is asked at.
     apps: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
-    /// Requests that wait for responses.
-    pub overdue: Overdue,
     /// Metrics and access logs.
     pub telemetry: Rc<Telemetry>,
     /// Says when to leave.
@@ -63,8 +61,8 @@ impl Worker {
         mark: Option<u32>,
         destination: Destination,
     ) -> Self {
-        let (clusters, apps, overdue) = Default::default();
-        Self { view, identity, clusters, apps, overdue, telemetry: Rc::new(telemetry), drain, mark, destination }
+        let (clusters, apps) = Default::default();
+        Self { view, identity, clusters, apps, telemetry: Rc::new(telemetry), drain, mark, destination }
     }
 
     /// How to connect to a cluster's endpoints, by the mesh's present settings.
