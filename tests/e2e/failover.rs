@@ -66,7 +66,7 @@ pub(crate) fn assert_none_failed(calls: &[Value]) {
 }
 
 /// The pods of a workload in west by the zone they run in.
-fn pods_by_zone(lab: &Lab, app: &str) -> BTreeMap<String, String> {
+pub(crate) fn pods_by_zone(lab: &Lab, app: &str) -> BTreeMap<String, String> {
     let pods = lab.kubectl("west", &["get", "pods", "-l", &format!("app={app}"), "-o", "json"]).json();
     let running = pods["items"].as_array().expect("pods").iter();
     running

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::failover::{RATE, assert_none_failed, calls, print_timeline};
+use crate::failover::{RATE, assert_none_failed, calls, pods_by_zone, print_timeline};
 use crate::support::{Lab, User, eventually};
 
 const FRONTEND: &str = "west/default/frontend";
@@ -67,7 +67,9 @@ fn a_rolling_restart_of_a_service_loses_no_request() {
 #[test]
 fn the_restart_of_a_sidecar_alone_loses_no_request() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
-    let pod = pods(&lab, "west", "default", "reviews").into_iter().next().expect("a pod");
+    // The one in the caller's zone, which answers all of its calls.
+    let zone = pods_by_zone(&lab, "frontend").into_keys().next().expect("a frontend");
+    let pod = pods_by_zone(&lab, "reviews").remove(&zone).expect("reviews in the same zone");
     let proxy = format!("west/default/{pod}/isthmus-proxy");
     let restarts = || {
         let status = lab.kubectl("west", &["get", "pod", &pod, "-o", "json"]).json();
@@ -85,5 +87,7 @@ fn the_restart_of_a_sidecar_alone_loses_no_request() {
     });
     print_timeline(&calls);
     assert_none_failed(&calls);
+    let zones: BTreeSet<_> = calls.iter().filter_map(|call| call["zone"].as_str()).collect();
+    assert_eq!(zones.len(), 2, "the other zone's pod took over meanwhile: {zones:?}");
     lab.down();
 }

@@ -147,3 +147,12 @@ pub(super) async fn answer<H: Handler>(
         }
     }
 }
+
+/// What one stream's task takes with this handler.
+#[cfg(test)]
+pub fn stream_size<H: Handler>() -> usize {
+    fn returned<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+    returned(answer::<H>)
+}
