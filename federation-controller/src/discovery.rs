@@ -31,7 +31,7 @@ mod tests;
 
 use crate::index::{Group, Index, Key};
 use crate::metrics::Metrics;
-use crate::store::{Resource, Store, Viewer};
+use crate::store::{Compiled, Store, Viewer};
 use proxies::Proxies;
 use serve::Caller;
 
@@ -109,12 +109,12 @@ impl Shared {
     fn disconnect(&self, viewer: &Viewer, pod: &Key) {
         let mut index = self.index_mut();
         if let Some(group) = index.disconnect(&viewer.cluster, pod) {
-            self.replace(vec![(group, Vec::new())]);
+            self.replace(vec![(group, Compiled::default())]);
         }
     }
 
     /// Puts compiled groups into the store and wakes the streams if anything differs. Called with the index locked.
-    fn replace(&self, compiled: Vec<(Group, Vec<Resource>)>) -> usize {
+    fn replace(&self, compiled: Vec<(Group, Compiled)>) -> usize {
         let mut store = self.store_mut();
         let changed = compiled.into_iter().map(|(group, resources)| store.replace(group, resources)).sum();
         let changes = store.changes();

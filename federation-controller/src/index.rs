@@ -13,6 +13,7 @@
 //! tests hold the result against one computed from scratch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use prost::Message;
@@ -30,15 +31,18 @@ mod merge;
 mod notices;
 mod relation;
 pub mod snapshot;
+mod table;
 #[cfg(test)]
 mod tests;
 mod workload;
 
 pub use cluster::{Affected, ClusterIndex};
 use event::{Event, Mesh, Object, Text, Trust};
+pub(crate) use workload::labels as workload_labels;
 
 use crate::export;
-use crate::store::{Audience, Resource};
+use crate::store::endpoint::Place;
+use crate::store::{Audience, Compiled, Resource};
 
 /// The controller's own services that proxies of other clusters reach through the gateway, and their exposed port.
 pub const OWN_SERVICES: [(&str, u16); 2] = [("isthmus-controller", 15012), ("isthmus-webhooks", 443)];
@@ -166,6 +170,10 @@ pub struct Index {
     trust_domain: Text,
     /// All networks that anything names, and the unnamed one.
     networks: BTreeSet<Text>,
+    /// The same, as endpoints hold it.
+    networks_told: Arc<[Text]>,
+    /// One copy of each place that endpoints are at.
+    places: HashSet<Arc<Place>>,
     /// Which cluster is on which network, and so may speak for it.
     homes: homes::Homes,
     addresses: address::Addresses,
@@ -189,6 +197,8 @@ impl Index {
             mesh: Mesh::default(),
             trust: None,
             networks: BTreeSet::from([Text::default()]),
+            networks_told: [Text::default()].into(),
+            places: HashSet::new(),
             homes: homes::Homes::default(),
             addresses: address::Addresses::default(),
             facts: HashMap::new(),
@@ -255,6 +265,7 @@ impl Index {
                 self.touch(&name, affected);
             }
         }
+        self.places.retain(|place| Arc::strong_count(place) > 1);
         self.strings.purge();
     }
 
@@ -264,7 +275,7 @@ impl Index {
     }
 
     /// Computes everything touched since the last time.
-    pub fn compile(&mut self) -> Vec<(Group, Vec<Resource>)> {
+    pub fn compile(&mut self) -> Vec<(Group, Compiled)> {
         let homes = homes::Homes::of(self.clusters.values());
         if self.homes != homes {
             // Who may speak for a network decides about gateways and about what pods say of themselves; and a pod's
@@ -277,6 +288,7 @@ impl Index {
         let networks = self.homes.networks(self.clusters.values());
         if self.networks != networks {
             // What is told as a sum is told to each network by name.
+            self.networks_told = networks.iter().cloned().collect();
             self.networks = networks;
             self.dirty_all();
         }
@@ -286,7 +298,7 @@ impl Index {
 
     /// A pod's proxy is connected: from now on its own inbound side is computed. Returns it as it is now, or nothing where
     /// there is no view yet.
-    pub fn connect(&mut self, cluster: &Text, pod: &Key) -> Option<(Group, Vec<Resource>)> {
+    pub fn connect(&mut self, cluster: &Text, pod: &Key) -> Option<(Group, Compiled)> {
         *self.connected.entry((cluster.clone(), pod.clone())).or_default() += 1;
         let group = Group::Pod(cluster.clone(), pod.clone());
         if !self.ready() {
@@ -405,17 +417,18 @@ impl Index {
 
     fn dirty_all(&mut self) {
         for cluster in self.clusters.values() {
-            self.dirty.extend(cluster.services.keys().cloned().map(Group::Service));
+            self.dirty.extend(cluster.services.keys().map(Group::Service));
         }
         self.dirty.extend(self.connected.keys().cloned().map(|(cluster, pod)| Group::Pod(cluster, pod)));
     }
 
-    fn compile_group(&mut self, group: &Group) -> Vec<Resource> {
+    fn compile_group(&mut self, group: &Group) -> Compiled {
         match group {
-            Group::Trust => self.trust.iter().map(trust_resource).collect(),
-            Group::Mesh => vec![self.mesh_resource()],
+            Group::Trust => self.trust.iter().map(trust_resource).collect::<Vec<_>>().into(),
+            Group::Mesh => vec![self.mesh_resource()].into(),
             Group::Network(network) => {
-                gateway::resource(self.clusters.values(), network, &self.homes).into_iter().collect()
+                let gateway = gateway::resource(self.clusters.values(), network, &self.homes);
+                gateway.into_iter().collect::<Vec<_>>().into()
             }
             Group::Service(key) => {
                 let merged = self.merge(key);
@@ -427,9 +440,9 @@ impl Index {
                         ServiceFacts { exports: exports.clone(), conflicts: conflicts.clone(), endpoints: *endpoints };
                     self.facts.insert(key.clone(), facts);
                 }
-                merged.resources
+                Compiled { resources: merged.resources, endpoints: merged.told }
             }
-            Group::Pod(cluster, key) => self.pod_resources(cluster, key),
+            Group::Pod(cluster, key) => self.pod_resources(cluster, key).into(),
         }
     }
 

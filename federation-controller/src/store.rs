@@ -3,20 +3,33 @@
 //! For each kind: resources by name, names by the collections and addresses that they answer to, and a log of changes into
 //! which every stream holds a cursor. The log is bounded: a stream that falls behind its start compares all it has. A
 //! version is a hash of the content, so it is the same after a restart, and writing an equal resource changes nothing.
+//!
+//! Endpoints are ten times as many as everything else together, so they are kept in a form of their own ([`endpoint`]),
+//! found through their service ([`services`]), and encoded when the first stream sends them: the last encodings are kept, so
+//! that all streams that are told the same change share one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use wire::delta::{Item, Source};
+use wire::delta::{self, Item, Source};
 use wire::{Kind, name};
+
+pub mod endpoint;
+mod services;
 
 use crate::index::Group;
 use crate::index::event::Text;
+use endpoint::Told;
+use services::{Endpoints, Services};
 
-/// Changes remembered per kind. A stream reads them within milliseconds; one that is this far behind is stuck, or new.
-const LOG: usize = 8192;
+/// Changes remembered per kind. A stream reads them within milliseconds; one that is this far behind is stuck, or new, and
+/// to compare what it holds costs it less than to look at more names than these.
+const LOG: usize = 1024;
+
+/// Encodings of endpoints that are kept: what a tick changes, for all streams that are told of it.
+const ENCODED: usize = 128;
 
 /// A resource as the index computes it.
 #[derive(Clone, PartialEq, Debug)]
@@ -55,7 +68,10 @@ pub enum Audience {
 #[derive(Debug, Default)]
 pub struct Store {
     tables: [Table; Kind::ALL.len()],
-    groups: HashMap<Group, Names>,
+    services: Services,
+    /// By version, which says it all.
+    encoded: Mutex<HashMap<u64, Bytes>>,
+    groups: HashMap<Group, Held>,
     /// Counts all changes; streams wait for it to move.
     changes: u64,
     /// Clusters of which nothing has been heard yet.
@@ -63,8 +79,28 @@ pub struct Store {
     ready: bool,
 }
 
-/// Kinds and names of a group's resources.
-type Names = Box<[(Kind, Arc<str>)]>;
+/// A group's results.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    /// Resources, but for endpoints.
+    pub resources: Vec<Resource>,
+    /// A service's endpoints, in no order.
+    pub endpoints: Vec<Told>,
+}
+
+impl From<Vec<Resource>> for Compiled {
+    fn from(resources: Vec<Resource>) -> Self {
+        Compiled { resources, endpoints: Vec::new() }
+    }
+}
+
+/// What a group had.
+#[derive(Debug)]
+struct Held {
+    resources: Box<[(Kind, Arc<str>)]>,
+    /// The service whose endpoints it has.
+    hostname: Option<Arc<str>>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -85,20 +121,31 @@ struct Stored {
 
 impl Store {
     /// Puts a group's resources in place of those that it had. Returns how many changed.
-    pub fn replace(&mut self, group: Group, resources: Vec<Resource>) -> usize {
-        let mut changed = 0;
-        let names: Names = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
-        let before = match names.is_empty() {
+    pub fn replace(&mut self, group: Group, compiled: impl Into<Compiled>) -> usize {
+        let Compiled { resources, endpoints } = compiled.into();
+        let hostname = endpoints.first().map(|told| told.common().hostname.clone());
+        let names = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
+        let before = match resources.is_empty() && hostname.is_none() {
             true => self.groups.remove(&group),
-            false => self.groups.insert(group, names),
+            false => self.groups.insert(group, Held { resources: names, hostname: hostname.clone() }),
         };
-        let kept: HashSet<(Kind, Arc<str>)> =
-            resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
-        for gone in before.iter().flatten().filter(|name| !kept.contains(*name)) {
-            changed += usize::from(self.tables[gone.0 as usize].remove(&gone.1));
+        let mut changed = 0;
+        for (kind, name) in before.iter().flat_map(|before| &before.resources) {
+            if !resources.iter().any(|kept| kept.kind == *kind && kept.name == *name) {
+                changed += usize::from(self.tables[*kind as usize].remove(name));
+            }
         }
         for resource in resources {
             changed += usize::from(self.tables[resource.kind as usize].put(resource));
+        }
+        if let Some(hostname) = hostname.or(before.and_then(|before| before.hostname)) {
+            let told = self.services.replace(&hostname, endpoints);
+            changed += told.names.len();
+            told.names.into_iter().for_each(|name| self.tables[Kind::Endpoint as usize].note(name));
+            if told.addresses {
+                // It answers to other addresses than before.
+                self.tables[Kind::Service as usize].note(hostname);
+            }
         }
         self.changes += changed as u64;
         changed
@@ -131,20 +178,46 @@ impl Store {
         self.changes
     }
 
-    /// Resources of a kind, and bytes of their bodies.
+    /// Resources of a kind, and bytes of their bodies; of endpoints, bytes of the records that they are encoded from.
     pub fn size(&self, kind: Kind) -> (usize, usize) {
-        let table = &self.tables[kind as usize];
-        (table.items.len(), table.bytes)
+        match kind {
+            Kind::Endpoint => (self.services.count(), self.services.count() * size_of::<Told>()),
+            _ => {
+                let table = &self.tables[kind as usize];
+                (table.items.len(), table.bytes)
+            }
+        }
     }
 
     /// A resource, whoever may have it.
-    pub fn get(&self, kind: Kind, name: &str) -> Option<(&Item, &Audience)> {
-        self.tables[kind as usize].items.get(name).map(|stored| (&stored.item, &stored.audience))
+    pub fn get(&self, kind: Kind, name: &str) -> Option<Found<'_>> {
+        if kind != Kind::Endpoint {
+            return self.tables[kind as usize].items.get(name).map(|stored| self.whole(kind, stored));
+        }
+        let parts = name::parse_endpoint(name)?;
+        let of = self.services.get(parts.hostname)?;
+        of.find(&parts).map(|at| Found { store: self, what: What::Endpoint(of, at) })
     }
 
     /// All resources of a kind, in no order.
-    pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Item, &Audience)> {
-        self.tables[kind as usize].items.values().map(|stored| (&stored.item, &stored.audience))
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = Found<'_>> {
+        let whole = self.tables[kind as usize].items.values().map(move |stored| self.whole(kind, stored));
+        let of = (kind == Kind::Endpoint).then(|| self.services.iter()).into_iter().flatten();
+        whole.chain(of.flat_map(|of| self.endpoints(of)))
+    }
+
+    /// All endpoints of a service.
+    pub fn endpoints_of(&self, hostname: &str) -> impl Iterator<Item = Found<'_>> {
+        self.services.get(hostname).into_iter().flat_map(|of| self.endpoints(of))
+    }
+
+    fn endpoints<'a>(&'a self, of: &'a Endpoints) -> impl Iterator<Item = Found<'a>> {
+        (0..of.told.len()).map(move |at| Found { store: self, what: What::Endpoint(of, at) })
+    }
+
+    fn whole<'a>(&'a self, kind: Kind, stored: &'a Stored) -> Found<'a> {
+        let endpoints = if kind == Kind::Service { self.services.get(&stored.item.name) } else { None };
+        Found { store: self, what: What::Whole(stored, endpoints) }
     }
 
     /// What one proxy may see.
@@ -238,27 +311,129 @@ pub struct View<'a> {
     who: &'a Viewer,
 }
 
-impl<'a> View<'a> {
-    fn visible(&self, stored: &&'a Stored) -> bool {
-        match &stored.audience {
-            Audience::All => true,
-            Audience::Clusters(clusters) => clusters.contains(&self.who.cluster),
-            Audience::Itself(account) => *stored.item.name == *self.who.workload && *account == self.who.account,
+/// A resource.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    store: &'a Store,
+    what: What<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What<'a> {
+    /// With the endpoints at whose addresses it answers, too.
+    Whole(&'a Stored, Option<&'a Endpoints>),
+    Endpoint(&'a Endpoints, usize),
+}
+
+impl Found<'_> {
+    /// Who may have it.
+    pub fn audience(&self) -> &Audience {
+        match self.what {
+            What::Whole(stored, _) => &stored.audience,
+            What::Endpoint(of, at) => of.told[at].audience(),
+        }
+    }
+
+    /// All other names that it answers to.
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        delta::Found::any_key(self, |key| {
+            keys.push(key.to_owned());
+            false
+        });
+        keys
+    }
+}
+
+impl delta::Found for Found<'_> {
+    fn name(&self) -> Arc<str> {
+        match self.what {
+            What::Whole(stored, _) => stored.item.name.clone(),
+            What::Endpoint(of, at) => of.name(at),
+        }
+    }
+
+    fn version(&self) -> u64 {
+        match self.what {
+            What::Whole(stored, _) => stored.item.version,
+            What::Endpoint(of, at) => of.told[at].version(),
+        }
+    }
+
+    fn body(&self) -> Bytes {
+        match self.what {
+            What::Whole(stored, _) => stored.item.body.clone(),
+            What::Endpoint(of, at) => {
+                let told = &of.told[at];
+                // Whatever is in it is right, also after a panic elsewhere.
+                let mut encoded = self.store.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+                if encoded.len() >= ENCODED && !encoded.contains_key(&told.version()) {
+                    encoded.clear();
+                }
+                encoded.entry(told.version()).or_insert_with(|| told.encode()).clone()
+            }
+        }
+    }
+
+    fn any_key(&self, mut does: impl FnMut(&str) -> bool) -> bool {
+        match self.what {
+            What::Whole(stored, of) => {
+                stored.item.keys.iter().any(|key| does(key))
+                    || of.is_some_and(|of| of.addresses().any(|address| does(&address)))
+            }
+            What::Endpoint(of, at) => {
+                of.told[at].networks().any(|network| does(&name::endpoints(&of.hostname, network)))
+            }
         }
     }
 }
 
-impl Source for View<'_> {
-    fn get(&self, kind: Kind, name: &str) -> Option<&Item> {
-        let stored = self.store.tables[kind as usize].items.get(name);
-        stored.filter(|stored| self.visible(stored)).map(|stored| &stored.item)
+impl<'a> View<'a> {
+    fn visible(&self, found: &Found<'a>) -> bool {
+        match found.audience() {
+            Audience::All => true,
+            Audience::Clusters(clusters) => clusters.contains(&self.who.cluster),
+            Audience::Itself(account) => match found.what {
+                What::Whole(stored, _) => *stored.item.name == *self.who.workload && *account == self.who.account,
+                What::Endpoint(..) => false,
+            },
+        }
+    }
+}
+
+impl<'v> Source for View<'v> {
+    type Found<'a>
+        = Found<'v>
+    where
+        Self: 'a;
+
+    fn get(&self, kind: Kind, name: &str) -> Option<Found<'v>> {
+        self.store.get(kind, name).filter(|found| self.visible(found))
     }
 
-    fn members(&self, kind: Kind, name: &str) -> impl Iterator<Item = &Item> {
-        let table = &self.store.tables[kind as usize];
-        let named = table.items.get(name).into_iter();
+    fn members(&self, kind: Kind, name: &str) -> impl Iterator<Item = Found<'v>> {
+        let store = self.store;
+        let named = store.get(kind, name);
+        let table = &store.tables[kind as usize];
         let keyed = table.by_key.get(name).into_iter().flatten().filter_map(|name| table.items.get(name));
-        named.chain(keyed).filter(|stored| self.visible(stored)).map(|stored| &stored.item)
+        let keyed = keyed.map(move |stored| store.whole(kind, stored));
+        let address = (kind == Kind::Service).then(|| name::parse_address(name)).flatten();
+        let at_address = address.into_iter().flat_map(|(cluster, ip)| store.services.at_address(cluster, ip));
+        let at_address = at_address.filter_map(move |of| store.get(kind, &of.hostname));
+        let collection = if kind == Kind::Endpoint { name::parse_endpoints(name) } else { None };
+        let collected = collection.into_iter().flat_map(|(hostname, network)| {
+            store.endpoints_of(hostname).filter(move |found| match found.what {
+                What::Endpoint(of, at) => of.told[at].is_for(network),
+                What::Whole(..) => false,
+            })
+        });
+        let found: Vec<Found<'v>> = named.into_iter().chain(keyed).chain(at_address).chain(collected).collect();
+        let view = *self;
+        found.into_iter().filter(move |found| view.visible(found))
+    }
+
+    fn answers(&self, kind: Kind, name: &str) -> bool {
+        self.members(kind, name).next().is_some()
     }
 
     fn end(&self, kind: Kind) -> u64 {
@@ -283,7 +458,9 @@ impl Source for View<'_> {
                 None => false,
             },
             Kind::Service | Kind::Gateway => false,
-            Kind::Workload | Kind::Authentication | Kind::Authorization => !self.store.unheard.contains(&self.who.cluster),
+            Kind::Workload | Kind::Authentication | Kind::Authorization => {
+                !self.store.unheard.contains(&self.who.cluster)
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ mod tests;
 mod update;
 
 pub use client::{Answer, Client, Receipt};
-pub use server::{Item, MAX_SUBSCRIPTIONS, Refused, Server, Source, Stats};
+pub use server::{Found, Item, MAX_SUBSCRIPTIONS, Refused, Server, Source, Stats};
 pub use update::{Body, Changed, Malformed, Rejected, Rejection, Update};
 
 /// How many responses of one type may be unacknowledged before the server waits.

@@ -176,6 +176,8 @@ impl Known {
 }
 
 impl Source for Known {
+    type Found<'a> = &'a Item;
+
     fn get(&self, kind: Kind, name: &str) -> Option<&Item> {
         self.0.iter().find(|(of, item)| *of == kind && &*item.name == name).map(|(_, item)| item)
     }

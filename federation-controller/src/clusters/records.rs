@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::names;
 use k8s_openapi::ByteString;
@@ -17,8 +18,8 @@ use kube::core::ObjectMeta;
 use serde::Deserialize;
 
 use crate::index::event::{
-    Export, Gateway, Kind, Labels, Namespace, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Text,
-    protocol_of,
+    Export, Gateway, Kind, Labels, Namespace, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spot,
+    Template, Text, protocol_of,
 };
 
 /// A kind that is watched in every cluster.
@@ -252,8 +253,10 @@ impl EndpointSpec {
             ready: self.conditions.ready.unwrap_or(true),
             terminating: self.conditions.terminating.unwrap_or(false),
             pod: self.target_ref.filter(|target| target.kind == "Pod").and_then(|target| target.name).map(Into::into),
-            node: self.node_name.filter(|name| is_subdomain(name)).map(Into::into),
-            zone: self.zone.filter(|zone| is_label_value(zone)).map(Into::into),
+            spot: Arc::new(Spot {
+                node: self.node_name.filter(|name| is_subdomain(name)).map(Into::into),
+                zone: self.zone.filter(|zone| is_label_value(zone)).map(Into::into),
+            }),
         })
     }
 }
@@ -274,23 +277,12 @@ pub(super) struct PodObject {
 struct PodSpec {
     service_account_name: Option<String>,
     node_name: Option<String>,
-    host_network: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct PodStatus {
     phase: String,
-    #[serde(rename = "podIP")]
-    pod_ip: Option<String>,
-    #[serde(rename = "podIPs")]
-    pod_ips: Vec<PodIp>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct PodIp {
-    ip: String,
 }
 
 impl Watched for PodObject {
@@ -300,28 +292,17 @@ impl Watched for PodObject {
         if matches!(self.status.phase.as_str(), "Failed" | "Succeeded") {
             return None;
         }
-        let mut ips: Vec<IpAddr> =
-            self.status.pod_ips.iter().take(MAX_ADDRESSES).filter_map(|p| p.ip.parse().ok()).collect();
-        if ips.is_empty() {
-            ips.extend(self.status.pod_ip.and_then(|ip| ip.parse::<IpAddr>().ok()));
-        }
-        if self.spec.host_network {
-            ips.clear();
-        }
+        let account = self.spec.service_account_name.filter(|name| is_subdomain(name)).unwrap_or("default".into());
         Some(Object::Pod(Pod {
-            namespace: namespace(&self.metadata)?,
             name: name(&self.metadata)?,
-            ips,
-            service_account: self
-                .spec
-                .service_account_name
-                .filter(|n| is_subdomain(n))
-                .unwrap_or("default".into())
-                .into(),
             node: self.spec.node_name.filter(|name| is_subdomain(name)).unwrap_or_default().into(),
-            workload: workload(&self.metadata),
             terminating: self.metadata.deletion_timestamp.is_some(),
-            labels: texts(self.metadata.labels),
+            template: Arc::new(Template {
+                namespace: namespace(&self.metadata)?,
+                service_account: account.into(),
+                workload: workload(&self.metadata),
+                labels: texts(self.metadata.labels),
+            }),
         }))
     }
 }
@@ -548,10 +529,9 @@ mod tests {
             })
         };
         let Some(Object::Pod(running)) = record::<PodObject>(pod("Running", false)) else { panic!("no pod") };
-        assert_eq!((&*running.workload, &*running.service_account, running.ips.len()), ("reviews-v1", "default", 1));
+        assert_eq!((&*running.workload, &*running.service_account), ("reviews-v1", "default"));
         assert!(running.terminating);
-        let Some(Object::Pod(host)) = record::<PodObject>(pod("Running", true)) else { panic!("no pod") };
-        assert!(host.ips.is_empty());
+        assert_eq!(record::<PodObject>(pod("Running", true)), Some(Object::Pod(running)));
         assert_eq!(record::<PodObject>(pod("Failed", false)), None);
         assert_eq!(record::<PodObject>(pod("Succeeded", false)), None);
     }

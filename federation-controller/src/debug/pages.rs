@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use wire::Kind;
-use wire::delta::Body;
+use wire::delta::{Body, Found as _};
 use wire::discovery::{Endpoint, Health, endpoint};
 use wire::name;
 
@@ -256,10 +256,10 @@ fn counts(index: &Index, cluster: &ClusterIndex) -> (usize, usize, usize) {
     let mut counted = (0, 0, 0);
     for key in cluster.service_keys().filter(|key| !system(key)) {
         counted.0 += 1;
-        let facts = index.facts().get(key);
+        let facts = index.facts().get(&key);
         let exports = facts.is_some_and(|facts| facts.exports.iter().any(|(of, _)| *of == cluster.info.name));
         counted.1 += usize::from(exports);
-        counted.2 += cluster.ready_endpoints(key);
+        counted.2 += cluster.ready_endpoints(&key);
     }
     counted
 }
@@ -293,7 +293,7 @@ pub(super) fn proxies(shared: &Shared) -> Vec<ProxyRow> {
 }
 
 pub(super) fn services(shared: &Shared) -> Vec<String> {
-    let mut names: Vec<String> = shared.store().all(Kind::Service).map(|(item, _)| item.name.to_string()).collect();
+    let mut names: Vec<String> = shared.store().all(Kind::Service).map(|found| found.name().to_string()).collect();
     names.sort_unstable();
     names
 }
@@ -301,17 +301,16 @@ pub(super) fn services(shared: &Shared) -> Vec<String> {
 pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
     let index = shared.index();
     let store = shared.store();
-    let (item, _) = store.get(Kind::Service, hostname)?;
-    let Ok(Body::Service(told)) = Body::decode(Kind::Service, Kind::Service.url(), item.body.clone()) else {
+    let found = store.get(Kind::Service, hostname)?;
+    let Ok(Body::Service(told)) = Body::decode(Kind::Service, Kind::Service.url(), found.body()) else {
         return None;
     };
     let key = Key::new(&told.namespace, &told.name);
     let facts = index.facts().get(&key).cloned().unwrap_or_default();
     let mut endpoints: Vec<EndpointRow> = store
-        .all(Kind::Endpoint)
-        .filter(|(item, _)| item.name.strip_prefix(hostname).is_some_and(|rest| rest.starts_with('@')))
-        .filter_map(|(item, _)| match Body::decode(Kind::Endpoint, Kind::Endpoint.url(), item.body.clone()) {
-            Ok(Body::Endpoint(endpoint)) => Some(endpoint_row(&item.name, endpoint)),
+        .endpoints_of(hostname)
+        .filter_map(|found| match Body::decode(Kind::Endpoint, Kind::Endpoint.url(), found.body()) {
+            Ok(Body::Endpoint(endpoint)) => Some(endpoint_row(&found.name(), endpoint)),
             _ => None,
         })
         .collect();
@@ -379,7 +378,7 @@ pub(super) fn gateways(shared: &Shared) -> Vec<GatewayRow> {
     let store = shared.store();
     let mut rows: Vec<GatewayRow> = store
         .all(Kind::Gateway)
-        .filter_map(|(item, _)| match Body::decode(Kind::Gateway, Kind::Gateway.url(), item.body.clone()) {
+        .filter_map(|found| match Body::decode(Kind::Gateway, Kind::Gateway.url(), found.body()) {
             Ok(Body::Gateway(gateway)) => Some(GatewayRow {
                 network: gateway.network,
                 addresses: gateway

@@ -164,6 +164,7 @@ async fn follow(
     let expired = sleep(life.unwrap_or(FOREVER));
     tokio::pin!(expired);
     loop {
+        let mut moved = request.is_some();
         if let Some(request) = request.take() {
             if let Some(error) = &request.error_detail {
                 let kind = Kind::of_url(&request.type_url).map_or("unknown", Kind::as_str);
@@ -175,14 +176,18 @@ async fn follow(
         }
         changes.mark_unchanged();
         while let Some(response) = next(shared, viewer, &mut server) {
+            moved = true;
             match timeout(limit, responses.send(Ok(response))).await {
                 Err(_) => return End::Stuck(limit),
                 Ok(Err(_)) => return End::Closed,
                 Ok(Ok(())) => {}
             }
         }
-        shared.metrics.count(&mut counted, server.stats());
-        proxy.report(Progress::of(&server));
+        // Every change wakes every stream, and most of them have nothing to tell.
+        if moved {
+            shared.metrics.count(&mut counted, server.stats());
+            proxy.report(Progress::of(&server));
+        }
         let late = server.waiting_since().map(|since| tokio::time::Instant::from_std(since + limit));
         tokio::select! {
             message = requests.message() => match message {

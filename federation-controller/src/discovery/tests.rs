@@ -254,8 +254,7 @@ fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
                 ready: i >= unready,
                 terminating: false,
                 pod: None,
-                node: None,
-                zone: Some("us-west-1a".into()),
+                spot: event::Spot { node: None, zone: Some("us-west-1a".into()) }.into(),
             })
             .collect(),
     })
@@ -263,12 +262,13 @@ fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
 
 fn frontend_pod() -> Object {
     Object::Pod(event::Pod {
-        namespace: "default".into(),
         name: "frontend-1".into(),
-        ips: vec![[10, 244, 0, 9].into()],
-        service_account: "frontend".into(),
-        labels: [("security.istio.io/tlsMode".into(), "istio".into())].into(),
-        workload: "frontend".into(),
+        template: Arc::new(event::Template {
+            namespace: "default".into(),
+            service_account: "frontend".into(),
+            labels: [("security.istio.io/tlsMode".into(), "istio".into())].into(),
+            workload: "frontend".into(),
+        }),
         ..Default::default()
     })
 }

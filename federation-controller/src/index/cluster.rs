@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::event::{Cluster, Export, Gateway, Kind, Link, Namespace, Node, Object, Pod, Service, Slice, Text};
 use super::relation::Relation;
+use super::table::{Named, Reverse, Table};
 use super::{Key, SystemNamespaces};
 
 /// An empty list from a cluster that had objects of the kind is believed after this long of an unbroken link.
@@ -55,19 +56,19 @@ pub struct ClusterIndex {
     system: SystemNamespaces,
     pub(super) namespaces: HashMap<Text, Namespace>,
     pub(super) nodes: HashMap<Text, Node>,
-    pub(super) services: HashMap<Key, Service>,
-    pub(super) slices: HashMap<Key, Slice>,
-    pub(super) pods: HashMap<Key, Pod>,
-    pub(super) exports: HashMap<Key, Export>,
+    pub(super) services: Table<Service>,
+    pub(super) slices: Table<Slice>,
+    pub(super) pods: Table<Pod>,
+    pub(super) exports: Table<Export>,
     pub(super) gateways: HashMap<Key, Gateway>,
     /// Service to its slices.
-    pub(super) slices_of: Relation<Key, Key>,
+    slices_of: Reverse,
     /// Pod to slices that list it.
-    pub(super) slices_with: Relation<Key, Key>,
+    slices_with: Reverse,
     /// Node to slices with endpoints on it.
-    slices_on: Relation<Text, Key>,
+    slices_on: Relation<Text, u32>,
     /// Node to pods on it.
-    pods_on: Relation<Text, Key>,
+    pods_on: Relation<Text, u32>,
     /// Gateway to pods that its selector matches.
     gateway_pods: Relation<Key, Key>,
     /// How many pods say that they are on a network.
@@ -99,13 +100,13 @@ impl ClusterIndex {
             system,
             namespaces: HashMap::new(),
             nodes: HashMap::new(),
-            services: HashMap::new(),
-            slices: HashMap::new(),
-            pods: HashMap::new(),
-            exports: HashMap::new(),
+            services: Table::default(),
+            slices: Table::default(),
+            pods: Table::default(),
+            exports: Table::default(),
             gateways: HashMap::new(),
-            slices_of: Relation::default(),
-            slices_with: Relation::default(),
+            slices_of: Reverse::default(),
+            slices_with: Reverse::default(),
             slices_on: Relation::default(),
             pods_on: Relation::default(),
             gateway_pods: Relation::default(),
@@ -162,14 +163,31 @@ impl ClusterIndex {
     }
 
     /// The keys of its services, in no order.
-    pub fn service_keys(&self) -> impl Iterator<Item = &Key> {
+    pub fn service_keys(&self) -> impl Iterator<Item = Key> {
         self.services.keys()
     }
 
     /// How many endpoints of a service are ready.
     pub fn ready_endpoints(&self, key: &Key) -> usize {
-        let slices = self.slices_of.of(key).filter_map(|slice| self.slices.get(slice));
-        slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready && !endpoint.terminating).count()
+        self.slices_of(key)
+            .flat_map(|slice| &slice.endpoints)
+            .filter(|endpoint| endpoint.ready && !endpoint.terminating)
+            .count()
+    }
+
+    /// The slices of a service, in no order.
+    pub(super) fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Slice> {
+        let found = self.slices_of.of(&service.namespace, &service.name).filter_map(|slice| self.slices.at(slice));
+        found.filter(move |slice| slice.namespace == service.namespace && slice.service == service.name)
+    }
+
+    /// The slices that list a pod, in no order.
+    pub(super) fn slices_with(&self, pod: &Key) -> impl Iterator<Item = &Slice> {
+        let found = self.slices_with.of(&pod.namespace, &pod.name).filter_map(|slice| self.slices.at(slice));
+        found.filter(move |slice| {
+            slice.namespace == pod.namespace
+                && slice.endpoints.iter().any(|endpoint| endpoint.pod.as_ref() == Some(&pod.name))
+        })
     }
 
     /// Whether there is a ServiceExport of this name.
@@ -274,8 +292,8 @@ impl ClusterIndex {
     pub fn everything(&self) -> Affected {
         let gateways = self.services.values().filter_map(|service| service.network.clone());
         Affected {
-            services: self.services.keys().cloned().collect(),
-            pods: self.pods.keys().cloned().collect(),
+            services: self.services.keys().collect(),
+            pods: self.pods.keys().collect(),
             networks: gateways.chain([self.network().clone()]).collect(),
             all: true,
         }
@@ -297,10 +315,10 @@ impl ClusterIndex {
         match kind {
             Kind::Namespace => self.namespaces.keys().map(Key::unnamespaced).collect(),
             Kind::Node => self.nodes.keys().map(Key::unnamespaced).collect(),
-            Kind::Service => self.services.keys().cloned().collect(),
-            Kind::Slice => self.slices.keys().cloned().collect(),
-            Kind::Pod => self.pods.keys().cloned().collect(),
-            Kind::Export => self.exports.keys().cloned().collect(),
+            Kind::Service => self.services.keys().collect(),
+            Kind::Slice => self.slices.keys().collect(),
+            Kind::Pod => self.pods.keys().collect(),
+            Kind::Export => self.exports.keys().collect(),
             Kind::Gateway => self.gateways.keys().cloned().collect(),
         }
     }
@@ -327,10 +345,12 @@ impl ClusterIndex {
     fn set_node(&mut self, name: Text, new: Option<Node>) -> Affected {
         let mut affected = Affected::default();
         if self.nodes.get(&name) != new.as_ref() {
-            affected.pods.extend(self.pods_on.of(&name).cloned());
-            for slice in self.slices_on.of(&name).chain(self.pods_on.of(&name).flat_map(|pod| self.slices_with.of(pod)))
-            {
-                self.touch_slice(slice, &mut affected);
+            for slice in self.slices_on.of(&name).filter_map(|slice| self.slices.at(*slice)) {
+                self.touch_service(slice_service(slice), &mut affected);
+            }
+            for pod in self.pods_on.of(&name).filter_map(|pod| self.pods.at(*pod)) {
+                self.touch_slices_with(pod, &mut affected);
+                affected.pods.insert(pod.key());
             }
             replace(&mut self.nodes, name, new);
         }
@@ -342,11 +362,11 @@ impl ClusterIndex {
         let old = self.services.get(&key);
         if old != new.as_ref() {
             affected.networks.extend([old, new.as_ref()].into_iter().flatten().filter_map(|of| of.network.clone()));
-            for slice in self.slices_of.of(&key).filter_map(|slice| self.slices.get(slice)) {
+            for slice in self.slices_of(&key) {
                 affected.pods.extend(slice_pods(slice));
             }
-            affected.services.insert(key.clone());
-            replace(&mut self.services, key, new);
+            self.services.replace(&key, new);
+            affected.services.insert(key);
         }
         affected
     }
@@ -356,54 +376,63 @@ impl ClusterIndex {
         if self.slices.get(&key) == new.as_ref() {
             return affected;
         }
-        if let Some(old) = self.slices.remove(&key) {
-            self.slices_of.remove(&slice_service(&old), &key);
+        if let Some((id, old)) = self.slices.remove(&key) {
+            self.slices_of.remove(&old.namespace, &old.service, id);
             for pod in slice_pods(&old) {
-                self.slices_with.remove(&pod, &key);
+                self.slices_with.remove(&pod.namespace, &pod.name, id);
                 affected.pods.insert(pod);
             }
             for node in old.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()) {
-                self.slices_on.remove(node, &key);
+                self.slices_on.remove(node, &id);
             }
             self.touch_service(slice_service(&old), &mut affected);
         }
-        if let Some(new) = new {
-            self.slices_of.insert(&slice_service(&new), &key);
-            for pod in slice_pods(&new) {
-                self.slices_with.insert(&pod, &key);
+        if let Some(mut new) = new {
+            // One copy of a pod's name, whoever came first.
+            for name in new.endpoints.iter_mut().filter_map(|endpoint| endpoint.pod.as_mut()) {
+                let pod = Key { namespace: new.namespace.clone(), name: name.clone() };
+                if let Some(pod) = self.pods.get(&pod) {
+                    *name = pod.name.clone();
+                }
+            }
+            self.touch_service(slice_service(&new), &mut affected);
+            let id = self.slices.insert(new);
+            let Some(new) = self.slices.at(id) else { return affected };
+            self.slices_of.insert(&new.namespace, &new.service, id);
+            for pod in slice_pods(new) {
+                self.slices_with.insert(&pod.namespace, &pod.name, id);
                 affected.pods.insert(pod);
             }
             for node in new.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()) {
-                self.slices_on.insert(node, &key);
+                self.slices_on.insert(node, &id);
             }
-            self.touch_service(slice_service(&new), &mut affected);
-            self.slices.insert(key, new);
         }
         affected
     }
 
-    fn set_pod(&mut self, key: Key, new: Option<Pod>) -> Affected {
+    fn set_pod(&mut self, key: Key, mut new: Option<Pod>) -> Affected {
         let mut affected = Affected::default();
         let old = self.pods.get(&key);
         if old == new.as_ref() {
             return affected;
         }
         affected.pods.insert(key.clone());
-        for slice in self.slices_with.of(&key) {
-            self.touch_slice(slice, &mut affected);
+        for slice in self.slices_with(&key) {
+            self.touch_service(slice_service(slice), &mut affected);
+            // One copy of a pod's name, whoever came first.
+            let mut names = slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref());
+            if let (Some(new), Some(name)) = (&mut new, names.find(|name| **name == key.name)) {
+                new.name = name.clone();
+            }
         }
         if let Some(old) = old {
-            self.pods_on.remove(&old.node, &key);
+            if let Some(id) = self.pods.id(&key) {
+                self.pods_on.remove(&old.node, &id);
+            }
             if let Some(count) = pod_network(old).and_then(|network| self.pod_networks.get_mut(network)) {
                 *count -= 1;
             }
             self.pod_networks.retain(|_, count| *count > 0);
-        }
-        if let Some(new) = &new {
-            self.pods_on.insert(&new.node, &key);
-            if let Some(network) = pod_network(new) {
-                *self.pod_networks.entry(network.clone()).or_default() += 1;
-            }
         }
         // The first pod of a gateway puts its exports in force, and the last takes them back.
         for (gateway, spec) in &self.gateways {
@@ -413,18 +442,26 @@ impl ClusterIndex {
                 false => self.gateway_pods.remove(gateway, &key),
             };
             if edge {
-                affected.services.extend(self.services.keys().cloned());
+                affected.services.extend(self.services.keys());
             }
         }
-        replace(&mut self.pods, key, new);
+        match new {
+            Some(new) => {
+                let (node, network) = (new.node.clone(), pod_network(&new).cloned());
+                let id = self.pods.insert(new);
+                self.pods_on.insert(&node, &id);
+                network.into_iter().for_each(|network| *self.pod_networks.entry(network).or_default() += 1);
+            }
+            None => drop(self.pods.remove(&key)),
+        }
         affected
     }
 
     fn set_export(&mut self, key: Key, new: Option<Export>) -> Affected {
         let mut affected = Affected::default();
         if self.exports.get(&key) != new.as_ref() {
-            affected.services.insert(key.clone());
-            replace(&mut self.exports, key, new);
+            self.exports.replace(&key, new);
+            affected.services.insert(key);
         }
         affected
     }
@@ -436,17 +473,19 @@ impl ClusterIndex {
         }
         self.gateway_pods.clear(&key);
         if let Some(new) = &new {
-            for (pod, _) in self.pods.iter().filter(|(_, pod)| new.selector.select(&pod.labels)) {
-                self.gateway_pods.insert(&key, pod);
+            for pod in self.pods.values().filter(|pod| new.selector.select(&pod.labels)) {
+                self.gateway_pods.insert(&key, &pod.key());
             }
         }
-        affected.services.extend(self.services.keys().cloned());
+        affected.services.extend(self.services.keys());
         replace(&mut self.gateways, key, new);
         affected
     }
 
-    fn touch_slice(&self, slice: &Key, affected: &mut Affected) {
-        if let Some(slice) = self.slices.get(slice) {
+    /// The services of all slices that list a pod.
+    fn touch_slices_with(&self, pod: &Pod, affected: &mut Affected) {
+        // By hash alone: another pod's service is computed in vain once in four billion.
+        for slice in self.slices_with.of(&pod.namespace, &pod.name).filter_map(|slice| self.slices.at(slice)) {
             self.touch_service(slice_service(slice), affected);
         }
     }
@@ -467,6 +506,22 @@ impl Affected {
         self.all |= other.all;
     }
 }
+
+macro_rules! named {
+    ($($kind:ty),*) => {$(
+        impl Named for $kind {
+            fn namespace(&self) -> &Text {
+                &self.namespace
+            }
+
+            fn name(&self) -> &Text {
+                &self.name
+            }
+        }
+    )*};
+}
+
+named!(Service, Slice, Pod, Export);
 
 /// The network that a pod says it is on, by the label `topology.istio.io/network`.
 pub(super) fn pod_network(pod: &Pod) -> Option<&Text> {

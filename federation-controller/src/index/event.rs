@@ -8,6 +8,7 @@
 //! Strings are `Arc<str>`: the index replaces equal ones by one copy when it keeps them.
 
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -271,45 +272,75 @@ pub struct Slice {
     /// TCP ports: the service port's name, and the number that the endpoints listen on.
     pub ports: Vec<(Text, u16)>,
     /// The endpoints.
-    pub endpoints: Vec<SliceEndpoint>,
+    pub endpoints: Box<[SliceEndpoint]>,
 }
 
 /// One endpoint of a slice.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SliceEndpoint {
+    /// `targetRef.name` where its kind is Pod; same namespace as the slice.
+    pub pod: Option<Text>,
+    /// Where it is: the index keeps one copy for all that are there.
+    #[serde(flatten)]
+    pub spot: Arc<Spot>,
     /// The first of `addresses`; the API says that they are fungible.
     pub ip: IpAddr,
     /// `conditions.ready`; absent means ready.
     pub ready: bool,
     /// `conditions.terminating`.
     pub terminating: bool,
-    /// `targetRef.name` where its kind is Pod; same namespace as the slice.
-    pub pod: Option<Text>,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Spot {
     /// `nodeName`.
     pub node: Option<Text>,
     /// `zone`.
     pub zone: Option<Text>,
 }
 
+impl Deref for SliceEndpoint {
+    type Target = Spot;
+
+    fn deref(&self) -> &Spot {
+        &self.spot
+    }
+}
+
 /// A pod.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Pod {
-    /// Its namespace.
-    pub namespace: Text,
     /// Its name.
     pub name: Text,
-    /// `status.podIPs`; empty for pods on the host's network.
-    pub ips: Vec<IpAddr>,
-    /// `spec.serviceAccountName`; "default" where it is absent.
-    pub service_account: Text,
     /// `spec.nodeName`.
     pub node: Text,
-    /// Its labels.
-    pub labels: Labels,
-    /// What made it: the Deployment where its owner is a ReplicaSet made by one, else its owner, else its own name.
-    pub workload: Text,
+    /// What it has in common with others: the index keeps one copy for all of them.
+    #[serde(flatten)]
+    pub template: Arc<Template>,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
+}
+
+/// What the pods of one template have in common.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Template {
+    /// Their namespace.
+    pub namespace: Text,
+    /// `spec.serviceAccountName`; "default" where it is absent.
+    pub service_account: Text,
+    /// Their labels.
+    pub labels: Labels,
+    /// What made them: the Deployment where the owner is a ReplicaSet made by one, else the owner, else the pod's own name.
+    pub workload: Text,
+}
+
+impl Deref for Pod {
+    type Target = Template;
+
+    fn deref(&self) -> &Template {
+        &self.template
+    }
 }
 
 /// That the service of the same name in the same namespace may be used from other clusters.

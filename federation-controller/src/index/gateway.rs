@@ -14,6 +14,7 @@ use wire::{Kind, name};
 use super::cluster::ClusterIndex;
 use super::event::Text;
 use super::homes::Homes;
+use super::table::Named as _;
 use super::{Key, notices, workload};
 use crate::store::Resource;
 
@@ -26,12 +27,13 @@ pub(super) fn resource<'a>(
     network: &Text,
     homes: &Homes,
 ) -> Option<Resource> {
-    let mut found: Vec<(IpAddr, &Key, GatewayAddress)> = Vec::new();
+    let mut found: Vec<(IpAddr, Key, GatewayAddress)> = Vec::new();
     for cluster in clusters.filter(|cluster| homes.may_name(&cluster.info.name, network)) {
-        for (key, service) in &cluster.services {
+        for service in cluster.services.values() {
             if service.network.as_ref() != Some(network) {
                 continue;
             }
+            let key = &service.key();
             let port = service.gateway_port.unwrap_or(GATEWAY_PORT);
             if !service.ports.iter().any(|exposed| exposed.number == port) {
                 continue;
@@ -40,7 +42,7 @@ pub(super) fn resource<'a>(
                 let cluster = &cluster.info.name;
                 tracing::warn!(%cluster, "{}", notices::unreachable_gateway(key, service, network));
             }
-            found.extend(service.external_ips.iter().map(|ip| (*ip, key, address(cluster, key, *ip, port))));
+            found.extend(service.external_ips.iter().map(|ip| (*ip, key.clone(), address(cluster, key, *ip, port))));
         }
     }
     found.sort_by(|(ip, key, a), (other, of, b)| (ip, a.port, &a.cluster, key).cmp(&(other, b.port, &b.cluster, of)));
@@ -55,11 +57,10 @@ pub(super) fn resource<'a>(
 
 /// The gateway is where the first of its pods is.
 fn address(cluster: &ClusterIndex, key: &Key, ip: IpAddr, port: u16) -> GatewayAddress {
-    let slices = cluster.slices_of.of(key).filter_map(|slice| cluster.slices.get(slice));
-    let endpoint = slices.flat_map(|slice| &slice.endpoints).min_by_key(|endpoint| endpoint.ip);
+    let endpoint = cluster.slices_of(key).flat_map(|slice| &slice.endpoints).min_by_key(|endpoint| endpoint.ip);
     let locality = endpoint.map(|endpoint| {
         let pod = endpoint.pod.as_ref().map(|pod| Key { namespace: key.namespace.clone(), name: pod.clone() });
-        workload::locality(cluster, pod.and_then(|pod| cluster.pods.get(&pod)), Some(endpoint))
+        workload::locality(cluster, pod.and_then(|pod| cluster.pods.get(&pod)), Some(endpoint)).to_wire()
     });
     GatewayAddress { ip: name::ip_to_bytes(ip), port: port.into(), cluster: cluster.info.name.to_string(), locality }
 }

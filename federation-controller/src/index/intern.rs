@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::event::{Labels, Object, Text};
+use super::event::{Labels, Object, Spot, Template, Text};
 
 /// Unused strings are dropped when the pool has grown by this many since the last time.
 const PURGE_STEP: usize = 4096;
@@ -14,6 +14,8 @@ const PURGE_STEP: usize = 4096;
 pub(super) struct Strings {
     pool: HashSet<Text>,
     label_sets: HashSet<Labels>,
+    spots: HashSet<Arc<Spot>>,
+    templates: HashSet<Arc<Template>>,
     after_purge: usize,
 }
 
@@ -42,19 +44,13 @@ impl Strings {
                     self.text(text);
                 }
                 of.ports.iter_mut().for_each(|(name, _)| self.text(name));
-                for endpoint in &mut of.endpoints {
-                    for text in [&mut endpoint.pod, &mut endpoint.node, &mut endpoint.zone] {
-                        self.option(text);
-                    }
-                }
-                of.endpoints.shrink_to_fit();
+                // Names of pods are in one or two records each, which share them themselves.
+                of.endpoints.iter_mut().for_each(|endpoint| self.spot(&mut endpoint.spot));
+                of.ports.shrink_to_fit();
             }
             Object::Pod(of) => {
-                for text in [&mut of.namespace, &mut of.name, &mut of.service_account, &mut of.node, &mut of.workload] {
-                    self.text(text);
-                }
-                self.labels(&mut of.labels);
-                of.ips.shrink_to_fit();
+                self.text(&mut of.node);
+                self.template(&mut of.template);
             }
             Object::Export(of) => {
                 self.text(&mut of.namespace);
@@ -72,11 +68,15 @@ impl Strings {
 
     /// Drops strings that only the pool holds, now and then.
     pub(super) fn purge(&mut self) {
-        if self.pool.len() + self.label_sets.len() > self.after_purge + PURGE_STEP {
+        let size = |of: &Self| of.pool.len() + of.label_sets.len() + of.spots.len() + of.templates.len();
+        if size(self) > self.after_purge + PURGE_STEP {
+            // What holds others goes first.
+            self.spots.retain(|spot| Arc::strong_count(spot) > 1);
+            self.templates.retain(|template| Arc::strong_count(template) > 1);
             self.label_sets.retain(|labels| labels.handles() > 1);
             self.pool.retain(|text| Arc::strong_count(text) > 1);
             self.pool.shrink_to_fit();
-            self.after_purge = self.pool.len() + self.label_sets.len();
+            self.after_purge = size(self);
         }
     }
 
@@ -89,6 +89,32 @@ impl Strings {
 
     fn option(&mut self, text: &mut Option<Text>) {
         text.iter_mut().for_each(|text| self.text(text));
+    }
+
+    fn spot(&mut self, spot: &mut Arc<Spot>) {
+        if let Some(known) = self.spots.get(spot) {
+            *spot = known.clone();
+            return;
+        }
+        let mut new = (**spot).clone();
+        self.option(&mut new.node);
+        self.option(&mut new.zone);
+        *spot = Arc::new(new);
+        self.spots.insert(spot.clone());
+    }
+
+    fn template(&mut self, template: &mut Arc<Template>) {
+        if let Some(known) = self.templates.get(template) {
+            *template = known.clone();
+            return;
+        }
+        let mut new = (**template).clone();
+        for text in [&mut new.namespace, &mut new.service_account, &mut new.workload] {
+            self.text(text);
+        }
+        self.labels(&mut new.labels);
+        *template = Arc::new(new);
+        self.templates.insert(template.clone());
     }
 
     fn labels(&mut self, labels: &mut Labels) {

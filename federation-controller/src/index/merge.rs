@@ -4,26 +4,29 @@
 //! definitions differ, the controller's own cluster rules, then the oldest that is exported (KEP-1645, "conflict
 //! resolution"), then the oldest; what lost is recorded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use wire::discovery::{self, Direct, Endpoint, Export, Health, Locality, Port, Summary, VirtualAddress, endpoint};
+use wire::discovery::{self, Export, Health, Port, VirtualAddress};
 use wire::{Kind, name};
 
-use super::cluster::{ClusterIndex, slice_service};
+use super::cluster::ClusterIndex;
 use super::event::{Pod, Service, Slice, SliceEndpoint, Text};
 use super::homes::Homes;
 use super::{Index, Key, OWN_SERVICES, workload};
 use crate::export;
+use crate::store::endpoint::{Common, More, Place, Shape, Told, What};
 use crate::store::{Audience, Resource};
 
 /// A merged service: what proxies are told, and what people should know.
 #[derive(Debug, Default)]
 pub(super) struct Merged {
-    /// The Service and its Endpoints. Empty where no cluster defines it.
+    /// The Service. Empty where no cluster defines it.
     pub(super) resources: Vec<Resource>,
+    /// Its endpoints.
+    pub(super) told: Vec<Told>,
     /// Clusters that export it.
     pub(super) exports: Vec<(Text, export::Reason)>,
     /// Definitions that lost against an earlier one, in words.
@@ -41,11 +44,11 @@ struct Member<'a> {
     pod: Option<&'a Pod>,
     endpoint: &'a SliceEndpoint,
     health: Health,
-    locality: Locality,
+    locality: Place,
     identity: String,
     mutual_tls: bool,
     /// Service port to pod port.
-    ports: BTreeMap<u32, u32>,
+    ports: BTreeMap<u16, u16>,
 }
 
 impl Index {
@@ -114,7 +117,6 @@ impl Index {
         let mut keys: Vec<Arc<str>> =
             addresses.iter().map(|(cluster, ip)| name::address(cluster, *ip).into()).collect();
         keys.extend(shared.iter().flat_map(|ip| lacking.iter().map(|of| name::address(of, *ip).into())));
-        keys.extend(self.pod_addresses(&members));
         let exported_from: BTreeSet<&Text> = exports.iter().map(|(_, network)| network).collect();
         keys.extend(exported_from.into_iter().map(|network| Arc::from(name::exported(network))));
         let mut virtual_addresses: Vec<VirtualAddress> = addresses
@@ -149,22 +151,28 @@ impl Index {
             body: service.encode_to_vec().into(),
         });
         merged.endpoints = members.len();
-        self.tell_endpoints(&hostname, members, own, &mut merged.resources);
+        let near = self.near(&members);
+        let telling =
+            Telling { hostname: &hostname, namespace: &key.namespace, networks: &self.networks_told, near, own };
+        merged.told = telling.tell(members, &mut self.places);
         merged
     }
 
-    /// The addresses of the pods themselves, for those who connect to one without the service's name: valid in the clusters
-    /// of the pod's network that may see it.
-    fn pod_addresses(&self, members: &[Member<'_>]) -> Vec<Arc<str>> {
-        let near = |member: &Member<'_>, cluster: &ClusterIndex| {
-            let own = cluster.info.name == member.cluster.info.name;
-            own || (member.exported && !member.network.is_empty() && cluster.network() == member.network)
-        };
-        members
-            .iter()
-            .flat_map(|member| self.clusters.values().filter(|of| near(member, of)).map(|of| (of, member.ip)))
-            .map(|(cluster, ip)| name::address(&cluster.info.name, ip).into())
-            .collect()
+    /// For the endpoints of each cluster and network, where the addresses of the pods themselves are valid, for those who
+    /// connect to one without the service's name: in the clusters of the pod's network that may see it.
+    fn near<'a>(&self, members: &[Member<'a>]) -> Near<'a> {
+        let mut near = Near::new();
+        for member in members {
+            let of = (&member.cluster.info.name, member.network, member.exported);
+            near.entry(of).or_insert_with(|| {
+                let sees = |cluster: &&ClusterIndex| {
+                    let own = cluster.info.name == member.cluster.info.name;
+                    own || (member.exported && !member.network.is_empty() && cluster.network() == member.network)
+                };
+                self.clusters.values().filter(sees).map(|cluster| cluster.info.name.clone()).collect()
+            });
+        }
+        near
     }
 
     fn port(&self, port: &super::event::ServicePort, key: &Key, own: bool) -> Port {
@@ -176,121 +184,124 @@ impl Index {
             server_names: if exposed { self.settings.server_names(key) } else { Vec::new() },
         }
     }
+}
 
-    /// Endpoints one by one within their network, and as sums for all others.
-    fn tell_endpoints(&self, hostname: &Arc<str>, members: Vec<Member<'_>>, own: bool, to: &mut Vec<Resource>) {
-        let collections: BTreeMap<&Text, Arc<str>> =
-            self.networks.iter().map(|network| (network, Arc::from(name::endpoints(hostname, network)))).collect();
-        let all: Box<[Arc<str>]> = collections.values().cloned().collect();
+/// By cluster, network, and whether it is exported.
+type Near<'a> = BTreeMap<(&'a Text, &'a Text, bool), Arc<[Text]>>;
+
+/// How a service's endpoints are told: one by one within their network, and as sums for all others.
+struct Telling<'a> {
+    hostname: &'a Arc<str>,
+    namespace: &'a Text,
+    networks: &'a Arc<[Text]>,
+    near: Near<'a>,
+    own: bool,
+}
+
+/// Cluster, network, and where: a sum's.
+type SumKey<'a> = (&'a Text, &'a Text, Arc<Place>);
+
+/// What stands for all pods of one locality behind gateways.
+struct Sum {
+    /// Of the first.
+    shape: Arc<Shape>,
+    ready: u32,
+    identities: BTreeSet<Text>,
+    ports: BTreeSet<u16>,
+}
+
+impl Telling<'_> {
+    fn tell(&self, members: Vec<Member<'_>>, places: &mut HashSet<Arc<Place>>) -> Vec<Told> {
+        let mut told = Vec::with_capacity(members.len() + 4);
+        let mut shapes: Vec<Arc<Shape>> = Vec::new();
         let mut sums: BTreeMap<SumKey<'_>, Sum> = BTreeMap::new();
         for member in members {
-            // A network that nobody names is the same as everybody's.
-            let keys: Box<[Arc<str>]> = match member.network.is_empty() {
-                true => all.clone(),
-                false => collections.get(member.network).into_iter().cloned().collect(),
+            let common = self.common(&member);
+            // Pods of one template come one after the other, or nearly so.
+            let shape = match shapes.iter().rev().find(|shape| *shape.common() == common) {
+                Some(known) => known.clone(),
+                None => {
+                    shapes.push(Arc::new(Shape::new(common)));
+                    shapes[shapes.len() - 1].clone()
+                }
             };
             // The controller's own services are reached through the gateway by their server names, not by the mesh's.
-            if member.exported && member.mutual_tls && !own && !member.network.is_empty() {
-                let Locality { region, zone, subzone } = &member.locality;
-                let key = (&member.cluster.info.name, member.network, region.clone(), zone.clone(), subzone.clone());
-                sums.entry(key).or_default().add(&member);
+            if member.exported && member.mutual_tls && !self.own && !member.network.is_empty() {
+                let place = place(places, &member.locality, Text::default());
+                let sum = sums.entry((&member.cluster.info.name, member.network, place)).or_insert_with(|| Sum {
+                    shape: shape.clone(),
+                    ready: 0,
+                    identities: BTreeSet::new(),
+                    ports: BTreeSet::new(),
+                });
+                sum.add(&member, shape.common());
             }
-            let id = member.ip.to_string();
-            let audience = match member.exported {
-                true => Audience::All,
-                false => Audience::Clusters([member.cluster.info.name.clone()].into()),
-            };
-            to.push(Resource {
-                kind: Kind::Endpoint,
-                name: name::endpoint(hostname, member.network, &member.cluster.info.name, &id).into(),
-                keys,
-                audience,
-                body: direct(hostname, member).encode_to_vec().into(),
-            });
+            let node = member.endpoint.node.as_ref().or(member.pod.map(|pod| &pod.node)).cloned().unwrap_or_default();
+            let place = place(places, &member.locality, node);
+            let health = u8::try_from(member.health as i32).unwrap_or_default();
+            let pod = member.pod.map(|pod| pod.name.clone());
+            told.push(Told::new(shape, place, What::Direct { ip: member.ip, health, pod }));
         }
-        for ((cluster, network, region, zone, subzone), sum) in sums {
-            let id = format!("{network}/{region}/{zone}/{subzone}");
-            to.push(Resource {
-                kind: Kind::Endpoint,
-                name: name::endpoint(hostname, name::SUMMARY, cluster, &id).into(),
-                keys: collections.iter().filter(|(of, _)| **of != network).map(|(_, key)| key.clone()).collect(),
-                audience: Audience::All,
-                body: sum
-                    .endpoint(hostname, cluster, network, Locality { region, zone, subzone })
-                    .encode_to_vec()
-                    .into(),
-            });
+        told.extend(sums.into_iter().map(|((_, _, place), sum)| sum.told(place)));
+        told
+    }
+
+    fn common(&self, member: &Member<'_>) -> Common {
+        let cluster = &member.cluster.info.name;
+        Common {
+            hostname: self.hostname.clone(),
+            cluster: cluster.clone(),
+            network: member.network.clone(),
+            networks: self.networks.clone(),
+            audience: match member.exported {
+                true => Audience::All,
+                false => Audience::Clusters([cluster.clone()].into()),
+            },
+            near: self.near.get(&(cluster, member.network, member.exported)).cloned().unwrap_or_default(),
+            ports: member.ports.iter().map(|(port, target)| (*port, *target)).collect(),
+            identity: member.identity.as_str().into(),
+            mutual_tls: member.mutual_tls,
+            workload: member.pod.map(|pod| (self.namespace.clone(), pod.workload.clone())),
+            labels: member.pod.map(|pod| pod.labels.clone()).unwrap_or_default(),
         }
     }
 }
 
-/// Cluster, network, region, zone, subzone.
-type SumKey<'a> = (&'a Text, &'a Text, String, String, String);
-
-/// What stands for all pods of one locality behind gateways.
-#[derive(Default)]
-struct Sum {
-    ready: u32,
-    identities: BTreeSet<String>,
-    ports: BTreeSet<u32>,
+/// The one copy of a place.
+fn place(places: &mut HashSet<Arc<Place>>, locality: &Place, node: Text) -> Arc<Place> {
+    let place = Place { node, ..locality.clone() };
+    match places.get(&place) {
+        Some(known) => known.clone(),
+        None => {
+            let new = Arc::new(place);
+            places.insert(new.clone());
+            new
+        }
+    }
 }
 
 impl Sum {
-    fn add(&mut self, member: &Member<'_>) {
+    fn add(&mut self, member: &Member<'_>, common: &Common) {
         if member.health == Health::Ready {
             self.ready += 1;
             self.ports.extend(member.ports.keys());
         }
-        if !member.identity.is_empty() {
-            self.identities.insert(member.identity.clone());
+        if !common.identity.is_empty() {
+            self.identities.insert(common.identity.clone());
         }
     }
 
-    fn endpoint(self, hostname: &str, cluster: &str, network: &str, locality: Locality) -> Endpoint {
-        let health = if self.ready > 0 { Health::Ready } else { Health::Unready };
-        Endpoint {
-            service: hostname.into(),
-            cluster: cluster.into(),
-            network: network.into(),
-            locality: Some(locality),
-            health: health.into(),
-            weight: self.ready,
-            kind: Some(endpoint::Kind::Summary(Summary {
-                ready: self.ready,
+    fn told(self, place: Arc<Place>) -> Told {
+        let common = self.shape.common();
+        let alone = self.identities.len() == 1 && self.identities.contains(&common.identity);
+        let all = self.ports.iter().eq(common.ports.iter().map(|(port, _)| port));
+        let more = (!alone || !all).then(|| {
+            Box::new(More {
                 identities: self.identities.into_iter().collect(),
                 ports: self.ports.into_iter().collect(),
-            })),
-        }
-    }
-}
-
-fn direct(hostname: &str, member: Member<'_>) -> Endpoint {
-    Endpoint {
-        service: hostname.into(),
-        cluster: member.cluster.info.name.to_string(),
-        network: member.network.to_string(),
-        locality: Some(member.locality),
-        health: member.health.into(),
-        weight: 1,
-        kind: Some(endpoint::Kind::Direct(Direct {
-            ip: name::ip_to_bytes(member.ip),
-            ports: member.ports,
-            identity: member.identity,
-            mutual_tls: member.mutual_tls,
-            pod: member.pod.map(|pod| pod.name.to_string()).unwrap_or_default(),
-            workload: member.pod.map(workload::labels),
-            labels: member
-                .pod
-                .map(|pod| pod.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect())
-                .unwrap_or_default(),
-            node: member
-                .endpoint
-                .node
-                .as_ref()
-                .or(member.pod.map(|pod| &pod.node))
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-        })),
+            })
+        });
+        Told::new(self.shape, place, What::Sum { ready: self.ready, more })
     }
 }
 
@@ -342,8 +353,9 @@ fn collect<'a>(
     let first = to.len();
     let mut foreign = 0;
     let mut at: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    for slice in cluster.slices_of.of(key).filter_map(|slice| cluster.slices.get(slice)) {
-        debug_assert_eq!(slice_service(slice), *key);
+    let mut slices: Vec<&Slice> = cluster.slices_of(key).collect();
+    slices.sort_by(|a, b| a.name.cmp(&b.name));
+    for slice in slices {
         let ports = port_map(service, slice);
         for endpoint in &slice.endpoints {
             if let Some(known) = at.get(&endpoint.ip).and_then(|place| to.get_mut(*place)) {
@@ -380,9 +392,9 @@ fn collect<'a>(
     foreign
 }
 
-fn port_map(service: &Service, slice: &Slice) -> BTreeMap<u32, u32> {
+fn port_map(service: &Service, slice: &Slice) -> BTreeMap<u16, u16> {
     let target = |name: &Text| slice.ports.iter().find(|(of, _)| of == name).map(|(_, number)| *number);
-    service.ports.iter().filter_map(|port| Some((port.number.into(), target(&port.name)?.into()))).collect()
+    service.ports.iter().filter_map(|port| Some((port.number, target(&port.name)?))).collect()
 }
 
 fn health(service: &Service, endpoint: &SliceEndpoint, pod: Option<&Pod>) -> Health {

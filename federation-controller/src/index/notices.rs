@@ -2,7 +2,8 @@
 
 use super::cluster::{ClusterIndex, at_most};
 use super::event::{Service, Text};
-use super::{Index, Key, OWN_SERVICES};
+use super::table::Named as _;
+use super::{Index, Key};
 
 /// More lines of one cluster help nobody.
 const LINES: usize = 20;
@@ -49,8 +50,9 @@ impl Index {
     }
 
     fn of_gateways(&self, cluster: &ClusterIndex, to: &mut Vec<String>) {
-        let gateways = cluster.services.iter().filter_map(|(key, of)| Some((key, of, of.network.as_ref()?)));
-        for (key, service, network) in gateways {
+        let gateways = cluster.services.values().filter_map(|of| Some((of, of.network.as_ref()?)));
+        for (service, network) in gateways {
+            let key = &service.key();
             if self.foreign(cluster, network) {
                 to.push(format!(
                     "Service {key} says it is a gateway of network {network}, which another cluster is on: refused"
@@ -61,15 +63,11 @@ impl Index {
         }
     }
 
+    /// That another controller's cluster has the Services of our own components is no problem: every primary has them, and
+    /// they are never taken for ours. To export them is one.
     fn of_own_names(&self, cluster: &ClusterIndex, to: &mut Vec<String>) {
         if cluster.info.own {
             return;
-        }
-        let own = OWN_SERVICES.iter().map(|(name, _)| Key::new(&self.settings.namespace, name));
-        for key in own.filter(|key| cluster.services.get(key).is_some_and(|service| service.selects)) {
-            to.push(format!(
-                "Service {key} selects pods; it is another controller's, so it is not exported from there"
-            ));
         }
         let exports = cluster.exports.keys().filter(|key| key.namespace == self.settings.namespace);
         to.extend(exports.map(|key| format!("ServiceExport {key} is in the namespace of our own components: refused")));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
-use wire::delta::Body;
+use wire::delta::{Body, Found as _};
 use wire::discovery::{Health, Protocol, endpoint};
 
 use super::event::{Kind, *};
@@ -64,8 +64,7 @@ impl World {
     }
 
     fn body(&self, kind: wire::Kind, name: &str) -> Option<Body> {
-        let (item, _) = self.store.get(kind, name)?;
-        Some(Body::decode(kind, kind.url(), item.body.clone()).unwrap())
+        Some(Body::decode(kind, kind.url(), self.store.get(kind, name)?.body()).unwrap())
     }
 
     fn service(&self, name: &str) -> Option<discovery::Service> {
@@ -82,8 +81,8 @@ impl World {
         let viewer = viewer(cluster);
         let view = self.store.view(&viewer);
         let members = wire::delta::Source::members(&view, wire::Kind::Endpoint, &collection);
-        let decode = |item: &wire::delta::Item| match self.body(wire::Kind::Endpoint, &item.name) {
-            Some(Body::Endpoint(endpoint)) => (item.name[hostname.len()..].to_string(), endpoint),
+        let decode = |found: crate::store::Found<'_>| match self.body(wire::Kind::Endpoint, &found.name()) {
+            Some(Body::Endpoint(endpoint)) => (found.name()[hostname.len()..].to_string(), endpoint),
             other => panic!("{other:?}"),
         };
         members.map(decode).collect()
@@ -93,8 +92,9 @@ impl World {
     fn everything(&self) -> BTreeMap<(wire::Kind, String), String> {
         let mut all = BTreeMap::new();
         for kind in wire::Kind::ALL {
-            for (item, audience) in self.store.all(kind) {
-                all.insert((kind, item.name.to_string()), format!("{:x} {:?} {audience:?}", item.version, item.keys));
+            for found in self.store.all(kind) {
+                let told = format!("{:x} {:?} {:?}", found.version(), found.keys(), found.audience());
+                all.insert((kind, found.name().to_string()), told);
             }
         }
         all
@@ -142,8 +142,7 @@ fn slice(service: &str, pods: &[(u8, bool)]) -> Slice {
         ready: *ready,
         terminating: false,
         pod: Some(format!("{service}-{ip}").into()),
-        node: Some("node-1".into()),
-        zone: None,
+        spot: Spot { node: Some("node-1".into()), zone: None }.into(),
     };
     Slice {
         namespace: "default".into(),
@@ -157,15 +156,22 @@ fn slice(service: &str, pods: &[(u8, bool)]) -> Slice {
 fn pod(service: &str, ip: u8) -> Pod {
     let labels = [("app", service), ("version", "v1"), ("security.istio.io/tlsMode", "istio")];
     Pod {
-        namespace: "default".into(),
         name: format!("{service}-{ip}").into(),
-        ips: vec![[10, 244, 0, ip].into()],
-        service_account: service.into(),
         node: "node-1".into(),
-        labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
-        workload: service.into(),
+        template: Arc::new(Template {
+            namespace: "default".into(),
+            service_account: service.into(),
+            labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
+            workload: service.into(),
+        }),
         terminating: false,
     }
+}
+
+/// The pod with other labels.
+fn labelled(mut pod: Pod, labels: Labels) -> Pod {
+    Arc::make_mut(&mut pod.template).labels = labels;
+    pod
 }
 
 fn node(name: &str, zone: &str) -> Node {
@@ -285,10 +291,11 @@ fn run(world: &mut World, step: Step) {
         Step::Pod { cluster, name, ip, variant } => {
             let mut pod = pod(NAMES[name as usize], ip);
             match variant {
-                1 => pod.labels = [("app".into(), NAMES[name as usize].into())].into(),
+                1 => pod = labelled(pod, [("app".into(), NAMES[name as usize].into())].into()),
                 2 => {
                     let network = ("topology.istio.io/network".into(), ["net-y", "net-z"][usize::from(ip % 2)].into());
-                    pod.labels = pod.labels.iter().cloned().chain([network]).collect();
+                    let labels = pod.labels.iter().cloned().chain([network]).collect();
+                    pod = labelled(pod, labels);
                 }
                 3 => pod.terminating = true,
                 _ => {}

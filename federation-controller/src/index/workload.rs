@@ -1,13 +1,12 @@
 //! From a pod: where it is, what telemetry calls it, who it is, and its own inbound side.
 
-use wire::discovery::{
-    Authentication, Authorization, InboundPort, Locality, PeerMode, Protocol, Workload, WorkloadLabels,
-};
+use wire::discovery::{Authentication, Authorization, InboundPort, PeerMode, Protocol, Workload, WorkloadLabels};
 
 use super::cluster::{ClusterIndex, slice_service};
-use super::event::{Pod, SliceEndpoint, Text};
+use super::event::{Labels, Node, Pod, SliceEndpoint, Text};
 use super::homes::Homes;
 use super::{Key, hostname};
+use crate::store::endpoint::Place;
 
 /// The label by which the injector says that a pod accepts the mesh's mutual TLS.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -23,13 +22,13 @@ pub(super) fn has_proxy(pod: &Pod, system: &Text) -> bool {
 }
 
 /// Where an endpoint is: what its pod's label says, else its node's labels, else the zone that its slice names.
-pub(super) fn locality(cluster: &ClusterIndex, pod: Option<&Pod>, endpoint: Option<&SliceEndpoint>) -> Locality {
+pub(super) fn locality(cluster: &ClusterIndex, pod: Option<&Pod>, endpoint: Option<&SliceEndpoint>) -> Place {
     let labelled = |pod: &Pod| {
         let label = pod.labels.get("topology.istio.io/locality").or_else(|| pod.labels.get("istio-locality"))?;
         // Label values cannot hold slashes; dots stand for them.
         let mut parts = label.split(['/', '.']);
-        let mut next = || parts.next().unwrap_or_default().to_string();
-        Some(Locality { region: next(), zone: next(), subzone: next() })
+        let mut next = || parts.next().unwrap_or_default().into();
+        Some(Place { region: next(), zone: next(), subzone: next(), node: Text::default() })
     };
     if let Some(locality) = pod.and_then(labelled) {
         return locality;
@@ -37,11 +36,12 @@ pub(super) fn locality(cluster: &ClusterIndex, pod: Option<&Pod>, endpoint: Opti
     let name = endpoint.and_then(|endpoint| endpoint.node.as_ref()).or_else(|| pod.map(|pod| &pod.node));
     match name.and_then(|name| cluster.nodes.get(name)) {
         Some(node) => {
-            Locality { region: node.region.to_string(), zone: node.zone.to_string(), subzone: node.subzone.to_string() }
+            let Node { region, zone, subzone, .. } = node.clone();
+            Place { region, zone, subzone, node: Text::default() }
         }
         None => {
-            let zone = endpoint.and_then(|endpoint| endpoint.zone.as_deref()).unwrap_or_default();
-            Locality { zone: zone.to_string(), ..Default::default() }
+            let zone = endpoint.and_then(|endpoint| endpoint.zone.clone()).unwrap_or_default();
+            Place { zone, ..Default::default() }
         }
     }
 }
@@ -55,13 +55,13 @@ pub(super) fn identity(trust_domain: &str, pod: &Pod) -> String {
 }
 
 /// What telemetry says of a pod. The canonical names fall back as Istio's do.
-pub(super) fn labels(pod: &Pod) -> WorkloadLabels {
+pub(crate) fn labels(namespace: &str, workload: &str, labels: &Labels) -> WorkloadLabels {
     let first = |keys: &[&str], otherwise: &str| {
-        keys.iter().find_map(|key| pod.labels.get(key)).map_or(otherwise, |value| value).to_string()
+        keys.iter().find_map(|key| labels.get(key)).map_or(otherwise, |value| value).to_string()
     };
-    let workload = first(&["service.istio.io/workload-name"], &pod.workload);
+    let workload = first(&["service.istio.io/workload-name"], workload);
     WorkloadLabels {
-        namespace: pod.namespace.to_string(),
+        namespace: namespace.to_owned(),
         app: first(&["app", "app.kubernetes.io/name"], ""),
         version: first(&["version", "app.kubernetes.io/version"], ""),
         canonical_service: first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], &workload),
@@ -76,7 +76,7 @@ pub(super) fn labels(pod: &Pod) -> WorkloadLabels {
 /// The pod's own inbound side, for its proxy.
 pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Homes, domain: &str) -> Workload {
     let mut ports: Vec<InboundPort> = Vec::new();
-    for slice in cluster.slices_with.of(key).filter_map(|slice| cluster.slices.get(slice)) {
+    for slice in cluster.slices_with(key) {
         let service = slice_service(slice);
         let Some(definition) = cluster.services.get(&service) else { continue };
         for (name, number) in &slice.ports {
@@ -101,8 +101,8 @@ pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Home
         namespace: pod.namespace.to_string(),
         pod: pod.name.to_string(),
         service_account: pod.service_account.to_string(),
-        locality: Some(locality(cluster, Some(pod), None)),
-        labels: Some(labels(pod)),
+        locality: Some(locality(cluster, Some(pod), None).to_wire()),
+        labels: Some(labels(&pod.namespace, &pod.workload, &pod.labels)),
         ports,
         node: pod.node.to_string(),
     }

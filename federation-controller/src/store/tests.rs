@@ -1,4 +1,5 @@
 use super::*;
+use wire::delta::Found as _;
 
 fn resource(name: &str, body: &'static [u8], keys: &[&str], audience: Audience) -> Resource {
     let keys = keys.iter().map(|key| Arc::from(*key)).collect();
@@ -43,7 +44,7 @@ fn a_group_keeps_only_what_it_has_now() {
     );
     let who = who("west", "");
     let view = store.view(&who);
-    let members: Vec<&str> = view.members(Kind::Service, "k").map(|item| &*item.name).collect();
+    let members: Vec<_> = view.members(Kind::Service, "k").map(|found| found.name().to_string()).collect();
     assert_eq!(members, ["b", "c"]);
     assert_eq!(store.size(Kind::Service), (2, 2));
 }
@@ -93,6 +94,15 @@ fn the_log_is_bounded_and_says_so() {
     assert_eq!(view.changed(Kind::Service, view.end(Kind::Service)), Some(Vec::new()));
     assert!(!view.certain(Kind::Endpoint, "a@n/east/1") && view.certain(Kind::Endpoint, "a@n/west/1"));
     assert!(!view.certain(Kind::Endpoint, "a@n") && !view.certain(Kind::Service, "a"));
+}
+
+/// Sizes of records of which there is one per endpoint. A larger one is paid ten thousand times.
+#[test]
+fn records_are_small() {
+    use crate::index::event::{Pod, SliceEndpoint};
+    assert_eq!(size_of::<Told>(), 64);
+    assert_eq!(size_of::<Option<Pod>>(), 48);
+    assert_eq!(size_of::<SliceEndpoint>(), 48);
 }
 
 #[test]

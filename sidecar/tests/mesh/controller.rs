@@ -82,6 +82,8 @@ impl Controller {
 }
 
 impl Source for World {
+    type Found<'a> = &'a Item;
+
     fn get(&self, kind: Kind, name: &str) -> Option<&Item> {
         self.items.get(&(kind, name.into()))
     }

@@ -249,6 +249,8 @@ impl AggregatedDiscoveryService for Plane {
 }
 
 impl Source for World {
+    type Found<'a> = &'a Item;
+
     fn get(&self, kind: Kind, name: &str) -> Option<&Item> {
         self.items.get(&(kind, name.into()))
     }

@@ -27,12 +27,51 @@ pub struct Item {
     pub keys: Box<[Arc<str>]>,
 }
 
+/// A resource as a source holds it: looked at often, encoded only where it is sent.
+pub trait Found {
+    /// Its name. One copy for all streams, which keep it for as long as the client holds the resource.
+    fn name(&self) -> Arc<str>;
+    /// A hash of the body; never 0.
+    fn version(&self) -> u64;
+    /// The encoded message.
+    fn body(&self) -> Bytes;
+    /// Whether any of the other names that it answers to does; asks about one after the other until one does.
+    fn any_key(&self, does: impl FnMut(&str) -> bool) -> bool;
+}
+
+impl Found for &Item {
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
+    fn any_key(&self, mut does: impl FnMut(&str) -> bool) -> bool {
+        self.keys.iter().any(|key| does(key))
+    }
+}
+
 /// What there is, as one proxy may see it.
 pub trait Source {
+    /// How it gives a resource.
+    type Found<'a>: Found
+    where
+        Self: 'a;
+
     /// The resource of that name.
-    fn get(&self, kind: Kind, name: &str) -> Option<&Item>;
+    fn get(&self, kind: Kind, name: &str) -> Option<Self::Found<'_>>;
     /// All resources that answer to a name: the resource of that name, and those that have it among their keys.
-    fn members(&self, kind: Kind, name: &str) -> impl Iterator<Item = &Item>;
+    fn members(&self, kind: Kind, name: &str) -> impl Iterator<Item = Self::Found<'_>>;
+    /// Whether anything answers to a name.
+    fn answers(&self, kind: Kind, name: &str) -> bool {
+        self.members(kind, name).next().is_some()
+    }
     /// Where the log of changes of a kind ends.
     fn end(&self, kind: Kind) -> u64;
     /// Names of resources of a kind that changed (content, keys or who may see them), appeared or vanished since a
@@ -75,6 +114,8 @@ struct Stream {
     opened: bool,
     /// Subscriptions, and whether anything answers to them as the client was last told.
     subscribed: HashMap<Arc<str>, bool>,
+    /// How many of those are addresses.
+    addresses: usize,
     /// Versions that the client holds or is being sent.
     sent: HashMap<Arc<str>, u64>,
     /// Subscriptions to be answered in full.
@@ -128,6 +169,7 @@ impl Server {
             let name: Arc<str> = name.into();
             if stream.subscribed.remove(&name).is_some() {
                 self.subscriptions -= 1;
+                stream.addresses -= usize::from(name.starts_with('@'));
                 stream.fresh.remove(&name);
                 stream.resumed.remove(&name);
             }
@@ -140,6 +182,7 @@ impl Server {
             let name: Arc<str> = name.into();
             if stream.subscribed.insert(name.clone(), false).is_none() {
                 self.subscriptions += 1;
+                stream.addresses += usize::from(name.starts_with('@'));
             }
             match first {
                 true => stream.resumed.insert(name),
@@ -234,7 +277,7 @@ impl Stream {
             None => {
                 look.extend(self.sent.keys().cloned());
                 for name in self.subscribed.keys() {
-                    look.extend(source.members(kind, name).map(|item| item.name.clone()));
+                    look.extend(source.members(kind, name).map(|item| item.name()));
                 }
             }
         }
@@ -243,17 +286,19 @@ impl Stream {
         let mut moved = changed_all;
         // What an unsubscription may leave uncovered.
         for name in &self.released {
-            look.extend(source.members(kind, name).map(|item| item.name.clone()));
+            look.extend(source.members(kind, name).map(|item| item.name()));
         }
-        let mut send: BTreeMap<Arc<str>, &Item> = BTreeMap::new();
+        let mut send = BTreeMap::new();
         for name in look {
-            match source.get(kind, &name).filter(|item| self.covers(item)) {
-                Some(item) if self.sent.get(&name) != Some(&item.version) => {
+            let found = source.get(kind, &name);
+            let exists = found.is_some();
+            match found.filter(|item| self.covers(&name, item)) {
+                Some(item) if self.sent.get(&name) != Some(&item.version()) => {
                     send.insert(name, item);
                 }
                 // Unchanged in content; it may answer to other names than before.
                 Some(_) => moved = true,
-                None if source.get(kind, &name).is_none() && !source.certain(kind, &name) => {}
+                None if !exists && !source.certain(kind, &name) => {}
                 None if self.sent.remove(&name).is_some() => {
                     moved = true;
                     news.removed.insert(name.to_string());
@@ -263,21 +308,27 @@ impl Stream {
         }
         for name in &self.fresh {
             for item in source.members(kind, name) {
-                send.insert(item.name.clone(), item);
+                send.insert(item.name(), item);
             }
         }
-        let mut answered: HashSet<&str> = HashSet::new();
+        let mut answered: HashSet<Arc<str>> = HashSet::new();
         for (name, item) in &send {
-            self.sent.insert(name.clone(), item.version);
-            answered.insert(name);
+            let version = item.version();
+            self.sent.insert(name.clone(), version);
+            answered.insert(name.clone());
             let mut aliases = Vec::new();
-            for key in item.keys.iter().filter(|key| key.starts_with('@') && self.subscribed.contains_key(*key)) {
-                answered.insert(key);
-                aliases.push(key.to_string());
+            if self.addresses > 0 {
+                item.any_key(|key| {
+                    if let Some((key, _)) = self.subscribed.get_key_value(key).filter(|_| key.starts_with('@')) {
+                        aliases.push(key.to_string());
+                        answered.insert(key.clone());
+                    }
+                    false
+                });
             }
             news.resources.push(Resource {
-                version: format!("{:016x}", item.version),
-                resource: Some(Any { type_url: kind.url().into(), value: item.body.clone() }),
+                version: format!("{version:016x}"),
+                resource: Some(Any { type_url: kind.url().into(), value: item.body() }),
                 name: name.to_string(),
                 aliases,
             });
@@ -290,7 +341,7 @@ impl Stream {
             if !asked && !moved {
                 continue;
             }
-            let now = source.members(kind, name).next().is_some();
+            let now = source.answers(kind, name);
             if !now && !self.fresh.contains(name) && !source.certain(kind, name) {
                 // The client may hold it from another stream, and it may well exist.
                 if asked {
@@ -315,8 +366,8 @@ impl Stream {
         (!news.resources.is_empty() || !news.removed.is_empty()).then_some(news)
     }
 
-    fn covers(&self, item: &Item) -> bool {
-        self.subscribed.contains_key(&item.name) || item.keys.iter().any(|key| self.subscribed.contains_key(key))
+    fn covers(&self, name: &str, item: &impl Found) -> bool {
+        self.subscribed.contains_key(name) || item.any_key(|key| self.subscribed.contains_key(key))
     }
 }
 

@@ -44,6 +44,8 @@ impl World {
 }
 
 impl Source for World {
+    type Found<'a> = &'a Item;
+
     fn get(&self, kind: Kind, name: &str) -> Option<&Item> {
         self.items.get(&(kind, name.to_string()))
     }

@@ -56,7 +56,7 @@ fn nothing_crosses_clusters_unless_exported() {
     let west = world.store.view(&viewer);
     let alias = wire::name::address("west", ip);
     let found = wire::delta::Source::members(&west, wire::Kind::Service, &alias);
-    assert_eq!(found.map(|item| item.name.to_string()).collect::<Vec<_>>(), ["ratings.default.svc.cluster.local"]);
+    assert_eq!(found.map(|item| item.name().to_string()).collect::<Vec<_>>(), ["ratings.default.svc.cluster.local"]);
 
     world.delete("east", Kind::Export, "default", "reviews");
     world.compile();
@@ -113,7 +113,7 @@ fn a_pods_own_address_leads_to_its_services() {
         let (viewer, alias) = (viewer(cluster), wire::name::address(cluster, [10, 244, 0, ip].into()));
         let view = world.store.view(&viewer);
         let found = wire::delta::Source::members(&view, wire::Kind::Service, &alias);
-        found.map(|item| item.name.split('.').next().unwrap_or_default().to_owned()).collect()
+        found.map(|item| item.name().split('.').next().unwrap_or_default().to_owned()).collect()
     };
     assert_eq!(found(&world, "west", 1), ["reviews"]);
     assert_eq!(found(&world, "east", 2), ["ratings"]);
@@ -274,8 +274,7 @@ fn an_auto_passthrough_gateway_exports_while_it_has_pods() {
     );
     world.compile();
     assert_eq!(east_exports(&world), 0, "no pod is selected");
-    let mut router = pod("router", 7);
-    router.labels = [("istio".into(), "eastwestgateway".into())].into();
+    let router = labelled(pod("router", 7), [("istio".into(), "eastwestgateway".into())].into());
     world.put("east", Object::Pod(router));
     world.compile();
     assert_eq!(east_exports(&world), 1);

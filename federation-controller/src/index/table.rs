@@ -1,0 +1,201 @@
+//! Records by namespace and name, each with a small number by which others refer to it.
+//!
+//! A record holds its own name, so the table keeps no key beside it: four bytes of index and one of hash for each. Numbers
+//! are used again after a removal, so whoever keeps one lets go of it when the record goes.
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::Key;
+use super::event::Text;
+
+/// Something that has a namespace and a name.
+pub(super) trait Named {
+    /// The namespace.
+    fn namespace(&self) -> &Text;
+    /// The name.
+    fn name(&self) -> &Text;
+
+    /// Both.
+    fn key(&self) -> Key {
+        Key { namespace: self.namespace().clone(), name: self.name().clone() }
+    }
+}
+
+/// Records of one kind.
+#[derive(Debug)]
+pub(super) struct Table<T> {
+    slots: Vec<Option<T>>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Table { slots: Vec::new(), free: Vec::new(), index: HashTable::new(), hasher: DefaultHashBuilder::default() }
+    }
+}
+
+impl<T: Named> Table<T> {
+    /// The number of a record.
+    pub(super) fn id(&self, key: &Key) -> Option<u32> {
+        let hash = self.hasher.hash_one((&*key.namespace, &*key.name));
+        let is = |at: &u32| {
+            self.at(*at).is_some_and(|record| *record.name() == key.name && *record.namespace() == key.namespace)
+        };
+        self.index.find(hash, is).copied()
+    }
+
+    /// The record of a number.
+    pub(super) fn at(&self, id: u32) -> Option<&T> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+
+    /// A record.
+    pub(super) fn get(&self, key: &Key) -> Option<&T> {
+        self.at(self.id(key)?)
+    }
+
+    /// Whether there is such a record.
+    pub(super) fn contains_key(&self, key: &Key) -> bool {
+        self.id(key).is_some()
+    }
+
+    /// Puts a record in place of the one of its name. It keeps that one's number.
+    pub(super) fn insert(&mut self, record: T) -> u32 {
+        if let Some(id) = self.id(&record.key()) {
+            self.slots[id as usize] = Some(record);
+            return id;
+        }
+        let hash = self.hasher.hash_one((&**record.namespace(), &**record.name()));
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.slots[id as usize] = Some(record);
+                id
+            }
+            None => {
+                self.slots.push(Some(record));
+                // Objects of one cluster are bounded far below 2³².
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.index.insert_unique(hash, id, |at| {
+            slots[*at as usize].as_ref().map_or(0, |of| hasher.hash_one((&**of.namespace(), &**of.name())))
+        });
+        id
+    }
+
+    /// Takes a record out.
+    pub(super) fn remove(&mut self, key: &Key) -> Option<(u32, T)> {
+        let id = self.id(key)?;
+        let hash = self.hasher.hash_one((&*key.namespace, &*key.name));
+        let entry = self.index.find_entry(hash, |at| *at == id);
+        entry.into_iter().for_each(|entry| drop(entry.remove()));
+        self.free.push(id);
+        let record = self.slots[id as usize].take()?;
+        if self.index.is_empty() {
+            // A cluster that lost all of a kind may not get as many again.
+            *self = Table::default();
+        }
+        Some((id, record))
+    }
+
+    /// Puts a record in, or takes out what there was under its name.
+    pub(super) fn replace(&mut self, key: &Key, new: Option<T>) {
+        match new {
+            Some(new) => drop(self.insert(new)),
+            None => drop(self.remove(key)),
+        }
+    }
+
+    /// All records.
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().flatten()
+    }
+
+    /// The keys of all records.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.values().map(Named::key)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+}
+
+/// From a name to numbers of records, by the hash of the name alone: what is found may be of another name, so whoever asks
+/// looks, or does not mind.
+#[derive(Debug, Default)]
+pub(super) struct Reverse {
+    pairs: HashTable<(u32, u32)>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Reverse {
+    /// Adds a pair.
+    pub(super) fn insert(&mut self, namespace: &str, name: &str, id: u32) {
+        let pair = (self.hash(namespace, name), id);
+        if self.pairs.find(spread(pair.0), |of| *of == pair).is_none() {
+            self.pairs.insert_unique(spread(pair.0), pair, |(hash, _)| spread(*hash));
+        }
+    }
+
+    /// Removes a pair.
+    pub(super) fn remove(&mut self, namespace: &str, name: &str, id: u32) {
+        let pair = (self.hash(namespace, name), id);
+        let entry = self.pairs.find_entry(spread(pair.0), |of| *of == pair);
+        entry.into_iter().for_each(|entry| drop(entry.remove()));
+    }
+
+    /// The numbers, in no order.
+    pub(super) fn of(&self, namespace: &str, name: &str) -> impl Iterator<Item = u32> {
+        let hash = self.hash(namespace, name);
+        self.pairs.iter_hash(spread(hash)).filter(move |(of, _)| *of == hash).map(|(_, id)| *id)
+    }
+
+    fn hash(&self, namespace: &str, name: &str) -> u32 {
+        self.hasher.hash_one((namespace, name)) as u32
+    }
+}
+
+/// Spreads 32 bits of hash over the 64 that a table looks at (2⁶⁴ divided by the golden ratio).
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::event::Export;
+
+    #[test]
+    fn numbers_stay_and_are_used_again() {
+        let export = |name: &str| Export { namespace: "a".into(), name: name.into(), created: 1 };
+        let mut table = Table::default();
+        let ids: Vec<u32> = (0..100).map(|i| table.insert(export(&i.to_string()))).collect();
+        assert_eq!(table.insert(export("7")), ids[7]);
+        assert_eq!(table.remove(&Key::new("a", "7")).map(|(id, _)| id), Some(ids[7]));
+        assert!(table.get(&Key::new("a", "7")).is_none() && table.at(ids[7]).is_none());
+        assert_eq!(table.insert(export("x")), ids[7]);
+        assert_eq!((table.len(), table.values().count()), (100, 100));
+        assert_eq!(table.get(&Key::new("a", "99")).map(|of| &*of.name), Some("99"));
+        assert!(table.get(&Key::new("b", "99")).is_none());
+    }
+
+    #[test]
+    fn pairs_come_and_go() {
+        let mut reverse = Reverse::default();
+        (0..50).for_each(|id| reverse.insert("a", "x", id));
+        reverse.insert("a", "x", 7);
+        reverse.insert("a", "y", 1);
+        reverse.remove("a", "x", 7);
+        let mut found: Vec<u32> = reverse.of("a", "x").collect();
+        found.sort_unstable();
+        assert_eq!(found, (0..50).filter(|id| *id != 7).collect::<Vec<_>>());
+        assert_eq!(reverse.of("b", "x").count(), 0);
+    }
+}

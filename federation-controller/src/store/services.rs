@@ -1,0 +1,224 @@
+//! Endpoints by service, and the services that a pod's address leads to.
+//!
+//! A service's endpoints are one sorted slice: names, collections and aliases are found in it, so nothing of them is kept.
+
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+use wire::name;
+
+use super::endpoint::Told;
+
+/// All services that have endpoints.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    slots: Vec<Option<Endpoints>>,
+    free: Vec<u32>,
+    by_host: HashTable<u32>,
+    /// Hash of a pod's address, and a service that has it.
+    by_ip: HashTable<(u32, u32)>,
+    hasher: DefaultHashBuilder,
+    count: usize,
+}
+
+/// A service's endpoints.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    pub(super) hostname: Arc<str>,
+    pub(super) told: Box<[Told]>,
+    /// Names of all of them, from when the first proxy holds any.
+    names: OnceLock<Box<[Arc<str>]>>,
+}
+
+/// What a service's new endpoints changed.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    /// Endpoints that are new, gone, or not as they were.
+    pub(super) names: Vec<Arc<str>>,
+    /// Addresses came or went, so the service answers to others.
+    pub(super) addresses: bool,
+}
+
+impl Endpoints {
+    /// The name of the endpoint at this place.
+    pub(super) fn name(&self, at: usize) -> Arc<str> {
+        let names = self.names.get_or_init(|| self.told.iter().map(|told| told.name().into()).collect());
+        names[at].clone()
+    }
+
+    /// The place of an endpoint.
+    pub(super) fn find(&self, parts: &name::EndpointName<'_>) -> Option<usize> {
+        if parts.network == name::SUMMARY {
+            let sums = self.told.partition_point(|told| told.ip().is_some());
+            // A handful per service: one per cluster and zone.
+            let is = |at: &usize| {
+                let told = self.told[*at].name();
+                name::parse_endpoint(&told).is_some_and(|of| of == *parts)
+            };
+            return (sums..self.told.len()).find(is);
+        }
+        let ip: IpAddr = parts.id.parse().ok()?;
+        let first = self.told.partition_point(|told| told.ip().is_some_and(|of| of < ip));
+        let same = self.told[first..].iter().take_while(|told| told.ip() == Some(ip));
+        let is = |told: &Told| *told.common().cluster == *parts.cluster && *told.common().network == *parts.network;
+        same.into_iter().position(is).map(|at| first + at)
+    }
+
+    /// Whether the address of a pod leads to the service in a cluster.
+    pub(super) fn leads(&self, cluster: &str, ip: IpAddr) -> bool {
+        let first = self.told.partition_point(|told| told.ip().is_some_and(|of| of < ip));
+        let mut same = self.told[first..].iter().take_while(|told| told.ip() == Some(ip));
+        same.any(|told| told.common().near.iter().any(|of| **of == *cluster))
+    }
+
+    /// Each address of a pod under which the service is known.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = String> {
+        let direct = self.told.iter().filter_map(|told| Some((told, told.ip()?)));
+        direct.flat_map(|(told, ip)| told.common().near.iter().map(move |of| name::address(of, ip)))
+    }
+}
+
+impl Services {
+    /// A service's endpoints.
+    pub(super) fn get(&self, hostname: &str) -> Option<&Endpoints> {
+        let hash = self.hasher.hash_one(hostname);
+        let at = self.by_host.find(hash, |at| self.at(*at).is_some_and(|of| *of.hostname == *hostname))?;
+        self.at(*at)
+    }
+
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Endpoints> {
+        self.slots.iter().flatten()
+    }
+
+    /// How many endpoints there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Services that the address of a pod leads to in a cluster, by name.
+    pub(super) fn at_address(&self, cluster: &str, ip: IpAddr) -> Vec<&Endpoints> {
+        let hash = self.ip_hash(ip);
+        let found = self.by_ip.iter_hash(u64::from(hash).wrapping_mul(SPREAD));
+        let found = found.filter(move |(of, _)| *of == hash).filter_map(|(_, at)| self.at(*at));
+        let mut found: Vec<&Endpoints> = found.filter(|of| of.leads(cluster, ip)).collect();
+        found.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+        found
+    }
+
+    /// Puts a service's endpoints in place of those that it had.
+    pub(super) fn replace(&mut self, hostname: &Arc<str>, mut told: Vec<Told>) -> Changed {
+        told.sort_by(Told::order);
+        let hash = self.hasher.hash_one(&**hostname);
+        let slots = &self.slots;
+        let is = |at: &u32| slots[*at as usize].as_ref().is_some_and(|of| of.hostname == *hostname);
+        let known = self.by_host.find(hash, is).copied();
+        let before = known.and_then(|at| self.slots[at as usize].take());
+        let mut changed = Changed::default();
+        let names = compare(before.as_ref(), &told, &mut changed);
+        self.count = self.count + told.len() - before.as_ref().map_or(0, |before| before.told.len());
+        let at = match known {
+            Some(at) => at,
+            None if told.is_empty() => return changed,
+            None => {
+                let at = self.free.pop().unwrap_or_else(|| {
+                    self.slots.push(None);
+                    // More services than 2³² do not fit into any memory.
+                    (self.slots.len() - 1) as u32
+                });
+                let (slots, hasher) = (&self.slots, &self.hasher);
+                let rehash = |at: &u32| slots[*at as usize].as_ref().map_or(hash, |of| hasher.hash_one(&*of.hostname));
+                self.by_host.insert_unique(hash, at, rehash);
+                at
+            }
+        };
+        if changed.addresses {
+            for ip in ips(before.as_ref().map_or(&[], |before| &before.told)) {
+                let of = self.ip_hash(ip);
+                let entry = self.by_ip.find_entry(u64::from(of).wrapping_mul(SPREAD), |entry| *entry == (of, at));
+                entry.into_iter().for_each(|entry| drop(entry.remove()));
+            }
+            for ip in ips(&told) {
+                let of = self.ip_hash(ip);
+                let spread = |(of, _): &(u32, u32)| u64::from(*of).wrapping_mul(SPREAD);
+                self.by_ip.insert_unique(spread(&(of, at)), (of, at), spread);
+            }
+        }
+        if told.is_empty() {
+            let entry = self.by_host.find_entry(hash, |of| *of == at);
+            entry.into_iter().for_each(|entry| drop(entry.remove()));
+            self.free.push(at);
+        } else {
+            let names = names.map(OnceLock::from).unwrap_or_default();
+            let hostname = hostname.clone();
+            self.slots[at as usize] = Some(Endpoints { hostname, told: told.into(), names });
+        }
+        changed
+    }
+
+    fn at(&self, at: u32) -> Option<&Endpoints> {
+        self.slots.get(at as usize)?.as_ref()
+    }
+
+    fn ip_hash(&self, ip: IpAddr) -> u32 {
+        self.hasher.hash_one(ip) as u32
+    }
+}
+
+/// Spreads 32 bits of hash over the 64 that the table looks at (2⁶⁴ divided by the golden ratio).
+const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Addresses, each once: clusters may use the same ones.
+fn ips(told: &[Told]) -> impl Iterator<Item = IpAddr> {
+    let mut last = None;
+    told.iter().filter_map(Told::ip).filter(move |ip| last.replace(*ip) != Some(*ip))
+}
+
+/// Notes what differs. Returns the names of the new ones where those of the old were in use.
+fn compare(before: Option<&Endpoints>, told: &[Told], changed: &mut Changed) -> Option<Box<[Arc<str>]>> {
+    let old: &[Told] = before.map_or(&[], |before| &before.told);
+    let in_use = before.is_some_and(|before| before.names.get().is_some());
+    let mut names = Vec::with_capacity(if in_use { told.len() } else { 0 });
+    let (mut left, mut right) = (0, 0);
+    while left < old.len() || right < told.len() {
+        let order = match (old.get(left), told.get(right)) {
+            (Some(was), Some(is)) => was.order(is),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            _ => std::cmp::Ordering::Greater,
+        };
+        let name_before = || match before.filter(|_| in_use) {
+            Some(before) => before.name(left),
+            None => old[left].name().into(),
+        };
+        match order {
+            std::cmp::Ordering::Less => {
+                changed.names.push(name_before());
+                changed.addresses |= old[left].ip().is_some();
+                left += 1;
+            }
+            std::cmp::Ordering::Greater => {
+                let name: Arc<str> = told[right].name().into();
+                changed.addresses |= told[right].ip().is_some();
+                changed.names.push(name.clone());
+                if in_use {
+                    names.push(name);
+                }
+                right += 1;
+            }
+            std::cmp::Ordering::Equal => {
+                let (was, is) = (&old[left], &told[right]);
+                if is.differs(was) {
+                    changed.names.push(name_before());
+                }
+                changed.addresses |= is.ip().is_some() && is.common().near != was.common().near;
+                if in_use {
+                    names.push(name_before());
+                }
+                (left, right) = (left + 1, right + 1);
+            }
+        }
+    }
+    in_use.then(|| names.into())
+}
