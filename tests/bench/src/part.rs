@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 
-use crate::{backend, floor, load};
+use crate::{backend, control_plane, floor, load};
 
 /// One of the rig's own processes.
 #[derive(Debug, clap::Subcommand)]
 pub enum Part {
+    /// A cluster's API server
+    ApiServer(control_plane::cluster::ServerOptions),
     /// The server behind what is measured
     Backend(backend::Options),
     /// One load, and what came of it
@@ -22,6 +24,7 @@ pub enum Part {
 /// Runs it until it is killed.
 pub fn run(part: Part) -> Result<()> {
     match part {
+        Part::ApiServer(options) => control_plane::cluster::serve(&options),
         Part::Backend(options) => backend::run(&options),
         Part::Load(options) => load::by_hand::run(&options),
         Part::FloorGateway(options) => floor::gateway::run(options),

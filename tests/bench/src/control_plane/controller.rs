@@ -1,0 +1,128 @@
+//! The controller's process, and what it says of itself.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::objects::CLUSTERS;
+use crate::process::{Process, Usage};
+use crate::rig::Rig;
+
+/// Where it serves discovery.
+pub const DISCOVERY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15012);
+const MONITORING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15014);
+
+/// The running controller.
+#[derive(Debug)]
+pub struct Controller {
+    process: Process,
+    started: Instant,
+}
+
+/// What `/debug/clusters` says.
+#[derive(Debug, Deserialize)]
+struct Page {
+    clusters: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    synced: bool,
+    services: usize,
+    endpoints: usize,
+    exported: usize,
+    pods: usize,
+}
+
+/// What it should know of each cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Services, all of them exported.
+    pub services: usize,
+    /// Endpoints, each with a pod. The first of a service may be unready.
+    pub endpoints: usize,
+}
+
+impl Controller {
+    /// Starts it for the first cluster. `state` is where it keeps its views.
+    pub fn start(rig: &Rig, kubeconfig: &Path, state: &Path, log: &str) -> Result<Self> {
+        let log = rig.log(log);
+        let mut command = Command::new(&rig.isthmus);
+        command
+            .arg("federation-controller")
+            .args(["--cluster", CLUSTERS[0], "--network", &super::objects::network(0), "--log", "info"])
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .arg("--state-dir")
+            .arg(state)
+            .args(["--discovery-listen", &DISCOVERY.to_string(), "--monitoring-listen", &MONITORING.to_string()])
+            .args(["--webhook-listen", "127.0.0.1:15017"]);
+        let started = Instant::now();
+        let mut process = Process::start("controller", command, &log)?;
+        process.listens_at(MONITORING, &log)?;
+        Ok(Self { process, started })
+    }
+
+    /// Waits until it knows exactly this of every cluster, and says how long after its start that was.
+    pub async fn knows(&self, known: Known, within: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        loop {
+            let page = self.get("/debug/clusters");
+            let rows = page.as_deref().ok().and_then(|page| serde_json::from_str::<Page>(page).ok());
+            let good = |row: &Row| {
+                let Known { services, endpoints } = known;
+                let ready = (endpoints - services.min(endpoints)..=endpoints).contains(&row.endpoints);
+                row.synced && ready && (row.services, row.exported, row.pods) == (services, services, endpoints)
+            };
+            if rows.as_ref().is_some_and(|page| page.clusters.len() == CLUSTERS.len() && page.clusters.iter().all(good))
+            {
+                return Ok(self.started.elapsed());
+            }
+            ensure!(began.elapsed() < within, "the controller does not know {known:?} within {within:?}: {rows:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What it has used.
+    pub fn usage(&self) -> Result<Usage> {
+        self.process.usage()
+    }
+
+    /// Resident memory: all of it, and without pages of the program's file.
+    pub fn resident(&self) -> Result<(u64, u64)> {
+        Ok((self.process.resident()?, self.process.resident_own()?))
+    }
+
+    /// Resident memory when nothing happens any more: the smallest of some readings, as lists are paid back by and by.
+    pub async fn settled(&self, for_seconds: u32) -> Result<(u64, u64)> {
+        let mut least = self.resident()?;
+        for _ in 0..for_seconds * 4 {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let now = self.resident()?;
+            least = (least.0.min(now.0), least.1.min(now.1));
+        }
+        Ok(least)
+    }
+
+    /// Asks it to stop and waits.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.terminate()?;
+        let status = self.process.wait()?;
+        ensure!(status.success(), "the controller ended with {status}");
+        Ok(())
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
+        let mut socket = TcpStream::connect_timeout(&MONITORING, Duration::from_secs(1))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer.split_once("\r\n\r\n").context("no answer")?.1.to_owned())
+    }
+}
