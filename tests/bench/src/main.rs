@@ -15,6 +15,7 @@ mod finding;
 mod floor;
 mod gateway;
 mod load;
+mod memory;
 mod mesh;
 mod part;
 mod peers;
@@ -24,7 +25,9 @@ mod rig;
 mod sandbox;
 mod scenario;
 mod setup;
+mod soak;
 mod sidecar;
+mod stream;
 
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
@@ -73,10 +76,10 @@ fn main() -> ExitCode {
 
 /// Runs a scenario inside the sandbox and prints what it found.
 fn measure(scenario: &scenario::Scenario, options: &rig::Options) -> Result<ExitCode> {
-    let rig = rig::Rig::new(options)?;
     if let Some(code) = sandbox::enter()? {
         return Ok(code);
     }
+    let rig = rig::Rig::new(options)?;
     let (started, since) = (SystemTime::now(), Instant::now());
     let findings = scenario.run(&rig)?;
     report::print(&findings);

@@ -1,4 +1,4 @@
-//! What can be measured: each scenario by itself, inside the sandbox.
+//! What can be measured: each scenario by itself or all of them, inside the sandbox.
 
 use anyhow::Result;
 
@@ -6,8 +6,11 @@ use crate::control_plane;
 use crate::failover;
 use crate::finding::Finding;
 use crate::gateway;
+use crate::memory;
 use crate::rig::Rig;
 use crate::sidecar;
+use crate::soak;
+use crate::stream;
 
 /// One scenario.
 #[derive(Debug, clap::Subcommand)]
@@ -18,8 +21,14 @@ pub enum Scenario {
     Failover(failover::Options),
     /// Routing by server name
     Gateway(gateway::Options),
+    /// What proxies hold in memory: in large meshes, for idle connections, after a burst
+    Memory(memory::Options),
     /// Requests through two sidecars
     Sidecar(sidecar::Options),
+    /// An hour of mixed load: does anything grow, leak or fail?
+    Soak(soak::Options),
+    /// gRPC streams of small messages at full speed, for long
+    Stream(stream::Options),
 }
 
 impl Scenario {
@@ -29,7 +38,10 @@ impl Scenario {
             Self::ControlPlane(options) => control_plane::run(options, rig),
             Self::Failover(options) => failover::run(options, rig),
             Self::Gateway(options) => gateway::run(options, rig),
+            Self::Memory(options) => memory::run(options, rig),
             Self::Sidecar(options) => sidecar::run(options, rig),
+            Self::Soak(options) => soak::run(options, rig),
+            Self::Stream(options) => stream::run(options, rig),
         }
     }
 }

@@ -1,0 +1,197 @@
+//! An hour of everything at once, through both sidecars, at a rate that the machine bears easily: what grows, leaks or
+//! fails over time shows here and nowhere else.
+//!
+//! Memory and open files are read every few seconds. After a tenth of the time all caches, pools and the allocator have
+//! what they need; from then on the medians of the first and the last quarter are compared, so that a burst at one
+//! reading counts for nothing.
+
+use std::fmt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::finding::{Finding, Metric, median};
+use crate::load::{self, Outcome, Protocol, Shape, Timing};
+use crate::mesh::Mesh;
+use crate::rig::Rig;
+use crate::sidecar::chain::Chain;
+use crate::sidecar::{self, AUTHORITY};
+
+/// Between two readings.
+const EVERY: Duration = Duration::from_secs(5);
+/// What the median of resident memory may differ by between the first and the last quarter without having grown: pages
+/// that the allocator keeps or gives back as it goes.
+const NOISE: f64 = 0.5 * (1 << 20) as f64;
+/// No request may take so long: what hangs is not answered late, but never. Requests that are under way when the time is over
+/// are in this, too, with their waiting so far.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is sent all the while, and how often per second.
+const MIX: [(Protocol, usize, usize, f64); 9] = [
+    (Protocol::Http1, 1024, 16, 150.0),
+    (Protocol::Http1, 64 * 1024, 4, 20.0),
+    (Protocol::Http1, 1 << 20, 2, 2.0),
+    (Protocol::NewConnection, 1024, 4, 20.0),
+    (Protocol::Http2, 1024, 16, 50.0),
+    (Protocol::GrpcUnary, 1024, 16, 50.0),
+    (Protocol::GrpcStream, 64, 4, 100.0),
+    (Protocol::Tcp, 1024, 4, 50.0),
+    (Protocol::Tcp, 64 * 1024, 2, 5.0),
+];
+
+/// How long.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Options {
+    /// Minutes, of which the first tenth is for warming up.
+    #[arg(long, default_value_t = 60.0)]
+    minutes: f64,
+}
+
+/// Memory and files of one process over time.
+#[derive(Clone, Debug, Default)]
+struct Course {
+    resident: Vec<f64>,
+    files: Vec<f64>,
+}
+
+/// The medians of the first and the last quarter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Change {
+    first: f64,
+    last: f64,
+}
+
+/// Loads for so long, and fails where something failed, leaked or grew.
+pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
+    let minutes = if rig.quick { 0.05 } else { options.minutes.clamp(0.05, 24.0 * 60.0) };
+    let whole = Duration::from_secs_f64(minutes * 60.0);
+    let timing = Timing { warm_up: whole / 10, duration: whole - whole / 10 };
+    let every = EVERY.min(timing.duration / 20);
+
+    let _server = sidecar::server(rig)?;
+    let mesh = Mesh::start(rig.directory())?;
+    let mut chain = sidecar::isthmus::start(&mesh, rig)?;
+    let entry = |protocol| chain.entry(protocol);
+    let loads: Vec<_> = MIX
+        .into_iter()
+        .map(|(protocol, body, connections, rate)| {
+            let (shape, target) = (Shape { protocol, body, connections }, entry(protocol));
+            let name = shape.to_string();
+            let run = move || load::open_loop(target, AUTHORITY, shape, rate, timing, &mut |_| {});
+            (name, thread::spawn(run))
+        })
+        .collect();
+    let courses = watch(&mut chain, rig, timing, every)?;
+    let mut outcomes = Vec::new();
+    for (name, load) in loads {
+        let outcome = load.join().map_err(|_| anyhow::anyhow!("the generator panicked"));
+        outcomes.push((name.clone(), outcome.and_then(|outcome| outcome).with_context(|| name)?));
+    }
+    judge(&chain, &courses, &outcomes, minutes, rig.quick)
+}
+
+/// Reads memory and files of all processes until the time is over.
+fn watch(chain: &mut Chain, rig: &Rig, timing: Timing, every: Duration) -> Result<Vec<Course>> {
+    let mut courses = vec![Course::default(); chain.processes.len()];
+    let start = Instant::now();
+    thread::sleep(timing.warm_up + every);
+    while start.elapsed() + every < timing.warm_up + timing.duration {
+        chain.lives(rig)?;
+        for (course, process) in courses.iter_mut().zip(&chain.processes) {
+            course.resident.push(process.resident()? as f64);
+            course.files.push(process.files()? as f64);
+        }
+        let latest = courses.iter().map(|course| course.resident.last().copied().unwrap_or_default());
+        let latest: Vec<String> = latest.map(|bytes| format!("{:.1} MiB", bytes / f64::from(1 << 20))).collect();
+        if courses[0].resident.len().is_multiple_of(12) {
+            eprintln!("soak: {:.0} s, {}", start.elapsed().as_secs_f64(), latest.join(", "));
+        }
+        thread::sleep(every);
+    }
+    Ok(courses)
+}
+
+fn judge(
+    chain: &Chain,
+    courses: &[Course],
+    outcomes: &[(String, Outcome)],
+    minutes: f64,
+    quick: bool,
+) -> Result<Vec<Finding>> {
+    let load = format!("mixed, {minutes} minutes");
+    let finding = |system: &str, metric, value| Finding {
+        scenario: "soak".into(),
+        load: load.clone(),
+        system: system.into(),
+        metric,
+        values: vec![value],
+    };
+    let requests: u64 = outcomes.iter().map(|(_, outcome)| outcome.requests).sum();
+    let failed: u64 = outcomes.iter().map(|(_, outcome)| outcome.failed).sum();
+    let mut findings = vec![
+        finding("isthmus", Metric::gain("requests", ""), requests as f64),
+        finding("isthmus", Metric::cost("failed requests", ""), failed as f64),
+    ];
+    for (name, outcome) in outcomes {
+        findings.push(Finding {
+            load: name.clone(),
+            ..finding("isthmus", Metric::cost("latency p99.9", "ms"), outcome.latency_at(0.999).as_secs_f64() * 1e3)
+        });
+    }
+    let mut wrong = Vec::new();
+    for (name, outcome) in outcomes.iter().filter(|(_, outcome)| outcome.failed + outcome.unanswered > 0) {
+        wrong
+            .push(format!("{name}: {} failed, {} unanswered {:?}", outcome.failed, outcome.unanswered, outcome.errors));
+    }
+    for (process, course) in chain.processes.iter().zip(courses) {
+        let (resident, files) = (Change::of(&course.resident)?, Change::of(&course.files)?);
+        let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
+        findings.extend([
+            finding(&process.name, Metric::cost("resident memory, first quarter", "MiB"), mebibytes(resident.first)),
+            finding(&process.name, Metric::cost("resident memory, last quarter", "MiB"), mebibytes(resident.last)),
+            finding(&process.name, Metric::cost("open files, first quarter", ""), files.first),
+            finding(&process.name, Metric::cost("open files, last quarter", ""), files.last),
+        ]);
+        // A few seconds say nothing of growth.
+        if !quick && resident.last - resident.first > NOISE {
+            wrong.push(format!("{}: resident memory grew from {resident} bytes", process.name));
+        }
+        if !quick && files.last > files.first {
+            wrong.push(format!("{}: open files grew from {files}", process.name));
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("after {requests} requests:\n{}", wrong.join("\n"));
+    }
+    Ok(findings)
+}
+
+impl Change {
+    fn of(values: &[f64]) -> Result<Self> {
+        let quarter = values.len() / 4;
+        ensure!(quarter > 0, "too few readings to compare: {}", values.len());
+        Ok(Self { first: median(&values[..quarter]), last: median(&values[values.len() - quarter..]) })
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} to {:.0}", self.first, self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_no_growth() {
+        let mut values = vec![10.0; 40];
+        values[39] = 1000.0;
+        assert_eq!(Change::of(&values).unwrap(), Change { first: 10.0, last: 10.0 });
+        let growing: Vec<f64> = (0..40).map(f64::from).collect();
+        assert_eq!(Change::of(&growing).unwrap(), Change { first: 4.5, last: 34.5 });
+        assert!(Change::of(&values[..3]).is_err());
+    }
+}
