@@ -219,17 +219,17 @@ impl Route {
         }
     }
 
-    fn http(&self, other: &Rc<Party>, protocol: Protocol) -> HttpSeries {
+    fn record(&self, other: &Rc<Party>, protocol: Protocol, ended: &Ended) {
         let mut known = self.http.borrow_mut();
         if let Some((.., series)) = known.iter().find(|(party, of, _)| Rc::ptr_eq(party, other) && *of == protocol) {
-            return series.clone();
+            return series.record(ended);
         }
         if known.len() >= MOST_PARTIES {
             known.clear();
         }
         let series = self.metrics.http(&self.labels(other), protocol);
-        known.push((other.clone(), protocol, series.clone()));
-        series
+        series.record(ended);
+        known.push((other.clone(), protocol, series));
     }
 
     /// Counts an opaque connection with `other` as open, until what is returned is dropped.
@@ -331,7 +331,7 @@ impl Report {
             response_bytes,
         };
         let party = self.party.take().unwrap_or_else(|| self.telemetry.intern(Party::default()));
-        self.route.http(&party, self.protocol).record(&ended);
+        self.route.record(&party, self.protocol, &ended);
         if let Some(seen) = self.seen.take() {
             self.telemetry.log.http(&seen, &ended);
         }

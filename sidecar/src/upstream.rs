@@ -9,10 +9,13 @@ mod cluster;
 pub mod connect;
 pub mod http1;
 pub mod http2;
+mod overdue;
 mod pool;
+mod relay;
 pub mod target;
 
 pub use cluster::{Cluster, Clusters, Key, Leased};
 pub use connect::Opened;
+pub use overdue::Overdue;
 pub use pool::{BUFFER, Lease, Line, Pool, Sent, Unsent, Version};
 pub use target::Target;

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::mesh::View;
 use crate::report::{Me, Telemetry};
 use crate::upstream::connect::Dial;
-use crate::upstream::{Cluster, Clusters, Pool, Version};
+use crate::upstream::{Cluster, Clusters, Overdue, Pool, Version};
 
 /// The longest that connecting inside the mesh takes, whatever the mesh's settings allow: Istio's default of 10 s would
 /// hold a request for as long as a vanished pod stays listed.
@@ -41,6 +41,8 @@ pub struct Worker {
     pub clusters: Clusters,
     /// Connections to the own application, by the address that it is asked at.
     apps: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    /// Requests that wait for responses.
+    pub overdue: Overdue,
     /// Metrics and access logs.
     pub telemetry: Rc<Telemetry>,
     /// Says when to leave.
@@ -61,8 +63,8 @@ impl Worker {
         mark: Option<u32>,
         destination: Destination,
     ) -> Self {
-        let (clusters, apps) = Default::default();
-        Self { view, identity, clusters, apps, telemetry: Rc::new(telemetry), drain, mark, destination }
+        let (clusters, apps, overdue) = Default::default();
+        Self { view, identity, clusters, apps, overdue, telemetry: Rc::new(telemetry), drain, mark, destination }
     }
 
     /// How to connect to a cluster's endpoints, by the mesh's present settings.
@@ -164,12 +166,15 @@ impl Pool {
         if let Some(lease) = self.take(version).await {
             return Ok(lease);
         }
-        let _opening = match self.open_or_take(version).await {
-            Ok(opening) => opening,
-            Err(lease) => return Ok(lease),
-        };
         // Boxed, because few requests need it and each would move it about.
-        let opened = Box::pin(crate::inbound::connect(address, mark)).await?;
-        self.adopt(opened, version).await
+        Box::pin(async {
+            let _opening = match self.open_or_take(version).await {
+                Ok(opening) => opening,
+                Err(lease) => return Ok(lease),
+            };
+            let opened = crate::inbound::connect(address, mark).await?;
+            self.adopt(opened, version).await
+        })
+        .await
     }
 }

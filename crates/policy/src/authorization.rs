@@ -189,7 +189,7 @@ impl Rule {
 
 impl Source {
     fn matches(&self, facts: &Facts<'_>) -> bool {
-        let principal = facts.principal.map(|id| id.as_str().trim_start_matches("spiffe://"));
+        let principal = facts.principal.map(|id| id.as_str().strip_prefix("spiffe://").unwrap_or(id.as_str()));
         self.principals.matches(principal, Pattern::matches)
             && self.namespaces.matches(facts.principal.map(SpiffeId::namespace), Pattern::matches)
             && self.clusters.matches(facts.cluster, Pattern::matches)

@@ -173,7 +173,8 @@ impl Metrics {
             Protocol::Http => "http",
             Protocol::Grpc => "grpc",
         });
-        HttpSeries { scope: self.scope.clone(), values, security: labels.security, handles: Rc::default() }
+        let (scope, security, handles) = (self.scope.clone(), labels.security, RefCell::default());
+        HttpSeries { inner: Rc::new(Http { scope, values, security, handles }) }
     }
 
     /// The series of opaque connections with these labels.
@@ -231,14 +232,18 @@ impl Security {
 /// Requests of one source to one destination. Clones record to the same place.
 #[derive(Clone, Debug)]
 pub struct HttpSeries {
+    inner: Rc<Http>,
+}
+
+#[derive(Debug)]
+struct Http {
     scope: Scope<PerWorker>,
     values: Box<[Box<str>]>,
     security: Security,
     /// By what only the response tells; few in practice, so a list is quicker than a map.
-    handles: Rc<RefCell<Handles>>,
+    handles: RefCell<Vec<(Answer, HttpHandles)>>,
 }
 
-type Handles = Vec<(Answer, Rc<HttpHandles>)>;
 /// Code, gRPC status and flags.
 type Answer = (u16, Option<u16>, &'static str);
 
@@ -253,29 +258,38 @@ struct HttpHandles {
 impl HttpSeries {
     /// Records one request.
     pub fn record(&self, ended: &Ended) {
-        let handles = self.handles((ended.code, ended.grpc_status, ended.flags));
-        handles.requests.increment();
-        handles.duration.record(ended.duration.as_secs_f64() * 1000.0);
-        handles.request_bytes.record(ended.request_bytes as f64);
-        handles.response_bytes.record(ended.response_bytes as f64);
-    }
-
-    fn handles(&self, result: Answer) -> Rc<HttpHandles> {
-        if let Some((_, handles)) = self.handles.borrow().iter().find(|(known, _)| *known == result) {
-            return Rc::clone(handles);
+        let answer = (ended.code, ended.grpc_status, ended.flags);
+        let mut known = self.inner.handles.borrow_mut();
+        if let Some((_, handles)) = known.iter().find(|(known, _)| *known == answer) {
+            return handles.record(ended);
         }
+        let handles = self.inner.handles_for(answer);
+        handles.record(ended);
+        known.push((answer, handles));
+    }
+}
+
+impl Http {
+    fn handles_for(&self, result: Answer) -> HttpHandles {
         let (code, grpc) = (result.0.to_string(), result.1.map(|status| status.to_string()).unwrap_or_default());
         let mut values: Vec<&str> = self.values.iter().map(|value| &**value).collect();
         debug_assert_eq!(values.len(), SHARED);
         values.extend([&*code, &*grpc, result.2, self.security.as_str()]);
-        let handles = Rc::new(HttpHandles {
+        HttpHandles {
             requests: self.scope.counter(&REQUESTS, &values),
             duration: self.scope.histogram(&DURATION, &ENVOY_BUCKETS, &values),
             request_bytes: self.scope.histogram(&REQUEST_BYTES, &ENVOY_BUCKETS, &values),
             response_bytes: self.scope.histogram(&RESPONSE_BYTES, &ENVOY_BUCKETS, &values),
-        });
-        self.handles.borrow_mut().push((result, Rc::clone(&handles)));
-        handles
+        }
+    }
+}
+
+impl HttpHandles {
+    fn record(&self, ended: &Ended) {
+        self.requests.increment();
+        self.duration.record(ended.duration.as_secs_f64() * 1000.0);
+        self.request_bytes.record(ended.request_bytes as f64);
+        self.response_bytes.record(ended.response_bytes as f64);
     }
 }
 

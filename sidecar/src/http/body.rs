@@ -232,6 +232,12 @@ impl Reply {
         uploaded: Option<Rc<Uploaded>>,
         ending: Box<dyn Ending>,
     ) -> Self {
+        let mut lease = lease;
+        if uploaded.as_ref().is_some_and(|uploaded| !uploaded.is_complete())
+            && let Some(lease) = &mut lease
+        {
+            lease.set_free();
+        }
         let source = Content::Upstream { incoming, lease, uploaded };
         Self { source, bytes: 0, grpc_status: None, ending: Some(ending) }
     }
@@ -257,7 +263,8 @@ impl Body for Reply {
         let this = &mut *self;
         let frame = match &mut this.source {
             Content::Local(body) => body.take().map(|body| Ok(Frame::data(body))),
-            Content::Upstream { incoming, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
+            Content::Upstream { incoming, lease: Some(lease), .. } => ready!(lease.poll_body(incoming, cx)),
+            Content::Upstream { incoming, lease: None, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
         };
         match &frame {
             None => this.complete(),

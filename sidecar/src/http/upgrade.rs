@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 
 use super::Ending;
 use crate::relay;
+use crate::upstream::Lease;
 
 /// An upgrade that a client asks for.
 pub struct Asked {
@@ -49,18 +50,17 @@ impl Asked {
             || (method == Method::CONNECT && response.status().is_success())
     }
 
-    /// Relays between both sides once they have switched, and tells `ending` when it is over. `upstream` is the response
-    /// that agreed; its own fields for the client's hop are put back by the caller. `keep` lives as long as the relay.
-    pub fn carry<B>(self, upstream: &mut Response<B>, mut ending: Box<dyn Ending>, keep: impl Sized + 'static) {
-        let server = on(upstream);
+    /// Relays between both sides once they have switched, and tells `ending` when it is over. `upstream` is the connection
+    /// whose response agreed. `keep` lives as long as the relay.
+    pub fn carry(self, upstream: Lease, mut ending: Box<dyn Ending>, keep: impl Sized + 'static) {
         tokio::task::spawn_local(async move {
             let _keep = keep;
-            let (Ok(client), Ok(server)) = tokio::join!(self.client, server) else {
+            let (Ok(client), Some(mut server)) = tokio::join!(self.client, upstream.into_upgraded()) else {
                 ending.broken(0);
                 return;
             };
             let moved = relay::Moved::default();
-            let relayed = relay::both_ways(&mut TokioIo::new(client), &mut TokioIo::new(server), &moved).await;
+            let relayed = relay::both_ways(&mut TokioIo::new(client), &mut server, &moved).await;
             match relayed {
                 Ok(()) => ending.complete(moved.back.get(), None),
                 Err(_) => ending.broken(moved.back.get()),
@@ -69,7 +69,7 @@ impl Asked {
     }
 }
 
-/// The fields of a response that agrees to an upgrade, kept over [`super::headers::end_hop`].
+/// The fields of a response that agrees to an upgrade, kept over [`super::headers::end_here`].
 pub fn kept(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
     upgrade_fields(headers)
 }

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::fmt::Write;
+use std::pin::pin;
 use std::rc::Rc;
 
 use aws_lc_rs::digest;
@@ -131,8 +132,7 @@ impl Requests {
         let (parts, body) = request.into_parts();
         let mut request = Request::from_parts(parts, ());
         let fields = request.headers_mut();
-        headers::end_hop(fields);
-        headers::end_mesh(fields);
+        headers::end_here(fields);
         // Whatever the client says of itself or others is replaced by what it proved.
         fields.remove(headers::CLIENT_CERT);
         if let Some(xfcc) = &self.xfcc {
@@ -164,7 +164,7 @@ impl Requests {
         let mut stale = 0;
         loop {
             let leasing = pool.to_app(self.arrived.destination, version, self.worker.mark);
-            let lease = Uploaded::meanwhile(uploaded, leasing).await;
+            let lease = Uploaded::meanwhile(uploaded, pin!(leasing)).await;
             let mut lease = lease.map_err(|error| Unreached {
                 failure: Failure::Connect { endpoint: endpoint(), error, retried: false },
                 unprocessed: true,
@@ -177,6 +177,7 @@ impl Requests {
             let repeatable = uploaded.is_none_or(|uploaded| uploaded.can_repeat());
             if lease.reused && unsent.unprocessed && repeatable && stale < STALE {
                 stale += 1;
+                pool.prune();
                 continue;
             }
             let error = unsent.error.to_string().into();
@@ -200,11 +201,10 @@ impl Requests {
             uploaded.forget();
         }
         report.answered(response.status().as_u16(), headers::grpc_status(response.headers()));
-        let kept = upgrade::kept(response.headers());
+        let kept = upgrade.as_ref().map(|_| upgrade::kept(response.headers())).unwrap_or_default();
         let fields = response.headers_mut();
-        headers::end_hop(fields);
-        // An application must not be taken for a sidecar.
-        headers::end_mesh(fields);
+        // Also what sidecars say: an application must not be taken for one.
+        headers::end_here(fields);
         if from_sidecar {
             fields.insert(headers::PEER, self.worker.me().header.clone());
         }
@@ -214,7 +214,8 @@ impl Requests {
         }
         *response.version_mut() = HttpVersion::HTTP_11;
         if let Some(upgrade) = upgrade.filter(|upgrade| upgrade.agreed(&response, &head.method)) {
-            upgrade.carry(&mut response, Box::new(report), (self.worker.drain.guard(), self.worker.clone()));
+            let keep = (self.worker.drain.guard(), self.worker.clone());
+            upgrade.carry(lease, Box::new(report), keep);
             response.headers_mut().extend(kept);
             return response.map(|_| Reply::local("", None));
         }
@@ -247,4 +248,16 @@ pub(super) fn fingerprint(certificate: &[u8]) -> String {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task of this size is made for each HTTP/2 request.
+    #[test]
+    fn streams_are_small() {
+        let size = crate::http::stream_size::<Requests>();
+        assert!((1024..3072).contains(&size), "{size} bytes");
+    }
 }

@@ -13,8 +13,11 @@
 //! and in every case only while all of the body that was sent is still here (up to 64 KiB).
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use balance::Outcome;
@@ -26,7 +29,7 @@ use crate::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_r
 use crate::io::Io;
 use crate::mesh::Protocol;
 use crate::report::{self, Report, Route};
-use crate::upstream::{Cluster, Leased, Sent, Version};
+use crate::upstream::{Cluster, Leased, Line, Overdue, Sent, Unsent, Version};
 use crate::worker::Worker;
 
 /// Attempts after the first (Istio's default).
@@ -36,10 +39,6 @@ const STALE: u32 = 4;
 /// The longest wait before the first retry, and it doubles for the next (Envoy's default base interval). The wait is
 /// drawn from below that, so that requests that failed together do not return together.
 const BACKOFF: Duration = Duration::from_millis(25);
-/// When to begin to ask whether the peer still acknowledges what is sent, and how often. The kernel sends again after
-/// 200 ms at the earliest.
-const UNHEARD_AFTER: Duration = Duration::from_millis(250);
-const UNHEARD_EVERY: Duration = Duration::from_millis(75);
 /// Retransmissions without an answer after which a request that may be repeated is sent elsewhere. By the first of them
 /// the data was lost twice or more, which on a network that works is rarer than a pod that is gone.
 const UNHEARD_REPEATABLE: u8 = 1;
@@ -143,7 +142,7 @@ impl Requests {
             self.worker.clusters.refresh(&named.way.cluster, &self.worker.view);
             return named.way.clone();
         }
-        let way = self.by_name(host).await.unwrap_or_else(direct);
+        let way = Box::pin(self.by_name(host)).await.unwrap_or_else(direct);
         *self.named.borrow_mut() = Some(Named { host: host.to_owned(), since: Instant::now(), way: way.clone() });
         way
     }
@@ -189,8 +188,7 @@ impl Requests {
         let (parts, body) = request.into_parts();
         let mut request = Request::from_parts(parts, ());
         let fields = request.headers_mut();
-        headers::end_hop(fields);
-        headers::end_mesh(fields);
+        headers::end_here(fields);
         // An application cannot speak for a sidecar.
         fields.remove(headers::CLIENT_CERT);
         fields.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
@@ -221,11 +219,12 @@ impl Requests {
     ) -> Result<Answered, Failure> {
         let mut tried = Vec::new();
         let (mut retries, mut stale) = (0, 0);
+        let mut now = report.started();
         loop {
             if let Some(seen) = &mut report.seen {
                 seen.attempts += 1;
             }
-            let attempt = match self.attempt(cluster, head, uploaded, version, retries, &mut tried).await {
+            let attempt = match self.attempt(cluster, head, uploaded, version, retries, now, &mut tried).await {
                 Ok(answered) => return Ok(answered),
                 Err(attempt) => attempt,
             };
@@ -237,6 +236,7 @@ impl Requests {
             let possible = wanted && uploaded.is_none_or(|uploaded| uploaded.can_repeat());
             if possible && attempt.again == Again::AtOnce && stale < STALE {
                 stale += 1;
+                now = Instant::now();
                 continue;
             }
             if !possible || retries == RETRIES {
@@ -248,10 +248,12 @@ impl Requests {
             }
             tokio::time::sleep((BACKOFF * (1 << retries)).mul_f64(rand::random::<f64>())).await;
             retries += 1;
+            now = Instant::now();
         }
     }
 
     /// Sends a request once.
+    #[expect(clippy::too_many_arguments, reason = "what an attempt needs of its request, once")]
     async fn attempt(
         &self,
         cluster: &Cluster,
@@ -259,12 +261,13 @@ impl Requests {
         uploaded: Option<&Rc<Uploaded>>,
         version: Version,
         retries: u32,
+        now: Instant,
         tried: &mut Vec<Arc<str>>,
     ) -> Result<Answered, Attempt> {
-        let dial = self.worker.dial(cluster);
-        let leasing = cluster.lease(version, tried, &dial);
-        let leased = Uploaded::meanwhile(uploaded, leasing).await;
+        let leasing = cluster.lease(version, tried, now, || self.worker.dial(cluster));
+        let leased = Uploaded::meanwhile(uploaded, pin!(leasing)).await;
         let mut leased = leased.map_err(|failure| Attempt { failure, again: Again::Safe, answered: None })?;
+        let id = leased.pick.id.clone();
         let mut request = Request::from_parts(
             head.clone(),
             match uploaded {
@@ -272,17 +275,16 @@ impl Requests {
                 None => Outgoing::empty(),
             },
         );
-        request.headers_mut().insert(headers::ATTEMPTS, HeaderValue::from(retries + 1));
+        request.headers_mut().insert(headers::ATTEMPTS, headers::number(u64::from(retries) + 1));
         let repeatable = is_idempotent(&head.method) && uploaded.is_none_or(|uploaded| uploaded.can_repeat());
+        let retransmits = if repeatable { UNHEARD_REPEATABLE } else { UNHEARD };
         let line = leased.lease.line.clone();
-        let sent = tokio::select! {
-            sent = leased.lease.send(request) => sent.map_err(|unsent| (unsent.unprocessed, unsent.error)),
-            () = unheard(&line, if repeatable { UNHEARD_REPEATABLE } else { UNHEARD }) => Err((false, Sent::Unheard)),
-        };
-        match sent {
+        let sent = heard(pin!(leased.lease.send(request)), &line, retransmits, &self.worker.overdue).await;
+        let attempt = match sent {
             Ok(response) => self.judge(response, leased),
-            Err((unprocessed, error)) => Err(lost(&leased, unprocessed, &error)),
-        }
+            Err(unsent) => Err(lost(&leased, &unsent)),
+        };
+        attempt.inspect_err(|_| tried.push(id))
     }
 
     /// Learns from a response, and says whether another attempt may get a better one.
@@ -329,11 +331,10 @@ impl Requests {
         }
         report.party = Some(self.party(&leased, &response));
         report.answered(response.status().as_u16(), headers::grpc_status(response.headers()));
-        let kept = upgrade::kept(response.headers());
+        let kept = upgrade.as_ref().map(|_| upgrade::kept(response.headers())).unwrap_or_default();
         let fields = response.headers_mut();
-        headers::end_hop(fields);
-        headers::end_mesh(fields);
-        fields.insert(headers::SERVICE_TIME, HeaderValue::from(report.started().elapsed().as_millis() as u64));
+        headers::end_here(fields);
+        fields.insert(headers::SERVICE_TIME, headers::number(report.started().elapsed().as_millis() as u64));
         if let Some(seen) = &mut report.seen {
             seen.response(fields);
             seen.upstream_host = Some(leased.pick.target.address);
@@ -341,7 +342,8 @@ impl Requests {
         }
         *response.version_mut() = HttpVersion::HTTP_11;
         if let Some(upgrade) = upgrade.filter(|upgrade| upgrade.agreed(&response, &head.method)) {
-            upgrade.carry(&mut response, Box::new(report), (self.worker.drain.guard(), self.worker.clone()));
+            let keep = (self.worker.drain.guard(), self.worker.clone());
+            upgrade.carry(leased.lease, Box::new(report), keep);
             response.headers_mut().extend(kept);
             return response.map(|_| Reply::local("", None));
         }
@@ -394,8 +396,8 @@ impl crate::http::Ending for Counted {
 }
 
 /// What a lost connection means for the endpoint, for its other connections, and for the request.
-fn lost(leased: &Leased, unprocessed: bool, error: &Sent) -> Attempt {
-    let (pick, now) = (&leased.pick, Instant::now());
+fn lost(leased: &Leased, Unsent { unprocessed, error }: &Unsent) -> Attempt {
+    let (pick, now, unprocessed) = (&leased.pick, Instant::now(), *unprocessed);
     // The other connections most likely lead to the same end; each would cost another request an attempt.
     leased.pool.clear();
     let stale = leased.lease.reused && unprocessed;
@@ -421,12 +423,26 @@ fn lost(leased: &Leased, unprocessed: bool, error: &Sent) -> Attempt {
     Attempt { failure, again, answered: None }
 }
 
-/// Returns when the peer has not acknowledged what was sent for too long; never for one that does.
-async fn unheard(line: &crate::upstream::Line, retransmits: u8) {
-    tokio::time::sleep(UNHEARD_AFTER).await;
-    while !line.unheard(retransmits) {
-        tokio::time::sleep(UNHEARD_EVERY).await;
-    }
+/// What comes of sending a request, which is given up where the peer does not acknowledge it for too long.
+async fn heard<T>(
+    mut sending: Pin<&mut impl Future<Output = Result<T, Unsent>>>,
+    line: &Line,
+    retransmits: u8,
+    overdue: &Overdue,
+) -> Result<T, Unsent> {
+    let mut waiting = overdue.wait();
+    poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(sent);
+        }
+        while waiting.poll_turn(cx).is_ready() {
+            if line.unheard(retransmits) {
+                return Poll::Ready(Err(Unsent { unprocessed: false, error: Sent::Unheard }));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// RFC 9110 §9.2.2.
@@ -470,6 +486,13 @@ mod tests {
         for host in ["", "10.0.0.1:80", "[::1]:80", "www.example.com", "a.b.c.svc.cluster.local"] {
             assert_eq!(hostname_of(host, "default", "cluster.local"), None, "{host}");
         }
+    }
+
+    /// A task of this size is made for each HTTP/2 request.
+    #[test]
+    fn streams_are_small() {
+        let size = crate::http::stream_size::<Requests>();
+        assert!((1024..3584).contains(&size), "{size} bytes");
     }
 
     #[test]

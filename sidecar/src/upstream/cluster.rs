@@ -157,22 +157,37 @@ impl Cluster {
             })
     }
 
-    /// A connection for a request, to an endpoint that is not in `tried` where there is another.
-    pub async fn lease(&self, version: Version, tried: &mut Vec<Arc<str>>, dial: &Dial) -> Result<Leased, Failure> {
-        let pick = self.pick(tried)?;
+    /// A connection for a request, to an endpoint that is not in `tried` where there is another. `dial` is asked where none
+    /// is open. `now` is about now.
+    pub async fn lease(
+        &self,
+        version: Version,
+        tried: &mut Vec<Arc<str>>,
+        now: Instant,
+        dial: impl Fn() -> Dial,
+    ) -> Result<Leased, Failure> {
+        let pick = self.pick(tried, now)?;
         let pool = self.pool(&pick);
         if let Some(lease) = pool.take(version).await {
-            tried.push(pick.id.clone());
             return Ok(Leased { pick: Rc::new(pick), pool, lease });
         }
+        // Boxed, because connecting takes ten times the room of all the rest, which each request would move about.
+        Box::pin(self.lease_anew(pick, &pool, version, tried, dial)).await
+    }
+
+    async fn lease_anew(
+        &self,
+        pick: Pick<Arc<Target>>,
+        pool: &Rc<Pool>,
+        version: Version,
+        tried: &mut Vec<Arc<str>>,
+        dial: impl Fn() -> Dial,
+    ) -> Result<Leased, Failure> {
         let opening = match pool.open_or_take(version).await {
             Ok(opening) => opening,
-            Err(lease) => {
-                tried.push(pick.id.clone());
-                return Ok(Leased { pick: Rc::new(pick), pool: pool.clone(), lease });
-            }
+            Err(lease) => return Ok(Leased { pick: Rc::new(pick), pool: pool.clone(), lease }),
         };
-        let (pick, opened) = self.open(pick, tried, Some(version), dial).await?;
+        let (pick, opened) = self.open(pick, tried, Some(version), &dial()).await?;
         // Where another endpoint was faster, this is its pool.
         let others = self.pool(&pick);
         let adopted = others.adopt(opened, version).await;
@@ -189,7 +204,7 @@ impl Cluster {
     /// A connection for opaque bytes.
     pub async fn connect(&self, dial: &Dial) -> Result<(Rc<Pick<Arc<Target>>>, Opened), Failure> {
         let mut tried = Vec::new();
-        let first = self.pick(&tried)?;
+        let first = self.pick(&tried, Instant::now())?;
         let (pick, opened) = self.open(first, &mut tried, None, dial).await?;
         pick.report(Outcome::Success, Instant::now());
         Ok((pick, opened))
@@ -210,16 +225,19 @@ impl Cluster {
         connect::race(&self.balancer, first, tried, connect::alpn_of(version), dial, forget).await
     }
 
-    fn pick(&self, tried: &[Arc<str>]) -> Result<Pick<Arc<Target>>, Failure> {
+    fn pick(&self, tried: &[Arc<str>], now: Instant) -> Result<Pick<Arc<Target>>, Failure> {
         if self.refuses {
             return Err(Failure::UnknownDestination(self.key.hostname.clone()));
         }
-        let picked = self.balancer.borrow_mut().pick(Instant::now(), tried, rand::random());
+        let picked = self.balancer.borrow_mut().pick(now, tried, rand::random());
         picked.ok_or_else(|| Failure::NoEndpoint(self.key.hostname.clone()))
     }
 
     fn pool(&self, pick: &Pick<Arc<Target>>) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
+        if let Some((_, pool)) = pools.get(&pick.id) {
+            return pool.clone();
+        }
         let (_, pool) = pools.entry(pick.id.clone()).or_insert_with(|| (pick.target.clone(), Rc::default()));
         pool.clone()
     }

@@ -6,16 +6,21 @@
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use http_body::{Body, Frame};
 use hyper::{Request, Response};
 use identity::Peer;
 use telemetry::istio::Party;
 
 use super::{Opened, http1, http2};
 use crate::failure::ConnectError;
-use crate::http::{Incoming, Outgoing};
+use crate::http::{BoxError, Incoming, Outgoing};
+use crate::io::Io;
 
 /// The most that one connection buffers each way (hyper's own limit is some 400 KB).
 pub const BUFFER: usize = 64 * 1024;
@@ -102,6 +107,9 @@ pub enum Sent {
     /// The HTTP/2 session or the request's stream failed.
     #[error("{0}")]
     Stream(#[from] h2::Error),
+    /// It had ended before.
+    #[error("the connection was closed")]
+    Closed,
     /// The peer acknowledges nothing any more.
     #[error("the peer no longer acknowledges what is sent")]
     Unheard,
@@ -111,7 +119,7 @@ impl Pool {
     /// A connection that is open already.
     pub async fn take(self: &Rc<Self>, version: Version) -> Option<Lease> {
         Some(match version {
-            Version::Http1 => Lease::http1(self.idle.take().await?, self, true),
+            Version::Http1 => Lease::http1(self.idle.take()?, self, true),
             Version::Http2 => Lease::http2(self.sessions.take().await?, true),
         })
     }
@@ -155,6 +163,11 @@ impl Pool {
         self.sessions.sweep();
     }
 
+    /// Closes idle connections that their peer has closed: where one was, there may be many.
+    pub fn prune(&self) {
+        self.idle.prune();
+    }
+
     /// Connections kept, for people: idle ones and sessions.
     pub fn kept(&self) -> (usize, usize) {
         (self.idle.kept(), self.sessions.kept())
@@ -163,7 +176,7 @@ impl Pool {
 
 impl Lease {
     fn http1(connection: http1::Connection, pool: &Rc<Pool>, reused: bool) -> Self {
-        let line = connection.line.clone();
+        let line = connection.line().clone();
         Self { way: Way::Http1 { connection, pool: pool.clone() }, line, reused }
     }
 
@@ -176,6 +189,33 @@ impl Lease {
         match &mut self.way {
             Way::Http1 { connection, .. } => connection.send(request).await,
             Way::Http2(stream) => stream.send(request).await,
+        }
+    }
+
+    /// Reads the response's body. A connection of HTTP/1.1 does nothing unless this is asked.
+    pub fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.way {
+            Way::Http1 { connection, .. } => connection.poll_body(body, cx),
+            Way::Http2(_) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    /// From here on the request is sent beside the response, whether somebody reads that or not.
+    pub fn set_free(&mut self) {
+        if let Way::Http1 { connection, .. } = &mut self.way {
+            connection.set_free();
+        }
+    }
+
+    /// The bytes below, after a response that ends HTTP. `None` where the connection has failed.
+    pub async fn into_upgraded(self) -> Option<Io> {
+        match self.way {
+            Way::Http1 { connection, .. } => connection.into_upgraded().await,
+            Way::Http2(_) => None,
         }
     }
 
