@@ -25,8 +25,8 @@ mod rig;
 mod sandbox;
 mod scenario;
 mod setup;
-mod soak;
 mod sidecar;
+mod soak;
 mod stream;
 
 use std::process::ExitCode;
@@ -84,7 +84,12 @@ fn measure(scenario: &scenario::Scenario, options: &rig::Options) -> Result<Exit
     let findings = scenario.run(&rig)?;
     report::print(&findings);
     let run = report::Run::new(&rig.isthmus, started, since.elapsed(), findings);
-    let file = run.keep(&setup::directory())?;
-    println!("kept in {}; to show it again: isthmus-bench report {0}", file.display());
+    if matches!(scenario, scenario::Scenario::All) && !rig.quick {
+        report::publish(run, &setup::repository())?;
+        println!("written: docs/performance.md and docs/performance/");
+    } else {
+        let file = run.keep(&setup::directory())?;
+        println!("kept in {}; to show it again: isthmus-bench report {0}", file.display());
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ mod machine;
 mod number;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,7 +64,7 @@ pub fn run(options: &Options) -> Result<()> {
     let Some(run) = runs.into_iter().reduce(Run::followed_by) else { return Ok(()) };
     print(&run.findings);
     if options.write {
-        write(&run, &setup::repository())?;
+        publish(run, &setup::repository())?;
     }
     Ok(())
 }
@@ -81,6 +81,17 @@ pub fn print(findings: &[Finding]) {
     if !measured.is_empty() {
         println!("{}", budgets::terminal(&measured));
     }
+}
+
+/// Writes a run into the page. What it did not measure stays as an earlier run found it.
+pub fn publish(mut run: Run, repository: &Path) -> Result<()> {
+    let latest = repository.join(DIRECTORY).join("latest.json");
+    if latest.exists() {
+        let earlier = Run::load(&latest)?.findings.into_iter();
+        let measured: BTreeSet<String> = run.findings.iter().map(|finding| finding.scenario.clone()).collect();
+        run.findings.extend(earlier.filter(|finding| !measured.contains(&finding.scenario)));
+    }
+    write(&run, repository)
 }
 
 /// Writes the page's generated blocks, the JSON and the charts.
