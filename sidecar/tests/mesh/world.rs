@@ -162,7 +162,7 @@ impl World {
         if !self.has(Kind::Workload, &me) {
             self.controller.tell(Kind::Workload, &me, &workload(cluster, pod, "us-west-1a", vec![]), &[]);
             self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
-        self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
+            self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
         }
         started.recv_timeout(Duration::from_secs(10)).expect("a sidecar that knows itself");
         let (drained, stop) = (Some(drained), Some(stop));

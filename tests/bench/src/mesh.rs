@@ -177,10 +177,10 @@ async fn serve(listener: TcpListener, identity: Identity, plane: Plane) {
         let acceptor = TlsAcceptor::from(identity.server_config(accept));
         while let Ok((socket, _)) = listener.accept().await {
             // A proxy whose handshake fails says so in its log.
-            if let Ok(stream) = acceptor.accept(socket).await {
-                if sender.send(Ok(stream)).await.is_err() {
-                    return;
-                }
+            if let Ok(stream) = acceptor.accept(socket).await
+                && sender.send(Ok(stream)).await.is_err()
+            {
+                return;
             }
         }
     });
