@@ -35,6 +35,7 @@ async fn no_connection_is_reset_that_the_kernel_took() {
     for _ in 0..2 {
         let app = App::listen("reviews-a", SocketAddr::new(app.address.ip(), 0)).await;
         let mut pod = world.pod_of("west", "us-west-1a", "reviews-a", "reviews", Protocol::Http, app).await;
+        #[expect(clippy::needless_collect, reason = "all of them call before the first one is waited for")]
         let clients: Vec<_> = (0..8)
             .map(|_| {
                 let address = pod.inbound;
