@@ -3,6 +3,7 @@
 //! A program takes it with two lines in its `main.rs`:
 //!
 //! ```
+//! # use isthmus_net as net;
 //! #[global_allocator]
 //! static ALLOCATOR: net::Allocator = net::Allocator;
 //! # fn main() {}

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
+static FREED: AtomicU64 = AtomicU64::new(0);
 
 /// The system's allocator, counted over all threads.
 #[derive(Debug, Clone, Copy)]
@@ -48,12 +49,21 @@ pub fn allocations() -> Allocations {
     Allocations { calls: CALLS.load(Relaxed), bytes: BYTES.load(Relaxed) }
 }
 
+/// Bytes that are allocated now, where [`Counting`] is the allocator.
+pub fn live() -> u64 {
+    BYTES.load(Relaxed).saturating_sub(FREED.load(Relaxed))
+}
+
+fn freed(bytes: usize) {
+    FREED.fetch_add(bytes as u64, Relaxed);
+}
+
 fn count(bytes: usize) {
     CALLS.fetch_add(1, Relaxed);
     BYTES.fetch_add(bytes as u64, Relaxed);
 }
 
-// SAFETY: every call goes to `System` with the arguments that came, so its guarantees are kept; counting touches two
+// SAFETY: every call goes to `System` with the arguments that came, so its guarantees are kept; counting touches three
 // atomics and allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -70,11 +80,13 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size.saturating_sub(layout.size()));
+        freed(layout.size().saturating_sub(size));
         // SAFETY: `block` came from `System` with this layout, through one of these functions.
         unsafe { System.realloc(block, layout, size) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        freed(layout.size());
         // SAFETY: as in `realloc`.
         unsafe { System.dealloc(block, layout) }
     }

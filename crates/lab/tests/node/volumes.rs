@@ -140,8 +140,9 @@ fn missing_sources_are_waited_for() {
                 )
             })
             .await;
-        let waiting = bench.status("waits");
-        assert_eq!(waiting["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+        // The event may be told before the status.
+        let reason = || bench.status("waits")["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+        bench.until("the status", || reason() == "ContainerCreating").await;
         bench.objects.put(DataKind::Secret, "shop", "keys", data(&[("k", "v")]));
         bench.ready("waits").await;
     });
