@@ -117,6 +117,9 @@ impl Shared {
     fn replace(&self, compiled: Vec<(Group, Compiled)>) -> usize {
         let mut store = self.store_mut();
         let changed = compiled.into_iter().map(|(group, resources)| store.replace(group, resources)).sum();
+        if self.changes.receiver_count() == 0 {
+            store.forget_changes();
+        }
         let changes = store.changes();
         drop(store);
         if changed > 0 {

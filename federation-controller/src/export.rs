@@ -14,7 +14,7 @@ use crate::index::event::{Gateway, Text};
 use crate::index::{ClusterIndex, Key};
 
 /// Why a service is exported from a cluster.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Reason {
     /// The controller's own.
     Own,

@@ -38,10 +38,12 @@ mod workload;
 
 pub use cluster::{Affected, ClusterIndex};
 use event::{Event, Mesh, Object, Text, Trust};
-pub(crate) use workload::labels as workload_labels;
+pub use merge::ServiceFacts;
+pub(crate) use workload::{
+    identity as workload_identity, labels as workload_labels, mutual_tls as workload_mutual_tls,
+};
 
-use crate::export;
-use crate::store::endpoint::Place;
+use crate::store::endpoint::{Place, Scope};
 use crate::store::{Audience, Compiled, Resource};
 
 /// The controller's own services that proxies of other clusters reach through the gateway, and their exposed port.
@@ -147,17 +149,6 @@ pub enum Group {
     Pod(Text, Key),
 }
 
-/// A merged service's facts for people; see `/debug/services`.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct ServiceFacts {
-    /// Clusters that export it, and why.
-    pub exports: Vec<(Text, export::Reason)>,
-    /// Definitions that lost.
-    pub conflicts: Vec<String>,
-    /// Endpoints known.
-    pub endpoints: usize,
-}
-
 /// All clusters.
 #[derive(Debug)]
 pub struct Index {
@@ -174,10 +165,14 @@ pub struct Index {
     networks_told: Arc<[Text]>,
     /// One copy of each place that endpoints are at.
     places: HashSet<Arc<Place>>,
+    /// One copy of what the endpoints of a cluster and network share.
+    scopes: HashSet<Arc<Scope>>,
     /// Which cluster is on which network, and so may speak for it.
     homes: homes::Homes,
     addresses: address::Addresses,
-    facts: HashMap<Key, ServiceFacts>,
+    facts: HashMap<Key, Arc<ServiceFacts>>,
+    /// One copy of each: most services are exported from the same clusters and have no conflicts.
+    facts_told: HashSet<Arc<ServiceFacts>>,
     /// Pods whose proxies are connected, with how many streams each has: only for them is there an inbound side to tell.
     connected: HashMap<(Text, Key), usize>,
     dirty: BTreeSet<Group>,
@@ -199,9 +194,11 @@ impl Index {
             networks: BTreeSet::from([Text::default()]),
             networks_told: [Text::default()].into(),
             places: HashSet::new(),
+            scopes: HashSet::new(),
             homes: homes::Homes::default(),
             addresses: address::Addresses::default(),
             facts: HashMap::new(),
+            facts_told: HashSet::new(),
             connected: HashMap::new(),
             dirty: BTreeSet::from([Group::Mesh]),
             strings: intern::Strings::default(),
@@ -266,6 +263,8 @@ impl Index {
             }
         }
         self.places.retain(|place| Arc::strong_count(place) > 1);
+        self.scopes.retain(|scope| Arc::strong_count(scope) > 1);
+        self.facts_told.retain(|facts| Arc::strong_count(facts) > 1);
         self.strings.purge();
     }
 
@@ -339,7 +338,7 @@ impl Index {
     }
 
     /// What is known of each merged service.
-    pub fn facts(&self) -> &HashMap<Key, ServiceFacts> {
+    pub fn facts(&self) -> &HashMap<Key, Arc<ServiceFacts>> {
         &self.facts
     }
 
@@ -435,12 +434,11 @@ impl Index {
                 if merged.resources.is_empty() {
                     self.facts.remove(key);
                 } else {
-                    let merge::Merged { exports, conflicts, endpoints, .. } = &merged;
-                    let facts =
-                        ServiceFacts { exports: exports.clone(), conflicts: conflicts.clone(), endpoints: *endpoints };
+                    let facts = ServiceFacts { exports: merged.exports, conflicts: merged.conflicts };
+                    let facts = intern::one_copy(&mut self.facts_told, facts);
                     self.facts.insert(key.clone(), facts);
                 }
-                Compiled { resources: merged.resources, endpoints: merged.told }
+                Compiled { resources: merged.resources, service: Some(merged.hostname), endpoints: merged.told }
             }
             Group::Pod(cluster, key) => self.pod_resources(cluster, key).into(),
         }

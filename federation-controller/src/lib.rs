@@ -23,6 +23,7 @@ pub mod inject;
 pub mod metrics;
 mod options;
 mod run;
+mod slots;
 pub mod store;
 
 #[cfg(test)]

@@ -127,6 +127,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     let clients = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
     let callers = connections(discovery_listener, parts.identity.clone(), clients, &registry);
     debug.set_serving(true);
+    runtime::control::settle();
     info!(cluster = options.cluster, discovery = %options.discovery_listen, "serving");
     serve::serve(callers, routes, stop.cancelled_owned(), GRACE).await?;
     debug.set_serving(false);

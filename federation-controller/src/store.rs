@@ -6,29 +6,27 @@
 //!
 //! Endpoints are ten times as many as everything else together, so they are kept in a form of their own ([`endpoint`]),
 //! found through their service ([`services`]), and encoded when the first stream sends them: the last encodings are kept, so
-//! that all streams that are told the same change share one.
+//! that all streams that are told the same change share one. Everything else is in [`table`]s.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use wire::delta::{self, Item, Source};
+use wire::delta::{self, Source};
 use wire::{Kind, name};
 
 pub mod endpoint;
 mod services;
+mod table;
 
 use crate::index::Group;
 use crate::index::event::Text;
 use endpoint::Told;
 use services::{Endpoints, Services};
+use table::{Stored, Table};
 
-/// Changes remembered per kind. A stream reads them within milliseconds; one that is this far behind is stuck, or new, and
-/// to compare what it holds costs it less than to look at more names than these.
-const LOG: usize = 1024;
-
-/// Encodings of endpoints that are kept: what a tick changes, for all streams that are told of it.
+/// Encodings that are kept: what a tick changes, for all streams that are told of it.
 const ENCODED: usize = 128;
 
 /// A resource as the index computes it.
@@ -54,7 +52,7 @@ impl Resource {
 }
 
 /// Who may have a resource.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Audience {
     /// Every proxy of the mesh.
     All,
@@ -64,6 +62,9 @@ pub enum Audience {
     Itself(Text),
 }
 
+/// Which resources a group has.
+type Names = Box<[(Kind, Arc<str>)]>;
+
 /// All resources.
 #[derive(Debug, Default)]
 pub struct Store {
@@ -71,7 +72,8 @@ pub struct Store {
     services: Services,
     /// By version, which says it all.
     encoded: Mutex<HashMap<u64, Bytes>>,
-    groups: HashMap<Group, Held>,
+    /// But for services: these have what is stored under their host name.
+    groups: HashMap<Group, Names>,
     /// Counts all changes; streams wait for it to move.
     changes: u64,
     /// Clusters of which nothing has been heard yet.
@@ -84,53 +86,33 @@ pub struct Store {
 pub struct Compiled {
     /// Resources, but for endpoints.
     pub resources: Vec<Resource>,
+    /// The host name of a service, also of one that is gone: its Service and its endpoints are the group's.
+    pub service: Option<Arc<str>>,
     /// A service's endpoints, in no order.
     pub endpoints: Vec<Told>,
 }
 
 impl From<Vec<Resource>> for Compiled {
     fn from(resources: Vec<Resource>) -> Self {
-        Compiled { resources, endpoints: Vec::new() }
+        Compiled { resources, service: None, endpoints: Vec::new() }
     }
-}
-
-/// What a group had.
-#[derive(Debug)]
-struct Held {
-    resources: Box<[(Kind, Arc<str>)]>,
-    /// The service whose endpoints it has.
-    hostname: Option<Arc<str>>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    items: HashMap<Arc<str>, Stored>,
-    /// In order. Most keys are a pod's address, which leads to one service, so a tree would be mostly empty space.
-    by_key: HashMap<Arc<str>, Vec<Arc<str>>>,
-    log: VecDeque<Arc<str>>,
-    /// The position of the log's first entry.
-    start: u64,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Stored {
-    item: Item,
-    audience: Audience,
 }
 
 impl Store {
     /// Puts a group's resources in place of those that it had. Returns how many changed.
     pub fn replace(&mut self, group: Group, compiled: impl Into<Compiled>) -> usize {
-        let Compiled { resources, endpoints } = compiled.into();
-        let hostname = endpoints.first().map(|told| told.common().hostname.clone());
-        let names = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
-        let before = match resources.is_empty() && hostname.is_none() {
-            true => self.groups.remove(&group),
-            false => self.groups.insert(group, Held { resources: names, hostname: hostname.clone() }),
-        };
+        let Compiled { resources, service, endpoints } = compiled.into();
         let mut changed = 0;
-        for (kind, name) in before.iter().flat_map(|before| &before.resources) {
+        let before = match &service {
+            Some(hostname) => Box::from([(Kind::Service, hostname.clone())]),
+            None => {
+                let names: Names = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
+                let before =
+                    if names.is_empty() { self.groups.remove(&group) } else { self.groups.insert(group, names) };
+                before.unwrap_or_default()
+            }
+        };
+        for (kind, name) in &before {
             if !resources.iter().any(|kept| kept.kind == *kind && kept.name == *name) {
                 changed += usize::from(self.tables[*kind as usize].remove(name));
             }
@@ -138,7 +120,7 @@ impl Store {
         for resource in resources {
             changed += usize::from(self.tables[resource.kind as usize].put(resource));
         }
-        if let Some(hostname) = hostname.or(before.and_then(|before| before.hostname)) {
+        if let Some(hostname) = service {
             let told = self.services.replace(&hostname, endpoints);
             changed += told.names.len();
             told.names.into_iter().for_each(|name| self.tables[Kind::Endpoint as usize].note(name));
@@ -161,11 +143,14 @@ impl Store {
         self.ready = true;
         self.unheard = unheard;
         // What was left unsaid is due now: all streams compare.
-        for table in &mut self.tables {
-            table.forget_log();
-        }
+        self.forget_changes();
         self.changes += 1;
         true
+    }
+
+    /// Nobody follows: what changed since is found by comparing.
+    pub fn forget_changes(&mut self) {
+        self.tables.iter_mut().for_each(Table::forget_log);
     }
 
     /// Whether there has been a complete view to serve from.
@@ -184,7 +169,7 @@ impl Store {
             Kind::Endpoint => (self.services.count(), self.services.count() * size_of::<Told>()),
             _ => {
                 let table = &self.tables[kind as usize];
-                (table.items.len(), table.bytes)
+                (table.len(), table.bytes())
             }
         }
     }
@@ -192,7 +177,7 @@ impl Store {
     /// A resource, whoever may have it.
     pub fn get(&self, kind: Kind, name: &str) -> Option<Found<'_>> {
         if kind != Kind::Endpoint {
-            return self.tables[kind as usize].items.get(name).map(|stored| self.whole(kind, stored));
+            return self.tables[kind as usize].get(name).map(|stored| self.whole(kind, stored));
         }
         let parts = name::parse_endpoint(name)?;
         let of = self.services.get(parts.hostname)?;
@@ -201,7 +186,7 @@ impl Store {
 
     /// All resources of a kind, in no order.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = Found<'_>> {
-        let whole = self.tables[kind as usize].items.values().map(move |stored| self.whole(kind, stored));
+        let whole = self.tables[kind as usize].iter().map(move |stored| self.whole(kind, stored));
         let of = (kind == Kind::Endpoint).then(|| self.services.iter()).into_iter().flatten();
         whole.chain(of.flat_map(|of| self.endpoints(of)))
     }
@@ -216,75 +201,13 @@ impl Store {
     }
 
     fn whole<'a>(&'a self, kind: Kind, stored: &'a Stored) -> Found<'a> {
-        let endpoints = if kind == Kind::Service { self.services.get(&stored.item.name) } else { None };
+        let endpoints = if kind == Kind::Service { self.services.get(&stored.name) } else { None };
         Found { store: self, what: What::Whole(stored, endpoints) }
     }
 
     /// What one proxy may see.
     pub fn view<'a>(&'a self, who: &'a Viewer) -> View<'a> {
         View { store: self, who }
-    }
-}
-
-impl Table {
-    fn put(&mut self, resource: Resource) -> bool {
-        let version = version(&resource.body);
-        let item = Item { name: resource.name, version, body: resource.body, keys: resource.keys };
-        if let Some(known) = self.items.get(&item.name)
-            && known.item.version == version
-            && known.item.keys == item.keys
-            && known.audience == resource.audience
-        {
-            return false;
-        }
-        self.remove_silently(&item.name);
-        for key in &item.keys {
-            let members = self.by_key.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
-            if let Err(at) = members.binary_search(&item.name) {
-                members.insert(at, item.name.clone());
-            }
-        }
-        self.bytes += item.body.len();
-        self.note(item.name.clone());
-        self.items.insert(item.name.clone(), Stored { item, audience: resource.audience });
-        true
-    }
-
-    fn remove(&mut self, name: &Arc<str>) -> bool {
-        let removed = self.remove_silently(name);
-        if removed {
-            self.note(name.clone());
-        }
-        removed
-    }
-
-    fn remove_silently(&mut self, name: &Arc<str>) -> bool {
-        let Some(stored) = self.items.remove(name) else { return false };
-        self.bytes -= stored.item.body.len();
-        for key in &stored.item.keys {
-            if let Some(members) = self.by_key.get_mut(key) {
-                if let Ok(at) = members.binary_search(name) {
-                    members.remove(at);
-                }
-                if members.is_empty() {
-                    self.by_key.remove(key);
-                }
-            }
-        }
-        true
-    }
-
-    fn note(&mut self, name: Arc<str>) {
-        if self.log.len() >= LOG {
-            self.log.pop_front();
-            self.start += 1;
-        }
-        self.log.push_back(name);
-    }
-
-    fn forget_log(&mut self) {
-        self.start += self.log.len() as u64 + 1;
-        self.log.clear();
     }
 }
 
@@ -348,38 +271,36 @@ impl Found<'_> {
 impl delta::Found for Found<'_> {
     fn name(&self) -> Arc<str> {
         match self.what {
-            What::Whole(stored, _) => stored.item.name.clone(),
+            What::Whole(stored, _) => stored.name.clone(),
             What::Endpoint(of, at) => of.name(at),
         }
     }
 
     fn version(&self) -> u64 {
         match self.what {
-            What::Whole(stored, _) => stored.item.version,
+            What::Whole(stored, _) => stored.version,
             What::Endpoint(of, at) => of.told[at].version(),
         }
     }
 
     fn body(&self) -> Bytes {
-        match self.what {
-            What::Whole(stored, _) => stored.item.body.clone(),
-            What::Endpoint(of, at) => {
-                let told = &of.told[at];
-                // Whatever is in it is right, also after a panic elsewhere.
-                let mut encoded = self.store.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-                if encoded.len() >= ENCODED && !encoded.contains_key(&told.version()) {
-                    encoded.clear();
-                }
-                encoded.entry(told.version()).or_insert_with(|| told.encode()).clone()
-            }
+        let version = self.version();
+        // Whatever is in it is right, also after a panic elsewhere.
+        let mut encoded = self.store.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        if encoded.len() >= ENCODED && !encoded.contains_key(&version) {
+            encoded.clear();
         }
+        let encode = || match self.what {
+            What::Whole(stored, _) => Bytes::copy_from_slice(&stored.body),
+            What::Endpoint(of, at) => of.told[at].encode(),
+        };
+        encoded.entry(version).or_insert_with(encode).clone()
     }
 
     fn any_key(&self, mut does: impl FnMut(&str) -> bool) -> bool {
         match self.what {
             What::Whole(stored, of) => {
-                stored.item.keys.iter().any(|key| does(key))
-                    || of.is_some_and(|of| of.addresses().any(|address| does(&address)))
+                stored.keys().any(&mut does) || of.is_some_and(|of| of.addresses().any(|address| does(&address)))
             }
             What::Endpoint(of, at) => {
                 of.told[at].networks().any(|network| does(&name::endpoints(&of.hostname, network)))
@@ -394,7 +315,7 @@ impl<'a> View<'a> {
             Audience::All => true,
             Audience::Clusters(clusters) => clusters.contains(&self.who.cluster),
             Audience::Itself(account) => match found.what {
-                What::Whole(stored, _) => *stored.item.name == *self.who.workload && *account == self.who.account,
+                What::Whole(stored, _) => *stored.name == *self.who.workload && *account == self.who.account,
                 What::Endpoint(..) => false,
             },
         }
@@ -415,8 +336,7 @@ impl<'v> Source for View<'v> {
         let store = self.store;
         let named = store.get(kind, name);
         let table = &store.tables[kind as usize];
-        let keyed = table.by_key.get(name).into_iter().flatten().filter_map(|name| table.items.get(name));
-        let keyed = keyed.map(move |stored| store.whole(kind, stored));
+        let keyed = table.keyed(name).into_iter().map(move |stored| store.whole(kind, stored));
         let address = (kind == Kind::Service).then(|| name::parse_address(name)).flatten();
         let at_address = address.into_iter().flat_map(|(cluster, ip)| store.services.at_address(cluster, ip));
         let at_address = at_address.filter_map(move |of| store.get(kind, &of.hostname));
@@ -438,13 +358,11 @@ impl<'v> Source for View<'v> {
 
     fn end(&self, kind: Kind) -> u64 {
         let table = &self.store.tables[kind as usize];
-        table.start + table.log.len() as u64
+        table.end()
     }
 
     fn changed(&self, kind: Kind, since: u64) -> Option<Vec<Arc<str>>> {
-        let table = &self.store.tables[kind as usize];
-        let skip = usize::try_from(since.checked_sub(table.start)?).ok()?;
-        Some(table.log.iter().skip(skip).cloned().collect())
+        self.store.tables[kind as usize].changed(since)
     }
 
     fn certain(&self, kind: Kind, name: &str) -> bool {

@@ -1,43 +1,44 @@
 //! How much memory an endpoint costs the controller: objects, index and encoded resources together.
 //!
-//! One test alone in its process, because it looks at the process's resident memory.
+//! One test alone in its process, because it looks at all that the process has allocated.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use isthmus_federation_controller::index::event::{
-    Cluster, Event, Kind, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spot, Template,
+    Cluster, Event, Kind, Mesh, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spot, Template,
 };
 use isthmus_federation_controller::index::{Index, Settings};
 use isthmus_federation_controller::store::Store;
+use net::count::{self, Counting};
 
 const SERVICES: usize = 1000;
-const EACH: usize = 10;
+/// Pods of a service in each cluster.
+const EACH: usize = 5;
+
+const CLUSTERS: [&str; 2] = ["west", "east"];
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// Bytes per endpoint with everything: its pod, slice entry, indexes and what the store keeps of it. Ten endpoints share what
-/// their service costs. The band is for noise, and for allocators.
-const BOUND: u64 = 800;
+/// their service costs in both clusters.
+const BOUND: u64 = 500;
 
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
-
-fn pod(service: usize, index: usize) -> Pod {
+fn pod(cluster: usize, service: usize, index: usize) -> Pod {
     let name = format!("s{service}-7d9f8c6b5-{index:05}");
     let labels = [
         ("app", format!("s{service}")),
         ("version", "v1".into()),
         ("pod-template-hash", "7d9f8c6b5".into()),
         ("security.istio.io/tlsMode", "istio".into()),
-        ("topology.istio.io/network", "net-west".into()),
+        ("topology.istio.io/network", format!("net-{}", CLUSTERS[cluster])),
         ("service.istio.io/canonical-name", format!("s{service}")),
         ("service.istio.io/canonical-revision", "v1".into()),
     ];
     Pod {
         name: name.into(),
-        node: format!("node-{}", index % 10).into(),
+        node: format!("{}-node-{}", CLUSTERS[cluster], index % 10).into(),
         template: Arc::new(Template {
             namespace: "default".into(),
             service_account: format!("s{service}").into(),
@@ -48,8 +49,33 @@ fn pod(service: usize, index: usize) -> Pod {
     }
 }
 
-fn ip(service: usize, index: usize) -> std::net::IpAddr {
-    [10, (service / 250) as u8, (service % 250) as u8, index as u8].into()
+fn defined(cluster: usize, service: usize) -> Service {
+    Service {
+        namespace: "default".into(),
+        name: format!("s{service}").into(),
+        cluster_ips: vec![[10, 96 + cluster as u8, (service / 250) as u8, (service % 250) as u8].into()],
+        ports: vec![ServicePort { name: "http".into(), number: 80, protocol: Default::default() }],
+        selects: true,
+        ..Default::default()
+    }
+}
+
+fn slice(cluster: usize, service: usize) -> Slice {
+    let endpoint = |i: usize| SliceEndpoint {
+        ip: [10, (service / 250) as u8, (service % 250) as u8, i as u8].into(),
+        ready: true,
+        terminating: false,
+        pod: Some(pod(cluster, service, i).name),
+        spot: Spot { node: Some(format!("{}-node-{}", CLUSTERS[cluster], i % 10).into()), zone: None }.into(),
+    };
+    let name = format!("s{service}");
+    Slice {
+        namespace: "default".into(),
+        name: format!("{name}-abcde").into(),
+        service: name.into(),
+        ports: vec![("http".into(), 8080)],
+        endpoints: (0..EACH).map(endpoint).collect(),
+    }
 }
 
 #[test]
@@ -63,66 +89,64 @@ fn an_endpoint_costs_what_it_did() {
     };
     let (mut index, mut store) = (Index::new(settings), Store::default());
     let now = SystemTime::now();
-    let before = resident();
-    let info = Cluster { name: "west".into(), own: true, network: "net-west".into(), server: "".into() };
-    index.apply(Event::ClusterAdded(info), now);
-    let mut put = |object| index.apply(Event::Upsert { cluster: "west".into(), object }, now);
-    for node in 0..10 {
-        let zone = format!("us-west-1{}", ["a", "b"][node % 2]).into();
-        let name = format!("node-{node}").into();
-        put(Object::Node(Node { name, region: "us-west".into(), zone, subzone: "".into() }));
+    let before = count::live();
+    let each = |bytes: u64| (bytes - before) / (SERVICES * EACH * CLUSTERS.len()) as u64;
+    index.apply(Event::Mesh(Mesh { export_all: true, ..Default::default() }), now);
+    for (cluster, name) in CLUSTERS.into_iter().enumerate() {
+        let network = format!("net-{name}").into();
+        let info = Cluster { name: name.into(), own: cluster == 0, network, server: "".into() };
+        index.apply(Event::ClusterAdded(info), now);
+        let mut put = |object| index.apply(Event::Upsert { cluster: name.into(), object }, now);
+        for node in 0..10 {
+            let zone = format!("{name}-{}", ["a", "b"][node % 2]).into();
+            let (node, region) = (format!("{name}-node-{node}").into(), name.into());
+            put(Object::Node(Node { name: node, region, zone, subzone: "".into() }));
+        }
+        (0..SERVICES).for_each(|service| put(Object::Service(defined(cluster, service))));
     }
-    for service in 0..SERVICES {
-        let name = format!("s{service}");
-        put(Object::Service(Service {
-            namespace: "default".into(),
-            name: name.as_str().into(),
-            cluster_ips: vec![[10, 96, (service / 250) as u8, (service % 250) as u8].into()],
-            ports: vec![ServicePort { name: "http".into(), number: 80, protocol: Default::default() }],
-            selects: true,
-            ..Default::default()
-        }));
-        (0..EACH).for_each(|i| put(Object::Pod(pod(service, i))));
-        let endpoint = |i| SliceEndpoint {
-            ip: ip(service, i),
-            ready: true,
-            terminating: false,
-            pod: Some(pod(service, i).name),
-            spot: Spot { node: Some(format!("node-{}", i % 10).into()), zone: None }.into(),
-        };
-        put(Object::Slice(Slice {
-            namespace: "default".into(),
-            name: format!("{name}-abcde").into(),
-            service: name.into(),
-            ports: vec![("http".into(), 8080)],
-            endpoints: (0..EACH).map(endpoint).collect(),
-        }));
+    let services = count::live();
+    let put = |index: &mut Index, cluster: usize, object| {
+        index.apply(Event::Upsert { cluster: CLUSTERS[cluster].into(), object }, now);
+    };
+    let all = || (0..CLUSTERS.len()).flat_map(|cluster| (0..SERVICES).map(move |service| (cluster, service)));
+    for (cluster, service) in all() {
+        (0..EACH).for_each(|i| put(&mut index, cluster, Object::Pod(pod(cluster, service, i))));
     }
-    let indexed = resident();
+    let pods = count::live();
+    all().for_each(|(cluster, service)| put(&mut index, cluster, Object::Slice(slice(cluster, service))));
+    let slices = count::live();
     let began = std::time::Instant::now();
+    let mut bodies = 0;
     for (group, resources) in index.compile() {
+        bodies += resources.resources.iter().map(|resource| resource.body.len()).sum::<usize>();
         store.replace(group, resources);
+        store.forget_changes();
     }
     let took = began.elapsed();
-    let all = resident();
-    let endpoints = (SERVICES * EACH) as u64;
-    let (count, bytes) = store.size(wire::Kind::Endpoint);
-    assert_eq!(count as u64, endpoints);
+    let stored = count::live();
+    let (count, records) = store.size(wire::Kind::Endpoint);
     println!(
-        "per endpoint: {} bytes, of which {} objects and index, {} encoded body; all compiled in {took:?}",
-        (all - before) / endpoints,
-        (indexed - before) / endpoints,
-        bytes as u64 / endpoints,
+        "bytes per endpoint: {} = {} services + {} pods + {} slices + {} told, of which {} encoded and {} records; compiled in {took:?}",
+        each(stored),
+        each(services),
+        each(pods) - each(services),
+        each(slices) - each(pods),
+        each(stored) - each(slices),
+        each(before + bodies as u64),
+        each(before + records as u64),
     );
-    assert!((all - before) / endpoints < BOUND);
+    // With two sums of each service and cluster, one per zone.
+    assert_eq!(count, SERVICES * (EACH + 2) * CLUSTERS.len());
+    assert!(each(stored) < BOUND);
     // One pod's change among ten thousand is cheap.
-    let mut changed = pod(7, 3);
+    let mut changed = pod(0, 7, 3);
     changed.terminating = true;
     index.apply(Event::Upsert { cluster: "west".into(), object: Object::Pod(changed) }, now);
     let began = std::time::Instant::now();
     let compiled = index.compile();
     let differing: usize = compiled.into_iter().map(|(group, resources)| store.replace(group, resources)).sum();
     println!("one pod's change: {differing} resource(s) in {:?}", began.elapsed());
-    assert_eq!(differing, 1);
+    // The endpoint, and the sum that it was one of.
+    assert_eq!(differing, 2);
     index.apply(Event::Listing { cluster: "west".into(), kind: Kind::Pod }, now);
 }

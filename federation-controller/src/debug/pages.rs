@@ -323,7 +323,7 @@ pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
             .map(|cluster| cluster.info.name.to_string())
             .collect(),
         exports: facts.exports.iter().map(|(of, reason)| (of.to_string(), reason.as_str().to_string())).collect(),
-        conflicts: facts.conflicts,
+        conflicts: facts.conflicts.clone(),
         ports: told
             .ports
             .iter()

@@ -1,7 +1,8 @@
-//! One copy of each string and of each set of labels that records share: cluster-wide there are few namespaces, accounts, nodes, zones and labels,
-//! and ten thousands of records that name them.
+//! One copy of each string and of each template that records share: cluster-wide there are few namespaces, accounts, nodes,
+//! zones and labels, and ten thousands of records that name them.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::event::{Labels, Object, Spot, Template, Text};
@@ -13,7 +14,7 @@ const PURGE_STEP: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Strings {
     pool: HashSet<Text>,
-    label_sets: HashSet<Labels>,
+    label_keys: HashSet<Arc<[Text]>>,
     spots: HashSet<Arc<Spot>>,
     templates: HashSet<Arc<Template>>,
     after_purge: usize,
@@ -38,11 +39,12 @@ impl Strings {
                 self.option(&mut of.network);
                 of.ports.iter_mut().for_each(|port| self.text(&mut port.name));
                 of.ports.shrink_to_fit();
+                of.cluster_ips.shrink_to_fit();
             }
             Object::Slice(of) => {
-                for text in [&mut of.namespace, &mut of.name, &mut of.service] {
-                    self.text(text);
-                }
+                // Its own name is nobody else's.
+                self.text(&mut of.namespace);
+                self.text(&mut of.service);
                 of.ports.iter_mut().for_each(|(name, _)| self.text(name));
                 // Names of pods are in one or two records each, which share them themselves.
                 of.endpoints.iter_mut().for_each(|endpoint| self.spot(&mut endpoint.spot));
@@ -68,16 +70,22 @@ impl Strings {
 
     /// Drops strings that only the pool holds, now and then.
     pub(super) fn purge(&mut self) {
-        let size = |of: &Self| of.pool.len() + of.label_sets.len() + of.spots.len() + of.templates.len();
+        let size = |of: &Self| of.pool.len() + of.label_keys.len() + of.spots.len() + of.templates.len();
         if size(self) > self.after_purge + PURGE_STEP {
             // What holds others goes first.
             self.spots.retain(|spot| Arc::strong_count(spot) > 1);
             self.templates.retain(|template| Arc::strong_count(template) > 1);
-            self.label_sets.retain(|labels| labels.handles() > 1);
+            self.label_keys.retain(|keys| Arc::strong_count(keys) > 1);
             self.pool.retain(|text| Arc::strong_count(text) > 1);
             self.pool.shrink_to_fit();
             self.after_purge = size(self);
         }
+    }
+
+    /// The pool's copy.
+    pub(super) fn share(&mut self, mut text: Text) -> Text {
+        self.text(&mut text);
+        text
     }
 
     fn text(&mut self, text: &mut Text) {
@@ -118,18 +126,24 @@ impl Strings {
     }
 
     fn labels(&mut self, labels: &mut Labels) {
-        if let Some(known) = self.label_sets.get(labels) {
-            *labels = known.clone();
-            return;
+        let pairs = labels.iter();
+        let mut shared: Labels =
+            pairs.map(|(key, value)| (self.share(key.clone()), self.share(value.clone()))).collect();
+        let keys = shared.keys_mut();
+        match self.label_keys.get(keys) {
+            Some(known) => *keys = known.clone(),
+            None => drop(self.label_keys.insert(keys.clone())),
         }
-        let pairs = labels.iter().cloned();
-        *labels = pairs
-            .map(|(mut key, mut value)| {
-                self.text(&mut key);
-                self.text(&mut value);
-                (key, value)
-            })
-            .collect();
-        self.label_sets.insert(labels.clone());
+        *labels = shared;
     }
+}
+
+/// The one copy of a value.
+pub(super) fn one_copy<T: Eq + Hash>(known: &mut HashSet<Arc<T>>, value: T) -> Arc<T> {
+    if let Some(known) = known.get(&value) {
+        return known.clone();
+    }
+    let new = Arc::new(value);
+    known.insert(new.clone());
+    new
 }

@@ -1,4 +1,5 @@
-//! An object's labels: sorted, immutable, and one copy for all pods of a template.
+//! An object's labels: sorted, immutable, one copy for all pods of a template, and of the keys one for all templates that have
+//! the same.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,34 +10,37 @@ use super::event::Text;
 
 /// Labels by key. The watch drops annotations and whatever else is not matched on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Labels(Arc<[(Text, Text)]>);
+pub struct Labels {
+    keys: Arc<[Text]>,
+    values: Arc<[Text]>,
+}
 
 impl Labels {
     /// The value of a label.
     pub fn get(&self, key: &str) -> Option<&Text> {
-        let at = self.0.binary_search_by(|(of, _)| (**of).cmp(key)).ok()?;
-        Some(&self.0[at].1)
+        let at = self.keys.binary_search_by(|of| (**of).cmp(key)).ok()?;
+        self.values.get(at)
     }
 
     /// All of them, by key.
-    pub fn iter(&self) -> impl Iterator<Item = &(Text, Text)> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = (&Text, &Text)> {
+        self.keys.iter().zip(&*self.values)
+    }
+
+    /// The keys, to be shared with others that have the same.
+    pub(super) fn keys_mut(&mut self) -> &mut Arc<[Text]> {
+        &mut self.keys
     }
 
     /// Whether all of these are among `others`: as a selector matches labels.
     pub fn select(&self, others: &Labels) -> bool {
         self.iter().all(|(key, value)| others.get(key) == Some(value))
     }
-
-    /// How many handles there are on this copy.
-    pub(super) fn handles(&self) -> usize {
-        Arc::strong_count(&self.0)
-    }
 }
 
 impl Default for Labels {
     fn default() -> Self {
-        Labels(Arc::new([]))
+        Labels { keys: Arc::new([]), values: Arc::new([]) }
     }
 }
 
@@ -44,7 +48,8 @@ impl FromIterator<(Text, Text)> for Labels {
     /// Of several values of one key the last is taken.
     fn from_iter<I: IntoIterator<Item = (Text, Text)>>(pairs: I) -> Self {
         let sorted: BTreeMap<Text, Text> = pairs.into_iter().collect();
-        Labels(sorted.into_iter().collect())
+        let (keys, values): (Vec<Text>, Vec<Text>) = sorted.into_iter().unzip();
+        Labels { keys: keys.into(), values: values.into() }
     }
 }
 
@@ -56,7 +61,7 @@ impl<const N: usize> From<[(Text, Text); N]> for Labels {
 
 impl Serialize for Labels {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(self.iter().map(|(key, value)| (key, value)))
+        to.collect_map(self.iter())
     }
 }
 

@@ -15,14 +15,26 @@ use wire::{Kind, name};
 use super::cluster::ClusterIndex;
 use super::event::{Pod, Service, Slice, SliceEndpoint, Text};
 use super::homes::Homes;
+use super::intern::one_copy;
 use super::{Index, Key, OWN_SERVICES, workload};
 use crate::export;
-use crate::store::endpoint::{Common, More, Place, Shape, Told, What};
+use crate::store::endpoint::{Common, More, Place, Scope, Shape, Told, What};
 use crate::store::{Audience, Resource};
 
+/// A merged service's facts for people; see `/debug/services`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ServiceFacts {
+    /// Clusters that export it, and why.
+    pub exports: Vec<(Text, export::Reason)>,
+    /// Definitions that lost.
+    pub conflicts: Vec<String>,
+}
+
 /// A merged service: what proxies are told, and what people should know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Merged {
+    /// Its host name.
+    pub(super) hostname: Arc<str>,
     /// The Service. Empty where no cluster defines it.
     pub(super) resources: Vec<Resource>,
     /// Its endpoints.
@@ -31,8 +43,6 @@ pub(super) struct Merged {
     pub(super) exports: Vec<(Text, export::Reason)>,
     /// Definitions that lost against an earlier one, in words.
     pub(super) conflicts: Vec<String>,
-    /// Endpoints told one by one.
-    pub(super) endpoints: usize,
 }
 
 /// One endpoint with its pod, ready to be told.
@@ -54,7 +64,15 @@ struct Member<'a> {
 impl Index {
     /// Merges one service.
     pub(super) fn merge(&mut self, key: &Key) -> Merged {
-        let hostname: Arc<str> = super::hostname(key, &self.settings.cluster_domain).into();
+        // The same copy each time that it is computed: others keep it.
+        let hostname = self.strings.share(super::hostname(key, &self.settings.cluster_domain).into());
+        let mut merged = Merged {
+            hostname: hostname.clone(),
+            resources: Vec::new(),
+            told: Vec::new(),
+            exports: Vec::new(),
+            conflicts: Vec::new(),
+        };
         let own = *key.namespace == *self.settings.namespace && OWN_SERVICES.iter().any(|own| *own.0 == *key.name);
         let rules = export::Rules { all: self.mesh.export_all, own, system: key.namespace == self.settings.namespace };
         let mut defined: Vec<(&ClusterIndex, &Service, Option<export::Reason>)> = self
@@ -70,10 +88,9 @@ impl Index {
             defined.iter().map(|(cluster, service, _)| (*cluster, *service)).collect();
         let Some((_, base)) = clusters.first() else {
             self.addresses.release(&hostname);
-            return Merged::default();
+            return merged;
         };
         let headless = base.headless;
-        let mut merged = Merged::default();
         let ports = merge_ports(&clusters, &mut merged.conflicts);
         let mut members = Vec::new();
         let mut exports = Vec::new();
@@ -150,11 +167,10 @@ impl Index {
             audience,
             body: service.encode_to_vec().into(),
         });
-        merged.endpoints = members.len();
         let near = self.near(&members);
         let telling =
-            Telling { hostname: &hostname, namespace: &key.namespace, networks: &self.networks_told, near, own };
-        merged.told = telling.tell(members, &mut self.places);
+            Telling { hostname: &hostname, trust_domain: &self.trust_domain, networks: &self.networks_told, near, own };
+        merged.told = telling.tell(members, &mut self.places, &mut self.scopes);
         merged
     }
 
@@ -192,7 +208,7 @@ type Near<'a> = BTreeMap<(&'a Text, &'a Text, bool), Arc<[Text]>>;
 /// How a service's endpoints are told: one by one within their network, and as sums for all others.
 struct Telling<'a> {
     hostname: &'a Arc<str>,
-    namespace: &'a Text,
+    trust_domain: &'a Text,
     networks: &'a Arc<[Text]>,
     near: Near<'a>,
     own: bool,
@@ -211,12 +227,17 @@ struct Sum {
 }
 
 impl Telling<'_> {
-    fn tell(&self, members: Vec<Member<'_>>, places: &mut HashSet<Arc<Place>>) -> Vec<Told> {
+    fn tell(
+        &self,
+        members: Vec<Member<'_>>,
+        places: &mut HashSet<Arc<Place>>,
+        scopes: &mut HashSet<Arc<Scope>>,
+    ) -> Vec<Told> {
         let mut told = Vec::with_capacity(members.len() + 4);
         let mut shapes: Vec<Arc<Shape>> = Vec::new();
         let mut sums: BTreeMap<SumKey<'_>, Sum> = BTreeMap::new();
         for member in members {
-            let common = self.common(&member);
+            let common = self.common(&member, scopes);
             // Pods of one template come one after the other, or nearly so.
             let shape = match shapes.iter().rev().find(|shape| *shape.common() == common) {
                 Some(known) => known.clone(),
@@ -234,7 +255,7 @@ impl Telling<'_> {
                     identities: BTreeSet::new(),
                     ports: BTreeSet::new(),
                 });
-                sum.add(&member, shape.common());
+                sum.add(&member);
             }
             let node = member.endpoint.node.as_ref().or(member.pod.map(|pod| &pod.node)).cloned().unwrap_or_default();
             let place = place(places, &member.locality, node);
@@ -246,10 +267,9 @@ impl Telling<'_> {
         told
     }
 
-    fn common(&self, member: &Member<'_>) -> Common {
+    fn common(&self, member: &Member<'_>, scopes: &mut HashSet<Arc<Scope>>) -> Common {
         let cluster = &member.cluster.info.name;
-        Common {
-            hostname: self.hostname.clone(),
+        let scope = Scope {
             cluster: cluster.clone(),
             network: member.network.clone(),
             networks: self.networks.clone(),
@@ -258,42 +278,36 @@ impl Telling<'_> {
                 false => Audience::Clusters([cluster.clone()].into()),
             },
             near: self.near.get(&(cluster, member.network, member.exported)).cloned().unwrap_or_default(),
+            trust_domain: self.trust_domain.clone(),
+        };
+        Common {
+            hostname: self.hostname.clone(),
+            scope: one_copy(scopes, scope),
             ports: member.ports.iter().map(|(port, target)| (*port, *target)).collect(),
-            identity: member.identity.as_str().into(),
-            mutual_tls: member.mutual_tls,
-            workload: member.pod.map(|pod| (self.namespace.clone(), pod.workload.clone())),
-            labels: member.pod.map(|pod| pod.labels.clone()).unwrap_or_default(),
+            template: member.pod.map(|pod| pod.template.clone()),
         }
     }
 }
 
 /// The one copy of a place.
 fn place(places: &mut HashSet<Arc<Place>>, locality: &Place, node: Text) -> Arc<Place> {
-    let place = Place { node, ..locality.clone() };
-    match places.get(&place) {
-        Some(known) => known.clone(),
-        None => {
-            let new = Arc::new(place);
-            places.insert(new.clone());
-            new
-        }
-    }
+    one_copy(places, Place { node, ..locality.clone() })
 }
 
 impl Sum {
-    fn add(&mut self, member: &Member<'_>, common: &Common) {
+    fn add(&mut self, member: &Member<'_>) {
         if member.health == Health::Ready {
             self.ready += 1;
             self.ports.extend(member.ports.keys());
         }
-        if !common.identity.is_empty() {
-            self.identities.insert(common.identity.clone());
+        if !member.identity.is_empty() {
+            self.identities.insert(member.identity.as_str().into());
         }
     }
 
     fn told(self, place: Arc<Place>) -> Told {
         let common = self.shape.common();
-        let alone = self.identities.len() == 1 && self.identities.contains(&common.identity);
+        let alone = self.identities.len() == 1 && self.identities.contains(common.identity().as_str());
         let all = self.ports.iter().eq(common.ports.iter().map(|(port, _)| port));
         let more = (!alone || !all).then(|| {
             Box::new(More {
@@ -383,7 +397,7 @@ fn collect<'a>(
                 health: health(service, endpoint, pod),
                 locality: workload::locality(cluster, pod, Some(endpoint)),
                 identity: pod.map(|pod| workload::identity(trust_domain, pod)).unwrap_or_default(),
-                mutual_tls: pod.is_some_and(workload::mutual_tls),
+                mutual_tls: pod.is_some_and(|pod| workload::mutual_tls(pod)),
                 ports: ports.clone(),
             });
         }

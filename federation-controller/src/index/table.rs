@@ -9,6 +9,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::Key;
 use super::event::Text;
+use crate::slots::Slots;
 
 /// Something that has a namespace and a name.
 pub(super) trait Named {
@@ -26,15 +27,14 @@ pub(super) trait Named {
 /// Records of one kind.
 #[derive(Debug)]
 pub(super) struct Table<T> {
-    slots: Vec<Option<T>>,
-    free: Vec<u32>,
+    slots: Slots<T>,
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table { slots: Vec::new(), free: Vec::new(), index: HashTable::new(), hasher: DefaultHashBuilder::default() }
+        Table { slots: Slots::default(), index: HashTable::new(), hasher: DefaultHashBuilder::default() }
     }
 }
 
@@ -50,7 +50,7 @@ impl<T: Named> Table<T> {
 
     /// The record of a number.
     pub(super) fn at(&self, id: u32) -> Option<&T> {
-        self.slots.get(id as usize)?.as_ref()
+        self.slots.get(id)
     }
 
     /// A record.
@@ -66,24 +66,14 @@ impl<T: Named> Table<T> {
     /// Puts a record in place of the one of its name. It keeps that one's number.
     pub(super) fn insert(&mut self, record: T) -> u32 {
         if let Some(id) = self.id(&record.key()) {
-            self.slots[id as usize] = Some(record);
+            self.slots.replace(id, record);
             return id;
         }
         let hash = self.hasher.hash_one((&**record.namespace(), &**record.name()));
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.slots[id as usize] = Some(record);
-                id
-            }
-            None => {
-                self.slots.push(Some(record));
-                // Objects of one cluster are bounded far below 2³².
-                (self.slots.len() - 1) as u32
-            }
-        };
+        let id = self.slots.insert(record);
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.index.insert_unique(hash, id, |at| {
-            slots[*at as usize].as_ref().map_or(0, |of| hasher.hash_one((&**of.namespace(), &**of.name())))
+            slots.get(*at).map_or(0, |of| hasher.hash_one((&**of.namespace(), &**of.name())))
         });
         id
     }
@@ -93,9 +83,8 @@ impl<T: Named> Table<T> {
         let id = self.id(key)?;
         let hash = self.hasher.hash_one((&*key.namespace, &*key.name));
         let entry = self.index.find_entry(hash, |at| *at == id);
-        entry.into_iter().for_each(|entry| drop(entry.remove()));
-        self.free.push(id);
-        let record = self.slots[id as usize].take()?;
+        entry.into_iter().for_each(|entry| _ = entry.remove());
+        let record = self.slots.remove(id)?;
         if self.index.is_empty() {
             // A cluster that lost all of a kind may not get as many again.
             *self = Table::default();
@@ -113,7 +102,7 @@ impl<T: Named> Table<T> {
 
     /// All records.
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().flatten()
+        self.slots.iter()
     }
 
     /// The keys of all records.
@@ -148,7 +137,7 @@ impl Reverse {
     pub(super) fn remove(&mut self, namespace: &str, name: &str, id: u32) {
         let pair = (self.hash(namespace, name), id);
         let entry = self.pairs.find_entry(spread(pair.0), |of| *of == pair);
-        entry.into_iter().for_each(|entry| drop(entry.remove()));
+        entry.into_iter().for_each(|entry| _ = entry.remove());
     }
 
     /// The numbers, in no order.

@@ -294,7 +294,8 @@ fn run(world: &mut World, step: Step) {
                 1 => pod = labelled(pod, [("app".into(), NAMES[name as usize].into())].into()),
                 2 => {
                     let network = ("topology.istio.io/network".into(), ["net-y", "net-z"][usize::from(ip % 2)].into());
-                    let labels = pod.labels.iter().cloned().chain([network]).collect();
+                    let labels =
+                        pod.labels.iter().map(|(key, value)| (key.clone(), value.clone())).chain([network]).collect();
                     pod = labelled(pod, labels);
                 }
                 3 => pod.terminating = true,

@@ -3,7 +3,7 @@
 use wire::discovery::{Authentication, Authorization, InboundPort, PeerMode, Protocol, Workload, WorkloadLabels};
 
 use super::cluster::{ClusterIndex, slice_service};
-use super::event::{Labels, Node, Pod, SliceEndpoint, Text};
+use super::event::{Labels, Node, Pod, SliceEndpoint, Template, Text};
 use super::homes::Homes;
 use super::{Key, hostname};
 use crate::store::endpoint::Place;
@@ -11,9 +11,9 @@ use crate::store::endpoint::Place;
 /// The label by which the injector says that a pod accepts the mesh's mutual TLS.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
 
-/// Whether the pod has a sidecar that accepts the mesh's mutual TLS.
-pub(super) fn mutual_tls(pod: &Pod) -> bool {
-    pod.labels.get(TLS_MODE).is_some_and(|mode| &**mode == "istio")
+/// Whether its pods have a sidecar that accepts the mesh's mutual TLS.
+pub(crate) fn mutual_tls(template: &Template) -> bool {
+    template.labels.get(TLS_MODE).is_some_and(|mode| &**mode == "istio")
 }
 
 /// Whether the pod holds a proxy of ours, which may ask for its own side: it is injected, or a gateway.
@@ -46,9 +46,9 @@ pub(super) fn locality(cluster: &ClusterIndex, pod: Option<&Pod>, endpoint: Opti
     }
 }
 
-/// The pod's SPIFFE id; empty where it cannot be one.
-pub(super) fn identity(trust_domain: &str, pod: &Pod) -> String {
-    match identity::SpiffeId::new(trust_domain, &pod.namespace, &pod.service_account) {
+/// The SPIFFE id of its pods; empty where it cannot be one.
+pub(crate) fn identity(trust_domain: &str, template: &Template) -> String {
+    match identity::SpiffeId::new(trust_domain, &template.namespace, &template.service_account) {
         Ok(id) => id.to_string(),
         Err(_) => String::new(),
     }

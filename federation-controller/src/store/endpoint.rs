@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,13 +15,12 @@ use wire::discovery::{self, Direct, Health, Locality, Summary};
 use wire::name;
 
 use super::{Audience, version};
-use crate::index::event::{Labels, Text};
+use crate::index::event::{Template, Text};
+use crate::index::{workload_identity, workload_labels, workload_mutual_tls};
 
-/// What the endpoints of one template share.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Common {
-    /// The service.
-    pub hostname: Arc<str>,
+/// What the endpoints of one cluster and network share.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Scope {
     /// The cluster that they are in.
     pub cluster: Text,
     /// The network that they are on.
@@ -31,16 +31,36 @@ pub struct Common {
     pub audience: Audience,
     /// Clusters in which their own addresses lead to the service.
     pub near: Arc<[Text]>,
+    /// The trust domain of their identities.
+    pub trust_domain: Text,
+}
+
+/// What the endpoints of one service and template share.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Common {
+    /// The service.
+    pub hostname: Arc<str>,
+    /// What other services have in common with them.
+    pub scope: Arc<Scope>,
     /// Service port to pod port.
     pub ports: Box<[(u16, u16)]>,
+    /// Of their pods; `None` where they have none.
+    pub template: Option<Arc<Template>>,
+}
+
+impl Deref for Common {
+    type Target = Scope;
+
+    fn deref(&self) -> &Scope {
+        &self.scope
+    }
+}
+
+impl Common {
     /// Their SPIFFE id; empty where it is not known.
-    pub identity: Text,
-    /// Whether they accept the mesh's mutual TLS.
-    pub mutual_tls: bool,
-    /// Their pods' namespace and workload; `None` where they have no pods.
-    pub workload: Option<(Text, Text)>,
-    /// Their pods' labels.
-    pub labels: Labels,
+    pub fn identity(&self) -> String {
+        self.template.as_ref().map(|template| workload_identity(&self.trust_domain, template)).unwrap_or_default()
+    }
 }
 
 /// [`Common`] with a hash of it.
@@ -69,7 +89,6 @@ pub struct Told {
     shape: Arc<Shape>,
     place: Arc<Place>,
     what: What,
-    version: u64,
 }
 
 /// What is its own.
@@ -123,9 +142,16 @@ impl Shape {
 }
 
 impl Told {
-    /// With its version.
+    /// One of these.
     pub fn new(shape: Arc<Shape>, place: Arc<Place>, what: What) -> Self {
-        let version = match &what {
+        Told { shape, place, what }
+    }
+
+    /// A hash of its content. Computed each time: that takes as long as one hash of a hundred bytes, and is asked for where
+    /// an endpoint is compared with what a proxy holds.
+    pub fn version(&self) -> u64 {
+        let Told { shape, place, what } = self;
+        match what {
             What::Direct { ip, health, pod } => {
                 let mut own = Vec::with_capacity(128);
                 own.extend(shape.digest.to_le_bytes());
@@ -138,19 +164,13 @@ impl Told {
                 version(&own)
             }
             // There are few, and most of a shape is not told of them.
-            What::Sum { .. } => version(&message(&shape.common, Some((&place, &what))).encode_to_vec()),
-        };
-        Told { shape, place, what, version }
+            What::Sum { .. } => version(&message(&shape.common, Some((place, what))).encode_to_vec()),
+        }
     }
 
     /// What it shares with others.
     pub fn common(&self) -> &Common {
         &self.shape.common
-    }
-
-    /// A hash of its content.
-    pub fn version(&self) -> u64 {
-        self.version
     }
 
     /// Its address; `None` for a sum.
@@ -188,7 +208,8 @@ impl Told {
 
     /// Its resource name.
     pub fn name(&self) -> String {
-        let Common { hostname, network, cluster, .. } = self.common();
+        let common = self.common();
+        let (hostname, Scope { network, cluster, .. }) = (&common.hostname, &**common);
         match &self.what {
             What::Direct { ip, .. } => name::endpoint(hostname, network, cluster, &ip.to_string()),
             What::Sum { .. } => {
@@ -213,9 +234,13 @@ impl Told {
 
     /// Whether anything of it differs from what it was: content, names or audience.
     pub fn differs(&self, before: &Told) -> bool {
-        self.version != before.version
-            || self.audience() != before.audience()
-            || self.common().networks != before.common().networks
+        let as_before = match &self.what {
+            What::Direct { .. } => {
+                self.shape.digest == before.shape.digest && self.place == before.place && self.what == before.what
+            }
+            What::Sum { .. } => self.version() == before.version(),
+        };
+        !as_before || self.audience() != before.audience() || self.common().networks != before.common().networks
     }
 
     /// Encoded.
@@ -240,7 +265,7 @@ fn message(common: &Common, own: Option<(&Place, &What)>) -> discovery::Endpoint
         let health = if *ready > 0 { Health::Ready } else { Health::Unready };
         let (identities, ports) = match more {
             Some(more) => (more.identities.iter().map(ToString::to_string).collect(), more.ports.to_vec()),
-            None => (vec![common.identity.to_string()], common.ports.iter().map(|(port, _)| *port).collect()),
+            None => (vec![common.identity()], common.ports.iter().map(|(port, _)| *port).collect()),
         };
         (endpoint.health, endpoint.weight) = (health.into(), *ready);
         endpoint.kind = Some(discovery::endpoint::Kind::Summary(Summary {
@@ -253,14 +278,15 @@ fn message(common: &Common, own: Option<(&Place, &What)>) -> discovery::Endpoint
     let mut direct = Direct {
         ip: Bytes::new(),
         ports: common.ports.iter().map(|(port, target)| ((*port).into(), (*target).into())).collect(),
-        identity: common.identity.to_string(),
-        mutual_tls: common.mutual_tls,
+        identity: common.identity(),
+        mutual_tls: common.template.as_ref().is_some_and(|template| workload_mutual_tls(template)),
         pod: String::new(),
-        workload: common
-            .workload
-            .as_ref()
-            .map(|(namespace, workload)| crate::index::workload_labels(namespace, workload, &common.labels)),
-        labels: common.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        workload: common.template.as_ref().map(|of| workload_labels(&of.namespace, &of.workload, &of.labels)),
+        labels: common
+            .template
+            .iter()
+            .flat_map(|of| of.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())))
+            .collect(),
         node: place.map(|place| place.node.to_string()).unwrap_or_default(),
     };
     if let Some((_, What::Direct { ip, health, pod })) = own {

@@ -10,12 +10,12 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use wire::name;
 
 use super::endpoint::Told;
+use crate::slots::Slots;
 
 /// All services that have endpoints.
 #[derive(Debug, Default)]
 pub(super) struct Services {
-    slots: Vec<Option<Endpoints>>,
-    free: Vec<u32>,
+    slots: Slots<Endpoints>,
     by_host: HashTable<u32>,
     /// Hash of a pod's address, and a service that has it.
     by_ip: HashTable<(u32, u32)>,
@@ -90,7 +90,7 @@ impl Services {
 
     /// All of them, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Endpoints> {
-        self.slots.iter().flatten()
+        self.slots.iter()
     }
 
     /// How many endpoints there are.
@@ -113,53 +113,56 @@ impl Services {
         told.sort_by(Told::order);
         let hash = self.hasher.hash_one(&**hostname);
         let slots = &self.slots;
-        let is = |at: &u32| slots[*at as usize].as_ref().is_some_and(|of| of.hostname == *hostname);
+        let is = |at: &u32| slots.get(*at).is_some_and(|of| of.hostname == *hostname);
         let known = self.by_host.find(hash, is).copied();
-        let before = known.and_then(|at| self.slots[at as usize].take());
+        if known.is_none() && told.is_empty() {
+            return Changed::default();
+        }
+        let before = known.and_then(|at| self.slots.get(at));
         let mut changed = Changed::default();
-        let names = compare(before.as_ref(), &told, &mut changed);
-        self.count = self.count + told.len() - before.as_ref().map_or(0, |before| before.told.len());
+        let names = compare(before, &told, &mut changed);
+        let old = before.map_or(&[][..], |before| &before.told);
+        let gone: Vec<IpAddr> = if changed.addresses { ips(old).collect() } else { Vec::new() };
+        self.count = self.count + told.len() - old.len();
+        let new: Vec<IpAddr> = if changed.addresses { ips(&told).collect() } else { Vec::new() };
+        let none = told.is_empty();
+        let names = names.map(OnceLock::from).unwrap_or_default();
+        let endpoints = Endpoints { hostname: hostname.clone(), told: told.into(), names };
         let at = match known {
-            Some(at) => at,
-            None if told.is_empty() => return changed,
+            Some(at) => {
+                self.slots.replace(at, endpoints);
+                at
+            }
             None => {
-                let at = self.free.pop().unwrap_or_else(|| {
-                    self.slots.push(None);
-                    // More services than 2³² do not fit into any memory.
-                    (self.slots.len() - 1) as u32
-                });
+                let at = self.slots.insert(endpoints);
                 let (slots, hasher) = (&self.slots, &self.hasher);
-                let rehash = |at: &u32| slots[*at as usize].as_ref().map_or(hash, |of| hasher.hash_one(&*of.hostname));
+                let rehash = |at: &u32| slots.get(*at).map_or(hash, |of| hasher.hash_one(&*of.hostname));
                 self.by_host.insert_unique(hash, at, rehash);
                 at
             }
         };
         if changed.addresses {
-            for ip in ips(before.as_ref().map_or(&[], |before| &before.told)) {
+            for ip in gone {
                 let of = self.ip_hash(ip);
                 let entry = self.by_ip.find_entry(u64::from(of).wrapping_mul(SPREAD), |entry| *entry == (of, at));
-                entry.into_iter().for_each(|entry| drop(entry.remove()));
+                entry.into_iter().for_each(|entry| _ = entry.remove());
             }
-            for ip in ips(&told) {
+            for ip in new {
                 let of = self.ip_hash(ip);
                 let spread = |(of, _): &(u32, u32)| u64::from(*of).wrapping_mul(SPREAD);
                 self.by_ip.insert_unique(spread(&(of, at)), (of, at), spread);
             }
         }
-        if told.is_empty() {
+        if none {
             let entry = self.by_host.find_entry(hash, |of| *of == at);
-            entry.into_iter().for_each(|entry| drop(entry.remove()));
-            self.free.push(at);
-        } else {
-            let names = names.map(OnceLock::from).unwrap_or_default();
-            let hostname = hostname.clone();
-            self.slots[at as usize] = Some(Endpoints { hostname, told: told.into(), names });
+            entry.into_iter().for_each(|entry| _ = entry.remove());
+            self.slots.remove(at);
         }
         changed
     }
 
     fn at(&self, at: u32) -> Option<&Endpoints> {
-        self.slots.get(at as usize)?.as_ref()
+        self.slots.get(at)
     }
 
     fn ip_hash(&self, ip: IpAddr) -> u32 {

@@ -1,3 +1,4 @@
+use super::table::LOG;
 use super::*;
 use wire::delta::Found as _;
 
@@ -27,7 +28,7 @@ fn equal_output_stops_here() {
     assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Itself("a".into()))]), 1);
     assert_eq!(store.replace(group("g"), Vec::new()), 1);
     assert_eq!(store.size(Kind::Service), (0, 0));
-    assert!(store.tables[Kind::Service as usize].by_key.is_empty());
+    assert_eq!(store.tables[Kind::Service as usize].keyed("l").len(), 0);
     assert!(store.groups.is_empty());
 }
 
@@ -100,7 +101,7 @@ fn the_log_is_bounded_and_says_so() {
 #[test]
 fn records_are_small() {
     use crate::index::event::{Pod, SliceEndpoint};
-    assert_eq!(size_of::<Told>(), 64);
+    assert_eq!(size_of::<Told>(), 56);
     assert_eq!(size_of::<Option<Pod>>(), 48);
     assert_eq!(size_of::<SliceEndpoint>(), 48);
 }

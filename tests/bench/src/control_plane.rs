@@ -25,6 +25,12 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// For whatever should be a matter of seconds; the machine may be busy.
 const LONG: Duration = Duration::from_secs(120);
 
+/// Seconds until the controller rests and has given back what only its work took: it looks every 5 s, and gives back after
+/// one such time in which it did next to nothing. Resident memory is read then, also of the process without objects.
+fn rest(rig: &Rig) -> u32 {
+    if rig.quick { 1 } else { 15 }
+}
+
 /// How to measure it.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
@@ -100,14 +106,14 @@ async fn measure(options: &Options, rig: &Rig, size: Size) -> Result<Vec<Finding
     let mut mesh = Mesh::new(rig, size).await?;
     let idle = mesh.start()?;
     idle.knows(Known { services: 0, endpoints: 0 }, LONG).await?;
-    let empty = idle.settled(2).await?;
+    let empty = idle.settled(rest(rig)).await?;
     mesh.found(Metric::cost("resident memory without objects", "MiB"), mebibytes(empty.0));
 
     let began = Instant::now();
     mesh.load().await?;
     eprintln!("control-plane: made {} endpoints in {:.1?}", size.endpoints(size.pods), began.elapsed());
     idle.knows(size.known(size.pods), LONG).await?;
-    let loaded = idle.settled(3).await?;
+    let loaded = idle.settled(rest(rig)).await?;
     mesh.memory("after watching them appear", size.pods, empty, loaded);
     idle.stop()?;
     let controller = mesh.cold_start(size.pods, empty).await?;
@@ -124,7 +130,7 @@ async fn measure(options: &Options, rig: &Rig, size: Size) -> Result<Vec<Finding
     eprintln!("control-plane: grown to {} endpoints in {:.1?}", size.endpoints(size.grown), began.elapsed());
     mesh.describe(size.grown);
     controller.knows(size.known(size.grown), LONG).await?;
-    let grown = controller.settled(3).await?;
+    let grown = controller.settled(rest(rig)).await?;
     mesh.memory("after watching them appear", size.grown, empty, grown);
     controller.stop()?;
     mesh.cold_start(size.grown, empty).await?.stop()?;
@@ -263,7 +269,7 @@ impl<'a> Mesh<'a> {
         let used = controller.usage()?.cpu;
         self.found(Metric::cost("time from start until all is known", "ms"), millis(took));
         self.found(Metric::cost("CPU from start until all is known", "ms"), millis(used));
-        let settled = controller.settled(3).await?;
+        let settled = controller.settled(rest(self.rig)).await?;
         self.memory("after a start", pods, empty, settled);
         Ok(controller)
     }

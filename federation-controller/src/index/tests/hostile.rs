@@ -21,7 +21,7 @@ fn exported() -> World {
 
 fn on(pod: Pod, network: &str) -> Pod {
     let label = ("topology.istio.io/network".into(), network.into());
-    let labels = pod.labels.iter().cloned().chain([label]).collect();
+    let labels = pod.labels.iter().map(|(key, value)| (key.clone(), value.clone())).chain([label]).collect();
     labelled(pod, labels)
 }
 

@@ -98,7 +98,8 @@ impl Controller {
         Ok((self.process.resident()?, self.process.resident_own()?))
     }
 
-    /// Resident memory when nothing happens any more: the smallest of some readings, as lists are paid back by and by.
+    /// Resident memory when nothing happens any more: the smallest of some readings, as what only a list or a burst took is
+    /// given back when the process rests.
     pub async fn settled(&self, for_seconds: u32) -> Result<(u64, u64)> {
         let mut least = self.resident()?;
         for _ in 0..for_seconds * 4 {

@@ -1,0 +1,203 @@
+//! Resources of one kind: by name, by the other names that they answer to, and in the order in which they changed.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+use wire::name;
+
+use super::{Audience, Resource, version};
+use crate::slots::Slots;
+
+/// Changes remembered per kind. A stream reads them within milliseconds; one that is this far behind is stuck, or new, and
+/// to compare what it holds costs it less than to look at more names than these.
+pub(super) const LOG: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Slots<Stored>,
+    by_name: HashTable<u32>,
+    /// Hash of an address, and a service that has it: nearly always one, so there is no list of them.
+    by_address: HashTable<(u64, u32)>,
+    /// By any other key: collections, of which there are few and with many members.
+    collections: HashMap<Box<str>, Vec<u32>>,
+    hasher: DefaultHashBuilder,
+    log: VecDeque<Arc<str>>,
+    /// The position of the log's first entry.
+    start: u64,
+    bytes: usize,
+}
+
+/// A resource as it is kept.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) name: Arc<str>,
+    pub(super) version: u64,
+    pub(super) body: Box<[u8]>,
+    pub(super) audience: Audience,
+    /// One after the other, with [`BETWEEN`] between them.
+    keys: Box<str>,
+}
+
+/// No name has it.
+const BETWEEN: char = '\n';
+
+impl Stored {
+    fn new(resource: Resource) -> Self {
+        let Resource { kind: _, name, keys, audience, body } = resource;
+        let mut joined = String::new();
+        // A key with a line's end in it is nobody's: it is of a network that no proxy can be on.
+        for key in keys.iter().filter(|key| !key.contains(BETWEEN)) {
+            if !joined.is_empty() {
+                joined.push(BETWEEN);
+            }
+            joined.push_str(key);
+        }
+        Stored { name, version: version(&body), body: body[..].into(), audience, keys: joined.into() }
+    }
+
+    /// Other names that it answers to, but for its endpoints' addresses.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.split(BETWEEN).filter(|key| !key.is_empty())
+    }
+}
+
+impl Table {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Bytes of their bodies.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Stored> {
+        self.slots.iter()
+    }
+
+    /// The one of this name.
+    pub(super) fn get(&self, name: &str) -> Option<&Stored> {
+        self.slots.get(self.id(name)?)
+    }
+
+    /// Those that answer to another name, by their own.
+    pub(super) fn keyed(&self, key: &str) -> Vec<&Stored> {
+        let mut found: Vec<&Stored> = match name::parse_address(key) {
+            Some(_) => {
+                let hash = self.hasher.hash_one(key);
+                let same = self.by_address.iter_hash(hash).filter(|(of, _)| *of == hash);
+                let found = same.filter_map(|(_, at)| self.slots.get(*at));
+                found.filter(|stored| stored.keys().any(|of| of == key)).collect()
+            }
+            None => self.collections.get(key).into_iter().flatten().filter_map(|at| self.slots.get(*at)).collect(),
+        };
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+
+    /// Puts one in place of that of its name. Whether anything differs.
+    pub(super) fn put(&mut self, resource: Resource) -> bool {
+        let new = Stored::new(resource);
+        if let Some(known) = self.get(&new.name)
+            && (known.version, &known.keys, &known.audience) == (new.version, &new.keys, &new.audience)
+        {
+            return false;
+        }
+        self.remove_silently(&new.name);
+        self.bytes += new.body.len();
+        self.note(new.name.clone());
+        let hash = self.hasher.hash_one(&*new.name);
+        let id = self.slots.insert(new);
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.by_name.insert_unique(hash, id, |at| slots.get(*at).map_or(0, |of| hasher.hash_one(&*of.name)));
+        for key in slots.get(id).into_iter().flat_map(Stored::keys) {
+            match name::parse_address(key) {
+                Some(_) => {
+                    let hash = hasher.hash_one(key);
+                    self.by_address.insert_unique(hash, (hash, id), |(hash, _)| *hash);
+                }
+                None => {
+                    let members = match self.collections.get_mut(key) {
+                        Some(members) => members,
+                        None => self.collections.entry(key.into()).or_default(),
+                    };
+                    if let Err(at) = members.binary_search(&id) {
+                        members.insert(at, id);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes one out. Whether there was one.
+    pub(super) fn remove(&mut self, name: &Arc<str>) -> bool {
+        let removed = self.remove_silently(name);
+        if removed {
+            self.note(name.clone());
+        }
+        removed
+    }
+
+    /// The position after the last change.
+    pub(super) fn end(&self) -> u64 {
+        self.start + self.log.len() as u64
+    }
+
+    /// Names of those that changed since; `None` where that is not remembered.
+    pub(super) fn changed(&self, since: u64) -> Option<Vec<Arc<str>>> {
+        let skip = usize::try_from(since.checked_sub(self.start)?).ok()?;
+        Some(self.log.iter().skip(skip).cloned().collect())
+    }
+
+    /// Puts a change into the log.
+    pub(super) fn note(&mut self, name: Arc<str>) {
+        if self.log.len() >= LOG {
+            self.log.pop_front();
+            self.start += 1;
+        }
+        self.log.push_back(name);
+    }
+
+    /// Whoever reads on has to compare.
+    pub(super) fn forget_log(&mut self) {
+        self.start += self.log.len() as u64 + 1;
+        self.log = VecDeque::new();
+    }
+
+    fn id(&self, name: &str) -> Option<u32> {
+        let is = |at: &u32| self.slots.get(*at).is_some_and(|stored| *stored.name == *name);
+        self.by_name.find(self.hasher.hash_one(name), is).copied()
+    }
+
+    fn remove_silently(&mut self, name: &str) -> bool {
+        let Some(id) = self.id(name) else { return false };
+        let entry = self.by_name.find_entry(self.hasher.hash_one(name), |at| *at == id);
+        entry.into_iter().for_each(|entry| _ = entry.remove());
+        let Some(stored) = self.slots.remove(id) else { return false };
+        self.bytes -= stored.body.len();
+        for key in stored.keys() {
+            match name::parse_address(key) {
+                Some(_) => {
+                    let pair = (self.hasher.hash_one(key), id);
+                    let entry = self.by_address.find_entry(pair.0, |of| *of == pair);
+                    entry.into_iter().for_each(|entry| _ = entry.remove());
+                }
+                None => {
+                    let Some(members) = self.collections.get_mut(key) else { continue };
+                    if let Ok(at) = members.binary_search(&id) {
+                        members.remove(at);
+                    }
+                    if members.is_empty() {
+                        self.collections.remove(key);
+                    }
+                }
+            }
+        }
+        true
+    }
+}
