@@ -23,6 +23,7 @@ use tower::util::MapResponseLayer;
 
 mod link;
 mod mesh;
+mod metadata;
 pub(crate) mod records;
 mod registry;
 mod renewal;

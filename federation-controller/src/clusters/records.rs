@@ -17,6 +17,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use kube::core::ObjectMeta;
 use serde::Deserialize;
 
+use super::metadata;
 use crate::index::event::{
     Export, Gateway, Kind, Labels, Namespace, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spot,
     Template, Text, protocol_of,
@@ -39,6 +40,7 @@ pub(super) trait Watched:
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "core::Namespace")]
 pub(super) struct NamespaceObject {
+    #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
 }
 
@@ -55,6 +57,7 @@ impl Watched for NamespaceObject {
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "core::Node")]
 pub(super) struct NodeObject {
+    #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
 }
 
@@ -76,6 +79,7 @@ impl Watched for NodeObject {
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "core::Service")]
 pub(super) struct ServiceObject {
+    #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
     #[serde(default)]
     spec: ServiceSpec,
@@ -179,6 +183,7 @@ impl PortSpec {
 #[resource(inherit = "discovery::EndpointSlice")]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SliceObject {
+    #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
     #[serde(default)]
     address_type: String,
@@ -265,6 +270,7 @@ impl EndpointSpec {
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "core::Pod")]
 pub(super) struct PodObject {
+    #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
     #[serde(default)]
     spec: PodSpec,
