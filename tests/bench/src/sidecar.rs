@@ -120,24 +120,44 @@ impl Bench<'_> {
     fn row(&mut self, row: Row, timing: Timing) -> Result<()> {
         let (shape, load) = (row.shape, row.shape.to_string());
         let order = self.rig.order(self.chains.len());
-        let mut rates = vec![Vec::new(); self.chains.len()];
+        let mut rates = vec![Some(Vec::new()); self.chains.len()];
         for &at in &order {
-            let name = self.chains[at].name;
-            let rate = self.closed(at, shape, timing, &load).with_context(|| format!("{name}, closed loop"))?;
-            rates[at].push(rate);
+            if let Some(measured) = &mut rates[at] {
+                match self.closed(at, shape, timing, &load) {
+                    Ok(rate) => measured.push(rate),
+                    Err(error) => {
+                        self.leave_out(at, &load, error.context("closed loop"))?;
+                        rates[at] = None;
+                    }
+                }
+            }
         }
-        let rate = SHARE * rates.iter().map(|rates| median(rates)).fold(f64::INFINITY, f64::min);
-        for &at in &order {
+        let carries: Vec<bool> = rates.iter().map(Option::is_some).collect();
+        let rate = SHARE * rates.iter().flatten().map(|rates| median(rates)).fold(f64::INFINITY, f64::min);
+        for &at in order.iter().filter(|at| carries[**at]) {
             let name = self.chains[at].name;
             self.open(at, shape, timing, rate, &load).with_context(|| format!("{name} at {rate:.0}/s"))?;
         }
         if row.counts_calls {
-            for at in 0..self.chains.len() {
+            for at in (0..self.chains.len()).filter(|at| carries[*at]) {
                 let name = self.chains[at].name;
                 self.calls(at, shape, &load).with_context(|| format!("{name}, counting system calls"))?;
             }
         }
         self.tell(&load);
+        Ok(())
+    }
+
+    /// What we fail at ends the run. A peer or the floor that cannot carry a load is left out of its row, and the report
+    /// says so.
+    fn leave_out(&mut self, at: usize, load: &str, error: anyhow::Error) -> Result<()> {
+        let system = self.chains[at].name;
+        if system == "isthmus" || system == "none" {
+            return Err(error.context(system));
+        }
+        eprintln!("sidecar: {load}: {system} is left out: {error:#}");
+        self.findings.retain(|finding| finding.load != load || finding.system != system);
+        self.add(at, load, Metric::cost("could not carry it", ""), 1.0);
         Ok(())
     }
 
