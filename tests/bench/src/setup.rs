@@ -69,8 +69,8 @@ pub fn missing() -> Vec<String> {
 /// The `isthmus` to measure: `chosen`, else what [`run`] built.
 pub fn isthmus(chosen: Option<&Path>) -> Result<PathBuf> {
     let path = chosen.map_or_else(|| target().join("dist/isthmus"), Path::to_owned);
-    ensure!(path.exists(), "there is no {}; run: isthmus-bench setup", path.display());
-    Ok(path)
+    // Containers of a lab have another working directory.
+    path.canonicalize().with_context(|| format!("there is no {}; run: isthmus-bench setup", path.display()))
 }
 
 /// Envoy, HAProxy or nginx.
