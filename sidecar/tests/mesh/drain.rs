@@ -87,9 +87,14 @@ async fn a_session_takes_streams_until_its_client_knows_better() {
     let (mut taken, mut refused) = (0, 0);
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(300) {
-        match sender.send_request(call("/"), true) {
-            Ok((response, _)) => {
-                assert_eq!(response.await.expect("what was sent is answered").status(), 200);
+        // h2 refuses at once, or, where GOAWAY arrives before the request has left its queue, instead of sending it.
+        let answered = match sender.send_request(call("/"), true) {
+            Ok((response, _)) => response.await,
+            Err(error) => Err(error),
+        };
+        match answered {
+            Ok(response) => {
+                assert_eq!(response.status(), 200);
                 taken += 1;
             }
             Err(error) => {
