@@ -113,6 +113,8 @@ async fn a_session_takes_streams_until_its_client_knows_better() {
         body.flow_control().release_capacity(data.len()).unwrap();
     }
     drop(body);
+    let reached = pod.app.requests.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(reached, taken + 1, "what was refused did not reach the application, and may be sent elsewhere");
     assert!(pod.sidecar.drain(Duration::from_secs(5)).await, "all connections ended");
     connection.await.unwrap().expect("an end in good order");
 }
