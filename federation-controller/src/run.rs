@@ -2,11 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use identity::alpn;
 use identity::{Accept, ClientAuth};
+use runtime::workers::{self, Workers};
 use telemetry::metrics::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -18,6 +21,7 @@ use crate::ca::serve::{Clients, connections};
 use crate::ca::service::{CertificateService, Validity};
 use crate::debug::Debug;
 use crate::discovery::{Discovery, Limits, Shared, publish, serve};
+use crate::index::event::Event;
 use crate::index::{Index, Settings};
 use crate::inject::template::{Injector, Place};
 use crate::inject::webhook;
@@ -30,7 +34,7 @@ const EVENTS: usize = 4096;
 /// For calls in progress when stopping: certificates are issued in milliseconds, streams end at once.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Threads. Compiling is one task; handshakes and streams share the rest.
+/// Threads beside the publisher's: for watches, handshakes and streams.
 const THREADS: usize = 2;
 
 /// Why the process ends.
@@ -104,7 +108,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
         asked.cancel();
     });
 
-    let parts = tokio::select! {
+    let mut parts = tokio::select! {
         parts = start(&options, &shared) => parts?,
         () = stop.cancelled() => return Ok(()),
     };
@@ -132,7 +136,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     serve::serve(callers, routes, stop.cancelled_owned(), GRACE).await?;
     debug.set_serving(false);
     // The publisher saw the stop, too, and puts the last view on the disk.
-    let _ = tokio::time::timeout(GRACE, parts.publishing).await;
+    let _ = tokio::time::timeout(GRACE, parts.publishing.finished()).await;
     info!("stopped");
     Ok(())
 }
@@ -142,12 +146,12 @@ struct Parts {
     clusters: clusters::Clusters,
     authorities: ca::Authorities,
     identity: identity::Identity,
-    publishing: tokio::task::JoinHandle<()>,
+    publishing: Workers,
 }
 
-async fn start(options: &Options, shared: &std::sync::Arc<Shared>) -> Result<Parts, Fatal> {
+async fn start(options: &Options, shared: &Arc<Shared>) -> Result<Parts, Fatal> {
     let (events, inbox) = mpsc::channel(EVENTS);
-    let publishing = tokio::spawn(publish::run(shared.clone(), inbox, options.state_dir.clone()));
+    let publishing = publishing(shared.clone(), inbox, options.state_dir.clone())?;
     let config = clusters::Config {
         cluster: options.cluster.as_str().into(),
         network: options.network.as_str().into(),
@@ -168,6 +172,27 @@ async fn start(options: &Options, shared: &std::sync::Arc<Shared>) -> Result<Par
     };
     let identity = ca::own::start(&authorities, names)?;
     Ok(Parts { clusters, authorities, identity, publishing })
+}
+
+/// The publisher, on a thread of its own: what is known is kept in that one's memory, apart from what all others use in passing.
+fn publishing(
+    shared: Arc<Shared>,
+    inbox: mpsc::Receiver<Event>,
+    directory: Option<PathBuf>,
+) -> io::Result<Workers> {
+    let inbox = Arc::new(Mutex::new(Some(inbox)));
+    workers::spawn(1, move |_| {
+        let inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (shared, directory) = (shared.clone(), directory.clone());
+        async move {
+            if let Err(error) = net::allocator::keep_apart() {
+                warn!(%error, "the publisher has no memory of its own");
+            }
+            if let Some(inbox) = inbox {
+                publish::run(shared, inbox, directory).await;
+            }
+        }
+    })
 }
 
 fn settings(options: &Options) -> Settings {

@@ -13,6 +13,7 @@ use identity::Identity;
 use runtime::drain::Watch;
 use runtime::workers::{self, Workers};
 use telemetry::metrics::Registry;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use wire::Kind;
@@ -23,6 +24,9 @@ use crate::mesh::{self, Place, Shared, Store, View};
 use crate::report::{Files, Log, Telemetry};
 use crate::worker::{Destination, Worker};
 use crate::{inbound, outbound};
+
+/// Connections that may wait to be accepted.
+pub const BACKLOG: i32 = 4096;
 
 /// What a proxy is started with.
 pub struct Setup {
@@ -49,7 +53,7 @@ pub struct Setup {
 pub struct Listeners {
     /// For connections of the application.
     pub outbound: Vec<TcpListener>,
-    /// For connections to the application.
+    /// For connections to the application. Bound suffices: they are opened when the proxy knows whom to let in.
     pub inbound: Vec<TcpListener>,
 }
 
@@ -63,6 +67,8 @@ pub struct Running {
     pub subscriber: Subscriber,
     /// Its access logs.
     pub logs: Files,
+    /// Each worker has a sender until its inbound listeners are open. Nothing is ever sent.
+    closed: mpsc::Receiver<Infallible>,
 }
 
 /// Starts workers and discovery. Must be called inside a [`tokio::task::LocalSet`], which drives discovery. `channel`
@@ -102,24 +108,29 @@ pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Resul
     }));
 
     let logs = Files::new(registry.clone());
-    let (count, listeners) = (listeners.len(), Arc::new(std::sync::Mutex::new(listeners)));
+    let (count, (still_closed, closed)) = (listeners.len(), mpsc::channel(1));
+    // Each is taken by one worker, so that none outlives its use.
+    let own: Vec<_> = listeners.into_iter().map(|listeners| (listeners, still_closed.clone())).collect();
+    drop(still_closed);
+    let own = Arc::new(std::sync::Mutex::new(own));
     let for_workers = (place, shared.clone(), subscriber.clone(), logs.clone());
     let workers = workers::spawn(count, move |_| {
-        let own = listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop().unwrap_or_default();
+        let own = own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
         let (place, shared, subscriber, logs) = for_workers.clone();
         let (identity, registry, drain, destination) =
             (identity.clone(), registry.clone(), drain.clone(), destination.clone());
         async move {
             let view = View::new(place.clone(), shared, subscriber);
             let telemetry = Telemetry::new(registry.worker(), place, Log::new(logs));
-            work(Rc::new(Worker::new(view, identity, telemetry, drain, mark, destination)), own).await;
+            let Some((listeners, closed)) = own else { return };
+            work(Rc::new(Worker::new(view, identity, telemetry, drain, mark, destination)), listeners, closed).await;
         }
     })?;
-    Ok(Running { workers, shared, subscriber, logs })
+    Ok(Running { workers, shared, subscriber, logs, closed })
 }
 
 /// One worker's life.
-async fn work(worker: Rc<Worker>, listeners: Listeners) {
+async fn work(worker: Rc<Worker>, listeners: Listeners, closed: mpsc::Sender<Infallible>) {
     /// How often to look whether the last connection is gone, while draining.
     const LOOK: Duration = Duration::from_millis(20);
     tokio::task::spawn_local(Worker::sweep(Rc::downgrade(&worker)));
@@ -131,11 +142,14 @@ async fn work(worker: Rc<Worker>, listeners: Listeners) {
         others.spawn_local(worker.clone().accept(listener, over, outbound::serve));
     }
     let mut drain = worker.drain.clone();
-    let incoming = listeners.inbound.into_iter().map(|listener| {
-        let mut drain = drain.clone();
-        worker.clone().accept(listener, async move { drain.begun().await }, inbound::serve)
-    });
-    join_all(incoming).await;
+    if open(&worker, &listeners.inbound).await {
+        drop(closed);
+        let incoming = listeners.inbound.into_iter().map(|listener| {
+            let mut drain = drain.clone();
+            worker.clone().accept(listener, async move { drain.begun().await }, inbound::serve)
+        });
+        join_all(incoming).await;
+    }
     drain.begun().await;
     // Besides this one, the accepting tasks have the worker, and each connection.
     while Rc::strong_count(&worker) > 1 + others.len() {
@@ -148,16 +162,27 @@ async fn work(worker: Rc<Worker>, listeners: Listeners) {
     }
 }
 
-impl Running {
-    /// Waits until the proxy knows its own inbound side.
-    pub async fn knows_itself(&self) {
-        loop {
-            let changed = self.shared.changed();
-            let snapshot = self.shared.newest();
-            if snapshot.own.is_some() && snapshot.authentication.is_some() && snapshot.authorization.is_some() {
-                return;
-            }
-            changed.await;
+/// Waits until the proxy knows whom to let in, and lets them connect. Until then the kernel refuses whoever comes, so that
+/// they go to another endpoint at once: taken and then denied or left to wait, their requests would fail. Says whether it
+/// came to that before drain.
+async fn open(worker: &Worker, listeners: &[TcpListener]) -> bool {
+    let mut drain = worker.drain.clone();
+    tokio::select! {
+        () = worker.view.knows_itself() => {}
+        () = drain.begun() => return false,
+    }
+    for listener in listeners {
+        if let Err(error) = net::socket::open(listener, BACKLOG) {
+            tracing::error!(%error, "connections to the application cannot be taken");
+            return false;
         }
+    }
+    true
+}
+
+impl Running {
+    /// Waits until the proxy knows its own inbound side, and all workers take connections to the application.
+    pub async fn opened(&mut self) {
+        while self.closed.recv().await.is_some() {}
     }
 }

@@ -1,7 +1,7 @@
 //! The process: options in, exit code out.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use wire::name::{Node, Role};
 
 use crate::options::{Init, Listener, Mode, Options, any};
-use crate::proxy::{self, Listeners, Setup};
+use crate::proxy::{self, BACKLOG, Listeners, Setup};
 use crate::worker::Destination;
 use crate::{dns, pages};
 
@@ -22,8 +22,6 @@ use crate::{dns, pages};
 const AT_MOST: usize = 2;
 /// For the last lines of the access log to be written.
 const LAST_LINES: std::time::Duration = std::time::Duration::from_millis(200);
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4096;
 
 /// Why the process ends.
 #[derive(Debug, thiserror::Error)]
@@ -102,29 +100,30 @@ fn listen(options: &Options) -> Result<Vec<Listeners>, Fatal> {
     let count = workers::count(options.concurrency, AT_MOST);
     let mut all: Vec<Listeners> = (0..count).map(|_| Listeners::default()).collect();
     for address in captured(options.outbound_port).into_iter().chain(binds(&options.egress)) {
-        for (own, listener) in all.iter_mut().zip(bind(address, count)?) {
+        let shared = bind(address, |address| net::socket::listen_shared(address, count, BACKLOG))?;
+        for (own, listener) in all.iter_mut().zip(shared) {
             own.outbound.push(listener);
         }
     }
     for address in captured(options.inbound_port).into_iter().chain(binds(&options.ingress)) {
-        for (own, listener) in all.iter_mut().zip(bind(address, count)?) {
+        // Opened when it is known whom to let in.
+        let shared = bind(address, |address| net::socket::bind_shared(address, count))?;
+        for (own, listener) in all.iter_mut().zip(shared) {
             own.inbound.push(listener);
         }
     }
     Ok(all)
 }
 
-fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, Fatal> {
-    let ipv4 = (std::net::Ipv4Addr::UNSPECIFIED, address.port()).into();
-    net::socket::listen_shared(address, count, BACKLOG)
-        .or_else(|error| match error.kind() {
-            // A machine without IPv6.
-            io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported if address.ip().is_unspecified() => {
-                net::socket::listen_shared(ipv4, count, BACKLOG)
-            }
-            _ => Err(error),
-        })
-        .map_err(|error| Fatal::Listen { address, error })
+fn bind<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> Result<T, Fatal> {
+    let bound = bind(address).or_else(|error| match error.kind() {
+        // A machine without IPv6.
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported if address.ip().is_unspecified() => {
+            bind((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        _ => Err(error),
+    });
+    bound.map_err(|error| Fatal::Listen { address, error })
 }
 
 /// Where connections go: those of a listener of their own, to its destination; others, as the kernel says.
@@ -167,7 +166,7 @@ async fn live(options: Options, controller: Controller, listeners: Vec<Listeners
         admin.identify(enrolled.identity.clone());
         has_identity.done();
 
-        let running = proxy::start(
+        let mut running = proxy::start(
             Setup {
                 node: Node {
                     role: Role::Sidecar,
@@ -194,7 +193,7 @@ async fn live(options: Options, controller: Controller, listeners: Vec<Listeners
             let names = dns::Names::new(network, shared, running.subscriber.clone());
             dns::serve(names, options.dns_port, options.mark()).await?;
         }
-        running.knows_itself().await;
+        running.opened().await;
         has_inbound.done();
         tracing::info!(cluster = %options.cluster, pod = %options.pod, "ready");
         control::settle();

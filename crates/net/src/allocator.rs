@@ -58,6 +58,35 @@ pub fn give_back() -> io::Result<()> {
     control(c"arena.4096.purge")
 }
 
+/// Gives this thread memory of its own to allocate from, and has it keep nothing at hand of what it frees: for one that holds
+/// for long what it makes of what others hand it in passing. Otherwise what stays lies scattered among what has gone, in pages
+/// that are mostly empty and cannot be given back.
+///
+/// Errors: those of jemalloc's control interface, none of which are expected but a shortage of memory.
+pub fn keep_apart() -> io::Result<()> {
+    let mut arena: std::ffi::c_uint = 0;
+    exchange(c"arenas.create", Some(&mut arena), None)?;
+    exchange(c"thread.arena", None, Some(&mut arena))?;
+    // What it frees of other threads' memory it would use again itself.
+    exchange(c"thread.tcache.enabled", None, Some(&mut false))
+}
+
+/// A control of jemalloc that returns a value, or takes one. The caller names the type that jemalloc's manual does.
+fn exchange<T: Copy>(name: &CStr, old: Option<&mut T>, new: Option<&mut T>) -> io::Result<()> {
+    let (mut length, mut given) = (size_of::<T>(), 0);
+    let new = new.map_or(ptr::null_mut(), |new| {
+        given = size_of::<T>();
+        ptr::from_mut(new).cast()
+    });
+    let (old, length) = match old {
+        Some(old) => (ptr::from_mut(old).cast(), ptr::from_mut(&mut length)),
+        None => (ptr::null_mut(), ptr::null_mut()),
+    };
+    // SAFETY: the name ends with a zero byte, `old` has room for `length` bytes, and `new` has the bytes that are said.
+    let code = unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), old, length, new, given) };
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
+}
+
 /// A control of jemalloc that takes and returns no value.
 fn control(name: &CStr) -> io::Result<()> {
     // SAFETY: the name ends with a zero byte, and null pointers say that no value is read or written.
@@ -74,14 +103,25 @@ mod tests {
     static ALLOCATOR: Allocator = Allocator;
 
     fn option<T: Copy + Default>(name: &CStr) -> T {
-        let (mut value, mut length) = (T::default(), size_of::<T>());
-        // SAFETY: `value` has room for `length` bytes, and every bit pattern that jemalloc writes is one of the type: the
-        // callers name the types that its manual does.
-        let code = unsafe {
-            tikv_jemalloc_sys::mallctl(name.as_ptr(), ptr::from_mut(&mut value).cast(), &mut length, ptr::null_mut(), 0)
-        };
-        assert_eq!((code, length), (0, size_of::<T>()), "{name:?}");
+        let mut value = T::default();
+        exchange(name, Some(&mut value), None).expect("a control that jemalloc has");
         value
+    }
+
+    #[test]
+    fn a_thread_may_have_memory_of_its_own() {
+        let arena = || option::<std::ffi::c_uint>(c"thread.arena");
+        let before = option::<std::ffi::c_uint>(c"arenas.narenas");
+        std::thread::spawn(move || {
+            assert!(arena() < before);
+            keep_apart().expect("controls that jemalloc has");
+            assert!(arena() >= before);
+            assert_eq!(option::<u8>(c"thread.tcache.enabled"), 0);
+            let kept: Vec<String> = (0..1000).map(|number| format!("number {number}")).collect();
+            assert_eq!(kept[999], "number 999");
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -93,30 +93,48 @@ pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
 /// A non-blocking listener. The address `[::]` takes IPv4 connections too. Accepted sockets inherit its options, so that
 /// Nagle's algorithm is off for them, and keep-alive on if it is set here, without a call for each.
 pub fn listen(address: SocketAddr, options: &Listen) -> io::Result<std::net::TcpListener> {
+    let listener = bind(address, options.reuse_port)?;
+    open(&listener, options.backlog)?;
+    Ok(listener)
+}
+
+/// A listener as [`listen`] makes it, except that it refuses whoever connects until it is [`open`]ed.
+pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
-    if options.reuse_port {
+    if reuse_port {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(options.backlog)?;
     Ok(socket.into())
+}
+
+/// From now on, connections are taken; `backlog` may wait to be accepted.
+pub fn open(listener: &std::net::TcpListener, backlog: i32) -> io::Result<()> {
+    SockRef::from(listener).listen(backlog)
 }
 
 /// `count` listeners on one address for as many workers. Refuses an address at which another process listens, which
 /// port reuse alone would not notice.
 pub fn listen_shared(address: SocketAddr, count: usize, backlog: i32) -> io::Result<Vec<std::net::TcpListener>> {
-    let first = listen(address, &Listen { reuse_port: false, backlog })?;
+    let listeners = bind_shared(address, count)?;
+    listeners.iter().try_for_each(|listener| open(listener, backlog))?;
+    Ok(listeners)
+}
+
+/// The same, each still to be [`open`]ed. Another process is noticed once its listeners are open.
+pub fn bind_shared(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let first = bind(address, false)?;
     if count <= 1 {
         return Ok(vec![first]);
     }
     let address = first.local_addr()?;
     drop(first);
-    (0..count).map(|_| listen(address, &Listen { reuse_port: true, backlog })).collect()
+    (0..count).map(|_| bind(address, true)).collect()
 }
 
 /// Connects, with Nagle's algorithm off.

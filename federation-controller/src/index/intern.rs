@@ -1,5 +1,8 @@
 //! One copy of each string and of each template that records share: cluster-wide there are few namespaces, accounts, nodes,
 //! zones and labels, and ten thousands of records that name them.
+//!
+//! What is kept is always a copy made here, in the memory of the one thread that keeps it ([`net::allocator::keep_apart`]): what
+//! comes was made while an object was parsed, among much that is gone now.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -38,19 +41,27 @@ impl Strings {
                 self.text(&mut of.name);
                 self.option(&mut of.network);
                 of.ports.iter_mut().for_each(|port| self.text(&mut port.name));
-                of.ports.shrink_to_fit();
-                of.cluster_ips.shrink_to_fit();
+                of.ports = of.ports.to_vec();
+                of.cluster_ips = of.cluster_ips.to_vec();
+                of.external_ips = of.external_ips.to_vec();
+                of.external_names = of.external_names.iter().map(copy).collect();
             }
             Object::Slice(of) => {
                 // Its own name is nobody else's.
+                of.name = copy(&of.name);
                 self.text(&mut of.namespace);
                 self.text(&mut of.service);
                 of.ports.iter_mut().for_each(|(name, _)| self.text(name));
-                // Names of pods are in one or two records each, which share them themselves.
-                of.endpoints.iter_mut().for_each(|endpoint| self.spot(&mut endpoint.spot));
-                of.ports.shrink_to_fit();
+                of.ports = of.ports.to_vec();
+                for endpoint in &mut of.endpoints {
+                    self.spot(&mut endpoint.spot);
+                    // Names of pods are in one or two records each, which share them themselves.
+                    endpoint.pod = endpoint.pod.as_ref().map(copy);
+                }
+                of.endpoints = of.endpoints.to_vec().into();
             }
             Object::Pod(of) => {
+                of.name = copy(&of.name);
                 self.text(&mut of.node);
                 self.template(&mut of.template);
             }
@@ -91,7 +102,10 @@ impl Strings {
     fn text(&mut self, text: &mut Text) {
         match self.pool.get(text) {
             Some(known) => *text = known.clone(),
-            None => drop(self.pool.insert(text.clone())),
+            None => {
+                *text = copy(text);
+                self.pool.insert(text.clone());
+            }
         }
     }
 
@@ -136,6 +150,10 @@ impl Strings {
         }
         *labels = shared;
     }
+}
+
+fn copy(text: &Text) -> Text {
+    Text::from(&**text)
 }
 
 /// The one copy of a value.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use runtime::drain::Watch;
 
-use super::http2::{self, Paced};
+use super::http2;
 use super::incoming::Frames;
 use super::pump::Pump;
 use super::{BoxError, Incoming, Reply, date};
@@ -41,7 +42,7 @@ pub trait Handler: 'static {
 pub async fn serve<H: Handler>(io: Io, version: Version, handler: Rc<H>, drain: &Watch) -> Result<(), BoxError> {
     match version {
         Version::Http1 => Ok(serve_http1(io, handler, drain.clone()).await?),
-        Version::Http2 => Ok(serve_http2(io, handler, drain.clone()).await?),
+        Version::Http2 => serve_http2(io, handler, drain.clone()).await,
     }
 }
 
@@ -80,8 +81,9 @@ async fn serve_http1<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
 
 /// Over h2 itself and not over hyper's server: hyper has no way to set the budget for small frames, and leaves them in
 /// h2's queue while the next hop gives no credit.
-async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), h2::Error> {
-    let mut connection = h2::server::Builder::new()
+async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), BoxError> {
+    let (paced, outbox) = http2::paced(io);
+    let connection = h2::server::Builder::new()
         .initial_window_size(http2::STREAM_WINDOW)
         .initial_connection_window_size(http2::CONNECTION_WINDOW)
         .max_frame_size(http2::FRAME)
@@ -89,13 +91,14 @@ async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
         .max_concurrent_streams(STREAMS)
         .max_send_buffer_size(http2::SEND_BUFFER)
         .data_frame_budget(http2::DATA_FRAME_BUDGET)
-        .handshake::<_, Bytes>(Paced::new(io))
-        .await?;
+        .handshake::<_, Bytes>(paced);
+    let mut connection = pin!(connection);
+    let mut connection = outbox.drive(|cx| connection.as_mut().poll(cx)).await??;
     let mut draining = false;
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = connection.accept() => accepted,
+            accepted = outbox.drive(|cx| connection.poll_accept(cx)) => accepted?,
             () = drain.begun(), if !draining => {
                 // First that no more streams should come, then, a round trip later, which was the last that did.
                 connection.graceful_shutdown();
@@ -118,7 +121,7 @@ pub(super) async fn answer<H: Handler>(
     let length = http2::content_length(request.headers());
     let answered = {
         let request = request.map(|stream| Incoming::Http2(Frames::new(stream, length, None)));
-        let mut handled = std::pin::pin!(handler.handle(request));
+        let mut handled = pin!(handler.handle(request));
         poll_fn(|cx| match handled.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             Poll::Pending => respond.poll_reset(cx).map(|_| None),

@@ -51,6 +51,18 @@ impl View {
         self.cached.borrow().clone()
     }
 
+    /// Waits until the proxy was told of its own inbound side: what it serves, and whom it lets in.
+    pub async fn knows_itself(&self) {
+        loop {
+            let changed = self.shared.changed();
+            let snapshot = self.snapshot();
+            if snapshot.own.is_some() && snapshot.authentication.is_some() && snapshot.authorization.is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// These services are used now.
     pub fn used<'a>(&self, hostnames: impl IntoIterator<Item = &'a Arc<str>>) {
         self.shared.used(hostnames);

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::pool::{Line, Sent, Unsent};
 use crate::failure::ConnectError;
-use crate::http::http2::{self, Paced};
+use crate::http::http2::{self, Outbox};
 use crate::http::{Frames, Incoming, Outgoing, Pump, Upload};
 use crate::io::Io;
 
@@ -123,6 +123,7 @@ impl Sessions {
 
     /// Begins a session on a new connection.
     pub async fn adopt(&self, io: Io, line: Rc<Line>) -> Result<Stream, ConnectError> {
+        let (paced, outbox) = http2::paced(io);
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(http2::STREAM_WINDOW)
             .initial_connection_window_size(http2::CONNECTION_WINDOW)
@@ -131,7 +132,7 @@ impl Sessions {
             .max_send_buffer_size(http2::SEND_BUFFER)
             .data_frame_budget(http2::DATA_FRAME_BUDGET)
             .enable_push(false)
-            .handshake::<_, Bytes>(Paced::new(io))
+            .handshake::<_, Bytes>(paced)
             .await
             .map_err(|error| ConnectError::Http(Arc::new(error)))?;
         // Servers outside of the mesh may take being asked for an attack (gRPC's do).
@@ -146,7 +147,7 @@ impl Sessions {
             ended: Cell::new(false),
         });
         let stream = session.stream();
-        tokio::task::spawn_local(drive(connection, ask, Rc::downgrade(&session), session.line.clone()));
+        tokio::task::spawn_local(drive(connection, outbox, ask, Rc::downgrade(&session), session.line.clone()));
         self.open.borrow_mut().push(session);
         Ok(stream)
     }
@@ -227,6 +228,7 @@ fn refused(error: &h2::Error) -> bool {
 /// Runs a session to its end.
 async fn drive(
     connection: impl Future<Output = Result<(), h2::Error>>,
+    outbox: Outbox<Io>,
     ask: Option<PingPong>,
     session: std::rc::Weak<Session>,
     line: Rc<Line>,
@@ -242,9 +244,10 @@ async fn drive(
             }
         }
     };
+    let mut connection = pin!(connection);
     tokio::select! {
         // Its error is told to the requests that were on it.
-        _ = connection => {}
+        _ = outbox.drive(|cx| connection.as_mut().poll(cx)) => {}
         () = silent => tracing::debug!(local = ?line.local, "a peer no longer answers on its session"),
     }
     line.closed();

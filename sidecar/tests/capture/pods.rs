@@ -148,10 +148,10 @@ impl Net {
                 drain: watch,
             };
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
-                let running = proxy::start(setup, move || controller.channel(Some(net::PROXY_MARK))).unwrap();
+                let mut running = proxy::start(setup, move || controller.channel(Some(net::PROXY_MARK))).unwrap();
                 let names = dns::Names::new("net-west".into(), running.shared.clone(), running.subscriber.clone());
                 dns::serve(names, 15053, Some(net::PROXY_MARK)).await.unwrap();
-                running.knows_itself().await;
+                running.opened().await;
                 ready.send(()).unwrap();
                 std::future::pending::<()>().await;
             }))

@@ -7,5 +7,6 @@ mod failover;
 mod gate;
 mod http;
 mod opaque;
+mod start;
 mod stream;
 mod world;

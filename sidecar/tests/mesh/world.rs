@@ -104,7 +104,7 @@ impl World {
     }
 
     /// Starts a sidecar. `listening` is its inbound side's listener, whose connections go to `app`.
-    fn sidecar(
+    pub(crate) fn sidecar(
         self: &Arc<Self>,
         cluster: &str,
         pod: &str,
@@ -150,8 +150,8 @@ impl World {
         let (ready, started) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
-                let running = proxy::start(setup, move || controller.channel(None)).unwrap();
-                running.knows_itself().await;
+                let mut running = proxy::start(setup, move || controller.channel(None)).unwrap();
+                running.opened().await;
                 ready.send(()).unwrap();
                 let _ = stopped.await;
                 drop(running);
@@ -160,9 +160,8 @@ impl World {
         });
         let me = name::workload(cluster, "default", pod);
         if !self.has(Kind::Workload, &me) {
-            self.controller.tell(Kind::Workload, &me, &workload(cluster, pod, "us-west-1a", vec![]), &[]);
-            self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
-            self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
+            self.introduce(cluster, pod, "us-west-1a", vec![]);
+            self.let_in(cluster, pod);
         }
         started.recv_timeout(Duration::from_secs(10)).expect("a sidecar that knows itself");
         let (drained, stop) = (Some(drained), Some(stop));
@@ -216,16 +215,14 @@ impl World {
         let inbound = net::socket::listen_shared(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 2, 1024).unwrap();
         let address = inbound[0].local_addr().unwrap();
         let gate = Gate::start(address).await;
-        let me = wire::name::workload(cluster, "default", name);
         let port = d::InboundPort {
             number: app.address.port().into(),
             protocol: protocol.into(),
             service: format!("{account}.default.svc.{DOMAIN}"),
             service_port: 9080,
         };
-        self.controller.tell(Kind::Workload, &me, &workload(cluster, name, zone, vec![port]), &[]);
-        self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
-        self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
+        self.introduce(cluster, name, zone, vec![port]);
+        self.let_in(cluster, name);
         let (world, served) = (self.clone(), app.address);
         let (cluster_name, pod_name, account_name) = (cluster.to_owned(), name.to_owned(), account.to_owned());
         let sidecar = tokio::task::spawn_blocking(move || {
@@ -241,6 +238,19 @@ impl World {
             cluster: cluster.to_owned(),
             zone: zone.to_owned(),
         }
+    }
+
+    /// Tells a pod's sidecar what it serves and whether it takes plaintext: all of its inbound side but who may.
+    pub(crate) fn introduce(&self, cluster: &str, pod: &str, zone: &str, ports: Vec<d::InboundPort>) {
+        let me = wire::name::workload(cluster, "default", pod);
+        self.controller.tell(Kind::Workload, &me, &workload(cluster, pod, zone, ports), &[]);
+        self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
+    }
+
+    /// Tells it that everybody may.
+    pub(crate) fn let_in(&self, cluster: &str, pod: &str) {
+        let me = wire::name::workload(cluster, "default", pod);
+        self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
     }
 
     /// Sets what a pod's inbound side accepts.

@@ -13,6 +13,8 @@ pub enum Part {
     Backend(backend::Options),
     /// One load, and what came of it
     Load(load::by_hand::Options),
+    /// Copies bytes
+    FloorCopy(floor::copy::Options),
     /// The floor of a gateway
     FloorGateway(floor::gateway::Options),
     /// The floor of an outbound sidecar
@@ -27,6 +29,7 @@ pub fn run(part: Part) -> Result<()> {
         Part::ApiServer(options) => control_plane::cluster::serve(&options),
         Part::Backend(options) => backend::run(&options),
         Part::Load(options) => load::by_hand::run(&options),
+        Part::FloorCopy(options) => floor::copy::run(&options),
         Part::FloorGateway(options) => floor::gateway::run(options),
         Part::FloorOutbound(options) => floor::pair::outbound(&options),
         Part::FloorInbound(options) => floor::pair::inbound(&options),

@@ -57,12 +57,14 @@ pub enum System {
     Envoy,
     /// The floor.
     Floor,
+    /// What only copies bytes; in the rows that budgets are about.
+    Copy,
     /// Nothing.
     None,
 }
 
 impl System {
-    const ALL: [Self; 4] = [Self::Isthmus, Self::Envoy, Self::Floor, Self::None];
+    const ALL: [Self; 5] = [Self::Isthmus, Self::Envoy, Self::Floor, Self::Copy, Self::None];
 
     /// Starts its processes.
     pub fn start(self, mesh: &Mesh, rig: &Rig) -> Result<Chain> {
@@ -70,6 +72,7 @@ impl System {
             Self::Isthmus => isthmus::start(mesh, rig),
             Self::Envoy => crate::peers::envoy::pair(mesh, rig),
             Self::Floor => floor::start(mesh, rig),
+            Self::Copy => floor::copies(rig),
             Self::None => Ok(Chain::none()),
         }
     }
@@ -119,7 +122,8 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn row(&mut self, row: Row, timing: Timing) -> Result<()> {
         let (shape, load) = (row.shape, row.shape.to_string());
-        let order = self.rig.order(self.chains.len());
+        let measured: Vec<usize> = (0..self.chains.len()).filter(|at| row.measures(self.chains[*at].name)).collect();
+        let order: Vec<usize> = self.rig.order(measured.len()).into_iter().map(|turn| measured[turn]).collect();
         let mut rates = vec![Some(Vec::new()); self.chains.len()];
         for &at in &order {
             if let Some(measured) = &mut rates[at] {
@@ -132,8 +136,9 @@ impl Bench<'_> {
                 }
             }
         }
-        let carries: Vec<bool> = rates.iter().map(Option::is_some).collect();
-        let rate = SHARE * rates.iter().flatten().map(|rates| median(rates)).fold(f64::INFINITY, f64::min);
+        let carries: Vec<bool> = rates.iter().map(|rates| rates.as_ref().is_some_and(|rates| !rates.is_empty())).collect();
+        let rates = rates.iter().flatten().filter(|rates| !rates.is_empty());
+        let rate = SHARE * rates.map(|rates| median(rates)).fold(f64::INFINITY, f64::min);
         for &at in order.iter().filter(|at| carries[**at]) {
             let name = self.chains[at].name;
             self.open(at, shape, timing, rate, &load).with_context(|| format!("{name} at {rate:.0}/s"))?;

@@ -46,6 +46,9 @@ pub struct Options {
     /// Minutes, of which the first tenth is for warming up.
     #[arg(long, default_value_t = 60.0)]
     minutes: f64,
+    /// Times the usual rates: what grows with each request shows sooner.
+    #[arg(long, default_value_t = 1.0)]
+    pace: f64,
 }
 
 /// Memory and files of one process over time.
@@ -78,6 +81,7 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
         .map(|(protocol, body, connections, rate)| {
             let (shape, target) = (Shape { protocol, body, connections }, entry(protocol));
             let name = shape.to_string();
+            let rate = rate * options.pace.clamp(0.01, 100.0);
             let run = move || load::open_loop(target, AUTHORITY, shape, rate, timing, &mut |_| {});
             (name, thread::spawn(run))
         })

@@ -112,6 +112,18 @@ fn shared_listeners_have_one_address_and_refuse_a_twin() {
 }
 
 #[test]
+fn what_is_bound_refuses_until_it_is_open() {
+    let listeners = bind_shared(local(), 2).unwrap();
+    let address = listeners[0].local_addr().unwrap();
+    assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == address));
+    let refused = std::net::TcpStream::connect(address).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    open(&listeners[1], 16).unwrap();
+    std::net::TcpStream::connect(address).unwrap();
+    assert_eq!(bind_shared(address, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
 fn back_off_grows_on_shortage_and_skips_lost_connections() {
     let shortage = io::Error::from_raw_os_error(libc::EMFILE);
     assert_eq!(accept_back_off(&shortage, None), Some(Duration::from_millis(5)));

@@ -36,9 +36,10 @@ const GAP: f64 = 12.0;
 const SCALES_DIFFER: f64 = 6.0;
 
 /// Colours that people with any colour vision tell apart (Okabe and Ito), for light and for dark surroundings.
-const COLOURS: [(&str, &str, &str); 7] = [
+const COLOURS: [(&str, &str, &str); 8] = [
     (OURS, "#c84e00", "#ff8533"),
     ("floor", "#8a8a8a", "#9e9e9e"),
+    ("copy", "#a8a8a8", "#7c8086"),
     ("envoy", "#0072b2", "#56b4e9"),
     ("haproxy", "#b0588a", "#d98ab5"),
     ("haproxy (splice)", "#80306a", "#b06a98"),

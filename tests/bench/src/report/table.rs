@@ -12,7 +12,7 @@ pub const OURS: &str = "isthmus";
 /// Without any proxy: a ratio to it says nothing of a proxy.
 pub const NONE: &str = "none";
 /// The order of columns; others come after these.
-const ORDER: [&str; 7] = [OURS, "floor", "envoy", "haproxy", "haproxy (splice)", "nginx", NONE];
+const ORDER: [&str; 8] = [OURS, "floor", "copy", "envoy", "haproxy", "haproxy (splice)", "nginx", NONE];
 
 /// One table.
 #[derive(Clone, Debug, PartialEq)]

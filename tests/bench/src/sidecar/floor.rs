@@ -1,4 +1,4 @@
-//! The floor's pair.
+//! The floor's pair, and the one below it.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -13,6 +13,7 @@ use crate::rig::Rig;
 
 const CLIENT_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 5, 1);
 const SERVER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 6, 1);
+const COPIES: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 244, 7, 1), Ipv4Addr::new(10, 244, 8, 1));
 
 /// Starts both.
 pub fn start(mesh: &Mesh, rig: &Rig) -> Result<Chain> {
@@ -29,6 +30,24 @@ pub fn start(mesh: &Mesh, rig: &Rig) -> Result<Chain> {
     inbound.listens_at(Speaks::Tcp.at(SERVER_POD), &rig.log("floor-inbound"))?;
     await_status(Speaks::Http1.at(CLIENT_POD), "/", 200, &mut outbound, rig)?;
     Ok(Chain { name: "floor", ip: CLIENT_POD, processes: vec![outbound, inbound] })
+}
+
+/// Starts two that only copy bytes.
+pub fn copies(rig: &Rig) -> Result<Chain> {
+    let (first, second) = COPIES;
+    let start = |name: &str, from: Ipv4Addr, to: &dyn Fn(Speaks) -> std::net::SocketAddr| {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["part", "floor-copy"]);
+        for speaks in Speaks::ALL {
+            command.args(["--way", &format!("{}={}", speaks.at(from), to(speaks))]);
+        }
+        Process::start(name, command, &rig.log(name))
+    };
+    let mut outbound = start("copy-outbound", first, &|speaks| speaks.at(second))?;
+    let mut inbound = start("copy-inbound", second, &Speaks::server)?;
+    inbound.listens_at(Speaks::Tcp.at(second), &rig.log("copy-inbound"))?;
+    await_status(Speaks::Http1.at(first), "/", 200, &mut outbound, rig)?;
+    Ok(Chain { name: "copy", ip: first, processes: vec![outbound, inbound] })
 }
 
 fn part(mesh: &Mesh, rig: &Rig, name: &str, own: &str, peer: &str, ways: &[String]) -> Result<Process> {
