@@ -175,11 +175,7 @@ async fn start(options: &Options, shared: &Arc<Shared>) -> Result<Parts, Fatal> 
 }
 
 /// The publisher, on a thread of its own: what is known is kept in that one's memory, apart from what all others use in passing.
-fn publishing(
-    shared: Arc<Shared>,
-    inbox: mpsc::Receiver<Event>,
-    directory: Option<PathBuf>,
-) -> io::Result<Workers> {
+fn publishing(shared: Arc<Shared>, inbox: mpsc::Receiver<Event>, directory: Option<PathBuf>) -> io::Result<Workers> {
     let inbox = Arc::new(Mutex::new(Some(inbox)));
     workers::spawn(1, move |_| {
         let inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner).take();

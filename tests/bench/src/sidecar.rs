@@ -136,7 +136,8 @@ impl Bench<'_> {
                 }
             }
         }
-        let carries: Vec<bool> = rates.iter().map(|rates| rates.as_ref().is_some_and(|rates| !rates.is_empty())).collect();
+        let carries: Vec<bool> =
+            rates.iter().map(|rates| rates.as_ref().is_some_and(|rates| !rates.is_empty())).collect();
         let rates = rates.iter().flatten().filter(|rates| !rates.is_empty());
         let rate = SHARE * rates.map(|rates| median(rates)).fold(f64::INFINITY, f64::min);
         for &at in order.iter().filter(|at| carries[**at]) {
