@@ -63,6 +63,7 @@ pub fn run(options: Options) -> ExitCode {
     let done = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .max_blocking_threads(4)
+        .on_thread_park(net::allocator::before_waiting)
         .enable_all()
         .build()
         .map_err(Fatal::Io)

@@ -41,7 +41,9 @@ where
         let (report, made) = std::sync::mpsc::sync_channel(1);
         thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
             let _guard = EndProcessOnPanic;
-            let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            let mut builder = Builder::new_current_thread();
+            builder.enable_all().on_thread_park(net::allocator::before_waiting);
+            let runtime = match builder.build_local(LocalOptions::default()) {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     let _ = report.send(Err(error));

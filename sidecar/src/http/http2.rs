@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -34,8 +33,9 @@ const TURN: usize = 64 * 1024;
 /// What is gathered at most before it is written. h2 writes, and flushes, after each DATA frame of 256 bytes and more: a
 /// system call and a TLS record for each. Copying a kilobyte takes 20 ns, a write several microseconds.
 const GATHERED: usize = 64 * 1024;
-/// What a connection keeps of the space that it has gathered in.
-const KEPT: usize = 16 * 1024;
+/// Of more than this, all the space that there may be is taken at once, and kept for as long as so much is sent each time:
+/// growing by and by copies what is there each time.
+const MUCH: usize = 8 * 1024;
 
 /// The bytes of one connection, as h2 has them: reading pauses after each [`TURN`], and what is written is gathered until
 /// [`Outbox::drive`] sends it.
@@ -51,14 +51,16 @@ struct Turn<S> {
     stream: S,
     /// Bytes that may be read until the next pause.
     left: usize,
-    gathered: BytesMut,
+    gathered: Vec<u8>,
+    /// How much of that is sent.
+    sent: usize,
     /// h2 waits until there is room to gather in.
     full: bool,
 }
 
 /// Paces and gathers a connection's bytes.
 pub fn paced<S>(stream: S) -> (Paced<S>, Outbox<S>) {
-    let turn = Rc::new(RefCell::new(Turn { stream, left: TURN, gathered: BytesMut::new(), full: false }));
+    let turn = Rc::new(RefCell::new(Turn { stream, left: TURN, gathered: Vec::new(), sent: 0, full: false }));
     (Paced(turn.clone()), Outbox(turn))
 }
 
@@ -91,17 +93,18 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
     }
 
     fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.gathered.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered))?;
+        while self.sent < self.gathered.len() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.gathered.advance(written);
+            self.sent += written;
+        }
+        if self.sent <= MUCH && self.gathered.capacity() > MUCH {
+            self.gathered = Vec::new();
         }
         self.gathered.clear();
-        if self.gathered.capacity() > KEPT {
-            self.gathered = BytesMut::new();
-        }
+        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
@@ -115,7 +118,8 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
                 return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
             }
         }
-        self.gathered.reserve(count);
+        let much = self.gathered.len() + count > MUCH;
+        self.gathered.reserve(if much { GATHERED - self.gathered.len() } else { count });
         bufs.iter().for_each(|buf| self.gathered.extend_from_slice(buf));
         Poll::Ready(Ok(count))
     }

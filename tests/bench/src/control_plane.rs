@@ -28,7 +28,7 @@ const LONG: Duration = Duration::from_secs(120);
 /// Seconds until the controller rests and has given back what only its work took: it looks every 5 s, and gives back after
 /// one such time in which it did next to nothing. Resident memory is read then, also of the process without objects.
 fn rest(rig: &Rig) -> u32 {
-    if rig.quick { 1 } else { 15 }
+    if rig.quick { 1 } else { 25 }
 }
 
 /// How to measure it.
