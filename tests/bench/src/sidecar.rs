@@ -270,7 +270,9 @@ impl Bench<'_> {
             let values: Vec<String> = of_chain
                 .map(|finding| format!("{} {:.3}{}", finding.metric.name, finding.median(), finding.metric.unit))
                 .collect();
-            eprintln!("sidecar: {load}, {}: {}", chain.name, values.join(", "));
+            if !values.is_empty() {
+                eprintln!("sidecar: {load}, {}: {}", chain.name, values.join(", "));
+            }
         }
     }
 }
