@@ -50,6 +50,7 @@ pub enum Mode {
 struct State {
     in_flight: Cell<u32>,
     standing: Cell<Standing>,
+    succeeded: Cell<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -121,7 +122,13 @@ impl<T: Clone> Balancer<T> {
                 .as_ref()
                 .is_some_and(|row| row.endpoint.health != Health::Ready && endpoint.health == Health::Ready);
             let state = known.map_or_else(
-                || Rc::new(State { in_flight: Cell::new(0), standing: Cell::new(Standing::FRESH) }),
+                || {
+                    Rc::new(State {
+                        in_flight: Cell::new(0),
+                        standing: Cell::new(Standing::FRESH),
+                        succeeded: Cell::new(None),
+                    })
+                },
                 |row| row.state,
             );
             if restarted {
@@ -309,10 +316,18 @@ impl<T> Pick<T> {
             Mode::Probation | Mode::Panic => before.after_trial(outcome, now),
         };
         self.reported.set(true);
+        if outcome == Outcome::Success {
+            self.state.succeeded.set(Some(now));
+        }
         self.state.standing.set(after);
         if before.in_use() != after.in_use() || matches!(after, Standing::Ejected { .. }) {
             self.stale.set(true);
         }
+    }
+
+    /// Whether an attempt at the same endpoint, this one or another, has succeeded since then: it is slow, but there.
+    pub fn has_succeeded_since(&self, then: Instant) -> bool {
+        self.state.succeeded.get().is_some_and(|last| last >= then)
     }
 }
 

@@ -256,7 +256,7 @@ impl Requests {
     #[expect(clippy::too_many_arguments, reason = "what an attempt needs of its request, once")]
     async fn attempt(
         &self,
-        cluster: &Cluster,
+        cluster: &Rc<Cluster>,
         head: &request::Parts,
         uploaded: Option<&Rc<Uploaded>>,
         version: Version,

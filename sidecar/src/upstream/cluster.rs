@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use balance::{Balancer, Outcome, Pick};
+use tokio::sync::oneshot;
 
 use super::connect::{self, Dial, Opened};
 use super::pool::{Lease, Pool, Version};
@@ -160,7 +161,7 @@ impl Cluster {
     /// A connection for a request, to an endpoint that is not in `tried` where there is another. `dial` is asked where none
     /// is open. `now` is about now.
     pub async fn lease(
-        &self,
+        self: &Rc<Self>,
         version: Version,
         tried: &mut Vec<Arc<str>>,
         now: Instant,
@@ -172,22 +173,56 @@ impl Cluster {
             return Ok(Leased { pick: Rc::new(pick), pool, lease });
         }
         // Boxed, because connecting takes ten times the room of all the rest, which each request would move about.
-        Box::pin(self.lease_anew(pick, &pool, version, tried, dial)).await
+        let (pick, dial) = (Rc::new(pick), dial());
+        match version {
+            Version::Http1 => Box::pin(self.lease_first(pick, pool, tried, dial)).await,
+            Version::Http2 => Box::pin(self.lease_anew(pick, &pool, version, tried, &dial)).await,
+        }
+    }
+
+    /// A connection of HTTP/1.1: a new one, or one that another request has done with, whichever comes first. The new one is
+    /// opened to the end in any case, for the next request. Otherwise requests that have to wait because everything is slow
+    /// would each wait for a handshake more, which makes everything slower.
+    async fn lease_first(
+        self: &Rc<Self>,
+        pick: Rc<Pick<Arc<Target>>>,
+        pool: Rc<Pool>,
+        tried: &mut Vec<Arc<str>>,
+        dial: Dial,
+    ) -> Result<Leased, Failure> {
+        let (tell, told) = oneshot::channel();
+        let (cluster, first, to, mut before) = (self.clone(), pick.clone(), pool.clone(), tried.clone());
+        tokio::task::spawn_local(async move {
+            let leased = cluster.lease_anew(first, &to, Version::Http1, &mut before, &dial).await;
+            if let Err((Ok(leased), _)) = tell.send((leased, before)) {
+                leased.lease.release();
+            }
+        });
+        tokio::select! {
+            biased;
+            told = told => {
+                // Nobody but the end of the worker keeps it from telling.
+                let (leased, before) = told.map_err(|_| Failure::NoEndpoint(self.key.hostname.clone()))?;
+                *tried = before;
+                leased
+            }
+            lease = pool.freed() => Ok(Leased { pick, pool: pool.clone(), lease }),
+        }
     }
 
     async fn lease_anew(
         &self,
-        pick: Pick<Arc<Target>>,
+        pick: Rc<Pick<Arc<Target>>>,
         pool: &Rc<Pool>,
         version: Version,
         tried: &mut Vec<Arc<str>>,
-        dial: impl Fn() -> Dial,
+        dial: &Dial,
     ) -> Result<Leased, Failure> {
         let opening = match pool.open_or_take(version).await {
             Ok(opening) => opening,
-            Err(lease) => return Ok(Leased { pick: Rc::new(pick), pool: pool.clone(), lease }),
+            Err(lease) => return Ok(Leased { pick, pool: pool.clone(), lease }),
         };
-        let (pick, opened) = self.open(pick, tried, Some(version), &dial()).await?;
+        let (pick, opened) = self.open(pick, tried, Some(version), dial).await?;
         // Where another endpoint was faster, this is its pool.
         let others = self.pool(&pick);
         let adopted = others.adopt(opened, version).await;
@@ -205,14 +240,14 @@ impl Cluster {
     pub async fn connect(&self, dial: &Dial) -> Result<(Rc<Pick<Arc<Target>>>, Opened), Failure> {
         let mut tried = Vec::new();
         let first = self.pick(&tried, Instant::now())?;
-        let (pick, opened) = self.open(first, &mut tried, None, dial).await?;
+        let (pick, opened) = self.open(Rc::new(first), &mut tried, None, dial).await?;
         pick.report(Outcome::Success, Instant::now());
         Ok((pick, opened))
     }
 
     async fn open(
         &self,
-        first: Pick<Arc<Target>>,
+        first: Rc<Pick<Arc<Target>>>,
         tried: &mut Vec<Arc<str>>,
         version: Option<Version>,
         dial: &Dial,

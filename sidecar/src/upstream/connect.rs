@@ -95,11 +95,18 @@ struct Runner {
     since: Instant,
 }
 
+impl Runner {
+    /// It has answered others meanwhile: setting it aside would only put its load on those that are as busy.
+    fn is_there(&self) -> bool {
+        self.pick.has_succeeded_since(self.since)
+    }
+}
+
 /// Connects to `first` or, where that fails or takes long, to others; all that were tried are added to `tried`. Says
 /// which one it is. `failed` is told of every endpoint to which no connection came about.
 pub async fn race(
     balancer: &RefCell<Balancer<Arc<Target>>>,
-    first: Pick<Arc<Target>>,
+    first: Rc<Pick<Arc<Target>>>,
     tried: &mut Vec<Arc<str>>,
     alpn: Alpn,
     dial: &Dial,
@@ -107,8 +114,7 @@ pub async fn race(
 ) -> Result<(Rc<Pick<Arc<Target>>>, Opened), Failure> {
     let mut running = FuturesUnordered::new();
     let mut runners: Vec<Runner> = Vec::new();
-    let start = |pick: Pick<Arc<Target>>, runners: &mut Vec<Runner>, tried: &mut Vec<Arc<str>>| {
-        let pick = Rc::new(pick);
+    let start = |pick: Rc<Pick<Arc<Target>>>, runners: &mut Vec<Runner>, tried: &mut Vec<Arc<str>>| {
         tried.push(pick.id.clone());
         runners.push(Runner { pick: pick.clone(), since: Instant::now() });
         async move { (open(&pick.target, alpn, dial).await, pick) }
@@ -124,7 +130,8 @@ pub async fn race(
             Some((result, pick)) = running.next() => match result {
                 Ok(opened) => {
                     // Who was given a longer time than the winner needed is as good as not there.
-                    for slow in runners.iter().filter(|r| !Rc::ptr_eq(&r.pick, &pick) && r.since.elapsed() > HEDGE) {
+                    let slow = |r: &&Runner| !Rc::ptr_eq(&r.pick, &pick) && r.since.elapsed() > HEDGE && !r.is_there();
+                    for slow in runners.iter().filter(slow) {
                         slow.pick.report(Outcome::ConnectFailure, Instant::now());
                         failed(&slow.pick);
                     }
@@ -158,8 +165,10 @@ pub async fn race(
             () = &mut deadline => {
                 let mut endpoint: Arc<str> = Arc::default();
                 for runner in &runners {
-                    runner.pick.report(Outcome::ConnectFailure, Instant::now());
-                    failed(&runner.pick);
+                    if !runner.is_there() {
+                        runner.pick.report(Outcome::ConnectFailure, Instant::now());
+                        failed(&runner.pick);
+                    }
                     endpoint = runner.pick.target.address.to_string().into();
                 }
                 return Err(Failure::Connect { endpoint, error: ConnectError::Timeout, retried: false });
@@ -169,7 +178,7 @@ pub async fn race(
 }
 
 /// An endpoint that was not tried yet.
-fn another(balancer: &RefCell<Balancer<Arc<Target>>>, tried: &[Arc<str>]) -> Option<Pick<Arc<Target>>> {
+fn another(balancer: &RefCell<Balancer<Arc<Target>>>, tried: &[Arc<str>]) -> Option<Rc<Pick<Arc<Target>>>> {
     let pick = balancer.borrow_mut().pick(Instant::now(), tried, rand::random())?;
-    (!tried.contains(&pick.id)).then_some(pick)
+    (!tried.contains(&pick.id)).then(|| Rc::new(pick))
 }

@@ -17,6 +17,7 @@ use http_body::{Body, Frame};
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 
 use super::pool::{BUFFER, Line, Sent, Unsent};
 use super::relay::Relay;
@@ -35,6 +36,8 @@ pub struct Idle {
     waiting: RefCell<Vec<Waiting>>,
     /// Grows when the list is emptied: what was taken before does not come back.
     generation: Cell<u64>,
+    /// Tells one of those who wait for a connection that one has come back.
+    came_back: Notify,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,16 @@ impl Idle {
         Some(Connection { driven, generation: self.generation.get() })
     }
 
+    /// The next connection that comes back.
+    pub async fn freed(&self) -> Connection {
+        loop {
+            self.came_back.notified().await;
+            if let Some(connection) = self.take() {
+                return connection;
+            }
+        }
+    }
+
     /// Puts a new connection to use.
     pub async fn adopt(&self, io: Io, line: Rc<Line>) -> Result<Connection, ConnectError> {
         let (sender, connection) = http1::Builder::new()
@@ -75,6 +88,7 @@ impl Idle {
         let mut waiting = self.waiting.borrow_mut();
         if generation == self.generation.get() && waiting.len() < MOST && driven.rest() {
             waiting.push(Waiting { driven, looks: 0 });
+            self.came_back.notify_one();
         }
     }
 

@@ -124,6 +124,11 @@ impl Pool {
         })
     }
 
+    /// The next connection of HTTP/1.1 that a request has done with and that nobody else takes first.
+    pub async fn freed(self: &Rc<Self>) -> Lease {
+        Lease::http1(self.idle.freed().await, self, true)
+    }
+
     /// The right to open a connection: at once for HTTP/1.1, and for an HTTP/2 session once nobody else opens one, so that
     /// many requests at once open one and not many. Or a place on what was opened meanwhile.
     pub async fn open_or_take(&self, version: Version) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Lease> {
