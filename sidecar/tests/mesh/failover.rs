@@ -54,6 +54,31 @@ async fn traffic_moves_outwards_and_returns() {
     }
 }
 
+/// Requests take the connections that there are, and that opening more is slow says nothing against a pod that answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_time_for_newcomers_keeps_its_traffic() {
+    let (_world, near, _beside, _far, frontend) = three_tiers().await;
+    let address = frontend.service(1);
+    let (mut first, mut second) = (Client::connect(address).await, Client::connect(address).await);
+    assert_eq!(by(&first.get("/").await), "near");
+    near.gate.hold_up();
+    // The second one comes while the first is on the only connection.
+    let slow = first.get("/delay/100");
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        second.get("/").await
+    };
+    let (slow, meanwhile) = tokio::join!(slow, meanwhile);
+    assert_eq!((by(&slow), by(&meanwhile)), ("near", "near"));
+    // Behind it, another pod's connection overtakes the one to this pod.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(600) {
+        assert_eq!(by(&first.get("/").await), "near");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    near.gate.open().await;
+}
+
 /// The failover bound: local pods vanish under load, and no request fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_when_pods_are_killed_under_load() {

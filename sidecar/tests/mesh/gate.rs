@@ -1,4 +1,4 @@
-//! A relay before a pod that can be cut off, as if the pod were killed, or frozen, as if its network were gone.
+//! A relay before a pod that can be cut off, as if the pod were killed, or held up, as if it had no time for newcomers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 enum State {
     Open,
     Cut,
+    Busy,
 }
 
 pub(crate) struct Gate {
@@ -34,6 +35,11 @@ impl Gate {
         while TcpStream::connect(self.address).await.is_ok() {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Takes new connections and does nothing with them until it is open. Those that there are go on.
+    pub(crate) fn hold_up(&self) {
+        self.state.send_replace(State::Busy);
     }
 
     /// Lets connections through again.
@@ -68,7 +74,7 @@ async fn run(
                 socket.bind(address).unwrap();
                 listener = Some(socket.listen(128).unwrap());
             }
-            State::Open => {}
+            State::Open | State::Busy => {}
         }
         let accept = async {
             match &listener {
@@ -88,6 +94,9 @@ async fn run(
 }
 
 async fn relay(mut near: TcpStream, to: SocketAddr, mut changes: watch::Receiver<State>) {
+    if changes.wait_for(|state| *state != State::Busy).await.is_err() {
+        return;
+    }
     let Ok(mut far) = TcpStream::connect(to).await else { return };
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
