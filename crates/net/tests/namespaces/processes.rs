@@ -215,11 +215,20 @@ fn terminals_work() {
             of: None,
         };
         let process = launch(wanted, streams).await.unwrap();
+        // Words are echoed as they are typed: not before the program asks for them, so that they come after what it says.
+        let mut said = Vec::new();
+        let asked = async {
+            while !said.ends_with(b"a terminal\r\n") {
+                assert_ne!(terminal.read_buf(&mut said).await.unwrap(), 0, "{said:?}");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap();
+        assert_eq!(said, b"40 100\r\na terminal\r\n");
         tokio::io::AsyncWriteExt::write_all(&mut terminal, b"words\n").await.unwrap();
         let mut text = String::new();
         tokio::time::timeout(Duration::from_secs(5), terminal.read_to_string(&mut text)).await.unwrap().unwrap();
         assert_eq!(process.wait().await.unwrap(), Exit::Code(0));
-        assert!(text.contains("40 100\r\na terminal\r\n") && text.contains("got words"), "{text:?}");
+        assert_eq!(text, "words\r\ngot words\r\n");
     });
 }
 
