@@ -220,7 +220,8 @@ fn leftovers_go_with_their_container() {
             s["containerStatuses"][0]["state"]["terminated"]["reason"] == "Completed"
         });
         done.await;
-        assert!(!runs("63.5"), "what the container started is gone");
+        // Killed by then; a busy kernel takes a moment to clear it away.
+        bench.until("what the container started is gone", || !runs("63.5")).await;
         assert!(runs("64.5"), "the other container is not");
     });
 }
