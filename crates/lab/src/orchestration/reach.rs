@@ -279,7 +279,8 @@ mod tests {
                 stream.read_exact(&mut hello).expect("a hello");
                 assert_eq!(hello[0], HANDSHAKE);
                 stream.write_all(answer).expect("written");
-                stream.shutdown(std::net::Shutdown::Write).expect("shut");
+                // The client may have heard enough, and be gone.
+                let _ = stream.shutdown(std::net::Shutdown::Write);
                 let _ = io::copy(&mut stream, &mut io::sink());
             }
         });
