@@ -173,7 +173,8 @@ async fn open(worker: &Worker, listeners: &[TcpListener]) -> bool {
     }
     for listener in listeners {
         if let Err(error) = net::socket::open(listener, BACKLOG) {
-            tracing::error!(%error, "connections to the application cannot be taken");
+            let address = listener.local_addr().ok();
+            tracing::error!(%error, ?address, "cannot listen for the application, so this proxy stays unready: does another run here?");
             return false;
         }
     }

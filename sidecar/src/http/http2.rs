@@ -42,7 +42,7 @@ const MUCH: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Paced<S>(Rc<RefCell<Turn<S>>>);
 
-/// Sends what h2 has written, whenever it has no more to say for now.
+/// Sends what h2 has written, each time that it has nothing left to write.
 #[derive(Debug)]
 pub struct Outbox<S>(Rc<RefCell<Turn<S>>>);
 

@@ -67,6 +67,8 @@ struct Change {
 
 /// Loads for so long, and fails where something failed, leaked or grew.
 pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
+    let pace = options.pace;
+    ensure!((0.01..=100.0).contains(&pace), "--pace {pace}: give a number from 0.01 to 100");
     let minutes = if rig.quick { 0.05 } else { options.minutes.clamp(0.05, 24.0 * 60.0) };
     let whole = Duration::from_secs_f64(minutes * 60.0);
     let timing = Timing { warm_up: whole / 10, duration: whole - whole / 10 };
@@ -81,7 +83,7 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
         .map(|(protocol, body, connections, rate)| {
             let (shape, target) = (Shape { protocol, body, connections }, entry(protocol));
             let name = shape.to_string();
-            let rate = rate * options.pace.clamp(0.01, 100.0);
+            let rate = rate * pace;
             let run = move || load::open_loop(target, AUTHORITY, shape, rate, timing, &mut |_| {});
             (name, thread::spawn(run))
         })
@@ -92,7 +94,11 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
         let outcome = load.join().map_err(|_| anyhow::anyhow!("the generator panicked"));
         outcomes.push((name.clone(), outcome.and_then(|outcome| outcome).with_context(|| name)?));
     }
-    judge(&chain, &courses, &outcomes, minutes, rig.quick)
+    let load = match pace {
+        1.0 => format!("mixed, {minutes} minutes"),
+        pace => format!("mixed, {minutes} minutes, {pace} times the usual rates"),
+    };
+    judge(&chain, &courses, &outcomes, &load, rig.quick)
 }
 
 /// Reads memory and files of all processes until the time is over.
@@ -120,13 +126,12 @@ fn judge(
     chain: &Chain,
     courses: &[Course],
     outcomes: &[(String, Outcome)],
-    minutes: f64,
+    load: &str,
     quick: bool,
 ) -> Result<Vec<Finding>> {
-    let load = format!("mixed, {minutes} minutes");
     let finding = |system: &str, metric, value| Finding {
         scenario: "soak".into(),
-        load: load.clone(),
+        load: load.into(),
         system: system.into(),
         metric,
         values: vec![value],
