@@ -97,6 +97,7 @@ fn budgets_take_the_worst_load_and_the_best_peer() {
     let about = |words: &str| rows.iter().find(|row| row.what.contains(words)).expect("a budget");
     let cpu = about("authorization and metrics");
     assert_eq!((cpu.measured.as_deref(), cpu.met), (Some("0.50 ×"), Some(false)));
+    assert_eq!(cpu.load.as_deref(), Some("HTTP/1.1 keep-alive, 64 KiB, 32 connections; 1 of 2 keep to it"));
     let features = about("the price of features");
     assert_eq!((features.measured.as_deref(), features.met), (Some("1.10 ×"), Some(true)));
     // (65 - 17) / (175 - 17)
@@ -106,7 +107,8 @@ fn budgets_take_the_worst_load_and_the_best_peer() {
     assert_eq!((memory.bound.as_str(), memory.measured.as_deref()), ("≤ 12 MiB", Some("12.5 MiB")));
     assert_eq!(about("requests that fail meanwhile").met, Some(true));
     assert_eq!(about("CPU per GiB").bound, "≤ 0.70 × the best of haproxy, haproxy (splice), nginx, envoy");
-    assert!(budgets::markdown(&rows).contains("| ≤ 12 MiB | 12.5 MiB | – | ✗ missed |"));
+    let load = memory.load.as_deref().expect("a load");
+    assert!(budgets::markdown(&rows).contains(&format!("| ≤ 12 MiB | 12.5 MiB | – | {load} | ✗ missed |")));
 }
 
 #[test]
