@@ -50,7 +50,7 @@ pub struct Run {
 /// What to show again.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// JSON files of earlier runs. Where several have a scenario, the last one counts.
+    /// JSON files of earlier runs. Of a load that several measured, the last one counts.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Write it into docs/performance.md and docs/performance/ as well.
@@ -181,10 +181,15 @@ impl Run {
         Ok(file)
     }
 
-    /// Both: of scenarios that both have, those of `later`.
+    /// Both: of loads that both measured, what `later` found, in the place of what was known.
     fn followed_by(mut self, later: Self) -> Self {
-        self.findings.retain(|finding| later.findings.iter().all(|other| other.scenario != finding.scenario));
+        let load = |finding: &Finding| (finding.scenario.clone(), finding.load.clone());
+        let known: Vec<_> = self.findings.iter().map(load).collect();
+        let again: BTreeSet<_> = later.findings.iter().map(load).collect();
+        self.findings.retain(|finding| !again.contains(&load(finding)));
         self.findings.extend(later.findings);
+        let place = |finding: &Finding| known.iter().position(|known| *known == load(finding)).unwrap_or(known.len());
+        self.findings.sort_by_cached_key(place);
         self.versions.extend(later.versions);
         if self.command != later.command {
             self.command = format!("{}\n{}", self.command, later.command);

@@ -88,15 +88,15 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     for row in if rig.quick { rows::quick() } else { rows::all() } {
         let load = row.shape.to_string();
         if options.only.is_empty() || options.only.iter().any(|part| load.contains(part.as_str())) {
-            bench.row(row, timing(options, row)).with_context(|| load)?;
+            bench.row(row, options).with_context(|| load)?;
         }
     }
     ensure!(!bench.findings.is_empty(), "no row is called that");
     Ok(bench.findings)
 }
 
-fn timing(options: &Options, row: Row) -> Timing {
-    let usual = rows::WINDOW.mul_f64(row.windows);
+fn timing(options: &Options, windows: f64) -> Timing {
+    let usual = rows::WINDOW.mul_f64(windows);
     let duration = options.seconds.map_or(usual, |seconds| Duration::from_secs_f64(seconds.clamp(0.01, 600.0)));
     Timing { warm_up: duration / 4, duration }
 }
@@ -120,14 +120,15 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn row(&mut self, row: Row, timing: Timing) -> Result<()> {
+    fn row(&mut self, row: Row, options: &Options) -> Result<()> {
+        let (closed, open) = (timing(options, row.closed), timing(options, row.open));
         let (shape, load) = (row.shape, row.shape.to_string());
         let measured: Vec<usize> = (0..self.chains.len()).filter(|at| row.measures(self.chains[*at].name)).collect();
         let order: Vec<usize> = self.rig.order(measured.len()).into_iter().map(|turn| measured[turn]).collect();
         let mut rates = vec![Some(Vec::new()); self.chains.len()];
         for &at in &order {
             if let Some(measured) = &mut rates[at] {
-                match self.closed(at, shape, timing, &load) {
+                match self.closed(at, shape, closed, &load) {
                     Ok(rate) => measured.push(rate),
                     Err(error) => {
                         self.leave_out(at, &load, error.context("closed loop"))?;
@@ -142,7 +143,7 @@ impl Bench<'_> {
         let rate = SHARE * rates.map(|rates| median(rates)).fold(f64::INFINITY, f64::min);
         for &at in order.iter().filter(|at| carries[**at]) {
             let name = self.chains[at].name;
-            self.open(at, shape, timing, rate, &load).with_context(|| format!("{name} at {rate:.0}/s"))?;
+            self.open(at, shape, open, rate, &load).with_context(|| format!("{name} at {rate:.0}/s"))?;
         }
         if row.counts_calls {
             for at in (0..self.chains.len()).filter(|at| carries[*at]) {

@@ -99,7 +99,7 @@ pub const BUDGETS: &[Budget] = &[
     ),
     budget(
         "east-west gateway: memory per idle connection, of 10,000 or as many as a process may open files for",
-        ("gateway", "resident memory per connection", &["idle connections"]),
+        ("gateway", "resident memory per connection", &[]),
         value(16.0, "KiB"),
     ),
     budget(

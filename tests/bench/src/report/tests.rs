@@ -29,6 +29,13 @@ fn findings() -> Vec<Finding> {
             Metric::cost("resident memory of the sidecar", "MiB"),
             &[12.5],
         ),
+        finding(
+            "gateway",
+            "9800 idle connections",
+            "isthmus",
+            Metric::cost("resident memory per connection", "KiB"),
+            &[3.5],
+        ),
         finding("failover", "pods killed", "isthmus", Metric::cost("failed requests", ""), &[0.0, 0.0, 0.0]),
     ]
 }
@@ -106,6 +113,7 @@ fn budgets_take_the_worst_load_and_the_best_peer() {
     let memory = about("10 services used of 10,000");
     assert_eq!((memory.bound.as_str(), memory.measured.as_deref()), ("≤ 12 MiB", Some("12.5 MiB")));
     assert_eq!(about("requests that fail meanwhile").met, Some(true));
+    assert_eq!(about("memory per idle connection").measured.as_deref(), Some("3.5 KiB"));
     assert_eq!(about("CPU per GiB").bound, "≤ 0.70 × the best of haproxy, haproxy (splice), nginx, envoy");
     let load = memory.load.as_deref().expect("a load");
     assert!(budgets::markdown(&rows).contains(&format!("| ≤ 12 MiB | 12.5 MiB | – | {load} | ✗ missed |")));
@@ -178,10 +186,10 @@ fn versions_are_shown_without_what_stands_around_them() {
 }
 
 #[test]
-fn later_runs_replace_scenarios() {
-    let cpu = |scenario: &str, value| finding(scenario, "", "isthmus", Metric::cost("CPU", "µs"), &[value]);
-    let first = run_of(vec![cpu("sidecar", 1.0), cpu("gateway", 1.0)]);
-    let both = first.followed_by(run_of(vec![cpu("gateway", 2.0)]));
-    assert_eq!(both.findings, [cpu("sidecar", 1.0), cpu("gateway", 2.0)]);
+fn later_runs_replace_the_loads_that_they_measured() {
+    let cpu = |load: &str, value| finding("gateway", load, "isthmus", Metric::cost("CPU", "µs"), &[value]);
+    let first = run_of(vec![cpu("few", 1.0), cpu("many", 1.0)]);
+    let both = first.followed_by(run_of(vec![cpu("most", 3.0), cpu("few", 2.0)]));
+    assert_eq!(both.findings, [cpu("few", 2.0), cpu("many", 1.0), cpu("most", 3.0)]);
     assert_eq!(both.elapsed_seconds, 122.0);
 }
