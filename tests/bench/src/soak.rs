@@ -25,7 +25,9 @@ const EVERY: Duration = Duration::from_secs(5);
 /// What the median of resident memory may differ by between the first and the last quarter without having grown: pages
 /// that the allocator keeps or gives back as it goes.
 const NOISE: f64 = 0.5 * (1 << 20) as f64;
-/// After the load, until a proxy has closed the last connection that nobody uses.
+/// Before the load, until proxies have closed the connections that only starting took.
+const SETTLE: Duration = Duration::from_secs(90);
+/// After the load, until they have closed the last one that nobody uses.
 const REST: Duration = Duration::from_secs(180);
 /// No request may take so long: what hangs is not answered late, but never. Requests that are under way when the time is over
 /// are in this, too, with their waiting so far.
@@ -81,6 +83,9 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let _server = sidecar::server(rig)?;
     let mesh = Mesh::start(rig.directory())?;
     let mut chain = sidecar::isthmus::start(&mesh, rig)?;
+    if !rig.quick {
+        thread::sleep(SETTLE);
+    }
     let before: Vec<usize> = chain.processes.iter().map(|process| process.files()).collect::<Result<_>>()?;
     let entry = |protocol| chain.entry(protocol);
     let loads: Vec<_> = MIX
