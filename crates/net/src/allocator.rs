@@ -35,7 +35,7 @@ pub use tikv_jemallocator::Jemalloc as Allocator;
 /// - `muzzy_decay_ms`: at once, and not only when the kernel runs short (`MADV_FREE`): what people see is resident memory.
 /// - `cache_oblivious`: large allocations do not begin at a page's first byte, but somewhere in it. That takes a page more
 ///   each, and is worth it: `rep movsb`, with which the C library copies from 2 KiB on, is thirty times slower on AMD's Zen 3
-///   and 4 where the destination is up to 64 bytes further into its page than the source is into its own. A TLS record's
+///   where the destination is up to 64 bytes further into its page than the source is into its own. A TLS record's
 ///   payload, five bytes into its buffer, sealed from a buffer that begins with its page, is just that.
 const CONFIGURATION: &CStr = c"narenas:2,thp:never,dirty_decay_ms:5000,muzzy_decay_ms:0,cache_oblivious:true";
 

@@ -49,7 +49,7 @@ const MIX: [(Protocol, usize, usize, f64); 9] = [
 /// How long.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
-    /// Minutes, of which the first tenth is for warming up.
+    /// Minutes of load, of which the first tenth is for warming up. Up to five more go to waiting before and after it.
     #[arg(long, default_value_t = 60.0)]
     minutes: f64,
     /// Times the usual rates: what grows with each request shows sooner.
