@@ -34,6 +34,11 @@ pub const AUTHORITY: &str = "server:9080";
 /// Of the throughput of the slowest system: the rate at which latencies are compared.
 const SHARE: f64 = 0.3;
 
+/// Answers that each connection has on average within the window of a closed loop.
+const ENOUGH: usize = 2;
+/// What such a window is not lengthened beyond.
+const LONGEST: Duration = Duration::from_secs(8);
+
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -113,6 +118,15 @@ pub fn server(rig: &Rig) -> Result<Process> {
     Ok(process)
 }
 
+/// What was seen within the window of a closed loop.
+struct Window {
+    requests: u64,
+    rate: f64,
+    /// By each process.
+    used: Vec<Usage>,
+    resident: u64,
+}
+
 struct Bench<'a> {
     rig: &'a Rig,
     chains: Vec<Chain>,
@@ -168,38 +182,41 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Returns answered requests per second. Where large bodies on many connections take turns, the first one may be through
-    /// only after the usual window: then it is measured once more, for longer.
+    /// Returns answered requests per second. Large bodies on many connections take turns: within the usual window all may get
+    /// half of the way, and what that costs would be put down to the few that arrive. So where a connection has not had
+    /// [`ENOUGH`] answers on average, all is measured once more, for longer.
     fn closed(&mut self, at: usize, shape: Shape, timing: Timing, load: &str) -> Result<f64> {
-        const LONGEST: Duration = Duration::from_secs(8);
         let mut timing = timing;
         loop {
-            match self.closed_within(at, shape, timing, load)? {
-                Some(rate) => return Ok(rate),
-                None if timing.duration * 4 <= LONGEST => {
-                    timing = Timing { warm_up: timing.warm_up * 4, duration: timing.duration * 4 };
-                }
-                None => anyhow::bail!("no request was answered within {:?}", timing.duration),
+            let window = self.closed_within(at, shape, timing)?;
+            let longer = Timing { warm_up: timing.warm_up * 4, duration: timing.duration * 4 };
+            if window.requests < (ENOUGH * shape.connections) as u64 && longer.duration <= LONGEST {
+                timing = longer;
+                continue;
             }
+            ensure!(window.requests > 0, "no request was answered within {:?}", timing.duration);
+            return Ok(self.add_window(at, load, &window));
         }
     }
 
-    /// `None` where no request was answered, nor failed.
-    fn closed_within(&mut self, at: usize, shape: Shape, timing: Timing, load: &str) -> Result<Option<f64>> {
+    fn closed_within(&mut self, at: usize, shape: Shape, timing: Timing) -> Result<Window> {
         let chain = &mut self.chains[at];
         let mut edges: Vec<Result<Vec<Usage>>> = Vec::with_capacity(2);
         let mut edge = |_: Edge| edges.push(chain.usage());
         let outcome = load::closed_loop(chain.entry(shape.protocol), AUTHORITY, shape, timing, &mut edge)?;
         chain.lives(self.rig)?;
-        if outcome.requests == 0 && outcome.failed == 0 {
-            return Ok(None);
+        if outcome.requests > 0 || outcome.failed > 0 {
+            ensure_none_failed(&outcome)?;
         }
-        ensure_none_failed(&outcome)?;
         let (end, begin) = (edges.pop().context("no end")??, edges.pop().context("no beginning")??);
-        let used: Vec<Usage> = end.into_iter().zip(begin).map(|(end, begin)| end - begin).collect();
-        let resident = chain.resident()?;
-        let (requests, rate) = (outcome.requests as f64, outcome.rate());
-        self.add(at, load, Metric::gain("throughput", "/s"), rate);
+        let used = end.into_iter().zip(begin).map(|(end, begin)| end - begin).collect();
+        Ok(Window { requests: outcome.requests, rate: outcome.rate(), used, resident: chain.resident()? })
+    }
+
+    fn add_window(&mut self, at: usize, load: &str, window: &Window) -> f64 {
+        let Window { requests, rate, used, resident } = window;
+        let requests = *requests as f64;
+        self.add(at, load, Metric::gain("throughput", "/s"), *rate);
         if !used.is_empty() {
             let cpu: Duration = used.iter().map(|used| used.cpu).sum();
             let switches = used.iter().map(|used| used.switches).max().unwrap_or_default();
@@ -207,9 +224,9 @@ impl Bench<'_> {
             self.add(at, load, Metric::cost("CPU per request", "µs"), cpu.as_secs_f64() * 1e6 / requests);
             self.add(at, load, Metric::cost("context switches per request", ""), switches as f64 / requests);
             self.add(at, load, Metric::cost("waits per request", ""), waits as f64 / requests);
-            self.add(at, load, Metric::cost("resident memory", "MiB"), resident as f64 / f64::from(1 << 20));
+            self.add(at, load, Metric::cost("resident memory", "MiB"), *resident as f64 / f64::from(1 << 20));
         }
-        Ok(Some(rate))
+        *rate
     }
 
     fn open(&mut self, at: usize, shape: Shape, timing: Timing, rate: f64, load: &str) -> Result<()> {

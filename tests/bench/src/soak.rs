@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::finding::{Finding, Metric, median};
 use crate::load::{self, Outcome, Protocol, Shape, Timing};
 use crate::mesh::Mesh;
+use crate::process::Process;
 use crate::rig::Rig;
 use crate::sidecar::chain::Chain;
 use crate::sidecar::{self, AUTHORITY};
@@ -71,6 +72,13 @@ struct Change {
     last: f64,
 }
 
+/// Open files of one process at rest.
+#[derive(Clone, Copy, Debug)]
+struct Files {
+    before: usize,
+    after: usize,
+}
+
 /// Loads for so long, and fails where something failed, leaked or grew.
 pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let pace = options.pace;
@@ -86,7 +94,7 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     if !rig.quick {
         thread::sleep(SETTLE);
     }
-    let before: Vec<usize> = chain.processes.iter().map(|process| process.files()).collect::<Result<_>>()?;
+    let before = files(&chain.processes)?;
     let entry = |protocol| chain.entry(protocol);
     let loads: Vec<_> = MIX
         .into_iter()
@@ -108,17 +116,22 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
         1.0 => format!("mixed, {minutes} minutes"),
         pace => format!("mixed, {minutes} minutes, {pace} times the usual rates"),
     };
-    let after = if rig.quick { before.clone() } else { at_rest(&chain, &before)? };
-    let files: Vec<_> = before.into_iter().zip(after).collect();
+    let after = if rig.quick { before.clone() } else { at_rest(&chain.processes, &before, REST)? };
+    let files: Vec<_> = before.into_iter().zip(after).map(|(before, after)| Files { before, after }).collect();
     judge(&chain, &courses, &files, &outcomes, &load, rig.quick)
 }
 
-/// Open files of each process once it has as few as `before`, or after [`REST`].
-fn at_rest(chain: &Chain, before: &[usize]) -> Result<Vec<usize>> {
+/// Open files of each process.
+fn files(processes: &[Process]) -> Result<Vec<usize>> {
+    processes.iter().map(Process::files).collect()
+}
+
+/// Open files of each process once it has as few as `before`, or after so long.
+fn at_rest(processes: &[Process], before: &[usize], within: Duration) -> Result<Vec<usize>> {
     let start = Instant::now();
     loop {
-        let files: Vec<usize> = chain.processes.iter().map(|process| process.files()).collect::<Result<_>>()?;
-        if files.iter().zip(before).all(|(files, before)| files <= before) || start.elapsed() > REST {
+        let files = files(processes)?;
+        if files.iter().zip(before).all(|(files, before)| files <= before) || start.elapsed() > within {
             return Ok(files);
         }
         thread::sleep(Duration::from_secs(1));
@@ -149,7 +162,7 @@ fn watch(chain: &mut Chain, rig: &Rig, timing: Timing, every: Duration) -> Resul
 fn judge(
     chain: &Chain,
     courses: &[Course],
-    rested: &[(usize, usize)],
+    files_at_rest: &[Files],
     outcomes: &[(String, Outcome)],
     load: &str,
     quick: bool,
@@ -180,7 +193,7 @@ fn judge(
             wrong.push(format!("{name}: {} failed {:?}, longest {longest:?}", outcome.failed, outcome.errors));
         }
     }
-    for ((process, course), (before, after)) in chain.processes.iter().zip(courses).zip(rested) {
+    for ((process, course), rest) in chain.processes.iter().zip(courses).zip(files_at_rest) {
         let (resident, files) = (Change::of(&course.resident)?, Change::of(&course.files)?);
         let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
         findings.extend([
@@ -188,16 +201,12 @@ fn judge(
             finding(&process.name, Metric::cost("resident memory, last quarter", "MiB"), mebibytes(resident.last)),
             finding(&process.name, Metric::cost("open files, first quarter", ""), files.first),
             finding(&process.name, Metric::cost("open files, last quarter", ""), files.last),
-            finding(&process.name, Metric::cost("open files, before", ""), *before as f64),
-            finding(&process.name, Metric::cost("open files, at rest afterwards", ""), *after as f64),
+            finding(&process.name, Metric::cost("open files, before", ""), rest.before as f64),
+            finding(&process.name, Metric::cost("open files, at rest afterwards", ""), rest.after as f64),
         ]);
         // A few seconds say nothing of growth.
-        if !quick && resident.last - resident.first > NOISE {
-            wrong.push(format!("{}: resident memory grew from {resident} bytes", process.name));
-        }
-        if after > before {
-            wrong.push(format!("{}: {after} files are open at rest, where {before} were before", process.name));
-        }
+        let memory = (!quick).then(|| resident.growth()).flatten();
+        wrong.extend(memory.into_iter().chain(rest.leak()).map(|what| format!("{}: {what}", process.name)));
     }
     if !wrong.is_empty() {
         bail!("after {requests} requests:\n{}", wrong.join("\n"));
@@ -211,6 +220,19 @@ impl Change {
         ensure!(quarter > 0, "too few readings to compare: {}", values.len());
         Ok(Self { first: median(&values[..quarter]), last: median(&values[values.len() - quarter..]) })
     }
+
+    /// What is wrong with it, of bytes of memory.
+    fn growth(self) -> Option<String> {
+        (self.last - self.first > NOISE).then(|| format!("resident memory grew from {self} bytes"))
+    }
+}
+
+impl Files {
+    /// What is wrong with them.
+    fn leak(self) -> Option<String> {
+        let Self { before, after } = self;
+        (after > before).then(|| format!("{after} files are open at rest, where {before} were before"))
+    }
 }
 
 impl fmt::Display for Change {
@@ -221,6 +243,8 @@ impl fmt::Display for Change {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -231,5 +255,39 @@ mod tests {
         let growing: Vec<f64> = (0..40).map(f64::from).collect();
         assert_eq!(Change::of(&growing).unwrap(), Change { first: 4.5, last: 34.5 });
         assert!(Change::of(&values[..3]).is_err());
+    }
+
+    #[test]
+    fn growth_is_told_from_noise() {
+        let mebibyte = f64::from(1 << 20);
+        let change = |last| Change { first: 10.0 * mebibyte, last: last * mebibyte };
+        assert_eq!(change(10.4).growth(), None);
+        assert_eq!(change(9.0).growth(), None);
+        assert!(change(10.6).growth().unwrap().contains("grew from 10485760 to 11114906 bytes"));
+    }
+
+    #[test]
+    fn a_file_that_stays_open_is_a_leak_and_one_that_is_closed_late_is_none() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            Process::start("sh", command, log.path()).unwrap()
+        };
+        let processes =
+            [shell("exec 5</dev/null; sleep 2; exec 5<&-; exec sleep 60"), shell("exec 5</dev/null; exec sleep 60")];
+        // Standard input, output and error.
+        let before = [3, 3];
+        let start = Instant::now();
+        while files(&processes).unwrap() != [4, 4] {
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", files(&processes));
+            thread::sleep(Duration::from_millis(1));
+        }
+        let after = at_rest(&processes, &before, Duration::from_secs(4)).unwrap();
+        assert_eq!(after, [3, 4]);
+        let leaks: Vec<_> =
+            before.into_iter().zip(after).map(|(before, after)| Files { before, after }.leak()).collect();
+        assert_eq!(leaks[0], None);
+        assert_eq!(leaks[1].as_deref(), Some("4 files are open at rest, where 3 were before"));
     }
 }
