@@ -47,7 +47,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Builds `isthmus` as it is shipped, and installs the peers
+    /// Builds `isthmus` with the profile `dist`, and installs the peers
     Setup(setup::Options),
     #[command(flatten)]
     Scenario(scenario::Scenario),

@@ -122,7 +122,7 @@ fn which(program: &str) -> Option<PathBuf> {
 
 fn build() -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    println!("building isthmus as it is shipped (profile dist)");
+    println!("building isthmus (profile dist)");
     let status = Command::new(cargo)
         .args(["build", "--profile", "dist", "--locked", "-p", "isthmus", "--target-dir"])
         .arg(target())
