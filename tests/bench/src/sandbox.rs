@@ -18,6 +18,9 @@ pub const PODS: &str = "10.244.0.1/16";
 /// Addresses of services, all of them on this machine.
 pub const SERVICES: &str = "10.96.0.1/16";
 
+/// Ports at which something here listens: none of them may be taken as a source port before.
+const LISTENERS: &str = "15000-15099,15443,20000-20099";
+
 const INSIDE: &str = "ISTHMUS_BENCH_SANDBOX";
 
 /// Whether this process is inside already; if not, runs itself there and says how that ended. Call it while the process
@@ -48,6 +51,7 @@ fn furnish() -> Result<()> {
     let own = namespace::NetNamespace::current()?;
     // Ten thousand connections from one address to one port need as many source ports.
     own.set("ipv4/ip_local_port_range", "10000 65535").context("the range of source ports")?;
+    own.set("ipv4/ip_local_reserved_ports", LISTENERS).context("ports that are no source ports")?;
     own.set("ipv4/tcp_tw_reuse", "1").context("reuse of ports in TIME-WAIT")?;
     own.set("core/somaxconn", "8192").context("the length of accept queues")?;
     net::socket::raise_open_files_limit().context("the limit of open files")?;
