@@ -5,6 +5,7 @@
 //! forwarded, [`store`] makes that of what discovery tells, [`refusal`] is why not. It holds no key that could open what
 //! it forwards, and forwards nothing that was not exported.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -95,6 +96,9 @@ pub struct Options {
     pub log_json: bool,
 }
 
+/// How long to wait at the start for the endpoints of what is exported.
+const ENDPOINTS: Duration = Duration::from_secs(10);
+
 /// Runs a gateway until it is told to stop.
 pub fn run(options: Options) -> ExitCode {
     if let Err(error) = telemetry::logging::init(&options.log, options.log_json) {
@@ -173,6 +177,18 @@ async fn gateway(options: Options) -> anyhow::Result<()> {
         {
             tracing::warn!("the controller has not told yet what is exported");
         }
+        // A route leads nowhere until its endpoints are told, too: each was asked for when its service came. Of a cluster that
+        // the controller has not reached nothing is told, and nobody waits for that for long.
+        let services = hostnames(&published.load().routes);
+        let told = async {
+            for hostname in services {
+                let endpoints = wire::name::endpoints(&hostname, &options.network);
+                subscriber.demand(Kind::Endpoint, endpoints, ENDPOINTS).await;
+            }
+        };
+        if tokio::time::timeout(ENDPOINTS, told).await.is_err() {
+            tracing::warn!("the controller has not told yet where all endpoints are");
+        }
         routed.done();
         tracing::info!("ready");
         runtime::control::settle();
@@ -188,6 +204,11 @@ async fn gateway(options: Options) -> anyhow::Result<()> {
     }
     drop(workers);
     Ok(())
+}
+
+/// The services that these lead to, each once.
+fn hostnames(routes: &routes::Routes) -> BTreeSet<Arc<str>> {
+    routes.iter().map(|(_, route)| Arc::clone(&route.service.hostname)).collect()
 }
 
 /// What one worker thread does: accept until drain, then stay until the process ends.

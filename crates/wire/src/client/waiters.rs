@@ -76,7 +76,8 @@ impl Waiters {
         self.demanded.remove(&(kind, name));
     }
 
-    /// Gives up demanded names that nobody waits for and that were not found, once they are older than `ttl`.
+    /// Gives up demanded names that nobody waits for and that were not found, once they are older than `ttl`. Those that are
+    /// subscribed to for good (`pinned`) stay subscribed to.
     pub(super) fn sweep(
         &mut self,
         client: &mut Client,
@@ -86,14 +87,18 @@ impl Waiters {
     ) {
         self.demanded.retain(|(kind, name), demand| {
             demand.waiting.retain(|waiter| !waiter.is_closed());
-            let found = client.answer(*kind, name) == Some(Answer::Present);
-            if found || !demand.waiting.is_empty() || now.duration_since(demand.last) < ttl {
+            if !demand.waiting.is_empty() {
                 return true;
             }
-            if !pinned(*kind, name) {
+            if pinned(*kind, name) {
+                return false;
+            }
+            let found = client.answer(*kind, name) == Some(Answer::Present);
+            let kept = found || now.duration_since(demand.last) < ttl;
+            if !kept {
                 client.unsubscribe(*kind, name);
             }
-            false
+            kept
         });
     }
 }
