@@ -213,6 +213,10 @@ impl AggregatedDiscoveryService for Teller {
             while let Some(Ok(request)) = requests.next().await {
                 server.receive(request).unwrap();
                 while let Some(response) = server.next(&*known, Instant::now()) {
+                    // What is exported is known before where it is: a gateway must not say meanwhile that it is ready.
+                    if response.type_url == Kind::Endpoint.url() {
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                    }
                     if send.send(Ok(response)).await.is_err() {
                         return;
                     }
