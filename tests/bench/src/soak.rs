@@ -243,7 +243,10 @@ impl fmt::Display for Change {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::process::Command;
+
+    use rustix::process::{Pid, Signal, kill_process};
 
     use super::*;
 
@@ -268,23 +271,34 @@ mod tests {
 
     #[test]
     fn a_file_that_stays_open_is_a_leak_and_one_that_is_closed_late_is_none() {
-        let log = tempfile::NamedTempFile::new().unwrap();
+        // Each stops once it is ready: while a program is loaded, its libraries are open, too.
         let shell = |script: &str| {
+            let log = tempfile::NamedTempFile::new().unwrap();
             let mut command = Command::new("sh");
             command.args(["-c", script]);
-            Process::start("sh", command, log.path()).unwrap()
+            let mut process = Process::start("sh", command, log.path()).unwrap();
+            let (status, start) = (format!("/proc/{}/status", process.pid()), Instant::now());
+            while !fs::read_to_string(&status).unwrap().contains("State:\tT") {
+                process.lives(log.path()).unwrap();
+                assert!(start.elapsed() < Duration::from_secs(30), "{script}");
+                thread::sleep(Duration::from_millis(1));
+            }
+            process
         };
-        let processes =
-            [shell("exec 5</dev/null; sleep 2; exec 5<&-; exec sleep 60"), shell("exec 5</dev/null; exec sleep 60")];
         // Standard input, output and error, and what the test's own process was given to pass on.
-        let usual = shell("exec sleep 60").files().unwrap();
-        let (before, loaded) = ([usual; 2], [usual + 1; 2]);
-        let start = Instant::now();
-        while files(&processes).unwrap() != loaded {
-            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", files(&processes));
-            thread::sleep(Duration::from_millis(1));
-        }
-        let after = at_rest(&processes, &before, Duration::from_secs(4)).unwrap();
+        let usual = shell("kill -STOP $$").files().unwrap();
+        let leaking = shell("exec 5</dev/null; kill -STOP $$");
+        let late = shell("exec 5</dev/null; kill -STOP $$; exec 5<&-; kill -STOP $$");
+        let goes_on = Pid::from_raw(late.pid() as i32).unwrap();
+        let (processes, before) = ([late, leaking], [usual; 2]);
+        assert_eq!(files(&processes).unwrap(), [usual + 1; 2]);
+        let after = thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(1500));
+                kill_process(goes_on, Signal::CONT).unwrap();
+            });
+            at_rest(&processes, &before, Duration::from_secs(5)).unwrap()
+        });
         assert_eq!(after, [usual, usual + 1]);
         let leaks: Vec<_> =
             before.into_iter().zip(after).map(|(before, after)| Files { before, after }.leak()).collect();
