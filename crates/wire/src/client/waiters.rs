@@ -110,3 +110,79 @@ fn outcome(answer: Answer) -> Option<Outcome> {
         Answer::Absent => Some(Outcome::Absent),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envoy::{DeltaDiscoveryResponse, Resource};
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn nobody() -> (Waiters, Client, Instant) {
+        (Waiters::default(), Client::new("pod".into(), "east".into()), Instant::now())
+    }
+
+    fn demand(waiters: &mut Waiters, client: &mut Client, name: &str, now: Instant) -> oneshot::Receiver<Outcome> {
+        let (sender, receiver) = oneshot::channel();
+        waiters.demand(client, Kind::Service, name.into(), sender, 10, now);
+        receiver
+    }
+
+    fn answer(waiters: &mut Waiters, client: &mut Client, present: &[&str], absent: &[&str]) {
+        let response = DeltaDiscoveryResponse {
+            type_url: Kind::Service.url().into(),
+            resources: present.iter().map(|name| Resource { name: (*name).into(), ..Default::default() }).collect(),
+            removed_resources: absent.iter().map(|name| (*name).into()).collect(),
+            ..Default::default()
+        };
+        let (_, receipt) = client.receive(response).unwrap();
+        for (name, answer) in client.applied(receipt, Ok(())) {
+            waiters.answered(Kind::Service, name, answer);
+        }
+    }
+
+    fn is_pinned(_: Kind, name: &str) -> bool {
+        name == "pinned"
+    }
+
+    #[test]
+    fn what_was_not_found_is_given_up_once_it_is_old() {
+        let (mut waiters, mut client, start) = nobody();
+        let mut found = demand(&mut waiters, &mut client, "found", start);
+        let mut missing = demand(&mut waiters, &mut client, "missing", start);
+        answer(&mut waiters, &mut client, &["found"], &["missing"]);
+        assert_eq!((found.try_recv(), missing.try_recv()), (Ok(Outcome::Present), Ok(Outcome::Absent)));
+
+        waiters.sweep(&mut client, is_pinned, TTL, start + TTL / 2);
+        assert_eq!(client.answer(Kind::Service, "missing"), Some(Answer::Absent), "young");
+        waiters.sweep(&mut client, is_pinned, TTL, start + TTL);
+        assert_eq!(client.answer(Kind::Service, "missing"), None);
+        assert_eq!(client.answer(Kind::Service, "found"), Some(Answer::Present), "kept, however old");
+        assert_eq!(waiters.demanded.len(), 1);
+    }
+
+    #[test]
+    fn what_is_waited_for_is_kept_until_those_who_wait_give_up() {
+        let (mut waiters, mut client, start) = nobody();
+        let waiting = demand(&mut waiters, &mut client, "slow", start);
+        waiters.sweep(&mut client, is_pinned, TTL, start + 2 * TTL);
+        assert_eq!(client.answer(Kind::Service, "slow"), Some(Answer::Waiting));
+        drop(waiting);
+        waiters.sweep(&mut client, is_pinned, TTL, start + 2 * TTL);
+        assert_eq!(client.answer(Kind::Service, "slow"), None);
+    }
+
+    #[test]
+    fn what_is_pinned_stays_wanted_but_takes_no_place_of_what_is_demanded() {
+        let (mut waiters, mut client, start) = nobody();
+        client.subscribe(Kind::Service, "pinned");
+        let mut waiting = demand(&mut waiters, &mut client, "pinned", start);
+        waiters.sweep(&mut client, is_pinned, TTL, start);
+        assert_eq!(waiters.demanded.len(), 1, "waited for");
+        answer(&mut waiters, &mut client, &[], &["pinned"]);
+        assert_eq!(waiting.try_recv(), Ok(Outcome::Absent));
+        waiters.sweep(&mut client, is_pinned, TTL, start + 2 * TTL);
+        assert_eq!(waiters.demanded.len(), 0);
+        assert_eq!(client.answer(Kind::Service, "pinned"), Some(Answer::Absent), "subscribed to for good");
+    }
+}
