@@ -136,6 +136,15 @@ fn generated(run: &Run, blocks: &[table::Block], charts: &[chart::Chart]) -> Vec
     all
 }
 
+/// An argument as it has to be typed into a shell.
+fn quoted(argument: String) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
+    match !argument.is_empty() && argument.bytes().all(plain) {
+        true => argument,
+        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    }
+}
+
 impl Run {
     /// Findings of this machine, made by the command that this process was started with.
     pub fn new(isthmus: &Path, started: SystemTime, elapsed: Duration, mut findings: Vec<Finding>) -> Self {
@@ -144,7 +153,7 @@ impl Run {
         let mut versions: BTreeMap<String, String> =
             setup::versions().into_iter().map(|(name, said)| (name, bare(&said).to_owned())).collect();
         versions.insert("isthmus".into(), version_of(isthmus));
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let arguments: Vec<String> = std::env::args().skip(1).map(quoted).collect();
         Self {
             machine: Machine::this(),
             versions,
@@ -191,9 +200,11 @@ impl Run {
         let place = |finding: &Finding| known.iter().position(|known| *known == load(finding)).unwrap_or(known.len());
         self.findings.sort_by_cached_key(place);
         self.versions.extend(later.versions);
-        if self.command != later.command {
-            self.command = format!("{}\n{}", self.command, later.command);
-        }
+        // What was typed again is told once, where it was typed last.
+        let again: Vec<&str> = later.command.lines().collect();
+        let commands: Vec<&str> =
+            self.command.lines().filter(|typed| !again.contains(typed)).chain(again.iter().copied()).collect();
+        self.command = commands.join("\n");
         self.elapsed_seconds += later.elapsed_seconds;
         self
     }

@@ -193,3 +193,14 @@ fn later_runs_replace_the_loads_that_they_measured() {
     assert_eq!(both.findings, [cpu("few", 2.0), cpu("many", 1.0), cpu("most", 3.0)]);
     assert_eq!(both.elapsed_seconds, 122.0);
 }
+
+#[test]
+fn commands_are_told_as_they_are_typed_and_those_typed_again_once() {
+    let of = |command: &str| Run { command: command.into(), ..run_of(Vec::new()) };
+    let all = [of("all"), of("soak"), of("gateway"), of("soak")].into_iter().reduce(Run::followed_by).unwrap();
+    assert_eq!(all.command, "all\ngateway\nsoak");
+    assert_eq!(quoted("--isthmus=target/dist/isthmus".into()), "--isthmus=target/dist/isthmus");
+    assert_eq!(quoted("HTTP/1.1, 1 KiB".into()), "'HTTP/1.1, 1 KiB'");
+    assert_eq!(quoted("it's".into()), r"'it'\''s'");
+    assert_eq!(quoted(String::new()), "''");
+}
