@@ -3,10 +3,10 @@
 use ipnet::IpNet;
 
 use super::expression::{
-    NFPROTO_IPV4, NFPROTO_IPV6, Rule, Side, address_in, give_back, leaves_by, marked, redirect_to, rule, sent_by_user,
-    to_port, transport, version,
+    NFPROTO_IPV4, NFPROTO_IPV6, Rule, Side, address_in, from_port, give_back, leaves_by, marked, redirect_to, rule,
+    sent_by_user, to_port, track_in, transport, version,
 };
-use super::table::{DESTINATION_NAT, Hook, Kind, Table};
+use super::table::{BEFORE_TRACKING, DESTINATION_NAT, Hook, Kind, Table};
 use super::{FirewallError, TCP, UDP};
 use crate::{PROXY_MARK, PROXY_UID};
 
@@ -15,6 +15,9 @@ const TABLE: &str = "isthmus-capture";
 /// Ports of the pod that are the sidecar's own or are never its business, as Istio leaves them alone: merged metrics,
 /// health, metrics, capture, DNS and SSH.
 const NEVER_INBOUND: [u16; 6] = [15020, 15021, 15090, 15006, 15053, 22];
+
+/// The zone in which the kernel tracks the sidecar's own DNS questions; everything else is in zone 0.
+const DNS_ZONE: u16 = 1;
 
 /// What is captured in a pod, and for which ports of its sidecar.
 ///
@@ -66,6 +69,12 @@ pub fn install_capture(capture: &Capture) -> Result<(), FirewallError> {
     table.base_chain("inbound", Kind::Nat, Hook::Prerouting, DESTINATION_NAT);
     outbound(capture).iter().for_each(|rule| table.rule("outbound", rule));
     inbound(capture).iter().for_each(|rule| table.rule("inbound", rule));
+    if capture.dns_port.is_some() {
+        table.base_chain("questions", Kind::Filter, Hook::Output, BEFORE_TRACKING);
+        table.base_chain("answers", Kind::Filter, Hook::Prerouting, BEFORE_TRACKING);
+        questions(capture).iter().for_each(|rule| table.rule("questions", rule));
+        table.rule("answers", &rule([transport(UDP), from_port(53), track_in(DNS_ZONE)]));
+    }
     table.commit().map_err(|source| FirewallError::new("install the capture of this pod's traffic", source))
 }
 
@@ -125,6 +134,15 @@ fn outbound(capture: &Capture) -> Vec<Rule> {
     }
     rules.push(rule([transport(TCP), redirect_to(capture.outbound_port)]));
     rules
+}
+
+/// Of the sidecar's own questions over UDP. The kernel keeps to what it decided on a pair of addresses and ports for half a
+/// minute after its last packet. Without a zone of their own, a question of the application's from a port that the sidecar
+/// passed one on from would leave the pod uncaptured, and one of the sidecar's from a port of the application's would come
+/// back to it.
+fn questions(capture: &Capture) -> [Rule; 2] {
+    [sent_by_user(capture.proxy_uid), marked(capture.proxy_mark)]
+        .map(|who| rule([who, transport(UDP), to_port(53), track_in(DNS_ZONE)]))
 }
 
 fn inbound(capture: &Capture) -> Vec<Rule> {

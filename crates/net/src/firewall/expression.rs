@@ -28,6 +28,8 @@ const NFT_META_SKUID: u32 = 10;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
 
+const NFT_CT_ZONE: u32 = 17;
+
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_OF_DESTINATION: u32 = 1 << 1;
 
@@ -56,6 +58,8 @@ pub(super) enum Expression {
     DestinationKind { register: u32 },
     /// Loads an evenly distributed random number below `below`, in host byte order.
     Random { below: u32, register: u32 },
+    /// Has the packet's connection tracked in the zone in the register (2 bytes, in host byte order).
+    Zone { register: u32 },
     /// Sends the packet to this machine, to the port in the register.
     Redirect { port_register: u32 },
     /// Rewrites the destination to the address and port in registers.
@@ -101,6 +105,7 @@ impl Expression {
             Self::Lookup { .. } => "lookup",
             Self::DestinationKind { .. } => "fib",
             Self::Random { .. } => "numgen",
+            Self::Zone { .. } => "ct",
             Self::Redirect { .. } => "redir",
             Self::DestinationNat { .. } => "nat",
             Self::Masquerade => "masq",
@@ -152,6 +157,9 @@ impl Expression {
             }
             Self::Random { below, register } => {
                 data.attr_be32(1, *register).attr_be32(2, *below).attr_be32(3, 1);
+            }
+            Self::Zone { register } => {
+                data.attr_be32(2, NFT_CT_ZONE).attr_be32(4, *register);
             }
             Self::Redirect { port_register } => {
                 data.attr_be32(1, *port_register);
@@ -218,10 +226,19 @@ pub(super) fn marked(mark: u32) -> Rule {
     meta_is(NFT_META_MARK, false, &mark.to_ne_bytes())
 }
 
+/// The transport's source port.
+pub(super) fn from_port(port: u16) -> Rule {
+    port_is(0, port)
+}
+
 /// The transport's destination port.
 pub(super) fn to_port(port: u16) -> Rule {
+    port_is(2, port)
+}
+
+fn port_is(offset: u32, port: u16) -> Rule {
     vec![
-        Expression::Payload { base: TRANSPORT_HEADER, offset: 2, length: 2, register: REGISTER },
+        Expression::Payload { base: TRANSPORT_HEADER, offset, length: 2, register: REGISTER },
         Expression::Compare { register: REGISTER, negate: false, value: port.to_be_bytes().to_vec() },
     ]
 }
@@ -288,6 +305,15 @@ pub(super) fn redirect_to(port: u16) -> Rule {
     vec![
         Expression::Immediate { register: REGISTER, value: port.to_be_bytes().to_vec() },
         Expression::Redirect { port_register: REGISTER },
+    ]
+}
+
+/// Keeps the packet's connection apart from those of the same addresses and ports in other zones. Only before the kernel
+/// looks for the connection ([`super::table::BEFORE_TRACKING`]); without effect on a packet of which it is known.
+pub(super) fn track_in(zone: u16) -> Rule {
+    vec![
+        Expression::Immediate { register: REGISTER, value: zone.to_ne_bytes().to_vec() },
+        Expression::Zone { register: REGISTER },
     ]
 }
 

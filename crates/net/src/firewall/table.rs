@@ -45,6 +45,8 @@ pub(super) enum Kind {
     Filter,
 }
 
+/// Before the kernel looks for the connection that a packet belongs to (`NF_IP_PRI_RAW`).
+pub(super) const BEFORE_TRACKING: i32 = -300;
 /// Priority of destination NAT (`NF_IP_PRI_NAT_DST`).
 pub(super) const DESTINATION_NAT: i32 = -100;
 /// Priority of source NAT (`NF_IP_PRI_NAT_SRC`).

@@ -16,6 +16,10 @@ pub(super) const CHECKS: &[super::Check] = &[
     ("firewall::inbound_connections_are_captured", inbound_connections_are_captured),
     ("firewall::the_pods_own_traffic", the_pods_own_traffic),
     ("firewall::dns_is_captured", dns_is_captured),
+    (
+        "firewall::questions_of_a_pods_and_its_sidecars_are_kept_apart",
+        questions_of_a_pods_and_its_sidecars_are_kept_apart,
+    ),
     ("firewall::services_spread_over_backends", services_spread_over_backends),
     ("firewall::services_without_backends_refuse", services_without_backends_refuse),
     ("firewall::hairpins_and_uplinks_are_masqueraded", hairpins_and_uplinks_are_masqueraded),
@@ -159,27 +163,55 @@ fn the_pods_own_traffic() {
 fn dns_is_captured() {
     let cluster = meshed(&Capture::default());
     let pod = &cluster.pods[0];
-    let server = pod.run_in(|| UdpSocket::bind("127.0.0.1:15053").unwrap()).unwrap();
+    answer_as(pod, "127.0.0.1:15053", "sidecar");
+    serve(pod, "127.0.0.1:15053", "names");
+    assert_eq!(ask(pod, 0, "10.96.0.10:53", None), "sidecar");
+    assert!(call(pod, at("10.96.0.10:53")).unwrap().starts_with("names "));
+}
+
+/// The kernel remembers what it decided on a pair of addresses and ports, and ports are used again.
+fn questions_of_a_pods_and_its_sidecars_are_kept_apart() {
+    let cluster = meshed(&Capture::default());
+    let pod = &cluster.pods[0];
+    answer_as(pod, "127.0.0.1:15053", "sidecar");
+    answer_as(&cluster.pods[1], "10.244.0.3:53", "server");
+    for port in [40001, 40002] {
+        let mut who = [(None, "sidecar"), (Some(PROXY_MARK), "server")];
+        // Whoever comes first.
+        who.rotate_left(usize::from(port % 2 == 0));
+        for (mark, expected) in who.into_iter().cycle().take(6) {
+            assert_eq!(ask(pod, port, "10.244.0.3:53", mark), expected, "from port {port}, mark {mark:?}");
+        }
+    }
+}
+
+/// Answers every datagram with a name.
+fn answer_as(inside: &NetNamespace, address: &str, name: &'static str) {
+    let server = inside.run_in(|| UdpSocket::bind(address).unwrap()).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
-        while let Ok((length, from)) = server.recv_from(&mut buffer) {
-            let _ = server.send_to(&buffer[..length], from);
+        while let Ok((_, from)) = server.recv_from(&mut buffer) {
+            let _ = server.send_to(name.as_bytes(), from);
         }
     });
-    serve(pod, "127.0.0.1:15053", "names");
-    let answer = pod
+}
+
+/// Who answers a datagram from this port.
+fn ask(inside: &NetNamespace, port: u16, server: &str, mark: Option<u32>) -> String {
+    inside
         .run_in(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.connect("10.96.0.10:53").unwrap();
+            let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
+            if let Some(mark) = mark {
+                net::socket::set_mark(&socket, mark).unwrap();
+            }
+            socket.connect(server).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             socket.send(b"question").unwrap();
             let mut buffer = [0; 64];
             let length = socket.recv(&mut buffer).unwrap();
-            buffer[..length].to_vec()
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
         })
-        .unwrap();
-    assert_eq!(answer, b"question");
-    assert!(call(pod, at("10.96.0.10:53")).unwrap().starts_with("names "));
+        .unwrap()
 }
 
 fn server(address: &str, backends: &[&str]) -> VirtualServer {
