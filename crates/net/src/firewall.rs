@@ -38,7 +38,7 @@ impl FirewallError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => " (this needs CAP_NET_ADMIN in the network namespace)",
-        io::ErrorKind::Unsupported => " (the kernel lacks nftables; it needs nf_tables with nat, redir, masq and conntrack zones)",
+        io::ErrorKind::Unsupported => " (the kernel needs nf_tables with nat, redir, masq and conntrack zones)",
         _ if error.raw_os_error() == Some(libc::EMSGSIZE) => " (more rules than fit in one transaction)",
         _ => "",
     }
