@@ -142,7 +142,7 @@ fn outbound(capture: &Capture) -> Vec<Rule> {
 /// back to it.
 fn questions(capture: &Capture) -> [Rule; 2] {
     [sent_by_user(capture.proxy_uid), marked(capture.proxy_mark)]
-        .map(|who| rule([who, transport(UDP), to_port(53), track_in(DNS_ZONE)]))
+        .map(|who| rule([transport(UDP), to_port(53), who, track_in(DNS_ZONE)]))
 }
 
 fn inbound(capture: &Capture) -> Vec<Rule> {
