@@ -181,13 +181,15 @@ async fn gateway(options: Options) -> anyhow::Result<()> {
         // the controller has not reached nothing is told, and nobody waits for that for long.
         let services = hostnames(&published.load().routes);
         let told = async {
+            let mut all = true;
             for hostname in services {
                 let endpoints = wire::name::endpoints(&hostname, &options.network);
-                subscriber.demand(Kind::Endpoint, endpoints, ENDPOINTS).await;
+                all &= subscriber.demand(Kind::Endpoint, endpoints, ENDPOINTS).await != Outcome::Unanswered;
             }
+            all
         };
-        if tokio::time::timeout(ENDPOINTS, told).await.is_err() {
-            tracing::warn!("the controller has not told yet where all endpoints are");
+        if !tokio::time::timeout(ENDPOINTS, told).await.unwrap_or(false) {
+            tracing::warn!("connections are refused where the controller has not told endpoints yet");
         }
         routed.done();
         tracing::info!("ready");

@@ -165,7 +165,7 @@ fn dns_is_captured() {
     let pod = &cluster.pods[0];
     answer_as(pod, "127.0.0.1:15053", "sidecar");
     serve(pod, "127.0.0.1:15053", "names");
-    assert_eq!(ask(pod, 0, "10.96.0.10:53", None), "sidecar");
+    assert_eq!(ask(pod, 0, "10.96.0.10:53", None), "sidecar heard question");
     assert!(call(pod, at("10.96.0.10:53")).unwrap().starts_with("names "));
 }
 
@@ -176,7 +176,7 @@ fn questions_of_a_pods_and_its_sidecars_are_kept_apart() {
     answer_as(pod, "127.0.0.1:15053", "sidecar");
     answer_as(&cluster.pods[1], "10.244.0.3:53", "server");
     for port in [40001, 40002] {
-        let mut who = [(None, "sidecar"), (Some(PROXY_MARK), "server")];
+        let mut who = [(None, "sidecar heard question"), (Some(PROXY_MARK), "server heard question")];
         // Whoever comes first.
         who.rotate_left(usize::from(port % 2 == 0));
         for (mark, expected) in who.into_iter().cycle().take(6) {
@@ -185,18 +185,18 @@ fn questions_of_a_pods_and_its_sidecars_are_kept_apart() {
     }
 }
 
-/// Answers every datagram with a name.
+/// Answers every datagram with a name and what it said.
 fn answer_as(inside: &NetNamespace, address: &str, name: &'static str) {
     let server = inside.run_in(|| UdpSocket::bind(address).unwrap()).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
-        while let Ok((_, from)) = server.recv_from(&mut buffer) {
-            let _ = server.send_to(name.as_bytes(), from);
+        while let Ok((length, from)) = server.recv_from(&mut buffer) {
+            let _ = server.send_to(&[name.as_bytes(), b" heard ", &buffer[..length]].concat(), from);
         }
     });
 }
 
-/// Who answers a datagram from this port.
+/// What a datagram from this port is answered.
 fn ask(inside: &NetNamespace, port: u16, server: &str, mark: Option<u32>) -> String {
     inside
         .run_in(|| {
