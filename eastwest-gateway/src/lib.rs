@@ -268,7 +268,7 @@ fn settings(options: &Options, files: u64, workers: usize) -> Settings {
 
 fn node(options: &Options) -> Node {
     Node {
-        role: Role::Gateway,
+        role: Role::EastWestGateway,
         ip: options.ip,
         pod: options.pod.clone(),
         namespace: options.namespace.clone(),

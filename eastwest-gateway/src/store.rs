@@ -127,7 +127,10 @@ impl Store {
             }
             Body::MeshConfig(mesh) => self.set_mesh(mesh)?,
             // Not asked for.
-            Body::Workload(_) | Body::Authentication(_) | Body::Authorization(_) | Body::Gateway(_) => {}
+            Body::Workload(_)
+            | Body::PeerAuthentication(_)
+            | Body::AuthorizationPolicy(_)
+            | Body::NetworkGateway(_) => {}
         }
         Ok(())
     }

@@ -424,7 +424,7 @@ impl Index {
     fn compile_group(&mut self, group: &Group) -> Compiled {
         match group {
             Group::Trust => self.trust.iter().map(trust_resource).collect::<Vec<_>>().into(),
-            Group::Mesh => vec![self.mesh_resource()].into(),
+            Group::Mesh => vec![self.mesh_resource(), workload::default_authentication()].into(),
             Group::Network(network) => {
                 let gateway = gateway::resource(self.clusters.values(), network, &self.homes);
                 gateway.into_iter().collect::<Vec<_>>().into()
@@ -457,11 +457,7 @@ impl Index {
             body: body.into(),
         };
         let inbound = workload::inbound(cluster, key, pod, &self.homes, &self.settings.cluster_domain);
-        vec![
-            resource(Kind::Workload, inbound.encode_to_vec()),
-            resource(Kind::Authentication, workload::authentication().encode_to_vec()),
-            resource(Kind::Authorization, workload::authorization().encode_to_vec()),
-        ]
+        vec![resource(Kind::Workload, inbound.encode_to_vec())]
     }
 
     fn mesh_resource(&self) -> Resource {

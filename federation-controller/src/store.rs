@@ -375,8 +375,8 @@ impl<'v> Source for View<'v> {
                 // A whole collection.
                 None => false,
             },
-            Kind::Service | Kind::Gateway => false,
-            Kind::Workload | Kind::Authentication | Kind::Authorization => {
+            Kind::Service | Kind::NetworkGateway => false,
+            Kind::Workload | Kind::PeerAuthentication | Kind::AuthorizationPolicy => {
                 !self.store.unheard.contains(&self.who.cluster)
             }
         }

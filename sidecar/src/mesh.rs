@@ -7,6 +7,7 @@
 
 mod convert;
 mod model;
+mod policies;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -98,9 +98,7 @@ pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Resul
     for kind in [Kind::Trust, Kind::MeshConfig] {
         subscriber.subscribe(kind, name::MESH);
     }
-    for kind in [Kind::Workload, Kind::Authentication, Kind::Authorization] {
-        subscriber.subscribe(kind, me.as_str());
-    }
+    subscriber.subscribe(Kind::Workload, me.as_str());
     tokio::task::spawn_local(discovery.run());
     let giving_up = subscriber.clone();
     tokio::task::spawn_local(mesh::give_up(shared.clone(), place.clone(), move |kind, name| {

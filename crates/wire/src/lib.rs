@@ -33,9 +33,9 @@ pub mod ca {
 
 pub use prost;
 
-/// A resource type that discovery carries.
+/// A resource type of the discovery protocol.
 ///
-/// The order is that in which a first push sends them: trust and settings before what depends on them.
+/// The order is that of a first push: resources come before those that refer to them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Kind {
@@ -43,62 +43,56 @@ pub enum Kind {
     Trust,
     /// [`discovery::MeshConfig`].
     MeshConfig,
+    /// [`discovery::PeerAuthentication`].
+    PeerAuthentication,
+    /// [`discovery::AuthorizationPolicy`].
+    AuthorizationPolicy,
     /// [`discovery::Workload`].
     Workload,
-    /// [`discovery::Authentication`].
-    Authentication,
-    /// [`discovery::Authorization`].
-    Authorization,
-    /// [`discovery::Gateway`].
-    Gateway,
+    /// [`discovery::NetworkGateway`].
+    NetworkGateway,
     /// [`discovery::Service`].
     Service,
     /// [`discovery::Endpoint`].
     Endpoint,
 }
 
+/// Prefix of the type URLs.
+const URL_PREFIX: &str = "type.googleapis.com/isthmus.discovery.v1.";
+
 impl Kind {
     /// All kinds, in order.
     pub const ALL: [Kind; 8] = [
         Kind::Trust,
         Kind::MeshConfig,
+        Kind::PeerAuthentication,
+        Kind::AuthorizationPolicy,
         Kind::Workload,
-        Kind::Authentication,
-        Kind::Authorization,
-        Kind::Gateway,
+        Kind::NetworkGateway,
         Kind::Service,
         Kind::Endpoint,
     ];
 
-    /// The type URL on the wire.
+    /// Returns the type URL.
     pub const fn url(self) -> &'static str {
         match self {
             Kind::Trust => "type.googleapis.com/isthmus.discovery.v1.Trust",
             Kind::MeshConfig => "type.googleapis.com/isthmus.discovery.v1.MeshConfig",
+            Kind::PeerAuthentication => "type.googleapis.com/isthmus.discovery.v1.PeerAuthentication",
+            Kind::AuthorizationPolicy => "type.googleapis.com/isthmus.discovery.v1.AuthorizationPolicy",
             Kind::Workload => "type.googleapis.com/isthmus.discovery.v1.Workload",
-            Kind::Authentication => "type.googleapis.com/isthmus.discovery.v1.Authentication",
-            Kind::Authorization => "type.googleapis.com/isthmus.discovery.v1.Authorization",
-            Kind::Gateway => "type.googleapis.com/isthmus.discovery.v1.Gateway",
+            Kind::NetworkGateway => "type.googleapis.com/isthmus.discovery.v1.NetworkGateway",
             Kind::Service => "type.googleapis.com/isthmus.discovery.v1.Service",
             Kind::Endpoint => "type.googleapis.com/isthmus.discovery.v1.Endpoint",
         }
     }
 
-    /// The short name, as metrics and debug pages say it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Kind::Trust => "Trust",
-            Kind::MeshConfig => "MeshConfig",
-            Kind::Workload => "Workload",
-            Kind::Authentication => "Authentication",
-            Kind::Authorization => "Authorization",
-            Kind::Gateway => "Gateway",
-            Kind::Service => "Service",
-            Kind::Endpoint => "Endpoint",
-        }
+    /// Returns the name of the message, which metrics and debug pages show.
+    pub fn as_str(self) -> &'static str {
+        &self.url()[URL_PREFIX.len()..]
     }
 
-    /// The kind of a type URL; `None` for a type that this protocol does not carry.
+    /// Returns the kind of a type URL, or `None` if the protocol has no such type.
     pub fn of_url(url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.url() == url)
     }

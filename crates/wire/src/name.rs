@@ -71,8 +71,7 @@ pub fn parse_endpoint(name: &str) -> Option<EndpointName<'_>> {
     Some(EndpointName { hostname, network: parts.next()?, cluster: parts.next()?, id: parts.next()? })
 }
 
-/// `<cluster>/<namespace>/<pod>`: a proxy's own [`crate::discovery::Workload`] and
-/// [`crate::discovery::Authentication`].
+/// Returns `<cluster>/<namespace>/<pod>`: the name of a proxy's own [`crate::discovery::Workload`].
 pub fn workload(cluster: &str, namespace: &str, pod: &str) -> String {
     format!("{cluster}/{namespace}/{pod}")
 }
@@ -84,22 +83,32 @@ pub fn parse_workload(name: &str) -> Option<(&str, &str, &str)> {
     parts.next().is_none().then_some(found)
 }
 
-/// What a proxy is, as the first part of its node id says it.
+/// The role of a proxy: the first part of its node id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Role {
-    /// Beside a pod.
+    /// The proxy beside a pod.
     Sidecar,
-    /// The router between networks.
-    Gateway,
+    /// An ingress or egress gateway.
+    Router,
+    /// The SNI router between networks.
+    EastWestGateway,
 }
 
 impl Role {
-    /// As it stands in a node id.
+    /// All roles.
+    pub const ALL: [Role; 3] = [Role::Sidecar, Role::Router, Role::EastWestGateway];
+
+    /// Returns the role as a node id spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Sidecar => "sidecar",
-            Role::Gateway => "gateway",
+            Role::Router => "router",
+            Role::EastWestGateway => "eastwest",
         }
+    }
+
+    fn parse(word: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.as_str() == word)
     }
 }
 
@@ -126,7 +135,7 @@ impl std::fmt::Display for Node {
 
 /// Why a node id was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("node id {id:?} is not `<sidecar|gateway>~<ip>~<pod>.<namespace>~<cluster>`: {part} is wrong")]
+#[error("node id {id:?} is not `<sidecar|router|eastwest>~<ip>~<pod>.<namespace>~<cluster>`: {part} is wrong")]
 pub struct BadNode {
     /// What was sent.
     pub id: String,
@@ -140,11 +149,7 @@ impl std::str::FromStr for Node {
     fn from_str(id: &str) -> Result<Self, BadNode> {
         let bad = |part| BadNode { id: id.chars().take(300).collect(), part };
         let mut parts = id.split('~');
-        let role = match parts.next() {
-            Some("sidecar") => Role::Sidecar,
-            Some("gateway") => Role::Gateway,
-            _ => return Err(bad("the role")),
-        };
+        let role = parts.next().and_then(Role::parse).ok_or_else(|| bad("the role"))?;
         let ip = parts.next().and_then(|ip| ip.parse().ok()).ok_or_else(|| bad("the address"))?;
         // Pod names may contain dots, namespaces may not.
         let (pod, namespace) = parts.next().and_then(|pod| pod.rsplit_once('.')).ok_or_else(|| bad("the pod"))?;
@@ -223,9 +228,13 @@ mod tests {
         let node: Node = id.parse().unwrap();
         assert_eq!((node.pod.as_str(), node.namespace.as_str()), ("front.end-1", "default"));
         assert_eq!(node.to_string(), id);
+        for role in Role::ALL {
+            let id = format!("{}~10.244.0.5~a-1.default~west", role.as_str());
+            assert_eq!(id.parse::<Node>().map(|node| (node.role, node.to_string())), Ok((role, id)));
+        }
         for (id, part) in [
             ("", "the role"),
-            ("router~1.1.1.1~a.b~c", "the role"),
+            ("proxy~1.1.1.1~a.b~c", "the role"),
             ("sidecar~nowhere~a.b~c", "the address"),
             ("sidecar~1.1.1.1~ab~c", "the pod"),
             ("sidecar~1.1.1.1~a.~c", "the pod"),

@@ -377,9 +377,9 @@ fn endpoint_row(name: &str, told: Endpoint) -> EndpointRow {
 pub(super) fn gateways(shared: &Shared) -> Vec<GatewayRow> {
     let store = shared.store();
     let mut rows: Vec<GatewayRow> = store
-        .all(Kind::Gateway)
-        .filter_map(|found| match Body::decode(Kind::Gateway, Kind::Gateway.url(), found.body()) {
-            Ok(Body::Gateway(gateway)) => Some(GatewayRow {
+        .all(Kind::NetworkGateway)
+        .filter_map(|found| match Body::decode(Kind::NetworkGateway, Kind::NetworkGateway.url(), found.body()) {
+            Ok(Body::NetworkGateway(gateway)) => Some(GatewayRow {
                 network: gateway.network,
                 addresses: gateway
                     .addresses

@@ -95,7 +95,7 @@ async fn pages_say_what_is_known_and_how_old_it_is() {
         "isthmus_controller_managed_clusters{cluster_type=\"local\"} 1",
         "isthmus_controller_cluster_link{cluster=\"west\",state=\"connected\"} 1",
         "isthmus_controller_objects{cluster=\"west\",kind=\"Service\"} 1",
-        "isthmus_controller_resources{type=\"Gateway\"} 1",
+        "isthmus_controller_resources{type=\"NetworkGateway\"} 1",
         "isthmus_controller_pushes_total{type=\"Service\"} 0",
     ] {
         assert!(metrics.contains(expected), "{expected} is not in\n{metrics}");

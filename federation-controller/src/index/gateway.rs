@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use prost::Message;
-use wire::discovery::{Gateway, GatewayAddress};
+use wire::discovery::{GatewayAddress, NetworkGateway};
 use wire::{Kind, name};
 
 use super::cluster::ClusterIndex;
@@ -51,8 +51,8 @@ pub(super) fn resource<'a>(
         return None;
     }
     let addresses = found.into_iter().map(|(_, _, address)| address).collect();
-    let body = Gateway { network: network.to_string(), addresses };
-    Some(Resource::for_all(Kind::Gateway, network, body.encode_to_vec()))
+    let body = NetworkGateway { network: network.to_string(), addresses };
+    Some(Resource::for_all(Kind::NetworkGateway, network, body.encode_to_vec()))
 }
 
 /// The gateway is where the first of its pods is.

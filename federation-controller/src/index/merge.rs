@@ -155,6 +155,7 @@ impl Index {
                 .map(|(cluster, network)| Export { cluster: cluster.to_string(), network: network.to_string() })
                 .collect(),
             headless,
+            subsets: Vec::new(),
         };
         let audience = match exports.is_empty() {
             false => Audience::All,

@@ -1,11 +1,14 @@
 //! From a pod: where it is, what telemetry calls it, who it is, and its own inbound side.
 
-use wire::discovery::{Authentication, Authorization, InboundPort, PeerMode, Protocol, Workload, WorkloadLabels};
+use prost::Message;
+use wire::discovery::{InboundPort, PeerAuthentication, PeerMode, Protocol, Workload, WorkloadLabels};
+use wire::{Kind, name};
 
 use super::cluster::{ClusterIndex, slice_service};
 use super::event::{Labels, Node, Pod, SliceEndpoint, Template, Text};
 use super::homes::Homes;
 use super::{Key, hostname};
+use crate::store::Resource;
 use crate::store::endpoint::Place;
 
 /// The label by which the injector says that a pod accepts the mesh's mutual TLS.
@@ -86,6 +89,7 @@ pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Home
                 protocol: port.protocol.into(),
                 service: hostname(&service, domain),
                 service_port: port.number.into(),
+                limits: None,
             });
         }
     }
@@ -105,15 +109,14 @@ pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Home
         labels: Some(labels(&pod.namespace, &pod.workload, &pod.labels)),
         ports,
         node: pod.node.to_string(),
+        peer_authentication: name::MESH.to_owned(),
+        // No policies are read from Kubernetes yet.
+        authorization_policies: Vec::new(),
     }
 }
 
-/// How the pod's proxy treats plaintext: as Istio's default has it, it is permitted.
-pub(super) fn authentication() -> Authentication {
-    Authentication { mode: PeerMode::Permissive.into(), ports: Default::default() }
-}
-
-/// Who may do what with the pod: no policies are read from Kubernetes yet, so anybody anything.
-pub(super) fn authorization() -> Authorization {
-    Authorization::default()
+/// The mesh's peer authentication while no object says otherwise: plaintext is permitted, which is Istio's default.
+pub(super) fn default_authentication() -> Resource {
+    let permissive = PeerAuthentication { mode: PeerMode::Permissive.into(), ports: Default::default() };
+    Resource::for_all(Kind::PeerAuthentication, name::MESH, permissive.encode_to_vec())
 }

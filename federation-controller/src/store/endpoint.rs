@@ -272,6 +272,7 @@ fn message(common: &Common, own: Option<(&Place, &What)>) -> discovery::Endpoint
             ready: *ready,
             identities,
             ports: ports.into_iter().map(u32::from).collect(),
+            subset: String::new(),
         }));
         return endpoint;
     }

@@ -11,7 +11,7 @@ use wire::discovery as message;
 
 mod policies;
 
-pub(super) use policies::authorization;
+pub(super) use policies::policy;
 
 use super::model::{
     Direct, Endpoint, Gateway, InboundPort, LogSettings, OutboundPolicy, Own, Port, Protocol, Reach, Service, Settings,
@@ -155,7 +155,7 @@ pub(super) fn own(message: &message::Workload) -> Result<Own> {
     })
 }
 
-pub(super) fn authentication(message: &message::Authentication) -> Result<PeerAuthentication> {
+pub(super) fn authentication(message: &message::PeerAuthentication) -> Result<PeerAuthentication> {
     let mode = |value: i32| match message::PeerMode::try_from(value) {
         Ok(message::PeerMode::Permissive) => Ok(PeerMode::Permissive),
         Ok(message::PeerMode::Strict) => Ok(PeerMode::Strict),
@@ -170,7 +170,7 @@ pub(super) fn authentication(message: &message::Authentication) -> Result<PeerAu
     Ok(PeerAuthentication::new(mode(message.mode)?, ports))
 }
 
-pub(super) fn gateways(message: &message::Gateway) -> Result<Arc<[Gateway]>> {
+pub(super) fn gateways(message: &message::NetworkGateway) -> Result<Arc<[Gateway]>> {
     message
         .addresses
         .iter()

@@ -14,6 +14,7 @@ use wire::client::Subscriber;
 use wire::delta::{Body, Rejected, Rejection, Update};
 
 use super::model::{Endpoint, Service, Snapshot};
+use super::policies::Policies;
 use super::usage::Usage;
 use super::{Place, convert};
 
@@ -77,6 +78,7 @@ pub struct Store {
     endpoints: HashMap<Arc<str>, Endpoints>,
     /// Addresses by which services were asked for, besides their own: those of pods.
     aliases: HashMap<IpAddr, BTreeSet<Arc<str>>>,
+    policies: Policies,
     /// Set once discovery exists: what a service needs is asked for as soon as it is known.
     subscriber: Rc<OnceCell<Subscriber>>,
     /// Told of each trust bundle.
@@ -92,6 +94,7 @@ impl Store {
             current: Snapshot::default(),
             endpoints: HashMap::new(),
             aliases: HashMap::new(),
+            policies: Policies::default(),
             subscriber: Rc::default(),
             trusted: Box::new(trusted),
         }
@@ -121,14 +124,21 @@ impl Store {
                 (self.trusted)(trust);
             }
             Body::MeshConfig(message) => self.current.settings = Arc::new(convert::settings(&message)),
-            Body::Workload(message) => self.current.own = Some(Arc::new(convert::own(&message)?)),
-            Body::Authentication(message) => {
-                self.current.authentication = Some(Arc::new(convert::authentication(&message)?));
+            Body::Workload(message) => {
+                let own = convert::own(&message)?;
+                self.policies.refer(&message, self.subscriber.get())?;
+                self.current.own = Some(Arc::new(own));
+                self.resolve_policies();
             }
-            Body::Authorization(message) => {
-                self.current.authorization = Some(Arc::new(convert::authorization(&message)?));
+            Body::PeerAuthentication(message) => {
+                self.policies.put_peer_authentication(name, convert::authentication(&message)?);
+                self.resolve_policies();
             }
-            Body::Gateway(message) => {
+            Body::AuthorizationPolicy(message) => {
+                self.policies.put_authorization(name, convert::policy(&message)?);
+                self.resolve_policies();
+            }
+            Body::NetworkGateway(message) => {
                 let gateways = convert::gateways(&message)?;
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), gateways);
             }
@@ -179,13 +189,21 @@ impl Store {
                     self.forget(hostname);
                 }
             }
-            Kind::Gateway => {
+            Kind::NetworkGateway => {
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), Arc::new([]));
             }
-            // What a proxy is and whom it trusts is never taken back, only replaced.
-            Kind::Trust | Kind::MeshConfig | Kind::Workload | Kind::Authentication | Kind::Authorization => {
+            // These are replaced, never withdrawn; see `policies` for how policies end.
+            Kind::Trust | Kind::MeshConfig | Kind::Workload | Kind::PeerAuthentication | Kind::AuthorizationPolicy => {
                 tracing::debug!(%kind, name, "the controller has none");
             }
+        }
+    }
+
+    /// Puts the policies that the workload names in force, once all of them have arrived.
+    fn resolve_policies(&mut self) {
+        if let Some((authentication, authorization)) = self.policies.resolve() {
+            self.current.authentication = Some(authentication);
+            self.current.authorization = Some(authorization);
         }
     }
 
@@ -221,7 +239,7 @@ impl Store {
         subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.place.network));
         for export in &message.exports {
             if *export.network != *self.place.network && !self.current.gateways.contains_key(export.network.as_str()) {
-                subscriber.subscribe(Kind::Gateway, export.network.as_str());
+                subscriber.subscribe(Kind::NetworkGateway, export.network.as_str());
             }
         }
     }

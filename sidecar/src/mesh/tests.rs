@@ -111,7 +111,7 @@ fn what_is_wrong_is_refused_and_what_was_good_stays() {
     }
     let endpoint = |endpoint| Body::Endpoint(endpoint);
     let bad_identity = d::Direct { ip: vec![10, 0, 0, 1].into(), identity: "spiffe://x".into(), ..Default::default() };
-    let bad_mode = d::Authentication { mode: 9, ..d::Authentication::default() };
+    let bad_mode = d::PeerAuthentication { mode: 9, ..d::PeerAuthentication::default() };
     let table: Vec<(Kind, &str, Body, &str)> = vec![
         (Kind::Service, REVIEWS, service(&[70_000]), "70000 is not a port"),
         (Kind::Service, REVIEWS, service(&[0]), "0 is not a port"),
@@ -124,8 +124,9 @@ fn what_is_wrong_is_refused_and_what_was_good_stays() {
             endpoint(d::Endpoint { kind: Some(d::endpoint::Kind::Direct(bad_identity)), ..Default::default() }),
             "spiffe",
         ),
-        (Kind::Authentication, "west/default/p", Body::Authentication(bad_mode), "9 is no mode"),
-        (Kind::Authorization, "west/default/p", policies("a*b"), "policy default/p: \"a*b\" is not a pattern"),
+        (Kind::Workload, "west/default/p", Body::Workload(d::Workload::default()), "names no PeerAuthentication"),
+        (Kind::PeerAuthentication, "mesh", Body::PeerAuthentication(bad_mode), "9 is no mode"),
+        (Kind::AuthorizationPolicy, "p", policy("a*b"), "policy default/p: \"a*b\" is not a pattern"),
         (Kind::Trust, "mesh", bad_trust, "root"),
     ];
     for (kind, name, body, reason) in table {
@@ -139,16 +140,28 @@ fn what_is_wrong_is_refused_and_what_was_good_stays() {
 }
 
 /// A policy that allows a principal.
-fn policies(principal: &str) -> Body {
+fn policy(principal: &str) -> Body {
     let principals = Some(d::Values { any_of: vec![principal.into()], none_of: vec![] });
     let from = vec![d::AuthorizationSource { principals, ..Default::default() }];
     let rules = vec![d::AuthorizationRule { from, ..Default::default() }];
-    let policy = d::AuthorizationPolicy { name: "default/p".into(), rules, ..Default::default() };
-    Body::Authorization(d::Authorization { policies: vec![policy] })
+    Body::AuthorizationPolicy(d::AuthorizationPolicy { name: "default/p".into(), rules, ..Default::default() })
+}
+
+fn workload(authorization_policies: &[&str]) -> Body {
+    Body::Workload(d::Workload {
+        ports: vec![d::InboundPort { number: 9080, protocol: 1, ..Default::default() }],
+        peer_authentication: "mesh".into(),
+        authorization_policies: authorization_policies.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    })
+}
+
+fn peer_authentication(mode: d::PeerMode) -> Body {
+    Body::PeerAuthentication(d::PeerAuthentication { mode: mode.into(), ..Default::default() })
 }
 
 #[test]
-fn nobody_may_anything_until_policies_are_told() {
+fn policies_take_effect_together_and_are_closed_until_complete() {
     let (mut store, shared, _) = store();
     let id = identity::SpiffeId::new("cluster.local", "default", "a").unwrap();
     let facts = policy::Facts {
@@ -158,39 +171,40 @@ fn nobody_may_anything_until_policies_are_told() {
         port: 80,
         request: None,
     };
-    assert_eq!(shared.newest().authorize(&facts), Decision::NotAllowed);
     let me = "west/default/p";
-    let table = [
-        (policies("cluster.local/ns/default/sa/a"), Decision::Allowed),
-        (policies("cluster.local/ns/default/sa/b"), Decision::NotAllowed),
-        (Body::Authorization(d::Authorization::default()), Decision::Allowed),
-    ];
-    for (told, decision) in table {
-        store.apply(update(Kind::Authorization, vec![(me, told)], &[])).unwrap();
-        assert_eq!(shared.newest().authorize(&facts), decision);
-    }
-    // Taking them back opens nothing.
-    store.apply(update(Kind::Authorization, vec![(me, policies("x/*"))], &[])).unwrap();
-    store.apply(update(Kind::Authorization, vec![], &[me])).unwrap();
-    assert_eq!(shared.newest().authorize(&facts), Decision::NotAllowed);
+    let mut push = |kind, name: &str, body| {
+        store.apply(update(kind, vec![(name, body)], &[])).unwrap();
+        shared.newest().authorize(&facts)
+    };
+    // Nothing is allowed before all that the workload names has arrived.
+    assert_eq!(push(Kind::Workload, me, workload(&["p"])), Decision::NotAllowed);
+    assert_eq!(push(Kind::PeerAuthentication, "mesh", peer_authentication(d::PeerMode::Strict)), Decision::NotAllowed);
+    let a = || policy("cluster.local/ns/default/sa/a");
+    assert_eq!(push(Kind::AuthorizationPolicy, "p", a()), Decision::Allowed);
+    assert_eq!(push(Kind::AuthorizationPolicy, "p", policy("cluster.local/ns/default/sa/b")), Decision::NotAllowed);
+    assert_eq!(push(Kind::AuthorizationPolicy, "p", a()), Decision::Allowed);
+    // A reference to a policy that has not arrived leaves the previous policies in force.
+    assert_eq!(push(Kind::Workload, me, workload(&["q"])), Decision::Allowed);
+    assert_eq!(push(Kind::AuthorizationPolicy, "q", policy("x/*")), Decision::NotAllowed);
+    // A workload without policies allows everything.
+    assert_eq!(push(Kind::Workload, me, workload(&[])), Decision::Allowed);
 }
 
 #[test]
-fn what_a_proxy_is_cannot_be_taken_back() {
+fn the_removal_of_a_policy_opens_nothing() {
     let (mut store, shared, _) = store();
-    let own = d::Workload {
-        ports: vec![d::InboundPort { number: 9080, protocol: 1, ..Default::default() }],
-        ..Default::default()
-    };
-    store.apply(update(Kind::Workload, vec![("west/default/p", Body::Workload(own))], &[])).unwrap();
-    let strict = d::Authentication { mode: 1, ..d::Authentication::default() };
-    store.apply(update(Kind::Authentication, vec![("west/default/p", Body::Authentication(strict))], &[])).unwrap();
-    for kind in [Kind::Workload, Kind::Authentication] {
-        store.apply(update(kind, vec![], &["west/default/p"])).unwrap();
+    let me = "west/default/p";
+    store.apply(update(Kind::Workload, vec![(me, workload(&["p"]))], &[])).unwrap();
+    let strict = peer_authentication(d::PeerMode::Strict);
+    store.apply(update(Kind::PeerAuthentication, vec![("mesh", strict)], &[])).unwrap();
+    store.apply(update(Kind::AuthorizationPolicy, vec![("p", policy("x/*"))], &[])).unwrap();
+    for (kind, name) in [(Kind::Workload, me), (Kind::PeerAuthentication, "mesh"), (Kind::AuthorizationPolicy, "p")] {
+        store.apply(update(kind, vec![], &[name])).unwrap();
     }
     let snapshot = shared.newest();
     assert_eq!(snapshot.own.as_ref().and_then(|own| own.port(9080)).map(|port| port.protocol), Some(Protocol::Http));
     assert_eq!(snapshot.authentication.as_ref().map(|a| a.mode_of(9080)), Some(policy::PeerMode::Strict));
+    assert_eq!(snapshot.authorization.as_ref().map(|policies| policies.is_empty()), Some(false));
 }
 
 #[test]

@@ -122,8 +122,8 @@ impl View {
         }
         for network in service.remote_networks() {
             if !self.snapshot().gateways.contains_key(network) {
-                self.subscriber.subscribe(Kind::Gateway, &**network);
-                self.ask(Kind::Gateway, &**network).await;
+                self.subscriber.subscribe(Kind::NetworkGateway, &**network);
+                self.ask(Kind::NetworkGateway, &**network).await;
             }
         }
         Some(service)

@@ -110,11 +110,11 @@ impl Net {
             pod: pod.name.clone(),
             locality: Some(pod.locality()),
             ports: vec![d::InboundPort { number: 9080, protocol: d::Protocol::Http.into(), ..Default::default() }],
+            peer_authentication: name::MESH.into(),
             ..d::Workload::default()
         };
         self.controller.tell(Kind::Workload, &me, &workload, &[]);
-        self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
-        self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
+        self.controller.tell(Kind::PeerAuthentication, name::MESH, &d::PeerAuthentication::default(), &[]);
     }
 
     fn start_sidecar(&self, pod: &Pod) {

@@ -220,6 +220,7 @@ impl World {
             protocol: protocol.into(),
             service: format!("{account}.default.svc.{DOMAIN}"),
             service_port: 9080,
+            limits: None,
         };
         self.introduce(cluster, name, zone, vec![port]);
         self.let_in(cluster, name);
@@ -243,21 +244,26 @@ impl World {
     /// Tells a pod's sidecar what it serves and whether it takes plaintext: all of its inbound side but who may.
     pub(crate) fn introduce(&self, cluster: &str, pod: &str, zone: &str, ports: Vec<d::InboundPort>) {
         let me = wire::name::workload(cluster, "default", pod);
-        self.controller.tell(Kind::Workload, &me, &workload(cluster, pod, zone, ports), &[]);
-        self.controller.tell(Kind::Authentication, &me, &d::Authentication::default(), &[]);
+        let workload = workload(cluster, pod, zone, ports);
+        self.controller.tell(Kind::Workload, &me, &workload, &[]);
+        let name = &workload.peer_authentication;
+        self.controller.tell(Kind::PeerAuthentication, name, &d::PeerAuthentication::default(), &[]);
     }
 
-    /// Tells it that everybody may.
+    /// Pushes the pod's only authorization policy, which allows everything.
     pub(crate) fn let_in(&self, cluster: &str, pod: &str) {
-        let me = wire::name::workload(cluster, "default", pod);
-        self.controller.tell(Kind::Authorization, &me, &d::Authorization::default(), &[]);
+        let allow_all = d::AuthorizationPolicy {
+            name: "default/allow-all".into(),
+            rules: vec![d::AuthorizationRule::default()],
+            ..d::AuthorizationPolicy::default()
+        };
+        self.controller.tell(Kind::AuthorizationPolicy, &policy_of(cluster, pod), &allow_all, &[]);
     }
 
     /// Sets what a pod's inbound side accepts.
     pub(crate) fn accept(&self, pod: &Pod, mode: d::PeerMode) {
-        let me = wire::name::workload(&pod.cluster, "default", &pod.name);
-        let authentication = d::Authentication { mode: mode.into(), ports: Default::default() };
-        self.controller.tell(Kind::Authentication, &me, &authentication, &[]);
+        let authentication = d::PeerAuthentication { mode: mode.into(), ports: Default::default() };
+        self.controller.tell(Kind::PeerAuthentication, &policy_of(&pod.cluster, &pod.name), &authentication, &[]);
     }
 
     /// Tells a service with port 9080 at the virtual address 240.240.0.`n`.
@@ -361,8 +367,15 @@ fn workload(cluster: &str, pod: &str, zone: &str, ports: Vec<d::InboundPort>) ->
         locality: Some(locality(zone)),
         labels: Some(labels(pod)),
         ports,
+        peer_authentication: policy_of(cluster, pod),
+        authorization_policies: vec![policy_of(cluster, pod)],
         ..d::Workload::default()
     }
+}
+
+/// The name of a pod's policies: each pod has its own, so that a test changes one alone.
+pub(crate) fn policy_of(cluster: &str, pod: &str) -> String {
+    format!("{cluster}/default/{pod}")
 }
 
 impl Sidecar {

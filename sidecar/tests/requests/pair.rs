@@ -6,10 +6,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
-use wire::{Kind, discovery as d, name};
+use wire::{Kind, discovery as d};
 
 use crate::app::App;
-use crate::world::{DOMAIN, Pod, Sidecar, World};
+use crate::world::{DOMAIN, Pod, Sidecar, World, policy_of};
 
 const REQUEST: &[u8] = b"GET /products/17?currency=EUR HTTP/1.1\r\nhost: reviews:9080\r\nuser-agent: shop/1.0\r\n\
     accept: application/json\r\naccept-encoding: gzip\r\nx-request-id: 5b1c4e2a-8c0d-4d7b-9a51-0f2d6a3c7e90\r\n\r\n";
@@ -44,8 +44,8 @@ impl Pair {
             if between == Between::Plaintext {
                 world.accept(&pod, d::PeerMode::Permissive);
             }
-            let me = name::workload("west", "default", "reviews-a");
-            world.controller.tell(Kind::Authorization, &me, &authorization(between), &[]);
+            let policy = policy_of("west", "reviews-a");
+            world.controller.tell(Kind::AuthorizationPolicy, &policy, &authorization(between), &[]);
             world.service("reviews", 1, d::Protocol::Http, &[]);
             let inbound = pod.inbound;
             world.serve("reviews", &pod, |endpoint| {
@@ -78,7 +78,7 @@ impl Pair {
 }
 
 /// Lets the frontend in: by its identity where it has one.
-fn authorization(between: Between) -> d::Authorization {
+fn authorization(between: Between) -> d::AuthorizationPolicy {
     let any_of = |values: &[&str]| {
         Some(d::Values { any_of: values.iter().map(|value| (*value).to_owned()).collect(), none_of: vec![] })
     };
@@ -91,12 +91,7 @@ fn authorization(between: Between) -> d::Authorization {
         to: vec![operation],
         when: vec![],
     };
-    let policy = d::AuthorizationPolicy {
-        name: "default/frontend".into(),
-        action: d::PolicyAction::Allow.into(),
-        rules: vec![rule],
-    };
-    d::Authorization { policies: vec![policy] }
+    d::AuthorizationPolicy { name: "default/frontend".into(), action: d::PolicyAction::Allow.into(), rules: vec![rule] }
 }
 
 /// Answers each request without allocating.

@@ -34,10 +34,10 @@ pub struct Changed {
 pub enum Body {
     Trust(discovery::Trust),
     MeshConfig(discovery::MeshConfig),
+    PeerAuthentication(discovery::PeerAuthentication),
+    AuthorizationPolicy(discovery::AuthorizationPolicy),
     Workload(discovery::Workload),
-    Authentication(discovery::Authentication),
-    Authorization(discovery::Authorization),
-    Gateway(discovery::Gateway),
+    NetworkGateway(discovery::NetworkGateway),
     Service(discovery::Service),
     Endpoint(discovery::Endpoint),
 }
@@ -72,10 +72,10 @@ impl Body {
         let decoded = match kind {
             Kind::Trust => discovery::Trust::decode(bytes).map(Body::Trust),
             Kind::MeshConfig => discovery::MeshConfig::decode(bytes).map(Body::MeshConfig),
+            Kind::PeerAuthentication => discovery::PeerAuthentication::decode(bytes).map(Body::PeerAuthentication),
+            Kind::AuthorizationPolicy => discovery::AuthorizationPolicy::decode(bytes).map(Body::AuthorizationPolicy),
             Kind::Workload => discovery::Workload::decode(bytes).map(Body::Workload),
-            Kind::Authentication => discovery::Authentication::decode(bytes).map(Body::Authentication),
-            Kind::Authorization => discovery::Authorization::decode(bytes).map(Body::Authorization),
-            Kind::Gateway => discovery::Gateway::decode(bytes).map(Body::Gateway),
+            Kind::NetworkGateway => discovery::NetworkGateway::decode(bytes).map(Body::NetworkGateway),
             Kind::Service => discovery::Service::decode(bytes).map(Body::Service),
             Kind::Endpoint => discovery::Endpoint::decode(bytes).map(Body::Endpoint),
         };

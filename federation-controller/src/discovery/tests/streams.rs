@@ -148,7 +148,7 @@ async fn a_proxy_is_told_only_what_concerns_it() {
     bench.fill(mesh_of(2, 1)).await;
     let proxy = bench.frontend();
     assert_eq!(proxy.demand(Kind::Workload, "west/default/frontend-1").await, Outcome::Present);
-    assert_eq!(proxy.demand(Kind::Authentication, "west/default/frontend-1").await, Outcome::Present);
+    assert_eq!(proxy.demand(Kind::PeerAuthentication, "mesh").await, Outcome::Present);
     assert_eq!(proxy.demand(Kind::MeshConfig, "mesh").await, Outcome::Present);
 
     let thief = identity_of(&mesh().west, "default", "thief", &[]);
@@ -160,7 +160,7 @@ async fn a_proxy_is_told_only_what_concerns_it() {
 
     // A service that nobody exports is not there for another cluster, whatever name it is asked for by.
     let east = identity_of(&mesh().east, "default", "frontend", &[]);
-    let east = bench.proxy(&east, "gateway~10.244.0.9~gw-1.default~east");
+    let east = bench.proxy(&east, "eastwest~10.244.0.9~gw-1.default~east");
     for name in [host(0), "@west/10.96.0.1".into(), name::exported("net-west")] {
         assert_eq!(east.demand(Kind::Service, &name).await, Outcome::Absent, "{name}");
     }

@@ -34,8 +34,8 @@ fn gateway(network: &str, last: u8) -> Service {
 }
 
 fn gateways(world: &World, network: &str) -> Vec<String> {
-    match world.body(wire::Kind::Gateway, network) {
-        Some(Body::Gateway(gateway)) => gateway.addresses.into_iter().map(|at| at.cluster).collect(),
+    match world.body(wire::Kind::NetworkGateway, network) {
+        Some(Body::NetworkGateway(gateway)) => gateway.addresses.into_iter().map(|at| at.cluster).collect(),
         _ => Vec::new(),
     }
 }

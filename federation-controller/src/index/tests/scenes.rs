@@ -238,13 +238,13 @@ fn gateways_are_services_that_say_so() {
     gateway.external_ips = vec![[203, 0, 113, 20].into(), [203, 0, 113, 21].into()];
     world.put("east", Object::Service(gateway.clone()));
     world.compile();
-    assert!(world.body(wire::Kind::Gateway, "net-east").is_none(), "it does not expose the port");
+    assert!(world.body(wire::Kind::NetworkGateway, "net-east").is_none(), "it does not expose the port");
     gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
     world.put("east", Object::Service(gateway.clone()));
     world.put("east", Object::Slice(slice("gateway", &[(9, true)])));
     world.compile();
-    let told = |world: &World| match world.body(wire::Kind::Gateway, "net-east") {
-        Some(Body::Gateway(gateway)) => gateway.addresses,
+    let told = |world: &World| match world.body(wire::Kind::NetworkGateway, "net-east") {
+        Some(Body::NetworkGateway(gateway)) => gateway.addresses,
         _ => Vec::new(),
     };
     assert_eq!(told(&world).len(), 2);

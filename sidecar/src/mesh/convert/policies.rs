@@ -1,23 +1,21 @@
-//! Authorization policies from the wire. A resource with one policy that cannot be understood is refused as a whole: the
-//! last good one stays, and without one nobody may anything.
+//! Authorization policies from the wire. A policy that cannot be read is rejected, and the last good one stays in force.
 
 use std::net::IpAddr;
 
 use http::HeaderName;
 use ipnet::IpNet;
 use policy::authorization::{Action, Field, Header, Operation, Policy, Rule, Source};
-use policy::{Authorization, PathPattern, Pattern};
+use policy::{PathPattern, Pattern};
 use wire::discovery as message;
 
 use super::Result;
 
-pub(in crate::mesh) fn authorization(message: &message::Authorization) -> Result<Authorization> {
-    let policies =
-        message.policies.iter().map(|told| policy(told).map_err(|reason| format!("policy {}: {reason}", told.name)));
-    policies.collect::<Result<Vec<_>>>().map(Authorization::compile)
+/// Reads an authorization policy.
+pub(in crate::mesh) fn policy(message: &message::AuthorizationPolicy) -> Result<Policy> {
+    read(message).map_err(|reason| format!("policy {}: {reason}", message.name))
 }
 
-fn policy(message: &message::AuthorizationPolicy) -> Result<Policy> {
+fn read(message: &message::AuthorizationPolicy) -> Result<Policy> {
     let action = match message::PolicyAction::try_from(message.action) {
         Ok(message::PolicyAction::Allow) => Action::Allow,
         Ok(message::PolicyAction::Deny) => Action::Deny,

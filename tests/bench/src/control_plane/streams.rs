@@ -174,11 +174,10 @@ fn wanted(cluster: usize, pod: &str, services: &BTreeSet<usize>) -> Vec<(Kind, S
     let mut all = vec![
         (Kind::Trust, name::MESH.to_owned()),
         (Kind::MeshConfig, name::MESH.to_owned()),
-        (Kind::Workload, own.clone()),
-        (Kind::Authentication, own.clone()),
-        (Kind::Authorization, own),
+        (Kind::Workload, own),
+        (Kind::PeerAuthentication, name::MESH.to_owned()),
     ];
-    all.extend((0..CLUSTERS.len()).map(|cluster| (Kind::Gateway, network(cluster))));
+    all.extend((0..CLUSTERS.len()).map(|cluster| (Kind::NetworkGateway, network(cluster))));
     for service in services {
         all.push((Kind::Service, hostname(*service)));
         all.push((Kind::Endpoint, name::endpoints(&hostname(*service), &network(cluster))));

@@ -31,9 +31,9 @@ pub fn start(mesh: &Mesh, rig: &Rig) -> Result<Chain> {
         await_status(address(ip, HEALTH), "/healthz/ready", 200, process, rig)?;
     }
     let entry = Speaks::Http1.at(CLIENT_POD);
-    tell_who_may(mesh, "somebody-else")?;
+    tell_policies(mesh, "somebody-else")?;
     await_status(entry, "/", 403, &mut outbound, rig).context("the client's identity is not asked for")?;
-    tell_who_may(mesh, CLIENT)?;
+    tell_policies(mesh, CLIENT)?;
     await_status(entry, "/", 200, &mut outbound, rig)?;
     Ok(Chain { name: "isthmus", ip: CLIENT_POD, processes: vec![outbound, inbound] })
 }
@@ -63,6 +63,9 @@ fn path(command: &mut Command, option: &str, path: &Path) {
     command.arg(option).arg(path);
 }
 
+/// The name of the server's authorization policy.
+const POLICY: &str = "west/default/server";
+
 /// Two pods, and the service that one of them serves.
 fn tell(mesh: &Mesh) -> Result<()> {
     let hostname = format!("{SERVER_ACCOUNT}.{NAMESPACE}.svc.{DOMAIN}");
@@ -71,12 +74,11 @@ fn tell(mesh: &Mesh) -> Result<()> {
         protocol: speaks.declared().into(),
         service: hostname.clone(),
         service_port: speaks.port().into(),
+        limits: None,
     });
-    tell_workload(mesh, SERVER_ACCOUNT, ports.into());
-    tell_workload(mesh, CLIENT, Vec::new());
-    tell_who_may(mesh, CLIENT)?;
-    let nobody = name::workload(CLUSTER, NAMESPACE, CLIENT);
-    mesh.tell(Kind::Authorization, &nobody, &d::Authorization::default(), &[]);
+    tell_workload(mesh, SERVER_ACCOUNT, ports.into(), vec![POLICY.to_owned()]);
+    tell_workload(mesh, CLIENT, Vec::new(), Vec::new());
+    tell_policies(mesh, CLIENT)?;
 
     let identity = mesh::service_account(SERVER_ACCOUNT)?.to_string();
     let service = d::Service {
@@ -119,7 +121,7 @@ fn tell(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
-fn tell_workload(mesh: &Mesh, account: &str, ports: Vec<d::InboundPort>) {
+fn tell_workload(mesh: &Mesh, account: &str, ports: Vec<d::InboundPort>, authorization_policies: Vec<String>) {
     let me = name::workload(CLUSTER, NAMESPACE, account);
     let workload = d::Workload {
         cluster: CLUSTER.into(),
@@ -129,15 +131,15 @@ fn tell_workload(mesh: &Mesh, account: &str, ports: Vec<d::InboundPort>) {
         service_account: account.into(),
         labels: Some(labels(account)),
         ports,
+        peer_authentication: name::MESH.into(),
+        authorization_policies,
         ..d::Workload::default()
     };
-    let strict = d::Authentication { mode: d::PeerMode::Strict.into(), ..d::Authentication::default() };
     mesh.tell(Kind::Workload, &me, &workload, &[]);
-    mesh.tell(Kind::Authentication, &me, &strict, &[]);
 }
 
-/// Lets one service account in, by the principal that its certificate proves.
-fn tell_who_may(mesh: &Mesh, account: &str) -> Result<()> {
+/// STRICT mutual TLS, and a policy that allows one service account by the principal that its certificate proves.
+fn tell_policies(mesh: &Mesh, account: &str) -> Result<()> {
     let principal = mesh::service_account(account)?.as_str().trim_start_matches("spiffe://").to_owned();
     let principals = Some(d::Values { any_of: vec![principal], none_of: Vec::new() });
     let from = vec![d::AuthorizationSource { principals, ..d::AuthorizationSource::default() }];
@@ -146,8 +148,9 @@ fn tell_who_may(mesh: &Mesh, account: &str) -> Result<()> {
         action: d::PolicyAction::Allow.into(),
         rules: vec![d::AuthorizationRule { from, ..d::AuthorizationRule::default() }],
     };
-    let me = name::workload(CLUSTER, NAMESPACE, SERVER_ACCOUNT);
-    mesh.tell(Kind::Authorization, &me, &d::Authorization { policies: vec![policy] }, &[]);
+    let strict = d::PeerAuthentication { mode: d::PeerMode::Strict.into(), ..d::PeerAuthentication::default() };
+    mesh.tell(Kind::PeerAuthentication, name::MESH, &strict, &[]);
+    mesh.tell(Kind::AuthorizationPolicy, POLICY, &policy, &[]);
     Ok(())
 }
 

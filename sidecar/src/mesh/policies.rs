@@ -1,0 +1,88 @@
+//! The policies that the own workload refers to.
+//!
+//! Policies are resources of their own, shared by all workloads that they select; a workload names those in force. They take
+//! effect together, once all of them have arrived. Until then the previous ones stay in force, and a proxy that never held a
+//! complete set accepts nothing. A policy that is removed stays in force until the workload no longer names it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use policy::authorization::Policy;
+use policy::{Authorization, PeerAuthentication};
+use wire::Kind;
+use wire::client::Subscriber;
+use wire::discovery::Workload;
+
+/// The policies that the workload refers to, and those of them that have arrived.
+#[derive(Debug, Default)]
+pub(super) struct Policies {
+    references: Option<References>,
+    peer_authentications: BTreeMap<String, Arc<PeerAuthentication>>,
+    authorization: BTreeMap<String, Policy>,
+}
+
+/// Names of the policies in force.
+#[derive(Debug, Default, PartialEq)]
+struct References {
+    peer_authentication: String,
+    authorization: Vec<String>,
+}
+
+/// A complete set of policies.
+pub(super) type Resolved = (Arc<PeerAuthentication>, Arc<Authorization>);
+
+impl Policies {
+    /// Replaces the references, and subscribes to what they name.
+    ///
+    /// # Errors
+    /// Returns an error if the workload names no peer authentication.
+    pub(super) fn refer(&mut self, workload: &Workload, subscriber: Option<&Subscriber>) -> Result<(), String> {
+        if workload.peer_authentication.is_empty() {
+            return Err("the workload names no PeerAuthentication".to_owned());
+        }
+        let references = References {
+            peer_authentication: workload.peer_authentication.clone(),
+            authorization: workload.authorization_policies.clone(),
+        };
+        let before = self.references.take().unwrap_or_default();
+        if let Some(subscriber) = subscriber {
+            let (old, new) = (before.names(), references.names());
+            for (kind, name) in new.iter().filter(|name| !old.contains(name)) {
+                subscriber.subscribe(*kind, *name);
+            }
+            for (kind, name) in old.iter().filter(|name| !name.1.is_empty() && !new.contains(name)) {
+                subscriber.unsubscribe(*kind, *name);
+            }
+        }
+        self.peer_authentications.retain(|name, _| *name == references.peer_authentication);
+        self.authorization.retain(|name, _| references.authorization.contains(name));
+        self.references = Some(references);
+        Ok(())
+    }
+
+    /// Takes a peer authentication.
+    pub(super) fn put_peer_authentication(&mut self, name: &str, authentication: PeerAuthentication) {
+        self.peer_authentications.insert(name.to_owned(), Arc::new(authentication));
+    }
+
+    /// Takes an authorization policy.
+    pub(super) fn put_authorization(&mut self, name: &str, policy: Policy) {
+        self.authorization.insert(name.to_owned(), policy);
+    }
+
+    /// Returns the policies in force, or `None` while some that the workload names have not arrived.
+    pub(super) fn resolve(&self) -> Option<Resolved> {
+        let references = self.references.as_ref()?;
+        let authentication = self.peer_authentications.get(&references.peer_authentication)?.clone();
+        let policies = references.authorization.iter().map(|name| self.authorization.get(name).cloned());
+        let authorization = Authorization::compile(policies.collect::<Option<Vec<_>>>()?);
+        Some((authentication, Arc::new(authorization)))
+    }
+}
+
+impl References {
+    fn names(&self) -> Vec<(Kind, &str)> {
+        let policies = self.authorization.iter().map(|name| (Kind::AuthorizationPolicy, name.as_str()));
+        policies.chain([(Kind::PeerAuthentication, self.peer_authentication.as_str())]).collect()
+    }
+}
