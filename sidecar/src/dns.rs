@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
 
-use crate::mesh::{self, Service, Shared};
+use proxy::mesh::{self, Service, Shared};
 
 mod forward;
 

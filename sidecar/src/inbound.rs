@@ -4,7 +4,7 @@
 //! requests ([`http`]) or opaque bytes to the application. The application is reached at the address that the client
 //! asked for, from 127.0.0.6, so that it sees a local peer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use telemetry::istio::{Reporter, Security};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use crate::detect::{self, Spoken};
-use crate::failure::{ConnectError, Failure};
-use crate::io::{Io, Prefixed, Stream};
-use crate::mesh::{Own, Protocol};
-use crate::opaque;
-use crate::report::{self, Route};
-use crate::upstream::{Opened, Version};
-use crate::worker::Worker;
+use proxy::detect::{self, Spoken};
+use proxy::failure::{ConnectError, Failure};
+use proxy::io::{Io, Prefixed};
+use proxy::mesh::{Own, Protocol};
+use proxy::opaque;
+use proxy::report::{self, Route};
+use proxy::upstream::{Version, application};
+use proxy::worker::Worker;
 
 pub mod http;
 
@@ -37,8 +37,6 @@ const SERVER_FIRST: Duration = Duration::from_secs(1);
 const IDLE_PROBE: Duration = Duration::from_secs(60);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
-/// For the application to accept: it is on this machine.
-const CONNECT: Duration = Duration::from_secs(1);
 
 /// What is known of an accepted connection when it is carried.
 pub struct Arrived {
@@ -66,7 +64,7 @@ pub async fn serve(stream: TcpStream, worker: Rc<Worker>) {
 
 async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     let own = |error: std::io::Error| Failure::Client(error.to_string().into());
-    let client = crate::io::peer_of(&stream).map_err(own)?;
+    let client = proxy::io::peer_of(&stream).map_err(own)?;
     let destination = (worker.destination)(&stream).map_err(own)?;
     // Without it a client whose machine is gone would be kept forever.
     let _ = net::socket::keep_alive(&stream, IDLE_PROBE, PROBE_INTERVAL, PROBES);
@@ -198,7 +196,7 @@ async fn relay(mut io: Io, arrived: Arrived, worker: &Rc<Worker>) -> Result<(), 
     drop(snapshot);
     let opened = match decision {
         Decision::Allowed => {
-            connect(arrived.destination, worker.mark).await.map_err(|error| arrived.unreachable(error))
+            application::connect(arrived.destination, worker.mark).await.map_err(|error| arrived.unreachable(error))
         }
         Decision::Denied { policy, .. } => Err(Failure::Denied(policy)),
         Decision::NotAllowed => Err(Failure::Denied("none".into())),
@@ -219,25 +217,6 @@ async fn relay(mut io: Io, arrived: Arrived, worker: &Rc<Worker>) -> Result<(), 
     Ok(())
 }
 
-/// Connects to the application.
-pub async fn connect(address: SocketAddr, mark: Option<u32>) -> Result<Opened, ConnectError> {
-    let source = match address.ip() {
-        IpAddr::V4(_) => net::socket::INBOUND_SOURCE_V4,
-        IpAddr::V6(_) => net::socket::INBOUND_SOURCE_V6,
-    };
-    let options = net::Connect { mark, timeout: CONNECT, source: Some(source), ..net::Connect::default() };
-    let connected = match net::connect(address, &options).await {
-        // Without the second loopback address of IPv6, which few pods have.
-        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-            net::connect(address, &net::Connect { source: None, ..options }).await
-        }
-        connected => connected,
-    };
-    let stream = connected.map_err(|error| ConnectError::Tcp(Arc::new(error)))?;
-    let local = stream.local_addr().ok();
-    Ok(Opened { io: stream.into(), local, peer: None })
-}
-
 /// The service that a port of the application serves, for metrics.
 fn service_of(own: Option<&Own>, port: u16) -> telemetry::istio::Service {
     let host = own.and_then(|own| own.port(port)).map(|port| port.service.clone()).unwrap_or_default();
@@ -247,14 +226,6 @@ fn service_of(own: Option<&Own>, port: u16) -> telemetry::istio::Service {
     let mut parts = host.split('.');
     let (name, namespace) = (parts.next().unwrap_or_default().into(), parts.next().unwrap_or_default().into());
     telemetry::istio::Service { host, name, namespace }
-}
-
-impl Io {
-    /// Plain bytes of which some were read ahead.
-    fn from_prefixed(stream: Prefixed<TcpStream>) -> Self {
-        let (prefix, stream) = stream.into_parts();
-        Prefixed::new(prefix, Stream::Plain(stream))
-    }
 }
 
 impl Arrived {

@@ -7,23 +7,13 @@
 //!
 //! It does not know Kubernetes or the APIs that people write: all that it needs comes over discovery.
 
-pub mod detect;
 pub mod dns;
-pub mod failure;
-pub mod http;
 pub mod inbound;
-pub mod io;
-pub mod mesh;
-pub mod opaque;
 pub mod options;
 pub mod outbound;
 mod pages;
-pub mod proxy;
-pub mod relay;
-pub mod report;
 mod run;
-pub mod upstream;
-pub mod worker;
+pub mod workers;
 
 pub use options::Options;
 pub use run::run;

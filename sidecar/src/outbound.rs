@@ -11,14 +11,14 @@ use std::time::Duration;
 use telemetry::istio::{Reporter, Security};
 use tokio::net::TcpStream;
 
-use crate::detect::{self, Spoken};
-use crate::failure::Failure;
-use crate::io::Io;
-use crate::mesh::{Found, OutboundPolicy, Protocol, Service, Settings};
-use crate::opaque;
-use crate::report::Route;
-use crate::upstream::{Cluster, Target};
-use crate::worker::Worker;
+use proxy::detect::{self, Spoken};
+use proxy::failure::Failure;
+use proxy::io::Io;
+use proxy::mesh::{Found, OutboundPolicy, Protocol, Service, Settings};
+use proxy::opaque;
+use proxy::report::Route;
+use proxy::upstream::{Cluster, Target};
+use proxy::worker::Worker;
 
 pub mod http;
 
@@ -50,7 +50,7 @@ pub async fn serve(stream: TcpStream, worker: Rc<Worker>) {
 
 async fn carry(stream: TcpStream, worker: &Rc<Worker>) -> Result<(), Failure> {
     let own = |error: std::io::Error| Failure::Client(error.to_string().into());
-    let client = crate::io::peer_of(&stream).map_err(own)?;
+    let client = proxy::io::peer_of(&stream).map_err(own)?;
     let destination = (worker.destination)(&stream).map_err(own)?;
     if destination == stream.local_addr().map_err(own)? {
         return Err(Failure::Refused("a connection that was not captured would be sent to this proxy again".into()));
@@ -128,7 +128,7 @@ async fn relay(mut io: Io, captured: Captured, worker: &Rc<Worker>) -> Result<()
             return Err(failure);
         }
     };
-    let mut party = crate::report::party_of(&pick.target.labels, &pick.target.cluster);
+    let mut party = proxy::report::party_of(&pick.target.labels, &pick.target.cluster);
     party.principal = opened.peer.as_ref().map_or_else(Arc::default, |peer| peer.id.as_str().into());
     if let Some(seen) = &mut seen {
         seen.upstream_host = Some(pick.target.address);

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use runtime::admin::{Admin, Reply};
 use serde_json::{Value, json};
 
-use crate::mesh::{Endpoint, Reach, Service, Shared, Snapshot};
-use crate::upstream::target;
+use proxy::mesh::{Endpoint, Reach, Service, Shared, Snapshot};
+use proxy::upstream::target;
 
 /// What is published, once there is something.
 pub(crate) type Known = Arc<OnceLock<Arc<Shared>>>;

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use runtime::admin::{Admin, Application};
 use runtime::enrol::{self, Controller};
 use runtime::readiness::Readiness;
-use runtime::{control, drain, workers};
+use runtime::{control, drain, workers as threads};
 use telemetry::metrics::Registry;
 use tokio::task::LocalSet;
 use wire::name::{Node, Role};
 
 use crate::options::{Init, Listener, Mode, Options, any};
-use crate::proxy::{self, BACKLOG, Listeners, Setup};
-use crate::worker::Destination;
+use crate::workers::{self, BACKLOG, Listeners, Setup};
 use crate::{dns, pages};
+use proxy::worker::Destination;
 
 /// Workers that a sidecar has at most unless told otherwise: it lives beside what it serves.
 const AT_MOST: usize = 2;
@@ -97,7 +97,7 @@ fn listen(options: &Options) -> Result<Vec<Listeners>, Fatal> {
     }
     let captured = |port| (!options.no_capture).then(|| any(port));
     let binds = |listeners: &[Listener]| listeners.iter().map(|listener| listener.bind).collect::<Vec<_>>();
-    let count = workers::count(options.concurrency, AT_MOST);
+    let count = threads::count(options.concurrency, AT_MOST);
     let mut all: Vec<Listeners> = (0..count).map(|_| Listeners::default()).collect();
     for address in captured(options.outbound_port).into_iter().chain(binds(&options.egress)) {
         let shared = bind(address, |address| net::socket::listen_shared(address, count, BACKLOG))?;
@@ -166,7 +166,7 @@ async fn live(options: Options, controller: Controller, listeners: Vec<Listeners
         admin.identify(enrolled.identity.clone());
         has_identity.done();
 
-        let mut running = proxy::start(
+        let mut running = workers::start(
             Setup {
                 node: Node {
                     role: Role::Sidecar,

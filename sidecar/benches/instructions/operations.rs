@@ -13,7 +13,7 @@ use telemetry::metrics::Registry;
 use wire::discovery as d;
 use wire::prost::Message;
 
-use isthmus_sidecar::http::headers;
+use proxy::http::headers;
 
 use crate::pair::{Between, Pair};
 

@@ -17,12 +17,12 @@ use policy::{Decision, Facts};
 use telemetry::istio::Party;
 
 use super::Arrived;
-use crate::failure::Failure;
-use crate::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
-use crate::io::Io;
-use crate::report::{self, Report};
-use crate::upstream::{Lease, Version};
-use crate::worker::Worker;
+use proxy::failure::Failure;
+use proxy::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
+use proxy::io::Io;
+use proxy::report::{self, Report};
+use proxy::upstream::{Lease, Version};
+use proxy::worker::Worker;
 
 /// Kept connections that may turn out to be closed, for one request.
 const STALE: u32 = 8;
@@ -31,7 +31,7 @@ const STALE: u32 = 8;
 pub async fn serve(io: Io, version: Version, arrived: Arrived, worker: &Rc<Worker>) -> Result<(), Failure> {
     let xfcc = xfcc(&arrived, worker);
     let handler = Rc::new(Requests { arrived, worker: worker.clone(), xfcc, party: OnceCell::new() });
-    let served = crate::http::serve(io, version, handler, &worker.drain).await;
+    let served = proxy::http::serve(io, version, handler, &worker.drain).await;
     served.map_err(|error| Failure::Client(error.to_string().into()))
 }
 
@@ -257,7 +257,7 @@ mod tests {
     /// A task of this size is made for each HTTP/2 request.
     #[test]
     fn streams_are_small() {
-        let size = crate::http::stream_size::<Requests>();
+        let size = proxy::http::stream_size::<Requests>();
         assert!((1024..3072).contains(&size), "{size} bytes");
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! | what happened | again? |
 //! | --- | --- |
-//! | no connection came about | always: nothing was sent. Several endpoints are tried at once ([`crate::upstream::connect`]) |
+//! | no connection came about | always: nothing was sent. Several endpoints are tried at once ([`proxy::upstream::connect`]) |
 //! | a kept connection turned out to be closed before the request was on it | always, at once |
 //! | refused stream, or GOAWAY before the request | always: the peer says that it was not looked at |
 //! | the called sidecar says that its application was not reached | always: the request ended there |
@@ -24,13 +24,13 @@ use balance::Outcome;
 use http::{HeaderValue, Method, Request, Response, Version as HttpVersion, request};
 
 use super::Captured;
-use crate::failure::Failure;
-use crate::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
-use crate::io::Io;
-use crate::mesh::Protocol;
-use crate::report::{self, Report, Route};
-use crate::upstream::{Cluster, Leased, Line, Overdue, Sent, Unsent, Version};
-use crate::worker::Worker;
+use proxy::failure::Failure;
+use proxy::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
+use proxy::io::Io;
+use proxy::mesh::Protocol;
+use proxy::report::{self, Report, Route};
+use proxy::upstream::{Cluster, Leased, Line, Overdue, Sent, Unsent, Version};
+use proxy::worker::Worker;
 
 /// Attempts after the first (Istio's default).
 const RETRIES: u32 = 2;
@@ -48,7 +48,7 @@ const UNHEARD: u8 = 6;
 /// Serves a connection of the application.
 pub async fn serve(io: Io, version: Version, captured: Captured, worker: &Rc<Worker>) -> Result<(), Failure> {
     let handler = Rc::new(Requests { captured, worker: worker.clone(), named: RefCell::default() });
-    let served = crate::http::serve(io, version, handler, &worker.drain).await;
+    let served = proxy::http::serve(io, version, handler, &worker.drain).await;
     served.map_err(|error| Failure::Client(error.to_string().into()))
 }
 
@@ -378,10 +378,10 @@ impl Requests {
 /// Keeps the endpoint's count of requests under way until the response is gone.
 struct Counted {
     report: Report,
-    _under_way: Rc<balance::Pick<Arc<crate::upstream::Target>>>,
+    _under_way: Rc<balance::Pick<Arc<proxy::upstream::Target>>>,
 }
 
-impl crate::http::Ending for Counted {
+impl proxy::http::Ending for Counted {
     fn complete(&mut self, bytes: u64, grpc_status: Option<u16>) {
         self.report.complete(bytes, grpc_status);
     }
@@ -491,7 +491,7 @@ mod tests {
     /// A task of this size is made for each HTTP/2 request.
     #[test]
     fn streams_are_small() {
-        let size = crate::http::stream_size::<Requests>();
+        let size = proxy::http::stream_size::<Requests>();
         assert!((1024..3584).contains(&size), "{size} bytes");
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use identity::{Authority, Constraints, Identity, SpiffeId, Trust};
 use isthmus_sidecar::dns;
-use isthmus_sidecar::proxy::{self, Listeners, Setup};
+use isthmus_sidecar::workers::{self, Listeners, Setup};
 use net::link::{Links, Route, Via};
 use net::namespace::NetNamespace;
 use runtime::drain;
@@ -148,7 +148,7 @@ impl Net {
                 drain: watch,
             };
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
-                let mut running = proxy::start(setup, move || controller.channel(Some(net::PROXY_MARK))).unwrap();
+                let mut running = workers::start(setup, move || controller.channel(Some(net::PROXY_MARK))).unwrap();
                 let names = dns::Names::new("net-west".into(), running.shared.clone(), running.subscriber.clone());
                 dns::serve(names, 15053, Some(net::PROXY_MARK)).await.unwrap();
                 running.opened().await;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::discovery::{PeerMode, Protocol};
 
-use isthmus_sidecar::report::FAILED;
+use proxy::report::FAILED;
 
 use crate::app::{Client, by, get};
 use crate::world::World;

@@ -16,7 +16,7 @@ use wire::discovery as d;
 use wire::name::{Node, Role};
 use wire::{Kind, name};
 
-use isthmus_sidecar::proxy::{self, Listeners, Setup};
+use isthmus_sidecar::workers::{self, Listeners, Setup};
 
 use crate::app::{App, speaks_first};
 use crate::controller::Controller;
@@ -150,7 +150,7 @@ impl World {
         let (ready, started) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
-                let mut running = proxy::start(setup, move || controller.channel(None)).unwrap();
+                let mut running = workers::start(setup, move || controller.channel(None)).unwrap();
                 running.opened().await;
                 ready.send(()).unwrap();
                 let _ = stopped.await;

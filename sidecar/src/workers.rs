@@ -20,10 +20,10 @@ use wire::Kind;
 use wire::client::Subscriber;
 use wire::name::{self, Node};
 
-use crate::mesh::{self, Place, Shared, Store, View};
-use crate::report::{Files, Log, Telemetry};
-use crate::worker::{Destination, Worker};
 use crate::{inbound, outbound};
+use proxy::mesh::{self, Place, Shared, Store, View};
+use proxy::report::{Files, Log, Telemetry};
+use proxy::worker::{Destination, Worker};
 
 /// Connections that may wait to be accepted.
 pub const BACKLOG: i32 = 4096;

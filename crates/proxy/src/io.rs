@@ -86,6 +86,14 @@ impl Io {
     }
 }
 
+impl Io {
+    /// Plain bytes of which some were read ahead.
+    pub fn from_prefixed(stream: Prefixed<TcpStream>) -> Self {
+        let (prefix, stream) = stream.into_parts();
+        Prefixed::new(prefix, Stream::Plain(stream))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::mesh::View;
 use crate::report::{Me, Telemetry};
 use crate::upstream::connect::Dial;
-use crate::upstream::{Cluster, Clusters, Overdue, Pool, Version};
+use crate::upstream::{Cluster, Clusters, Overdue, Pool};
 
 /// The longest that connecting inside the mesh takes, whatever the mesh's settings allow: Istio's default of 10 s would
 /// hold a request for as long as a vanished pod stays listed.
@@ -152,29 +152,5 @@ impl Worker {
                 tokio::task::yield_now().await;
             }
         }
-    }
-}
-
-impl Pool {
-    /// Takes or opens a connection to the application.
-    pub async fn to_app(
-        self: &Rc<Self>,
-        address: SocketAddr,
-        version: Version,
-        mark: Option<u32>,
-    ) -> Result<crate::upstream::Lease, crate::failure::ConnectError> {
-        if let Some(lease) = self.take(version).await {
-            return Ok(lease);
-        }
-        // Boxed, because few requests need it and each would move it about.
-        Box::pin(async {
-            let _opening = match self.open_or_take(version).await {
-                Ok(opening) => opening,
-                Err(lease) => return Ok(lease),
-            };
-            let opened = crate::inbound::connect(address, mark).await?;
-            self.adopt(opened, version).await
-        })
-        .await
     }
 }

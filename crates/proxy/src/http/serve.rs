@@ -151,8 +151,7 @@ pub(super) async fn answer<H: Handler>(
     }
 }
 
-/// What one stream's task takes with this handler.
-#[cfg(test)]
+/// Returns the size of the task of one HTTP/2 stream with this handler, in bytes.
 pub fn stream_size<H: Handler>() -> usize {
     fn returned<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
         size_of::<F>()

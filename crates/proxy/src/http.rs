@@ -21,7 +21,6 @@ pub use body::{Ending, Outgoing, Reply, Uploaded};
 pub use incoming::{Frames, Incoming};
 pub use local::{grpc_status_of, local_reply};
 pub use pump::{Pump, Upload};
-#[cfg(test)]
 pub use serve::stream_size;
 pub use serve::{Handler, serve};
 

@@ -5,6 +5,7 @@
 //! - [`connect`]: TCP and TLS to one target, and the race between several.
 //! - [`Pool`]: idle HTTP/1.1 connections ([`http1`]) and HTTP/2 sessions ([`http2`]) of one target.
 
+pub mod application;
 mod cluster;
 pub mod connect;
 pub mod http1;
