@@ -1,7 +1,6 @@
-//! What a gateway counts beside Istio's TCP metrics.
+//! The gateway's metrics besides Istio's TCP metrics.
 //!
-//! Label values come from services that exist and from fixed words, never from what a client sends: an unknown server name
-//! is one bucket.
+//! Label values are hostnames of services and fixed words, never data from a client: all unknown server names share one label.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -9,55 +8,55 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use telemetry::metrics::{Counter, Family, Gauge, Histogram, PerWorker, Scope};
 
-/// Connections by service and outcome.
+/// The number of connections by service and outcome.
 pub const CONNECTIONS: Family = Family {
     name: "isthmus_gateway_connections_total",
-    help: "Connections that ended, by the service asked for (unknown where none of that name is exported) and outcome.",
+    help: "Connections that have ended, by service (unknown if no exported service has the server name) and outcome.",
     labels: &["destination_service", "outcome"],
 };
 const OPEN: Family =
     Family { name: "isthmus_gateway_connections_open", help: "Connections being forwarded.", labels: &[] };
 const PENDING: Family = Family {
     name: "isthmus_gateway_hellos_pending",
-    help: "Connections whose ClientHello has not been read whole.",
+    help: "Connections whose ClientHello is being read.",
     labels: &[],
 };
 const SETUP: Family = Family {
     name: "isthmus_gateway_setup_milliseconds",
-    help: "From accepting a connection to forwarding its ClientHello.",
+    help: "Milliseconds from accepting a connection to forwarding its ClientHello.",
     labels: &[],
 };
 const RETRIES: Family = Family {
     name: "isthmus_gateway_connect_retries_total",
-    help: "Attempts beyond a connection's first to reach an endpoint.",
+    help: "Attempts to connect to an endpoint after a connection's first.",
     labels: &[],
 };
 
 /// Milliseconds.
 const SETUP_BOUNDS: &[f64] = &[0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 100.0, 500.0, 1000.0, 5000.0];
-/// What stands for a service where there is none.
+/// The label of connections without a service.
 const UNKNOWN: &str = "unknown";
 
 /// Service and outcome.
 type Ended = (Option<Arc<str>>, &'static str);
 
-/// One worker's counts.
+/// One worker's metrics.
 #[derive(Debug)]
 pub struct Counts {
     scope: Scope<PerWorker>,
     ended: RefCell<HashMap<Ended, Counter>>,
-    /// Connections being forwarded.
+    /// Connections that are being forwarded.
     pub open: Gauge,
-    /// Connections whose hello is being read.
+    /// Connections whose ClientHello is being read.
     pub pending: Gauge,
-    /// Accept to forwarding.
+    /// From accepting to forwarding.
     pub setup: Histogram,
-    /// Further attempts.
+    /// Attempts after the first.
     pub retries: Counter,
 }
 
 impl Counts {
-    /// For the worker of this scope.
+    /// Creates the metrics of the worker that owns `scope`.
     pub fn new(scope: &Scope<PerWorker>) -> Self {
         Self {
             ended: RefCell::default(),

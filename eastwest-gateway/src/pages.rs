@@ -1,52 +1,58 @@
-//! What a gateway adds to the admin endpoint.
+//! The gateway's admin pages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use balance::Health;
 use runtime::admin::{Admin, Reply};
 use serde_json::json;
 
-use crate::Options;
-use crate::store::Snapshot;
+use crate::options::Options;
+use crate::routes::Routes;
 
 /// Adds `/clusters` and the sections of `/config_dump`.
-pub(crate) fn add(admin: Admin, options: &Options, published: Arc<ArcSwap<Snapshot>>) -> Admin {
-    let (cluster, network, discovery) =
-        (options.cluster.clone(), options.network.clone(), options.discovery_address.to_string());
-    let own = json!({ "cluster": cluster, "network": network, "discovery_address": discovery });
-    let (for_dump, for_page) = (Arc::clone(&published), published);
-    admin.section("gateway", move || own.clone()).section("routes", move || routes(&for_dump.load())).page(
+pub(crate) fn add(admin: Admin, options: &Options, routes: Arc<ArcSwap<Routes>>) -> Admin {
+    let own = json!({
+        "cluster": options.cluster,
+        "network": options.network,
+        "discovery_address": options.discovery_address.to_string(),
+    });
+    let (for_dump, for_page) = (routes.clone(), routes);
+    admin.section("gateway", move || own.clone()).section("routes", move || dump(&for_dump.load())).page(
         "/clusters",
-        "the server names that are forwarded, with their endpoints",
-        move |_| Reply::json(&routes(&for_page.load())),
+        "the forwarded server names and their endpoints",
+        move |_| Reply::json(&dump(&for_page.load())),
     )
 }
 
-fn routes(snapshot: &Snapshot) -> serde_json::Value {
-    let routes: BTreeMap<&str, serde_json::Value> = snapshot
-        .routes
+fn dump(routes: &Routes) -> serde_json::Value {
+    let routes: BTreeMap<String, serde_json::Value> = routes
         .iter()
         .map(|(name, route)| {
-            let endpoints: Vec<_> = route
-                .service
-                .candidates(route.port, route.mesh_only)
+            let endpoints: Vec<_> = routes
+                .candidates(&route)
                 .map(|endpoint| {
                     json!({
                         "address": endpoint.target.address.to_string(),
                         "cluster": &*endpoint.target.party.cluster,
                         "weight": endpoint.weight,
-                        "health": format!("{:?}", endpoint.health),
+                        "health": match endpoint.health {
+                            Health::Ready => "ready",
+                            Health::Unready => "unready",
+                            Health::Draining => "draining",
+                        },
                     })
                 })
                 .collect();
-            let shown = json!({
+            let route = json!({
                 "service": &*route.service.hostname,
                 "port": route.port,
+                "subset": &*route.subset,
                 "mesh_only": route.mesh_only,
                 "endpoints": endpoints,
             });
-            (name, shown)
+            (name, route)
         })
         .collect();
     json!(routes)

@@ -1,40 +1,40 @@
-//! Why a connection is not forwarded, and what the client is told.
+//! Refusals: why a connection is not forwarded, and the TLS alert that the client receives.
 
 use std::time::Duration;
 
 use net::hello::{HelloError, Malformed};
-use telemetry::flags;
+use telemetry::ResponseFlags;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-/// Why a connection is not forwarded.
+/// The reason why a connection is not forwarded.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It brought no usable ClientHello.
+    /// The ClientHello is missing or invalid.
     #[error("{0}")]
     Hello(#[from] HelloError),
-    /// The hello names no server.
-    #[error("the ClientHello names no server")]
+    /// The ClientHello has no server name.
+    #[error("the ClientHello has no server name")]
     NoServerName,
-    /// No exported service has this name.
-    #[error("no service of this name is exported from this network")]
+    /// No exported service has the server name.
+    #[error("no service with this server name is exported from this network")]
     UnknownServerName,
-    /// The client is no proxy of a mesh.
-    #[error("the client offers none of the mesh's protocols")]
+    /// The client is not a proxy of the mesh.
+    #[error("the client offers none of the mesh's ALPN protocols")]
     Protocol,
-    /// The service has no endpoint here that could be used.
-    #[error("the service has no endpoint in this network that could be used")]
+    /// The service has no available endpoint in this network.
+    #[error("the service has no available endpoint in this network")]
     NoEndpoint,
-    /// None of the endpoints tried accepted a connection.
-    #[error("{attempts} endpoints tried, the last one: {last}")]
+    /// No endpoint accepted a connection.
+    #[error("{attempts} endpoints tried; the last error: {last}")]
     Connect {
-        /// How many.
+        /// The number of endpoints tried.
         attempts: usize,
-        /// What the last one said.
+        /// The error of the last one.
         last: std::io::Error,
     },
-    /// Too many connections at once.
-    #[error("too many connections at once")]
+    /// The gateway has too many connections.
+    #[error("the gateway has too many connections")]
     Overload,
 }
 
@@ -48,7 +48,7 @@ mod alert {
 }
 
 impl Refusal {
-    /// The outcome as metrics say it: one of a fixed set.
+    /// Returns the label value of metrics: one of a fixed set.
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Hello(error) => error.reason(),
@@ -61,22 +61,22 @@ impl Refusal {
         }
     }
 
-    /// The response flag in the access log.
-    pub fn flags(&self) -> &'static str {
+    /// Returns the response flags for the access log.
+    pub fn flags(&self) -> ResponseFlags {
         match self {
             Self::Hello(HelloError::Empty | HelloError::Closed(_) | HelloError::Io(_)) => {
-                flags::DOWNSTREAM_CONNECTION_TERMINATION
+                ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION
             }
-            Self::Hello(HelloError::Slow(_)) => flags::DURATION_TIMEOUT,
-            Self::Hello(_) => flags::DOWNSTREAM_PROTOCOL_ERROR,
-            Self::NoServerName | Self::UnknownServerName | Self::Protocol => flags::NO_ROUTE_FOUND,
-            Self::NoEndpoint => flags::NO_HEALTHY_UPSTREAM,
-            Self::Connect { .. } => flags::UPSTREAM_CONNECTION_FAILURE,
-            Self::Overload => flags::OVERLOAD,
+            Self::Hello(HelloError::Slow(_)) => ResponseFlags::DURATION_TIMEOUT,
+            Self::Hello(_) => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+            Self::NoServerName | Self::UnknownServerName | Self::Protocol => ResponseFlags::NO_ROUTE_FOUND,
+            Self::NoEndpoint => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            Self::Connect { .. } => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+            Self::Overload => ResponseFlags::OVERLOAD,
         }
     }
 
-    /// The alert that tells a TLS client why; none for what does not speak TLS, or is gone.
+    /// Returns the TLS alert for the client; `None` for clients that do not speak TLS or have disconnected.
     fn alert(&self) -> Option<u8> {
         Some(match self {
             Self::Hello(HelloError::Malformed(Malformed::NotTls) | HelloError::Empty | HelloError::Closed(_)) => {
@@ -92,13 +92,13 @@ impl Refusal {
         })
     }
 
-    /// Tells the client and closes.
-    pub async fn tell(&self, mut client: TcpStream) {
-        /// The alert fits any send buffer; only a broken connection takes longer.
-        const PATIENCE: Duration = Duration::from_secs(1);
+    /// Sends the alert and closes the connection.
+    pub async fn send(&self, mut client: TcpStream) {
+        /// The alert fits into any send buffer; only a broken connection takes longer.
+        const TIMEOUT: Duration = Duration::from_secs(1);
         if let Some(description) = self.alert() {
             let fatal = [21, 3, 3, 0, 2, 2, description];
-            let _ = tokio::time::timeout(PATIENCE, async {
+            let _ = tokio::time::timeout(TIMEOUT, async {
                 client.write_all(&fatal).await?;
                 client.shutdown().await
             })

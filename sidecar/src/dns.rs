@@ -1,9 +1,8 @@
-//! The application's DNS: services of the mesh are answered from what the controller tells, everything else by the
-//! servers that the pod has anyway.
+//! The DNS proxy: answers queries for services of the mesh from discovery, and forwards all others to the pod's own servers.
 //!
-//! Without this, a service that exists in another cluster only would have no name here. Answers are those of Istio's DNS
-//! proxy: the service's address in this cluster, else its address for the whole mesh; no data for the other family.
-//! Questions that are not ours are passed on byte for byte, so whatever they use works as before.
+//! Without it, a service that only exists in another cluster would have no name in this one. Answers are those of Istio's DNS
+//! proxy: the service's address in this cluster, else its address in the whole mesh; no data for the other address family.
+//! Other queries are forwarded byte for byte, so all of their features work.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,98 +18,99 @@ use tokio::sync::Semaphore;
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
 
-use proxy::mesh::{self, Service, Shared};
+use proxy::mesh::{self, Published, Service};
 
 mod forward;
 
-/// How long an answer may be kept (Istio's).
+/// The TTL of answers in seconds (Istio's).
 const TTL: u32 = 30;
-/// Questions under way at a time; more wait in the socket's buffer.
-const AT_ONCE: usize = 256;
-/// The largest message over UDP that we take; larger ones are cut off and then refused.
-const LARGEST_UDP: usize = 4096;
-/// For a question over TCP to arrive, and between questions.
-const TCP_IDLE: Duration = Duration::from_secs(10);
+/// The maximum number of queries in progress; more wait in the socket's buffer.
+const MAX_QUERIES: usize = 256;
+/// The maximum size of a query over UDP; larger ones are truncated and dropped.
+const MAX_UDP_QUERY: usize = 4096;
+/// The idle timeout of a TCP connection, and the timeout of a query on it.
+const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Knows the names of the mesh.
+/// Resolves names of the mesh.
 pub struct Names {
     network: Arc<str>,
-    shared: Arc<Shared>,
+    published: Arc<Published>,
     subscriber: Subscriber,
 }
 
-/// What a question comes to.
+/// The result of a query.
 #[derive(Debug, PartialEq)]
-enum Answer {
-    /// These addresses; none where the name has none of this kind.
+enum DnsAnswer {
+    /// These addresses; none if the name has none of the queried type.
     Addresses(Vec<IpAddr>),
-    /// Not a name of the mesh.
-    NotOurs,
+    /// The name is not part of the mesh.
+    NotInMesh,
 }
 
 impl Names {
-    /// Reads what is published, and asks for what is not there.
-    pub fn new(network: Arc<str>, shared: Arc<Shared>, subscriber: Subscriber) -> Self {
-        Self { network, shared, subscriber }
+    /// Creates a resolver that reads the published view and requests services that are not in it.
+    pub fn new(network: Arc<str>, published: Arc<Published>, subscriber: Subscriber) -> Self {
+        Self { network, published, subscriber }
     }
 
     async fn service(&self, name: &str) -> Option<Arc<Service>> {
-        let domain = self.shared.newest().settings.cluster_domain.clone();
+        let domain = self.published.newest().settings.cluster_domain.clone();
         let hostname = hostname_of(name, &domain)?;
-        let known = self.shared.newest().services.get(&*hostname).cloned();
+        let known = self.published.newest().services.get(&*hostname).cloned();
         let service = match known {
             Some(service) => service,
             None => {
-                if mesh::ask(&self.subscriber, Kind::Service, hostname.as_str()).await != Outcome::Present {
+                if mesh::demand(&self.subscriber, Kind::Service, hostname.as_str()).await != Outcome::Present {
                     return None;
                 }
-                self.shared.newest().services.get(&*hostname)?.clone()
+                self.published.newest().services.get(&*hostname)?.clone()
             }
         };
-        self.shared.used([&service.hostname]);
+        self.published.mark_used([&service.hostname]);
         if !service.headless || service.endpoints.is_some() {
             return Some(service);
         }
-        // Its pods are the answer.
+        // The answer is the addresses of its pods.
         let endpoints = wire::name::endpoints(&hostname, &self.network);
         self.subscriber.subscribe(Kind::Endpoint, endpoints.as_str());
-        mesh::ask(&self.subscriber, Kind::Endpoint, endpoints).await;
-        Some(self.shared.newest().services.get(&*hostname).cloned().unwrap_or(service))
+        mesh::demand(&self.subscriber, Kind::Endpoint, endpoints).await;
+        Some(self.published.newest().services.get(&*hostname).cloned().unwrap_or(service))
     }
 
-    async fn answer(&self, name: &str, kind: RecordType) -> Answer {
+    async fn answer(&self, name: &str, kind: RecordType) -> DnsAnswer {
         match self.service(name).await {
             Some(service) => addresses_of(&service, kind),
-            None => Answer::NotOurs,
+            None => DnsAnswer::NotInMesh,
         }
     }
 }
 
-/// Which addresses a service has for this question. A headless service has its pods in this network, of all clusters; where
-/// it has none here, the address that stands for those behind gateways. Without either, the cluster's own DNS may know.
-fn addresses_of(service: &Service, kind: RecordType) -> Answer {
+/// Returns a service's addresses of the queried type. A headless service has the addresses of its pods in this network, of all
+/// clusters; without pods here, the address that stands for those behind gateways. Without either, the cluster's own DNS
+/// answers.
+fn addresses_of(service: &Service, kind: RecordType) -> DnsAnswer {
     let is_kind = |address: &&IpAddr| match kind {
         RecordType::A => address.is_ipv4(),
         RecordType::AAAA => address.is_ipv6(),
         _ => false,
     };
     if !matches!(kind, RecordType::A | RecordType::AAAA) {
-        return Answer::NotOurs;
+        return DnsAnswer::NotInMesh;
     }
     if service.headless {
         let pods: Vec<IpAddr> = service.pod_addresses().collect();
         if !pods.is_empty() {
-            return Answer::Addresses(pods.into_iter().filter(|pod| is_kind(&pod)).collect());
+            return DnsAnswer::Addresses(pods.into_iter().filter(|pod| is_kind(&pod)).collect());
         }
     }
     if service.addresses.is_empty() {
-        return Answer::NotOurs;
+        return DnsAnswer::NotInMesh;
     }
-    // The first one of a family is the cluster's own, if it has one.
-    Answer::Addresses(service.addresses.iter().find(is_kind).copied().into_iter().collect())
+    // The first address of a family is the cluster's own, if there is one.
+    DnsAnswer::Addresses(service.addresses.iter().find(is_kind).copied().into_iter().collect())
 }
 
-/// The hostname of a service that a DNS name is, if it can be one: `<service>.<namespace>.svc.<domain>`.
+/// Returns the hostname of the service that a DNS name may be: `<service>.<namespace>.svc.<domain>`.
 fn hostname_of(name: &str, domain: &str) -> Option<String> {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let service = name.strip_suffix(domain)?.strip_suffix(".svc.")?;
@@ -118,13 +118,13 @@ fn hostname_of(name: &str, domain: &str) -> Option<String> {
     (!service.is_empty() && !namespace.is_empty() && !namespace.contains('.')).then_some(name)
 }
 
-/// Serves on loopback at `port`, for as long as the local set lives. Must be called inside one.
+/// Serves DNS on loopback at `port`. Must be called within a `LocalSet`, and serves as long as it lives.
 ///
 /// # Errors
-/// Where the port is taken.
+/// Returns an error if the port is in use.
 pub async fn serve(names: Names, port: u16, mark: Option<u32>) -> io::Result<()> {
-    let server = Rc::new(Server { names, mark, at_once: Arc::new(Semaphore::new(AT_ONCE)) });
-    // Not the wildcard address: an answer from another address than was asked is no answer.
+    let server = Rc::new(Server { names, mark, permits: Arc::new(Semaphore::new(MAX_QUERIES)) });
+    // Not the wildcard address: clients drop answers from another address than the queried one.
     for (ip, needed) in [(IpAddr::V4(Ipv4Addr::LOCALHOST), true), (IpAddr::V6(Ipv6Addr::LOCALHOST), false)] {
         let address = SocketAddr::new(ip, port);
         match bind(address).await {
@@ -148,23 +148,23 @@ async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 struct Server {
     names: Names,
     mark: Option<u32>,
-    at_once: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Server {
     async fn datagrams(self: Rc<Self>, socket: Rc<UdpSocket>) {
-        let mut buffer = vec![0; LARGEST_UDP];
+        let mut buffer = vec![0; MAX_UDP_QUERY];
         loop {
             // Never closed.
-            let Ok(permit) = self.at_once.clone().acquire_owned().await else { return };
+            let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
             let (length, client) = match socket.recv_from(&mut buffer).await {
                 Ok(received) => received,
-                // Told of an earlier answer that nobody took.
+                // An ICMP error for an earlier answer.
                 Err(_) => continue,
             };
-            let (server, socket, question) = (self.clone(), socket.clone(), buffer[..length].to_vec());
+            let (server, socket, query) = (self.clone(), socket.clone(), buffer[..length].to_vec());
             tokio::task::spawn_local(async move {
-                if let Some(answer) = server.respond(&question, false).await {
+                if let Some(answer) = server.respond(&query, false).await {
                     let _ = socket.send_to(&answer, client).await;
                 }
                 drop(permit);
@@ -178,7 +178,7 @@ impl Server {
                 Ok((stream, _)) => {
                     let server = self.clone();
                     tokio::task::spawn_local(async move {
-                        // A client that leaves is no error of ours.
+                        // Clients may disconnect at any time.
                         let _ = server.conversation(stream).await;
                     });
                 }
@@ -187,42 +187,42 @@ impl Server {
         }
     }
 
-    /// Questions over TCP, one after the other (RFC 1035 §4.2.2).
+    /// Serves queries over TCP, in order (RFC 1035 §4.2.2).
     async fn conversation(&self, mut stream: TcpStream) -> io::Result<()> {
         loop {
-            let length = tokio::time::timeout(TCP_IDLE, stream.read_u16()).await??;
-            let mut question = vec![0; length.into()];
-            tokio::time::timeout(TCP_IDLE, stream.read_exact(&mut question)).await??;
-            let Some(answer) = self.respond(&question, true).await else { return Ok(()) };
+            let length = tokio::time::timeout(TCP_IDLE_TIMEOUT, stream.read_u16()).await??;
+            let mut query = vec![0; length.into()];
+            tokio::time::timeout(TCP_IDLE_TIMEOUT, stream.read_exact(&mut query)).await??;
+            let Some(answer) = self.respond(&query, true).await else { return Ok(()) };
             let Ok(length) = u16::try_from(answer.len()) else { return Ok(()) };
             stream.write_all(&[&length.to_be_bytes(), &answer[..]].concat()).await?;
         }
     }
 
-    /// The answer to a question; none to what is no question.
-    async fn respond(&self, question: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
-        let message = Message::from_vec(question).ok()?;
+    /// Returns the response to a query, or `None` if the message is not a query.
+    async fn respond(&self, query: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
+        let message = Message::from_vec(query).ok()?;
         if message.metadata.message_type != MessageType::Query {
             return None;
         }
-        let asked = message.queries.first()?;
-        let name = asked.name().to_ascii();
-        match self.names.answer(&name, asked.query_type()).await {
-            Answer::Addresses(addresses) => respond_with(&message, &addresses),
-            Answer::NotOurs => match forward::ask(question, over_tcp, self.mark).await {
+        let question = message.queries.first()?;
+        let name = question.name().to_ascii();
+        match self.names.answer(&name, question.query_type()).await {
+            DnsAnswer::Addresses(addresses) => respond_with(&message, &addresses),
+            DnsAnswer::NotInMesh => match forward::forward(query, over_tcp, self.mark).await {
                 Ok(answer) => Some(answer),
                 Err(error) => {
-                    tracing::debug!(%error, name, "no server answered");
-                    failed(&message)
+                    tracing::debug!(%error, name, "no DNS server answered");
+                    server_failure(&message)
                 }
             },
         }
     }
 }
 
-fn respond_with(question: &Message, addresses: &[IpAddr]) -> Option<Vec<u8>> {
-    let mut answer = response_to(question, ResponseCode::NoError);
-    let name = question.queries.first()?.name();
+fn respond_with(query: &Message, addresses: &[IpAddr]) -> Option<Vec<u8>> {
+    let mut answer = response_to(query, ResponseCode::NoError);
+    let name = query.queries.first()?.name();
     for address in addresses {
         let data = match address {
             IpAddr::V4(address) => RData::A((*address).into()),
@@ -233,17 +233,17 @@ fn respond_with(question: &Message, addresses: &[IpAddr]) -> Option<Vec<u8>> {
     answer.to_vec().ok()
 }
 
-fn failed(question: &Message) -> Option<Vec<u8>> {
-    response_to(question, ResponseCode::ServFail).to_vec().ok()
+fn server_failure(query: &Message) -> Option<Vec<u8>> {
+    response_to(query, ResponseCode::ServFail).to_vec().ok()
 }
 
-fn response_to(question: &Message, code: ResponseCode) -> Message {
-    let mut answer = Message::new(question.metadata.id, MessageType::Response, question.metadata.op_code);
-    answer.metadata.recursion_desired = question.metadata.recursion_desired;
+fn response_to(query: &Message, code: ResponseCode) -> Message {
+    let mut answer = Message::new(query.metadata.id, MessageType::Response, query.metadata.op_code);
+    answer.metadata.recursion_desired = query.metadata.recursion_desired;
     answer.metadata.recursion_available = true;
     answer.metadata.authoritative = code == ResponseCode::NoError;
     answer.metadata.response_code = code;
-    answer.add_queries(question.queries.iter().cloned());
+    answer.add_queries(query.queries.iter().cloned());
     answer
 }
 
@@ -254,7 +254,7 @@ mod tests {
     use hickory_proto::rr::Name;
 
     #[test]
-    fn only_names_of_services_are_asked_for() {
+    fn only_names_of_services_are_looked_up() {
         let ours = "reviews.default.svc.cluster.local";
         for name in [ours, "reviews.default.svc.cluster.local.", "Reviews.Default.svc.cluster.local"] {
             assert_eq!(hostname_of(name, "cluster.local").as_deref(), Some(ours), "{name}");
@@ -273,26 +273,25 @@ mod tests {
     }
 
     #[test]
-    fn answers_the_family_that_was_asked() {
+    fn answers_with_the_queried_address_family() {
         let service = |addresses: &[&str], headless| Service {
             hostname: "reviews.default.svc.cluster.local".into(),
             name: "reviews".into(),
             namespace: "default".into(),
-            ports: [].into(),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             headless,
-            endpoints: None,
+            ..Service::default()
         };
         let both = service(&["10.96.0.7", "240.240.1.1"], false);
-        let first = Answer::Addresses(vec!["10.96.0.7".parse().unwrap()]);
+        let first = DnsAnswer::Addresses(vec!["10.96.0.7".parse().unwrap()]);
         assert_eq!(addresses_of(&both, RecordType::A), first);
-        assert_eq!(addresses_of(&both, RecordType::AAAA), Answer::Addresses(vec![]));
-        assert_eq!(addresses_of(&both, RecordType::SRV), Answer::NotOurs);
-        assert_eq!(addresses_of(&service(&[], true), RecordType::A), Answer::NotOurs);
+        assert_eq!(addresses_of(&both, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
+        assert_eq!(addresses_of(&both, RecordType::SRV), DnsAnswer::NotInMesh);
+        assert_eq!(addresses_of(&service(&[], true), RecordType::A), DnsAnswer::NotInMesh);
     }
 
     #[test]
-    fn a_headless_service_is_its_pods() {
+    fn a_headless_service_has_the_addresses_of_its_pods() {
         let pod = |ip: &str, health| mesh::Endpoint {
             id: ip.into(),
             cluster: "west".into(),
@@ -300,12 +299,13 @@ mod tests {
             locality: Default::default(),
             health,
             weight: 1,
-            reach: mesh::Reach::Direct(Arc::new(mesh::Direct {
+            reach: mesh::Reach::Direct(Arc::new(mesh::DirectEndpoint {
                 ip: ip.parse().unwrap(),
                 ports: [].into(),
                 identity: None,
                 mutual_tls: true,
-                labels: Arc::default(),
+                workload: Arc::default(),
+                labels: [].into(),
                 pod: ip.into(),
             })),
         };
@@ -313,24 +313,23 @@ mod tests {
             hostname: "db.default.svc.cluster.local".into(),
             name: "db".into(),
             namespace: "default".into(),
-            ports: [].into(),
             addresses: ["240.240.1.1".parse().unwrap()].into(),
             headless: true,
-            endpoints: None,
+            ..Service::default()
         };
-        // All of it is behind gateways.
-        let shared = Answer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
+        // All endpoints are behind gateways.
+        let shared = DnsAnswer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
         assert_eq!(addresses_of(&service, RecordType::A), shared);
         let (ready, unready) = (balance::Health::Ready, balance::Health::Unready);
         let pods = [pod("10.244.0.1", ready), pod("10.244.0.2", unready), pod("10.244.0.3", ready)];
         service.endpoints = Some(pods.into());
-        let here = Answer::Addresses(vec!["10.244.0.1".parse().unwrap(), "10.244.0.3".parse().unwrap()]);
+        let here = DnsAnswer::Addresses(vec!["10.244.0.1".parse().unwrap(), "10.244.0.3".parse().unwrap()]);
         assert_eq!(addresses_of(&service, RecordType::A), here);
-        assert_eq!(addresses_of(&service, RecordType::AAAA), Answer::Addresses(vec![]));
+        assert_eq!(addresses_of(&service, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
     }
 
     #[test]
-    fn responses_repeat_the_question() {
+    fn responses_repeat_the_query() {
         let mut question = Message::new(7, MessageType::Query, OpCode::Query);
         question.metadata.recursion_desired = true;
         question.add_query(Query::query(Name::from_ascii("a.b.svc.cluster.local.").unwrap(), RecordType::A));
@@ -339,7 +338,7 @@ mod tests {
         assert_eq!((answer.metadata.id, answer.metadata.response_code), (7, ResponseCode::NoError));
         assert_eq!(answer.queries, question.queries);
         assert_eq!(answer.answers[0].data, RData::A(Ipv4Addr::new(10, 0, 0, 1).into()));
-        let failed = Message::from_vec(&failed(&question).unwrap()).unwrap();
+        let failed = Message::from_vec(&server_failure(&question).unwrap()).unwrap();
         assert_eq!((failed.metadata.response_code, failed.answers.len()), (ResponseCode::ServFail, 0));
     }
 }

@@ -1,12 +1,13 @@
-//! The proxy beside a pod.
+//! The sidecar: the proxy beside a pod.
 //!
-//! A pod's connections are redirected here by the kernel: those that its application opens ([`outbound`]) and those that
-//! others open to it ([`inbound`]). Each is one task of one worker thread from its first byte to its last. What the proxy
-//! knows of the mesh is in [`mesh`]; how it gets to an endpoint, in [`upstream`]. Start at [`run`] for the process, at
-//! [`outbound::serve`] and [`inbound::serve`] for a connection's walk.
+//! The kernel redirects a pod's connections to the sidecar: those that the application opens ([`outbound`]) and those that
+//! others open to it ([`inbound`]). Each is one task of one worker thread from its first byte to its last. Start at [`run`]
+//! for the process, at [`outbound::serve`] and [`inbound::serve`] for the path of a connection. Requests, upstream connections
+//! and the view of the mesh are the engine's (`crates/proxy`).
 //!
-//! It does not know Kubernetes or the APIs that people write: all that it needs comes over discovery.
+//! The sidecar knows neither Kubernetes nor the APIs that users write: its whole configuration arrives over discovery.
 
+mod capture;
 pub mod dns;
 pub mod inbound;
 pub mod options;

@@ -1,47 +1,50 @@
-//! What the admin endpoint shows of a sidecar: what it was told, as it is used.
+//! The sidecar's admin pages: its configuration as received and as used.
 
 use std::sync::{Arc, OnceLock};
 
+use proxy::mesh::{Endpoint, MeshSnapshot, Protocol, Published, Reach, Service};
+use proxy::upstream::target;
 use runtime::admin::{Admin, Reply};
 use serde_json::{Value, json};
 
-use proxy::mesh::{Endpoint, Reach, Service, Shared, Snapshot};
-use proxy::upstream::target;
-
-/// What is published, once there is something.
-pub(crate) type Known = Arc<OnceLock<Arc<Shared>>>;
+/// The published view of the mesh, once discovery has started.
+pub(crate) type PublishedCell = Arc<OnceLock<Arc<Published>>>;
 
 /// Adds the pages.
-pub(crate) fn add(admin: Admin, known: &Known) -> Admin {
-    let (listing, dump) = (known.clone(), known.clone());
+pub(crate) fn add(admin: Admin, published: &PublishedCell) -> Admin {
+    let (listing, dump) = (published.clone(), published.clone());
     admin
         .page("/clusters", "the services in use and their endpoints", move |_| {
-            Reply::text(listing.get().map(|shared| clusters(&shared.newest())).unwrap_or_default())
+            Reply::text(listing.get().map(|published| clusters(&published.newest())).unwrap_or_default())
         })
-        .section("mesh", move || dump.get().map_or(Value::Null, |shared| config(&shared.newest())))
+        .section("mesh", move || dump.get().map_or(Value::Null, |published| config(&published.newest())))
 }
 
-/// One line per endpoint of each service port, as Envoy's `/clusters` has them.
-fn clusters(snapshot: &Snapshot) -> String {
+/// Returns one line per endpoint of each service port, in the form of Envoy's `/clusters`.
+fn clusters(snapshot: &MeshSnapshot) -> String {
     let mut lines = Vec::new();
     for service in snapshot.services.values() {
         for port in &service.ports {
-            let cluster = format!("outbound|{}||{}", port.number, service.hostname);
-            for choice in target::targets(service, port.number, snapshot) {
-                let target = &choice.target;
-                lines.push(format!(
-                    "{cluster}::{}::{:?}::weight::{}::cluster::{}::locality::{}::{}\n",
-                    target.address,
-                    choice.health,
-                    choice.weight,
-                    target.cluster,
-                    choice.locality,
-                    match (&target.tls, target.remote) {
-                        (None, _) => "plaintext",
-                        (Some(_), false) => "mutual TLS",
-                        (Some(_), true) => "mutual TLS through gateway",
-                    }
-                ));
+            let subsets = service.subsets.iter().map(Some);
+            for subset in std::iter::once(None).chain(subsets) {
+                let subset_name = subset.map_or("", |subset| &subset.name);
+                let cluster = format!("outbound|{}|{subset_name}|{}", port.number, service.hostname);
+                for candidate in target::targets(service, port.number, subset, snapshot) {
+                    let target = &candidate.target;
+                    lines.push(format!(
+                        "{cluster}::{}::{}::weight::{}::cluster::{}::locality::{}::{}\n",
+                        target.address,
+                        health(candidate.health),
+                        candidate.weight,
+                        target.cluster,
+                        candidate.locality,
+                        match (&target.tls, target.remote) {
+                            (None, _) => "plaintext",
+                            (Some(_), false) => "mutual TLS",
+                            (Some(_), true) => "mutual TLS through gateway",
+                        }
+                    ));
+                }
             }
         }
     }
@@ -49,24 +52,46 @@ fn clusters(snapshot: &Snapshot) -> String {
     lines.concat()
 }
 
-fn config(snapshot: &Snapshot) -> Value {
+fn health(health: balance::Health) -> &'static str {
+    match health {
+        balance::Health::Ready => "ready",
+        balance::Health::Unready => "unready",
+        balance::Health::Draining => "draining",
+    }
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Unknown => "unknown",
+        Protocol::Http => "http",
+        Protocol::Http2 => "http2",
+        Protocol::Grpc => "grpc",
+        Protocol::Tcp => "tcp",
+    }
+}
+
+fn config(snapshot: &MeshSnapshot) -> Value {
     let mut services: Vec<_> = snapshot.services.values().collect();
     services.sort_by(|a, b| a.hostname.cmp(&b.hostname));
     let own = snapshot.own.as_ref();
     json!({
         "meshId": &*snapshot.settings.mesh_id,
-        "outboundPolicy": format!("{:?}", snapshot.settings.outbound_policy),
-        "connectTimeoutMs": snapshot.settings.connect_timeout.as_millis() as u64,
+        "outboundPolicy": snapshot.settings.outbound_policy.as_str(),
+        "connectTimeoutMs": snapshot.settings.connect_timeout(true).as_millis() as u64,
         "workload": own.map(|own| json!({
             "name": &*own.labels.workload,
             "locality": own.locality.to_string(),
             "ports": own.ports.iter().map(|port| json!({
                 "number": port.number,
-                "protocol": format!("{:?}", port.protocol),
+                "protocol": protocol(port.protocol),
                 "service": &*port.service,
             })).collect::<Vec<_>>(),
         })),
-        "authentication": snapshot.authentication.as_ref().map(|found| format!("{:?}", found.mode)),
+        "authentication": snapshot.authentication.as_ref().map(|found| match found.mode {
+            policy::PeerMode::Permissive => "PERMISSIVE",
+            policy::PeerMode::Strict => "STRICT",
+            policy::PeerMode::Disable => "DISABLE",
+        }),
         "gateways": snapshot.gateways.iter().map(|(network, gateways)| {
             let addresses: Vec<_> = gateways.iter().map(|gateway| gateway.address.to_string()).collect();
             (network.to_string(), json!(addresses))
@@ -79,7 +104,7 @@ fn service(service: &Service) -> Value {
     json!({
         "hostname": &*service.hostname,
         "addresses": service.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "ports": service.ports.iter().map(|port| format!("{} {:?}", port.number, port.protocol)).collect::<Vec<_>>(),
+        "ports": service.ports.iter().map(|port| format!("{} {}", port.number, protocol(port.protocol))).collect::<Vec<_>>(),
         "endpoints": service.endpoints.as_ref().map(|endpoints| endpoints.iter().map(endpoint).collect::<Vec<_>>()),
     })
 }
@@ -90,7 +115,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "cluster": &*endpoint.cluster,
         "network": &*endpoint.network,
         "locality": endpoint.locality.to_string(),
-        "health": format!("{:?}", endpoint.health),
+        "health": health(endpoint.health),
         "weight": endpoint.weight,
     });
     match &endpoint.reach {
@@ -99,8 +124,8 @@ fn endpoint(endpoint: &Endpoint) -> Value {
             value["identity"] = json!(direct.identity.as_ref().map(ToString::to_string));
             value["mutualTls"] = json!(direct.mutual_tls);
         }
-        Reach::Gateways { identities, .. } => {
-            value["identities"] = json!(identities.iter().map(ToString::to_string).collect::<Vec<_>>());
+        Reach::Gateways(summary) => {
+            value["identities"] = json!(summary.identities.iter().map(ToString::to_string).collect::<Vec<_>>());
         }
     }
     value

@@ -1,51 +1,56 @@
 //! The process: options in, exit code out.
 
+use std::cell::OnceCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use proxy::listener::BACKLOG;
+use proxy::report::AccessLogFiles;
 use runtime::admin::{Admin, Application};
 use runtime::enrol::{self, Controller};
+use runtime::limits::Limit;
 use runtime::readiness::Readiness;
 use runtime::{control, drain, workers as threads};
 use telemetry::metrics::Registry;
 use tokio::task::LocalSet;
 use wire::name::{Node, Role};
 
-use crate::options::{Init, Listener, Mode, Options, any};
-use crate::workers::{self, BACKLOG, Listeners, Setup};
+use crate::capture::original_destination;
+use crate::options::{InitOptions, Listener, Mode, Options, any};
+use crate::workers::{self, Listeners, SidecarSetup};
 use crate::{dns, pages};
-use proxy::worker::Destination;
 
-/// Workers that a sidecar has at most unless told otherwise: it lives beside what it serves.
-const AT_MOST: usize = 2;
-/// For the last lines of the access log to be written.
-const LAST_LINES: std::time::Duration = std::time::Duration::from_millis(200);
+/// The default of the maximum number of workers: a sidecar shares its machine with the application.
+const MAX_WORKERS: usize = 2;
+/// How long the last lines of the access log may take to be written.
+const LOG_FLUSH: Duration = Duration::from_millis(200);
 
-/// Why the process ends.
+/// The reason why the process ends.
 #[derive(Debug, thiserror::Error)]
 enum Fatal {
     #[error("{0}")]
     Log(#[from] telemetry::logging::LevelError),
-    #[error("{0}")]
-    Controller(String),
-    #[error("the pod's name is not known; set POD_NAME")]
+    #[error("--discovery: {0}")]
+    Controller(#[from] enrol::AddressError),
+    #[error("the pod's name is unknown; set --pod or POD_NAME")]
     NoName,
     #[error("cannot listen at {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
-    #[error("nothing is captured, so say with --egress or --ingress what to carry")]
-    NothingToCarry,
+    #[error("without capture, the sidecar needs listeners; add --egress or --ingress")]
+    NoListeners,
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
     Capture(#[from] net::firewall::FirewallError),
 }
 
-/// Does what the options say, and returns when it is done.
+/// Runs the sidecar, or the mode that the options select, until it ends.
 pub fn run(options: Options) -> ExitCode {
     let done = match options.mode.clone() {
-        Some(Mode::Init(init)) => capture(&options, init),
+        Some(Mode::Init(init)) => install_capture(&options, init),
         None => serve(options),
     };
     match done {
@@ -57,7 +62,7 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
-fn capture(options: &Options, init: Init) -> Result<(), Fatal> {
+fn install_capture(options: &Options, init: InitOptions) -> Result<(), Fatal> {
     net::firewall::install_capture(&net::firewall::Capture {
         outbound_port: options.outbound_port,
         inbound_port: options.inbound_port,
@@ -67,9 +72,12 @@ fn capture(options: &Options, init: Init) -> Result<(), Fatal> {
         exclude_outbound_cidrs: init.exclude_outbound_cidrs,
         ..net::firewall::Capture::default()
     })?;
-    println!("traffic of this pod goes to ports {} (out) and {} (in)", options.outbound_port, options.inbound_port);
+    println!(
+        "traffic of this pod is redirected to ports {} (outbound) and {} (inbound)",
+        options.outbound_port, options.inbound_port
+    );
     if options.dns_port != 0 {
-        println!("its DNS questions go to port {}", options.dns_port);
+        println!("DNS queries of this pod are redirected to port {}", options.dns_port);
     }
     Ok(())
 }
@@ -79,25 +87,34 @@ fn serve(options: Options) -> Result<(), Fatal> {
     if options.pod.is_empty() {
         return Err(Fatal::NoName);
     }
-    let mut controller =
-        options.discovery.parse::<Controller>().map_err(|error| Fatal::Controller(error.to_string()))?;
+    let mut controller = options.discovery.parse::<Controller>()?;
     if let Some(mark) = options.mark() {
         controller = controller.marked(mark);
     }
-    net::socket::raise_open_files_limit()?;
-    // Before anything else: another proxy here, or a missing right, shows at once.
+    let files = net::socket::raise_open_files_limit()?;
+    // Before anything else, so that a conflict with another process or a missing privilege shows at once.
     let listeners = listen(&options)?;
-    control::run(async move { LocalSet::new().run_until(live(options, controller, listeners)).await })?
+    let connections = Limit::new(max_connections(files));
+    let running = run_sidecar(options, controller, listeners, connections);
+    control::run(async move { LocalSet::new().run_until(running).await })?
 }
 
-/// For each worker its listeners.
+/// Returns the maximum number of open connections for a limit of open files: a connection and its upstream connection take
+/// two files each.
+fn max_connections(files: u64) -> u64 {
+    /// For listeners, admin connections, discovery and logs.
+    const RESERVED: u64 = 128;
+    (files.saturating_sub(RESERVED) / 2).max(16)
+}
+
+/// Returns the listeners of each worker.
 fn listen(options: &Options) -> Result<Vec<Listeners>, Fatal> {
     if options.no_capture && options.egress.is_empty() && options.ingress.is_empty() {
-        return Err(Fatal::NothingToCarry);
+        return Err(Fatal::NoListeners);
     }
     let captured = |port| (!options.no_capture).then(|| any(port));
     let binds = |listeners: &[Listener]| listeners.iter().map(|listener| listener.bind).collect::<Vec<_>>();
-    let count = threads::count(options.concurrency, AT_MOST);
+    let count = threads::count(options.concurrency, MAX_WORKERS);
     let mut all: Vec<Listeners> = (0..count).map(|_| Listeners::default()).collect();
     for address in captured(options.outbound_port).into_iter().chain(binds(&options.egress)) {
         let shared = bind(address, |address| net::socket::listen_shared(address, count, BACKLOG))?;
@@ -106,7 +123,7 @@ fn listen(options: &Options) -> Result<Vec<Listeners>, Fatal> {
         }
     }
     for address in captured(options.inbound_port).into_iter().chain(binds(&options.ingress)) {
-        // Opened when it is known whom to let in.
+        // Opened when the inbound side is ready.
         let shared = bind(address, |address| net::socket::bind_shared(address, count))?;
         for (own, listener) in all.iter_mut().zip(shared) {
             own.inbound.push(listener);
@@ -117,46 +134,36 @@ fn listen(options: &Options) -> Result<Vec<Listeners>, Fatal> {
 
 fn bind<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> Result<T, Fatal> {
     let bound = bind(address).or_else(|error| match error.kind() {
-        // A machine without IPv6.
+        // The machine has no IPv6.
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported if address.ip().is_unspecified() => {
-            bind((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into())
+            bind((Ipv4Addr::UNSPECIFIED, address.port()).into())
         }
         _ => Err(error),
     });
     bound.map_err(|error| Fatal::Listen { address, error })
 }
 
-/// Where connections go: those of a listener of their own, to its destination; others, as the kernel says.
-fn destination(options: &Options) -> Destination {
-    let own = [options.egress.as_slice(), options.ingress.as_slice()].concat();
-    if own.is_empty() {
-        return Arc::new(net::original_destination);
-    }
-    Arc::new(move |stream| {
-        let local = stream.local_addr()?;
-        match own.iter().find(|listener| listener.takes(local)) {
-            Some(listener) => Ok(listener.destination),
-            None => net::original_destination(stream),
-        }
-    })
-}
-
-/// The control thread, from enrolment to the last connection's end.
-async fn live(options: Options, controller: Controller, listeners: Vec<Listeners>) -> Result<(), Fatal> {
+/// Runs the control thread from enrolment until the drain is complete.
+async fn run_sidecar(
+    options: Options,
+    controller: Controller,
+    listeners: Vec<Listeners>,
+    connections: Limit,
+) -> Result<(), Fatal> {
     let registry = Registry::new();
     telemetry::istio::tell_build(&registry, "proxy");
     let readiness = Readiness::new();
     let (signal, watch, drained) = drain::channel();
     let (has_identity, has_inbound) = (readiness.needs("identity"), readiness.needs("inbound configuration"));
 
-    let (known, logs) = (pages::Known::default(), std::cell::OnceCell::new());
-    let admin = pages::add(Admin::new("sidecar", registry.clone(), readiness.clone(), signal.clone()), &known)
+    let (published, logs) = (pages::PublishedCell::default(), OnceCell::<AccessLogFiles>::new());
+    let admin = pages::add(Admin::new("sidecar", registry.clone(), readiness.clone(), signal.clone()), &published)
         .application(Application::from_environment(options.mark()));
     let admin = Arc::new(admin);
     admin.clone().serve(options.addresses())?;
 
     let leaving = control::leave(&readiness, &signal, drained, options.leaving());
-    let living = async {
+    let running = async {
         let enrolment = enrol::Options {
             token_path: options.token.clone(),
             root_path: options.root.clone(),
@@ -166,49 +173,48 @@ async fn live(options: Options, controller: Controller, listeners: Vec<Listeners
         admin.identify(enrolled.identity.clone());
         has_identity.done();
 
-        let mut running = workers::start(
-            Setup {
-                node: Node {
-                    role: Role::Sidecar,
-                    ip: options.ip,
-                    pod: options.pod.clone(),
-                    namespace: options.namespace.clone(),
-                    cluster: options.cluster.clone(),
-                },
-                network: options.network.as_str().into(),
-                identity: enrolled.identity.clone(),
-                listeners,
-                destination: destination(&options),
-                mark: options.mark(),
-                registry: registry.clone(),
-                drain: watch,
+        let setup = SidecarSetup {
+            node: Node {
+                role: Role::Sidecar,
+                ip: options.ip,
+                pod: options.pod.clone(),
+                namespace: options.namespace.clone(),
+                cluster: options.cluster.clone(),
             },
-            move || enrolled.channel(),
-        )?;
-        // Set once: this is the only place.
-        let _ = known.set(running.shared.clone());
-        let _ = logs.set(running.logs.clone());
+            network: options.network.as_str().into(),
+            identity: enrolled.identity.clone(),
+            listeners,
+            original_destination: original_destination([&*options.egress, &*options.ingress].concat()),
+            mark: options.mark(),
+            connections,
+            registry: registry.clone(),
+            drain: watch,
+        };
+        let mut sidecar = workers::start(setup, move || enrolled.channel())?;
+        // Both cells are empty: they are set here only.
+        let _ = published.set(sidecar.published.clone());
+        let _ = logs.set(sidecar.logs.clone());
         if options.dns_port != 0 {
-            let (network, shared) = (options.network.as_str().into(), running.shared.clone());
-            let names = dns::Names::new(network, shared, running.subscriber.clone());
+            let network = options.network.as_str().into();
+            let names = dns::Names::new(network, sidecar.published.clone(), sidecar.subscriber.clone());
             dns::serve(names, options.dns_port, options.mark()).await?;
         }
-        running.opened().await;
+        sidecar.opened().await;
         has_inbound.done();
         tracing::info!(cluster = %options.cluster, pod = %options.pod, "ready");
         control::settle();
         std::future::pending::<()>().await;
-        drop(running);
+        drop(sidecar);
         Ok::<(), Fatal>(())
     };
     tokio::select! {
         left = leaving => {
             left?;
             if let Some(logs) = logs.get() {
-                logs.flush(LAST_LINES);
+                logs.flush(LOG_FLUSH);
             }
             Ok(())
         }
-        failed = living => failed,
+        failed = running => failed,
     }
 }

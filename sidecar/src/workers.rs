@@ -1,178 +1,245 @@
-//! The running proxy: workers, and what the control thread keeps for them. Separate from [`crate::run`] so that a test can
-//! run it with listeners, an identity and a controller of its own.
+//! The running sidecar: discovery on the control thread, and worker threads. Separate from [`crate::run`] so that tests can
+//! run it with listeners, an identity and a controller of their own.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use identity::Identity;
+use proxy::failure::Failure;
+use proxy::listener::{self, BACKLOG};
+use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
+use proxy::report::{AccessLog, AccessLogFiles, WorkerTelemetry};
+use proxy::worker::Worker;
 use runtime::drain::Watch;
+use runtime::limits::{Limit, Permit};
 use runtime::workers::{self, Workers};
 use telemetry::metrics::Registry;
-use tokio::sync::mpsc;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use wire::Kind;
 use wire::client::Subscriber;
 use wire::name::{self, Node};
 
+pub use crate::capture::OriginalDestination;
 use crate::{inbound, outbound};
-use proxy::mesh::{self, Place, Shared, Store, View};
-use proxy::report::{Files, Log, Telemetry};
-use proxy::worker::{Destination, Worker};
 
-/// Connections that may wait to be accepted.
-pub const BACKLOG: i32 = 4096;
-
-/// What a proxy is started with.
-pub struct Setup {
-    /// Where it is.
+/// What a sidecar is started with.
+pub struct SidecarSetup {
+    /// The node ID.
     pub node: Node,
-    /// Its network.
+    /// The network.
     pub network: Arc<str>,
-    /// Who it is. Its trust is kept up to date from what the controller tells.
+    /// The identity. Its trust bundle follows the controller's.
     pub identity: Identity,
-    /// For each worker its listeners.
+    /// The listeners of each worker.
     pub listeners: Vec<Listeners>,
-    /// Where captured connections were going.
-    pub destination: Destination,
-    /// The mark of the proxy's own connections; `None` where nothing is captured.
+    /// How the original destination of a connection is found.
+    pub original_destination: OriginalDestination,
+    /// The firewall mark of the sidecar's own connections; `None` without capture.
     pub mark: Option<u32>,
-    /// Where metrics go.
+    /// The limit on open connections.
+    pub connections: Limit,
+    /// The metrics registry.
     pub registry: Registry,
-    /// Says when to leave.
+    /// The drain.
     pub drain: Watch,
 }
 
 /// One worker's listeners.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// For connections of the application.
+    /// Listeners for connections of the application.
     pub outbound: Vec<TcpListener>,
-    /// For connections to the application. Bound suffices: they are opened when the proxy knows whom to let in.
+    /// Listeners for connections to the application. They need only be bound: they are opened when the inbound side is ready.
     pub inbound: Vec<TcpListener>,
 }
 
-/// A proxy that runs.
+/// A running sidecar.
 pub struct Running {
-    /// Its worker threads.
+    /// The worker threads.
     pub workers: Workers,
-    /// What it knows of the mesh.
-    pub shared: Arc<Shared>,
-    /// Asks the controller.
+    /// The view of the mesh.
+    pub published: Arc<Published>,
+    /// The subscriber to discovery.
     pub subscriber: Subscriber,
-    /// Its access logs.
-    pub logs: Files,
-    /// Each worker has a sender until its inbound listeners are open. Nothing is ever sent.
-    closed: mpsc::Receiver<Infallible>,
+    /// The access logs.
+    pub logs: AccessLogFiles,
+    /// Each worker holds a sender until its inbound listeners are open. Nothing is ever sent.
+    opening: mpsc::Receiver<Infallible>,
 }
 
-/// Starts workers and discovery. Must be called inside a [`tokio::task::LocalSet`], which drives discovery. `channel`
-/// gives a way to the controller.
+/// Starts discovery and workers. Must be called within a [`tokio::task::LocalSet`], which drives discovery. `channel` returns
+/// a connection to the controller.
 ///
 /// # Errors
-/// Where a thread cannot be started.
-pub fn start(setup: Setup, channel: impl Fn() -> Channel + 'static) -> io::Result<Running> {
-    let Setup { node, network, identity, listeners, destination, mark, registry, drain } = setup;
-    let place = Place {
+/// Returns an error if a thread cannot be started.
+pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io::Result<Running> {
+    let SidecarSetup { node, network, identity, listeners, original_destination, mark, connections, registry, drain } =
+        setup;
+    let location = ProxyLocation {
         cluster: node.cluster.as_str().into(),
         network,
         namespace: node.namespace.as_str().into(),
         pod: node.pod.as_str().into(),
     };
+    let (published, subscriber) = discover(&node, &location, &identity, channel);
+    let logs = AccessLogFiles::new(registry.clone());
+    let (count, (still_opening, opening)) = (listeners.len(), mpsc::channel(1));
+    // Each worker takes its own, so that no sender outlives its use.
+    let listeners: Vec<_> = listeners.into_iter().map(|listeners| (listeners, still_opening.clone())).collect();
+    drop(still_opening);
+    let listeners = Arc::new(Mutex::new(listeners));
+    let (view, log_files) = ((location, published.clone(), subscriber.clone()), logs.clone());
+    let workers = workers::spawn(count, move |_| {
+        let listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (location, published, subscriber) = view.clone();
+        let telemetry = (registry.worker(), location.clone(), AccessLog::new(log_files.clone()));
+        let (identity, drain) = (identity.clone(), drain.clone());
+        let (original_destination, connections) = (original_destination.clone(), connections.clone());
+        async move {
+            let Some((listeners, opening)) = listeners else { return };
+            let view = MeshView::new(location, published, subscriber);
+            let telemetry = WorkerTelemetry::new(telemetry.0, telemetry.1, telemetry.2);
+            let worker = Rc::new(Worker::new(view, identity, telemetry, drain, mark));
+            work(Rc::new(Captured { worker, original_destination, connections }), listeners, opening).await;
+        }
+    })?;
+    Ok(Running { workers, published, subscriber, logs, opening })
+}
+
+/// Starts discovery.
+fn discover(
+    node: &Node,
+    location: &ProxyLocation,
+    identity: &Identity,
+    channel: impl Fn() -> Channel + 'static,
+) -> (Arc<Published>, Subscriber) {
     let trusting = identity.clone();
-    let store = Store::new(place.clone(), move |trust| trusting.replace_trust(trust));
-    let (shared, needs_subscriber) = (store.shared(), store.subscriber());
+    let store = MeshStore::new(location.clone(), move |trust| trusting.replace_trust(trust));
+    let (published, for_store) = (store.published(), store.subscriber());
     let connect = move || {
         let channel = channel();
         async move { Ok::<_, Infallible>(channel) }
     };
-    let (subscriber, discovery) = wire::client::discovery(&node, store, connect, wire::client::Settings::default());
-    // The cell was empty: the store is new.
-    let _ = needs_subscriber.set(subscriber.clone());
-    let me = name::workload(&node.cluster, &node.namespace, &node.pod);
+    let (subscriber, discovery) = wire::client::discovery(node, store, connect, wire::client::Settings::default());
+    // The cell of a new store is empty.
+    let _ = for_store.set(subscriber.clone());
     for kind in [Kind::Trust, Kind::MeshConfig] {
         subscriber.subscribe(kind, name::MESH);
     }
-    subscriber.subscribe(Kind::Workload, me.as_str());
+    subscriber.subscribe(Kind::Workload, name::workload(&node.cluster, &node.namespace, &node.pod));
     tokio::task::spawn_local(discovery.run());
-    let giving_up = subscriber.clone();
-    tokio::task::spawn_local(mesh::give_up(shared.clone(), place.clone(), move |kind, name| {
-        giving_up.unsubscribe(kind, name);
+    let releasing = subscriber.clone();
+    tokio::task::spawn_local(mesh::release_unused(published.clone(), location.clone(), move |kind, name| {
+        releasing.unsubscribe(kind, name);
     }));
-
-    let logs = Files::new(registry.clone());
-    let (count, (still_closed, closed)) = (listeners.len(), mpsc::channel(1));
-    // Each is taken by one worker, so that none outlives its use.
-    let own: Vec<_> = listeners.into_iter().map(|listeners| (listeners, still_closed.clone())).collect();
-    drop(still_closed);
-    let own = Arc::new(std::sync::Mutex::new(own));
-    let for_workers = (place, shared.clone(), subscriber.clone(), logs.clone());
-    let workers = workers::spawn(count, move |_| {
-        let own = own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
-        let (place, shared, subscriber, logs) = for_workers.clone();
-        let (identity, registry, drain, destination) =
-            (identity.clone(), registry.clone(), drain.clone(), destination.clone());
-        async move {
-            let view = View::new(place.clone(), shared, subscriber);
-            let telemetry = Telemetry::new(registry.worker(), place, Log::new(logs));
-            let Some((listeners, closed)) = own else { return };
-            work(Rc::new(Worker::new(view, identity, telemetry, drain, mark, destination)), listeners, closed).await;
-        }
-    })?;
-    Ok(Running { workers, shared, subscriber, logs, closed })
+    (published, subscriber)
 }
 
-/// One worker's life.
-async fn work(worker: Rc<Worker>, listeners: Listeners, closed: mpsc::Sender<Infallible>) {
-    /// How often to look whether the last connection is gone, while draining.
-    const LOOK: Duration = Duration::from_millis(20);
-    tokio::task::spawn_local(Worker::sweep(Rc::downgrade(&worker)));
-    // The application may need others while it finishes, so its own connections are taken until nothing else is left.
-    let (last, mut others) = (Rc::new(tokio::sync::Notify::new()), JoinSet::new());
+/// What the captured connections of one worker have in common.
+pub struct Captured {
+    /// The worker's state.
+    pub worker: Rc<Worker>,
+    original_destination: OriginalDestination,
+    connections: Limit,
+}
+
+impl Captured {
+    /// Acquires a permit for one more connection.
+    ///
+    /// # Errors
+    /// Returns an error if the sidecar has as many connections as its limit of open files allows.
+    pub fn admit(&self) -> Result<Permit, Failure> {
+        self.connections.acquire().ok_or(Failure::Overflow("the number of open connections".into()))
+    }
+
+    /// Returns the original destination of a connection.
+    ///
+    /// # Errors
+    /// Returns an error if it is unknown, or if it is the sidecar itself: the connection was not captured, and would lead to
+    /// the sidecar again.
+    pub fn destination(&self, stream: &TcpStream) -> Result<SocketAddr, Failure> {
+        let destination = (self.original_destination)(stream).map_err(Failure::downstream)?;
+        if destination == stream.local_addr().map_err(Failure::downstream)? {
+            return Err(Failure::Refused("the connection was not captured; it would lead to the sidecar again".into()));
+        }
+        Ok(destination)
+    }
+}
+
+/// Runs a worker: accepts connections until the drain, and ends when the last one has ended.
+async fn work(captured: Rc<Captured>, listeners: Listeners, opening: mpsc::Sender<Infallible>) {
+    let worker = &captured.worker;
+    tokio::task::spawn_local(Worker::sweep(Rc::downgrade(worker)));
+    // The application may need other services while it finishes, so its connections are accepted until no other is left.
+    let (last, mut outgoing) = (Rc::new(Notify::new()), JoinSet::new());
     for listener in listeners.outbound {
-        let last = last.clone();
-        let over = async move { last.notified().await };
-        others.spawn_local(worker.clone().accept(listener, over, outbound::serve));
+        let (captured, last) = (captured.clone(), last.clone());
+        outgoing.spawn_local(async move {
+            let drain = captured.worker.drain.clone();
+            let serve = |stream, client| outbound::serve(stream, client, captured.clone());
+            listener::accept(listener, last.notified(), &drain, serve).await
+        });
     }
     let mut drain = worker.drain.clone();
-    if open(&worker, &listeners.inbound).await {
-        drop(closed);
+    if open(worker, &listeners.inbound).await {
+        drop(opening);
         let incoming = listeners.inbound.into_iter().map(|listener| {
-            let mut drain = drain.clone();
-            worker.clone().accept(listener, async move { drain.begun().await }, inbound::serve)
+            let (captured, mut begun, drain) = (captured.clone(), drain.clone(), drain.clone());
+            async move {
+                let serve = |stream, client| inbound::serve(stream, client, captured.clone());
+                listener::accept(listener, async move { begun.begun().await }, &drain, serve).await
+            }
         });
-        join_all(incoming).await;
+        join_all(incoming).await.into_iter().for_each(or_end_process);
     }
     drain.begun().await;
-    // Besides this one, the accepting tasks have the worker, and each connection.
-    while Rc::strong_count(&worker) > 1 + others.len() {
-        tokio::time::sleep(LOOK).await;
-    }
+    // Each task that accepts holds `captured` as well.
+    closed(&captured, outgoing.len()).await;
     last.notify_waiters();
-    others.join_all().await;
-    while Rc::strong_count(&worker) > 1 {
-        tokio::time::sleep(LOOK).await;
+    while let Some(accepted) = outgoing.join_next().await {
+        or_end_process(accepted.unwrap_or(Ok(())));
+    }
+    closed(&captured, 0).await;
+}
+
+/// Waits until all connections have ended. `holders` is the number of other holders of `captured`.
+async fn closed(captured: &Rc<Captured>, holders: usize) {
+    /// How often to check.
+    const INTERVAL: Duration = Duration::from_millis(20);
+    // Each connection holds `captured`; connections that switched protocols hold the worker.
+    while Rc::strong_count(captured) > 1 + holders || Rc::strong_count(&captured.worker) > 1 {
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// Waits until the proxy knows whom to let in, and lets them connect. Until then the kernel refuses whoever comes, so that
-/// they go to another endpoint at once: taken and then denied or left to wait, their requests would fail. Says whether it
-/// came to that before drain.
+/// Ends the process if a listener failed: a worker that does not accept would leave its share of connections waiting.
+fn or_end_process(accepted: io::Result<()>) {
+    if let Err(error) = accepted {
+        panic!("a listener failed: {error}");
+    }
+}
+
+/// Opens the inbound listeners when the own workload and its policies have arrived. Until then the kernel refuses
+/// connections, so that clients use another endpoint: requests that are accepted and then denied or delayed would fail.
+/// Returns whether the listeners are open; they are not if the drain begins first or another process listens there.
 async fn open(worker: &Worker, listeners: &[TcpListener]) -> bool {
     let mut drain = worker.drain.clone();
     tokio::select! {
-        () = worker.view.knows_itself() => {}
+        () = worker.view.inbound_ready() => {}
         () = drain.begun() => return false,
     }
     for listener in listeners {
         if let Err(error) = net::socket::open(listener, BACKLOG) {
             let address = listener.local_addr().ok();
-            tracing::error!(%error, ?address, "cannot listen for the application, so this proxy stays unready: does another run here?");
+            tracing::error!(%error, ?address, "cannot listen for inbound connections; the sidecar stays unready. Does another process listen there?");
             return false;
         }
     }
@@ -180,8 +247,8 @@ async fn open(worker: &Worker, listeners: &[TcpListener]) -> bool {
 }
 
 impl Running {
-    /// Waits until the proxy knows its own inbound side, and all workers take connections to the application.
+    /// Waits until all workers accept inbound connections.
     pub async fn opened(&mut self) {
-        while self.closed.recv().await.is_some() {}
+        while self.opening.recv().await.is_some() {}
     }
 }

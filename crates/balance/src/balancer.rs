@@ -1,36 +1,36 @@
-//! One service's endpoints as one worker sees them: which is taken next, and what is known of each.
+//! The balancer: one service's endpoints as one worker uses them.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::{Locality, Outcome, Standing, TierHealth, loads};
+use crate::{EndpointState, Locality, Outcome, OutlierDetection, TierHealth, loads};
 
-/// What discovery says of an endpoint's health.
+/// The health of an endpoint, as discovery reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// To be used.
+    /// In use.
     Ready,
-    /// Known, not to be used; it counts as capacity that its tier lacks.
+    /// Not in use; counts as capacity that its tier lacks.
     Unready,
-    /// About to leave; not to be used and not counted.
+    /// Terminating: not in use and not counted.
     Draining,
 }
 
-/// One endpoint, or many behind a gateway.
+/// An endpoint, or many endpoints behind a gateway.
 #[derive(Debug, Clone)]
 pub struct Endpoint<T> {
-    /// Its name: what is learned of an endpoint stays with this.
+    /// The name. Updates keep the state of endpoints by their names.
     pub id: Arc<str>,
-    /// Where it runs.
+    /// The locality.
     pub locality: Locality,
-    /// Its share among the endpoints of its tier. A gateway's is the number of ready endpoints behind it. Never picked
-    /// at 0.
+    /// The weight within the tier. A gateway's weight is the number of ready endpoints behind it. An endpoint of weight 0 is
+    /// never picked.
     pub weight: u32,
-    /// What discovery says of it.
+    /// The health that discovery reports.
     pub health: Health,
-    /// What the caller needs to reach it.
+    /// What the caller needs to connect.
     pub target: T,
 }
 
@@ -39,17 +39,17 @@ pub struct Endpoint<T> {
 pub enum Mode {
     /// By tiers, weight and load.
     Ordinary,
-    /// To find out whether an ejected endpoint is back.
+    /// As the probation request of an endpoint whose ejection has ended.
     Probation,
-    /// Every endpoint is ejected, so all are used.
+    /// Every endpoint is ejected, so all of them are used.
     Panic,
 }
 
-/// What a worker knows of an endpoint; shared with the picks that are under way and kept over updates.
+/// What a worker has learned of an endpoint. Shared with the picks in progress, and kept over updates.
 #[derive(Debug)]
-struct State {
+struct Learned {
     in_flight: Cell<u32>,
-    standing: Cell<Standing>,
+    state: Cell<EndpointState>,
     succeeded: Cell<Option<Instant>>,
 }
 
@@ -57,28 +57,28 @@ struct State {
 struct Row<T> {
     endpoint: Endpoint<T>,
     tier: usize,
-    state: Rc<State>,
+    learned: Rc<Learned>,
 }
 
-/// The endpoints of a tier that can be used, with the running sum of their weights.
+/// The endpoints of a tier that are in use, with the running sum of their weights.
 #[derive(Debug, Default)]
 struct Tier {
     health: TierHealth,
     available: Vec<(u64, usize)>,
 }
 
-/// One tier, for people.
+/// The state of a tier, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TierView {
-    /// The distance of its endpoints, as [`Locality::distance_from`] counts.
+    /// The distance of its endpoints ([`Locality::distance_from`]).
     pub distance: u8,
-    /// Its share of traffic in percent.
+    /// The share of traffic in percent.
     pub share: u32,
     /// The weight of its endpoints.
     pub health: TierHealth,
 }
 
-/// The choice among one service's endpoints. Not shared between threads: what it learns is its worker's own.
+/// Chooses among one service's endpoints. Each worker has its own, with what the worker itself has learned.
 #[derive(Debug)]
 pub struct Balancer<T> {
     own: Locality,
@@ -86,14 +86,21 @@ pub struct Balancer<T> {
     distances: Vec<u8>,
     tiers: Vec<Tier>,
     shares: Vec<u32>,
-    /// Set by reports that change an endpoint's standing.
-    stale: Rc<Cell<bool>>,
-    /// When the next ejection ends.
+    shared: Rc<Shared>,
+    /// The end of the next ejection.
     next_end: Option<Instant>,
 }
 
+/// What a balancer shares with its picks.
+#[derive(Debug, Default)]
+struct Shared {
+    /// A report changed an endpoint's state, so tiers and shares are outdated.
+    stale: Cell<bool>,
+    outlier_detection: Cell<OutlierDetection>,
+}
+
 impl<T: Clone> Balancer<T> {
-    /// A balancer for a caller that runs at `own`, with no endpoints yet.
+    /// Creates a balancer without endpoints for a caller in the locality `own`.
     pub fn new(own: Locality) -> Self {
         Self {
             own,
@@ -101,18 +108,23 @@ impl<T: Clone> Balancer<T> {
             distances: Vec::new(),
             tiers: Vec::new(),
             shares: Vec::new(),
-            stale: Rc::default(),
+            shared: Rc::default(),
             next_end: None,
         }
     }
 
-    /// Moves the caller, once it is told where it runs. Takes effect with the next [`Balancer::update`].
-    pub fn place_at(&mut self, own: Locality) {
+    /// Sets the caller's locality. Takes effect with the next [`Balancer::update`].
+    pub fn set_locality(&mut self, own: Locality) {
         self.own = own;
     }
 
-    /// Takes a new list of endpoints. What is known of endpoints that stay is kept, except that one that was not ready
-    /// and is now starts anew: it was restarted.
+    /// Sets when endpoints are ejected. Takes effect with the next report.
+    pub fn set_outlier_detection(&mut self, policy: OutlierDetection) {
+        self.shared.outlier_detection.set(policy);
+    }
+
+    /// Replaces the endpoints. The state of endpoints that remain is kept, except that an endpoint that becomes ready starts
+    /// anew: it was restarted.
     pub fn update(&mut self, endpoints: impl IntoIterator<Item = Endpoint<T>>) {
         let mut before: std::collections::HashMap<Arc<str>, Row<T>> =
             std::mem::take(&mut self.rows).into_iter().map(|row| (row.endpoint.id.clone(), row)).collect();
@@ -121,20 +133,20 @@ impl<T: Clone> Balancer<T> {
             let restarted = known
                 .as_ref()
                 .is_some_and(|row| row.endpoint.health != Health::Ready && endpoint.health == Health::Ready);
-            let state = known.map_or_else(
+            let learned = known.map_or_else(
                 || {
-                    Rc::new(State {
+                    Rc::new(Learned {
                         in_flight: Cell::new(0),
-                        standing: Cell::new(Standing::FRESH),
+                        state: Cell::new(EndpointState::NEW),
                         succeeded: Cell::new(None),
                     })
                 },
-                |row| row.state,
+                |row| row.learned,
             );
             if restarted {
-                state.standing.set(Standing::FRESH);
+                learned.state.set(EndpointState::NEW);
             }
-            self.rows.push(Row { endpoint, tier: 0, state });
+            self.rows.push(Row { endpoint, tier: 0, learned });
         }
         let distances: Vec<u8> = self.rows.iter().map(|row| row.endpoint.locality.distance_from(&self.own)).collect();
         self.distances = distances.clone();
@@ -143,11 +155,11 @@ impl<T: Clone> Balancer<T> {
         for (row, distance) in self.rows.iter_mut().zip(distances) {
             row.tier = self.distances.binary_search(&distance).unwrap_or_default();
         }
-        self.stale.set(true);
+        self.shared.stale.set(true);
     }
 
-    /// The next endpoint to try, avoiding those in `previous` (the ids tried before for the same request) where there
-    /// is another. `random` is 64 random bits. `None` when discovery knows no ready endpoint.
+    /// Picks the endpoint for the next attempt, avoiding those in `previous` (the endpoints of earlier attempts of the same
+    /// request) if there is another. `random` is 64 random bits. Returns `None` if no endpoint is ready.
     pub fn pick(&mut self, now: Instant, previous: &[Arc<str>], random: u64) -> Option<Pick<T>> {
         self.refresh(now);
         let (row, mode) = self
@@ -158,7 +170,7 @@ impl<T: Clone> Balancer<T> {
         Some(self.take(row, mode))
     }
 
-    /// The tiers, nearest first.
+    /// Returns the tiers, nearest first.
     pub fn tiers(&mut self, now: Instant) -> Vec<TierView> {
         self.refresh(now);
         (self.distances.iter().zip(&self.shares).zip(&self.tiers))
@@ -166,45 +178,45 @@ impl<T: Clone> Balancer<T> {
             .collect()
     }
 
-    /// The endpoints with their standing and the requests under way.
-    pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint<T>, Standing, u32)> {
-        self.rows.iter().map(|row| (&row.endpoint, row.state.standing.get(), row.state.in_flight.get()))
+    /// Returns the endpoints with their states and the numbers of requests in progress.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint<T>, EndpointState, u32)> {
+        self.rows.iter().map(|row| (&row.endpoint, row.learned.state.get(), row.learned.in_flight.get()))
     }
 
-    /// Whether there is no endpoint at all.
+    /// Returns whether there are no endpoints.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     fn take(&self, row: usize, mode: Mode) -> Pick<T> {
-        let Row { endpoint, state, .. } = &self.rows[row];
-        state.in_flight.set(state.in_flight.get() + 1);
-        if let (Mode::Probation, Standing::Probation { ejections, .. }) = (mode, state.standing.get()) {
-            state.standing.set(Standing::Probation { probing: true, ejections });
+        let Row { endpoint, learned, .. } = &self.rows[row];
+        learned.in_flight.set(learned.in_flight.get() + 1);
+        if let (Mode::Probation, EndpointState::Probation { ejections, .. }) = (mode, learned.state.get()) {
+            learned.state.set(EndpointState::Probation { probing: true, ejections });
         }
         Pick {
             id: endpoint.id.clone(),
             target: endpoint.target.clone(),
             mode,
-            state: state.clone(),
-            stale: self.stale.clone(),
+            learned: learned.clone(),
+            shared: self.shared.clone(),
             reported: Cell::new(false),
         }
     }
 
-    /// Brings tiers and shares up to date after a change of the list, of a standing, or by time.
+    /// Brings tiers and shares up to date after a change of endpoints or states, or as time passes.
     fn refresh(&mut self, now: Instant) {
-        if !self.stale.get() && self.next_end.is_none_or(|end| now < end) {
+        if !self.shared.stale.get() && self.next_end.is_none_or(|end| now < end) {
             return;
         }
-        self.stale.set(false);
+        self.shared.stale.set(false);
         self.next_end = None;
         self.tiers.clear();
         self.tiers.resize_with(self.distances.len(), Tier::default);
         for (index, row) in self.rows.iter().enumerate() {
-            let standing = row.state.standing.get().at(now);
-            row.state.standing.set(standing);
-            if let Standing::Ejected { until, .. } = standing {
+            let state = row.learned.state.get().at(now);
+            row.learned.state.set(state);
+            if let EndpointState::Ejected { until, .. } = state {
                 self.next_end = Some(self.next_end.map_or(until, |end| end.min(until)));
             }
             let tier = &mut self.tiers[row.tier];
@@ -212,7 +224,7 @@ impl<T: Clone> Balancer<T> {
             if row.endpoint.health != Health::Draining {
                 tier.health.total += weight;
             }
-            if row.endpoint.health == Health::Ready && standing.in_use() && weight > 0 {
+            if row.endpoint.health == Health::Ready && state.in_use() && weight > 0 {
                 tier.health.available += weight;
                 tier.available.push((tier.health.available, index));
             }
@@ -221,20 +233,20 @@ impl<T: Clone> Balancer<T> {
         self.shares = loads(&health);
     }
 
-    /// An endpoint whose ejection is over and that nobody is trying, in a tier that is used now or nearer: asking one
-    /// farther away would cost this request distance for nothing.
+    /// Returns an endpoint whose ejection has ended and that is not being probed, in a tier that is used now or in a nearer
+    /// one: probing an endpoint farther away would cost this request distance for nothing.
     fn on_probation(&self, previous: &[Arc<str>]) -> Option<usize> {
         let nearest_used = self.shares.iter().position(|share| *share > 0).unwrap_or(self.tiers.len());
         self.rows.iter().position(|row| {
             row.tier <= nearest_used
                 && row.endpoint.health == Health::Ready
                 && row.endpoint.weight > 0
-                && matches!(row.state.standing.get(), Standing::Probation { probing: false, .. })
+                && matches!(row.learned.state.get(), EndpointState::Probation { probing: false, .. })
                 && !previous.contains(&row.endpoint.id)
         })
     }
 
-    /// By share, weight and load. When every endpoint that can be used was tried before, one of them again.
+    /// Picks by share, weight and load. If every endpoint in use was attempted before, picks one of them again.
     fn ordinary(&self, previous: &[Arc<str>], random: u64) -> Option<usize> {
         let mut dice = Dice(random);
         let chosen = self.tier_by_share(dice.below(100))?;
@@ -253,18 +265,18 @@ impl<T: Clone> Balancer<T> {
         })
     }
 
-    /// Two draws by weight; the one with less under way for its weight. At equal load the first draw stands, so that
-    /// shares follow the weights exactly when there is no load to go by.
+    /// Draws two endpoints by weight and returns the one with less load for its weight. At equal load the first draw counts,
+    /// so that shares follow the weights exactly without load.
     fn less_loaded_of_two(&self, tier: &Tier, previous: &[Arc<str>], dice: &mut Dice) -> Option<usize> {
         let first = self.draw(tier, previous, dice)?;
         let second = self.draw(tier, previous, dice)?;
-        let load = |row: usize| u64::from(self.rows[row].state.in_flight.get());
+        let load = |row: usize| u64::from(self.rows[row].learned.in_flight.get());
         let weight = |row: usize| u64::from(self.rows[row].endpoint.weight);
         Some(if load(second) * weight(first) < load(first) * weight(second) { second } else { first })
     }
 
-    /// One draw by weight. Meeting previous endpoints a few times in a row means that they are most of the tier, so
-    /// then the rest is looked through in order.
+    /// Draws an endpoint by weight. If several draws yield previous endpoints, these are most of the tier, and the others are
+    /// searched in order.
     fn draw(&self, tier: &Tier, previous: &[Arc<str>], dice: &mut Dice) -> Option<usize> {
         const DRAWS: usize = 4;
         let (sum, _) = *tier.available.last()?;
@@ -278,7 +290,7 @@ impl<T: Clone> Balancer<T> {
             .or_else(|| tier.available.iter().map(|(_, row)| *row).find(|row| allowed(*row)))
     }
 
-    /// Everything is ejected: any endpoint that discovery calls ready, nearest tier first, untried ones first.
+    /// Picks a ready endpoint although every endpoint is ejected: those not attempted before first, then the nearest tier.
     fn any_ready(&self, previous: &[Arc<str>], random: u64) -> Option<usize> {
         let ready = |row: &&usize| {
             let endpoint = &self.rows[**row].endpoint;
@@ -292,58 +304,59 @@ impl<T: Clone> Balancer<T> {
     }
 }
 
-/// An endpoint taken for one attempt; counts as one request under way until dropped.
+/// An endpoint picked for one attempt. It counts as a request in progress until it is dropped.
 #[derive(Debug)]
 pub struct Pick<T> {
-    /// The endpoint's id, to be named in `previous` of the next attempt.
+    /// The endpoint's name, for `previous` of the next attempt.
     pub id: Arc<str>,
-    /// What the caller needs to reach it.
+    /// What the caller needs to connect.
     pub target: T,
-    /// Why this one.
+    /// Why the endpoint was picked.
     pub mode: Mode,
-    state: Rc<State>,
-    stale: Rc<Cell<bool>>,
+    learned: Rc<Learned>,
+    shared: Rc<Shared>,
     reported: Cell<bool>,
 }
 
 impl<T> Pick<T> {
-    /// Says what became of the attempt. Reporting more than once counts each time, so that a connect failure and later
-    /// errors on the same pick are both heard.
+    /// Reports the outcome of the attempt. Each report counts, so that a connect failure and later errors of the same pick
+    /// both take effect.
     pub fn report(&self, outcome: Outcome, now: Instant) {
-        let before = self.state.standing.get();
+        let policy = self.shared.outlier_detection.get();
+        let before = self.learned.state.get();
         let after = match self.mode {
-            Mode::Ordinary => before.after(outcome, now),
-            Mode::Probation | Mode::Panic => before.after_trial(outcome, now),
+            Mode::Ordinary => before.after(outcome, now, &policy),
+            Mode::Probation | Mode::Panic => before.after_trial(outcome, now, &policy),
         };
         self.reported.set(true);
         if outcome == Outcome::Success {
-            self.state.succeeded.set(Some(now));
+            self.learned.succeeded.set(Some(now));
         }
-        self.state.standing.set(after);
-        if before.in_use() != after.in_use() || matches!(after, Standing::Ejected { .. }) {
-            self.stale.set(true);
+        self.learned.state.set(after);
+        if before.in_use() != after.in_use() || matches!(after, EndpointState::Ejected { .. }) {
+            self.shared.stale.set(true);
         }
     }
 
-    /// Whether an attempt at the same endpoint, this one or another, has succeeded since then: it is slow, but there.
+    /// Returns whether any attempt at the same endpoint has succeeded since `then`: the endpoint is slow, but available.
     pub fn has_succeeded_since(&self, then: Instant) -> bool {
-        self.state.succeeded.get().is_some_and(|last| last >= then)
+        self.learned.succeeded.get().is_some_and(|last| last >= then)
     }
 }
 
 impl<T> Drop for Pick<T> {
     fn drop(&mut self) {
-        self.state.in_flight.set(self.state.in_flight.get().saturating_sub(1));
-        // A probation request that nobody waited for told nothing: let the next one find out.
-        if let (Mode::Probation, false, Standing::Probation { ejections, .. }) =
-            (self.mode, self.reported.get(), self.state.standing.get())
+        self.learned.in_flight.set(self.learned.in_flight.get().saturating_sub(1));
+        // A probation request that ended without a report: the next request probes.
+        if let (Mode::Probation, false, EndpointState::Probation { ejections, .. }) =
+            (self.mode, self.reported.get(), self.learned.state.get())
         {
-            self.state.standing.set(Standing::Probation { probing: false, ejections });
+            self.learned.state.set(EndpointState::Probation { probing: false, ejections });
         }
     }
 }
 
-/// Many small numbers out of 64 random bits (the SplitMix64 sequence).
+/// Derives many small numbers from 64 random bits (the SplitMix64 sequence).
 struct Dice(u64);
 
 impl Dice {

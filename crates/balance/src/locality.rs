@@ -1,30 +1,30 @@
-//! Where a workload runs, and how far that is.
+//! Localities and the distance between them.
 
 use std::sync::Arc;
 
-/// A region, a zone in it and a subzone in that. An empty part is "not known".
+/// A region, zone and subzone. An empty part is unknown.
 ///
-/// The words and the order come from `topology.kubernetes.io/region`, `…/zone` and `topology.istio.io/subzone`.
+/// The values are those of `topology.kubernetes.io/region`, `…/zone` and `topology.istio.io/subzone`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Locality {
     /// The region, such as `us-west`.
     pub region: Arc<str>,
     /// The zone in the region, such as `us-west-1a`.
     pub zone: Arc<str>,
-    /// A part of the zone, such as a rack.
+    /// The subzone, such as a rack.
     pub subzone: Arc<str>,
 }
 
 impl Locality {
-    /// A locality of these names.
+    /// Creates a locality.
     pub fn new(region: &str, zone: &str, subzone: &str) -> Self {
         Self { region: region.into(), zone: zone.into(), subzone: subzone.into() }
     }
 
-    /// How far this is from `own`: 0 same subzone, 1 same zone, 2 same region, 3 elsewhere.
+    /// Returns the distance from `own`: 0 same subzone, 1 same zone, 2 same region, 3 elsewhere.
     ///
-    /// A caller that does not know its own region has no preference: everything is at distance 0. The levels are
-    /// Istio's default failover order.
+    /// Without a region of its own, a caller has no preference: the distance is always 0. The levels are Istio's default
+    /// failover order.
     pub fn distance_from(&self, own: &Locality) -> u8 {
         if own.region.is_empty() {
             0

@@ -1,23 +1,23 @@
-//! How traffic is shared between tiers: Envoy's priority levels.
+//! The distribution of traffic over tiers: Envoy's priority levels.
 //!
-//! Source: Envoy's "Priority levels" and "Degraded endpoints" pages. One difference: health is counted in weight and
-//! not in endpoints (Envoy's `weighted_priority_health`), because one endpoint here may stand for many behind a gateway.
+//! Source: Envoy's "Priority levels" and "Degraded endpoints" pages. Health is counted by weight instead of endpoints (Envoy's
+//! `weighted_priority_health`), because one endpoint may stand for many behind a gateway.
 
-/// How much of a tier's capacity is kept in reserve, in percent: a tier takes all of its traffic until less than
-/// 100/140 (71.4 %) of it is healthy. Envoy's default.
+/// The overprovisioning factor in percent: a tier keeps all of its traffic until less than 100/140 (71.4 %) of it is healthy.
+/// Envoy's default.
 pub const OVERPROVISIONING: u64 = 140;
 
 /// The weight of a tier's endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TierHealth {
-    /// Weight of the endpoints that can be used.
+    /// The weight of the endpoints in use.
     pub available: u64,
-    /// Weight of all of them.
+    /// The weight of all endpoints.
     pub total: u64,
 }
 
 impl TierHealth {
-    /// What part of the traffic this tier could take, in percent.
+    /// Returns the part of the traffic that the tier can take, in percent.
     fn capacity(self) -> u32 {
         if self.total == 0 {
             return 0;
@@ -27,13 +27,13 @@ impl TierHealth {
     }
 }
 
-/// The share of traffic of each tier in percent. The shares add up to 100, or are all 0 when nothing is available.
+/// Returns each tier's share of traffic in percent. The shares add up to 100, or are all 0 if no endpoint is available.
 ///
-/// Each tier takes what it can, in order. When all together cannot take everything, their capacities are scaled up.
+/// Each tier takes what it can, in order. If all tiers together cannot take everything, their capacities are scaled up.
 pub fn loads(tiers: &[TierHealth]) -> Vec<u32> {
     let capacities: Vec<u32> = tiers.iter().map(|tier| tier.capacity()).collect();
     let together = capacities.iter().sum::<u32>().min(100);
-    // A tier with one endpoint in a thousand has a capacity that rounds to nothing, yet it is all there is.
+    // The capacity of a tier with one healthy endpoint in a thousand rounds to 0, although the endpoint is available.
     if together == 0 {
         let last_resort = tiers.iter().position(|tier| tier.available > 0);
         return (0..tiers.len()).map(|i| if Some(i) == last_resort { 100 } else { 0 }).collect();
@@ -47,7 +47,7 @@ pub fn loads(tiers: &[TierHealth]) -> Vec<u32> {
             share
         })
         .collect();
-    // What rounding left over goes to the nearest tier that can take anything.
+    // The remainder of rounding goes to the nearest tier with capacity.
     if let Some(first) = capacities.iter().position(|capacity| *capacity > 0) {
         shares[first] += left;
     }

@@ -1,49 +1,49 @@
-//! What a connection speaks, from its first bytes.
+//! Protocol detection from a connection's first bytes.
 
 use std::io;
 use std::time::Duration;
 
+use crate::http::Version;
 use crate::io::Io;
-use crate::upstream::Version;
 
-/// What the first bytes show.
+/// The detected protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spoken {
+pub enum Detected {
     /// HTTP.
     Http(Version),
-    /// Something else, or nothing in time.
+    /// Not HTTP, or nothing received in time.
     Opaque,
 }
 
 /// The preface of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// A method that is longer is none that we know.
-const LONGEST_METHOD: usize = 20;
-/// A request line that is longer is taken for HTTP once its beginning looks like it.
-const ENOUGH: usize = 256;
+/// The maximum length of a method.
+const MAX_METHOD: usize = 20;
+/// The number of bytes after which a request line counts as HTTP if its beginning does.
+const SUFFICIENT: usize = 256;
 
-/// Waits for the first bytes and says what they are, without using them up. `within` bounds the wait for all that is
-/// needed to tell; after it, or at the stream's end, it is opaque.
-pub async fn spoken(io: &mut Io, within: Option<Duration>) -> io::Result<Spoken> {
+/// Detects the protocol from the first bytes, which stay to be read. The connection is opaque if `within` passes or the stream
+/// ends before the bytes are conclusive.
+pub async fn protocol(io: &mut Io, within: Option<Duration>) -> io::Result<Detected> {
     let deadline = within.map(|within| tokio::time::Instant::now() + within);
     loop {
-        if let Some(spoken) = judge(io.prefix()) {
-            return Ok(spoken);
+        if let Some(detected) = classify(io.prefix()) {
+            return Ok(detected);
         }
         let read = match deadline {
             None => io.read_ahead().await?,
             Some(deadline) => match tokio::time::timeout_at(deadline, io.read_ahead()).await {
                 Ok(read) => read?,
-                Err(_) => return Ok(Spoken::Opaque),
+                Err(_) => return Ok(Detected::Opaque),
             },
         };
         if read == 0 {
-            return Ok(Spoken::Opaque);
+            return Ok(Detected::Opaque);
         }
     }
 }
 
-/// Waits for the first bytes of what is known to be HTTP, and says which.
+/// Detects the version of a connection that carries HTTP.
 pub async fn version(io: &mut Io) -> io::Result<Version> {
     while PREFACE.starts_with(io.prefix()) && io.prefix().len() < PREFACE.len() {
         if io.read_ahead().await? == 0 {
@@ -53,35 +53,35 @@ pub async fn version(io: &mut Io) -> io::Result<Version> {
     Ok(if io.prefix().starts_with(PREFACE) { Version::Http2 } else { Version::Http1 })
 }
 
-/// What these bytes are; `None` as long as more are needed.
-fn judge(bytes: &[u8]) -> Option<Spoken> {
+/// Classifies first bytes; `None` if more are needed.
+fn classify(bytes: &[u8]) -> Option<Detected> {
     if bytes.starts_with(PREFACE) {
-        return Some(Spoken::Http(Version::Http2));
+        return Some(Detected::Http(Version::Http2));
     }
     if PREFACE.starts_with(bytes) {
         return None;
     }
     let Some(space) = bytes.iter().position(|byte| *byte == b' ') else {
-        let may_be_method = bytes.len() <= LONGEST_METHOD && bytes.iter().all(u8::is_ascii_uppercase);
-        return if may_be_method { None } else { Some(Spoken::Opaque) };
+        let may_be_method = bytes.len() <= MAX_METHOD && bytes.iter().all(u8::is_ascii_uppercase);
+        return if may_be_method { None } else { Some(Detected::Opaque) };
     };
-    if space == 0 || space > LONGEST_METHOD || !bytes[..space].iter().all(u8::is_ascii_uppercase) {
-        return Some(Spoken::Opaque);
+    if space == 0 || space > MAX_METHOD || !bytes[..space].iter().all(u8::is_ascii_uppercase) {
+        return Some(Detected::Opaque);
     }
-    // What a tunnel carries is the application's own affair.
+    // The content of a tunnel is opaque.
     if &bytes[..space] == b"CONNECT" {
-        return Some(Spoken::Opaque);
+        return Some(Detected::Opaque);
     }
     match bytes.iter().position(|byte| *byte == b'\n') {
         Some(end) => {
             let line = bytes[..end].trim_ascii_end();
             let http = line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
-            Some(if http { Spoken::Http(Version::Http1) } else { Spoken::Opaque })
+            Some(if http { Detected::Http(Version::Http1) } else { Detected::Opaque })
         }
-        None if bytes.len() >= ENOUGH && matches!(bytes.get(space + 1), Some(b'/' | b'h' | b'*')) => {
-            Some(Spoken::Http(Version::Http1))
+        None if bytes.len() >= SUFFICIENT && matches!(bytes.get(space + 1), Some(b'/' | b'h' | b'*')) => {
+            Some(Detected::Http(Version::Http1))
         }
-        None if bytes.len() >= ENOUGH => Some(Spoken::Opaque),
+        None if bytes.len() >= SUFFICIENT => Some(Detected::Opaque),
         None => None,
     }
 }
@@ -91,11 +91,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn judges_first_bytes() {
-        let http1 = Some(Spoken::Http(Version::Http1));
-        let opaque = Some(Spoken::Opaque);
+    fn classifies_first_bytes() {
+        let http1 = Some(Detected::Http(Version::Http1));
+        let opaque = Some(Detected::Opaque);
         let long = format!("GET /{} ", "x".repeat(300));
-        let table: [(&[u8], Option<Spoken>); 18] = [
+        let table: [(&[u8], Option<Detected>); 18] = [
             (b"", None),
             (b"G", None),
             (b"GET / HTTP/1.1", None),
@@ -105,7 +105,7 @@ mod tests {
             (b"GET /\r\n", opaque),
             (b"P", None),
             (b"PRI * HTTP/2.0\r\n", None),
-            (PREFACE, Some(Spoken::Http(Version::Http2))),
+            (PREFACE, Some(Detected::Http(Version::Http2))),
             (b"PRI * HTTP/2.0\r\n\r\nXX", opaque),
             (b"POST", None),
             (b"hello", opaque),
@@ -116,7 +116,7 @@ mod tests {
             (long.as_bytes(), http1),
         ];
         for (bytes, expected) in table {
-            assert_eq!(judge(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(classify(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
         }
     }
 }

@@ -1,25 +1,26 @@
-//! What can go wrong on a connection's way, and what that means to everyone who hears of it.
+//! Failures of connections and requests, and what each means for the caller, for logs and for metrics.
 //!
-//! [`Failure`] says what failed; [`Failure::answer`] is the one place that turns it into a status for the caller, an
-//! Envoy response flag for logs and metrics, and a word for the operator. Wording and flags are Envoy's, so that existing
-//! dashboards and habits keep working.
+//! A [`Failure`] says what failed. [`Failure::local_reply`] is the only place that maps it to an HTTP status, a response
+//! flag and a response code detail. Texts and flags are Envoy's, so that dashboards and runbooks apply unchanged.
 
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
 use http::StatusCode;
+use telemetry::ResponseFlags;
 
-/// Why a connection to an endpoint did not come about.
+/// The reason why a connection to an endpoint was not established.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
     /// The TCP handshake failed.
     #[error("{0}")]
     Tcp(Arc<io::Error>),
-    /// Nothing came back in time.
-    #[error("no answer in time")]
+    /// The connect timeout passed.
+    #[error("connection timeout")]
     Timeout,
-    /// The TLS handshake failed: no TLS there, an untrusted certificate, or another identity than expected.
+    /// The TLS handshake failed: the server does not speak TLS, or its certificate is not trusted or has an identity
+    /// that is not expected.
     #[error("TLS error: {0}")]
     Tls(Arc<io::Error>),
     /// The HTTP connection preface failed.
@@ -27,136 +28,133 @@ pub enum ConnectError {
     Http(Arc<dyn std::error::Error + Send + Sync>),
 }
 
-/// What failed.
+/// The reason why a connection or request failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
-    /// Nothing in the mesh has this address, and unknown destinations are not allowed.
-    #[error("{0} belongs to no service of the mesh, and the mesh allows no others (REGISTRY_ONLY)")]
+    /// The destination is unknown, and the mesh allows known destinations only.
+    #[error("{0} is not part of the mesh, and the mesh allows no other destinations (REGISTRY_ONLY)")]
     UnknownDestination(Arc<str>),
-    /// A service without an endpoint that could be tried.
+    /// The service has no healthy endpoint.
     #[error("{0} has no healthy endpoint")]
     NoEndpoint(Arc<str>),
-    /// No connection to any of the endpoints that were tried.
-    #[error("cannot connect to {endpoint}: {error}")]
+    /// No attempted endpoint accepted a connection.
+    #[error("connection to {endpoint} failed: {error}")]
     Connect {
-        /// Whom we tried last.
+        /// The address of the endpoint that was attempted last.
         endpoint: Arc<str>,
-        /// What happened.
+        /// The error of the last attempt.
         error: ConnectError,
-        /// Whether others had been tried before.
+        /// Other attempts preceded this one.
         retried: bool,
     },
-    /// The connection ended before a response came.
-    #[error("{endpoint} closed the connection before it answered: {error}")]
+    /// The connection ended before a response began.
+    #[error("{endpoint} closed the connection before it responded: {error}")]
     Reset {
-        /// Who.
+        /// The address of the endpoint.
         endpoint: Arc<str>,
-        /// What happened.
+        /// The error of the connection.
         error: Arc<str>,
-        /// Whether others had been tried before.
+        /// Other attempts preceded this one.
         retried: bool,
     },
-    /// What came is no HTTP.
-    #[error("{endpoint} answered with something that is not HTTP: {error}")]
+    /// The upstream's response is not HTTP.
+    #[error("{endpoint} sent an invalid HTTP response: {error}")]
     UpstreamProtocol {
-        /// Who.
+        /// The address of the endpoint.
         endpoint: Arc<str>,
-        /// What happened.
+        /// The parse error.
         error: Arc<str>,
     },
-    /// The client went away.
-    #[error("the client went away: {0}")]
-    Client(Arc<str>),
-    /// The client's first bytes are not what the port requires.
-    #[error("refused: {0}")]
+    /// A limit on connections or requests was reached.
+    #[error("{0} reached its limit")]
+    Overflow(Cow<'static, str>),
+    /// The downstream closed its connection.
+    #[error("the downstream connection failed: {0}")]
+    Downstream(Arc<str>),
+    /// The downstream's first bytes are not what the port requires.
+    #[error("connection refused: {0}")]
     Refused(Cow<'static, str>),
-    /// A policy refused it.
-    #[error("refused by policy {0}")]
+    /// An authorization policy denied the connection or request.
+    #[error("denied by policy {0}")]
     Denied(Arc<str>),
-    /// This proxy itself lacks something, such as file descriptors or its own identity.
-    #[error("{0}")]
-    Own(Arc<str>),
 }
 
-/// What is said of a failure, and to whom.
+/// The response that the proxy itself gives to a failed request, and what logs and metrics record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// The status that the caller gets.
+pub struct LocalReply {
+    /// The HTTP status.
     pub status: StatusCode,
-    /// Envoy's response flag, for metrics and logs; `-` where none applies.
-    pub flag: &'static str,
-    /// Envoy's response code detail, for logs.
+    /// The response flags.
+    pub flags: ResponseFlags,
+    /// Envoy's response code details, for the access log.
     pub details: Cow<'static, str>,
-    /// What the caller may know.
+    /// The response body.
     pub body: Cow<'static, str>,
-    /// Why the connection failed, for `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
-    pub transport: Option<String>,
+    /// Why the upstream connection failed, for `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub transport_failure: Option<String>,
 }
 
 impl Failure {
-    /// What is said of it.
-    pub fn answer(&self) -> Answer {
-        let answer = |status, flag, details, body| Answer { status, flag, details, body, transport: None };
-        let (failed, ended) = if self.retried() { ("UF,URX", "UC,URX") } else { ("UF", "UC") };
+    /// Returns the failure of a downstream connection.
+    pub fn downstream(error: io::Error) -> Self {
+        Failure::Downstream(error.to_string().into())
+    }
+
+    /// Returns the response to the caller, with what logs and metrics record.
+    pub fn local_reply(&self) -> LocalReply {
         match self {
+            // Envoy's response for its BlackHoleCluster.
             Failure::UnknownDestination(_) => {
-                answer(StatusCode::BAD_GATEWAY, "NR", "direct_response".into(), "".into())
+                reply(StatusCode::BAD_GATEWAY, ResponseFlags::NO_ROUTE_FOUND, "direct_response", "")
             }
-            Failure::NoEndpoint(_) => answer(
+            Failure::NoEndpoint(_) => reply(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "UH",
-                "no_healthy_upstream".into(),
-                "no healthy upstream".into(),
+                ResponseFlags::NO_HEALTHY_UPSTREAM,
+                "no_healthy_upstream",
+                "no healthy upstream",
             ),
-            Failure::Connect { error, .. } => Answer {
-                transport: Some(error.to_string()),
-                ..answer(
+            Failure::Connect { error, retried, .. } => LocalReply {
+                transport_failure: Some(error.to_string()),
+                ..self.reset(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    failed,
-                    "upstream_reset_before_response_started{connection_failure}".into(),
-                    format!(
-                        "upstream connect error or disconnect/reset before headers. {}reset reason: connection {}",
-                        if self.retried() { "retried and the latest " } else { "" },
-                        if matches!(error, ConnectError::Timeout) { "timeout" } else { "failure" }
-                    )
-                    .into(),
+                    with_retries(ResponseFlags::UPSTREAM_CONNECTION_FAILURE, *retried),
+                    "connection_failure",
+                    if matches!(error, ConnectError::Timeout) { "connection timeout" } else { "connection failure" },
                 )
             },
-            Failure::Reset { .. } => answer(
+            Failure::Reset { retried, .. } => self.reset(
                 StatusCode::SERVICE_UNAVAILABLE,
-                ended,
-                "upstream_reset_before_response_started{connection_termination}".into(),
-                format!(
-                    "upstream connect error or disconnect/reset before headers. {}reset reason: connection termination",
-                    if self.retried() { "retried and the latest " } else { "" }
-                )
-                .into(),
+                with_retries(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, *retried),
+                "connection_termination",
+                "connection termination",
             ),
-            Failure::UpstreamProtocol { .. } => answer(
+            Failure::UpstreamProtocol { .. } => self.reset(
                 StatusCode::BAD_GATEWAY,
-                "UPE",
-                "upstream_reset_before_response_started{protocol_error}".into(),
-                "upstream connect error or disconnect/reset before headers. reset reason: protocol error".into(),
+                ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+                "protocol_error",
+                "protocol error",
             ),
-            // Nobody hears the status; Envoy logs 0, which http has no word for.
-            Failure::Client(_) => {
-                answer(StatusCode::BAD_REQUEST, "DC", "downstream_remote_disconnect".into(), "".into())
+            Failure::Overflow(_) => {
+                self.reset(StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::UPSTREAM_OVERFLOW, "overflow", "overflow")
             }
-            Failure::Refused(_) => answer(StatusCode::BAD_REQUEST, "DPE", "http1.codec_error".into(), "".into()),
-            Failure::Denied(policy) => answer(
-                StatusCode::FORBIDDEN,
-                "-",
-                format!("rbac_access_denied_matched_policy[{policy}]").into(),
-                "RBAC: access denied".into(),
+            // The status reaches nobody; Envoy logs 0, which `StatusCode` cannot express.
+            Failure::Downstream(_) => reply(
+                StatusCode::BAD_REQUEST,
+                ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
+                "downstream_remote_disconnect",
+                "",
             ),
-            Failure::Own(reason) => Answer {
-                transport: Some(reason.to_string()),
-                ..answer(StatusCode::SERVICE_UNAVAILABLE, "LR", "local_reset".into(), "".into())
+            Failure::Refused(_) => {
+                reply(StatusCode::BAD_REQUEST, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error", "")
+            }
+            Failure::Denied(policy) => LocalReply {
+                details: format!("rbac_access_denied_matched_policy[{policy}]").into(),
+                ..reply(StatusCode::FORBIDDEN, ResponseFlags::NONE, "", "RBAC: access denied")
             },
         }
     }
 
-    /// Marks that other attempts went before.
+    /// Returns the failure marked as the result of the last of several attempts.
     pub fn after_retries(mut self) -> Self {
         if let Failure::Connect { retried, .. } | Failure::Reset { retried, .. } = &mut self {
             *retried = true;
@@ -164,11 +162,7 @@ impl Failure {
         self
     }
 
-    fn retried(&self) -> bool {
-        matches!(self, Failure::Connect { retried: true, .. } | Failure::Reset { retried: true, .. })
-    }
-
-    /// A short, fixed word for metrics.
+    /// Returns the label value of metrics: one of a fixed set of words.
     pub fn reason(&self) -> &'static str {
         match self {
             Failure::UnknownDestination(_) => "unknown_destination",
@@ -176,12 +170,34 @@ impl Failure {
             Failure::Connect { .. } => "connect",
             Failure::Reset { .. } => "reset",
             Failure::UpstreamProtocol { .. } => "protocol",
-            Failure::Client(_) => "client",
+            Failure::Overflow(_) => "overflow",
+            Failure::Downstream(_) => "client",
             Failure::Refused(_) => "refused",
             Failure::Denied(_) => "denied",
-            Failure::Own(_) => "own",
         }
     }
+
+    /// A reply to a request whose upstream stream was reset before the response began.
+    fn reset(&self, status: StatusCode, flags: ResponseFlags, details: &str, reason: &str) -> LocalReply {
+        let retried = matches!(self, Failure::Connect { retried: true, .. } | Failure::Reset { retried: true, .. });
+        let latest = if retried { "retried and the latest " } else { "" };
+        let body = format!("upstream connect error or disconnect/reset before headers. {latest}reset reason: {reason}");
+        LocalReply {
+            status,
+            flags,
+            details: format!("upstream_reset_before_response_started{{{details}}}").into(),
+            body: body.into(),
+            transport_failure: None,
+        }
+    }
+}
+
+fn reply(status: StatusCode, flags: ResponseFlags, details: &'static str, body: &'static str) -> LocalReply {
+    LocalReply { status, flags, details: details.into(), body: body.into(), transport_failure: None }
+}
+
+fn with_retries(flags: ResponseFlags, retried: bool) -> ResponseFlags {
+    if retried { flags.with(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED) } else { flags }
 }
 
 #[cfg(test)]
@@ -202,13 +218,26 @@ mod tests {
             (reset.clone(), 503, "UC"),
             (reset.after_retries(), 503, "UC,URX"),
             (Failure::UpstreamProtocol { endpoint, error: "bad".into() }, 502, "UPE"),
+            (Failure::Overflow("port 9080".into()), 503, "UO"),
             (Failure::Denied("default/deny".into()), 403, "-"),
-            (Failure::Client("closed".into()), 400, "DC"),
-            (Failure::Own("no descriptors left".into()), 503, "LR"),
+            (Failure::Downstream("closed".into()), 400, "DC"),
         ];
-        for (failure, status, flag) in table {
-            let answer = failure.answer();
-            assert_eq!((answer.status.as_u16(), answer.flag), (status, flag), "{failure}");
+        for (failure, status, flags) in table {
+            let reply = failure.local_reply();
+            assert_eq!((reply.status.as_u16(), &*reply.flags.letters()), (status, flags), "{failure}");
         }
+    }
+
+    #[test]
+    fn bodies_and_details_are_envoys() {
+        let timeout = Failure::Connect { endpoint: "a".into(), error: ConnectError::Timeout, retried: true };
+        let reply = timeout.local_reply();
+        assert_eq!(
+            reply.body,
+            "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: connection timeout"
+        );
+        assert_eq!(reply.details, "upstream_reset_before_response_started{connection_failure}");
+        assert_eq!(reply.transport_failure.as_deref(), Some("connection timeout"));
+        assert_eq!(Failure::Denied("a/b".into()).local_reply().details, "rbac_access_denied_matched_policy[a/b]");
     }
 }

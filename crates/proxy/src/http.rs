@@ -1,28 +1,32 @@
-//! HTTP as it is carried: one connection of a client, many requests, each to an upstream connection.
+//! HTTP messages: heads, bodies, and what both sides' HTTP/2 connections have in common.
 //!
-//! - [`serve`] runs a client's connection, HTTP/1.1 or HTTP/2, over hyper's connection-level server, and drains it.
-//! - [`headers`] edits heads in place: what ends at a hop, what the mesh adds, what must not be believed.
-//! - [`Outgoing`] and [`Reply`] are the bodies: nothing is buffered but what a retry may need.
-//! - [`upgrade`] carries WebSocket and the like.
+//! - [`headers`] edits heads in place: hop-by-hop headers, headers of the mesh, headers that are not trusted.
+//! - [`Incoming`] is a body as a peer sends it; [`RequestBody`] shares a request's body among the attempts to send it.
+//! - [`http2`] holds windows and bounds, and paces reading and writing; [`Pump`] sends a body on a stream.
 //!
-//! Which upstream a request goes to is decided in [`crate::outbound`] and [`crate::inbound`].
+//! Connections are served in [`crate::server`] and opened in [`crate::upstream`].
 
-mod body;
-mod date;
 pub mod headers;
 pub mod http2;
 mod incoming;
-mod local;
 mod pump;
-mod serve;
-pub mod upgrade;
+mod request_body;
 
-pub use body::{Ending, Outgoing, Reply, Uploaded};
-pub use incoming::{Frames, Incoming};
-pub use local::{grpc_status_of, local_reply};
-pub use pump::{Pump, Upload};
-pub use serve::stream_size;
-pub use serve::{Handler, serve};
+pub use incoming::{Http2Body, Incoming};
+pub use pump::{Pump, Source, Upload};
+pub use request_body::{AttemptBody, RequestBody};
 
-/// Whatever ended a body too early.
+/// An error that ended a body early.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The largest buffer of an HTTP/1.1 connection, per direction (hyper's own limit is some 400 KB).
+pub const BUFFER: usize = 64 * 1024;
+
+/// The HTTP version of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+}

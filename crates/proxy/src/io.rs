@@ -1,4 +1,4 @@
-//! The byte streams of both sides: TCP or TLS, with what was read ahead of time put back in front.
+//! Byte streams: TCP or TLS, with data that was read ahead.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,55 +10,54 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-/// A stream whose first bytes were read already.
+/// A stream whose first bytes have been read ahead.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     prefix: BytesMut,
     stream: S,
 }
 
-/// The other end of a connection. A listener for both families shows IPv4 addresses as IPv6; they are shown, logged and
-/// matched by policies as what they are.
-pub fn peer_of(stream: &TcpStream) -> io::Result<SocketAddr> {
+/// Returns the peer's address. A dual-stack listener shows IPv4 addresses as IPv6; here they are IPv4, for logs and policies.
+pub fn peer_address(stream: &TcpStream) -> io::Result<SocketAddr> {
     stream.peer_addr().map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-/// Either kind of stream. An enum and not a boxed trait: it is polled for every read and write.
+/// A plain or TLS stream. An enum instead of a boxed trait: it is polled for every read and write.
 #[derive(Debug)]
 pub enum Stream {
-    /// Bytes as they are.
+    /// Without TLS.
     Plain(TcpStream),
-    /// Inside TLS. Boxed, because its buffers make it some twenty times as large.
+    /// With TLS. Boxed, because its buffers make it some twenty times as large.
     Tls(Box<TlsStream<Prefixed<TcpStream>>>),
 }
 
-/// What connections are made of here.
+/// The byte stream of a connection.
 pub type Io = Prefixed<Stream>;
 
 impl<S> Prefixed<S> {
-    /// A stream from which `prefix` was read.
+    /// Wraps a stream from which `prefix` was read ahead.
     pub fn new(prefix: BytesMut, stream: S) -> Self {
         Self { prefix, stream }
     }
 
-    /// What was read ahead, and the stream.
+    /// Returns the data that was read ahead, and the stream.
     pub fn into_parts(self) -> (BytesMut, S) {
         (self.prefix, self.stream)
     }
 
-    /// The stream below.
+    /// Returns the stream.
     pub fn get_ref(&self) -> &S {
         &self.stream
     }
 
-    /// What was read ahead and not yet taken.
+    /// Returns the data that was read ahead.
     pub fn prefix(&self) -> &[u8] {
         &self.prefix
     }
 }
 
 impl<S: AsyncRead + Unpin> Prefixed<S> {
-    /// Reads some bytes ahead, which stay to be read again. Says how many; 0 at the end of the stream.
+    /// Reads data ahead. Returns the number of bytes; 0 at the end of the stream.
     pub async fn read_ahead(&mut self) -> io::Result<usize> {
         self.stream.read_buf(&mut self.prefix).await
     }
@@ -77,7 +76,7 @@ impl From<TlsStream<Prefixed<TcpStream>>> for Io {
 }
 
 impl Io {
-    /// The socket.
+    /// Returns the socket.
     pub fn socket(&self) -> &TcpStream {
         match &self.stream {
             Stream::Plain(stream) => stream,
@@ -87,7 +86,7 @@ impl Io {
 }
 
 impl Io {
-    /// Plain bytes of which some were read ahead.
+    /// Returns a plain stream with data that was read ahead.
     pub fn from_prefixed(stream: Prefixed<TcpStream>) -> Self {
         let (prefix, stream) = stream.into_parts();
         Prefixed::new(prefix, Stream::Plain(stream))
@@ -103,7 +102,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         buf.put_slice(&self.prefix[..length]);
         self.prefix.advance(length);
         if self.prefix.is_empty() {
-            // Its allocation is not needed again.
+            // The allocation is no longer needed.
             self.prefix = BytesMut::new();
         }
         Poll::Ready(Ok(()))
@@ -141,8 +140,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => {
-                // Many peers end TLS by closing the socket. Whether all was said is known from the framing of what is
-                // carried (HTTP), or to the application alone.
+                // Many peers end TLS by closing the socket. Truncation is detected by the framing of the content (HTTP), or
+                // by the application.
                 match ready!(Pin::new(&mut **stream).poll_read(cx, buf)) {
                     Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                     other => Poll::Ready(other),

@@ -1,38 +1,44 @@
-//! What this proxy knows of the mesh: what it was told by the controller, as far as its pod uses it.
+//! The proxy's view of the mesh: the part of it that the controller has pushed.
 //!
-//! The control thread owns the [`Store`], to which discovery hands what arrives; it publishes immutable [`Snapshot`]s.
-//! Each worker reads through a [`View`] of its own, which costs one relaxed load when nothing changed. What is not known
-//! yet is asked for on first use, by [`View::by_address`] and [`View::by_name`]. Losing the controller changes nothing
-//! that is known.
+//! The control thread owns the [`MeshStore`], which applies pushed resources and publishes immutable [`MeshSnapshot`]s. Each
+//! worker reads through its own [`MeshView`], which costs one relaxed load while nothing has changed. A service that is not
+//! in the snapshot is requested on first use ([`MeshView::by_address`], [`MeshView::by_name`]). Losing the controller
+//! changes nothing in the snapshot.
 
 mod convert;
+mod map;
 mod model;
 mod policies;
+mod snapshot;
 mod store;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod usage;
 mod view;
 
+pub use map::SharedMap;
 pub use model::{
-    Direct, Endpoint, Found, Gateway, InboundPort, LogSettings, OutboundPolicy, Own, Port, Protocol, Reach, Service,
-    Settings, Snapshot, WorkloadLabels,
+    DirectEndpoint, Endpoint, Export, GatewayAddress, InboundLimits, InboundPort, OwnWorkload, Port, Protocol, Reach,
+    Service, Subset, Summary, WorkloadLabels,
 };
-pub use store::{Shared, Store};
-pub use usage::give_up;
-pub use view::{View, ask};
+pub use snapshot::{AccessLogSettings, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
+pub use store::{Applied, MeshStore, Published};
+pub use traffic::{RetryPolicy, TrafficPolicy};
+pub use usage::release_unused;
+pub use view::{MeshView, demand};
 
 use std::sync::Arc;
 
-/// Who asks: where this proxy is.
+/// The location of a proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Its cluster.
+pub struct ProxyLocation {
+    /// The cluster.
     pub cluster: Arc<str>,
-    /// Its network.
+    /// The network.
     pub network: Arc<str>,
-    /// Its pod's namespace.
+    /// The pod's namespace.
     pub namespace: Arc<str>,
-    /// Its pod.
+    /// The pod's name.
     pub pod: Arc<str>,
 }

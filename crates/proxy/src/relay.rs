@@ -1,7 +1,7 @@
-//! Carrying opaque bytes both ways until both sides are done, with half-close.
+//! Relaying bytes both ways until both directions have ended, with half-close.
 //!
-//! A connection that waits owns no buffer: reads go into one scratch buffer per thread, and only what the other side
-//! would not take at once is kept. Ten thousand idle connections then cost their sockets and their futures.
+//! An idle connection owns no buffer: reads go into one buffer per thread, and only data that the other side does not accept
+//! at once is kept. Ten thousand idle connections cost their sockets and their futures.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -12,38 +12,38 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Size of one read. Four TLS records; larger reads did not change throughput on loopback.
-const SCRATCH: usize = 64 * 1024;
-/// Bytes that one direction moves before others get their turn on this thread.
-const TURN: usize = 512 * 1024;
+/// The size of a read: four TLS records. Larger reads did not change throughput on loopback.
+const READ_SIZE: usize = 64 * 1024;
+/// The number of bytes that one direction moves before other tasks run.
+const BUDGET: usize = 512 * 1024;
 
 thread_local! {
-    /// Taken when the first byte is relayed, so a proxy at rest does not have it.
+    /// Allocated with the first relayed byte, so an idle proxy does not have it.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes moved so far; readable while the relay runs and after it failed.
+/// The number of bytes relayed so far; readable while the relay runs and after it failed.
 #[derive(Debug, Default)]
-pub struct Moved {
+pub struct RelayedBytes {
     /// From the first stream to the second.
     pub there: Cell<u64>,
     /// From the second to the first.
     pub back: Cell<u64>,
 }
 
-/// Which side ended a relay that did not end well.
+/// The side that failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum RelayError {
     /// The first stream failed.
-    #[error("the first side failed: {0}")]
+    #[error("downstream connection: {0}")]
     First(#[source] io::Error),
     /// The second stream failed.
-    #[error("the second side failed: {0}")]
+    #[error("upstream connection: {0}")]
     Second(#[source] io::Error),
 }
 
-/// Relays until both directions are at their end.
-pub async fn both_ways<A, B>(first: &mut A, second: &mut B, moved: &Moved) -> Result<(), Broken>
+/// Relays between two streams until both directions have ended.
+pub async fn both_ways<A, B>(first: &mut A, second: &mut B, moved: &RelayedBytes) -> Result<(), RelayError>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -51,12 +51,12 @@ where
     let (mut there, mut back) = (Direction::default(), Direction::default());
     poll_fn(|cx| {
         let one = there.poll(cx, first, second, &moved.there).map_err(|(side, error)| match side {
-            Side::Reader => Broken::First(error),
-            Side::Writer => Broken::Second(error),
+            Side::Reader => RelayError::First(error),
+            Side::Writer => RelayError::Second(error),
         })?;
         let two = back.poll(cx, second, first, &moved.back).map_err(|(side, error)| match side {
-            Side::Reader => Broken::Second(error),
-            Side::Writer => Broken::First(error),
+            Side::Reader => RelayError::Second(error),
+            Side::Writer => RelayError::First(error),
         })?;
         if one.is_ready() && two.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
@@ -68,7 +68,7 @@ enum Side {
     Writer,
 }
 
-/// One direction. `pending` is what was read and not yet written.
+/// One direction. `pending` is data that was read and not yet written.
 #[derive(Default)]
 struct Direction {
     pending: BytesMut,
@@ -106,7 +106,7 @@ impl Direction {
             match self.stage {
                 Stage::Copying => {}
                 Stage::Closing => {
-                    // A peer that is gone cannot be told; that is no failure of what was carried.
+                    // A failing shutdown does not affect the data that was relayed.
                     let _ = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
                     self.stage = Stage::Done;
                     return Poll::Ready(Ok(()));
@@ -116,7 +116,7 @@ impl Direction {
             if self.pending.capacity() > 0 {
                 self.pending = BytesMut::new();
             }
-            if turn >= TURN {
+            if turn >= BUDGET {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -138,7 +138,7 @@ impl Direction {
         }
     }
 
-    /// One read, and as much of it written as the other side takes.
+    /// Reads once, and writes as much as the other side accepts.
     fn step<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -151,7 +151,7 @@ impl Direction {
     {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
-                *buffer = vec![0; SCRATCH];
+                *buffer = vec![0; READ_SIZE];
             }
             let mut read = ReadBuf::new(buffer);
             match Pin::new(reader).poll_read(cx, &mut read) {
@@ -191,7 +191,7 @@ mod tests {
     async fn carries_both_ways_with_half_close() {
         let (mut client, mut inner) = duplex(100);
         let (mut outer, mut server) = duplex(70_000);
-        let moved = Moved::default();
+        let moved = RelayedBytes::default();
         let relay = both_ways(&mut inner, &mut outer, &moved);
         let request: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
         let talk = async {
@@ -221,13 +221,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn says_which_side_broke() {
+    async fn reports_the_side_that_failed() {
         let (mut client, mut inner) = duplex(100);
         let (mut outer, server) = duplex(100);
         drop(server);
         client.write_all(b"hello").await.unwrap();
-        let moved = Moved::default();
+        let moved = RelayedBytes::default();
         let broken = both_ways(&mut inner, &mut outer, &moved).await;
-        assert!(matches!(broken, Err(Broken::Second(_))), "{broken:?}");
+        assert!(matches!(broken, Err(RelayError::Second(_))), "{broken:?}");
     }
 }

@@ -1,22 +1,26 @@
-//! The way out: from a service and a port to a connection that can be used.
+//! Upstream connections: from a service's port to a connection that carries a request.
 //!
-//! - [`target`]: what the endpoints of a service port are, as places to connect to. Pure.
-//! - [`Cluster`]: one service port as one worker uses it: a balancer over those targets, and a pool per target.
+//! - [`target`]: the endpoints of a service's port as addresses to connect to. Pure functions.
+//! - [`UpstreamCluster`]: a service's port, or a subset of it, as one worker uses it: a balancer over the targets and a pool
+//!   per target.
 //! - [`connect`]: TCP and TLS to one target, and the race between several.
-//! - [`Pool`]: idle HTTP/1.1 connections ([`http1`]) and HTTP/2 sessions ([`http2`]) of one target.
+//! - [`Pool`]: idle HTTP/1.1 connections ([`http1`]) and HTTP/2 sessions ([`http2`]) to one target.
+//! - [`application`]: connections to the application beside the proxy.
 
 pub mod application;
 mod cluster;
+mod clusters;
 pub mod connect;
 pub mod http1;
 pub mod http2;
 mod overdue;
 mod pool;
-mod relay;
 pub mod target;
+mod wake_relay;
 
-pub use cluster::{Cluster, Clusters, Key, Leased};
-pub use connect::Opened;
-pub use overdue::Overdue;
-pub use pool::{BUFFER, Lease, Line, Pool, Sent, Unsent, Version};
+pub use cluster::{ClusterKey, LeasedConnection, UpstreamCluster};
+pub use clusters::UpstreamClusters;
+pub use connect::OpenConnection;
+pub use overdue::OverdueRequests;
+pub use pool::{ConnectionInfo, Lease, Pool, SendError, SendErrorCause};
 pub use target::Target;

@@ -22,7 +22,7 @@ mod connect;
 #[cfg(test)]
 mod tests;
 
-pub use connect::{Connector, Controller};
+pub use connect::{AddressError, Connector, Controller};
 
 /// Where to enrol and what with.
 #[derive(Clone, Debug)]

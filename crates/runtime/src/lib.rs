@@ -9,6 +9,7 @@ pub mod admin;
 pub mod control;
 pub mod drain;
 pub mod enrol;
+pub mod limits;
 pub mod readiness;
 pub mod resolve;
 pub mod workers;

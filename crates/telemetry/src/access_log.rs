@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 
+use crate::ResponseFlags;
+
 mod date;
 mod format;
 mod json;
@@ -82,8 +84,7 @@ pub struct Record<'a> {
     pub response_trailers: Option<&'a HeaderMap>,
     /// 0 where there is none.
     pub response_code: u16,
-    /// A [`crate::flags`] value.
-    pub response_flags: &'a str,
+    pub response_flags: ResponseFlags,
     pub response_code_details: Option<&'a str>,
     pub connection_termination_details: Option<&'a str>,
     pub upstream_transport_failure_reason: Option<&'a str>,
@@ -126,7 +127,7 @@ impl Record<'_> {
             response_headers: None,
             response_trailers: None,
             response_code: 0,
-            response_flags: crate::flags::NONE,
+            response_flags: ResponseFlags::NONE,
             response_code_details: None,
             connection_termination_details: None,
             upstream_transport_failure_reason: None,

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::flags;
+use crate::ResponseFlags;
 use crate::metrics::{Counter, ENVOY_BUCKETS, Family, Histogram, PerWorker, Registry, Scope};
 
 #[cfg(test)]
@@ -145,8 +145,8 @@ pub struct Ended {
     pub code: u16,
     /// `grpc-status`, of a gRPC response.
     pub grpc_status: Option<u16>,
-    /// A [`flags`] value.
-    pub flags: &'static str,
+    /// The response flags.
+    pub flags: ResponseFlags,
     /// First byte in to last byte out.
     pub duration: Duration,
     /// Body bytes of the request.
@@ -245,7 +245,7 @@ struct Http {
 }
 
 /// Code, gRPC status and flags.
-type Answer = (u16, Option<u16>, &'static str);
+type Answer = (u16, Option<u16>, ResponseFlags);
 
 #[derive(Debug)]
 struct HttpHandles {
@@ -272,9 +272,10 @@ impl HttpSeries {
 impl Http {
     fn handles_for(&self, result: Answer) -> HttpHandles {
         let (code, grpc) = (result.0.to_string(), result.1.map(|status| status.to_string()).unwrap_or_default());
+        let flags = result.2.letters();
         let mut values: Vec<&str> = self.values.iter().map(|value| &**value).collect();
         debug_assert_eq!(values.len(), SHARED);
-        values.extend([&*code, &*grpc, result.2, self.security.as_str()]);
+        values.extend([&*code, &*grpc, &*flags, self.security.as_str()]);
         HttpHandles {
             requests: self.scope.counter(&REQUESTS, &values),
             duration: self.scope.histogram(&DURATION, &ENVOY_BUCKETS, &values),
@@ -307,13 +308,13 @@ struct Tcp {
     opened: Counter,
     sent: Counter,
     received: Counter,
-    closed: RefCell<Vec<(&'static str, Counter)>>,
+    closed: RefCell<Vec<(ResponseFlags, Counter)>>,
 }
 
 impl Tcp {
     fn new(scope: &Scope<PerWorker>, labels: &Labels) -> Self {
         let shared = labels.values("tcp");
-        let values = with(&shared, flags::NONE, labels.security);
+        let values = with(&shared, "-", labels.security);
         Self {
             opened: scope.counter(&TCP_OPENED, &values),
             sent: scope.counter(&TCP_SENT, &values),
@@ -325,11 +326,11 @@ impl Tcp {
         }
     }
 
-    fn close(&self, flags: &'static str) {
+    fn close(&self, flags: ResponseFlags) {
         if let Some((_, closed)) = self.closed.borrow().iter().find(|(known, _)| *known == flags) {
             return closed.increment();
         }
-        let closed = self.scope.counter(&TCP_CLOSED, &with(&self.values, flags, self.security));
+        let closed = self.scope.counter(&TCP_CLOSED, &with(&self.values, &flags.letters(), self.security));
         closed.increment();
         self.closed.borrow_mut().push((flags, closed));
     }
@@ -347,7 +348,7 @@ impl TcpSeries {
             series: Rc::clone(&self.inner),
             sent: Cell::new(0),
             received: Cell::new(0),
-            flags: Cell::new(flags::NONE),
+            flags: Cell::new(ResponseFlags::NONE),
         }
     }
 }
@@ -358,7 +359,7 @@ pub struct TcpConnection {
     series: Rc<Tcp>,
     sent: Cell<u64>,
     received: Cell<u64>,
-    flags: Cell<&'static str>,
+    flags: Cell<ResponseFlags>,
 }
 
 impl TcpConnection {
@@ -369,8 +370,8 @@ impl TcpConnection {
         self.series.received.add(received.saturating_sub(self.received.replace(received)));
     }
 
-    /// Says how it ended, a [`flags`] value.
-    pub fn ended(&self, flags: &'static str) {
+    /// Sets how the connection ended.
+    pub fn ended(&self, flags: ResponseFlags) {
         self.flags.set(flags);
     }
 }

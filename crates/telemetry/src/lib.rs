@@ -6,7 +6,9 @@
 //! [`metrics::Registry::render`].
 
 pub mod access_log;
-pub mod flags;
+mod flags;
 pub mod istio;
 pub mod logging;
 pub mod metrics;
+
+pub use flags::ResponseFlags;

@@ -1,117 +1,105 @@
 use super::*;
 
-use discovery::endpoint::Kind;
+use wire::discovery;
+use wire::discovery::endpoint::Kind;
 
-const RATINGS: &str = "ratings.default.svc.cluster.local";
+use crate::fixtures::{RATINGS, SNI, endpoint, endpoint_name, push_endpoint, push_service, service, store};
 
-/// A pod of the service behind 9080.
-pub(crate) fn told_endpoint(cluster: &str, network: &str, ip: [u8; 4], port: u16) -> discovery::Endpoint {
-    discovery::Endpoint {
-        service: RATINGS.into(),
-        cluster: cluster.into(),
-        network: network.into(),
-        weight: 1,
-        kind: Some(Kind::Direct(discovery::Direct {
-            ip: ip.to_vec().into(),
-            ports: [(9080, port.into())].into(),
-            identity: "spiffe://cluster.local/ns/default/sa/ratings".into(),
-            mutual_tls: true,
-            workload: Some(discovery::WorkloadLabels { workload: "ratings-v1".into(), ..Default::default() }),
-            ..Default::default()
-        })),
-        ..Default::default()
+const EXPORTED: &[(&str, &str)] = &[("east", "net-east")];
+
+/// The routes with this service and these endpoints.
+fn routes(service: discovery::Service, endpoints: &[(&str, discovery::Endpoint)]) -> Arc<Routes> {
+    let mut store = store();
+    push_service(&mut store, service);
+    for (id, endpoint) in endpoints {
+        push_endpoint(&mut store, &endpoint_name(id), endpoint.clone());
     }
+    store.routes().load_full()
 }
 
-/// The service, exported by these clusters and networks.
-pub(crate) fn told_service(exports: &[(&str, &str)]) -> discovery::Service {
-    discovery::Service {
-        hostname: RATINGS.into(),
-        name: "ratings".into(),
-        namespace: "default".into(),
-        ports: vec![discovery::Port { number: 9080, name: "http".into(), ..Default::default() }],
-        exports: exports
-            .iter()
-            .map(|(cluster, network)| discovery::Export { cluster: (*cluster).into(), network: (*network).into() })
-            .collect(),
-        ..Default::default()
-    }
-}
-
-fn read(name: &str, told: &discovery::Endpoint) -> Option<Endpoint> {
-    Endpoint::read(name, told, "net-east").unwrap()
+fn addresses(routes: &Routes, name: &str) -> Vec<String> {
+    let route = routes.find(name).unwrap();
+    routes.candidates(&route).map(|candidate| candidate.target.address.to_string()).collect()
 }
 
 #[test]
 fn only_pods_of_the_own_network_and_of_exporting_clusters_are_candidates() {
-    let endpoints: Vec<Endpoint> = [("a", "east", "net-east"), ("b", "east", "net-west"), ("c", "silent", "net-east")]
-        .iter()
-        .filter_map(|(name, cluster, network)| read(name, &told_endpoint(cluster, network, [10, 244, 0, 9], 9080)))
-        .collect();
-    assert_eq!(endpoints.len(), 2, "the pod of another network was read");
-    let service = Service::new(&told_service(&[("east", "net-east")]), &endpoints, "net-east").unwrap().unwrap();
-    let candidates: Vec<_> = service.candidates(9080, true).collect();
+    let pods = [("a", "east", "net-east"), ("b", "east", "net-west"), ("c", "silent", "net-east")];
+    let endpoints = pods.map(|(id, cluster, network)| (id, endpoint(cluster, network, [10, 244, 0, 9], 9080)));
+    let routes = routes(service(EXPORTED), &endpoints);
+    let candidates: Vec<_> = routes.candidates(&routes.find(SNI).unwrap()).collect();
     assert_eq!(candidates.len(), 1);
-    assert_eq!(&*candidates[0].id, "a");
+    assert_eq!(&*candidates[0].id, endpoint_name("a"));
     assert_eq!(candidates[0].target.address, "10.244.0.9:9080".parse().unwrap());
-    assert_eq!(service.candidates(80, true).count(), 0);
+    let party = &candidates[0].target.party;
+    assert_eq!((&*party.workload, &*party.cluster), ("ratings-v1", "east"));
+    assert_eq!(&*party.principal, "spiffe://cluster.local/ns/default/sa/ratings");
 }
 
 #[test]
-fn a_pod_without_mutual_tls_is_no_candidate() {
-    let mut told = told_endpoint("east", "net-east", [10, 244, 0, 9], 9080);
-    if let Some(Kind::Direct(direct)) = &mut told.kind {
+fn a_pod_without_mutual_tls_is_a_candidate_for_server_names_of_ports_only() {
+    let mut pod = endpoint("east", "net-east", [10, 244, 0, 9], 9080);
+    if let Some(Kind::Direct(direct)) = &mut pod.kind {
         direct.mutual_tls = false;
     }
-    let endpoint = read("a", &told).unwrap();
-    let service = Service::new(&told_service(&[("east", "net-east")]), [&endpoint], "net-east").unwrap().unwrap();
-    assert_eq!(service.candidates(9080, true).count(), 0);
-    assert_eq!(service.candidates(9080, false).count(), 1);
+    let mut service = service(EXPORTED);
+    service.ports[0].server_names = vec!["ratings.mesh.svc".into()];
+    let routes = routes(service, &[("a", pod)]);
+    assert!(addresses(&routes, SNI).is_empty());
+    assert_eq!(addresses(&routes, "ratings.mesh.svc"), ["10.244.0.9:9080"]);
 }
 
 #[test]
-fn what_is_exported_elsewhere_has_no_route() {
-    assert!(Service::new(&told_service(&[("west", "net-west")]), [], "net-east").unwrap().is_none());
-    assert!(Service::new(&told_service(&[]), [], "net-east").unwrap().is_none());
+fn services_that_only_other_networks_export_have_no_route() {
+    assert!(routes(service(&[("west", "net-west")]), &[]).find(SNI).is_none());
+    assert!(routes(service(&[]), &[]).find(SNI).is_none());
+    assert_eq!(routes(service(&[]), &[]).iter().count(), 0);
 }
 
 #[test]
-fn names_lead_to_ports() {
-    let mut told = told_service(&[("east", "net-east")]);
-    told.ports.push(discovery::Port {
+fn server_names_lead_to_ports_and_subsets() {
+    let mut message = service(EXPORTED);
+    message.ports.push(discovery::Port {
         number: 15012,
         server_names: vec!["Isthmus-Controller.isthmus-system.svc.".into()],
         ..Default::default()
     });
-    let service = Arc::new(Service::new(&told, [], "net-east").unwrap().unwrap());
-    let routes = Routes::new([&service]);
-    let route = routes.find("outbound_.9080_._.ratings.default.svc.cluster.local").unwrap();
-    assert!(route.mesh_only && route.port == 9080);
+    let routes = routes(message, &[]);
+    let route = routes.find(SNI).unwrap();
+    assert!(route.mesh_only && route.port == 9080 && route.subset.is_empty());
+    let subset = routes.find("outbound_.9080_.v1_.ratings.default.svc.cluster.local").unwrap();
+    assert!(subset.mesh_only && &*subset.subset == "v1" && subset.key() != route.key());
     let named = routes.find("isthmus-controller.isthmus-system.svc").unwrap();
     assert!(!named.mesh_only && named.port == 15012);
     for unknown in [
         RATINGS,
         "outbound_.9081_._.ratings.default.svc.cluster.local",
-        "outbound_.9080_.v1_.ratings.default.svc.cluster.local",
+        "outbound_.9080_.v3_.ratings.default.svc.cluster.local",
         "outbound_.9080_._.reviews.default.svc.cluster.local",
         "outbound_.09080_._.ratings.default.svc.cluster.local",
         "",
     ] {
         assert!(routes.find(unknown).is_none(), "{unknown}");
     }
+    // Two ports, each with two subsets, and the name.
+    assert_eq!(routes.iter().count(), 2 * 3 + 1);
 }
 
 #[test]
-fn summaries_are_left_out_and_nonsense_is_refused() {
-    let mut told = told_endpoint("east", "net-east", [1, 2, 3, 4], 9080);
-    told.kind = Some(Kind::Summary(discovery::Summary { ready: 3, ..Default::default() }));
-    assert!(read("a", &told).is_none());
-    told.kind = Some(Kind::Direct(discovery::Direct { ip: vec![1, 2, 3].into(), ..Default::default() }));
-    assert!(Endpoint::read("a", &told, "net-east").unwrap_err().contains("3 bytes"));
-    let direct = discovery::Direct { ip: vec![1, 2, 3, 4].into(), ports: [(80, 70000)].into(), ..Default::default() };
-    told.kind = Some(Kind::Direct(direct));
-    assert!(Endpoint::read("a", &told, "net-east").unwrap_err().contains("70000"));
-    let mut service = told_service(&[("east", "net-east")]);
-    service.ports[0].number = 0;
-    assert!(Service::new(&service, [], "net-east").is_err());
+fn a_subset_leads_to_pods_with_its_labels() {
+    let mut v2 = endpoint("east", "net-east", [10, 244, 0, 2], 9080);
+    if let Some(Kind::Direct(direct)) = &mut v2.kind {
+        direct.labels = [("app".into(), "ratings".into()), ("version".into(), "v2".into())].into();
+    }
+    let v1 = endpoint("east", "net-east", [10, 244, 0, 1], 9080);
+    let routes = routes(service(EXPORTED), &[("a", v1), ("b", v2)]);
+    assert_eq!(addresses(&routes, SNI).len(), 2);
+    assert_eq!(addresses(&routes, "outbound_.9080_.v2_.ratings.default.svc.cluster.local"), ["10.244.0.2:9080"]);
+}
+
+#[test]
+fn summaries_are_no_candidates() {
+    let mut summary = endpoint("east", "net-east", [1, 2, 3, 4], 9080);
+    summary.kind = Some(Kind::Summary(discovery::Summary { ready: 3, ..Default::default() }));
+    assert!(addresses(&routes(service(EXPORTED), &[("a", summary)]), SNI).is_empty());
 }

@@ -2,24 +2,26 @@
 
 use super::*;
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use identity::{Accept, Authority, ClientAuth, Identity, SpiffeId, Trust, alpn};
 use rustls_pki_types::ServerName;
-use telemetry::access_log::{Format, Writer};
 use telemetry::istio::{TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use wire::discovery;
+use wire::client::Store as _;
+use wire::delta::Body;
+use wire::{Kind, discovery};
 
+use crate::connection;
+use crate::fixtures::{
+    RATINGS, SNI, changed, endpoint, endpoint_name, push_endpoint, push_service, service, store, update,
+};
 use crate::metrics::CONNECTIONS;
-use crate::routes::tests::{told_endpoint, told_service};
-use crate::routes::{Endpoint, Routes};
-
-const SNI: &str = "outbound_.9080_._.ratings.default.svc.cluster.local";
-const RATINGS: &str = "ratings.default.svc.cluster.local";
+use crate::store::RouteStore;
 
 struct Mesh {
     client: Identity,
@@ -93,75 +95,77 @@ async fn line(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
 struct Gateway {
     address: SocketAddr,
     registry: Registry,
-    published: Arc<ArcSwap<Snapshot>>,
+    store: Mutex<RouteStore>,
     drain: runtime::drain::Signal,
-    log: Arc<Mutex<Vec<u8>>>,
-    writer: Writer,
-}
-
-#[derive(Clone)]
-struct Memory(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Memory {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    logs: AccessLogFiles,
+    directory: tempfile::TempDir,
 }
 
 impl Gateway {
-    fn start(settings: Settings, endpoints: &[SocketAddr]) -> Self {
-        let (registry, published) = (Registry::new(), Arc::new(ArcSwap::from_pointee(Snapshot::default())));
+    fn start(settings: WorkerSettings, endpoints: &[SocketAddr]) -> Self {
+        let (registry, store) = (Registry::new(), store());
+        let logs = AccessLogFiles::new(registry.clone());
         let listener = net::listen(([127, 0, 0, 1], 0).into(), &net::Listen::default()).unwrap();
         let address = listener.local_addr().unwrap();
         let (drain, watch, _drained) = runtime::drain::channel();
-        let (of_worker, read) = (registry.clone(), Arc::clone(&published));
+        let (of_worker, log_files, routes) = (registry.clone(), logs.clone(), store.routes());
         let listener = Arc::new(Mutex::new(Some(listener)));
         runtime::workers::spawn(1, move |_| {
-            let worker = Worker::new(settings.clone(), Arc::clone(&read), &of_worker);
-            let (listener, watch) = (listener.lock().unwrap().take().unwrap(), watch.clone());
+            let (settings, registry) = (settings.clone(), of_worker.clone());
+            let (routes, logs, watch) = (routes.clone(), log_files.clone(), watch.clone());
+            let listener = listener.lock().unwrap().take().unwrap();
             async move {
-                worker.run(vec![Acceptor::new(listener).unwrap()], watch).await.unwrap();
-                std::future::pending().await
+                crate::run::work(vec![listener], GatewayWorker::new(settings, routes, logs, &registry), watch).await
             }
         })
         .unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let writer = Writer::to(Memory(Arc::clone(&log)), &registry).unwrap();
-        let gateway = Self { address, registry, published, drain, log, writer };
+        let directory = tempfile::tempdir().unwrap();
+        let gateway = Self { address, registry, store: Mutex::new(store), drain, logs, directory };
+        gateway.configure();
         gateway.publish(endpoints);
         gateway
     }
 
-    /// Routes to these pods, and a name with TLS of its own to the first.
+    fn log_path(&self) -> std::path::PathBuf {
+        self.directory.path().join("access.log")
+    }
+
+    fn configure(&self) {
+        let settings = discovery::MeshConfig {
+            access_log_file: self.log_path().display().to_string(),
+            access_log_format: "%RESPONSE_FLAGS% %REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER%".into(),
+            connect_timeout_ms: 500,
+            ..Default::default()
+        };
+        let update = update(Kind::MeshConfig, vec![changed("mesh", Body::MeshConfig(settings))], &[]);
+        self.store.lock().unwrap().apply(update).unwrap();
+    }
+
+    /// Pushes the service with these pods, and a port whose server name has TLS of its own.
     fn publish(&self, endpoints: &[SocketAddr]) {
-        let mut told = told_service(&[("east", "net-east")]);
-        told.ports.push(discovery::Port {
+        let mut message = service(&[("east", "net-east")]);
+        message.ports.push(discovery::Port {
             number: 15012,
             server_names: vec!["controller.mesh.svc".into()],
             ..Default::default()
         });
-        let endpoints: Vec<Endpoint> = endpoints
-            .iter()
-            .map(|address| {
-                let mut told = told_endpoint("east", "net-east", [127, 0, 0, 1], address.port());
-                if let Some(discovery::endpoint::Kind::Direct(direct)) = &mut told.kind {
-                    direct.ports.insert(15012, address.port().into());
-                }
-                Endpoint::read(&address.to_string(), &told, "net-east").unwrap().unwrap()
-            })
-            .collect();
-        let service = Arc::new(Service::new(&told, &endpoints, "net-east").unwrap().unwrap());
-        let format = Arc::new(Format::text("%RESPONSE_FLAGS% %REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER%").unwrap());
-        self.published.store(Arc::new(Snapshot {
-            routes: Routes::new([&service]),
-            log: Some(Arc::new(crate::store::LogTo { writer: self.writer.clone(), format })),
-            connect_timeout: Duration::from_millis(500),
-        }));
+        let mut store = self.store.lock().unwrap();
+        let current: Vec<String> = store
+            .routes()
+            .load()
+            .find(SNI)
+            .map(|route| route.service.endpoints().iter().map(|endpoint| endpoint.id.to_string()).collect())
+            .unwrap_or_default();
+        let removed: Vec<&str> = current.iter().map(String::as_str).collect();
+        store.apply(update(Kind::Endpoint, vec![], &removed)).unwrap();
+        push_service(&mut store, message);
+        for address in endpoints {
+            let mut endpoint = endpoint("east", "net-east", [127, 0, 0, 1], address.port());
+            if let Some(discovery::endpoint::Kind::Direct(direct)) = &mut endpoint.kind {
+                direct.ports.insert(15012, address.port().into());
+            }
+            push_endpoint(&mut store, &endpoint_name(&address.to_string()), endpoint);
+        }
     }
 
     fn ended(&self, service: &str, outcome: &str) -> u64 {
@@ -183,15 +187,15 @@ impl Gateway {
     }
 
     fn logged(&self) -> String {
-        assert!(self.writer.flush(Duration::from_secs(5)));
-        String::from_utf8(self.log.lock().unwrap().clone()).unwrap()
+        self.logs.flush(Duration::from_secs(5));
+        std::fs::read_to_string(self.log_path()).unwrap()
     }
 }
 
 #[tokio::test]
 async fn forwards_by_server_name_without_opening() {
     let mesh = mesh();
-    let gateway = Gateway::start(Settings::default(), &[mesh.serve("a").await]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
     let mut stream = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
     assert_eq!(line(&mut stream).await.unwrap(), "a spiffe://cluster.local/ns/default/sa/frontend");
     stream.write_all(b"hello").await.unwrap();
@@ -212,7 +216,7 @@ async fn forwards_by_server_name_without_opening() {
 #[tokio::test]
 async fn carries_much_and_passes_half_closes_on() {
     let mesh = mesh();
-    let gateway = Gateway::start(Settings::default(), &[mesh.serve("a").await]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
     let mut stream = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
     line(&mut stream).await.unwrap();
     let sent: Vec<u8> = (0..8_u32 << 20).map(|number| (number % 251) as u8).collect();
@@ -234,7 +238,7 @@ async fn spreads_over_endpoints_and_leaves_dead_ones_out() {
     let mesh = mesh();
     let (a, b) = (mesh.serve("a").await, mesh.serve("b").await);
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gateway = Gateway::start(Settings::default(), &[a, b, dead]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[a, b, dead]);
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
     for _ in 0..60 {
         let greeting = mesh.greeting(gateway.address).await.expect("no connection fails for a dead endpoint");
@@ -248,7 +252,7 @@ async fn spreads_over_endpoints_and_leaves_dead_ones_out() {
 async fn a_service_with_no_endpoint_left_is_refused() {
     let mesh = mesh();
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gateway = Gateway::start(Settings::default(), &[dead]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[dead]);
     let error = mesh.greeting(gateway.address).await.unwrap_err();
     assert!(error.to_string().contains("InternalError"), "{error}");
     gateway.until_ended(RATINGS, "connect_failed", 1).await;
@@ -261,7 +265,7 @@ async fn a_service_with_no_endpoint_left_is_refused() {
 #[tokio::test]
 async fn what_is_not_exported_is_refused_and_its_name_is_no_label() {
     let mesh = mesh();
-    let gateway = Gateway::start(Settings::default(), &[mesh.serve("a").await]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
     for name in ["outbound_.9080_._.secrets.default.svc.cluster.local", RATINGS, "outbound_.9081_._.x.y"] {
         let error = mesh.connect(gateway.address, name, alpn::CLIENT_TCP).await.unwrap_err();
         assert!(error.to_string().contains("UnrecognisedName"), "{error}");
@@ -277,7 +281,7 @@ async fn what_is_not_exported_is_refused_and_its_name_is_no_label() {
 #[tokio::test]
 async fn only_proxies_of_the_mesh_are_let_through() {
     let mesh = mesh();
-    let gateway = Gateway::start(Settings::default(), &[mesh.serve("a").await]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
     let error = mesh.connect(gateway.address, SNI, &[b"h2", b"http/1.1"]).await.unwrap_err();
     assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
     gateway.until_ended(RATINGS, "protocol_not_offered", 1).await;
@@ -321,7 +325,8 @@ fn hello(name_length: usize) -> Vec<u8> {
 async fn bad_hellos_are_refused_and_counted_and_disturb_nobody() {
     let mesh = mesh();
     let limits = Limits { deadline: Duration::from_millis(300), ..Limits::default() };
-    let gateway = Gateway::start(Settings { hello: limits, ..Settings::default() }, &[mesh.serve("a").await]);
+    let gateway =
+        Gateway::start(WorkerSettings { hello: limits, ..WorkerSettings::default() }, &[mesh.serve("a").await]);
     let mut good = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
     line(&mut good).await.unwrap();
 
@@ -357,7 +362,8 @@ async fn bad_hellos_are_refused_and_counted_and_disturb_nobody() {
 #[tokio::test]
 async fn connections_without_a_hello_are_bounded() {
     let mesh = mesh();
-    let gateway = Gateway::start(Settings { max_pending: 4, ..Settings::default() }, &[mesh.serve("a").await]);
+    let gateway =
+        Gateway::start(WorkerSettings { max_pending: 4, ..WorkerSettings::default() }, &[mesh.serve("a").await]);
     let mut silent = Vec::new();
     for _ in 0..4 {
         silent.push(TcpStream::connect(gateway.address).await.unwrap());
@@ -373,7 +379,7 @@ async fn connections_without_a_hello_are_bounded() {
 #[tokio::test]
 async fn drain_lets_connections_finish() {
     let mesh = mesh();
-    let gateway = Gateway::start(Settings::default(), &[mesh.serve("a").await]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
     let mut stream = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
     line(&mut stream).await.unwrap();
     gateway.drain.begin();
@@ -393,7 +399,7 @@ async fn drain_lets_connections_finish() {
 async fn new_routes_leave_old_connections_alone() {
     let mesh = mesh();
     let (a, b) = (mesh.serve("a").await, mesh.serve("b").await);
-    let gateway = Gateway::start(Settings::default(), &[a]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[a]);
     let mut old = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
     assert!(line(&mut old).await.unwrap().starts_with("a "));
     gateway.publish(&[b]);
@@ -406,7 +412,7 @@ async fn new_routes_leave_old_connections_alone() {
 #[tokio::test]
 async fn a_reset_client_is_told_from_a_reset_endpoint() {
     let mesh = mesh();
-    let gateway = Gateway::start(Settings::default(), &[mesh.serve("a").await]);
+    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
     let mut stream = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
     line(&mut stream).await.unwrap();
     stream.get_ref().0.set_zero_linger().unwrap();
@@ -417,13 +423,14 @@ async fn a_reset_client_is_told_from_a_reset_endpoint() {
 #[test]
 fn a_connection_takes_little_memory() {
     // One future per connection is most of what an idle one costs beside its two sockets.
-    let settings = Settings::default();
-    let worker = Worker::new(settings, Arc::default(), &Registry::new());
+    let settings = WorkerSettings::default();
+    let registry = Registry::new();
+    let worker = GatewayWorker::new(settings, Arc::default(), AccessLogFiles::new(registry.clone()), &registry);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let future = serve::connection(client, "127.0.0.1:1".parse().unwrap(), &worker);
+        let future = connection::serve(client, "127.0.0.1:1".parse().unwrap(), &worker);
         let size = std::mem::size_of_val(&future);
         assert!((500..4096).contains(&size), "{size} bytes");
     });

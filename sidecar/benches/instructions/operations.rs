@@ -1,4 +1,4 @@
-//! What is counted.
+//! The operations whose instructions are counted.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,23 +6,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use balance::{Balancer, Health, Locality, Outcome};
-use http::{HeaderMap, Request, Version, request};
+use http::{HeaderMap, Request, request};
 use policy::authorization::{self, Action, Authorization, Facts, Policy, Rule, Source};
+use proxy::http::{Version, headers};
+use runtime::limits::Limit;
+use telemetry::ResponseFlags;
 use telemetry::istio::{Ended, Labels, Metrics, Protocol};
 use telemetry::metrics::Registry;
 use wire::discovery as d;
 use wire::prost::Message;
 
-use proxy::http::headers;
-
 use crate::pair::{Between, Pair};
 
-/// Something to count.
+/// An operation.
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
-    /// How often it is done to see what once costs.
+    /// The number of repetitions.
     pub(crate) times: u32,
-    /// Does it so often.
+    /// Repeats the operation.
     pub(crate) run: fn(u32),
 }
 
@@ -30,7 +31,7 @@ const fn operation(name: &'static str, times: u32, run: fn(u32)) -> Operation {
     Operation { name, times, run }
 }
 
-/// All of them.
+/// All operations.
 pub(crate) const OPERATIONS: &[Operation] = &[
     operation("request through both sidecars, no TLS", 10_000, request_through_both),
     operation("edit a request's head, outbound", 5000, edit_head),
@@ -43,6 +44,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("find the server's name in a hello", 5000, parse_hello),
     operation("decode an endpoint", 5000, decode_endpoint),
     operation("encode an endpoint", 5000, encode_endpoint),
+    operation("acquire and release a permit", 50_000, acquire_and_release),
 ];
 
 /// Parse, route, authorize, pick and encode in both, on real sockets; what the kernel does is not counted.
@@ -67,13 +69,11 @@ fn edit_head(times: u32) {
     }
 }
 
-fn edited(head: request::Parts) -> Request<()> {
-    let mut request = Request::from_parts(head, ());
-    let fields = request.headers_mut();
-    headers::identify(fields);
-    headers::end_here(fields);
-    headers::retarget(&mut request, Version::HTTP_11);
-    request
+fn edited(mut head: request::Parts) -> request::Parts {
+    headers::ensure_request_id(&mut head.headers);
+    headers::end_hop(&mut head.headers);
+    headers::retarget(&mut head, Version::Http1);
+    head
 }
 
 struct Fields(HeaderMap);
@@ -107,7 +107,7 @@ fn authorize(rules: u32, times: u32) {
     }
 }
 
-/// With what is learned of a request that went well.
+/// Includes the report of a success.
 fn pick(endpoints: usize, times: u32) {
     let here = Locality::new("us-west", "us-west-1", "a");
     let mut balancer = Balancer::new(here.clone());
@@ -129,11 +129,25 @@ fn pick(endpoints: usize, times: u32) {
     }
 }
 
+fn acquire_and_release(times: u32) {
+    let limit = Limit::new(100);
+    for _ in 0..times {
+        drop(black_box(black_box(&limit).acquire()));
+    }
+}
+
 fn record(times: u32) {
     let metrics = Metrics::new(Registry::new().worker());
     let series = metrics.http(&Labels::default(), Protocol::Http);
     let duration = Duration::from_micros(1500);
-    let ended = Ended { code: 200, grpc_status: None, flags: "-", duration, request_bytes: 100, response_bytes: 1024 };
+    let ended = Ended {
+        code: 200,
+        grpc_status: None,
+        flags: ResponseFlags::NONE,
+        duration,
+        request_bytes: 100,
+        response_bytes: 1024,
+    };
     for _ in 0..times {
         series.record(black_box(&ended));
     }

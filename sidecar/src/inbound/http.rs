@@ -18,9 +18,9 @@ use telemetry::istio::Party;
 
 use super::Arrived;
 use proxy::failure::Failure;
-use proxy::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
+use proxy::http::{Handler, Incoming, AttemptBody, ResponseBody, RequestBody, headers, local_reply, upgrade};
 use proxy::io::Io;
-use proxy::report::{self, Report};
+use proxy::report::{self, RequestReport};
 use proxy::upstream::{Lease, Version};
 use proxy::worker::Worker;
 
@@ -52,7 +52,7 @@ struct Unreached {
 }
 
 impl Handler for Requests {
-    async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<Reply> {
+    async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<ResponseBody> {
         // Before it is logged.
         headers::identify(request.headers_mut());
         let mut report = self.begin(&request);
@@ -74,7 +74,7 @@ impl Handler for Requests {
     }
 }
 
-fn refuse(failure: &Failure, unprocessed: bool, mut report: Report) -> Response<Reply> {
+fn refuse(failure: &Failure, unprocessed: bool, mut report: RequestReport) -> Response<ResponseBody> {
     let answer = failure.answer();
     report.failed(&answer);
     let mut response = local_reply(&answer, report.is_grpc(), Some(Box::new(report)));
@@ -85,7 +85,7 @@ fn refuse(failure: &Failure, unprocessed: bool, mut report: Report) -> Response<
 }
 
 impl Requests {
-    fn begin(&self, request: &Request<Incoming>) -> Report {
+    fn begin(&self, request: &Request<Incoming>) -> RequestReport {
         let worker = &self.worker;
         let mut seen = worker.telemetry.log.begin(&worker.view.snapshot().settings.log);
         if let Some(seen) = &mut seen {
@@ -93,7 +93,7 @@ impl Requests {
             self.arrived.remember(seen);
         }
         let grpc = headers::is_grpc(request.headers());
-        let mut report = Report::begin(&worker.telemetry, &self.arrived.route, grpc, seen);
+        let mut report = RequestReport::begin(&worker.telemetry, &self.arrived.route, grpc, seen);
         let party = self.party.get_or_init(|| {
             let peer = self.arrived.peer.as_deref();
             let said = request.headers().get(headers::PEER).filter(|_| peer.is_some());
@@ -128,7 +128,7 @@ impl Requests {
         request: Request<Incoming>,
         upgrade: Option<&upgrade::Asked>,
         version: Version,
-    ) -> (request::Parts, Option<Rc<Uploaded>>) {
+    ) -> (request::Parts, Option<Rc<RequestBody>>) {
         let (parts, body) = request.into_parts();
         let mut request = Request::from_parts(parts, ());
         let fields = request.headers_mut();
@@ -150,13 +150,13 @@ impl Requests {
                 Version::Http2 => HttpVersion::HTTP_2,
             },
         );
-        (request.into_parts().0, Uploaded::new(body))
+        (request.into_parts().0, RequestBody::new(body))
     }
 
     async fn send(
         &self,
         head: &request::Parts,
-        uploaded: Option<&Rc<Uploaded>>,
+        uploaded: Option<&Rc<RequestBody>>,
         version: Version,
     ) -> Result<(Response<Incoming>, Lease), Unreached> {
         let endpoint = || self.arrived.destination.to_string().into();
@@ -164,12 +164,12 @@ impl Requests {
         let mut stale = 0;
         loop {
             let leasing = pool.to_app(self.arrived.destination, version, self.worker.mark);
-            let lease = Uploaded::meanwhile(uploaded, pin!(leasing)).await;
+            let lease = RequestBody::meanwhile(uploaded, pin!(leasing)).await;
             let mut lease = lease.map_err(|error| Unreached {
                 failure: Failure::Connect { endpoint: endpoint(), error, retried: false },
                 unprocessed: true,
             })?;
-            let body = uploaded.map_or_else(Outgoing::empty, Uploaded::attempt);
+            let body = uploaded.map_or_else(AttemptBody::empty, RequestBody::attempt);
             let unsent = match lease.send(Request::from_parts(head.clone(), body)).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(unsent) => unsent,
@@ -192,11 +192,11 @@ impl Requests {
         mut response: Response<Incoming>,
         lease: Lease,
         head: &request::Parts,
-        uploaded: Option<Rc<Uploaded>>,
+        uploaded: Option<Rc<RequestBody>>,
         upgrade: Option<upgrade::Asked>,
         from_sidecar: bool,
-        mut report: Report,
-    ) -> Response<Reply> {
+        mut report: RequestReport,
+    ) -> Response<ResponseBody> {
         if let Some(uploaded) = &uploaded {
             uploaded.forget();
         }
@@ -217,9 +217,9 @@ impl Requests {
             let keep = (self.worker.drain.guard(), self.worker.clone());
             upgrade.carry(lease, Box::new(report), keep);
             response.headers_mut().extend(kept);
-            return response.map(|_| Reply::local("", None));
+            return response.map(|_| ResponseBody::local("", None));
         }
-        response.map(|incoming| Reply::upstream(incoming, Some(lease), uploaded, Box::new(report)))
+        response.map(|incoming| ResponseBody::upstream(incoming, Some(lease), uploaded, Box::new(report)))
     }
 }
 

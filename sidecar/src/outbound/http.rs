@@ -25,11 +25,11 @@ use http::{HeaderValue, Method, Request, Response, Version as HttpVersion, reque
 
 use super::Captured;
 use proxy::failure::Failure;
-use proxy::http::{Handler, Incoming, Outgoing, Reply, Uploaded, headers, local_reply, upgrade};
+use proxy::http::{Handler, Incoming, AttemptBody, ResponseBody, RequestBody, headers, local_reply, upgrade};
 use proxy::io::Io;
 use proxy::mesh::Protocol;
-use proxy::report::{self, Report, Route};
-use proxy::upstream::{Cluster, Leased, Line, Overdue, Sent, Unsent, Version};
+use proxy::report::{self, RequestReport, ServiceMetrics};
+use proxy::upstream::{UpstreamCluster, LeasedConnection, ConnectionInfo, OverdueRequests, SendErrorCause, SendError, Version};
 use proxy::worker::Worker;
 
 /// Attempts after the first (Istio's default).
@@ -62,8 +62,8 @@ struct Requests {
 /// Where a request goes, and what it counts for.
 #[derive(Clone)]
 struct Way {
-    cluster: Rc<Cluster>,
-    route: Rc<Route>,
+    cluster: Rc<UpstreamCluster>,
+    route: Rc<ServiceMetrics>,
 }
 
 /// What the last `Host` on this connection came to. Asking the controller's thread for each request would double its
@@ -84,7 +84,7 @@ impl Named {
 /// A response and the connection that it comes over.
 struct Answered {
     response: Response<Incoming>,
-    leased: Leased,
+    leased: LeasedConnection,
 }
 
 /// An attempt without a response that could be used.
@@ -107,7 +107,7 @@ enum Again {
 }
 
 impl Handler for Requests {
-    async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<Reply> {
+    async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let Way { cluster, route } = self.way(&request).await;
         // Before it is logged, so that both sides' logs have the same one.
         headers::identify(request.headers_mut());
@@ -158,7 +158,7 @@ impl Requests {
         Some(Way { cluster, route: super::route_to(&service, worker) })
     }
 
-    fn begin(&self, request: &Request<Incoming>, cluster: &Cluster, route: &Rc<Route>) -> Report {
+    fn begin(&self, request: &Request<Incoming>, cluster: &UpstreamCluster, route: &Rc<ServiceMetrics>) -> RequestReport {
         let worker = &self.worker;
         let mut seen = worker.telemetry.log.begin(&worker.view.snapshot().settings.log);
         if let Some(seen) = &mut seen {
@@ -167,7 +167,7 @@ impl Requests {
             seen.client = Some(self.captured.client);
             seen.destination = Some(self.captured.destination);
         }
-        Report::begin(&worker.telemetry, route, headers::is_grpc(request.headers()), seen)
+        RequestReport::begin(&worker.telemetry, route, headers::is_grpc(request.headers()), seen)
     }
 
     /// HTTP/2 where the port is declared so or the request came so; an upgrade needs HTTP/1.1.
@@ -184,7 +184,7 @@ impl Requests {
         upgrade: Option<&upgrade::Asked>,
         version: Version,
         to_mesh: bool,
-    ) -> (request::Parts, Option<Rc<Uploaded>>) {
+    ) -> (request::Parts, Option<Rc<RequestBody>>) {
         let (parts, body) = request.into_parts();
         let mut request = Request::from_parts(parts, ());
         let fields = request.headers_mut();
@@ -205,17 +205,17 @@ impl Requests {
                 Version::Http2 => HttpVersion::HTTP_2,
             },
         );
-        (request.into_parts().0, Uploaded::new(body))
+        (request.into_parts().0, RequestBody::new(body))
     }
 
     /// Sends a request until there is a response, or no attempt left.
     async fn send(
         &self,
-        cluster: &Rc<Cluster>,
+        cluster: &Rc<UpstreamCluster>,
         head: &request::Parts,
-        uploaded: Option<&Rc<Uploaded>>,
+        uploaded: Option<&Rc<RequestBody>>,
         version: Version,
-        report: &mut Report,
+        report: &mut RequestReport,
     ) -> Result<Answered, Failure> {
         let mut tried = Vec::new();
         let (mut retries, mut stale) = (0, 0);
@@ -256,23 +256,23 @@ impl Requests {
     #[expect(clippy::too_many_arguments, reason = "what an attempt needs of its request, once")]
     async fn attempt(
         &self,
-        cluster: &Rc<Cluster>,
+        cluster: &Rc<UpstreamCluster>,
         head: &request::Parts,
-        uploaded: Option<&Rc<Uploaded>>,
+        uploaded: Option<&Rc<RequestBody>>,
         version: Version,
         retries: u32,
         now: Instant,
         tried: &mut Vec<Arc<str>>,
     ) -> Result<Answered, Attempt> {
         let leasing = cluster.lease(version, tried, now, || self.worker.dial(cluster));
-        let leased = Uploaded::meanwhile(uploaded, pin!(leasing)).await;
+        let leased = RequestBody::meanwhile(uploaded, pin!(leasing)).await;
         let mut leased = leased.map_err(|failure| Attempt { failure, again: Again::Safe, answered: None })?;
         let id = leased.pick.id.clone();
         let mut request = Request::from_parts(
             head.clone(),
             match uploaded {
                 Some(uploaded) => uploaded.attempt(),
-                None => Outgoing::empty(),
+                None => AttemptBody::empty(),
             },
         );
         request.headers_mut().insert(headers::ATTEMPTS, headers::number(u64::from(retries) + 1));
@@ -288,7 +288,7 @@ impl Requests {
     }
 
     /// Learns from a response, and says whether another attempt may get a better one.
-    fn judge(&self, response: Response<Incoming>, leased: Leased) -> Result<Answered, Attempt> {
+    fn judge(&self, response: Response<Incoming>, leased: LeasedConnection) -> Result<Answered, Attempt> {
         let now = Instant::now();
         // Said by a sidecar that proved who it is; an application's own header of that name does not get past it.
         let unprocessed = leased.pick.target.tls.is_some() && response.headers().contains_key(headers::UNPROCESSED);
@@ -321,10 +321,10 @@ impl Requests {
         &self,
         answered: Answered,
         head: &request::Parts,
-        uploaded: Option<Rc<Uploaded>>,
+        uploaded: Option<Rc<RequestBody>>,
         upgrade: Option<upgrade::Asked>,
-        mut report: Report,
-    ) -> Response<Reply> {
+        mut report: RequestReport,
+    ) -> Response<ResponseBody> {
         let Answered { mut response, leased } = answered;
         if let Some(uploaded) = &uploaded {
             uploaded.forget();
@@ -345,16 +345,16 @@ impl Requests {
             let keep = (self.worker.drain.guard(), self.worker.clone());
             upgrade.carry(leased.lease, Box::new(report), keep);
             response.headers_mut().extend(kept);
-            return response.map(|_| Reply::local("", None));
+            return response.map(|_| ResponseBody::local("", None));
         }
-        let Leased { lease, pick, .. } = leased;
+        let LeasedConnection { lease, pick, .. } = leased;
         let ending = Box::new(Counted { report, _under_way: pick });
-        response.map(|incoming| Reply::upstream(incoming, Some(lease), uploaded, ending))
+        response.map(|incoming| ResponseBody::upstream(incoming, Some(lease), uploaded, ending))
     }
 
     /// Who answered. What discovery told of an endpoint comes first; behind a gateway only the other sidecar knows. It is
     /// the same for all responses of a connection.
-    fn party(&self, leased: &Leased, response: &Response<Incoming>) -> Rc<telemetry::istio::Party> {
+    fn party(&self, leased: &LeasedConnection, response: &Response<Incoming>) -> Rc<telemetry::istio::Party> {
         let line = &leased.lease.line;
         line.party(|| {
             let target = &leased.pick.target;
@@ -377,7 +377,7 @@ impl Requests {
 
 /// Keeps the endpoint's count of requests under way until the response is gone.
 struct Counted {
-    report: Report,
+    report: RequestReport,
     _under_way: Rc<balance::Pick<Arc<proxy::upstream::Target>>>,
 }
 
@@ -396,20 +396,20 @@ impl proxy::http::Ending for Counted {
 }
 
 /// What a lost connection means for the endpoint, for its other connections, and for the request.
-fn lost(leased: &Leased, Unsent { unprocessed, error }: &Unsent) -> Attempt {
+fn lost(leased: &LeasedConnection, SendError { unprocessed, error }: &SendError) -> Attempt {
     let (pick, now, unprocessed) = (&leased.pick, Instant::now(), *unprocessed);
     // The other connections most likely lead to the same end; each would cost another request an attempt.
     leased.pool.clear();
     let stale = leased.lease.reused && unprocessed;
     match error {
-        Sent::Unheard => pick.report(Outcome::ConnectFailure, now),
+        SendErrorCause::Unheard => pick.report(Outcome::ConnectFailure, now),
         // A kept connection that the peer closed says nothing of the peer.
         _ if stale => {}
         _ => pick.report(Outcome::GatewayError, now),
     }
     let endpoint: Arc<str> = pick.target.address.to_string().into();
     let failure = match error {
-        Sent::Connection(error) if error.is_parse() => {
+        SendErrorCause::Connection(error) if error.is_parse() => {
             Failure::UpstreamProtocol { endpoint, error: error.to_string().into() }
         }
         error => Failure::Reset { endpoint, error: error.to_string().into(), retried: false },
@@ -425,11 +425,11 @@ fn lost(leased: &Leased, Unsent { unprocessed, error }: &Unsent) -> Attempt {
 
 /// What comes of sending a request, which is given up where the peer does not acknowledge it for too long.
 async fn heard<T>(
-    mut sending: Pin<&mut impl Future<Output = Result<T, Unsent>>>,
-    line: &Line,
+    mut sending: Pin<&mut impl Future<Output = Result<T, SendError>>>,
+    line: &ConnectionInfo,
     retransmits: u8,
-    overdue: &Overdue,
-) -> Result<T, Unsent> {
+    overdue: &OverdueRequests,
+) -> Result<T, SendError> {
     let mut waiting = overdue.wait();
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
@@ -437,7 +437,7 @@ async fn heard<T>(
         }
         while waiting.poll_turn(cx).is_ready() {
             if line.unheard(retransmits) {
-                return Poll::Ready(Err(Unsent { unprocessed: false, error: Sent::Unheard }));
+                return Poll::Ready(Err(SendError { unprocessed: false, error: SendErrorCause::Unheard }));
             }
         }
         Poll::Pending

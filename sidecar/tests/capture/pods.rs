@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use identity::{Authority, Constraints, Identity, SpiffeId, Trust};
 use isthmus_sidecar::dns;
-use isthmus_sidecar::workers::{self, Listeners, Setup};
+use isthmus_sidecar::workers::{self, Listeners, SidecarSetup};
 use net::link::{Links, Route, Via};
 use net::namespace::NetNamespace;
 use runtime::drain;
@@ -129,7 +129,7 @@ impl Net {
                 net::socket::listen_shared(any, 2, 128).unwrap()
             };
             let (_signal, watch, _drained) = drain::channel();
-            let setup = Setup {
+            let setup = SidecarSetup {
                 node: Node {
                     role: Role::Sidecar,
                     ip: ip.into(),
@@ -142,14 +142,15 @@ impl Net {
                 listeners: std::iter::zip(listen(15001), listen(15006))
                     .map(|(outbound, inbound)| Listeners { outbound: vec![outbound], inbound: vec![inbound] })
                     .collect(),
-                destination: Arc::new(net::original_destination),
+                connections: Default::default(),
+                original_destination: Arc::new(net::original_destination),
                 mark: Some(net::PROXY_MARK),
                 registry: Registry::new(),
                 drain: watch,
             };
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
                 let mut running = workers::start(setup, move || controller.channel(Some(net::PROXY_MARK))).unwrap();
-                let names = dns::Names::new("net-west".into(), running.shared.clone(), running.subscriber.clone());
+                let names = dns::Names::new("net-west".into(), running.published.clone(), running.subscriber.clone());
                 dns::serve(names, 15053, Some(net::PROXY_MARK)).await.unwrap();
                 running.opened().await;
                 ready.send(()).unwrap();

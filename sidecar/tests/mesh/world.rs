@@ -16,7 +16,7 @@ use wire::discovery as d;
 use wire::name::{Node, Role};
 use wire::{Kind, name};
 
-use isthmus_sidecar::workers::{self, Listeners, Setup};
+use isthmus_sidecar::workers::{self, Listeners, SidecarSetup};
 
 use crate::app::{App, speaks_first};
 use crate::controller::Controller;
@@ -123,7 +123,7 @@ impl World {
         let known = destinations.clone();
         let registry = Registry::new();
         let (signal, watch, drained) = drain::channel();
-        let setup = Setup {
+        let setup = SidecarSetup {
             node: Node {
                 role: Role::Sidecar,
                 ip: Ipv4Addr::LOCALHOST.into(),
@@ -134,7 +134,8 @@ impl World {
             network: format!("net-{cluster}").into(),
             identity,
             listeners: vec![Listeners { outbound: vec![outbound], inbound }],
-            destination: Arc::new(move |stream| {
+            connections: Default::default(),
+            original_destination: Arc::new(move |stream| {
                 let local = stream.local_addr()?;
                 if local.port() != outbound_port {
                     return Ok(app);

@@ -1,26 +1,28 @@
-//! Heads of requests and responses: what ends at a hop, what the mesh adds, and what must not be believed.
+//! Headers of requests and responses: hop-by-hop headers, headers of the mesh, and headers that are not trusted.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Uri, Version, uri};
+use http::{Uri, request, uri};
 
-/// Who called, as the called sidecar found out (Envoy's XFCC).
+use super::Version;
+
+/// The caller's identity, as the destination's sidecar verified it (Envoy's XFCC).
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-/// `http` or `https`: how the original client came.
+/// The scheme of the original client: `http` or `https`.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// One id for a request wherever it is seen.
+/// The request ID, the same on every hop.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// How many attempts this one is.
+/// The number of the attempt, from 1.
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 /// Milliseconds until the upstream's response began.
 pub const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-/// Between two sidecars: which workload the other one belongs to, for telemetry. Never reaches an application.
+/// The workload of the other sidecar, for telemetry. Exchanged between sidecars only; never reaches an application.
 pub const PEER: HeaderName = HeaderName::from_static("x-isthmus-peer");
-/// From the called sidecar: the request never reached the application, so that it can be sent elsewhere whatever it is.
+/// Sent by the destination's sidecar if the request never reached the application, so that any request may be retried.
 /// Never reaches an application.
 pub const UNPROCESSED: HeaderName = HeaderName::from_static("x-isthmus-unprocessed");
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// What must not leave the mesh. The last two are between Envoys, for the same as [`PEER`].
+/// Headers that must not leave the mesh. Envoys exchange the last two for the purpose of [`PEER`].
 const MESH: [HeaderName; 4] = [
     PEER,
     UNPROCESSED,
@@ -30,14 +32,14 @@ const MESH: [HeaderName; 4] = [
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// RFC 9110 §7.6.1: fields that concern one connection. `te` and `trailer` are dealt with apart.
+/// Headers that concern a single connection (RFC 9110 §7.6.1). `te` and `trailer` are handled separately.
 const HOP_BY_HOP: [HeaderName; 5] =
     [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
 
-/// Removes what concerns one connection only, what `Connection` names, and what only sidecars say to each other. Most
-/// heads have none of it, which one pass over their names tells: looking up each of a dozen names costs some 1,500
-/// instructions, the pass 200 (callgrind, November 2026).
-pub fn end_here(headers: &mut HeaderMap) {
+/// Removes hop-by-hop headers, the headers that `Connection` names, and the headers that sidecars exchange. Most heads have
+/// none of them, so one pass over the names decides: looking up a dozen names costs some 1,500 instructions, the pass 200
+/// (callgrind, November 2026).
+pub fn end_hop(headers: &mut HeaderMap) {
     let (mut hop, mut mesh) = (false, [false; 4]);
     for name in headers.keys() {
         match name.as_str() {
@@ -50,14 +52,14 @@ pub fn end_here(headers: &mut HeaderMap) {
         }
     }
     if hop {
-        end_hop(headers);
+        remove_hop_by_hop(headers);
     }
     for (name, _) in MESH.iter().zip(mesh).filter(|(_, found)| *found) {
         headers.remove(name);
     }
 }
 
-fn end_hop(headers: &mut HeaderMap) {
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let trailers = headers.get(header::TE).is_some_and(|te| mentions(te, "trailers"));
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
@@ -80,22 +82,22 @@ fn end_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a comma-separated value has this member.
+/// Returns whether a comma-separated value has this member, ignoring case.
 pub fn mentions(value: &HeaderValue, member: &str) -> bool {
     value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(member)))
 }
 
-/// Whether a request or response is gRPC.
+/// Returns whether a request or response is gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The `grpc-status`, in trailers or in a response that has nothing else.
+/// Returns the `grpc-status` of trailers, or of a response without a body.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
-/// A number as a value. Small ones need no memory.
+/// Returns a number as a header value. Small numbers need no allocation.
 pub fn number(number: u64) -> HeaderValue {
     const SMALL: [&str; 16] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15"];
     match SMALL.get(usize::try_from(number).unwrap_or(usize::MAX)) {
@@ -104,8 +106,8 @@ pub fn number(number: u64) -> HeaderValue {
     }
 }
 
-/// Gives a request an id if it has none.
-pub fn identify(headers: &mut HeaderMap) {
+/// Adds a request ID to a request without one.
+pub fn ensure_request_id(headers: &mut HeaderMap) {
     if !headers.contains_key(&REQUEST_ID)
         && let Ok(value) = HeaderValue::from_bytes(&random_uuid(rand::random()))
     {
@@ -113,7 +115,7 @@ pub fn identify(headers: &mut HeaderMap) {
     }
 }
 
-/// A UUID of version 4 (RFC 9562 §5.4).
+/// Returns a UUID of version 4 (RFC 9562 §5.4).
 fn random_uuid(bits: u128) -> [u8; 36] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
@@ -130,28 +132,29 @@ fn random_uuid(bits: u128) -> [u8; 36] {
     text
 }
 
-/// The host that a request asks for, with the port if there is one.
-pub fn host<B>(request: &Request<B>) -> Option<&str> {
-    match request.uri().authority() {
+/// Returns the host of a request, with the port if there is one.
+pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    match uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => request.headers().get(header::HOST)?.to_str().ok(),
+        None => headers.get(header::HOST)?.to_str().ok(),
     }
 }
 
-/// Writes a request's target as the upstream's version has it: origin form and `Host` in HTTP/1.1, `:authority` in
-/// HTTP/2.
-pub fn retarget<B>(request: &mut Request<B>, version: Version) {
-    if version == Version::HTTP_11 && request.uri().authority().is_none() {
-        // It has that form already.
-        *request.version_mut() = version;
+/// Converts a request's target to the form of the upstream's version: origin form and `Host` in HTTP/1.1, `:authority`
+/// in HTTP/2.
+pub fn retarget(head: &mut request::Parts, version: Version) {
+    let http2 = version == Version::Http2;
+    head.version = if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    if !http2 && head.uri.authority().is_none() {
+        // It already has that form.
         return;
     }
-    let authority = host(request).and_then(|host| host.parse::<uri::Authority>().ok());
-    let path = request.uri().path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
+    let authority = host(&head.uri, &head.headers).and_then(|host| host.parse::<uri::Authority>().ok());
+    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
     let mut parts = uri::Parts::default();
     parts.path_and_query = Some(path);
-    if version == Version::HTTP_2 {
-        request.headers_mut().remove(header::HOST);
+    if http2 {
+        head.headers.remove(header::HOST);
         if let Some(authority) = authority {
             parts.scheme = Some(uri::Scheme::HTTP);
             parts.authority = Some(authority);
@@ -159,14 +162,13 @@ pub fn retarget<B>(request: &mut Request<B>, version: Version) {
     } else if let Some(authority) = authority
         && let Ok(value) = HeaderValue::from_str(authority.as_str())
     {
-        request.headers_mut().entry(header::HOST).or_insert(value);
+        head.headers.entry(header::HOST).or_insert(value);
     }
     // `CONNECT` and `OPTIONS *` keep their form.
-    let special = request.method() == http::Method::CONNECT || request.uri().path() == "*";
+    let special = head.method == http::Method::CONNECT || head.uri.path() == "*";
     if !special && let Ok(target) = Uri::from_parts(parts) {
-        *request.uri_mut() = target;
+        head.uri = target;
     }
-    *request.version_mut() = version;
 }
 
 #[cfg(test)]
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_fields_end_here() {
+    fn hop_by_hop_headers_are_removed() {
         let mut headers = map(&[
             ("connection", "close, X-Private"),
             ("x-private", "1"),
@@ -189,42 +191,48 @@ mod tests {
             ("trailer", "x-sum"),
             ("accept", "*/*"),
         ]);
-        end_here(&mut headers);
+        end_hop(&mut headers);
         assert_eq!(headers, map(&[("te", "trailers"), ("trailer", "x-sum"), ("accept", "*/*")]));
     }
 
     #[test]
-    fn what_sidecars_say_ends_with_them() {
+    fn headers_of_sidecars_are_removed() {
         let mut headers =
             map(&[("x-isthmus-peer", "a"), ("x-envoy-peer-metadata", "b"), ("x-isthmus-unprocessed", "UF")]);
-        end_here(&mut headers);
+        end_hop(&mut headers);
         assert!(headers.is_empty());
     }
 
     #[test]
-    fn ids_are_uuids_of_version_4() {
+    fn request_ids_are_uuids_of_version_4() {
         assert_eq!(&random_uuid(0), b"00000000-0000-4000-8000-000000000000");
         assert_eq!(&random_uuid(u128::MAX), b"ffffffff-ffff-4fff-bfff-ffffffffffff");
         assert_eq!(&random_uuid(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef), b"01234567-89ab-4def-8123-456789abcdef");
         let mut headers = map(&[("x-request-id", "mine")]);
-        identify(&mut headers);
+        ensure_request_id(&mut headers);
         assert_eq!(headers["x-request-id"], "mine");
     }
 
     #[test]
-    fn targets_change_form_with_the_version() {
-        let mut request = Request::get("/a?b=c").header("host", "reviews:9080").body(()).unwrap();
-        retarget(&mut request, Version::HTTP_2);
-        assert_eq!(request.uri(), "http://reviews:9080/a?b=c");
-        assert!(request.headers().is_empty());
-        retarget(&mut request, Version::HTTP_11);
-        assert_eq!(request.uri(), "/a?b=c");
-        assert_eq!(request.headers()["host"], "reviews:9080");
-        let mut request = Request::get("http://reviews/x").body(()).unwrap();
-        retarget(&mut request, Version::HTTP_11);
+    fn targets_have_the_form_of_the_version() {
+        let head = |target: &str, host: Option<&str>| {
+            let request = http::Request::get(target);
+            let request = host.map_or(http::Request::get(target), |host| request.header("host", host));
+            request.body(()).unwrap().into_parts().0
+        };
+        let mut request = head("/a?b=c", Some("reviews:9080"));
+        retarget(&mut request, Version::Http2);
         assert_eq!(
-            (request.uri().to_string().as_str(), &request.headers()["host"]),
-            ("/x", &HeaderValue::from_static("reviews"))
+            (request.uri.to_string().as_str(), request.version),
+            ("http://reviews:9080/a?b=c", http::Version::HTTP_2)
         );
+        assert!(request.headers.is_empty());
+        retarget(&mut request, Version::Http1);
+        assert_eq!((request.uri.to_string().as_str(), request.version), ("/a?b=c", http::Version::HTTP_11));
+        assert_eq!(request.headers["host"], "reviews:9080");
+        let mut request = head("http://reviews/x", None);
+        retarget(&mut request, Version::Http1);
+        assert_eq!(request.uri, "/x");
+        assert_eq!(request.headers["host"], "reviews");
     }
 }

@@ -1,4 +1,6 @@
-//! What both sides' HTTP/2 connections have in common: windows, bounds, and how much is read and written at a time.
+//! HTTP/2 settings of both sides, and pacing of reads and writes.
+//!
+//! The reasons are in `docs/decisions/http2-frames.md`.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,65 +12,65 @@ use std::task::{Context, Poll, ready};
 use http::{HeaderMap, HeaderValue, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Credit for one stream: a megabyte is 160 Mbit/s over 50 ms. Fixed: probing costs a ping for each burst, and a mesh's
-/// paths are known to be short or, between clusters, steady.
+/// The flow-control window of a stream: a megabyte is 160 Mbit/s over 50 ms. The window is fixed: probing costs a ping for
+/// each burst, and a mesh's paths are short or, between clusters, steady.
 pub const STREAM_WINDOW: u32 = 1 << 20;
-/// Credit for all streams of a connection. Several times that of one, so that a response that nobody reads does not
-/// stop the others.
+/// The flow-control window of a connection. Several times that of a stream, so that a response that is not read does not
+/// block the others.
 pub const CONNECTION_WINDOW: u32 = 4 << 20;
-/// The largest frame that peers may send: no message waits for more than this of another.
+/// The maximum frame size: a message waits for no more than this of another.
 pub const FRAME: u32 = 16 * 1024;
-/// The largest head; hyper's HTTP/1.1 buffer is as large.
+/// The maximum size of a head, as large as the HTTP/1.1 buffer ([`super::BUFFER`]).
 pub const HEAD: u32 = 64 * 1024;
-/// What may wait to be written, per stream.
+/// The maximum of data that waits to be written, per stream.
 pub const SEND_BUFFER: usize = 256 * 1024;
-/// h2 bounds what the small DATA frames in its queues may cost: each of less than 256 bytes counts for what it lacks, and
-/// beyond the budget the connection ends with `ENHANCE_YOUR_CALM`. Its default, half of the connection's window, is
-/// eleven thousand messages of 64 bytes that wait for a reader: one stalled gRPC stream. Here nothing waits in those
-/// queues ([`super::Incoming::hold`]), so the budget has to cover what is read in one turn ([`TURN`]: at most 1.6 MiB,
-/// of one-byte frames) and the few readers that cannot hold, HTTP/1.1 clients of HTTP/2 services.
+/// The budget for small DATA frames. h2 charges a frame of less than 256 bytes in its queues with the bytes that it lacks,
+/// and ends the connection with `ENHANCE_YOUR_CALM` beyond the budget. h2's default, half of the connection's window, is
+/// eleven thousand queued messages of 64 bytes: one stalled gRPC stream. Here nothing waits in those queues
+/// ([`super::Incoming::hold`]), so the budget covers what one turn reads ([`TURN`]: at most 1.6 MiB, of one-byte frames) and
+/// the readers that cannot hold, HTTP/1.1 clients of HTTP/2 services.
 pub const DATA_FRAME_BUDGET: usize = CONNECTION_WINDOW as usize;
-/// Bytes that a connection reads before its streams get to run, so that none of them finds more than this at once.
+/// The number of bytes that a connection reads before its streams run, so that none finds more than this at once.
 const TURN: usize = 64 * 1024;
-/// What is gathered at most before it is written. h2 writes, and flushes, after each DATA frame of 256 bytes and more: a
-/// system call and a TLS record for each. Copying a kilobyte takes 20 ns, a write several microseconds.
+/// The maximum of data that is gathered for one write. h2 writes and flushes after each DATA frame of 256 bytes or more:
+/// a system call and a TLS record for each. Copying a kilobyte takes 20 ns, a write several microseconds.
 const GATHERED: usize = 64 * 1024;
-/// Of more than this, all the space that there may be is taken at once, and kept for as long as so much is sent each time:
-/// growing by and by copies what is there each time.
-const MUCH: usize = 8 * 1024;
+/// Beyond this size the buffer is allocated in full at once, and kept while as much is sent each time: growing in steps
+/// would copy the data each time.
+const LARGE: usize = 8 * 1024;
 
-/// The bytes of one connection, as h2 has them: reading pauses after each [`TURN`], and what is written is gathered until
+/// A connection's byte stream as h2 sees it: reading pauses after each [`TURN`], and written data is gathered until
 /// [`Outbox::drive`] sends it.
 #[derive(Debug)]
 pub struct Paced<S>(Rc<RefCell<Turn<S>>>);
 
-/// Sends what h2 has written, each time that it has nothing left to write.
+/// Sends the data that h2 has written whenever h2 has nothing left to write.
 #[derive(Debug)]
 pub struct Outbox<S>(Rc<RefCell<Turn<S>>>);
 
 #[derive(Debug)]
 struct Turn<S> {
     stream: S,
-    /// Bytes that may be read until the next pause.
+    /// The number of bytes that may be read until the next pause.
     left: usize,
     gathered: Vec<u8>,
-    /// How much of that is sent.
+    /// The number of gathered bytes that are sent.
     sent: usize,
-    /// h2 waits until there is room to gather in.
+    /// h2 waits for space in the buffer.
     full: bool,
 }
 
-/// Paces and gathers a connection's bytes.
+/// Splits a connection into the stream for h2 and the sender of its data.
 pub fn paced<S>(stream: S) -> (Paced<S>, Outbox<S>) {
     let turn = Rc::new(RefCell::new(Turn { stream, left: TURN, gathered: Vec::new(), sent: 0, full: false }));
     (Paced(turn.clone()), Outbox(turn))
 }
 
 impl<S: AsyncWrite + Unpin> Outbox<S> {
-    /// Waits for `step`, which does something with h2's connection, and sends what that has written.
+    /// Polls `step`, which drives h2's connection, and sends the data that it has written.
     ///
     /// # Errors
-    /// Where it cannot be sent. h2 learns of it when it writes next.
+    /// Returns an error if sending fails. h2 receives the error with its next write.
     pub async fn drive<T>(&self, mut step: impl FnMut(&mut Context<'_>) -> Poll<T>) -> io::Result<T> {
         poll_fn(|cx| match step(cx) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
@@ -100,7 +102,7 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
             }
             self.sent += written;
         }
-        if self.sent <= MUCH && self.gathered.capacity() > MUCH {
+        if self.sent <= LARGE && self.gathered.capacity() > LARGE {
             self.gathered = Vec::new();
         }
         self.gathered.clear();
@@ -108,7 +110,7 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Gathers all of `bufs`, whose length is `count`; what does not fit goes through.
+    /// Gathers all of `bufs`, whose total length is `count`. Data that does not fit is written through.
     fn poll_gather(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>], count: usize) -> Poll<io::Result<usize>> {
         if self.gathered.len() + count > GATHERED {
             self.full = true;
@@ -118,8 +120,8 @@ impl<S: AsyncWrite + Unpin> Turn<S> {
                 return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
             }
         }
-        let much = self.gathered.len() + count > MUCH;
-        self.gathered.reserve(if much { GATHERED - self.gathered.len() } else { count });
+        let large = self.gathered.len() + count > LARGE;
+        self.gathered.reserve(if large { GATHERED - self.gathered.len() } else { count });
         bufs.iter().for_each(|buf| self.gathered.extend_from_slice(buf));
         Poll::Ready(Ok(count))
     }
@@ -157,7 +159,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         self.0.borrow_mut().poll_gather(cx, bufs, count)
     }
 
-    /// Whatever the stream says: gathering takes all slices alike.
+    /// Always true: gathering copies all slices.
     fn is_write_vectored(&self) -> bool {
         true
     }
@@ -174,12 +176,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 }
 
-/// The length that a head announces. h2 refuses bodies of another.
+/// Returns the `content-length` of a head. h2 rejects bodies of another length.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Announces a length that is known.
+/// Adds a `content-length` if the length is known.
 pub fn announce_length(headers: &mut HeaderMap, length: Option<u64>) {
     if let Some(length) = length
         && !headers.contains_key(header::CONTENT_LENGTH)
@@ -197,26 +199,26 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
-    async fn what_is_written_in_a_step_is_sent_at_once_after_it() {
+    async fn data_written_in_one_step_is_sent_together_after_it() {
         let (stream, mut peer) = tokio::io::duplex(1 << 20);
         let (mut paced, outbox) = paced(stream);
-        let (mut heard, mut steps) = ([0; 64], 0);
+        let (mut received, mut steps) = ([0; 64], 0);
         let written = outbox.drive(|cx| {
             for piece in [&b"one "[..], b"two ", b"three"] {
                 assert!(Pin::new(&mut paced).poll_write(cx, piece).is_ready());
                 assert!(Pin::new(&mut paced).poll_flush(cx).is_ready());
             }
-            let read = Pin::new(&mut peer).poll_read(cx, &mut ReadBuf::new(&mut heard));
+            let read = Pin::new(&mut peer).poll_read(cx, &mut ReadBuf::new(&mut received));
             steps += 1;
             assert_eq!(read.is_ready(), steps == 2, "gathered in the first step, and sent after it");
             read
         });
         written.await.unwrap().unwrap();
-        assert_eq!(&heard[..13], b"one two three");
+        assert_eq!(&received[..13], b"one two three");
     }
 
     #[tokio::test]
-    async fn a_slow_reader_is_not_gathered_for_without_end() {
+    async fn data_for_a_slow_reader_is_bounded() {
         let (stream, mut peer) = tokio::io::duplex(1024);
         let (mut paced, outbox) = paced(stream);
         let cx = &mut Context::from_waker(Waker::noop());
@@ -234,7 +236,7 @@ mod tests {
             steps += 1;
             if steps == 1 { Poll::Pending } else { Poll::Ready(()) }
         });
-        woken.await.expect("who waits for room hears of it");
+        woken.await.expect("a waiting writer is woken when there is space");
         paced.write_all(&vec![8; GATHERED + 1]).await.unwrap();
         paced.write_all(b"end").await.unwrap();
         paced.shutdown().await.unwrap();

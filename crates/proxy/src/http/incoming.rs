@@ -1,4 +1,4 @@
-//! Bodies as peers send them: hyper's for HTTP/1.1, frames of an h2 stream for HTTP/2.
+//! Bodies as peers send them: hyper's body for HTTP/1.1, the frames of an h2 stream for HTTP/2.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,19 +11,19 @@ use http_body::{Body, Frame, SizeHint};
 use super::BoxError;
 use super::pump::Upload;
 
-/// From this size on, a DATA frame is passed on as it came. Smaller ones are put together where several are there at
-/// once: each frame costs every hop some 300 ns and 250 bytes, and copying a kilobyte some 20 ns.
+/// DATA frames of at least this size are passed on as they are. Smaller frames that are available at the same time are
+/// merged: each frame costs every hop some 300 ns and 250 bytes, and copying a kilobyte some 20 ns.
 const WHOLE: usize = 1024;
-/// The largest piece that small frames are put together to: what one DATA frame carries.
-const PIECE: usize = 16 * 1024;
+/// The maximum size of merged frames: the payload of one DATA frame.
+const MAX_MERGED: usize = 16 * 1024;
 
-/// A message's body on its way in.
+/// A message's body as the peer sends it.
 #[derive(Debug)]
 pub enum Incoming {
-    /// Of HTTP/1.1.
+    /// The body of an HTTP/1.1 message.
     Http1(hyper::body::Incoming),
-    /// Of HTTP/2.
-    Http2(Frames),
+    /// The body of an HTTP/2 message.
+    Http2(Http2Body),
 }
 
 impl From<hyper::body::Incoming> for Incoming {
@@ -33,9 +33,9 @@ impl From<hyper::body::Incoming> for Incoming {
 }
 
 impl Incoming {
-    /// Takes over what has arrived, without giving the peer credit for more: for as long as nobody can use it yet. h2
-    /// counts the small frames in its queue (`data_frame_budget`), and ends the connection over too many of them; what
-    /// was taken from it costs no more than its bytes, which the stream's window bounds.
+    /// Takes received frames out of h2's queue without giving the peer flow-control credit, while they cannot be sent on.
+    /// h2 counts the small frames in its queue (`data_frame_budget`) and ends the connection if there are too many; held
+    /// frames cost no more than their bytes, which the stream's window bounds.
     pub fn hold(&mut self, cx: &mut Context<'_>) {
         if let Self::Http2(frames) = self {
             frames.hold(cx);
@@ -69,26 +69,26 @@ impl Body for Incoming {
     }
 }
 
-/// What comes on an HTTP/2 stream.
+/// The frames of an HTTP/2 stream.
 #[derive(Debug)]
-pub struct Frames {
+pub struct Http2Body {
     stream: RecvStream,
-    /// By `content-length`; h2 checks that it is true.
+    /// The value of `content-length`, which h2 enforces.
     length: Option<u64>,
-    held: Option<Box<Held>>,
-    /// Of a response: its request's body, as long as that is still being sent.
+    held: Option<Box<HeldFrames>>,
+    /// The rest of the request's body, while the response is already being received.
     _upload: Option<Upload>,
 }
 
-/// What was taken from h2 and not passed on yet.
+/// Frames that were taken from h2 and not passed on yet.
 #[derive(Debug, Default)]
-struct Held {
+struct HeldFrames {
     pieces: VecDeque<Bytes>,
     small: BytesMut,
 }
 
-impl Frames {
-    /// The body of a message with this `content-length`.
+impl Http2Body {
+    /// Wraps the stream of a message with this `content-length`.
     pub fn new(stream: RecvStream, length: Option<u64>, upload: Option<Upload>) -> Self {
         let length = if stream.is_end_stream() { Some(0) } else { length };
         Self { stream, length, held: None, _upload: upload }
@@ -98,7 +98,7 @@ impl Frames {
         if self.held.is_none() {
             let first = loop {
                 match ready!(self.stream.poll_data(cx)) {
-                    // Only the end of a stream that ended without trailers.
+                    // The end of a stream without trailers.
                     Some(Ok(data)) if data.is_empty() => {}
                     Some(Ok(data)) => break data,
                     Some(Err(error)) => return Poll::Ready(ended_early(error)),
@@ -108,7 +108,7 @@ impl Frames {
             if first.len() >= WHOLE {
                 return Poll::Ready(Some(Ok(self.pass(first))));
             }
-            // A failure is told again when it is asked for next.
+            // An error is returned again by the next poll.
             let second = match self.stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(second))) if !second.is_empty() => second,
                 _ => return Poll::Ready(Some(Ok(self.pass(first)))),
@@ -127,9 +127,9 @@ impl Frames {
         }
     }
 
-    /// Data that is passed on; the peer may send as much again.
+    /// Passes data on and gives the peer credit for as much.
     fn pass(&mut self, data: Bytes) -> Frame<Bytes> {
-        // Fails only for more than was received.
+        // Fails only if more is released than was received.
         let _ = self.stream.flow_control().release_capacity(data.len());
         Frame::data(data)
     }
@@ -150,19 +150,20 @@ impl Frames {
     }
 }
 
-/// A stream that was reset. `NO_ERROR` says that nobody needs the rest (RFC 9113 §8.1), which is an end as well.
+/// Returns the result of a stream that was reset. `NO_ERROR` means that the rest is not needed (RFC 9113 §8.1), which is a
+/// regular end.
 fn ended_early(error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
     (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
 }
 
-impl Held {
+impl HeldFrames {
     fn put(&mut self, data: Bytes) {
         if data.len() >= WHOLE {
             self.close();
             self.pieces.push_back(data);
             return;
         }
-        if self.small.len() + data.len() > PIECE {
+        if self.small.len() + data.len() > MAX_MERGED {
             self.close();
         }
         self.small.extend_from_slice(&data);
@@ -188,8 +189,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_frames_are_put_together_and_large_ones_kept_whole() {
-        let mut held = Held::default();
+    fn small_frames_are_merged_and_large_ones_passed_on() {
+        let mut held = HeldFrames::default();
         for _ in 0..500 {
             held.put(Bytes::from_static(&[1; 64]));
         }

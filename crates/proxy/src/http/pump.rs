@@ -1,4 +1,4 @@
-//! Sends a body on an HTTP/2 stream, as fast as the peer gives credit for.
+//! Sends a body on an HTTP/2 stream as fast as the peer's flow control allows.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -13,45 +13,45 @@ use tokio::task::JoinHandle;
 
 use super::BoxError;
 
-/// A body that takes in what arrives for it while it cannot be sent on.
+/// A body that can hold received frames while they cannot be sent on.
 pub trait Source: Body<Data = Bytes, Error = BoxError> + Unpin {
-    /// See [`super::Incoming::hold`].
+    /// Holds received frames; see [`super::Incoming::hold`].
     fn hold(&mut self, cx: &mut Context<'_>);
 }
 
-/// Sends a body to its end. Says why, where that did not come about; the stream is reset then.
+/// Sends a body in full. Resolves to an error if that fails, and the stream is reset.
 #[derive(Debug)]
 pub struct Pump<B> {
     body: B,
     stream: SendStream<Bytes>,
-    /// Taken from the body, and waiting for credit; and whether it is the end.
+    /// Data that waits for flow-control credit, and whether it ends the stream.
     waiting: Option<(Bytes, bool)>,
-    /// Counts those that wait for credit.
+    /// Counts the pumps of a session that wait for credit.
     counter: Option<Rc<Cell<u32>>>,
-    counted: Option<Counted>,
+    blocked: Option<Blocked>,
 }
 
-/// One that waits for credit.
+/// A pump that waits for credit.
 #[derive(Debug)]
-struct Counted(Rc<Cell<u32>>);
+struct Blocked(Rc<Cell<u32>>);
 
-impl Counted {
+impl Blocked {
     fn new(counter: &Rc<Cell<u32>>) -> Self {
         counter.set(counter.get() + 1);
         Self(counter.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for Blocked {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
     }
 }
 
 impl<B: Source> Pump<B> {
-    /// Begins to. While it waits for credit, it is counted in `counter`.
+    /// Creates a pump. It is counted in `counter` while it waits for flow-control credit.
     pub fn new(body: B, stream: SendStream<Bytes>, counter: Option<Rc<Cell<u32>>>) -> Self {
-        Self { body, stream, waiting: None, counter, counted: None }
+        Self { body, stream, waiting: None, counter, blocked: None }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
@@ -61,13 +61,13 @@ impl<B: Source> Pump<B> {
                     && let Poll::Pending = self.poll_credit(cx)?
                 {
                     self.waiting = Some((data, end));
-                    if self.counted.is_none() {
-                        self.counted = self.counter.as_ref().map(Counted::new);
+                    if self.blocked.is_none() {
+                        self.blocked = self.counter.as_ref().map(Blocked::new);
                     }
                     self.body.hold(cx);
                     return Poll::Pending;
                 }
-                self.counted = None;
+                self.blocked = None;
                 self.stream.send_data(data, end)?;
                 if end {
                     return Poll::Ready(Ok(()));
@@ -86,16 +86,16 @@ impl<B: Source> Pump<B> {
                     Ok(data) => {
                         let end = self.body.is_end_stream();
                         if !data.is_empty() {
-                            // One byte is asked for, not all of it: credit that is reserved for a stream is taken from
-                            // the others of its session. h2 raises it to what it is given to send.
+                            // One byte is reserved, not all: credit that is reserved for a stream is not available to
+                            // the others of its session. h2 raises the reservation to the data it is given.
                             self.stream.reserve_capacity(1);
                             self.waiting = Some((data, end));
                         } else if end {
                             self.stream.send_data(data, true)?;
                             return Poll::Ready(Ok(()));
                         }
-                        // Empty frames that end nothing go no further: h2 counts them over a connection's whole life,
-                        // and ends it over a hundred.
+                        // Empty frames that end nothing are dropped: h2 counts them over a connection's lifetime and ends
+                        // it after a hundred.
                     }
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
@@ -125,7 +125,7 @@ impl<B: Source> Future for Pump<B> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let sent = this.poll_send(cx);
-        // Only who waits needs to hear that nobody wants the rest.
+        // A reset by the peer matters only while the pump waits.
         if sent.is_pending()
             && let Poll::Ready(reason) = this.stream.poll_reset(cx)
         {
@@ -135,21 +135,21 @@ impl<B: Source> Future for Pump<B> {
     }
 }
 
-/// What a peer is told of a body that broke off: what h2 was told itself, if it was.
+/// Returns the reset reason for a body that failed: the reason of the other side's reset, if it was one.
 fn reason_of(error: &BoxError) -> Reason {
     let reason = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason);
     reason.filter(|reason| *reason != Reason::NO_ERROR).unwrap_or(Reason::INTERNAL_ERROR)
 }
 
-/// A request's body that is sent by a task of its own. Dropped, the stream is reset if it has not ended.
+/// A task that sends the rest of a request's body. Dropping it resets the stream if it has not ended.
 #[derive(Debug)]
 pub struct Upload(JoinHandle<()>);
 
 impl Upload {
-    /// Sends the rest of a body beside the response.
+    /// Sends the rest of a body while the response is received.
     pub fn begin<B: Source + 'static>(pump: Pump<B>) -> Self {
         Self(tokio::task::spawn_local(async move {
-            // The response says what became of the request.
+            // The response tells what became of the request.
             let _ = pump.await;
         }))
     }

@@ -1,5 +1,6 @@
-//! From the wire's messages to the data path's own form. Each function says what is wrong with what it refuses.
+//! Conversion of the wire's messages into the data path's form. Each function returns a sentence on what is invalid.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,25 +8,25 @@ use std::time::Duration;
 use balance::{Health, Locality};
 use identity::SpiffeId;
 use policy::{PeerAuthentication, PeerMode};
+use telemetry::access_log::Format;
 use wire::discovery as message;
 
 mod policies;
+mod workload;
 
 pub(super) use policies::policy;
+pub(super) use workload::{PortLimits, own_workload};
 
 use super::model::{
-    Direct, Endpoint, Gateway, InboundPort, LogSettings, OutboundPolicy, Own, Port, Protocol, Reach, Service, Settings,
-    WorkloadLabels,
+    DirectEndpoint, Endpoint, Export, GatewayAddress, Port, Protocol, Reach, Service, Subset, Summary, WorkloadLabels,
 };
+use super::snapshot::{AccessLogSettings, MeshSettings, OutboundPolicy};
 
 type Result<T> = std::result::Result<T, String>;
 
-pub(super) fn ip(bytes: &[u8]) -> Result<IpAddr> {
-    match bytes.len() {
-        4 => Ok(IpAddr::from(<[u8; 4]>::try_from(bytes).unwrap_or_default())),
-        16 => Ok(IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap_or_default()).to_canonical()),
-        other => Err(format!("an address of {other} bytes; it has 4 or 16")),
-    }
+fn ip(bytes: &[u8]) -> Result<IpAddr> {
+    let ip = wire::name::ip_of_bytes(bytes);
+    ip.map(|ip| ip.to_canonical()).ok_or_else(|| format!("an address has {} bytes instead of 4 or 16", bytes.len()))
 }
 
 fn port_number(number: u32) -> Result<u16> {
@@ -50,7 +51,7 @@ fn locality(message: Option<&message::Locality>) -> Locality {
     message.map(|l| Locality::new(&l.region, &l.zone, &l.subzone)).unwrap_or_default()
 }
 
-fn labels(message: Option<&message::WorkloadLabels>) -> Arc<WorkloadLabels> {
+fn workload_labels(message: Option<&message::WorkloadLabels>) -> Arc<WorkloadLabels> {
     let Some(labels) = message else { return Arc::default() };
     Arc::new(WorkloadLabels {
         workload: labels.workload.as_str().into(),
@@ -62,29 +63,48 @@ fn labels(message: Option<&message::WorkloadLabels>) -> Arc<WorkloadLabels> {
     })
 }
 
-/// A service as `cluster` sees it, without its endpoints.
+/// Returns labels ordered by key.
+fn labels(message: &BTreeMap<String, String>) -> Box<[(Box<str>, Box<str>)]> {
+    message.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
+}
+
+/// Converts a service as `cluster` sees it, without its endpoints.
 pub(super) fn service(message: &message::Service, cluster: &str) -> Result<Service> {
     if message.hostname.is_empty() {
-        return Err("it has no hostname".to_owned());
+        return Err("the service has no hostname".to_owned());
     }
-    let mut ports = message
-        .ports
-        .iter()
-        .map(|port| Ok(Port { number: port_number(port.number)?, protocol: protocol(port.protocol) }))
-        .collect::<Result<Vec<_>>>()?;
+    let mut ports = message.ports.iter().map(port).collect::<Result<Vec<_>>>()?;
     ports.sort_unstable_by_key(|port| port.number);
-    // That of the own cluster first: it is what its DNS answers.
-    let here = message.addresses.iter().filter(|address| address.cluster == cluster);
-    let anywhere = message.addresses.iter().filter(|address| address.cluster.is_empty());
-    let addresses = here.chain(anywhere).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
+    // The cluster's own address comes first: DNS answers with it.
+    let own = message.addresses.iter().filter(|address| address.cluster == cluster);
+    let shared = message.addresses.iter().filter(|address| address.cluster.is_empty());
+    let addresses = own.chain(shared).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
+    let export = |export: &message::Export| Export {
+        cluster: export.cluster.as_str().into(),
+        network: export.network.as_str().into(),
+    };
+    let subset =
+        |subset: &message::Subset| Subset { name: subset.name.as_str().into(), labels: labels(&subset.labels) };
     Ok(Service {
         hostname: message.hostname.as_str().into(),
         name: message.name.as_str().into(),
         namespace: message.namespace.as_str().into(),
         ports: ports.into(),
         addresses,
+        exports: message.exports.iter().map(export).collect(),
+        subsets: message.subsets.iter().map(subset).collect(),
         headless: message.headless,
         endpoints: None,
+        policy: Arc::default(),
+    })
+}
+
+fn port(message: &message::Port) -> Result<Port> {
+    let server_name = |name: &String| name.trim_end_matches('.').to_ascii_lowercase().into();
+    Ok(Port {
+        number: port_number(message.number)?,
+        protocol: protocol(message.protocol),
+        server_names: message.server_names.iter().map(server_name).collect(),
     })
 }
 
@@ -99,12 +119,10 @@ pub(super) fn endpoint(id: &str, message: &message::Endpoint) -> Result<Endpoint
             (Reach::Direct(Arc::new(self::direct(direct)?)), message.weight.max(1))
         }
         Some(message::endpoint::Kind::Summary(summary)) => {
-            let identities = summary.identities.iter().map(|id| spiffe(id)).collect::<Result<_>>()?;
-            let ports = summary.ports.iter().map(|port| port_number(*port)).collect::<Result<_>>()?;
             let weight = if summary.ready == 0 { 0 } else { message.weight.max(1) };
-            (Reach::Gateways { identities, ports }, weight)
+            (Reach::Gateways(self::summary(summary)?), weight)
         }
-        None => return Err("it is neither a pod nor a summary".to_owned()),
+        None => return Err("the endpoint is neither direct nor a summary".to_owned()),
     };
     Ok(Endpoint {
         id: id.into(),
@@ -117,41 +135,29 @@ pub(super) fn endpoint(id: &str, message: &message::Endpoint) -> Result<Endpoint
     })
 }
 
-fn direct(message: &message::Direct) -> Result<Direct> {
+fn summary(message: &message::Summary) -> Result<Summary> {
+    Ok(Summary {
+        identities: message.identities.iter().map(|id| spiffe(id)).collect::<Result<_>>()?,
+        ports: message.ports.iter().map(|port| port_number(*port)).collect::<Result<_>>()?,
+        subset: message.subset.as_str().into(),
+    })
+}
+
+fn direct(message: &message::Direct) -> Result<DirectEndpoint> {
     let ports = message
         .ports
         .iter()
         .map(|(service, pod)| Ok((port_number(*service)?, port_number(*pod)?)))
         .collect::<Result<_>>()?;
     let identity = if message.identity.is_empty() { None } else { Some(spiffe(&message.identity)?) };
-    Ok(Direct {
+    Ok(DirectEndpoint {
         ip: ip(&message.ip)?,
         ports,
         identity,
         mutual_tls: message.mutual_tls,
-        labels: labels(message.workload.as_ref()),
+        workload: workload_labels(message.workload.as_ref()),
+        labels: labels(&message.labels),
         pod: message.pod.as_str().into(),
-    })
-}
-
-pub(super) fn own(message: &message::Workload) -> Result<Own> {
-    let mut ports = message
-        .ports
-        .iter()
-        .map(|port| {
-            Ok(InboundPort {
-                number: port_number(port.number)?,
-                protocol: protocol(port.protocol),
-                service: port.service.as_str().into(),
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    ports.sort_by_key(|port| port.number);
-    ports.dedup_by_key(|port| port.number);
-    Ok(Own {
-        locality: locality(message.locality.as_ref()),
-        labels: labels(message.labels.as_ref()),
-        ports: ports.into(),
     })
 }
 
@@ -160,7 +166,7 @@ pub(super) fn authentication(message: &message::PeerAuthentication) -> Result<Pe
         Ok(message::PeerMode::Permissive) => Ok(PeerMode::Permissive),
         Ok(message::PeerMode::Strict) => Ok(PeerMode::Strict),
         Ok(message::PeerMode::Disable) => Ok(PeerMode::Disable),
-        Err(_) => Err(format!("{value} is no mode")),
+        Err(_) => Err(format!("{value} is not a mutual TLS mode")),
     };
     let ports = message
         .ports
@@ -170,21 +176,26 @@ pub(super) fn authentication(message: &message::PeerAuthentication) -> Result<Pe
     Ok(PeerAuthentication::new(mode(message.mode)?, ports))
 }
 
-pub(super) fn gateways(message: &message::NetworkGateway) -> Result<Arc<[Gateway]>> {
+pub(super) fn gateways(message: &message::NetworkGateway) -> Result<Arc<[GatewayAddress]>> {
     message
         .addresses
         .iter()
         .map(|gateway| {
             let address = SocketAddr::new(ip(&gateway.ip)?, port_number(gateway.port)?);
-            Ok(Gateway { address, cluster: gateway.cluster.as_str().into() })
+            Ok(GatewayAddress { address, cluster: gateway.cluster.as_str().into() })
         })
         .collect()
 }
 
-pub(super) fn settings(message: &message::MeshConfig) -> Settings {
-    let default = Settings::default();
-    let asked = Duration::from_millis(message.connect_timeout_ms.into());
-    Settings {
+pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
+    let default = MeshSettings::default();
+    let json = message.access_log_encoding() == message::AccessLogEncoding::Json;
+    if !message.access_log_format.is_empty() {
+        let parse = if json { Format::json } else { Format::text };
+        parse(&message.access_log_format).map_err(|error| error.to_string())?;
+    }
+    let millis = |millis: u32| (millis > 0).then(|| Duration::from_millis(millis.into()));
+    Ok(MeshSettings {
         mesh_id: message.mesh_id.as_str().into(),
         cluster_domain: if message.cluster_domain.is_empty() {
             default.cluster_domain
@@ -195,14 +206,13 @@ pub(super) fn settings(message: &message::MeshConfig) -> Settings {
             message::OutboundPolicy::AllowAny => OutboundPolicy::AllowAny,
             message::OutboundPolicy::RegistryOnly => OutboundPolicy::RegistryOnly,
         },
-        log: LogSettings {
+        log: AccessLogSettings {
             file: message.access_log_file.as_str().into(),
-            json: message.access_log_encoding() == message::AccessLogEncoding::Json,
+            json,
             format: message.access_log_format.as_str().into(),
         },
-        connect_timeout: if asked.is_zero() { default.connect_timeout } else { asked },
-        detection_timeout: (message.protocol_detection_timeout_ms > 0)
-            .then(|| Duration::from_millis(message.protocol_detection_timeout_ms.into())),
+        configured_connect_timeout: millis(message.connect_timeout_ms),
+        detection_timeout: millis(message.protocol_detection_timeout_ms),
         locality_load_balancing: message.locality_load_balancing,
-    }
+    })
 }

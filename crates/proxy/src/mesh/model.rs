@@ -1,64 +1,93 @@
-//! The mesh as the data path reads it. Made from the wire's messages in `convert`; past that point nothing is invalid.
+//! Services, endpoints and the own workload, in the form that the data path reads.
+//!
+//! `convert` builds these from the wire's messages and rejects invalid ones; nothing here is invalid.
 
-use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use balance::{Health, Locality};
 use identity::SpiffeId;
-use policy::{Authorization, Decision, Facts, PeerAuthentication};
+use runtime::limits::Limit;
 
-/// What a port speaks.
+use super::traffic::TrafficPolicy;
+
+/// The protocol of a port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// Not declared: found out from the first bytes.
+    /// Not declared: detected from the first bytes.
     #[default]
     Unknown,
-    /// HTTP/1.1, or HTTP/2 where the client opens with its preface.
+    /// HTTP/1.1, or HTTP/2 if the client opens with its preface.
     Http,
-    /// HTTP/2, gRPC included.
+    /// HTTP/2.
     Http2,
     /// gRPC: HTTP/2 whose outcome is in the `grpc-status` trailer.
     Grpc,
-    /// Opaque bytes; the server may speak first. The application's own TLS is opaque, too.
+    /// Opaque bytes; the server may send first. TLS of the application is opaque as well.
     Tcp,
 }
 
-/// A service's port.
+/// A port of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// Its number.
+    /// The number.
     pub number: u16,
-    /// What it speaks.
+    /// The protocol.
     pub protocol: Protocol,
+    /// Server names (SNI), in lower case, that an east-west gateway forwards to this port besides `outbound_.…`.
+    pub server_names: Box<[Box<str>]>,
 }
 
-/// A service and its endpoints.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Service {
-    /// `<name>.<namespace>.svc.<domain>`.
-    pub hostname: Arc<str>,
-    /// Its name.
+/// The endpoints of a service that have all of these labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subset {
+    /// The name.
     pub name: Arc<str>,
-    /// Its namespace.
-    pub namespace: Arc<str>,
-    /// Its ports, by number.
-    pub ports: Box<[Port]>,
-    /// Its addresses here: those of the own cluster and those of all clusters.
-    pub addresses: Box<[IpAddr]>,
-    /// Its endpoints are addressed one by one.
-    pub headless: bool,
-    /// Its endpoints; `None` as long as they were not told.
-    pub endpoints: Option<Arc<[Endpoint]>>,
+    /// Label keys and values.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
 }
 
-/// What telemetry says of a workload. Empty parts are unknown.
+/// A cluster whose endpoints of a service other clusters may use, and their network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// The cluster.
+    pub cluster: Arc<str>,
+    /// The network.
+    pub network: Arc<str>,
+}
+
+/// A service with its endpoints.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Service {
+    /// The hostname, which is the service's key.
+    pub hostname: Arc<str>,
+    /// The name, for telemetry.
+    pub name: Arc<str>,
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The ports, ordered by number.
+    pub ports: Box<[Port]>,
+    /// The addresses at which applications of this cluster reach the service: those of the cluster first, then those of all
+    /// clusters.
+    pub addresses: Box<[IpAddr]>,
+    /// The clusters that export the service.
+    pub exports: Box<[Export]>,
+    /// The subsets.
+    pub subsets: Box<[Subset]>,
+    /// DNS answers with the endpoints' own addresses.
+    pub headless: bool,
+    /// The endpoints; `None` until they arrive.
+    pub endpoints: Option<Arc<[Endpoint]>>,
+    /// How requests and connections are carried.
+    pub policy: Arc<TrafficPolicy>,
+}
+
+/// A workload's labels in telemetry. An empty label is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct WorkloadLabels {
-    /// The name of the Deployment or the like.
+    /// The name of the Deployment or other owner.
     pub workload: Arc<str>,
-    /// Its namespace.
+    /// The namespace.
     pub namespace: Arc<str>,
     /// The label `app`.
     pub app: Arc<str>,
@@ -70,22 +99,22 @@ pub struct WorkloadLabels {
     pub canonical_revision: Arc<str>,
 }
 
-/// One pod behind a service, or all pods of a locality behind another network's gateways.
+/// An endpoint of a service, or a summary of all endpoints of a locality behind another network's gateways.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
-    /// The resource's name.
+    /// The resource name.
     pub id: Arc<str>,
-    /// Its cluster.
+    /// The cluster.
     pub cluster: Arc<str>,
-    /// Its network.
+    /// The network.
     pub network: Arc<str>,
-    /// Where it runs.
+    /// The locality.
     pub locality: Locality,
-    /// Whether to use it.
+    /// The health that discovery reports.
     pub health: Health,
-    /// Its share.
+    /// The weight relative to the service's other endpoints.
     pub weight: u32,
-    /// How it is reached.
+    /// How the endpoint is reached.
     pub reach: Reach,
 }
 
@@ -93,171 +122,104 @@ pub struct Endpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reach {
     /// At its own address.
-    Direct(Arc<Direct>),
+    Direct(Arc<DirectEndpoint>),
     /// Through the gateways of its network.
-    Gateways {
-        /// Who may answer.
-        identities: Box<[SpiffeId]>,
-        /// The service ports that it serves; empty: all.
-        ports: Box<[u16]>,
-    },
+    Gateways(Summary),
 }
 
-/// A pod in this network.
+/// The endpoints behind a network's gateways.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Direct {
-    /// Its address.
+pub struct Summary {
+    /// The SPIFFE IDs that the endpoints may present.
+    pub identities: Box<[SpiffeId]>,
+    /// The service ports that the endpoints serve; empty: all.
+    pub ports: Box<[u16]>,
+    /// The subset that the summary is of; empty: all endpoints.
+    pub subset: Arc<str>,
+}
+
+/// An endpoint in this network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DirectEndpoint {
+    /// The address.
     pub ip: IpAddr,
-    /// Service port to the port that it listens on.
+    /// Service ports and the ports that the endpoint listens on for them.
     pub ports: Box<[(u16, u16)]>,
-    /// Who answers; `None` where unknown.
+    /// The SPIFFE ID; `None` if unknown.
     pub identity: Option<SpiffeId>,
-    /// It takes the mesh's mutual TLS.
+    /// The endpoint has a sidecar that accepts mutual TLS.
     pub mutual_tls: bool,
-    /// What telemetry says of it.
-    pub labels: Arc<WorkloadLabels>,
+    /// The labels in telemetry.
+    pub workload: Arc<WorkloadLabels>,
+    /// The pod's labels, ordered by key; subsets select by them.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
     /// The pod's name.
     pub pod: Arc<str>,
 }
 
-/// One address of a network's east-west gateway.
+/// An address of a network's east-west gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gateway {
-    /// Where it listens.
+pub struct GatewayAddress {
+    /// The address.
     pub address: SocketAddr,
-    /// The cluster that it runs in.
+    /// The cluster that the gateway runs in.
     pub cluster: Arc<str>,
 }
 
 /// A port of the own application.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct InboundPort {
     /// The port that the application listens on.
     pub number: u16,
-    /// What it speaks.
+    /// The protocol.
     pub protocol: Protocol,
-    /// The service that it serves; empty where none.
+    /// The hostname of the service that the port serves; empty if none.
     pub service: Arc<str>,
+    /// Limits on what is carried to the port; `None` if unlimited.
+    pub limits: Option<Arc<InboundLimits>>,
+}
+
+/// Limits on what is carried to a port of the application at a time, exact across workers.
+#[derive(Debug, Default, PartialEq)]
+pub struct InboundLimits {
+    /// On connections.
+    pub connections: Limit,
+    /// On requests in progress.
+    pub requests: Limit,
 }
 
 /// The own workload.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Own {
-    /// Where it runs.
+pub struct OwnWorkload {
+    /// The locality.
     pub locality: Locality,
-    /// What telemetry says of it.
+    /// The labels in telemetry.
     pub labels: Arc<WorkloadLabels>,
-    /// Its ports, by number.
+    /// The application's ports, ordered by number.
     pub ports: Box<[InboundPort]>,
 }
 
-impl Own {
-    /// What is known of a port.
+impl OwnWorkload {
+    /// Returns a port of the application.
     pub fn port(&self, number: u16) -> Option<&InboundPort> {
         self.ports.binary_search_by_key(&number, |port| port.number).ok().map(|at| &self.ports[at])
     }
 }
 
-/// What to do with destinations that are not of the mesh.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OutboundPolicy {
-    /// Carry them there unchanged.
-    #[default]
-    AllowAny,
-    /// Refuse them.
-    RegistryOnly,
-}
-
-/// How access is logged.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct LogSettings {
-    /// `/dev/stdout` or a path; empty: nowhere.
-    pub file: Arc<str>,
-    /// As JSON and not as text.
-    pub json: bool,
-    /// The format; empty: the default one.
-    pub format: Arc<str>,
-}
-
-/// Mesh-wide settings.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// The mesh's name.
-    pub mesh_id: Arc<str>,
-    /// The suffix of service hostnames.
-    pub cluster_domain: Arc<str>,
-    /// For unknown destinations.
-    pub outbound_policy: OutboundPolicy,
-    /// Access logs.
-    pub log: LogSettings,
-    /// The longest time to connect.
-    pub connect_timeout: Duration,
-    /// How long to wait for a client's first bytes where the protocol is not declared; `None`: without limit.
-    pub detection_timeout: Option<Duration>,
-    /// Prefer near endpoints.
-    pub locality_load_balancing: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            mesh_id: Arc::default(),
-            cluster_domain: "cluster.local".into(),
-            outbound_policy: OutboundPolicy::default(),
-            log: LogSettings::default(),
-            connect_timeout: Duration::from_secs(10),
-            detection_timeout: None,
-            locality_load_balancing: true,
-        }
-    }
-}
-
-/// Everything at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Snapshot {
-    /// Mesh-wide settings.
-    pub settings: Arc<Settings>,
-    /// The own workload; `None` until it was told.
-    pub own: Option<Arc<Own>>,
-    /// What the own inbound side accepts; `None` until it was told.
-    pub authentication: Option<Arc<PeerAuthentication>>,
-    /// Who may do what; `None` until it was told, and then nobody may anything.
-    pub authorization: Option<Arc<Authorization>>,
-    /// Services by hostname.
-    pub services: HashMap<Arc<str>, Arc<Service>>,
-    /// Services by the addresses that applications use.
-    pub addresses: HashMap<IpAddr, Arc<Service>>,
-    /// Services by the addresses of pods that were asked for and are among their endpoints.
-    pub pods: HashMap<IpAddr, Vec<Arc<Service>>>,
-    /// Clusters whose own intermediate is known: what runs in them must be signed by it.
-    pub issuers: Arc<HashSet<Arc<str>>>,
-    /// Gateways by network. A network that is known to have none has an empty list.
-    pub gateways: Arc<HashMap<Arc<str>, Arc<[Gateway]>>>,
-}
-
-/// What an address leads to.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The service, with its endpoints.
-    pub service: Arc<Service>,
-    /// The service's port.
-    pub port: u16,
-    /// The endpoint whose own address it is; `None` where it is the service's.
-    pub endpoint: Option<Arc<str>>,
-}
-
-impl Snapshot {
-    /// Decides by the policies of the own workload.
-    pub fn authorize(&self, facts: &Facts<'_>) -> Decision {
-        self.authorization.as_ref().map_or(Decision::NotAllowed, |authorization| authorization.evaluate(facts))
-    }
-}
-
 impl Service {
-    /// The endpoint that has this address for its own, and the service port that leads there.
+    /// Returns a port of the service.
+    pub fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.binary_search_by_key(&number, |port| port.number).ok().map(|at| &self.ports[at])
+    }
+
+    /// Returns a subset.
+    pub fn subset(&self, name: &str) -> Option<&Subset> {
+        self.subsets.iter().find(|subset| *subset.name == *name)
+    }
+
+    /// Returns the endpoint with this address, and the service port that leads to it.
     pub fn endpoint_at(&self, address: SocketAddr) -> Option<(&Endpoint, u16)> {
-        let endpoints = self.endpoints.as_deref().unwrap_or_default();
-        endpoints.iter().find_map(|endpoint| match &endpoint.reach {
+        self.endpoints().iter().find_map(|endpoint| match &endpoint.reach {
             Reach::Direct(direct) if direct.ip == address.ip() => {
                 let port = direct.ports.iter().find(|(_, pod_port)| *pod_port == address.port())?.0;
                 Some((endpoint, port))
@@ -266,25 +228,39 @@ impl Service {
         })
     }
 
-    /// The addresses of its pods in this network that are to be used.
+    /// Returns the addresses of the ready endpoints in this network.
     pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let endpoints = self.endpoints.as_deref().unwrap_or_default();
-        endpoints.iter().filter(|endpoint| endpoint.health == Health::Ready).filter_map(|endpoint| {
+        self.endpoints().iter().filter(|endpoint| endpoint.health == Health::Ready).filter_map(|endpoint| {
             match &endpoint.reach {
                 Reach::Direct(direct) => Some(direct.ip),
-                Reach::Gateways { .. } => None,
+                Reach::Gateways(_) => None,
             }
         })
     }
 
-    /// What is known of a port.
-    pub fn port(&self, number: u16) -> Option<&Port> {
-        self.ports.binary_search_by_key(&number, |port| port.number).ok().map(|at| &self.ports[at])
+    /// Returns the networks whose gateways lead to some of the endpoints.
+    pub fn remote_networks(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.endpoints().iter().filter(|e| matches!(e.reach, Reach::Gateways(_))).map(|e| &e.network)
     }
 
-    /// The networks whose gateways are needed to reach all of it.
-    pub fn remote_networks(&self) -> impl Iterator<Item = &Arc<str>> {
-        let endpoints = self.endpoints.as_deref().unwrap_or_default();
-        endpoints.iter().filter(|e| matches!(e.reach, Reach::Gateways { .. })).map(|e| &e.network)
+    /// Returns the endpoints, none if they have not arrived.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        self.endpoints.as_deref().unwrap_or_default()
+    }
+}
+
+impl DirectEndpoint {
+    /// Returns the endpoint's port for a service port.
+    pub fn port(&self, service_port: u16) -> Option<u16> {
+        self.ports.iter().find(|(port, _)| *port == service_port).map(|(_, port)| *port)
+    }
+
+    /// Returns whether the endpoint is part of a subset.
+    pub fn is_in(&self, subset: &Subset) -> bool {
+        let has = |(key, value): &(Box<str>, Box<str>)| {
+            let found = self.labels.binary_search_by(|(known, _)| known.cmp(key));
+            found.is_ok_and(|at| self.labels[at].1 == *value)
+        };
+        subset.labels.iter().all(has)
     }
 }

@@ -1,11 +1,9 @@
-//! Takes what discovery tells and publishes it.
+//! The store of pushed resources, and the publication of snapshots.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -13,101 +11,142 @@ use wire::Kind;
 use wire::client::Subscriber;
 use wire::delta::{Body, Rejected, Rejection, Update};
 
-use super::model::{Endpoint, Service, Snapshot};
+use super::model::{Endpoint, Service};
 use super::policies::Policies;
+use super::snapshot::MeshSnapshot;
 use super::usage::Usage;
-use super::{Place, convert};
+use super::{ProxyLocation, convert};
 
-/// What is published: the newest snapshot, and a number that tells whether one has it.
+/// The newest snapshot, as the store publishes it and views read it.
 #[derive(Debug, Default)]
-pub struct Shared {
-    snapshot: ArcSwap<Snapshot>,
+pub struct Published {
+    snapshot: ArcSwap<MeshSnapshot>,
     version: AtomicU64,
     changed: Notify,
     usage: Mutex<Usage>,
 }
 
-impl Shared {
-    /// These services are used now.
-    pub fn used<'a>(&self, hostnames: impl IntoIterator<Item = &'a Arc<str>>) {
+impl Published {
+    /// Marks services as used now.
+    pub fn mark_used<'a>(&self, hostnames: impl IntoIterator<Item = &'a Arc<str>>) {
         let now = tokio::time::Instant::now().into_std();
         let mut usage = self.usage();
-        hostnames.into_iter().for_each(|hostname| usage.used(hostname, now));
+        hostnames.into_iter().for_each(|hostname| usage.mark(hostname, now));
     }
 
     pub(super) fn usage(&self) -> MutexGuard<'_, Usage> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest snapshot.
-    pub fn newest(&self) -> Arc<Snapshot> {
+    /// Returns the newest snapshot.
+    pub fn newest(&self) -> Arc<MeshSnapshot> {
         self.snapshot.load_full()
     }
 
-    /// Grows with each snapshot.
+    /// Returns the version of the newest snapshot. Versions grow.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Returns at the next snapshot. Taken before looking, it misses none.
+    /// Returns a future that resolves with the next snapshot after this call.
     pub fn changed(&self) -> impl Future<Output = ()> {
         let mut notified = Box::pin(self.changed.notified());
         notified.as_mut().enable();
         notified
     }
 
-    fn publish(&self, snapshot: Snapshot) {
+    fn publish(&self, snapshot: MeshSnapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.version.fetch_add(1, Ordering::Release);
         self.changed.notify_waiters();
     }
 }
 
-/// A service's endpoints as they arrive; `told` says that the collection was answered.
+/// A service's endpoints as they arrive.
 #[derive(Debug, Default)]
-struct Endpoints {
-    told: bool,
+struct EndpointSet {
+    /// The subscription has been answered.
+    complete: bool,
     by_name: BTreeMap<Arc<str>, Endpoint>,
 }
 
-/// All that was told. Lives on the control thread.
-pub struct Store {
-    place: Place,
-    shared: Arc<Shared>,
-    current: Snapshot,
-    endpoints: HashMap<Arc<str>, Endpoints>,
-    /// Addresses by which services were asked for, besides their own: those of pods.
-    aliases: HashMap<IpAddr, BTreeSet<Arc<str>>>,
-    policies: Policies,
-    /// Set once discovery exists: what a service needs is asked for as soon as it is known.
-    subscriber: Rc<OnceCell<Subscriber>>,
-    /// Told of each trust bundle.
-    trusted: Box<dyn FnMut(identity::Trust)>,
+/// The result of an update.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Hostnames of services that changed, were added or removed.
+    pub services: BTreeSet<Arc<str>>,
+    /// Resources that are invalid. The store keeps their previous version.
+    pub rejected: Vec<Rejection>,
 }
 
-impl Store {
-    /// An empty one for a proxy at `place`, which calls `trusted` with each trust bundle that arrives.
-    pub fn new(place: Place, trusted: impl FnMut(identity::Trust) + 'static) -> Self {
+/// All resources that the controller has pushed. Lives on the control thread.
+pub struct MeshStore {
+    location: ProxyLocation,
+    published: Arc<Published>,
+    current: MeshSnapshot,
+    endpoints: HashMap<Arc<str>, EndpointSet>,
+    /// Services by virtual address. Of several services with the same address, the first by hostname is used.
+    addresses: HashMap<IpAddr, BTreeSet<Arc<str>>>,
+    /// Services by the addresses of pods that were looked up, and these addresses by service.
+    pods: HashMap<IpAddr, BTreeSet<Arc<str>>>,
+    pods_of: HashMap<Arc<str>, Vec<IpAddr>>,
+    policies: Policies,
+    limits: convert::PortLimits,
+    /// Set when discovery has been created. The store subscribes to what a service needs as soon as the service arrives.
+    subscriber: Arc<OnceLock<Subscriber>>,
+    /// Receives each trust bundle.
+    on_trust: Box<dyn FnMut(identity::Trust) + Send>,
+}
+
+impl MeshStore {
+    /// Creates an empty store for a proxy. `on_trust` is called with each trust bundle.
+    pub fn new(location: ProxyLocation, on_trust: impl FnMut(identity::Trust) + Send + 'static) -> Self {
         Self {
-            place,
-            shared: Arc::default(),
-            current: Snapshot::default(),
+            location,
+            published: Arc::default(),
+            current: MeshSnapshot::default(),
             endpoints: HashMap::new(),
-            aliases: HashMap::new(),
+            addresses: HashMap::new(),
+            pods: HashMap::new(),
+            pods_of: HashMap::new(),
             policies: Policies::default(),
-            subscriber: Rc::default(),
-            trusted: Box::new(trusted),
+            limits: convert::PortLimits::default(),
+            subscriber: Arc::default(),
+            on_trust: Box::new(on_trust),
         }
     }
 
-    /// What it publishes to.
-    pub fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
+    /// Returns the publication of snapshots.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.clone()
     }
 
-    /// Where the subscriber is put once it is there.
-    pub fn subscriber(&self) -> Rc<OnceCell<Subscriber>> {
+    /// Returns the cell for the subscriber, which exists only after discovery has received the store.
+    pub fn subscriber(&self) -> Arc<OnceLock<Subscriber>> {
         self.subscriber.clone()
+    }
+
+    /// Returns the current state, which is the newest snapshot after [`MeshStore::update`].
+    pub fn current(&self) -> &MeshSnapshot {
+        &self.current
+    }
+
+    /// Applies an update and publishes a snapshot.
+    pub fn update(&mut self, update: Update) -> Applied {
+        let mut applied = Applied::default();
+        for name in &update.removed {
+            self.remove(update.kind, name, &mut applied.services);
+        }
+        for changed in update.changed {
+            if let Err(reason) = self.change(&changed.name, &changed.aliases, changed.body, &mut applied.services) {
+                applied.rejected.push(Rejection { name: changed.name, reason });
+            }
+        }
+        for hostname in &applied.services {
+            self.refresh(hostname);
+        }
+        self.published.publish(self.current.clone());
+        applied
     }
 
     fn change(
@@ -121,15 +160,9 @@ impl Store {
             Body::Trust(message) => {
                 let trust = runtime::enrol::trust_of(&message)?;
                 self.current.issuers = Arc::new(trust.issuers().into_iter().map(|issuer| issuer.cluster).collect());
-                (self.trusted)(trust);
+                (self.on_trust)(trust);
             }
-            Body::MeshConfig(message) => self.current.settings = Arc::new(convert::settings(&message)),
-            Body::Workload(message) => {
-                let own = convert::own(&message)?;
-                self.policies.refer(&message, self.subscriber.get())?;
-                self.current.own = Some(Arc::new(own));
-                self.resolve_policies();
-            }
+            Body::MeshConfig(message) => self.current.settings = Arc::new(convert::settings(&message)?),
             Body::PeerAuthentication(message) => {
                 self.policies.put_peer_authentication(name, convert::authentication(&message)?);
                 self.resolve_policies();
@@ -138,23 +171,28 @@ impl Store {
                 self.policies.put_authorization(name, convert::policy(&message)?);
                 self.resolve_policies();
             }
+            Body::Workload(message) => {
+                let own = convert::own_workload(&message, &mut self.limits)?;
+                self.policies.refer(&message, self.subscriber.get())?;
+                self.current.own = Some(Arc::new(own));
+                self.resolve_policies();
+            }
             Body::NetworkGateway(message) => {
                 let gateways = convert::gateways(&message)?;
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), gateways);
             }
             Body::Service(message) => {
-                let service = convert::service(&message, &self.place.cluster)?;
-                self.ask_for_endpoints(&service, &message);
+                let service = convert::service(&message, &self.location.cluster)?;
+                self.subscribe_to_endpoints(&service);
                 touched.insert(service.hostname.clone());
-                self.alias(&service, aliases);
-                self.current.services.insert(service.hostname.clone(), Arc::new(service));
+                self.put_service(service, aliases);
             }
             Body::Endpoint(message) => {
                 let endpoint = convert::endpoint(name, &message)?;
-                let of = wire::name::parse_endpoint(name).ok_or("its name is not that of an endpoint")?;
+                let of = wire::name::parse_endpoint(name).ok_or("the name is not that of an endpoint")?;
                 let hostname: Arc<str> = of.hostname.into();
                 let endpoints = self.endpoints.entry(hostname.clone()).or_default();
-                endpoints.told = true;
+                endpoints.complete = true;
                 endpoints.by_name.insert(endpoint.id.clone(), endpoint);
                 touched.insert(hostname);
             }
@@ -166,12 +204,13 @@ impl Store {
         match kind {
             Kind::Service => {
                 if let Some((_, ip)) = wire::name::parse_address(name) {
-                    self.aliases.remove(&ip);
+                    for hostname in self.pods.remove(&ip).into_iter().flatten() {
+                        self.pods_of.entry(hostname).and_modify(|ips| ips.retain(|of| *of != ip));
+                    }
+                    self.refresh_pod(ip);
                     return;
                 }
-                self.current.services.remove(name);
-                self.unalias(name);
-                self.forget(name);
+                self.remove_service(name);
                 touched.insert(name.into());
             }
             Kind::Endpoint => {
@@ -180,13 +219,13 @@ impl Store {
                         endpoints.by_name.remove(name);
                         touched.insert(of.hostname.into());
                     }
-                    self.forget(of.hostname);
+                    self.drop_unused_endpoints(of.hostname);
                 } else if let Some((hostname, _)) = wire::name::parse_endpoints(name) {
-                    // The collection itself: it is empty.
+                    // The collection is empty.
                     *self.endpoints.entry(hostname.into()).or_default() =
-                        Endpoints { told: true, by_name: BTreeMap::new() };
+                        EndpointSet { complete: true, by_name: BTreeMap::new() };
                     touched.insert(hostname.into());
-                    self.forget(hostname);
+                    self.drop_unused_endpoints(hostname);
                 }
             }
             Kind::NetworkGateway => {
@@ -194,7 +233,7 @@ impl Store {
             }
             // These are replaced, never withdrawn; see `policies` for how policies end.
             Kind::Trust | Kind::MeshConfig | Kind::Workload | Kind::PeerAuthentication | Kind::AuthorizationPolicy => {
-                tracing::debug!(%kind, name, "the controller has none");
+                tracing::debug!(%kind, name, "the controller has no such resource");
             }
         }
     }
@@ -207,77 +246,116 @@ impl Store {
         }
     }
 
-    /// Notes the pods' addresses by which a service is known here. It is told with all of them, each time.
-    fn alias(&mut self, service: &Service, aliases: &[String]) {
-        self.unalias(&service.hostname);
-        let asked = aliases.iter().filter_map(|alias| wire::name::parse_address(alias));
-        for (_, ip) in asked.filter(|(_, ip)| !service.addresses.contains(ip)) {
-            self.aliases.entry(ip).or_default().insert(service.hostname.clone());
+    /// Adds or replaces a service. `aliases` are all pod addresses under which it was looked up.
+    fn put_service(&mut self, service: Service, aliases: &[String]) {
+        self.release_addresses(&service.hostname);
+        for ip in &service.addresses {
+            self.addresses.entry(*ip).or_default().insert(service.hostname.clone());
+        }
+        let aliases = aliases.iter().filter_map(|alias| wire::name::parse_address(alias)).map(|(_, ip)| ip);
+        let pods: Vec<IpAddr> = aliases.filter(|ip| !service.addresses.contains(ip)).collect();
+        for ip in &pods {
+            self.pods.entry(*ip).or_default().insert(service.hostname.clone());
+        }
+        if !pods.is_empty() {
+            self.pods_of.insert(service.hostname.clone(), pods);
+        }
+        self.current.services.insert(service.hostname.clone(), Arc::new(service));
+    }
+
+    fn remove_service(&mut self, hostname: &str) {
+        self.release_addresses(hostname);
+        self.current.services.remove(hostname);
+        self.drop_unused_endpoints(hostname);
+    }
+
+    /// Takes a service's addresses from it: its own and those of its pods.
+    fn release_addresses(&mut self, hostname: &str) {
+        if let Some(service) = self.current.services.get(hostname).cloned() {
+            for ip in &service.addresses {
+                release(&mut self.addresses, *ip, hostname);
+                self.refresh_address(*ip);
+            }
+        }
+        for ip in self.pods_of.remove(hostname).unwrap_or_default() {
+            release(&mut self.pods, ip, hostname);
+            self.refresh_pod(ip);
         }
     }
 
-    /// Leaves nothing of a service that is gone with all of its endpoints. Those that are told may still get their service.
-    fn forget(&mut self, hostname: &str) {
-        let gone = self.endpoints.get(hostname).is_some_and(|endpoints| endpoints.by_name.is_empty());
-        if gone && !self.current.services.contains_key(hostname) {
+    /// Drops the endpoints of a service that was removed, once all of them are removed. Endpoints that are still held may
+    /// get their service back.
+    fn drop_unused_endpoints(&mut self, hostname: &str) {
+        let empty = self.endpoints.get(hostname).is_some_and(|endpoints| endpoints.by_name.is_empty());
+        if empty && !self.current.services.contains_key(hostname) {
             self.endpoints.remove(hostname);
         }
     }
 
-    fn unalias(&mut self, hostname: &str) {
-        self.aliases.retain(|_, services| {
-            services.remove(hostname);
-            !services.is_empty()
-        });
-    }
-
-    fn ask_for_endpoints(&self, service: &Service, message: &wire::discovery::Service) {
+    fn subscribe_to_endpoints(&self, service: &Service) {
         let Some(subscriber) = self.subscriber.get() else { return };
         if self.current.services.contains_key(&service.hostname) {
             return;
         }
-        subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.place.network));
-        for export in &message.exports {
-            if *export.network != *self.place.network && !self.current.gateways.contains_key(export.network.as_str()) {
-                subscriber.subscribe(Kind::NetworkGateway, export.network.as_str());
+        subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.location.network));
+        for network in service.exports.iter().map(|export| &export.network) {
+            if *network != self.location.network && !self.current.gateways.contains_key(network) {
+                subscriber.subscribe(Kind::NetworkGateway, &**network);
             }
         }
     }
 
-    /// Puts services and their endpoints together again and publishes.
-    fn publish(&mut self, touched: BTreeSet<Arc<str>>) {
-        for hostname in touched {
-            // Endpoints may be told before their service, and stay subscribed to when it goes and comes back.
-            let Some(service) = self.current.services.get_mut(&hostname) else { continue };
-            if let Some(endpoints) = self.endpoints.get(&hostname).filter(|endpoints| endpoints.told) {
-                Arc::make_mut(service).endpoints = Some(endpoints.by_name.values().cloned().collect());
-            }
+    /// Gives a service its present endpoints, and its addresses the present service.
+    fn refresh(&mut self, hostname: &str) {
+        // Endpoints may arrive before their service, and stay subscribed to while it is removed and added again.
+        let Some(known) = self.current.services.get(hostname) else { return };
+        let mut service = Service::clone(known);
+        if let Some(endpoints) = self.endpoints.get(hostname).filter(|endpoints| endpoints.complete) {
+            service.endpoints = Some(endpoints.by_name.values().cloned().collect());
         }
-        self.current.addresses = (self.current.services.values())
-            .flat_map(|service| service.addresses.iter().map(|address| (*address, service.clone())))
-            .collect();
-        self.current.pods = (self.aliases.iter())
-            .map(|(ip, services)| {
-                (*ip, services.iter().filter_map(|hostname| self.current.services.get(hostname).cloned()).collect())
-            })
-            .collect();
-        self.shared.publish(self.current.clone());
+        // An equal service stays as it is, so that nothing that was built from it is built anew.
+        let service = if service == **known { known.clone() } else { Arc::new(service) };
+        self.current.services.insert(service.hostname.clone(), service.clone());
+        for ip in &service.addresses {
+            self.refresh_address(*ip);
+        }
+        for ip in self.pods_of.get(hostname).cloned().unwrap_or_default() {
+            self.refresh_pod(ip);
+        }
+    }
+
+    fn refresh_address(&mut self, ip: IpAddr) {
+        let first = self.addresses.get(&ip).and_then(BTreeSet::first);
+        match first.and_then(|hostname| self.current.services.get(hostname)) {
+            Some(service) => drop(self.current.addresses.insert(ip, service.clone())),
+            None => drop(self.current.addresses.remove(&ip)),
+        }
+    }
+
+    fn refresh_pod(&mut self, ip: IpAddr) {
+        let hostnames = self.pods.get(&ip).into_iter().flatten();
+        let services: Arc<[Arc<Service>]> =
+            hostnames.filter_map(|hostname| self.current.services.get(hostname).cloned()).collect();
+        if services.is_empty() {
+            self.current.pods.remove(&ip);
+        } else {
+            self.current.pods.insert(ip, services);
+        }
     }
 }
 
-impl wire::client::Store for Store {
+impl wire::client::Store for MeshStore {
     fn apply(&mut self, update: Update) -> Result<(), Rejected> {
-        let mut touched = BTreeSet::new();
-        let mut rejected = Vec::new();
-        for name in &update.removed {
-            self.remove(update.kind, name, &mut touched);
-        }
-        for changed in update.changed {
-            if let Err(reason) = self.change(&changed.name, &changed.aliases, changed.body, &mut touched) {
-                rejected.push(Rejection { name: changed.name, reason });
-            }
-        }
-        self.publish(touched);
+        let rejected = self.update(update).rejected;
         if rejected.is_empty() { Ok(()) } else { Err(Rejected(rejected)) }
+    }
+}
+
+fn release(services: &mut HashMap<IpAddr, BTreeSet<Arc<str>>>, ip: IpAddr, hostname: &str) {
+    if let Some(hostnames) = services.get_mut(&ip) {
+        hostnames.remove(hostname);
+        if hostnames.is_empty() {
+            services.remove(&ip);
+        }
     }
 }

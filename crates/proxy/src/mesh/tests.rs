@@ -1,8 +1,7 @@
-//! What the store makes of what discovery tells.
+//! Tests of the store.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Mutex;
 
 use policy::Decision;
 use wire::client::Store as _;
@@ -13,14 +12,18 @@ use super::*;
 
 const REVIEWS: &str = "reviews.default.svc.cluster.local";
 
-fn store() -> (Store, Arc<Shared>, Rc<RefCell<Vec<String>>>) {
-    let place =
-        Place { cluster: "west".into(), network: "net-west".into(), namespace: "default".into(), pod: "p".into() };
-    let trusted: Rc<RefCell<Vec<String>>> = Rc::default();
-    let heard = trusted.clone();
-    let store = Store::new(place, move |trust| heard.borrow_mut().push(trust.trust_domain().to_owned()));
-    let shared = store.shared();
-    (store, shared, trusted)
+fn store() -> (MeshStore, Arc<Published>, Arc<Mutex<Vec<String>>>) {
+    let location = ProxyLocation {
+        cluster: "west".into(),
+        network: "net-west".into(),
+        namespace: "default".into(),
+        pod: "p".into(),
+    };
+    let trusted: Arc<Mutex<Vec<String>>> = Arc::default();
+    let received = trusted.clone();
+    let store = MeshStore::new(location, move |trust| received.lock().unwrap().push(trust.trust_domain().to_owned()));
+    let published = store.published();
+    (store, published, trusted)
 }
 
 fn update(kind: Kind, changed: Vec<(&str, Body)>, removed: &[&str]) -> Update {
@@ -47,9 +50,9 @@ fn pod(last: u8) -> Body {
     Body::Endpoint(d::Endpoint { kind: Some(d::endpoint::Kind::Direct(direct)), ..d::Endpoint::default() })
 }
 
-fn endpoints(shared: &Shared) -> Option<Vec<String>> {
-    let snapshot = shared.newest();
-    let endpoints = snapshot.services[REVIEWS].endpoints.clone()?;
+fn endpoints(published: &Published) -> Option<Vec<String>> {
+    let snapshot = published.newest();
+    let endpoints = snapshot.services.get(REVIEWS).unwrap().endpoints.clone()?;
     Some(endpoints.iter().map(|endpoint| endpoint.id.rsplit('/').next().unwrap_or_default().to_owned()).collect())
 }
 
@@ -59,50 +62,50 @@ fn name(pod: &str) -> String {
 
 #[test]
 fn services_are_found_at_the_addresses_of_this_cluster() {
-    let (mut store, shared, _) = store();
+    let (mut store, published, _) = store();
     store.apply(update(Kind::Service, vec![(REVIEWS, service(&[80, 443]))], &[])).unwrap();
-    let snapshot = shared.newest();
-    let service = &snapshot.services[REVIEWS];
+    let snapshot = published.newest();
+    let service = snapshot.services.get(REVIEWS).unwrap();
     let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.96.0.1", "10.96.0.3"], "its own first, none of other clusters");
-    assert!(service.addresses.iter().all(|address| Arc::ptr_eq(&snapshot.addresses[address], service)));
+    assert!(service.addresses.iter().all(|address| Arc::ptr_eq(snapshot.addresses.get(address).unwrap(), service)));
     assert_eq!(service.port(443).map(|port| port.protocol), Some(Protocol::Unknown));
     assert_eq!(service.port(81), None);
 
     store.apply(update(Kind::Service, vec![], &[REVIEWS])).unwrap();
-    assert!(shared.newest().services.is_empty() && shared.newest().addresses.is_empty());
+    assert!(published.newest().services.is_empty() && published.newest().addresses.is_empty());
 }
 
 #[test]
-fn endpoints_come_and_go_one_by_one() {
-    let (mut store, shared, _) = store();
-    // In either order: the kinds are not told together.
+fn endpoints_are_added_and_removed_one_by_one() {
+    let (mut store, published, _) = store();
+    // In any order: each kind arrives by itself.
     store.apply(update(Kind::Endpoint, vec![(&name("a"), pod(1)), (&name("b"), pod(2))], &[])).unwrap();
     store.apply(update(Kind::Service, vec![(REVIEWS, service(&[80]))], &[])).unwrap();
-    assert_eq!(endpoints(&shared), Some(vec!["a".to_owned(), "b".to_owned()]));
-    let version = shared.version();
+    assert_eq!(endpoints(&published), Some(vec!["a".to_owned(), "b".to_owned()]));
+    let version = published.version();
     store.apply(update(Kind::Endpoint, vec![(&name("c"), pod(3))], &[&name("a")])).unwrap();
-    assert_eq!(endpoints(&shared), Some(vec!["b".to_owned(), "c".to_owned()]));
-    assert!(shared.version() > version);
+    assert_eq!(endpoints(&published), Some(vec!["b".to_owned(), "c".to_owned()]));
+    assert!(published.version() > version);
     // A service that changes keeps its endpoints.
     store.apply(update(Kind::Service, vec![(REVIEWS, service(&[80, 81]))], &[])).unwrap();
-    assert_eq!(endpoints(&shared), Some(vec!["b".to_owned(), "c".to_owned()]));
+    assert_eq!(endpoints(&published), Some(vec!["b".to_owned(), "c".to_owned()]));
 }
 
 #[test]
-fn an_empty_collection_is_told_apart_from_one_not_told() {
-    let (mut store, shared, _) = store();
+fn an_empty_collection_differs_from_one_that_has_not_arrived() {
+    let (mut store, published, _) = store();
     store.apply(update(Kind::Service, vec![(REVIEWS, service(&[80]))], &[])).unwrap();
-    assert_eq!(endpoints(&shared), None);
+    assert_eq!(endpoints(&published), None);
     store.apply(update(Kind::Endpoint, vec![], &[&wire::name::endpoints(REVIEWS, "net-west")])).unwrap();
-    assert_eq!(endpoints(&shared), Some(vec![]));
+    assert_eq!(endpoints(&published), Some(vec![]));
     store.apply(update(Kind::Endpoint, vec![(&name("a"), pod(1))], &[])).unwrap();
-    assert_eq!(endpoints(&shared), Some(vec!["a".to_owned()]));
+    assert_eq!(endpoints(&published), Some(vec!["a".to_owned()]));
 }
 
 #[test]
-fn what_is_wrong_is_refused_and_what_was_good_stays() {
-    let (mut store, shared, trusted) = store();
+fn invalid_resources_are_rejected_and_the_previous_version_stays() {
+    let (mut store, published, trusted) = store();
     store.apply(update(Kind::Service, vec![(REVIEWS, service(&[80]))], &[])).unwrap();
     let bad_trust = Body::Trust(d::Trust { trust_domain: "cluster.local".into(), ..d::Trust::default() });
     let mut bad_ip = service(&[80]);
@@ -115,9 +118,9 @@ fn what_is_wrong_is_refused_and_what_was_good_stays() {
     let table: Vec<(Kind, &str, Body, &str)> = vec![
         (Kind::Service, REVIEWS, service(&[70_000]), "70000 is not a port"),
         (Kind::Service, REVIEWS, service(&[0]), "0 is not a port"),
-        (Kind::Service, REVIEWS, bad_ip, "an address of 3 bytes"),
-        (Kind::Endpoint, "nonsense", pod(1), "its name is not that of an endpoint"),
-        (Kind::Endpoint, "a@n/c/e", endpoint(d::Endpoint::default()), "neither a pod nor a summary"),
+        (Kind::Service, REVIEWS, bad_ip, "an address has 3 bytes"),
+        (Kind::Endpoint, "nonsense", pod(1), "the name is not that of an endpoint"),
+        (Kind::Endpoint, "a@n/c/e", endpoint(d::Endpoint::default()), "neither direct nor a summary"),
         (
             Kind::Endpoint,
             "a@n/c/e",
@@ -125,7 +128,7 @@ fn what_is_wrong_is_refused_and_what_was_good_stays() {
             "spiffe",
         ),
         (Kind::Workload, "west/default/p", Body::Workload(d::Workload::default()), "names no PeerAuthentication"),
-        (Kind::PeerAuthentication, "mesh", Body::PeerAuthentication(bad_mode), "9 is no mode"),
+        (Kind::PeerAuthentication, "mesh", Body::PeerAuthentication(bad_mode), "9 is not a mutual TLS mode"),
         (Kind::AuthorizationPolicy, "p", policy("a*b"), "policy default/p: \"a*b\" is not a pattern"),
         (Kind::Trust, "mesh", bad_trust, "root"),
     ];
@@ -134,9 +137,11 @@ fn what_is_wrong_is_refused_and_what_was_good_stays() {
         assert_eq!(rejected.0[0].name, name);
         assert!(rejected.0[0].reason.contains(reason), "{} instead of {reason}", rejected.0[0].reason);
     }
-    let snapshot = shared.newest();
-    assert_eq!(snapshot.services[REVIEWS].ports.iter().map(|port| port.number).collect::<Vec<_>>(), [80]);
-    assert!(snapshot.authentication.is_none() && snapshot.authorization.is_none() && trusted.borrow().is_empty());
+    let snapshot = published.newest();
+    assert_eq!(snapshot.services.get(REVIEWS).unwrap().ports.iter().map(|port| port.number).collect::<Vec<_>>(), [80]);
+    assert!(
+        snapshot.authentication.is_none() && snapshot.authorization.is_none() && trusted.lock().unwrap().is_empty()
+    );
 }
 
 /// A policy that allows a principal.
@@ -162,7 +167,7 @@ fn peer_authentication(mode: d::PeerMode) -> Body {
 
 #[test]
 fn policies_take_effect_together_and_are_closed_until_complete() {
-    let (mut store, shared, _) = store();
+    let (mut store, published, _) = store();
     let id = identity::SpiffeId::new("cluster.local", "default", "a").unwrap();
     let facts = policy::Facts {
         principal: Some(&id),
@@ -174,7 +179,7 @@ fn policies_take_effect_together_and_are_closed_until_complete() {
     let me = "west/default/p";
     let mut push = |kind, name: &str, body| {
         store.apply(update(kind, vec![(name, body)], &[])).unwrap();
-        shared.newest().authorize(&facts)
+        published.newest().authorize(&facts)
     };
     // Nothing is allowed before all that the workload names has arrived.
     assert_eq!(push(Kind::Workload, me, workload(&["p"])), Decision::NotAllowed);
@@ -192,7 +197,7 @@ fn policies_take_effect_together_and_are_closed_until_complete() {
 
 #[test]
 fn the_removal_of_a_policy_opens_nothing() {
-    let (mut store, shared, _) = store();
+    let (mut store, published, _) = store();
     let me = "west/default/p";
     store.apply(update(Kind::Workload, vec![(me, workload(&["p"]))], &[])).unwrap();
     let strict = peer_authentication(d::PeerMode::Strict);
@@ -201,7 +206,7 @@ fn the_removal_of_a_policy_opens_nothing() {
     for (kind, name) in [(Kind::Workload, me), (Kind::PeerAuthentication, "mesh"), (Kind::AuthorizationPolicy, "p")] {
         store.apply(update(kind, vec![], &[name])).unwrap();
     }
-    let snapshot = shared.newest();
+    let snapshot = published.newest();
     assert_eq!(snapshot.own.as_ref().and_then(|own| own.port(9080)).map(|port| port.protocol), Some(Protocol::Http));
     assert_eq!(snapshot.authentication.as_ref().map(|a| a.mode_of(9080)), Some(policy::PeerMode::Strict));
     assert_eq!(snapshot.authorization.as_ref().map(|policies| policies.is_empty()), Some(false));
@@ -209,11 +214,11 @@ fn the_removal_of_a_policy_opens_nothing() {
 
 #[test]
 fn settings_have_defaults() {
-    let (mut store, shared, _) = store();
-    for (asked, given) in [(0, 10_000), (250, 250), (2_000, 2_000)] {
-        let settings = d::MeshConfig { connect_timeout_ms: asked, ..d::MeshConfig::default() };
+    let (mut store, published, _) = store();
+    for (pushed, used) in [(0, 1_000), (250, 250), (20_000, 20_000)] {
+        let settings = d::MeshConfig { connect_timeout_ms: pushed, ..d::MeshConfig::default() };
         store.apply(update(Kind::MeshConfig, vec![("mesh", Body::MeshConfig(settings))], &[])).unwrap();
-        assert_eq!(shared.newest().settings.connect_timeout.as_millis(), given);
+        assert_eq!(published.newest().settings.connect_timeout(true).as_millis(), used);
     }
-    assert_eq!(&*shared.newest().settings.cluster_domain, "cluster.local");
+    assert_eq!(&*published.newest().settings.cluster_domain, "cluster.local");
 }

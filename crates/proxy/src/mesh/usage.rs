@@ -1,7 +1,8 @@
-//! What is no longer used is given up again, so that a proxy's memory follows what its pod talks to and not what it once did.
+//! Unused services: the proxy unsubscribes from services that its pod no longer uses, so that its memory follows what the pod
+//! talks to.
 //!
-//! A service counts as used when a connection or request goes to it, for as long as a connection to it is open, and when
-//! its name is asked for. Workers say so when they look over their connections, not for each request.
+//! A service is used while a connection or request goes to it, while a connection to it is open, and when its name is
+//! resolved. Workers mark used services when they sweep their connections, not for each request.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,27 +10,27 @@ use std::time::{Duration, Instant};
 
 use wire::{Kind, name};
 
-use super::{Place, Shared, Snapshot};
+use super::{MeshSnapshot, ProxyLocation, Published};
 
-/// How long a service may be unused. Longer than clients keep a DNS answer or wait between two runs of what is periodic,
-/// as coming back costs one question to the controller.
+/// How long a service stays subscribed to without use: longer than clients cache a DNS answer or wait between periodic
+/// requests. Using the service again costs one request to the controller.
 pub(super) const UNUSED: Duration = Duration::from_secs(300);
-/// How often that is looked at.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often unused services are looked for.
+const INTERVAL: Duration = Duration::from_secs(30);
 
-/// When each service was last used.
+/// The time of each service's last use.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     last: HashMap<Arc<str>, Instant>,
 }
 
 impl Usage {
-    /// A service is used now.
-    pub(super) fn used(&mut self, hostname: &Arc<str>, now: Instant) {
+    /// Marks a service as used at `now`.
+    pub(super) fn mark(&mut self, hostname: &Arc<str>, now: Instant) {
         self.last.insert(hostname.clone(), now);
     }
 
-    /// The services among those known that were not used for `long`. One that is new here counts as used now.
+    /// Returns the services among `known` that have not been used for `long`. A service that is new counts as used now.
     fn unused<'a>(
         &mut self,
         known: impl Iterator<Item = &'a Arc<str>>,
@@ -44,32 +45,41 @@ impl Usage {
     }
 }
 
-/// The subscriptions that only these services are behind.
-fn names_of(services: &HashSet<Arc<str>>, snapshot: &Snapshot, place: &Place) -> Vec<(Kind, Box<str>)> {
+/// Returns the names of the subscriptions that only these services need.
+fn subscriptions_of(
+    services: &HashSet<Arc<str>>,
+    snapshot: &MeshSnapshot,
+    location: &ProxyLocation,
+) -> Vec<(Kind, Box<str>)> {
     let mut names = Vec::new();
     for service in services.iter().filter_map(|hostname| snapshot.services.get(hostname)) {
         names.push((Kind::Service, Box::from(&*service.hostname)));
-        names.push((Kind::Endpoint, name::endpoints(&service.hostname, &place.network).into()));
-        let addresses = service.addresses.iter().map(|ip| (Kind::Service, name::address(&place.cluster, *ip).into()));
+        names.push((Kind::Endpoint, name::endpoints(&service.hostname, &location.network).into()));
+        let addresses =
+            service.addresses.iter().map(|ip| (Kind::Service, name::address(&location.cluster, *ip).into()));
         names.extend(addresses);
     }
     let pods = snapshot.pods.iter().filter(|(_, of)| of.iter().all(|service| services.contains(&service.hostname)));
-    names.extend(pods.map(|(ip, _)| (Kind::Service, name::address(&place.cluster, *ip).into())));
+    names.extend(pods.map(|(ip, _)| (Kind::Service, name::address(&location.cluster, *ip).into())));
     names
 }
 
-/// Gives up what is not used, by `unsubscribe`, for as long as the proxy lives.
-pub async fn give_up(shared: Arc<Shared>, place: Place, mut unsubscribe: impl FnMut(Kind, Box<str>)) {
+/// Calls `unsubscribe` for the subscriptions of unused services, while the proxy runs.
+pub async fn release_unused(
+    published: Arc<Published>,
+    location: ProxyLocation,
+    mut unsubscribe: impl FnMut(Kind, Box<str>),
+) {
     loop {
-        tokio::time::sleep(LOOK).await;
-        let snapshot = shared.newest();
+        tokio::time::sleep(INTERVAL).await;
+        let snapshot = published.newest();
         let now = tokio::time::Instant::now().into_std();
-        let unused = shared.usage().unused(snapshot.services.keys(), UNUSED, now);
+        let unused = published.usage().unused(snapshot.services.keys(), UNUSED, now);
         if unused.is_empty() {
             continue;
         }
-        tracing::debug!(services = unused.len(), "no longer used");
-        for (kind, name) in names_of(&unused, &snapshot, &place) {
+        tracing::debug!(services = unused.len(), "unsubscribing from unused services");
+        for (kind, name) in subscriptions_of(&unused, &snapshot, &location) {
             unsubscribe(kind, name);
         }
     }
@@ -80,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_used_stays() {
+    fn used_services_stay() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
@@ -90,27 +100,31 @@ mod tests {
             unused.sort();
             unused
         };
-        // What is seen for the first time has its time before it.
+        // A new service counts as used.
         assert!(unused(&mut usage, &[&a, &b], at(1000)).is_empty());
         assert!(unused(&mut usage, &[&a, &b], at(1299)).is_empty());
-        usage.used(&a, at(1200));
+        usage.mark(&a, at(1200));
         assert_eq!(unused(&mut usage, &[&a, &b], at(1300)), std::slice::from_ref(&b));
-        // It is given up, and comes back as something new.
+        // A released service that returns is new.
         assert!(unused(&mut usage, &[&a], at(1330)).is_empty());
         assert!(unused(&mut usage, &[&a, &b], at(1400)).is_empty());
         assert_eq!(unused(&mut usage, &[&a, &b], at(1500)), std::slice::from_ref(&a));
         assert_eq!(unused(&mut usage, &[&a, &b], at(1700)), [a, b]);
         assert!(unused(&mut usage, &[], at(2000)).is_empty());
-        assert!(usage.last.is_empty(), "nothing is kept of what is not known");
+        assert!(usage.last.is_empty(), "nothing is kept of unknown services");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gives_up_all_names_of_what_is_not_used() {
-        let place =
-            Place { cluster: "west".into(), network: "net-west".into(), namespace: "default".into(), pod: "p".into() };
-        let mut store = super::super::Store::new(place.clone(), |_| {});
-        let shared = store.shared();
-        let told = |name: &str, last: u8| {
+    async fn releases_all_subscriptions_of_an_unused_service() {
+        let location = ProxyLocation {
+            cluster: "west".into(),
+            network: "net-west".into(),
+            namespace: "default".into(),
+            pod: "p".into(),
+        };
+        let mut store = super::super::MeshStore::new(location.clone(), |_| {});
+        let published = store.published();
+        let service = |name: &str, last: u8| {
             let body = wire::delta::Body::Service(wire::discovery::Service {
                 hostname: name.into(),
                 addresses: vec![wire::discovery::VirtualAddress {
@@ -119,42 +133,43 @@ mod tests {
                 }],
                 ..Default::default()
             });
-            // Both have been asked for by the address of a pod that serves both.
+            // Both were looked up by the address of a pod that serves both.
             let aliases = vec!["@west/10.244.0.9".to_owned(), format!("@west/10.244.0.{last}")];
             wire::delta::Changed { name: name.into(), aliases, body }
         };
-        let changed = vec![told("a", 1), told("b", 2)];
+        let changed = vec![service("a", 1), service("b", 2)];
         let update = wire::delta::Update { kind: Kind::Service, changed, removed: vec![] };
         wire::client::Store::apply(&mut store, update).unwrap();
-        let (send, mut given_up) = tokio::sync::mpsc::unbounded_channel();
-        let giving_up = tokio::spawn(give_up(shared.clone(), place, move |kind, name| {
+        let (send, mut released) = tokio::sync::mpsc::unbounded_channel();
+        let releasing = tokio::spawn(release_unused(published.clone(), location, move |kind, name| {
             send.send((kind, name)).unwrap();
         }));
 
         let mut names = Vec::new();
         let used: Arc<str> = "a".into();
-        // Used every ten seconds, as a worker says it.
+        // Used every ten seconds, as a worker marks it.
         for _ in 0..40 {
             tokio::time::sleep(Duration::from_secs(10)).await;
-            shared.used([&used]);
-            while let Ok((kind, name)) = given_up.try_recv() {
+            published.mark_used([&used]);
+            while let Ok((kind, name)) = released.try_recv() {
                 names.push(format!("{kind} {name}"));
             }
         }
         names.sort();
         names.dedup();
         let endpoint = format!("{} b@net-west", Kind::Endpoint);
-        let service = |name: &str| format!("{} {name}", Kind::Service);
-        let mut expected = vec![endpoint, service("b"), service("@west/10.244.0.2"), service("@west/10.96.0.2")];
+        let named = |name: &str| format!("{} {name}", Kind::Service);
+        let mut expected = vec![endpoint, named("b"), named("@west/10.244.0.2"), named("@west/10.96.0.2")];
         expected.sort();
-        assert_eq!(names, expected, "and not the address that leads to a, too");
+        assert_eq!(names, expected, "but not the address that leads to `a` as well");
 
         let gone = wire::delta::Update { kind: Kind::Service, changed: vec![], removed: vec!["b".into()] };
         wire::client::Store::apply(&mut store, gone).unwrap();
-        let snapshot = shared.newest();
+        let snapshot = published.newest();
         assert!(
-            !snapshot.services.contains_key("b") && snapshot.pods.values().flatten().all(|of| &*of.hostname == "a")
+            !snapshot.services.contains_key("b")
+                && snapshot.pods.values().flat_map(|services| services.iter()).all(|of| &*of.hostname == "a")
         );
-        giving_up.abort();
+        releasing.abort();
     }
 }

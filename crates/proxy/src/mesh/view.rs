@@ -1,4 +1,4 @@
-//! One worker's reading side.
+//! One worker's view of the mesh.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -8,53 +8,54 @@ use std::time::Duration;
 use wire::Kind;
 use wire::client::{Link, Outcome, Subscriber};
 
-use super::Place;
-use super::model::{Found, Service, Snapshot};
-use super::store::Shared;
+use super::ProxyLocation;
+use super::model::Service;
+use super::snapshot::{AddressMatch, MeshSnapshot};
+use super::store::Published;
 
-/// How long a connection waits to be told of a destination that it is the first to use. The controller answers within
-/// milliseconds; past this it is taken for unreachable, and the destination for unknown.
-const ANSWER: Duration = Duration::from_secs(2);
-/// The same while the stream to the controller is known to be down: just what a reconnect may take.
-const ANSWER_WHILE_LOST: Duration = Duration::from_millis(100);
+/// How long a connection waits for the resources of a destination on first use. The controller answers within milliseconds;
+/// after this time it counts as unreachable, and the destination as unknown.
+const DEMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same while the discovery stream is known to be lost: what a reconnect may take.
+const DEMAND_TIMEOUT_WHILE_LOST: Duration = Duration::from_millis(100);
 
-/// Reads the newest snapshot, and asks for what is not in it.
+/// Reads the newest snapshot, and requests resources that are not in it.
 #[derive(Debug)]
-pub struct View {
-    place: Place,
-    shared: Arc<Shared>,
+pub struct MeshView {
+    location: ProxyLocation,
+    published: Arc<Published>,
     subscriber: Subscriber,
-    cached: RefCell<Arc<Snapshot>>,
+    cached: RefCell<Arc<MeshSnapshot>>,
     version: Cell<u64>,
 }
 
-impl View {
-    /// A view for one worker.
-    pub fn new(place: Place, shared: Arc<Shared>, subscriber: Subscriber) -> Self {
-        let version = Cell::new(shared.version());
-        let cached = RefCell::new(shared.newest());
-        Self { place, shared, subscriber, cached, version }
+impl MeshView {
+    /// Creates a worker's view.
+    pub fn new(location: ProxyLocation, published: Arc<Published>, subscriber: Subscriber) -> Self {
+        let version = Cell::new(published.version());
+        let cached = RefCell::new(published.newest());
+        Self { location, published, subscriber, cached, version }
     }
 
-    /// Where this proxy is.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// Returns the location of the proxy.
+    pub fn location(&self) -> &ProxyLocation {
+        &self.location
     }
 
-    /// Everything, as of now.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        let version = self.shared.version();
+    /// Returns the newest snapshot.
+    pub fn snapshot(&self) -> Arc<MeshSnapshot> {
+        let version = self.published.version();
         if version != self.version.get() {
             self.version.set(version);
-            *self.cached.borrow_mut() = self.shared.newest();
+            *self.cached.borrow_mut() = self.published.newest();
         }
         self.cached.borrow().clone()
     }
 
-    /// Waits until the proxy was told of its own inbound side: what it serves, and whom it lets in.
-    pub async fn knows_itself(&self) {
+    /// Waits until the own workload and all of its policies have arrived.
+    pub async fn inbound_ready(&self) {
         loop {
-            let changed = self.shared.changed();
+            let changed = self.published.changed();
             let snapshot = self.snapshot();
             if snapshot.own.is_some() && snapshot.authentication.is_some() && snapshot.authorization.is_some() {
                 return;
@@ -63,47 +64,50 @@ impl View {
         }
     }
 
-    /// These services are used now.
-    pub fn used<'a>(&self, hostnames: impl IntoIterator<Item = &'a Arc<str>>) {
-        self.shared.used(hostnames);
+    /// Marks services as used now.
+    pub fn mark_used<'a>(&self, hostnames: impl IntoIterator<Item = &'a Arc<str>>) {
+        self.published.mark_used(hostnames);
     }
 
-    /// Grows with each snapshot: who keeps something made from one can tell that it is old.
+    /// Returns the version of the newest snapshot. Versions grow, so state that was built from a snapshot can tell that it is
+    /// outdated.
     pub fn version(&self) -> u64 {
-        self.shared.version()
+        self.published.version()
     }
 
-    /// What applications of this cluster reach at this address: a service, or one of its pods.
-    pub async fn by_address(&self, address: SocketAddr) -> Option<Found> {
+    /// Returns the service that applications of this cluster reach at an address, or the service of the pod at it. Requests
+    /// it from the controller on first use.
+    pub async fn by_address(&self, address: SocketAddr) -> Option<AddressMatch> {
         let ip = address.ip();
         let snapshot = self.snapshot();
         let known = snapshot.addresses.contains_key(&ip) || snapshot.pods.contains_key(&ip);
-        if !known && self.ask(Kind::Service, wire::name::address(&self.place.cluster, ip)).await != Outcome::Present {
+        let name = || wire::name::address(&self.location.cluster, ip);
+        if !known && self.demand(Kind::Service, name()).await != Outcome::Present {
             return None;
         }
         let snapshot = self.snapshot();
         if let Some(service) = snapshot.addresses.get(&ip) {
             let service = self.complete(service.clone()).await?;
-            return Some(Found { service, port: address.port(), endpoint: None });
+            return Some(AddressMatch { service, port: address.port(), endpoint: None });
         }
-        // A pod may serve several services. The first one that has this port there says what it is.
-        for service in snapshot.pods.get(&ip).into_iter().flatten() {
+        // A pod may serve several services: the first with this port is used.
+        for service in snapshot.pods.get(&ip).iter().flat_map(|services| services.iter()) {
             let Some(service) = self.complete(service.clone()).await else { continue };
             if let Some((endpoint, port)) = service.endpoint_at(address) {
                 let endpoint = Some(endpoint.id.clone());
-                return Some(Found { service, port, endpoint });
+                return Some(AddressMatch { service, port, endpoint });
             }
         }
         None
     }
 
-    /// The service of this hostname, with its endpoints.
+    /// Returns the service with this hostname and its endpoints. Requests it from the controller on first use.
     pub async fn by_name(&self, hostname: &str) -> Option<Arc<Service>> {
         let known = self.snapshot().services.get(hostname).cloned();
         let service = match known {
             Some(service) => service,
             None => {
-                if self.ask(Kind::Service, hostname).await != Outcome::Present {
+                if self.demand(Kind::Service, hostname).await != Outcome::Present {
                     return None;
                 }
                 self.snapshot().services.get(hostname)?.clone()
@@ -112,30 +116,30 @@ impl View {
         self.complete(service).await
     }
 
-    /// Waits until what is needed to reach the service was told. What does not come in time is left out.
+    /// Waits for the endpoints of a service and the gateways that lead to them. What does not arrive in time is left out.
     async fn complete(&self, mut service: Arc<Service>) -> Option<Arc<Service>> {
         if service.endpoints.is_none() {
-            let name = wire::name::endpoints(&service.hostname, &self.place.network);
+            let name = wire::name::endpoints(&service.hostname, &self.location.network);
             self.subscriber.subscribe(Kind::Endpoint, name.as_str());
-            self.ask(Kind::Endpoint, name).await;
+            self.demand(Kind::Endpoint, name).await;
             service = self.snapshot().services.get(&service.hostname)?.clone();
         }
         for network in service.remote_networks() {
             if !self.snapshot().gateways.contains_key(network) {
                 self.subscriber.subscribe(Kind::NetworkGateway, &**network);
-                self.ask(Kind::NetworkGateway, &**network).await;
+                self.demand(Kind::NetworkGateway, &**network).await;
             }
         }
         Some(service)
     }
 
-    async fn ask(&self, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
-        ask(&self.subscriber, kind, name).await
+    async fn demand(&self, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
+        demand(&self.subscriber, kind, name).await
     }
 }
 
-/// Asks the controller, and waits for as long as a connection may be held up by that.
-pub async fn ask(subscriber: &Subscriber, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
+/// Requests a resource, and waits for the answer for as long as a connection may be delayed.
+pub async fn demand(subscriber: &Subscriber, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
     let lost = matches!(*subscriber.link().borrow(), Link::Lost { .. });
-    subscriber.demand(kind, name, if lost { ANSWER_WHILE_LOST } else { ANSWER }).await
+    subscriber.demand(kind, name, if lost { DEMAND_TIMEOUT_WHILE_LOST } else { DEMAND_TIMEOUT }).await
 }

@@ -5,15 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Lease, Opened, Pool, Version};
+use super::{Lease, OpenConnection, Pool};
 use crate::failure::ConnectError;
+use crate::http::Version;
 
-/// For the application to accept: it is on this machine.
-const CONNECT: Duration = Duration::from_secs(1);
+/// The connect timeout. The application is on the same machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Pool {
-    /// Takes or opens a connection to the application.
-    pub async fn to_app(
+    /// Returns a connection to the application, opening one if none is idle.
+    pub async fn to_application(
         self: &Rc<Self>,
         address: SocketAddr,
         version: Version,
@@ -22,7 +23,7 @@ impl Pool {
         if let Some(lease) = self.take(version).await {
             return Ok(lease);
         }
-        // Boxed, because few requests need it and each would move it about.
+        // Boxed: few requests need it, and each would move it.
         Box::pin(async {
             let _opening = match self.open_or_take(version).await {
                 Ok(opening) => opening,
@@ -35,15 +36,15 @@ impl Pool {
     }
 }
 
-/// Connects to the application.
-pub async fn connect(address: SocketAddr, mark: Option<u32>) -> Result<Opened, ConnectError> {
+/// Connects to the application from 127.0.0.6, Istio's source address of inbound connections.
+pub async fn connect(address: SocketAddr, mark: Option<u32>) -> Result<OpenConnection, ConnectError> {
     let source = match address.ip() {
         IpAddr::V4(_) => net::socket::INBOUND_SOURCE_V4,
         IpAddr::V6(_) => net::socket::INBOUND_SOURCE_V6,
     };
-    let options = net::Connect { mark, timeout: CONNECT, source: Some(source), ..net::Connect::default() };
+    let options = net::Connect { mark, timeout: CONNECT_TIMEOUT, source: Some(source), ..net::Connect::default() };
     let connected = match net::connect(address, &options).await {
-        // Without the second loopback address of IPv6, which few pods have.
+        // Few pods have the second loopback address of IPv6.
         Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
             net::connect(address, &net::Connect { source: None, ..options }).await
         }
@@ -51,5 +52,5 @@ pub async fn connect(address: SocketAddr, mark: Option<u32>) -> Result<Opened, C
     };
     let stream = connected.map_err(|error| ConnectError::Tcp(Arc::new(error)))?;
     let local = stream.local_addr().ok();
-    Ok(Opened { io: stream.into(), local, peer: None })
+    Ok(OpenConnection { io: stream.into(), local, peer: None })
 }

@@ -1,8 +1,8 @@
 //! TCP and mutual TLS to a target, and the race between several targets.
 //!
-//! A pod that is gone without a word answers no SYN. Waiting for it would hold a request for as long as the pod stays
-//! listed, so after a moment the next endpoint is tried beside it, and whoever answers first is used. Nothing of a
-//! request has been sent by then, so this is safe for any request.
+//! A pod that vanished answers no SYN. Waiting for it would hold a request for as long as the pod remains listed, so after a
+//! short time the next endpoint is tried in parallel, and the first to answer is used. No part of a request has been sent by
+//! then, so the race is safe for any request.
 
 use std::cell::RefCell;
 use std::io;
@@ -21,53 +21,54 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::Target;
 use crate::failure::{ConnectError, Failure};
+use crate::http::Version;
 use crate::io::{Io, Prefixed};
 
-/// After this long without an answer the next endpoint is tried beside the first. A connection within a region takes
-/// two round trips, some milliseconds; one to another continent takes longer than this, and then wins all the same
-/// unless another endpoint is nearer.
-const HEDGE: Duration = Duration::from_millis(250);
-/// Endpoints tried for one attempt of a request.
-const MOST: usize = 4;
+/// How long to wait for an endpoint before the next one is tried in parallel. A connection within a region takes two round
+/// trips, some milliseconds; one to another continent takes longer than this, and still wins unless another endpoint is
+/// nearer.
+const HEDGE_DELAY: Duration = Duration::from_millis(250);
+/// The maximum number of endpoints tried for one attempt of a request.
+const MAX_ENDPOINTS: usize = 4;
 
-/// Keep-alive on connections to endpoints: a peer that vanished while nothing was sent is noticed within 6 s.
-const IDLE_PROBE: Duration = Duration::from_secs(3);
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-const PROBES: u32 = 3;
+/// TCP keep-alive to endpoints: a peer that vanished is detected within 6 s even if nothing is sent.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_PROBES: u32 = 3;
 
-/// What connecting needs besides a target.
+/// How to connect to a target.
 #[derive(Debug, Clone)]
-pub struct Dial {
-    /// Who this proxy is.
+pub struct DialOptions {
+    /// The identity of the proxy.
     pub identity: Identity,
-    /// The mark of its own connections; `None` where nothing is captured.
+    /// The firewall mark of the proxy's own connections; `None` without capture.
     pub mark: Option<u32>,
-    /// For TCP and TLS of all endpoints tried together.
+    /// The connect timeout: for TCP and TLS, and for all endpoints that are tried.
     pub timeout: Duration,
 }
 
-/// An open connection.
+/// A new connection.
 #[derive(Debug)]
-pub struct Opened {
-    /// Its bytes.
+pub struct OpenConnection {
+    /// The byte stream.
     pub io: Io,
-    /// Our end.
+    /// The local address.
     pub local: Option<SocketAddr>,
-    /// Who is at the other end, by its certificate.
+    /// The peer, by its certificate.
     pub peer: Option<Arc<Peer>>,
 }
 
 /// Connects to one target.
-pub async fn open(target: &Target, alpn: Alpn, dial: &Dial) -> Result<Opened, ConnectError> {
+pub async fn open(target: &Target, alpn: Alpn, dial: &DialOptions) -> Result<OpenConnection, ConnectError> {
     let options = net::Connect { mark: dial.mark, timeout: dial.timeout, ..net::Connect::default() };
     let tcp = net::connect(target.address, &options).await.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => ConnectError::Timeout,
         _ => ConnectError::Tcp(Arc::new(error)),
     })?;
-    // Without it a vanished peer is noticed later, no more.
-    let _ = net::socket::keep_alive(&tcp, IDLE_PROBE, PROBE_INTERVAL, PROBES);
+    // Without keep-alive a vanished peer is only detected later.
+    let _ = net::socket::keep_alive(&tcp, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PROBES);
     let local = tcp.local_addr().ok();
-    let Some(tls) = &target.tls else { return Ok(Opened { io: tcp.into(), local, peer: None }) };
+    let Some(tls) = &target.tls else { return Ok(OpenConnection { io: tcp.into(), local, peer: None }) };
     let config = dial.identity.client_config_for(&tls.expected, alpn);
     let handshake = TlsConnector::from(config).connect(tls.sni.clone(), Prefixed::new(BytesMut::new(), tcp));
     let stream = match tokio::time::timeout(dial.timeout, handshake).await {
@@ -77,49 +78,50 @@ pub async fn open(target: &Target, alpn: Alpn, dial: &Dial) -> Result<Opened, Co
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = identity::peer_of(certificates, &dial.identity.trust()).map(Arc::new);
-    Ok(Opened { io: Io::from(TlsStream::from(stream)), local, peer })
+    Ok(OpenConnection { io: Io::from(TlsStream::from(stream)), local, peer })
 }
 
-/// The protocols that are offered for what will be carried.
-pub fn alpn_of(version: Option<super::Version>) -> Alpn {
+/// Returns the ALPN protocols to offer; `None` is for opaque bytes.
+pub fn alpn_of(version: Option<Version>) -> Alpn {
     match version {
-        Some(super::Version::Http1) => alpn::CLIENT_HTTP1,
-        Some(super::Version::Http2) => alpn::CLIENT_HTTP2,
+        Some(Version::Http1) => alpn::CLIENT_HTTP1,
+        Some(Version::Http2) => alpn::CLIENT_HTTP2,
         None => alpn::CLIENT_TCP,
     }
 }
 
 /// An endpoint in the race.
-struct Runner {
+struct Contender {
     pick: Rc<Pick<Arc<Target>>>,
     since: Instant,
 }
 
-impl Runner {
-    /// It has answered others meanwhile: setting it aside would only put its load on those that are as busy.
-    fn is_there(&self) -> bool {
+impl Contender {
+    /// Returns whether the endpoint has answered other attempts since. Ejecting it would only move its load to endpoints that
+    /// are as busy.
+    fn is_available(&self) -> bool {
         self.pick.has_succeeded_since(self.since)
     }
 }
 
-/// Connects to `first` or, where that fails or takes long, to others; all that were tried are added to `tried`. Says
-/// which one it is. `failed` is told of every endpoint to which no connection came about.
+/// Connects to `first` or, if that fails or takes long, to others. Adds all endpoints that were tried to `tried`, and returns
+/// the one that is connected. `failed` is called for each endpoint that accepted no connection.
 pub async fn race(
     balancer: &RefCell<Balancer<Arc<Target>>>,
     first: Rc<Pick<Arc<Target>>>,
     tried: &mut Vec<Arc<str>>,
     alpn: Alpn,
-    dial: &Dial,
+    dial: &DialOptions,
     failed: impl Fn(&Pick<Arc<Target>>),
-) -> Result<(Rc<Pick<Arc<Target>>>, Opened), Failure> {
+) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
     let mut running = FuturesUnordered::new();
-    let mut runners: Vec<Runner> = Vec::new();
-    let start = |pick: Rc<Pick<Arc<Target>>>, runners: &mut Vec<Runner>, tried: &mut Vec<Arc<str>>| {
+    let mut contenders: Vec<Contender> = Vec::new();
+    let start = |pick: Rc<Pick<Arc<Target>>>, contenders: &mut Vec<Contender>, tried: &mut Vec<Arc<str>>| {
         tried.push(pick.id.clone());
-        runners.push(Runner { pick: pick.clone(), since: Instant::now() });
+        contenders.push(Contender { pick: pick.clone(), since: Instant::now() });
         async move { (open(&pick.target, alpn, dial).await, pick) }
     };
-    running.push(start(first, &mut runners, tried));
+    running.push(start(first, &mut contenders, tried));
     let deadline = tokio::time::sleep(dial.timeout);
     tokio::pin!(deadline);
     let mut exhausted = false;
@@ -129,9 +131,13 @@ pub async fn race(
             biased;
             Some((result, pick)) = running.next() => match result {
                 Ok(opened) => {
-                    // Who was given a longer time than the winner needed is as good as not there.
-                    let slow = |r: &&Runner| !Rc::ptr_eq(&r.pick, &pick) && r.since.elapsed() > HEDGE && !r.is_there();
-                    for slow in runners.iter().filter(slow) {
+                    // An endpoint that had more time than the winner needed counts as unavailable.
+                    let lost = |contender: &&Contender| {
+                        !Rc::ptr_eq(&contender.pick, &pick)
+                            && contender.since.elapsed() > HEDGE_DELAY
+                            && !contender.is_available()
+                    };
+                    for slow in contenders.iter().filter(lost) {
                         slow.pick.report(Outcome::ConnectFailure, Instant::now());
                         failed(&slow.pick);
                     }
@@ -140,12 +146,12 @@ pub async fn race(
                 Err(error) => {
                     pick.report(Outcome::ConnectFailure, Instant::now());
                     failed(&pick);
-                    runners.retain(|runner| !Rc::ptr_eq(&runner.pick, &pick));
+                    contenders.retain(|contender| !Rc::ptr_eq(&contender.pick, &pick));
                     if running.is_empty() {
-                        match (started < MOST).then(|| another(balancer, tried)).flatten() {
+                        match (started < MAX_ENDPOINTS).then(|| another(balancer, tried)).flatten() {
                             Some(next) => {
                                 started += 1;
-                                running.push(start(next, &mut runners, tried));
+                                running.push(start(next, &mut contenders, tried));
                             }
                             None => {
                                 let endpoint = pick.target.address.to_string().into();
@@ -155,21 +161,21 @@ pub async fn race(
                     }
                 }
             },
-            () = tokio::time::sleep(HEDGE), if !exhausted && started < MOST => match another(balancer, tried) {
+            () = tokio::time::sleep(HEDGE_DELAY), if !exhausted && started < MAX_ENDPOINTS => match another(balancer, tried) {
                 Some(next) => {
                     started += 1;
-                    running.push(start(next, &mut runners, tried));
+                    running.push(start(next, &mut contenders, tried));
                 }
                 None => exhausted = true,
             },
             () = &mut deadline => {
                 let mut endpoint: Arc<str> = Arc::default();
-                for runner in &runners {
-                    if !runner.is_there() {
-                        runner.pick.report(Outcome::ConnectFailure, Instant::now());
-                        failed(&runner.pick);
+                for contender in &contenders {
+                    if !contender.is_available() {
+                        contender.pick.report(Outcome::ConnectFailure, Instant::now());
+                        failed(&contender.pick);
                     }
-                    endpoint = runner.pick.target.address.to_string().into();
+                    endpoint = contender.pick.target.address.to_string().into();
                 }
                 return Err(Failure::Connect { endpoint, error: ConnectError::Timeout, retried: false });
             }
@@ -177,7 +183,7 @@ pub async fn race(
     }
 }
 
-/// An endpoint that was not tried yet.
+/// Picks an endpoint that has not been tried.
 fn another(balancer: &RefCell<Balancer<Arc<Target>>>, tried: &[Arc<str>]) -> Option<Rc<Pick<Arc<Target>>>> {
     let pick = balancer.borrow_mut().pick(Instant::now(), tried, rand::random())?;
     (!tried.contains(&pick.id)).then(|| Rc::new(pick))

@@ -1,9 +1,8 @@
-//! HTTP/1.1 connections of one target: those that wait for a request, the newest first.
+//! HTTP/1.1 connections to one target: the idle ones, the most recently used first.
 //!
-//! A connection has no task. Whoever has a request on it drives it: the request's task until the head of the response is
-//! there, then whoever reads the response's body. Between tasks nothing has to be handed over and nobody to be woken.
-//! Nobody drives an idle connection: that its peer has closed it is noticed when it is used next, before anything is
-//! sent, or when idle ones are looked over.
+//! A connection has no task. The task of the request that uses it drives it: until the head of the response arrives, then
+//! while the response's body is read. Nothing is handed over between tasks, and no other task is woken. An idle connection is
+//! not driven: that its peer has closed it is detected at the next use, before anything is sent, or by the next sweep.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -19,32 +18,32 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 
-use super::pool::{BUFFER, Line, Sent, Unsent};
-use super::relay::Relay;
+use super::pool::{ConnectionInfo, SendError, SendErrorCause};
+use super::wake_relay::WakeRelay;
 use crate::failure::ConnectError;
-use crate::http::{BoxError, Incoming, Outgoing};
+use crate::http::{AttemptBody, BUFFER, BoxError, Incoming};
 use crate::io::{Io, Prefixed};
 
-/// A connection that was idle for so many looks in a row is closed; they are looked over every ten seconds.
-const UNUSED: u8 = 6;
-/// Idle connections kept per target and worker.
-const MOST: usize = 256;
+/// The number of sweeps after which an idle connection is closed. Sweeps are ten seconds apart.
+const MAX_IDLE_SWEEPS: u8 = 6;
+/// The maximum number of idle connections per target and worker.
+const MAX_IDLE: usize = 256;
 
-/// The connections that no request is on.
+/// The idle connections to one target.
 #[derive(Debug, Default)]
 pub struct Idle {
-    waiting: RefCell<Vec<Waiting>>,
-    /// Grows when the list is emptied: what was taken before does not come back.
+    waiting: RefCell<Vec<IdleConnection>>,
+    /// Grows when the list is cleared: connections of earlier generations do not return.
     generation: Cell<u64>,
-    /// Tells one of those who wait for a connection that one has come back.
-    came_back: Notify,
+    /// Notifies one waiting request of a connection that was released.
+    released: Notify,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct IdleConnection {
     driven: Box<Driven>,
-    /// Times that it was looked at since it was used.
-    looks: u8,
+    /// The number of sweeps since the last use.
+    sweeps: u8,
 }
 
 /// A connection for one request.
@@ -55,87 +54,87 @@ pub struct Connection {
 }
 
 impl Idle {
-    /// A connection that is open already.
+    /// Takes an idle connection.
     pub fn take(&self) -> Option<Connection> {
-        let Waiting { driven, .. } = self.waiting.borrow_mut().pop()?;
+        let IdleConnection { driven, .. } = self.waiting.borrow_mut().pop()?;
         Some(Connection { driven, generation: self.generation.get() })
     }
 
-    /// The next connection that comes back.
-    pub async fn freed(&self) -> Connection {
+    /// Waits for a connection that is released.
+    pub async fn released(&self) -> Connection {
         loop {
-            self.came_back.notified().await;
+            self.released.notified().await;
             if let Some(connection) = self.take() {
                 return connection;
             }
         }
     }
 
-    /// Puts a new connection to use.
-    pub async fn adopt(&self, io: Io, line: Rc<Line>) -> Result<Connection, ConnectError> {
+    /// Wraps a new connection.
+    pub async fn adopt(&self, io: Io, info: Rc<ConnectionInfo>) -> Result<Connection, ConnectError> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER)
             .handshake(TokioIo::new(io))
             .await
             .map_err(|error| ConnectError::Http(Arc::new(error)))?;
-        let driven = Box::new(Driven::new(Halves { sender, connection }, line));
+        let driven = Box::new(Driven::new(Halves { sender, connection }, info));
         Ok(Connection { driven, generation: self.generation.get() })
     }
 
-    /// Takes a connection back whose response has ended, and whose request was sent whole.
+    /// Takes back a connection whose response has ended and whose request was sent in full.
     pub fn put_back(&self, connection: Connection) {
         let Connection { mut driven, generation } = connection;
         let mut waiting = self.waiting.borrow_mut();
-        if generation == self.generation.get() && waiting.len() < MOST && driven.rest() {
-            waiting.push(Waiting { driven, looks: 0 });
-            self.came_back.notify_one();
+        if generation == self.generation.get() && waiting.len() < MAX_IDLE && driven.rest() {
+            waiting.push(IdleConnection { driven, sweeps: 0 });
+            self.released.notify_one();
         }
     }
 
-    /// Closes what is idle and lets nothing that is in use come back.
+    /// Closes idle connections, and keeps leased ones from returning.
     pub fn clear(&self) {
         self.generation.set(self.generation.get() + 1);
         self.waiting.take();
     }
 
-    /// Closes what was not used for long, and what its peer has closed.
+    /// Closes connections that have been idle for long or that the peer has closed.
     pub fn sweep(&self) {
         self.waiting.borrow_mut().retain_mut(|waiting| {
-            waiting.looks += 1;
-            waiting.looks <= UNUSED && waiting.driven.look()
+            waiting.sweeps += 1;
+            waiting.sweeps <= MAX_IDLE_SWEEPS && waiting.driven.check()
         });
     }
 
-    /// Closes what its peer has closed.
+    /// Closes connections that the peer has closed.
     pub fn prune(&self) {
-        self.waiting.borrow_mut().retain_mut(|waiting| waiting.driven.look());
+        self.waiting.borrow_mut().retain_mut(|waiting| waiting.driven.check());
     }
 
-    /// Connections kept, for people.
+    /// Returns the number of idle connections.
     pub fn kept(&self) -> usize {
         self.waiting.borrow().len()
     }
 }
 
 impl Connection {
-    /// What is known of it.
-    pub fn line(&self) -> &Rc<Line> {
-        &self.driven.line
+    /// Returns information on the connection.
+    pub fn info(&self) -> &Rc<ConnectionInfo> {
+        &self.driven.info
     }
 
     /// Sends a request and waits for the head of its response.
-    pub async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unsent> {
+    pub async fn send(&mut self, request: Request<AttemptBody>) -> Result<Response<Incoming>, SendError> {
         let driven = &mut *self.driven;
         let Some(halves) = &mut driven.halves else {
-            return Err(Unsent { unprocessed: true, error: Sent::Closed });
+            return Err(SendError { unprocessed: true, cause: SendErrorCause::Closed });
         };
-        let mut answered = pin!(halves.sender.try_send_request(request));
-        // The answer comes while the connection is polled here, so nobody has to be woken for it.
-        let answered =
-            poll_fn(|cx| driven.drive(cx, |_, _| answered.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
-        answered.await.map(|response| response.map(Incoming::from)).map_err(|mut error| {
+        let mut response = pin!(halves.sender.try_send_request(request));
+        // The response arrives while the connection is polled here, so no waker is needed.
+        let response =
+            poll_fn(|cx| driven.drive(cx, |_, _| response.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
+        response.await.map(|response| response.map(Incoming::from)).map_err(|mut error| {
             let unprocessed = error.take_message().is_some();
-            Unsent { unprocessed, error: Sent::Connection(error.into_error()) }
+            SendError { unprocessed, cause: SendErrorCause::Connection(error.into_error()) }
         })
     }
 
@@ -148,18 +147,18 @@ impl Connection {
         self.driven.drive(cx, |cx, _| Pin::new(&mut *body).poll_frame(cx))
     }
 
-    /// Gives the connection a task of its own, which sends the rest of a request whose response has begun: who reads a
-    /// response slowly must not be kept from sending. It does not go back to the idle ones.
-    pub fn set_free(&mut self) {
+    /// Moves the connection to a task of its own, which sends the rest of a request whose response has begun: a downstream
+    /// that reads slowly must still be able to send. The connection does not return to the pool.
+    pub fn detach(&mut self) {
         let Some(Halves { connection, .. }) = self.driven.halves.take() else { return };
-        let line = self.driven.line.clone();
+        let info = self.driven.info.clone();
         tokio::task::spawn_local(async move {
             let _ = connection.await;
-            line.closed();
+            info.closed();
         });
     }
 
-    /// The bytes below, after a response that ends HTTP. `None` where the connection has failed.
+    /// Returns the byte stream after a response that ended HTTP, or `None` if the connection has failed.
     pub async fn into_upgraded(mut self) -> Option<Io> {
         poll_fn(|cx| self.driven.drive(cx, |_, ended| if ended { Poll::Ready(()) } else { Poll::Pending })).await;
         let parts = self.driven.halves.take()?.connection.into_parts();
@@ -170,34 +169,34 @@ impl Connection {
     }
 }
 
-/// hyper's connection: what takes requests, and what does the work.
+/// hyper's connection: the half that takes requests, and the half that does the work.
 struct Halves {
-    sender: http1::SendRequest<Outgoing>,
-    connection: http1::Connection<TokioIo<Io>, Outgoing>,
+    sender: http1::SendRequest<AttemptBody>,
+    connection: http1::Connection<TokioIo<Io>, AttemptBody>,
 }
 
-/// A connection and what is needed to drive it.
+/// A connection with the state to drive it.
 struct Driven {
-    /// `None` where another has it, or when it was closed.
+    /// `None` if the connection is closed or detached.
     halves: Option<Halves>,
-    /// HTTP is over here.
+    /// HTTP has ended on the connection.
     ended: bool,
-    relay: Arc<Relay>,
+    relay: Arc<WakeRelay>,
     /// The relay as a waker.
     waker: Waker,
-    line: Rc<Line>,
+    info: Rc<ConnectionInfo>,
 }
 
 impl Driven {
-    fn new(halves: Halves, line: Rc<Line>) -> Self {
-        let relay = Arc::<Relay>::default();
+    fn new(halves: Halves, info: Rc<ConnectionInfo>) -> Self {
+        let relay = Arc::<WakeRelay>::default();
         let waker = Waker::from(relay.clone());
-        Self { halves: Some(halves), ended: false, relay, waker, line }
+        Self { halves: Some(halves), ended: false, relay, waker, info }
     }
 
-    /// Polls the connection until `step` has what it waits for. `step` is given whether the connection has ended.
+    /// Polls the connection until `step` is ready. `step` receives whether HTTP has ended.
     fn drive<T>(&mut self, cx: &Context<'_>, mut step: impl FnMut(&mut Context<'_>, bool) -> Poll<T>) -> Poll<T> {
-        /// Rounds before others get their turn. hyper's halves need two to agree.
+        /// The number of rounds before other tasks run. hyper's halves need two to agree.
         const ROUNDS: usize = 8;
         let inner = &mut Context::from_waker(&self.waker);
         self.relay.begin(cx.waker());
@@ -210,7 +209,7 @@ impl Driven {
             if let Some(halves) = &mut self.halves
                 && !self.ended
             {
-                // Its error is told to the request that is on it.
+                // The request that uses the connection receives its error.
                 self.ended = halves.connection.poll_without_shutdown(inner).is_ready();
             }
             if let Poll::Ready(done) = step(inner, self.ended) {
@@ -218,8 +217,8 @@ impl Driven {
                 return Poll::Ready(done);
             }
             if self.ended && self.halves.take().is_some() {
-                // Who waits for it is told by its end.
-                self.line.closed();
+                // The request that waits for it receives the end.
+                self.info.closed();
             } else if !self.relay.was_woken() {
                 self.relay.end();
                 return Poll::Pending;
@@ -230,15 +229,15 @@ impl Driven {
         Poll::Pending
     }
 
-    /// Prepares for waiting without anybody who drives it. Says whether it can take another request.
+    /// Prepares the connection for being idle. Returns whether it can take another request.
     fn rest(&mut self) -> bool {
-        let ready = self.is_ready() || self.look();
+        let ready = self.is_ready() || self.check();
         self.relay.forget();
         ready
     }
 
-    /// Notices what has happened to an idle connection. Says whether it can take a request.
-    fn look(&mut self) -> bool {
+    /// Polls an idle connection. Returns whether it can take a request.
+    fn check(&mut self) -> bool {
         let _: Poll<()> = self.drive(&Context::from_waker(Waker::noop()), |_, _| Poll::Pending);
         self.is_ready()
     }
@@ -252,15 +251,15 @@ impl Drop for Driven {
     fn drop(&mut self) {
         if let Some(Halves { sender, mut connection }) = self.halves.take() {
             drop(sender);
-            // Says goodbye, as far as that needs no waiting.
+            // Closes gracefully, as far as that needs no waiting.
             let _ = Pin::new(&mut connection).poll(&mut Context::from_waker(Waker::noop()));
-            self.line.closed();
+            self.info.closed();
         }
     }
 }
 
 impl std::fmt::Debug for Driven {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Driven").field("line", &self.line).field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("Driven").field("info", &self.info).field("ended", &self.ended).finish_non_exhaustive()
     }
 }

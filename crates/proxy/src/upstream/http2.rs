@@ -1,7 +1,7 @@
-//! HTTP/2 sessions of one target. Each carries many requests at once.
+//! HTTP/2 sessions to one target. Each carries many requests at a time.
 //!
-//! Over h2 itself and not over hyper's client: a request goes from its own task to its stream, without a channel and a
-//! task in between, and small frames are dealt with as [`crate::http::Incoming`] says.
+//! Uses h2 directly instead of hyper's client: a request goes from its own task to its stream without a channel and a task in
+//! between, and small frames are handled as [`crate::http::Incoming`] describes.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -17,50 +17,51 @@ use http_body::Body;
 use hyper::{Request, Response};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::pool::{Line, Sent, Unsent};
+use super::pool::{ConnectionInfo, SendError, SendErrorCause};
 use crate::failure::ConnectError;
 use crate::http::http2::{self, Outbox};
-use crate::http::{Frames, Incoming, Outgoing, Pump, Upload};
+use crate::http::{AttemptBody, Http2Body, Incoming, Pump, Upload};
 use crate::io::Io;
 
-/// Streams on one session before another is opened: one session cannot use more than one core at the far end, and what
-/// one stream sends delays the others.
-const STREAMS: u32 = 100;
-/// Sessions of one target and worker. Beyond it they take as many streams as the peer allows.
-const MOST: usize = 16;
-/// Streams that wait for credit at once from which on others go elsewhere: it takes several to use up the session's.
-const BLOCKED: u32 = http2::CONNECTION_WINDOW / http2::STREAM_WINDOW;
-/// A session's first credit is small, until the peer has said how much it gives.
-const SETTLED: Duration = Duration::from_millis(250);
-/// A session without streams for so long is closed.
-const UNUSED: Duration = Duration::from_secs(60);
-/// How often a peer of the mesh is asked whether it is still there, while requests are on the session, and how long it
-/// may take to say so. Keep-alive of TCP asks its kernel, which also answers for a process that hangs.
-const ASK: Duration = Duration::from_secs(15);
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The number of streams on a session from which another is opened: a session cannot use more than one core of the peer, and
+/// the data of one stream delays the others.
+const MAX_STREAMS: u32 = 100;
+/// The maximum number of sessions per target and worker. At the limit, sessions take as many streams as the peer allows.
+const MAX_SESSIONS: usize = 16;
+/// The number of streams waiting for flow-control credit from which a session takes no more: several are needed to use up the
+/// session's window.
+const MAX_BLOCKED: u32 = http2::CONNECTION_WINDOW / http2::STREAM_WINDOW;
+/// How long a new session is not judged by its blocked streams: its window is small until the peer's settings arrive.
+const SETTLING: Duration = Duration::from_millis(250);
+/// How long a session without streams stays open.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// How often a peer of the mesh is pinged while requests are in progress, and how long it may take to answer. TCP keep-alive
+/// probes the peer's kernel, which answers for a process that hangs as well.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The sessions that are open.
+/// The open sessions to one target.
 #[derive(Debug, Default)]
 pub struct Sessions {
     open: RefCell<Vec<Rc<Session>>>,
-    /// Held while a session is opened, so that many requests at once open one and not many.
+    /// Held while a session is being opened, so that many requests at a time open one session.
     opening: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Session {
     sender: SendRequest<Bytes>,
-    line: Rc<Line>,
+    info: Rc<ConnectionInfo>,
     streams: Cell<u32>,
-    /// Streams whose requests wait for credit.
+    /// The number of streams whose requests wait for flow-control credit.
     blocked: Rc<Cell<u32>>,
     begun: Instant,
-    /// Since when there have been no streams.
-    unused: Cell<Instant>,
+    /// When the last stream ended.
+    idle_since: Cell<Instant>,
     ended: Cell<bool>,
 }
 
-/// A session's place for one request.
+/// A stream of a session, for one request.
 #[derive(Debug)]
 pub struct Stream {
     sender: SendRequest<Bytes>,
@@ -72,24 +73,24 @@ impl Drop for Stream {
         let streams = self.session.streams.get().saturating_sub(1);
         self.session.streams.set(streams);
         if streams == 0 {
-            self.session.unused.set(Instant::now());
+            self.session.idle_since.set(Instant::now());
         }
     }
 }
 
 impl Sessions {
-    /// A place on a session that is open already: the fullest that has room, so that few are kept and each write carries
-    /// much. While another is being opened, nobody waits for it as long as a peer takes more.
+    /// Takes a stream on an open session: the fullest that has room, so that there are few sessions and each write carries
+    /// much. While another session is being opened, a request uses the emptiest one instead of waiting, if the peer allows.
     pub async fn take(&self) -> Option<Stream> {
         match self.place(Self::roomy).await {
-            None if self.opening.try_lock().is_err() || self.open.borrow().len() >= MOST => {
+            None if self.opening.try_lock().is_err() || self.open.borrow().len() >= MAX_SESSIONS => {
                 self.place(Self::emptiest).await
             }
             place => place,
         }
     }
 
-    /// The right to open a session, once nobody else does, or a place on one that was opened meanwhile.
+    /// Acquires the right to open a session when no other is being opened, or a stream on one that was opened in the meantime.
     pub async fn open_or_take(&self) -> Result<MutexGuard<'_, ()>, Stream> {
         let opening = self.opening.lock().await;
         match self.place(Self::roomy).await {
@@ -101,7 +102,7 @@ impl Sessions {
     async fn place(&self, choose: impl Fn(&Self) -> Option<Rc<Session>>) -> Option<Stream> {
         loop {
             let mut stream = choose(self)?.stream();
-            // Says at once whether the peer takes more; GOAWAY is noticed here.
+            // Ready at once; detects GOAWAY.
             if poll_fn(|cx| stream.sender.poll_ready(cx)).await.is_ok() {
                 return Some(stream);
             }
@@ -121,8 +122,8 @@ impl Sessions {
         open.iter().filter(|session| session.takes_more()).min_by_key(|session| session.streams.get()).cloned()
     }
 
-    /// Begins a session on a new connection.
-    pub async fn adopt(&self, io: Io, line: Rc<Line>) -> Result<Stream, ConnectError> {
+    /// Starts a session on a new connection.
+    pub async fn adopt(&self, io: Io, info: Rc<ConnectionInfo>) -> Result<Stream, ConnectError> {
         let (paced, outbox) = http2::paced(io);
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(http2::STREAM_WINDOW)
@@ -135,37 +136,37 @@ impl Sessions {
             .handshake::<_, Bytes>(paced)
             .await
             .map_err(|error| ConnectError::Http(Arc::new(error)))?;
-        // Servers outside of the mesh may take being asked for an attack (gRPC's do).
-        let ask = if line.peer.is_some() { connection.ping_pong() } else { None };
+        // Servers outside the mesh may treat pings as an attack (gRPC's do).
+        let ping = if info.peer.is_some() { connection.ping_pong() } else { None };
         let session = Rc::new(Session {
             sender,
-            line,
+            info,
             streams: Cell::new(0),
             blocked: Rc::default(),
             begun: Instant::now(),
-            unused: Cell::new(Instant::now()),
+            idle_since: Cell::new(Instant::now()),
             ended: Cell::new(false),
         });
         let stream = session.stream();
-        tokio::task::spawn_local(drive(connection, outbox, ask, Rc::downgrade(&session), session.line.clone()));
+        tokio::task::spawn_local(drive(connection, outbox, ping, Rc::downgrade(&session), session.info.clone()));
         self.open.borrow_mut().push(session);
         Ok(stream)
     }
 
-    /// Lets nothing new begin on what is open.
+    /// Keeps new streams off the open sessions.
     pub fn clear(&self) {
         self.open.take();
     }
 
-    /// Closes what was not used for long, and forgets what has ended.
+    /// Closes sessions that have been idle for long, and drops those that have ended.
     pub fn sweep(&self) {
         self.open.borrow_mut().retain(|session| {
-            let unused = session.streams.get() == 0 && session.unused.get().elapsed() >= UNUSED;
-            !unused && !session.ended.get()
+            let idle = session.streams.get() == 0 && session.idle_since.get().elapsed() >= MAX_IDLE;
+            !idle && !session.ended.get()
         });
     }
 
-    /// Sessions kept, for people.
+    /// Returns the number of sessions.
     pub fn kept(&self) -> usize {
         self.open.borrow().len()
     }
@@ -178,8 +179,8 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        let blocked = self.blocked.get() >= BLOCKED && self.begun.elapsed() >= SETTLED;
-        self.streams.get() < STREAMS && !blocked && self.takes_more()
+        let blocked = self.blocked.get() >= MAX_BLOCKED && self.begun.elapsed() >= SETTLING;
+        self.streams.get() < MAX_STREAMS && !blocked && self.takes_more()
     }
 
     fn takes_more(&self) -> bool {
@@ -188,57 +189,57 @@ impl Session {
 }
 
 impl Stream {
-    /// What is known of the session.
-    pub fn line(&self) -> &Rc<Line> {
-        &self.session.line
+    /// Returns information on the session's connection.
+    pub fn info(&self) -> &Rc<ConnectionInfo> {
+        &self.session.info
     }
 
-    /// Sends a request and waits for the head of its response. Its body is sent meanwhile, and what is left of it then by
-    /// a task of its own, which ends with the response.
-    pub async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unsent> {
+    /// Sends a request and waits for the head of its response. The body is sent at the same time; a task of its own sends the
+    /// rest, and ends with the response.
+    pub async fn send(&mut self, request: Request<AttemptBody>) -> Result<Response<Incoming>, SendError> {
         let (mut head, body) = request.into_parts();
         http2::announce_length(&mut head.headers, body.size_hint().exact().filter(|length| *length > 0));
         let ends = body.is_end_stream();
-        let failed = |unprocessed, error| Unsent { unprocessed, error: Sent::Stream(error) };
+        let failed = |unprocessed, error| SendError { unprocessed, cause: SendErrorCause::Stream(error) };
         let begun = self.sender.send_request(Request::from_parts(head, ()), ends);
         let (response, stream) = begun.map_err(|error| failed(true, error))?;
         let mut sending = (!ends).then(|| Pump::new(body, stream, Some(self.session.blocked.clone())));
         let mut response = pin!(response);
         let response = poll_fn(|cx| {
             if sending.as_mut().is_some_and(|sending| Pin::new(sending).poll(cx).is_ready()) {
-                // Where it broke off, the response says what that means.
+                // If the body failed, the response tells what that means.
                 sending = None;
             }
             response.as_mut().poll(cx)
         })
         .await
-        .map_err(|error| failed(refused(&error), error))?;
+        .map_err(|error| failed(is_unprocessed(&error), error))?;
         let upload = sending.map(Upload::begin);
         let length = http2::content_length(response.headers());
-        Ok(response.map(|stream| Incoming::Http2(Frames::new(stream, length, upload))))
+        Ok(response.map(|stream| Incoming::Http2(Http2Body::new(stream, length, upload))))
     }
 }
 
-/// HTTP/2's own words for "your request was not looked at" (RFC 9113 §8.7).
-fn refused(error: &h2::Error) -> bool {
+/// Returns whether the peer reports that it did not process the request (RFC 9113 §8.7).
+fn is_unprocessed(error: &h2::Error) -> bool {
     error.reason() == Some(Reason::REFUSED_STREAM)
         || (error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR))
 }
 
-/// Runs a session to its end.
+/// Drives a session until it ends.
 async fn drive(
     connection: impl Future<Output = Result<(), h2::Error>>,
     outbox: Outbox<Io>,
-    ask: Option<PingPong>,
+    ping: Option<PingPong>,
     session: std::rc::Weak<Session>,
-    line: Rc<Line>,
+    info: Rc<ConnectionInfo>,
 ) {
-    let silent = async {
-        let Some(mut ask) = ask else { return std::future::pending().await };
+    let unresponsive = async {
+        let Some(mut ping) = ping else { return std::future::pending().await };
         loop {
-            tokio::time::sleep(ASK).await;
+            tokio::time::sleep(PING_INTERVAL).await;
             if session.upgrade().is_some_and(|session| session.streams.get() > 0)
-                && tokio::time::timeout(PATIENCE, ask.ping(Ping::opaque())).await.is_err()
+                && tokio::time::timeout(PING_TIMEOUT, ping.ping(Ping::opaque())).await.is_err()
             {
                 return;
             }
@@ -246,11 +247,11 @@ async fn drive(
     };
     let mut connection = pin!(connection);
     tokio::select! {
-        // Its error is told to the requests that were on it.
+        // The requests on the session receive its error.
         _ = outbox.drive(|cx| connection.as_mut().poll(cx)) => {}
-        () = silent => tracing::debug!(local = ?line.local, "a peer no longer answers on its session"),
+        () = unresponsive => tracing::debug!(local = ?info.local, "the peer does not answer pings; closing the session"),
     }
-    line.closed();
+    info.closed();
     if let Some(session) = session.upgrade() {
         session.ended.set(true);
     }

@@ -1,31 +1,30 @@
-//! Wakes requests that have waited long for their response, so that they can look why.
+//! Wakes requests that have waited long for their response, so that they can check their connection.
 //!
-//! A timer for each request would cost it two system calls: tokio wakes its driver, by a write to a pipe of its own, for a
-//! timer that ends before the others (8 → 6 at one connection, strace, November 2026). Here one timer per worker runs while
-//! there are requests, and looks them over.
+//! A timer per request would cost two system calls: tokio wakes its driver, by a write to a pipe, for a timer that ends before
+//! the others (8 → 6 at one connection, strace, November 2026). Instead one timer per worker runs while there are requests.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// How often requests are looked over.
-const TURN: Duration = Duration::from_millis(75);
-/// A request that has seen so many turns is overdue, after 225 to 300 ms.
-const TURNS: u32 = 4;
+/// The interval of the timer.
+const TICK: Duration = Duration::from_millis(75);
+/// The number of ticks after which a request is overdue: 225 to 300 ms.
+const OVERDUE_TICKS: u32 = 4;
 
-/// The requests of one worker that wait for responses. Clones are the same.
+/// The requests of one worker that wait for responses. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Overdue(Rc<RefCell<State>>);
+pub struct OverdueRequests(Rc<RefCell<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    turn: u32,
-    /// Some task looks them over.
+    tick: u32,
+    /// The timer runs.
     ticking: bool,
-    /// A request came since the last turn.
+    /// A request began since the last tick.
     busy: bool,
-    under_way: usize,
+    in_progress: usize,
     slots: Vec<Slot>,
     free: Vec<usize>,
 }
@@ -36,20 +35,20 @@ struct Slot {
     waker: Option<Waker>,
 }
 
-/// One request that waits.
+/// A request that waits for its response.
 #[derive(Debug)]
-pub struct Waiting {
-    all: Overdue,
+pub struct WaitingRequest {
+    all: OverdueRequests,
     slot: usize,
-    /// The last turn that it was told of.
-    told: u32,
+    /// The last tick that was returned.
+    seen: u32,
 }
 
-impl Overdue {
-    /// Begins to count a request's turns. Must be called inside a local runtime.
-    pub fn wait(&self) -> Waiting {
+impl OverdueRequests {
+    /// Adds a request. Must be called within a `LocalSet`.
+    pub fn wait(&self) -> WaitingRequest {
         let mut state = self.0.borrow_mut();
-        let new = Slot { since: state.turn, waker: None };
+        let new = Slot { since: state.tick, waker: None };
         let slot = match state.free.pop() {
             Some(slot) => {
                 state.slots[slot] = new;
@@ -60,39 +59,39 @@ impl Overdue {
                 state.slots.len() - 1
             }
         };
-        state.under_way += 1;
+        state.in_progress += 1;
         state.busy = true;
         if !std::mem::replace(&mut state.ticking, true) {
-            tokio::task::spawn_local(tick(Ticking(self.clone())));
+            tokio::task::spawn_local(run(Ticking(self.clone())));
         }
-        let told = state.turn;
+        let seen = state.tick;
         drop(state);
-        Waiting { all: self.clone(), slot, told }
+        WaitingRequest { all: self.clone(), slot, seen }
     }
 
-    /// One turn. Says whether there is anything left to look over.
-    fn turn(&self) -> bool {
+    /// Wakes overdue requests. Returns whether the timer is still needed.
+    fn tick(&self) -> bool {
         let mut state = self.0.borrow_mut();
-        state.turn = state.turn.wrapping_add(1);
-        let turn = state.turn;
+        state.tick = state.tick.wrapping_add(1);
+        let tick = state.tick;
         for slot in &mut state.slots {
-            if turn.wrapping_sub(slot.since) >= TURNS
+            if tick.wrapping_sub(slot.since) >= OVERDUE_TICKS
                 && let Some(waker) = slot.waker.take()
             {
                 waker.wake();
             }
         }
-        if state.under_way == 0 {
-            // A burst's worth of room is not kept.
+        if state.in_progress == 0 {
+            // The space of a burst is released.
             state.slots = Vec::new();
             state.free = Vec::new();
         }
-        std::mem::take(&mut state.busy) || state.under_way > 0
+        std::mem::take(&mut state.busy) || state.in_progress > 0
     }
 }
 
-/// Says that nobody ticks any more, also where the task is dropped with its runtime.
-struct Ticking(Overdue);
+/// Notes the end of the timer, also if its task is dropped with the runtime.
+struct Ticking(OverdueRequests);
 
 impl Drop for Ticking {
     fn drop(&mut self) {
@@ -100,23 +99,23 @@ impl Drop for Ticking {
     }
 }
 
-async fn tick(ticking: Ticking) {
+async fn run(ticking: Ticking) {
     loop {
-        tokio::time::sleep(TURN).await;
-        if !ticking.0.turn() {
+        tokio::time::sleep(TICK).await;
+        if !ticking.0.tick() {
             return;
         }
     }
 }
 
-impl Waiting {
-    /// Ready once for each turn that the request is overdue.
-    pub fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
+impl WaitingRequest {
+    /// Ready once per tick while the request is overdue.
+    pub fn poll_tick(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.all.0.borrow_mut();
-        let turn = state.turn;
+        let tick = state.tick;
         let slot = &mut state.slots[self.slot];
-        if turn.wrapping_sub(slot.since) >= TURNS && turn != self.told {
-            self.told = turn;
+        if tick.wrapping_sub(slot.since) >= OVERDUE_TICKS && tick != self.seen {
+            self.seen = tick;
             return Poll::Ready(());
         }
         match &mut slot.waker {
@@ -127,12 +126,12 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingRequest {
     fn drop(&mut self) {
         let mut state = self.all.0.borrow_mut();
         state.slots[self.slot].waker = None;
         state.free.push(self.slot);
-        state.under_way -= 1;
+        state.in_progress -= 1;
     }
 }
 
@@ -143,20 +142,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wakes_what_is_overdue_each_turn_and_rests_when_nothing_waits() {
+    fn wakes_overdue_requests_each_tick_and_stops_without_requests() {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build_local(Default::default()).unwrap();
         runtime.block_on(async {
-            let overdue = Overdue::default();
+            let overdue = OverdueRequests::default();
             let began = tokio::time::Instant::now();
             let mut waiting = overdue.wait();
-            poll_fn(|cx| waiting.poll_turn(cx)).await;
+            poll_fn(|cx| waiting.poll_tick(cx)).await;
             assert_eq!(began.elapsed().as_millis() / 75, 4);
-            poll_fn(|cx| waiting.poll_turn(cx)).await;
+            poll_fn(|cx| waiting.poll_tick(cx)).await;
             assert_eq!(began.elapsed().as_millis() / 75, 5);
             let other = overdue.wait();
             drop((waiting, other));
-            tokio::time::sleep(TURN * 3).await;
+            tokio::time::sleep(TICK * 3).await;
             assert!(!overdue.0.borrow().ticking);
             assert!(overdue.0.borrow().slots.is_empty());
             drop(overdue.wait());

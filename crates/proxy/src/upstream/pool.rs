@@ -1,7 +1,7 @@
-//! Connections of one target that requests share: idle HTTP/1.1 connections and HTTP/2 sessions.
+//! Connection pools: the idle HTTP/1.1 connections and HTTP/2 sessions to one target.
 //!
-//! A pool belongs to one worker. It is emptied at once when a connection to its target fails, because the others most
-//! likely lead nowhere as well, and dropped when discovery no longer names the target.
+//! A pool belongs to one worker. It is cleared when a connection to its target fails, because the others are most likely dead
+//! as well, and dropped when the target is removed.
 
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -17,106 +17,94 @@ use hyper::{Request, Response};
 use identity::Peer;
 use telemetry::istio::Party;
 
-use super::{Opened, http1, http2};
+use super::{OpenConnection, http1, http2};
 use crate::failure::ConnectError;
-use crate::http::{BoxError, Incoming, Outgoing};
+use crate::http::{AttemptBody, BoxError, Incoming, Version};
 use crate::io::Io;
 
-/// The most that one connection buffers each way (hyper's own limit is some 400 KB).
-pub const BUFFER: usize = 64 * 1024;
-
-/// The HTTP version of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Version {
-    /// HTTP/1.1
-    Http1,
-    /// HTTP/2
-    Http2,
-}
-
-/// What is known of a connection.
+/// Information on a connection.
 #[derive(Debug)]
-pub struct Line {
-    /// Our end.
+pub struct ConnectionInfo {
+    /// The local address.
     pub local: Option<SocketAddr>,
-    /// Who is at the other end.
+    /// The peer.
     pub peer: Option<Arc<Peer>>,
-    /// Who answers, to metrics; known with the first response.
+    /// The peer as a party to metrics; known with the first response.
     party: OnceCell<Rc<Party>>,
-    /// The socket once more, to ask the kernel about it; closed when the connection is.
+    /// A duplicate of the socket, for queries to the kernel. Closed with the connection.
     socket: RefCell<Option<OwnedFd>>,
 }
 
-impl Line {
-    /// Who answers, to metrics: found out once.
-    pub fn party(&self, find_out: impl FnOnce() -> Rc<Party>) -> Rc<Party> {
-        self.party.get_or_init(find_out).clone()
+impl ConnectionInfo {
+    /// Returns the peer as a party to metrics; `find` is called once.
+    pub fn party(&self, find: impl FnOnce() -> Rc<Party>) -> Rc<Party> {
+        self.party.get_or_init(find).clone()
     }
 
-    /// Whether the peer has not acknowledged what was sent although it was sent again so many times.
-    pub fn unheard(&self, retransmits: u8) -> bool {
+    /// Returns whether sent data remains unacknowledged after this many retransmissions.
+    pub fn is_unacknowledged(&self, retransmits: u8) -> bool {
         let socket = self.socket.borrow();
         let progress = socket.as_ref().and_then(|socket| net::tcp_info::progress(socket).ok());
         progress.is_some_and(|progress| progress.is_unanswered(retransmits))
     }
 
-    /// The connection has ended.
+    /// Notes the end of the connection.
     pub(super) fn closed(&self) {
         self.socket.take();
     }
 }
 
-/// The connections of one target.
+/// The connections to one target.
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: http1::Idle,
     sessions: http2::Sessions,
 }
 
-/// A connection taken for one request.
+/// A connection that is leased for one request.
 #[derive(Debug)]
 pub struct Lease {
-    way: Way,
-    /// What is known of it.
-    pub line: Rc<Line>,
-    /// It has carried requests before, so the peer may be closing it this moment.
+    carrier: Carrier,
+    /// Information on the connection.
+    pub info: Rc<ConnectionInfo>,
+    /// The connection has carried requests before, so the peer may be closing it at this moment.
     pub reused: bool,
 }
 
 #[derive(Debug)]
-enum Way {
+enum Carrier {
     Http1 { connection: http1::Connection, pool: Rc<Pool> },
     Http2(http2::Stream),
 }
 
-/// A request that got no response.
+/// A failure to receive a response.
 #[derive(Debug)]
-pub struct Unsent {
-    /// Nothing of it reached the peer's application.
+pub struct SendError {
+    /// No part of the request reached the peer's application.
     pub unprocessed: bool,
-    /// What happened.
-    pub error: Sent,
+    /// The cause.
+    pub cause: SendErrorCause,
 }
 
-/// How sending ended without a response.
+/// The cause of a failure to receive a response.
 #[derive(Debug, thiserror::Error)]
-pub enum Sent {
+pub enum SendErrorCause {
     /// The connection failed.
     #[error("{0}")]
     Connection(#[from] hyper::Error),
     /// The HTTP/2 session or the request's stream failed.
     #[error("{0}")]
     Stream(#[from] h2::Error),
-    /// It had ended before.
+    /// The connection had ended before.
     #[error("the connection was closed")]
     Closed,
-    /// The peer acknowledges nothing any more.
-    #[error("the peer no longer acknowledges what is sent")]
-    Unheard,
+    /// The peer does not acknowledge sent data.
+    #[error("the peer does not acknowledge sent data")]
+    Unacknowledged,
 }
 
 impl Pool {
-    /// A connection that is open already.
+    /// Takes an open connection.
     pub async fn take(self: &Rc<Self>, version: Version) -> Option<Lease> {
         Some(match version {
             Version::Http1 => Lease::http1(self.idle.take()?, self, true),
@@ -124,13 +112,13 @@ impl Pool {
         })
     }
 
-    /// The next connection of HTTP/1.1 that a request has done with and that nobody else takes first.
-    pub async fn freed(self: &Rc<Self>) -> Lease {
-        Lease::http1(self.idle.freed().await, self, true)
+    /// Waits for an HTTP/1.1 connection that another request releases.
+    pub async fn released(self: &Rc<Self>) -> Lease {
+        Lease::http1(self.idle.released().await, self, true)
     }
 
-    /// The right to open a connection: at once for HTTP/1.1, and for an HTTP/2 session once nobody else opens one, so that
-    /// many requests at once open one and not many. Or a place on what was opened meanwhile.
+    /// Acquires the right to open a connection: at once for HTTP/1.1; for HTTP/2 when no other session is being opened, so
+    /// that many requests at a time open one session. Returns a lease instead if a session was opened in the meantime.
     pub async fn open_or_take(&self, version: Version) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Lease> {
         match version {
             Version::Http1 => Ok(None),
@@ -141,39 +129,39 @@ impl Pool {
         }
     }
 
-    /// Puts a new connection to use.
-    pub async fn adopt(self: &Rc<Self>, opened: Opened, version: Version) -> Result<Lease, ConnectError> {
+    /// Adds a new connection and leases it.
+    pub async fn adopt(self: &Rc<Self>, opened: OpenConnection, version: Version) -> Result<Lease, ConnectError> {
         let socket = opened.io.socket().as_fd().try_clone_to_owned().ok();
-        let line = Rc::new(Line {
+        let info = Rc::new(ConnectionInfo {
             local: opened.local,
             peer: opened.peer,
             party: OnceCell::new(),
             socket: RefCell::new(socket),
         });
         Ok(match version {
-            Version::Http1 => Lease::http1(self.idle.adopt(opened.io, line).await?, self, false),
-            Version::Http2 => Lease::http2(self.sessions.adopt(opened.io, line).await?, false),
+            Version::Http1 => Lease::http1(self.idle.adopt(opened.io, info).await?, self, false),
+            Version::Http2 => Lease::http2(self.sessions.adopt(opened.io, info).await?, false),
         })
     }
 
-    /// Closes what is idle and lets nothing that is in use come back.
+    /// Closes idle connections, and keeps leased ones from returning.
     pub fn clear(&self) {
         self.idle.clear();
         self.sessions.clear();
     }
 
-    /// Closes what was not used for long.
+    /// Closes connections that have been idle for long.
     pub fn sweep(&self) {
         self.idle.sweep();
         self.sessions.sweep();
     }
 
-    /// Closes idle connections that their peer has closed: where one was, there may be many.
+    /// Closes idle connections that the peer has closed: if one was, many may be.
     pub fn prune(&self) {
         self.idle.prune();
     }
 
-    /// Connections kept, for people: idle ones and sessions.
+    /// Returns the numbers of idle connections and sessions.
     pub fn kept(&self) -> (usize, usize) {
         (self.idle.kept(), self.sessions.kept())
     }
@@ -181,52 +169,53 @@ impl Pool {
 
 impl Lease {
     fn http1(connection: http1::Connection, pool: &Rc<Pool>, reused: bool) -> Self {
-        let line = connection.line().clone();
-        Self { way: Way::Http1 { connection, pool: pool.clone() }, line, reused }
+        let info = connection.info().clone();
+        Self { carrier: Carrier::Http1 { connection, pool: pool.clone() }, info, reused }
     }
 
     fn http2(stream: http2::Stream, reused: bool) -> Self {
-        Self { line: stream.line().clone(), way: Way::Http2(stream), reused }
+        Self { info: stream.info().clone(), carrier: Carrier::Http2(stream), reused }
     }
 
     /// Sends a request and waits for the head of its response.
-    pub async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unsent> {
-        match &mut self.way {
-            Way::Http1 { connection, .. } => connection.send(request).await,
-            Way::Http2(stream) => stream.send(request).await,
+    pub async fn send(&mut self, request: Request<AttemptBody>) -> Result<Response<Incoming>, SendError> {
+        match &mut self.carrier {
+            Carrier::Http1 { connection, .. } => connection.send(request).await,
+            Carrier::Http2(stream) => stream.send(request).await,
         }
     }
 
-    /// Reads the response's body. A connection of HTTP/1.1 does nothing unless this is asked.
+    /// Reads the response's body. Only this drives an HTTP/1.1 connection.
     pub fn poll_body(
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.way {
-            Way::Http1 { connection, .. } => connection.poll_body(body, cx),
-            Way::Http2(_) => Pin::new(body).poll_frame(cx),
+        match &mut self.carrier {
+            Carrier::Http1 { connection, .. } => connection.poll_body(body, cx),
+            Carrier::Http2(_) => Pin::new(body).poll_frame(cx),
         }
     }
 
-    /// From here on the request is sent beside the response, whether somebody reads that or not.
-    pub fn set_free(&mut self) {
-        if let Way::Http1 { connection, .. } = &mut self.way {
-            connection.set_free();
+    /// Sends the rest of the request independently of whether the response is read.
+    pub fn detach(&mut self) {
+        if let Carrier::Http1 { connection, .. } = &mut self.carrier {
+            connection.detach();
         }
     }
 
-    /// The bytes below, after a response that ends HTTP. `None` where the connection has failed.
+    /// Returns the byte stream after a response that ended HTTP, or `None` if the connection has failed.
     pub async fn into_upgraded(self) -> Option<Io> {
-        match self.way {
-            Way::Http1 { connection, .. } => connection.into_upgraded().await,
-            Way::Http2(_) => None,
+        match self.carrier {
+            Carrier::Http1 { connection, .. } => connection.into_upgraded().await,
+            Carrier::Http2(_) => None,
         }
     }
 
-    /// Gives the connection back for other requests. Only after the response's end, and if all of the request was sent.
+    /// Returns the connection to its pool. To be called only after the end of the response, and if the request was sent in
+    /// full.
     pub fn release(self) {
-        if let Way::Http1 { connection, pool } = self.way {
+        if let Carrier::Http1 { connection, pool } = self.carrier {
             pool.idle.put_back(connection);
         }
     }

@@ -14,6 +14,7 @@ use super::date::{self, Clock, Part};
 pub(super) enum Operator {
     StartTime(Option<Vec<Part>>),
     Header(Section, Name, Option<Name>),
+    Flags,
     Text(TextField),
     Number(NumberField),
     Address(AddressField, bool),
@@ -45,7 +46,6 @@ pub(super) enum Name {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextField {
     Protocol,
-    Flags,
     CodeDetails,
     TerminationDetails,
     FailureReason,
@@ -91,7 +91,7 @@ pub(super) enum Value {
 impl Operator {
     /// Reads name and argument; the error says what is wrong with them.
     pub(super) fn parse(name: &str, argument: Option<&str>) -> Result<Self, String> {
-        use Operator::{Address, Number, Text};
+        use Operator::{Address, Flags, Number, Text};
         let needs = || argument.ok_or_else(|| format!("{name} needs an argument in parentheses"));
         let operator = match name {
             "START_TIME" => Self::StartTime(argument.map(date::parse).transpose()?),
@@ -100,7 +100,7 @@ impl Operator {
             "RESP" => Self::header(Section::Response, needs()?, false)?,
             "TRAILER" => Self::header(Section::Trailers, needs()?, false)?,
             "PROTOCOL" => Text(TextField::Protocol),
-            "RESPONSE_FLAGS" => Text(TextField::Flags),
+            "RESPONSE_FLAGS" => Flags,
             "RESPONSE_CODE_DETAILS" => Text(TextField::CodeDetails),
             "CONNECTION_TERMINATION_DETAILS" => Text(TextField::TerminationDetails),
             "UPSTREAM_TRANSPORT_FAILURE_REASON" => Text(TextField::FailureReason),
@@ -170,6 +170,7 @@ impl Operator {
                     .or_else(|| instead.as_ref().and_then(|name| name.find(*section, record)));
                 return text(found, out);
             }
+            Self::Flags => return text(Some(record.response_flags.letters().as_bytes()), out),
             Self::Text(field) => return text(field.of(record).map(str::as_bytes), out),
             Self::Number(field) => {
                 let Some(number) = field.of(record) else { return Value::Missing };
@@ -248,7 +249,6 @@ impl TextField {
     fn of<'a>(self, record: &Record<'a>) -> Option<&'a str> {
         match self {
             Self::Protocol => record.protocol,
-            Self::Flags => Some(record.response_flags),
             Self::CodeDetails => record.response_code_details,
             Self::TerminationDetails => record.connection_termination_details,
             Self::FailureReason => record.upstream_transport_failure_reason,

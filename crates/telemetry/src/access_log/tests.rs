@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use super::date::Clock;
-use crate::flags;
+use crate::ResponseFlags;
 use crate::metrics::Registry;
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -58,7 +58,7 @@ fn the_default_line_is_istios() {
 #[test]
 fn a_connection_has_no_request() {
     let record = Record {
-        response_flags: flags::NO_ROUTE_FOUND,
+        response_flags: ResponseFlags::NO_ROUTE_FOUND,
         requested_server_name: Some("outbound_.9080_._.ratings.default.svc.cluster.local"),
         ..Record::new(at())
     };

@@ -26,7 +26,7 @@ fn requests_have_istios_labels_in_istios_order() {
     let ended = Ended {
         code: 200,
         grpc_status: None,
-        flags: flags::NONE,
+        flags: ResponseFlags::NONE,
         duration: Duration::from_micros(700),
         request_bytes: 0,
         response_bytes: 12,
@@ -34,7 +34,7 @@ fn requests_have_istios_labels_in_istios_order() {
     let same = series.clone();
     same.record(&ended);
     series.record(&ended);
-    series.record(&Ended { code: 503, flags: flags::UPSTREAM_CONNECTION_FAILURE, ..ended });
+    series.record(&Ended { code: 503, flags: ResponseFlags::UPSTREAM_CONNECTION_FAILURE, ..ended });
     let text = registry.render();
     let expected = concat!(
         r#"istio_requests_total{reporter="source",source_workload="frontend",source_canonical_service="unknown","#,
@@ -63,7 +63,7 @@ fn a_connection_is_reported_exactly_once() {
     connection.carried(10, 20);
     connection.carried(10, 25);
     assert_eq!((total(&TCP_SENT), total(&TCP_RECEIVED)), (10, 25));
-    connection.ended(flags::STREAM_IDLE_TIMEOUT);
+    connection.ended(ResponseFlags::STREAM_IDLE_TIMEOUT);
     drop(connection);
     drop(series.open());
     assert_eq!((total(&TCP_OPENED), total(&TCP_CLOSED)), (2, 2));

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use balance::Health;
 
 use super::*;
-use crate::mesh::Direct;
+use crate::mesh::{DirectEndpoint, Summary};
 
 fn endpoint(id: &str, cluster: &str, network: &str, weight: u32, reach: Reach) -> Endpoint {
     Endpoint {
@@ -18,21 +18,27 @@ fn endpoint(id: &str, cluster: &str, network: &str, weight: u32, reach: Reach) -
 }
 
 fn pod(ip: &str, mutual_tls: bool, identity: Option<&str>) -> Reach {
-    Reach::Direct(Arc::new(Direct {
+    Reach::Direct(Arc::new(DirectEndpoint {
         ip: ip.parse().unwrap(),
         ports: [(80, 9080)].into(),
         identity: identity.map(|id| id.parse().unwrap()),
         mutual_tls,
-        labels: Arc::default(),
+        workload: Arc::default(),
+        labels: [("version".into(), "v1".into())].into(),
         pod: "p".into(),
     }))
 }
 
 fn summary() -> Reach {
-    Reach::Gateways {
+    summary_of("")
+}
+
+fn summary_of(subset: &str) -> Reach {
+    Reach::Gateways(Summary {
         identities: ["spiffe://cluster.local/ns/default/sa/reviews".parse().unwrap()].into(),
         ports: [80].into(),
-    }
+        subset: subset.into(),
+    })
 }
 
 fn service(endpoints: Vec<Endpoint>) -> Service {
@@ -40,34 +46,41 @@ fn service(endpoints: Vec<Endpoint>) -> Service {
         hostname: "reviews.default.svc.cluster.local".into(),
         name: "reviews".into(),
         namespace: "default".into(),
-        ports: [].into(),
-        addresses: [].into(),
-        headless: false,
+        subsets: [subset("v1"), subset("v2")].into(),
         endpoints: Some(endpoints.into()),
+        ..Service::default()
     }
 }
 
-fn snapshot(gateways: &[(&str, &[(&str, &str)])]) -> Snapshot {
-    let gateways: HashMap<Arc<str>, Arc<[Gateway]>> = gateways
+fn subset(version: &str) -> Subset {
+    Subset { name: version.into(), labels: [("version".into(), version.into())].into() }
+}
+
+fn all(service: &Service, port: u16, snapshot: &MeshSnapshot) -> Vec<Candidate<Arc<Target>>> {
+    targets(service, port, None, snapshot)
+}
+
+fn snapshot(gateways: &[(&str, &[(&str, &str)])]) -> MeshSnapshot {
+    let gateways: HashMap<Arc<str>, Arc<[GatewayAddress]>> = gateways
         .iter()
         .map(|(network, addresses)| {
-            let gateway = |(ip, cluster): &(&str, &str)| Gateway {
+            let gateway = |(ip, cluster): &(&str, &str)| GatewayAddress {
                 address: SocketAddr::new(ip.parse().unwrap(), 15443),
                 cluster: (*cluster).into(),
             };
             ((*network).into(), addresses.iter().map(gateway).collect())
         })
         .collect();
-    Snapshot { gateways: Arc::new(gateways), ..Snapshot::default() }
+    MeshSnapshot { gateways: Arc::new(gateways), ..MeshSnapshot::default() }
 }
 
-fn weights(choices: &[Choice<Arc<Target>>]) -> Vec<(String, u32)> {
-    choices.iter().map(|choice| (choice.target.address.ip().to_string(), choice.weight)).collect()
+fn weights(targets: &[Candidate<Arc<Target>>]) -> Vec<(String, u32)> {
+    targets.iter().map(|candidate| (candidate.target.address.ip().to_string(), candidate.weight)).collect()
 }
 
 /// Istio's reference vector of its network filter, as seen from network1.
 #[test]
-fn gateways_stand_in_for_other_networks() {
+fn endpoints_of_other_networks_are_reached_through_gateways() {
     let service = service(vec![
         endpoint("a", "1a", "n1", 1, pod("10.0.0.1", true, None)),
         endpoint("b", "1a", "n1", 1, pod("10.0.0.2", true, None)),
@@ -80,7 +93,7 @@ fn gateways_stand_in_for_other_networks() {
     let expected =
         [("10.0.0.1", 2), ("10.0.0.2", 2), ("10.0.0.3", 2), ("2.2.2.2", 2), ("2.2.2.20", 2), ("2.2.2.21", 2)];
     let expected: Vec<_> = expected.map(|(ip, weight)| (ip.to_owned(), weight)).into();
-    assert_eq!(weights(&targets(&service, 80, &snapshot)), expected);
+    assert_eq!(weights(&all(&service, 80, &snapshot)), expected);
 }
 
 #[test]
@@ -88,22 +101,22 @@ fn a_cluster_without_gateways_of_its_own_uses_those_of_its_network() {
     let service = service(vec![endpoint("d", "2c", "n2", 3, summary())]);
     let snapshot = snapshot(&[("n2", &[("2.2.2.2", "2a"), ("2.2.2.20", "2b")])]);
     let expected: Vec<_> = [("2.2.2.2", 3), ("2.2.2.20", 3)].map(|(ip, weight)| (ip.to_owned(), weight)).into();
-    assert_eq!(weights(&targets(&service, 80, &snapshot)), expected);
+    assert_eq!(weights(&all(&service, 80, &snapshot)), expected);
 }
 
 #[test]
-fn what_has_no_known_gateway_or_not_this_port_is_left_out() {
+fn endpoints_without_gateway_or_without_the_port_are_left_out() {
     let service = service(vec![
         endpoint("d", "2a", "n2", 1, summary()),
         endpoint("a", "1a", "n1", 1, pod("10.0.0.1", false, None)),
     ]);
     let none = snapshot(&[("n2", &[])]);
-    assert_eq!(weights(&targets(&service, 80, &none)), [("10.0.0.1".to_owned(), 1)]);
-    assert_eq!(targets(&service, 81, &snapshot(&[("n2", &[("2.2.2.2", "2a")])])).len(), 0);
+    assert_eq!(weights(&all(&service, 80, &none)), [("10.0.0.1".to_owned(), 1)]);
+    assert_eq!(all(&service, 81, &snapshot(&[("n2", &[("2.2.2.2", "2a")])])).len(), 0);
 }
 
 #[test]
-fn tls_names_the_service_port_and_expects_who_was_told() {
+fn tls_sends_the_service_port_and_expects_the_pushed_identities() {
     let id = "spiffe://cluster.local/ns/default/sa/reviews";
     let service = service(vec![
         endpoint("meshed", "1a", "n1", 1, pod("10.0.0.1", true, Some(id))),
@@ -111,26 +124,48 @@ fn tls_names_the_service_port_and_expects_who_was_told() {
         endpoint("plain", "1a", "n1", 1, pod("10.0.0.3", false, Some(id))),
         endpoint("remote", "2a", "n2", 1, summary()),
     ]);
-    let choices = targets(&service, 80, &snapshot(&[("n2", &[("2.2.2.2", "2a")])]));
-    let tls: Vec<_> = choices.iter().map(|choice| choice.target.tls.as_ref()).collect();
+    let candidates = all(&service, 80, &snapshot(&[("n2", &[("2.2.2.2", "2a")])]));
+    let tls: Vec<_> = candidates.iter().map(|candidate| candidate.target.tls.as_ref()).collect();
     let names: Vec<_> = tls.iter().map(|tls| tls.map(|tls| tls.sni.to_str().into_owned())).collect();
     let sni = Some("outbound_.80_._.reviews.default.svc.cluster.local".to_owned());
     assert_eq!(names, [sni.clone(), sni.clone(), None, sni]);
-    assert_eq!(choices[0].target.address.to_string(), "10.0.0.1:9080");
+    assert_eq!(candidates[0].target.address.to_string(), "10.0.0.1:9080");
     assert!(!tls[0].unwrap().expected.is_empty());
-    assert!(tls[1].unwrap().expected.is_empty(), "nobody may answer for an unknown identity");
+    assert!(tls[1].unwrap().expected.is_empty(), "no certificate meets an unknown identity");
     assert_eq!(tls[3].unwrap().expected, tls[0].unwrap().expected);
-    assert_eq!(choices.iter().map(|choice| choice.target.remote).collect::<Vec<_>>(), [false, false, false, true]);
+    assert_eq!(
+        candidates.iter().map(|candidate| candidate.target.remote).collect::<Vec<_>>(),
+        [false, false, false, true]
+    );
 }
 
 #[test]
-fn the_cluster_must_have_signed_where_its_intermediate_is_known() {
+fn a_known_intermediate_of_the_cluster_must_have_signed() {
     let id = "spiffe://cluster.local/ns/default/sa/reviews";
     let service = service(vec![endpoint("a", "1a", "n1", 1, pod("10.0.0.1", true, Some(id)))]);
     let mut snapshot = snapshot(&[]);
-    let expected = |snapshot: &Snapshot| targets(&service, 80, snapshot)[0].target.tls.clone().unwrap().expected;
-    let anybody = Expectation::any_of([id.parse().unwrap()]);
-    assert_eq!(expected(&snapshot), anybody);
+    let expected = |snapshot: &MeshSnapshot| all(&service, 80, snapshot)[0].target.tls.clone().unwrap().expected;
+    let any_cluster = Expectation::any_of([id.parse().unwrap()]);
+    assert_eq!(expected(&snapshot), any_cluster);
     snapshot.issuers = Arc::new(["1a".into()].into());
-    assert_eq!(expected(&snapshot), anybody.in_clusters(["1a".into()]));
+    assert_eq!(expected(&snapshot), any_cluster.in_clusters(["1a".into()]));
+}
+
+#[test]
+fn a_subset_has_its_own_endpoints_summaries_and_server_name() {
+    let service = service(vec![
+        endpoint("v1-here", "1a", "n1", 1, pod("10.0.0.1", true, None)),
+        endpoint("all", "2a", "n2", 5, summary()),
+        endpoint("v1-there", "2a", "n2", 3, summary_of("v1")),
+        endpoint("v2-there", "2a", "n2", 2, summary_of("v2")),
+    ]);
+    let snapshot = snapshot(&[("n2", &[("2.2.2.2", "2a")])]);
+    let of = |subset: &str| targets(&service, 80, service.subset(subset), &snapshot);
+    let addresses =
+        |list: &[(&str, u32)]| list.iter().map(|(ip, weight)| ((*ip).to_owned(), *weight)).collect::<Vec<_>>();
+    assert_eq!(weights(&of("")), addresses(&[("10.0.0.1", 1), ("2.2.2.2", 5)]));
+    assert_eq!(weights(&of("v1")), addresses(&[("10.0.0.1", 1), ("2.2.2.2", 3)]));
+    assert_eq!(weights(&of("v2")), addresses(&[("2.2.2.2", 2)]));
+    let sni = of("v2")[0].target.tls.as_ref().unwrap().sni.to_str().into_owned();
+    assert_eq!(sni, "outbound_.80_.v2_.reviews.default.svc.cluster.local");
 }

@@ -1,22 +1,22 @@
-//! Passes wakes on to whoever drives a connection.
+//! Relays wakes to the task that drives a connection.
 //!
-//! hyper's halves wake each other through channels. While both are being polled by one task, that should mean one more
-//! round for them and not one more for the whole task, its client's connection included.
+//! hyper's halves wake each other through channels. While one task polls both, a wake should mean another round for them, and
+//! not for the whole task including the downstream connection.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
-/// Where wakes go.
+/// The receiver of wakes.
 #[derive(Debug, Default)]
-pub(super) struct Relay {
+pub(super) struct WakeRelay {
     driver: Mutex<Option<Waker>>,
     polling: AtomicBool,
     woken: AtomicBool,
 }
 
-impl Relay {
-    /// `driver` is polling, and is woken from now on. Until [`Relay::end`], wakes are remembered instead.
+impl WakeRelay {
+    /// Sets the driver, which is polling. Wakes are remembered until [`WakeRelay::end`], and wake the driver afterwards.
     pub(super) fn begin(&self, driver: &Waker) {
         match &mut *self.driver.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(known) => known.clone_from(driver),
@@ -26,23 +26,23 @@ impl Relay {
         self.polling.store(true, SeqCst);
     }
 
-    /// Whether there was a wake since this was asked last.
+    /// Returns whether there was a wake since the last call.
     pub(super) fn was_woken(&self) -> bool {
         self.woken.load(SeqCst) && self.woken.swap(false, SeqCst)
     }
 
-    /// The driver polls no more.
+    /// Notes that the driver has stopped polling.
     pub(super) fn end(&self) {
         self.polling.store(false, SeqCst);
     }
 
-    /// Nobody drives any more.
+    /// Removes the driver.
     pub(super) fn forget(&self) {
         self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
-impl Wake for Relay {
+impl Wake for WakeRelay {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

@@ -1,4 +1,4 @@
-//! One client's HTTP connection.
+//! One downstream HTTP connection.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -17,28 +17,25 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use runtime::drain::Watch;
 
-use super::http2;
-use super::incoming::Frames;
-use super::pump::Pump;
-use super::{BoxError, Incoming, Reply, date};
+use super::{ResponseBody, date};
+use crate::http::{BUFFER, BoxError, Http2Body, Incoming, Pump, Version, http2};
 use crate::io::Io;
-use crate::upstream::Version;
 
-/// Streams that one client may have open. A sidecar's session carries up to a hundred; applications may want more.
-const STREAMS: u32 = 1000;
+/// The maximum number of concurrent streams. A sidecar's session carries up to a hundred; applications may open more.
+const MAX_STREAMS: u32 = 1000;
 
-/// From the drain's beginning, for a request to come on an idle HTTP/1.1 connection, whose response then says that it is
-/// the last.
+/// How long an idle HTTP/1.1 connection stays open after the drain has begun, for a request whose response then announces
+/// the end of the connection.
 const LAST_REQUEST: Duration = Duration::from_millis(500);
 
-/// Answers requests.
+/// Handles requests.
 pub trait Handler: 'static {
-    /// Answers one. Failures are answers, too.
-    fn handle(self: Rc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<Reply>>;
+    /// Returns the response to a request. Failures are responses as well.
+    fn handle(self: Rc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<ResponseBody>>;
 }
 
-/// Serves a client's connection to its end. When the drain begins, requests under way are finished, the client is told to
-/// go elsewhere (`Connection: close`, GOAWAY), and an idle connection is closed.
+/// Serves a connection until it ends. When the drain begins, requests in progress are finished, the downstream is asked to
+/// use another connection (`Connection: close`, GOAWAY), and an idle connection is closed.
 pub async fn serve<H: Handler>(io: Io, version: Version, handler: Rc<H>, drain: &Watch) -> Result<(), BoxError> {
     match version {
         Version::Http1 => Ok(serve_http1(io, handler, drain.clone()).await?),
@@ -47,31 +44,31 @@ pub async fn serve<H: Handler>(io: Io, version: Version, handler: Rc<H>, drain: 
 }
 
 async fn serve_http1<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), hyper::Error> {
-    let leaving = Rc::new(Cell::new(false));
-    let told = leaving.clone();
+    let draining = Rc::new(Cell::new(false));
+    let is_draining = draining.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let answered = handler.clone().handle(request.map(Incoming::from));
-        let leaving = told.clone();
+        let handled = handler.clone().handle(request.map(Incoming::from));
+        let draining = is_draining.clone();
         async move {
-            let mut response = answered.await;
-            if leaving.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let mut response = handled.await;
+            if draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
         }
     });
     let connection = http1::Builder::new()
-        .max_buf_size(crate::upstream::BUFFER)
-        // An idle connection between proxies is kept by the client, which knows when it no longer needs it.
+        .max_buf_size(BUFFER)
+        // The downstream closes an idle connection when it no longer needs it.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
         result = &mut connection => return result,
-        () = drain.begun() => leaving.set(true),
+        () = drain.begun() => draining.set(true),
     }
-    // What the client sends this moment is still answered; hyper's shutdown would close a connection that is idle, or new.
+    // Requests that are in flight now are still handled; hyper's shutdown would close a connection that is idle or new.
     tokio::select! {
         result = &mut connection => return result,
         () = tokio::time::sleep(LAST_REQUEST) => connection.as_mut().graceful_shutdown(),
@@ -79,8 +76,8 @@ async fn serve_http1<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
     connection.await
 }
 
-/// Over h2 itself and not over hyper's server: hyper has no way to set the budget for small frames, and leaves them in
-/// h2's queue while the next hop gives no credit.
+/// Uses h2 directly instead of hyper's server: hyper cannot set the budget for small frames, and leaves them in h2's queue
+/// while the next hop gives no flow-control credit.
 async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), BoxError> {
     let (paced, outbox) = http2::paced(io);
     let connection = h2::server::Builder::new()
@@ -88,7 +85,7 @@ async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
         .initial_connection_window_size(http2::CONNECTION_WINDOW)
         .max_frame_size(http2::FRAME)
         .max_header_list_size(http2::HEAD)
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(MAX_STREAMS)
         .max_send_buffer_size(http2::SEND_BUFFER)
         .data_frame_budget(http2::DATA_FRAME_BUDGET)
         .handshake::<_, Bytes>(paced);
@@ -100,7 +97,7 @@ async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
             biased;
             accepted = outbox.drive(|cx| connection.poll_accept(cx)) => accepted?,
             () = drain.begun(), if !draining => {
-                // First that no more streams should come, then, a round trip later, which was the last that did.
+                // GOAWAY announces that no new streams are accepted; after a round trip, a second one names the last stream.
                 connection.graceful_shutdown();
                 draining = true;
                 continue;
@@ -108,31 +105,31 @@ async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
         };
         let Some(accepted) = accepted else { return Ok(()) };
         let (request, respond) = accepted?;
-        tokio::task::spawn_local(answer(request, respond, handler.clone()));
+        tokio::task::spawn_local(serve_stream(request, respond, handler.clone()));
     }
 }
 
-/// One stream: its request's answer, and that answer's body. All of it ends when the client resets the stream.
-pub(super) async fn answer<H: Handler>(
+/// Serves one stream: handles its request and sends the response. Ends early if the downstream resets the stream.
+async fn serve_stream<H: Handler>(
     request: Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
     handler: Rc<H>,
 ) {
     let length = http2::content_length(request.headers());
-    let answered = {
-        let request = request.map(|stream| Incoming::Http2(Frames::new(stream, length, None)));
-        let mut handled = pin!(handler.handle(request));
-        poll_fn(|cx| match handled.as_mut().poll(cx) {
+    let handled = {
+        let request = request.map(|stream| Incoming::Http2(Http2Body::new(stream, length, None)));
+        let mut handling = pin!(handler.handle(request));
+        poll_fn(|cx| match handling.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             Poll::Pending => respond.poll_reset(cx).map(|_| None),
         })
         .await
     };
-    let Some(response) = answered else { return };
+    let Some(response) = handled else { return };
     let (mut head, body) = response.into_parts();
     head.version = http::Version::HTTP_2;
     head.extensions.clear();
-    date::tell(&mut head.headers);
+    date::add(&mut head.headers);
     let ends = body.is_end_stream();
     if !ends {
         http2::announce_length(&mut head.headers, body.size_hint().exact());
@@ -141,11 +138,11 @@ pub(super) async fn answer<H: Handler>(
         Ok(_) if ends => {}
         Ok(stream) => {
             if let Err(error) = Pump::new(body, stream, None).await {
-                tracing::debug!(%error, "a response was not sent whole");
+                tracing::debug!(%error, "response body not sent in full");
             }
         }
         Err(error) => {
-            tracing::debug!(%error, "a response was not sent");
+            tracing::debug!(%error, "response not sent");
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
         }
     }
@@ -156,5 +153,5 @@ pub fn stream_size<H: Handler>() -> usize {
     fn returned<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
-    returned(answer::<H>)
+    returned(serve_stream::<H>)
 }

@@ -1,4 +1,4 @@
-//! The `Date` of responses that came without one, which a proxy has to add (RFC 9110 §6.6.1).
+//! The `Date` header, which a proxy adds to responses without one (RFC 9110 §6.6.1).
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, header};
 
 thread_local! {
-    /// The last one that was written, and its second.
+    /// The current value, and the second that it is of.
     static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
 }
 
-/// Dates a response that has no date.
-pub(super) fn tell(headers: &mut HeaderMap) {
+/// Adds `Date` to a response without one.
+pub(super) fn add(headers: &mut HeaderMap) {
     if headers.contains_key(header::DATE) {
         return;
     }
@@ -31,13 +31,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_what_has_no_date() {
+    fn adds_a_date_only_where_there_is_none() {
         let mut headers = HeaderMap::new();
-        tell(&mut headers);
-        let told = httpdate::parse_http_date(headers[header::DATE].to_str().unwrap()).unwrap();
-        assert!(told.elapsed().unwrap() < Duration::from_secs(5));
+        add(&mut headers);
+        let added = httpdate::parse_http_date(headers[header::DATE].to_str().unwrap()).unwrap();
+        assert!(added.elapsed().unwrap() < Duration::from_secs(5));
         headers.insert(header::DATE, HeaderValue::from_static("mine"));
-        tell(&mut headers);
+        add(&mut headers);
         assert_eq!(headers[header::DATE], "mine");
     }
 }

@@ -1,0 +1,282 @@
+//! Requests to the application: authenticate → authorize → limit → application.
+//!
+//! A request is sent again only if an idle connection turned out to be closed before the request was sent on it; anything
+//! else is up to the caller, which may have other endpoints. If the application was not reached, the response reports it
+//! ([`headers::UNPROCESSED`]), so that the caller's sidecar may send even a POST to another endpoint.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::fmt::Write;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use http::{HeaderMap, HeaderValue, Request, Response, Version as HttpVersion};
+use policy::authorization;
+use policy::{Decision, Facts};
+use runtime::limits::Permit;
+use telemetry::istio::Party;
+
+use super::{Downstream, Exchange};
+use crate::failure::Failure;
+use crate::http::{Incoming, RequestBody, Version, headers};
+use crate::io::Io;
+use crate::mesh::MeshSnapshot;
+use crate::report::{LogEntry, RequestReport, ServiceMetrics, peer_party};
+use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
+use crate::upstream::Lease;
+use crate::worker::Worker;
+
+/// The maximum number of attempts on idle connections that turn out to be closed.
+const MAX_STALE: u32 = 8;
+
+/// Serves the requests of a connection to the application.
+pub async fn serve(
+    io: Io,
+    version: Version,
+    downstream: Downstream,
+    metrics: Rc<ServiceMetrics>,
+    worker: &Rc<Worker>,
+) -> Result<(), Failure> {
+    let xfcc = forwarded_client_cert(&downstream, worker);
+    let handler = InboundRequests { downstream, metrics, xfcc, party: OnceCell::new(), worker: worker.clone() };
+    let served = serve_http(io, version, Rc::new(handler), &worker.drain).await;
+    served.map_err(|error| Failure::Downstream(error.to_string().into()))
+}
+
+impl Downstream {
+    /// Adds a connection to the application to an access log entry.
+    pub fn log_inbound(&self, log: &mut LogEntry) {
+        self.log_to(log);
+        log.cluster = format!("inbound|{}||", self.destination.port()).into();
+        log.upstream_host = Some(self.destination);
+    }
+
+    /// Returns what authorization policies evaluate of the connection.
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            principal: self.peer.as_ref().map(|peer| &peer.id),
+            cluster: self.peer.as_ref().and_then(|peer| peer.cluster.as_deref()),
+            source: self.client.ip(),
+            port: self.destination.port(),
+            request: None,
+        }
+    }
+}
+
+/// The requests of one connection.
+struct InboundRequests {
+    downstream: Downstream,
+    metrics: Rc<ServiceMetrics>,
+    /// The peer's identity, for the application.
+    xfcc: Option<HeaderValue>,
+    /// The caller. All requests of a connection between sidecars have the same.
+    party: OnceCell<Rc<Party>>,
+    worker: Rc<Worker>,
+}
+
+/// A request that the application did not answer.
+struct Unanswered {
+    failure: Failure,
+    /// No part of the request reached the application.
+    unprocessed: bool,
+}
+
+impl Handler for InboundRequests {
+    async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+        let (mut exchange, caller) = self.authenticate(request);
+        // The current policies, not those of when the connection was opened: it may be days old.
+        let snapshot = self.worker.view.snapshot();
+        if let Err(failure) = self.authorize(&exchange, &snapshot) {
+            return exchange.fail(&failure);
+        }
+        let permit = match self.limit(&snapshot) {
+            Ok(permit) => permit,
+            Err(failure) => return exchange.fail(&failure),
+        };
+        drop(snapshot);
+        match self.send_to_application(&mut exchange).await {
+            Ok((response, lease)) => self.answer(exchange, response, lease, caller, permit),
+            Err(Unanswered { failure, unprocessed }) => {
+                tracing::debug!(error = %failure, "request to the application failed");
+                let mut response = exchange.fail(&failure);
+                if unprocessed && caller == Caller::Sidecar {
+                    response.headers_mut().insert(headers::UNPROCESSED, HeaderValue::from_static("1"));
+                }
+                response
+            }
+        }
+    }
+}
+
+/// The kind of caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// A sidecar of the mesh, which proved its identity.
+    Sidecar,
+    /// Any other client.
+    Other,
+}
+
+impl InboundRequests {
+    /// Begins the exchange with the caller that the connection's handshake proved.
+    fn authenticate(&self, request: Request<Incoming>) -> (Exchange, Caller) {
+        let peer = self.downstream.peer.as_deref();
+        let header = request.headers().get(headers::PEER).filter(|_| peer.is_some());
+        let caller = if header.is_some() { Caller::Sidecar } else { Caller::Other };
+        let party = self.party.get_or_init(|| self.worker.telemetry.intern(peer_party(header, peer))).clone();
+        let mut exchange = Exchange::begin(request, &self.worker, &self.metrics, |log| {
+            self.downstream.log_inbound(log);
+        });
+        exchange.report.party = Some(party);
+        (exchange, caller)
+    }
+
+    /// Evaluates the authorization policies.
+    fn authorize(&self, exchange: &Exchange, snapshot: &MeshSnapshot) -> Result<(), Failure> {
+        if snapshot.authorization.as_ref().is_some_and(|authorization| authorization.is_empty()) {
+            return Ok(());
+        }
+        let head = &exchange.head;
+        let request = authorization::Request {
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            host: headers::host(&head.uri, &head.headers).unwrap_or_default(),
+            headers: &PolicyHeaders(&head.headers),
+        };
+        match snapshot.authorize(&Facts { request: Some(request), ..self.downstream.facts() }) {
+            Decision::Allowed => Ok(()),
+            Decision::Denied { policy, .. } => Err(Failure::Denied(policy)),
+            Decision::NotAllowed => Err(Failure::Denied("none".into())),
+        }
+    }
+
+    /// Acquires a permit if requests to the application's port are limited.
+    fn limit(&self, snapshot: &MeshSnapshot) -> Result<Option<Permit>, Failure> {
+        let port = self.downstream.destination.port();
+        let limits = snapshot.own.as_ref().and_then(|own| own.port(port)?.limits.as_ref());
+        let Some(limits) = limits else { return Ok(None) };
+        let permit = limits.requests.acquire();
+        permit.map(Some).ok_or_else(|| Failure::Overflow(format!("port {port} of the application").into()))
+    }
+
+    /// Sends the request to the application.
+    async fn send_to_application(&self, exchange: &mut Exchange) -> Result<(Response<Incoming>, Lease), Unanswered> {
+        let version = if exchange.head.version == HttpVersion::HTTP_2 { Version::Http2 } else { Version::Http1 };
+        exchange.prepare(version, |headers| {
+            if let Some(xfcc) = &self.xfcc {
+                headers.insert(headers::CLIENT_CERT, xfcc.clone());
+            }
+            let scheme = if self.downstream.peer.is_some() { "https" } else { "http" };
+            headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+        });
+        let destination = self.downstream.destination;
+        let endpoint = || destination.to_string().into();
+        let pool = self.worker.application(destination);
+        let mut stale = 0;
+        loop {
+            let leasing = pool.to_application(destination, version, self.worker.mark);
+            let lease = RequestBody::hold_while(exchange.body.as_ref(), pin!(leasing)).await;
+            let mut lease = lease.map_err(|error| Unanswered {
+                failure: Failure::Connect { endpoint: endpoint(), error, retried: false },
+                unprocessed: true,
+            })?;
+            let error = match lease.send(exchange.attempt()).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(error) => error,
+            };
+            let repeatable = exchange.is_repeatable();
+            if lease.reused && error.unprocessed && repeatable && stale < MAX_STALE {
+                stale += 1;
+                pool.prune();
+                continue;
+            }
+            let cause = error.cause.to_string().into();
+            let failure = Failure::Reset { endpoint: endpoint(), error: cause, retried: false };
+            return Err(Unanswered { failure, unprocessed: error.unprocessed && repeatable });
+        }
+    }
+
+    /// Turns the application's response into the caller's. Headers that sidecars exchange are removed from it first: an
+    /// application must not pass for a sidecar.
+    fn answer(
+        &self,
+        exchange: Exchange,
+        response: Response<Incoming>,
+        lease: Lease,
+        caller: Caller,
+        permit: Option<Permit>,
+    ) -> Response<ResponseBody> {
+        let edit = |headers: &mut HeaderMap| {
+            if caller == Caller::Sidecar {
+                headers.insert(headers::PEER, self.worker.own_party().header.clone());
+            }
+        };
+        exchange.respond(response, lease, &self.worker, edit, |report| match permit {
+            None => Box::new(report),
+            Some(permit) => Box::new(Limited { report, _permit: permit }),
+        })
+    }
+}
+
+/// Holds a request's permit until the response has ended.
+struct Limited {
+    report: RequestReport,
+    _permit: Permit,
+}
+
+impl Ending for Limited {
+    fn complete(&mut self, bytes: u64, grpc_status: Option<u16>) {
+        self.report.complete(bytes, grpc_status);
+    }
+
+    fn broken(&mut self, bytes: u64) {
+        self.report.broken(bytes);
+    }
+
+    fn abandoned(&mut self, bytes: u64) {
+        self.report.abandoned(bytes);
+    }
+}
+
+/// Headers as policies look them up.
+struct PolicyHeaders<'a>(&'a HeaderMap);
+
+impl authorization::Headers for PolicyHeaders<'_> {
+    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut values = self.0.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let first = values.next()?;
+        Some(values.fold(first, |joined, value| Cow::Owned(format!("{joined},{value}"))))
+    }
+}
+
+/// Returns the value of `x-forwarded-client-cert` for the application: Envoy's `By;Hash;Subject;URI`.
+fn forwarded_client_cert(downstream: &Downstream, worker: &Worker) -> Option<HeaderValue> {
+    let (peer, hash) = (downstream.peer.as_ref()?, downstream.certificate.as_ref()?);
+    let text = format!("By={};Hash={hash};Subject=\"\";URI={}", worker.identity.id(), peer.id);
+    HeaderValue::from_str(&text).ok()
+}
+
+/// Returns the SHA-256 of a certificate in hexadecimal.
+pub fn fingerprint(certificate: &[u8]) -> Arc<str> {
+    let digest = digest::digest(&digest::SHA256, certificate);
+    let hex = digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    hex.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task of this size is created for each HTTP/2 request.
+    #[test]
+    fn streams_are_small() {
+        let size = crate::server::stream_size::<InboundRequests>();
+        assert!((1024..3072).contains(&size), "{size} bytes");
+    }
+}

@@ -1,0 +1,244 @@
+//! Requests of the application: route → policies → pick and send, again if safe → answer.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderValue, Request, Response, Version as HttpVersion};
+use telemetry::istio::{Party, Reporter, Security};
+
+use super::host::hostname_of;
+use super::{Downstream, Exchange};
+use crate::failure::Failure;
+use crate::http::{Incoming, Version, headers};
+use crate::io::Io;
+use crate::mesh::{Protocol, Service};
+use crate::report::{RequestReport, ServiceMetrics, endpoint_party, peer_party};
+use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
+use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
+use crate::worker::Worker;
+
+mod retry;
+mod send;
+
+use send::Answer;
+
+/// How long a host that names no service is not looked up again on a connection.
+const UNKNOWN_HOST: Duration = Duration::from_secs(5);
+
+/// Where requests go: a port of a service, or a fixed address.
+#[derive(Clone)]
+pub struct Destination {
+    /// The upstream cluster.
+    pub cluster: Rc<UpstreamCluster>,
+    /// The metrics that requests count in.
+    pub metrics: Rc<ServiceMetrics>,
+    /// The declared protocol of the port.
+    pub protocol: Protocol,
+}
+
+impl Destination {
+    /// Returns a port of a service, or one endpoint of it.
+    pub fn service(service: &Service, port: u16, endpoint: Option<std::sync::Arc<str>>, worker: &Worker) -> Self {
+        let key = ClusterKey { hostname: service.hostname.clone(), port, subset: Default::default(), endpoint };
+        let labels = telemetry::istio::Service {
+            host: service.hostname.clone(),
+            name: service.name.clone(),
+            namespace: service.namespace.clone(),
+        };
+        Self {
+            cluster: worker.clusters.get(key, &worker.view),
+            metrics: service_metrics(labels, worker),
+            protocol: service.port(port).map(|port| port.protocol).unwrap_or_default(),
+        }
+    }
+
+    /// Returns a destination outside the mesh.
+    pub fn external(cluster: UpstreamCluster, worker: &Worker) -> Self {
+        let labels = telemetry::istio::Service { name: cluster.name.clone(), ..Default::default() };
+        let metrics = service_metrics(labels, worker);
+        Self { cluster: Rc::new(cluster), metrics, protocol: Protocol::Unknown }
+    }
+}
+
+fn service_metrics(labels: telemetry::istio::Service, worker: &Worker) -> Rc<ServiceMetrics> {
+    worker.telemetry.service(Reporter::Source, Security::Unknown, &worker.own_party(), labels)
+}
+
+/// Serves the requests of a connection of the application. `captured` is where the connection's address leads.
+pub async fn serve(
+    io: Io,
+    version: Version,
+    downstream: Downstream,
+    captured: Destination,
+    worker: &Rc<Worker>,
+) -> Result<(), Failure> {
+    let handler = Rc::new(OutboundRequests { downstream, captured, last: RefCell::default(), worker: worker.clone() });
+    let served = serve_http(io, version, handler, &worker.drain).await;
+    served.map_err(|error| Failure::Downstream(error.to_string().into()))
+}
+
+/// The requests of one connection.
+struct OutboundRequests {
+    downstream: Downstream,
+    captured: Destination,
+    last: RefCell<Option<RoutedHost>>,
+    worker: Rc<Worker>,
+}
+
+/// The route of the last request's host. Most connections carry requests to one host.
+struct RoutedHost {
+    host: String,
+    /// The version of the snapshot that the route was made with.
+    version: u64,
+    /// When to look the host up again, if it names no service: the service may have been created.
+    expires: Option<Instant>,
+    destination: Destination,
+}
+
+impl RoutedHost {
+    fn is_valid(&self, host: &str, version: u64) -> bool {
+        self.host == host && self.version == version && self.expires.is_none_or(|expires| Instant::now() < expires)
+    }
+}
+
+impl Handler for OutboundRequests {
+    async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+        let destination = self.route(&request).await;
+        let policy = destination.cluster.policy();
+        let mut exchange = self.begin(request, &destination);
+        match self.send(&mut exchange, &destination, &policy.retry).await {
+            Ok(answer) => self.answer(exchange, answer),
+            Err(failure) => {
+                tracing::debug!(error = %failure, cluster = %destination.cluster.name, "request failed");
+                exchange.fail(&failure)
+            }
+        }
+    }
+}
+
+impl OutboundRequests {
+    /// Returns the destination that the request's host names, as in Istio; if it names none, the captured one. The reasons
+    /// are in `docs/decisions/host-routing.md`.
+    async fn route(&self, request: &Request<Incoming>) -> Destination {
+        let view = &self.worker.view;
+        let Some(host) = headers::host(request.uri(), request.headers()) else { return self.captured() };
+        if let Some(last) = self.last.borrow().as_ref().filter(|last| last.is_valid(host, view.version())) {
+            self.worker.clusters.refresh(&last.destination.cluster, view);
+            return last.destination.clone();
+        }
+        let named = Box::pin(self.named(host)).await;
+        let expires = named.is_none().then(|| Instant::now() + UNKNOWN_HOST);
+        let destination = named.unwrap_or_else(|| self.captured());
+        let routed =
+            RoutedHost { host: host.to_owned(), version: view.version(), expires, destination: destination.clone() };
+        *self.last.borrow_mut() = Some(routed);
+        destination
+    }
+
+    fn captured(&self) -> Destination {
+        self.worker.clusters.refresh(&self.captured.cluster, &self.worker.view);
+        self.captured.clone()
+    }
+
+    /// Returns the service port that a host names: the port of the original destination, of a service that carries HTTP on
+    /// it. A headless service is reached at the address that the application chose.
+    async fn named(&self, host: &str) -> Option<Destination> {
+        let view = &self.worker.view;
+        let domain = view.snapshot().settings.cluster_domain.clone();
+        let hostname = hostname_of(host, &view.location().namespace, &domain)?;
+        let port = self.downstream.destination.port();
+        let service = view.by_name(&hostname).await.filter(|service| !service.headless)?;
+        service.port(port).filter(|port| port.protocol != Protocol::Tcp)?;
+        Some(Destination::service(&service, port, None, &self.worker))
+    }
+
+    fn begin(&self, request: Request<Incoming>, destination: &Destination) -> Exchange {
+        let (worker, cluster) = (&self.worker, &destination.cluster);
+        let http2 = matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc)
+            || request.version() == HttpVersion::HTTP_2;
+        let mut exchange = Exchange::begin(request, worker, &destination.metrics, |log| {
+            self.downstream.log_to(log);
+            log.cluster = cluster.name.clone();
+        });
+        exchange.prepare(upstream_version(http2, &exchange), |headers| {
+            headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+            if cluster.in_mesh() {
+                headers.insert(headers::PEER, worker.own_party().header.clone());
+            }
+        });
+        exchange
+    }
+
+    /// Turns an upstream's response into the downstream's.
+    fn answer(&self, mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
+        let Answer { response, leased } = answer;
+        exchange.report.party = Some(self.upstream_party(&leased, &response));
+        if let Some(log) = &mut exchange.report.log {
+            log.upstream_host = Some(leased.pick.target.address);
+        }
+        let elapsed = headers::number(exchange.report.started().elapsed().as_millis() as u64);
+        let LeasedConnection { lease, pick, .. } = leased;
+        let edit = |headers: &mut http::HeaderMap| drop(headers.insert(headers::SERVICE_TIME, elapsed));
+        exchange.respond(response, lease, &self.worker, edit, |report| Box::new(InProgress { report, _pick: pick }))
+    }
+
+    /// Returns the responding workload. Labels that discovery sent come first; behind a gateway only the other sidecar knows
+    /// them. All responses of a connection have the same party.
+    fn upstream_party(&self, leased: &LeasedConnection, response: &Response<Incoming>) -> Rc<Party> {
+        let info = &leased.lease.info;
+        info.party(|| {
+            let target = &leased.pick.target;
+            let mut party = if target.labels.workload.is_empty() {
+                let header = response.headers().get(headers::PEER).filter(|_| target.tls.is_some());
+                peer_party(header, info.peer.as_deref())
+            } else {
+                endpoint_party(&target.labels, &target.cluster)
+            };
+            if let Some(peer) = &info.peer {
+                party.principal = peer.id.as_str().into();
+            }
+            if party.cluster.is_empty() {
+                party.cluster = target.cluster.clone();
+            }
+            self.worker.telemetry.intern(party)
+        })
+    }
+}
+
+/// HTTP/2 if the port declares it or the request used it; an upgrade needs HTTP/1.1.
+fn upstream_version(http2: bool, exchange: &Exchange) -> Version {
+    if http2 && exchange.upgrade.is_none() { Version::Http2 } else { Version::Http1 }
+}
+
+/// Counts the request as in progress at its endpoint until the response has ended.
+struct InProgress {
+    report: RequestReport,
+    _pick: Rc<balance::Pick<std::sync::Arc<crate::upstream::Target>>>,
+}
+
+impl Ending for InProgress {
+    fn complete(&mut self, bytes: u64, grpc_status: Option<u16>) {
+        self.report.complete(bytes, grpc_status);
+    }
+
+    fn broken(&mut self, bytes: u64) {
+        self.report.broken(bytes);
+    }
+
+    fn abandoned(&mut self, bytes: u64) {
+        self.report.abandoned(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task of this size is created for each HTTP/2 request.
+    #[test]
+    fn streams_are_small() {
+        let size = crate::server::stream_size::<OutboundRequests>();
+        assert!((1024..3584).contains(&size), "{size} bytes");
+    }
+}

@@ -1,0 +1,195 @@
+//! The bodies of requests on their way upstream, and their copies for retries.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+
+use super::pump::Source;
+use super::{BoxError, Incoming};
+
+/// The maximum size of a request body that is kept for retries until the response begins. Envoy's default is 1 MiB per
+/// request, which a sidecar of 12 MiB cannot spend on many requests at once.
+const MAX_KEPT: usize = 64 * 1024;
+
+/// A request's body as the downstream sends it, shared by all attempts.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: RefCell<Incoming>,
+    /// Frames read so far, for another attempt; `None` if they exceed [`MAX_KEPT`] or are no longer needed.
+    kept: RefCell<Option<Vec<KeptFrame>>>,
+    kept_bytes: Cell<usize>,
+    bytes: Cell<u64>,
+    complete: Cell<bool>,
+    /// The number of the current attempt; earlier ones fail.
+    attempt: Cell<u32>,
+    size: SizeHint,
+}
+
+#[derive(Debug, Clone)]
+enum KeptFrame {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl RequestBody {
+    /// Wraps a request's body; returns `None` if it is empty.
+    pub fn new(incoming: Incoming) -> Option<Rc<Self>> {
+        if incoming.is_end_stream() {
+            return None;
+        }
+        let size = incoming.size_hint();
+        Some(Rc::new(Self {
+            incoming: RefCell::new(incoming),
+            kept: RefCell::new(Some(Vec::new())),
+            kept_bytes: Cell::new(0),
+            bytes: Cell::new(0),
+            complete: Cell::new(false),
+            attempt: Cell::new(0),
+            size,
+        }))
+    }
+
+    /// Returns the body for a new attempt, from its beginning. Bodies of earlier attempts fail.
+    pub fn attempt(self: &Rc<Self>) -> AttemptBody {
+        self.attempt.set(self.attempt.get() + 1);
+        AttemptBody(Some(Playback { body: self.clone(), attempt: self.attempt.get(), position: 0 }))
+    }
+
+    /// Returns whether another attempt can send the body in full.
+    pub fn is_repeatable(&self) -> bool {
+        self.kept.borrow().is_some()
+    }
+
+    /// Returns whether the body was read from the downstream in full.
+    pub fn is_complete(&self) -> bool {
+        self.complete.get() || self.incoming.borrow().is_end_stream()
+    }
+
+    /// Returns the number of bytes read from the downstream.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Drops the copy for retries. To be called when the response begins.
+    pub fn discard_copy(&self) {
+        self.kept.borrow_mut().take();
+    }
+
+    /// Runs a future that does not read the body, such as connecting, and holds the frames that arrive in the meantime
+    /// ([`Incoming::hold`]).
+    pub async fn hold_while<F: Future>(body: Option<&Rc<Self>>, future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            let output = future.as_mut().poll(cx);
+            if let (Poll::Pending, Some(body)) = (&output, body) {
+                body.incoming.borrow_mut().hold(cx);
+            }
+            output
+        })
+        .await
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
+        let Some(frame) = frame else {
+            self.complete.set(true);
+            return Poll::Ready(None);
+        };
+        let frame = frame?;
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        self.bytes.set(self.bytes.get() + length as u64);
+        self.kept_bytes.set(self.kept_bytes.get() + length);
+        let mut kept = self.kept.borrow_mut();
+        if self.kept_bytes.get() > MAX_KEPT {
+            kept.take();
+        }
+        if let Some(kept) = kept.as_mut() {
+            if let Some(data) = frame.data_ref() {
+                kept.push(KeptFrame::Data(data.clone()));
+            } else if let Some(trailers) = frame.trailers_ref() {
+                kept.push(KeptFrame::Trailers(trailers.clone()));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+/// A request's body as one attempt sends it.
+#[derive(Debug)]
+pub struct AttemptBody(Option<Playback>);
+
+#[derive(Debug)]
+struct Playback {
+    body: Rc<RequestBody>,
+    attempt: u32,
+    position: usize,
+}
+
+impl AttemptBody {
+    /// Returns an empty body.
+    pub fn empty() -> Self {
+        Self(None)
+    }
+}
+
+impl Playback {
+    fn next_kept(&mut self) -> Option<Frame<Bytes>> {
+        let kept = self.body.kept.borrow();
+        let frame = kept.as_ref()?.get(self.position)?.clone();
+        self.position += 1;
+        Some(match frame {
+            KeptFrame::Data(data) => Frame::data(data),
+            KeptFrame::Trailers(trailers) => Frame::trailers(trailers),
+        })
+    }
+}
+
+impl Body for AttemptBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(playback) = &mut self.0 else { return Poll::Ready(None) };
+        if playback.attempt != playback.body.attempt.get() {
+            return Poll::Ready(Some(Err("the attempt was abandoned".into())));
+        }
+        if let Some(frame) = playback.next_kept() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let body = playback.body.clone();
+        let frame = ready!(body.poll_next(cx));
+        playback.position += 1;
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|playback| {
+            let kept = playback.body.kept.borrow();
+            let replaying = kept.as_ref().is_some_and(|kept| playback.position < kept.len());
+            !replaying && playback.body.is_complete()
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            None => SizeHint::with_exact(0),
+            Some(playback) if playback.position == 0 => playback.body.size,
+            Some(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Source for AttemptBody {
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        if let Some(playback) = &self.0
+            && playback.attempt == playback.body.attempt.get()
+        {
+            playback.body.incoming.borrow_mut().hold(cx);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Snapshots: the whole view of the mesh at one moment, and mesh-wide settings.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy::{Authorization, Decision, Facts, PeerAuthentication};
+
+use super::map::SharedMap;
+use super::model::{GatewayAddress, OwnWorkload, Service};
+
+/// How connections to destinations outside the mesh are treated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OutboundPolicy {
+    /// Passed through unchanged (`ALLOW_ANY`).
+    #[default]
+    AllowAny,
+    /// Refused (`REGISTRY_ONLY`).
+    RegistryOnly,
+}
+
+impl OutboundPolicy {
+    /// Returns the name of Istio's mode.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OutboundPolicy::AllowAny => "ALLOW_ANY",
+            OutboundPolicy::RegistryOnly => "REGISTRY_ONLY",
+        }
+    }
+}
+
+/// Access log settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct AccessLogSettings {
+    /// `/dev/stdout` or a path; empty: no access log.
+    pub file: Arc<str>,
+    /// Lines are JSON instead of text.
+    pub json: bool,
+    /// The format; empty: Istio's default.
+    pub format: Arc<str>,
+}
+
+/// Mesh-wide settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeshSettings {
+    /// The mesh ID.
+    pub mesh_id: Arc<str>,
+    /// The suffix of service hostnames.
+    pub cluster_domain: Arc<str>,
+    /// The treatment of destinations outside the mesh.
+    pub outbound_policy: OutboundPolicy,
+    /// Access log settings.
+    pub log: AccessLogSettings,
+    /// The connect timeout; `None` if not configured, in which case [`MeshSettings::connect_timeout`] has defaults.
+    pub configured_connect_timeout: Option<Duration>,
+    /// The maximum wait for a client's first bytes if the protocol is not declared; `None`: no maximum.
+    pub detection_timeout: Option<Duration>,
+    /// Near endpoints are preferred.
+    pub locality_load_balancing: bool,
+}
+
+/// The connect timeout within the mesh if none is configured. Istio's default of 10 s would hold a request for as long as a
+/// pod that vanished remains listed.
+const MESH_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The connect timeout to destinations outside the mesh if none is configured: Istio's default.
+const EXTERNAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl MeshSettings {
+    /// Returns the connect timeout, to a service of the mesh or to another destination.
+    pub fn connect_timeout(&self, in_mesh: bool) -> Duration {
+        let default = if in_mesh { MESH_CONNECT_TIMEOUT } else { EXTERNAL_CONNECT_TIMEOUT };
+        self.configured_connect_timeout.unwrap_or(default)
+    }
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            mesh_id: Arc::default(),
+            cluster_domain: "cluster.local".into(),
+            outbound_policy: OutboundPolicy::default(),
+            log: AccessLogSettings::default(),
+            configured_connect_timeout: None,
+            detection_timeout: None,
+            locality_load_balancing: true,
+        }
+    }
+}
+
+/// The view of the mesh at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct MeshSnapshot {
+    /// Mesh-wide settings.
+    pub settings: Arc<MeshSettings>,
+    /// The own workload; `None` until it arrives.
+    pub own: Option<Arc<OwnWorkload>>,
+    /// Which inbound connections are accepted; `None` until all policies have arrived.
+    pub authentication: Option<Arc<PeerAuthentication>>,
+    /// The authorization policies; `None` until all policies have arrived, and until then everything is denied.
+    pub authorization: Option<Arc<Authorization>>,
+    /// Services by hostname.
+    pub services: SharedMap<Arc<str>, Arc<Service>>,
+    /// Services by virtual address.
+    pub addresses: SharedMap<IpAddr, Arc<Service>>,
+    /// Services by the addresses of pods that were looked up and are among the services' endpoints.
+    pub pods: SharedMap<IpAddr, Arc<[Arc<Service>]>>,
+    /// Clusters whose intermediate is known: certificates of their workloads must be signed by it.
+    pub issuers: Arc<HashSet<Arc<str>>>,
+    /// Gateways by network. The list is empty if the network is known to have none.
+    pub gateways: Arc<HashMap<Arc<str>, Arc<[GatewayAddress]>>>,
+}
+
+/// The service that an address leads to.
+#[derive(Debug, Clone)]
+pub struct AddressMatch {
+    /// The service, with its endpoints.
+    pub service: Arc<Service>,
+    /// The service port.
+    pub port: u16,
+    /// The endpoint with this address; `None` if the address is the service's.
+    pub endpoint: Option<Arc<str>>,
+}
+
+impl MeshSnapshot {
+    /// Evaluates the authorization policies of the own workload.
+    pub fn authorize(&self, facts: &Facts<'_>) -> Decision {
+        self.authorization.as_ref().map_or(Decision::NotAllowed, |authorization| authorization.evaluate(facts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_connect_timeout_is_used_as_it_is() {
+        let default = MeshSettings::default();
+        assert_eq!(default.connect_timeout(true), Duration::from_secs(1));
+        assert_eq!(default.connect_timeout(false), Duration::from_secs(10));
+        let twenty = Duration::from_secs(20);
+        let configured = MeshSettings { configured_connect_timeout: Some(twenty), ..default };
+        assert_eq!((configured.connect_timeout(true), configured.connect_timeout(false)), (twenty, twenty));
+    }
+}

@@ -1,0 +1,71 @@
+//! Connections that switch protocols: WebSocket and others by `Upgrade`, and `CONNECT`.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::upgrade::{OnUpgrade, on};
+use hyper_util::rt::TokioIo;
+
+use super::Ending;
+use crate::http::headers::mentions;
+use crate::relay;
+use crate::upstream::Lease;
+
+/// An upgrade that the downstream requested.
+pub struct UpgradeRequest {
+    downstream: OnUpgrade,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Takes the downstream's side of an upgrade out of a request. To be called before hop-by-hop headers are removed.
+pub fn requested<B>(request: &mut Request<B>) -> Option<UpgradeRequest> {
+    if request.version() == Version::HTTP_2 {
+        return None;
+    }
+    let by_header = request.headers().get(header::CONNECTION).is_some_and(|value| mentions(value, "upgrade"))
+        && request.headers().contains_key(header::UPGRADE);
+    if !by_header && request.method() != Method::CONNECT {
+        return None;
+    }
+    let headers = upgrade_headers(request.headers());
+    Some(UpgradeRequest { downstream: on(request), headers })
+}
+
+/// Returns the headers of an upgrade that the next hop needs as well. [`crate::http::headers::end_hop`] removes them, so a
+/// response that agrees to an upgrade needs them again.
+pub fn upgrade_headers(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    let Some(protocol) = headers.get(header::UPGRADE) else { return Vec::new() };
+    vec![(header::CONNECTION, HeaderValue::from_static("upgrade")), (header::UPGRADE, protocol.clone())]
+}
+
+impl UpgradeRequest {
+    /// Adds the upgrade's headers to the request to the upstream.
+    pub fn forward(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
+    }
+
+    /// Returns whether the response agrees to the upgrade.
+    pub fn is_accepted<B>(&self, response: &Response<B>, method: &Method) -> bool {
+        response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || (method == Method::CONNECT && response.status().is_success())
+    }
+
+    /// Relays between both connections once they have switched protocols, and reports the end to `ending`. `upstream` is
+    /// the connection whose response agreed; `keep` is dropped with the relay.
+    pub fn carry(self, upstream: Lease, mut ending: Box<dyn Ending>, keep: impl Sized + 'static) {
+        tokio::task::spawn_local(async move {
+            let _keep = keep;
+            let (Ok(downstream), Some(mut upstream)) = tokio::join!(self.downstream, upstream.into_upgraded()) else {
+                ending.broken(0);
+                return;
+            };
+            let bytes = relay::RelayedBytes::default();
+            let relayed = relay::both_ways(&mut TokioIo::new(downstream), &mut upstream, &bytes).await;
+            match relayed {
+                Ok(()) => ending.complete(bytes.back.get(), None),
+                Err(_) => ending.broken(bytes.back.get()),
+            }
+        });
+    }
+}

@@ -1,0 +1,207 @@
+//! The path of a connection: read the ClientHello → find the route → connect to an endpoint → forward the ClientHello → relay.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use balance::{Outcome, Pick};
+use net::hello::{self, Hello};
+use net::splice::{self, Broken, Carried, Side};
+use telemetry::ResponseFlags;
+use telemetry::access_log::Record;
+use telemetry::istio::TcpConnection;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::refusal::Refusal;
+use crate::routes::{PodTarget, Route};
+use crate::worker::GatewayWorker;
+
+/// The TCP user timeout to endpoints: within one network, data that stays unacknowledged this long goes to a pod that vanished.
+const USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that is being forwarded.
+pub(crate) struct OpenConnection {
+    carried: Carried,
+    metrics: TcpConnection,
+}
+
+impl OpenConnection {
+    /// Counts the bytes since the last call.
+    pub(crate) fn report(&self) {
+        self.metrics.carried(self.carried.back.get(), self.carried.forth.get());
+    }
+}
+
+/// What the access log line of a connection shows.
+struct LogFields {
+    start: SystemTime,
+    begun: Instant,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+    server_name: Option<String>,
+    service: Option<Arc<str>>,
+    endpoint: Option<SocketAddr>,
+    upstream_local: Option<SocketAddr>,
+    connection: Option<u64>,
+}
+
+/// The end of a connection.
+struct End {
+    outcome: &'static str,
+    flags: ResponseFlags,
+    forth: u64,
+    back: u64,
+    detail: Option<String>,
+}
+
+/// Forwards a connection from another network to an endpoint of its service.
+pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, worker: &GatewayWorker) {
+    let mut log = LogFields {
+        start: SystemTime::now(),
+        begun: Instant::now(),
+        peer,
+        // Each address costs a system call, so only an access log looks them up.
+        local: worker.logs().then(|| client.local_addr().ok()).flatten(),
+        server_name: None,
+        service: None,
+        endpoint: None,
+        upstream_local: None,
+        connection: None,
+    };
+    let end = match forward(&mut client, worker, &mut log).await {
+        Ok(end) => end,
+        Err(refusal) => {
+            let (outcome, flags) = (refusal.outcome(), refusal.flags());
+            let end = End { outcome, flags, forth: 0, back: 0, detail: Some(refusal.to_string()) };
+            refusal.send(client).await;
+            end
+        }
+    };
+    worker.counts.ended(log.service.as_ref(), end.outcome);
+    log.write(worker, &end);
+}
+
+async fn forward(client: &mut TcpStream, worker: &GatewayWorker, log: &mut LogFields) -> Result<End, Refusal> {
+    let (reading, _permit) = worker.admit()?;
+    let pending = worker.counts.pending.hold();
+    let Hello { server_name, alpn, bytes } = hello::read(client, worker.settings.hello).await?;
+    drop((reading, pending));
+
+    log.server_name.clone_from(&server_name);
+    let route = route(server_name, &alpn, worker, log)?;
+    let (pick, mut upstream) = connect(&route, worker, log).await?;
+    let _held = worker.counts.open.hold();
+    let metrics = worker.series(&route, &pick.target).open();
+    let open = Rc::new(OpenConnection { carried: Carried::default(), metrics });
+    let tracked = worker.track(open.clone());
+    log.connection = Some(tracked.id);
+
+    let forwarded = bytes.len() as u64;
+    let ended = match upstream.write_all(&bytes).await {
+        Ok(()) => {
+            drop(bytes);
+            worker.counts.setup.record(log.begun.elapsed().as_secs_f64() * 1000.0);
+            open.carried.forth.set(forwarded);
+            splice::both_ways(client, &upstream, &worker.carrier, &worker.settings.relay, &open.carried).await
+        }
+        Err(error) => Err(Broken::Failed(Side::Second, error)),
+    };
+    let end = End::of(ended, &open.carried);
+    if end.back == 0 && end.flags == ResponseFlags::UPSTREAM_CONNECTION_TERMINATION {
+        // The endpoint accepted the connection and ended it without a byte.
+        pick.report(Outcome::GatewayError, Instant::now());
+    }
+    open.metrics.ended(end.flags);
+    open.report();
+    Ok(end)
+}
+
+/// Returns the route of the ClientHello's server name, if the client may use it.
+fn route(
+    name: Option<String>,
+    alpn: &[Vec<u8>],
+    worker: &GatewayWorker,
+    log: &mut LogFields,
+) -> Result<Route, Refusal> {
+    let name = name.ok_or(Refusal::NoServerName)?;
+    let route = worker.routes().find(&name).ok_or(Refusal::UnknownServerName)?;
+    log.service = Some(route.service.hostname.clone());
+    // Otherwise a client that is not a proxy could reach a port whose endpoint accepts plain TLS (CVE-2021-31921).
+    if route.mesh_only && !identity::alpn::offered_by_mesh(alpn.iter().map(Vec::as_slice)) {
+        return Err(Refusal::Protocol);
+    }
+    Ok(route)
+}
+
+/// Connects to an endpoint of the route. The ClientHello has not been forwarded, so trying another endpoint is safe.
+async fn connect(
+    route: &Route,
+    worker: &GatewayWorker,
+    log: &mut LogFields,
+) -> Result<(Pick<PodTarget>, TcpStream), Refusal> {
+    let options =
+        net::Connect { timeout: worker.connect_timeout(), user_timeout: Some(USER_TIMEOUT), ..net::Connect::default() };
+    let mut tried = Vec::new();
+    let mut last = None;
+    while tried.len() < worker.settings.attempts {
+        let Some(pick) = worker.pick(route, &tried) else { break };
+        if last.is_some() {
+            worker.counts.retries.increment();
+        }
+        log.endpoint = Some(pick.target.address);
+        match net::connect(pick.target.address, &options).await {
+            Ok(upstream) => {
+                pick.report(Outcome::Success, Instant::now());
+                log.upstream_local = worker.logs().then(|| upstream.local_addr().ok()).flatten();
+                return Ok((pick, upstream));
+            }
+            Err(error) => {
+                pick.report(Outcome::ConnectFailure, Instant::now());
+                tracing::debug!(endpoint = %pick.target.address, %error, "cannot connect to the endpoint");
+                last = Some(error);
+            }
+        }
+        tried.push(pick.id.clone());
+    }
+    Err(match last {
+        Some(last) => Refusal::Connect { attempts: tried.len(), last },
+        None => Refusal::NoEndpoint,
+    })
+}
+
+impl End {
+    fn of(ended: Result<(), Broken>, carried: &Carried) -> Self {
+        let (outcome, flags) = match &ended {
+            Ok(()) => ("success", ResponseFlags::NONE),
+            Err(Broken::Idle) => ("idle", ResponseFlags::STREAM_IDLE_TIMEOUT),
+            Err(Broken::Failed(Side::First, _)) => ("client_reset", ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION),
+            Err(Broken::Failed(Side::Second, _)) => ("endpoint_reset", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
+        };
+        let detail = ended.err().map(|broken| broken.to_string());
+        Self { outcome, flags, forth: carried.forth.get(), back: carried.back.get(), detail }
+    }
+}
+
+impl LogFields {
+    fn write(&self, worker: &GatewayWorker, end: &End) {
+        let Some(log) = worker.log() else { return };
+        log.write(&Record {
+            duration: self.begun.elapsed(),
+            response_flags: end.flags,
+            connection_termination_details: end.detail.as_ref().map(|_| end.outcome),
+            upstream_transport_failure_reason: end.detail.as_deref(),
+            bytes_received: end.forth,
+            bytes_sent: end.back,
+            upstream_host: self.endpoint,
+            upstream_cluster: self.service.as_ref().and(self.server_name.as_deref()),
+            upstream_local_address: self.upstream_local,
+            downstream_local_address: self.local,
+            downstream_remote_address: Some(self.peer),
+            requested_server_name: self.server_name.as_deref(),
+            connection_id: self.connection,
+            ..Record::new(self.start)
+        });
+    }
+}
