@@ -52,6 +52,17 @@ impl App {
         Self { address, status, requests, task }
     }
 
+    /// Returns whether a request to this address is answered.
+    pub(crate) async fn answers(address: SocketAddr) -> bool {
+        let Ok(stream) = TcpStream::connect(address).await else { return false };
+        let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await else {
+            return false;
+        };
+        tokio::spawn(connection);
+        let request = Request::get("/").header("host", "reviews:9080").body(Full::<Bytes>::default()).unwrap();
+        sender.send_request(request).await.is_ok_and(|response| response.status() == 200)
+    }
+
     /// Another kind of application that listens there.
     pub(crate) fn at(address: SocketAddr) -> Self {
         let (status, requests) = Default::default();

@@ -261,6 +261,17 @@ impl World {
         self.controller.tell(Kind::AuthorizationPolicy, &policy_of(cluster, pod), &allow_all, &[]);
     }
 
+    /// Limits what a pod's sidecar carries to its application. Returns when the limits are pushed.
+    pub(crate) fn limit(&self, pod: &Pod, limits: d::InboundLimits) {
+        let port = d::InboundPort {
+            number: pod.app.address.port().into(),
+            protocol: d::Protocol::Http.into(),
+            limits: Some(limits),
+            ..d::InboundPort::default()
+        };
+        self.introduce(&pod.cluster, &pod.name, &pod.zone, vec![port]);
+    }
+
     /// Sets what a pod's inbound side accepts.
     pub(crate) fn accept(&self, pod: &Pod, mode: d::PeerMode) {
         let authentication = d::PeerAuthentication { mode: mode.into(), ports: Default::default() };
@@ -269,8 +280,17 @@ impl World {
 
     /// Tells a service with port 9080 at the virtual address 240.240.0.`n`.
     pub(crate) fn service(&self, service: &str, n: u8, protocol: d::Protocol, remote: &[&str]) {
+        self.service_with(service, n, 9080, protocol, remote);
+    }
+
+    /// The same with another port.
+    pub(crate) fn service_at_port(&self, service: &str, n: u8, port: u16, protocol: d::Protocol) {
+        self.service_with(service, n, port, protocol, &[]);
+    }
+
+    fn service_with(&self, service: &str, n: u8, port: u16, protocol: d::Protocol, remote: &[&str]) {
         let hostname = format!("{service}.default.svc.{DOMAIN}");
-        let port = d::Port { number: 9080, name: "p".into(), protocol: protocol.into(), server_names: vec![] };
+        let port = d::Port { number: port.into(), name: "p".into(), protocol: protocol.into(), server_names: vec![] };
         let message = d::Service {
             hostname: hostname.clone(),
             name: service.to_owned(),
