@@ -1,4 +1,4 @@
-//! The gateway as a process: it enrols with a controller, learns its routes, forwards, outlives the controller, drains.
+//! The gateway as a process: it enrols, receives routes, forwards, survives the loss of its controller, and drains.
 
 mod controller;
 mod drain;
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use controller::{Controller, GATEWAY_NETWORK, SNI};
+use controller::{Controller, GATEWAY_NETWORK, SNI, TOKEN};
 use identity::alpn;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,7 +37,7 @@ fn free() -> SocketAddr {
 
 fn start(controller: &Controller, directory: &std::path::Path, files: u32) -> Gateway {
     let (token, root) = (directory.join("token"), directory.join("root.pem"));
-    std::fs::write(&token, "good").unwrap();
+    std::fs::write(&token, TOKEN).unwrap();
     std::fs::write(&root, controller.roots_pem()).unwrap();
     let (listen, admin, health, metrics) = (free(), free(), free(), free());
     let process = Command::new("sh")
@@ -54,7 +54,7 @@ fn start(controller: &Controller, directory: &std::path::Path, files: u32) -> Ga
     Gateway { process, listen, admin, health, metrics }
 }
 
-/// Status and body; `None` where nobody listens.
+/// Status and body; `None` if nothing listens.
 async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.ok()?;
@@ -67,7 +67,7 @@ async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !done().await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -90,7 +90,7 @@ async fn echo(stream: &mut TlsStream<TcpStream>, text: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn enrols_learns_forwards_outlives_the_controller_and_drains() {
+async fn enrols_receives_routes_forwards_survives_the_controller_and_drains() {
     let directory = tempfile::tempdir().unwrap();
     let controller = Controller::start().await;
     let mut gateway = start(&controller, directory.path(), 1024);
@@ -120,14 +120,14 @@ async fn enrols_learns_forwards_outlives_the_controller_and_drains() {
     // The bound for a shipped build is 10; a debug build is larger by its code, and its hash maps are the same.
     assert!(mebibytes < if cfg!(debug_assertions) { 40.0 } else { 10.0 }, "{mebibytes:.1} MiB");
 
-    // What is known stays in force without the controller.
-    let known = controller.stop();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let mut without = connect(&known, &gateway, SNI).await.unwrap();
+    // The routes stay in force without the controller.
+    controller.stop();
+    until("the controller is gone", async || TcpStream::connect(controller.address()).await.is_err()).await;
+    let mut without = connect(&controller, &gateway, SNI).await.unwrap();
     echo(&mut without, b"without the controller").await;
     drop(without);
 
-    // Drain: not ready first, then no new connections, and the old one may finish.
+    // Drain: first not ready, then no new connections; the open one may finish.
     let pid = rustix::process::Pid::from_raw(gateway.process.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     until("it is not ready", async || matches!(get(gateway.health, "/healthz/ready").await, Some((503, _)))).await;
@@ -140,7 +140,7 @@ async fn enrols_learns_forwards_outlives_the_controller_and_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shortage_of_descriptors_is_survived() {
+async fn survives_a_shortage_of_file_descriptors() {
     let directory = tempfile::tempdir().unwrap();
     let controller = Controller::start().await;
     let gateway = start(&controller, directory.path(), 60);
@@ -172,19 +172,19 @@ async fn a_shortage_of_descriptors_is_survived() {
 }
 
 #[test]
-fn wrong_use_is_told() {
+fn reports_invalid_options() {
     let run = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_isthmus-eastwest-gateway")).args(args).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, said) = run(&["--pod", "a", "--network", ""]);
-    assert!(code == Some(1) && said.contains("--network"), "{code:?} {said}");
-    let (code, said) = run(&["--pod", "a", "--network", "n", "--log", "loud"]);
-    assert!(code == Some(2) && said.contains("loud"), "{code:?} {said}");
-    let (code, said) = run(&["--pod", "a", "--network", "n", "--discovery-address", "nowhere"]);
-    assert!(code == Some(2) && said.contains("host:port"), "{code:?} {said}");
+    let (code, stderr) = run(&["--pod", "a", "--network", ""]);
+    assert!(code == Some(1) && stderr.contains("--network"), "{code:?} {stderr}");
+    let (code, stderr) = run(&["--pod", "a", "--network", "n", "--log", "loud"]);
+    assert!(code == Some(2) && stderr.contains("loud"), "{code:?} {stderr}");
+    let (code, stderr) = run(&["--pod", "a", "--network", "n", "--discovery-address", "nowhere"]);
+    assert!(code == Some(2) && stderr.contains("host:port"), "{code:?} {stderr}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let (code, said) = run(&["--pod", "a", "--network", "n", "--listen", &address]);
-    assert!(code == Some(1) && said.contains(&address), "{code:?} {said}");
+    let (code, stderr) = run(&["--pod", "a", "--network", "n", "--listen", &address]);
+    assert!(code == Some(1) && stderr.contains(&address), "{code:?} {stderr}");
 }

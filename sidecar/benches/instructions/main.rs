@@ -16,9 +16,6 @@ use std::process::{Command, ExitCode, Stdio};
 #[path = "../../tests/mesh/app.rs"]
 #[allow(dead_code, reason = "tests use the rest")]
 mod app;
-#[path = "../../tests/mesh/controller.rs"]
-#[allow(dead_code, reason = "tests use the rest")]
-mod controller;
 #[path = "../../tests/mesh/gate.rs"]
 #[allow(dead_code, reason = "tests use the rest")]
 mod gate;

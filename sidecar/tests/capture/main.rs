@@ -10,9 +10,6 @@
 #[path = "../mesh/app.rs"]
 #[allow(dead_code)]
 mod app;
-#[path = "../mesh/controller.rs"]
-#[allow(dead_code)]
-mod controller;
 mod pods;
 
 use std::net::{Ipv4Addr, UdpSocket};

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fake_controller::FakeController;
 use identity::{Authority, Constraints, Identity, SpiffeId, Trust};
 use isthmus_sidecar::dns;
 use isthmus_sidecar::workers::{self, Listeners, SidecarSetup};
@@ -18,7 +19,6 @@ use wire::name::{self, Node, Role};
 use wire::{Kind, discovery};
 
 use crate::app::App;
-use crate::controller::Controller;
 
 const DOMAIN: &str = "cluster.local";
 const CONTROLLER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
@@ -28,7 +28,7 @@ type Error = Box<dyn std::error::Error>;
 /// The bridge, and the controller at it.
 pub(crate) struct Net {
     bridge: NetNamespace,
-    controller: Controller,
+    controller: FakeController,
     runtime: Arc<Runtime>,
     root: Authority,
     cluster: Authority,
@@ -51,7 +51,8 @@ impl Net {
         links.add_address("br0", format!("{CONTROLLER}/24").parse()?)?;
         links.up("br0")?;
         let runtime = Arc::new(runtime_in(&bridge)?);
-        let controller = runtime.block_on(async { tokio::spawn(Controller::start(CONTROLLER.into())).await })?;
+        let controller =
+            runtime.block_on(async { tokio::spawn(FakeController::plaintext(CONTROLLER.into())).await })??;
         let root = Authority::self_signed_root("test", Duration::from_secs(3600))?;
         let cluster = root.intermediate_for("west", &Constraints::default(), Duration::from_secs(3600))?;
         let issuer = cluster.issuer_of("west").public_key_sha256.to_vec().into();
@@ -60,10 +61,10 @@ impl Net {
             roots: root.roots().iter().map(|root| root.to_vec().into()).collect(),
             issuers: vec![d::Issuer { cluster: "west".into(), public_key_sha256: issuer }],
         };
-        controller.tell(Kind::Trust, name::MESH, &trust, &[]);
+        controller.resources().push(Kind::Trust, name::MESH, &trust, &[]);
         let settings =
             d::MeshConfig { cluster_domain: DOMAIN.into(), locality_load_balancing: true, ..d::MeshConfig::default() };
-        controller.tell(Kind::MeshConfig, name::MESH, &settings, &[]);
+        controller.resources().push(Kind::MeshConfig, name::MESH, &settings, &[]);
         Ok(Self { bridge, controller, runtime, root, cluster })
     }
 
@@ -113,15 +114,15 @@ impl Net {
             peer_authentication: name::MESH.into(),
             ..d::Workload::default()
         };
-        self.controller.tell(Kind::Workload, &me, &workload, &[]);
-        self.controller.tell(Kind::PeerAuthentication, name::MESH, &d::PeerAuthentication::default(), &[]);
+        self.controller.resources().push(Kind::Workload, &me, &workload, &[]);
+        self.controller.resources().push(Kind::PeerAuthentication, name::MESH, &d::PeerAuthentication::default(), &[]);
     }
 
     fn start_sidecar(&self, pod: &Pod) {
         let id = SpiffeId::new(DOMAIN, "default", &pod.account).unwrap();
         let credential = self.cluster.credential(&id, &[], Duration::from_secs(600)).unwrap();
         let identity = Identity::new(credential, Trust::new(DOMAIN, self.root.roots().to_vec(), []).unwrap());
-        let (controller, name, ip) = (self.controller.clone(), pod.name.clone(), pod.ip);
+        let (controller, name, ip) = (self.controller.address(), pod.name.clone(), pod.ip);
         let (ready, started) = std::sync::mpsc::channel();
         let run = move || {
             let listen = |port| -> Vec<TcpListener> {
@@ -149,7 +150,8 @@ impl Net {
                 drain: watch,
             };
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
-                let mut running = workers::start(setup, move || controller.channel(Some(net::PROXY_MARK))).unwrap();
+                let mut running =
+                    workers::start(setup, move || fake_controller::channel(controller, Some(net::PROXY_MARK))).unwrap();
                 let names = dns::Names::new("net-west".into(), running.published.clone(), running.subscriber.clone());
                 dns::serve(names, 15053, Some(net::PROXY_MARK)).await.unwrap();
                 running.opened().await;
@@ -175,7 +177,7 @@ impl Net {
             ..d::Service::default()
         };
         let alias = name::address("west", IpAddr::V4(at.0));
-        self.controller.tell(Kind::Service, &hostname, &message, &[&alias]);
+        self.controller.resources().push(Kind::Service, &hostname, &message, &[&alias]);
         for pod in pods {
             let direct = d::Direct {
                 ip: pod.ip.octets().to_vec().into(),
@@ -196,7 +198,7 @@ impl Net {
             };
             let name = name::endpoint(&hostname, "net-west", "west", &pod.name);
             let collection = name::endpoints(&hostname, "net-west");
-            self.controller.tell(Kind::Endpoint, &name, &endpoint, &[&collection]);
+            self.controller.resources().push(Kind::Endpoint, &name, &endpoint, &[&collection]);
         }
     }
 

@@ -46,10 +46,19 @@ async fn a_changed_limit_applies_to_new_requests() {
     let (world, pod) = limited(d::InboundLimits { max_connections: 0, max_requests: 1 }).await;
     let mut first = Client::connect(pod.inbound).await;
     let mut second = Client::connect(pod.inbound).await;
-    let (held, refused) = tokio::join!(first.get("/delay/500"), async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        second.get("/").await
-    });
+    // Until the limit arrives, both succeed.
+    let in_force = async {
+        loop {
+            let (held, refused) = tokio::join!(first.get("/delay/500"), async {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                second.get("/").await
+            });
+            if refused.status() != 200 {
+                return (held, refused);
+            }
+        }
+    };
+    let (held, refused) = tokio::time::timeout(Duration::from_secs(10), in_force).await.expect("the limit arrives");
     assert_eq!((held.status().as_u16(), refused.status().as_u16()), (200, 503));
     assert_eq!(refused.body(), "upstream connect error or disconnect/reset before headers. reset reason: overflow");
     world.limit(&pod, d::InboundLimits::default());

@@ -1,7 +1,6 @@
 //! Sidecars against each other on loopback, with a real control plane, real certificates and real sockets.
 
 mod app;
-mod controller;
 mod drain;
 mod failover;
 mod gate;

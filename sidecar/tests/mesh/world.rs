@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fake_controller::{FakeController, Resources};
 use identity::{Authority, Constraints, Identity, SpiffeId, Trust};
 use runtime::drain::{self, Drained, Signal};
 use telemetry::metrics::{Family, Registry};
@@ -19,14 +20,13 @@ use wire::{Kind, name};
 use isthmus_sidecar::workers::{self, Listeners, SidecarSetup};
 
 use crate::app::{App, speaks_first};
-use crate::controller::Controller;
 use crate::gate::Gate;
 
 pub(crate) const DOMAIN: &str = "cluster.local";
 
 /// Everything that the mesh has.
 pub(crate) struct World {
-    pub(crate) controller: Controller,
+    controller: FakeController,
     /// Stands before the controller, and can cut it off.
     pub(crate) link: Gate,
     root: Authority,
@@ -61,12 +61,16 @@ pub(crate) struct Pod {
 impl World {
     pub(crate) async fn new() -> Arc<Self> {
         let root = Authority::self_signed_root("test", Duration::from_secs(3600)).unwrap();
-        let mut controller = Controller::start(Ipv4Addr::LOCALHOST.into()).await;
-        let link = Gate::start(controller.address).await;
-        controller.address = link.address;
+        let controller = FakeController::plaintext(Ipv4Addr::LOCALHOST.into()).await.unwrap();
+        let link = Gate::start(controller.address()).await;
         let world = Self { controller, link, root, clusters: Mutex::default() };
         world.settings(|_| {});
         Arc::new(world)
+    }
+
+    /// The resources that the controller pushes.
+    pub(crate) fn resources(&self) -> &Resources {
+        self.controller.resources()
     }
 
     /// Changes the mesh's settings.
@@ -79,7 +83,7 @@ impl World {
             ..d::MeshConfig::default()
         };
         change(&mut settings);
-        self.controller.tell(Kind::MeshConfig, name::MESH, &settings, &[]);
+        self.resources().push(Kind::MeshConfig, name::MESH, &settings, &[]);
     }
 
     /// The intermediate of a cluster; the trust bundle then names it.
@@ -99,7 +103,7 @@ impl World {
             roots: self.root.roots().iter().map(|root| root.to_vec().into()).collect(),
             issuers: issuers.collect(),
         };
-        self.controller.tell(Kind::Trust, name::MESH, &trust, &[]);
+        self.resources().push(Kind::Trust, name::MESH, &trust, &[]);
         authority
     }
 
@@ -146,12 +150,12 @@ impl World {
             registry: registry.clone(),
             drain: watch,
         };
-        let controller = self.controller.clone();
+        let controller = self.link.address;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, started) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
-                let mut running = workers::start(setup, move || controller.channel(None)).unwrap();
+                let mut running = workers::start(setup, move || fake_controller::channel(controller, None)).unwrap();
                 running.opened().await;
                 ready.send(()).unwrap();
                 let _ = stopped.await;
@@ -170,7 +174,7 @@ impl World {
     }
 
     fn has(&self, kind: Kind, name: &str) -> bool {
-        self.controller.has(kind, name)
+        self.resources().has(kind, name)
     }
 
     /// A pod that only calls others.
@@ -246,9 +250,9 @@ impl World {
     pub(crate) fn introduce(&self, cluster: &str, pod: &str, zone: &str, ports: Vec<d::InboundPort>) {
         let me = wire::name::workload(cluster, "default", pod);
         let workload = workload(cluster, pod, zone, ports);
-        self.controller.tell(Kind::Workload, &me, &workload, &[]);
+        self.resources().push(Kind::Workload, &me, &workload, &[]);
         let name = &workload.peer_authentication;
-        self.controller.tell(Kind::PeerAuthentication, name, &d::PeerAuthentication::default(), &[]);
+        self.resources().push(Kind::PeerAuthentication, name, &d::PeerAuthentication::default(), &[]);
     }
 
     /// Pushes the pod's only authorization policy, which allows everything.
@@ -258,7 +262,7 @@ impl World {
             rules: vec![d::AuthorizationRule::default()],
             ..d::AuthorizationPolicy::default()
         };
-        self.controller.tell(Kind::AuthorizationPolicy, &policy_of(cluster, pod), &allow_all, &[]);
+        self.resources().push(Kind::AuthorizationPolicy, &policy_of(cluster, pod), &allow_all, &[]);
     }
 
     /// Limits what a pod's sidecar carries to its application. Returns when the limits are pushed.
@@ -275,7 +279,7 @@ impl World {
     /// Sets what a pod's inbound side accepts.
     pub(crate) fn accept(&self, pod: &Pod, mode: d::PeerMode) {
         let authentication = d::PeerAuthentication { mode: mode.into(), ports: Default::default() };
-        self.controller.tell(Kind::PeerAuthentication, &policy_of(&pod.cluster, &pod.name), &authentication, &[]);
+        self.resources().push(Kind::PeerAuthentication, &policy_of(&pod.cluster, &pod.name), &authentication, &[]);
     }
 
     /// Tells a service with port 9080 at the virtual address 240.240.0.`n`.
@@ -304,7 +308,7 @@ impl World {
             ..d::Service::default()
         };
         let aliases = ["west", "east"].map(|cluster| name::address(cluster, virtual_address(n)));
-        self.controller.tell(Kind::Service, &hostname, &message, &[&aliases[0], &aliases[1]]);
+        self.resources().push(Kind::Service, &hostname, &message, &[&aliases[0], &aliases[1]]);
     }
 
     /// Tells a service without an address, whose pods (all at 127.0.0.1 here) are asked for at their own.
@@ -320,7 +324,7 @@ impl World {
             ..d::Service::default()
         };
         let alias = name::address("west", Ipv4Addr::LOCALHOST.into());
-        self.controller.tell(Kind::Service, &hostname, &message, &[&alias]);
+        self.resources().push(Kind::Service, &hostname, &message, &[&alias]);
     }
 
     /// Tells that a pod serves a service. `change` may alter what is told.
@@ -350,14 +354,14 @@ impl World {
         let name = wire::name::endpoint(&hostname, &network, &pod.cluster, &pod.name);
         // All clusters of these tests see each other's pods directly.
         let collections = ["west", "east"].map(|cluster| wire::name::endpoints(&hostname, &format!("net-{cluster}")));
-        self.controller.tell(Kind::Endpoint, &name, &endpoint, &[&collections[0], &collections[1]]);
+        self.resources().push(Kind::Endpoint, &name, &endpoint, &[&collections[0], &collections[1]]);
     }
 
     /// Takes that back.
     pub(crate) fn unserve(&self, service: &str, pod: &Pod) {
         let hostname = format!("{service}.default.svc.{DOMAIN}");
         let network = format!("net-{}", pod.cluster);
-        self.controller.remove(Kind::Endpoint, &wire::name::endpoint(&hostname, &network, &pod.cluster, &pod.name));
+        self.resources().remove(Kind::Endpoint, &wire::name::endpoint(&hostname, &network, &pod.cluster, &pod.name));
     }
 }
 

@@ -6,9 +6,6 @@ use net::count::{self, Counting};
 #[path = "../mesh/app.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod app;
-#[path = "../mesh/controller.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod controller;
 #[path = "../mesh/gate.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod gate;

@@ -45,7 +45,7 @@ impl Pair {
                 world.accept(&pod, d::PeerMode::Permissive);
             }
             let policy = policy_of("west", "reviews-a");
-            world.controller.tell(Kind::AuthorizationPolicy, &policy, &authorization(between), &[]);
+            world.resources().push(Kind::AuthorizationPolicy, &policy, &authorization(between), &[]);
             world.service("reviews", 1, d::Protocol::Http, &[]);
             let inbound = pod.inbound;
             world.serve("reviews", &pod, |endpoint| {
