@@ -1,13 +1,14 @@
 //! As much of SPDY/3.1 as `kubectl port-forward` speaks: streams with headers, data, pings.
 //!
 //! Frames follow the SPDY/3.1 draft, §2. There is no flow control: neither side of Kubernetes' implementation
-//! (moby/spdystream) has any. Our own headers are sent uncompressed, in stored blocks of the format; the client's are inflated.
+//! (moby/spdystream) has any. Header blocks are compressed both ways.
 
-mod inflate;
+mod compression;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-pub(super) use inflate::Inflater;
+use compression::Deflater;
+pub(super) use compression::Inflater;
 
 /// Largest frame that is taken.
 const MOST_FRAME: usize = 1024 * 1024;
@@ -117,32 +118,23 @@ pub(super) fn headers(mut block: Bytes) -> Result<Vec<(String, String)>, Malform
     (0..count).map(|_| Ok((text()?.to_ascii_lowercase(), text()?))).collect()
 }
 
-/// Writes our frames. The compression state of headers spans a connection, so there is one writer for each.
-#[derive(Debug, Default)]
+/// Writer of the frames that have headers. Their compression state spans a connection, so that each connection has a writer.
+#[derive(Debug)]
 pub(super) struct Writer {
-    compression_started: bool,
+    deflater: Deflater,
 }
 
 impl Writer {
-    /// Accepts a stream, with no headers.
+    pub(super) fn new() -> Self {
+        Self { deflater: Deflater::new() }
+    }
+
+    /// The frame that accepts a stream, without headers.
     pub(super) fn reply(&mut self, stream: u32) -> Bytes {
-        const NO_HEADERS: [u8; 4] = [0; 4];
-        let mut block = BytesMut::new();
-        if !self.compression_started {
-            self.compression_started = true;
-            block.put_slice(&inflate::ZLIB_HEAD);
-            block.put_u32(inflate::dictionary_checksum());
-        }
-        // A stored block of DEFLATE (RFC 1951 §3.2.4): not the last, its length, the complement of its length.
-        block.put_u8(0);
-        block.put_u16_le(NO_HEADERS.len() as u16);
-        block.put_u16_le(!(NO_HEADERS.len() as u16));
-        block.put_slice(&NO_HEADERS);
-        // An empty stored block flushes: Go's decoder gives out nothing before it.
-        block.put_slice(&[0, 0, 0, 0xff, 0xff]);
+        const NO_HEADERS: [u8; 4] = 0u32.to_be_bytes();
         let mut payload = BytesMut::new();
         payload.put_u32(stream);
-        payload.put_slice(&block);
+        payload.put_slice(&self.deflater.deflate(&NO_HEADERS));
         control(SYN_REPLY, &payload)
     }
 }

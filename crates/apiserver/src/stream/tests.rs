@@ -32,7 +32,7 @@ fn header_blocks_share_one_compressed_stream() {
 
 #[test]
 fn what_we_write_can_be_read() {
-    let mut writer = spdy::Writer::default();
+    let mut writer = spdy::Writer::new();
     let mut inflater = Inflater::new();
     for stream in [1, 3] {
         let reply = writer.reply(stream);
@@ -84,6 +84,16 @@ fn compressed_garbage_is_refused() {
             }
         }
         let _ = Inflater::new().inflate(&valid[..at]);
+    }
+}
+
+#[test]
+fn header_blocks_are_bounded() {
+    for (size, accepted) in [(600, true), (60_000, true), (64 * 1024, false), (8 << 20, false)] {
+        let mut compress = flate2::Compress::new(flate2::Compression::best(), true);
+        let mut block = Vec::with_capacity(32 * 1024);
+        compress.compress_vec(&vec![0; size], &mut block, flate2::FlushCompress::Sync).expect("compresses");
+        assert_eq!(Inflater::new().inflate(&block).is_ok(), accepted, "{size}");
     }
 }
 

@@ -48,7 +48,7 @@ impl Tunnel {
             pod,
             frames,
             inflater: Inflater::new(),
-            writer: spdy::Writer::default(),
+            writer: spdy::Writer::new(),
             waiting: HashMap::new(),
             connections: HashMap::new(),
             tasks: JoinSet::new(),
