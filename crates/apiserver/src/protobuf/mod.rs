@@ -17,6 +17,7 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
 
 use crate::timestamp;
 use wire::{Field, Fields};
@@ -211,17 +212,14 @@ fn special(name: &str, bytes: &[u8], depth: usize) -> Result<Option<Value>, Unre
     Ok(Some(match name {
         "meta.v1.Time" | "meta.v1.MicroTime" => {
             // The zero time is no time.
-            let seconds = u64::try_from(number(name, bytes, 1)?).unwrap_or(0);
-            if seconds == 0 {
+            let seconds = number(name, bytes, 1)?;
+            if seconds <= 0 {
                 return Ok(None);
             }
-            let whole = timestamp::format(seconds);
-            if name == "meta.v1.MicroTime" {
-                let micros = number(name, bytes, 2)? / 1000;
-                json!(format!("{}.{micros:06}Z", whole.trim_end_matches('Z')))
-            } else {
-                json!(whole)
-            }
+            let nanoseconds = i128::from(seconds) * 1_000_000_000 + i128::from(number(name, bytes, 2)?);
+            let at = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
+                .map_err(|_| Unreadable::Malformed(name.to_owned()))?;
+            json!(if name == "meta.v1.Time" { timestamp::format(at) } else { timestamp::format_micros(at) })
         }
         "resource.Quantity" => json!(text(name, bytes, 1)?),
         "intstr.IntOrString" if number(name, bytes, 1)? == 1 => json!(text(name, bytes, 3)?),

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Refusal;
+use crate::timestamp;
 
 /// Query parameters of `exec`, `attach`, `log` and `portforward`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -100,9 +100,9 @@ fn number(key: &str, value: &str) -> Result<u64, Refusal> {
     })
 }
 
-fn seconds_since(timestamp: &str) -> Result<u64, Refusal> {
-    let then = OffsetDateTime::parse(timestamp, &Rfc3339)
-        .map_err(|_| Refusal::bad_request(format!("sinceTime: Invalid value: {timestamp:?}: not an RFC 3339 time")))?;
+fn seconds_since(text: &str) -> Result<u64, Refusal> {
+    let then = timestamp::parse(text)
+        .ok_or_else(|| Refusal::bad_request(format!("sinceTime: Invalid value: {text:?}: not an RFC 3339 time")))?;
     // The node agent counts whole seconds back; one more than asked for is better than one less.
     let past = (OffsetDateTime::now_utc() - then).whole_seconds().max(0);
     Ok(u64::try_from(past).unwrap_or(0) + 1)

@@ -1,8 +1,9 @@
 //! Durations as Kubernetes prints them: two units at most, coarser as they grow.
 
 use serde_json::Value;
-use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
+
+use crate::timestamp;
 
 /// How long ago the object was made.
 pub(super) fn of(object: &Value, now: OffsetDateTime) -> Value {
@@ -18,8 +19,8 @@ pub(super) fn since(timestamp: &Value, now: OffsetDateTime) -> String {
 }
 
 /// An RFC 3339 timestamp.
-pub(super) fn parse(timestamp: &Value) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(timestamp.as_str()?, &Rfc3339).ok()
+pub(super) fn parse(value: &Value) -> Option<OffsetDateTime> {
+    timestamp::parse(value.as_str()?)
 }
 
 /// Thresholds of `k8s.io/apimachinery/pkg/util/duration.HumanDuration`.

@@ -25,7 +25,7 @@ use crate::verbs::{delete, prepare};
 const GATHER: Duration = Duration::from_millis(20);
 
 /// How long Events are kept, in seconds.
-const EVENTS_LIVE: u64 = 3600;
+const EVENTS_LIVE: i64 = 3600;
 
 /// Everything that is kept, at one moment.
 type Everything = [(GroupResource, Object)];
@@ -64,7 +64,7 @@ fn step(api: &Api) {
 fn expire_events(api: &Api) {
     let events = GroupResource::new("", "events");
     // Times of one form compare as text.
-    let oldest = timestamp::format(timestamp::unix_now().saturating_sub(EVENTS_LIVE));
+    let oldest = timestamp::from_now(-EVENTS_LIVE);
     for event in api.store.list(&events, None).1 {
         if object::text(&event, "/metadata/creationTimestamp") < oldest.as_str() {
             delete(api, &events, &event, delete::Propagation::Background);

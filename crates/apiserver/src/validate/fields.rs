@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::kinds::Kind;
 use crate::openapi::shapes::{Shapes, StructId, Type, shapes};
+use crate::timestamp;
 
 /// Every field of `object` that its built-in kind does not have, as `unknown field "spec.foo"`.
 pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
@@ -121,11 +122,11 @@ fn check_value(shapes: &Shapes, structure: &str, type_: &Type, value: &Value, pa
         }
         (Type::Bytes, Value::String(text)) => base64(text),
         (Type::Time, Value::String(text)) => {
-            let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
-            let layout = "2006-01-02T15:04:05Z07:00";
-            parsed
-                .map(|_| ())
-                .map_err(|_| format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))
+            const LAYOUT: &str = "2006-01-02T15:04:05Z07:00";
+            match timestamp::parse(text) {
+                Some(_) => Ok(()),
+                None => Err(format!("parsing time {text:?} as {LAYOUT:?}: cannot parse {text:?} as \"2006\"")),
+            }
         }
         (Type::List(item), Value::Array(list)) => {
             list.iter().try_for_each(|value| check_value(shapes, structure, item, value, path))

@@ -169,7 +169,7 @@ fn next_state(kind: &Kind, current: &Value, options: &Options) -> Next {
     if object::is_deleting(current) && pending.is_none() {
         return if object::same(&next, current) { Next::AsItIs } else { Next::Keep(next) };
     }
-    let at = timestamp::format(timestamp::unix_now() + grace);
+    let at = timestamp::from_now(grace.cast_signed());
     object::set_metadata(&mut next, "deletionTimestamp", Some(json!(at)));
     object::set_metadata(&mut next, "deletionGracePeriodSeconds", Some(json!(grace)));
     if let Some(generation) = current.pointer("/metadata/generation").and_then(Value::as_u64) {

@@ -64,7 +64,7 @@ pub(crate) fn create(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
     request["metadata"] = json!({ "name": name, "namespace": namespace, "creationTimestamp": timestamp::now() });
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = json!(seconds);
-    let expires = timestamp::format(timestamp::unix_now() + seconds);
+    let expires = timestamp::from_now(seconds.cast_signed());
     request["status"] = json!({ "token": token, "expirationTimestamp": expires });
     Ok(body::json(StatusCode::CREATED, &request))
 }
