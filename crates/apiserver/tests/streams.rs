@@ -4,6 +4,7 @@
 mod node;
 
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use futures_util::AsyncReadExt as _;
 use isthmus_apiserver::{Options, Server};
@@ -14,11 +15,13 @@ use kube::{Api, Client, Config};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A server with a running pod `web`.
 struct Cluster {
     client: Client,
+    log: Arc<Notify>,
     _directory: TempDir,
     _stop: DropGuard,
 }
@@ -26,7 +29,8 @@ struct Cluster {
 async fn start() -> Cluster {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("node.sock");
-    let agent = node::Node::listen(&socket);
+    let log = Arc::new(Notify::new());
+    let agent = node::Node::listen(&socket, Arc::clone(&log));
     tokio::spawn(async move { agent.serve().await });
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
     let (mut options, kubeconfig) = Options::for_tests(vec![listener]).expect("a new cluster");
@@ -45,7 +49,7 @@ async fn start() -> Cluster {
     pods.create(&PostParams::default(), &pod).await.expect("created");
     let status = json!({"status": {"phase": "Running", "podIP": "127.0.0.1"}});
     pods.patch_status("web", &PatchParams::default(), &Patch::Merge(status)).await.expect("patched");
-    Cluster { client, _directory: directory, _stop: stop.drop_guard() }
+    Cluster { client, log, _directory: directory, _stop: stop.drop_guard() }
 }
 
 fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
@@ -125,7 +129,11 @@ async fn reads_and_follows_logs() {
     assert_eq!(cluster.pods().logs("web", &params).await.expect("a log"), "three\n");
     let params = LogParams { follow: true, ..LogParams::default() };
     let mut stream = std::pin::pin!(cluster.pods().log_stream("web", &params).await.expect("a log"));
-    let mut said = [0; 19];
-    stream.read_exact(&mut said).await.expect("four lines");
-    assert_eq!(&said, b"one\ntwo\nthree\nfour\n");
+    let mut output = [0; 14];
+    stream.read_exact(&mut output).await.expect("three lines");
+    assert_eq!(&output, b"one\ntwo\nthree\n");
+    cluster.log.notify_one();
+    let mut output = [0; 5];
+    stream.read_exact(&mut output).await.expect("a fourth line");
+    assert_eq!(&output, b"four\n");
 }

@@ -1,7 +1,7 @@
 //! A server of its own for each test.
 
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_apiserver::{Options, Server};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
@@ -9,6 +9,9 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How long a condition may take, on a machine busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server and its administrator's client.
 pub(crate) struct Cluster {
@@ -71,13 +74,11 @@ pub(crate) fn refusal<T: std::fmt::Debug>(result: kube::Result<T>) -> (u16, Stri
     }
 }
 
-/// Waits for something that other tasks bring about.
+/// Waits for a condition that the server's own tasks bring about.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
-    for _ in 0..200 {
-        if check().await {
-            return;
-        }
+    let deadline = Instant::now() + PATIENCE;
+    while !check().await {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("never happened: {what}");
 }

@@ -4,13 +4,14 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use isthmus_apiserver::{Options, Server};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Bench {
     directory: TempDir,
     stop: CancellationToken,
+    log: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,21 +62,22 @@ impl Bench {
         let socket = directory.path().join("node.sock");
         options.node_socket = Some(socket.clone());
         let stop = CancellationToken::new();
-        let (told, ready) = (stop.clone(), mpsc::channel());
+        let log = Arc::new(Notify::new());
+        let (stopped, node_log, ready) = (stop.clone(), Arc::clone(&log), mpsc::channel());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             runtime.expect("a runtime").block_on(async {
-                let node = Node::listen(&socket);
+                let node = Node::listen(&socket, node_log);
                 let server = Server::new(options).expect("the server starts");
                 ready.0.send(()).expect("the test waits");
                 tokio::select! {
-                    () = server.run(told) => {}
+                    () = server.run(stopped) => {}
                     () = node.serve() => {}
                 }
             });
         });
         ready.1.recv().expect("the server started");
-        Self { directory, stop, thread: Some(thread) }
+        Self { directory, stop, log, thread: Some(thread) }
     }
 
     /// A server whose default namespace has its service account, which a controller makes in a cluster and pods need.
@@ -82,6 +85,11 @@ impl Bench {
         let bench = Self::start();
         bench.kubectl("create serviceaccount default");
         bench
+    }
+
+    /// Makes the container write the fourth line of its log.
+    pub(crate) fn write_log(&self) {
+        self.log.notify_one();
     }
 
     /// A file in the test's directory.
@@ -204,17 +212,26 @@ impl Drop for Bench {
 }
 
 impl Running {
-    /// The first line that holds `part`; it must come.
+    /// Waits until kubectl, at verbosity 6, has logged that the server answered its watch.
+    pub(crate) fn watches(&self) {
+        self.line_where("an answered watch", |line| line.contains("watch=true") && line.contains("200 OK"));
+    }
+
+    /// Waits for a line that contains `part`.
     pub(crate) fn line_with(&self, part: &str) -> String {
+        self.line_where(part, |line| line.contains(part))
+    }
+
+    fn line_where(&self, what: &str, matches: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            if line.contains(part) {
+            if matches(&line) {
                 return line;
             }
             seen.push(line);
         }
-        panic!("no line with {part:?}; there was {seen:?}")
+        panic!("no line with {what:?} in {seen:?}")
     }
 
     /// Waits for its end.

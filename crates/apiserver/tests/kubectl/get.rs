@@ -116,8 +116,8 @@ fn watches() {
     watch.line_with("later");
     bench.kubectl("delete pod web --force --grace-period=0 --wait=false");
     watch.line_with("web");
-    let events = bench.spawn("get pods --watch-only --output-watch-events");
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    let events = bench.spawn("get pods --watch-only --output-watch-events -v=6");
+    events.watches();
     bench.kubectl("label pod later color=blue");
     assert!(events.line_with("MODIFIED").contains("later"));
 }

@@ -34,6 +34,7 @@ fn logs() {
     assert_eq!(bench.kubectl("logs web -c app --previous"), "from before\n");
     let followed = bench.spawn("logs -f web -c app");
     followed.line_with("three");
+    bench.write_log();
     followed.line_with("four");
     let wrong = bench.refused("logs web -c nobody", "");
     assert!(wrong.contains("container nobody is not valid for pod web"), "{wrong}");
@@ -61,6 +62,8 @@ fn exec() {
 fn attach() {
     let bench = bench();
     let attached = bench.spawn("attach web -c app");
+    attached.line_with("three");
+    bench.write_log();
     attached.line_with("four");
     let refused = bench.refused("attach -i web -c app", "");
     assert!(refused.contains("has no standard input to attach to"), "{refused}");

@@ -63,16 +63,16 @@ fn rolls_out() {
 fn waits() {
     let bench = Bench::start();
     bench.kubectl("create deployment d --image=i");
-    let wait = bench.spawn("wait deployment/d --for=condition=Available --timeout=50s");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let wait = bench.spawn("wait deployment/d --for=condition=Available --timeout=50s -v=6");
+    wait.watches();
     finish(&bench);
     wait.line_with("deployment.apps/d condition met");
     let value = bench.kubectl("wait deployment/d --for=jsonpath={.status.replicas}=1 --timeout=20s");
     assert_eq!(value, "deployment.apps/d condition met\n");
     let late = bench.refused("wait deployment/d --for=condition=Progressing=False --timeout=1s", "");
     assert!(late.contains("timed out waiting for the condition on deployments/d"), "{late}");
-    let gone = bench.spawn("wait deployment/d --for=delete --timeout=50s");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let gone = bench.spawn("wait deployment/d --for=delete --timeout=50s -v=6");
+    gone.watches();
     bench.kubectl("delete deployment d");
     assert_eq!(gone.end(), Some(0));
 }
