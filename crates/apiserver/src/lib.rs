@@ -12,6 +12,7 @@ mod api;
 mod authn;
 pub mod body;
 mod bootstrap;
+mod call;
 pub mod certificates;
 mod crd;
 pub mod defaults;

@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::body::Body;
+use crate::call::Call;
 use crate::encode::{self, Form};
-use crate::handler::Call;
 use crate::object;
 use crate::selectors::Selector;
 use crate::status::{Result, Status};

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::handler::Call;
+use crate::call::Call;
 use crate::object;
 use crate::rbac::{self, Attributes};
 use crate::status::{Result, Status};

@@ -12,7 +12,7 @@ pub(crate) use service_account::ROOT_CA;
 
 use serde_json::Value;
 
-use crate::handler::Call;
+use crate::call::Call;
 use crate::object;
 use crate::status::Result;
 use crate::verbs::incoming;

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Operation;
-use crate::handler::Call;
+use crate::call::Call;
 use crate::object;
 use crate::registry::Served;
 use crate::status::Status;

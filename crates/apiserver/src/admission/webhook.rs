@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{Operation, review};
+use crate::call::Call;
 use crate::encode;
-use crate::handler::Call;
 use crate::object;
 use crate::patch::json;
 use crate::registry::Served;

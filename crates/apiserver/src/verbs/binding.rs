@@ -5,7 +5,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::body::{self, Body};
-use crate::handler::Call;
+use crate::call::Call;
 use crate::object;
 use crate::status::{Cause, Result, Status};
 use crate::timestamp;

@@ -8,7 +8,7 @@ use super::read;
 use crate::admission::{self, Operation};
 use crate::api::{Api, refused_to_status};
 use crate::body::{self, Body};
-use crate::handler::Call;
+use crate::call::Call;
 use crate::kinds::Kind;
 use crate::registry::Served;
 use crate::status::{self, Result, Status};

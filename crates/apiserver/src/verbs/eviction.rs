@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::delete;
 use crate::body::{self, Body};
-use crate::handler::Call;
+use crate::call::Call;
 use crate::object;
 use crate::selectors::label_selector_matches;
 use crate::status::{Result, Status};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::handler::Call;
+use crate::call::Call;
 use crate::kinds::Kind;
 use crate::registry::Served;
 use crate::status::{Cause, Result, Status};

@@ -8,8 +8,8 @@ use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::body::Body;
+use crate::call::Call;
 use crate::encode::{self, Page};
-use crate::handler::Call;
 use crate::object;
 use crate::selectors::{self, Selector};
 use crate::status::{Result, Status};

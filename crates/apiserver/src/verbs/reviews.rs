@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::incoming;
 use crate::authn::User;
 use crate::body::{self, Body};
-use crate::handler::Call;
+use crate::call::Call;
 use crate::object;
 use crate::rbac::{self, Attributes};
 use crate::status::{Cause, Result, Status};

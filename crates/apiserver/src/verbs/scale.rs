@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 
 use super::update::{self, Change};
 use crate::body::{self, Body};
+use crate::call::{Call, Verb};
 use crate::encode::Form;
-use crate::handler::{Call, Verb};
 use crate::patch::Patch;
 use crate::registry::{ScalePaths, Served};
 use crate::status::{Cause, Result, Status};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::authn::tokens::{Reference, Request};
 use crate::body::{self, Body};
-use crate::handler::Call;
+use crate::call::Call;
 use crate::status::{Cause, Result, Status};
 use crate::storage::GroupResource;
 use crate::{kinds, object, timestamp};

@@ -8,7 +8,7 @@ use super::{create, incoming, prepare};
 use crate::admission::{self, Operation};
 use crate::api::{is_finished, refused_to_status};
 use crate::body::Body;
-use crate::handler::{Call, Verb};
+use crate::call::{Call, Verb};
 use crate::kinds::Subresource;
 use crate::patch::managed::{self, Manager};
 use crate::patch::{Patch, apply};
