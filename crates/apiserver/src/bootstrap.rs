@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::defaults;
 use crate::storage::GroupResource;
-use crate::verbs::prepare;
+use crate::strategy::prepare;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 

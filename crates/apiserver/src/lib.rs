@@ -32,6 +32,7 @@ mod selectors;
 mod server;
 pub mod status;
 mod storage;
+mod strategy;
 pub mod stream;
 pub mod table;
 mod timestamp;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::call::Call;
 use crate::object;
 use crate::status::Result;
-use crate::verbs::incoming;
+use crate::strategy::decode;
 
 /// What is being done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +43,8 @@ pub(crate) async fn mutate(call: &Call, operation: Operation, object: &mut Value
     if *object != before {
         // What a webhook made is brought into the form that a client's object is in, and gets what a client's object gets: an added
         // container has the service account's token too.
-        incoming::settle_place(call, object)?;
-        incoming::conform(call, object)?;
+        decode::settle_place(call, object)?;
+        decode::conform(call, object)?;
         own_additions(call, operation, object)?;
         for key in [
             "resourceVersion",

@@ -22,7 +22,7 @@ use crate::object;
 use crate::registry::Served;
 use crate::status::Status;
 use crate::storage::{GroupResource, Store};
-use crate::verbs::prepare;
+use crate::strategy::prepare;
 
 /// The largest answer that is read, as for requests.
 const LARGEST_ANSWER: usize = crate::body::LIMIT;

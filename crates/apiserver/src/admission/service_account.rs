@@ -9,7 +9,7 @@ use crate::kinds::Kind;
 use crate::object;
 use crate::status::{Result, Status};
 use crate::storage::GroupResource;
-use crate::verbs::prepare;
+use crate::strategy::prepare;
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";

@@ -18,8 +18,9 @@ use crate::admission::namespace;
 use crate::api::Api;
 use crate::object;
 use crate::storage::{GroupResource, Object};
+use crate::strategy::prepare;
 use crate::timestamp;
-use crate::verbs::{delete, prepare};
+use crate::verbs::delete;
 
 /// How long changes are gathered before they are looked at.
 const GATHER: Duration = Duration::from_millis(20);

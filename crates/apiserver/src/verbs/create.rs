@@ -4,7 +4,6 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use super::{incoming, prepare};
 use crate::admission::{self, Operation};
 use crate::api::refused_to_status;
 use crate::body::Body;
@@ -13,6 +12,7 @@ use crate::encode;
 use crate::patch::managed::{self, Manager};
 use crate::status::{Result, Status};
 use crate::storage::{Object, Refused};
+use crate::strategy::{decode, prepare};
 use crate::{crd, object};
 
 /// How often a generated name is chosen anew when it is taken.
@@ -23,8 +23,8 @@ pub(crate) async fn create(call: &Call, body: Bytes) -> Result<Response<Body>> {
     if call.served.kind.namespaced && call.route.namespace.is_empty() {
         return Err(Status::bad_request("an empty namespace may not be set during creation"));
     }
-    let mut object = incoming::decode(call, &body)?;
-    incoming::conform(call, &mut object)?;
+    let mut object = decode::decode(call, &body)?;
+    decode::conform(call, &mut object)?;
     let created = keep(call, object, false).await?;
     Ok(encode::object_response(&call.served, call.form, StatusCode::CREATED, &created))
 }
@@ -50,8 +50,8 @@ pub(crate) async fn keep(call: &Call, mut object: Value, applied: bool) -> Resul
     if served.kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         crd::complete(&api.store, &mut object);
     }
-    incoming::tell_limits(call, &object);
-    incoming::admissible(served, &object, None)?;
+    decode::tell_limits(call, &object);
+    decode::admissible(served, &object, None)?;
     admission::validate(call, Operation::Create, Some(&object), None).await?;
 
     let _service_writes = admission::services::reserve(api, served).await;

@@ -4,8 +4,6 @@ pub(crate) mod binding;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod eviction;
-pub(crate) mod incoming;
-pub(crate) mod prepare;
 pub(crate) mod read;
 pub(crate) mod reviews;
 pub(crate) mod scale;

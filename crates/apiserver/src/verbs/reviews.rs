@@ -4,18 +4,18 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::incoming;
 use crate::authn::User;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::object;
 use crate::rbac::{self, Attributes};
 use crate::status::{Cause, Result, Status};
+use crate::strategy::decode;
 use crate::timestamp;
 
 /// `POST` to one of them.
 pub(crate) fn answer(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
-    let mut review = incoming::decode(call, &bytes)?;
+    let mut review = decode::decode(call, &bytes)?;
     let status = match &*call.served.kind.kind {
         "TokenReview" => token(call, &review)?,
         "SelfSubjectReview" => {

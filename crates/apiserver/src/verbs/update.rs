@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{create, incoming, prepare};
+use super::create;
 use crate::admission::{self, Operation};
 use crate::api::{is_finished, refused_to_status};
 use crate::body::Body;
@@ -14,6 +14,7 @@ use crate::patch::managed::{self, Manager};
 use crate::patch::{Patch, apply};
 use crate::status::{Cause, Result, Status};
 use crate::storage::{Object, Refused};
+use crate::strategy::{decode, prepare};
 use crate::{crd, encode, object};
 
 /// How often a change that names no revision is tried again when others were faster.
@@ -32,7 +33,7 @@ pub(crate) async fn update(call: &Call, body: Bytes) -> Result<Response<Body>> {
     let change = if call.verb == Verb::Patch {
         Change::Patch(Patch::decode(&call.content_type, &body, &call.served)?)
     } else {
-        Change::Put(incoming::decode(call, &body)?)
+        Change::Put(decode::decode(call, &body)?)
     };
     let (code, object) = carry_out(call, &change).await?;
     Ok(encode::object_response(&call.served, call.form, code, &object))
@@ -74,11 +75,11 @@ async fn create_by_apply(call: &Call, config: &Value) -> Result<Object> {
     let mut config = config.clone();
     settle_name(call, &mut config)?;
     only_part(call, &mut config);
-    incoming::conform_without_defaults(call, &mut config)?;
+    decode::conform_without_defaults(call, &mut config)?;
     let manager = Manager { name: call.manager(), subresource: String::new() };
     let mut object = apply::apply(&call.served, &Value::Null, &config, &manager, false)?;
-    incoming::settle_place(call, &mut object)?;
-    incoming::fill(&call.served, &mut object);
+    decode::settle_place(call, &mut object)?;
+    decode::fill(&call.served, &mut object);
     create::keep(call, object, true).await
 }
 
@@ -102,7 +103,7 @@ async fn once(call: &Call, change: &Change, current: &Object) -> std::result::Re
     let mut new = proposed(call, change, &old, &manager)?;
     let insists = insists_on_revision(served, change, &old, &new)?;
     settle_name(call, &mut new)?;
-    incoming::conform(call, &mut new)?;
+    decode::conform(call, &mut new)?;
     prepare::for_update(served, part, &old, &mut new);
 
     if !matches!(change, Change::Patch(Patch::Apply(_))) {
@@ -112,8 +113,8 @@ async fn once(call: &Call, change: &Change, current: &Object) -> std::result::Re
     if served.kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         crd::complete(&api.store, &mut new);
     }
-    incoming::tell_limits(call, &new);
-    incoming::admissible(served, &new, Some(&old))?;
+    decode::tell_limits(call, &new);
+    decode::admissible(served, &new, Some(&old))?;
     admission::validate(call, Operation::Update, Some(&new), Some(&old)).await?;
 
     let _service_writes = admission::services::reserve(api, served).await;
@@ -144,7 +145,7 @@ fn proposed(call: &Call, change: &Change, old: &Value, manager: &Manager) -> Res
             let mut config = config.clone();
             settle_name(call, &mut config)?;
             only_part(call, &mut config);
-            incoming::conform_without_defaults(call, &mut config)?;
+            decode::conform_without_defaults(call, &mut config)?;
             let force = call.query.flag("force");
             apply::apply(&call.served, old, &config, manager, force)
         }
@@ -191,7 +192,7 @@ fn insists_on_revision(served: &crate::registry::Served, change: &Change, old: &
 }
 
 fn settle_name(call: &Call, object: &mut Value) -> Result<()> {
-    incoming::settle_place(call, object)?;
+    decode::settle_place(call, object)?;
     let (given, wanted) = (object::name(object), call.route.name.as_str());
     if given.is_empty() {
         object::set_metadata(object, "name", Some(json!(wanted)));

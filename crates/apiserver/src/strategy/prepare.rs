@@ -75,7 +75,7 @@ pub(crate) fn new_uid() -> String {
 }
 
 /// Keeps what the client cannot change of `old`, and what the addressed part does not include.
-pub(super) fn for_update(served: &Served, part: &str, old: &Value, new: &mut Value) {
+pub(crate) fn for_update(served: &Served, part: &str, old: &Value, new: &mut Value) {
     for key in [
         "uid",
         "creationTimestamp",
