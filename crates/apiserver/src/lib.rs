@@ -8,6 +8,7 @@
 //! and the controllers of workloads (`lab` has both, as this server's clients), CEL expressions, and protobuf answers.
 
 mod admission;
+mod allocator;
 mod api;
 mod authn;
 pub mod body;

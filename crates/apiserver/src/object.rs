@@ -1,5 +1,6 @@
 //! Reading and writing the parts that all objects share. Objects are plain JSON: what the client sent is what is kept.
 
+use rand::RngExt as _;
 use serde_json::{Map, Value, json};
 
 /// The object's name, or an empty text.
@@ -117,6 +118,15 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
         pairs
     };
     top(a, b) && top(b, a) && sorted(metadata(a)) == sorted(metadata(b))
+}
+
+/// A random UUID (RFC 9562 version 4).
+pub(crate) fn new_uid() -> String {
+    let mut bytes: [u8; 16] = rand::rng().random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ mod escalation;
 pub(crate) mod namespace;
 mod review;
 mod service_account;
-pub(crate) mod services;
 pub(crate) mod webhook;
 
 pub(crate) use service_account::ROOT_CA;

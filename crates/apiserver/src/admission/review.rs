@@ -22,7 +22,6 @@ use crate::object;
 use crate::registry::Served;
 use crate::status::Status;
 use crate::storage::{GroupResource, Store};
-use crate::strategy::prepare;
 
 /// The largest answer that is read, as for requests.
 const LARGEST_ANSWER: usize = crate::body::LIMIT;
@@ -88,7 +87,7 @@ impl Webhooks {
         let target = target(store, config)?;
         let tls = self.trust(config)?;
         let seconds = webhook.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(USUAL_TIMEOUT).clamp(1, 30);
-        let uid = prepare::new_uid();
+        let uid = object::new_uid();
         let body = Bytes::from(question.to_value(&uid).to_string());
         let failed = |why: String| Failure::Call { url: format!("{}?timeout={seconds}s", target.url), why };
         let bytes = tokio::time::timeout(Duration::from_secs(seconds), post(&target, tls, seconds, body));

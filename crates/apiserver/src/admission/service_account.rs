@@ -9,7 +9,6 @@ use crate::kinds::Kind;
 use crate::object;
 use crate::status::{Result, Status};
 use crate::storage::GroupResource;
-use crate::strategy::prepare;
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
@@ -46,7 +45,7 @@ pub(super) fn admit(api: &Api, kind: &Kind, pod: &mut Value) -> Result<()> {
 
 fn mount_token(pod: &mut Value) {
     let known = object::list(pod, "/spec/volumes").iter().map(object_name).find(|name| name.starts_with(VOLUME_PREFIX));
-    let volume = known.map_or_else(|| format!("{VOLUME_PREFIX}{}", &prepare::new_uid()[..5]), str::to_owned);
+    let volume = known.map_or_else(|| format!("{VOLUME_PREFIX}{}", &object::new_uid()[..5]), str::to_owned);
     let is_new = known.is_none();
     let mut used = false;
     for list in ["initContainers", "containers"] {

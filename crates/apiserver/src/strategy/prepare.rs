@@ -3,7 +3,6 @@
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use crate::admission::services;
 use crate::kinds::Subresource;
 use crate::object;
 use crate::registry::Served;
@@ -61,17 +60,8 @@ pub(crate) fn identify(object: &mut Value) {
         let prefix: String = prefix.chars().take(LONGEST_PREFIX).collect();
         object::set_metadata(object, "name", Some(json!(format!("{prefix}{suffix}"))));
     }
-    object::set_metadata(object, "uid", Some(json!(new_uid())));
+    object::set_metadata(object, "uid", Some(json!(object::new_uid())));
     object::set_metadata(object, "creationTimestamp", Some(json!(timestamp::now())));
-}
-
-/// A random UUID (RFC 9562 version 4).
-pub(crate) fn new_uid() -> String {
-    let mut bytes: [u8; 16] = rand::rng().random();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 /// Keeps what the client cannot change of `old`, and what the addressed part does not include.
@@ -127,7 +117,7 @@ pub(crate) fn for_update(served: &Served, part: &str, old: &Value, new: &mut Val
                 object::copy_field(new, old, "spec");
             }
             if kind.is("", "Service") {
-                services::keep_address(old, new);
+                keep_address(old, new);
             }
         }
     }
@@ -135,6 +125,23 @@ pub(crate) fn for_update(served: &Served, part: &str, old: &Value, new: &mut Val
     if served.has_generation() && asks_differently(served, old, new) {
         let generation = old.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(0);
         object::set_metadata(new, "generation", Some(json!(generation + 1)));
+    }
+}
+
+/// A changed Service that does not name its address keeps the one it had.
+fn keep_address(old: &Value, service: &mut Value) {
+    let external = object::text(service, "/spec/type") == "ExternalName";
+    if external
+        || !object::text(service, "/spec/clusterIP").is_empty()
+        || !object::list(service, "/spec/clusterIPs").is_empty()
+    {
+        return;
+    }
+    let spec = object::field(service, "spec");
+    for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        if let Some(value) = old.pointer("/spec").and_then(|spec| spec.get(key)) {
+            spec.insert(key.to_owned(), value.clone());
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::patch::managed::{self, Manager};
 use crate::status::{Result, Status};
 use crate::storage::{Object, Refused};
 use crate::strategy::{decode, prepare};
-use crate::{crd, object};
+use crate::{allocator, crd, object};
 
 /// How often a generated name is chosen anew when it is taken.
 const NAME_ATTEMPTS: usize = 8;
@@ -54,8 +54,8 @@ pub(crate) async fn keep(call: &Call, mut object: Value, applied: bool) -> Resul
     decode::admissible(served, &object, None)?;
     admission::validate(call, Operation::Create, Some(&object), None).await?;
 
-    let _service_writes = admission::services::reserve(api, served).await;
-    admission::services::assign(api, served, &mut object, None)?;
+    let _service_writes = allocator::reserve(api, served).await;
+    allocator::assign(api, served, &mut object, None)?;
     encode::as_stored(served, &mut object);
     if dry_run {
         if api.store.get(&served.stored, object::namespace(&object), object::name(&object)).is_some() {

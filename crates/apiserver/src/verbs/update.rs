@@ -15,7 +15,7 @@ use crate::patch::{Patch, apply};
 use crate::status::{Cause, Result, Status};
 use crate::storage::{Object, Refused};
 use crate::strategy::{decode, prepare};
-use crate::{crd, encode, object};
+use crate::{allocator, crd, encode, object};
 
 /// How often a change that names no revision is tried again when others were faster.
 const ATTEMPTS: usize = 5;
@@ -117,8 +117,8 @@ async fn once(call: &Call, change: &Change, current: &Object) -> std::result::Re
     decode::admissible(served, &new, Some(&old))?;
     admission::validate(call, Operation::Update, Some(&new), Some(&old)).await?;
 
-    let _service_writes = admission::services::reserve(api, served).await;
-    admission::services::assign(api, served, &mut new, Some(&old))?;
+    let _service_writes = allocator::reserve(api, served).await;
+    allocator::assign(api, served, &mut new, Some(&old))?;
     object::copy_metadata(&mut new, &old, "resourceVersion");
     if object::same(&old, &new) && same_managers(&old, &new) {
         return Ok(Object::clone(current));

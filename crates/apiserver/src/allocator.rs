@@ -40,23 +40,6 @@ pub(crate) fn assign(api: &Api, served: &Served, service: &mut Value, old: Optio
     Ok(())
 }
 
-/// A changed Service that does not name its address keeps the one it had.
-pub(crate) fn keep_address(old: &Value, service: &mut Value) {
-    let external = object::text(service, "/spec/type") == "ExternalName";
-    if external
-        || !object::text(service, "/spec/clusterIP").is_empty()
-        || !object::list(service, "/spec/clusterIPs").is_empty()
-    {
-        return;
-    }
-    let spec = object::field(service, "spec");
-    for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        if let Some(value) = old.pointer("/spec").and_then(|spec| spec.get(key)) {
-            spec.insert(key.to_owned(), value.clone());
-        }
-    }
-}
-
 #[derive(Default)]
 struct Used {
     addresses: HashSet<Ipv4Addr>,
