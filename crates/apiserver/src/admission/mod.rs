@@ -3,10 +3,12 @@
 
 mod escalation;
 pub(crate) mod namespace;
+mod operation;
 mod review;
 mod service_account;
 pub(crate) mod webhook;
 
+pub(crate) use operation::Operation;
 pub(crate) use service_account::ROOT_CA;
 
 use serde_json::Value;
@@ -15,24 +17,6 @@ use crate::call::Call;
 use crate::object;
 use crate::status::Result;
 use crate::strategy::decode;
-
-/// What is being done to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
-    Create,
-    Update,
-    Delete,
-}
-
-impl Operation {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Create => "CREATE",
-            Self::Update => "UPDATE",
-            Self::Delete => "DELETE",
-        }
-    }
-}
 
 /// Lets the server and the mutating webhooks change the object.
 pub(crate) async fn mutate(call: &Call, operation: Operation, object: &mut Value, old: Option<&Value>) -> Result<()> {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::Operation;
+use super::operation::Operation;
 use crate::call::Call;
 use crate::object;
 use crate::registry::Served;

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Operation, review};
+use super::operation::Operation;
+use super::review;
 use crate::call::Call;
 use crate::encode;
 use crate::object;
