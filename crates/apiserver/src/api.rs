@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use serde_json::Value;
 
-use crate::admission::webhook::Webhooks;
 use crate::authn::tokens::{TokenKey, Tokens};
 use crate::crd;
 use crate::kinds::Kind;
@@ -23,7 +23,8 @@ pub(crate) struct Api {
     /// The CA that clients should trust for the API server, as PEM.
     pub(crate) ca: String,
     pub(crate) node: Option<NodeClient>,
-    pub(crate) webhooks: Webhooks,
+    /// Provider of the TLS of connections to webhooks.
+    pub(crate) crypto: Arc<CryptoProvider>,
     pub(crate) service_network: (Ipv4Addr, u8),
     /// Held from the choice of a ClusterIP or node port until it is kept.
     pub(crate) service_writes: tokio::sync::Mutex<()>,

@@ -20,7 +20,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::webhook::Webhooks;
 use crate::api::Api;
 use crate::authn::User;
 use crate::authn::tokens::{KeyError, TokenKey};
@@ -162,7 +161,7 @@ impl Server {
             token_key: TokenKey::from_pem(&options.service_account_key, &options.issuer)?,
             ca: options.ca,
             node: options.node_socket.map(NodeClient::new),
-            webhooks: Webhooks::new(provider),
+            crypto: provider,
             service_network: options.service_network,
             service_writes: tokio::sync::Mutex::new(()),
         };

@@ -1,12 +1,13 @@
 //! What happens to an object between being sent and being kept: the server's own additions, then webhooks that change it, then webhooks
 //! that may refuse it.
 
+mod client;
 mod escalation;
 pub(crate) mod namespace;
 mod operation;
 mod review;
 mod service_account;
-pub(crate) mod webhook;
+mod webhook;
 
 pub(crate) use operation::Operation;
 pub(crate) use service_account::ROOT_CA;

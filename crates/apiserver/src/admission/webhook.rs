@@ -13,8 +13,6 @@ use crate::selectors::label_selector_matches;
 use crate::status::{Result, Status};
 use crate::storage::GroupResource;
 
-pub(crate) use review::Webhooks;
-
 const GROUP: &str = "admissionregistration.k8s.io";
 
 /// A webhook that a change concerns.
@@ -107,7 +105,7 @@ async fn ask(
         return Err(Status::bad_request(format!("admission webhook {name:?} does not support dry run")));
     }
     let question = review::Question { call, operation, asked: &one.served, object, old, dry_run };
-    match call.api.webhooks.ask(&call.api.store, webhook, &question).await {
+    match review::ask(webhook, &question).await {
         Ok(answer) => Ok(Some(answer)),
         Err(failure) if object::text(webhook, "/failurePolicy") == "Ignore" => {
             tracing::warn!(webhook = name, %failure, "webhook failed, which is ignored");
