@@ -6,9 +6,8 @@
 //!
 //! Documents are made when asked for. kubectl keeps them on disk by the hash in their address.
 
-pub(crate) mod definitions;
+mod definitions;
 mod operations;
-pub(crate) mod shapes;
 #[cfg(test)]
 mod tests;
 
@@ -18,24 +17,19 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+pub use definitions::CustomKind;
+use operations::path_of;
+
 use crate::kinds::{BUILTIN, Kind};
+use crate::schema;
 
 /// The Kubernetes version whose API the built-in kinds are of.
 const VERSION: &str = "v1.33.0";
 
-/// A custom resource's part of the documents: its kind and the `openAPIV3Schema` of that version.
-#[derive(Clone, Copy, Debug)]
-pub struct CustomKind<'a> {
-    /// Names and scope.
-    pub kind: &'a Kind,
-    /// `openAPIV3Schema`, if the definition has one.
-    pub schema: Option<&'a Value>,
-}
-
 /// Changes whenever the built-in documents may.
 static FINGERPRINT: LazyLock<u64> = LazyLock::new(|| {
     let mut hasher = DefaultHasher::new();
-    Value::Object(definitions::generate()).to_string().hash(&mut hasher);
+    Value::Object(schema::definitions::generate()).to_string().hash(&mut hasher);
     hasher.finish()
 });
 
@@ -109,15 +103,6 @@ pub fn v2_protobuf() -> Vec<u8> {
     [field(1, b"2.0"), field(2, &info)].concat()
 }
 
-/// `api/v1`, `apis/apps/v1`.
-fn path_of(kind: &Kind) -> String {
-    if kind.group.is_empty() {
-        format!("api/{}", kind.version)
-    } else {
-        format!("apis/{}/{}", kind.group, kind.version)
-    }
-}
-
 /// What a document is made of.
 #[derive(Default)]
 struct Parts {
@@ -128,12 +113,12 @@ struct Parts {
 impl Parts {
     /// The operations on the kinds that are `wanted`, and the schemas that they need. None if there are no such kinds.
     fn new(wanted: impl Fn(&Kind) -> bool, custom: &[CustomKind<'_>]) -> Option<Self> {
-        let mut known = definitions::generate();
+        let mut known = schema::definitions::generate();
         definitions::annotate(&mut known);
         let mut parts = Self::default();
         let mut roots = vec![definitions::STATUS.to_owned(), definitions::DELETE_OPTIONS.to_owned()];
         for kind in BUILTIN.iter().filter(|kind| wanted(kind)) {
-            let name = definitions::name(&kind.group, &kind.version, &kind.kind);
+            let name = schema::definitions::name(&kind.group, &kind.version, &kind.kind);
             parts.add(kind, &name, &mut known, &mut roots);
         }
         for custom in custom.iter().filter(|custom| wanted(custom.kind)) {

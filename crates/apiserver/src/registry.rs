@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::Value;
 
 use crate::kinds::{self, Kind};
-use crate::merge_keys::{self, ListKind};
+use crate::schema::merge_keys;
+use crate::schema::merge_rules::ListKind;
 use crate::storage::GroupResource;
 use crate::table::Column;
 

@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::definitions::{self, KIND, PREFIX};
+use super::definitions::{self, KIND};
 use crate::kinds::{GroupVersionKind, Kind, Subresource};
+use crate::schema;
+use crate::schema::definitions::PREFIX;
 
 /// The media types of patches; built-in kinds also take strategic merge patches.
 const PATCHES: [&str; 4] = [
@@ -13,10 +15,19 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
+/// `api/v1`, `apis/apps/v1`.
+pub(super) fn path_of(kind: &Kind) -> String {
+    if kind.group.is_empty() {
+        format!("api/{}", kind.version)
+    } else {
+        format!("apis/{}/{}", kind.group, kind.version)
+    }
+}
+
 /// Adds the paths of `kind`, whose schema is named, and the further schemas that they need.
 pub(super) fn add(kind: &Kind, schema: &str, paths: &mut Map<String, Value>, schemas: &mut Vec<String>) {
     let is_custom = !schema.starts_with("io.k8s.");
-    let base = super::path_of(kind);
+    let base = path_of(kind);
     let this = GroupVersionKind { group: &kind.group, version: &kind.version, kind: &kind.kind };
     let collection = if kind.namespaced {
         format!("/{base}/namespaces/{{namespace}}/{}", kind.plural)
@@ -56,7 +67,7 @@ pub(super) fn add(kind: &Kind, schema: &str, paths: &mut Map<String, Value>, sch
         let schema = match subresource {
             Subresource::Status | Subresource::EphemeralContainers | Subresource::Finalize => schema.to_owned(),
             Subresource::Scale | Subresource::Eviction | Subresource::Binding | Subresource::Token => {
-                definitions::name(target.group, target.version, target.kind)
+                schema::definitions::name(target.group, target.version, target.kind)
             }
             // Streams and proxied requests have no schema worth describing.
             _ => continue,

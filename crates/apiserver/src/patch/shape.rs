@@ -3,8 +3,9 @@
 
 use serde_json::Value;
 
-use crate::merge_keys::{self, ListKind};
 use crate::registry::Served;
+use crate::schema::merge_keys;
+use crate::schema::merge_rules::ListKind;
 
 /// How a list is treated.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 use serde_json::{Map, Value};
 
 use super::order;
-use crate::merge_keys::ListKind;
 use crate::registry::Served;
+use crate::schema::merge_rules::ListKind;
 use crate::status::{Result, Status};
 
 const PATCH: &str = "$patch";

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::kinds::Kind;
-use crate::openapi::shapes::{Shapes, StructId, Type, shapes};
+use crate::schema::shapes::{Shapes, StructId, Type, shapes};
 use crate::timestamp;
 
 /// Every field of `object` that its built-in kind does not have, as `unknown field "spec.foo"`.

@@ -4,24 +4,11 @@
 //! `mapType`) and publishes it as `x-kubernetes-…` extensions of its OpenAPI documents. The two sets of keys differ in places:
 //! a container's ports merge by `containerPort` in a patch, and by port and protocol in server-side apply.
 
-mod rules;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use rules::{PATCH_STRATEGIES, is_atomic_struct, rule};
-
-use crate::openapi::shapes::{Type, shapes};
-
-/// How the items of a list are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListKind {
-    /// The list is one value: replaced as a whole, owned as a whole.
-    Atomic,
-    /// Items are plain values, each of which occurs once.
-    Set,
-    /// Items are objects, told apart by these fields.
-    Map(&'static [&'static str]),
-}
+use super::merge_rules::{self, ListKind, rule};
+use super::shapes::{Type, shapes};
 
 /// How strategic merge patch treats the list at `path` (field names; indexes left out) of that kind: `patchMergeKey` and
 /// `patchStrategy` of Kubernetes' types. [`ListKind::Set`] is a list of plain values with strategy `merge`.
@@ -42,13 +29,13 @@ pub fn is_atomic_map(group: &str, version: &str, kind: &str, path: &[&str]) -> b
     };
     match type_ {
         Type::Any => true,
-        Type::Struct(id) => rules::is_atomic_struct(&shapes.get(*id).name),
-        Type::Map(_) => place.is_some_and(|(structure, field)| rules::is_atomic_field(&structure.name, field)),
+        Type::Struct(id) => merge_rules::is_atomic_struct(&shapes.get(*id).name),
+        Type::Map(_) => place.is_some_and(|(structure, field)| merge_rules::is_atomic_field(&structure.name, field)),
         _ => false,
     }
 }
 
-fn find(group: &str, version: &str, kind: &str, path: &[&str]) -> Option<rules::Rule> {
+fn find(group: &str, version: &str, kind: &str, path: &[&str]) -> Option<merge_rules::Rule> {
     let shapes = shapes();
     let (type_, place) = shapes.at(shapes.kind(group, version, kind)?, path)?;
     let (structure, field) = place?;

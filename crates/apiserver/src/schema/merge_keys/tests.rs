@@ -60,8 +60,8 @@ fn selectors_and_references_are_owned_whole() {
 
 #[test]
 fn every_rule_names_a_list_that_exists() {
-    let definitions = crate::openapi::definitions::generate();
-    for (structure, field) in rules::names() {
+    let definitions = crate::schema::definitions::generate();
+    for (structure, field) in merge_rules::names() {
         let schema = &definitions.get(&structure).unwrap_or_else(|| panic!("no {structure}"))["properties"][&field];
         assert_eq!(schema["type"], "array", "{structure}.{field}");
     }

@@ -1,6 +1,17 @@
 //! The lists and maps that merge otherwise than by default: lists are atomic, maps granular, unless named here.
 
-use super::ListKind::{self, Atomic, Map, Set};
+use ListKind::{Atomic, Map, Set};
+
+/// How the items of a list are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListKind {
+    /// The list is one value: replaced as a whole, owned as a whole.
+    Atomic,
+    /// Items are plain values, each of which occurs once.
+    Set,
+    /// Items are objects, told apart by these fields.
+    Map(&'static [&'static str]),
+}
 
 /// How one list merges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
