@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use time::OffsetDateTime;
 
 use crate::body::{self, Body};
-use crate::kinds::events;
+use crate::kinds::{self, events};
 use crate::object;
 use crate::registry::Served;
 use crate::route::Query;
@@ -93,7 +93,7 @@ pub(crate) fn as_stored(served: &Served, object: &mut Value) {
     if kind.is("events.k8s.io", "Event") {
         events::to_stored(object);
     }
-    let stored = kind.stored_as();
+    let stored = kinds::stored_as(kind);
     object["apiVersion"] = json!(stored.api_version());
     object["kind"] = json!(stored.kind);
 }

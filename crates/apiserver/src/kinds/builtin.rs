@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use super::Subresource::{
+use super::kind::Subresource::{
     Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Scale, Status, Token,
 };
-use super::{Kind, Subresource, Verbs};
+use super::kind::{Kind, Subresource, Verbs};
 
 /// Every built-in kind, ordered by group as discovery lists them.
 pub static BUILTIN: LazyLock<Vec<Kind>> = LazyLock::new(|| GROUPS.iter().flat_map(Group::kinds).collect());

@@ -44,7 +44,7 @@ fn both_forms_of_an_event_are_one_object() {
     assert_eq!(event["reportingComponent"], "node-agent");
     events::from_stored(&mut event);
     assert_eq!(event, newer);
-    assert_eq!(by_kind("events.k8s.io", "v1", "Event").expect("listed").stored_as().group, "");
+    assert_eq!(stored_as(by_kind("events.k8s.io", "v1", "Event").expect("listed")).group, "");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::kinds::Kind;
+use crate::kinds::{self, Kind};
 use crate::object;
 use log::Log;
 pub(crate) use log::{Change, Event};
@@ -85,7 +85,7 @@ impl GroupResource {
 
     /// Where objects of that kind are kept.
     pub(crate) fn of(kind: &Kind) -> Self {
-        let kind = kind.stored_as();
+        let kind = kinds::stored_as(kind);
         Self::new(&kind.group, &kind.plural)
     }
 }
