@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{each, empty, object, present, set, set_text};
+use super::fields::{each, empty, object, present, set, set_text};
 
 /// Mode of files in mounted volumes, 0644.
 const FILE_MODE: i64 = 0o644;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{each, empty, object, present, set, set_text};
+use super::fields::{each, empty, object, present, set, set_text};
 
 /// How long a client is kept on one endpoint when affinity is by client address: three hours.
 const AFFINITY_SECONDS: i64 = 10_800;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{empty, object, pod, present, set, set_text};
+use super::fields::{empty, object, present, set, set_text};
+use super::pod;
 
 pub(super) fn deployment(object: &mut Value) {
     let Some(spec) = spec(object) else { return };
