@@ -1,6 +1,7 @@
 //! Objects as `kubectl get` prints them: `meta.k8s.io/v1` Tables.
 
 mod age;
+mod cell;
 mod cluster;
 mod extension;
 mod jsonpath;
@@ -10,10 +11,11 @@ mod pod;
 mod tests;
 mod workload;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::kinds::Kind;
+use cell::{Cells, Heading, name};
 
 /// A column that a CustomResourceDefinition asks for (`additionalPrinterColumns`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,29 +103,12 @@ fn table<'a>(
 
 /// How the objects of one kind become rows.
 enum Printer<'a> {
-    BuiltIn(&'static [Heading], fn(&Value, OffsetDateTime) -> Vec<Value>),
+    BuiltIn(&'static [Heading], Cells),
     Custom(&'a [Column]),
     /// Kinds of which there is nothing to say but name and creation.
     Plain,
     /// Custom resources that ask for no columns.
     Age,
-}
-
-/// A column of a built-in kind.
-struct Heading {
-    name: &'static str,
-    type_: &'static str,
-    priority: i64,
-}
-
-/// A column that is always shown.
-const fn column(name: &'static str, type_: &'static str) -> Heading {
-    Heading { name, type_, priority: 0 }
-}
-
-/// A column of `-o wide`.
-const fn wide(name: &'static str, type_: &'static str) -> Heading {
-    Heading { name, type_, priority: 1 }
 }
 
 impl<'a> Printer<'a> {
@@ -185,61 +170,4 @@ fn row_object(object: &Value, include: Include) -> Option<Value> {
             "metadata": object["metadata"],
         })),
     }
-}
-
-// What the printers of all groups read objects with.
-
-fn name(object: &Value) -> Value {
-    object["metadata"]["name"].clone()
-}
-
-fn number(value: &Value) -> i64 {
-    value.as_i64().unwrap_or(0)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("")
-}
-
-fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// `value`, or `<none>` if it is empty.
-fn or_none(value: impl Into<String>) -> Value {
-    let value = value.into();
-    Value::String(if value.is_empty() { "<none>".to_owned() } else { value })
-}
-
-/// `a=b,c=d` of a map of strings.
-fn labels(map: &Value) -> String {
-    let pairs = map.as_object().into_iter().flat_map(Map::iter);
-    pairs.map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(",")
-}
-
-/// A LabelSelector as `kubectl` writes it.
-fn selector(selector: &Value) -> Value {
-    let mut parts = labels(&selector["matchLabels"]);
-    for expression in items(&selector["matchExpressions"]) {
-        let key = text(&expression["key"]);
-        let values = items(&expression["values"]).iter().map(text).collect::<Vec<_>>().join(",");
-        let part = match text(&expression["operator"]) {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "DoesNotExist" => format!("!{key}"),
-            _ => key.to_owned(),
-        };
-        parts = if parts.is_empty() { part } else { format!("{parts},{part}") };
-    }
-    or_none(parts)
-}
-
-/// `a,b,c + 2 more...` of at most three of `parts`.
-fn first_three(parts: &[String], empty: &str) -> Value {
-    const SHOWN: usize = 3;
-    Value::String(match parts.len() {
-        0 => empty.to_owned(),
-        count if count > SHOWN => format!("{} + {} more...", parts[..SHOWN].join(","), count - SHOWN),
-        _ => parts.join(","),
-    })
 }

@@ -3,10 +3,9 @@
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::{Heading, age, column, items, name, number, or_none, text, wide};
+use super::age;
+use super::cell::{Cells, Heading, column, items, name, number, or_none, text, wide};
 use crate::kinds::Kind;
-
-type Cells = fn(&Value, OffsetDateTime) -> Vec<Value>;
 
 pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
     Some(match (&*kind.group, &*kind.kind) {

@@ -3,10 +3,9 @@
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::{Heading, age, column, first_three, items, labels, name, number, or_none, selector, text, wide};
+use super::age;
+use super::cell::{Cells, Heading, column, first_three, items, labels, name, number, or_none, selector, text, wide};
 use crate::kinds::Kind;
-
-type Cells = fn(&Value, OffsetDateTime) -> Vec<Value>;
 
 pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
     Some(match (&*kind.group, &*kind.kind) {
