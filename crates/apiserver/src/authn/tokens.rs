@@ -6,7 +6,7 @@ use rand::RngExt as _;
 use rcgen::{KeyPair, PublicKeyData as _};
 use serde::{Deserialize, Serialize};
 
-use super::User;
+use super::user::User;
 use crate::object;
 use crate::storage::{GroupResource, Store};
 use crate::timestamp::unix_now;
