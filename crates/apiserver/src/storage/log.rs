@@ -3,7 +3,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Compacted, Object};
+use serde_json::Value;
+
+/// A revision that is no longer remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Compacted {
+    /// The oldest revision from which changes are known.
+    pub(crate) oldest: u64,
+}
+
+/// A kept object.
+pub(crate) type Object = Arc<Value>;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

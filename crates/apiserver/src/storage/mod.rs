@@ -16,8 +16,8 @@ use tokio::sync::watch;
 
 use crate::kinds::{self, Kind};
 use crate::object;
-use log::Log;
-pub(crate) use log::{Change, Event};
+pub(crate) use log::{Change, Event, Object};
+use log::{Compacted, Log};
 
 /// How many changes per resource are remembered for watches and for lists of the past. Two leases' changes
 /// of an hour fit (each is renewed every two seconds); a watcher further behind lists again.
@@ -46,15 +46,8 @@ pub(crate) enum Refused {
     Full,
 }
 
-/// A revision that is no longer remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Compacted {
-    /// The oldest revision from which changes are known.
-    pub(crate) oldest: u64,
-}
-
-/// A kept object.
-pub(crate) type Object = Arc<Value>;
+/// Everything that is kept, at one moment.
+pub(crate) type Everything = [(GroupResource, Object)];
 
 pub(crate) struct Store {
     inner: Mutex<Inner>,

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::Everything;
 use crate::api::Api;
 use crate::crd;
 use crate::object;
-use crate::verbs::delete::{CUSTOM_RESOURCES, Propagation};
+use crate::storage::Everything;
+use crate::verbs::delete::{self, CUSTOM_RESOURCES, Propagation};
 
 /// Deletes what is in the namespaces that are being deleted, and lets empty ones go.
 pub(super) fn namespaces(api: &Api, everything: &Everything) {
@@ -20,7 +20,7 @@ pub(super) fn namespaces(api: &Api, everything: &Everything) {
         for (resource, object) in everything.iter().filter(|(_, object)| object::namespace(object) == name) {
             empty = false;
             if !object::is_deleting(object) {
-                super::delete(api, resource, object, Propagation::Background);
+                delete::on_own_behalf(api, resource, object, Propagation::Background);
             }
         }
         if empty && !object::list(namespace, "/spec/finalizers").is_empty() {
@@ -47,7 +47,7 @@ pub(super) fn definitions(api: &Api, everything: &Everything) {
         for (resource, object) in everything.iter().filter(|(resource, _)| *resource == of) {
             empty = false;
             if !object::is_deleting(object) {
-                super::delete(api, resource, object, Propagation::Background);
+                delete::on_own_behalf(api, resource, object, Propagation::Background);
             }
         }
         api.modify(&stored, "", object::name(definition), |current| {

@@ -5,11 +5,10 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
-use super::Everything;
 use crate::api::Api;
 use crate::object;
-use crate::storage::{GroupResource, Object};
-use crate::verbs::delete::{FOREGROUND, ORPHAN, Propagation};
+use crate::storage::{Everything, GroupResource, Object};
+use crate::verbs::delete::{self, FOREGROUND, ORPHAN, Propagation};
 
 /// One step towards order.
 #[derive(Debug, PartialEq)]
@@ -26,7 +25,9 @@ enum Action<'a> {
 pub(super) fn collect(api: &Api, everything: &Everything) {
     for action in plan(everything) {
         match action {
-            Action::Delete { resource, object, propagation } => super::delete(api, resource, object, propagation),
+            Action::Delete { resource, object, propagation } => {
+                delete::on_own_behalf(api, resource, object, propagation)
+            }
             Action::Release { resource, object, owners } => {
                 api.modify(resource, object::namespace(object), object::name(object), |current| {
                     (object::uid(current) == object::uid(object)).then(|| released(current, &owners)).flatten()

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::namespace;
 use crate::api::Api;
 use crate::object;
-use crate::storage::{GroupResource, Object};
+use crate::storage::{Everything, GroupResource};
 use crate::strategy::prepare;
 use crate::timestamp;
 use crate::verbs::delete;
@@ -27,9 +27,6 @@ const GATHER: Duration = Duration::from_millis(20);
 
 /// How long Events are kept, in seconds.
 const EVENTS_LIVE: i64 = 3600;
-
-/// Everything that is kept, at one moment.
-type Everything = [(GroupResource, Object)];
 
 /// Runs until told to stop.
 pub(crate) async fn run(api: Arc<Api>, stop: CancellationToken) {
@@ -68,7 +65,7 @@ fn expire_events(api: &Api) {
     let oldest = timestamp::from_now(-EVENTS_LIVE);
     for event in api.store.list(&events, None).1 {
         if object::text(&event, "/metadata/creationTimestamp") < oldest.as_str() {
-            delete(api, &events, &event, delete::Propagation::Background);
+            delete::on_own_behalf(api, &events, &event, delete::Propagation::Background);
         }
     }
 }
@@ -103,12 +100,5 @@ fn publish_ca(api: &Api, everything: &Everything) {
             }
             Some(_) => {}
         }
-    }
-}
-
-/// Deletes an object of whatever resource.
-fn delete(api: &Api, resource: &GroupResource, object: &Object, propagation: delete::Propagation) {
-    if let Some(served) = api.served(resource) {
-        delete::on_own_behalf(api, &served, object, propagation);
     }
 }

@@ -4,12 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::Everything;
 use crate::api::Api;
 use crate::authn::tokens::Reference;
 use crate::object;
-use crate::storage::GroupResource;
-use crate::verbs::delete::Propagation;
+use crate::storage::{Everything, GroupResource};
+use crate::verbs::delete::{self, Propagation};
 
 const TYPE: &str = "kubernetes.io/service-account-token";
 const ACCOUNT: &str = "kubernetes.io/service-account.name";
@@ -32,7 +31,7 @@ pub(super) fn fill(api: &Api, everything: &Everything) {
         let Some(account) = account else {
             // Without an account it can never hold a token; one that is yet to come may still be waited for.
             if !account_uid.is_empty() {
-                super::delete(api, resource, secret, Propagation::Background);
+                delete::on_own_behalf(api, resource, secret, Propagation::Background);
             }
             continue;
         };

@@ -10,9 +10,8 @@ use crate::api::{Api, refused_to_status};
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::kinds::Kind;
-use crate::registry::Served;
 use crate::status::{self, Result, Status};
-use crate::storage::{Object, Refused};
+use crate::storage::{GroupResource, Object, Refused};
 use crate::{encode, object, timestamp};
 
 /// Finalizer of objects whose dependents are deleted first.
@@ -103,7 +102,7 @@ pub(crate) async fn collection(call: &Call, body: Bytes) -> Result<Response<Body
 /// Deletes an object as far as it can be at once. `current` is where to start from; changes by others in between are allowed
 /// for.
 pub(crate) fn begin(api: &Api, kind: &Kind, current: &Object, options: &Options) -> Result<Outcome> {
-    let stored = crate::storage::GroupResource::of(kind);
+    let stored = GroupResource::of(kind);
     let (namespace, name) = (object::namespace(current).to_owned(), object::name(current).to_owned());
     let uid = object::uid(current).to_owned();
     let mut current = Object::clone(current);
@@ -247,8 +246,9 @@ fn invalid_options(policy: &str) -> Status {
     Status::other(422, "Invalid", why)
 }
 
-/// Deletes on the server's own behalf, as far as it can be at once.
-pub(crate) fn on_own_behalf(api: &Api, served: &Served, current: &Object, propagation: Propagation) {
+/// Deletes an object of any resource on the server's own behalf, as far as it can be at once.
+pub(crate) fn on_own_behalf(api: &Api, resource: &GroupResource, current: &Object, propagation: Propagation) {
+    let Some(served) = api.served(resource) else { return };
     let uid = Some(object::uid(current).to_owned());
     let options = Options { propagation, uid, ..Options::default() };
     if let Err(status) = begin(api, &served.kind, current, &options) {
