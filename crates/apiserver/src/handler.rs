@@ -167,7 +167,7 @@ async fn dispatch_part(call: &Arc<Call>, request: Request<Incoming>) -> Result<R
 async fn pod(call: &Call, part: Subresource, request: Request<Incoming>) -> Result<Response<Body>> {
     let pod = call.api.get(&call.served, &call.route.namespace, &call.route.name)?;
     let node = call.api.node.as_ref().ok_or_else(|| Status::unavailable("no node agent serves this cluster's pods"))?;
-    stream::pod(node, part, &pod, request).await.map_err(refused)
+    stream::pod(node, part, &pod, request).await
 }
 
 async fn proxy(call: &Call, request: Request<Incoming>) -> Result<Response<Body>> {
@@ -175,9 +175,5 @@ async fn proxy(call: &Call, request: Request<Incoming>) -> Result<Response<Body>
         Status::bad_request(format!("invalid proxy target {:?}: write [scheme:]name[:port]", call.route.name))
     })?;
     let object = call.api.get(&call.served, &call.route.namespace, &target.name)?;
-    stream::proxy(&call.served.kind, &object, &target, &call.route.rest, request).await.map_err(refused)
-}
-
-fn refused(refusal: stream::Refusal) -> Status {
-    Status::other(refusal.code.as_u16(), refusal.reason, refusal.message)
+    stream::proxy(&call.served.kind, &object, &target, &call.route.rest, request).await
 }

@@ -13,17 +13,18 @@ use super::exec::PROTOCOLS;
 use super::node::{NodeClient, STATUS, STDOUT};
 use super::options::Options;
 use super::socket::{self, Socket, Upgrade, message};
-use super::{Body, Refusal};
+use crate::body::Body;
+use crate::status::Status;
 
 pub(super) async fn serve(
     node: &NodeClient,
     pod: &Value,
     options: &Options,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Status> {
     let container = options.container(pod)?.to_owned();
     if options.stdin {
-        return Err(Refusal::bad_request(format!(
+        return Err(Status::bad_request(format!(
             "container {container} has no standard input to attach to: run a command in it with exec instead"
         )));
     }

@@ -15,7 +15,8 @@ use tokio_tungstenite::tungstenite::Message;
 use super::node::{self, CLOSE, NodeClient, RESIZE, STATUS, STDIN, Stream};
 use super::options::Options;
 use super::socket::{self, Socket, Upgrade};
-use super::{Body, Refusal};
+use crate::body::Body;
+use crate::status::Status;
 
 /// Subprotocols, best first.
 pub(super) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
@@ -25,12 +26,12 @@ pub(super) async fn serve(
     pod: &Value,
     options: &Options,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Status> {
     if options.command.is_empty() {
-        return Err(Refusal::bad_request("you must specify at least 1 command for the container"));
+        return Err(Status::bad_request("you must specify at least 1 command for the container"));
     }
     if !options.stdin && !options.stdout && !options.stderr {
-        return Err(Refusal::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+        return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
     }
     let container = options.container(pod)?.to_owned();
     let upgrade = Upgrade::negotiate(request, &PROTOCOLS)?;
@@ -101,5 +102,5 @@ async fn output(from_node: &mut ReadHalf<Stream>, to_client: &mut SplitSink<Sock
 
 /// The status that says that the agent failed.
 fn failure(why: impl std::fmt::Display) -> Bytes {
-    Refusal::internal(why).status().to_string().into()
+    Status::internal(why).to_value().to_string().into()
 }

@@ -22,7 +22,9 @@ use tokio_util::io::ReaderStream;
 use super::node::NodeClient;
 use super::options::Options;
 use super::socket::{self, Upgrade, has_token};
-use super::{Body, Refusal};
+use crate::body::Body;
+use crate::status::Status;
+use channels::QUEUE;
 use tunnel::Tunnel;
 
 /// SPDY within WebSocket messages.
@@ -35,18 +37,15 @@ const SPDY: &str = "SPDY/3.1";
 const SPDY_PROTOCOL: &str = "portforward.k8s.io";
 const SPDY_PROTOCOL_HEADER: &str = "x-stream-protocol-version";
 
-/// How many frames may wait for a slow client.
-const QUEUE: usize = 64;
-
 pub(super) fn serve(
     node: &NodeClient,
     pod: &Value,
     options: &Options,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Status> {
     if pod["status"]["phase"] != "Running" {
         let phase = pod["status"]["phase"].as_str().unwrap_or("Unknown");
-        return Err(Refusal::bad_request(format!(
+        return Err(Status::bad_request(format!(
             "unable to forward port because pod is not running. Current status={phase}"
         )));
     }
@@ -57,7 +56,7 @@ pub(super) fn serve(
     let (node, pod, ports) = (node.clone(), pod.clone(), options.ports.clone());
     if upgrade.protocol == CHANNELS {
         if ports.is_empty() {
-            return Err(Refusal::bad_request("query parameter \"ports\" is required"));
+            return Err(Status::bad_request("query parameter \"ports\" is required"));
         }
         return upgrade.accept(move |socket| channels::serve(node, pod, ports, socket));
     }
@@ -84,9 +83,9 @@ pub(super) fn serve(
 }
 
 /// SPDY without a WebSocket around it.
-fn spdy(node: NodeClient, pod: Value, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+fn spdy(node: NodeClient, pod: Value, request: Request<Incoming>) -> Result<Response<Body>, Status> {
     if !has_token(request.headers(), SPDY_PROTOCOL_HEADER, SPDY_PROTOCOL) {
-        return Err(Refusal::bad_request(format!("unable to negotiate protocol: server accepts [{SPDY_PROTOCOL}]")));
+        return Err(Status::bad_request(format!("unable to negotiate protocol: server accepts [{SPDY_PROTOCOL}]")));
     }
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::node::NodeClient;
 use super::options::Options;
-use super::{Body, Refusal};
+use crate::body::Body;
+use crate::status::Status;
 
-pub(super) async fn serve(node: &NodeClient, pod: &Value, options: &Options) -> Result<Response<Body>, Refusal> {
+pub(super) async fn serve(node: &NodeClient, pod: &Value, options: &Options) -> Result<Response<Body>, Status> {
     let container = options.container(pod)?;
     let output = node.logs(pod, container, options).await?;
     let mut response = Response::new(output.map_err(io::Error::other).boxed_unsync());

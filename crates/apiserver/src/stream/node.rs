@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::Refusal;
 use super::options::Options;
+use crate::status::Status;
 
 /// Channels of an exec stream.
 pub(super) const STDIN: u8 = 0;
@@ -48,7 +48,7 @@ impl NodeClient {
     }
 
     /// Runs a command in a container.
-    pub(super) async fn exec(&self, pod: &Value, container: &str, options: &Options) -> Result<Stream, Refusal> {
+    pub(super) async fn exec(&self, pod: &Value, container: &str, options: &Options) -> Result<Stream, Status> {
         let body = json!({
             "namespace": pod["metadata"]["namespace"],
             "pod": pod["metadata"]["name"],
@@ -63,33 +63,33 @@ impl NodeClient {
     }
 
     /// Connects to a port of a pod.
-    pub(super) async fn port_forward(&self, pod: &Value, port: u16) -> Result<Stream, Refusal> {
+    pub(super) async fn port_forward(&self, pod: &Value, port: u16) -> Result<Stream, Status> {
         let body = json!({"namespace": pod["metadata"]["namespace"], "pod": pod["metadata"]["name"], "port": port});
         self.upgrade("/portforward", &body).await
     }
 
     /// A container's output.
-    pub(super) async fn logs(&self, pod: &Value, container: &str, options: &Options) -> Result<Incoming, Refusal> {
+    pub(super) async fn logs(&self, pod: &Value, container: &str, options: &Options) -> Result<Incoming, Status> {
         let request = Request::get(log_path(pod, container, options)).header(HOST, "node").body(Full::default());
-        let response = self.send(request.map_err(Refusal::internal)?).await?;
+        let response = self.send(request.map_err(Status::internal)?).await?;
         if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(refused(response).await) }
     }
 
-    async fn upgrade(&self, path: &str, body: &Value) -> Result<Stream, Refusal> {
+    async fn upgrade(&self, path: &str, body: &Value) -> Result<Stream, Status> {
         let request = Request::post(path)
             .header(HOST, "node")
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "isthmus-stream")
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body.to_string()));
-        let response = self.send(request.map_err(Refusal::internal)?).await?;
+        let response = self.send(request.map_err(Status::internal)?).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refused(response).await);
         }
         hyper::upgrade::on(response).await.map(TokioIo::new).map_err(unreachable)
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Refusal> {
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Status> {
         let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         tokio::spawn(async move {
@@ -130,12 +130,12 @@ fn log_path(pod: &Value, container: &str, options: &Options) -> String {
 /// A raw stream to the agent.
 pub(super) type Stream = TokioIo<Upgraded>;
 
-fn unreachable(error: impl std::fmt::Display) -> Refusal {
-    Refusal::internal(format_args!("error dialing backend: {error}"))
+fn unreachable(error: impl std::fmt::Display) -> Status {
+    Status::internal(format_args!("error dialing backend: {error}"))
 }
 
 /// What the agent said instead of doing it: a Status, or text.
-async fn refused(response: Response<Incoming>) -> Refusal {
+async fn refused(response: Response<Incoming>) -> Status {
     let code = response.status();
     let body = Limited::new(response.into_body(), MOST_ERROR).collect().await;
     let body = body.map(|body| body.to_bytes()).unwrap_or_default();
@@ -143,9 +143,9 @@ async fn refused(response: Response<Incoming>) -> Refusal {
     let message = said.as_ref().and_then(|status| status["message"].as_str()).map(str::to_owned);
     let message = message.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
     match code {
-        StatusCode::NOT_FOUND => Refusal { code, reason: "NotFound", message },
-        code if code.is_client_error() => Refusal { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message },
-        _ => Refusal::internal(message),
+        StatusCode::NOT_FOUND => Status::other(404, "NotFound", message),
+        code if code.is_client_error() => Status::bad_request(message),
+        _ => Status::internal(message),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::Refusal;
+use crate::status::Status;
 use crate::timestamp;
 
 /// Query parameters of `exec`, `attach`, `log` and `portforward`.
@@ -25,7 +25,7 @@ pub(super) struct Options {
 }
 
 impl Options {
-    pub(super) fn parse(query: &str) -> Result<Self, Refusal> {
+    pub(super) fn parse(query: &str) -> Result<Self, Status> {
         let mut options = Self::default();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let flag = || matches!(&*value, "" | "1" | "true" | "True" | "TRUE" | "t" | "T");
@@ -46,7 +46,7 @@ impl Options {
                 "ports" => {
                     for port in value.split(',').filter(|port| !port.is_empty()) {
                         options.ports.push(port.parse().map_err(|_| {
-                            Refusal::bad_request(format!(
+                            Status::bad_request(format!(
                                 "unable to parse {port:?} as a port: must be between 1 and 65535"
                             ))
                         })?);
@@ -59,7 +59,7 @@ impl Options {
     }
 
     /// The container that is meant: the one named, or the only one.
-    pub(super) fn container<'a>(&'a self, pod: &'a Value) -> Result<&'a str, Refusal> {
+    pub(super) fn container<'a>(&'a self, pod: &'a Value) -> Result<&'a str, Status> {
         let names = |list: &str| -> Vec<&'a str> {
             let containers = pod["spec"][list].as_array().map_or(&[][..], Vec::as_slice);
             containers.iter().filter_map(|container| container["name"].as_str()).collect()
@@ -72,7 +72,7 @@ impl Options {
                 if known {
                     Ok(name)
                 } else {
-                    Err(Refusal::bad_request(format!("container {name} is not valid for pod {pod_name}")))
+                    Err(Status::bad_request(format!("container {name} is not valid for pod {pod_name}")))
                 }
             }
             (None, [only]) if init.is_empty() => Ok(only),
@@ -88,21 +88,21 @@ impl Options {
                 if !init.is_empty() {
                     message += &format!(" or one of the init containers: [{}]", init.join(" "));
                 }
-                Err(Refusal::bad_request(message))
+                Err(Status::bad_request(message))
             }
         }
     }
 }
 
-fn number(key: &str, value: &str) -> Result<u64, Refusal> {
+fn number(key: &str, value: &str) -> Result<u64, Status> {
     value.parse().map_err(|_| {
-        Refusal::bad_request(format!("{key}: Invalid value: {value:?}: must be greater than or equal to 0"))
+        Status::bad_request(format!("{key}: Invalid value: {value:?}: must be greater than or equal to 0"))
     })
 }
 
-fn seconds_since(text: &str) -> Result<u64, Refusal> {
+fn seconds_since(text: &str) -> Result<u64, Status> {
     let then = timestamp::parse(text)
-        .ok_or_else(|| Refusal::bad_request(format!("sinceTime: Invalid value: {text:?}: not an RFC 3339 time")))?;
+        .ok_or_else(|| Status::bad_request(format!("sinceTime: Invalid value: {text:?}: not an RFC 3339 time")))?;
     // The node agent counts whole seconds back; one more than asked for is better than one less.
     let past = (OffsetDateTime::now_utc() - then).whole_seconds().max(0);
     Ok(u64::try_from(past).unwrap_or(0) + 1)

@@ -20,8 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Body, Refusal};
+use crate::body::Body;
 use crate::kinds::Kind;
+use crate::status::Status;
 
 /// How long the peer may take to accept.
 const DIAL: Duration = Duration::from_secs(10);
@@ -65,14 +66,14 @@ pub async fn proxy(
     target: &ProxyTarget,
     path: &str,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Status> {
     let address = match &*kind.kind {
         "Pod" => pod_address(object, target)?,
         "Service" => service_address(object, target)?,
         _ => node_address(object, target)?,
     };
     let unreachable =
-        |error: io::Error| Refusal::unavailable(format!("error trying to reach service: dial tcp {address}: {error}"));
+        |error: io::Error| Status::unavailable(format!("error trying to reach service: dial tcp {address}: {error}"));
     let stream = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
     let stream =
         stream.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "i/o timeout"))).map_err(unreachable)?;
@@ -92,8 +93,8 @@ async fn exchange(
     address: SocketAddr,
     path: &str,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
-    let failed = |error: hyper::Error| Refusal::unavailable(format!("error trying to reach service: {error}"));
+) -> Result<Response<Body>, Status> {
+    let failed = |error: hyper::Error| Status::unavailable(format!("error trying to reach service: {error}"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
@@ -106,7 +107,7 @@ async fn exchange(
     let original_host = head.headers.get(HOST).cloned();
     forward_headers(&mut head.headers);
     head.headers.remove(AUTHORIZATION);
-    head.headers.insert(HOST, HeaderValue::from_str(&address.to_string()).map_err(Refusal::internal)?);
+    head.headers.insert(HOST, HeaderValue::from_str(&address.to_string()).map_err(Status::internal)?);
     if let Some(host) = original_host {
         head.headers.insert("x-forwarded-host", host);
     }
@@ -125,11 +126,10 @@ async fn exchange(
     Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
 }
 
-fn rewritten(path: &str, query: Option<&str>) -> Result<Uri, Refusal> {
+fn rewritten(path: &str, query: Option<&str>) -> Result<Uri, Status> {
     let path = if path.is_empty() { "/" } else { path };
     let whole = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
-    let whole =
-        PathAndQuery::try_from(whole).map_err(|error| Refusal::bad_request(format!("proxied path: {error}")))?;
+    let whole = PathAndQuery::try_from(whole).map_err(|error| Status::bad_request(format!("proxied path: {error}")))?;
     Ok(Uri::from(whole))
 }
 
@@ -157,10 +157,10 @@ fn forward_headers(headers: &mut HeaderMap) {
     }
 }
 
-fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal> {
+fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status> {
     let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
     let ip =
-        ip.ok_or_else(|| Refusal::unavailable(format!("address not allowed: pod {} has no address", target.name)))?;
+        ip.ok_or_else(|| Status::unavailable(format!("address not allowed: pod {} has no address", target.name)))?;
     let ports = || {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         containers.filter_map(|container| container["ports"].as_array()).flatten()
@@ -174,7 +174,7 @@ fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal>
     };
     match number {
         Some(number) => Ok(SocketAddr::new(ip, number)),
-        None => Err(Refusal::bad_request(format!(
+        None => Err(Status::bad_request(format!(
             "no port {:?} found for pod {:?}",
             target.port.as_deref().unwrap_or(""),
             target.name
@@ -182,7 +182,7 @@ fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal>
     }
 }
 
-fn service_address(service: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal> {
+fn service_address(service: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status> {
     let ports = service["spec"]["ports"].as_array().map_or(&[][..], Vec::as_slice);
     let found = match target.port.as_deref() {
         None => ports.first().filter(|_| ports.len() == 1),
@@ -192,16 +192,16 @@ fn service_address(service: &Value, target: &ProxyTarget) -> Result<SocketAddr, 
     };
     let Some(port) = found.and_then(|port| number(&port["port"])) else {
         let asked = target.port.as_deref().unwrap_or("");
-        return Err(Refusal::unavailable(format!("no service port {asked:?} found for service {:?}", target.name)));
+        return Err(Status::unavailable(format!("no service port {asked:?} found for service {:?}", target.name)));
     };
     let ip = service["spec"]["clusterIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
     match ip {
         Some(ip) => Ok(SocketAddr::new(ip, port)),
-        None => Err(Refusal::unavailable(format!("no endpoints available for service {:?}", target.name))),
+        None => Err(Status::unavailable(format!("no endpoints available for service {:?}", target.name))),
     }
 }
 
-fn node_address(node: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal> {
+fn node_address(node: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status> {
     const KUBELET: u16 = 10250;
     let addresses = node["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);
     let internal = addresses.iter().find(|address| address["type"] == "InternalIP");
@@ -209,7 +209,7 @@ fn node_address(node: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusa
     let port = target.port.as_deref().map_or(Some(KUBELET), |port| port.parse().ok());
     match (ip, port) {
         (Some(ip), Some(port)) => Ok(SocketAddr::new(ip, port)),
-        _ => Err(Refusal::unavailable(format!("no address to reach node {:?} at", target.name))),
+        _ => Err(Status::unavailable(format!("no address to reach node {:?} at", target.name))),
     }
 }
 
@@ -219,12 +219,12 @@ fn number(port: &Value) -> Option<u16> {
 
 /// TLS without verification of the peer, as Kubernetes proxies: the request goes to an address of the cluster's own network
 /// on behalf of a caller who was authorised to reach it, and the peers' certificates are rarely for their names here.
-fn any_server() -> Result<Arc<ClientConfig>, Refusal> {
+fn any_server() -> Result<Arc<ClientConfig>, Status> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let schemes = provider.signature_verification_algorithms.supported_schemes();
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(Refusal::internal)?
+        .map_err(Status::internal)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer(schemes)))
         .with_no_client_auth();

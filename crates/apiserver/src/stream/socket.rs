@@ -18,7 +18,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::node::STATUS;
-use super::{Body, Refusal};
+use crate::body::Body;
+use crate::status::Status;
 
 /// A WebSocket to a client.
 pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
@@ -33,7 +34,7 @@ pub(super) struct Upgrade {
 
 impl Upgrade {
     /// Reads the client's wishes; the first of `supported` that it offers is chosen.
-    pub(super) fn negotiate(request: Request<Incoming>, supported: &[&'static str]) -> Result<Self, Refusal> {
+    pub(super) fn negotiate(request: Request<Incoming>, supported: &[&'static str]) -> Result<Self, Status> {
         let headers = request.headers();
         if !has_token(headers, UPGRADE.as_str(), "websocket") {
             let asked = headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -45,10 +46,10 @@ impl Upgrade {
                     "unable to upgrade to {asked}: this server streams over WebSockets ({protocols}), as kubectl does from 1.30 on"
                 )
             };
-            return Err(Refusal::bad_request(message));
+            return Err(Status::bad_request(message));
         }
         let Some(key) = headers.get(SEC_WEBSOCKET_KEY) else {
-            return Err(Refusal::bad_request("the WebSocket upgrade has no Sec-WebSocket-Key"));
+            return Err(Status::bad_request("the WebSocket upgrade has no Sec-WebSocket-Key"));
         };
         let accept = derive_accept_key(key.as_bytes());
         let offered: Vec<&str> = headers
@@ -59,7 +60,7 @@ impl Upgrade {
             .map(str::trim)
             .collect();
         let Some(protocol) = supported.iter().find(|protocol| offered.contains(protocol)) else {
-            return Err(Refusal::bad_request(format!(
+            return Err(Status::bad_request(format!(
                 "unable to negotiate protocol: client supports [{}], server accepts [{}]",
                 offered.join(" "),
                 supported.join(" ")
@@ -69,7 +70,7 @@ impl Upgrade {
     }
 
     /// The response to send, after which `serve` gets the socket.
-    pub(super) fn accept<Serve, Served>(self, serve: Serve) -> Result<Response<Body>, Refusal>
+    pub(super) fn accept<Serve, Served>(self, serve: Serve) -> Result<Response<Body>, Status>
     where
         Serve: FnOnce(Socket) -> Served + Send + 'static,
         Served: Future<Output = ()> + Send + 'static,
@@ -79,7 +80,7 @@ impl Upgrade {
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&self.accept).map_err(Refusal::internal)?);
+        headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&self.accept).map_err(Status::internal)?);
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(self.protocol));
         let upgrade = self.upgrade;
         tokio::spawn(async move {
@@ -103,8 +104,8 @@ pub(super) fn message(channel: u8, data: &[u8]) -> Message {
 }
 
 /// Sends a refusal as the status in which a stream ends.
-pub(super) async fn refuse(socket: &mut Socket, refusal: &Refusal) {
-    let status = refusal.status().to_string();
+pub(super) async fn refuse(socket: &mut Socket, refusal: &Status) {
+    let status = refusal.to_value().to_string();
     let _ = socket.send(message(STATUS, status.as_bytes())).await;
     let _ = socket.send(goodbye()).await;
 }

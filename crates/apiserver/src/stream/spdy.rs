@@ -8,7 +8,7 @@ mod compression;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use compression::Deflater;
-pub(super) use compression::Inflater;
+pub(super) use compression::{Corrupt, Inflater};
 
 /// Largest frame that is taken.
 const MOST_FRAME: usize = 1024 * 1024;
@@ -60,8 +60,8 @@ pub(super) enum Malformed {
     Version(u16),
     #[error("a SPDY frame is shorter than its fields")]
     Short,
-    #[error("a SPDY header block cannot be decompressed")]
-    Compression,
+    #[error(transparent)]
+    Compression(#[from] Corrupt),
     #[error("a SPDY header block is malformed")]
     Headers,
 }

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::options::Options;
 use super::proxy::ProxyTarget;
-use super::spdy::{self, Frame, Inflater, Malformed};
+use super::spdy::{self, Corrupt, Frame, Inflater, Malformed};
 
 /// Header blocks as zlib compresses them with the dictionary of SPDY/3 (level 9, flushed after each): `streamtype`, `port`
 /// and `requestid` of an error stream and of its data stream, one connection.
@@ -27,7 +27,7 @@ fn header_blocks_share_one_compressed_stream() {
     let second = spdy::headers(inflater.inflate(&hex(DATA_STREAM)).expect("inflates")).expect("headers");
     assert_eq!(second, pairs(&[("streamtype", "data"), ("port", "8080"), ("requestid", "0")]));
     let out_of_order = Inflater::new().inflate(&hex(DATA_STREAM));
-    assert_eq!(out_of_order, Err(Malformed::Compression));
+    assert_eq!(out_of_order, Err(Corrupt));
 }
 
 #[test]

@@ -9,9 +9,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::QUEUE;
 use crate::stream::node::NodeClient;
 use crate::stream::socket::{self, Socket, message};
+
+/// How many frames may wait for a slow client.
+pub(super) const QUEUE: usize = 64;
 
 /// How much is read from the pod at once.
 const CHUNK: usize = 32 * 1024;

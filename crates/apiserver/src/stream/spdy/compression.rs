@@ -8,8 +8,6 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::Malformed;
-
 /// Size of the buffer for a header block. Blocks of port forwarding are some dozens of bytes.
 const USUAL_BLOCK: usize = 512;
 
@@ -46,6 +44,11 @@ static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     dictionary
 });
 
+/// A header block is not a part of the zlib stream, or is too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a SPDY header block cannot be decompressed")]
+pub(in crate::stream) struct Corrupt;
+
 /// Decompressor of the header blocks that a client sends.
 #[derive(Debug)]
 pub(in crate::stream) struct Inflater(Decompress);
@@ -56,7 +59,7 @@ impl Inflater {
     }
 
     /// Decompresses one header block. After an error the stream cannot be continued.
-    pub(in crate::stream) fn inflate(&mut self, block: &[u8]) -> Result<Bytes, Malformed> {
+    pub(in crate::stream) fn inflate(&mut self, block: &[u8]) -> Result<Bytes, Corrupt> {
         let start = self.0.total_in();
         let mut output = Vec::with_capacity(USUAL_BLOCK);
         loop {
@@ -64,18 +67,18 @@ impl Inflater {
             match self.0.decompress_vec(rest, &mut output, FlushDecompress::Sync) {
                 Ok(Status::Ok | Status::BufError) if output.len() == output.capacity() => {
                     if output.len() >= MAX_BLOCK {
-                        return Err(Malformed::Compression);
+                        return Err(Corrupt);
                     }
                     output.reserve_exact(output.len());
                 }
                 Ok(Status::Ok) if (self.0.total_in() - start) as usize == block.len() => return Ok(output.into()),
                 Ok(Status::BufError) if rest.is_empty() => return Ok(output.into()),
                 // The end of the zlib stream: no header block ends it.
-                Ok(_) => return Err(Malformed::Compression),
+                Ok(_) => return Err(Corrupt),
                 Err(error) if error.needs_dictionary().is_some() => {
-                    self.0.set_dictionary(&DICTIONARY).map_err(|_| Malformed::Compression)?;
+                    self.0.set_dictionary(&DICTIONARY).map_err(|_| Corrupt)?;
                 }
-                Err(_) => return Err(Malformed::Compression),
+                Err(_) => return Err(Corrupt),
             }
         }
     }
