@@ -15,7 +15,7 @@ use crate::status::{Result, Status};
 mod duplicates;
 
 /// The body of every response: whole, or streamed.
-pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// The largest request body that is read, as in Kubernetes.
 pub(crate) const LIMIT: usize = 3 * 1024 * 1024;
@@ -24,12 +24,12 @@ pub(crate) const LIMIT: usize = 3 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A body that is known as a whole.
-pub fn full(bytes: impl Into<Bytes>) -> Body {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A JSON response.
-pub fn json(status: StatusCode, value: &Value) -> Response<Body> {
+pub(crate) fn json(status: StatusCode, value: &Value) -> Response<Body> {
     typed(status, HeaderValue::from_static("application/json"), value)
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, value: &Value
 }
 
 /// A plain text response.
-pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(full(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -52,7 +52,7 @@ pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
 }
 
 /// A failed request's response.
-pub fn error(status: &Status) -> Response<Body> {
+pub(crate) fn error(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, &status.to_value());
     if let Some(seconds) = status.details.as_ref().map(|details| details.retry_after_seconds).filter(|s| *s > 0) {

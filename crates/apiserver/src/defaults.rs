@@ -18,7 +18,7 @@ use crate::kinds::{self, Kind};
 
 /// Fills in the fields that Kubernetes would. Custom resources are left alone: their defaults come from their schema.
 /// Doing it again changes nothing.
-pub fn apply(kind: &Kind, object: &mut Value) {
+pub(crate) fn apply(kind: &Kind, object: &mut Value) {
     if !object.is_object() || kinds::by_kind(&kind.group, &kind.version, &kind.kind).is_none() {
         return;
     }

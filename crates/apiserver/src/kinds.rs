@@ -10,26 +10,26 @@
 //! acts on them.
 
 mod builtin;
-pub mod events;
+pub(crate) mod events;
 mod kind;
 #[cfg(test)]
 mod tests;
 
-pub use builtin::BUILTIN;
-pub use kind::{GroupVersionKind, Kind, Name, Subresource, Verbs};
+pub(crate) use builtin::BUILTIN;
+pub(crate) use kind::{GroupVersionKind, Kind, Subresource, Verbs};
 
 /// The kind as which objects of `kind` are kept. It differs from `kind` only for `events.k8s.io` Events, which are the core group's
 /// Events in another form; [`events::to_stored`] and [`events::from_stored`] convert.
-pub fn stored_as(kind: &Kind) -> &Kind {
+pub(crate) fn stored_as(kind: &Kind) -> &Kind {
     if kind.is("events.k8s.io", "Event") { by_kind("", "v1", "Event").unwrap_or(kind) } else { kind }
 }
 
 /// The built-in kind with that resource name, as in a URL.
-pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+pub(crate) fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     BUILTIN.iter().find(|kind| kind.plural == plural && kind.group == group && kind.version == version)
 }
 
 /// The built-in kind with that name, as in a manifest.
-pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+pub(crate) fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
     BUILTIN.iter().find(|known| known.kind == kind && known.group == group && known.version == version)
 }

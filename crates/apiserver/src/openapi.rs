@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-pub use definitions::CustomKind;
+pub(crate) use definitions::CustomKind;
 use operations::path_of;
 
 use crate::kinds::{BUILTIN, Kind};
@@ -34,7 +34,7 @@ static FINGERPRINT: LazyLock<u64> = LazyLock::new(|| {
 });
 
 /// `/openapi/v3`: where the document of each group and version is.
-pub fn v3_index(custom: &[CustomKind<'_>]) -> Value {
+pub(crate) fn v3_index(custom: &[CustomKind<'_>]) -> Value {
     let mut hashes: BTreeMap<String, DefaultHasher> = BTreeMap::new();
     for kind in BUILTIN.iter() {
         hashes.entry(path_of(kind)).or_insert_with(|| {
@@ -59,7 +59,7 @@ pub fn v3_index(custom: &[CustomKind<'_>]) -> Value {
 }
 
 /// `/openapi/v3/{path}`, where `path` is `api/v1` or `apis/<group>/<version>`, as JSON. None if there is no such group.
-pub fn v3(path: &str, custom: &[CustomKind<'_>]) -> Option<Vec<u8>> {
+pub(crate) fn v3(path: &str, custom: &[CustomKind<'_>]) -> Option<Vec<u8>> {
     let path = path.trim_matches('/');
     let parts = Parts::new(|kind| path_of(kind) == path, custom)?;
     let document = json!({
@@ -72,7 +72,7 @@ pub fn v3(path: &str, custom: &[CustomKind<'_>]) -> Option<Vec<u8>> {
 }
 
 /// `/openapi/v2` as JSON.
-pub fn v2(custom: &[CustomKind<'_>]) -> Vec<u8> {
+pub(crate) fn v2(custom: &[CustomKind<'_>]) -> Vec<u8> {
     let parts = Parts::new(|_| true, custom).unwrap_or_default();
     let mut document = json!({
         "swagger": "2.0",
@@ -85,14 +85,14 @@ pub fn v2(custom: &[CustomKind<'_>]) -> Vec<u8> {
 }
 
 /// Media type in which kubectl asks for `/openapi/v2`.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// The same media type in an answer: the one that is asked for is not a valid one.
-pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+pub(crate) const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// `/openapi/v2` as protobuf, with neither paths nor definitions: to kubectl, no kind has a schema there, and it says so in its own
 /// words (`no matches for kind …`) rather than complain about the server.
-pub fn v2_protobuf() -> Vec<u8> {
+pub(crate) fn v2_protobuf() -> Vec<u8> {
     /// A field of text or of a message, shorter than 128 bytes.
     fn field(number: u8, content: &[u8]) -> Vec<u8> {
         let mut field = vec![number << 3 | 2, content.len() as u8];

@@ -11,47 +11,47 @@ use crate::kinds::Kind;
 /// A request that was not carried out, ready to be sent as a `Status` object.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message}")]
-pub struct Status {
+pub(crate) struct Status {
     /// HTTP status code.
-    pub code: u16,
+    pub(crate) code: u16,
     /// Machine-readable reason, such as `NotFound`.
-    pub reason: Cow<'static, str>,
+    pub(crate) reason: Cow<'static, str>,
     /// What a person reads.
-    pub message: String,
+    pub(crate) message: String,
     /// What the error is about.
-    pub details: Option<Box<Details>>,
+    pub(crate) details: Option<Box<Details>>,
 }
 
 /// `metav1.StatusDetails`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Details {
+pub(crate) struct Details {
     /// Name of the object.
-    pub name: String,
+    pub(crate) name: String,
     /// API group of the resource or kind.
-    pub group: String,
+    pub(crate) group: String,
     /// Resource name, or the kind for validation errors.
-    pub kind: String,
+    pub(crate) kind: String,
     /// UID of the object.
-    pub uid: String,
+    pub(crate) uid: String,
     /// The single findings.
-    pub causes: Vec<Cause>,
+    pub(crate) causes: Vec<Cause>,
     /// When to try again, in seconds; 0 when unknown.
-    pub retry_after_seconds: u32,
+    pub(crate) retry_after_seconds: u32,
 }
 
 /// One finding about one field (`metav1.StatusCause`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause {
+pub(crate) struct Cause {
     /// Machine-readable reason, such as `FieldValueRequired`.
-    pub reason: String,
+    pub(crate) reason: String,
     /// What a person reads, without the field's name.
-    pub message: String,
+    pub(crate) message: String,
     /// Path of the field, such as `spec.containers[0].image`.
-    pub field: String,
+    pub(crate) field: String,
 }
 
 /// The result of answering a request.
-pub type Result<T> = std::result::Result<T, Status>;
+pub(crate) type Result<T> = std::result::Result<T, Status>;
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
@@ -69,37 +69,37 @@ impl Status {
     }
 
     /// The object does not exist.
-    pub fn not_found(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn not_found(kind: &Kind, name: &str) -> Self {
         Self::new(404, "NotFound", format!("{} \"{name}\" not found", kind.group_resource())).about(kind, name)
     }
 
     /// The URL names nothing that is served.
-    pub fn no_such_resource() -> Self {
+    pub(crate) fn no_such_resource() -> Self {
         let mut status = Self::new(404, "NotFound", "the server could not find the requested resource");
         status.details = Some(Box::default());
         status
     }
 
     /// An object of that name exists already.
-    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
         Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", kind.group_resource()))
             .about(kind, name)
     }
 
     /// The operation does not apply to the object as it is now.
-    pub fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+    pub(crate) fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
         let what = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", kind.group_resource());
         Self::new(409, "Conflict", what).about(kind, name)
     }
 
     /// The object was changed since the caller read it.
-    pub fn modified(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn modified(kind: &Kind, name: &str) -> Self {
         const WHY: &str = "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(kind, name, WHY)
     }
 
     /// The object breaks rules of its kind.
-    pub fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
+    pub(crate) fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
         let said: Vec<String> = causes
             .iter()
             .map(|cause| {
@@ -129,7 +129,7 @@ impl Status {
     }
 
     /// The caller may not do this to that object.
-    pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
+    pub(crate) fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
         let resource = kind.group_resource();
         let message = if name.is_empty() {
             format!("{resource} is forbidden: {why}")
@@ -140,24 +140,24 @@ impl Status {
     }
 
     /// The caller may not read that path.
-    pub fn forbidden_path(why: &str) -> Self {
+    pub(crate) fn forbidden_path(why: &str) -> Self {
         let mut status = Self::new(403, "Forbidden", format!("forbidden: {why}"));
         status.details = Some(Box::default());
         status
     }
 
     /// The caller's credentials are missing or not accepted.
-    pub fn unauthorized() -> Self {
+    pub(crate) fn unauthorized() -> Self {
         Self::new(401, "Unauthorized", "Unauthorized")
     }
 
     /// The request makes no sense as sent.
-    pub fn bad_request(why: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(why: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", why)
     }
 
     /// The URL exists, the method does not apply to it.
-    pub fn method_not_allowed() -> Self {
+    pub(crate) fn method_not_allowed() -> Self {
         let mut status =
             Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
         status.details = Some(Box::default());
@@ -165,17 +165,17 @@ impl Status {
     }
 
     /// The revision asked for is no longer remembered.
-    pub fn expired(why: impl Into<String>) -> Self {
+    pub(crate) fn expired(why: impl Into<String>) -> Self {
         Self::new(410, "Expired", why)
     }
 
     /// A watch starts before what is remembered.
-    pub fn too_old(asked: u64, oldest: u64) -> Self {
+    pub(crate) fn too_old(asked: u64, oldest: u64) -> Self {
         Self::expired(format!("too old resource version: {asked} ({oldest})"))
     }
 
     /// A revision of the future was asked for.
-    pub fn too_large_revision(asked: u64, current: u64) -> Self {
+    pub(crate) fn too_large_revision(asked: u64, current: u64) -> Self {
         let mut status = Self::new(504, "Timeout", format!("Too large resource version: {asked}, current: {current}"));
         status.details = Some(Box::new(Details {
             causes: vec![Cause {
@@ -190,13 +190,13 @@ impl Status {
     }
 
     /// The body exceeds the limit.
-    pub fn body_too_large(limit: usize) -> Self {
+    pub(crate) fn body_too_large(limit: usize) -> Self {
         let message = format!("Request entity too large: limit is {limit}");
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
     /// The body is in a format that the operation does not take.
-    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
+    pub(crate) fn unsupported_media_type(accepted: &[&str]) -> Self {
         let message = format!(
             "the body of the request was in an unknown format - accepted media types include: {}",
             accepted.join(", ")
@@ -205,30 +205,30 @@ impl Status {
     }
 
     /// None of the formats that the client accepts can be produced.
-    pub fn not_acceptable(offered: &[&str]) -> Self {
+    pub(crate) fn not_acceptable(offered: &[&str]) -> Self {
         let message = format!("only the following media types are accepted: {}", offered.join(", "));
         Self::new(406, "NotAcceptable", message)
     }
 
     /// The server failed.
-    pub fn internal(why: impl std::fmt::Display) -> Self {
+    pub(crate) fn internal(why: impl std::fmt::Display) -> Self {
         Self::new(500, "InternalError", format!("Internal error occurred: {why}"))
     }
 
     /// Too much is going on; try again soon.
-    pub fn too_many_requests(why: impl Into<String>, retry_after_seconds: u32) -> Self {
+    pub(crate) fn too_many_requests(why: impl Into<String>, retry_after_seconds: u32) -> Self {
         let mut status = Self::new(429, "TooManyRequests", why);
         status.details = Some(Box::new(Details { retry_after_seconds, ..Details::default() }));
         status
     }
 
     /// What serves this part of the API is not reachable.
-    pub fn unavailable(why: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(why: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", why)
     }
 
     /// Fields are owned by others (server-side apply).
-    pub fn apply_conflict(causes: Vec<Cause>) -> Self {
+    pub(crate) fn apply_conflict(causes: Vec<Cause>) -> Self {
         let said: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.message, cause.field)).collect();
         let (noun, said) = match said.as_slice() {
             [one] => ("conflict", one.clone()),
@@ -243,12 +243,12 @@ impl Status {
     }
 
     /// A rejection in another's words, such as an admission webhook's.
-    pub fn other(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+    pub(crate) fn other(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self { code, reason: reason.into(), message: message.into(), details: None }
     }
 
     /// The `Status` object.
-    pub fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         let mut value = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "code": self.code,
@@ -283,7 +283,7 @@ impl Details {
 
 impl Cause {
     /// A finding about a field.
-    pub fn new(reason: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { reason: reason.to_owned(), message: message.into(), field: field.into() }
     }
 

@@ -26,12 +26,12 @@ use crate::kinds::Subresource;
 use crate::status::Status;
 use options::Options;
 
-pub use node::NodeClient;
-pub use proxy::{ProxyTarget, proxy};
+pub(crate) use node::NodeClient;
+pub(crate) use proxy::{ProxyTarget, proxy};
 
 /// Serves `exec`, `attach`, `log` or `portforward` of `pod`, which the caller has read and authorised. The request still has
 /// its upgrade, if it asks for one.
-pub async fn pod(
+pub(crate) async fn pod(
     node: &NodeClient,
     subresource: Subresource,
     pod: &Value,

@@ -19,24 +19,24 @@ use cell::{Cells, Heading, name};
 
 /// A column that a CustomResourceDefinition asks for (`additionalPrinterColumns`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Column {
+pub(crate) struct Column {
     /// Heading.
-    pub name: String,
+    pub(crate) name: String,
     /// `string`, `integer`, `number`, `boolean` or `date`.
-    pub type_: String,
+    pub(crate) type_: String,
     /// OpenAPI format, often empty.
-    pub format: String,
+    pub(crate) format: String,
     /// For `kubectl explain`-like clients.
-    pub description: String,
+    pub(crate) description: String,
     /// 0 is always shown, others with `-o wide`.
-    pub priority: i64,
+    pub(crate) priority: i64,
     /// Simple JSONPath of the cell, such as `.spec.hosts[0]`.
-    pub json_path: String,
+    pub(crate) json_path: String,
 }
 
 /// What a row carries of its object (`includeObject` of the request).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Include {
+pub(crate) enum Include {
     /// A PartialObjectMetadata.
     #[default]
     Metadata,
@@ -48,7 +48,7 @@ pub enum Include {
 
 impl Include {
     /// The value of the request's `includeObject` parameter.
-    pub fn from_parameter(value: Option<&str>) -> Option<Self> {
+    pub(crate) fn from_parameter(value: Option<&str>) -> Option<Self> {
         match value {
             None | Some("" | "Metadata") => Some(Self::Metadata),
             Some("Object") => Some(Self::Object),
@@ -60,7 +60,7 @@ impl Include {
 
 /// A Table of `objects`, all of `kind`. The caller adds `metadata` (resourceVersion, continue) and may drop
 /// `columnDefinitions` from all but the first event of a watch. `columns` are those of a custom resource.
-pub fn render<'a>(
+pub(crate) fn render<'a>(
     kind: &Kind,
     objects: impl IntoIterator<Item = &'a Value>,
     columns: &[Column],

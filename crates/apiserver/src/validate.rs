@@ -20,16 +20,16 @@ mod workload;
 
 use serde_json::Value;
 
-pub use crate::status::Cause;
+pub(crate) use crate::status::Cause;
 
 use crate::kinds::{self, Kind};
 use finding::{Findings, Path};
 
-pub use fields::{prune, types, unknown_fields};
+pub(crate) use fields::{prune, types, unknown_fields};
 
 /// What is wrong with `object`, which has its defaults; `old` is what it replaces. Of custom resources only the metadata is
 /// looked at: the rest is up to their schema.
-pub fn object(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+pub(crate) fn object(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut findings = Findings::default();
     metadata::check(kind, object, &mut findings);
     if kinds::by_kind(&kind.group, &kind.version, &kind.kind).is_none() {

@@ -9,7 +9,7 @@ use super::kind::Subresource::{
 use super::kind::{Kind, Subresource, Verbs};
 
 /// Every built-in kind, ordered by group as discovery lists them.
-pub static BUILTIN: LazyLock<Vec<Kind>> = LazyLock::new(|| GROUPS.iter().flat_map(Group::kinds).collect());
+pub(crate) static BUILTIN: LazyLock<Vec<Kind>> = LazyLock::new(|| GROUPS.iter().flat_map(Group::kinds).collect());
 
 struct Group {
     group: &'static str,

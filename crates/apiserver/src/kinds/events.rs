@@ -16,7 +16,7 @@ const RENAMED: [(&str, &str); 6] = [
 ];
 
 /// Turns an `events.k8s.io/v1` Event into the core form.
-pub fn to_stored(event: &mut Value) {
+pub(crate) fn to_stored(event: &mut Value) {
     let Some(fields) = event.as_object_mut() else { return };
     for (core, newer) in RENAMED {
         rename(fields, newer, core);
@@ -26,7 +26,7 @@ pub fn to_stored(event: &mut Value) {
 }
 
 /// Turns a core Event into the `events.k8s.io/v1` form.
-pub fn from_stored(event: &mut Value) {
+pub(crate) fn from_stored(event: &mut Value) {
     let Some(fields) = event.as_object_mut() else { return };
     for (core, newer) in RENAMED {
         rename(fields, core, newer);

@@ -3,38 +3,38 @@
 use std::borrow::Cow;
 
 /// A name that is either compiled in or was read from a CustomResourceDefinition.
-pub type Name = Cow<'static, str>;
+pub(crate) type Name = Cow<'static, str>;
 
 /// One version of one kind of object, as clients address it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub(crate) struct Kind {
     /// API group; empty for the core group.
-    pub group: Name,
+    pub(crate) group: Name,
     /// Version within the group, such as `v1`.
-    pub version: Name,
+    pub(crate) version: Name,
     /// Kind in CamelCase, as in `kind:` of a manifest.
-    pub kind: Name,
+    pub(crate) kind: Name,
     /// Kind of a list of these objects.
-    pub list_kind: Name,
+    pub(crate) list_kind: Name,
     /// Resource name in URLs.
-    pub plural: Name,
+    pub(crate) plural: Name,
     /// Name of one, as in `deployment.apps/reviews created`.
-    pub singular: Name,
+    pub(crate) singular: Name,
     /// Abbreviations that `kubectl` accepts.
-    pub short_names: Vec<Name>,
+    pub(crate) short_names: Vec<Name>,
     /// Groups of resources that `kubectl get` accepts, such as `all`.
-    pub categories: Vec<Name>,
+    pub(crate) categories: Vec<Name>,
     /// Whether objects live in a namespace.
-    pub namespaced: bool,
+    pub(crate) namespaced: bool,
     /// What can be addressed below an object.
-    pub subresources: Vec<Subresource>,
+    pub(crate) subresources: Vec<Subresource>,
     /// What can be done with the objects.
-    pub verbs: Verbs,
+    pub(crate) verbs: Verbs,
 }
 
 /// What clients may do with the objects of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verbs {
+pub(crate) enum Verbs {
     /// Stored: create, read, change, watch and delete.
     All,
     /// Answered at once and never stored, such as a TokenReview.
@@ -43,7 +43,7 @@ pub enum Verbs {
 
 /// A part of an object, or a service of it, with a URL of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Subresource {
+pub(crate) enum Subresource {
     /// The `status` field alone.
     Status,
     /// Replicas, as an `autoscaling/v1` Scale.
@@ -72,18 +72,18 @@ pub enum Subresource {
 
 /// `group`, `version` and `kind` of what a URL reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupVersionKind<'a> {
+pub(crate) struct GroupVersionKind<'a> {
     /// API group; empty for the core group.
-    pub group: &'a str,
+    pub(crate) group: &'a str,
     /// Version within the group.
-    pub version: &'a str,
+    pub(crate) version: &'a str,
     /// Kind in CamelCase.
-    pub kind: &'a str,
+    pub(crate) kind: &'a str,
 }
 
 impl Subresource {
     /// The last segment of the URL.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Status => "status",
             Self::Scale => "scale",
@@ -101,7 +101,7 @@ impl Subresource {
     }
 
     /// The subresource of that URL segment.
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         const ALL: [Subresource; 12] = [
             Subresource::Status,
             Subresource::Scale,
@@ -120,7 +120,7 @@ impl Subresource {
     }
 
     /// The verbs that discovery lists for it.
-    pub fn verbs(self) -> &'static [&'static str] {
+    pub(crate) fn verbs(self) -> &'static [&'static str] {
         match self {
             Self::Status | Self::Scale | Self::EphemeralContainers => &["get", "patch", "update"],
             Self::Exec | Self::Attach | Self::PortForward => &["create", "get"],
@@ -132,7 +132,7 @@ impl Subresource {
     }
 
     /// What the subresource of `kind` reads and writes.
-    pub fn object<'a>(self, kind: &'a Kind) -> GroupVersionKind<'a> {
+    pub(crate) fn object<'a>(self, kind: &'a Kind) -> GroupVersionKind<'a> {
         let (group, version, name) = match self {
             Self::Scale => ("autoscaling", "v1", "Scale"),
             Self::Exec => ("", "v1", "PodExecOptions"),
@@ -156,7 +156,7 @@ impl Subresource {
 
 impl Verbs {
     /// The verbs as discovery lists them.
-    pub fn names(self) -> &'static [&'static str] {
+    pub(crate) fn names(self) -> &'static [&'static str] {
         match self {
             Self::All => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
             Self::CreateOnly => &["create"],
@@ -166,7 +166,7 @@ impl Verbs {
 
 impl Kind {
     /// `apiVersion` as manifests write it: `v1`, `apps/v1`.
-    pub fn api_version(&self) -> Name {
+    pub(crate) fn api_version(&self) -> Name {
         if self.group.is_empty() {
             self.version.clone()
         } else {
@@ -175,22 +175,22 @@ impl Kind {
     }
 
     /// `pods`, `deployments.apps`: the resource as messages name it.
-    pub fn group_resource(&self) -> Name {
+    pub(crate) fn group_resource(&self) -> Name {
         if self.group.is_empty() { self.plural.clone() } else { Cow::Owned(format!("{}.{}", self.plural, self.group)) }
     }
 
     /// Whether `subresource` exists below objects of this kind.
-    pub fn has(&self, subresource: Subresource) -> bool {
+    pub(crate) fn has(&self, subresource: Subresource) -> bool {
         self.subresources.contains(&subresource)
     }
 
     /// Whether the kind is `kind` of `group`, in any version.
-    pub fn is(&self, group: &str, kind: &str) -> bool {
+    pub(crate) fn is(&self, group: &str, kind: &str) -> bool {
         self.group == group && self.kind == kind
     }
 
     /// Whether objects are kept; the others are answered at once.
-    pub fn is_stored(&self) -> bool {
+    pub(crate) fn is_stored(&self) -> bool {
         self.verbs == Verbs::All
     }
 }

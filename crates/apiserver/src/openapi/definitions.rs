@@ -19,11 +19,11 @@ const STRATEGY: &str = "x-kubernetes-patch-strategy";
 
 /// A custom resource's part of the documents: its kind and the `openAPIV3Schema` of that version.
 #[derive(Clone, Copy, Debug)]
-pub struct CustomKind<'a> {
+pub(crate) struct CustomKind<'a> {
     /// Names and scope.
-    pub kind: &'a Kind,
+    pub(crate) kind: &'a Kind,
     /// `openAPIV3Schema`, if the definition has one.
-    pub schema: Option<&'a Value>,
+    pub(crate) schema: Option<&'a Value>,
 }
 
 /// Adds what Kubernetes' documents say beyond plain JSON schema: which kind a schema is of, and how its lists merge.

@@ -12,17 +12,17 @@ use super::shapes::{Type, shapes};
 
 /// How strategic merge patch treats the list at `path` (field names; indexes left out) of that kind: `patchMergeKey` and
 /// `patchStrategy` of Kubernetes' types. [`ListKind::Set`] is a list of plain values with strategy `merge`.
-pub fn strategic(group: &str, version: &str, kind: &str, path: &[&str]) -> ListKind {
+pub(crate) fn strategic(group: &str, version: &str, kind: &str, path: &[&str]) -> ListKind {
     find(group, version, kind, path).map_or(ListKind::Atomic, |rule| rule.strategic)
 }
 
 /// How server-side apply treats the list at `path`: `listType` and `listMapKeys` of Kubernetes' types.
-pub fn apply(group: &str, version: &str, kind: &str, path: &[&str]) -> ListKind {
+pub(crate) fn apply(group: &str, version: &str, kind: &str, path: &[&str]) -> ListKind {
     find(group, version, kind, path).map_or(ListKind::Atomic, |rule| rule.apply)
 }
 
 /// Whether server-side apply owns the object at `path` as a whole (`mapType: atomic`), such as a selector.
-pub fn is_atomic_map(group: &str, version: &str, kind: &str, path: &[&str]) -> bool {
+pub(crate) fn is_atomic_map(group: &str, version: &str, kind: &str, path: &[&str]) -> bool {
     let shapes = shapes();
     let Some((type_, place)) = shapes.kind(group, version, kind).and_then(|root| shapes.at(root, path)) else {
         return false;

@@ -4,7 +4,7 @@ use ListKind::{Atomic, Map, Set};
 
 /// How the items of a list are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListKind {
+pub(crate) enum ListKind {
     /// The list is one value: replaced as a whole, owned as a whole.
     Atomic,
     /// Items are plain values, each of which occurs once.

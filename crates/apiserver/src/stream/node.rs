@@ -37,13 +37,13 @@ const MOST_ERROR: usize = 64 * 1024;
 
 /// Client of the node agent that runs a cluster's pods, over its Unix socket.
 #[derive(Clone, Debug)]
-pub struct NodeClient {
+pub(crate) struct NodeClient {
     socket: PathBuf,
 }
 
 impl NodeClient {
     /// A client of the agent that listens on `socket`. Nothing is opened until a request needs it.
-    pub fn new(socket: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into() }
     }
 

@@ -29,18 +29,18 @@ const DIAL: Duration = Duration::from_secs(10);
 
 /// What `…/{name}/proxy` addresses: `[scheme:]name[:port]` in the URL's name segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyTarget {
+pub(crate) struct ProxyTarget {
     /// Whether the peer speaks TLS.
-    pub https: bool,
+    pub(crate) https: bool,
     /// Name of the object.
-    pub name: String,
+    pub(crate) name: String,
     /// Port, by number or name.
-    pub port: Option<String>,
+    pub(crate) port: Option<String>,
 }
 
 impl ProxyTarget {
     /// Reads the URL segment, decoded.
-    pub fn parse(segment: &str) -> Option<Self> {
+    pub(crate) fn parse(segment: &str) -> Option<Self> {
         let parts: Vec<&str> = segment.split(':').collect();
         let (scheme, name, port) = match parts.as_slice() {
             [name] => ("", *name, ""),
@@ -60,7 +60,7 @@ impl ProxyTarget {
 
 /// Serves `…/proxy/{path}` of a pod, service or node, which the caller has read and authorised. `path` starts with a slash;
 /// the query is taken from the request.
-pub async fn proxy(
+pub(crate) async fn proxy(
     kind: &Kind,
     object: &Value,
     target: &ProxyTarget,

@@ -7,7 +7,7 @@ use crate::schema::shapes::{Shapes, StructId, Type, shapes};
 use crate::timestamp;
 
 /// Every field of `object` that its built-in kind does not have, as `unknown field "spec.foo"`.
-pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
+pub(crate) fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
     let mut unknown = Vec::new();
     if let Some((shapes, root)) = root(kind)
         && let Some(fields) = object.as_object()
@@ -18,7 +18,7 @@ pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
 }
 
 /// Removes the fields that the kind does not have, and nulls, as decoding into Kubernetes' types does.
-pub fn prune(kind: &Kind, object: &mut Value) {
+pub(crate) fn prune(kind: &Kind, object: &mut Value) {
     if let Some((shapes, root)) = root(kind)
         && let Some(fields) = object.as_object_mut()
     {
@@ -28,7 +28,7 @@ pub fn prune(kind: &Kind, object: &mut Value) {
 
 /// Checks that every field is of its type. The error is that of Kubernetes' decoder, to follow `… cannot be handled as a …: `
 /// in a `BadRequest` status.
-pub fn types(kind: &Kind, object: &Value) -> Result<(), String> {
+pub(crate) fn types(kind: &Kind, object: &Value) -> Result<(), String> {
     let Some((shapes, root)) = root(kind) else { return Ok(()) };
     let fields = object.as_object().ok_or_else(|| {
         format!("json: cannot unmarshal {} into Go value of type {}.{}", word(object), kind.version, kind.kind)
