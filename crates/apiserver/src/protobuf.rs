@@ -73,7 +73,7 @@ struct Known {
 type Message = HashMap<u32, Known>;
 
 static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| {
-    let lines = include_str!("fields.txt").lines().filter(|line| !line.starts_with('#'));
+    let lines = include_str!("protobuf/fields.txt").lines().filter(|line| !line.starts_with('#'));
     let lines = lines.map(|line| line.split_once(' ').unwrap_or((line, "")));
     lines.map(|(name, fields)| (name, fields.split_whitespace().filter_map(parse_field).collect())).collect()
 });
