@@ -1,9 +1,11 @@
 //! Custom resources: what CustomResourceDefinitions add to what is served, and the state that they are in.
 
 pub(crate) mod names;
-pub(crate) mod schema;
+pub(crate) mod prune;
+mod schema;
 #[cfg(test)]
 mod tests;
+pub(crate) mod validate;
 
 use serde_json::{Map, Value, json};
 

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod fields;
 pub(crate) mod json;
+mod keys;
 pub(crate) mod managed;
 mod order;
 pub(crate) mod shape;

@@ -3,19 +3,19 @@
 //!
 //! Kept values are immutable and shared; a change replaces the whole object.
 
+mod group_resource;
 mod log;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::kinds::{self, Kind};
 use crate::object;
+pub(crate) use group_resource::GroupResource;
 pub(crate) use log::{Change, Event, Object};
 use log::{Compacted, Log};
 
@@ -25,13 +25,6 @@ pub(crate) const REMEMBERED_CHANGES: usize = 4096;
 
 /// How many objects are kept at most.
 const MOST_OBJECTS: usize = 200_000;
-
-/// A resource as stored: all versions of it share the objects.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct GroupResource {
-    pub(crate) group: Arc<str>,
-    pub(crate) resource: Arc<str>,
-}
 
 /// Why nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,24 +63,6 @@ struct Table {
 
 /// Namespace and name.
 type Key = (String, String);
-
-impl GroupResource {
-    pub(crate) fn new(group: &str, resource: &str) -> Self {
-        Self { group: group.into(), resource: resource.into() }
-    }
-
-    /// Where objects of that kind are kept.
-    pub(crate) fn of(kind: &Kind) -> Self {
-        let kind = kinds::stored_as(kind);
-        Self::new(&kind.group, &kind.plural)
-    }
-}
-
-impl fmt::Display for GroupResource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.group.is_empty() { f.write_str(&self.resource) } else { write!(f, "{}.{}", self.resource, self.group) }
-    }
-}
 
 impl Store {
     /// An empty store whose next revision is `first + 1`. A server that starts anew starts from a later number than its

@@ -31,7 +31,7 @@ fn unknown_fields_go_unless_they_are_preserved() {
         "apiVersion": "x/v1", "kind": "Widget", "metadata": {"name": "a"}, "extra": 1,
         "spec": {"color": "red", "colour": "red", "parts": [{"id": 1, "x": 2}], "labels": {"a": "b"}, "free": {"a": {"b": 1}}}
     });
-    let unknown = schema::prune(&widget_schema(), &mut object);
+    let unknown = prune::prune(&widget_schema(), &mut object);
     assert_eq!(
         unknown,
         ["unknown field \"extra\"", "unknown field \"spec.colour\"", "unknown field \"spec.parts[0].x\""]
@@ -44,7 +44,7 @@ fn unknown_fields_go_unless_they_are_preserved() {
 #[test]
 fn defaults_fill_what_is_missing() {
     let mut object = json!({"spec": {"color": "red"}});
-    schema::default(&widget_schema(), &mut object);
+    prune::default(&widget_schema(), &mut object);
     assert_eq!(object["spec"]["size"], 3);
 }
 
@@ -52,7 +52,7 @@ fn defaults_fill_what_is_missing() {
 fn findings_name_field_and_rule() {
     let findings = |spec: Value| -> Vec<String> {
         let mut causes: Vec<Cause> = Vec::new();
-        schema::validate(&widget_schema(), &json!({"spec": spec}), &mut causes);
+        validate::validate(&widget_schema(), &json!({"spec": spec}), &mut causes);
         causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     };
     assert!(findings(json!({"color": "red", "size": 1, "name": "a", "port": "http", "free": {"x": [1]}})).is_empty());

@@ -3,7 +3,8 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::{self, Fields};
+use super::fields::Fields;
+use super::keys;
 use super::managed::{self, Entry, Manager};
 use super::order;
 use super::shape::Shape;
@@ -71,7 +72,7 @@ fn settle_conflicts(different: &Fields, entries: &mut [Entry], manager: &Manager
             if !entry.apply {
                 message.push_str(&format!(" using {}", entry.api_version));
             }
-            causes.push(Cause::new("FieldManagerConflict", fields::display(&path), message));
+            causes.push(Cause::new("FieldManagerConflict", keys::display(&path), message));
         }
     }
     if causes.is_empty() { Ok(()) } else { Err(Status::apply_conflict(causes)) }
@@ -99,7 +100,7 @@ fn merge(shape: Shape<'_>, path: &mut Vec<String>, live: &mut Value, config: &Va
         }
         Value::Array(wanted) => {
             let there = live.as_array().cloned().unwrap_or_default();
-            let keyed = fields::items_by_key(shape, &names, wanted).zip(fields::items_by_key(shape, &names, &there));
+            let keyed = keys::items_by_key(shape, &names, wanted).zip(keys::items_by_key(shape, &names, &there));
             let Some((wanted, there)) = keyed else {
                 *live = config.clone();
                 return;
@@ -157,7 +158,7 @@ fn remove(shape: Shape<'_>, object: &mut Value, path: &[String], others: &Fields
 fn find<'a>(shape: Shape<'_>, names: &mut Vec<String>, value: &'a Value, path: &[String]) -> Option<&'a Value> {
     let Some((key, rest)) = path.split_first() else { return Some(value) };
     let at: Vec<&str> = names.iter().map(String::as_str).collect();
-    let part = fields::part_of(shape, &at, value, key)?;
+    let part = keys::part_of(shape, &at, value, key)?;
     if let Some(name) = key.strip_prefix("f:") {
         names.push(name.to_owned());
     }
@@ -178,8 +179,7 @@ fn remove_at(shape: Shape<'_>, names: &mut Vec<String>, value: &mut Value, path:
     }
     let at: Vec<&str> = names.iter().map(String::as_str).collect();
     let Some(list) = value.as_array_mut() else { return };
-    let place =
-        fields::items_by_key(shape, &at, list).and_then(|items| items.iter().position(|(known, _)| known == key));
+    let place = keys::items_by_key(shape, &at, list).and_then(|items| items.iter().position(|(known, _)| known == key));
     match place {
         Some(place) if rest.is_empty() => drop(list.remove(place)),
         Some(place) => remove_at(shape, names, &mut list[place], rest),

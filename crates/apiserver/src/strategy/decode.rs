@@ -84,7 +84,7 @@ pub(crate) fn conform_without_defaults(call: &Call, object: &mut Value) -> Resul
         }
         Some(custom) => {
             let mut unknown = conform_metadata(object).map_err(handled)?;
-            unknown.extend(custom.schema.iter().flat_map(|schema| crd::schema::prune(schema, object)));
+            unknown.extend(custom.schema.iter().flat_map(|schema| crd::prune::prune(schema, object)));
             unknown
         }
     };
@@ -138,7 +138,7 @@ pub(crate) fn fill(served: &Served, object: &mut Value) {
         None => defaults::apply(&served.kind, object),
         Some(custom) => {
             if let Some(schema) = &custom.schema {
-                crd::schema::default(schema, object);
+                crd::prune::default(schema, object);
             }
         }
     }
@@ -184,7 +184,7 @@ pub(crate) fn admissible(served: &Served, object: &Value, old: Option<&Value>) -
         }
         Some(custom) => {
             if let Some(schema) = &custom.schema {
-                crd::schema::validate(schema, object, &mut causes);
+                crd::validate::validate(schema, object, &mut causes);
             }
         }
     }
