@@ -1,5 +1,5 @@
-//! What happens to an object between being sent and being kept: the server's own additions, then webhooks that change it, then webhooks
-//! that may refuse it.
+//! Admission of objects before they are stored: the server's own changes, then mutating webhooks, then validating
+//! webhooks.
 
 mod client;
 mod escalation;
@@ -9,25 +9,30 @@ mod review;
 mod service_account;
 mod webhook;
 
-pub(crate) use operation::Operation;
+pub(crate) use operation::AdmissionOperation;
 pub(crate) use service_account::ROOT_CA;
 
 use serde_json::Value;
 
-use crate::call::Call;
+use crate::call::ApiCall;
 use crate::object;
 use crate::status::Result;
 use crate::strategy::decode;
 
-/// Lets the server and the mutating webhooks change the object.
-pub(crate) async fn mutate(call: &Call, operation: Operation, object: &mut Value, old: Option<&Value>) -> Result<()> {
+/// Applies the server's own changes and the mutating webhooks to the object.
+pub(crate) async fn mutate(
+    call: &ApiCall,
+    operation: AdmissionOperation,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<()> {
     own_additions(call, operation, object)?;
     let before = object.clone();
     webhook::mutate(call, operation, object, old).await?;
     if *object != before {
-        // What a webhook made is brought into the form that a client's object is in, and gets what a client's object gets: an added
-        // container has the service account's token too.
-        decode::settle_place(call, object)?;
+        // The result of a webhook is treated as an object from a client: decoded, defaulted, and given the service
+        // account's token in added containers too.
+        decode::set_type_and_namespace(call, object)?;
         decode::conform(call, object)?;
         own_additions(call, operation, object)?;
         for key in [
@@ -45,10 +50,11 @@ pub(crate) async fn mutate(call: &Call, operation: Operation, object: &mut Value
     Ok(())
 }
 
-/// Refuses rights that the caller has not itself, and lets the validating webhooks refuse the change.
+/// Returns an error if the object grants permissions that the caller does not hold, or if a validating webhook denies
+/// the request.
 pub(crate) async fn validate(
-    call: &Call,
-    operation: Operation,
+    call: &ApiCall,
+    operation: AdmissionOperation,
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<()> {
@@ -58,7 +64,8 @@ pub(crate) async fn validate(
     webhook::validate(call, operation, object, old).await
 }
 
-fn own_additions(call: &Call, operation: Operation, object: &mut Value) -> Result<()> {
-    let new_pod = operation == Operation::Create && call.served.kind.is("", "Pod") && call.route.subresource.is_empty();
+fn own_additions(call: &ApiCall, operation: AdmissionOperation, object: &mut Value) -> Result<()> {
+    let new_pod =
+        operation == AdmissionOperation::Create && call.served.kind.is("", "Pod") && call.route.subresource.is_empty();
     if new_pod { service_account::admit(&call.api, &call.served.kind, object) } else { Ok(()) }
 }

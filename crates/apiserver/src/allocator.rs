@@ -1,6 +1,6 @@
-//! Addresses and node ports of Services: chosen when a Service is written, kept as long as it is there.
+//! Allocation of cluster IPs and node ports: assigned when a Service is written, and kept until it is deleted.
 //!
-//! As in Kubernetes, addresses that are asked for may come from the whole network, those that are chosen come from its upper part.
+//! As in Kubernetes, a requested address may be any of the network; addresses are assigned from its upper part.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -11,27 +11,27 @@ use tokio::sync::MutexGuard;
 
 use crate::api::Api;
 use crate::object;
-use crate::registry::Served;
-use crate::status::{Cause, Result, Status};
+use crate::registry::ServedResource;
+use crate::status::{Result, Status, StatusCause};
 use crate::storage::GroupResource;
 
-/// Ports at which Services of type NodePort and LoadBalancer are reached on nodes.
+/// Range of node ports.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 
-/// The lowest part of the network that is left to those who ask for an address.
-const ASKED_FOR: u32 = 256;
+/// Number of addresses at the start of the network that are reserved for explicit requests.
+const RESERVED_ADDRESSES: u32 = 256;
 
-/// Keeps other Services from being written until the returned guard goes: what is free stays free.
-pub(crate) async fn reserve<'a>(api: &'a Api, served: &Served) -> Option<MutexGuard<'a, ()>> {
+/// Locks Services against other writes until the returned guard is dropped, so that a free address stays free.
+pub(crate) async fn reserve<'a>(api: &'a Api, served: &ServedResource) -> Option<MutexGuard<'a, ()>> {
     if served.kind.is("", "Service") { Some(api.service_writes.lock().await) } else { None }
 }
 
-/// Gives a Service what its type needs and it has not yet.
-pub(crate) fn assign(api: &Api, served: &Served, service: &mut Value, old: Option<&Value>) -> Result<()> {
+/// Assigns the addresses and ports that the Service's type requires and it does not have.
+pub(crate) fn assign(api: &Api, served: &ServedResource, service: &mut Value, old: Option<&Value>) -> Result<()> {
     if !served.kind.is("", "Service") {
         return Ok(());
     }
-    let used = Used::collect(api, object::uid(service));
+    let used = ServiceAllocations::collect(api, object::uid(service));
     if let Err(cause) =
         assign_address(api.service_network, service, old, &used).and_then(|()| assign_node_ports(service, old, &used))
     {
@@ -41,13 +41,13 @@ pub(crate) fn assign(api: &Api, served: &Served, service: &mut Value, old: Optio
 }
 
 #[derive(Default)]
-struct Used {
+struct ServiceAllocations {
     addresses: HashSet<Ipv4Addr>,
     node_ports: HashSet<(u16, String)>,
 }
 
-impl Used {
-    /// What all Services but the one with that UID have.
+impl ServiceAllocations {
+    /// The allocations of all Services except the one with the UID `except`.
     fn collect(api: &Api, except: &str) -> Self {
         let mut used = Self::default();
         for service in api.store.list(&GroupResource::new("", "services"), None).1 {
@@ -71,8 +71,8 @@ fn assign_address(
     network: (Ipv4Addr, u8),
     service: &mut Value,
     old: Option<&Value>,
-    used: &Used,
-) -> std::result::Result<(), Cause> {
+    used: &ServiceAllocations,
+) -> std::result::Result<(), StatusCause> {
     let spec = object::field(service, "spec");
     let text = |key: &str| spec.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
     if text("type") == "ExternalName" {
@@ -108,27 +108,33 @@ fn size((_, prefix): (Ipv4Addr, u8)) -> u32 {
     u32::MAX >> prefix.min(31)
 }
 
-fn choose(network: (Ipv4Addr, u8), used: &HashSet<Ipv4Addr>) -> std::result::Result<Ipv4Addr, Cause> {
+fn choose(network: (Ipv4Addr, u8), used: &HashSet<Ipv4Addr>) -> std::result::Result<Ipv4Addr, StatusCause> {
     let (base, size) = (u32::from(network.0), size(network));
-    let first = if size > ASKED_FOR * 2 { ASKED_FOR } else { 1 };
+    let first = if size > RESERVED_ADDRESSES * 2 { RESERVED_ADDRESSES } else { 1 };
     let start = rand::rng().random_range(first..size);
     // The last address is the broadcast address.
     let free = (start..size)
         .chain(first..start)
         .map(|offset| Ipv4Addr::from(base + offset))
         .find(|address| !used.contains(address));
-    free.ok_or_else(|| Cause::new("InternalError", "spec.clusterIP", "failed to allocate a serviceIP: range is full"))
+    free.ok_or_else(|| {
+        StatusCause::new("InternalError", "spec.clusterIP", "failed to allocate a serviceIP: range is full")
+    })
 }
 
-fn check(network: (Ipv4Addr, u8), wanted: &str, used: &HashSet<Ipv4Addr>) -> std::result::Result<Ipv4Addr, Cause> {
+fn check(
+    network: (Ipv4Addr, u8),
+    wanted: &str,
+    used: &HashSet<Ipv4Addr>,
+) -> std::result::Result<Ipv4Addr, StatusCause> {
     let invalid = |why: String| {
-        Cause::new(
+        StatusCause::new(
             "FieldValueInvalid",
             "spec.clusterIPs",
             format!("Invalid value: [{wanted:?}]: failed to allocate IP {wanted}: {why}"),
         )
     };
-    let address: Ipv4Addr = wanted.parse().map_err(|_| invalid("it is no IPv4 address".into()))?;
+    let address: Ipv4Addr = wanted.parse().map_err(|_| invalid("must be a valid IPv4 address".into()))?;
     let offset = u32::from(address).wrapping_sub(u32::from(network.0));
     if offset == 0 || offset >= size(network) {
         return Err(invalid(format!(
@@ -139,7 +145,11 @@ fn check(network: (Ipv4Addr, u8), wanted: &str, used: &HashSet<Ipv4Addr>) -> std
     if used.contains(&address) { Err(invalid("provided IP is already allocated".into())) } else { Ok(address) }
 }
 
-fn assign_node_ports(service: &mut Value, old: Option<&Value>, used: &Used) -> std::result::Result<(), Cause> {
+fn assign_node_ports(
+    service: &mut Value,
+    old: Option<&Value>,
+    used: &ServiceAllocations,
+) -> std::result::Result<(), StatusCause> {
     let kind = object::text(service, "/spec/type").to_owned();
     let automatic = service.pointer("/spec/allocateLoadBalancerNodePorts").and_then(Value::as_bool).unwrap_or(true);
     let needs = kind == "NodePort" || kind == "LoadBalancer" && automatic;
@@ -166,11 +176,11 @@ fn assign_node_ports(service: &mut Value, old: Option<&Value>, used: &Used) -> s
                 let why = format!(
                     "Invalid value: {number}: provided port is not in the valid range. The range of valid ports is 30000-32767"
                 );
-                return Err(Cause::new("FieldValueInvalid", field, why));
+                return Err(StatusCause::new("FieldValueInvalid", field, why));
             }
             Some(number) if taken.contains(&(number, protocol.clone())) => {
                 let why = format!("Invalid value: {number}: provided port is already allocated");
-                return Err(Cause::new("FieldValueInvalid", field, why));
+                return Err(StatusCause::new("FieldValueInvalid", field, why));
             }
             Some(number) => number,
             None if !needs => continue,
@@ -179,7 +189,9 @@ fn assign_node_ports(service: &mut Value, old: Option<&Value>, used: &Used) -> s
                 let free = (start..=*NODE_PORTS.end())
                     .chain(NODE_PORTS)
                     .find(|number| !taken.contains(&(*number, protocol.clone())));
-                free.ok_or_else(|| Cause::new("InternalError", field, "failed to allocate a nodePort: range is full"))?
+                free.ok_or_else(|| {
+                    StatusCause::new("InternalError", field, "failed to allocate a nodePort: range is full")
+                })?
             }
         };
         taken.insert((number, protocol));
@@ -205,18 +217,22 @@ mod tests {
 
     const NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 
-    fn assigned(mut service: Value, old: Option<&Value>, used: &Used) -> std::result::Result<Value, Cause> {
+    fn assigned(
+        mut service: Value,
+        old: Option<&Value>,
+        used: &ServiceAllocations,
+    ) -> std::result::Result<Value, StatusCause> {
         assign_address(NETWORK, &mut service, old, used)?;
         assign_node_ports(&mut service, old, used)?;
         Ok(service)
     }
 
     #[test]
-    fn addresses_are_chosen_kept_and_honoured() {
-        let used = Used::default();
+    fn addresses_are_assigned_kept_and_requested() {
+        let used = ServiceAllocations::default();
         let first = assigned(json!({"spec": {"ports": [{"port": 80}]}}), None, &used).expect("free");
         let address: Ipv4Addr = object::text(&first, "/spec/clusterIP").parse().expect("an address");
-        assert!(u32::from(address) >= u32::from(NETWORK.0) + ASKED_FOR);
+        assert!(u32::from(address) >= u32::from(NETWORK.0) + RESERVED_ADDRESSES);
         let again = assigned(json!({"spec": {}}), Some(&first), &used).expect("kept");
         assert_eq!(again["spec"]["clusterIP"], first["spec"]["clusterIP"]);
         let asked = assigned(json!({"spec": {"clusterIP": "10.96.0.10"}}), None, &used).expect("free");
@@ -226,16 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn taken_and_foreign_addresses_are_refused() {
-        let used = Used { addresses: [Ipv4Addr::new(10, 96, 0, 1)].into(), ..Used::default() };
+    fn used_and_out_of_range_addresses_are_rejected() {
+        let used =
+            ServiceAllocations { addresses: [Ipv4Addr::new(10, 96, 0, 1)].into(), ..ServiceAllocations::default() };
         for address in ["10.96.0.1", "10.97.0.1", "10.96.0.0", "fe80::1", "x"] {
             assert!(assigned(json!({"spec": {"clusterIP": address}}), None, &used).is_err(), "{address}");
         }
     }
 
     #[test]
-    fn node_ports_come_and_go_with_the_type() {
-        let used = Used::default();
+    fn node_ports_depend_on_the_type() {
+        let used = ServiceAllocations::default();
         let service = json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80}, {"port": 81}]}});
         let service = assigned(service, None, &used).expect("free");
         let ports: HashSet<_> = object::list(&service, "/spec/ports").iter().filter_map(node_port).collect();

@@ -6,18 +6,18 @@ use http::header::HeaderValue;
 use http::{Method, Response};
 
 use crate::api::Api;
-use crate::authn::User;
-use crate::body::Body;
-use crate::encode::Form;
-use crate::registry::Served;
-use crate::route::{Query, ResourceRoute};
+use crate::authn::UserInfo;
+use crate::body::ResponseBody;
+use crate::encode::ResponseFormat;
+use crate::registry::ServedResource;
+use crate::route::{QueryParameters, ResourceRoute};
 use crate::status::{Result, Status};
 
-/// How many warnings a response carries at most, and how long each may be.
-const MOST_WARNINGS: usize = 20;
-const LONGEST_WARNING: usize = 256;
+/// Most warnings of a response, and their greatest length.
+const MAX_WARNINGS: usize = 20;
+const MAX_WARNING_LENGTH: usize = 256;
 
-/// What a request to a resource wants.
+/// The verb of a request to a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Get,
@@ -31,14 +31,14 @@ pub(crate) enum Verb {
 }
 
 /// An authorized request to a resource.
-pub(crate) struct Call {
+pub(crate) struct ApiCall {
     pub(crate) api: Arc<Api>,
-    pub(crate) user: User,
+    pub(crate) user: UserInfo,
     pub(crate) verb: Verb,
-    pub(crate) served: Arc<Served>,
+    pub(crate) served: Arc<ServedResource>,
     pub(crate) route: ResourceRoute,
-    pub(crate) query: Query,
-    pub(crate) form: Form,
+    pub(crate) query: QueryParameters,
+    pub(crate) format: ResponseFormat,
     /// Content type of the body, without parameters.
     pub(crate) content_type: String,
     pub(crate) user_agent: String,
@@ -59,7 +59,7 @@ impl Verb {
         }
     }
 
-    pub(crate) fn of(method: &Method, route: &ResourceRoute, query: &Query) -> Result<Self> {
+    pub(crate) fn of(method: &Method, route: &ResourceRoute, query: &QueryParameters) -> Result<Self> {
         let named = !route.name.is_empty();
         Ok(match *method {
             Method::GET | Method::HEAD if query.flag("watch") && route.subresource.is_empty() => Self::Watch,
@@ -75,28 +75,28 @@ impl Verb {
     }
 }
 
-impl Call {
-    /// Tells the client something beside the answer.
+impl ApiCall {
+    /// Adds a warning to the response.
     pub(crate) fn warn(&self, text: impl Into<String>) {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         let text = text.into();
-        if warnings.len() < MOST_WARNINGS && !warnings.contains(&text) {
+        if warnings.len() < MAX_WARNINGS && !warnings.contains(&text) {
             warnings.push(text);
         }
     }
 
-    /// The name under which this caller's fields are noted.
+    /// The field manager of the request.
     pub(crate) fn manager(&self) -> String {
-        const LONGEST: usize = 128;
+        const MAX_LENGTH: usize = 128;
         let given = self.query.get("fieldManager").map(str::to_owned);
         let manager = given.unwrap_or_else(|| self.user_agent.split('/').next().unwrap_or("").to_owned());
-        let manager: String = manager.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+        let manager: String = manager.chars().filter(|c| !c.is_control()).take(MAX_LENGTH).collect();
         if manager.is_empty() { "unknown".to_owned() } else { manager }
     }
 
-    pub(crate) fn add_warnings(&self, response: &mut Response<Body>) {
+    pub(crate) fn add_warnings(&self, response: &mut Response<ResponseBody>) {
         for warning in self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let text: String = warning.chars().filter(|c| !c.is_control()).take(LONGEST_WARNING).collect();
+            let text: String = warning.chars().filter(|c| !c.is_control()).take(MAX_WARNING_LENGTH).collect();
             let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
             if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
                 response.headers_mut().append("warning", value);

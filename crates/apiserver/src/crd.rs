@@ -1,4 +1,4 @@
-//! Custom resources: what CustomResourceDefinitions add to what is served, and the state that they are in.
+//! Custom resources: the resources that CustomResourceDefinitions add, and the status of definitions.
 
 pub(crate) mod names;
 pub(crate) mod prune;
@@ -9,20 +9,20 @@ pub(crate) mod validate;
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::{BUILTIN, Kind, Subresource, Verbs};
+use crate::kinds::{BUILTIN, ResourceKind, Subresource, Verbs};
 use crate::object;
-use crate::registry::{Custom, ScalePaths, Served};
-use crate::storage::{GroupResource, Store};
-use crate::table::Column;
+use crate::registry::{CustomResource, ScalePaths, ServedResource};
+use crate::storage::{GroupResource, ObjectStore};
+use crate::table::PrinterColumn;
 use crate::timestamp;
 
-/// Where definitions are kept.
+/// Storage key of definitions.
 pub(crate) fn stored() -> GroupResource {
     GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions")
 }
 
-/// Every version of every custom resource that is to be served.
-pub(crate) fn served(store: &Store) -> Vec<Served> {
+/// Every served version of every established definition.
+pub(crate) fn served(store: &ObjectStore) -> Vec<ServedResource> {
     let definitions = store.list(&stored(), None).1;
     definitions
         .iter()
@@ -31,7 +31,7 @@ pub(crate) fn served(store: &Store) -> Vec<Served> {
         .collect()
 }
 
-/// Whether a condition is true.
+/// Returns whether a condition is `True`.
 pub(crate) fn has_condition(definition: &Value, name: &str) -> bool {
     let conditions = object::list(definition, "/status/conditions");
     conditions
@@ -39,19 +39,19 @@ pub(crate) fn has_condition(definition: &Value, name: &str) -> bool {
         .any(|condition| object::text(condition, "/type") == name && object::text(condition, "/status") == "True")
 }
 
-/// The custom resource's group and plural.
+/// Storage key of the resource that a definition defines.
 pub(crate) fn resource_of(definition: &Value) -> GroupResource {
     GroupResource::new(object::text(definition, "/spec/group"), object::text(definition, "/spec/names/plural"))
 }
 
-fn versions(definition: &Value) -> Vec<Served> {
+fn versions(definition: &Value) -> Vec<ServedResource> {
     let mut versions: Vec<&Value> = object::list(definition, "/spec/versions").iter().collect();
     versions.retain(|version| version.get("served").and_then(Value::as_bool) == Some(true));
     versions.sort_by(|a, b| names::compare_versions(object::text(a, "/name"), object::text(b, "/name")));
     versions.into_iter().map(|version| served_version(definition, version)).collect()
 }
 
-fn served_version(definition: &Value, version: &Value) -> Served {
+fn served_version(definition: &Value, version: &Value) -> ServedResource {
     let text = |pointer: &str| object::text(definition, pointer).to_owned();
     let texts = |pointer: &str| {
         object::list(definition, pointer).iter().filter_map(Value::as_str).map(|text| text.to_owned().into()).collect()
@@ -70,7 +70,7 @@ fn served_version(definition: &Value, version: &Value) -> Served {
         subresources.push(Subresource::Scale);
     }
     let version_name = object::text(version, "/name").to_owned();
-    let kind = Kind {
+    let kind = ResourceKind {
         group: text("/spec/group").into(),
         version: version_name.clone().into(),
         kind: text("/spec/names/kind").into(),
@@ -89,7 +89,7 @@ fn served_version(definition: &Value, version: &Value) -> Served {
             warning => warning.to_owned(),
         }
     });
-    let custom = Custom {
+    let custom = CustomResource {
         schema: version.pointer("/schema/openAPIV3Schema").cloned(),
         columns: columns(version),
         scale,
@@ -99,13 +99,13 @@ fn served_version(definition: &Value, version: &Value) -> Served {
             .collect(),
         deprecation,
     };
-    Served { stored: resource_of(definition), kind, custom: Some(custom) }
+    ServedResource { stored: resource_of(definition), kind, custom: Some(custom) }
 }
 
-fn columns(version: &Value) -> Vec<Column> {
+fn columns(version: &Value) -> Vec<PrinterColumn> {
     let column = |column: &Value| {
         let text = |key: &str| column.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-        Column {
+        PrinterColumn {
             name: text("name"),
             type_: text("type"),
             format: text("format"),
@@ -117,8 +117,8 @@ fn columns(version: &Value) -> Vec<Column> {
     object::list(version, "/additionalPrinterColumns").iter().map(column).collect()
 }
 
-/// Fills in a definition's names and its status: whether its names are free, so that it is served.
-pub(crate) fn complete(store: &Store, definition: &mut Value) {
+/// Completes a definition's names and status. The definition is established if its names are free.
+pub(crate) fn complete(store: &ObjectStore, definition: &mut Value) {
     let kind = object::text(definition, "/spec/names/kind").to_owned();
     if let Some(names) = definition.pointer_mut("/spec/names").and_then(Value::as_object_mut) {
         fill(names, "singular", kind.to_ascii_lowercase());
@@ -159,7 +159,7 @@ pub(crate) fn complete(store: &Store, definition: &mut Value) {
     status.insert("storedVersions".into(), Value::Array(stored));
 }
 
-/// Sets a condition; its time is that of the last change of its status.
+/// Sets a condition. Its transition time is the time of the last change of its status.
 pub(crate) fn set_condition(conditions: &mut Vec<Value>, name: &str, (status, reason, message): (&str, &str, String)) {
     let known = conditions.iter_mut().find(|condition| object::text(condition, "/type") == name);
     let since = known
@@ -182,8 +182,8 @@ fn fill(names: &mut Map<String, Value>, key: &str, value: String) {
     }
 }
 
-/// A name of the definition that somebody else has in the same group.
-fn taken_name(store: &Store, definition: &Value) -> Option<String> {
+/// The first name of the definition that another definition or a built-in kind uses in the same group, as a message.
+fn taken_name(store: &ObjectStore, definition: &Value) -> Option<String> {
     let group = object::text(definition, "/spec/group");
     let (plural, kind) = (object::text(definition, "/spec/names/plural"), object::text(definition, "/spec/names/kind"));
     let conflict = |plural_taken: bool, kind_taken: bool| {

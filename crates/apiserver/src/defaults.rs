@@ -1,8 +1,8 @@
-//! Kubernetes' defaulting of built-in kinds: what an object means when its author left fields out.
+//! Kubernetes' defaulting of built-in kinds.
 //!
-//! Besides the defaults proper (`pkg/apis/*/v1/defaults.go`) this does what Kubernetes does to new objects before it stores them
-//! and that their readers rely on: a Secret's `stringData` becomes `data`, a Namespace carries its name as a label, a Pod starts
-//! as `Pending`. Cluster IPs and node ports are not assigned here.
+//! Besides the defaults (`pkg/apis/*/v1/defaults.go`) this module makes the changes of new objects that Kubernetes
+//! makes before it stores them and that clients rely on: a Secret's `stringData` is moved to `data`, a Namespace has
+//! its name as a label, a Pod is `Pending`. Cluster IPs and node ports are assigned by the allocator.
 
 mod cluster;
 mod fields;
@@ -14,11 +14,11 @@ mod workload;
 
 use serde_json::Value;
 
-use crate::kinds::{self, Kind};
+use crate::kinds::{self, ResourceKind};
 
-/// Fills in the fields that Kubernetes would. Custom resources are left alone: their defaults come from their schema.
-/// Doing it again changes nothing.
-pub(crate) fn apply(kind: &Kind, object: &mut Value) {
+/// Applies the defaults of a built-in kind. Custom resources are unchanged: their defaults are in their schema.
+/// Applying the defaults again changes nothing.
+pub(crate) fn apply(kind: &ResourceKind, object: &mut Value) {
     if !object.is_object() || kinds::by_kind(&kind.group, &kind.version, &kind.kind).is_none() {
         return;
     }

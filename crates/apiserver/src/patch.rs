@@ -1,12 +1,12 @@
-//! The ways in which an object is changed by a part of it: JSON patch, JSON merge patch, strategic merge patch, server-side apply.
+//! Patches: JSON patch, JSON merge patch, strategic merge patch, server-side apply.
 
 pub(crate) mod apply;
 pub(crate) mod fields;
 pub(crate) mod json;
 mod keys;
 pub(crate) mod managed;
+pub(crate) mod merge_schema;
 mod order;
-pub(crate) mod shape;
 mod strategic;
 #[cfg(test)]
 mod tests;
@@ -15,20 +15,20 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::body;
-use crate::registry::Served;
+use crate::registry::ServedResource;
 use crate::status::{Result, Status};
 
 /// A decoded patch request.
 #[derive(Clone, Debug)]
-pub(crate) enum Patch {
+pub(crate) enum ResourcePatch {
     Json(json_patch::Patch),
     Merge(Value),
     Strategic(Value),
     Apply(Value),
 }
 
-impl Patch {
-    pub(crate) fn decode(content_type: &str, bytes: &Bytes, served: &Served) -> Result<Self> {
+impl ResourcePatch {
+    pub(crate) fn decode(content_type: &str, bytes: &Bytes, served: &ServedResource) -> Result<Self> {
         const BUILTIN: [&str; 4] = [
             "application/json-patch+json",
             "application/merge-patch+json",
@@ -38,7 +38,7 @@ impl Patch {
         let custom = ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
         match content_type {
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(bytes)
+                let patch = json::decode(&body::parse_json(bytes)?)
                     .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
                 Ok(Self::Json(patch))
             }
@@ -52,12 +52,12 @@ impl Patch {
         }
     }
 
-    /// Applies it to what there is. Server-side apply has a way of its own, see [`apply`].
-    pub(crate) fn to(&self, served: &Served, current: &Value) -> Result<Value> {
+    /// Applies the patch to an object. For server-side apply see [`apply`].
+    pub(crate) fn to(&self, served: &ServedResource, current: &Value) -> Result<Value> {
         let mut changed = current.clone();
         match self {
             Self::Json(patch) => json::apply(&mut changed, patch).map_err(|refusal| match refusal {
-                json::Refusal::Inapplicable(why) => {
+                json::JsonPatchError::Inapplicable(why) => {
                     let why = format!("the server rejected our request due to an error in our request: {why}");
                     Status::other(422, "Invalid", why)
                 }
@@ -66,10 +66,14 @@ impl Patch {
             Self::Merge(patch) | Self::Apply(patch) => json_patch::merge(&mut changed, patch),
             Self::Strategic(patch) => strategic::merge(served, &mut changed, patch)?,
         }
-        if changed.is_object() { Ok(changed) } else { Err(Status::bad_request("the patched object is no JSON object")) }
+        if changed.is_object() {
+            Ok(changed)
+        } else {
+            Err(Status::bad_request("the patched object is not a JSON object"))
+        }
     }
 }
 
 fn object(value: Value) -> Result<Value> {
-    if value.is_object() { Ok(value) } else { Err(Status::bad_request("the patch is no JSON object")) }
+    if value.is_object() { Ok(value) } else { Err(Status::bad_request("the patch is not a JSON object")) }
 }

@@ -1,6 +1,6 @@
-//! The built-in kinds' schemas: their fields, the types of the fields, and how lists and maps merge.
+//! The schemas of built-in kinds: fields, their types, and how lists and maps merge.
 
 pub(crate) mod definitions;
 pub(crate) mod merge_keys;
 pub(crate) mod merge_rules;
-pub(crate) mod shapes;
+pub(crate) mod types;

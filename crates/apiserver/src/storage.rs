@@ -1,7 +1,7 @@
-//! Everything the cluster knows, in memory: objects by resource, namespace and name, one revision counter over all of them, and per
-//! resource a bounded log of changes, from which watches and lists of the past are served.
+//! The store: objects by resource, namespace and name in memory, one revision counter, and a bounded log of changes per
+//! resource, from which watches and lists at past revisions are served.
 //!
-//! Kept values are immutable and shared; a change replaces the whole object.
+//! Stored values are immutable and shared; a change replaces the object.
 
 mod group_resource;
 mod log;
@@ -16,59 +16,59 @@ use tokio::sync::watch;
 
 use crate::object;
 pub(crate) use group_resource::GroupResource;
-pub(crate) use log::{Change, Event, Object};
-use log::{Compacted, Log};
+use log::{ChangeLog, Compacted};
+pub(crate) use log::{EventType, StoreEvent, StoredObject};
 
-/// How many changes per resource are remembered for watches and for lists of the past. Two leases' changes
-/// of an hour fit (each is renewed every two seconds); a watcher further behind lists again.
+/// Default number of remembered changes per resource. It holds an hour of two leases, each renewed every two seconds. A
+/// client that is further behind has to list again.
 pub(crate) const REMEMBERED_CHANGES: usize = 4096;
 
-/// How many objects are kept at most.
-const MOST_OBJECTS: usize = 200_000;
+/// Most objects of a store.
+const MAX_OBJECTS: usize = 200_000;
 
-/// Why nothing was written.
+/// Why a write failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// There is an object of that name.
+pub(crate) enum WriteError {
+    /// An object with that name exists.
     Exists,
-    /// There is no object of that name.
+    /// No object with that name exists.
     Missing,
-    /// The object is not the one that the change was made for.
+    /// The stored object is not the one that was changed.
     Changed,
-    /// [`MOST_OBJECTS`] are kept already.
+    /// The store has [`MAX_OBJECTS`] objects.
     Full,
 }
 
-/// Everything that is kept, at one moment.
-pub(crate) type Everything = [(GroupResource, Object)];
+/// All objects with their resources.
+pub(crate) type AllObjects = [(GroupResource, StoredObject)];
 
-pub(crate) struct Store {
-    inner: Mutex<Inner>,
+pub(crate) struct ObjectStore {
+    inner: Mutex<StoreState>,
     changed: watch::Sender<u64>,
     remembered: usize,
 }
 
-struct Inner {
+struct StoreState {
     revision: u64,
     first: u64,
     count: usize,
-    tables: HashMap<GroupResource, Table>,
+    tables: HashMap<GroupResource, ResourceTable>,
 }
 
-struct Table {
-    objects: BTreeMap<Key, Object>,
-    log: Log,
+struct ResourceTable {
+    objects: BTreeMap<ObjectKey, StoredObject>,
+    log: ChangeLog,
     changed: watch::Sender<u64>,
 }
 
 /// Namespace and name.
-type Key = (String, String);
+type ObjectKey = (String, String);
 
-impl Store {
-    /// An empty store whose next revision is `first + 1`. A server that starts anew starts from a later number than its
-    /// predecessor reached, so that clients who remember an old revision are told that it expired.
+impl ObjectStore {
+    /// An empty store whose next revision is `first + 1`. A restarted server begins with a higher revision than its
+    /// predecessor reached, so that old revisions of clients are expired.
     pub(crate) fn new(first: u64, remembered: usize) -> Self {
-        let inner = Inner { revision: first, first, count: 0, tables: HashMap::new() };
+        let inner = StoreState { revision: first, first, count: 0, tables: HashMap::new() };
         Self { inner: Mutex::new(inner), changed: watch::Sender::new(first), remembered }
     }
 
@@ -77,31 +77,31 @@ impl Store {
         self.lock().revision
     }
 
-    /// Told of the revision of every change, of whatever resource, that other objects may depend on: all but changes of an object that
-    /// leave its owners, finalizers and deletion as they were, of which there are many and from which nothing follows.
+    /// Receives the revision of changes that other objects may depend on: all changes except those that leave an
+    /// object's owners, finalizers and deletion as they were, which are frequent.
     pub(crate) fn consequential_changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    pub(crate) fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Option<Object> {
+    pub(crate) fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Option<StoredObject> {
         let inner = self.lock();
         inner.tables.get(resource)?.objects.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    /// The objects of one namespace, or of all, ordered by namespace and name, and the revision at which that is so.
-    pub(crate) fn list(&self, resource: &GroupResource, namespace: Option<&str>) -> (u64, Vec<Object>) {
+    /// The objects of one namespace or of all, ordered by namespace and name, and the current revision.
+    pub(crate) fn list(&self, resource: &GroupResource, namespace: Option<&str>) -> (u64, Vec<StoredObject>) {
         let inner = self.lock();
         let objects = inner.tables.get(resource).map_or_else(Vec::new, |table| in_namespace(&table.objects, namespace));
         (inner.revision, objects)
     }
 
-    /// The objects as they were at a revision of the past.
+    /// The objects at a past revision.
     pub(crate) fn list_at(
         &self,
         resource: &GroupResource,
         namespace: Option<&str>,
         revision: u64,
-    ) -> Result<Vec<Object>, Compacted> {
+    ) -> Result<Vec<StoredObject>, Compacted> {
         let inner = self.lock();
         let Some(table) = inner.tables.get(resource) else {
             return if revision < inner.first { Err(Compacted { oldest: inner.first }) } else { Ok(Vec::new()) };
@@ -117,13 +117,13 @@ impl Store {
         Ok(in_namespace(&objects, namespace))
     }
 
-    /// Up to `most` changes of a resource after a revision, and the revision up to which the answer is complete.
+    /// Up to `most` changes after a revision, and the revision up to which the result is complete.
     pub(crate) fn changes_after(
         &self,
         resource: &GroupResource,
         revision: u64,
         most: usize,
-    ) -> Result<(u64, Vec<Arc<Event>>), Compacted> {
+    ) -> Result<(u64, Vec<Arc<StoreEvent>>), Compacted> {
         let inner = self.lock();
         let Some(table) = inner.tables.get(resource) else {
             return if revision < inner.first {
@@ -132,7 +132,7 @@ impl Store {
                 Ok((inner.revision, Vec::new()))
             };
         };
-        let events: Vec<Arc<Event>> = table.log.after(revision)?.take(most).cloned().collect();
+        let events: Vec<Arc<StoreEvent>> = table.log.after(revision)?.take(most).cloned().collect();
         let complete = match events.last() {
             Some(last) if events.len() == most => last.revision,
             _ => inner.revision,
@@ -140,14 +140,14 @@ impl Store {
         Ok((complete, events))
     }
 
-    /// Told of the revision of every change of one resource.
+    /// Receives the revision of every change of a resource.
     pub(crate) fn subscribe(&self, resource: &GroupResource) -> watch::Receiver<u64> {
         let mut inner = self.lock();
         inner.table(resource, self.remembered).changed.subscribe()
     }
 
-    /// Every object with its resource, and the revision at which that is so.
-    pub(crate) fn everything(&self) -> (u64, Vec<(GroupResource, Object)>) {
+    /// All objects with their resources, and the current revision.
+    pub(crate) fn all_objects(&self) -> (u64, Vec<(GroupResource, StoredObject)>) {
         let inner = self.lock();
         let all = inner
             .tables
@@ -156,33 +156,33 @@ impl Store {
         (inner.revision, all.collect())
     }
 
-    /// Keeps a new object.
-    pub(crate) fn insert(&self, resource: &GroupResource, mut value: Value) -> Result<Object, Refused> {
+    /// Stores a new object.
+    pub(crate) fn insert(&self, resource: &GroupResource, mut value: Value) -> Result<StoredObject, WriteError> {
         let mut inner = self.lock();
-        if inner.count >= MOST_OBJECTS {
-            return Err(Refused::Full);
+        if inner.count >= MAX_OBJECTS {
+            return Err(WriteError::Full);
         }
         let key = key_of(&value);
         if inner.table(resource, self.remembered).objects.contains_key(&key) {
-            return Err(Refused::Exists);
+            return Err(WriteError::Exists);
         }
         inner.count += 1;
         let revision = inner.next(&mut value);
         let object = Arc::new(value);
         let table = inner.table(resource, self.remembered);
         table.objects.insert(key, Arc::clone(&object));
-        table.record(Event { revision, change: Change::Added, object: Arc::clone(&object), previous: None });
+        table.record(StoreEvent { revision, change: EventType::Added, object: Arc::clone(&object), previous: None });
         self.changed.send_replace(revision);
         Ok(object)
     }
 
-    /// Puts `value` in the place of `current`, if that is what is still kept.
+    /// Replaces `current` by `value` if `current` is still stored.
     pub(crate) fn replace(
         &self,
         resource: &GroupResource,
-        current: &Object,
+        current: &StoredObject,
         mut value: Value,
-    ) -> Result<Object, Refused> {
+    ) -> Result<StoredObject, WriteError> {
         let mut inner = self.lock();
         let key = key_of(current);
         inner.table(resource, self.remembered).expect_current(&key, current)?;
@@ -190,15 +190,20 @@ impl Store {
         let object = Arc::new(value);
         let table = inner.table(resource, self.remembered);
         let previous = table.objects.insert(key, Arc::clone(&object));
-        table.record(Event { revision, change: Change::Modified, object: Arc::clone(&object), previous });
+        table.record(StoreEvent { revision, change: EventType::Modified, object: Arc::clone(&object), previous });
         if is_consequential(resource, current, &object) {
             self.changed.send_replace(revision);
         }
         Ok(object)
     }
 
-    /// Removes `current`, if that is what is still kept. The answer is its last state, with the revision of the removal.
-    pub(crate) fn remove(&self, resource: &GroupResource, current: &Object, last: Value) -> Result<Object, Refused> {
+    /// Removes `current` if it is still stored. Returns its last state with the revision of the removal.
+    pub(crate) fn remove(
+        &self,
+        resource: &GroupResource,
+        current: &StoredObject,
+        last: Value,
+    ) -> Result<StoredObject, WriteError> {
         let mut inner = self.lock();
         let key = key_of(current);
         inner.table(resource, self.remembered).expect_current(&key, current)?;
@@ -208,23 +213,23 @@ impl Store {
         let object = Arc::new(last);
         let table = inner.table(resource, self.remembered);
         let previous = table.objects.remove(&key);
-        table.record(Event { revision, change: Change::Deleted, object: Arc::clone(&object), previous });
+        table.record(StoreEvent { revision, change: EventType::Deleted, object: Arc::clone(&object), previous });
         self.changed.send_replace(revision);
         Ok(object)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing that runs under the lock leaves it half changed, so a poisoned lock is still good.
+    fn lock(&self) -> MutexGuard<'_, StoreState> {
+        // No code under the lock leaves the state partly changed, so that a poisoned lock can be used.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
-    fn table(&mut self, resource: &GroupResource, remembered: usize) -> &mut Table {
+impl StoreState {
+    fn table(&mut self, resource: &GroupResource, remembered: usize) -> &mut ResourceTable {
         if !self.tables.contains_key(resource) {
-            let table = Table {
+            let table = ResourceTable {
                 objects: BTreeMap::new(),
-                log: Log::new(self.first, remembered),
+                log: ChangeLog::new(self.first, remembered),
                 changed: watch::Sender::new(self.revision),
             };
             self.tables.insert(resource.clone(), table);
@@ -232,7 +237,7 @@ impl Inner {
         self.tables.get_mut(resource).expect("inserted above")
     }
 
-    /// Counts one change and writes its revision into the object.
+    /// Increments the revision and writes it into the object.
     fn next(&mut self, value: &mut Value) -> u64 {
         self.revision += 1;
         object::set_metadata(value, "resourceVersion", Some(json!(self.revision.to_string())));
@@ -240,16 +245,16 @@ impl Inner {
     }
 }
 
-impl Table {
-    fn expect_current(&self, key: &Key, current: &Object) -> Result<(), Refused> {
+impl ResourceTable {
+    fn expect_current(&self, key: &ObjectKey, current: &StoredObject) -> Result<(), WriteError> {
         match self.objects.get(key) {
-            None => Err(Refused::Missing),
+            None => Err(WriteError::Missing),
             Some(kept) if Arc::ptr_eq(kept, current) => Ok(()),
-            Some(_) => Err(Refused::Changed),
+            Some(_) => Err(WriteError::Changed),
         }
     }
 
-    fn record(&mut self, event: Event) {
+    fn record(&mut self, event: StoreEvent) {
         let revision = event.revision;
         self.log.push(event);
         self.changed.send_replace(revision);
@@ -261,16 +266,16 @@ fn is_consequential(resource: &GroupResource, before: &Value, after: &Value) -> 
         let of = |object: &Value| object.get("metadata").and_then(|metadata| metadata.get(key)).cloned();
         of(before) != of(after)
     };
-    // Of these the contents matter too.
+    // The contents of these resources have consequences too.
     matches!(&*resource.resource, "configmaps" | "secrets" | "namespaces" | "customresourcedefinitions")
         || ["deletionTimestamp", "finalizers", "ownerReferences"].into_iter().any(differs)
 }
 
-fn key_of(object: &Value) -> Key {
+fn key_of(object: &Value) -> ObjectKey {
     (object::namespace(object).to_owned(), object::name(object).to_owned())
 }
 
-fn in_namespace(objects: &BTreeMap<Key, Object>, namespace: Option<&str>) -> Vec<Object> {
+fn in_namespace(objects: &BTreeMap<ObjectKey, StoredObject>, namespace: Option<&str>) -> Vec<StoredObject> {
     match namespace {
         None => objects.values().cloned().collect(),
         Some(namespace) => objects

@@ -1,5 +1,5 @@
-//! How an object of a request becomes a stored object: decoded, defaulted, prepared and validated, as by the strategies of Kubernetes'
-//! `registry/rest`.
+//! Strategies, as in Kubernetes' `registry/rest`: how objects of requests are decoded, defaulted, prepared and
+//! validated before they are stored.
 
 pub(crate) mod decode;
 pub(crate) mod prepare;

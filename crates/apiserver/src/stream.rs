@@ -1,9 +1,8 @@
-//! What clients reach through the API server rather than in it: a container's streams and logs, a pod's ports, and HTTP
-//! behind `…/proxy/`.
+//! Streams of pods and proxied HTTP: exec, attach, logs, port forwarding, and `…/proxy/`.
 //!
-//! Streams come from the node agent, over its Unix socket ([`NodeClient`]); towards clients they are WebSockets in the
-//! subprotocols of Kubernetes (`v5.channel.k8s.io`, `v4.channel.k8s.io`, and SPDY tunnelled in a WebSocket for `kubectl
-//! port-forward`). Proxied HTTP is dialled directly: the server runs in the cluster's network.
+//! Streams are served by the node agent, over its Unix socket ([`NodeClient`]). Clients use WebSockets with Kubernetes'
+//! subprotocols (`v5.channel.k8s.io`, `v4.channel.k8s.io`, and SPDY tunnelled in a WebSocket for `kubectl
+//! port-forward`). Proxied HTTP is sent directly, because the server is in the cluster's network.
 
 mod attach;
 mod exec;
@@ -21,23 +20,23 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use crate::body::Body;
+use crate::body::ResponseBody;
 use crate::kinds::Subresource;
 use crate::status::Status;
-use options::Options;
+use options::StreamOptions;
 
 pub(crate) use node::NodeClient;
 pub(crate) use proxy::{ProxyTarget, proxy};
 
-/// Serves `exec`, `attach`, `log` or `portforward` of `pod`, which the caller has read and authorised. The request still has
-/// its upgrade, if it asks for one.
+/// Serves `exec`, `attach`, `log` or `portforward` of `pod` for an authorized request. The request's upgrade, if it has
+/// one, has not been taken.
 pub(crate) async fn pod(
     node: &NodeClient,
     subresource: Subresource,
     pod: &Value,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Status> {
-    let options = Options::parse(request.uri().query().unwrap_or(""))?;
+) -> Result<Response<ResponseBody>, Status> {
+    let options = StreamOptions::parse(request.uri().query().unwrap_or(""))?;
     match subresource {
         Subresource::Exec => exec::serve(node, pod, &options, request).await,
         Subresource::Attach => attach::serve(node, pod, &options, request).await,

@@ -1,4 +1,4 @@
-//! Objects as `kubectl get` prints them: `meta.k8s.io/v1` Tables.
+//! `meta.k8s.io/v1` Tables, which `kubectl get` prints.
 
 mod age;
 mod cell;
@@ -14,40 +14,40 @@ mod workload;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::kinds::Kind;
+use crate::kinds::ResourceKind;
 use cell::{Cells, Heading, name};
 
-/// A column that a CustomResourceDefinition asks for (`additionalPrinterColumns`).
+/// A column of a CustomResourceDefinition (`additionalPrinterColumns`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Column {
+pub(crate) struct PrinterColumn {
     /// Heading.
     pub(crate) name: String,
     /// `string`, `integer`, `number`, `boolean` or `date`.
     pub(crate) type_: String,
     /// OpenAPI format, often empty.
     pub(crate) format: String,
-    /// For `kubectl explain`-like clients.
+    /// Description of the column.
     pub(crate) description: String,
-    /// 0 is always shown, others with `-o wide`.
+    /// Columns with priority 0 are always shown, others with `-o wide`.
     pub(crate) priority: i64,
     /// Simple JSONPath of the cell, such as `.spec.hosts[0]`.
     pub(crate) json_path: String,
 }
 
-/// What a row carries of its object (`includeObject` of the request).
+/// The object in a row (`includeObject` of the request).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Include {
+pub(crate) enum IncludeObject {
     /// A PartialObjectMetadata.
     #[default]
     Metadata,
     /// The whole object.
     Object,
-    /// Nothing.
+    /// No object.
     None,
 }
 
-impl Include {
-    /// The value of the request's `includeObject` parameter.
+impl IncludeObject {
+    /// Parses the `includeObject` parameter.
     pub(crate) fn from_parameter(value: Option<&str>) -> Option<Self> {
         match value {
             None | Some("" | "Metadata") => Some(Self::Metadata),
@@ -58,20 +58,20 @@ impl Include {
     }
 }
 
-/// A Table of `objects`, all of `kind`. The caller adds `metadata` (resourceVersion, continue) and may drop
-/// `columnDefinitions` from all but the first event of a watch. `columns` are those of a custom resource.
+/// The Table of `objects`, all of `kind`. The caller adds `metadata` (resourceVersion, continue) and may remove
+/// `columnDefinitions` from all events of a watch except the first. `columns` are those of a custom resource.
 pub(crate) fn render<'a>(
-    kind: &Kind,
+    kind: &ResourceKind,
     objects: impl IntoIterator<Item = &'a Value>,
-    columns: &[Column],
-    include: Include,
+    columns: &[PrinterColumn],
+    include: IncludeObject,
     now: OffsetDateTime,
 ) -> Value {
     table(&Printer::of(kind, columns), objects, include, now)
 }
 
-/// A Table of one `autoscaling/v1` Scale, which is no resource of its own.
-pub(crate) fn of_scale(scale: &Value, include: Include, now: OffsetDateTime) -> Value {
+/// The Table of an `autoscaling/v1` Scale, which is no resource of its own.
+pub(crate) fn of_scale(scale: &Value, include: IncludeObject, now: OffsetDateTime) -> Value {
     let (headings, cells) = workload::SCALE;
     table(&Printer::BuiltIn(headings, cells), std::iter::once(scale), include, now)
 }
@@ -79,7 +79,7 @@ pub(crate) fn of_scale(scale: &Value, include: Include, now: OffsetDateTime) -> 
 fn table<'a>(
     printer: &Printer<'_>,
     objects: impl IntoIterator<Item = &'a Value>,
-    include: Include,
+    include: IncludeObject,
     now: OffsetDateTime,
 ) -> Value {
     let rows: Vec<Value> = objects
@@ -101,18 +101,18 @@ fn table<'a>(
     })
 }
 
-/// How the objects of one kind become rows.
+/// How the objects of a kind become rows.
 enum Printer<'a> {
     BuiltIn(&'static [Heading], Cells),
-    Custom(&'a [Column]),
-    /// Kinds of which there is nothing to say but name and creation.
+    Custom(&'a [PrinterColumn]),
+    /// Built-in kinds with only name and creation timestamp.
     Plain,
-    /// Custom resources that ask for no columns.
+    /// Custom resources without columns.
     Age,
 }
 
 impl<'a> Printer<'a> {
-    fn of(kind: &Kind, columns: &'a [Column]) -> Self {
+    fn of(kind: &ResourceKind, columns: &'a [PrinterColumn]) -> Self {
         let groups = [workload::printer, pod::printer, network::printer, cluster::printer, extension::printer];
         if let Some((headings, cells)) = groups.iter().find_map(|printer| printer(kind)) {
             return Self::BuiltIn(headings, cells);
@@ -160,11 +160,11 @@ fn definition(name: &str, type_: &str, format: &str, description: &str, priority
     json!({"name": name, "type": type_, "format": format, "description": description, "priority": priority})
 }
 
-fn row_object(object: &Value, include: Include) -> Option<Value> {
+fn row_object(object: &Value, include: IncludeObject) -> Option<Value> {
     match include {
-        Include::None => None,
-        Include::Object => Some(object.clone()),
-        Include::Metadata => Some(json!({
+        IncludeObject::None => None,
+        IncludeObject::Object => Some(object.clone()),
+        IncludeObject::Metadata => Some(json!({
             "kind": "PartialObjectMetadata",
             "apiVersion": "meta.k8s.io/v1",
             "metadata": object["metadata"],

@@ -1,4 +1,5 @@
-//! Timestamps as the API writes them: RFC 3339 in UTC, in whole seconds (`metav1.Time`) or microseconds (`metav1.MicroTime`).
+//! Timestamps as the API writes them: RFC 3339 in UTC, in whole seconds (`metav1.Time`) or microseconds
+//! (`metav1.MicroTime`).
 
 use time::format_description::StaticFormatDescription;
 use time::format_description::well_known::Rfc3339;

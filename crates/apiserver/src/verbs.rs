@@ -1,4 +1,4 @@
-//! What each verb does.
+//! The verbs of resources and subresources.
 
 pub(crate) mod binding;
 pub(crate) mod create;

@@ -1,4 +1,4 @@
-//! kube-rs as a client of exec, logs, port forwarding and the service proxy: its WebSocket subprotocols are not kubectl's.
+//! kube-rs as a client of exec, logs and port forwarding: its WebSocket subprotocols differ from kubectl's.
 
 #[path = "kubectl/node.rs"]
 mod node;
@@ -70,13 +70,13 @@ impl Cluster {
 async fn runs_commands() {
     let cluster = start().await;
     let mut process = cluster.exec(&["echo", "hello"], &AttachParams::default()).await;
-    let mut said = String::new();
-    process.stdout().expect("piped").read_to_string(&mut said).await.expect("output");
-    let status = process.take_status().expect("asked once").await.expect("a status");
-    assert_eq!((said.as_str(), status.status.as_deref()), ("hello\n", Some("Success")));
+    let mut output = String::new();
+    process.stdout().expect("piped").read_to_string(&mut output).await.expect("output");
+    let status = process.take_status().expect("taken once").await.expect("a status");
+    assert_eq!((output.as_str(), status.status.as_deref()), ("hello\n", Some("Success")));
 
     let mut failing = cluster.exec(&["exit", "3"], &AttachParams::default()).await;
-    let status = failing.take_status().expect("asked once").await.expect("a status");
+    let status = failing.take_status().expect("taken once").await.expect("a status");
     assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
     let causes = status.details.and_then(|details| details.causes).expect("causes");
     assert_eq!(causes[0].message.as_deref(), Some("3"));
@@ -91,9 +91,9 @@ async fn standard_input_ends_when_the_client_closes_it() {
     stdin.write_all(b"one two").await.expect("sent");
     stdin.shutdown().await.expect("closed");
     drop(stdin);
-    let mut said = String::new();
-    process.stdout().expect("piped").read_to_string(&mut said).await.expect("output");
-    assert_eq!(said, "one two");
+    let mut output = String::new();
+    process.stdout().expect("piped").read_to_string(&mut output).await.expect("output");
+    assert_eq!(output, "one two");
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn forwards_several_ports_over_one_socket() {
     tokio::time::timeout(std::time::Duration::from_secs(30), echoed).await.expect("in time");
 
     let mut refused = cluster.pods().portforward("web", &[1]).await.expect("upgraded");
-    let error = refused.take_error(1).expect("asked once").await;
+    let error = refused.take_error(1).expect("taken once").await;
     assert!(error.expect("an error").contains("connection refused"));
 }
 

@@ -19,24 +19,24 @@ use tokio_rustls::TlsConnector;
 
 use crate::api::Api;
 use crate::object;
-use crate::storage::{GroupResource, Store};
+use crate::storage::{GroupResource, ObjectStore};
 
-/// The largest answer that is read, as for requests.
-const LARGEST_ANSWER: usize = crate::body::LIMIT;
+/// Largest response body, as for requests.
+const MAX_RESPONSE: usize = crate::body::LIMIT;
 
-/// Why there is no answer.
+/// Why a webhook returned no valid response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("its clientConfig is unusable: {0}")]
+pub(super) enum WebhookError {
+    #[error("invalid clientConfig: {0}")]
     Configuration(String),
     #[error("failed to call webhook: Post {url:?}: {why}")]
     Call { url: String, why: String },
-    #[error("its answer is no AdmissionReview for this request: {0}")]
+    #[error("received invalid webhook response: {0}")]
     Answer(String),
 }
 
-/// Where a webhook is.
-struct Target {
+/// The address of a webhook.
+struct WebhookTarget {
     address: String,
     host: String,
     path: String,
@@ -44,16 +44,21 @@ struct Target {
 }
 
 /// Posts `body` to the webhook of a `clientConfig`, and returns the body of the response.
-pub(super) async fn call(api: &Api, config: &Value, seconds: u64, body: Bytes) -> std::result::Result<Bytes, Failure> {
+pub(super) async fn call(
+    api: &Api,
+    config: &Value,
+    seconds: u64,
+    body: Bytes,
+) -> std::result::Result<Bytes, WebhookError> {
     let target = target(&api.store, config)?;
     let tls = trust(&api.crypto, config)?;
-    let failed = |why: String| Failure::Call { url: format!("{}?timeout={seconds}s", target.url), why };
+    let failed = |why: String| WebhookError::Call { url: format!("{}?timeout={seconds}s", target.url), why };
     let bytes = tokio::time::timeout(Duration::from_secs(seconds), post(&target, tls, seconds, body)).await;
     bytes.map_err(|_| failed("context deadline exceeded".into()))?.map_err(|error| failed(error.to_string()))
 }
 
-fn trust(provider: &Arc<CryptoProvider>, config: &Value) -> std::result::Result<TlsConnector, Failure> {
-    let unusable = |why: String| Failure::Configuration(format!("caBundle: {why}"));
+fn trust(provider: &Arc<CryptoProvider>, config: &Value) -> std::result::Result<TlsConnector, WebhookError> {
+    let unusable = |why: String| WebhookError::Configuration(format!("caBundle: {why}"));
     let bundle = STANDARD.decode(object::text(config, "/caBundle")).map_err(|error| unusable(error.to_string()))?;
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&bundle) {
@@ -61,7 +66,7 @@ fn trust(provider: &Arc<CryptoProvider>, config: &Value) -> std::result::Result<
         roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(unusable("it holds no certificate".into()));
+        return Err(unusable("must contain a certificate".into()));
     }
     let config =
         rustls::ClientConfig::builder_with_provider(Arc::clone(provider)).with_safe_default_protocol_versions();
@@ -70,8 +75,8 @@ fn trust(provider: &Arc<CryptoProvider>, config: &Value) -> std::result::Result<
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn target(store: &Store, config: &Value) -> std::result::Result<Target, Failure> {
-    let unusable = |why: String| Failure::Configuration(why);
+fn target(store: &ObjectStore, config: &Value) -> std::result::Result<WebhookTarget, WebhookError> {
+    let unusable = |why: String| WebhookError::Configuration(why);
     let url = object::text(config, "/url");
     if !url.is_empty() {
         let parsed = url::Url::parse(url).map_err(|error| unusable(format!("url {url:?}: {error}")))?;
@@ -81,7 +86,7 @@ fn target(store: &Store, config: &Value) -> std::result::Result<Target, Failure>
         let host = parsed.host_str().unwrap_or("").trim_matches(['[', ']']).to_owned();
         let port = parsed.port_or_known_default().unwrap_or(443);
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        return Ok(Target { address, host, path: parsed.path().to_owned(), url: url.to_owned() });
+        return Ok(WebhookTarget { address, host, path: parsed.path().to_owned(), url: url.to_owned() });
     }
     let service = &config["service"];
     let (namespace, name) = (object::text(service, "/namespace"), object::text(service, "/name"));
@@ -106,12 +111,17 @@ fn target(store: &Store, config: &Value) -> std::result::Result<Target, Failure>
     };
     let host = format!("{name}.{namespace}.svc");
     let url = format!("https://{host}:{port}{path}");
-    Ok(Target { address, host, path: path.to_owned(), url })
+    Ok(WebhookTarget { address, host, path: path.to_owned(), url })
 }
 
-type CallError = Box<dyn std::error::Error + Send + Sync>;
+type TransportError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn post(target: &Target, tls: TlsConnector, seconds: u64, body: Bytes) -> std::result::Result<Bytes, CallError> {
+async fn post(
+    target: &WebhookTarget,
+    tls: TlsConnector,
+    seconds: u64,
+    body: Bytes,
+) -> std::result::Result<Bytes, TransportError> {
     let stream =
         TcpStream::connect(&target.address).await.map_err(|error| format!("dial tcp {}: {error}", target.address))?;
     stream.set_nodelay(true)?;
@@ -126,19 +136,19 @@ async fn post(target: &Target, tls: TlsConnector, seconds: u64, body: Bytes) -> 
     let exchange = async {
         let response = sender.send_request(request).await?;
         let code = response.status();
-        let bytes = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await?.to_bytes();
+        let bytes = Limited::new(response.into_body(), MAX_RESPONSE).collect().await?.to_bytes();
         if code.is_success() {
-            return Ok::<_, CallError>(bytes);
+            return Ok::<_, TransportError>(bytes);
         }
-        let said: String = String::from_utf8_lossy(&bytes).chars().take(256).collect();
-        Err(format!("the server answered {code}: {said}").into())
+        let excerpt: String = String::from_utf8_lossy(&bytes).chars().take(256).collect();
+        Err(format!("the server responded with {code}: {excerpt}").into())
     };
     tokio::pin!(connection);
     tokio::pin!(exchange);
     let mut open = true;
     loop {
         tokio::select! {
-            // The answer counts even if the connection ends with it.
+            // A response is valid even if the connection closes with it.
             biased;
             answer = &mut exchange => return answer,
             ended = &mut connection, if open => {

@@ -1,14 +1,14 @@
-//! What a request does to an object.
+//! The operation of an admission review.
 
-/// What is being done to an object.
+/// The operation of a request on an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub(crate) enum AdmissionOperation {
     Create,
     Update,
     Delete,
 }
 
-impl Operation {
+impl AdmissionOperation {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Create => "CREATE",

@@ -1,63 +1,66 @@
-//! Asking one webhook: the `admission.k8s.io/v1` AdmissionReview, and the HTTPS call to a URL or a Service.
+//! The protocol of admission webhooks: `admission.k8s.io/v1` AdmissionReview.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::client::{self, Failure};
-use super::operation::Operation;
-use crate::call::Call;
+use super::client::{self, WebhookError};
+use super::operation::AdmissionOperation;
+use crate::call::ApiCall;
 use crate::object;
-use crate::registry::Served;
+use crate::patch::json;
+use crate::registry::ServedResource;
 use crate::status::Status;
 
-/// How long a webhook may take if its configuration does not say.
-const USUAL_TIMEOUT: u64 = 10;
+/// Timeout in seconds of a webhook whose configuration has none.
+const DEFAULT_TIMEOUT: u64 = 10;
 
-/// What a webhook is asked.
-pub(super) struct Question<'a> {
-    pub(super) call: &'a Call,
-    pub(super) operation: Operation,
-    /// The version in which the objects are.
-    pub(super) asked: &'a Served,
+/// The request of an AdmissionReview.
+pub(super) struct AdmissionRequest<'a> {
+    pub(super) call: &'a ApiCall,
+    pub(super) operation: AdmissionOperation,
+    /// The version of the resource in which the objects are sent.
+    pub(super) served: &'a ServedResource,
     pub(super) object: Option<&'a Value>,
     pub(super) old: Option<&'a Value>,
     pub(super) dry_run: bool,
 }
 
-/// What it answered.
+/// The response of an AdmissionReview.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct WebhookResponse {
     pub(super) patch: Option<json_patch::Patch>,
-    pub(super) refusal: Option<Status>,
+    pub(super) denial: Option<Status>,
     pub(super) warnings: Vec<String>,
 }
 
 /// Calls one webhook.
-pub(super) async fn ask(webhook: &Value, question: &Question<'_>) -> std::result::Result<Answer, Failure> {
-    let seconds = webhook.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(USUAL_TIMEOUT).clamp(1, 30);
+pub(super) async fn call(
+    webhook: &Value,
+    request: &AdmissionRequest<'_>,
+) -> std::result::Result<WebhookResponse, WebhookError> {
+    let seconds = webhook.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(DEFAULT_TIMEOUT).clamp(1, 30);
     let uid = object::new_uid();
-    let body = Bytes::from(question.to_value(&uid).to_string());
-    let bytes = client::call(&question.call.api, &webhook["clientConfig"], seconds, body).await?;
-    parse_answer(object::text(webhook, "/name"), &uid, &bytes)
+    let body = Bytes::from(request.to_value(&uid).to_string());
+    let bytes = client::call(&request.call.api, &webhook["clientConfig"], seconds, body).await?;
+    parse_response(object::text(webhook, "/name"), &uid, &bytes)
 }
 
-impl Question<'_> {
+impl AdmissionRequest<'_> {
     fn to_value(&self, uid: &str) -> Value {
         let call = self.call;
-        let kind = &self.asked.kind;
-        let described =
-            |kind: &crate::kinds::Kind| json!({ "group": kind.group, "version": kind.version, "kind": kind.kind });
-        let resource = |kind: &crate::kinds::Kind| json!({ "group": kind.group, "version": kind.version, "resource": kind.plural });
+        let kind = &self.served.kind;
+        let described = |kind: &crate::kinds::ResourceKind| json!({ "group": kind.group, "version": kind.version, "kind": kind.kind });
+        let resource = |kind: &crate::kinds::ResourceKind| json!({ "group": kind.group, "version": kind.version, "resource": kind.plural });
         let name = match call.route.name.as_str() {
             "" => self.object.map_or("", object::name),
             name => name,
         };
         let options = match self.operation {
-            Operation::Create => "CreateOptions",
-            Operation::Update => "UpdateOptions",
-            Operation::Delete => "DeleteOptions",
+            AdmissionOperation::Create => "CreateOptions",
+            AdmissionOperation::Update => "UpdateOptions",
+            AdmissionOperation::Delete => "DeleteOptions",
         };
         let mut request = json!({
             "uid": uid,
@@ -86,22 +89,22 @@ impl Question<'_> {
     }
 }
 
-fn parse_answer(name: &str, uid: &str, bytes: &[u8]) -> std::result::Result<Answer, Failure> {
-    let bad = |why: &str| Failure::Answer(why.to_owned());
-    let review: Value = serde_json::from_slice(bytes).map_err(|error| Failure::Answer(error.to_string()))?;
+fn parse_response(name: &str, uid: &str, bytes: &[u8]) -> std::result::Result<WebhookResponse, WebhookError> {
+    let bad = |why: &str| WebhookError::Answer(why.to_owned());
+    let review: Value = serde_json::from_slice(bytes).map_err(|error| WebhookError::Answer(error.to_string()))?;
     if object::text(&review, "/apiVersion") != "admission.k8s.io/v1"
         || object::text(&review, "/kind") != "AdmissionReview"
     {
         return Err(bad("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview"));
     }
     let response =
-        review.get("response").filter(|response| response.is_object()).ok_or_else(|| bad("it has no response"))?;
+        review.get("response").filter(|response| response.is_object()).ok_or_else(|| bad("response is missing"))?;
     if object::text(response, "/uid") != uid {
-        return Err(bad("expected response.uid to be that of the request"));
+        return Err(bad("expected response.uid to match the UID of the request"));
     }
     let warnings = object::list(response, "/warnings").iter().filter_map(Value::as_str).map(str::to_owned).collect();
     if response.get("allowed").and_then(Value::as_bool) != Some(true) {
-        return Ok(Answer { refusal: Some(refusal(name, &response["status"])), warnings, patch: None });
+        return Ok(WebhookResponse { denial: Some(denial(name, &response["status"])), warnings, patch: None });
     }
     let patch = match object::text(response, "/patch") {
         "" => None,
@@ -110,14 +113,16 @@ fn parse_answer(name: &str, uid: &str, bytes: &[u8]) -> std::result::Result<Answ
         }
         patch => {
             let patch = STANDARD.decode(patch).map_err(|error| bad(&format!("response.patch: {error}")))?;
-            Some(serde_json::from_slice(&patch).map_err(|error| bad(&format!("response.patch: {error}")))?)
+            let patch: Value =
+                serde_json::from_slice(&patch).map_err(|error| bad(&format!("response.patch: {error}")))?;
+            Some(json::decode(&patch).map_err(|error| bad(&format!("response.patch: {error}")))?)
         }
     };
-    Ok(Answer { patch, refusal: None, warnings })
+    Ok(WebhookResponse { patch, denial: None, warnings })
 }
 
-/// A webhook's refusal in Kubernetes' words.
-fn refusal(name: &str, status: &Value) -> Status {
+/// The error of a denied request, in Kubernetes' wording.
+fn denial(name: &str, status: &Value) -> Status {
     let code = status
         .get("code")
         .and_then(Value::as_u64)
@@ -137,9 +142,9 @@ fn refusal(name: &str, status: &Value) -> Status {
 mod tests {
     use super::*;
 
-    fn answer(response: Value) -> std::result::Result<Answer, Failure> {
+    fn answer(response: Value) -> std::result::Result<WebhookResponse, WebhookError> {
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
-        parse_answer("w.example", "u", review.to_string().as_bytes())
+        parse_response("w.example", "u", review.to_string().as_bytes())
     }
 
     #[test]
@@ -151,7 +156,7 @@ mod tests {
         let denied = answer(
             json!({"uid": "u", "allowed": false, "status": {"code": 403, "message": "no", "reason": "Forbidden"}}),
         );
-        let denied = denied.expect("an answer").refusal.expect("denied");
+        let denied = denied.expect("an answer").denial.expect("denied");
         assert_eq!(
             (denied.code, denied.message.as_str()),
             (403, "admission webhook \"w.example\" denied the request: no")
@@ -159,10 +164,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_do_not_count() {
+    fn invalid_responses_are_rejected() {
         assert!(answer(json!({"uid": "other", "allowed": true})).is_err());
         assert!(answer(json!({"uid": "u", "allowed": true, "patch": "!", "patchType": "JSONPatch"})).is_err());
         assert!(answer(json!({"uid": "u", "allowed": true, "patch": "W10="})).is_err());
-        assert!(parse_answer("w", "u", b"<html>").is_err());
+        assert!(parse_response("w", "u", b"<html>").is_err());
     }
 }

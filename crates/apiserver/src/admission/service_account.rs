@@ -1,11 +1,11 @@
-//! Pods run as a service account and have its token: `kube-api-access-…`, a projected volume of token, CA and namespace.
+//! Adds the service account and its token to pods: `kube-api-access-…`, a projected volume of token, CA and namespace.
 //!
 //! Semantics of Kubernetes' ServiceAccount admission plugin.
 
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::kinds::Kind;
+use crate::kinds::ResourceKind;
 use crate::object;
 use crate::status::{Result, Status};
 use crate::storage::GroupResource;
@@ -13,14 +13,14 @@ use crate::storage::GroupResource;
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 
-/// Seconds that the token is asked to live: an hour and a bit, so that it is renewed each hour.
+/// Requested lifetime of the token in seconds: more than an hour, so that it is renewed each hour.
 const TOKEN_SECONDS: u32 = 3607;
 
 /// Name of the ConfigMap with the cluster's CA in every namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
 
-/// Adds account and token to a new pod.
-pub(super) fn admit(api: &Api, kind: &Kind, pod: &mut Value) -> Result<()> {
+/// Sets the service account of a new pod and mounts its token.
+pub(super) fn admit(api: &Api, kind: &ResourceKind, pod: &mut Value) -> Result<()> {
     let spec = object::field(pod, "spec");
     if spec.get("serviceAccountName").and_then(Value::as_str).is_none_or(str::is_empty) {
         spec.insert("serviceAccountName".into(), json!("default"));
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_added_later_share_the_volume() {
+    fn added_containers_mount_the_same_volume() {
         let mut pod = json!({"spec": {"containers": [{"name": "app"}]}});
         mount_token(&mut pod);
         pod["spec"]["containers"].as_array_mut().expect("a list").push(json!({"name": "proxy"}));

@@ -4,20 +4,20 @@ use rustls_pki_types::CertificateDer;
 use serde_json::{Map, Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Group of everybody who proved who they are.
+/// Group of all authenticated callers.
 pub(super) const AUTHENTICATED: &str = "system:authenticated";
 
-/// An authenticated caller, or the anonymous one.
+/// An authenticated or anonymous caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct User {
+pub(crate) struct UserInfo {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) groups: Vec<String>,
-    /// Further facts, such as the pod that a token is bound to.
+    /// Further attributes, such as the pod that a token is bound to.
     pub(crate) extra: Vec<(String, Vec<String>)>,
 }
 
-impl User {
+impl UserInfo {
     pub(crate) fn anonymous() -> Self {
         let groups = vec!["system:unauthenticated".to_owned()];
         Self { name: "system:anonymous".to_owned(), uid: String::new(), groups, extra: Vec::new() }
@@ -27,7 +27,7 @@ impl User {
         self.groups.iter().any(|known| known == group)
     }
 
-    /// The subject of a client certificate, which TLS has verified.
+    /// The subject of a client certificate that TLS has verified.
     pub(crate) fn from_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let subject = certificate.subject();
@@ -55,7 +55,7 @@ impl User {
         }
     }
 
-    /// `authentication.k8s.io/v1` UserInfo.
+    /// The `authentication.k8s.io/v1` UserInfo.
     pub(crate) fn to_value(&self) -> Value {
         let mut value = json!({ "username": self.name, "groups": self.groups });
         if !self.uid.is_empty() {
@@ -77,11 +77,11 @@ mod tests {
     use rustls_pki_types::pem::PemObject;
 
     #[test]
-    fn certificates_name_user_and_groups() {
+    fn the_subject_of_a_certificate_is_user_and_groups() {
         let ca = ClusterCa::generate("west").expect("makes a CA");
         let pair = ca.client("jane", "dev").expect("signs");
         let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("is PEM");
-        let user = User::from_certificate(&der).expect("has a subject");
+        let user = UserInfo::from_certificate(&der).expect("has a subject");
         assert_eq!(user.name, "jane");
         assert_eq!(user.groups, ["dev", "system:authenticated"]);
     }

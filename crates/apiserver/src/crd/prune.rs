@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::schema::{ENVELOPE, MOST_CAUSES, flag, within};
+use super::schema::{ENVELOPE, MAX_CAUSES, flag, within};
 
-/// Removes the fields that the schema does not have, and says which.
+/// Removes the fields that the schema does not have, and returns them as `unknown field "spec.foo"`.
 pub(crate) fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
     let mut unknown = Vec::new();
     prune_at(schema, object, &mut String::new(), true, &mut unknown);
@@ -50,7 +50,7 @@ fn prune_map(
             }
             None if preserve => true,
             None => {
-                if unknown.len() < MOST_CAUSES {
+                if unknown.len() < MAX_CAUSES {
                     let dot = if path.is_empty() { "" } else { "." };
                     unknown.push(format!("unknown field \"{path}{dot}{key}\""));
                 }
@@ -60,7 +60,7 @@ fn prune_map(
     });
 }
 
-/// Fills in the schema's defaults.
+/// Applies the schema's defaults.
 pub(crate) fn default(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(map) => {

@@ -1,11 +1,11 @@
-//! Reading a structural schema (`openAPIV3Schema`). CEL rules (`x-kubernetes-validations`) are not evaluated.
+//! Access to a structural schema (`openAPIV3Schema`). CEL rules (`x-kubernetes-validations`) are not evaluated.
 
 use serde_json::Value;
 
-/// How many findings are reported at most.
-pub(super) const MOST_CAUSES: usize = 50;
+/// Most causes of one error.
+pub(super) const MAX_CAUSES: usize = 50;
 
-/// The fields that every object has.
+/// Fields of every object.
 pub(super) const ENVELOPE: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
 pub(super) fn flag(schema: &Value, key: &str) -> bool {

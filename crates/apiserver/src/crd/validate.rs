@@ -1,21 +1,22 @@
-//! Validation of custom objects against a structural schema. The wording is that of go-openapi/validate, as Kubernetes passes it on.
+//! Validation of custom objects against a structural schema. The wording is that of go-openapi/validate, as Kubernetes
+//! passes it on.
 
 use regex::RegexBuilder;
 use serde_json::{Map, Value};
 
-use super::schema::{ENVELOPE, MOST_CAUSES, flag, within};
-use crate::status::Cause;
+use super::schema::{ENVELOPE, MAX_CAUSES, flag, within};
+use crate::status::StatusCause;
 
-/// How deep an object may be nested to be looked at.
-const DEEPEST: usize = 128;
+/// Deepest nesting that is validated.
+const MAX_DEPTH: usize = 128;
 
-/// Checks an object against the schema.
-pub(crate) fn validate(schema: &Value, object: &Value, causes: &mut Vec<Cause>) {
+/// Validates an object against the schema.
+pub(crate) fn validate(schema: &Value, object: &Value, causes: &mut Vec<StatusCause>) {
     check(schema, object, &mut String::new(), true, 0, causes);
 }
 
-fn check(schema: &Value, value: &Value, path: &mut String, root: bool, depth: usize, causes: &mut Vec<Cause>) {
-    if depth > DEEPEST || causes.len() >= MOST_CAUSES {
+fn check(schema: &Value, value: &Value, path: &mut String, root: bool, depth: usize, causes: &mut Vec<StatusCause>) {
+    if depth > MAX_DEPTH || causes.len() >= MAX_CAUSES {
         return;
     }
     if value.is_null() && (flag(schema, "nullable") || root) {
@@ -52,7 +53,7 @@ fn check(schema: &Value, value: &Value, path: &mut String, root: bool, depth: us
     check_combined(schema, value, path, root, depth, causes);
 }
 
-fn check_text(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>) {
+fn check_text(schema: &Value, text: &str, path: &str, causes: &mut Vec<StatusCause>) {
     let length = text.chars().count() as u64;
     if let Some(least) = bound(schema, "minLength").filter(|least| length < *least) {
         invalid(
@@ -66,7 +67,7 @@ fn check_text(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>) {
         invalid(causes, "FieldValueTooLong", path, &format!("Too long: may not be more than {most} bytes"));
     }
     if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
-        // A pattern that we cannot read was accepted with the definition; it cannot refuse anything.
+        // A pattern that is not supported here was accepted with the definition. Values are not rejected for it.
         let regex = RegexBuilder::new(pattern).size_limit(1 << 20).build();
         if regex.is_ok_and(|regex| !regex.is_match(text)) {
             invalid(
@@ -79,7 +80,7 @@ fn check_text(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-fn check_number(schema: &Value, number: f64, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+fn check_number(schema: &Value, number: f64, value: &Value, path: &str, causes: &mut Vec<StatusCause>) {
     let limit = |key: &str| schema.get(key).and_then(Value::as_f64);
     if let Some(least) = limit("minimum") {
         let exclusive = flag(schema, "exclusiveMinimum");
@@ -117,7 +118,7 @@ fn check_number(schema: &Value, number: f64, value: &Value, path: &str, causes: 
     }
 }
 
-fn check_list(schema: &Value, items: &[Value], path: &mut String, depth: usize, causes: &mut Vec<Cause>) {
+fn check_list(schema: &Value, items: &[Value], path: &mut String, depth: usize, causes: &mut Vec<StatusCause>) {
     let count = items.len() as u64;
     if let Some(least) = bound(schema, "minItems").filter(|least| count < *least) {
         invalid(
@@ -161,7 +162,7 @@ fn check_map(
     path: &mut String,
     root: bool,
     depth: usize,
-    causes: &mut Vec<Cause>,
+    causes: &mut Vec<StatusCause>,
 ) {
     for required in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
         if !map.contains_key(required) {
@@ -194,7 +195,14 @@ fn check_map(
     }
 }
 
-fn check_combined(schema: &Value, value: &Value, path: &mut String, root: bool, depth: usize, causes: &mut Vec<Cause>) {
+fn check_combined(
+    schema: &Value,
+    value: &Value,
+    path: &mut String,
+    root: bool,
+    depth: usize,
+    causes: &mut Vec<StatusCause>,
+) {
     let schemas = |key: &str| schema.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let mut fits = |schema: &Value| {
         let mut found = Vec::new();
@@ -235,7 +243,7 @@ fn check_combined(schema: &Value, value: &Value, path: &mut String, root: bool, 
     }
 }
 
-/// The type that the schema wants, if the value is of another.
+/// Returns the type that the schema requires if the value has another type.
 fn wrong_type(schema: &Value, value: &Value) -> Option<&'static str> {
     if flag(schema, "x-kubernetes-int-or-string") {
         return (!value.is_string() && !is_integer(value)).then_some("integer,string");
@@ -267,7 +275,7 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// A value in a message: small ones as they are, others by their type.
+/// A value in a message: scalars as they are, others by their type.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) | Value::Object(_) => format!("{:?}", type_name(value)),
@@ -279,6 +287,6 @@ fn bound(schema: &Value, key: &str) -> Option<u64> {
     schema.get(key).and_then(Value::as_u64)
 }
 
-fn invalid(causes: &mut Vec<Cause>, reason: &str, path: &str, message: &str) {
-    causes.push(Cause::new(reason, if path.is_empty() { "<nil>" } else { path }, message));
+fn invalid(causes: &mut Vec<StatusCause>, reason: &str, path: &str, message: &str) {
+    causes.push(StatusCause::new(reason, if path.is_empty() { "<nil>" } else { path }, message));
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// The object in `field`, made if it is absent. None if something else is there: validation will say so.
+/// The object in `field`, created if absent. Returns None if the field has another type, which validation reports.
 pub(super) fn object<'a>(parent: &'a mut Value, field: &str) -> Option<&'a mut Value> {
     let fields = parent.as_object_mut()?;
     let value = fields.entry(field).or_insert(Value::Null);
@@ -12,7 +12,7 @@ pub(super) fn object<'a>(parent: &'a mut Value, field: &str) -> Option<&'a mut V
     value.is_object().then_some(value)
 }
 
-/// Sets `field` unless it has a value.
+/// Sets `field` if it is absent or null.
 pub(super) fn set(parent: &mut Value, field: &str, value: impl Into<Value>) {
     let Some(fields) = parent.as_object_mut() else { return };
     if fields.get(field).is_none_or(Value::is_null) {
@@ -20,7 +20,7 @@ pub(super) fn set(parent: &mut Value, field: &str, value: impl Into<Value>) {
     }
 }
 
-/// Sets `field` unless it has a value other than the empty string, which Kubernetes takes for absent in most text fields.
+/// Sets `field` if it is absent, null or an empty string, which Kubernetes treats as absent in most string fields.
 pub(super) fn set_text(parent: &mut Value, field: &str, value: &str) {
     let Some(fields) = parent.as_object_mut() else { return };
     if fields.get(field).is_none_or(|present| present.is_null() || present == "") {
@@ -28,12 +28,12 @@ pub(super) fn set_text(parent: &mut Value, field: &str, value: &str) {
     }
 }
 
-/// The items of the list in `field`; none if it is absent.
+/// The items of the list in `field`.
 pub(super) fn each<'a>(parent: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut Value> {
     parent.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
-/// The value in `field`, if it is an object.
+/// The value of `field` if it is an object.
 pub(super) fn present<'a>(parent: &'a mut Value, field: &str) -> Option<&'a mut Value> {
     parent.get_mut(field).filter(|value| value.is_object())
 }

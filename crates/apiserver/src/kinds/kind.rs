@@ -1,68 +1,68 @@
-//! One version of one kind of object, and its subresources.
+//! The description of a kind: one version of a resource, and its subresources.
 
 use std::borrow::Cow;
 
-/// A name that is either compiled in or was read from a CustomResourceDefinition.
-pub(crate) type Name = Cow<'static, str>;
+/// A name that is compiled in, or read from a CustomResourceDefinition.
+pub(crate) type KindName = Cow<'static, str>;
 
-/// One version of one kind of object, as clients address it.
+/// One version of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Kind {
+pub(crate) struct ResourceKind {
     /// API group; empty for the core group.
-    pub(crate) group: Name,
-    /// Version within the group, such as `v1`.
-    pub(crate) version: Name,
+    pub(crate) group: KindName,
+    /// Version, such as `v1`.
+    pub(crate) version: KindName,
     /// Kind in CamelCase, as in `kind:` of a manifest.
-    pub(crate) kind: Name,
-    /// Kind of a list of these objects.
-    pub(crate) list_kind: Name,
+    pub(crate) kind: KindName,
+    /// Kind of lists of these objects.
+    pub(crate) list_kind: KindName,
     /// Resource name in URLs.
-    pub(crate) plural: Name,
-    /// Name of one, as in `deployment.apps/reviews created`.
-    pub(crate) singular: Name,
-    /// Abbreviations that `kubectl` accepts.
-    pub(crate) short_names: Vec<Name>,
-    /// Groups of resources that `kubectl get` accepts, such as `all`.
-    pub(crate) categories: Vec<Name>,
-    /// Whether objects live in a namespace.
+    pub(crate) plural: KindName,
+    /// Singular name, as in `deployment.apps/reviews created`.
+    pub(crate) singular: KindName,
+    /// Short names that `kubectl` accepts.
+    pub(crate) short_names: Vec<KindName>,
+    /// Categories that `kubectl get` accepts, such as `all`.
+    pub(crate) categories: Vec<KindName>,
+    /// Whether objects have a namespace.
     pub(crate) namespaced: bool,
-    /// What can be addressed below an object.
+    /// Subresources of an object.
     pub(crate) subresources: Vec<Subresource>,
-    /// What can be done with the objects.
+    /// Verbs on objects.
     pub(crate) verbs: Verbs,
 }
 
-/// What clients may do with the objects of a kind.
+/// The verbs that a resource supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verbs {
-    /// Stored: create, read, change, watch and delete.
+    /// Stored objects: create, read, update, watch and delete.
     All,
-    /// Answered at once and never stored, such as a TokenReview.
+    /// Create only: the response has the result, and nothing is stored, as for a TokenReview.
     CreateOnly,
 }
 
-/// A part of an object, or a service of it, with a URL of its own.
+/// A subresource of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subresource {
-    /// The `status` field alone.
+    /// The `status` field.
     Status,
     /// Replicas, as an `autoscaling/v1` Scale.
     Scale,
     /// Runs a command in a container.
     Exec,
-    /// Joins a running container's streams.
+    /// Attaches to the streams of a running container.
     Attach,
     /// A container's output.
     Log,
     /// Connections to a pod's ports.
     PortForward,
-    /// Reverse HTTP proxy to a pod, service or node.
+    /// HTTP proxy to a pod, service or node.
     Proxy,
-    /// Asks politely for a pod's deletion.
+    /// Deletes a pod unless a disruption budget forbids it.
     Eviction,
     /// Assigns a pod to a node.
     Binding,
-    /// A pod's debugging containers.
+    /// A pod's ephemeral containers.
     EphemeralContainers,
     /// Issues a token for a ServiceAccount.
     Token,
@@ -70,19 +70,19 @@ pub(crate) enum Subresource {
     Finalize,
 }
 
-/// `group`, `version` and `kind` of what a URL reads or writes.
+/// Group, version and kind of the objects at a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupVersionKind<'a> {
     /// API group; empty for the core group.
     pub(crate) group: &'a str,
-    /// Version within the group.
+    /// Version.
     pub(crate) version: &'a str,
     /// Kind in CamelCase.
     pub(crate) kind: &'a str,
 }
 
 impl Subresource {
-    /// The last segment of the URL.
+    /// The name in URLs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Status => "status",
@@ -100,7 +100,7 @@ impl Subresource {
         }
     }
 
-    /// The subresource of that URL segment.
+    /// The subresource with that name.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         const ALL: [Subresource; 12] = [
             Subresource::Status,
@@ -119,7 +119,7 @@ impl Subresource {
         ALL.into_iter().find(|subresource| subresource.name() == name)
     }
 
-    /// The verbs that discovery lists for it.
+    /// The verbs in discovery.
     pub(crate) fn verbs(self) -> &'static [&'static str] {
         match self {
             Self::Status | Self::Scale | Self::EphemeralContainers => &["get", "patch", "update"],
@@ -131,8 +131,8 @@ impl Subresource {
         }
     }
 
-    /// What the subresource of `kind` reads and writes.
-    pub(crate) fn object<'a>(self, kind: &'a Kind) -> GroupVersionKind<'a> {
+    /// The objects that the subresource of `kind` reads and writes.
+    pub(crate) fn object<'a>(self, kind: &'a ResourceKind) -> GroupVersionKind<'a> {
         let (group, version, name) = match self {
             Self::Scale => ("autoscaling", "v1", "Scale"),
             Self::Exec => ("", "v1", "PodExecOptions"),
@@ -155,7 +155,7 @@ impl Subresource {
 }
 
 impl Verbs {
-    /// The verbs as discovery lists them.
+    /// The verbs in discovery.
     pub(crate) fn names(self) -> &'static [&'static str] {
         match self {
             Self::All => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
@@ -164,9 +164,9 @@ impl Verbs {
     }
 }
 
-impl Kind {
-    /// `apiVersion` as manifests write it: `v1`, `apps/v1`.
-    pub(crate) fn api_version(&self) -> Name {
+impl ResourceKind {
+    /// `apiVersion` in manifests: `v1`, `apps/v1`.
+    pub(crate) fn api_version(&self) -> KindName {
         if self.group.is_empty() {
             self.version.clone()
         } else {
@@ -174,22 +174,22 @@ impl Kind {
         }
     }
 
-    /// `pods`, `deployments.apps`: the resource as messages name it.
-    pub(crate) fn group_resource(&self) -> Name {
+    /// The qualified resource name in messages: `pods`, `deployments.apps`.
+    pub(crate) fn group_resource(&self) -> KindName {
         if self.group.is_empty() { self.plural.clone() } else { Cow::Owned(format!("{}.{}", self.plural, self.group)) }
     }
 
-    /// Whether `subresource` exists below objects of this kind.
+    /// Returns whether the kind has the subresource.
     pub(crate) fn has(&self, subresource: Subresource) -> bool {
         self.subresources.contains(&subresource)
     }
 
-    /// Whether the kind is `kind` of `group`, in any version.
+    /// Returns whether the kind is `kind` of `group`, in any version.
     pub(crate) fn is(&self, group: &str, kind: &str) -> bool {
         self.group == group && self.kind == kind
     }
 
-    /// Whether objects are kept; the others are answered at once.
+    /// Returns whether objects are stored.
     pub(crate) fn is_stored(&self) -> bool {
         self.verbs == Verbs::All
     }

@@ -1,30 +1,31 @@
-//! The keys of fields and list items in `FieldsV1`, and finding the value that a key names.
+//! The keys of fields and list items in `FieldsV1`.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::shape::{ListShape, Shape};
+use super::merge_schema::{ListTopology, MergeSchema};
 
-/// The items of a list with their keys; None if the list is one value, or does not look as its shape says.
+/// The items of a list with their keys. Returns None if the list is atomic or its items do not have the type that the
+/// schema requires.
 pub(super) fn items_by_key<'a>(
-    shape: Shape<'_>,
+    shape: MergeSchema<'_>,
     path: &[&str],
     items: &'a [Value],
 ) -> Option<Vec<(String, &'a Value)>> {
     let shape_of_list = shape.list(path);
     let key = |item: &Value| match &shape_of_list {
-        ListShape::Atomic => None,
-        ListShape::Set => (!item.is_object() && !item.is_array()).then(|| format!("v:{item}")),
-        ListShape::Map(keys) => key_of(shape, path, keys, item),
+        ListTopology::Atomic => None,
+        ListTopology::Set => (!item.is_object() && !item.is_array()).then(|| format!("v:{item}")),
+        ListTopology::Map(keys) => key_of(shape, path, keys, item),
     };
-    if shape_of_list == ListShape::Atomic {
+    if shape_of_list == ListTopology::Atomic {
         return None;
     }
     items.iter().map(|item| key(item).map(|key| (key, item))).collect()
 }
 
-fn key_of(shape: Shape<'_>, path: &[&str], keys: &[String], item: &Value) -> Option<String> {
+fn key_of(shape: MergeSchema<'_>, path: &[&str], keys: &[String], item: &Value) -> Option<String> {
     let map = item.as_object()?;
     let mut found = BTreeMap::new();
     for key in keys {
@@ -39,8 +40,8 @@ fn key_of(shape: Shape<'_>, path: &[&str], keys: &[String], item: &Value) -> Opt
     serde_json::to_string(&found).ok().map(|key| format!("k:{key}"))
 }
 
-/// The part of a value under a key.
-pub(super) fn part_of<'a>(shape: Shape<'_>, path: &[&str], value: &'a Value, key: &str) -> Option<&'a Value> {
+/// The child of a value with a key.
+pub(super) fn part_of<'a>(shape: MergeSchema<'_>, path: &[&str], value: &'a Value, key: &str) -> Option<&'a Value> {
     match key.strip_prefix("f:") {
         Some(name) => value.get(name),
         None => {
@@ -50,7 +51,7 @@ pub(super) fn part_of<'a>(shape: Shape<'_>, path: &[&str], value: &'a Value, key
     }
 }
 
-/// How messages name a field: `.spec.containers[name="web"].image`.
+/// A field path in messages: `.spec.containers[name="web"].image`.
 pub(crate) fn display(path: &[String]) -> String {
     let mut text = String::new();
     for key in path {

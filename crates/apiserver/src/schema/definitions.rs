@@ -1,4 +1,4 @@
-//! JSON schemas of the built-in kinds, derived from the typed records of `k8s-openapi`.
+//! JSON schemas of the built-in kinds, generated from the types of `k8s-openapi`.
 
 use k8s_openapi::api::{
     admissionregistration::v1 as admissionregistration, apps::v1 as apps, authentication::v1 as authentication,
@@ -11,11 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value};
 
-/// Where references between definitions point.
+/// Prefix of references between definitions.
 pub(crate) const PREFIX: &str = "#/components/schemas/";
 
-/// Every schema that a built-in kind needs, by name (`io.k8s.api.core.v1.Pod`). Made anew by each call: most of a second of
-/// nobody's time is not worth megabytes kept for a question asked once.
+/// Generates the schemas of the built-in kinds by name (`io.k8s.api.core.v1.Pod`). Generating them takes most of a
+/// second; they are not cached, because they are megabytes that are rarely requested.
 pub(crate) fn generate() -> Map<String, Value> {
     let settings = SchemaSettings::openapi3().with(|settings| {
         settings.definitions_path = "/components/schemas".into();

@@ -1,32 +1,32 @@
-//! The lists and maps that merge otherwise than by default: lists are atomic, maps granular, unless named here.
+//! The merge rules of built-in kinds. Lists without a rule are atomic, maps granular.
 
-use ListKind::{Atomic, Map, Set};
+use ListType::{Atomic, Map, Set};
 
-/// How the items of a list are told apart.
+/// How the items of a list are identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ListKind {
-    /// The list is one value: replaced as a whole, owned as a whole.
+pub(crate) enum ListType {
+    /// The list is one value: it is replaced and owned as a whole.
     Atomic,
-    /// Items are plain values, each of which occurs once.
+    /// Items are unique scalars.
     Set,
-    /// Items are objects, told apart by these fields.
+    /// Items are objects that are identified by these fields.
     Map(&'static [&'static str]),
 }
 
-/// How one list merges.
+/// How a list merges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(crate) struct MergeRule {
     /// In a strategic merge patch.
-    pub(crate) strategic: ListKind,
+    pub(crate) strategic: ListType,
     /// In server-side apply.
-    pub(crate) apply: ListKind,
+    pub(crate) apply: ListType,
 }
 
-const NAME: ListKind = Map(&["name"]);
-const TYPE: ListKind = Map(&["type"]);
-const IP: ListKind = Map(&["ip"]);
-const MOUNT: ListKind = Map(&["mountPath"]);
-const DEVICE: ListKind = Map(&["devicePath"]);
+const NAME: ListType = Map(&["name"]);
+const TYPE: ListType = Map(&["type"]);
+const IP: ListType = Map(&["ip"]);
+const MOUNT: ListType = Map(&["mountPath"]);
+const DEVICE: ListType = Map(&["devicePath"]);
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const CORE: &str = "io.k8s.api.core.v1.";
@@ -34,9 +34,9 @@ const API: &str = "io.k8s.api.";
 const CRD: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
 
 /// Package, structure, field, strategic, apply.
-type Row = (&'static str, &'static str, &'static str, ListKind, ListKind);
+type MergeRow = (&'static str, &'static str, &'static str, ListType, ListType);
 
-const ROWS: &[Row] = &[
+const ROWS: &[MergeRow] = &[
     (META, "ObjectMeta", "finalizers", Set, Set),
     (META, "ObjectMeta", "ownerReferences", Map(&["uid"]), Map(&["uid"])),
     (CORE, "Container", "env", NAME, NAME),
@@ -92,13 +92,13 @@ const ROWS: &[Row] = &[
     (CRD, "JSONSchemaProps", "x-kubernetes-validations", Map(&["rule"]), Map(&["rule"])),
 ];
 
-/// Fields whose strategy is not plain `merge`: structure, field, `patchStrategy`.
+/// Fields with a strategy other than `merge`: structure, field, `patchStrategy`.
 pub(crate) const PATCH_STRATEGIES: &[(&str, &str, &str)] = &[
     ("io.k8s.api.core.v1.PodSpec", "volumes", "merge,retainKeys"),
     ("io.k8s.api.apps.v1.DeploymentSpec", "strategy", "retainKeys"),
 ];
 
-/// Structures that server-side apply owns as a whole.
+/// Structures that are atomic in server-side apply.
 const ATOMIC_STRUCTS: &[(&str, &[&str])] = &[
     (META, &["LabelSelector", "FieldsV1"]),
     (
@@ -124,22 +124,22 @@ const ATOMIC_STRUCTS: &[(&str, &[&str])] = &[
     (API, &["discovery.v1.EndpointPort", "rbac.v1.RoleRef", "rbac.v1.Subject", "networking.v1.ServiceBackendPort"]),
 ];
 
-/// Maps that server-side apply owns as a whole.
+/// Maps that are atomic in server-side apply.
 const ATOMIC_FIELDS: &[(&str, &str)] =
     &[("PodSpec", "nodeSelector"), ("ReplicationControllerSpec", "selector"), ("ServiceSpec", "selector")];
 
-/// How the list in `field` of that structure merges, if not as one value.
-pub(crate) fn rule(structure: &str, field: &str) -> Option<Rule> {
+/// The rule of a list, or None if it is atomic.
+pub(crate) fn rule(structure: &str, field: &str) -> Option<MergeRule> {
     let row = ROWS.iter().find(|(package, name, list, ..)| *list == field && is(structure, package, name))?;
-    Some(Rule { strategic: row.3, apply: row.4 })
+    Some(MergeRule { strategic: row.3, apply: row.4 })
 }
 
-/// Whether server-side apply owns every value of that structure as a whole.
+/// Returns whether values of a structure are atomic in server-side apply.
 pub(crate) fn is_atomic_struct(structure: &str) -> bool {
     ATOMIC_STRUCTS.iter().any(|(package, names)| names.iter().any(|name| is(structure, package, name)))
 }
 
-/// Whether server-side apply owns the map in `field` of that structure as a whole.
+/// Returns whether a map is atomic in server-side apply.
 pub(crate) fn is_atomic_field(structure: &str, field: &str) -> bool {
     ATOMIC_FIELDS.iter().any(|(name, map)| *map == field && is(structure, CORE, name))
 }

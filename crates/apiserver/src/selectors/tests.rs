@@ -17,7 +17,7 @@ fn objects() -> Vec<Value> {
 
 proptest::proptest! {
     #[test]
-    fn any_text_is_survived(labels in ".{0,60}", fields in "[a-z.=!,\\\\]{0,40}") {
+    fn any_selector_is_parsed_or_rejected(labels in ".{0,60}", fields in "[a-z.=!,\\\\]{0,40}") {
         let pod = json!({"metadata": {"name": "a", "labels": {"app": "x"}}});
         if let Ok(selector) = Selector::parse(&labels, &fields, |_| true) {
             selector.matches(&pod);
@@ -45,7 +45,7 @@ fn label_syntax() {
 }
 
 #[test]
-fn broken_selectors_are_refused() {
+fn malformed_selectors_are_rejected() {
     for selector in ["a b", "app in (x", "app like (x)", "n>x", "=x"] {
         assert_eq!(Selector::parse(selector, "", |_| true).expect_err(selector).code, 400);
     }
@@ -54,7 +54,7 @@ fn broken_selectors_are_refused() {
 }
 
 #[test]
-fn fields_compare_as_text() {
+fn field_selectors_compare_text() {
     let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}});
     let matches = |fields: &str| {
         Selector::parse("", fields, |path| builtin_field("", "pods", path)).expect("legal").matches(&pod)

@@ -1,10 +1,10 @@
-//! The details of a `Status`: the object that it is about, and the causes.
+//! Details of a `Status`: the object, and the causes.
 
 use serde_json::{Value, json};
 
 /// `metav1.StatusDetails`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Details {
+pub(crate) struct StatusDetails {
     /// Name of the object.
     pub(crate) name: String,
     /// API group of the resource or kind.
@@ -13,24 +13,24 @@ pub(crate) struct Details {
     pub(crate) kind: String,
     /// UID of the object.
     pub(crate) uid: String,
-    /// The single findings.
-    pub(crate) causes: Vec<Cause>,
-    /// When to try again, in seconds; 0 when unknown.
+    /// Errors of single fields.
+    pub(crate) causes: Vec<StatusCause>,
+    /// When to retry, in seconds; 0 if unknown.
     pub(crate) retry_after_seconds: u32,
 }
 
-/// One finding about one field (`metav1.StatusCause`).
+/// `metav1.StatusCause`: an error of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cause {
+pub(crate) struct StatusCause {
     /// Machine-readable reason, such as `FieldValueRequired`.
     pub(crate) reason: String,
-    /// What a person reads, without the field's name.
+    /// Human-readable message without the field's name.
     pub(crate) message: String,
     /// Path of the field, such as `spec.containers[0].image`.
     pub(crate) field: String,
 }
 
-impl Details {
+impl StatusDetails {
     pub(super) fn to_value(&self) -> Value {
         let mut value = json!({});
         for (key, text) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
@@ -39,7 +39,7 @@ impl Details {
             }
         }
         if !self.causes.is_empty() {
-            value["causes"] = self.causes.iter().map(Cause::to_value).collect();
+            value["causes"] = self.causes.iter().map(StatusCause::to_value).collect();
         }
         if self.retry_after_seconds != 0 {
             value["retryAfterSeconds"] = json!(self.retry_after_seconds);
@@ -48,8 +48,8 @@ impl Details {
     }
 }
 
-impl Cause {
-    /// A finding about a field.
+impl StatusCause {
+    /// An error of one field.
     pub(crate) fn new(reason: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { reason: reason.to_owned(), message: message.into(), field: field.into() }
     }

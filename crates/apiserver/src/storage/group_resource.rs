@@ -1,11 +1,11 @@
-//! The key by which the objects of a resource are stored.
+//! Storage keys.
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::kinds::{self, Kind};
+use crate::kinds::{self, ResourceKind};
 
-/// A resource as stored: all versions of it share the objects.
+/// The storage key of a resource. All versions of a resource share it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GroupResource {
     pub(crate) group: Arc<str>,
@@ -17,8 +17,8 @@ impl GroupResource {
         Self { group: group.into(), resource: resource.into() }
     }
 
-    /// Where objects of that kind are kept.
-    pub(crate) fn of(kind: &Kind) -> Self {
+    /// The storage key of a kind.
+    pub(crate) fn of(kind: &ResourceKind) -> Self {
         let kind = kinds::stored_as(kind);
         Self::new(&kind.group, &kind.plural)
     }

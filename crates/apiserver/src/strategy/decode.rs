@@ -1,26 +1,26 @@
-//! From the bytes of a request to an object of the resource's kind: decoded, in its namespace, without unknown fields, with defaults.
+//! Decoding, defaulting and validation of the object in a request.
 
 use serde_json::{Value, json};
 
-use crate::call::Call;
-use crate::kinds::Kind;
-use crate::registry::Served;
-use crate::status::{Cause, Result, Status};
+use crate::call::ApiCall;
+use crate::kinds::ResourceKind;
+use crate::registry::ServedResource;
+use crate::status::{Result, Status, StatusCause};
 use crate::{body, crd, defaults, kinds, object, validate};
 
-/// Decodes the object that a request carries and checks that it is what the URL says.
-pub(crate) fn decode(call: &Call, bytes: &[u8]) -> Result<Value> {
+/// Decodes the object and checks that it matches the URL.
+pub(crate) fn decode(call: &ApiCall, bytes: &[u8]) -> Result<Value> {
     let mut object = body::decode(&call.content_type, bytes)?;
     if !object.is_object() {
-        return Err(Status::bad_request("the body is no JSON object"));
+        return Err(Status::bad_request("the body is not a JSON object"));
     }
-    settle_place(call, &mut object)?;
-    tell_faults(call, body::duplicate_fields(&call.content_type, bytes))?;
+    set_type_and_namespace(call, &mut object)?;
+    report_decoding_problems(call, body::duplicate_fields(&call.content_type, bytes))?;
     Ok(object)
 }
 
-/// Fills in kind, version and namespace, or refuses others than the URL's.
-pub(crate) fn settle_place(call: &Call, object: &mut Value) -> Result<()> {
+/// Sets kind, version and namespace. Returns an error if they differ from the URL's.
+pub(crate) fn set_type_and_namespace(call: &ApiCall, object: &mut Value) -> Result<()> {
     let kind = &call.served.kind;
     let version = kind.api_version();
     match object.get("kind").and_then(Value::as_str) {
@@ -63,18 +63,18 @@ pub(crate) fn settle_place(call: &Call, object: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// Checks types, drops or refuses unknown fields as the request wants it, and fills in defaults.
-pub(crate) fn conform(call: &Call, object: &mut Value) -> Result<()> {
+/// Checks the types of fields, prunes unknown fields, and applies defaults.
+pub(crate) fn conform(call: &ApiCall, object: &mut Value) -> Result<()> {
     conform_without_defaults(call, object)?;
-    fill(&call.served, object);
+    set_defaults(&call.served, object);
     Ok(())
 }
 
-/// [`conform`] for what a manager applies: it owns what it says, not what the server fills in.
-pub(crate) fn conform_without_defaults(call: &Call, object: &mut Value) -> Result<()> {
+/// [`conform`] without defaults, for server-side apply: a manager owns the fields that it sends, not the defaults.
+pub(crate) fn conform_without_defaults(call: &ApiCall, object: &mut Value) -> Result<()> {
     let served = &*call.served;
     let kind = &served.kind;
-    let handled = |why: String| unreadable(kind, &why);
+    let handled = |why: String| cannot_be_handled(kind, &why);
     let unknown = match &served.custom {
         None => {
             validate::types(kind, object).map_err(handled)?;
@@ -88,25 +88,25 @@ pub(crate) fn conform_without_defaults(call: &Call, object: &mut Value) -> Resul
             unknown
         }
     };
-    tell_faults(call, unknown)
+    report_decoding_problems(call, unknown)
 }
 
-fn unreadable(kind: &Kind, why: &str) -> Status {
+fn cannot_be_handled(kind: &ResourceKind, why: &str) -> Status {
     Status::bad_request(format!(
         "{} in version {:?} cannot be handled as a {}: {why}",
         kind.kind, kind.version, kind.kind
     ))
 }
 
-/// Refuses, tells or ignores fields that mean nothing, as the request wants it.
-fn tell_faults(call: &Call, faults: Vec<String>) -> Result<()> {
+/// Reports unknown and duplicate fields as the request's `fieldValidation` requires.
+fn report_decoding_problems(call: &ApiCall, faults: Vec<String>) -> Result<()> {
     if faults.is_empty() {
         return Ok(());
     }
     match call.query.get("fieldValidation") {
         Some("Strict") => {
             let why = format!("strict decoding error: {}", faults.join(", "));
-            return Err(unreadable(&call.served.kind, &why));
+            return Err(cannot_be_handled(&call.served.kind, &why));
         }
         Some("Ignore") => {}
         None | Some("Warn") => faults.into_iter().for_each(|fault| call.warn(fault)),
@@ -120,7 +120,7 @@ fn tell_faults(call: &Call, faults: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// A custom resource's metadata is that of any kind: checked and pruned as a ConfigMap's.
+/// A custom resource's metadata is checked and pruned as that of a ConfigMap.
 fn conform_metadata(object: &mut Value) -> std::result::Result<Vec<String>, String> {
     let Some(kind) = kinds::by_kind("", "v1", "ConfigMap") else { return Ok(Vec::new()) };
     let mut stand_in = json!({ "metadata": object["metadata"].take() });
@@ -132,8 +132,8 @@ fn conform_metadata(object: &mut Value) -> std::result::Result<Vec<String>, Stri
     checked
 }
 
-/// Fills in defaults.
-pub(crate) fn fill(served: &Served, object: &mut Value) {
+/// Applies the defaults of the kind or of the custom resource's schema.
+pub(crate) fn set_defaults(served: &ServedResource, object: &mut Value) {
     match &served.custom {
         None => defaults::apply(&served.kind, object),
         Some(custom) => {
@@ -144,33 +144,35 @@ pub(crate) fn fill(served: &Served, object: &mut Value) {
     }
 }
 
-/// Says what of an object is kept without having an effect here.
-pub(crate) fn tell_limits(call: &Call, object: &Value) {
+/// Warns of fields that are stored but have no effect on this server.
+pub(crate) fn warn_of_unsupported_fields(call: &ApiCall, object: &Value) {
     let kind = &call.served.kind;
-    let says = |key: &str| object.to_string().contains(&format!("\"{key}\":"));
+    let has_key = |key: &str| object.to_string().contains(&format!("\"{key}\":"));
     if kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
-        if says("x-kubernetes-validations") {
-            call.warn("x-kubernetes-validations: this server evaluates no CEL rules");
+        if has_key("x-kubernetes-validations") {
+            call.warn("x-kubernetes-validations: this server does not evaluate CEL rules");
         }
         if object::text(object, "/spec/conversion/strategy") == "Webhook" {
-            call.warn("spec.conversion: this server calls no conversion webhooks; versions differ by apiVersion only");
+            call.warn(
+                "spec.conversion: this server does not call conversion webhooks; versions differ in apiVersion only",
+            );
         }
-    } else if kind.group == "admissionregistration.k8s.io" && says("matchConditions") {
-        call.warn("matchConditions: this server evaluates no CEL rules and calls the webhook without them");
+    } else if kind.group == "admissionregistration.k8s.io" && has_key("matchConditions") {
+        call.warn("matchConditions: this server does not evaluate CEL rules and calls the webhook regardless of them");
     }
 }
 
-/// Checks the finished object. `old` is what it replaces.
-pub(crate) fn admissible(served: &Served, object: &Value, old: Option<&Value>) -> Result<()> {
-    let mut causes: Vec<Cause> = Vec::new();
+/// Validates the complete object. `old` is the object that it replaces.
+pub(crate) fn validate(served: &ServedResource, object: &Value, old: Option<&Value>) -> Result<()> {
+    let mut causes: Vec<StatusCause> = Vec::new();
     if object::name(object).is_empty() {
-        causes.push(Cause::new(
+        causes.push(StatusCause::new(
             "FieldValueRequired",
             "metadata.name",
             "Required value: name or generateName is required",
         ));
     } else if let Some(why) = crd::names::bad_object_name(object::name(object)).filter(|_| served.custom.is_some()) {
-        causes.push(Cause::new(
+        causes.push(StatusCause::new(
             "FieldValueInvalid",
             "metadata.name",
             format!("Invalid value: {:?}: {why}", object::name(object)),

@@ -1,21 +1,21 @@
-//! What the server itself writes into objects: identity, times, generation, and the fields that belong to one subresource only.
+//! The fields that the server sets: identity, timestamps, generation, and fields that only a subresource can change.
 
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use crate::kinds::Subresource;
 use crate::object;
-use crate::registry::Served;
+use crate::registry::ServedResource;
 use crate::timestamp;
 
-/// Letters of generated names: no vowels, no look-alikes, as in Kubernetes.
+/// Characters of generated names: without vowels and similar characters, as in Kubernetes.
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// Longest name that a generated suffix is put to.
-const LONGEST_PREFIX: usize = 58;
+/// Longest prefix of a generated name.
+const MAX_PREFIX_LENGTH: usize = 58;
 
-/// Makes a new object's fields what they must be at the beginning.
-pub(crate) fn for_create(served: &Served, object: &mut Value) {
+/// Sets the initial fields of a new object.
+pub(crate) fn for_create(served: &ServedResource, object: &mut Value) {
     for key in [
         "uid",
         "resourceVersion",
@@ -31,7 +31,7 @@ pub(crate) fn for_create(served: &Served, object: &mut Value) {
         object::set_metadata(object, "generation", Some(json!(1)));
     }
     let kind = &served.kind;
-    // A node tells its state as it registers.
+    // A node's creation may include its status.
     if kind.has(Subresource::Status)
         && !kind.is("", "Node")
         && let Some(map) = object.as_object_mut()
@@ -51,21 +51,21 @@ pub(crate) fn for_create(served: &Served, object: &mut Value) {
     }
 }
 
-/// Gives a new object its identity.
+/// Sets the generated name, UID and creation timestamp of a new object.
 pub(crate) fn identify(object: &mut Value) {
     let prefix = object::text(object, "/metadata/generateName").to_owned();
     if object::name(object).is_empty() && !prefix.is_empty() {
         let mut rng = rand::rng();
         let suffix: String = (0..5).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect();
-        let prefix: String = prefix.chars().take(LONGEST_PREFIX).collect();
+        let prefix: String = prefix.chars().take(MAX_PREFIX_LENGTH).collect();
         object::set_metadata(object, "name", Some(json!(format!("{prefix}{suffix}"))));
     }
     object::set_metadata(object, "uid", Some(json!(object::new_uid())));
     object::set_metadata(object, "creationTimestamp", Some(json!(timestamp::now())));
 }
 
-/// Keeps what the client cannot change of `old`, and what the addressed part does not include.
-pub(crate) fn for_update(served: &Served, part: &str, old: &Value, new: &mut Value) {
+/// Restores the fields of `old` that the client cannot change, or that do not belong to the addressed subresource.
+pub(crate) fn for_update(served: &ServedResource, part: &str, old: &Value, new: &mut Value) {
     for key in [
         "uid",
         "creationTimestamp",
@@ -92,7 +92,7 @@ pub(crate) fn for_update(served: &Served, part: &str, old: &Value, new: &mut Val
                 map.remove("status");
             }
             new["metadata"] = metadata;
-            // Finishing a deletion is not for those who report status.
+            // A status update cannot remove finalizers.
             let kept: &[&str] = if served.custom.is_some() {
                 &["labels", "annotations", "finalizers", "ownerReferences"]
             } else {
@@ -121,14 +121,14 @@ pub(crate) fn for_update(served: &Served, part: &str, old: &Value, new: &mut Val
             }
         }
     }
-    // A change of what is asked for counts; metadata and status do not.
-    if served.has_generation() && asks_differently(served, old, new) {
+    // Changes of metadata and status do not count.
+    if served.has_generation() && spec_differs(served, old, new) {
         let generation = old.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(0);
         object::set_metadata(new, "generation", Some(json!(generation + 1)));
     }
 }
 
-/// A changed Service that does not name its address keeps the one it had.
+/// A Service that is updated without an address keeps its address.
 fn keep_address(old: &Value, service: &mut Value) {
     let external = object::text(service, "/spec/type") == "ExternalName";
     if external
@@ -145,7 +145,7 @@ fn keep_address(old: &Value, service: &mut Value) {
     }
 }
 
-fn asks_differently(served: &Served, old: &Value, new: &Value) -> bool {
+fn spec_differs(served: &ServedResource, old: &Value, new: &Value) -> bool {
     let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return false };
     let has_status = served.kind.has(Subresource::Status);
     let counts =
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn quality_follows_requests_and_limits() {
+    fn quality_of_service_depends_on_requests_and_limits() {
         let pod = |resources: Value| json!({"spec": {"containers": [{"resources": resources}]}});
         assert_eq!(quality_of_service(&pod(json!({}))), "BestEffort");
         assert_eq!(quality_of_service(&pod(json!({"requests": {"cpu": "1"}}))), "Burstable");

@@ -1,4 +1,4 @@
-//! What a stream's query string asks for, and which container it means.
+//! Query parameters of streams.
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -8,7 +8,7 @@ use crate::timestamp;
 
 /// Query parameters of `exec`, `attach`, `log` and `portforward`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Options {
+pub(super) struct StreamOptions {
     pub(super) container: Option<String>,
     pub(super) command: Vec<String>,
     pub(super) stdin: bool,
@@ -24,7 +24,7 @@ pub(super) struct Options {
     pub(super) ports: Vec<u16>,
 }
 
-impl Options {
+impl StreamOptions {
     pub(super) fn parse(query: &str) -> Result<Self, Status> {
         let mut options = Self::default();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -58,7 +58,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The container that is meant: the one named, or the only one.
+    /// The requested container, or the pod's only or default container.
     pub(super) fn container<'a>(&'a self, pod: &'a Value) -> Result<&'a str, Status> {
         let names = |list: &str| -> Vec<&'a str> {
             let containers = pod["spec"][list].as_array().map_or(&[][..], Vec::as_slice);
@@ -103,7 +103,7 @@ fn number(key: &str, value: &str) -> Result<u64, Status> {
 fn seconds_since(text: &str) -> Result<u64, Status> {
     let then = timestamp::parse(text)
         .ok_or_else(|| Status::bad_request(format!("sinceTime: Invalid value: {text:?}: not an RFC 3339 time")))?;
-    // The node agent counts whole seconds back; one more than asked for is better than one less.
+    // The agent counts whole seconds: round up.
     let past = (OffsetDateTime::now_utc() - then).whole_seconds().max(0);
     Ok(u64::try_from(past).unwrap_or(0) + 1)
 }

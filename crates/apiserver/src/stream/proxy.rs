@@ -1,4 +1,4 @@
-//! `…/proxy/`: HTTP to a pod, service or node, dialled from the cluster's network.
+//! `…/proxy/`: HTTP to a pod, service or node.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,26 +20,26 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::body::Body;
-use crate::kinds::Kind;
+use crate::body::ResponseBody;
+use crate::kinds::ResourceKind;
 use crate::status::Status;
 
-/// How long the peer may take to accept.
+/// Timeout of connecting to the target.
 const DIAL: Duration = Duration::from_secs(10);
 
-/// What `…/{name}/proxy` addresses: `[scheme:]name[:port]` in the URL's name segment.
+/// The target of `…/{name}/proxy`: `[scheme:]name[:port]` in the URL's name segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProxyTarget {
-    /// Whether the peer speaks TLS.
+    /// Whether the target uses TLS.
     pub(crate) https: bool,
     /// Name of the object.
     pub(crate) name: String,
-    /// Port, by number or name.
+    /// Port number or name.
     pub(crate) port: Option<String>,
 }
 
 impl ProxyTarget {
-    /// Reads the URL segment, decoded.
+    /// Parses the decoded URL segment.
     pub(crate) fn parse(segment: &str) -> Option<Self> {
         let parts: Vec<&str> = segment.split(':').collect();
         let (scheme, name, port) = match parts.as_slice() {
@@ -58,15 +58,15 @@ impl ProxyTarget {
     }
 }
 
-/// Serves `…/proxy/{path}` of a pod, service or node, which the caller has read and authorised. `path` starts with a slash;
-/// the query is taken from the request.
+/// Serves `…/proxy/{path}` of a pod, service or node for an authorized request. `path` starts with a slash; the query
+/// is that of the request.
 pub(crate) async fn proxy(
-    kind: &Kind,
+    kind: &ResourceKind,
     object: &Value,
     target: &ProxyTarget,
     path: &str,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Status> {
+) -> Result<Response<ResponseBody>, Status> {
     let address = match &*kind.kind {
         "Pod" => pod_address(object, target)?,
         "Service" => service_address(object, target)?,
@@ -87,18 +87,18 @@ pub(crate) async fn proxy(
     }
 }
 
-/// One request and its response over a connection of their own.
+/// Sends one request on a connection of its own.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: SocketAddr,
     path: &str,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Status> {
+) -> Result<Response<ResponseBody>, Status> {
     let failed = |error: hyper::Error| Status::unavailable(format!("error trying to reach service: {error}"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "proxied connection");
+            tracing::debug!(%error, "proxied connection failed");
         }
     });
     let from_client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
@@ -133,7 +133,7 @@ fn rewritten(path: &str, query: Option<&str>) -> Result<Uri, Status> {
     Ok(Uri::from(whole))
 }
 
-/// Removes what concerns one connection only (RFC 9110 §7.6.1); an upgrade is passed on.
+/// Removes hop-by-hop headers (RFC 9110 §7.6.1). An upgrade is passed on.
 fn forward_headers(headers: &mut HeaderMap) {
     let upgrade = headers.get(UPGRADE).cloned();
     let named: Vec<HeaderName> = headers
@@ -159,8 +159,7 @@ fn forward_headers(headers: &mut HeaderMap) {
 
 fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status> {
     let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
-    let ip =
-        ip.ok_or_else(|| Status::unavailable(format!("address not allowed: pod {} has no address", target.name)))?;
+    let ip = ip.ok_or_else(|| Status::unavailable(format!("pod {} has no address", target.name)))?;
     let ports = || {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         containers.filter_map(|container| container["ports"].as_array()).flatten()
@@ -191,8 +190,8 @@ fn service_address(service: &Value, target: &ProxyTarget) -> Result<SocketAddr, 
         }),
     };
     let Some(port) = found.and_then(|port| number(&port["port"])) else {
-        let asked = target.port.as_deref().unwrap_or("");
-        return Err(Status::unavailable(format!("no service port {asked:?} found for service {:?}", target.name)));
+        let requested = target.port.as_deref().unwrap_or("");
+        return Err(Status::unavailable(format!("no service port {requested:?} found for service {:?}", target.name)));
     };
     let ip = service["spec"]["clusterIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
     match ip {
@@ -209,7 +208,7 @@ fn node_address(node: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status
     let port = target.port.as_deref().map_or(Some(KUBELET), |port| port.parse().ok());
     match (ip, port) {
         (Some(ip), Some(port)) => Ok(SocketAddr::new(ip, port)),
-        _ => Err(Status::unavailable(format!("no address to reach node {:?} at", target.name))),
+        _ => Err(Status::unavailable(format!("node {:?} has no address", target.name))),
     }
 }
 
@@ -217,8 +216,8 @@ fn number(port: &Value) -> Option<u16> {
     port.as_u64().and_then(|number| u16::try_from(number).ok())
 }
 
-/// TLS without verification of the peer, as Kubernetes proxies: the request goes to an address of the cluster's own network
-/// on behalf of a caller who was authorised to reach it, and the peers' certificates are rarely for their names here.
+/// TLS without verification of the server, as in Kubernetes' proxy: the target is an address of the cluster's network,
+/// and its certificate rarely has the name that is used here.
 fn any_server() -> Result<Arc<ClientConfig>, Status> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let schemes = provider.signature_verification_algorithms.supported_schemes();
@@ -226,15 +225,15 @@ fn any_server() -> Result<Arc<ClientConfig>, Status> {
         .with_safe_default_protocol_versions()
         .map_err(Status::internal)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(schemes)))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(schemes)))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
 
 #[derive(Debug)]
-struct AnyServer(Vec<SignatureScheme>);
+struct AcceptAnyCertificate(Vec<SignatureScheme>);
 
-impl ServerCertVerifier for AnyServer {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

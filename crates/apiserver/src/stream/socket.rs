@@ -1,4 +1,4 @@
-//! Answers a WebSocket upgrade: which subprotocol, and the socket once the response has been sent.
+//! WebSocket upgrades of clients.
 
 use bytes::{BufMut, BytesMut};
 use futures_util::SinkExt as _;
@@ -18,32 +18,32 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::node::STATUS;
-use crate::body::Body;
+use crate::body::ResponseBody;
 use crate::status::Status;
 
 /// A WebSocket to a client.
-pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub(super) type ClientSocket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// An upgrade that was agreed on.
-pub(super) struct Upgrade {
+/// A negotiated upgrade.
+pub(super) struct WebSocketUpgrade {
     upgrade: OnUpgrade,
     accept: String,
-    /// The subprotocol chosen.
+    /// The negotiated subprotocol.
     pub(super) protocol: &'static str,
 }
 
-impl Upgrade {
-    /// Reads the client's wishes; the first of `supported` that it offers is chosen.
+impl WebSocketUpgrade {
+    /// Negotiates the subprotocol: the first of `supported` that the client offers.
     pub(super) fn negotiate(request: Request<Incoming>, supported: &[&'static str]) -> Result<Self, Status> {
         let headers = request.headers();
         if !has_token(headers, UPGRADE.as_str(), "websocket") {
-            let asked = headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or("");
-            let message = if asked.is_empty() {
+            let requested = headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or("");
+            let message = if requested.is_empty() {
                 "Upgrade request required".to_owned()
             } else {
                 let protocols = supported.join(", ");
                 format!(
-                    "unable to upgrade to {asked}: this server streams over WebSockets ({protocols}), as kubectl does from 1.30 on"
+                    "unable to upgrade to {requested}: this server supports WebSockets only ({protocols}), which kubectl uses since 1.30"
                 )
             };
             return Err(Status::bad_request(message));
@@ -69,11 +69,11 @@ impl Upgrade {
         Ok(Self { protocol, accept, upgrade: hyper::upgrade::on(request) })
     }
 
-    /// The response to send, after which `serve` gets the socket.
-    pub(super) fn accept<Serve, Served>(self, serve: Serve) -> Result<Response<Body>, Status>
+    /// Returns the response of the upgrade, and runs `serve` on the socket.
+    pub(super) fn accept<Serve, Served0>(self, serve: Serve) -> Result<Response<ResponseBody>, Status>
     where
-        Serve: FnOnce(Socket) -> Served + Send + 'static,
-        Served: Future<Output = ()> + Send + 'static,
+        Serve: FnOnce(ClientSocket) -> Served0 + Send + 'static,
+        Served0: Future<Output = ()> + Send + 'static,
     {
         let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -88,14 +88,14 @@ impl Upgrade {
                 Ok(upgraded) => {
                     serve(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await).await;
                 }
-                Err(error) => tracing::debug!(%error, "the client left during the upgrade"),
+                Err(error) => tracing::debug!(%error, "client disconnected during the upgrade"),
             }
         });
         Ok(response)
     }
 }
 
-/// A message of one channel.
+/// A message of a channel.
 pub(super) fn message(channel: u8, data: &[u8]) -> Message {
     let mut message = BytesMut::with_capacity(1 + data.len());
     message.put_u8(channel);
@@ -103,24 +103,24 @@ pub(super) fn message(channel: u8, data: &[u8]) -> Message {
     Message::Binary(message.freeze())
 }
 
-/// Sends a refusal as the status in which a stream ends.
-pub(super) async fn refuse(socket: &mut Socket, refusal: &Status) {
+/// Ends the stream with an error status.
+pub(super) async fn refuse(socket: &mut ClientSocket, refusal: &Status) {
     let status = refusal.to_value().to_string();
     let _ = socket.send(message(STATUS, status.as_bytes())).await;
-    let _ = socket.send(goodbye()).await;
+    let _ = socket.send(normal_close()).await;
 }
 
-/// Tells the client that all is said. Clients take a close without a code for a failure.
-pub(super) async fn close(to_client: &mut SplitSink<Socket, Message>) {
-    // A client that is gone needs no goodbye.
-    let _ = to_client.send(goodbye()).await;
+/// Closes the socket with a code, because clients treat a close without a code as an error.
+pub(super) async fn close(to_client: &mut SplitSink<ClientSocket, Message>) {
+    // An error means that the client has disconnected.
+    let _ = to_client.send(normal_close()).await;
 }
 
-fn goodbye() -> Message {
+fn normal_close() -> Message {
     Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
 }
 
-/// Whether a comma-separated header has that token.
+/// Returns whether a comma-separated header contains a token.
 pub(super) fn has_token(headers: &HeaderMap, name: &str, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))

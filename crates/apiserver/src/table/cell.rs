@@ -1,9 +1,9 @@
-//! Headings of the built-in kinds' columns, and the values that several printers make cells of.
+//! Headings of the built-in kinds' columns, and values of cells.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-/// Makes the cells of an object's row.
+/// Returns the cells of an object's row.
 pub(super) type Cells = fn(&Value, OffsetDateTime) -> Vec<Value>;
 
 /// A column of a built-in kind.
@@ -18,7 +18,7 @@ pub(super) const fn column(name: &'static str, type_: &'static str) -> Heading {
     Heading { name, type_, priority: 0 }
 }
 
-/// A column of `-o wide`.
+/// A column that is shown with `-o wide`.
 pub(super) const fn wide(name: &'static str, type_: &'static str) -> Heading {
     Heading { name, type_, priority: 1 }
 }
@@ -45,13 +45,13 @@ pub(super) fn or_none(value: impl Into<String>) -> Value {
     Value::String(if value.is_empty() { "<none>".to_owned() } else { value })
 }
 
-/// `a=b,c=d` of a map of strings.
+/// A map of strings as `a=b,c=d`.
 pub(super) fn labels(map: &Value) -> String {
     let pairs = map.as_object().into_iter().flat_map(Map::iter);
     pairs.map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(",")
 }
 
-/// A LabelSelector as `kubectl` writes it.
+/// A LabelSelector in the format of `kubectl`.
 pub(super) fn selector(selector: &Value) -> Value {
     let mut parts = labels(&selector["matchLabels"]);
     for expression in items(&selector["matchExpressions"]) {
@@ -68,7 +68,7 @@ pub(super) fn selector(selector: &Value) -> Value {
     or_none(parts)
 }
 
-/// `a,b,c + 2 more...` of at most three of `parts`.
+/// At most three of `parts`, as `a,b,c + 2 more...`.
 pub(super) fn first_three(parts: &[String], empty: &str) -> Value {
     const SHOWN: usize = 3;
     Value::String(match parts.len() {

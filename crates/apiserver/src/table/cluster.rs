@@ -5,9 +5,9 @@ use time::OffsetDateTime;
 
 use super::age;
 use super::cell::{Cells, Heading, column, items, name, number, or_none, text, wide};
-use crate::kinds::Kind;
+use crate::kinds::ResourceKind;
 
-pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
+pub(super) fn printer(kind: &ResourceKind) -> Option<(&'static [Heading], Cells)> {
     Some(match (&*kind.group, &*kind.kind) {
         ("", "Namespace") => (NAMESPACE, namespace),
         ("", "Node") => (NODE, node),
@@ -140,7 +140,7 @@ fn event(object: &Value, now: OffsetDateTime) -> Vec<Value> {
         let last = or_event_time(&object["lastTimestamp"]);
         match number(&object["count"]) {
             count if count > 1 => (format!("{last} (x{count} over {first})"), count),
-            // What is written without a count happened once.
+            // An event without a count happened once.
             _ => (last, 1),
         }
     };

@@ -1,10 +1,9 @@
 //! Stock `kubectl` against the embedded API server.
 //!
-//! Each test starts a server on loopback and asserts on what kubectl prints. Without kubectl on the machine (`KUBECTL` names another program)
-//! the tests are ignored.
+//! Each test starts a server on loopback and asserts on what kubectl prints. Without kubectl on the machine (`KUBECTL`
+//! names another program) the tests are ignored.
 
 mod apply;
-mod bench;
 mod create;
 mod custom;
 mod delete;
@@ -12,6 +11,7 @@ mod discover;
 mod edit;
 mod get;
 mod node;
+mod server;
 mod streams;
 mod workload;
 
@@ -23,10 +23,10 @@ use libtest_mimic::{Arguments, Completion, Trial};
 /// Number of tests that run at once: kubectl takes most of the time, and a core.
 const THREADS: usize = 2;
 
-type Test = (&'static str, fn());
+type KubectlTest = (&'static str, fn());
 
 /// Why kubectl cannot be run.
-static UNAVAILABLE: LazyLock<Option<String>> = LazyLock::new(|| bench::kubectl_version().err());
+static UNAVAILABLE: LazyLock<Option<String>> = LazyLock::new(|| server::kubectl_version().err());
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, all().into_iter().map(trial).collect()).exit_code()
 }
 
-fn trial((name, test): Test) -> Trial {
+fn trial((name, test): KubectlTest) -> Trial {
     Trial::ignorable_test(name, move || {
         if let Some(reason) = &*UNAVAILABLE {
             return Ok(Completion::ignored_with(reason));
@@ -44,8 +44,8 @@ fn trial((name, test): Test) -> Trial {
     })
 }
 
-fn all() -> Vec<Test> {
-    let modules: [&[Test]; 9] = [
+fn all() -> Vec<KubectlTest> {
+    let modules: [&[KubectlTest]; 9] = [
         apply::TESTS,
         create::TESTS,
         custom::TESTS,

@@ -1,4 +1,4 @@
-//! A node agent that plays a part: it runs no container, but answers exec, logs and port forwarding as one would.
+//! A simulated node agent: it runs no containers, but serves exec, logs and port forwarding.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -145,7 +145,7 @@ async fn chunk(stream: &mut BufReader<UnixStream>, text: &str) -> std::io::Resul
     stream.flush().await
 }
 
-/// Sends everything back in upper case, then ends.
+/// Sends the data back in upper case.
 async fn echo(stream: &mut BufReader<UnixStream>) -> std::io::Result<()> {
     let mut buffer = [0; 1024];
     loop {

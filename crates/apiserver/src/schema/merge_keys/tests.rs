@@ -8,29 +8,29 @@ fn template(rest: &[&'static str]) -> Vec<&'static str> {
 }
 
 #[test]
-fn patches_and_apply_tell_ports_apart_differently() {
+fn patch_and_apply_merge_ports_by_different_keys() {
     let path = template(&["containers", "ports"]);
-    assert_eq!(strategic("apps", "v1", "Deployment", &path), ListKind::Map(&["containerPort"]));
-    assert_eq!(apply("apps", "v1", "Deployment", &path), ListKind::Map(&["containerPort", "protocol"]));
-    assert_eq!(strategic("", "v1", "Service", &["spec", "ports"]), ListKind::Map(&["port"]));
-    assert_eq!(apply("", "v1", "Service", &["spec", "ports"]), ListKind::Map(&["port", "protocol"]));
+    assert_eq!(strategic("apps", "v1", "Deployment", &path), ListType::Map(&["containerPort"]));
+    assert_eq!(apply("apps", "v1", "Deployment", &path), ListType::Map(&["containerPort", "protocol"]));
+    assert_eq!(strategic("", "v1", "Service", &["spec", "ports"]), ListType::Map(&["port"]));
+    assert_eq!(apply("", "v1", "Service", &["spec", "ports"]), ListType::Map(&["port", "protocol"]));
 }
 
 #[test]
-fn lists_are_found_at_any_depth() {
+fn lists_have_merge_keys_at_any_depth() {
     for (path, expected) in [
-        (template(&["containers"]), ListKind::Map(&["name"])),
-        (template(&["initContainers", "env"]), ListKind::Map(&["name"])),
-        (template(&["containers", "volumeMounts"]), ListKind::Map(&["mountPath"])),
-        (template(&["volumes"]), ListKind::Map(&["name"])),
-        (template(&["containers", "args"]), ListKind::Atomic),
-        (template(&["tolerations"]), ListKind::Atomic),
-        (vec!["status", "conditions"], ListKind::Map(&["type"])),
-        (vec!["metadata", "finalizers"], ListKind::Set),
-        (vec!["metadata", "ownerReferences"], ListKind::Map(&["uid"])),
-        (vec!["metadata", "labels"], ListKind::Atomic),
-        (vec!["spec", "nonsense"], ListKind::Atomic),
-        (vec![], ListKind::Atomic),
+        (template(&["containers"]), ListType::Map(&["name"])),
+        (template(&["initContainers", "env"]), ListType::Map(&["name"])),
+        (template(&["containers", "volumeMounts"]), ListType::Map(&["mountPath"])),
+        (template(&["volumes"]), ListType::Map(&["name"])),
+        (template(&["containers", "args"]), ListType::Atomic),
+        (template(&["tolerations"]), ListType::Atomic),
+        (vec!["status", "conditions"], ListType::Map(&["type"])),
+        (vec!["metadata", "finalizers"], ListType::Set),
+        (vec!["metadata", "ownerReferences"], ListType::Map(&["uid"])),
+        (vec!["metadata", "labels"], ListType::Atomic),
+        (vec!["spec", "nonsense"], ListType::Atomic),
+        (vec![], ListType::Atomic),
     ] {
         assert_eq!(strategic("apps", "v1", "Deployment", &path), expected, "{path:?}");
         assert_eq!(apply("apps", "v1", "Deployment", &path), expected, "{path:?}");
@@ -38,7 +38,7 @@ fn lists_are_found_at_any_depth() {
 }
 
 #[test]
-fn selectors_and_references_are_owned_whole() {
+fn selectors_and_references_are_atomic() {
     for (group, kind, path) in [
         ("apps", "Deployment", vec!["spec", "selector"]),
         ("", "Service", vec!["spec", "selector"]),
@@ -68,8 +68,8 @@ fn every_rule_names_a_list_that_exists() {
 }
 
 #[test]
-fn every_stored_kind_has_a_shape() {
+fn every_kind_has_a_type() {
     for kind in BUILTIN.iter() {
-        assert!(shapes().kind(&kind.group, &kind.version, &kind.kind).is_some(), "{}", kind.group_resource());
+        assert!(type_table().kind(&kind.group, &kind.version, &kind.kind).is_some(), "{}", kind.group_resource());
     }
 }

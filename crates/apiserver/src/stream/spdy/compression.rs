@@ -1,5 +1,5 @@
-//! Compression of SPDY header blocks: one zlib stream for each direction of a connection (RFC 1950), with a preset dictionary and a sync flush
-//! after each block.
+//! Compression of SPDY header blocks: one zlib stream for each direction of a connection (RFC 1950), with a preset
+//! dictionary and a sync flush after each block.
 //!
 //! `flate2` uses `zlib-rs` here, because its default backend has no preset dictionaries.
 
@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// Size of the buffer for a header block. Blocks of port forwarding are some dozens of bytes.
-const USUAL_BLOCK: usize = 512;
+/// Initial size of the buffer for a header block. Blocks of port forwarding have some dozens of bytes.
+const INITIAL_CAPACITY: usize = 512;
 
 /// Limit of a decompressed header block, which must be shorter.
 const MAX_BLOCK: usize = 64 * 1024;
@@ -44,12 +44,12 @@ static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     dictionary
 });
 
-/// A header block is not a part of the zlib stream, or is too large.
+/// The header block is invalid or too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a SPDY header block cannot be decompressed")]
-pub(in crate::stream) struct Corrupt;
+pub(in crate::stream) struct InvalidBlock;
 
-/// Decompressor of the header blocks that a client sends.
+/// Decompressor of the header blocks from a client.
 #[derive(Debug)]
 pub(in crate::stream) struct Inflater(Decompress);
 
@@ -59,46 +59,46 @@ impl Inflater {
     }
 
     /// Decompresses one header block. After an error the stream cannot be continued.
-    pub(in crate::stream) fn inflate(&mut self, block: &[u8]) -> Result<Bytes, Corrupt> {
+    pub(in crate::stream) fn inflate(&mut self, block: &[u8]) -> Result<Bytes, InvalidBlock> {
         let start = self.0.total_in();
-        let mut output = Vec::with_capacity(USUAL_BLOCK);
+        let mut output = Vec::with_capacity(INITIAL_CAPACITY);
         loop {
             let rest = &block[(self.0.total_in() - start) as usize..];
             match self.0.decompress_vec(rest, &mut output, FlushDecompress::Sync) {
                 Ok(Status::Ok | Status::BufError) if output.len() == output.capacity() => {
                     if output.len() >= MAX_BLOCK {
-                        return Err(Corrupt);
+                        return Err(InvalidBlock);
                     }
                     output.reserve_exact(output.len());
                 }
                 Ok(Status::Ok) if (self.0.total_in() - start) as usize == block.len() => return Ok(output.into()),
                 Ok(Status::BufError) if rest.is_empty() => return Ok(output.into()),
-                // The end of the zlib stream: no header block ends it.
-                Ok(_) => return Err(Corrupt),
+                // The end of the zlib stream, which no header block contains.
+                Ok(_) => return Err(InvalidBlock),
                 Err(error) if error.needs_dictionary().is_some() => {
-                    self.0.set_dictionary(&DICTIONARY).map_err(|_| Corrupt)?;
+                    self.0.set_dictionary(&DICTIONARY).map_err(|_| InvalidBlock)?;
                 }
-                Err(_) => return Err(Corrupt),
+                Err(_) => return Err(InvalidBlock),
             }
         }
     }
 }
 
-/// Compressor of the header blocks that the server sends.
+/// Compressor of the header blocks to a client.
 #[derive(Debug)]
 pub(super) struct Deflater(Compress);
 
 impl Deflater {
     pub(super) fn new() -> Self {
-        // The server's blocks have no headers: there is nothing to compress.
+        // The server's header blocks are empty, so that compression saves nothing.
         let mut compress = Compress::new(Compression::none(), true);
         compress.set_dictionary(&DICTIONARY).expect("a stream that has not started takes a dictionary");
         Self(compress)
     }
 
-    /// Compresses one header block of at most [`USUAL_BLOCK`] bytes.
+    /// Compresses one header block of at most [`INITIAL_CAPACITY`] bytes.
     pub(super) fn deflate(&mut self, block: &[u8]) -> Bytes {
-        let mut output = Vec::with_capacity(2 * USUAL_BLOCK);
+        let mut output = Vec::with_capacity(2 * INITIAL_CAPACITY);
         self.0.compress_vec(block, &mut output, FlushCompress::Sync).expect("the output has room for the block");
         output.into()
     }

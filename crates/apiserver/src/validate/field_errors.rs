@@ -1,16 +1,16 @@
-//! What is wrong, where, in Kubernetes' phrases (`field.Error`).
+//! Errors of fields, with the messages of Kubernetes' `field.Error`.
 
 use std::fmt::{self, Display, Write as _};
 
 use serde_json::Value;
 
-use crate::status::Cause;
+use crate::status::StatusCause;
 
-/// Where a field is: `spec.containers[0].name`.
+/// Path of a field: `spec.containers[0].name`.
 #[derive(Clone, Debug)]
-pub(super) struct Path(String);
+pub(super) struct FieldPath(String);
 
-impl Path {
+impl FieldPath {
     pub(super) fn root(field: &str) -> Self {
         Self(field.to_owned())
     }
@@ -28,51 +28,51 @@ impl Path {
     }
 }
 
-impl Display for Path {
+impl Display for FieldPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
 }
 
-/// What was found so far.
+/// The errors of an object.
 #[derive(Debug, Default)]
-pub(super) struct Findings(Vec<Cause>);
+pub(super) struct FieldErrors(Vec<StatusCause>);
 
-impl Findings {
-    pub(super) fn into_causes(self) -> Vec<Cause> {
+impl FieldErrors {
+    pub(super) fn into_causes(self) -> Vec<StatusCause> {
         self.0
     }
 
-    fn add(&mut self, reason: &str, path: &Path, message: String) {
-        self.0.push(Cause::new(reason, path.0.clone(), message));
+    fn add(&mut self, reason: &str, path: &FieldPath, message: String) {
+        self.0.push(StatusCause::new(reason, path.0.clone(), message));
     }
 
-    pub(super) fn required(&mut self, path: &Path, detail: &str) {
+    pub(super) fn required(&mut self, path: &FieldPath, detail: &str) {
         self.add("FieldValueRequired", path, with_detail("Required value", detail));
     }
 
-    pub(super) fn invalid(&mut self, path: &Path, value: impl Into<Value>, detail: &str) {
+    pub(super) fn invalid(&mut self, path: &FieldPath, value: impl Into<Value>, detail: &str) {
         self.add("FieldValueInvalid", path, with_detail(&format!("Invalid value: {}", shown(&value.into())), detail));
     }
 
-    pub(super) fn duplicate(&mut self, path: &Path, value: impl Into<Value>) {
+    pub(super) fn duplicate(&mut self, path: &FieldPath, value: impl Into<Value>) {
         self.add("FieldValueDuplicate", path, format!("Duplicate value: {}", shown(&value.into())));
     }
 
-    pub(super) fn not_found(&mut self, path: &Path, value: impl Into<Value>) {
+    pub(super) fn not_found(&mut self, path: &FieldPath, value: impl Into<Value>) {
         self.add("FieldValueNotFound", path, format!("Not found: {}", shown(&value.into())));
     }
 
-    pub(super) fn forbidden(&mut self, path: &Path, detail: &str) {
+    pub(super) fn forbidden(&mut self, path: &FieldPath, detail: &str) {
         self.add("FieldValueForbidden", path, with_detail("Forbidden", detail));
     }
 
-    pub(super) fn too_long(&mut self, path: &Path, most: usize) {
+    pub(super) fn too_long(&mut self, path: &FieldPath, most: usize) {
         self.add("FieldValueTooLong", path, format!("Too long: may not be more than {most} bytes"));
     }
 
-    /// `value` has to be one of `supported`.
-    pub(super) fn one_of(&mut self, path: &Path, value: &Value, supported: &[&str]) {
+    /// Requires that `value` is one of `supported`.
+    pub(super) fn one_of(&mut self, path: &FieldPath, value: &Value, supported: &[&str]) {
         match value.as_str() {
             None | Some("") => self.required(path, ""),
             Some(text) if supported.contains(&text) => {}
@@ -84,22 +84,22 @@ impl Findings {
         }
     }
 
-    /// `value`, if given, must not be negative.
-    pub(super) fn not_negative(&mut self, path: &Path, value: &Value) {
+    /// Requires that `value`, if present, is not negative.
+    pub(super) fn not_negative(&mut self, path: &FieldPath, value: &Value) {
         if let Some(number) = value.as_i64().filter(|number| *number < 0) {
             self.invalid(path, number, "must be greater than or equal to 0");
         }
     }
 
-    /// `value` must be what it was.
-    pub(super) fn immutable(&mut self, path: &Path, value: &Value, old: &Value) {
+    /// Requires that `value` is unchanged.
+    pub(super) fn immutable(&mut self, path: &FieldPath, value: &Value, old: &Value) {
         if !same(value, old) {
             self.invalid(path, value.clone(), "field is immutable");
         }
     }
 }
 
-/// Whether two values mean the same to Kubernetes, which does not tell absent from empty.
+/// Returns whether two values are equal, where absent and empty are equal too.
 pub(super) fn same(one: &Value, other: &Value) -> bool {
     one == other || (is_empty(one) && is_empty(other))
 }
@@ -118,7 +118,7 @@ fn with_detail(what: &str, detail: &str) -> String {
     if detail.is_empty() { what.to_owned() } else { format!("{what}: {detail}") }
 }
 
-/// Maps of strings appear as Go prints them; that is what people have seen and search for.
+/// Maps of strings are printed in Go's syntax, as Kubernetes prints them.
 fn shown(value: &Value) -> String {
     match value {
         Value::Object(map) if !map.is_empty() && map.values().all(Value::is_string) => {
@@ -133,7 +133,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-// What checks read objects with.
+// Access to the fields of objects.
 
 pub(super) fn items(value: &Value) -> impl Iterator<Item = (usize, &Value)> {
     value.as_array().map_or(&[][..], Vec::as_slice).iter().enumerate()

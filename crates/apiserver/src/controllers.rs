@@ -1,11 +1,11 @@
-//! What the server does by itself after each change: collects garbage, empties namespaces and definitions that are being deleted, fills
-//! token Secrets, puts the cluster's CA into every namespace.
+//! The server's own controllers: the garbage collector, the finalization of namespaces and definitions, the tokens of
+//! token Secrets, and the cluster's CA in every namespace.
 //!
-//! Each duty is a function from everything that is kept to a list of actions; it is run again after every change until there is nothing
-//! left to do. So no order of events can be missed, and each can be tested alone.
+//! Each controller computes its actions from all objects. The controllers run after every change until nothing is left
+//! to do, so that they depend on no order of events and can be tested alone.
 
-mod emptying;
-mod garbage;
+mod finalize;
+mod garbage_collector;
 mod tokens;
 
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::namespace;
 use crate::api::Api;
 use crate::object;
-use crate::storage::{Everything, GroupResource};
+use crate::storage::{AllObjects, GroupResource};
 use crate::strategy::prepare;
 use crate::timestamp;
 use crate::verbs::delete;
 
-/// How long changes are gathered before they are looked at.
-const GATHER: Duration = Duration::from_millis(20);
+/// Batching window: how long changes are collected before the controllers run.
+const BATCHING_WINDOW: Duration = Duration::from_millis(20);
 
 /// How long Events are kept, in seconds.
-const EVENTS_LIVE: i64 = 3600;
+const EVENT_TTL_SECONDS: i64 = 3600;
 
-/// Runs until told to stop.
+/// Runs the controllers until `stop` is cancelled.
 pub(crate) async fn run(api: Arc<Api>, stop: CancellationToken) {
     let mut minutes = tokio::time::interval(Duration::from_secs(60));
     let mut changes = api.store.consequential_changes();
@@ -37,7 +37,7 @@ pub(crate) async fn run(api: Arc<Api>, stop: CancellationToken) {
         step(&api);
         let changed = async {
             let changed = changes.changed().await;
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(BATCHING_WINDOW).await;
             changed
         };
         tokio::select! {
@@ -48,33 +48,33 @@ pub(crate) async fn run(api: Arc<Api>, stop: CancellationToken) {
     }
 }
 
-/// One round of all duties.
+/// Runs each controller once.
 fn step(api: &Api) {
-    let (_, everything) = api.store.everything();
-    garbage::collect(api, &everything);
-    emptying::namespaces(api, &everything);
-    emptying::definitions(api, &everything);
-    tokens::fill(api, &everything);
-    publish_ca(api, &everything);
+    let (_, objects) = api.store.all_objects();
+    garbage_collector::collect(api, &objects);
+    finalize::namespaces(api, &objects);
+    finalize::definitions(api, &objects);
+    tokens::run(api, &objects);
+    publish_ca(api, &objects);
 }
 
-/// Forgets old Events, as Kubernetes does.
+/// Deletes old Events, as Kubernetes does.
 fn expire_events(api: &Api) {
     let events = GroupResource::new("", "events");
-    // Times of one form compare as text.
-    let oldest = timestamp::from_now(-EVENTS_LIVE);
+    // Timestamps of one format are ordered as text.
+    let oldest = timestamp::from_now(-EVENT_TTL_SECONDS);
     for event in api.store.list(&events, None).1 {
         if object::text(&event, "/metadata/creationTimestamp") < oldest.as_str() {
-            delete::on_own_behalf(api, &events, &event, delete::Propagation::Background);
+            delete::by_server(api, &events, &event, delete::PropagationPolicy::Background);
         }
     }
 }
 
-/// Puts the cluster's CA into every namespace, as ConfigMap `kube-root-ca.crt`.
-fn publish_ca(api: &Api, everything: &Everything) {
+/// Publishes the cluster's CA in every namespace, as ConfigMap `kube-root-ca.crt`.
+fn publish_ca(api: &Api, objects: &AllObjects) {
     let config_maps = GroupResource::new("", "configmaps");
     let name = crate::admission::ROOT_CA;
-    for (resource, object) in everything {
+    for (resource, object) in objects {
         if &*resource.resource != "namespaces" || !resource.group.is_empty() || object::is_deleting(object) {
             continue;
         }

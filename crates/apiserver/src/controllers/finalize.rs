@@ -1,26 +1,27 @@
-//! Things that hold others go last: a namespace when nothing is left in it, a CustomResourceDefinition when no object of its kind is.
+//! Finalization: a namespace is removed when it is empty, a CustomResourceDefinition when no object of its kind is
+//! left.
 
 use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::crd;
 use crate::object;
-use crate::storage::Everything;
-use crate::verbs::delete::{self, CUSTOM_RESOURCES, Propagation};
+use crate::storage::AllObjects;
+use crate::verbs::delete::{self, CUSTOM_RESOURCES, PropagationPolicy};
 
-/// Deletes what is in the namespaces that are being deleted, and lets empty ones go.
-pub(super) fn namespaces(api: &Api, everything: &Everything) {
+/// Deletes the objects in namespaces that are being deleted, and removes the finalizer of empty ones.
+pub(super) fn namespaces(api: &Api, objects: &AllObjects) {
     let is_namespace =
         |resource: &crate::storage::GroupResource| resource.group.is_empty() && &*resource.resource == "namespaces";
     for (resource, namespace) in
-        everything.iter().filter(|(resource, object)| is_namespace(resource) && object::is_deleting(object))
+        objects.iter().filter(|(resource, object)| is_namespace(resource) && object::is_deleting(object))
     {
         let name = object::name(namespace);
         let mut empty = true;
-        for (resource, object) in everything.iter().filter(|(_, object)| object::namespace(object) == name) {
+        for (resource, object) in objects.iter().filter(|(_, object)| object::namespace(object) == name) {
             empty = false;
             if !object::is_deleting(object) {
-                delete::on_own_behalf(api, resource, object, Propagation::Background);
+                delete::by_server(api, resource, object, PropagationPolicy::Background);
             }
         }
         if empty && !object::list(namespace, "/spec/finalizers").is_empty() {
@@ -36,18 +37,18 @@ pub(super) fn namespaces(api: &Api, everything: &Everything) {
     }
 }
 
-/// Deletes the objects of the definitions that are being deleted, and lets those without objects go.
-pub(super) fn definitions(api: &Api, everything: &Everything) {
+/// Deletes the objects of definitions that are being deleted, and removes the finalizer of definitions without objects.
+pub(super) fn definitions(api: &Api, objects: &AllObjects) {
     let stored = crd::stored();
     for (_, definition) in
-        everything.iter().filter(|(resource, object)| *resource == stored && object::is_deleting(object))
+        objects.iter().filter(|(resource, object)| *resource == stored && object::is_deleting(object))
     {
         let of = crd::resource_of(definition);
         let mut empty = true;
-        for (resource, object) in everything.iter().filter(|(resource, _)| *resource == of) {
+        for (resource, object) in objects.iter().filter(|(resource, _)| *resource == of) {
             empty = false;
             if !object::is_deleting(object) {
-                delete::on_own_behalf(api, resource, object, Propagation::Background);
+                delete::by_server(api, resource, object, PropagationPolicy::Background);
             }
         }
         api.modify(&stored, "", object::name(definition), |current| {

@@ -1,61 +1,63 @@
-//! How the lists and maps of an object are owned and merged by server-side apply: from tables for built-in kinds, from the schema
-//! (`x-kubernetes-list-type`, `x-kubernetes-list-map-keys`, `x-kubernetes-map-type`) for custom resources.
+//! How server-side apply merges the lists and maps of a resource: by the built-in kinds' merge keys, or by a custom
+//! resource's schema (`x-kubernetes-list-type`, `x-kubernetes-list-map-keys`, `x-kubernetes-map-type`).
 
 use serde_json::Value;
 
-use crate::registry::Served;
+use crate::registry::ServedResource;
 use crate::schema::merge_keys;
-use crate::schema::merge_rules::ListKind;
+use crate::schema::merge_rules::ListType;
 
-/// How a list is treated.
+/// The type of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ListShape {
+pub(crate) enum ListTopology {
     /// One value.
     Atomic,
-    /// Plain values, each once.
+    /// Unique scalars.
     Set,
-    /// Objects, told apart by these fields.
+    /// Objects that are identified by these fields.
     Map(Vec<String>),
 }
 
-/// What is known of a resource's lists and maps.
+/// The merge rules of a resource's lists and maps.
 #[derive(Clone, Copy)]
-pub(crate) struct Shape<'a>(&'a Served);
+pub(crate) struct MergeSchema<'a>(&'a ServedResource);
 
-impl<'a> Shape<'a> {
-    pub(crate) fn of(served: &'a Served) -> Self {
+impl<'a> MergeSchema<'a> {
+    pub(crate) fn of(served: &'a ServedResource) -> Self {
         Self(served)
     }
 
-    /// How the list at a path (field names, items left out) is treated.
-    pub(crate) fn list(self, path: &[&str]) -> ListShape {
+    /// The type of the list at a path (field names without list indexes).
+    pub(crate) fn list(self, path: &[&str]) -> ListTopology {
         match path {
-            ["metadata", "finalizers"] => return ListShape::Set,
-            ["metadata", "ownerReferences"] => return ListShape::Map(vec!["uid".into()]),
+            ["metadata", "finalizers"] => return ListTopology::Set,
+            ["metadata", "ownerReferences"] => return ListTopology::Map(vec!["uid".into()]),
             _ => {}
         }
         let Some(custom) = &self.0.custom else {
             let kind = &self.0.kind;
             return match merge_keys::apply(&kind.group, &kind.version, &kind.kind, path) {
-                ListKind::Atomic => ListShape::Atomic,
-                ListKind::Set => ListShape::Set,
-                ListKind::Map(keys) => ListShape::Map(keys.iter().map(|key| (*key).to_owned()).collect()),
+                ListType::Atomic => ListTopology::Atomic,
+                ListType::Set => ListTopology::Set,
+                ListType::Map(keys) => ListTopology::Map(keys.iter().map(|key| (*key).to_owned()).collect()),
             };
         };
-        let Some(schema) = custom.schema.as_ref().and_then(|schema| at(schema, path)) else { return ListShape::Atomic };
+        let Some(schema) = custom.schema.as_ref().and_then(|schema| at(schema, path)) else {
+            return ListTopology::Atomic;
+        };
         match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
-            Some("set") => ListShape::Set,
+            Some("set") => ListTopology::Set,
             Some("map") => {
                 let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
                 let keys: Vec<String> =
                     keys.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-                if keys.is_empty() { ListShape::Atomic } else { ListShape::Map(keys) }
+                if keys.is_empty() { ListTopology::Atomic } else { ListTopology::Map(keys) }
             }
-            _ => ListShape::Atomic,
+            _ => ListTopology::Atomic,
         }
     }
 
-    /// Whether the object at a path is one value.
+    /// Returns whether the map at a path is atomic.
     pub(crate) fn is_atomic_map(self, path: &[&str]) -> bool {
         match &self.0.custom {
             None => {
@@ -69,7 +71,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The default of a list item's key field, for items that leave it out (a port's protocol).
+    /// The default of a key field of list items, such as a port's protocol.
     pub(crate) fn key_default(self, path: &[&str], key: &str) -> Option<Value> {
         match &self.0.custom {
             None => (key == "protocol").then(|| Value::from("TCP")),
@@ -81,7 +83,7 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// The schema of the field at a path; list items and map values are stepped through.
+/// The schema of the field at a path. Paths omit list items.
 fn at<'a>(schema: &'a Value, path: &[&str]) -> Option<&'a Value> {
     let mut schema = schema;
     for step in path {

@@ -1,4 +1,4 @@
-//! A server on loopback, and kubectl with nobody's configuration but the server's.
+//! A server on loopback, and kubectl with a kubeconfig and cache of its own.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -17,43 +17,43 @@ use tokio_util::sync::CancellationToken;
 use crate::node::Node;
 
 /// How long one kubectl may take, on a machine busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An API server of one test, with a node agent that plays a part.
-pub(crate) struct Bench {
+/// The API server of a test, with a simulated node agent.
+pub(crate) struct TestServer {
     directory: TempDir,
     stop: CancellationToken,
     log: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a kubectl said.
+/// Output and exit code of a kubectl.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct KubectlOutput {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) code: Option<i32>,
 }
 
-/// A kubectl that keeps running.
-pub(crate) struct Running {
+/// A running kubectl.
+pub(crate) struct RunningKubectl {
     child: Child,
     lines: mpsc::Receiver<String>,
 }
 
-/// The version of kubectl, or why there is none.
+/// Returns the version of kubectl, or why it cannot be run.
 pub(crate) fn kubectl_version() -> Result<String, String> {
     let output = Command::new(program()).args(["version", "--client", "-o", "json"]).output();
     let output = output.map_err(|error| format!("{} cannot be run: {error}", program().display()))?;
-    let said: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("kubectl version: {error}"))?;
-    Ok(said["clientVersion"]["gitVersion"].as_str().unwrap_or("unknown").to_owned())
+    let output: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("kubectl version: {error}"))?;
+    Ok(output["clientVersion"]["gitVersion"].as_str().unwrap_or("unknown").to_owned())
 }
 
 fn program() -> PathBuf {
     std::env::var_os("KUBECTL").map_or_else(|| "kubectl".into(), PathBuf::from)
 }
 
-impl Bench {
+impl TestServer {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
@@ -80,11 +80,11 @@ impl Bench {
         Self { directory, stop, log, thread: Some(thread) }
     }
 
-    /// A server whose default namespace has its service account, which a controller makes in a cluster and pods need.
+    /// Starts a server whose default namespace has its service account, which pods require.
     pub(crate) fn with_account() -> Self {
-        let bench = Self::start();
-        bench.kubectl("create serviceaccount default");
-        bench
+        let server = Self::start();
+        server.kubectl("create serviceaccount default");
+        server
     }
 
     /// Makes the container write the fourth line of its log.
@@ -92,7 +92,7 @@ impl Bench {
         self.log.notify_one();
     }
 
-    /// A file in the test's directory.
+    /// Creates a file in the test's directory.
     pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path = self.directory.path().join(name);
         std::fs::write(&path, content).expect("the file is written");
@@ -118,8 +118,8 @@ impl Bench {
         command
     }
 
-    /// Runs kubectl with that standard input and environment.
-    pub(crate) fn run(&self, arguments: &[&str], input: &str, environment: &[(&str, &str)]) -> Said {
+    /// Runs kubectl with standard input and environment variables.
+    pub(crate) fn run(&self, arguments: &[&str], input: &str, environment: &[(&str, &str)]) -> KubectlOutput {
         let mut command = self.command(arguments);
         command.envs(environment.iter().copied()).stdin(Stdio::piped());
         let mut child = command.spawn().expect("kubectl runs");
@@ -132,35 +132,35 @@ impl Bench {
         std::thread::spawn(move || {
             let _ = done.send(child.wait_with_output());
         });
-        let output = finished.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let output = finished.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
             let _ = Command::new("kill").arg(id.to_string()).status();
             panic!("kubectl {arguments:?} did not end")
         });
         let output = output.expect("kubectl's output");
-        Said {
+        KubectlOutput {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             code: output.status.code(),
         }
     }
 
-    /// What kubectl printed; it must succeed. Arguments are split at spaces.
+    /// Runs a kubectl that must succeed. Arguments are separated by spaces.
     pub(crate) fn kubectl(&self, arguments: &str) -> String {
         self.kubectl_with(&arguments.split_whitespace().collect::<Vec<_>>(), "")
     }
 
-    /// What kubectl printed, given a manifest on standard input; it must succeed.
+    /// Runs a kubectl with standard input. It must succeed.
     pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> String {
-        let said = self.run(arguments, input, &[]);
-        assert_eq!(said.code, Some(0), "kubectl {arguments:?} failed: {}{}", said.stdout, said.stderr);
-        said.stdout
+        let output = self.run(arguments, input, &[]);
+        assert_eq!(output.code, Some(0), "kubectl {arguments:?} failed: {}{}", output.stdout, output.stderr);
+        output.stdout
     }
 
-    /// What kubectl complained; it must fail.
+    /// Runs a kubectl that must fail, and returns its standard error.
     pub(crate) fn refused(&self, arguments: &str, input: &str) -> String {
-        let said = self.run(&arguments.split_whitespace().collect::<Vec<_>>(), input, &[]);
-        assert_ne!(said.code, Some(0), "kubectl {arguments} succeeded: {}", said.stdout);
-        said.stderr
+        let output = self.run(&arguments.split_whitespace().collect::<Vec<_>>(), input, &[]);
+        assert_ne!(output.code, Some(0), "kubectl {arguments} succeeded: {}", output.stdout);
+        output.stderr
     }
 
     /// Applies a manifest.
@@ -168,21 +168,21 @@ impl Bench {
         self.kubectl_with(&["apply", "-f", "-"], manifest)
     }
 
-    /// An object as JSON.
+    /// Reads an object as JSON.
     pub(crate) fn object(&self, what: &str) -> Value {
         let text = self.kubectl(&format!("get {what} -o json"));
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// Sets the status of an object, as a controller would.
+    /// Sets the status of an object, as a controller does.
     pub(crate) fn set_status(&self, what: &str, status: &Value) {
         let patch = serde_json::json!({"status": status}).to_string();
         let arguments = ["patch", what, "--subresource=status", "--type=merge", "-p", &patch];
         self.kubectl_with(&arguments, "");
     }
 
-    /// Starts a kubectl that keeps running, and whose lines can be waited for.
-    pub(crate) fn spawn(&self, arguments: &str) -> Running {
+    /// Starts a kubectl in the background.
+    pub(crate) fn spawn(&self, arguments: &str) -> RunningKubectl {
         let mut command = self.command(&arguments.split_whitespace().collect::<Vec<_>>());
         let mut child = command.stdin(Stdio::null()).spawn().expect("kubectl runs");
         let (sender, lines) = mpsc::channel();
@@ -198,11 +198,11 @@ impl Bench {
                 }
             });
         }
-        Running { child, lines }
+        RunningKubectl { child, lines }
     }
 }
 
-impl Drop for Bench {
+impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
@@ -211,7 +211,7 @@ impl Drop for Bench {
     }
 }
 
-impl Running {
+impl RunningKubectl {
     /// Waits until kubectl, at verbosity 6, has logged that the server answered its watch.
     pub(crate) fn watches(&self) {
         self.line_where("an answered watch", |line| line.contains("watch=true") && line.contains("200 OK"));
@@ -223,7 +223,7 @@ impl Running {
     }
 
     fn line_where(&self, what: &str, matches: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut seen = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             if matches(&line) {
@@ -234,9 +234,9 @@ impl Running {
         panic!("no line with {what:?} in {seen:?}")
     }
 
-    /// Waits for its end.
+    /// Waits for the exit of kubectl.
     pub(crate) fn end(mut self) -> Option<i32> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return status.code();
@@ -247,7 +247,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningKubectl {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

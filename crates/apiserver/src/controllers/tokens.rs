@@ -1,23 +1,24 @@
-//! Secrets of type `kubernetes.io/service-account-token` are given a token, and go with their account.
+//! The token controller: issues the tokens of `kubernetes.io/service-account-token` Secrets, and deletes the Secrets of
+//! deleted accounts.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::authn::tokens::Reference;
+use crate::authn::tokens::ClaimReference;
 use crate::object;
-use crate::storage::{Everything, GroupResource};
-use crate::verbs::delete::{self, Propagation};
+use crate::storage::{AllObjects, GroupResource};
+use crate::verbs::delete::{self, PropagationPolicy};
 
 const TYPE: &str = "kubernetes.io/service-account-token";
 const ACCOUNT: &str = "kubernetes.io/service-account.name";
 const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 
-/// Fills and removes token Secrets.
-pub(super) fn fill(api: &Api, everything: &Everything) {
+/// Fills and deletes token Secrets.
+pub(super) fn run(api: &Api, objects: &AllObjects) {
     let is_secret = |resource: &GroupResource| resource.group.is_empty() && &*resource.resource == "secrets";
-    for (resource, secret) in everything {
+    for (resource, secret) in objects {
         if !is_secret(resource) || object::text(secret, "/type") != TYPE || object::is_deleting(secret) {
             continue;
         }
@@ -29,9 +30,10 @@ pub(super) fn fill(api: &Api, everything: &Everything) {
         let account = api.store.get(&GroupResource::new("", "serviceaccounts"), namespace, account_name);
         let account = account.filter(|account| account_uid.is_empty() || object::uid(account) == account_uid);
         let Some(account) = account else {
-            // Without an account it can never hold a token; one that is yet to come may still be waited for.
+            // A Secret whose account was deleted never holds a token again. A Secret without an account UID waits for
+            // the account.
             if !account_uid.is_empty() {
-                delete::on_own_behalf(api, resource, secret, Propagation::Background);
+                delete::by_server(api, resource, secret, PropagationPolicy::Background);
             }
             continue;
         };
@@ -39,11 +41,11 @@ pub(super) fn fill(api: &Api, everything: &Everything) {
         if has("token") && has("ca.crt") && has("namespace") && !account_uid.is_empty() {
             continue;
         }
-        let reference = Reference { name: account_name.to_owned(), uid: object::uid(&account).to_owned() };
+        let reference = ClaimReference { name: account_name.to_owned(), uid: object::uid(&account).to_owned() };
         let token = match api.token_key.issue_for_secret(namespace, name, &reference) {
             Ok(token) => token,
             Err(error) => {
-                tracing::error!(%error, namespace, name, "no token for the secret");
+                tracing::error!(%error, namespace, name, "cannot issue the token of a Secret");
                 continue;
             }
         };
