@@ -22,11 +22,11 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 const RESERVED_ADDRESSES: u32 = 256;
 
 /// Locks Services against other writes until the returned guard is dropped, so that a free address stays free.
-pub(crate) async fn reserve<'a>(api: &'a Api, served: &ServedResource) -> Option<MutexGuard<'a, ()>> {
+pub(crate) async fn lock_services<'a>(api: &'a Api, served: &ServedResource) -> Option<MutexGuard<'a, ()>> {
     if served.kind.is("", "Service") { Some(api.service_writes.lock().await) } else { None }
 }
 
-/// Assigns the addresses and ports that the Service's type requires and it does not have.
+/// Assigns the cluster IP and node ports that the Service's type requires, unless it has them.
 pub(crate) fn assign(api: &Api, served: &ServedResource, service: &mut Value, old: Option<&Value>) -> Result<()> {
     if !served.kind.is("", "Service") {
         return Ok(());

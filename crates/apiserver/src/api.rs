@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use serde_json::Value;
 
-use crate::authn::tokens::{TokenKey, Tokens};
+use crate::authn::tokens::{TokenKey, TokenVerifier};
 use crate::crd;
 use crate::kinds::ResourceKind;
 use crate::object;
@@ -32,8 +32,8 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    pub(crate) fn tokens(&self) -> Tokens<'_> {
-        Tokens { key: &self.token_key, store: &self.store }
+    pub(crate) fn tokens(&self) -> TokenVerifier<'_> {
+        TokenVerifier { key: &self.token_key, store: &self.store }
     }
 
     /// Returns the object, or a `NotFound` error.

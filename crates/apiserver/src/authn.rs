@@ -9,13 +9,13 @@ pub(crate) use user::UserInfo;
 use http::HeaderMap;
 
 use crate::status::{Result, Status};
-use tokens::Tokens;
+use tokens::TokenVerifier;
 
 /// Returns the caller: the subject of the client certificate, else of the bearer token, else the anonymous user.
 pub(crate) fn authenticate(
     certificate_user: Option<&UserInfo>,
     headers: &HeaderMap,
-    tokens: &Tokens<'_>,
+    tokens: &TokenVerifier<'_>,
 ) -> Result<UserInfo> {
     if let Some(user) = certificate_user {
         return Ok(user.clone());

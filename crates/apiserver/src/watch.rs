@@ -29,7 +29,7 @@ use crate::storage::{EventType, StoreEvent};
 use crate::verbs::read;
 
 /// Interval of bookmarks. Kubernetes sends them about every minute.
-const BOOKMARKS_EVERY: Duration = Duration::from_secs(60);
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Shortest duration of a watch without a timeout. The actual duration is random, so that watches do not all end at the
 /// same time.
@@ -82,7 +82,7 @@ pub(crate) fn start(call: &Arc<ApiCall>) -> Result<Response<ResponseBody>> {
         revision: wanted.unwrap_or(0),
         changed,
         ends: now + Duration::from_secs(seconds),
-        next_bookmark: bookmarks.then(|| now + BOOKMARKS_EVERY),
+        next_bookmark: bookmarks.then(|| now + BOOKMARK_INTERVAL),
         ready: VecDeque::new(),
         sent_columns: false,
         over: false,
@@ -173,7 +173,7 @@ impl WatchStream {
         let now = Instant::now();
         self.over |= now >= self.ends;
         if self.next_bookmark.is_some_and(|at| now >= at) {
-            self.next_bookmark = Some(now + BOOKMARKS_EVERY);
+            self.next_bookmark = Some(now + BOOKMARK_INTERVAL);
             self.bookmark(false);
         } else if self.over && self.next_bookmark.is_some() {
             // The last bookmark lets the client continue at this revision.

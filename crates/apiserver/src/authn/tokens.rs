@@ -31,7 +31,7 @@ pub(crate) struct TokenKey {
 }
 
 /// A verifier of tokens: the key, and the store with the objects that tokens are bound to.
-pub(crate) struct Tokens<'a> {
+pub(crate) struct TokenVerifier<'a> {
     pub(crate) key: &'a TokenKey,
     pub(crate) store: &'a ObjectStore,
 }
@@ -208,7 +208,7 @@ impl TokenKey {
     }
 }
 
-impl Tokens<'_> {
+impl TokenVerifier<'_> {
     /// Verifies a token for the audiences `wanted`, or for the API server if there are none.
     pub(crate) fn verify(&self, token: &str, wanted: &[String]) -> Result<VerifiedToken, TokenError> {
         let mut validation = Validation::new(Algorithm::ES256);

@@ -99,17 +99,17 @@ fn cannot_be_handled(kind: &ResourceKind, why: &str) -> Status {
 }
 
 /// Reports unknown and duplicate fields as the request's `fieldValidation` requires.
-fn report_decoding_problems(call: &ApiCall, faults: Vec<String>) -> Result<()> {
-    if faults.is_empty() {
+fn report_decoding_problems(call: &ApiCall, problems: Vec<String>) -> Result<()> {
+    if problems.is_empty() {
         return Ok(());
     }
     match call.query.get("fieldValidation") {
         Some("Strict") => {
-            let why = format!("strict decoding error: {}", faults.join(", "));
+            let why = format!("strict decoding error: {}", problems.join(", "));
             return Err(cannot_be_handled(&call.served.kind, &why));
         }
         Some("Ignore") => {}
-        None | Some("Warn") => faults.into_iter().for_each(|fault| call.warn(fault)),
+        None | Some("Warn") => problems.into_iter().for_each(|problem| call.warn(problem)),
         Some(other) => {
             let why = format!(
                 "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
@@ -123,12 +123,12 @@ fn report_decoding_problems(call: &ApiCall, faults: Vec<String>) -> Result<()> {
 /// A custom resource's metadata is checked and pruned as that of a ConfigMap.
 fn conform_metadata(object: &mut Value) -> std::result::Result<Vec<String>, String> {
     let Some(kind) = kinds::by_kind("", "v1", "ConfigMap") else { return Ok(Vec::new()) };
-    let mut stand_in = json!({ "metadata": object["metadata"].take() });
-    let checked = validate::types(kind, &stand_in).map(|()| validate::unknown_fields(kind, &stand_in));
+    let mut config_map = json!({ "metadata": object["metadata"].take() });
+    let checked = validate::types(kind, &config_map).map(|()| validate::unknown_fields(kind, &config_map));
     if checked.is_ok() {
-        validate::prune(kind, &mut stand_in);
+        validate::prune(kind, &mut config_map);
     }
-    object["metadata"] = stand_in["metadata"].take();
+    object["metadata"] = config_map["metadata"].take();
     checked
 }
 

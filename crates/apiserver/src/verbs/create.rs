@@ -54,7 +54,7 @@ pub(crate) async fn store(call: &ApiCall, mut object: Value, applied: bool) -> R
     decode::validate(served, &object, None)?;
     admission::validate(call, AdmissionOperation::Create, Some(&object), None).await?;
 
-    let _service_writes = allocator::reserve(api, served).await;
+    let _service_writes = allocator::lock_services(api, served).await;
     allocator::assign(api, served, &mut object, None)?;
     encode::as_stored(served, &mut object);
     if dry_run {

@@ -122,7 +122,7 @@ async fn attempt_update(
     decode::validate(served, &new, Some(&old))?;
     admission::validate(call, AdmissionOperation::Update, Some(&new), Some(&old)).await?;
 
-    let _service_writes = allocator::reserve(api, served).await;
+    let _service_writes = allocator::lock_services(api, served).await;
     allocator::assign(api, served, &mut new, Some(&old))?;
     object::copy_metadata(&mut new, &old, "resourceVersion");
     if object::same(&old, &new) && same_field_managers(&old, &new) {

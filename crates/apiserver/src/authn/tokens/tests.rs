@@ -31,7 +31,7 @@ fn account() -> ClaimReference {
 #[test]
 fn tokens_are_valid_for_their_audience_only() {
     let (store, key) = (store(), key());
-    let tokens = Tokens { key: &key, store: &store };
+    let tokens = TokenVerifier { key: &key, store: &store };
     let account = account();
     let token = key.issue(request(&account, "istio-ca", 600)).expect("signs");
     assert!(matches!(tokens.verify(&token, &[]), Err(TokenError::Audience { .. })));
@@ -45,7 +45,7 @@ fn tokens_are_valid_for_their_audience_only() {
 #[test]
 fn tokens_expire() {
     let (store, key) = (store(), key());
-    let tokens = Tokens { key: &key, store: &store };
+    let tokens = TokenVerifier { key: &key, store: &store };
     let account = account();
     let audience = ["istio-ca".to_owned()];
     let token = key.issue(request(&account, "istio-ca", 600)).expect("signs");
@@ -67,7 +67,7 @@ fn tokens_expire() {
 #[test]
 fn tokens_of_deleted_pods_are_invalid() {
     let (store, key) = (store(), key());
-    let tokens = Tokens { key: &key, store: &store };
+    let tokens = TokenVerifier { key: &key, store: &store };
     let account = account();
     let token = key.issue(request(&account, "https://cluster", 600)).expect("signs");
     tokens.verify(&token, &[]).expect("all there");
@@ -80,7 +80,7 @@ fn tokens_of_deleted_pods_are_invalid() {
 #[test]
 fn foreign_and_malformed_tokens_are_rejected() {
     let (store, ours, theirs) = (store(), key(), key());
-    let tokens = Tokens { key: &ours, store: &store };
+    let tokens = TokenVerifier { key: &ours, store: &store };
     let account = account();
     let foreign = theirs.issue(request(&account, "https://cluster", 600)).expect("signs");
     assert!(matches!(tokens.verify(&foreign, &[]), Err(TokenError::Signature(_))));
@@ -92,7 +92,7 @@ fn foreign_and_malformed_tokens_are_rejected() {
 #[test]
 fn tokens_of_deleted_secrets_are_invalid() {
     let (store, key) = (store(), key());
-    let tokens = Tokens { key: &key, store: &store };
+    let tokens = TokenVerifier { key: &key, store: &store };
     let token = key.issue_for_secret("default", "web-token", &account()).expect("signs");
     assert_eq!(tokens.verify(&token, &[]).expect("there").audiences, ["https://cluster"]);
     let secrets = GroupResource::new("", "secrets");
