@@ -1,4 +1,4 @@
-//! One API server on loopback, without node agent or controllers, to look at with kubectl:
+//! An API server on loopback, without node agent and controllers, for use with kubectl:
 //!
 //! ```text
 //! cargo run -p isthmus-apiserver --example standalone -- /tmp/kubeconfig 6443 &

@@ -1,72 +1,74 @@
-//! What all requests share: the store, what is served, the keys; and the writes that go through here so that their consequences follow.
+//! The state that all requests share: the store, the registry of resources and the keys. All writes go through this
+//! module, so that changed definitions take effect.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use serde_json::Value;
 
-use crate::admission::webhook::Webhooks;
-use crate::authn::tokens::{TokenKey, Tokens};
+use crate::authn::tokens::{TokenKey, TokenVerifier};
 use crate::crd;
-use crate::kinds::Kind;
+use crate::kinds::ResourceKind;
 use crate::object;
-use crate::registry::{Registry, Served};
+use crate::registry::{ResourceRegistry, ServedResource};
 use crate::status::{Result, Status};
-use crate::storage::{GroupResource, Object, Refused, Store};
+use crate::storage::{GroupResource, ObjectStore, StoredObject, WriteError};
 use crate::stream::NodeClient;
 
 /// The server's state.
 pub(crate) struct Api {
-    pub(crate) store: Store,
-    pub(crate) registry: Registry,
+    pub(crate) store: ObjectStore,
+    pub(crate) registry: ResourceRegistry,
     pub(crate) token_key: TokenKey,
-    /// The CA that clients should trust for the API server, as PEM.
+    /// The CA bundle by which clients verify the API server, in PEM.
     pub(crate) ca: String,
     pub(crate) node: Option<NodeClient>,
-    pub(crate) webhooks: Webhooks,
+    /// TLS provider of connections to webhooks.
+    pub(crate) crypto: Arc<CryptoProvider>,
     pub(crate) service_network: (Ipv4Addr, u8),
-    /// Held from the choice of a ClusterIP or node port until it is kept.
+    /// Locked from the choice of a cluster IP or node port until the Service is stored.
     pub(crate) service_writes: tokio::sync::Mutex<()>,
 }
 
 impl Api {
-    pub(crate) fn tokens(&self) -> Tokens<'_> {
-        Tokens { key: &self.token_key, store: &self.store }
+    pub(crate) fn tokens(&self) -> TokenVerifier<'_> {
+        TokenVerifier { key: &self.token_key, store: &self.store }
     }
 
-    /// The object, or that it is not there.
-    pub(crate) fn get(&self, served: &Served, namespace: &str, name: &str) -> Result<Object> {
+    /// Returns the object, or a `NotFound` error.
+    pub(crate) fn get(&self, served: &ServedResource, namespace: &str, name: &str) -> Result<StoredObject> {
         self.store.get(&served.stored, namespace, name).ok_or_else(|| Status::not_found(&served.kind, name))
     }
 
-    /// Keeps a new object.
-    pub(crate) fn insert(&self, served: &Served, object: Value) -> Result<Object> {
+    /// Stores a new object.
+    pub(crate) fn insert(&self, served: &ServedResource, object: Value) -> Result<StoredObject> {
         let name = object::name(&object).to_owned();
         let kept = self.store.insert(&served.stored, object);
-        let kept = kept.map_err(|refused| refused_to_status(refused, &served.kind, &name))?;
+        let kept = kept.map_err(|refused| write_error_to_status(refused, &served.kind, &name))?;
         self.after_write(&served.stored);
         Ok(kept)
     }
 
-    /// Puts an object in the place of the one it was made from.
+    /// Replaces an object if `current` is still the stored object.
     pub(crate) fn replace(
         &self,
         stored: &GroupResource,
-        current: &Object,
+        current: &StoredObject,
         object: Value,
-    ) -> std::result::Result<Object, Refused> {
+    ) -> std::result::Result<StoredObject, WriteError> {
         let kept = self.store.replace(stored, current, object)?;
         self.after_write(stored);
         Ok(kept)
     }
 
-    /// Removes an object; `last` is its last state.
+    /// Removes an object if `current` is still the stored object. `last` is its last state.
     pub(crate) fn remove(
         &self,
         stored: &GroupResource,
-        current: &Object,
+        current: &StoredObject,
         last: Value,
-    ) -> std::result::Result<Object, Refused> {
+    ) -> std::result::Result<StoredObject, WriteError> {
         let removed = self.store.remove(stored, current, last)?;
         self.after_write(stored);
         Ok(removed)
@@ -78,8 +80,8 @@ impl Api {
         }
     }
 
-    /// Changes an object on the server's own behalf until it succeeds or is of no use: `change` returns None when there is
-    /// nothing to do. Finalized objects are removed.
+    /// Changes an object on the server's own behalf, and retries after conflicts. `change` returns None if nothing is
+    /// to be changed. An object without remaining finalizers is removed if it is being deleted.
     pub(crate) fn modify(
         &self,
         stored: &GroupResource,
@@ -87,43 +89,45 @@ impl Api {
         name: &str,
         change: impl Fn(&Value) -> Option<Value>,
     ) {
-        // Each retry means that somebody else succeeded, so this ends.
+        // A conflict means that another writer succeeded, so that the loop makes progress.
         loop {
             let Some(current) = self.store.get(stored, namespace, name) else { return };
             let Some(changed) = change(&current) else { return };
-            let done = if is_finished(&changed) {
+            let done = if can_be_removed(&changed) {
                 self.remove(stored, &current, changed)
             } else {
                 self.replace(stored, &current, changed)
             };
             match done {
-                Err(Refused::Changed) => continue,
+                Err(WriteError::Changed) => continue,
                 _ => return,
             }
         }
     }
 
-    /// The built-in or custom resource whose objects are kept there, in any version.
-    pub(crate) fn served(&self, stored: &GroupResource) -> Option<Arc<Served>> {
+    /// The built-in or custom resource with that storage key, in any version.
+    pub(crate) fn served(&self, stored: &GroupResource) -> Option<Arc<ServedResource>> {
         self.registry.snapshot().stored(stored).cloned()
     }
 }
 
-/// Whether nothing keeps a deleted object any more.
-pub(crate) fn is_finished(object: &Value) -> bool {
+/// Returns whether a deleted object can be removed: no finalizers, no grace period.
+pub(crate) fn can_be_removed(object: &Value) -> bool {
     object::is_deleting(object)
         && object::finalizers(object).next().is_none()
         && object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0) == 0
-        // Namespaces have finalizers of their own in their spec.
+        // Namespaces also have finalizers in their spec.
         && (object::text(object, "/kind") != "Namespace" || object::list(object, "/spec/finalizers").is_empty())
 }
 
-/// Why the store did not take a write, as clients are told.
-pub(crate) fn refused_to_status(refused: Refused, kind: &Kind, name: &str) -> Status {
+/// The error that a client receives for a failed write.
+pub(crate) fn write_error_to_status(refused: WriteError, kind: &ResourceKind, name: &str) -> Status {
     match refused {
-        Refused::Exists => Status::already_exists(kind, name),
-        Refused::Missing => Status::not_found(kind, name),
-        Refused::Changed => Status::modified(kind, name),
-        Refused::Full => Status::internal("the store is full: delete objects, or use a real cluster for this many"),
+        WriteError::Exists => Status::already_exists(kind, name),
+        WriteError::Missing => Status::not_found(kind, name),
+        WriteError::Changed => Status::modified(kind, name),
+        WriteError::Full => {
+            Status::internal("the store has its maximum number of objects: delete objects or use another cluster")
+        }
     }
 }

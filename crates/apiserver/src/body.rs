@@ -1,4 +1,4 @@
-//! Bodies: what responses are made of, and how request bodies become objects.
+//! Response bodies, and decoding of request bodies.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use crate::status::{Result, Status};
 
 mod duplicates;
 
-/// The body of every response: whole, or streamed.
-pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+/// Body of a response: complete or streamed.
+pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// The largest request body that is read, as in Kubernetes.
+/// Largest request body, as in Kubernetes.
 pub(crate) const LIMIT: usize = 3 * 1024 * 1024;
 
 /// How long a client may take to send a body.
-const PATIENCE: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A body that is known as a whole.
-pub fn full(bytes: impl Into<Bytes>) -> Body {
+/// A complete body.
+pub(crate) fn full(bytes: impl Into<Bytes>) -> ResponseBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A JSON response.
-pub fn json(status: StatusCode, value: &Value) -> Response<Body> {
+pub(crate) fn json(status: StatusCode, value: &Value) -> Response<ResponseBody> {
     typed(status, HeaderValue::from_static("application/json"), value)
 }
 
-/// A JSON response of a media type with parameters.
-pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, value: &Value) -> Response<Body> {
+/// A JSON response with a media type that has parameters.
+pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, value: &Value) -> Response<ResponseBody> {
     let mut text = value.to_string();
     text.push('\n');
     let mut response = Response::new(full(text));
@@ -44,15 +44,15 @@ pub(crate) fn typed(status: StatusCode, content_type: HeaderValue, value: &Value
 }
 
 /// A plain text response.
-pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<ResponseBody> {
     let mut response = Response::new(full(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
-/// A failed request's response.
-pub fn error(status: &Status) -> Response<Body> {
+/// The response of a failed request.
+pub(crate) fn error(status: &Status) -> Response<ResponseBody> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, &status.to_value());
     if let Some(seconds) = status.details.as_ref().map(|details| details.retry_after_seconds).filter(|s| *s > 0) {
@@ -61,14 +61,14 @@ pub fn error(status: &Status) -> Response<Body> {
     response
 }
 
-/// Reads a whole request body, up to [`LIMIT`].
+/// Reads a request body of at most [`LIMIT`] bytes.
 pub(crate) async fn read<B>(body: B) -> Result<Bytes>
 where
     B: hyper::body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Ok(read) = tokio::time::timeout(PATIENCE, Limited::new(body, LIMIT).collect()).await else {
-        return Err(Status::other(408, "Timeout", "the request body did not arrive in time"));
+    let Ok(read) = tokio::time::timeout(READ_TIMEOUT, Limited::new(body, LIMIT).collect()).await else {
+        return Err(Status::other(408, "Timeout", "timeout reading the request body"));
     };
     match read {
         Ok(collected) => Ok(collected.to_bytes()),
@@ -77,13 +77,15 @@ where
     }
 }
 
-/// Decodes a JSON, YAML or protobuf body by its content type. Kubernetes guesses when there is none, and so do we.
+/// Decodes a JSON, YAML or protobuf body by its content type. Without a content type the format is detected, as in
+/// Kubernetes.
 pub(crate) fn decode(content_type: &str, bytes: &[u8]) -> Result<Value> {
     match content_type {
         "application/json" => parse_json(bytes),
         "application/yaml" | "application/apply-patch+yaml" => parse_yaml(bytes),
-        protobuf::MEDIA_TYPE => protobuf::decode(bytes)
-            .map_err(|error| Status::bad_request(format!("the protobuf body cannot be read: {error}"))),
+        protobuf::MEDIA_TYPE => {
+            protobuf::decode(bytes).map_err(|error| Status::bad_request(format!("error decoding protobuf: {error}")))
+        }
         "" if bytes.trim_ascii_start().starts_with(b"{") => parse_json(bytes),
         "" => parse_yaml(bytes),
         _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml", protobuf::MEDIA_TYPE])),
@@ -95,13 +97,14 @@ pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value> {
         .map_err(|error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}")))
 }
 
-/// Fields that a JSON text gives more than once within one object, where the last one counts: `duplicate field "spec.replicas"`.
+/// Returns the fields that occur more than once in an object of a JSON text, as `duplicate field "spec.replicas"`. The
+/// last one is effective.
 pub(crate) fn duplicate_fields(content_type: &str, bytes: &[u8]) -> Vec<String> {
     let is_json = content_type == "application/json" || bytes.trim_ascii_start().starts_with(b"{");
     let mut found = Vec::new();
     if is_json {
-        let walk = duplicates::Walk { path: &mut String::new(), found: &mut found };
-        // What cannot be read has been refused before.
+        let walk = duplicates::DuplicateFinder { path: &mut String::new(), found: &mut found };
+        // Malformed bodies are rejected before.
         let _ = serde::de::DeserializeSeed::deserialize(walk, &mut serde_json::Deserializer::from_slice(bytes));
     }
     found
@@ -110,10 +113,12 @@ pub(crate) fn duplicate_fields(content_type: &str, bytes: &[u8]) -> Vec<String> 
 fn parse_yaml(bytes: &[u8]) -> Result<Value> {
     let text =
         std::str::from_utf8(bytes).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
-    // YAML 1.1 words such as `on` and `y` stay text, as in Kubernetes' own decoder for JSON-typed fields.
+    // YAML 1.1 words such as `on` and `y` stay strings, as in Kubernetes' decoder.
     let options = serde_saphyr::options! { strict_booleans: true };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let problem = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+        Status::bad_request(format!("error decoding YAML: {problem}"))
+    })
 }
 
 #[cfg(test)]
@@ -125,6 +130,8 @@ mod tests {
     fn decodes_by_content_type() {
         assert_eq!(decode("application/json", br#"{"a":1}"#), Ok(json!({"a": 1})));
         assert_eq!(decode("application/yaml", b"a: 1\nb: on\n"), Ok(json!({"a": 1, "b": "on"})));
+        let twice = decode("application/yaml", b"a: 1\na: 2\n").expect_err("a duplicate key").message;
+        assert_eq!(twice, "error decoding YAML: duplicate mapping key: a not allowed here at line 2, column 1");
         assert_eq!(decode("", b" {\"a\": true}"), Ok(json!({"a": true})));
         assert_eq!(decode("application/json", b"{").expect_err("half an object").code, 400);
         let twice = br#"{"a": 1, "b": {"c": [{"d": 1, "e": {}, "d": 2}], "c": []}, "a": "x"}"#;

@@ -1,4 +1,4 @@
-//! What a new cluster holds before anybody asks: its namespaces, default roles, and the Service of the API server itself.
+//! The objects of a new cluster: namespaces, default roles, and the Service of the API server.
 
 use std::net::SocketAddr;
 
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::defaults;
 use crate::storage::GroupResource;
-use crate::verbs::prepare;
+use crate::strategy::prepare;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-/// Everything in these groups can be read by whoever may view a namespace.
-const VIEWED: [&str; 8] = [
+/// API groups that the `view` role can read.
+const VIEWABLE_GROUPS: [&str; 8] = [
     "apps",
     "batch",
     "autoscaling",
@@ -23,7 +23,7 @@ const VIEWED: [&str; 8] = [
     "coordination.k8s.io",
 ];
 
-/// Fills a new cluster. `endpoints` are where the API server listens inside of it.
+/// Creates the objects. `endpoints` are the addresses at which pods reach the API server.
 pub(crate) fn fill(api: &Api, endpoints: &[SocketAddr]) {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         seed(api, "", "namespaces", json!({ "metadata": { "name": name } }));
@@ -37,7 +37,7 @@ fn roles(api: &Api) {
     let read = json!(["get", "list", "watch"]);
     let write = json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]);
     let mut groups = vec![""];
-    groups.extend(VIEWED);
+    groups.extend(VIEWABLE_GROUPS);
     let viewable = json!([
         "bindings",
         "configmaps",
@@ -109,7 +109,8 @@ fn roles(api: &Api) {
         None,
     );
     for (name, rules) in [("admin", admin), ("edit", edit), ("view", view)] {
-        // Roles of custom resources join by label, as `rbac.authorization.k8s.io/aggregate-to-view: "true"`.
+        // Roles of custom resources are aggregated by label, such as `rbac.authorization.k8s.io/aggregate-to-view:
+        // "true"`.
         role(api, name, json!(rules), Some(format!("{RBAC}/aggregate-to-{name}")));
     }
     role(
@@ -185,7 +186,7 @@ fn bind(api: &Api, role: &str, groups: &[&str]) {
     seed(api, RBAC, "clusterrolebindings", binding);
 }
 
-/// The Service `kubernetes` in `default`: the API server as pods know it.
+/// Creates the Service `kubernetes` in `default`, by which pods reach the API server.
 fn api_server_service(api: &Api, endpoints: &[SocketAddr]) {
     let address = std::net::Ipv4Addr::from(u32::from(api.service_network.0) + 1).to_string();
     let port = endpoints.first().map_or(443, SocketAddr::port);
@@ -233,6 +234,6 @@ fn seed(api: &Api, group: &str, plural: &str, mut object: Value) {
     defaults::apply(&served.kind, &mut object);
     prepare::identify(&mut object);
     if let Err(status) = api.insert(&served, object) {
-        tracing::error!(%status, "the cluster lacks one of its own objects");
+        tracing::error!(%status, "cannot create an object of the new cluster");
     }
 }

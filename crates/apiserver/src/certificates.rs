@@ -1,5 +1,5 @@
-//! Makes what a new cluster needs to know itself by: its CA, the API server's serving certificate, clients' certificates, the key that
-//! signs service accounts' tokens; and writes kubeconfigs.
+//! Certificates and keys of a new cluster: its CA, the API server's serving certificate, client certificates, the key
+//! that signs service account tokens; and kubeconfigs.
 
 use std::fmt::Write as _;
 
@@ -11,19 +11,19 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-/// How long a lab's certificates are good: longer than any lab runs.
+/// Validity of certificates, longer than any lab runs.
 const VALIDITY: Duration = Duration::days(365);
 
-/// A key or certificate could not be made.
+/// A key or certificate could not be created.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
+#[error("cannot {what}: {source}")]
 pub struct CertificateError {
     what: &'static str,
     #[source]
     source: rcgen::Error,
 }
 
-/// A certificate and its private key, as PEM.
+/// A certificate and its private key, in PEM.
 #[derive(Clone, Debug)]
 pub struct Pair {
     /// The certificate.
@@ -32,14 +32,14 @@ pub struct Pair {
     pub key: String,
 }
 
-/// The certificate authority of one cluster: signs the API server's certificate and clients'.
+/// The certificate authority of one cluster. It signs the API server's certificate and client certificates.
 pub struct ClusterCa {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl ClusterCa {
-    /// A new authority.
+    /// Creates an authority.
     pub fn generate(cluster: &str) -> Result<Self, CertificateError> {
         let key = key()?;
         let mut params = params(&format!("{cluster} cluster CA"), &[])?;
@@ -50,19 +50,19 @@ impl ClusterCa {
         Ok(Self { certificate, issuer: Issuer::new(params, key) })
     }
 
-    /// The authority's own certificate, as PEM.
+    /// The authority's own certificate, in PEM.
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// A certificate by which the API server is known under these DNS names and IP addresses.
+    /// Issues a serving certificate for these DNS names and IP addresses.
     pub fn serving(&self, names: &[String]) -> Result<Pair, CertificateError> {
         let mut params = params("kube-apiserver", names)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(params)
     }
 
-    /// A certificate by which a client is known as that user, member of that group.
+    /// Issues a client certificate for a user and a group.
     pub fn client(&self, user: &str, group: &str) -> Result<Pair, CertificateError> {
         let mut params = params(user, &[])?;
         params.distinguished_name.push(DnType::OrganizationName, group);
@@ -70,7 +70,7 @@ impl ClusterCa {
         self.sign(params)
     }
 
-    /// The certificate of the cluster's administrator.
+    /// Issues a client certificate for the cluster's administrator.
     pub fn admin(&self) -> Result<Pair, CertificateError> {
         self.client("kubernetes-admin", "system:masters")
     }
@@ -84,12 +84,12 @@ impl ClusterCa {
     }
 }
 
-/// A new private key for signing service accounts' tokens (P-256, PKCS#8 PEM).
+/// Creates a private key for signing service account tokens (P-256, PKCS#8 PEM).
 pub fn service_account_key() -> Result<String, CertificateError> {
     Ok(key()?.serialize_pem())
 }
 
-/// Names under which pods and tools in a cluster know its API server.
+/// DNS names and addresses at which pods and tools in a cluster reach its API server.
 pub fn in_cluster_names() -> Vec<String> {
     const NAMES: [&str; 6] = [
         "kubernetes",
@@ -121,7 +121,7 @@ fn params(common_name: &str, names: &[String]) -> Result<CertificateParams, Cert
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     let now = OffsetDateTime::now_utc();
-    // Some minutes back, for clients whose clock is behind.
+    // A margin for clients whose clock is behind.
     params.not_before = now - Duration::minutes(5);
     params.not_after = now + VALIDITY;
     params.serial_number = Some(SerialNumber::from(rand::random::<u64>() >> 1));

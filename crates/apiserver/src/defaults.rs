@@ -1,23 +1,24 @@
-//! Kubernetes' defaulting of built-in kinds: what an object means when its author left fields out.
+//! Kubernetes' defaulting of built-in kinds.
 //!
-//! Besides the defaults proper (`pkg/apis/*/v1/defaults.go`) this does what Kubernetes does to new objects before it stores them
-//! and that their readers rely on: a Secret's `stringData` becomes `data`, a Namespace carries its name as a label, a Pod starts
-//! as `Pending`. Cluster IPs and node ports are not assigned here.
+//! Besides the defaults (`pkg/apis/*/v1/defaults.go`) this module makes the changes of new objects that Kubernetes
+//! makes before it stores them and that clients rely on: a Secret's `stringData` is moved to `data`, a Namespace has
+//! its name as a label, a Pod is `Pending`. Cluster IPs and node ports are assigned by the allocator.
 
 mod cluster;
+mod fields;
 mod pod;
 mod service;
 #[cfg(test)]
 mod tests;
 mod workload;
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use crate::kinds::{self, Kind};
+use crate::kinds::{self, ResourceKind};
 
-/// Fills in the fields that Kubernetes would. Custom resources are left alone: their defaults come from their schema.
-/// Doing it again changes nothing.
-pub fn apply(kind: &Kind, object: &mut Value) {
+/// Applies the defaults of a built-in kind. Custom resources are unchanged: their defaults are in their schema.
+/// Applying the defaults again changes nothing.
+pub(crate) fn apply(kind: &ResourceKind, object: &mut Value) {
     if !object.is_object() || kinds::by_kind(&kind.group, &kind.version, &kind.kind).is_none() {
         return;
     }
@@ -49,44 +50,4 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         _ => return,
     };
     fill(object);
-}
-
-/// The object in `field`, made if it is absent. None if something else is there: validation will say so.
-fn object<'a>(parent: &'a mut Value, field: &str) -> Option<&'a mut Value> {
-    let fields = parent.as_object_mut()?;
-    let value = fields.entry(field).or_insert(Value::Null);
-    if value.is_null() {
-        *value = Value::Object(Map::new());
-    }
-    value.is_object().then_some(value)
-}
-
-/// Sets `field` unless it has a value.
-fn set(parent: &mut Value, field: &str, value: impl Into<Value>) {
-    let Some(fields) = parent.as_object_mut() else { return };
-    if fields.get(field).is_none_or(Value::is_null) {
-        fields.insert(field.to_owned(), value.into());
-    }
-}
-
-/// Sets `field` unless it has a value other than the empty string, which Kubernetes takes for absent in most text fields.
-fn set_text(parent: &mut Value, field: &str, value: &str) {
-    let Some(fields) = parent.as_object_mut() else { return };
-    if fields.get(field).is_none_or(|present| present.is_null() || present == "") {
-        fields.insert(field.to_owned(), value.into());
-    }
-}
-
-/// The items of the list in `field`; none if it is absent.
-fn each<'a>(parent: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut Value> {
-    parent.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten()
-}
-
-/// The value in `field`, if it is an object.
-fn present<'a>(parent: &'a mut Value, field: &str) -> Option<&'a mut Value> {
-    parent.get_mut(field).filter(|value| value.is_object())
-}
-
-fn empty() -> Value {
-    json!({})
 }

@@ -1,28 +1,28 @@
-//! What the server says about itself: groups, versions and resources (both the old documents and the aggregated one), version, health,
-//! OpenAPI.
+//! Discovery: groups, versions and resources in the legacy and the aggregated format, the version, health checks,
+//! OpenAPI and OpenID documents.
 
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::authn::User;
-use crate::body::{self, Body};
-use crate::kinds::Kind;
-use crate::openapi::{self, CustomKind};
+use crate::authn::UserInfo;
+use crate::body::{self, ResponseBody};
+use crate::kinds::ResourceKind;
+use crate::openapi::{self, CustomResourceSchema};
 use crate::rbac::{self, Attributes};
-use crate::registry::Snapshot;
+use crate::registry::RegistrySnapshot;
 use crate::status::{Result, Status};
 
-/// The version of Kubernetes whose API this is.
+/// The Kubernetes version whose API is served.
 const MINOR: &str = "33";
 const GIT_VERSION: &str = "v1.33.0";
 
-/// Paths that need no right to be read: clients look at them before they know who they are.
+/// Paths that anonymous callers may read.
 const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 
-/// Whether `user` may read a path.
-pub(crate) fn authorize(api: &Api, user: &User, method: &Method, path: &str) -> Result<()> {
+/// Returns an error if `user` may not access a non-resource path.
+pub(crate) fn authorize(api: &Api, user: &UserInfo, method: &Method, path: &str) -> Result<()> {
     let public =
         PUBLIC.iter().any(|known| path == *known || path.strip_prefix(known).is_some_and(|rest| rest.starts_with('/')));
     let discovery = ["/api", "/apis", "/openapi", "/.well-known", "/"];
@@ -37,8 +37,8 @@ pub(crate) fn authorize(api: &Api, user: &User, method: &Method, path: &str) -> 
     if rbac::allowed(&api.store, user, &attributes) { Ok(()) } else { Err(rbac::refusal(user, &attributes)) }
 }
 
-/// Answers a path that is no resource.
-pub(crate) fn answer(api: &Api, method: &Method, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
+/// Serves a non-resource path.
+pub(crate) fn answer(api: &Api, method: &Method, path: &str, headers: &HeaderMap) -> Result<Response<ResponseBody>> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return Err(Status::method_not_allowed());
     }
@@ -99,7 +99,7 @@ fn version() -> Value {
     })
 }
 
-fn paths(snapshot: &Snapshot) -> Value {
+fn paths(snapshot: &RegistrySnapshot) -> Value {
     let mut paths: Vec<String> =
         ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
             .map(String::from)
@@ -117,7 +117,7 @@ fn accepts_only(headers: &HeaderMap, media_type: &str) -> bool {
     headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()) == Some(media_type)
 }
 
-fn document(bytes: Vec<u8>, headers: &HeaderMap) -> Result<Response<Body>> {
+fn document(bytes: Vec<u8>, headers: &HeaderMap) -> Result<Response<ResponseBody>> {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
     if !accept.contains("json") && !accept.contains('*') {
         return Err(Status::not_acceptable(&["application/json"]));
@@ -127,18 +127,21 @@ fn document(bytes: Vec<u8>, headers: &HeaderMap) -> Result<Response<Body>> {
     Ok(response)
 }
 
-fn custom_kinds(snapshot: &Snapshot) -> Vec<CustomKind<'_>> {
+fn custom_kinds(snapshot: &RegistrySnapshot) -> Vec<CustomResourceSchema<'_>> {
     snapshot
         .all()
         .iter()
         .filter_map(|served| {
-            served.custom.as_ref().map(|custom| CustomKind { kind: &served.kind, schema: custom.schema.as_ref() })
+            served
+                .custom
+                .as_ref()
+                .map(|custom| CustomResourceSchema { kind: &served.kind, schema: custom.schema.as_ref() })
         })
         .collect()
 }
 
-/// Group names in the order in which they are served.
-fn group_names(snapshot: &Snapshot) -> Vec<&str> {
+/// Names of groups in the order of discovery.
+fn group_names(snapshot: &RegistrySnapshot) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     for served in snapshot.all() {
         if !names.contains(&&*served.kind.group) {
@@ -148,8 +151,8 @@ fn group_names(snapshot: &Snapshot) -> Vec<&str> {
     names
 }
 
-/// A group's versions, the preferred one first.
-fn versions<'a>(snapshot: &'a Snapshot, group: &str) -> Vec<&'a str> {
+/// A group's versions by priority.
+fn versions<'a>(snapshot: &'a RegistrySnapshot, group: &str) -> Vec<&'a str> {
     let mut versions: Vec<&str> = Vec::new();
     for served in snapshot.all().iter().filter(|served| served.kind.group == group) {
         if !versions.contains(&&*served.kind.version) {
@@ -160,13 +163,13 @@ fn versions<'a>(snapshot: &'a Snapshot, group: &str) -> Vec<&'a str> {
     versions
 }
 
-fn group(snapshot: &Snapshot, name: &str) -> Value {
+fn group(snapshot: &RegistrySnapshot, name: &str) -> Value {
     let described = |version: &&str| json!({ "groupVersion": format!("{name}/{version}"), "version": version });
     let versions: Vec<Value> = versions(snapshot, name).iter().map(described).collect();
     json!({ "name": name, "versions": versions, "preferredVersion": versions.first() })
 }
 
-fn kinds<'a>(snapshot: &'a Snapshot, group: &str, version: &str) -> Vec<&'a Kind> {
+fn kinds<'a>(snapshot: &'a RegistrySnapshot, group: &str, version: &str) -> Vec<&'a ResourceKind> {
     snapshot
         .all()
         .iter()
@@ -175,7 +178,7 @@ fn kinds<'a>(snapshot: &'a Snapshot, group: &str, version: &str) -> Vec<&'a Kind
         .collect()
 }
 
-fn resources(snapshot: &Snapshot, group: &str, version: &str) -> Option<Value> {
+fn resources(snapshot: &RegistrySnapshot, group: &str, version: &str) -> Option<Value> {
     let kinds = kinds(snapshot, group, version);
     if kinds.is_empty() {
         return None;
@@ -214,7 +217,7 @@ fn resources(snapshot: &Snapshot, group: &str, version: &str) -> Option<Value> {
     )
 }
 
-/// The version of aggregated discovery that the client prefers to the old documents.
+/// The version of aggregated discovery that the client accepts, if it prefers aggregated discovery.
 fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
     let accept = headers.get(ACCEPT)?.to_str().ok()?;
     accept.split(',').find_map(|offer| {
@@ -228,7 +231,7 @@ fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
     })
 }
 
-fn aggregated(snapshot: &Snapshot, core: bool, version: &'static str) -> Response<Body> {
+fn aggregated(snapshot: &RegistrySnapshot, core: bool, version: &'static str) -> Response<ResponseBody> {
     let groups = group_names(snapshot).into_iter().filter(|group| group.is_empty() == core);
     let groups: Vec<Value> = groups
         .map(|group| {
@@ -258,7 +261,7 @@ fn aggregated(snapshot: &Snapshot, core: bool, version: &'static str) -> Respons
     body::typed(StatusCode::OK, HeaderValue::from_static(content_type), &list)
 }
 
-fn aggregated_resource(kind: &Kind) -> Value {
+fn aggregated_resource(kind: &ResourceKind) -> Value {
     let described =
         |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
     let subresources: Vec<Value> = kind
@@ -290,7 +293,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
     resource
 }
 
-/// FNV-1a, for identifiers that need to be stable, not secret.
+/// FNV-1a, for identifiers that are stable but not secret.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

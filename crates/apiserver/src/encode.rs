@@ -1,4 +1,4 @@
-//! The forms in which objects are answered: as they are, as tables for `kubectl get`, as bare metadata.
+//! Encoding of objects in responses: as objects, as tables for `kubectl get`, or as metadata only.
 
 use http::header::{ACCEPT, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
@@ -6,33 +6,33 @@ use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use time::OffsetDateTime;
 
-use crate::body::{self, Body};
-use crate::kinds::events;
+use crate::body::{self, ResponseBody};
+use crate::kinds::{self, events};
 use crate::object;
-use crate::registry::Served;
-use crate::route::Query;
+use crate::registry::ServedResource;
+use crate::route::QueryParameters;
 use crate::status::{Result, Status};
-use crate::table::{self, Include};
+use crate::table::{self, IncludeObject};
 
-/// The form that a client asked for.
+/// The format of a response, from the Accept header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum ResponseFormat {
     Object,
-    Table(Include),
+    Table(IncludeObject),
     Metadata,
 }
 
-/// A part of a list.
-pub(crate) struct Page<'a> {
+/// One page of a list.
+pub(crate) struct ListPage<'a> {
     pub(crate) revision: u64,
     pub(crate) objects: &'a [std::sync::Arc<Value>],
     pub(crate) next: Option<String>,
     pub(crate) remaining: Option<usize>,
 }
 
-impl Form {
-    /// The first form of the Accept header that can be answered.
-    pub(crate) fn negotiate(headers: &HeaderMap, query: &Query) -> Result<Self> {
+impl ResponseFormat {
+    /// The first supported format of the Accept header.
+    pub(crate) fn negotiate(headers: &HeaderMap, query: &QueryParameters) -> Result<Self> {
         let mut any = false;
         for header in headers.get_all(ACCEPT) {
             for offer in header.to_str().unwrap_or("").split(',') {
@@ -52,7 +52,7 @@ impl Form {
                 match (parameter("as"), parameter("g"), parameter("v")) {
                     (None, ..) => return Ok(Self::Object),
                     (Some("Table"), Some("meta.k8s.io"), Some("v1")) => {
-                        let include = Include::from_parameter(query.get("includeObject"));
+                        let include = IncludeObject::from_parameter(query.get("includeObject"));
                         let include = include.ok_or_else(|| {
                             Status::bad_request("includeObject must be one of Metadata, Object, None")
                         })?;
@@ -69,8 +69,8 @@ impl Form {
     }
 }
 
-/// The object in the version that was asked for.
-pub(crate) fn present<'a>(served: &Served, object: &'a Value) -> Cow<'a, Value> {
+/// The object in the requested version.
+pub(crate) fn present<'a>(served: &ServedResource, object: &'a Value) -> Cow<'a, Value> {
     let kind = &served.kind;
     let version = kind.api_version();
     if object.get("apiVersion").and_then(Value::as_str) == Some(&version)
@@ -87,24 +87,24 @@ pub(crate) fn present<'a>(served: &Served, object: &'a Value) -> Cow<'a, Value> 
     Cow::Owned(object)
 }
 
-/// The object as it is kept: the reverse of [`present`].
-pub(crate) fn as_stored(served: &Served, object: &mut Value) {
+/// Converts an object to the stored version: the reverse of [`present`].
+pub(crate) fn as_stored(served: &ServedResource, object: &mut Value) {
     let kind = &served.kind;
     if kind.is("events.k8s.io", "Event") {
         events::to_stored(object);
     }
-    let stored = kind.stored_as();
+    let stored = kinds::stored_as(kind);
     object["apiVersion"] = json!(stored.api_version());
     object["kind"] = json!(stored.kind);
 }
 
-/// One object in the form that was asked for.
-pub(crate) fn formed<'a>(served: &Served, form: Form, object: &'a Value) -> Cow<'a, Value> {
+/// One object in the requested format.
+pub(crate) fn formatted<'a>(served: &ServedResource, format: ResponseFormat, object: &'a Value) -> Cow<'a, Value> {
     let object = present(served, object);
-    match form {
-        Form::Object => object,
-        Form::Metadata => Cow::Owned(metadata_only(&object)),
-        Form::Table(include) => {
+    match format {
+        ResponseFormat::Object => object,
+        ResponseFormat::Metadata => Cow::Owned(metadata_only(&object)),
+        ResponseFormat::Table(include) => {
             let mut table = render(served, include, std::iter::once(&*object));
             table["metadata"] = json!({ "resourceVersion": object::text(&object, "/metadata/resourceVersion") });
             Cow::Owned(table)
@@ -112,13 +112,22 @@ pub(crate) fn formed<'a>(served: &Served, form: Form, object: &'a Value) -> Cow<
     }
 }
 
-/// The response for one object.
-pub(crate) fn object_response(served: &Served, form: Form, code: StatusCode, object: &Value) -> Response<Body> {
-    body::json(code, &formed(served, form, object))
+/// The response with one object.
+pub(crate) fn object_response(
+    served: &ServedResource,
+    format: ResponseFormat,
+    code: StatusCode,
+    object: &Value,
+) -> Response<ResponseBody> {
+    body::json(code, &formatted(served, format, object))
 }
 
-/// The response for a list.
-pub(crate) fn list_response(served: &Served, form: Form, page: &Page<'_>) -> Response<Body> {
+/// The response with a list.
+pub(crate) fn list_response(
+    served: &ServedResource,
+    format: ResponseFormat,
+    page: &ListPage<'_>,
+) -> Response<ResponseBody> {
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".into(), json!(page.revision.to_string()));
     if let Some(next) = &page.next {
@@ -128,23 +137,23 @@ pub(crate) fn list_response(served: &Served, form: Form, page: &Page<'_>) -> Res
         metadata.insert("remainingItemCount".into(), json!(remaining));
     }
     let metadata = Value::Object(metadata);
-    if let Form::Table(include) = form {
+    if let ResponseFormat::Table(include) = format {
         let presented: Vec<Cow<'_, Value>> = page.objects.iter().map(|object| present(served, object)).collect();
         let mut table = render(served, include, presented.iter().map(|object| &**object));
         table["metadata"] = metadata;
         return body::json(StatusCode::OK, &table);
     }
-    let (kind, version) = match form {
-        Form::Metadata => (json!("PartialObjectMetadataList"), json!("meta.k8s.io/v1")),
+    let (kind, version) = match format {
+        ResponseFormat::Metadata => (json!("PartialObjectMetadataList"), json!("meta.k8s.io/v1")),
         _ => (json!(served.kind.list_kind), json!(served.kind.api_version())),
     };
-    // Written item by item: a list is often the largest thing in the process.
+    // Serialized item by item, because a list is often the largest value in memory.
     let mut text = format!("{{\"kind\":{kind},\"apiVersion\":{version},\"metadata\":{metadata},\"items\":[");
     for (at, object) in page.objects.iter().enumerate() {
         if at > 0 {
             text.push(',');
         }
-        text.push_str(&formed(served, form, object).to_string());
+        text.push_str(&formatted(served, format, object).to_string());
     }
     text.push_str("]}\n");
     let mut response = Response::new(body::full(text));
@@ -152,7 +161,7 @@ pub(crate) fn list_response(served: &Served, form: Form, page: &Page<'_>) -> Res
     response
 }
 
-fn render<'a>(served: &Served, include: Include, objects: impl Iterator<Item = &'a Value>) -> Value {
+fn render<'a>(served: &ServedResource, include: IncludeObject, objects: impl Iterator<Item = &'a Value>) -> Value {
     let columns = served.custom.as_ref().map_or(&[][..], |custom| &custom.columns);
     table::render(&served.kind, objects, columns, include, OffsetDateTime::now_utc())
 }
@@ -166,19 +175,22 @@ fn metadata_only(object: &Value) -> Value {
 mod tests {
     use super::*;
 
-    fn negotiate(accept: &str) -> Result<Form> {
+    fn negotiate(accept: &str) -> Result<ResponseFormat> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().expect("legal"));
-        Form::negotiate(&headers, &Query::default())
+        ResponseFormat::negotiate(&headers, &QueryParameters::default())
     }
 
     #[test]
-    fn the_first_form_that_is_known_wins() {
+    fn the_first_supported_format_is_chosen() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(negotiate(kubectl), Ok(Form::Table(Include::Metadata)));
-        assert_eq!(negotiate("application/vnd.kubernetes.protobuf,application/json"), Ok(Form::Object));
-        assert_eq!(negotiate("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"), Ok(Form::Metadata));
-        assert_eq!(negotiate("*/*"), Ok(Form::Object));
+        assert_eq!(negotiate(kubectl), Ok(ResponseFormat::Table(IncludeObject::Metadata)));
+        assert_eq!(negotiate("application/vnd.kubernetes.protobuf,application/json"), Ok(ResponseFormat::Object));
+        assert_eq!(
+            negotiate("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"),
+            Ok(ResponseFormat::Metadata)
+        );
+        assert_eq!(negotiate("*/*"), Ok(ResponseFormat::Object));
         assert_eq!(negotiate("application/vnd.kubernetes.protobuf").expect_err("not ours").code, 406);
     }
 }

@@ -1,154 +1,67 @@
-//! One request, step by step: route, authenticate, authorize, then the verb.
+//! The handler of requests: route, authenticate, authorize, then the verb.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::header::{HeaderValue, USER_AGENT};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 
 use crate::api::Api;
-use crate::authn::{self, User};
-use crate::body::{self, Body};
-use crate::encode::Form;
+use crate::authn::{self, UserInfo};
+use crate::body::{self, ResponseBody};
+use crate::call::{ApiCall, Verb};
+use crate::encode::ResponseFormat;
 use crate::kinds::Subresource;
 use crate::rbac::{self, Attributes};
-use crate::registry::Served;
-use crate::route::{Query, ResourceRoute, Route};
+use crate::registry::ServedResource;
+use crate::route::{QueryParameters, RequestRoute, ResourceRoute};
 use crate::status::{Result, Status};
 use crate::verbs::{binding, create, delete, eviction, read, reviews, scale, tokens, update};
 use crate::{discovery, stream, watch};
 
-/// How many warnings a response carries at most, and how long each may be.
-const MOST_WARNINGS: usize = 20;
-const LONGEST_WARNING: usize = 256;
-
-/// What a request to a resource wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verb {
-    Get,
-    List,
-    Watch,
-    Create,
-    Update,
-    Patch,
-    Delete,
-    DeleteCollection,
-}
-
-/// An authorized request to a resource.
-pub(crate) struct Call {
-    pub(crate) api: Arc<Api>,
-    pub(crate) user: User,
-    pub(crate) verb: Verb,
-    pub(crate) served: Arc<Served>,
-    pub(crate) route: ResourceRoute,
-    pub(crate) query: Query,
-    pub(crate) form: Form,
-    /// Content type of the body, without parameters.
-    pub(crate) content_type: String,
-    user_agent: String,
-    warnings: Mutex<Vec<String>>,
-}
-
-impl Verb {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::List => "list",
-            Self::Watch => "watch",
-            Self::Create => "create",
-            Self::Update => "update",
-            Self::Patch => "patch",
-            Self::Delete => "delete",
-            Self::DeleteCollection => "deletecollection",
-        }
-    }
-
-    fn of(method: &Method, route: &ResourceRoute, query: &Query) -> Result<Self> {
-        let named = !route.name.is_empty();
-        Ok(match *method {
-            Method::GET | Method::HEAD if query.flag("watch") && route.subresource.is_empty() => Self::Watch,
-            Method::GET | Method::HEAD if named => Self::Get,
-            Method::GET | Method::HEAD => Self::List,
-            Method::POST => Self::Create,
-            Method::PUT => Self::Update,
-            Method::PATCH => Self::Patch,
-            Method::DELETE if named => Self::Delete,
-            Method::DELETE => Self::DeleteCollection,
-            _ => return Err(Status::method_not_allowed()),
-        })
-    }
-}
-
-impl Call {
-    /// Tells the client something beside the answer.
-    pub(crate) fn warn(&self, text: impl Into<String>) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = text.into();
-        if warnings.len() < MOST_WARNINGS && !warnings.contains(&text) {
-            warnings.push(text);
-        }
-    }
-
-    /// The name under which this caller's fields are noted.
-    pub(crate) fn manager(&self) -> String {
-        const LONGEST: usize = 128;
-        let given = self.query.get("fieldManager").map(str::to_owned);
-        let manager = given.unwrap_or_else(|| self.user_agent.split('/').next().unwrap_or("").to_owned());
-        let manager: String = manager.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
-        if manager.is_empty() { "unknown".to_owned() } else { manager }
-    }
-
-    fn add_warnings(&self, response: &mut Response<Body>) {
-        for warning in self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let text: String = warning.chars().filter(|c| !c.is_control()).take(LONGEST_WARNING).collect();
-            let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
-            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-                response.headers_mut().append("warning", value);
-            }
-        }
-    }
-}
-
-/// Answers one request. `certificate_user` is the owner of the connection's client certificate.
+/// Handles one request. `certificate_user` is the subject of the connection's client certificate.
 pub(crate) async fn handle(
     api: Arc<Api>,
-    certificate_user: Option<Arc<User>>,
+    certificate_user: Option<Arc<UserInfo>>,
     request: Request<Incoming>,
-) -> Response<Body> {
+) -> Response<ResponseBody> {
     let method = request.method().clone();
     let uri = request.uri().clone();
     match answer(api, certificate_user.as_deref(), request).await {
         Ok(response) => response,
         Err(status) => {
-            tracing::debug!(%method, %uri, code = status.code, reason = %status.reason, message = status.message, "refused");
+            tracing::debug!(%method, %uri, code = status.code, reason = %status.reason, message = status.message, "request rejected");
             body::error(&status)
         }
     }
 }
 
-async fn answer(api: Arc<Api>, certificate_user: Option<&User>, request: Request<Incoming>) -> Result<Response<Body>> {
-    let route = Route::parse(request.uri().path())?;
-    let query = Query::parse(request.uri().query());
+async fn answer(
+    api: Arc<Api>,
+    certificate_user: Option<&UserInfo>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>> {
+    let route = RequestRoute::parse(request.uri().path())?;
+    let query = QueryParameters::parse(request.uri().query());
     let user = authn::authenticate(certificate_user, request.headers(), &api.tokens())?;
     let user = act_as(&api, user, request.headers())?;
     match route {
-        Route::Path(path) => {
+        RequestRoute::Path(path) => {
             discovery::authorize(&api, &user, request.method(), &path)?;
             discovery::answer(&api, request.method(), &path, request.headers())
         }
-        Route::Resource(route) => {
+        RequestRoute::Resource(route) => {
             let verb = Verb::of(request.method(), &route, &query)?;
             authorize(&api, &user, verb, &route, &query)?;
             let served = find(&api, &route)?;
-            let form = Form::negotiate(request.headers(), &query)?;
+            let format = ResponseFormat::negotiate(request.headers(), &query)?;
             let header =
                 |key| request.headers().get(key).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or("");
             let content_type =
                 header(http::header::CONTENT_TYPE).split(';').next().unwrap_or("").trim().to_ascii_lowercase();
             let user_agent = header(USER_AGENT).to_owned();
             let warnings = Mutex::new(served.custom.iter().filter_map(|custom| custom.deprecation.clone()).collect());
-            let call = Call { api, user, verb, served, route, query, form, content_type, user_agent, warnings };
+            let call = ApiCall { api, user, verb, served, route, query, format, content_type, user_agent, warnings };
             let call = Arc::new(call);
             let mut response = dispatch(&call, request).await.unwrap_or_else(|status| body::error(&status));
             call.add_warnings(&mut response);
@@ -157,8 +70,8 @@ async fn answer(api: Arc<Api>, certificate_user: Option<&User>, request: Request
     }
 }
 
-/// Takes on the identity that the caller asks for, if it may.
-fn act_as(api: &Api, user: User, headers: &HeaderMap) -> Result<User> {
+/// Returns the impersonated user if the caller may impersonate it, or the caller without impersonation.
+fn act_as(api: &Api, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo> {
     let Some(other) = authn::impersonated(headers) else { return Ok(user) };
     let may = |resource: &str, name: &str| {
         let attributes = Attributes {
@@ -176,15 +89,15 @@ fn act_as(api: &Api, user: User, headers: &HeaderMap) -> Result<User> {
     Ok(other)
 }
 
-fn authorize(api: &Api, user: &User, verb: Verb, route: &ResourceRoute, query: &Query) -> Result<()> {
+fn authorize(api: &Api, user: &UserInfo, verb: Verb, route: &ResourceRoute, query: &QueryParameters) -> Result<()> {
     let mut name = route.name.clone();
     if matches!(verb, Verb::List | Verb::Watch)
         && let Some(pinned) = query.get("fieldSelector").and_then(|fields| fields.strip_prefix("metadata.name="))
     {
-        // A list or watch of one name is allowed to whoever may list or watch that name.
+        // A list or watch that selects one name requires the permission for that name only.
         name = pinned.to_owned();
     }
-    // A namespace is in itself, as far as roles are concerned.
+    // For RBAC a namespace is an object in itself.
     let namespace = if route.plural == "namespaces" { route.name.clone() } else { route.namespace.clone() };
     let attributes = Attributes {
         verb: verb.name().into(),
@@ -198,7 +111,7 @@ fn authorize(api: &Api, user: &User, verb: Verb, route: &ResourceRoute, query: &
     if rbac::allowed(&api.store, user, &attributes) { Ok(()) } else { Err(rbac::refusal(user, &attributes)) }
 }
 
-fn find(api: &Api, route: &ResourceRoute) -> Result<Arc<Served>> {
+fn find(api: &Api, route: &ResourceRoute) -> Result<Arc<ServedResource>> {
     let snapshot = api.registry.snapshot();
     let served =
         snapshot.resource(&route.group, &route.version, &route.plural).cloned().ok_or_else(Status::no_such_resource)?;
@@ -209,7 +122,7 @@ fn find(api: &Api, route: &ResourceRoute) -> Result<Arc<Served>> {
     Ok(served)
 }
 
-async fn dispatch(call: &Arc<Call>, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn dispatch(call: &Arc<ApiCall>, request: Request<Incoming>) -> Result<Response<ResponseBody>> {
     if !call.route.subresource.is_empty() {
         return dispatch_part(call, request).await;
     }
@@ -229,7 +142,7 @@ async fn dispatch(call: &Arc<Call>, request: Request<Incoming>) -> Result<Respon
     }
 }
 
-async fn dispatch_part(call: &Arc<Call>, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn dispatch_part(call: &Arc<ApiCall>, request: Request<Incoming>) -> Result<Response<ResponseBody>> {
     let part = Subresource::from_name(&call.route.subresource).filter(|part| call.served.kind.has(*part));
     let part = part.ok_or_else(Status::no_such_resource)?;
     if call.route.name.is_empty() {
@@ -255,20 +168,20 @@ async fn dispatch_part(call: &Arc<Call>, request: Request<Incoming>) -> Result<R
     }
 }
 
-async fn pod(call: &Call, part: Subresource, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn pod(call: &ApiCall, part: Subresource, request: Request<Incoming>) -> Result<Response<ResponseBody>> {
     let pod = call.api.get(&call.served, &call.route.namespace, &call.route.name)?;
-    let node = call.api.node.as_ref().ok_or_else(|| Status::unavailable("no node agent serves this cluster's pods"))?;
-    stream::pod(node, part, &pod, request).await.map_err(refused)
+    let node = call
+        .api
+        .node
+        .as_ref()
+        .ok_or_else(|| Status::unavailable("no node agent is configured for this cluster's pods"))?;
+    stream::pod(node, part, &pod, request).await
 }
 
-async fn proxy(call: &Call, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn proxy(call: &ApiCall, request: Request<Incoming>) -> Result<Response<ResponseBody>> {
     let target = stream::ProxyTarget::parse(&call.route.name).ok_or_else(|| {
-        Status::bad_request(format!("invalid proxy target {:?}: write [scheme:]name[:port]", call.route.name))
+        Status::bad_request(format!("invalid proxy target {:?}: must be [scheme:]name[:port]", call.route.name))
     })?;
     let object = call.api.get(&call.served, &call.route.namespace, &target.name)?;
-    stream::proxy(&call.served.kind, &object, &target, &call.route.rest, request).await.map_err(refused)
-}
-
-fn refused(refusal: stream::Refusal) -> Status {
-    Status::other(refusal.code.as_u16(), refusal.reason, refusal.message)
+    stream::proxy(&call.served.kind, &object, &target, &call.route.rest, request).await
 }

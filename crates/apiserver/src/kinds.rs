@@ -1,228 +1,34 @@
-//! The kinds that the server knows without being told by a CustomResourceDefinition.
+//! The built-in kinds.
 //!
-//! One row per kind: names, scope, verbs and subresources, as a real API server lists them in its discovery documents
-//! (`kubectl api-resources`, `kubectl api-versions`). Custom resources are described by the same [`Kind`], so that every
-//! other part of the server treats both alike.
+//! Each row has names, scope, verbs and subresources, as a Kubernetes API server lists them in discovery (`kubectl
+//! api-resources`, `kubectl api-versions`). Custom resources are described by the same [`ResourceKind`].
 //!
-//! Some kinds are here only because `kubectl get all`, `kubectl describe` or `kubectl apply --prune` asks for them:
-//! ReplicationController, StatefulSet, DaemonSet, Job, CronJob, HorizontalPodAutoscaler, ResourceQuota, LimitRange, Ingress,
-//! NetworkPolicy, PodDisruptionBudget, PersistentVolume and PersistentVolumeClaim are stored and printed, but nothing in a lab
-//! acts on them.
+//! Some kinds exist only because `kubectl get all`, `kubectl describe` or `kubectl apply --prune` reads them:
+//! ReplicationController, StatefulSet, DaemonSet, Job, CronJob, HorizontalPodAutoscaler, ResourceQuota, LimitRange,
+//! Ingress, NetworkPolicy, PodDisruptionBudget, PersistentVolume and PersistentVolumeClaim are stored and printed, but
+//! no controller of a lab reconciles them.
 
 mod builtin;
-pub mod events;
+pub(crate) mod events;
+mod kind;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
+pub(crate) use builtin::BUILTIN;
+pub(crate) use kind::{GroupVersionKind, ResourceKind, Subresource, Verbs};
 
-pub use builtin::BUILTIN;
-
-/// A name that is either compiled in or was read from a CustomResourceDefinition.
-pub type Name = Cow<'static, str>;
-
-/// One version of one kind of object, as clients address it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kind {
-    /// API group; empty for the core group.
-    pub group: Name,
-    /// Version within the group, such as `v1`.
-    pub version: Name,
-    /// Kind in CamelCase, as in `kind:` of a manifest.
-    pub kind: Name,
-    /// Kind of a list of these objects.
-    pub list_kind: Name,
-    /// Resource name in URLs.
-    pub plural: Name,
-    /// Name of one, as in `deployment.apps/reviews created`.
-    pub singular: Name,
-    /// Abbreviations that `kubectl` accepts.
-    pub short_names: Vec<Name>,
-    /// Groups of resources that `kubectl get` accepts, such as `all`.
-    pub categories: Vec<Name>,
-    /// Whether objects live in a namespace.
-    pub namespaced: bool,
-    /// What can be addressed below an object.
-    pub subresources: Vec<Subresource>,
-    /// What can be done with the objects.
-    pub verbs: Verbs,
+/// The kind in which objects of `kind` are stored. Only Events of `events.k8s.io` are stored in another kind: as core
+/// Events. They are converted by [`events::to_stored`] and [`events::from_stored`].
+pub(crate) fn stored_as(kind: &ResourceKind) -> &ResourceKind {
+    if kind.is("events.k8s.io", "Event") { by_kind("", "v1", "Event").unwrap_or(kind) } else { kind }
 }
 
-/// What clients may do with the objects of a kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verbs {
-    /// Stored: create, read, change, watch and delete.
-    All,
-    /// Answered at once and never stored, such as a TokenReview.
-    CreateOnly,
-}
-
-/// A part of an object, or a service of it, with a URL of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Subresource {
-    /// The `status` field alone.
-    Status,
-    /// Replicas, as an `autoscaling/v1` Scale.
-    Scale,
-    /// Runs a command in a container.
-    Exec,
-    /// Joins a running container's streams.
-    Attach,
-    /// A container's output.
-    Log,
-    /// Connections to a pod's ports.
-    PortForward,
-    /// Reverse HTTP proxy to a pod, service or node.
-    Proxy,
-    /// Asks politely for a pod's deletion.
-    Eviction,
-    /// Assigns a pod to a node.
-    Binding,
-    /// A pod's debugging containers.
-    EphemeralContainers,
-    /// Issues a token for a ServiceAccount.
-    Token,
-    /// A namespace's finalizers.
-    Finalize,
-}
-
-/// `group`, `version` and `kind` of what a URL reads or writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupVersionKind<'a> {
-    /// API group; empty for the core group.
-    pub group: &'a str,
-    /// Version within the group.
-    pub version: &'a str,
-    /// Kind in CamelCase.
-    pub kind: &'a str,
-}
-
-impl Subresource {
-    /// The last segment of the URL.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Status => "status",
-            Self::Scale => "scale",
-            Self::Exec => "exec",
-            Self::Attach => "attach",
-            Self::Log => "log",
-            Self::PortForward => "portforward",
-            Self::Proxy => "proxy",
-            Self::Eviction => "eviction",
-            Self::Binding => "binding",
-            Self::EphemeralContainers => "ephemeralcontainers",
-            Self::Token => "token",
-            Self::Finalize => "finalize",
-        }
-    }
-
-    /// The subresource of that URL segment.
-    pub fn from_name(name: &str) -> Option<Self> {
-        const ALL: [Subresource; 12] = [
-            Subresource::Status,
-            Subresource::Scale,
-            Subresource::Exec,
-            Subresource::Attach,
-            Subresource::Log,
-            Subresource::PortForward,
-            Subresource::Proxy,
-            Subresource::Eviction,
-            Subresource::Binding,
-            Subresource::EphemeralContainers,
-            Subresource::Token,
-            Subresource::Finalize,
-        ];
-        ALL.into_iter().find(|subresource| subresource.name() == name)
-    }
-
-    /// The verbs that discovery lists for it.
-    pub fn verbs(self) -> &'static [&'static str] {
-        match self {
-            Self::Status | Self::Scale | Self::EphemeralContainers => &["get", "patch", "update"],
-            Self::Exec | Self::Attach | Self::PortForward => &["create", "get"],
-            Self::Log => &["get"],
-            Self::Proxy => &["create", "delete", "get", "patch", "update"],
-            Self::Eviction | Self::Binding | Self::Token => &["create"],
-            Self::Finalize => &["update"],
-        }
-    }
-
-    /// What the subresource of `kind` reads and writes.
-    pub fn object<'a>(self, kind: &'a Kind) -> GroupVersionKind<'a> {
-        let (group, version, name) = match self {
-            Self::Scale => ("autoscaling", "v1", "Scale"),
-            Self::Exec => ("", "v1", "PodExecOptions"),
-            Self::Attach => ("", "v1", "PodAttachOptions"),
-            Self::PortForward => ("", "v1", "PodPortForwardOptions"),
-            Self::Proxy => match &*kind.kind {
-                "Node" => ("", "v1", "NodeProxyOptions"),
-                "Service" => ("", "v1", "ServiceProxyOptions"),
-                _ => ("", "v1", "PodProxyOptions"),
-            },
-            Self::Eviction => ("policy", "v1", "Eviction"),
-            Self::Binding => ("", "v1", "Binding"),
-            Self::Token => ("authentication.k8s.io", "v1", "TokenRequest"),
-            Self::Status | Self::Log | Self::EphemeralContainers | Self::Finalize => {
-                (&*kind.group, &*kind.version, &*kind.kind)
-            }
-        };
-        GroupVersionKind { group, version, kind: name }
-    }
-}
-
-impl Verbs {
-    /// The verbs as discovery lists them.
-    pub fn names(self) -> &'static [&'static str] {
-        match self {
-            Self::All => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-            Self::CreateOnly => &["create"],
-        }
-    }
-}
-
-impl Kind {
-    /// `apiVersion` as manifests write it: `v1`, `apps/v1`.
-    pub fn api_version(&self) -> Name {
-        if self.group.is_empty() {
-            self.version.clone()
-        } else {
-            Cow::Owned(format!("{}/{}", self.group, self.version))
-        }
-    }
-
-    /// `pods`, `deployments.apps`: the resource as messages name it.
-    pub fn group_resource(&self) -> Name {
-        if self.group.is_empty() { self.plural.clone() } else { Cow::Owned(format!("{}.{}", self.plural, self.group)) }
-    }
-
-    /// Whether `subresource` exists below objects of this kind.
-    pub fn has(&self, subresource: Subresource) -> bool {
-        self.subresources.contains(&subresource)
-    }
-
-    /// Whether the kind is `kind` of `group`, in any version.
-    pub fn is(&self, group: &str, kind: &str) -> bool {
-        self.group == group && self.kind == kind
-    }
-
-    /// Whether objects are kept; the others are answered at once.
-    pub fn is_stored(&self) -> bool {
-        self.verbs == Verbs::All
-    }
-
-    /// The kind as which objects of this kind are kept. It differs from `self` only for `events.k8s.io` Events, which are the
-    /// core group's Events in another form; [`events::to_stored`] and [`events::from_stored`] convert.
-    pub fn stored_as(&self) -> &Kind {
-        if self.is("events.k8s.io", "Event") { by_kind("", "v1", "Event").unwrap_or(self) } else { self }
-    }
-}
-
-/// The built-in kind with that resource name, as in a URL.
-pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+/// The built-in kind of a resource name, as in a URL.
+pub(crate) fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static ResourceKind> {
     BUILTIN.iter().find(|kind| kind.plural == plural && kind.group == group && kind.version == version)
 }
 
-/// The built-in kind with that name, as in a manifest.
-pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+/// The built-in kind of a kind name, as in a manifest.
+pub(crate) fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static ResourceKind> {
     BUILTIN.iter().find(|known| known.kind == kind && known.group == group && known.version == version)
 }

@@ -1,41 +1,57 @@
 //! An embedded Kubernetes API server for labs and tests.
 //!
-//! It keeps everything in memory and speaks the API that stock `kubectl` and client libraries expect: discovery, all verbs, all
-//! patches with server-side apply, watches, custom resources, RBAC, service accounts' tokens, admission webhooks, garbage
-//! collection. There is no etcd and no second replica; what runs against it also runs against the real thing.
+//! The server keeps all objects in memory and serves the API that stock `kubectl` and client libraries use: discovery, all
+//! verbs, all patch types with server-side apply, watches, custom resources, RBAC, service account tokens, admission
+//! webhooks, garbage collection. Whatever works with this server works with a Kubernetes API server of version 1.33.
 //!
-//! Start at [`Server`]; a request's way is `handler.rs`, step by step. What is not here: the node agent that runs pods
-//! and the controllers of workloads (`lab` has both, as this server's clients), CEL expressions, and protobuf answers.
+//! [`Server`] is the entry point; `handler.rs` handles a request step by step. Not included are the node agent that runs
+//! pods and the controllers of workloads, which are in `lab` and are clients of this server, CEL expressions, and protobuf
+//! responses. `docs/decisions/api-server.md` has the reasons and the limits.
+//!
+//! Modules use modules of lower layers or of their own layer, and no two of them use each other, not even indirectly:
+//!
+//! | layer | modules |
+//! | --- | --- |
+//! | server | `server` (listeners, TLS), `handler` (a request), `controllers` (work after changes), `bootstrap` (first objects) |
+//! | operations | `verbs`, `watch`, `discovery` |
+//! | writes | `admission` (webhooks, service accounts), `strategy` (decoding, preparing), `allocator` (cluster IPs, node ports) |
+//! | request | `call` (an authorized request to a resource) |
+//! | state | `api` (what all requests share) |
+//! | subsystems | `authn`, `body`, `crd`, `defaults`, `encode`, `openapi`, `patch`, `protobuf`, `rbac`, `registry`, `route`, `schema`, `selectors`, `storage`, `stream` (pods and proxies), `table`, `validate` |
+//! | base | `certificates`, `kinds`, `object`, `status`, `timestamp` |
 
 mod admission;
+mod allocator;
 mod api;
 mod authn;
-pub mod body;
+mod body;
 mod bootstrap;
+mod call;
 pub mod certificates;
+mod controllers;
 mod crd;
-pub mod defaults;
+mod defaults;
 mod discovery;
 mod encode;
 mod handler;
-pub mod kinds;
-pub mod merge_keys;
+mod kinds;
 mod object;
-pub mod openapi;
+mod openapi;
 mod patch;
 mod protobuf;
 mod rbac;
 mod registry;
 mod route;
+mod schema;
 mod selectors;
 mod server;
-pub mod status;
+mod status;
 mod storage;
-pub mod stream;
-pub mod table;
+mod strategy;
+mod stream;
+mod table;
 mod timestamp;
-mod upkeep;
-pub mod validate;
+mod validate;
 mod verbs;
 mod watch;
 

@@ -1,14 +1,14 @@
-//! OpenAPI documents: what `kubectl explain`, `apply` and client generators ask a server for.
+//! OpenAPI documents, which `kubectl explain`, `kubectl apply` and client generators read.
 //!
-//! kubectl reads version 3: the PATCH operations' `fieldValidation` parameter tells it that the server checks fields itself, the
-//! merge keys tell it how to compute patches, and `explain` prints the descriptions. Version 2 it takes as protobuf only, when it
-//! finds nothing in version 3: a document that says nothing either is all it needs there. Other clients read version 2 as JSON.
+//! kubectl reads version 3: from the `fieldValidation` parameter of PATCH operations it learns that the server
+//! validates fields, from the merge keys how to compute patches, and `explain` prints the descriptions. If kubectl
+//! finds no schema in version 3, it reads version 2 as protobuf; an empty document is sufficient there. Other clients
+//! read version 2 as JSON.
 //!
-//! Documents are made when asked for. kubectl keeps them on disk by the hash in their address.
+//! Documents are generated for each request. kubectl caches them by the hash in their URL.
 
-pub(crate) mod definitions;
+mod definitions;
 mod operations;
-pub(crate) mod shapes;
 #[cfg(test)]
 mod tests;
 
@@ -18,29 +18,24 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::{BUILTIN, Kind};
+pub(crate) use definitions::CustomResourceSchema;
+use operations::path_of;
 
-/// The Kubernetes version whose API the built-in kinds are of.
+use crate::kinds::{BUILTIN, ResourceKind};
+use crate::schema;
+
+/// The Kubernetes version of the built-in kinds.
 const VERSION: &str = "v1.33.0";
 
-/// A custom resource's part of the documents: its kind and the `openAPIV3Schema` of that version.
-#[derive(Clone, Copy, Debug)]
-pub struct CustomKind<'a> {
-    /// Names and scope.
-    pub kind: &'a Kind,
-    /// `openAPIV3Schema`, if the definition has one.
-    pub schema: Option<&'a Value>,
-}
-
-/// Changes whenever the built-in documents may.
+/// Hash of the built-in schemas.
 static FINGERPRINT: LazyLock<u64> = LazyLock::new(|| {
     let mut hasher = DefaultHasher::new();
-    Value::Object(definitions::generate()).to_string().hash(&mut hasher);
+    Value::Object(schema::definitions::generate()).to_string().hash(&mut hasher);
     hasher.finish()
 });
 
-/// `/openapi/v3`: where the document of each group and version is.
-pub fn v3_index(custom: &[CustomKind<'_>]) -> Value {
+/// `/openapi/v3`: the URLs of the documents of each group and version.
+pub(crate) fn v3_index(custom: &[CustomResourceSchema<'_>]) -> Value {
     let mut hashes: BTreeMap<String, DefaultHasher> = BTreeMap::new();
     for kind in BUILTIN.iter() {
         hashes.entry(path_of(kind)).or_insert_with(|| {
@@ -64,10 +59,11 @@ pub fn v3_index(custom: &[CustomKind<'_>]) -> Value {
     json!({"paths": paths})
 }
 
-/// `/openapi/v3/{path}`, where `path` is `api/v1` or `apis/<group>/<version>`, as JSON. None if there is no such group.
-pub fn v3(path: &str, custom: &[CustomKind<'_>]) -> Option<Vec<u8>> {
+/// `/openapi/v3/{path}` as JSON, where `path` is `api/v1` or `apis/<group>/<version>`. Returns None if the group or
+/// version does not exist.
+pub(crate) fn v3(path: &str, custom: &[CustomResourceSchema<'_>]) -> Option<Vec<u8>> {
     let path = path.trim_matches('/');
-    let parts = Parts::new(|kind| path_of(kind) == path, custom)?;
+    let parts = DocumentParts::new(|kind| path_of(kind) == path, custom)?;
     let document = json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": VERSION},
@@ -78,8 +74,8 @@ pub fn v3(path: &str, custom: &[CustomKind<'_>]) -> Option<Vec<u8>> {
 }
 
 /// `/openapi/v2` as JSON.
-pub fn v2(custom: &[CustomKind<'_>]) -> Vec<u8> {
-    let parts = Parts::new(|_| true, custom).unwrap_or_default();
+pub(crate) fn v2(custom: &[CustomResourceSchema<'_>]) -> Vec<u8> {
+    let parts = DocumentParts::new(|_| true, custom).unwrap_or_default();
     let mut document = json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
@@ -90,16 +86,16 @@ pub fn v2(custom: &[CustomKind<'_>]) -> Vec<u8> {
     document.to_string().into_bytes()
 }
 
-/// Media type in which kubectl asks for `/openapi/v2`.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Media type in which kubectl requests `/openapi/v2`.
+pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
-/// The same media type in an answer: the one that is asked for is not a valid one.
-pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// Media type of the response, because the requested media type is not a valid one.
+pub(crate) const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// `/openapi/v2` as protobuf, with neither paths nor definitions: to kubectl, no kind has a schema there, and it says so in its own
-/// words (`no matches for kind …`) rather than complain about the server.
-pub fn v2_protobuf() -> Vec<u8> {
-    /// A field of text or of a message, shorter than 128 bytes.
+/// `/openapi/v2` as protobuf, without paths and definitions. For kinds without a schema kubectl then prints `no matches
+/// for kind …`, and not an error about the server.
+pub(crate) fn v2_protobuf() -> Vec<u8> {
+    /// A string or message field shorter than 128 bytes.
     fn field(number: u8, content: &[u8]) -> Vec<u8> {
         let mut field = vec![number << 3 | 2, content.len() as u8];
         field.extend_from_slice(content);
@@ -109,31 +105,23 @@ pub fn v2_protobuf() -> Vec<u8> {
     [field(1, b"2.0"), field(2, &info)].concat()
 }
 
-/// `api/v1`, `apis/apps/v1`.
-fn path_of(kind: &Kind) -> String {
-    if kind.group.is_empty() {
-        format!("api/{}", kind.version)
-    } else {
-        format!("apis/{}/{}", kind.group, kind.version)
-    }
-}
-
-/// What a document is made of.
+/// Parts of a document.
 #[derive(Default)]
-struct Parts {
+struct DocumentParts {
     paths: Map<String, Value>,
     schemas: Map<String, Value>,
 }
 
-impl Parts {
-    /// The operations on the kinds that are `wanted`, and the schemas that they need. None if there are no such kinds.
-    fn new(wanted: impl Fn(&Kind) -> bool, custom: &[CustomKind<'_>]) -> Option<Self> {
-        let mut known = definitions::generate();
+impl DocumentParts {
+    /// The operations on the kinds that `wanted` selects, and the schemas that the operations refer to. Returns None if
+    /// there are no such kinds.
+    fn new(wanted: impl Fn(&ResourceKind) -> bool, custom: &[CustomResourceSchema<'_>]) -> Option<Self> {
+        let mut known = schema::definitions::generate();
         definitions::annotate(&mut known);
         let mut parts = Self::default();
         let mut roots = vec![definitions::STATUS.to_owned(), definitions::DELETE_OPTIONS.to_owned()];
         for kind in BUILTIN.iter().filter(|kind| wanted(kind)) {
-            let name = definitions::name(&kind.group, &kind.version, &kind.kind);
+            let name = schema::definitions::name(&kind.group, &kind.version, &kind.kind);
             parts.add(kind, &name, &mut known, &mut roots);
         }
         for custom in custom.iter().filter(|custom| wanted(custom.kind)) {
@@ -148,7 +136,7 @@ impl Parts {
         Some(parts)
     }
 
-    fn add(&mut self, kind: &Kind, schema: &str, known: &mut Map<String, Value>, roots: &mut Vec<String>) {
+    fn add(&mut self, kind: &ResourceKind, schema: &str, known: &mut Map<String, Value>, roots: &mut Vec<String>) {
         roots.push(schema.to_owned());
         if kind.is_stored() {
             let list = format!("{schema}List");

@@ -1,21 +1,22 @@
-//! What a caller may do: Roles and ClusterRoles, bound to users, groups and service accounts.
+//! RBAC: Roles and ClusterRoles, bound to users, groups and service accounts.
 //!
-//! Semantics of Kubernetes' RBAC authorizer: rules only allow; a request is allowed if any rule of any binding matches it.
+//! Semantics of Kubernetes' RBAC authorizer: rules only allow; a request is allowed if any rule of any binding matches
+//! it.
 
 use serde_json::Value;
 
-use crate::authn::User;
+use crate::authn::UserInfo;
 use crate::object;
 use crate::selectors::label_selector_matches;
 use crate::status::Status;
-use crate::storage::{GroupResource, Store};
+use crate::storage::{GroupResource, ObjectStore};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// Members may do everything.
+/// Group whose members are allowed everything.
 const MASTERS: &str = "system:masters";
 
-/// One thing that somebody wants to do.
+/// The attributes of a request that is authorized.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {
     pub(crate) verb: String,
@@ -24,25 +25,25 @@ pub(crate) struct Attributes {
     pub(crate) subresource: String,
     pub(crate) namespace: String,
     pub(crate) name: String,
-    /// Set for requests that address no resource.
+    /// Set for non-resource requests.
     pub(crate) path: Option<String>,
 }
 
-/// Whether `user` may do that.
-pub(crate) fn allowed(store: &Store, user: &User, attributes: &Attributes) -> bool {
+/// Returns whether `user` is allowed the request.
+pub(crate) fn allowed(store: &ObjectStore, user: &UserInfo, attributes: &Attributes) -> bool {
     if is_master(user) {
         return true;
     }
     rules_of(store, user, &attributes.namespace).any(|rule| rule_matches(&rule, attributes))
 }
 
-/// Whether `user` may do everything, whatever roles say.
-pub(crate) fn is_master(user: &User) -> bool {
+/// Returns whether `user` is allowed everything, regardless of roles.
+pub(crate) fn is_master(user: &UserInfo) -> bool {
     user.in_group(MASTERS)
 }
 
-/// The refusal, in Kubernetes' words.
-pub(crate) fn refusal(user: &User, attributes: &Attributes) -> Status {
+/// The error of a forbidden request, in Kubernetes' wording.
+pub(crate) fn refusal(user: &UserInfo, attributes: &Attributes) -> Status {
     let Attributes { verb, group, resource, subresource, namespace, name, path } = attributes;
     if let Some(path) = path {
         return Status::forbidden_path(&format!("User {:?} cannot {verb} path {path:?}", user.name));
@@ -54,7 +55,7 @@ pub(crate) fn refusal(user: &User, attributes: &Attributes) -> Status {
         format!("in the namespace {namespace:?}")
     };
     let why = format!("User {:?} cannot {verb} resource {full:?} in API group {group:?} {scope}", user.name);
-    let kind = crate::kinds::Kind {
+    let kind = crate::kinds::ResourceKind {
         group: group.clone().into(),
         version: "".into(),
         kind: "".into(),
@@ -70,10 +71,10 @@ pub(crate) fn refusal(user: &User, attributes: &Attributes) -> Status {
     Status::forbidden(&kind, name, &why)
 }
 
-/// Every rule that applies to `user` in a namespace (empty: cluster-wide).
+/// All rules that apply to `user` in a namespace, or cluster-wide if the namespace is empty.
 pub(crate) fn rules_of<'a>(
-    store: &'a Store,
-    user: &'a User,
+    store: &'a ObjectStore,
+    user: &'a UserInfo,
     namespace: &'a str,
 ) -> impl Iterator<Item = Value> + use<'a> {
     let cluster = store.list(&GroupResource::new(GROUP, "clusterrolebindings"), None).1;
@@ -89,7 +90,7 @@ pub(crate) fn rules_of<'a>(
     bindings.flat_map(|binding| rules_of_role(store, &binding["roleRef"], object::namespace(&binding)))
 }
 
-fn is_subject(subject: &Value, user: &User, binding_namespace: &str) -> bool {
+fn is_subject(subject: &Value, user: &UserInfo, binding_namespace: &str) -> bool {
     let name = object::text(subject, "/name");
     match object::text(subject, "/kind") {
         "User" => user.name == name,
@@ -107,7 +108,7 @@ fn is_subject(subject: &Value, user: &User, binding_namespace: &str) -> bool {
 }
 
 /// The rules of the role that a binding in `namespace` refers to.
-pub(crate) fn rules_of_role(store: &Store, reference: &Value, namespace: &str) -> Vec<Value> {
+pub(crate) fn rules_of_role(store: &ObjectStore, reference: &Value, namespace: &str) -> Vec<Value> {
     let name = object::text(reference, "/name");
     let cluster_roles = GroupResource::new(GROUP, "clusterroles");
     let role = match object::text(reference, "/kind") {
@@ -146,7 +147,7 @@ fn rule_matches(rule: &Value, attributes: &Attributes) -> bool {
     has("/apiGroups", &attributes.group) && resource && named
 }
 
-/// `*` is everything, `pods/log` that part of pods, `*/log` that part of anything.
+/// `*` matches everything, `pods/log` a subresource of pods, `*/log` that subresource of any resource.
 fn resource_matches(pattern: &str, resource: &str, subresource: &str) -> bool {
     if pattern == "*" {
         return true;
@@ -169,8 +170,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn store() -> Store {
-        let store = Store::new(0, 64);
+    fn store() -> ObjectStore {
+        let store = ObjectStore::new(0, 64);
         let put = |plural: &str, object: Value| store.insert(&GroupResource::new(GROUP, plural), object).expect("new");
         put(
             "clusterroles",
@@ -214,7 +215,7 @@ mod tests {
         store
     }
 
-    fn can(user: &User, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
+    fn can(user: &UserInfo, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let attributes = Attributes {
             verb: verb.into(),
@@ -228,9 +229,9 @@ mod tests {
     }
 
     #[test]
-    fn rules_allow_what_they_name() {
-        let web = User::service_account("a", "web", "");
-        let other = User::service_account("a", "other", "");
+    fn rules_allow_only_their_resources() {
+        let web = UserInfo::service_account("a", "web", "");
+        let other = UserInfo::service_account("a", "other", "");
         assert!(can(&web, "list", "pods", "x", ""));
         assert!(can(&web, "get", "pods/log", "x", "p"));
         assert!(!can(&web, "get", "pods/exec", "x", "p"));
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn aggregated_roles_and_masters() {
-        let mut jane = User { name: "jane".into(), uid: String::new(), groups: Vec::new(), extra: Vec::new() };
+        let mut jane = UserInfo { name: "jane".into(), uid: String::new(), groups: Vec::new(), extra: Vec::new() };
         assert!(can(&jane, "delete", "secrets", "b", "s"));
         assert!(!can(&jane, "delete", "secrets", "", "s"));
         jane.groups.push(MASTERS.into());
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn paths() {
-        let user = User::service_account("a", "web", "");
+        let user = UserInfo::service_account("a", "web", "");
         let path = |path: &str| Attributes { verb: "get".into(), path: Some(path.into()), ..Attributes::default() };
         assert!(allowed(&store(), &user, &path("/metrics")));
         assert!(allowed(&store(), &user, &path("/debug/x/y")));
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_read_like_kubernetes() {
+    fn errors_have_kubernetes_wording() {
         let attributes = Attributes {
             verb: "list".into(),
             resource: "pods".into(),
@@ -268,7 +269,7 @@ mod tests {
             ..Attributes::default()
         };
         assert_eq!(
-            refusal(&User::anonymous(), &attributes).message,
+            refusal(&UserInfo::anonymous(), &attributes).message,
             "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
         );
     }

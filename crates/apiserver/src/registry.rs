@@ -1,41 +1,42 @@
-//! What is served: the built-in kinds, and those that CustomResourceDefinitions add while the server runs.
+//! The registry of served resources: the built-in kinds, and the custom resources of CustomResourceDefinitions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
-use crate::kinds::{self, Kind};
-use crate::merge_keys::{self, ListKind};
+use crate::kinds::{self, ResourceKind};
+use crate::schema::merge_keys;
+use crate::schema::merge_rules::ListType;
 use crate::storage::GroupResource;
-use crate::table::Column;
+use crate::table::PrinterColumn;
 
-/// One version of a resource, as clients address it.
+/// A served version of a resource.
 #[derive(Debug)]
-pub(crate) struct Served {
-    pub(crate) kind: Kind,
-    /// Where its objects are kept.
+pub(crate) struct ServedResource {
+    pub(crate) kind: ResourceKind,
+    /// Storage key of the objects.
     pub(crate) stored: GroupResource,
-    /// What its definition says, if it is a custom resource.
-    pub(crate) custom: Option<Custom>,
+    /// The definition of a custom resource.
+    pub(crate) custom: Option<CustomResource>,
 }
 
-/// What a CustomResourceDefinition says about one version.
+/// The version of a CustomResourceDefinition.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Custom {
+pub(crate) struct CustomResource {
     /// `openAPIV3Schema`.
     pub(crate) schema: Option<Value>,
     /// `additionalPrinterColumns`.
-    pub(crate) columns: Vec<Column>,
+    pub(crate) columns: Vec<PrinterColumn>,
     /// JSON paths of the `scale` subresource.
     pub(crate) scale: Option<ScalePaths>,
-    /// Fields that can be selected by, such as `.spec.color`.
+    /// `selectableFields`, such as `.spec.color`.
     pub(crate) selectable: Vec<String>,
-    /// Sent to whoever uses the version, if it is deprecated.
+    /// Deprecation warning of the version, if it is deprecated.
     pub(crate) deprecation: Option<String>,
 }
 
-/// Where a custom resource keeps what its `scale` subresource shows. Dotted paths, as in the definition.
+/// The JSON paths of the `scale` subresource, dotted as in the definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ScalePaths {
     pub(crate) spec_replicas: String,
@@ -43,39 +44,39 @@ pub(crate) struct ScalePaths {
     pub(crate) selector: Option<String>,
 }
 
-/// All that is served at one moment.
+/// All resources that are served at one time.
 #[derive(Debug, Default)]
-pub(crate) struct Snapshot {
-    all: Vec<Arc<Served>>,
-    by_resource: HashMap<(String, String, String), Arc<Served>>,
+pub(crate) struct RegistrySnapshot {
+    all: Vec<Arc<ServedResource>>,
+    by_resource: HashMap<(String, String, String), Arc<ServedResource>>,
 }
 
-pub(crate) struct Registry(RwLock<Arc<Snapshot>>);
+pub(crate) struct ResourceRegistry(RwLock<Arc<RegistrySnapshot>>);
 
-impl Registry {
+impl ResourceRegistry {
     pub(crate) fn new() -> Self {
-        Self(RwLock::new(Arc::new(Snapshot::with(Vec::new()))))
+        Self(RwLock::new(Arc::new(RegistrySnapshot::with(Vec::new()))))
     }
 
-    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Arc<RegistrySnapshot> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Serves these custom resources beside the built-in kinds, and no others.
-    pub(crate) fn set_custom(&self, custom: Vec<Served>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Snapshot::with(custom));
+    /// Replaces the custom resources.
+    pub(crate) fn set_custom(&self, custom: Vec<ServedResource>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RegistrySnapshot::with(custom));
     }
 }
 
-impl Snapshot {
-    fn with(custom: Vec<Served>) -> Self {
-        let builtin = kinds::BUILTIN.iter().map(|kind| Served {
+impl RegistrySnapshot {
+    fn with(custom: Vec<ServedResource>) -> Self {
+        let builtin = kinds::BUILTIN.iter().map(|kind| ServedResource {
             kind: kind.clone(),
             stored: GroupResource::of(kind),
             custom: None,
         });
-        let all: Vec<Arc<Served>> = builtin.chain(custom).map(Arc::new).collect();
-        let key = |served: &Arc<Served>| {
+        let all: Vec<Arc<ServedResource>> = builtin.chain(custom).map(Arc::new).collect();
+        let key = |served: &Arc<ServedResource>| {
             let kind = &served.kind;
             ((kind.group.to_string(), kind.version.to_string(), kind.plural.to_string()), Arc::clone(served))
         };
@@ -84,24 +85,24 @@ impl Snapshot {
     }
 
     /// The resource of a URL.
-    pub(crate) fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Served>> {
+    pub(crate) fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<ServedResource>> {
         self.by_resource.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
     }
 
-    /// Every version of every resource, built-in ones first.
-    pub(crate) fn all(&self) -> &[Arc<Served>] {
+    /// Every version of every resource, built-in resources first.
+    pub(crate) fn all(&self) -> &[Arc<ServedResource>] {
         &self.all
     }
 
-    /// One version of the resource whose objects are kept there.
-    pub(crate) fn stored(&self, stored: &GroupResource) -> Option<&Arc<Served>> {
+    /// A version of the resource with that storage key.
+    pub(crate) fn stored(&self, stored: &GroupResource) -> Option<&Arc<ServedResource>> {
         self.all.iter().find(|served| served.stored == *stored)
     }
 }
 
-impl Served {
-    /// Whether objects keep count of changes to what is asked for, as `metadata.generation`. Kubernetes does so for the kinds whose
-    /// `spec` some controller follows.
+impl ServedResource {
+    /// Returns whether `metadata.generation` counts the changes of the object's spec. Kubernetes does so for the kinds
+    /// whose `spec` a controller reconciles.
     pub(crate) fn has_generation(&self) -> bool {
         if self.custom.is_some() {
             return true;
@@ -113,8 +114,8 @@ impl Served {
         }
     }
 
-    /// How strategic merge patch treats the list at a path.
-    pub(crate) fn strategic_list(&self, path: &[&str]) -> ListKind {
+    /// How strategic merge patch merges the list at a path.
+    pub(crate) fn strategic_list(&self, path: &[&str]) -> ListType {
         merge_keys::strategic(&self.kind.group, &self.kind.version, &self.kind.kind, path)
     }
 }

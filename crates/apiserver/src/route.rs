@@ -1,38 +1,38 @@
-//! What a URL addresses, and the query parameters that all verbs share.
+//! Routes: the resource or path that a URL addresses, and query parameters.
 
 use percent_encoding::percent_decode_str;
 
 use crate::status::{Result, Status};
 
-/// A resource, an object of it, or a part of an object.
+/// The route of a resource, an object or a subresource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResourceRoute {
     pub(crate) group: String,
     pub(crate) version: String,
-    /// Empty for cluster-wide resources and for lists over all namespaces.
+    /// Empty for cluster-scoped resources and for lists over all namespaces.
     pub(crate) namespace: String,
     pub(crate) plural: String,
     /// Empty for the collection.
     pub(crate) name: String,
     /// Empty for the object itself.
     pub(crate) subresource: String,
-    /// What follows the subresource, with its leading slash: the path of a proxied request.
+    /// The path after the subresource with its leading slash: the path of a proxied request.
     pub(crate) rest: String,
 }
 
-/// What a URL addresses.
+/// The route of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Route {
+pub(crate) enum RequestRoute {
     Resource(ResourceRoute),
-    /// Discovery, health, version, documents; or nothing.
+    /// Discovery, health, version, documents, or an unknown path.
     Path(String),
 }
 
-/// The decoded query string.
+/// The decoded query parameters.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Query(Vec<(String, String)>);
+pub(crate) struct QueryParameters(Vec<(String, String)>);
 
-impl Route {
+impl RequestRoute {
     pub(crate) fn parse(path: &str) -> Result<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let (group, version, rest) = match parts.as_slice() {
@@ -42,7 +42,7 @@ impl Route {
         };
         let mut route = ResourceRoute { group, version: decode(version)?, ..ResourceRoute::default() };
         let rest = match rest {
-            // Parts of a namespace, not resources in it.
+            // Subresources of a namespace, not resources in it.
             ["namespaces", name, sub @ ("status" | "finalize")] => {
                 route.plural = "namespaces".into();
                 route.name = decode(name)?;
@@ -63,7 +63,7 @@ impl Route {
             route.subresource = decode(subresource)?;
         }
         if rest.len() > 3 {
-            // A proxied path is passed on as it came, with its escapes and its last slash.
+            // A proxied path is passed on unchanged, with its escapes and its trailing slash.
             let skipped: usize = parts[..parts.len() - rest.len() + 3].iter().map(|part| part.len() + 1).sum();
             let lead = path.len() - path.trim_start_matches('/').len();
             route.rest = path[lead + skipped - 1..].to_owned();
@@ -85,23 +85,23 @@ fn decode(segment: &str) -> Result<String> {
     }
 }
 
-impl Query {
+impl QueryParameters {
     pub(crate) fn parse(query: Option<&str>) -> Self {
         let pairs = url::form_urlencoded::parse(query.unwrap_or("").as_bytes());
         Self(pairs.into_owned().collect())
     }
 
-    /// The parameter's value; empty counts as absent.
+    /// The value of a parameter. An empty value counts as absent.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
-    /// Whether the parameter is there and true.
+    /// Returns whether a parameter is present and true.
     pub(crate) fn flag(&self, key: &str) -> bool {
         self.0.iter().any(|(known, value)| known == key && matches!(value.as_str(), "true" | "1" | ""))
     }
 
-    /// The parameter as a number.
+    /// The value of a parameter as a number.
     pub(crate) fn number(&self, key: &str) -> Result<Option<u64>> {
         let Some(text) = self.get(key) else { return Ok(None) };
         text.parse()
@@ -109,7 +109,7 @@ impl Query {
             .map_err(|_| Status::bad_request(format!("{key}: Invalid value: {text:?}: must be a non-negative integer")))
     }
 
-    /// Whether nothing is to be kept (`dryRun=All`).
+    /// Returns whether the request is a dry run (`dryRun=All`).
     pub(crate) fn dry_run(&self) -> Result<bool> {
         match self.get("dryRun") {
             None => Ok(false),
@@ -126,16 +126,16 @@ mod tests {
     use super::*;
 
     fn resource(path: &str) -> ResourceRoute {
-        match Route::parse(path).expect(path) {
-            Route::Resource(route) => route,
-            Route::Path(path) => panic!("{path} is no resource"),
+        match RequestRoute::parse(path).expect(path) {
+            RequestRoute::Resource(route) => route,
+            RequestRoute::Path(path) => panic!("{path} is no resource"),
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn any_path_is_survived(path in "(/(api|apis|namespaces|v1|pods|proxy|%2F|%|é|\\.\\.|[a-z]{0,3})){0,9}/?") {
-            drop(Route::parse(&path));
+        fn any_path_is_parsed_or_rejected(path in "(/(api|apis|namespaces|v1|pods|proxy|%2F|%|é|\\.\\.|[a-z]{0,3})){0,9}/?") {
+            drop(RequestRoute::parse(&path));
         }
     }
 
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn proxied_paths_are_kept_as_they_are() {
+    fn proxied_paths_are_unchanged() {
         let route = resource("/api/v1/namespaces/x/services/https:web:80/proxy/a%2Fb/c/");
         assert_eq!((route.name.as_str(), route.rest.as_str()), ("https:web:80", "/a%2Fb/c/"));
         assert_eq!(resource("/api/v1/namespaces/x/services/web/proxy").rest, "");
@@ -163,9 +163,9 @@ mod tests {
     #[test]
     fn other_urls() {
         for path in ["/", "/api", "/apis/apps/v1", "/healthz", "/openapi/v3/apis/apps/v1"] {
-            assert_eq!(Route::parse(path), Ok(Route::Path(path.to_owned())));
+            assert_eq!(RequestRoute::parse(path), Ok(RequestRoute::Path(path.to_owned())));
         }
-        assert_eq!(Route::parse("/api/v1/pods/..").expect_err("climbs").code, 400);
-        assert_eq!(Route::parse("/api/v1/namespaces//pods").expect_err("empty").code, 400);
+        assert_eq!(RequestRoute::parse("/api/v1/pods/..").expect_err("climbs").code, 400);
+        assert_eq!(RequestRoute::parse("/api/v1/namespaces//pods").expect_err("empty").code, 400);
     }
 }

@@ -1,24 +1,27 @@
-//! Label and field selectors, in the syntax of `labelSelector=` and `fieldSelector=` and in the form of `metav1.LabelSelector`.
+//! Label and field selectors, in the syntax of `labelSelector=` and `fieldSelector=` and as `metav1.LabelSelector`.
+
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
 
 use crate::status::{Result, Status};
 
-/// What a request asks for by labels and fields. Empty matches everything.
+/// The label and field selectors of a request. An empty selector matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selector {
-    labels: Vec<Requirement>,
+    labels: Vec<LabelRequirement>,
     fields: Vec<FieldRequirement>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Requirement {
+struct LabelRequirement {
     key: String,
-    test: Test,
+    test: LabelOperator,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Test {
+enum LabelOperator {
     In(Vec<String>),
     NotIn(Vec<String>),
     Exists,
@@ -35,7 +38,7 @@ struct FieldRequirement {
 }
 
 impl Selector {
-    /// Parses both parameters. `known` says which field paths the resource supports beside name and namespace.
+    /// Parses both parameters. `known` returns whether the resource supports a field path beside name and namespace.
     pub(crate) fn parse(labels: &str, fields: &str, known: impl Fn(&str) -> bool) -> Result<Self> {
         let labels =
             parse_labels(labels).map_err(|why| Status::bad_request(format!("unable to parse requirement: {why}")))?;
@@ -48,40 +51,40 @@ impl Selector {
         Ok(Self { labels, fields })
     }
 
-    /// Whether the object is asked for.
+    /// Returns whether the selector matches an object.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         let labels = object.pointer("/metadata/labels");
         self.labels.iter().all(|requirement| requirement.matches(labels))
             && self.fields.iter().all(|field| (field_value(object, &field.path) == field.value) == field.equal)
     }
 
-    /// The one name that can match, if the selector pins it.
+    /// The name that the selector requires, if any.
     pub(crate) fn name(&self) -> Option<&str> {
         self.fields.iter().find(|field| field.equal && field.path == "metadata.name").map(|field| field.value.as_str())
     }
 
-    /// Whether everything matches.
+    /// Returns whether the selector matches everything.
     pub(crate) fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }
 }
 
-impl Requirement {
+impl LabelRequirement {
     fn matches(&self, labels: Option<&Value>) -> bool {
         let value = labels.and_then(|labels| labels.get(&self.key)).and_then(Value::as_str);
         let number = || value.and_then(|value| value.parse::<i64>().ok());
         match &self.test {
-            Test::In(values) => value.is_some_and(|value| values.iter().any(|known| known == value)),
-            Test::NotIn(values) => value.is_none_or(|value| values.iter().all(|known| known != value)),
-            Test::Exists => value.is_some(),
-            Test::Absent => value.is_none(),
-            Test::Greater(bound) => number().is_some_and(|number| number > *bound),
-            Test::Less(bound) => number().is_some_and(|number| number < *bound),
+            LabelOperator::In(values) => value.is_some_and(|value| values.iter().any(|known| known == value)),
+            LabelOperator::NotIn(values) => value.is_none_or(|value| values.iter().all(|known| known != value)),
+            LabelOperator::Exists => value.is_some(),
+            LabelOperator::Absent => value.is_none(),
+            LabelOperator::Greater(bound) => number().is_some_and(|number| number > *bound),
+            LabelOperator::Less(bound) => number().is_some_and(|number| number < *bound),
         }
     }
 }
 
-/// Whether a `metav1.LabelSelector` matches labels. Missing (null) matches nothing, empty matches everything.
+/// Returns whether a `metav1.LabelSelector` matches labels. A null selector matches nothing, an empty one everything.
 pub(crate) fn label_selector_matches(selector: &Value, labels: Option<&Value>) -> bool {
     if selector.is_null() {
         return false;
@@ -100,14 +103,14 @@ fn expression_matches(expression: &Value, labels: Option<&Value>) -> bool {
         values.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let test = match expression.get("operator").and_then(Value::as_str) {
-        Some("In") => Test::In(values()),
-        Some("NotIn") => Test::NotIn(values()),
-        Some("Exists") => Test::Exists,
-        Some("DoesNotExist") => Test::Absent,
+        Some("In") => LabelOperator::In(values()),
+        Some("NotIn") => LabelOperator::NotIn(values()),
+        Some("Exists") => LabelOperator::Exists,
+        Some("DoesNotExist") => LabelOperator::Absent,
         _ => return false,
     };
     let key = expression.get("key").and_then(Value::as_str).unwrap_or("").to_owned();
-    Requirement { key, test }.matches(labels)
+    LabelRequirement { key, test }.matches(labels)
 }
 
 fn field_value(object: &Value, path: &str) -> String {
@@ -125,11 +128,11 @@ fn field_value(object: &Value, path: &str) -> String {
     }
 }
 
-fn parse_labels(text: &str) -> std::result::Result<Vec<Requirement>, String> {
+fn parse_labels(text: &str) -> std::result::Result<Vec<LabelRequirement>, String> {
     split_outside_brackets(text).into_iter().filter(|part| !part.is_empty()).map(parse_requirement).collect()
 }
 
-/// Splits at commas that are not inside `( )`.
+/// Splits at commas outside of `( )`.
 fn split_outside_brackets(text: &str) -> Vec<&str> {
     let (mut parts, mut depth, mut start) = (Vec::new(), 0u32, 0);
     for (at, byte) in text.bytes().enumerate() {
@@ -147,7 +150,7 @@ fn split_outside_brackets(text: &str) -> Vec<&str> {
     parts
 }
 
-fn parse_requirement(text: &str) -> std::result::Result<Requirement, String> {
+fn parse_requirement(text: &str) -> std::result::Result<LabelRequirement, String> {
     let requirement = |key: &str, test| {
         let key = key.trim();
         let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
@@ -156,10 +159,10 @@ fn parse_requirement(text: &str) -> std::result::Result<Requirement, String> {
                 "<nil>: Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.'"
             ));
         }
-        Ok(Requirement { key: key.to_owned(), test })
+        Ok(LabelRequirement { key: key.to_owned(), test })
     };
     if let Some(key) = text.strip_prefix('!') {
-        return requirement(key, Test::Absent);
+        return requirement(key, LabelOperator::Absent);
     }
     if let Some(open) = text.find('(') {
         let inside =
@@ -167,17 +170,17 @@ fn parse_requirement(text: &str) -> std::result::Result<Requirement, String> {
         let values = inside.split(',').map(|value| value.trim().to_owned()).collect();
         let head = text[..open].trim();
         if let Some(key) = head.strip_suffix(" notin") {
-            return requirement(key, Test::NotIn(values));
+            return requirement(key, LabelOperator::NotIn(values));
         }
         if let Some(key) = head.strip_suffix(" in") {
-            return requirement(key, Test::In(values));
+            return requirement(key, LabelOperator::In(values));
         }
         return Err(format!("found {head:?}, expected: in, notin"));
     }
     for (operator, negative) in [("!=", true), ("==", false), ("=", false)] {
         if let Some((key, value)) = text.split_once(operator) {
             let values = vec![value.trim().to_owned()];
-            return requirement(key, if negative { Test::NotIn(values) } else { Test::In(values) });
+            return requirement(key, if negative { LabelOperator::NotIn(values) } else { LabelOperator::In(values) });
         }
     }
     for (operator, greater) in [(">", true), ("<", false)] {
@@ -186,10 +189,10 @@ fn parse_requirement(text: &str) -> std::result::Result<Requirement, String> {
                 .trim()
                 .parse()
                 .map_err(|_| format!("for 'Gt', 'Lt' operators, the value must be an integer: {value:?}"))?;
-            return requirement(key, if greater { Test::Greater(bound) } else { Test::Less(bound) });
+            return requirement(key, if greater { LabelOperator::Greater(bound) } else { LabelOperator::Less(bound) });
         }
     }
-    requirement(text, Test::Exists)
+    requirement(text, LabelOperator::Exists)
 }
 
 fn parse_fields(text: &str) -> Result<Vec<FieldRequirement>> {
@@ -205,7 +208,7 @@ fn parse_fields(text: &str) -> Result<Vec<FieldRequirement>> {
     text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(part).collect()
 }
 
-/// Which fields, beside name and namespace, built-in resources can be selected by.
+/// Returns whether a built-in resource can be selected by a field, beside name and namespace.
 pub(crate) fn builtin_field(group: &str, plural: &str, path: &str) -> bool {
     match (group, plural) {
         ("", "pods") => matches!(
@@ -234,86 +237,5 @@ pub(crate) fn builtin_field(group: &str, plural: &str, path: &str) -> bool {
         ("apps", "replicasets") | ("", "replicationcontrollers") => path == "status.replicas",
         ("batch", "jobs") => path == "status.successful",
         _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::object;
-    use serde_json::json;
-
-    fn names(selector: &str, objects: &[Value]) -> Vec<String> {
-        let selector = Selector::parse(selector, "", |_| false).expect("legal selector");
-        objects.iter().filter(|o| selector.matches(o)).map(|o| object::name(o).to_owned()).collect()
-    }
-
-    fn objects() -> Vec<Value> {
-        vec![
-            json!({"metadata": {"name": "a", "labels": {"app": "x", "n": "3"}}}),
-            json!({"metadata": {"name": "b", "labels": {"app": "y"}}}),
-            json!({"metadata": {"name": "c"}}),
-        ]
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_text_is_survived(labels in ".{0,60}", fields in "[a-z.=!,\\\\]{0,40}") {
-            let pod = json!({"metadata": {"name": "a", "labels": {"app": "x"}}});
-            if let Ok(selector) = Selector::parse(&labels, &fields, |_| true) {
-                selector.matches(&pod);
-            }
-        }
-    }
-
-    #[test]
-    fn label_syntax() {
-        let table = [
-            ("", "abc"),
-            ("app=x", "a"),
-            ("app==x", "a"),
-            ("app!=x", "bc"),
-            ("app", "ab"),
-            ("!app", "c"),
-            ("app in (x, y)", "ab"),
-            ("app notin (x)", "bc"),
-            ("app in (x,z),n>2", "a"),
-            ("n<3", ""),
-        ];
-        for (selector, expected) in table {
-            assert_eq!(names(selector, &objects()).concat(), expected, "{selector}");
-        }
-    }
-
-    #[test]
-    fn broken_selectors_are_refused() {
-        for selector in ["a b", "app in (x", "app like (x)", "n>x", "=x"] {
-            assert_eq!(Selector::parse(selector, "", |_| true).expect_err(selector).code, 400);
-        }
-        assert_eq!(Selector::parse("", "spec.foo=1", |_| false).expect_err("unknown").code, 400);
-        assert_eq!(Selector::parse("", "spec.foo", |_| true).expect_err("no operator").code, 400);
-    }
-
-    #[test]
-    fn fields_compare_as_text() {
-        let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}});
-        let matches = |fields: &str| {
-            Selector::parse("", fields, |path| builtin_field("", "pods", path)).expect("legal").matches(&pod)
-        };
-        assert!(matches("metadata.name=a,spec.nodeName=n1"));
-        assert!(matches("spec.nodeName!="));
-        assert!(!matches("spec.nodeName="));
-        assert!(matches("status.phase!=Running"));
-    }
-
-    #[test]
-    fn label_selectors_of_objects() {
-        let labels = json!({"app": "x"});
-        let matches = |selector: Value| label_selector_matches(&selector, Some(&labels));
-        assert!(matches(json!({})));
-        assert!(!matches(Value::Null));
-        assert!(matches(json!({"matchLabels": {"app": "x"}})));
-        assert!(matches(json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["y"]}]})));
-        assert!(!matches(json!({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]})));
     }
 }

@@ -1,4 +1,4 @@
-//! The server: its listeners, TLS, and the end of it.
+//! The server: listeners, TLS, connections and shutdown.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -20,67 +20,67 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::webhook::Webhooks;
 use crate::api::Api;
-use crate::authn::User;
+use crate::authn::UserInfo;
 use crate::authn::tokens::{KeyError, TokenKey};
-use crate::registry::Registry;
-use crate::storage::{REMEMBERED_CHANGES, Store};
+use crate::registry::ResourceRegistry;
+use crate::storage::{ObjectStore, REMEMBERED_CHANGES};
 use crate::stream::NodeClient;
-use crate::{bootstrap, handler, timestamp, upkeep};
+use crate::{bootstrap, controllers, handler, timestamp};
 
-/// How many connections are served at once. Each watch of a client without HTTP/2 takes one.
-const MOST_CONNECTIONS: usize = 4096;
+/// Most connections at a time. Each watch of a client without HTTP/2 takes one.
+const MAX_CONNECTIONS: usize = 4096;
 
-/// How long a client may take for the TLS handshake and for a request's head.
+/// Timeout of the TLS handshake and of a request's head.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How many requests one HTTP/2 connection may have open, as in Kubernetes.
-const MOST_STREAMS: u32 = 250;
+/// Most open requests of an HTTP/2 connection, as in Kubernetes.
+const MAX_STREAMS: u32 = 250;
 
-/// How long open requests may take once the server is told to stop. Watches never end by themselves.
+/// How long open requests may take after the server is stopped. Watches never end by themselves.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// What a server is started with.
+/// Options of a server.
 #[derive(Debug)]
 pub struct Options {
-    /// Bound sockets on which it listens, of whatever network namespace.
+    /// Bound sockets to listen on, of any network namespace.
     pub listeners: Vec<TcpListener>,
-    /// Serving certificate with its chain, as PEM.
+    /// Serving certificate with its chain, in PEM.
     pub certificate: String,
-    /// Its private key, as PEM.
+    /// Private key of the serving certificate, in PEM.
     pub key: String,
-    /// The CA that signs clients' certificates, and by which clients trust the server (published as `kube-root-ca.crt`), as PEM.
+    /// The CA of client certificates, published as `kube-root-ca.crt` for the verification of the server, in PEM.
     pub ca: String,
-    /// The key that signs service accounts' tokens (P-256, PKCS#8), as PEM.
+    /// The key that signs service account tokens (P-256, PKCS#8), in PEM.
     pub service_account_key: String,
-    /// The issuer of those tokens, and their usual audience.
+    /// The issuer of service account tokens, and their default audience.
     pub issuer: String,
-    /// Unix socket of the node agent that serves exec and logs.
+    /// Unix socket of the node agent, which serves exec, logs and port forwarding.
     pub node_socket: Option<PathBuf>,
-    /// Network of Services' addresses.
+    /// Network of cluster IPs.
     pub service_network: (Ipv4Addr, u8),
-    /// Where pods reach the server: the endpoints of the Service `kubernetes`.
+    /// Addresses at which pods reach the server: the endpoints of the Service `kubernetes`.
     pub advertise: Vec<SocketAddr>,
-    /// How many changes per resource are remembered for watches; fewer make `410 Expired` come sooner.
+    /// Number of changes per resource that the server remembers for watches. Older revisions are answered with `410
+    /// Expired`.
     pub remembered_changes: usize,
 }
 
 impl Options {
-    /// The default issuer of service accounts' tokens.
+    /// The default issuer of service account tokens.
     pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-    /// The default network of Services' addresses.
+    /// The default network of cluster IPs.
     pub const SERVICE_NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 
-    /// The default number of changes that are remembered per resource.
+    /// The default number of remembered changes per resource.
     pub const REMEMBERED_CHANGES: usize = REMEMBERED_CHANGES;
 
-    /// A cluster with new keys of its own, for tests: what to start it with, and a kubeconfig of its administrator. The first
-    /// listener's address is the one in the kubeconfig.
+    /// Options with new keys for a test's cluster, and a kubeconfig of its administrator. The kubeconfig has the
+    /// address of the first listener.
     ///
     /// # Errors
-    /// If keys cannot be made, or there is no listener.
+    /// Returns an error if there is no listener or a key cannot be created.
     pub fn for_tests(listeners: Vec<TcpListener>) -> Result<(Self, String), StartError> {
         use crate::certificates::{ClusterCa, in_cluster_names, kubeconfig, service_account_key};
         let ca = ClusterCa::generate("test")?;
@@ -106,28 +106,28 @@ impl Options {
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There is nothing to listen on.
+    /// There is no listener.
     #[error("the API server has no listener: pass at least one address or inherited socket")]
     NoListener,
     /// A socket cannot be used.
     #[error("the API server cannot listen: {0}")]
     Listener(#[source] io::Error),
-    /// A PEM text holds no certificate or key.
+    /// A PEM text has no certificate or key.
     #[error("the API server's {what} cannot be read: {source}")]
     Pem {
-        /// Which of the texts.
+        /// Which PEM text.
         what: &'static str,
-        /// What is wrong with it.
+        /// The error of the parser.
         #[source]
         source: rustls_pki_types::pem::Error,
     },
-    /// Certificates and keys do not fit together.
-    #[error("the API server's TLS configuration is refused: {0}")]
+    /// Certificate and key do not match, or are not supported.
+    #[error("the API server's TLS configuration is invalid: {0}")]
     Tls(String),
-    /// The token key cannot be used.
+    /// The signing key of tokens cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A certificate could not be made.
+    /// A certificate could not be created.
     #[error(transparent)]
     Certificate(#[from] crate::certificates::CertificateError),
 }
@@ -140,10 +140,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Prepares a server with an empty cluster. Must be called inside of a tokio runtime.
+    /// Creates a server with a new cluster. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// If a socket, certificate or key cannot be used.
+    /// Returns an error if a socket, certificate or key cannot be used.
     pub fn new(options: Options) -> Result<Self, StartError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let acceptor = acceptor(&options, &provider)?;
@@ -156,13 +156,14 @@ impl Server {
         });
         let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(StartError::Listener)?;
         let api = Api {
-            // Later than any revision of a server that was here before: a million changes a second would be needed to catch up.
-            store: Store::new(timestamp::unix_now() * 1_000_000, options.remembered_changes),
-            registry: Registry::new(),
+            // Higher than the revisions of an earlier server, unless that one counted more than a million changes a
+            // second.
+            store: ObjectStore::new(timestamp::unix_now() * 1_000_000, options.remembered_changes),
+            registry: ResourceRegistry::new(),
             token_key: TokenKey::from_pem(&options.service_account_key, &options.issuer)?,
             ca: options.ca,
             node: options.node_socket.map(NodeClient::new),
-            webhooks: Webhooks::new(provider),
+            crypto: provider,
             service_network: options.service_network,
             service_writes: tokio::sync::Mutex::new(()),
         };
@@ -170,11 +171,11 @@ impl Server {
         Ok(Self { api: Arc::new(api), listeners, acceptor })
     }
 
-    /// Serves until `stop` is cancelled, then lets open requests finish for a moment.
+    /// Serves until `stop` is cancelled, then waits briefly for open requests.
     pub async fn run(self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
-        let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        tasks.spawn(upkeep::run(Arc::clone(&self.api), stop.clone()));
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        tasks.spawn(controllers::run(Arc::clone(&self.api), stop.clone()));
         for listener in self.listeners {
             let (api, acceptor) = (Arc::clone(&self.api), self.acceptor.clone());
             let (connections, stop, inner) = (Arc::clone(&connections), stop.clone(), tasks.clone());
@@ -185,15 +186,17 @@ impl Server {
                         accepted = listener.accept() => accepted,
                         () = stop.cancelled() => return,
                     };
-                    let Ok((stream, peer)) = accepted.inspect_err(|error| tracing::warn!(%error, "accept")) else {
-                        // Out of descriptors, most likely: waiting is all that can be done.
+                    let Ok((stream, peer)) =
+                        accepted.inspect_err(|error| tracing::warn!(%error, "cannot accept a connection"))
+                    else {
+                        // The process is probably out of file descriptors, and has to wait.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         continue;
                     };
                     let (api, acceptor, stop) = (Arc::clone(&api), acceptor.clone(), stop.clone());
                     inner.spawn(async move {
                         if let Err(error) = serve(api, acceptor, stream, stop).await {
-                            tracing::debug!(%peer, %error, "connection ended");
+                            tracing::debug!(%peer, %error, "connection failed");
                         }
                         drop(permit);
                     });
@@ -203,14 +206,14 @@ impl Server {
         stop.cancelled().await;
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::debug!(open = tasks.len(), "requests were cut off");
+            tracing::debug!(open = tasks.len(), "open requests aborted");
         }
     }
 }
 
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves one connection until either side ends it.
+/// Serves one connection until it closes.
 async fn serve(
     api: Arc<Api>,
     acceptor: TlsAcceptor,
@@ -220,7 +223,7 @@ async fn serve(
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let user = certificate.and_then(User::from_certificate).map(Arc::new);
+    let user = certificate.and_then(UserInfo::from_certificate).map(Arc::new);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (api, user) = (Arc::clone(&api), user.clone());
         async move { Ok::<_, std::convert::Infallible>(handler::handle(api, user, request).await) }
@@ -230,7 +233,7 @@ async fn serve(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MOST_STREAMS)
+        .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(Duration::from_secs(30));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);

@@ -1,106 +1,82 @@
-//! Errors as Kubernetes says them: `metav1.Status` objects with the reasons, codes and wording that clients compare against.
+//! Errors as `metav1.Status`, with the reasons, codes and messages that clients compare.
 //!
-//! Wording follows k8s.io/apimachinery `pkg/api/errors`.
+//! Messages are those of k8s.io/apimachinery `pkg/api/errors`.
+
+mod details;
 
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::kinds::Kind;
+use crate::kinds::ResourceKind;
 
-/// A request that was not carried out, ready to be sent as a `Status` object.
+pub(crate) use details::{StatusCause, StatusDetails};
+
+/// An API error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{message}")]
-pub struct Status {
+pub(crate) struct Status {
     /// HTTP status code.
-    pub code: u16,
+    pub(crate) code: u16,
     /// Machine-readable reason, such as `NotFound`.
-    pub reason: Cow<'static, str>,
-    /// What a person reads.
-    pub message: String,
-    /// What the error is about.
-    pub details: Option<Box<Details>>,
+    pub(crate) reason: Cow<'static, str>,
+    /// Human-readable message.
+    pub(crate) message: String,
+    /// Details of the error.
+    pub(crate) details: Option<Box<StatusDetails>>,
 }
 
-/// `metav1.StatusDetails`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Details {
-    /// Name of the object.
-    pub name: String,
-    /// API group of the resource or kind.
-    pub group: String,
-    /// Resource name, or the kind for validation errors.
-    pub kind: String,
-    /// UID of the object.
-    pub uid: String,
-    /// The single findings.
-    pub causes: Vec<Cause>,
-    /// When to try again, in seconds; 0 when unknown.
-    pub retry_after_seconds: u32,
-}
-
-/// One finding about one field (`metav1.StatusCause`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause {
-    /// Machine-readable reason, such as `FieldValueRequired`.
-    pub reason: String,
-    /// What a person reads, without the field's name.
-    pub message: String,
-    /// Path of the field, such as `spec.containers[0].image`.
-    pub field: String,
-}
-
-/// The result of answering a request.
-pub type Result<T> = std::result::Result<T, Status>;
+/// The result of a request.
+pub(crate) type Result<T> = std::result::Result<T, Status>;
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self { code, reason: Cow::Borrowed(reason), message: message.into(), details: None }
     }
 
-    fn about(mut self, kind: &Kind, name: &str) -> Self {
-        self.details = Some(Box::new(Details {
+    fn about(mut self, kind: &ResourceKind, name: &str) -> Self {
+        self.details = Some(Box::new(StatusDetails {
             name: name.to_owned(),
             group: kind.group.to_string(),
             kind: kind.plural.to_string(),
-            ..Details::default()
+            ..StatusDetails::default()
         }));
         self
     }
 
     /// The object does not exist.
-    pub fn not_found(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn not_found(kind: &ResourceKind, name: &str) -> Self {
         Self::new(404, "NotFound", format!("{} \"{name}\" not found", kind.group_resource())).about(kind, name)
     }
 
-    /// The URL names nothing that is served.
-    pub fn no_such_resource() -> Self {
+    /// No resource is served at the URL.
+    pub(crate) fn no_such_resource() -> Self {
         let mut status = Self::new(404, "NotFound", "the server could not find the requested resource");
         status.details = Some(Box::default());
         status
     }
 
-    /// An object of that name exists already.
-    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+    /// An object with that name exists.
+    pub(crate) fn already_exists(kind: &ResourceKind, name: &str) -> Self {
         Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", kind.group_resource()))
             .about(kind, name)
     }
 
-    /// The operation does not apply to the object as it is now.
-    pub fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+    /// The operation conflicts with the object's state.
+    pub(crate) fn conflict(kind: &ResourceKind, name: &str, why: &str) -> Self {
         let what = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", kind.group_resource());
         Self::new(409, "Conflict", what).about(kind, name)
     }
 
-    /// The object was changed since the caller read it.
-    pub fn modified(kind: &Kind, name: &str) -> Self {
+    /// The object was modified since the client read it.
+    pub(crate) fn modified(kind: &ResourceKind, name: &str) -> Self {
         const WHY: &str = "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(kind, name, WHY)
     }
 
-    /// The object breaks rules of its kind.
-    pub fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> Self {
-        let said: Vec<String> = causes
+    /// The object is invalid.
+    pub(crate) fn invalid(kind: &ResourceKind, name: &str, causes: Vec<StatusCause>) -> Self {
+        let text: Vec<String> = causes
             .iter()
             .map(|cause| {
                 if cause.field.is_empty() {
@@ -110,26 +86,26 @@ impl Status {
                 }
             })
             .collect();
-        let said = match said.as_slice() {
+        let text = match text.as_slice() {
             [] => "<nil>".to_owned(),
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
         let qualified =
             if kind.group.is_empty() { kind.kind.to_string() } else { format!("{}.{}", kind.kind, kind.group) };
-        let mut status = Self::new(422, "Invalid", format!("{qualified} \"{name}\" is invalid: {said}"));
-        status.details = Some(Box::new(Details {
+        let mut status = Self::new(422, "Invalid", format!("{qualified} \"{name}\" is invalid: {text}"));
+        status.details = Some(Box::new(StatusDetails {
             name: name.to_owned(),
             group: kind.group.to_string(),
             kind: kind.kind.to_string(),
             causes,
-            ..Details::default()
+            ..StatusDetails::default()
         }));
         status
     }
 
-    /// The caller may not do this to that object.
-    pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
+    /// The caller has no permission for the object.
+    pub(crate) fn forbidden(kind: &ResourceKind, name: &str, why: &str) -> Self {
         let resource = kind.group_resource();
         let message = if name.is_empty() {
             format!("{resource} is forbidden: {why}")
@@ -139,64 +115,65 @@ impl Status {
         Self::new(403, "Forbidden", message).about(kind, name)
     }
 
-    /// The caller may not read that path.
-    pub fn forbidden_path(why: &str) -> Self {
+    /// The caller has no permission for the path.
+    pub(crate) fn forbidden_path(why: &str) -> Self {
         let mut status = Self::new(403, "Forbidden", format!("forbidden: {why}"));
         status.details = Some(Box::default());
         status
     }
 
-    /// The caller's credentials are missing or not accepted.
-    pub fn unauthorized() -> Self {
+    /// The caller's credentials are missing or invalid.
+    pub(crate) fn unauthorized() -> Self {
         Self::new(401, "Unauthorized", "Unauthorized")
     }
 
-    /// The request makes no sense as sent.
-    pub fn bad_request(why: impl Into<String>) -> Self {
+    /// The request is malformed.
+    pub(crate) fn bad_request(why: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", why)
     }
 
-    /// The URL exists, the method does not apply to it.
-    pub fn method_not_allowed() -> Self {
+    /// The resource does not support the method.
+    pub(crate) fn method_not_allowed() -> Self {
         let mut status =
             Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
         status.details = Some(Box::default());
         status
     }
 
-    /// The revision asked for is no longer remembered.
-    pub fn expired(why: impl Into<String>) -> Self {
+    /// The requested revision is no longer remembered.
+    pub(crate) fn expired(why: impl Into<String>) -> Self {
         Self::new(410, "Expired", why)
     }
 
-    /// A watch starts before what is remembered.
-    pub fn too_old(asked: u64, oldest: u64) -> Self {
-        Self::expired(format!("too old resource version: {asked} ({oldest})"))
+    /// The revision at which a watch starts is no longer remembered.
+    pub(crate) fn too_old(requested: u64, oldest: u64) -> Self {
+        Self::expired(format!("too old resource version: {requested} ({oldest})"))
     }
 
-    /// A revision of the future was asked for.
-    pub fn too_large_revision(asked: u64, current: u64) -> Self {
-        let mut status = Self::new(504, "Timeout", format!("Too large resource version: {asked}, current: {current}"));
-        status.details = Some(Box::new(Details {
-            causes: vec![Cause {
+    /// The requested revision does not exist yet.
+    pub(crate) fn too_large_revision(requested: u64, current: u64) -> Self {
+        let mut status =
+            Self::new(504, "Timeout", format!("Too large resource version: {requested}, current: {current}"));
+        status.details = Some(Box::new(StatusDetails {
+            causes: vec![StatusCause {
                 reason: "ResourceVersionTooLarge".into(),
                 message: "Too large resource version".into(),
                 field: String::new(),
             }],
             retry_after_seconds: 1,
-            ..Details::default()
+            ..StatusDetails::default()
         }));
         status
     }
 
     /// The body exceeds the limit.
-    pub fn body_too_large(limit: usize) -> Self {
+    pub(crate) fn body_too_large(limit: usize) -> Self {
         let message = format!("Request entity too large: limit is {limit}");
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
-    /// The body is in a format that the operation does not take.
-    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
+    /// The media type of the body is not supported.
+    pub(crate) fn unsupported_media_type(accepted: &[&str]) -> Self {
         let message = format!(
             "the body of the request was in an unknown format - accepted media types include: {}",
             accepted.join(", ")
@@ -204,51 +181,51 @@ impl Status {
         Self::new(415, "UnsupportedMediaType", message)
     }
 
-    /// None of the formats that the client accepts can be produced.
-    pub fn not_acceptable(offered: &[&str]) -> Self {
+    /// No media type that the client accepts is supported.
+    pub(crate) fn not_acceptable(offered: &[&str]) -> Self {
         let message = format!("only the following media types are accepted: {}", offered.join(", "));
         Self::new(406, "NotAcceptable", message)
     }
 
     /// The server failed.
-    pub fn internal(why: impl std::fmt::Display) -> Self {
+    pub(crate) fn internal(why: impl std::fmt::Display) -> Self {
         Self::new(500, "InternalError", format!("Internal error occurred: {why}"))
     }
 
-    /// Too much is going on; try again soon.
-    pub fn too_many_requests(why: impl Into<String>, retry_after_seconds: u32) -> Self {
+    /// The request is rejected for now.
+    pub(crate) fn too_many_requests(why: impl Into<String>, retry_after_seconds: u32) -> Self {
         let mut status = Self::new(429, "TooManyRequests", why);
-        status.details = Some(Box::new(Details { retry_after_seconds, ..Details::default() }));
+        status.details = Some(Box::new(StatusDetails { retry_after_seconds, ..StatusDetails::default() }));
         status
     }
 
-    /// What serves this part of the API is not reachable.
-    pub fn unavailable(why: impl Into<String>) -> Self {
+    /// The service behind this part of the API is not available.
+    pub(crate) fn unavailable(why: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", why)
     }
 
-    /// Fields are owned by others (server-side apply).
-    pub fn apply_conflict(causes: Vec<Cause>) -> Self {
-        let said: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.message, cause.field)).collect();
-        let (noun, said) = match said.as_slice() {
+    /// Other managers own fields of a server-side apply.
+    pub(crate) fn apply_conflict(causes: Vec<StatusCause>) -> Self {
+        let text: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.message, cause.field)).collect();
+        let (noun, text) = match text.as_slice() {
             [one] => ("conflict", one.clone()),
             many => ("conflicts", many.join("\n")),
         };
         let count = causes.len();
         let separator = if count == 1 { " " } else { "\n" };
-        let message = format!("Apply failed with {count} {noun}:{separator}{said}");
+        let message = format!("Apply failed with {count} {noun}:{separator}{text}");
         let mut status = Self::new(409, "Conflict", message);
-        status.details = Some(Box::new(Details { causes, ..Details::default() }));
+        status.details = Some(Box::new(StatusDetails { causes, ..StatusDetails::default() }));
         status
     }
 
-    /// A rejection in another's words, such as an admission webhook's.
-    pub fn other(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+    /// An error with another code, reason or message, such as an admission webhook's.
+    pub(crate) fn other(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self { code, reason: reason.into(), message: message.into(), details: None }
     }
 
     /// The `Status` object.
-    pub fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         let mut value = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "code": self.code,
@@ -263,47 +240,14 @@ impl Status {
     }
 }
 
-impl Details {
-    fn to_value(&self) -> Value {
-        let mut value = json!({});
-        for (key, text) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
-            if !text.is_empty() {
-                value[key] = json!(text);
-            }
-        }
-        if !self.causes.is_empty() {
-            value["causes"] = self.causes.iter().map(Cause::to_value).collect();
-        }
-        if self.retry_after_seconds != 0 {
-            value["retryAfterSeconds"] = json!(self.retry_after_seconds);
-        }
-        value
-    }
-}
-
-impl Cause {
-    /// A finding about a field.
-    pub fn new(reason: &str, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into(), field: field.into() }
-    }
-
-    fn to_value(&self) -> Value {
-        let mut value = json!({ "reason": self.reason, "message": self.message });
-        if !self.field.is_empty() {
-            value["field"] = json!(self.field);
-        }
-        value
-    }
-}
-
-/// The `Status` object that answers a successful deletion.
-pub(crate) fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
-    let details = Details {
+/// The `Status` object of a successful deletion.
+pub(crate) fn deleted(kind: &ResourceKind, name: &str, uid: &str) -> Value {
+    let details = StatusDetails {
         name: name.to_owned(),
         group: kind.group.to_string(),
         kind: kind.plural.to_string(),
         uid: uid.to_owned(),
-        ..Details::default()
+        ..StatusDetails::default()
     };
     json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details.to_value() })
 }
@@ -314,12 +258,12 @@ mod tests {
     use crate::kinds;
 
     #[test]
-    fn speaks_as_kubernetes_does() {
+    fn statuses_have_kubernetes_wording() {
         let pods = kinds::by_resource("", "v1", "pods").expect("built in");
         let deployments = kinds::by_resource("apps", "v1", "deployments").expect("built in");
         assert_eq!(Status::not_found(pods, "a").message, "pods \"a\" not found");
         assert_eq!(Status::already_exists(deployments, "a").message, "deployments.apps \"a\" already exists");
-        let causes = vec![Cause::new("FieldValueRequired", "spec.selector", "Required value")];
+        let causes = vec![StatusCause::new("FieldValueRequired", "spec.selector", "Required value")];
         assert_eq!(
             Status::invalid(deployments, "a", causes).message,
             "Deployment.apps \"a\" is invalid: spec.selector: Required value"

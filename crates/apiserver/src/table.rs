@@ -1,6 +1,7 @@
-//! Objects as `kubectl get` prints them: `meta.k8s.io/v1` Tables.
+//! `meta.k8s.io/v1` Tables, which `kubectl get` prints.
 
 mod age;
+mod cell;
 mod cluster;
 mod extension;
 mod jsonpath;
@@ -10,43 +11,44 @@ mod pod;
 mod tests;
 mod workload;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::kinds::Kind;
+use crate::kinds::ResourceKind;
+use cell::{Cells, Heading, name};
 
-/// A column that a CustomResourceDefinition asks for (`additionalPrinterColumns`).
+/// A column of a CustomResourceDefinition (`additionalPrinterColumns`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Column {
+pub(crate) struct PrinterColumn {
     /// Heading.
-    pub name: String,
+    pub(crate) name: String,
     /// `string`, `integer`, `number`, `boolean` or `date`.
-    pub type_: String,
+    pub(crate) type_: String,
     /// OpenAPI format, often empty.
-    pub format: String,
-    /// For `kubectl explain`-like clients.
-    pub description: String,
-    /// 0 is always shown, others with `-o wide`.
-    pub priority: i64,
+    pub(crate) format: String,
+    /// Description of the column.
+    pub(crate) description: String,
+    /// Columns with priority 0 are always shown, others with `-o wide`.
+    pub(crate) priority: i64,
     /// Simple JSONPath of the cell, such as `.spec.hosts[0]`.
-    pub json_path: String,
+    pub(crate) json_path: String,
 }
 
-/// What a row carries of its object (`includeObject` of the request).
+/// The object in a row (`includeObject` of the request).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Include {
+pub(crate) enum IncludeObject {
     /// A PartialObjectMetadata.
     #[default]
     Metadata,
     /// The whole object.
     Object,
-    /// Nothing.
+    /// No object.
     None,
 }
 
-impl Include {
-    /// The value of the request's `includeObject` parameter.
-    pub fn from_parameter(value: Option<&str>) -> Option<Self> {
+impl IncludeObject {
+    /// Parses the `includeObject` parameter.
+    pub(crate) fn from_parameter(value: Option<&str>) -> Option<Self> {
         match value {
             None | Some("" | "Metadata") => Some(Self::Metadata),
             Some("Object") => Some(Self::Object),
@@ -56,20 +58,20 @@ impl Include {
     }
 }
 
-/// A Table of `objects`, all of `kind`. The caller adds `metadata` (resourceVersion, continue) and may drop
-/// `columnDefinitions` from all but the first event of a watch. `columns` are those of a custom resource.
-pub fn render<'a>(
-    kind: &Kind,
+/// The Table of `objects`, all of `kind`. The caller adds `metadata` (resourceVersion, continue) and may remove
+/// `columnDefinitions` from all events of a watch except the first. `columns` are those of a custom resource.
+pub(crate) fn render<'a>(
+    kind: &ResourceKind,
     objects: impl IntoIterator<Item = &'a Value>,
-    columns: &[Column],
-    include: Include,
+    columns: &[PrinterColumn],
+    include: IncludeObject,
     now: OffsetDateTime,
 ) -> Value {
     table(&Printer::of(kind, columns), objects, include, now)
 }
 
-/// A Table of one `autoscaling/v1` Scale, which is no resource of its own.
-pub(crate) fn of_scale(scale: &Value, include: Include, now: OffsetDateTime) -> Value {
+/// The Table of an `autoscaling/v1` Scale, which is no resource of its own.
+pub(crate) fn of_scale(scale: &Value, include: IncludeObject, now: OffsetDateTime) -> Value {
     let (headings, cells) = workload::SCALE;
     table(&Printer::BuiltIn(headings, cells), std::iter::once(scale), include, now)
 }
@@ -77,7 +79,7 @@ pub(crate) fn of_scale(scale: &Value, include: Include, now: OffsetDateTime) -> 
 fn table<'a>(
     printer: &Printer<'_>,
     objects: impl IntoIterator<Item = &'a Value>,
-    include: Include,
+    include: IncludeObject,
     now: OffsetDateTime,
 ) -> Value {
     let rows: Vec<Value> = objects
@@ -99,35 +101,18 @@ fn table<'a>(
     })
 }
 
-/// How the objects of one kind become rows.
+/// How the objects of a kind become rows.
 enum Printer<'a> {
-    BuiltIn(&'static [Heading], fn(&Value, OffsetDateTime) -> Vec<Value>),
-    Custom(&'a [Column]),
-    /// Kinds of which there is nothing to say but name and creation.
+    BuiltIn(&'static [Heading], Cells),
+    Custom(&'a [PrinterColumn]),
+    /// Built-in kinds with only name and creation timestamp.
     Plain,
-    /// Custom resources that ask for no columns.
+    /// Custom resources without columns.
     Age,
 }
 
-/// A column of a built-in kind.
-struct Heading {
-    name: &'static str,
-    type_: &'static str,
-    priority: i64,
-}
-
-/// A column that is always shown.
-const fn column(name: &'static str, type_: &'static str) -> Heading {
-    Heading { name, type_, priority: 0 }
-}
-
-/// A column of `-o wide`.
-const fn wide(name: &'static str, type_: &'static str) -> Heading {
-    Heading { name, type_, priority: 1 }
-}
-
 impl<'a> Printer<'a> {
-    fn of(kind: &Kind, columns: &'a [Column]) -> Self {
+    fn of(kind: &ResourceKind, columns: &'a [PrinterColumn]) -> Self {
         let groups = [workload::printer, pod::printer, network::printer, cluster::printer, extension::printer];
         if let Some((headings, cells)) = groups.iter().find_map(|printer| printer(kind)) {
             return Self::BuiltIn(headings, cells);
@@ -175,71 +160,14 @@ fn definition(name: &str, type_: &str, format: &str, description: &str, priority
     json!({"name": name, "type": type_, "format": format, "description": description, "priority": priority})
 }
 
-fn row_object(object: &Value, include: Include) -> Option<Value> {
+fn row_object(object: &Value, include: IncludeObject) -> Option<Value> {
     match include {
-        Include::None => None,
-        Include::Object => Some(object.clone()),
-        Include::Metadata => Some(json!({
+        IncludeObject::None => None,
+        IncludeObject::Object => Some(object.clone()),
+        IncludeObject::Metadata => Some(json!({
             "kind": "PartialObjectMetadata",
             "apiVersion": "meta.k8s.io/v1",
             "metadata": object["metadata"],
         })),
     }
-}
-
-// What the printers of all groups read objects with.
-
-fn name(object: &Value) -> Value {
-    object["metadata"]["name"].clone()
-}
-
-fn number(value: &Value) -> i64 {
-    value.as_i64().unwrap_or(0)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("")
-}
-
-fn items(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// `value`, or `<none>` if it is empty.
-fn or_none(value: impl Into<String>) -> Value {
-    let value = value.into();
-    Value::String(if value.is_empty() { "<none>".to_owned() } else { value })
-}
-
-/// `a=b,c=d` of a map of strings.
-fn labels(map: &Value) -> String {
-    let pairs = map.as_object().into_iter().flat_map(Map::iter);
-    pairs.map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(",")
-}
-
-/// A LabelSelector as `kubectl` writes it.
-fn selector(selector: &Value) -> Value {
-    let mut parts = labels(&selector["matchLabels"]);
-    for expression in items(&selector["matchExpressions"]) {
-        let key = text(&expression["key"]);
-        let values = items(&expression["values"]).iter().map(text).collect::<Vec<_>>().join(",");
-        let part = match text(&expression["operator"]) {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "DoesNotExist" => format!("!{key}"),
-            _ => key.to_owned(),
-        };
-        parts = if parts.is_empty() { part } else { format!("{parts},{part}") };
-    }
-    or_none(parts)
-}
-
-/// `a,b,c + 2 more...` of at most three of `parts`.
-fn first_three(parts: &[String], empty: &str) -> Value {
-    const SHOWN: usize = 3;
-    Value::String(match parts.len() {
-        0 => empty.to_owned(),
-        count if count > SHOWN => format!("{} + {} more...", parts[..SHOWN].join(","), count - SHOWN),
-        _ => parts.join(","),
-    })
 }

@@ -1,14 +1,14 @@
-//! Kubernetes' checks of built-in kinds, in its words: clients compare them, and people search for them.
+//! Kubernetes' validation of built-in kinds, with its messages.
 //!
-//! Covered is what a wrong manifest is usually refused for, and what the rest of the server and the mesh rely on: names,
-//! labels, required and immutable fields, ranges, uniqueness, selectors that select. Wording follows
-//! k8s.io/kubernetes `pkg/apis/*/validation` and k8s.io/apimachinery `pkg/util/validation`.
+//! Validated are the fields that manifests usually get wrong and that the server and the mesh rely on: names, labels,
+//! required and immutable fields, ranges, uniqueness, selectors. Messages are those of k8s.io/kubernetes
+//! `pkg/apis/*/validation` and k8s.io/apimachinery `pkg/util/validation`.
 
 mod access;
 mod cluster;
 mod extension;
+mod field_errors;
 mod fields;
-mod finding;
 mod metadata;
 mod names;
 mod pod;
@@ -20,46 +20,46 @@ mod workload;
 
 use serde_json::Value;
 
-pub use crate::status::Cause;
+pub(crate) use crate::status::StatusCause;
 
-use crate::kinds::{self, Kind};
-use finding::{Findings, Path};
+use crate::kinds::{self, ResourceKind};
+use field_errors::{FieldErrors, FieldPath};
 
-pub use fields::{prune, types, unknown_fields};
+pub(crate) use fields::{prune, types, unknown_fields};
 
-/// What is wrong with `object`, which has its defaults; `old` is what it replaces. Of custom resources only the metadata is
-/// looked at: the rest is up to their schema.
-pub fn object(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut findings = Findings::default();
-    metadata::check(kind, object, &mut findings);
+/// Validates an object after defaulting. `old` is the object that it replaces. For custom resources only the metadata
+/// is validated: the rest is validated against the schema.
+pub(crate) fn object(kind: &ResourceKind, object: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    let mut errors = FieldErrors::default();
+    metadata::check(kind, object, &mut errors);
     if kinds::by_kind(&kind.group, &kind.version, &kind.kind).is_none() {
-        return findings.into_causes();
+        return errors.into_causes();
     }
-    let spec = Path::root("spec");
+    let spec = FieldPath::root("spec");
     match (&*kind.group, &*kind.kind) {
-        ("", "Pod") => pod::pod(object, old, &mut findings),
-        ("", "Service") => service::service(object, old, &mut findings),
-        ("", "Endpoints") => service::endpoints(object, &mut findings),
-        ("", "ConfigMap") => cluster::config_map(object, old, &mut findings),
-        ("", "Secret") => cluster::secret(object, old, &mut findings),
-        ("", "ReplicationController") => workload::replication_controller(object, &mut findings),
-        ("apps", "Deployment") => workload::deployment(object, old, &mut findings),
-        ("apps", "ReplicaSet") => workload::replica_set(object, old, &mut findings),
-        ("apps", "StatefulSet") => workload::stateful_set(object, old, &mut findings),
-        ("apps", "DaemonSet") => workload::daemon_set(object, old, &mut findings),
-        ("batch", "Job") => workload::job(&object["spec"], &spec, &mut findings),
-        ("batch", "CronJob") => workload::cron_job(object, &mut findings),
-        ("discovery.k8s.io", "EndpointSlice") => service::endpoint_slice(object, old, &mut findings),
-        ("coordination.k8s.io", "Lease") => cluster::lease(object, &mut findings),
-        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => access::role(kind, object, &mut findings),
+        ("", "Pod") => pod::pod(object, old, &mut errors),
+        ("", "Service") => service::service(object, old, &mut errors),
+        ("", "Endpoints") => service::endpoints(object, &mut errors),
+        ("", "ConfigMap") => cluster::config_map(object, old, &mut errors),
+        ("", "Secret") => cluster::secret(object, old, &mut errors),
+        ("", "ReplicationController") => workload::replication_controller(object, &mut errors),
+        ("apps", "Deployment") => workload::deployment(object, old, &mut errors),
+        ("apps", "ReplicaSet") => workload::replica_set(object, old, &mut errors),
+        ("apps", "StatefulSet") => workload::stateful_set(object, old, &mut errors),
+        ("apps", "DaemonSet") => workload::daemon_set(object, old, &mut errors),
+        ("batch", "Job") => workload::job(&object["spec"], &spec, &mut errors),
+        ("batch", "CronJob") => workload::cron_job(object, &mut errors),
+        ("discovery.k8s.io", "EndpointSlice") => service::endpoint_slice(object, old, &mut errors),
+        ("coordination.k8s.io", "Lease") => cluster::lease(object, &mut errors),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => access::role(kind, object, &mut errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
-            access::binding(kind, object, old, &mut findings);
+            access::binding(kind, object, old, &mut errors);
         }
-        ("admissionregistration.k8s.io", _) => extension::webhooks(object, &mut findings),
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => extension::definition(object, old, &mut findings),
-        ("policy", "PodDisruptionBudget") => cluster::budget(object, &mut findings),
-        ("autoscaling", "HorizontalPodAutoscaler") => cluster::autoscaler(object, &mut findings),
+        ("admissionregistration.k8s.io", _) => extension::webhooks(object, &mut errors),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => extension::definition(object, old, &mut errors),
+        ("policy", "PodDisruptionBudget") => cluster::budget(object, &mut errors),
+        ("autoscaling", "HorizontalPodAutoscaler") => cluster::autoscaler(object, &mut errors),
         _ => {}
     }
-    findings.into_causes()
+    errors.into_causes()
 }

@@ -1,7 +1,7 @@
 //! Watches: the changes of a resource after a revision, as a stream of JSON lines.
 //!
-//! A watch keeps no queue of its own: it reads the log of changes as fast as its client takes them. A client that is slower than the
-//! log's memory is told `410 Expired` and lists again.
+//! A watch has no queue: it reads the log of changes as fast as its client reads the stream. A client that falls behind
+//! the log receives `410 Expired` and lists again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,55 +19,55 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::body::Body;
-use crate::encode::{self, Form};
-use crate::handler::Call;
+use crate::body::ResponseBody;
+use crate::call::ApiCall;
+use crate::encode::{self, ResponseFormat};
 use crate::object;
 use crate::selectors::Selector;
 use crate::status::{Result, Status};
-use crate::storage::{Change, Event};
+use crate::storage::{EventType, StoreEvent};
 use crate::verbs::read;
 
-/// How often a client that asked for bookmarks is told how far the watch is. Kubernetes takes about a minute; its clients only need
-/// some period.
-const BOOKMARKS_EVERY: Duration = Duration::from_secs(60);
+/// Interval of bookmarks. Kubernetes sends them about every minute.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a watch lasts that names no time, at least; the rest is random, so that watches do not all end together.
-const USUAL_SECONDS: u64 = 1800;
+/// Shortest duration of a watch without a timeout. The actual duration is random, so that watches do not all end at the
+/// same time.
+const MIN_SECONDS: u64 = 1800;
 
-/// How long a watch may last at most: a day.
-const LONGEST_SECONDS: u64 = 86_400;
+/// Longest duration of a watch: a day.
+const MAX_SECONDS: u64 = 86_400;
 
-/// How many changes are read from the log at once.
-const AT_ONCE: usize = 128;
+/// Number of changes that are read from the log at a time.
+const BATCH: usize = 128;
 
-/// The annotation of the bookmark that ends the initial events of a streamed list.
+/// Annotation of the bookmark that ends the initial events of a streamed list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-struct Watch {
-    call: Arc<Call>,
+struct WatchStream {
+    call: Arc<ApiCall>,
     selector: Selector,
-    /// Everything up to this revision was told.
+    /// The revision up to which changes have been sent.
     revision: u64,
     changed: watch::Receiver<u64>,
     ends: Instant,
-    /// None if the client did not ask for bookmarks.
+    /// None if the client requested no bookmarks.
     next_bookmark: Option<Instant>,
-    /// Written lines that were not taken yet.
+    /// Encoded lines that have not been sent.
     ready: VecDeque<Bytes>,
-    /// Table rows after the first carry no column definitions.
-    told_columns: bool,
+    /// Whether a table with column definitions has been sent; later tables have none.
+    sent_columns: bool,
     over: bool,
 }
 
-/// Begins a watch.
-pub(crate) fn start(call: &Arc<Call>) -> Result<Response<Body>> {
+/// Starts a watch.
+pub(crate) fn start(call: &Arc<ApiCall>) -> Result<Response<ResponseBody>> {
     let query = &call.query;
     let selector = read::selector(call)?;
     let bookmarks = query.flag("allowWatchBookmarks");
     let seconds = match query.number("timeoutSeconds")? {
-        Some(seconds) if seconds > 0 => seconds.min(LONGEST_SECONDS),
-        _ => USUAL_SECONDS + rand::rng().random_range(0..USUAL_SECONDS),
+        Some(seconds) if seconds > 0 => seconds.min(MAX_SECONDS),
+        _ => MIN_SECONDS + rand::rng().random_range(0..MIN_SECONDS),
     };
     let changed = call.api.store.subscribe(&call.served.stored);
     let wanted = read::revision_parameter(call)?;
@@ -76,22 +76,22 @@ pub(crate) fn start(call: &Arc<Call>) -> Result<Response<Body>> {
         read::not_of_the_future(call, wanted)?;
     }
     let now = Instant::now();
-    let mut watch = Watch {
+    let mut watch = WatchStream {
         call: Arc::clone(call),
         selector,
         revision: wanted.unwrap_or(0),
         changed,
         ends: now + Duration::from_secs(seconds),
-        next_bookmark: bookmarks.then(|| now + BOOKMARKS_EVERY),
+        next_bookmark: bookmarks.then(|| now + BOOKMARK_INTERVAL),
         ready: VecDeque::new(),
-        told_columns: false,
+        sent_columns: false,
         over: false,
     };
     match initial {
-        Initial::Events { bookmark } => watch.begin_with_everything(bookmark && bookmarks),
-        Initial::None if wanted.unwrap_or(0) == 0 => watch.revision = call.api.store.revision(),
-        Initial::None => {
-            // Refused here, while there is still a status line to say it with.
+        InitialEvents::Events { bookmark } => watch.send_initial_events(bookmark && bookmarks),
+        InitialEvents::None if wanted.unwrap_or(0) == 0 => watch.revision = call.api.store.revision(),
+        InitialEvents::None => {
+            // An error here is a response; later errors are events.
             let known = call.api.store.changes_after(&call.served.stored, watch.revision, 1);
             known.map_err(|compacted| Status::too_old(watch.revision, compacted.oldest))?;
         }
@@ -106,15 +106,15 @@ pub(crate) fn start(call: &Arc<Call>) -> Result<Response<Body>> {
     Ok(response)
 }
 
-enum Initial {
-    /// The objects that there are, as if they had just been added; then a bookmark that says so.
+enum InitialEvents {
+    /// The existing objects as added objects, and then a bookmark.
     Events {
         bookmark: bool,
     },
     None,
 }
 
-fn initial_events(call: &Call, wanted: Option<u64>) -> Result<Initial> {
+fn initial_events(call: &ApiCall, wanted: Option<u64>) -> Result<InitialEvents> {
     let query = &call.query;
     match query.get("sendInitialEvents") {
         Some("true") => {
@@ -122,23 +122,23 @@ fn initial_events(call: &Call, wanted: Option<u64>) -> Result<Initial> {
                 let why = "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
                 return Err(Status::other(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")));
             }
-            Ok(Initial::Events { bookmark: true })
+            Ok(InitialEvents::Events { bookmark: true })
         }
-        Some("false") => Ok(Initial::None),
-        // Without a revision, or with 0, a watch begins with what there is.
-        _ if wanted.unwrap_or(0) == 0 => Ok(Initial::Events { bookmark: false }),
-        _ => Ok(Initial::None),
+        Some("false") => Ok(InitialEvents::None),
+        // A watch without a revision, or with revision 0, starts with the existing objects.
+        _ if wanted.unwrap_or(0) == 0 => Ok(InitialEvents::Events { bookmark: false }),
+        _ => Ok(InitialEvents::None),
     }
 }
 
-impl Watch {
-    fn begin_with_everything(&mut self, bookmark: bool) {
+impl WatchStream {
+    fn send_initial_events(&mut self, bookmark: bool) {
         let call = Arc::clone(&self.call);
         let (revision, objects) = call.api.store.list(&call.served.stored, read::namespace(&call));
         self.revision = revision;
         for object in objects {
             if self.selector.matches(&encode::present(&call.served, &object)) {
-                self.tell("ADDED", &object);
+                self.send("ADDED", &object);
             }
         }
         if bookmark {
@@ -146,7 +146,7 @@ impl Watch {
         }
     }
 
-    /// The next line, or None when the watch is over.
+    /// The next line, or None at the end of the watch.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(line) = self.ready.pop_front() {
@@ -155,7 +155,7 @@ impl Watch {
             if self.over {
                 return None;
             }
-            // Marked as seen before reading, so that no change between is missed.
+            // Marked before reading, so that no change is missed.
             self.changed.mark_unchanged();
             self.read_log();
             if !self.ready.is_empty() || self.over {
@@ -173,21 +173,21 @@ impl Watch {
         let now = Instant::now();
         self.over |= now >= self.ends;
         if self.next_bookmark.is_some_and(|at| now >= at) {
-            self.next_bookmark = Some(now + BOOKMARKS_EVERY);
+            self.next_bookmark = Some(now + BOOKMARK_INTERVAL);
             self.bookmark(false);
         } else if self.over && self.next_bookmark.is_some() {
-            // The last bookmark lets the client continue where this watch ends.
+            // The last bookmark lets the client continue at this revision.
             self.bookmark(false);
         }
     }
 
     fn read_log(&mut self) {
         let call = Arc::clone(&self.call);
-        match call.api.store.changes_after(&call.served.stored, self.revision, AT_ONCE) {
+        match call.api.store.changes_after(&call.served.stored, self.revision, BATCH) {
             Ok((revision, events)) => {
-                let full = events.len() == AT_ONCE;
+                let full = events.len() == BATCH;
                 for event in events {
-                    self.tell_change(&event);
+                    self.send_change(&event);
                 }
                 self.revision = revision;
                 if full {
@@ -202,8 +202,9 @@ impl Watch {
         }
     }
 
-    /// Tells a change as this watch's selector sees it: an object that begins to match is added, one that ceases is deleted.
-    fn tell_change(&mut self, event: &Event) {
+    /// Sends a change as the watch's selector sees it: an object that starts to match is added, one that ceases to
+    /// match is deleted.
+    fn send_change(&mut self, event: &StoreEvent) {
         let call = Arc::clone(&self.call);
         let in_namespace =
             |object: &Value| read::namespace(&call).is_none_or(|namespace| object::namespace(object) == namespace);
@@ -212,31 +213,31 @@ impl Watch {
             return;
         }
         let before = event.previous.as_deref().is_some_and(&matches);
-        let after = event.change != Change::Deleted && matches(&event.object);
+        let after = event.change != EventType::Deleted && matches(&event.object);
         match (before, after) {
-            (false, true) => self.tell("ADDED", &event.object),
-            (true, true) => self.tell("MODIFIED", &event.object),
-            (true, false) if event.change == Change::Deleted => self.tell("DELETED", &event.object),
+            (false, true) => self.send("ADDED", &event.object),
+            (true, true) => self.send("MODIFIED", &event.object),
+            (true, false) if event.change == EventType::Deleted => self.send("DELETED", &event.object),
             (true, false) => {
-                // As it last matched, with the revision at which it ceased to.
+                // The last matching state, with the revision at which it ceased to match.
                 let mut last = event.previous.as_deref().unwrap_or(&event.object).clone();
                 object::set_metadata(&mut last, "resourceVersion", Some(json!(event.revision.to_string())));
-                self.tell("DELETED", &last);
+                self.send("DELETED", &last);
             }
             (false, false) => {}
         }
     }
 
-    fn tell(&mut self, kind: &str, object: &Value) {
+    fn send(&mut self, kind: &str, object: &Value) {
         let call = Arc::clone(&self.call);
-        let mut formed = encode::formed(&call.served, call.form, object);
-        if matches!(call.form, Form::Table(_)) {
-            if self.told_columns {
-                formed.to_mut()["columnDefinitions"] = Value::Null;
+        let mut formatted = encode::formatted(&call.served, call.format, object);
+        if matches!(call.format, ResponseFormat::Table(_)) {
+            if self.sent_columns {
+                formatted.to_mut()["columnDefinitions"] = Value::Null;
             }
-            self.told_columns = true;
+            self.sent_columns = true;
         }
-        self.push(&json!({ "type": kind, "object": formed }));
+        self.push(&json!({ "type": kind, "object": formatted }));
     }
 
     fn bookmark(&mut self, ends_initial_events: bool) {
@@ -245,12 +246,14 @@ impl Watch {
         if ends_initial_events {
             metadata["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
         }
-        let object = match self.call.form {
-            Form::Object => json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata }),
-            Form::Metadata => {
+        let object = match self.call.format {
+            ResponseFormat::Object => {
+                json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata })
+            }
+            ResponseFormat::Metadata => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
             }
-            Form::Table(_) => {
+            ResponseFormat::Table(_) => {
                 let row = json!({ "cells": [], "object": { "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata } });
                 let own = json!({ "resourceVersion": self.revision.to_string() });
                 json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": own, "columnDefinitions": null, "rows": [row] })

@@ -1,9 +1,10 @@
-//! kube-rs as a client of exec, logs, port forwarding and the service proxy: its WebSocket subprotocols are not kubectl's.
+//! kube-rs as a client of exec, logs and port forwarding: its WebSocket subprotocols differ from kubectl's.
 
 #[path = "kubectl/node.rs"]
 mod node;
 
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use futures_util::AsyncReadExt as _;
 use isthmus_apiserver::{Options, Server};
@@ -14,11 +15,13 @@ use kube::{Api, Client, Config};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A server with a running pod `web`.
 struct Cluster {
     client: Client,
+    log: Arc<Notify>,
     _directory: TempDir,
     _stop: DropGuard,
 }
@@ -26,7 +29,8 @@ struct Cluster {
 async fn start() -> Cluster {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("node.sock");
-    let agent = node::Node::listen(&socket);
+    let log = Arc::new(Notify::new());
+    let agent = node::Node::listen(&socket, Arc::clone(&log));
     tokio::spawn(async move { agent.serve().await });
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
     let (mut options, kubeconfig) = Options::for_tests(vec![listener]).expect("a new cluster");
@@ -45,7 +49,7 @@ async fn start() -> Cluster {
     pods.create(&PostParams::default(), &pod).await.expect("created");
     let status = json!({"status": {"phase": "Running", "podIP": "127.0.0.1"}});
     pods.patch_status("web", &PatchParams::default(), &Patch::Merge(status)).await.expect("patched");
-    Cluster { client, _directory: directory, _stop: stop.drop_guard() }
+    Cluster { client, log, _directory: directory, _stop: stop.drop_guard() }
 }
 
 fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
@@ -66,13 +70,13 @@ impl Cluster {
 async fn runs_commands() {
     let cluster = start().await;
     let mut process = cluster.exec(&["echo", "hello"], &AttachParams::default()).await;
-    let mut said = String::new();
-    process.stdout().expect("piped").read_to_string(&mut said).await.expect("output");
-    let status = process.take_status().expect("asked once").await.expect("a status");
-    assert_eq!((said.as_str(), status.status.as_deref()), ("hello\n", Some("Success")));
+    let mut output = String::new();
+    process.stdout().expect("piped").read_to_string(&mut output).await.expect("output");
+    let status = process.take_status().expect("taken once").await.expect("a status");
+    assert_eq!((output.as_str(), status.status.as_deref()), ("hello\n", Some("Success")));
 
     let mut failing = cluster.exec(&["exit", "3"], &AttachParams::default()).await;
-    let status = failing.take_status().expect("asked once").await.expect("a status");
+    let status = failing.take_status().expect("taken once").await.expect("a status");
     assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
     let causes = status.details.and_then(|details| details.causes).expect("causes");
     assert_eq!(causes[0].message.as_deref(), Some("3"));
@@ -87,9 +91,9 @@ async fn standard_input_ends_when_the_client_closes_it() {
     stdin.write_all(b"one two").await.expect("sent");
     stdin.shutdown().await.expect("closed");
     drop(stdin);
-    let mut said = String::new();
-    process.stdout().expect("piped").read_to_string(&mut said).await.expect("output");
-    assert_eq!(said, "one two");
+    let mut output = String::new();
+    process.stdout().expect("piped").read_to_string(&mut output).await.expect("output");
+    assert_eq!(output, "one two");
 }
 
 #[tokio::test]
@@ -114,7 +118,7 @@ async fn forwards_several_ports_over_one_socket() {
     tokio::time::timeout(std::time::Duration::from_secs(30), echoed).await.expect("in time");
 
     let mut refused = cluster.pods().portforward("web", &[1]).await.expect("upgraded");
-    let error = refused.take_error(1).expect("asked once").await;
+    let error = refused.take_error(1).expect("taken once").await;
     assert!(error.expect("an error").contains("connection refused"));
 }
 
@@ -125,7 +129,11 @@ async fn reads_and_follows_logs() {
     assert_eq!(cluster.pods().logs("web", &params).await.expect("a log"), "three\n");
     let params = LogParams { follow: true, ..LogParams::default() };
     let mut stream = std::pin::pin!(cluster.pods().log_stream("web", &params).await.expect("a log"));
-    let mut said = [0; 19];
-    stream.read_exact(&mut said).await.expect("four lines");
-    assert_eq!(&said, b"one\ntwo\nthree\nfour\n");
+    let mut output = [0; 14];
+    stream.read_exact(&mut output).await.expect("three lines");
+    assert_eq!(&output, b"one\ntwo\nthree\n");
+    cluster.log.notify_one();
+    let mut output = [0; 5];
+    stream.read_exact(&mut output).await.expect("a fourth line");
+    assert_eq!(&output, b"four\n");
 }

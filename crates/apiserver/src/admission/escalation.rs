@@ -1,18 +1,20 @@
-//! Nobody grants what it may not do itself, as in Kubernetes: neither by writing a role nor by binding one.
+//! Prevention of privilege escalation, as in Kubernetes: the author of a role or binding must hold the permissions that
+//! it grants.
 //!
-//! Exceptions: `system:masters`, the verb `escalate` on the role that is written, and the verb `bind` on the role that is bound.
+//! Exceptions: `system:masters`, the verb `escalate` on the role, and the verb `bind` on the role of a binding.
 
 use serde_json::{Value, json};
 
-use crate::handler::Call;
+use crate::call::ApiCall;
 use crate::object;
 use crate::rbac::{self, Attributes};
 use crate::status::{Result, Status};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// Refuses a role or binding that grants more than its author has. `old` is what it replaces.
-pub(super) fn check(call: &Call, object: &Value, old: Option<&Value>) -> Result<()> {
+/// Returns an error if a role or binding grants permissions that its author does not hold. `old` is the object that it
+/// replaces.
+pub(super) fn check(call: &ApiCall, object: &Value, old: Option<&Value>) -> Result<()> {
     let kind = &call.served.kind;
     if *kind.group != *GROUP || rbac::is_master(&call.user) {
         return Ok(());
@@ -26,7 +28,7 @@ pub(super) fn check(call: &Call, object: &Value, old: Option<&Value>) -> Result<
             }
             let mut rules = object::list(object, "/rules").to_vec();
             if object.get("aggregationRule").is_some_and(Value::is_object) {
-                // Roles that are written later are part of it, whatever they allow.
+                // An aggregated role includes roles that are created later, whatever they allow.
                 rules.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
                 rules.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
             }
@@ -57,7 +59,7 @@ pub(super) fn check(call: &Call, object: &Value, old: Option<&Value>) -> Result<
     Err(Status::forbidden(kind, object::name(object), &why))
 }
 
-fn may(call: &Call, verb: &str, resource: &str, name: &str) -> bool {
+fn may(call: &ApiCall, verb: &str, resource: &str, name: &str) -> bool {
     let attributes = Attributes {
         verb: verb.to_owned(),
         group: GROUP.to_owned(),
@@ -73,7 +75,7 @@ fn texts<'a>(rule: &'a Value, key: &str) -> Vec<&'a str> {
     object::list(rule, key).iter().filter_map(Value::as_str).collect()
 }
 
-/// Whether each single thing that `rule` allows is allowed by one of `owned`.
+/// Returns whether each permission of `rule` is allowed by one of `owned`.
 fn is_covered(owned: &[Value], rule: &Value) -> bool {
     let names = match texts(rule, "/resourceNames") {
         names if names.is_empty() => vec![None],
@@ -113,7 +115,7 @@ fn has_resource(rule: &Value, wanted: &str) -> bool {
     has(rule, "/resources", wanted) || part_of_any.is_some_and(|part| texts(rule, "/resources").contains(&&*part))
 }
 
-/// A rule as Kubernetes writes it in this refusal.
+/// A rule in the format of Kubernetes' error message.
 fn written(rule: &Value) -> String {
     let keys = [
         ("APIGroups", "/apiGroups"),
@@ -132,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_single_right_must_be_held() {
+    fn every_granted_permission_must_be_held() {
         let owned = [
             json!({"apiGroups": [""], "resources": ["pods", "*/log"], "verbs": ["get", "list"]}),
             json!({"apiGroups": ["apps"], "resources": ["*"], "verbs": ["*"]}),

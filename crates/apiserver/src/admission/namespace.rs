@@ -1,18 +1,18 @@
-//! Objects live in namespaces that exist and are not being deleted; some namespaces are not deleted at all.
+//! Admission by namespace: objects are created only in namespaces that exist and are not being deleted.
 
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::registry::Served;
-use crate::status::{Cause, Result, Status};
+use crate::registry::ServedResource;
+use crate::status::{Result, Status, StatusCause};
 use crate::storage::GroupResource;
 use crate::{kinds, object};
 
-/// Namespaces that the cluster cannot do without.
-const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+/// Namespaces that cannot be deleted.
+const PROTECTED: [&str; 3] = ["default", "kube-system", "kube-public"];
 
-/// Refuses to create in a namespace that is not there or going away.
-pub(crate) fn check_create(api: &Api, served: &Served, object: &Value) -> Result<()> {
+/// Returns an error if the object's namespace does not exist or is being deleted.
+pub(crate) fn check_create(api: &Api, served: &ServedResource, object: &Value) -> Result<()> {
     if !served.kind.namespaced {
         return Ok(());
     }
@@ -29,15 +29,15 @@ pub(crate) fn check_create(api: &Api, served: &Served, object: &Value) -> Result
     let mut status = Status::forbidden(&served.kind, object::name(object), &why);
     if let Some(details) = &mut status.details {
         let message = format!("namespace {name} is being terminated");
-        details.causes = vec![Cause::new("NamespaceTerminating", "metadata.namespace", message)];
+        details.causes = vec![StatusCause::new("NamespaceTerminating", "metadata.namespace", message)];
     }
     Err(status)
 }
 
-/// Refuses to delete the cluster's own namespaces.
-pub(crate) fn check_delete(served: &Served, object: &Value) -> Result<()> {
+/// Returns an error if the object is a namespace that cannot be deleted.
+pub(crate) fn check_delete(served: &ServedResource, object: &Value) -> Result<()> {
     let name = object::name(object);
-    if served.kind.is("", "Namespace") && IMMORTAL.contains(&name) {
+    if served.kind.is("", "Namespace") && PROTECTED.contains(&name) {
         return Err(Status::forbidden(&served.kind, name, "this namespace may not be deleted"));
     }
     Ok(())

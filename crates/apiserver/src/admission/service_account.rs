@@ -1,27 +1,26 @@
-//! Pods run as a service account and have its token: `kube-api-access-…`, a projected volume of token, CA and namespace.
+//! Adds the service account and its token to pods: `kube-api-access-…`, a projected volume of token, CA and namespace.
 //!
 //! Semantics of Kubernetes' ServiceAccount admission plugin.
 
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::kinds::Kind;
+use crate::kinds::ResourceKind;
 use crate::object;
 use crate::status::{Result, Status};
 use crate::storage::GroupResource;
-use crate::verbs::prepare;
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 
-/// Seconds that the token is asked to live: an hour and a bit, so that it is renewed each hour.
+/// Requested lifetime of the token in seconds: more than an hour, so that it is renewed each hour.
 const TOKEN_SECONDS: u32 = 3607;
 
 /// Name of the ConfigMap with the cluster's CA in every namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
 
-/// Adds account and token to a new pod.
-pub(super) fn admit(api: &Api, kind: &Kind, pod: &mut Value) -> Result<()> {
+/// Sets the service account of a new pod and mounts its token.
+pub(super) fn admit(api: &Api, kind: &ResourceKind, pod: &mut Value) -> Result<()> {
     let spec = object::field(pod, "spec");
     if spec.get("serviceAccountName").and_then(Value::as_str).is_none_or(str::is_empty) {
         spec.insert("serviceAccountName".into(), json!("default"));
@@ -46,7 +45,7 @@ pub(super) fn admit(api: &Api, kind: &Kind, pod: &mut Value) -> Result<()> {
 
 fn mount_token(pod: &mut Value) {
     let known = object::list(pod, "/spec/volumes").iter().map(object_name).find(|name| name.starts_with(VOLUME_PREFIX));
-    let volume = known.map_or_else(|| format!("{VOLUME_PREFIX}{}", &prepare::new_uid()[..5]), str::to_owned);
+    let volume = known.map_or_else(|| format!("{VOLUME_PREFIX}{}", &object::new_uid()[..5]), str::to_owned);
     let is_new = known.is_none();
     let mut used = false;
     for list in ["initContainers", "containers"] {
@@ -90,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_added_later_share_the_volume() {
+    fn added_containers_mount_the_same_volume() {
         let mut pod = json!({"spec": {"containers": [{"name": "app"}]}});
         mount_token(&mut pod);
         pod["spec"]["containers"].as_array_mut().expect("a list").push(json!({"name": "proxy"}));

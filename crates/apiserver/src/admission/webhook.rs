@@ -1,151 +1,163 @@
-//! Admission webhooks: which of them a change concerns, in what order they are asked, and what their failure means.
+//! Admission webhooks: which webhooks match a request, the order of calls, and failure policies.
 
 use serde_json::Value;
 
-use super::{Operation, review};
+use super::operation::AdmissionOperation;
+use super::review;
+use crate::call::ApiCall;
 use crate::encode;
-use crate::handler::Call;
 use crate::object;
 use crate::patch::json;
-use crate::registry::Served;
+use crate::registry::ServedResource;
 use crate::selectors::label_selector_matches;
 use crate::status::{Result, Status};
 use crate::storage::GroupResource;
 
-pub(crate) use review::Webhooks;
-
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// A webhook that a change concerns.
-struct Concerned {
+/// A webhook whose rules and selectors match the request.
+struct MatchingWebhook {
     /// The webhook's entry in its configuration.
     webhook: Value,
     /// The version of the resource that its rules name.
-    served: std::sync::Arc<Served>,
+    served: std::sync::Arc<ServedResource>,
 }
 
-/// Asks the mutating webhooks, one after the other. Those that ask for it are asked once more if a later one changed the object.
-pub(super) async fn mutate(call: &Call, operation: Operation, object: &mut Value, old: Option<&Value>) -> Result<()> {
-    let concerned = concerned(call, "mutatingwebhookconfigurations", operation, Some(object), old);
-    let mut changed_after = vec![false; concerned.len()];
-    for (at, one) in concerned.iter().enumerate() {
+/// Calls the mutating webhooks in sequence. Webhooks with `reinvocationPolicy: IfNeeded` are called again if a later
+/// webhook changed it.
+pub(super) async fn mutate(
+    call: &ApiCall,
+    operation: AdmissionOperation,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<()> {
+    let matching_webhooks = matching_webhooks(call, "mutatingwebhookconfigurations", operation, Some(object), old);
+    let mut changed_after = vec![false; matching_webhooks.len()];
+    for (at, matching) in matching_webhooks.iter().enumerate() {
         let before = object.clone();
-        ask_to_mutate(call, operation, one, object, old).await?;
+        call_mutating(call, operation, matching, object, old).await?;
         if *object != before {
             changed_after[..at].fill(true);
         }
     }
-    for (one, changed) in concerned.iter().zip(changed_after) {
-        if changed && object::text(&one.webhook, "/reinvocationPolicy") == "IfNeeded" {
-            ask_to_mutate(call, operation, one, object, old).await?;
+    for (matching, changed) in matching_webhooks.iter().zip(changed_after) {
+        if changed && object::text(&matching.webhook, "/reinvocationPolicy") == "IfNeeded" {
+            call_mutating(call, operation, matching, object, old).await?;
         }
     }
     Ok(())
 }
 
-/// Asks the validating webhooks; the first refusal counts.
+/// Calls the validating webhooks. Returns an error if one denies the request.
 pub(super) async fn validate(
-    call: &Call,
-    operation: Operation,
+    call: &ApiCall,
+    operation: AdmissionOperation,
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Result<()> {
-    for one in concerned(call, "validatingwebhookconfigurations", operation, object, old) {
-        let asked = presented(&one, object);
-        let before = presented(&one, old);
-        if let Some(answer) = ask(call, operation, &one, asked.as_ref(), before.as_ref()).await? {
-            answer.warnings.into_iter().for_each(|warning| call.warn(warning));
-            if let Some(refusal) = answer.refusal {
-                return Err(refusal);
+    for matching in matching_webhooks(call, "validatingwebhookconfigurations", operation, object, old) {
+        let sent = in_served_version(&matching, object);
+        let before = in_served_version(&matching, old);
+        if let Some(response) = call_webhook(call, operation, &matching, sent.as_ref(), before.as_ref()).await? {
+            response.warnings.into_iter().for_each(|warning| call.warn(warning));
+            if let Some(denial) = response.denial {
+                return Err(denial);
             }
         }
     }
     Ok(())
 }
 
-async fn ask_to_mutate(
-    call: &Call,
-    operation: Operation,
-    one: &Concerned,
+async fn call_mutating(
+    call: &ApiCall,
+    operation: AdmissionOperation,
+    matching: &MatchingWebhook,
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<()> {
-    let asked = presented(one, Some(object));
-    let before = presented(one, old);
-    let Some(answer) = ask(call, operation, one, asked.as_ref(), before.as_ref()).await? else { return Ok(()) };
-    answer.warnings.into_iter().for_each(|warning| call.warn(warning));
-    if let Some(refusal) = answer.refusal {
-        return Err(refusal);
+    let sent = in_served_version(matching, Some(object));
+    let before = in_served_version(matching, old);
+    let Some(response) = call_webhook(call, operation, matching, sent.as_ref(), before.as_ref()).await? else {
+        return Ok(());
+    };
+    response.warnings.into_iter().for_each(|warning| call.warn(warning));
+    if let Some(denial) = response.denial {
+        return Err(denial);
     }
-    if let (Some(patch), Some(mut patched)) = (answer.patch, asked) {
-        let name = object::text(&one.webhook, "/name");
+    if let (Some(patch), Some(mut patched)) = (response.patch, sent) {
+        let name = object::text(&matching.webhook, "/name");
         json::apply(&mut patched, &patch).map_err(|error| {
-            Status::internal(format!("failed calling webhook {name:?}: its patch does not apply: {error}"))
+            Status::internal(format!("failed calling webhook {name:?}: its patch cannot be applied: {error}"))
         })?;
         *object = encode::present(&call.served, &patched).into_owned();
     }
     Ok(())
 }
 
-fn presented(one: &Concerned, object: Option<&Value>) -> Option<Value> {
-    object.map(|object| encode::present(&one.served, object).into_owned())
+fn in_served_version(matching: &MatchingWebhook, object: Option<&Value>) -> Option<Value> {
+    object.map(|object| encode::present(&matching.served, object).into_owned())
 }
 
-/// Asks one webhook. None if it failed and is to be ignored then.
-async fn ask(
-    call: &Call,
-    operation: Operation,
-    one: &Concerned,
+/// Calls one webhook. Returns None if the call failed and the failure policy is `Ignore`.
+async fn call_webhook(
+    call: &ApiCall,
+    operation: AdmissionOperation,
+    matching: &MatchingWebhook,
     object: Option<&Value>,
     old: Option<&Value>,
-) -> Result<Option<review::Answer>> {
-    let webhook = &one.webhook;
+) -> Result<Option<review::WebhookResponse>> {
+    let webhook = &matching.webhook;
     let name = object::text(webhook, "/name");
     let dry_run = call.query.dry_run()?;
     if dry_run && !matches!(object::text(webhook, "/sideEffects"), "None" | "NoneOnDryRun") {
         return Err(Status::bad_request(format!("admission webhook {name:?} does not support dry run")));
     }
-    let question = review::Question { call, operation, asked: &one.served, object, old, dry_run };
-    match call.api.webhooks.ask(&call.api.store, webhook, &question).await {
-        Ok(answer) => Ok(Some(answer)),
-        Err(failure) if object::text(webhook, "/failurePolicy") == "Ignore" => {
-            tracing::warn!(webhook = name, %failure, "webhook failed, which is ignored");
+    let request = review::AdmissionRequest { call, operation, served: &matching.served, object, old, dry_run };
+    match review::call(webhook, &request).await {
+        Ok(response) => Ok(Some(response)),
+        Err(error) if object::text(webhook, "/failurePolicy") == "Ignore" => {
+            tracing::warn!(webhook = name, %error, "webhook failed, ignored by its failure policy");
             Ok(None)
         }
-        Err(failure) => Err(Status::internal(format!("failed calling webhook {name:?}: {failure}"))),
+        Err(error) => Err(Status::internal(format!("failed calling webhook {name:?}: {error}"))),
     }
 }
 
-fn concerned(
-    call: &Call,
+fn matching_webhooks(
+    call: &ApiCall,
     plural: &str,
-    operation: Operation,
+    operation: AdmissionOperation,
     object: Option<&Value>,
     old: Option<&Value>,
-) -> Vec<Concerned> {
+) -> Vec<MatchingWebhook> {
     if call.served.kind.group == GROUP {
-        // Nothing may keep a broken webhook from being removed.
+        // A broken webhook must not prevent its own removal.
         return Vec::new();
     }
     let configurations = call.api.store.list(&GroupResource::new(GROUP, plural), None).1;
-    let mut concerned = Vec::new();
+    let mut matching_webhooks = Vec::new();
     for configuration in configurations {
         for webhook in object::list(&configuration, "/webhooks") {
             let selected = namespace_selected(call, webhook, object.or(old)) && object_selected(webhook, object, old);
             if let Some(served) = matching_version(call, webhook, operation).filter(|_| selected) {
-                concerned.push(Concerned { webhook: webhook.clone(), served });
+                matching_webhooks.push(MatchingWebhook { webhook: webhook.clone(), served });
             }
         }
     }
-    concerned
+    matching_webhooks
 }
 
-/// The version of the resource that the webhook wants to see: the request's, or with `matchPolicy: Equivalent` another of the same
-/// objects.
-fn matching_version(call: &Call, webhook: &Value, operation: Operation) -> Option<std::sync::Arc<Served>> {
+/// The version of the resource that the webhook receives: the request's, or with `matchPolicy: Equivalent` another
+/// version of the same resource.
+fn matching_version(
+    call: &ApiCall,
+    webhook: &Value,
+    operation: AdmissionOperation,
+) -> Option<std::sync::Arc<ServedResource>> {
     let rules = object::list(webhook, "/rules");
-    let matches =
-        |served: &Served| rules.iter().any(|rule| rule_matches(rule, served, &call.route.subresource, operation));
+    let matches = |served: &ServedResource| {
+        rules.iter().any(|rule| rule_matches(rule, served, &call.route.subresource, operation))
+    };
     if matches(&call.served) {
         return Some(call.served.clone());
     }
@@ -156,7 +168,7 @@ fn matching_version(call: &Call, webhook: &Value, operation: Operation) -> Optio
     snapshot.all().iter().find(|served| served.stored == call.served.stored && matches(served)).cloned()
 }
 
-fn rule_matches(rule: &Value, served: &Served, subresource: &str, operation: Operation) -> bool {
+fn rule_matches(rule: &Value, served: &ServedResource, subresource: &str, operation: AdmissionOperation) -> bool {
     let has =
         |pointer: &str, wanted: &str| object::list(rule, pointer).iter().any(|known| known == "*" || known == wanted);
     let scope = match object::text(rule, "/scope") {
@@ -175,7 +187,7 @@ fn rule_matches(rule: &Value, served: &Served, subresource: &str, operation: Ope
         && object::list(rule, "/resources").iter().filter_map(Value::as_str).any(resource)
 }
 
-fn namespace_selected(call: &Call, webhook: &Value, object: Option<&Value>) -> bool {
+fn namespace_selected(call: &ApiCall, webhook: &Value, object: Option<&Value>) -> bool {
     let Some(selector) = webhook.get("namespaceSelector").filter(|selector| !selector.is_null()) else { return true };
     if call.served.kind.is("", "Namespace") {
         return label_selector_matches(selector, object.and_then(|namespace| namespace.pointer("/metadata/labels")));
@@ -201,23 +213,24 @@ mod tests {
     use crate::kinds;
     use serde_json::json;
 
-    fn served(group: &str, plural: &str) -> Served {
+    fn served(group: &str, plural: &str) -> ServedResource {
         let kind = kinds::by_resource(group, "v1", plural).expect("built in").clone();
         let stored = GroupResource::of(&kind);
-        Served { kind, stored, custom: None }
+        ServedResource { kind, stored, custom: None }
     }
 
     #[test]
     fn rules() {
         let rule = |resources: Value| json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": resources});
-        let matches =
-            |rule: &Value, subresource: &str| rule_matches(rule, &served("", "pods"), subresource, Operation::Create);
+        let matches = |rule: &Value, subresource: &str| {
+            rule_matches(rule, &served("", "pods"), subresource, AdmissionOperation::Create)
+        };
         assert!(matches(&rule(json!(["pods"])), ""));
         assert!(!matches(&rule(json!(["pods"])), "status"));
         assert!(matches(&rule(json!(["pods/*"])), "status"));
         assert!(matches(&rule(json!(["*"])), ""));
         assert!(!matches(&rule(json!(["services"])), ""));
-        assert!(!rule_matches(&rule(json!(["*"])), &served("apps", "deployments"), "", Operation::Create));
-        assert!(!rule_matches(&rule(json!(["*"])), &served("", "pods"), "", Operation::Delete));
+        assert!(!rule_matches(&rule(json!(["*"])), &served("apps", "deployments"), "", AdmissionOperation::Create));
+        assert!(!rule_matches(&rule(json!(["*"])), &served("", "pods"), "", AdmissionOperation::Delete));
     }
 }

@@ -1,23 +1,26 @@
-//! Service accounts' tokens: JWTs signed with the cluster's key (ES256), bound to an audience, a time, and, if asked for, to a pod or
-//! secret whose deletion ends them. Claims as in Kubernetes' `pkg/serviceaccount`.
+//! Service account tokens: JWTs signed with the cluster's key (ES256), bound to audiences, an expiration time, and
+//! optionally to a pod, secret or node. Claims as in Kubernetes' `pkg/serviceaccount`.
+
+#[cfg(test)]
+mod tests;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rand::RngExt as _;
 use rcgen::{KeyPair, PublicKeyData as _};
 use serde::{Deserialize, Serialize};
 
-use super::User;
+use super::user::UserInfo;
 use crate::object;
-use crate::storage::{GroupResource, Store};
+use crate::storage::{GroupResource, ObjectStore};
 use crate::timestamp::unix_now;
 
 /// Issuer of the tokens in `kubernetes.io/service-account-token` Secrets.
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
-/// How far clocks may differ, in seconds.
+/// Tolerated clock skew, in seconds.
 const LEEWAY: u64 = 10;
 
-/// The key that signs tokens and checks them.
+/// The key that signs and verifies tokens.
 pub(crate) struct TokenKey {
     signing: EncodingKey,
     verifying: DecodingKey,
@@ -27,53 +30,53 @@ pub(crate) struct TokenKey {
     pub(crate) jwks: serde_json::Value,
 }
 
-/// The key together with what it must agree with.
-pub(crate) struct Tokens<'a> {
+/// A verifier of tokens: the key, and the store with the objects that tokens are bound to.
+pub(crate) struct TokenVerifier<'a> {
     pub(crate) key: &'a TokenKey,
-    pub(crate) store: &'a Store,
+    pub(crate) store: &'a ObjectStore,
 }
 
-/// A token that was accepted.
+/// A verified token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verified {
-    pub(crate) user: User,
-    /// The audiences of the token that the verifier asked for.
+pub(crate) struct VerifiedToken {
+    pub(crate) user: UserInfo,
+    /// The requested audiences that the token has.
     pub(crate) audiences: Vec<String>,
 }
 
-/// Why a token was not accepted.
+/// Why a token is rejected.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error("the token is not one of this cluster, or is out of date: {0}")]
+pub(crate) enum TokenError {
+    #[error("{}", signature_problem(.0))]
     Signature(#[from] jsonwebtoken::errors::Error),
-    #[error("the token is meant for {have:?}, not for {want:?}")]
+    #[error("token audiences {have:?} is invalid for the target audiences {want:?}")]
     Audience { have: Vec<String>, want: Vec<String> },
-    #[error("the token's claims name no service account")]
+    #[error("service account token has no claims of a service account")]
     Claims,
-    #[error("the token is bound to {what}, which is gone")]
-    Gone { what: String },
+    #[error("service account token has been invalidated: {what} not found")]
+    Deleted { what: String },
 }
 
-/// What a token is bound to.
+/// A reference to an object in a token's claims.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reference {
+pub(crate) struct ClaimReference {
     pub(crate) name: String,
     pub(crate) uid: String,
 }
 
-/// What a new token says.
-pub(crate) struct Request<'a> {
+/// Contents of a new token.
+pub(crate) struct TokenSpec<'a> {
     pub(crate) namespace: &'a str,
-    pub(crate) account: &'a Reference,
+    pub(crate) account: &'a ClaimReference,
     pub(crate) audiences: Vec<String>,
     pub(crate) seconds: u64,
-    pub(crate) pod: Option<Reference>,
-    pub(crate) secret: Option<Reference>,
-    pub(crate) node: Option<Reference>,
+    pub(crate) pod: Option<ClaimReference>,
+    pub(crate) secret: Option<ClaimReference>,
+    pub(crate) node: Option<ClaimReference>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Claims {
+struct TokenClaims {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     aud: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +90,7 @@ struct Claims {
     jti: Option<String>,
     sub: String,
     #[serde(rename = "kubernetes.io", default, skip_serializing_if = "Option::is_none")]
-    bound: Option<Bound>,
+    bound: Option<BoundClaims>,
     #[serde(rename = "kubernetes.io/serviceaccount/namespace", default, skip_serializing_if = "Option::is_none")]
     legacy_namespace: Option<String>,
     #[serde(rename = "kubernetes.io/serviceaccount/secret.name", default, skip_serializing_if = "Option::is_none")]
@@ -107,24 +110,24 @@ struct Claims {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Bound {
+struct BoundClaims {
     namespace: String,
-    serviceaccount: Reference,
+    serviceaccount: ClaimReference,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pod: Option<Reference>,
+    pod: Option<ClaimReference>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    secret: Option<Reference>,
+    secret: Option<ClaimReference>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    node: Option<Reference>,
+    node: Option<ClaimReference>,
 }
 
-/// The signing key cannot be used.
+/// The signing key cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the service account signing key is no P-256 private key in PEM: {0}")]
+#[error("the service account signing key is not a P-256 private key in PEM: {0}")]
 pub struct KeyError(#[from] rcgen::Error);
 
 impl TokenKey {
-    /// From a P-256 private key in PKCS#8 PEM.
+    /// Reads a P-256 private key in PKCS#8 PEM.
     pub(crate) fn from_pem(pem: &str, issuer: &str) -> Result<Self, KeyError> {
         let pair = KeyPair::from_pkcs8_pem_and_sign_algo(pem, &rcgen::PKCS_ECDSA_P256_SHA256)?;
         let point = pair.der_bytes();
@@ -147,11 +150,11 @@ impl TokenKey {
         })
     }
 
-    /// A token that ends by itself.
-    pub(crate) fn issue(&self, request: Request<'_>) -> Result<String, jsonwebtoken::errors::Error> {
+    /// Issues a token that expires.
+    pub(crate) fn issue(&self, request: TokenSpec<'_>) -> Result<String, jsonwebtoken::errors::Error> {
         let now = unix_now();
         let id: u128 = rand::rng().random();
-        let claims = Claims {
+        let claims = TokenClaims {
             aud: request.audiences,
             exp: Some(now + request.seconds),
             iat: Some(now),
@@ -159,7 +162,7 @@ impl TokenKey {
             iss: self.issuer.clone(),
             jti: Some(format!("{id:032x}")),
             sub: subject(request.namespace, &request.account.name),
-            bound: Some(Bound {
+            bound: Some(BoundClaims {
                 namespace: request.namespace.to_owned(),
                 serviceaccount: request.account.clone(),
                 pod: request.pod,
@@ -174,14 +177,15 @@ impl TokenKey {
         self.sign(&claims)
     }
 
-    /// A token for a `kubernetes.io/service-account-token` Secret: good as long as the Secret is there.
+    /// Issues a token for a `kubernetes.io/service-account-token` Secret. The token is valid until the Secret is
+    /// deleted.
     pub(crate) fn issue_for_secret(
         &self,
         namespace: &str,
         secret: &str,
-        account: &Reference,
+        account: &ClaimReference,
     ) -> Result<String, jsonwebtoken::errors::Error> {
-        self.sign(&Claims {
+        self.sign(&TokenClaims {
             aud: Vec::new(),
             exp: None,
             iat: None,
@@ -197,57 +201,57 @@ impl TokenKey {
         })
     }
 
-    fn sign(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
+    fn sign(&self, claims: &TokenClaims) -> Result<String, jsonwebtoken::errors::Error> {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(self.id.clone());
         jsonwebtoken::encode(&header, claims, &self.signing)
     }
 }
 
-impl Tokens<'_> {
-    /// Checks a token. `wanted` are the audiences that the verifier is; none means the API server itself.
-    pub(crate) fn verify(&self, token: &str, wanted: &[String]) -> Result<Verified, Refusal> {
+impl TokenVerifier<'_> {
+    /// Verifies a token for the audiences `wanted`, or for the API server if there are none.
+    pub(crate) fn verify(&self, token: &str, wanted: &[String]) -> Result<VerifiedToken, TokenError> {
         let mut validation = Validation::new(Algorithm::ES256);
         validation.leeway = LEEWAY;
         validation.validate_nbf = true;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
         validation.set_issuer(&[self.key.issuer.as_str(), LEGACY_ISSUER]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key.verifying, &validation)?.claims;
+        let claims = jsonwebtoken::decode::<TokenClaims>(token, &self.key.verifying, &validation)?.claims;
         let own = std::slice::from_ref(&self.key.issuer);
         let wanted = if wanted.is_empty() { own } else { wanted };
-        // Legacy tokens carry no audience: they are the API server's.
+        // Legacy tokens have no audience: they are for the API server.
         let have = if claims.aud.is_empty() { own.to_vec() } else { claims.aud.clone() };
         let audiences: Vec<String> = wanted.iter().filter(|audience| have.contains(audience)).cloned().collect();
         if audiences.is_empty() {
-            return Err(Refusal::Audience { have, want: wanted.to_vec() });
+            return Err(TokenError::Audience { have, want: wanted.to_vec() });
         }
         let user = if claims.iss == LEGACY_ISSUER { self.legacy_user(&claims)? } else { self.bound_user(&claims)? };
-        Ok(Verified { user, audiences })
+        Ok(VerifiedToken { user, audiences })
     }
 
-    fn bound_user(&self, claims: &Claims) -> Result<User, Refusal> {
-        let bound = claims.bound.as_ref().ok_or(Refusal::Claims)?;
+    fn bound_user(&self, claims: &TokenClaims) -> Result<UserInfo, TokenError> {
+        let bound = claims.bound.as_ref().ok_or(TokenError::Claims)?;
         if claims.exp.is_none() {
-            return Err(Refusal::Claims);
+            return Err(TokenError::Claims);
         }
         let namespace = &bound.namespace;
         self.expect("serviceaccounts", namespace, &bound.serviceaccount)?;
-        let mut user = User::service_account(namespace, &bound.serviceaccount.name, &bound.serviceaccount.uid);
-        let mut tell = |key: &str, value: &str| {
+        let mut user = UserInfo::service_account(namespace, &bound.serviceaccount.name, &bound.serviceaccount.uid);
+        let mut add = |key: &str, value: &str| {
             user.extra.push((format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]));
         };
         if let Some(id) = &claims.jti {
-            tell("credential-id", &format!("JTI={id}"));
+            add("credential-id", &format!("JTI={id}"));
         }
         if let Some(pod) = &bound.pod {
             self.expect("pods", namespace, pod)?;
-            tell("pod-name", &pod.name);
-            tell("pod-uid", &pod.uid);
+            add("pod-name", &pod.name);
+            add("pod-uid", &pod.uid);
         }
         if let Some(node) = &bound.node {
-            tell("node-name", &node.name);
-            tell("node-uid", &node.uid);
+            add("node-name", &node.name);
+            add("node-uid", &node.uid);
         }
         if let Some(secret) = &bound.secret {
             self.expect("secrets", namespace, secret)?;
@@ -255,132 +259,37 @@ impl Tokens<'_> {
         Ok(user)
     }
 
-    fn legacy_user(&self, claims: &Claims) -> Result<User, Refusal> {
+    fn legacy_user(&self, claims: &TokenClaims) -> Result<UserInfo, TokenError> {
         let parts = (&claims.legacy_namespace, &claims.legacy_secret, &claims.legacy_name, &claims.legacy_uid);
-        let (Some(namespace), Some(secret), Some(name), Some(uid)) = parts else { return Err(Refusal::Claims) };
-        self.expect("serviceaccounts", namespace, &Reference { name: name.clone(), uid: uid.clone() })?;
+        let (Some(namespace), Some(secret), Some(name), Some(uid)) = parts else { return Err(TokenError::Claims) };
+        self.expect("serviceaccounts", namespace, &ClaimReference { name: name.clone(), uid: uid.clone() })?;
         let kept = self.store.get(&GroupResource::new("", "secrets"), namespace, secret);
         if kept.is_none_or(|secret| object::is_deleting(&secret)) {
-            return Err(Refusal::Gone { what: format!("secret {namespace}/{secret}") });
+            return Err(TokenError::Deleted { what: format!("secret {namespace}/{secret}") });
         }
-        Ok(User::service_account(namespace, name, uid))
+        Ok(UserInfo::service_account(namespace, name, uid))
     }
 
-    fn expect(&self, plural: &str, namespace: &str, reference: &Reference) -> Result<(), Refusal> {
+    fn expect(&self, plural: &str, namespace: &str, reference: &ClaimReference) -> Result<(), TokenError> {
         let kept = self.store.get(&GroupResource::new("", plural), namespace, &reference.name);
         match kept {
             Some(kept) if object::uid(&kept) == reference.uid => Ok(()),
-            _ => Err(Refusal::Gone { what: format!("{plural} {namespace}/{}", reference.name) }),
+            _ => Err(TokenError::Deleted { what: format!("{plural} {namespace}/{}", reference.name) }),
         }
+    }
+}
+
+/// The problem in Kubernetes' wording.
+fn signature_problem(error: &jsonwebtoken::errors::Error) -> &'static str {
+    use jsonwebtoken::errors::ErrorKind;
+    match error.kind() {
+        ErrorKind::ExpiredSignature => "service account token has expired",
+        ErrorKind::ImmatureSignature => "service account token is not valid yet",
+        ErrorKind::InvalidIssuer => "service account token has another issuer",
+        _ => "service account token has an invalid format or signature",
     }
 }
 
 fn subject(namespace: &str, name: &str) -> String {
     format!("system:serviceaccount:{namespace}:{name}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::certificates::service_account_key;
-    use serde_json::json;
-
-    fn store() -> Store {
-        let store = Store::new(0, 16);
-        let put = |plural: &str, name: &str, uid: &str| {
-            let object = json!({"metadata": {"namespace": "default", "name": name, "uid": uid}});
-            store.insert(&GroupResource::new("", plural), object).expect("new");
-        };
-        put("serviceaccounts", "web", "u1");
-        put("pods", "web-1", "u2");
-        put("secrets", "web-token", "u3");
-        store
-    }
-
-    fn key() -> TokenKey {
-        TokenKey::from_pem(&service_account_key().expect("generates"), "https://cluster").expect("P-256")
-    }
-
-    fn request<'a>(account: &'a Reference, audience: &str, seconds: u64) -> Request<'a> {
-        let pod = Some(Reference { name: "web-1".into(), uid: "u2".into() });
-        let audiences = vec![audience.to_owned()];
-        Request { namespace: "default", account, audiences, seconds, pod, secret: None, node: None }
-    }
-
-    fn account() -> Reference {
-        Reference { name: "web".into(), uid: "u1".into() }
-    }
-
-    #[test]
-    fn audiences_are_kept_apart() {
-        let (store, key) = (store(), key());
-        let tokens = Tokens { key: &key, store: &store };
-        let account = account();
-        let token = key.issue(request(&account, "istio-ca", 600)).expect("signs");
-        assert!(matches!(tokens.verify(&token, &[]), Err(Refusal::Audience { .. })));
-        let wanted = vec!["x".to_owned(), "istio-ca".to_owned()];
-        let verified = tokens.verify(&token, &wanted).expect("meant for it");
-        assert_eq!(verified.audiences, ["istio-ca"]);
-        assert_eq!(verified.user.name, "system:serviceaccount:default:web");
-        assert!(verified.user.extra.contains(&("authentication.kubernetes.io/pod-name".into(), vec!["web-1".into()])));
-    }
-
-    #[test]
-    fn tokens_end_with_their_time() {
-        let (store, key) = (store(), key());
-        let tokens = Tokens { key: &key, store: &store };
-        let account = account();
-        let audience = ["istio-ca".to_owned()];
-        let token = key.issue(request(&account, "istio-ca", 600)).expect("signs");
-        let verified = tokens.verify(&token, &audience);
-        verified.expect("its time is not over");
-        // The same claims, signed by the same key, with a time that is over.
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.validate_aud = false;
-        let mut claims = jsonwebtoken::decode::<Claims>(&token, &key.verifying, &validation).expect("ours").claims;
-        let now = claims.exp.expect("an end") - 600;
-        claims.exp = Some(now - LEEWAY - 60);
-        let expired = key.sign(&claims).expect("signs");
-        assert!(matches!(tokens.verify(&expired, &audience), Err(Refusal::Signature(_))));
-        claims.exp = None;
-        let endless = key.sign(&claims).expect("signs");
-        assert!(tokens.verify(&endless, &audience).is_err(), "a bound token without an end");
-    }
-
-    #[test]
-    fn tokens_end_with_what_they_are_bound_to() {
-        let (store, key) = (store(), key());
-        let tokens = Tokens { key: &key, store: &store };
-        let account = account();
-        let token = key.issue(request(&account, "https://cluster", 600)).expect("signs");
-        tokens.verify(&token, &[]).expect("all there");
-        let pods = GroupResource::new("", "pods");
-        let pod = store.get(&pods, "default", "web-1").expect("there");
-        store.remove(&pods, &pod, (*pod).clone()).expect("current");
-        assert!(matches!(tokens.verify(&token, &[]), Err(Refusal::Gone { .. })));
-    }
-
-    #[test]
-    fn foreign_and_tampered_tokens_are_refused() {
-        let (store, ours, theirs) = (store(), key(), key());
-        let tokens = Tokens { key: &ours, store: &store };
-        let account = account();
-        let foreign = theirs.issue(request(&account, "https://cluster", 600)).expect("signs");
-        assert!(matches!(tokens.verify(&foreign, &[]), Err(Refusal::Signature(_))));
-        for garbage in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
-            assert!(tokens.verify(garbage, &[]).is_err());
-        }
-    }
-
-    #[test]
-    fn secrets_tokens_last_as_long_as_the_secret() {
-        let (store, key) = (store(), key());
-        let tokens = Tokens { key: &key, store: &store };
-        let token = key.issue_for_secret("default", "web-token", &account()).expect("signs");
-        assert_eq!(tokens.verify(&token, &[]).expect("there").audiences, ["https://cluster"]);
-        let secrets = GroupResource::new("", "secrets");
-        let secret = store.get(&secrets, "default", "web-token").expect("there");
-        store.remove(&secrets, &secret, (*secret).clone()).expect("current");
-        assert!(tokens.verify(&token, &[]).is_err());
-    }
 }

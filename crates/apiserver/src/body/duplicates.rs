@@ -1,4 +1,4 @@
-//! Finds what is given twice, which a map that is read from JSON no longer tells.
+//! Detection of duplicate fields, which a decoded JSON map no longer shows.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,16 +6,16 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// How many are told.
-const MOST: usize = 20;
+/// Most duplicate fields that are reported.
+const MAX_FIELDS: usize = 20;
 
-/// Walks through one value.
-pub(super) struct Walk<'a> {
+/// A visitor of one JSON value that collects duplicate fields.
+pub(super) struct DuplicateFinder<'a> {
     pub(super) path: &'a mut String,
     pub(super) found: &'a mut Vec<String>,
 }
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for DuplicateFinder<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -23,7 +23,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Walk<'_> {
+impl<'de> Visitor<'de> for DuplicateFinder<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,12 +39,12 @@ impl<'de> Visitor<'de> for Walk<'_> {
             }
             self.path.push_str(&key);
             let again = !seen.insert(key);
-            let inner = if again { None } else { Some(Walk { path: self.path, found: self.found }) };
+            let inner = if again { None } else { Some(DuplicateFinder { path: self.path, found: self.found }) };
             match inner {
                 Some(walk) => map.next_value_seed(walk)?,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
-            if again && self.found.len() < MOST {
+            if again && self.found.len() < MAX_FIELDS {
                 self.found.push(format!("duplicate field {:?}", self.path));
             }
             self.path.truncate(length);
@@ -56,7 +56,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let length = self.path.len();
         for index in 0.. {
             self.path.push_str(&format!("[{index}]"));
-            let more = items.next_element_seed(Walk { path: self.path, found: self.found })?;
+            let more = items.next_element_seed(DuplicateFinder { path: self.path, found: self.found })?;
             self.path.truncate(length);
             if more.is_none() {
                 break;

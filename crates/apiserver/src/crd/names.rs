@@ -1,8 +1,8 @@
-//! Rules for names: of objects, and the order of versions.
+//! Rules of names: names of objects, and the order of versions.
 
 use std::cmp::Ordering;
 
-/// What is wrong with an object's name (an RFC 1123 subdomain), if anything.
+/// Returns why a name is not an RFC 1123 subdomain, or None if it is one.
 pub(crate) fn bad_object_name(name: &str) -> Option<&'static str> {
     const RULE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with \
          an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -16,7 +16,8 @@ pub(crate) fn bad_object_name(name: &str) -> Option<&'static str> {
     (!name.split('.').all(label)).then_some(RULE)
 }
 
-/// Orders versions as Kubernetes prefers them: stable ones first, then beta, then alpha, newer before older; other names last.
+/// Orders versions by Kubernetes' version priority: stable before beta before alpha, newer before older; other names
+/// last.
 pub(crate) fn compare_versions(a: &str, b: &str) -> Ordering {
     match (parse(a), parse(b)) {
         (Some(a), Some(b)) => b.cmp(&a),
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_ordered_by_stability_and_age() {
+    fn versions_are_ordered_by_priority() {
         let mut versions = ["foo1", "v11alpha2", "v1", "v10", "v3beta1", "v2", "v10beta3", "foo10", "v12alpha1"];
         versions.sort_by(|a, b| compare_versions(a, b));
         assert_eq!(versions, ["v10", "v2", "v1", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo1", "foo10"]);

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::status::Cause;
+use crate::status::StatusCause;
 
 fn widget_schema() -> Value {
     json!({
@@ -26,12 +26,12 @@ fn widget_schema() -> Value {
 }
 
 #[test]
-fn unknown_fields_go_unless_they_are_preserved() {
+fn unknown_fields_are_pruned_unless_preserved() {
     let mut object = json!({
         "apiVersion": "x/v1", "kind": "Widget", "metadata": {"name": "a"}, "extra": 1,
         "spec": {"color": "red", "colour": "red", "parts": [{"id": 1, "x": 2}], "labels": {"a": "b"}, "free": {"a": {"b": 1}}}
     });
-    let unknown = schema::prune(&widget_schema(), &mut object);
+    let unknown = prune::prune(&widget_schema(), &mut object);
     assert_eq!(
         unknown,
         ["unknown field \"extra\"", "unknown field \"spec.colour\"", "unknown field \"spec.parts[0].x\""]
@@ -42,17 +42,17 @@ fn unknown_fields_go_unless_they_are_preserved() {
 }
 
 #[test]
-fn defaults_fill_what_is_missing() {
+fn defaults_are_applied_to_absent_fields() {
     let mut object = json!({"spec": {"color": "red"}});
-    schema::default(&widget_schema(), &mut object);
+    prune::default(&widget_schema(), &mut object);
     assert_eq!(object["spec"]["size"], 3);
 }
 
 #[test]
-fn findings_name_field_and_rule() {
+fn errors_name_field_and_rule() {
     let findings = |spec: Value| -> Vec<String> {
-        let mut causes: Vec<Cause> = Vec::new();
-        schema::validate(&widget_schema(), &json!({"spec": spec}), &mut causes);
+        let mut causes: Vec<StatusCause> = Vec::new();
+        validate::validate(&widget_schema(), &json!({"spec": spec}), &mut causes);
         causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
     };
     assert!(findings(json!({"color": "red", "size": 1, "name": "a", "port": "http", "free": {"x": [1]}})).is_empty());
@@ -79,7 +79,7 @@ fn findings_name_field_and_rule() {
 
 #[test]
 fn a_definition_with_free_names_is_established() {
-    let store = Store::new(0, 16);
+    let store = ObjectStore::new(0, 16);
     let mut definition = json!({
         "metadata": {"name": "widgets.x.io"},
         "spec": {

@@ -4,11 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{each, empty, object, present, set, set_text};
+use super::fields::{each, empty, object, present, set, set_text};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-/// Label by which selectors find a namespace by name.
+/// Label by which selectors match a namespace's name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 pub(super) fn namespace(namespace: &mut Value) {
@@ -52,7 +52,7 @@ pub(super) fn with_status(object: &mut Value) {
     set(object, "status", empty());
 }
 
-/// `stringData` is written only: what is read is `data`.
+/// `stringData` is write-only: it is merged into `data`.
 pub(super) fn secret(secret: &mut Value) {
     set_text(secret, "type", "Opaque");
     let written = secret.as_object_mut().and_then(|fields| fields.remove("stringData"));

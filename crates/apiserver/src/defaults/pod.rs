@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{each, empty, object, present, set, set_text};
+use super::fields::{each, empty, object, present, set, set_text};
 
-/// Mode of files in mounted volumes, 0644.
+/// Mode of files in mounted volumes.
 const FILE_MODE: i64 = 0o644;
 
-/// A Pod of its own.
+/// A Pod.
 pub(super) fn pod(pod: &mut Value) {
     if let Some(spec) = object(pod, "spec") {
         set(spec, "enableServiceLinks", true);
@@ -20,7 +20,7 @@ pub(super) fn pod(pod: &mut Value) {
     }
 }
 
-/// The template in `field` of a workload's spec.
+/// The pod template in `field` of a workload's spec.
 pub(super) fn template(workload_spec: &mut Value, field: &str) {
     let Some(template) = present(workload_spec, field) else { return };
     object(template, "metadata");
@@ -47,7 +47,7 @@ fn spec_of(spec: &mut Value) {
     }
 }
 
-/// `serviceAccount` is the former name of `serviceAccountName`; readers may look at either.
+/// `serviceAccount` is the deprecated alias of `serviceAccountName`.
 fn service_account(spec: &mut Value) {
     let name = [&spec["serviceAccountName"], &spec["serviceAccount"]];
     let Some(name) = name.into_iter().filter_map(Value::as_str).find(|name| !name.is_empty()) else { return };
@@ -82,7 +82,7 @@ fn container(container: &mut Value, host_network: bool) {
             for (field, value) in
                 [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
             {
-                // Zero is how clients in Go say nothing.
+                // In Go's clients an unset number is zero.
                 if probe[field].as_i64().unwrap_or(0) == 0 {
                     probe[field] = value.into();
                 }
@@ -123,7 +123,7 @@ fn requests_from_limits(resources: &mut Value) {
     }
 }
 
-/// Images without a tag mean the newest, which may have changed.
+/// Images without a tag are `latest`.
 fn pull_policy(image: &str) -> &'static str {
     let name = image.rsplit('/').next().unwrap_or(image);
     match name.rsplit_once(':') {
@@ -161,7 +161,7 @@ fn volume(volume: &mut Value) {
     }
 }
 
-/// Kubernetes' class of service: who is evicted first.
+/// The quality of service class, which determines the order of eviction.
 fn quality(spec: &Value) -> &'static str {
     let containers = || ["initContainers", "containers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
     let resources = |container: &Value, field: &str, resource: &str| container["resources"][field][resource].clone();

@@ -1,10 +1,10 @@
-//! Services and what is behind them.
+//! Services, Endpoints, EndpointSlices, Ingresses and NetworkPolicies.
 
 use serde_json::{Value, json};
 
-use super::{each, empty, object, present, set, set_text};
+use super::fields::{each, empty, object, present, set, set_text};
 
-/// How long a client is kept on one endpoint when affinity is by client address: three hours.
+/// Timeout of session affinity by client address: three hours.
 const AFFINITY_SECONDS: i64 = 10_800;
 
 pub(super) fn service(service: &mut Value) {

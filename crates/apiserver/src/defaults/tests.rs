@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 use crate::kinds::{BUILTIN, by_kind};
 
@@ -58,7 +60,7 @@ fn pods() {
 }
 
 #[test]
-fn what_is_given_is_kept() {
+fn given_values_are_kept() {
     let given = json!({
         "replicas": 0, "revisionHistoryLimit": 2, "progressDeadlineSeconds": 60, "strategy": {"type": "Recreate"},
     });
@@ -69,7 +71,7 @@ fn what_is_given_is_kept() {
 }
 
 #[test]
-fn deployments_roll() {
+fn deployments_have_a_rolling_update() {
     let object =
         defaulted("apps", "Deployment", json!({"spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}}));
     assert_eq!(object["spec"]["replicas"], 1);
@@ -97,7 +99,7 @@ fn services_by_type() {
 }
 
 #[test]
-fn secrets_store_what_was_written_as_text() {
+fn string_data_is_merged_into_data() {
     let object = defaulted("", "Secret", json!({"stringData": {"a": "hello"}, "data": {"a": "eA==", "b": "eA=="}}));
     assert_eq!(object["type"], "Opaque");
     assert_eq!(object["data"], json!({"a": "aGVsbG8=", "b": "eA=="}));
@@ -121,14 +123,14 @@ fn webhooks_and_definitions() {
 }
 
 #[test]
-fn namespaces_carry_their_name() {
+fn namespaces_have_a_name_label() {
     let object = defaulted("", "Namespace", json!({"metadata": {"name": "shop"}}));
     assert_eq!(object["metadata"]["labels"]["kubernetes.io/metadata.name"], "shop");
     assert_eq!(object["status"]["phase"], "Active");
 }
 
 #[test]
-fn nonsense_is_left_for_validation() {
+fn malformed_objects_are_left_for_validation() {
     for kind in BUILTIN.iter() {
         for mut object in [json!(null), json!([]), json!({"spec": 1, "status": "x", "metadata": [], "webhooks": {}})] {
             apply(kind, &mut object);

@@ -1,8 +1,9 @@
-//! What makes pods.
+//! Workloads: Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs.
 
 use serde_json::{Value, json};
 
-use super::{empty, object, pod, present, set, set_text};
+use super::fields::{empty, object, present, set, set_text};
+use super::pod;
 
 pub(super) fn deployment(object: &mut Value) {
     let Some(spec) = spec(object) else { return };
@@ -82,7 +83,7 @@ fn job_spec(spec: &mut Value) {
     pod::template(spec, "template");
 }
 
-/// A rolling update strategy with those bounds, unless another strategy was chosen.
+/// Sets a rolling update strategy with these bounds unless the object has another strategy.
 fn rolling(spec: &mut Value, field: &str, bounds: &[(&str, Value)]) {
     let Some(strategy) = object(spec, field) else { return };
     set_text(strategy, "type", "RollingUpdate");
@@ -95,7 +96,7 @@ fn rolling(spec: &mut Value, field: &str, bounds: &[(&str, Value)]) {
     }
 }
 
-/// The spec of a workload, which also has a status from the start.
+/// The spec of a workload. The status is created too.
 fn spec(workload: &mut Value) -> Option<&mut Value> {
     set(workload, "status", empty());
     object(workload, "spec")

@@ -1,24 +1,25 @@
-//! The rows of [`BUILTIN`](super::BUILTIN).
+//! The table of [`BUILTIN`](super::BUILTIN) kinds.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use super::Subresource::{
+use super::kind::Subresource::{
     Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Scale, Status, Token,
 };
-use super::{Kind, Subresource, Verbs};
+use super::kind::{ResourceKind, Subresource, Verbs};
 
-/// Every built-in kind, ordered by group as discovery lists them.
-pub static BUILTIN: LazyLock<Vec<Kind>> = LazyLock::new(|| GROUPS.iter().flat_map(Group::kinds).collect());
+/// The built-in kinds, in discovery order.
+pub(crate) static BUILTIN: LazyLock<Vec<ResourceKind>> =
+    LazyLock::new(|| GROUPS.iter().flat_map(BuiltinGroup::kinds).collect());
 
-struct Group {
+struct BuiltinGroup {
     group: &'static str,
     version: &'static str,
-    rows: &'static [Row],
+    rows: &'static [BuiltinRow],
 }
 
 /// Kind, plural, short names, categories, namespaced, subresources, verbs.
-struct Row(
+struct BuiltinRow(
     &'static str,
     &'static str,
     &'static [&'static str],
@@ -28,9 +29,9 @@ struct Row(
     Verbs,
 );
 
-impl Group {
-    fn kinds(&self) -> impl Iterator<Item = Kind> {
-        self.rows.iter().map(|row| Kind {
+impl BuiltinGroup {
+    fn kinds(&self) -> impl Iterator<Item = ResourceKind> {
+        self.rows.iter().map(|row| ResourceKind {
             group: Cow::Borrowed(self.group),
             version: Cow::Borrowed(self.version),
             kind: Cow::Borrowed(row.0),
@@ -48,149 +49,165 @@ impl Group {
 
 const NAMESPACED: bool = true;
 const CLUSTER: bool = false;
-const KEPT: Verbs = Verbs::All;
-const ANSWERED: Verbs = Verbs::CreateOnly;
+const STORED: Verbs = Verbs::All;
+const CREATE_ONLY: Verbs = Verbs::CreateOnly;
 const ALL: &[&str] = &["all"];
 const API_EXTENSIONS: &[&str] = &["api-extensions"];
-const SCALED: &[Subresource] = &[Status, Scale];
+const STATUS_AND_SCALE: &[Subresource] = &[Status, Scale];
 const STATUS: &[Subresource] = &[Status];
 const POD: &[Subresource] = &[Status, Log, Exec, Attach, PortForward, Proxy, Eviction, Binding, EphemeralContainers];
 
-const GROUPS: &[Group] = &[
-    Group {
+const GROUPS: &[BuiltinGroup] = &[
+    BuiltinGroup {
         group: "",
         version: "v1",
         rows: &[
-            Row("ConfigMap", "configmaps", &["cm"], &[], NAMESPACED, &[], KEPT),
-            Row("Endpoints", "endpoints", &["ep"], &[], NAMESPACED, &[], KEPT),
-            Row("Event", "events", &["ev"], &[], NAMESPACED, &[], KEPT),
-            Row("LimitRange", "limitranges", &["limits"], &[], NAMESPACED, &[], KEPT),
-            Row("Namespace", "namespaces", &["ns"], &[], CLUSTER, &[Status, Finalize], KEPT),
-            Row("Node", "nodes", &["no"], &[], CLUSTER, &[Status, Proxy], KEPT),
-            Row("PersistentVolume", "persistentvolumes", &["pv"], &[], CLUSTER, STATUS, KEPT),
-            Row("PersistentVolumeClaim", "persistentvolumeclaims", &["pvc"], &[], NAMESPACED, STATUS, KEPT),
-            Row("Pod", "pods", &["po"], ALL, NAMESPACED, POD, KEPT),
-            Row("ReplicationController", "replicationcontrollers", &["rc"], ALL, NAMESPACED, SCALED, KEPT),
-            Row("ResourceQuota", "resourcequotas", &["quota"], &[], NAMESPACED, STATUS, KEPT),
-            Row("Secret", "secrets", &[], &[], NAMESPACED, &[], KEPT),
-            Row("Service", "services", &["svc"], ALL, NAMESPACED, &[Status, Proxy], KEPT),
-            Row("ServiceAccount", "serviceaccounts", &["sa"], &[], NAMESPACED, &[Token], KEPT),
+            BuiltinRow("ConfigMap", "configmaps", &["cm"], &[], NAMESPACED, &[], STORED),
+            BuiltinRow("Endpoints", "endpoints", &["ep"], &[], NAMESPACED, &[], STORED),
+            BuiltinRow("Event", "events", &["ev"], &[], NAMESPACED, &[], STORED),
+            BuiltinRow("LimitRange", "limitranges", &["limits"], &[], NAMESPACED, &[], STORED),
+            BuiltinRow("Namespace", "namespaces", &["ns"], &[], CLUSTER, &[Status, Finalize], STORED),
+            BuiltinRow("Node", "nodes", &["no"], &[], CLUSTER, &[Status, Proxy], STORED),
+            BuiltinRow("PersistentVolume", "persistentvolumes", &["pv"], &[], CLUSTER, STATUS, STORED),
+            BuiltinRow("PersistentVolumeClaim", "persistentvolumeclaims", &["pvc"], &[], NAMESPACED, STATUS, STORED),
+            BuiltinRow("Pod", "pods", &["po"], ALL, NAMESPACED, POD, STORED),
+            BuiltinRow(
+                "ReplicationController",
+                "replicationcontrollers",
+                &["rc"],
+                ALL,
+                NAMESPACED,
+                STATUS_AND_SCALE,
+                STORED,
+            ),
+            BuiltinRow("ResourceQuota", "resourcequotas", &["quota"], &[], NAMESPACED, STATUS, STORED),
+            BuiltinRow("Secret", "secrets", &[], &[], NAMESPACED, &[], STORED),
+            BuiltinRow("Service", "services", &["svc"], ALL, NAMESPACED, &[Status, Proxy], STORED),
+            BuiltinRow("ServiceAccount", "serviceaccounts", &["sa"], &[], NAMESPACED, &[Token], STORED),
         ],
     },
-    Group {
+    BuiltinGroup {
         group: "admissionregistration.k8s.io",
         version: "v1",
         rows: &[
-            Row(
+            BuiltinRow(
                 "MutatingWebhookConfiguration",
                 "mutatingwebhookconfigurations",
                 &[],
                 API_EXTENSIONS,
                 CLUSTER,
                 &[],
-                KEPT,
+                STORED,
             ),
-            Row(
+            BuiltinRow(
                 "ValidatingWebhookConfiguration",
                 "validatingwebhookconfigurations",
                 &[],
                 API_EXTENSIONS,
                 CLUSTER,
                 &[],
-                KEPT,
+                STORED,
             ),
         ],
     },
-    Group {
+    BuiltinGroup {
         group: "apiextensions.k8s.io",
         version: "v1",
-        rows: &[Row(
+        rows: &[BuiltinRow(
             "CustomResourceDefinition",
             "customresourcedefinitions",
             &["crd", "crds"],
             API_EXTENSIONS,
             CLUSTER,
             STATUS,
-            KEPT,
+            STORED,
         )],
     },
-    Group {
+    BuiltinGroup {
         group: "apps",
         version: "v1",
         rows: &[
-            Row("DaemonSet", "daemonsets", &["ds"], ALL, NAMESPACED, STATUS, KEPT),
-            Row("Deployment", "deployments", &["deploy"], ALL, NAMESPACED, SCALED, KEPT),
-            Row("ReplicaSet", "replicasets", &["rs"], ALL, NAMESPACED, SCALED, KEPT),
-            Row("StatefulSet", "statefulsets", &["sts"], ALL, NAMESPACED, SCALED, KEPT),
+            BuiltinRow("DaemonSet", "daemonsets", &["ds"], ALL, NAMESPACED, STATUS, STORED),
+            BuiltinRow("Deployment", "deployments", &["deploy"], ALL, NAMESPACED, STATUS_AND_SCALE, STORED),
+            BuiltinRow("ReplicaSet", "replicasets", &["rs"], ALL, NAMESPACED, STATUS_AND_SCALE, STORED),
+            BuiltinRow("StatefulSet", "statefulsets", &["sts"], ALL, NAMESPACED, STATUS_AND_SCALE, STORED),
         ],
     },
-    Group {
+    BuiltinGroup {
         group: "authentication.k8s.io",
         version: "v1",
         rows: &[
-            Row("SelfSubjectReview", "selfsubjectreviews", &[], &[], CLUSTER, &[], ANSWERED),
-            Row("TokenReview", "tokenreviews", &[], &[], CLUSTER, &[], ANSWERED),
+            BuiltinRow("SelfSubjectReview", "selfsubjectreviews", &[], &[], CLUSTER, &[], CREATE_ONLY),
+            BuiltinRow("TokenReview", "tokenreviews", &[], &[], CLUSTER, &[], CREATE_ONLY),
         ],
     },
-    Group {
+    BuiltinGroup {
         group: "authorization.k8s.io",
         version: "v1",
         rows: &[
-            Row("LocalSubjectAccessReview", "localsubjectaccessreviews", &[], &[], NAMESPACED, &[], ANSWERED),
-            Row("SelfSubjectAccessReview", "selfsubjectaccessreviews", &[], &[], CLUSTER, &[], ANSWERED),
-            Row("SelfSubjectRulesReview", "selfsubjectrulesreviews", &[], &[], CLUSTER, &[], ANSWERED),
-            Row("SubjectAccessReview", "subjectaccessreviews", &[], &[], CLUSTER, &[], ANSWERED),
+            BuiltinRow("LocalSubjectAccessReview", "localsubjectaccessreviews", &[], &[], NAMESPACED, &[], CREATE_ONLY),
+            BuiltinRow("SelfSubjectAccessReview", "selfsubjectaccessreviews", &[], &[], CLUSTER, &[], CREATE_ONLY),
+            BuiltinRow("SelfSubjectRulesReview", "selfsubjectrulesreviews", &[], &[], CLUSTER, &[], CREATE_ONLY),
+            BuiltinRow("SubjectAccessReview", "subjectaccessreviews", &[], &[], CLUSTER, &[], CREATE_ONLY),
         ],
     },
-    Group {
+    BuiltinGroup {
         group: "autoscaling",
         version: "v2",
-        rows: &[Row("HorizontalPodAutoscaler", "horizontalpodautoscalers", &["hpa"], ALL, NAMESPACED, STATUS, KEPT)],
+        rows: &[BuiltinRow(
+            "HorizontalPodAutoscaler",
+            "horizontalpodautoscalers",
+            &["hpa"],
+            ALL,
+            NAMESPACED,
+            STATUS,
+            STORED,
+        )],
     },
-    Group {
+    BuiltinGroup {
         group: "batch",
         version: "v1",
         rows: &[
-            Row("CronJob", "cronjobs", &["cj"], ALL, NAMESPACED, STATUS, KEPT),
-            Row("Job", "jobs", &[], ALL, NAMESPACED, STATUS, KEPT),
+            BuiltinRow("CronJob", "cronjobs", &["cj"], ALL, NAMESPACED, STATUS, STORED),
+            BuiltinRow("Job", "jobs", &[], ALL, NAMESPACED, STATUS, STORED),
         ],
     },
-    Group {
+    BuiltinGroup {
         group: "coordination.k8s.io",
         version: "v1",
-        rows: &[Row("Lease", "leases", &[], &[], NAMESPACED, &[], KEPT)],
+        rows: &[BuiltinRow("Lease", "leases", &[], &[], NAMESPACED, &[], STORED)],
     },
-    Group {
+    BuiltinGroup {
         group: "discovery.k8s.io",
         version: "v1",
-        rows: &[Row("EndpointSlice", "endpointslices", &[], &[], NAMESPACED, &[], KEPT)],
+        rows: &[BuiltinRow("EndpointSlice", "endpointslices", &[], &[], NAMESPACED, &[], STORED)],
     },
-    Group {
+    BuiltinGroup {
         group: "events.k8s.io",
         version: "v1",
-        rows: &[Row("Event", "events", &["ev"], &[], NAMESPACED, &[], KEPT)],
+        rows: &[BuiltinRow("Event", "events", &["ev"], &[], NAMESPACED, &[], STORED)],
     },
-    Group {
+    BuiltinGroup {
         group: "networking.k8s.io",
         version: "v1",
         rows: &[
-            Row("Ingress", "ingresses", &["ing"], &[], NAMESPACED, STATUS, KEPT),
-            Row("NetworkPolicy", "networkpolicies", &["netpol"], &[], NAMESPACED, &[], KEPT),
+            BuiltinRow("Ingress", "ingresses", &["ing"], &[], NAMESPACED, STATUS, STORED),
+            BuiltinRow("NetworkPolicy", "networkpolicies", &["netpol"], &[], NAMESPACED, &[], STORED),
         ],
     },
-    Group {
+    BuiltinGroup {
         group: "policy",
         version: "v1",
-        rows: &[Row("PodDisruptionBudget", "poddisruptionbudgets", &["pdb"], &[], NAMESPACED, STATUS, KEPT)],
+        rows: &[BuiltinRow("PodDisruptionBudget", "poddisruptionbudgets", &["pdb"], &[], NAMESPACED, STATUS, STORED)],
     },
-    Group {
+    BuiltinGroup {
         group: "rbac.authorization.k8s.io",
         version: "v1",
         rows: &[
-            Row("ClusterRole", "clusterroles", &[], &[], CLUSTER, &[], KEPT),
-            Row("ClusterRoleBinding", "clusterrolebindings", &[], &[], CLUSTER, &[], KEPT),
-            Row("Role", "roles", &[], &[], NAMESPACED, &[], KEPT),
-            Row("RoleBinding", "rolebindings", &[], &[], NAMESPACED, &[], KEPT),
+            BuiltinRow("ClusterRole", "clusterroles", &[], &[], CLUSTER, &[], STORED),
+            BuiltinRow("ClusterRoleBinding", "clusterrolebindings", &[], &[], CLUSTER, &[], STORED),
+            BuiltinRow("Role", "roles", &[], &[], NAMESPACED, &[], STORED),
+            BuiltinRow("RoleBinding", "rolebindings", &[], &[], NAMESPACED, &[], STORED),
         ],
     },
 ];

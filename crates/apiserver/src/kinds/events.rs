@@ -1,11 +1,11 @@
-//! Two forms of one object: an `events.k8s.io/v1` Event is kept as a core `v1` Event, so that what is written in either form is
-//! listed by both (`kubectl describe` reads the core form; client libraries write the newer one).
+//! Conversion of Events: an `events.k8s.io/v1` Event is stored as a core `v1` Event, so that both resources list all
+//! Events (`kubectl describe` reads core Events, client libraries write `events.k8s.io` Events).
 //!
-//! Field pairs as in Kubernetes' own conversion (`pkg/apis/events/v1/conversion.go`).
+//! The fields are those of Kubernetes' conversion (`pkg/apis/events/v1/conversion.go`).
 
 use serde_json::{Map, Value};
 
-/// (core name, events.k8s.io name) of fields that are the same but for their name.
+/// Names of the same field: core name, events.k8s.io name.
 const RENAMED: [(&str, &str); 6] = [
     ("involvedObject", "regarding"),
     ("message", "note"),
@@ -15,8 +15,8 @@ const RENAMED: [(&str, &str); 6] = [
     ("count", "deprecatedCount"),
 ];
 
-/// Turns an `events.k8s.io/v1` Event into the core form.
-pub fn to_stored(event: &mut Value) {
+/// Converts an `events.k8s.io/v1` Event to a core Event.
+pub(crate) fn to_stored(event: &mut Value) {
     let Some(fields) = event.as_object_mut() else { return };
     for (core, newer) in RENAMED {
         rename(fields, newer, core);
@@ -25,8 +25,8 @@ pub fn to_stored(event: &mut Value) {
     fields.insert("apiVersion".into(), "v1".into());
 }
 
-/// Turns a core Event into the `events.k8s.io/v1` form.
-pub fn from_stored(event: &mut Value) {
+/// Converts a core Event to an `events.k8s.io/v1` Event.
+pub(crate) fn from_stored(event: &mut Value) {
     let Some(fields) = event.as_object_mut() else { return };
     for (core, newer) in RENAMED {
         rename(fields, core, newer);

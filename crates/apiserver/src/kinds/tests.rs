@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 #[test]
-fn finds_a_kind_by_either_name() {
+fn kinds_are_found_by_resource_and_by_kind() {
     let deployment = by_resource("apps", "v1", "deployments").expect("listed");
     assert_eq!(deployment.kind, "Deployment");
     assert_eq!(deployment.api_version(), "apps/v1");
@@ -24,14 +24,14 @@ fn names_are_unique_within_a_group() {
 }
 
 #[test]
-fn reviews_are_answered_and_never_stored() {
+fn reviews_are_not_stored() {
     for kind in BUILTIN.iter().filter(|kind| kind.kind.ends_with("Review")) {
         assert!(!kind.is_stored(), "{} would be stored", kind.kind);
     }
 }
 
 #[test]
-fn both_forms_of_an_event_are_one_object() {
+fn events_are_converted_both_ways() {
     let newer = json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "a"},
         "regarding": {"kind": "Pod", "name": "web"}, "note": "started", "reportingController": "node-agent",
@@ -44,11 +44,11 @@ fn both_forms_of_an_event_are_one_object() {
     assert_eq!(event["reportingComponent"], "node-agent");
     events::from_stored(&mut event);
     assert_eq!(event, newer);
-    assert_eq!(by_kind("events.k8s.io", "v1", "Event").expect("listed").stored_as().group, "");
+    assert_eq!(stored_as(by_kind("events.k8s.io", "v1", "Event").expect("listed")).group, "");
 }
 
 #[test]
-fn subresource_names_read_back() {
+fn subresources_are_found_by_name() {
     for kind in BUILTIN.iter() {
         for subresource in &kind.subresources {
             assert_eq!(Subresource::from_name(subresource.name()), Some(*subresource));

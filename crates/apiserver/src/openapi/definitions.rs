@@ -1,24 +1,13 @@
-//! JSON schemas of the built-in kinds, derived from the typed records of `k8s-openapi`.
+//! The schemas of OpenAPI documents: the built-in kinds' schemas with Kubernetes' extensions, and the custom resources'
+//! schemas.
 
-use k8s_openapi::api::{
-    admissionregistration::v1 as admissionregistration, apps::v1 as apps, authentication::v1 as authentication,
-    authorization::v1 as authorization, autoscaling::v1 as autoscaling_v1, autoscaling::v2 as autoscaling,
-    batch::v1 as batch, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
-    events::v1 as events, networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
-};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
-use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::CustomKind;
-use crate::kinds::Kind;
-use crate::merge_keys::{ListKind, PATCH_STRATEGIES, is_atomic_struct, rule};
+use crate::kinds::ResourceKind;
+use crate::schema::definitions::{PREFIX, name};
+use crate::schema::merge_rules::{ListType, PATCH_STRATEGIES, is_atomic_struct, rule};
 
-/// Where references between definitions point.
-pub(crate) const PREFIX: &str = "#/components/schemas/";
-
-/// Schema names of what appears in every document besides its own kinds.
+/// Names of schemas that every document has.
 pub(crate) const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 pub(crate) const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 pub(crate) const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
@@ -29,71 +18,23 @@ const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const STRATEGY: &str = "x-kubernetes-patch-strategy";
 
-/// Every schema that a built-in kind needs, by name (`io.k8s.api.core.v1.Pod`). Made anew by each call: most of a second of
-/// nobody's time is not worth megabytes kept for a question asked once.
-pub(crate) fn generate() -> Map<String, Value> {
-    let settings = SchemaSettings::openapi3().with(|settings| {
-        settings.definitions_path = "/components/schemas".into();
-        settings.meta_schema = None;
-        settings.transforms.clear();
-    });
-    let mut generator = settings.into_generator();
-    add_all(&mut generator);
-    generator.take_definitions(false)
+/// The schema of a custom resource's version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CustomResourceSchema<'a> {
+    /// Names and scope.
+    pub(crate) kind: &'a ResourceKind,
+    /// `openAPIV3Schema`, if the definition has one.
+    pub(crate) schema: Option<&'a Value>,
 }
 
-macro_rules! add {
-    ($generator:ident: $($kind:ty),+ $(,)?) => { $( $generator.subschema_for::<$kind>(); )+ };
-}
-
-fn add_all(generator: &mut SchemaGenerator) {
-    add!(generator:
-        core::Binding, core::ConfigMap, core::Endpoints, core::Event, core::LimitRange, core::Namespace, core::Node,
-        core::PersistentVolume, core::PersistentVolumeClaim, core::Pod, core::ReplicationController, core::ResourceQuota, core::Secret, core::Service, core::ServiceAccount,
-        admissionregistration::MutatingWebhookConfiguration, admissionregistration::ValidatingWebhookConfiguration,
-        apiextensions::CustomResourceDefinition,
-        apps::DaemonSet, apps::Deployment, apps::ReplicaSet, apps::StatefulSet,
-        authentication::SelfSubjectReview, authentication::TokenRequest, authentication::TokenReview,
-        authorization::LocalSubjectAccessReview, authorization::SelfSubjectAccessReview,
-        authorization::SelfSubjectRulesReview, authorization::SubjectAccessReview,
-        autoscaling_v1::Scale, autoscaling::HorizontalPodAutoscaler,
-        batch::CronJob, batch::Job, coordination::Lease, discovery::EndpointSlice, events::Event,
-        networking::Ingress, networking::NetworkPolicy, policy::Eviction, policy::PodDisruptionBudget,
-        rbac::ClusterRole, rbac::ClusterRoleBinding, rbac::Role, rbac::RoleBinding,
-        meta::DeleteOptions, meta::ListMeta, meta::Status,
-    );
-}
-
-/// Name of a built-in kind's schema.
-pub(crate) fn name(group: &str, version: &str, kind: &str) -> String {
-    let package = match group {
-        "" => "api.core",
-        "apiextensions.k8s.io" => "apiextensions-apiserver.pkg.apis.apiextensions",
-        "rbac.authorization.k8s.io" => "api.rbac",
-        group => return format!("io.k8s.api.{}.{version}.{kind}", group.split('.').next().unwrap_or(group)),
-    };
-    format!("io.k8s.{package}.{version}.{kind}")
-}
-
-/// The definition that `schema` refers to, directly or as its only `allOf`.
-pub(crate) fn reference(schema: &Value) -> Option<&str> {
-    schema["$ref"]
-        .as_str()
-        .or_else(|| match schema["allOf"].as_array()?.as_slice() {
-            [only] => only["$ref"].as_str(),
-            _ => None,
-        })?
-        .strip_prefix(PREFIX)
-}
-
-/// Adds what Kubernetes' documents say beyond plain JSON schema: which kind a schema is of, and how its lists merge.
+/// Adds Kubernetes' extensions to the schemas: the group, version and kind of a schema, and the merge keys of lists.
 pub(crate) fn annotate(definitions: &mut Map<String, Value>) {
     for (name, definition) in definitions.iter_mut() {
         if is_atomic_struct(name) {
             definition["x-kubernetes-map-type"] = "atomic".into();
         }
         if let Some(required) = definition["required"].as_array_mut() {
-            // The library's types cannot be without metadata; Kubernetes' schemas do not ask for it.
+            // `metadata` is not optional in the types of k8s-openapi, but in Kubernetes' schemas.
             required.retain(|field| field != "metadata");
         }
         let properties = definition.get_mut("properties").and_then(Value::as_object_mut);
@@ -102,7 +43,7 @@ pub(crate) fn annotate(definitions: &mut Map<String, Value>) {
         }
     }
     for kind in crate::kinds::BUILTIN.iter() {
-        if let Some(definition) = definitions.get_mut(&self::name(&kind.group, &kind.version, &kind.kind)) {
+        if let Some(definition) = definitions.get_mut(&name(&kind.group, &kind.version, &kind.kind)) {
             definition[KIND] = kind_reference(kind);
         }
     }
@@ -113,7 +54,7 @@ pub(crate) fn annotate(definitions: &mut Map<String, Value>) {
         ("authentication.k8s.io", "v1", "TokenRequest"),
     ];
     for (group, version, kind) in others {
-        if let Some(definition) = definitions.get_mut(&self::name(group, version, kind)) {
+        if let Some(definition) = definitions.get_mut(&name(group, version, kind)) {
             definition[KIND] = json!([{"group": group, "version": version, "kind": kind}]);
         }
     }
@@ -128,7 +69,7 @@ pub(crate) fn annotate(definitions: &mut Map<String, Value>) {
     }
 }
 
-/// A reference with a description beside it is only read inside an `allOf`; lists get their merge keys.
+/// Wraps a reference with siblings in `allOf`, where version 3 permits them, and adds the merge keys of lists.
 fn annotate_field(structure: &str, field: &str, schema: &mut Value) {
     let Some(fields) = schema.as_object_mut() else { return };
     if fields.len() > 1
@@ -145,39 +86,39 @@ fn annotate_field(structure: &str, field: &str, schema: &mut Value) {
     }
     let rule = rule(structure, field);
     match rule.map(|rule| rule.strategic) {
-        Some(ListKind::Map(keys)) => {
+        Some(ListType::Map(keys)) => {
             fields.entry(STRATEGY).or_insert("merge".into());
             fields.insert("x-kubernetes-patch-merge-key".into(), keys[0].into());
         }
-        Some(ListKind::Set) => {
+        Some(ListType::Set) => {
             fields.insert(STRATEGY.into(), "merge".into());
         }
-        Some(ListKind::Atomic) | None => {}
+        Some(ListType::Atomic) | None => {}
     }
     let list_type = match rule.map(|rule| rule.apply) {
-        Some(ListKind::Map(keys)) => {
+        Some(ListType::Map(keys)) => {
             fields.insert("x-kubernetes-list-map-keys".into(), json!(keys));
             "map"
         }
-        Some(ListKind::Set) => "set",
-        Some(ListKind::Atomic) | None => "atomic",
+        Some(ListType::Set) => "set",
+        Some(ListType::Atomic) | None => "atomic",
     };
     fields.insert("x-kubernetes-list-type".into(), list_type.into());
 }
 
 /// `x-kubernetes-group-version-kind` of a schema.
-fn kind_reference(kind: &Kind) -> Value {
+fn kind_reference(kind: &ResourceKind) -> Value {
     json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}])
 }
 
-/// Name of a custom resource's schema: its group's labels reversed.
-pub(crate) fn custom_name(kind: &Kind) -> String {
+/// Name of a custom resource's schema: the labels of its group in reverse order, version and kind.
+pub(crate) fn custom_name(kind: &ResourceKind) -> String {
     let group = kind.group.split('.').rev().collect::<Vec<_>>().join(".");
     format!("{group}.{}.{}", kind.version, kind.kind)
 }
 
-/// A custom resource's schema, with the fields that all objects have.
-pub(crate) fn custom(custom: &CustomKind<'_>) -> Value {
+/// A custom resource's schema with the fields of every object.
+pub(crate) fn custom(custom: &CustomResourceSchema<'_>) -> Value {
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let mut schema = custom.schema.filter(|schema| schema.is_object()).cloned().unwrap_or(open);
     if !schema["properties"].is_object() {
@@ -193,8 +134,8 @@ pub(crate) fn custom(custom: &CustomKind<'_>) -> Value {
     schema
 }
 
-/// The schema of a list of objects.
-pub(crate) fn list(kind: &Kind, schema: &str) -> Value {
+/// The schema of a list.
+pub(crate) fn list(kind: &ResourceKind, schema: &str) -> Value {
     json!({
         "description": format!("{} is a list of {}.", kind.list_kind, kind.kind),
         "type": "object",
@@ -209,7 +150,7 @@ pub(crate) fn list(kind: &Kind, schema: &str) -> Value {
     })
 }
 
-/// Those of `definitions` that `roots` lead to.
+/// The definitions that are reachable from `roots`.
 pub(crate) fn closure(mut definitions: Map<String, Value>, roots: Vec<String>) -> Map<String, Value> {
     let (mut reached, mut open) = (Map::new(), roots);
     while let Some(name) = open.pop() {
@@ -233,7 +174,7 @@ fn references(schema: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Rewrites version 3 schemas, in place, to what version 2 can say.
+/// Converts version 3 schemas to version 2 in place.
 pub(crate) fn as_v2(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
@@ -242,7 +183,7 @@ pub(crate) fn as_v2(schema: &mut Value) {
             {
                 *target = format!("#/definitions/{name}");
             }
-            // A single reference needs no `allOf`, whose siblings version 2 ignores.
+            // A single reference replaces its `allOf`, whose siblings version 2 ignores.
             if let Some([only]) = fields.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
                 && let Some(reference) = only.get("$ref").cloned()
             {

@@ -1,11 +1,13 @@
-//! The operations of each kind: what can be done at which path, with which parameters.
+//! The operations of each kind: paths, methods and parameters.
 
 use serde_json::{Map, Value, json};
 
-use super::definitions::{self, KIND, PREFIX};
-use crate::kinds::{GroupVersionKind, Kind, Subresource};
+use super::definitions::{self, KIND};
+use crate::kinds::{GroupVersionKind, ResourceKind, Subresource};
+use crate::schema;
+use crate::schema::definitions::PREFIX;
 
-/// The media types of patches; built-in kinds also take strategic merge patches.
+/// Media types of patches. Only built-in kinds support strategic merge patches, the last one.
 const PATCHES: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -13,10 +15,19 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
-/// Adds the paths of `kind`, whose schema is named, and the further schemas that they need.
-pub(super) fn add(kind: &Kind, schema: &str, paths: &mut Map<String, Value>, schemas: &mut Vec<String>) {
+/// `api/v1`, `apis/apps/v1`.
+pub(super) fn path_of(kind: &ResourceKind) -> String {
+    if kind.group.is_empty() {
+        format!("api/{}", kind.version)
+    } else {
+        format!("apis/{}/{}", kind.group, kind.version)
+    }
+}
+
+/// Adds the paths of a kind with the schema `schema`, and the names of further schemas that the paths refer to.
+pub(super) fn add(kind: &ResourceKind, schema: &str, paths: &mut Map<String, Value>, schemas: &mut Vec<String>) {
     let is_custom = !schema.starts_with("io.k8s.");
-    let base = super::path_of(kind);
+    let base = path_of(kind);
     let this = GroupVersionKind { group: &kind.group, version: &kind.version, kind: &kind.kind };
     let collection = if kind.namespaced {
         format!("/{base}/namespaces/{{namespace}}/{}", kind.plural)
@@ -56,9 +67,9 @@ pub(super) fn add(kind: &Kind, schema: &str, paths: &mut Map<String, Value>, sch
         let schema = match subresource {
             Subresource::Status | Subresource::EphemeralContainers | Subresource::Finalize => schema.to_owned(),
             Subresource::Scale | Subresource::Eviction | Subresource::Binding | Subresource::Token => {
-                definitions::name(target.group, target.version, target.kind)
+                schema::definitions::name(target.group, target.version, target.kind)
             }
-            // Streams and proxied requests have no schema worth describing.
+            // Streams and proxied requests have no schema.
             _ => continue,
         };
         let mut methods = json!({"parameters": path_parameters(kind.namespaced, true)});
@@ -149,7 +160,7 @@ fn path_parameters(namespaced: bool, named: bool) -> Vec<Value> {
         .collect()
 }
 
-/// The same operations as version 2 writes them: bodies are parameters, media types are lists.
+/// Converts operations to version 2: request bodies are parameters, media types are lists.
 pub(super) fn as_v2(mut paths: Map<String, Value>) -> Map<String, Value> {
     for methods in paths.values_mut().filter_map(Value::as_object_mut) {
         for (method, value) in methods.iter_mut() {
@@ -183,7 +194,7 @@ fn operation_as_v2(operation: &mut Value) {
     }
 }
 
-/// Version 2 writes a parameter's type beside its name.
+/// Moves the type of parameters out of their schema, as version 2 requires.
 fn typed_directly(parameters: &mut Value) {
     for parameter in parameters.as_array_mut().into_iter().flatten() {
         let schema = parameter.as_object_mut().and_then(|fields| fields.remove("schema"));

@@ -32,12 +32,12 @@ fn the_index_lists_every_group() {
 }
 
 #[test]
-fn documents_are_closed_and_bounded() {
-    const MOST: usize = 1_500_000;
+fn documents_are_complete_and_bounded() {
+    const MAX_BYTES: usize = 1_500_000;
     let paths: std::collections::BTreeSet<String> = BUILTIN.iter().map(path_of).collect();
     for path in paths {
         let bytes = v3(&path, &[]).expect("a built-in group");
-        assert!(bytes.len() < MOST, "{path} has {} bytes", bytes.len());
+        assert!(bytes.len() < MAX_BYTES, "{path} has {} bytes", bytes.len());
         let document: Value = serde_json::from_slice(&bytes).expect("JSON");
         assert_closed(&document, &document, "#/components/schemas/");
     }
@@ -50,7 +50,7 @@ fn documents_are_closed_and_bounded() {
 }
 
 #[test]
-fn patches_say_how_fields_are_checked_and_lists_merge() {
+fn patches_have_field_validation_and_merge_keys() {
     let document = document("apis/apps/v1");
     let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
@@ -69,8 +69,8 @@ fn patches_say_how_fields_are_checked_and_lists_merge() {
 }
 
 #[test]
-fn custom_resources_have_documents_of_their_own() {
-    let kind = Kind {
+fn custom_resources_have_documents() {
+    let kind = ResourceKind {
         group: "shop.example.com".into(),
         kind: "Widget".into(),
         list_kind: "WidgetList".into(),
@@ -79,7 +79,7 @@ fn custom_resources_have_documents_of_their_own() {
         ..by_kind("", "v1", "Pod").expect("pod").clone()
     };
     let schema = json!({"type": "object", "description": "A widget.", "properties": {"spec": {"type": "object"}}});
-    let custom = [CustomKind { kind: &kind, schema: Some(&schema) }];
+    let custom = [CustomResourceSchema { kind: &kind, schema: Some(&schema) }];
     let index = v3_index(&custom);
     let address = index["paths"]["apis/shop.example.com/v1"].clone();
     assert!(address.is_object());
@@ -92,6 +92,6 @@ fn custom_resources_have_documents_of_their_own() {
     let patch = &document["paths"]["/apis/shop.example.com/v1/namespaces/{namespace}/widgets/{name}"]["patch"];
     assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_null());
     let changed = json!({"type": "object"});
-    let other = v3_index(&[CustomKind { kind: &kind, schema: Some(&changed) }]);
+    let other = v3_index(&[CustomResourceSchema { kind: &kind, schema: Some(&changed) }]);
     assert_ne!(other["paths"]["apis/shop.example.com/v1"], address, "a changed schema has another address");
 }

@@ -1,40 +1,48 @@
-//! Server-side apply: a manager says what it wants of an object, and owns that. What it wanted before and no longer does goes, unless
-//! somebody else wants it too; what somebody else owns and is different is a conflict.
+//! Server-side apply: a field manager owns the fields that it applies. Fields that it applied before and no longer
+//! applies are removed unless another manager owns them. Different values of fields that another manager owns are
+//! conflicts.
 
 use serde_json::{Map, Value};
 
-use super::fields::{self, Fields};
-use super::managed::{self, Entry, Manager};
+use super::fields::FieldSet;
+use super::keys;
+use super::managed::{self, FieldManager, ManagedFieldsEntry};
+use super::merge_schema::MergeSchema;
 use super::order;
-use super::shape::Shape;
 use crate::object;
-use crate::registry::Served;
-use crate::status::{Cause, Result, Status};
+use crate::registry::ServedResource;
+use crate::status::{Result, Status, StatusCause};
 use crate::timestamp;
 
-/// How deep a configuration may be nested.
-const DEEPEST: usize = 64;
+/// Deepest nesting of a configuration.
+const MAX_DEPTH: usize = 64;
 
-/// Applies `config` to what there is (`live`, null if nothing). The result carries its new `managedFields`.
-pub(crate) fn apply(served: &Served, live: &Value, config: &Value, manager: &Manager, force: bool) -> Result<Value> {
-    let shape = Shape::of(served);
+/// Applies `config` to `live`, which is null for a new object. The result has the new `managedFields`.
+pub(crate) fn apply(
+    served: &ServedResource,
+    live: &Value,
+    config: &Value,
+    manager: &FieldManager,
+    force: bool,
+) -> Result<Value> {
+    let shape = MergeSchema::of(served);
     if !object::list(config, "/metadata/managedFields").is_empty() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let wanted = Fields::of(shape, config);
+    let wanted = FieldSet::of(shape, config);
     let mut entries = managed::read(object::list(live, "/metadata/managedFields"));
     let mut merged = live.clone();
     merge(shape, &mut Vec::new(), &mut merged, config);
-    let different = Fields::changed(shape, live, &merged).intersection(&wanted);
-    settle_conflicts(&different, &mut entries, manager, force)?;
+    let different = FieldSet::changed(shape, live, &merged).intersection(&wanted);
+    resolve_conflicts(&different, &mut entries, manager, force)?;
 
     let own = entries.iter().position(|entry| entry.apply && entry.manager == *manager);
     let before = own.map(|at| entries.remove(at));
     if let Some(before) = &before {
-        let others = entries.iter().fold(Fields::default(), |all, entry| all.union(&entry.fields));
-        remove_given_up(shape, &mut merged, &before.fields.minus(&wanted), &others, &wanted);
+        let others = entries.iter().fold(FieldSet::default(), |all, entry| all.union(&entry.fields));
+        remove_unowned(shape, &mut merged, &before.fields.minus(&wanted), &others, &wanted);
     }
-    let present = Fields::of(shape, &merged);
+    let present = FieldSet::of(shape, &merged);
     for entry in &mut entries {
         entry.fields = entry.fields.intersection(&present.union(&containers(&present)));
     }
@@ -43,19 +51,24 @@ pub(crate) fn apply(served: &Served, live: &Value, config: &Value, manager: &Man
         _ => timestamp::now(),
     };
     let api_version = served.kind.api_version().into_owned();
-    entries.push(Entry { manager: manager.clone(), apply: true, api_version, time, fields: wanted });
+    entries.push(ManagedFieldsEntry { manager: manager.clone(), apply: true, api_version, time, fields: wanted });
     managed::write(&mut merged, entries);
     Ok(merged)
 }
 
-/// Every field that has parts in the set, as a field of its own: others may own a map or a list as such.
-fn containers(set: &Fields) -> Fields {
+/// The fields of the set that have children, as fields of their own: a manager may own a map or list itself.
+fn containers(set: &FieldSet) -> FieldSet {
     let parts = set.parts.iter().map(|(key, part)| (key.clone(), containers(part))).collect();
-    Fields { itself: true, parts }
+    FieldSet { itself: true, parts }
 }
 
-/// Finds what others own and want differently. With force it becomes ours alone.
-fn settle_conflicts(different: &Fields, entries: &mut [Entry], manager: &Manager, force: bool) -> Result<()> {
+/// Returns an error if other managers own changed fields. With `force` the ownership is transferred.
+fn resolve_conflicts(
+    different: &FieldSet,
+    entries: &mut [ManagedFieldsEntry],
+    manager: &FieldManager,
+    force: bool,
+) -> Result<()> {
     let mut causes = Vec::new();
     for entry in entries.iter_mut().filter(|entry| !(entry.apply && entry.manager == *manager)) {
         let disputed = entry.fields.intersection(different);
@@ -71,24 +84,24 @@ fn settle_conflicts(different: &Fields, entries: &mut [Entry], manager: &Manager
             if !entry.apply {
                 message.push_str(&format!(" using {}", entry.api_version));
             }
-            causes.push(Cause::new("FieldManagerConflict", fields::display(&path), message));
+            causes.push(StatusCause::new("FieldManagerConflict", keys::display(&path), message));
         }
     }
     if causes.is_empty() { Ok(()) } else { Err(Status::apply_conflict(causes)) }
 }
 
-/// Puts what is wanted over what is there.
-fn merge(shape: Shape<'_>, path: &mut Vec<String>, live: &mut Value, config: &Value) {
+/// Merges the configuration into the object.
+fn merge(shape: MergeSchema<'_>, path: &mut Vec<String>, live: &mut Value, config: &Value) {
     let names: Vec<&str> = path.iter().map(String::as_str).collect();
     match config {
-        Value::Object(wanted) if path.len() < DEEPEST && !shape.is_atomic_map(&names) => {
+        Value::Object(wanted) if path.len() < MAX_DEPTH && !shape.is_atomic_map(&names) => {
             if !live.is_object() {
                 *live = Value::Object(Map::new());
             }
             let Some(map) = live.as_object_mut() else { return };
             for (key, value) in wanted {
                 if value.is_null() {
-                    // Null means that the value is left to the server's defaults.
+                    // Null means that the server's default is used.
                     map.remove(key);
                     continue;
                 }
@@ -99,7 +112,7 @@ fn merge(shape: Shape<'_>, path: &mut Vec<String>, live: &mut Value, config: &Va
         }
         Value::Array(wanted) => {
             let there = live.as_array().cloned().unwrap_or_default();
-            let keyed = fields::items_by_key(shape, &names, wanted).zip(fields::items_by_key(shape, &names, &there));
+            let keyed = keys::items_by_key(shape, &names, wanted).zip(keys::items_by_key(shape, &names, &there));
             let Some((wanted, there)) = keyed else {
                 *live = config.clone();
                 return;
@@ -122,10 +135,16 @@ fn merge(shape: Shape<'_>, path: &mut Vec<String>, live: &mut Value, config: &Va
     }
 }
 
-/// Removes what the manager no longer wants and nobody else owns.
-fn remove_given_up(shape: Shape<'_>, object: &mut Value, given_up: &Fields, others: &Fields, wanted: &Fields) {
+/// Removes the fields that the manager gives up and no other manager owns.
+fn remove_unowned(
+    shape: MergeSchema<'_>,
+    object: &mut Value,
+    given_up: &FieldSet,
+    others: &FieldSet,
+    wanted: &FieldSet,
+) {
     let mut paths = given_up.paths();
-    // Things before their parts: a list item is found by parts of it.
+    // Parents before children: a list item is identified by its key fields.
     paths.sort_by_key(Vec::len);
     for path in paths {
         if !others.touches(&path) && !wanted.touches(&path) {
@@ -134,10 +153,10 @@ fn remove_given_up(shape: Shape<'_>, object: &mut Value, given_up: &Fields, othe
     }
 }
 
-fn remove(shape: Shape<'_>, object: &mut Value, path: &[String], others: &Fields, wanted: &Fields) {
+fn remove(shape: MergeSchema<'_>, object: &mut Value, path: &[String], others: &FieldSet, wanted: &FieldSet) {
     let mut names = Vec::new();
     remove_at(shape, &mut names, object, path);
-    // A map that is empty because of this goes too, unless somebody owns it.
+    // A map that becomes empty is removed too unless a manager owns it.
     for end in (2..path.len()).rev() {
         let parent = &path[..end];
         if others.touches(parent) || wanted.touches(parent) || !parent[end - 1].starts_with("f:") {
@@ -154,17 +173,17 @@ fn remove(shape: Shape<'_>, object: &mut Value, path: &[String], others: &Fields
     }
 }
 
-fn find<'a>(shape: Shape<'_>, names: &mut Vec<String>, value: &'a Value, path: &[String]) -> Option<&'a Value> {
+fn find<'a>(shape: MergeSchema<'_>, names: &mut Vec<String>, value: &'a Value, path: &[String]) -> Option<&'a Value> {
     let Some((key, rest)) = path.split_first() else { return Some(value) };
     let at: Vec<&str> = names.iter().map(String::as_str).collect();
-    let part = fields::part_of(shape, &at, value, key)?;
+    let part = keys::part_of(shape, &at, value, key)?;
     if let Some(name) = key.strip_prefix("f:") {
         names.push(name.to_owned());
     }
     find(shape, names, part, rest)
 }
 
-fn remove_at(shape: Shape<'_>, names: &mut Vec<String>, value: &mut Value, path: &[String]) {
+fn remove_at(shape: MergeSchema<'_>, names: &mut Vec<String>, value: &mut Value, path: &[String]) {
     let Some((key, rest)) = path.split_first() else { return };
     if let Some(name) = key.strip_prefix("f:") {
         let Some(map) = value.as_object_mut() else { return };
@@ -178,8 +197,7 @@ fn remove_at(shape: Shape<'_>, names: &mut Vec<String>, value: &mut Value, path:
     }
     let at: Vec<&str> = names.iter().map(String::as_str).collect();
     let Some(list) = value.as_array_mut() else { return };
-    let place =
-        fields::items_by_key(shape, &at, list).and_then(|items| items.iter().position(|(known, _)| known == key));
+    let place = keys::items_by_key(shape, &at, list).and_then(|items| items.iter().position(|(known, _)| known == key));
     match place {
         Some(place) if rest.is_empty() => drop(list.remove(place)),
         Some(place) => remove_at(shape, names, &mut list[place], rest),

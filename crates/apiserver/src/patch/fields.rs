@@ -1,27 +1,28 @@
-//! Sets of fields, as `metadata.managedFields` writes them (`FieldsV1`), and what can be done with them.
+//! Sets of fields in the format of `metadata.managedFields` (`FieldsV1`), and operations on them.
 //!
-//! Format of k8s-sigs/structured-merge-diff: `f:<name>` is a field, `k:{…}` a list item by its keys, `v:…` a plain list item by its
-//! value; `.` stands for the thing itself beside its parts.
+//! The format is that of k8s-sigs/structured-merge-diff: `f:<name>` is a field, `k:{…}` a list item by its keys, `v:…`
+//! an item of a list of scalars by its value; `.` is the field itself beside its children.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::shape::{ListShape, Shape};
+use super::keys::{items_by_key, part_of};
+use super::merge_schema::MergeSchema;
 
-/// How deep objects may be nested to be tracked; what is deeper counts as one value.
-const DEEPEST: usize = 64;
+/// Deepest nesting of tracked fields. Deeper values are atomic.
+const MAX_DEPTH: usize = 64;
 
-/// A set of fields, as a tree.
+/// A set of fields as a tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Fields {
+pub(crate) struct FieldSet {
     /// Whether the field itself is in the set.
     pub(crate) itself: bool,
-    /// The parts of it that are, by their `f:`, `k:` or `v:` key.
-    pub(crate) parts: BTreeMap<String, Fields>,
+    /// The children by their `f:`, `k:` or `v:` key.
+    pub(crate) parts: BTreeMap<String, FieldSet>,
 }
 
-/// Metadata that belongs to the server, which nobody owns.
+/// Metadata fields of the server, which no manager owns.
 const UNOWNED: [&str; 10] = [
     "name",
     "namespace",
@@ -35,7 +36,7 @@ const UNOWNED: [&str; 10] = [
     "deletionGracePeriodSeconds",
 ];
 
-impl Fields {
+impl FieldSet {
     fn leaf() -> Self {
         Self { itself: true, parts: BTreeMap::new() }
     }
@@ -44,8 +45,8 @@ impl Fields {
         !self.itself && self.parts.is_empty()
     }
 
-    /// Every field of an object that somebody can own.
-    pub(crate) fn of(shape: Shape<'_>, object: &Value) -> Self {
+    /// All fields of an object that a manager can own.
+    pub(crate) fn of(shape: MergeSchema<'_>, object: &Value) -> Self {
         let mut fields = Self::default();
         for (key, value) in top(object) {
             fields.add(format!("f:{key}"), Self::of_value(shape, &mut vec![key.clone()], value, key == "metadata"));
@@ -53,10 +54,10 @@ impl Fields {
         fields
     }
 
-    fn of_value(shape: Shape<'_>, path: &mut Vec<String>, value: &Value, metadata: bool) -> Self {
+    fn of_value(shape: MergeSchema<'_>, path: &mut Vec<String>, value: &Value, metadata: bool) -> Self {
         let names: Vec<&str> = path.iter().map(String::as_str).collect();
         match value {
-            Value::Object(map) if !map.is_empty() && path.len() < DEEPEST && !shape.is_atomic_map(&names) => {
+            Value::Object(map) if !map.is_empty() && path.len() < MAX_DEPTH && !shape.is_atomic_map(&names) => {
                 let mut fields = Self::default();
                 for (key, value) in map {
                     if metadata && path.len() == 1 && UNOWNED.contains(&key.as_str()) {
@@ -69,7 +70,7 @@ impl Fields {
                 fields
             }
             Value::Array(items) => match items_by_key(shape, &names, items) {
-                Some(items) if !items.is_empty() && path.len() < DEEPEST => {
+                Some(items) if !items.is_empty() && path.len() < MAX_DEPTH => {
                     let mut fields = Self::default();
                     for (key, item) in items {
                         let mut of_item =
@@ -92,14 +93,14 @@ impl Fields {
     }
 
     /// The fields that are new or different in `after`.
-    pub(crate) fn changed(shape: Shape<'_>, before: &Value, after: &Value) -> Self {
+    pub(crate) fn changed(shape: MergeSchema<'_>, before: &Value, after: &Value) -> Self {
         let mut fields = Self::of(shape, after);
         fields.drop_equal(shape, &mut Vec::new(), before, after);
         fields
     }
 
-    /// Drops the fields whose values are the same in both objects. `self` is the set of all fields of `after`.
-    fn drop_equal(&mut self, shape: Shape<'_>, path: &mut Vec<String>, before: &Value, after: &Value) {
+    /// Removes the fields with equal values from `self`, the set of all fields of `after`.
+    fn drop_equal(&mut self, shape: MergeSchema<'_>, path: &mut Vec<String>, before: &Value, after: &Value) {
         self.parts.retain(|key, part| {
             let names: Vec<&str> = path.iter().map(String::as_str).collect();
             let (old, new) = (part_of(shape, &names, before, key), part_of(shape, &names, after, key));
@@ -108,10 +109,10 @@ impl Fields {
                 return false;
             }
             if part.parts.is_empty() {
-                // Lists and maps that were emptied or filled anew count as a whole.
+                // Lists and maps that were or become empty change as a whole.
                 return true;
             }
-            // The thing was there before, only parts of it changed.
+            // The field existed before, and only children changed.
             part.itself = false;
             let name = key.strip_prefix("f:");
             if let Some(name) = name {
@@ -125,7 +126,7 @@ impl Fields {
         });
     }
 
-    /// The fields of both sets.
+    /// The union of both sets.
     pub(crate) fn union(&self, other: &Self) -> Self {
         let mut all = self.clone();
         all.itself |= other.itself;
@@ -146,7 +147,7 @@ impl Fields {
         left
     }
 
-    /// The fields in both sets. With `below`, a field that the other set has as a whole takes its parts with it.
+    /// The fields that are in both sets.
     pub(crate) fn intersection(&self, other: &Self) -> Self {
         let mut both = Self { itself: self.itself && other.itself, parts: BTreeMap::new() };
         for (key, part) in &self.parts {
@@ -157,7 +158,7 @@ impl Fields {
         both
     }
 
-    /// Drops the fields that are at or below a leaf of the other set, or above one: for values that changed their form.
+    /// Removes the fields that are at, below or above a leaf of the other set: fields whose type changed.
     pub(crate) fn minus_covering(&self, other: &Self) -> Self {
         let mut left = Self { itself: self.itself && !other.itself, parts: BTreeMap::new() };
         for (key, part) in &self.parts {
@@ -173,7 +174,7 @@ impl Fields {
         left
     }
 
-    /// Every field of the set, as its keys from the top.
+    /// The paths of all fields of the set, as keys from the root.
     pub(crate) fn paths(&self) -> Vec<Vec<String>> {
         let mut paths = Vec::new();
         self.collect(&mut Vec::new(), &mut paths);
@@ -191,7 +192,7 @@ impl Fields {
         }
     }
 
-    /// Whether the field at these keys, or something below it, is in the set.
+    /// Returns whether the field at a path, or a field below it, is in the set.
     pub(crate) fn touches(&self, path: &[String]) -> bool {
         let mut fields = self;
         for key in path {
@@ -203,14 +204,14 @@ impl Fields {
         !fields.is_empty()
     }
 
-    /// Reads `fieldsV1`. What is not understood is left out.
+    /// Reads `fieldsV1`. Invalid parts are ignored.
     pub(crate) fn from_value(value: &Value) -> Self {
         Self::read(value, 0)
     }
 
     fn read(value: &Value, depth: usize) -> Self {
         let Some(map) = value.as_object() else { return Self::default() };
-        if map.is_empty() || depth > DEEPEST + 8 {
+        if map.is_empty() || depth > MAX_DEPTH + 8 {
             return Self::leaf();
         }
         let mut fields = Self { itself: map.contains_key("."), parts: BTreeMap::new() };
@@ -233,70 +234,8 @@ impl Fields {
     }
 }
 
-/// The top-level fields that somebody can own.
+/// The top-level fields that a manager can own.
 fn top(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
     let map = object.as_object().into_iter().flatten();
     map.filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"))
-}
-
-/// The items of a list with their keys; None if the list is one value, or does not look as its shape says.
-pub(super) fn items_by_key<'a>(
-    shape: Shape<'_>,
-    path: &[&str],
-    items: &'a [Value],
-) -> Option<Vec<(String, &'a Value)>> {
-    let shape_of_list = shape.list(path);
-    let key = |item: &Value| match &shape_of_list {
-        ListShape::Atomic => None,
-        ListShape::Set => (!item.is_object() && !item.is_array()).then(|| format!("v:{item}")),
-        ListShape::Map(keys) => key_of(shape, path, keys, item),
-    };
-    if shape_of_list == ListShape::Atomic {
-        return None;
-    }
-    items.iter().map(|item| key(item).map(|key| (key, item))).collect()
-}
-
-fn key_of(shape: Shape<'_>, path: &[&str], keys: &[String], item: &Value) -> Option<String> {
-    let map = item.as_object()?;
-    let mut found = BTreeMap::new();
-    for key in keys {
-        match map.get(key).cloned().or_else(|| shape.key_default(path, key)) {
-            Some(value) => drop(found.insert(key.as_str(), value)),
-            None => continue,
-        }
-    }
-    if found.is_empty() {
-        return None;
-    }
-    serde_json::to_string(&found).ok().map(|key| format!("k:{key}"))
-}
-
-/// The part of a value under a key.
-pub(super) fn part_of<'a>(shape: Shape<'_>, path: &[&str], value: &'a Value, key: &str) -> Option<&'a Value> {
-    match key.strip_prefix("f:") {
-        Some(name) => value.get(name),
-        None => {
-            let items = items_by_key(shape, path, value.as_array()?)?;
-            items.into_iter().find(|(known, _)| known == key).map(|(_, item)| item)
-        }
-    }
-}
-
-/// How messages name a field: `.spec.containers[name="web"].image`.
-pub(crate) fn display(path: &[String]) -> String {
-    let mut text = String::new();
-    for key in path {
-        if let Some(name) = key.strip_prefix("f:") {
-            text.push('.');
-            text.push_str(name);
-        } else if let Some(value) = key.strip_prefix("v:") {
-            text.push_str(&format!("[={value}]"));
-        } else if let Some(keys) = key.strip_prefix("k:") {
-            let keys: BTreeMap<String, Value> = serde_json::from_str(keys).unwrap_or_default();
-            let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            text.push_str(&format!("[{}]", keys.join(",")));
-        }
-    }
-    text
 }

@@ -1,6 +1,6 @@
-//! The order of a merged list: the patch's order, with the items that only the object has after the neighbours they had.
+//! The order of a merged list: the patch's order. Items that only the object has follow their former predecessors.
 
-/// Where an item goes: at the place of the wanted item that it is, or behind the one that it followed.
+/// Position of an item: that of its key in the wanted order, or after its predecessor.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     anchor: Option<usize>,
@@ -8,8 +8,8 @@ struct Rank {
     at: usize,
 }
 
-/// Orders `items`, which come with their keys, by `wanted`. Items that `wanted` does not name stay behind the item that they
-/// followed in `items`, or in front.
+/// Orders `items`, which have keys, by `wanted`. Items that are not in `wanted` follow their predecessor in `items`, or
+/// are first if they have none.
 pub(super) fn by_wanted<K: PartialEq, T>(items: Vec<(K, T)>, wanted: &[K]) -> Vec<T> {
     let place = |key: &K| wanted.iter().position(|known| known == key);
     let mut anchor = None;
@@ -35,7 +35,7 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_items_follow_their_neighbours() {
+    fn other_items_follow_their_predecessors() {
         assert_eq!(ordered("abc", "cab"), "cab");
         assert_eq!(ordered("axb", "ba"), "bax");
         assert_eq!(ordered("xab", "ba"), "xba");

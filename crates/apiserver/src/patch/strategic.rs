@@ -1,12 +1,12 @@
-//! Strategic merge patch: a merge patch that knows which lists are merged by which key, with directives for the rest.
+//! Strategic merge patch: a merge patch that merges lists by key, with directives.
 //!
 //! Semantics: Kubernetes' `contributors/devel/sig-api-machinery/strategic-merge-patch.md`.
 
 use serde_json::{Map, Value};
 
 use super::order;
-use crate::merge_keys::ListKind;
-use crate::registry::Served;
+use crate::registry::ServedResource;
+use crate::schema::merge_rules::ListType;
 use crate::status::{Result, Status};
 
 const PATCH: &str = "$patch";
@@ -14,11 +14,11 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_FROM_PRIMITIVE_LIST: &str = "$deleteFromPrimitiveList/";
 const SET_ELEMENT_ORDER: &str = "$setElementOrder/";
 
-/// How deep a patch may be nested.
-const DEEPEST: usize = 64;
+/// Deepest nesting of a patch.
+const MAX_DEPTH: usize = 64;
 
 /// Merges `patch` into `object`.
-pub(super) fn merge(served: &Served, object: &mut Value, patch: &Value) -> Result<()> {
+pub(super) fn merge(served: &ServedResource, object: &mut Value, patch: &Value) -> Result<()> {
     let (Some(map), Some(patch)) = (object.as_object_mut(), patch.as_object()) else {
         return Err(Status::bad_request("a strategic merge patch must be a JSON object"));
     };
@@ -26,12 +26,12 @@ pub(super) fn merge(served: &Served, object: &mut Value, patch: &Value) -> Resul
 }
 
 fn merge_map(
-    served: &Served,
+    served: &ServedResource,
     path: &mut Vec<String>,
     map: &mut Map<String, Value>,
     patch: &Map<String, Value>,
 ) -> Result<()> {
-    if path.len() > DEEPEST {
+    if path.len() > MAX_DEPTH {
         return Err(Status::bad_request("the patch is nested too deeply"));
     }
     match patch.get(PATCH).map(|directive| directive.as_str()) {
@@ -48,12 +48,14 @@ fn merge_map(
     }
     if let Some(kept) = patch.get(RETAIN_KEYS) {
         let kept =
-            kept.as_array().ok_or_else(|| Status::bad_request("invalid type for $retainKeys: a list is needed"))?;
+            kept.as_array().ok_or_else(|| Status::bad_request("invalid type for $retainKeys: must be a list"))?;
         map.retain(|key, _| kept.iter().any(|known| known == key));
     }
     for (key, values) in patch {
         if let Some(field) = key.strip_prefix(DELETE_FROM_PRIMITIVE_LIST) {
-            let values = values.as_array().ok_or_else(|| Status::bad_request(format!("{key}: a list is needed")))?;
+            let values = values
+                .as_array()
+                .ok_or_else(|| Status::bad_request(format!("invalid type for {key}: must be a list")))?;
             if let Some(Value::Array(list)) = map.get_mut(field) {
                 list.retain(|item| !values.contains(item));
             }
@@ -66,7 +68,9 @@ fn merge_map(
     }
     for (key, wanted) in patch {
         if let Some(field) = key.strip_prefix(SET_ELEMENT_ORDER) {
-            let wanted = wanted.as_array().ok_or_else(|| Status::bad_request(format!("{key}: a list is needed")))?;
+            let wanted = wanted
+                .as_array()
+                .ok_or_else(|| Status::bad_request(format!("invalid type for {key}: must be a list")))?;
             path.push(field.to_owned());
             if let Some(Value::Array(list)) = map.get_mut(field) {
                 set_order(list_kind(served, path), list, wanted);
@@ -78,7 +82,7 @@ fn merge_map(
 }
 
 fn merge_field(
-    served: &Served,
+    served: &ServedResource,
     path: &mut Vec<String>,
     map: &mut Map<String, Value>,
     key: &str,
@@ -103,13 +107,13 @@ fn merge_field(
     Ok(())
 }
 
-fn merge_list(served: &Served, path: &mut Vec<String>, list: &mut Vec<Value>, patch: &[Value]) -> Result<()> {
+fn merge_list(served: &ServedResource, path: &mut Vec<String>, list: &mut Vec<Value>, patch: &[Value]) -> Result<()> {
     let key = match list_kind(served, path) {
-        ListKind::Atomic => {
+        ListType::Atomic => {
             *list = patch.iter().map(strip).collect();
             return Ok(());
         }
-        ListKind::Set => {
+        ListType::Set => {
             for value in patch {
                 if !list.contains(value) {
                     list.push(value.clone());
@@ -117,7 +121,7 @@ fn merge_list(served: &Served, path: &mut Vec<String>, list: &mut Vec<Value>, pa
             }
             return Ok(());
         }
-        ListKind::Map(keys) => *keys.first().unwrap_or(&"name"),
+        ListType::Map(keys) => *keys.first().unwrap_or(&"name"),
     };
     let directive = |item: &Value| item.get(PATCH).and_then(Value::as_str).map(str::to_owned);
     let replaces = |item: &Value| item.get(key).is_none() && directive(item).as_deref() == Some("replace");
@@ -127,9 +131,9 @@ fn merge_list(served: &Served, path: &mut Vec<String>, list: &mut Vec<Value>, pa
     }
     for item in patch {
         let (Some(fields), Some(id)) = (item.as_object(), item.get(key)) else {
-            let place = path.join(".");
+            let path = path.join(".");
             return Err(Status::bad_request(format!(
-                "map: {item} does not contain declared merge key: {key} (in {place})"
+                "map: {item} does not contain declared merge key: {key} (in {path})"
             )));
         };
         if directive(item).as_deref() == Some("delete") {
@@ -148,15 +152,15 @@ fn merge_list(served: &Served, path: &mut Vec<String>, list: &mut Vec<Value>, pa
     Ok(())
 }
 
-fn list_kind(served: &Served, path: &[String]) -> ListKind {
+fn list_kind(served: &ServedResource, path: &[String]) -> ListType {
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     served.strategic_list(&path)
 }
 
-fn set_order(kind: ListKind, list: &mut Vec<Value>, wanted: &[Value]) {
+fn set_order(kind: ListType, list: &mut Vec<Value>, wanted: &[Value]) {
     let id = |item: &Value| match kind {
-        ListKind::Map(keys) => keys.first().and_then(|key| item.get(*key)).cloned().unwrap_or(Value::Null),
-        ListKind::Set | ListKind::Atomic => item.clone(),
+        ListType::Map(keys) => keys.first().and_then(|key| item.get(*key)).cloned().unwrap_or(Value::Null),
+        ListType::Set | ListType::Atomic => item.clone(),
     };
     let items = std::mem::take(list).into_iter().map(|item| (id(&item), item)).collect();
     let wanted: Vec<Value> = wanted.iter().map(id).collect();
@@ -167,7 +171,7 @@ fn without_directives(map: &Map<String, Value>) -> Map<String, Value> {
     map.iter().filter(|(key, _)| !key.starts_with('$')).map(|(key, value)| (key.clone(), strip(value))).collect()
 }
 
-/// The value without directives, for places where there is nothing to merge with.
+/// The value without directives, for new fields.
 fn strip(value: &Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(without_directives(map)),

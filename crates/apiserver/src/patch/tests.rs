@@ -1,22 +1,22 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::fields::Fields;
-use super::managed::{Manager, note_update};
-use super::shape::Shape;
+use super::fields::FieldSet;
+use super::managed::{FieldManager, note_update};
+use super::merge_schema::MergeSchema;
 use super::*;
 use crate::kinds;
 use crate::object;
-use crate::registry::Custom;
+use crate::registry::CustomResource;
 use crate::storage::GroupResource;
 
-fn builtin(group: &str, plural: &str) -> Served {
+fn builtin(group: &str, plural: &str) -> ServedResource {
     let kind = kinds::by_resource(group, "v1", plural).expect("built in").clone();
-    Served { stored: GroupResource::of(&kind), kind, custom: None }
+    ServedResource { stored: GroupResource::of(&kind), kind, custom: None }
 }
 
 /// A custom resource with lists of all three types, so that these tests do not lean on the tables of built-in kinds.
-fn custom() -> Served {
+fn custom() -> ServedResource {
     let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
         "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["port"], "items": {"type": "object", "properties": {
             "port": {"type": "integer"}, "name": {"type": "string"}, "tags": {"type": "array", "items": {"type": "string"}}}}},
@@ -26,12 +26,12 @@ fn custom() -> Served {
         "size": {"type": "integer"}
     }}}});
     let mut served = builtin("apps", "deployments");
-    served.custom = Some(Custom { schema: Some(schema), ..Custom::default() });
+    served.custom = Some(CustomResource { schema: Some(schema), ..CustomResource::default() });
     served
 }
 
-fn manager(name: &str) -> Manager {
-    Manager { name: name.into(), subresource: String::new() }
+fn manager(name: &str) -> FieldManager {
+    FieldManager { name: name.into(), subresource: String::new() }
 }
 
 fn applied(live: &Value, config: Value, by: &str, force: bool) -> Result<Value> {
@@ -43,7 +43,7 @@ fn spec(spec: Value) -> Value {
 }
 
 #[test]
-fn what_is_no_longer_applied_goes() {
+fn fields_that_are_no_longer_applied_are_removed() {
     let live = applied(
         &Value::Null,
         spec(json!({"size": 1, "ports": [{"port": 1, "name": "a"}, {"port": 2}], "hosts": ["x", "y"]})),
@@ -57,7 +57,7 @@ fn what_is_no_longer_applied_goes() {
 }
 
 #[test]
-fn what_others_apply_too_stays() {
+fn fields_of_other_managers_are_kept() {
     let live =
         applied(&Value::Null, spec(json!({"size": 1, "ports": [{"port": 1, "name": "a"}]})), "me", false).expect("new");
     let live = applied(&live, spec(json!({"size": 1, "ports": [{"port": 1}]})), "you", false).expect("the same value");
@@ -72,7 +72,7 @@ fn a_different_value_is_a_conflict_unless_forced() {
     assert_eq!(refused.code, 409);
     assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"me\": .spec.size");
     let refused = applied(&live, spec(json!({"selector": {"a": "c"}})), "you", false).expect_err("one value");
-    assert_eq!(refused.details.expect("told").causes[0].field, ".spec.selector");
+    assert_eq!(refused.details.expect("details").causes[0].field, ".spec.selector");
     let live = applied(&live, spec(json!({"size": 2})), "you", true).expect("forced");
     assert_eq!(live["spec"]["size"], 2);
     // The loser owns it no longer, so that letting it go changes nothing.
@@ -81,20 +81,20 @@ fn a_different_value_is_a_conflict_unless_forced() {
 }
 
 #[test]
-fn updates_take_ownership_of_what_they_change() {
+fn updates_own_the_fields_that_they_change() {
     let live = applied(&Value::Null, spec(json!({"size": 1, "hosts": ["x"]})), "me", false).expect("new");
     let mut scaled = live.clone();
     scaled["spec"]["size"] = json!(5);
     note_update(&custom(), &live, &mut scaled, &manager("scaler"));
     let refused = applied(&scaled, spec(json!({"size": 1, "hosts": ["x"]})), "me", false).expect_err("the scaler's");
     assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"scaler\" using apps/v1: .spec.size");
-    // Not applying it any more leaves it to the scaler.
+    // The scaler remains the owner of a field that is no longer applied.
     let live = applied(&scaled, spec(json!({"hosts": ["x"]})), "me", false).expect("mine");
     assert_eq!(live["spec"]["size"], 5);
 }
 
 #[test]
-fn managed_fields_are_written_as_kubernetes_does() {
+fn managed_fields_have_kubernetes_format() {
     let live = applied(
         &Value::Null,
         spec(json!({"ports": [{"port": 1, "name": "a"}], "hosts": ["x"], "order": ["b"]})),
@@ -125,7 +125,8 @@ fn strategic_patches_merge_lists_by_key() {
     let live = json!({"spec": {"template": {"spec": {"containers": [
         {"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b", "image": "1"}]}}}});
     let patched = |patch: Value| {
-        Patch::Strategic(patch).to(&served, &live).expect("legal")["spec"]["template"]["spec"]["containers"].clone()
+        ResourcePatch::Strategic(patch).to(&served, &live).expect("legal")["spec"]["template"]["spec"]["containers"]
+            .clone()
     };
     let within = |containers: Value| json!({"spec": {"template": {"spec": containers}}});
     assert_eq!(patched(within(json!({"containers": [{"name": "b", "image": "2"}]})))[1]["image"], "2");
@@ -148,7 +149,7 @@ fn strategic_directives() {
     let served = builtin("", "pods");
     let live =
         json!({"metadata": {"finalizers": ["a", "b"], "labels": {"x": "1"}}, "spec": {"nodeSelector": {"a": "b"}}});
-    let patched = |patch: Value| Patch::Strategic(patch).to(&served, &live).expect("legal");
+    let patched = |patch: Value| ResourcePatch::Strategic(patch).to(&served, &live).expect("legal");
     assert_eq!(
         patched(json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}))["metadata"]["finalizers"],
         json!(["b"])
@@ -162,20 +163,21 @@ fn strategic_directives() {
         patched(json!({"metadata": {"$retainKeys": ["labels"], "labels": {"y": "2"}}}))["metadata"],
         json!({"labels": {"x": "1", "y": "2"}})
     );
-    assert!(Patch::Strategic(json!({"metadata": {"$patch": "explode"}})).to(&served, &live).is_err());
+    assert!(ResourcePatch::Strategic(json!({"metadata": {"$patch": "explode"}})).to(&served, &live).is_err());
 }
 
 #[test]
-fn json_patches_say_why_they_fail() {
+fn failed_json_patches_have_a_status() {
     let served = builtin("", "pods");
     let decode = |text: &'static str| {
-        Patch::decode("application/json-patch+json", &Bytes::from_static(text.as_bytes()), &served)
+        ResourcePatch::decode("application/json-patch+json", &Bytes::from_static(text.as_bytes()), &served)
     };
     let patch = decode(r#"[{"op": "test", "path": "/a", "value": 2}]"#).expect("legal");
     assert_eq!(patch.to(&served, &json!({"a": 1})).expect_err("another value").code, 422);
     assert_eq!(decode("{}").expect_err("no list").code, 400);
     let custom = custom();
-    let strategic = Patch::decode("application/strategic-merge-patch+json", &Bytes::from_static(b"{}"), &custom);
+    let strategic =
+        ResourcePatch::decode("application/strategic-merge-patch+json", &Bytes::from_static(b"{}"), &custom);
     assert_eq!(strategic.expect_err("custom resources have no strategies").code, 415);
 }
 
@@ -242,10 +244,10 @@ fn any_json() -> impl Strategy<Value = Value> {
 proptest! {
     /// Whatever is sent, merging it ends, in an object or an error.
     #[test]
-    fn any_json_is_survived(live in any_json(), sent in any_json()) {
+    fn any_json_is_merged_or_rejected(live in any_json(), sent in any_json()) {
         let served = custom();
         drop(apply::apply(&served, &live, &sent, &manager("me"), true));
-        drop(Patch::Strategic(sent.clone()).to(&builtin("", "pods"), &live));
+        drop(ResourcePatch::Strategic(sent.clone()).to(&builtin("", "pods"), &live));
         let mut after = json!({"metadata": {}, "spec": sent});
         note_update(&served, &live, &mut after, &manager("me"));
         prop_assert!(after.is_object());
@@ -253,17 +255,17 @@ proptest! {
 
     /// A single manager always gets exactly what it applies, whatever it applied before.
     #[test]
-    fn alone_one_gets_what_one_applies(first in any_spec(), second in any_spec()) {
+    fn a_single_manager_gets_what_it_applies(first in any_spec(), second in any_spec()) {
         let live = applied(&Value::Null, first, "me", false).expect("new");
         let live = applied(&live, second.clone(), "me", false).expect("mine");
         let shape = custom();
-        let fields = |object: &Value| Fields::of(Shape::of(&shape), object);
+        let fields = |object: &Value| FieldSet::of(MergeSchema::of(&shape), object);
         prop_assert_eq!(fields(&json!({"spec": live["spec"]})), fields(&json!({"spec": second["spec"]})));
     }
 
-    /// With force, the last word holds: a third who says the same has no conflict.
+    /// After a forced apply, a third manager can apply the same configuration without conflict.
     #[test]
-    fn the_last_word_holds(first in any_spec(), second in any_spec()) {
+    fn a_forced_apply_is_effective(first in any_spec(), second in any_spec()) {
         let live = applied(&Value::Null, first, "me", false).expect("new");
         let live = applied(&live, second.clone(), "you", true).expect("forced");
         let third = applied(&live, second, "third", false).expect("the same");
@@ -272,9 +274,9 @@ proptest! {
 
     /// Reading what was written gives the same set.
     #[test]
-    fn sets_survive_writing(object in any_spec()) {
+    fn field_sets_round_trip(object in any_spec()) {
         let shape = custom();
-        let fields = Fields::of(Shape::of(&shape), &object);
-        prop_assert_eq!(Fields::from_value(&fields.to_value()), fields);
+        let fields = FieldSet::of(MergeSchema::of(&shape), &object);
+        prop_assert_eq!(FieldSet::from_value(&fields.to_value()), fields);
     }
 }

@@ -15,7 +15,7 @@ fn body(api_version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn reads_a_secret() {
+fn decodes_a_secret() {
     let labels = field(11, &[field(1, b"app"), field(2, b"x")].concat());
     let metadata = [field(1, b"s"), field(2, b""), field(3, b"default"), labels].concat();
     let data = [field(1, b"key"), field(2, b"\x00\x01")].concat();
@@ -28,14 +28,14 @@ fn reads_a_secret() {
 }
 
 #[test]
-fn zero_is_kept_where_somebody_set_it() {
+fn zero_is_kept_in_pointer_fields() {
     // Deployment.spec.replicas = 0 (a pointer), spec.minReadySeconds = 0 (none).
     let object = decode(&body("apps/v1", "Deployment", &field(2, &[0x08, 0, 0x28, 0])));
     assert_eq!(object.expect("legal")["spec"], json!({"replicas": 0}));
 }
 
 #[test]
-fn inlined_messages_join_the_one_around_them() {
+fn inlined_messages_are_merged() {
     // Volume{name, volumeSource{emptyDir{}}} in a pod's spec.
     let volume = [field(1, b"v"), field(2, &field(2, b""))].concat();
     let object = decode(&body("v1", "Pod", &field(2, &field(1, &volume))));
@@ -43,7 +43,7 @@ fn inlined_messages_join_the_one_around_them() {
 }
 
 #[test]
-fn times_and_numbers_or_names() {
+fn timestamps_and_int_or_string() {
     let created = field(8, &[0x08, 1]);
     let object = decode(&body("v1", "ConfigMap", &field(1, &created))).expect("legal");
     assert_eq!(object["metadata"]["creationTimestamp"], "1970-01-01T00:00:01Z");
@@ -53,16 +53,16 @@ fn times_and_numbers_or_names() {
 }
 
 #[test]
-fn broken_bodies_are_refused() {
-    assert_eq!(decode(b"{}"), Err(Unreadable::Magic));
-    assert!(matches!(decode(&body("x.io/v1", "Widget", b"")), Err(Unreadable::Unknown(_))));
-    assert!(matches!(decode(&body("v1", "Pod", &[0x0a, 0x7f])), Err(Unreadable::Malformed(_))));
+fn malformed_bodies_are_rejected() {
+    assert_eq!(decode(b"{}"), Err(ProtobufError::Magic));
+    assert!(matches!(decode(&body("x.io/v1", "Widget", b"")), Err(ProtobufError::Unknown(_))));
+    assert!(matches!(decode(&body("v1", "Pod", &[0x0a, 0x7f])), Err(ProtobufError::Malformed(_))));
     let endless = [MAGIC, &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]].concat();
-    assert!(matches!(decode(&endless), Err(Unreadable::Malformed(_))));
+    assert!(matches!(decode(&endless), Err(ProtobufError::Malformed(_))));
 }
 
 #[test]
-fn every_message_that_is_referred_to_is_known() {
+fn every_referenced_message_is_known() {
     const SPECIAL: [&str; 6] = [
         "meta.v1.Time",
         "meta.v1.MicroTime",
@@ -72,9 +72,9 @@ fn every_message_that_is_referred_to_is_known() {
         "meta.v1.FieldsV1",
     ];
     for (message, fields) in MESSAGES.iter() {
-        for Known { name, shape, .. } in fields.values() {
-            let (Shape::One(kind) | Shape::List(kind) | Shape::Map(kind)) = shape;
-            if let Type::Message(to) = kind {
+        for FieldDescriptor { name, cardinality, .. } in fields.values() {
+            let (Cardinality::Singular(kind) | Cardinality::Repeated(kind) | Cardinality::Map(kind)) = cardinality;
+            if let ProtoType::Message(to) = kind {
                 let known = MESSAGES.contains_key(to) || SPECIAL.contains(to) || to.ends_with(".ExtraValue");
                 assert!(known, "{message}.{name}: {to}");
             }
@@ -85,7 +85,7 @@ fn every_message_that_is_referred_to_is_known() {
 proptest! {
     /// Whatever bytes come, reading them ends, in an object or an error.
     #[test]
-    fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in "Pod|Service|Secret|Deployment") {
+    fn any_bytes_are_decoded_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in "Pod|Service|Secret|Deployment") {
         let api_version = if kind == "Deployment" { "apps/v1" } else { "v1" };
         drop(decode(&body_of(api_version, &kind, &bytes)));
         drop(decode(&[MAGIC, &bytes].concat()));

@@ -1,42 +1,52 @@
-//! The bounded memory of one resource's changes.
+//! The bounded log of one resource's changes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Compacted, Object};
+use serde_json::Value;
 
-/// What happened to an object.
+/// The revision is no longer remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) struct Compacted {
+    /// The oldest revision from which changes are remembered.
+    pub(crate) oldest: u64,
+}
+
+/// A stored object.
+pub(crate) type StoredObject = Arc<Value>;
+
+/// The type of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventType {
     Added,
     Modified,
     Deleted,
 }
 
-/// One change of one object.
+/// A change of an object.
 #[derive(Debug)]
-pub(crate) struct Event {
+pub(crate) struct StoreEvent {
     pub(crate) revision: u64,
-    pub(crate) change: Change,
-    /// The object after the change; for a deletion its last state with the revision of the deletion.
-    pub(crate) object: Object,
+    pub(crate) change: EventType,
+    /// The object after the change. For a deletion: its last state with the revision of the deletion.
+    pub(crate) object: StoredObject,
     /// The object before the change.
-    pub(crate) previous: Option<Object>,
+    pub(crate) previous: Option<StoredObject>,
 }
 
-pub(super) struct Log {
-    events: VecDeque<Arc<Event>>,
-    /// Revision of the last change that was forgotten.
+pub(super) struct ChangeLog {
+    events: VecDeque<Arc<StoreEvent>>,
+    /// Revision of the last change that was dropped.
     forgotten: u64,
     most: usize,
 }
 
-impl Log {
+impl ChangeLog {
     pub(super) fn new(forgotten: u64, most: usize) -> Self {
         Self { events: VecDeque::new(), forgotten, most: most.max(1) }
     }
 
-    pub(super) fn push(&mut self, event: Event) {
+    pub(super) fn push(&mut self, event: StoreEvent) {
         if self.events.len() == self.most
             && let Some(oldest) = self.events.pop_front()
         {
@@ -49,7 +59,7 @@ impl Log {
     pub(super) fn after(
         &self,
         revision: u64,
-    ) -> Result<impl DoubleEndedIterator<Item = &Arc<Event>> + use<'_>, Compacted> {
+    ) -> Result<impl DoubleEndedIterator<Item = &Arc<StoreEvent>> + use<'_>, Compacted> {
         if revision < self.forgotten {
             return Err(Compacted { oldest: self.forgotten });
         }

@@ -15,20 +15,20 @@ fn pod(name: &str, n: u32) -> Value {
 
 #[test]
 fn a_write_needs_the_current_object() {
-    let store = Store::new(10, 16);
+    let store = ObjectStore::new(10, 16);
     let first = store.insert(&pods(), pod("a", 1)).expect("new");
     assert_eq!(object::text(&first, "/metadata/resourceVersion"), "11");
-    assert_eq!(store.insert(&pods(), pod("a", 1)).expect_err("there"), Refused::Exists);
+    assert_eq!(store.insert(&pods(), pod("a", 1)).expect_err("there"), WriteError::Exists);
     let second = store.replace(&pods(), &first, pod("a", 2)).expect("current");
-    assert_eq!(store.replace(&pods(), &first, pod("a", 3)).expect_err("stale"), Refused::Changed);
+    assert_eq!(store.replace(&pods(), &first, pod("a", 3)).expect_err("stale"), WriteError::Changed);
     let last = store.remove(&pods(), &second, (*second).clone()).expect("current");
     assert_eq!(object::text(&last, "/metadata/resourceVersion"), "13");
-    assert_eq!(store.remove(&pods(), &second, pod("a", 2)).expect_err("gone"), Refused::Missing);
+    assert_eq!(store.remove(&pods(), &second, pod("a", 2)).expect_err("gone"), WriteError::Missing);
 }
 
 #[test]
-fn forgets_old_changes() {
-    let store = Store::new(0, 2);
+fn old_changes_are_dropped() {
+    let store = ObjectStore::new(0, 2);
     for name in ["a", "b", "c"] {
         store.insert(&pods(), pod(name, 1)).expect("new");
     }
@@ -40,8 +40,8 @@ fn forgets_old_changes() {
 }
 
 #[test]
-fn namespaces_do_not_mix() {
-    let store = Store::new(0, 16);
+fn lists_are_limited_to_a_namespace() {
+    let store = ObjectStore::new(0, 16);
     for namespace in ["a", "ab", "b"] {
         store.insert(&pods(), json!({"metadata": {"namespace": namespace, "name": "x"}})).expect("new");
     }
@@ -52,8 +52,8 @@ fn namespaces_do_not_mix() {
 proptest! {
     /// Lists of the past, rebuilt from the log, equal what was listed at the time.
     #[test]
-    fn the_past_is_listed_as_it_was(steps in prop::collection::vec((0u8..3, 0usize..4, any::<u32>()), 1..60)) {
-        let store = Store::new(100, 1000);
+    fn past_revisions_are_listed(steps in prop::collection::vec((0u8..3, 0usize..4, any::<u32>()), 1..60)) {
+        let store = ObjectStore::new(100, 1000);
         let mut history = BTreeMap::new();
         history.insert(100, Vec::new());
         for (step, which, n) in steps {

@@ -1,7 +1,7 @@
-//! `pods/attach`: a running container's output, as of now.
+//! `pods/attach`: the output of a running container.
 //!
-//! The node agent keeps a container's output in its log and gives it no input, so that attaching is following the log from its
-//! end, and attaching to standard input is refused.
+//! The node agent writes a container's output to its log and gives the container no standard input. Attaching therefore
+//! follows the log from its end, and attaching to standard input is an error.
 
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response};
@@ -11,24 +11,25 @@ use serde_json::{Value, json};
 
 use super::exec::PROTOCOLS;
 use super::node::{NodeClient, STATUS, STDOUT};
-use super::options::Options;
-use super::socket::{self, Socket, Upgrade, message};
-use super::{Body, Refusal};
+use super::options::StreamOptions;
+use super::socket::{self, ClientSocket, WebSocketUpgrade, message};
+use crate::body::ResponseBody;
+use crate::status::Status;
 
 pub(super) async fn serve(
     node: &NodeClient,
     pod: &Value,
-    options: &Options,
+    options: &StreamOptions,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<ResponseBody>, Status> {
     let container = options.container(pod)?.to_owned();
     if options.stdin {
-        return Err(Refusal::bad_request(format!(
+        return Err(Status::bad_request(format!(
             "container {container} has no standard input to attach to: run a command in it with exec instead"
         )));
     }
-    let upgrade = Upgrade::negotiate(request, &PROTOCOLS)?;
-    let follow = Options { follow: true, tail_lines: Some(0), ..Options::default() };
+    let upgrade = WebSocketUpgrade::negotiate(request, &PROTOCOLS)?;
+    let follow = StreamOptions { follow: true, tail_lines: Some(0), ..StreamOptions::default() };
     let (node, pod) = (node.clone(), pod.clone());
     upgrade.accept(move |mut socket| async move {
         match node.logs(&pod, &container, &follow).await {
@@ -38,7 +39,7 @@ pub(super) async fn serve(
     })
 }
 
-async fn bridge(socket: Socket, mut output: Incoming) {
+async fn bridge(socket: ClientSocket, mut output: Incoming) {
     let (mut to_client, mut from_client) = socket.split();
     let copy = async {
         while let Some(Ok(frame)) = output.frame().await {

@@ -1,7 +1,7 @@
-//! `pods/exec`: a command's streams, bridged between a WebSocket and the node agent.
+//! `pods/exec`: the streams of a command, between a WebSocket and the node agent.
 //!
-//! Each WebSocket message starts with a byte that names its channel, the same numbers as in the agent's frames. Version 5 of
-//! the subprotocol adds a message that closes a channel, so that a command sees the end of its input.
+//! The first byte of a WebSocket message is its channel, with the same numbers as in the agent's frames. Version 5 of
+//! the subprotocol adds a message that closes a channel, which ends the command's input.
 
 use bytes::Bytes;
 use futures_util::stream::SplitSink;
@@ -12,29 +12,30 @@ use serde_json::Value;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::node::{self, CLOSE, NodeClient, RESIZE, STATUS, STDIN, Stream};
-use super::options::Options;
-use super::socket::{self, Socket, Upgrade};
-use super::{Body, Refusal};
+use super::node::{self, CLOSE, NodeClient, NodeStream, RESIZE, STATUS, STDIN};
+use super::options::StreamOptions;
+use super::socket::{self, ClientSocket, WebSocketUpgrade};
+use crate::body::ResponseBody;
+use crate::status::Status;
 
-/// Subprotocols, best first.
+/// Subprotocols by preference.
 pub(super) const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 
 pub(super) async fn serve(
     node: &NodeClient,
     pod: &Value,
-    options: &Options,
+    options: &StreamOptions,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<ResponseBody>, Status> {
     if options.command.is_empty() {
-        return Err(Refusal::bad_request("you must specify at least 1 command for the container"));
+        return Err(Status::bad_request("you must specify at least 1 command for the container"));
     }
     if !options.stdin && !options.stdout && !options.stderr {
-        return Err(Refusal::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+        return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
     }
     let container = options.container(pod)?.to_owned();
-    let upgrade = Upgrade::negotiate(request, &PROTOCOLS)?;
-    // The upgrade comes first: kubectl takes a refused one for a server without WebSockets, and asks again in another protocol.
+    let upgrade = WebSocketUpgrade::negotiate(request, &PROTOCOLS)?;
+    // Errors are sent after the upgrade, because kubectl falls back to SPDY if the upgrade fails.
     let (node, pod, options) = (node.clone(), pod.clone(), options.clone());
     upgrade.accept(move |mut socket| async move {
         match node.exec(&pod, &container, &options).await {
@@ -44,8 +45,8 @@ pub(super) async fn serve(
     })
 }
 
-/// Carries the streams until the command has ended or the client has left.
-async fn bridge(socket: Socket, stream: Stream) {
+/// Copies the streams until the command ends or the client disconnects.
+async fn bridge(socket: ClientSocket, stream: NodeStream) {
     let (mut to_client, mut from_client) = socket.split();
     let (mut from_node, mut to_node) = tokio::io::split(stream);
     let input = async {
@@ -56,7 +57,7 @@ async fn bridge(socket: Socket, stream: Stream) {
                 _ => Ok(()),
             };
             if sent.is_err() {
-                // The command no longer reads; its output and status are still to come.
+                // The command no longer reads its input. Its output and status follow.
                 std::future::pending::<()>().await;
             }
         }
@@ -64,20 +65,20 @@ async fn bridge(socket: Socket, stream: Stream) {
     tokio::select! {
         () = output(&mut from_node, &mut to_client) => {
             socket::close(&mut to_client).await;
-            // The client closes last, so that nothing it has not read yet is lost.
+            // The client closes last, so that it can read all data.
             let rest = async { while let Some(Ok(_)) = from_client.next().await {} };
-            let _ = tokio::time::timeout(LINGER, rest).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
         }
-        // Dropping the agent's stream ends the command.
+        // Closing the agent's stream ends the command.
         () = input => {}
     }
 }
 
 /// How long a client may take to close its side.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
+const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Passes one message of the client on.
-async fn forward(data: &[u8], to_node: &mut WriteHalf<Stream>) -> std::io::Result<()> {
+/// Forwards a message of the client.
+async fn forward(data: &[u8], to_node: &mut WriteHalf<NodeStream>) -> std::io::Result<()> {
     match data {
         [channel @ (STDIN | RESIZE), data @ ..] if !data.is_empty() => node::write_frame(to_node, *channel, data).await,
         [CLOSE, STDIN] => node::write_frame(to_node, CLOSE, &[STDIN]).await,
@@ -85,8 +86,8 @@ async fn forward(data: &[u8], to_node: &mut WriteHalf<Stream>) -> std::io::Resul
     }
 }
 
-/// Passes the command's output on, and in the end its status.
-async fn output(from_node: &mut ReadHalf<Stream>, to_client: &mut SplitSink<Socket, Message>) {
+/// Forwards the command's output, and its status at the end.
+async fn output(from_node: &mut ReadHalf<NodeStream>, to_client: &mut SplitSink<ClientSocket, Message>) {
     loop {
         let (channel, data) = match node::read_frame(from_node).await {
             Ok(Some(frame)) => frame,
@@ -99,7 +100,7 @@ async fn output(from_node: &mut ReadHalf<Stream>, to_client: &mut SplitSink<Sock
     }
 }
 
-/// The status that says that the agent failed.
+/// The status of a failed agent.
 fn failure(why: impl std::fmt::Display) -> Bytes {
-    Refusal::internal(why).status().to_string().into()
+    Status::internal(why).to_value().to_string().into()
 }

@@ -1,8 +1,8 @@
 //! `pods/portforward`: connections to a pod's ports.
 //!
-//! Three ways lead here. kubectl tunnels SPDY through a WebSocket, where each connection is a pair of streams, one for data and
-//! one for an error; older clients speak the same SPDY after a plain upgrade; others (kube-rs) open a WebSocket for a fixed list of ports
-//! and address them by channel numbers.
+//! There are three protocols. kubectl tunnels SPDY in a WebSocket, where each connection has a data stream and an error
+//! stream; older clients use the same SPDY after a plain upgrade; others (kube-rs) open a WebSocket for a fixed list of
+//! ports and use channel numbers.
 
 mod channels;
 mod tunnel;
@@ -20,44 +20,43 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::io::ReaderStream;
 
 use super::node::NodeClient;
-use super::options::Options;
-use super::socket::{self, Upgrade, has_token};
-use super::{Body, Refusal};
+use super::options::StreamOptions;
+use super::socket::{self, WebSocketUpgrade, has_token};
+use crate::body::ResponseBody;
+use crate::status::Status;
+use channels::QUEUE;
 use tunnel::Tunnel;
 
-/// SPDY within WebSocket messages.
+/// SPDY in WebSocket messages.
 const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
-/// Channels within WebSocket messages.
+/// Channels in WebSocket messages.
 const CHANNELS: &str = "v4.channel.k8s.io";
-/// SPDY after an upgrade of its own.
+/// SPDY after an upgrade.
 const SPDY: &str = "SPDY/3.1";
-/// Protocol within a plain SPDY connection, and the header that negotiates it.
+/// Protocol of a plain SPDY connection, and the header that negotiates it.
 const SPDY_PROTOCOL: &str = "portforward.k8s.io";
 const SPDY_PROTOCOL_HEADER: &str = "x-stream-protocol-version";
-
-/// How many frames may wait for a slow client.
-const QUEUE: usize = 64;
 
 pub(super) fn serve(
     node: &NodeClient,
     pod: &Value,
-    options: &Options,
+    options: &StreamOptions,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<ResponseBody>, Status> {
     if pod["status"]["phase"] != "Running" {
         let phase = pod["status"]["phase"].as_str().unwrap_or("Unknown");
-        return Err(Refusal::bad_request(format!(
+        return Err(Status::bad_request(format!(
             "unable to forward port because pod is not running. Current status={phase}"
         )));
     }
     if has_token(request.headers(), UPGRADE.as_str(), SPDY) {
         return spdy(node.clone(), pod.clone(), request);
     }
-    let upgrade = Upgrade::negotiate(request, &[TUNNELLED, CHANNELS])?;
+    let upgrade = WebSocketUpgrade::negotiate(request, &[TUNNELLED, CHANNELS])?;
     let (node, pod, ports) = (node.clone(), pod.clone(), options.ports.clone());
     if upgrade.protocol == CHANNELS {
         if ports.is_empty() {
-            return Err(Refusal::bad_request("query parameter \"ports\" is required"));
+            return Err(Status::bad_request("query parameter \"ports\" is required"));
         }
         return upgrade.accept(move |socket| channels::serve(node, pod, ports, socket));
     }
@@ -83,10 +82,10 @@ pub(super) fn serve(
     })
 }
 
-/// SPDY without a WebSocket around it.
-fn spdy(node: NodeClient, pod: Value, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+/// SPDY without a WebSocket.
+fn spdy(node: NodeClient, pod: Value, request: Request<Incoming>) -> Result<Response<ResponseBody>, Status> {
     if !has_token(request.headers(), SPDY_PROTOCOL_HEADER, SPDY_PROTOCOL) {
-        return Err(Refusal::bad_request(format!("unable to negotiate protocol: server accepts [{SPDY_PROTOCOL}]")));
+        return Err(Status::bad_request(format!("unable to negotiate protocol: server accepts [{SPDY_PROTOCOL}]")));
     }
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! `pods/log`: a container's output as text.
+//! `pods/log`: the output of a container as text.
 
 use std::io;
 
@@ -8,10 +8,15 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::node::NodeClient;
-use super::options::Options;
-use super::{Body, Refusal};
+use super::options::StreamOptions;
+use crate::body::ResponseBody;
+use crate::status::Status;
 
-pub(super) async fn serve(node: &NodeClient, pod: &Value, options: &Options) -> Result<Response<Body>, Refusal> {
+pub(super) async fn serve(
+    node: &NodeClient,
+    pod: &Value,
+    options: &StreamOptions,
+) -> Result<Response<ResponseBody>, Status> {
     let container = options.container(pod)?;
     let output = node.logs(pod, container, options).await?;
     let mut response = Response::new(output.map_err(io::Error::other).boxed_unsync());

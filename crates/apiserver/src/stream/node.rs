@@ -1,7 +1,7 @@
-//! Client of the node agent: HTTP/1.1 over its Unix socket.
+//! The client of the node agent: HTTP/1.1 over a Unix socket.
 //!
-//! `POST /exec` and `POST /portforward` become raw streams by an upgrade; `GET /logs` answers with text. An exec stream is
-//! framed both ways: one byte of channel, the length as 32 bits big-endian, the bytes.
+//! `POST /exec` and `POST /portforward` are upgraded to raw streams; `GET /logs` responds with text. An exec stream has
+//! frames both ways: one byte for the channel, the length as 32 bits big-endian, the data.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,37 +18,42 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::Refusal;
-use super::options::Options;
+use super::options::StreamOptions;
+use crate::status::Status;
 
 /// Channels of an exec stream.
 pub(super) const STDIN: u8 = 0;
 pub(super) const STDOUT: u8 = 1;
 pub(super) const STATUS: u8 = 3;
 pub(super) const RESIZE: u8 = 4;
-/// Says that the channel in its one byte is closed.
+/// Closes the channel that the frame's only byte names.
 pub(super) const CLOSE: u8 = 255;
 
-/// Largest frame that is taken from the agent.
-const MOST_FRAME: usize = 1024 * 1024;
+/// Largest frame from the agent.
+const MAX_FRAME: usize = 1024 * 1024;
 
-/// Largest error that is read from the agent.
-const MOST_ERROR: usize = 64 * 1024;
+/// Largest error response from the agent.
+const MAX_ERROR: usize = 64 * 1024;
 
-/// Client of the node agent that runs a cluster's pods, over its Unix socket.
+/// Client of the node agent that runs the cluster's pods.
 #[derive(Clone, Debug)]
-pub struct NodeClient {
+pub(crate) struct NodeClient {
     socket: PathBuf,
 }
 
 impl NodeClient {
-    /// A client of the agent that listens on `socket`. Nothing is opened until a request needs it.
-    pub fn new(socket: impl Into<PathBuf>) -> Self {
+    /// Creates a client for the agent at `socket`. Each request opens a connection.
+    pub(crate) fn new(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into() }
     }
 
     /// Runs a command in a container.
-    pub(super) async fn exec(&self, pod: &Value, container: &str, options: &Options) -> Result<Stream, Refusal> {
+    pub(super) async fn exec(
+        &self,
+        pod: &Value,
+        container: &str,
+        options: &StreamOptions,
+    ) -> Result<NodeStream, Status> {
         let body = json!({
             "namespace": pod["metadata"]["namespace"],
             "pod": pod["metadata"]["name"],
@@ -63,45 +68,45 @@ impl NodeClient {
     }
 
     /// Connects to a port of a pod.
-    pub(super) async fn port_forward(&self, pod: &Value, port: u16) -> Result<Stream, Refusal> {
+    pub(super) async fn port_forward(&self, pod: &Value, port: u16) -> Result<NodeStream, Status> {
         let body = json!({"namespace": pod["metadata"]["namespace"], "pod": pod["metadata"]["name"], "port": port});
         self.upgrade("/portforward", &body).await
     }
 
-    /// A container's output.
-    pub(super) async fn logs(&self, pod: &Value, container: &str, options: &Options) -> Result<Incoming, Refusal> {
+    /// Reads a container's output.
+    pub(super) async fn logs(&self, pod: &Value, container: &str, options: &StreamOptions) -> Result<Incoming, Status> {
         let request = Request::get(log_path(pod, container, options)).header(HOST, "node").body(Full::default());
-        let response = self.send(request.map_err(Refusal::internal)?).await?;
+        let response = self.send(request.map_err(Status::internal)?).await?;
         if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(refused(response).await) }
     }
 
-    async fn upgrade(&self, path: &str, body: &Value) -> Result<Stream, Refusal> {
+    async fn upgrade(&self, path: &str, body: &Value) -> Result<NodeStream, Status> {
         let request = Request::post(path)
             .header(HOST, "node")
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "isthmus-stream")
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body.to_string()));
-        let response = self.send(request.map_err(Refusal::internal)?).await?;
+        let response = self.send(request.map_err(Status::internal)?).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refused(response).await);
         }
         hyper::upgrade::on(response).await.map(TokioIo::new).map_err(unreachable)
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Refusal> {
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Status> {
         let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "connection to the node agent");
+                tracing::debug!(%error, "connection to the node agent failed");
             }
         });
         sender.send_request(request).await.map_err(unreachable)
     }
 }
 
-fn log_path(pod: &Value, container: &str, options: &Options) -> String {
+fn log_path(pod: &Value, container: &str, options: &StreamOptions) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (key, value) in [
         ("namespace", &pod["metadata"]["namespace"]),
@@ -128,28 +133,28 @@ fn log_path(pod: &Value, container: &str, options: &Options) -> String {
 }
 
 /// A raw stream to the agent.
-pub(super) type Stream = TokioIo<Upgraded>;
+pub(super) type NodeStream = TokioIo<Upgraded>;
 
-fn unreachable(error: impl std::fmt::Display) -> Refusal {
-    Refusal::internal(format_args!("error dialing backend: {error}"))
+fn unreachable(error: impl std::fmt::Display) -> Status {
+    Status::internal(format_args!("error dialing backend: {error}"))
 }
 
-/// What the agent said instead of doing it: a Status, or text.
-async fn refused(response: Response<Incoming>) -> Refusal {
+/// The error of an agent's response, which is a Status or text.
+async fn refused(response: Response<Incoming>) -> Status {
     let code = response.status();
-    let body = Limited::new(response.into_body(), MOST_ERROR).collect().await;
+    let body = Limited::new(response.into_body(), MAX_ERROR).collect().await;
     let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-    let said = serde_json::from_slice::<Value>(&body).ok();
-    let message = said.as_ref().and_then(|status| status["message"].as_str()).map(str::to_owned);
+    let parsed = serde_json::from_slice::<Value>(&body).ok();
+    let message = parsed.as_ref().and_then(|status| status["message"].as_str()).map(str::to_owned);
     let message = message.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
     match code {
-        StatusCode::NOT_FOUND => Refusal { code, reason: "NotFound", message },
-        code if code.is_client_error() => Refusal { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message },
-        _ => Refusal::internal(message),
+        StatusCode::NOT_FOUND => Status::other(404, "NotFound", message),
+        code if code.is_client_error() => Status::bad_request(message),
+        _ => Status::internal(message),
     }
 }
 
-/// The next frame from the agent, or None at the end of the stream.
+/// Reads a frame from the agent, or None at the end of the stream.
 pub(super) async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(u8, Bytes)>> {
     let channel = match from.read_u8().await {
         Ok(channel) => channel,
@@ -157,10 +162,10 @@ pub(super) async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> io::Resul
         Err(error) => return Err(error),
     };
     let length = from.read_u32().await? as usize;
-    if length > MOST_FRAME {
+    if length > MAX_FRAME {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a frame of {length} bytes from the node agent"),
+            format!("a frame of {length} bytes from the node agent exceeds the limit"),
         ));
     }
     let mut data = BytesMut::zeroed(length);
@@ -168,7 +173,7 @@ pub(super) async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> io::Resul
     Ok(Some((channel, data.freeze())))
 }
 
-/// Sends a frame to the agent.
+/// Writes a frame to the agent.
 pub(super) async fn write_frame(to: &mut (impl AsyncWrite + Unpin), channel: u8, data: &[u8]) -> io::Result<()> {
     let length = u32::try_from(data.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut frame = BytesMut::with_capacity(5 + data.len());

@@ -1,14 +1,14 @@
-//! What a stream's query string asks for, and which container it means.
+//! Query parameters of streams.
 
 use serde_json::Value;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use super::Refusal;
+use crate::status::Status;
+use crate::timestamp;
 
 /// Query parameters of `exec`, `attach`, `log` and `portforward`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Options {
+pub(super) struct StreamOptions {
     pub(super) container: Option<String>,
     pub(super) command: Vec<String>,
     pub(super) stdin: bool,
@@ -24,8 +24,8 @@ pub(super) struct Options {
     pub(super) ports: Vec<u16>,
 }
 
-impl Options {
-    pub(super) fn parse(query: &str) -> Result<Self, Refusal> {
+impl StreamOptions {
+    pub(super) fn parse(query: &str) -> Result<Self, Status> {
         let mut options = Self::default();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let flag = || matches!(&*value, "" | "1" | "true" | "True" | "TRUE" | "t" | "T");
@@ -46,7 +46,7 @@ impl Options {
                 "ports" => {
                     for port in value.split(',').filter(|port| !port.is_empty()) {
                         options.ports.push(port.parse().map_err(|_| {
-                            Refusal::bad_request(format!(
+                            Status::bad_request(format!(
                                 "unable to parse {port:?} as a port: must be between 1 and 65535"
                             ))
                         })?);
@@ -58,8 +58,8 @@ impl Options {
         Ok(options)
     }
 
-    /// The container that is meant: the one named, or the only one.
-    pub(super) fn container<'a>(&'a self, pod: &'a Value) -> Result<&'a str, Refusal> {
+    /// The requested container, or the pod's only or default container.
+    pub(super) fn container<'a>(&'a self, pod: &'a Value) -> Result<&'a str, Status> {
         let names = |list: &str| -> Vec<&'a str> {
             let containers = pod["spec"][list].as_array().map_or(&[][..], Vec::as_slice);
             containers.iter().filter_map(|container| container["name"].as_str()).collect()
@@ -72,7 +72,7 @@ impl Options {
                 if known {
                     Ok(name)
                 } else {
-                    Err(Refusal::bad_request(format!("container {name} is not valid for pod {pod_name}")))
+                    Err(Status::bad_request(format!("container {name} is not valid for pod {pod_name}")))
                 }
             }
             (None, [only]) if init.is_empty() => Ok(only),
@@ -88,22 +88,22 @@ impl Options {
                 if !init.is_empty() {
                     message += &format!(" or one of the init containers: [{}]", init.join(" "));
                 }
-                Err(Refusal::bad_request(message))
+                Err(Status::bad_request(message))
             }
         }
     }
 }
 
-fn number(key: &str, value: &str) -> Result<u64, Refusal> {
+fn number(key: &str, value: &str) -> Result<u64, Status> {
     value.parse().map_err(|_| {
-        Refusal::bad_request(format!("{key}: Invalid value: {value:?}: must be greater than or equal to 0"))
+        Status::bad_request(format!("{key}: Invalid value: {value:?}: must be greater than or equal to 0"))
     })
 }
 
-fn seconds_since(timestamp: &str) -> Result<u64, Refusal> {
-    let then = OffsetDateTime::parse(timestamp, &Rfc3339)
-        .map_err(|_| Refusal::bad_request(format!("sinceTime: Invalid value: {timestamp:?}: not an RFC 3339 time")))?;
-    // The node agent counts whole seconds back; one more than asked for is better than one less.
+fn seconds_since(text: &str) -> Result<u64, Status> {
+    let then = timestamp::parse(text)
+        .ok_or_else(|| Status::bad_request(format!("sinceTime: Invalid value: {text:?}: not an RFC 3339 time")))?;
+    // The agent counts whole seconds: round up.
     let past = (OffsetDateTime::now_utc() - then).whole_seconds().max(0);
     Ok(u64::try_from(past).unwrap_or(0) + 1)
 }

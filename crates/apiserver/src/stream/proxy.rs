@@ -1,4 +1,4 @@
-//! `…/proxy/`: HTTP to a pod, service or node, dialled from the cluster's network.
+//! `…/proxy/`: HTTP to a pod, service or node.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,26 +20,27 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Body, Refusal};
-use crate::kinds::Kind;
+use crate::body::ResponseBody;
+use crate::kinds::ResourceKind;
+use crate::status::Status;
 
-/// How long the peer may take to accept.
+/// Timeout of connecting to the target.
 const DIAL: Duration = Duration::from_secs(10);
 
-/// What `…/{name}/proxy` addresses: `[scheme:]name[:port]` in the URL's name segment.
+/// The target of `…/{name}/proxy`: `[scheme:]name[:port]` in the URL's name segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyTarget {
-    /// Whether the peer speaks TLS.
-    pub https: bool,
+pub(crate) struct ProxyTarget {
+    /// Whether the target uses TLS.
+    pub(crate) https: bool,
     /// Name of the object.
-    pub name: String,
-    /// Port, by number or name.
-    pub port: Option<String>,
+    pub(crate) name: String,
+    /// Port number or name.
+    pub(crate) port: Option<String>,
 }
 
 impl ProxyTarget {
-    /// Reads the URL segment, decoded.
-    pub fn parse(segment: &str) -> Option<Self> {
+    /// Parses the decoded URL segment.
+    pub(crate) fn parse(segment: &str) -> Option<Self> {
         let parts: Vec<&str> = segment.split(':').collect();
         let (scheme, name, port) = match parts.as_slice() {
             [name] => ("", *name, ""),
@@ -57,22 +58,22 @@ impl ProxyTarget {
     }
 }
 
-/// Serves `…/proxy/{path}` of a pod, service or node, which the caller has read and authorised. `path` starts with a slash;
-/// the query is taken from the request.
-pub async fn proxy(
-    kind: &Kind,
+/// Serves `…/proxy/{path}` of a pod, service or node for an authorized request. `path` starts with a slash; the query
+/// is that of the request.
+pub(crate) async fn proxy(
+    kind: &ResourceKind,
     object: &Value,
     target: &ProxyTarget,
     path: &str,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<ResponseBody>, Status> {
     let address = match &*kind.kind {
         "Pod" => pod_address(object, target)?,
         "Service" => service_address(object, target)?,
         _ => node_address(object, target)?,
     };
     let unreachable =
-        |error: io::Error| Refusal::unavailable(format!("error trying to reach service: dial tcp {address}: {error}"));
+        |error: io::Error| Status::unavailable(format!("error trying to reach service: dial tcp {address}: {error}"));
     let stream = tokio::time::timeout(DIAL, TcpStream::connect(address)).await;
     let stream =
         stream.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "i/o timeout"))).map_err(unreachable)?;
@@ -86,18 +87,18 @@ pub async fn proxy(
     }
 }
 
-/// One request and its response over a connection of their own.
+/// Sends one request on a connection of its own.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: SocketAddr,
     path: &str,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
-    let failed = |error: hyper::Error| Refusal::unavailable(format!("error trying to reach service: {error}"));
+) -> Result<Response<ResponseBody>, Status> {
+    let failed = |error: hyper::Error| Status::unavailable(format!("error trying to reach service: {error}"));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "proxied connection");
+            tracing::debug!(%error, "proxied connection failed");
         }
     });
     let from_client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
@@ -106,7 +107,7 @@ async fn exchange(
     let original_host = head.headers.get(HOST).cloned();
     forward_headers(&mut head.headers);
     head.headers.remove(AUTHORIZATION);
-    head.headers.insert(HOST, HeaderValue::from_str(&address.to_string()).map_err(Refusal::internal)?);
+    head.headers.insert(HOST, HeaderValue::from_str(&address.to_string()).map_err(Status::internal)?);
     if let Some(host) = original_host {
         head.headers.insert("x-forwarded-host", host);
     }
@@ -125,15 +126,14 @@ async fn exchange(
     Ok(response.map(|body| body.map_err(io::Error::other).boxed_unsync()))
 }
 
-fn rewritten(path: &str, query: Option<&str>) -> Result<Uri, Refusal> {
+fn rewritten(path: &str, query: Option<&str>) -> Result<Uri, Status> {
     let path = if path.is_empty() { "/" } else { path };
     let whole = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
-    let whole =
-        PathAndQuery::try_from(whole).map_err(|error| Refusal::bad_request(format!("proxied path: {error}")))?;
+    let whole = PathAndQuery::try_from(whole).map_err(|error| Status::bad_request(format!("proxied path: {error}")))?;
     Ok(Uri::from(whole))
 }
 
-/// Removes what concerns one connection only (RFC 9110 §7.6.1); an upgrade is passed on.
+/// Removes hop-by-hop headers (RFC 9110 §7.6.1). An upgrade is passed on.
 fn forward_headers(headers: &mut HeaderMap) {
     let upgrade = headers.get(UPGRADE).cloned();
     let named: Vec<HeaderName> = headers
@@ -157,10 +157,9 @@ fn forward_headers(headers: &mut HeaderMap) {
     }
 }
 
-fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal> {
+fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status> {
     let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
-    let ip =
-        ip.ok_or_else(|| Refusal::unavailable(format!("address not allowed: pod {} has no address", target.name)))?;
+    let ip = ip.ok_or_else(|| Status::unavailable(format!("pod {} has no address", target.name)))?;
     let ports = || {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         containers.filter_map(|container| container["ports"].as_array()).flatten()
@@ -174,7 +173,7 @@ fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal>
     };
     match number {
         Some(number) => Ok(SocketAddr::new(ip, number)),
-        None => Err(Refusal::bad_request(format!(
+        None => Err(Status::bad_request(format!(
             "no port {:?} found for pod {:?}",
             target.port.as_deref().unwrap_or(""),
             target.name
@@ -182,7 +181,7 @@ fn pod_address(pod: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal>
     }
 }
 
-fn service_address(service: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal> {
+fn service_address(service: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status> {
     let ports = service["spec"]["ports"].as_array().map_or(&[][..], Vec::as_slice);
     let found = match target.port.as_deref() {
         None => ports.first().filter(|_| ports.len() == 1),
@@ -191,17 +190,17 @@ fn service_address(service: &Value, target: &ProxyTarget) -> Result<SocketAddr, 
         }),
     };
     let Some(port) = found.and_then(|port| number(&port["port"])) else {
-        let asked = target.port.as_deref().unwrap_or("");
-        return Err(Refusal::unavailable(format!("no service port {asked:?} found for service {:?}", target.name)));
+        let requested = target.port.as_deref().unwrap_or("");
+        return Err(Status::unavailable(format!("no service port {requested:?} found for service {:?}", target.name)));
     };
     let ip = service["spec"]["clusterIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
     match ip {
         Some(ip) => Ok(SocketAddr::new(ip, port)),
-        None => Err(Refusal::unavailable(format!("no endpoints available for service {:?}", target.name))),
+        None => Err(Status::unavailable(format!("no endpoints available for service {:?}", target.name))),
     }
 }
 
-fn node_address(node: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusal> {
+fn node_address(node: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status> {
     const KUBELET: u16 = 10250;
     let addresses = node["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);
     let internal = addresses.iter().find(|address| address["type"] == "InternalIP");
@@ -209,7 +208,7 @@ fn node_address(node: &Value, target: &ProxyTarget) -> Result<SocketAddr, Refusa
     let port = target.port.as_deref().map_or(Some(KUBELET), |port| port.parse().ok());
     match (ip, port) {
         (Some(ip), Some(port)) => Ok(SocketAddr::new(ip, port)),
-        _ => Err(Refusal::unavailable(format!("no address to reach node {:?} at", target.name))),
+        _ => Err(Status::unavailable(format!("node {:?} has no address", target.name))),
     }
 }
 
@@ -217,24 +216,24 @@ fn number(port: &Value) -> Option<u16> {
     port.as_u64().and_then(|number| u16::try_from(number).ok())
 }
 
-/// TLS without verification of the peer, as Kubernetes proxies: the request goes to an address of the cluster's own network
-/// on behalf of a caller who was authorised to reach it, and the peers' certificates are rarely for their names here.
-fn any_server() -> Result<Arc<ClientConfig>, Refusal> {
+/// TLS without verification of the server, as in Kubernetes' proxy: the target is an address of the cluster's network,
+/// and its certificate rarely has the name that is used here.
+fn any_server() -> Result<Arc<ClientConfig>, Status> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let schemes = provider.signature_verification_algorithms.supported_schemes();
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(Refusal::internal)?
+        .map_err(Status::internal)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(schemes)))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(schemes)))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
 
 #[derive(Debug)]
-struct AnyServer(Vec<SignatureScheme>);
+struct AcceptAnyCertificate(Vec<SignatureScheme>);
 
-impl ServerCertVerifier for AnyServer {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

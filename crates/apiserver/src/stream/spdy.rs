@@ -1,19 +1,19 @@
-//! As much of SPDY/3.1 as `kubectl port-forward` speaks: streams with headers, data, pings.
+//! The part of SPDY/3.1 that `kubectl port-forward` uses: streams with headers, data, pings.
 //!
-//! Frames follow the SPDY/3.1 draft, §2. There is no flow control: neither side of Kubernetes' implementation
-//! (moby/spdystream) has any. Our own headers are sent uncompressed, in stored blocks of the format; the client's are inflated.
+//! Frames follow the SPDY/3.1 draft, §2. There is no flow control, as in Kubernetes' implementation (moby/spdystream).
 
-mod inflate;
+mod compression;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-pub(super) use inflate::Inflater;
+use compression::Deflater;
+pub(super) use compression::{Inflater, InvalidBlock};
 
-/// Largest frame that is taken.
-const MOST_FRAME: usize = 1024 * 1024;
+/// Largest frame.
+const MAX_FRAME: usize = 1024 * 1024;
 
-/// Most headers on one stream.
-const MOST_HEADERS: u32 = 64;
+/// Most headers of a stream.
+const MAX_HEADERS: u32 = 64;
 
 const VERSION: u16 = 3;
 const CONTROL: u16 = 0x8000;
@@ -25,10 +25,10 @@ const RST_STREAM: u16 = 3;
 const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 
-/// What the client sent.
+/// A frame from the client.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame {
-    /// A new stream; the headers are still compressed.
+pub(super) enum SpdyFrame {
+    /// A new stream. The headers are compressed.
     Open {
         stream: u32,
         fin: bool,
@@ -46,33 +46,33 @@ pub(super) enum Frame {
         id: u32,
     },
     GoAway,
-    /// Settings, window updates and others that say nothing to us.
+    /// Settings, window updates and other frames without an effect here.
     Other,
 }
 
-/// Why the client's bytes make no sense.
+/// Why a frame is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
+pub(super) enum SpdyError {
     #[error("a SPDY frame of {0} bytes exceeds the limit")]
     TooLong(usize),
-    #[error("a SPDY frame of version {0}; 3 is spoken here")]
+    #[error("SPDY version {0} is not supported, only version 3")]
     Version(u16),
     #[error("a SPDY frame is shorter than its fields")]
     Short,
-    #[error("a SPDY header block cannot be decompressed")]
-    Compression,
+    #[error(transparent)]
+    Compression(#[from] InvalidBlock),
     #[error("a SPDY header block is malformed")]
     Headers,
 }
 
-/// Takes the next whole frame from `buffer`, if there is one.
-pub(super) fn next_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
+/// Takes the next complete frame from `buffer`, if there is one.
+pub(super) fn next_frame(buffer: &mut BytesMut) -> Result<Option<SpdyFrame>, SpdyError> {
     const HEAD: usize = 8;
     let Some(head) = buffer.first_chunk::<HEAD>() else { return Ok(None) };
     let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
     let (flags, length) = (head[4], u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize);
-    if length > MOST_FRAME {
-        return Err(Malformed::TooLong(length));
+    if length > MAX_FRAME {
+        return Err(SpdyError::TooLong(length));
     }
     if buffer.len() < HEAD + length {
         return Ok(None);
@@ -81,73 +81,65 @@ pub(super) fn next_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, Malform
     let mut payload = buffer.split_to(length).freeze();
     let (high, type_) = ((first >> 16) as u16, (first & 0xffff) as u16);
     if high & CONTROL == 0 {
-        return Ok(Some(Frame::Data { stream: first, fin: flags & FIN != 0, data: payload }));
+        return Ok(Some(SpdyFrame::Data { stream: first, fin: flags & FIN != 0, data: payload }));
     }
     if high & !CONTROL != VERSION {
-        return Err(Malformed::Version(high & !CONTROL));
+        return Err(SpdyError::Version(high & !CONTROL));
     }
-    let mut number = || payload.try_get_u32().map_err(|_| Malformed::Short);
+    let mut number = || payload.try_get_u32().map_err(|_| SpdyError::Short);
     Ok(Some(match type_ {
         SYN_STREAM => {
             let stream = number()? & 0x7fff_ffff;
             let _associated = number()?;
-            let _priority_and_slot = payload.try_get_u16().map_err(|_| Malformed::Short)?;
-            Frame::Open { stream, fin: flags & FIN != 0, headers: payload }
+            let _priority_and_slot = payload.try_get_u16().map_err(|_| SpdyError::Short)?;
+            SpdyFrame::Open { stream, fin: flags & FIN != 0, headers: payload }
         }
-        RST_STREAM => Frame::Reset { stream: number()? & 0x7fff_ffff },
-        PING => Frame::Ping { id: number()? },
-        GOAWAY => Frame::GoAway,
-        _ => Frame::Other,
+        RST_STREAM => SpdyFrame::Reset { stream: number()? & 0x7fff_ffff },
+        PING => SpdyFrame::Ping { id: number()? },
+        GOAWAY => SpdyFrame::GoAway,
+        _ => SpdyFrame::Other,
     }))
 }
 
 /// Names and values of a decompressed header block.
-pub(super) fn headers(mut block: Bytes) -> Result<Vec<(String, String)>, Malformed> {
-    let count = block.try_get_u32().map_err(|_| Malformed::Headers)?;
-    if count > MOST_HEADERS {
-        return Err(Malformed::Headers);
+pub(super) fn headers(mut block: Bytes) -> Result<Vec<(String, String)>, SpdyError> {
+    let count = block.try_get_u32().map_err(|_| SpdyError::Headers)?;
+    if count > MAX_HEADERS {
+        return Err(SpdyError::Headers);
     }
-    let mut text = || -> Result<String, Malformed> {
-        let length = block.try_get_u32().map_err(|_| Malformed::Headers)? as usize;
+    let mut text = || -> Result<String, SpdyError> {
+        let length = block.try_get_u32().map_err(|_| SpdyError::Headers)? as usize;
         if length > block.len() {
-            return Err(Malformed::Headers);
+            return Err(SpdyError::Headers);
         }
-        String::from_utf8(block.split_to(length).to_vec()).map_err(|_| Malformed::Headers)
+        String::from_utf8(block.split_to(length).to_vec()).map_err(|_| SpdyError::Headers)
     };
     (0..count).map(|_| Ok((text()?.to_ascii_lowercase(), text()?))).collect()
 }
 
-/// Writes our frames. The compression state of headers spans a connection, so there is one writer for each.
-#[derive(Debug, Default)]
-pub(super) struct Writer {
-    compression_started: bool,
+/// A writer of frames with headers. Their compression state belongs to the connection, so that each connection has a
+/// writer.
+#[derive(Debug)]
+pub(super) struct SpdyWriter {
+    deflater: Deflater,
 }
 
-impl Writer {
-    /// Accepts a stream, with no headers.
+impl SpdyWriter {
+    pub(super) fn new() -> Self {
+        Self { deflater: Deflater::new() }
+    }
+
+    /// The frame that accepts a stream, without headers.
     pub(super) fn reply(&mut self, stream: u32) -> Bytes {
-        const NO_HEADERS: [u8; 4] = [0; 4];
-        let mut block = BytesMut::new();
-        if !self.compression_started {
-            self.compression_started = true;
-            block.put_slice(&inflate::ZLIB_HEAD);
-            block.put_u32(inflate::dictionary_checksum());
-        }
-        // A stored block of DEFLATE (RFC 1951 §3.2.4): not the last, its length, the complement of its length.
-        block.put_u8(0);
-        block.put_u16_le(NO_HEADERS.len() as u16);
-        block.put_u16_le(!(NO_HEADERS.len() as u16));
-        block.put_slice(&NO_HEADERS);
-        // An empty stored block flushes: Go's decoder gives out nothing before it.
-        block.put_slice(&[0, 0, 0, 0xff, 0xff]);
+        const NO_HEADERS: [u8; 4] = 0u32.to_be_bytes();
         let mut payload = BytesMut::new();
         payload.put_u32(stream);
-        payload.put_slice(&block);
+        payload.put_slice(&self.deflater.deflate(&NO_HEADERS));
         control(SYN_REPLY, &payload)
     }
 }
 
-/// Data of a stream, perhaps its last.
+/// A data frame. `fin` ends the stream.
 pub(super) fn data(stream: u32, data: &[u8], fin: bool) -> Bytes {
     let mut frame = BytesMut::with_capacity(8 + data.len());
     frame.put_u32(stream & 0x7fff_ffff);
@@ -156,12 +148,12 @@ pub(super) fn data(stream: u32, data: &[u8], fin: bool) -> Bytes {
     frame.freeze()
 }
 
-/// The answer to a ping.
+/// The response to a ping.
 pub(super) fn pong(id: u32) -> Bytes {
     control(PING, &id.to_be_bytes())
 }
 
-/// Refuses a stream.
+/// The frame that refuses a stream.
 pub(super) fn reset(stream: u32) -> Bytes {
     const REFUSED_STREAM: u32 = 3;
     let mut payload = BytesMut::new();

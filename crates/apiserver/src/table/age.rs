@@ -1,15 +1,16 @@
-//! Durations as Kubernetes prints them: two units at most, coarser as they grow.
+//! Durations as Kubernetes prints them, with at most two units.
 
 use serde_json::Value;
-use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
-/// How long ago the object was made.
+use crate::timestamp;
+
+/// Age of an object.
 pub(super) fn of(object: &Value, now: OffsetDateTime) -> Value {
     since(&object["metadata"]["creationTimestamp"], now).into()
 }
 
-/// How long ago the timestamp was, `<unknown>` if there is none.
+/// Time since a timestamp, or `<unknown>` without one.
 pub(super) fn since(timestamp: &Value, now: OffsetDateTime) -> String {
     match parse(timestamp) {
         Some(then) => human(now - then),
@@ -17,9 +18,9 @@ pub(super) fn since(timestamp: &Value, now: OffsetDateTime) -> String {
     }
 }
 
-/// An RFC 3339 timestamp.
-pub(super) fn parse(timestamp: &Value) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(timestamp.as_str()?, &Rfc3339).ok()
+/// Parses an RFC 3339 timestamp.
+pub(super) fn parse(value: &Value) -> Option<OffsetDateTime> {
+    timestamp::parse(value.as_str()?)
 }
 
 /// Thresholds of `k8s.io/apimachinery/pkg/util/duration.HumanDuration`.

@@ -3,12 +3,11 @@
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::{Heading, age, column, items, name, number, or_none, text, wide};
-use crate::kinds::Kind;
+use super::age;
+use super::cell::{Cells, Heading, column, items, name, number, or_none, text, wide};
+use crate::kinds::ResourceKind;
 
-type Cells = fn(&Value, OffsetDateTime) -> Vec<Value>;
-
-pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
+pub(super) fn printer(kind: &ResourceKind) -> Option<(&'static [Heading], Cells)> {
     Some(match (&*kind.group, &*kind.kind) {
         ("", "Namespace") => (NAMESPACE, namespace),
         ("", "Node") => (NODE, node),
@@ -141,7 +140,7 @@ fn event(object: &Value, now: OffsetDateTime) -> Vec<Value> {
         let last = or_event_time(&object["lastTimestamp"]);
         match number(&object["count"]) {
             count if count > 1 => (format!("{last} (x{count} over {first})"), count),
-            // What is written without a count happened once.
+            // An event without a count happened once.
             _ => (last, 1),
         }
     };

@@ -3,12 +3,11 @@
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::{Heading, age, column, items, name, number, text, wide};
-use crate::kinds::Kind;
+use super::age;
+use super::cell::{Cells, Heading, column, items, name, number, text, wide};
+use crate::kinds::ResourceKind;
 
-type Cells = fn(&Value, OffsetDateTime) -> Vec<Value>;
-
-pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
+pub(super) fn printer(kind: &ResourceKind) -> Option<(&'static [Heading], Cells)> {
     Some(match (&*kind.group, &*kind.kind) {
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => (BINDING, binding),
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
@@ -90,7 +89,7 @@ const AUTOSCALER: &[Heading] = &[
 
 fn autoscaler(object: &Value, now: OffsetDateTime) -> Vec<Value> {
     let (spec, target) = (&object["spec"], &object["spec"]["scaleTargetRef"]);
-    // Nothing measures pods here, so the current values are as unknown as on a cluster without a metrics server.
+    // Without a metrics server the current values are unknown.
     let targets: Vec<String> = items(&spec["metrics"])
         .iter()
         .map(|metric| {

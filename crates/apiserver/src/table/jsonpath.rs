@@ -1,11 +1,11 @@
-//! The simple JSONPath of `additionalPrinterColumns`: fields, indexes, `[*]` and `[?(@.type=="Ready")]`.
+//! The JSONPath subset of `additionalPrinterColumns`: fields, indexes, `[*]` and `[?(@.type=="Ready")]`.
 
 use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::age;
 
-/// The cell of a column: null if there is nothing at `path` or it is not of the column's type.
+/// The cell of a column, or null if there is no value at `path` or it is not of the column's type.
 pub(super) fn cell(object: &Value, path: &str, type_: &str, now: OffsetDateTime) -> Value {
     let found = find(object, path);
     let Some(first) = found.first() else { return Value::Null };
@@ -33,22 +33,22 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Everything that `path` leads to. A path that cannot be read leads nowhere.
+/// All values at `path`. An invalid path has none.
 pub(super) fn find<'a>(object: &'a Value, path: &str) -> Vec<&'a Value> {
     let Some(steps) = parse(path) else { return Vec::new() };
     steps.iter().fold(vec![object], |found, step| found.into_iter().flat_map(|value| step.apply(value)).collect())
 }
 
 #[derive(Debug, PartialEq)]
-enum Step {
+enum PathStep {
     Field(String),
     Index(i64),
     Every,
-    /// Items of a list whose field (by path below the item) equals the text.
+    /// Items of a list with a field (by path below the item) that equals the text.
     Where(Vec<String>, String),
 }
 
-impl Step {
+impl PathStep {
     fn apply<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
         match self {
             Self::Field(name) => value.get(name).into_iter().filter(|found| !found.is_null()).collect(),
@@ -74,7 +74,7 @@ impl Step {
     }
 }
 
-fn parse(path: &str) -> Option<Vec<Step>> {
+fn parse(path: &str) -> Option<Vec<PathStep>> {
     let mut rest = path.trim();
     rest = rest.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')).unwrap_or(rest);
     rest = rest.strip_prefix('$').unwrap_or(rest);
@@ -90,14 +90,14 @@ fn parse(path: &str) -> Option<Vec<Step>> {
             if name.is_empty() {
                 return if after.is_empty() { Some(steps) } else { None };
             }
-            steps.push(if name == "*" { Step::Every } else { Step::Field(name) });
+            steps.push(if name == "*" { PathStep::Every } else { PathStep::Field(name) });
             rest = after;
         }
     }
     Some(steps)
 }
 
-/// A field name, in which a backslash keeps the dot after it.
+/// A field name, in which a backslash escapes a dot.
 fn field(path: &str) -> (String, &str) {
     let mut name = String::new();
     let mut chars = path.char_indices();
@@ -111,7 +111,7 @@ fn field(path: &str) -> (String, &str) {
     (name, "")
 }
 
-/// The end of a bracket, which may hold quoted brackets.
+/// Position of the closing bracket outside of quotes.
 fn closing_bracket(inner: &str) -> Option<usize> {
     let mut quote = None;
     for (index, char) in inner.char_indices() {
@@ -125,20 +125,20 @@ fn closing_bracket(inner: &str) -> Option<usize> {
     None
 }
 
-fn bracket(inner: &str) -> Option<Step> {
+fn bracket(inner: &str) -> Option<PathStep> {
     let inner = inner.trim();
     if inner == "*" {
-        return Some(Step::Every);
+        return Some(PathStep::Every);
     }
     if let Some(condition) = inner.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) {
         let (left, right) = condition.split_once("==")?;
         let path = left.trim().strip_prefix("@.")?;
         let wanted = unquote(right.trim()).unwrap_or(right.trim());
-        return Some(Step::Where(path.split('.').map(str::to_owned).collect(), wanted.to_owned()));
+        return Some(PathStep::Where(path.split('.').map(str::to_owned).collect(), wanted.to_owned()));
     }
     match unquote(inner) {
-        Some(name) => Some(Step::Field(name.replace("\\.", "."))),
-        None => inner.parse().ok().map(Step::Index),
+        Some(name) => Some(PathStep::Field(name.replace("\\.", "."))),
+        None => inner.parse().ok().map(PathStep::Index),
     }
 }
 

@@ -1,14 +1,13 @@
-//! Services and what is behind them.
+//! Services, Endpoints, EndpointSlices, Ingresses and NetworkPolicies.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::{Heading, age, column, first_three, items, labels, name, number, or_none, selector, text, wide};
-use crate::kinds::Kind;
+use super::age;
+use super::cell::{Cells, Heading, column, first_three, items, labels, name, number, or_none, selector, text, wide};
+use crate::kinds::ResourceKind;
 
-type Cells = fn(&Value, OffsetDateTime) -> Vec<Value>;
-
-pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
+pub(super) fn printer(kind: &ResourceKind) -> Option<(&'static [Heading], Cells)> {
     Some(match (&*kind.group, &*kind.kind) {
         ("", "Service") => (SERVICE, service),
         ("", "Endpoints") => (ENDPOINTS, endpoints),
@@ -65,7 +64,7 @@ fn external_addresses(service: &Value) -> Value {
     }
 }
 
-/// Addresses at which a load balancer answers.
+/// Addresses of a load balancer.
 fn ingress_points(object: &Value) -> impl Iterator<Item = &str> {
     items(&object["status"]["loadBalancer"]["ingress"]).iter().map(|point| match text(&point["ip"]) {
         "" => text(&point["hostname"]),

@@ -1,14 +1,13 @@
-//! Pods: readiness, the one word of status that sums a pod up, and restarts.
+//! Pods: readiness, status and restarts.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::{Heading, age, column, items, name, number, or_none, text, wide};
-use crate::kinds::Kind;
+use super::age;
+use super::cell::{Cells, Heading, column, items, name, number, or_none, text, wide};
+use crate::kinds::ResourceKind;
 
-type Cells = fn(&Value, OffsetDateTime) -> Vec<Value>;
-
-pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
+pub(super) fn printer(kind: &ResourceKind) -> Option<(&'static [Heading], Cells)> {
     if kind.is("", "Pod") { Some((POD, cells)) } else { None }
 }
 
@@ -24,9 +23,9 @@ const POD: &[Heading] = &[
     wide("Readiness Gates", "string"),
 ];
 
-/// What the container statuses add up to.
+/// The sum of the container statuses.
 #[derive(Default)]
-struct Summary {
+struct PodSummary {
     reason: String,
     total: usize,
     ready: usize,
@@ -54,9 +53,9 @@ fn cells(pod: &Value, now: OffsetDateTime) -> Vec<Value> {
     ]
 }
 
-fn summarise(pod: &Value) -> Summary {
+fn summarise(pod: &Value) -> PodSummary {
     let (spec, status) = (&pod["spec"], &pod["status"]);
-    let mut summary = Summary { reason: text(&status["phase"]).to_owned(), ..Summary::default() };
+    let mut summary = PodSummary { reason: text(&status["phase"]).to_owned(), ..PodSummary::default() };
     if !text(&status["reason"]).is_empty() {
         summary.reason = text(&status["reason"]).to_owned();
     }
@@ -85,8 +84,8 @@ fn summarise(pod: &Value) -> Summary {
     summary
 }
 
-/// Adds the init containers; tells whether one of them is what the pod waits for.
-fn init_containers(pod: &Value, sidecars: &[&str], summary: &mut Summary) -> bool {
+/// Adds the init containers. Returns whether the pod waits for one of them.
+fn init_containers(pod: &Value, sidecars: &[&str], summary: &mut PodSummary) -> bool {
     let statuses = items(&pod["status"]["initContainerStatuses"]);
     let (mut all_restarts, mut all_last) = (0, None);
     let mut initializing = None;
@@ -124,7 +123,7 @@ fn init_containers(pod: &Value, sidecars: &[&str], summary: &mut Summary) -> boo
     true
 }
 
-fn containers(pod: &Value, summary: &mut Summary) {
+fn containers(pod: &Value, summary: &mut PodSummary) {
     let mut running = false;
     for container in items(&pod["status"]["containerStatuses"]).iter().rev() {
         summary.restarts += number(&container["restartCount"]);
@@ -145,7 +144,7 @@ fn containers(pod: &Value, summary: &mut Summary) {
     }
 }
 
-/// The reason for which a container ended.
+/// The reason for which a container terminated.
 fn end_of(terminated: &Value) -> String {
     match (text(&terminated["reason"]), number(&terminated["signal"])) {
         ("", 0) => format!("ExitCode:{}", number(&terminated["exitCode"])),

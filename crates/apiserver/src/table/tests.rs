@@ -6,7 +6,7 @@ use crate::kinds::by_kind;
 
 const NOW: OffsetDateTime = datetime!(2025-03-01 12:00:00 UTC);
 
-/// Renders one object as `kubectl get` would, narrow and wide cells alike.
+/// The cells of an object, including those of `-o wide`.
 fn row(group: &str, kind: &str, mut object: Value) -> Vec<String> {
     object["metadata"]["creationTimestamp"] = json!("2025-03-01T11:55:00Z");
     if object["metadata"]["name"].is_null() {
@@ -14,7 +14,7 @@ fn row(group: &str, kind: &str, mut object: Value) -> Vec<String> {
     }
     let version = if group == "autoscaling" { "v2" } else { "v1" };
     let kind = by_kind(group, version, kind).expect("a built-in kind");
-    let table = render(kind, [&object], &[], Include::None, NOW);
+    let table = render(kind, [&object], &[], IncludeObject::None, NOW);
     let cells = table["rows"][0]["cells"].as_array().expect("cells");
     assert_eq!(cells.len(), table["columnDefinitions"].as_array().expect("columns").len());
     cells.iter().map(|cell| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned)).collect()
@@ -40,7 +40,7 @@ fn a_running_pod() {
 }
 
 #[test]
-fn pod_status_says_what_is_wrong() {
+fn the_status_of_failing_pods() {
     let crashing = json!({
         "restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}},
         "lastState": {"terminated": {"finishedAt": "2025-03-01T11:59:00Z"}},
@@ -110,14 +110,14 @@ fn workloads() {
 #[test]
 fn a_scale_has_a_table_of_its_own() {
     let scale = json!({"metadata": {"name": "d"}, "spec": {"replicas": 3}, "status": {"replicas": 2}});
-    let table = super::of_scale(&scale, super::Include::None, OffsetDateTime::now_utc());
+    let table = super::of_scale(&scale, super::IncludeObject::None, OffsetDateTime::now_utc());
     let headings: Vec<_> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].clone()).collect();
     assert_eq!(headings, ["Name", "Desired", "Available", "Age"]);
     assert_eq!(table["rows"][0]["cells"], json!(["d", 3, 2, "<unknown>"]));
 }
 
 #[test]
-fn services_show_where_they_answer() {
+fn services_show_their_addresses() {
     let port = json!([{"port": 80}, {"port": 53, "protocol": "UDP", "nodePort": 30053}]);
     let plain = json!({"spec": {"clusterIP": "10.96.0.7", "ports": port, "selector": {"app": "web"}}});
     assert_eq!(
@@ -133,7 +133,7 @@ fn services_show_where_they_answer() {
 }
 
 #[test]
-fn endpoints_are_cut_after_three() {
+fn at_most_three_endpoints_are_shown() {
     let slice = json!({
         "addressType": "IPv4", "ports": [{"port": 80}, {}],
         "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}, {"addresses": ["10.0.0.3"]}, {"addresses": ["10.0.0.4"]}],
@@ -220,22 +220,25 @@ fn bindings_and_the_rest() {
 }
 
 #[test]
-fn every_kind_renders_an_object_with_nothing_in_it() {
+fn every_kind_renders_empty_objects() {
     for kind in crate::kinds::BUILTIN.iter() {
-        let table = render(kind, [&json!({}), &json!({"spec": 3, "status": []})], &[], Include::Metadata, NOW);
+        let table = render(kind, [&json!({}), &json!({"spec": 3, "status": []})], &[], IncludeObject::Metadata, NOW);
         assert_eq!(table["rows"].as_array().expect("rows").len(), 2, "{}", kind.kind);
     }
 }
 
 #[test]
 fn custom_columns_follow_their_paths() {
-    let kind =
-        Kind { group: "example.com".into(), kind: "Widget".into(), ..by_kind("", "v1", "Pod").expect("pod").clone() };
-    let column = |name: &str, type_: &str, path: &str| Column {
+    let kind = ResourceKind {
+        group: "example.com".into(),
+        kind: "Widget".into(),
+        ..by_kind("", "v1", "Pod").expect("pod").clone()
+    };
+    let column = |name: &str, type_: &str, path: &str| PrinterColumn {
         name: name.into(),
         type_: type_.into(),
         json_path: path.into(),
-        ..Column::default()
+        ..PrinterColumn::default()
     };
     let columns = [
         column("Hosts", "string", ".spec.hosts"),
@@ -254,14 +257,14 @@ fn custom_columns_follow_their_paths() {
         "spec": {"hosts": ["a", "b"], "count": 4},
         "status": {"conditions": [{"type": "Synced", "status": "False"}, {"type": "Ready", "status": "True"}]},
     });
-    let table = render(&kind, [&object], &columns, Include::Object, NOW);
+    let table = render(&kind, [&object], &columns, IncludeObject::Object, NOW);
     assert_eq!(
         table["rows"][0]["cells"],
         json!(["w", r#"["a","b"]"#, "a", "a b", "True", "front", 4, "120m", null, null, null])
     );
     assert_eq!(table["rows"][0]["object"], object);
     assert_eq!(table["columnDefinitions"][6]["type"], "integer");
-    let plain = render(&kind, [&object], &[], Include::Metadata, NOW);
+    let plain = render(&kind, [&object], &[], IncludeObject::Metadata, NOW);
     assert_eq!(plain["rows"][0]["cells"], json!(["w", "120m"]));
     assert_eq!(plain["rows"][0]["object"]["kind"], "PartialObjectMetadata");
 }

@@ -1,14 +1,13 @@
-//! What makes pods: deployments, replica sets, stateful sets, daemon sets, jobs.
+//! Workloads: Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::{Heading, age, column, items, labels, name, number, or_none, selector, text, wide};
-use crate::kinds::Kind;
+use super::age;
+use super::cell::{Cells, Heading, column, items, labels, name, number, or_none, selector, text, wide};
+use crate::kinds::ResourceKind;
 
-type Cells = fn(&Value, OffsetDateTime) -> Vec<Value>;
-
-pub(super) fn printer(kind: &Kind) -> Option<(&'static [Heading], Cells)> {
+pub(super) fn printer(kind: &ResourceKind) -> Option<(&'static [Heading], Cells)> {
     Some(match (&*kind.group, &*kind.kind) {
         ("apps", "Deployment") => (DEPLOYMENT, deployment),
         ("apps", "ReplicaSet") => (REPLICA_SET, replica_set),
@@ -208,7 +207,7 @@ fn cron_job(object: &Value, now: OffsetDateTime) -> Vec<Value> {
     ]
 }
 
-/// How a Scale is printed.
+/// Columns of a Scale.
 pub(super) const SCALE: (&[Heading], Cells) = (
     &[column("Name", "string"), column("Desired", "integer"), column("Available", "integer"), column("Age", "string")],
     |scale, now| {

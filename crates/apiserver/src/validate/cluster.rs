@@ -1,26 +1,26 @@
-//! Configuration, leases, budgets and autoscalers.
+//! Configuration, leases, disruption budgets and autoscalers.
 
 use serde_json::{Value, json};
 
-use super::finding::{Findings, Path, entries, is_empty, same, text};
+use super::field_errors::{FieldErrors, FieldPath, entries, is_empty, same, text};
 use super::names;
 
-/// Most that a ConfigMap or Secret may hold.
+/// Largest size of a ConfigMap's or Secret's data.
 const DATA_LIMIT: usize = 1024 * 1024;
 
-pub(super) fn config_map(object: &Value, old: Option<&Value>, findings: &mut Findings) {
-    data(object, &["data", "binaryData"], findings);
+pub(super) fn config_map(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    data(object, &["data", "binaryData"], errors);
     for (key, _) in entries(&object["binaryData"]) {
         if !object["data"][key].is_null() {
             let problem = format!("duplicate of key present in data.{key}");
-            findings.invalid(&Path::root("binaryData").key(key), key.as_str(), &problem);
+            errors.invalid(&FieldPath::root("binaryData").key(key), key.as_str(), &problem);
         }
     }
-    immutable(object, old, &["data", "binaryData"], findings);
+    immutable(object, old, &["data", "binaryData"], errors);
 }
 
-pub(super) fn secret(object: &Value, old: Option<&Value>, findings: &mut Findings) {
-    data(object, &["data"], findings);
+pub(super) fn secret(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    data(object, &["data"], errors);
     let required: &[&str] = match text(&object["type"]) {
         "kubernetes.io/tls" => &["tls.crt", "tls.key"],
         "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
@@ -30,82 +30,82 @@ pub(super) fn secret(object: &Value, old: Option<&Value>, findings: &mut Finding
     };
     for key in required {
         if object["data"][key].is_null() {
-            findings.required(&Path::root("data").key(key), "");
+            errors.required(&FieldPath::root("data").key(key), "");
         }
     }
     let annotation = "kubernetes.io/service-account.name";
     if object["type"] == "kubernetes.io/service-account-token"
         && text(&object["metadata"]["annotations"][annotation]).is_empty()
     {
-        findings.required(&Path::root("metadata").child("annotations").key(annotation), "");
+        errors.required(&FieldPath::root("metadata").child("annotations").key(annotation), "");
     }
     if let Some(old) = old {
-        findings.immutable(&Path::root("type"), &object["type"], &old["type"]);
+        errors.immutable(&FieldPath::root("type"), &object["type"], &old["type"]);
     }
-    immutable(object, old, &["data"], findings);
+    immutable(object, old, &["data"], errors);
 }
 
-fn data(object: &Value, fields: &[&str], findings: &mut Findings) {
+fn data(object: &Value, fields: &[&str], errors: &mut FieldErrors) {
     let mut size = 0;
     for field in fields {
-        let path = Path::root(field);
+        let path = FieldPath::root(field);
         for (key, value) in entries(&object[field]) {
             if let Err(problem) = names::config_key(key) {
-                findings.invalid(&path.key(key), key.as_str(), &problem);
+                errors.invalid(&path.key(key), key.as_str(), &problem);
             }
             size += text(value).len();
         }
     }
     if size > DATA_LIMIT {
-        findings.too_long(&Path::root(""), DATA_LIMIT);
+        errors.too_long(&FieldPath::root(""), DATA_LIMIT);
     }
 }
 
-fn immutable(object: &Value, old: Option<&Value>, fields: &[&str], findings: &mut Findings) {
+fn immutable(object: &Value, old: Option<&Value>, fields: &[&str], errors: &mut FieldErrors) {
     let problem = "field is immutable when `immutable` is set";
     let Some(old) = old.filter(|old| old["immutable"] == true) else { return };
     if object["immutable"] != true {
-        findings.forbidden(&Path::root("immutable"), problem);
+        errors.forbidden(&FieldPath::root("immutable"), problem);
     }
     for field in fields {
         if !same(&object[field], &old[field]) {
-            findings.forbidden(&Path::root(field), problem);
+            errors.forbidden(&FieldPath::root(field), problem);
         }
     }
 }
 
-pub(super) fn lease(object: &Value, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
+pub(super) fn lease(object: &Value, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     if let Some(seconds) = spec["leaseDurationSeconds"].as_i64().filter(|seconds| *seconds <= 0) {
-        findings.invalid(&path.child("leaseDurationSeconds"), seconds, "must be greater than 0");
+        errors.invalid(&path.child("leaseDurationSeconds"), seconds, "must be greater than 0");
     }
-    findings.not_negative(&path.child("leaseTransitions"), &spec["leaseTransitions"]);
+    errors.not_negative(&path.child("leaseTransitions"), &spec["leaseTransitions"]);
 }
 
-pub(super) fn budget(object: &Value, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
+pub(super) fn budget(object: &Value, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     if !is_empty(&spec["minAvailable"]) && !is_empty(&spec["maxUnavailable"]) {
         let both = json!({"minAvailable": spec["minAvailable"], "maxUnavailable": spec["maxUnavailable"]});
-        findings.invalid(&path, both, "minAvailable and maxUnavailable cannot be both set");
+        errors.invalid(&path, both, "minAvailable and maxUnavailable cannot be both set");
     }
-    findings.not_negative(&path.child("minAvailable"), &spec["minAvailable"]);
-    findings.not_negative(&path.child("maxUnavailable"), &spec["maxUnavailable"]);
+    errors.not_negative(&path.child("minAvailable"), &spec["minAvailable"]);
+    errors.not_negative(&path.child("maxUnavailable"), &spec["maxUnavailable"]);
 }
 
-pub(super) fn autoscaler(object: &Value, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
+pub(super) fn autoscaler(object: &Value, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     let (least, most) = (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or(0));
     if least < 1 {
-        findings.invalid(&path.child("minReplicas"), least, "must be greater than or equal to 1");
+        errors.invalid(&path.child("minReplicas"), least, "must be greater than or equal to 1");
     }
     if most < 1 {
-        findings.invalid(&path.child("maxReplicas"), most, "must be greater than 0");
+        errors.invalid(&path.child("maxReplicas"), most, "must be greater than 0");
     } else if most < least {
-        findings.invalid(&path.child("maxReplicas"), most, "must be greater than or equal to `minReplicas`");
+        errors.invalid(&path.child("maxReplicas"), most, "must be greater than or equal to `minReplicas`");
     }
     for field in ["kind", "name"] {
         if text(&spec["scaleTargetRef"][field]).is_empty() {
-            findings.required(&path.child("scaleTargetRef").child(field), "");
+            errors.required(&path.child("scaleTargetRef").child(field), "");
         }
     }
 }

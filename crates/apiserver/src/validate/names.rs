@@ -1,4 +1,4 @@
-//! What names, labels and keys may look like. Each check returns what is wrong, or nothing.
+//! Syntax of names, labels and keys. Each check returns an error with the rule.
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN: &str = r"a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
@@ -8,14 +8,14 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 pub(super) const PORT_RANGE: &str = "must be between 1 and 65535, inclusive";
 
-/// Longest label and DNS label.
+/// Longest label or DNS label.
 const LABEL_LENGTH: usize = 63;
 /// Longest name of an object.
 pub(super) const SUBDOMAIN_LENGTH: usize = 253;
 
-type Check = Result<(), String>;
+type NameCheck = Result<(), String>;
 
-fn check(length: usize, most: usize, fits: bool, rule: &str) -> Check {
+fn check(length: usize, most: usize, fits: bool, rule: &str) -> NameCheck {
     if length > most {
         Err(format!("must be no more than {most} bytes"))
     } else if fits {
@@ -25,24 +25,24 @@ fn check(length: usize, most: usize, fits: bool, rule: &str) -> Check {
     }
 }
 
-/// A name of one DNS label, such as a Namespace's.
-pub(super) fn label(name: &str) -> Check {
+/// A DNS label, such as a Namespace's name.
+pub(super) fn label(name: &str) -> NameCheck {
     check(name.len(), LABEL_LENGTH, is_label(name), LABEL)
 }
 
-/// A name of DNS labels, such as most objects have.
-pub(super) fn subdomain(name: &str) -> Check {
+/// A DNS subdomain, such as the names of most objects.
+pub(super) fn subdomain(name: &str) -> NameCheck {
     check(name.len(), SUBDOMAIN_LENGTH, is_subdomain(name), SUBDOMAIN)
 }
 
 /// A Service's name, which starts with a letter.
-pub(super) fn dns_1035(name: &str) -> Check {
+pub(super) fn dns_1035(name: &str) -> NameCheck {
     let fits = is_label(name) && name.starts_with(|first: char| first.is_ascii_lowercase());
     check(name.len(), LABEL_LENGTH, fits, DNS_1035)
 }
 
-/// A name that only has to fit into a URL, such as a Role's.
-pub(super) fn path_segment(name: &str) -> Check {
+/// A name that is valid in a URL path, such as a Role's.
+pub(super) fn path_segment(name: &str) -> NameCheck {
     if matches!(name, "." | "..") {
         return Err(format!("may not be '{name}'"));
     }
@@ -52,8 +52,8 @@ pub(super) fn path_segment(name: &str) -> Check {
     }
 }
 
-/// A label's or annotation's key: `[prefix/]name`.
-pub(super) fn qualified(key: &str) -> Check {
+/// A key of a label or annotation: `[prefix/]name`.
+pub(super) fn qualified(key: &str) -> NameCheck {
     let name = match key.split_once('/') {
         None => key,
         Some((_, name)) if name.contains('/') => {
@@ -74,12 +74,12 @@ pub(super) fn qualified(key: &str) -> Check {
 }
 
 /// A label's value.
-pub(super) fn label_value(value: &str) -> Check {
+pub(super) fn label_value(value: &str) -> NameCheck {
     check(value.len(), LABEL_LENGTH, value.is_empty() || is_word(value), LABEL_VALUE)
 }
 
 /// A key of a ConfigMap or Secret.
-pub(super) fn config_key(key: &str) -> Check {
+pub(super) fn config_key(key: &str) -> NameCheck {
     if matches!(key, "." | "..") {
         return Err(format!("must not be '{key}'"));
     }
@@ -88,7 +88,7 @@ pub(super) fn config_key(key: &str) -> Check {
 }
 
 /// A container port's name (RFC 6335).
-pub(super) fn port_name(name: &str) -> Check {
+pub(super) fn port_name(name: &str) -> NameCheck {
     match () {
         () if name.len() > 15 => Err("must be no more than 15 characters".to_owned()),
         () if !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') => {
@@ -103,8 +103,8 @@ pub(super) fn port_name(name: &str) -> Check {
     }
 }
 
-/// An environment variable's name: anything printable but `=`.
-pub(super) fn variable(name: &str) -> Check {
+/// An environment variable's name: printable ASCII without `=`.
+pub(super) fn variable(name: &str) -> NameCheck {
     if name.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=') {
         Ok(())
     } else {

@@ -1,8 +1,8 @@
-//! Amounts of resources: `500m`, `1.5Gi`, `1e3`.
+//! Quantities: `500m`, `1.5Gi`, `1e3`.
 
 use serde_json::Value;
 
-/// The amount, or None if it cannot be read. Precise enough to compare requests with limits.
+/// Parses a quantity. The result is precise enough to compare requests with limits.
 pub(super) fn parse(value: &Value) -> Option<f64> {
     let text = match value {
         Value::String(text) => text.as_str(),

@@ -1,40 +1,40 @@
-//! Services and what is behind them.
+//! Services, Endpoints and EndpointSlices.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
-use super::finding::{Findings, Path, entries, is_empty, items, same, text};
+use super::field_errors::{FieldErrors, FieldPath, entries, is_empty, items, same, text};
 use super::{metadata, names, pod};
 
 const IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
-pub(super) fn service(object: &Value, old: Option<&Value>, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
+pub(super) fn service(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     let type_ = text(&spec["type"]);
-    findings.one_of(&path.child("type"), &spec["type"], &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
+    errors.one_of(&path.child("type"), &spec["type"], &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
     let headless = spec["clusterIP"] == "None";
     if headless && (type_ == "LoadBalancer" || type_ == "NodePort") {
         let problem = format!("may not be set to 'None' for {type_} services");
-        findings.invalid(&path.child("clusterIPs").index(0), "None", &problem);
+        errors.invalid(&path.child("clusterIPs").index(0), "None", &problem);
     }
     if type_ == "ExternalName" {
-        external_name(spec, &path, findings);
+        external_name(spec, &path, errors);
     } else if items(&spec["ports"]).next().is_none() && !headless {
-        findings.required(&path.child("ports"), "");
+        errors.required(&path.child("ports"), "");
     }
-    ports(&spec["ports"], &path.child("ports"), findings);
-    metadata::labels(&spec["selector"], &path.child("selector"), findings);
-    findings.one_of(&path.child("sessionAffinity"), &spec["sessionAffinity"], &["ClientIP", "None"]);
+    ports(&spec["ports"], &path.child("ports"), errors);
+    metadata::labels(&spec["selector"], &path.child("selector"), errors);
+    errors.one_of(&path.child("sessionAffinity"), &spec["sessionAffinity"], &["ClientIP", "None"]);
     for (field, applies) in
         [("internalTrafficPolicy", true), ("externalTrafficPolicy", matches!(type_, "LoadBalancer" | "NodePort"))]
     {
         if !text(&spec[field]).is_empty() && type_ != "ExternalName" {
             if applies {
-                findings.one_of(&path.child(field), &spec[field], &["Cluster", "Local"]);
+                errors.one_of(&path.child(field), &spec[field], &["Cluster", "Local"]);
             } else {
-                findings.invalid(
+                errors.invalid(
                     &path.child(field),
                     spec[field].clone(),
                     "may only be set for externally-accessible services",
@@ -42,23 +42,23 @@ pub(super) fn service(object: &Value, old: Option<&Value>, findings: &mut Findin
             }
         }
     }
-    addresses(spec, &path, findings);
+    addresses(spec, &path, errors);
     if let Some(old) = old {
-        cluster_ip(spec, &old["spec"], &path, findings);
+        cluster_ip(spec, &old["spec"], &path, errors);
     }
 }
 
-fn external_name(spec: &Value, path: &Path, findings: &mut Findings) {
+fn external_name(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let path = path.child("externalName");
     let name = text(&spec["externalName"]);
     if name.is_empty() {
-        findings.required(&path, "");
+        errors.required(&path, "");
     } else if let Err(problem) = names::subdomain(name.strip_suffix('.').unwrap_or(name)) {
-        findings.invalid(&path, name, &problem);
+        errors.invalid(&path, name, &problem);
     }
 }
 
-fn ports(ports: &Value, path: &Path, findings: &mut Findings) {
+fn ports(ports: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let (mut names_seen, mut seen) = (HashSet::new(), HashSet::new());
     let several = items(ports).count() > 1;
     for (index, port) in items(ports) {
@@ -66,151 +66,151 @@ fn ports(ports: &Value, path: &Path, findings: &mut Findings) {
         let name = text(&port["name"]);
         if name.is_empty() {
             if several {
-                findings.required(&path.child("name"), "");
+                errors.required(&path.child("name"), "");
             }
         } else if let Err(problem) = names::label(name) {
-            findings.invalid(&path.child("name"), name, &problem);
+            errors.invalid(&path.child("name"), name, &problem);
         } else if !names_seen.insert(name) {
-            findings.duplicate(&path.child("name"), name);
+            errors.duplicate(&path.child("name"), name);
         }
         let number = port["port"].as_i64().unwrap_or(0);
         if !(1..=65535).contains(&number) {
-            findings.invalid(&path.child("port"), number, names::PORT_RANGE);
+            errors.invalid(&path.child("port"), number, names::PORT_RANGE);
         }
-        findings.one_of(&path.child("protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
-        pod::container::port(&port["targetPort"], &path.child("targetPort"), findings);
+        errors.one_of(&path.child("protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
+        pod::container::port(&port["targetPort"], &path.child("targetPort"), errors);
         if !seen.insert((number, text(&port["protocol"]))) {
-            findings.duplicate(&path, json!({"port": number, "protocol": port["protocol"]}));
+            errors.duplicate(&path, json!({"port": number, "protocol": port["protocol"]}));
         }
     }
 }
 
-fn addresses(spec: &Value, path: &Path, findings: &mut Findings) {
+fn addresses(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let address = text(&spec["clusterIP"]);
     if !address.is_empty() && address != "None" && address.parse::<IpAddr>().is_err() {
-        findings.invalid(&path.child("clusterIPs").index(0), address, IP);
+        errors.invalid(&path.child("clusterIPs").index(0), address, IP);
     }
     for (index, address) in items(&spec["externalIPs"]) {
         let path = path.child("externalIPs").index(index);
         match text(address).parse::<IpAddr>() {
-            Ok(parsed) => usable(parsed, text(address), &path, findings),
-            Err(_) => findings.invalid(&path, address.clone(), IP),
+            Ok(parsed) => usable(parsed, text(address), &path, errors),
+            Err(_) => errors.invalid(&path, address.clone(), IP),
         }
     }
 }
 
-/// The cluster address stays, unless the service starts or stops being an alias.
-fn cluster_ip(spec: &Value, old: &Value, path: &Path, findings: &mut Findings) {
+/// The cluster IP is immutable, except from and to `ExternalName`.
+fn cluster_ip(spec: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let alias = |spec: &Value| spec["type"] == "ExternalName";
     if alias(spec) || alias(old) || is_empty(&old["clusterIP"]) {
         return;
     }
     if !same(&spec["clusterIP"], &old["clusterIP"]) {
         let problem = "may not change once set";
-        findings.invalid(&path.child("clusterIPs").index(0), json!([spec["clusterIP"]]), problem);
+        errors.invalid(&path.child("clusterIPs").index(0), json!([spec["clusterIP"]]), problem);
     }
 }
 
-pub(super) fn endpoints(object: &Value, findings: &mut Findings) {
+pub(super) fn endpoints(object: &Value, errors: &mut FieldErrors) {
     for (index, subset) in items(&object["subsets"]) {
-        let path = Path::root("subsets").index(index);
+        let path = FieldPath::root("subsets").index(index);
         for field in ["addresses", "notReadyAddresses"] {
             for (index, address) in items(&subset[field]) {
-                endpoint_ip(&address["ip"], &path.child(field).index(index).child("ip"), findings);
+                endpoint_ip(&address["ip"], &path.child(field).index(index).child("ip"), errors);
             }
         }
         for (index, port) in items(&subset["ports"]) {
             let number = port["port"].as_i64().unwrap_or(0);
             if !(1..=65535).contains(&number) {
-                findings.invalid(&path.child("ports").index(index).child("port"), number, names::PORT_RANGE);
+                errors.invalid(&path.child("ports").index(index).child("port"), number, names::PORT_RANGE);
             }
         }
     }
 }
 
-pub(super) fn endpoint_slice(object: &Value, old: Option<&Value>, findings: &mut Findings) {
-    const MOST_ADDRESSES: usize = 100;
-    let type_path = Path::root("addressType");
-    findings.one_of(&type_path, &object["addressType"], &["FQDN", "IPv4", "IPv6"]);
+pub(super) fn endpoint_slice(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    const MAX_ADDRESSES: usize = 100;
+    let type_path = FieldPath::root("addressType");
+    errors.one_of(&type_path, &object["addressType"], &["FQDN", "IPv4", "IPv6"]);
     if let Some(old) = old {
-        findings.immutable(&type_path, &object["addressType"], &old["addressType"]);
+        errors.immutable(&type_path, &object["addressType"], &old["addressType"]);
     }
     for (index, endpoint) in items(&object["endpoints"]) {
-        let path = Path::root("endpoints").index(index);
+        let path = FieldPath::root("endpoints").index(index);
         let addresses = path.child("addresses");
         match items(&endpoint["addresses"]).count() {
-            0 => findings.required(&addresses, "must contain at least 1 address"),
-            count if count > MOST_ADDRESSES => findings.too_long(&addresses, MOST_ADDRESSES),
+            0 => errors.required(&addresses, "must contain at least 1 address"),
+            count if count > MAX_ADDRESSES => errors.too_long(&addresses, MAX_ADDRESSES),
             _ => {}
         }
         for (index, address) in items(&endpoint["addresses"]) {
             let path = addresses.index(index);
             match text(&object["addressType"]) {
                 "IPv4" if text(address).parse::<Ipv4Addr>().is_err() => {
-                    findings.invalid(&path, address.clone(), "must be a valid IPv4 address");
+                    errors.invalid(&path, address.clone(), "must be a valid IPv4 address");
                 }
                 "IPv6" if text(address).parse::<Ipv6Addr>().is_err() => {
-                    findings.invalid(&path, address.clone(), "must be a valid IPv6 address");
+                    errors.invalid(&path, address.clone(), "must be a valid IPv6 address");
                 }
-                "IPv4" | "IPv6" => endpoint_ip(address, &path, findings),
+                "IPv4" | "IPv6" => endpoint_ip(address, &path, errors),
                 _ => {
                     if let Err(problem) = names::subdomain(text(address)) {
-                        findings.invalid(&path, address.clone(), &problem);
+                        errors.invalid(&path, address.clone(), &problem);
                     }
                 }
             }
         }
         for (key, value) in entries(&endpoint["deprecatedTopology"]) {
             if names::qualified(key).is_err() {
-                findings.invalid(&path.child("deprecatedTopology"), value.clone(), "not a label");
+                errors.invalid(&path.child("deprecatedTopology"), value.clone(), "not a label");
             }
         }
     }
-    slice_ports(&object["ports"], findings);
+    slice_ports(&object["ports"], errors);
 }
 
-fn slice_ports(ports: &Value, findings: &mut Findings) {
+fn slice_ports(ports: &Value, errors: &mut FieldErrors) {
     let mut seen = HashSet::new();
     for (index, port) in items(ports) {
-        let path = Path::root("ports").index(index);
+        let path = FieldPath::root("ports").index(index);
         let name = text(&port["name"]);
         if !seen.insert(name) {
-            findings.duplicate(&path.child("name"), name);
+            errors.duplicate(&path.child("name"), name);
         }
         if !name.is_empty()
             && let Err(problem) = names::label(name)
         {
-            findings.invalid(&path.child("name"), name, &problem);
+            errors.invalid(&path.child("name"), name, &problem);
         }
-        findings.one_of(&path.child("protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
+        errors.one_of(&path.child("protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
         if let Some(number) = port["port"].as_i64().filter(|number| !(1..=65535).contains(number)) {
-            findings.invalid(&path.child("port"), number, names::PORT_RANGE);
+            errors.invalid(&path.child("port"), number, names::PORT_RANGE);
         }
     }
 }
 
-fn endpoint_ip(address: &Value, path: &Path, findings: &mut Findings) {
+fn endpoint_ip(address: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     match text(address).parse::<IpAddr>() {
-        Ok(parsed) => usable(parsed, text(address), path, findings),
-        Err(_) => findings.invalid(path, address.clone(), IP),
+        Ok(parsed) => usable(parsed, text(address), path, errors),
+        Err(_) => errors.invalid(path, address.clone(), IP),
     }
 }
 
-/// Addresses that traffic must not be led to.
-fn usable(address: IpAddr, shown: &str, path: &Path, findings: &mut Findings) {
+/// Addresses that Services must not send traffic to.
+fn usable(address: IpAddr, shown: &str, path: &FieldPath, errors: &mut FieldErrors) {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
     match () {
         () if address.is_unspecified() => {
-            findings.invalid(path, shown, &format!("may not be unspecified ({shown})"));
+            errors.invalid(path, shown, &format!("may not be unspecified ({shown})"));
         }
         () if address.is_loopback() => {
-            findings.invalid(path, shown, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+            errors.invalid(path, shown, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
         }
         () if link_local => {
-            findings.invalid(path, shown, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+            errors.invalid(path, shown, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
         }
         () => {}
     }

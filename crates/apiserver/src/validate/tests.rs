@@ -4,11 +4,11 @@ use super::*;
 use crate::defaults;
 use crate::kinds::{BUILTIN, by_kind};
 
-fn kind(group: &str, name: &str) -> &'static Kind {
+fn kind(group: &str, name: &str) -> &'static ResourceKind {
     by_kind(group, if group == "autoscaling" { "v2" } else { "v1" }, name).expect("a built-in kind")
 }
 
-/// `field: message` of everything found in the object, after defaulting.
+/// The errors of the object after defaulting, as `field: message`.
 fn found(group: &str, name: &str, object: Value) -> Vec<String> {
     changed(group, name, object, None)
 }
@@ -47,7 +47,7 @@ fn deployment(extra: Value) -> Value {
 }
 
 #[test]
-fn what_is_right_passes() {
+fn valid_objects_have_no_errors() {
     let none: [String; 0] = [];
     assert_eq!(found("", "Pod", pod_spec(json!({}))), none);
     assert_eq!(found("apps", "Deployment", deployment(json!({}))), none);
@@ -141,7 +141,7 @@ fn pods() {
 }
 
 #[test]
-fn a_running_pod_changes_little() {
+fn a_pods_spec_is_mostly_immutable() {
     let old = || pod_spec(json!({"terminationGracePeriodSeconds": 5}));
     let image = pod_spec(json!({"containers": [{"name": "a", "image": "other"}]}));
     assert!(changed("", "Pod", image, Some(pod_spec(json!({})))).is_empty());
@@ -153,7 +153,7 @@ fn a_running_pod_changes_little() {
 }
 
 #[test]
-fn workloads_select_what_they_make() {
+fn workloads_select_their_template() {
     let mismatch = deployment(json!({"selector": {"matchLabels": {"app": "other"}}}));
     assert_eq!(
         found("apps", "Deployment", mismatch),
@@ -247,7 +247,7 @@ fn data_and_bindings() {
 }
 
 #[test]
-fn fields_that_do_not_exist() {
+fn unknown_fields_are_found_and_pruned() {
     let deployments = kind("apps", "Deployment");
     let mut object = deployment(
         json!({"replica": 1, "paused": null, "template": {"spec": {"containers": [{"name": "a", "img": "i"}]}}}),
@@ -269,7 +269,7 @@ fn fields_that_do_not_exist() {
 }
 
 #[test]
-fn values_that_do_not_fit() {
+fn values_of_the_wrong_type() {
     let wrong = |group: &str, name: &str, object: Value| types(kind(group, name), &object).expect_err("does not fit");
     assert_eq!(
         wrong("apps", "Deployment", json!({"spec": {"replicas": "three"}})),
@@ -295,7 +295,7 @@ fn values_that_do_not_fit() {
 }
 
 #[test]
-fn nonsense_is_refused_without_a_panic() {
+fn malformed_objects_do_not_panic() {
     for kind in BUILTIN.iter() {
         for object in [json!(null), json!([]), json!({"spec": 1, "metadata": "x", "webhooks": [1], "rules": {}})] {
             let _ = super::object(kind, &object, Some(&object));

@@ -1,11 +1,11 @@
-//! What makes pods: selectors that select their template, and bounds.
+//! Workloads: selectors that match their template, and bounds.
 
 use serde_json::{Value, json};
 
-use super::finding::{Findings, Path, entries, is_empty, items, same, text};
+use super::field_errors::{FieldErrors, FieldPath, entries, is_empty, items, same, text};
 use super::{metadata, pod};
 
-/// What may change in a StatefulSet's spec.
+/// Mutable fields of a StatefulSet's spec.
 const STATEFUL_SET_MUTABLE: [&str; 8] = [
     "replicas",
     "ordinals",
@@ -17,54 +17,54 @@ const STATEFUL_SET_MUTABLE: [&str; 8] = [
     "serviceName",
 ];
 
-pub(super) fn deployment(object: &Value, old: Option<&Value>, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
-    replicated(spec, old, &path, findings);
-    findings.not_negative(&path.child("revisionHistoryLimit"), &spec["revisionHistoryLimit"]);
-    findings.not_negative(&path.child("progressDeadlineSeconds"), &spec["progressDeadlineSeconds"]);
+pub(super) fn deployment(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
+    replicated(spec, old, &path, errors);
+    errors.not_negative(&path.child("revisionHistoryLimit"), &spec["revisionHistoryLimit"]);
+    errors.not_negative(&path.child("progressDeadlineSeconds"), &spec["progressDeadlineSeconds"]);
     let ready_after = spec["minReadySeconds"].as_i64().unwrap_or(0);
     if let Some(deadline) = spec["progressDeadlineSeconds"].as_i64().filter(|deadline| *deadline <= ready_after) {
-        findings.invalid(&path.child("progressDeadlineSeconds"), deadline, "must be greater than minReadySeconds");
+        errors.invalid(&path.child("progressDeadlineSeconds"), deadline, "must be greater than minReadySeconds");
     }
     let (strategy, path) = (&spec["strategy"], path.child("strategy"));
-    findings.one_of(&path.child("type"), &strategy["type"], &["Recreate", "RollingUpdate"]);
+    errors.one_of(&path.child("type"), &strategy["type"], &["Recreate", "RollingUpdate"]);
     let rolling = path.child("rollingUpdate");
     if strategy["type"] == "Recreate" && !strategy["rollingUpdate"].is_null() {
-        findings.forbidden(&rolling, "may not be specified when strategy `type` is 'Recreate'");
+        errors.forbidden(&rolling, "may not be specified when strategy `type` is 'Recreate'");
     }
     let (unavailable, surge) = (&strategy["rollingUpdate"]["maxUnavailable"], &strategy["rollingUpdate"]["maxSurge"]);
     for (field, value) in [("maxUnavailable", unavailable), ("maxSurge", surge)] {
-        count_or_percentage(&rolling.child(field), value, findings);
+        count_or_percentage(&rolling.child(field), value, errors);
     }
     if is_zero(unavailable) && is_zero(surge) {
-        findings.invalid(&rolling.child("maxUnavailable"), unavailable.clone(), "may not be 0 when `maxSurge` is 0");
+        errors.invalid(&rolling.child("maxUnavailable"), unavailable.clone(), "may not be 0 when `maxSurge` is 0");
     }
 }
 
-pub(super) fn replica_set(object: &Value, old: Option<&Value>, findings: &mut Findings) {
-    replicated(&object["spec"], old, &Path::root("spec"), findings);
+pub(super) fn replica_set(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    replicated(&object["spec"], old, &FieldPath::root("spec"), errors);
 }
 
-pub(super) fn replication_controller(object: &Value, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
-    findings.not_negative(&path.child("replicas"), &spec["replicas"]);
+pub(super) fn replication_controller(object: &Value, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
+    errors.not_negative(&path.child("replicas"), &spec["replicas"]);
     if is_empty(&spec["selector"]) {
-        findings.required(&path.child("selector"), "");
+        errors.required(&path.child("selector"), "");
     }
-    template(&spec["template"], &path, findings);
+    template(&spec["template"], &path, errors);
     if !is_empty(&spec["selector"]) {
-        matches(&json!({"matchLabels": spec["selector"]}), &spec["template"], &path, findings);
+        matches(&json!({"matchLabels": spec["selector"]}), &spec["template"], &path, errors);
     }
 }
 
-pub(super) fn stateful_set(object: &Value, old: Option<&Value>, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
-    findings.not_negative(&path.child("replicas"), &spec["replicas"]);
-    selector(&spec["selector"], &spec["template"], &path, findings);
-    template(&spec["template"], &path, findings);
-    findings.one_of(&path.child("podManagementPolicy"), &spec["podManagementPolicy"], &["OrderedReady", "Parallel"]);
+pub(super) fn stateful_set(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
+    errors.not_negative(&path.child("replicas"), &spec["replicas"]);
+    selector(&spec["selector"], &spec["template"], &path, errors);
+    template(&spec["template"], &path, errors);
+    errors.one_of(&path.child("podManagementPolicy"), &spec["podManagementPolicy"], &["OrderedReady", "Parallel"]);
     let strategy = path.child("updateStrategy").child("type");
-    findings.one_of(&strategy, &spec["updateStrategy"]["type"], &["OnDelete", "RollingUpdate"]);
+    errors.one_of(&strategy, &spec["updateStrategy"]["type"], &["OnDelete", "RollingUpdate"]);
     if let Some(old) = old {
         let fixed = |spec: &Value| -> Value {
             entries(spec)
@@ -74,7 +74,7 @@ pub(super) fn stateful_set(object: &Value, old: Option<&Value>, findings: &mut F
                 .into()
         };
         if fixed(spec) != fixed(&old["spec"]) {
-            findings.forbidden(
+            errors.forbidden(
                 &path,
                 "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
             );
@@ -82,77 +82,77 @@ pub(super) fn stateful_set(object: &Value, old: Option<&Value>, findings: &mut F
     }
 }
 
-pub(super) fn daemon_set(object: &Value, old: Option<&Value>, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
-    selector(&spec["selector"], &spec["template"], &path, findings);
-    template(&spec["template"], &path, findings);
+pub(super) fn daemon_set(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
+    selector(&spec["selector"], &spec["template"], &path, errors);
+    template(&spec["template"], &path, errors);
     let strategy = path.child("updateStrategy").child("type");
-    findings.one_of(&strategy, &spec["updateStrategy"]["type"], &["RollingUpdate", "OnDelete"]);
+    errors.one_of(&strategy, &spec["updateStrategy"]["type"], &["RollingUpdate", "OnDelete"]);
     if let Some(old) = old {
-        findings.immutable(&path.child("selector"), &spec["selector"], &old["spec"]["selector"]);
+        errors.immutable(&path.child("selector"), &spec["selector"], &old["spec"]["selector"]);
     }
 }
 
-pub(super) fn job(spec: &Value, path: &Path, findings: &mut Findings) {
+pub(super) fn job(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     for field in ["parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"] {
-        findings.not_negative(&path.child(field), &spec[field]);
+        errors.not_negative(&path.child(field), &spec[field]);
     }
     let template_path = path.child("template");
-    pod::template(&spec["template"], &template_path, &["OnFailure", "Never"], findings);
+    pod::template(&spec["template"], &template_path, &["OnFailure", "Never"], errors);
 }
 
-pub(super) fn cron_job(object: &Value, findings: &mut Findings) {
-    let (spec, path) = (&object["spec"], Path::root("spec"));
+pub(super) fn cron_job(object: &Value, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     let schedule = text(&spec["schedule"]);
     if schedule.is_empty() {
-        findings.required(&path.child("schedule"), "");
+        errors.required(&path.child("schedule"), "");
     } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
         let found = schedule.split_whitespace().count();
         let problem = format!("expected exactly 5 fields, found {found}: [{schedule}]");
-        findings.invalid(&path.child("schedule"), schedule, &problem);
+        errors.invalid(&path.child("schedule"), schedule, &problem);
     }
     let policies = ["Allow", "Forbid", "Replace"];
-    findings.one_of(&path.child("concurrencyPolicy"), &spec["concurrencyPolicy"], &policies);
-    job(&spec["jobTemplate"]["spec"], &path.child("jobTemplate").child("spec"), findings);
+    errors.one_of(&path.child("concurrencyPolicy"), &spec["concurrencyPolicy"], &policies);
+    job(&spec["jobTemplate"]["spec"], &path.child("jobTemplate").child("spec"), errors);
 }
 
-/// What Deployments and ReplicaSets have in common.
-fn replicated(spec: &Value, old: Option<&Value>, path: &Path, findings: &mut Findings) {
-    findings.not_negative(&path.child("replicas"), &spec["replicas"]);
-    findings.not_negative(&path.child("minReadySeconds"), &spec["minReadySeconds"]);
-    selector(&spec["selector"], &spec["template"], path, findings);
-    template(&spec["template"], path, findings);
+/// Fields of Deployments and ReplicaSets.
+fn replicated(spec: &Value, old: Option<&Value>, path: &FieldPath, errors: &mut FieldErrors) {
+    errors.not_negative(&path.child("replicas"), &spec["replicas"]);
+    errors.not_negative(&path.child("minReadySeconds"), &spec["minReadySeconds"]);
+    selector(&spec["selector"], &spec["template"], path, errors);
+    template(&spec["template"], path, errors);
     if let Some(old) = old
         && !same(&spec["selector"], &old["spec"]["selector"])
     {
-        findings.immutable(&path.child("selector"), &spec["selector"], &old["spec"]["selector"]);
+        errors.immutable(&path.child("selector"), &spec["selector"], &old["spec"]["selector"]);
     }
 }
 
-fn template(template: &Value, path: &Path, findings: &mut Findings) {
+fn template(template: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let path = path.child("template");
     if template.is_null() {
-        findings.required(&path, "");
+        errors.required(&path, "");
     } else {
-        pod::template(template, &path, &["Always"], findings);
+        pod::template(template, &path, &["Always"], errors);
     }
 }
 
-fn selector(selector: &Value, template: &Value, path: &Path, findings: &mut Findings) {
+fn selector(selector: &Value, template: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let here = path.child("selector");
     if selector.is_null() {
-        findings.required(&here, "");
+        errors.required(&here, "");
         return;
     }
     if is_empty(&selector["matchLabels"]) && is_empty(&selector["matchExpressions"]) {
-        findings.invalid(&here, selector.clone(), "empty selector is invalid for deployment");
+        errors.invalid(&here, selector.clone(), "empty selector is invalid for deployment");
     }
-    metadata::selector(selector, &here, findings);
-    matches(selector, template, path, findings);
+    metadata::selector(selector, &here, errors);
+    matches(selector, template, path, errors);
 }
 
-/// The pods that a workload makes must be those that it counts.
-fn matches(selector: &Value, template: &Value, path: &Path, findings: &mut Findings) {
+/// The selector must match the labels of the template.
+fn matches(selector: &Value, template: &Value, path: &FieldPath, errors: &mut FieldErrors) {
     let labels = &template["metadata"]["labels"];
     let by_label = entries(&selector["matchLabels"]).all(|(key, value)| labels[key] == *value);
     let by_expression = items(&selector["matchExpressions"]).all(|(_, expression)| {
@@ -168,17 +168,17 @@ fn matches(selector: &Value, template: &Value, path: &Path, findings: &mut Findi
     });
     if !by_label || !by_expression {
         let path = path.child("template").child("metadata").child("labels");
-        findings.invalid(&path, labels.clone(), "`selector` does not match template `labels`");
+        errors.invalid(&path, labels.clone(), "`selector` does not match template `labels`");
     }
 }
 
-fn count_or_percentage(path: &Path, value: &Value, findings: &mut Findings) {
-    findings.not_negative(path, value);
+fn count_or_percentage(path: &FieldPath, value: &Value, errors: &mut FieldErrors) {
+    errors.not_negative(path, value);
     if let Some(percentage) = value.as_str()
         && percentage.strip_suffix('%').is_none_or(|digits| digits.parse::<u32>().is_err())
     {
         let problem = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-        findings.invalid(path, percentage, problem);
+        errors.invalid(path, percentage, problem);
     }
 }
 

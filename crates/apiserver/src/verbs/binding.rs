@@ -1,21 +1,21 @@
-//! `pods/binding`: puts a pod on a node.
+//! `pods/binding`: assigns a pod to a node.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::body::{self, Body};
-use crate::handler::Call;
+use crate::body::{self, ResponseBody};
+use crate::call::ApiCall;
 use crate::object;
-use crate::status::{Cause, Result, Status};
+use crate::status::{Result, Status, StatusCause};
 use crate::timestamp;
 
 /// `POST …/binding`.
-pub(crate) fn create(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
+pub(crate) fn create(call: &ApiCall, bytes: Bytes) -> Result<Response<ResponseBody>> {
     let binding = body::decode(&call.content_type, &bytes)?;
     let node = object::text(&binding, "/target/name");
     if node.is_empty() {
-        let causes = vec![Cause::new("FieldValueRequired", "target.name", "Required value")];
+        let causes = vec![StatusCause::new("FieldValueRequired", "target.name", "Required value")];
         return Err(Status::invalid(&call.served.kind, &call.route.name, causes));
     }
     let current = call.api.get(&call.served, &call.route.namespace, &call.route.name)?;
@@ -33,7 +33,7 @@ pub(crate) fn create(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
     set_scheduled(&mut pod);
     if !call.query.dry_run()? {
         let kept = call.api.replace(&call.served.stored, &current, pod);
-        kept.map_err(|refused| crate::api::refused_to_status(refused, &call.served.kind, &call.route.name))?;
+        kept.map_err(|refused| crate::api::write_error_to_status(refused, &call.served.kind, &call.route.name))?;
     }
     Ok(body::json(
         StatusCode::CREATED,

@@ -1,23 +1,23 @@
-//! Reading one object, or lists in pages.
+//! Reading objects and lists, also in pages.
 //!
-//! A list in pages is the list at one revision: later pages are rebuilt from the log of changes, and expire with it.
+//! All pages of a list are of one revision: later pages are computed from the log of changes, and expire with it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::body::Body;
-use crate::encode::{self, Page};
-use crate::handler::Call;
+use crate::body::ResponseBody;
+use crate::call::ApiCall;
+use crate::encode::{self, ListPage};
 use crate::object;
 use crate::selectors::{self, Selector};
 use crate::status::{Result, Status};
-use crate::storage::Object;
+use crate::storage::StoredObject;
 
-/// Where the next page starts.
+/// Start of the next page.
 #[derive(Debug, Serialize, Deserialize)]
-struct Continue {
+struct ContinueToken {
     #[serde(rename = "rv")]
     revision: u64,
     namespace: String,
@@ -25,42 +25,42 @@ struct Continue {
 }
 
 /// `GET` of one object.
-pub(crate) fn get(call: &Call) -> Result<Response<Body>> {
+pub(crate) fn get(call: &ApiCall) -> Result<Response<ResponseBody>> {
     let object = call.api.get(&call.served, &call.route.namespace, &call.route.name)?;
     if let Some(wanted) = revision_parameter(call)? {
         not_of_the_future(call, wanted)?;
     }
-    Ok(encode::object_response(&call.served, call.form, StatusCode::OK, &object))
+    Ok(encode::object_response(&call.served, call.format, StatusCode::OK, &object))
 }
 
 /// `GET` of a collection.
-pub(crate) fn list(call: &Call) -> Result<Response<Body>> {
+pub(crate) fn list(call: &ApiCall) -> Result<Response<ResponseBody>> {
     let selector = selector(call)?;
     let limit = usize::try_from(call.query.number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
     let start = call.query.get("continue").map(decode_continue).transpose()?;
     let (revision, objects) = snapshot(call, start.as_ref())?;
-    let after_start = |object: &Object| {
+    let after_start = |object: &StoredObject| {
         start.as_ref().is_none_or(|start| {
             (object::namespace(object), object::name(object)) > (start.namespace.as_str(), start.name.as_str())
         })
     };
-    let mut objects: Vec<Object> = objects
+    let mut objects: Vec<StoredObject> = objects
         .into_iter()
         .filter(|object| after_start(object) && selector.matches(&encode::present(&call.served, object)))
         .collect();
     let (mut next, mut remaining) = (None, None);
     if limit > 0 && objects.len() > limit {
-        // Kubernetes does not count what a selector leaves out either.
+        // As in Kubernetes, lists with a selector have no count of remaining items.
         remaining = selector.is_empty().then(|| objects.len() - limit);
         objects.truncate(limit);
         next = objects.last().map(|last| encode_continue(revision, last));
     }
-    let page = Page { revision, objects: &objects, next, remaining };
-    Ok(encode::list_response(&call.served, call.form, &page))
+    let page = ListPage { revision, objects: &objects, next, remaining };
+    Ok(encode::list_response(&call.served, call.format, &page))
 }
 
 /// The label and field selectors of a request.
-pub(crate) fn selector(call: &Call) -> Result<Selector> {
+pub(crate) fn selector(call: &ApiCall) -> Result<Selector> {
     let known = |path: &str| match &call.served.custom {
         None => selectors::builtin_field(&call.served.kind.group, &call.served.kind.plural, path),
         Some(custom) => custom.selectable.iter().any(|field| field.trim_start_matches('.') == path),
@@ -69,7 +69,7 @@ pub(crate) fn selector(call: &Call) -> Result<Selector> {
     let selector = Selector::parse(labels.unwrap_or(""), fields.unwrap_or(""), known)?;
     match (call.route.name.as_str(), selector.name()) {
         ("", _) | (_, Some(_)) => Ok(selector),
-        // The URL of one object can be watched.
+        // A watch of one object's URL.
         (name, None) => {
             let fields = format!("metadata.name={name}");
             Selector::parse(labels.unwrap_or(""), &fields, known)
@@ -77,20 +77,24 @@ pub(crate) fn selector(call: &Call) -> Result<Selector> {
     }
 }
 
-/// The namespace that a request is about; None for all.
-pub(crate) fn namespace(call: &Call) -> Option<&str> {
+/// The namespace of a request, or None for all namespaces.
+pub(crate) fn namespace(call: &ApiCall) -> Option<&str> {
     (call.served.kind.namespaced && !call.route.namespace.is_empty()).then_some(call.route.namespace.as_str())
 }
 
-fn snapshot(call: &Call, start: Option<&Continue>) -> Result<(u64, Vec<Object>)> {
+fn snapshot(call: &ApiCall, start: Option<&ContinueToken>) -> Result<(u64, Vec<StoredObject>)> {
     let (store, stored) = (&call.api.store, &call.served.stored);
     let wanted = revision_parameter(call)?;
     let exact = match (call.query.get("resourceVersionMatch"), start) {
-        (Some(_), Some(_)) => return Err(Status::bad_request("resourceVersionMatch is forbidden with continue")),
+        (Some(_), Some(_)) => {
+            return Err(Status::bad_request(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for continue",
+            ));
+        }
         (Some("Exact"), None) => {
             let wanted = wanted.filter(|wanted| *wanted > 0);
             Some(wanted.ok_or_else(|| {
-                Status::bad_request("resourceVersionMatch: Exact needs a resourceVersion other than 0")
+                Status::bad_request("resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
             })?)
         }
         (Some("NotOlderThan") | None, None) => None,
@@ -120,25 +124,25 @@ fn snapshot(call: &Call, start: Option<&Continue>) -> Result<(u64, Vec<Object>)>
 }
 
 /// The `resourceVersion` parameter.
-pub(crate) fn revision_parameter(call: &Call) -> Result<Option<u64>> {
+pub(crate) fn revision_parameter(call: &ApiCall) -> Result<Option<u64>> {
     let Some(text) = call.query.get("resourceVersion") else { return Ok(None) };
     let revision = text.parse().map_err(|_| Status::bad_request(format!("invalid resource version {text:?}")))?;
     Ok(Some(revision))
 }
 
-/// Refuses revisions that have not happened yet.
-pub(crate) fn not_of_the_future(call: &Call, revision: u64) -> Result<()> {
+/// Returns an error for revisions that do not exist yet.
+pub(crate) fn not_of_the_future(call: &ApiCall, revision: u64) -> Result<()> {
     let current = call.api.store.revision();
     if revision > current { Err(Status::too_large_revision(revision, current)) } else { Ok(()) }
 }
 
-fn encode_continue(revision: u64, last: &Object) -> String {
+fn encode_continue(revision: u64, last: &StoredObject) -> String {
     let start =
-        Continue { revision, namespace: object::namespace(last).to_owned(), name: object::name(last).to_owned() };
+        ContinueToken { revision, namespace: object::namespace(last).to_owned(), name: object::name(last).to_owned() };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&start).unwrap_or_default())
 }
 
-fn decode_continue(token: &str) -> Result<Continue> {
+fn decode_continue(token: &str) -> Result<ContinueToken> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok();
     let start = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     start.ok_or_else(|| Status::bad_request("continue key is not valid"))

@@ -1,21 +1,21 @@
-//! Kinds that are answered and never kept: who is this token, who am I, may I.
+//! Reviews, which are answered and not stored: TokenReview, SelfSubjectReview, access and rules reviews.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::incoming;
-use crate::authn::User;
-use crate::body::{self, Body};
-use crate::handler::Call;
+use crate::authn::UserInfo;
+use crate::body::{self, ResponseBody};
+use crate::call::ApiCall;
 use crate::object;
 use crate::rbac::{self, Attributes};
-use crate::status::{Cause, Result, Status};
+use crate::status::{Result, Status, StatusCause};
+use crate::strategy::decode;
 use crate::timestamp;
 
-/// `POST` to one of them.
-pub(crate) fn answer(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
-    let mut review = incoming::decode(call, &bytes)?;
+/// `POST` of a review.
+pub(crate) fn answer(call: &ApiCall, bytes: Bytes) -> Result<Response<ResponseBody>> {
+    let mut review = decode::decode(call, &bytes)?;
     let status = match &*call.served.kind.kind {
         "TokenReview" => token(call, &review)?,
         "SelfSubjectReview" => {
@@ -34,7 +34,7 @@ pub(crate) fn answer(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
     Ok(body::json(StatusCode::CREATED, &review))
 }
 
-fn token(call: &Call, review: &Value) -> Result<Value> {
+fn token(call: &ApiCall, review: &Value) -> Result<Value> {
     let token = object::text(review, "/spec/token");
     if token.is_empty() {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
@@ -51,17 +51,17 @@ fn token(call: &Call, review: &Value) -> Result<Value> {
     })
 }
 
-fn subject(call: &Call, review: &Value) -> Result<User> {
+fn subject(call: &ApiCall, review: &Value) -> Result<UserInfo> {
     let texts =
         |pointer: &str| object::list(review, pointer).iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    let user = User {
+    let user = UserInfo {
         name: object::text(review, "/spec/user").to_owned(),
         uid: object::text(review, "/spec/uid").to_owned(),
         groups: texts("/spec/groups"),
         extra: Vec::new(),
     };
     if user.name.is_empty() && user.groups.is_empty() {
-        let cause = Cause::new(
+        let cause = StatusCause::new(
             "FieldValueInvalid",
             "spec.user",
             "Invalid value: \"\": at least one of user or group must be specified",
@@ -71,33 +71,36 @@ fn subject(call: &Call, review: &Value) -> Result<User> {
     Ok(user)
 }
 
-fn access(call: &Call, user: &User, review: &Value) -> Result<Value> {
-    let attributes = if let Some(asked) = review.pointer("/spec/resourceAttributes").filter(|asked| asked.is_object()) {
-        let text = |key: &str| asked.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-        Attributes {
-            verb: text("verb"),
-            group: text("group"),
-            resource: text("resource"),
-            subresource: text("subresource"),
-            namespace: text("namespace"),
-            name: text("name"),
-            path: None,
-        }
-    } else if let Some(asked) = review.pointer("/spec/nonResourceAttributes").filter(|asked| asked.is_object()) {
-        let text = |key: &str| asked.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-        Attributes { verb: text("verb"), path: Some(text("path")), ..Attributes::default() }
-    } else {
-        let cause = Cause::new(
-            "FieldValueInvalid",
-            "spec.resourceAttributes",
-            "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        );
-        return Err(Status::invalid(&call.served.kind, "", vec![cause]));
-    };
+fn access(call: &ApiCall, user: &UserInfo, review: &Value) -> Result<Value> {
+    let attributes =
+        if let Some(requested) = review.pointer("/spec/resourceAttributes").filter(|requested| requested.is_object()) {
+            let text = |key: &str| requested.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+            Attributes {
+                verb: text("verb"),
+                group: text("group"),
+                resource: text("resource"),
+                subresource: text("subresource"),
+                namespace: text("namespace"),
+                name: text("name"),
+                path: None,
+            }
+        } else if let Some(requested) =
+            review.pointer("/spec/nonResourceAttributes").filter(|requested| requested.is_object())
+        {
+            let text = |key: &str| requested.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+            Attributes { verb: text("verb"), path: Some(text("path")), ..Attributes::default() }
+        } else {
+            let cause = StatusCause::new(
+                "FieldValueInvalid",
+                "spec.resourceAttributes",
+                "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            );
+            return Err(Status::invalid(&call.served.kind, "", vec![cause]));
+        };
     Ok(json!({ "allowed": rbac::allowed(&call.api.store, user, &attributes) }))
 }
 
-fn rules(call: &Call, review: &Value) -> Value {
+fn rules(call: &ApiCall, review: &Value) -> Value {
     let namespace = object::text(review, "/spec/namespace");
     let mut resource_rules = Vec::new();
     let mut path_rules = Vec::new();

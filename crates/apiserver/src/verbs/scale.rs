@@ -1,4 +1,4 @@
-//! The `scale` subresource: replicas as an `autoscaling/v1` Scale, of workloads and of custom resources that define paths for it.
+//! The `scale` subresource of workloads and of custom resources that define it, as `autoscaling/v1` Scale.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -6,31 +6,31 @@ use serde_json::{Value, json};
 
 use time::OffsetDateTime;
 
-use super::update::{self, Change};
-use crate::body::{self, Body};
-use crate::encode::Form;
-use crate::handler::{Call, Verb};
-use crate::patch::Patch;
-use crate::registry::{ScalePaths, Served};
-use crate::status::{Cause, Result, Status};
+use super::update::{self, Update};
+use crate::body::{self, ResponseBody};
+use crate::call::{ApiCall, Verb};
+use crate::encode::ResponseFormat;
+use crate::patch::ResourcePatch;
+use crate::registry::{ScalePaths, ServedResource};
+use crate::status::{Result, Status, StatusCause};
 use crate::{encode, object, table};
 
 /// `GET …/scale`.
-pub(crate) fn get(call: &Call) -> Result<Response<Body>> {
+pub(crate) fn get(call: &ApiCall) -> Result<Response<ResponseBody>> {
     let current = call.api.get(&call.served, &call.route.namespace, &call.route.name)?;
     let scale = scale_of(&call.served, &encode::present(&call.served, &current));
     Ok(answer(call, StatusCode::OK, &scale))
 }
 
-fn answer(call: &Call, code: StatusCode, scale: &Value) -> Response<Body> {
-    match call.form {
-        Form::Table(include) => body::json(code, &table::of_scale(scale, include, OffsetDateTime::now_utc())),
-        Form::Object | Form::Metadata => body::json(code, scale),
+fn answer(call: &ApiCall, code: StatusCode, scale: &Value) -> Response<ResponseBody> {
+    match call.format {
+        ResponseFormat::Table(include) => body::json(code, &table::of_scale(scale, include, OffsetDateTime::now_utc())),
+        ResponseFormat::Object | ResponseFormat::Metadata => body::json(code, scale),
     }
 }
 
 /// `PUT` or `PATCH …/scale`.
-pub(crate) async fn update(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
+pub(crate) async fn update(call: &ApiCall, bytes: Bytes) -> Result<Response<ResponseBody>> {
     let served = &*call.served;
     let current = call.api.get(served, &call.route.namespace, &call.route.name)?;
     let before = scale_of(served, &encode::present(served, &current));
@@ -45,22 +45,22 @@ pub(crate) async fn update(call: &Call, bytes: Bytes) -> Result<Response<Body>> 
     };
     if replicas < 0 {
         let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");
-        let causes = vec![Cause::new("FieldValueInvalid", "spec.replicas", message)];
+        let causes = vec![StatusCause::new("FieldValueInvalid", "spec.replicas", message)];
         return Err(Status::invalid(&served.kind, &call.route.name, causes));
     }
     let paths = paths(served);
     let mut patch = nested(&paths.spec_replicas, json!(replicas));
-    // A revision that the client names itself must still be the current one.
+    // A resource version in the request must be the current one.
     let named = object::text(&wanted, "/metadata/resourceVersion");
     if !named.is_empty() && call.verb == Verb::Update {
         object::set_metadata(&mut patch, "resourceVersion", Some(json!(named)));
     }
-    let (code, changed) = update::carry_out(call, &Change::Patch(Patch::Merge(patch))).await?;
+    let (code, changed) = update::apply_update(call, &Update::Patch(ResourcePatch::Merge(patch))).await?;
     Ok(answer(call, code, &scale_of(served, &encode::present(served, &changed))))
 }
 
-fn patched(call: &Call, bytes: &Bytes, before: &Value) -> Result<Value> {
-    // A Scale has no lists, so that a strategic patch of it is a merge patch.
+fn patched(call: &ApiCall, bytes: &Bytes, before: &Value) -> Result<Value> {
+    // A Scale has no lists, so that a strategic merge patch is a JSON merge patch.
     let merge = "application/merge-patch+json";
     let content_type = match call.content_type.as_str() {
         "application/strategic-merge-patch+json" | "application/apply-patch+yaml" => merge,
@@ -71,10 +71,10 @@ fn patched(call: &Call, bytes: &Bytes, before: &Value) -> Result<Value> {
     } else {
         bytes.clone()
     };
-    Patch::decode(content_type, &bytes, &call.served)?.to(&call.served, before)
+    ResourcePatch::decode(content_type, &bytes, &call.served)?.to(&call.served, before)
 }
 
-fn paths(served: &Served) -> ScalePaths {
+fn paths(served: &ServedResource) -> ScalePaths {
     let builtin = || ScalePaths {
         spec_replicas: ".spec.replicas".into(),
         status_replicas: ".status.replicas".into(),
@@ -83,7 +83,7 @@ fn paths(served: &Served) -> ScalePaths {
     served.custom.as_ref().and_then(|custom| custom.scale.clone()).unwrap_or_else(builtin)
 }
 
-fn scale_of(served: &Served, object: &Value) -> Value {
+fn scale_of(served: &ServedResource, object: &Value) -> Value {
     let paths = paths(served);
     let number = |path: &str| at(object, path).and_then(Value::as_i64).unwrap_or(0);
     let mut metadata = json!({});
@@ -104,7 +104,7 @@ fn scale_of(served: &Served, object: &Value) -> Value {
     })
 }
 
-/// A label selector in its one-line form.
+/// A label selector as text.
 fn selector_text(selector: &Value) -> String {
     let equal = selector.get("matchLabels").or_else(|| selector.get("matchExpressions").is_none().then_some(selector));
     let equal = equal.and_then(Value::as_object).into_iter().flatten();
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_in_one_line() {
+    fn selectors_as_text() {
         assert_eq!(selector_text(&json!({"app": "x"})), "app=x");
         let selector = json!({"matchLabels": {"app": "x"}, "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}]});
         assert_eq!(selector_text(&selector), "app=x,tier in (a,b)");

@@ -4,39 +4,39 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::authn::tokens::{Reference, Request};
-use crate::body::{self, Body};
-use crate::handler::Call;
-use crate::status::{Cause, Result, Status};
+use crate::authn::tokens::{ClaimReference, TokenSpec};
+use crate::body::{self, ResponseBody};
+use crate::call::ApiCall;
+use crate::status::{Result, Status, StatusCause};
 use crate::storage::GroupResource;
 use crate::{kinds, object, timestamp};
 
-/// Shortest, usual and longest life of a token in seconds, as in Kubernetes.
-const SHORTEST: u64 = 600;
-const USUAL: u64 = 3600;
-const LONGEST: u64 = 1 << 32;
+/// Shortest, default and longest lifetime of a token in seconds, as in Kubernetes.
+const MIN_SECONDS: u64 = 600;
+const DEFAULT_SECONDS: u64 = 3600;
+const MAX_SECONDS: u64 = 1 << 32;
 
 /// `POST …/token`.
-pub(crate) fn create(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
+pub(crate) fn create(call: &ApiCall, bytes: Bytes) -> Result<Response<ResponseBody>> {
     let mut request = body::decode(&call.content_type, &bytes)?;
     if !request.is_object() || request.get("spec").is_some_and(|spec| !spec.is_object()) {
-        return Err(Status::bad_request("TokenRequest: its spec must be an object"));
+        return Err(Status::bad_request("spec: must be an object"));
     }
     let api = &call.api;
     let (namespace, name) = (call.route.namespace.as_str(), call.route.name.as_str());
     let account = api.get(&call.served, namespace, name)?;
     let seconds = match request.pointer("/spec/expirationSeconds").filter(|seconds| !seconds.is_null()) {
-        None => USUAL,
+        None => DEFAULT_SECONDS,
         Some(seconds) => {
             let seconds = seconds.as_u64().unwrap_or(0);
             let why = match seconds {
-                0..SHORTEST => "may not specify a duration less than 10 minutes",
-                SHORTEST..=LONGEST => "",
+                0..MIN_SECONDS => "may not specify a duration less than 10 minutes",
+                MIN_SECONDS..=MAX_SECONDS => "",
                 _ => "may not specify a duration larger than 2^32 seconds",
             };
             if !why.is_empty() {
                 let message = format!("Invalid value: {seconds}: {why}");
-                return Err(invalid(name, Cause::new("FieldValueInvalid", "spec.expirationSeconds", message)));
+                return Err(invalid(name, StatusCause::new("FieldValueInvalid", "spec.expirationSeconds", message)));
             }
             seconds
         }
@@ -46,9 +46,9 @@ pub(crate) fn create(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
     if audiences.is_empty() {
         audiences.push(api.token_key.issuer.clone());
     }
-    let mut bound = Request {
+    let mut bound = TokenSpec {
         namespace,
-        account: &Reference { name: name.to_owned(), uid: object::uid(&account).to_owned() },
+        account: &ClaimReference { name: name.to_owned(), uid: object::uid(&account).to_owned() },
         audiences: audiences.clone(),
         seconds,
         pod: None,
@@ -58,18 +58,19 @@ pub(crate) fn create(call: &Call, bytes: Bytes) -> Result<Response<Body>> {
     if let Some(to) = request.pointer("/spec/boundObjectRef").filter(|to| !to.is_null()).cloned() {
         bind(call, &to, &mut bound)?;
     }
-    let token = api.token_key.issue(bound).map_err(|error| Status::internal(format!("sign the token: {error}")))?;
+    let token =
+        api.token_key.issue(bound).map_err(|error| Status::internal(format!("cannot sign the token: {error}")))?;
     request["kind"] = json!("TokenRequest");
     request["apiVersion"] = json!("authentication.k8s.io/v1");
     request["metadata"] = json!({ "name": name, "namespace": namespace, "creationTimestamp": timestamp::now() });
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = json!(seconds);
-    let expires = timestamp::format(timestamp::unix_now() + seconds);
+    let expires = timestamp::from_now(seconds.cast_signed());
     request["status"] = json!({ "token": token, "expirationTimestamp": expires });
     Ok(body::json(StatusCode::CREATED, &request))
 }
 
-fn bind(call: &Call, to: &Value, request: &mut Request<'_>) -> Result<()> {
+fn bind(call: &ApiCall, to: &Value, request: &mut TokenSpec<'_>) -> Result<()> {
     let (kind, name, uid) = (object::text(to, "/kind"), object::text(to, "/name"), object::text(to, "/uid"));
     let plural = match kind {
         "Pod" => "pods",
@@ -88,7 +89,7 @@ fn bind(call: &Call, to: &Value, request: &mut Request<'_>) -> Result<()> {
         return Err(Status::conflict(known, name, &why));
     }
     let reference =
-        |object: &Value| Reference { name: object::name(object).to_owned(), uid: object::uid(object).to_owned() };
+        |object: &Value| ClaimReference { name: object::name(object).to_owned(), uid: object::uid(object).to_owned() };
     match kind {
         "Pod" => {
             let account = object::text(&object, "/spec/serviceAccountName");
@@ -110,7 +111,7 @@ fn bind(call: &Call, to: &Value, request: &mut Request<'_>) -> Result<()> {
     Ok(())
 }
 
-fn invalid(name: &str, cause: Cause) -> Status {
+fn invalid(name: &str, cause: StatusCause) -> Status {
     let mut status = Status::bad_request(String::new());
     if let Some(kind) = kinds::by_kind("authentication.k8s.io", "v1", "TokenRequest") {
         status = Status::invalid(kind, name, vec![cause]);

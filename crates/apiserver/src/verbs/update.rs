@@ -1,49 +1,51 @@
-//! Changes of objects: whole (`PUT`), in part (`PATCH`, all four kinds), of the object or of its status.
+//! Updates of objects: `PUT` and `PATCH` of an object, its status or another subresource.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{create, incoming, prepare};
-use crate::admission::{self, Operation};
-use crate::api::{is_finished, refused_to_status};
-use crate::body::Body;
-use crate::handler::{Call, Verb};
+use super::create;
+use crate::admission::{self, AdmissionOperation};
+use crate::api::{can_be_removed, write_error_to_status};
+use crate::body::ResponseBody;
+use crate::call::{ApiCall, Verb};
 use crate::kinds::Subresource;
-use crate::patch::managed::{self, Manager};
-use crate::patch::{Patch, apply};
-use crate::status::{Cause, Result, Status};
-use crate::storage::{Object, Refused};
-use crate::{crd, encode, object};
+use crate::patch::managed::{self, FieldManager};
+use crate::patch::{ResourcePatch, apply};
+use crate::status::{Result, Status, StatusCause};
+use crate::storage::{StoredObject, WriteError};
+use crate::strategy::{decode, prepare};
+use crate::{allocator, crd, encode, object};
 
-/// How often a change that names no revision is tried again when others were faster.
+/// Attempts to update an object if other writers change it meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// What a request asks for.
-pub(crate) enum Change {
-    /// This instead of what there is.
+/// The update of a request.
+pub(crate) enum Update {
+    /// A new object.
     Put(Value),
-    /// This of what there is.
-    Patch(Patch),
+    /// A patch.
+    Patch(ResourcePatch),
 }
 
 /// `PUT` and `PATCH`.
-pub(crate) async fn update(call: &Call, body: Bytes) -> Result<Response<Body>> {
+pub(crate) async fn update(call: &ApiCall, body: Bytes) -> Result<Response<ResponseBody>> {
     let change = if call.verb == Verb::Patch {
-        Change::Patch(Patch::decode(&call.content_type, &body, &call.served)?)
+        Update::Patch(ResourcePatch::decode(&call.content_type, &body, &call.served)?)
     } else {
-        Change::Put(incoming::decode(call, &body)?)
+        Update::Put(decode::decode(call, &body)?)
     };
-    let (code, object) = carry_out(call, &change).await?;
-    Ok(encode::object_response(&call.served, call.form, code, &object))
+    let (code, object) = apply_update(call, &change).await?;
+    Ok(encode::object_response(&call.served, call.format, code, &object))
 }
 
-/// Carries out a change, again if somebody else was faster and the change does not insist on a revision.
-pub(crate) async fn carry_out(call: &Call, change: &Change) -> Result<(StatusCode, Object)> {
+/// Updates the object, and retries after conflicts if the update has no precondition on the resource version.
+pub(crate) async fn apply_update(call: &ApiCall, change: &Update) -> Result<(StatusCode, StoredObject)> {
     let (api, served) = (&call.api, &*call.served);
     let name = &call.route.name;
-    if matches!(change, Change::Patch(Patch::Apply(_))) && call.query.get("fieldManager").is_none() {
-        let cause = Cause::new("FieldValueRequired", "fieldManager", "Required value: is required for apply patch");
+    if matches!(change, Update::Patch(ResourcePatch::Apply(_))) && call.query.get("fieldManager").is_none() {
+        let cause =
+            StatusCause::new("FieldValueRequired", "fieldManager", "Required value: is required for apply patch");
         let mut status = Status::invalid(&served.kind, "", vec![cause]);
         status.message =
             "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"
@@ -53,107 +55,112 @@ pub(crate) async fn carry_out(call: &Call, change: &Change) -> Result<(StatusCod
     for attempt in 1.. {
         let current = api.store.get(&served.stored, &call.route.namespace, name);
         let Some(current) = current else {
-            if let Change::Patch(Patch::Apply(config)) = change
+            if let Update::Patch(ResourcePatch::Apply(config)) = change
                 && call.route.subresource.is_empty()
             {
                 return create_by_apply(call, config).await.map(|object| (StatusCode::CREATED, object));
             }
             return Err(Status::not_found(&served.kind, name));
         };
-        match once(call, change, &current).await {
-            Err(Failure::Outrun) if attempt < ATTEMPTS => continue,
-            Err(Failure::Outrun) => break,
-            Err(Failure::Refused(status)) => return Err(status),
+        match attempt_update(call, change, &current).await {
+            Err(UpdateError::Conflict) if attempt < ATTEMPTS => continue,
+            Err(UpdateError::Conflict) => break,
+            Err(UpdateError::Status(status)) => return Err(status),
             Ok(object) => return Ok((StatusCode::OK, object)),
         }
     }
     Err(Status::modified(&served.kind, name))
 }
 
-async fn create_by_apply(call: &Call, config: &Value) -> Result<Object> {
+async fn create_by_apply(call: &ApiCall, config: &Value) -> Result<StoredObject> {
     let mut config = config.clone();
-    settle_name(call, &mut config)?;
-    only_part(call, &mut config);
-    incoming::conform_without_defaults(call, &mut config)?;
-    let manager = Manager { name: call.manager(), subresource: String::new() };
+    set_name(call, &mut config)?;
+    retain_addressed_part(call, &mut config);
+    decode::conform_without_defaults(call, &mut config)?;
+    let manager = FieldManager { name: call.manager(), subresource: String::new() };
     let mut object = apply::apply(&call.served, &Value::Null, &config, &manager, false)?;
-    incoming::settle_place(call, &mut object)?;
-    incoming::fill(&call.served, &mut object);
-    create::keep(call, object, true).await
+    decode::set_type_and_namespace(call, &mut object)?;
+    decode::set_defaults(&call.served, &mut object);
+    create::store(call, object, true).await
 }
 
-enum Failure {
-    /// The object was changed meanwhile; the change can be tried on the new state.
-    Outrun,
-    Refused(Status),
+enum UpdateError {
+    /// The object was changed meanwhile, and the update can be retried.
+    Conflict,
+    Status(Status),
 }
 
-impl From<Status> for Failure {
+impl From<Status> for UpdateError {
     fn from(status: Status) -> Self {
-        Self::Refused(status)
+        Self::Status(status)
     }
 }
 
-async fn once(call: &Call, change: &Change, current: &Object) -> std::result::Result<Object, Failure> {
+async fn attempt_update(
+    call: &ApiCall,
+    change: &Update,
+    current: &StoredObject,
+) -> std::result::Result<StoredObject, UpdateError> {
     let (api, served) = (&call.api, &*call.served);
     let old = encode::present(served, current).into_owned();
     let part = call.route.subresource.as_str();
-    let manager = Manager { name: call.manager(), subresource: part.to_owned() };
-    let mut new = proposed(call, change, &old, &manager)?;
-    let insists = insists_on_revision(served, change, &old, &new)?;
-    settle_name(call, &mut new)?;
-    incoming::conform(call, &mut new)?;
+    let manager = FieldManager { name: call.manager(), subresource: part.to_owned() };
+    let mut new = updated_object(call, change, &old, &manager)?;
+    let has_precondition = has_revision_precondition(served, change, &old, &new)?;
+    set_name(call, &mut new)?;
+    decode::conform(call, &mut new)?;
     prepare::for_update(served, part, &old, &mut new);
 
-    if !matches!(change, Change::Patch(Patch::Apply(_))) {
+    if !matches!(change, Update::Patch(ResourcePatch::Apply(_))) {
         managed::note_update(served, &old, &mut new, &manager);
     }
-    admission::mutate(call, Operation::Update, &mut new, Some(&old)).await?;
+    admission::mutate(call, AdmissionOperation::Update, &mut new, Some(&old)).await?;
     if served.kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         crd::complete(&api.store, &mut new);
     }
-    incoming::tell_limits(call, &new);
-    incoming::admissible(served, &new, Some(&old))?;
-    admission::validate(call, Operation::Update, Some(&new), Some(&old)).await?;
+    decode::warn_of_unsupported_fields(call, &new);
+    decode::validate(served, &new, Some(&old))?;
+    admission::validate(call, AdmissionOperation::Update, Some(&new), Some(&old)).await?;
 
-    let _service_writes = admission::services::reserve(api, served).await;
-    admission::services::assign(api, served, &mut new, Some(&old))?;
+    let _service_writes = allocator::lock_services(api, served).await;
+    allocator::assign(api, served, &mut new, Some(&old))?;
     object::copy_metadata(&mut new, &old, "resourceVersion");
-    if object::same(&old, &new) && same_managers(&old, &new) {
-        return Ok(Object::clone(current));
+    if object::same(&old, &new) && same_field_managers(&old, &new) {
+        return Ok(StoredObject::clone(current));
     }
     encode::as_stored(served, &mut new);
     if call.query.dry_run()? {
         return Ok(new.into());
     }
-    let kept = if is_finished(&new) {
+    let kept = if can_be_removed(&new) {
         api.remove(&served.stored, current, new)
     } else {
         api.replace(&served.stored, current, new)
     };
     kept.map_err(|refused| match refused {
-        Refused::Changed if !insists => Failure::Outrun,
-        refused => Failure::Refused(refused_to_status(refused, &served.kind, &call.route.name)),
+        WriteError::Changed if !has_precondition => UpdateError::Conflict,
+        refused => UpdateError::Status(write_error_to_status(refused, &served.kind, &call.route.name)),
     })
 }
 
-fn proposed(call: &Call, change: &Change, old: &Value, manager: &Manager) -> Result<Value> {
+fn updated_object(call: &ApiCall, change: &Update, old: &Value, manager: &FieldManager) -> Result<Value> {
     match change {
-        Change::Put(object) => Ok(object.clone()),
-        Change::Patch(Patch::Apply(config)) => {
+        Update::Put(object) => Ok(object.clone()),
+        Update::Patch(ResourcePatch::Apply(config)) => {
             let mut config = config.clone();
-            settle_name(call, &mut config)?;
-            only_part(call, &mut config);
-            incoming::conform_without_defaults(call, &mut config)?;
+            set_name(call, &mut config)?;
+            retain_addressed_part(call, &mut config);
+            decode::conform_without_defaults(call, &mut config)?;
             let force = call.query.flag("force");
             apply::apply(&call.served, old, &config, manager, force)
         }
-        Change::Patch(patch) => patch.to(&call.served, old),
+        Update::Patch(patch) => patch.to(&call.served, old),
     }
 }
 
-/// Leaves of an applied configuration what belongs to the addressed part: nobody owns what was not written.
-fn only_part(call: &Call, config: &mut Value) {
+/// Removes the fields that do not belong to the addressed subresource from an applied configuration, so that they get
+/// no owner.
+fn retain_addressed_part(call: &ApiCall, config: &mut Value) {
     let Some(fields) = config.as_object_mut() else { return };
     match call.route.subresource.as_str() {
         "status" => fields.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")),
@@ -162,18 +169,24 @@ fn only_part(call: &Call, config: &mut Value) {
     }
 }
 
-/// Checks the revision and UID that the proposed object names. True if it names a revision of its own accord.
-fn insists_on_revision(served: &crate::registry::Served, change: &Change, old: &Value, new: &Value) -> Result<bool> {
+/// Checks the resource version and UID of the new object. Returns whether the update has a precondition on the resource
+/// version.
+fn has_revision_precondition(
+    served: &crate::registry::ServedResource,
+    change: &Update,
+    old: &Value,
+    new: &Value,
+) -> Result<bool> {
     let name = object::name(old);
     let (was, named) = (object::text(old, "/metadata/resourceVersion"), object::text(new, "/metadata/resourceVersion"));
     if !named.is_empty() && named != was {
         return Err(Status::modified(&served.kind, name));
     }
-    // Whoever replaces a custom resource says which one, as in Kubernetes.
-    let replaces = matches!(change, Change::Put(_)) && served.custom.is_some();
+    // As in Kubernetes, replacing a custom resource requires a resource version.
+    let replaces = matches!(change, Update::Put(_)) && served.custom.is_some();
     if replaces && named.is_empty() {
         let message = "Invalid value: 0: must be specified for an update";
-        let cause = Cause::new("FieldValueInvalid", "metadata.resourceVersion", message);
+        let cause = StatusCause::new("FieldValueInvalid", "metadata.resourceVersion", message);
         return Err(Status::invalid(&served.kind, name, vec![cause]));
     }
     let uid = object::uid(new);
@@ -182,16 +195,16 @@ fn insists_on_revision(served: &crate::registry::Served, change: &Change, old: &
         return Err(Status::conflict(&served.kind, name, &why));
     }
     Ok(match change {
-        Change::Put(object) => !object::text(object, "/metadata/resourceVersion").is_empty(),
-        Change::Patch(Patch::Json(_)) => false,
-        Change::Patch(Patch::Merge(patch) | Patch::Strategic(patch) | Patch::Apply(patch)) => {
+        Update::Put(object) => !object::text(object, "/metadata/resourceVersion").is_empty(),
+        Update::Patch(ResourcePatch::Json(_)) => false,
+        Update::Patch(ResourcePatch::Merge(patch) | ResourcePatch::Strategic(patch) | ResourcePatch::Apply(patch)) => {
             !object::text(patch, "/metadata/resourceVersion").is_empty()
         }
     })
 }
 
-fn settle_name(call: &Call, object: &mut Value) -> Result<()> {
-    incoming::settle_place(call, object)?;
+fn set_name(call: &ApiCall, object: &mut Value) -> Result<()> {
+    decode::set_type_and_namespace(call, object)?;
     let (given, wanted) = (object::name(object), call.route.name.as_str());
     if given.is_empty() {
         object::set_metadata(object, "name", Some(json!(wanted)));
@@ -203,8 +216,8 @@ fn settle_name(call: &Call, object: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether the notes of who owns what are the same, apart from times.
-fn same_managers(a: &Value, b: &Value) -> bool {
+/// Returns whether the managed fields are equal, apart from times.
+fn same_field_managers(a: &Value, b: &Value) -> bool {
     let without_times = |object: &Value| {
         let mut entries = object::list(object, "/metadata/managedFields").to_vec();
         for entry in &mut entries {

@@ -1,7 +1,7 @@
-//! A server of its own for each test.
+//! A server for each test.
 
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_apiserver::{Options, Server};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
@@ -9,6 +9,9 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How long a condition may take, on a machine busy with other tests.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running server and its administrator's client.
 pub(crate) struct Cluster {
@@ -22,7 +25,7 @@ impl Cluster {
         Self::remembering(Options::REMEMBERED_CHANGES).await
     }
 
-    /// A server that remembers only so many changes per resource.
+    /// Starts a server that remembers `changes` changes per resource.
     pub(crate) async fn remembering(changes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let (mut options, kubeconfig) = Options::for_tests(vec![listener]).expect("makes keys");
@@ -63,21 +66,19 @@ pub(crate) fn config_map(name: &str, value: &str) -> ConfigMap {
     }
 }
 
-/// The Status of a refused request.
-pub(crate) fn refusal<T: std::fmt::Debug>(result: kube::Result<T>) -> (u16, String, String) {
+/// Code, reason and message of a rejected request.
+pub(crate) fn rejection<T: std::fmt::Debug>(result: kube::Result<T>) -> (u16, String, String) {
     match result.expect_err("should be refused") {
         kube::Error::Api(status) => (status.code, status.reason, status.message),
-        other => panic!("not a refusal: {other}"),
+        other => panic!("not a rejection: {other}"),
     }
 }
 
-/// Waits for something that other tasks bring about.
+/// Waits for a condition that the server's own tasks bring about.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
-    for _ in 0..200 {
-        if check().await {
-            return;
-        }
+    let deadline = Instant::now() + TIMEOUT;
+    while !check().await {
+        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("never happened: {what}");
 }

@@ -1,4 +1,4 @@
-//! Deletion: owners, finalizers, namespaces, definitions, pods.
+//! Deletion: owners, finalizers, namespaces, pods.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -27,7 +27,7 @@ fn policy(propagation_policy: PropagationPolicy) -> DeleteParams {
 }
 
 #[tokio::test]
-async fn what_is_owned_goes_with_its_owner() {
+async fn dependents_are_deleted_with_their_owner() {
     for propagation in [PropagationPolicy::Background, PropagationPolicy::Foreground] {
         let cluster = Cluster::start().await;
         let api = cluster.config_maps();
@@ -40,7 +40,7 @@ async fn what_is_owned_goes_with_its_owner() {
 }
 
 #[tokio::test]
-async fn orphans_stay_without_their_owner() {
+async fn orphans_are_kept() {
     let cluster = Cluster::start().await;
     let api = cluster.config_maps();
     family(&api).await;
@@ -50,7 +50,7 @@ async fn orphans_stay_without_their_owner() {
 }
 
 #[tokio::test]
-async fn finalizers_keep_an_object_until_they_are_removed() {
+async fn an_object_with_finalizers_is_kept() {
     let cluster = Cluster::start().await;
     let api = cluster.config_maps();
     let mut map = config_map("a", "1");
@@ -64,7 +64,7 @@ async fn finalizers_keep_an_object_until_they_are_removed() {
 }
 
 #[tokio::test]
-async fn a_namespace_takes_its_contents_with_it() {
+async fn a_namespace_is_deleted_with_its_objects() {
     let cluster = Cluster::start().await;
     cluster.namespace("x").await;
     let inside: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "x");
@@ -96,7 +96,7 @@ async fn a_pod_on_a_node_waits_for_the_node() {
     assert!(pods.get_opt("free").await.expect("answers").is_none());
     let bound = pods.get("bound").await.expect("waits");
     assert_eq!(bound.metadata.deletion_grace_period_seconds, Some(7));
-    // The node agent is done.
+    // As the node agent does after stopping the pod.
     pods.delete("bound", &DeleteParams::default().grace_period(0)).await.expect("deletes");
     assert!(pods.get_opt("bound").await.expect("answers").is_none());
 }

@@ -1,4 +1,4 @@
-//! Admission webhooks over real TLS.
+//! Admission webhooks over TLS.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::cluster::{Cluster, config_map, refusal};
+use crate::cluster::{Cluster, config_map, rejection};
 
-/// A webhook that answers with what a function makes of the request.
-struct Hook {
+/// A webhook whose response is computed by a function.
+struct TestWebhook {
     url: String,
     ca: String,
-    asked: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
 }
 
-impl Hook {
+impl TestWebhook {
     async fn start(answer: fn(&Value) -> Value) -> Self {
         let ca = ClusterCa::generate("hooks").expect("makes a CA");
         let pair = ca.serving(&["127.0.0.1".to_owned()]).expect("signs");
@@ -43,8 +43,8 @@ impl Hook {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("https://{}/hook", listener.local_addr().expect("bound"));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&asked);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&calls);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, counter) = (acceptor.clone(), Arc::clone(&counter));
@@ -66,7 +66,7 @@ impl Hook {
                 });
             }
         });
-        Self { url, ca: ca.certificate().to_owned(), asked }
+        Self { url, ca: ca.certificate().to_owned(), calls }
     }
 
     /// A webhook entry for creations of a core resource.
@@ -100,13 +100,13 @@ fn patched(patch: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_container_is_injected_and_gets_the_token_too() {
+async fn an_injected_container_mounts_the_token() {
     let cluster = Cluster::start().await;
     cluster.account("default").await;
-    let hook = Hook::start(|request| {
+    let hook = TestWebhook::start(|request| {
         assert_eq!(request["namespace"], "default");
         assert_eq!(request["operation"], "CREATE");
-        // The service account is settled before webhooks see the pod.
+        // The service account is set before webhooks receive the pod.
         assert_eq!(request["object"]["spec"]["serviceAccountName"], "default");
         patched(json!([{"op": "add", "path": "/spec/containers/-", "value": {"name": "proxy", "image": "proxy"}}]))
     });
@@ -124,51 +124,52 @@ async fn a_container_is_injected_and_gets_the_token_too() {
     for container in &injected.containers {
         assert_eq!(container.volume_mounts.as_ref().map(Vec::len), Some(1), "{}", container.name);
     }
-    // Defaults reach what a webhook adds.
+    // Defaults are applied to the changes of a webhook.
     assert_eq!(injected.containers[1].image_pull_policy.as_deref(), Some("Always"));
     let plain = pods.create(&PostParams::default(), &pod("b", "no")).await.expect("creates").spec.expect("has one");
     assert_eq!(plain.containers.len(), 1);
-    assert_eq!(hook.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(hook.calls.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
-async fn a_refusal_is_passed_on() {
+async fn a_denial_is_returned_to_the_client() {
     let cluster = Cluster::start().await;
-    let hook = Hook::start(
+    let hook = TestWebhook::start(
         |_| json!({"allowed": false, "status": {"code": 403, "reason": "Forbidden", "message": "not today"}}),
     )
     .await;
     validating(&cluster, hook.entry("configmaps", json!({}))).await;
-    let (code, _, message) = refusal(cluster.config_maps().create(&PostParams::default(), &config_map("a", "1")).await);
+    let (code, _, message) =
+        rejection(cluster.config_maps().create(&PostParams::default(), &config_map("a", "1")).await);
     assert_eq!((code, message.as_str()), (403, "admission webhook \"hook.x.io\" denied the request: not today"));
 }
 
 #[tokio::test]
-async fn namespaces_choose_their_webhooks() {
+async fn namespace_selectors_choose_webhooks() {
     let cluster = Cluster::start().await;
-    let hook = Hook::start(|_| json!({"allowed": false})).await;
+    let hook = TestWebhook::start(|_| json!({"allowed": false})).await;
     cluster.namespace("guarded").await;
     let selector = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "guarded"}}});
     validating(&cluster, hook.entry("configmaps", selector)).await;
     cluster.config_maps().create(&PostParams::default(), &config_map("a", "1")).await.expect("not guarded");
     let guarded: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "guarded");
-    assert_eq!(refusal(guarded.create(&PostParams::default(), &config_map("a", "1")).await).0, 400);
+    assert_eq!(rejection(guarded.create(&PostParams::default(), &config_map("a", "1")).await).0, 400);
 }
 
 #[tokio::test]
-async fn a_dead_webhook_fails_or_is_ignored_as_configured() {
+async fn the_failure_policy_decides_on_failed_webhooks() {
     for (policy, created) in [("Fail", false), ("Ignore", true)] {
         let cluster = Cluster::start().await;
-        let hook = Hook::start(|_| json!({"allowed": true})).await;
+        let hook = TestWebhook::start(|_| json!({"allowed": true})).await;
         let mut entry = hook.entry("configmaps", json!({"failurePolicy": policy, "timeoutSeconds": 1}));
-        // Signed by an authority that the configuration does not name.
+        // Signed by an authority that is not in the configuration.
         let other = ClusterCa::generate("other").expect("makes a CA");
         entry["clientConfig"]["caBundle"] = json!(STANDARD.encode(other.certificate()));
         validating(&cluster, entry).await;
         let result = cluster.config_maps().create(&PostParams::default(), &config_map("a", "1")).await;
         assert_eq!(result.is_ok(), created, "{policy}: {result:?}");
         if !created {
-            let (code, reason, message) = refusal(result);
+            let (code, reason, message) = rejection(result);
             assert_eq!((code, reason.as_str()), (500, "InternalError"));
             assert!(message.contains("failed calling webhook \"hook.x.io\""), "{message}");
         }

@@ -1,11 +1,11 @@
-//! Lists in pages, of the past, and by selectors.
+//! Lists: pages, past revisions, selectors.
 
 use kube::api::{ListParams, PostParams, VersionMatch};
 
-use crate::cluster::{Cluster, config_map, refusal};
+use crate::cluster::{Cluster, config_map, rejection};
 
 #[tokio::test]
-async fn pages_are_one_moment() {
+async fn all_pages_are_of_one_revision() {
     let cluster = Cluster::start().await;
     let api = cluster.config_maps();
     for name in ["a", "b", "c", "d"] {
@@ -13,7 +13,7 @@ async fn pages_are_one_moment() {
     }
     let first = api.list(&ListParams::default().limit(2)).await.expect("lists");
     assert_eq!(first.metadata.remaining_item_count, Some(3));
-    // Neither what goes nor what comes between the pages is seen.
+    // The later pages do not show changes after the first page.
     api.delete("c", &Default::default()).await.expect("deletes");
     api.create(&PostParams::default(), &config_map("e", "1")).await.expect("creates");
     let mut names: Vec<String> = first.items.iter().filter_map(|map| map.metadata.name.clone()).collect();
@@ -31,7 +31,7 @@ async fn pages_are_one_moment() {
 }
 
 #[tokio::test]
-async fn forgotten_revisions_are_gone() {
+async fn old_revisions_are_expired() {
     let cluster = Cluster::remembering(3).await;
     let api = cluster.config_maps();
     for name in ["a", "b", "c"] {
@@ -43,14 +43,14 @@ async fn forgotten_revisions_are_gone() {
         api.create(&PostParams::default(), &config_map(name, "1")).await.expect("creates");
     }
     let next = first.metadata.continue_.expect("there is more");
-    let (code, reason, _) = refusal(api.list(&ListParams::default().limit(1).continue_token(&next)).await);
+    let (code, reason, _) = rejection(api.list(&ListParams::default().limit(1).continue_token(&next)).await);
     assert_eq!((code, reason.as_str()), (410, "Expired"));
     let exact = ListParams::default().at(&revision).matching(VersionMatch::Exact);
-    assert_eq!(refusal(api.list(&exact).await).0, 410);
+    assert_eq!(rejection(api.list(&exact).await).0, 410);
 }
 
 #[tokio::test]
-async fn selectors_choose() {
+async fn selectors_filter_lists() {
     let cluster = Cluster::start().await;
     let api = cluster.config_maps();
     for (name, tier) in [("a", "web"), ("b", "db")] {
@@ -64,5 +64,5 @@ async fn selectors_choose() {
     };
     assert_eq!(names(ListParams::default().labels("tier in (web)")).await, ["a"]);
     assert_eq!(names(ListParams::default().fields("metadata.name=b")).await, ["b"]);
-    assert_eq!(refusal(api.list(&ListParams::default().fields("data.key=1")).await).0, 400);
+    assert_eq!(rejection(api.list(&ListParams::default().fields("data.key=1")).await).0, 400);
 }

@@ -1,4 +1,4 @@
-//! The API server as client libraries see it: kube-rs over real sockets.
+//! The API server with kube-rs as its client.
 
 mod cluster;
 mod garbage;

@@ -1,4 +1,4 @@
-//! Service accounts: tokens, what they may do, and reviews of them.
+//! Service accounts: tokens, permissions and reviews.
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, eventually, refusal};
+use crate::cluster::{Cluster, eventually, rejection};
 
 fn with_token(cluster: &Cluster, token: String) -> Client {
     let mut config = Config::new(cluster.config.cluster_url.clone());
@@ -31,12 +31,12 @@ async fn review(cluster: &Cluster, token: &str, audiences: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn a_token_may_do_what_roles_allow() {
+async fn a_token_has_the_permissions_of_its_roles() {
     let cluster = Cluster::start().await;
     cluster.account("web").await;
     let client = with_token(&cluster, token_for(&cluster, json!({"audiences": []})).await);
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
-    let (code, reason, message) = refusal(maps.list(&ListParams::default()).await);
+    let (code, reason, message) = rejection(maps.list(&ListParams::default()).await);
     assert_eq!((code, reason.as_str()), (403, "Forbidden"));
     assert_eq!(
         message,
@@ -54,7 +54,7 @@ async fn a_token_may_do_what_roles_allow() {
     Api::namespaced(cluster.client.clone(), "default").create(&PostParams::default(), &role).await.expect("creates");
     Api::namespaced(cluster.client.clone(), "default").create(&PostParams::default(), &binding).await.expect("creates");
     maps.list(&ListParams::default()).await.expect("may list now");
-    assert_eq!(refusal(maps.get("kube-root-ca.crt").await).0, 403);
+    assert_eq!(rejection(maps.get("kube-root-ca.crt").await).0, 403);
 }
 
 #[tokio::test]
@@ -69,18 +69,18 @@ async fn tokens_are_reviewed_for_an_audience() {
     assert_ne!(review(&cluster, &token, &["other"]).await["authenticated"], true);
     assert_ne!(review(&cluster, &token, &[]).await["authenticated"], true);
     assert_ne!(review(&cluster, "garbage", &["istio-ca"]).await["authenticated"], true);
-    // Another cluster's token.
+    // A token of another cluster.
     let other = Cluster::start().await;
     other.account("web").await;
     let foreign = token_for(&other, json!({"audiences": ["istio-ca"]})).await;
     assert_ne!(review(&cluster, &foreign, &["istio-ca"]).await["authenticated"], true);
-    // For the API itself it is no credential at all.
+    // The token has another audience than the API server.
     let client = with_token(&cluster, token);
-    assert_eq!(refusal(client.apiserver_version().await).0, 401);
+    assert_eq!(rejection(client.apiserver_version().await).0, 401);
 }
 
 #[tokio::test]
-async fn a_token_ends_with_its_account() {
+async fn the_token_of_a_deleted_account_is_invalid() {
     let cluster = Cluster::start().await;
     cluster.account("web").await;
     let token = token_for(&cluster, json!({"audiences": ["a"]})).await;
@@ -113,7 +113,7 @@ async fn token_secrets_are_filled() {
 }
 
 #[tokio::test]
-async fn nobody_grants_what_it_may_not_do_itself() {
+async fn granting_a_permission_requires_the_permission() {
     let cluster = Cluster::start().await;
     cluster.account("web").await;
     let role = |name: &str, resource: &str| -> Role {
@@ -134,8 +134,8 @@ async fn nobody_grants_what_it_may_not_do_itself() {
     for (name, resource) in [("maps", "configmaps"), ("keys", "secrets")] {
         roles.create(&post, &role(name, resource)).await.expect("an administrator may");
     }
-    // It may write any role and binding, and read config maps: no more than that can it pass on. A role without the verbs
-    // `escalate` and `bind`, which `*` would hold.
+    // The account may write any role and binding, and read config maps, but has no verbs `escalate` and `bind`, which
+    // `*` would include.
     let writer = json!([
         {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": ["get", "create", "update", "patch"]},
     ]);
@@ -149,18 +149,18 @@ async fn nobody_grants_what_it_may_not_do_itself() {
     let roles: Api<Role> = Api::namespaced(client.clone(), "default");
     let bindings: Api<RoleBinding> = Api::namespaced(client, "default");
     roles.create(&post, &role("mine", "configmaps")).await.expect("what it holds it may grant");
-    let (code, reason, message) = refusal(roles.create(&post, &role("more", "secrets")).await);
+    let (code, reason, message) = rejection(roles.create(&post, &role("more", "secrets")).await);
     assert_eq!((code, reason.as_str()), (403, "Forbidden"));
     let words = "is attempting to grant RBAC permissions not currently held:\n{APIGroups:";
     assert!(
         message.starts_with("roles.rbac.authorization.k8s.io \"more\" is forbidden: user ") && message.contains(words),
         "{message}"
     );
-    assert_eq!(refusal(bindings.create(&post, &binding("keys")).await).0, 403);
+    assert_eq!(rejection(bindings.create(&post, &binding("keys")).await).0, 403);
     bindings.create(&post, &binding("mine")).await.expect("and what it holds it may bind");
     let widened = json!({"rules": role("mine", "secrets").rules});
     let merge = kube::api::Patch::Merge(widened);
-    assert_eq!(refusal(roles.patch("mine", &Default::default(), &merge).await).0, 403);
+    assert_eq!(rejection(roles.patch("mine", &Default::default(), &merge).await).0, 403);
     let labelled = kube::api::Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
     roles.patch("keys", &Default::default(), &labelled).await.expect("rights stay as they were");
 }

@@ -1,4 +1,4 @@
-//! Watches: bookmarks, selectors, expiry, streamed lists.
+//! Watches: bookmarks, selectors, expiration, streamed lists.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, config_map};
 
-fn told(event: &WatchEvent<ConfigMap>) -> String {
+fn described(event: &WatchEvent<ConfigMap>) -> String {
     let name = |map: &ConfigMap| map.metadata.name.clone().unwrap_or_default();
     match event {
         WatchEvent::Added(map) => format!("+{}", name(map)),
@@ -24,11 +24,11 @@ fn told(event: &WatchEvent<ConfigMap>) -> String {
 
 async fn next(stream: &mut (impl Stream<Item = kube::Result<WatchEvent<ConfigMap>>> + Unpin)) -> String {
     let event = tokio::time::timeout(Duration::from_secs(5), stream.next()).await.expect("in time");
-    told(&event.expect("not over").expect("no error"))
+    described(&event.expect("not over").expect("no error"))
 }
 
 #[tokio::test]
-async fn what_begins_or_ceases_to_match_is_added_or_deleted() {
+async fn objects_that_start_or_cease_to_match_are_added_or_deleted() {
     let cluster = Cluster::start().await;
     let api = cluster.config_maps();
     let label = |value: &str| Patch::Merge(json!({"metadata": {"labels": {"tier": value}}}));
@@ -49,7 +49,7 @@ async fn what_begins_or_ceases_to_match_is_added_or_deleted() {
 }
 
 #[tokio::test]
-async fn a_watch_from_a_forgotten_revision_expires() {
+async fn a_watch_from_an_old_revision_expires() {
     let cluster = Cluster::remembering(2).await;
     let api = cluster.config_maps();
     let revision = api.list(&Default::default()).await.expect("lists").metadata.resource_version.expect("has one");
@@ -64,14 +64,14 @@ async fn a_watch_from_a_forgotten_revision_expires() {
 }
 
 #[tokio::test]
-async fn a_watch_ends_in_time_with_a_bookmark() {
+async fn a_watch_ends_after_its_timeout_with_a_bookmark() {
     let cluster = Cluster::start().await;
     let api = cluster.config_maps();
     let revision = api.list(&Default::default()).await.expect("lists").metadata.resource_version.expect("has one");
     let watch = api.watch(&WatchParams::default().timeout(1), &revision).await.expect("begins");
     let events: Vec<_> =
         tokio::time::timeout(Duration::from_secs(5), watch.try_collect()).await.expect("ends").expect("well");
-    assert_eq!(events.iter().map(told).collect::<Vec<_>>(), ["bookmark"]);
+    assert_eq!(events.iter().map(described).collect::<Vec<_>>(), ["bookmark"]);
 }
 
 #[tokio::test]

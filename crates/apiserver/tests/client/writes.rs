@@ -1,4 +1,4 @@
-//! Conflicts, patches and ownership.
+//! Writes: conflicts, patches and managed fields.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -6,7 +6,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, config_map, refusal};
+use crate::cluster::{Cluster, config_map, rejection};
 
 #[tokio::test]
 async fn a_stale_update_is_a_conflict() {
@@ -16,13 +16,13 @@ async fn a_stale_update_is_a_conflict() {
     let mut second = first.clone();
     second.data = config_map("a", "2").data;
     api.replace("a", &PostParams::default(), &second).await.expect("replaces");
-    let (code, reason, message) = refusal(api.replace("a", &PostParams::default(), &second).await);
+    let (code, reason, message) = rejection(api.replace("a", &PostParams::default(), &second).await);
     assert_eq!((code, reason.as_str()), (409, "Conflict"));
     assert_eq!(
         message,
         "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again"
     );
-    let (code, reason, message) = refusal(api.create(&PostParams::default(), &first_again()).await);
+    let (code, reason, message) = rejection(api.create(&PostParams::default(), &first_again()).await);
     assert_eq!((code, reason.as_str(), message.as_str()), (409, "AlreadyExists", "configmaps \"a\" already exists"));
 }
 
@@ -31,7 +31,7 @@ fn first_again() -> ConfigMap {
 }
 
 #[tokio::test]
-async fn writers_that_name_no_revision_do_not_lose_each_others_changes() {
+async fn concurrent_patches_are_all_applied() {
     let cluster = Cluster::start().await;
     let api = cluster.config_maps();
     api.create(&PostParams::default(), &config_map("a", "0")).await.expect("creates");
@@ -49,7 +49,7 @@ async fn writers_that_name_no_revision_do_not_lose_each_others_changes() {
 }
 
 #[tokio::test]
-async fn a_change_of_nothing_is_no_change() {
+async fn an_update_without_changes_keeps_the_revision() {
     let cluster = Cluster::start().await;
     let api = cluster.config_maps();
     let first = api.create(&PostParams::default(), &config_map("a", "1")).await.expect("creates");
@@ -76,24 +76,24 @@ fn deployment(replicas: Option<i32>, image: &str) -> Value {
 }
 
 #[tokio::test]
-async fn server_side_apply_shares_an_object() {
+async fn managers_share_an_object_by_server_side_apply() {
     let cluster = Cluster::start().await;
     let api: Api<Deployment> = Api::namespaced(cluster.client.clone(), "default");
     let by = |who: &str| PatchParams::apply(who);
     let first = api.patch("web", &by("me"), &Patch::Apply(deployment(Some(2), "a"))).await.expect("applies");
     assert_eq!(first.metadata.generation, Some(1));
-    // Another container by another manager: merged by name.
+    // Another manager adds a container, which is merged by name.
     let other = json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": {"spec": {"containers": [{"name": "side", "image": "s"}]}}}});
     let second = api.patch("web", &by("you"), &Patch::Apply(other)).await.expect("applies");
     assert_eq!(second.spec.expect("has one").template.spec.expect("has one").containers.len(), 2);
-    // A scaler takes the replicas over; the first manager learns of it.
+    // Another manager changes the replicas, which is a conflict for the first manager.
     api.patch_scale("web", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 5}})))
         .await
         .expect("scales");
-    let (code, reason, message) = refusal(api.patch("web", &by("me"), &Patch::Apply(deployment(Some(2), "a"))).await);
+    let (code, reason, message) = rejection(api.patch("web", &by("me"), &Patch::Apply(deployment(Some(2), "a"))).await);
     assert_eq!((code, reason.as_str()), (409, "Conflict"));
     assert!(message.contains(".spec.replicas"), "{message}");
-    // It gives them up, and they stay as they are.
+    // Without replicas in its configuration there is no conflict, and they are kept.
     let third = api.patch("web", &by("me"), &Patch::Apply(deployment(None, "b"))).await.expect("applies");
     let spec = third.spec.expect("has one");
     assert_eq!(spec.replicas, Some(5));
@@ -103,27 +103,27 @@ async fn server_side_apply_shares_an_object() {
 }
 
 #[tokio::test]
-async fn bad_requests_say_why() {
+async fn invalid_requests_have_a_status() {
     let cluster = Cluster::start().await;
     let api: Api<Deployment> = Api::namespaced(cluster.client.clone(), "default");
     let mut wrong = deployment(Some(-1), "a");
     wrong["spec"]["selector"] = json!({"matchLabels": {"app": "other"}});
-    let (code, reason, message) = refusal(api.patch("web", &PatchParams::apply("me"), &Patch::Apply(wrong)).await);
+    let (code, reason, message) = rejection(api.patch("web", &PatchParams::apply("me"), &Patch::Apply(wrong)).await);
     assert_eq!((code, reason.as_str()), (422, "Invalid"));
     assert!(message.starts_with("Deployment.apps \"web\" is invalid: ["), "{message}");
     let elsewhere: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "nowhere");
-    let (code, _, message) = refusal(elsewhere.create(&PostParams::default(), &config_map("a", "1")).await);
+    let (code, _, message) = rejection(elsewhere.create(&PostParams::default(), &config_map("a", "1")).await);
     assert_eq!((code, message.as_str()), (404, "namespaces \"nowhere\" not found"));
     let large = config_map("a", &"x".repeat(4 << 20));
-    assert_eq!(refusal(cluster.config_maps().create(&PostParams::default(), &large).await).0, 413);
+    assert_eq!(rejection(cluster.config_maps().create(&PostParams::default(), &large).await).0, 413);
     let request =
         http::Request::post("/api/v1/namespaces/default/configmaps").header("content-type", "application/json");
     let broken = request.body(b"{\"kind\":".to_vec()).expect("legal");
-    assert_eq!(refusal(cluster.client.request::<Value>(broken).await).0, 400);
+    assert_eq!(rejection(cluster.client.request::<Value>(broken).await).0, 400);
 }
 
 #[tokio::test]
-async fn services_get_addresses_of_their_own() {
+async fn services_are_assigned_addresses() {
     let cluster = Cluster::start().await;
     let api: Api<Service> = Api::namespaced(cluster.client.clone(), "default");
     let service = |name: &str, spec: Value| -> Service {
@@ -140,7 +140,7 @@ async fn services_get_addresses_of_their_own() {
     addresses.dedup();
     assert_eq!(addresses.len(), 3);
     create("dns", json!({"clusterIP": "10.96.0.10", "ports": ports})).await.expect("free");
-    assert_eq!(refusal(create("other", json!({"clusterIP": "10.96.0.10", "ports": ports})).await).0, 422);
+    assert_eq!(rejection(create("other", json!({"clusterIP": "10.96.0.10", "ports": ports})).await).0, 422);
     let headless = create("headless", json!({"clusterIP": "None", "ports": ports})).await.expect("creates");
     assert_eq!(headless.spec.expect("has one").cluster_ip.as_deref(), Some("None"));
     let balanced = create("lb", json!({"type": "LoadBalancer", "ports": ports})).await.expect("creates");

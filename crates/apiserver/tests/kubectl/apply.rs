@@ -1,16 +1,16 @@
 //! `kubectl apply`, client-side and server-side.
 
-use crate::Test;
-use crate::bench::Bench;
+use crate::KubectlTest;
+use crate::server::TestServer;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("apply::creates_changes_and_prunes_fields", creates_changes_and_prunes_fields),
+pub(crate) const TESTS: &[KubectlTest] = &[
+    ("apply::creates_updates_and_prunes_fields", creates_updates_and_prunes_fields),
     ("apply::merges_lists_by_key", merges_lists_by_key),
     ("apply::server_side_tracks_owners", server_side_tracks_owners),
-    ("apply::refuses_what_is_wrong", refuses_what_is_wrong),
+    ("apply::rejects_invalid_manifests", rejects_invalid_manifests),
     ("apply::dry_runs_and_diffs", dry_runs_and_diffs),
-    ("apply::many_documents_at_once", many_documents_at_once),
-    ("apply::prunes_what_left_the_manifest", prunes_what_left_the_manifest),
+    ("apply::applies_several_documents", applies_several_documents),
+    ("apply::prunes_objects_that_left_the_manifest", prunes_objects_that_left_the_manifest),
 ];
 
 const DEPLOYMENT: &str = r#"
@@ -33,18 +33,18 @@ spec:
         env: [{name: A, value: "1"}, {name: B, value: "2"}]
 "#;
 
-fn creates_changes_and_prunes_fields() {
-    let bench = Bench::start();
-    assert_eq!(bench.apply(DEPLOYMENT), "deployment.apps/web created\n");
-    assert_eq!(bench.apply(DEPLOYMENT), "deployment.apps/web unchanged\n");
-    let first = bench.object("deployment web");
+fn creates_updates_and_prunes_fields() {
+    let server = TestServer::start();
+    assert_eq!(server.apply(DEPLOYMENT), "deployment.apps/web created\n");
+    assert_eq!(server.apply(DEPLOYMENT), "deployment.apps/web unchanged\n");
+    let first = server.object("deployment web");
     assert_eq!(first["metadata"]["generation"], 1);
     assert_eq!(first["spec"]["strategy"]["type"], "RollingUpdate");
 
     let changed = DEPLOYMENT.replace("replicas: 2", "replicas: 3").replace("        args: [--verbose]\n", "");
     let changed = changed.replace("labels: {tier: front}", "labels: {owner: me}");
-    assert_eq!(bench.apply(&changed), "deployment.apps/web configured\n");
-    let second = bench.object("deployment web");
+    assert_eq!(server.apply(&changed), "deployment.apps/web configured\n");
+    let second = server.object("deployment web");
     assert_eq!(second["spec"]["replicas"], 3);
     assert!(second["spec"]["template"]["spec"]["containers"][0].get("args").is_none(), "args were not pruned");
     assert_eq!(second["metadata"]["labels"], serde_json::json!({"owner": "me"}));
@@ -53,13 +53,13 @@ fn creates_changes_and_prunes_fields() {
 }
 
 fn merges_lists_by_key() {
-    let bench = Bench::start();
-    bench.apply(DEPLOYMENT);
-    // Somebody else adds a container and a variable; the next apply keeps both, as it never listed them.
+    let server = TestServer::start();
+    server.apply(DEPLOYMENT);
+    // Another client adds a container and a variable. The next apply keeps both, because it never listed them.
     let other = r#"{"spec":{"template":{"spec":{"containers":[{"name":"proxy","image":"p"},{"name":"app","env":[{"name":"C","value":"3"}]}]}}}}"#;
-    bench.kubectl_with(&["patch", "deployment", "web", "-p", other], "");
-    bench.apply(&DEPLOYMENT.replace(r#"{name: B, value: "2"}"#, r#"{name: D, value: "4"}"#));
-    let template = bench.object("deployment web")["spec"]["template"]["spec"].clone();
+    server.kubectl_with(&["patch", "deployment", "web", "-p", other], "");
+    server.apply(&DEPLOYMENT.replace(r#"{name: B, value: "2"}"#, r#"{name: D, value: "4"}"#));
+    let template = server.object("deployment web")["spec"]["template"]["spec"].clone();
     let names = |list: &serde_json::Value| -> Vec<String> {
         let mut names: Vec<String> = list
             .as_array()
@@ -77,13 +77,13 @@ fn merges_lists_by_key() {
 }
 
 fn server_side_tracks_owners() {
-    let bench = Bench::start();
+    let server = TestServer::start();
     let config = |value: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata: {{{value}}}\n");
     let apply = |manager: &str, manifest: &str, more: &str| {
         let field_manager = format!("--field-manager={manager}");
         let mut arguments = vec!["apply", "--server-side", &field_manager, "-f", "-"];
         arguments.extend(more.split_whitespace());
-        bench.run(&arguments, manifest, &[])
+        server.run(&arguments, manifest, &[])
     };
     let first = apply("one", &config("a: old, b: old"), "");
     assert_eq!(first.stdout, "configmap/c serverside-applied\n", "{}", first.stderr);
@@ -93,82 +93,82 @@ fn server_side_tracks_owners() {
     assert_eq!(conflict.code, Some(1));
     assert!(conflict.stderr.contains("conflict with \"one\": .data.a"), "{}", conflict.stderr);
     apply("two", &config("a: taken, c: new"), "--force-conflicts");
-    // `b` leaves with its only owner; `a` now belongs to the other.
+    // `b` is removed with its only owner; `a` belongs to the other manager.
     apply("one", &config("d: more"), "");
-    assert_eq!(bench.object("configmap c")["data"], serde_json::json!({"a": "taken", "c": "new", "d": "more"}));
-    let managed = bench.kubectl("get configmap c -o yaml --show-managed-fields");
+    assert_eq!(server.object("configmap c")["data"], serde_json::json!({"a": "taken", "c": "new", "d": "more"}));
+    let managed = server.kubectl("get configmap c -o yaml --show-managed-fields");
     assert!(managed.contains("manager: one") && managed.contains("f:data:"), "{managed}");
 }
 
-fn refuses_what_is_wrong() {
-    let bench = Bench::start();
-    let unknown = bench.refused("apply -f -", &DEPLOYMENT.replace("replicas: 2", "replica: 2"));
+fn rejects_invalid_manifests() {
+    let server = TestServer::start();
+    let unknown = server.refused("apply -f -", &DEPLOYMENT.replace("replicas: 2", "replica: 2"));
     assert!(unknown.contains(r#"strict decoding error: unknown field "spec.replica""#), "{unknown}");
-    let typed = bench.refused("apply -f -", &DEPLOYMENT.replace("replicas: 2", "replicas: two"));
+    let typed = server.refused("apply -f -", &DEPLOYMENT.replace("replicas: 2", "replicas: two"));
     assert!(
         typed.contains("json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"),
         "{typed}"
     );
     let mismatch =
-        bench.refused("apply -f -", &DEPLOYMENT.replace("matchLabels: {app: web}", "matchLabels: {app: other}"));
+        server.refused("apply -f -", &DEPLOYMENT.replace("matchLabels: {app: web}", "matchLabels: {app: other}"));
     assert!(
         mismatch.contains("The Deployment \"web\" is invalid: spec.template.metadata.labels: Invalid value:"),
         "{mismatch}"
     );
-    let named = bench.refused("apply -f -", &DEPLOYMENT.replace("name: web", "name: Web"));
+    let named = server.refused("apply -f -", &DEPLOYMENT.replace("name: web", "name: Web"));
     assert!(named.contains("a lowercase RFC 1123 subdomain must consist of"), "{named}");
-    let namespace = bench.refused("apply -n absent -f -", DEPLOYMENT);
+    let namespace = server.refused("apply -n absent -f -", DEPLOYMENT);
     assert!(namespace.contains("namespaces \"absent\" not found"), "{namespace}");
-    let kind = bench.refused("apply -f -", "apiVersion: example.com/v1\nkind: Nothing\nmetadata: {name: a}\n");
+    let kind = server.refused("apply -f -", "apiVersion: example.com/v1\nkind: Nothing\nmetadata: {name: a}\n");
     assert!(kind.contains("no matches for kind \"Nothing\" in version \"example.com/v1\""), "{kind}");
-    bench.apply(DEPLOYMENT);
+    server.apply(DEPLOYMENT);
     let moved = DEPLOYMENT.replace("app: web", "app: moved");
-    let immutable = bench.refused("apply -f -", &moved);
+    let immutable = server.refused("apply -f -", &moved);
     assert!(immutable.contains("field is immutable"), "{immutable}");
-    // Fields that do not exist only warn when the user asks for that.
+    // Unknown fields are warnings with --validate=warn.
     let warned =
-        bench.run(&["apply", "--validate=warn", "-f", "-"], &DEPLOYMENT.replace("replicas: 2", "replica: 2"), &[]);
+        server.run(&["apply", "--validate=warn", "-f", "-"], &DEPLOYMENT.replace("replicas: 2", "replica: 2"), &[]);
     assert_eq!(warned.code, Some(0), "{}", warned.stderr);
     assert!(warned.stderr.contains("Warning: unknown field \"spec.replica\""), "{}", warned.stderr);
 }
 
 fn dry_runs_and_diffs() {
-    let bench = Bench::start();
-    let dry = bench.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], DEPLOYMENT);
+    let server = TestServer::start();
+    let dry = server.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], DEPLOYMENT);
     assert_eq!(dry, "deployment.apps/web created (server dry run)\n");
-    assert!(bench.refused("get deployment web", "").contains("deployments.apps \"web\" not found"));
-    bench.apply(DEPLOYMENT);
-    assert_eq!(bench.kubectl_with(&["diff", "-f", "-"], DEPLOYMENT), "");
-    let diff = bench.run(&["diff", "-f", "-"], &DEPLOYMENT.replace("replicas: 2", "replicas: 5"), &[]);
+    assert!(server.refused("get deployment web", "").contains("deployments.apps \"web\" not found"));
+    server.apply(DEPLOYMENT);
+    assert_eq!(server.kubectl_with(&["diff", "-f", "-"], DEPLOYMENT), "");
+    let diff = server.run(&["diff", "-f", "-"], &DEPLOYMENT.replace("replicas: 2", "replicas: 5"), &[]);
     assert_eq!(diff.code, Some(1), "{}", diff.stderr);
     assert!(diff.stdout.contains("-  replicas: 2") && diff.stdout.contains("+  replicas: 5"), "{}", diff.stdout);
 }
 
-fn many_documents_at_once() {
-    let bench = Bench::start();
+fn applies_several_documents() {
+    let server = TestServer::start();
     let manifest = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n\
         apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: cart, namespace: shop}\n---\n\
         apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {ports: [{port: 80, targetPort: http}], selector: {app: cart}}\n";
-    assert_eq!(bench.apply(manifest), "namespace/shop created\nserviceaccount/cart created\nservice/cart created\n");
-    let service = bench.object("service cart -n shop");
+    assert_eq!(server.apply(manifest), "namespace/shop created\nserviceaccount/cart created\nservice/cart created\n");
+    let service = server.object("service cart -n shop");
     assert!(service["spec"]["clusterIP"].as_str().is_some_and(|ip| ip.starts_with("10.96.")), "{service}");
     assert_eq!(
-        bench.apply(manifest),
+        server.apply(manifest),
         "namespace/shop unchanged\nserviceaccount/cart unchanged\nservice/cart unchanged\n"
     );
     let pruned = manifest.split_once("---").expect("documents").0;
-    assert_eq!(bench.apply(pruned), "namespace/shop unchanged\n");
+    assert_eq!(server.apply(pruned), "namespace/shop unchanged\n");
 }
 
-fn prunes_what_left_the_manifest() {
-    let bench = Bench::start();
+fn prunes_objects_that_left_the_manifest() {
+    let server = TestServer::start();
     let one =
         |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{set: a}}}}\n---\n");
-    let apply = |manifest: &str| bench.kubectl_with(&["apply", "--prune", "-l", "set=a", "-f", "-"], manifest);
+    let apply = |manifest: &str| server.kubectl_with(&["apply", "--prune", "-l", "set=a", "-f", "-"], manifest);
     apply(&[one("first"), one("second")].concat());
-    bench.kubectl("create configmap bystander");
-    let said = apply(&one("first"));
-    assert!(said.contains("configmap/second pruned"), "{said}");
-    assert!(bench.refused("get configmap second", "").contains("not found"));
-    bench.kubectl("get configmap first bystander");
+    server.kubectl("create configmap bystander");
+    let output = apply(&one("first"));
+    assert!(output.contains("configmap/second pruned"), "{output}");
+    assert!(server.refused("get configmap second", "").contains("not found"));
+    server.kubectl("get configmap first bystander");
 }

@@ -1,41 +1,41 @@
-//! `kubectl delete`, with its ways of treating what belongs to the object.
+//! `kubectl delete` and its cascading modes.
 
 use serde_json::json;
 
-use crate::Test;
-use crate::bench::Bench;
+use crate::KubectlTest;
+use crate::server::TestServer;
 
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[KubectlTest] = &[
     ("delete::by_name_label_and_file", by_name_label_and_file),
     ("delete::cascades", cascades),
-    ("delete::finalizers_hold", finalizers_hold),
-    ("delete::namespaces_empty_themselves", namespaces_empty_themselves),
+    ("delete::finalizers_delay_deletion", finalizers_delay_deletion),
+    ("delete::namespaces_are_emptied", namespaces_are_emptied),
 ];
 
 fn by_name_label_and_file() {
-    let bench = Bench::start();
+    let server = TestServer::start();
     for name in ["a", "b", "c"] {
-        bench.kubectl(&format!("create configmap {name}"));
-        bench.kubectl(&format!("label configmap {name} name={name}"));
+        server.kubectl(&format!("create configmap {name}"));
+        server.kubectl(&format!("label configmap {name} name={name}"));
     }
-    assert_eq!(bench.kubectl("delete configmap a"), "configmap \"a\" deleted\n");
-    assert_eq!(bench.kubectl("delete configmap -l name=b"), "configmap \"b\" deleted\n");
+    assert_eq!(server.kubectl("delete configmap a"), "configmap \"a\" deleted\n");
+    assert_eq!(server.kubectl("delete configmap -l name=b"), "configmap \"b\" deleted\n");
     let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
-    assert_eq!(bench.kubectl_with(&["delete", "-f", "-"], manifest), "configmap \"c\" deleted\n");
+    assert_eq!(server.kubectl_with(&["delete", "-f", "-"], manifest), "configmap \"c\" deleted\n");
     assert!(
-        bench.refused("delete configmap c", "").contains("Error from server (NotFound): configmaps \"c\" not found")
+        server.refused("delete configmap c", "").contains("Error from server (NotFound): configmaps \"c\" not found")
     );
-    assert_eq!(bench.kubectl("delete configmap c --ignore-not-found"), "");
-    bench.kubectl("create configmap d");
-    assert_eq!(bench.kubectl("delete configmap d --dry-run=server"), "configmap \"d\" deleted (server dry run)\n");
-    bench.kubectl("delete configmaps --all");
-    assert!(bench.refused("get configmap d", "").contains("not found"));
+    assert_eq!(server.kubectl("delete configmap c --ignore-not-found"), "");
+    server.kubectl("create configmap d");
+    assert_eq!(server.kubectl("delete configmap d --dry-run=server"), "configmap \"d\" deleted (server dry run)\n");
+    server.kubectl("delete configmaps --all");
+    assert!(server.refused("get configmap d", "").contains("not found"));
 }
 
-/// A deployment and a replica set of it, without a controller that would make another.
-fn family(bench: &Bench) {
-    bench.kubectl("create deployment d --image=i");
-    let owner = bench.object("deployment d");
+/// Creates a deployment and a replica set that it owns.
+fn family(server: &TestServer) {
+    server.kubectl("create deployment d --image=i");
+    let owner = server.object("deployment d");
     let child = json!({
         "apiVersion": "apps/v1", "kind": "ReplicaSet",
         "metadata": {"name": "d-1", "ownerReferences": [{
@@ -44,39 +44,39 @@ fn family(bench: &Bench) {
         }]},
         "spec": {"selector": owner["spec"]["selector"], "template": owner["spec"]["template"]},
     });
-    bench.kubectl_with(&["create", "-f", "-"], &child.to_string());
+    server.kubectl_with(&["create", "-f", "-"], &child.to_string());
 }
 
 fn cascades() {
     for (mode, survives) in [("background", false), ("foreground", false), ("orphan", true)] {
-        let bench = Bench::start();
-        family(&bench);
-        bench.kubectl(&format!("delete deployment d --cascade={mode}"));
+        let server = TestServer::start();
+        family(&server);
+        server.kubectl(&format!("delete deployment d --cascade={mode}"));
         if survives {
-            let child = bench.object("replicaset d-1");
+            let child = server.object("replicaset d-1");
             assert!(child["metadata"]["ownerReferences"].is_null(), "{mode}: {child}");
         } else {
-            bench.kubectl("wait replicaset/d-1 --for=delete --timeout=20s");
+            server.kubectl("wait replicaset/d-1 --for=delete --timeout=20s");
         }
     }
 }
 
-fn finalizers_hold() {
-    let bench = Bench::start();
-    bench.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: held, finalizers: [example.com/hold]}\n");
-    bench.kubectl("delete configmap held --wait=false");
-    assert!(bench.object("configmap held")["metadata"]["deletionTimestamp"].is_string());
-    bench
+fn finalizers_delay_deletion() {
+    let server = TestServer::start();
+    server.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: held, finalizers: [example.com/hold]}\n");
+    server.kubectl("delete configmap held --wait=false");
+    assert!(server.object("configmap held")["metadata"]["deletionTimestamp"].is_string());
+    server
         .kubectl_with(&["patch", "configmap", "held", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#], "");
-    assert!(bench.refused("get configmap held", "").contains("not found"));
+    assert!(server.refused("get configmap held", "").contains("not found"));
 }
 
-fn namespaces_empty_themselves() {
-    let bench = Bench::start();
-    assert_eq!(bench.kubectl("create namespace shop"), "namespace/shop created\n");
-    bench.kubectl("create configmap c -n shop");
-    bench.kubectl("create deployment d --image=i -n shop");
-    assert_eq!(bench.kubectl("delete namespace shop --timeout=30s"), "namespace \"shop\" deleted\n");
-    assert!(bench.refused("get namespace shop", "").contains("namespaces \"shop\" not found"));
-    assert_eq!(bench.kubectl("get deployments -A -o name"), "");
+fn namespaces_are_emptied() {
+    let server = TestServer::start();
+    assert_eq!(server.kubectl("create namespace shop"), "namespace/shop created\n");
+    server.kubectl("create configmap c -n shop");
+    server.kubectl("create deployment d --image=i -n shop");
+    assert_eq!(server.kubectl("delete namespace shop --timeout=30s"), "namespace \"shop\" deleted\n");
+    assert!(server.refused("get namespace shop", "").contains("namespaces \"shop\" not found"));
+    assert_eq!(server.kubectl("get deployments -A -o name"), "");
 }

@@ -1,11 +1,9 @@
 //! Stock `kubectl` against the embedded API server.
 //!
-//! Each test starts a server of its own on loopback and looks at what kubectl prints, as a person would. Without kubectl on the
-//! machine (or named by `KUBECTL`) the tests are reported as ignored, which the standard harness cannot do at run time:
-//! hence the one below. It takes the usual arguments: parts of test names, `--list`, `--exact`, `--skip`.
+//! Each test starts a server on loopback and asserts on what kubectl prints. Without kubectl on the machine (`KUBECTL`
+//! names another program) the tests are ignored.
 
 mod apply;
-mod bench;
 mod create;
 mod custom;
 mod delete;
@@ -13,71 +11,41 @@ mod discover;
 mod edit;
 mod get;
 mod node;
-mod select;
+mod server;
 mod streams;
 mod workload;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::LazyLock;
 
-/// How many tests run at once: kubectl is what takes the time, and it uses a core.
-const AT_ONCE: usize = 2;
+use libtest_mimic::{Arguments, Completion, Trial};
 
-type Test = (&'static str, fn());
+/// Number of tests that run at once: kubectl takes most of the time, and a core.
+const THREADS: usize = 2;
+
+type KubectlTest = (&'static str, fn());
+
+/// Why kubectl cannot be run.
+static UNAVAILABLE: LazyLock<Option<String>> = LazyLock::new(|| server::kubectl_version().err());
 
 fn main() -> ExitCode {
-    let tests = select::from_arguments(std::env::args().skip(1), all());
-    let tests = match tests {
-        select::Selected::List(names) => {
-            names.iter().for_each(|name| println!("{name}: test"));
-            return ExitCode::SUCCESS;
-        }
-        select::Selected::Run(tests) => tests,
-    };
-    println!("\nrunning {} tests", tests.len());
-    if let Err(reason) = bench::kubectl_version() {
-        for (name, _) in &tests {
-            println!("test {name} ... ignored, {reason}");
-        }
-        println!("\ntest result: ok. 0 passed; 0 failed; {} ignored ({reason})\n", tests.len());
-        return ExitCode::SUCCESS;
-    }
-    let failed = run(&tests);
-    let passed = tests.len() - failed.len();
-    println!(
-        "\ntest result: {}. {passed} passed; {} failed\n",
-        if failed.is_empty() { "ok" } else { "FAILED" },
-        failed.len()
-    );
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    libtest_mimic::run(&arguments, all().into_iter().map(trial).collect()).exit_code()
 }
 
-/// Runs the tests, and returns the names of those that failed.
-fn run(tests: &[Test]) -> Vec<&'static str> {
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some((name, test)) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let start = Instant::now();
-                    let outcome = catch_unwind(AssertUnwindSafe(test));
-                    let took = start.elapsed().as_secs_f32();
-                    println!("test {name} ... {} ({took:.1} s)", if outcome.is_ok() { "ok" } else { "FAILED" });
-                    if outcome.is_err() {
-                        failed.lock().expect("no test holds this lock").push(*name);
-                    }
-                }
-            });
+fn trial((name, test): KubectlTest) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if let Some(reason) = &*UNAVAILABLE {
+            return Ok(Completion::ignored_with(reason));
         }
-    });
-    failed.into_inner().expect("no test holds this lock")
+        test();
+        Ok(Completion::Completed)
+    })
 }
 
-fn all() -> Vec<Test> {
-    let modules: [&[Test]; 9] = [
+fn all() -> Vec<KubectlTest> {
+    let modules: [&[KubectlTest]; 9] = [
         apply::TESTS,
         create::TESTS,
         custom::TESTS,

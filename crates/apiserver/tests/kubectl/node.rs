@@ -1,32 +1,36 @@
-//! A node agent that plays a part: it runs no container, but answers exec, logs and port forwarding as one would.
+//! A simulated node agent: it runs no containers, but serves exec, logs and port forwarding.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 
 pub(crate) struct Node {
     listener: UnixListener,
+    log: Arc<Notify>,
 }
 
 impl Node {
-    pub(crate) fn listen(socket: &Path) -> Self {
-        Self { listener: UnixListener::bind(socket).expect("the socket of the node agent") }
+    /// `log` makes the container write the fourth line of its log, for the client that follows the log.
+    pub(crate) fn listen(socket: &Path, log: Arc<Notify>) -> Self {
+        Self { listener: UnixListener::bind(socket).expect("the socket of the node agent"), log }
     }
 
     pub(crate) async fn serve(&self) {
         while let Ok((stream, _)) = self.listener.accept().await {
+            let log = Arc::clone(&self.log);
             tokio::spawn(async move {
-                // A client that leaves early is none of our business.
-                let _ = answer(BufReader::new(stream)).await;
+                // An error means that the client closed the connection.
+                let _ = answer(BufReader::new(stream), &log).await;
             });
         }
     }
 }
 
-async fn answer(mut stream: BufReader<UnixStream>) -> std::io::Result<()> {
+async fn answer(mut stream: BufReader<UnixStream>, log: &Notify) -> std::io::Result<()> {
     let mut first = String::new();
     stream.read_line(&mut first).await?;
     let path = first.split(' ').nth(1).unwrap_or("").to_owned();
@@ -52,7 +56,7 @@ async fn answer(mut stream: BufReader<UnixStream>) -> std::io::Result<()> {
             upgrade(&mut stream).await?;
             exec(&mut stream, &body).await
         }
-        "/logs" => logs(&mut stream, &path).await,
+        "/logs" => logs(&mut stream, &path, log).await,
         "/portforward" if body["port"] == 1 => refuse(&mut stream, "connection refused").await,
         "/portforward" => {
             upgrade(&mut stream).await?;
@@ -114,8 +118,8 @@ async fn frame(stream: &mut BufReader<UnixStream>, channel: u8, data: &[u8]) -> 
     stream.flush().await
 }
 
-/// Three lines; when followed, a fourth after a moment, and no end.
-async fn logs(stream: &mut BufReader<UnixStream>, path: &str) -> std::io::Result<()> {
+/// Three lines. A follower receives a fourth when `log` is notified, and no end.
+async fn logs(stream: &mut BufReader<UnixStream>, path: &str, log: &Notify) -> std::io::Result<()> {
     let wanted = |key: &str, value: &str| path.contains(&format!("{key}={value}"));
     stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
     let lines: &[&str] = match () {
@@ -127,9 +131,9 @@ async fn logs(stream: &mut BufReader<UnixStream>, path: &str) -> std::io::Result
         chunk(stream, line).await?;
     }
     if wanted("follow", "true") {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        log.notified().await;
         chunk(stream, "four\n").await?;
-        // The follower ends this by leaving.
+        // Until the follower closes the connection.
         let _ = stream.read_u8().await;
         return Ok(());
     }
@@ -141,7 +145,7 @@ async fn chunk(stream: &mut BufReader<UnixStream>, text: &str) -> std::io::Resul
     stream.flush().await
 }
 
-/// Sends everything back in upper case, then ends.
+/// Sends the data back in upper case.
 async fn echo(stream: &mut BufReader<UnixStream>) -> std::io::Result<()> {
     let mut buffer = [0; 1024];
     loop {

@@ -1,14 +1,14 @@
-//! `kubectl logs`, `exec`, `cp`-like piping, `attach`, `port-forward` and `proxy`.
+//! `kubectl logs`, `exec`, `attach`, `port-forward` and `get --raw …/proxy/`.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use serde_json::json;
 
-use crate::Test;
-use crate::bench::Bench;
+use crate::KubectlTest;
+use crate::server::TestServer;
 
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[KubectlTest] = &[
     ("streams::logs", logs),
     ("streams::exec", exec),
     ("streams::attach", attach),
@@ -16,59 +16,62 @@ pub(crate) const TESTS: &[Test] = &[
     ("streams::proxied_http", proxied_http),
 ];
 
-fn bench() -> Bench {
-    let bench = Bench::with_account();
-    bench.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: app, image: i}, {name: broken, image: i}]}\n");
+fn server() -> TestServer {
+    let server = TestServer::with_account();
+    server.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: app, image: i}, {name: broken, image: i}]}\n");
     let running = |name: &str| json!({"name": name, "ready": true, "restartCount": 0, "image": "i", "imageID": "", "state": {"running": {}}});
     let status = json!({"phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}],
         "containerStatuses": [running("app"), running("broken")]});
-    bench.set_status("pod/web", &status);
-    bench
+    server.set_status("pod/web", &status);
+    server
 }
 
 fn logs() {
-    let bench = bench();
-    assert_eq!(bench.kubectl("logs web -c app"), "one\ntwo\nthree\n");
-    assert_eq!(bench.kubectl("logs web"), "one\ntwo\nthree\n", "the first container by default");
-    assert_eq!(bench.kubectl("logs web -c app --tail=1"), "three\n");
-    assert_eq!(bench.kubectl("logs web -c app --previous"), "from before\n");
-    let followed = bench.spawn("logs -f web -c app");
+    let server = server();
+    assert_eq!(server.kubectl("logs web -c app"), "one\ntwo\nthree\n");
+    assert_eq!(server.kubectl("logs web"), "one\ntwo\nthree\n", "the first container by default");
+    assert_eq!(server.kubectl("logs web -c app --tail=1"), "three\n");
+    assert_eq!(server.kubectl("logs web -c app --previous"), "from before\n");
+    let followed = server.spawn("logs -f web -c app");
     followed.line_with("three");
+    server.write_log();
     followed.line_with("four");
-    let wrong = bench.refused("logs web -c nobody", "");
+    let wrong = server.refused("logs web -c nobody", "");
     assert!(wrong.contains("container nobody is not valid for pod web"), "{wrong}");
-    assert_eq!(bench.kubectl("logs web --all-containers").lines().count(), 6);
+    assert_eq!(server.kubectl("logs web --all-containers").lines().count(), 6);
 }
 
 fn exec() {
-    let bench = bench();
-    assert_eq!(bench.kubectl("exec web -c app -- echo hello world"), "hello world\n");
-    let failed = bench.run(&["exec", "web", "-c", "app", "--", "exit", "42"], "", &[]);
+    let server = server();
+    assert_eq!(server.kubectl("exec web -c app -- echo hello world"), "hello world\n");
+    let failed = server.run(&["exec", "web", "-c", "app", "--", "exit", "42"], "", &[]);
     assert_eq!(failed.code, Some(42));
     assert!(failed.stderr.contains("command terminated with exit code 42"), "{}", failed.stderr);
-    let complained = bench.run(&["exec", "web", "-c", "app", "--", "fail"], "", &[]);
+    let complained = server.run(&["exec", "web", "-c", "app", "--", "fail"], "", &[]);
     assert_eq!((complained.stdout.as_str(), complained.stderr.as_str()), ("", "it went wrong\n"));
-    let piped = bench.run(&["exec", "-i", "web", "-c", "app", "--", "cat"], "line one\nline two\n", &[]);
+    let piped = server.run(&["exec", "-i", "web", "-c", "app", "--", "cat"], "line one\nline two\n", &[]);
     assert_eq!((piped.code, piped.stdout.as_str()), (Some(0), "line one\nline two\n"), "{}", piped.stderr);
     let long = "x".repeat(300_000);
-    assert_eq!(bench.run(&["exec", "-i", "web", "-c", "app", "--", "cat"], &long, &[]).stdout.len(), long.len());
-    let broken = bench.refused("exec web -c broken -- echo hi", "");
+    assert_eq!(server.run(&["exec", "-i", "web", "-c", "app", "--", "cat"], &long, &[]).stdout.len(), long.len());
+    let broken = server.refused("exec web -c broken -- echo hi", "");
     assert!(broken.contains("container \"broken\" in pod \"web\" is not running"), "{broken}");
-    let by_default = bench.run(&["exec", "web", "--", "echo", "hi"], "", &[]);
+    let by_default = server.run(&["exec", "web", "--", "echo", "hi"], "", &[]);
     assert_eq!(by_default.stdout, "hi\n");
 }
 
 fn attach() {
-    let bench = bench();
-    let attached = bench.spawn("attach web -c app");
+    let server = server();
+    let attached = server.spawn("attach web -c app");
+    attached.line_with("three");
+    server.write_log();
     attached.line_with("four");
-    let refused = bench.refused("attach -i web -c app", "");
+    let refused = server.refused("attach -i web -c app", "");
     assert!(refused.contains("has no standard input to attach to"), "{refused}");
 }
 
 fn port_forward() {
-    let bench = bench();
-    let forward = bench.spawn("port-forward pod/web :9080 :1");
+    let server = server();
+    let forward = server.spawn("port-forward pod/web :9080 :1");
     let port_of = |line: String| -> u16 {
         let address = line.split_whitespace().nth(2).expect("an address");
         address.rsplit(':').next().expect("a port").parse().expect("a number")
@@ -94,7 +97,7 @@ fn port_forward() {
     assert!(forward.line_with("error").contains("connection refused"));
 }
 
-/// One HTTP/1.1 response that says what was asked.
+/// Serves HTTP/1.1 responses with the request line.
 fn origin() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
@@ -114,15 +117,15 @@ fn origin() -> u16 {
 }
 
 fn proxied_http() {
-    let bench = bench();
+    let server = server();
     let port = origin();
-    let pod = bench.kubectl(&format!("get --raw /api/v1/namespaces/default/pods/web:{port}/proxy/debug/it?a=b"));
+    let pod = server.kubectl(&format!("get --raw /api/v1/namespaces/default/pods/web:{port}/proxy/debug/it?a=b"));
     assert_eq!(pod, "GET /debug/it?a=b HTTP/1.1 leaked=false");
-    bench.apply(&format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{clusterIP: None, ports: [{{name: http, port: {port}}}]}}\n"));
-    let headless = bench.refused(&format!("get --raw /api/v1/namespaces/default/services/web:{port}/proxy/"), "");
+    server.apply(&format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{clusterIP: None, ports: [{{name: http, port: {port}}}]}}\n"));
+    let headless = server.refused(&format!("get --raw /api/v1/namespaces/default/services/web:{port}/proxy/"), "");
     assert!(headless.contains("no endpoints available for service \"web\""), "{headless}");
-    let absent = bench.refused("get --raw /api/v1/namespaces/default/services/web:81/proxy/", "");
+    let absent = server.refused("get --raw /api/v1/namespaces/default/services/web:81/proxy/", "");
     assert!(absent.contains("no service port \"81\" found for service \"web\""), "{absent}");
-    let closed = bench.refused("get --raw /api/v1/namespaces/default/pods/web:1/proxy/", "");
+    let closed = server.refused("get --raw /api/v1/namespaces/default/pods/web:1/proxy/", "");
     assert!(closed.contains("error trying to reach service"), "{closed}");
 }

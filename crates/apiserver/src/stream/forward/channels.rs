@@ -1,5 +1,5 @@
-//! Port forwarding over WebSocket channels: two for each port, for data and for an error, both of which start with the
-//! port's number as 16 bits little-endian.
+//! Port forwarding over WebSocket channels: a data channel and an error channel for each port, both of which start with
+//! the port number as 16 bits little-endian.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
@@ -9,14 +9,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::QUEUE;
 use crate::stream::node::NodeClient;
-use crate::stream::socket::{self, Socket, message};
+use crate::stream::socket::{self, ClientSocket, message};
 
-/// How much is read from the pod at once.
+/// Most queued frames to a slow client.
+pub(super) const QUEUE: usize = 64;
+
+/// Size of reads from the pod.
 const CHUNK: usize = 32 * 1024;
 
-pub(super) async fn serve(node: NodeClient, pod: Value, ports: Vec<u16>, socket: Socket) {
+pub(super) async fn serve(node: NodeClient, pod: Value, ports: Vec<u16>, socket: ClientSocket) {
     let (mut to_client, mut from_client) = socket.split();
     let (messages, mut queued) = mpsc::channel::<Message>(QUEUE);
     let mut tasks = JoinSet::new();
@@ -58,7 +60,7 @@ pub(super) async fn serve(node: NodeClient, pod: Value, ports: Vec<u16>, socket:
     tokio::select! {
         // All connections have ended.
         () = write => {}
-        // The client has left, and with it goes what it connected to.
+        // The client has disconnected, which ends its connections.
         () = read => {}
     }
 }

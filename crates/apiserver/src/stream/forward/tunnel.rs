@@ -1,4 +1,4 @@
-//! Port forwarding over SPDY: each connection is a stream of data and a stream for an error, paired by a request id.
+//! Port forwarding over SPDY: each connection has a data stream and an error stream with the same request id.
 
 use std::collections::HashMap;
 
@@ -10,33 +10,33 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::stream::node::NodeClient;
-use crate::stream::spdy::{self, Frame, Inflater, Malformed};
+use crate::stream::spdy::{self, Inflater, SpdyError, SpdyFrame};
 
-/// How many pieces of data may wait for a slow pod. Beyond that the whole tunnel waits: SPDY here has no flow control.
+/// Most queued data frames to a slow pod. A full queue blocks the whole tunnel, because there is no flow control.
 const QUEUE: usize = 32;
 
-/// Most connections of one tunnel at once.
-const MOST_CONNECTIONS: usize = 1024;
+/// Most connections of a tunnel.
+const MAX_CONNECTIONS: usize = 1024;
 
-/// How much is read from the pod at once.
+/// Size of reads from the pod.
 const CHUNK: usize = 32 * 1024;
 
-/// One client's tunnel to one pod.
+/// A client's tunnel to a pod.
 pub(super) struct Tunnel {
     node: NodeClient,
     pod: Value,
     frames: mpsc::Sender<Bytes>,
     inflater: Inflater,
-    writer: spdy::Writer,
-    /// Error streams whose data stream has not been opened yet, by request id.
+    writer: spdy::SpdyWriter,
+    /// Error streams whose data stream is not open yet, by request id.
     waiting: HashMap<String, u32>,
-    /// Connections by their data stream.
+    /// Connections by data stream.
     connections: HashMap<u32, Connection>,
     tasks: JoinSet<u32>,
 }
 
 struct Connection {
-    /// None once the client has sent everything.
+    /// None after the end of the client's data.
     to_pod: Option<mpsc::Sender<Bytes>>,
     task: AbortHandle,
 }
@@ -48,14 +48,14 @@ impl Tunnel {
             pod,
             frames,
             inflater: Inflater::new(),
-            writer: spdy::Writer::default(),
+            writer: spdy::SpdyWriter::new(),
             waiting: HashMap::new(),
             connections: HashMap::new(),
             tasks: JoinSet::new(),
         }
     }
 
-    /// Serves until the client leaves or makes no sense.
+    /// Serves the tunnel until the client disconnects or sends an invalid frame.
     pub(super) async fn run(mut self, mut pieces: impl Stream<Item = Bytes> + Unpin) {
         let mut buffer = BytesMut::new();
         while let Some(piece) = pieces.next().await {
@@ -63,15 +63,15 @@ impl Tunnel {
             loop {
                 match spdy::next_frame(&mut buffer) {
                     Ok(None) => break,
-                    Ok(Some(Frame::GoAway)) => return,
+                    Ok(Some(SpdyFrame::GoAway)) => return,
                     Ok(Some(frame)) => {
                         if let Err(error) = self.take(frame).await {
-                            tracing::debug!(%error, "port forwarding");
+                            tracing::debug!(%error, "port forwarding failed");
                             return;
                         }
                     }
                     Err(error) => {
-                        tracing::debug!(%error, "port forwarding");
+                        tracing::debug!(%error, "port forwarding failed");
                         return;
                     }
                 }
@@ -82,13 +82,13 @@ impl Tunnel {
         }
     }
 
-    async fn take(&mut self, frame: Frame) -> Result<(), Malformed> {
+    async fn take(&mut self, frame: SpdyFrame) -> Result<(), SpdyError> {
         match frame {
-            Frame::Open { stream, headers, .. } => self.open(stream, &headers).await,
-            Frame::Data { stream, fin, data } => {
+            SpdyFrame::Open { stream, headers, .. } => self.open(stream, &headers).await,
+            SpdyFrame::Data { stream, fin, data } => {
                 if let Some(connection) = self.connections.get_mut(&stream) {
                     if let Some(to_pod) = connection.to_pod.as_ref().filter(|_| !data.is_empty()) {
-                        // The pod may have stopped reading; what it sent still arrives.
+                        // The pod may have closed its side for reading; its data is still delivered.
                         let _ = to_pod.send(data).await;
                     }
                     if fin {
@@ -97,34 +97,34 @@ impl Tunnel {
                 }
                 Ok(())
             }
-            Frame::Reset { stream } => {
+            SpdyFrame::Reset { stream } => {
                 if let Some(connection) = self.connections.remove(&stream) {
                     connection.task.abort();
                 }
                 self.waiting.retain(|_, waiting| *waiting != stream);
                 Ok(())
             }
-            Frame::Ping { id } => {
+            SpdyFrame::Ping { id } => {
                 self.send(spdy::pong(id)).await;
                 Ok(())
             }
-            Frame::GoAway | Frame::Other => Ok(()),
+            SpdyFrame::GoAway | SpdyFrame::Other => Ok(()),
         }
     }
 
-    async fn open(&mut self, stream: u32, compressed: &[u8]) -> Result<(), Malformed> {
+    async fn open(&mut self, stream: u32, compressed: &[u8]) -> Result<(), SpdyError> {
         let headers = spdy::headers(self.inflater.inflate(compressed)?)?;
         let header =
             |name: &str| headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
-        // Clients that number no requests open the error stream right before the data stream.
+        // Clients without request ids open the error stream directly before the data stream.
         let request = header("requestid").to_owned();
         match header("streamtype") {
-            "error" if self.waiting.len() < MOST_CONNECTIONS => {
+            "error" if self.waiting.len() < MAX_CONNECTIONS => {
                 self.waiting.insert(request, stream);
                 let reply = self.writer.reply(stream);
                 self.send(reply).await;
             }
-            "data" if self.connections.len() < MOST_CONNECTIONS => {
+            "data" if self.connections.len() < MAX_CONNECTIONS => {
                 let (Some(errors), Ok(port)) = (self.waiting.remove(&request), header("port").parse::<u16>()) else {
                     self.send(spdy::reset(stream)).await;
                     return Ok(());
@@ -151,12 +151,12 @@ impl Tunnel {
     }
 
     async fn send(&self, frame: Bytes) {
-        // A client that is gone is noticed when reading from it.
+        // A disconnected client is detected by the reader.
         let _ = self.frames.send(frame).await;
     }
 }
 
-/// One connection, from the first byte to the last. The error is for the client to show.
+/// Copies the data of one connection. The error is for the client.
 async fn carry(
     node: &NodeClient,
     pod: &Value,
@@ -192,7 +192,7 @@ async fn carry(
     };
     tokio::pin!(upload, download);
     tokio::select! {
-        // When the pod has sent everything, what the client might still send has no reader.
+        // After the end of the pod's data, data from the client has no reader.
         result = &mut download => result,
         () = &mut upload => download.await,
     }

@@ -1,0 +1,72 @@
+//! JSON schemas of the built-in kinds, generated from the types of `k8s-openapi`.
+
+use k8s_openapi::api::{
+    admissionregistration::v1 as admissionregistration, apps::v1 as apps, authentication::v1 as authentication,
+    authorization::v1 as authorization, autoscaling::v1 as autoscaling_v1, autoscaling::v2 as autoscaling,
+    batch::v1 as batch, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
+    events::v1 as events, networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
+};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Map, Value};
+
+/// Prefix of references between definitions.
+pub(crate) const PREFIX: &str = "#/components/schemas/";
+
+/// Generates the schemas of the built-in kinds by name (`io.k8s.api.core.v1.Pod`). Generating them takes most of a
+/// second; they are not cached, because they are megabytes that are rarely requested.
+pub(crate) fn generate() -> Map<String, Value> {
+    let settings = SchemaSettings::openapi3().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+        settings.transforms.clear();
+    });
+    let mut generator = settings.into_generator();
+    add_all(&mut generator);
+    generator.take_definitions(false)
+}
+
+macro_rules! add {
+    ($generator:ident: $($kind:ty),+ $(,)?) => { $( $generator.subschema_for::<$kind>(); )+ };
+}
+
+fn add_all(generator: &mut SchemaGenerator) {
+    add!(generator:
+        core::Binding, core::ConfigMap, core::Endpoints, core::Event, core::LimitRange, core::Namespace, core::Node,
+        core::PersistentVolume, core::PersistentVolumeClaim, core::Pod, core::ReplicationController, core::ResourceQuota, core::Secret, core::Service, core::ServiceAccount,
+        admissionregistration::MutatingWebhookConfiguration, admissionregistration::ValidatingWebhookConfiguration,
+        apiextensions::CustomResourceDefinition,
+        apps::DaemonSet, apps::Deployment, apps::ReplicaSet, apps::StatefulSet,
+        authentication::SelfSubjectReview, authentication::TokenRequest, authentication::TokenReview,
+        authorization::LocalSubjectAccessReview, authorization::SelfSubjectAccessReview,
+        authorization::SelfSubjectRulesReview, authorization::SubjectAccessReview,
+        autoscaling_v1::Scale, autoscaling::HorizontalPodAutoscaler,
+        batch::CronJob, batch::Job, coordination::Lease, discovery::EndpointSlice, events::Event,
+        networking::Ingress, networking::NetworkPolicy, policy::Eviction, policy::PodDisruptionBudget,
+        rbac::ClusterRole, rbac::ClusterRoleBinding, rbac::Role, rbac::RoleBinding,
+        meta::DeleteOptions, meta::ListMeta, meta::Status,
+    );
+}
+
+/// Name of a built-in kind's schema.
+pub(crate) fn name(group: &str, version: &str, kind: &str) -> String {
+    let package = match group {
+        "" => "api.core",
+        "apiextensions.k8s.io" => "apiextensions-apiserver.pkg.apis.apiextensions",
+        "rbac.authorization.k8s.io" => "api.rbac",
+        group => return format!("io.k8s.api.{}.{version}.{kind}", group.split('.').next().unwrap_or(group)),
+    };
+    format!("io.k8s.{package}.{version}.{kind}")
+}
+
+/// The definition that `schema` refers to, directly or as its only `allOf`.
+pub(crate) fn reference(schema: &Value) -> Option<&str> {
+    schema["$ref"]
+        .as_str()
+        .or_else(|| match schema["allOf"].as_array()?.as_slice() {
+            [only] => only["$ref"].as_str(),
+            _ => None,
+        })?
+        .strip_prefix(PREFIX)
+}
