@@ -17,11 +17,13 @@ use time::OffsetDateTime;
 
 use crate::CLOCK_SKEW;
 use crate::cacerts::{CaCerts, CaCertsError};
+use crate::certificate;
 use crate::credential::{Credential, CredentialError, PrivateKey};
+use crate::refusal::Refusal;
 use crate::request::{KeyAndRequest, PublicKey, RequestError};
 use crate::spiffe::SpiffeId;
 use crate::trust::{Issuer, Trust, TrustError, public_key_sha256};
-use crate::verify::{self, Refusal, Side};
+use crate::verify::{Side, verify_chain};
 
 /// Why an authority cannot be made or cannot sign.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -144,7 +146,7 @@ impl Authority {
             .map_err(|e| CaError::Entry { entry: "ca-key.pem", reason: e.to_string() })?;
         let pair =
             KeyPair::try_from(key.der()).map_err(|e| CaError::Entry { entry: "ca-key.pem", reason: e.to_string() })?;
-        if verify::spki_of(&certificate).as_deref() != Some(pair.subject_public_key_info().as_slice()) {
+        if certificate::spki_of(&certificate).as_deref() != Some(pair.subject_public_key_info().as_slice()) {
             return Err(CaError::KeyMismatch);
         }
         // In the chain's file, and after the signing certificate, may stand what lies between it and the root, itself
@@ -175,7 +177,7 @@ impl Authority {
         chain: Vec<CertificateDer<'static>>,
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Self, CaError> {
-        let not_after = verify::not_after(&certificate)
+        let not_after = certificate::not_after(&certificate)
             .ok_or_else(|| CaError::Entry { entry: "ca-cert.pem", reason: "it cannot be parsed".to_owned() })?;
         Ok(Authority { issuer, key, certificate, not_after, chain, roots })
     }
@@ -185,7 +187,7 @@ impl Authority {
         let chain = self.issue(&KeyAndRequest::generate()?.public_key()?, &id, Duration::from_secs(60))?;
         let trust = Trust::new("self-test", self.roots.clone(), [])?;
         let (leaf, rest) = chain.split_first().expect("a chain begins with its leaf");
-        verify::verify_chain(&trust, leaf, rest, UnixTime::now(), Side::Client).map_err(CaError::SelfTest)?;
+        verify_chain(&trust, leaf, rest, UnixTime::now(), Side::Client).map_err(CaError::SelfTest)?;
         Ok(())
     }
 
@@ -300,7 +302,7 @@ impl Authority {
 
     /// The entry of a trust bundle that says this authority signs for `cluster`.
     pub fn issuer_of(&self, cluster: &str) -> Issuer {
-        let spki = verify::spki_of(&self.certificate).unwrap_or_default();
+        let spki = certificate::spki_of(&self.certificate).unwrap_or_default();
         Issuer { cluster: cluster.into(), public_key_sha256: public_key_sha256(&spki) }
     }
 }

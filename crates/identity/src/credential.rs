@@ -8,9 +8,10 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::certificate;
+use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
 use crate::tls::provider;
-use crate::verify::{self, Refusal};
 
 /// A private key. Its `Debug` says nothing of it.
 pub struct PrivateKey(PrivateKeyDer<'static>);
@@ -89,11 +90,11 @@ impl Credential {
     /// # Errors
     /// [`CredentialError`].
     pub fn new(mut chain: Vec<CertificateDer<'static>>, key: &PrivateKey) -> Result<Self, CredentialError> {
-        while chain.len() > 1 && chain.last().is_some_and(|last| verify::is_self_issued(last)) {
+        while chain.len() > 1 && chain.last().is_some_and(|last| certificate::is_self_issued(last)) {
             chain.pop();
         }
         let leaf = chain.first().ok_or(CredentialError::Empty)?;
-        let facts = verify::leaf_facts(leaf).map_err(CredentialError::Leaf)?;
+        let facts = certificate::leaf_facts(leaf).map_err(CredentialError::Leaf)?;
         let signing = provider()
             .key_provider
             .load_private_key(key.der().clone_key())

@@ -20,9 +20,11 @@
 pub mod alpn;
 mod authority;
 mod cacerts;
+mod certificate;
 mod credential;
 mod handle;
 mod pem;
+mod refusal;
 mod request;
 mod spiffe;
 mod tls;
@@ -37,11 +39,11 @@ pub use cacerts::{CaCerts, CaCertsError};
 pub use credential::{Credential, CredentialError, PrivateKey};
 pub use handle::{Accept, Identity};
 pub use pem::{certificates_from_pem, certificates_to_pem};
+pub use refusal::{Refusal, refusal_of};
 pub use request::{KeyAndRequest, PublicKey, RequestError};
 pub use spiffe::{SpiffeError, SpiffeId};
 pub use tls::{ClientAuth, Expectation, provider, server_only_client};
 pub use trust::{Issuer, IssuerError, Peer, Trust, TrustError, peer_of, public_key_sha256};
-pub use verify::{Refusal, refusal_of};
 
 /// How far back a certificate's validity begins, so that a peer whose clock is behind accepts it at once.
 pub const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(120);

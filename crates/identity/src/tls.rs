@@ -17,9 +17,10 @@ use rustls_pki_types::CertificateDer;
 
 use crate::alpn::Alpn;
 use crate::credential::Credential;
+use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
 use crate::trust::{Trust, TrustError};
-use crate::verify::{PeerClientVerifier, PeerServerVerifier, Refusal};
+use crate::verify::{PeerClientVerifier, PeerServerVerifier};
 
 /// Proxies of Istio offer TLS 1.3, but may be told to stay at 1.2.
 const SERVER_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];

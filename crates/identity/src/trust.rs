@@ -7,8 +7,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
+use crate::certificate;
 use crate::spiffe::{SpiffeError, SpiffeId, check_trust_domain};
-use crate::verify;
 
 /// A peer sends at most this many certificates that are looked at for its cluster.
 const MAX_INTERMEDIATES: usize = 8;
@@ -53,11 +53,11 @@ impl Issuer {
     ) -> Result<Self, IssuerError> {
         let certificates = crate::pem::certificates_from_pem(pem).map_err(|_| IssuerError::NoCertificate)?;
         let certificate = certificates.first().ok_or(IssuerError::NoCertificate)?;
-        let facts = verify::ca_facts(certificate).ok_or(IssuerError::NoCa)?;
+        let facts = certificate::ca_facts(certificate).ok_or(IssuerError::NoCa)?;
         if now < facts.not_before || now >= facts.not_after {
             return Err(IssuerError::NotValidNow);
         }
-        let signed = roots.iter().any(|root| verify::signing_key_of(root, certificate, |_| Some(())).is_some());
+        let signed = roots.iter().any(|root| certificate::signing_key_of(root, certificate, |_| Some(())).is_some());
         if !signed {
             return Err(IssuerError::ForeignRoot);
         }
@@ -222,10 +222,10 @@ pub fn public_key_sha256(spki_der: &[u8]) -> [u8; 32] {
 /// sent along proves nothing. `None` where the leaf names no workload.
 pub fn peer_of(certificates: &[CertificateDer<'_>], trust: &Trust) -> Option<Peer> {
     let (leaf, rest) = certificates.split_first()?;
-    let id = verify::leaf_facts(leaf).ok()?.id;
+    let id = certificate::leaf_facts(leaf).ok()?.id;
     let cluster = rest
         .iter()
         .take(MAX_INTERMEDIATES)
-        .find_map(|candidate| verify::signing_key_of(candidate, leaf, |spki| trust.cluster_of_key(spki).cloned()));
+        .find_map(|candidate| certificate::signing_key_of(candidate, leaf, |spki| trust.cluster_of_key(spki).cloned()));
     Some(Peer { id, cluster })
 }
