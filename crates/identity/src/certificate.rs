@@ -10,7 +10,7 @@ use x509_parser::prelude::FromDer as _;
 use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
 
-/// What is read of a leaf.
+/// The fields of a leaf certificate.
 pub(crate) struct LeafFacts {
     pub(crate) id: SpiffeId,
     pub(crate) serial: String,
@@ -18,7 +18,7 @@ pub(crate) struct LeafFacts {
     pub(crate) not_after: SystemTime,
 }
 
-/// Reads a leaf strictly: exactly one URI among its names, and that a workload's SPIFFE id.
+/// Reads a leaf certificate. It must have exactly one URI name, which must be the SPIFFE ID of a workload.
 pub(crate) fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<LeafFacts, Refusal> {
     let certificate = parse(leaf)?;
     let names = certificate
@@ -42,14 +42,14 @@ pub(crate) fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<LeafFacts, Refusal
     })
 }
 
-/// What is read of a signing certificate.
+/// The fields of a signing certificate.
 pub(crate) struct CaFacts {
     pub(crate) spki: Vec<u8>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
 
-/// Reads a signing certificate; `None` where it is none.
+/// Reads a signing certificate. Returns `None` if the certificate is not a CA.
 pub(crate) fn ca_facts(certificate: &CertificateDer<'_>) -> Option<CaFacts> {
     let certificate = parse(certificate).ok()?;
     certificate.is_ca().then(|| CaFacts {
@@ -59,22 +59,22 @@ pub(crate) fn ca_facts(certificate: &CertificateDer<'_>) -> Option<CaFacts> {
     })
 }
 
-/// When a certificate ends.
+/// Returns when a certificate expires.
 pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     Some(from_unix(parse(certificate).ok()?.validity().not_after.timestamp()))
 }
 
-/// The SubjectPublicKeyInfo of a certificate.
+/// Returns the SubjectPublicKeyInfo of a certificate.
 pub(crate) fn spki_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     Some(parse(certificate).ok()?.public_key().raw.to_vec())
 }
 
-/// Whether a certificate names itself as its issuer, as roots do.
+/// Returns whether issuer and subject of a certificate are the same, as in roots.
 pub(crate) fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
     parse(certificate).is_ok_and(|c| c.subject().as_raw() == c.issuer().as_raw())
 }
 
-/// Asks `known` about the candidate's key, and answers what it said if that key verifiably signed the leaf.
+/// Calls `known` with the candidate's public key. Returns the result if that key signed the leaf.
 pub(crate) fn signing_key_of<T>(
     candidate: &CertificateDer<'_>,
     leaf: &CertificateDer<'_>,
@@ -85,15 +85,15 @@ pub(crate) fn signing_key_of<T>(
     if leaf.issuer().as_raw() != candidate.subject().as_raw() {
         return None;
     }
-    let answer = known(candidate.public_key().raw)?;
+    let found = known(candidate.public_key().raw)?;
     leaf.verify_signature(Some(candidate.public_key())).ok()?;
-    Some(answer)
+    Some(found)
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok((rest, _)) => Err(Refusal::Encoding(format!("{} bytes after its end", rest.len()))),
+        Ok((rest, _)) => Err(Refusal::Encoding(format!("{} bytes follow the certificate", rest.len()))),
         Err(e) => Err(Refusal::Encoding(e.to_string())),
     }
 }

@@ -1,4 +1,4 @@
-//! Why a peer's certificate is refused.
+//! Refusals of peer certificates.
 
 use std::sync::Arc;
 
@@ -9,54 +9,54 @@ use crate::spiffe::{SpiffeError, SpiffeId};
 /// Why a peer's certificate is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Not a certificate.
+    /// The certificate is not valid X.509.
     #[error("the certificate cannot be parsed: {0}")]
     Encoding(String),
-    /// No URI among its names.
-    #[error("the certificate has no SPIFFE id")]
+    /// The certificate has no URI name.
+    #[error("the certificate has no SPIFFE ID")]
     NoIdentity,
-    /// More than one URI among its names.
-    #[error("the certificate has {0} URI names, a workload has exactly one")]
+    /// The certificate has more than one URI name.
+    #[error("the certificate has {0} URI names instead of one")]
     SeveralIdentities(usize),
-    /// The URI is not a workload's SPIFFE id.
-    #[error("the certificate's URI name is refused: {0}")]
+    /// The URI name is not the SPIFFE ID of a workload.
+    #[error("the URI name of the certificate is invalid: {0}")]
     BadIdentity(SpiffeError),
-    /// It belongs to a trust domain that is not trusted.
-    #[error("{0} belongs to a trust domain that this mesh does not trust")]
+    /// The trust domain is not trusted.
+    #[error("the trust domain of {0} is not trusted")]
     ForeignTrustDomain(SpiffeId),
-    /// Its time is over.
+    /// The certificate has expired.
     #[error("the certificate has expired")]
     Expired,
-    /// Its time has not come.
+    /// The certificate is not valid yet.
     #[error("the certificate is not valid yet")]
     NotYetValid,
-    /// No path leads from it to a root of its trust domain.
+    /// The certificate has no chain to a root of its trust domain.
     #[error("the certificate is not signed under a trusted root")]
     UnknownIssuer,
-    /// It may not be used for this side of a connection.
-    #[error("the certificate may not be used for this purpose")]
+    /// The extended key usage does not permit this side of a connection.
+    #[error("the key usage of the certificate does not permit this use")]
     Usage,
-    /// Anything else that is wrong with the chain.
-    #[error("the certificate chain is refused: {0}")]
+    /// The chain is invalid for another reason.
+    #[error("the certificate chain is invalid: {0}")]
     Chain(String),
-    /// It proves an identity, but not one that is expected here.
-    #[error("{0} is not an identity that is expected here")]
+    /// The peer has an identity that the client does not expect.
+    #[error("{0} is not an expected identity")]
     UnexpectedIdentity(SpiffeId),
-    /// No identity is expected, so none is accepted.
-    #[error("no identity is known for this destination, so none is accepted")]
+    /// The client expects no identity, so it accepts none.
+    #[error("no identity is expected for this destination, so none is accepted")]
     NothingExpected,
-    /// The right identity, signed by another cluster's intermediate.
-    #[error("{id} is signed for {}, which is not expected here", .cluster.as_deref().unwrap_or("no known cluster"))]
+    /// The identity is expected, but not in the cluster whose intermediate signed the certificate.
+    #[error("{id} is signed for {}, which is not an expected cluster", .cluster.as_deref().unwrap_or("no known cluster"))]
     UnexpectedCluster {
-        /// Who it is.
+        /// The identity.
         id: SpiffeId,
-        /// Whose intermediate signed.
+        /// The cluster whose intermediate signed the certificate.
         cluster: Option<Arc<str>>,
     },
 }
 
 impl Refusal {
-    /// A short name for metric labels.
+    /// Returns the reason as a metric label value.
     pub fn reason(&self) -> &'static str {
         match self {
             Refusal::Encoding(_) => "encoding",
@@ -76,8 +76,8 @@ impl Refusal {
     }
 }
 
-/// The refusal behind a failed handshake, where it was this side that refused. rustls wraps it once, and IO errors wrap
-/// rustls; both are looked through.
+/// Returns the refusal that caused a handshake to fail; `None` if the peer refused. rustls errors and IO errors around the refusal
+/// are unwrapped.
 pub fn refusal_of(error: &(dyn std::error::Error + 'static)) -> Option<Refusal> {
     let mut current = Some(error);
     while let Some(error) = current {
@@ -105,7 +105,7 @@ pub fn refusal_of(error: &(dyn std::error::Error + 'static)) -> Option<Refusal> 
 impl From<Refusal> for rustls::Error {
     fn from(refusal: Refusal) -> Self {
         let certificate = match refusal {
-            // Named ones where rustls has them, so that the peer's alert tells it what to do: renew.
+            // rustls sends a specific alert for these, which tells the peer to renew its certificate.
             Refusal::Expired => CertificateError::Expired,
             Refusal::NotYetValid => CertificateError::NotValidYet,
             Refusal::UnknownIssuer => CertificateError::UnknownIssuer,

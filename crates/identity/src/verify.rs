@@ -1,4 +1,4 @@
-//! Verifying a peer's chain: the rules in one function, and the two rustls verifiers that apply it.
+//! Verification of peer certificates: one function with the rules, and the two rustls verifiers that call it.
 
 use std::sync::Arc;
 
@@ -15,29 +15,29 @@ use crate::spiffe::SpiffeId;
 use crate::tls::{ClientAuth, Expectation, provider};
 use crate::trust::Trust;
 
-/// Which side of a connection the certificate is presented by.
+/// The side of a connection that presents a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum PeerSide {
     Client,
     Server,
 }
 
-/// The rules: one SPIFFE id, of a trusted domain, under a root of that very domain, valid now, for this purpose. Returns
-/// who it is and whose intermediate signed the leaf.
+/// Verifies a certificate chain: one SPIFFE ID, of a trusted domain, under a root of that domain, valid now, with a key usage for
+/// this side. Returns the identity and the cluster whose intermediate signed the leaf.
 pub(crate) fn verify_chain(
     trust: &Trust,
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     now: UnixTime,
-    side: Side,
+    side: PeerSide,
 ) -> Result<(SpiffeId, Option<Arc<str>>), Refusal> {
     let id = leaf_facts(leaf)?.id;
     let Some(anchors) = trust.anchors_of(id.trust_domain()) else {
         return Err(Refusal::ForeignTrustDomain(id));
     };
     let usage = match side {
-        Side::Client => KeyUsage::client_auth(),
-        Side::Server => KeyUsage::server_auth(),
+        PeerSide::Client => KeyUsage::client_auth(),
+        PeerSide::Server => KeyUsage::server_auth(),
     };
     let end_entity = EndEntityCert::try_from(leaf).map_err(from_webpki)?;
     let path = end_entity
@@ -93,8 +93,8 @@ macro_rules! handshake_signatures {
     };
 }
 
-/// Accepts a server that proves one of the expected identities. The name asked for in the handshake plays no part: it
-/// says where a gateway is to forward, not who is to answer.
+/// Accepts servers with an expected identity. The server name of the handshake is not verified: it tells a gateway where to
+/// forward the connection, and is no identity.
 #[derive(Debug)]
 pub(crate) struct PeerServerVerifier {
     pub(crate) trust: Trust,
@@ -113,7 +113,7 @@ impl ServerCertVerifier for PeerServerVerifier {
         if self.expected.is_empty() {
             return Err(Refusal::NothingExpected.into());
         }
-        let (id, cluster) = verify_chain(&self.trust, end_entity, intermediates, now, Side::Server)?;
+        let (id, cluster) = verify_chain(&self.trust, end_entity, intermediates, now, PeerSide::Server)?;
         self.expected.check(id, cluster)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -121,7 +121,7 @@ impl ServerCertVerifier for PeerServerVerifier {
     handshake_signatures!();
 }
 
-/// Accepts any client of a trusted domain; who may do what is for authorization to say.
+/// Accepts all clients of a trusted domain. Authorization decides later which requests they may send.
 #[derive(Debug)]
 pub(crate) struct PeerClientVerifier {
     pub(crate) trust: Trust,
@@ -143,7 +143,7 @@ impl ClientCertVerifier for PeerClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        verify_chain(&self.trust, end_entity, intermediates, now, Side::Client)?;
+        verify_chain(&self.trust, end_entity, intermediates, now, PeerSide::Client)?;
         Ok(ClientCertVerified::assertion())
     }
 
