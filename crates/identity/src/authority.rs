@@ -4,26 +4,28 @@
 //! 4096, repeat the serial number if the same key is certified again, and copy fields of the request.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
-    SanType, SerialNumber,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use crate::CLOCK_SKEW;
-use crate::cacerts::{CaCerts, CaCertsError};
+use crate::cacerts::CaCertsError;
 use crate::certificate;
 use crate::credential::{Credential, CredentialError, PrivateKey};
 use crate::refusal::Refusal;
 use crate::request::{KeyAndRequest, PublicKey, RequestError};
 use crate::spiffe::SpiffeId;
-use crate::trust::{Issuer, Trust, TrustError, public_key_sha256};
-use crate::verify::{PeerSide, verify_chain};
+use crate::trust::{Issuer, TrustError, public_key_sha256};
+
+mod load;
+mod parameters;
+
+use parameters::{ca_params, ia5, private_key, random_serial};
 
 /// Why an authority cannot be created, loaded or used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -129,48 +131,6 @@ impl Authority {
         Authority::assemble(rcgen::Issuer::new(params, pair), key, certificate, chain, self.roots.clone())
     }
 
-    /// Loads an authority from the `cacerts` format. As a self-test it signs a certificate and verifies it.
-    ///
-    /// # Errors
-    /// Returns an error that names the invalid entry.
-    pub fn from_cacerts(cacerts: &CaCerts) -> Result<Self, CaError> {
-        let certificates = |entry: &'static str, text: &str| {
-            crate::pem::certificates_from_pem(text.as_bytes()).map_err(|reason| CaError::Entry { entry, reason })
-        };
-        let mut signing = certificates("ca-cert.pem", &cacerts.ca_cert)?.into_iter();
-        let certificate = signing.next().ok_or_else(|| no_certificate("ca-cert.pem"))?;
-        let roots = certificates("root-cert.pem", &cacerts.root_cert)?;
-        if roots.is_empty() {
-            return Err(no_certificate("root-cert.pem"));
-        }
-        let key = PrivateKey::from_pem(cacerts.ca_key.as_bytes())
-            .map_err(|e| CaError::Entry { entry: "ca-key.pem", reason: e.to_string() })?;
-        let pair =
-            KeyPair::try_from(key.der()).map_err(|e| CaError::Entry { entry: "ca-key.pem", reason: e.to_string() })?;
-        if certificate::spki_of(&certificate).as_deref() != Some(pair.subject_public_key_info().as_slice()) {
-            return Err(CaError::KeyMismatch);
-        }
-        // `cert-chain.pem`, and `ca-cert.pem` after the signing certificate, may contain the certificates up to the root. They may
-        // repeat the signing certificate and include the root.
-        let mut chain = Vec::new();
-        if !roots.contains(&certificate) {
-            chain.push(certificate.clone());
-            for link in signing.chain(certificates("cert-chain.pem", &cacerts.cert_chain)?) {
-                if !chain.contains(&link) && !roots.contains(&link) {
-                    chain.push(link);
-                }
-            }
-        }
-        let issuer = rcgen::Issuer::from_ca_cert_der(&certificate, pair)
-            .map_err(|e| CaError::Entry { entry: "ca-cert.pem", reason: e.to_string() })?;
-        let authority = Authority::assemble(issuer, key, certificate, chain, roots)?;
-        if authority.not_after <= SystemTime::now() {
-            return Err(CaError::Expired);
-        }
-        authority.self_test()?;
-        Ok(authority)
-    }
-
     fn assemble(
         issuer: rcgen::Issuer<'static, KeyPair>,
         key: PrivateKey,
@@ -183,25 +143,6 @@ impl Authority {
             reason: "it is not an X.509 certificate".to_owned(),
         })?;
         Ok(Authority { issuer, key, certificate, not_after, chain, roots })
-    }
-
-    fn self_test(&self) -> Result<(), CaError> {
-        let id = SpiffeId::new("self-test", "isthmus", "isthmus").expect("a valid id");
-        let chain = self.issue(&KeyAndRequest::generate()?.public_key()?, &id, Duration::from_secs(60))?;
-        let trust = Trust::new("self-test", self.roots.clone(), [])?;
-        let (leaf, rest) = chain.split_first().expect("a chain begins with its leaf");
-        verify_chain(&trust, leaf, rest, UnixTime::now(), PeerSide::Client).map_err(CaError::SelfTest)?;
-        Ok(())
-    }
-
-    /// Returns the authority in the `cacerts` format, including the private key.
-    pub fn to_cacerts(&self) -> CaCerts {
-        CaCerts {
-            ca_cert: crate::pem::certificates_to_pem([&self.certificate]),
-            ca_key: self.key.to_pem(),
-            root_cert: crate::pem::certificates_to_pem(&self.roots),
-            cert_chain: crate::pem::certificates_to_pem(self.chain.iter().chain(&self.roots)),
-        }
     }
 
     /// Signs a workload certificate. It is valid from [`CLOCK_SKEW`] ago until `validity` from now, but no longer than this
@@ -318,56 +259,4 @@ impl fmt::Debug for Authority {
             .field("key", &"redacted")
             .finish_non_exhaustive()
     }
-}
-
-fn ca_params(
-    common_name: &str,
-    organization: &str,
-    path_length: u8,
-    constraints: Option<&Constraints>,
-    validity: Duration,
-    now: SystemTime,
-) -> Result<CertificateParams, CaError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, organization);
-    params.distinguished_name.push(DnType::CommonName, common_name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
-    params.not_before = OffsetDateTime::from(now - CLOCK_SKEW);
-    params.not_after = OffsetDateTime::from(now + validity);
-    params.serial_number = Some(random_serial());
-    if let Some(constraints) = constraints {
-        for name in &constraints.dns {
-            ia5(name)?;
-        }
-        params.name_constraints = Some(NameConstraints {
-            permitted_subtrees: constraints.dns.iter().cloned().map(GeneralSubtree::DnsName).collect(),
-            excluded_subtrees: vec![
-                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(Ipv4Addr::UNSPECIFIED.into(), 0)),
-                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(Ipv6Addr::UNSPECIFIED.into(), 0)),
-            ],
-        });
-    }
-    Ok(params)
-}
-
-/// Returns a serial number with 126 random bits: positive and always 16 bytes long. The CA/Browser baseline requires 64 random bits.
-fn random_serial() -> SerialNumber {
-    let mut bytes: [u8; 16] = rand::random();
-    bytes[0] = bytes[0] & 0x7f | 0x40;
-    SerialNumber::from_slice(&bytes)
-}
-
-fn private_key(pair: &KeyPair) -> PrivateKey {
-    PrivateKey::new(PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pair.serialize_der())))
-}
-
-fn ia5(name: &str) -> Result<rcgen::string::Ia5String, CaError> {
-    name.try_into().map_err(|_| CaError::Name(name.to_owned()))
-}
-
-fn no_certificate(entry: &'static str) -> CaError {
-    CaError::Entry { entry, reason: "it contains no certificate".to_owned() }
 }
