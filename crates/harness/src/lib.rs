@@ -1,9 +1,9 @@
 //! Test harness for tests that enter Linux namespaces.
 //!
-//! A process can enter a user or mount namespace only while it has a single thread, so these tests cannot run in the threads
-//! of Rust's test harness. [`run`] starts the test program again for each test: the new process prepares its namespaces and
-//! then runs that one test. Each test runs as root and as an ordinary user in a user namespace. A test that cannot run counts
-//! as ignored, with the reason (docs/decisions/test-harnesses.md).
+//! A process can enter a user or mount namespace only while it has a single thread, so these tests cannot run in the
+//! threads of Rust's test harness. [`run`] starts the test program again for each test: the new process prepares its
+//! namespaces and then runs that one test. Each test runs as root and as an ordinary user in a user namespace. A test
+//! that cannot run counts as ignored, with the reason (docs/decisions/test-harnesses.md).
 //!
 //! The arguments are those of Rust's test harness: a filter, `--list`, `--exact` and so on.
 
@@ -25,15 +25,15 @@ pub type Test = (&'static str, fn());
 
 /// The user as whom a test runs.
 #[derive(Clone, Copy)]
-enum User {
+enum TestUser {
     Root,
     Ordinary,
 }
 
 /// Runs tests, each in a process of its own. To be called in `main` before any thread starts.
 ///
-/// `prepare` enters the namespaces. It runs first in each test's process; its error is the reason why no test can run there.
-/// Tests run one after another unless `--test-threads` is given, since some of them measure time.
+/// `prepare` enters the namespaces. It runs first in each test's process; its error is the reason why no test can run
+/// there. Tests run one after another unless `--test-threads` is given, since some of them measure time.
 pub fn run(tests: &[Test], prepare: fn() -> Result<(), String>) -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some(SINGLE_TEST) {
@@ -41,7 +41,7 @@ pub fn run(tests: &[Test], prepare: fn() -> Result<(), String>) -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
-    let trials = [User::Root, User::Ordinary].into_iter().flat_map(|user| {
+    let trials = [TestUser::Root, TestUser::Ordinary].into_iter().flat_map(|user| {
         tests.iter().map(move |&(name, _)| Trial::ignorable_test(user.trial(name), move || start(user, name)))
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
@@ -66,13 +66,13 @@ fn run_single(tests: &[Test], wanted: &str, prepare: fn() -> Result<(), String>)
 }
 
 /// Runs one test in a process of its own.
-fn start(user: User, name: &str) -> Result<Completion, Failed> {
+fn start(user: TestUser, name: &str) -> Result<Completion, Failed> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args([SINGLE_TEST, name]).current_dir("/");
     match (user, rustix::process::geteuid().is_root()) {
-        (User::Root, true) | (User::Ordinary, false) => {}
-        (User::Root, false) => return Ok(Completion::ignored_with("this test needs root")),
-        (User::Ordinary, true) => {
+        (TestUser::Root, true) | (TestUser::Ordinary, false) => {}
+        (TestUser::Root, false) => return Ok(Completion::ignored_with("this test needs root")),
+        (TestUser::Ordinary, true) => {
             command.uid(NOBODY).gid(NOBODY);
         }
     }
@@ -97,7 +97,7 @@ fn completion(output: &Output) -> Result<Completion, Failed> {
     Err(format!("{}\n{printed}{}", output.status, text(&output.stderr)).into())
 }
 
-impl User {
+impl TestUser {
     fn trial(self, test: &str) -> String {
         match self {
             Self::Root => format!("root::{test}"),

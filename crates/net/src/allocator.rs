@@ -1,5 +1,5 @@
-//! The memory allocator of the programs: jemalloc, configured for a proxy that shares a machine with its application. Reasons and
-//! measurements: docs/decisions/allocator.md.
+//! The memory allocator of the programs: jemalloc, configured for a proxy that shares a machine with its application.
+//! Reasons and measurements: docs/decisions/allocator.md.
 //!
 //! A program uses it with two lines in its `main.rs`:
 //!
@@ -20,15 +20,16 @@ pub use tikv_jemallocator::Jemalloc as Allocator;
 
 /// The configuration, which jemalloc reads before its first allocation. It ignores settings that it does not know.
 ///
-/// - `narenas`: the number of arenas. The default is 4 for each processor of the *machine*, and each arena retains memory. A proxy
-///   has one or two worker threads.
+/// - `narenas`: the number of arenas. The default is 4 for each processor of the *machine*, and each arena retains
+///   memory. A proxy has one or two worker threads.
 /// - `thp`: no transparent huge pages, since a huge page for a few small objects makes an idle proxy large.
 /// - `dirty_decay_ms`: how long freed pages wait for reuse before they are returned to the kernel.
-/// - `muzzy_decay_ms`: pages are returned at once, and not only when the kernel runs short (`MADV_FREE`), so that resident memory
-///   is the memory in use.
-/// - `cache_oblivious`: large allocations start anywhere in a page, which costs a page each. On AMD's Zen 3, `rep movsb`, with which
-///   the C library copies from 2 KiB on, is thirty times slower if the destination is up to 64 bytes further into its page than the
-///   source. A TLS record's payload, five bytes into its buffer, encrypted from a buffer that starts at a page, is such a copy.
+/// - `muzzy_decay_ms`: pages are returned at once, and not only when the kernel runs short (`MADV_FREE`), so that
+///   resident memory is the memory in use.
+/// - `cache_oblivious`: large allocations start anywhere in a page, which costs a page each. On AMD's Zen 3, `rep
+///   movsb`, with which the C library copies from 2 KiB on, is thirty times slower if the destination is up to 64 bytes
+///   further into its page than the source. A TLS record's payload, five bytes into its buffer, encrypted from a buffer
+///   that starts at a page, is such a copy.
 const CONFIGURATION: &CStr = c"narenas:2,thp:never,dirty_decay_ms:5000,muzzy_decay_ms:0,cache_oblivious:true";
 
 /// A pointer to a constant string.
@@ -39,8 +40,8 @@ struct ConstantString(*const std::ffi::c_char);
 unsafe impl Sync for ConstantString {}
 
 /// The name by which jemalloc finds its configuration (`malloc_conf` in its manual, with the prefix of this build).
-// SAFETY: the only other definition of this name is jemalloc's weak one, which this definition replaces. The type is that of
-// jemalloc's declaration: `const char *`.
+// SAFETY: the only other definition of this name is jemalloc's weak one, which this definition replaces. The type is
+// that of jemalloc's declaration: `const char *`.
 #[used]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static MALLOC_CONF: ConstantString = ConstantString(CONFIGURATION.as_ptr());
@@ -48,8 +49,8 @@ static MALLOC_CONF: ConstantString = ConstantString(CONFIGURATION.as_ptr());
 /// The number of purges so far.
 static PURGES: AtomicU32 = AtomicU32::new(0);
 
-/// Returns all free memory to the kernel without waiting for its decay, except the thread caches of other threads, which they
-/// flush when they next wait ([`before_waiting`]).
+/// Returns all free memory to the kernel without waiting for its decay, except the thread caches of other threads,
+/// which they flush when they next wait ([`before_waiting`]).
 ///
 /// # Errors
 /// Returns the errors of jemalloc's control interface, none of which are expected.
@@ -60,8 +61,8 @@ pub fn purge() -> io::Result<()> {
     control(c"arena.4096.purge")
 }
 
-/// Flushes the calling thread's cache once after each [`purge`]. To be called by a thread that is about to wait: after a burst its
-/// cache may hold a megabyte of small allocations, whose pages cannot be returned.
+/// Flushes the calling thread's cache once after each [`purge`]. To be called by a thread that is about to wait: after
+/// a burst its cache may hold a megabyte of small allocations, whose pages cannot be returned.
 pub fn before_waiting() {
     thread_local! {
         static FLUSHED_AT: Cell<u32> = const { Cell::new(0) };
@@ -73,9 +74,9 @@ pub fn before_waiting() {
     }
 }
 
-/// Gives the calling thread an arena of its own and disables its cache: for a thread that keeps long-lived records while other
-/// threads allocate for a short time. In a shared arena these records would be scattered over pages that are mostly free and
-/// cannot be returned.
+/// Gives the calling thread an arena of its own and disables its cache: for a thread that keeps long-lived records
+/// while other threads allocate for a short time. In a shared arena these records would be scattered over pages that
+/// are mostly free and cannot be returned.
 ///
 /// # Errors
 /// Returns an error of jemalloc's control interface; only a lack of memory is expected.

@@ -1,9 +1,10 @@
 //! Returning memory to the kernel that only the start or a burst of load needed.
 //!
-//! After its start a program has every page resident that the dynamic linker and the start-up code touched, and with each of
-//! them the fifteen that the kernel maps along (fault-around). For the `isthmus` command, which contains all components, that is
-//! far more than an idle component uses: a sidecar of an optimised build had 18 MiB of files resident. A burst of load has the
-//! same effect, and leaves free memory with the allocator. [`Reclaimer`] returns both (docs/decisions/allocator.md).
+//! After its start a program has every page resident that the dynamic linker and the start-up code touched, and with
+//! each of them the fifteen that the kernel maps along (fault-around). For the `isthmus` command, which contains all
+//! components, that is far more than an idle component uses: a sidecar of an optimised build had 18 MiB of files
+//! resident. A burst of load has the same effect, and leaves free memory with the allocator. [`Reclaimer`] returns both
+//! (docs/decisions/allocator.md).
 
 use std::fs;
 use std::io;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, madvise};
 
-/// Drops the resident pages of the program file and of its libraries. Pages that are used again come back from the page cache.
-/// Returns the number of bytes that were resident. A mapping that the kernel refuses to drop stays resident.
+/// Drops the resident pages of the program file and of its libraries. Pages that are used again come back from the page
+/// cache. Returns the number of bytes that were resident. A mapping that the kernel refuses to drop stays resident.
 ///
 /// # Errors
 /// Returns an error if `/proc/self/smaps` cannot be read.
@@ -22,9 +23,9 @@ pub fn drop_file_pages() -> io::Result<usize> {
     for mapping in unmodified(&fs::read_to_string("/proc/self/smaps")?) {
         let address = std::ptr::with_exposed_provenance_mut(mapping.range.start);
         let length = mapping.range.len();
-        // SAFETY: a private, read-only mapping without anonymous pages contains exactly the bytes of its file, so dropping pages
-        // loses nothing: the next access maps them again. File mappings change only when libraries are loaded or unloaded,
-        // which the programs do not do.
+        // SAFETY: a private, read-only mapping without anonymous pages contains exactly the bytes of its file, so
+        // dropping pages loses nothing: the next access maps them again. File mappings change only when libraries are
+        // loaded or unloaded, which the programs do not do.
         if unsafe { madvise(address, length, Advice::LinuxDontNeed) }.is_ok() {
             dropped += mapping.resident;
             // SAFETY: the readahead setting does not affect the contents.
@@ -49,8 +50,8 @@ const TOLERATED_GROWTH: usize = 2 << 20;
 
 /// Detects that the process is idle, and then returns memory that only its earlier work needed.
 ///
-/// Dropping the program's pages takes 1 ms, and the next requests fault in about 100 of them at 1 to 2 µs each (November 2026). So
-/// pages are dropped once after each period of work. A busy process is left alone.
+/// Dropping the program's pages takes 1 ms, and the next requests fault in about 100 of them at 1 to 2 µs each
+/// (November 2026). So pages are dropped once after each period of work. A busy process is left alone.
 #[derive(Debug)]
 pub struct Reclaimer {
     checked: Instant,
@@ -75,8 +76,8 @@ impl Reclaimer {
         Self { checked: Instant::now(), used: processor_time(), stage: ReclaimStage::Busy }
     }
 
-    /// Returns memory to the kernel if the process was idle since the last call. To be called every few seconds. Returns the number of
-    /// bytes, or `None` if the process was busy.
+    /// Returns memory to the kernel if the process was idle since the last call. To be called every few seconds.
+    /// Returns the number of bytes, or `None` if the process was busy.
     ///
     /// # Errors
     /// Returns an error if the process cannot read its state in `/proc`. The next call may succeed.
@@ -126,8 +127,9 @@ struct Mapping {
     resident: usize,
 }
 
-/// Returns the private file mappings in `/proc/self/smaps` whose contents are those of the file: read-only, and without anonymous pages,
-/// resident or swapped. Mappings that the linker relocates before it protects them (RELRO) have anonymous pages.
+/// Returns the private file mappings in `/proc/self/smaps` whose contents are those of the file: read-only, and without
+/// anonymous pages, resident or swapped. Mappings that the linker relocates before it protects them (RELRO) have
+/// anonymous pages.
 fn unmodified(smaps: &str) -> Vec<Mapping> {
     let mut found: Vec<Mapping> = Vec::new();
     let mut candidate: Option<Mapping> = None;

@@ -1,7 +1,7 @@
 //! Links, packet rules and processes in real namespaces.
 //!
-//! Each test runs in a process of its own, once as root and once as an ordinary user (`harness`). The test program is also
-//! the start helper and the pause process of the pods that it starts.
+//! Each test runs in a process of its own, once as root and once as an ordinary user (`harness`). The test program is
+//! also the start helper and the pause process of the pods that it starts.
 
 extern crate isthmus_net as net;
 
