@@ -1,5 +1,6 @@
-//! Istio's Gateway (`networking.istio.io`), as far as it has effect: servers with TLS mode AUTO_PASSTHROUGH export services to
-//! other networks. Servers of other modes configure an ingress, which is not supported; they are accepted with a warning.
+//! Istio's Gateway (`networking.istio.io`), as far as it has effect: servers with TLS mode AUTO_PASSTHROUGH export
+//! services to other networks. Servers of other modes configure an ingress, which is not supported; they are accepted
+//! with a warning.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Validation of the kubeconfig in a remote secret.
 //!
-//! Any principal that may write Secrets in the root namespace may write a remote secret, and the controller reads it. So a
-//! kubeconfig must not make the controller run a program or read a file. Refused are, as in Istio
+//! Any principal that may write Secrets in the root namespace may write a remote secret, and the controller reads it.
+//! So a kubeconfig must not make the controller run a program or read a file. Refused are, as in Istio
 //! (`PILOT_INSECURE_MULTICLUSTER_KUBECONFIG_OPTIONS` lists the same fields): `exec`, every `auth-provider`, and keys,
 //! certificates and tokens as file paths. Unlike Istio, a CA as a file path is refused too: it would name a file of the
 //! controller.
@@ -167,8 +167,8 @@ pub fn is_loopback(server: &str) -> bool {
     rest.starts_with("127.") || rest.starts_with("localhost") || rest.starts_with("[::1]")
 }
 
-/// Removes the input from a parser's message, since it may contain a token. Parsers quote the input in the message and show it
-/// below, so only the first line is kept, without quoted text.
+/// Removes the input from a parser's message, since it may contain a token. Parsers quote the input in the message and
+/// show it below, so only the first line is kept, without quoted text.
 fn without_content(text: &str) -> String {
     let mut quote = None;
     let mut kept = String::new();

@@ -7,8 +7,8 @@
 //! - [`reader`]: the service account whose token a remote secret holds.
 //! - [`names`]: labels, annotations and well-known names.
 //!
-//! Every input converts into a form in which invalid states do not exist. A field without effect is reported as a [`Warning`],
-//! never ignored silently.
+//! Every input converts into a form in which invalid states do not exist. A field without effect is reported as a
+//! [`Warning`], never ignored silently.
 //!
 //! This crate does not talk to clusters and is not linked into proxies.
 

@@ -1,8 +1,8 @@
 //! The reader: the service account by which a controller reads another cluster, with its role.
 //!
-//! The reader may read the kinds that the controller watches. It may not read Secrets. In a cluster without a controller of its
-//! own it may also review tokens and write the ConfigMap with the root certificates. (For server-side apply the API server
-//! authorises `create` with the object's name, so that permission is limited to the name as well.)
+//! The reader may read the kinds that the controller watches. It may not read Secrets. In a cluster without a
+//! controller of its own it may also review tokens and write the ConfigMap with the root certificates. (For server-side
+//! apply the API server authorises `create` with the object's name, so that permission is limited to the name as well.)
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Remote secrets: Secrets labelled `istio/multiCluster: "true"`, with a cluster's name as data key and a kubeconfig as value.
-//! The format is that of `istioctl create-remote-secret`: Istio and Isthmus read each other's remote secrets.
+//! Remote secrets: Secrets labelled `istio/multiCluster: "true"`, with a cluster's name as data key and a kubeconfig as
+//! value. The format is that of `istioctl create-remote-secret`: Istio and Isthmus read each other's remote secrets.
 
 use std::collections::BTreeMap;
 

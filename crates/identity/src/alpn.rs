@@ -1,10 +1,10 @@
 //! Application protocols (ALPN) of connections between proxies.
 //!
-//! The values are Istio's, so that a mesh can be migrated proxy by proxy: an Istio sidecar selects its inbound filter chain
-//! by the protocols that the client *offers*, and an Istio east-west gateway forwards only connections that offer one of
-//! them. The server's choice has no effect on Istio. Isthmus therefore prefers the plain names, and accepts the `istio*` names
-//! for clients that offer no others. `istio-peer-exchange` is last, because an Envoy client that negotiates it expects metadata
-//! at the beginning of the stream.
+//! The values are Istio's, so that a mesh can be migrated proxy by proxy: an Istio sidecar selects its inbound filter
+//! chain by the protocols that the client *offers*, and an Istio east-west gateway forwards only connections that offer
+//! one of them. The server's choice has no effect on Istio. Isthmus therefore prefers the plain names, and accepts the
+//! `istio*` names for clients that offer no others. `istio-peer-exchange` is last, because an Envoy client that
+//! negotiates it expects metadata at the beginning of the stream.
 
 /// A list of protocol names, most preferred first.
 pub type Alpn = &'static [&'static [u8]];
@@ -35,8 +35,8 @@ pub const DISCOVERY: Alpn = &[b"h2"];
 /// The protocols of webhooks.
 pub const WEBHOOK: Alpn = &[b"h2", b"http/1.1"];
 
-/// Returns whether the protocols offered in a ClientHello identify the client as a mesh proxy, as opposed to an application with
-/// TLS of its own.
+/// Returns whether the protocols offered in a ClientHello identify the client as a mesh proxy, as opposed to an
+/// application with TLS of its own.
 pub fn offered_by_mesh<'a>(offered: impl IntoIterator<Item = &'a [u8]>) -> bool {
     offered.into_iter().any(|name| name == b"istio" || name.starts_with(b"istio-"))
 }

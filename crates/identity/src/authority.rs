@@ -47,8 +47,8 @@ pub enum CaError {
     /// The signing certificate has expired.
     #[error("the signing certificate has expired; create a new one with `isthmus ca intermediate`")]
     Expired,
-    /// A certificate that the authority signs does not verify under its roots: the chain is incomplete, a constraint excludes it, or
-    /// the signing certificate is not a CA.
+    /// A certificate that the authority signs does not verify under its roots: the chain is incomplete, a constraint
+    /// excludes it, or the signing certificate is not a CA.
     #[error("certificates signed by this authority do not verify under its root: {0}")]
     SelfTest(Refusal),
     /// A name has characters that certificates cannot contain.
@@ -108,8 +108,8 @@ impl Authority {
         Authority::assemble(issuer, key, certificate.clone(), Vec::new(), vec![certificate])
     }
 
-    /// Creates an intermediate for one cluster, signed by this root. The intermediate may sign only leaf certificates, with the
-    /// DNS names that `constraints` permits and without IP addresses. It expires no later than the root.
+    /// Creates an intermediate for one cluster, signed by this root. The intermediate may sign only leaf certificates,
+    /// with the DNS names that `constraints` permits and without IP addresses. It expires no later than the root.
     ///
     /// # Errors
     /// Returns an error if a name is invalid, the root has expired, or signing fails.
@@ -145,8 +145,8 @@ impl Authority {
         Ok(Authority { issuer, key, certificate, not_after, chain, roots })
     }
 
-    /// Signs a workload certificate. It is valid from [`CLOCK_SKEW`] ago until `validity` from now, but no longer than this
-    /// authority. Returns the chain: the leaf first, without the root.
+    /// Signs a workload certificate. It is valid from [`CLOCK_SKEW`] ago until `validity` from now, but no longer than
+    /// this authority. Returns the chain: the leaf first, without the root.
     ///
     /// # Errors
     /// Returns an error if the authority has expired or signing fails.

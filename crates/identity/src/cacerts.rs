@@ -1,5 +1,6 @@
-//! The `cacerts` format of Istio's plug-in CA: a signing certificate with key, chain and roots as PEM entries `ca-cert.pem`,
-//! `ca-key.pem`, `root-cert.pem` and `cert-chain.pem`. The names of cert-manager (`tls.crt`, `tls.key`, `ca.crt`) are accepted too.
+//! The `cacerts` format of Istio's plug-in CA: a signing certificate with key, chain and roots as PEM entries
+//! `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem`. The names of cert-manager (`tls.crt`, `tls.key`,
+//! `ca.crt`) are accepted too.
 
 use std::collections::BTreeMap;
 use std::fmt;

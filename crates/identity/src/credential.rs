@@ -84,8 +84,8 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// Creates a credential. A self-signed certificate at the end of the chain is dropped: certificate APIs append the root, which
-    /// peers already have.
+    /// Creates a credential. A self-signed certificate at the end of the chain is dropped: certificate APIs append the
+    /// root, which peers already have.
     ///
     /// # Errors
     /// Returns an error if the leaf is not a workload certificate, or the key does not match it.
@@ -153,8 +153,9 @@ impl Credential {
         self.not_after.duration_since(now).unwrap_or_default()
     }
 
-    /// Returns the time from `now` until the certificate is due for renewal, at half of its lifetime. `jitter` (0 to 1) moves that
-    /// time by up to ±1 % of the lifetime, so that proxies that started together do not renew together. Zero if renewal is overdue.
+    /// Returns the time from `now` until the certificate is due for renewal, at half of its lifetime. `jitter` (0 to 1)
+    /// moves that time by up to ±1 % of the lifetime, so that proxies that started together do not renew together. Zero
+    /// if renewal is overdue.
     pub fn renew_in(&self, now: SystemTime, jitter: f64) -> Duration {
         let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
         let share = 0.5 + (jitter.clamp(0.0, 1.0) - 0.5) * 0.02;

@@ -13,8 +13,8 @@ use crate::spiffe::SpiffeId;
 use crate::tls::{self, ClientAuth, Expectation};
 use crate::trust::{Trust, TrustError};
 
-/// The maximum number of cached client configurations per protocol list; beyond it the cache is cleared. A proxy needs one for each
-/// set of identities that it connects to. 4096 of them take about 4 MiB.
+/// The maximum number of cached client configurations per protocol list; beyond it the cache is cleared. A proxy needs
+/// one for each set of identities that it connects to. 4096 of them take about 4 MiB.
 const MAX_CLIENTS: usize = 4096;
 
 /// The TLS settings of a listener.
@@ -106,20 +106,20 @@ impl Identity {
         Arc::clone(config)
     }
 
-    /// Returns the configuration of a listener that requests no client certificates, such as a webhook's. It is not cached: a
-    /// webhook server needs it once per generation.
+    /// Returns the configuration of a listener that requests no client certificates, such as a webhook's. It is not
+    /// cached: a webhook server needs it once per generation.
     pub fn plain_server_config(&self, alpn: Alpn) -> Arc<ServerConfig> {
         Arc::new(tls::plain_server(&self.shared.current.load().credential, alpn))
     }
 
-    /// Returns the configuration of a connection to a peer that must prove one of the `expected` identities. An empty list refuses
-    /// every peer.
+    /// Returns the configuration of a connection to a peer that must prove one of the `expected` identities. An empty
+    /// list refuses every peer.
     pub fn client_config(&self, expected: &[SpiffeId], alpn: Alpn) -> Arc<ClientConfig> {
         self.client_config_for(&Expectation::any_of(expected.iter().cloned()), alpn)
     }
 
-    /// Returns the configuration of a connection to a peer that meets an expectation. Callers keep the expectation, which avoids
-    /// building it for each connection.
+    /// Returns the configuration of a connection to a peer that meets an expectation. Callers keep the expectation,
+    /// which avoids building it for each connection.
     pub fn client_config_for(&self, expected: &Expectation, alpn: Alpn) -> Arc<ClientConfig> {
         let state = self.shared.current.load();
         let mut clients = state.clients.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,8 +135,8 @@ impl Identity {
         config
     }
 
-    /// Returns the configuration of a connection to the controller, which presents this process's credential and verifies the
-    /// controller's DNS name.
+    /// Returns the configuration of a connection to the controller, which presents this process's credential and
+    /// verifies the controller's DNS name.
     ///
     /// # Errors
     /// Returns an error if a root is not a valid trust anchor.

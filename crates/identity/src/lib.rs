@@ -5,12 +5,12 @@
 //! - [`Authority`] signs: a root, or the intermediate of a cluster. It issues a certificate chain for a public key and a
 //!   [`SpiffeId`].
 //! - [`Trust`] is a trust bundle: the roots of each trust domain, and the intermediate of each cluster.
-//! - [`Identity`] is a handle to the current [`Credential`] and [`Trust`] of a process. It provides TLS configurations and
-//!   replaces them as certificates rotate.
+//! - [`Identity`] is a handle to the current [`Credential`] and [`Trust`] of a process. It provides TLS configurations
+//!   and replaces them as certificates rotate.
 //!
 //! All checks fail closed. A client without an expected identity gets a configuration that refuses every server. A
-//! certificate without a URI name, or with two of them, is refused. The cluster of a peer follows only from the intermediate
-//! that signed its certificate ([`peer_of`]), never from the peer's own claims.
+//! certificate without a URI name, or with two of them, is refused. The cluster of a peer follows only from the
+//! intermediate that signed its certificate ([`peer_of`]), never from the peer's own claims.
 //!
 //! The standard way to bind an intermediate to a trust domain is a URI name constraint. webpki refuses every certificate
 //! under such a constraint, so this crate checks the trust domain itself.

@@ -76,8 +76,8 @@ impl Refusal {
     }
 }
 
-/// Returns the refusal that caused a handshake to fail; `None` if the peer refused. rustls errors and IO errors around the refusal
-/// are unwrapped.
+/// Returns the refusal that caused a handshake to fail; `None` if the peer refused. rustls errors and IO errors around
+/// the refusal are unwrapped.
 pub fn refusal_of(error: &(dyn std::error::Error + 'static)) -> Option<Refusal> {
     let mut current = Some(error);
     while let Some(error) = current {

@@ -1,7 +1,7 @@
 //! Certificate requests (PKCS#10, RFC 2986), of which an authority uses only the public key.
 //!
-//! Names, `CA:TRUE` and key usages in a request are ignored. The content of a certificate follows from the identity that the
-//! caller proved; the request only proves that the caller has the private key.
+//! Names, `CA:TRUE` and key usages in a request are ignored. The content of a certificate follows from the identity
+//! that the caller proved; the request only proves that the caller has the private key.
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use rustls_pki_types::pem::PemObject as _;

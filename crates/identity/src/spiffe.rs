@@ -1,8 +1,8 @@
 //! SPIFFE IDs of workloads: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 //!
-//! The syntax is that of the SPIFFE-ID standard (trust domain: lower-case letters, digits, `.`, `-`, `_`; path segments:
-//! letters, digits, `.`, `-`, `_`; at most 2048 bytes), restricted to the form that Istio uses. A similar text is refused, not
-//! normalised: two spellings of one identity would allow a peer to bypass policies.
+//! The syntax is that of the SPIFFE-ID standard (trust domain: lower-case letters, digits, `.`, `-`, `_`; path
+//! segments: letters, digits, `.`, `-`, `_`; at most 2048 bytes), restricted to the form that Istio uses. A similar
+//! text is refused, not normalised: two spellings of one identity would allow a peer to bypass policies.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,8 +1,8 @@
 //! TLS configurations: versions, keys, verifiers and protocols of each kind of connection.
 //!
-//! The crypto provider is always passed explicitly, so that a library which installs another process default has no effect.
-//! Sessions are not resumed inside the mesh: a resumed session would outlive the certificate of its first handshake, and
-//! connections are long-lived and pooled.
+//! The crypto provider is always passed explicitly, so that a library which installs another process default has no
+//! effect. Sessions are not resumed inside the mesh: a resumed session would outlive the certificate of its first
+//! handshake, and connections are long-lived and pooled.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -27,8 +27,8 @@ const SERVER_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 /// TLS 1.3 encrypts the client's certificate, so that an observer does not see which workloads communicate.
 const CLIENT_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
 
-/// Returns the crypto provider of the mesh. AES-128 is preferred over AES-256: it is secure as well, and needs ten rounds per block
-/// instead of fourteen.
+/// Returns the crypto provider of the mesh. AES-128 is preferred over AES-256: it is secure as well, and needs ten
+/// rounds per block instead of fourteen.
 pub fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| {
@@ -43,11 +43,13 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
 pub enum ClientAuth {
     /// Clients must present a certificate: between proxies.
     Required,
-    /// Clients may present a certificate, which is verified: discovery and enrolment, where a new workload has no certificate yet.
+    /// Clients may present a certificate, which is verified: discovery and enrolment, where a new workload has no
+    /// certificate yet.
     Optional,
 }
 
-/// The peers that a client accepts: a set of identities, optionally restricted to a set of clusters. An empty set accepts no peer.
+/// The peers that a client accepts: a set of identities, optionally restricted to a set of clusters. An empty set
+/// accepts no peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Expectation {
     identities: Box<[SpiffeId]>,
@@ -191,8 +193,8 @@ pub(crate) fn named_server_client(
     Ok(config)
 }
 
-/// Returns the configuration of a client without a certificate that verifies the server's DNS name under `roots`: for a workload's
-/// first request to the certificate API.
+/// Returns the configuration of a client without a certificate that verifies the server's DNS name under `roots`: for a
+/// workload's first request to the certificate API.
 ///
 /// # Errors
 /// Returns an error if `roots` is empty or a root is invalid.

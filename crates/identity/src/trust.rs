@@ -40,8 +40,8 @@ pub enum IssuerError {
 }
 
 impl Issuer {
-    /// Reads the intermediate that a cluster publishes: the first certificate of `pem`, which one of `roots` must have signed. The
-    /// caller checks that no other cluster has the same intermediate.
+    /// Reads the intermediate that a cluster publishes: the first certificate of `pem`, which one of `roots` must have
+    /// signed. The caller checks that no other cluster has the same intermediate.
     ///
     /// # Errors
     /// Returns an error if the certificate is not a valid intermediate under `roots`.
@@ -207,19 +207,19 @@ impl DomainRoots {
     }
 }
 
-/// Returns the SHA-256 of a SubjectPublicKeyInfo in DER, which identifies an intermediate. It stays the same if the intermediate is
-/// renewed with the same key, and a signature proves it.
+/// Returns the SHA-256 of a SubjectPublicKeyInfo in DER, which identifies an intermediate. It stays the same if the
+/// intermediate is renewed with the same key, and a signature proves it.
 pub fn public_key_sha256(spki_der: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, spki_der).as_ref());
     hash
 }
 
-/// Returns the peer of a connection. `certificates` is the chain that the peer sent, leaf first, in a handshake that one of this
-/// crate's configurations accepted; the chain is not verified again.
+/// Returns the peer of a connection. `certificates` is the chain that the peer sent, leaf first, in a handshake that
+/// one of this crate's configurations accepted; the chain is not verified again.
 ///
-/// The cluster is that of the intermediate whose key signed the leaf. An intermediate that is sent along without having signed
-/// the leaf proves nothing. Returns `None` if the leaf is not a workload certificate.
+/// The cluster is that of the intermediate whose key signed the leaf. An intermediate that is sent along without having
+/// signed the leaf proves nothing. Returns `None` if the leaf is not a workload certificate.
 pub fn peer_of(certificates: &[CertificateDer<'_>], trust: &Trust) -> Option<Peer> {
     let (leaf, rest) = certificates.split_first()?;
     let id = certificate::leaf_facts(leaf).ok()?.id;

@@ -22,8 +22,8 @@ pub(crate) enum PeerSide {
     Server,
 }
 
-/// Verifies a certificate chain: one SPIFFE ID, of a trusted domain, under a root of that domain, valid now, with a key usage for
-/// this side. Returns the identity and the cluster whose intermediate signed the leaf.
+/// Verifies a certificate chain: one SPIFFE ID, of a trusted domain, under a root of that domain, valid now, with a key
+/// usage for this side. Returns the identity and the cluster whose intermediate signed the leaf.
 pub(crate) fn verify_chain(
     trust: &Trust,
     leaf: &CertificateDer<'_>,
@@ -93,8 +93,8 @@ macro_rules! handshake_signatures {
     };
 }
 
-/// Accepts servers with an expected identity. The server name of the handshake is not verified: it tells a gateway where to
-/// forward the connection, and is no identity.
+/// Accepts servers with an expected identity. The server name of the handshake is not verified: it tells a gateway
+/// where to forward the connection, and is no identity.
 #[derive(Debug)]
 pub(crate) struct PeerServerVerifier {
     pub(crate) trust: Trust,

@@ -160,8 +160,8 @@ impl Authorization {
         self.deny.is_empty() && self.allow.is_empty()
     }
 
-    /// Evaluates the policies: a matching DENY policy refuses; without ALLOW policies everything else is allowed; otherwise
-    /// one ALLOW policy must match.
+    /// Evaluates the policies: a matching DENY policy refuses; without ALLOW policies everything else is allowed;
+    /// otherwise one ALLOW policy must match.
     pub fn evaluate(&self, facts: &Facts<'_>) -> Decision {
         for policy in &self.deny {
             if let Some(rule) = policy.rules.iter().position(|rule| rule.matches(facts, Action::Deny)) {

@@ -1,7 +1,7 @@
 //! String and path patterns of policies.
 //!
-//! A `*` is allowed at one end of a pattern or as the whole pattern. Istio accepts it elsewhere too, but matches it literally,
-//! so that such a rule matches nothing; here it is an error.
+//! A `*` is allowed at one end of a pattern or as the whole pattern. Istio accepts it elsewhere too, but matches it
+//! literally, so that such a rule matches nothing; here it is an error.
 
 use std::sync::Arc;
 
@@ -83,8 +83,8 @@ impl Pattern {
     }
 }
 
-/// A pattern over a path: a [`Pattern`], or a template. In a template `{*}` matches one segment and `{**}`, which must be the
-/// last operator, any number of segments.
+/// A pattern over a path: a [`Pattern`], or a template. In a template `{*}` matches one segment and `{**}`, which must
+/// be the last operator, any number of segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathPattern {
     /// A pattern without template operators.
@@ -108,8 +108,8 @@ impl PathPattern {
     /// Parses a pattern or a template.
     ///
     /// # Errors
-    /// Returns an error if an operator of a template is not a whole segment or follows `{**}`, if a template contains a bare
-    /// `*`, and in the cases of [`Pattern::parse`].
+    /// Returns an error if an operator of a template is not a whole segment or follows `{**}`, if a template contains a
+    /// bare `*`, and in the cases of [`Pattern::parse`].
     pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
         if !text.contains(['{', '}']) {
             return Pattern::parse(text).map(PathPattern::Plain);

@@ -58,8 +58,8 @@ impl PeerAuthentication {
         self.ports.binary_search_by_key(&port, |(port, _)| *port).map_or(self.mode, |at| self.ports[at].1)
     }
 
-    /// Decides how to handle a connection to a port. STRICT terminates TLS without the mesh's protocols too: only a mesh identity
-    /// passes the handshake, and the handshake reports why it fails.
+    /// Decides how to handle a connection to a port. STRICT terminates TLS without the mesh's protocols too: only a
+    /// mesh identity passes the handshake, and the handshake reports why it fails.
     pub fn decide(&self, port: u16, presented: Presented) -> Accepted {
         match (self.mode_of(port), presented) {
             (PeerMode::Permissive | PeerMode::Strict, Presented::MeshTls) => Accepted::MutualTls,

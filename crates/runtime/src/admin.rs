@@ -1,7 +1,8 @@
 //! The admin server: admin pages on loopback, health checks and metrics.
 //!
-//! Each component adds [sections](Admin::section) of `/config_dump` and [pages](Admin::page) of its own. All requests run on the
-//! control thread and do not affect workers. Ports and paths are those that Istio's tools and annotations expect.
+//! Each component adds [sections](Admin::section) of `/config_dump` and [pages](Admin::page) of its own. All requests
+//! run on the control thread and do not affect workers. Ports and paths are those that Istio's tools and annotations
+//! expect.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -65,7 +66,8 @@ impl Query {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Returns whether the method is POST, which requests that change state require: a web page can make a browser send GET.
+    /// Returns whether the method is POST, which requests that change state require: a web page can make a browser send
+    /// GET.
     pub fn is_post(&self) -> bool {
         self.method == Method::POST
     }
@@ -176,8 +178,8 @@ impl Admin {
         let _ = self.identity.set(identity);
     }
 
-    /// Binds all addresses and serves on the current runtime while it lives. Returns the bound addresses in the order admin, health,
-    /// metrics, merged metrics.
+    /// Binds all addresses and serves on the current runtime while it lives. Returns the bound addresses in the order
+    /// admin, health, metrics, merged metrics.
     ///
     /// # Errors
     /// Returns an error if an address cannot be bound; the server does not start then.

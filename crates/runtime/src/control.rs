@@ -1,7 +1,8 @@
-//! The control thread. It runs discovery, certificates, the admin server and signal handling; workers only read what it publishes.
+//! The control thread. It runs discovery, certificates, the admin server and signal handling; workers only read what it
+//! publishes.
 //!
-//! A program calls [`run`] with its main future. That future calls [`settle`] once the process is ready, and [`leave`] waits for
-//! the shutdown and drains.
+//! A program calls [`run`] with its main future. That future calls [`settle`] once the process is ready, and [`leave`]
+//! waits for the shutdown and drains.
 
 use std::future::Future;
 use std::io;
@@ -39,12 +40,12 @@ pub fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
     Ok(result)
 }
 
-/// How often the process checks whether it is idle. Within one interval after it became ready, probes, scrapes and first requests
-/// have each happened once.
+/// How often the process checks whether it is idle. Within one interval after it became ready, probes, scrapes and
+/// first requests have each happened once.
 const IDLE_CHECK: Duration = Duration::from_secs(5);
 
-/// Starts a task that returns free memory to the kernel whenever the process is idle: memory that only the start or a burst of load
-/// needed. To be called once, when the process is ready.
+/// Starts a task that returns free memory to the kernel whenever the process is idle: memory that only the start or a
+/// burst of load needed. To be called once, when the process is ready.
 pub fn settle() {
     tokio::spawn(async {
         let mut reclaimer = net::memory::Reclaimer::new();
@@ -72,9 +73,9 @@ pub async fn asked_to_stop() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for a shutdown request (a signal, or [`Signal::request`] from the admin server), then drains in three steps: fail readiness and
-/// wait for [`Leaving::delay`], close the listeners, wait for open connections to finish. Returns whether all connections finished
-/// before [`Leaving::deadline`].
+/// Waits for a shutdown request (a signal, or [`Signal::request`] from the admin server), then drains in three steps:
+/// fail readiness and wait for [`Leaving::delay`], close the listeners, wait for open connections to finish. Returns
+/// whether all connections finished before [`Leaving::deadline`].
 ///
 /// # Errors
 /// Returns an error if the signal handlers cannot be installed.

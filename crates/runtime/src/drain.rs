@@ -1,8 +1,8 @@
 //! Drain: listeners close, open connections finish, and after a deadline the process exits.
 //!
-//! [`channel`] returns a [`Signal`], which starts the drain, a [`Watch`] for the tasks that serve, and [`Drained`], which waits for
-//! them. Each open connection holds a [`Guard`], and so does each accept loop until it has stopped. The drain is complete when all
-//! guards are dropped.
+//! [`channel`] returns a [`Signal`], which starts the drain, a [`Watch`] for the tasks that serve, and [`Drained`],
+//! which waits for them. Each open connection holds a [`Guard`], and so does each accept loop until it has stopped. The
+//! drain is complete when all guards are dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -97,8 +97,8 @@ impl Signal {
 }
 
 impl Watch {
-    /// Waits for the start of the drain; returns at once if it has started. Cancel-safe. Never returns if the [`Signal`] is dropped
-    /// before the drain starts.
+    /// Waits for the start of the drain; returns at once if it has started. Cancel-safe. Never returns if the
+    /// [`Signal`] is dropped before the drain starts.
     pub async fn begun(&mut self) {
         wait(&mut self.stage, DrainStage::Draining).await;
     }

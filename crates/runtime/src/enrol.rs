@@ -1,8 +1,9 @@
 //! Enrolment: a proxy obtains a certificate from the mesh's certificate authority and renews it.
 //!
-//! [`start`] requests the first certificate with the pod's service account token and retries until it succeeds. A background
-//! task then renews the certificate at half of its lifetime, so that the other half remains for retries. Renewals present the
-//! current certificate; if the authority refuses it, they use the token again. The private key never leaves the process.
+//! [`start`] requests the first certificate with the pod's service account token and retries until it succeeds. A
+//! background task then renews the certificate at half of its lifetime, so that the other half remains for retries.
+//! Renewals present the current certificate; if the authority refuses it, they use the token again. The private key
+//! never leaves the process.
 //!
 //! The API is Istio's `istio.v1.auth.IstioCertificateService`, with the proxy's cluster in the metadata `clusterid`.
 //! `client.rs` sends single requests, `controller.rs` connects to the controller, `backoff.rs` spaces retries.
@@ -76,8 +77,8 @@ pub struct Enrolled {
 }
 
 impl Enrolled {
-    /// Returns a channel to the controller. It connects on first use and reconnects if the connection is lost. Each connection
-    /// presents the certificate that is current at that time.
+    /// Returns a channel to the controller. It connects on first use and reconnects if the connection is lost. Each
+    /// connection presents the certificate that is current at that time.
     pub fn channel(&self) -> Channel {
         self.connector.channel()
     }
@@ -124,8 +125,8 @@ async fn keep_renewed(client: CertificateClient, identity: Identity) {
     }
 }
 
-/// Returns the time until a renewal. A certificate that is due at once, because its lifetime is shorter than the allowance for
-/// clock skew, is renewed after a pause.
+/// Returns the time until a renewal. A certificate that is due at once, because its lifetime is shorter than the
+/// allowance for clock skew, is renewed after a pause.
 fn until_renewal(credential: &Credential, longest_pause: Duration) -> Duration {
     let now = SystemTime::now();
     let pause = (credential.remaining(now) / 2).min(longest_pause);

@@ -1,9 +1,9 @@
-//! The runtime of proxies and the controller: worker threads, the control thread, drain, readiness, the admin server, and a
-//! proxy's enrolment.
+//! The runtime of proxies and the controller: worker threads, the control thread, drain, readiness, the admin server,
+//! and a proxy's enrolment.
 //!
-//! A proxy uses, in this order: [`control::run`] for the main thread, [`admin::Admin`] for the admin and health listeners,
-//! [`enrol::start`] for its identity, [`workers::spawn`] for the data path, [`control::leave`] for its shutdown. This crate does
-//! not depend on what a proxy forwards.
+//! A proxy uses, in this order: [`control::run`] for the main thread, [`admin::Admin`] for the admin and health
+//! listeners, [`enrol::start`] for its identity, [`workers::spawn`] for the data path, [`control::leave`] for its
+//! shutdown. This crate does not depend on what a proxy forwards.
 
 pub mod admin;
 pub mod control;

@@ -1,4 +1,5 @@
-//! Readiness: whether the process may receive traffic. It is ready once all of its start conditions are met, until it drains.
+//! Readiness: whether the process may receive traffic. It is ready once all of its start conditions are met, until it
+//! drains.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +10,8 @@ pub struct Readiness {
     missing: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
 
-/// A condition of readiness that is not met yet. If it is dropped without [`ReadinessCondition::done`], the process never becomes
-/// ready.
+/// A condition of readiness that is not met yet. If it is dropped without [`ReadinessCondition::done`], the process
+/// never becomes ready.
 #[derive(Debug)]
 #[must_use = "call `done` when the condition is met"]
 pub struct ReadinessCondition {

@@ -1,8 +1,8 @@
-//! DNS lookups with the system's configuration (`/etc/resolv.conf`, `/etc/hosts`), over sockets with the proxy's mark: capture would
-//! redirect unmarked queries to the proxy's own DNS server.
+//! DNS lookups with the system's configuration (`/etc/resolv.conf`, `/etc/hosts`), over sockets with the proxy's mark:
+//! capture would redirect unmarked queries to the proxy's own DNS server.
 //!
-//! A resolver lives for one lookup. A proxy looks up only its controller, so a cache would not help, and a change of `resolv.conf`
-//! takes effect at once.
+//! A resolver lives for one lookup. A proxy looks up only its controller, so a cache would not help, and a change of
+//! `resolv.conf` takes effect at once.
 
 use std::future::Future;
 use std::io;
@@ -26,7 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Returns the addresses of `host`, which may be an address. IPv4 addresses come first.
 ///
 /// # Errors
-/// Returns an error of kind [`io::ErrorKind::NotFound`] if the name has no address, and of another kind if the lookup fails.
+/// Returns an error of kind [`io::ErrorKind::NotFound`] if the name has no address, and of another kind if the lookup
+/// fails.
 pub async fn lookup(host: &str, mark: Option<u32>) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
         return Ok(vec![address]);

@@ -1,4 +1,5 @@
-//! Worker threads: OS threads with a single-threaded runtime each. A connection stays on one worker, so that serving it needs no locks.
+//! Worker threads: OS threads with a single-threaded runtime each. A connection stays on one worker, so that serving it
+//! needs no locks.
 
 use std::future::Future;
 use std::io;
@@ -11,8 +12,8 @@ mod quota;
 
 pub use quota::{Cpus, choose};
 
-/// Returns the number of workers for this process: the requested number, or the number of usable processors by CPU affinity and
-/// cgroup quota, up to `at_most`.
+/// Returns the number of workers for this process: the requested number, or the number of usable processors by CPU
+/// affinity and cgroup quota, up to `at_most`.
 pub fn count(requested: Option<usize>, at_most: usize) -> usize {
     choose(requested, &Cpus::of_this_process(), at_most)
 }
@@ -23,11 +24,11 @@ pub struct Workers {
     alive: mpsc::Receiver<()>,
 }
 
-/// Starts `count` worker threads. Each worker calls `start` with its index and runs the returned future, and the tasks that it
-/// spawns with `tokio::task::spawn_local`, until the future ends.
+/// Starts `count` worker threads. Each worker calls `start` with its index and runs the returned future, and the tasks
+/// that it spawns with `tokio::task::spawn_local`, until the future ends.
 ///
-/// A panic of a worker ends the process, since no thread would accept that worker's share of the connections. (A panic in a
-/// spawned task ends only that task.)
+/// A panic of a worker ends the process, since no thread would accept that worker's share of the connections. (A panic
+/// in a spawned task ends only that task.)
 ///
 /// # Errors
 /// Returns an error if a thread or a runtime cannot be created.

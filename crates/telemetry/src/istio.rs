@@ -1,8 +1,8 @@
 //! Istio's standard metrics with their labels, so that Istio's dashboards and alerts work unchanged.
 //!
 //! [`Metrics`] belongs to one worker. A series is resolved when a route or connection is set up ([`Metrics::http`],
-//! [`Metrics::tcp`]); recording then needs no lookup of labels. Names, labels and their order are those of Istio's `stats`
-//! filter; unknown values are `unknown`.
+//! [`Metrics::tcp`]); recording then needs no lookup of labels. Names, labels and their order are those of Istio's
+//! `stats` filter; unknown values are `unknown`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -366,8 +366,8 @@ pub struct TcpConnection {
 }
 
 impl TcpConnection {
-    /// Reports the total number of bytes so far: `sent` downstream and `received` from downstream. Long connections report every
-    /// few seconds.
+    /// Reports the total number of bytes so far: `sent` downstream and `received` from downstream. Long connections
+    /// report every few seconds.
     pub fn carried(&self, sent: u64, received: u64) {
         self.series.sent.add(sent.saturating_sub(self.sent.replace(sent)));
         self.series.received.add(received.saturating_sub(self.received.replace(received)));

@@ -27,8 +27,8 @@ pub enum LevelError {
     NotStarted,
 }
 
-/// Starts logging. `filter` is a level (`info`) or a list of `target=level`; with `json` each line is a JSON object. A second
-/// call has no effect.
+/// Starts logging. `filter` is a level (`info`) or a list of `target=level`; with `json` each line is a JSON object. A
+/// second call has no effect.
 pub fn init(filter: &str, json: bool) -> Result<(), LevelError> {
     let (filter, handle) = reload::Layer::<_, Registry>::new(parse(filter)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

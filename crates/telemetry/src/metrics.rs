@@ -1,9 +1,9 @@
 //! Counters, gauges and histograms. Handles are resolved once; using one costs about a nanosecond.
 //!
-//! A worker thread has a [`Scope`] of its own. The handles of that scope point to cells that only this worker writes: an
-//! update is a plain load and store, without locked instructions and shared cache lines. A scrape adds the cells of all
-//! workers. Code that runs on several threads uses [`Registry::shared`], whose handles update atomically. The output is the
-//! Prometheus text format, version 0.0.4.
+//! A worker thread has a [`Scope`] of its own. The handles of that scope point to cells that only this worker writes:
+//! an update is a plain load and store, without locked instructions and shared cache lines. A scrape adds the cells of
+//! all workers. Code that runs on several threads uses [`Registry::shared`], whose handles update atomically. The
+//! output is the Prometheus text format, version 0.0.4.
 
 use std::collections::{BTreeMap, HashMap};
 use std::marker::PhantomData;
@@ -20,8 +20,8 @@ pub const ENVOY_BUCKETS: [f64; 19] = [
     600000.0, 1800000.0, 3600000.0,
 ];
 
-/// The maximum number of label sets of one family. Further label sets share one series whose label values are `overflow`, so
-/// that a mistake or an attack cannot exhaust the memory of the proxy or of the scraper.
+/// The maximum number of label sets of one family. Further label sets share one series whose label values are
+/// `overflow`, so that a mistake or an attack cannot exhaust the memory of the proxy or of the scraper.
 pub const MAX_SERIES: usize = 10_000;
 
 /// A metric's name, help text and label names; a constant next to the code that updates it.
@@ -210,8 +210,8 @@ impl CellMode for Shared {
     }
 }
 
-/// A source of metric handles. Creating a handle locks the registry: create handles when a connection or route is set up, not
-/// per request.
+/// A source of metric handles. Creating a handle locks the registry: create handles when a connection or route is set
+/// up, not per request.
 #[derive(Clone, Debug)]
 pub struct Scope<M> {
     registry: Registry,

@@ -48,7 +48,8 @@ pub(super) fn ca_params(
     Ok(params)
 }
 
-/// Returns a serial number with 126 random bits: positive and always 16 bytes long. The CA/Browser baseline requires 64 random bits.
+/// Returns a serial number with 126 random bits: positive and always 16 bytes long. The CA/Browser baseline requires 64
+/// random bits.
 pub(super) fn random_serial() -> SerialNumber {
     let mut bytes: [u8; 16] = rand::random();
     bytes[0] = bytes[0] & 0x7f | 0x40;

@@ -25,8 +25,8 @@ fn to(operation: Operation) -> Rule {
     Rule { to: vec![operation], ..Rule::default() }
 }
 
-/// Returns whether a rule matches a request of `frontend` in `west` (GET reviews:9080/ratings/7, header x-user: jason), the same
-/// request without an identity, and the same connection without a request, for ALLOW and for DENY.
+/// Returns whether a rule matches a request of `frontend` in `west` (GET reviews:9080/ratings/7, header x-user: jason),
+/// the same request without an identity, and the same connection without a request, for ALLOW and for DENY.
 fn outcomes(rule: &Rule) -> [bool; 4] {
     let id: SpiffeId = "spiffe://cluster.local/ns/default/sa/frontend".parse().unwrap();
     let headers = HashMap::from([("x-user", "jason")]);

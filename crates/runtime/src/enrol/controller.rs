@@ -129,8 +129,8 @@ impl Connector {
         Self { controller: Arc::new(controller), client: TlsClient::Identified(identity) }
     }
 
-    /// Returns a channel that connects on first use and reconnects if the connection is lost. Keep-alive detects a silent controller
-    /// within 15 seconds.
+    /// Returns a channel that connects on first use and reconnects if the connection is lost. Keep-alive detects a
+    /// silent controller within 15 seconds.
     pub fn channel(&self) -> Channel {
         // The scheme is http because this connector adds TLS; with https tonic would require TLS settings of its own.
         let uri = Uri::builder()

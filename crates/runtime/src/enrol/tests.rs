@@ -144,8 +144,8 @@ async fn the_token_is_read_for_each_request() {
 
 #[tokio::test]
 async fn certificates_are_renewed_at_half_of_their_lifetime() {
-    // A certificate is valid from before its issue, to allow for clock skew: half of this one's lifetime has passed when it is
-    // issued.
+    // A certificate is valid from before its issue, to allow for clock skew: half of this one's lifetime has passed
+    // when it is issued.
     let ca = start_ca(Duration::from_secs(60), 0).await;
     let enrolled = start(ca.options("good"), &Registry::new()).await;
     let first = enrolled.identity.credential();

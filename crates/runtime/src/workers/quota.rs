@@ -12,7 +12,8 @@ pub struct Cpus {
     pub quota: Option<f64>,
 }
 
-/// Returns the number of workers for these limits. A fractional quota is rounded up, since fewer workers could not use it fully.
+/// Returns the number of workers for these limits. A fractional quota is rounded up, since fewer workers could not use
+/// it fully.
 pub fn choose(requested: Option<usize>, cpus: &Cpus, at_most: usize) -> usize {
     if let Some(requested) = requested.filter(|requested| *requested > 0) {
         return requested;

@@ -44,8 +44,8 @@ impl Default for Format {
 }
 
 impl Format {
-    /// Parses a format string in Envoy's syntax. A line break is added if it does not end with one. An empty string stands for
-    /// [`DEFAULT_TEXT`].
+    /// Parses a format string in Envoy's syntax. A line break is added if it does not end with one. An empty string
+    /// stands for [`DEFAULT_TEXT`].
     ///
     /// # Errors
     /// Returns an error if an operator is unknown or malformed.
@@ -58,8 +58,8 @@ impl Format {
         Ok(Self { layout: Layout::Text(parts) })
     }
 
-    /// Parses a JSON object whose strings are format strings. A string that consists of one operator is written as a number if
-    /// the operator is numeric, and as null if it has no value. An empty string stands for [`DEFAULT_JSON`].
+    /// Parses a JSON object whose strings are format strings. A string that consists of one operator is written as a
+    /// number if the operator is numeric, and as null if it has no value. An empty string stands for [`DEFAULT_JSON`].
     ///
     /// # Errors
     /// Returns an error if the text is not a JSON object, or an operator is unknown or malformed.
