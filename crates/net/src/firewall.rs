@@ -4,13 +4,14 @@
 //! namespace of the calling thread (see [`crate::namespace::NetNamespace::run_in`]) and replaces a whole table in one
 //! transaction: a packet sees either the old or the new rules.
 //!
-//! `firewall/capture.rs` has the rules of capture, `firewall/services.rs` those of Services; `expression.rs` and
-//! `table.rs` encode them (`linux/netfilter/nf_tables.h`).
+//! `firewall/capture.rs` has the rules of capture, `firewall/services.rs` those of Services; `rule.rs`,
+//! `expression.rs` and `table.rs` encode them (`linux/netfilter/nf_tables.h`).
 
 use std::io;
 
 mod capture;
 mod expression;
+mod rule;
 mod services;
 mod table;
 

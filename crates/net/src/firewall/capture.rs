@@ -2,9 +2,10 @@
 
 use ipnet::IpNet;
 
-use super::expression::{
-    AddressSide, NFPROTO_IPV4, NFPROTO_IPV6, NftRule, address_in, destination_port, output_interface, packet_mark,
-    redirect_to, return_from_chain, rule, sender, source_port, track_in_zone, transport, version,
+use super::expression::{NFPROTO_IPV4, NFPROTO_IPV6};
+use super::rule::{
+    AddressSide, NftRule, address_in, destination_port, output_interface, packet_mark, redirect_to, return_from_chain,
+    rule, sender, source_port, track_in_zone, transport, version,
 };
 use super::table::{BEFORE_TRACKING, ChainType, DESTINATION_NAT, Hook, NftTable};
 use super::{FirewallError, TCP, UDP};

@@ -8,9 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::expression::{
-    AddressSide, Expression, NFPROTO_IPV4, NFPROTO_IPV6, NftRule, REGISTER, REGISTER32, Verdict, address_in,
-    load_address, load_port, load_transport, not_local, octets, output_interface, rule, transport, version,
+use super::expression::{Expression, NFPROTO_IPV4, NFPROTO_IPV6, REGISTER, REGISTER32, Verdict};
+use super::rule::{
+    AddressSide, NftRule, address_in, load_address, load_port, load_transport, not_local, octets, output_interface,
+    rule, transport, version,
 };
 use super::table::{ChainType, DESTINATION_NAT, ElementValue, Hook, NftTable, SOURCE_NAT};
 use super::{FirewallError, TCP, UDP};

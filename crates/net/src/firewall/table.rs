@@ -7,7 +7,8 @@ use std::io;
 
 use rustix::net::netlink::NETFILTER;
 
-use super::expression::{NftRule, Verdict};
+use super::expression::Verdict;
+use super::rule::NftRule;
 use crate::netlink::{NLM_F_APPEND, NLM_F_CREATE, NetlinkMessage, NetlinkSocket};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
