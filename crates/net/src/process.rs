@@ -10,30 +10,29 @@
 //!
 //! A program that uses [`launch`] calls [`enter`] (and [`pause`] for [`PAUSE`]) at the beginning of `main`.
 
-use std::io::{self, IoSlice, Write};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::{OnceLock, mpsc};
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
-use rustix::process::{Pid, WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::namespace::Namespaces;
+#[cfg(doc)]
+use crate::namespace::process_handle;
 use crate::namespace::view::View;
-use crate::namespace::{NamespaceError, Namespaces, process_handle};
 
 mod enter;
+mod launch;
+mod mount_namespace;
 mod pause;
 mod terminal;
 
 pub use enter::enter;
+pub use launch::launch;
+pub use mount_namespace::MountNamespace;
 pub use pause::pause;
 pub use rustix::process::Signal;
 pub use terminal::Terminal;
@@ -58,10 +57,6 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
-}
-
-fn system(action: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
-    move |source| LaunchError::System { action, source }
 }
 
 /// The program to run.
@@ -246,150 +241,8 @@ pub fn signal_process(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()>
     }
 }
 
-/// Starts a process and returns when its program runs. The kernel kills the process when the calling process ends.
-///
-/// # Errors
-/// Returns [`LaunchError::Refused`] with the reason if the program, directory or user is invalid.
-pub async fn launch(launch: Launch, streams: Streams) -> Result<Process, LaunchError> {
-    let started = tokio::task::spawn_blocking(move || start(&launch, streams));
-    let (pid, handle) = started.await.map_err(|error| LaunchError::System {
-        action: "wait for a process to start",
-        source: io::Error::other(error),
-    })??;
-    let handle = watch(handle, Interest::READABLE).map_err(system("watch a process"))?;
-    Ok(Process { pid, handle })
-}
-
 /// Registers a descriptor with the async runtime.
 fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open until it is dropped, and nothing replaces the one inside the result.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
-}
-
-fn start(launch: &Launch, streams: Streams) -> Result<(u32, OwnedFd), LaunchError> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|error| system("make a socket")(error.into()))?;
-    let mut helper = spawn(theirs)?;
-    let instructed = instruct(&ours, launch, &streams);
-    drop(streams);
-    let report = instructed.and_then(|()| receive_report(&ours));
-    // The helper has forked or failed, and exits.
-    let _ = helper.wait();
-    let report = report?;
-    let pid = report.pid.ok_or_else(|| {
-        LaunchError::Refused(report.failure.clone().unwrap_or_else(|| "the start helper ended unexpectedly".into()))
-    })?;
-    let handle =
-        process_handle(pid).map_err(|error: NamespaceError| system("open a process")(io::Error::other(error)))?;
-    match report.failure {
-        None => Ok((pid, handle)),
-        Some(failure) => {
-            // The process has ended, so its exit status must be taken here.
-            let _ = rustix::process::waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED);
-            Err(LaunchError::Refused(failure))
-        }
-    }
-}
-
-/// Starts the helper on a thread that lives as long as the process: the kernel delivers `PDEATHSIG` when the *thread*
-/// that started a child ends.
-fn spawn(socket: OwnedFd) -> Result<std::process::Child, LaunchError> {
-    type SpawnRequest = (OwnedFd, mpsc::SyncSender<io::Result<std::process::Child>>);
-    static SPAWNER: OnceLock<mpsc::Sender<SpawnRequest>> = OnceLock::new();
-    let spawner = SPAWNER.get_or_init(|| {
-        let (sender, requests) = mpsc::channel::<SpawnRequest>();
-        let run = move || {
-            for (socket, started) in requests {
-                let mut command = Command::new("/proc/self/exe");
-                command.arg(ENTER).env_clear().stdin(socket).stdout(Stdio::null()).stderr(Stdio::inherit());
-                let _ = started.send(command.spawn());
-            }
-        };
-        // If the thread cannot be started, the request below fails, which is reported.
-        let _ = std::thread::Builder::new().name("spawner".into()).spawn(run);
-        sender
-    });
-    let (sender, started) = mpsc::sync_channel(1);
-    let ended = || io::Error::other("the spawner thread has ended");
-    spawner.send((socket, sender)).map_err(|_| system("start a process")(ended()))?;
-    started.recv().map_err(|_| system("start a process")(ended()))?.map_err(system("start a process"))
-}
-
-/// Sends the instructions and the open files. The instructions are a memory file, as they may be large.
-fn instruct(socket: &OwnedFd, launch: &Launch, streams: &Streams) -> Result<(), LaunchError> {
-    let text = serde_json::to_vec(launch).map_err(|error| system("write instructions")(error.into()))?;
-    let memory = rustix::fs::memfd_create("launch", rustix::fs::MemfdFlags::CLOEXEC)
-        .map_err(|error| system("make a memory file")(error.into()))?;
-    let mut file = std::fs::File::from(memory);
-    file.write_all(&text).map_err(system("write instructions"))?;
-    let mut files = vec![file.as_fd(), streams.input.as_fd(), streams.output.as_fd(), streams.error.as_fd()];
-    files.extend(streams.of.as_ref().map(OwnedFd::as_fd));
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&files));
-    rustix::net::sendmsg(socket, &[IoSlice::new(b"launch")], &mut control, SendFlags::NOSIGNAL)
-        .map_err(|error| system("instruct the start helper")(error.into()))?;
-    Ok(())
-}
-
-/// A report of the helper, or of the process that it forked.
-#[derive(Default, Serialize, Deserialize)]
-struct StartReport {
-    pid: Option<u32>,
-    failure: Option<String>,
-}
-
-/// Receives reports until the socket closes, which happens when the program is executed or the start has failed.
-fn receive_report(socket: &OwnedFd) -> Result<StartReport, LaunchError> {
-    let mut whole = StartReport::default();
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let (length, _) =
-            rustix::io::retry_on_intr(|| rustix::net::recv(socket, buffer.as_mut_slice(), RecvFlags::empty()))
-                .map_err(|error| system("receive from the start helper")(error.into()))?;
-        if length == 0 {
-            return Ok(whole);
-        }
-        let part: StartReport = serde_json::from_slice(&buffer[..length])
-            .map_err(|error| system("parse the report of the start helper")(error.into()))?;
-        whole.pid = whole.pid.or(part.pid);
-        whole.failure = whole.failure.or(part.failure);
-    }
-}
-
-/// The mount namespace of a process. All processes of a container share it; each container has another one.
-///
-/// The handle keeps the namespace open, because the kernel reuses the numbers of namespaces that no longer exist.
-#[derive(Debug)]
-pub struct MountNamespace {
-    file: std::fs::File,
-}
-
-impl MountNamespace {
-    /// Returns the mount namespace of a process.
-    ///
-    /// # Errors
-    /// Returns an error if the process has ended.
-    pub fn of(pid: u32) -> io::Result<Self> {
-        std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map(|file| Self { file })
-    }
-
-    /// Kills all processes in the namespace: those that a container leaves behind when its first process ends. Returns
-    /// their number.
-    pub fn kill_all(&self) -> usize {
-        let Ok(own) = self.file.metadata() else { return 0 };
-        let mut killed = 0;
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            let there = std::fs::metadata(format!("/proc/{pid}/ns/mnt"));
-            if there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
-                && let Some(pid) = Pid::from_raw(pid)
-                && rustix::process::kill_process(pid, Signal::KILL).is_ok()
-            {
-                killed += 1;
-            }
-        }
-        killed
-    }
 }

@@ -12,7 +12,8 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlag
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::CapabilitySet;
 
-use super::{Launch, Program, StartReport, User};
+use super::launch::StartReport;
+use super::{Launch, Program, User};
 use crate::namespace::{Namespaces, join, unshare};
 
 /// Runs the start helper. To be called at the beginning of `main` if the first argument is [`super::ENTER`].
