@@ -1,6 +1,6 @@
 //! ServiceExport and ServiceImport (`multicluster.x-k8s.io/v1alpha1`, KEP-1645).
 //!
-//! A ServiceExport has no content: its name and namespace are those of the service whose endpoints other clusters may use.
+//! A ServiceExport has no spec: its name and namespace are those of the exported service.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::{NamespaceResourceScope, ObjectMeta};
@@ -11,19 +11,19 @@ use crate::resource::resource;
 /// The API group.
 pub const GROUP: &str = "multicluster.x-k8s.io";
 
-/// Lets other clusters use the service of the same name in the same namespace.
+/// An export: permission for other clusters to use the service of the same name and namespace.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceExport {
-    /// Name and namespace are the service's.
+    /// The metadata. Name and namespace are those of the service.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// What became of it.
+    /// The status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<ServiceExportStatus>,
 }
 
-/// Conditions `Valid` and `Conflict`.
+/// The status of an export: conditions `Valid` and `Conflict`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceExportStatus {
@@ -32,17 +32,17 @@ pub struct ServiceExportStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// A service that at least one other cluster exports.
+/// A service that at least one cluster exports.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceImport {
-    /// Name and namespace are the service's.
+    /// The metadata. Name and namespace are those of the service.
     #[serde(default)]
     pub metadata: ObjectMeta,
     /// The merged service.
     #[serde(default)]
     pub spec: ServiceImportSpec,
-    /// Which clusters export it.
+    /// The status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<ServiceImportStatus>,
 }
@@ -54,10 +54,10 @@ pub struct ServiceImportSpec {
     /// `ClusterSetIP` or `Headless`.
     #[serde(default)]
     pub r#type: String,
-    /// Virtual addresses.
+    /// The virtual addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<String>,
-    /// Ports.
+    /// The ports.
     #[serde(default)]
     pub ports: Vec<ServiceImportPort>,
 }
@@ -66,24 +66,24 @@ pub struct ServiceImportSpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceImportPort {
-    /// Its name.
+    /// The name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// `TCP` unless set.
+    /// The protocol; `TCP` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
-    /// `http`, `kubernetes.io/h2c` and so on.
+    /// The application protocol, such as `http` or `kubernetes.io/h2c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<String>,
-    /// Its number.
+    /// The number.
     pub port: i32,
 }
 
-/// Which clusters export it.
+/// The status of an import: the clusters that export the service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceImportStatus {
-    /// By name.
+    /// The clusters, by name.
     #[serde(default)]
     pub clusters: Vec<ExportingCluster>,
 }
@@ -91,7 +91,7 @@ pub struct ServiceImportStatus {
 /// A cluster that exports a service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ExportingCluster {
-    /// Its name.
+    /// The name of the cluster.
     pub cluster: String,
 }
 

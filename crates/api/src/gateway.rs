@@ -1,6 +1,6 @@
-//! Istio's Gateway (`networking.istio.io`), as far as this mesh acts on it: servers in mode AUTO_PASSTHROUGH say which
-//! services may be reached from other networks. Servers in other modes open an ingress, which no component here serves;
-//! they are accepted and reported.
+//! Istio's Gateway (`networking.istio.io`), as far as it has effect: servers with TLS mode AUTO_PASSTHROUGH export
+//! services to other networks. Servers of other modes configure an ingress, which is not supported; they are accepted
+//! with a warning.
 
 use std::collections::BTreeMap;
 
@@ -10,58 +10,58 @@ use serde::{Deserialize, Serialize};
 use crate::Warning;
 use crate::resource::resource;
 
-/// A Gateway.
+/// Istio's Gateway resource.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gateway {
-    /// Name, namespace, labels.
+    /// The metadata.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// What it opens.
+    /// The spec.
     #[serde(default)]
     pub spec: GatewaySpec,
 }
 
-/// What a Gateway opens, and at which gateway pods.
+/// The spec of a Gateway.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySpec {
-    /// Labels of the gateway pods that it is for; empty: all.
+    /// The labels of the gateway pods to configure; empty: all.
     #[serde(default)]
     pub selector: BTreeMap<String, String>,
-    /// Its servers.
+    /// The servers.
     #[serde(default)]
     pub servers: Vec<Server>,
 }
 
-/// One port of a Gateway.
+/// A server of a Gateway: a port and the hosts that it serves.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Server {
     /// The port.
     #[serde(default)]
     pub port: Port,
-    /// Hosts: `*.local`, `reviews.default.svc.cluster.local`, with or without a leading `<namespace>/`.
+    /// The hosts: `*.local`, `reviews.default.svc.cluster.local`, with or without a leading `<namespace>/`.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// TLS settings.
+    /// The TLS settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServerTls>,
-    /// Its name.
+    /// The name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
-/// A port.
+/// The port of a server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
-    /// Its number.
+    /// The number.
     #[serde(default)]
     pub number: u32,
-    /// `TLS`, `HTTP` and so on.
+    /// The protocol: `TLS`, `HTTP` and so on.
     #[serde(default)]
     pub protocol: String,
-    /// Its name.
+    /// The name.
     #[serde(default)]
     pub name: String,
 }
@@ -70,50 +70,50 @@ pub struct Port {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerTls {
-    /// The mode. `PASSTHROUGH` where absent.
+    /// The mode; `PASSTHROUGH` if absent.
     #[serde(default)]
     pub mode: TlsMode,
-    /// Secret with a certificate.
+    /// The name of the Secret with the certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_name: Option<String>,
 }
 
-/// How a server treats TLS.
+/// The TLS mode of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TlsMode {
-    /// By SNI, according to a VirtualService.
+    /// Forward by SNI, as a VirtualService says.
     #[default]
     Passthrough,
-    /// Terminated, server certificate only.
+    /// Terminate TLS with a server certificate.
     Simple,
-    /// Terminated, client certificate too.
+    /// Terminate TLS and require a client certificate.
     Mutual,
-    /// By SNI of the form `outbound_.<port>_.<subset>_.<hostname>`, straight to the service.
+    /// Forward by SNI of the form `outbound_.<port>_.<subset>_.<hostname>` to that service.
     AutoPassthrough,
-    /// Terminated with the mesh's certificate.
+    /// Terminate TLS with the mesh's certificate.
     IstioMutual,
-    /// Terminated, client certificate asked for.
+    /// Terminate TLS and request a client certificate.
     OptionalMutual,
-    /// A mode of some newer version.
+    /// A mode that this version does not know.
     #[serde(other)]
     Unknown,
 }
 
 impl Server {
-    /// Whether it lets services be reached by their SNI.
+    /// Returns whether the server forwards by SNI (AUTO_PASSTHROUGH).
     pub fn is_auto_passthrough(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::AutoPassthrough)
     }
 }
 
 impl Gateway {
-    /// Hosts of all servers in mode AUTO_PASSTHROUGH, in order.
+    /// Returns the hosts of all servers with mode AUTO_PASSTHROUGH, in order.
     pub fn exported_hosts(&self) -> impl Iterator<Item = &str> {
         self.spec.servers.iter().filter(|s| s.is_auto_passthrough()).flat_map(|s| s.hosts.iter().map(String::as_str))
     }
 
-    /// What of it has no effect.
+    /// Returns a warning for each field without effect.
     pub fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
         for (index, server) in self.spec.servers.iter().enumerate() {
@@ -185,7 +185,7 @@ spec:
     }
 
     #[test]
-    fn what_has_no_effect_is_said() {
+    fn fields_without_effect_have_warnings() {
         let text = r#"
 spec:
   servers:

@@ -1,70 +1,70 @@
-//! What a remote secret may hold.
+//! Validation of the kubeconfig in a remote secret.
 //!
-//! A remote secret is written by whoever may write Secrets in the root namespace, and read by the controller, so it must
-//! not make the controller run a program or read a file of its own. Denied are therefore, as in Istio
-//! (`PILOT_INSECURE_MULTICLUSTER_KUBECONFIG_OPTIONS` lists the same): `exec`, every `auth-provider`, and keys,
-//! certificates and tokens given as file paths. Beyond Istio, a CA given as a file path is denied too: the file would be
-//! the controller's, not the author's.
+//! Any principal that may write Secrets in the root namespace may write a remote secret, and the controller reads it.
+//! So a kubeconfig must not make the controller run a program or read a file. Refused are, as in Istio
+//! (`PILOT_INSECURE_MULTICLUSTER_KUBECONFIG_OPTIONS` lists the same fields): `exec`, every `auth-provider`, and keys,
+//! certificates and tokens as file paths. Unlike Istio, a CA as a file path is refused too: it would name a file of the
+//! controller.
 
 use kube::config::{AuthInfo, Kubeconfig};
 
 use crate::Warning;
 
-/// The longest kubeconfig that is read; those with certificates have about 8 KiB.
+/// The size limit of a kubeconfig; one with certificates has about 8 KiB.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// A kubeconfig that may be used.
+/// A validated kubeconfig.
 #[derive(Debug, Clone)]
 pub struct Sanitized {
-    /// Its current context alone.
+    /// The kubeconfig, reduced to its current context.
     pub config: Kubeconfig,
-    /// The API server's address.
+    /// The URL of the API server.
     pub server: String,
-    /// What was noticed.
+    /// Warnings about weak settings.
     pub warnings: Vec<Warning>,
 }
 
-/// Why a kubeconfig may not be used.
+/// Why a kubeconfig is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KubeconfigError {
-    /// No bytes.
+    /// The kubeconfig is empty.
     #[error("the kubeconfig is empty")]
     Empty,
-    /// Too many bytes.
-    #[error("the kubeconfig has {0} bytes, at most {MAX_BYTES} are read")]
+    /// The kubeconfig exceeds the size limit.
+    #[error("the kubeconfig has {0} bytes; the limit is {MAX_BYTES}")]
     TooLong(usize),
-    /// Not text.
-    #[error("the kubeconfig is not text")]
+    /// The kubeconfig is not UTF-8.
+    #[error("the kubeconfig is not UTF-8 text")]
     NotText,
-    /// Not a kubeconfig.
+    /// The text is not a kubeconfig.
     #[error("the kubeconfig cannot be parsed: {0}")]
     Parse(String),
-    /// No current context, or one that does not exist.
+    /// The current context is missing or does not exist.
     #[error("the kubeconfig has no usable current-context: {0}")]
     Context(String),
     /// The cluster has no server.
     #[error("the kubeconfig's cluster {0:?} has no server")]
     NoServer(String),
-    /// The server is not an address.
-    #[error("the kubeconfig's server {0:?} is not an https address")]
+    /// The server is not an https URL.
+    #[error("the kubeconfig's server {0:?} is not an https:// URL")]
     Server(String),
-    /// A field that would run a program or read a file.
-    #[error("the kubeconfig uses {field}, which is refused because {why}")]
+    /// A field would run a program or read a file.
+    #[error("the kubeconfig uses {field}, which is refused: {why}")]
     Refused {
         /// The field.
         field: &'static str,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
-    /// Neither token nor certificate nor password.
+    /// The user has neither token nor certificate nor password.
     #[error("the kubeconfig's user has no credential: give a token, or client-certificate-data with client-key-data")]
     NoCredential,
 }
 
-/// Reads a kubeconfig, refuses what it may not say, and keeps its current context alone.
+/// Parses and validates a kubeconfig and reduces it to its current context.
 ///
 /// # Errors
-/// [`KubeconfigError`].
+/// Returns an error if the kubeconfig is malformed or uses a refused field.
 pub fn sanitize(bytes: &[u8]) -> Result<Sanitized, KubeconfigError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(KubeconfigError::Empty);
@@ -101,7 +101,7 @@ pub fn sanitize(bytes: &[u8]) -> Result<Sanitized, KubeconfigError> {
     if cluster.proxy_url.is_some() {
         return Err(KubeconfigError::Refused {
             field: "proxy-url",
-            why: "API servers are reached directly; a proxy named here would not be used",
+            why: "the controller connects to API servers directly, not through proxies",
         });
     }
     if cluster.certificate_authority.is_some() {
@@ -114,14 +114,11 @@ pub fn sanitize(bytes: &[u8]) -> Result<Sanitized, KubeconfigError> {
     if cluster.insecure_skip_tls_verify == Some(true) {
         warnings.push(Warning::new(
             "insecure-skip-tls-verify",
-            "the API server's certificate is not verified: anyone on the path can decide which endpoints the mesh trusts",
+            "the API server's certificate is not verified: an attacker on the path can decide which endpoints the mesh trusts",
         ));
     }
     if is_loopback(&server) {
-        warnings.push(Warning::new(
-            "server",
-            "is a loopback address, which is the controller itself when it runs in a pod",
-        ));
+        warnings.push(Warning::new("server", "is a loopback address: in a pod it is the controller itself"));
     }
     Ok(Sanitized { config, server, warnings })
 }
@@ -154,24 +151,24 @@ fn check_user(user: &AuthInfo) -> Result<(), KubeconfigError> {
 
 fn refused_file(field: &'static str, instead: &'static str) -> KubeconfigError {
     let why = match instead {
-        "token" => "it would read a file of the controller's; give the content as token",
-        "client-key-data" => "it would read a file of the controller's; give the content as client-key-data",
+        "token" => "it would read a file of the controller; set the content as token",
+        "client-key-data" => "it would read a file of the controller; set the content as client-key-data",
         "client-certificate-data" => {
-            "it would read a file of the controller's; give the content as client-certificate-data"
+            "it would read a file of the controller; set the content as client-certificate-data"
         }
-        _ => "it would read a file of the controller's; give the content as certificate-authority-data",
+        _ => "it would read a file of the controller; set the content as certificate-authority-data",
     };
     KubeconfigError::Refused { field, why }
 }
 
-/// Whether a server address means the machine that it is used on.
+/// Returns whether a server URL has a loopback address.
 pub fn is_loopback(server: &str) -> bool {
     let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
     rest.starts_with("127.") || rest.starts_with("localhost") || rest.starts_with("[::1]")
 }
 
-/// Parsers show the input below the message, and quote it in the message; it may hold a token, or be one. So only the first
-/// line is kept, without what stands in quotes.
+/// Removes the input from a parser's message, since it may contain a token. Parsers quote the input in the message and
+/// show it below, so only the first line is kept, without quoted text.
 fn without_content(text: &str) -> String {
     let mut quote = None;
     let mut kept = String::new();
@@ -200,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_current_context_alone() {
+    fn only_the_current_context_is_kept() {
         let good = sanitize(text("token: abc", "server: 'https://203.0.113.2:6443'").as_bytes()).unwrap();
         assert_eq!(good.server, "https://203.0.113.2:6443");
         assert_eq!((good.config.contexts.len(), good.config.clusters.len(), good.config.auth_infos.len()), (1, 1, 1));
@@ -208,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_would_run_or_read() {
+    fn fields_that_run_programs_or_read_files_are_refused() {
         let server = "server: 'https://203.0.113.2:6443'";
         for (user, expected) in [
             ("token: a, exec: {command: x, apiVersion: v1}", "exec"),
@@ -229,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_broken() {
+    fn malformed_kubeconfigs_are_refused() {
         assert_eq!(sanitize(b"").unwrap_err(), KubeconfigError::Empty);
         assert_eq!(sanitize(b" \n").unwrap_err(), KubeconfigError::Empty);
         assert_eq!(sanitize(&[0xff, 0xfe]).unwrap_err(), KubeconfigError::NotText);
@@ -241,7 +238,7 @@ mod tests {
         assert!(matches!(with("token: a", ""), KubeconfigError::NoServer(_)));
         assert!(matches!(with("token: a", "server: 'http://x'"), KubeconfigError::Server(_)));
         assert_eq!(with("client-certificate-data: YQ==", "server: 'https://x'"), KubeconfigError::NoCredential);
-        // What is wrong is told without telling the token.
+        // Errors do not contain the token.
         for broken in [
             "current-context: [\ntoken: verysecret",
             "verysecret",
@@ -253,13 +250,13 @@ mod tests {
             "clusters: [{name: a, cluster: {insecure-skip-tls-verify: verysecret}}]",
             "users: [{name: a, user: {token: {verysecret: 1}}}]",
         ] {
-            let said = sanitize(broken.as_bytes()).unwrap_err().to_string();
-            assert!(!said.contains("verysecret"), "{said}");
+            let message = sanitize(broken.as_bytes()).unwrap_err().to_string();
+            assert!(!message.contains("verysecret"), "{message}");
         }
     }
 
     #[test]
-    fn warns_of_what_is_weak() {
+    fn weak_settings_have_warnings() {
         let weak = "server: 'https://127.0.0.1:6443', insecure-skip-tls-verify: true";
         assert_eq!(sanitize(text("token: a", weak).as_bytes()).unwrap().warnings.len(), 2);
     }

@@ -1,16 +1,16 @@
-//! What people write: resource types, defaulting and validation. No IO.
+//! Configuration that users write: resource types, defaults and validation. No IO.
 //!
-//! - [`mesh`]: the mesh-wide settings, key `mesh` of ConfigMap `istio`.
-//! - [`gateway`]: Istio's Gateway, as far as it says what may cross networks.
+//! - [`mesh`]: mesh-wide settings, key `mesh` of ConfigMap `istio`.
+//! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
-//! - [`remote_secret`]: the Secret by which a cluster joins, and [`kubeconfig`]: what such a Secret may hold.
-//! - [`reader`]: the account that such a Secret speaks for.
+//! - [`remote_secret`]: the Secret that adds a remote cluster, and [`kubeconfig`]: validation of the kubeconfig in it.
+//! - [`reader`]: the service account whose token a remote secret holds.
 //! - [`names`]: labels, annotations and well-known names.
 //!
-//! Every input converts into a form in which invalid states do not exist. What is written but has no effect is told as a
-//! [`Warning`] that names the field, never passed over silently.
+//! Every input converts into a form in which invalid states do not exist. A field without effect is reported as a
+//! [`Warning`], never ignored silently.
 //!
-//! What it does not do: talk to a cluster, or be linked into a proxy.
+//! This crate does not talk to clusters and is not linked into proxies.
 
 pub mod export;
 pub mod gateway;
@@ -24,17 +24,17 @@ pub mod yaml;
 
 use std::fmt;
 
-/// Something that was written and has no effect.
+/// A warning about a field that has no effect.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Warning {
-    /// Path of the field, such as `defaultConfig.concurrency`.
+    /// The path of the field, such as `defaultConfig.concurrency`.
     pub field: String,
-    /// Why it has no effect, or what to write instead.
+    /// Why the field has no effect, or what to write instead.
     pub message: String,
 }
 
 impl Warning {
-    /// A warning about a field.
+    /// Creates a warning about a field.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Warning { field: field.into(), message: message.into() }
     }

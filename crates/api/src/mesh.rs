@@ -1,7 +1,7 @@
 //! Mesh-wide settings: the YAML under key `mesh` of ConfigMap `istio` in the root namespace (Istio's MeshConfig).
 //!
-//! Settings of Istio's that this mesh does not act on are accepted and reported, so that an existing ConfigMap can be
-//! taken over as it is. One setting is this mesh's own: `federation.exportAll`.
+//! Istio's settings without effect in Isthmus are accepted with a warning, so that an existing ConfigMap works unchanged.
+//! `federation.exportAll` is a setting of Isthmus alone.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use serde_json::{Map, Value};
 
 use crate::Warning;
 
-/// Longest duration that is believed; beyond it is a typing mistake.
+/// The longest duration that is accepted; longer ones are likely mistakes.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
-/// What discovery acts on.
+/// The mesh-wide settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshConfig {
     /// `meshId`, or `defaultConfig.meshId`.
     pub mesh_id: String,
-    /// `trustDomain`; `None` where it is left to the controller's options.
+    /// `trustDomain`; `None`: the controller's option decides.
     pub trust_domain: Option<String>,
     /// `outboundTrafficPolicy.mode: REGISTRY_ONLY`.
     pub registry_only: bool,
@@ -27,13 +27,13 @@ pub struct MeshConfig {
     pub access_log_json: bool,
     /// `accessLogFormat`; empty: the default format.
     pub access_log_format: String,
-    /// `connectTimeout`, 10 s unless set.
+    /// `connectTimeout`; 10 s if absent.
     pub connect_timeout: Duration,
-    /// `protocolDetectionTimeout`; zero, the default, waits without limit.
+    /// `protocolDetectionTimeout`; zero, the default, means no limit.
     pub protocol_detection_timeout: Duration,
-    /// `localityLbSetting.enabled`, on unless set.
+    /// `localityLbSetting.enabled`; true if absent.
     pub locality_load_balancing: bool,
-    /// `federation.exportAll`: every service may be used from every cluster.
+    /// `federation.exportAll`: all services are exported.
     pub export_all: bool,
 }
 
@@ -54,25 +54,25 @@ impl Default for MeshConfig {
     }
 }
 
-/// Why settings are refused as a whole. What was in force before stays.
+/// Why mesh-wide settings are rejected. The previous settings stay in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MeshConfigError {
-    /// Not YAML, or not a map.
+    /// The text is not YAML, or not a map.
     #[error("the mesh settings cannot be parsed: {0}")]
     Yaml(String),
-    /// A field with a value that it cannot have.
+    /// A field has an invalid value.
     #[error("mesh setting {field} is {found}, but must be {expected}")]
     Value {
-        /// Its path.
+        /// The path of the field.
         field: String,
-        /// What it is.
+        /// The value.
         found: String,
-        /// What it must be.
+        /// Which values are valid.
         expected: &'static str,
     },
 }
 
-/// Istio's settings without effect here, so that the warning can tell them from typing mistakes.
+/// Istio's settings without effect in Isthmus. Other unknown names are likely mistakes and have another warning.
 const ISTIO_SETTINGS: &[&str] = &[
     "ca",
     "caCertificates",
@@ -116,10 +116,10 @@ const ISTIO_SETTINGS: &[&str] = &[
 ];
 
 impl MeshConfig {
-    /// Reads the settings; also returns what of them has no effect.
+    /// Parses the settings. Also returns a warning for each setting without effect.
     ///
     /// # Errors
-    /// [`MeshConfigError`], naming the field.
+    /// Returns an error that names the field if a value is invalid.
     pub fn parse(text: &str) -> Result<(Self, Vec<Warning>), MeshConfigError> {
         let value: Value = if text.trim().is_empty() {
             Value::Object(Map::new())
@@ -127,9 +127,9 @@ impl MeshConfig {
             crate::yaml::from_str(text).map_err(MeshConfigError::Yaml)?
         };
         let mut top = match value {
-            Value::Object(map) => Fields { path: String::new(), map },
-            Value::Null => Fields { path: String::new(), map: Map::new() },
-            other => return Err(MeshConfigError::Yaml(format!("a map was expected, not {}", kind(&other)))),
+            Value::Object(map) => SettingFields { path: String::new(), map },
+            Value::Null => SettingFields { path: String::new(), map: Map::new() },
+            other => return Err(MeshConfigError::Yaml(format!("it must be a map, but is {}", kind(&other)))),
         };
         let mut warnings = Vec::new();
         let mut config = MeshConfig {
@@ -165,28 +165,30 @@ impl MeshConfig {
         }
         for name in top.map.keys() {
             let message = if ISTIO_SETTINGS.contains(&name.as_str()) {
-                "this setting of Istio's has no effect in this mesh".to_owned()
+                "this Istio setting has no effect in Isthmus".to_owned()
             } else {
-                "there is no such setting; it is ignored".to_owned()
+                "unknown setting; it is ignored".to_owned()
             };
             warnings.push(Warning::new(name.clone(), message));
         }
         for inner in [outbound, locality, defaults, federation] {
-            warnings.extend(inner.map.keys().map(|name| {
-                Warning::new(format!("{}{name}", inner.path), "has no effect in this mesh; it is ignored")
-            }));
+            warnings.extend(
+                inner.map.keys().map(|name| {
+                    Warning::new(format!("{}{name}", inner.path), "has no effect in Isthmus; it is ignored")
+                }),
+            );
         }
         Ok((config, warnings))
     }
 }
 
-/// Fields that are taken out as they are understood; what is left was not.
-struct Fields {
+/// The fields of a map. Known fields are removed as they are read, so that the unknown ones remain.
+struct SettingFields {
     path: String,
     map: Map<String, Value>,
 }
 
-impl Fields {
+impl SettingFields {
     fn wrong(&self, name: &str, found: &Value, expected: &'static str) -> MeshConfigError {
         let found: String = found.to_string().chars().take(80).collect();
         MeshConfigError::Value { field: format!("{}{name}", self.path), found, expected }
@@ -233,13 +235,13 @@ impl Fields {
         }
     }
 
-    fn inner(&mut self, name: &str) -> Result<Fields, MeshConfigError> {
+    fn inner(&mut self, name: &str) -> Result<SettingFields, MeshConfigError> {
         let map = match self.take(name) {
             None => Map::new(),
             Some(Value::Object(map)) => map,
             Some(other) => return Err(self.wrong(name, &other, "a map")),
         };
-        Ok(Fields { path: format!("{}{name}.", self.path), map })
+        Ok(SettingFields { path: format!("{}{name}.", self.path), map })
     }
 }
 
@@ -248,11 +250,11 @@ fn kind(value: &Value) -> &'static str {
         Value::Array(_) => "a list",
         Value::String(_) => "text",
         Value::Number(_) => "a number",
-        _ => "something else",
+        _ => "a boolean",
     }
 }
 
-/// A duration as Go and protobuf write it: `10s`, `1.5s`, `250ms`, `1m30s`; plain `0` is zero.
+/// Parses a duration in the syntax of Go and protobuf: `10s`, `1.5s`, `250ms`, `1m30s`, `0`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
@@ -283,98 +285,4 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        let ms = Duration::from_millis;
-        for (text, expected) in [
-            ("10s", Some(ms(10_000))),
-            ("250ms", Some(ms(250))),
-            ("1.5s", Some(ms(1500))),
-            ("1m30s", Some(ms(90_000))),
-            ("2h", Some(ms(7_200_000))),
-            ("0", Some(ms(0))),
-            ("0s", Some(ms(0))),
-            ("", None),
-            ("10", None),
-            ("s", None),
-            ("-1s", None),
-            ("10 s", None),
-            ("1..5s", None),
-            ("99999999999999999999999999h", None),
-        ] {
-            assert_eq!(parse_duration(text), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn reads_what_it_acts_on() {
-        let text = r#"
-accessLogFile: /dev/stdout
-accessLogEncoding: JSON
-connectTimeout: 3s
-protocolDetectionTimeout: 100ms
-outboundTrafficPolicy: {mode: REGISTRY_ONLY}
-localityLbSetting: {enabled: false}
-trustDomain: example.org
-defaultConfig: {meshId: mesh1}
-enableAutoMtls: true
-federation: {exportAll: true}
-"#;
-        let (config, warnings) = MeshConfig::parse(text).unwrap();
-        assert_eq!(warnings, []);
-        let expected = MeshConfig {
-            mesh_id: "mesh1".into(),
-            trust_domain: Some("example.org".into()),
-            registry_only: true,
-            access_log_file: "/dev/stdout".into(),
-            access_log_json: true,
-            access_log_format: String::new(),
-            connect_timeout: Duration::from_secs(3),
-            protocol_detection_timeout: Duration::from_millis(100),
-            locality_load_balancing: false,
-            export_all: true,
-        };
-        assert_eq!(config, expected);
-        assert_eq!(MeshConfig::parse("").unwrap(), (MeshConfig::default(), Vec::new()));
-    }
-
-    #[test]
-    fn says_what_has_no_effect() {
-        let text = "enableTracing: true\nacessLogFile: /dev/stdout\ndefaultConfig: {concurrency: 2}\nfederation: {exportsAll: true}\n";
-        let (_, warnings) = MeshConfig::parse(text).unwrap();
-        let mut lines: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-        lines.sort();
-        assert_eq!(
-            lines,
-            [
-                "acessLogFile: there is no such setting; it is ignored",
-                "defaultConfig.concurrency: has no effect in this mesh; it is ignored",
-                "enableTracing: this setting of Istio's has no effect in this mesh",
-                "federation.exportsAll: has no effect in this mesh; it is ignored",
-            ]
-        );
-    }
-
-    #[test]
-    fn refuses_what_cannot_be() {
-        for (text, field) in [
-            ("connectTimeout: 10", "connectTimeout"),
-            ("connectTimeout: 48h", "connectTimeout"),
-            ("accessLogEncoding: XML", "accessLogEncoding"),
-            ("outboundTrafficPolicy: {mode: NONE}", "outboundTrafficPolicy.mode"),
-            ("localityLbSetting: {enabled: 'yes'}", "localityLbSetting.enabled"),
-            ("accessLogFile: [a]", "accessLogFile"),
-            ("defaultConfig: 3", "defaultConfig"),
-        ] {
-            match MeshConfig::parse(text) {
-                Err(MeshConfigError::Value { field: found, .. }) => assert_eq!(found, field),
-                other => panic!("{text}: {other:?}"),
-            }
-        }
-        assert!(matches!(MeshConfig::parse("- a"), Err(MeshConfigError::Yaml(_))));
-        assert!(matches!(MeshConfig::parse("a: ["), Err(MeshConfigError::Yaml(_))));
-    }
-}
+mod tests;

@@ -1,56 +1,56 @@
-//! The account by which a primary's controller reads another cluster: what it may do, and nothing more.
+//! The reader: the service account by which a controller reads another cluster, with its role.
 //!
-//! It reads the kinds that are watched. It may not read Secrets. In a cluster that has no controller of its own it may do two
-//! things beside: ask whose a token is, and write ConfigMaps of the one name under which the roots are published. (For
-//! server-side apply an API server authorises `create` with the object's name, so even that can be bound to the name.)
+//! The reader may read the kinds that the controller watches. It may not read Secrets. In a cluster without a
+//! controller of its own it may also review tokens and write the ConfigMap with the root certificates. (For server-side
+//! apply the API server authorises `create` with the object's name, so that permission is limited to the name as well.)
 
 use serde_json::{Value, json};
 
 use crate::names;
 
-/// Name of the account, and of its role.
+/// The name of the service account and of its roles.
 pub const READER: &str = "isthmus-reader";
 
-/// Who serves the proxies of the cluster that is read.
+/// Which controller serves the proxies of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Served {
-    /// The reader's controller.
+    /// The controller that uses the reader.
     ByReader,
-    /// A controller of its own.
+    /// The cluster's own controller.
     ByItself,
 }
 
-/// A rule of a role.
+/// A rule of an RBAC role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// API group.
+pub struct RbacRule {
+    /// The API group.
     pub group: &'static str,
-    /// Resources.
+    /// The resources.
     pub resources: &'static [&'static str],
-    /// Verbs.
+    /// The verbs.
     pub verbs: &'static [&'static str],
-    /// Names; empty: all.
+    /// The names of the objects; empty: all.
     pub names: &'static [&'static str],
 }
 
 const READ: &[&str] = &["get", "list", "watch"];
 
-const fn read(group: &'static str, resources: &'static [&'static str]) -> Rule {
-    Rule { group, resources, verbs: READ, names: &[] }
+const fn read(group: &'static str, resources: &'static [&'static str]) -> RbacRule {
+    RbacRule { group, resources, verbs: READ, names: &[] }
 }
 
-/// What is watched.
-pub const WATCHED: &[Rule] = &[
+/// The kinds that the controller watches.
+pub const WATCHED: &[RbacRule] = &[
     read("", &["namespaces", "nodes", "pods", "services"]),
     read("discovery.k8s.io", &["endpointslices"]),
     read("multicluster.x-k8s.io", &["serviceexports"]),
     read("networking.istio.io", &["gateways"]),
 ];
 
-/// What serving a cluster without a controller of its own takes.
-pub const SERVING: &[Rule] = &[
-    Rule { group: "authentication.k8s.io", resources: &["tokenreviews"], verbs: &["create"], names: &[] },
-    Rule {
+/// Permissions for serving a cluster without a controller of its own.
+pub const SERVING: &[RbacRule] = &[
+    RbacRule { group: "authentication.k8s.io", resources: &["tokenreviews"], verbs: &["create"], names: &[] },
+    RbacRule {
         group: "",
         resources: &["configmaps"],
         verbs: &["get", "create", "update", "patch"],
@@ -58,16 +58,16 @@ pub const SERVING: &[Rule] = &[
     },
 ];
 
-/// Finding out who signs in a cluster with a controller of its own.
-pub const TRUSTING: Rule =
-    Rule { group: "", resources: &["configmaps"], verbs: &["get"], names: &[names::ROOT_CONFIG_MAP] };
+/// Permission to read the intermediate that a cluster with a controller of its own publishes.
+pub const TRUSTING: RbacRule =
+    RbacRule { group: "", resources: &["configmaps"], verbs: &["get"], names: &[names::ROOT_CONFIG_MAP] };
 
-/// Renewing its own token, so that a remote secret does not run out.
-pub const RENEWING: Rule =
-    Rule { group: "", resources: &["serviceaccounts/token"], verbs: &["create"], names: &[READER] };
+/// Permission to renew the reader's own token, so that a remote secret does not expire.
+pub const RENEWING: RbacRule =
+    RbacRule { group: "", resources: &["serviceaccounts/token"], verbs: &["create"], names: &[READER] };
 
-impl Rule {
-    /// As a role has it.
+impl RbacRule {
+    /// Returns the rule in the form of a role.
     pub fn to_json(&self) -> Value {
         let mut rule = json!({"apiGroups": [self.group], "resources": self.resources, "verbs": self.verbs});
         if !self.names.is_empty() {
@@ -77,13 +77,13 @@ impl Rule {
     }
 }
 
-/// The account, its role, and what binds them, for one namespace of the components.
+/// Returns the service account, its roles and their bindings, for one namespace of the components.
 pub fn objects(namespace: &str, served: Served) -> Vec<Value> {
-    let beside = match served {
+    let further = match served {
         Served::ByReader => SERVING,
         Served::ByItself => std::slice::from_ref(&TRUSTING),
     };
-    let rules: Vec<Value> = WATCHED.iter().chain(beside).map(Rule::to_json).collect();
+    let rules: Vec<Value> = WATCHED.iter().chain(further).map(RbacRule::to_json).collect();
     let subjects = json!([{"kind": "ServiceAccount", "name": READER, "namespace": namespace}]);
     let rbac = "rbac.authorization.k8s.io/v1";
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": READER});
@@ -99,7 +99,7 @@ pub fn objects(namespace: &str, served: Served) -> Vec<Value> {
     ]
 }
 
-/// How many kinds it may read.
+/// Returns the number of kinds that the reader may read.
 pub fn kinds() -> usize {
     WATCHED.iter().map(|rule| rule.resources.len()).sum()
 }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_no_secret_and_writes_by_name_alone() {
+    fn the_reader_reads_no_secret_and_writes_by_name_only() {
         for rule in WATCHED.iter().chain(SERVING) {
             assert!(!rule.resources.iter().any(|r| *r == "secrets" || *r == "*"), "{rule:?}");
             assert!(!rule.verbs.contains(&"*") && !rule.verbs.contains(&"delete"));

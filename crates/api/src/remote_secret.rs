@@ -1,5 +1,5 @@
-//! The Secret by which a cluster joins: labelled `istio/multiCluster: "true"`, with the cluster's name as data key and a
-//! kubeconfig as value. The form is that of `istioctl create-remote-secret`, so either tool's secrets serve either mesh.
+//! Remote secrets: Secrets labelled `istio/multiCluster: "true"`, with a cluster's name as data key and a kubeconfig as
+//! value. The format is that of `istioctl create-remote-secret`: Istio and Isthmus read each other's remote secrets.
 
 use std::collections::BTreeMap;
 
@@ -9,51 +9,51 @@ use serde::Serialize;
 
 use crate::names;
 
-/// How to reach a cluster and as whom.
+/// The address of a cluster and the credential for it.
 #[derive(Clone)]
 pub struct Access<'a> {
     /// The cluster's name.
     pub cluster: &'a str,
-    /// `https://…`, as reachable from the primary.
+    /// The URL of the API server (`https://…`), as reachable from the primary cluster.
     pub server: &'a str,
-    /// The name to verify the server's certificate against, where it is not that of `server`.
+    /// The name in the server's certificate, if it differs from the host of `server`.
     pub tls_server_name: Option<&'a str>,
-    /// CA of the API server, PEM. Empty: the system's.
+    /// The CA of the API server, in PEM; empty: the system's CAs.
     pub ca_pem: &'a [u8],
-    /// Bearer token of the reader account.
+    /// The bearer token of the reader.
     pub token: &'a str,
 }
 
-/// Why no remote secret can be made.
+/// Why a remote secret cannot be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteSecretError {
-    /// A name that no cluster can have.
-    #[error("{0:?} is no name for a cluster: use lower-case letters, digits and '-', at most 63")]
+    /// The cluster's name is invalid.
+    #[error("{0:?} is not a valid cluster name (lower-case letters, digits and '-', at most 63 characters)")]
     Name(String),
-    /// Writing YAML failed.
+    /// The kubeconfig has no YAML form.
     #[error("the kubeconfig cannot be written: {0}")]
     Yaml(String),
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Kubeconfig<'a> {
+struct RemoteKubeconfig<'a> {
     api_version: &'a str,
     kind: &'a str,
-    clusters: [Named<'a, Cluster<'a>>; 1],
-    contexts: [Named<'a, Context<'a>>; 1],
+    clusters: [KubeconfigEntry<'a, KubeconfigCluster<'a>>; 1],
+    contexts: [KubeconfigEntry<'a, KubeconfigContext<'a>>; 1],
     #[serde(rename = "current-context")]
     current_context: &'a str,
-    users: [Named<'a, User<'a>>; 1],
+    users: [KubeconfigEntry<'a, KubeconfigUser<'a>>; 1],
 }
 
-struct Named<'a, T> {
+struct KubeconfigEntry<'a, T> {
     name: &'a str,
     kind: &'static str,
     value: T,
 }
 
-impl<T: Serialize> Serialize for Named<'_, T> {
+impl<T: Serialize> Serialize for KubeconfigEntry<'_, T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeMap as _;
         let mut map = serializer.serialize_map(Some(2))?;
@@ -65,7 +65,7 @@ impl<T: Serialize> Serialize for Named<'_, T> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Cluster<'a> {
+struct KubeconfigCluster<'a> {
     #[serde(skip_serializing_if = "String::is_empty")]
     certificate_authority_data: String,
     server: &'a str,
@@ -74,55 +74,55 @@ struct Cluster<'a> {
 }
 
 #[derive(Serialize)]
-struct Context<'a> {
+struct KubeconfigContext<'a> {
     cluster: &'a str,
     user: &'a str,
 }
 
 #[derive(Serialize)]
-struct User<'a> {
+struct KubeconfigUser<'a> {
     token: &'a str,
 }
 
-/// Whether a text can name a cluster: a DNS-1123 label.
+/// Returns whether a text is a valid cluster name: a DNS-1123 label.
 pub fn is_cluster_name(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     !name.is_empty() && name.len() <= 63 && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }
 
-/// The kubeconfig of a remote secret.
+/// Returns the kubeconfig of a remote secret.
 ///
 /// # Errors
-/// [`RemoteSecretError`].
+/// Returns an error if the cluster's name is invalid.
 pub fn kubeconfig(access: &Access<'_>) -> Result<String, RemoteSecretError> {
     use base64::Engine as _;
     let name = access.cluster;
     if !is_cluster_name(name) {
         return Err(RemoteSecretError::Name(name.to_owned()));
     }
-    let config = Kubeconfig {
+    let config = RemoteKubeconfig {
         api_version: "v1",
         kind: "Config",
-        clusters: [Named {
+        clusters: [KubeconfigEntry {
             name,
             kind: "cluster",
-            value: Cluster {
+            value: KubeconfigCluster {
                 certificate_authority_data: base64::engine::general_purpose::STANDARD.encode(access.ca_pem),
                 server: access.server,
                 tls_server_name: access.tls_server_name,
             },
         }],
-        contexts: [Named { name, kind: "context", value: Context { cluster: name, user: name } }],
+        contexts: [KubeconfigEntry { name, kind: "context", value: KubeconfigContext { cluster: name, user: name } }],
         current_context: name,
-        users: [Named { name, kind: "user", value: User { token: access.token } }],
+        users: [KubeconfigEntry { name, kind: "user", value: KubeconfigUser { token: access.token } }],
     };
     crate::yaml::to_string(&config).map_err(RemoteSecretError::Yaml)
 }
 
-/// The Secret, to be applied to the primary's root namespace.
+/// Returns a remote secret for the root namespace of a primary cluster.
 ///
 /// # Errors
-/// [`RemoteSecretError`].
+/// Returns an error if the cluster's name is invalid.
 pub fn remote_secret(root_namespace: &str, access: &Access<'_>) -> Result<Secret, RemoteSecretError> {
     let kubeconfig = kubeconfig(access)?;
     let one = |key: &str, value: &str| Some(BTreeMap::from([(key.to_owned(), value.to_owned())]));
@@ -139,7 +139,7 @@ pub fn remote_secret(root_namespace: &str, access: &Access<'_>) -> Result<Secret
     })
 }
 
-/// The name of a cluster's remote secret.
+/// Returns the name of a cluster's remote secret.
 pub fn secret_name(cluster: &str) -> String {
     format!("istio-remote-secret-{cluster}")
 }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_built_is_accepted() {
+    fn created_secrets_pass_validation() {
         let access = Access {
             cluster: "east",
             server: "https://203.0.113.2:6443",

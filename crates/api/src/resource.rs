@@ -1,4 +1,4 @@
-//! Implements [`kube::Resource`] for a type with a field `metadata`.
+//! A macro that implements [`kube::Resource`] for a type with a field `metadata`.
 
 macro_rules! resource {
     ($type:ty, $group:literal, $version:literal, $kind:literal, $plural:literal, $scope:ty) => {

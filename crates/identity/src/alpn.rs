@@ -1,24 +1,24 @@
-//! Application protocols offered between proxies.
+//! Application protocols (ALPN) of connections between proxies.
 //!
-//! The values are Istio's, so that a mesh can be migrated proxy by proxy: an Istio sidecar picks its inbound filter chain
-//! by what the client *offers*, and an Istio east-west gateway forwards only connections that offer one of them. A server
-//! never has to select one. Ours therefore prefers the plain names, and knows the `istio*` ones only so that a client that
-//! offers nothing else is not turned away; `istio-peer-exchange` comes last, because selecting it makes an Envoy client
-//! expect metadata at the head of the stream.
+//! The values are Istio's, so that a mesh can be migrated proxy by proxy: an Istio sidecar selects its inbound filter
+//! chain by the protocols that the client *offers*, and an Istio east-west gateway forwards only connections that offer
+//! one of them. The server's choice has no effect on Istio. Isthmus therefore prefers the plain names, and accepts the
+//! `istio*` names for clients that offer no others. `istio-peer-exchange` is last, because an Envoy client that
+//! negotiates it expects metadata at the beginning of the stream.
 
 /// A list of protocol names, most preferred first.
 pub type Alpn = &'static [&'static [u8]];
 
-/// A client that sends opaque bytes.
+/// The offer of a client that sends opaque bytes.
 pub const CLIENT_TCP: Alpn = &[b"istio-peer-exchange", b"istio"];
-/// A client that speaks HTTP/1.0.
+/// The offer of an HTTP/1.0 client.
 pub const CLIENT_HTTP10: Alpn = &[b"istio-http/1.0", b"istio", b"http/1.0"];
-/// A client that speaks HTTP/1.1.
+/// The offer of an HTTP/1.1 client.
 pub const CLIENT_HTTP1: Alpn = &[b"istio-http/1.1", b"istio", b"http/1.1"];
-/// A client that speaks HTTP/2, gRPC included.
+/// The offer of an HTTP/2 client, including gRPC.
 pub const CLIENT_HTTP2: Alpn = &[b"istio-h2", b"istio", b"h2"];
 
-/// A sidecar's inbound side: accepts whatever any of the client lists offers.
+/// The protocols that a sidecar accepts inbound: all that the client lists offer.
 pub const SERVER: Alpn = &[
     b"h2",
     b"http/1.1",
@@ -30,13 +30,13 @@ pub const SERVER: Alpn = &[
     b"istio-peer-exchange",
 ];
 
-/// Discovery and certificates, both gRPC.
+/// The protocol of discovery and of the certificate API: gRPC.
 pub const DISCOVERY: Alpn = &[b"h2"];
-/// Webhooks.
+/// The protocols of webhooks.
 pub const WEBHOOK: Alpn = &[b"h2", b"http/1.1"];
 
-/// Whether a ClientHello's offer says that the client is a proxy of a mesh, as opposed to an application that speaks TLS
-/// of its own to a permissive port.
+/// Returns whether the protocols offered in a ClientHello identify the client as a mesh proxy, as opposed to an
+/// application with TLS of its own.
 pub fn offered_by_mesh<'a>(offered: impl IntoIterator<Item = &'a [u8]>) -> bool {
     offered.into_iter().any(|name| name == b"istio" || name.starts_with(b"istio-"))
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_client_offer_meets_the_server_list() {
+    fn every_client_offer_has_a_protocol_of_the_server_list() {
         for client in [CLIENT_TCP, CLIENT_HTTP10, CLIENT_HTTP1, CLIENT_HTTP2] {
             let chosen = SERVER.iter().find(|name| client.contains(name)).expect("a common protocol");
             assert_ne!(*chosen, b"istio-peer-exchange");

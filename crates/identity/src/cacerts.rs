@@ -1,6 +1,6 @@
-//! The `cacerts` form: a signing certificate with key, chain and roots as PEM texts, under the names that Istio's
-//! plug-in CA Secret uses (`ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`). cert-manager's names (`tls.crt`,
-//! `tls.key`, `ca.crt`) are read too.
+//! The `cacerts` format of Istio's plug-in CA: a signing certificate with key, chain and roots as PEM entries
+//! `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem`. The names of cert-manager (`tls.crt`, `tls.key`,
+//! `ca.crt`) are accepted too.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,27 +10,27 @@ const CA_KEY: &str = "ca-key.pem";
 const ROOT_CERT: &str = "root-cert.pem";
 const CERT_CHAIN: &str = "cert-chain.pem";
 
-/// The four texts. `Debug` does not show the key.
+/// The entries of the `cacerts` format. `Debug` does not show the key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CaCerts {
     /// The signing certificate.
     pub ca_cert: String,
-    /// Its private key.
+    /// The private key of the signing certificate.
     pub ca_key: String,
-    /// The roots; several while roots rotate.
+    /// The roots; several during a rotation.
     pub root_cert: String,
-    /// From the signing certificate up to the root.
+    /// The chain from the signing certificate up to the root.
     pub cert_chain: String,
 }
 
-/// Why a Secret or directory is not in `cacerts` form.
+/// Why entries are not in the `cacerts` format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaCertsError {
     /// An entry is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// An entry is not text.
-    #[error("{0} is not text")]
+    /// An entry is not UTF-8.
+    #[error("{0} is not UTF-8 text")]
     NotText(&'static str),
 }
 
@@ -38,7 +38,7 @@ impl CaCerts {
     /// Reads the entries of a Secret.
     ///
     /// # Errors
-    /// [`CaCertsError`], naming the entry.
+    /// Returns an error that names the missing or invalid entry.
     pub fn from_entries<V: AsRef<[u8]>>(entries: &BTreeMap<String, V>) -> Result<Self, CaCertsError> {
         let text = |name: &'static str, other: &'static str| -> Result<String, CaCertsError> {
             let bytes = entries.get(name).or_else(|| entries.get(other)).ok_or(CaCertsError::Missing(name))?;
@@ -48,7 +48,7 @@ impl CaCerts {
             ca_cert: text(CA_CERT, "tls.crt")?,
             ca_key: text(CA_KEY, "tls.key")?,
             root_cert: text(ROOT_CERT, "ca.crt")?,
-            // Optional: a signing certificate directly under the root needs none.
+            // Optional: a signing certificate directly under the root needs no chain.
             cert_chain: match text(CERT_CHAIN, CERT_CHAIN) {
                 Err(CaCertsError::Missing(_)) => String::new(),
                 other => other?,
@@ -56,7 +56,7 @@ impl CaCerts {
         })
     }
 
-    /// The entries of a Secret, or names and contents of files.
+    /// Returns the entries of a Secret, or the names and contents of files.
     pub fn to_entries(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
             (CA_CERT.to_owned(), self.ca_cert.clone()),

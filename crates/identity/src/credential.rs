@@ -1,4 +1,4 @@
-//! A workload's certificate chain with its private key.
+//! Credentials: a workload's certificate chain with its private key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,33 +8,34 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::certificate;
+use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
 use crate::tls::provider;
-use crate::verify::{self, Refusal};
 
-/// A private key. Its `Debug` says nothing of it.
+/// A private key. `Debug` does not show it.
 pub struct PrivateKey(PrivateKeyDer<'static>);
 
 impl PrivateKey {
-    /// Wraps a key.
+    /// Wraps a key in DER.
     pub fn new(der: PrivateKeyDer<'static>) -> Self {
         PrivateKey(der)
     }
 
-    /// The first private key of a PEM text (PKCS#8, PKCS#1 or SEC1).
+    /// Reads the first private key of a PEM text (PKCS#8, PKCS#1 or SEC1).
     ///
     /// # Errors
-    /// [`CredentialError::Key`].
+    /// Returns an error if the text contains no valid private key.
     pub fn from_pem(text: &[u8]) -> Result<Self, CredentialError> {
         PrivateKeyDer::from_pem_slice(text).map(PrivateKey).map_err(|e| CredentialError::Key(e.to_string()))
     }
 
-    /// The key in PEM, for writing to a file or Secret of mode 0600 or the like.
+    /// Returns the key in PEM.
     pub fn to_pem(&self) -> String {
         crate::pem::private_key_to_pem(&self.0)
     }
 
-    /// The key itself.
+    /// Returns the key in DER.
     pub fn der(&self) -> &PrivateKeyDer<'static> {
         &self.0
     }
@@ -52,27 +53,27 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// Why a chain and a key make no credential.
+/// Why a chain and a key are not a valid credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// No certificate in the chain.
+    /// The chain is empty.
     #[error("the certificate chain is empty")]
     Empty,
-    /// The chain is not PEM.
-    #[error("the certificate chain is broken: {0}")]
+    /// The chain is not valid PEM.
+    #[error("the certificate chain is invalid: {0}")]
     Chain(String),
-    /// The leaf does not name a workload.
-    #[error("the certificate names no workload: {0}")]
+    /// The leaf is not a workload certificate.
+    #[error("the certificate is not a workload certificate: {0}")]
     Leaf(Refusal),
-    /// The key is broken or of a kind that TLS cannot use.
-    #[error("the private key cannot be used: {0}")]
+    /// The key is malformed or of an unsupported type.
+    #[error("the private key is invalid: {0}")]
     Key(String),
-    /// The key is not the one in the certificate.
-    #[error("the certificate belongs to another private key")]
+    /// The key does not match the certificate.
+    #[error("the private key does not match the certificate")]
     KeyMismatch,
 }
 
-/// A certificate chain (leaf first, root left out) with its key. Cheap to clone.
+/// A certificate chain (leaf first, without the root) with its private key. Cheap to clone.
 #[derive(Clone)]
 pub struct Credential {
     certified: Arc<CertifiedKey>,
@@ -83,17 +84,17 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// Puts chain and key together after checking that they belong together. A self-signed certificate at the end of
-    /// the chain (the root, which certificate APIs append) is dropped: peers have it already.
+    /// Creates a credential. A self-signed certificate at the end of the chain is dropped: certificate APIs append the
+    /// root, which peers already have.
     ///
     /// # Errors
-    /// [`CredentialError`].
+    /// Returns an error if the leaf is not a workload certificate, or the key does not match it.
     pub fn new(mut chain: Vec<CertificateDer<'static>>, key: &PrivateKey) -> Result<Self, CredentialError> {
-        while chain.len() > 1 && chain.last().is_some_and(|last| verify::is_self_issued(last)) {
+        while chain.len() > 1 && chain.last().is_some_and(|last| certificate::is_self_issued(last)) {
             chain.pop();
         }
         let leaf = chain.first().ok_or(CredentialError::Empty)?;
-        let facts = verify::leaf_facts(leaf).map_err(CredentialError::Leaf)?;
+        let facts = certificate::leaf_facts(leaf).map_err(CredentialError::Leaf)?;
         let signing = provider()
             .key_provider
             .load_private_key(key.der().clone_key())
@@ -109,10 +110,10 @@ impl Credential {
         })
     }
 
-    /// As [`Credential::new`], of PEM sections as the certificate API returns them.
+    /// Creates a credential from PEM texts, as the certificate API returns them.
     ///
     /// # Errors
-    /// [`CredentialError`].
+    /// Returns an error if the texts are not valid PEM, and in the cases of [`Credential::new`].
     pub fn from_pem(chain: &[impl AsRef<str>], key: &PrivateKey) -> Result<Self, CredentialError> {
         let mut certificates = Vec::new();
         for part in chain {
@@ -122,38 +123,39 @@ impl Credential {
         Credential::new(certificates, key)
     }
 
-    /// Who the certificate says its holder is.
+    /// Returns the SPIFFE ID in the certificate.
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// Leaf first, root left out.
+    /// Returns the chain: the leaf first, without the root.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
     }
 
-    /// The serial number in hexadecimal.
+    /// Returns the serial number in hexadecimal.
     pub fn serial(&self) -> &str {
         &self.serial
     }
 
-    /// When it begins to be valid.
+    /// Returns when the certificate becomes valid.
     pub fn not_before(&self) -> SystemTime {
         self.not_before
     }
 
-    /// When it ceases to be valid.
+    /// Returns when the certificate expires.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
 
-    /// How long it still is valid; zero when it no longer is.
+    /// Returns the remaining validity; zero after the expiry.
     pub fn remaining(&self, now: SystemTime) -> Duration {
         self.not_after.duration_since(now).unwrap_or_default()
     }
 
-    /// How long from `now` until it should be renewed: at half of its life, moved by up to ±1 % of it (`jitter` from 0
-    /// to 1), so that proxies that started together do not renew together. Zero when that time has passed.
+    /// Returns the time from `now` until the certificate is due for renewal, at half of its lifetime. `jitter` (0 to 1)
+    /// moves that time by up to ±1 % of the lifetime, so that proxies that started together do not renew together. Zero
+    /// if renewal is overdue.
     pub fn renew_in(&self, now: SystemTime, jitter: f64) -> Duration {
         let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
         let share = 0.5 + (jitter.clamp(0.0, 1.0) - 0.5) * 0.02;

@@ -1,4 +1,4 @@
-//! The handle on who this process is, shared by all of its threads and swapped as certificates rotate.
+//! The identity of a process: a handle that all threads share, replaced as certificates rotate.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,35 +13,35 @@ use crate::spiffe::SpiffeId;
 use crate::tls::{self, ClientAuth, Expectation};
 use crate::trust::{Trust, TrustError};
 
-/// Beyond this many client configurations the cache starts anew. A proxy holds one per set of identities that it calls;
-/// 4096 of them are about 4 MiB, more than any sidecar should reach.
+/// The maximum number of cached client configurations per protocol list; beyond it the cache is cleared. A proxy needs
+/// one for each set of identities that it connects to. 4096 of them take about 4 MiB.
 const MAX_CLIENTS: usize = 4096;
 
-/// What a listener accepts.
+/// The TLS settings of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Accept {
     /// Whether clients must present a certificate.
     pub client: ClientAuth,
-    /// Protocols, most preferred first.
+    /// The application protocols, most preferred first.
     pub alpn: Alpn,
 }
 
-/// Who this process is and whom it believes. Clones are the same handle.
+/// A handle to the credential and the trust of a process. Clones are the same handle.
 ///
-/// Configurations are built once for each combination and kept until the credential or the trust changes; then new
-/// connections get new ones, and those that exist go on with what they began with.
+/// TLS configurations are built once and cached until the credential or the trust changes. Existing connections keep the
+/// configuration that they started with.
 #[derive(Clone)]
 pub struct Identity {
-    shared: Arc<Shared>,
+    shared: Arc<SharedIdentity>,
 }
 
-struct Shared {
-    current: ArcSwap<State>,
-    /// Held while swapping, so that a new certificate and a new trust that arrive together both stay.
+struct SharedIdentity {
+    current: ArcSwap<IdentityVersion>,
+    /// Locked during a replacement, so that a new credential and a new trust that arrive at the same time are both kept.
     swapping: Mutex<()>,
 }
 
-struct State {
+struct IdentityVersion {
     generation: u64,
     credential: Credential,
     trust: Trust,
@@ -50,51 +50,53 @@ struct State {
 }
 
 impl Identity {
-    /// A handle on this credential and trust.
+    /// Creates a handle to a credential and a trust.
     pub fn new(credential: Credential, trust: Trust) -> Self {
-        let state = State::new(1, credential, trust);
-        Identity { shared: Arc::new(Shared { current: ArcSwap::from_pointee(state), swapping: Mutex::new(()) }) }
+        let state = IdentityVersion::new(1, credential, trust);
+        Identity {
+            shared: Arc::new(SharedIdentity { current: ArcSwap::from_pointee(state), swapping: Mutex::new(()) }),
+        }
     }
 
-    /// The credential in force.
+    /// Returns the current credential.
     pub fn credential(&self) -> Credential {
         self.shared.current.load().credential.clone()
     }
 
-    /// The trust in force.
+    /// Returns the current trust.
     pub fn trust(&self) -> Trust {
         self.shared.current.load().trust.clone()
     }
 
-    /// Own SPIFFE id.
+    /// Returns the SPIFFE ID of this process.
     pub fn id(&self) -> SpiffeId {
         self.shared.current.load().credential.id().clone()
     }
 
-    /// Grows by one with every swap; what was made under an older number may be renewed at leisure.
+    /// Returns the generation: a number that increases with each replacement.
     pub fn generation(&self) -> u64 {
         self.shared.current.load().generation
     }
 
-    /// Puts a renewed credential in force.
+    /// Replaces the credential.
     pub fn replace_credential(&self, credential: Credential) {
         self.swap(|state| (credential != state.credential).then(|| (credential.clone(), state.trust.clone())));
     }
 
-    /// Puts a changed trust in force. An equal one changes nothing.
+    /// Replaces the trust. An equal trust has no effect.
     pub fn replace_trust(&self, trust: Trust) {
         self.swap(|state| (trust != state.trust).then(|| (state.credential.clone(), trust.clone())));
     }
 
-    fn swap(&self, next: impl Fn(&State) -> Option<(Credential, Trust)>) {
+    fn swap(&self, next: impl Fn(&IdentityVersion) -> Option<(Credential, Trust)>) {
         let _one_at_a_time = self.shared.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.shared.current.load();
         if let Some((credential, trust)) = next(&state) {
-            self.shared.current.store(Arc::new(State::new(state.generation + 1, credential, trust)));
+            self.shared.current.store(Arc::new(IdentityVersion::new(state.generation + 1, credential, trust)));
         }
     }
 
-    /// The configuration of a listener of the mesh.
+    /// Returns the configuration of a listener for mutual TLS.
     pub fn server_config(&self, accept: Accept) -> Arc<ServerConfig> {
         let state = self.shared.current.load();
         let mut servers = state.servers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,20 +106,20 @@ impl Identity {
         Arc::clone(config)
     }
 
-    /// The configuration of a listener that asks nobody for a certificate, such as a webhook's. Not cached: a webhook
-    /// server asks once per generation.
+    /// Returns the configuration of a listener that requests no client certificates, such as a webhook's. It is not
+    /// cached: a webhook server needs it once per generation.
     pub fn plain_server_config(&self, alpn: Alpn) -> Arc<ServerConfig> {
         Arc::new(tls::plain_server(&self.shared.current.load().credential, alpn))
     }
 
-    /// The configuration of a connection to a peer that must prove one of these identities. With none, it refuses every
-    /// peer.
+    /// Returns the configuration of a connection to a peer that must prove one of the `expected` identities. An empty
+    /// list refuses every peer.
     pub fn client_config(&self, expected: &[SpiffeId], alpn: Alpn) -> Arc<ClientConfig> {
         self.client_config_for(&Expectation::any_of(expected.iter().cloned()), alpn)
     }
 
-    /// As [`Identity::client_config`], of an expectation kept ready by the caller, which spares building one for each
-    /// connection.
+    /// Returns the configuration of a connection to a peer that meets an expectation. Callers keep the expectation,
+    /// which avoids building it for each connection.
     pub fn client_config_for(&self, expected: &Expectation, alpn: Alpn) -> Arc<ClientConfig> {
         let state = self.shared.current.load();
         let mut clients = state.clients.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,19 +135,20 @@ impl Identity {
         config
     }
 
-    /// The configuration of a connection to the controller, known by its DNS name, presenting the own credential.
+    /// Returns the configuration of a connection to the controller, which presents this process's credential and
+    /// verifies the controller's DNS name.
     ///
     /// # Errors
-    /// [`TrustError`], where a root cannot be used as an anchor.
+    /// Returns an error if a root is not a valid trust anchor.
     pub fn controller_config(&self, alpn: Alpn) -> Result<Arc<ClientConfig>, TrustError> {
         let state = self.shared.current.load();
         tls::named_server_client(Some(&state.credential), state.trust.roots(), alpn).map(Arc::new)
     }
 }
 
-impl State {
+impl IdentityVersion {
     fn new(generation: u64, credential: Credential, trust: Trust) -> Self {
-        State { generation, credential, trust, clients: Mutex::default(), servers: Mutex::default() }
+        IdentityVersion { generation, credential, trust, clients: Mutex::default(), servers: Mutex::default() }
     }
 }
 

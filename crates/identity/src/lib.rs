@@ -1,28 +1,30 @@
-//! SPIFFE identities, issuing and verifying X.509, trust bundles and TLS configurations.
+//! SPIFFE identities, signing and verifying X.509 certificates, trust bundles and TLS configurations.
 //!
-//! Three roles meet here, and each has one type to start at:
+//! Start at one of three types:
 //!
-//! - who signs: [`Authority`], a cluster's intermediate (or the root it is made from), which turns a public key and a
-//!   [`SpiffeId`] into a certificate chain;
-//! - who is trusted: [`Trust`], the roots of each trust domain and which intermediate speaks for which cluster;
-//! - who one is: [`Identity`], a handle on the current [`Credential`] and [`Trust`] that hands out ready TLS
-//!   configurations and swaps them as certificates rotate.
+//! - [`Authority`] signs: a root, or the intermediate of a cluster. It issues a certificate chain for a public key and a
+//!   [`SpiffeId`].
+//! - [`Trust`] is a trust bundle: the roots of each trust domain, and the intermediate of each cluster.
+//! - [`Identity`] is a handle to the current [`Credential`] and [`Trust`] of a process. It provides TLS configurations
+//!   and replaces them as certificates rotate.
 //!
-//! Everything fails closed: a client without an expected identity gets a configuration that refuses every server, a
-//! certificate with no or with two URI names is refused, and a peer's cluster is told only by the intermediate that
-//! signed its certificate ([`peer_of`]), never by what it says of itself.
+//! All checks fail closed. A client without an expected identity gets a configuration that refuses every server. A
+//! certificate without a URI name, or with two of them, is refused. The cluster of a peer follows only from the
+//! intermediate that signed its certificate ([`peer_of`]), never from the peer's own claims.
 //!
-//! URI name constraints would be the textbook way to bind an intermediate to a trust domain, but the verifier in use
-//! (webpki) refuses every certificate under such a constraint, so the trust domain is checked here instead.
+//! The standard way to bind an intermediate to a trust domain is a URI name constraint. webpki refuses every certificate
+//! under such a constraint, so this crate checks the trust domain itself.
 //!
-//! What it does not do: it opens no socket, reads no file, and knows nothing of Kubernetes.
+//! This crate opens no sockets, reads no files, and does not depend on Kubernetes.
 
 pub mod alpn;
 mod authority;
 mod cacerts;
+mod certificate;
 mod credential;
 mod handle;
 mod pem;
+mod refusal;
 mod request;
 mod spiffe;
 mod tls;
@@ -37,11 +39,11 @@ pub use cacerts::{CaCerts, CaCertsError};
 pub use credential::{Credential, CredentialError, PrivateKey};
 pub use handle::{Accept, Identity};
 pub use pem::{certificates_from_pem, certificates_to_pem};
+pub use refusal::{Refusal, refusal_of};
 pub use request::{KeyAndRequest, PublicKey, RequestError};
 pub use spiffe::{SpiffeError, SpiffeId};
 pub use tls::{ClientAuth, Expectation, provider, server_only_client};
 pub use trust::{Issuer, IssuerError, Peer, Trust, TrustError, peer_of, public_key_sha256};
-pub use verify::{Refusal, refusal_of};
 
-/// How far back a certificate's validity begins, so that a peer whose clock is behind accepts it at once.
+/// How long before its issue a certificate's validity begins, so that peers with slow clocks accept it.
 pub const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(120);

@@ -1,24 +1,24 @@
-//! PEM (RFC 7468) in and out.
+//! Reading and writing PEM (RFC 7468).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Every certificate of a PEM text, in order; other sections are passed over.
+/// Reads all certificates of a PEM text, in order. Sections of other types are ignored.
 ///
 /// # Errors
-/// The reason, where a section is broken.
+/// Returns the reason if a section is malformed.
 pub fn certificates_from_pem(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     CertificateDer::pem_slice_iter(text).map(|found| found.map_err(|e| format!("not valid PEM: {e}"))).collect()
 }
 
-/// Certificates as PEM, in order.
+/// Writes certificates as PEM, in order.
 pub fn certificates_to_pem<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> String {
     certificates.into_iter().map(|certificate| encode("CERTIFICATE", certificate)).collect()
 }
 
-/// A private key under the label of its form.
+/// Writes a private key as PEM, with the label of its format.
 pub(crate) fn private_key_to_pem(key: &PrivateKeyDer<'_>) -> String {
     let label = match key {
         PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",

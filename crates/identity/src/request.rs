@@ -1,7 +1,7 @@
-//! Certificate requests (PKCS#10, RFC 2986): made by a workload, of which the authority uses the public key alone.
+//! Certificate requests (PKCS#10, RFC 2986), of which an authority uses only the public key.
 //!
-//! A request may ask for anything: a name, `CA:TRUE`, key usages. None of it is looked at. What the certificate says comes
-//! from who the caller proved to be; the request only proves that the caller holds the private key.
+//! Names, `CA:TRUE` and key usages in a request are ignored. The content of a certificate follows from the identity
+//! that the caller proved; the request only proves that the caller has the private key.
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use rustls_pki_types::pem::PemObject as _;
@@ -12,42 +12,42 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::credential::PrivateKey;
 
-/// The longest request that is read; RSA-4096 requests have about 2 KiB.
+/// The size limit of a request; requests with RSA-4096 keys have about 2 KiB.
 const MAX_REQUEST: usize = 16 * 1024;
-/// The least bits of an RSA key.
+/// The minimum size of an RSA key in bits.
 const MIN_RSA_BITS: usize = 2048;
 
-/// Why a certificate request is refused. All of it is the caller's fault.
+/// Why a certificate request is refused. All reasons are errors of the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Longer than 16 KiB.
-    #[error("the certificate request has {0} bytes, at most {MAX_REQUEST} are read")]
+    /// The request exceeds the size limit.
+    #[error("the certificate request has {0} bytes; the limit is {MAX_REQUEST}")]
     TooLong(usize),
-    /// No PEM block `CERTIFICATE REQUEST`.
+    /// The text contains no PEM section `CERTIFICATE REQUEST`.
     #[error("the certificate request is not PEM: {0}")]
     Pem(String),
-    /// Not a PKCS#10 structure.
+    /// The request is not valid PKCS#10.
     #[error("the certificate request cannot be parsed: {0}")]
     Parse(String),
-    /// The request is not signed with the key that it carries.
-    #[error("the certificate request is not signed with its own key: {0}")]
+    /// The signature does not match the public key of the request.
+    #[error("the signature of the certificate request does not match its public key: {0}")]
     Signature(String),
-    /// A kind or size of key that is not accepted.
+    /// The type or size of the key is not supported.
     #[error(
-        "the key of the certificate request is not accepted: {0}; use ECDSA P-256, P-384 or RSA of 2048 bits or more"
+        "the key of the certificate request is not supported: {0}; use ECDSA P-256, P-384 or RSA with 2048 bits or more"
     )]
     Key(String),
 }
 
-/// A public key that its holder proved to own.
+/// A public key whose private key the caller has proved to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(pub(crate) rcgen::SubjectPublicKeyInfo);
 
 impl PublicKey {
-    /// Reads a PEM request, checks its signature and takes its public key.
+    /// Reads a request in PEM, verifies its signature and returns its public key.
     ///
     /// # Errors
-    /// [`RequestError`], where the request is broken or its key is not accepted.
+    /// Returns an error if the request is malformed or its key is not supported.
     pub fn from_request_pem(text: &str) -> Result<Self, RequestError> {
         if text.len() > MAX_REQUEST {
             return Err(RequestError::TooLong(text.len()));
@@ -57,45 +57,45 @@ impl PublicKey {
         Self::from_request_der(&der)
     }
 
-    /// As [`PublicKey::from_request_pem`], of DER.
+    /// Reads a request in DER, verifies its signature and returns its public key.
     ///
     /// # Errors
-    /// [`RequestError`], where the request is broken or its key is not accepted.
+    /// Returns an error if the request is malformed or its key is not supported.
     pub fn from_request_der(der: &[u8]) -> Result<Self, RequestError> {
         let (rest, request) = x509_parser::certification_request::X509CertificationRequest::from_der(der)
             .map_err(|e| RequestError::Parse(e.to_string()))?;
         if !rest.is_empty() {
-            return Err(RequestError::Parse(format!("{} bytes after its end", rest.len())));
+            return Err(RequestError::Parse(format!("{} bytes follow the request", rest.len())));
         }
         request.verify_signature().map_err(|e| RequestError::Signature(e.to_string()))?;
         Self::from_spki_der(request.certification_request_info.subject_pki.raw)
     }
 
-    /// A bare SubjectPublicKeyInfo.
+    /// Reads a SubjectPublicKeyInfo in DER.
     ///
     /// # Errors
-    /// [`RequestError::Parse`] or [`RequestError::Key`].
+    /// Returns an error if the key is malformed or not supported.
     pub fn from_spki_der(der: &[u8]) -> Result<Self, RequestError> {
         let (_, info) = SubjectPublicKeyInfo::from_der(der).map_err(|e| RequestError::Parse(e.to_string()))?;
         match info.parsed().map_err(|e| RequestError::Parse(e.to_string()))? {
             ParsedKey::RSA(key) if key.key_size() >= MIN_RSA_BITS => {}
-            ParsedKey::RSA(key) => return Err(RequestError::Key(format!("RSA of {} bits", key.key_size()))),
+            ParsedKey::RSA(key) => return Err(RequestError::Key(format!("RSA with {} bits", key.key_size()))),
             ParsedKey::EC(point) if matches!(point.key_size(), 256 | 384) => {}
             ParsedKey::EC(point) => {
-                return Err(RequestError::Key(format!("elliptic curve of {} bits", point.key_size())));
+                return Err(RequestError::Key(format!("elliptic curve with {} bits", point.key_size())));
             }
             _ => return Err(RequestError::Key(format!("algorithm {}", info.algorithm.algorithm))),
         }
         rcgen::SubjectPublicKeyInfo::from_der(der).map(PublicKey).map_err(|e| RequestError::Key(e.to_string()))
     }
 
-    /// The SubjectPublicKeyInfo in DER.
+    /// Returns the SubjectPublicKeyInfo in DER.
     pub fn spki_der(&self) -> Vec<u8> {
         self.0.subject_public_key_info()
     }
 }
 
-/// A new private key and the request for its certificate. The key stays where it was made.
+/// A new private key and the request for its certificate.
 #[derive(Debug)]
 pub struct KeyAndRequest {
     /// The private key.
@@ -105,10 +105,10 @@ pub struct KeyAndRequest {
 }
 
 impl KeyAndRequest {
-    /// Makes a P-256 key and a request that carries nothing but its public key.
+    /// Creates a P-256 key and a request that contains only the public key.
     ///
     /// # Errors
-    /// Where the system has no randomness.
+    /// Returns an error if the system provides no randomness.
     pub fn generate() -> Result<Self, crate::CaError> {
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
@@ -118,10 +118,10 @@ impl KeyAndRequest {
         Ok(KeyAndRequest { key: PrivateKey::new(der), request_pem })
     }
 
-    /// The public key of the request.
+    /// Returns the public key of the request.
     ///
     /// # Errors
-    /// Never for a request made by [`KeyAndRequest::generate`].
+    /// Returns an error if the request is invalid; requests that [`KeyAndRequest::generate`] created are valid.
     pub fn public_key(&self) -> Result<PublicKey, RequestError> {
         PublicKey::from_request_pem(&self.request_pem)
     }
@@ -133,7 +133,7 @@ mod tests {
     use rcgen::{BasicConstraints, IsCa, KeyPair, SanType};
 
     #[test]
-    fn own_request_is_accepted_and_redacted() {
+    fn generated_requests_are_accepted_and_keys_not_shown() {
         let made = KeyAndRequest::generate().unwrap();
         assert!(made.public_key().is_ok());
         let printed = format!("{made:?}");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_ignored_and_bad_requests_refused() {
+    fn requested_fields_are_ignored_and_invalid_requests_refused() {
         let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,20 +1,20 @@
-//! SPIFFE ids of workloads: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+//! SPIFFE IDs of workloads: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 //!
-//! The syntax follows the SPIFFE-ID standard (trust domain: lower-case letters, digits, `.`, `-`, `_`; path segments:
-//! letters, digits, `.`, `-`, `_`; at most 2048 bytes) and is narrowed to the form that Istio uses. A name that is merely
-//! similar is refused, not normalised: two spellings of one identity are how policies get bypassed.
+//! The syntax is that of the SPIFFE-ID standard (trust domain: lower-case letters, digits, `.`, `-`, `_`; path
+//! segments: letters, digits, `.`, `-`, `_`; at most 2048 bytes), restricted to the form that Istio uses. A similar
+//! text is refused, not normalised: two spellings of one identity would allow a peer to bypass policies.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 const SCHEME: &str = "spiffe://";
-/// The standard's bound on the whole id.
+/// The standard's limit for the whole ID, in bytes.
 const MAX_ID: usize = 2048;
-/// The standard's bound on the trust domain.
+/// The standard's limit for the trust domain, in bytes.
 const MAX_DOMAIN: usize = 255;
 
-/// A workload's identity. Cheap to clone, ordered and hashed by its text.
+/// The SPIFFE ID of a workload. Cheap to clone; ordered and hashed by its text.
 #[derive(Clone)]
 pub struct SpiffeId {
     text: Arc<str>,
@@ -22,31 +22,31 @@ pub struct SpiffeId {
     namespace_end: u16,
 }
 
-/// Why a text is not a workload's SPIFFE id.
+/// Why a text is not the SPIFFE ID of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeError {
-    /// Longer than 2048 bytes.
-    #[error("a SPIFFE id may have at most {MAX_ID} bytes, this one has {0}")]
+    /// The text is longer than 2048 bytes.
+    #[error("the SPIFFE ID has {0} bytes; the limit is {MAX_ID}")]
     TooLong(usize),
-    /// Does not begin with `spiffe://`.
-    #[error("{0:?} does not begin with \"spiffe://\"")]
+    /// The text does not start with `spiffe://`.
+    #[error("{0:?} does not start with \"spiffe://\"")]
     Scheme(String),
-    /// Empty, overlong, or with characters that a trust domain may not have.
-    #[error("{0:?} is no trust domain: use lower-case letters, digits, '.', '-' and '_'")]
+    /// The trust domain is empty, too long, or has invalid characters.
+    #[error("{0:?} is not a valid trust domain (lower-case letters, digits, '.', '-' and '_')")]
     TrustDomain(String),
-    /// Not `/ns/<namespace>/sa/<service account>`.
-    #[error("{0:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
+    /// The path is not `/ns/<namespace>/sa/<service account>`.
+    #[error("{0:?} does not have the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
     Form(String),
-    /// An empty path segment, `.` or `..`, or a character that a segment may not have.
-    #[error("{0:?} may not stand in a SPIFFE id: use letters, digits, '.', '-' and '_'")]
+    /// A path segment is empty, `.` or `..`, or has invalid characters.
+    #[error("{0:?} is not a valid part of a SPIFFE ID (letters, digits, '.', '-' and '_')")]
     Segment(String),
 }
 
 impl SpiffeId {
-    /// Puts an id together.
+    /// Creates an ID from its parts.
     ///
     /// # Errors
-    /// Where a part is empty or has characters that it may not have.
+    /// Returns an error if a part is empty or has invalid characters.
     pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> Result<Self, SpiffeError> {
         check_trust_domain(trust_domain)?;
         check_segment(namespace)?;
@@ -61,35 +61,35 @@ impl SpiffeId {
         Ok(SpiffeId { text: text.into(), domain_end: domain_end as u16, namespace_end: namespace_end as u16 })
     }
 
-    /// The whole id.
+    /// Returns the ID as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The trust domain, such as `cluster.local`.
+    /// Returns the trust domain, such as `cluster.local`.
     pub fn trust_domain(&self) -> &str {
         &self.text[SCHEME.len()..usize::from(self.domain_end)]
     }
 
-    /// The Kubernetes namespace.
+    /// Returns the Kubernetes namespace.
     pub fn namespace(&self) -> &str {
         &self.text[usize::from(self.domain_end) + "/ns/".len()..usize::from(self.namespace_end)]
     }
 
-    /// The Kubernetes service account.
+    /// Returns the Kubernetes service account.
     pub fn service_account(&self) -> &str {
         &self.text[usize::from(self.namespace_end) + "/sa/".len()..]
     }
 }
 
-/// Checks that a text can be a trust domain.
+/// Checks the syntax of a trust domain.
 ///
 /// # Errors
-/// [`SpiffeError::TrustDomain`] where it cannot.
+/// Returns [`SpiffeError::TrustDomain`] if the syntax is invalid.
 pub(crate) fn check_trust_domain(domain: &str) -> Result<(), SpiffeError> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     if domain.is_empty() || domain.len() > MAX_DOMAIN || !domain.bytes().all(allowed) {
-        return Err(SpiffeError::TrustDomain(shown(domain)));
+        return Err(SpiffeError::TrustDomain(excerpt(domain)));
     }
     Ok(())
 }
@@ -97,13 +97,13 @@ pub(crate) fn check_trust_domain(domain: &str) -> Result<(), SpiffeError> {
 fn check_segment(segment: &str) -> Result<(), SpiffeError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     if segment.is_empty() || segment == "." || segment == ".." || !segment.bytes().all(allowed) {
-        return Err(SpiffeError::Segment(shown(segment)));
+        return Err(SpiffeError::Segment(excerpt(segment)));
     }
     Ok(())
 }
 
-/// What of a hostile text goes into a message.
-fn shown(text: &str) -> String {
+/// Limits the length of untrusted text in a message.
+fn excerpt(text: &str) -> String {
     text.chars().take(120).collect()
 }
 
@@ -114,13 +114,13 @@ impl FromStr for SpiffeId {
         if text.len() > MAX_ID {
             return Err(SpiffeError::TooLong(text.len()));
         }
-        let rest = text.strip_prefix(SCHEME).ok_or_else(|| SpiffeError::Scheme(shown(text)))?;
-        let (domain, path) = rest.split_once('/').ok_or_else(|| SpiffeError::Form(shown(text)))?;
+        let rest = text.strip_prefix(SCHEME).ok_or_else(|| SpiffeError::Scheme(excerpt(text)))?;
+        let (domain, path) = rest.split_once('/').ok_or_else(|| SpiffeError::Form(excerpt(text)))?;
         check_trust_domain(domain)?;
         let mut segments = path.split('/');
         match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next()) {
             (Some("ns"), Some(namespace), Some("sa"), Some(account), None) => SpiffeId::new(domain, namespace, account),
-            _ => Err(SpiffeError::Form(shown(text))),
+            _ => Err(SpiffeError::Form(excerpt(text))),
         }
     }
 }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_apart_what_it_puts_together() {
+    fn ids_are_parsed_and_formatted() {
         let id: SpiffeId = "spiffe://cluster.local/ns/default/sa/reviews".parse().unwrap();
         assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("cluster.local", "default", "reviews"));
         assert_eq!(id, SpiffeId::new("cluster.local", "default", "reviews").unwrap());
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_odd_input() {
+    fn invalid_ids_are_refused() {
         let table = [
             "",
             "spiffe://",

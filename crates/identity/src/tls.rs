@@ -1,8 +1,8 @@
-//! TLS configurations: which versions, keys, verifiers and protocols each kind of connection uses.
+//! TLS configurations: versions, keys, verifiers and protocols of each kind of connection.
 //!
-//! The crypto provider is passed explicitly everywhere and never taken from the process, so a library that installs
-//! another default changes nothing here. Sessions are not resumed inside the mesh: a resumed session would outlive the
-//! certificate that it was made with, and connections are long-lived and pooled anyway.
+//! The crypto provider is always passed explicitly, so that a library which installs another process default has no
+//! effect. Sessions are not resumed inside the mesh: a resumed session would outlive the certificate of its first
+//! handshake, and connections are long-lived and pooled.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -17,17 +17,18 @@ use rustls_pki_types::CertificateDer;
 
 use crate::alpn::Alpn;
 use crate::credential::Credential;
+use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
 use crate::trust::{Trust, TrustError};
-use crate::verify::{PeerClientVerifier, PeerServerVerifier, Refusal};
+use crate::verify::{PeerClientVerifier, PeerServerVerifier};
 
-/// Proxies of Istio offer TLS 1.3, but may be told to stay at 1.2.
+/// Istio's proxies offer TLS 1.3, but can be configured for 1.2 only.
 const SERVER_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
-/// Under 1.3 the client's certificate, that is who talks to whom, does not cross the network in the clear.
+/// TLS 1.3 encrypts the client's certificate, so that an observer does not see which workloads communicate.
 const CLIENT_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
 
-/// The one crypto provider of the mesh. AES with keys of 128 bits comes first: nobody breaks them either, and they take ten
-/// rounds a block instead of fourteen.
+/// Returns the crypto provider of the mesh. AES-128 is preferred over AES-256: it is secure as well, and needs ten
+/// rounds per block instead of fourteen.
 pub fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| {
@@ -37,17 +38,18 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
     })
 }
 
-/// Whether a server insists on a client certificate.
+/// Whether a server requires a client certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientAuth {
-    /// No certificate, no connection: between proxies.
+    /// Clients must present a certificate: between proxies.
     Required,
-    /// A certificate is verified where one is sent: discovery and enrolment, where a new workload has none yet.
+    /// Clients may present a certificate, which is verified: discovery and enrolment, where a new workload has no
+    /// certificate yet.
     Optional,
 }
 
-/// Whom a client accepts: any of a set of identities, optionally only where signed for one of a set of clusters. The
-/// empty set accepts nobody.
+/// The peers that a client accepts: a set of identities, optionally restricted to a set of clusters. An empty set
+/// accepts no peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Expectation {
     identities: Box<[SpiffeId]>,
@@ -55,7 +57,7 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    /// Any of these identities.
+    /// Creates an expectation of any of these identities.
     pub fn any_of(identities: impl IntoIterator<Item = SpiffeId>) -> Self {
         let mut identities: Vec<_> = identities.into_iter().collect();
         identities.sort();
@@ -63,7 +65,7 @@ impl Expectation {
         Expectation { identities: identities.into(), clusters: None }
     }
 
-    /// The same, signed by the intermediate of one of these clusters.
+    /// Restricts the expectation to certificates that the intermediate of one of these clusters signed.
     pub fn in_clusters(mut self, clusters: impl IntoIterator<Item = Arc<str>>) -> Self {
         let mut clusters: Vec<_> = clusters.into_iter().collect();
         clusters.sort();
@@ -72,7 +74,7 @@ impl Expectation {
         self
     }
 
-    /// Whether nobody can meet it.
+    /// Returns whether no peer can meet the expectation.
     pub fn is_empty(&self) -> bool {
         self.identities.is_empty() || self.clusters.as_ref().is_some_and(|clusters| clusters.is_empty())
     }
@@ -93,22 +95,22 @@ impl Expectation {
     }
 }
 
-/// Presents one credential, whatever is asked for.
-struct Presents(Arc<CertifiedKey>);
+/// A certificate resolver that always presents the same credential.
+struct CredentialResolver(Arc<CertifiedKey>);
 
-impl fmt::Debug for Presents {
+impl fmt::Debug for CredentialResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Presents(redacted)")
+        f.write_str("CredentialResolver(redacted)")
     }
 }
 
-impl ResolvesServerCert for Presents {
+impl ResolvesServerCert for CredentialResolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
     }
 }
 
-impl ResolvesClientCert for Presents {
+impl ResolvesClientCert for CredentialResolver {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
     }
@@ -128,20 +130,20 @@ pub(crate) fn mesh_server(credential: &Credential, trust: &Trust, auth: ClientAu
         .with_protocol_versions(SERVER_VERSIONS)
         .expect("the provider has cipher suites for TLS 1.2 and 1.3")
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(Presents(Arc::clone(credential.certified()))));
+        .with_cert_resolver(Arc::new(CredentialResolver(Arc::clone(credential.certified()))));
     config.alpn_protocols = names(alpn);
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config
 }
 
-/// A server that asks no client for a certificate: webhooks, which the API server calls.
+/// Builds the configuration of a server that requests no client certificates: webhooks, which the API server calls.
 pub(crate) fn plain_server(credential: &Credential, alpn: Alpn) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(SERVER_VERSIONS)
         .expect("the provider has cipher suites for TLS 1.2 and 1.3")
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Presents(Arc::clone(credential.certified()))));
+        .with_cert_resolver(Arc::new(CredentialResolver(Arc::clone(credential.certified()))));
     config.alpn_protocols = names(alpn);
     config
 }
@@ -153,13 +155,13 @@ pub(crate) fn mesh_client(credential: &Credential, trust: &Trust, expected: Expe
         .expect("the provider has cipher suites for TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(Arc::new(Presents(Arc::clone(credential.certified()))));
+        .with_client_cert_resolver(Arc::new(CredentialResolver(Arc::clone(credential.certified()))));
     config.alpn_protocols = names(alpn);
     config.resumption = Resumption::disabled();
     config
 }
 
-/// A client of the controller, which is known by its DNS name; `credential` is presented where there is one.
+/// Builds the configuration of a client that verifies the server's DNS name and presents `credential`, if given.
 pub(crate) fn named_server_client(
     credential: Option<&Credential>,
     roots: &[CertificateDer<'static>],
@@ -181,7 +183,9 @@ pub(crate) fn named_server_client(
         .expect("the provider has cipher suites for TLS 1.3")
         .with_webpki_verifier(verifier);
     let mut config = match credential {
-        Some(credential) => builder.with_client_cert_resolver(Arc::new(Presents(Arc::clone(credential.certified())))),
+        Some(credential) => {
+            builder.with_client_cert_resolver(Arc::new(CredentialResolver(Arc::clone(credential.certified()))))
+        }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = names(alpn);
@@ -189,11 +193,11 @@ pub(crate) fn named_server_client(
     Ok(config)
 }
 
-/// A client that has no certificate yet and knows the server by its DNS name under these roots: a workload's first call
-/// to the certificate API.
+/// Returns the configuration of a client without a certificate that verifies the server's DNS name under `roots`: for a
+/// workload's first request to the certificate API.
 ///
 /// # Errors
-/// [`TrustError`], where a root is broken or there is none.
+/// Returns an error if `roots` is empty or a root is invalid.
 pub fn server_only_client(roots: &[CertificateDer<'static>], alpn: Alpn) -> Result<Arc<ClientConfig>, TrustError> {
     named_server_client(None, roots, alpn).map(Arc::new)
 }

@@ -1,4 +1,4 @@
-//! Who is believed: the roots of each trust domain, and which intermediate speaks for which cluster.
+//! Trust bundles: the roots of each trust domain, and the intermediate of each cluster.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -7,13 +7,13 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
+use crate::certificate;
 use crate::spiffe::{SpiffeError, SpiffeId, check_trust_domain};
-use crate::verify;
 
-/// A peer sends at most this many certificates that are looked at for its cluster.
+/// The number of a peer's certificates that are examined for its cluster.
 const MAX_INTERMEDIATES: usize = 8;
 
-/// The intermediate that signs for one cluster.
+/// The intermediate of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Issuer {
     /// The cluster's name.
@@ -22,29 +22,29 @@ pub struct Issuer {
     pub public_key_sha256: [u8; 32],
 }
 
-/// Why a published intermediate is not believed.
+/// Why a published intermediate is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IssuerError {
-    /// Not PEM, or no certificate in it.
-    #[error("it holds no certificate")]
+    /// The text contains no certificate in PEM.
+    #[error("it contains no certificate")]
     NoCertificate,
-    /// It may not sign.
-    #[error("it is no signing certificate")]
+    /// The certificate is not a CA.
+    #[error("it is not a signing certificate")]
     NoCa,
-    /// Its time is over, or has not come.
-    #[error("it is not valid now")]
+    /// The certificate has expired or is not valid yet.
+    #[error("it has expired or is not valid yet")]
     NotValidNow,
-    /// It is not signed by one of our roots.
-    #[error("it is not signed by a root that is trusted here")]
+    /// No trusted root signed the certificate.
+    #[error("it is not signed by a trusted root")]
     ForeignRoot,
 }
 
 impl Issuer {
-    /// The issuer of a cluster that publishes its intermediate (first certificate of `pem`): believed where one of `roots`
-    /// signed it. Whether another cluster has the same one is for the caller to find out.
+    /// Reads the intermediate that a cluster publishes: the first certificate of `pem`, which one of `roots` must have
+    /// signed. The caller checks that no other cluster has the same intermediate.
     ///
     /// # Errors
-    /// [`IssuerError`].
+    /// Returns an error if the certificate is not a valid intermediate under `roots`.
     pub fn published(
         cluster: &str,
         pem: &[u8],
@@ -53,11 +53,11 @@ impl Issuer {
     ) -> Result<Self, IssuerError> {
         let certificates = crate::pem::certificates_from_pem(pem).map_err(|_| IssuerError::NoCertificate)?;
         let certificate = certificates.first().ok_or(IssuerError::NoCertificate)?;
-        let facts = verify::ca_facts(certificate).ok_or(IssuerError::NoCa)?;
+        let facts = certificate::ca_facts(certificate).ok_or(IssuerError::NoCa)?;
         if now < facts.not_before || now >= facts.not_after {
             return Err(IssuerError::NotValidNow);
         }
-        let signed = roots.iter().any(|root| verify::signing_key_of(root, certificate, |_| Some(())).is_some());
+        let signed = roots.iter().any(|root| certificate::signing_key_of(root, certificate, |_| Some(())).is_some());
         if !signed {
             return Err(IssuerError::ForeignRoot);
         }
@@ -65,60 +65,60 @@ impl Issuer {
     }
 }
 
-/// What a peer proved in its handshake.
+/// The identity and cluster that a peer proved in its handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its identity.
+    /// The SPIFFE ID.
     pub id: SpiffeId,
-    /// The cluster whose intermediate signed its certificate; `None` where that is no cluster's known intermediate.
+    /// The cluster whose intermediate signed the certificate; `None` if it is not the intermediate of a known cluster.
     pub cluster: Option<Arc<str>>,
 }
 
-/// Why a trust bundle is refused. What was in force before stays.
+/// Why a trust bundle is refused. The previous bundle stays in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
-    /// The trust domain's name is no trust domain.
+    /// The trust domain is invalid.
     #[error(transparent)]
     Domain(#[from] SpiffeError),
-    /// No root: nothing could be verified.
+    /// The trust domain has no root, so that nothing could be verified.
     #[error("trust domain {0:?} has no root certificate")]
     NoRoots(String),
-    /// A root that cannot be parsed.
-    #[error("root certificate {index} of trust domain {domain:?} cannot be used: {reason}")]
+    /// A root is invalid.
+    #[error("root certificate {index} of trust domain {domain:?} is invalid: {reason}")]
     Root {
         /// The trust domain.
         domain: String,
-        /// Counted from 0.
+        /// The index of the root, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// An immutable trust bundle. Cheap to clone; compare to find out whether it changed.
+/// A trust bundle. Immutable and cheap to clone; comparison shows whether it has changed.
 #[derive(Clone, PartialEq)]
 pub struct Trust {
-    inner: Arc<Inner>,
+    inner: Arc<TrustContent>,
 }
 
 #[derive(PartialEq)]
-struct Inner {
+struct TrustContent {
     domain: Arc<str>,
-    domains: BTreeMap<Arc<str>, Roots>,
+    domains: BTreeMap<Arc<str>, DomainRoots>,
     issuers: HashMap<[u8; 32], Arc<str>>,
 }
 
 #[derive(Clone, PartialEq)]
-struct Roots {
+struct DomainRoots {
     certificates: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
 }
 
 impl Trust {
-    /// The bundle of one trust domain. Several roots are all trusted: that is how roots rotate.
+    /// Creates the bundle of one trust domain. All roots are trusted; a rotation has several.
     ///
     /// # Errors
-    /// [`TrustError`].
+    /// Returns an error if the trust domain is invalid, `roots` is empty, or a root is invalid.
     pub fn new(
         trust_domain: &str,
         roots: Vec<CertificateDer<'static>>,
@@ -126,21 +126,21 @@ impl Trust {
     ) -> Result<Self, TrustError> {
         check_trust_domain(trust_domain)?;
         let domain: Arc<str> = trust_domain.into();
-        let domains = BTreeMap::from([(Arc::clone(&domain), Roots::new(trust_domain, roots)?)]);
+        let domains = BTreeMap::from([(Arc::clone(&domain), DomainRoots::new(trust_domain, roots)?)]);
         let issuers = issuers.into_iter().map(|issuer| (issuer.public_key_sha256, issuer.cluster)).collect();
-        Ok(Trust { inner: Arc::new(Inner { domain, domains, issuers }) })
+        Ok(Trust { inner: Arc::new(TrustContent { domain, domains, issuers }) })
     }
 
-    /// The same bundle that trusts `roots` for `trust_domain` as well, and for that domain only.
+    /// Returns a bundle that also trusts `roots` for `trust_domain`, and only for that domain.
     ///
     /// # Errors
-    /// [`TrustError`].
+    /// Returns an error in the cases of [`Trust::new`].
     pub fn federated_with(&self, trust_domain: &str, roots: Vec<CertificateDer<'static>>) -> Result<Self, TrustError> {
         check_trust_domain(trust_domain)?;
         let mut domains = self.inner.domains.clone();
-        domains.insert(trust_domain.into(), Roots::new(trust_domain, roots)?);
+        domains.insert(trust_domain.into(), DomainRoots::new(trust_domain, roots)?);
         Ok(Trust {
-            inner: Arc::new(Inner {
+            inner: Arc::new(TrustContent {
                 domain: Arc::clone(&self.inner.domain),
                 domains,
                 issuers: self.inner.issuers.clone(),
@@ -148,17 +148,17 @@ impl Trust {
         })
     }
 
-    /// The mesh's own trust domain.
+    /// Returns the trust domain of the mesh.
     pub fn trust_domain(&self) -> &str {
         &self.inner.domain
     }
 
-    /// The roots of the mesh's own trust domain.
+    /// Returns the roots of the mesh's trust domain.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         self.inner.domains.get(&self.inner.domain).map_or(&[], |roots| &roots.certificates)
     }
 
-    /// The known intermediates, ordered by cluster.
+    /// Returns the known intermediates, sorted by cluster.
     pub fn issuers(&self) -> Vec<Issuer> {
         let mut issuers: Vec<_> = self
             .inner
@@ -189,7 +189,7 @@ impl fmt::Debug for Trust {
     }
 }
 
-impl Roots {
+impl DomainRoots {
     fn new(domain: &str, certificates: Vec<CertificateDer<'static>>) -> Result<Self, TrustError> {
         if certificates.is_empty() {
             return Err(TrustError::NoRoots(domain.to_owned()));
@@ -203,29 +203,29 @@ impl Roots {
                     .map_err(|e| TrustError::Root { domain: domain.to_owned(), index, reason: e.to_string() })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Roots { certificates, anchors })
+        Ok(DomainRoots { certificates, anchors })
     }
 }
 
-/// SHA-256 of a SubjectPublicKeyInfo in DER, by which an intermediate is known: it stays the same when the intermediate
-/// is renewed with the same key, and it is what a signature proves.
+/// Returns the SHA-256 of a SubjectPublicKeyInfo in DER, which identifies an intermediate. It stays the same if the
+/// intermediate is renewed with the same key, and a signature proves it.
 pub fn public_key_sha256(spki_der: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, spki_der).as_ref());
     hash
 }
 
-/// Who is at the other end of a connection: `certificates` is what the peer sent, leaf first, in a handshake that one of
-/// this crate's configurations accepted (the chain is not verified again here).
+/// Returns the peer of a connection. `certificates` is the chain that the peer sent, leaf first, in a handshake that
+/// one of this crate's configurations accepted; the chain is not verified again.
 ///
-/// The cluster is that of the presented intermediate which verifiably signed the leaf, so an intermediate that is merely
-/// sent along proves nothing. `None` where the leaf names no workload.
+/// The cluster is that of the intermediate whose key signed the leaf. An intermediate that is sent along without having
+/// signed the leaf proves nothing. Returns `None` if the leaf is not a workload certificate.
 pub fn peer_of(certificates: &[CertificateDer<'_>], trust: &Trust) -> Option<Peer> {
     let (leaf, rest) = certificates.split_first()?;
-    let id = verify::leaf_facts(leaf).ok()?.id;
+    let id = certificate::leaf_facts(leaf).ok()?.id;
     let cluster = rest
         .iter()
         .take(MAX_INTERMEDIATES)
-        .find_map(|candidate| verify::signing_key_of(candidate, leaf, |spki| trust.cluster_of_key(spki).cloned()));
+        .find_map(|candidate| certificate::signing_key_of(candidate, leaf, |spki| trust.cluster_of_key(spki).cloned()));
     Some(Peer { id, cluster })
 }

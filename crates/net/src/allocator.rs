@@ -1,6 +1,7 @@
-//! The memory allocator of the programs: jemalloc, set up for a proxy that shares a machine with what it serves.
+//! The memory allocator of the programs: jemalloc, configured for a proxy that shares a machine with its application.
+//! Reasons and measurements: docs/decisions/allocator.md.
 //!
-//! A program takes it with two lines in its `main.rs`:
+//! A program uses it with two lines in its `main.rs`:
 //!
 //! ```
 //! # use isthmus_net as net;
@@ -8,15 +9,6 @@
 //! static ALLOCATOR: net::Allocator = net::Allocator;
 //! # fn main() {}
 //! ```
-//!
-//! Measured on two processors in November 2026, of two sidecars between 256 HTTP/1.1 connections (100 µs of processor time
-//! per request and pair, of which what the allocator takes could not be told from noise):
-//!
-//! | allocator | anonymous memory of a sidecar at rest | two minutes after the burst, with all connections closed |
-//! | --- | --- | --- |
-//! | glibc 2.36 | 2.1 MiB | 19 MiB, after two minutes |
-//! | jemalloc 5.3 | 2.8 MiB | 5 to 6 MiB |
-//! | mimalloc 2.0, 3.x | 3.1 MiB, 19 MiB | 13 to 17 MiB |
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -26,92 +18,95 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use tikv_jemallocator::Jemalloc as Allocator;
 
-/// What jemalloc reads before it hands out its first byte; it takes the words one by one, and skips what it does not know.
+/// The configuration, which jemalloc reads before its first allocation. It ignores settings that it does not know.
 ///
-/// - `narenas`: 4 for each processor of the *machine* by default, each with memory of its own to hoard. A proxy has one or
-///   two threads that work.
-/// - `thp`: a huge page for a few small objects is what made idle proxies large elsewhere.
-/// - `dirty_decay_ms`: how long freed pages wait for another use before the kernel gets them back.
-/// - `muzzy_decay_ms`: at once, and not only when the kernel runs short (`MADV_FREE`): what people see is resident memory.
-/// - `cache_oblivious`: large allocations do not begin at a page's first byte, but somewhere in it. That takes a page more
-///   each, and is worth it: `rep movsb`, with which the C library copies from 2 KiB on, is thirty times slower on AMD's Zen 3
-///   where the destination is up to 64 bytes further into its page than the source is into its own. A TLS record's
-///   payload, five bytes into its buffer, sealed from a buffer that begins with its page, is just that.
+/// - `narenas`: the number of arenas. The default is 4 for each processor of the *machine*, and each arena retains
+///   memory. A proxy has one or two worker threads.
+/// - `thp`: no transparent huge pages, since a huge page for a few small objects makes an idle proxy large.
+/// - `dirty_decay_ms`: how long freed pages wait for reuse before they are returned to the kernel.
+/// - `muzzy_decay_ms`: pages are returned at once, and not only when the kernel runs short (`MADV_FREE`), so that
+///   resident memory is the memory in use.
+/// - `cache_oblivious`: large allocations start anywhere in a page, which costs a page each. On AMD's Zen 3, `rep
+///   movsb`, with which the C library copies from 2 KiB on, is thirty times slower if the destination is up to 64 bytes
+///   further into its page than the source. A TLS record's payload, five bytes into its buffer, encrypted from a buffer
+///   that starts at a page, is such a copy.
 const CONFIGURATION: &CStr = c"narenas:2,thp:never,dirty_decay_ms:5000,muzzy_decay_ms:0,cache_oblivious:true";
 
-/// A pointer to constant text.
+/// A pointer to a constant string.
 #[repr(transparent)]
-struct Text(*const std::ffi::c_char);
+struct ConstantString(*const std::ffi::c_char);
 
-// SAFETY: what it points to is never written.
-unsafe impl Sync for Text {}
+// SAFETY: the string is never written.
+unsafe impl Sync for ConstantString {}
 
 /// The name by which jemalloc finds its configuration (`malloc_conf` in its manual, with the prefix of this build).
-// SAFETY: nothing else in the program has this name but jemalloc's own weak definition, which this one is meant to replace,
-// and it is of the type that jemalloc declares: `const char *`.
+// SAFETY: the only other definition of this name is jemalloc's weak one, which this definition replaces. The type is
+// that of jemalloc's declaration: `const char *`.
 #[used]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static MALLOC_CONF: Text = Text(CONFIGURATION.as_ptr());
+static MALLOC_CONF: ConstantString = ConstantString(CONFIGURATION.as_ptr());
 
-/// How often memory was given back so far.
-static GIVEN_BACK: AtomicU32 = AtomicU32::new(0);
+/// The number of purges so far.
+static PURGES: AtomicU32 = AtomicU32::new(0);
 
-/// Gives back all memory that was freed and not yet used again, without waiting for its time: but for what other threads keep
-/// at hand for themselves, which they let go of when they next wait ([`before_waiting`]).
+/// Returns all free memory to the kernel without waiting for its decay, except the thread caches of other threads,
+/// which they flush when they next wait ([`before_waiting`]).
 ///
-/// Errors: those of jemalloc's control interface, none of which are expected.
-pub fn give_back() -> io::Result<()> {
-    GIVEN_BACK.fetch_add(1, Ordering::Relaxed);
+/// # Errors
+/// Returns the errors of jemalloc's control interface, none of which are expected.
+pub fn purge() -> io::Result<()> {
+    PURGES.fetch_add(1, Ordering::Relaxed);
     control(c"thread.tcache.flush")?;
     // 4096 is `MALLCTL_ARENAS_ALL`.
     control(c"arena.4096.purge")
 }
 
-/// To be called by a thread that is about to wait: after a burst it may keep a megabyte of small pieces at hand, and the pages
-/// that they lie in from being given back.
+/// Flushes the calling thread's cache once after each [`purge`]. To be called by a thread that is about to wait: after
+/// a burst its cache may hold a megabyte of small allocations, whose pages cannot be returned.
 pub fn before_waiting() {
     thread_local! {
-        static SEEN: Cell<u32> = const { Cell::new(0) };
+        static FLUSHED_AT: Cell<u32> = const { Cell::new(0) };
     }
-    let given_back = GIVEN_BACK.load(Ordering::Relaxed);
-    if SEEN.replace(given_back) != given_back {
-        // Refused where the thread keeps nothing at hand.
+    let purges = PURGES.load(Ordering::Relaxed);
+    if FLUSHED_AT.replace(purges) != purges {
+        // Fails if the thread has no cache.
         let _ = control(c"thread.tcache.flush");
     }
 }
 
-/// Gives this thread memory of its own to allocate from, and has it keep nothing at hand of what it frees: for one that holds
-/// for long what it makes of what others hand it in passing. Otherwise what stays lies scattered among what has gone, in pages
-/// that are mostly empty and cannot be given back.
+/// Gives the calling thread an arena of its own and disables its cache: for a thread that keeps long-lived records
+/// while other threads allocate for a short time. In a shared arena these records would be scattered over pages that
+/// are mostly free and cannot be returned.
 ///
-/// Errors: those of jemalloc's control interface, none of which are expected but a shortage of memory.
+/// # Errors
+/// Returns an error of jemalloc's control interface; only a lack of memory is expected.
 pub fn keep_apart() -> io::Result<()> {
     let mut arena: std::ffi::c_uint = 0;
     exchange(c"arenas.create", Some(&mut arena), None)?;
     exchange(c"thread.arena", None, Some(&mut arena))?;
-    // What it frees of other threads' memory it would use again itself.
+    // With a cache, this thread would reuse memory of other arenas that it frees.
     exchange(c"thread.tcache.enabled", None, Some(&mut false))
 }
 
-/// A control of jemalloc that returns a value, or takes one. The caller names the type that jemalloc's manual does.
+/// Reads and writes a setting of jemalloc. The type must be the one that jemalloc's manual states.
 fn exchange<T: Copy>(name: &CStr, old: Option<&mut T>, new: Option<&mut T>) -> io::Result<()> {
-    let (mut length, mut given) = (size_of::<T>(), 0);
+    let (mut length, mut new_length) = (size_of::<T>(), 0);
     let new = new.map_or(ptr::null_mut(), |new| {
-        given = size_of::<T>();
+        new_length = size_of::<T>();
         ptr::from_mut(new).cast()
     });
     let (old, length) = match old {
         Some(old) => (ptr::from_mut(old).cast(), ptr::from_mut(&mut length)),
         None => (ptr::null_mut(), ptr::null_mut()),
     };
-    // SAFETY: the name ends with a zero byte, `old` has room for `length` bytes, and `new` has the bytes that are said.
-    let code = unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), old, length, new, given) };
+    // SAFETY: the name is NUL-terminated, `old` has room for `length` bytes, and `new` has `new_length` bytes.
+    let code = unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), old, length, new, new_length) };
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
 }
 
-/// A control of jemalloc that takes and returns no value.
+/// Calls an action of jemalloc's control interface.
 fn control(name: &CStr) -> io::Result<()> {
-    // SAFETY: the name ends with a zero byte, and null pointers say that no value is read or written.
+    // SAFETY: the name is NUL-terminated; null pointers mean that no value is read or written.
     let code =
         unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), 0) };
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
@@ -126,17 +121,17 @@ mod tests {
 
     fn option<T: Copy + Default>(name: &CStr) -> T {
         let mut value = T::default();
-        exchange(name, Some(&mut value), None).expect("a control that jemalloc has");
+        exchange(name, Some(&mut value), None).expect("an existing setting");
         value
     }
 
     #[test]
-    fn a_thread_may_have_memory_of_its_own() {
+    fn a_thread_can_have_an_arena_of_its_own() {
         let arena = || option::<std::ffi::c_uint>(c"thread.arena");
         let before = option::<std::ffi::c_uint>(c"arenas.narenas");
         std::thread::spawn(move || {
             assert!(arena() < before);
-            keep_apart().expect("controls that jemalloc has");
+            keep_apart().expect("existing settings");
             assert!(arena() >= before);
             assert_eq!(option::<u8>(c"thread.tcache.enabled"), 0);
             let kept: Vec<String> = (0..1000).map(|number| format!("number {number}")).collect();
@@ -147,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_read() {
+    fn jemalloc_reads_the_configuration() {
         assert_eq!(option::<u32>(c"opt.narenas"), 2);
         assert_eq!(option::<isize>(c"opt.dirty_decay_ms"), 5000);
         assert_eq!(option::<isize>(c"opt.muzzy_decay_ms"), 0);
@@ -155,12 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_freed_is_given_back() {
+    fn freed_memory_is_returned_to_the_kernel() {
         const MANY: usize = 64 << 20;
         let blocks: Vec<Vec<u8>> = (0..MANY >> 16).map(|_| vec![1; 1 << 16]).collect();
         let before = crate::memory::resident().expect("/proc");
         drop(blocks);
-        give_back().expect("controls that jemalloc has");
+        purge().expect("existing settings");
         let after = crate::memory::resident().expect("/proc");
         assert!(before > after + MANY / 2, "{before} bytes resident, then {after}");
     }

@@ -1,24 +1,25 @@
-//! Reading frames off a link (`packet(7)`), to see what really travels between networks.
+//! Packet capture on a link (`packet(7)`), which shows the bytes between networks.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-/// All frames of one link, in both directions, from the moment it is opened.
+/// A capture of all frames on one link, in both directions.
 #[derive(Debug)]
 pub struct Capture {
     fd: OwnedFd,
 }
 
 impl Capture {
-    /// Starts reading a link of the calling thread's network namespace. [`Self::next_frame`] waits at most `patience`.
+    /// Starts a capture on a link of the calling thread's network namespace. [`Self::next_frame`] waits at most
+    /// `timeout`.
     ///
     /// # Errors
-    /// Without `CAP_NET_RAW`, or when there is no such link.
-    pub fn open(link: &str, patience: Duration) -> io::Result<Self> {
+    /// Returns an error if the link does not exist or the process lacks `CAP_NET_RAW`.
+    pub fn open(link: &str, timeout: Duration) -> io::Result<Self> {
         let index = crate::link::Links::open().and_then(|mut links| links.index(link)).map_err(io::Error::other)?;
         let everything = (libc::ETH_P_ALL as u16).to_be();
-        // SAFETY: makes a new descriptor, which nothing else owns.
+        // SAFETY: the call creates a new descriptor, which nothing else owns.
         let fd = unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(everything));
             if fd < 0 {
@@ -31,21 +32,21 @@ impl Capture {
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = everything;
         address.sll_ifindex = index as i32;
-        // SAFETY: the address lives through the call and its size is given.
+        // SAFETY: the address is valid during the call and its size is given.
         let bound = unsafe {
             libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t)
         };
         if bound != 0 {
             return Err(io::Error::last_os_error());
         }
-        rustix::net::sockopt::set_socket_timeout(&fd, rustix::net::sockopt::Timeout::Recv, Some(patience))?;
+        rustix::net::sockopt::set_socket_timeout(&fd, rustix::net::sockopt::Timeout::Recv, Some(timeout))?;
         Ok(Self { fd })
     }
 
-    /// The next frame, link header included; `None` when none came in time.
+    /// Returns the next frame, including its link header; `None` if no frame arrives in time.
     ///
     /// # Errors
-    /// When the link is gone.
+    /// Returns an error if the link is removed.
     pub fn next_frame<'a>(&mut self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
         match rustix::net::recv(&self.fd, &mut *buffer, rustix::net::RecvFlags::empty()) {
             Ok((length, _)) => Ok(Some(&buffer[..length])),
@@ -55,8 +56,8 @@ impl Capture {
     }
 }
 
-/// The TCP payload of an Ethernet frame that carries IPv4, with source and destination port; `None` for others and for
-/// segments without payload.
+/// Returns source port, destination port and payload of a TCP segment in an IPv4 Ethernet frame; `None` for other
+/// frames and for segments without payload.
 pub fn tcp_payload(frame: &[u8]) -> Option<(u16, u16, &[u8])> {
     let ip = frame.get(14..).filter(|_| frame.get(12..14) == Some(&[0x08, 0x00]))?;
     let header = usize::from(ip.first()? & 0x0f) * 4;

@@ -1,6 +1,6 @@
-//! Counts what a program allocates, for tests that bound it.
+//! An allocator that counts, for tests with limits on allocations.
 //!
-//! A test program makes it its allocator and reads the counts before and after:
+//! A test program uses it as its allocator and compares the counts before and after:
 //!
 //! ```standalone_crate
 //! use isthmus_net::count::{self, Counting};
@@ -23,16 +23,16 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 static FREED: AtomicU64 = AtomicU64::new(0);
 
-/// The system's allocator, counted over all threads.
+/// The system's allocator with counters over all threads.
 #[derive(Debug, Clone, Copy)]
 pub struct Counting;
 
-/// What was allocated since the program began; freeing does not lessen it.
+/// The allocations since the start of the program; frees are not subtracted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allocations {
-    /// Times that memory was asked for, growing included.
+    /// The number of allocations and reallocations.
     pub calls: u64,
-    /// How much in all; of growing, the growth.
+    /// The number of allocated bytes; a reallocation counts its growth.
     pub bytes: u64,
 }
 
@@ -44,12 +44,12 @@ impl Sub for Allocations {
     }
 }
 
-/// What was allocated so far, where [`Counting`] is the allocator.
+/// Returns the allocations so far, if [`Counting`] is the allocator.
 pub fn allocations() -> Allocations {
     Allocations { calls: CALLS.load(Relaxed), bytes: BYTES.load(Relaxed) }
 }
 
-/// Bytes that are allocated now, where [`Counting`] is the allocator.
+/// Returns the number of bytes that are allocated now, if [`Counting`] is the allocator.
 pub fn live() -> u64 {
     BYTES.load(Relaxed).saturating_sub(FREED.load(Relaxed))
 }
@@ -63,12 +63,12 @@ fn count(bytes: usize) {
     BYTES.fetch_add(bytes as u64, Relaxed);
 }
 
-// SAFETY: every call goes to `System` with the arguments that came, so its guarantees are kept; counting touches three
-// atomics and allocates nothing.
+// SAFETY: every call is forwarded to `System` with the same arguments, so its guarantees hold; counting updates three
+// atomics and does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller's promises about `layout` are those that `System` asks for.
+        // SAFETY: the caller meets the requirements on `layout`, which are those of `System`.
         unsafe { System.alloc(layout) }
     }
 
@@ -81,7 +81,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size.saturating_sub(layout.size()));
         freed(layout.size().saturating_sub(size));
-        // SAFETY: `block` came from `System` with this layout, through one of these functions.
+        // SAFETY: one of these functions allocated `block` from `System` with this layout.
         unsafe { System.realloc(block, layout, size) }
     }
 

@@ -1,16 +1,17 @@
-//! nftables from Rust: a pod's traffic to its sidecar, a cluster's Service addresses to their endpoints.
+//! nftables rules: capture of a pod's traffic by its sidecar, and the Service addresses of a cluster.
 //!
-//! Rules are sent to the kernel over netlink, without the `nft` or `iptables` programs. Every call acts on the network
+//! Rules are sent to the kernel over netlink, without the programs `nft` and `iptables`. Each call affects the network
 //! namespace of the calling thread (see [`crate::namespace::NetNamespace::run_in`]) and replaces a whole table in one
-//! transaction: packets see the old rules or the new ones.
+//! transaction: a packet sees either the old or the new rules.
 //!
-//! [`capture`](self) rules are in `firewall/capture.rs`, Services in `firewall/services.rs`; `expression.rs` and
-//! `table.rs` hold the encoding (`linux/netfilter/nf_tables.h`).
+//! `firewall/capture.rs` has the rules of capture, `firewall/services.rs` those of Services; `rule.rs`,
+//! `expression.rs` and `table.rs` encode them (`linux/netfilter/nf_tables.h`).
 
 use std::io;
 
 mod capture;
 mod expression;
+mod rule;
 mod services;
 mod table;
 
@@ -20,7 +21,7 @@ pub use services::{Protocol, Services, VirtualServer, apply_services, remove_ser
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The kernel refused a change of its packet rules.
+/// The error of a change of packet rules.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action}: {source}{}", advice(source))]
 pub struct FirewallError {

@@ -1,8 +1,8 @@
-//! Reading a TLS ClientHello without ending the TLS: a gateway forwards the very bytes that it read.
+//! Reading a TLS ClientHello without terminating TLS: a gateway forwards the bytes that it has read.
 //!
-//! [`parse`] is a pure function over what has arrived so far; [`read`] feeds it from a socket within bounds. The hello may
-//! be split over segments and over records, as one with a post-quantum key share is. It is read, never peeked at:
-//! readiness stays set while a peeked hello is incomplete, so waiting for the rest would spin.
+//! [`parse`] is a pure function over the bytes that have arrived; [`read`] reads from a socket within limits. A
+//! ClientHello may be split over segments and records, as those with a post-quantum key share are. It is read, not
+//! peeked: a socket with a peeked, incomplete ClientHello remains readable, so waiting for the rest would spin.
 //!
 //! Sources: RFC 8446 §4.1.2 and §5.1, RFC 6066 §3 (server_name), RFC 7301 (ALPN).
 
@@ -17,14 +17,14 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use parse::{Malformed, Names, Progress, parse};
+pub use parse::{HelloNames, HelloProgress, Malformed, parse};
 
-/// Bounds on reading a hello.
+/// The limits for reading a ClientHello.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes on the wire, record headers included.
+    /// The maximum size in bytes, including record headers.
     pub max_bytes: usize,
-    /// From the start of reading to the hello's last byte.
+    /// The maximum time until the last byte of the ClientHello.
     pub deadline: Duration,
 }
 
@@ -34,45 +34,45 @@ impl Default for Limits {
     }
 }
 
-/// A whole ClientHello.
+/// A ClientHello.
 #[derive(Debug)]
 pub struct Hello {
     /// The server name, in lower case and without a trailing dot.
     pub server_name: Option<String>,
-    /// The protocols offered, in the client's order.
+    /// The offered application protocols, in the client's order.
     pub alpn: Vec<Vec<u8>>,
-    /// All that was read, to be forwarded: the hello, and what the client may have sent after it.
+    /// The bytes read, to be forwarded: the ClientHello and any bytes that followed it.
     pub bytes: BytesMut,
 }
 
-/// Why there is no hello.
+/// Why a ClientHello could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
-    /// The peer closed before the first byte, as health checks do.
-    #[error("closed before sending anything")]
+    /// The peer closed the connection without sending a byte, as health checks do.
+    #[error("the connection was closed before the first byte")]
     Empty,
-    /// The peer closed in the middle.
-    #[error("closed after {0} bytes of an unfinished ClientHello")]
+    /// The peer closed the connection within the ClientHello.
+    #[error("the connection was closed after {0} bytes of an incomplete ClientHello")]
     Closed(usize),
-    /// The deadline passed.
-    #[error("no complete ClientHello within the deadline, only {0} bytes")]
+    /// The ClientHello was incomplete at the deadline.
+    #[error("the ClientHello was incomplete at the deadline, after {0} bytes")]
     Slow(usize),
-    /// It came in more pieces than any client makes of one.
-    #[error("a ClientHello in more than {MAX_PIECES} pieces")]
+    /// The ClientHello arrived in more parts than a client sends.
+    #[error("the ClientHello arrived in more than {MAX_PARTS} parts")]
     Pieces,
-    /// The bound on bytes was reached.
-    #[error("a ClientHello larger than {0} bytes")]
+    /// The ClientHello exceeds the size limit.
+    #[error("the ClientHello exceeds {0} bytes")]
     TooLarge(usize),
-    /// These bytes cannot become a ClientHello.
+    /// The bytes are not a ClientHello.
     #[error("not a ClientHello: {0}")]
     Malformed(#[from] Malformed),
-    /// The socket failed.
-    #[error("reading a ClientHello: {0}")]
+    /// The connection failed.
+    #[error("cannot read the ClientHello: {0}")]
     Io(#[from] io::Error),
 }
 
 impl HelloError {
-    /// A short, fixed word for metrics.
+    /// Returns the reason as a metric label value.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -88,11 +88,14 @@ impl HelloError {
     }
 }
 
-/// How often what has arrived is looked at. Each look begins at the first byte, so thousands of records of one byte each,
-/// sent one by one, would cost the square of their number.
-const MAX_PIECES: usize = 256;
+/// The maximum number of parsing attempts. Each attempt starts at the first byte, so that thousands of one-byte
+/// records, sent one by one, would cost time quadratic in their number.
+const MAX_PARTS: usize = 256;
 
-/// Reads until the hello is whole.
+/// Reads a ClientHello.
+///
+/// # Errors
+/// Returns an error if the bytes are not a ClientHello, a limit is exceeded, or the connection fails.
 pub async fn read(stream: &mut TcpStream, limits: Limits) -> Result<Hello, HelloError> {
     let mut bytes = BytesMut::new();
     match tokio::time::timeout(limits.deadline, fill(stream, &mut bytes, limits.max_bytes)).await {
@@ -102,17 +105,17 @@ pub async fn read(stream: &mut TcpStream, limits: Limits) -> Result<Hello, Hello
     }
 }
 
-/// Reads and parses. No buffer is taken before the first bytes are there: an idle connection costs none.
-async fn fill(stream: &mut TcpStream, bytes: &mut BytesMut, max_bytes: usize) -> Result<Names, HelloError> {
-    /// Fits the hello of a post-quantum client (about 1,500 to 1,900 bytes) without growing.
+/// Reads and parses. The buffer is allocated when the first bytes have arrived, so that idle connections have none.
+async fn fill(stream: &mut TcpStream, bytes: &mut BytesMut, max_bytes: usize) -> Result<HelloNames, HelloError> {
+    /// Fits the ClientHello of a post-quantum client (about 1,500 to 1,900 bytes).
     const FIRST_BUFFER: usize = 2048;
-    let (mut needed, mut looks) = (0, 0);
+    let (mut needed, mut attempts) = (0, 0);
     loop {
         stream.readable().await?;
         let room = max_bytes - bytes.len();
         bytes.reserve(FIRST_BUFFER.max(needed.min(max_bytes)).saturating_sub(bytes.len()).clamp(1, room));
-        // This read, unlike `try_read_buf`, notes that a buffer which was not filled has emptied the socket, so that whoever
-        // reads next does not ask the kernel in vain.
+        // Unlike `try_read_buf`, this read clears the readiness if the buffer is not filled, which saves the next
+        // reader a system call that would return nothing.
         match stream.read_buf(&mut (&mut *bytes).limit(room)).await? {
             0 if bytes.is_empty() => return Err(HelloError::Empty),
             0 => return Err(HelloError::Closed(bytes.len())),
@@ -121,16 +124,16 @@ async fn fill(stream: &mut TcpStream, bytes: &mut BytesMut, max_bytes: usize) ->
         if bytes.len() < needed {
             continue;
         }
-        looks += 1;
-        if looks > MAX_PIECES {
+        attempts += 1;
+        if attempts > MAX_PARTS {
             return Err(HelloError::Pieces);
         }
         match parse(bytes)? {
-            Progress::Done(names) => return Ok(names),
-            Progress::Needs(total) if total > max_bytes || bytes.len() >= max_bytes => {
+            HelloProgress::Done(names) => return Ok(names),
+            HelloProgress::Needs(total) if total > max_bytes || bytes.len() >= max_bytes => {
                 return Err(HelloError::TooLarge(max_bytes));
             }
-            Progress::Needs(total) => needed = total,
+            HelloProgress::Needs(total) => needed = total,
         }
     }
 }

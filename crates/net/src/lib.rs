@@ -1,8 +1,8 @@
-//! Sockets and namespaces: original destination, ClientHello, splice, port reuse, nftables, links. The only crate with
-//! unsafe code.
+//! Sockets, namespaces and the allocator: original destination, ClientHello, splice, port reuse, nftables, links,
+//! processes. The only crate with unsafe code.
 //!
-//! Start at [`socket`] for what a proxy does with TCP, at [`hello::read`] for SNI routing. Nothing here knows of
-//! services, identities or configuration.
+//! Start at [`socket`] for the TCP sockets of a proxy, at [`hello::read`] for SNI routing, at [`namespace`] and
+//! [`process`] for labs. This crate does not depend on services, identities or configuration.
 
 pub mod allocator;
 pub mod capture;

@@ -1,7 +1,7 @@
-//! Links, addresses and routes, set over netlink (`rtnetlink(7)`) without the `ip` program.
+//! Links, addresses and routes over netlink (`rtnetlink(7)`), without the `ip` program.
 //!
-//! [`Links`] acts on the network namespace in which it was opened. Calls take some microseconds and do not block on
-//! anything but the kernel, so async code may make them in place.
+//! [`Links`] affects the network namespace in which it was opened. A call takes some microseconds and waits only for
+//! the kernel, so that async code can call it directly.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use ipnet::IpNet;
 
 use crate::namespace::{NamespaceError, NetNamespace};
-use crate::netlink::{Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Socket, attributes};
+use crate::netlink::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkMessage, NetlinkSocket, attributes};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -29,7 +29,7 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
 const RTNH_F_ONLINK: u32 = 4;
 
-/// A link operation that the kernel refused.
+/// The error of an operation on links, addresses or routes.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action}: {source}")]
 pub struct LinkError {
@@ -43,65 +43,65 @@ impl LinkError {
         Self { action: action.into(), source: source.into() }
     }
 
-    /// The link or route is not there (any more).
+    /// Returns whether the link, address or route does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self.source.raw_os_error(), Some(libc::ENODEV | libc::ESRCH | libc::EADDRNOTAVAIL))
             || self.source.kind() == io::ErrorKind::NotFound
     }
 }
 
-/// Where a route leads.
+/// The next hop of a route.
 #[derive(Debug, Clone, Copy)]
 pub enum Via<'a> {
-    /// Directly on a link.
+    /// The destination is directly on a link.
     Link(&'a str),
-    /// To a neighbour, which is taken to be on the link whether or not an address says so ("onlink").
+    /// A gateway, which is assumed to be on the link even without a matching address ("onlink").
     Gateway(IpAddr, &'a str),
-    /// Nowhere: "no route to host" at once.
+    /// Unreachable: connections fail at once with "no route to host".
     Unreachable,
 }
 
-/// A route to add.
+/// A route.
 #[derive(Debug, Clone, Copy)]
 pub struct Route<'a> {
-    /// Which addresses.
+    /// The destination network.
     pub to: IpNet,
-    /// Where to.
+    /// The next hop.
     pub via: Via<'a>,
-    /// The source address for programs that do not choose one.
+    /// The preferred source address.
     pub source: Option<IpAddr>,
 }
 
-/// Link control of one network namespace.
+/// A netlink connection for the links of one network namespace.
 #[derive(Debug)]
 pub struct Links {
-    socket: Socket,
+    socket: NetlinkSocket,
 }
 
 impl Links {
-    /// Opens link control of the calling thread's network namespace.
+    /// Opens a connection for the calling thread's network namespace.
     ///
     /// # Errors
-    /// When no socket can be made.
+    /// Returns an error if no socket can be created.
     pub fn open() -> Result<Self, LinkError> {
-        let socket = Socket::open(None).map_err(|source| LinkError::new("open a netlink socket", source))?;
+        let socket = NetlinkSocket::open(None).map_err(|source| LinkError::new("open a netlink socket", source))?;
         Ok(Self { socket })
     }
 
-    /// Opens link control of another namespace.
+    /// Opens a connection for another namespace.
     ///
     /// # Errors
-    /// When the namespace cannot be entered.
+    /// Returns an error if the namespace cannot be entered.
     pub fn open_in(namespace: &NetNamespace) -> Result<Self, LinkError> {
         namespace
             .run_in(Self::open)
             .map_err(|error: NamespaceError| LinkError::new("open a netlink socket", io::Error::other(error)))?
     }
 
-    /// The kernel's number of a link.
+    /// Returns the interface index of a link.
     ///
     /// # Errors
-    /// When there is no such link.
+    /// Returns an error if the link does not exist.
     pub fn index(&mut self, name: &str) -> Result<u32, LinkError> {
         self.list()?
             .into_iter()
@@ -110,13 +110,13 @@ impl Links {
             .ok_or_else(|| LinkError::new(format!("find link {name}"), io::Error::from_raw_os_error(libc::ENODEV)))
     }
 
-    /// All links: number and name.
+    /// Returns index and name of all links.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Returns an error if the kernel refuses.
     pub fn list(&mut self) -> Result<Vec<(u32, String)>, LinkError> {
         let mut links = Vec::new();
-        let request = Message::new(libc::RTM_GETLINK, 0, &interface(0, 0, 0));
+        let request = NetlinkMessage::new(libc::RTM_GETLINK, 0, &interface(0, 0, 0));
         self.socket
             .dump(request, |payload| {
                 let Some(index) = payload.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes)
@@ -136,20 +136,20 @@ impl Links {
     /// Brings a link up.
     ///
     /// # Errors
-    /// When there is no such link.
+    /// Returns an error if the link does not exist.
     pub fn up(&mut self, name: &str) -> Result<(), LinkError> {
         let up = libc::IFF_UP as u32;
-        let mut request = Message::new(libc::RTM_NEWLINK, 0, &interface(0, up, up));
+        let mut request = NetlinkMessage::new(libc::RTM_NEWLINK, 0, &interface(0, up, up));
         request.attr_str(IFLA_IFNAME, name);
-        self.ask(request, || format!("bring up link {name}"))
+        self.request(request, || format!("bring up link {name}"))
     }
 
-    /// Makes a pair of virtual links: `name` here, `peer` here too or in another namespace.
+    /// Creates a pair of virtual links: `name` in this namespace, `peer` in this or another namespace.
     ///
     /// # Errors
-    /// When a name is taken (or longer than 15 bytes).
+    /// Returns an error if a name is in use or longer than 15 bytes.
     pub fn add_veth(&mut self, name: &str, peer: &str, peer_in: Option<&NetNamespace>) -> Result<(), LinkError> {
-        let mut request = Message::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &interface(0, 0, 0));
+        let mut request = NetlinkMessage::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &interface(0, 0, 0));
         request.attr_str(IFLA_IFNAME, name);
         request.nest(IFLA_LINKINFO, |info| {
             info.attr(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |data| {
@@ -162,90 +162,96 @@ impl Links {
                 });
             });
         });
-        self.ask(request, || format!("make link {name} with peer {peer}"))
+        self.request(request, || format!("create link {name} with peer {peer}"))
     }
 
-    /// Makes a bridge.
+    /// Creates a bridge.
     ///
     /// # Errors
-    /// When the name is taken.
+    /// Returns an error if the name is in use.
     pub fn add_bridge(&mut self, name: &str) -> Result<(), LinkError> {
-        let mut request = Message::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &interface(0, 0, 0));
+        let mut request = NetlinkMessage::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &interface(0, 0, 0));
         request.attr_str(IFLA_IFNAME, name);
         request.nest(IFLA_LINKINFO, |info| {
             info.attr(IFLA_INFO_KIND, b"bridge");
         });
-        self.ask(request, || format!("make bridge {name}"))
+        self.request(request, || format!("create bridge {name}"))
     }
 
     /// Attaches a link to a bridge.
     ///
     /// # Errors
-    /// When one of them is missing.
+    /// Returns an error if the link or the bridge does not exist.
     pub fn attach(&mut self, name: &str, bridge: &str) -> Result<(), LinkError> {
         let master = self.index(bridge)?;
-        let mut request = Message::new(libc::RTM_NEWLINK, 0, &interface(0, 0, 0));
+        let mut request = NetlinkMessage::new(libc::RTM_NEWLINK, 0, &interface(0, 0, 0));
         request.attr_str(IFLA_IFNAME, name).attr(IFLA_MASTER, &master.to_ne_bytes());
-        self.ask(request, || format!("attach link {name} to bridge {bridge}"))
+        self.request(request, || format!("attach link {name} to bridge {bridge}"))
     }
 
     /// Moves a link to another namespace.
     ///
     /// # Errors
-    /// When there is no such link.
+    /// Returns an error if the link does not exist.
     pub fn move_to(&mut self, name: &str, namespace: &NetNamespace) -> Result<(), LinkError> {
         use std::os::fd::AsFd;
-        let mut request = Message::new(libc::RTM_NEWLINK, 0, &interface(0, 0, 0));
+        let mut request = NetlinkMessage::new(libc::RTM_NEWLINK, 0, &interface(0, 0, 0));
         request.attr_str(IFLA_IFNAME, name);
         request.attr(IFLA_NET_NS_FD, &namespace.as_fd().as_raw_fd().to_ne_bytes());
-        self.ask(request, || format!("move link {name} to another namespace"))
+        self.request(request, || format!("move link {name} to another namespace"))
     }
 
     /// Sets the hardware address of a link.
     ///
     /// # Errors
-    /// When there is no such link.
+    /// Returns an error if the link does not exist.
     pub fn set_hardware_address(&mut self, name: &str, address: [u8; 6]) -> Result<(), LinkError> {
-        let mut request = Message::new(libc::RTM_NEWLINK, 0, &interface(0, 0, 0));
+        let mut request = NetlinkMessage::new(libc::RTM_NEWLINK, 0, &interface(0, 0, 0));
         request.attr_str(IFLA_IFNAME, name).attr(IFLA_ADDRESS, &address);
-        self.ask(request, || format!("set the hardware address of link {name}"))
+        self.request(request, || format!("set the hardware address of link {name}"))
     }
 
-    /// Removes a link; a pair goes together.
+    /// Removes a link. Both links of a pair are removed.
     ///
     /// # Errors
-    /// When there is no such link ([`LinkError::is_missing`]).
+    /// Returns an error if the link does not exist ([`LinkError::is_missing`]).
     pub fn delete(&mut self, name: &str) -> Result<(), LinkError> {
-        let mut request = Message::new(libc::RTM_DELLINK, 0, &interface(0, 0, 0));
+        let mut request = NetlinkMessage::new(libc::RTM_DELLINK, 0, &interface(0, 0, 0));
         request.attr_str(IFLA_IFNAME, name);
-        self.ask(request, || format!("remove link {name}"))
+        self.request(request, || format!("remove link {name}"))
     }
 
-    /// Adds an address with its network to a link; fine if it is there already. An IPv6 address is usable at once
-    /// (no duplicate detection).
+    /// Adds an address with its network to a link. No error if the link already has it. An IPv6 address is usable at
+    /// once, without duplicate address detection.
     ///
     /// # Errors
-    /// When there is no such link.
+    /// Returns an error if the link does not exist.
     pub fn add_address(&mut self, link: &str, address: IpNet) -> Result<(), LinkError> {
         let request = self.address_request(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, link, address)?;
-        self.ask(request, || format!("add address {address} to link {link}"))
+        self.request(request, || format!("add address {address} to link {link}"))
     }
 
     /// Removes an address from a link.
     ///
     /// # Errors
-    /// When it is not there ([`LinkError::is_missing`]).
+    /// Returns an error if the link does not have the address ([`LinkError::is_missing`]).
     pub fn delete_address(&mut self, link: &str, address: IpNet) -> Result<(), LinkError> {
         let request = self.address_request(libc::RTM_DELADDR, 0, link, address)?;
-        self.ask(request, || format!("remove address {address} from link {link}"))
+        self.request(request, || format!("remove address {address} from link {link}"))
     }
 
-    fn address_request(&mut self, kind: u16, flags: u16, link: &str, address: IpNet) -> Result<Message, LinkError> {
+    fn address_request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        link: &str,
+        address: IpNet,
+    ) -> Result<NetlinkMessage, LinkError> {
         let index = self.index(link)?;
         let ip = address.addr();
         let scope = if ip.is_loopback() { libc::RT_SCOPE_HOST } else { libc::RT_SCOPE_UNIVERSE };
         let [a, b, c, d] = index.to_ne_bytes();
-        let mut request = Message::new(kind, flags, &[family(ip), address.prefix_len(), 0, scope, a, b, c, d]);
+        let mut request = NetlinkMessage::new(kind, flags, &[family(ip), address.prefix_len(), 0, scope, a, b, c, d]);
         let octets = octets(ip);
         request.attr(IFA_LOCAL, &octets).attr(IFA_ADDRESS, &octets);
         if ip.is_ipv6() {
@@ -254,25 +260,25 @@ impl Links {
         Ok(request)
     }
 
-    /// Adds a route, in place of one to the same network.
+    /// Adds a route, replacing a route to the same network.
     ///
     /// # Errors
-    /// When its link is missing or down.
+    /// Returns an error if the link does not exist or is down.
     pub fn add_route(&mut self, route: Route<'_>) -> Result<(), LinkError> {
         let request = self.route_request(libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route)?;
-        self.ask(request, || format!("add a route to {}", route.to))
+        self.request(request, || format!("add a route to {}", route.to))
     }
 
     /// Removes a route.
     ///
     /// # Errors
-    /// When it is not there ([`LinkError::is_missing`]).
+    /// Returns an error if the route does not exist ([`LinkError::is_missing`]).
     pub fn delete_route(&mut self, route: Route<'_>) -> Result<(), LinkError> {
         let request = self.route_request(libc::RTM_DELROUTE, 0, route)?;
-        self.ask(request, || format!("remove the route to {}", route.to))
+        self.request(request, || format!("remove the route to {}", route.to))
     }
 
-    fn route_request(&mut self, kind: u16, flags: u16, route: Route<'_>) -> Result<Message, LinkError> {
+    fn route_request(&mut self, kind: u16, flags: u16, route: Route<'_>) -> Result<NetlinkMessage, LinkError> {
         let (link, gateway) = match route.via {
             Via::Link(link) => (Some(self.index(link)?), None),
             Via::Gateway(address, link) => (Some(self.index(link)?), Some(address)),
@@ -288,7 +294,7 @@ impl Links {
         let mut header =
             vec![family(address), route.to.prefix_len(), 0, 0, libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, scope, action];
         header.extend_from_slice(&flags_of_hop.to_ne_bytes());
-        let mut request = Message::new(kind, flags, &header);
+        let mut request = NetlinkMessage::new(kind, flags, &header);
         if route.to.prefix_len() > 0 {
             request.attr(RTA_DST, &octets(address));
         }
@@ -304,7 +310,7 @@ impl Links {
         Ok(request)
     }
 
-    fn ask(&mut self, request: Message, action: impl FnOnce() -> String) -> Result<(), LinkError> {
+    fn request(&mut self, request: NetlinkMessage, action: impl FnOnce() -> String) -> Result<(), LinkError> {
         self.socket.request(request).map_err(|source| LinkError::new(action(), source))
     }
 }

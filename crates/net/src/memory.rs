@@ -1,9 +1,10 @@
-//! Giving back the memory that only starting took.
+//! Returning memory to the kernel that only the start or a burst of load needed.
 //!
-//! A program that has just started holds every page that the dynamic linker and its start-up code touched, and around each
-//! of them the fifteen that the kernel maps along (fault-around). Of the `isthmus` command, which holds every component, that
-//! is far more than a component at rest uses: measured on an optimised build, a sidecar had 18 MiB of files resident.
-//! A burst of load does the same again, and leaves what it freed with the allocator. [`Rest`] gives back both.
+//! After its start a program has every page resident that the dynamic linker and the start-up code touched, and with
+//! each of them the fifteen that the kernel maps along (fault-around). For the `isthmus` command, which contains all
+//! components, that is far more than an idle component uses: a sidecar of an optimised build had 18 MiB of files
+//! resident. A burst of load has the same effect, and leaves free memory with the allocator. [`Reclaimer`] returns both
+//! (docs/decisions/allocator.md).
 
 use std::fs;
 use std::io;
@@ -12,28 +13,29 @@ use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, madvise};
 
-/// Drops the pages of this program's and its libraries' files from this process; what is used again comes back page by page from
-/// the page cache. Call it once, when start-up is over. Returns the bytes that were resident and were given back.
+/// Drops the resident pages of the program file and of its libraries. Pages that are used again come back from the page
+/// cache. Returns the number of bytes that were resident. A mapping that the kernel refuses to drop stays resident.
 ///
-/// Errors: `/proc/self/smaps` cannot be read. A mapping that the kernel refuses to drop is left as it is.
-pub fn release_startup_pages() -> io::Result<usize> {
-    let mut released = 0;
+/// # Errors
+/// Returns an error if `/proc/self/smaps` cannot be read.
+pub fn drop_file_pages() -> io::Result<usize> {
+    let mut dropped = 0;
     for mapping in unmodified(&fs::read_to_string("/proc/self/smaps")?) {
         let address = std::ptr::with_exposed_provenance_mut(mapping.range.start);
         let length = mapping.range.len();
-        // SAFETY: a private mapping of a file that cannot be written and has no page of its own holds the file's very
-        // bytes, so dropping its pages loses nothing: the next access maps them again. Mappings of files come and go only
-        // as libraries are loaded and unloaded, which nothing here does.
+        // SAFETY: a private, read-only mapping without anonymous pages contains exactly the bytes of its file, so
+        // dropping pages loses nothing: the next access maps them again. File mappings change only when libraries are
+        // loaded or unloaded, which the programs do not do.
         if unsafe { madvise(address, length, Advice::LinuxDontNeed) }.is_ok() {
-            released += mapping.resident;
-            // SAFETY: how pages are read ahead changes no contents.
+            dropped += mapping.resident;
+            // SAFETY: the readahead setting does not affect the contents.
             let _ = unsafe { madvise(address, length, Advice::Random) };
         }
     }
-    Ok(released)
+    Ok(dropped)
 }
 
-/// Bytes of this process that are in memory, those of its files included.
+/// Returns the resident memory of this process in bytes, including file pages.
 pub(crate) fn resident() -> io::Result<usize> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -41,68 +43,70 @@ pub(crate) fn resident() -> io::Result<usize> {
     Ok(kib.ok_or(io::ErrorKind::InvalidData)? << 10)
 }
 
-/// Up to this share of one processor, a process counts as resting.
-const RESTING: f64 = 0.05;
-/// What may come back after each time without being given back again: about what a handful of requests touches.
-const TOLERATED: usize = 2 << 20;
+/// The share of one processor up to which a process counts as idle.
+const IDLE_SHARE: f64 = 0.05;
+/// The growth of resident memory that triggers another drop of file pages: about the pages that a few requests touch.
+const TOLERATED_GROWTH: usize = 2 << 20;
 
-/// Tells when a process rests, and then gives back the memory that only its work before has taken.
+/// Detects that the process is idle, and then returns memory that only its earlier work needed.
 ///
-/// Giving back the program's pages takes 1 ms (November 2026), and the next requests fault in some 100 pieces of it at 1 to
-/// 2 µs each: so that is done after work and not while little happens. A process that works is left alone.
+/// Dropping the program's pages takes 1 ms, and the next requests fault in about 100 of them at 1 to 2 µs each
+/// (November 2026). So pages are dropped once after each period of work. A busy process is left alone.
 #[derive(Debug)]
-pub struct Rest {
-    looked: Instant,
+pub struct Reclaimer {
+    checked: Instant,
     used: Duration,
-    stage: Stage,
+    stage: ReclaimStage,
 }
 
 #[derive(Debug)]
-enum Stage {
-    /// It started or worked, and nothing was given back since.
-    Worked,
-    /// It was given back at the last look; what is resident at the next is what being there takes.
-    GaveBack,
-    /// This much was resident then.
+enum ReclaimStage {
+    /// The process started or was busy, and pages were not dropped since.
+    Busy,
+    /// Pages were dropped at the last check. The next check finds the resident memory of the idle process.
+    Dropped,
+    /// The process is idle with this many resident bytes.
     Settled(usize),
 }
 
-impl Rest {
-    /// Of a process that has just started.
+impl Reclaimer {
+    /// Creates the reclaimer of a process that has just started.
     #[expect(clippy::new_without_default, reason = "it reads clocks")]
     pub fn new() -> Self {
-        Self { looked: Instant::now(), used: processor_time(), stage: Stage::Worked }
+        Self { checked: Instant::now(), used: processor_time(), stage: ReclaimStage::Busy }
     }
 
-    /// To be called every few seconds. Returns the bytes that were given back; `None` from a process that works.
+    /// Returns memory to the kernel if the process was idle since the last call. To be called every few seconds.
+    /// Returns the number of bytes, or `None` if the process was busy.
     ///
-    /// Errors: the process cannot read about itself in `/proc`. The next look may succeed.
-    pub fn look(&mut self) -> io::Result<Option<usize>> {
+    /// # Errors
+    /// Returns an error if the process cannot read its state in `/proc`. The next call may succeed.
+    pub fn reclaim_if_idle(&mut self) -> io::Result<Option<usize>> {
         let (now, used) = (Instant::now(), processor_time());
-        let share = (used - self.used).as_secs_f64() / (now - self.looked).as_secs_f64();
-        (self.looked, self.used) = (now, used);
-        if share > RESTING {
-            self.stage = Stage::Worked;
+        let share = (used - self.used).as_secs_f64() / (now - self.checked).as_secs_f64();
+        (self.checked, self.used) = (now, used);
+        if share > IDLE_SHARE {
+            self.stage = ReclaimStage::Busy;
             return Ok(None);
         }
-        // Nothing is allocated or freed in a process that rests, by which an allocator would see that time passes.
+        // The decay of free memory advances only with allocations and frees, of which an idle process has none.
         let before = resident()?;
-        crate::allocator::give_back()?;
+        crate::allocator::purge()?;
         let kept = resident()?;
         if self.stage.is_due(kept) {
-            release_startup_pages()?;
+            drop_file_pages()?;
         }
         Ok(Some(before.saturating_sub(resident()?)))
     }
 }
 
-impl Stage {
-    /// Whether to give back now, when so much is resident and the process rests.
+impl ReclaimStage {
+    /// Advances the stage of an idle process with this many resident bytes. Returns whether to drop file pages.
     fn is_due(&mut self, resident: usize) -> bool {
         let (next, due) = match *self {
-            Self::Worked => (Self::GaveBack, true),
-            Self::GaveBack => (Self::Settled(resident), false),
-            Self::Settled(before) if resident > before + TOLERATED => (Self::GaveBack, true),
+            Self::Busy => (Self::Dropped, true),
+            Self::Dropped => (Self::Settled(resident), false),
+            Self::Settled(before) if resident > before + TOLERATED_GROWTH => (Self::Dropped, true),
             Self::Settled(before) => (Self::Settled(resident.min(before)), false),
         };
         *self = next;
@@ -110,10 +114,10 @@ impl Stage {
     }
 }
 
-/// Time that all threads of this process have had on processors, those that ended included.
+/// Returns the processor time of this process, including ended threads.
 fn processor_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a place for the clock's value, and this clock is always there.
+    // SAFETY: `time` is valid for writing, and this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
@@ -123,8 +127,9 @@ struct Mapping {
     resident: usize,
 }
 
-/// The private file mappings in `/proc/self/smaps` that nothing can have written to: not writable, and without a page of their own,
-/// in memory or swapped out. What the linker relocated before it protected it (RELRO) has such pages.
+/// Returns the private file mappings in `/proc/self/smaps` whose contents are those of the file: read-only, and without
+/// anonymous pages, resident or swapped. Mappings that the linker relocates before it protects them (RELRO) have
+/// anonymous pages.
 fn unmodified(smaps: &str) -> Vec<Mapping> {
     let mut found: Vec<Mapping> = Vec::new();
     let mut candidate: Option<Mapping> = None;
@@ -150,11 +155,11 @@ fn unmodified(smaps: &str) -> Vec<Mapping> {
     found
 }
 
-/// The range of a mapping's first line if it maps a file privately and without the right to write.
+/// Parses the first line of a mapping. Returns its range if it maps a file privately and read-only.
 fn private_file(line: &str) -> Option<Range<usize>> {
     let mut fields = line.split_ascii_whitespace();
-    let (range, rights, path) = (fields.next()?, fields.next()?, fields.nth(3)?);
-    if !path.starts_with('/') || !rights.ends_with('p') || rights.contains('w') {
+    let (range, permissions, path) = (fields.next()?, fields.next()?, fields.nth(3)?);
+    if !path.starts_with('/') || !permissions.ends_with('p') || permissions.contains('w') {
         return None;
     }
     let (start, end) = range.split_once('-')?;
@@ -190,38 +195,38 @@ VmFlags: rd mr mw me
 ";
 
     #[test]
-    fn only_what_nothing_can_have_written_to_is_dropped() {
+    fn only_unmodified_mappings_are_dropped() {
         let found = unmodified(SMAPS);
         let starts: Vec<_> = found.iter().map(|mapping| (mapping.range.start, mapping.resident)).collect();
         assert_eq!(starts, [(0x5578_0984_7000, 20 << 10), (0x7fc6_1e68_7000, 4 << 10)]);
     }
 
     #[test]
-    fn gives_back_once_and_again_only_after_growth() {
-        let mut stage = Stage::Worked;
+    fn pages_are_dropped_once_and_again_after_growth() {
+        let mut stage = ReclaimStage::Busy;
         let table = [(20 << 20, true), (9 << 20, false), (10 << 20, false), (12 << 20, true), (13 << 20, false)];
         for (step, (resident, due)) in table.into_iter().enumerate() {
             assert_eq!(stage.is_due(resident), due, "step {step}: {stage:?}");
         }
-        // More is needed now than before: it is not asked for again and again.
+        // A process that needs more than before does not drop its pages again and again.
         assert!(!stage.is_due(13 << 20));
-        assert!(matches!(stage, Stage::Settled(settled) if settled == 13 << 20));
+        assert!(matches!(stage, ReclaimStage::Settled(settled) if settled == 13 << 20));
     }
 
     #[test]
-    fn a_process_that_works_is_left_alone() {
-        let mut rest = Rest::new();
-        while rest.looked.elapsed() < Duration::from_millis(100) {
+    fn a_busy_process_is_left_alone() {
+        let mut reclaimer = Reclaimer::new();
+        while reclaimer.checked.elapsed() < Duration::from_millis(100) {
             std::hint::black_box(processor_time());
         }
-        assert_eq!(rest.look().expect("/proc"), None);
-        assert!(matches!(rest.stage, Stage::Worked));
+        assert_eq!(reclaimer.reclaim_if_idle().expect("/proc"), None);
+        assert!(matches!(reclaimer.stage, ReclaimStage::Busy));
     }
 
     #[test]
-    fn the_program_goes_on_after_it() {
+    fn the_program_continues_after_its_pages_are_dropped() {
         let before: Vec<String> = (0..100).map(|number| format!("{number:?}")).collect();
-        assert!(release_startup_pages().expect("smaps") > 0);
+        assert!(drop_file_pages().expect("smaps") > 0);
         let text = before.iter().fold(String::new(), |text, number| text + number);
         assert!(text.starts_with("01234"));
         std::thread::spawn(|| assert_eq!(std::env::args().count(), std::env::args_os().count())).join().unwrap();

@@ -1,8 +1,8 @@
-//! Linux namespaces: entering a user namespace, network namespaces as handles, running code inside one.
+//! Linux namespaces: entering a user namespace, handles to network namespaces, running code in a namespace.
 //!
-//! Source of the semantics: `namespaces(7)`, `user_namespaces(7)`. A thread is in exactly one network namespace, and a
-//! socket stays in the one that its thread was in when it was made. So nothing here moves a thread that others use:
-//! work inside a namespace runs on a thread of its own ([`NetNamespace::run_in`]).
+//! The semantics are those of `namespaces(7)` and `user_namespaces(7)`. A thread is in exactly one network namespace,
+//! and a socket stays in the namespace in which its thread created it. So this module never moves a shared thread: work
+//! in a namespace runs on a thread of its own ([`NetNamespace::run_in`]).
 
 use std::fs::{self, File};
 use std::io;
@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
 pub mod mount;
 pub mod view;
 
-/// A namespace could not be made, entered or read.
+/// The error of an operation on namespaces.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action}: {source}{advice}")]
 pub struct NamespaceError {
@@ -31,24 +31,24 @@ impl NamespaceError {
     }
 }
 
-/// Which namespaces to make or to join.
+/// A set of namespace types, to create or to join.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Namespaces {
-    /// Links, routes, ports, packet rules.
+    /// Network: links, routes, ports, packet rules.
     pub net: bool,
-    /// The tree of mounts.
+    /// Mounts.
     pub mount: bool,
-    /// Process ids. Made or joined for children of the caller, never for the caller itself.
+    /// Process ids. They affect the children of the caller, never the caller itself.
     pub pid: bool,
     /// System V IPC and POSIX message queues.
     pub ipc: bool,
-    /// Host name.
+    /// The host name.
     pub uts: bool,
 }
 
 impl Namespaces {
-    /// All of them.
+    /// All types.
     pub const ALL: Self = Self { net: true, mount: true, pid: true, ipc: true, uts: true };
 
     fn flags(self) -> u32 {
@@ -65,13 +65,13 @@ impl Namespaces {
     }
 }
 
-/// Enters a new user namespace in which the caller is root, unless the caller has the host's root already.
+/// Enters a new user namespace in which the caller is root, unless the caller already is root.
 ///
-/// Returns whether it did. Own user and group become 0 there; no other id exists in it. Must come before any thread is
-/// started, so before any async runtime.
+/// Returns whether it entered a namespace. In it, the caller's user and group have id 0, and no other ids exist. It
+/// must be called before the process starts a thread, and so before it creates an async runtime.
 ///
 /// # Errors
-/// When a thread already runs, or when the system does not let ordinary users make user namespaces.
+/// Returns an error if the process has further threads, or the system does not permit user namespaces to ordinary users.
 pub fn enter_user_namespace() -> Result<bool, NamespaceError> {
     if rustix::process::geteuid().is_root() {
         return Ok(false);
@@ -79,10 +79,10 @@ pub fn enter_user_namespace() -> Result<bool, NamespaceError> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     // SAFETY: the flags do not unshare the file descriptor table.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }.map_err(|source| NamespaceError {
-        action: "make a user namespace".into(),
+        action: "create a user namespace".into(),
         source: source.into(),
         advice: match source {
-            rustix::io::Errno::INVAL => " (a thread already runs)",
+            rustix::io::Errno::INVAL => " (the process has more than one thread)",
             rustix::io::Errno::PERM | rustix::io::Errno::ACCESS | rustix::io::Errno::NOSPC => {
                 "; run as root, or allow it: sysctl user.max_user_namespaces=10000, and where they exist \
                  kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0"
@@ -101,7 +101,7 @@ pub fn enter_user_namespace() -> Result<bool, NamespaceError> {
     Ok(true)
 }
 
-/// Whether a user exists in this process' user namespace, so that a process can run as it.
+/// Returns whether a user id exists in the user namespace of this process, so that a process can run as that user.
 pub fn maps_user(uid: u32) -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.lines().any(|line| {
@@ -113,32 +113,33 @@ pub fn maps_user(uid: u32) -> bool {
     })
 }
 
-/// Moves the calling thread to new namespaces of the kinds given (for `pid`: its next children).
+/// Moves the calling thread to new namespaces of the given types (for `pid`: its future children).
 ///
 /// # Errors
-/// When the kernel refuses: without `CAP_SYS_ADMIN`.
+/// Returns an error if the process lacks `CAP_SYS_ADMIN`.
 pub fn unshare(kinds: Namespaces) -> Result<(), NamespaceError> {
     let flags = UnshareFlags::from_bits_retain(kinds.flags());
     // SAFETY: the flags do not unshare the file descriptor table. A new mount namespace also unshares the thread's
-    // working directory and root, which is the meaning of it.
-    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|source| NamespaceError::new("make namespaces", source))
+    // working directory and root, as intended.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|source| NamespaceError::new("create namespaces", source))
 }
 
-/// Moves the calling thread to another process' namespaces (for `pid`: its next children).
+/// Moves the calling thread to the namespaces of another process (for `pid`: its future children).
 ///
 /// # Errors
-/// When the process is gone, or the kernel refuses.
+/// Returns an error if the process has ended or the kernel refuses.
 pub fn join(process: BorrowedFd<'_>, kinds: Namespaces) -> Result<(), NamespaceError> {
     let kinds = ThreadNameSpaceType::from_bits_retain(kinds.flags());
     rustix::thread::move_into_thread_name_spaces(process, kinds)
         .map_err(|source| NamespaceError::new("join the namespaces of a process", source))
 }
 
-/// Runs `work` in another process' namespaces, on a thread of its own, and waits for it. Not for `mount`, which a thread
-/// of a process with others cannot join, nor `pid`, which is for children.
+/// Runs `work` in the namespaces of another process, on a thread of its own, and waits for it. Types `mount` and `pid`
+/// are not possible: a thread of a process with several threads cannot join a mount namespace, and `pid` affects
+/// children only.
 ///
 /// # Errors
-/// As [`join`].
+/// Returns an error in the cases of [`join`].
 pub fn run_joined<T: Send>(
     process: BorrowedFd<'_>,
     kinds: Namespaces,
@@ -150,25 +151,25 @@ pub fn run_joined<T: Send>(
     })
 }
 
-/// A network namespace, kept alive by this handle.
+/// A handle to a network namespace, which keeps the namespace alive.
 #[derive(Debug)]
 pub struct NetNamespace {
     fd: OwnedFd,
 }
 
 impl NetNamespace {
-    /// The namespace of the calling thread.
+    /// Returns the namespace of the calling thread.
     ///
     /// # Errors
-    /// When `/proc` is not mounted.
+    /// Returns an error if `/proc` is not mounted.
     pub fn current() -> Result<Self, NamespaceError> {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// The namespace of a process.
+    /// Returns the namespace of a process.
     ///
     /// # Errors
-    /// When the process is gone or belongs to someone else.
+    /// Returns an error if the process has ended or belongs to another user.
     pub fn of_process(pid: u32) -> Result<Self, NamespaceError> {
         Self::open(&PathBuf::from(format!("/proc/{pid}/ns/net")))
     }
@@ -179,10 +180,10 @@ impl NetNamespace {
         Ok(Self { fd: file.into() })
     }
 
-    /// Makes a namespace with its `lo` up. The calling thread stays where it is.
+    /// Creates a namespace and brings up its `lo`. The calling thread does not enter it.
     ///
     /// # Errors
-    /// Without `CAP_SYS_ADMIN` over the current user namespace.
+    /// Returns an error if the process lacks `CAP_SYS_ADMIN` in its user namespace.
     pub fn create() -> Result<Self, NamespaceError> {
         on_own_thread(|| {
             unshare(Namespaces { net: true, ..Namespaces::default() })?;
@@ -194,10 +195,10 @@ impl NetNamespace {
         })
     }
 
-    /// Moves the calling thread into this namespace. Only for threads that nobody shares.
+    /// Moves the calling thread to this namespace. Only for threads that no other code uses.
     ///
     /// # Errors
-    /// Without `CAP_SYS_ADMIN` over the namespace.
+    /// Returns an error if the process lacks `CAP_SYS_ADMIN` over the namespace.
     pub fn enter(&self) -> Result<(), NamespaceError> {
         rustix::thread::move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(|source| NamespaceError::new("enter a network namespace", source))
@@ -205,11 +206,11 @@ impl NetNamespace {
 
     /// Runs `work` in this namespace, on a thread of its own, and waits for it.
     ///
-    /// Sockets that `work` makes and returns stay in the namespace. For use with an async runtime return standard
-    /// library sockets and register them on the caller's side.
+    /// Sockets that `work` creates and returns stay in the namespace. For use with an async runtime, return sockets of
+    /// the standard library and register them in the caller.
     ///
     /// # Errors
-    /// As [`Self::enter`].
+    /// Returns an error in the cases of [`Self::enter`].
     pub fn run_in<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
         on_own_thread(|| {
             self.enter()?;
@@ -217,10 +218,11 @@ impl NetNamespace {
         })
     }
 
-    /// Starts a thread that lives in this namespace.
+    /// Starts a thread in this namespace.
     ///
     /// # Errors
-    /// When no thread can be started. A failure to enter ends the thread and is the result of joining it.
+    /// Returns an error if no thread can be started. If the thread cannot enter the namespace, joining it returns the
+    /// error.
     pub fn spawn_in<T: Send + 'static>(
         &self,
         name: &str,
@@ -236,19 +238,19 @@ impl NetNamespace {
             .map_err(|source| NamespaceError::new(format!("start thread {name}"), source))
     }
 
-    /// Another handle of the same namespace.
+    /// Returns another handle to the namespace.
     ///
     /// # Errors
-    /// When the process has no file descriptor left.
+    /// Returns an error if the process has no file descriptors left.
     pub fn try_clone(&self) -> Result<Self, NamespaceError> {
         let fd = self.fd.try_clone().map_err(|source| NamespaceError::new("copy a namespace handle", source))?;
         Ok(Self { fd })
     }
 
-    /// Sets a network setting of this namespace, e.g. `set("ipv4/ip_forward", "1")` (a path below `/proc/sys/net`).
+    /// Sets a network sysctl of this namespace, such as `set("ipv4/ip_forward", "1")` (a path below `/proc/sys/net`).
     ///
     /// # Errors
-    /// When there is no such setting or the value is refused.
+    /// Returns an error if the sysctl does not exist or the kernel refuses the value.
     pub fn set(&self, setting: &str, value: &str) -> Result<(), NamespaceError> {
         let path = format!("/proc/sys/net/{setting}");
         self.run_in(|| fs::write(&path, value))?
@@ -262,10 +264,10 @@ impl AsFd for NetNamespace {
     }
 }
 
-/// A handle of a process that cannot come to mean another one.
+/// Returns a handle to a process (pidfd), which never refers to another process, unlike its id.
 ///
 /// # Errors
-/// When there is no such process.
+/// Returns an error if the process does not exist.
 pub fn process_handle(pid: u32) -> Result<OwnedFd, NamespaceError> {
     let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
     id.ok_or(rustix::io::Errno::SRCH)

@@ -1,11 +1,11 @@
-//! Netlink requests: attributes are laid out in one buffer, sent, and acknowledged by the kernel.
+//! Netlink messages and sockets (`netlink(7)`, `linux/netlink.h`). Why they are encoded here: docs/decisions/netlink.md.
 //!
-//! [`crate::link`] and [`crate::firewall`] each need a dozen message types of this one format (`netlink(7)`,
-//! `linux/netlink.h`): a length, a type, flags, a fixed header, then nested type-length-value attributes. The kernel
-//! answers within the `send` call, so requests are plain blocking calls of some microseconds.
+//! [`crate::link`] and [`crate::firewall`] each use a dozen message types of one format: a length, a type, flags, a
+//! fixed header, then nested type-length-value attributes. The kernel answers within the `send` call, so requests are
+//! blocking calls of some microseconds.
 //!
-//! A netlink socket belongs to the network namespace of the thread that made it; every user opens it through
-//! [`Socket::open`] on a thread that is in the right one.
+//! A netlink socket belongs to the network namespace of the thread that creates it: [`NetlinkSocket::open`] must be
+//! called on a thread in the right namespace.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -28,13 +28,13 @@ const NLA_F_NESTED: u16 = 0x8000;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// One message under construction.
-pub(crate) struct Message {
+/// A message under construction.
+pub(crate) struct NetlinkMessage {
     bytes: Vec<u8>,
 }
 
-impl Message {
-    /// Starts a message of a type with flags and the fixed header of that type.
+impl NetlinkMessage {
+    /// Creates a message with a type, flags and the fixed header of the type.
     pub(crate) fn new(kind: u16, flags: u16, header: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(256);
         bytes.extend_from_slice(&0u32.to_ne_bytes()); // length, set by `finish`
@@ -63,12 +63,12 @@ impl Message {
         self.attr(kind, &bytes)
     }
 
-    /// Appends a number in network byte order, as nftables has them.
+    /// Appends a number in network byte order, as in nftables.
     pub(crate) fn attr_be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.attr(kind, &value.to_be_bytes())
     }
 
-    /// Appends an attribute that holds the attributes which `inside` appends.
+    /// Appends an attribute that contains the attributes which `inside` appends.
     pub(crate) fn nest(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) -> &mut Self {
         let start = self.bytes.len();
         self.attr(kind | NLA_F_NESTED, &[]);
@@ -78,7 +78,7 @@ impl Message {
         self
     }
 
-    /// Appends raw bytes: the fixed header inside of a nested attribute.
+    /// Appends raw bytes: the fixed header within a nested attribute.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(bytes);
         self.pad();
@@ -102,21 +102,21 @@ impl Message {
     }
 }
 
-/// A socket of one netlink family, in the network namespace in which it was opened.
+/// A socket of a netlink family in one network namespace.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct NetlinkSocket {
     fd: OwnedFd,
     sequence: u32,
 }
 
-impl Socket {
-    /// Opens a socket of a family (`None`: routing) in the calling thread's network namespace.
+impl NetlinkSocket {
+    /// Opens a socket of a family (`None`: routing) in the network namespace of the calling thread.
     pub(crate) fn open(family: Option<Protocol>) -> io::Result<Self> {
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, family)?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
             let on: libc::c_int = 1;
-            // SAFETY: `on` lives through the call and its size is given. A kernel without the option refuses it, which
-            // costs only the text of errors.
+            // SAFETY: `on` is valid during the call and its size is given. A kernel without the option refuses it; then
+            // only the texts of errors are missing.
             unsafe {
                 libc::setsockopt(
                     fd.as_raw_fd(),
@@ -131,7 +131,7 @@ impl Socket {
     }
 
     /// Sends one request and waits for its acknowledgement.
-    pub(crate) fn request(&mut self, mut message: Message) -> io::Result<()> {
+    pub(crate) fn request(&mut self, mut message: NetlinkMessage) -> io::Result<()> {
         message.add_flags(NLM_F_REQUEST | NLM_F_ACK);
         self.sequence += 1;
         let sequence = self.sequence;
@@ -139,9 +139,9 @@ impl Socket {
         self.acknowledged(sequence)
     }
 
-    /// Sends messages as one datagram, of which the message at `acknowledged` is acknowledged after all others have
-    /// been dealt with.
-    pub(crate) fn batch(&mut self, mut messages: Vec<Message>, acknowledged: usize) -> io::Result<()> {
+    /// Sends messages as one datagram. The kernel acknowledges the message at index `acknowledged` after it has
+    /// processed all others.
+    pub(crate) fn batch(&mut self, mut messages: Vec<NetlinkMessage>, acknowledged: usize) -> io::Result<()> {
         let mut bytes = Vec::new();
         let first = self.sequence + 1;
         for (index, message) in messages.iter_mut().enumerate() {
@@ -149,7 +149,7 @@ impl Socket {
             bytes.extend_from_slice(message.finish(first + index as u32));
         }
         self.sequence = first + messages.len() as u32;
-        // One datagram must hold a whole transaction. Without privilege over the host the limit stays net.core.wmem_max.
+        // A transaction is one datagram. Without privilege over the host, the limit is net.core.wmem_max.
         let size = bytes.len() * 2;
         if rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, size).is_err() {
             rustix::net::sockopt::set_socket_send_buffer_size(&self.fd, size)?;
@@ -158,8 +158,8 @@ impl Socket {
         self.acknowledged(first + acknowledged as u32)
     }
 
-    /// Sends a dump request and hands each answer's payload to `each`.
-    pub(crate) fn dump(&mut self, mut message: Message, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Sends a dump request and calls `each` with the payload of each response.
+    pub(crate) fn dump(&mut self, mut message: NetlinkMessage, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         message.add_flags(NLM_F_REQUEST | NLM_F_DUMP);
         self.sequence += 1;
         let sequence = self.sequence;
@@ -189,7 +189,7 @@ impl Socket {
         Ok(buffer)
     }
 
-    /// Reads until the acknowledgement of `sequence`; any error before it is the answer.
+    /// Reads until the acknowledgement of `sequence`, or an error before it.
     fn acknowledged(&self, sequence: u32) -> io::Result<()> {
         loop {
             let buffer = self.receive()?;
@@ -206,13 +206,13 @@ impl Socket {
     }
 }
 
-struct Header {
+struct NetlinkHeader {
     flags: u16,
     sequence: u32,
 }
 
-/// Walks the messages of a datagram: type, header, payload.
-fn messages(mut buffer: &[u8]) -> impl Iterator<Item = (u16, Header, &[u8])> {
+/// Iterates over the messages of a datagram: type, header, payload.
+fn messages(mut buffer: &[u8]) -> impl Iterator<Item = (u16, NetlinkHeader, &[u8])> {
     std::iter::from_fn(move || {
         let header = buffer.get(..NLMSG_HEADER)?;
         let length = u32::from_ne_bytes(header[0..4].try_into().ok()?) as usize;
@@ -221,11 +221,11 @@ fn messages(mut buffer: &[u8]) -> impl Iterator<Item = (u16, Header, &[u8])> {
         let kind = u16::from_ne_bytes([header[4], header[5]]);
         let flags = u16::from_ne_bytes([header[6], header[7]]);
         let sequence = u32::from_ne_bytes(header[8..12].try_into().ok()?);
-        Some((kind, Header { flags, sequence }, &message[NLMSG_HEADER..]))
+        Some((kind, NetlinkHeader { flags, sequence }, &message[NLMSG_HEADER..]))
     })
 }
 
-/// Walks attributes: type without its flags, value.
+/// Iterates over attributes: type without flags, value.
 pub(crate) fn attributes(mut buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header = buffer.get(..4)?;
@@ -237,7 +237,7 @@ pub(crate) fn attributes(mut buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])
     })
 }
 
-/// Turns the payload of an acknowledgement into its result, with the kernel's own words where it gives them.
+/// Converts the payload of an acknowledgement to a result, with the kernel's error text if it has one.
 fn acknowledgement(flags: u16, payload: &[u8]) -> io::Result<()> {
     let code = payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
     if code == 0 {
@@ -247,7 +247,7 @@ fn acknowledgement(flags: u16, payload: &[u8]) -> io::Result<()> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return Err(error);
     }
-    // With NETLINK_CAP_ACK only the header of the request is repeated before the attributes.
+    // With NETLINK_CAP_ACK, the header of the request precedes the attributes.
     let details = payload.get(4 + NLMSG_HEADER..).unwrap_or_default();
     match attributes(details).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG) {
         Some((_, text)) => {
@@ -263,8 +263,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lays_out_nested_attributes() {
-        let mut message = Message::new(5, NLM_F_CREATE, &[1, 2, 3]);
+    fn nested_attributes_are_encoded() {
+        let mut message = NetlinkMessage::new(5, NLM_F_CREATE, &[1, 2, 3]);
         message.attr_str(1, "lo").nest(2, |inner| {
             inner.attr_be32(3, 7);
         });
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn short_answers_end_the_walk() {
+    fn truncated_messages_end_the_iteration() {
         assert_eq!(messages(&[1, 0, 0, 0]).count(), 0);
         assert_eq!(attributes(&[40, 0, 1, 0, 9]).count(), 0);
         assert!(acknowledgement(NLM_F_ACK_TLVS, &(-2i32).to_ne_bytes()).is_err());

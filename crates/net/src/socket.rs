@@ -1,5 +1,5 @@
-//! TCP sockets as a proxy needs them: where a captured connection was going, listeners that several workers share,
-//! outgoing connections that carry the proxy's mark, and accepting that outlives a shortage of descriptors.
+//! TCP sockets for proxies: the original destination of captured connections, listeners that workers share, outgoing
+//! connections with the proxy's mark, and accept loops that survive a lack of file descriptors.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,29 +14,30 @@ mod closing;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Acceptor, accept_back_off};
+pub use accept::{Acceptor, accept_backoff};
 pub use closing::refuse_new;
 
-/// The socket mark of a proxy's own connections: capture lets them through. Needed beside [`PROXY_UID`] because a user
-/// namespace without subordinate ids has one uid only.
+/// The socket mark that exempts a proxy's own connections from capture. It is needed in addition to [`PROXY_UID`]
+/// because a user namespace without subordinate ids has a single user.
 pub const PROXY_MARK: u32 = 1337;
 
-/// The user that a proxy runs as where more than one user exists (Istio's `istio-proxy`).
+/// The user id of proxies (Istio's `istio-proxy`), where more than one user exists.
 pub const PROXY_UID: u32 = 1337;
 
-/// The source address by which an application sees connections that came through its own sidecar (Istio's
-/// `InboundPassthroughCluster` bind address).
+/// The source address of a sidecar's connections to its application (the bind address of Istio's
+/// `InboundPassthroughCluster`).
 pub const INBOUND_SOURCE_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 6));
 
-/// The same for IPv6.
+/// [`INBOUND_SOURCE_V4`] for IPv6.
 pub const INBOUND_SOURCE_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
-/// How to listen.
+/// Options of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Listen {
-    /// Let other sockets of this user listen on the same address (`SO_REUSEPORT`); the kernel spreads connections.
+    /// Whether other sockets of this user may listen on the same address (`SO_REUSEPORT`). The kernel distributes
+    /// connections over them.
     pub reuse_port: bool,
-    /// Connections that may wait to be accepted.
+    /// The maximum number of connections that wait to be accepted.
     pub backlog: i32,
 }
 
@@ -46,18 +47,18 @@ impl Default for Listen {
     }
 }
 
-/// How to connect.
+/// Options of an outgoing connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect {
-    /// Socket mark. Refusal by the kernel is an error unless this process runs as [`PROXY_UID`], by which capture
-    /// knows it just as well.
+    /// The socket mark. If the kernel refuses it, that is an error unless this process runs as [`PROXY_UID`], which
+    /// capture exempts too.
     pub mark: Option<u32>,
-    /// Time for the TCP handshake.
+    /// The timeout of the TCP handshake.
     pub timeout: Duration,
-    /// Address to connect from; the port is chosen at connect time (`IP_BIND_ADDRESS_NO_PORT`), so one address may
-    /// have more connections than there are ports, as long as their destinations differ.
+    /// The source address. The kernel chooses the port at connect time (`IP_BIND_ADDRESS_NO_PORT`), so that one address
+    /// can have more connections than ports if their destinations differ.
     pub source: Option<IpAddr>,
-    /// Give up a connection whose sent data stays unacknowledged this long (`TCP_USER_TIMEOUT`).
+    /// The time after which a connection with unacknowledged data is closed (`TCP_USER_TIMEOUT`).
     pub user_timeout: Option<Duration>,
 }
 
@@ -67,22 +68,25 @@ impl Default for Connect {
     }
 }
 
-/// Where a captured connection was going before the firewall redirected it; for one that was not redirected, the
-/// address that it arrived at.
+/// Returns the original destination of a captured connection. For a connection that was not redirected it is the local
+/// address.
+///
+/// # Errors
+/// Returns an error if the socket is not a TCP socket, or connection tracking fails.
 pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
     let socket = SockRef::from(socket);
     let local = socket
         .local_addr()?
         .as_socket()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an internet socket"))?;
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an IP socket"))?;
     let local = unmapped(local);
-    let answer = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
-    match answer {
+    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    match original {
         Ok(address) => address
             .as_socket()
             .map(unmapped)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the original destination is no address")),
-        // No entry in connection tracking, or no connection tracking at all: nothing was rewritten.
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the original destination is not an IP address")),
+        // Connection tracking has no entry, or the kernel has no connection tracking: the connection was not redirected.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => {
             Ok(local)
         }
@@ -90,15 +94,21 @@ pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
     }
 }
 
-/// A non-blocking listener. The address `[::]` takes IPv4 connections too. Accepted sockets inherit its options, so that
-/// Nagle's algorithm is off for them, and keep-alive on if it is set here, without a call for each.
+/// Opens a non-blocking listener. The address `[::]` accepts IPv4 connections too. Accepted sockets inherit the
+/// listener's options: Nagle's algorithm is off, and keep-alive is on if it is set on the listener.
+///
+/// # Errors
+/// Returns an error if the address cannot be bound.
 pub fn listen(address: SocketAddr, options: &Listen) -> io::Result<std::net::TcpListener> {
     let listener = bind(address, options.reuse_port)?;
     open(&listener, options.backlog)?;
     Ok(listener)
 }
 
-/// A listener as [`listen`] makes it, except that it refuses whoever connects until it is [`open`]ed.
+/// Binds a listener like [`listen`]. It refuses connections until [`open`] is called.
+///
+/// # Errors
+/// Returns an error if the address cannot be bound.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -113,20 +123,29 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpLi
     Ok(socket.into())
 }
 
-/// From now on, connections are taken; `backlog` may wait to be accepted.
+/// Opens a listener that [`bind`] has bound. Up to `backlog` connections wait to be accepted.
+///
+/// # Errors
+/// Returns an error if another process listens on the address.
 pub fn open(listener: &std::net::TcpListener, backlog: i32) -> io::Result<()> {
     SockRef::from(listener).listen(backlog)
 }
 
-/// `count` listeners on one address for as many workers. Refuses an address at which another process listens, which
-/// port reuse alone would not notice.
+/// Opens `count` listeners on one address, one for each worker.
+///
+/// # Errors
+/// Returns an error if the address cannot be bound or another process listens on it, which port reuse alone would not
+/// detect.
 pub fn listen_shared(address: SocketAddr, count: usize, backlog: i32) -> io::Result<Vec<std::net::TcpListener>> {
     let listeners = bind_shared(address, count)?;
     listeners.iter().try_for_each(|listener| open(listener, backlog))?;
     Ok(listeners)
 }
 
-/// The same, each still to be [`open`]ed. Another process is noticed once its listeners are open.
+/// Binds `count` listeners like [`listen_shared`]. They refuse connections until [`open`] is called.
+///
+/// # Errors
+/// Returns an error if the address cannot be bound or another process listens on it.
 pub fn bind_shared(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
     let first = bind(address, false)?;
     if count <= 1 {
@@ -138,8 +157,11 @@ pub fn bind_shared(address: SocketAddr, count: usize) -> io::Result<Vec<std::net
 }
 
 /// Connects, with Nagle's algorithm off.
+///
+/// # Errors
+/// Returns an error if the connection fails or times out, or an option is refused.
 pub async fn connect(address: SocketAddr, options: &Connect) -> io::Result<TcpStream> {
-    // Non-blocking from the start: setting it afterwards takes two calls.
+    // Non-blocking from the start: setting it later takes two system calls.
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(mark) = options.mark {
@@ -156,12 +178,15 @@ pub async fn connect(address: SocketAddr, options: &Connect) -> io::Result<TcpSt
         Ok(connected) => connected,
         Err(_) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("no answer from {address} within {:?}", options.timeout),
+            format!("connecting to {address} timed out after {:?}", options.timeout),
         )),
     }
 }
 
-/// Marks a socket; see [`Connect::mark`] for when refusal is an error.
+/// Sets the mark of a socket.
+///
+/// # Errors
+/// Returns an error if the kernel refuses; see [`Connect::mark`].
 pub fn set_mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
     match SockRef::from(socket).set_mark(mark) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) && rustix::process::geteuid().as_raw() == PROXY_UID => {
@@ -171,15 +196,21 @@ pub fn set_mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
     }
 }
 
-/// Notices a dead peer on an otherwise silent connection: probes after `idle`, every `interval`, `retries` times. On a
-/// listener it holds for what is accepted.
+/// Enables keep-alive probes, which detect a dead peer on an idle connection: after `idle`, every `interval`, `retries`
+/// times. On a listener it applies to accepted connections.
+///
+/// # Errors
+/// Returns an error if the descriptor is not a TCP socket.
 pub fn keep_alive(socket: &impl AsFd, idle: Duration, interval: Duration, retries: u32) -> io::Result<()> {
     let probes = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
     SockRef::from(socket).set_tcp_keepalive(&probes)
 }
 
-/// Raises this process's limit of open files to what it is allowed, and returns it. A proxied connection takes two,
-/// and up to four more while it is spliced.
+/// Raises this process's soft limit of open files to the hard limit, and returns it. A proxied connection takes two
+/// descriptors, and up to four more while it is spliced.
+///
+/// # Errors
+/// Returns an error if the kernel refuses the limit.
 pub fn raise_open_files_limit() -> io::Result<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -189,7 +220,7 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// An IPv4 address that a dual-stack socket shows as IPv6, as what it is.
+/// Converts an IPv4-mapped IPv6 address, which a dual-stack socket reports, to IPv4.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -199,10 +230,10 @@ fn bind_without_port(socket: &Socket, source: IpAddr) -> io::Result<()> {
     socket.bind(&SocketAddr::new(source, 0).into())
 }
 
-/// Sets an option that is a number and that no library offers.
+/// Sets an integer option that the libraries do not provide.
 fn set_option(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the descriptor is open for the call's duration, and the option value is a live `c_int` of the given size.
+    // SAFETY: the descriptor is open during the call, and the value is a valid `c_int` of the given size.
     let result =
         unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -1,9 +1,9 @@
-//! Carrying bytes between two TCP connections, both ways, until both are closed.
+//! Relaying bytes between two TCP connections, both ways, until both are closed.
 //!
-//! A direction starts by copying through a buffer that all connections of a worker share, so that an idle connection
-//! holds none. Past [`Relay::threshold`], and as long as there is much to read at a time, it goes over to `splice(2)` through
-//! a pipe, which moves pages without copying them to user space; a pipe is taken from the worker's [`Pipes`] when there is
-//! something to read and given back when there is not. A stream of small messages is always copied.
+//! A direction first copies through a buffer that all connections of a worker share, so that idle connections have
+//! none. After [`Relay::threshold`] bytes, and while each read returns a full buffer, it uses `splice(2)` through a
+//! pipe, which moves pages without copying them to user space. A pipe is taken from the worker's [`Pipes`] for each
+//! read and returned after it. Streams of small messages are always copied.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -20,35 +20,35 @@ mod pipe;
 #[cfg(test)]
 mod tests;
 
-pub use pipe::{Lent, Pipes};
+pub use pipe::{Pipes, PooledPipe};
 
-/// The shared buffer: one TLS record and its header fit.
+/// The size of the shared buffer: one TLS record with its header.
 const COPY_BUFFER: usize = 16 * 1024 + 512;
-/// What a turn has to move for the next one to be spliced. Less than a buffer full says that the reader keeps up with the
-/// writer, as with small messages, which cost less copied, with the same number of calls: an exchange of 256 B, 1, 4 and
-/// 16 KiB over 16 connections took a bare loop 10.5, 11.3, 11.4 and 13.3 µs copied, and 11.0, 12.1, 13.2 and 12.9 µs spliced
-/// (November 2026, Linux 6.18).
-const MUCH: usize = COPY_BUFFER;
-/// Bytes that one direction may move before others get a turn: as much as a pipe holds.
-const TURN: usize = 1 << 20;
+/// The number of bytes that a read must return for the next one to be spliced. A read that does not fill the buffer
+/// means that the relay keeps up with the sender, as with small messages. Copying them is cheaper with the same number
+/// of system calls: exchanges of 256 B, 1, 4 and 16 KiB over 16 connections took a bare loop 10.5, 11.3, 11.4 and 13.3
+/// µs copied, and 11.0, 12.1, 13.2 and 12.9 µs spliced (November 2026, Linux 6.18).
+const SPLICE_AFTER: usize = COPY_BUFFER;
+/// The number of bytes that one direction may move before it yields to other tasks: the capacity of a pipe.
+const BUDGET: usize = 1 << 20;
 
-/// How to carry.
+/// Options of a relay.
 #[derive(Clone, Copy, Debug)]
 pub struct Relay {
-    /// Bytes in one direction before which it is not spliced. Setting up a pipe pays for itself only on a longer stream.
+    /// The number of bytes in one direction after which it may be spliced. A pipe pays off only for longer streams.
     pub threshold: u64,
-    /// Ends the connection when nothing has moved in either direction for this long.
+    /// The idle timeout: the connections are closed if no byte moves in either direction for this long.
     pub idle: Duration,
 }
 
 impl Default for Relay {
     fn default() -> Self {
-        // An hour is Envoy's default for TCP, so no stream lives shorter than people are used to.
+        // Envoy's default idle timeout for TCP is one hour.
         Self { threshold: 64 * 1024, idle: Duration::from_secs(3600) }
     }
 }
 
-/// How much has been carried so far; may be read while carrying goes on.
+/// The number of bytes relayed so far; readable while the relay runs.
 #[derive(Debug, Default)]
 pub struct Carried {
     /// From the first connection to the second.
@@ -57,19 +57,19 @@ pub struct Carried {
     pub back: Cell<u64>,
 }
 
-/// Which connection failed.
+/// One of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The first one given.
+    /// The first connection.
     First,
-    /// The second one given.
+    /// The second connection.
     Second,
 }
 
-/// Why carrying ended before both sides had closed.
+/// Why a relay ended before both connections were closed.
 #[derive(Debug)]
 pub enum Broken {
-    /// Nothing moved for [`Relay::idle`].
+    /// The idle timeout has expired.
     Idle,
     /// A connection failed.
     Failed(Side, io::Error),
@@ -78,7 +78,7 @@ pub enum Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Idle => f.write_str("nothing moved for the idle timeout"),
+            Self::Idle => f.write_str("the idle timeout expired"),
             Self::Failed(Side::First, error) => write!(f, "the first connection failed: {error}"),
             Self::Failed(Side::Second, error) => write!(f, "the second connection failed: {error}"),
         }
@@ -87,7 +87,7 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// What the connections of one worker share.
+/// The buffer and the pipes that the connections of one worker share.
 #[derive(Debug)]
 pub struct Carrier {
     buffer: RefCell<Box<[u8]>>,
@@ -101,20 +101,23 @@ impl Default for Carrier {
 }
 
 impl Carrier {
-    /// A buffer and no pipes yet.
+    /// Creates a buffer; pipes are created on demand.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The pipes.
+    /// Returns the pipes.
     pub fn pipes(&self) -> &Pipes {
         &self.pipes
     }
 }
 
-/// Carries until both sides have closed. The first half-close is passed on at once; the second by dropping the connections,
-/// which spares a call and is to be done when this returns. After a failure both connections are set to be reset
-/// when dropped, so that what was cut off does not look complete to the other side.
+/// Relays bytes until both connections are closed. The first half-close is forwarded at once. The caller forwards the
+/// second one by dropping the connections, which saves a system call. After a failure, dropping the connections resets
+/// them, so that truncated data does not look complete to the peer.
+///
+/// # Errors
+/// Returns an error if a connection fails or the idle timeout expires.
 pub async fn both_ways(
     first: &TcpStream,
     second: &TcpStream,
@@ -140,14 +143,14 @@ pub async fn both_ways(
         () = idle(&active, relay.idle) => Err(Broken::Idle),
     };
     if ended.is_err() {
-        // A socket that is already gone cannot be reset.
+        // A socket that is already closed cannot be reset.
         let _ = first.set_zero_linger();
         let _ = second.set_zero_linger();
     }
     ended
 }
 
-/// Returns when nothing has moved for `limit`. The timer is set anew when it fires, not for each byte.
+/// Waits until no byte has moved for `limit`. The timer is reset when it fires, not for each byte.
 async fn idle(active: &Cell<Instant>, limit: Duration) {
     loop {
         let until = active.get() + limit;
@@ -158,7 +161,7 @@ async fn idle(active: &Cell<Instant>, limit: Duration) {
     }
 }
 
-/// One direction.
+/// One direction of a relay.
 struct OneWay<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
@@ -177,10 +180,10 @@ impl OneWay<'_> {
         let mut splicing = true;
         loop {
             self.from.readable().await.map_err(|error| self.reading(error))?;
-            let moved = if splicing && last >= MUCH && self.moved.get() >= self.relay.threshold {
+            let moved = if splicing && last >= SPLICE_AFTER && self.moved.get() >= self.relay.threshold {
                 match self.carrier.pipes.take() {
                     Ok(pipe) => self.splice(pipe).await?,
-                    // No descriptors left for a pipe: copying needs none.
+                    // Without file descriptors for a pipe, the direction is copied.
                     Err(_) => {
                         splicing = false;
                         continue;
@@ -199,7 +202,7 @@ impl OneWay<'_> {
                 }
                 None => turn = 0,
             }
-            if turn >= TURN {
+            if turn >= BUDGET {
                 turn = 0;
                 tokio::task::yield_now().await;
             }
@@ -208,13 +211,14 @@ impl OneWay<'_> {
             return Ok(());
         }
         match SockRef::from(self.to).shutdown(Shutdown::Write) {
-            // The other side is gone already; if that was no orderly end, the other direction will say so.
+            // The connection is closed already. If it was closed by an error, the other direction reports it.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             other => other.map_err(|error| self.writing(error)),
         }
     }
 
-    /// Moves what there is to read through the shared buffer. `None`: nothing yet. 0: the end.
+    /// Reads once into the shared buffer and writes the bytes. Returns `None` if there is nothing to read yet, and 0 at
+    /// the end.
     async fn copy(&self) -> Result<Option<usize>, Broken> {
         let (count, rest) = {
             let mut buffer = self.carrier.buffer.borrow_mut();
@@ -229,7 +233,7 @@ impl OneWay<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(error) => return Err(self.writing(error)),
             };
-            // Only what a slow reader leaves is kept over the wait, so the buffer is free for others.
+            // Only bytes that a slow receiver does not accept yet are kept, so that other connections can use the buffer.
             (count, buffer[written..count].to_vec())
         };
         let mut rest = &rest[..];
@@ -247,8 +251,8 @@ impl OneWay<'_> {
         Ok(Some(count))
     }
 
-    /// Reads once. A buffer that was not filled has emptied the socket, and with edge-triggered readiness waiting is safe
-    /// then: `WouldBlock` tells the runtime so, and saves asking the kernel a second time.
+    /// Reads once. A read that does not fill the buffer has emptied the socket. `WouldBlock` tells the runtime to wait
+    /// for the next edge, which saves a second read.
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let mut read = None;
         let tried = self.from.try_io(Interest::READABLE, || {
@@ -263,8 +267,8 @@ impl OneWay<'_> {
         }
     }
 
-    /// Moves one pipe full. The pipe goes back to the pool only when it is empty.
-    async fn splice(&self, mut pipe: Lent<'_>) -> Result<Option<usize>, Broken> {
+    /// Moves the contents of one pipe. The pipe returns to the pool only when it is empty.
+    async fn splice(&self, mut pipe: PooledPipe<'_>) -> Result<Option<usize>, Broken> {
         let count = match self.from.try_io(Interest::READABLE, || pipe.fill(self.from)) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),

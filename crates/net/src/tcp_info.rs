@@ -1,42 +1,44 @@
-//! What the kernel knows of a connection's progress (`TCP_INFO`).
+//! The progress of a TCP connection, as the kernel reports it (`TCP_INFO`).
 //!
-//! `TCP_USER_TIMEOUT` would end a connection whose peer vanished, but also one whose peer merely reads slowly (it counts
-//! the time that data waits for a closed window), so a proxy asks instead and decides for itself.
+//! `TCP_USER_TIMEOUT` would close connections whose peer has disappeared, but also connections whose peer reads slowly,
+//! since it counts the time that data waits for a closed window. So a proxy reads the progress and decides by itself.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// How sending goes.
+/// The progress of sending on a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// How often in a row the oldest unacknowledged data was sent again without an answer. The kernel waits at least
-    /// 200 ms before the first time and twice as long each time after. What it sends sooner, guessing at a lost tail, is
-    /// not counted.
+pub struct TcpProgress {
+    /// The number of consecutive retransmissions of the oldest unacknowledged data. The kernel waits at least 200 ms
+    /// before the first retransmission and doubles the wait each time. Earlier tail loss probes are not counted.
     pub retransmits: u8,
-    /// Since anything was last sent, again or for the first time.
+    /// The time since the last transmission or retransmission.
     pub since_sent: Duration,
     /// The smoothed round trip time.
     pub round_trip: Duration,
 }
 
-impl Progress {
-    /// Whether the peer has not answered although the oldest data was sent again `retransmits` times, and the last of
-    /// them long enough ago for an answer to be back.
+impl TcpProgress {
+    /// Returns whether the peer has not acknowledged the oldest data after `retransmits` retransmissions, although the
+    /// time since the last one suffices for an acknowledgement.
     pub fn is_unanswered(&self, retransmits: u8) -> bool {
-        /// A peer may hold an acknowledgement back for up to 40 ms.
+        /// A peer may delay an acknowledgement by up to 40 ms.
         const DELAYED: Duration = Duration::from_millis(50);
         self.retransmits >= retransmits && self.since_sent >= 2 * self.round_trip + DELAYED
     }
 }
 
-/// Asks about a TCP socket.
-pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
+/// Returns the progress of a TCP socket.
+///
+/// # Errors
+/// Returns an error if the descriptor is not a TCP socket.
+pub fn progress(socket: &impl AsFd) -> io::Result<TcpProgress> {
     // SAFETY: `tcp_info` is plain integers, for which all zeroes are valid.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the descriptor is open for the call's duration; the buffer is live, writable, and `length` is its size,
-    // beyond which the kernel does not write.
+    // SAFETY: the descriptor is open during the call; the buffer is valid and writable, and the kernel writes at most
+    // `length` bytes, its size.
     let result = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
@@ -49,7 +51,7 @@ pub fn progress(socket: &impl AsFd) -> io::Result<Progress> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(Progress {
+    Ok(TcpProgress {
         retransmits: info.tcpi_retransmits,
         since_sent: Duration::from_millis(info.tcpi_last_data_sent.into()),
         round_trip: Duration::from_micros(info.tcpi_rtt.into()),
@@ -62,8 +64,8 @@ mod tests {
     use std::io::{Read, Write};
 
     #[test]
-    fn an_answer_must_have_had_time_to_come() {
-        let progress = |retransmits, since_sent, round_trip| Progress {
+    fn an_acknowledgement_needs_time_to_arrive() {
+        let progress = |retransmits, since_sent, round_trip| TcpProgress {
             retransmits,
             since_sent: Duration::from_millis(since_sent),
             round_trip: Duration::from_millis(round_trip),
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_works_retransmits_nothing() {
+    fn a_working_connection_has_no_retransmissions() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();

@@ -1,11 +1,11 @@
-//! ALLOW and DENY policies: the rules of Istio's `AuthorizationPolicy`.
+//! Authorization: the rules of Istio's `AuthorizationPolicy` with the actions ALLOW and DENY.
 //!
-//! A policy matches if any of its rules does. A rule matches if any of its sources, any of its operations and all of
-//! its conditions do, where an empty list matches everything. Within a source or an operation all fields must match; a
-//! field matches if any of its values and none of its excluded values does.
+//! A policy matches if any of its rules matches. A rule matches if any of its sources, any of its operations and all of
+//! its conditions match; an empty list matches everything. A source or an operation matches if all of its fields match. A
+//! field matches if any of its values and none of its excluded values matches.
 //!
-//! On an opaque connection there is no request to look at. A rule that asks about one then allows nothing, and denies
-//! by its other fields alone: both err towards refusing.
+//! An opaque connection has no request. On such a connection an ALLOW rule with fields of requests never matches, and a
+//! DENY rule matches by its other fields alone: both err towards refusing, as in Istio.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -16,86 +16,86 @@ use ipnet::IpNet;
 
 use crate::{PathPattern, Pattern};
 
-/// What is known of a request or an opaque connection.
+/// The properties of a request or an opaque connection that policies match.
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
-    /// The identity that the peer proved, if it did.
+    /// The peer's identity; `None` without mutual TLS.
     pub principal: Option<&'a SpiffeId>,
     /// The cluster whose intermediate issued the peer's certificate.
     pub cluster: Option<&'a str>,
     /// The peer's address.
     pub source: IpAddr,
-    /// The port of the application.
+    /// The destination port of the application.
     pub port: u16,
     /// The request; `None` on an opaque connection.
     pub request: Option<Request<'a>>,
 }
 
-/// What is known of a request.
+/// The properties of an HTTP request that policies match.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
-    /// Its method, as received.
+    /// The method, as received.
     pub method: &'a str,
-    /// Its path without the query.
+    /// The path without the query.
     pub path: &'a str,
-    /// Its host, with the port if there is one.
+    /// The host, with the port if the request has one.
     pub host: &'a str,
-    /// Its headers.
+    /// The headers.
     pub headers: &'a dyn Headers,
 }
 
-/// Looks headers up.
+/// Access to the headers of a request.
 pub trait Headers {
-    /// The value of a header, by its lower-case name; several values joined by commas.
+    /// Returns the value of a header by its lower-case name; several values are joined by commas.
     fn value(&self, name: &str) -> Option<Cow<'_, str>>;
 }
 
-/// What a matching policy does.
+/// The action of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Lets pass, and makes everything that no ALLOW policy matches refused.
+    /// Allows matching requests. A workload with an ALLOW policy refuses requests that no ALLOW policy matches.
     Allow,
-    /// Refuses, whatever others allow.
+    /// Refuses matching requests, even if an ALLOW policy matches them.
     Deny,
 }
 
-/// One policy.
+/// An authorization policy.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// `<namespace>/<name>`.
     pub name: Arc<str>,
-    /// What it does.
+    /// The action.
     pub action: Action,
-    /// Its rules; none matches nothing.
+    /// The rules. A policy without rules matches nothing.
     pub rules: Vec<Rule>,
 }
 
-/// One rule.
+/// A rule of a policy.
 #[derive(Debug, Clone, Default)]
 pub struct Rule {
-    /// Who; empty: anybody.
+    /// Sources; empty: any source.
     pub from: Vec<Source>,
-    /// What; empty: anything.
+    /// Operations; empty: any operation.
     pub to: Vec<Operation>,
-    /// Under which conditions on headers.
+    /// Conditions on headers; all of them must match.
     pub when: Vec<Header>,
 }
 
 /// Accepted and excluded values of one field; both empty matches everything.
 #[derive(Debug, Clone)]
 pub struct Field<T> {
-    /// One of these must match, unless there are none.
+    /// At least one of these values must match, unless the list is empty.
     pub any_of: Vec<T>,
-    /// None of these may match.
+    /// None of these values may match.
     pub none_of: Vec<T>,
 }
 
-/// Who asks.
+/// The source of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Source {
-    /// The identity without `spiffe://`.
+    /// The peer's principal: the SPIFFE ID without `spiffe://`.
     pub principals: Field<Pattern>,
-    /// The namespace of the identity.
+    /// The namespace of the peer's identity.
     pub namespaces: Field<Pattern>,
     /// The cluster whose intermediate issued the peer's certificate.
     pub clusters: Field<Pattern>,
@@ -103,45 +103,45 @@ pub struct Source {
     pub ip_blocks: Field<IpNet>,
 }
 
-/// What is asked.
+/// The operation of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Operation {
-    /// The host, without regard to case.
+    /// The host; matched case-insensitively.
     pub hosts: Field<Pattern>,
-    /// The port of the application.
+    /// The destination port of the application.
     pub ports: Field<u16>,
-    /// The method.
+    /// The HTTP method.
     pub methods: Field<Pattern>,
     /// The path without the query.
     pub paths: Field<PathPattern>,
 }
 
-/// A condition on a header.
+/// A condition on a request header.
 #[derive(Debug, Clone)]
 pub struct Header {
-    /// Its lower-case name.
+    /// The lower-case name.
     pub name: Arc<str>,
-    /// Its value; an absent header has none.
+    /// The value. A header that the request lacks has no value.
     pub value: Field<Pattern>,
 }
 
-/// What was decided.
+/// The result of evaluating the policies of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It may pass.
+    /// The request is allowed.
     Allowed,
     /// A DENY policy matches.
     Denied {
         /// The policy's name.
         policy: Arc<str>,
-        /// Which of its rules, from 0.
+        /// The index of the rule, from 0.
         rule: usize,
     },
-    /// There are ALLOW policies and none matches.
+    /// The workload has ALLOW policies and none of them matches.
     NotAllowed,
 }
 
-/// All policies of one workload, ready to be asked.
+/// The compiled policies of one workload.
 #[derive(Debug, Clone, Default)]
 pub struct Authorization {
     deny: Vec<Policy>,
@@ -149,18 +149,19 @@ pub struct Authorization {
 }
 
 impl Authorization {
-    /// Sorts policies by what they do.
+    /// Compiles policies.
     pub fn compile(policies: impl IntoIterator<Item = Policy>) -> Self {
         let (deny, allow) = policies.into_iter().partition(|policy| policy.action == Action::Deny);
         Self { deny, allow }
     }
 
-    /// Whether there is no policy, so everything may pass.
+    /// Returns whether the workload has no policy, so that everything is allowed.
     pub fn is_empty(&self) -> bool {
         self.deny.is_empty() && self.allow.is_empty()
     }
 
-    /// Decides: a matching DENY refuses; without ALLOW policies everything else passes; else one of them must match.
+    /// Evaluates the policies: a matching DENY policy refuses; without ALLOW policies everything else is allowed;
+    /// otherwise one ALLOW policy must match.
     pub fn evaluate(&self, facts: &Facts<'_>) -> Decision {
         for policy in &self.deny {
             if let Some(rule) = policy.rules.iter().position(|rule| rule.matches(facts, Action::Deny)) {
@@ -174,7 +175,7 @@ impl Authorization {
 
 impl Rule {
     fn matches(&self, facts: &Facts<'_>, action: Action) -> bool {
-        if facts.request.is_none() && action == Action::Allow && self.asks_about_requests() {
+        if facts.request.is_none() && action == Action::Allow && self.has_request_fields() {
             return false;
         }
         (self.from.is_empty() || self.from.iter().any(|source| source.matches(facts)))
@@ -182,8 +183,8 @@ impl Rule {
             && facts.request.is_none_or(|request| self.when.iter().all(|header| header.matches(&request)))
     }
 
-    fn asks_about_requests(&self) -> bool {
-        !self.when.is_empty() || self.to.iter().any(Operation::asks_about_requests)
+    fn has_request_fields(&self) -> bool {
+        !self.when.is_empty() || self.to.iter().any(Operation::has_request_fields)
     }
 }
 
@@ -199,7 +200,7 @@ impl Source {
 
 impl Operation {
     fn matches(&self, facts: &Facts<'_>) -> bool {
-        self.ports.matches(Some(&facts.port), |port, asked: &u16| port == asked)
+        self.ports.matches(Some(&facts.port), |port, actual: &u16| port == actual)
             && facts.request.is_none_or(|request| {
                 self.hosts.matches(Some(request.host), Pattern::matches_ignoring_case)
                     && self.methods.matches(Some(request.method), Pattern::matches)
@@ -207,7 +208,7 @@ impl Operation {
             })
     }
 
-    fn asks_about_requests(&self) -> bool {
+    fn has_request_fields(&self) -> bool {
         !(self.hosts.is_any() && self.methods.is_any() && self.paths.is_any())
     }
 }
@@ -223,7 +224,7 @@ impl<T> Field<T> {
         self.any_of.is_empty() && self.none_of.is_empty()
     }
 
-    /// An absent value matches no pattern: it is refused by `any_of` and not excluded by `none_of`.
+    /// Returns whether a value matches. An absent value matches no pattern: `any_of` refuses it, `none_of` does not.
     fn matches<V: ?Sized>(&self, value: Option<&V>, matches: impl Fn(&T, &V) -> bool) -> bool {
         let one_of = |patterns: &[T]| value.is_some_and(|value| patterns.iter().any(|pattern| matches(pattern, value)));
         (self.any_of.is_empty() || one_of(&self.any_of)) && !one_of(&self.none_of)

@@ -1,11 +1,12 @@
-//! Deciding whether a connection or a request may pass. Pure functions over facts; no IO.
+//! Peer authentication and authorization: pure functions, no IO.
 //!
-//! - [`PeerAuthentication`] decides what an inbound connection may be: mutual TLS, plaintext, either.
-//! - [`Authorization`] is a list of ALLOW and DENY policies, compiled once when it arrives, that decides on the
-//!   [`Facts`] of a request or an opaque connection.
+//! - [`PeerAuthentication`] decides how a proxy handles an inbound connection: mutual TLS, plaintext, passthrough or
+//!   refusal.
+//! - [`Authorization`] holds the ALLOW and DENY policies of a workload. It is compiled when the policies change and
+//!   evaluated on the [`Facts`] of each request or opaque connection.
 //!
-//! The meaning is that of Istio's `PeerAuthentication` and `AuthorizationPolicy`. Conditions on JWTs, AUDIT and CUSTOM
-//! are not part of it.
+//! The semantics are those of Istio's `PeerAuthentication` and `AuthorizationPolicy`. Conditions on JWTs and the
+//! actions AUDIT and CUSTOM are not supported.
 
 pub mod authorization;
 mod pattern;

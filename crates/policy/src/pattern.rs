@@ -1,11 +1,11 @@
-//! The string patterns of policies.
+//! String and path patterns of policies.
 //!
-//! A `*` stands at one end or is the whole pattern. Istio takes other uses literally without a word, which reads like a
-//! rule and matches nothing; here they are refused.
+//! A `*` is allowed at one end of a pattern or as the whole pattern. Istio accepts it elsewhere too, but matches it
+//! literally, so that such a rule matches nothing; here it is an error.
 
 use std::sync::Arc;
 
-/// Why a text is not a pattern.
+/// The error for a text that is not a valid pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a pattern: {reason}")]
 pub struct InvalidPattern {
@@ -27,10 +27,10 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// Parses one.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// Where it is empty or a `*` stands elsewhere than at one end.
+    /// Returns an error if the text is empty or has a `*` elsewhere than at one end.
     pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
         let invalid = |reason| InvalidPattern { text: text.to_owned(), reason };
         if text == "*" {
@@ -44,7 +44,7 @@ impl Pattern {
             (Pattern::Exact, text)
         };
         if literal.contains('*') {
-            return Err(invalid("a '*' may only stand at its beginning or at its end"));
+            return Err(invalid("'*' is allowed only at the beginning or at the end"));
         }
         if literal.is_empty() {
             return Err(invalid("it is empty"));
@@ -52,7 +52,7 @@ impl Pattern {
         Ok(pattern(literal.into()))
     }
 
-    /// Whether it matches.
+    /// Returns whether the pattern matches a value.
     pub fn matches(&self, value: &str) -> bool {
         match self {
             Pattern::Exact(literal) => value == &**literal,
@@ -62,7 +62,7 @@ impl Pattern {
         }
     }
 
-    /// Whether it matches without regard to ASCII case, as host names are compared.
+    /// Returns whether the pattern matches a value, ignoring ASCII case, as for host names.
     pub fn matches_ignoring_case(&self, value: &str) -> bool {
         let (value, literal) = (value.as_bytes(), self.literal().as_bytes());
         match self {
@@ -83,93 +83,93 @@ impl Pattern {
     }
 }
 
-/// A pattern over a path: like [`Pattern`], or a template with `{*}` for one segment and at most one `{**}`, after all
-/// others, for any number of them.
+/// A pattern over a path: a [`Pattern`], or a template. In a template `{*}` matches one segment and `{**}`, which must
+/// be the last operator, any number of segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathPattern {
-    /// Without operators in braces.
+    /// A pattern without template operators.
     Plain(Pattern),
-    /// With them.
-    Template(Vec<Piece>),
+    /// A template.
+    Template(Vec<TemplatePiece>),
 }
 
 /// A piece of a path template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// These characters.
+pub enum TemplatePiece {
+    /// Literal characters.
     Literal(Arc<str>),
-    /// `{*}`: one segment that is not empty.
+    /// `{*}`: one non-empty segment.
     Segment,
     /// `{**}`: any characters.
     Rest,
 }
 
 impl PathPattern {
-    /// Parses one.
+    /// Parses a pattern or a template.
     ///
     /// # Errors
-    /// Where a template's operator is not a whole segment, follows `{**}`, or stands beside a bare `*`; or as
-    /// [`Pattern::parse`].
+    /// Returns an error if an operator of a template is not a whole segment or follows `{**}`, if a template contains a
+    /// bare `*`, and in the cases of [`Pattern::parse`].
     pub fn parse(text: &str) -> Result<Self, InvalidPattern> {
         if !text.contains(['{', '}']) {
             return Pattern::parse(text).map(PathPattern::Plain);
         }
         let invalid = |reason| InvalidPattern { text: text.to_owned(), reason };
-        let Some(path) = text.strip_prefix('/') else { return Err(invalid("a path template begins with '/'")) };
+        let Some(path) = text.strip_prefix('/') else { return Err(invalid("a path template must begin with '/'")) };
         let mut pieces = Vec::new();
         let mut literal = String::new();
         for segment in path.split('/') {
             literal.push('/');
             let piece = match segment {
-                "{*}" => Piece::Segment,
-                "{**}" => Piece::Rest,
+                "{*}" => TemplatePiece::Segment,
+                "{**}" => TemplatePiece::Rest,
                 _ if segment.contains(['{', '}', '*']) => {
-                    return Err(invalid("in a template \"{*}\" and \"{**}\" stand alone between slashes"));
+                    return Err(invalid("\"{*}\" and \"{**}\" must be whole segments of a path template"));
                 }
                 _ => {
                     literal.push_str(segment);
                     continue;
                 }
             };
-            if pieces.contains(&Piece::Rest) {
+            if pieces.contains(&TemplatePiece::Rest) {
                 return Err(invalid("\"{**}\" must be the last operator"));
             }
-            pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
+            pieces.push(TemplatePiece::Literal(std::mem::take(&mut literal).into()));
             pieces.push(piece);
         }
         if !literal.is_empty() {
-            pieces.push(Piece::Literal(literal.into()));
+            pieces.push(TemplatePiece::Literal(literal.into()));
         }
         Ok(PathPattern::Template(pieces))
     }
 
-    /// Whether a path, without its query, matches.
+    /// Returns whether the pattern matches a path without its query.
     pub fn matches(&self, path: &str) -> bool {
         match self {
             PathPattern::Plain(pattern) => pattern.matches(path),
-            PathPattern::Template(pieces) => follows(pieces, path),
+            PathPattern::Template(pieces) => matches_template(pieces, path),
         }
     }
 }
 
-fn follows(pieces: &[Piece], mut path: &str) -> bool {
+fn matches_template(pieces: &[TemplatePiece], mut path: &str) -> bool {
     for (i, piece) in pieces.iter().enumerate() {
         match piece {
-            Piece::Literal(literal) => match path.strip_prefix(&**literal) {
+            TemplatePiece::Literal(literal) => match path.strip_prefix(&**literal) {
                 Some(rest) => path = rest,
                 None => return false,
             },
-            Piece::Segment => {
+            TemplatePiece::Segment => {
                 let end = path.find('/').unwrap_or(path.len());
                 if end == 0 {
                     return false;
                 }
                 path = &path[end..];
             }
-            // Nothing but one literal can follow.
-            Piece::Rest => {
+            // At most one literal follows.
+            TemplatePiece::Rest => {
                 return match pieces.get(i + 1) {
-                    Some(Piece::Literal(literal)) => path.ends_with(&**literal),
+                    Some(TemplatePiece::Literal(literal)) => path.ends_with(&**literal),
                     _ => true,
                 };
             }

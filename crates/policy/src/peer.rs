@@ -1,65 +1,65 @@
-//! What an inbound connection may be: Istio's `PeerAuthentication`, already resolved for one workload.
+//! Peer authentication of inbound connections: Istio's `PeerAuthentication`, resolved for one workload.
 
-/// The mode of a port.
+/// The peer authentication mode of a port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PeerMode {
-    /// Mutual TLS of the mesh or anything else.
+    /// Accepts the mesh's mutual TLS and everything else.
     #[default]
     Permissive,
-    /// Mutual TLS of the mesh alone.
+    /// Accepts the mesh's mutual TLS only.
     Strict,
-    /// The proxy never ends TLS here.
+    /// Never terminates TLS.
     Disable,
 }
 
-/// The modes of a workload: one for all ports, and exceptions.
+/// The peer authentication of a workload: one mode for all ports, with exceptions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerAuthentication {
-    /// The mode of ports without one of their own.
+    /// The mode of ports that have no exception.
     pub mode: PeerMode,
-    /// Exceptions by the application's port, sorted by port.
+    /// Exceptions by the application's port, sorted.
     ports: Vec<(u16, PeerMode)>,
 }
 
-/// What the first bytes of a connection show.
+/// What a client presents in a connection's first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presented {
     /// A TLS ClientHello that offers one of the mesh's application protocols.
     MeshTls,
-    /// A TLS ClientHello of somebody else: the application's own TLS.
+    /// Any other TLS ClientHello: the application's own TLS.
     OtherTls,
-    /// Anything else, or nothing yet.
+    /// No TLS, or no bytes yet.
     Plaintext,
 }
 
-/// What to do with a connection.
+/// How the proxy handles an inbound connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
-    /// End the mesh's mutual TLS; the client must prove an identity.
+    /// Terminate the mesh's mutual TLS; the client must prove an identity.
     MutualTls,
-    /// Take it as plaintext from nobody in particular.
+    /// Accept plaintext; the peer has no identity.
     Plaintext,
-    /// Hand the bytes on unread: TLS between the client and the application.
+    /// Forward the bytes unread: TLS between the client and the application.
     Passthrough,
-    /// Close it.
+    /// Close the connection.
     Refused,
 }
 
 impl PeerAuthentication {
-    /// Modes with exceptions by port.
+    /// Creates a peer authentication with exceptions by port.
     pub fn new(mode: PeerMode, ports: impl IntoIterator<Item = (u16, PeerMode)>) -> Self {
         let mut ports: Vec<_> = ports.into_iter().collect();
         ports.sort_unstable_by_key(|(port, _)| *port);
         Self { mode, ports }
     }
 
-    /// The mode of a port of the application.
+    /// Returns the mode of a port of the application.
     pub fn mode_of(&self, port: u16) -> PeerMode {
         self.ports.binary_search_by_key(&port, |(port, _)| *port).map_or(self.mode, |at| self.ports[at].1)
     }
 
-    /// Decides on a connection to a port. Under STRICT, TLS without the mesh's protocols is ended too, since the
-    /// handshake then says why it fails; nothing but a mesh identity gets through it.
+    /// Decides how to handle a connection to a port. STRICT terminates TLS without the mesh's protocols too: only a
+    /// mesh identity passes the handshake, and the handshake reports why it fails.
     pub fn decide(&self, port: u16, presented: Presented) -> Accepted {
         match (self.mode_of(port), presented) {
             (PeerMode::Permissive | PeerMode::Strict, Presented::MeshTls) => Accepted::MutualTls,
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decides_by_mode_and_what_is_presented() {
+    fn decides_by_mode_and_presented_bytes() {
         use {Accepted::*, PeerMode::*, Presented as P};
         let table = [
             (Permissive, [MutualTls, Passthrough, Plaintext]),
@@ -86,13 +86,13 @@ mod tests {
         ];
         for (mode, expected) in table {
             let authentication = PeerAuthentication::new(mode, []);
-            let decided = [P::MeshTls, P::OtherTls, P::Plaintext].map(|shown| authentication.decide(80, shown));
+            let decided = [P::MeshTls, P::OtherTls, P::Plaintext].map(|presented| authentication.decide(80, presented));
             assert_eq!(decided, expected, "{mode:?}");
         }
     }
 
     #[test]
-    fn a_port_may_differ() {
+    fn a_port_can_have_its_own_mode() {
         let authentication =
             PeerAuthentication::new(PeerMode::Strict, [(9090, PeerMode::Disable), (80, PeerMode::Permissive)]);
         assert_eq!(authentication.mode_of(80), PeerMode::Permissive);

@@ -1,8 +1,8 @@
-//! What people, probes and Prometheus ask a component: the admin endpoint on loopback, health, and metrics.
+//! The admin server: admin pages on loopback, health checks and metrics.
 //!
-//! A component adds what it knows: a [`section`](Admin::section) of `/config_dump`, or a [`page`](Admin::page) of its
-//! own. All of it runs on the control thread; workers are not disturbed. Ports and paths are those that Istio's tools and
-//! annotations expect.
+//! Each component adds [sections](Admin::section) of `/config_dump` and [pages](Admin::page) of its own. All requests
+//! run on the control thread and do not affect workers. Ports and paths are those that Istio's tools and annotations
+//! expect.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,21 +26,21 @@ mod tests;
 
 pub use application::Application;
 
-/// Where to listen; `None` for not at all.
+/// The listen addresses of the admin server. `None` disables a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
-    /// Everything, for people on this pod. Loopback.
+    /// All admin pages; a loopback address.
     pub admin: Option<SocketAddr>,
-    /// `/healthz/ready`, for the kubelet.
+    /// Health checks: `/healthz/ready`, for the kubelet.
     pub health: Option<SocketAddr>,
-    /// `/stats/prometheus`.
+    /// Metrics of the process: `/stats/prometheus`.
     pub metrics: Option<SocketAddr>,
-    /// `/stats/prometheus` with the application's own metrics behind ours.
+    /// Metrics of the process and of the application: `/stats/prometheus`.
     pub merged_metrics: Option<SocketAddr>,
 }
 
 impl Default for Addresses {
-    /// The ports of a proxy in a pod.
+    /// Returns the addresses of a proxy in a pod.
     fn default() -> Self {
         let any = |port| Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
         Self {
@@ -52,85 +52,86 @@ impl Default for Addresses {
     }
 }
 
-/// A question: the part of the URL behind `?`.
+/// The method and the query parameters of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// How it was asked.
+    /// The method.
     pub method: Method,
     pairs: Vec<(String, String)>,
 }
 
 impl Query {
-    /// The first value of `name`.
+    /// Returns the first value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether it was asked by POST, as everything that changes something must be: a web page can make a browser GET.
+    /// Returns whether the method is POST, which requests that change state require: a web page can make a browser send
+    /// GET.
     pub fn is_post(&self) -> bool {
         self.method == Method::POST
     }
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// Media type.
+    /// The media type.
     pub content_type: &'static str,
-    /// Body.
+    /// The body.
     pub body: String,
 }
 
 impl Reply {
-    /// Text.
+    /// Creates a text response with status 200.
     pub fn text(body: impl Into<String>) -> Self {
         Self { status: 200, content_type: "text/plain; charset=utf-8", body: body.into() }
     }
 
-    /// JSON, indented for people.
+    /// Creates an indented JSON response with status 200.
     pub fn json(value: &impl Serialize) -> Self {
         match serde_json::to_string_pretty(value) {
             Ok(mut body) => {
                 body.push('\n');
                 Self { status: 200, content_type: "application/json", body }
             }
-            Err(error) => Self::text(format!("cannot be shown: {error}\n")).with_status(500),
+            Err(error) => Self::text(format!("cannot encode the response as JSON: {error}\n")).with_status(500),
         }
     }
 
-    /// The same with another status.
+    /// Sets the status.
     pub fn with_status(mut self, status: u16) -> Self {
         self.status = status;
         self
     }
 }
 
-type Show = Box<dyn Fn(&Query) -> Reply + Send + Sync>;
-type Section = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+type PageFn = Box<dyn Fn(&Query) -> Reply + Send + Sync>;
+type SectionFn = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-struct Page {
+struct AdminPage {
     path: &'static str,
     help: &'static str,
-    show: Show,
+    show: PageFn,
 }
 
-/// What is told, and by whom.
+/// The admin server of a component.
 pub struct Admin {
     component: &'static str,
     registry: Registry,
     readiness: Readiness,
     drain: Signal,
     identity: OnceLock<Identity>,
-    pages: Vec<Page>,
-    sections: Vec<(&'static str, Section)>,
+    pages: Vec<AdminPage>,
+    sections: Vec<(&'static str, SectionFn)>,
     application: Option<Application>,
     started: Instant,
 }
 
 impl Admin {
-    /// The pages that every component has.
+    /// Creates an admin server with the pages that all components share.
     pub fn new(component: &'static str, registry: Registry, readiness: Readiness, drain: Signal) -> Self {
         process::observe(&registry);
         Self {
@@ -146,7 +147,7 @@ impl Admin {
         }
     }
 
-    /// Adds a page to the admin endpoint.
+    /// Adds an admin page.
     #[must_use]
     pub fn page(
         mut self,
@@ -154,34 +155,34 @@ impl Admin {
         help: &'static str,
         show: impl Fn(&Query) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        self.pages.push(Page { path, help, show: Box::new(show) });
+        self.pages.push(AdminPage { path, help, show: Box::new(show) });
         self
     }
 
-    /// Adds a part to `/config_dump`.
+    /// Adds a section to `/config_dump`.
     #[must_use]
     pub fn section(mut self, name: &'static str, show: impl Fn() -> serde_json::Value + Send + Sync + 'static) -> Self {
         self.sections.push((name, Box::new(show)));
         self
     }
 
-    /// Adds the metrics of the application in the same pod to the merged ones.
+    /// Adds the metrics of the application in the same pod to the merged metrics.
     #[must_use]
     pub fn application(mut self, application: Option<Application>) -> Self {
         self.application = application;
         self
     }
 
-    /// Shows who this process is at `/certs`, from now on.
+    /// Sets the identity that `/certs` shows.
     pub fn identify(&self, identity: Identity) {
         let _ = self.identity.set(identity);
     }
 
-    /// Binds all addresses, then serves on the current runtime for as long as that lives. Returns the addresses bound,
-    /// in the order admin, health, metrics, merged metrics.
+    /// Binds all addresses and serves on the current runtime while it lives. Returns the bound addresses in the order
+    /// admin, health, metrics, merged metrics.
     ///
     /// # Errors
-    /// Where one cannot be bound; then none is served.
+    /// Returns an error if an address cannot be bound; the server does not start then.
     pub fn serve(self: Arc<Self>, addresses: Addresses) -> io::Result<[Option<SocketAddr>; 4]> {
         serve::serve(self, addresses)
     }

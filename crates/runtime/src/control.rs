@@ -1,4 +1,8 @@
-//! The control thread: discovery, certificates, admin and signals run on it, so that workers only ever read.
+//! The control thread. It runs discovery, certificates, the admin server and signal handling; workers only read what it
+//! publishes.
+//!
+//! A program calls [`run`] with its main future. That future calls [`settle`] once the process is ready, and [`leave`]
+//! waits for the shutdown and drains.
 
 use std::future::Future;
 use std::io;
@@ -9,12 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::drain::{Drained, Signal};
 use crate::readiness::Readiness;
 
-/// How a process leaves.
+/// The times of a shutdown.
 #[derive(Clone, Copy, Debug)]
 pub struct Leaving {
-    /// From failing readiness to accepting no more, so that load balancers can look elsewhere first.
+    /// The time between failing readiness and closing listeners, in which load balancers stop sending traffic.
     pub delay: Duration,
-    /// For connections to finish. A second signal ends the wait.
+    /// The time in which open connections may finish. A second signal ends it early.
     pub deadline: Duration,
 }
 
@@ -24,36 +28,42 @@ impl Default for Leaving {
     }
 }
 
-/// Runs `main` on this thread with a runtime of its own.
+/// Runs a future on this thread, with a single-threaded runtime.
+///
+/// # Errors
+/// Returns an error if the runtime cannot be created.
 pub fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
     let result = runtime.block_on(main);
-    // Lookups that hang on the blocking pool must not delay leaving.
+    // Blocking tasks that hang, such as lookups, must not delay the exit.
     runtime.shutdown_background();
     Ok(result)
 }
 
-/// How often to look whether the process rests. After being ready it has done everything for the first time within one of
-/// these: probes, scrapes, first answers.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the process checks whether it is idle. Within one interval after it became ready, probes, scrapes and
+/// first requests have each happened once.
+const IDLE_CHECK: Duration = Duration::from_secs(5);
 
-/// To be called once, when the process is ready: from then on, whenever it rests, gives back the memory that only starting
-/// or a burst of load took.
+/// Starts a task that returns free memory to the kernel whenever the process is idle: memory that only the start or a
+/// burst of load needed. To be called once, when the process is ready.
 pub fn settle() {
     tokio::spawn(async {
-        let mut rest = net::memory::Rest::new();
+        let mut reclaimer = net::memory::Reclaimer::new();
         loop {
-            tokio::time::sleep(LOOK).await;
-            match rest.look() {
-                Ok(Some(bytes)) if bytes > 0 => tracing::debug!(kib = bytes >> 10, "memory given back"),
+            tokio::time::sleep(IDLE_CHECK).await;
+            match reclaimer.reclaim_if_idle() {
+                Ok(Some(bytes)) if bytes > 0 => tracing::debug!(kib = bytes >> 10, "returned free memory"),
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "memory kept"),
+                Err(error) => tracing::debug!(%error, "cannot return free memory"),
             }
         }
     });
 }
 
-/// Returns at SIGTERM or SIGINT.
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// Returns an error if the signal handlers cannot be installed.
 pub async fn asked_to_stop() -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
@@ -63,12 +73,16 @@ pub async fn asked_to_stop() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until this process is asked to stop (by a signal, or by [`Signal::ask`] from the admin endpoint), then drains:
-/// fail readiness, wait, accept no more, let connections finish. Says whether all finished in time.
+/// Waits for a shutdown request (a signal, or [`Signal::request`] from the admin server), then drains in three steps:
+/// fail readiness and wait for [`Leaving::delay`], close the listeners, wait for open connections to finish. Returns
+/// whether all connections finished before [`Leaving::deadline`].
+///
+/// # Errors
+/// Returns an error if the signal handlers cannot be installed.
 pub async fn leave(readiness: &Readiness, signal: &Signal, mut drained: Drained, leaving: Leaving) -> io::Result<bool> {
     tokio::select! {
-        asked = asked_to_stop() => asked?,
-        () = signal.asked() => {}
+        stop = asked_to_stop() => stop?,
+        () = signal.requested() => {}
     }
     tracing::info!(deadline_s = leaving.deadline.as_secs_f64(), "draining");
     readiness.leave();
@@ -76,10 +90,10 @@ pub async fn leave(readiness: &Readiness, signal: &Signal, mut drained: Drained,
     signal.begin();
     let finished = tokio::select! {
         finished = drained.within(leaving.deadline) => finished,
-        asked = asked_to_stop() => { asked?; false }
+        stop = asked_to_stop() => { stop?; false }
     };
     if !finished {
-        tracing::warn!("stopping with connections still open");
+        tracing::warn!("exiting with open connections");
     }
     Ok(finished)
 }

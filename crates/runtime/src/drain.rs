@@ -1,7 +1,8 @@
-//! Leaving without breaking anything: stop accepting, let connections finish, and after a deadline stop all the same.
+//! Drain: listeners close, open connections finish, and after a deadline the process exits.
 //!
-//! [`channel`] gives a [`Signal`] to whoever decides and a [`Watch`] to whoever serves. A connection holds a [`Guard`], and
-//! so does what accepts them until it has stopped; draining is complete when no guard is left.
+//! [`channel`] returns a [`Signal`], which starts the drain, a [`Watch`] for the tasks that serve, and [`Drained`],
+//! which waits for them. Each open connection holds a [`Guard`], and so does each accept loop until it has stopped. The
+//! drain is complete when all guards are dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -9,32 +10,32 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-/// Asks for the drain and begins it. Clones begin the same drain.
+/// Requests and starts a drain. Clones control the same drain.
 #[derive(Clone, Debug)]
 pub struct Signal {
-    stage: watch::Sender<Stage>,
+    stage: watch::Sender<DrainStage>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+enum DrainStage {
     Serving,
-    /// To leave, which begins with others hearing of it.
-    Asked,
+    /// A shutdown is requested; the process still serves.
+    Requested,
     Draining,
 }
 
-/// Sees the drain begin. Cheap to clone.
+/// Observes the drain. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    stage: watch::Receiver<Stage>,
+    stage: watch::Receiver<DrainStage>,
     guards: Arc<Guards>,
 }
 
-/// Something that drain waits for.
+/// Delays the end of the drain until it is dropped.
 #[derive(Debug)]
 pub struct Guard(Arc<Guards>);
 
-/// Waits for the guards.
+/// Waits until all guards are dropped.
 #[derive(Debug)]
 pub struct Drained {
     guards: Arc<Guards>,
@@ -46,35 +47,35 @@ struct Guards {
     none: Notify,
 }
 
-/// A drain that has not begun.
+/// Creates a drain that has not started.
 pub fn channel() -> (Signal, Watch, Drained) {
-    let (stage, watching) = watch::channel(Stage::Serving);
+    let (stage, watching) = watch::channel(DrainStage::Serving);
     let guards = Arc::<Guards>::default();
     (Signal { stage }, Watch { stage: watching, guards: Arc::clone(&guards) }, Drained { guards })
 }
 
 impl Signal {
-    /// Asks whoever runs the process to leave: see [`crate::control::leave`].
-    pub fn ask(&self) {
-        self.advance(Stage::Asked);
+    /// Requests a shutdown. [`crate::control::leave`] then drains the process.
+    pub fn request(&self) {
+        self.advance(DrainStage::Requested);
     }
 
-    /// Whether somebody asked, or drain has begun.
-    pub fn has_been_asked(&self) -> bool {
-        *self.stage.borrow() >= Stage::Asked
+    /// Returns whether a shutdown is requested or the drain has started.
+    pub fn is_requested(&self) -> bool {
+        *self.stage.borrow() >= DrainStage::Requested
     }
 
-    /// Returns when somebody asks.
-    pub async fn asked(&self) {
-        wait(&mut self.stage.subscribe(), Stage::Asked).await;
+    /// Waits for a shutdown request.
+    pub async fn requested(&self) {
+        wait(&mut self.stage.subscribe(), DrainStage::Requested).await;
     }
 
-    /// Begins to drain. Doing so again changes nothing.
+    /// Starts the drain. Further calls have no effect.
     pub fn begin(&self) {
-        self.advance(Stage::Draining);
+        self.advance(DrainStage::Draining);
     }
 
-    fn advance(&self, to: Stage) {
+    fn advance(&self, to: DrainStage) {
         self.stage.send_if_modified(|stage| {
             let later = to > *stage;
             if later {
@@ -84,30 +85,30 @@ impl Signal {
         });
     }
 
-    /// Whether drain has begun.
+    /// Returns whether the drain has started.
     pub fn has_begun(&self) -> bool {
-        *self.stage.borrow() == Stage::Draining
+        *self.stage.borrow() == DrainStage::Draining
     }
 
-    /// Returns when drain has begun.
+    /// Waits for the start of the drain.
     pub async fn begun(&self) {
-        wait(&mut self.stage.subscribe(), Stage::Draining).await;
+        wait(&mut self.stage.subscribe(), DrainStage::Draining).await;
     }
 }
 
 impl Watch {
-    /// Returns when drain begins, at once if it has begun. Cancel-safe. Never returns if the [`Signal`] is gone without
-    /// having begun.
+    /// Waits for the start of the drain; returns at once if it has started. Cancel-safe. Never returns if the
+    /// [`Signal`] is dropped before the drain starts.
     pub async fn begun(&mut self) {
-        wait(&mut self.stage, Stage::Draining).await;
+        wait(&mut self.stage, DrainStage::Draining).await;
     }
 
-    /// Whether drain has begun.
+    /// Returns whether the drain has started.
     pub fn has_begun(&self) -> bool {
-        *self.stage.borrow() == Stage::Draining
+        *self.stage.borrow() == DrainStage::Draining
     }
 
-    /// Makes drain wait for as long as the guard lives.
+    /// Returns a guard that delays the end of the drain.
     pub fn guard(&self) -> Guard {
         self.guards.held.fetch_add(1, SeqCst);
         Guard(Arc::clone(&self.guards))
@@ -123,11 +124,11 @@ impl Drop for Guard {
 }
 
 impl Drained {
-    /// Waits until no [`Guard`] is left, or for `deadline`. Says whether all were gone in time.
+    /// Waits until all [`Guard`]s are dropped, at most for `deadline`. Returns whether they were dropped in time.
     pub async fn within(&mut self, deadline: Duration) -> bool {
         let none_left = async {
             loop {
-                // Listening begins before looking, so that a guard dropped between the two is not missed.
+                // The notification is enabled before the check, so that a guard dropped in between is not missed.
                 let mut none = std::pin::pin!(self.guards.none.notified());
                 none.as_mut().enable();
                 if self.guards.held.load(SeqCst) == 0 {
@@ -140,7 +141,7 @@ impl Drained {
     }
 }
 
-async fn wait(stage: &mut watch::Receiver<Stage>, least: Stage) {
+async fn wait(stage: &mut watch::Receiver<DrainStage>, least: DrainStage) {
     if stage.wait_for(|stage| *stage >= least).await.is_err() {
         std::future::pending().await
     }
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn waits_for_guards_and_then_no_longer() {
+    async fn the_drain_waits_for_guards_until_the_deadline() {
         let (signal, watch, mut drained) = channel();
         let guard = watch.guard();
         let mut seen = watch.clone();
@@ -160,11 +161,11 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(3)).await;
             drop(guard);
         });
-        signal.ask();
-        signal.asked().await;
-        assert!(signal.has_been_asked() && !signal.has_begun() && !watch.has_begun());
+        signal.request();
+        signal.requested().await;
+        assert!(signal.is_requested() && !signal.has_begun() && !watch.has_begun());
         signal.begin();
-        signal.ask();
+        signal.request();
         signal.begun().await;
         assert!(!drained.within(Duration::from_secs(1)).await);
         assert!(drained.within(Duration::from_secs(3)).await);
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_signal_is_no_drain() {
+    async fn dropping_the_signal_starts_no_drain() {
         let (signal, mut watch, _drained) = channel();
         drop(signal);
         assert!(tokio::time::timeout(Duration::from_secs(60), watch.begun()).await.is_err());

@@ -1,9 +1,9 @@
-//! What every long-running part of Isthmus is made of: worker threads with their own runtime, a control thread, drain,
-//! readiness, the admin endpoint, and a proxy's enrolment with the mesh's certificate authority.
+//! The runtime of proxies and the controller: worker threads, the control thread, drain, readiness, the admin server,
+//! and a proxy's enrolment.
 //!
-//! A proxy reads, in order: [`control::run`] on the main thread, [`enrol::start`] for its identity, [`workers::spawn`] for
-//! the data path, [`admin::Admin`] for people and probes, [`drain::Signal`] for leaving. Nothing here knows what a
-//! proxy forwards.
+//! A proxy uses, in this order: [`control::run`] for the main thread, [`admin::Admin`] for the admin and health
+//! listeners, [`enrol::start`] for its identity, [`workers::spawn`] for the data path, [`control::leave`] for its
+//! shutdown. This crate does not depend on what a proxy forwards.
 
 pub mod admin;
 pub mod control;

@@ -1,45 +1,47 @@
-//! Whether this process may be sent traffic: everything that it waits for at start is there, and it is not leaving.
+//! Readiness: whether the process may receive traffic. It is ready once all of its start conditions are met, until it
+//! drains.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What is still missing. Clones are the same.
+/// The readiness of a process. Clones refer to the same process.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     missing: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
 
-/// Something that the process is not ready without. Dropping it unfinished keeps the process unready.
+/// A condition of readiness that is not met yet. If it is dropped without [`ReadinessCondition::done`], the process
+/// never becomes ready.
 #[derive(Debug)]
-#[must_use = "call `done` when it is there"]
-pub struct Missing {
+#[must_use = "call `done` when the condition is met"]
+pub struct ReadinessCondition {
     readiness: Readiness,
     what: &'static str,
 }
 
 impl Readiness {
-    /// Ready, until something is missing.
+    /// Creates a readiness without conditions: the process is ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Not ready until `done` is called on what is returned.
-    pub fn needs(&self, what: &'static str) -> Missing {
+    /// Adds a condition. The process is not ready until `done` is called on the returned value.
+    pub fn needs(&self, what: &'static str) -> ReadinessCondition {
         *self.lock().entry(what).or_default() += 1;
-        Missing { readiness: self.clone(), what }
+        ReadinessCondition { readiness: self.clone(), what }
     }
 
-    /// Not ready from now on.
+    /// Makes the process not ready from now on, because it drains.
     pub fn leave(&self) {
         let _ = self.needs("draining");
     }
 
-    /// Whether nothing is missing.
+    /// Returns whether the process is ready.
     pub fn is_ready(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// What is missing, for people.
+    /// Returns the names of the conditions that are not met.
     pub fn missing(&self) -> Vec<&'static str> {
         self.lock().keys().copied().collect()
     }
@@ -49,8 +51,8 @@ impl Readiness {
     }
 }
 
-impl Missing {
-    /// It is there.
+impl ReadinessCondition {
+    /// Marks the condition as met.
     pub fn done(self) {
         let mut missing = self.readiness.lock();
         if let Some(count) = missing.get_mut(self.what) {
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_ready_when_all_is_there_until_it_leaves() {
+    fn ready_when_all_conditions_are_met_until_drain() {
         let readiness = Readiness::new();
         let (identity, again, routes) =
             (readiness.needs("identity"), readiness.needs("identity"), readiness.needs("routes"));
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_stays_missing() {
+    fn a_dropped_condition_is_never_met() {
         let readiness = Readiness::new();
         drop(readiness.needs("identity"));
         assert!(!readiness.is_ready());

@@ -1,8 +1,8 @@
-//! Looking up names as the system does (`/etc/resolv.conf`, `/etc/hosts`), over sockets that carry the proxy's mark, so
-//! that capture does not send a proxy's own lookups back to the proxy's own DNS server.
+//! DNS lookups with the system's configuration (`/etc/resolv.conf`, `/etc/hosts`), over sockets with the proxy's mark:
+//! capture would redirect unmarked queries to the proxy's own DNS server.
 //!
-//! A resolver lives for one lookup: a proxy looks up little, and only to connect to its controller, so a cache would hold
-//! what is used once, and a changed `resolv.conf` is in force at once.
+//! A resolver lives for one lookup. A proxy looks up only its controller, so a cache would not help, and a change of
+//! `resolv.conf` takes effect at once.
 
 use std::future::Future;
 use std::io;
@@ -20,18 +20,19 @@ use hickory_resolver::system_conf::read_system_conf;
 use net::socket::set_mark;
 use tokio::net::{TcpStream, UdpSocket};
 
-/// For one server's answer, at most: a proxy that cannot start has better things to do than the system's five seconds.
+/// The maximum wait for the answer of one server, instead of the system's five seconds: a proxy cannot start before.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The addresses of `host`, which may be an address itself. IPv4 addresses come first.
+/// Returns the addresses of `host`, which may be an address. IPv4 addresses come first.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] where the name has no address, any other kind where that could not be found out.
+/// Returns an error of kind [`io::ErrorKind::NotFound`] if the name has no address, and of another kind if the lookup
+/// fails.
 pub async fn lookup(host: &str, mark: Option<u32>) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
         return Ok(vec![address]);
     }
-    // Without a resolv.conf, or one that names no server, it is this machine's (resolv.conf(5)).
+    // Without a name server in resolv.conf, the default is the local machine (resolv.conf(5)).
     let (config, options) = read_system_conf().unwrap_or_else(|_| {
         let servers = vec![NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into())];
         (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())
@@ -50,7 +51,7 @@ async fn lookup_with(
     options.cache_size = 0;
     let name = Name::from_ascii(host)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{host}: {error}")))?;
-    let mut builder = Resolver::builder_with_config(config, Marked { mark, tasks: TokioHandle::default() });
+    let mut builder = Resolver::builder_with_config(config, MarkedSockets { mark, tasks: TokioHandle::default() });
     *builder.options_mut() = options;
     let resolver = builder.build().map_err(|error| failed(host, &error))?;
     let found = resolver.lookup_ip(name).await.map_err(|error| failed(host, &error))?;
@@ -65,17 +66,17 @@ fn failed(host: &str, error: &NetError) -> io::Error {
         NetError::Timeout => io::ErrorKind::TimedOut,
         _ => io::ErrorKind::Other,
     };
-    io::Error::new(kind, format!("looking up {host}: {error}"))
+    io::Error::new(kind, format!("cannot resolve {host}: {error}"))
 }
 
-/// Opens the resolver's sockets, with a mark.
+/// Provides the resolver with sockets that carry a mark.
 #[derive(Clone)]
-struct Marked {
+struct MarkedSockets {
     mark: Option<u32>,
     tasks: TokioHandle,
 }
 
-impl RuntimeProvider for Marked {
+impl RuntimeProvider for MarkedSockets {
     type Handle = TokioHandle;
     type Timer = TokioTime;
     type Udp = UdpSocket;

@@ -1,5 +1,5 @@
-//! Worker threads: each an OS thread with a single-threaded runtime of its own, so that what serves a connection never
-//! crosses threads and needs no locks.
+//! Worker threads: OS threads with a single-threaded runtime each. A connection stays on one worker, so that serving it
+//! needs no locks.
 
 use std::future::Future;
 use std::io;
@@ -12,23 +12,26 @@ mod quota;
 
 pub use quota::{Cpus, choose};
 
-/// How many workers this process should have: what was asked for, else the processors that it may use, by affinity and
-/// cgroup quota, but no more than `at_most`.
-pub fn count(asked: Option<usize>, at_most: usize) -> usize {
-    choose(asked, &Cpus::of_this_process(), at_most)
+/// Returns the number of workers for this process: the requested number, or the number of usable processors by CPU
+/// affinity and cgroup quota, up to `at_most`.
+pub fn count(requested: Option<usize>, at_most: usize) -> usize {
+    choose(requested, &Cpus::of_this_process(), at_most)
 }
 
-/// Workers that run. Dropping it does not stop them.
+/// A set of running workers. Dropping it does not stop them.
 #[derive(Debug)]
 pub struct Workers {
     alive: mpsc::Receiver<()>,
 }
 
-/// Starts `count` threads. Each calls `start` with its number and runs the returned future, and what that spawns with
-/// `tokio::task::spawn_local`, until the future ends.
+/// Starts `count` worker threads. Each worker calls `start` with its index and runs the returned future, and the tasks
+/// that it spawns with `tokio::task::spawn_local`, until the future ends.
 ///
-/// A worker that panics ends the process: its share of the connections would be accepted by no one. (A panic inside a
-/// spawned task ends that task only.)
+/// A panic of a worker ends the process, since no thread would accept that worker's share of the connections. (A panic
+/// in a spawned task ends only that task.)
+///
+/// # Errors
+/// Returns an error if a thread or a runtime cannot be created.
 pub fn spawn<F, W>(count: usize, start: F) -> io::Result<Workers>
 where
     F: Fn(usize) -> W + Send + Clone + 'static,
@@ -37,8 +40,8 @@ where
     let (keep, alive) = mpsc::channel(1);
     for worker in 0..count {
         let (start, keep) = (start.clone(), keep.clone());
-        // The runtime is made before the thread reports, so that a shortage is an error here, not a panic there.
-        let (report, made) = std::sync::mpsc::sync_channel(1);
+        // The thread reports once its runtime exists, so that a lack of resources is an error here, not a panic there.
+        let (report, created) = std::sync::mpsc::sync_channel(1);
         thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
             let _guard = EndProcessOnPanic;
             let mut builder = Builder::new_current_thread();
@@ -54,15 +57,15 @@ where
             runtime.block_on(start(worker));
             drop(keep);
         })?;
-        made.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread ended before it began")))?;
+        created.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread ended during its start")))?;
     }
     Ok(Workers { alive })
 }
 
 impl Workers {
-    /// Returns when all workers have ended.
+    /// Waits until all workers have ended.
     pub async fn finished(&mut self) {
-        // Nothing is ever sent: this waits for the last sender to be dropped.
+        // No message is ever sent: `recv` returns when the last sender is dropped.
         while self.alive.recv().await.is_some() {}
     }
 }
@@ -72,7 +75,7 @@ struct EndProcessOnPanic;
 impl Drop for EndProcessOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("isthmus: a worker thread failed (see above), so the process ends");
+            eprintln!("isthmus: a worker thread panicked (see above); exiting");
             std::process::exit(70);
         }
     }
@@ -92,7 +95,7 @@ mod tests {
             let here = Rc::new(thread::current().id());
             let there = Rc::clone(&here);
             let id = tokio::task::spawn_local(async move {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::task::yield_now().await;
                 assert_eq!(*there, thread::current().id());
                 *there
             });
@@ -107,7 +110,7 @@ mod tests {
         assert!(seen[0].1 != seen[1].1 && seen[1].1 != seen[2].1);
     }
 
-    /// Runs itself as a child process, since a worker's panic ends the process.
+    /// The test runs itself as a child process, since a worker's panic ends the process.
     #[test]
     fn a_panicking_worker_ends_the_process() {
         const CHILD: &str = "ISTHMUS_TEST_PANICKING_WORKER";

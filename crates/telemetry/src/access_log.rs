@@ -1,8 +1,8 @@
 //! Access logs in Istio's formats: Envoy's format strings, and JSON.
 //!
-//! A [`Format`] is parsed once, with an error that names what it does not know. A worker writes a [`Record`] through its
-//! [`Log`], which renders into a line and hands it to the [`Writer`]'s thread; that batches lines into one vectored
-//! write. A writer that cannot keep up loses lines and counts them; it never holds a connection back.
+//! A [`Format`] is parsed once. A worker writes a [`Record`] to its [`Log`], which renders a line and queues it for the
+//! [`Writer`]'s thread; that thread writes queued lines in batches. If the queue is full, lines are dropped and counted:
+//! logging never delays a connection.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ mod writer;
 pub use format::{Format, FormatError};
 pub use writer::{Log, Writer};
 
-/// Istio's default, without the line break at its end.
+/// Istio's default text format, without the line break at the end.
 pub const DEFAULT_TEXT: &str = concat!(
     r#"[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% "#,
     r#"%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" "#,
@@ -32,7 +32,7 @@ pub const DEFAULT_TEXT: &str = concat!(
     r#"%ROUTE_NAME%"#
 );
 
-/// Istio's default for JSON.
+/// Istio's default JSON format.
 pub const DEFAULT_JSON: &str = r#"{
   "start_time": "%START_TIME%",
   "route_name": "%ROUTE_NAME%",
@@ -60,29 +60,29 @@ pub const DEFAULT_JSON: &str = r#"{
   "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%"
 }"#;
 
-/// One request or connection. What is `None` or empty is written as `-`.
+/// One request or opaque connection. Fields that are `None` or empty are written as `-`.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct Record<'a> {
-    /// When the first byte came.
+    /// When the first byte of the request arrived.
     pub start: SystemTime,
-    /// From then to the last byte out.
+    /// From `start` to the response's last byte.
     pub duration: Duration,
-    /// From then to the request's last byte.
+    /// From `start` to the request's last byte.
     pub request_duration: Option<Duration>,
-    /// From then to the response's first byte.
+    /// From `start` to the response's first byte.
     pub response_duration: Option<Duration>,
     pub method: Option<&'a str>,
     pub path: Option<&'a str>,
     pub authority: Option<&'a str>,
     pub scheme: Option<&'a str>,
-    /// `HTTP/1.1`, `HTTP/2`; none for TCP.
+    /// `HTTP/1.1` or `HTTP/2`; `None` for opaque connections.
     pub protocol: Option<&'a str>,
-    /// As received; at least those that [`Format::request_headers`] names.
+    /// The request headers as received; at least the ones that [`Format::request_headers`] returns.
     pub request_headers: Option<&'a HeaderMap>,
     pub response_headers: Option<&'a HeaderMap>,
     pub response_trailers: Option<&'a HeaderMap>,
-    /// 0 where there is none.
+    /// The HTTP status; 0 without a response.
     pub response_code: u16,
     pub response_flags: ResponseFlags,
     pub response_code_details: Option<&'a str>,
@@ -91,19 +91,19 @@ pub struct Record<'a> {
     pub bytes_received: u64,
     pub bytes_sent: u64,
     pub upstream_host: Option<SocketAddr>,
-    /// `outbound|9080||ratings.default.svc.cluster.local`.
+    /// The upstream cluster, such as `outbound|9080||ratings.default.svc.cluster.local`.
     pub upstream_cluster: Option<&'a str>,
     pub upstream_local_address: Option<SocketAddr>,
     pub downstream_local_address: Option<SocketAddr>,
     pub downstream_remote_address: Option<SocketAddr>,
     pub requested_server_name: Option<&'a str>,
     pub route_name: Option<&'a str>,
-    /// The client's SPIFFE id.
+    /// The downstream peer's SPIFFE ID.
     pub downstream_peer_uri_san: Option<&'a str>,
     pub downstream_peer_subject: Option<&'a str>,
     pub downstream_tls_version: Option<&'a str>,
     pub downstream_tls_cipher: Option<&'a str>,
-    /// Attempts, the first one included; 0 where there was none.
+    /// The number of attempts, including the first.
     pub upstream_request_attempt_count: u32,
     pub grpc_status: Option<u16>,
     pub connection_id: Option<u64>,
@@ -111,7 +111,7 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// A record that began at `start`, of which nothing else is known.
+    /// Creates a record with a start time and no other values.
     pub fn new(start: SystemTime) -> Self {
         Record {
             start,

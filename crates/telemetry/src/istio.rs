@@ -1,8 +1,8 @@
-//! Istio's standard metrics with their labels, so that its dashboards and alerts go on working.
+//! Istio's standard metrics with their labels, so that Istio's dashboards and alerts work unchanged.
 //!
 //! [`Metrics`] belongs to one worker. A series is resolved when a route or connection is set up ([`Metrics::http`],
-//! [`Metrics::tcp`]) and then records without looking anything up. Names, labels and their order are those of Istio's
-//! `stats` filter; what is not known reads `unknown`.
+//! [`Metrics::tcp`]); recording then needs no lookup of labels. Names, labels and their order are those of Istio's
+//! `stats` filter; unknown values are `unknown`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -30,56 +30,60 @@ macro_rules! labels {
     };
 }
 
-/// How many labels come before those that differ between HTTP and TCP.
+/// The number of leading labels that HTTP and TCP metrics share.
 const SHARED: usize = 21;
 const HTTP: &[&str] = labels!("response_code", "grpc_response_status");
 const TCP: &[&str] = labels!();
 
-/// HTTP and gRPC requests.
-pub const REQUESTS: Family = Family { name: "istio_requests_total", help: "Requests.", labels: HTTP };
-/// Milliseconds from the first byte of the request to the last of the response.
+/// The number of HTTP and gRPC requests.
+pub const REQUESTS: Family = Family { name: "istio_requests_total", help: "Number of requests.", labels: HTTP };
+/// The time from the first byte of the request to the last byte of the response, in milliseconds.
 pub const DURATION: Family =
-    Family { name: "istio_request_duration_milliseconds", help: "Duration of requests.", labels: HTTP };
-/// Bytes of request bodies.
-pub const REQUEST_BYTES: Family = Family { name: "istio_request_bytes", help: "Size of request bodies.", labels: HTTP };
-/// Bytes of response bodies.
+    Family { name: "istio_request_duration_milliseconds", help: "Duration of requests in milliseconds.", labels: HTTP };
+/// The size of request bodies in bytes.
+pub const REQUEST_BYTES: Family =
+    Family { name: "istio_request_bytes", help: "Size of request bodies in bytes.", labels: HTTP };
+/// The size of response bodies in bytes.
 pub const RESPONSE_BYTES: Family =
-    Family { name: "istio_response_bytes", help: "Size of response bodies.", labels: HTTP };
-/// Bytes sent to the client over opaque connections.
+    Family { name: "istio_response_bytes", help: "Size of response bodies in bytes.", labels: HTTP };
+/// The number of bytes sent downstream over opaque connections.
 pub const TCP_SENT: Family =
-    Family { name: "istio_tcp_sent_bytes_total", help: "Bytes sent as response over TCP.", labels: TCP };
-/// Bytes received from the client over opaque connections.
-pub const TCP_RECEIVED: Family =
-    Family { name: "istio_tcp_received_bytes_total", help: "Bytes received as request over TCP.", labels: TCP };
-/// Opaque connections opened.
+    Family { name: "istio_tcp_sent_bytes_total", help: "Bytes sent downstream over TCP connections.", labels: TCP };
+/// The number of bytes received from downstream over opaque connections.
+pub const TCP_RECEIVED: Family = Family {
+    name: "istio_tcp_received_bytes_total",
+    help: "Bytes received from downstream over TCP connections.",
+    labels: TCP,
+};
+/// The number of opened opaque connections.
 pub const TCP_OPENED: Family =
-    Family { name: "istio_tcp_connections_opened_total", help: "TCP connections opened.", labels: TCP };
-/// Opaque connections closed.
+    Family { name: "istio_tcp_connections_opened_total", help: "Opened TCP connections.", labels: TCP };
+/// The number of closed opaque connections.
 pub const TCP_CLOSED: Family =
-    Family { name: "istio_tcp_connections_closed_total", help: "TCP connections closed.", labels: TCP };
-/// What runs.
+    Family { name: "istio_tcp_connections_closed_total", help: "Closed TCP connections.", labels: TCP };
+/// The component and version of the process.
 pub const BUILD: Family =
-    Family { name: "istio_build", help: "Component and version that runs.", labels: &["component", "tag"] };
+    Family { name: "istio_build", help: "Component and version of the process.", labels: &["component", "tag"] };
 
-/// Registers `istio_build` for this component.
+/// Registers `istio_build` for a component.
 pub fn tell_build(registry: &Registry, component: &'static str) {
     registry.observe_gauge(BUILD, move |put| put(&[component, env!("CARGO_PKG_VERSION")], 1.0));
 }
 
-/// Which side tells.
+/// The proxy that reports a metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reporter {
-    /// The client's proxy.
+    /// The proxy of the client.
     #[default]
     Source,
-    /// The server's proxy.
+    /// The proxy of the server.
     Destination,
 }
 
-/// How the connection was secured.
+/// The security of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Security {
-    /// Not this side's to say: what a source reports.
+    /// Unknown: the value that a source reports.
     #[default]
     Unknown,
     /// Mutual TLS.
@@ -88,13 +92,13 @@ pub enum Security {
     None,
 }
 
-/// One end. Empty fields read `unknown`.
+/// The workload at one end of a request. Empty fields are reported as `unknown`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub struct Party {
     pub workload: Arc<str>,
     pub namespace: Arc<str>,
-    /// SPIFFE id.
+    /// The SPIFFE ID.
     pub principal: Arc<str>,
     pub app: Arc<str>,
     pub version: Arc<str>,
@@ -103,83 +107,83 @@ pub struct Party {
     pub cluster: Arc<str>,
 }
 
-/// The service that was meant. Empty fields read `unknown`.
+/// The destination service of a request. Empty fields are reported as `unknown`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Service {
-    /// `<name>.<namespace>.svc.<domain>`.
+    /// The hostname: `<name>.<namespace>.svc.<domain>`.
     pub host: Arc<str>,
-    /// Its name.
+    /// The name.
     pub name: Arc<str>,
-    /// Its namespace.
+    /// The namespace.
     pub namespace: Arc<str>,
 }
 
-/// What does not change between the requests of a series.
+/// The labels that all requests of a series share.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
-    /// Which side tells.
+    /// The reporting proxy.
     pub reporter: Reporter,
-    /// The client.
+    /// The source workload.
     pub source: Party,
-    /// The server.
+    /// The destination workload.
     pub destination: Party,
-    /// The service.
+    /// The destination service.
     pub service: Service,
-    /// How the connection was secured.
+    /// The security of the connection.
     pub security: Security,
 }
 
-/// What a request is, to metrics.
+/// The value of the label `request_protocol` of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP, any version.
+    /// HTTP of any version.
     Http,
     /// gRPC.
     Grpc,
 }
 
-/// How a request ended.
+/// The result of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// HTTP status; 0 where there was no response.
+    /// The HTTP status; 0 without a response.
     pub code: u16,
-    /// `grpc-status`, of a gRPC response.
+    /// The `grpc-status` of a gRPC response.
     pub grpc_status: Option<u16>,
     /// The response flags.
     pub flags: ResponseFlags,
-    /// First byte in to last byte out.
+    /// The time from the request's first byte to the response's last byte.
     pub duration: Duration,
-    /// Body bytes of the request.
+    /// The size of the request body in bytes.
     pub request_bytes: u64,
-    /// Body bytes of the response.
+    /// The size of the response body in bytes.
     pub response_bytes: u64,
 }
 
-/// Where one worker's series come from.
+/// The standard metrics of one worker.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     scope: Scope<PerWorker>,
 }
 
 impl Metrics {
-    /// For the worker that owns this scope.
+    /// Creates the metrics of the worker that owns `scope`.
     pub fn new(scope: Scope<PerWorker>) -> Self {
         Self { scope }
     }
 
-    /// The series of requests with these labels.
+    /// Returns the series of requests with these labels.
     pub fn http(&self, labels: &Labels, protocol: Protocol) -> HttpSeries {
         let values = labels.values(match protocol {
             Protocol::Http => "http",
             Protocol::Grpc => "grpc",
         });
         let (scope, security, handles) = (self.scope.clone(), labels.security, RefCell::default());
-        HttpSeries { inner: Rc::new(Http { scope, values, security, handles }) }
+        HttpSeries { inner: Rc::new(HttpSeriesState { scope, values, security, handles }) }
     }
 
-    /// The series of opaque connections with these labels.
+    /// Returns the series of opaque connections with these labels.
     pub fn tcp(&self, labels: &Labels) -> TcpSeries {
-        TcpSeries { inner: Rc::new(Tcp::new(&self.scope, labels)) }
+        TcpSeries { inner: Rc::new(TcpSeriesState::new(&self.scope, labels)) }
     }
 }
 
@@ -229,23 +233,23 @@ impl Security {
     }
 }
 
-/// Requests of one source to one destination. Clones record to the same place.
+/// The requests of one source to one destination. Clones record to the same series.
 #[derive(Clone, Debug)]
 pub struct HttpSeries {
-    inner: Rc<Http>,
+    inner: Rc<HttpSeriesState>,
 }
 
 #[derive(Debug)]
-struct Http {
+struct HttpSeriesState {
     scope: Scope<PerWorker>,
     values: Box<[Box<str>]>,
     security: Security,
-    /// By what only the response tells; few in practice, so a list is quicker than a map.
-    handles: RefCell<Vec<(Answer, HttpHandles)>>,
+    /// The handles by the labels that depend on the response. There are few, so a list is faster than a map.
+    handles: RefCell<Vec<(ResponseLabels, HttpHandles)>>,
 }
 
-/// Code, gRPC status and flags.
-type Answer = (u16, Option<u16>, ResponseFlags);
+/// HTTP status, gRPC status and response flags.
+type ResponseLabels = (u16, Option<u16>, ResponseFlags);
 
 #[derive(Debug)]
 struct HttpHandles {
@@ -258,21 +262,21 @@ struct HttpHandles {
 impl HttpSeries {
     /// Records one request.
     pub fn record(&self, ended: &Ended) {
-        let answer = (ended.code, ended.grpc_status, ended.flags);
+        let labels = (ended.code, ended.grpc_status, ended.flags);
         let mut known = self.inner.handles.borrow_mut();
-        if let Some((_, handles)) = known.iter().find(|(known, _)| *known == answer) {
+        if let Some((_, handles)) = known.iter().find(|(known, _)| *known == labels) {
             return handles.record(ended);
         }
-        let handles = self.inner.handles_for(answer);
+        let handles = self.inner.handles_for(labels);
         handles.record(ended);
-        known.push((answer, handles));
+        known.push((labels, handles));
     }
 }
 
-impl Http {
-    fn handles_for(&self, result: Answer) -> HttpHandles {
-        let (code, grpc) = (result.0.to_string(), result.1.map(|status| status.to_string()).unwrap_or_default());
-        let flags = result.2.letters();
+impl HttpSeriesState {
+    fn handles_for(&self, labels: ResponseLabels) -> HttpHandles {
+        let (code, grpc) = (labels.0.to_string(), labels.1.map(|status| status.to_string()).unwrap_or_default());
+        let flags = labels.2.letters();
         let mut values: Vec<&str> = self.values.iter().map(|value| &**value).collect();
         debug_assert_eq!(values.len(), SHARED);
         values.extend([&*code, &*grpc, &*flags, self.security.as_str()]);
@@ -294,14 +298,14 @@ impl HttpHandles {
     }
 }
 
-/// Opaque connections of one source to one destination. Clones record to the same place.
+/// The opaque connections of one source to one destination. Clones record to the same series.
 #[derive(Clone, Debug)]
 pub struct TcpSeries {
-    inner: Rc<Tcp>,
+    inner: Rc<TcpSeriesState>,
 }
 
 #[derive(Debug)]
-struct Tcp {
+struct TcpSeriesState {
     scope: Scope<PerWorker>,
     values: Box<[Box<str>]>,
     security: Security,
@@ -311,10 +315,10 @@ struct Tcp {
     closed: RefCell<Vec<(ResponseFlags, Counter)>>,
 }
 
-impl Tcp {
+impl TcpSeriesState {
     fn new(scope: &Scope<PerWorker>, labels: &Labels) -> Self {
         let shared = labels.values("tcp");
-        let values = with(&shared, "-", labels.security);
+        let values = values_with(&shared, "-", labels.security);
         Self {
             opened: scope.counter(&TCP_OPENED, &values),
             sent: scope.counter(&TCP_SENT, &values),
@@ -330,18 +334,18 @@ impl Tcp {
         if let Some((_, closed)) = self.closed.borrow().iter().find(|(known, _)| *known == flags) {
             return closed.increment();
         }
-        let closed = self.scope.counter(&TCP_CLOSED, &with(&self.values, &flags.letters(), self.security));
+        let closed = self.scope.counter(&TCP_CLOSED, &values_with(&self.values, &flags.letters(), self.security));
         closed.increment();
         self.closed.borrow_mut().push((flags, closed));
     }
 }
 
-fn with<'a>(shared: &'a [Box<str>], flags: &'a str, security: Security) -> Vec<&'a str> {
+fn values_with<'a>(shared: &'a [Box<str>], flags: &'a str, security: Security) -> Vec<&'a str> {
     shared.iter().map(|value| &**value).chain([flags, security.as_str()]).collect()
 }
 
 impl TcpSeries {
-    /// Counts a connection as opened. It counts as closed, once, when what is returned is dropped.
+    /// Counts a connection as opened. Dropping the returned value counts it as closed.
     pub fn open(&self) -> TcpConnection {
         self.inner.opened.increment();
         TcpConnection {
@@ -353,18 +357,18 @@ impl TcpSeries {
     }
 }
 
-/// One open connection.
+/// An open connection of a [`TcpSeries`].
 #[derive(Debug)]
 pub struct TcpConnection {
-    series: Rc<Tcp>,
+    series: Rc<TcpSeriesState>,
     sent: Cell<u64>,
     received: Cell<u64>,
     flags: Cell<ResponseFlags>,
 }
 
 impl TcpConnection {
-    /// Says how much has been carried in all by now: `sent` to the client, `received` from it. May be said at any time;
-    /// long connections should every few seconds.
+    /// Reports the total number of bytes so far: `sent` downstream and `received` from downstream. Long connections
+    /// report every few seconds.
     pub fn carried(&self, sent: u64, received: u64) {
         self.series.sent.add(sent.saturating_sub(self.sent.replace(sent)));
         self.series.received.add(received.saturating_sub(self.received.replace(received)));

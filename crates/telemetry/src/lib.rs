@@ -1,8 +1,8 @@
-//! What a proxy and the controller tell of themselves: metrics with Istio's standard names, access logs in Istio's
-//! formats, and the process's own log.
+//! Telemetry of proxies and the controller: metrics with Istio's standard names, access logs in Istio's formats, and the
+//! process log.
 //!
-//! Start at [`metrics::Registry`] for counting, at [`istio`] for the standard families and their labels, at
-//! [`access_log::Format`] for access logs. Nothing here opens a socket: the admin server of `runtime` serves
+//! Start at [`metrics::Registry`] for metrics, at [`istio`] for the standard families and their labels, at
+//! [`access_log::Format`] for access logs. This crate opens no sockets: the admin server of `runtime` serves
 //! [`metrics::Registry::render`].
 
 pub mod access_log;

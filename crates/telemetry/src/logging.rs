@@ -1,4 +1,4 @@
-//! The process's own log: to standard error, filtered by a level that can be changed while running.
+//! The process log: written to standard error, with a filter that can be changed at run time.
 
 use std::sync::OnceLock;
 
@@ -11,24 +11,24 @@ type Reload = Box<dyn Fn(Option<&str>) -> Result<String, LevelError> + Send + Sy
 
 static RELOAD: OnceLock<Reload> = OnceLock::new();
 
-/// Why a level is not taken.
+/// Why a log filter is not set.
 #[derive(Debug, thiserror::Error)]
 pub enum LevelError {
-    /// It says nothing.
-    #[error("{given:?} is no log filter: {reason}; write a level (error, warn, info, debug, trace) or target=level,…")]
+    /// The filter is invalid.
+    #[error("invalid log filter {given:?}: {reason}; use a level (error, warn, info, debug, trace) or target=level,…")]
     Unknown {
-        /// As given.
+        /// The filter.
         given: String,
-        /// As the parser sees it.
+        /// Why the filter is invalid.
         reason: String,
     },
-    /// There is no log to change.
-    #[error("logging was not started by this program")]
+    /// This program has not started logging.
+    #[error("logging is not started in this process")]
     NotStarted,
 }
 
-/// Starts logging. `filter` is a level (`info`) or a list of `target=level`; `json` writes one object per line. Doing it
-/// twice keeps the first.
+/// Starts logging. `filter` is a level (`info`) or a list of `target=level`; with `json` each line is a JSON object. A
+/// second call has no effect.
 pub fn init(filter: &str, json: bool) -> Result<(), LevelError> {
     let (filter, handle) = reload::Layer::<_, Registry>::new(parse(filter)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -49,24 +49,24 @@ pub fn init(filter: &str, json: bool) -> Result<(), LevelError> {
     Ok(())
 }
 
-/// Changes the filter and returns what is in force.
+/// Sets the filter and returns it.
 pub fn set_level(filter: &str) -> Result<String, LevelError> {
     RELOAD.get().ok_or(LevelError::NotStarted)?(Some(filter))
 }
 
-/// The filter in force.
+/// Returns the current filter.
 pub fn level() -> Result<String, LevelError> {
     RELOAD.get().ok_or(LevelError::NotStarted)?(None)
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LevelError> {
     let unknown = |reason: String| LevelError::Unknown { given: filter.to_owned(), reason };
-    // A bare word that is no level would be taken for a target by the parser, and silence everything.
+    // The parser takes a word that is not a level for a target, which would silence all other targets.
     let named = |part: &str| {
         !part.is_empty() && (part.contains(['=', '[']) || part.parse::<tracing::level_filters::LevelFilter>().is_ok())
     };
     if let Some(part) = filter.split(',').map(str::trim).find(|part| !named(part)) {
-        return Err(unknown(format!("{part:?} is no level")));
+        return Err(unknown(format!("{part:?} is not a level")));
     }
     EnvFilter::try_new(filter).map_err(|error| unknown(error.to_string()))
 }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_change_while_running() {
+    fn the_filter_changes_at_run_time() {
         assert!(matches!(level(), Err(LevelError::NotStarted)));
         init("info", true).unwrap();
         assert_eq!(level().unwrap(), "info");

@@ -1,4 +1,4 @@
-//! Handshakes over loopback sockets.
+//! TLS handshakes over loopback sockets.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -14,10 +14,10 @@ const SNI: &str = "outbound_.9080_._.ratings.default.svc.cluster.local";
 const REQUIRED: Accept = Accept { client: ClientAuth::Required, alpn: alpn::SERVER };
 const OPTIONAL: Accept = Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY };
 
-/// What each side made of a connection: whom it saw and which protocol was agreed on, or why not.
-type Seen = Result<(Option<Peer>, Option<Vec<u8>>), io::Error>;
+/// The result of a handshake on one side: the peer and the negotiated protocol, or the error.
+type Handshake = Result<(Option<Peer>, Option<Vec<u8>>), io::Error>;
 
-fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &'static str) -> (Seen, Seen) {
+fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &'static str) -> (Handshake, Handshake) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let serving = std::thread::spawn(move || {
@@ -34,7 +34,7 @@ fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &'static 
             tls.alpn_protocol().map(<[u8]>::to_vec),
         ))
     });
-    let calling = || -> Seen {
+    let calling = || -> Handshake {
         let mut socket = TcpStream::connect(address)?;
         let name = ServerName::try_from(name).expect("a valid server name");
         let mut tls = ClientConnection::new(client, name).map_err(io::Error::other)?;
@@ -56,7 +56,7 @@ fn identity(authority: &Authority, service_account: &str) -> Identity {
 }
 
 #[test]
-fn peers_of_two_clusters_know_each_other() {
+fn peers_of_two_clusters_authenticate_each_other() {
     let client = identity(&mesh().west, "frontend");
     let server = identity(&mesh().east, "ratings");
     for (offer, agreed) in [
@@ -74,33 +74,33 @@ fn peers_of_two_clusters_know_each_other() {
     }
 }
 
-fn client_refusal(seen: Seen) -> Refusal {
-    refusal_of(&seen.expect_err("accepted")).expect("a refusal of our own")
+fn local_refusal(handshake: Handshake) -> Refusal {
+    refusal_of(&handshake.expect_err("accepted")).expect("a refusal of this side")
 }
 
 #[test]
-fn a_client_accepts_only_whom_it_expects() {
+fn a_client_accepts_only_expected_identities() {
     let client = identity(&mesh().west, "frontend");
     let server = identity(&mesh().east, "ratings").server_config(REQUIRED);
     let offer = alpn::CLIENT_HTTP1;
 
     let (called, served) = connect(client.client_config(&[id("reviews")], offer), Arc::clone(&server), SNI);
-    assert_eq!(client_refusal(called), Refusal::UnexpectedIdentity(id("ratings")));
+    assert_eq!(local_refusal(called), Refusal::UnexpectedIdentity(id("ratings")));
     assert!(served.is_err());
     let (called, _) = connect(client.client_config(&[], offer), Arc::clone(&server), SNI);
-    assert_eq!(client_refusal(called), Refusal::NothingExpected);
+    assert_eq!(local_refusal(called), Refusal::NothingExpected);
     let (called, _) = connect(client.client_config(&[id("reviews"), id("ratings")], offer), Arc::clone(&server), SNI);
     assert!(called.is_ok());
 
     let only_west = Expectation::any_of([id("ratings")]).in_clusters(["west".into()]);
     let (called, _) = connect(client.client_config_for(&only_west, offer), Arc::clone(&server), SNI);
-    assert_eq!(client_refusal(called), Refusal::UnexpectedCluster { id: id("ratings"), cluster: cluster("east") });
+    assert_eq!(local_refusal(called), Refusal::UnexpectedCluster { id: id("ratings"), cluster: cluster("east") });
     let east_too = Expectation::any_of([id("ratings")]).in_clusters(["west".into(), "east".into()]);
     assert!(connect(client.client_config_for(&east_too, offer), Arc::clone(&server), SNI).0.is_ok());
 }
 
 #[test]
-fn a_server_turns_strangers_away() {
+fn a_server_refuses_foreign_clients() {
     let server = identity(&mesh().east, "ratings");
     let expected = [id("ratings")];
     let offer = alpn::CLIENT_HTTP1;
@@ -108,12 +108,12 @@ fn a_server_turns_strangers_away() {
     let stranger = Identity::new(credential(&mesh().foreign, "frontend"), mesh().trust.clone());
     let (called, served) = connect(stranger.client_config(&expected, offer), server.server_config(REQUIRED), SNI);
     assert!(called.is_err());
-    assert_eq!(client_refusal(served), Refusal::UnknownIssuer);
+    assert_eq!(local_refusal(served), Refusal::UnknownIssuer);
 
     let elsewhere = SpiffeId::new("other.example", "default", "frontend").unwrap();
     let domain = Identity::new(mesh().west.credential(&elsewhere, &[], HOUR).unwrap(), mesh().trust.clone());
     let (_, served) = connect(domain.client_config(&expected, offer), server.server_config(REQUIRED), SNI);
-    assert_eq!(client_refusal(served), Refusal::ForeignTrustDomain(elsewhere));
+    assert_eq!(local_refusal(served), Refusal::ForeignTrustDomain(elsewhere));
 
     let anonymous = server_only_client(mesh().root.roots(), offer).unwrap();
     let (called, _) = connect(Arc::clone(&anonymous), server.server_config(REQUIRED), "ratings.default.svc");
@@ -121,7 +121,7 @@ fn a_server_turns_strangers_away() {
 }
 
 #[test]
-fn enrolment_needs_no_certificate_but_checks_one() {
+fn enrolment_accepts_clients_without_certificate_and_verifies_certificates() {
     let id = SpiffeId::new("cluster.local", "isthmus-system", "isthmus-controller").unwrap();
     let name = "isthmus-controller.isthmus-system.svc";
     let own = mesh().west.credential(&id, &[name], HOUR).unwrap();
@@ -132,7 +132,7 @@ fn enrolment_needs_no_certificate_but_checks_one() {
     let (called, served) = connect(Arc::clone(&new), accept(), name);
     assert_eq!(called.unwrap().1.as_deref(), Some(b"h2".as_slice()));
     assert_eq!(served.unwrap().0, None);
-    assert!(connect(new, accept(), "webhooks.isthmus-system.svc").0.is_err(), "another server's name");
+    assert!(connect(new, accept(), "webhooks.isthmus-system.svc").0.is_err(), "the name of another server");
 
     let wrong_root = server_only_client(mesh().foreign.roots(), alpn::DISCOVERY).unwrap();
     assert!(connect(wrong_root, accept(), name).0.is_err());
@@ -143,11 +143,11 @@ fn enrolment_needs_no_certificate_but_checks_one() {
 
     let stranger = Identity::new(credential(&mesh().foreign, "reviews"), mesh().trust.clone());
     let (called, served) = connect(stranger.controller_config(alpn::DISCOVERY).unwrap(), accept(), name);
-    assert!(called.is_err() && served.is_err(), "an optional certificate is still a certificate");
+    assert!(called.is_err() && served.is_err(), "an optional certificate is verified");
 }
 
 #[test]
-fn configurations_are_cached_until_something_changes() {
+fn configurations_are_cached_until_the_identity_changes() {
     let identity = identity(&mesh().west, "frontend");
     let offer = alpn::CLIENT_HTTP1;
     let first = identity.client_config(&[id("a"), id("b")], offer);
@@ -170,11 +170,11 @@ fn configurations_are_cached_until_something_changes() {
 }
 
 #[test]
-fn a_rotation_drops_no_connection() {
+fn a_root_rotation_interrupts_no_connections() {
     let client = identity(&mesh().west, "frontend");
     let server = identity(&mesh().east, "ratings");
     let old = client.client_config(&[id("ratings")], alpn::CLIENT_HTTP1);
-    // A new root is trusted beside the old one, then issued from: both directions go on working at each step.
+    // The new root is trusted first and signs later: both directions work at each step.
     let new_root = Authority::self_signed_root("mesh", YEAR).unwrap();
     let new_east = new_root.intermediate_for("east", &Constraints::default(), YEAR).unwrap();
     let both: Vec<_> = mesh().root.roots().iter().chain(new_root.roots()).cloned().collect();

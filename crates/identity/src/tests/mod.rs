@@ -1,4 +1,4 @@
-//! Authorities, chains and handshakes, all with real certificates; handshakes over real sockets.
+//! Tests of authorities, chains and handshakes, with real certificates and real sockets.
 
 mod authority;
 mod handshake;
@@ -11,7 +11,8 @@ use crate::{Authority, Constraints, Credential, SpiffeId, Trust};
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A root with intermediates for `west` and `east`, and a root of somebody else's. Made once: keys cost time.
+/// A root with intermediates for `west` and `east`, and an unrelated root. Created once, since generating keys takes
+/// time.
 pub(crate) struct Mesh {
     pub(crate) root: Authority,
     pub(crate) west: Authority,

@@ -2,19 +2,19 @@
 
 #![no_main]
 
-use isthmus_net::hello::{Progress, parse};
+use isthmus_net::hello::{HelloProgress, parse};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(Progress::Needs(total)) = parse(bytes) {
+    if let Ok(HelloProgress::Needs(total)) = parse(bytes) {
         assert!(total > bytes.len());
     }
     // The same bytes as they would arrive one after another: a refusal is final, and so is a whole hello.
     let mut ended = None;
     for end in 0..=bytes.len().min(512) {
         match (parse(&bytes[..end]), &ended) {
-            (Ok(Progress::Needs(_)), None) => {}
-            (Ok(Progress::Needs(_)), Some(before)) => panic!("{before:?}, then more was needed"),
+            (Ok(HelloProgress::Needs(_)), None) => {}
+            (Ok(HelloProgress::Needs(_)), Some(before)) => panic!("{before:?}, then more was needed"),
             (other, None) => ended = Some(other),
             (other, Some(before)) => assert_eq!(&other, before),
         }

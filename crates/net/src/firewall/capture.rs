@@ -1,46 +1,48 @@
-//! The rules that bring a pod's traffic to its sidecar.
+//! Capture: rules that redirect a pod's connections to its sidecar.
 
 use ipnet::IpNet;
 
-use super::expression::{
-    NFPROTO_IPV4, NFPROTO_IPV6, Rule, Side, address_in, from_port, give_back, leaves_by, marked, redirect_to, rule,
-    sent_by_user, to_port, track_in, transport, version,
+use super::expression::{NFPROTO_IPV4, NFPROTO_IPV6};
+use super::rule::{
+    AddressSide, NftRule, address_in, destination_port, output_interface, packet_mark, redirect_to, return_from_chain,
+    rule, sender, source_port, track_in_zone, transport, version,
 };
-use super::table::{BEFORE_TRACKING, DESTINATION_NAT, Hook, Kind, Table};
+use super::table::{BEFORE_TRACKING, ChainType, DESTINATION_NAT, Hook, NftTable};
 use super::{FirewallError, TCP, UDP};
 use crate::{PROXY_MARK, PROXY_UID};
 
 const TABLE: &str = "isthmus-capture";
 
-/// Ports of the pod that are the sidecar's own or are never its business, as Istio leaves them alone: merged metrics,
-/// health, metrics, capture, DNS and SSH.
+/// Ports that are never captured inbound, as in Istio: the sidecar's own ports (merged metrics, health, metrics,
+/// capture, DNS) and SSH.
 const NEVER_INBOUND: [u16; 6] = [15020, 15021, 15090, 15006, 15053, 22];
 
-/// The zone in which the kernel tracks the sidecar's own DNS questions; everything else is in zone 0.
+/// The conntrack zone of the sidecar's own DNS queries. All other traffic is in zone 0.
 const DNS_ZONE: u16 = 1;
 
-/// What is captured in a pod, and for which ports of its sidecar.
+/// The capture rules of a pod.
 ///
-/// The semantics are those of Istio's `istio-init` (`tools/istio-iptables`). The sidecar's own traffic is told apart
-/// by its user **or** by the mark on its sockets: in a user namespace there is just one user.
+/// The semantics are those of Istio's `istio-init` (`tools/istio-iptables`). The sidecar's own traffic is recognised by
+/// its user **or** by the mark of its sockets, since a user namespace has a single user.
 #[derive(Debug, Clone)]
 pub struct Capture {
-    /// Where outgoing TCP connections go.
+    /// The sidecar's port for outbound connections.
     pub outbound_port: u16,
-    /// Where incoming TCP connections go.
+    /// The sidecar's port for inbound connections.
     pub inbound_port: u16,
-    /// Where DNS questions (TCP and UDP to port 53) go. The server must be bound to 127.0.0.1 (and ::1), not to the
-    /// wildcard: an answer from another source address does not match the question. `None` leaves DNS alone.
+    /// The sidecar's port for DNS queries (TCP and UDP to port 53). Its DNS server must be bound to 127.0.0.1 (and
+    /// ::1), not to the wildcard address: a response from another source address does not match the query. `None`
+    /// disables the capture of DNS.
     pub dns_port: Option<u16>,
     /// The user that the sidecar runs as.
     pub proxy_uid: u32,
-    /// The mark (`SO_MARK`) on the sidecar's outgoing sockets.
+    /// The mark (`SO_MARK`) of the sidecar's outgoing sockets.
     pub proxy_mark: u32,
-    /// Ports of the pod whose connections go straight to the application.
+    /// Ports of the pod that are not captured inbound.
     pub exclude_inbound_ports: Vec<u16>,
-    /// Destination ports that leave the pod directly.
+    /// Destination ports that are not captured outbound.
     pub exclude_outbound_ports: Vec<u16>,
-    /// Destinations that are reached directly.
+    /// Destination networks that are not captured outbound.
     pub exclude_outbound_cidrs: Vec<IpNet>,
 }
 
@@ -59,96 +61,97 @@ impl Default for Capture {
     }
 }
 
-/// Installs capture in the calling thread's network namespace, replacing what an earlier call installed.
+/// Installs capture in the network namespace of the calling thread, replacing earlier capture rules.
 ///
 /// # Errors
-/// When the kernel refuses the table: without `CAP_NET_ADMIN` over the namespace, or without nftables.
+/// Returns an error if the process lacks `CAP_NET_ADMIN` over the namespace, or the kernel lacks nftables.
 pub fn install_capture(capture: &Capture) -> Result<(), FirewallError> {
-    let mut table = Table::replace(TABLE);
-    table.base_chain("outbound", Kind::Nat, Hook::Output, DESTINATION_NAT);
-    table.base_chain("inbound", Kind::Nat, Hook::Prerouting, DESTINATION_NAT);
+    let mut table = NftTable::replace(TABLE);
+    table.base_chain("outbound", ChainType::Nat, Hook::Output, DESTINATION_NAT);
+    table.base_chain("inbound", ChainType::Nat, Hook::Prerouting, DESTINATION_NAT);
     outbound(capture).iter().for_each(|rule| table.rule("outbound", rule));
     inbound(capture).iter().for_each(|rule| table.rule("inbound", rule));
     if capture.dns_port.is_some() {
-        table.base_chain("questions", Kind::Filter, Hook::Output, BEFORE_TRACKING);
-        table.base_chain("answers", Kind::Filter, Hook::Prerouting, BEFORE_TRACKING);
+        table.base_chain("questions", ChainType::Filter, Hook::Output, BEFORE_TRACKING);
+        table.base_chain("answers", ChainType::Filter, Hook::Prerouting, BEFORE_TRACKING);
         questions(capture).iter().for_each(|rule| table.rule("questions", rule));
-        table.rule("answers", &rule([transport(UDP), from_port(53), track_in(DNS_ZONE)]));
+        table.rule("answers", &rule([transport(UDP), source_port(53), track_in_zone(DNS_ZONE)]));
     }
-    table.commit().map_err(|source| FirewallError::new("install the capture of this pod's traffic", source))
+    table.commit().map_err(|source| FirewallError::new("install the capture rules", source))
 }
 
-/// Removes capture from the calling thread's network namespace; fine if there is none.
+/// Removes capture from the network namespace of the calling thread. No error if it is not installed.
 ///
 /// # Errors
-/// As [`install_capture`].
+/// Returns an error in the cases of [`install_capture`].
 pub fn remove_capture() -> Result<(), FirewallError> {
-    Table::remove(TABLE).commit().map_err(|source| FirewallError::new("remove the capture", source))
+    NftTable::remove(TABLE).commit().map_err(|source| FirewallError::new("remove the capture rules", source))
 }
 
 fn net(text: &str) -> IpNet {
     text.parse().expect("a constant network")
 }
 
-/// The output chain. Order matters: traffic over `lo` first, then the sidecar's own, then DNS, exclusions, the rest.
-fn outbound(capture: &Capture) -> Vec<Rule> {
-    let lo = || leaves_by("lo");
-    let sidecar = [sent_by_user(capture.proxy_uid), marked(capture.proxy_mark)];
+/// Returns the output chain. The order matters: traffic over `lo`, the sidecar's own traffic, DNS, exclusions, all
+/// other traffic.
+fn outbound(capture: &Capture) -> Vec<NftRule> {
+    let lo = || output_interface("lo");
+    let sidecar = [sender(capture.proxy_uid), packet_mark(capture.proxy_mark)];
     let loopback = [net("127.0.0.0/8"), net("::1/128")];
     let mut rules = Vec::new();
 
-    // The sidecar handing an inbound connection to the application, from its well-known source.
+    // Inbound connections from the sidecar to the application, recognised by their source address.
     for source in [net("127.0.0.6/32"), net("::6/128")] {
-        rules.push(rule([lo(), address_in(Side::Source, source, false), give_back()]));
+        rules.push(rule([lo(), address_in(AddressSide::Source, source, false), return_from_chain()]));
     }
-    // The sidecar calling its own pod (the application called its own service): in by the front door.
+    // Connections of the sidecar to its own pod, when the application calls its own service: they are captured inbound.
     for who in &sidecar {
         for here in loopback {
             rules.push(rule([
                 who.clone(),
                 lo(),
                 transport(TCP),
-                address_in(Side::Destination, here, true),
+                address_in(AddressSide::Destination, here, true),
                 redirect_to(capture.inbound_port),
             ]));
         }
     }
     for who in sidecar {
-        rules.push(rule([who, give_back()]));
+        rules.push(rule([who, return_from_chain()]));
     }
     if let Some(port) = capture.dns_port {
         for protocol in [UDP, TCP] {
-            rules.push(rule([transport(protocol), to_port(53), redirect_to(port)]));
+            rules.push(rule([transport(protocol), destination_port(53), redirect_to(port)]));
         }
     }
-    // The application calling itself by the pod's address.
-    rules.push(rule([lo(), give_back()]));
+    // Connections of the application to itself by the pod's address.
+    rules.push(rule([lo(), return_from_chain()]));
     for here in loopback {
-        rules.push(rule([address_in(Side::Destination, here, false), give_back()]));
+        rules.push(rule([address_in(AddressSide::Destination, here, false), return_from_chain()]));
     }
     for port in &capture.exclude_outbound_ports {
-        rules.push(rule([transport(TCP), to_port(*port), give_back()]));
+        rules.push(rule([transport(TCP), destination_port(*port), return_from_chain()]));
     }
     for network in &capture.exclude_outbound_cidrs {
-        rules.push(rule([address_in(Side::Destination, *network, false), give_back()]));
+        rules.push(rule([address_in(AddressSide::Destination, *network, false), return_from_chain()]));
     }
     rules.push(rule([transport(TCP), redirect_to(capture.outbound_port)]));
     rules
 }
 
-/// Of the sidecar's own questions over UDP. The kernel keeps to what it decided on a pair of addresses and ports for half a
-/// minute after its last packet. Without a zone of their own, a question of the application's from a port that the sidecar
-/// passed one on from would leave the pod uncaptured, and one of the sidecar's from a port of the application's would come
-/// back to it.
-fn questions(capture: &Capture) -> [Rule; 2] {
-    [sent_by_user(capture.proxy_uid), marked(capture.proxy_mark)]
-        .map(|who| rule([transport(UDP), to_port(53), who, track_in(DNS_ZONE)]))
+/// Returns the rules that track the sidecar's own UDP queries in a zone of their own. Connection tracking keeps its NAT
+/// decision for a pair of addresses and ports for half a minute after the last packet, and ports are reused. In a
+/// common zone, a query of the application from a port that the sidecar has used would leave the pod uncaptured, and a
+/// query of the sidecar from a port that the application has used would return to the sidecar.
+fn questions(capture: &Capture) -> [NftRule; 2] {
+    [sender(capture.proxy_uid), packet_mark(capture.proxy_mark)]
+        .map(|who| rule([transport(UDP), destination_port(53), who, track_in_zone(DNS_ZONE)]))
 }
 
-fn inbound(capture: &Capture) -> Vec<Rule> {
+fn inbound(capture: &Capture) -> Vec<NftRule> {
     let mut rules = Vec::new();
     for port in NEVER_INBOUND.iter().chain(&capture.exclude_inbound_ports).chain([&capture.inbound_port]) {
-        rules.push(rule([transport(TCP), to_port(*port), give_back()]));
+        rules.push(rule([transport(TCP), destination_port(*port), return_from_chain()]));
     }
     for nfproto in [NFPROTO_IPV4, NFPROTO_IPV6] {
         rules.push(rule([version(nfproto), transport(TCP), redirect_to(capture.inbound_port)]));

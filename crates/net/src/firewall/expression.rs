@@ -1,14 +1,11 @@
-//! Rule expressions: the small instructions of the kernel's nftables machine, and their netlink encoding.
+//! Expressions of rules: the instructions of the kernel's nftables virtual machine, and their netlink encoding.
 //!
 //! Each instruction loads into, compares, or acts on registers (`linux/netfilter/nf_tables.h`, `enum nft_registers`).
-//! Rules here use register 1 (16 bytes, the 4-byte registers 8 to 11) and the 4-byte registers behind it.
-
-use std::net::IpAddr;
-
-use ipnet::IpNet;
+//! The rules use register 1 (16 bytes, the same storage as the 4-byte registers 8 to 11) and the 4-byte registers after
+//! it.
 
 use super::table::nft_data;
-use crate::netlink::Message;
+use crate::netlink::NetlinkMessage;
 
 /// The first 16-byte register; the same storage as the 4-byte registers 8 to 11.
 pub(super) const REGISTER: u32 = 1;
@@ -22,24 +19,24 @@ const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_LIST_ELEM: u16 = 1;
 
-const NFT_META_MARK: u32 = 3;
-const NFT_META_OIFNAME: u32 = 7;
-const NFT_META_SKUID: u32 = 10;
-const NFT_META_NFPROTO: u32 = 15;
-const NFT_META_L4PROTO: u32 = 16;
+pub(super) const NFT_META_MARK: u32 = 3;
+pub(super) const NFT_META_OIFNAME: u32 = 7;
+pub(super) const NFT_META_SKUID: u32 = 10;
+pub(super) const NFT_META_NFPROTO: u32 = 15;
+pub(super) const NFT_META_L4PROTO: u32 = 16;
 
 const NFT_CT_ZONE: u32 = 17;
 
 const FIB_ADDRESS_TYPE: u32 = 3;
 const FIB_OF_DESTINATION: u32 = 1 << 1;
 
-const NETWORK_HEADER: u32 = 1;
-const TRANSPORT_HEADER: u32 = 2;
+pub(super) const NETWORK_HEADER: u32 = 1;
+pub(super) const TRANSPORT_HEADER: u32 = 2;
 
 const VERDICT_GOTO: i32 = -4;
 const VERDICT_RETURN: i32 = -5;
 
-/// One instruction.
+/// An instruction.
 #[derive(Debug, Clone)]
 pub(super) enum Expression {
     /// Loads packet metadata into a register.
@@ -54,25 +51,25 @@ pub(super) enum Expression {
     Immediate { register: u32, value: Vec<u8> },
     /// Ends the rule unless the register is in a set; a map's value goes to `into`.
     Lookup { set: String, register: u32, into: Option<u32> },
-    /// Loads what kind of address the destination is to this machine (`RTN_…`), in host byte order.
+    /// Loads the type of the destination address (`RTN_…`), in host byte order.
     DestinationKind { register: u32 },
-    /// Loads an evenly distributed random number below `below`, in host byte order.
+    /// Loads a uniformly distributed random number below `below`, in host byte order.
     Random { below: u32, register: u32 },
-    /// Has the packet's connection tracked in the zone in the register (2 bytes, in host byte order).
+    /// Sets the conntrack zone of the packet to the value in the register (2 bytes, in host byte order).
     Zone { register: u32 },
-    /// Sends the packet to this machine, to the port in the register.
+    /// Redirects the packet to this machine, to the port in the register.
     Redirect { port_register: u32 },
     /// Rewrites the destination to the address and port in registers.
     DestinationNat { family: u8, address_register: u32, port_register: u32 },
     /// Rewrites the source to the address of the outgoing link.
     Masquerade,
-    /// Answers with a TCP reset, or with "port unreachable".
+    /// Rejects the packet with a TCP reset or with "port unreachable".
     Reject { tcp: bool },
-    /// Leaves the chain for another, or for good.
+    /// Continues in another chain, or ends the evaluation.
     Verdict(Verdict),
 }
 
-/// How evaluation goes on.
+/// The verdict of a rule.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
     Return,
@@ -80,7 +77,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    pub(super) fn encode(&self, message: &mut Message) {
+    pub(super) fn encode(&self, message: &mut NetlinkMessage) {
         let (code, chain) = match self {
             Self::Return => (VERDICT_RETURN, None),
             Self::Goto(chain) => (VERDICT_GOTO, Some(chain)),
@@ -113,15 +110,15 @@ impl Expression {
         }
     }
 
-    /// Appends this instruction as an element of a rule's expression list.
-    pub(super) fn encode(&self, rule: &mut Message) {
+    /// Appends this instruction to a rule's expression list.
+    pub(super) fn encode(&self, rule: &mut NetlinkMessage) {
         rule.nest(NFTA_LIST_ELEM, |element| {
             element.attr_str(NFTA_EXPR_NAME, self.name());
             element.nest(NFTA_EXPR_DATA, |data| self.encode_data(data));
         });
     }
 
-    fn encode_data(&self, data: &mut Message) {
+    fn encode_data(&self, data: &mut NetlinkMessage) {
         match self {
             Self::Meta { key, register } => {
                 data.attr_be32(1, *register).attr_be32(2, *key);
@@ -177,147 +174,4 @@ impl Expression {
             }
         }
     }
-}
-
-/// A rule: instructions in the order in which they are tried.
-pub(super) type Rule = Vec<Expression>;
-
-/// Joins the parts of a rule.
-pub(super) fn rule<const N: usize>(parts: [Rule; N]) -> Rule {
-    parts.into_iter().flatten().collect()
-}
-
-fn meta_is(key: u32, negate: bool, value: &[u8]) -> Rule {
-    vec![
-        Expression::Meta { key, register: REGISTER },
-        Expression::Compare { register: REGISTER, negate, value: value.to_vec() },
-    ]
-}
-
-/// The packet's IP version.
-pub(super) fn version(nfproto: u8) -> Rule {
-    meta_is(NFT_META_NFPROTO, false, &[nfproto])
-}
-
-/// The packet's transport protocol, by IP protocol number.
-pub(super) fn transport(number: u8) -> Rule {
-    meta_is(NFT_META_L4PROTO, false, &[number])
-}
-
-/// The interface the packet leaves by.
-pub(super) fn leaves_by(name: &str) -> Rule {
-    meta_is(NFT_META_OIFNAME, false, &interface(name))
-}
-
-fn interface(name: &str) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    let length = name.len().min(15);
-    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
-    bytes
-}
-
-/// The socket that sent the packet belongs to a user.
-pub(super) fn sent_by_user(uid: u32) -> Rule {
-    meta_is(NFT_META_SKUID, false, &uid.to_ne_bytes())
-}
-
-/// The packet carries a mark.
-pub(super) fn marked(mark: u32) -> Rule {
-    meta_is(NFT_META_MARK, false, &mark.to_ne_bytes())
-}
-
-/// The transport's source port.
-pub(super) fn from_port(port: u16) -> Rule {
-    port_is(0, port)
-}
-
-/// The transport's destination port.
-pub(super) fn to_port(port: u16) -> Rule {
-    port_is(2, port)
-}
-
-fn port_is(offset: u32, port: u16) -> Rule {
-    vec![
-        Expression::Payload { base: TRANSPORT_HEADER, offset, length: 2, register: REGISTER },
-        Expression::Compare { register: REGISTER, negate: false, value: port.to_be_bytes().to_vec() },
-    ]
-}
-
-/// Which address of a packet.
-#[derive(Clone, Copy)]
-pub(super) enum Side {
-    Source,
-    Destination,
-}
-
-/// Loads an address of the packet into a register.
-pub(super) fn load_address(side: Side, nfproto: u8, register: u32) -> Expression {
-    let (offset, length) = match (nfproto, side) {
-        (NFPROTO_IPV4, Side::Source) => (12, 4),
-        (NFPROTO_IPV4, Side::Destination) => (16, 4),
-        (_, Side::Source) => (8, 16),
-        (_, Side::Destination) => (24, 16),
-    };
-    Expression::Payload { base: NETWORK_HEADER, offset, length, register }
-}
-
-/// Loads the transport protocol's number into a register.
-pub(super) fn load_transport(register: u32) -> Expression {
-    Expression::Meta { key: NFT_META_L4PROTO, register }
-}
-
-/// Loads the destination port into a register.
-pub(super) fn load_port(register: u32) -> Expression {
-    Expression::Payload { base: TRANSPORT_HEADER, offset: 2, length: 2, register }
-}
-
-/// An address of the packet is in a network (or is not, with `negate`). Implies the IP version.
-pub(super) fn address_in(side: Side, network: IpNet, negate: bool) -> Rule {
-    let nfproto = if network.network().is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
-    let mut rule = version(nfproto);
-    rule.push(load_address(side, nfproto, REGISTER));
-    if network.prefix_len() != network.max_prefix_len() {
-        rule.push(Expression::Mask { register: REGISTER, mask: octets(network.netmask()) });
-    }
-    rule.push(Expression::Compare { register: REGISTER, negate, value: octets(network.network()) });
-    rule
-}
-
-/// The destination is no address of this machine.
-pub(super) fn not_for_here() -> Rule {
-    let local = u32::from(libc::RTN_LOCAL).to_ne_bytes().to_vec();
-    vec![
-        Expression::DestinationKind { register: REGISTER },
-        Expression::Compare { register: REGISTER, negate: true, value: local },
-    ]
-}
-
-/// The bytes of an address as they are on the wire.
-pub(super) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-/// Sends the packet to a port of this machine.
-pub(super) fn redirect_to(port: u16) -> Rule {
-    vec![
-        Expression::Immediate { register: REGISTER, value: port.to_be_bytes().to_vec() },
-        Expression::Redirect { port_register: REGISTER },
-    ]
-}
-
-/// Keeps the packet's connection apart from those of the same addresses and ports in other zones. Only before the kernel
-/// looks for the connection ([`super::table::BEFORE_TRACKING`]); without effect on a packet of which it is known.
-pub(super) fn track_in(zone: u16) -> Rule {
-    vec![
-        Expression::Immediate { register: REGISTER, value: zone.to_ne_bytes().to_vec() },
-        Expression::Zone { register: REGISTER },
-    ]
-}
-
-/// Leaves the chain.
-pub(super) fn give_back() -> Rule {
-    vec![Expression::Verdict(Verdict::Return)]
 }

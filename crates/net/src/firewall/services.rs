@@ -1,22 +1,24 @@
-//! A cluster's Service addresses: each virtual address and port is spread over its backends, as `kube-proxy` does.
+//! The Service addresses of a cluster: connections to a virtual address and port are distributed over its backends, as
+//! in `kube-proxy`.
 //!
-//! The table has, per IP version, one map from (address, protocol, port) to a chain, and per chain one rule that picks
-//! a backend by a random number from a map. A lookup costs the same for ten services as for a thousand.
+//! For each IP version, the table has one map from (address, protocol, port) to a chain. Each chain has one rule that
+//! selects a random backend from a map. The cost of a lookup does not depend on the number of Services.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::expression::{
-    Expression, NFPROTO_IPV4, NFPROTO_IPV6, REGISTER, REGISTER32, Rule, Side, Verdict, address_in, leaves_by,
-    load_address, load_port, load_transport, not_for_here, octets, rule, transport, version,
+use super::expression::{Expression, NFPROTO_IPV4, NFPROTO_IPV6, REGISTER, REGISTER32, Verdict};
+use super::rule::{
+    AddressSide, NftRule, address_in, load_address, load_port, load_transport, not_local, octets, output_interface,
+    rule, transport, version,
 };
-use super::table::{DESTINATION_NAT, Hook, Kind, SOURCE_NAT, Table, Value};
+use super::table::{ChainType, DESTINATION_NAT, ElementValue, Hook, NftTable, SOURCE_NAT};
 use super::{FirewallError, TCP, UDP};
 
 const TABLE: &str = "isthmus-services";
 
-/// A transport protocol of a Service port.
+/// The transport protocol of a Service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     /// TCP.
@@ -34,92 +36,93 @@ impl Protocol {
     }
 }
 
-/// One port of one Service address (a ClusterIP or a LoadBalancer address) and who serves it.
+/// One port of a Service address (a ClusterIP or a LoadBalancer address) with its backends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualServer {
-    /// The Service's address.
+    /// The Service address.
     pub address: IpAddr,
-    /// The Service's port.
+    /// The Service port.
     pub port: u16,
-    /// The Service port's protocol.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Ready endpoints, of the address' IP version (others are left out). None: callers are refused at once.
+    /// The ready endpoints of the same IP version; others are ignored. Without backends, connections are refused at once.
     pub backends: Vec<SocketAddr>,
 }
 
 /// All Service addresses of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Services {
-    /// Every port of every address. Of two entries with the same address, port and protocol the first counts.
+    /// All ports of all addresses. Of entries with the same address, port and protocol, the first one is used.
     pub virtual_servers: Vec<VirtualServer>,
-    /// The link by which traffic leaves the cluster: what goes out by it takes this cluster's address.
+    /// The link by which traffic leaves the cluster. The source address of such traffic becomes the cluster's address.
     pub uplink: Option<String>,
-    /// Networks of which every address is a Service's: a packet to one that no [`VirtualServer`] takes is refused at
-    /// once, unless the address is this namespace's own. Without that a connection begun a moment before its Service
-    /// is applied would hang: the kernel keeps to the first decision on a connection, also for its retries.
+    /// The networks of Service addresses. A packet to such an address without a [`VirtualServer`] is refused at once,
+    /// unless it is an address of this namespace. Otherwise a connection that starts just before its Service is applied
+    /// would hang, since connection tracking keeps its first decision for retransmissions.
     pub service_networks: Vec<IpNet>,
 }
 
-/// Puts the services in force in the calling thread's network namespace, in place of those before, in one step.
-/// Connections already made are kept.
+/// Replaces the Services of the network namespace of the calling thread in one transaction. Existing connections are
+/// kept.
 ///
-/// A program in this namespace itself can use the addresses only if there is a route to them, as the choice of route
-/// comes before the rewrite: give the namespace one for each of [`Services::service_networks`].
+/// Programs in this namespace can use Service addresses only if it has a route to each of
+/// [`Services::service_networks`], since routing precedes the rewrite.
 ///
 /// # Errors
-/// When the kernel refuses the table: without `CAP_NET_ADMIN` over the namespace, without nftables, or with more
-/// services than fit one transaction (about 800 where the namespace is not the host's).
+/// Returns an error if the process lacks `CAP_NET_ADMIN` over the namespace, the kernel lacks nftables, or the Services
+/// exceed one transaction (about 800 Services if the namespace is not the host's).
 pub fn apply_services(services: &Services) -> Result<(), FirewallError> {
-    table(services).commit().map_err(|source| FirewallError::new("apply the cluster's services", source))
+    table(services).commit().map_err(|source| FirewallError::new("apply the Services of the cluster", source))
 }
 
-/// Removes what [`apply_services`] made; fine if there is nothing.
+/// Removes the rules of [`apply_services`]. No error if there are none.
 ///
 /// # Errors
-/// As [`apply_services`].
+/// Returns an error in the cases of [`apply_services`].
 pub fn remove_services() -> Result<(), FirewallError> {
-    Table::remove(TABLE).commit().map_err(|source| FirewallError::new("remove the cluster's services", source))
+    NftTable::remove(TABLE).commit().map_err(|source| FirewallError::new("remove the Services of the cluster", source))
 }
 
-fn table(services: &Services) -> Table {
-    let mut table = Table::replace(TABLE);
-    // Right behind the rewrite: what still has a Service's address then has no backend, and is no old connection's.
-    table.base_chain("refuse-in", Kind::Filter, Hook::Prerouting, DESTINATION_NAT + 1);
-    table.base_chain("refuse-out", Kind::Filter, Hook::Output, DESTINATION_NAT + 1);
-    table.base_chain("unknown", Kind::Filter, Hook::Forward, 0);
-    table.base_chain("in", Kind::Nat, Hook::Prerouting, DESTINATION_NAT);
-    table.base_chain("out", Kind::Nat, Hook::Output, DESTINATION_NAT);
-    table.base_chain("leaving", Kind::Nat, Hook::Postrouting, SOURCE_NAT);
-    for family in [Family { nfproto: NFPROTO_IPV4, length: 4 }, Family { nfproto: NFPROTO_IPV6, length: 16 }] {
+fn table(services: &Services) -> NftTable {
+    let mut table = NftTable::replace(TABLE);
+    // Directly after the rewrite: a packet that still has a Service address has no backend and belongs to no existing
+    // connection.
+    table.base_chain("refuse-in", ChainType::Filter, Hook::Prerouting, DESTINATION_NAT + 1);
+    table.base_chain("refuse-out", ChainType::Filter, Hook::Output, DESTINATION_NAT + 1);
+    table.base_chain("unknown", ChainType::Filter, Hook::Forward, 0);
+    table.base_chain("in", ChainType::Nat, Hook::Prerouting, DESTINATION_NAT);
+    table.base_chain("out", ChainType::Nat, Hook::Output, DESTINATION_NAT);
+    table.base_chain("leaving", ChainType::Nat, Hook::Postrouting, SOURCE_NAT);
+    for family in [IpFamily { nfproto: NFPROTO_IPV4, length: 4 }, IpFamily { nfproto: NFPROTO_IPV6, length: 16 }] {
         family.add(&mut table, services);
     }
     if let Some(uplink) = &services.uplink {
-        table.rule("leaving", &rule([leaves_by(uplink), vec![Expression::Masquerade]]));
+        table.rule("leaving", &rule([output_interface(uplink), vec![Expression::Masquerade]]));
     }
     for network in &services.service_networks {
         for refuse in refuse() {
-            let to_network = address_in(Side::Destination, *network, false);
+            let to_network = address_in(AddressSide::Destination, *network, false);
             table.rule("unknown", &rule([to_network.clone(), refuse.clone()]));
-            table.rule("refuse-out", &rule([to_network, not_for_here(), refuse]));
+            table.rule("refuse-out", &rule([to_network, not_local(), refuse]));
         }
     }
     table
 }
 
-/// A reset for TCP, "port unreachable" for the rest.
-fn refuse() -> [Rule; 2] {
+/// Returns rules that refuse packets: a reset for TCP, "port unreachable" for other protocols.
+fn refuse() -> [NftRule; 2] {
     [rule([transport(TCP), vec![Expression::Reject { tcp: true }]]), vec![Expression::Reject { tcp: false }]]
 }
 
-/// One IP version's share of the table.
-struct Family {
+/// The part of the table for one IP version.
+struct IpFamily {
     nfproto: u8,
-    /// Bytes of an address.
+    /// The length of an address in bytes.
     length: usize,
 }
 
-impl Family {
-    fn add(&self, table: &mut Table, services: &Services) {
+impl IpFamily {
+    fn add(&self, table: &mut NftTable, services: &Services) {
         let mut taken = std::collections::HashSet::new();
         let mut served = Vec::new();
         let mut refused = Vec::new();
@@ -131,13 +134,13 @@ impl Family {
             }
             let backends: Vec<_> = server.backends.iter().filter(|backend| self.owns(backend.ip())).collect();
             if backends.is_empty() {
-                refused.push((key, Value::None));
+                refused.push((key, ElementValue::None));
                 continue;
             }
             hairpins.extend(backends.iter().map(|backend| backend.ip()));
             let chain = format!("server-{index}");
             self.spread(table, &chain, &backends);
-            served.push((key, Value::Verdict(Verdict::Goto(chain))));
+            served.push((key, ElementValue::Verdict(Verdict::Goto(chain))));
         }
         if !served.is_empty() {
             let name = format!("served-{}", self.nfproto);
@@ -167,7 +170,7 @@ impl Family {
         address.is_ipv4() == (self.nfproto == NFPROTO_IPV4)
     }
 
-    /// Address, protocol and port, each padded to whole 4-byte registers.
+    /// Returns address, protocol and port, each padded to 4-byte registers.
     fn key(&self, server: &VirtualServer) -> Vec<u8> {
         let mut key = octets(server.address);
         key.extend_from_slice(&[server.protocol.number(), 0, 0, 0]);
@@ -176,18 +179,18 @@ impl Family {
         key
     }
 
-    /// Loads what [`Self::key`] is compared with.
-    fn load_key(&self) -> Rule {
-        let behind = REGISTER32 + (self.length / 4) as u32;
+    /// Returns expressions that load the key of a packet, in the format of [`Self::key`].
+    fn load_key(&self) -> NftRule {
+        let next = REGISTER32 + (self.length / 4) as u32;
         let mut rule = version(self.nfproto);
-        rule.push(load_address(Side::Destination, self.nfproto, REGISTER));
-        rule.push(load_transport(behind));
-        rule.push(load_port(behind + 1));
+        rule.push(load_address(AddressSide::Destination, self.nfproto, REGISTER));
+        rule.push(load_transport(next));
+        rule.push(load_port(next + 1));
         rule
     }
 
-    /// The chain of one virtual server: a random backend out of a map.
-    fn spread(&self, table: &mut Table, chain: &str, backends: &[&SocketAddr]) {
+    /// Adds the chain of a virtual server, which selects a random backend from a map.
+    fn spread(&self, table: &mut NftTable, chain: &str, backends: &[&SocketAddr]) {
         let elements: Vec<_> = backends
             .iter()
             .enumerate()
@@ -195,7 +198,7 @@ impl Family {
                 let mut value = octets(backend.ip());
                 value.extend_from_slice(&backend.port().to_be_bytes());
                 value.extend_from_slice(&[0, 0]);
-                ((index as u32).to_ne_bytes().to_vec(), Value::Bytes(value))
+                ((index as u32).to_ne_bytes().to_vec(), ElementValue::Bytes(value))
             })
             .collect();
         table.chain(chain);
@@ -215,14 +218,15 @@ impl Family {
         );
     }
 
-    /// A backend that called itself through a Service must see another source, or it would answer itself directly.
-    fn masquerade_hairpins(&self, table: &mut Table, backends: impl Iterator<Item = Vec<u8>>) {
-        let pairs: Vec<_> = backends.map(|address| ([address.clone(), address].concat(), Value::None)).collect();
+    /// Masquerades connections of a backend to itself through a Service. With its own address as source it would
+    /// respond directly.
+    fn masquerade_hairpins(&self, table: &mut NftTable, backends: impl Iterator<Item = Vec<u8>>) {
+        let pairs: Vec<_> = backends.map(|address| ([address.clone(), address].concat(), ElementValue::None)).collect();
         let name = format!("hairpins-{}", self.nfproto);
         table.set(&name, 2 * self.length, &pairs);
         let mut rule = version(self.nfproto);
-        rule.push(load_address(Side::Source, self.nfproto, REGISTER));
-        rule.push(load_address(Side::Destination, self.nfproto, REGISTER32 + (self.length / 4) as u32));
+        rule.push(load_address(AddressSide::Source, self.nfproto, REGISTER));
+        rule.push(load_address(AddressSide::Destination, self.nfproto, REGISTER32 + (self.length / 4) as u32));
         rule.push(Expression::Lookup { set: name, register: REGISTER, into: None });
         rule.push(Expression::Masquerade);
         table.rule("leaving", &rule);

@@ -1,10 +1,11 @@
-//! The parser. It looks at no more than it must: record and handshake framing, the server name, the protocol names.
+//! The ClientHello parser. It reads only the framing of records and handshake messages, the server name and the
+//! application protocols.
 
 use std::borrow::Cow;
 
 /// RFC 8446 §5.1: a plaintext record carries at most 2^14 bytes.
 const MAX_RECORD: usize = 1 << 14;
-/// A name longer than DNS allows (RFC 1035 §2.3.4) can be nobody's.
+/// The maximum length of a DNS name (RFC 1035 §2.3.4).
 const MAX_SERVER_NAME: usize = 255;
 
 const RECORD_HANDSHAKE: u8 = 22;
@@ -13,62 +14,66 @@ const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_ALPN: u16 = 16;
 const NAME_TYPE_HOST: u8 = 0;
 
-/// What a ClientHello says of where it wants to go.
+/// The server name and the application protocols of a ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct HelloNames {
     /// The server name, in lower case and without a trailing dot.
     pub server_name: Option<String>,
-    /// The protocols offered.
+    /// The offered application protocols.
     pub alpn: Vec<Vec<u8>>,
 }
 
-/// How far the bytes go.
+/// The result of parsing a prefix of a ClientHello.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// The hello is whole.
-    Done(Names),
-    /// At least this many bytes in all are needed before parsing again can tell more.
+pub enum HelloProgress {
+    /// The ClientHello is complete.
+    Done(HelloNames),
+    /// The ClientHello is incomplete. The total number of bytes that the next attempt needs at least.
     Needs(usize),
 }
 
-/// Why bytes cannot be a ClientHello, however many follow.
+/// Why bytes are not the beginning of a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Not a TLS handshake record.
+    /// The bytes are not a TLS handshake record.
     #[error("not TLS")]
     NotTls,
-    /// An empty record, or one longer than TLS allows.
-    #[error("a record of impossible length")]
+    /// A record is empty or longer than TLS permits.
+    #[error("a record has an invalid length")]
     Record,
-    /// A handshake, of another kind.
-    #[error("the first handshake message is no ClientHello")]
+    /// The handshake message is of another type.
+    #[error("the first handshake message is not a ClientHello")]
     Message,
-    /// A length inside does not fit.
-    #[error("a field does not fit")]
+    /// The length of a field exceeds the message.
+    #[error("a field exceeds the message")]
     Field,
-    /// An extension twice.
+    /// An extension occurs twice.
     #[error("an extension occurs twice")]
     Duplicate,
-    /// A server name that is no host name.
-    #[error("the server name is no host name of at most 255 bytes")]
+    /// The server name is not a host name.
+    #[error("the server name is not a host name of at most 255 bytes")]
     ServerName,
 }
 
-/// Parses what has arrived so far. Never panics, whatever the bytes.
-pub fn parse(bytes: &[u8]) -> Result<Progress, Malformed> {
+/// Parses the bytes that have arrived. Never panics.
+///
+/// # Errors
+/// Returns an error if the bytes cannot be the beginning of a ClientHello, whatever follows.
+pub fn parse(bytes: &[u8]) -> Result<HelloProgress, Malformed> {
     match handshake_message(bytes)? {
-        Ok(message) => client_hello(&message).map(Progress::Done),
-        Err(needed) => Ok(Progress::Needs(needed)),
+        Ok(message) => client_hello(&message).map(HelloProgress::Done),
+        Err(needed) => Ok(HelloProgress::Needs(needed)),
     }
 }
 
-/// The body of the first handshake message, put together from its records; or how many bytes are needed in all.
+/// Assembles the body of the first handshake message from its records. The inner error is the total number of bytes
+/// needed.
 fn handshake_message(bytes: &[u8]) -> Result<Result<Cow<'_, [u8]>, usize>, Malformed> {
     let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut at = 0;
     loop {
         let header = &bytes[at..bytes.len().min(at + 5)];
-        // Refuse garbage by its first bytes instead of waiting for a length that it never meant.
+        // Other protocols are refused by their first bytes, before their bytes are taken for a length.
         if header.first().is_some_and(|kind| *kind != RECORD_HANDSHAKE) || header.get(1).is_some_and(|v| *v != 3) {
             return Err(Malformed::NotTls);
         }
@@ -100,7 +105,7 @@ fn handshake_message(bytes: &[u8]) -> Result<Result<Cow<'_, [u8]>, usize>, Malfo
             }
             if fragment.len() < length {
                 let missing = 4 + body - message.len();
-                // What is left of this record, and a header more if the message goes on in another one.
+                // The rest of this record, and a further header if the message continues in another record.
                 let rest = length - fragment.len();
                 return Ok(Err(bytes.len() + if missing <= rest { missing } else { missing + 5 }));
             }
@@ -111,17 +116,17 @@ fn handshake_message(bytes: &[u8]) -> Result<Result<Cow<'_, [u8]>, usize>, Malfo
     }
 }
 
-fn client_hello(body: &[u8]) -> Result<Names, Malformed> {
-    let mut body = Reader(body);
+fn client_hello(body: &[u8]) -> Result<HelloNames, Malformed> {
+    let mut body = FieldReader(body);
     body.take(2 + 32)?; // legacy_version, random
     body.vector8()?; // legacy_session_id
     body.vector16()?; // cipher_suites
     body.vector8()?; // legacy_compression_methods
-    let mut names = Names::default();
+    let mut names = HelloNames::default();
     if body.0.is_empty() {
         return Ok(names); // TLS 1.2 without extensions
     }
-    let mut extensions = Reader(body.vector16()?);
+    let mut extensions = FieldReader(body.vector16()?);
     let (mut seen_name, mut seen_alpn) = (false, false);
     while !extensions.0.is_empty() {
         let kind = extensions.u16()?;
@@ -146,8 +151,8 @@ fn client_hello(body: &[u8]) -> Result<Names, Malformed> {
 }
 
 fn server_name(value: &[u8]) -> Result<Option<String>, Malformed> {
-    let mut value = Reader(value);
-    let mut list = Reader(value.vector16()?);
+    let mut value = FieldReader(value);
+    let mut list = FieldReader(value.vector16()?);
     let mut found = None;
     while !list.0.is_empty() {
         let kind = list.u8()?;
@@ -162,7 +167,7 @@ fn server_name(value: &[u8]) -> Result<Option<String>, Malformed> {
     Ok(found)
 }
 
-/// Host names are compared without case, and a trailing dot says nothing here: both are gone from the result.
+/// Normalises a host name to lower case without a trailing dot, as host names are compared.
 fn host_name(name: &[u8]) -> Result<String, Malformed> {
     let name = name.strip_suffix(b".").unwrap_or(name);
     let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -173,8 +178,8 @@ fn host_name(name: &[u8]) -> Result<String, Malformed> {
 }
 
 fn protocols(value: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
-    let mut value = Reader(value);
-    let mut list = Reader(value.vector16()?);
+    let mut value = FieldReader(value);
+    let mut list = FieldReader(value.vector16()?);
     let mut protocols = Vec::new();
     while !list.0.is_empty() {
         let protocol = list.vector8()?;
@@ -186,10 +191,10 @@ fn protocols(value: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
     Ok(protocols)
 }
 
-/// A cursor over bytes that answers "does not fit" instead of panicking.
-struct Reader<'a>(&'a [u8]);
+/// A cursor over bytes. Reading beyond the end is an error.
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> FieldReader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed::Field)?;
         self.0 = rest;

@@ -1,5 +1,4 @@
-//! Fixtures are hellos as rustls 0.23 wrote them; `cargo test -p isthmus-net -- --ignored write_fixtures`
-//! writes them anew.
+//! The fixtures are ClientHellos of rustls 0.23; `cargo test -p isthmus-net -- --ignored write_fixtures` writes them.
 
 use super::*;
 
@@ -17,10 +16,10 @@ const CLASSIC: &[u8] = include_bytes!("testdata/tls13_x25519.bin");
 const TLS12: &[u8] = include_bytes!("testdata/tls12.bin");
 const WITHOUT_NAME: &[u8] = include_bytes!("testdata/tls13_without_name.bin");
 
-fn names(bytes: &[u8]) -> Names {
+fn names(bytes: &[u8]) -> HelloNames {
     match parse(bytes).unwrap() {
-        Progress::Done(names) => names,
-        Progress::Needs(total) => panic!("{} bytes are not enough, {total} are needed", bytes.len()),
+        HelloProgress::Done(names) => names,
+        HelloProgress::Needs(total) => panic!("{} bytes are not enough, {total} are needed", bytes.len()),
     }
 }
 
@@ -28,7 +27,7 @@ fn istio() -> Vec<Vec<u8>> {
     vec![b"istio-peer-exchange".to_vec(), b"istio".to_vec()]
 }
 
-/// The same handshake message in records of at most `size` bytes.
+/// Splits a handshake message into records of at most `size` bytes.
 fn in_records_of(hello: &[u8], size: usize) -> Vec<u8> {
     hello[5..]
         .chunks(size)
@@ -36,7 +35,7 @@ fn in_records_of(hello: &[u8], size: usize) -> Vec<u8> {
         .collect()
 }
 
-/// A hello with the given extensions, written by hand.
+/// Builds a ClientHello with the given extensions.
 fn hello_with(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let extensions: Vec<u8> = extensions
         .iter()
@@ -60,21 +59,23 @@ fn name_extension(names: &[&[u8]]) -> (u16, Vec<u8>) {
 }
 
 #[test]
-fn reads_name_and_protocols_of_real_hellos() {
+fn server_name_and_protocols_of_real_hellos_are_read() {
     assert!(POST_QUANTUM.len() > 1400, "{} bytes", POST_QUANTUM.len());
     for hello in [POST_QUANTUM, CLASSIC, TLS12] {
-        assert_eq!(names(hello), Names { server_name: Some(EAST_WEST.into()), alpn: istio() });
+        assert_eq!(names(hello), HelloNames { server_name: Some(EAST_WEST.into()), alpn: istio() });
     }
-    assert_eq!(names(WITHOUT_NAME), Names { server_name: None, alpn: istio() });
+    assert_eq!(names(WITHOUT_NAME), HelloNames { server_name: None, alpn: istio() });
 }
 
 #[test]
-fn every_prefix_asks_for_more_and_never_for_too_much() {
+fn every_prefix_needs_more_bytes_up_to_the_length() {
     for hello in [POST_QUANTUM.to_vec(), in_records_of(CLASSIC, 1), in_records_of(CLASSIC, 7)] {
         for end in 0..hello.len() {
             match parse(&hello[..end]).unwrap() {
-                Progress::Needs(total) => assert!(total > end && total <= hello.len(), "{end} bytes asked for {total}"),
-                Progress::Done(_) => panic!("done after {end} of {} bytes", hello.len()),
+                HelloProgress::Needs(total) => {
+                    assert!(total > end && total <= hello.len(), "{end} bytes asked for {total}")
+                }
+                HelloProgress::Done(_) => panic!("done after {end} of {} bytes", hello.len()),
             }
         }
         assert_eq!(names(&hello).server_name.as_deref(), Some(EAST_WEST));
@@ -82,7 +83,7 @@ fn every_prefix_asks_for_more_and_never_for_too_much() {
 }
 
 #[test]
-fn records_may_split_the_message_anywhere() {
+fn records_can_split_the_message_anywhere() {
     for size in [1, 2, 3, 4, 5, 100, 511, 512, 1400] {
         let hello = in_records_of(POST_QUANTUM, size);
         assert_eq!(names(&hello).server_name.as_deref(), Some(EAST_WEST), "records of {size} bytes");
@@ -90,14 +91,14 @@ fn records_may_split_the_message_anywhere() {
 }
 
 #[test]
-fn what_follows_the_hello_is_left_alone() {
+fn bytes_after_the_hello_are_ignored() {
     let mut bytes = CLASSIC.to_vec();
     bytes.extend(b"\x17\x03\x03\x00\x05early and more");
     assert_eq!(names(&bytes).server_name.as_deref(), Some(EAST_WEST));
 }
 
 #[test]
-fn names_are_compared_without_case_and_trailing_dot() {
+fn server_names_are_normalised() {
     for name in [&b"Ratings.Default.SVC"[..], b"ratings.default.svc.", b"ratings.default.svc"] {
         let hello = hello_with(&[name_extension(&[name])]);
         assert_eq!(names(&hello).server_name.as_deref(), Some("ratings.default.svc"));
@@ -105,16 +106,16 @@ fn names_are_compared_without_case_and_trailing_dot() {
 }
 
 #[test]
-fn a_hello_may_have_no_extensions() {
+fn extensions_are_optional() {
     let mut hello = hello_with(&[]);
     hello.truncate(hello.len() - 2);
     hello[4] -= 2;
     hello[8] -= 2;
-    assert_eq!(names(&hello), Names::default());
+    assert_eq!(names(&hello), HelloNames::default());
 }
 
 #[test]
-fn refuses_what_cannot_be_a_hello() {
+fn malformed_hellos_are_refused() {
     let long = vec![b'a'; 300];
     let whole = hello_with(&[name_extension(&[b"a"])]);
     let mut overlong = whole.clone();
@@ -160,14 +161,14 @@ proptest! {
         let at = at % bytes.len();
         bytes[at] = value;
         for end in [bytes.len(), at, at / 2] {
-            if let Ok(Progress::Needs(total)) = parse(&bytes[..end]) {
+            if let Ok(HelloProgress::Needs(total)) = parse(&bytes[..end]) {
                 prop_assert!(total > end);
             }
         }
     }
 }
 
-/// What `write` sends, read as a hello.
+/// Reads the bytes that `write` sends as a ClientHello.
 async fn exchange<F>(limits: Limits, write: impl FnOnce(TcpStream) -> F) -> Result<Hello, HelloError>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -187,7 +188,7 @@ fn quick(max_bytes: usize) -> Limits {
 }
 
 #[tokio::test]
-async fn reads_a_hello_that_comes_in_pieces() {
+async fn a_hello_can_arrive_in_parts() {
     for bytes in [POST_QUANTUM.to_vec(), in_records_of(POST_QUANTUM, 64)] {
         let sent = bytes.clone();
         let hello = exchange(quick(16384), async move |mut client: TcpStream| {
@@ -206,7 +207,7 @@ async fn reads_a_hello_that_comes_in_pieces() {
 }
 
 #[tokio::test]
-async fn ends_when_the_peer_closes_early() {
+async fn an_early_close_is_an_error() {
     let nothing = exchange(quick(16384), async |client: TcpStream| drop(client)).await;
     assert!(matches!(nothing, Err(HelloError::Empty)), "{nothing:?}");
     let half =
@@ -215,7 +216,7 @@ async fn ends_when_the_peer_closes_early() {
 }
 
 #[tokio::test]
-async fn ends_when_the_peer_is_slow() {
+async fn a_slow_peer_is_an_error() {
     let limits = Limits { max_bytes: 16384, deadline: Duration::from_millis(150) };
     let slow = exchange(limits, async |mut client: TcpStream| {
         for byte in POST_QUANTUM {
@@ -228,8 +229,8 @@ async fn ends_when_the_peer_is_slow() {
 }
 
 #[tokio::test]
-async fn ends_when_the_peer_never_ends() {
-    // A hello that claims 60,000 bytes is refused by its claim, one of small records without end at the bound.
+async fn a_hello_above_the_size_limit_is_an_error() {
+    // A ClientHello that announces 60,000 bytes is refused at once, endless small records at the limit.
     let claimed = exchange(quick(16384), async |mut client: TcpStream| {
         client.write_all(&[22, 3, 1, 0x40, 0, 1, 0, 0xea, 0x60]).await.unwrap();
         std::future::pending::<()>().await;
@@ -245,20 +246,20 @@ async fn ends_when_the_peer_never_ends() {
 }
 
 #[tokio::test]
-async fn ends_when_the_pieces_are_too_many() {
+async fn too_many_parts_are_an_error() {
     let pieces = exchange(quick(16384), async |mut client: TcpStream| {
         for record in in_records_of(POST_QUANTUM, 1).chunks(6) {
             if client.write_all(record).await.is_err() {
                 return;
             }
-            // As long as the reader takes for it, so that each is looked at alone.
+            // Time for the reader, so that it parses each record on its own.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         std::future::pending::<()>().await;
     })
     .await;
     assert!(matches!(pieces, Err(HelloError::Pieces)), "{pieces:?}");
-    // All at once they are one piece.
+    // Sent at once, the records are one part.
     let whole = exchange(quick(16384), async |mut client: TcpStream| {
         client.write_all(&in_records_of(POST_QUANTUM, 1)).await.unwrap();
         std::future::pending::<()>().await;
@@ -268,7 +269,7 @@ async fn ends_when_the_pieces_are_too_many() {
 }
 
 #[tokio::test]
-async fn refuses_garbage_by_its_first_byte() {
+async fn other_protocols_are_refused_by_their_first_byte() {
     let garbage = exchange(quick(16384), async |mut client: TcpStream| {
         client.write_all(b"S").await.unwrap();
         std::future::pending::<()>().await;
@@ -293,9 +294,9 @@ fn rustls_hello(name: &str, versions: &[&'static rustls::SupportedProtocolVersio
 }
 
 #[test]
-fn agrees_with_the_library_in_use() {
+fn current_hellos_of_rustls_are_read() {
     let hello = rustls_hello(EAST_WEST, rustls::ALL_VERSIONS, 0);
-    assert_eq!(names(&hello), Names { server_name: Some(EAST_WEST.into()), alpn: istio() });
+    assert_eq!(names(&hello), HelloNames { server_name: Some(EAST_WEST.into()), alpn: istio() });
 }
 
 #[test]
@@ -306,7 +307,7 @@ fn write_fixtures() {
         ("tls13_post_quantum.bin", rustls_hello(EAST_WEST, rustls::ALL_VERSIONS, 0)),
         ("tls13_x25519.bin", rustls_hello(EAST_WEST, &[&rustls::version::TLS13], 1)),
         ("tls12.bin", rustls_hello(EAST_WEST, &[&rustls::version::TLS12], 1)),
-        // rustls sends no server name for an address.
+        // rustls sends no server name for an IP address.
         ("tls13_without_name.bin", rustls_hello("192.0.2.1", rustls::ALL_VERSIONS, 1)),
     ] {
         std::fs::write(format!("{directory}/{file}"), bytes).unwrap();

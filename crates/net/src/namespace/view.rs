@@ -1,9 +1,9 @@
-//! The file tree that a container sees: the host's, with some places of its own.
+//! The file tree of a container: the host's tree with some paths replaced.
 //!
-//! There is no image to unpack and no privilege to overlay: the tree is put together from bind mounts on a fresh tmpfs.
-//! A place to be replaced that exists is mounted over. One that does not exist, below a directory of the host, must not
-//! be made on the host: that directory is rebuilt on the tmpfs with each of its entries bound in place (the "mimic" of
-//! sandbox tools), and there the place can be made. All of it works in a user namespace.
+//! A lab has no images to unpack and no privilege for overlay mounts, so the tree consists of bind mounts on a tmpfs. A
+//! path that exists is mounted over. A path that does not exist must not be created in a directory of the host. Such a
+//! directory is rebuilt on the tmpfs with each of its entries bound in place (a "mimic" in sandbox tools), and the path
+//! is created there. All of this works in a user namespace.
 
 use std::fs;
 use std::io;
@@ -14,49 +14,49 @@ use serde::{Deserialize, Serialize};
 
 use super::{NamespaceError, mount};
 
-/// More links than this in one path are taken for a loop, as the kernel does.
+/// The maximum number of symbolic links in one path, as in the kernel. More count as a loop.
 const MAX_LINKS: usize = 40;
-/// A directory with more entries is not rebuilt: each costs a mount.
+/// The maximum number of entries of a rebuilt directory: each entry costs a mount.
 const MAX_ENTRIES: usize = 4096;
-/// Top-level directories that a container gets of its own.
+/// Top-level directories that are not the host's.
 const OWN: [&str; 2] = ["proc", "run"];
 
-/// What is put in a place.
+/// The content of a replaced path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// A file or directory of the host, by its canonical path (without symbolic links).
     Host(PathBuf),
-    /// An empty directory in memory.
+    /// An empty in-memory directory.
     Memory,
 }
 
-/// One place of the tree that is not the host's.
+/// A replaced path of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Absolute path in the container; it need not exist.
+    /// The absolute path in the container. It need not exist.
     pub target: PathBuf,
-    /// What is seen there.
+    /// The content.
     pub source: Source,
-    /// Whether writing is refused.
+    /// Whether the path is read-only.
     pub read_only: bool,
 }
 
-/// A container's file tree.
+/// The file tree of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// In any order; parents are put in place before what is below them.
+    /// The replaced paths, in any order. Parents are mounted before their children.
     pub places: Vec<Place>,
 }
 
 impl View {
-    /// Makes this view the root of the calling process, which must have a mount namespace of its own, and be in the
-    /// pid namespace that `/proc` is to show.
+    /// Makes this tree the root of the calling process. The process must have a mount namespace of its own and be in
+    /// the pid namespace that `/proc` shows.
     ///
     /// # Errors
-    /// When a source is missing, or a target is a file where the source is a directory or the other way round.
+    /// Returns an error if a source does not exist, or source and target are not both files or both directories.
     pub fn enter(&self) -> Result<(), NamespaceError> {
         mount::make_private()?;
-        let builder = Builder::new()?;
+        let builder = ViewBuilder::new()?;
         let mut places: Vec<_> = self.places.iter().collect();
         places.sort_by_key(|place| place.target.components().count());
         for place in places {
@@ -71,17 +71,17 @@ fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> NamespaceError
     move |source| NamespaceError::new(action, source)
 }
 
-/// Works inside the first new root, a tmpfs that holds the tree to be (`/new`), the host's tree (`/old`), and the
+/// Builds a tree. It works in a temporary root, a tmpfs with the new tree (`/new`), the host's tree (`/old`) and the
 /// rebuilt directories (`/mimic`).
-struct Builder {
+struct ViewBuilder {
     root: PathBuf,
     old: PathBuf,
     mimic: PathBuf,
-    /// Device number of the tmpfs: a directory on it is the container's own and may be written to.
+    /// The device number of the tmpfs. Directories on it belong to the container and are writable.
     device: u64,
 }
 
-impl Builder {
+impl ViewBuilder {
     fn new() -> Result<Self, NamespaceError> {
         let base = Path::new("/tmp");
         mount::tmpfs(base, 0o755)?;
@@ -110,7 +110,7 @@ impl Builder {
         make_directory(&self.root.join("run/lock"), 0o1777)
     }
 
-    /// Shows each entry of `from` in `to`, a directory on the tmpfs.
+    /// Binds each entry of `from` into `to`, a directory on the tmpfs.
     fn copy_entries(&self, from: &Path, to: &Path, without: &[&str]) -> Result<(), NamespaceError> {
         let entries: Vec<_> = fs::read_dir(from).and_then(Iterator::collect).map_err(failed("list", from))?;
         if entries.len() > MAX_ENTRIES {
@@ -124,8 +124,8 @@ impl Builder {
             }
             let kind = entry.file_type().map_err(failed("read", &source))?;
             if kind.is_symlink() {
-                let leads_to = fs::read_link(&source).map_err(failed("read", &source))?;
-                symlink(leads_to, &target).map_err(failed("make", &target))?;
+                let link_target = fs::read_link(&source).map_err(failed("read", &source))?;
+                symlink(link_target, &target).map_err(failed("create", &target))?;
                 continue;
             }
             if kind.is_dir() {
@@ -133,7 +133,7 @@ impl Builder {
             } else {
                 make_file(&target)?;
             }
-            // An entry that cannot be shown (removed meanwhile, or on a mount that refuses) stays empty.
+            // An entry that cannot be bound (removed in the meantime, or on a mount that refuses) stays empty.
             let _ = mount::bind(&source, &target);
         }
         Ok(())
@@ -156,7 +156,8 @@ impl Builder {
         if place.read_only { mount::read_only(&target) } else { Ok(()) }
     }
 
-    /// Makes sure that a path exists in the new tree, following links inside that tree; gives where it is.
+    /// Creates a path in the new tree if it does not exist, resolving symbolic links within that tree. Returns the
+    /// resolved path.
     fn make(&self, path: &Path, directory: bool) -> Result<PathBuf, NamespaceError> {
         let mut links = 0;
         let mut done = PathBuf::new();
@@ -188,11 +189,11 @@ impl Builder {
                 if links > MAX_LINKS {
                     return Err(failed("resolve", path)(io::Error::from_raw_os_error(libc::ELOOP)));
                 }
-                let leads_to = fs::read_link(&here).map_err(failed("read", &here))?;
-                if leads_to.is_absolute() {
+                let link_target = fs::read_link(&here).map_err(failed("read", &here))?;
+                if link_target.is_absolute() {
                     done = PathBuf::new();
                 }
-                todo.extend(components(&leads_to).into_iter().rev());
+                todo.extend(components(&link_target).into_iter().rev());
                 continue;
             }
             done = next;
@@ -200,7 +201,7 @@ impl Builder {
         Ok(self.root.join(done))
     }
 
-    /// Makes a directory one in which entries can be made without touching the host.
+    /// Rebuilds a directory of the host on the tmpfs, so that entries can be created without changing the host.
     fn make_writable(&self, directory: &Path) -> Result<(), NamespaceError> {
         let metadata = fs::metadata(directory).map_err(failed("read", directory))?;
         if metadata.dev() == self.device {
@@ -214,7 +215,7 @@ impl Builder {
     }
 }
 
-/// The names in a path; `.` and the leading `/` dropped, `..` kept.
+/// Returns the components of a path without `.` and the leading `/`, but with `..`.
 fn components(path: &Path) -> Vec<std::ffi::OsString> {
     path.components()
         .filter(|component| matches!(component, Component::Normal(_) | Component::ParentDir))
@@ -223,10 +224,10 @@ fn components(path: &Path) -> Vec<std::ffi::OsString> {
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), NamespaceError> {
-    fs::create_dir(path).map_err(failed("make", path))?;
+    fs::create_dir(path).map_err(failed("create", path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", path))
 }
 
 fn make_file(path: &Path) -> Result<(), NamespaceError> {
-    fs::File::create(path).map(drop).map_err(failed("make", path))
+    fs::File::create(path).map(drop).map_err(failed("create", path))
 }

@@ -1,4 +1,5 @@
-//! The process between [`super::launch`] and the program: alone and single-threaded, it may fork and change anything.
+//! The start helper between [`super::launch`] and the program. It has a single thread, so that it may fork and change
+//! its namespaces.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -11,44 +12,45 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlag
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::CapabilitySet;
 
-use super::{Answer, Launch, Program, User};
+use super::launch::StartReport;
+use super::{Launch, Program, User};
 use crate::namespace::{Namespaces, join, unshare};
 
-/// A failure in words for whoever asked.
-type Outcome<T> = Result<T, String>;
-
-/// The whole life of the helper process. Call it first thing in `main` when the first argument is [`super::ENTER`].
+/// Runs the start helper. To be called at the beginning of `main` if the first argument is [`super::ENTER`].
 pub fn enter() -> ExitCode {
-    // Standard input is needed for the program, so the socket moves out of its way.
+    // The program needs standard input, so the socket gets another number.
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 10) else {
-        eprintln!("this command is a part of the lab's machinery and is not for use by hand");
+        eprintln!("this command is internal to labs and cannot be used directly");
         return ExitCode::from(2);
     };
     match prepare(&socket) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            tell(&socket, &Answer { pid: None, failure: Some(failure) });
+            report(&socket, &StartReport { pid: None, failure: Some(failure) });
             ExitCode::FAILURE
         }
     }
 }
 
-fn tell(socket: &OwnedFd, answer: &Answer) {
-    let text = serde_json::to_vec(answer).expect("two plain fields serialise");
-    // If nobody listens any more there is nobody to tell.
+fn report(socket: &OwnedFd, report: &StartReport) {
+    let text = serde_json::to_vec(report).expect("a number and a text are valid JSON");
+    // If the launcher has ended, no process needs the report.
     let _ = rustix::net::send(socket, &text, SendFlags::NOSIGNAL);
 }
 
-/// Before the fork: instructions, open files, namespaces. Returns in the helper; the fork becomes the program or ends.
-fn prepare(socket: &OwnedFd) -> Outcome<()> {
+/// Receives the instructions, enters the namespaces and forks. Returns in the helper; the fork executes the program or
+/// exits.
+fn prepare(socket: &OwnedFd) -> Result<(), String> {
     let (launch, files) = receive(socket)?;
     let own = match launch.program {
-        Program::Own => Some(File::open("/proc/self/exe").map_err(|error| format!("open own program: {error}"))?),
+        Program::Own => {
+            Some(File::open("/proc/self/exe").map_err(|error| format!("cannot open this executable: {error}"))?)
+        }
         Program::Named(_) => None,
     };
-    let [input, output, error] = &files[..3] else { return Err("too few open files received".into()) };
+    let [input, output, error] = &files[..3] else { return Err("received too few open files".into()) };
     if launch.join != Namespaces::default() {
-        let process = files.get(3).ok_or("no process given whose namespaces to join")?;
+        let process = files.get(3).ok_or("the process whose namespaces to join is missing")?;
         join(process.as_fd(), launch.join).map_err(|error| error.to_string())?;
     }
     if launch.make != Namespaces::default() {
@@ -57,33 +59,33 @@ fn prepare(socket: &OwnedFd) -> Outcome<()> {
     rustix::stdio::dup2_stdin(input)
         .and_then(|()| rustix::stdio::dup2_stdout(output))
         .and_then(|()| rustix::stdio::dup2_stderr(error))
-        .map_err(|error| format!("set up standard streams: {error}"))?;
+        .map_err(|error| format!("cannot set up the standard streams: {error}"))?;
     drop(files);
 
-    // SAFETY: this process has one thread, so the child's memory is in a consistent state. `CLONE_PARENT` makes the
-    // launcher the child's parent; no stack is given, so the child goes on with a copy of this one, as after fork.
+    // SAFETY: this process has one thread, so the child's memory is consistent. `CLONE_PARENT` makes the launcher the
+    // child's parent; without a stack argument the child continues on a copy of this stack, as after fork.
     let forked = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
     match forked {
-        -1 => Err(format!("fork: {}", io::Error::last_os_error())),
+        -1 => Err(format!("cannot fork: {}", io::Error::last_os_error())),
         0 => {
             let failure = become_program(&launch, own, socket).expect_err("success does not return");
-            tell(socket, &Answer { pid: None, failure: Some(failure) });
-            // SAFETY: `_exit` ends the process at once; nothing is left to run in this copy.
+            report(socket, &StartReport { pid: None, failure: Some(failure) });
+            // SAFETY: `_exit` ends the process at once, without running destructors of this copy.
             unsafe { libc::_exit(127) }
         }
         pid => {
-            tell(socket, &Answer { pid: u32::try_from(pid).ok(), failure: None });
+            report(socket, &StartReport { pid: u32::try_from(pid).ok(), failure: None });
             Ok(())
         }
     }
 }
 
-fn receive(socket: &OwnedFd) -> Outcome<(Launch, Vec<OwnedFd>)> {
+fn receive(socket: &OwnedFd) -> Result<(Launch, Vec<OwnedFd>), String> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut word = [0; 16];
     rustix::net::recvmsg(socket, &mut [io::IoSliceMut::new(&mut word)], &mut control, RecvFlags::CMSG_CLOEXEC)
-        .map_err(|error| format!("receive instructions: {error}"))?;
+        .map_err(|error| format!("cannot receive the instructions: {error}"))?;
     let mut files: Vec<OwnedFd> = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
@@ -91,18 +93,18 @@ fn receive(socket: &OwnedFd) -> Outcome<(Launch, Vec<OwnedFd>)> {
         }
     }
     if files.is_empty() {
-        return Err("no instructions received".into());
+        return Err("received no instructions".into());
     }
     let mut instructions = File::from(files.remove(0));
     let mut text = Vec::new();
     instructions.rewind().and_then(|()| instructions.read_to_end(&mut text)).map_err(|error| error.to_string())?;
-    let launch = serde_json::from_slice(&text).map_err(|error| format!("understand instructions: {error}"))?;
+    let launch = serde_json::from_slice(&text).map_err(|error| format!("cannot parse the instructions: {error}"))?;
     Ok((launch, files))
 }
 
-/// After the fork, in the new namespaces. Returns only when it failed.
-fn become_program(launch: &Launch, own: Option<File>, socket: &OwnedFd) -> Outcome<std::convert::Infallible> {
-    let step = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
+/// Executes the program in the new namespaces. Returns only on failure.
+fn become_program(launch: &Launch, own: Option<File>, socket: &OwnedFd) -> Result<std::convert::Infallible, String> {
+    let step = |what: &'static str| move |error: rustix::io::Errno| format!("cannot {what}: {error}");
     if let Some(view) = &launch.view {
         view.enter().map_err(|error| error.to_string())?;
     }
@@ -118,27 +120,29 @@ fn become_program(launch: &Launch, own: Option<File>, socket: &OwnedFd) -> Outco
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if let Some(directory) = &launch.directory {
-        // As container runtimes do: a working directory that is missing is made, in the container's own tree.
+        // As in container runtimes, a working directory that does not exist is created, in the container's tree.
         if !directory.is_dir() {
-            std::fs::create_dir_all(directory).map_err(|error| format!("make {}: {error}", directory.display()))?;
+            std::fs::create_dir_all(directory)
+                .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
         }
-        rustix::process::chdir(directory).map_err(|error| format!("enter {}: {error}", directory.display()))?;
+        rustix::process::chdir(directory).map_err(|error| format!("cannot enter {}: {error}", directory.display()))?;
     }
     if let Some(user) = &launch.user {
         become_user(user)?;
     }
     reset_signals();
-    // After the change of user, which clears it.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(step("tie to the parent"))?;
-    if parent_is_gone(socket) {
-        return Err("the launcher is gone".into());
+    // After the change of the user, which clears the signal.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(step("tie the process to its parent"))?;
+    if launcher_has_ended(socket) {
+        return Err("the launcher has ended".into());
     }
-    // SAFETY: marks descriptors close-on-exec; it closes nothing that this process still uses.
+    // SAFETY: the call marks descriptors close-on-exec and closes none.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Err(execute(launch, own))
 }
 
-fn parent_is_gone(socket: &OwnedFd) -> bool {
+fn launcher_has_ended(socket: &OwnedFd) -> bool {
     let mut byte = [0; 1];
     matches!(rustix::net::recv(socket, &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK), Ok((0, _)))
 }
@@ -148,18 +152,18 @@ fn raise_open_files(wanted: u64) {
     if now.current.is_some_and(|current| current < wanted) {
         let hard = Rlimit { current: Some(wanted), maximum: Some(now.maximum.map_or(wanted, |max| max.max(wanted))) };
         let soft = Rlimit { current: Some(now.maximum.map_or(wanted, |max| max.min(wanted))), maximum: now.maximum };
-        // Without privilege the hard limit stays; as much as it allows is what is promised.
+        // Without privilege the hard limit stays, and the soft limit is raised up to it.
         let _ = rustix::process::setrlimit(Resource::Nofile, hard)
             .or_else(|_| rustix::process::setrlimit(Resource::Nofile, soft));
     }
 }
 
-fn become_user(user: &User) -> Outcome<()> {
+fn become_user(user: &User) -> Result<(), String> {
     use rustix::thread::{Gid, Uid};
-    let step = |what: &'static str| move |error: rustix::io::Errno| format!("{what} {}: {error}", user.uid);
+    let step = |what: &'static str| move |error: rustix::io::Errno| format!("cannot {what} {}: {error}", user.uid);
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if (rustix::process::geteuid(), rustix::process::getegid()) == (uid, gid) && user.groups.is_empty() {
-        // Already so. In a user namespace this is all there can be, and there groups cannot be set at all.
+        // The process already runs as this user. In a user namespace there is no other user, and groups cannot be set.
         return Ok(());
     }
     let groups: Vec<_> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
@@ -167,7 +171,7 @@ fn become_user(user: &User) -> Outcome<()> {
     if !uid.is_root() {
         for name in &user.capabilities {
             let plain = name.strip_prefix("CAP_").unwrap_or(name);
-            kept |= CapabilitySet::from_name(plain).ok_or_else(|| format!("there is no capability {name:?}"))?;
+            kept |= CapabilitySet::from_name(plain).ok_or_else(|| format!("unknown capability {name:?}"))?;
         }
         rustix::thread::set_keep_capabilities(true).map_err(step("keep capabilities for user"))?;
     }
@@ -185,9 +189,10 @@ fn become_user(user: &User) -> Outcome<()> {
     Ok(())
 }
 
-/// Rust programs ignore `SIGPIPE`, and a launcher may have blocked signals: the program starts with neither.
+/// Resets signal dispositions and the signal mask: Rust programs ignore `SIGPIPE`, and a launcher may have blocked
+/// signals.
 fn reset_signals() {
-    // SAFETY: sets dispositions and the mask of a process with one thread; the set is initialised by `sigemptyset`.
+    // SAFETY: the process has one thread, and `sigemptyset` initialises the set.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none = std::mem::MaybeUninit::uninit();
@@ -196,7 +201,7 @@ fn reset_signals() {
     }
 }
 
-/// Executes the program. Returns why it could not.
+/// Executes the program. Returns the reason of the failure.
 fn execute(launch: &Launch, own: Option<File>) -> String {
     let own_name = || "isthmus".to_owned();
     let name = match &launch.program {
@@ -213,7 +218,7 @@ fn execute(launch: &Launch, own: Option<File>) -> String {
         (Err(error), _) | (_, Err(error)) => return error,
     };
     if let Some(own) = own {
-        return format!("execute own program: {}", exec_file(&own, &arguments, &environment));
+        return format!("cannot execute this executable: {}", exec_file(&own, &arguments, &environment));
     }
     if name.contains('/') {
         return format!("exec: {name:?}: {}", exec_path(OsStr::new(&name), &arguments, &environment));
@@ -242,8 +247,8 @@ fn exec_path(path: &OsStr, arguments: &[CString], environment: &[CString]) -> io
 
 fn exec_file(file: &File, arguments: &[CString], environment: &[CString]) -> io::Error {
     let (arguments, environment) = (pointers(arguments), pointers(environment));
-    // SAFETY: as in `exec_path`; the empty path with `AT_EMPTY_PATH` names the open file itself, which works even if
-    // the file is not part of the new tree.
+    // SAFETY: as in `exec_path`. The empty path with `AT_EMPTY_PATH` refers to the open file itself, which works even
+    // if the file is not in the new tree.
     unsafe {
         libc::syscall(
             libc::SYS_execveat,

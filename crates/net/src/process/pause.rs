@@ -1,14 +1,14 @@
-//! The first process of a pod: holds its namespaces, takes the exit status of orphans, ends when told to.
+//! The pause process of a pod: it keeps the namespaces alive and reaps orphaned processes.
 
 use std::process::ExitCode;
 
-/// Runs until SIGTERM or SIGINT. Call it first thing in `main` when the first argument is [`super::PAUSE`].
+/// Runs until SIGTERM or SIGINT. To be called at the beginning of `main` if the first argument is [`super::PAUSE`].
 ///
-/// As process 1 of a pid namespace its end ends every process of the pod.
+/// It is process 1 of the pod's pid namespace: when it ends, the kernel kills all processes of the pod.
 pub fn pause() -> ExitCode {
     let _ = rustix::thread::set_name(c"pause");
     let mut awaited = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the set is initialised by `sigemptyset` before anything reads it; this process has one thread.
+    // SAFETY: `sigemptyset` initialises the set before it is read; this process has one thread.
     unsafe {
         libc::sigemptyset(awaited.as_mut_ptr());
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGCHLD] {
@@ -18,7 +18,7 @@ pub fn pause() -> ExitCode {
     }
     loop {
         let mut signal = 0;
-        // SAFETY: the set was initialised above; the number is written before success is returned.
+        // SAFETY: the set is initialised above, and `sigwait` writes the number before it returns success.
         if unsafe { libc::sigwait(awaited.as_ptr(), &raw mut signal) } != 0 {
             return ExitCode::FAILURE;
         }

@@ -1,4 +1,4 @@
-//! A pseudo terminal (`pty(7)`): the program holds one end, we hold the other.
+//! Pseudo terminals (`pty(7)`).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,17 +12,17 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::watch;
 
-/// Our end of a pseudo terminal: what is written is typed, what is read is shown.
+/// The controlling end of a pseudo terminal: writes are the program's input, reads are its output.
 #[derive(Debug)]
 pub struct Terminal {
     fd: AsyncFd<OwnedFd>,
 }
 
 impl Terminal {
-    /// Opens a pseudo terminal; gives our end and the program's.
+    /// Opens a pseudo terminal. Returns the controlling end and the program's end.
     ///
     /// # Errors
-    /// When the system has none left or `/dev/ptmx` is missing.
+    /// Returns an error if the system has no pseudo terminals left or `/dev/ptmx` does not exist.
     pub fn open() -> io::Result<(Self, OwnedFd)> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let ours = rustix::pty::openpt(flags)?;
@@ -33,10 +33,10 @@ impl Terminal {
         Ok((Self { fd }, theirs))
     }
 
-    /// Tells the program the size of the window.
+    /// Sets the window size, which the program is notified of.
     ///
     /// # Errors
-    /// When the terminal is gone.
+    /// Returns an error if the terminal is closed.
     pub fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         Ok(rustix::termios::tcsetwinsize(self.fd.get_ref().as_fd(), size)?)
@@ -52,7 +52,7 @@ impl AsyncRead for Terminal {
                     buffer.advance(length);
                     return Poll::Ready(Ok(()));
                 }
-                // The program's end has been closed by its last holder: the end of its output.
+                // All descriptors of the program's end are closed: the end of its output.
                 Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Poll::Ready(Ok(())),
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_not_ready) => {}

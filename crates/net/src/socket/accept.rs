@@ -1,5 +1,5 @@
-//! Accepting that does not end: a connection that is gone before it is accepted is skipped, a shortage of descriptors
-//! or memory is waited out instead of spun on.
+//! Accepting connections. Connections that are closed before they are accepted are skipped; a lack of file descriptors
+//! or memory leads to a backoff.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,42 +8,50 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// First wait after a shortage; doubled up to [`LONGEST_WAIT`] while it lasts.
+/// The first backoff. It doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// A listener and its present back-off.
+/// A listener with its current backoff.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
-    wait: Option<Duration>,
+    backoff: Option<Duration>,
 }
 
 impl Acceptor {
-    /// Takes a non-blocking listener, as [`listen`](super::listen) makes it, into the current runtime.
+    /// Registers a non-blocking listener, such as one from [`listen`](super::listen), with the current runtime.
+    ///
+    /// # Errors
+    /// Returns an error if the runtime refuses the descriptor.
     pub fn new(listener: std::net::TcpListener) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::from_std(listener)?, wait: None })
+        Ok(Self { listener: TcpListener::from_std(listener)?, backoff: None })
     }
 
-    /// The listener's own address.
+    /// Returns the listener's address.
+    ///
+    /// # Errors
+    /// Returns an error if the socket is invalid.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// The next connection. Cancel-safe. An error is returned only where the listener itself
-    /// is broken.
+    /// Accepts the next connection. Cancel-safe.
+    ///
+    /// # Errors
+    /// Returns an error only if the listener itself is unusable.
     pub async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    self.wait = None;
+                    self.backoff = None;
                     return Ok((stream, peer));
                 }
-                Err(error) => match accept_back_off(&error, self.wait) {
+                Err(error) => match accept_backoff(&error, self.backoff) {
                     Some(Duration::ZERO) => {}
                     Some(wait) => {
-                        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "cannot accept connections, waiting");
-                        self.wait = Some(wait);
+                        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "cannot accept connections; waiting");
+                        self.backoff = Some(wait);
                         tokio::time::sleep(wait).await;
                     }
                     None => return Err(error),
@@ -59,15 +67,14 @@ impl AsFd for Acceptor {
     }
 }
 
-/// How long to wait before accepting again after `error`, given the wait before; `None` where accepting again is
-/// pointless.
-pub fn accept_back_off(error: &io::Error, before: Option<Duration>) -> Option<Duration> {
+/// Returns the wait before the next accept after an error, given the previous wait; `None` if the listener is unusable.
+pub fn accept_backoff(error: &io::Error, previous: Option<Duration>) -> Option<Duration> {
     match error.raw_os_error()? {
         libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
-            Some(before.map_or(FIRST_WAIT, |wait| (wait * 2).min(LONGEST_WAIT)))
+            Some(previous.map_or(FIRST_WAIT, |wait| (wait * 2).min(LONGEST_WAIT)))
         }
         libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP => None,
-        // accept(2): errors of the new connection are to be treated as if it had never been there.
+        // Errors of the new connection are ignored, as accept(2) recommends.
         _ => Some(Duration::ZERO),
     }
 }

@@ -1,9 +1,8 @@
-//! Closing a listener without resetting a connection.
+//! Closing a listener without resetting connections.
 //!
-//! What waits in a listener's queue is reset when it is closed, also where other sockets listen on the same port, and
-//! between the last look into the queue and the close another connection may come. So new handshakes are kept out first:
-//! the client sends its SYN again a second later, to whoever listens there then, or is refused; either way nothing of what
-//! it wants to say is lost.
+//! Closing a listener resets the connections in its queue, even if other sockets listen on the same port, and a
+//! connection may arrive between the last accept and the close. So the kernel first drops new handshakes. The client
+//! retransmits its SYN a second later and reaches another listener or is refused; no data of a connection is lost.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,16 +11,19 @@ use socket2::{Domain, SockFilter, SockRef};
 
 use super::set_option;
 
-/// Where a TCP header has its flags.
+/// The offset of the flags in a TCP header.
 const FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
 
-/// From now on the kernel drops what would begin another connection to this listener. Handshakes that have begun are
-/// finished; what they lead to has to be accepted for some round trips more, before the listener is closed.
+/// Makes the kernel drop new handshakes with a listener. Handshakes in progress complete; their connections must be
+/// accepted for a few more round trips before the listener is closed.
 ///
-/// Where this process may not attach a filter, by the number of hops that packets may still go: more than any has that was
-/// routed or comes from a host with usual settings (64 or 128). A SYN with all 255 still gets in.
+/// A process that may not attach a socket filter requires a minimum TTL of 255 instead: routed packets and packets of
+/// hosts with usual settings (64 or 128) have less. A SYN with a TTL of 255 is still accepted.
+///
+/// # Errors
+/// Returns an error if the kernel refuses both.
 pub fn refuse_new(listener: &impl AsFd) -> io::Result<()> {
     match refuse_by_filter(listener) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => refuse_by_hops(listener),
@@ -41,8 +43,8 @@ fn refuse_by_filter(listener: &impl AsFd) -> io::Result<()> {
     SockRef::from(listener).attach_filter(&program)
 }
 
-/// The kernel compares the TTL of a SYN with the listener's least (RFC 5082), but not that of the ACK which ends a handshake,
-/// and of connections only with their own, which they took from the listener when they began.
+/// Requires a minimum TTL (RFC 5082). The kernel checks it for SYNs to the listener, but not for the ACK that completes
+/// a handshake. Accepted connections have the minimum that the listener had at their start.
 fn refuse_by_hops(listener: &impl AsFd) -> io::Result<()> {
     const ALL: libc::c_int = 255;
     set_option(listener, libc::IPPROTO_IP, libc::IP_MINTTL, ALL)?;
@@ -60,7 +62,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
-    fn serves_who_has_connected_and_nobody_else(bind: &str, refuse: fn(&TcpListener) -> io::Result<()>) {
+    fn only_established_connections_are_served(bind: &str, refuse: fn(&TcpListener) -> io::Result<()>) {
         let listener = TcpListener::bind(bind).unwrap();
         let address = std::net::SocketAddr::new([127, 0, 0, 1].into(), listener.local_addr().unwrap().port());
         let mut before = TcpStream::connect(address).unwrap();
@@ -70,21 +72,21 @@ mod tests {
         let (mut accepted, _) = listener.accept().unwrap();
         drop(listener);
         before.write_all(b"hello").unwrap();
-        let mut heard = [0; 5];
-        accepted.read_exact(&mut heard).unwrap();
-        assert_eq!(&heard, b"hello");
+        let mut received = [0; 5];
+        accepted.read_exact(&mut received).unwrap();
+        assert_eq!(&received, b"hello");
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
-    fn what_has_connected_is_served_and_nobody_else_gets_in() {
-        serves_who_has_connected_and_nobody_else("127.0.0.1:0", refuse_new);
-        serves_who_has_connected_and_nobody_else("[::]:0", refuse_new);
+    fn new_handshakes_are_dropped_by_a_filter() {
+        only_established_connections_are_served("127.0.0.1:0", refuse_new);
+        only_established_connections_are_served("[::]:0", refuse_new);
     }
 
     #[test]
-    fn the_same_without_the_right_to_filter() {
-        serves_who_has_connected_and_nobody_else("127.0.0.1:0", refuse_by_hops);
-        serves_who_has_connected_and_nobody_else("[::]:0", refuse_by_hops);
+    fn new_handshakes_are_dropped_by_the_minimum_ttl() {
+        only_established_connections_are_served("127.0.0.1:0", refuse_by_hops);
+        only_established_connections_are_served("[::]:0", refuse_by_hops);
     }
 }

@@ -9,7 +9,7 @@ fn local() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_not_redirected_has_its_own_address() {
+async fn the_original_destination_of_a_direct_connection_is_its_address() {
     let listener = listen(local(), &Listen::default()).unwrap();
     let address = listener.local_addr().unwrap();
     let mut acceptor = Acceptor::new(listener).unwrap();
@@ -25,7 +25,7 @@ async fn a_dual_stack_listener_sees_ipv4_destinations_as_ipv4() {
     let listener = match listen((Ipv6Addr::UNSPECIFIED, 0).into(), &Listen::default()) {
         Ok(listener) => listener,
         Err(error) => {
-            eprintln!("SKIPPED: this machine has no IPv6: {error}");
+            eprintln!("not checked: this machine has no IPv6: {error}");
             return;
         }
     };
@@ -64,7 +64,7 @@ async fn accepted_connections_inherit_keep_alive() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_is_told_at_once() {
+async fn a_refused_connection_fails_at_once() {
     let listener = listen(local(), &Listen::default()).unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -92,7 +92,7 @@ async fn a_silent_destination_times_out() {
 }
 
 #[tokio::test]
-async fn the_mark_is_set_where_allowed_and_an_error_where_not() {
+async fn the_mark_is_set_or_an_error() {
     let listener = listen(local(), &Listen::default()).unwrap();
     let address = listener.local_addr().unwrap();
     let options = Connect { mark: Some(PROXY_MARK), ..Connect::default() };
@@ -103,7 +103,7 @@ async fn the_mark_is_set_where_allowed_and_an_error_where_not() {
 }
 
 #[test]
-fn shared_listeners_have_one_address_and_refuse_a_twin() {
+fn shared_listeners_have_one_address_and_detect_another_process() {
     let listeners = listen_shared(local(), 3, 16).unwrap();
     let address = listeners[0].local_addr().unwrap();
     assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == address));
@@ -112,7 +112,7 @@ fn shared_listeners_have_one_address_and_refuse_a_twin() {
 }
 
 #[test]
-fn what_is_bound_refuses_until_it_is_open() {
+fn bound_listeners_refuse_connections_until_they_are_open() {
     let listeners = bind_shared(local(), 2).unwrap();
     let address = listeners[0].local_addr().unwrap();
     assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == address));
@@ -124,17 +124,17 @@ fn what_is_bound_refuses_until_it_is_open() {
 }
 
 #[test]
-fn back_off_grows_on_shortage_and_skips_lost_connections() {
+fn backoff_grows_with_lack_of_resources_and_skips_lost_connections() {
     let shortage = io::Error::from_raw_os_error(libc::EMFILE);
-    assert_eq!(accept_back_off(&shortage, None), Some(Duration::from_millis(5)));
-    assert_eq!(accept_back_off(&shortage, Some(Duration::from_millis(5))), Some(Duration::from_millis(10)));
-    assert_eq!(accept_back_off(&shortage, Some(Duration::from_secs(1))), Some(Duration::from_secs(1)));
+    assert_eq!(accept_backoff(&shortage, None), Some(Duration::from_millis(5)));
+    assert_eq!(accept_backoff(&shortage, Some(Duration::from_millis(5))), Some(Duration::from_millis(10)));
+    assert_eq!(accept_backoff(&shortage, Some(Duration::from_secs(1))), Some(Duration::from_secs(1)));
     let lost = io::Error::from_raw_os_error(libc::ECONNABORTED);
-    assert_eq!(accept_back_off(&lost, None), Some(Duration::ZERO));
-    assert_eq!(accept_back_off(&io::Error::from_raw_os_error(libc::EBADF), None), None);
+    assert_eq!(accept_backoff(&lost, None), Some(Duration::ZERO));
+    assert_eq!(accept_backoff(&io::Error::from_raw_os_error(libc::EBADF), None), None);
 }
 
 #[test]
-fn the_open_files_limit_is_what_is_allowed() {
+fn the_open_files_limit_is_raised() {
     assert!(raise_open_files_limit().unwrap() > 0);
 }

@@ -16,7 +16,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 type Ended = (Result<(), Broken>, u64, u64, usize);
 
-/// A client and a server with a relay between them, on a runtime that may run local tasks.
+/// A client and a server with a relay between them.
 struct Rig {
     client: TcpStream,
     server: TcpStream,
@@ -39,7 +39,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("in time") })
 }
 
-/// Bytes that tell their place.
+/// Pseudo-random bytes.
 fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     (0..length)
@@ -62,7 +62,7 @@ async fn receive(mut stream: tokio::net::tcp::OwnedReadHalf) -> Vec<u8> {
 }
 
 #[test]
-fn carries_much_both_ways_at_once() {
+fn relays_large_streams_in_both_directions() {
     for threshold in [0, 64 * 1024, u64::MAX] {
         run(async {
             let rig = rig(Relay { threshold, ..Relay::default() }).await;
@@ -85,7 +85,7 @@ fn carries_much_both_ways_at_once() {
 }
 
 #[test]
-fn small_messages_are_not_spliced_however_many() {
+fn small_messages_are_never_spliced() {
     run(async {
         let mut rig = rig(Relay { threshold: 0, ..Relay::default() }).await;
         let mut answer = [0; 1024];
@@ -112,7 +112,7 @@ fn a_half_close_leaves_the_other_half_open() {
             let mut request = Vec::new();
             rig.server.read_to_end(&mut request).await.unwrap();
             assert_eq!(request, b"all of it");
-            // The server answers after it saw the end.
+            // The server responds after the half-close.
             rig.server.write_all(b"done").await.unwrap();
             drop(rig.server);
             let mut answer = Vec::new();
@@ -126,7 +126,7 @@ fn a_half_close_leaves_the_other_half_open() {
 }
 
 #[test]
-fn a_reset_is_passed_on_as_a_reset() {
+fn a_reset_is_forwarded_as_a_reset() {
     run(async {
         let mut rig = rig(Relay::default()).await;
         rig.server.write_all(b"beginning").await.unwrap();
@@ -143,7 +143,7 @@ fn a_reset_is_passed_on_as_a_reset() {
 }
 
 #[test]
-fn idle_connections_end() {
+fn idle_connections_are_closed() {
     run(async {
         let mut rig = rig(Relay { idle: Duration::from_millis(200), ..Relay::default() }).await;
         for _ in 0..4 {
@@ -159,7 +159,7 @@ fn idle_connections_end() {
 }
 
 #[test]
-fn a_pipe_with_bytes_left_is_never_used_again() {
+fn a_pipe_with_bytes_is_never_reused() {
     run(async {
         let pipes = Pipes::default();
         let ((mut writer, reader), (out, mut far)) = (pair().await, pair().await);
@@ -168,7 +168,7 @@ fn a_pipe_with_bytes_left_is_never_used_again() {
         let mut pipe = pipes.take().unwrap();
         assert_eq!(pipe.fill(&reader).unwrap(), 4);
         drop(pipe);
-        assert_eq!(pipes.idle(), 0, "a pipe that holds bytes came back");
+        assert_eq!(pipes.idle(), 0, "a pipe with bytes returned to the pool");
 
         writer.write_all(b"next").await.unwrap();
         let mut pipe = pipes.take().unwrap();
@@ -186,7 +186,7 @@ fn a_pipe_with_bytes_left_is_never_used_again() {
 }
 
 #[test]
-fn a_receiver_that_does_not_read_holds_the_sender_back() {
+fn a_receiver_that_does_not_read_blocks_the_sender() {
     run(async {
         let rig = rig(Relay { threshold: 0, ..Relay::default() }).await;
         let (_reads, mut writes) = rig.client.into_split();
@@ -194,7 +194,7 @@ fn a_receiver_that_does_not_read_holds_the_sender_back() {
         let chunk = vec![7; 1 << 16];
         while tokio::time::timeout(Duration::from_millis(300), writes.write_all(&chunk)).await.is_ok() {
             sent += chunk.len();
-            assert!(sent < 64 << 20, "nothing holds the sender back");
+            assert!(sent < 64 << 20, "the sender is not blocked");
         }
         drop(rig.server);
         let (ended, ..) = rig.ended.await.unwrap();

@@ -1,4 +1,4 @@
-//! Capture and Service rules, seen by real connections.
+//! Rules of capture and Services, tested with real connections.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -11,24 +11,25 @@ use net::{PROXY_MARK, PROXY_UID};
 
 use super::links::{Cluster, cluster, ip, net, pod_address};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("firewall::outbound_connections_are_captured", outbound_connections_are_captured),
+    ("firewall::the_proxys_user_is_exempt_from_capture", the_proxys_user_is_exempt_from_capture),
     ("firewall::inbound_connections_are_captured", inbound_connections_are_captured),
-    ("firewall::the_pods_own_traffic", the_pods_own_traffic),
+    ("firewall::connections_of_a_pod_to_itself", connections_of_a_pod_to_itself),
     ("firewall::dns_is_captured", dns_is_captured),
     (
-        "firewall::questions_of_a_pods_and_its_sidecars_are_kept_apart",
-        questions_of_a_pods_and_its_sidecars_are_kept_apart,
+        "firewall::queries_of_pod_and_sidecar_have_separate_conntrack_zones",
+        queries_of_pod_and_sidecar_have_separate_conntrack_zones,
     ),
     ("firewall::services_spread_over_backends", services_spread_over_backends),
     ("firewall::services_without_backends_refuse", services_without_backends_refuse),
     ("firewall::hairpins_and_uplinks_are_masqueraded", hairpins_and_uplinks_are_masqueraded),
-    ("firewall::many_services_fit", many_services_fit),
+    ("firewall::three_hundred_services_fit_one_transaction", three_hundred_services_fit_one_transaction),
 ];
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a server says of a connection: its own name, the peer, the original destination.
+/// Sends each client the server's name, the client's address and the original destination.
 fn announce(listener: TcpListener, name: &'static str) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -45,29 +46,29 @@ fn serve(inside: &NetNamespace, address: &str, name: &'static str) {
     announce(listener, name);
 }
 
-fn listen_to(stream: std::io::Result<TcpStream>) -> Result<String, std::io::Error> {
+fn read_response(stream: std::io::Result<TcpStream>) -> Result<String, std::io::Error> {
     let mut stream = stream?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)
 }
 
 fn call(inside: &NetNamespace, address: SocketAddr) -> Result<String, std::io::Error> {
-    inside.run_in(|| listen_to(TcpStream::connect_timeout(&address, PATIENCE))).unwrap()
+    inside.run_in(|| read_response(TcpStream::connect_timeout(&address, TIMEOUT))).unwrap()
 }
 
-/// A call by the sidecar: marked, from a source if given.
+/// Connects like the sidecar: with its mark, and optionally from a source address.
 fn call_marked(inside: &NetNamespace, address: SocketAddr, source: Option<IpAddr>) -> Result<String, std::io::Error> {
     inside
         .run_in(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let options =
-                    net::Connect { mark: Some(PROXY_MARK), timeout: PATIENCE, source, ..net::Connect::default() };
+                    net::Connect { mark: Some(PROXY_MARK), timeout: TIMEOUT, source, ..net::Connect::default() };
                 let stream = net::connect(address, &options).await?.into_std()?;
                 stream.set_nonblocking(false)?;
-                listen_to(Ok(stream))
+                read_response(Ok(stream))
             })
         })
         .unwrap()
@@ -77,7 +78,7 @@ fn at(address: &str) -> SocketAddr {
     address.parse().unwrap()
 }
 
-/// A pod with capture and a sidecar's listeners, and a peer outside.
+/// A pod with capture and a sidecar's listeners, and a peer pod.
 fn meshed(capture: &Capture) -> Cluster {
     let cluster = cluster(2);
     cluster.pods[0].run_in(|| install_capture(capture).unwrap()).unwrap();
@@ -104,31 +105,28 @@ fn outbound_connections_are_captured() {
     let pod = &cluster.pods[0];
     assert_eq!(plain(call(pod, at("10.244.0.3:9080")).unwrap()), "outbound 10.244.0.2 10.244.0.3:9080");
     assert_eq!(plain(call(pod, at("[fd00:10::3]:9080")).unwrap()), "outbound fd00:10::2 fd00:10::3:9080");
-    // Destinations that exist nowhere are captured all the same: the sidecar decides.
+    // Destinations that do not exist are captured too: the sidecar decides.
     assert_eq!(plain(call(pod, at("240.240.0.1:80")).unwrap()), "outbound 10.244.0.2 240.240.0.1:80");
     assert!(call(pod, at("10.244.0.3:9081")).unwrap().starts_with("peer "));
     assert!(call(pod, at("10.244.7.9:9080")).is_err(), "an excluded network is not captured");
     assert!(call_marked(pod, at("10.244.0.3:9080"), None).unwrap().starts_with("peer "), "the mark exempts");
     assert!(call_marked(pod, at("[fd00:10::3]:9080"), None).unwrap().starts_with("peer "));
-    if super::single_user() {
-        println!("  (one user only here: the exemption by user is checked as root)");
-    } else {
-        let told = pod
-            .run_in(|| {
-                rustix::thread::set_thread_res_uid(
-                    rustix::process::Uid::from_raw(PROXY_UID),
-                    rustix::process::Uid::from_raw(PROXY_UID),
-                    rustix::process::Uid::from_raw(PROXY_UID),
-                )
-                .unwrap();
-                listen_to(TcpStream::connect_timeout(&at("10.244.0.3:9080"), PATIENCE))
-            })
-            .unwrap();
-        assert!(told.unwrap().starts_with("peer "), "the user exempts");
-    }
     pod.run_in(|| remove_capture().unwrap()).unwrap();
     assert!(call(pod, at("10.244.0.3:9080")).unwrap().starts_with("peer "));
     pod.run_in(|| remove_capture().unwrap()).unwrap();
+}
+
+fn the_proxys_user_is_exempt_from_capture() {
+    super::needs_several_users();
+    let cluster = meshed(&Capture::default());
+    let text = cluster.pods[0]
+        .run_in(|| {
+            let proxy = rustix::process::Uid::from_raw(PROXY_UID);
+            rustix::thread::set_thread_res_uid(proxy, proxy, proxy).unwrap();
+            read_response(TcpStream::connect_timeout(&at("10.244.0.3:9080"), TIMEOUT))
+        })
+        .unwrap();
+    assert!(text.unwrap().starts_with("peer "));
 }
 
 fn inbound_connections_are_captured() {
@@ -145,17 +143,17 @@ fn inbound_connections_are_captured() {
     assert!(call(outside, at("10.244.0.2:9090")).unwrap().starts_with("inbound "));
 }
 
-fn the_pods_own_traffic() {
+fn connections_of_a_pod_to_itself() {
     let cluster = meshed(&Capture::default());
     let pod = &cluster.pods[0];
     let own = at("10.244.0.2:9080");
     assert!(call(pod, at("127.0.0.1:9080")).unwrap().starts_with("application "), "loopback is left alone");
     assert!(call(pod, at("[::1]:9080")).unwrap().starts_with("application "));
     assert!(call(pod, own).unwrap().starts_with("application "), "the application calls itself directly");
-    // The sidecar hands over an inbound connection.
-    let told = plain(call_marked(pod, own, Some(ip("127.0.0.6"))).unwrap());
-    assert_eq!(told, "application 127.0.0.6 10.244.0.2:9080");
-    // The sidecar's outbound half calls the pod itself: in through the inbound half.
+    // The sidecar's inbound listener connects to the application.
+    let text = plain(call_marked(pod, own, Some(ip("127.0.0.6"))).unwrap());
+    assert_eq!(text, "application 127.0.0.6 10.244.0.2:9080");
+    // The sidecar's outbound listener connects to its own pod: captured inbound.
     assert_eq!(plain(call_marked(pod, own, None).unwrap()), "inbound 10.244.0.2 10.244.0.2:9080");
     assert!(call_marked(pod, at("127.0.0.1:9080"), None).unwrap().starts_with("application "));
 }
@@ -163,30 +161,30 @@ fn the_pods_own_traffic() {
 fn dns_is_captured() {
     let cluster = meshed(&Capture::default());
     let pod = &cluster.pods[0];
-    answer_as(pod, "127.0.0.1:15053", "sidecar");
+    respond_as(pod, "127.0.0.1:15053", "sidecar");
     serve(pod, "127.0.0.1:15053", "names");
-    assert_eq!(ask(pod, 0, "10.96.0.10:53", None), "sidecar heard question");
+    assert_eq!(query(pod, 0, "10.96.0.10:53", None), "sidecar heard question");
     assert!(call(pod, at("10.96.0.10:53")).unwrap().starts_with("names "));
 }
 
-/// The kernel remembers what it decided on a pair of addresses and ports, and ports are used again.
-fn questions_of_a_pods_and_its_sidecars_are_kept_apart() {
+/// Connection tracking keeps its decision for a pair of addresses and ports, and ports are reused.
+fn queries_of_pod_and_sidecar_have_separate_conntrack_zones() {
     let cluster = meshed(&Capture::default());
     let pod = &cluster.pods[0];
-    answer_as(pod, "127.0.0.1:15053", "sidecar");
-    answer_as(&cluster.pods[1], "10.244.0.3:53", "server");
+    respond_as(pod, "127.0.0.1:15053", "sidecar");
+    respond_as(&cluster.pods[1], "10.244.0.3:53", "server");
     for port in [40001, 40002] {
         let mut who = [(None, "sidecar heard question"), (Some(PROXY_MARK), "server heard question")];
-        // Whoever comes first.
+        // The order must not matter.
         who.rotate_left(usize::from(port % 2 == 0));
         for (mark, expected) in who.into_iter().cycle().take(6) {
-            assert_eq!(ask(pod, port, "10.244.0.3:53", mark), expected, "from port {port}, mark {mark:?}");
+            assert_eq!(query(pod, port, "10.244.0.3:53", mark), expected, "from port {port}, mark {mark:?}");
         }
     }
 }
 
-/// Answers every datagram with a name and what it said.
-fn answer_as(inside: &NetNamespace, address: &str, name: &'static str) {
+/// Responds to each datagram with a name and the content of the datagram.
+fn respond_as(inside: &NetNamespace, address: &str, name: &'static str) {
     let server = inside.run_in(|| UdpSocket::bind(address).unwrap()).unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
@@ -196,8 +194,8 @@ fn answer_as(inside: &NetNamespace, address: &str, name: &'static str) {
     });
 }
 
-/// What a datagram from this port is answered.
-fn ask(inside: &NetNamespace, port: u16, server: &str, mark: Option<u32>) -> String {
+/// Sends a datagram from a port and returns the response.
+fn query(inside: &NetNamespace, port: u16, server: &str, mark: Option<u32>) -> String {
     inside
         .run_in(|| {
             let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
@@ -205,7 +203,7 @@ fn ask(inside: &NetNamespace, port: u16, server: &str, mark: Option<u32>) -> Str
                 net::socket::set_mark(&socket, mark).unwrap();
             }
             socket.connect(server).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(TIMEOUT)).unwrap();
             socket.send(b"question").unwrap();
             let mut buffer = [0; 64];
             let length = socket.recv(&mut buffer).unwrap();
@@ -249,24 +247,25 @@ fn services_spread_over_backends() {
     ] {
         let mut counts = HashMap::new();
         for _ in 0..150 {
-            let told = call(who, at(address)).unwrap();
-            *counts.entry(told.split(' ').next().unwrap().to_owned()).or_insert(0) += 1;
+            let text = call(who, at(address)).unwrap();
+            *counts.entry(text.split(' ').next().unwrap().to_owned()).or_insert(0) += 1;
         }
-        // Each has 50 of 150 expected, with a standard deviation below 6: five of them is never.
+        // Each backend has an expected count of 50 with a standard deviation below 6; the limits are five deviations
+        // away.
         assert!(counts.len() == 3 && counts.values().all(|count| (20..=80).contains(count)), "{address}: {counts:?}");
     }
     let echo = cluster.pods[1].run_in(|| UdpSocket::bind("10.244.0.3:5353").unwrap()).unwrap();
-    let asked = cluster.pods[0]
+    let client = cluster.pods[0]
         .run_in(|| {
             let socket = UdpSocket::bind("10.244.0.2:0").unwrap();
             socket.send_to(b"over udp", "10.96.0.20:53").unwrap();
             socket
         })
         .unwrap();
-    echo.set_read_timeout(Some(PATIENCE)).unwrap();
+    echo.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut buffer = [0; 16];
     let (_, from) = echo.recv_from(&mut buffer).unwrap();
-    assert_eq!(from, asked.local_addr().unwrap());
+    assert_eq!(from, client.local_addr().unwrap());
 
     let fewer = Services { virtual_servers: vec![server("10.96.0.20:80", &four[..1])], ..Services::default() };
     cluster.router.run_in(|| apply_services(&fewer).unwrap()).unwrap();
@@ -287,14 +286,14 @@ fn services_without_backends_refuse() {
     cluster.router.run_in(|| apply_services(&services).unwrap()).unwrap();
     let started = Instant::now();
     for address in ["10.96.0.20:80", "10.96.0.99:80", "10.96.0.20:81"] {
-        // Without a route for Services in the router itself the unknown ones would have nowhere to go.
+        // Without a route to Service addresses in the router, packets to unknown ones would have no route.
         let mut links = net::link::Links::open_in(&cluster.router).unwrap();
         let via = net::link::Via::Link("veth1");
         links.add_route(net::link::Route { to: net("10.96.0.0/16"), via, source: None }).unwrap();
         let error = call(&cluster.pods[0], at(address)).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address}: {error}");
     }
-    // From the router itself too, but for what it serves itself.
+    // From the router too, except to its own addresses.
     let error = call(&cluster.router, at("10.96.0.99:80")).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
     serve(&cluster.router, "10.96.0.1:443", "own");
@@ -303,7 +302,7 @@ fn services_without_backends_refuse() {
     assert!(started.elapsed() < Duration::from_secs(1), "refused at once");
     let mut text = String::new();
     kept.read_to_string(&mut text).unwrap();
-    assert!(text.starts_with("one "), "a connection made before goes on: {text}");
+    assert!(text.starts_with("one "), "existing connections continue: {text}");
 }
 
 fn hairpins_and_uplinks_are_masqueraded() {
@@ -328,16 +327,16 @@ fn hairpins_and_uplinks_are_masqueraded() {
     cluster.router.run_in(|| apply_services(&services).unwrap()).unwrap();
     serve(&outside, "[::]:9080", "outside");
     serve(&cluster.pods[0], "[::]:8080", "self");
-    let told = plain(call(&cluster.pods[0], at("203.0.113.9:9080")).unwrap());
-    assert!(told.starts_with("outside 203.0.113.1 "), "{told}");
-    let told = plain(call(&cluster.pods[0], at("10.96.0.20:80")).unwrap());
-    assert!(told.starts_with("self "), "{told}");
-    let told = plain(call(&outside, at("203.0.113.10:80")).unwrap());
-    assert!(told.starts_with("self 203.0.113.9 "), "a LoadBalancer keeps the caller's address: {told}");
+    let text = plain(call(&cluster.pods[0], at("203.0.113.9:9080")).unwrap());
+    assert!(text.starts_with("outside 203.0.113.1 "), "{text}");
+    let text = plain(call(&cluster.pods[0], at("10.96.0.20:80")).unwrap());
+    assert!(text.starts_with("self "), "{text}");
+    let text = plain(call(&outside, at("203.0.113.10:80")).unwrap());
+    assert!(text.starts_with("self 203.0.113.9 "), "a LoadBalancer keeps the caller's address: {text}");
     assert_eq!(pod_address(0), ip("10.244.0.2"));
 }
 
-fn many_services_fit() {
+fn three_hundred_services_fit_one_transaction() {
     let alone = NetNamespace::create().unwrap();
     let backends = ["10.244.0.2:80", "10.244.0.3:80", "10.244.0.4:80"];
     let virtual_servers =

@@ -9,10 +9,10 @@ use net::capture::{Capture, tcp_payload};
 use net::link::{Links, Route, Via};
 use net::namespace::NetNamespace;
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("links::two_routed_pods_reach_each_other", two_routed_pods_reach_each_other),
     ("links::a_bridge_joins_networks", a_bridge_joins_networks),
-    ("links::missing_things_are_told", missing_things_are_told),
+    ("links::errors_name_what_is_missing", errors_name_what_is_missing),
 ];
 
 pub(super) fn net(text: &str) -> IpNet {
@@ -23,13 +23,13 @@ pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A router namespace with pods, as the node agent lays them out: routed, not bridged.
+/// A router namespace with pods that are routed, not bridged, as the node agent creates them.
 pub(super) struct Cluster {
     pub router: NetNamespace,
     pub pods: Vec<NetNamespace>,
 }
 
-/// Address of a pod: 10.244.0.2 and up, and fd00:10::2 and up.
+/// Returns the IPv4 address of a pod: 10.244.0.2 and up. Its IPv6 address is fd00:10::2 and up.
 pub(super) fn pod_address(index: usize) -> IpAddr {
     ip(&format!("10.244.0.{}", index + 2))
 }
@@ -106,7 +106,7 @@ fn a_bridge_joins_networks() {
     links.up("wire").unwrap();
     for (index, end) in ends.iter().enumerate() {
         let port = format!("port{index}");
-        // Made here and moved, the other way to get a link's end into a namespace.
+        // Created here and moved: the other way to give a namespace one end of a link.
         links.add_veth(&port, "uplink-to-be", None).unwrap();
         links.move_to("uplink-to-be", end).unwrap();
         links.attach(&port, "wire").unwrap();
@@ -125,14 +125,14 @@ fn a_bridge_joins_networks() {
     assert_eq!(peer, stream.local_addr().unwrap());
 }
 
-fn missing_things_are_told() {
+fn errors_name_what_is_missing() {
     let alone = NetNamespace::create().unwrap();
     let mut links = Links::open_in(&alone).unwrap();
     let error = links.delete("nothing").unwrap_err();
     assert!(error.is_missing(), "{error}");
     assert_eq!(error.to_string(), "cannot remove link nothing: No such device (os error 19)");
     let error = links.add_veth("much-too-long-a-name", "x", None).unwrap_err();
-    assert!(error.to_string().starts_with("cannot make link much-too-long-a-name with peer x: "), "{error}");
+    assert!(error.to_string().starts_with("cannot create link much-too-long-a-name with peer x: "), "{error}");
     assert!(alone.set("ipv4/no_such_thing", "1").unwrap_err().to_string().contains("/proc/sys/net/ipv4/no_such_thing"));
     let route = Route { to: net("10.244.0.0/16"), via: Via::Unreachable, source: None };
     links.add_route(route).unwrap();

@@ -1,4 +1,4 @@
-//! Processes in pods: namespaces, file trees, ends, terminals.
+//! Processes in pods: namespaces, file trees, exit statuses, users, terminals.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -13,17 +13,17 @@ use net::process::{
 };
 use tokio::io::AsyncReadExt;
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("processes::a_pod_has_its_own_namespaces", a_pod_has_its_own_namespaces),
-    ("processes::file_trees_have_their_own_places", file_trees_have_their_own_places),
-    ("processes::failures_say_what", failures_say_what),
-    ("processes::ends_are_told", ends_are_told),
+    ("processes::file_trees_have_replaced_paths", file_trees_have_replaced_paths),
+    ("processes::failures_name_the_reason", failures_name_the_reason),
+    ("processes::exit_statuses_are_reported", exit_statuses_are_reported),
     ("processes::users_and_capabilities", users_and_capabilities),
     ("processes::terminals_work", terminals_work),
     ("processes::everything_dies_with_the_launcher", everything_dies_with_the_launcher),
 ];
 
-/// The argument by which this executable becomes a launcher that gets killed.
+/// The argument that makes this executable a launcher, which the test kills.
 pub(super) const LAUNCHER: &str = "--launcher";
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -46,7 +46,7 @@ async fn pod() -> Process {
     launch(pause, Streams::none().unwrap()).await.unwrap()
 }
 
-/// Runs to the end; gives what it printed and how it ended.
+/// Runs a process to its end. Returns its output and its exit status.
 async fn run(mut wanted: Launch, pod: Option<&Process>) -> (String, Exit) {
     let (mut output, theirs) = std::io::pipe().unwrap();
     let mut streams = Streams::none().unwrap();
@@ -75,14 +75,14 @@ fn a_pod_has_its_own_namespaces() {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "a-pod");
         assert_eq!(lines[1], "pause");
-        assert!(lines[2].parse::<u32>().unwrap() <= 6, "only the pod's processes are seen: {text}");
-        assert!(!text.contains("eth"), "its own links");
+        assert!(lines[2].parse::<u32>().unwrap() <= 6, "only processes of the pod are visible: {text}");
+        assert!(!text.contains("eth"), "the pod has links of its own");
         pod.kill(Signal::TERM).unwrap();
         assert_eq!(pod.wait().await.unwrap(), Exit::Code(0));
     });
 }
 
-fn file_trees_have_their_own_places() {
+fn file_trees_have_replaced_paths() {
     let own = Path::new("/tmp").join(format!("isthmus-view-{}", std::process::id()));
     std::fs::create_dir_all(own.join("volume")).unwrap();
     std::fs::write(own.join("volume/key"), "value").unwrap();
@@ -109,10 +109,10 @@ fn file_trees_have_their_own_places() {
             ],
         });
         let (text, exit) = run(wanted, Some(&pod)).await;
-        let told: Vec<_> = text.lines().filter(|line| !line.contains("Read-only")).collect();
+        let lines: Vec<_> = text.lines().filter(|line| !line.contains("Read-only")).collect();
         assert_eq!(exit, Exit::Code(0), "{text}");
         assert_eq!(
-            told,
+            lines,
             ["nameserver 10.96.0.10", "valuevaluevaluehost", "wrote", "refused", "file", "run", "1", "/work/dir"],
             "{text}"
         );
@@ -130,7 +130,7 @@ fn file_trees_have_their_own_places() {
     std::fs::remove_dir_all(own).unwrap();
 }
 
-fn failures_say_what() {
+fn failures_name_the_reason() {
     block_on(async {
         let mut missing = shell("");
         missing.program = Program::Named("no-such-program".into());
@@ -144,11 +144,11 @@ fn failures_say_what() {
         let mut joined = shell("");
         joined.join = Namespaces { net: true, ..Namespaces::default() };
         let error = launch(joined, Streams::none().unwrap()).await.unwrap_err();
-        assert_eq!(error.to_string(), "no process given whose namespaces to join");
+        assert_eq!(error.to_string(), "the process whose namespaces to join is missing");
     });
 }
 
-fn ends_are_told() {
+fn exit_statuses_are_reported() {
     block_on(async {
         let (text, exit) = run(shell("echo to be seen; exit 7"), None).await;
         assert_eq!((text.as_str(), exit), ("to be seen\n", Exit::Code(7)));
@@ -160,36 +160,33 @@ fn ends_are_told() {
         assert!(started.elapsed() < Duration::from_secs(1));
         process.kill(Signal::KILL).unwrap();
 
-        // What a container leaves behind goes with its mount namespace; other containers stay.
+        // The processes that a container leaves behind are killed by its mount namespace; other containers keep running.
         let pod = pod().await;
-        let mut wanted = shell("sleep 60 & echo $!; sleep 0.2");
+        let mut wanted = shell("sleep 60 & read line; exit 0");
         wanted.view = Some(View::default());
         let mut other = shell("exec sleep 60");
         other.view = Some(View::default());
         other.make = Namespaces { mount: true, ..Namespaces::default() };
         let other = launch(other, Streams::none().unwrap()).await.unwrap();
-        let (output, theirs) = std::io::pipe().unwrap();
+        let (theirs, input) = std::io::pipe().unwrap();
         let mut streams = Streams { of: Some(pod.handle().unwrap()), ..Streams::none().unwrap() };
-        streams.output = theirs.into();
+        streams.input = theirs.into();
         wanted.join = Namespaces { mount: false, ..Namespaces::ALL };
         wanted.make = Namespaces { mount: true, ..Namespaces::default() };
         let first = launch(wanted, streams).await.unwrap();
         let id = MountNamespace::of(first.pid()).unwrap();
+        drop(input);
         assert_eq!(first.wait().await.unwrap(), Exit::Code(0));
         assert_eq!(id.kill_all(), 1);
         assert_eq!(MountNamespace::of(other.pid()).unwrap().kill_all(), 1);
         assert_eq!(other.wait().await.unwrap(), Exit::Signal(9));
-        drop(output);
         pod.kill(Signal::KILL).unwrap();
         pod.wait().await.unwrap();
     });
 }
 
 fn users_and_capabilities() {
-    if super::single_user() {
-        println!("  (one user only here: changing users is checked as root)");
-        return;
-    }
+    super::needs_several_users();
     block_on(async {
         let mut wanted = shell("id -u; id -g; grep CapEff /proc/self/status; grep CapAmb /proc/self/status");
         wanted.user = Some(User { uid: 1337, gid: 1337, groups: vec![], capabilities: vec!["NET_ADMIN".into()] });
@@ -198,7 +195,7 @@ fn users_and_capabilities() {
         let mut wrong = shell("");
         wrong.user = Some(User { uid: 1, gid: 1, groups: vec![], capabilities: vec!["FLY".into()] });
         let error = launch(wrong, Streams::none().unwrap()).await.unwrap_err();
-        assert_eq!(error.to_string(), "there is no capability \"FLY\"");
+        assert_eq!(error.to_string(), "unknown capability \"FLY\"");
     });
 }
 
@@ -215,14 +212,15 @@ fn terminals_work() {
             of: None,
         };
         let process = launch(wanted, streams).await.unwrap();
-        // Words are echoed as they are typed: not before the program asks for them, so that they come after what it says.
+        // The terminal echoes input. Input is sent after the program has printed its output, so that the echo comes
+        // after it.
         let mut said = Vec::new();
-        let asked = async {
+        let printed = async {
             while !said.ends_with(b"a terminal\r\n") {
                 assert_ne!(terminal.read_buf(&mut said).await.unwrap(), 0, "{said:?}");
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), printed).await.unwrap();
         assert_eq!(said, b"40 100\r\na terminal\r\n");
         tokio::io::AsyncWriteExt::write_all(&mut terminal, b"words\n").await.unwrap();
         let mut text = String::new();
@@ -232,7 +230,7 @@ fn terminals_work() {
     });
 }
 
-/// Starts a pod with a process in it, prints their numbers, and waits to be killed.
+/// Starts a pod with a process, prints their process ids, and waits until it is killed.
 pub(super) fn launcher() -> ExitCode {
     block_on(async {
         let pod = pod().await;

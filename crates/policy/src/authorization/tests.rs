@@ -25,8 +25,8 @@ fn to(operation: Operation) -> Rule {
     Rule { to: vec![operation], ..Rule::default() }
 }
 
-/// Whether a request of `frontend` in `west` (GET reviews:9080/ratings/7, header x-user: jason) matches the rule;
-/// the same with no identity; and the same connection with no request, for ALLOW and for DENY.
+/// Returns whether a rule matches a request of `frontend` in `west` (GET reviews:9080/ratings/7, header x-user: jason),
+/// the same request without an identity, and the same connection without a request, for ALLOW and for DENY.
 fn outcomes(rule: &Rule) -> [bool; 4] {
     let id: SpiffeId = "spiffe://cluster.local/ns/default/sa/frontend".parse().unwrap();
     let headers = HashMap::from([("x-user", "jason")]);
@@ -38,11 +38,11 @@ fn outcomes(rule: &Rule) -> [bool; 4] {
         port: 9080,
         request: Some(request),
     };
-    let nobody = Facts { principal: None, cluster: None, ..facts };
+    let anonymous = Facts { principal: None, cluster: None, ..facts };
     let opaque = Facts { request: None, ..facts };
     [
         rule.matches(&facts, Action::Allow),
-        rule.matches(&nobody, Action::Allow),
+        rule.matches(&anonymous, Action::Allow),
         rule.matches(&opaque, Action::Allow),
         rule.matches(&opaque, Action::Deny),
     ]

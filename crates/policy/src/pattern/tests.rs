@@ -35,7 +35,7 @@ fn hosts_match_without_case() {
 }
 
 #[test]
-fn odd_patterns_are_refused() {
+fn invalid_patterns_are_errors() {
     for text in ["", "a*b", "*a*", "**", "*a*b"] {
         assert!(Pattern::parse(text).is_err(), "{text}");
     }
@@ -43,11 +43,11 @@ fn odd_patterns_are_refused() {
         assert!(PathPattern::parse(text).is_err(), "{text}");
     }
     let message = Pattern::parse("a*b").unwrap_err().to_string();
-    assert_eq!(message, "\"a*b\" is not a pattern: a '*' may only stand at its beginning or at its end");
+    assert_eq!(message, "\"a*b\" is not a pattern: '*' is allowed only at the beginning or at the end");
 }
 
 #[test]
-fn templates_match_as_istio_tests_them() {
+fn templates_match_as_in_istios_tests() {
     let table: [(&str, &[&str], &[&str]); 4] = [
         (
             "/allow/admin/{**}",

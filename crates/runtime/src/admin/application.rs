@@ -1,4 +1,4 @@
-//! The metrics of the application in the same pod, fetched to be merged with the proxy's.
+//! Metrics of the application in the same pod, which are merged with the proxy's.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,12 +10,12 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 
-/// For connecting and answering together; Prometheus gives up after ten seconds by default.
+/// The timeout of a scrape, including the connection; Prometheus' default is ten seconds.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// Metrics beyond this are left out.
+/// The size limit of the application's metrics; larger ones are left out.
 const MAX_BYTES: usize = 16 << 20;
 
-/// Where the application shows its metrics.
+/// The metrics endpoint of the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Application {
     address: SocketAddr,
@@ -23,7 +23,7 @@ pub struct Application {
     mark: Option<u32>,
 }
 
-/// The pod's `prometheus.io/*` annotations as the injector hands them on.
+/// The pod's `prometheus.io/*` annotations, which the injector passes to the proxy.
 #[derive(Deserialize)]
 struct Annotations {
     #[serde(default)]
@@ -40,10 +40,10 @@ impl Application {
         Self::from_annotations(&std::env::var("ISTIO_PROMETHEUS_ANNOTATIONS").ok()?, mark)
     }
 
-    /// Reads the annotations; `None` where the application does not want to be scraped.
+    /// Reads the annotations; returns `None` if they do not enable scraping.
     pub fn from_annotations(json: &str, mark: Option<u32>) -> Option<Self> {
         let annotations: Annotations = serde_json::from_str(json)
-            .inspect_err(|error| tracing::warn!(%error, "ISTIO_PROMETHEUS_ANNOTATIONS is not understood"))
+            .inspect_err(|error| tracing::warn!(%error, "ISTIO_PROMETHEUS_ANNOTATIONS is not valid JSON; the metrics of the application are not merged"))
             .ok()?;
         if annotations.scrape != "true" {
             return None;
@@ -57,11 +57,13 @@ impl Application {
         Some(Self { address: (Ipv4Addr::LOCALHOST, port).into(), path, mark })
     }
 
-    /// Fetches them.
+    /// Fetches the metrics.
     pub(super) async fn metrics(&self) -> io::Result<String> {
         match tokio::time::timeout(TIMEOUT, self.fetch()).await {
             Ok(fetched) => fetched,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} did not answer", self.address))),
+            Err(_) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no response from {} in time", self.address)))
+            }
         }
     }
 
@@ -78,7 +80,7 @@ impl Application {
             .map_err(io::Error::other)?;
         let response = sender.send_request(request).await.map_err(io::Error::other)?;
         if !response.status().is_success() {
-            return Err(io::Error::other(format!("{} answered {}", self.address, response.status())));
+            return Err(io::Error::other(format!("{} responded with status {}", self.address, response.status())));
         }
         let body = Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(io::Error::other)?;
         driving.abort();

@@ -1,4 +1,4 @@
-//! The pages that every component has.
+//! The admin pages that all components share.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 use super::{Admin, Query, Reply};
 
 const BUILT_IN: &[(&str, &str)] = &[
-    ("/certs", "this proxy's certificate and whom it trusts; no keys"),
-    ("/config_dump", "what is in force; ?section= for one part"),
-    ("/drain", "POST: fail readiness so that no more traffic is sent here, and keep serving"),
-    ("/help", "this list"),
-    ("/logging", "the log filter; POST ?level=debug changes it"),
-    ("/quitquitquit", "POST: drain and end"),
-    ("/ready", "200 when ready, else what is missing"),
-    ("/server_info", "version, uptime, state"),
-    ("/stats", "metrics, as /stats/prometheus"),
-    ("/stats/prometheus", "metrics in the Prometheus text format"),
+    ("/certs", "the certificate and the trust bundle of this proxy, without keys"),
+    ("/config_dump", "the current configuration; ?section=NAME returns one section"),
+    ("/drain", "POST: fail readiness, so that no new traffic arrives, and continue to serve"),
+    ("/help", "the list of pages"),
+    ("/logging", "the log filter; POST ?level=FILTER sets it"),
+    ("/quitquitquit", "POST: drain and exit"),
+    ("/ready", "status 200 if ready, otherwise 503 with the missing conditions"),
+    ("/server_info", "version, uptime and state"),
+    ("/stats", "the same as /stats/prometheus"),
+    ("/stats/prometheus", "the metrics in the Prometheus text format"),
 ];
 
 impl Admin {
-    /// A page of the admin endpoint.
+    /// Returns an admin page.
     pub(super) fn show(&self, path: &str, query: &Query) -> Reply {
         if let Some(page) = self.pages.iter().find(|page| page.path == path) {
             return (page.show)(query);
@@ -29,19 +29,19 @@ impl Admin {
             "/" | "/help" => self.help(),
             "/certs" => self.certificates(),
             "/config_dump" => self.dump(query),
-            "/drain" => changing(query, || {
+            "/drain" => with_post(query, || {
                 self.readiness.leave();
-                Reply::text("no longer ready\n")
+                Reply::text("not ready\n")
             }),
             "/logging" => logging(query),
-            "/quitquitquit" => changing(query, || {
-                self.drain.ask();
+            "/quitquitquit" => with_post(query, || {
+                self.drain.request();
                 Reply::text("draining\n")
             }),
             "/ready" => self.ready(),
             "/server_info" => self.server_info(),
             "/stats" | "/stats/prometheus" => self.metrics(),
-            _ => Reply::text(format!("there is no {path}; try /help\n")).with_status(404),
+            _ => Reply::text(format!("unknown page {path}; see /help\n")).with_status(404),
         }
     }
 
@@ -63,8 +63,8 @@ impl Admin {
         if let Some(application) = &self.application {
             match application.metrics().await {
                 Ok(metrics) => reply.body.push_str(&metrics),
-                // Ours are worth having without the application's.
-                Err(error) => tracing::debug!(%error, "the application's metrics"),
+                // The proxy's metrics are useful without the application's.
+                Err(error) => tracing::debug!(%error, "cannot fetch the application's metrics"),
             }
         }
         reply
@@ -81,7 +81,7 @@ impl Admin {
 
     fn certificates(&self) -> Reply {
         let Some(identity) = self.identity.get() else {
-            return Reply::text("there is no certificate yet\n").with_status(503);
+            return Reply::text("no certificate yet\n").with_status(503);
         };
         let (credential, trust, now) = (identity.credential(), identity.trust(), SystemTime::now());
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -106,13 +106,13 @@ impl Admin {
         let dump: serde_json::Map<String, Value> = sections.map(|(name, show)| ((*name).to_owned(), show())).collect();
         if dump.is_empty() && wanted.is_some() {
             let names: Vec<_> = self.sections.iter().map(|(name, _)| *name).collect();
-            return Reply::text(format!("the sections are: {}\n", names.join(", "))).with_status(404);
+            return Reply::text(format!("unknown section; the sections are: {}\n", names.join(", "))).with_status(404);
         }
         Reply::json(&dump)
     }
 
     fn server_info(&self) -> Reply {
-        let state = match (self.drain.has_been_asked(), self.readiness.is_ready()) {
+        let state = match (self.drain.is_requested(), self.readiness.is_ready()) {
             (true, _) => "DRAINING",
             (false, true) => "LIVE",
             (false, false) => "PRE_INITIALIZING",
@@ -128,17 +128,17 @@ impl Admin {
     }
 }
 
-fn changing(query: &Query, change: impl FnOnce() -> Reply) -> Reply {
-    if query.is_post() { change() } else { Reply::text("this changes something: use POST\n").with_status(405) }
+fn with_post(query: &Query, change: impl FnOnce() -> Reply) -> Reply {
+    if query.is_post() { change() } else { Reply::text("this page changes state: use POST\n").with_status(405) }
 }
 
 fn logging(query: &Query) -> Reply {
-    let told = match query.get("level") {
+    let level = match query.get("level") {
         None => telemetry::logging::level(),
-        Some(_) if !query.is_post() => return changing(query, || Reply::text("")),
+        Some(_) if !query.is_post() => return with_post(query, || Reply::text("")),
         Some(level) => telemetry::logging::set_level(level),
     };
-    match told {
+    match level {
         Ok(level) => Reply::text(format!("{level}\n")),
         Err(error) => Reply::text(format!("{error}\n")).with_status(400),
     }

@@ -1,4 +1,4 @@
-//! Prometheus' customary metrics of the process itself, read from `/proc` at each scrape.
+//! Prometheus' standard metrics of a process, read from `/proc` at each scrape.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ const RESIDENT: Family =
 const FILES: Family = Family { name: "process_open_fds", help: "Number of open file descriptors.", labels: &[] };
 const STARTED: Family = Family {
     name: "process_start_time_seconds",
-    help: "Start time of the process since unix epoch in seconds.",
+    help: "Start time of the process as a Unix timestamp in seconds.",
     labels: &[],
 };
 
@@ -29,7 +29,7 @@ pub(super) fn observe(registry: &Registry) {
     registry.observe_gauge(STARTED, move |put| put(&[], started));
 }
 
-/// `statm` counts pages of unknown size and lags behind by thread; this sum is exact.
+/// Parses the resident size. `/proc/self/statm` counts pages and lags behind per thread; this sum is exact.
 fn resident_bytes(rollup: &str) -> Option<f64> {
     let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? * 1024.0)
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_resident_size() {
+    fn the_resident_size_is_parsed() {
         assert_eq!(resident_bytes("55d0 rollup\nRss:        7040 kB\nPss:   1 kB\n"), Some(7040.0 * 1024.0));
         assert_eq!(resident_bytes(""), None);
         let own = resident_bytes(&fs::read_to_string("/proc/self/smaps_rollup").unwrap());

@@ -1,4 +1,4 @@
-//! The HTTP servers: HTTP/1.1, a bounded number of connections each, a deadline on requests.
+//! The HTTP/1.1 listeners of the admin server, with a limit on connections and a timeout for requests.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,14 +20,14 @@ use tokio::sync::Semaphore;
 
 use super::{Addresses, Admin, Query, Reply};
 
-/// Connections at a time to one of the ports. Health and metrics are open to the network.
+/// The maximum number of open connections per listener. Health and metrics are reachable from the network.
 const MAX_CONNECTIONS: usize = 64;
-/// From accepting, or the last answer, to the whole head of the next request.
+/// The timeout for the head of a request, from the start of the connection or the previous response.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a port serves.
+/// The function of a listener.
 #[derive(Clone, Copy)]
-enum Port {
+enum AdminPort {
     Admin,
     Health,
     Metrics,
@@ -36,10 +36,10 @@ enum Port {
 
 pub(super) fn serve(admin: Arc<Admin>, addresses: Addresses) -> io::Result<[Option<SocketAddr>; 4]> {
     let wanted = [
-        (Port::Admin, addresses.admin),
-        (Port::Health, addresses.health),
-        (Port::Metrics, addresses.metrics),
-        (Port::MergedMetrics, addresses.merged_metrics),
+        (AdminPort::Admin, addresses.admin),
+        (AdminPort::Health, addresses.health),
+        (AdminPort::Metrics, addresses.metrics),
+        (AdminPort::MergedMetrics, addresses.merged_metrics),
     ];
     let mut bound = Vec::new();
     let mut local = [None; 4];
@@ -56,10 +56,10 @@ pub(super) fn serve(admin: Arc<Admin>, addresses: Addresses) -> io::Result<[Opti
     Ok(local)
 }
 
-/// The wildcard address stands for both families, and for IPv4 alone where the machine has no IPv6.
+/// Opens a listener. The wildcard address accepts IPv4 and IPv6, or IPv4 only on a machine without IPv6.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let options = Listen { backlog: 128, ..Listen::default() };
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("listening on {address}: {error}"));
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
     match net::listen(address, &options) {
         Err(error)
             if address.is_ipv6() && address.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse =>
@@ -71,14 +71,14 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
 }
 
-async fn accept(admin: Arc<Admin>, port: Port, mut acceptor: Acceptor) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+async fn accept(admin: Arc<Admin>, port: AdminPort, mut acceptor: Acceptor) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let stream = match acceptor.next().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::error!(%error, "an admin port is broken");
+                tracing::error!(%error, "an admin listener failed");
                 return;
             }
         };
@@ -86,7 +86,7 @@ async fn accept(admin: Arc<Admin>, port: Port, mut acceptor: Acceptor) {
         tokio::spawn(async move {
             let service = service_fn(|request| {
                 let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(answer(&admin, port, request).await) }
+                async move { Ok::<_, Infallible>(respond(&admin, port, request).await) }
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -95,40 +95,42 @@ async fn accept(admin: Arc<Admin>, port: Port, mut acceptor: Acceptor) {
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
             if let Err(error) = served {
-                tracing::debug!(%error, "an admin connection ended early");
+                tracing::debug!(%error, "an admin connection failed");
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
 
-async fn answer(admin: &Admin, port: Port, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(admin: &Admin, port: AdminPort, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let method = request.method().clone();
     if ![Method::GET, Method::HEAD, Method::POST].contains(&method) {
-        let mut response = respond(Reply::text("GET or POST\n").with_status(405));
+        let mut response = response(Reply::text("use GET or POST\n").with_status(405));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
         return response;
     }
     let query = Query { method, pairs: pairs(request.uri().query().unwrap_or_default()) };
     let reply = match (port, request.uri().path()) {
-        (Port::Admin, path) => admin.show(path, &query),
-        (Port::Health | Port::MergedMetrics, "/healthz/ready") => admin.ready(),
-        (Port::Metrics, "/stats/prometheus" | "/metrics") => admin.metrics(),
-        (Port::MergedMetrics, "/stats/prometheus" | "/metrics") => admin.merged_metrics().await,
-        (Port::Health, _) => Reply::text("try /healthz/ready\n").with_status(404),
-        (Port::Metrics | Port::MergedMetrics, _) => Reply::text("try /stats/prometheus\n").with_status(404),
+        (AdminPort::Admin, path) => admin.show(path, &query),
+        (AdminPort::Health | AdminPort::MergedMetrics, "/healthz/ready") => admin.ready(),
+        (AdminPort::Metrics, "/stats/prometheus" | "/metrics") => admin.metrics(),
+        (AdminPort::MergedMetrics, "/stats/prometheus" | "/metrics") => admin.merged_metrics().await,
+        (AdminPort::Health, _) => Reply::text("unknown page; see /healthz/ready\n").with_status(404),
+        (AdminPort::Metrics | AdminPort::MergedMetrics, _) => {
+            Reply::text("unknown page; see /stats/prometheus\n").with_status(404)
+        }
     };
-    respond(reply)
+    response(reply)
 }
 
-fn respond(reply: Reply) -> Response<Full<Bytes>> {
+fn response(reply: Reply) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(reply.body));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     response
 }
 
-/// Splits `a=b&c=d`, undoing percent encoding.
+/// Parses query parameters (`a=b&c=d`) and decodes percent encoding.
 fn pairs(query: &str) -> Vec<(String, String)> {
     query
         .split('&')

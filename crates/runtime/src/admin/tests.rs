@@ -9,8 +9,8 @@ fn local() -> Option<SocketAddr> {
     Some((Ipv4Addr::LOCALHOST, 0).into())
 }
 
-/// Status and body of one request.
-async fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+/// Sends a request; returns status and body.
+async fn request(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -45,47 +45,47 @@ async fn health_follows_readiness() {
     let rig = rig(None);
     let identity = rig.readiness.needs("identity");
     let health = rig.addresses[1];
-    assert_eq!(ask(health, "GET", "/healthz/ready").await, (503, "waiting for: identity\n".into()));
-    assert!(ask(rig.addresses[0], "GET", "/server_info").await.1.contains("PRE_INITIALIZING"));
+    assert_eq!(request(health, "GET", "/healthz/ready").await, (503, "waiting for: identity\n".into()));
+    assert!(request(rig.addresses[0], "GET", "/server_info").await.1.contains("PRE_INITIALIZING"));
     identity.done();
-    assert_eq!(ask(health, "GET", "/healthz/ready").await, (200, "ready\n".into()));
-    assert_eq!(ask(health, "GET", "/config_dump").await.0, 404);
-    assert_eq!(ask(rig.addresses[0], "GET", "/drain").await.0, 405);
-    assert_eq!(ask(rig.addresses[0], "POST", "/drain").await.0, 200);
-    assert_eq!(ask(health, "GET", "/healthz/ready").await.0, 503);
-    assert!(!rig.drain.has_been_asked());
-    assert_eq!(ask(rig.addresses[0], "POST", "/quitquitquit").await.0, 200);
-    assert!(rig.drain.has_been_asked());
+    assert_eq!(request(health, "GET", "/healthz/ready").await, (200, "ready\n".into()));
+    assert_eq!(request(health, "GET", "/config_dump").await.0, 404);
+    assert_eq!(request(rig.addresses[0], "GET", "/drain").await.0, 405);
+    assert_eq!(request(rig.addresses[0], "POST", "/drain").await.0, 200);
+    assert_eq!(request(health, "GET", "/healthz/ready").await.0, 503);
+    assert!(!rig.drain.is_requested());
+    assert_eq!(request(rig.addresses[0], "POST", "/quitquitquit").await.0, 200);
+    assert!(rig.drain.is_requested());
 }
 
 #[tokio::test]
-async fn components_add_pages_and_sections() {
+async fn components_can_add_pages_and_sections() {
     let address = rig(None).addresses[0];
-    assert_eq!(ask(address, "GET", "/clusters?x=1").await, (200, "clusters Some(\"1\")".into()));
-    let (_, dump) = ask(address, "GET", "/config_dump").await;
+    assert_eq!(request(address, "GET", "/clusters?x=1").await, (200, "clusters Some(\"1\")".into()));
+    let (_, dump) = request(address, "GET", "/config_dump").await;
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&dump).unwrap(),
         serde_json::json!({"routes": ["a"], "mesh": {"id": 1}})
     );
-    assert!(!ask(address, "GET", "/config_dump?section=mesh").await.1.contains("routes"));
-    assert_eq!(ask(address, "GET", "/config_dump?section=none").await.0, 404);
-    let (_, help) = ask(address, "GET", "/help").await;
+    assert!(!request(address, "GET", "/config_dump?section=mesh").await.1.contains("routes"));
+    assert_eq!(request(address, "GET", "/config_dump?section=none").await.0, 404);
+    let (_, help) = request(address, "GET", "/help").await;
     assert!(help.contains("/clusters") && help.contains("/quitquitquit"), "{help}");
-    assert_eq!(ask(address, "GET", "/nothing").await.0, 404);
-    assert_eq!(ask(address, "DELETE", "/help").await.0, 405);
-    assert_eq!(ask(address, "GET", "/logging?level=debug").await.0, 405);
+    assert_eq!(request(address, "GET", "/nothing").await.0, 404);
+    assert_eq!(request(address, "DELETE", "/help").await.0, 405);
+    assert_eq!(request(address, "GET", "/logging?level=debug").await.0, 405);
 }
 
 #[tokio::test]
 async fn certificates_are_shown_without_keys() {
     let rig = rig(None);
-    assert_eq!(ask(rig.addresses[0], "GET", "/certs").await.0, 503);
+    assert_eq!(request(rig.addresses[0], "GET", "/certs").await.0, 503);
     let root = identity::Authority::self_signed_root("isthmus", Duration::from_secs(600)).unwrap();
     let id = identity::SpiffeId::new("cluster.local", "default", "frontend").unwrap();
     let credential = root.credential(&id, &[], Duration::from_secs(300)).unwrap();
     let trust = identity::Trust::new("cluster.local", root.roots().to_vec(), []).unwrap();
     rig.admin.identify(Identity::new(credential, trust));
-    let (status, shown) = ask(rig.addresses[0], "GET", "/certs").await;
+    let (status, shown) = request(rig.addresses[0], "GET", "/certs").await;
     assert!(status == 200 && shown.contains("spiffe://cluster.local/ns/default/sa/frontend"), "{shown}");
     assert!(!shown.contains("PRIVATE"), "{shown}");
 }
@@ -107,29 +107,29 @@ async fn metrics_are_merged_with_the_applications() {
     let application = Application::from_annotations(&annotations, None);
     assert!(application.is_some());
     let rig = rig(application);
-    let (_, own) = ask(rig.addresses[2], "GET", "/stats/prometheus").await;
+    let (_, own) = request(rig.addresses[2], "GET", "/stats/prometheus").await;
     assert!(own.contains("process_resident_memory_bytes") && !own.contains("app 1"), "{own}");
-    let (_, merged) = ask(rig.addresses[3], "GET", "/stats/prometheus").await;
+    let (_, merged) = request(rig.addresses[3], "GET", "/stats/prometheus").await;
     assert!(merged.contains("process_resident_memory_bytes") && merged.ends_with("app 1\n"), "{merged}");
 }
 
 #[tokio::test]
-async fn own_metrics_are_there_without_the_application() {
+async fn own_metrics_do_not_need_the_application() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let rig = rig(Application::from_annotations(&format!(r#"{{"scrape":"true","port":"{closed}"}}"#), None));
-    let (status, merged) = ask(rig.addresses[3], "GET", "/stats/prometheus").await;
+    let (status, merged) = request(rig.addresses[3], "GET", "/stats/prometheus").await;
     assert!(status == 200 && merged.contains("process_open_fds"), "{merged}");
 }
 
 #[test]
-fn annotations_may_say_no() {
+fn annotations_can_disable_scraping() {
     for json in [r#"{"scrape":"false","port":"1"}"#, "{}", "nonsense", r#"{"scrape":"true","port":"x"}"#] {
         assert_eq!(Application::from_annotations(json, None), None, "{json}");
     }
 }
 
 #[tokio::test]
-async fn a_taken_address_is_an_error_that_names_it() {
+async fn an_address_in_use_is_an_error_that_names_it() {
     let rig = rig(None);
     let taken = Addresses { admin: Some(rig.addresses[0]), health: None, metrics: None, merged_metrics: None };
     let error = rig.admin.serve(taken).unwrap_err();

@@ -7,14 +7,14 @@ use hickory_resolver::proto::rr::rdata::{A, AAAA};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 
-/// As a node writes it into a pod; the servers are put in by the test.
-const RESOLV_CONF: &str = "# made by the node
+/// A pod's `resolv.conf`. Tests replace the servers.
+const RESOLV_CONF: &str = "# written by the node
 nameserver 127.0.0.1
 search default.svc.cluster.local cluster.local
 options ndots:5
 ";
 
-/// The pod's configuration, with these servers.
+/// Returns the pod's configuration with these servers.
 fn system(servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) {
     let (config, options) = parse_resolv_conf(RESOLV_CONF).unwrap();
     let servers = servers.iter().map(|server| {
@@ -26,19 +26,19 @@ fn system(servers: &[SocketAddr]) -> (ResolverConfig, ResolverOpts) {
 }
 
 #[tokio::test]
-async fn an_address_is_its_own() {
+async fn an_address_resolves_to_itself() {
     assert_eq!(lookup("192.0.2.1", None).await.unwrap(), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(lookup("[2001:db8::1]", None).await.unwrap(), ["2001:db8::1".parse::<IpAddr>().unwrap()]);
 }
 
 #[tokio::test]
-async fn finds_hosts() {
-    // The one name that every machine's file has; asking no server.
+async fn names_in_the_hosts_file_are_resolved() {
+    // Every machine's hosts file has this name.
     let found = lookup("localhost", None).await.unwrap();
     assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty(), "{found:?}");
 }
 
-/// A DNS server on loopback that knows one name, and answers a stray message first. Counts the questions.
+/// A DNS server on loopback that knows one name. It sends an unrelated response before each answer.
 async fn server() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -71,7 +71,7 @@ async fn server() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn asks_both_kinds_along_the_search_list() {
+async fn both_address_types_are_queried_along_the_search_list() {
     // The first server is closed, and the lookup goes on with the second.
     let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let servers = [closed, server().await];
@@ -79,13 +79,13 @@ async fn asks_both_kinds_along_the_search_list() {
     let found = lookup_with(config, options, "controller.mesh.svc", None).await.unwrap();
     assert_eq!(found, [IpAddr::from([10, 96, 0, 7]), Ipv6Addr::LOCALHOST.into()]);
     let (config, options) = system(&servers[1..]);
-    let missing = lookup_with(config, options, "nobody", None).await.unwrap_err();
+    let missing = lookup_with(config, options, "unknown", None).await.unwrap_err();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound, "{missing}");
 }
 
 #[tokio::test]
 async fn sockets_carry_the_mark() {
-    let provider = Marked { mark: Some(net::PROXY_MARK), tasks: TokioHandle::default() };
+    let provider = MarkedSockets { mark: Some(net::PROXY_MARK), tasks: TokioHandle::default() };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     match provider.bind_udp(any, any).await {
         Ok(socket) => {
@@ -93,7 +93,7 @@ async fn sockets_carry_the_mark() {
         }
         Err(error) => {
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-            eprintln!("IGNORED: sockets_carry_the_mark: this user may not mark sockets");
+            eprintln!("not checked: this user may not mark sockets");
         }
     }
 }

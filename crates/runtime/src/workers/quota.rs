@@ -1,21 +1,22 @@
-//! How many processors there are to use.
+//! The number of processors that the process may use.
 
 use std::fs;
 use std::path::Path;
 
-/// What limits this process.
+/// The CPU limits of a process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cpus {
-    /// Processors that the scheduler may put it on.
+    /// The number of processors in its CPU affinity.
     pub affinity: usize,
-    /// Processor time per time that its cgroups grant, where they limit it.
+    /// The CPU quota of its cgroups in processors; `None` without a limit.
     pub quota: Option<f64>,
 }
 
-/// The number of workers for these limits. A quota is rounded up: with one worker less, part of it could not be used.
-pub fn choose(asked: Option<usize>, cpus: &Cpus, at_most: usize) -> usize {
-    if let Some(asked) = asked.filter(|asked| *asked > 0) {
-        return asked;
+/// Returns the number of workers for these limits. A fractional quota is rounded up, since fewer workers could not use
+/// it fully.
+pub fn choose(requested: Option<usize>, cpus: &Cpus, at_most: usize) -> usize {
+    if let Some(requested) = requested.filter(|requested| *requested > 0) {
+        return requested;
     }
     let quota = cpus.quota.map_or(usize::MAX, |quota| quota.ceil() as usize);
     cpus.affinity.min(quota).min(at_most).max(1)
@@ -33,7 +34,7 @@ impl Cpus {
     }
 }
 
-/// The number of processors in `Cpus_allowed_list` of a `/proc/<pid>/status`.
+/// Returns the number of processors in `Cpus_allowed_list` of `/proc/<pid>/status`.
 fn affinity(status: &str) -> Option<usize> {
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     list.trim().split(',').try_fold(0, |count, range| {
@@ -43,8 +44,7 @@ fn affinity(status: &str) -> Option<usize> {
     })
 }
 
-/// The smallest quota of the cgroups that this process is in and of those around them. `read` takes paths below
-/// `/sys/fs/cgroup`.
+/// Returns the smallest quota of the process's cgroups and their ancestors. `read` reads files below `/sys/fs/cgroup`.
 fn cgroup_quota(cgroups: &str, read: impl Fn(&str) -> Option<String>) -> Option<f64> {
     let mut smallest: Option<f64> = None;
     for line in cgroups.lines() {
@@ -71,7 +71,7 @@ fn cgroup_quota(cgroups: &str, read: impl Fn(&str) -> Option<String>) -> Option<
     smallest
 }
 
-/// "<quota> <period>", where the quota is `max` or negative when there is none.
+/// Parses `<quota> <period>`. The quota is `max` or negative if there is no limit.
 fn quota(text: &str) -> Option<f64> {
     let mut fields = text.split_whitespace();
     let quota: f64 = fields.next()?.parse().ok()?;
@@ -84,9 +84,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chooses_by_request_then_quota_then_affinity() {
+    fn the_request_takes_precedence_over_quota_and_affinity() {
         let cpus = |affinity, quota| Cpus { affinity, quota };
-        for (asked, cpus, at_most, expected) in [
+        for (requested, cpus, at_most, expected) in [
             (None, cpus(8, None), 64, 8),
             (None, cpus(8, None), 2, 2),
             (None, cpus(8, Some(2.0)), 64, 2),
@@ -98,7 +98,7 @@ mod tests {
             (Some(3), cpus(8, Some(1.0)), 2, 3),
             (Some(0), cpus(8, None), 64, 8),
         ] {
-            assert_eq!(choose(asked, &cpus, at_most), expected, "{asked:?} {cpus:?} {at_most}");
+            assert_eq!(choose(requested, &cpus, at_most), expected, "{requested:?} {cpus:?} {at_most}");
         }
     }
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_smallest_quota_on_the_way_up() {
+    fn the_smallest_quota_of_all_ancestors_applies() {
         let files = |path: &str| {
             Some(
                 match path {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_may_use_something() {
+    fn this_process_has_a_processor() {
         assert!(Cpus::of_this_process().affinity >= 1);
     }
 }

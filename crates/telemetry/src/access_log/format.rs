@@ -1,39 +1,39 @@
-//! Format strings, parsed.
+//! Parsed formats and the rendering of lines.
 
 use http::header::HeaderName;
 
-use super::date::Clock;
-use super::json::Template;
-use super::operator::{Operator, Section, Value};
+use super::date::StartTimes;
+use super::json::JsonTemplate;
+use super::operator::{HeaderSection, Operator, OperatorValue};
 use super::{DEFAULT_JSON, DEFAULT_TEXT, Record};
 
-/// What is wrong with a format, and where.
+/// An error in a format, with its position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("access log format, byte {at}: {what}")]
 pub struct FormatError {
-    /// Offset into the format, or into the JSON string that is wrong.
+    /// The byte offset in the format, or in the JSON string that contains the error.
     pub at: usize,
     /// What is wrong.
     pub what: String,
 }
 
-/// How lines look.
+/// The format of access log lines.
 #[derive(Clone, Debug)]
 pub struct Format {
-    body: Body,
+    layout: Layout,
 }
 
 #[derive(Clone, Debug)]
-enum Body {
-    Text(Vec<Piece>),
-    Json(Template),
+enum Layout {
+    Text(Vec<FormatPart>),
+    Json(JsonTemplate),
 }
 
-/// A part of a line.
+/// A part of a format string.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum FormatPart {
     Text(String),
-    /// With the most bytes that it may take.
+    /// An operator, and the maximum length of its value in bytes.
     Value(Operator, Option<usize>),
 }
 
@@ -44,46 +44,53 @@ impl Default for Format {
 }
 
 impl Format {
-    /// Envoy's format string. A line break is added where it does not end in one. Empty: [`DEFAULT_TEXT`].
+    /// Parses a format string in Envoy's syntax. A line break is added if it does not end with one. An empty string
+    /// stands for [`DEFAULT_TEXT`].
+    ///
+    /// # Errors
+    /// Returns an error if an operator is unknown or malformed.
     pub fn text(format: &str) -> Result<Self, FormatError> {
         let format = if format.is_empty() { DEFAULT_TEXT } else { format };
-        let mut pieces = parse(format)?;
+        let mut parts = parse(format)?;
         if !format.ends_with('\n') {
-            pieces.push(Piece::Text("\n".to_owned()));
+            parts.push(FormatPart::Text("\n".to_owned()));
         }
-        Ok(Self { body: Body::Text(pieces) })
+        Ok(Self { layout: Layout::Text(parts) })
     }
 
-    /// A JSON object whose strings are format strings. A string that is one operator alone becomes a number where the
-    /// operator is one, and null where it has no value. Empty: [`DEFAULT_JSON`].
+    /// Parses a JSON object whose strings are format strings. A string that consists of one operator is written as a
+    /// number if the operator is numeric, and as null if it has no value. An empty string stands for [`DEFAULT_JSON`].
+    ///
+    /// # Errors
+    /// Returns an error if the text is not a JSON object, or an operator is unknown or malformed.
     pub fn json(format: &str) -> Result<Self, FormatError> {
         let format = if format.trim().is_empty() { DEFAULT_JSON } else { format };
-        Template::parse(format).map(|template| Self { body: Body::Json(template) })
+        JsonTemplate::parse(format).map(|template| Self { layout: Layout::Json(template) })
     }
 
-    /// The request headers that it needs, lower case; the others need not be kept for the record.
+    /// Returns the request headers that the format uses, in lower case. A record needs no others.
     pub fn request_headers(&self) -> Vec<HeaderName> {
-        self.headers(Section::Request)
+        self.headers(HeaderSection::Request)
     }
 
-    /// The response headers that it needs.
+    /// Returns the response headers that the format uses.
     pub fn response_headers(&self) -> Vec<HeaderName> {
-        self.headers(Section::Response)
+        self.headers(HeaderSection::Response)
     }
 
-    fn headers(&self, wanted: Section) -> Vec<HeaderName> {
+    fn headers(&self, wanted: HeaderSection) -> Vec<HeaderName> {
         let mut names = Vec::new();
-        let mut add = |pieces: &[Piece]| {
-            for piece in pieces {
-                if let Piece::Value(operator, _) = piece {
+        let mut add = |parts: &[FormatPart]| {
+            for part in parts {
+                if let FormatPart::Value(operator, _) = part {
                     let of_section = operator.headers().filter(|(section, _)| *section == wanted);
                     names.extend(of_section.map(|(_, name)| name.clone()));
                 }
             }
         };
-        match &self.body {
-            Body::Text(pieces) => add(pieces),
-            Body::Json(template) => template.visit(&mut add),
+        match &self.layout {
+            Layout::Text(parts) => add(parts),
+            Layout::Json(template) => template.visit(&mut add),
         }
         names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
@@ -91,38 +98,44 @@ impl Format {
     }
 
     /// Appends the line for a record.
-    pub(super) fn write(&self, record: &Record<'_>, clock: &mut Clock, out: &mut Vec<u8>) {
-        match &self.body {
-            Body::Text(pieces) => write(pieces, record, clock, out, Escape::Line),
-            Body::Json(template) => {
-                template.write(record, clock, out);
+    pub(super) fn write(&self, record: &Record<'_>, start_times: &mut StartTimes, out: &mut Vec<u8>) {
+        match &self.layout {
+            Layout::Text(parts) => write(parts, record, start_times, out, Escape::Line),
+            Layout::Json(template) => {
+                template.write(record, start_times, out);
                 out.push(b'\n');
             }
         }
     }
 }
 
-/// What a value must not contain.
+/// How values are escaped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Escape {
-    /// Nothing that would begin another line or close quotation marks: a client must not be able to forge entries.
+    /// Escapes control characters and quotation marks, so that a client cannot forge entries.
     Line,
-    /// The JSON writer escapes on its own.
+    /// No escaping: the JSON encoder escapes.
     None,
 }
 
-/// Appends the pieces' values.
-pub(super) fn write(pieces: &[Piece], record: &Record<'_>, clock: &mut Clock, out: &mut Vec<u8>, escape: Escape) {
-    for piece in pieces {
-        match piece {
-            Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
-            Piece::Value(operator, most) => {
+/// Renders the parts of a format string.
+pub(super) fn write(
+    parts: &[FormatPart],
+    record: &Record<'_>,
+    start_times: &mut StartTimes,
+    out: &mut Vec<u8>,
+    escape: Escape,
+) {
+    for part in parts {
+        match part {
+            FormatPart::Text(text) => out.extend_from_slice(text.as_bytes()),
+            FormatPart::Value(operator, limit) => {
                 let start = out.len();
-                if matches!(operator.write(record, clock, out), Value::Missing) {
+                if matches!(operator.write(record, start_times, out), OperatorValue::Missing) {
                     out.push(b'-');
                 }
-                if let Some(most) = most {
-                    out.truncate(start + most);
+                if let Some(limit) = limit {
+                    out.truncate(start + limit);
                 }
                 if escape == Escape::Line && out[start..].iter().any(|byte| unsafe_in_line(*byte)) {
                     let value = out.split_off(start);
@@ -145,9 +158,9 @@ fn push_escaped(byte: u8, out: &mut Vec<u8>) {
     }
 }
 
-/// Parses text with operators in it.
-pub(super) fn parse(format: &str) -> Result<Vec<Piece>, FormatError> {
-    let mut pieces = Vec::new();
+/// Parses a format string.
+pub(super) fn parse(format: &str) -> Result<Vec<FormatPart>, FormatError> {
+    let mut parts = Vec::new();
     let mut text = String::new();
     let mut at = 0;
     while let Some(found) = format[at..].find('%') {
@@ -161,39 +174,39 @@ pub(super) fn parse(format: &str) -> Result<Vec<Piece>, FormatError> {
         }
         let (operator, length) = command(rest).map_err(|what| FormatError { at, what })?;
         if !text.is_empty() {
-            pieces.push(Piece::Text(std::mem::take(&mut text)));
+            parts.push(FormatPart::Text(std::mem::take(&mut text)));
         }
-        pieces.push(operator);
+        parts.push(operator);
         at += 1 + length;
     }
     text.push_str(&format[at..]);
     if !text.is_empty() {
-        pieces.push(Piece::Text(text));
+        parts.push(FormatPart::Text(text));
     }
-    Ok(pieces)
+    Ok(parts)
 }
 
-/// `NAME%`, `NAME(argument)%`, `NAME(argument):length%`: the piece, and how many bytes it took.
-fn command(text: &str) -> Result<(Piece, usize), String> {
+/// Parses `NAME%`, `NAME(argument)%` or `NAME(argument):length%`. Returns the operator and its length in bytes.
+fn command(text: &str) -> Result<(FormatPart, usize), String> {
     let name_length =
         text.find(|c: char| !c.is_ascii_uppercase() && !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
     let (name, mut rest) = text.split_at(name_length);
     if name.is_empty() {
-        return Err("a percent sign that begins no operator (write %% for the sign itself)".to_owned());
+        return Err("a percent sign that does not start an operator (%% stands for a percent sign)".to_owned());
     }
     let mut argument = None;
     if let Some(inside) = rest.strip_prefix('(') {
-        // An argument may contain percent signs, as times do, but no closing parenthesis.
+        // An argument may contain percent signs, as times do, but not a closing parenthesis.
         let end = inside.find(')').ok_or_else(|| format!("{name}( has no closing parenthesis"))?;
         argument = Some(&inside[..end]);
         rest = &inside[end + 1..];
     }
-    let mut most = None;
+    let mut limit = None;
     if let Some(length) = rest.strip_prefix(':') {
         let digits = length.find(|c: char| !c.is_ascii_digit()).unwrap_or(length.len());
-        most = Some(length[..digits].parse().map_err(|_| format!("{name}: the length is no number"))?);
+        limit = Some(length[..digits].parse().map_err(|_| format!("{name}: the length is not a number"))?);
         rest = &length[digits..];
     }
-    let after = rest.strip_prefix('%').ok_or_else(|| format!("{name} is not closed by a percent sign"))?;
-    Ok((Piece::Value(Operator::parse(name, argument)?, most), text.len() - after.len()))
+    let after = rest.strip_prefix('%').ok_or_else(|| format!("{name} is not followed by a percent sign"))?;
+    Ok((FormatPart::Value(Operator::parse(name, argument)?, limit), text.len() - after.len()))
 }

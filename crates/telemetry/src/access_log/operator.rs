@@ -7,33 +7,33 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
 use super::Record;
-use super::date::{self, Clock, Part};
+use super::date::{self, StartTimes, TimePart};
 
-/// What may stand between two percent signs.
+/// A command operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Operator {
-    StartTime(Option<Vec<Part>>),
-    Header(Section, Name, Option<Name>),
+    StartTime(Option<Vec<TimePart>>),
+    Header(HeaderSection, HeaderField, Option<HeaderField>),
     Flags,
     Text(TextField),
     Number(NumberField),
     Address(AddressField, bool),
-    /// Known when the format is parsed.
+    /// A value that is known when the format is parsed.
     Fixed(String),
-    /// Known to Envoy, and never known here.
+    /// An operator of Envoy that never has a value in Isthmus.
     Missing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Section {
+pub(super) enum HeaderSection {
     Request,
     Response,
     Trailers,
 }
 
-/// A header, or what HTTP/2 writes like one.
+/// A header or an HTTP/2 pseudo-header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub(super) enum HeaderField {
     Header(HeaderName),
     Method,
     Path,
@@ -81,24 +81,24 @@ pub(super) enum AddressField {
     DownstreamRemote,
 }
 
-/// What an operator came to.
-pub(super) enum Value {
+/// The kind of value that an operator rendered.
+pub(super) enum OperatorValue {
     Missing,
     Number,
     Text,
 }
 
 impl Operator {
-    /// Reads name and argument; the error says what is wrong with them.
+    /// Parses a name and an argument. The error says what is wrong.
     pub(super) fn parse(name: &str, argument: Option<&str>) -> Result<Self, String> {
         use Operator::{Address, Flags, Number, Text};
-        let needs = || argument.ok_or_else(|| format!("{name} needs an argument in parentheses"));
+        let required = || argument.ok_or_else(|| format!("{name} requires an argument in parentheses"));
         let operator = match name {
             "START_TIME" => Self::StartTime(argument.map(date::parse).transpose()?),
-            "REQ" => Self::header(Section::Request, needs()?, false)?,
-            "REQ_WITHOUT_QUERY" => Self::header(Section::Request, needs()?, true)?,
-            "RESP" => Self::header(Section::Response, needs()?, false)?,
-            "TRAILER" => Self::header(Section::Trailers, needs()?, false)?,
+            "REQ" => Self::header(HeaderSection::Request, required()?, false)?,
+            "REQ_WITHOUT_QUERY" => Self::header(HeaderSection::Request, required()?, true)?,
+            "RESP" => Self::header(HeaderSection::Response, required()?, false)?,
+            "TRAILER" => Self::header(HeaderSection::Trailers, required()?, false)?,
             "PROTOCOL" => Text(TextField::Protocol),
             "RESPONSE_FLAGS" => Flags,
             "RESPONSE_CODE_DETAILS" => Text(TextField::CodeDetails),
@@ -135,12 +135,12 @@ impl Operator {
                 Address(AddressField::DownstreamRemote, false)
             }
             "HOSTNAME" => Self::fixed(std::fs::read_to_string("/proc/sys/kernel/hostname").ok()),
-            "ENVIRONMENT" => Self::fixed(std::env::var(needs()?).ok()),
+            "ENVIRONMENT" => Self::fixed(std::env::var(required()?).ok()),
             "DYNAMIC_METADATA" | "FILTER_STATE" | "METADATA" | "CEL" => {
-                needs()?;
+                required()?;
                 Self::Missing
             }
-            _ => return Err(format!("%{name}% is not known")),
+            _ => return Err(format!("unknown operator %{name}%")),
         };
         Ok(operator)
     }
@@ -149,89 +149,91 @@ impl Operator {
         value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()).map_or(Self::Missing, Self::Fixed)
     }
 
-    /// `NAME`, or `NAME?INSTEAD`.
-    fn header(section: Section, argument: &str, without_query: bool) -> Result<Self, String> {
-        let (first, instead) = match argument.split_once('?') {
-            Some((first, instead)) => (first, Some(instead)),
+    /// Parses `NAME` or `NAME?ALTERNATIVE`.
+    fn header(section: HeaderSection, argument: &str, without_query: bool) -> Result<Self, String> {
+        let (first, alternative) = match argument.split_once('?') {
+            Some((first, alternative)) => (first, Some(alternative)),
             None => (argument, None),
         };
-        let name = |name: &str| Name::parse(section, name, without_query);
-        Ok(Self::Header(section, name(first)?, instead.map(name).transpose()?))
+        let name = |name: &str| HeaderField::parse(section, name, without_query);
+        Ok(Self::Header(section, name(first)?, alternative.map(name).transpose()?))
     }
 
-    /// Appends the value, as text.
-    pub(super) fn write(&self, record: &Record<'_>, clock: &mut Clock, out: &mut Vec<u8>) -> Value {
+    /// Appends the value.
+    pub(super) fn write(&self, record: &Record<'_>, start_times: &mut StartTimes, out: &mut Vec<u8>) -> OperatorValue {
         match self {
-            Self::StartTime(None) => clock.write(record.start, out),
+            Self::StartTime(None) => start_times.write(record.start, out),
             Self::StartTime(Some(parts)) => date::write(parts, record.start, out),
-            Self::Header(section, name, instead) => {
+            Self::Header(section, name, alternative) => {
                 let found = name
-                    .find(*section, record)
-                    .or_else(|| instead.as_ref().and_then(|name| name.find(*section, record)));
+                    .value(*section, record)
+                    .or_else(|| alternative.as_ref().and_then(|name| name.value(*section, record)));
                 return text(found, out);
             }
             Self::Flags => return text(Some(record.response_flags.letters().as_bytes()), out),
             Self::Text(field) => return text(field.of(record).map(str::as_bytes), out),
             Self::Number(field) => {
-                let Some(number) = field.of(record) else { return Value::Missing };
+                let Some(number) = field.of(record) else { return OperatorValue::Missing };
                 // Writing to a vector cannot fail.
                 let _ = write!(out, "{number}");
-                return Value::Number;
+                return OperatorValue::Number;
             }
             Self::Address(field, with_port) => {
-                let Some(address) = field.of(record) else { return Value::Missing };
+                let Some(address) = field.of(record) else { return OperatorValue::Missing };
                 let _ = if *with_port { write!(out, "{address}") } else { write!(out, "{}", address.ip()) };
             }
             Self::Fixed(value) => out.extend_from_slice(value.as_bytes()),
-            Self::Missing => return Value::Missing,
+            Self::Missing => return OperatorValue::Missing,
         }
-        Value::Text
+        OperatorValue::Text
     }
 
-    /// The headers that it reads, and of which part.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (Section, &HeaderName)> {
+    /// Returns the headers that the operator reads.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderSection, &HeaderName)> {
         let names = match self {
-            Self::Header(section, first, instead) => [Some((*section, first)), instead.as_ref().map(|n| (*section, n))],
+            Self::Header(section, first, alternative) => {
+                [Some((*section, first)), alternative.as_ref().map(|n| (*section, n))]
+            }
             _ => [None, None],
         };
         names.into_iter().flatten().filter_map(|(section, name)| match name {
-            Name::Header(name) => Some((section, name)),
+            HeaderField::Header(name) => Some((section, name)),
             _ => None,
         })
     }
 }
 
-fn text(value: Option<&[u8]>, out: &mut Vec<u8>) -> Value {
+fn text(value: Option<&[u8]>, out: &mut Vec<u8>) -> OperatorValue {
     match value {
-        None | Some([]) => Value::Missing,
+        None | Some([]) => OperatorValue::Missing,
         Some(value) => {
             out.extend_from_slice(value);
-            Value::Text
+            OperatorValue::Text
         }
     }
 }
 
-impl Name {
-    fn parse(section: Section, name: &str, without_query: bool) -> Result<Self, String> {
+impl HeaderField {
+    fn parse(section: HeaderSection, name: &str, without_query: bool) -> Result<Self, String> {
         let lower = name.to_ascii_lowercase();
         Ok(match (section, lower.as_str()) {
-            (Section::Request, ":method") => Self::Method,
-            (Section::Request, ":path") if without_query => Self::PathWithoutQuery,
-            (Section::Request, ":path") => Self::Path,
-            (Section::Request, ":authority" | "host") => Self::Authority,
-            (Section::Request, ":scheme") => Self::Scheme,
-            (Section::Response, ":status") => Self::Status,
+            (HeaderSection::Request, ":method") => Self::Method,
+            (HeaderSection::Request, ":path") if without_query => Self::PathWithoutQuery,
+            (HeaderSection::Request, ":path") => Self::Path,
+            (HeaderSection::Request, ":authority" | "host") => Self::Authority,
+            (HeaderSection::Request, ":scheme") => Self::Scheme,
+            (HeaderSection::Response, ":status") => Self::Status,
             (_, name) => Self::Header(
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no header name"))?,
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is not a header name"))?,
             ),
         })
     }
 
-    fn find<'a>(&self, section: Section, record: &Record<'a>) -> Option<&'a [u8]> {
+    fn value<'a>(&self, section: HeaderSection, record: &Record<'a>) -> Option<&'a [u8]> {
         let headers: Option<&HeaderMap> = match section {
-            Section::Request => record.request_headers,
-            Section::Response => record.response_headers,
-            Section::Trailers => record.response_trailers,
+            HeaderSection::Request => record.request_headers,
+            HeaderSection::Response => record.response_headers,
+            HeaderSection::Trailers => record.response_trailers,
         };
         match self {
             Self::Header(name) => headers?.get(name).map(HeaderValue::as_bytes),

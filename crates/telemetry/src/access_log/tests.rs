@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
-use super::date::Clock;
+use super::date::StartTimes;
 use crate::ResponseFlags;
 use crate::metrics::Registry;
 
@@ -14,7 +14,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
 
 fn line(format: &Format, record: &Record<'_>) -> String {
     let mut out = Vec::new();
-    format.write(record, &mut Clock::default(), &mut out);
+    format.write(record, &mut StartTimes::default(), &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -23,7 +23,7 @@ fn at() -> SystemTime {
 }
 
 #[test]
-fn the_default_line_is_istios() {
+fn the_default_format_is_istios() {
     let request = headers(&[("user-agent", "curl/8.5"), ("x-request-id", "4f2c"), ("x-envoy-original-path", "/old")]);
     let response = headers(&[("x-envoy-upstream-service-time", "3")]);
     let record = Record {
@@ -70,7 +70,7 @@ fn a_connection_has_no_request() {
 }
 
 #[test]
-fn the_default_json_keeps_types_and_says_null() {
+fn the_default_json_has_numbers_and_nulls() {
     let record = Record { response_code: 503, method: Some("GET"), ..Record::new(at()) };
     let format = Format::json("").unwrap();
     let json: serde_json::Value = serde_json::from_str(&line(&format, &record)).unwrap();
@@ -82,8 +82,8 @@ fn the_default_json_keeps_types_and_says_null() {
 }
 
 #[test]
-fn operators_that_people_ask_for() {
-    let request = headers(&[("x-user", "somebody with a long name")]);
+fn operators_render_their_values() {
+    let request = headers(&[("x-user", "a user with a long name")]);
     let trailers = headers(&[("grpc-message", "no")]);
     let record = Record {
         path: Some("/a?secret=1"),
@@ -99,7 +99,7 @@ fn operators_that_people_ask_for() {
         ..Record::new(at())
     };
     for (format, expected) in [
-        ("%REQ(X-USER):8% %REQ(X-NONE?X-USER):3%", "somebody som\n"),
+        ("%REQ(X-USER):8% %REQ(X-NONE?X-USER):3%", "a user w a u\n"),
         ("%REQ_WITHOUT_QUERY(:PATH)%", "/a\n"),
         ("%TRAILER(GRPC-MESSAGE)% %GRPC_STATUS%", "no 14\n"),
         ("%RESPONSE_DURATION% %RESPONSE_TX_DURATION% %REQUEST_DURATION%", "4 5 -\n"),
@@ -115,7 +115,7 @@ fn operators_that_people_ask_for() {
 }
 
 #[test]
-fn formats_tell_which_headers_they_need() {
+fn formats_return_the_headers_that_they_use() {
     let format = Format::text("%REQ(X-B)% %REQ(x-a?X-B)% %RESP(Server)% %REQ(:PATH)%").unwrap();
     assert_eq!(format.request_headers(), ["x-a", "x-b"]);
     assert_eq!(format.response_headers(), ["server"]);
@@ -123,15 +123,15 @@ fn formats_tell_which_headers_they_need() {
 }
 
 #[test]
-fn wrong_formats_say_where_and_what() {
+fn format_errors_have_a_position() {
     for (format, at, what) in [
-        ("abc %NOPE%", 4, "%NOPE% is not known"),
-        ("%REQ%", 0, "needs an argument"),
-        ("%REQ(a b)%", 0, "no header name"),
+        ("abc %NOPE%", 4, "unknown operator %NOPE%"),
+        ("%REQ%", 0, "requires an argument"),
+        ("%REQ(a b)%", 0, "not a header name"),
         ("%REQ(X", 0, "closing parenthesis"),
-        ("x %DURATION", 2, "not closed"),
-        ("100% sure", 3, "begins no operator"),
-        ("%REQ(X):n%", 0, "no number"),
+        ("x %DURATION", 2, "not followed by a percent sign"),
+        ("100% sure", 3, "does not start an operator"),
+        ("%REQ(X):n%", 0, "not a number"),
         ("%START_TIME(%Q)%", 0, "%Q"),
     ] {
         let error = Format::text(format).unwrap_err();
@@ -139,7 +139,7 @@ fn wrong_formats_say_where_and_what() {
         assert!(error.what.contains(what), "{format}: {error}");
     }
     assert!(Format::json("[]").unwrap_err().what.contains("object"));
-    assert!(Format::json("{\n \"a\": }").unwrap_err().what.contains("not JSON"));
+    assert!(Format::json("{\n \"a\": }").unwrap_err().what.contains("not valid JSON"));
     assert!(Format::json(r#"{"a":"%NOPE%"}"#).is_err());
 }
 
@@ -156,13 +156,13 @@ fn a_client_cannot_forge_lines() {
     assert_eq!(value["a"], "a\" \"b /x\n[fake]");
 }
 
-/// Collects what is written, in which batches.
+/// Collects the bytes of each write.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Takes little at a time, so that partial writes are seen.
+        // Accepts a few bytes at a time, to test partial writes.
         let taken = bytes.len().min(10);
         self.0.lock().unwrap().push(bytes[..taken].to_vec());
         Ok(taken)
@@ -174,7 +174,7 @@ impl Write for Sink {
 }
 
 #[test]
-fn lines_arrive_whole_and_in_order() {
+fn lines_are_written_whole_and_in_order() {
     let sink = Sink::default();
     let writer = Writer::to(sink.clone(), &Registry::new()).unwrap();
     let log = writer.log(Arc::new(Format::text("%BYTES_SENT% and some more text").unwrap()));
@@ -187,7 +187,7 @@ fn lines_arrive_whole_and_in_order() {
     assert_eq!(writer.dropped(), 0);
 }
 
-/// Never comes back from a write until it is told to.
+/// Blocks in each write until the sender is dropped.
 struct Stuck(std::sync::mpsc::Receiver<()>);
 
 impl Write for Stuck {
@@ -202,7 +202,7 @@ impl Write for Stuck {
 }
 
 #[test]
-fn a_stuck_log_loses_lines_and_counts_them() {
+fn a_stuck_output_drops_lines_and_counts_them() {
     let (release, stuck) = std::sync::mpsc::channel();
     let writer = Writer::to(Stuck(stuck), &Registry::new()).unwrap();
     let log = writer.log(Arc::new(Format::text("x").unwrap()));

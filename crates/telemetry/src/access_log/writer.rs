@@ -1,4 +1,4 @@
-//! The thread that writes lines, and the handles that feed it.
+//! The thread that writes access log lines, and the handles that queue lines for it.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -10,38 +10,38 @@ use std::time::Duration;
 
 use crate::metrics::{Counter, Family, Registry, Shared};
 
-use super::date::Clock;
+use super::date::StartTimes;
 use super::{Format, Record};
 
-/// Lines that may wait. At 400 bytes each this bounds the memory of a log that nobody reads to about 3 MB.
+/// The queue's capacity in lines. At 400 bytes per line it bounds the memory of a log that is not read to about 3 MB.
 const QUEUE: usize = 8192;
-/// Lines in one write; the kernel takes up to 1024 parts.
+/// The maximum number of lines in one write; the kernel accepts up to 1024 buffers.
 const BATCH: usize = 256;
 
 const DROPPED: Family = Family {
     name: "isthmus_access_log_lines_dropped_total",
-    help: "Access log lines lost because the log could not be written fast enough.",
+    help: "Access log lines dropped because the queue was full.",
     labels: &[],
 };
 
-enum Message {
+enum QueueItem {
     Line(Vec<u8>),
-    /// Answered when all before it is written.
+    /// Acknowledged when all lines before it are written.
     Flush(SyncSender<()>),
 }
 
-/// A log file, written by a thread of its own. Clones write to the same.
+/// An access log file, written by a thread of its own. Clones write to the same file.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    queue: SyncSender<Message>,
+    queue: SyncSender<QueueItem>,
     dropped: Counter<Shared>,
 }
 
 impl Writer {
-    /// Opens a file to append to; `/dev/stdout` and `/dev/stderr` are this process's own.
+    /// Opens a file for appending; `/dev/stdout` and `/dev/stderr` stand for this process's streams.
     ///
     /// # Errors
-    /// Where it cannot be opened.
+    /// Returns an error if the file cannot be opened.
     pub fn open(path: &str, registry: &Registry) -> io::Result<Self> {
         let output: Box<dyn Write + Send> = match path {
             "/dev/stdout" => Box::new(io::stdout()),
@@ -51,30 +51,30 @@ impl Writer {
         Self::to(output, registry)
     }
 
-    /// Writes to anything.
+    /// Creates a writer for any output.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// Returns an error if no thread can be started.
     pub fn to(output: impl Write + Send + 'static, registry: &Registry) -> io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUE);
         thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&lines, output))?;
         Ok(Self { queue, dropped: registry.shared().counter(&DROPPED, &[]) })
     }
 
-    /// A handle for one worker.
+    /// Creates a handle for one worker.
     pub fn log(&self, format: Arc<Format>) -> Log {
-        Log { writer: self.clone(), format, clock: RefCell::default() }
+        Log { writer: self.clone(), format, start_times: RefCell::default() }
     }
 
-    /// Lines lost so far.
+    /// Returns the number of dropped lines.
     pub fn dropped(&self) -> u64 {
         self.dropped.get()
     }
 
-    /// Waits until what was logged before is written, at most `within`. Says whether it was.
+    /// Waits until all queued lines are written, at most `within`. Returns whether they were written in time.
     pub fn flush(&self, within: Duration) -> bool {
         let (done, wait) = sync_channel(1);
-        self.queue.try_send(Message::Flush(done)).is_ok() && wait.recv_timeout(within).is_ok()
+        self.queue.try_send(QueueItem::Flush(done)).is_ok() && wait.recv_timeout(within).is_ok()
     }
 }
 
@@ -83,42 +83,42 @@ fn append(path: &str) -> io::Result<File> {
         .create(true)
         .append(true)
         .open(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("opening the access log {path}: {error}")))
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot open the access log {path}: {error}")))
 }
 
-/// One worker's way into a log.
+/// One worker's handle to an access log.
 #[derive(Debug)]
 pub struct Log {
     writer: Writer,
     format: Arc<Format>,
-    clock: RefCell<Clock>,
+    start_times: RefCell<StartTimes>,
 }
 
 impl Log {
-    /// Logs one request or connection. Never waits.
+    /// Logs one request or connection. Never blocks.
     pub fn write(&self, record: &Record<'_>) {
         // Istio's default line is about 350 bytes.
         let mut line = Vec::with_capacity(384);
-        self.format.write(record, &mut self.clock.borrow_mut(), &mut line);
-        if self.writer.queue.try_send(Message::Line(line)).is_err() {
+        self.format.write(record, &mut self.start_times.borrow_mut(), &mut line);
+        if self.writer.queue.try_send(QueueItem::Line(line)).is_err() {
             self.writer.dropped.increment();
         }
     }
 
-    /// How its lines look.
+    /// Returns the format of the lines.
     pub fn format(&self) -> &Format {
         &self.format
     }
 }
 
-/// Ends when the last handle is gone.
-fn write_all(queue: &Receiver<Message>, mut output: impl Write) {
+/// Writes queued lines until the last handle is dropped.
+fn write_all(queue: &Receiver<QueueItem>, mut output: impl Write) {
     let mut lines = Vec::with_capacity(BATCH);
     while let Ok(message) = queue.recv() {
         let mut flushes = Vec::new();
         let mut take = |message, lines: &mut Vec<Vec<u8>>| match message {
-            Message::Line(line) => lines.push(line),
-            Message::Flush(done) => flushes.push(done),
+            QueueItem::Line(line) => lines.push(line),
+            QueueItem::Flush(done) => flushes.push(done),
         };
         take(message, &mut lines);
         while lines.len() < BATCH {
@@ -128,8 +128,8 @@ fn write_all(queue: &Receiver<Message>, mut output: impl Write) {
             }
         }
         if let Err(error) = write_vectored(&mut output, &lines).and_then(|()| output.flush()) {
-            // The log is the one place that cannot be told through itself; a full disk must not flood the other.
-            tracing::debug!(%error, "writing the access log");
+            // At debug level, so that a full disk does not flood the process log.
+            tracing::debug!(%error, "cannot write the access log");
         }
         lines.clear();
         for done in flushes {

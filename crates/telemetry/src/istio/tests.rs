@@ -73,7 +73,7 @@ fn a_connection_is_reported_exactly_once() {
 }
 
 #[test]
-fn the_build_is_told() {
+fn the_build_is_reported() {
     let registry = Registry::new();
     tell_build(&registry, "proxy");
     assert!(registry.render().contains("istio_build{component=\"proxy\",tag=\""));

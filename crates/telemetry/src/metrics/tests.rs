@@ -5,7 +5,7 @@ const OPEN: Family = Family { name: "open", help: "Open connections.", labels: &
 const SIZE: Family = Family { name: "size_bytes", help: "Sizes.", labels: &["service"] };
 
 #[test]
-fn adds_up_what_workers_counted() {
+fn values_of_workers_are_added() {
     let registry = Registry::new();
     std::thread::scope(|threads| {
         for _ in 0..3 {
@@ -26,7 +26,7 @@ fn adds_up_what_workers_counted() {
 }
 
 #[test]
-fn shared_handles_lose_nothing() {
+fn shared_handles_count_every_update() {
     let registry = Registry::new();
     let counter = registry.shared().counter(&REQUESTS, &["a", "200"]);
     std::thread::scope(|scope| {
@@ -38,7 +38,7 @@ fn shared_handles_lose_nothing() {
 }
 
 #[test]
-fn a_gauge_follows_what_is_held_on_all_workers() {
+fn a_gauge_follows_the_guards_of_all_workers() {
     let registry = Registry::new();
     let (one, two) = (registry.worker().gauge(&OPEN, &[]), registry.worker().gauge(&OPEN, &[]));
     let held = one.hold();
@@ -50,7 +50,7 @@ fn a_gauge_follows_what_is_held_on_all_workers() {
 }
 
 #[test]
-fn renders_as_prometheus_reads_it() {
+fn renders_the_prometheus_text_format() {
     let registry = Registry::new();
     let scope = registry.worker();
     let sizes = scope.histogram(&SIZE, &[1.0, 10.0, 0.5 + 99.5], &["a\"b\\c\nd"]);
@@ -80,7 +80,7 @@ size_bytes_count{service="a\"b\\c\nd"} 4
 }
 
 #[test]
-fn label_sets_are_bounded() {
+fn the_number_of_label_sets_is_bounded() {
     let registry = Registry::new();
     let scope = registry.worker();
     for number in 0..MAX_SERIES + 50 {

@@ -1,10 +1,10 @@
-//! The Prometheus text format: families by name, each with its help and type, label sets sorted.
+//! The Prometheus text format: families sorted by name, each with help and type, label sets sorted.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Entry, Kind, Registry, Series, lock};
+use super::{FamilyEntry, MetricKind, Registry, Series, lock};
 
 /// Renders a registry.
 pub(super) fn render(registry: &Registry) -> String {
@@ -26,12 +26,12 @@ pub(super) fn render(registry: &Registry) -> String {
     blocks.into_values().collect()
 }
 
-fn family(entry: &Entry) -> String {
+fn family(entry: &FamilyEntry) -> String {
     let mut out = String::new();
     let kind = match entry.kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram(_) => "histogram",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        MetricKind::Histogram(_) => "histogram",
     };
     header(&mut out, entry.family.name, entry.family.help, kind);
     let mut series: Vec<_> = entry.series.iter().collect();
@@ -43,9 +43,9 @@ fn family(entry: &Entry) -> String {
             number(&mut out, value);
         };
         match entry.kind {
-            Kind::Counter => line("", None, total(series, 0) as f64),
-            Kind::Gauge => line("", None, total(series, 0).cast_signed() as f64),
-            Kind::Histogram(bounds) => {
+            MetricKind::Counter => line("", None, total(series, 0) as f64),
+            MetricKind::Gauge => line("", None, total(series, 0).cast_signed() as f64),
+            MetricKind::Histogram(bounds) => {
                 let mut count = 0;
                 for (bucket, bound) in bounds.iter().enumerate() {
                     count += total(series, bucket);

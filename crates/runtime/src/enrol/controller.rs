@@ -1,4 +1,4 @@
-//! Connections to the controller: looked up, marked, under TLS with whatever certificate is in force at the time.
+//! The controller's address, and TLS connections to it.
 
 use std::fmt;
 use std::future::Future;
@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use identity::alpn::{self, Alpn};
 use identity::{Identity, TrustError};
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -19,13 +20,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::ALPN;
 use crate::resolve;
 
-/// For TCP and TLS together, per address.
+/// The application protocol of connections to the controller.
+const ALPN: Alpn = alpn::DISCOVERY;
+/// The timeout of a connection attempt to one address, including the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the controller is.
+/// The address of the controller, and how connections to it are opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controller {
     host: String,
@@ -34,46 +36,45 @@ pub struct Controller {
     mark: Option<u32>,
 }
 
-/// Why an address of the controller cannot be used.
+/// The error for an invalid controller address.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{0:?} is no address of a controller; write it as host:port, as in isthmus-controller.isthmus-system.svc:15012"
-)]
+#[error("{0:?} is not a valid controller address; use host:port, such as isthmus-controller.isthmus-system.svc:15012")]
 pub struct AddressError(String);
 
 impl FromStr for Controller {
     type Err = AddressError;
 
-    /// `host:port`. The host is also the name that the controller's certificate must have.
+    /// Parses `host:port`. The controller's certificate must contain the host.
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let wrong = || AddressError(text.to_owned());
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let invalid = || AddressError(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let server_name = ServerName::try_from(host.to_owned()).map_err(|_| wrong())?;
-        Ok(Self { host: host.to_owned(), port: port.parse().map_err(|_| wrong())?, server_name, mark: None })
+        let server_name = ServerName::try_from(host.to_owned()).map_err(|_| invalid())?;
+        Ok(Self { host: host.to_owned(), port: port.parse().map_err(|_| invalid())?, server_name, mark: None })
     }
 }
 
 impl Controller {
-    /// The same, with connections and lookups marked so that capture lets them through.
+    /// Sets a socket mark for connections and DNS queries, which exempts them from capture.
     pub fn marked(mut self, mark: u32) -> Self {
         self.mark = Some(mark);
         self
     }
 
-    /// The same, with another name expected in its certificate and sent as SNI.
+    /// Sets the name that is sent as SNI and that the controller's certificate must contain.
     ///
     /// # Errors
-    /// Where it is no host name.
+    /// Returns an error if the name is not a host name.
     pub fn named(mut self, server_name: &str) -> Result<Self, AddressError> {
         self.server_name =
             ServerName::try_from(server_name.to_owned()).map_err(|_| AddressError(server_name.to_owned()))?;
         Ok(self)
     }
 
+    /// Connects to the first address that accepts a connection.
     async fn connect(&self, tls: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
         let addresses = resolve::lookup(&self.host, self.mark).await?;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", self.host));
+        let mut last_error = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", self.host));
         for address in addresses {
             let address = SocketAddr::new(address, self.port);
             let options = net::Connect { mark: self.mark, timeout: CONNECT_TIMEOUT, ..net::Connect::default() };
@@ -83,11 +84,15 @@ impl Controller {
             };
             match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = io::Error::new(error.kind(), format!("connecting to {address}: {error}")),
-                Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {address}")),
+                Ok(Err(error)) => {
+                    last_error = io::Error::new(error.kind(), format!("cannot connect to {address}: {error}"));
+                }
+                Err(_) => {
+                    last_error = io::Error::new(io::ErrorKind::TimedOut, format!("connecting to {address} timed out"));
+                }
             }
         }
-        Err(last)
+        Err(last_error)
     }
 }
 
@@ -97,43 +102,43 @@ impl fmt::Display for Controller {
     }
 }
 
-/// Makes connections to the controller; a [`tower::Service`] for tonic and hyper.
+/// Opens connections to the controller; a [`tower::Service`] for tonic and hyper.
 #[derive(Clone, Debug)]
 pub struct Connector {
     controller: Arc<Controller>,
-    tls: Tls,
+    client: TlsClient,
 }
 
 #[derive(Clone, Debug)]
-enum Tls {
-    /// No certificate of one's own yet.
+enum TlsClient {
+    /// A client without a certificate.
     Anonymous(Arc<ClientConfig>),
-    /// The certificate and trust in force when connecting.
+    /// A client with the certificate and trust that are current when it connects.
     Identified(Identity),
 }
 
 impl Connector {
-    /// Connections without a client certificate, to a server under one of `roots`.
+    /// Creates a connector without a client certificate, for a server whose certificate verifies under `roots`.
     pub(super) fn with_roots(controller: Controller, roots: &[CertificateDer<'static>]) -> Result<Self, TrustError> {
         let config = identity::server_only_client(roots, ALPN)?;
-        Ok(Self { controller: Arc::new(controller), tls: Tls::Anonymous(config) })
+        Ok(Self { controller: Arc::new(controller), client: TlsClient::Anonymous(config) })
     }
 
-    /// Connections with the certificate in force at the time.
+    /// Creates a connector that presents the certificate which is current at each connection.
     pub fn with_identity(controller: Controller, identity: Identity) -> Self {
-        Self { controller: Arc::new(controller), tls: Tls::Identified(identity) }
+        Self { controller: Arc::new(controller), client: TlsClient::Identified(identity) }
     }
 
-    /// A channel that connects when first used and again when the connection is lost. A controller that goes silent is
-    /// noticed within 15 seconds.
+    /// Returns a channel that connects on first use and reconnects if the connection is lost. Keep-alive detects a
+    /// silent controller within 15 seconds.
     pub fn channel(&self) -> Channel {
-        // The scheme stays http: TLS is this connector's own affair, which tonic would otherwise want to configure.
+        // The scheme is http because this connector adds TLS; with https tonic would require TLS settings of its own.
         let uri = Uri::builder()
             .scheme("http")
             .authority(format!("{}:{}", bracketed(&self.controller.host), self.controller.port))
             .path_and_query("/")
             .build()
-            .expect("a host name or address and a port make an authority");
+            .expect("a host name or address with a port is a valid authority");
         Endpoint::from(uri)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
@@ -158,9 +163,9 @@ impl tower::Service<Uri> for Connector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let connector = self.clone();
         Box::pin(async move {
-            let tls = match &connector.tls {
-                Tls::Anonymous(config) => Arc::clone(config),
-                Tls::Identified(identity) => identity.controller_config(ALPN).map_err(io::Error::other)?,
+            let tls = match &connector.client {
+                TlsClient::Anonymous(config) => Arc::clone(config),
+                TlsClient::Identified(identity) => identity.controller_config(ALPN).map_err(io::Error::other)?,
             };
             connector.controller.connect(tls).await.map(TokioIo::new)
         })
