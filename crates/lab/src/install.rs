@@ -9,7 +9,6 @@ pub mod apply;
 pub mod components;
 pub mod definitions;
 pub mod injection;
-pub mod workloads;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -25,3 +25,4 @@ pub mod reach;
 pub mod relay;
 pub mod state;
 pub mod wire;
+pub mod workloads;

@@ -90,13 +90,13 @@ fn reader_may_read_no_secret_and_change_no_workload() {
 #[test]
 fn workloads_are_pinned_exported_and_named() {
     let topology = topology("primary-remote.yaml");
-    let west = workloads::all(&topology, topology.cluster("west").expect("a cluster"));
+    let west = crate::orchestration::workloads::all(&topology, topology.cluster("west").expect("a cluster"));
     let reviews = find(&west, "Deployment", "reviews").expect("reviews");
     assert_eq!(reviews["spec"]["replicas"], 2);
     assert_eq!(reviews["spec"]["template"]["metadata"]["labels"]["version"], "v1");
     assert!(find(&west, "ServiceExport", "reviews").is_some() && find(&west, "ServiceExport", "ratings").is_none());
     assert!(find(&west, "ServiceAccount", "frontend").is_some());
-    let east = workloads::all(&topology, topology.cluster("east").expect("a cluster"));
+    let east = crate::orchestration::workloads::all(&topology, topology.cluster("east").expect("a cluster"));
     assert!(find(&east, "ServiceExport", "ratings").is_some() && find(&east, "Deployment", "frontend").is_none());
 }
 
@@ -105,7 +105,7 @@ fn every_object_is_complete() {
     let topology = topology("three-regions.yaml");
     for cluster in &topology.clusters {
         let mut objects = installed(&topology, &cluster.name);
-        objects.extend(workloads::all(&topology, cluster));
+        objects.extend(crate::orchestration::workloads::all(&topology, cluster));
         let mut seen = std::collections::BTreeSet::new();
         for object in objects {
             let key = format!("{} {} {}", object["kind"], object["metadata"]["namespace"], object["metadata"]["name"]);

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::front::Running;
 use super::keys::API_PORT;
 use super::progress::{Progress, Step};
-use super::reach;
+use super::{reach, workloads};
 use crate::controllers::replica_set::ready_since;
 use crate::install::apply::{ApplyError, apply, read};
 use crate::install::{self, Authorities};
@@ -137,7 +137,7 @@ pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> 
             // tell what is wrong.
             let mut ready = serving[primary].subscribe();
             let _ = tokio::time::timeout(WEBHOOK, ready.wait_for(|ready| *ready)).await;
-            apply(client, install::workloads::all(topology, cluster)).await.map_err(applied)?;
+            apply(client, workloads::all(topology, cluster)).await.map_err(applied)?;
             for manifest in topology.manifests.iter().filter(|manifest| manifest.clusters.contains(&cluster.name)) {
                 apply(client, read(&manifest.path).map_err(applied)?).await.map_err(applied)?;
             }
