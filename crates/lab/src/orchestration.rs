@@ -13,13 +13,16 @@
 //! Everything below the front is in a pid namespace of its own whose first process ends with the front, however the front ends. So
 //! nothing can be left over but the lab's directory, and that is known to whoever looks next ([`state`]).
 
+pub mod authorities;
 pub mod bring_up;
 pub mod cluster;
 pub mod control;
 pub mod front;
 pub mod handover;
 pub mod init;
+pub mod installation;
 pub mod keys;
+pub mod manifest;
 pub mod progress;
 pub mod reach;
 pub mod relay;

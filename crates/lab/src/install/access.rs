@@ -1,95 +1,78 @@
-//! Who may do what. Every account has the least that its component uses.
+//! Service accounts, roles and bindings. Each account has only the rights that its component uses.
 
+use api::reader::{Rule, SERVING, Served, WATCHED};
 use serde_json::{Value, json};
 
-use super::{CONTROLLER, GATEWAY, ROOT, SYSTEM};
-use crate::topology::Cluster;
+use super::components::{CONTROLLER, GATEWAY};
+use super::settings::Installation;
+use super::webhook;
 
-fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
-    json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
-}
-
+const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const READ: &[&str] = &["get", "list", "watch"];
 
-/// Accounts and roles of a cluster.
+/// The configuration APIs, which a controller reads in its own cluster.
+const CONFIGURATION: &[Rule] = &[
+    all_of("multicluster.x-k8s.io"),
+    all_of("networking.istio.io"),
+    all_of("security.istio.io"),
+    all_of("telemetry.istio.io"),
+];
+
+/// Writing the root certificates into the injection webhook's configuration.
+const WEBHOOK: Rule = Rule {
+    group: "admissionregistration.k8s.io",
+    resources: &["mutatingwebhookconfigurations"],
+    verbs: &["get", "patch"],
+    names: &[webhook::CONFIGURATION],
+};
+
+/// Rights in the root namespace: the mesh-wide settings, remote secrets and signing certificates.
+const ROOT_NAMESPACE: &[Rule] = &[
+    Rule { group: "", resources: &["configmaps"], verbs: READ, names: &[] },
+    Rule {
+        group: "",
+        resources: &["secrets"],
+        verbs: &["get", "list", "watch", "create", "update", "patch"],
+        names: &[],
+    },
+];
+
+const fn all_of(group: &'static str) -> Rule {
+    Rule { group, resources: &["*"], verbs: READ, names: &[] }
+}
+
+/// The accounts and roles of a cluster.
 #[must_use]
-pub fn all(cluster: &Cluster) -> Vec<Value> {
-    let mut objects = vec![account(GATEWAY)];
-    objects.extend(reader(cluster));
-    if cluster.is_primary() {
-        objects.extend(controller());
+pub fn all(of: &Installation) -> Vec<Value> {
+    let served = if of.control_plane.is_local() { Served::ByItself } else { Served::ByReader };
+    let mut objects = vec![account(GATEWAY, &of.namespace)];
+    // The account by which another cluster's controller reads this one, as `isthmus join` makes it.
+    objects.extend(api::reader::objects(&of.namespace, served));
+    if of.control_plane.is_local() {
+        objects.extend(controller(of));
     }
     objects
 }
 
-/// The kinds that a controller watches in its own cluster and in every other one.
-fn watched() -> Vec<Value> {
+fn controller(of: &Installation) -> Vec<Value> {
+    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK]);
+    let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
+    let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
+    let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});
     vec![
-        rule(&[""], &["namespaces", "nodes", "pods", "services"], READ),
-        rule(&["discovery.k8s.io"], &["endpointslices"], READ),
-        rule(&["multicluster.x-k8s.io"], &["serviceexports", "serviceimports"], READ),
-        rule(&["networking.istio.io"], &["*"], READ),
-        rule(&["security.istio.io", "telemetry.istio.io"], &["*"], READ),
+        account(CONTROLLER, &of.namespace),
+        json!({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": CONTROLLER}, "rules": rules(cluster_wide)}),
+        json!({"apiVersion": RBAC, "kind": "ClusterRoleBinding", "metadata": {"name": CONTROLLER},
+               "roleRef": bound("ClusterRole"), "subjects": subjects}),
+        json!({"apiVersion": RBAC, "kind": "Role", "metadata": local, "rules": rules(ROOT_NAMESPACE)}),
+        json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": local, "roleRef": bound("Role"), "subjects": subjects}),
     ]
 }
 
-/// What issuing certificates to a cluster's workloads takes: asking who a token is of, and publishing the root.
-fn issuing() -> Vec<Value> {
-    vec![
-        rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
-        rule(&[""], &["configmaps"], &["get", "list", "watch", "create", "update", "patch"]),
-    ]
+fn account(name: &str, namespace: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}})
 }
 
-/// The account by which another cluster's controller reads this one, exactly as `isthmus join` makes it.
-fn reader(cluster: &Cluster) -> Vec<Value> {
-    use api::reader::Served;
-    api::reader::objects(SYSTEM, if cluster.is_primary() { Served::ByItself } else { Served::ByReader })
-}
-
-fn controller() -> Vec<Value> {
-    let mut rules: Vec<Value> = watched().into_iter().chain(issuing()).collect();
-    rules.extend([
-        rule(&["multicluster.x-k8s.io"], &["serviceexports/status"], &["update", "patch"]),
-        rule(&["admissionregistration.k8s.io"], &["mutatingwebhookconfigurations"], &["get", "list", "watch", "patch"]),
-        rule(&[""], &["events"], &["create", "patch"]),
-    ]);
-    let mut objects = vec![account(CONTROLLER)];
-    objects.extend(cluster_role(CONTROLLER, rules));
-    // Remote secrets and signing certificates, in the one namespace that has them.
-    objects.push(json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-        "metadata": {"name": CONTROLLER, "namespace": ROOT},
-        "rules": [
-            rule(&[""], &["secrets"], &["get", "list", "watch", "create", "update", "patch"]),
-            rule(&["coordination.k8s.io"], &["leases"], &["get", "create", "update", "patch"]),
-        ],
-    }));
-    objects.push(json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-        "metadata": {"name": CONTROLLER, "namespace": ROOT},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": CONTROLLER},
-        "subjects": [{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": SYSTEM}],
-    }));
-    objects
-}
-
-/// A service account of the system namespace.
-fn account(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": SYSTEM}})
-}
-
-fn cluster_role(name: &str, rules: Vec<Value>) -> [Value; 2] {
-    [
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": {"name": name}, "rules": rules,
-        }),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": SYSTEM}],
-        }),
-    ]
+fn rules<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Vec<Value> {
+    rules.into_iter().map(Rule::to_json).collect()
 }

@@ -1,6 +1,5 @@
 //! Applying objects to a cluster, as `kubectl apply --server-side` does.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -9,8 +8,6 @@ use kube::discovery::{Scope, pinned_kind};
 use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
-/// Who applies, for field ownership.
-const MANAGER: &str = "isthmus-lab";
 /// Requests under way at once. The API server of a lab is one process on this machine.
 const AT_ONCE: usize = 8;
 /// How long a kind that was just defined may take to be served, or a namespace to exist.
@@ -33,36 +30,20 @@ pub enum ApplyError {
     /// It is not a Kubernetes object.
     #[error("{0}")]
     NotAnObject(String),
-    /// A manifest file cannot be read.
-    #[error("{path}: {source}", path = .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A manifest file is not YAML.
-    #[error("{path}: {message}", path = .path.display())]
-    NotYaml {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        message: String,
-    },
 }
 
-/// Applies `objects`: namespaces and definitions first, then the rest at once.
+/// Applies `objects` as `field_manager`, taking over fields of other managers: namespaces and custom resource definitions
+/// first, then the rest concurrently. Waits up to [`PATIENCE`] for a kind or namespace that was created a moment ago.
 ///
 /// # Errors
-/// The first object that was refused.
-pub async fn apply(client: &Client, objects: Vec<Value>) -> Result<(), ApplyError> {
+/// Returns the first object that the API server refused.
+pub async fn apply(client: &Client, field_manager: &str, objects: Vec<Value>) -> Result<(), ApplyError> {
     let (first, rest): (Vec<Value>, Vec<Value>) = objects
         .into_iter()
         .partition(|object| matches!(object["kind"].as_str(), Some("Namespace" | "CustomResourceDefinition")));
     for wave in [first, rest] {
         stream::iter(wave)
-            .map(|object| apply_one(client, object))
+            .map(|object| apply_one(client, field_manager, object))
             .buffer_unordered(AT_ONCE)
             .try_collect::<Vec<()>>()
             .await?;
@@ -70,30 +51,7 @@ pub async fn apply(client: &Client, objects: Vec<Value>) -> Result<(), ApplyErro
     Ok(())
 }
 
-/// Reads a file of one or more YAML documents.
-///
-/// # Errors
-/// When it cannot be read or is not YAML.
-pub fn read(path: &Path) -> Result<Vec<Value>, ApplyError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ApplyError::Unreadable { path: path.to_owned(), source })?;
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(&text, options)
-        .map_err(|error| ApplyError::NotYaml { path: path.to_owned(), message: error.without_snippet().to_string() })?;
-    let mut objects = Vec::new();
-    for document in documents {
-        match document {
-            Value::Null => {}
-            Value::Object(ref map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
-                objects.extend(map.get("items").and_then(Value::as_array).into_iter().flatten().cloned());
-            }
-            other => objects.push(other),
-        }
-    }
-    Ok(objects)
-}
-
-async fn apply_one(client: &Client, object: Value) -> Result<(), ApplyError> {
+async fn apply_one(client: &Client, field_manager: &str, object: Value) -> Result<(), ApplyError> {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
@@ -110,7 +68,7 @@ async fn apply_one(client: &Client, object: Value) -> Result<(), ApplyError> {
     let refused = |source| ApplyError::Refused { kind: kind.clone(), name: name.clone(), source };
     let begin = Instant::now();
     loop {
-        let error = match try_apply(client, &kind_of, &object).await {
+        let error = match try_apply(client, field_manager, &kind_of, &object).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -124,7 +82,12 @@ async fn apply_one(client: &Client, object: Value) -> Result<(), ApplyError> {
     }
 }
 
-async fn try_apply(client: &Client, kind: &GroupVersionKind, object: &DynamicObject) -> kube::Result<()> {
+async fn try_apply(
+    client: &Client,
+    field_manager: &str,
+    kind: &GroupVersionKind,
+    object: &DynamicObject,
+) -> kube::Result<()> {
     let (resource, namespaced) = match known(kind) {
         Some(known) => known,
         None => {
@@ -137,7 +100,7 @@ async fn try_apply(client: &Client, kind: &GroupVersionKind, object: &DynamicObj
     } else {
         Api::all_with(client.clone(), &resource)
     };
-    api.patch(&object.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await.map(drop)
+    api.patch(&object.name_any(), &PatchParams::apply(field_manager).force(), &Patch::Apply(object)).await.map(drop)
 }
 
 /// Plural and scope of built-in kinds, which saves asking.

@@ -1,15 +1,41 @@
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr};
 
+use serde_json::json;
+
+use super::components::{CONTROLLER, GATEWAY, WEBHOOKS};
 use super::*;
 
-fn topology(name: &str) -> Topology {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topologies").join(name);
-    Topology::load(&path).unwrap_or_else(|error| panic!("{error}"))
+const GATEWAY_OF_WEST: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+
+fn installation(cluster: &str, control_plane: ControlPlane) -> Installation {
+    Installation {
+        cluster: cluster.to_owned(),
+        network: format!("net-{cluster}"),
+        trust_domain: "cluster.local".to_owned(),
+        namespace: "isthmus-system".to_owned(),
+        root_namespace: "istio-system".to_owned(),
+        control_plane,
+        images: Images::default(),
+        gateway_address: None,
+        roots_pem: "roots".to_owned(),
+        mesh_config: serde_json::Map::new(),
+        injected_namespaces: vec!["default".to_owned()],
+    }
 }
 
-fn installed(topology: &Topology, cluster: &str) -> Vec<Value> {
-    let authorities = Authorities::generate(topology).expect("authorities");
-    mesh(topology, topology.cluster(cluster).expect("a cluster"), &authorities)
+fn primary() -> Installation {
+    let signing = ["cacerts", "cacerts-east"].map(|name| SigningSecret {
+        name: name.to_owned(),
+        entries: [("ca-key.pem".to_owned(), name.to_owned())].into(),
+    });
+    Installation {
+        gateway_address: Some(GATEWAY_OF_WEST),
+        ..installation("west", ControlPlane::Local { signing: signing.into() })
+    }
+}
+
+fn remote() -> Installation {
+    installation("east", ControlPlane::Remote { primary: "west".to_owned(), gateway: GATEWAY_OF_WEST })
 }
 
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
@@ -17,61 +43,72 @@ fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
 }
 
 #[test]
-fn primary_has_controller_and_every_intermediate() {
-    let topology = topology("three-regions.yaml");
-    let objects = installed(&topology, "west");
+fn a_primary_gets_a_controller_and_every_signing_secret() {
+    let objects = primary().objects();
     assert!(find(&objects, "Deployment", CONTROLLER).is_some());
-    for secret in ["cacerts", "cacerts-east", "cacerts-central"] {
-        let secret = find(&objects, "Secret", secret).expect(secret);
-        let entries = &secret["stringData"];
-        for entry in ["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem"] {
-            assert!(entries[entry].as_str().is_some_and(|text| text.starts_with("-----BEGIN")), "{entry}");
-        }
+    for name in ["cacerts", "cacerts-east"] {
+        let secret = find(&objects, "Secret", name).expect(name);
+        assert_eq!(secret["stringData"]["ca-key.pem"], name);
+        assert_eq!(secret["metadata"]["namespace"], "istio-system");
     }
     let gateway = find(&objects, "Service", GATEWAY).expect("a gateway");
     assert_eq!(gateway["spec"]["loadBalancerIP"], "203.0.113.10");
     assert_eq!(gateway["metadata"]["labels"]["topology.istio.io/network"], "net-west");
+    let settings = find(&objects, "ConfigMap", "istio").expect("mesh-wide settings");
+    assert_eq!(settings["data"]["mesh"], "{\n  \"trustDomain\": \"cluster.local\"\n}");
 }
 
 #[test]
-fn remote_reaches_its_primary_through_the_gateway() {
-    let topology = topology("primary-remote.yaml");
-    let objects = installed(&topology, "east");
+fn a_remote_reaches_its_primary_through_the_gateway() {
+    let objects = remote().objects();
     assert!(find(&objects, "Deployment", CONTROLLER).is_none());
     assert!(find(&objects, "Secret", "cacerts").is_none(), "signing keys stay with the primary");
     for (service, slice) in [(CONTROLLER, "isthmus-controller-of-west"), (WEBHOOKS, "isthmus-webhooks-of-west")] {
         let found = find(&objects, "Service", service).expect(service);
         assert!(found["spec"]["selector"].is_null());
         let slice = find(&objects, "EndpointSlice", slice).expect(slice);
+        assert_eq!(slice["addressType"], "IPv4");
         assert_eq!(slice["endpoints"][0]["addresses"][0], "203.0.113.10");
         assert_eq!(slice["ports"][0]["name"], found["spec"]["ports"][0]["name"]);
         assert_eq!(slice["ports"][0]["port"], 15443);
     }
-    let hook = find(&objects, "MutatingWebhookConfiguration", "isthmus-sidecar-injector").expect("a webhook");
+    let gateway = find(&objects, "Service", GATEWAY).expect("a gateway");
+    assert!(gateway["spec"]["loadBalancerIP"].is_null(), "the cluster chooses");
+    let hook = find(&objects, "MutatingWebhookConfiguration", webhook::CONFIGURATION).expect("a webhook");
     assert_eq!(hook["webhooks"][0]["clientConfig"]["service"]["path"], "/inject/cluster/east/net/net-east");
 }
 
 #[test]
-fn two_primaries_share_a_root_but_no_intermediate() {
-    let topology = topology("multi-primary.yaml");
-    let authorities = Authorities::generate(&topology).expect("authorities");
-    let secret = |cluster: &str| {
-        let objects = mesh(&topology, topology.cluster(cluster).expect("a cluster"), &authorities);
-        assert!(
-            find(&objects, "Secret", "cacerts-east").is_none() && find(&objects, "Secret", "cacerts-west").is_none()
-        );
-        find(&objects, "Secret", "cacerts").expect("cacerts")["stringData"].clone()
+fn components_follow_the_namespaces_of_the_installation() {
+    let elsewhere = Installation { namespace: "mesh".to_owned(), root_namespace: "mesh-root".to_owned(), ..primary() };
+    let objects = elsewhere.objects();
+    let text = serde_json::to_string(&objects).expect("JSON");
+    assert!(!text.contains("isthmus-system") && !text.contains("istio-system"), "{text}");
+    let gateway = find(&objects, "Deployment", GATEWAY).expect("a gateway");
+    let env = gateway["spec"]["template"]["spec"]["containers"][0]["env"].as_array().expect("variables");
+    let address = env.iter().find(|entry| entry["name"] == "DISCOVERY_ADDRESS").expect("an address");
+    assert_eq!(address["value"], "isthmus-controller.mesh.svc:15012");
+}
+
+/// The resources that a role's rules let an account read, by group.
+fn readable(role: &Value) -> Vec<(String, String)> {
+    let words = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    let (west, east) = (secret("west"), secret("east"));
-    assert_eq!(west["root-cert.pem"], east["root-cert.pem"]);
-    assert_ne!(west["ca-cert.pem"], east["ca-cert.pem"]);
+    let rules = role["rules"].as_array().expect("rules").iter();
+    let reads = rules.filter(|rule| words(&rule["verbs"]).contains(&"watch".to_owned()));
+    reads
+        .flat_map(|rule| {
+            let group = words(&rule["apiGroups"])[0].clone();
+            words(&rule["resources"]).into_iter().map(move |resource| (group.clone(), resource))
+        })
+        .collect()
 }
 
 #[test]
 fn reader_may_read_no_secret_and_change_no_workload() {
-    let topology = topology("primary-remote.yaml");
-    let objects = installed(&topology, "east");
-    let role = find(&objects, "ClusterRole", READER).expect("a role");
+    let objects = remote().objects();
+    let role = find(&objects, "ClusterRole", api::reader::READER).expect("a role");
     for rule in role["rules"].as_array().expect("rules") {
         let resources: Vec<&str> =
             rule["resources"].as_array().expect("resources").iter().filter_map(Value::as_str).collect();
@@ -81,51 +118,31 @@ fn reader_may_read_no_secret_and_change_no_workload() {
             .expect("verbs")
             .iter()
             .any(|verb| !["get", "list", "watch"].contains(&verb.as_str().unwrap_or("")));
-        // It writes only what has a name it was given, or asks whose a token is, which changes nothing.
+        // It writes only objects of a given name, or reviews tokens, which changes nothing.
         let named = rule["resourceNames"].as_array().is_some_and(|names| !names.is_empty());
         assert!(!writes || named || resources == ["tokenreviews"], "{rule}");
     }
 }
 
 #[test]
-fn workloads_are_pinned_exported_and_named() {
-    let topology = topology("primary-remote.yaml");
-    let west = crate::orchestration::workloads::all(&topology, topology.cluster("west").expect("a cluster"));
-    let reviews = find(&west, "Deployment", "reviews").expect("reviews");
-    assert_eq!(reviews["spec"]["replicas"], 2);
-    assert_eq!(reviews["spec"]["template"]["metadata"]["labels"]["version"], "v1");
-    assert!(find(&west, "ServiceExport", "reviews").is_some() && find(&west, "ServiceExport", "ratings").is_none());
-    assert!(find(&west, "ServiceAccount", "frontend").is_some());
-    let east = crate::orchestration::workloads::all(&topology, topology.cluster("east").expect("a cluster"));
-    assert!(find(&east, "ServiceExport", "ratings").is_some() && find(&east, "Deployment", "frontend").is_none());
+fn a_controller_may_read_in_its_own_cluster_whatever_its_reader_may_read_elsewhere() {
+    let objects = primary().objects();
+    let own = readable(find(&objects, "ClusterRole", CONTROLLER).expect("a role"));
+    for (group, resource) in readable(find(&objects, "ClusterRole", api::reader::READER).expect("a role")) {
+        let covered = own.iter().any(|(g, r)| *g == group && (*r == resource || r == "*"));
+        assert!(covered, "{group}/{resource}");
+    }
+    assert!(!own.iter().any(|(_, resource)| resource == "secrets"), "secrets are read in the root namespace alone");
 }
 
 #[test]
-fn every_object_is_complete() {
-    let topology = topology("three-regions.yaml");
-    for cluster in &topology.clusters {
-        let mut objects = installed(&topology, &cluster.name);
-        objects.extend(crate::orchestration::workloads::all(&topology, cluster));
+fn every_object_is_complete_and_named_once() {
+    for installation in [primary(), remote()] {
         let mut seen = std::collections::BTreeSet::new();
-        for object in objects {
+        for object in installation.objects() {
             let key = format!("{} {} {}", object["kind"], object["metadata"]["namespace"], object["metadata"]["name"]);
             assert!(object["apiVersion"].is_string() && object["metadata"]["name"].is_string(), "{object}");
-            assert!(seen.insert(key.clone()), "{key} twice in {}", cluster.name);
+            assert!(seen.insert(key.clone()), "{key} twice in {}", installation.cluster);
         }
     }
-}
-
-#[test]
-fn manifests_are_read_document_by_document() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("some.yaml");
-    std::fs::write(&file, "kind: A\nx: no\n---\n---\nkind: List\nitems: [{kind: B}, {kind: C}]\n").expect("written");
-    let objects = apply::read(&file).expect("readable");
-    let kinds: Vec<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
-    assert_eq!(kinds, ["A", "B", "C"]);
-    assert_eq!(objects[0]["x"], "no");
-    std::fs::write(&file, "kind: [").expect("written");
-    let error = apply::read(&file).expect_err("broken").to_string();
-    assert!(error.contains("some.yaml") && error.contains("line"), "{error}");
-    assert!(apply::read(&folder.path().join("none.yaml")).is_err());
 }

@@ -10,15 +10,19 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt as _};
 use tokio::sync::watch;
 
+use super::authorities::MeshAuthorities;
 use super::front::Running;
 use super::keys::API_PORT;
+use super::manifest::{self, ManifestError};
 use super::progress::{Progress, Step};
-use super::{reach, workloads};
+use super::{installation, reach, workloads};
 use crate::controllers::replica_set::ready_since;
-use crate::install::apply::{ApplyError, apply, read};
-use crate::install::{self, Authorities};
+use crate::install::apply::{ApplyError, apply};
+use crate::install::components::{CONTROLLER, GATEWAY, GATEWAY_PORT};
 use crate::topology::{Cluster, Topology};
 
+/// The field manager of server-side apply.
+const FIELD_MANAGER: &str = "isthmus-lab";
 /// How often it is looked at what is not ready yet.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long workloads wait for the webhook that gives them their sidecars.
@@ -59,6 +63,9 @@ pub enum BringUpError {
         /// Why.
         message: String,
     },
+    /// A manifest file of the topology cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// The mesh's signing certificates cannot be made.
     #[error(transparent)]
     Authorities(#[from] identity::CaError),
@@ -121,7 +128,7 @@ pub async fn client(kubeconfig: &str) -> Result<Client, String> {
 /// When something is refused for good.
 pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> Result<(), BringUpError> {
     let topology = &lab.topology;
-    let authorities = Authorities::generate(topology)?;
+    let authorities = MeshAuthorities::generate(topology)?;
     let flags = || topology.clusters.iter().map(|_| watch::Sender::new(false)).collect::<Vec<_>>();
     let (installed, serving) = (flags(), flags());
     let each = topology.clusters.iter().zip(&clients.0).enumerate().map(|(index, (cluster, client))| {
@@ -131,15 +138,17 @@ pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> 
             api_ready(client).await;
             progress.reached(&cluster.name, Step::Api, "api ready", true);
             let applied = |source| BringUpError::Apply { cluster: cluster.name.clone(), source };
-            apply(client, install::mesh(topology, cluster, authorities)).await.map_err(applied)?;
+            apply(client, FIELD_MANAGER, installation::of(topology, cluster, authorities).objects())
+                .await
+                .map_err(applied)?;
             installed.send_replace(true);
             // Pods need the webhook, which is the primary's. After a while they are made all the same: the refusals then
             // tell what is wrong.
             let mut ready = serving[primary].subscribe();
             let _ = tokio::time::timeout(WEBHOOK, ready.wait_for(|ready| *ready)).await;
-            apply(client, workloads::all(topology, cluster)).await.map_err(applied)?;
+            apply(client, FIELD_MANAGER, workloads::all(topology, cluster)).await.map_err(applied)?;
             for manifest in topology.manifests.iter().filter(|manifest| manifest.clusters.contains(&cluster.name)) {
-                apply(client, read(&manifest.path).map_err(applied)?).await.map_err(applied)?;
+                apply(client, FIELD_MANAGER, manifest::read(&manifest.path)?).await.map_err(applied)?;
             }
             Ok(())
         };
@@ -191,8 +200,8 @@ async fn join(
         let _ = installed[needed].subscribe().wait_for(|done| *done).await;
     }
     let secret = remote_secret(&clusters[index], &clients.0[index], &lab.authorities[index]).await?;
-    let api: Api<Secret> = Api::namespaced(clients.0[primary].clone(), install::ROOT);
-    let params = PatchParams::apply("isthmus-lab").force();
+    let api: Api<Secret> = Api::namespaced(clients.0[primary].clone(), api::names::ROOT_NAMESPACE);
+    let params = PatchParams::apply(FIELD_MANAGER).force();
     let name = secret.name_any();
     api.patch(&name, &params, &Patch::Apply(&secret)).await.map(drop).map_err(|source| BringUpError::Api {
         cluster: clusters[primary].name.clone(),
@@ -206,7 +215,7 @@ async fn join(
 /// # Errors
 /// When no token is given.
 pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) -> Result<Secret, BringUpError> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), install::SYSTEM);
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), api::names::SYSTEM_NAMESPACE);
     let wish = TokenRequest {
         spec: TokenRequestSpec {
             audiences: Vec::new(),
@@ -215,7 +224,7 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         },
         ..TokenRequest::default()
     };
-    let given = accounts.create_token_request(install::READER, &PostParams::default(), &wish).await;
+    let given = accounts.create_token_request(api::reader::READER, &PostParams::default(), &wish).await;
     let given = given.map_err(|source| BringUpError::Api {
         cluster: cluster.name.clone(),
         action: "get a token of the reader account",
@@ -230,7 +239,7 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         ca_pem: authority.as_bytes(),
         token: &token,
     };
-    api::remote_secret::remote_secret(install::ROOT, &access)
+    api::remote_secret::remote_secret(api::names::ROOT_NAMESPACE, &access)
         .map_err(|error| BringUpError::Client { cluster: cluster.name.clone(), message: error.to_string() })
 }
 
@@ -248,16 +257,16 @@ async fn pods_ready(
         if let Ok(list) = pods.list(&ListParams::default()).await {
             let ready = |app: &str| {
                 list.items.iter().any(|pod| {
-                    pod.namespace().as_deref() == Some(install::SYSTEM)
+                    pod.namespace().as_deref() == Some(api::names::SYSTEM_NAMESPACE)
                         && pod.labels().get("app").is_some_and(|label| label == app)
                         && ready_since(pod).is_some()
                 })
             };
-            let control = !cluster.is_primary() || ready(install::CONTROLLER);
+            let control = !cluster.is_primary() || ready(CONTROLLER);
             if cluster.is_primary() && control {
                 first(progress, &cluster.name, Step::Control, "controller ready");
             }
-            let gateway = ready(install::GATEWAY);
+            let gateway = ready(GATEWAY);
             if control && gateway {
                 serving.send_replace(true);
             }
@@ -266,7 +275,7 @@ async fn pods_ready(
                 if !cluster.is_primary() {
                     first(progress, &cluster.name, Step::Control, &format!("joined {}", cluster.primary()));
                 }
-                let address = format!("gateway {}:{}", cluster.gateway(), install::GATEWAY_PORT);
+                let address = format!("gateway {}:{}", cluster.gateway(), GATEWAY_PORT);
                 progress.reached(&cluster.name, Step::Gateway, &address, false);
             }
             let up =

@@ -16,6 +16,7 @@ use super::init::{FromFront, ToFront};
 use super::keys::{Keys, KeysError, merged};
 use super::state::{ClusterRecord, Directory, Record, StateError, start_of};
 use super::{handover, init};
+use crate::install::components::GATEWAY_PORT;
 use crate::topology::{Cluster, Diagnostic, Topology};
 
 /// How long namespaces and links may take to be made.
@@ -263,7 +264,7 @@ fn record_of(directory: &Directory, cluster: &Cluster, api: SocketAddr) -> Clust
         network: cluster.network.clone(),
         region: cluster.region.clone(),
         zones: cluster.zones.clone(),
-        gateway: format!("{}:{}", cluster.gateway(), crate::install::GATEWAY_PORT),
+        gateway: format!("{}:{}", cluster.gateway(), GATEWAY_PORT),
         api: format!("https://{api}"),
         kubeconfig: directory.path().join(format!("{}.kubeconfig", cluster.name)),
     }

@@ -18,11 +18,9 @@ use serde::Deserialize;
 
 use super::bring_up::Clients;
 use super::control::{self, Reply, Request};
-use crate::install;
+use crate::install::components::{CONTROLLER, GATEWAY_PORT, MONITORING_PORT};
 use crate::topology::{Cluster, Topology, Workload};
 
-/// The controller's port for people.
-const PAGES: u16 = 15014;
 /// How long a gateway may take to accept, and to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Content types of TLS records (RFC 8446 §5.1).
@@ -107,7 +105,7 @@ pub async fn missing(topology: &Topology, clients: &Clients, directory: &Path) -
     let probes = exported.iter().filter_map(|service| Some((topology.clusters.get(service.cluster)?, service)));
     let probes: Vec<(SocketAddrV4, String)> = probes
         .flat_map(|(cluster, service)| {
-            let gateway = SocketAddrV4::new(cluster.gateway(), install::GATEWAY_PORT);
+            let gateway = SocketAddrV4::new(cluster.gateway(), GATEWAY_PORT);
             service.server_names.iter().map(move |name| (gateway, name.clone()))
         })
         .collect();
@@ -173,8 +171,8 @@ impl ServicePage {
 }
 
 async fn page<T: serde::de::DeserializeOwned>(client: &Client, page: &str) -> Result<T, String> {
-    let (namespace, service) = (install::SYSTEM, install::CONTROLLER);
-    let path = format!("/api/v1/namespaces/{namespace}/services/{service}:{PAGES}/proxy/debug/{page}");
+    let (namespace, service) = (api::names::SYSTEM_NAMESPACE, CONTROLLER);
+    let path = format!("/api/v1/namespaces/{namespace}/services/{service}:{MONITORING_PORT}/proxy/debug/{page}");
     let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
     client.request(request).await.map_err(|error| crate::controllers::replica_set::plain(&error))
 }
