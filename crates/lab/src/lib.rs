@@ -7,7 +7,6 @@
 pub mod command;
 pub mod controllers;
 pub mod dns;
-pub mod install;
 pub mod node;
 pub mod orchestration;
 pub mod testapp;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use identity::{Authority, CaError, Constraints};
 
-use crate::install::SigningSecret;
 use crate::topology::{Cluster, Topology};
+use install::SigningSecret;
 
 /// How long a lab's signing certificates are valid: longer than any lab runs.
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -17,9 +17,9 @@ use super::manifest::{self, ManifestError};
 use super::progress::{Progress, Step};
 use super::{installation, reach, workloads};
 use crate::controllers::replica_set::ready_since;
-use crate::install::apply::{ApplyError, apply};
-use crate::install::components::{CONTROLLER, GATEWAY, GATEWAY_PORT};
 use crate::topology::{Cluster, Topology};
+use install::apply::{ApplyError, apply};
+use install::components::{CONTROLLER, GATEWAY, GATEWAY_PORT};
 
 /// The field manager of server-side apply.
 const FIELD_MANAGER: &str = "isthmus-lab";

@@ -16,8 +16,8 @@ use super::init::{FromFront, ToFront};
 use super::keys::{Keys, KeysError, merged};
 use super::state::{ClusterRecord, Directory, Record, StateError, start_of};
 use super::{handover, init};
-use crate::install::components::GATEWAY_PORT;
 use crate::topology::{Cluster, Diagnostic, Topology};
+use install::components::GATEWAY_PORT;
 
 /// How long namespaces and links may take to be made.
 const MAKING: Duration = Duration::from_secs(20);

@@ -1,8 +1,8 @@
 //! What a cluster of a lab gets: the parameters of its installation, from the topology.
 
-use crate::install::{ControlPlane, Images, Installation};
 use crate::orchestration::authorities::MeshAuthorities;
 use crate::topology::{Cluster, Topology};
+use install::{ControlPlane, Images, Installation};
 
 /// The installation of `cluster`.
 #[must_use]
@@ -61,11 +61,7 @@ mod tests {
         Topology::load(&path).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn signing(
-        topology: &Topology,
-        cluster: &str,
-        authorities: &MeshAuthorities,
-    ) -> Vec<crate::install::SigningSecret> {
+    fn signing(topology: &Topology, cluster: &str, authorities: &MeshAuthorities) -> Vec<install::SigningSecret> {
         match of(topology, topology.cluster(cluster).expect("a cluster"), authorities).control_plane {
             ControlPlane::Local { signing } => signing,
             ControlPlane::Remote { .. } => Vec::new(),

@@ -18,8 +18,8 @@ use serde::Deserialize;
 
 use super::bring_up::Clients;
 use super::control::{self, Reply, Request};
-use crate::install::components::{CONTROLLER, GATEWAY_PORT, MONITORING_PORT};
 use crate::topology::{Cluster, Topology, Workload};
+use install::components::{CONTROLLER, GATEWAY_PORT, MONITORING_PORT};
 
 /// How long a gateway may take to accept, and to answer.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -3,9 +3,9 @@
 use api::reader::{Rule, SERVING, Served, WATCHED};
 use serde_json::{Value, json};
 
-use super::components::{CONTROLLER, GATEWAY};
-use super::settings::Installation;
-use super::webhook;
+use crate::components::{CONTROLLER, GATEWAY};
+use crate::settings::Installation;
+use crate::webhook;
 
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const READ: &[&str] = &["get", "list", "watch"];

@@ -3,7 +3,7 @@
 use api::names;
 use serde_json::{Value, json};
 
-use super::settings::{ControlPlane, Installation};
+use crate::settings::{ControlPlane, Installation};
 
 /// Name of the controller's Deployment, Service and account.
 pub const CONTROLLER: &str = "isthmus-controller";

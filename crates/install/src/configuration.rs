@@ -3,7 +3,7 @@
 use api::names;
 use serde_json::{Value, json};
 
-use super::settings::{ControlPlane, Installation, SigningSecret};
+use crate::settings::{ControlPlane, Installation, SigningSecret};
 
 /// The namespaces: of the components, of the mesh's configuration, and those with injection.
 pub(super) fn namespaces(of: &Installation) -> Vec<Value> {

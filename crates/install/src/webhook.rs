@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::components::WEBHOOKS;
-use super::settings::Installation;
+use crate::components::WEBHOOKS;
+use crate::settings::Installation;
 
 /// Name of the webhook configuration.
 pub const CONFIGURATION: &str = "isthmus-sidecar-injector";
