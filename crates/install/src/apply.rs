@@ -8,35 +8,39 @@ use kube::discovery::{Scope, pinned_kind};
 use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
-/// Requests under way at once. The API server of a lab is one process on this machine.
-const AT_ONCE: usize = 8;
-/// How long a kind that was just defined may take to be served, or a namespace to exist.
+use crate::client_error;
+
+/// Requests in flight at once. The API server of a lab is one process on this machine.
+const CONCURRENCY: usize = 8;
+/// How long to wait for a kind that was just defined to be served, or for a namespace to exist.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait between two attempts.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// An object could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The API server refused it or could not be reached.
-    #[error("{kind} {name}: {source}")]
+    /// The API server refused the object or could not be reached.
+    #[error("{kind} {name}: {}", client_error::describe(.source))]
     Refused {
-        /// The object's kind.
+        /// Kind of the object.
         kind: String,
-        /// Its namespace and name.
+        /// Name of the object, after its namespace if it has one.
         name: String,
-        /// Why.
+        /// The client's error.
         #[source]
         source: kube::Error,
     },
-    /// It is not a Kubernetes object.
+    /// A manifest is not a Kubernetes object.
     #[error("{0}")]
     NotAnObject(String),
 }
 
 /// Applies `objects` as `field_manager`, taking over fields of other managers: namespaces and custom resource definitions
-/// first, then the rest concurrently. Waits up to [`PATIENCE`] for a kind or namespace that was created a moment ago.
+/// first, then the rest concurrently. Waits a few seconds for a kind or namespace that was created a moment ago.
 ///
 /// # Errors
-/// Returns the first object that the API server refused.
+/// Returns an error for the first object that the API server refuses.
 pub async fn apply(client: &Client, field_manager: &str, objects: Vec<Value>) -> Result<(), ApplyError> {
     let (first, rest): (Vec<Value>, Vec<Value>) = objects
         .into_iter()
@@ -44,8 +48,8 @@ pub async fn apply(client: &Client, field_manager: &str, objects: Vec<Value>) ->
     for wave in [first, rest] {
         stream::iter(wave)
             .map(|object| apply_one(client, field_manager, object))
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<Vec<()>>()
+            .buffer_unordered(CONCURRENCY)
+            .try_collect::<()>()
             .await?;
     }
     Ok(())
@@ -55,30 +59,38 @@ async fn apply_one(client: &Client, field_manager: &str, object: Value) -> Resul
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let name = qualified_name(&object["metadata"]);
     if kind.is_empty() || version.is_empty() || name.is_empty() {
+        let start: String = object.to_string().chars().take(80).collect();
         return Err(ApplyError::NotAnObject(format!(
-            "an object without apiVersion, kind or metadata.name: {}",
-            object.to_string().chars().take(80).collect::<String>()
+            "not a Kubernetes object, which needs apiVersion, kind and metadata.name: {start}"
         )));
     }
-    let kind_of = GroupVersionKind::gvk(group, version, &kind);
-    let object: DynamicObject =
-        serde_json::from_value(object).map_err(|error| ApplyError::NotAnObject(format!("{kind} {name}: {error}")))?;
-    let refused = |source| ApplyError::Refused { kind: kind.clone(), name: name.clone(), source };
+    let gvk = GroupVersionKind::gvk(group, version, &kind);
+    let object: DynamicObject = serde_json::from_value(object).map_err(|_| {
+        ApplyError::NotAnObject(format!("{kind} {name}: its metadata is not that of a Kubernetes object"))
+    })?;
     let begin = Instant::now();
     loop {
-        let error = match try_apply(client, field_manager, &kind_of, &object).await {
+        let error = match try_apply(client, field_manager, &gvk, &object).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        // A kind or namespace that was made a moment ago may not be served yet; a busy server may conflict with itself.
-        let passing = matches!(&error, kube::Error::Api(status) if matches!(status.code, 404 | 409 | 429 | 500..))
+        // A kind or namespace that was created a moment ago may not be served yet; a busy server may conflict with itself.
+        let transient = matches!(&error, kube::Error::Api(status) if matches!(status.code, 404 | 409 | 429 | 500..))
             || matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::Discovery(_));
-        if !passing || begin.elapsed() > PATIENCE {
-            return Err(refused(error));
+        if !transient || begin.elapsed() > PATIENCE {
+            return Err(ApplyError::Refused { kind, name, source: error });
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn qualified_name(metadata: &Value) -> String {
+    let name = metadata["name"].as_str().unwrap_or_default();
+    match metadata["namespace"].as_str() {
+        Some(namespace) if !name.is_empty() => format!("{namespace}/{name}"),
+        _ => name.to_owned(),
     }
 }
 
@@ -103,7 +115,7 @@ async fn try_apply(
     api.patch(&object.name_any(), &PatchParams::apply(field_manager).force(), &Patch::Apply(object)).await.map(drop)
 }
 
-/// Plural and scope of built-in kinds, which saves asking.
+/// Plural and scope of built-in kinds, which saves a discovery request.
 fn known(kind: &GroupVersionKind) -> Option<(ApiResource, bool)> {
     let (plural, namespaced) = match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Namespace") => ("namespaces", false),

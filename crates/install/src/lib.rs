@@ -4,13 +4,14 @@
 //! resource definitions, accounts and roles, mesh-wide settings, signing Secrets, workloads, Services, and the injection
 //! webhook. A primary gets the controller, its webhook and an east-west gateway; a remote gets the gateway, and two Services
 //! that lead to its primary's controller through the primary's gateway. [`apply`] applies manifests by server-side apply, as
-//! `kubectl apply --server-side` does.
+//! `kubectl apply --server-side` does; [`client_error`] puts errors of a Kubernetes client into plain sentences.
 //!
 //! Where to start: [`settings`], then [`components`]. Which kinds are watched, and by which rights, is in [`api::reader`].
 //! What this crate does not do: decide which clusters there are, issue certificates, or wait for what it applied.
 
 pub mod access;
 pub mod apply;
+pub mod client_error;
 pub mod components;
 mod configuration;
 pub mod definitions;
