@@ -10,4 +10,5 @@ pub mod dns;
 pub mod node;
 pub mod orchestration;
 pub mod testapp;
+mod timestamp;
 pub mod topology;

@@ -27,7 +27,6 @@ use tokio::sync::mpsc;
 pub mod cluster;
 pub mod logs;
 
-mod clock;
 mod container;
 mod environment;
 mod events;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::cache::View;
 use super::replica_set::ready_since;
+use crate::timestamp;
 
 /// How long a node may be silent.
 pub const GRACE: Duration = Duration::from_secs(40);
@@ -51,7 +52,7 @@ async fn pass(client: &Client, view: &View) -> Option<Duration> {
 }
 
 async fn mark(client: &Client, view: &View, name: &str, now: Timestamp) -> kube::Result<()> {
-    let time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let time = timestamp::seconds(now);
     let nodes: Api<Node> = Api::all(client.clone());
     let Some(node) = view.nodes.get("", name) else { return Ok(()) };
     let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();

@@ -6,6 +6,8 @@ use kube::discovery::ApiResource;
 use kube::{Client, Resource};
 use serde_json::json;
 
+use crate::timestamp;
+
 /// Writes one Event about `object`. A failure is logged only: nobody waits for an Event.
 pub async fn event<K>(client: &Client, object: &K, component: &str, kind: &str, reason: &str, message: &str)
 where
@@ -24,8 +26,8 @@ where
         "reason": reason,
         "message": message,
         "source": {"component": component},
-        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "firstTimestamp": timestamp::seconds(now),
+        "lastTimestamp": timestamp::seconds(now),
         "count": 1,
     });
     let written = async {

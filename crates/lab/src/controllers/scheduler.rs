@@ -17,6 +17,7 @@ use super::cache::View;
 use super::replica_set::finished;
 use super::retry::Retries;
 use super::selector;
+use crate::timestamp;
 
 /// Label of a node's zone.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
@@ -229,7 +230,7 @@ async fn refuse(client: &Client, view: &View, pod: &Pod, why: &str) -> kube::Res
     if told {
         return Ok(());
     }
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = timestamp::seconds(Timestamp::now());
     let mut conditions: Vec<serde_json::Value> = conditions
         .iter()
         .filter(|condition| condition.type_ != "PodScheduled")

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::clock;
 use super::cluster::{Cluster, PodRef};
+use crate::timestamp;
 
 /// Events waiting to be told; more are dropped.
 const WAITING: usize = 512;
@@ -47,8 +48,8 @@ impl Events {
             "type": kind, "reason": reason, "message": message,
             "source": {"component": "kubelet", "host": node},
             "reportingComponent": "kubelet", "reportingInstance": node,
-            "firstTimestamp": clock::seconds(clock::now()),
-            "lastTimestamp": clock::seconds(clock::now()),
+            "firstTimestamp": timestamp::seconds(Timestamp::now()),
+            "lastTimestamp": timestamp::seconds(Timestamp::now()),
             "count": 1,
         });
         // Full: the cluster is away or slow; what is lost is a record, not an effect.
@@ -68,7 +69,7 @@ async fn tell(cluster: Arc<dyn Cluster>, mut events: mpsc::Receiver<Value>) {
         }
         number += 1;
         let base = about["name"].as_str().unwrap_or("pod").to_owned();
-        let unique = format!("{base}.{:x}{number:04x}", clock::now().unix_timestamp_nanos() as u64);
+        let unique = format!("{base}.{:x}{number:04x}", Timestamp::now().as_nanosecond() as u64);
         let (name, count, first) = series.entry(key).or_insert((unique, 0, event["firstTimestamp"].clone()));
         *count += 1;
         event["metadata"]["name"] = name.as_str().into();

@@ -8,15 +8,16 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::clock;
 use super::cluster::{Cluster, ClusterError, Data, DataKind, Objects, PodRef, TokenWish, config_map_data, secret_data};
 use super::nodes::Nodes;
+use crate::timestamp;
 
 /// How often a node says that it lives, as a kubelet does; it counts as dead after 40 s.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -234,7 +235,7 @@ async fn beat_once(
     address: std::net::IpAddr,
     first: bool,
 ) -> Result<(), ClusterError> {
-    let now = clock::seconds(clock::now());
+    let now = timestamp::seconds(Timestamp::now());
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         let mut condition =
             json!({"type": kind, "status": status, "reason": reason, "message": message, "lastHeartbeatTime": now});
@@ -264,7 +265,7 @@ async fn beat_once(
     kubernetes.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &body).await?;
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     let spec = json!({
-        "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": clock::microseconds(clock::now()),
+        "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": timestamp::microseconds(Timestamp::now()),
     });
     let renewed = kubernetes
         .send(Method::PATCH, &format!("{leases}/{node}"), "application/merge-patch+json", &json!({"spec": spec}))

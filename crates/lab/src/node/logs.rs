@@ -7,12 +7,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::jiff::Timestamp;
 use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 
-use super::clock;
+use crate::timestamp;
 
 mod read;
 
@@ -102,7 +103,7 @@ async fn split(mut from: pipe::Receiver, name: &'static str, records: mpsc::Send
 }
 
 fn record(out: &mut Vec<u8>, stream: &str, tag: u8, text: &[u8]) {
-    out.extend_from_slice(clock::nanoseconds(clock::now()).as_bytes());
+    out.extend_from_slice(timestamp::nanoseconds(Timestamp::now()).as_bytes());
     out.push(b' ');
     out.extend_from_slice(stream.as_bytes());
     out.extend_from_slice(&[b' ', tag, b' ']);

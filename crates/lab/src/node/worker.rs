@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use net::process::{Exit, Signal};
 use serde_json::Value;
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Host;
-use super::clock;
 use super::cluster::PodRef;
 use super::exec::PodHandle;
 use super::fields::Addresses;
@@ -25,6 +24,7 @@ use super::ignored::Ignored;
 use super::probe::{Finding, Kind};
 use super::sandbox::Sandbox;
 use super::volumes::{Origin, Volumes};
+use crate::timestamp;
 
 mod slot;
 mod start;
@@ -46,7 +46,7 @@ pub(super) enum Message {
     /// The pause process ended.
     SandboxEnded { pause: u32 },
     /// A container's program ended.
-    Exited { slot: usize, run: u32, exit: Exit, at: OffsetDateTime },
+    Exited { slot: usize, run: u32, exit: Exit, at: Timestamp },
     /// A probe has news.
     Found { slot: usize, run: u32, kind: Kind, finding: Finding },
     /// A container's postStart hook failed.
@@ -110,7 +110,7 @@ impl Worker {
             outbox: outbox.clone(),
             status,
             since: status::Since::new(),
-            started_at: clock::seconds(clock::now()),
+            started_at: timestamp::seconds(Timestamp::now()),
             trouble: None,
             told_ignored: false,
         };
@@ -319,7 +319,7 @@ impl Worker {
         }
     }
 
-    fn exited(&mut self, index: usize, run: u32, exit: Exit, at: OffsetDateTime) {
+    fn exited(&mut self, index: usize, run: u32, exit: Exit, at: Timestamp) {
         if self.slots[index].runs != run + 1 {
             return;
         }

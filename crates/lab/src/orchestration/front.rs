@@ -10,14 +10,15 @@ use std::process::Child;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use install::components::GATEWAY_PORT;
 use k8s_openapi::jiff::Timestamp;
 
 use super::init::{FromFront, ToFront};
 use super::keys::{Keys, KeysError, merged};
 use super::state::{ClusterRecord, Directory, Record, StateError, start_of};
 use super::{handover, init};
+use crate::timestamp;
 use crate::topology::{Cluster, Diagnostic, Topology};
-use install::components::GATEWAY_PORT;
 
 /// How long namespaces and links may take to be made.
 const MAKING: Duration = Duration::from_secs(20);
@@ -140,7 +141,7 @@ impl Running {
             name: topology.name.clone(),
             pid,
             started_ticks: start_of(pid).unwrap_or_default(),
-            started: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            started: timestamp::seconds(Timestamp::now()),
             topology: topology.path.clone(),
             ready: false,
             clusters,

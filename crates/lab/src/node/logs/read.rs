@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use k8s_openapi::jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::{mpsc, watch};
 
 use super::{Progress, set_aside};
-use crate::node::clock;
+use crate::timestamp;
 
 /// Characters of a record's time.
 const TIME: usize = 30;
@@ -40,7 +41,10 @@ pub async fn stream(
     mut progress: Option<watch::Receiver<Progress>>,
     out: mpsc::Sender<Bytes>,
 ) -> io::Result<()> {
-    let since = query.since.map(|age| clock::nanoseconds(clock::now() - age));
+    let since = query.since.map(|age| {
+        let from = Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN);
+        timestamp::nanoseconds(from)
+    });
     let mut shown = Shown { query: &query, since, left: query.limit.unwrap_or(u64::MAX), out };
     let mut rotations = progress.as_mut().map_or(0, |progress| progress.borrow_and_update().rotations);
     let mut last = query.tail.map(|lines| (VecDeque::new(), lines));

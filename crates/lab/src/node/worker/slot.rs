@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::jiff::Timestamp;
 use net::process::{Exit, Process};
-use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -36,8 +36,8 @@ pub(in crate::node) struct Ended {
     pub exit: Exit,
     pub reason: &'static str,
     pub message: Option<String>,
-    pub started_at: OffsetDateTime,
-    pub finished_at: OffsetDateTime,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
     pub id: String,
 }
 
@@ -53,7 +53,7 @@ impl Ended {
 pub(in crate::node) struct Running {
     pub process: Arc<Process>,
     pub id: String,
-    pub started_at: OffsetDateTime,
+    pub started_at: Timestamp,
     pub since: Instant,
     /// The startup probe succeeded, or there is none.
     pub started: bool,

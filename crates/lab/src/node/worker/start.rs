@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
+use k8s_openapi::jiff::Timestamp;
 use net::process::{Exit, LaunchError, MountNamespace, Process, Streams};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -12,7 +13,6 @@ use tokio::time::Instant;
 
 use super::slot::{Ended, Running, State};
 use super::{Message, Worker};
-use crate::node::clock;
 use crate::node::container::{Provision, Waiting, plan};
 use crate::node::environment::{self, Source};
 use crate::node::exec::{self, Live};
@@ -80,7 +80,7 @@ impl Worker {
             Ok(process) => Arc::new(process),
             Err(LaunchError::Refused(message)) => {
                 self.event("Warning", "Failed", &format!("Error: {message}"), Some(&container.name));
-                let now = clock::now();
+                let now = Timestamp::now();
                 let exit = Exit::Code(START_ERROR);
                 let ended =
                     Ended { exit, reason: "StartError", message: Some(message), started_at: now, finished_at: now, id };
@@ -102,7 +102,7 @@ impl Worker {
         let mut running = Running {
             process,
             id,
-            started_at: clock::now(),
+            started_at: Timestamp::now(),
             since: Instant::now(),
             started: !has_startup,
             ready: container.readiness_probe.is_none(),
@@ -234,7 +234,7 @@ async fn wait(
 ) {
     let mount_namespace = MountNamespace::of(process.pid());
     let exit = process.wait().await.unwrap_or(Exit::Code(START_ERROR));
-    let at = clock::now();
+    let at = Timestamp::now();
     if let Ok(mount_namespace) = mount_namespace {
         let _ = tokio::task::spawn_blocking(move || mount_namespace.kill_all()).await;
     }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::slot::{Ended, Role, Slot, State};
-use crate::node::clock;
 use crate::node::container::own_image;
+use crate::timestamp;
 
 /// What of a pod its status tells.
 pub(super) struct Facts<'a> {
@@ -109,7 +110,7 @@ fn gates(pod: &Pod) -> Option<(&'static str, String)> {
 }
 
 fn condition(since: &mut Since, kind: &'static str, holds: bool, reason: Option<(&'static str, String)>) -> Value {
-    let now = || (holds, clock::seconds(clock::now()));
+    let now = || (holds, timestamp::seconds(Timestamp::now()));
     let entry = since.entry(kind).or_insert_with(now);
     if entry.0 != holds {
         *entry = now();
@@ -154,7 +155,7 @@ fn container(slot: &Slot, initialized: bool, pod: &Pod) -> Value {
 
 fn state(slot: &Slot, initialized: bool, pod: &Pod) -> Value {
     match &slot.state {
-        State::Running(running) => json!({"running": {"startedAt": clock::seconds(running.started_at)}}),
+        State::Running(running) => json!({"running": {"startedAt": timestamp::seconds(running.started_at)}}),
         State::Ended(ended) => json!({"terminated": terminated(ended)}),
         State::Waiting { why: Some(why), .. } => json!({"waiting": {"reason": why.reason, "message": why.message}}),
         State::Waiting { why: None, .. } => {
@@ -169,8 +170,8 @@ fn terminated(ended: &Ended) -> Value {
     let mut value = json!({
         "exitCode": ended.exit.code(),
         "reason": ended.reason,
-        "startedAt": clock::seconds(ended.started_at),
-        "finishedAt": clock::seconds(ended.finished_at),
+        "startedAt": timestamp::seconds(ended.started_at),
+        "finishedAt": timestamp::seconds(ended.finished_at),
         "containerID": format!("isthmus://{}", ended.id),
     });
     if let net::process::Exit::Signal(signal) = ended.exit {
@@ -225,7 +226,7 @@ mod tests {
     }
 
     fn ended(code: i32) -> Ended {
-        let now = clock::now();
+        let now = Timestamp::now();
         let reason = if code == 0 { "Completed" } else { "Error" };
         Ended { exit: Exit::Code(code), reason, message: None, started_at: now, finished_at: now, id: "x".into() }
     }
