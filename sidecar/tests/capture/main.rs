@@ -1,5 +1,5 @@
-//! Sidecars in pods' network namespaces, with the kernel's redirection as in a cluster: as root, or as an ordinary user in
-//! a user namespace.
+//! Sidecars in pods' network namespaces, with the kernel's redirection as in a cluster. Each test runs in a process of its
+//! own, once as root and once as an ordinary user (`harness`).
 //!
 //! ```text
 //!   frontend 10.0.0.1 ──┐                        ┌── near   10.0.0.2 (us-west-1a)
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use http::Method;
+use net::namespace::{Namespaces, enter_user_namespace, unshare};
 use wire::discovery::Protocol;
 
 use app::{Client, by, get};
@@ -30,44 +31,52 @@ use pods::{Net, Pod};
 /// The service `reviews`, whose address no machine has.
 const REVIEWS: (Ipv4Addr, u16) = (Ipv4Addr::new(240, 240, 0, 1), 9080);
 
-fn main() -> ExitCode {
-    if std::env::args().any(|argument| argument == "--list") {
-        return ExitCode::SUCCESS;
-    }
-    if let Err(error) = net::namespace::enter_user_namespace() {
-        println!("IGNORED: all checks of capture: {error}");
-        return ExitCode::SUCCESS;
-    }
-    let mesh = match Net::new() {
-        Ok(mesh) => mesh,
-        Err(error) => {
-            println!("IGNORED: all checks of capture: {error}");
-            return ExitCode::SUCCESS;
-        }
-    };
-    let near = mesh.pod("near", "reviews", "us-west-1a", 2);
-    let beside = mesh.pod("beside", "reviews", "us-west-1b", 3);
-    mesh.service("reviews", REVIEWS, Protocol::Http, &[&near, &beside]);
-    let frontend = mesh.pod("frontend", "frontend", "us-west-1a", 1);
+const TESTS: &[harness::Test] = &[
+    ("names_of_the_mesh_are_answered", names_of_the_mesh_are_answered),
+    ("requests_are_captured_on_both_sides", requests_are_captured_on_both_sides),
+    ("a_pod_reaches_itself", a_pod_reaches_itself),
+    ("plaintext_from_outside_of_the_mesh_arrives", plaintext_from_outside_of_the_mesh_arrives),
+    ("a_pod_that_vanishes_costs_no_request", a_pod_that_vanishes_costs_no_request),
+];
 
-    names_of_the_mesh_are_answered(&frontend);
-    requests_are_captured_on_both_sides(&frontend);
-    a_pod_reaches_itself(&near);
-    plaintext_from_outside_of_the_mesh_arrives(&mesh, &near);
-    a_pod_that_vanishes_costs_no_request(&frontend, &near);
-    println!("capture: all checks passed");
-    // Threads of the pods run on; the process takes them along.
-    ExitCode::SUCCESS
+fn main() -> ExitCode {
+    harness::run(TESTS, enter_namespaces)
 }
 
-fn names_of_the_mesh_are_answered(frontend: &Pod) {
+/// Moves this process to namespaces of its own, in which it may make pods.
+fn enter_namespaces() -> Result<(), String> {
+    enter_user_namespace().map_err(|error| error.to_string())?;
+    unshare(Namespaces { net: true, ..Namespaces::default() }).map_err(|error| error.to_string())
+}
+
+/// The mesh that is drawn above.
+struct Mesh {
+    net: Net,
+    frontend: Pod,
+    near: Pod,
+    _beside: Pod,
+}
+
+impl Mesh {
+    fn start() -> Self {
+        let net = Net::new().unwrap();
+        let near = net.pod("near", "reviews", "us-west-1a", 2);
+        let beside = net.pod("beside", "reviews", "us-west-1b", 3);
+        net.service("reviews", REVIEWS, Protocol::Http, &[&near, &beside]);
+        let frontend = net.pod("frontend", "frontend", "us-west-1a", 1);
+        Self { net, frontend, near, _beside: beside }
+    }
+}
+
+fn names_of_the_mesh_are_answered() {
+    let mesh = Mesh::start();
     let ask = |name: &'static str, kind| {
-        frontend.run(move || async move {
+        mesh.frontend.run(move || async move {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut question = Message::new(4711, MessageType::Query, OpCode::Query);
             question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-            // Nobody has this address: capture brings the question to the sidecar.
+            // No machine has this address: capture brings the query to the sidecar.
             socket.send_to(&question.to_vec().unwrap(), "10.0.0.53:53").unwrap();
             let mut buffer = [0; 4096];
             let (length, from) = socket.recv_from(&mut buffer).unwrap();
@@ -81,38 +90,39 @@ fn names_of_the_mesh_are_answered(frontend: &Pod) {
     assert_eq!(a, (ResponseCode::NoError, vec![RData::A(REVIEWS.0.into())]));
     let aaaa = ask("reviews.default.svc.cluster.local.", RecordType::AAAA);
     assert_eq!(aaaa, (ResponseCode::NoError, vec![]));
-    println!("ok names_of_the_mesh_are_answered");
 }
 
-fn requests_are_captured_on_both_sides(frontend: &Pod) {
-    let response = frontend.run(|| get(REVIEWS.into()));
+fn requests_are_captured_on_both_sides() {
+    let mesh = Mesh::start();
+    let response = mesh.frontend.run(|| get(REVIEWS.into()));
     assert_eq!((response.status().as_u16(), by(&response)), (200, "near"));
     let xfcc = response.headers()["seen-x-forwarded-client-cert"].to_str().unwrap();
     assert!(xfcc.contains("URI=spiffe://cluster.local/ns/default/sa/frontend"), "{xfcc}");
     assert_eq!(response.headers()["seen-client"], "127.0.0.6", "the application sees a local peer");
-    println!("ok requests_are_captured_on_both_sides");
 }
 
-fn a_pod_reaches_itself(near: &Pod) {
+fn a_pod_reaches_itself() {
+    let mesh = Mesh::start();
+    let near = &mesh.near;
     let own = near.address(9080);
     assert_eq!(by(&near.run(move || get(own))), "near", "by its own address");
     assert_eq!(by(&near.run(move || get(([127, 0, 0, 1], 9080).into()))), "near", "by loopback");
     let through_the_mesh = near.run(|| get(REVIEWS.into()));
     assert_eq!(by(&through_the_mesh), "near", "by its service");
-    println!("ok a_pod_reaches_itself");
 }
 
-fn plaintext_from_outside_of_the_mesh_arrives(mesh: &Net, near: &Pod) {
-    let response = mesh.outside(get(near.address(9080)));
+fn plaintext_from_outside_of_the_mesh_arrives() {
+    let mesh = Mesh::start();
+    let response = mesh.net.outside(get(mesh.near.address(9080)));
     assert_eq!(by(&response), "near");
     assert!(!response.headers().contains_key("seen-x-forwarded-client-cert"));
-    println!("ok plaintext_from_outside_of_the_mesh_arrives");
 }
 
-/// The pod's machine is gone without a word: nothing is refused, nothing acknowledged.
-fn a_pod_that_vanishes_costs_no_request(frontend: &Pod, near: &Pod) {
-    let vanish = near.vanishing();
-    let timeline = frontend.run(move || async move {
+/// The pod's machine disappears: nothing is refused, nothing acknowledged.
+fn a_pod_that_vanishes_costs_no_request() {
+    let mesh = Mesh::start();
+    let vanish = mesh.near.vanishing();
+    let timeline = mesh.frontend.run(move || async move {
         let begun = Instant::now();
         let clients: Vec<_> = (0..4)
             .map(|_| {
@@ -154,5 +164,4 @@ fn a_pod_that_vanishes_costs_no_request(frontend: &Pod, near: &Pod) {
     let late = all.iter().filter(|(at, ..)| *at > vanished + Duration::from_millis(1500));
     let slow: Vec<_> = late.filter(|(_, took, ..)| *took > Duration::from_millis(900)).collect();
     assert!(slow.is_empty(), "slow long after: {slow:?}");
-    println!("ok a_pod_that_vanishes_costs_no_request");
 }

@@ -11,8 +11,9 @@ use net::{PROXY_MARK, PROXY_UID};
 
 use super::links::{Cluster, cluster, ip, net, pod_address};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("firewall::outbound_connections_are_captured", outbound_connections_are_captured),
+    ("firewall::the_proxys_user_is_exempt_from_capture", the_proxys_user_is_exempt_from_capture),
     ("firewall::inbound_connections_are_captured", inbound_connections_are_captured),
     ("firewall::the_pods_own_traffic", the_pods_own_traffic),
     ("firewall::dns_is_captured", dns_is_captured),
@@ -110,25 +111,22 @@ fn outbound_connections_are_captured() {
     assert!(call(pod, at("10.244.7.9:9080")).is_err(), "an excluded network is not captured");
     assert!(call_marked(pod, at("10.244.0.3:9080"), None).unwrap().starts_with("peer "), "the mark exempts");
     assert!(call_marked(pod, at("[fd00:10::3]:9080"), None).unwrap().starts_with("peer "));
-    if super::single_user() {
-        println!("  (one user only here: the exemption by user is checked as root)");
-    } else {
-        let told = pod
-            .run_in(|| {
-                rustix::thread::set_thread_res_uid(
-                    rustix::process::Uid::from_raw(PROXY_UID),
-                    rustix::process::Uid::from_raw(PROXY_UID),
-                    rustix::process::Uid::from_raw(PROXY_UID),
-                )
-                .unwrap();
-                listen_to(TcpStream::connect_timeout(&at("10.244.0.3:9080"), PATIENCE))
-            })
-            .unwrap();
-        assert!(told.unwrap().starts_with("peer "), "the user exempts");
-    }
     pod.run_in(|| remove_capture().unwrap()).unwrap();
     assert!(call(pod, at("10.244.0.3:9080")).unwrap().starts_with("peer "));
     pod.run_in(|| remove_capture().unwrap()).unwrap();
+}
+
+fn the_proxys_user_is_exempt_from_capture() {
+    super::needs_several_users();
+    let cluster = meshed(&Capture::default());
+    let text = cluster.pods[0]
+        .run_in(|| {
+            let proxy = rustix::process::Uid::from_raw(PROXY_UID);
+            rustix::thread::set_thread_res_uid(proxy, proxy, proxy).unwrap();
+            listen_to(TcpStream::connect_timeout(&at("10.244.0.3:9080"), PATIENCE))
+        })
+        .unwrap();
+    assert!(text.unwrap().starts_with("peer "));
 }
 
 fn inbound_connections_are_captured() {

@@ -9,7 +9,7 @@ use net::capture::{Capture, tcp_payload};
 use net::link::{Links, Route, Via};
 use net::namespace::NetNamespace;
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("links::two_routed_pods_reach_each_other", two_routed_pods_reach_each_other),
     ("links::a_bridge_joins_networks", a_bridge_joins_networks),
     ("links::missing_things_are_told", missing_things_are_told),

@@ -13,7 +13,7 @@ use net::process::{
 };
 use tokio::io::AsyncReadExt;
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("processes::a_pod_has_its_own_namespaces", a_pod_has_its_own_namespaces),
     ("processes::file_trees_have_their_own_places", file_trees_have_their_own_places),
     ("processes::failures_say_what", failures_say_what),
@@ -162,34 +162,31 @@ fn ends_are_told() {
 
         // What a container leaves behind goes with its mount namespace; other containers stay.
         let pod = pod().await;
-        let mut wanted = shell("sleep 60 & echo $!; sleep 0.2");
+        let mut wanted = shell("sleep 60 & read line; exit 0");
         wanted.view = Some(View::default());
         let mut other = shell("exec sleep 60");
         other.view = Some(View::default());
         other.make = Namespaces { mount: true, ..Namespaces::default() };
         let other = launch(other, Streams::none().unwrap()).await.unwrap();
-        let (output, theirs) = std::io::pipe().unwrap();
+        let (theirs, input) = std::io::pipe().unwrap();
         let mut streams = Streams { of: Some(pod.handle().unwrap()), ..Streams::none().unwrap() };
-        streams.output = theirs.into();
+        streams.input = theirs.into();
         wanted.join = Namespaces { mount: false, ..Namespaces::ALL };
         wanted.make = Namespaces { mount: true, ..Namespaces::default() };
         let first = launch(wanted, streams).await.unwrap();
         let id = MountNamespace::of(first.pid()).unwrap();
+        drop(input);
         assert_eq!(first.wait().await.unwrap(), Exit::Code(0));
         assert_eq!(id.kill_all(), 1);
         assert_eq!(MountNamespace::of(other.pid()).unwrap().kill_all(), 1);
         assert_eq!(other.wait().await.unwrap(), Exit::Signal(9));
-        drop(output);
         pod.kill(Signal::KILL).unwrap();
         pod.wait().await.unwrap();
     });
 }
 
 fn users_and_capabilities() {
-    if super::single_user() {
-        println!("  (one user only here: changing users is checked as root)");
-        return;
-    }
+    super::needs_several_users();
     block_on(async {
         let mut wanted = shell("id -u; id -g; grep CapEff /proc/self/status; grep CapAmb /proc/self/status");
         wanted.user = Some(User { uid: 1337, gid: 1337, groups: vec![], capabilities: vec!["NET_ADMIN".into()] });
