@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-pub(super) const CHECKS: &[super::Check] = &[("api::pods_of_the_api_server_run", pods_of_the_api_server_run)];
+pub(super) const TESTS: &[harness::Test] = &[("api::pods_of_the_api_server_run", pods_of_the_api_server_run)];
 
 async fn until<T, Fut: Future<Output = Option<T>>>(what: &str, mut get: impl FnMut() -> Fut) -> T {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::bench::{condition, get, pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("lifecycle::a_pod_serves", a_pod_serves),
     ("lifecycle::pods_reach_each_other", pods_reach_each_other),
     ("lifecycle::init_containers_run_in_order", init_containers_run_in_order),
@@ -38,21 +38,12 @@ fn a_pod_serves() {
             (&container["ready"], &container["started"], &container["restartCount"]),
             (&true.into(), &true.into(), &0.into())
         );
-        // The program may be a moment from listening.
-        let mut answer = get(&address, 80).await;
-        for _ in 0..50 {
-            if answer.is_ok() {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            answer = get(&address, 80).await;
-        }
-        let answer = answer.unwrap();
+        bench.until("the program listens", || bench.log("web", "main", 0).contains("serving on 80")).await;
+        let answer = get(&address, 80).await.unwrap();
         for part in [&format!("IP={address}"), "NODE=west-a", "HOSTNAME=web", "KUBERNETES_SERVICE_HOST=10.96.0.1"] {
             assert!(answer.contains(part), "{part} in {answer}");
         }
         assert!(answer.contains("PEER=169.254.1.1") || answer.contains("PEER=203.0.113.1"), "{answer}");
-        assert!(bench.log("web", "main", 0).contains("serving on 80"));
         bench.until("the event", || bench.has_event("web Started: Started container main")).await;
     });
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::bench::{condition, is_ready, pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("probes::readiness_follows_the_server", readiness_follows_the_server),
     ("probes::liveness_restarts", liveness_restarts),
     ("probes::commands_and_ports_are_probed", commands_and_ports_are_probed),

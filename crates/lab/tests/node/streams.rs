@@ -1,7 +1,6 @@
 //! Commands in containers, logs and port forwarding, over the agent's socket as the API server uses it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -11,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::bench::{Bench, pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("streams::commands_run_in_containers", commands_run_in_containers),
     ("streams::terminals_are_resized", terminals_are_resized),
     ("streams::logs_are_read_and_followed", logs_are_read_and_followed),
@@ -62,9 +61,8 @@ async fn collect(connection: &mut Connection) -> (String, String, Value) {
 async fn serve(bench: &Arc<Bench>) {
     let agent = bench.agent.clone();
     tokio::spawn(async move { agent.serve().await.unwrap() });
-    while tokio::net::UnixStream::connect(bench.directory.join("node.sock")).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let socket = bench.directory.join("node.sock");
+    bench.until("the agent listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
 }
 
 fn command(words: &[&str], stdin: bool) -> Value {

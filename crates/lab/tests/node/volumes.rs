@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::bench::{pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("volumes::every_kind_is_seen", every_kind_is_seen),
     ("volumes::changes_arrive_in_running_containers", changes_arrive_in_running_containers),
     ("volumes::labels_are_told_as_they_change", labels_are_told_as_they_change),
@@ -29,7 +29,7 @@ fn every_kind_is_seen() {
             cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt; echo; \
             cat /etc/resolv.conf; grep $HOSTNAME /etc/hosts; cat /etc/hostname; \
             cat /etc/of-the-pod/one-file; touch /etc/of-the-pod/one-file 2>&1 | grep -c Read-only; \
-            stat -c %a /projected/labels -L; isthmus --list && echo own program";
+            stat -c %a /projected/labels -L; isthmus hello";
         bench.agent.apply(pod("full", json!({
             "restartPolicy": "Never", "serviceAccountName": "shopkeeper",
             "volumes": [
@@ -65,7 +65,7 @@ fn every_kind_is_seen() {
             "a: 1",
             "1",
             "400",
-            "own program",
+            "hello of the test program",
         ];
         assert_eq!(log.lines().collect::<Vec<_>>(), expected, "{log}");
         assert!(!std::path::Path::new("/etc/of-the-pod").exists(), "the host is untouched");
