@@ -21,6 +21,7 @@ pub(crate) fn calls(lab: &Lab, caller: &str, url: &str, seconds: u32, happens: i
     load.args(["lab", "exec", caller, "--", &isthmus, "testapp", "--call", url]);
     load.args(["--rate", &RATE.to_string(), "--duration", &format!("{seconds}s"), "-o", "json"]);
     let load = load.stdout(std::process::Stdio::piped()).spawn().expect("load");
+    // Part of the scenario, not a wait: two seconds of calls before the fault.
     std::thread::sleep(Duration::from_secs(2));
     happens();
     let output = load.wait_with_output().expect("the load ends");

@@ -95,24 +95,29 @@ impl Kubectl<'_> {
         assert!(text.contains("successfully rolled out"), "{text}");
     }
 
-    /// Starts a kubectl that goes on.
+    /// Starts a kubectl that runs until it is dropped.
     fn start(&self, arguments: &str) -> Running {
         println!("$ kubectl {arguments} &");
-        let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("kubectl");
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let (tell, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if tell.send(line).is_err() {
-                    break;
+        let mut command = self.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl");
+        let (sender, lines) = mpsc::channel();
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
+        for stream in streams {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        break;
+                    }
                 }
-            }
-        });
+            });
+        }
         Running { child, lines }
     }
 }
 
-/// A kubectl that goes on until it is dropped.
+/// A kubectl that runs until it is dropped, and the lines that it prints.
 struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -217,8 +222,9 @@ fn gets(kubectl: &Kubectl<'_>) {
     assert_eq!(running.lines().filter(|line| line.starts_with("pod/web-")).count(), 2, "{running}");
     has(&kubectl.run("get deployment web --subresource=scale"), &["DESIRED", "AVAILABLE"]);
     has(&kubectl.run("get events --field-selector=reason=ScalingReplicaSet"), &["Scaled up replica set web-"]);
-    let watch = kubectl.start("get pods -w -l run=seen");
-    std::thread::sleep(Duration::from_millis(500));
+    // At this verbosity kubectl prints its requests; the second one is the watch.
+    let watch = kubectl.start("get pods -w -l run=seen -v=6");
+    watch.line_with("watch=true");
     kubectl.run("run seen --image=isthmus/testapp --labels=run=seen");
     watch.line_with("Pending");
     watch.line_with("1/1");

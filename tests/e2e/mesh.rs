@@ -100,7 +100,7 @@ fn only_tls_crosses_between_the_networks() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("isthmus lab capture");
-    std::thread::sleep(Duration::from_secs(1));
+    eventually(Duration::from_secs(5), || std::fs::metadata(&capture)).expect("the capture has begun");
     for _ in 0..5 {
         let answer = lab
             .exec(FRONTEND, &["curl", "-sf", "-H", "x-secret: plainly-visible-marker", "http://ratings:9080/"])

@@ -232,8 +232,8 @@ impl Lab {
                     }
                 }
                 Ok(None) | Err(rustix::io::Errno::INTR) => {}
-                // No child is left: nothing more will happen but the front's word or end, which exits the process.
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                // No child is left, and none will be started. Another thread exits the process when the front says so or ends.
+                Err(_) => std::thread::park(),
             }
         }
     }
@@ -303,14 +303,18 @@ impl Lab {
                 None => return Err(io::Error::new(io::ErrorKind::NotFound, format!("no cluster \"{name}\""))),
             },
         };
-        let until = Instant::now() + patience;
+        let sources: io::Result<Vec<_>> =
+            links.iter().map(|link| net::capture::Capture::open(link, Duration::from_millis(20))).collect();
+        let sources = sources?;
+        // Every frame from here on is captured: a client may wait for the file before it sends something.
         let seen = Seen { file: write.map(FrameFile::create).transpose()?, ..Seen::default() };
         let seen = Arc::new(Mutex::new(seen));
-        let readers: Vec<_> = links
+        let until = Instant::now() + patience;
+        let readers: Vec<_> = sources
             .into_iter()
-            .map(|link| {
+            .map(|source| {
                 let seen = seen.clone();
-                std::thread::spawn(move || read_frames(&link, until, &seen))
+                std::thread::spawn(move || read_frames(source, until, &seen))
             })
             .collect();
         for reader in readers {
@@ -333,8 +337,7 @@ struct Seen {
 }
 
 /// Reads a link until the time is over. A frame that was seen on another link already is not counted again.
-fn read_frames(link: &str, until: Instant, seen: &Mutex<Seen>) -> io::Result<()> {
-    let mut source = net::capture::Capture::open(link, Duration::from_millis(20))?;
+fn read_frames(mut source: net::capture::Capture, until: Instant, seen: &Mutex<Seen>) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     while Instant::now() < until {
         let Some(frame) = source.next_frame(&mut buffer)? else { continue };

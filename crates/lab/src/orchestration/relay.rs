@@ -124,12 +124,15 @@ mod tests {
         drop(probe);
         let delay = Duration::from_millis(40);
         let relay = tokio::spawn(serve(Front { listen, to }, delay));
-        let mut client = loop {
-            if let Ok(client) = TcpStream::connect(listen).await {
-                break client;
+        let listening = async {
+            loop {
+                if let Ok(client) = TcpStream::connect(listen).await {
+                    return client;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         };
+        let mut client = tokio::time::timeout(Duration::from_secs(5), listening).await.expect("the relay listens");
         let begin = Instant::now();
         let sent = vec![7_u8; 300_000];
         let (mut input, mut output) = client.split();

@@ -215,7 +215,12 @@ async fn a_target_that_is_gone_shows_in_the_time_line() {
         timeout: Duration::from_secs(1),
     };
     let calling = tokio::spawn(plan.run());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let answered = || running.app.registry.render().contains(r#"{protocol="HTTP/1.1",code="200"} 10"#);
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    while !answered() {
+        assert!(std::time::Instant::now() < deadline, "ten calls are not answered: {}", running.app.registry.render());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     running.signal.begin();
     let timeline = calling.await.unwrap();
     assert!(timeline.ok > 5 && timeline.failed > 5, "{}", timeline.text());
@@ -226,11 +231,19 @@ async fn a_target_that_is_gone_shows_in_the_time_line() {
 #[tokio::test]
 async fn drain_finishes_the_request_under_way() {
     let running = start("west");
-    let asking = tokio::spawn(ask(running.http, "GET /delay/200 HTTP/1.1"));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut stream = TcpStream::connect(running.http).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: ratings\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The application asks for the body: the request is under way.
+    let mut interim = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     running.app.switches.leave();
     running.signal.begin();
-    assert_eq!(asking.await.unwrap().0, 200);
+    stream.write_all(b"body").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\"body_bytes\": 4"), "{answer}");
 }
 
 #[test]

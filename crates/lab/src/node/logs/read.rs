@@ -183,7 +183,7 @@ mod tests {
         let (output, output_reader) = pipe().unwrap();
         let (error, error_reader) = pipe().unwrap();
         let progress = watch::Sender::new(Progress::default());
-        let receiver = progress.subscribe();
+        let mut receiver = progress.subscribe();
         let keeping = tokio::spawn(keep(file.clone(), output_reader, error_reader, progress));
         let following = Query { follow: true, ..Query::default() };
         let followed = {
@@ -192,7 +192,7 @@ mod tests {
         };
         let mut output = std::fs::File::from(output);
         output.write_all(b"one\ntwo\nthr").unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        receiver.wait_for(|progress| progress.written > 0).await.unwrap();
         output.write_all(b"ee\nno end").unwrap();
         drop((output, error));
         keeping.await.unwrap();
