@@ -301,7 +301,7 @@ fn joins(lab: &Lab) {
 
     // The joining cluster's own API server is dead.
     lab.isthmus(&["lab", "fault", "kill-api", "east"]).ok();
-    let dead = ["error: in east: ", "the API server cannot be reached: ", "is it running"];
+    let dead = ["error: in east: ", "the API server cannot be reached: ", "check that it runs"];
     fails(&lab.place, &["join", "--lab", "--context", "west", "east"], Some(1), &dead);
 }
 

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use install::client_error;
+use install::components::{CONTROLLER, MONITORING_PORT};
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use lab::orchestration::state::{self, Record};
 
 /// How clusters are found.
@@ -59,7 +61,7 @@ impl Access {
                     }
                     Err(_) => "start a lab: isthmus lab up topologies/primary-remote.yaml".to_owned(),
                 };
-                anyhow::anyhow!("{error}\n  give --kubeconfig FILE, or {instead}")
+                anyhow::anyhow!("{}\n  give --kubeconfig FILE, or {instead}", client_error::kubeconfig(&error))
             })?,
         };
         if let Some(name) = context.filter(|name| file.contexts.iter().all(|known| known.name != **name)) {
@@ -99,20 +101,24 @@ async fn connect(name: String, option: String, file: Kubeconfig, context: Option
     Ok(Cluster { name, option, client, config })
 }
 
-/// An error with its causes in one line. Of an API server that cannot be reached, the layers of the client say little; the
-/// last cause says what happened.
-pub(crate) fn told(error: &anyhow::Error) -> String {
+/// Describes an error with its causes in one line. Errors of a Kubernetes client are described by [`client_error`]; their own
+/// causes name layers of the client and add nothing.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
-        if let Some(kube::Error::Service(_) | kube::Error::HyperError(_)) = cause.downcast_ref::<kube::Error>() {
-            parts.push(format!("the API server cannot be reached: {}", error.root_cause()));
-            parts.push(
-                "\n  is it running, and is its address right? kubectl cluster-info says what a client sees".to_owned(),
-            );
-            return parts.join(": ").replace(": \n", "\n");
+        if let Some(error) = cause.downcast_ref::<kube::Error>() {
+            parts.push(client_error::describe(error));
+            break;
         }
-        let text = cause.to_string();
-        // Some errors say their cause themselves.
+        if let Some(error) = cause.downcast_ref::<KubeconfigError>() {
+            parts.push(client_error::kubeconfig(error));
+            break;
+        }
+        let text = match cause.downcast_ref::<std::io::Error>() {
+            Some(error) => client_error::system(error),
+            None => cause.to_string(),
+        };
+        // Some errors contain their cause.
         if parts.last().is_none_or(|last| !last.contains(&text)) {
             parts.push(text);
         }
@@ -120,9 +126,22 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
+/// Describes an error, and on a second line what to do about it, where there is something to try.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    let client_error = error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>());
+    match client_error.and_then(client_error::advice) {
+        Some(advice) => format!("{}\n  {advice}", describe(error)),
+        None => describe(error),
+    }
+}
+
+/// The error for a page that does not have the expected form.
+pub(crate) const UNREADABLE_PAGE: &str =
+    "the controller's answer has another form: compare its version with isthmus version";
+
 /// A page of the controller in `cluster`, through the API server, so that it needs no port of its own.
 pub(crate) async fn controller_page(client: &Client, namespace: &str, page: &str) -> anyhow::Result<String> {
-    let pages = format!("/api/v1/namespaces/{namespace}/services/isthmus-controller:15014/proxy/debug");
+    let pages = format!("/api/v1/namespaces/{namespace}/services/{CONTROLLER}:{MONITORING_PORT}/proxy/debug");
     let request = kube::core::request::Request::new(pages).get(page, &kube::api::GetParams::default());
     Ok(client.request_text(request.context("the request cannot be built")?).await?)
 }
@@ -132,12 +151,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_once_and_a_dead_server_in_plain_words() {
+    fn causes_appear_once_and_client_errors_in_plain_words() {
         let inner = std::io::Error::other("connection refused");
         let service = anyhow::Error::new(kube::Error::Service(Box::new(inner))).context("in east");
-        let text = told(&service);
-        assert!(text.starts_with("in east: the API server cannot be reached: connection refused\n  is it"), "{text}");
+        let text = explain(&service);
+        assert!(text.starts_with("in east: the API server cannot be reached: connection refused\n  check"), "{text}");
         let twice = anyhow::anyhow!("no such file").context("reading a: no such file").context("starting");
-        assert_eq!(told(&twice), "starting: reading a: no such file");
+        assert_eq!(explain(&twice), "starting: reading a: no such file");
     }
 }

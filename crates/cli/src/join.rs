@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use api::reader::{READER, Served};
 use api::remote_secret::{self, is_cluster_name};
 use federation_controller::debug::ClustersPage;
+use install::components::CONTROLLER;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
@@ -19,7 +20,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchP
 use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt as _};
 
-use crate::access::{Access, Cluster, controller_page, told};
+use crate::access::{Access, Cluster, UNREADABLE_PAGE, controller_page, describe};
 
 /// Waiting ended before what was waited for.
 const TIMED_OUT: u8 = 3;
@@ -106,11 +107,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let api = Api::<Secret>::namespaced(primary.client.clone(), &args.root_namespace);
     let params = PatchParams::apply(FIELD_MANAGER).force();
+    let start = Instant::now();
     api.patch(&secret.name_any(), &params, &Patch::Apply(typed(&secret)?))
         .await
         .with_context(|| format!("applying the remote secret to {}", primary.name))?;
     report(&format!("{}: secret {}/{} applied", primary.name, args.root_namespace, secret.name_any()));
-    wait_for_link(&primary, &args.namespace, name, args.timeout).await
+    wait_for_link(&primary, &args.namespace, name, start, args.timeout).await
 }
 
 /// The cluster that joins, and the address by which the primary reaches it unless another is given.
@@ -161,7 +163,7 @@ async fn make_account(client: &Client, namespace: &str) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("making namespace {namespace}")),
     }
     let deployments = Api::<Deployment>::namespaced(client.clone(), namespace);
-    let served = match deployments.get_opt("isthmus-controller").await.context("looking for a controller there")? {
+    let served = match deployments.get_opt(CONTROLLER).await.context("looking for a controller there")? {
         Some(_) => Served::ByItself,
         None => Served::ByReader,
     };
@@ -209,16 +211,19 @@ fn printed(secret: &Secret) -> anyhow::Result<String> {
     Ok(format!("# Holds a credential. Made by isthmus join.\n{}", yaml.trim_end()))
 }
 
-/// Waits until the primary's controller says that it is connected, and tells what it waits for.
-async fn wait_for_link(primary: &Cluster, namespace: &str, name: &str, timeout: Duration) -> anyhow::Result<ExitCode> {
-    let start = Instant::now();
+/// Waits until the primary's controller reports a link that connected after `start`, and prints what it waits for.
+async fn wait_for_link(
+    primary: &Cluster,
+    namespace: &str,
+    name: &str,
+    start: Instant,
+    timeout: Duration,
+) -> anyhow::Result<ExitCode> {
     let mut said = String::new();
-    // Before the controller has seen the secret, its answer is about the one before.
-    tokio::time::sleep(Duration::from_millis(300)).await;
     loop {
         let state = match controller_page(&primary.client, namespace, "clusters").await {
-            Ok(page) => link_of(&page, name),
-            Err(error) => Err(format!("the controller in {} does not answer: {}", primary.name, told(&error))),
+            Ok(page) => link_of(&page, name, start.elapsed()),
+            Err(error) => Err(format!("the controller in {} does not answer: {}", primary.name, describe(&error))),
         };
         let elapsed = start.elapsed().as_secs_f32();
         match state {
@@ -243,10 +248,9 @@ async fn wait_for_link(primary: &Cluster, namespace: &str, name: &str, timeout: 
     }
 }
 
-/// What is known of the network where the link is connected, else what is waited for.
-fn link_of(page: &str, name: &str) -> Result<String, String> {
-    let page: ClustersPage =
-        serde_json::from_str(page).map_err(|e| format!("the controller's answer cannot be read: {e}"))?;
+/// Returns the network of a cluster whose link has connected within `since`, as a suffix for display; else what to wait for.
+fn link_of(page: &str, name: &str, since: Duration) -> Result<String, String> {
+    let page: ClustersPage = serde_json::from_str(page).map_err(|_| UNREADABLE_PAGE.to_owned())?;
     let Some(row) = page.clusters.iter().find(|row| row.name == name) else {
         let about = page.problems.iter().find(|problem| problem.contains(name));
         return Err(about.cloned().unwrap_or_else(|| "the controller has not seen the secret".to_owned()));
@@ -257,6 +261,9 @@ fn link_of(page: &str, name: &str) -> Result<String, String> {
     }
     if let Some(replacement) = &row.replacement {
         return Err(format!("the link with the new credentials is {replacement}"));
+    }
+    if Duration::from_millis(row.link_age_ms) > since {
+        return Err("the controller has not read the new secret yet".to_owned());
     }
     let same = page.clusters.iter().any(|other| other.name != name && other.network == row.network);
     Ok(match row.network.as_str() {
@@ -299,11 +306,14 @@ mod tests {
                    "contact_age_ms": null, "heard_age_ms": null, "synced": true, "unconfirmed": [], "services": 0,
                    "exported": 0, "endpoints": 0, "pods": 0, "trust": null})
         };
-        let of = |page: String| link_of(&page, "east");
+        let of = |page: String| link_of(&page, "east", Duration::from_secs(1));
         assert_eq!(of(page(json!([]), json!([]))), Err("the controller has not seen the secret".to_owned()));
         assert_eq!(of(page(json!([]), json!(["s: east: broken"]))), Err("s: east: broken".to_owned()));
         assert_eq!(of(page(json!([row("unreachable", "")]), json!([]))), Err("link unreachable: timed out".to_owned()));
         assert_eq!(of(page(json!([row("connected", "net-east")]), json!([]))), Ok(", network net-east".to_owned()));
+        let mut old = row("connected", "net-east");
+        old["link_age_ms"] = json!(60_000);
+        assert_eq!(of(page(json!([old]), json!([]))), Err("the controller has not read the new secret yet".to_owned()));
         assert!(of("nonsense".to_owned()).is_err());
     }
 }

@@ -73,7 +73,7 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode
     match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", access::told(&error));
+            eprintln!("error: {}", access::explain(&error));
             ExitCode::FAILURE
         }
     }

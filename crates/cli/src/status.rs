@@ -5,10 +5,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
 
-use crate::access::{Access, Cluster, controller_page, told};
+use crate::access::{Access, Cluster, UNREADABLE_PAGE, controller_page, describe};
 
 mod document;
 
@@ -60,7 +59,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for primary in primaries(&args).await? {
         match view(&primary, &args.namespace).await {
             Ok(view) => views.push(view),
-            Err(error) => failed.push((primary.name.clone(), told(&error))),
+            Err(error) => failed.push((primary.name.clone(), describe(&error))),
         }
     }
     match args.output {
@@ -104,13 +103,13 @@ async fn view(primary: &Cluster, namespace: &str) -> anyhow::Result<View> {
         controller_page(&primary.client, namespace, "clusters"),
         controller_page(&primary.client, namespace, "proxies"),
     )?;
-    let mut page: ClustersPage = serde_json::from_str(&clusters).context("its list of clusters cannot be read")?;
+    let mut page: ClustersPage = serde_json::from_str(&clusters).map_err(|_| anyhow::anyhow!(UNREADABLE_PAGE))?;
     page.clusters.sort_by_key(|cluster| (!is_own(cluster), cluster.name.clone()));
     Ok(View {
         primary: primary.name.clone(),
         option: primary.option.clone(),
         page,
-        proxies: serde_json::from_str(&proxies).context("its list of proxies cannot be read")?,
+        proxies: serde_json::from_str(&proxies).map_err(|_| anyhow::anyhow!(UNREADABLE_PAGE))?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Service accounts, roles and bindings. Each account has only the rights that its component uses.
 
-use api::reader::{Rule, SERVING, Served, WATCHED};
+use api::reader::{Rule as RbacRule, SERVING, Served, WATCHED};
 use serde_json::{Value, json};
 
 use crate::components::{CONTROLLER, GATEWAY};
@@ -11,7 +11,7 @@ const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const READ: &[&str] = &["get", "list", "watch"];
 
 /// The configuration APIs, which a controller reads in its own cluster.
-const CONFIGURATION: &[Rule] = &[
+const CONFIGURATION: &[RbacRule] = &[
     all_of("multicluster.x-k8s.io"),
     all_of("networking.istio.io"),
     all_of("security.istio.io"),
@@ -19,7 +19,7 @@ const CONFIGURATION: &[Rule] = &[
 ];
 
 /// Writing the root certificates into the injection webhook's configuration.
-const WEBHOOK: Rule = Rule {
+const WEBHOOK: RbacRule = RbacRule {
     group: "admissionregistration.k8s.io",
     resources: &["mutatingwebhookconfigurations"],
     verbs: &["get", "patch"],
@@ -27,9 +27,9 @@ const WEBHOOK: Rule = Rule {
 };
 
 /// Rights in the root namespace: the mesh-wide settings, remote secrets and signing certificates.
-const ROOT_NAMESPACE: &[Rule] = &[
-    Rule { group: "", resources: &["configmaps"], verbs: READ, names: &[] },
-    Rule {
+const ROOT_NAMESPACE: &[RbacRule] = &[
+    RbacRule { group: "", resources: &["configmaps"], verbs: READ, names: &[] },
+    RbacRule {
         group: "",
         resources: &["secrets"],
         verbs: &["get", "list", "watch", "create", "update", "patch"],
@@ -37,8 +37,8 @@ const ROOT_NAMESPACE: &[Rule] = &[
     },
 ];
 
-const fn all_of(group: &'static str) -> Rule {
-    Rule { group, resources: &["*"], verbs: READ, names: &[] }
+const fn all_of(group: &'static str) -> RbacRule {
+    RbacRule { group, resources: &["*"], verbs: READ, names: &[] }
 }
 
 /// The accounts and roles of a cluster.
@@ -73,6 +73,6 @@ fn account(name: &str, namespace: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}})
 }
 
-fn rules<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Vec<Value> {
-    rules.into_iter().map(Rule::to_json).collect()
+fn rules<'a>(rules: impl IntoIterator<Item = &'a RbacRule>) -> Vec<Value> {
+    rules.into_iter().map(RbacRule::to_json).collect()
 }

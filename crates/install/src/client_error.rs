@@ -147,8 +147,9 @@ fn certificate(error: &rustls::CertificateError) -> String {
     }
 }
 
-/// An error of the operating system, without its number.
-fn system(error: &std::io::Error) -> String {
+/// Describes an error of the operating system, without its number.
+#[must_use]
+pub fn system(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words);
     text.chars().take(1).flat_map(char::to_lowercase).chain(text.chars().skip(1)).collect()

@@ -15,6 +15,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use install::client_error;
 
 use crate::orchestration::state::{self, LAB, Record, StateError};
 use crate::orchestration::{cluster, init};
@@ -149,9 +150,18 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn told(result: Result<ExitCode, Failure>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        eprintln!("error: {}", explained(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error for display: what is wrong, and what to do about it.
+fn explained(error: &Failure) -> String {
+    let Some(error) = error.downcast_ref::<kube::Error>() else { return error.to_string() };
+    match client_error::advice(error) {
+        Some(advice) => format!("{}\n  {advice}", client_error::describe(error)),
+        None => client_error::describe(error),
+    }
 }
 
 fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCode {

@@ -8,6 +8,7 @@
 mod check;
 mod diagnostic;
 pub mod file;
+mod yaml;
 
 #[cfg(test)]
 mod tests;
@@ -200,7 +201,7 @@ impl Topology {
     /// # Errors
     /// The first thing wrong, with its place in the text.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Box<Diagnostic>> {
-        let raw = file::read(text).map_err(|error| diagnostic::from_yaml(path, text, &error))?;
+        let raw = file::read(text).map_err(|error| yaml::diagnostic(path, text, &error))?;
         check::check(path, raw).map_err(|finding| Box::new(finding.locate(path, text)))
     }
 

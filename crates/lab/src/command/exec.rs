@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::SinkExt as _;
+use install::client_error;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::ResourceExt as _;
@@ -46,7 +47,7 @@ impl Exec {
             params = params.container(container);
         }
         let mut process = api.exec(&pod.name_any(), &self.command, &params).await.map_err(|error| {
-            format!("{}/{}: {}", self.target.cluster, pod.name_any(), crate::controllers::replica_set::plain(&error))
+            format!("{}/{}: {}", self.target.cluster, pod.name_any(), client_error::describe(&error))
         })?;
         let _raw = terminal.then(Raw::enter).flatten();
         if let Some(sizes) = process.terminal_size() {

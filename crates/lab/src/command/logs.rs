@@ -53,7 +53,7 @@ impl Logs {
         };
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
         let stream = api.log_stream(&pod.name_any(), &params).await;
-        let mut stream = std::pin::pin!(stream.map_err(|error| crate::controllers::replica_set::plain(&error))?);
+        let mut stream = std::pin::pin!(stream?);
         let mut buffer = vec![0; 1 << 15];
         loop {
             let length = stream.read(&mut buffer).await?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -200,7 +201,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
                 let first = retries.due(uid, started);
                 retries.failed(uid, Instant::now());
                 if first && creating {
-                    let message = format!("Error creating: {}", plain(&error));
+                    let message = format!("Error creating: {}", client_error::describe(&error));
                     let component = "replicaset-controller";
                     super::record::event(client, set.as_ref(), component, "Warning", "FailedCreate", &message).await;
                 }
@@ -208,14 +209,6 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
         }
     }
     [again, retries.next(started)].into_iter().flatten().min()
-}
-
-/// The API server's own words where there are some.
-pub(crate) fn plain(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
 }
 
 async fn act(client: &Client, view: &View, set: &ReplicaSet, decision: Decision) -> kube::Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use http::{Method, Request};
+use install::client_error;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::WatchStreamExt;
@@ -52,7 +53,7 @@ impl Kubernetes {
             .map_err(|error| failed(error.to_string()))?;
         self.client.request::<Value>(request).await.map_err(|error| match error {
             kube::Error::Api(status) => ClusterError { gone: status.code == 404, message: status.message.clone() },
-            other => failed(other.to_string()),
+            other => failed(client_error::describe(&other)),
         })
     }
 }

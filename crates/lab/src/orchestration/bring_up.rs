@@ -19,6 +19,7 @@ use super::{installation, reach, workloads};
 use crate::controllers::replica_set::ready_since;
 use crate::topology::{Cluster, Topology};
 use install::apply::{ApplyError, apply};
+use install::client_error;
 use install::components::{CONTROLLER, GATEWAY, GATEWAY_PORT};
 
 /// The field manager of server-side apply.
@@ -45,7 +46,7 @@ pub enum BringUpError {
         source: ApplyError,
     },
     /// An API server said no.
-    #[error("cluster {cluster}: cannot {action}: {source}")]
+    #[error("cluster {cluster}: cannot {action}: {}", client_error::describe(.source))]
     Api {
         /// Where.
         cluster: String,
@@ -113,12 +114,12 @@ impl Clients {
 /// # Errors
 /// When it is not usable, in words.
 pub async fn client(kubeconfig: &str) -> Result<Client, String> {
-    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).map_err(|error| error.to_string())?;
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).map_err(|error| client_error::kubeconfig(&error))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let mut config = config.map_err(|error| error.to_string())?;
+    let mut config = config.map_err(|error| client_error::kubeconfig(&error))?;
     // Proxies of the environment are for the world, not for 127.0.0.1.
     config.proxy_url = None;
-    Client::try_from(config).map_err(|error| error.to_string())
+    Client::try_from(config).map_err(|error| client_error::describe(&error))
 }
 
 /// Brings the mesh up. Returns when every pod is ready and every exported service can be reached from other clusters; does not
@@ -332,7 +333,7 @@ pub async fn explain(topology: &Topology, clients: &Clients, directory: &Path) -
         let pods = match Api::<Pod>::all(client.clone()).list(&ListParams::default()).await {
             Ok(pods) => pods,
             Err(error) => {
-                lines.push(format!("{name}: the API server does not answer: {error}"));
+                lines.push(format!("{name}: {}", client_error::describe(&error)));
                 continue;
             }
         };

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use super::bring_up::Clients;
 use super::control::{self, Reply, Request};
 use crate::topology::{Cluster, Topology, Workload};
+use install::client_error;
 use install::components::{CONTROLLER, GATEWAY_PORT, MONITORING_PORT};
 
 /// How long a gateway may take to accept, and to answer.
@@ -174,7 +175,7 @@ async fn page<T: serde::de::DeserializeOwned>(client: &Client, page: &str) -> Re
     let (namespace, service) = (api::names::SYSTEM_NAMESPACE, CONTROLLER);
     let path = format!("/api/v1/namespaces/{namespace}/services/{service}:{MONITORING_PORT}/proxy/debug/{page}");
     let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-    client.request(request).await.map_err(|error| crate::controllers::replica_set::plain(&error))
+    client.request(request).await.map_err(|error| client_error::describe(&error))
 }
 
 /// Begins a handshake with a gateway under the name of a service. It succeeds once the service's endpoint answers; the handshake

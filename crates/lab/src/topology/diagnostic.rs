@@ -86,7 +86,7 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Box<Diagnostic>
         path: path.to_owned(),
         place: None,
         line: None,
-        message: format!("cannot be read: {error}"),
+        message: format!("cannot be read: {}", install::client_error::system(error)),
         hint: Some(hint),
     })
 }
@@ -107,47 +107,6 @@ fn siblings_hint(path: &Path) -> String {
         None if beside.is_empty() => format!("there is no topology in {}; see docs/topology.md", folder.display()),
         None => format!("in {} there are: {}", folder.display(), beside.join(", ")),
     }
-}
-
-/// The YAML reader refused the text.
-pub(super) fn from_yaml(path: &Path, text: &str, error: &serde_saphyr::Error) -> Box<Diagnostic> {
-    use serde_saphyr::Error;
-    let error = error.without_snippet();
-    let (message, hint) = match error {
-        Error::SerdeUnknownField { field, expected, .. } => {
-            let known = format!("known fields: {}", expected.join(", "));
-            (format!("unknown field \"{field}\""), Some(with_nearest(&known, field, expected.iter().copied())))
-        }
-        Error::SerdeMissingField { field, .. } => {
-            (format!("field \"{field}\" is missing"), Some("docs/topology.md lists every field".to_owned()))
-        }
-        Error::SerdeInvalidType { unexpected, expected, .. }
-        | Error::SerdeInvalidValue { unexpected, expected, .. } => {
-            (format!("{unexpected} where {expected} was expected"), None)
-        }
-        Error::Eof { .. } => ("the file is empty".to_owned(), Some("see docs/topology.md for an example".to_owned())),
-        Error::MultipleDocuments { .. } => {
-            ("a second YAML document".to_owned(), Some("a topology file is one document".to_owned()))
-        }
-        other => (plain_message(other), None),
-    };
-    let at = error.location();
-    let place = at.and_then(place_of);
-    Box::new(Diagnostic {
-        path: path.to_owned(),
-        line: place.and_then(|(line, _)| line_of(text, line)),
-        place,
-        message,
-        hint,
-    })
-}
-
-/// The reader's own words, without the place that it appends.
-fn plain_message(error: &serde_saphyr::Error) -> String {
-    let text = error.to_string();
-    let first = text.lines().next().unwrap_or_default();
-    let first = first.split(" at line ").next().unwrap_or(first);
-    first.strip_prefix("error: ").unwrap_or(first).to_owned()
 }
 
 fn place_of(at: Location) -> Option<(u64, u64)> {

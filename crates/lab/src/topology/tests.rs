@@ -109,7 +109,14 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ("kind: command", "kind: comand", &["unknown kind of workload", "Did you mean \"command\"?"]),
     ("      command: [sleep, '3600']\n", "", &["has no command"]),
     ("replicas: 2", "replicas: 900", &["900 replicas", "at most 64"]),
-    ("replicas: 2", "replicas: many", &["my.yaml:21:17:"]),
+    ("replicas: 2", "replicas: many", &["my.yaml:21:17: not a whole number", "docs/topology.md"]),
+    ("replicas: 2", "replicas: -1", &["my.yaml:21:17: not a whole number"]),
+    ("replicas: 2", "replicas: 2\n      replicas: 3", &["field \"replicas\" appears twice", "remove one"]),
+    ("replicas: 2", "replicas: [2]", &["my.yaml:21:"]),
+    ("replicas: 2", "exported: maybe", &["my.yaml:21:17: not true or false"]),
+    ("      zones: [us-west-1a, us-west-1b]", "      zones: us-west-1a", &["my.yaml:13:14: ", "a list"]),
+    ("    - name: west\n      role", "    - west\n    - role", &["my.yaml:9:7: ", "a mapping (name: value)"]),
+    ("  exports:\n    - name: reviews", "  exports: reviews", &["a list"]),
     ("delay: 20ms", "delay: soon", &["my.yaml:7:14: \"soon\" is not a delay", "20ms"]),
     ("delay: 20ms", "delay: 20s", &["out of range"]),
     ("delay: 20ms", "podCIDR: 10.96.0.0/16", &["is the service range"]),
@@ -131,6 +138,9 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ("spec:", "spec: [", &["my.yaml:"]),
 ];
 
+/// Words of Rust and of the YAML parser, which mean nothing to a reader of the file.
+const INTERNAL: &[&str] = &["u16", "u32", "struct", "scalar", "sequence", "Policy", "Some(", "os error", "serde"];
+
 #[test]
 fn bad_files_are_explained() {
     for (from, to, expected) in BAD {
@@ -140,6 +150,9 @@ fn bad_files_are_explained() {
         let error = error.to_string();
         for part in *expected {
             assert!(error.contains(part), "{from:?} -> {to:?}\nwants {part:?}\nin {error}");
+        }
+        for internal in INTERNAL {
+            assert!(!error.contains(internal), "{from:?} -> {to:?}\nshows {internal:?}\nin {error}");
         }
     }
 }
@@ -153,7 +166,7 @@ fn empty_or_foreign_text_is_explained() {
         "apiVersion: lab.isthmus.dev/v1alpha1\nkind: Topology\nspec:\n  clusters: []\n",
     ] {
         let error = parse(text).expect_err(text).to_string();
-        assert!(error.starts_with("my.yaml"), "{error}");
+        assert!(error.starts_with("my.yaml") && INTERNAL.iter().all(|word| !error.contains(word)), "{error}");
     }
 }
 

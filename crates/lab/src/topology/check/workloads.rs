@@ -212,7 +212,7 @@ pub(super) fn manifests(path: &Path, raw: &[Spanned<file::Manifest>], clusters: 
         if let Err(error) = std::fs::File::open(&file) {
             return Err(Finding::new(
                 written.referenced,
-                format!("manifest \"{}\" cannot be read: {error}", written.value),
+                format!("manifest \"{}\" cannot be read: {}", written.value, install::client_error::system(&error)),
             )
             .hint(format!("paths are relative to the topology: looked for {}", file.display())));
         }
