@@ -180,7 +180,7 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCod
 async fn client(record: &Record, cluster: &str) -> Result<kube::Client, Failure> {
     let kubeconfig = &record.cluster(cluster)?.kubeconfig;
     let text = std::fs::read_to_string(kubeconfig).map_err(|error| format!("{}: {error}", kubeconfig.display()))?;
-    Ok(crate::orchestration::bring_up::client(&text).await?)
+    Ok(crate::orchestration::clients::client(&text).await?)
 }
 
 /// Prints to standard output; a reader that has gone is no error.

@@ -15,10 +15,12 @@
 
 pub mod authorities;
 pub mod bring_up;
+pub mod clients;
 pub mod cluster;
 pub mod control;
 pub mod front;
 pub mod handover;
+pub mod handshake;
 pub mod init;
 pub mod installation;
 pub mod keys;

@@ -12,7 +12,8 @@ use clap::Args;
 
 use super::stop::{Stop, say};
 use super::{Failure, TIMED_OUT, print, told};
-use crate::orchestration::bring_up::{self, BringUpError, Clients, PodLine};
+use crate::orchestration::bring_up::{self, BringUpError, PodLine};
+use crate::orchestration::clients::Clients;
 use crate::orchestration::front::{FrontError, Options, Running};
 use crate::orchestration::init::ToFront;
 use crate::orchestration::progress::{Progress, columns};

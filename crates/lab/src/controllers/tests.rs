@@ -28,7 +28,7 @@ impl Cluster {
         let server = apiserver::Server::new(options).expect("a server");
         let stop = CancellationToken::new();
         tokio::spawn(server.run(stop.clone()));
-        let client = crate::orchestration::bring_up::client(&kubeconfig).await.expect("a client");
+        let client = crate::orchestration::clients::client(&kubeconfig).await.expect("a client");
         for (name, zone) in [("n-a", "a"), ("n-b", "b")] {
             let node = json!({"metadata": {"name": name, "labels": {scheduler::ZONE: zone}}});
             create::<Node>(&Api::all(client.clone()), node).await;

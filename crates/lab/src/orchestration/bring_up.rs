@@ -6,11 +6,11 @@ use std::time::Duration;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Event, Pod, Secret, ServiceAccount};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use tokio::sync::watch;
 
 use super::authorities::MeshAuthorities;
+use super::clients::{Clients, ClientsError};
 use super::front::Running;
 use super::keys::API_PORT;
 use super::manifest::{self, ManifestError};
@@ -57,12 +57,16 @@ pub enum BringUpError {
         source: Box<kube::Error>,
     },
     /// A kubeconfig cannot be used.
-    #[error("cluster {cluster}: {message}")]
-    Client {
+    #[error(transparent)]
+    Client(#[from] ClientsError),
+    /// The remote secret cannot be made.
+    #[error("cluster {cluster}: {source}")]
+    RemoteSecret {
         /// Where.
         cluster: String,
         /// Why.
-        message: String,
+        #[source]
+        source: api::remote_secret::RemoteSecretError,
     },
     /// A manifest file of the topology cannot be used.
     #[error(transparent)]
@@ -89,37 +93,6 @@ pub struct PodLine {
     pub address: Option<String>,
     /// Whether it is ready.
     pub ready: bool,
-}
-
-/// Clients of a running lab, in the order of its clusters.
-pub struct Clients(pub Vec<Client>);
-
-impl Clients {
-    /// Makes them from the lab's kubeconfigs.
-    ///
-    /// # Errors
-    /// When a kubeconfig is not usable.
-    pub async fn new(topology: &Topology, kubeconfigs: &[String]) -> Result<Self, BringUpError> {
-        let mut clients = Vec::new();
-        for (cluster, text) in topology.clusters.iter().zip(kubeconfigs) {
-            let client = client(text).await;
-            clients.push(client.map_err(|message| BringUpError::Client { cluster: cluster.name.clone(), message })?);
-        }
-        Ok(Self(clients))
-    }
-}
-
-/// A client from the text of a kubeconfig.
-///
-/// # Errors
-/// When it is not usable, in words.
-pub async fn client(kubeconfig: &str) -> Result<Client, String> {
-    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).map_err(|error| client_error::kubeconfig(&error))?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let mut config = config.map_err(|error| client_error::kubeconfig(&error))?;
-    // Proxies of the environment are for the world, not for 127.0.0.1.
-    config.proxy_url = None;
-    Client::try_from(config).map_err(|error| client_error::describe(&error))
 }
 
 /// Brings the mesh up. Returns when every pod is ready and every exported service can be reached from other clusters; does not
@@ -241,7 +214,7 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         token: &token,
     };
     api::remote_secret::remote_secret(api::names::ROOT_NAMESPACE, &access)
-        .map_err(|error| BringUpError::Client { cluster: cluster.name.clone(), message: error.to_string() })
+        .map_err(|source| BringUpError::RemoteSecret { cluster: cluster.name.clone(), source })
 }
 
 /// Waits until the components and every pod of the topology are ready, and tells how far it is.

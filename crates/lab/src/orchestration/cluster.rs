@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{API_PORT, IN_CLUSTER};
-use super::{bring_up, relay, wire};
+use super::{clients, relay, wire};
 use crate::controllers::scheduler::{REGION, ZONE};
 use crate::controllers::service_proxy::{self, Surroundings};
 use crate::controllers::{self, View};
@@ -120,7 +120,7 @@ fn run_node(options: &Options) -> Result<(), Failure> {
     let agent = agent_settings(options, &cluster);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let client = bring_up::client(&kubeconfig).await?;
+        let client = clients::client(&kubeconfig).await?;
         let mut terminate = signal(SignalKind::terminate())?;
         let (view, _watches) = View::follow(&client);
         let settings =

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{self, Capture, FrameFile, Reply, Request};
 use super::state::Directory;
-use super::{handover, wire};
+use super::{handover, handshake, wire};
 use crate::topology::Topology;
 
 /// How long the node agents have to end their pods in order.
@@ -264,7 +264,7 @@ impl Lab {
             Request::KillNode { cluster, node } => self.node_fault(cluster, node, true),
             Request::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
             Request::Reach { gateway, server_name } => {
-                super::reach::probe((*gateway).into(), server_name).map_err(|error| error.to_string())
+                handshake::probe((*gateway).into(), server_name).map_err(|error| error.to_string())
             }
             Request::Capture { milliseconds, cluster, write } => {
                 let patience = Duration::from_millis((*milliseconds).min(600_000));
