@@ -1,5 +1,6 @@
 //! From the records of a file to a topology whose references resolve.
 
+mod names;
 mod workloads;
 
 use std::path::Path;
@@ -8,15 +9,15 @@ use std::time::Duration;
 use serde_saphyr::Spanned;
 
 use super::diagnostic::{Finding, with_nearest};
-use super::{Cluster, MAX_CLUSTERS, Mesh, Network, Role, Topology, file};
+use super::file;
+use super::model::{Cluster, MAX_CLUSTERS, Mesh, Network, Role, Topology};
+use names::{Checked, label, or_none};
 use workloads::{exports, manifests, name_deployments, workloads};
 
 /// The longest delay between networks; more is a dead link, not a slow one.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 const POD_CIDR: &str = "10.244.0.0/16";
 const SERVICE_CIDR: &str = "10.96.0.0/16";
-
-type Checked<T> = Result<T, Finding>;
 
 pub(super) fn check(path: &Path, raw: file::File) -> Checked<Topology> {
     if raw.api_version.value != file::API_VERSION {
@@ -313,24 +314,4 @@ fn joined(raw: &[Spanned<file::Cluster>], clusters: &[Cluster]) -> Checked<()> {
         }
     }
     Ok(())
-}
-
-/// A DNS label, as Kubernetes wants names of what has an address.
-fn label(name: &Spanned<String>, what: &str) -> Checked<String> {
-    let text = &name.value;
-    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let bytes = text.as_bytes();
-    let valid = text.len() <= 63
-        && edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
-    if valid {
-        return Ok(text.clone());
-    }
-    Err(Finding::new(name.referenced, format!("\"{text}\" cannot be the name of a {what}"))
-        .hint("lower-case letters, digits and dashes, at most 63, beginning and ending with a letter or digit"))
-}
-
-fn or_none(names: &[&str]) -> String {
-    if names.is_empty() { "there are none".to_owned() } else { names.join(", ") }
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_saphyr::Spanned;
 
 use super::super::diagnostic::{Finding, with_nearest};
-use super::super::{Cluster, Export, Manifest, Port, Program, Workload, file};
-use super::{Checked, label, or_none};
+use super::super::file;
+use super::super::model::{Cluster, Export, Manifest, Port, Program, Workload};
+use super::names::{Checked, label, or_none};
 
 /// The most pods of one workload in one cluster: a lab runs on one machine.
 const MAX_REPLICAS: u32 = 64;
