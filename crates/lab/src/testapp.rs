@@ -20,10 +20,13 @@ use runtime::control;
 use runtime::drain;
 
 mod answer;
+mod app;
 mod client;
+mod duration;
 mod grpc;
 mod load;
 mod pages;
+mod response;
 mod serve;
 mod switches;
 mod tcp;
@@ -35,6 +38,8 @@ pub use client::{Protocol, Target};
 pub use load::{Plan, Timeline};
 
 use answer::Who;
+use app::App;
+use duration::duration;
 use switches::Switches;
 
 /// How to run the test application.
@@ -83,14 +88,6 @@ pub enum Output {
     Text,
     /// Everything.
     Json,
-}
-
-/// What all connections share.
-#[derive(Debug)]
-struct App {
-    who: Who,
-    switches: Switches,
-    registry: telemetry::metrics::Registry,
 }
 
 /// Runs the application until SIGTERM, or the client until it is done.
@@ -157,18 +154,4 @@ fn bind(address: IpAddr, ports: &[u16]) -> anyhow::Result<Vec<Acceptor>> {
         listener.and_then(Acceptor::new).with_context(|| format!("listening on port {port}"))
     };
     ports.iter().filter(|port| **port != 0).map(|port| listen(*port)).collect()
-}
-
-/// `5s`, `500ms`, `2m`, or seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
-    let scale = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        _ => return Err(format!("{unit:?} is no unit; use ms, s or m")),
-    };
-    let seconds =
-        number.parse::<f64>().map_err(|_| format!("{text:?} is no duration; write it as 5s or 500ms"))? * scale;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

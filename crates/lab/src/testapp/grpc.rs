@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use prost::Message;
 
-use super::serve::Body;
+use super::response::Body;
 
 const UNIMPLEMENTED: u16 = 12;
 const UNAVAILABLE: u16 = 14;

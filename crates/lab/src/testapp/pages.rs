@@ -4,10 +4,11 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
+use super::app::App;
 use super::client::Protocol;
+use super::duration::duration;
 use super::load::Plan;
-use super::serve::{Body, full, page};
-use super::{App, duration};
+use super::response::{Body, full, page};
 
 const HELP: &str = "\
 GET  /<anything>                     who answered and what it saw; also ?delay=MS ?status=CODE ?size=BYTES

@@ -6,11 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,10 +19,9 @@ use telemetry::metrics::Family;
 use tokio::net::TcpStream;
 
 use super::answer::Answer;
-use super::{App, grpc, pages, websocket};
-
-/// A response's body.
-pub(super) type Body = BoxBody<Bytes, Infallible>;
+use super::app::App;
+use super::response::{Body, full, page};
+use super::{grpc, pages, websocket};
 
 /// The largest request body that is read.
 const MAX_BODY: usize = 64 << 20;
@@ -38,11 +35,6 @@ const REQUESTS: Family = Family {
     help: "Requests answered by the test application.",
     labels: &["protocol", "code"],
 };
-
-/// A body of these bytes.
-pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed()
-}
 
 /// Accepts until drain; connections finish the request that they are at.
 pub(super) async fn http(mut acceptor: Acceptor, app: Arc<App>, mut drain: Watch) {
@@ -129,14 +121,6 @@ async fn tell(request: Request<Incoming>, protocol: &str, peer: SocketAddr, app:
     let mut response = Response::new(full(json));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// A page of text.
-pub(super) fn page(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(full(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 

@@ -9,8 +9,8 @@ use runtime::drain::Watch;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::App;
 use super::answer::Answer;
+use super::app::App;
 
 /// Accepts until drain. With an application, each connection is greeted with a line of JSON that says who answered.
 pub(super) async fn serve(mut acceptor: Acceptor, greeting: Option<Arc<App>>, mut drain: Watch) {

@@ -9,7 +9,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::serve::{Body, full};
+use super::response::{Body, full};
 
 /// Whether a request asks for it.
 pub(super) fn is_asked_for(request: &Request<Incoming>) -> bool {
