@@ -14,12 +14,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use tokio::sync::mpsc;
@@ -32,6 +29,7 @@ mod environment;
 mod events;
 mod exec;
 mod fields;
+mod host;
 mod ignored;
 mod kubernetes;
 mod network;
@@ -46,31 +44,14 @@ mod worker;
 use cluster::{Cluster, Objects, PodRef};
 use events::Events;
 use exec::Pods;
+use host::Host;
+pub use host::Settings;
 use kubernetes::{Kubernetes, PodEvent};
 use network::Addresses;
 use nodes::Nodes;
 pub use nodes::{Fault, order};
 pub(crate) use probe::anyone;
 use worker::{Message, Worker};
-
-/// What the agent has to know of its cluster.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where pods keep their files: `pods/<uid>/…` below it.
-    pub directory: PathBuf,
-    /// The Unix socket that exec, logs and port forwarding are served on.
-    pub socket: PathBuf,
-    /// The address of every node: that of the cluster's uplink.
-    pub host_address: IpAddr,
-    /// The network that pods get addresses from.
-    pub pod_network: Ipv4Net,
-    /// The cluster's DNS server.
-    pub dns_address: IpAddr,
-    /// The domain of cluster names, `cluster.local`.
-    pub cluster_domain: String,
-    /// Where pods reach the API server.
-    pub api: SocketAddr,
-}
 
 /// The agent could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -79,19 +60,6 @@ pub struct NodeError {
     action: String,
     #[source]
     source: io::Error,
-}
-
-/// What all pods of an agent share.
-struct Host {
-    settings: Settings,
-    objects: Arc<Objects>,
-    cluster: Arc<dyn Cluster>,
-    addresses: Addresses,
-    pods: Pods,
-    nodes: Nodes,
-    events: Events,
-    /// This program's file, which containers see as `isthmus`.
-    executable: PathBuf,
 }
 
 /// Runs pods; told of them by [`Agent::run`] from an API server, or by hand.

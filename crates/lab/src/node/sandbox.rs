@@ -11,7 +11,7 @@ use net::namespace::view::View;
 use net::namespace::{Namespaces, NetNamespace};
 use net::process::{Launch, Process, Program, Signal, Streams};
 
-use super::Host;
+use super::host::Host;
 use super::network;
 
 /// A pod's running frame.

@@ -23,8 +23,8 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Host;
 use super::exec::PodHandle;
+use super::host::Host;
 use super::logs::{self, Query};
 use super::nodes::Fault;
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
 use tokio::time::Instant;
 
-use super::Host;
 use super::cluster::{DataKind, PodRef, TokenWish};
 use super::fields::{Addresses, field, resource, service_account};
+use super::host::Host;
 
 mod payload;
 

@@ -16,10 +16,10 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::Host;
 use super::cluster::PodRef;
 use super::exec::PodHandle;
 use super::fields::Addresses;
+use super::host::Host;
 use super::ignored::Ignored;
 use super::probe::{Finding, Kind};
 use super::sandbox::Sandbox;

@@ -17,8 +17,8 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 use super::{Body, Refusal, pod, upgraded, wanted};
-use crate::node::Host;
 use crate::node::exec::{EndOnDrop, start};
+use crate::node::host::Host;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;

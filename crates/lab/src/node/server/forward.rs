@@ -11,7 +11,7 @@ use net::namespace::{Namespaces, run_joined};
 use serde::Deserialize;
 
 use super::{Body, Refusal, pod, upgraded, wanted};
-use crate::node::Host;
+use crate::node::host::Host;
 
 /// Patience with a port of a pod.
 const PATIENCE: Duration = Duration::from_secs(5);
