@@ -9,69 +9,25 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
-use serde_json::json;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::exec::PodHandle;
 use super::host::Host;
 use super::logs::{self, Query};
 use super::nodes::Fault;
 
 mod exec;
 mod forward;
+mod reply;
 
-type Body = BoxBody<Bytes, Infallible>;
-
-/// Largest request body.
-const LARGEST: usize = 1 << 20;
-
-/// Why something asked for is not done.
-#[derive(Debug)]
-struct Refusal {
-    code: StatusCode,
-    reason: &'static str,
-    message: String,
-}
-
-impl Refusal {
-    fn not_found(message: impl Into<String>) -> Self {
-        Self { code: StatusCode::NOT_FOUND, reason: "NotFound", message: message.into() }
-    }
-
-    fn bad(message: impl Into<String>) -> Self {
-        Self { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message: message.into() }
-    }
-
-    fn internal(message: impl Into<String>) -> Self {
-        Self { code: StatusCode::INTERNAL_SERVER_ERROR, reason: "InternalError", message: message.into() }
-    }
-
-    fn into_response(self) -> Response<Body> {
-        let status = json!({
-            "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code.as_u16(),
-        });
-        let mut response = Response::new(full(status.to_string()));
-        *response.status_mut() = self.code;
-        response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
-        response
-    }
-}
-
-fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).boxed()
-}
+use reply::{Body, Refusal, full, pod};
 
 /// Serves until the socket fails.
 pub(super) async fn serve(host: Arc<Host>) -> io::Result<()> {
@@ -125,28 +81,6 @@ fn node(host: &Host, path: &str) -> Result<Response<Body>, Refusal> {
     } else {
         Err(Refusal::not_found(format!("there is no node {name:?}")))
     }
-}
-
-/// Reads the body of a request that will be upgraded.
-async fn wanted<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
-    let body = Limited::new(request.into_body(), LARGEST).collect().await;
-    let body = body.map_err(|error| Refusal::bad(format!("cannot read the request: {error}")))?.to_bytes();
-    serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("cannot read the request: {error}")))
-}
-
-/// The answer that turns a connection into a raw stream.
-fn upgraded() -> Response<Body> {
-    let mut response = Response::new(full(""));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert("connection", http::HeaderValue::from_static("Upgrade"));
-    response.headers_mut().insert("upgrade", http::HeaderValue::from_static("isthmus-stream"));
-    response
-}
-
-fn pod(host: &Host, namespace: &str, name: &str) -> Result<Arc<PodHandle>, Refusal> {
-    host.pods
-        .get(namespace, name)
-        .ok_or_else(|| Refusal::not_found(format!("pod \"{namespace}/{name}\" does not run here")))
 }
 
 async fn log(host: &Host, query: &str) -> Result<Response<Body>, Refusal> {

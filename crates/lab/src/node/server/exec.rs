@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use super::{Body, Refusal, pod, upgraded, wanted};
+use super::reply::{Body, Refusal, pod, upgraded, wanted};
 use crate::node::exec::{EndOnDrop, start};
 use crate::node::host::Host;
 

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use net::namespace::{Namespaces, run_joined};
 use serde::Deserialize;
 
-use super::{Body, Refusal, pod, upgraded, wanted};
+use super::reply::{Body, Refusal, pod, upgraded, wanted};
 use crate::node::host::Host;
 
 /// Patience with a port of a pod.
