@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::{mpsc, watch};
 
-use super::{Progress, set_aside};
+use super::file::{Progress, set_aside};
 use crate::timestamp;
 
 /// Characters of a record's time.
