@@ -6,6 +6,9 @@ mod down;
 mod exec;
 mod fault;
 mod logs;
+mod outcome;
+mod print;
+mod selection;
 mod status;
 mod stop;
 mod target;
@@ -15,15 +18,12 @@ mod up;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use install::client_error;
+pub use outcome::{TIMED_OUT, WRONG_USAGE};
+use outcome::{block_on, told};
+pub use print::Format;
+pub use selection::Which;
 
-use crate::orchestration::state::{self, LAB, Record, StateError};
 use crate::orchestration::{cluster, init};
-
-/// Exit code of what did not finish in time.
-pub const TIMED_OUT: u8 = 3;
-/// Exit code of wrong usage, as clap has it.
-pub const WRONG_USAGE: u8 = 2;
 
 /// Clusters, networks and workloads on this machine.
 #[derive(Debug, Subcommand)]
@@ -85,31 +85,6 @@ pub struct Init {
     rootless: bool,
 }
 
-/// Which lab is meant.
-#[derive(Debug, Clone, Args)]
-pub struct Which {
-    /// The lab, if more than one is running
-    #[arg(long, env = LAB, value_name = "NAME")]
-    lab: Option<String>,
-}
-
-impl Which {
-    fn choose(&self) -> Result<Record, StateError> {
-        state::choose(self.lab.as_deref())
-    }
-}
-
-/// How a listing is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// More columns
-    Wide,
-    /// JSON
-    Json,
-    /// YAML
-    Yaml,
-}
-
 impl Command {
     /// Runs the command. Must be called before any runtime or thread exists.
     #[must_use]
@@ -143,47 +118,4 @@ impl HiddenCommand {
             Self::Testapp(options) => crate::testapp::run(*options),
         }
     }
-}
-
-/// An error that ends a command, printed as it is.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-fn told(result: Result<ExitCode, Failure>) -> ExitCode {
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {}", explained(&error));
-        ExitCode::FAILURE
-    })
-}
-
-/// An error for display: what is wrong, and what to do about it.
-fn explained(error: &Failure) -> String {
-    let Some(error) = error.downcast_ref::<kube::Error>() else { return error.to_string() };
-    match client_error::advice(error) {
-        Some(advice) => format!("{}\n  {advice}", client_error::describe(error)),
-        None => client_error::describe(error),
-    }
-}
-
-fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCode {
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => {
-            let code = told(runtime.block_on(command));
-            // A read of standard input that nobody waits for any more must not keep the process.
-            runtime.shutdown_background();
-            code
-        }
-        Err(error) => told(Err(error.into())),
-    }
-}
-
-/// A client of one cluster of a running lab.
-async fn client(record: &Record, cluster: &str) -> Result<kube::Client, Failure> {
-    let kubeconfig = &record.cluster(cluster)?.kubeconfig;
-    let text = std::fs::read_to_string(kubeconfig).map_err(|error| format!("{}: {error}", kubeconfig.display()))?;
-    Ok(crate::orchestration::clients::client(&text).await?)
-}
-
-/// Prints to standard output; a reader that has gone is no error.
-fn print(text: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, print};
+use super::outcome::Failure;
+use super::print::print;
 use crate::orchestration::state::{self, LAB, Record};
 
 /// How long a lab may take to end in order before it is killed.

@@ -15,8 +15,9 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::outcome::Failure;
+use super::selection::{Which, client};
 use super::target::Target;
-use super::{Failure, Which};
 
 /// Options of `lab exec`.
 #[derive(Debug, Args)]
@@ -37,7 +38,7 @@ pub struct Exec {
 impl Exec {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let record = self.which.choose()?;
-        let client = super::client(&record, &self.target.cluster).await?;
+        let client = client(&record, &self.target.cluster).await?;
         let pods = self.target.pods(&client).await?;
         let pod = pods.first().ok_or("no pod")?;
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);

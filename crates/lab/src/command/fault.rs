@@ -8,8 +8,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, AttachParams};
 
+use super::outcome::Failure;
+use super::print::{Format, print};
+use super::selection::{Which, client};
 use super::target::Target;
-use super::{Failure, Format, Which, print};
 use crate::orchestration::control::{self, Reply, Request};
 use crate::orchestration::progress::columns;
 use crate::orchestration::state::{Directory, Record};
@@ -110,7 +112,7 @@ impl Workload {
     /// Kills from inside: the shell's own `kill` reaches every process of the pod but itself and the first one.
     async fn kill(self) -> Result<ExitCode, Failure> {
         let record = self.which.choose()?;
-        let client = super::client(&record, &self.target.cluster).await?;
+        let client = client(&record, &self.target.cluster).await?;
         let pods = self.target.pods(&client).await?;
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
         let kills = pods.iter().map(|pod| {

@@ -8,8 +8,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, LogParams};
 
+use super::outcome::Failure;
+use super::selection::{Which, client};
 use super::target::Target;
-use super::{Failure, Which};
 
 /// Options of `lab logs`.
 #[derive(Debug, Args)]
@@ -39,7 +40,7 @@ pub struct Logs {
 impl Logs {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let record = self.which.choose()?;
-        let client = super::client(&record, &self.target.cluster).await?;
+        let client = client(&record, &self.target.cluster).await?;
         let pods = self.target.pods(&client).await?;
         let pod = pods.first().ok_or("no pod")?;
         let params = LogParams {

@@ -7,8 +7,8 @@ use clap::Args;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::up::since;
-use super::{Failure, Format, print};
+use super::outcome::Failure;
+use super::print::{Format, print, since};
 use crate::orchestration::progress::columns;
 use crate::orchestration::state::{self, Record};
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
-use super::Failure;
+use super::outcome::Failure;
 use crate::controllers::replica_set::ready_since;
 use crate::controllers::selector;
 

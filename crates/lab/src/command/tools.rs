@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Failure, Which, print};
+use super::outcome::Failure;
+use super::print::print;
+use super::selection::Which;
 
 /// Options of `lab kubectl`.
 #[derive(Debug, Args)]

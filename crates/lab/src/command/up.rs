@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::outcome::{Failure, TIMED_OUT, told};
+use super::print::print;
 use super::stop::{Stop, say};
-use super::{Failure, TIMED_OUT, print, told};
 use crate::orchestration::bring_up::{self, BringUpError, PodLine};
 use crate::orchestration::clients::Clients;
 use crate::orchestration::front::{FrontError, Options, Running};
@@ -423,16 +424,6 @@ fn code_of(status: std::process::ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// How long ago `begin` was, for people.
-pub(super) fn since(begin: Duration) -> String {
-    let seconds = begin.as_secs();
-    match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        _ => format!("{}h", seconds / 3600),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -455,11 +446,5 @@ mod tests {
         assert_eq!(code("no-such-program"), Err(127));
         assert_eq!(code("/no/such/program"), Err(127));
         assert_eq!(code("data"), Err(126));
-    }
-
-    #[test]
-    fn ages() {
-        let ages = [5, 119, 120, 7199, 7200].map(|seconds| since(Duration::from_secs(seconds)));
-        assert_eq!(ages, ["5s", "119s", "2m", "119m", "2h"]);
     }
 }
