@@ -12,6 +12,9 @@ pub mod endpoint_slice;
 pub mod load_balancer;
 pub mod namespace;
 pub mod node_lifecycle;
+mod owner;
+pub mod pod_state;
+mod reconcile;
 pub mod record;
 pub mod replica_set;
 pub mod retry;
@@ -22,7 +25,6 @@ pub mod service_proxy;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use cache::View;
 use kube::Client;
@@ -31,51 +33,22 @@ use tokio::task::JoinSet;
 /// What the controllers of a cluster need to know of it.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The cluster's name.
-    pub cluster: String,
     /// The addresses that Services of type LoadBalancer are given.
     pub load_balancers: Vec<Ipv4Addr>,
 }
 
 /// Runs every controller until one of them ends, which none does unless it panics.
 pub async fn run(client: Client, view: Arc<View>, settings: Settings) {
-    let settings = Arc::new(settings);
     let mut tasks = JoinSet::new();
     tasks.spawn(namespace::run(client.clone(), view.clone()));
     tasks.spawn(deployment::run(client.clone(), view.clone()));
     tasks.spawn(replica_set::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
-    tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings));
+    tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings.load_balancers));
     tasks.spawn(node_lifecycle::run(client, view));
     if let Some(Err(error)) = tasks.join_next().await {
         tracing::error!(%error, "a controller ended");
-    }
-}
-
-/// Calls `pass` now, whenever the view changes, and when the time that it returned is over.
-///
-/// `pass` gets no argument but what it has captured and returns when it wants to look again at the latest.
-pub(crate) async fn whenever_changed<F, Fut>(view: &View, mut pass: F)
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Option<Duration>>,
-{
-    view.synced().await;
-    let mut changes = view.changes();
-    loop {
-        changes.mark_unchanged();
-        let again = pass().await;
-        let timer = async {
-            match again {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            () = timer => {}
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
 use super::outcome::Failure;
-use crate::controllers::replica_set::ready_since;
+use crate::controllers::pod_state::ready_since;
 use crate::controllers::selector;
 
 /// Names a container.
@@ -82,7 +82,7 @@ impl Target {
 }
 
 fn ended(pod: &Pod) -> bool {
-    crate::controllers::replica_set::finished(pod)
+    crate::controllers::pod_state::finished(pod)
 }
 
 /// The container that the pod says is its main one, else the first that is not the proxy.

@@ -14,6 +14,8 @@ use kube::{Client, Resource as _, ResourceExt};
 use serde_json::{Value, json};
 
 use super::cache::View;
+use super::owner::owned_by;
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::rollout::{self, Set, Strategy};
 
@@ -332,7 +334,7 @@ fn condition(
 /// Runs the controller.
 pub async fn run(client: Client, view: Arc<View>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
@@ -360,11 +362,6 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
         }
     }
     retries.next(started)
-}
-
-/// Whether `meta` is controlled by the object with that uid.
-pub(crate) fn owned_by(meta: &kube::api::ObjectMeta, uid: &str) -> bool {
-    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
 fn old_pods(view: &View, deployment: &Deployment, owned: &[Arc<ReplicaSet>]) -> bool {

@@ -18,7 +18,8 @@ use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, Resource as _, ResourceExt as _};
 
 use super::cache::View;
-use super::replica_set::{finished, ready_since};
+use super::pod_state::{finished, ready_since};
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::selector;
 
@@ -222,7 +223,7 @@ pub fn difference(desired: Vec<EndpointSlice>, present: &[Arc<EndpointSlice>]) -
 /// Runs the controller.
 pub async fn run(client: Client, view: Arc<View>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {

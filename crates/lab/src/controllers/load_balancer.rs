@@ -9,8 +9,8 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
-use super::Settings;
 use super::cache::View;
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 
 /// What to do for one Service.
@@ -98,20 +98,20 @@ fn keeps(service: &Service, has: Ipv4Addr, pool: &[Ipv4Addr]) -> bool {
 }
 
 /// Runs the controller.
-pub async fn run(client: Client, view: Arc<View>, settings: Arc<Settings>) {
+pub async fn run(client: Client, view: Arc<View>, pool: Vec<Ipv4Addr>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &settings, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &pool, &retries)).await;
 }
 
 async fn pass(
     client: &Client,
     view: &View,
-    settings: &Settings,
+    pool: &[Ipv4Addr],
     retries: &tokio::sync::Mutex<Retries>,
 ) -> Option<Duration> {
     let mut retries = retries.lock().await;
     let started = Instant::now();
-    for (service, action) in decide(&view.services.list(), &settings.load_balancers) {
+    for (service, action) in decide(&view.services.list(), pool) {
         let key = service.uid().unwrap_or_default();
         if !retries.due(&key, started) {
             continue;

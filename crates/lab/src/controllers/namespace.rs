@@ -10,6 +10,7 @@ use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
 
 use super::cache::View;
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 
 /// The account of pods that name no other.
@@ -29,7 +30,7 @@ pub fn decide(namespaces: &[Arc<Namespace>], has_account: impl Fn(&str) -> bool)
 /// Runs the controller.
 pub async fn run(client: Client, view: Arc<View>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {

@@ -13,7 +13,8 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::cache::View;
-use super::replica_set::ready_since;
+use super::pod_state::ready_since;
+use super::reconcile::whenever_changed;
 use crate::timestamp;
 
 /// How long a node may be silent.
@@ -38,7 +39,7 @@ pub fn silent(nodes: &[Arc<Node>], now: Timestamp, grace: Duration) -> Vec<Strin
 
 /// Runs the controller.
 pub async fn run(client: Client, view: Arc<View>) {
-    super::whenever_changed(&view, || pass(&client, &view)).await;
+    whenever_changed(&view, || pass(&client, &view)).await;
 }
 
 async fn pass(client: &Client, view: &View) -> Option<Duration> {

@@ -14,7 +14,9 @@ use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::cache::View;
-use super::deployment::owned_by;
+use super::owner::owned_by;
+use super::pod_state::{finished, ready_since};
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::selector;
 
@@ -114,19 +116,6 @@ fn status(set: &ReplicaSet, replicas: usize, full: usize, ready: usize, availabl
     }))
 }
 
-/// Whether a pod's containers have all ended for good.
-pub(crate) fn finished(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// Since when a pod is ready, if it is.
-pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
-    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
-}
-
 /// The pods to delete first: not yet placed, not ready, cheap by `pod-deletion-cost`, from crowded nodes, then the youngest.
 fn victims(active: &[&Pod], count: usize) -> Vec<String> {
     let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
@@ -175,7 +164,7 @@ fn owner(set: &ReplicaSet) -> Option<OwnerReference> {
 /// Runs the controller.
 pub async fn run(client: Client, view: Arc<View>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {

@@ -14,7 +14,8 @@ use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
 use super::cache::View;
-use super::replica_set::finished;
+use super::pod_state::finished;
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::selector;
 use crate::timestamp;
@@ -156,7 +157,7 @@ fn objection(pod: &Pod, node: &Node, nodes: &[Arc<Node>], placed: &[(Arc<Pod>, S
 /// Runs the scheduler.
 pub async fn run(client: Client, view: Arc<View>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
 async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {

@@ -35,7 +35,7 @@ impl Cluster {
         }
         let (view, mut tasks) = View::follow(&client);
         let load_balancers = vec!["203.0.113.10".parse().expect("an address")];
-        let settings = Settings { cluster: "test".into(), load_balancers };
+        let settings = Settings { load_balancers };
         tasks.spawn(run(client.clone(), view, settings));
         Self { client, _stop: stop.drop_guard(), _tasks: tasks }
     }
@@ -52,7 +52,7 @@ impl Cluster {
         let pods = self.api::<Pod>();
         for (index, pod) in list(&pods).await.iter().enumerate() {
             let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-            if placed && replica_set::ready_since(pod).is_none() {
+            if placed && pod_state::ready_since(pod).is_none() {
                 let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
                 let status = json!({"status": {"phase": "Running", "podIP": format!("10.244.0.{}", index + 2), "conditions": ready}});
                 let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;

@@ -16,7 +16,7 @@ use super::keys::API_PORT;
 use super::manifest::{self, ManifestError};
 use super::progress::{Progress, Step};
 use super::{installation, reach, workloads};
-use crate::controllers::replica_set::ready_since;
+use crate::controllers::pod_state::ready_since;
 use crate::topology::{Cluster, Topology};
 use install::apply::{ApplyError, apply};
 use install::client_error;

@@ -123,8 +123,7 @@ fn run_node(options: &Options) -> Result<(), Failure> {
         let client = clients::client(&kubeconfig).await?;
         let mut terminate = signal(SignalKind::terminate())?;
         let (view, _watches) = View::follow(&client);
-        let settings =
-            controllers::Settings { cluster: cluster.name.clone(), load_balancers: cluster.load_balancer_pool() };
+        let settings = controllers::Settings { load_balancers: cluster.load_balancer_pool() };
         tokio::spawn(controllers::run(client.clone(), view.clone(), settings));
         tokio::spawn(service_proxy::run(view.clone(), surroundings(delay.is_some())));
         if let Some(delay) = delay {
