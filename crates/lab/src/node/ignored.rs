@@ -63,7 +63,7 @@ const BOUNDS: [(&str, When); 7] = [
 ];
 
 /// The mesh's own containers: that they are bounded elsewhere is no news to who wrote the pod.
-const INJECTED: [&str; 2] = ["istio-proxy", "istio-init"];
+const INJECTED: [&str; 2] = ["isthmus-proxy", "isthmus-init"];
 
 /// What there is to tell about a pod's fields.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -129,7 +129,7 @@ mod tests {
         let strict = json!({"name": "c", "resources": {"limits": {"cpu": "1"}},
             "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}});
         let mut injected = strict.clone();
-        injected["name"] = json!("istio-proxy");
+        injected["name"] = json!("isthmus-proxy");
         let cases = [
             (
                 json!({"containers": [plain], "hostPID": false, "volumes": [{"name": "v", "emptyDir": {}}]}),
