@@ -1,4 +1,4 @@
-//! Which clusters a command means, and how they are reached: contexts of a kubeconfig, or the clusters of a running lab.
+//! Access to the clusters of a command: contexts of a kubeconfig, or the clusters of a running lab.
 
 use std::path::PathBuf;
 
@@ -7,34 +7,34 @@ use install::client_error;
 use install::components::{CONTROLLER, MONITORING_PORT};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use lab::orchestration::state::{self, Record};
+use lab::orchestration::state::{self, LabRecord};
 
-/// How clusters are found.
+/// Options that select a kubeconfig or a lab.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Access {
-    /// The kubeconfig; otherwise $KUBECONFIG or ~/.kube/config
+pub(crate) struct AccessOptions {
+    /// Path of the kubeconfig; otherwise $KUBECONFIG or ~/.kube/config
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// A running lab's clusters; its name may be left out where one runs
+    /// Use the clusters of a running lab; the name is optional if one lab is running
     #[arg(long, value_name = "NAME", env = "ISTHMUS_LAB", num_args = 0..=1, default_missing_value = "", conflicts_with = "kubeconfig")]
     pub(crate) lab: Option<String>,
 }
 
-/// A cluster to talk to.
-pub(crate) struct Cluster {
-    /// Context, or name in the lab.
+/// A cluster and its client.
+pub(crate) struct ClusterAccess {
+    /// Name of the context, or of the cluster in the lab.
     pub(crate) name: String,
-    /// The options by which a command names it.
+    /// Options of `isthmus` that select the cluster.
     pub(crate) option: String,
     pub(crate) client: Client,
-    /// Address and CA of its API server, as this machine knows them.
+    /// Address and certificate authority of the API server, for this machine.
     pub(crate) config: kube::Config,
 }
 
-impl Access {
-    /// The lab that is meant, if one is. Without any option, a lab counts where it is the only thing that could be meant:
-    /// one runs, and nothing says which kubeconfig to use; a context that is named is one of its clusters and no other.
-    pub(crate) fn lab(&self, context: Option<&str>) -> anyhow::Result<Option<Record>> {
+impl AccessOptions {
+    /// Returns the selected lab, if any. Without options, a running lab is selected if there is no kubeconfig in the
+    /// environment, and the context, if given, is one of the lab's clusters and no known context.
+    pub(crate) fn lab(&self, context: Option<&str>) -> anyhow::Result<Option<LabRecord>> {
         match self.lab.as_deref() {
             Some("") => {
                 let named = std::env::var("ISTHMUS_LAB").ok().filter(|name| !name.is_empty());
@@ -49,15 +49,15 @@ impl Access {
         }
     }
 
-    /// A context of the kubeconfig; the current one where none is named.
-    pub(crate) async fn context(&self, context: Option<&str>) -> anyhow::Result<Cluster> {
+    /// Returns a context of the kubeconfig; the current one without a name.
+    pub(crate) async fn context(&self, context: Option<&str>) -> anyhow::Result<ClusterAccess> {
         let file = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?,
             None => Kubeconfig::read().map_err(|error| {
                 let instead = match state::choose(None) {
                     Ok(lab) => {
                         let names: Vec<_> = lab.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-                        format!("name a cluster of the lab {:?} with --lab: {}", lab.name, names.join(", "))
+                        format!("use a cluster of lab \"{}\" with --lab: {}", lab.name, names.join(", "))
                     }
                     Err(_) => "start a lab: isthmus lab up topologies/primary-remote.yaml".to_owned(),
                 };
@@ -68,11 +68,11 @@ impl Access {
             let known: Vec<_> = file.contexts.iter().map(|known| known.name.as_str()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             anyhow::bail!(
-                "the kubeconfig has no context {name:?}\n  contexts: {known}\n  for a lab's cluster give --lab"
+                "the kubeconfig has no context \"{name}\"\n  contexts: {known}\n  for a cluster of a lab, give --lab"
             );
         }
         let named = context.map(str::to_owned).or_else(|| file.current_context.clone());
-        let name = named.context("the kubeconfig has no current context; give --context")?;
+        let name = named.context("the kubeconfig has no current context\n  give --context NAME")?;
         let option = match &self.kubeconfig {
             Some(path) => format!("--kubeconfig {} --context {name}", path.display()),
             None => format!("--context {name}"),
@@ -80,8 +80,8 @@ impl Access {
         connect(name, option, file, context).await
     }
 
-    /// A cluster of a lab.
-    pub(crate) async fn of_lab(&self, lab: &Record, name: &str) -> anyhow::Result<Cluster> {
+    /// Returns a cluster of a lab.
+    pub(crate) async fn of_lab(&self, lab: &LabRecord, name: &str) -> anyhow::Result<ClusterAccess> {
         let cluster = lab.cluster(name)?;
         let file = Kubeconfig::read_from(&cluster.kubeconfig)
             .with_context(|| format!("kubeconfig {}", cluster.kubeconfig.display()))?;
@@ -93,12 +93,17 @@ fn is_known_context(name: &str) -> bool {
     Kubeconfig::read().is_ok_and(|file| file.contexts.iter().any(|context| context.name == name))
 }
 
-async fn connect(name: String, option: String, file: Kubeconfig, context: Option<&str>) -> anyhow::Result<Cluster> {
+async fn connect(
+    name: String,
+    option: String,
+    file: Kubeconfig,
+    context: Option<&str>,
+) -> anyhow::Result<ClusterAccess> {
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
     let config =
         kube::Config::from_custom_kubeconfig(file, &options).await.with_context(|| format!("context {name:?}"))?;
     let client = Client::try_from(config.clone()).with_context(|| format!("context {name:?}"))?;
-    Ok(Cluster { name, option, client, config })
+    Ok(ClusterAccess { name, option, client, config })
 }
 
 /// Describes an error with its causes in one line. Errors of a Kubernetes client are described by [`client_error`]; their own
@@ -135,15 +140,15 @@ pub(crate) fn explain(error: &anyhow::Error) -> String {
     }
 }
 
-/// The error for a page that does not have the expected form.
+/// The error for a page of another form.
 pub(crate) const UNREADABLE_PAGE: &str =
     "the controller's answer has another form: compare its version with isthmus version";
 
-/// A page of the controller in `cluster`, through the API server, so that it needs no port of its own.
+/// Returns a debug page of the controller, through the API server, so that the controller needs no port of its own.
 pub(crate) async fn controller_page(client: &Client, namespace: &str, page: &str) -> anyhow::Result<String> {
     let pages = format!("/api/v1/namespaces/{namespace}/services/{CONTROLLER}:{MONITORING_PORT}/proxy/debug");
     let request = kube::core::request::Request::new(pages).get(page, &kube::api::GetParams::default());
-    Ok(client.request_text(request.context("the request cannot be built")?).await?)
+    Ok(client.request_text(request.context("the request is not valid")?).await?)
 }
 
 #[cfg(test)]

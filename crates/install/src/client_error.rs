@@ -1,15 +1,17 @@
 //! Errors of a Kubernetes client in plain sentences.
 //!
 //! The client's own texts name layers (`ServiceError: client error (Connect)`) and print records (`Status { status: Some(…`).
-//! [`describe`] says what happened in one line; [`advice`] says what to do about it.
+//! [`describe`] describes what happened in one line; [`advice`] returns what to do about it.
 
 use std::error::Error;
 
 use kube::client::AuthError;
 use kube::config::KubeconfigError;
 
-/// The most characters of a server's message that are shown: it may be somebody else's server.
-const MESSAGE_LIMIT: usize = 400;
+use crate::yaml_error;
+
+/// Most characters of a server's message that are shown. The server may be hostile.
+const MAX_MESSAGE: usize = 400;
 
 /// Describes in one line why a request to an API server failed.
 #[must_use]
@@ -72,24 +74,18 @@ pub fn kubeconfig(error: &KubeconfigError) -> String {
             "there is no kubeconfig: neither KUBECONFIG nor a home directory is set".to_owned()
         }
         KubeconfigError::ReadConfig(source, path) => format!("{} cannot be read: {}", path.display(), system(source)),
-        KubeconfigError::Parse(error) => format!("the kubeconfig is not valid: {}", yaml(error)),
+        KubeconfigError::Parse(error) => {
+            format!("the kubeconfig is not valid: {}", yaml_error::describe_with_location(error))
+        }
         KubeconfigError::MissingClusterUrl => "the kubeconfig's cluster has no server address".to_owned(),
         KubeconfigError::ParseClusterUrl(error) => format!("the kubeconfig's server address is not a URL: {error}"),
         other => other.to_string(),
     }
 }
 
-/// Describes in one line what is wrong with a YAML text, with line and column.
-#[must_use]
-pub fn yaml(error: &serde_saphyr::Error) -> String {
-    let error = error.without_snippet();
-    let text = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
-    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
-}
-
 /// The API server's own message.
 fn answer(status: &kube::core::Status) -> String {
-    let message: String = status.message.chars().take(MESSAGE_LIMIT).collect();
+    let message: String = status.message.chars().take(MAX_MESSAGE).collect();
     let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match (status.code, message.as_str()) {
         (401, _) => "the API server does not accept the credentials".to_owned(),
@@ -115,7 +111,7 @@ fn credentials(error: &AuthError) -> String {
     }
 }
 
-/// The innermost cause: it says what happened, where the errors around it say in which layer.
+/// Describes the innermost cause. It names what happened; the errors around it name layers of the client.
 fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut current: &(dyn Error + 'static) = error;
     loop {
@@ -177,7 +173,7 @@ mod tests {
         assert_eq!(describe(&answered(401, "Unauthorized")), "the API server does not accept the credentials");
         assert_eq!(describe(&answered(500, "")), "the API server answered 500 Reason");
         assert_eq!(describe(&answered(400, "no\r\nlog line\u{1b}[31m")), "no  log line [31m");
-        assert_eq!(describe(&answered(400, &"x".repeat(1 << 20))).len(), MESSAGE_LIMIT);
+        assert_eq!(describe(&answered(400, &"x".repeat(1 << 20))).len(), MAX_MESSAGE);
     }
 
     #[test]

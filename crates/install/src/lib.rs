@@ -4,7 +4,8 @@
 //! resource definitions, accounts and roles, mesh-wide settings, signing Secrets, workloads, Services, and the injection
 //! webhook. A primary gets the controller, its webhook and an east-west gateway; a remote gets the gateway, and two Services
 //! that lead to its primary's controller through the primary's gateway. [`apply`] applies manifests by server-side apply, as
-//! `kubectl apply --server-side` does; [`client_error`] puts errors of a Kubernetes client into plain sentences.
+//! `kubectl apply --server-side` does; [`client_error`] and [`yaml_error`] put errors
+//! of a Kubernetes client and of the YAML parser into plain words.
 //!
 //! Where to start: [`settings`], then [`components`]. Which kinds are watched, and by which rights, is in [`api::reader`].
 //! What this crate does not do: decide which clusters there are, issue certificates, or wait for what it applied.
@@ -17,6 +18,7 @@ mod configuration;
 pub mod definitions;
 mod settings;
 pub mod webhook;
+pub mod yaml_error;
 
 use serde_json::Value;
 pub use settings::{ControlPlane, Images, Installation, SigningSecret};

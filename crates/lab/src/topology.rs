@@ -1,9 +1,9 @@
-//! The topology file: a mesh as one YAML document.
+//! Topology files: a mesh as one YAML document.
 //!
-//! It says which clusters there are, on which networks and in which regions and zones, which of them run a
-//! control plane, and what runs in them. [`Topology::load`] is the only way in: it returns either a topology
-//! in which every name resolves, or a [`Diagnostic`] that points at the line, says what is wrong, and what to
-//! do. The format is documented field by field in `docs/topology.md`; the raw records are in [`file`].
+//! A topology lists clusters with their networks, regions and zones, which of them are primaries, and their workloads.
+//! [`Topology::load`] returns either a topology in which every name resolves, or a [`Diagnostic`] with the line, what
+//! is wrong, and what to do. `docs/topology.md` documents the format field by field; [`file`] has the types of the
+//! file's fields.
 
 mod check;
 mod diagnostic;
@@ -23,16 +23,16 @@ impl Topology {
     /// Reads and checks the file at `path`.
     ///
     /// # Errors
-    /// The first thing wrong, with its place in the file.
+    /// Returns the first problem, with its location in the file.
     pub fn load(path: &Path) -> Result<Self, Box<Diagnostic>> {
         let text = std::fs::read_to_string(path).map_err(|error| diagnostic::unreadable(path, &error))?;
         Self::parse(path, &text)
     }
 
-    /// Checks `text` as if it had been read from `path`; manifests are looked for beside it.
+    /// Checks `text` as if it had been read from `path`. Paths of manifests are relative to `path`.
     ///
     /// # Errors
-    /// The first thing wrong, with its place in the text.
+    /// Returns the first problem, with its location in the text.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Box<Diagnostic>> {
         let raw = file::read(text).map_err(|error| yaml::diagnostic(path, text, &error))?;
         check::check(path, raw).map_err(|finding| Box::new(finding.locate(path, text)))

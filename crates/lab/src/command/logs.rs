@@ -1,4 +1,4 @@
-//! `lab logs`: what a container has written.
+//! `lab logs`: prints a container's log.
 
 use std::process::ExitCode;
 
@@ -8,37 +8,37 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, LogParams};
 
-use super::outcome::Failure;
-use super::selection::{Which, client};
-use super::target::Target;
+use super::outcome::CommandError;
+use super::selection::{LabSelection, client};
+use super::target::ContainerTarget;
 
 /// Options of `lab logs`.
 #[derive(Debug, Args)]
-pub struct Logs {
-    /// CLUSTER/NAMESPACE/POD, where a deployment may stand for one of its pods; a container may follow
+pub struct LogsOptions {
+    /// Pod or Deployment, and optionally a container, such as west/default/frontend
     #[arg(value_name = "CLUSTER/NAMESPACE/POD[/CONTAINER]")]
-    target: Target,
-    /// Goes on as more is written
+    target: ContainerTarget,
+    /// Follow the log until the container ends
     #[arg(long, short)]
     follow: bool,
-    /// Only the last lines
+    /// Number of lines to print from the end of the log
     #[arg(long, value_name = "LINES")]
     tail: Option<i64>,
-    /// Only what was written in this time
+    /// Print only lines of the last seconds
     #[arg(long, value_name = "SECONDS")]
     since: Option<i64>,
-    /// The container's run before this one
+    /// Print the log of the container's previous run
     #[arg(long, short)]
     previous: bool,
-    /// With the time of each line
+    /// Print the time of each line
     #[arg(long)]
     timestamps: bool,
     #[command(flatten)]
-    which: Which,
+    which: LabSelection,
 }
 
-impl Logs {
-    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+impl LogsOptions {
+    pub(super) async fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         let client = client(&record, &self.target.cluster).await?;
         let pods = self.target.pods(&client).await?;

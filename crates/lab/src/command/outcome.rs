@@ -1,26 +1,24 @@
-//! How a command ends: its exit code and its error.
+//! Exit codes and errors of commands.
 
 use std::process::ExitCode;
 
 use install::client_error;
 
-/// Exit code of what did not finish in time.
-pub const TIMED_OUT: u8 = 3;
-/// Exit code of wrong usage, as clap has it.
-pub const WRONG_USAGE: u8 = 2;
+/// Exit code of a command that timed out.
+pub(super) const TIMED_OUT: u8 = 3;
 
-/// An error that ends a command, printed as it is.
-pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// An error that ends a command.
+pub(super) type CommandError = Box<dyn std::error::Error + Send + Sync>;
 
-pub(super) fn told(result: Result<ExitCode, Failure>) -> ExitCode {
+pub(super) fn exit_code(result: Result<ExitCode, CommandError>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {}", explained(&error));
+        eprintln!("error: {}", explain(&error));
         ExitCode::FAILURE
     })
 }
 
-/// An error for display: what is wrong, and what to do about it.
-fn explained(error: &Failure) -> String {
+/// Describes an error, and on a second line what to do about it, where there is something to try.
+fn explain(error: &CommandError) -> String {
     let Some(error) = error.downcast_ref::<kube::Error>() else { return error.to_string() };
     match client_error::advice(error) {
         Some(advice) => format!("{}\n  {advice}", client_error::describe(error)),
@@ -28,14 +26,14 @@ fn explained(error: &Failure) -> String {
     }
 }
 
-pub(super) fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCode {
+pub(super) fn block_on(command: impl Future<Output = Result<ExitCode, CommandError>>) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let code = told(runtime.block_on(command));
-            // A read of standard input that nobody waits for any more must not keep the process.
+            let code = exit_code(runtime.block_on(command));
+            // A pending read of standard input must not keep the process alive.
             runtime.shutdown_background();
             code
         }
-        Err(error) => told(Err(error.into())),
+        Err(error) => exit_code(Err(error.into())),
     }
 }

@@ -1,11 +1,11 @@
-//! What commands print.
+//! Output of commands.
 
 use std::time::Duration;
 
-/// How a listing is printed.
+/// Output format of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// More columns
+pub enum OutputFormat {
+    /// Table with more columns
     Wide,
     /// JSON
     Json,
@@ -13,14 +13,14 @@ pub enum Format {
     Yaml,
 }
 
-/// Prints to standard output; a reader that has gone is no error.
+/// Prints to standard output. A closed standard output is not an error.
 pub(super) fn print(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }
 
-/// How long ago `begin` was, for people.
-pub(super) fn since(begin: Duration) -> String {
-    let seconds = begin.as_secs();
+/// Formats an age: seconds, minutes or hours.
+pub(super) fn format_age(age: Duration) -> String {
+    let seconds = age.as_secs();
     match seconds {
         0..=119 => format!("{seconds}s"),
         120..=7199 => format!("{}m", seconds / 60),
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn ages() {
-        let ages = [5, 119, 120, 7199, 7200].map(|seconds| since(Duration::from_secs(seconds)));
+        let ages = [5, 119, 120, 7199, 7200].map(|seconds| format_age(Duration::from_secs(seconds)));
         assert_eq!(ages, ["5s", "119s", "2m", "119m", "2h"]);
     }
 }

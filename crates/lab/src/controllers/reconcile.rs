@@ -1,13 +1,11 @@
-//! When a controller looks at the cluster again.
+//! The loop of a controller.
 
 use std::time::Duration;
 
-use super::cache::View;
+use super::cache::ClusterView;
 
-/// Calls `pass` now, whenever the view changes, and when the time that it returned is over.
-///
-/// `pass` gets no argument but what it has captured and returns when it wants to look again at the latest.
-pub(super) async fn whenever_changed<F, Fut>(view: &View, mut pass: F)
+/// Calls `pass` now, whenever the view changes, and after the duration that `pass` returned.
+pub(super) async fn whenever_changed<F, Fut>(view: &ClusterView, mut pass: F)
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<Duration>>,

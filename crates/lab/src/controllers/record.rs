@@ -1,5 +1,6 @@
-//! Event objects, which `kubectl describe` shows under what they are about.
+//! Events, which `kubectl describe` shows below their object.
 
+use install::client_error;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::discovery::ApiResource;
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use crate::timestamp;
 
-/// Writes one Event about `object`. A failure is logged only: nobody waits for an Event.
+/// Writes an Event about `object`. A failure is only logged.
 pub async fn event<K>(client: &Client, object: &K, component: &str, kind: &str, reason: &str, message: &str)
 where
     K: Resource<DynamicType = ()>,
@@ -37,6 +38,6 @@ where
         api.create(&PostParams::default(), &record).await
     };
     if let Err(error) = written.await {
-        tracing::debug!(%error, reason, "event not written");
+        tracing::debug!(error = client_error::describe(&error), reason, "cannot write an event");
     }
 }

@@ -1,4 +1,4 @@
-//! What all pods of an agent share.
+//! The state that all pods of an agent share.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -6,40 +6,40 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use super::cluster::{Cluster, Objects};
+use super::cluster::{ClusterApi, ObjectCache};
 use super::events::Events;
-use super::exec::Pods;
-use super::network::Addresses;
-use super::nodes::Nodes;
+use super::exec::PodRegistry;
+use super::network::PodAddresses;
+use super::nodes::NodeFaults;
 
-/// What the agent has to know of its cluster.
+/// Settings of a node agent.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where pods keep their files: `pods/<uid>/…` below it.
+pub struct NodeSettings {
+    /// Directory of the pods' files: `pods/<uid>/…` below it.
     pub directory: PathBuf,
-    /// The Unix socket that exec, logs and port forwarding are served on.
+    /// Path of the Unix socket for exec, logs and port forwarding.
     pub socket: PathBuf,
-    /// The address of every node: that of the cluster's uplink.
+    /// Address of every node: that of the cluster's uplink.
     pub host_address: IpAddr,
-    /// The network that pods get addresses from.
+    /// Network of pod addresses.
     pub pod_network: Ipv4Net,
-    /// The cluster's DNS server.
+    /// Address of the cluster's DNS server.
     pub dns_address: IpAddr,
-    /// The domain of cluster names, `cluster.local`.
+    /// Domain of the cluster's names, `cluster.local`.
     pub cluster_domain: String,
-    /// Where pods reach the API server.
+    /// Address of the API server for pods.
     pub api: SocketAddr,
 }
 
 /// What all pods of an agent share.
 pub(super) struct Host {
-    pub(super) settings: Settings,
-    pub(super) objects: Arc<Objects>,
-    pub(super) cluster: Arc<dyn Cluster>,
-    pub(super) addresses: Addresses,
-    pub(super) pods: Pods,
-    pub(super) nodes: Nodes,
+    pub(super) settings: NodeSettings,
+    pub(super) objects: Arc<ObjectCache>,
+    pub(super) cluster: Arc<dyn ClusterApi>,
+    pub(super) addresses: PodAddresses,
+    pub(super) pods: PodRegistry,
+    pub(super) nodes: NodeFaults,
     pub(super) events: Events,
-    /// This program's file, which containers see as `isthmus`.
+    /// Path of this program, which containers see as `isthmus`.
     pub(super) executable: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! From API servers that have just started to a mesh that serves: installing, joining, and waiting.
+//! Brings a mesh up in clusters whose API servers have just started: installs, joins and waits.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tokio::sync::watch;
 
 use super::authorities::MeshAuthorities;
 use super::clients::{Clients, ClientsError};
-use super::front::Running;
 use super::keys::API_PORT;
+use super::launcher::RunningLab;
 use super::manifest::{self, ManifestError};
-use super::progress::{Progress, Step};
-use super::{installation, reach, workloads};
+use super::progress::{BringUpProgress, BringUpStep};
+use super::{installation, reachability, workloads};
 use crate::controllers::pod_state::ready_since;
 use crate::topology::{Cluster, Topology};
 use install::apply::{ApplyError, apply};
@@ -24,35 +24,35 @@ use install::components::{CONTROLLER, GATEWAY, GATEWAY_PORT};
 
 /// The field manager of server-side apply.
 const FIELD_MANAGER: &str = "isthmus-lab";
-/// How often it is looked at what is not ready yet.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long workloads wait for the webhook that gives them their sidecars.
+/// Interval between two looks at what is not ready yet.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// How long workloads wait for the injection webhook.
 const WEBHOOK: Duration = Duration::from_secs(10);
-/// How many warnings of a cluster are shown when it did not come up.
+/// Number of a cluster's warnings that are shown if it did not come up.
 const MOST_WARNINGS: usize = 8;
-/// How long a remote secret's token is good; a lab does not run for longer.
+/// Validity of a remote secret's token; no lab runs longer.
 const TOKEN_SECONDS: i64 = 24 * 3600;
 
-/// A mesh did not come up.
+/// A mesh could not be brought up.
 #[derive(Debug, thiserror::Error)]
 pub enum BringUpError {
-    /// Something was refused.
+    /// A cluster refused an object.
     #[error("cluster {cluster}: {source}")]
     Apply {
-        /// Where.
+        /// Name of the cluster.
         cluster: String,
-        /// What.
+        /// The refused object.
         #[source]
         source: ApplyError,
     },
-    /// An API server said no.
+    /// A cluster refused a request.
     #[error("cluster {cluster}: cannot {action}: {}", client_error::describe(.source))]
     Api {
-        /// Where.
+        /// Name of the cluster.
         cluster: String,
-        /// What was tried.
+        /// The request.
         action: &'static str,
-        /// Why it failed.
+        /// The client's error.
         #[source]
         source: Box<kube::Error>,
     },
@@ -62,9 +62,9 @@ pub enum BringUpError {
     /// The remote secret cannot be made.
     #[error("cluster {cluster}: {source}")]
     RemoteSecret {
-        /// Where.
+        /// Name of the cluster.
         cluster: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: api::remote_secret::RemoteSecretError,
     },
@@ -78,29 +78,29 @@ pub enum BringUpError {
 
 /// A pod, as the final table shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodLine {
-    /// Its cluster.
+pub struct PodSummary {
+    /// Name of the cluster.
     pub cluster: String,
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
-    /// Its label `version`.
+    /// Value of the label `version`.
     pub version: Option<String>,
-    /// Its zone.
+    /// Zone of the pod's node.
     pub zone: Option<String>,
-    /// Its address.
+    /// Address of the pod.
     pub address: Option<String>,
-    /// Whether it is ready.
+    /// Whether the pod is ready.
     pub ready: bool,
 }
 
-/// Brings the mesh up. Returns when every pod is ready and every exported service can be reached from other clusters; does not
-/// bound the time itself.
+/// Brings the mesh up. Returns when every pod is ready and every exported service is reachable from other clusters. The
+/// caller bounds the time.
 ///
 /// # Errors
-/// When something is refused for good.
-pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> Result<(), BringUpError> {
+/// Returns an error if a cluster refuses an object.
+pub async fn bring_up(lab: &RunningLab, clients: &Clients, progress: &BringUpProgress) -> Result<(), BringUpError> {
     let topology = &lab.topology;
     let authorities = MeshAuthorities::generate(topology)?;
     let flags = || topology.clusters.iter().map(|_| watch::Sender::new(false)).collect::<Vec<_>>();
@@ -110,14 +110,14 @@ pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> 
         let primary = topology.clusters.iter().position(|other| other.name == cluster.primary()).unwrap_or(index);
         let manifests = async move {
             api_ready(client).await;
-            progress.reached(&cluster.name, Step::Api, "api ready", true);
+            progress.reached(&cluster.name, BringUpStep::Api, "api ready", true);
             let applied = |source| BringUpError::Apply { cluster: cluster.name.clone(), source };
             apply(client, FIELD_MANAGER, installation::of(topology, cluster, authorities).objects())
                 .await
                 .map_err(applied)?;
             installed.send_replace(true);
-            // Pods need the webhook, which is the primary's. After a while they are made all the same: the refusals then
-            // tell what is wrong.
+            // Pods need the webhook, which the primary serves. After a while they are created all the same: the
+            // refusals show what is wrong.
             let mut ready = serving[primary].subscribe();
             let _ = tokio::time::timeout(WEBHOOK, ready.wait_for(|ready| *ready)).await;
             apply(client, FIELD_MANAGER, workloads::all(topology, cluster)).await.map_err(applied)?;
@@ -127,7 +127,7 @@ pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> 
             Ok(())
         };
         let pods = async move {
-            // There is nothing to look at before.
+            // There are no pods before.
             let _ = installed.subscribe().wait_for(|done| *done).await;
             pods_ready(topology, cluster, client, progress, &serving[index]).await;
             Ok(())
@@ -142,12 +142,12 @@ pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> 
     let joins = joins.map(|(primary, other)| join(lab, clients, &installed, primary, other));
     futures_util::future::try_join(futures_util::future::try_join_all(each), futures_util::future::try_join_all(joins))
         .await?;
-    while !reach::missing(topology, clients, lab.directory.path()).await.is_empty() {
-        tokio::time::sleep(LOOK).await;
+    while !reachability::missing(topology, clients, lab.directory.path()).await.is_empty() {
+        tokio::time::sleep(INTERVAL).await;
     }
-    for service in reach::exported(topology) {
+    for service in reachability::exported(topology) {
         if let Some(cluster) = topology.clusters.get(service.cluster) {
-            first(progress, &cluster.name, Step::Exports, "exports reached");
+            first(progress, &cluster.name, BringUpStep::Exports, "exports reached");
         }
     }
     Ok(())
@@ -159,9 +159,9 @@ async fn api_ready(client: &Client) {
     }
 }
 
-/// Gives the control plane of cluster `primary` the remote secret of `other`.
+/// Applies the remote secret of `other` to cluster `primary`.
 async fn join(
-    lab: &Running,
+    lab: &RunningLab,
     clients: &Clients,
     installed: &[watch::Sender<bool>],
     primary: usize,
@@ -170,7 +170,7 @@ async fn join(
     let clusters = &lab.topology.clusters;
     let Some(index) = clusters.iter().position(|cluster| cluster.name == other) else { return Ok(()) };
     for needed in [primary, index] {
-        // The senders live as long as this function's caller, so waiting cannot fail.
+        // The senders outlive this function, so waiting cannot fail.
         let _ = installed[needed].subscribe().wait_for(|done| *done).await;
     }
     let secret = remote_secret(&clusters[index], &clients.0[index], &lab.authorities[index]).await?;
@@ -184,13 +184,13 @@ async fn join(
     })
 }
 
-/// The remote secret by which others read `cluster`.
+/// Returns the remote secret by which other clusters read `cluster`.
 ///
 /// # Errors
-/// When no token is given.
+/// Returns an error if the cluster issues no token.
 pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) -> Result<Secret, BringUpError> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), api::names::SYSTEM_NAMESPACE);
-    let wish = TokenRequest {
+    let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences: Vec::new(),
             expiration_seconds: Some(TOKEN_SECONDS),
@@ -198,13 +198,13 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         },
         ..TokenRequest::default()
     };
-    let given = accounts.create_token_request(api::reader::READER, &PostParams::default(), &wish).await;
-    let given = given.map_err(|source| BringUpError::Api {
+    let answer = accounts.create_token_request(api::reader::READER, &PostParams::default(), &request).await;
+    let answer = answer.map_err(|source| BringUpError::Api {
         cluster: cluster.name.clone(),
-        action: "get a token of the reader account",
+        action: "get a token for the reader account",
         source: Box::new(source),
     })?;
-    let token = given.status.map(|status| status.token).unwrap_or_default();
+    let token = answer.status.map(|status| status.token).unwrap_or_default();
     let server = format!("https://{}:{API_PORT}", cluster.uplink());
     let access = api::remote_secret::Access {
         cluster: &cluster.name,
@@ -217,12 +217,12 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         .map_err(|source| BringUpError::RemoteSecret { cluster: cluster.name.clone(), source })
 }
 
-/// Waits until the components and every pod of the topology are ready, and tells how far it is.
+/// Waits until the components and every pod of the topology are ready, and reports progress.
 async fn pods_ready(
     topology: &Topology,
     cluster: &Cluster,
     client: &Client,
-    progress: &Progress,
+    progress: &BringUpProgress,
     serving: &watch::Sender<bool>,
 ) {
     let expected: usize = topology.workloads_of(&cluster.name).map(|w| usize::try_from(w.replicas).unwrap_or(0)).sum();
@@ -238,52 +238,56 @@ async fn pods_ready(
             };
             let control = !cluster.is_primary() || ready(CONTROLLER);
             if cluster.is_primary() && control {
-                first(progress, &cluster.name, Step::Control, "controller ready");
+                first(progress, &cluster.name, BringUpStep::Control, "controller ready");
             }
             let gateway = ready(GATEWAY);
             if control && gateway {
                 serving.send_replace(true);
             }
             if gateway {
-                // A remote's gateway has its certificate from the primary, which has asked this cluster about its token.
+                // The primary has issued the certificate of a remote's gateway, after a review of the gateway's token
+                // in this cluster.
                 if !cluster.is_primary() {
-                    first(progress, &cluster.name, Step::Control, &format!("joined {}", cluster.primary()));
+                    first(progress, &cluster.name, BringUpStep::Control, &format!("joined {}", cluster.primary()));
                 }
                 let address = format!("gateway {}:{}", cluster.gateway(), GATEWAY_PORT);
-                progress.reached(&cluster.name, Step::Gateway, &address, false);
+                progress.reached(&cluster.name, BringUpStep::Gateway, &address, false);
             }
-            let up =
-                list.items.iter().filter(|pod| is_of(topology, cluster, pod) && ready_since(pod).is_some()).count();
-            progress.reached(&cluster.name, Step::Pods, &format!("pods {up}/{expected}"), false);
+            let up = list
+                .items
+                .iter()
+                .filter(|pod| is_workload_pod(topology, cluster, pod) && ready_since(pod).is_some())
+                .count();
+            progress.reached(&cluster.name, BringUpStep::Pods, &format!("pods {up}/{expected}"), false);
             if control && gateway && up >= expected {
                 return;
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// Tells a step with its time, once.
-fn first(progress: &Progress, cluster: &str, step: Step, text: &str) {
+/// Reports a step with its time, once.
+fn first(progress: &BringUpProgress, cluster: &str, step: BringUpStep, text: &str) {
     if !progress.has(cluster, step) {
         progress.reached(cluster, step, text, true);
     }
 }
 
-fn is_of(topology: &Topology, cluster: &Cluster, pod: &Pod) -> bool {
+fn is_workload_pod(topology: &Topology, cluster: &Cluster, pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && topology.workloads_of(&cluster.name).any(|workload| {
             pod.namespace().as_deref() == Some(&workload.namespace) && pod.labels().get("app") == Some(&workload.name)
         })
 }
 
-/// Every pod of the topology's workloads, for the final table.
-pub async fn pods(topology: &Topology, clients: &Clients) -> Vec<PodLine> {
+/// Returns the pods of the topology's workloads, for the final table.
+pub async fn pods(topology: &Topology, clients: &Clients) -> Vec<PodSummary> {
     let mut lines = Vec::new();
     for (cluster, client) in topology.clusters.iter().zip(&clients.0) {
         let list = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await;
-        for pod in list.into_iter().flatten().filter(|pod| is_of(topology, cluster, pod)) {
-            lines.push(PodLine {
+        for pod in list.into_iter().flatten().filter(|pod| is_workload_pod(topology, cluster, pod)) {
+            lines.push(PodSummary {
                 cluster: cluster.name.clone(),
                 namespace: pod.namespace().unwrap_or_default(),
                 name: pod.name_any(),
@@ -297,7 +301,7 @@ pub async fn pods(topology: &Topology, clients: &Clients) -> Vec<PodLine> {
     lines
 }
 
-/// What is not ready, and what is known about why: for a lab that did not come up in time.
+/// Describes what is not ready and why, for a lab that did not come up in time.
 pub async fn explain(topology: &Topology, clients: &Clients, directory: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     let mut waiting = false;
@@ -311,7 +315,7 @@ pub async fn explain(topology: &Topology, clients: &Clients, directory: &Path) -
             }
         };
         if pods.items.is_empty() {
-            lines.push(format!("{name}: there are no pods"));
+            lines.push(format!("{name}: the cluster has no pods"));
         }
         for pod in pods.items.iter().filter(|pod| ready_since(pod).is_none()) {
             waiting = true;
@@ -322,12 +326,13 @@ pub async fn explain(topology: &Topology, clients: &Clients, directory: &Path) -
         lines.extend(warnings(&list).into_iter().map(|warning| format!("{name}: {warning}")));
     }
     if !waiting {
-        lines.extend(reach::missing(topology, clients, directory).await);
+        lines.extend(reachability::missing(topology, clients, directory).await);
     }
     lines
 }
 
-/// The last warning of each reason about each object. Pauses and probes are left out: the state of the pod tells them.
+/// The last warning of each reason about each object, without those that the state of the pod covers: backoff and
+/// probes.
 fn warnings(events: &[Event]) -> Vec<String> {
     let mut last = std::collections::BTreeMap::new();
     for event in events.iter().filter(|event| event.type_.as_deref() == Some("Warning")) {
@@ -337,8 +342,8 @@ fn warnings(events: &[Event]) -> Vec<String> {
             last.insert((about, reason), event.message.clone().unwrap_or_default());
         }
     }
-    let told = last.into_iter().map(|((about, reason), message)| format!("{about}: {reason}: {message}"));
-    told.take(MOST_WARNINGS).collect()
+    let warnings = last.into_iter().map(|((about, reason), message)| format!("{about}: {reason}: {message}"));
+    warnings.take(MOST_WARNINGS).collect()
 }
 
 fn state_of(pod: &Pod) -> String {
@@ -348,7 +353,7 @@ fn state_of(pod: &Pod) -> String {
     let mut parts = Vec::new();
     for container in containers.filter(|container| !container.ready) {
         let state = container.state.unwrap_or_default();
-        let told = match (state.waiting, state.terminated, state.running) {
+        let text = match (state.waiting, state.terminated, state.running) {
             (Some(waiting), ..) => {
                 format!("{} {}", waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default())
             }
@@ -357,7 +362,7 @@ fn state_of(pod: &Pod) -> String {
             (.., Some(_)) => "not ready".to_owned(),
             _ => "waiting".to_owned(),
         };
-        parts.push(format!("{} {}", container.name, told.trim()));
+        parts.push(format!("{} {}", container.name, text.trim()));
     }
     if parts.is_empty() {
         let scheduled =

@@ -13,13 +13,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 
-/// Begins a handshake with a gateway under the name of a service. It succeeds once the service's endpoint answers; the handshake
-/// is not finished, as that needs an identity of the mesh.
+/// Begins a TLS handshake with a gateway, with the SNI of a service. Returns once the service's endpoint has answered;
+/// finishing the handshake would need an identity of the mesh.
 ///
 /// # Errors
-/// Nobody there, or the gateway refused.
+/// Returns an error if the gateway cannot be reached, or refuses.
 pub fn probe(gateway: SocketAddr, server_name: &str) -> io::Result<()> {
-    let mut config = rustls::ClientConfig::clone(&*crate::node::anyone().map_err(io::Error::other)?);
+    let mut config = rustls::ClientConfig::clone(&*crate::node::unverified_client_config().map_err(io::Error::other)?);
     config.alpn_protocols = identity::alpn::CLIENT_TCP.iter().map(|name| name.to_vec()).collect();
     let name = ServerName::try_from(server_name.to_owned()).map_err(io::Error::other)?;
     let mut client = rustls::ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
@@ -33,7 +33,7 @@ pub fn probe(gateway: SocketAddr, server_name: &str) -> io::Result<()> {
     match record {
         [HANDSHAKE, ..] => Ok(()),
         [ALERT, .., description] => Err(io::Error::other(format!("refused with TLS alert {description}"))),
-        _ => Err(io::Error::other("what answers speaks no TLS")),
+        _ => Err(io::Error::other("the answer is not TLS")),
     }
 }
 
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_that_refuses_or_is_silent() {
+    fn handshakes_that_are_refused_or_not_answered_fail() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("its address");
         let answers: [&[u8]; 4] = [&[21, 3, 3, 0, 2, 2, 112], b"HTTP/1.1 400", &[], &[22, 3, 3, 0, 90, 2, 0]];
@@ -53,7 +53,7 @@ mod tests {
                 stream.read_exact(&mut hello).expect("a hello");
                 assert_eq!(hello[0], HANDSHAKE);
                 stream.write_all(answer).expect("written");
-                // The client may have heard enough, and be gone.
+                // The client may have closed the connection already.
                 let _ = stream.shutdown(std::net::Shutdown::Write);
                 let _ = io::copy(&mut stream, &mut io::sink());
             }
@@ -63,7 +63,7 @@ mod tests {
             answers.iter().map(|_| probe(address, name).err().map(|error| error.to_string())).collect();
         server.join().expect("the server");
         assert_eq!(said[0].as_deref(), Some("refused with TLS alert 112"));
-        assert_eq!(said[1].as_deref(), Some("what answers speaks no TLS"));
+        assert_eq!(said[1].as_deref(), Some("the answer is not TLS"));
         assert!(said[2].is_some());
         assert_eq!(said[3], None);
     }

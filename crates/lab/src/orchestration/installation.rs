@@ -1,10 +1,10 @@
-//! What a cluster of a lab gets: the parameters of its installation, from the topology.
+//! The installation of a lab's cluster, from the topology.
 
 use crate::orchestration::authorities::MeshAuthorities;
 use crate::topology::{Cluster, Topology};
 use install::{ControlPlane, Images, Installation};
 
-/// The installation of `cluster`.
+/// Returns the parameters of the installation of `cluster`.
 #[must_use]
 pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities) -> Installation {
     let control_plane = match topology.cluster(cluster.primary()) {

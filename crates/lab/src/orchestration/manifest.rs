@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use install::{client_error, yaml_error};
 use serde_json::Value;
 
 /// A manifest file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The file cannot be read.
-    #[error("{path}: cannot be read: {source}", path = .path.display())]
+    #[error("{path} cannot be read: {}", client_error::system(.source), path = .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -35,7 +36,7 @@ pub fn read(path: &Path) -> Result<Vec<Value>, ManifestError> {
         std::fs::read_to_string(path).map_err(|source| ManifestError::Unreadable { path: path.to_owned(), source })?;
     let options = serde_saphyr::options! { strict_booleans: true };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| {
-        ManifestError::NotYaml { path: path.to_owned(), message: error.without_snippet().to_string() }
+        ManifestError::NotYaml { path: path.to_owned(), message: yaml_error::describe_with_location(&error) }
     })?;
     let mut objects = Vec::new();
     for document in documents {

@@ -1,4 +1,4 @@
-//! Manifests of a topology's workloads.
+//! The manifests of a topology's workloads.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::controllers::scheduler::ZONE;
 use crate::topology::{Cluster, Program, Topology, Workload};
 
-/// Accounts, Services, Deployments and exports of one cluster.
+/// Returns the service accounts, Services, Deployments and exports of one cluster.
 #[must_use]
 pub fn all(topology: &Topology, cluster: &Cluster) -> Vec<Value> {
     let mut objects = Vec::new();

@@ -1,12 +1,12 @@
 //! The state of the application that its connections share.
 
-use super::answer::Who;
-use super::switches::Switches;
+use super::answer::Instance;
+use super::switches::FaultSwitches;
 
-/// What all connections share.
+/// The shared state.
 #[derive(Debug)]
 pub(super) struct App {
-    pub(super) who: Who,
-    pub(super) switches: Switches,
+    pub(super) who: Instance,
+    pub(super) switches: FaultSwitches,
     pub(super) registry: telemetry::metrics::Registry,
 }

@@ -8,16 +8,16 @@ use http::{Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 
-/// A response's body.
-pub(super) type Body = BoxBody<Bytes, Infallible>;
+/// The body of a response.
+pub(super) type AppBody = BoxBody<Bytes, Infallible>;
 
-/// A body of these bytes.
-pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+/// Creates a body of bytes.
+pub(super) fn full(bytes: impl Into<Bytes>) -> AppBody {
     Full::new(bytes.into()).boxed()
 }
 
-/// A page of text.
-pub(super) fn page(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+/// Creates a response with text.
+pub(super) fn page(status: StatusCode, text: impl Into<Bytes>) -> Response<AppBody> {
     let mut response = Response::new(full(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

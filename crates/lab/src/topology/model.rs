@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The most clusters of one lab: their LoadBalancer addresses share 203.0.113.0/24, ten for each.
+/// Most clusters of one lab: their LoadBalancer addresses share 203.0.113.0/24, ten for each.
 pub const MAX_CLUSTERS: usize = 9;
 
 /// A topology in which every reference resolves.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Topology {
-    /// The lab's name unless another is asked for: `metadata.name`, or the file's name without its extension.
+    /// Default name of the lab: `metadata.name`, or the file's name without extension.
     pub name: String,
-    /// The file it came from.
+    /// Path of the topology file.
     pub path: PathBuf,
     /// Settings of the whole mesh.
     pub mesh: Mesh,
     /// Networks in the order of the file, each used by at least one cluster.
     pub networks: Vec<Network>,
-    /// Clusters in the order of the file; a cluster's place is its index in addresses.
+    /// Clusters in the order of the file. A cluster's addresses depend on its index.
     pub clusters: Vec<Cluster>,
-    /// What runs in the clusters, one record per cluster and version.
+    /// Workloads, one for each cluster and version.
     pub workloads: Vec<Workload>,
-    /// Services that other clusters may use, beyond those of exported workloads.
+    /// Services that other clusters may use, in addition to exported workloads.
     pub exports: Vec<Export>,
-    /// Manifests to apply once the mesh is up.
+    /// Manifests to apply when the mesh is up.
     pub manifests: Vec<Manifest>,
 }
 
@@ -35,97 +35,97 @@ pub struct Topology {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mesh {
-    /// The trust domain of every identity.
+    /// Trust domain of every identity.
     pub trust_domain: String,
-    /// Whether every service crosses clusters without an export of its own.
+    /// Whether every service is exported.
     pub export_all: bool,
-    /// Further keys of Istio's MeshConfig, passed on as they are.
+    /// Further keys of Istio's MeshConfig, unchanged.
     pub config: BTreeMap<String, serde_json::Value>,
 }
 
-/// A network: pod addresses inside it mean nothing outside.
+/// A network. Pods of other networks cannot reach its pods' addresses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
-    /// Its name, the value of `topology.istio.io/network`.
+    /// Name of the network, the value of `topology.istio.io/network`.
     pub name: String,
-    /// Where its pods' addresses come from.
+    /// Range of pod addresses.
     pub pod_cidr: ipnet::Ipv4Net,
-    /// One-way delay that is added to what enters through its LoadBalancer addresses, and to the answers.
+    /// One-way delay of traffic through the network's LoadBalancer addresses, in both directions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<Duration>,
 }
 
-/// One cluster.
+/// A cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cluster {
-    /// Its name, a DNS label.
+    /// Name of the cluster, a DNS label.
     pub name: String,
-    /// Its place in the file, from which its addresses follow.
+    /// Index of the cluster in the file, from which its addresses follow.
     pub index: u8,
-    /// Whether it runs a control plane.
+    /// Role of the cluster.
     pub role: Role,
-    /// The name of its network.
+    /// Name of the cluster's network.
     pub network: String,
-    /// Where its pods' addresses come from: its network's range.
+    /// Range of pod addresses: that of the network.
     pub pod_cidr: ipnet::Ipv4Net,
-    /// Its region.
+    /// Region of the cluster.
     pub region: String,
-    /// Its zones, at least one. Each has one node.
+    /// Zones of the cluster, at least one. Each has one node.
     pub zones: Vec<String>,
-    /// The clusters whose remote secret its control plane holds.
+    /// Clusters whose remote secret the cluster holds.
     pub secrets_of: Vec<String>,
 }
 
-/// Whether a cluster runs a control plane or uses another's.
+/// The role of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Role {
-    /// Runs its own federation controller.
+    /// The cluster runs a federation controller.
     Primary,
-    /// Its proxies are served by the named primary.
+    /// The cluster's proxies use the controller of a primary.
     Remote {
-        /// The primary's name.
+        /// Name of the primary.
         primary: String,
     },
 }
 
-/// Pods of one version of a service in one cluster.
+/// The pods of one version of a service in one cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Workload {
-    /// The service's name.
+    /// Name of the service.
     pub name: String,
-    /// Its namespace.
+    /// Namespace of the service.
     pub namespace: String,
-    /// The cluster it runs in.
+    /// Name of the cluster.
     pub cluster: String,
-    /// The label `version`.
+    /// Value of the label `version`.
     pub version: Option<String>,
-    /// The zone its pods are pinned to; without one they are spread.
+    /// Zone that the pods are pinned to; `None` spreads them.
     pub zone: Option<String>,
-    /// How many pods.
+    /// Number of pods.
     pub replicas: u32,
-    /// What its container runs.
+    /// Program of the container.
     pub program: Program,
-    /// The service's ports.
+    /// Ports of the service.
     pub ports: Vec<Port>,
-    /// Whether other clusters may use the service.
+    /// Whether the service is exported.
     pub exported: bool,
-    /// Whether its pods get a sidecar.
+    /// Whether the pods get a sidecar.
     pub inject: bool,
     /// Environment of the container.
     pub env: BTreeMap<String, String>,
-    /// Its service account; one of the workload's name by default.
+    /// Name of the service account.
     pub service_account: String,
-    /// Annotations of its pods.
+    /// Annotations of the pods.
     pub annotations: BTreeMap<String, String>,
-    /// The Deployment's name: the service's, or with the version when the cluster runs several of them.
+    /// Name of the Deployment: the service's, with the version if the cluster runs several versions.
     pub deployment: String,
 }
 
-/// What a workload's container runs.
+/// The program of a workload's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Program {
@@ -142,11 +142,11 @@ pub enum Program {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
-    /// Its name, from which the protocol follows as in Istio (`http`, `grpc-…`, `tcp`).
+    /// Name of the port, which specifies the protocol as in Istio (`http`, `grpc-…`, `tcp`).
     pub name: String,
-    /// The service's port.
+    /// Port of the service.
     pub port: u16,
-    /// The container's port.
+    /// Port of the container.
     pub target_port: u16,
 }
 
@@ -154,11 +154,11 @@ pub struct Port {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Export {
-    /// The service's name.
+    /// Name of the service.
     pub name: String,
-    /// Its namespace.
+    /// Namespace of the service.
     pub namespace: String,
-    /// The clusters that export it.
+    /// Names of the clusters that export the service.
     pub clusters: Vec<String>,
 }
 
@@ -166,31 +166,31 @@ pub struct Export {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// The file, resolved against the topology's folder.
+    /// Path of the file, resolved against the topology's directory.
     pub path: PathBuf,
-    /// The clusters it is applied to.
+    /// Names of the clusters that the manifest is applied to.
     pub clusters: Vec<String>,
 }
 
 impl Topology {
-    /// The cluster of that name.
+    /// Returns the cluster of a name.
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Cluster> {
         self.clusters.iter().find(|cluster| cluster.name == name)
     }
 
-    /// The network of that name.
+    /// Returns the network of a name.
     #[must_use]
     pub fn network(&self, name: &str) -> Option<&Network> {
         self.networks.iter().find(|network| network.name == name)
     }
 
-    /// The workloads of a cluster.
+    /// Returns the workloads of a cluster.
     pub fn workloads_of<'a>(&'a self, cluster: &'a str) -> impl Iterator<Item = &'a Workload> {
         self.workloads.iter().filter(move |workload| workload.cluster == cluster)
     }
 
-    /// The (namespace, name) pairs of services that `cluster` exports, each once.
+    /// Returns the (namespace, name) pairs of services that `cluster` exports, each once.
     #[must_use]
     pub fn exports_of(&self, cluster: &str) -> Vec<(String, String)> {
         let of_workloads = self
@@ -208,32 +208,32 @@ impl Topology {
 }
 
 impl Cluster {
-    /// The cluster's own address on the wire between clusters.
+    /// Returns the cluster's own address on the bridge between clusters.
     #[must_use]
     pub fn uplink(&self) -> std::net::Ipv4Addr {
         std::net::Ipv4Addr::new(203, 0, 113, 1 + self.index)
     }
 
-    /// The LoadBalancer addresses of the cluster, ten in a row.
+    /// Returns the LoadBalancer addresses of the cluster, ten in a row.
     #[must_use]
     pub fn load_balancer_pool(&self) -> Vec<std::net::Ipv4Addr> {
         let first = 10 * (self.index + 1);
         (first..first + 10).map(|last| std::net::Ipv4Addr::new(203, 0, 113, last)).collect()
     }
 
-    /// The address of the cluster's east-west gateway.
+    /// Returns the address of the cluster's east-west gateway.
     #[must_use]
     pub fn gateway(&self) -> std::net::Ipv4Addr {
         std::net::Ipv4Addr::new(203, 0, 113, 10 * (self.index + 1))
     }
 
-    /// Whether it runs a control plane.
+    /// Reports whether the cluster is a primary.
     #[must_use]
     pub fn is_primary(&self) -> bool {
         self.role == Role::Primary
     }
 
-    /// The primary that serves this cluster's proxies: itself, if it is one.
+    /// Returns the primary that serves the cluster's proxies: the cluster itself if it is one.
     #[must_use]
     pub fn primary(&self) -> &str {
         match &self.role {
@@ -242,7 +242,7 @@ impl Cluster {
         }
     }
 
-    /// The name of the node of `zone`.
+    /// Returns the name of the node of a zone.
     #[must_use]
     pub fn node(&self, zone: &str) -> String {
         format!("{}-{zone}", self.name)

@@ -9,7 +9,7 @@ pub(super) const TESTS: &[harness::Test] = &[
     ("lifecycle::pods_reach_each_other", pods_reach_each_other),
     ("lifecycle::init_containers_run_in_order", init_containers_run_in_order),
     ("lifecycle::sidecars_run_beside", sidecars_run_beside),
-    ("lifecycle::impossible_containers_say_why", impossible_containers_say_why),
+    ("lifecycle::containers_that_cannot_start_report_why", containers_that_cannot_start_report_why),
     ("lifecycle::many_pods_start_at_once", many_pods_start_at_once),
     ("lifecycle::pods_on_the_nodes_network", pods_on_the_nodes_network),
 ];
@@ -57,7 +57,7 @@ fn pods_reach_each_other() {
             "readinessProbe": {"httpGet": {"port": 8080}, "periodSeconds": 1}}]}),
         ));
         let server = bench.ready("server").await["podIP"].as_str().unwrap().to_owned();
-        // The second server asks the first, and an address that nobody has.
+        // The client calls the server, and an address without a pod.
         let script =
             format!("curl -s http://{server}:8080/ | grep PEER; curl -s --max-time 3 http://10.244.9.9/; echo none $?");
         bench.agent.apply(pod(
@@ -113,7 +113,7 @@ fn sidecars_run_beside() {
                 "name": "side", "image": "isthmus/serve", "restartPolicy": "Always",
                 "startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
             }],
-            // The sidecar has started before this one, so this never fails.
+            // The sidecar has started before this container, so the call never fails.
             "containers": [{"name": "main", "command": ["sh", "-c", "curl -sf http://127.0.0.1:8080/ > /dev/null && sleep 0.3"]}],
         })));
         let during =
@@ -127,7 +127,7 @@ fn sidecars_run_beside() {
     });
 }
 
-fn impossible_containers_say_why() {
+fn containers_that_cannot_start_report_why() {
     with_agent(|bench| async move {
         bench.agent.apply(pod("image", json!({"containers": [{"name": "main", "image": "nginx:1.29"}]})));
         let waiting = bench

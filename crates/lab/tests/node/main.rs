@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Moves this process to namespaces of its own, in which it may make pods.
+/// Moves this process to namespaces of its own, in which it may create pods.
 fn enter_namespaces() -> Result<(), String> {
     enter_user_namespace().map_err(|error| error.to_string())?;
     unshare(Namespaces { pid: false, ..Namespaces::ALL }).map_err(|error| error.to_string())?;

@@ -38,7 +38,7 @@ fn serve(port: u16) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints a line on each SIGTERM and goes on.
+/// Prints a line on each SIGTERM and keeps running.
 fn stubborn() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {

@@ -46,7 +46,7 @@ async fn frame(connection: &mut Connection, channel: u8, data: &[u8]) {
     connection.write_all(data).await.unwrap();
 }
 
-/// Reads to the end: standard output, standard error, status.
+/// Reads a command's result: standard output, standard error, status.
 async fn collect(connection: &mut Connection) -> (String, String, Value) {
     let mut streams = [vec![], vec![], vec![], vec![]];
     while let Ok(channel) = connection.read_u8().await {
@@ -101,7 +101,7 @@ fn commands_run_in_containers() {
         assert_eq!(status["details"]["causes"][0]["message"], "127");
         assert!(status["message"].as_str().unwrap().contains("executable file not found"), "{status}");
 
-        // Who goes away ends the command.
+        // A client that disconnects ends the command.
         let mut exec =
             upgrade(&bench, "/exec", command(&["sh", "-c", "echo $$; exec sleep 65.5"], false)).await.unwrap();
         exec.read_u8().await.unwrap();

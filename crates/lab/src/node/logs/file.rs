@@ -4,21 +4,21 @@ use std::path::{Path, PathBuf};
 
 use tokio::fs;
 
-/// Suffix of a file that was set aside.
+/// Suffix of a rotated file.
 const SET_ASIDE: &str = ".1";
 
-/// Tells readers of one run's log what happens to it.
+/// The progress of one run's log, for its readers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Grows with every write.
+pub struct LogProgress {
+    /// Bytes written.
     pub written: u64,
-    /// How many times the file was set aside.
+    /// Number of rotations of the file.
     pub rotations: u64,
-    /// Nothing will be written any more.
+    /// Whether the log is complete.
     pub ended: bool,
 }
 
-/// Where the log of a run of a container is.
+/// Returns the path of the log of a container's run.
 pub fn path(directory: &Path, container: &str, run: u32) -> PathBuf {
     directory.join("logs").join(container).join(format!("{run}.log"))
 }
@@ -29,7 +29,7 @@ pub(super) fn set_aside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Removes the logs of runs before the one before `run`.
+/// Removes logs older than that of the run before `run`.
 pub(in crate::node) async fn forget_old(directory: &Path, container: &str, run: u32) {
     if let Some(old) = run.checked_sub(2) {
         let old = path(directory, container, old);

@@ -10,26 +10,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 
-use super::file::{Progress, set_aside};
+use super::file::{LogProgress, set_aside};
 use crate::timestamp;
 
-/// Bytes after which a file is set aside; one that was set aside before is dropped. A run thus keeps at most twice this.
+/// Bytes after which the file is rotated. One rotated file is kept, so a run keeps at most twice this.
 const ROTATE_AT: u64 = 10 << 20;
-/// Longest piece of a line in one record.
+/// Longest part of a line in one record, in bytes.
 const LONGEST: usize = 16 << 10;
-/// Makes a pipe for a program to write to, and its reading end for [`keep`].
+/// Creates a pipe: the end for a program to write to, and the end for [`keep`] to read.
 pub(in crate::node) fn pipe() -> io::Result<(OwnedFd, pipe::Receiver)> {
     let (reader, writer) = io::pipe()?;
     let reader = pipe::Receiver::from_owned_fd(reader.into())?;
     Ok((writer.into(), reader))
 }
 
-/// Keeps what a run writes, until both pipes are closed. `progress` ends with `ended`.
+/// Writes the output of a run to its log, until both pipes are closed. `progress` ends with `ended`.
 pub(in crate::node) async fn keep(
     file: PathBuf,
     output: pipe::Receiver,
     error: pipe::Receiver,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<LogProgress>,
 ) {
     let (sender, records) = mpsc::channel(64);
     let both = async {
@@ -37,12 +37,12 @@ pub(in crate::node) async fn keep(
     };
     let written = write(&file, records, &progress);
     if let ((), Err(error)) = tokio::join!(both, written) {
-        tracing::warn!(file = %file.display(), %error, "a container's output is not kept");
+        tracing::warn!(file = %file.display(), %error, "cannot write a container's log");
     }
     progress.send_modify(|progress| progress.ended = true);
 }
 
-/// Cuts a stream into records.
+/// Splits a stream into records.
 async fn split(mut from: pipe::Receiver, name: &'static str, records: mpsc::Sender<Vec<u8>>) {
     let mut buffer = vec![0; LONGEST];
     let mut line: Vec<u8> = Vec::new();
@@ -64,10 +64,10 @@ async fn split(mut from: pipe::Receiver, name: &'static str, records: mpsc::Send
             }
         }
         if length == 0 && !line.is_empty() {
-            // A last line without its end: shown as it was written.
+            // The last line has no end.
             record(&mut batch, name, b'P', &line);
         }
-        // Without a writer the output is read and dropped, so that the program never blocks on it.
+        // If writing has failed, the output is read and dropped, so that the program never blocks on it.
         if !batch.is_empty() {
             let _ = records.send(batch).await;
         }
@@ -89,7 +89,7 @@ fn record(out: &mut Vec<u8>, stream: &str, tag: u8, text: &[u8]) {
 async fn write(
     path: &Path,
     mut records: mpsc::Receiver<Vec<u8>>,
-    progress: &watch::Sender<Progress>,
+    progress: &watch::Sender<LogProgress>,
 ) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).await?;

@@ -14,20 +14,20 @@ use serde_json::json;
 use crate::node::exec::PodHandle;
 use crate::node::host::Host;
 
-pub(super) type Body = BoxBody<Bytes, Infallible>;
+pub(super) type AgentBody = BoxBody<Bytes, Infallible>;
 
-/// Largest request body.
+/// Largest request body, in bytes.
 const LARGEST: usize = 1 << 20;
 
-/// Why something asked for is not done.
+/// An error response.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ErrorResponse {
     code: StatusCode,
     reason: &'static str,
     message: String,
 }
 
-impl Refusal {
+impl ErrorResponse {
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self { code: StatusCode::NOT_FOUND, reason: "NotFound", message: message.into() }
     }
@@ -40,7 +40,7 @@ impl Refusal {
         Self { code: StatusCode::INTERNAL_SERVER_ERROR, reason: "InternalError", message: message.into() }
     }
 
-    pub(super) fn into_response(self) -> Response<Body> {
+    pub(super) fn into_response(self) -> Response<AgentBody> {
         let status = json!({
             "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code.as_u16(),
@@ -52,19 +52,19 @@ impl Refusal {
     }
 }
 
-pub(super) fn full(text: impl Into<Bytes>) -> Body {
+pub(super) fn full(text: impl Into<Bytes>) -> AgentBody {
     Full::new(text.into()).boxed()
 }
 
 /// Reads the body of a request that will be upgraded.
-pub(super) async fn wanted<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+pub(super) async fn read_body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, ErrorResponse> {
     let body = Limited::new(request.into_body(), LARGEST).collect().await;
-    let body = body.map_err(|error| Refusal::bad(format!("cannot read the request: {error}")))?.to_bytes();
-    serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("cannot read the request: {error}")))
+    let body = body.map_err(|error| ErrorResponse::bad(format!("cannot read the request: {error}")))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| ErrorResponse::bad(format!("cannot read the request: {error}")))
 }
 
-/// The answer that turns a connection into a raw stream.
-pub(super) fn upgraded() -> Response<Body> {
+/// Returns the response that turns the connection into a raw stream.
+pub(super) fn upgraded() -> Response<AgentBody> {
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert("connection", http::HeaderValue::from_static("Upgrade"));
@@ -72,8 +72,8 @@ pub(super) fn upgraded() -> Response<Body> {
     response
 }
 
-pub(super) fn pod(host: &Host, namespace: &str, name: &str) -> Result<Arc<PodHandle>, Refusal> {
+pub(super) fn pod(host: &Host, namespace: &str, name: &str) -> Result<Arc<PodHandle>, ErrorResponse> {
     host.pods
         .get(namespace, name)
-        .ok_or_else(|| Refusal::not_found(format!("pod \"{namespace}/{name}\" does not run here")))
+        .ok_or_else(|| ErrorResponse::not_found(format!("pod \"{namespace}/{name}\" does not run here")))
 }

@@ -2,13 +2,13 @@
 
 use serde_saphyr::Spanned;
 
-use super::super::diagnostic::Finding;
+use super::super::diagnostic::Problem;
 
-/// The outcome of checking a part of the file.
-pub(super) type Checked<T> = Result<T, Finding>;
+/// The result of checking a part of the file.
+pub(super) type CheckResult<T> = Result<T, Problem>;
 
-/// A DNS label, as Kubernetes wants names of what has an address.
-pub(super) fn label(name: &Spanned<String>, what: &str) -> Checked<String> {
+/// Checks that a name is a DNS label, as Kubernetes requires.
+pub(super) fn label(name: &Spanned<String>, what: &str) -> CheckResult<String> {
     let text = &name.value;
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let bytes = text.as_bytes();
@@ -19,10 +19,10 @@ pub(super) fn label(name: &Spanned<String>, what: &str) -> Checked<String> {
     if valid {
         return Ok(text.clone());
     }
-    Err(Finding::new(name.referenced, format!("\"{text}\" cannot be the name of a {what}"))
+    Err(Problem::new(name.referenced, format!("\"{text}\" is not a valid {what} name"))
         .hint("lower-case letters, digits and dashes, at most 63, beginning and ending with a letter or digit"))
 }
 
 pub(super) fn or_none(names: &[&str]) -> String {
-    if names.is_empty() { "there are none".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -1,9 +1,9 @@
-//! Whether what a topology exports can be reached from other clusters: what "ready" means for a lab.
+//! Whether exported services are reachable from other clusters: a lab's definition of "ready".
 //!
-//! Ready pods are not enough. A controller may not have read another cluster's endpoints yet, and a gateway may not have been
-//! told of a service. So two things are asked: each control plane, whether it knows every endpoint of every exported service
-//! that it is to know; and each gateway, on the wire between clusters, whether a handshake that names the service is answered
-//! by an endpoint.
+//! Ready pods are not enough. A controller may not have read another cluster's endpoints yet, and a gateway may not
+//! have received a service yet. So two things are checked: each controller knows every endpoint of every exported
+//! service that it follows; and at each gateway, from the bridge between clusters, a TLS handshake with the SNI of the
+//! service is answered by an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
@@ -13,28 +13,28 @@ use kube::Client;
 use serde::Deserialize;
 
 use super::clients::Clients;
-use super::control::{self, Reply, Request};
+use super::control::{self, ControlReply, ControlRequest};
 use crate::topology::{Cluster, Topology, Workload};
 use install::client_error;
 use install::components::{CONTROLLER, GATEWAY_PORT, MONITORING_PORT};
 
-/// A service that one cluster exports and has pods of.
+/// A service that one cluster exports and runs pods of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exported {
-    /// Its name in the mesh.
+pub struct ExportedService {
+    /// Hostname of the service.
     pub hostname: String,
-    /// Its place in the topology.
+    /// Index of the cluster in the topology.
     pub cluster: usize,
-    /// How many pods answer there.
+    /// Number of the service's pods in the cluster.
     pub pods: u32,
-    /// How gateways are asked for it, one name for each port.
+    /// SNI of the service, one for each port.
     pub server_names: Vec<String>,
 }
 
-/// Every service that other clusters must be able to use. Pods that take no mutual TLS, or that were told to take another way
-/// past their sidecar, are not waited for.
+/// Returns every service that other clusters must be able to reach. Pods without mutual TLS, or with annotations that
+/// change their capture, are not waited for.
 #[must_use]
-pub fn exported(topology: &Topology) -> Vec<Exported> {
+pub fn exported(topology: &Topology) -> Vec<ExportedService> {
     let mut found = Vec::new();
     for (index, cluster) in topology.clusters.iter().enumerate() {
         let mut services: BTreeSet<(String, String)> = topology.exports_of(&cluster.name).into_iter().collect();
@@ -51,7 +51,7 @@ pub fn exported(topology: &Topology) -> Vec<Exported> {
             }
             let hostname = format!("{name}.{namespace}.svc.cluster.local");
             let server_names = ports.iter().map(|port| format!("outbound_.{port}_._.{hostname}")).collect();
-            found.push(Exported { hostname, cluster: index, pods, server_names });
+            found.push(ExportedService { hostname, cluster: index, pods, server_names });
         }
     }
     found
@@ -62,15 +62,15 @@ fn meshed(workload: &Workload) -> bool {
     workload.inject && !workload.annotations.keys().any(special)
 }
 
-/// The part of the controller's page about a service that matters here.
+/// The fields of the controller's service page that are used here.
 #[derive(Debug, Default, Deserialize)]
-struct ServicePage {
+struct ServiceView {
     exports: BTreeMap<String, String>,
-    endpoints: Vec<EndpointRow>,
+    endpoints: Vec<EndpointView>,
 }
 
 #[derive(Debug, Deserialize)]
-struct EndpointRow {
+struct EndpointView {
     cluster: String,
     health: String,
     weight: u32,
@@ -78,20 +78,20 @@ struct EndpointRow {
 }
 
 #[derive(Debug, Deserialize)]
-struct GatewayRow {
+struct GatewayView {
     network: String,
     addresses: Vec<String>,
 }
 
-/// What cannot be reached yet, in words; empty once everything can.
+/// Describes what is not reachable yet. The result is empty once everything is.
 pub async fn missing(topology: &Topology, clients: &Clients, directory: &Path) -> Vec<String> {
     let exported = exported(topology);
-    let mut lacks = Vec::new();
+    let mut missing_parts = Vec::new();
     for (primary, client) in topology.clusters.iter().zip(&clients.0).filter(|(cluster, _)| cluster.is_primary()) {
-        lacks.extend(unknown_to(topology, primary, client, &exported).await);
+        missing_parts.extend(unknown_to(topology, primary, client, &exported).await);
     }
-    if !lacks.is_empty() {
-        return lacks;
+    if !missing_parts.is_empty() {
+        return missing_parts;
     }
     let probes = exported.iter().filter_map(|service| Some((topology.clusters.get(service.cluster)?, service)));
     let probes: Vec<(SocketAddrV4, String)> = probes
@@ -101,55 +101,66 @@ pub async fn missing(topology: &Topology, clients: &Clients, directory: &Path) -
         })
         .collect();
     let directory = directory.to_owned();
-    let asked = tokio::task::spawn_blocking(move || {
+    let checked = tokio::task::spawn_blocking(move || {
         probes.into_iter().filter_map(|(gateway, name)| refused(&directory, gateway, name)).collect()
     });
-    asked.await.unwrap_or_else(|error| vec![error.to_string()])
+    checked.await.unwrap_or_else(|error| vec![error.to_string()])
 }
 
 fn refused(directory: &Path, gateway: SocketAddrV4, server_name: String) -> Option<String> {
-    match control::ask(directory, &Request::Reach { gateway, server_name: server_name.clone() }) {
-        Ok(Reply::Done) => None,
-        Ok(_) => Some(format!("gateway {gateway} was not asked for {server_name}")),
+    match control::send(directory, &ControlRequest::Reach { gateway, server_name: server_name.clone() }) {
+        Ok(ControlReply::Done) => None,
+        Ok(_) => Some(format!("gateway {gateway}: no handshake for {server_name} was made")),
         Err(error) => Some(format!("gateway {gateway}, {server_name}: {error}")),
     }
 }
 
-/// What the control plane of `primary` does not know yet.
-async fn unknown_to(topology: &Topology, primary: &Cluster, client: &Client, exported: &[Exported]) -> Vec<String> {
+/// Describes what the controller of `primary` does not know yet.
+async fn unknown_to(
+    topology: &Topology,
+    primary: &Cluster,
+    client: &Client,
+    exported: &[ExportedService],
+) -> Vec<String> {
     let follows = |cluster: &Cluster| {
         cluster.name == primary.name || primary.secrets_of.contains(&cluster.name) || cluster.primary() == primary.name
     };
-    let mut lacks = Vec::new();
-    let told: Result<Vec<GatewayRow>, String> = page(client, "gateways").await;
+    let mut missing_parts = Vec::new();
+    let gateways: Result<Vec<GatewayView>, String> = page(client, "gateways").await;
     for cluster in topology.clusters.iter().filter(|cluster| follows(cluster)) {
-        let known = |row: &GatewayRow| row.network == cluster.network && !row.addresses.is_empty();
-        match &told {
+        let known = |row: &GatewayView| row.network == cluster.network && !row.addresses.is_empty();
+        match &gateways {
             Ok(rows) if rows.iter().any(known) => {}
-            Ok(_) => lacks.push(format!("{}: the controller knows no gateway of {}", primary.name, cluster.network)),
-            Err(error) => lacks.push(format!("{}: the controller does not tell of gateways: {error}", primary.name)),
+            Ok(_) => {
+                missing_parts.push(format!("{}: the controller knows no gateway of {}", primary.name, cluster.network))
+            }
+            Err(error) => {
+                missing_parts.push(format!("{}: the controller does not list gateways: {error}", primary.name))
+            }
         }
     }
     for service in exported {
         let Some(cluster) = topology.clusters.get(service.cluster).filter(|cluster| follows(cluster)) else { continue };
-        let page: Result<ServicePage, String> = page(client, &format!("services/{}", service.hostname)).await;
-        let lack = match page {
-            Ok(page) => page.lacks(&cluster.name, service.pods),
+        let page: Result<ServiceView, String> = page(client, &format!("services/{}", service.hostname)).await;
+        let part = match page {
+            Ok(page) => page.missing(&cluster.name, service.pods),
             Err(error) => Some(error),
         };
-        let told = lack.map(|lack| format!("{}: {} of {}: {lack}", primary.name, service.hostname, cluster.name));
-        lacks.extend(told);
+        let description =
+            part.map(|part| format!("{}: {} of {}: {part}", primary.name, service.hostname, cluster.name));
+        missing_parts.extend(description);
     }
-    lacks
+    missing_parts
 }
 
-impl ServicePage {
-    /// What is missing of `pods` pods of `cluster`: each as it is for its own network, and summed up for the others.
-    fn lacks(&self, cluster: &str, pods: u32) -> Option<String> {
+impl ServiceView {
+    /// Describes what is missing of `pods` pods of `cluster`: as endpoints for their own network, and in summaries for
+    /// other networks.
+    fn missing(&self, cluster: &str, pods: u32) -> Option<String> {
         if !self.exports.contains_key(cluster) {
             return Some("not exported yet".to_owned());
         }
-        let ready = |row: &&EndpointRow| row.cluster == cluster && row.health == "ready";
+        let ready = |row: &&EndpointView| row.cluster == cluster && row.health == "ready";
         let (mut own, mut summed) = (0, 0);
         for row in self.endpoints.iter().filter(ready) {
             match row.ip {
@@ -180,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_reached() {
+    fn exported_services_must_be_reachable() {
         let found = exported(&topology(
             "  workloads:
   - {name: a, clusters: [west, east], replicas: 2, exported: true, ports: [{name: http, port: 9080}, {name: tcp, port: 9090}]}
@@ -190,7 +201,7 @@ mod tests {
   - {name: special, cluster: west, exported: true, annotations: {traffic.sidecar.istio.io/excludeInboundPorts: '9080'}}
 ",
         ));
-        let of = |cluster: usize| Exported {
+        let of = |cluster: usize| ExportedService {
             hostname: "a.default.svc.cluster.local".into(),
             cluster,
             pods: 2,
@@ -203,20 +214,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_controller_lacks() {
-        let row = |cluster: &str, health: &str, weight: u32, ip: Option<&str>| EndpointRow {
+    fn missing_endpoints_are_described() {
+        let row = |cluster: &str, health: &str, weight: u32, ip: Option<&str>| EndpointView {
             cluster: cluster.into(),
             health: health.into(),
             weight,
             ip: ip.map(str::to_owned),
         };
-        let page = |endpoints: Vec<EndpointRow>| ServicePage {
+        let page = |endpoints: Vec<EndpointView>| ServiceView {
             exports: [("east".to_owned(), "ServiceExport".to_owned())].into(),
             endpoints,
         };
         let one = || row("east", "ready", 1, Some("10.244.0.2"));
         let cases = [
-            (ServicePage::default(), Some("not exported yet")),
+            (ServiceView::default(), Some("not exported yet")),
             (page(vec![]), Some("0 of 2 endpoints are known")),
             (page(vec![one(), one()]), Some("0 of 2 endpoints are known")),
             (page(vec![one(), one(), row("west", "ready", 2, None)]), Some("0 of 2 endpoints are known")),
@@ -228,7 +239,7 @@ mod tests {
             (page(vec![one(), one(), row("east", "ready", 1, None), row("east", "ready", 1, None)]), None),
         ];
         for (page, expected) in cases {
-            assert_eq!(page.lacks("east", 2).as_deref(), expected, "{page:?}");
+            assert_eq!(page.missing("east", 2).as_deref(), expected, "{page:?}");
         }
     }
 }
