@@ -64,6 +64,12 @@ impl Sandbox {
         self.pause.handle()
     }
 
+    /// Reports whether the pause process has left its namespaces: it ends, and the kernel may still be ending the pod's
+    /// other processes.
+    pub(super) fn has_ended(&self) -> bool {
+        NetNamespace::of_process(self.pause.pid()).is_err()
+    }
+
     /// Kills every process of the pod and releases its resources.
     pub(super) async fn destroy(&self, host: &Host) {
         let _ = self.pause.kill(Signal::KILL);

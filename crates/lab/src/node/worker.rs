@@ -243,6 +243,9 @@ impl PodWorker {
                 if due <= Instant::now() {
                     self.start(index).await;
                 }
+                if self.sandbox.is_none() {
+                    return Some(Instant::now());
+                }
                 if let ContainerState::Waiting { due, .. } = self.slots[index].state {
                     again = Some(again.map_or(due, |at: Instant| at.min(due)));
                 }

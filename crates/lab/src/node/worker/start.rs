@@ -18,6 +18,7 @@ use crate::node::environment::{self, EnvironmentSource};
 use crate::node::exec::{self, RunningContainer};
 use crate::node::logs;
 use crate::node::probe::{self, ProbeExec, ProbeFinding, ProbeKind};
+use crate::node::sandbox::Sandbox;
 
 /// Delay before the configuration of a waiting container is checked again. A change of a Secret or ConfigMap checks at
 /// once.
@@ -80,6 +81,12 @@ impl PodWorker {
         let launched = net::process::launch(launch.clone(), streams).await;
         let process = match launched {
             Ok(process) => Arc::new(process),
+            Err(LaunchError::Refused(_)) if self.sandbox.as_ref().is_some_and(Sandbox::has_ended) => {
+                // The sandbox's end ended the previous run, and is reported after it.
+                self.slots[index].runs = run;
+                self.sandbox_ended();
+                return Ok(());
+            }
             Err(LaunchError::Refused(message)) => {
                 self.event("Warning", "Failed", &format!("Error: {message}"), Some(&container.name));
                 let now = Timestamp::now();
