@@ -136,7 +136,7 @@ fn expected(reporter: &str, protocol: &str) -> Vec<(&'static str, String)> {
         "http" => labels.extend([("response_code", "200"), ("grpc_response_status", "")]),
         "grpc" => labels.extend([("response_code", "200"), ("grpc_response_status", "0")]),
         _ => {
-            // An opaque connection has no headers in which proxies could describe themselves. A proxy knows of its peer
+            // An opaque connection has no headers in which proxies could describe themselves. A proxy knows about its peer
             // what the certificate and discovery contain: for a client less, if the server is behind a gateway.
             let other = if source { "destination_" } else { "source_" };
             for (name, value) in &mut labels {
@@ -149,7 +149,7 @@ fn expected(reporter: &str, protocol: &str) -> Vec<(&'static str, String)> {
     labels.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
 
-/// Labels that one side of an opaque connection knows of the other.
+/// Labels that one side of an opaque connection knows about the other.
 const KNOWN_WITHOUT_HEADERS: [&str; 8] = [
     "source_principal",
     "source_cluster",

@@ -119,7 +119,7 @@ async fn view(primary: &ClusterAccess, namespace: &str) -> anyhow::Result<MeshSt
 fn text(view: &MeshStatus, wide: bool) -> String {
     let mut head = vec!["CLUSTER", "ROLE", "NETWORK", "LINK", "AGE", "SERVICES", "EXPORTED", "ENDPOINTS", "TRUST"];
     if wide {
-        head.extend(["PODS", "HEARD", "SERVER", "SECRET"]);
+        head.extend(["PODS", "UPDATED", "SERVER", "SECRET"]);
     }
     let rows = view.page.clusters.iter().map(|cluster| cluster_row(cluster, wide));
     let mut out = table(&head, rows.collect());

@@ -29,11 +29,11 @@ pub fn silent(nodes: &[Arc<Node>], now: Timestamp, grace: Duration) -> Vec<Strin
     let late = |node: &&Arc<Node>| {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         conditions.iter().any(|condition| {
-            let heard = condition.last_heartbeat_time.as_ref().map(|time| time.0.as_second());
+            let heartbeat = condition.last_heartbeat_time.as_ref().map(|time| time.0.as_second());
             let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
             condition.type_ == "Ready"
                 && condition.status == "True"
-                && heard.is_some_and(|heard| now.as_second() - heard > grace)
+                && heartbeat.is_some_and(|heartbeat| now.as_second() - heartbeat > grace)
         })
     };
     nodes.iter().filter(late).map(|node| node.name_any()).collect()
@@ -100,8 +100,8 @@ mod tests {
 
     #[test]
     fn a_node_without_heartbeat_is_marked_once() {
-        let node = |name: &str, status: &str, heard: Option<&str>| {
-            let condition = json!({"type": "Ready", "status": status, "lastHeartbeatTime": heard});
+        let node = |name: &str, status: &str, heartbeat: Option<&str>| {
+            let condition = json!({"type": "Ready", "status": status, "lastHeartbeatTime": heartbeat});
             let node = json!({"metadata": {"name": name}, "status": {"conditions": [condition]}});
             Arc::new(serde_json::from_value::<Node>(node).expect("a node"))
         };

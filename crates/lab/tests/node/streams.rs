@@ -126,9 +126,9 @@ fn terminals_are_resized() {
         serve(&bench).await;
         bench.agent.apply(pod("web", json!({"containers": [{"name": "main", "command": ["sleep", "60"]}]})));
         bench.ready("web").await;
-        let mut wish = command(&["sh", "-c", "read line; stty size; echo $TERM"], true);
-        wish["tty"] = true.into();
-        let mut exec = upgrade(&bench, "/exec", wish).await.unwrap();
+        let mut request = command(&["sh", "-c", "read line; stty size; echo $TERM"], true);
+        request["tty"] = true.into();
+        let mut exec = upgrade(&bench, "/exec", request).await.unwrap();
         frame(&mut exec, 4, br#"{"Width":100,"Height":40}"#).await;
         frame(&mut exec, 0, b"go\n").await;
         let (output, _, status) = collect(&mut exec).await;
@@ -172,13 +172,13 @@ fn ports_are_forwarded() {
             "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}]}),
         ));
         bench.ready("web").await;
-        let wish = |port: u16| json!({"namespace": "shop", "pod": "web", "port": port});
-        let mut forwarded = upgrade(&bench, "/portforward", wish(8080)).await.unwrap();
+        let request = |port: u16| json!({"namespace": "shop", "pod": "web", "port": port});
+        let mut forwarded = upgrade(&bench, "/portforward", request(8080)).await.unwrap();
         forwarded.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         forwarded.read_to_string(&mut answer).await.unwrap();
         assert!(answer.contains("PEER=127.0.0.1"), "{answer}");
-        let refused = upgrade(&bench, "/portforward", wish(9)).await.unwrap_err();
+        let refused = upgrade(&bench, "/portforward", request(9)).await.unwrap_err();
         assert!(refused.contains("failed to connect to localhost:9 inside pod"), "{refused}");
     });
 }
