@@ -1,10 +1,11 @@
-//! What people and peers get wrong: refused with what, where and what to do, and the rest goes on as before.
+//! Wrong input of users and of other clusters: errors say what, where and what to do, and everything else keeps
+//! working.
 
 use std::time::Duration;
 
 use crate::support::{Lab, Place, User, eventually};
 
-/// Runs `isthmus lab up` on a topology that is wrong and returns what it said.
+/// Runs `isthmus lab up` with a wrong topology and returns its error.
 fn refused(place: &Place, name: &str, topology: &str) -> String {
     let file = place.path("topologies").join(name);
     std::fs::write(&file, topology).expect("written");
@@ -15,7 +16,7 @@ fn refused(place: &Place, name: &str, topology: &str) -> String {
 }
 
 #[test]
-fn a_wrong_topology_is_told_with_line_and_hint() {
+fn a_wrong_topology_is_reported_with_line_and_hint() {
     let place = Place::new(User::Own);
     let good = std::fs::read_to_string(place.path("topologies/primary-remote.yaml")).expect("read");
 
@@ -56,9 +57,9 @@ fn kubeconfig(server: &str, user: &str) -> String {
     )
 }
 
-/// Every wrong remote secret has its own word in the status, and ratings goes on answering.
+/// The status names every wrong remote secret, and ratings keeps answering.
 #[test]
-fn a_wrong_remote_secret_is_told_and_disturbs_nothing() {
+fn a_wrong_remote_secret_is_reported_and_disturbs_nothing() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
     let token = "{token: not-a-token}";
     lab.apply("west", &remote_secret("empty", "nothing", None));
@@ -84,13 +85,13 @@ fn a_wrong_remote_secret_is_told_and_disturbs_nothing() {
 
     let status = eventually(Duration::from_secs(30), || {
         let status = lab.isthmus(&["status", "-o", "json"]).json().to_string();
-        let told = ["broken", "program", "unreachable", "refusing", "itself", "twice", "empty"];
-        match told.iter().find(|word| !status.contains(**word)) {
+        let names = ["broken", "program", "unreachable", "refusing", "itself", "twice", "empty"];
+        match names.iter().find(|name| !status.contains(**name)) {
             None => Ok(status),
-            Some(word) => Err(format!("{word} is not told: {status}")),
+            Some(name) => Err(format!("{name} is not reported: {status}")),
         }
     })
-    .expect("each is told");
+    .expect("each is reported");
     println!("{status}");
     let answer = lab.get("west/default/frontend", "http://ratings:9080/").expect("ratings answers");
     assert_eq!(answer["cluster"], "east");

@@ -1,4 +1,4 @@
-//! Clusters joining, leaving and dying; labs ending.
+//! Clusters that join, leave and fail; labs that end.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::{Lab, Place, User, eventually};
 const FRONTEND: &str = "west/default/frontend";
 const SECRET: [&str; 2] = ["-n", "istio-system"];
 
-/// What the (only) primary says of a cluster in `isthmus status -o json`.
+/// Returns the only primary's report of a cluster in `isthmus status -o json`.
 fn cluster(lab: &Lab, name: &str) -> Option<Value> {
     let status = lab.isthmus(&["status", "-o", "json"]).json();
     let clusters = status["primaries"][0]["clusters"].as_array().unwrap_or_else(|| panic!("no clusters in {status}"));
@@ -46,15 +46,15 @@ fn killing_a_remote_api_server_removes_nothing_and_its_age_is_shown() {
         let age = east["link"]["contactSeconds"].as_f64().unwrap_or_default();
         if east["link"]["state"] != "connected" && age > 3.0 { Ok(age) } else { Err(east) }
     })
-    .expect("status tells that the link is lost, and since when");
-    println!("east was last heard of {age} s ago");
+    .expect("the status shows that the link is lost, and since when");
+    println!("the last contact with east was {age} s ago");
     for _ in 0..20 {
         let answer = lab.get(FRONTEND, "http://ratings:9080/").expect("ratings still answers");
         assert_eq!(answer["cluster"], "east");
     }
     let text = lab.isthmus(&["status"]).ok();
     println!("{text}");
-    for part in ["unreachable: ", "2 (as of ", "east's endpoints are kept as last known", "https://203.0.113.2:6443"] {
+    for part in ["unreachable: ", "2 (as of ", "east's endpoints stay as last known", "https://203.0.113.2:6443"] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     lab.down();

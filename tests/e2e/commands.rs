@@ -1,4 +1,4 @@
-//! What the other commands print, what they exit with, and what they say when something is wrong.
+//! Output, exit codes and errors of the other commands.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ fn isthmus(place: &Place, arguments: &[&str]) -> Outcome {
     place.isthmus().args(arguments).output().expect("isthmus").into()
 }
 
-/// That a command fails with this code, and says all of this on stderr and nothing on stdout.
+/// Asserts that a command fails with this code, and prints all of this to stderr and nothing to stdout.
 #[track_caller]
 fn fails(place: &Place, arguments: &[&str], code: Option<i32>, parts: &[&str]) {
     let Outcome { code: found, stdout, stderr } = isthmus(place, arguments);
@@ -37,7 +37,7 @@ fn has(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn every_command_explains_itself() {
+fn every_command_has_help() {
     let place = Place::new(User::Own);
     let mut open = vec![Vec::<String>::new()];
     let mut seen = 0;
@@ -50,7 +50,7 @@ fn every_command_explains_itself() {
         assert!(first.starts_with(char::is_uppercase) && !first.ends_with('.'), "{arguments:?}: {first:?}");
         let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
         for line in commands {
-            // A long description goes on in a line that is indented further.
+            // A long description continues in a line with a larger indent.
             let Some(line) = line.strip_prefix("  ").filter(|line| !line.starts_with(' ')) else { continue };
             let (name, about) = line.split_once(' ').unwrap_or((line, ""));
             let about = about.trim();
@@ -96,7 +96,7 @@ fn authorities_chain() {
         &isthmus(&place, &["ca", "root", "-d", "certs"]).ok(),
         &["certs/root-cert.pem", "next: isthmus ca intermediate"],
     );
-    fails(&place, &["ca", "root", "-d", "certs"], Some(1), &["exists", "--force"]);
+    fails(&place, &["ca", "root", "-d", "certs"], Some(1), &["already exists", "--force"]);
     for cluster in ["west", "east"] {
         has(
             &isthmus(&place, &["ca", "intermediate", "-c", cluster, "-d", "certs"]).ok(),
@@ -114,7 +114,7 @@ fn authorities_chain() {
         command.output().map(Outcome::from)
     };
     match verify("certs/west/ca-cert.pem") {
-        Err(error) => println!("openssl cannot be run, so what it says of the certificates is not checked: {error}"),
+        Err(error) => println!("openssl cannot be run, so the certificates are not verified with it: {error}"),
         Ok(west) => {
             has(&west.ok(), &["certs/west/ca-cert.pem: OK"]);
             has(&verify("certs/east/ca-cert.pem").expect("openssl").ok(), &["OK"]);
@@ -123,7 +123,7 @@ fn authorities_chain() {
 }
 
 #[test]
-fn without_a_lab_every_command_says_how_to_start_one() {
+fn without_a_lab_every_command_describes_how_to_start_one() {
     let place = Place::new(User::Own);
     let start = "isthmus lab up topologies/primary-remote.yaml";
     for arguments in [
@@ -150,7 +150,7 @@ fn a_running_lab_answers_every_command() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
     shows_labs(&lab);
     shows_the_mesh(&lab);
-    says_what_is_wrong(&lab);
+    reports_what_is_wrong(&lab);
     joins(&lab);
     lab.down();
 }
@@ -201,7 +201,7 @@ fn shows_the_mesh(lab: &Lab) {
     );
 }
 
-fn says_what_is_wrong(lab: &Lab) {
+fn reports_what_is_wrong(lab: &Lab) {
     let place = &lab.place;
     let clusters = ["has no cluster \"north\"", "clusters: west, east"];
     fails(place, &["lab", "exec", "north/default/frontend", "--", "true"], Some(1), &clusters);
@@ -245,7 +245,7 @@ fn joins(lab: &Lab) {
     let secret = printed.ok();
     has(&secret, &["kind: Secret", "istio/multiCluster", "name: istio-remote-secret-east", "https://203.0.113.2:6443"]);
 
-    // What is printed can be applied as it is, and read back by the reader's own credentials.
+    // The printed secret can be applied, and works with the reader's own credentials.
     lab.apply("west", &secret);
     let token = secret.find("eyJ").map(|start| &secret[start..]).expect("a token");
     let token = token.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c))).next().unwrap_or_default();
@@ -288,7 +288,7 @@ fn joins(lab: &Lab) {
     assert_eq!(by_default.code, Some(0), "{}", by_default.stderr);
     has(&by_default.stderr, &["joined", "try: isthmus status --lab primary-remote --context west"]);
 
-    // A server that nobody answers at: the command ends in time and says what goes on.
+    // An address without a server: the command times out and describes what continues.
     let arguments =
         ["join", "--lab", "--context", "west", "east", "--server", "https://203.0.113.9:6443", "--timeout", "1s"];
     fails(
@@ -299,13 +299,13 @@ fn joins(lab: &Lab) {
     );
     lab.get("west/default/frontend", "http://ratings:9080/").expect("what was good before stays in force");
 
-    // The joining cluster's own API server is dead.
+    // The joining cluster's own API server is down.
     lab.isthmus(&["lab", "fault", "kill-api", "east"]).ok();
-    let dead = ["error: in east: ", "the API server cannot be reached: ", "is it running"];
+    let dead = ["error: in east: ", "the API server cannot be reached: ", "check that it runs"];
     fails(&lab.place, &["join", "--lab", "--context", "west", "east"], Some(1), &dead);
 }
 
-/// What a token says, its signature aside.
+/// The claims of a token.
 fn claims(token: &str) -> Value {
     let part = token.split('.').nth(1).expect("three parts");
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("base64");

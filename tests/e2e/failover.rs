@@ -1,4 +1,4 @@
-//! What is lost when pods, a zone, or all of a cluster's pods of a service die under load.
+//! Requests under load while pods, a zone, or all of a cluster's pods of a service fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,18 +9,19 @@ use crate::support::{Lab, User};
 
 pub(crate) const RATE: u32 = 200;
 
-/// Calls `reviews` from a pod at a fixed rate while `fault` happens two seconds in, and returns the calls.
+/// Calls `reviews` from a pod at a fixed rate, injects `fault` after two seconds, and returns the calls.
 fn calls_during(lab: &Lab, caller: &str, seconds: u32, fault: &[&str]) -> Vec<Value> {
     calls(lab, caller, "http://reviews:9080/", seconds, || drop(lab.isthmus(fault).ok()))
 }
 
-/// Calls a service from a pod at a fixed rate while something happens two seconds in, and returns the calls.
+/// Calls a service from a pod at a fixed rate, runs `happens` after two seconds, and returns the calls.
 pub(crate) fn calls(lab: &Lab, caller: &str, url: &str, seconds: u32, happens: impl FnOnce()) -> Vec<Value> {
     let isthmus = lab.place.path("isthmus").display().to_string();
     let mut load = lab.place.isthmus();
     load.args(["lab", "exec", caller, "--", &isthmus, "testapp", "--call", url]);
     load.args(["--rate", &RATE.to_string(), "--duration", &format!("{seconds}s"), "-o", "json"]);
     let load = load.stdout(std::process::Stdio::piped()).spawn().expect("load");
+    // Part of the scenario, not a wait: two seconds of calls before the fault.
     std::thread::sleep(Duration::from_secs(2));
     happens();
     let output = load.wait_with_output().expect("the load ends");
@@ -30,7 +31,7 @@ pub(crate) fn calls(lab: &Lab, caller: &str, url: &str, seconds: u32, happens: i
     report["requests"].as_array().expect("requests").clone()
 }
 
-/// One line for each quarter of a second and each cluster and zone that answered in it.
+/// Prints a line for each quarter of a second and each cluster and zone that answered in it.
 pub(crate) fn print_timeline(calls: &[Value]) {
     let who = |call: &Value| match call["status"].as_u64() {
         Some(200) => format!("{}/{}", text(call, "cluster"), text(call, "zone")),
@@ -46,7 +47,7 @@ pub(crate) fn print_timeline(calls: &[Value]) {
     }
 }
 
-/// When a call began, in milliseconds from the first.
+/// Returns when a call was due, in milliseconds from the first.
 fn at(call: &Value) -> f64 {
     call["at_ms"].as_f64().expect("a time")
 }
@@ -55,7 +56,7 @@ fn text<'a>(call: &'a Value, field: &str) -> &'a str {
     call[field].as_str().unwrap_or("?")
 }
 
-/// Asserts that every call succeeded; says over how long calls failed if not.
+/// Asserts that every call succeeded; otherwise reports over how long calls failed.
 #[track_caller]
 pub(crate) fn assert_none_failed(calls: &[Value]) {
     let failures: Vec<_> = calls.iter().filter(|call| call["status"] != 200).collect();
@@ -65,7 +66,7 @@ pub(crate) fn assert_none_failed(calls: &[Value]) {
     }
 }
 
-/// The pods of a workload in west by the zone they run in.
+/// Returns the pods of a workload in west by zone.
 pub(crate) fn pods_by_zone(lab: &Lab, app: &str) -> BTreeMap<String, String> {
     let pods = lab.kubectl("west", &["get", "pods", "-l", &format!("app={app}"), "-o", "json"]).json();
     let running = pods["items"].as_array().expect("pods").iter();
@@ -112,7 +113,7 @@ fn a_killed_pod_is_replaced_by_the_next_zone() {
     lab.down();
 }
 
-/// The whole zone: its pods of `reviews` and whatever of the mesh runs there.
+/// The whole zone fails: its pods of `reviews` and the mesh's components there.
 #[test]
 fn a_lost_zone_leaves_traffic_in_the_other_zone() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
@@ -120,7 +121,7 @@ fn a_lost_zone_leaves_traffic_in_the_other_zone() {
     lab.kubectl("west", &["rollout", "status", "deployment/frontend", "--timeout=60s"]).ok();
     let frontend = pods_by_zone(&lab, "frontend");
     let survivor = format!("west/default/{}", frontend.get("us-west-1b").expect("a frontend in each zone"));
-    // The controller may be in the zone that is lost: what a proxy has used before it goes on using, and no more than that.
+    // The controller may be in the lost zone. A proxy then keeps using the services that it knows, and learns no others.
     lab.get(&survivor, "http://ratings:9080/").expect("ratings answers");
     let calls = calls_during(&lab, &survivor, 8, &["lab", "fault", "kill-zone", "west", "us-west-1a"]);
     print_timeline(&calls);

@@ -1,4 +1,4 @@
-//! Stock `kubectl` in a running lab: what it does every day, against real controllers and a real node agent.
+//! Stock `kubectl` in a running lab: everyday commands, with the lab's controllers and node agent.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -46,7 +46,7 @@ spec:
     command: [sh, -c, 'i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.1; done']
 ";
 
-/// kubectl with a cluster's kubeconfig, in a namespace of the test's own.
+/// kubectl with a cluster's kubeconfig, in a namespace of its own.
 struct Kubectl<'a> {
     lab: &'a Lab,
     kubeconfig: String,
@@ -65,7 +65,7 @@ impl Kubectl<'_> {
         Outcome::from(self.command(arguments).output().expect("kubectl")).ok()
     }
 
-    /// What must be refused: what it says then.
+    /// Runs a command that must be refused, and returns its output.
     #[track_caller]
     fn refused(&self, arguments: &str) -> String {
         println!("$ kubectl {arguments}");
@@ -74,7 +74,7 @@ impl Kubectl<'_> {
         outcome.stdout + &outcome.stderr
     }
 
-    /// With text for its standard input.
+    /// Runs a command with text as its standard input.
     #[track_caller]
     fn fed(&self, arguments: &str, input: &str) -> String {
         println!("$ kubectl {arguments} <<");
@@ -95,31 +95,36 @@ impl Kubectl<'_> {
         assert!(text.contains("successfully rolled out"), "{text}");
     }
 
-    /// Starts a kubectl that goes on.
+    /// Starts a kubectl that runs until it is dropped.
     fn start(&self, arguments: &str) -> Running {
         println!("$ kubectl {arguments} &");
-        let mut child = self.command(arguments).stdout(Stdio::piped()).spawn().expect("kubectl");
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let (tell, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if tell.send(line).is_err() {
-                    break;
+        let mut command = self.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl");
+        let (sender, lines) = mpsc::channel();
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
+        for stream in streams {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        break;
+                    }
                 }
-            }
-        });
+            });
+        }
         Running { child, lines }
     }
 }
 
-/// A kubectl that goes on until it is dropped.
+/// A kubectl that runs until it is dropped, and the lines that it prints.
 struct Running {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Running {
-    /// The next line that has this in it.
+    /// Returns the next line that contains `part`.
     #[track_caller]
     fn line_with(&self, part: &str) -> String {
         let mut seen = Vec::new();
@@ -127,7 +132,7 @@ impl Running {
             match self.lines.recv_timeout(SOON) {
                 Ok(line) if line.contains(part) => return line,
                 Ok(line) => seen.push(line),
-                Err(error) => panic!("no line with {part:?} came: {error}; instead:\n{}", seen.join("\n")),
+                Err(error) => panic!("no line contains {part:?}: {error}; the lines are:\n{}", seen.join("\n")),
             }
         }
     }
@@ -148,14 +153,14 @@ fn has(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn stock_kubectl_does_its_daily_work() {
+fn stock_kubectl_works() {
     kubectl_is_installed();
     for user in User::all() {
-        does_its_daily_work(user);
+        kubectl_works_for(user);
     }
 }
 
-fn does_its_daily_work(user: User) {
+fn kubectl_works_for(user: User) {
     let lab = Lab::up("primary-remote.yaml", user);
     let kubeconfig = lab.isthmus(&["lab", "kubeconfig", "west"]).ok().trim().to_owned();
     let kubectl = Kubectl { lab: &lab, kubeconfig };
@@ -168,7 +173,7 @@ fn does_its_daily_work(user: User) {
     reads_logs(&kubectl);
     runs_programs(&kubectl);
     forwards_ports(&kubectl);
-    knows_who_may_what(&kubectl);
+    checks_permissions(&kubectl);
     deletes(&kubectl);
     drop(kubectl);
     lab.down();
@@ -217,8 +222,9 @@ fn gets(kubectl: &Kubectl<'_>) {
     assert_eq!(running.lines().filter(|line| line.starts_with("pod/web-")).count(), 2, "{running}");
     has(&kubectl.run("get deployment web --subresource=scale"), &["DESIRED", "AVAILABLE"]);
     has(&kubectl.run("get events --field-selector=reason=ScalingReplicaSet"), &["Scaled up replica set web-"]);
-    let watch = kubectl.start("get pods -w -l run=seen");
-    std::thread::sleep(Duration::from_millis(500));
+    // At this verbosity kubectl prints its requests; the second one is the watch.
+    let watch = kubectl.start("get pods -w -l run=seen -v=6");
+    watch.line_with("watch=true");
     kubectl.run("run seen --image=isthmus/testapp --labels=run=seen");
     watch.line_with("Pending");
     watch.line_with("1/1");
@@ -353,7 +359,7 @@ fn forwards_ports(kubectl: &Kubectl<'_>) {
     }
 }
 
-fn knows_who_may_what(kubectl: &Kubectl<'_>) {
+fn checks_permissions(kubectl: &Kubectl<'_>) {
     let token = kubectl.run("create token default --duration=10m");
     assert_eq!(token.trim().split('.').count(), 3, "{token}");
     let config = kubectl.run("config view --raw -o json");

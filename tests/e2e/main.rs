@@ -1,6 +1,6 @@
-//! End-to-end tests: real labs, driven by the real `isthmus` command as root and as an ordinary user.
+//! End-to-end tests: labs, driven by the `isthmus` command, as root and as an ordinary user.
 //!
-//! Each test says in its name what a person would see. They take turns, because a lab is several dozen processes.
+//! The name of each test is what a user observes. Tests take turns, because a lab is several dozen processes.
 
 mod bad_input;
 mod clusters;

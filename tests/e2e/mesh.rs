@@ -1,4 +1,4 @@
-//! What a mesh over several clusters does: services answered from elsewhere, by whom, and what is seen on the way.
+//! A mesh of several clusters: services answered by other clusters, identities, and the traffic between networks.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,7 @@ const FRONTEND: &str = "west/default/frontend";
 const FRONTEND_ID: &str = "spiffe://cluster.local/ns/default/sa/frontend";
 const RATINGS_SNI: &str = "outbound_.9080_._.ratings.default.svc.cluster.local";
 
-/// What every topology must do: a service that is elsewhere answers, under the caller's identity.
+/// Checks that a service of another cluster answers, with the caller's identity.
 fn check_cross_cluster(lab: &Lab) {
     let answer = lab.get(FRONTEND, "http://ratings:9080/").expect("ratings answers");
     assert_ne!(answer["cluster"], "west", "west has no ratings: {answer}");
@@ -18,7 +18,7 @@ fn check_cross_cluster(lab: &Lab) {
     assert_eq!(answer["cluster"], "west", "a local pod is preferred: {answer}");
 }
 
-/// What it does when the nearer pods are gone, and when they are back.
+/// Checks that traffic moves to another cluster when the nearer pods are removed, and returns when they are back.
 fn check_scaling(lab: &Lab) {
     lab.kubectl("west", &["scale", "deployment/reviews", "--replicas=0"]).ok();
     let answer = eventually(Duration::from_secs(10), || {
@@ -88,7 +88,7 @@ fn lab_run_exits_as_its_command_did() {
     place.assert_nothing_left();
 }
 
-/// Between the networks there is TLS for that service, and nothing that could be read.
+/// Between the networks there is TLS with the service's SNI, and nothing in plain text.
 #[test]
 fn only_tls_crosses_between_the_networks() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
@@ -100,7 +100,7 @@ fn only_tls_crosses_between_the_networks() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("isthmus lab capture");
-    std::thread::sleep(Duration::from_secs(1));
+    eventually(Duration::from_secs(5), || std::fs::metadata(&capture)).expect("the capture has begun");
     for _ in 0..5 {
         let answer = lab
             .exec(FRONTEND, &["curl", "-sf", "-H", "x-secret: plainly-visible-marker", "http://ratings:9080/"])

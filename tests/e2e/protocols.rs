@@ -1,4 +1,4 @@
-//! Every protocol that a mesh carries, from `frontend` in west to `ratings` in east, and what is counted and logged of it.
+//! Every protocol, from `frontend` in west to `ratings` in east, with metrics and access logs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,14 +13,14 @@ const FRONTEND_ID: &str = "spiffe://cluster.local/ns/default/sa/frontend";
 const RATINGS_ID: &str = "spiffe://cluster.local/ns/default/sa/ratings";
 const RATINGS_HOST: &str = "ratings.default.svc.cluster.local";
 
-/// A shell's line in `frontend`.
+/// Runs a shell command in `frontend`.
 #[track_caller]
 fn shell(lab: &Lab, line: &str) -> String {
     println!("frontend $ {line}");
     lab.exec(FRONTEND, &["sh", "-c", line]).ok()
 }
 
-/// Asserts that east's application answered the right caller, and returns the answer.
+/// Asserts that east's application answered and saw the caller's identity, and returns the response.
 #[track_caller]
 fn from_east(answer: &str) -> Value {
     let answer: Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
@@ -29,15 +29,15 @@ fn from_east(answer: &str) -> Value {
     answer
 }
 
-/// The client that is part of the test application, once, from `frontend`.
+/// Makes one call with the test application's client in `frontend`.
 #[track_caller]
 fn call(lab: &Lab, url: &str, protocol: &str) -> Value {
     let encoded = url.replace(':', "%3A").replace('/', "%2F");
-    // Within the pod, so that the application itself is the client.
+    // Within the pod, so that the application is the client.
     let line = format!("curl -sS --fail --max-time 10 'http://127.0.0.1:9080/fetch?url={encoded}&protocol={protocol}'");
-    let told: Value = serde_json::from_str(&shell(lab, &line)).expect("a time line");
-    assert_eq!((&told["ok"], &told["failed"]), (&1.into(), &0.into()), "{told}");
-    told
+    let timeline: Value = serde_json::from_str(&shell(lab, &line)).expect("a timeline");
+    assert_eq!((&timeline["ok"], &timeline["failed"]), (&1.into(), &0.into()), "{timeline}");
+    timeline
 }
 
 fn http(lab: &Lab) {
@@ -64,7 +64,7 @@ fn http(lab: &Lab) {
 
 fn grpc(lab: &Lab) {
     call(lab, "http://ratings:9080/", "grpc");
-    // A length-prefixed message, and three in return; the status is a trailer.
+    // A length-prefixed message, and three replies; the status is a trailer.
     let stream = "printf '\\000\\000\\000\\000\\005hello' | curl -sS --fail -i --http2-prior-knowledge --data-binary @- \
                   -H 'content-type: application/grpc' -H 'te: trailers' -H 'x-count: 3' \
                   http://ratings:9080/isthmus.testapp.Echo/Stream | tr -d '\\000'";
@@ -76,19 +76,23 @@ fn grpc(lab: &Lab) {
 }
 
 fn upgrade(lab: &Lab) {
-    let told = call(lab, "ws://ratings:9080/socket", "http1");
-    assert_eq!((&told["requests"][0]["status"], &told["clusters"]["east"]), (&101.into(), &1.into()), "{told}");
+    let timeline = call(lab, "ws://ratings:9080/socket", "http1");
+    assert_eq!(
+        (&timeline["requests"][0]["status"], &timeline["clusters"]["east"]),
+        (&101.into(), &1.into()),
+        "{timeline}"
+    );
 }
 
 fn tcp(lab: &Lab) {
-    // An echo with half-close; then with more than fits any buffer on the way; then a server that speaks first.
+    // An echo with half-close; an echo larger than any buffer on the path; a server that speaks first.
     call(lab, "tcp://ratings:9090", "http1");
     call(lab, "tcp://ratings:9090/4194304", "http1");
     let banner = call(lab, "banner://ratings:9091", "http1");
     assert_eq!(banner["clusters"]["east"], 1, "{banner}");
 }
 
-/// The series of a metric at a pod's proxy: labels and value.
+/// Returns the series of a metric of a pod's proxy: labels and value.
 fn series(lab: &Lab, pod: &str, metric: &str) -> Vec<(BTreeMap<String, String>, f64)> {
     let page = lab.exec(pod, &["curl", "-sS", "--fail", "http://127.0.0.1:15090/stats/prometheus"]).ok();
     let of = page.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{')?.rsplit_once("} "));
@@ -100,7 +104,7 @@ fn series(lab: &Lab, pod: &str, metric: &str) -> Vec<(BTreeMap<String, String>, 
     .collect()
 }
 
-/// The labels of Istio's standard metrics, in its order, with the values that a call from frontend to ratings has.
+/// The labels of Istio's standard metrics, in its order, with the values of a call from frontend to ratings.
 fn expected(reporter: &str, protocol: &str) -> Vec<(&'static str, String)> {
     let source = reporter == "source";
     let mut labels = vec![
@@ -132,8 +136,8 @@ fn expected(reporter: &str, protocol: &str) -> Vec<(&'static str, String)> {
         "http" => labels.extend([("response_code", "200"), ("grpc_response_status", "")]),
         "grpc" => labels.extend([("response_code", "200"), ("grpc_response_status", "0")]),
         _ => {
-            // An opaque connection has no headers in which proxies could tell of themselves: what is known of the peer is what its
-            // certificate says, and what discovery does. To a client that is less where the server is behind a gateway.
+            // An opaque connection has no headers in which proxies could describe themselves. A proxy knows about its peer
+            // what the certificate and discovery contain: for a client less, if the server is behind a gateway.
             let other = if source { "destination_" } else { "source_" };
             for (name, value) in &mut labels {
                 if name.starts_with(other) && !KNOWN_WITHOUT_HEADERS.contains(name) {
@@ -145,7 +149,7 @@ fn expected(reporter: &str, protocol: &str) -> Vec<(&'static str, String)> {
     labels.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
 
-/// What one side of an opaque connection knows of the other.
+/// Labels that one side of an opaque connection knows about the other.
 const KNOWN_WITHOUT_HEADERS: [&str; 8] = [
     "source_principal",
     "source_cluster",
@@ -157,7 +161,7 @@ const KNOWN_WITHOUT_HEADERS: [&str; 8] = [
     "destination_cluster",
 ];
 
-/// Looks for the series, and says how the nearest one differs.
+/// Returns the value of the series, or how the nearest series differs.
 fn counted(lab: &Lab, pod: &str, metric: &str, expected: &[(&'static str, String)]) -> Result<f64, String> {
     let all = series(lab, pod, metric);
     let differences = |labels: &BTreeMap<String, String>| -> Vec<String> {

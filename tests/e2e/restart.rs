@@ -1,4 +1,4 @@
-//! What is lost when parts of the mesh are replaced in good order, under load: nothing.
+//! Graceful restarts under load, which lose no request.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use crate::support::{Lab, User, eventually};
 
 const FRONTEND: &str = "west/default/frontend";
 
-/// Changes the number of a deployment's pods, and waits until all are ready.
+/// Scales a deployment and waits until its pods are ready.
 fn scale(lab: &Lab, cluster: &str, namespace: &str, deployment: &str, replicas: u32) {
     let (deployment, replicas) = (format!("deployment/{deployment}"), format!("--replicas={replicas}"));
     lab.kubectl(cluster, &["-n", namespace, "scale", &deployment, &replicas]).ok();
     lab.kubectl(cluster, &["-n", namespace, "rollout", "status", &deployment, "--timeout=60s"]).ok();
 }
 
-/// Replaces a deployment's pods one after the other.
+/// Restarts a deployment, pod by pod.
 fn restart(lab: &Lab, cluster: &str, namespace: &str, deployment: &str) {
     let deployment = format!("deployment/{deployment}");
     lab.kubectl(cluster, &["-n", namespace, "rollout", "restart", &deployment]).ok();
@@ -37,7 +37,7 @@ fn a_rolling_restart_of_a_gateway_pair_loses_no_request() {
     scale(&lab, "east", namespace, gateway, 2);
     eventually(Duration::from_secs(10), || lab.get(FRONTEND, "http://ratings:9080/")).expect("ratings answers");
     let before = pods(&lab, "east", namespace, gateway);
-    // Twice, so that connections which began at new gateways are moved as well.
+    // Twice, so that connections that began at new gateways are moved as well.
     let calls = calls(&lab, FRONTEND, "http://ratings:9080/", 25, || {
         restart(&lab, "east", namespace, gateway);
         restart(&lab, "east", namespace, gateway);
@@ -63,11 +63,11 @@ fn a_rolling_restart_of_a_service_loses_no_request() {
     lab.down();
 }
 
-/// The application stays, and is out of reach for a moment.
+/// The application keeps running and is unreachable for a moment.
 #[test]
 fn the_restart_of_a_sidecar_alone_loses_no_request() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
-    // The one in the caller's zone, which answers all of its calls.
+    // The pod in the caller's zone, which answers all of its calls.
     let zone = pods_by_zone(&lab, "frontend").into_keys().next().expect("a frontend");
     let pod = pods_by_zone(&lab, "reviews").remove(&zone).expect("reviews in the same zone");
     let proxy = format!("west/default/{pod}/isthmus-proxy");

@@ -1,4 +1,4 @@
-//! Labs for tests: brought up by the real command, for root and for an ordinary user, and gone afterwards.
+//! Labs for tests: started by the `isthmus` command, as root or as an ordinary user, and removed afterwards.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long a lab may take to come up in a test: the bound for people is far lower, but tests run unoptimised.
+/// How long a lab may take to become ready in a test, with programs that are not optimised.
 const READY: Duration = Duration::from_secs(180);
 
-/// The user that stands for "not root" where the tests run as root.
+/// The ordinary user if the tests run as root.
 const NOBODY: u32 = 65534;
 
-/// Who runs the lab.
+/// The user that runs a lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum User {
-    /// Whoever runs the tests.
+    /// The user that runs the tests.
     Own,
-    /// An ordinary user, where the tests run as root.
+    /// An ordinary user, if the tests run as root.
     Ordinary,
 }
 
 impl User {
-    /// The users that labs are to work for.
+    /// The users that labs must work for.
     pub(crate) fn all() -> Vec<User> {
         if is_root() { vec![User::Own, User::Ordinary] } else { vec![User::Own] }
     }
@@ -42,14 +42,14 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// What it printed; it must have succeeded.
+    /// Returns the standard output of a command that must succeed.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "failed\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
         self.stdout
     }
 
-    /// What it printed, as JSON; it must have succeeded.
+    /// Returns the standard output of a command that must succeed, as JSON.
     #[track_caller]
     pub(crate) fn json(self) -> Value {
         let text = self.ok();
@@ -67,11 +67,11 @@ impl From<Output> for Outcome {
     }
 }
 
-/// Where a test's command and labs live: readable by the user who runs them.
+/// The directory of a test's command and labs, readable by the user that runs them.
 pub(crate) struct Place {
     directory: tempfile::TempDir,
     pub(crate) user: User,
-    // Labs are heavy: one test at a time has its own.
+    // Labs are large: one test at a time runs one.
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -108,12 +108,12 @@ impl Place {
         self.path("isthmus")
     }
 
-    /// The command, as the lab's user.
+    /// The `isthmus` command, as the lab's user.
     pub(crate) fn isthmus(&self) -> Command {
         self.program(&self.binary())
     }
 
-    /// Any program, as the lab's user and with its environment.
+    /// A program, as the lab's user and with its environment.
     pub(crate) fn program(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -131,7 +131,7 @@ impl Place {
         command
     }
 
-    /// Processes of the copied command that are still there.
+    /// Returns the running processes of the copied command.
     pub(crate) fn processes(&self) -> Vec<String> {
         let binary = self.binary();
         let mut found = Vec::new();
@@ -148,7 +148,7 @@ impl Place {
         found
     }
 
-    /// Asserts that no process and no file of a lab is left.
+    /// Asserts that no process and no file of a lab remains.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self) {
         let processes = eventually(Duration::from_secs(10), || {
@@ -163,7 +163,7 @@ impl Place {
     }
 }
 
-/// A lab that is up; taken down when dropped.
+/// A running lab, which is stopped when dropped.
 pub(crate) struct Lab {
     pub(crate) place: Place,
     front: Child,
@@ -172,7 +172,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Brings up one of the repository's topologies.
+    /// Starts a lab from one of the repository's topologies.
     pub(crate) fn up(topology: &str, user: User) -> Self {
         Self::up_in(Place::new(user), topology)
     }
@@ -187,11 +187,11 @@ impl Lab {
             .spawn()
             .expect("isthmus lab up");
         let output = Arc::new(Mutex::new(String::new()));
-        let (tell, ready) = mpsc::channel();
+        let (sender, ready) = mpsc::channel();
         let streams: [Box<dyn std::io::Read + Send>; 2] =
             [Box::new(front.stdout.take().expect("piped")), Box::new(front.stderr.take().expect("piped"))];
         for stream in streams {
-            let (tell, output) = (tell.clone(), output.clone());
+            let (sender, output) = (sender.clone(), output.clone());
             std::thread::spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
                     let is_ready = line.starts_with("ready in");
@@ -199,12 +199,12 @@ impl Lab {
                     output.push_str(&line);
                     output.push('\n');
                     if is_ready {
-                        tell.send(()).ok();
+                        sender.send(()).ok();
                     }
                 }
             });
         }
-        drop(tell);
+        drop(sender);
         let mut lab = Lab { place, front, ready_after: Duration::ZERO, output };
         if ready.recv_timeout(READY).is_err() {
             let diagnosis = lab.diagnosis();
@@ -215,7 +215,7 @@ impl Lab {
         lab
     }
 
-    /// What the lab printed.
+    /// Returns the output of the lab.
     pub(crate) fn output(&self) -> String {
         self.output.lock().expect("output").clone()
     }
@@ -228,7 +228,7 @@ impl Lab {
         for log in logs_below(&self.place.path("run").join("labs")) {
             text.push_str(&format!("\n== {}\n", log.display()));
             let content = std::fs::read_to_string(&log).unwrap_or_default();
-            // Requests that went well say nothing about what did not.
+            // Successful requests do not explain a failure.
             let lines: Vec<_> = content.lines().filter(|line| !line.contains("\" 200 ")).collect();
             text.extend(lines.iter().skip(lines.len().saturating_sub(8)).map(|line| format!("{line}\n")));
         }
@@ -259,7 +259,7 @@ impl Lab {
         self.isthmus(&[&["lab", "exec", target, "--"][..], command].concat())
     }
 
-    /// What a service answers to a caller in a pod.
+    /// Returns a service's response to a caller in a pod.
     pub(crate) fn get(&self, target: &str, url: &str) -> Result<Value, String> {
         let outcome = self.exec(target, &["curl", "-sS", "--fail", "--max-time", "5", url]);
         match outcome.code {
@@ -268,13 +268,13 @@ impl Lab {
         }
     }
 
-    /// Ends the lab as Ctrl-C does, and asserts that nothing of it is left.
+    /// Stops the lab as Ctrl-C does, and asserts that nothing of it remains.
     pub(crate) fn down(mut self) {
         self.interrupt();
         self.place.assert_nothing_left();
     }
 
-    /// Sends the lab what a terminal sends for Ctrl-C and waits.
+    /// Sends SIGINT, as a terminal does for Ctrl-C, and waits.
     pub(crate) fn interrupt(&mut self) {
         signal(&self.front, "INT");
         let ended = eventually(Duration::from_secs(20), || match self.front.try_wait() {
@@ -284,7 +284,7 @@ impl Lab {
         assert!(ended.is_ok(), "the lab did not end after Ctrl-C: {ended:?}\n{}", self.output());
     }
 
-    /// Ends the lab's first process without a word.
+    /// Kills the lab's launcher.
     pub(crate) fn kill(&mut self) {
         self.front.kill().expect("killed");
         self.front.wait().expect("waited");
@@ -331,7 +331,7 @@ fn logs_below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Tries until it works or time is over; the last failure is returned.
+/// Repeats `attempt` until it succeeds or the limit is over; then returns the last failure.
 pub(crate) fn eventually<T, E>(limit: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let start = Instant::now();
     loop {
@@ -343,7 +343,7 @@ pub(crate) fn eventually<T, E>(limit: Duration, mut attempt: impl FnMut() -> Res
     }
 }
 
-/// Panics with what to do where kubectl is missing: labs are looked at and changed through it.
+/// Panics with advice if kubectl is missing: the tests inspect and change labs with it.
 pub(crate) fn kubectl_is_installed() {
     static FOUND: OnceLock<bool> = OnceLock::new();
     let found = FOUND.get_or_init(|| Command::new("kubectl").args(["version", "--client"]).output().is_ok());

@@ -1,38 +1,40 @@
-//! Which clusters a command means, and how they are reached: contexts of a kubeconfig, or the clusters of a running lab.
+//! Access to the clusters of a command: contexts of a kubeconfig, or the clusters of a running lab.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use install::client_error;
+use install::components::{CONTROLLER, MONITORING_PORT};
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use lab::orchestration::state::{self, Record};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use lab::orchestration::state::{self, LabRecord};
 
-/// How clusters are found.
+/// Options that select a kubeconfig or a lab.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Access {
-    /// The kubeconfig; otherwise $KUBECONFIG or ~/.kube/config
+pub(crate) struct AccessOptions {
+    /// Path of the kubeconfig; otherwise $KUBECONFIG or ~/.kube/config
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// A running lab's clusters; its name may be left out where one runs
+    /// Use the clusters of a running lab; the name is optional if one lab is running
     #[arg(long, value_name = "NAME", env = "ISTHMUS_LAB", num_args = 0..=1, default_missing_value = "", conflicts_with = "kubeconfig")]
     pub(crate) lab: Option<String>,
 }
 
-/// A cluster to talk to.
-pub(crate) struct Cluster {
-    /// Context, or name in the lab.
+/// A cluster and its client.
+pub(crate) struct ClusterAccess {
+    /// Name of the context, or of the cluster in the lab.
     pub(crate) name: String,
-    /// The options by which a command names it.
+    /// Options of `isthmus` that select the cluster.
     pub(crate) option: String,
     pub(crate) client: Client,
-    /// Address and CA of its API server, as this machine knows them.
+    /// Address and certificate authority of the API server, for this machine.
     pub(crate) config: kube::Config,
 }
 
-impl Access {
-    /// The lab that is meant, if one is. Without any option, a lab counts where it is the only thing that could be meant:
-    /// one runs, and nothing says which kubeconfig to use; a context that is named is one of its clusters and no other.
-    pub(crate) fn lab(&self, context: Option<&str>) -> anyhow::Result<Option<Record>> {
+impl AccessOptions {
+    /// Returns the selected lab, if any. Without options, a running lab is selected if there is no kubeconfig in the
+    /// environment, and the context, if given, is one of the lab's clusters and no known context.
+    pub(crate) fn lab(&self, context: Option<&str>) -> anyhow::Result<Option<LabRecord>> {
         match self.lab.as_deref() {
             Some("") => {
                 let named = std::env::var("ISTHMUS_LAB").ok().filter(|name| !name.is_empty());
@@ -47,30 +49,30 @@ impl Access {
         }
     }
 
-    /// A context of the kubeconfig; the current one where none is named.
-    pub(crate) async fn context(&self, context: Option<&str>) -> anyhow::Result<Cluster> {
+    /// Returns a context of the kubeconfig; the current one without a name.
+    pub(crate) async fn context(&self, context: Option<&str>) -> anyhow::Result<ClusterAccess> {
         let file = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?,
             None => Kubeconfig::read().map_err(|error| {
                 let instead = match state::choose(None) {
                     Ok(lab) => {
                         let names: Vec<_> = lab.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-                        format!("name a cluster of the lab {:?} with --lab: {}", lab.name, names.join(", "))
+                        format!("use a cluster of lab \"{}\" with --lab: {}", lab.name, names.join(", "))
                     }
                     Err(_) => "start a lab: isthmus lab up topologies/primary-remote.yaml".to_owned(),
                 };
-                anyhow::anyhow!("{error}\n  give --kubeconfig FILE, or {instead}")
+                anyhow::anyhow!("{}\n  give --kubeconfig FILE, or {instead}", client_error::kubeconfig(&error))
             })?,
         };
         if let Some(name) = context.filter(|name| file.contexts.iter().all(|known| known.name != **name)) {
             let known: Vec<_> = file.contexts.iter().map(|known| known.name.as_str()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             anyhow::bail!(
-                "the kubeconfig has no context {name:?}\n  contexts: {known}\n  for a lab's cluster give --lab"
+                "the kubeconfig has no context \"{name}\"\n  contexts: {known}\n  for a cluster of a lab, give --lab"
             );
         }
         let named = context.map(str::to_owned).or_else(|| file.current_context.clone());
-        let name = named.context("the kubeconfig has no current context; give --context")?;
+        let name = named.context("the kubeconfig has no current context\n  give --context NAME")?;
         let option = match &self.kubeconfig {
             Some(path) => format!("--kubeconfig {} --context {name}", path.display()),
             None => format!("--context {name}"),
@@ -78,8 +80,8 @@ impl Access {
         connect(name, option, file, context).await
     }
 
-    /// A cluster of a lab.
-    pub(crate) async fn of_lab(&self, lab: &Record, name: &str) -> anyhow::Result<Cluster> {
+    /// Returns a cluster of a lab.
+    pub(crate) async fn of_lab(&self, lab: &LabRecord, name: &str) -> anyhow::Result<ClusterAccess> {
         let cluster = lab.cluster(name)?;
         let file = Kubeconfig::read_from(&cluster.kubeconfig)
             .with_context(|| format!("kubeconfig {}", cluster.kubeconfig.display()))?;
@@ -91,28 +93,37 @@ fn is_known_context(name: &str) -> bool {
     Kubeconfig::read().is_ok_and(|file| file.contexts.iter().any(|context| context.name == name))
 }
 
-async fn connect(name: String, option: String, file: Kubeconfig, context: Option<&str>) -> anyhow::Result<Cluster> {
+async fn connect(
+    name: String,
+    option: String,
+    file: Kubeconfig,
+    context: Option<&str>,
+) -> anyhow::Result<ClusterAccess> {
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
     let config =
         kube::Config::from_custom_kubeconfig(file, &options).await.with_context(|| format!("context {name:?}"))?;
     let client = Client::try_from(config.clone()).with_context(|| format!("context {name:?}"))?;
-    Ok(Cluster { name, option, client, config })
+    Ok(ClusterAccess { name, option, client, config })
 }
 
-/// An error with its causes in one line. Of an API server that cannot be reached, the layers of the client say little; the
-/// last cause says what happened.
-pub(crate) fn told(error: &anyhow::Error) -> String {
+/// Describes an error with its causes in one line. Errors of a Kubernetes client are described by [`client_error`]; their own
+/// causes name layers of the client and add nothing.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
-        if let Some(kube::Error::Service(_) | kube::Error::HyperError(_)) = cause.downcast_ref::<kube::Error>() {
-            parts.push(format!("the API server cannot be reached: {}", error.root_cause()));
-            parts.push(
-                "\n  is it running, and is its address right? kubectl cluster-info says what a client sees".to_owned(),
-            );
-            return parts.join(": ").replace(": \n", "\n");
+        if let Some(error) = cause.downcast_ref::<kube::Error>() {
+            parts.push(client_error::describe(error));
+            break;
         }
-        let text = cause.to_string();
-        // Some errors say their cause themselves.
+        if let Some(error) = cause.downcast_ref::<KubeconfigError>() {
+            parts.push(client_error::kubeconfig(error));
+            break;
+        }
+        let text = match cause.downcast_ref::<std::io::Error>() {
+            Some(error) => client_error::system(error),
+            None => cause.to_string(),
+        };
+        // Some errors contain their cause.
         if parts.last().is_none_or(|last| !last.contains(&text)) {
             parts.push(text);
         }
@@ -120,11 +131,24 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
-/// A page of the controller in `cluster`, through the API server, so that it needs no port of its own.
+/// Describes an error, and on a second line what to do about it, where there is something to try.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    let client_error = error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>());
+    match client_error.and_then(client_error::advice) {
+        Some(advice) => format!("{}\n  {advice}", describe(error)),
+        None => describe(error),
+    }
+}
+
+/// The error for a page of another form.
+pub(crate) const UNREADABLE_PAGE: &str =
+    "the controller's answer has another form: compare its version with isthmus version";
+
+/// Returns a debug page of the controller, through the API server, so that the controller needs no port of its own.
 pub(crate) async fn controller_page(client: &Client, namespace: &str, page: &str) -> anyhow::Result<String> {
-    let pages = format!("/api/v1/namespaces/{namespace}/services/isthmus-controller:15014/proxy/debug");
+    let pages = format!("/api/v1/namespaces/{namespace}/services/{CONTROLLER}:{MONITORING_PORT}/proxy/debug");
     let request = kube::core::request::Request::new(pages).get(page, &kube::api::GetParams::default());
-    Ok(client.request_text(request.context("the request cannot be built")?).await?)
+    Ok(client.request_text(request.context("the request is not valid")?).await?)
 }
 
 #[cfg(test)]
@@ -132,12 +156,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_once_and_a_dead_server_in_plain_words() {
+    fn causes_appear_once_and_client_errors_in_plain_words() {
         let inner = std::io::Error::other("connection refused");
         let service = anyhow::Error::new(kube::Error::Service(Box::new(inner))).context("in east");
-        let text = told(&service);
-        assert!(text.starts_with("in east: the API server cannot be reached: connection refused\n  is it"), "{text}");
+        let text = explain(&service);
+        assert!(text.starts_with("in east: the API server cannot be reached: connection refused\n  check"), "{text}");
         let twice = anyhow::anyhow!("no such file").context("reading a: no such file").context("starting");
-        assert_eq!(told(&twice), "starting: reading a: no such file");
+        assert_eq!(explain(&twice), "starting: reading a: no such file");
     }
 }

@@ -1,7 +1,7 @@
-//! `isthmus ca`: the root of trust and the intermediates of clusters.
+//! `isthmus ca`: creates the mesh's root and the intermediates of clusters.
 //!
-//! The root's key signs intermediates and nothing else; it is made where this command runs and stays there. A primary gets
-//! its own intermediate as Secret `cacerts`, and those of the remotes that it serves as Secrets `cacerts-<cluster>`.
+//! The root's key signs only intermediates; it stays where this command runs. A primary needs its own intermediate as
+//! Secret `cacerts`, and those of the remotes that it serves as Secrets `cacerts-<cluster>`.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,64 +14,64 @@ use anyhow::{Context as _, bail};
 use api::names;
 use identity::{Authority, CaCerts, Constraints};
 
-/// Makes the root of trust and each cluster's intermediate.
+/// Create the mesh's root and each cluster's intermediate.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  isthmus ca root --directory certs\n  isthmus ca intermediate --cluster west --directory certs --secret | kubectl --context west apply -f -"
 )]
-pub(crate) struct Args {
+pub(crate) struct CaArgs {
     #[command(subcommand)]
-    command: Command,
+    command: CaCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    /// Makes a root: root-cert.pem and root-key.pem
-    Root(Root),
-    /// Makes a cluster's intermediate, as files or as a Secret
-    Intermediate(Intermediate),
+enum CaCommand {
+    /// Create a root: root-cert.pem and root-key.pem
+    Root(RootArgs),
+    /// Create a cluster's intermediate, as files or as a Secret
+    Intermediate(IntermediateArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct Root {
-    /// Where the files go
+struct RootArgs {
+    /// Directory of the files
     #[arg(short, long, default_value = ".")]
     directory: PathBuf,
-    /// Organization in the certificate's name
+    /// Organization in the certificate's subject
     #[arg(long, default_value = "Isthmus")]
     organization: String,
-    /// How long it is valid, such as 3650d
+    /// Validity of the certificate, such as 3650d
     #[arg(long, value_name = "DURATION", default_value = "3650d", value_parser = duration)]
     validity: Duration,
-    /// Replace files that exist. Everything signed by the old root stops being trusted
+    /// Replace existing files. Certificates of the old root are no longer trusted
     #[arg(long)]
     force: bool,
 }
 
 #[derive(Debug, clap::Args)]
-struct Intermediate {
-    /// The cluster that it signs for
+struct IntermediateArgs {
+    /// Name of the cluster
     #[arg(short, long)]
     cluster: String,
-    /// Where root-cert.pem and root-key.pem are, and where the cluster's own directory is made
+    /// Directory of root-cert.pem and root-key.pem; the cluster's files are written to a directory below
     #[arg(short, long, default_value = ".")]
     directory: PathBuf,
-    /// How long it is valid, such as 365d; never longer than the root
+    /// Validity of the certificate, such as 365d; at most that of the root
     #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = duration)]
     validity: Duration,
-    /// DNS subtrees that it may sign names in, besides svc and cluster.local
+    /// DNS subtree in which the intermediate may sign names, in addition to svc and cluster.local
     #[arg(long = "dns", value_name = "SUBTREE")]
     dns: Vec<String>,
     /// Print a Secret instead of writing files
     #[arg(long)]
     secret: bool,
-    /// With --secret: name it for a primary that serves this cluster as a remote
+    /// Name the Secret for a primary that serves this cluster as a remote, with --secret
     #[arg(long, requires = "secret")]
     remote: bool,
-    /// With --secret: its namespace
+    /// Namespace of the Secret, with --secret
     #[arg(long, default_value = names::ROOT_NAMESPACE)]
     namespace: String,
-    /// Replace files that exist
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }
@@ -79,18 +79,18 @@ struct Intermediate {
 const ROOT_CERT: &str = "root-cert.pem";
 const ROOT_KEY: &str = "root-key.pem";
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Root(args) => make_root(&args)?,
-        Command::Intermediate(args) => make_intermediate(&args)?,
+        CaCommand::Root(args) => create_root(&args)?,
+        CaCommand::Intermediate(args) => create_intermediate(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn make_root(args: &Root) -> anyhow::Result<()> {
+fn create_root(args: &RootArgs) -> anyhow::Result<()> {
     let root = Authority::self_signed_root(&args.organization, args.validity)?.to_cacerts();
-    fs::create_dir_all(&args.directory).with_context(|| format!("making {}", args.directory.display()))?;
-    // The key first: a certificate without its key would look like a root and be none.
+    fs::create_dir_all(&args.directory).with_context(|| format!("creating {}", args.directory.display()))?;
+    // The key comes first: a certificate without its key would look like a root.
     write(&args.directory.join(ROOT_KEY), &root.ca_key, args.force)?;
     write(&args.directory.join(ROOT_CERT), &root.root_cert, args.force)?;
     println!("root written to {}", args.directory.join(ROOT_CERT).display());
@@ -98,15 +98,15 @@ fn make_root(args: &Root) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make_intermediate(args: &Intermediate) -> anyhow::Result<()> {
+fn create_intermediate(args: &IntermediateArgs) -> anyhow::Result<()> {
     if !api::remote_secret::is_cluster_name(&args.cluster) {
-        bail!("{:?} is no name for a cluster: use lower-case letters, digits and '-', at most 63", args.cluster);
+        bail!("\"{}\" is not a valid cluster name (lower-case letters, digits and dashes, at most 63)", args.cluster);
     }
     let root = read_root(&args.directory)?;
     let mut constraints = Constraints::default();
     constraints.dns.extend(args.dns.iter().cloned());
     let made = root.intermediate_for(&args.cluster, &constraints, args.validity)?.to_cacerts();
-    // What does not verify is found out here and not by the first workload.
+    // An intermediate that does not verify fails here instead of at the first workload.
     Authority::from_cacerts(&made)?;
     if args.secret {
         let name = if args.remote { names::cacerts_of(&args.cluster) } else { names::CACERTS_SECRET.to_owned() };
@@ -114,7 +114,7 @@ fn make_intermediate(args: &Intermediate) -> anyhow::Result<()> {
         return Ok(());
     }
     let directory = args.directory.join(&args.cluster);
-    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     for (name, content) in made.to_entries() {
         write(&directory.join(name), &content, args.force)?;
     }
@@ -127,7 +127,7 @@ fn read_root(directory: &Path) -> anyhow::Result<Authority> {
     let read = |name: &str| {
         let path = directory.join(name);
         fs::read_to_string(&path)
-            .with_context(|| format!("reading {}: make a root first with `isthmus ca root`", path.display()))
+            .with_context(|| format!("reading {} (create a root first: isthmus ca root)", path.display()))
     };
     let (certificate, key) = (read(ROOT_CERT)?, read(ROOT_KEY)?);
     let cacerts =
@@ -145,21 +145,21 @@ fn secret(name: &str, namespace: &str, cacerts: &CaCerts) -> anyhow::Result<Stri
     api::yaml::to_string(&secret).map_err(anyhow::Error::msg)
 }
 
-/// Writes a file that only its owner can read, since some hold keys.
+/// Writes a file that only its owner can read, because some contain keys.
 fn write(path: &Path, content: &str, force: bool) -> anyhow::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).mode(0o600);
     let options = if force { options.create(true).truncate(true) } else { options.create_new(true) };
     let mut file = match options.open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            bail!("{} exists; --force replaces it", path.display())
+            bail!("{} already exists\n  replace it: --force", path.display())
         }
         other => other.with_context(|| format!("writing {}", path.display()))?,
     };
     file.write_all(content.as_bytes()).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Days as people write them, or any duration.
+/// Parses days, such as `365d`, or any other duration.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
     let found = match days {
@@ -167,9 +167,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         None => api::mesh::parse_duration(text),
     };
     let longest = Duration::from_secs(100 * 366 * 24 * 3600);
-    found
-        .filter(|d| !d.is_zero() && *d <= longest)
-        .ok_or_else(|| "write a duration such as 365d, 24h or 30m".to_owned())
+    found.filter(|d| !d.is_zero() && *d <= longest).ok_or_else(|| "not a duration, such as 365d, 24h or 30m".to_owned())
 }
 
 #[cfg(test)]
@@ -177,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed() {
         assert_eq!(duration("2d"), Ok(Duration::from_secs(172_800)));
         assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
         for bad in ["", "d", "0d", "0", "-1d", "1y", "4294967295d"] {
@@ -186,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn a_root_and_what_it_signs() {
+    fn intermediates_verify_against_their_root() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().to_path_buf();
         let year = Duration::from_secs(365 * 24 * 3600);
-        let root = |force| Root { directory: directory.clone(), organization: "a".into(), validity: year, force };
-        let intermediate = |cluster: &str| Intermediate {
+        let root = |force| RootArgs { directory: directory.clone(), organization: "a".into(), validity: year, force };
+        let intermediate = |cluster: &str| IntermediateArgs {
             cluster: cluster.to_owned(),
             directory: directory.clone(),
             validity: year * 2,
@@ -201,11 +199,11 @@ mod tests {
             namespace: "istio-system".into(),
             force: false,
         };
-        assert!(format!("{:#}", make_intermediate(&intermediate("west")).unwrap_err()).contains("isthmus ca root"));
-        make_root(&root(false)).unwrap();
-        assert!(make_root(&root(false)).unwrap_err().to_string().contains("--force"));
-        make_intermediate(&intermediate("west")).unwrap();
-        assert!(make_intermediate(&intermediate("West")).is_err());
+        assert!(format!("{:#}", create_intermediate(&intermediate("west")).unwrap_err()).contains("isthmus ca root"));
+        create_root(&root(false)).unwrap();
+        assert!(create_root(&root(false)).unwrap_err().to_string().contains("--force"));
+        create_intermediate(&intermediate("west")).unwrap();
+        assert!(create_intermediate(&intermediate("West")).is_err());
         let entries = ["ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem"];
         let entries = entries.iter().map(|name| {
             let path = directory.join("west").join(name);

@@ -1,25 +1,25 @@
-//! `isthmus completion`: scripts for shells.
+//! `isthmus completion`: prints completion scripts.
 
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-/// Which shell.
+/// Options of `isthmus completion`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "For example: isthmus completion bash > ~/.local/share/bash-completion/completions/isthmus")]
-pub(crate) struct Args {
-    /// The shell to print a script for
+#[command(after_help = "Example:\n  isthmus completion bash > ~/.local/share/bash-completion/completions/isthmus")]
+pub(crate) struct CompletionArgs {
+    /// Shell of the script
     shell: clap_complete::Shell,
 }
 
-pub(crate) fn run(args: Args) -> ExitCode {
+pub(crate) fn run(args: CompletionArgs) -> ExitCode {
     clap_complete::generate(args.shell, &mut offered(), "isthmus", &mut std::io::stdout());
     ExitCode::SUCCESS
 }
 
-/// The command without what is hidden: clap hides that from help and not from completion.
+/// Returns the command without hidden subcommands, which clap omits from help but not from completion.
 fn offered() -> clap::Command {
-    let whole = crate::Arguments::command();
+    let whole = crate::IsthmusArguments::command();
     let offered = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     clap::Command::new("isthmus").version(env!("CARGO_PKG_VERSION")).propagate_version(true).subcommands(offered)
 }

@@ -1,9 +1,10 @@
-//! `isthmus join`: lets a primary's controller read another cluster.
+//! `isthmus join`: joins a cluster to the mesh, by a remote secret for a primary.
 //!
-//! In the cluster that joins, an account is made that may read what is watched and no Secrets; where that cluster has no
-//! controller of its own, it may also do the little that serving it takes (see [`api::reader`]). A token bound to it goes,
-//! with the address and CA of that cluster's API server, into a remote secret for the primary. With a primary named the
-//! secret is applied there and the link is waited for; without one it is printed.
+//! In the joining cluster the command creates the reader account, which may read the watched kinds and no Secrets; in a
+//! cluster without a controller of its own it has the permissions to serve the cluster as well (see [`api::reader`]). A
+//! token of the account goes into a remote secret, with the address and certificate authority of the cluster's API
+//! server. If a primary is named, the command applies the secret there and waits for the link; otherwise it prints the
+//! secret.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use anyhow::{Context as _, bail};
 use api::reader::{READER, Served};
 use api::remote_secret::{self, is_cluster_name};
 use federation_controller::debug::ClustersPage;
+use install::components::CONTROLLER;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
@@ -19,56 +21,58 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchP
 use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt as _};
 
-use crate::access::{Access, Cluster, controller_page, told};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, controller_page, describe};
 
-/// Waiting ended before what was waited for.
+/// Exit code of a timeout.
 const TIMED_OUT: u8 = 3;
-/// Under which name server-side apply knows this command.
+/// Field manager of server-side apply.
 const FIELD_MANAGER: &str = "isthmus-join";
 
-/// Lets a primary cluster read another cluster's services.
+/// Join a cluster to the mesh: let a primary read its services.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  isthmus join --context prod-eu prod-us\n  isthmus join prod-us | kubectl --context prod-eu apply -f -\n  isthmus join --lab --context west east"
 )]
-pub(crate) struct Args {
-    /// Context of the cluster that joins
+pub(crate) struct JoinArgs {
+    /// Context of the joining cluster
     cluster: String,
     #[command(flatten)]
-    access: Access,
-    /// Context of the primary, to which the remote secret is applied; without it the secret is printed
+    access: AccessOptions,
+    /// Context of the primary that the remote secret is applied to; without it the secret is printed
     #[arg(long)]
     context: Option<String>,
-    /// Apply the remote secret to the current context even though none is named
+    /// Apply the remote secret to the current context
     #[arg(long, conflicts_with = "context")]
     apply: bool,
-    /// What the cluster is called in the mesh; otherwise as its context
+    /// Name of the cluster in the mesh; otherwise the name of its context
     #[arg(long)]
     name: Option<String>,
-    /// Address of the cluster's API server as the primary reaches it; otherwise as in the kubeconfig
+    /// URL of the cluster's API server for the primary; otherwise that of the kubeconfig
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// Name to verify the API server's certificate against, where it is not that of its address
+    /// Server name in the API server's certificate, if it differs from the address
     #[arg(long, value_name = "NAME")]
     tls_server_name: Option<String>,
-    /// Namespace of the components, where the reader account is made
+    /// Namespace of the components, in which the reader account is created
     #[arg(long, default_value = api::names::SYSTEM_NAMESPACE)]
     namespace: String,
-    /// Namespace of the remote secrets in the primary
+    /// Root namespace of the primary, in which the remote secret is created
     #[arg(long, value_name = "NAMESPACE", default_value = api::names::ROOT_NAMESPACE)]
     root_namespace: String,
-    /// How long the token is valid
+    /// Validity of the token
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::ca::duration)]
     token_validity: Duration,
-    /// How long to wait for the link, such as 30s
+    /// Time to wait for the link, such as 30s
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::ca::duration)]
     timeout: Duration,
 }
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
     let name = args.name.as_deref().unwrap_or(&args.cluster);
     if !is_cluster_name(name) {
-        bail!("{name:?} is no name for a cluster: use lower-case letters, digits and '-', at most 63; give --name");
+        bail!(
+            "\"{name}\" is not a valid cluster name (lower-case letters, digits and dashes, at most 63)\n  give another name: --name NAME"
+        );
     }
     let (joining, primary) = clusters(&args).await?;
     let server = match &args.server {
@@ -76,20 +80,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => joining.server,
     };
     if api::kubeconfig::is_loopback(&server) {
-        eprintln!("warning: {server} is this machine; a controller elsewhere cannot reach it. Give --server");
+        eprintln!(
+            "warning: {server} is this machine, which other machines cannot reach\n  give the address for the primary: --server URL"
+        );
     }
 
     let report = |line: &str| eprintln!("{line}");
     let remote = &joining.cluster;
-    make_account(&remote.client, &args.namespace).await.with_context(|| format!("in {}", remote.name))?;
+    create_account(&remote.client, &args.namespace).await.with_context(|| format!("in {}", remote.name))?;
     report(&format!(
-        "{}: account {}/{READER}, {} kinds, read only, no secrets",
+        "{}: account {}/{READER} created, {} kinds, read only, no secrets",
         remote.name,
         args.namespace,
         api::reader::kinds()
     ));
     let (token, expires) = token(&remote.client, &args.namespace, args.token_validity).await?;
-    report(&format!("{}: token bound to it, until {expires}", remote.name));
+    report(&format!("{}: token of the account, valid until {expires}", remote.name));
 
     let ca = ca_pem(&remote.config);
     let access = remote_secret::Access {
@@ -106,21 +112,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let api = Api::<Secret>::namespaced(primary.client.clone(), &args.root_namespace);
     let params = PatchParams::apply(FIELD_MANAGER).force();
+    let start = Instant::now();
     api.patch(&secret.name_any(), &params, &Patch::Apply(typed(&secret)?))
         .await
         .with_context(|| format!("applying the remote secret to {}", primary.name))?;
     report(&format!("{}: secret {}/{} applied", primary.name, args.root_namespace, secret.name_any()));
-    wait_for_link(&primary, &args.namespace, name, args.timeout).await
+    wait_for_link(&primary, &args.namespace, name, start, args.timeout).await
 }
 
-/// The cluster that joins, and the address by which the primary reaches it unless another is given.
-struct Joining {
-    cluster: Cluster,
+/// The joining cluster, and the URL of its API server for the primary.
+struct JoiningCluster {
+    cluster: ClusterAccess,
     server: String,
 }
 
-async fn clusters(args: &Args) -> anyhow::Result<(Joining, Option<Cluster>)> {
-    // Naming clusters by contexts is the rule here, so a lab counts only when it is asked for.
+async fn clusters(args: &JoinArgs) -> anyhow::Result<(JoiningCluster, Option<ClusterAccess>)> {
+    // Clusters are contexts here, so a lab is used only if --lab is given.
     let lab = if args.access.lab.is_some() { args.access.lab(None)? } else { None };
     if let Some(lab) = lab {
         let joining = args.access.of_lab(&lab, &args.cluster).await?;
@@ -128,12 +135,15 @@ async fn clusters(args: &Args) -> anyhow::Result<(Joining, Option<Cluster>)> {
         let record = lab.cluster(&args.cluster)?;
         let primary = args.context.as_deref().unwrap_or(&record.primary);
         if primary == args.cluster {
-            bail!("{primary} is a primary and needs no secret for itself; name the other one with --context");
+            bail!(
+                "{primary} is a primary and needs no secret for itself\n  name the primary that reads it: --context NAME"
+            );
         }
         let primary = args.access.of_lab(&lab, primary).await?;
-        // Clusters of a lab reach each other's API servers over the wire between them, not by this machine's loopback.
+        // Clusters of a lab reach each other's API servers over the bridge between them, not by this machine's
+        // loopback.
         let server = format!("https://203.0.113.{}:6443", index + 1);
-        return Ok((Joining { cluster: joining, server }, Some(primary)));
+        return Ok((JoiningCluster { cluster: joining, server }, Some(primary)));
     }
     let joining = args.access.context(Some(&args.cluster)).await?;
     let primary = match (&args.context, args.apply) {
@@ -142,14 +152,14 @@ async fn clusters(args: &Args) -> anyhow::Result<(Joining, Option<Cluster>)> {
         (None, false) => None,
     };
     if primary.as_ref().is_some_and(|primary| primary.name == joining.name) {
-        bail!("{} cannot join itself; name the primary with --context", joining.name);
+        bail!("{} cannot join itself\n  name the primary: --context NAME", joining.name);
     }
     let server = joining.config.cluster_url.to_string().trim_end_matches('/').to_owned();
-    Ok((Joining { cluster: joining, server }, primary))
+    Ok((JoiningCluster { cluster: joining, server }, primary))
 }
 
-/// Applies the reader account and its roles.
-async fn make_account(client: &Client, namespace: &str) -> anyhow::Result<()> {
+/// Creates the reader account and its roles.
+async fn create_account(client: &Client, namespace: &str) -> anyhow::Result<()> {
     let namespaces = Api::<Namespace>::all(client.clone());
     let own = Namespace {
         metadata: ObjectMeta { name: Some(namespace.to_owned()), ..ObjectMeta::default() },
@@ -158,10 +168,10 @@ async fn make_account(client: &Client, namespace: &str) -> anyhow::Result<()> {
     match namespaces.create(&PostParams::default(), &own).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => return Err(error).with_context(|| format!("making namespace {namespace}")),
+        Err(error) => return Err(error).with_context(|| format!("creating namespace {namespace}")),
     }
     let deployments = Api::<Deployment>::namespaced(client.clone(), namespace);
-    let served = match deployments.get_opt("isthmus-controller").await.context("looking for a controller there")? {
+    let served = match deployments.get_opt(CONTROLLER).await.context("looking for a controller")? {
         Some(_) => Served::ByItself,
         None => Served::ByReader,
     };
@@ -181,13 +191,13 @@ async fn make_account(client: &Client, namespace: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A token of the reader account, and until when it is valid.
+/// Returns a token of the reader account, and its expiry.
 async fn token(client: &Client, namespace: &str, validity: Duration) -> anyhow::Result<(String, String)> {
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
     let mut request = TokenRequest::default();
     request.spec.expiration_seconds = i64::try_from(validity.as_secs()).ok();
     let made = accounts.create_token_request(READER, &PostParams::default(), &request).await;
-    let status = made.context("asking for a token")?.status.context("the API server made no token")?;
+    let status = made.context("requesting a token")?.status.context("the API server's answer has no token")?;
     Ok((status.token, status.expiration_timestamp.0.to_string()))
 }
 
@@ -196,7 +206,7 @@ fn ca_pem(config: &kube::Config) -> String {
     roots.map(|der| identity::certificates_to_pem([&der.as_slice().into()])).collect()
 }
 
-/// With `apiVersion` and `kind`, which server-side apply and files need.
+/// Returns the Secret with `apiVersion` and `kind`, which server-side apply and files need.
 fn typed(secret: &Secret) -> anyhow::Result<serde_json::Value> {
     let mut value = serde_json::to_value(secret)?;
     value["apiVersion"] = "v1".into();
@@ -206,19 +216,22 @@ fn typed(secret: &Secret) -> anyhow::Result<serde_json::Value> {
 
 fn printed(secret: &Secret) -> anyhow::Result<String> {
     let yaml = api::yaml::to_string(&typed(secret)?).map_err(anyhow::Error::msg)?;
-    Ok(format!("# Holds a credential. Made by isthmus join.\n{}", yaml.trim_end()))
+    Ok(format!("# Contains a credential. Created by isthmus join.\n{}", yaml.trim_end()))
 }
 
-/// Waits until the primary's controller says that it is connected, and tells what it waits for.
-async fn wait_for_link(primary: &Cluster, namespace: &str, name: &str, timeout: Duration) -> anyhow::Result<ExitCode> {
-    let start = Instant::now();
+/// Waits until the primary's controller reports a link that connected after `start`, and prints what it waits for.
+async fn wait_for_link(
+    primary: &ClusterAccess,
+    namespace: &str,
+    name: &str,
+    start: Instant,
+    timeout: Duration,
+) -> anyhow::Result<ExitCode> {
     let mut said = String::new();
-    // Before the controller has seen the secret, its answer is about the one before.
-    tokio::time::sleep(Duration::from_millis(300)).await;
     loop {
         let state = match controller_page(&primary.client, namespace, "clusters").await {
-            Ok(page) => link_of(&page, name),
-            Err(error) => Err(format!("the controller in {} does not answer: {}", primary.name, told(&error))),
+            Ok(page) => link_of(&page, name, start.elapsed()),
+            Err(error) => Err(format!("the controller in {} does not answer: {}", primary.name, describe(&error))),
         };
         let elapsed = start.elapsed().as_secs_f32();
         match state {
@@ -236,20 +249,19 @@ async fn wait_for_link(primary: &Cluster, namespace: &str, name: &str, timeout: 
         }
         if start.elapsed() >= timeout {
             eprintln!("error: {name} did not connect within {elapsed:.0}s: {said}");
-            eprintln!("  the secret stays, and the controller goes on trying; see: isthmus status {}", primary.option);
+            eprintln!("  the secret stays and the controller keeps trying; see: isthmus status {}", primary.option);
             return Ok(ExitCode::from(TIMED_OUT));
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 
-/// What is known of the network where the link is connected, else what is waited for.
-fn link_of(page: &str, name: &str) -> Result<String, String> {
-    let page: ClustersPage =
-        serde_json::from_str(page).map_err(|e| format!("the controller's answer cannot be read: {e}"))?;
+/// Returns the network of a cluster whose link has connected within `since`, as a suffix for display; else what to wait for.
+fn link_of(page: &str, name: &str, since: Duration) -> Result<String, String> {
+    let page: ClustersPage = serde_json::from_str(page).map_err(|_| UNREADABLE_PAGE.to_owned())?;
     let Some(row) = page.clusters.iter().find(|row| row.name == name) else {
         let about = page.problems.iter().find(|problem| problem.contains(name));
-        return Err(about.cloned().unwrap_or_else(|| "the controller has not seen the secret".to_owned()));
+        return Err(about.cloned().unwrap_or_else(|| "the controller has not read the secret yet".to_owned()));
     };
     if row.link != "connected" {
         let why = row.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
@@ -258,9 +270,12 @@ fn link_of(page: &str, name: &str) -> Result<String, String> {
     if let Some(replacement) = &row.replacement {
         return Err(format!("the link with the new credentials is {replacement}"));
     }
+    if Duration::from_millis(row.link_age_ms) > since {
+        return Err("the controller has not read the new secret yet".to_owned());
+    }
     let same = page.clusters.iter().any(|other| other.name != name && other.network == row.network);
     Ok(match row.network.as_str() {
-        "" => ", network not known: label its root namespace topology.istio.io/network".to_owned(),
+        "" => ", network unknown: label its root namespace topology.istio.io/network".to_owned(),
         network if same => format!(", network {network}, shared with other clusters"),
         network => format!(", network {network}"),
     })
@@ -272,7 +287,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_is_printed_can_be_applied_and_read() {
+    fn the_printed_secret_can_be_applied() {
         let access = remote_secret::Access {
             cluster: "east",
             server: "https://203.0.113.2:6443",
@@ -289,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_waited_for_is_said() {
+    fn the_reason_for_waiting_is_described() {
         let page = |clusters: serde_json::Value, problems: serde_json::Value| {
             json!({"clusters": clusters, "problems": problems}).to_string()
         };
@@ -299,11 +314,14 @@ mod tests {
                    "contact_age_ms": null, "heard_age_ms": null, "synced": true, "unconfirmed": [], "services": 0,
                    "exported": 0, "endpoints": 0, "pods": 0, "trust": null})
         };
-        let of = |page: String| link_of(&page, "east");
-        assert_eq!(of(page(json!([]), json!([]))), Err("the controller has not seen the secret".to_owned()));
+        let of = |page: String| link_of(&page, "east", Duration::from_secs(1));
+        assert_eq!(of(page(json!([]), json!([]))), Err("the controller has not read the secret yet".to_owned()));
         assert_eq!(of(page(json!([]), json!(["s: east: broken"]))), Err("s: east: broken".to_owned()));
         assert_eq!(of(page(json!([row("unreachable", "")]), json!([]))), Err("link unreachable: timed out".to_owned()));
         assert_eq!(of(page(json!([row("connected", "net-east")]), json!([]))), Ok(", network net-east".to_owned()));
+        let mut old = row("connected", "net-east");
+        old["link_age_ms"] = json!(60_000);
+        assert_eq!(of(page(json!([old]), json!([]))), Err("the controller has not read the new secret yet".to_owned()));
         assert!(of("nonsense".to_owned()).is_err());
     }
 }

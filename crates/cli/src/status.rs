@@ -1,71 +1,72 @@
-//! `isthmus status`: the clusters of a mesh with the state of their links, and its proxies with what they have acknowledged.
+//! `isthmus status`: shows the clusters of a mesh with their links, and its proxies with what they have acknowledged.
 //!
-//! Both come from the controller of each primary, through its API server's service proxy.
+//! The data come from the controller of each primary, through its API server's service proxy.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
 
-use crate::access::{Access, Cluster, controller_page, told};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, controller_page, describe};
 
 mod document;
 
-/// Shows clusters with the state of their links, and proxies with what they have acknowledged.
+/// Show clusters with their links, and proxies with what they have acknowledged.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  isthmus status\n  isthmus status --context prod-eu -o wide\n  isthmus status -o json | jq '.primaries[].clusters[].link'"
 )]
-pub(crate) struct Args {
+pub(crate) struct StatusArgs {
     #[command(flatten)]
-    access: Access,
-    /// Context of the primary; otherwise the current one, or the primaries of the lab that runs
+    access: AccessOptions,
+    /// Context of the primary; otherwise the current context, or every primary of the running lab
     #[arg(long)]
     context: Option<String>,
     /// Namespace of the components
     #[arg(short, long, default_value = api::names::SYSTEM_NAMESPACE)]
     namespace: String,
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
-    output: Form,
+    output: StatusFormat,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// Two tables
+enum StatusFormat {
+    /// Tables
     #[default]
     Table,
-    /// Two tables with more columns
+    /// Tables with more columns
     Wide,
-    /// All that is known, as JSON (docs/status.md)
+    /// JSON with every field (docs/status.md)
     Json,
-    /// The same as YAML
+    /// YAML with every field (docs/status.md)
     Yaml,
 }
 
-/// A mesh as one primary sees it.
+/// The mesh, as one primary reports it.
 #[derive(Debug)]
-struct View {
+struct MeshStatus {
     primary: String,
-    /// How `isthmus join` is told about it.
+    /// Options of `isthmus` that select the primary.
     option: String,
     page: ClustersPage,
     proxies: Vec<ProxyRow>,
 }
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     let mut views = Vec::new();
     let mut failed = Vec::new();
     for primary in primaries(&args).await? {
         match view(&primary, &args.namespace).await {
             Ok(view) => views.push(view),
-            Err(error) => failed.push((primary.name.clone(), told(&error))),
+            Err(error) => failed.push((primary.name.clone(), describe(&error))),
         }
     }
     match args.output {
-        Form::Json => println!("{}", serde_json::to_string_pretty(&document::of(&views, &failed))?),
-        Form::Yaml => print!("{}", api::yaml::to_string(&document::of(&views, &failed)).map_err(anyhow::Error::msg)?),
+        StatusFormat::Json => println!("{}", serde_json::to_string_pretty(&document::of(&views, &failed))?),
+        StatusFormat::Yaml => {
+            print!("{}", api::yaml::to_string(&document::of(&views, &failed)).map_err(anyhow::Error::msg)?)
+        }
         form => {
             let several = views.len() > 1;
             for (index, view) in views.iter().enumerate() {
@@ -73,20 +74,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     println!();
                 }
                 if several {
-                    println!("seen by {}:", view.primary);
+                    println!("as reported by {}:", view.primary);
                 }
-                print!("{}", text(view, form == Form::Wide));
+                print!("{}", text(view, form == StatusFormat::Wide));
             }
         }
     }
     for (primary, error) in &failed {
         eprintln!("error: the controller in {primary} does not answer: {error}");
-        eprintln!("  is it running? kubectl -n {} get deployment isthmus-controller", args.namespace);
+        eprintln!("  check that it runs: kubectl -n {} get deployment isthmus-controller", args.namespace);
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn primaries(args: &Args) -> anyhow::Result<Vec<Cluster>> {
+async fn primaries(args: &StatusArgs) -> anyhow::Result<Vec<ClusterAccess>> {
     let Some(lab) = args.access.lab(args.context.as_deref())? else {
         return Ok(vec![args.access.context(args.context.as_deref()).await?]);
     };
@@ -99,26 +100,26 @@ async fn primaries(args: &Args) -> anyhow::Result<Vec<Cluster>> {
     Ok(primaries)
 }
 
-async fn view(primary: &Cluster, namespace: &str) -> anyhow::Result<View> {
+async fn view(primary: &ClusterAccess, namespace: &str) -> anyhow::Result<MeshStatus> {
     let (clusters, proxies) = tokio::try_join!(
         controller_page(&primary.client, namespace, "clusters"),
         controller_page(&primary.client, namespace, "proxies"),
     )?;
-    let mut page: ClustersPage = serde_json::from_str(&clusters).context("its list of clusters cannot be read")?;
+    let mut page: ClustersPage = serde_json::from_str(&clusters).map_err(|_| anyhow::anyhow!(UNREADABLE_PAGE))?;
     page.clusters.sort_by_key(|cluster| (!is_own(cluster), cluster.name.clone()));
-    Ok(View {
+    Ok(MeshStatus {
         primary: primary.name.clone(),
         option: primary.option.clone(),
         page,
-        proxies: serde_json::from_str(&proxies).context("its list of proxies cannot be read")?,
+        proxies: serde_json::from_str(&proxies).map_err(|_| anyhow::anyhow!(UNREADABLE_PAGE))?,
     })
 }
 
-/// The two tables, and what to say below them.
-fn text(view: &View, wide: bool) -> String {
+/// Formats the tables, with advice below.
+fn text(view: &MeshStatus, wide: bool) -> String {
     let mut head = vec!["CLUSTER", "ROLE", "NETWORK", "LINK", "AGE", "SERVICES", "EXPORTED", "ENDPOINTS", "TRUST"];
     if wide {
-        head.extend(["PODS", "HEARD", "SERVER", "SECRET"]);
+        head.extend(["PODS", "UPDATED", "SERVER", "SECRET"]);
     }
     let rows = view.page.clusters.iter().map(|cluster| cluster_row(cluster, wide));
     let mut out = table(&head, rows.collect());
@@ -160,7 +161,7 @@ fn cluster_row(cluster: &ClusterRow, wide: bool) -> Vec<String> {
         true => "-".to_owned(),
         false => known(cluster.contact_age_ms),
     };
-    // What is told by a link that is down is as old as the link's silence.
+    // Objects of a lost link are as old as its last contact.
     let stale = !is_connected(cluster) && (cluster.synced || cluster.link == "remembered");
     let services = match (cluster.synced || cluster.services > 0, stale) {
         (false, _) => "unknown".to_owned(),
@@ -196,19 +197,19 @@ fn cluster_row(cluster: &ClusterRow, wide: bool) -> Vec<String> {
     row
 }
 
-/// What a link that is down means, and what helps.
+/// Describes what a lost link means, and what to do.
 fn advice(cluster: &ClusterRow, primary: &str) -> String {
     let server = &cluster.server;
     let name = &cluster.name;
     let mut out = String::new();
     let kept = match cluster.contact_age_ms {
-        Some(_) => format!("  {name}'s endpoints are kept as last known.\n"),
+        Some(_) => format!("  {name}'s endpoints stay as last known.\n"),
         None => format!("  {name} has not answered since this controller started.\n"),
     };
     match cluster.link.as_str() {
         "unreachable" => {
             out.push_str(&kept);
-            out.push_str(&format!("  is its API server up, and reachable from the primary at {server} ?\n"));
+            out.push_str(&format!("  check that its API server runs and that the primary reaches it at {server}\n"));
         }
         "remembered" => out.push_str(&kept),
         "refused" => {
@@ -222,11 +223,13 @@ fn advice(cluster: &ClusterRow, primary: &str) -> String {
         _ => {}
     }
     if let Some(replacement) = &cluster.replacement {
-        out.push_str(&format!("  {name}'s new credentials are not in force yet: {}\n", shortened(replacement)));
+        out.push_str(&format!("  {name}'s new credentials are not in use yet: {}\n", shortened(replacement)));
     }
     if !cluster.unconfirmed.is_empty() {
         let kinds = cluster.unconfirmed.join(", ");
-        out.push_str(&format!("  {name} lists no {kinds} any more; what was known stays until that is confirmed.\n"));
+        out.push_str(&format!(
+            "  {name} lists no {kinds} any more; the last known objects stay until that is confirmed.\n"
+        ));
     }
     out
 }
@@ -259,7 +262,7 @@ fn proxy_row(proxy: &ProxyRow, wide: bool) -> Vec<String> {
     row
 }
 
-/// Columns that are as wide as they must be, three blanks apart.
+/// Formats rows as columns, three spaces apart.
 fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {
@@ -282,7 +285,7 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     out
 }
 
-/// An age as people read it: 0.4s, 12s, 3m12s, 23h41m, 364d.
+/// Formats an age: 0.4s, 12s, 3m12s, 23h41m, 364d.
 fn age_of(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
@@ -299,7 +302,7 @@ fn two(large: u64, large_unit: char, small: u64, small_unit: char) -> String {
 }
 
 fn shortened(text: &str) -> String {
-    // The number says nothing that the words before it do not.
+    // The error number repeats the words before it.
     let text = text.split_once(" (os error").map_or(text, |(words, _)| words);
     let line: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
     if line.len() < text.len() { format!("{line}…") } else { line }
@@ -341,7 +344,7 @@ mod tests {
     #[test]
     fn a_healthy_mesh() {
         let west = cluster(json!({"name": "west", "role": "primary", "secret": null, "network": "net-west"}));
-        let view = View {
+        let view = MeshStatus {
             primary: "west".into(),
             option: "--context west".into(),
             page: ClustersPage { clusters: vec![west, cluster(json!({}))], problems: vec![] },
@@ -369,7 +372,7 @@ frontend-6d9c.default   west      all     0 ms   23h41m        19m
     }
 
     #[test]
-    fn what_is_down_is_shown_with_its_age_and_what_helps() {
+    fn a_lost_link_is_shown_with_its_age_and_advice() {
         let refused =
             cluster(json!({"link": "refused", "why": "401 Unauthorized: token expired", "contact_age_ms": 192_000}));
         let row = cluster_row(&refused, false);
@@ -379,7 +382,7 @@ frontend-6d9c.default   west      all     0 ms   23h41m        19m
         );
         assert_eq!(
             advice(&refused, "--context west"),
-            "  east's endpoints are kept as last known.\n  renew: isthmus join --context west east\n"
+            "  east's endpoints stay as last known.\n  renew: isthmus join --context west east\n"
         );
         let never = cluster(json!({"link": "unreachable", "why": "refused", "contact_age_ms": null, "synced": false,
                                    "services": 0, "exported": 0, "endpoints": 0, "trust": null}));
@@ -388,7 +391,7 @@ frontend-6d9c.default   west      all     0 ms   23h41m        19m
         let changing = cluster(json!({"replacement": "refused: 401 Unauthorized"}));
         assert_eq!(
             advice(&changing, "west"),
-            "  east's new credentials are not in force yet: refused: 401 Unauthorized\n"
+            "  east's new credentials are not in use yet: refused: 401 Unauthorized\n"
         );
         let empty = cluster(json!({"unconfirmed": ["Service"]}));
         assert!(advice(&empty, "west").contains("until that is confirmed"));

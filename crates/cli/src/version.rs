@@ -1,31 +1,33 @@
-//! `isthmus version`.
+//! `isthmus version`: prints the version.
 
 use std::process::ExitCode;
 
-/// How to print it.
+/// Options of `isthmus version`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Print as json or yaml instead of text
+pub(crate) struct VersionArgs {
+    /// Output format; text if absent
     #[arg(short, long)]
-    output: Option<Form>,
+    output: Option<VersionFormat>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Form {
+enum VersionFormat {
+    /// JSON
     Json,
+    /// YAML
     Yaml,
 }
 
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Version {
+struct VersionDocument {
     isthmus: &'static str,
     kubernetes_api: &'static str,
     platform: String,
 }
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let version = Version {
+pub(crate) async fn run(args: VersionArgs) -> anyhow::Result<ExitCode> {
+    let version = VersionDocument {
         isthmus: env!("CARGO_PKG_VERSION"),
         kubernetes_api: "v1.33",
         platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
@@ -34,8 +36,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => {
             println!("isthmus {} ({}, Kubernetes API {})", version.isthmus, version.platform, version.kubernetes_api)
         }
-        Some(Form::Json) => println!("{}", serde_json::to_string_pretty(&version)?),
-        Some(Form::Yaml) => print!("{}", serde_saphyr::to_string(&version)?),
+        Some(VersionFormat::Json) => println!("{}", serde_json::to_string_pretty(&version)?),
+        Some(VersionFormat::Yaml) => print!("{}", serde_saphyr::to_string(&version)?),
     }
     Ok(ExitCode::SUCCESS)
 }

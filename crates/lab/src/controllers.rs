@@ -1,10 +1,10 @@
-//! What a cluster does beside its API server: the kube controllers, the scheduler and the service proxy.
+//! The controllers of a cluster: the Kubernetes controllers, the scheduler and the service proxy.
 //!
-//! Each controller is a module with a pure decision (objects in, actions out, tested with tables) and a small
-//! driver that carries the actions out through the API server like any other client. All of them read one
-//! [`View`] of the cluster, which is kept by one watch per kind. A driver looks at everything again whenever
-//! anything changed: a lab has tens of objects, so this costs microseconds and nothing can be missed. What a driver
-//! writes goes into the view at once, so it never acts twice on what the watch has not told yet.
+//! Each controller is a module with a pure decision (objects in, actions out, tested with tables) and a driver that
+//! carries out the actions through the API server, like any other client. All of them read one [`ClusterView`], which
+//! one watch per kind keeps up to date. A driver looks at all objects whenever one has changed: a lab has tens of
+//! objects, so this costs microseconds and nothing can be missed. A driver's writes go into the view at once, so it
+//! never acts twice before the watch reports them.
 
 pub mod cache;
 pub mod deployment;
@@ -12,6 +12,9 @@ pub mod endpoint_slice;
 pub mod load_balancer;
 pub mod namespace;
 pub mod node_lifecycle;
+mod owner;
+pub mod pod_state;
+mod reconcile;
 pub mod record;
 pub mod replica_set;
 pub mod retry;
@@ -22,60 +25,30 @@ pub mod service_proxy;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
-pub use cache::View;
+pub use cache::ClusterView;
 use kube::Client;
 use tokio::task::JoinSet;
 
-/// What the controllers of a cluster need to know of it.
+/// Settings of a cluster's controllers.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The addresses that Services of type LoadBalancer are given.
+pub struct ControllerSettings {
+    /// LoadBalancer addresses of the cluster.
     pub load_balancers: Vec<Ipv4Addr>,
 }
 
-/// Runs every controller until one of them ends, which none does unless it panics.
-pub async fn run(client: Client, view: Arc<View>, settings: Settings) {
-    let settings = Arc::new(settings);
+/// Runs every controller. Returns if one of them panics.
+pub async fn run(client: Client, view: Arc<ClusterView>, settings: ControllerSettings) {
     let mut tasks = JoinSet::new();
     tasks.spawn(namespace::run(client.clone(), view.clone()));
     tasks.spawn(deployment::run(client.clone(), view.clone()));
     tasks.spawn(replica_set::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
-    tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings));
+    tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings.load_balancers));
     tasks.spawn(node_lifecycle::run(client, view));
     if let Some(Err(error)) = tasks.join_next().await {
-        tracing::error!(%error, "a controller ended");
-    }
-}
-
-/// Calls `pass` now, whenever the view changes, and when the time that it returned is over.
-///
-/// `pass` gets no argument but what it has captured and returns when it wants to look again at the latest.
-pub(crate) async fn whenever_changed<F, Fut>(view: &View, mut pass: F)
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Option<Duration>>,
-{
-    view.synced().await;
-    let mut changes = view.changes();
-    loop {
-        changes.mark_unchanged();
-        let again = pass().await;
-        let timer = async {
-            match again {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            () = timer => {}
-        }
+        tracing::error!(%error, "a controller has ended");
     }
 }
 

@@ -1,8 +1,8 @@
 //! The cluster's DNS server, on 10.96.0.10 over UDP and TCP.
 //!
-//! Answers what the Kubernetes DNS specification (1.1) asks for: addresses of Services and of headless Services' pods,
-//! SRV records of named ports, pods by their address, and names of addresses. Everything else under the cluster's domain does
-//! not exist. A lab has no way out of the machine, so other names are refused at once instead of left to time out.
+//! It implements the Kubernetes DNS specification (1.1): addresses of Services and of headless Services' pods, SRV
+//! records of named ports, pods by their address, and names of addresses. Other names below the cluster's domain do not
+//! exist. A lab has no connection to other networks, so names outside of the domain fail at once instead of timing out.
 
 mod answer;
 
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use answer::{Answer, answer};
+pub use answer::{DnsAnswer, answer};
 use async_trait::async_trait;
 use hickory_proto::op::Metadata;
 use hickory_proto::op::ResponseCode;
@@ -20,26 +20,26 @@ use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 
-use crate::controllers::View;
+use crate::controllers::ClusterView;
 
 /// How long an idle DNS connection over TCP is kept.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The DNS server could not be started.
+/// The DNS server cannot start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot serve DNS on {address}: {source}; is the address on a link of this namespace?")]
+#[error("cannot serve DNS on {address}: {source}; check that a link of this namespace has the address")]
 pub struct DnsError {
     address: SocketAddr,
     #[source]
     source: std::io::Error,
 }
 
-struct Handler {
-    view: Arc<View>,
+struct DnsHandler {
+    view: Arc<ClusterView>,
 }
 
 #[async_trait]
-impl RequestHandler for Handler {
+impl RequestHandler for DnsHandler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut response: R) -> ResponseInfo {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.recursion_available = false;
@@ -61,7 +61,7 @@ impl RequestHandler for Handler {
         match response.send_response(message).await {
             Ok(info) => info,
             Err(error) => {
-                tracing::debug!(%error, "DNS answer not sent");
+                tracing::debug!(%error, "cannot send a DNS response");
                 ResponseInfo::from(hickory_proto::op::Header {
                     metadata,
                     counts: hickory_proto::op::HeaderCounts::default(),
@@ -74,16 +74,16 @@ impl RequestHandler for Handler {
 /// Serves DNS on `address` until the future is dropped.
 ///
 /// # Errors
-/// When the address cannot be bound.
-pub async fn serve(address: SocketAddr, view: Arc<View>) -> Result<(), DnsError> {
+/// Returns an error if the address cannot be bound.
+pub async fn serve(address: SocketAddr, view: Arc<ClusterView>) -> Result<(), DnsError> {
     let failed = |source| DnsError { address, source };
     let udp = tokio::net::UdpSocket::bind(address).await.map_err(failed)?;
     let tcp = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
-    let mut server = Server::new(Handler { view });
+    let mut server = Server::new(DnsHandler { view });
     server.register_socket(udp);
     server.register_listener(tcp, IDLE, 64);
     if let Err(error) = server.block_until_done().await {
-        tracing::error!(%error, "the DNS server ended");
+        tracing::error!(%error, "the DNS server has ended");
     }
     Ok(())
 }

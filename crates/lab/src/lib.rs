@@ -1,14 +1,18 @@
-//! Local clusters out of network namespaces: topology files, the node agent, a cluster's controllers, drills.
+//! Local clusters made of network namespaces: topology files, the node agent, a cluster's controllers, the test
+//! application.
 //!
-//! A lab is a real mesh on one machine. Start reading at [`topology`] (what a lab is made of), then
-//! [`orchestration`] (how its processes and networks come to be), then [`controllers`] and [`dns`] (what a cluster does
-//! beside its API server). The API server itself is the `apiserver` crate; containers are run by [`node`].
+//! A lab is a mesh on one machine. Start with [`topology`] (the description of a lab), then [`orchestration`] (its
+//! processes and networks), then [`controllers`] and [`dns`] (what a cluster runs beside its API server). The API
+//! server is the `apiserver` crate, the mesh's own objects come from the `install` crate, and [`node`] runs containers.
+//!
+//! Modules depend on each other in one direction, with one exception: `node::worker`, `node::worker::start` and
+//! `node::worker::stop` form a cycle, because the methods of one state machine are divided by topic into three files.
 
 pub mod command;
 pub mod controllers;
 pub mod dns;
-pub mod install;
 pub mod node;
 pub mod orchestration;
 pub mod testapp;
+mod timestamp;
 pub mod topology;

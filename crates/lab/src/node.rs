@@ -1,25 +1,22 @@
 //! The node agent: runs the pods of a cluster as processes of this machine.
 //!
-//! One agent serves all nodes of its cluster; nodes are names. It lives in the cluster's network namespace. Per pod
-//! there is a task ([`worker`]) which makes the pod's sandbox ([`sandbox`]: namespaces held by a pause process, a link
-//! to the cluster's network), its volumes, and then starts its containers in order, each in the pod's namespaces with a
-//! file tree of its own (`net::process`). It watches over them with probes, restarts them with growing pauses, and
-//! tells the API server where they stand. Commands in containers, logs and port forwarding are served on a Unix
-//! socket, where the API server asks for them.
+//! One agent serves all nodes of its cluster; nodes are names. It runs in the cluster's network namespace. Each pod has
+//! a task ([`worker`]), which creates the pod's sandbox ([`sandbox`]: namespaces held by a pause process, and a link to
+//! the cluster's network) and its volumes, and then starts its containers in order, each in the pod's namespaces with a
+//! file tree of its own (`net::process`). The task runs probes, restarts containers with growing backoff, and reports
+//! their status to the API server. A Unix socket serves the API server's requests for commands in containers, logs and
+//! port forwarding.
 //!
-//! What is different from a kubelet: images are not unpacked (an image `isthmus/<subcommand>` is this program, any
-//! other container names a program of the host); all containers of a pod share its process namespace; a container's
-//! root may write to the host's files as far as the user who runs the lab may; restarts begin with a pause of 1 s
-//! instead of 10 s; probes are more eager until a container is ready. Resource limits are told, not enforced.
+//! Differences from a kubelet: images are not unpacked (an image `isthmus/<subcommand>` is this program, every other
+//! container names a program of the host); all containers of a pod share its process namespace; a container's root user
+//! may write to the host's files as far as the user of the lab may; the first restart waits 1 s instead of 10 s; probes
+//! are more frequent until a container is ready. Resource limits are reported and not enforced.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use tokio::sync::mpsc;
@@ -27,12 +24,12 @@ use tokio::sync::mpsc;
 pub mod cluster;
 pub mod logs;
 
-mod clock;
 mod container;
 mod environment;
 mod events;
 mod exec;
 mod fields;
+mod host;
 mod ignored;
 mod kubernetes;
 mod network;
@@ -44,36 +41,19 @@ mod service_account;
 mod volumes;
 mod worker;
 
-use cluster::{Cluster, Objects, PodRef};
+use cluster::{ClusterApi, ObjectCache, PodRef};
 use events::Events;
-use exec::Pods;
+use exec::PodRegistry;
+use host::Host;
+pub use host::NodeSettings;
 use kubernetes::{Kubernetes, PodEvent};
-use network::Addresses;
-use nodes::Nodes;
-pub use nodes::{Fault, order};
-pub(crate) use probe::anyone;
-use worker::{Message, Worker};
+use network::PodAddresses;
+use nodes::NodeFaults;
+pub use nodes::{NodeFault, inject};
+pub(crate) use probe::unverified_client_config;
+use worker::{PodMessage, PodWorker};
 
-/// What the agent has to know of its cluster.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where pods keep their files: `pods/<uid>/…` below it.
-    pub directory: PathBuf,
-    /// The Unix socket that exec, logs and port forwarding are served on.
-    pub socket: PathBuf,
-    /// The address of every node: that of the cluster's uplink.
-    pub host_address: IpAddr,
-    /// The network that pods get addresses from.
-    pub pod_network: Ipv4Net,
-    /// The cluster's DNS server.
-    pub dns_address: IpAddr,
-    /// The domain of cluster names, `cluster.local`.
-    pub cluster_domain: String,
-    /// Where pods reach the API server.
-    pub api: SocketAddr,
-}
-
-/// The agent could not go on.
+/// The node agent cannot run.
 #[derive(Debug, thiserror::Error)]
 #[error("the node agent cannot {action}: {source}")]
 pub struct NodeError {
@@ -82,61 +62,53 @@ pub struct NodeError {
     source: io::Error,
 }
 
-/// What all pods of an agent share.
-struct Host {
-    settings: Settings,
-    objects: Arc<Objects>,
-    cluster: Arc<dyn Cluster>,
-    addresses: Addresses,
-    pods: Pods,
-    nodes: Nodes,
-    events: Events,
-    /// This program's file, which containers see as `isthmus`.
-    executable: PathBuf,
-}
-
-/// Runs pods; told of them by [`Agent::run`] from an API server, or by hand.
+/// The node agent. It receives pods from an API server ([`Agent::run`]) or from its caller ([`Agent::apply`]).
 #[derive(Clone)]
 pub struct Agent {
     host: Arc<Host>,
-    running: Arc<std::sync::Mutex<HashMap<String, mpsc::UnboundedSender<Message>>>>,
+    running: Arc<std::sync::Mutex<HashMap<String, mpsc::UnboundedSender<PodMessage>>>>,
 }
 
 impl Agent {
-    /// An agent that tells `cluster` of its pods. Must be made in the cluster's network namespace and within an async
+    /// Creates an agent that reports to `cluster`. To be called in the cluster's network namespace, within an async
     /// runtime all of whose threads are in it.
     ///
     /// # Errors
-    /// When the directory cannot be made, or unused pod addresses cannot be routed to nowhere.
-    pub fn new(settings: Settings, cluster: Arc<dyn Cluster>, objects: Arc<Objects>) -> Result<Self, NodeError> {
+    /// Returns an error if the directory cannot be created, or if unused pod addresses cannot be made unreachable.
+    pub fn new(
+        settings: NodeSettings,
+        cluster: Arc<dyn ClusterApi>,
+        objects: Arc<ObjectCache>,
+    ) -> Result<Self, NodeError> {
         let failed = |action: String| move |source: io::Error| NodeError { action, source };
         std::fs::create_dir_all(settings.directory.join("pods"))
-            .map_err(failed(format!("make {}", settings.directory.display())))?;
+            .map_err(failed(format!("create {}", settings.directory.display())))?;
         let directory = settings.directory.canonicalize().map_err(failed("find its directory".into()))?;
-        let settings = Settings { directory, ..settings };
+        let settings = NodeSettings { directory, ..settings };
         network::refuse_unused(settings.pod_network)
-            .map_err(|error| failed("route unused pod addresses".into())(io::Error::other(error)))?;
+            .map_err(|error| failed("make unused pod addresses unreachable".into())(io::Error::other(error)))?;
         let executable = std::env::current_exe().map_err(failed("find its own program".into()))?;
         let host = Host {
-            addresses: Addresses::new(settings.pod_network),
+            addresses: PodAddresses::new(settings.pod_network),
             events: Events::start(cluster.clone()),
             settings,
             objects,
             cluster,
-            pods: Pods::default(),
-            nodes: Nodes::default(),
+            pods: PodRegistry::default(),
+            nodes: NodeFaults::default(),
             executable,
         };
         Ok(Self { host: Arc::new(host), running: Arc::default() })
     }
 
-    /// Runs the pods of a cluster, keeps its nodes ready and serves the socket, until cancelled.
+    /// Runs the pods of a cluster, keeps its nodes ready and serves the socket, until cancelled. Waits for an API
+    /// server that is unavailable.
     ///
     /// # Errors
-    /// When the agent cannot be made or the socket cannot be served. An API server that is away is waited for.
-    pub async fn run(settings: Settings, client: Client) -> Result<(), NodeError> {
+    /// Returns an error if the agent cannot be created or the socket cannot be served.
+    pub async fn run(settings: NodeSettings, client: Client) -> Result<(), NodeError> {
         let kubernetes = Kubernetes::new(client.clone());
-        let objects = Arc::new(Objects::default());
+        let objects = Arc::new(ObjectCache::default());
         let agent = Self::new(settings, Arc::new(kubernetes.clone()), objects.clone())?;
         let (sender, mut pods) = mpsc::channel(64);
         let address = agent.host.settings.host_address;
@@ -157,7 +129,7 @@ impl Agent {
     /// Serves exec, logs and port forwarding on the socket.
     ///
     /// # Errors
-    /// When the socket cannot be made.
+    /// Returns an error if the socket cannot be created.
     pub async fn serve(&self) -> Result<(), NodeError> {
         let path = self.host.settings.socket.clone();
         server::serve(self.host.clone())
@@ -165,7 +137,7 @@ impl Agent {
             .map_err(|source| NodeError { action: format!("serve {}", path.display()), source })
     }
 
-    /// Takes note of a pod as the API server has it now; it is started if it has a node and is new.
+    /// Receives the current state of a pod. A new pod is started if it has a node.
     pub fn apply(&self, pod: Pod) {
         let assigned =
             pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_some_and(|node| !node.is_empty()));
@@ -176,13 +148,13 @@ impl Agent {
         let uid = PodRef::of(&pod).uid;
         let mut running = self.running.lock().expect("no holder of the lock panics");
         if let Some(worker) = running.get(&uid) {
-            let _ = worker.send(Message::Pod(Box::new(pod)));
+            let _ = worker.send(PodMessage::Pod(Box::new(pod)));
             return;
         }
         if ended_before(&pod) {
             return;
         }
-        let (sender, worker) = Worker::spawn(self.host.clone(), pod);
+        let (sender, worker) = PodWorker::spawn(self.host.clone(), pod);
         running.insert(uid.clone(), sender);
         let running = self.running.clone();
         tokio::spawn(async move {
@@ -191,15 +163,15 @@ impl Agent {
         });
     }
 
-    /// Takes note that the API server has a pod no more.
+    /// Receives the removal of a pod.
     pub fn remove(&self, uid: &str) {
         let running = self.running.lock().expect("no holder of the lock panics");
         if let Some(worker) = running.get(uid) {
-            let _ = worker.send(Message::Removed);
+            let _ = worker.send(PodMessage::Removed);
         }
     }
 
-    /// How many pods run here.
+    /// Returns the number of pods that run here.
     pub fn pods(&self) -> usize {
         self.running.lock().expect("no holder of the lock panics").len()
     }
@@ -211,25 +183,25 @@ impl Agent {
             PodEvent::All(uids) => {
                 let running = self.running.lock().expect("no holder of the lock panics");
                 for (_, worker) in running.iter().filter(|(uid, _)| !uids.contains(*uid)) {
-                    let _ = worker.send(Message::Removed);
+                    let _ = worker.send(PodMessage::Removed);
                 }
             }
         }
     }
 }
 
-/// Whether a pod that is new here has ended already.
+/// Reports whether a pod that is new here has ended already.
 fn ended_before(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none()
 }
 
-/// The hidden command [`net::process::ENTER`]. Must come before any thread is started.
+/// Runs the hidden command [`net::process::ENTER`]. To be called before any thread starts.
 pub fn enter() -> ExitCode {
     net::process::enter()
 }
 
-/// The hidden command [`net::process::PAUSE`].
+/// Runs the hidden command [`net::process::PAUSE`].
 pub fn pause() -> ExitCode {
     net::process::pause()
 }

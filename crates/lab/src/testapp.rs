@@ -1,11 +1,12 @@
-//! The test application: a server that says who answered and what it saw, and a client that tells when what answered.
+//! The test application: a server that describes itself and the request, and a client that records which instance
+//! answered when.
 //!
-//! It speaks HTTP/1.1 with WebSocket upgrades, HTTP/2 without TLS and gRPC on its HTTP ports (told apart by the first
-//! bytes), and opaque TCP: an echo, and a port where the server speaks first. It can be told to be slow or to fail, by
-//! request or until told otherwise. `GET /` lists what it does.
+//! HTTP ports serve HTTP/1.1 with WebSocket upgrades, HTTP/2 without TLS and gRPC (detected by the first bytes). Other
+//! ports serve opaque TCP: an echo, and a port where the server speaks first. Requests can be slow or fail, each on
+//! request or all until further notice. `GET /` lists the functions.
 //!
-//! As a client (`--call`, or `GET /fetch?url=…` to have it call from where it runs) it sends at a fixed rate, whether or
-//! not answers come, and returns the time line that a failover is judged by.
+//! As a client (`--call`, or `GET /fetch?url=…` to call from the application's pod) it sends requests at a fixed rate,
+//! independent of responses, and returns a timeline, by which a failover is judged.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -20,10 +21,13 @@ use runtime::control;
 use runtime::drain;
 
 mod answer;
+mod app;
 mod client;
+mod duration;
 mod grpc;
 mod load;
 mod pages;
+mod response;
 mod serve;
 mod switches;
 mod tcp;
@@ -31,70 +35,64 @@ mod tcp;
 mod tests;
 mod websocket;
 
-pub use client::{Protocol, Target};
-pub use load::{Plan, Timeline};
+pub use client::{CallProtocol, CallTarget};
+pub use load::{CallPlan, Timeline};
 
-use answer::Who;
-use switches::Switches;
+use answer::Instance;
+use app::App;
+use duration::duration;
+use switches::FaultSwitches;
 
-/// How to run the test application.
+/// Options of the test application.
 #[derive(Args, Clone, Debug)]
-pub struct Options {
-    /// Ports that speak HTTP/1.1, HTTP/2 and gRPC.
+pub struct TestappOptions {
+    /// Ports of HTTP/1.1, HTTP/2 and gRPC
     #[arg(long, env = "PORT", value_delimiter = ',', default_value = "9080")]
     pub port: Vec<u16>,
-    /// Ports that echo bytes.
+    /// Ports that echo bytes
     #[arg(long, env = "TCP_PORT", value_delimiter = ',', default_value = "9090")]
     pub tcp_port: Vec<u16>,
-    /// Ports where the server speaks first, then echoes.
+    /// Ports where the server speaks first, then echoes
     #[arg(long, env = "BANNER_PORT", value_delimiter = ',', default_value = "9091")]
     pub banner_port: Vec<u16>,
-    /// The address to listen on.
+    /// Listen address
     #[arg(long, env = "LISTEN_ADDRESS", default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
     pub address: IpAddr,
-    /// Milliseconds after SIGTERM during which connections are still taken, while others hear that this pod leaves.
+    /// Milliseconds to accept connections after SIGTERM, while the pod is unready
     #[arg(long, env = "DRAIN_MILLISECONDS", default_value_t = 500)]
     pub drain: u64,
-    /// Be a client: call this URL (http://, ws://, tcp:// with the bytes to be echoed as its path, or banner:// for a server that speaks
-    /// first) and print the time line.
+    /// Call this URL as a client (http://, ws://, tcp:// with the number of bytes to echo as its path, or banner:// for
+    /// a server that speaks first) and print the timeline
     #[arg(long, value_name = "URL")]
-    pub call: Option<Target>,
-    /// With --call: requests per second.
+    pub call: Option<CallTarget>,
+    /// Requests per second, with --call
     #[arg(long, default_value_t = 10.0, requires = "call")]
     pub rate: f64,
-    /// With --call: how long, as in 5s or 500ms.
+    /// Duration of the calls, such as 5s or 500ms, with --call
     #[arg(long, default_value = "5s", value_parser = duration, requires = "call")]
     pub duration: Duration,
-    /// With --call: how long one request may take.
+    /// Timeout of one request, with --call
     #[arg(long, default_value = "5s", value_parser = duration, requires = "call")]
     pub timeout: Duration,
-    /// With --call: how to speak to an http:// URL.
-    #[arg(long, value_enum, default_value_t = Protocol::Http1, requires = "call")]
-    pub protocol: Protocol,
-    /// With --call: how to print.
-    #[arg(short, long, value_enum, default_value_t = Output::Text, requires = "call")]
-    pub output: Output,
+    /// Protocol of http:// URLs, with --call
+    #[arg(long, value_enum, default_value_t = CallProtocol::Http1, requires = "call")]
+    pub protocol: CallProtocol,
+    /// Output format, with --call
+    #[arg(short, long, value_enum, default_value_t = TimelineFormat::Text, requires = "call")]
+    pub output: TimelineFormat,
 }
 
-/// How to print a time line.
+/// Output format of a timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people: what answered when.
+pub enum TimelineFormat {
+    /// Summary: which cluster answered when
     Text,
-    /// Everything.
+    /// Every request, as JSON
     Json,
 }
 
-/// What all connections share.
-#[derive(Debug)]
-struct App {
-    who: Who,
-    switches: Switches,
-    registry: telemetry::metrics::Registry,
-}
-
-/// Runs the application until SIGTERM, or the client until it is done.
-pub fn run(options: Options) -> ExitCode {
+/// Runs the server until SIGTERM, or the client until it is done.
+pub fn run(options: TestappOptions) -> ExitCode {
     let ran = match &options.call {
         Some(target) => control::run(call(target.clone(), &options)),
         None => control::run(serve(&options)),
@@ -108,26 +106,26 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
-async fn call(target: Target, options: &Options) -> anyhow::Result<ExitCode> {
+async fn call(target: CallTarget, options: &TestappOptions) -> anyhow::Result<ExitCode> {
     let count = (options.rate * options.duration.as_secs_f64()).ceil() as usize;
-    let plan = Plan { target, protocol: options.protocol, count, rate: options.rate, timeout: options.timeout };
+    let plan = CallPlan { target, protocol: options.protocol, count, rate: options.rate, timeout: options.timeout };
     plan.check().map_err(anyhow::Error::msg)?;
     let timeline = plan.run().await;
     match options.output {
-        Output::Text => print!("{}", timeline.text()),
-        Output::Json => println!("{}", serde_json::to_string(&timeline)?),
+        TimelineFormat::Text => print!("{}", timeline.text()),
+        TimelineFormat::Json => println!("{}", serde_json::to_string(&timeline)?),
     }
     Ok(if timeline.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn serve(options: &Options) -> anyhow::Result<ExitCode> {
+async fn serve(options: &TestappOptions) -> anyhow::Result<ExitCode> {
     let app = Arc::new(App {
-        who: Who::from_environment(),
-        switches: Switches::default(),
+        who: Instance::from_environment(),
+        switches: FaultSwitches::default(),
         registry: telemetry::metrics::Registry::new(),
     });
     let (signal, watch, mut drained) = drain::channel();
-    // All ports are bound before any is served.
+    // Every port is bound before one is served.
     let http = bind(options.address, &options.port)?;
     let echo = bind(options.address, &options.tcp_port)?;
     let banner = bind(options.address, &options.banner_port)?;
@@ -147,7 +145,7 @@ async fn serve(options: &Options) -> anyhow::Result<ExitCode> {
 fn bind(address: IpAddr, ports: &[u16]) -> anyhow::Result<Vec<Acceptor>> {
     let listen = |port: u16| {
         let listener = net::listen(SocketAddr::new(address, port), &Listen::default()).or_else(|error| {
-            // The wildcard address stands for both families, and for IPv4 alone where the machine has no IPv6.
+            // The wildcard address covers both families, or IPv4 only on a machine without IPv6.
             if address == Ipv6Addr::UNSPECIFIED && error.kind() != std::io::ErrorKind::AddrInUse {
                 net::listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), &Listen::default())
             } else {
@@ -157,18 +155,4 @@ fn bind(address: IpAddr, ports: &[u16]) -> anyhow::Result<Vec<Acceptor>> {
         listener.and_then(Acceptor::new).with_context(|| format!("listening on port {port}"))
     };
     ports.iter().filter(|port| **port != 0).map(|port| listen(*port)).collect()
-}
-
-/// `5s`, `500ms`, `2m`, or seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
-    let scale = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        _ => return Err(format!("{unit:?} is no unit; use ms, s or m")),
-    };
-    let seconds =
-        number.parse::<f64>().map_err(|_| format!("{text:?} is no duration; write it as 5s or 500ms"))? * scale;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

@@ -1,21 +1,22 @@
-//! `isthmus status -o json|yaml`: a documented shape (`docs/status.md`) that does not change with the controller's debug pages.
+//! The document of `isthmus status -o json|yaml`. Its form is documented (`docs/status.md`) and does not change with
+//! the controller's debug pages.
 //!
-//! Names are written as in Kubernetes' objects, times are seconds, and what is not known is `null`.
+//! Names are written as in Kubernetes objects, times are seconds, and unknown values are `null`.
 
 use federation_controller::debug::{ClusterRow, ProxyRow, TrustRow};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::View;
+use super::MeshStatus;
 
-/// What all primaries say, and which did not answer.
-pub(super) fn of(views: &[View], failed: &[(String, String)]) -> Value {
+/// Returns the document: the reports of all primaries, and the primaries that did not answer.
+pub(super) fn of(views: &[MeshStatus], failed: &[(String, String)]) -> Value {
     let answered = views.iter().map(|view| {
         json!({
             "name": view.primary,
             "error": null,
-            "clusters": view.page.clusters.iter().map(Cluster::of).collect::<Vec<_>>(),
-            "proxies": view.proxies.iter().map(Proxy::of).collect::<Vec<_>>(),
+            "clusters": view.page.clusters.iter().map(ClusterDocument::of).collect::<Vec<_>>(),
+            "proxies": view.proxies.iter().map(ProxyDocument::of).collect::<Vec<_>>(),
             "problems": view.page.problems,
         })
     });
@@ -27,25 +28,25 @@ pub(super) fn of(views: &[View], failed: &[(String, String)]) -> Value {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Cluster<'a> {
+struct ClusterDocument<'a> {
     name: &'a str,
     role: &'a str,
     network: Option<&'a str>,
     server: &'a str,
     secret: Option<&'a str>,
-    link: Link<'a>,
+    link: LinkDocument<'a>,
     synced: bool,
     unconfirmed: &'a [String],
     services: Option<usize>,
     exported: Option<usize>,
     endpoints: Option<usize>,
     pods: Option<usize>,
-    trust: Option<Trust<'a>>,
+    trust: Option<TrustDocument<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Link<'a> {
+struct LinkDocument<'a> {
     state: &'a str,
     reason: Option<&'a str>,
     since_seconds: f64,
@@ -56,23 +57,23 @@ struct Link<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Trust<'a> {
+struct TrustDocument<'a> {
     root: &'a str,
     own_intermediate: bool,
     expires_in_seconds: Option<u64>,
 }
 
-impl<'a> Cluster<'a> {
+impl<'a> ClusterDocument<'a> {
     fn of(row: &'a ClusterRow) -> Self {
-        // Nothing counted before the first full list is no zero.
+        // Before the first full list, zero means unknown.
         let known = |count: usize| (row.synced || count > 0).then_some(count);
-        Cluster {
+        ClusterDocument {
             name: &row.name,
             role: &row.role,
             network: Some(row.network.as_str()).filter(|network| !network.is_empty()),
             server: &row.server,
             secret: row.secret.as_deref(),
-            link: Link {
+            link: LinkDocument {
                 state: &row.link,
                 reason: row.why.as_deref(),
                 since_seconds: seconds(row.link_age_ms),
@@ -86,7 +87,7 @@ impl<'a> Cluster<'a> {
             exported: known(row.exported),
             endpoints: known(row.endpoints),
             pods: known(row.pods),
-            trust: row.trust.as_ref().map(|TrustRow { root, own_intermediate, expires_in_s }| Trust {
+            trust: row.trust.as_ref().map(|TrustRow { root, own_intermediate, expires_in_s }| TrustDocument {
                 root,
                 own_intermediate: *own_intermediate,
                 expires_in_seconds: *expires_in_s,
@@ -97,7 +98,7 @@ impl<'a> Cluster<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Proxy<'a> {
+struct ProxyDocument<'a> {
     id: &'a str,
     role: &'a str,
     pod: &'a str,
@@ -116,9 +117,9 @@ struct Proxy<'a> {
     rejected: u64,
 }
 
-impl<'a> Proxy<'a> {
+impl<'a> ProxyDocument<'a> {
     fn of(row: &'a ProxyRow) -> Self {
-        Proxy {
+        ProxyDocument {
             id: &row.id,
             role: &row.role,
             pod: &row.pod,
@@ -149,14 +150,14 @@ mod tests {
     use federation_controller::debug::ClustersPage;
 
     #[test]
-    fn what_is_not_known_is_null_and_never_zero() {
+    fn unknown_values_are_null_and_never_zero() {
         let never = serde_json::from_value(json!({
             "name": "east", "role": "remote", "network": "", "server": "s", "secret": "a/b", "link": "unreachable",
             "why": "refused", "link_age_ms": 1500, "contact_age_ms": null, "heard_age_ms": null, "synced": false,
             "unconfirmed": [], "services": 0, "exported": 0, "endpoints": 0, "pods": 0, "trust": null
         }));
         let page = ClustersPage { clusters: vec![never.unwrap()], problems: vec!["p".into()] };
-        let view = View { primary: "west".into(), option: String::new(), page, proxies: Vec::new() };
+        let view = MeshStatus { primary: "west".into(), option: String::new(), page, proxies: Vec::new() };
         let document = of(&[view], &[("north".into(), "no answer".into())]);
         let [west, north] = document["primaries"].as_array().unwrap().as_slice() else { panic!("{document}") };
         let east = &west["clusters"][0];

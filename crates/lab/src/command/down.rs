@@ -1,29 +1,30 @@
-//! `lab down`: takes labs down, also those that were killed and left their directory.
+//! `lab down`: stops labs, and cleans up after labs that were killed.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, print};
-use crate::orchestration::state::{self, LAB, Record};
+use super::outcome::CommandError;
+use super::print::print;
+use crate::orchestration::state::{self, LAB, LabRecord};
 
-/// How long a lab may take to end in order before it is killed.
+/// How long a lab may take to stop before it is killed.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Options of `lab down`.
 #[derive(Debug, Args)]
-pub struct Down {
-    /// The lab; may be left out if there is just one
+pub struct DownOptions {
+    /// Name of the lab; optional if there is only one
     #[arg(env = LAB)]
     name: Option<String>,
-    /// Every lab
+    /// Stop every lab
     #[arg(long)]
     all: bool,
 }
 
-impl Down {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+impl DownOptions {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let labs = state::all();
         if self.all {
             for lab in &labs {
@@ -38,13 +39,15 @@ impl Down {
             (Some(name), labs) => match labs.iter().find(|lab| lab.name == *name) {
                 Some(lab) => end(lab)?,
                 None => {
-                    // One that was killed while it was starting left a directory without a record.
-                    let directory = state::Directory::of(name);
+                    // A lab that was killed while it started left a directory without a record.
+                    let directory = state::LabDirectory::of(name);
                     if !directory.path().is_dir() {
-                        return Err(Box::new(state::choose(Some(name)).err().ok_or("it has just started; try again")?));
+                        return Err(Box::new(
+                            state::choose(Some(name)).err().ok_or("the lab has just started; try again")?,
+                        ));
                     }
                     directory.remove()?;
-                    print(&format!("lab {name}: removed what was left of it\n"));
+                    print(&format!("lab {name} had been killed; its files are removed\n"));
                 }
             },
             (None, []) => print("no lab is running\n"),
@@ -52,7 +55,7 @@ impl Down {
             (None, several) => {
                 let names: Vec<&str> = several.iter().map(|lab| lab.name.as_str()).collect();
                 return Err(format!(
-                    "there are several labs: {}\n  say which: isthmus lab down NAME, or all: isthmus lab down --all",
+                    "several labs are running: {}\n  name one: isthmus lab down NAME, or stop all: isthmus lab down --all",
                     names.join(", ")
                 )
                 .into());
@@ -62,12 +65,12 @@ impl Down {
     }
 }
 
-fn end(lab: &Record) -> Result<(), Failure> {
+fn end(lab: &LabRecord) -> Result<(), CommandError> {
     let alive = lab.is_alive();
     lab.stop(PATIENCE)?;
     print(&match alive {
-        true => format!("lab {} is down\n", lab.name),
-        false => format!("lab {}: removed what was left of it\n", lab.name),
+        true => format!("lab {} stopped\n", lab.name),
+        false => format!("lab {} had been killed; its files are removed\n", lab.name),
     });
     Ok(())
 }

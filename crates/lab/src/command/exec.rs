@@ -1,4 +1,4 @@
-//! `lab exec`: a command in a container, through the API server as `kubectl exec` does it.
+//! `lab exec`: runs a command in a container through the API server, as `kubectl exec` does.
 
 use std::io::{IsTerminal as _, Read as _, Write};
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::SinkExt as _;
+use install::client_error;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::ResourceExt as _;
@@ -14,29 +15,30 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::target::Target;
-use super::{Failure, Which};
+use super::outcome::CommandError;
+use super::selection::{LabSelection, client};
+use super::target::ContainerTarget;
 
 /// Options of `lab exec`.
 #[derive(Debug, Args)]
-pub struct Exec {
-    /// CLUSTER/NAMESPACE/POD, where a deployment may stand for one of its pods; a container may follow
+pub struct ExecOptions {
+    /// Pod or Deployment, and optionally a container, such as west/default/frontend
     #[arg(value_name = "CLUSTER/NAMESPACE/POD[/CONTAINER]")]
-    target: Target,
-    /// Gives the command no standard input
+    target: ContainerTarget,
+    /// Run the command without standard input
     #[arg(long, short = 'n')]
     no_stdin: bool,
     #[command(flatten)]
-    which: Which,
-    /// The command and its arguments
+    which: LabSelection,
+    /// Command and its arguments
     #[arg(last = true, required = true, num_args = 1..)]
     command: Vec<String>,
 }
 
-impl Exec {
-    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+impl ExecOptions {
+    pub(super) async fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
-        let client = super::client(&record, &self.target.cluster).await?;
+        let client = client(&record, &self.target.cluster).await?;
         let pods = self.target.pods(&client).await?;
         let pod = pods.first().ok_or("no pod")?;
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
@@ -46,14 +48,14 @@ impl Exec {
             params = params.container(container);
         }
         let mut process = api.exec(&pod.name_any(), &self.command, &params).await.map_err(|error| {
-            format!("{}/{}: {}", self.target.cluster, pod.name_any(), crate::controllers::replica_set::plain(&error))
+            format!("{}/{}: {}", self.target.cluster, pod.name_any(), client_error::describe(&error))
         })?;
-        let _raw = terminal.then(Raw::enter).flatten();
+        let _raw = terminal.then(RawTerminal::enter).flatten();
         if let Some(sizes) = process.terminal_size() {
             tokio::spawn(follow_size(sizes));
         }
         if let Some(stdin) = process.stdin() {
-            // Not waited for: the command may end while nobody types.
+            // The task is not awaited: the command may end while standard input stays open.
             tokio::spawn(pass_input(stdin));
         }
         let status = process.take_status();
@@ -69,7 +71,7 @@ impl Exec {
     }
 }
 
-/// Writes what comes. A reader that has gone ends the copy; the command's own end is told by its status.
+/// Copies a stream until it ends or `to` is closed. The command's end is reported by its status.
 async fn pass_output(from: Option<impl AsyncRead + Unpin>, mut to: impl Write) {
     let Some(mut from) = from else { return };
     let mut buffer = vec![0; 1 << 15];
@@ -80,7 +82,7 @@ async fn pass_output(from: Option<impl AsyncRead + Unpin>, mut to: impl Write) {
     }
 }
 
-/// Passes standard input on until it ends. It is read on a thread, as a read of a terminal cannot be cancelled.
+/// Copies standard input until it ends. A thread reads it, because a read of a terminal cannot be cancelled.
 async fn pass_input(mut to: impl AsyncWrite + Unpin) {
     let (sender, mut chunks) = tokio::sync::mpsc::channel::<Vec<u8>>(4);
     std::thread::spawn(move || {
@@ -99,10 +101,10 @@ async fn pass_input(mut to: impl AsyncWrite + Unpin) {
     let _ = to.shutdown().await;
 }
 
-/// The exit code that the API server tells in a `Status`, as kubectl reads it.
-fn exit_of(status: Option<Status>) -> Result<ExitCode, Failure> {
+/// Returns the exit code from the `Status` of the API server, as kubectl reads it.
+fn exit_of(status: Option<Status>) -> Result<ExitCode, CommandError> {
     let Some(status) = status else {
-        return Err("the connection ended before the command did; is the pod still there?".into());
+        return Err("the connection closed before the command ended; check that the pod still exists: isthmus lab kubectl CLUSTER -- get pods".into());
     };
     if status.status.as_deref() == Some("Success") {
         return Ok(ExitCode::SUCCESS);
@@ -115,12 +117,12 @@ fn exit_of(status: Option<Status>) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The terminal passes every key on as it is, until this is dropped.
-struct Raw {
+/// Raw mode of the terminal, until this is dropped.
+struct RawTerminal {
     before: Termios,
 }
 
-impl Raw {
+impl RawTerminal {
     fn enter() -> Option<Self> {
         let before = tcgetattr(std::io::stdin()).ok()?;
         let mut raw = before.clone();
@@ -130,7 +132,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawTerminal {
     fn drop(&mut self) {
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
     }
@@ -140,14 +142,14 @@ async fn follow_size(mut sizes: impl futures_util::Sink<TerminalSize> + Unpin) {
     let Ok(mut changed) = signal(SignalKind::window_change()) else { return };
     loop {
         if let Ok(size) = tcgetwinsize(std::io::stdout()) {
-            let told = sizes.send(TerminalSize { width: size.ws_col, height: size.ws_row }).await;
-            if told.is_err() {
+            let sent = sizes.send(TerminalSize { width: size.ws_col, height: size.ws_row }).await;
+            if sent.is_err() {
                 return;
             }
         }
         tokio::select! {
             _ = changed.recv() => {}
-            // Some terminals do not signal.
+            // Some terminals do not send the signal.
             () = tokio::time::sleep(Duration::from_secs(5)) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! `lab fault` and `lab capture`: breaking things in a lab, and looking at what passes between its clusters.
+//! `lab fault` and `lab capture`: injects faults into a lab, and captures traffic between its clusters.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,78 +8,80 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, AttachParams};
 
-use super::target::Target;
-use super::{Failure, Format, Which, print};
-use crate::orchestration::control::{self, Reply, Request};
+use super::outcome::CommandError;
+use super::print::{OutputFormat, print};
+use super::selection::{LabSelection, client};
+use super::target::ContainerTarget;
+use crate::orchestration::control::{self, ControlReply, ControlRequest};
 use crate::orchestration::progress::columns;
-use crate::orchestration::state::{Directory, Record};
+use crate::orchestration::state::{LabDirectory, LabRecord};
 
-/// Breaks something in a running lab.
+/// Inject a fault into a running lab.
 #[derive(Debug, Subcommand)]
-pub enum Fault {
-    /// Kills every process of a zone's pods; as with a lost machine, nobody tells the API server
-    KillZone(Zone),
-    /// Lets a killed zone come back
-    ReviveZone(Zone),
-    /// Kills a cluster's API server; its pods go on
-    KillApi(OfCluster),
-    /// Stops a cluster's API server in its tracks: connections stay open, nothing answers
-    HoldApi(OfCluster),
-    /// Lets a stopped API server go on
-    ReleaseApi(OfCluster),
-    /// Kills every process of a workload's pods with SIGKILL
-    KillWorkload(Workload),
+pub enum FaultCommand {
+    /// Kill every process of a zone's pods; nothing is reported to the API server, as when a machine is lost
+    KillZone(ZoneFault),
+    /// Revive a killed zone: its pods start again
+    ReviveZone(ZoneFault),
+    /// Kill a cluster's API server; its pods keep running
+    KillApi(ApiFault),
+    /// Suspend a cluster's API server: connections stay open, nothing answers
+    HoldApi(ApiFault),
+    /// Resume a suspended API server
+    ReleaseApi(ApiFault),
+    /// Kill every process of a workload's pods with SIGKILL
+    KillWorkload(WorkloadFault),
 }
 
-/// A zone of a cluster.
+/// Options of faults of a zone.
 #[derive(Debug, Args)]
-pub struct Zone {
-    /// The cluster
+pub struct ZoneFault {
+    /// Name of the cluster
     cluster: String,
-    /// The zone
+    /// Name of the zone
     zone: String,
     #[command(flatten)]
-    which: Which,
+    which: LabSelection,
 }
 
-/// A cluster.
+/// Options of faults of an API server.
 #[derive(Debug, Args)]
-pub struct OfCluster {
-    /// The cluster
+pub struct ApiFault {
+    /// Name of the cluster
     cluster: String,
     #[command(flatten)]
-    which: Which,
+    which: LabSelection,
 }
 
-/// A workload.
+/// Options of faults of a workload.
 #[derive(Debug, Args)]
-pub struct Workload {
-    /// CLUSTER/NAMESPACE/POD, or a deployment for all of its pods
+pub struct WorkloadFault {
+    /// Pod, or Deployment for all of its pods, such as west/default/reviews
     #[arg(value_name = "CLUSTER/NAMESPACE/POD-OR-DEPLOYMENT")]
-    target: Target,
+    target: ContainerTarget,
     #[command(flatten)]
-    which: Which,
+    which: LabSelection,
 }
 
-impl Fault {
-    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+impl FaultCommand {
+    pub(super) async fn run(self) -> Result<ExitCode, CommandError> {
         match self {
-            Self::KillZone(zone) => zone.ask(|cluster, node| Request::KillNode { cluster, node }),
-            Self::ReviveZone(zone) => zone.ask(|cluster, node| Request::ReviveNode { cluster, node }),
-            Self::KillApi(of) => of.ask(|cluster| Request::KillApi { cluster }),
-            Self::HoldApi(of) => of.ask(|cluster| Request::HoldApi { cluster, hold: true }),
-            Self::ReleaseApi(of) => of.ask(|cluster| Request::HoldApi { cluster, hold: false }),
+            Self::KillZone(zone) => zone.send(|cluster, node| ControlRequest::KillNode { cluster, node }),
+            Self::ReviveZone(zone) => zone.send(|cluster, node| ControlRequest::ReviveNode { cluster, node }),
+            Self::KillApi(of) => of.send(|cluster| ControlRequest::KillApi { cluster }),
+            Self::HoldApi(of) => of.send(|cluster| ControlRequest::HoldApi { cluster, hold: true }),
+            Self::ReleaseApi(of) => of.send(|cluster| ControlRequest::HoldApi { cluster, hold: false }),
             Self::KillWorkload(workload) => workload.kill().await,
         }
     }
 }
 
-fn ask(record: &Record, request: &Request) -> Result<Reply, Failure> {
-    Ok(control::ask(Directory::of(&record.name).path(), request)?)
+fn send(record: &LabRecord, request: &ControlRequest) -> Result<ControlReply, CommandError> {
+    Ok(control::send(LabDirectory::of(&record.name).path(), request)?)
 }
 
-impl Zone {
-    fn ask(self, request: impl FnOnce(String, String) -> Request) -> Result<ExitCode, Failure> {
+impl ZoneFault {
+    fn send(self, request: impl FnOnce(String, String) -> ControlRequest) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         let cluster = record.cluster(&self.cluster)?;
         if !cluster.zones.contains(&self.zone) {
@@ -92,25 +94,26 @@ impl Zone {
             .into());
         }
         let node = format!("{}-{}", self.cluster, self.zone);
-        ask(&record, &request(self.cluster, node))?;
+        send(&record, &request(self.cluster, node))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-impl OfCluster {
-    fn ask(self, request: impl FnOnce(String) -> Request) -> Result<ExitCode, Failure> {
+impl ApiFault {
+    fn send(self, request: impl FnOnce(String) -> ControlRequest) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         record.cluster(&self.cluster)?;
-        ask(&record, &request(self.cluster))?;
+        send(&record, &request(self.cluster))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-impl Workload {
-    /// Kills from inside: the shell's own `kill` reaches every process of the pod but itself and the first one.
-    async fn kill(self) -> Result<ExitCode, Failure> {
+impl WorkloadFault {
+    /// Kills the processes from inside of the pod: the shell's own `kill` reaches every process of the pod except
+    /// itself and the first one.
+    async fn kill(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
-        let client = super::client(&record, &self.target.cluster).await?;
+        let client = client(&record, &self.target.cluster).await?;
         let pods = self.target.pods(&client).await?;
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
         let kills = pods.iter().map(|pod| {
@@ -137,42 +140,44 @@ impl Workload {
 
 /// Options of `lab capture`.
 #[derive(Debug, Args)]
-pub struct Capture {
-    /// For how long
+pub struct CaptureOptions {
+    /// Number of seconds to capture
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     seconds: f64,
-    /// What passes this cluster's link alone
+    /// Capture the link of this cluster only
     #[arg(long)]
     cluster: Option<String>,
-    /// A file to write the frames to, for tcpdump or Wireshark
+    /// File to write the frames to, for tcpdump or Wireshark
     #[arg(long, short, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// How to print
+    /// Output format
     #[arg(long, short)]
-    output: Option<Format>,
+    output: Option<OutputFormat>,
     #[command(flatten)]
-    which: Which,
+    which: LabSelection,
 }
 
-impl Capture {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+impl CaptureOptions {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         let milliseconds = std::time::Duration::try_from_secs_f64(self.seconds)?.as_millis();
-        let request = Request::Capture {
+        let request = ControlRequest::Capture {
             milliseconds: u64::try_from(milliseconds).unwrap_or(u64::MAX),
             cluster: self.cluster,
             write: self.write.map(std::path::absolute).transpose()?,
         };
-        let Reply::Captured(capture) = ask(&record, &request)? else { return Err("the lab captured nothing".into()) };
+        let ControlReply::Captured(capture) = send(&record, &request)? else {
+            return Err("the lab answered without a capture".into());
+        };
         let text = match self.output {
-            Some(Format::Json) => format!("{}\n", serde_json::to_string_pretty(&capture)?),
-            Some(Format::Yaml) => serde_saphyr::to_string(&capture)?,
+            Some(OutputFormat::Json) => format!("{}\n", serde_json::to_string_pretty(&capture)?),
+            Some(OutputFormat::Yaml) => serde_saphyr::to_string(&capture)?,
             _ => {
                 let mut rows = vec![vec!["SERVER NAME".to_owned(), "HANDSHAKES".to_owned()]];
                 rows.extend(capture.server_names.iter().map(|(name, count)| vec![name.clone(), count.to_string()]));
                 let mut text = columns(&rows, "");
                 text.push_str(&format!(
-                    "{} frames with data; {} handshakes without a server name; {} in plain text\n",
+                    "{} frames with data, {} handshakes without a server name, {} payloads in plain text\n",
                     capture.frames,
                     capture.hellos_without_name,
                     capture.plaintext.len()

@@ -1,4 +1,4 @@
-//! `lab logs`: what a container has written.
+//! `lab logs`: prints a container's log.
 
 use std::process::ExitCode;
 
@@ -8,38 +8,39 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::{Api, LogParams};
 
-use super::target::Target;
-use super::{Failure, Which};
+use super::outcome::CommandError;
+use super::selection::{LabSelection, client};
+use super::target::ContainerTarget;
 
 /// Options of `lab logs`.
 #[derive(Debug, Args)]
-pub struct Logs {
-    /// CLUSTER/NAMESPACE/POD, where a deployment may stand for one of its pods; a container may follow
+pub struct LogsOptions {
+    /// Pod or Deployment, and optionally a container, such as west/default/frontend
     #[arg(value_name = "CLUSTER/NAMESPACE/POD[/CONTAINER]")]
-    target: Target,
-    /// Goes on as more is written
+    target: ContainerTarget,
+    /// Follow the log until the container ends
     #[arg(long, short)]
     follow: bool,
-    /// Only the last lines
+    /// Number of lines to print from the end of the log
     #[arg(long, value_name = "LINES")]
     tail: Option<i64>,
-    /// Only what was written in this time
+    /// Print only lines of the last seconds
     #[arg(long, value_name = "SECONDS")]
     since: Option<i64>,
-    /// The container's run before this one
+    /// Print the log of the container's previous run
     #[arg(long, short)]
     previous: bool,
-    /// With the time of each line
+    /// Print the time of each line
     #[arg(long)]
     timestamps: bool,
     #[command(flatten)]
-    which: Which,
+    which: LabSelection,
 }
 
-impl Logs {
-    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+impl LogsOptions {
+    pub(super) async fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
-        let client = super::client(&record, &self.target.cluster).await?;
+        let client = client(&record, &self.target.cluster).await?;
         let pods = self.target.pods(&client).await?;
         let pod = pods.first().ok_or("no pod")?;
         let params = LogParams {
@@ -53,7 +54,7 @@ impl Logs {
         };
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
         let stream = api.log_stream(&pod.name_any(), &params).await;
-        let mut stream = std::pin::pin!(stream.map_err(|error| crate::controllers::replica_set::plain(&error))?);
+        let mut stream = std::pin::pin!(stream?);
         let mut buffer = vec![0; 1 << 15];
         loop {
             let length = stream.read(&mut buffer).await?;

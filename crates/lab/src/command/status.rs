@@ -1,4 +1,4 @@
-//! `lab status`: which labs run, and what is in one of them.
+//! `lab status`: lists labs, or shows the clusters of one.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,36 +7,36 @@ use clap::Args;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::up::since;
-use super::{Failure, Format, print};
+use super::outcome::CommandError;
+use super::print::{OutputFormat, format_age, print};
 use crate::orchestration::progress::columns;
-use crate::orchestration::state::{self, Record};
+use crate::orchestration::state::{self, LabRecord};
 
 /// Options of `lab status`.
 #[derive(Debug, Args)]
-pub struct Status {
-    /// Shows this lab's clusters
+pub struct StatusOptions {
+    /// Name of the lab whose clusters to show
     name: Option<String>,
-    /// How to print
+    /// Output format
     #[arg(long, short)]
-    output: Option<Format>,
+    output: Option<OutputFormat>,
 }
 
-impl Status {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+impl StatusOptions {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let now = Timestamp::now();
         let labs = match &self.name {
             Some(name) => vec![state::choose(Some(name))?],
             None => state::all(),
         };
         let text = match self.output {
-            Some(Format::Json) => format!("{}\n", serde_json::to_string_pretty(&machine(&labs))?),
-            Some(Format::Yaml) => serde_saphyr::to_string(&machine(&labs))?,
+            Some(OutputFormat::Json) => format!("{}\n", serde_json::to_string_pretty(&machine(&labs))?),
+            Some(OutputFormat::Yaml) => serde_saphyr::to_string(&machine(&labs))?,
             wide if labs.is_empty() => {
                 let _ = wide;
                 "no lab is running\nstart one: isthmus lab up topologies/primary-remote.yaml\n".to_owned()
             }
-            wide if self.name.is_some() || wide == Some(Format::Wide) => detail(&labs, now),
+            wide if self.name.is_some() || wide == Some(OutputFormat::Wide) => detail(&labs, now),
             _ => list(&labs, now),
         };
         print(&text);
@@ -44,7 +44,7 @@ impl Status {
     }
 }
 
-fn state_of(lab: &Record) -> &'static str {
+fn state_of(lab: &LabRecord) -> &'static str {
     match (lab.is_alive(), lab.ready) {
         (true, true) => "ready",
         (true, false) => "starting",
@@ -52,7 +52,7 @@ fn state_of(lab: &Record) -> &'static str {
     }
 }
 
-fn machine(labs: &[Record]) -> Value {
+fn machine(labs: &[LabRecord]) -> Value {
     let labs: Vec<Value> = labs
         .iter()
         .map(|lab| {
@@ -64,17 +64,17 @@ fn machine(labs: &[Record]) -> Value {
     json!({"labs": labs})
 }
 
-fn age(lab: &Record, now: Timestamp) -> String {
+fn age(lab: &LabRecord, now: Timestamp) -> String {
     match lab.started.parse::<Timestamp>() {
         Ok(started) => {
             let seconds = now.as_second().saturating_sub(started.as_second());
-            since(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+            format_age(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
         }
         Err(_) => "unknown".to_owned(),
     }
 }
 
-fn list(labs: &[Record], now: Timestamp) -> String {
+fn list(labs: &[LabRecord], now: Timestamp) -> String {
     let mut rows = vec![["LAB", "STATE", "CLUSTERS", "AGE", "PROCESS", "TOPOLOGY"].map(str::to_owned).to_vec()];
     rows.extend(labs.iter().map(|lab| {
         let clusters: Vec<&str> = lab.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
@@ -89,12 +89,12 @@ fn list(labs: &[Record], now: Timestamp) -> String {
     }));
     let mut text = columns(&rows, "");
     if let Some(dead) = labs.iter().find(|lab| !lab.is_alive()) {
-        text.push_str(&format!("remove what is left of it: isthmus lab down {}\n", dead.name));
+        text.push_str(&format!("clean up: isthmus lab down {}\n", dead.name));
     }
     text
 }
 
-fn detail(labs: &[Record], now: Timestamp) -> String {
+fn detail(labs: &[LabRecord], now: Timestamp) -> String {
     let mut text = String::new();
     for (index, lab) in labs.iter().enumerate() {
         if index > 0 {
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn listings() {
-        let lab = Record {
+        let lab = LabRecord {
             name: "mesh".into(),
             pid: u32::MAX,
             started_ticks: 1,

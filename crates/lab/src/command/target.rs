@@ -1,4 +1,4 @@
-//! `CLUSTER/NAMESPACE/POD-or-deployment[/CONTAINER]`: which container a command means.
+//! The target of a command: `CLUSTER/NAMESPACE/POD-or-deployment[/CONTAINER]`.
 
 use std::str::FromStr;
 
@@ -7,38 +7,40 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 
-use super::Failure;
-use crate::controllers::replica_set::ready_since;
+use super::outcome::CommandError;
+use crate::controllers::pod_state::ready_since;
 use crate::controllers::selector;
 
-/// Names a container.
+/// The container, or containers, that a command acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// The cluster.
+pub(crate) struct ContainerTarget {
+    /// Name of the cluster.
     pub cluster: String,
-    /// The namespace.
+    /// Namespace of the pods.
     pub namespace: String,
-    /// A pod, a Deployment, or the value of pods' label `app`.
+    /// Name of a pod or a Deployment, or the value of pods' label `app`.
     pub name: String,
-    /// The container; the application's own if absent.
+    /// Name of the container; `None` is the application's container.
     pub container: Option<String>,
 }
 
-impl FromStr for Target {
+impl FromStr for ContainerTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<&str> = text.split('/').collect();
         match parts.as_slice() {
-            _ if parts.iter().any(|part| part.is_empty()) => Err("a part is empty: write CLUSTER/NAMESPACE/POD".into()),
+            _ if parts.iter().any(|part| part.is_empty()) => {
+                Err("a part is empty; write CLUSTER/NAMESPACE/POD, such as west/default/frontend".into())
+            }
             [cluster, namespace, name] => Ok(Self::new(cluster, namespace, name, None)),
             [cluster, namespace, name, container] => Ok(Self::new(cluster, namespace, name, Some(container))),
-            _ => Err("write CLUSTER/NAMESPACE/POD, such as west/default/frontend; a container may follow".into()),
+            _ => Err("write CLUSTER/NAMESPACE/POD[/CONTAINER], such as west/default/frontend".into()),
         }
     }
 }
 
-impl Target {
+impl ContainerTarget {
     fn new(cluster: &str, namespace: &str, name: &str, container: Option<&&str>) -> Self {
         Self {
             cluster: cluster.to_owned(),
@@ -48,8 +50,8 @@ impl Target {
         }
     }
 
-    /// The pods that are meant, ready ones first.
-    pub(super) async fn pods(&self, client: &Client) -> Result<Vec<Pod>, Failure> {
+    /// Returns the pods of the target, ready ones first.
+    pub(super) async fn pods(&self, client: &Client) -> Result<Vec<Pod>, CommandError> {
         let api: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);
         if let Some(pod) = api.get_opt(&self.name).await? {
             return Ok(vec![pod]);
@@ -75,17 +77,17 @@ impl Target {
         Ok(pods)
     }
 
-    /// The container that is meant in `pod`.
+    /// Returns the container of the target in `pod`.
     pub(super) fn container_of(&self, pod: &Pod) -> Option<String> {
         self.container.clone().or_else(|| default_container(pod))
     }
 }
 
 fn ended(pod: &Pod) -> bool {
-    crate::controllers::replica_set::finished(pod)
+    crate::controllers::pod_state::finished(pod)
 }
 
-/// The container that the pod says is its main one, else the first that is not the proxy.
+/// The container that the pod's annotation names, else the first that is not the proxy.
 fn default_container(pod: &Pod) -> Option<String> {
     let named = pod.annotations().get("kubectl.kubernetes.io/default-container").cloned();
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
@@ -102,12 +104,15 @@ mod tests {
 
     #[test]
     fn targets() {
-        let target: Target = "west/default/frontend".parse().expect("a target");
+        let target: ContainerTarget = "west/default/frontend".parse().expect("a target");
         assert_eq!((target.cluster.as_str(), target.name.as_str(), &target.container), ("west", "frontend", &None));
-        let target: Target = "west/default/frontend/isthmus-proxy".parse().expect("a target");
+        let target: ContainerTarget = "west/default/frontend/isthmus-proxy".parse().expect("a target");
         assert_eq!(target.container.as_deref(), Some("isthmus-proxy"));
         for bad in ["frontend", "west/frontend", "west//frontend", "a/b/c/d/e", ""] {
-            assert!(bad.parse::<Target>().is_err_and(|error| error.contains("CLUSTER/NAMESPACE/POD")), "{bad}");
+            assert!(
+                bad.parse::<ContainerTarget>().is_err_and(|error| error.contains("CLUSTER/NAMESPACE/POD")),
+                "{bad}"
+            );
         }
     }
 

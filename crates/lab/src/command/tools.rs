@@ -5,27 +5,29 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Failure, Which, print};
+use super::outcome::CommandError;
+use super::print::print;
+use super::selection::LabSelection;
 
 /// Options of `lab kubectl`.
 #[derive(Debug, Args)]
-pub struct Kubectl {
-    /// The cluster
+pub struct KubectlOptions {
+    /// Name of the cluster
     cluster: String,
     #[command(flatten)]
-    which: Which,
-    /// kubectl's arguments
+    which: LabSelection,
+    /// Arguments of kubectl
     #[arg(last = true, num_args = 0..)]
     arguments: Vec<String>,
 }
 
-impl Kubectl {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+impl KubectlOptions {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         let cluster = record.cluster(&self.cluster)?;
         let mut kubectl = std::process::Command::new("kubectl");
         kubectl.arg("--kubeconfig").arg(&cluster.kubeconfig).args(&self.arguments);
-        // Comes back only if it failed: kubectl takes this process' place, so its exit code is ours.
+        // `exec` returns only if it failed: kubectl replaces this process, so its exit code is that of this command.
         let error = kubectl.exec();
         if error.kind() == std::io::ErrorKind::NotFound {
             return Err(format!(
@@ -41,19 +43,19 @@ impl Kubectl {
 
 /// Options of `lab kubeconfig`.
 #[derive(Debug, Args)]
-pub struct Kubeconfig {
-    /// The cluster; without one, a kubeconfig with a context for each
+pub struct KubeconfigOptions {
+    /// Name of the cluster; without a name, the kubeconfig with a context for each cluster
     cluster: Option<String>,
     #[command(flatten)]
-    which: Which,
+    which: LabSelection,
 }
 
-impl Kubeconfig {
-    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+impl KubeconfigOptions {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         let path = match &self.cluster {
             Some(cluster) => record.cluster(cluster)?.kubeconfig.clone(),
-            None => crate::orchestration::state::Directory::of(&record.name).path().join("kubeconfig"),
+            None => crate::orchestration::state::LabDirectory::of(&record.name).path().join("kubeconfig"),
         };
         print(&format!("{}\n", path.display()));
         Ok(ExitCode::SUCCESS)

@@ -9,110 +9,113 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Args;
+use install::client_error::system;
 
-use super::stop::{Stop, say};
-use super::{Failure, TIMED_OUT, print, told};
-use crate::orchestration::bring_up::{self, BringUpError, Clients, PodLine};
-use crate::orchestration::front::{FrontError, Options, Running};
-use crate::orchestration::init::ToFront;
-use crate::orchestration::progress::{Progress, columns};
-use crate::orchestration::state::Directory;
+use super::outcome::{CommandError, TIMED_OUT, exit_code};
+use super::print::print;
+use super::stop::{StopSignal, print_stderr};
+use crate::orchestration::bring_up::{self, BringUpError, PodSummary};
+use crate::orchestration::clients::Clients;
+use crate::orchestration::init::InitReport;
+use crate::orchestration::launcher::{LabOptions, LauncherError, RunningLab};
+use crate::orchestration::progress::{BringUpProgress, columns};
+use crate::orchestration::state::LabDirectory;
 use crate::topology::Topology;
 
 /// Options of `lab up`.
 #[derive(Debug, Args)]
-pub struct Up {
-    /// The topology file
+pub struct UpOptions {
+    /// Topology file
     file: PathBuf,
-    /// The lab's name; the topology's by default
+    /// Name of the lab; otherwise the topology's name
     #[arg(long)]
     name: Option<String>,
-    /// How long it may take until everything is ready
+    /// Number of seconds to wait until everything is ready
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
-    /// Returns once everything is ready, and leaves the lab running until `isthmus lab down`
+    /// Return once everything is ready, and leave the lab running until `isthmus lab down`
     #[arg(long, short)]
     detach: bool,
-    /// Keeps a lab that did not get ready, for a look at it
+    /// Keep a lab that did not become ready, for inspection
     #[arg(long)]
     keep: bool,
 }
 
 /// Options of `lab run`.
 #[derive(Debug, Args)]
-pub struct Run {
-    /// The topology file
+pub struct RunOptions {
+    /// Topology file
     file: PathBuf,
-    /// The lab's name; the topology's by default
+    /// Name of the lab; otherwise the topology's name
     #[arg(long)]
     name: Option<String>,
-    /// How long it may take until everything is ready
+    /// Number of seconds to wait until everything is ready
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
-    /// The command and its arguments
+    /// Command and its arguments
     #[arg(last = true, required = true, num_args = 1..)]
     command: Vec<String>,
 }
 
-/// How waiting for the lab ended.
-enum Outcome {
-    Ready(Vec<PodLine>),
+/// How waiting for a lab's readiness ended.
+enum BringUpOutcome {
+    Ready(Vec<PodSummary>),
     Interrupted(ExitCode),
     TimedOut(Vec<String>),
-    Failed(Failure),
+    Failed(CommandError),
 }
 
-impl Up {
+impl UpOptions {
     pub(super) fn run(self) -> ExitCode {
         if self.detach {
-            return told(self.detached());
+            return exit_code(self.detached());
         }
-        let options = Options { topology: self.file, name: self.name };
+        let options = LabOptions { topology: self.file, name: self.name };
         with_lab(&options, Duration::from_secs(self.timeout), self.keep, |lab, runtime, stop, pods| {
             if let Err(error) = lab.set_ready() {
                 eprintln!("error: {error}");
                 return ExitCode::FAILURE;
             }
             print(&summary(lab, pods));
-            runtime.block_on(until_told(lab, stop));
+            runtime.block_on(until_stopped(lab, stop));
             ExitCode::SUCCESS
         })
     }
 
-    /// Runs the lab in a process of its own, passes on what it says until it is ready, and leaves it.
-    fn detached(self) -> Result<ExitCode, Failure> {
+    /// Runs the lab in a process of its own, copies its output until it is ready, and leaves it running.
+    fn detached(self) -> Result<ExitCode, CommandError> {
         let name = match &self.name {
             Some(name) => name.clone(),
             None => Topology::load(&self.file)?.name,
         };
-        // In memory, so that no log file is left when the lab ends.
-        let said = rustix::fs::memfd_create("isthmus-lab", rustix::fs::MemfdFlags::CLOEXEC)?;
-        let said = File::from(said);
+        // An anonymous file in memory: no log file is left when the lab ends.
+        let output = rustix::fs::memfd_create("isthmus-lab", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let output = File::from(output);
         let mut command = std::process::Command::new(std::env::current_exe()?);
         command.args(["lab", "up", "--name", &name, "--timeout", &self.timeout.to_string()]).arg(&self.file);
-        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?).process_group(0);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?).process_group(0);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let stop = Stop::listen(&runtime)?;
+        let stop = StopSignal::listen(&runtime)?;
         let mut child = command.spawn()?;
-        let directory = Directory::of(&name);
+        let directory = LabDirectory::of(&name);
         let mut shown = 0;
         let mut passed_on = false;
         loop {
-            if stop.is_told() && !passed_on {
+            if stop.is_received() && !passed_on {
                 passed_on = true;
                 if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-                    // If it has just ended, the next look tells how.
+                    // If the process has just ended, the next iteration reports how.
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
                 }
             }
             let ended = child.try_wait()?;
             let ready = directory.record().is_ok_and(|record| record.ready && record.pid == child.id());
-            shown += pass_on(&said, shown)?;
+            shown += pass_on(&output, shown)?;
             match ended {
                 Some(status) => return Ok(code_of(status)),
                 None if ready && !passed_on => {
-                    pass_on(&said, shown)?;
-                    print(&format!("stop it: isthmus lab down {name}\n"));
+                    pass_on(&output, shown)?;
+                    print(&format!("stop: isthmus lab down {name}\n"));
                     return Ok(ExitCode::SUCCESS);
                 }
                 None => std::thread::sleep(Duration::from_millis(50)),
@@ -121,19 +124,19 @@ impl Up {
     }
 }
 
-fn pass_on(said: &File, from: u64) -> std::io::Result<u64> {
+fn pass_on(output: &File, from: u64) -> std::io::Result<u64> {
     let mut buffer = vec![0; 1 << 16];
-    let length = std::os::unix::fs::FileExt::read_at(said, &mut buffer, from)?;
+    let length = std::os::unix::fs::FileExt::read_at(output, &mut buffer, from)?;
     std::io::stdout().write_all(&buffer[..length])?;
     Ok(u64::try_from(length).unwrap_or(0))
 }
 
-impl Run {
+impl RunOptions {
     pub(super) fn run(self) -> ExitCode {
-        let options = Options { topology: self.file, name: self.name };
+        let options = LabOptions { topology: self.file, name: self.name };
         let command = self.command;
         if let Err((code, why)) = runnable(&command[0], std::env::var_os("PATH").as_deref()) {
-            say(&format!("error: {why}"));
+            print_stderr(&format!("error: {why}"));
             return ExitCode::from(code);
         }
         with_lab(&options, Duration::from_secs(self.timeout), false, |lab, runtime, stop, _| {
@@ -147,41 +150,41 @@ impl Run {
                 lab.begin.elapsed().as_secs_f64(),
                 command.join(" ")
             );
-            told(runtime.block_on(run_command(lab, stop, &command)))
+            exit_code(runtime.block_on(run_command(lab, stop, &command)))
         })
     }
 }
 
-/// Starts a lab, waits until it is ready, hands it to `then`, and ends it.
+/// Starts a lab, waits until it is ready, calls `then` with it, and stops it.
 fn with_lab(
-    options: &Options,
+    options: &LabOptions,
     timeout: Duration,
     keep: bool,
-    then: impl FnOnce(&mut Running, &tokio::runtime::Runtime, &Stop, &[PodLine]) -> ExitCode,
+    then: impl FnOnce(&mut RunningLab, &tokio::runtime::Runtime, &StopSignal, &[PodSummary]) -> ExitCode,
 ) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(made) => made,
         Err(error) => {
-            say(&format!("error: {error}"));
+            print_stderr(&format!("error: {error}"));
             return ExitCode::FAILURE;
         }
     };
     // From here on no signal ends this process before it has cleaned up.
-    let stop = match Stop::listen(&runtime) {
+    let stop = match StopSignal::listen(&runtime) {
         Ok(stop) => stop,
         Err(error) => {
-            say(&format!("error: cannot listen for signals: {error}"));
+            print_stderr(&format!("error: cannot listen for signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    // The lab's processes end when the thread that starts them does: so it is this one.
-    let mut lab = match Running::start(options, &|| stop.is_told()) {
+    // The lab's processes end with the thread that starts them, so the main thread starts them.
+    let mut lab = match RunningLab::start(options, &|| stop.is_received()) {
         Ok(lab) => lab,
-        Err(FrontError::Interrupted) => {
-            say("interrupted");
+        Err(LauncherError::Interrupted) => {
+            print_stderr("interrupted");
             return stop.code();
         }
-        Err(FrontError::Topology(diagnostic)) => {
+        Err(LauncherError::Topology(diagnostic)) => {
             eprintln!("{diagnostic}");
             return ExitCode::FAILURE;
         }
@@ -191,47 +194,47 @@ fn with_lab(
         }
     };
     let names: Vec<&str> = lab.topology.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    say(&headline(&lab));
-    let progress = Progress::new(&names, lab.begin);
+    print_stderr(&headline(&lab));
+    let progress = BringUpProgress::new(&names, lab.begin);
     let messages = lab.messages();
     let outcome = runtime.block_on(wait(&lab, messages, &progress, timeout, &stop));
     let code = match outcome {
-        Outcome::Ready(pods) => {
+        BringUpOutcome::Ready(pods) => {
             let steps = progress.finish();
             if std::io::stderr().is_terminal() {
-                // The lines that were filled up are gone with the progress; they stay as a table.
+                // The progress lines are cleared; a table keeps their content.
                 let of = |name: &String| steps.iter().find(|(cluster, _)| cluster == name);
                 let rows = lab.record.clusters.iter().filter_map(|cluster| of(&cluster.name));
                 let rows: Vec<Vec<String>> =
                     rows.map(|(name, steps)| std::iter::once(name).chain(steps).cloned().collect()).collect();
-                say(columns(&rows, "  ").trim_end());
+                print_stderr(columns(&rows, "  ").trim_end());
             }
             then(&mut lab, &runtime, &stop, &pods)
         }
-        Outcome::Interrupted(code) => {
+        BringUpOutcome::Interrupted(code) => {
             let _ = progress.finish();
-            say("interrupted: stopping the lab");
+            print_stderr("interrupted: stopping the lab");
             code
         }
-        Outcome::TimedOut(lines) => {
+        BringUpOutcome::TimedOut(lines) => {
             let _ = progress.finish();
             eprintln!("error: not ready after {}s", timeout.as_secs());
             for line in lines {
                 eprintln!("  {line}");
             }
             if !keep {
-                eprintln!("  once more, kept for a look: isthmus lab up --keep {}", options.topology.display());
+                eprintln!("  to inspect it, keep it: isthmus lab up --keep {}", options.topology.display());
             }
             if keep {
-                eprintln!("  logs of the lab's own processes: {}/*/*.log", lab.directory.path().display());
-                eprintln!("kept for a look: isthmus lab status; Ctrl-C stops the lab");
+                eprintln!("  logs of the lab's processes: {}/*/*.log", lab.directory.path().display());
+                eprintln!("the lab is kept; inspect it: isthmus lab status; Ctrl-C stops it");
                 if lab.set_ready().is_ok() {
-                    runtime.block_on(until_told(&lab, &stop));
+                    runtime.block_on(until_stopped(&lab, &stop));
                 }
             }
             ExitCode::from(TIMED_OUT)
         }
-        Outcome::Failed(error) => {
+        BringUpOutcome::Failed(error) => {
             let _ = progress.finish();
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -242,7 +245,7 @@ fn with_lab(
     code
 }
 
-fn headline(lab: &Running) -> String {
+fn headline(lab: &RunningLab) -> String {
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     format!(
         "lab {}: {}, {}, {}, no Docker",
@@ -254,15 +257,15 @@ fn headline(lab: &Running) -> String {
 }
 
 async fn wait(
-    lab: &Running,
-    messages: Option<std::sync::mpsc::Receiver<ToFront>>,
-    progress: &Progress,
+    lab: &RunningLab,
+    messages: Option<std::sync::mpsc::Receiver<InitReport>>,
+    progress: &BringUpProgress,
     timeout: Duration,
-    stop: &Stop,
-) -> Outcome {
+    stop: &StopSignal,
+) -> BringUpOutcome {
     let clients = match Clients::new(&lab.topology, &lab.kubeconfigs).await {
         Ok(clients) => clients,
-        Err(error) => return Outcome::Failed(error.into()),
+        Err(error) => return BringUpOutcome::Failed(error.into()),
     };
     let up = async {
         bring_up::bring_up(lab, &clients, progress).await?;
@@ -273,13 +276,13 @@ async fn wait(
         let directory = lab.directory.clone();
         std::thread::spawn(move || {
             for message in messages {
-                if let ToFront::Ended { cluster, process, how } = message {
+                if let InitReport::Ended { cluster, process, how } = message {
                     let log = directory.cluster(&cluster).join(format!("{process}.log"));
                     let text = std::fs::read_to_string(&log).unwrap_or_default();
                     let lines: Vec<&str> = text.lines().collect();
                     let last = &lines[lines.len().saturating_sub(5)..];
-                    let told = format!("{process} of cluster {cluster} ended: {how}\n  {}", last.join("\n  "));
-                    let _ = died.send(told);
+                    let message = format!("{process} of cluster {cluster} ended: {how}\n  {}", last.join("\n  "));
+                    let _ = died.send(message);
                 }
             }
         });
@@ -288,20 +291,20 @@ async fn wait(
         up = up => match up {
             Ok(pods) => {
                 warn_of_deaths(deaths);
-                Outcome::Ready(pods)
+                BringUpOutcome::Ready(pods)
             }
-            Err(error) => Outcome::Failed(error.into()),
+            Err(error) => BringUpOutcome::Failed(error.into()),
         },
-        Some(death) = deaths.recv() => Outcome::Failed(death.into()),
+        Some(death) = deaths.recv() => BringUpOutcome::Failed(death.into()),
         () = tokio::time::sleep(timeout.saturating_sub(lab.begin.elapsed())) => {
             let lines = tokio::time::timeout(Duration::from_secs(5), bring_up::explain(&lab.topology, &clients, lab.directory.path())).await;
-            Outcome::TimedOut(lines.unwrap_or_default())
+            BringUpOutcome::TimedOut(lines.unwrap_or_default())
         }
-        code = stop.told() => Outcome::Interrupted(code),
+        code = stop.received() => BringUpOutcome::Interrupted(code),
     }
 }
 
-/// Tells, from now on, of processes that end.
+/// Prints a warning for each process that ends.
 fn warn_of_deaths(mut deaths: tokio::sync::mpsc::UnboundedReceiver<String>) {
     tokio::spawn(async move {
         while let Some(death) = deaths.recv().await {
@@ -310,21 +313,21 @@ fn warn_of_deaths(mut deaths: tokio::sync::mpsc::UnboundedReceiver<String>) {
     });
 }
 
-/// Waits for Ctrl-C, for a signal, or for the end of the lab's first process.
-async fn until_told(lab: &Running, stop: &Stop) {
+/// Waits for a signal, or for the end of the lab's first process.
+async fn until_stopped(lab: &RunningLab, stop: &StopSignal) {
     let gone = async {
         while lab.is_alive() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        say("error: the lab's first process has ended");
+        print_stderr("error: the lab's first process has ended, and with it the lab");
     };
     tokio::select! {
-        _ = stop.told() => say("stopping the lab"),
+        _ = stop.received() => print_stderr("stopping the lab"),
         () = gone => {}
     }
 }
 
-fn summary(lab: &Running, pods: &[PodLine]) -> String {
+fn summary(lab: &RunningLab, pods: &[PodSummary]) -> String {
     let mut text = String::new();
     let mut rows = vec![["CLUSTER", "ROLE", "NETWORK", "REGION", "GATEWAY", "API"].map(str::to_owned).to_vec()];
     rows.extend(lab.record.clusters.iter().map(|cluster| {
@@ -354,7 +357,7 @@ fn summary(lab: &Running, pods: &[PodLine]) -> String {
     text
 }
 
-/// A command that shows something: from a workload to a service that another cluster serves, if there is one.
+/// Returns a command to try: a call from a workload to a service, in another cluster if there is one.
 fn hint(topology: &Topology) -> Option<String> {
     let from = topology.workloads.iter().find(|workload| workload.replicas > 0)?;
     let has_http = |workload: &&crate::topology::Workload| {
@@ -370,7 +373,8 @@ fn hint(topology: &Topology) -> Option<String> {
     ))
 }
 
-/// Whether `program` can be found and run, before a lab is started for it; else what a shell would exit with, and why.
+/// Checks that `program` exists and is executable, before a lab is started for it. The error has the exit code of a
+/// shell.
 fn runnable(program: &str, path: Option<&OsStr>) -> Result<(), (u8, String)> {
     let own = std::env::current_exe().ok().and_then(|path| path.parent().map(ToOwned::to_owned));
     let folders = own.into_iter().chain(path.into_iter().flat_map(std::env::split_paths));
@@ -378,35 +382,38 @@ fn runnable(program: &str, path: Option<&OsStr>) -> Result<(), (u8, String)> {
         true => vec![PathBuf::from(program)],
         false => folders.map(|folder| folder.join(program)).collect(),
     };
-    let hint = "the command after -- is a program of this machine with its arguments";
+    let hint = "after -- write a program of this machine and its arguments";
     let found: Vec<&PathBuf> = places.iter().filter(|place| place.is_file()).collect();
     let may_run = |place: &&&PathBuf| rustix::fs::access(place.as_path(), rustix::fs::Access::EXEC_OK).is_ok();
     match (found.first(), found.iter().find(may_run)) {
         (_, Some(_)) => Ok(()),
         (Some(place), None) => Err((126, format!("{} is not executable\n  {hint}", place.display()))),
-        (None, None) => Err((127, format!("there is no program {program:?}\n  {hint}"))),
+        (None, None) => Err((127, format!("program \"{program}\" is not found\n  {hint}"))),
     }
 }
 
-/// Runs a command in the lab's surroundings and gives its exit code.
-async fn run_command(lab: &Running, stop: &Stop, command: &[String]) -> Result<ExitCode, Failure> {
-    let (program, arguments) = command.split_first().ok_or("no command was given")?;
+/// Runs a command with the lab's environment and returns its exit code.
+async fn run_command(lab: &RunningLab, stop: &StopSignal, command: &[String]) -> Result<ExitCode, CommandError> {
+    let (program, arguments) = command.split_first().ok_or("no command is given")?;
     let mut child = tokio::process::Command::new(program);
     child.args(arguments).envs(lab.environment());
-    // So that `isthmus` in the command is this very program.
+    // `isthmus` in the command is this program.
     if let Some(folder) = std::env::current_exe().ok().and_then(|path| path.parent().map(ToOwned::to_owned)) {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(folder).chain(std::env::split_paths(&path));
         child.env("PATH", std::env::join_paths(paths)?);
     }
     let mut child = child.kill_on_drop(true).spawn().map_err(|error| {
-        format!("cannot run {program}: {error}\n  the command after -- is a program of this machine with its arguments")
+        format!(
+            "cannot run {program}: {}\n  after -- write a program of this machine and its arguments",
+            system(&error)
+        )
     })?;
     tokio::select! {
         status = child.wait() => Ok(code_of(status?)),
-        code = stop.told() => {
-            // Ctrl-C and the terminal's end have reached the command too; what was for this process alone is passed on. The
-            // command gets a moment to end by itself.
+        code = stop.received() => {
+            // Ctrl-C and the end of the terminal reach the command as well; a signal for this process only is passed
+            // on. The command has a moment to end by itself.
             let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
             if let Some(pid) = pid.filter(|_| stop.is_for_this_process()) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -422,16 +429,6 @@ fn code_of(status: std::process::ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// How long ago `begin` was, for people.
-pub(super) fn since(begin: Duration) -> String {
-    let seconds = begin.as_secs();
-    match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        _ => format!("{}h", seconds / 3600),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -445,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_looked_for_first() {
+    fn a_missing_program_is_found_before_a_lab_starts() {
         let folder = tempfile::tempdir().expect("a directory");
         std::fs::write(folder.path().join("data"), "").expect("written");
         let code = |program: &str| runnable(program, Some(folder.path().as_os_str())).map_err(|(code, _)| code);
@@ -454,11 +451,5 @@ mod tests {
         assert_eq!(code("no-such-program"), Err(127));
         assert_eq!(code("/no/such/program"), Err(127));
         assert_eq!(code("data"), Err(126));
-    }
-
-    #[test]
-    fn ages() {
-        let ages = [5, 119, 120, 7199, 7200].map(|seconds| since(Duration::from_secs(seconds)));
-        assert_eq!(ages, ["5s", "119s", "2m", "119m", "2h"]);
     }
 }

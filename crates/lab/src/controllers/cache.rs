@@ -1,4 +1,4 @@
-//! The one view of a cluster that its controllers share.
+//! The view of a cluster that its controllers share.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,51 +14,51 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How many deleted objects are remembered, so that a late watch event does not bring one back.
+/// Number of deleted objects that are remembered, so that a late watch event does not restore one.
 const REMEMBERED: usize = 4096;
-/// The longest pause between attempts to watch. The API server of a lab is on this machine.
+/// Longest delay between attempts to watch. A lab's API server is on this machine.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Namespace and name; the namespace of a cluster-wide object is empty.
-pub type Key = (String, String);
+/// Namespace and name. The namespace of a cluster-scoped object is empty.
+pub type ObjectKey = (String, String);
 
 /// The objects of one kind.
 #[derive(Debug)]
 pub struct Cache<K> {
-    state: Mutex<State<K>>,
+    state: Mutex<CacheState<K>>,
 }
 
 #[derive(Debug)]
-struct State<K> {
-    objects: BTreeMap<Key, Arc<K>>,
+struct CacheState<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
     deleted: VecDeque<String>,
     listed: bool,
 }
 
 impl<K> Default for Cache<K> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { objects: BTreeMap::new(), deleted: VecDeque::new(), listed: false }) }
+        Self { state: Mutex::new(CacheState { objects: BTreeMap::new(), deleted: VecDeque::new(), listed: false }) }
     }
 }
 
 impl<K: Resource<DynamicType = ()>> Cache<K> {
-    fn state(&self) -> MutexGuard<'_, State<K>> {
+    fn state(&self) -> MutexGuard<'_, CacheState<K>> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Every object, ordered by namespace and name.
+    /// Returns every object, ordered by namespace and name.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<K>> {
         self.state().objects.values().cloned().collect()
     }
 
-    /// One object.
+    /// Returns one object.
     #[must_use]
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.state().objects.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    /// Takes in `object` unless something newer is known. Says whether it did.
+    /// Stores `object` unless a newer version is stored. Returns whether it was stored.
     pub fn put(&self, object: K) -> bool {
         let mut state = self.state();
         let meta = object.meta();
@@ -76,8 +76,8 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
         true
     }
 
-    /// Takes in what the caller knows to be the consequence of its own request, at the version that is known.
-    /// The next event about the object replaces it.
+    /// Stores the expected result of the caller's own request, at the stored version. The next event about the object
+    /// replaces it.
     pub fn assume(&self, object: K) {
         let mut state = self.state();
         let key = key_of(&object);
@@ -86,7 +86,7 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
         }
     }
 
-    /// Forgets `object`, also if a late event tells of it again.
+    /// Removes `object`, also against late events.
     pub fn remove(&self, object: &K) {
         let mut state = self.state();
         let key = key_of(object);
@@ -101,9 +101,9 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
         }
     }
 
-    /// Replaces everything by a fresh list; what was written since stays if it is newer.
+    /// Replaces the objects with a new list. Objects that were written since stay if they are newer.
     fn replace(&self, objects: Vec<K>) {
-        let fresh: std::collections::BTreeSet<Key> = objects.iter().map(key_of).collect();
+        let fresh: std::collections::BTreeSet<ObjectKey> = objects.iter().map(key_of).collect();
         {
             let mut state = self.state();
             state.objects.retain(|key, _| fresh.contains(key));
@@ -115,19 +115,19 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
     }
 }
 
-fn key_of<K: Resource<DynamicType = ()>>(object: &K) -> Key {
+fn key_of<K: Resource<DynamicType = ()>>(object: &K) -> ObjectKey {
     let meta = object.meta();
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// Resource versions of the lab's API server are numbers that grow (KEP-5504 promises the same of Kubernetes).
+/// Resource versions of the lab's API server are growing numbers (KEP-5504 promises the same of Kubernetes).
 fn version_of<K: Resource<DynamicType = ()>>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
-/// Everything the controllers look at.
+/// The objects that controllers look at.
 #[derive(Debug)]
-pub struct View {
+pub struct ClusterView {
     /// Deployments.
     pub deployments: Cache<Deployment>,
     /// ReplicaSets.
@@ -148,10 +148,10 @@ pub struct View {
     synced: watch::Sender<usize>,
 }
 
-/// How many kinds are followed.
+/// Number of kinds that are watched.
 const KINDS: usize = 8;
 
-impl Default for View {
+impl Default for ClusterView {
     fn default() -> Self {
         Self {
             deployments: Cache::default(),
@@ -168,8 +168,8 @@ impl Default for View {
     }
 }
 
-impl View {
-    /// A view that follows the cluster behind `client` for as long as the tasks are kept.
+impl ClusterView {
+    /// Creates a view that follows the cluster of `client` until the tasks are dropped.
     #[must_use]
     pub fn follow(client: &Client) -> (Arc<Self>, JoinSet<()>) {
         let view = Arc::new(Self::default());
@@ -185,25 +185,25 @@ impl View {
         (view, tasks)
     }
 
-    /// Told of every change.
+    /// Returns a receiver of changes.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Tells everybody that something changed.
+    /// Signals a change.
     pub fn touch(&self) {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Waits until every kind has been listed.
     pub async fn synced(&self) {
-        // The sender lives as long as self, so waiting cannot fail.
+        // The sender lives as long as the view, so waiting cannot fail.
         let _ = self.synced.subscribe().wait_for(|kinds| *kinds >= KINDS).await;
     }
 }
 
-async fn follow<K>(api: Api<K>, view: Arc<View>, cache: impl Fn(&View) -> &Cache<K>)
+async fn follow<K>(api: Api<K>, view: Arc<ClusterView>, cache: impl Fn(&ClusterView) -> &Cache<K>)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
@@ -214,7 +214,7 @@ where
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                tracing::debug!(kind = %K::kind(&()), %error, "watch interrupted");
+                tracing::debug!(kind = %K::kind(&()), %error, "a watch is interrupted");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(MAX_PAUSE);
                 continue;
@@ -234,7 +234,7 @@ where
                 view.touch();
             }
             Event::Apply(object) => {
-                // Also the echo of a controller's own write is news: to the others.
+                // The event of a controller's own write is a change to the other controllers.
                 cache.put(object);
                 view.touch();
             }
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_list_drops_what_it_lacks() {
+    fn a_new_list_removes_missing_objects() {
         let cache = Cache::default();
         cache.put(pod("1", 7));
         cache.replace(Vec::new());

@@ -1,10 +1,11 @@
-//! The Deployment controller: one ReplicaSet per pod template, and the way from the old to the new.
+//! The Deployment controller: one ReplicaSet per pod template, and the rollout from the old to the new.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -13,34 +14,36 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource as _, ResourceExt};
 use serde_json::{Value, json};
 
-use super::cache::View;
+use super::cache::ClusterView;
+use super::owner::owned_by;
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
-use super::rollout::{self, Set, Strategy};
+use super::rollout::{self, RolloutStrategy, SetSize};
 
-/// Label that tells the pods of one template from those of another.
+/// Label that distinguishes the pods of one template from those of another.
 pub const TEMPLATE_HASH: &str = "pod-template-hash";
-/// Annotation with the number that `kubectl rollout history` shows.
+/// Annotation with the revision that `kubectl rollout history` shows.
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
 const DEFAULT_DEADLINE: i32 = 600;
 const DEFAULT_HISTORY: i32 = 10;
 
-/// One thing to do for a Deployment.
+/// An action for a Deployment.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Action {
+pub enum DeploymentAction {
     /// Create the ReplicaSet of the current template.
     Create(Box<ReplicaSet>),
     /// Change the size of a ReplicaSet.
     Scale {
-        /// Its name.
+        /// Name of the ReplicaSet.
         name: String,
-        /// Its new size.
+        /// New size of the ReplicaSet.
         replicas: i32,
     },
     /// Change annotations of a ReplicaSet.
     AnnotateSet {
-        /// Its name.
+        /// Name of the ReplicaSet.
         name: String,
-        /// The annotations that change.
+        /// The changed annotations.
         annotations: BTreeMap<String, String>,
     },
     /// Write the revision into the Deployment.
@@ -51,20 +54,20 @@ pub enum Action {
     Status(Value),
 }
 
-/// Everything the decision looks at.
+/// The input of the decision.
 #[derive(Debug)]
-pub struct Situation<'a> {
+pub struct DeploymentState<'a> {
     /// The Deployment.
     pub deployment: &'a Deployment,
-    /// The ReplicaSets that it owns, in any order.
+    /// ReplicaSets of the Deployment, in any order.
     pub sets: &'a [Arc<ReplicaSet>],
     /// Whether pods of ReplicaSets other than the current one still run.
     pub old_pods: bool,
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// A stable hash of a template, without the label that carries it.
+/// Returns a stable hash of a template, without the label that contains the hash.
 #[must_use]
 pub fn template_hash(template: &PodTemplateSpec) -> String {
     let mut template = template.clone();
@@ -72,13 +75,13 @@ pub fn template_hash(template: &PodTemplateSpec) -> String {
         if let Some(labels) = &mut meta.labels {
             labels.remove(TEMPLATE_HASH);
         }
-        // Clients leave out an empty map or write it as they please; `kubectl rollout undo` leaves it out.
+        // Clients omit an empty map or write it; `kubectl rollout undo` omits it.
         meta.labels = meta.labels.take().filter(|labels| !labels.is_empty());
         meta.annotations = meta.annotations.take().filter(|annotations| !annotations.is_empty());
     }
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&template).unwrap_or_default().hash(&mut hasher);
-    // The letters that Kubernetes uses in such names: no vowels, so no words.
+    // Kubernetes' alphabet for such names: without vowels, so that no words appear.
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rest = hasher.finish();
     (0..10)
@@ -90,9 +93,9 @@ pub fn template_hash(template: &PodTemplateSpec) -> String {
         .collect()
 }
 
-/// What to do next for one Deployment.
+/// Returns the next actions for one Deployment.
 #[must_use]
-pub fn decide(situation: &Situation<'_>) -> Vec<Action> {
+pub fn decide(situation: &DeploymentState<'_>) -> Vec<DeploymentAction> {
     let deployment = situation.deployment;
     let Some(spec) = &deployment.spec else { return Vec::new() };
     let replicas = spec.replicas.unwrap_or(1).max(0);
@@ -105,8 +108,8 @@ pub fn decide(situation: &Situation<'_>) -> Vec<Action> {
     let old: Vec<&ReplicaSet> = sets.iter().copied().filter(|set| set.name_any() != name).collect();
     let mut actions = Vec::new();
 
-    let old_sizes: Vec<Set> = old.iter().map(|set| size_of(set)).collect();
-    let strategy = Strategy::resolve(spec.strategy.as_ref(), replicas);
+    let old_sizes: Vec<SetSize> = old.iter().map(|set| size_of(set)).collect();
+    let strategy = RolloutStrategy::resolve(spec.strategy.as_ref(), replicas);
     let latest = old.iter().map(|set| revision_of(set)).max().unwrap_or(0);
     if paused {
         resize_paused(replicas, current, &old, &mut actions);
@@ -118,11 +121,13 @@ pub fn decide(situation: &Situation<'_>) -> Vec<Action> {
             _ => latest + 1,
         };
         match current {
-            None => actions.push(Action::Create(Box::new(new_set(deployment, &name, &hash, grown, revision)))),
+            None => {
+                actions.push(DeploymentAction::Create(Box::new(new_set(deployment, &name, &hash, grown, revision))))
+            }
             Some(set) => {
                 let annotations = annotations_to_write(deployment, set, revision);
                 if !annotations.is_empty() {
-                    actions.push(Action::AnnotateSet { name: name.clone(), annotations });
+                    actions.push(DeploymentAction::AnnotateSet { name: name.clone(), annotations });
                 }
                 scale(set, grown, &mut actions);
             }
@@ -131,7 +136,7 @@ pub fn decide(situation: &Situation<'_>) -> Vec<Action> {
             scale(set, size, &mut actions);
         }
         if deployment.annotations().get(REVISION) != Some(&revision.to_string()) {
-            actions.push(Action::Annotate(revision.to_string()));
+            actions.push(DeploymentAction::Annotate(revision.to_string()));
         }
     }
 
@@ -140,17 +145,22 @@ pub fn decide(situation: &Situation<'_>) -> Vec<Action> {
         let keep = usize::try_from(spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY)).unwrap_or(0);
         let idle: Vec<&&ReplicaSet> = old.iter().filter(|set| idle(set)).collect();
         let surplus = idle.len().saturating_sub(keep);
-        actions.extend(idle.into_iter().take(surplus).map(|set| Action::Delete(set.name_any())));
+        actions.extend(idle.into_iter().take(surplus).map(|set| DeploymentAction::Delete(set.name_any())));
     }
     let typed = serde_json::from_value::<DeploymentStatus>(status.clone()).ok();
     if typed.is_none() || typed != deployment.status {
-        actions.push(Action::Status(status));
+        actions.push(DeploymentAction::Status(status));
     }
     actions
 }
 
-/// While paused nothing rolls; only the number of pods is kept, by the newest set that has some.
-fn resize_paused(replicas: i32, current: Option<&ReplicaSet>, old: &[&ReplicaSet], actions: &mut Vec<Action>) {
+/// While the Deployment is paused, only the number of pods is kept, by the newest set that has any.
+fn resize_paused(
+    replicas: i32,
+    current: Option<&ReplicaSet>,
+    old: &[&ReplicaSet],
+    actions: &mut Vec<DeploymentAction>,
+) {
     let all: Vec<&ReplicaSet> = old.iter().copied().chain(current).collect();
     let total: i32 = all.iter().map(|set| size_of(set).wanted).sum();
     let Some(newest) = all.iter().rev().find(|set| size_of(set).wanted > 0).or(all.last()) else { return };
@@ -158,14 +168,14 @@ fn resize_paused(replicas: i32, current: Option<&ReplicaSet>, old: &[&ReplicaSet
     scale(newest, size, actions);
 }
 
-fn scale(set: &ReplicaSet, replicas: i32, actions: &mut Vec<Action>) {
+fn scale(set: &ReplicaSet, replicas: i32, actions: &mut Vec<DeploymentAction>) {
     if size_of(set).wanted != replicas {
-        actions.push(Action::Scale { name: set.name_any(), replicas });
+        actions.push(DeploymentAction::Scale { name: set.name_any(), replicas });
     }
 }
 
-fn size_of(set: &ReplicaSet) -> Set {
-    Set {
+fn size_of(set: &ReplicaSet) -> SetSize {
+    SetSize {
         wanted: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
         available: set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0),
     }
@@ -181,7 +191,7 @@ fn revision_of(set: &ReplicaSet) -> i64 {
     set.annotations().get(REVISION).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Annotations that a ReplicaSet takes over from its Deployment, as `kubectl rollout history` expects.
+/// Returns the annotations that a ReplicaSet inherits from its Deployment, as `kubectl rollout history` expects.
 fn annotations_to_write(deployment: &Deployment, set: &ReplicaSet, revision: i64) -> BTreeMap<String, String> {
     let mut wanted = inherited(deployment);
     wanted.insert(REVISION.to_owned(), revision.to_string());
@@ -234,7 +244,7 @@ fn complete(status: &Value, replicas: i32, generation: Option<i64>) -> bool {
 }
 
 fn status(
-    situation: &Situation<'_>,
+    situation: &DeploymentState<'_>,
     current: Option<&ReplicaSet>,
     old: &[&ReplicaSet],
     replicas: i32,
@@ -266,9 +276,9 @@ fn status(
     }
     let known = deployment.status.as_ref();
     let conditions = known.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let least = match Strategy::resolve(spec.and_then(|spec| spec.strategy.as_ref()), replicas) {
-        Strategy::Recreate => replicas,
-        Strategy::Rolling { unavailable, .. } => replicas - unavailable,
+    let least = match RolloutStrategy::resolve(spec.and_then(|spec| spec.strategy.as_ref()), replicas) {
+        RolloutStrategy::Recreate => replicas,
+        RolloutStrategy::Rolling { unavailable, .. } => replicas - unavailable,
     };
     let enough = if available >= least {
         ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.".to_owned())
@@ -330,12 +340,12 @@ fn condition(
 }
 
 /// Runs the controller.
-pub async fn run(client: Client, view: Arc<View>) {
+pub async fn run(client: Client, view: Arc<ClusterView>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
-async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
+async fn pass(client: &Client, view: &ClusterView, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
     let started = Instant::now();
     let sets = view.replica_sets.list();
@@ -345,7 +355,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             continue;
         }
         let owned: Vec<Arc<ReplicaSet>> = sets.iter().filter(|set| owned_by(&set.metadata, uid)).cloned().collect();
-        let situation = Situation {
+        let situation = DeploymentState {
             deployment: &deployment,
             sets: &owned,
             old_pods: old_pods(view, &deployment, &owned),
@@ -354,7 +364,8 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
         match act(client, view, &deployment, decide(&situation)).await {
             Ok(()) => retries.succeeded(uid),
             Err(error) => {
-                tracing::debug!(deployment = deployment.name_any(), %error, "deployment not brought forward");
+                let error = client_error::describe(&error);
+                tracing::debug!(deployment = deployment.name_any(), error, "cannot update a deployment");
                 retries.failed(uid, Instant::now());
             }
         }
@@ -362,12 +373,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
     retries.next(started)
 }
 
-/// Whether `meta` is controlled by the object with that uid.
-pub(crate) fn owned_by(meta: &kube::api::ObjectMeta, uid: &str) -> bool {
-    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
-}
-
-fn old_pods(view: &View, deployment: &Deployment, owned: &[Arc<ReplicaSet>]) -> bool {
+fn old_pods(view: &ClusterView, deployment: &Deployment, owned: &[Arc<ReplicaSet>]) -> bool {
     let Some(spec) = &deployment.spec else { return false };
     let current = format!("{}-{}", deployment.name_any(), template_hash(&spec.template));
     let old: Vec<&str> =
@@ -378,7 +384,12 @@ fn old_pods(view: &View, deployment: &Deployment, owned: &[Arc<ReplicaSet>]) -> 
     })
 }
 
-async fn act(client: &Client, view: &View, deployment: &Deployment, actions: Vec<Action>) -> kube::Result<()> {
+async fn act(
+    client: &Client,
+    view: &ClusterView,
+    deployment: &Deployment,
+    actions: Vec<DeploymentAction>,
+) -> kube::Result<()> {
     let namespace = deployment.namespace().unwrap_or_default();
     let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), &namespace);
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
@@ -386,12 +397,12 @@ async fn act(client: &Client, view: &View, deployment: &Deployment, actions: Vec
     let params = PatchParams::default();
     for action in actions {
         match action {
-            Action::Create(set) => {
+            DeploymentAction::Create(set) => {
                 view.replica_sets.put(sets.create(&PostParams::default(), &set).await?);
                 let size = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
                 report(client, deployment, &format!("Scaled up replica set {} from 0 to {size}", set.name_any())).await;
             }
-            Action::Scale { name: set, replicas } => {
+            DeploymentAction::Scale { name: set, replicas } => {
                 let before = view.replica_sets.get(&namespace, &set).map_or(0, |set| size_of(&set).wanted);
                 let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
                 view.replica_sets.put(sets.patch(&set, &params, &patch).await?);
@@ -399,18 +410,18 @@ async fn act(client: &Client, view: &View, deployment: &Deployment, actions: Vec
                 let message = format!("Scaled {way} replica set {set} from {before} to {replicas}");
                 report(client, deployment, &message).await;
             }
-            Action::AnnotateSet { name: set, annotations } => {
+            DeploymentAction::AnnotateSet { name: set, annotations } => {
                 let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
                 view.replica_sets.put(sets.patch(&set, &params, &patch).await?);
             }
-            Action::Annotate(revision) => {
+            DeploymentAction::Annotate(revision) => {
                 let patch = Patch::Merge(json!({"metadata": {"annotations": {REVISION: revision}}}));
                 view.deployments.put(deployments.patch(&name, &params, &patch).await?);
             }
-            Action::Delete(set) => {
+            DeploymentAction::Delete(set) => {
                 sets.delete(&set, &DeleteParams::background()).await?;
             }
-            Action::Status(status) => {
+            DeploymentAction::Status(status) => {
                 let mut whole = json!({
                     "replicas": null, "updatedReplicas": null, "readyReplicas": null,
                     "availableReplicas": null, "unavailableReplicas": null,

@@ -1,8 +1,8 @@
-//! The EndpointSlice controller: which pods serve a Service, and in what state.
+//! The EndpointSlice controller: the pods that serve a Service, and their state.
 //!
-//! Conditions as the EndpointSlice API defines them: `serving` follows the pod's readiness, `terminating` its deletion,
-//! and `ready` is serving and not terminating. Names of slices follow from their content's key, so that a repeated pass
-//! finds what the last one made.
+//! Conditions are those of the EndpointSlice API: `serving` is the pod's readiness, `terminating` its deletion, and
+//! `ready` is serving and not terminating. A slice's name derives from the key of its content, so that a repeated pass
+//! finds the slices of the last one.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -17,25 +18,26 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, Resource as _, ResourceExt as _};
 
-use super::cache::View;
-use super::replica_set::{finished, ready_since};
+use super::cache::ClusterView;
+use super::pod_state::{finished, ready_since};
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::selector;
 
-/// Label that names a slice's Service.
+/// Label with the name of a slice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// Label that says who keeps a slice.
+/// Label with the controller of a slice.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// The value of [`MANAGED_BY`] for slices kept here.
+/// Value of [`MANAGED_BY`] for slices of this controller.
 pub const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
-/// The most endpoints of one slice, Kubernetes' default.
+/// Most endpoints of one slice, Kubernetes' default.
 const SLICE_SIZE: usize = 100;
 
 /// Names and numbers of a slice's ports, by which endpoints are grouped.
 type PortKey = Vec<(Option<String>, i32)>;
 
-/// The slices that `service` should have; None if they are not this controller's to keep.
+/// Returns the slices of `service`; `None` if this controller does not manage them.
 #[must_use]
 pub fn desired(
     service: &Service,
@@ -49,7 +51,7 @@ pub fn desired(
     }
     let families = spec.ip_families.clone().unwrap_or_else(|| vec!["IPv4".to_owned()]);
     let service_ports = spec.ports.as_deref().unwrap_or_default();
-    // Endpoints by address family and resolved ports: with named target ports pods may differ in their numbers.
+    // Endpoints by address family and resolved ports: with named target ports, pods may have different numbers.
     let mut groups: BTreeMap<(String, PortKey), Vec<Endpoint>> = BTreeMap::new();
     let mut ports_of: BTreeMap<PortKey, Vec<EndpointPort>> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| serves(pod, service, wanted)) {
@@ -63,7 +65,7 @@ pub fn desired(
         }
     }
     if groups.is_empty() {
-        // An empty slice says that somebody looked and found none.
+        // An empty slice shows that the controller has found no pod.
         let family = families.first().cloned().unwrap_or_else(|| "IPv4".to_owned());
         groups.insert((family, Vec::new()), Vec::new());
     }
@@ -182,26 +184,26 @@ fn slice(
     slice
 }
 
-/// What to do about the slices of a Service.
+/// An action for the slices of a Service.
 #[derive(Debug, PartialEq)]
-pub enum Action {
-    /// Make a slice.
+pub enum SliceAction {
+    /// Create a slice.
     Create(EndpointSlice),
-    /// Give a slice new content.
+    /// Replace the content of a slice.
     Replace(EndpointSlice),
-    /// Remove a slice.
+    /// Delete a slice.
     Delete(String),
 }
 
-/// The steps from the slices that there are to those that should be.
+/// Returns the actions from the present slices to the desired ones.
 #[must_use]
-pub fn difference(desired: Vec<EndpointSlice>, present: &[Arc<EndpointSlice>]) -> Vec<Action> {
+pub fn difference(desired: Vec<EndpointSlice>, present: &[Arc<EndpointSlice>]) -> Vec<SliceAction> {
     let mut actions = Vec::new();
     let surplus = present.iter().filter(|known| !desired.iter().any(|slice| slice.name_any() == known.name_any()));
-    let deletions: Vec<Action> = surplus.map(|known| Action::Delete(known.name_any())).collect();
+    let deletions: Vec<SliceAction> = surplus.map(|known| SliceAction::Delete(known.name_any())).collect();
     for mut slice in desired {
         match present.iter().find(|known| known.name_any() == slice.name_any()) {
-            None => actions.push(Action::Create(slice)),
+            None => actions.push(SliceAction::Create(slice)),
             Some(known) => {
                 let same = known.endpoints == slice.endpoints
                     && known.ports.as_deref().unwrap_or_default() == slice.ports.as_deref().unwrap_or_default()
@@ -209,23 +211,23 @@ pub fn difference(desired: Vec<EndpointSlice>, present: &[Arc<EndpointSlice>]) -
                 if !same {
                     slice.metadata.resource_version = known.resource_version();
                     slice.metadata.uid = known.uid();
-                    actions.push(Action::Replace(slice));
+                    actions.push(SliceAction::Replace(slice));
                 }
             }
         }
     }
-    // Additions first: a moment with an endpoint twice is better than one without it.
+    // Additions come first: a moment with an endpoint twice is better than one without it.
     actions.extend(deletions);
     actions
 }
 
 /// Runs the controller.
-pub async fn run(client: Client, view: Arc<View>) {
+pub async fn run(client: Client, view: Arc<ClusterView>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
-async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
+async fn pass(client: &Client, view: &ClusterView, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
     let started = Instant::now();
     let pods = view.pods.list();
@@ -254,7 +256,8 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
         match act(client, view, &namespace, difference(desired, &present)).await {
             Ok(()) => retries.succeeded(&key),
             Err(error) => {
-                tracing::debug!(service = service.name_any(), %error, "endpoints not written");
+                let error = client_error::describe(&error);
+                tracing::debug!(service = service.name_any(), error, "cannot write endpoints");
                 retries.failed(&key, Instant::now());
             }
         }
@@ -262,17 +265,17 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
     retries.next(started)
 }
 
-async fn act(client: &Client, view: &View, namespace: &str, actions: Vec<Action>) -> kube::Result<()> {
+async fn act(client: &Client, view: &ClusterView, namespace: &str, actions: Vec<SliceAction>) -> kube::Result<()> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
     for action in actions {
         match action {
-            Action::Create(slice) => {
+            SliceAction::Create(slice) => {
                 view.slices.put(api.create(&PostParams::default(), &slice).await?);
             }
-            Action::Replace(slice) => {
+            SliceAction::Replace(slice) => {
                 view.slices.put(api.replace(&slice.name_any(), &PostParams::default(), &slice).await?);
             }
-            Action::Delete(name) => {
+            SliceAction::Delete(name) => {
                 match api.delete(&name, &DeleteParams::default()).await {
                     Err(kube::Error::Api(status)) if status.code == 404 => {}
                     other => drop(other?),

@@ -1,32 +1,33 @@
-//! Addresses for Services of type LoadBalancer, from the ten that the cluster has on the wire between clusters.
+//! Addresses for Services of type LoadBalancer: ten per cluster, on the bridge between clusters.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
-use super::Settings;
-use super::cache::View;
+use super::cache::ClusterView;
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 
-/// What to do for one Service.
+/// An action for a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Give it this address.
+pub enum AddressAction {
+    /// Assign this address.
     Assign(Ipv4Addr),
-    /// Take its address: it is no longer a LoadBalancer.
+    /// Withdraw the address: the Service is not of type LoadBalancer any more.
     Withdraw,
-    /// It cannot have one, and why.
+    /// Refuse an address, with the reason.
     Refuse(String),
 }
 
-/// What to do for every Service that has not what it should.
+/// Returns the actions for all Services.
 #[must_use]
-pub fn decide(services: &[Arc<Service>], pool: &[Ipv4Addr]) -> Vec<(Arc<Service>, Action)> {
+pub fn decide(services: &[Arc<Service>], pool: &[Ipv4Addr]) -> Vec<(Arc<Service>, AddressAction)> {
     let mut used: Vec<Ipv4Addr> = Vec::new();
     let mut actions = Vec::new();
     let mut waiting: Vec<&Arc<Service>> = Vec::new();
@@ -34,7 +35,7 @@ pub fn decide(services: &[Arc<Service>], pool: &[Ipv4Addr]) -> Vec<(Arc<Service>
         let has = address_of(service);
         if !is_load_balancer(service) {
             if has.is_some() {
-                actions.push((service.clone(), Action::Withdraw));
+                actions.push((service.clone(), AddressAction::Withdraw));
             }
         } else if let Some(address) = has.filter(|has| keeps(service, *has, pool)) {
             used.push(address);
@@ -42,29 +43,29 @@ pub fn decide(services: &[Arc<Service>], pool: &[Ipv4Addr]) -> Vec<(Arc<Service>
             waiting.push(service);
         }
     }
-    // Those that ask for an address come first, so that nobody is given what another asks for.
+    // Services that request an address come first, so that no other Service is assigned that address.
     waiting.sort_by_key(|service| {
         (asked(service).is_none(), service.metadata.creation_timestamp.clone(), service.name_any())
     });
     for service in waiting {
         let action = match asked(service) {
             Some(text) => match text.parse::<Ipv4Addr>() {
-                Ok(address) if !pool.contains(&address) => Action::Refuse(format!(
+                Ok(address) if !pool.contains(&address) => AddressAction::Refuse(format!(
                     "{text} is not one of this cluster's addresses {}",
                     pool.first().zip(pool.last()).map_or_else(String::new, |(a, b)| format!("{a} to {b}"))
                 )),
                 Ok(address) if used.contains(&address) => {
-                    Action::Refuse(format!("{text} is in use by another Service"))
+                    AddressAction::Refuse(format!("{text} is in use by another Service"))
                 }
-                Ok(address) => Action::Assign(address),
-                Err(_) => Action::Refuse(format!("\"{text}\" is not an IPv4 address")),
+                Ok(address) => AddressAction::Assign(address),
+                Err(_) => AddressAction::Refuse(format!("\"{text}\" is not an IPv4 address")),
             },
             None => match pool.iter().rev().find(|address| !used.contains(address)) {
-                Some(address) => Action::Assign(*address),
-                None => Action::Refuse(format!("all {} addresses are in use", pool.len())),
+                Some(address) => AddressAction::Assign(*address),
+                None => AddressAction::Refuse(format!("all {} addresses are in use", pool.len())),
             },
         };
-        if let Action::Assign(address) = &action {
+        if let AddressAction::Assign(address) = &action {
             used.push(*address);
         }
         actions.push((service.clone(), action));
@@ -72,14 +73,14 @@ pub fn decide(services: &[Arc<Service>], pool: &[Ipv4Addr]) -> Vec<(Arc<Service>
     actions
 }
 
-/// Whether a Service is of type LoadBalancer.
+/// Reports whether a Service is of type LoadBalancer.
 #[must_use]
 pub fn is_load_balancer(service: &Service) -> bool {
     service.metadata.deletion_timestamp.is_none()
         && service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"))
 }
 
-/// The address that a Service has been given.
+/// Returns the address that a Service has been assigned.
 #[must_use]
 pub fn address_of(service: &Service) -> Option<Ipv4Addr> {
     let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
@@ -98,28 +99,28 @@ fn keeps(service: &Service, has: Ipv4Addr, pool: &[Ipv4Addr]) -> bool {
 }
 
 /// Runs the controller.
-pub async fn run(client: Client, view: Arc<View>, settings: Arc<Settings>) {
+pub async fn run(client: Client, view: Arc<ClusterView>, pool: Vec<Ipv4Addr>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &settings, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &pool, &retries)).await;
 }
 
 async fn pass(
     client: &Client,
-    view: &View,
-    settings: &Settings,
+    view: &ClusterView,
+    pool: &[Ipv4Addr],
     retries: &tokio::sync::Mutex<Retries>,
 ) -> Option<Duration> {
     let mut retries = retries.lock().await;
     let started = Instant::now();
-    for (service, action) in decide(&view.services.list(), &settings.load_balancers) {
+    for (service, action) in decide(&view.services.list(), pool) {
         let key = service.uid().unwrap_or_default();
         if !retries.due(&key, started) {
             continue;
         }
         let ingress = match &action {
-            Action::Assign(address) => json!([{"ip": address.to_string(), "ipMode": "VIP"}]),
-            Action::Withdraw => json!(null),
-            Action::Refuse(why) => {
+            AddressAction::Assign(address) => json!([{"ip": address.to_string(), "ipMode": "VIP"}]),
+            AddressAction::Withdraw => json!(null),
+            AddressAction::Refuse(why) => {
                 if !retries.has_failed(&key) {
                     let reason = "SyncLoadBalancerFailed";
                     super::record::event(client, service.as_ref(), "service-controller", "Warning", reason, why).await;
@@ -137,7 +138,8 @@ async fn pass(
                 retries.succeeded(&key);
             }
             Err(error) => {
-                tracing::debug!(service = service.name_any(), %error, "load balancer address not written");
+                let error = client_error::describe(&error);
+                tracing::debug!(service = service.name_any(), error, "cannot write a load balancer address");
                 retries.failed(&key, Instant::now());
             }
         }
@@ -164,9 +166,9 @@ mod tests {
     #[test]
     fn addresses() {
         let pool: Vec<Ipv4Addr> = ["203.0.113.10", "203.0.113.11"].map(|ip| ip.parse().expect("an address")).to_vec();
-        let assign = |ip: &str| Action::Assign(ip.parse().expect("an address"));
+        let assign = |ip: &str| AddressAction::Assign(ip.parse().expect("an address"));
         let lb = "LoadBalancer";
-        type Case<'a> = (Vec<Arc<Service>>, Vec<(&'a str, Option<Action>)>);
+        type Case<'a> = (Vec<Arc<Service>>, Vec<(&'a str, Option<AddressAction>)>);
         let cases: Vec<Case<'_>> = vec![
             (vec![service("a", lb, None, None)], vec![("a", Some(assign("203.0.113.11")))]),
             (vec![service("a", lb, Some("203.0.113.10"), None)], vec![("a", Some(assign("203.0.113.10")))]),
@@ -179,7 +181,7 @@ mod tests {
                 vec![service("a", lb, Some("203.0.113.11"), Some("203.0.113.10"))],
                 vec![("a", Some(assign("203.0.113.11")))],
             ),
-            (vec![service("a", "ClusterIP", None, Some("203.0.113.10"))], vec![("a", Some(Action::Withdraw))]),
+            (vec![service("a", "ClusterIP", None, Some("203.0.113.10"))], vec![("a", Some(AddressAction::Withdraw))]),
             (vec![service("a", lb, Some("192.0.2.1"), None)], vec![("a", None)]),
             (vec![service("a", lb, Some("here"), None)], vec![("a", None)]),
             (
@@ -198,7 +200,7 @@ mod tests {
                 assert_eq!(service.name_any(), *name);
                 match wanted {
                     Some(wanted) => assert_eq!(action, wanted),
-                    None => assert!(matches!(action, Action::Refuse(_)), "{action:?}"),
+                    None => assert!(matches!(action, AddressAction::Refuse(_)), "{action:?}"),
                 }
             }
         }

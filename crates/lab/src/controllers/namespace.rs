@@ -1,21 +1,23 @@
-//! What every namespace is given: the service account `default`, which pods have that name no other.
+//! The service account `default` of every namespace, for pods that name no other.
 //!
-//! The rest of a namespace's life, the API server's certificate in it and its emptying when it is deleted, is the API server's.
+//! The API server itself writes its certificate into each namespace, and empties a namespace that is deleted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
 
-use super::cache::View;
+use super::cache::ClusterView;
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 
-/// The account of pods that name no other.
+/// Name of the service account.
 const DEFAULT: &str = "default";
 
-/// The namespaces that lack their account, given whether one has it.
+/// Returns the namespaces without the account.
 #[must_use]
 pub fn decide(namespaces: &[Arc<Namespace>], has_account: impl Fn(&str) -> bool) -> Vec<String> {
     namespaces
@@ -27,12 +29,12 @@ pub fn decide(namespaces: &[Arc<Namespace>], has_account: impl Fn(&str) -> bool)
 }
 
 /// Runs the controller.
-pub async fn run(client: Client, view: Arc<View>) {
+pub async fn run(client: Client, view: Arc<ClusterView>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
-async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
+async fn pass(client: &Client, view: &ClusterView, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
     let started = Instant::now();
     let lacking = decide(&view.namespaces.list(), |name| view.service_accounts.get(name, DEFAULT).is_some());
@@ -43,7 +45,8 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
         match give_account(client, view, &name).await {
             Ok(()) => retries.succeeded(&name),
             Err(error) => {
-                tracing::debug!(namespace = name, %error, "namespace without service account");
+                let error = client_error::describe(&error);
+                tracing::debug!(namespace = name, error, "cannot create a service account");
                 retries.failed(&name, Instant::now());
             }
         }
@@ -51,7 +54,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
     retries.next(started)
 }
 
-async fn give_account(client: &Client, view: &View, namespace: &str) -> kube::Result<()> {
+async fn give_account(client: &Client, view: &ClusterView, namespace: &str) -> kube::Result<()> {
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let mut account = ServiceAccount::default();
     account.metadata.name = Some(DEFAULT.to_owned());
@@ -70,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn living_namespaces_get_an_account() {
+    fn namespaces_without_an_account_get_one() {
         let namespace = |name: &str, leaving: bool| {
             let mut namespace = Namespace::default();
             namespace.metadata.name = Some(name.to_owned());
@@ -79,7 +82,7 @@ mod tests {
             );
             Arc::new(namespace)
         };
-        let all = [namespace("has", false), namespace("lacks", false), namespace("leaves", true)];
-        assert_eq!(decide(&all, |name| name == "has"), ["lacks"]);
+        let all = [namespace("has", false), namespace("has-none", false), namespace("leaves", true)];
+        assert_eq!(decide(&all, |name| name == "has"), ["has-none"]);
     }
 }

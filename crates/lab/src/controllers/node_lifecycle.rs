@@ -1,57 +1,65 @@
-//! What becomes of a node that is no longer heard of.
+//! The node lifecycle controller: marks nodes without heartbeat.
 //!
-//! A node agent renews the heartbeat of its nodes' `Ready` condition. When it stops, the node becomes `Unknown` after a
-//! grace period and its pods count as not ready, so that endpoints stop naming them. Kubernetes' defaults: 40 s of grace.
+//! A node agent renews the heartbeat of its nodes' `Ready` condition. When the heartbeat stops, the node becomes
+//! `Unknown` after a grace period and its pods become unready, so that endpoints drop them. The grace period is
+//! Kubernetes' default, 40 s.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use install::client_error;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::cache::View;
-use super::replica_set::ready_since;
+use super::cache::ClusterView;
+use super::pod_state::ready_since;
+use super::reconcile::whenever_changed;
+use crate::timestamp;
 
-/// How long a node may be silent.
+/// Grace period without a heartbeat.
 pub const GRACE: Duration = Duration::from_secs(40);
-const LOOK: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The nodes that have been silent for too long and are not yet marked so.
+/// Returns the nodes whose heartbeat is too old and that are not marked yet.
 #[must_use]
 pub fn silent(nodes: &[Arc<Node>], now: Timestamp, grace: Duration) -> Vec<String> {
     let late = |node: &&Arc<Node>| {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         conditions.iter().any(|condition| {
-            let heard = condition.last_heartbeat_time.as_ref().map(|time| time.0.as_second());
+            let heartbeat = condition.last_heartbeat_time.as_ref().map(|time| time.0.as_second());
             let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
             condition.type_ == "Ready"
                 && condition.status == "True"
-                && heard.is_some_and(|heard| now.as_second() - heard > grace)
+                && heartbeat.is_some_and(|heartbeat| now.as_second() - heartbeat > grace)
         })
     };
     nodes.iter().filter(late).map(|node| node.name_any()).collect()
 }
 
 /// Runs the controller.
-pub async fn run(client: Client, view: Arc<View>) {
-    super::whenever_changed(&view, || pass(&client, &view)).await;
+pub async fn run(client: Client, view: Arc<ClusterView>) {
+    whenever_changed(&view, || pass(&client, &view)).await;
 }
 
-async fn pass(client: &Client, view: &View) -> Option<Duration> {
+async fn pass(client: &Client, view: &ClusterView) -> Option<Duration> {
     let now = Timestamp::now();
     for name in silent(&view.nodes.list(), now, GRACE) {
         if let Err(error) = mark(client, view, &name, now).await {
-            tracing::debug!(node = name, %error, "silent node not marked");
+            tracing::debug!(
+                node = name,
+                error = client_error::describe(&error),
+                "cannot mark a node without heartbeat"
+            );
         }
     }
-    Some(LOOK)
+    Some(INTERVAL)
 }
 
-async fn mark(client: &Client, view: &View, name: &str, now: Timestamp) -> kube::Result<()> {
-    let time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+async fn mark(client: &Client, view: &ClusterView, name: &str, now: Timestamp) -> kube::Result<()> {
+    let time = timestamp::seconds(now);
     let nodes: Api<Node> = Api::all(client.clone());
     let Some(node) = view.nodes.get("", name) else { return Ok(()) };
     let conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
@@ -91,9 +99,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_noticed_once() {
-        let node = |name: &str, status: &str, heard: Option<&str>| {
-            let condition = json!({"type": "Ready", "status": status, "lastHeartbeatTime": heard});
+    fn a_node_without_heartbeat_is_marked_once() {
+        let node = |name: &str, status: &str, heartbeat: Option<&str>| {
+            let condition = json!({"type": "Ready", "status": status, "lastHeartbeatTime": heartbeat});
             let node = json!({"metadata": {"name": name}, "status": {"conditions": [condition]}});
             Arc::new(serde_json::from_value::<Node>(node).expect("a node"))
         };

@@ -1,12 +1,15 @@
-//! Event objects, which `kubectl describe` shows under what they are about.
+//! Events, which `kubectl describe` shows below their object.
 
+use install::client_error;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::discovery::ApiResource;
 use kube::{Client, Resource};
 use serde_json::json;
 
-/// Writes one Event about `object`. A failure is logged only: nobody waits for an Event.
+use crate::timestamp;
+
+/// Writes an Event about `object`. A failure is only logged.
 pub async fn event<K>(client: &Client, object: &K, component: &str, kind: &str, reason: &str, message: &str)
 where
     K: Resource<DynamicType = ()>,
@@ -24,8 +27,8 @@ where
         "reason": reason,
         "message": message,
         "source": {"component": component},
-        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "firstTimestamp": timestamp::seconds(now),
+        "lastTimestamp": timestamp::seconds(now),
         "count": 1,
     });
     let written = async {
@@ -35,6 +38,6 @@ where
         api.create(&PostParams::default(), &record).await
     };
     if let Err(error) = written.await {
-        tracing::debug!(%error, reason, "event not written");
+        tracing::debug!(error = client_error::describe(&error), reason, "cannot write an event");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -12,38 +13,40 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::cache::View;
-use super::deployment::owned_by;
+use super::cache::ClusterView;
+use super::owner::owned_by;
+use super::pod_state::{finished, ready_since};
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::selector;
 
-/// The most pods that are made in one pass, so that a mistaken size does not stall everything else.
+/// Most pods that are created in one pass, so that a mistaken size does not delay everything else.
 const BURST: usize = 32;
 
-/// What to do for a ReplicaSet.
+/// The decision about a ReplicaSet.
 #[derive(Debug, Default, PartialEq)]
-pub struct Decision {
-    /// How many pods to create.
+pub struct ReplicaSetDecision {
+    /// Number of pods to create.
     pub create: usize,
     /// Pods to delete.
     pub delete: Vec<String>,
-    /// Pods without an owner that match, to be taken over.
+    /// Matching pods without an owner, to adopt.
     pub adopt: Vec<String>,
-    /// Pods that no longer match, to be let go.
+    /// Owned pods that no longer match, to release.
     pub release: Vec<String>,
-    /// The status to write, if it changed.
+    /// The status to write, if it has changed.
     pub status: Option<Value>,
-    /// When a ready pod becomes an available one.
-    pub look_again: Option<Duration>,
+    /// When a ready pod becomes available.
+    pub next_look: Option<Duration>,
 }
 
-/// What to do next for `set`, given the pods of its namespace.
+/// Returns the decision about `set`, given the pods of its namespace.
 #[must_use]
-pub fn decide(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Decision {
-    let Some(spec) = &set.spec else { return Decision::default() };
+pub fn decide(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> ReplicaSetDecision {
+    let Some(spec) = &set.spec else { return ReplicaSetDecision::default() };
     let uid = set.metadata.uid.as_deref().unwrap_or_default();
-    let leaving = set.metadata.deletion_timestamp.is_some();
-    let mut decision = Decision::default();
+    let deleting = set.metadata.deletion_timestamp.is_some();
+    let mut decision = ReplicaSetDecision::default();
     let mut owned: Vec<&Pod> = Vec::new();
     for pod in pods.iter().map(AsRef::as_ref) {
         let matches = selector::matches(&spec.selector, pod.labels());
@@ -52,7 +55,7 @@ pub fn decide(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Decision {
         match (owned_by(&pod.metadata, uid), owner, matches) {
             (true, _, true) => owned.push(pod),
             (true, _, false) if !gone => decision.release.push(pod.name_any()),
-            (false, false, true) if !gone && !leaving && !finished(pod) => {
+            (false, false, true) if !gone && !deleting && !finished(pod) => {
                 decision.adopt.push(pod.name_any());
                 owned.push(pod);
             }
@@ -62,7 +65,7 @@ pub fn decide(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Decision {
     let active: Vec<&Pod> =
         owned.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && !finished(pod)).collect();
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
-    if !leaving {
+    if !deleting {
         decision.create = wanted.saturating_sub(active.len()).min(BURST);
         if active.len() > wanted {
             decision.delete = victims(&active, active.len() - wanted);
@@ -77,7 +80,7 @@ pub fn decide(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Decision {
             available += 1;
         } else {
             let wait = Duration::from_secs(u64::try_from(least - age).unwrap_or(1));
-            decision.look_again = Some(decision.look_again.map_or(wait, |known| known.min(wait)));
+            decision.next_look = Some(decision.next_look.map_or(wait, |known| known.min(wait)));
         }
     }
     let labelled =
@@ -113,20 +116,8 @@ fn status(set: &ReplicaSet, replicas: usize, full: usize, ready: usize, availabl
     }))
 }
 
-/// Whether a pod's containers have all ended for good.
-pub(crate) fn finished(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-/// Since when a pod is ready, if it is.
-pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
-    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
-}
-
-/// The pods to delete first: not yet placed, not ready, cheap by `pod-deletion-cost`, from crowded nodes, then the youngest.
+/// Returns the pods to delete first: unscheduled, unready, low `pod-deletion-cost`, on crowded nodes, then the
+/// youngest.
 fn victims(active: &[&Pod], count: usize) -> Vec<String> {
     let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     let mut on_node: BTreeMap<Option<String>, usize> = BTreeMap::new();
@@ -156,7 +147,7 @@ fn victims(active: &[&Pod], count: usize) -> Vec<String> {
     ranked.into_iter().take(count).map(|pod| pod.name_any()).collect()
 }
 
-/// The pod that `set` makes; the API server completes its name.
+/// Returns a pod of `set`; the API server completes its name.
 fn new_pod(set: &ReplicaSet) -> Option<Pod> {
     let template = set.spec.as_ref()?.template.clone()?;
     let mut pod = Pod { metadata: template.metadata.unwrap_or_default(), spec: template.spec, status: None };
@@ -172,12 +163,12 @@ fn owner(set: &ReplicaSet) -> Option<OwnerReference> {
 }
 
 /// Runs the controller.
-pub async fn run(client: Client, view: Arc<View>) {
+pub async fn run(client: Client, view: Arc<ClusterView>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
-async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
+async fn pass(client: &Client, view: &ClusterView, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
     let started = Instant::now();
     let mut again: Option<Duration> = None;
@@ -187,7 +178,7 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
         let own: Vec<Arc<Pod>> =
             pods.iter().filter(|pod| pod.metadata.namespace == set.metadata.namespace).cloned().collect();
         let mut decision = decide(&set, &own, Timestamp::now());
-        again = [again, decision.look_again].into_iter().flatten().min();
+        again = [again, decision.next_look].into_iter().flatten().min();
         if !retries.due(uid, started) {
             decision.create = 0;
         }
@@ -196,11 +187,12 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             Ok(()) if creating => retries.succeeded(uid),
             Ok(()) => {}
             Err(error) => {
-                tracing::debug!(set = set.name_any(), %error, "replica set not brought forward");
+                let error = client_error::describe(&error);
+                tracing::debug!(set = set.name_any(), error, "cannot update a replica set");
                 let first = retries.due(uid, started);
                 retries.failed(uid, Instant::now());
                 if first && creating {
-                    let message = format!("Error creating: {}", plain(&error));
+                    let message = format!("Error creating: {error}");
                     let component = "replicaset-controller";
                     super::record::event(client, set.as_ref(), component, "Warning", "FailedCreate", &message).await;
                 }
@@ -210,19 +202,11 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
     [again, retries.next(started)].into_iter().flatten().min()
 }
 
-/// The API server's own words where there are some.
-pub(crate) fn plain(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
-async fn act(client: &Client, view: &View, set: &ReplicaSet, decision: Decision) -> kube::Result<()> {
+async fn act(client: &Client, view: &ClusterView, set: &ReplicaSet, decision: ReplicaSetDecision) -> kube::Result<()> {
     let namespace = set.namespace().unwrap_or_default();
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let params = PatchParams::default();
-    // The status first: what the Deployment waits for must not wait for pods that a webhook refuses.
+    // The status comes first: the Deployment, which waits for it, must not wait for pods that a webhook refuses.
     if let Some(status) = decision.status {
         let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), &namespace);
         let patch = Patch::Merge(json!({"status": status}));

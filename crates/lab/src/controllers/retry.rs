@@ -1,12 +1,12 @@
-//! When to try again what failed.
+//! Backoff of failed attempts.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Failed attempts by what was attempted, each with the time before which it is left alone.
+/// Failed attempts by key, each with the time of the next attempt.
 ///
-/// The first pause is short: while a lab starts, a webhook that is not up yet refuses pods for a few hundred milliseconds,
-/// and Kubernetes' own pauses would make that seconds.
+/// The first delay is short: while a lab starts, a webhook that is not ready yet refuses pods for a few hundred
+/// milliseconds, and Kubernetes' own delays would make that seconds.
 #[derive(Debug)]
 pub struct Retries {
     first: Duration,
@@ -21,13 +21,13 @@ impl Default for Retries {
 }
 
 impl Retries {
-    /// Whether `what` may be tried at `now`.
+    /// Reports whether `what` may be tried at `now`.
     #[must_use]
     pub fn due(&self, what: &str, now: Instant) -> bool {
         self.failed.get(what).is_none_or(|(_, not_before)| *not_before <= now)
     }
 
-    /// Notes that `what` failed.
+    /// Records a failure of `what`.
     pub fn failed(&mut self, what: &str, now: Instant) {
         let (count, not_before) = self.failed.entry(what.to_owned()).or_insert((0, now));
         let pause = self.first.saturating_mul(1 << (*count).min(10)).min(self.longest);
@@ -35,19 +35,19 @@ impl Retries {
         *not_before = now + pause;
     }
 
-    /// Whether `what` has failed before, and not succeeded since.
+    /// Reports whether `what` has failed, and not succeeded since.
     #[must_use]
     pub fn has_failed(&self, what: &str) -> bool {
         self.failed.contains_key(what)
     }
 
-    /// Notes that `what` succeeded.
+    /// Records a success of `what`.
     pub fn succeeded(&mut self, what: &str) {
         self.failed.remove(what);
     }
 
-    /// How long until something may be tried again. What was due when the pass that ends now `started`, and neither failed again
-    /// nor succeeded in it, is not wanted any more and is forgotten.
+    /// Returns the time until the next attempt. Entries that were due when the pass `started`, and neither failed nor
+    /// succeeded in it, are removed.
     pub fn next(&mut self, started: Instant) -> Option<Duration> {
         self.failed.retain(|_, (_, not_before)| *not_before > started);
         let now = Instant::now();
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_are_bounded() {
+    fn the_backoff_grows_and_is_bounded() {
         let mut retries = Retries::default();
         let start = Instant::now();
         let pauses: Vec<u128> = (0..8)
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_wanted_any_more_keeps_nobody_awake() {
+    fn entries_that_are_not_tried_again_are_removed() {
         let mut retries = Retries::default();
         let start = Instant::now();
         retries.failed("gone", start);

@@ -1,36 +1,36 @@
-//! How many pods each ReplicaSet of a Deployment should have next.
+//! The next sizes of a Deployment's ReplicaSets.
 //!
-//! The arithmetic is that of `RollingUpdate` and `Recreate` in the Kubernetes Deployment documentation: never more than
+//! The arithmetic is that of `RollingUpdate` and `Recreate` in the documentation of Kubernetes: never more than
 //! `replicas + maxSurge` pods, never fewer than `replicas - maxUnavailable` available ones.
 
 use k8s_openapi::api::apps::v1::DeploymentStrategy;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// What one ReplicaSet asks for and has.
+/// The size of a ReplicaSet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Set {
+pub struct SetSize {
     /// `spec.replicas`.
     pub wanted: i32,
     /// `status.availableReplicas`.
     pub available: i32,
 }
 
-/// The strategy with its percentages resolved.
+/// The strategy, with percentages resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
-    /// All old pods go before the first new one comes.
+pub enum RolloutStrategy {
+    /// All old pods are deleted before the first new one is created.
     Recreate,
     /// Pods are replaced a few at a time.
     Rolling {
-        /// Pods beyond the wanted number.
+        /// Pods above the desired number.
         surge: i32,
-        /// Pods below the wanted number.
+        /// Pods below the desired number.
         unavailable: i32,
     },
 }
 
-impl Strategy {
-    /// Resolves a Deployment's strategy for `replicas` pods; the default is a quarter each way.
+impl RolloutStrategy {
+    /// Resolves a Deployment's strategy for `replicas` pods. The default is 25% both ways.
     #[must_use]
     pub fn resolve(strategy: Option<&DeploymentStrategy>, replicas: i32) -> Self {
         if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate") {
@@ -40,7 +40,7 @@ impl Strategy {
         let quarter = IntOrString::String("25%".to_owned());
         let surge = share(rolling.and_then(|r| r.max_surge.as_ref()).unwrap_or(&quarter), replicas, true);
         let unavailable = share(rolling.and_then(|r| r.max_unavailable.as_ref()).unwrap_or(&quarter), replicas, false);
-        // With neither, a rollout could not begin.
+        // With neither, a rollout could not start.
         let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable.min(replicas.max(1)) };
         Self::Rolling { surge, unavailable }
     }
@@ -58,14 +58,20 @@ fn share(value: &IntOrString, of: i32, up: bool) -> i32 {
     }
 }
 
-/// The next size of the new ReplicaSet and of the old ones, which come oldest first.
+/// Returns the next size of the new ReplicaSet and of the old ones, oldest first.
 ///
-/// `old_pods` says whether pods of old ReplicaSets still run, which `Recreate` waits for.
+/// `old_pods` is whether pods of old ReplicaSets still run, which `Recreate` waits for.
 #[must_use]
-pub fn next(strategy: Strategy, replicas: i32, new: Set, old: &[Set], old_pods: bool) -> (i32, Vec<i32>) {
-    let keep = |sets: &[Set]| sets.iter().map(|set| set.wanted).collect::<Vec<_>>();
+pub fn next(
+    strategy: RolloutStrategy,
+    replicas: i32,
+    new: SetSize,
+    old: &[SetSize],
+    old_pods: bool,
+) -> (i32, Vec<i32>) {
+    let keep = |sets: &[SetSize]| sets.iter().map(|set| set.wanted).collect::<Vec<_>>();
     match strategy {
-        Strategy::Recreate => {
+        RolloutStrategy::Recreate => {
             if old.iter().any(|set| set.wanted > 0) {
                 (new.wanted, vec![0; old.len()])
             } else if old_pods {
@@ -74,15 +80,15 @@ pub fn next(strategy: Strategy, replicas: i32, new: Set, old: &[Set], old_pods: 
                 (replicas, keep(old))
             }
         }
-        Strategy::Rolling { surge, unavailable } => {
+        RolloutStrategy::Rolling { surge, unavailable } => {
             let grown = grow(replicas, surge, new, old);
-            let shrunk = shrink(replicas, unavailable, Set { wanted: grown, ..new }, old);
+            let shrunk = shrink(replicas, unavailable, SetSize { wanted: grown, ..new }, old);
             (grown, shrunk)
         }
     }
 }
 
-fn grow(replicas: i32, surge: i32, new: Set, old: &[Set]) -> i32 {
+fn grow(replicas: i32, surge: i32, new: SetSize, old: &[SetSize]) -> i32 {
     if new.wanted >= replicas {
         return replicas;
     }
@@ -91,7 +97,7 @@ fn grow(replicas: i32, surge: i32, new: Set, old: &[Set]) -> i32 {
     new.wanted + room.min(replicas - new.wanted)
 }
 
-fn shrink(replicas: i32, unavailable: i32, new: Set, old: &[Set]) -> Vec<i32> {
+fn shrink(replicas: i32, unavailable: i32, new: SetSize, old: &[SetSize]) -> Vec<i32> {
     let mut sizes: Vec<i32> = old.iter().map(|set| set.wanted).collect();
     let total = new.wanted + sizes.iter().sum::<i32>();
     let least = replicas - unavailable;
@@ -100,7 +106,7 @@ fn shrink(replicas: i32, unavailable: i32, new: Set, old: &[Set]) -> Vec<i32> {
     if budget <= 0 {
         return sizes;
     }
-    // Pods that serve nobody go first: they cost no availability.
+    // Unavailable pods are deleted first: they cost no availability.
     for (size, set) in sizes.iter_mut().zip(old) {
         let broken = (set.wanted - set.available).max(0).min(budget);
         *size -= broken;
@@ -120,39 +126,39 @@ fn shrink(replicas: i32, unavailable: i32, new: Set, old: &[Set]) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    fn set(wanted: i32, available: i32) -> Set {
-        Set { wanted, available }
+    fn set(wanted: i32, available: i32) -> SetSize {
+        SetSize { wanted, available }
     }
 
-    const QUARTER: Strategy = Strategy::Rolling { surge: 1, unavailable: 0 };
+    const QUARTER: RolloutStrategy = RolloutStrategy::Rolling { surge: 1, unavailable: 0 };
 
     #[test]
     fn percentages_round_towards_safety() {
         let strategy = |text: &str| serde_json::from_str::<DeploymentStrategy>(text).expect(text);
-        let cases: &[(Option<&str>, i32, Strategy)] = &[
-            (None, 2, Strategy::Rolling { surge: 1, unavailable: 0 }),
-            (None, 10, Strategy::Rolling { surge: 3, unavailable: 2 }),
-            (Some(r#"{"type":"Recreate"}"#), 3, Strategy::Recreate),
+        let cases: &[(Option<&str>, i32, RolloutStrategy)] = &[
+            (None, 2, RolloutStrategy::Rolling { surge: 1, unavailable: 0 }),
+            (None, 10, RolloutStrategy::Rolling { surge: 3, unavailable: 2 }),
+            (Some(r#"{"type":"Recreate"}"#), 3, RolloutStrategy::Recreate),
             (
                 Some(r#"{"rollingUpdate":{"maxSurge":0,"maxUnavailable":0}}"#),
                 3,
-                Strategy::Rolling { surge: 0, unavailable: 1 },
+                RolloutStrategy::Rolling { surge: 0, unavailable: 1 },
             ),
             (
                 Some(r#"{"rollingUpdate":{"maxSurge":"50%","maxUnavailable":"100%"}}"#),
                 3,
-                Strategy::Rolling { surge: 2, unavailable: 3 },
+                RolloutStrategy::Rolling { surge: 2, unavailable: 3 },
             ),
         ];
         for (text, replicas, expected) in cases {
             let strategy = text.map(strategy);
-            assert_eq!(Strategy::resolve(strategy.as_ref(), *replicas), *expected, "{text:?} of {replicas}");
+            assert_eq!(RolloutStrategy::resolve(strategy.as_ref(), *replicas), *expected, "{text:?} of {replicas}");
         }
     }
 
     #[test]
     fn steps() {
-        type Step<'a> = (&'a str, Strategy, i32, Set, &'a [Set], bool, i32, &'a [i32]);
+        type Step<'a> = (&'a str, RolloutStrategy, i32, SetSize, &'a [SetSize], bool, i32, &'a [i32]);
         let cases: &[Step<'_>] = &[
             ("first", QUARTER, 2, set(0, 0), &[], false, 2, &[]),
             ("scaled up", QUARTER, 5, set(2, 2), &[], false, 5, &[]),
@@ -163,11 +169,20 @@ mod tests {
             ("next one", QUARTER, 2, set(1, 1), &[set(1, 1)], true, 2, &[1]),
             ("last one", QUARTER, 2, set(2, 2), &[set(1, 1)], true, 2, &[0]),
             ("old is broken", QUARTER, 2, set(1, 0), &[set(2, 1)], true, 1, &[2]),
-            ("broken first", Strategy::Rolling { surge: 0, unavailable: 1 }, 2, set(0, 0), &[set(2, 1)], true, 0, &[1]),
+            (
+                "broken first",
+                RolloutStrategy::Rolling { surge: 0, unavailable: 1 },
+                2,
+                set(0, 0),
+                &[set(2, 1)],
+                true,
+                0,
+                &[1],
+            ),
             ("nothing left", QUARTER, 0, set(0, 0), &[set(2, 2)], true, 0, &[0]),
-            ("recreate: down", Strategy::Recreate, 2, set(0, 0), &[set(2, 2)], true, 0, &[0]),
-            ("recreate: wait", Strategy::Recreate, 2, set(0, 0), &[set(0, 0)], true, 0, &[0]),
-            ("recreate: up", Strategy::Recreate, 2, set(0, 0), &[set(0, 0)], false, 2, &[0]),
+            ("recreate: down", RolloutStrategy::Recreate, 2, set(0, 0), &[set(2, 2)], true, 0, &[0]),
+            ("recreate: wait", RolloutStrategy::Recreate, 2, set(0, 0), &[set(0, 0)], true, 0, &[0]),
+            ("recreate: up", RolloutStrategy::Recreate, 2, set(0, 0), &[set(0, 0)], false, 2, &[0]),
         ];
         for (name, strategy, replicas, new, old, old_pods, grown, shrunk) in cases {
             let got = next(*strategy, *replicas, *new, old, *old_pods);
@@ -179,13 +194,13 @@ mod tests {
     fn a_rollout_ends_and_keeps_its_bounds() {
         for replicas in 0..8 {
             for (surge, unavailable) in [(1, 0), (0, 1), (2, 2), (8, 0)] {
-                let strategy = Strategy::Rolling { surge, unavailable };
+                let strategy = RolloutStrategy::Rolling { surge, unavailable };
                 let (mut new, mut old) = (set(0, 0), vec![set(replicas, replicas)]);
                 let mut steps = 0;
                 while new.wanted != replicas || old[0].wanted != 0 || new.available != replicas {
                     let (grown, shrunk) = next(strategy, replicas, new, &old, true);
                     assert!(grown + shrunk[0] <= replicas + surge, "never more than replicas + surge");
-                    // Old pods go at once, new ones become available one by one.
+                    // Old pods end at once, new pods become available one by one.
                     old[0] = set(shrunk[0], old[0].available.min(shrunk[0]));
                     assert!(new.available + old[0].available >= replicas - unavailable, "enough stay available");
                     new = set(grown, (new.available + 1).min(grown));

@@ -1,38 +1,41 @@
-//! The scheduler: gives each pod a node.
+//! The scheduler: assigns pods to nodes.
 //!
-//! It knows what a lab needs: `nodeSelector`, required node affinity, required pod anti-affinity, cordoned nodes, and
-//! an even spread of an owner's pods over zones and nodes. It counts no CPU and no memory.
+//! It supports what a lab needs: `nodeSelector`, required node affinity, required pod anti-affinity, cordoned nodes,
+//! and an even spread of an owner's pods over zones and nodes. CPU and memory are not considered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
-use super::cache::View;
-use super::replica_set::finished;
+use super::cache::ClusterView;
+use super::pod_state::finished;
+use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::selector;
+use crate::timestamp;
 
 /// Label of a node's zone.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// Label of a node's region.
 pub const REGION: &str = "topology.kubernetes.io/region";
 
-/// Where one pod goes.
+/// The placement of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
-    /// To this node.
+    /// The pod is assigned to this node.
     Node(String),
-    /// Nowhere, and why.
+    /// No node fits, with the reason.
     Nowhere(String),
 }
 
-/// Places every pod of `pods` that waits for a node, in the order of their age.
+/// Returns the placement of every pod that waits for a node, in the order of age.
 #[must_use]
 pub fn decide(pods: &[Arc<Pod>], nodes: &[Arc<Node>]) -> Vec<(Arc<Pod>, Placement)> {
     let mut placed: Vec<(Arc<Pod>, String)> = pods
@@ -72,7 +75,7 @@ fn place(pod: &Pod, nodes: &[Arc<Node>], placed: &[(Arc<Pod>, String)]) -> Place
         }
     }
     let owner = owner_of(pod);
-    // A pod that is leaving takes no place: what replaces it may go where it was.
+    // A pod that is being deleted does not count: its replacement may take its node.
     let stays = |other: &Pod| other.metadata.deletion_timestamp.is_none();
     let sibling = |other: &Pod| owner.is_some() && owner_of(other) == owner && stays(other);
     let siblings =
@@ -100,7 +103,7 @@ fn owner_of(pod: &Pod) -> Option<&str> {
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
-/// Why `pod` cannot go to `node`, in the words of `kubectl describe`.
+/// Returns why `pod` cannot be assigned to `node`, in the words of `kubectl describe`.
 fn objection(pod: &Pod, node: &Node, nodes: &[Arc<Node>], placed: &[(Arc<Pod>, String)]) -> Option<&'static str> {
     let spec = pod.spec.as_ref()?;
     let node_spec = node.spec.as_ref();
@@ -153,12 +156,12 @@ fn objection(pod: &Pod, node: &Node, nodes: &[Arc<Node>], placed: &[(Arc<Pod>, S
 }
 
 /// Runs the scheduler.
-pub async fn run(client: Client, view: Arc<View>) {
+pub async fn run(client: Client, view: Arc<ClusterView>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
-    super::whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    whenever_changed(&view, || pass(&client, &view, &retries)).await;
 }
 
-async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
+async fn pass(client: &Client, view: &ClusterView, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
     let mut retries = retries.lock().await;
     let started = Instant::now();
     for (pod, placement) in decide(&view.pods.list(), &view.nodes.list()) {
@@ -174,7 +177,8 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
             Ok(()) => retries.succeeded(&uid),
             Err(kube::Error::Api(status)) if status.code == 404 => retries.succeeded(&uid),
             Err(error) => {
-                tracing::debug!(pod = pod.name_any(), %error, "pod not placed");
+                let error = client_error::describe(&error);
+                tracing::debug!(pod = pod.name_any(), error, "cannot schedule a pod");
                 retries.failed(&uid, Instant::now());
             }
         }
@@ -182,11 +186,11 @@ async fn pass(client: &Client, view: &View, retries: &tokio::sync::Mutex<Retries
     retries.next(started)
 }
 
-async fn bind(client: &Client, view: &View, pod: &Pod, node: &str) -> kube::Result<()> {
+async fn bind(client: &Client, view: &ClusterView, pod: &Pod, node: &str) -> kube::Result<()> {
     let namespace = pod.namespace().unwrap_or_default();
     let name = pod.name_any();
     let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-    // Before the binding, so that the pod's environment can be made from its labels (KEP-4742 does it in the same order).
+    // The labels come before the binding, because the pod's environment may use them (KEP-4742 has the same order).
     let labels = place_labels(view.nodes.get("", node).as_deref(), pod);
     if !labels.is_empty() {
         let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
@@ -203,7 +207,7 @@ async fn bind(client: &Client, view: &View, pod: &Pod, node: &str) -> kube::Resu
     binding.metadata.name = Some(name.clone());
     binding.metadata.namespace = Some(namespace.clone());
     let _: serde_json::Value = api.create_subresource("binding", &name, &PostParams::default(), &binding).await?;
-    // What the API server just did, so that no pass binds the pod again before the watch tells.
+    // The result of the binding, so that no pass binds the pod again before the watch reports it.
     if let Some(known) = view.pods.get(&namespace, &name) {
         let mut bound = Pod::clone(&known);
         bound.spec.get_or_insert_default().node_name = Some(node.to_owned());
@@ -214,22 +218,22 @@ async fn bind(client: &Client, view: &View, pod: &Pod, node: &str) -> kube::Resu
     Ok(())
 }
 
-/// The node's zone and region, as far as the pod does not tell them yet.
+/// Returns the node's zone and region, as far as the pod does not have them yet.
 fn place_labels(node: Option<&Node>, pod: &Pod) -> BTreeMap<String, String> {
     let labels = node.map(|node| node.labels().clone()).unwrap_or_default();
     let place = |key: &String| matches!(key.as_str(), ZONE | REGION);
     labels.into_iter().filter(|(key, value)| place(key) && pod.labels().get(key) != Some(value)).collect()
 }
 
-async fn refuse(client: &Client, view: &View, pod: &Pod, why: &str) -> kube::Result<()> {
+async fn refuse(client: &Client, view: &ClusterView, pod: &Pod, why: &str) -> kube::Result<()> {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let told = conditions
+    let reported = conditions
         .iter()
         .any(|condition| condition.type_ == "PodScheduled" && condition.message.as_deref() == Some(why));
-    if told {
+    if reported {
         return Ok(());
     }
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = timestamp::seconds(Timestamp::now());
     let mut conditions: Vec<serde_json::Value> = conditions
         .iter()
         .filter(|condition| condition.type_ != "PodScheduled")
@@ -288,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn zones_come_before_load_and_leaving_pods_do_not_count() {
+    fn zones_come_before_load_and_deleted_pods_do_not_count() {
         let nodes = [node("a1", "a", json!({})), node("b1", "b", json!({}))];
         let placed = |name: &str, node: &str, owner: &str, leaving: bool| {
             let mut pod = Pod::clone(&pod(name, json!({"nodeName": node})));
@@ -309,11 +313,11 @@ mod tests {
             ("the same the other way", others(5, "a1").chain([placed("s", "b1", "web", false)]).collect(), "a1"),
             ("no sibling: load decides", others(1, "a1").collect(), "b1"),
             (
-                "a leaving sibling leaves its place",
+                "a sibling that is being deleted does not count",
                 vec![placed("s", "a1", "web", false), placed("l", "b1", "web", true)],
                 "b1",
             ),
-            ("and is no load", vec![placed("l", "a1", "other", true)], "a1"),
+            ("nor does it count as load", vec![placed("l", "a1", "other", true)], "a1"),
         ];
         for (what, mut pods, expected) in cases {
             pods.push(pod("new", json!({})));
@@ -322,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_kept() {
+    fn selectors_affinity_and_taints_are_respected() {
         let nodes = [
             node("a1", "a", json!({})),
             node("b1", "b", json!({})),
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_avoid_each_other() {
+    fn anti_affinity_is_respected() {
         let apart = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
             {"topologyKey": ZONE, "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
         let nodes = [node("a1", "a", json!({})), node("b1", "b", json!({}))];
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn placed_gated_and_foreign_pods_are_left_alone() {
+    fn scheduled_gated_and_foreign_pods_are_ignored() {
         let pods = [
             pod("placed", json!({"nodeName": "a1"})),
             pod("gated", json!({"schedulingGates": [{"name": "wait"}]})),

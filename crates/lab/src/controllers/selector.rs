@@ -1,4 +1,4 @@
-//! Label selectors, as `LabelSelector` of the Kubernetes API defines them.
+//! Label selectors: `LabelSelector` of the Kubernetes API.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
-/// Whether `labels` meet every requirement of `selector`. An empty selector selects everything.
+/// Reports whether `labels` meet every requirement of `selector`. An empty selector selects everything.
 #[must_use]
 pub fn matches(selector: &LabelSelector, labels: &Labels) -> bool {
     let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
@@ -19,13 +19,13 @@ pub fn matches(selector: &LabelSelector, labels: &Labels) -> bool {
         })
 }
 
-/// Whether `labels` hold every pair of `wanted`; an empty map selects nothing, as in a Service.
+/// Reports whether `labels` contain every pair of `wanted`. An empty map selects nothing, as in a Service.
 #[must_use]
 pub fn holds(wanted: &Labels, labels: &Labels) -> bool {
     !wanted.is_empty() && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// Whether a node with these labels and name meets one term of a node affinity.
+/// Reports whether a node with these labels and this name meets one term of a node affinity.
 #[must_use]
 pub fn node_meets(term: &NodeSelectorTerm, labels: &Labels, name: &str) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();

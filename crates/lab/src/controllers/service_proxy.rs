@@ -1,4 +1,4 @@
-//! The service proxy: makes the addresses of Services lead to pods, by packet rules in the cluster's network.
+//! The service proxy: directs the addresses of Services to pods, by packet rules in the cluster's network.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,40 +10,40 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 use net::firewall::{Protocol, Services, VirtualServer};
 
-use super::cache::View;
+use super::cache::ClusterView;
 use super::endpoint_slice::SERVICE_NAME;
 use super::load_balancer;
 
-/// Changes that come within this time are put in force together: a rollout is several events in a row.
-const TOGETHER: Duration = Duration::from_millis(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Batching window of changes: a rollout is several events in a row.
+const BATCHING_WINDOW: Duration = Duration::from_millis(5);
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
-/// The cluster's network, as far as Services are concerned.
+/// The cluster's network, as the service proxy uses it.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
-    /// The link by which traffic leaves the cluster.
+pub struct ProxyNetwork {
+    /// Name of the link to other clusters.
     pub uplink: String,
-    /// Where ClusterIPs come from.
+    /// Range of ClusterIPs.
     pub services: IpNet,
-    /// Addresses that this machine answers itself (the API server's and the DNS server's), which no rule may redirect.
+    /// Addresses of the API server and the DNS server, which no rule may redirect.
     pub own: Vec<IpAddr>,
-    /// Whether LoadBalancer addresses are left to relays, which add a delay.
+    /// Whether relays serve LoadBalancer addresses, to add a delay.
     pub relayed: bool,
 }
 
-/// One port of a Service's LoadBalancer address, and the ClusterIP behind it.
+/// A port of a Service's LoadBalancer address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Front {
-    /// Where others connect.
+pub struct LoadBalancerPort {
+    /// Address for other clusters.
     pub listen: SocketAddr,
-    /// Where the connection goes.
+    /// ClusterIP and port that connections are forwarded to.
     pub to: SocketAddr,
 }
 
-/// The rules that the cluster should have.
+/// Returns the packet rules of the cluster.
 #[must_use]
-pub fn plan(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], around: &Surroundings) -> Services {
+pub fn plan(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], around: &ProxyNetwork) -> Services {
     let mut servers = Vec::new();
     for service in services {
         let Some(spec) = &service.spec else { continue };
@@ -95,7 +95,7 @@ fn addresses(service: &Service, relayed: bool) -> Vec<IpAddr> {
     addresses
 }
 
-/// Ready endpoints; when there are none, those that leave but still serve, as kube-proxy does.
+/// Returns the ready endpoints; if there are none, those that terminate and still serve, as kube-proxy does.
 fn backends(slices: &[&EndpointSlice], port_name: &str) -> Vec<SocketAddr> {
     let mut ready = Vec::new();
     let mut leaving = Vec::new();
@@ -119,29 +119,29 @@ fn backends(slices: &[&EndpointSlice], port_name: &str) -> Vec<SocketAddr> {
     chosen
 }
 
-/// The LoadBalancer ports that relays should serve.
+/// Returns the LoadBalancer ports that relays serve.
 #[must_use]
-pub fn fronts(services: &[Arc<Service>]) -> Vec<Front> {
-    let mut fronts = Vec::new();
+pub fn load_balancer_ports(services: &[Arc<Service>]) -> Vec<LoadBalancerPort> {
+    let mut load_balancer_ports = Vec::new();
     for service in services.iter().filter(|service| load_balancer::is_load_balancer(service)) {
         let Some(address) = load_balancer::address_of(service) else { continue };
         let Some(spec) = &service.spec else { continue };
         let Some(to) = spec.cluster_ip.as_deref().and_then(|text| text.parse::<Ipv4Addr>().ok()) else { continue };
         for port in spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
             let Ok(number) = u16::try_from(port.port) else { continue };
-            fronts.push(Front { listen: (address, number).into(), to: (to, number).into() });
+            load_balancer_ports.push(LoadBalancerPort { listen: (address, number).into(), to: (to, number).into() });
         }
     }
-    fronts.sort();
-    fronts
+    load_balancer_ports.sort();
+    load_balancer_ports
 }
 
 /// Runs the service proxy. The process must be in the cluster's network namespace.
-pub async fn run(view: Arc<View>, around: Surroundings) {
+pub async fn run(view: Arc<ClusterView>, around: ProxyNetwork) {
     view.synced().await;
     let mut changes = view.changes();
     let mut in_force: Option<Services> = None;
-    let mut pause = FIRST_PAUSE;
+    let mut pause = FIRST_BACKOFF;
     loop {
         changes.mark_unchanged();
         let wanted = plan(&view.services.list(), &view.slices.list(), &around);
@@ -151,26 +151,26 @@ pub async fn run(view: Arc<View>, around: Surroundings) {
             match tokio::task::spawn_blocking(move || net::firewall::apply_services(&rules)).await {
                 Ok(Ok(())) => {
                     in_force = Some(wanted);
-                    pause = FIRST_PAUSE;
+                    pause = FIRST_BACKOFF;
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "service addresses not put in force");
+                    tracing::warn!(%error, "cannot apply the rules of services");
                     failed = true;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "service proxy");
+                    tracing::error!(%error, "the service proxy has ended");
                     return;
                 }
             }
         }
         if failed {
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(LONGEST_BACKOFF);
         } else {
             if changes.changed().await.is_err() {
                 return;
             }
-            tokio::time::sleep(TOGETHER).await;
+            tokio::time::sleep(BATCHING_WINDOW).await;
         }
     }
 }
@@ -181,8 +181,8 @@ mod tests {
 
     use super::*;
 
-    fn around(relayed: bool) -> Surroundings {
-        Surroundings {
+    fn around(relayed: bool) -> ProxyNetwork {
+        ProxyNetwork {
             uplink: "uplink".into(),
             services: "10.96.0.0/16".parse().expect("a network"),
             own: vec!["10.96.0.1".parse().expect("an address")],
@@ -202,7 +202,7 @@ mod tests {
         Arc::new(serde_json::from_value(object).expect("a service"))
     }
 
-    /// Endpoints 10.244.0.1.. of service web; each mark: r ready, l leaving but serving, u neither.
+    /// Endpoints 10.244.0.1.. of service web; each mark: r ready, l terminating but serving, u neither.
     fn slice(marks: &str) -> Arc<EndpointSlice> {
         let endpoints: Vec<Value> = marks
             .chars()
@@ -222,7 +222,7 @@ mod tests {
     }
 
     /// The rules as `address:port>backend,backend`.
-    fn told(services: &Services) -> Vec<String> {
+    fn rules_of(services: &Services) -> Vec<String> {
         services
             .virtual_servers
             .iter()
@@ -240,13 +240,13 @@ mod tests {
         let cases: Vec<Case<'_>> = vec![
             ("ready only", service("web", json!({}), None), slice("rul"), false, vec!["10.96.0.7:80>10.244.0.1:8080"]),
             (
-                "leaving if no other",
+                "terminating if there is no other",
                 service("web", json!({}), None),
                 slice("ul"),
                 false,
                 vec!["10.96.0.7:80>10.244.0.2:8080"],
             ),
-            ("nobody", service("web", json!({}), None), slice("u"), false, vec!["10.96.0.7:80>"]),
+            ("no endpoint", service("web", json!({}), None), slice("u"), false, vec!["10.96.0.7:80>"]),
             ("other service", service("api", json!({}), None), slice("r"), false, vec!["10.96.0.7:80>"]),
             ("headless", service("web", json!({"clusterIP": "None"}), None), slice("r"), false, vec![]),
             ("our own address", service("web", json!({"clusterIP": "10.96.0.1"}), None), slice("r"), false, vec![]),
@@ -274,17 +274,17 @@ mod tests {
             ),
         ];
         for (name, service, slice, relayed, expected) in cases {
-            assert_eq!(told(&plan(&[service], &[slice], &around(relayed))), expected, "{name}");
+            assert_eq!(rules_of(&plan(&[service], &[slice], &around(relayed))), expected, "{name}");
         }
     }
 
     #[test]
     fn relays_serve_load_balancer_ports() {
         let service = service("web", json!({"type": "LoadBalancer"}), Some("203.0.113.10"));
-        let expected = Front {
+        let expected = LoadBalancerPort {
             listen: "203.0.113.10:80".parse().expect("an address"),
             to: "10.96.0.7:80".parse().expect("an address"),
         };
-        assert_eq!(fronts(&[service]), [expected]);
+        assert_eq!(load_balancer_ports(&[service]), [expected]);
     }
 }

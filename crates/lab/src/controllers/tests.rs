@@ -1,4 +1,4 @@
-//! All controllers together, against the real API server, with pods made ready by hand.
+//! All controllers together, with the real API server. The test makes pods ready.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -28,14 +28,14 @@ impl Cluster {
         let server = apiserver::Server::new(options).expect("a server");
         let stop = CancellationToken::new();
         tokio::spawn(server.run(stop.clone()));
-        let client = crate::orchestration::bring_up::client(&kubeconfig).await.expect("a client");
+        let client = crate::orchestration::clients::client(&kubeconfig).await.expect("a client");
         for (name, zone) in [("n-a", "a"), ("n-b", "b")] {
             let node = json!({"metadata": {"name": name, "labels": {scheduler::ZONE: zone}}});
             create::<Node>(&Api::all(client.clone()), node).await;
         }
-        let (view, mut tasks) = View::follow(&client);
+        let (view, mut tasks) = ClusterView::follow(&client);
         let load_balancers = vec!["203.0.113.10".parse().expect("an address")];
-        let settings = Settings { cluster: "test".into(), load_balancers };
+        let settings = ControllerSettings { load_balancers };
         tasks.spawn(run(client.clone(), view, settings));
         Self { client, _stop: stop.drop_guard(), _tasks: tasks }
     }
@@ -52,7 +52,7 @@ impl Cluster {
         let pods = self.api::<Pod>();
         for (index, pod) in list(&pods).await.iter().enumerate() {
             let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-            if placed && replica_set::ready_since(pod).is_none() {
+            if placed && pod_state::ready_since(pod).is_none() {
                 let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
                 let status = json!({"status": {"phase": "Running", "podIP": format!("10.244.0.{}", index + 2), "conditions": ready}});
                 let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;
@@ -73,7 +73,7 @@ async fn list<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>) -> Ve
     api.list(&ListParams::default()).await.expect("listed").items
 }
 
-/// Waits until `holds` gives something; says what it was about if it does not.
+/// Waits until `holds` returns a value, and panics with `what` after a deadline.
 async fn eventually<T, Fut: Future<Output = Option<T>>>(what: &str, mut holds: impl FnMut() -> Fut) -> T {
     let begin = Instant::now();
     loop {
@@ -153,7 +153,7 @@ async fn from_a_deployment_to_endpoints_and_back() {
     .await;
     assert_eq!(load_balancer::address_of(&service).map(|address| address.to_string()).as_deref(), Some("203.0.113.10"));
 
-    // Nothing else happens in the cluster now: the size alone must wake whoever makes the pod.
+    // Nothing else happens in the cluster now: the new size alone must start the controller.
     let begin = Instant::now();
     let size = json!({"spec": {"replicas": 3}});
     deployments.patch("web", &PatchParams::default(), &Patch::Merge(size)).await.expect("scaled");
@@ -164,7 +164,7 @@ async fn from_a_deployment_to_endpoints_and_back() {
     let image = Patch::Merge(web("two", 3));
     deployments.patch("web", &PatchParams::default(), &image).await.expect("changed");
     let finish_deleted = || async {
-        // What a node agent does with pods that are being deleted.
+        // A node agent does this with pods that are being deleted.
         for pod in list(&cluster.api::<Pod>()).await.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
             let now = kube::api::DeleteParams::default().grace_period(0);
             let _ = cluster.api::<Pod>().delete(&pod.name_any(), &now).await;
@@ -183,7 +183,7 @@ async fn from_a_deployment_to_endpoints_and_back() {
     eventually("three endpoints", ready_endpoints(3)).await;
 }
 
-/// A restart, then no pods, then two, each while the one before is still under way.
+/// A restart, then no pods, then two, each while the previous change is in progress.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sizes_that_change_during_a_rollout() {
     let cluster = Cluster::start().await;

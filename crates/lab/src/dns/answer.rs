@@ -1,4 +1,4 @@
-//! What a name of the cluster stands for.
+//! Answers to DNS questions about names of the cluster.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -10,40 +10,40 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 
-use crate::controllers::View;
+use crate::controllers::ClusterView;
 use crate::controllers::endpoint_slice::SERVICE_NAME;
 
 /// The cluster's domain.
 const DOMAIN: &str = "cluster.local";
-/// Seconds for which an answer may be kept. Short: what is watched changes within milliseconds.
+/// Time to live of an answer, in seconds. It is short because objects change within milliseconds.
 const TTL: u32 = 5;
 
-/// An answer to one question.
+/// The answer to a question.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct DnsAnswer {
     /// NOERROR, NXDOMAIN or SERVFAIL.
     pub code: ResponseCode,
-    /// Whether the name is of this cluster.
+    /// Whether the name belongs to this cluster.
     pub authoritative: bool,
     /// The answer section.
     pub records: Vec<Record>,
-    /// Told along with the absence of a name or record, so that the absence may be kept.
+    /// The SOA record of a negative answer, so that it may be cached.
     pub soa: Option<Record>,
 }
 
-/// What a name stands for, before the type of record is considered.
-enum Found {
-    /// Nothing has this name.
+/// The data of a name, before the type of record is considered.
+enum NameData {
+    /// The name does not exist.
     Nothing,
-    /// The name is there, and stands for these.
+    /// The data of the name.
     Data(Vec<RData>),
-    /// Another name, outside.
+    /// An alias of a name outside of the cluster.
     Alias(String),
 }
 
 /// Answers a question about `name`.
 #[must_use]
-pub fn answer(view: &View, name: &Name, kind: RecordType) -> Answer {
+pub fn answer(view: &ClusterView, name: &Name, kind: RecordType) -> DnsAnswer {
     let text = name.to_lowercase().to_ascii();
     let text = text.trim_end_matches('.');
     if let Ok(address) = name.parse_arpa_name()
@@ -54,30 +54,30 @@ pub fn answer(view: &View, name: &Name, kind: RecordType) -> Answer {
     let Some(prefix) =
         text.strip_suffix(DOMAIN).and_then(|prefix| prefix.strip_suffix('.').or(prefix.is_empty().then_some("")))
     else {
-        // A single label cannot be a host outside; more labels may, but there is nobody to ask.
+        // A single label cannot be a host outside. Other names may be, but there is no server to query.
         let code = if text.contains('.') { ResponseCode::ServFail } else { ResponseCode::NXDomain };
-        return Answer { code, authoritative: false, records: Vec::new(), soa: None };
+        return DnsAnswer { code, authoritative: false, records: Vec::new(), soa: None };
     };
     let labels: Vec<&str> = prefix.split('.').filter(|label| !label.is_empty()).collect();
     let found = match labels.as_slice() {
-        [] | ["svc"] | ["pod"] => Found::Data(Vec::new()),
-        [namespace, "svc" | "pod"] if view.namespaces.get("", namespace).is_some() => Found::Data(Vec::new()),
+        [] | ["svc"] | ["pod"] => NameData::Data(Vec::new()),
+        [namespace, "svc" | "pod"] if view.namespaces.get("", namespace).is_some() => NameData::Data(Vec::new()),
         [address, namespace, "pod"] if view.namespaces.get("", namespace).is_some() => pod(address),
         [service, namespace, "svc"] => of_service(view, service, namespace),
         [port, protocol, service, namespace, "svc"] if port.starts_with('_') && protocol.starts_with('_') => {
             ports(view, &port[1..], &protocol[1..], service, namespace)
         }
         [host, service, namespace, "svc"] => of_host(view, host, service, namespace),
-        _ => Found::Nothing,
+        _ => NameData::Nothing,
     };
     let record = |data: RData| Record::from_rdata(name.clone(), TTL, data);
     match found {
-        Found::Nothing => absent(ResponseCode::NXDomain),
-        Found::Alias(target) => match Name::from_ascii(format!("{}.", target.trim_end_matches('.'))) {
+        NameData::Nothing => absent(ResponseCode::NXDomain),
+        NameData::Alias(target) => match Name::from_ascii(format!("{}.", target.trim_end_matches('.'))) {
             Ok(target) => present(vec![record(RData::CNAME(CNAME(target)))]),
             Err(_) => absent(ResponseCode::ServFail),
         },
-        Found::Data(data) => {
+        NameData::Data(data) => {
             let wanted = |data: &RData| kind == RecordType::ANY || data.record_type() == kind;
             let records: Vec<Record> = data.into_iter().filter(wanted).map(record).collect();
             if records.is_empty() { absent(ResponseCode::NoError) } else { present(records) }
@@ -85,15 +85,15 @@ pub fn answer(view: &View, name: &Name, kind: RecordType) -> Answer {
     }
 }
 
-fn present(records: Vec<Record>) -> Answer {
-    Answer { code: ResponseCode::NoError, authoritative: true, records, soa: None }
+fn present(records: Vec<Record>) -> DnsAnswer {
+    DnsAnswer { code: ResponseCode::NoError, authoritative: true, records, soa: None }
 }
 
-fn absent(code: ResponseCode) -> Answer {
+fn absent(code: ResponseCode) -> DnsAnswer {
     let name = |text: &str| Name::from_ascii(text).expect("a constant name is well formed");
     let soa = SOA::new(name("ns.dns.cluster.local."), name("hostmaster.cluster.local."), 1, 7200, 1800, 86400, TTL);
     let soa = Record::from_rdata(name("cluster.local."), TTL, RData::SOA(soa));
-    Answer { code, authoritative: true, records: Vec::new(), soa: Some(soa) }
+    DnsAnswer { code, authoritative: true, records: Vec::new(), soa: Some(soa) }
 }
 
 fn address(address: IpAddr) -> RData {
@@ -103,7 +103,7 @@ fn address(address: IpAddr) -> RData {
     }
 }
 
-fn slices_of(view: &View, service: &Service) -> Vec<Arc<EndpointSlice>> {
+fn slices_of(view: &ClusterView, service: &Service) -> Vec<Arc<EndpointSlice>> {
     let mut slices = view.slices.list();
     slices.retain(|slice| {
         slice.metadata.namespace == service.metadata.namespace
@@ -112,7 +112,7 @@ fn slices_of(view: &View, service: &Service) -> Vec<Arc<EndpointSlice>> {
     slices
 }
 
-/// Ready endpoints with their host names: the pod's, or the address with dashes.
+/// Returns ready endpoints with their host names: the pod's, or the address with dashes.
 fn endpoints(slices: &[Arc<EndpointSlice>]) -> Vec<(String, IpAddr)> {
     let mut found = Vec::new();
     for slice in slices {
@@ -147,12 +147,12 @@ fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
 }
 
-fn of_service(view: &View, service: &str, namespace: &str) -> Found {
-    let Some(service) = view.services.get(namespace, service) else { return Found::Nothing };
+fn of_service(view: &ClusterView, service: &str, namespace: &str) -> NameData {
+    let Some(service) = view.services.get(namespace, service) else { return NameData::Nothing };
     if let Some(spec) = &service.spec
         && spec.type_.as_deref() == Some("ExternalName")
     {
-        return spec.external_name.clone().map_or(Found::Nothing, Found::Alias);
+        return spec.external_name.clone().map_or(NameData::Nothing, NameData::Alias);
     }
     let mut data: Vec<RData> = if is_headless(&service) {
         endpoints(&slices_of(view, &service)).into_iter().map(|(_, ip)| address(ip)).collect()
@@ -160,29 +160,29 @@ fn of_service(view: &View, service: &str, namespace: &str) -> Found {
         cluster_ips(&service).into_iter().map(address).collect()
     };
     if data.is_empty() && is_headless(&service) {
-        // CoreDNS says NXDOMAIN for a headless service without endpoints, and clients rely on it to give up.
-        return Found::Nothing;
+        // CoreDNS returns NXDOMAIN for a headless service without endpoints, and clients rely on it to give up.
+        return NameData::Nothing;
     }
     let first = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let target = format!("{}.{namespace}.svc.{DOMAIN}.", service.name_any());
     data.extend(first.filter_map(|port| srv(port.port, &target)));
-    Found::Data(data)
+    NameData::Data(data)
 }
 
-fn of_host(view: &View, host: &str, service: &str, namespace: &str) -> Found {
+fn of_host(view: &ClusterView, host: &str, service: &str, namespace: &str) -> NameData {
     let Some(service) = view.services.get(namespace, service).filter(|service| is_headless(service)) else {
-        return Found::Nothing;
+        return NameData::Nothing;
     };
     let data: Vec<RData> = endpoints(&slices_of(view, &service))
         .into_iter()
         .filter(|(name, _)| name == host)
         .map(|(_, ip)| address(ip))
         .collect();
-    if data.is_empty() { Found::Nothing } else { Found::Data(data) }
+    if data.is_empty() { NameData::Nothing } else { NameData::Data(data) }
 }
 
-fn ports(view: &View, port: &str, protocol: &str, service: &str, namespace: &str) -> Found {
-    let Some(service) = view.services.get(namespace, service) else { return Found::Nothing };
+fn ports(view: &ClusterView, port: &str, protocol: &str, service: &str, namespace: &str) -> NameData {
+    let Some(service) = view.services.get(namespace, service) else { return NameData::Nothing };
     let of_protocol = |other: Option<&str>| other.unwrap_or("TCP").eq_ignore_ascii_case(protocol);
     let domain = format!("{}.{namespace}.svc.{DOMAIN}.", service.name_any());
     let mut data = Vec::new();
@@ -205,20 +205,20 @@ fn ports(view: &View, port: &str, protocol: &str, service: &str, namespace: &str
             .filter(|other| other.name.as_deref() == Some(port) && of_protocol(other.protocol.as_deref()));
         data.extend(named.filter_map(|port| srv(port.port, &domain)));
     }
-    if data.is_empty() { Found::Nothing } else { Found::Data(data) }
+    if data.is_empty() { NameData::Nothing } else { NameData::Data(data) }
 }
 
 fn srv(port: i32, target: &str) -> Option<RData> {
     Some(RData::SRV(SRV::new(0, 100, u16::try_from(port).ok()?, Name::from_ascii(target).ok()?)))
 }
 
-fn pod(dashed: &str) -> Found {
+fn pod(dashed: &str) -> NameData {
     let dotted = dashed.replace('-', ".").parse::<Ipv4Addr>().map(IpAddr::V4);
     let parsed = dotted.or_else(|_| dashed.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6));
-    parsed.map_or(Found::Nothing, |ip| Found::Data(vec![address(ip)]))
+    parsed.map_or(NameData::Nothing, |ip| NameData::Data(vec![address(ip)]))
 }
 
-fn reverse(view: &View, name: &Name, address: IpAddr, kind: RecordType) -> Answer {
+fn reverse(view: &ClusterView, name: &Name, address: IpAddr, kind: RecordType) -> DnsAnswer {
     let mut names = Vec::new();
     for service in view.services.list() {
         let domain = format!("{}.{}.svc.{DOMAIN}.", service.name_any(), service.namespace().unwrap_or_default());

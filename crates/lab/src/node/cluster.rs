@@ -1,4 +1,4 @@
-//! What the node agent asks of its cluster, and the Secrets and ConfigMaps it keeps at hand.
+//! The cluster's API as the node agent uses it, and a cache of Secrets and ConfigMaps.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
@@ -8,56 +8,57 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use serde_json::Value;
 use tokio::sync::watch;
 
-/// Which pod: a name can be used again, a uid cannot.
+/// A reference to a pod. A name can be used again, a UID cannot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PodRef {
-    /// Namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Name.
+    /// Name of the pod.
     pub name: String,
-    /// Uid.
+    /// UID of the pod.
     pub uid: String,
 }
 
 impl PodRef {
-    /// The reference to a pod as the API server gave it.
+    /// Returns the reference to a pod.
     pub fn of(pod: &Pod) -> Self {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         Self { namespace: text(&pod.metadata.namespace), name: text(&pod.metadata.name), uid: text(&pod.metadata.uid) }
     }
 }
 
-/// The API server did not do what was asked.
+/// A request to the API server failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ClusterError {
-    /// The object is not there (any more): asking again is of no use.
+    /// Whether the object does not exist, so that repeating the request is useless.
     pub gone: bool,
-    /// Why.
+    /// The reason.
     pub message: String,
 }
 
-/// A service-account token to ask for.
+/// Parameters of a service account token.
 #[derive(Debug, Clone)]
-pub struct TokenWish {
-    /// Who will use it.
+pub struct TokenParameters {
+    /// Pod that uses the token.
     pub pod: PodRef,
-    /// The account.
+    /// Name of the service account.
     pub service_account: String,
-    /// Whom it is for; the API server itself if absent.
+    /// Audience of the token; `None` is the API server.
     pub audience: Option<String>,
-    /// How long it should live.
+    /// Lifetime, in seconds.
     pub seconds: i64,
 }
 
-/// The cluster as the node agent needs it. The real one is [`super::kubernetes::Kubernetes`]; tests have their own.
+/// The API of a cluster, as the node agent uses it. [`super::kubernetes::Kubernetes`] implements it with an API server;
+/// tests have their own implementation.
 #[async_trait]
-pub trait Cluster: Send + Sync + 'static {
-    /// Gets a token.
-    async fn token(&self, wish: &TokenWish) -> Result<String, ClusterError>;
-    /// Replaces what the node agent says of a pod.
+pub trait ClusterApi: Send + Sync + 'static {
+    /// Requests a token.
+    async fn token(&self, parameters: &TokenParameters) -> Result<String, ClusterError>;
+    /// Replaces the status of a pod.
     async fn report(&self, pod: &PodRef, status: &Value) -> Result<(), ClusterError>;
-    /// Removes a pod that has ended after its deletion was asked for.
+    /// Removes a pod that has ended after its deletion.
     async fn finish(&self, pod: &PodRef) -> Result<(), ClusterError>;
     /// Records an event.
     async fn event(&self, event: &Value) -> Result<(), ClusterError>;
@@ -66,7 +67,7 @@ pub trait Cluster: Send + Sync + 'static {
 /// The contents of a Secret or a ConfigMap.
 pub type Data = BTreeMap<String, Vec<u8>>;
 
-/// Which of the two kinds.
+/// The kind of an object with contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DataKind {
     /// A Secret.
@@ -84,27 +85,27 @@ impl std::fmt::Display for DataKind {
     }
 }
 
-/// All Secrets and ConfigMaps of the cluster, kept current by a watch.
+/// A cache of the cluster's Secrets and ConfigMaps, updated by a watch.
 #[derive(Debug)]
-pub struct Objects {
+pub struct ObjectCache {
     held: RwLock<HashMap<(DataKind, String, String), Arc<Data>>>,
     changes: watch::Sender<u64>,
 }
 
-impl Default for Objects {
+impl Default for ObjectCache {
     fn default() -> Self {
         Self { held: RwLock::default(), changes: watch::Sender::new(0) }
     }
 }
 
-impl Objects {
-    /// The contents of an object.
+impl ObjectCache {
+    /// Returns the contents of an object.
     pub fn get(&self, kind: DataKind, namespace: &str, name: &str) -> Option<Arc<Data>> {
         let held = self.held.read().expect("no holder of the lock panics");
         held.get(&(kind, namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    /// Notes an object's contents, or (`None`) that it is gone.
+    /// Stores an object's contents; `None` removes the object.
     pub fn put(&self, kind: DataKind, namespace: &str, name: &str, data: Option<Data>) {
         let mut held = self.held.write().expect("no holder of the lock panics");
         let key = (kind, namespace.to_owned(), name.to_owned());
@@ -122,7 +123,7 @@ impl Objects {
         }
     }
 
-    /// Keeps of a kind only the objects named, after a watch began anew.
+    /// Removes all objects of a kind except the named ones, after a new list.
     pub fn retain(&self, kind: DataKind, keep: &std::collections::HashSet<(String, String)>) {
         let mut held = self.held.write().expect("no holder of the lock panics");
         let before = held.len();
@@ -134,18 +135,18 @@ impl Objects {
         }
     }
 
-    /// Tells of every change.
+    /// Returns a receiver of changes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 }
 
-/// The contents of a Secret.
+/// Returns the contents of a Secret.
 pub fn secret_data(secret: Secret) -> Data {
     secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
 }
 
-/// The contents of a ConfigMap, text and binary.
+/// Returns the contents of a ConfigMap, text and binary.
 pub fn config_map_data(map: ConfigMap) -> Data {
     let text = map.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.into_bytes()));
     let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));

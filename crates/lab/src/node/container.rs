@@ -1,4 +1,4 @@
-//! From a container of a pod's spec to a program to start.
+//! Conversion of a container of a pod's spec to a program to start.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,54 +11,54 @@ use net::process::{Launch, Program, User};
 use super::environment::{Environment, OWN_PROGRAMS, expand};
 use super::sandbox::name_files;
 
-/// Open files that a container may have, as container runtimes allow.
+/// Limit of open files of a container, as container runtimes set it.
 const OPEN_FILES: u64 = 1 << 20;
-/// Images with this prefix are built in: the rest of the name is a subcommand of this program.
+/// Prefix of built-in images; the rest of the name is a subcommand of this program.
 const OWN_IMAGES: &str = "isthmus/";
 
-/// Why a container cannot be started yet: `reason` and `message` of its `waiting` state.
+/// Why a container cannot start yet: `reason` and `message` of its `waiting` state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(super) struct WaitingReason {
     pub reason: &'static str,
     pub message: String,
 }
 
 const CONFIG: &str = "CreateContainerConfigError";
 
-impl Waiting {
+impl WaitingReason {
     pub(super) fn config(message: impl Into<String>) -> Self {
         Self { reason: CONFIG, message: message.into() }
     }
 
-    /// Whether it is its configuration that the container waits for.
+    /// Reports whether the container waits for its configuration.
     pub(super) fn is_config(&self) -> bool {
         self.reason == CONFIG
     }
 }
 
-/// What a pod provides to its containers.
-pub(super) struct Provision<'a> {
+/// What the pod provides for its containers.
+pub(super) struct ContainerSources<'a> {
     pub pod: &'a Pod,
-    /// The pod's directory.
+    /// Directory of the pod.
     pub directory: &'a Path,
-    /// Where each volume is on the host.
+    /// Directories of the volumes on the host, by name.
     pub volumes: &'a BTreeMap<String, PathBuf>,
-    /// This executable, shown in every container.
+    /// Path of this program, which every container can run.
     pub executable: &'a Path,
 }
 
-/// The subcommand that a built-in image stands for.
+/// Returns the subcommand of a built-in image.
 pub(super) fn own_image(image: &str) -> Option<&str> {
     let rest = image.rsplit_once('@').map_or(image, |(name, _)| name).strip_prefix(OWN_IMAGES)?;
     Some(rest.split_once(':').map_or(rest, |(name, _)| name))
 }
 
-/// The program of a container, ready to start in its pod.
+/// Returns the program of a container, ready to start in its pod.
 pub(super) fn plan(
-    provision: &Provision<'_>,
+    provision: &ContainerSources<'_>,
     container: &Container,
     environment: Environment,
-) -> Result<Launch, Waiting> {
+) -> Result<Launch, WaitingReason> {
     let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
         words.iter().flatten().map(|word| expand(word, &environment)).collect()
     };
@@ -68,11 +68,11 @@ pub(super) fn plan(
         (Some((program, rest)), _) => (Program::Named(program.clone()), [rest.to_vec(), args].concat()),
         (None, Some(subcommand)) => (Program::Own, [vec![subcommand.to_owned()], args].concat()),
         (None, None) => {
-            return Err(Waiting {
+            return Err(WaitingReason {
                 reason: "ErrImageNeverPull",
                 message: format!(
-                    "Container image {image:?} is not built in, and the lab runs programs of this machine, not images: \
-                     give the container a \"command\" that names one (\"args\" are passed to it)"
+                    "Container image {image:?} is not built in, and a lab runs programs of this machine instead of images: \
+                     give the container a \"command\" of this machine (\"args\" are passed to it)"
                 ),
             });
         }
@@ -89,7 +89,7 @@ pub(super) fn plan(
     Ok(launch)
 }
 
-/// Whom a container runs as. In a user namespace there is one user only, so a wish for another is not followed.
+/// Returns the user of a container. A user namespace has a single user, so another user is ignored there.
 fn user(pod: &Pod, container: &Container) -> Option<User> {
     let own = container.security_context.as_ref();
     let shared = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
@@ -113,12 +113,16 @@ fn user(pod: &Pod, container: &Container) -> Option<User> {
     })
 }
 
-fn view(provision: &Provision<'_>, container: &Container, environment: &Environment) -> Result<View, Waiting> {
+fn view(
+    provision: &ContainerSources<'_>,
+    container: &Container,
+    environment: &Environment,
+) -> Result<View, WaitingReason> {
     let mut places: Vec<Place> = name_files(provision.directory)
         .into_iter()
         .map(|(target, source)| Place { target: target.into(), source: Source::Host(source), read_only: false })
         .collect();
-    // The program's file may have been replaced since the lab began; it still runs, but can no more be shown.
+    // The program's file may have been replaced since the lab started. It still runs, but can no longer be mounted.
     if provision.executable.exists() {
         places.push(Place {
             target: Path::new(OWN_PROGRAMS).join("isthmus"),
@@ -130,7 +134,7 @@ fn view(provision: &Provision<'_>, container: &Container, environment: &Environm
         let source = provision
             .volumes
             .get(&mount.name)
-            .ok_or_else(|| Waiting::config(format!("volumeMount {:?} names no volume of the pod", mount.name)))?;
+            .ok_or_else(|| WaitingReason::config(format!("volumeMount {:?} names no volume of the pod", mount.name)))?;
         let source = match sub_path(mount, environment)? {
             Some(inside) => inside_of(source, &inside)?,
             None => source.clone(),
@@ -145,7 +149,7 @@ fn view(provision: &Provision<'_>, container: &Container, environment: &Environm
     Ok(View { places })
 }
 
-fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, Waiting> {
+fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, WaitingReason> {
     let plain = mount.sub_path.clone().filter(|path| !path.is_empty());
     let path = match &mount.sub_path_expr {
         Some(expression) if !expression.is_empty() => Some(expand(expression, environment)),
@@ -153,24 +157,24 @@ fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<Str
     };
     match path {
         Some(path) if Path::new(&path).is_absolute() || path.split('/').any(|part| part == "..") => {
-            Err(Waiting::config(format!("subPath {path:?} leaves its volume")))
+            Err(WaitingReason::config(format!("subPath {path:?} leaves its volume")))
         }
         path => Ok(path),
     }
 }
 
-/// A place inside of a volume: made if missing, with links followed to where it really is.
-fn inside_of(volume: &Path, inside: &str) -> Result<PathBuf, Waiting> {
+/// Returns a path inside of a volume, with links resolved. The directory is created if it is missing.
+fn inside_of(volume: &Path, inside: &str) -> Result<PathBuf, WaitingReason> {
     let path = volume.join(inside);
     if !path.exists() {
         std::fs::create_dir_all(&path)
-            .map_err(|error| Waiting::config(format!("cannot make subPath {inside:?}: {error}")))?;
+            .map_err(|error| WaitingReason::config(format!("cannot create subPath {inside:?}: {error}")))?;
     }
-    let real = path.canonicalize().map_err(|error| Waiting::config(format!("subPath {inside:?}: {error}")))?;
+    let real = path.canonicalize().map_err(|error| WaitingReason::config(format!("subPath {inside:?}: {error}")))?;
     if real.starts_with(volume) {
         Ok(real)
     } else {
-        Err(Waiting::config(format!("subPath {inside:?} leaves its volume")))
+        Err(WaitingReason::config(format!("subPath {inside:?} leaves its volume")))
     }
 }
 
@@ -179,17 +183,21 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn planned(container: serde_json::Value) -> Result<Launch, Waiting> {
+    fn planned(container: serde_json::Value) -> Result<Launch, WaitingReason> {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": []}})).unwrap();
         let container: Container = serde_json::from_value(container).unwrap();
         let volumes = BTreeMap::from([("data".to_owned(), PathBuf::from("/volumes/data"))]);
-        let provision =
-            Provision { pod: &pod, directory: Path::new("/pod"), volumes: &volumes, executable: Path::new("/x") };
+        let provision = ContainerSources {
+            pod: &pod,
+            directory: Path::new("/pod"),
+            volumes: &volumes,
+            executable: Path::new("/x"),
+        };
         plan(&provision, &container, vec![("N".into(), "7".into())])
     }
 
     #[test]
-    fn chooses_programs() {
+    fn programs_are_chosen_by_image_or_command() {
         let own = planned(json!({"name": "c", "image": "isthmus/sidecar:v1", "args": ["init", "$(N)"]})).unwrap();
         assert_eq!((own.program, own.arguments), (Program::Own, vec!["sidecar".into(), "init".into(), "7".into()]));
         let other =
@@ -201,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_must_make_sense() {
+    fn invalid_mounts_are_refused() {
         let mount =
             |mount: serde_json::Value| planned(json!({"name": "c", "command": ["true"], "volumeMounts": [mount]}));
         let good = mount(json!({"name": "data", "mountPath": "/etc/hosts", "readOnly": true})).unwrap().view.unwrap();

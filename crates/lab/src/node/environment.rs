@@ -1,33 +1,33 @@
-//! A container's environment: `env`, `envFrom`, `$(NAME)` references.
+//! The environment of a container: `env`, `envFrom`, and `$(NAME)` references.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 
-use super::cluster::{Data, DataKind, Objects};
-use super::fields::{Addresses, field, resource};
+use super::cluster::{Data, DataKind, ObjectCache};
+use super::fields::{DownwardAddresses, field, resource};
 
-/// Names with their values, in the order in which they were first given.
+/// Names with their values, in the order of first use.
 pub(super) type Environment = Vec<(String, String)>;
 
-/// Where a container's environment comes from.
+/// Sources of a container's environment.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct EnvironmentSource<'a> {
     pub pod: &'a Pod,
-    pub addresses: Addresses,
-    pub objects: &'a Objects,
-    /// Where the pod reaches its API server.
+    pub addresses: DownwardAddresses,
+    pub objects: &'a ObjectCache,
+    /// Address of the API server inside of the cluster.
     pub api: SocketAddr,
 }
 
-/// The directory of this program in every container.
+/// Directory of this program in every container.
 pub(super) const OWN_PROGRAMS: &str = "/run/isthmus/bin";
 
-/// The whole environment of a container.
+/// Returns the environment of a container.
 ///
 /// An error is the message of a container that waits with `CreateContainerConfigError`.
-pub(super) fn resolve(source: Source<'_>, container: &Container) -> Result<Environment, String> {
+pub(super) fn resolve(source: EnvironmentSource<'_>, container: &Container) -> Result<Environment, String> {
     let mut environment = Environment::new();
     let name = source.pod.metadata.name.clone().unwrap_or_default();
     let spec = source.pod.spec.as_ref();
@@ -72,8 +72,8 @@ pub(super) fn resolve(source: Source<'_>, container: &Container) -> Result<Envir
     Ok(environment)
 }
 
-/// The value of `valueFrom`; `None` when it is optional and missing.
-fn valued(source: Source<'_>, container: &Container, from: &EnvVarSource) -> Result<Option<String>, String> {
+/// Returns the value of `valueFrom`; `None` if it is optional and missing.
+fn valued(source: EnvironmentSource<'_>, container: &Container, from: &EnvVarSource) -> Result<Option<String>, String> {
     if let Some(wanted) = &from.field_ref {
         return field(source.pod, source.addresses, &wanted.field_path).map(Some);
     }
@@ -96,7 +96,12 @@ fn valued(source: Source<'_>, container: &Container, from: &EnvVarSource) -> Res
     }
 }
 
-fn object(source: Source<'_>, kind: DataKind, name: &str, optional: Option<bool>) -> Result<Option<Arc<Data>>, String> {
+fn object(
+    source: EnvironmentSource<'_>,
+    kind: DataKind,
+    name: &str,
+    optional: Option<bool>,
+) -> Result<Option<Arc<Data>>, String> {
     let namespace = source.pod.metadata.namespace.as_deref().unwrap_or_default();
     match source.objects.get(kind, namespace, name) {
         Some(data) => Ok(Some(data)),
@@ -112,7 +117,7 @@ fn set(environment: &mut Environment, name: &str, value: String) {
     }
 }
 
-/// Replaces `$(NAME)` by a known value; `$$` is one dollar sign; an unknown name stays as it is written.
+/// Replaces `$(NAME)` with a known value, and `$$` with a dollar sign. An unknown name stays as it is.
 pub(super) fn expand(text: &str, environment: &Environment) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -147,7 +152,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn expands_references() {
+    fn references_are_expanded() {
         let environment = vec![("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())];
         for (text, expanded) in [
             ("$(A)-$(B)", "1-$(A)"),
@@ -161,14 +166,17 @@ mod tests {
     }
 
     #[test]
-    fn takes_values_from_everywhere() {
-        let objects = Objects::default();
+    fn values_come_from_every_source() {
+        let objects = ObjectCache::default();
         objects.put(DataKind::ConfigMap, "shop", "settings", Some([("K".to_owned(), b"v".to_vec())].into()));
         objects.put(DataKind::Secret, "shop", "keys", Some([("S".to_owned(), b"hidden".to_vec())].into()));
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "shop"}})).unwrap();
-        let source = Source {
+        let source = EnvironmentSource {
             pod: &pod,
-            addresses: Addresses { pod: Some("10.244.0.9".parse().unwrap()), host: "203.0.113.1".parse().unwrap() },
+            addresses: DownwardAddresses {
+                pod: Some("10.244.0.9".parse().unwrap()),
+                host: "203.0.113.1".parse().unwrap(),
+            },
             objects: &objects,
             api: "10.96.0.1:443".parse().unwrap(),
         };

@@ -1,35 +1,36 @@
-//! Events about pods. Told in the background: a cluster that is away costs nothing but the events.
+//! Events about pods. They are sent in the background: while the cluster is unavailable only events are lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::clock;
-use super::cluster::{Cluster, PodRef};
+use super::cluster::{ClusterApi, PodRef};
+use crate::timestamp;
 
-/// Events waiting to be told; more are dropped.
+/// Length of the queue of events; further events are dropped.
 const WAITING: usize = 512;
-/// Series of equal events that are counted together.
+/// Number of series of equal events that are counted.
 const SERIES: usize = 2048;
 
-/// Takes events for telling.
+/// The queue of events to send.
 #[derive(Debug, Clone)]
 pub(super) struct Events {
     queue: mpsc::Sender<Value>,
 }
 
 impl Events {
-    /// Starts telling events to a cluster.
-    pub(super) fn start(cluster: Arc<dyn Cluster>) -> Self {
+    /// Starts sending events to a cluster.
+    pub(super) fn start(cluster: Arc<dyn ClusterApi>) -> Self {
         let (queue, events) = mpsc::channel(WAITING);
-        tokio::spawn(tell(cluster, events));
+        tokio::spawn(send(cluster, events));
         Self { queue }
     }
 
-    /// Records something that happened to a pod, or to a container of it.
+    /// Records an event of a pod, or of a container of it.
     pub(super) fn record(&self, pod: &Pod, kind: &str, reason: &str, message: &str, container: Option<&str>) {
         let name = PodRef::of(pod);
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
@@ -47,17 +48,17 @@ impl Events {
             "type": kind, "reason": reason, "message": message,
             "source": {"component": "kubelet", "host": node},
             "reportingComponent": "kubelet", "reportingInstance": node,
-            "firstTimestamp": clock::seconds(clock::now()),
-            "lastTimestamp": clock::seconds(clock::now()),
+            "firstTimestamp": timestamp::seconds(Timestamp::now()),
+            "lastTimestamp": timestamp::seconds(Timestamp::now()),
             "count": 1,
         });
-        // Full: the cluster is away or slow; what is lost is a record, not an effect.
+        // The queue is full: the cluster is unavailable or slow, and the event is lost.
         let _ = self.queue.try_send(event);
     }
 }
 
-/// Sends events, equal ones under one name with a count.
-async fn tell(cluster: Arc<dyn Cluster>, mut events: mpsc::Receiver<Value>) {
+/// Sends events. Equal events are one object with a count.
+async fn send(cluster: Arc<dyn ClusterApi>, mut events: mpsc::Receiver<Value>) {
     let mut series: HashMap<String, (String, u64, Value)> = HashMap::new();
     let mut number: u64 = 0;
     while let Some(mut event) = events.recv().await {
@@ -68,7 +69,7 @@ async fn tell(cluster: Arc<dyn Cluster>, mut events: mpsc::Receiver<Value>) {
         }
         number += 1;
         let base = about["name"].as_str().unwrap_or("pod").to_owned();
-        let unique = format!("{base}.{:x}{number:04x}", clock::now().unix_timestamp_nanos() as u64);
+        let unique = format!("{base}.{:x}{number:04x}", Timestamp::now().as_nanosecond() as u64);
         let (name, count, first) = series.entry(key).or_insert((unique, 0, event["firstTimestamp"].clone()));
         *count += 1;
         event["metadata"]["name"] = name.as_str().into();

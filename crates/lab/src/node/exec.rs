@@ -1,4 +1,4 @@
-//! The pods that run here, and running further commands in their containers.
+//! The running pods, and further commands in their containers.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -13,37 +13,37 @@ use tokio::sync::watch;
 
 use super::cluster::PodRef;
 use super::environment::Environment;
-use super::logs::Progress;
+use super::logs::LogProgress;
 
-/// How much of a command's output is kept for a message.
+/// Bytes of a command's output that its error message may contain.
 const KEPT: u64 = 10 << 10;
 
-/// A running container, as far as others than its pod's own task need it.
+/// A running container, as other tasks than its pod's own use it.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct RunningContainer {
     pub process: Arc<Process>,
     pub environment: Environment,
     pub directory: Option<PathBuf>,
     pub user: Option<User>,
-    pub log: watch::Receiver<Progress>,
+    pub log: watch::Receiver<LogProgress>,
 }
 
-/// A pod, as far as others than its own task need it.
+/// A running pod, as other tasks than its own use it.
 #[derive(Debug)]
 pub(super) struct PodHandle {
     pub name: PodRef,
-    /// The pod's directory.
+    /// Directory of the pod.
     pub directory: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<PodState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PodState {
     address: Option<IpAddr>,
     sandbox: Option<Arc<OwnedFd>>,
-    live: HashMap<String, Arc<Live>>,
-    /// Number of the latest run, and what its log is doing.
-    runs: HashMap<String, (u32, watch::Receiver<Progress>)>,
+    live: HashMap<String, Arc<RunningContainer>>,
+    /// Number of the latest run by container, and the progress of its log.
+    runs: HashMap<String, (u32, watch::Receiver<LogProgress>)>,
 }
 
 impl PodHandle {
@@ -51,11 +51,11 @@ impl PodHandle {
         Self { name, directory, state: Mutex::default() }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, PodState> {
         self.state.lock().expect("no holder of the lock panics")
     }
 
-    pub(super) fn set_live(&self, container: &str, run: u32, live: Arc<Live>) {
+    pub(super) fn set_live(&self, container: &str, run: u32, live: Arc<RunningContainer>) {
         let mut state = self.state();
         state.runs.insert(container.to_owned(), (run, live.log.clone()));
         state.live.insert(container.to_owned(), live);
@@ -65,12 +65,12 @@ impl PodHandle {
         self.state().live.remove(container);
     }
 
-    pub(super) fn live(&self, container: &str) -> Option<Arc<Live>> {
+    pub(super) fn live(&self, container: &str) -> Option<Arc<RunningContainer>> {
         self.state().live.get(container).cloned()
     }
 
-    /// The latest run of a container and the progress of its log.
-    pub(super) fn run(&self, container: &str) -> Option<(u32, watch::Receiver<Progress>)> {
+    /// Returns the latest run of a container and the progress of its log.
+    pub(super) fn run(&self, container: &str) -> Option<(u32, watch::Receiver<LogProgress>)> {
         self.state().runs.get(container).cloned()
     }
 
@@ -80,7 +80,7 @@ impl PodHandle {
         state.sandbox = sandbox.map(Arc::new);
     }
 
-    /// The pause process, for joining the pod's namespaces.
+    /// Returns the pause process, for joining the pod's namespaces.
     pub(super) fn sandbox(&self) -> Option<Arc<OwnedFd>> {
         self.state().sandbox.clone()
     }
@@ -90,19 +90,19 @@ impl PodHandle {
     }
 }
 
-/// All pods of this agent by namespace and name.
+/// The running pods by namespace and name.
 #[derive(Debug, Default)]
-pub(super) struct Pods {
+pub(super) struct PodRegistry {
     held: RwLock<HashMap<(String, String), Arc<PodHandle>>>,
 }
 
-impl Pods {
+impl PodRegistry {
     pub(super) fn insert(&self, pod: Arc<PodHandle>) {
         let key = (pod.name.namespace.clone(), pod.name.name.clone());
         self.held.write().expect("no holder of the lock panics").insert(key, pod);
     }
 
-    /// Forgets a pod, unless another one has its name by now.
+    /// Removes a pod, unless another pod has its name by now.
     pub(super) fn remove(&self, pod: &PodHandle) {
         let key = (pod.name.namespace.clone(), pod.name.name.clone());
         let mut held = self.held.write().expect("no holder of the lock panics");
@@ -119,13 +119,13 @@ impl Pods {
 
 /// Starts a command in a container, beside its program.
 pub(super) async fn start(
-    live: &Live,
+    live: &RunningContainer,
     command: Vec<String>,
     mut streams: Streams,
     terminal: bool,
 ) -> Result<Process, LaunchError> {
     let mut words = command.into_iter();
-    let program = words.next().ok_or_else(|| LaunchError::Refused("no command given".into()))?;
+    let program = words.next().ok_or_else(|| LaunchError::Refused("no command is given".into()))?;
     let mut launch = Launch::new(Program::Named(program));
     launch.arguments = words.collect();
     launch.environment = live.environment.clone();
@@ -140,8 +140,8 @@ pub(super) async fn start(
     net::process::launch(launch, streams).await
 }
 
-/// Runs a command to its end; an error holds what it said. Dropping the future ends the command.
-pub(super) async fn to_end(live: &Live, command: Vec<String>) -> Result<(), String> {
+/// Runs a command and waits for its end. An error is the command's output. Dropping the future kills the command.
+pub(super) async fn to_end(live: &RunningContainer, command: Vec<String>) -> Result<(), String> {
     let text = |error: io::Error| error.to_string();
     let (mut output, writer) = io::pipe().map_err(text)?;
     let mut streams = Streams::none().map_err(text)?;
@@ -166,13 +166,13 @@ pub(super) async fn to_end(live: &Live, command: Vec<String>) -> Result<(), Stri
     }
 }
 
-/// Ends a command that nobody waits for any more.
+/// Kills a command when it is dropped.
 pub(super) struct EndOnDrop(pub Process);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill(net::process::Signal::KILL);
-        // Its exit status is taken by a task, so that no zombie stays.
+        // A task reaps the process.
         if let (Ok(handle), Ok(runtime)) = (self.0.handle(), tokio::runtime::Handle::try_current()) {
             runtime.spawn_blocking(move || net::process::take_exit(&handle));
         }

@@ -1,21 +1,21 @@
-//! What a pod can ask to be told of itself: `fieldRef` and `resourceFieldRef` (the downward API).
+//! The downward API: `fieldRef` and `resourceFieldRef`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
-/// Facts of a pod that are not in its spec.
+/// Addresses of a pod, which are not in its spec.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Addresses {
-    /// The pod's address; absent before its network exists.
+pub(super) struct DownwardAddresses {
+    /// Address of the pod; `None` before its network exists.
     pub pod: Option<IpAddr>,
-    /// The node's address.
+    /// Address of the node.
     pub host: IpAddr,
 }
 
-/// The value of a field, by the path as `fieldRef.fieldPath` has it.
-pub(super) fn field(pod: &Pod, addresses: Addresses, path: &str) -> Result<String, String> {
+/// Returns the value of a field, by `fieldRef.fieldPath`.
+pub(super) fn field(pod: &Pod, addresses: DownwardAddresses, path: &str) -> Result<String, String> {
     let metadata = &pod.metadata;
     let spec = pod.spec.as_ref();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
@@ -42,13 +42,13 @@ pub(super) fn field(pod: &Pod, addresses: Addresses, path: &str) -> Result<Strin
     })
 }
 
-/// The pod's service account; `default` if it names none.
+/// Returns the pod's service account; `default` if it names none.
 pub(super) fn service_account(pod: &Pod) -> String {
     let named = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
     named.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into())
 }
 
-/// `metadata.labels['key']` as map and key.
+/// Splits `metadata.labels['key']` into map and key.
 fn subscript(path: &str) -> Option<(&str, &str)> {
     let (map, rest) = path.split_once('[')?;
     let key = rest.strip_suffix(']')?;
@@ -56,14 +56,14 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
     Some((map, quoted('\'').or_else(|| quoted('"'))?))
 }
 
-/// A map as the downward API writes it to a file: `key="value"` lines in order.
+/// Formats a map as a file of the downward API: `key="value"` lines in order.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
     let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The value of a container's resource request or limit, divided and rounded up as Kubernetes does. What is not set
-/// is this machine's own.
+/// Returns a container's resource request or limit, divided and rounded up as Kubernetes does. A missing limit is the
+/// machine's capacity.
 pub(super) fn resource(pod: &Pod, own: &Container, selector: &ResourceFieldSelector) -> Result<String, String> {
     let container = match selector.container_name.as_deref().filter(|name| !name.is_empty() && *name != own.name) {
         None => own,
@@ -99,7 +99,7 @@ pub(super) fn resource(pod: &Pod, own: &Container, selector: &ResourceFieldSelec
     Ok(format!("{}", (amount / divisor).ceil() as i64))
 }
 
-/// Bytes of memory that this machine has.
+/// Returns the machine's memory, in bytes.
 pub(super) fn machine_memory() -> f64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -107,7 +107,7 @@ pub(super) fn machine_memory() -> f64 {
     kibibytes.unwrap_or_default() * 1024.0
 }
 
-/// Reads a Kubernetes quantity: `100m`, `1.5`, `64Mi`, `1e3`.
+/// Parses a Kubernetes quantity: `100m`, `1.5`, `64Mi`, `1e3`.
 fn quantity(text: &str) -> Result<f64, String> {
     const SUFFIXES: [(&str, f64); 15] = [
         ("Ki", 1024.0),
@@ -147,8 +147,9 @@ mod tests {
     }
 
     #[test]
-    fn tells_fields() {
-        let addresses = Addresses { pod: Some("10.244.0.2".parse().unwrap()), host: "203.0.113.1".parse().unwrap() };
+    fn fields_have_values() {
+        let addresses =
+            DownwardAddresses { pod: Some("10.244.0.2".parse().unwrap()), host: "203.0.113.1".parse().unwrap() };
         for (path, value) in [
             ("metadata.name", "web-1"),
             ("metadata.labels['app']", "web"),
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_resources() {
+    fn resources_are_divided_and_rounded_up() {
         let pod = pod();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         for (wanted, divisor, value) in [

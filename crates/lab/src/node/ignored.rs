@@ -1,24 +1,24 @@
-//! Fields of a pod that are accepted here and have no effect: a lab's containers are processes of this machine, without images,
-//! cgroups or a security module. Whoever sets one is told so in an Event of the pod.
+//! Fields of a pod that a lab accepts and ignores: its containers are processes of this machine, without images,
+//! cgroups or a security module. An Event of the pod reports them.
 
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-/// What makes a field worth telling of.
+/// When a field is reported.
 #[derive(Debug, Clone, Copy)]
-enum When {
-    /// It is there, and not false or empty.
+enum FieldCondition {
+    /// The field is present, and not false or empty.
     Set,
-    /// It has this value.
+    /// The field has this value.
     Is(&'static str),
-    /// It has another value than the one that Kubernetes gives by itself.
+    /// The field has another value than Kubernetes' default.
     Not(&'static str),
 }
 
-use When::{Is, Not, Set};
+use FieldCondition::{Is, Not, Set};
 
-/// Of the pod's spec: a pod that counts on one of these behaves otherwise in a lab.
-const OF_POD: [(&str, When); 16] = [
+/// Ignored fields of the pod's spec. A pod that relies on one of them behaves differently in a lab.
+const OF_POD: [(&str, FieldCondition); 16] = [
     ("activeDeadlineSeconds", Set),
     ("affinity/nodeAffinity/preferredDuringSchedulingIgnoredDuringExecution", Set),
     ("affinity/podAffinity", Set),
@@ -37,8 +37,8 @@ const OF_POD: [(&str, When); 16] = [
     ("volumes/*/emptyDir/sizeLimit", Set),
 ];
 
-/// The same of each container.
-const OF_CONTAINER: [(&str, When); 10] = [
+/// Ignored fields of each container.
+const OF_CONTAINER: [(&str, FieldCondition); 10] = [
     ("ports/*/hostPort", Set),
     ("securityContext/privileged", Set),
     ("securityContext/procMount", Set),
@@ -51,8 +51,8 @@ const OF_CONTAINER: [(&str, When); 10] = [
     ("volumeMounts/*/mountPropagation", Set),
 ];
 
-/// Bounds on a container that nothing here enforces; without them it behaves the same.
-const BOUNDS: [(&str, When); 7] = [
+/// Restrictions of a container that a lab does not enforce. The container behaves the same without them.
+const BOUNDS: [(&str, FieldCondition); 7] = [
     ("resources/limits", Set),
     ("securityContext/allowPrivilegeEscalation", Is("false")),
     ("securityContext/appArmorProfile", Set),
@@ -62,20 +62,20 @@ const BOUNDS: [(&str, When); 7] = [
     ("securityContext/seccompProfile", Set),
 ];
 
-/// The mesh's own containers: that they are bounded elsewhere is no news to who wrote the pod.
-const INJECTED: [&str; 2] = ["istio-proxy", "istio-init"];
+/// The mesh's own containers, which the author of the pod did not write.
+const INJECTED: [&str; 2] = ["isthmus-proxy", "isthmus-init"];
 
-/// What there is to tell about a pod's fields.
+/// The ignored fields of a pod.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Ignored {
+pub(super) struct IgnoredFields {
     /// Fields without effect, for a warning.
     pub without_effect: Vec<String>,
-    /// Bounds that are reported and not enforced.
+    /// Restrictions that are reported and not enforced.
     pub not_enforced: Vec<String>,
 }
 
-impl Ignored {
-    /// Looks through a pod.
+impl IgnoredFields {
+    /// Returns the ignored fields of a pod.
     pub(super) fn of(pod: &Pod) -> Self {
         let spec = serde_json::to_value(&pod.spec).unwrap_or_default();
         let mut found = Self::default();
@@ -95,12 +95,12 @@ impl Ignored {
     }
 }
 
-fn present(of: &Value, at: &str, table: &[(&str, When)]) -> Vec<String> {
-    let told = |path: &str| format!("{at}.{}", path.replace("/*/", "[*].").replace('/', "."));
-    table.iter().filter(|(path, when)| holds(of, path, *when)).map(|(path, _)| told(path)).collect()
+fn present(of: &Value, at: &str, table: &[(&str, FieldCondition)]) -> Vec<String> {
+    let named = |path: &str| format!("{at}.{}", path.replace("/*/", "[*].").replace('/', "."));
+    table.iter().filter(|(path, when)| holds(of, path, *when)).map(|(path, _)| named(path)).collect()
 }
 
-fn holds(of: &Value, path: &str, when: When) -> bool {
+fn holds(of: &Value, path: &str, when: FieldCondition) -> bool {
     match path.split_once('/') {
         Some(("*", rest)) => of.as_array().into_iter().flatten().any(|one| holds(one, rest, when)),
         Some((field, rest)) => holds(&of[field], rest, when),
@@ -123,13 +123,13 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_is_told() {
+    fn fields_without_effect_and_restrictions_are_found() {
         let plain = json!({"name": "c", "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
             "resources": {"requests": {"cpu": "1"}}, "securityContext": {"privileged": false, "allowPrivilegeEscalation": true}});
         let strict = json!({"name": "c", "resources": {"limits": {"cpu": "1"}},
             "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}});
         let mut injected = strict.clone();
-        injected["name"] = json!("istio-proxy");
+        injected["name"] = json!("isthmus-proxy");
         let cases = [
             (
                 json!({"containers": [plain], "hostPID": false, "volumes": [{"name": "v", "emptyDir": {}}]}),
@@ -160,7 +160,7 @@ mod tests {
         ];
         for (spec, without_effect, not_enforced) in cases {
             let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a pod");
-            let found = Ignored::of(&pod);
+            let found = IgnoredFields::of(&pod);
             assert_eq!(found.without_effect, without_effect, "{spec}");
             assert_eq!(found.not_enforced, not_enforced, "{spec}");
         }

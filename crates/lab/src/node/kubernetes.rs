@@ -1,4 +1,4 @@
-//! The cluster over its API server: watches of pods, Secrets and ConfigMaps, what is told of pods, node heartbeats.
+//! The cluster's API server: watches of pods, Secrets and ConfigMaps, pod status, node heartbeats.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,24 +7,28 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use http::{Method, Request};
+use install::client_error;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::clock;
-use super::cluster::{Cluster, ClusterError, Data, DataKind, Objects, PodRef, TokenWish, config_map_data, secret_data};
-use super::nodes::Nodes;
+use super::cluster::{
+    ClusterApi, ClusterError, Data, DataKind, ObjectCache, PodRef, TokenParameters, config_map_data, secret_data,
+};
+use super::nodes::NodeFaults;
+use crate::timestamp;
 
-/// How often a node says that it lives, as a kubelet does; it counts as dead after 40 s.
+/// Interval of node heartbeats, as a kubelet's; a node is unavailable after 40 s without one.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i64 = 40;
-/// Pods that a node takes: as many as it has addresses for.
+/// Capacity of a node in pods: the number of its addresses.
 const PODS: usize = 253;
 
-/// The API server as the node agent uses it.
+/// A client of the API server.
 #[derive(Clone)]
 pub(super) struct Kubernetes {
     client: Client,
@@ -51,21 +55,21 @@ impl Kubernetes {
             .map_err(|error| failed(error.to_string()))?;
         self.client.request::<Value>(request).await.map_err(|error| match error {
             kube::Error::Api(status) => ClusterError { gone: status.code == 404, message: status.message.clone() },
-            other => failed(other.to_string()),
+            other => failed(client_error::describe(&other)),
         })
     }
 }
 
 #[async_trait]
-impl Cluster for Kubernetes {
-    async fn token(&self, wish: &TokenWish) -> Result<String, ClusterError> {
-        let PodRef { namespace, name, uid } = &wish.pod;
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{}/token", wish.service_account);
-        let audiences: Vec<_> = wish.audience.iter().collect();
+impl ClusterApi for Kubernetes {
+    async fn token(&self, parameters: &TokenParameters) -> Result<String, ClusterError> {
+        let PodRef { namespace, name, uid } = &parameters.pod;
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{}/token", parameters.service_account);
+        let audiences: Vec<_> = parameters.audience.iter().collect();
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {
-                "audiences": audiences, "expirationSeconds": wish.seconds,
+                "audiences": audiences, "expirationSeconds": parameters.seconds,
                 "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid},
             },
         });
@@ -73,21 +77,21 @@ impl Cluster for Kubernetes {
         answer["status"]["token"]
             .as_str()
             .map(str::to_owned)
-            .ok_or_else(|| ClusterError { gone: false, message: "the API server answered without a token".into() })
+            .ok_or_else(|| ClusterError { gone: false, message: "the API server's answer has no token".into() })
     }
 
     async fn report(&self, pod: &PodRef, status: &Value) -> Result<(), ClusterError> {
         let path = format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name);
-        // The uid makes the server refuse a status that is meant for an older pod of that name.
+        // With the UID the server refuses a status for an older pod of the name.
         let mut body = json!({"metadata": {"uid": pod.uid}, "status": status});
-        // These lists are merged by address, so that a pod that began anew would keep its old ones.
+        // These lists are merged by address. Without the directive a restarted pod would keep its old addresses.
         for list in ["podIPs", "hostIPs"] {
             if let Some(addresses) = body["status"][list].as_array_mut() {
                 addresses.insert(0, json!({"$patch": "replace"}));
             }
         }
-        let told = self.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &body).await;
-        told.map(drop)
+        let sent = self.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &body).await;
+        sent.map(drop)
     }
 
     async fn finish(&self, pod: &PodRef) -> Result<(), ClusterError> {
@@ -114,22 +118,22 @@ impl Cluster for Kubernetes {
     }
 }
 
-/// What a watch of pods tells.
+/// An event of the watch of pods.
 #[derive(Debug)]
 pub(super) enum PodEvent {
     Now(Box<Pod>),
     Gone(Box<Pod>),
-    /// After a restart of the watch: the uids of all pods there are.
+    /// The UIDs of all pods, after a new list.
     All(HashSet<String>),
 }
 
-/// Watches all pods until the receiver is dropped. Interruptions are outlived.
+/// Watches all pods until the receiver is dropped. An interrupted watch is restarted.
 pub(super) async fn watch_pods(client: Client, out: mpsc::Sender<PodEvent>) {
     let events = watcher(Api::<Pod>::all(client), watcher::Config::default()).default_backoff();
     let mut events = std::pin::pin!(events);
     let mut listed = HashSet::new();
     while let Some(event) = events.next().await {
-        let told = match event {
+        let sent = match event {
             Ok(Event::Apply(pod)) => out.send(PodEvent::Now(Box::new(pod))).await,
             Ok(Event::Delete(pod)) => out.send(PodEvent::Gone(Box::new(pod))).await,
             Ok(Event::Init) => {
@@ -142,25 +146,25 @@ pub(super) async fn watch_pods(client: Client, out: mpsc::Sender<PodEvent>) {
             }
             Ok(Event::InitDone) => out.send(PodEvent::All(std::mem::take(&mut listed))).await,
             Err(error) => {
-                tracing::debug!(%error, "the watch of pods was interrupted");
+                tracing::debug!(%error, "the watch of pods is interrupted");
                 Ok(())
             }
         };
-        if told.is_err() {
+        if sent.is_err() {
             return;
         }
     }
 }
 
-/// Keeps Secrets and ConfigMaps at hand.
-pub(super) async fn watch_objects(client: Client, objects: Arc<Objects>) {
+/// Keeps the cache of Secrets and ConfigMaps up to date.
+pub(super) async fn watch_objects(client: Client, objects: Arc<ObjectCache>) {
     tokio::join!(
         watch_data(Api::<Secret>::all(client.clone()), DataKind::Secret, &objects, secret_data),
         watch_data(Api::<ConfigMap>::all(client), DataKind::ConfigMap, &objects, config_map_data),
     );
 }
 
-async fn watch_data<K>(api: Api<K>, kind: DataKind, objects: &Objects, data: impl Fn(K) -> Data)
+async fn watch_data<K>(api: Api<K>, kind: DataKind, objects: &ObjectCache, data: impl Fn(K) -> Data)
 where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
@@ -185,13 +189,13 @@ where
                 listed.insert((namespace, name));
             }
             Ok(Event::InitDone) => objects.retain(kind, &listed),
-            Err(error) => tracing::debug!(%error, %kind, "a watch was interrupted"),
+            Err(error) => tracing::debug!(%error, %kind, "a watch is interrupted"),
         }
     }
 }
 
-/// Keeps the cluster's nodes ready: a status and a lease for each that is not made to fail, every [`HEARTBEAT`].
-pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &Nodes, address: std::net::IpAddr) {
+/// Keeps the cluster's nodes ready: reports status and lease of each node without a fault, every [`HEARTBEAT`].
+pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &NodeFaults, address: std::net::IpAddr) {
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ready: HashSet<String> = HashSet::new();
@@ -205,7 +209,7 @@ pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &Nodes, address: s
             _ = beat.tick() => match api.list_metadata(&kube::api::ListParams::default()).await {
                 Ok(nodes) => nodes.items.iter().map(ResourceExt::name_any).collect(),
                 Err(error) => {
-                    tracing::debug!(%error, "nodes are not listed");
+                    tracing::debug!(error = client_error::describe(&error), "cannot list nodes");
                     continue;
                 }
             },
@@ -220,21 +224,21 @@ pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &Nodes, address: s
             if known.is_dead(&node) {
                 continue;
             }
-            match beat_once(&kubernetes, &node, address, !ready.contains(&node)).await {
+            match send_heartbeat(&kubernetes, &node, address, !ready.contains(&node)).await {
                 Ok(()) => drop(ready.insert(node)),
-                Err(error) => tracing::debug!(%error, node, "a node's heartbeat was not told"),
+                Err(error) => tracing::debug!(%error, node, "cannot report a node's heartbeat"),
             }
         }
     }
 }
 
-async fn beat_once(
+async fn send_heartbeat(
     kubernetes: &Kubernetes,
     node: &str,
     address: std::net::IpAddr,
     first: bool,
 ) -> Result<(), ClusterError> {
-    let now = clock::seconds(clock::now());
+    let now = timestamp::seconds(Timestamp::now());
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         let mut condition =
             json!({"type": kind, "status": status, "reason": reason, "message": message, "lastHeartbeatTime": now});
@@ -264,7 +268,7 @@ async fn beat_once(
     kubernetes.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &body).await?;
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     let spec = json!({
-        "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": clock::microseconds(clock::now()),
+        "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": timestamp::microseconds(Timestamp::now()),
     });
     let renewed = kubernetes
         .send(Method::PATCH, &format!("{leases}/{node}"), "application/merge-patch+json", &json!({"spec": spec}))

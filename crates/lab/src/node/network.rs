@@ -1,8 +1,8 @@
-//! Pod addresses and links: each pod hangs on the cluster's network by a link of its own, routed, not bridged.
+//! Pod addresses and links: each pod has a link of its own to the cluster's network, routed, not bridged.
 //!
-//! A pod holds its address alone (`/32`) and sends everything to 169.254.1.1, which its link's other end answers for. So
-//! all traffic of a pod, also to its neighbours, passes the packet rules of the cluster's network, where Service
-//! addresses are rewritten.
+//! A pod has a single address (`/32`) and sends all traffic to 169.254.1.1, which the other end of its link answers
+//! for. So all traffic of a pod, also to neighbouring pods, passes the packet rules of the cluster's network, where
+//! Service addresses are rewritten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,33 +12,33 @@ use ipnet::{IpNet, Ipv4Net};
 use net::link::{Links, Route, Via};
 use net::namespace::NetNamespace;
 
-/// The gateway that every pod sees; it exists on the cluster's end of each pod's link.
+/// The gateway of every pod: the address of the cluster's end of each pod's link.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The pod's end of its link.
+/// Name of the pod's end of its link.
 const POD_LINK: &str = "eth0";
 
-/// Hands out the pod addresses of one cluster: a /24 per node, in the order in which nodes appear.
+/// The pod addresses of one cluster: a /24 per node, in the order in which nodes appear.
 #[derive(Debug)]
-pub(super) struct Addresses {
+pub(super) struct PodAddresses {
     network: Ipv4Net,
-    state: Mutex<State>,
+    state: Mutex<AddressState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct AddressState {
     nodes: BTreeMap<String, u8>,
     used: BTreeSet<Ipv4Addr>,
-    /// Last host part given out per node: an address is used again as late as possible.
+    /// Last host part assigned per node: an address is used again as late as possible.
     last: BTreeMap<u8, u8>,
 }
 
-impl Addresses {
-    /// Addresses out of a /16.
+impl PodAddresses {
+    /// Creates an allocator for a /16.
     pub(super) fn new(network: Ipv4Net) -> Self {
         Self { network, state: Mutex::default() }
     }
 
-    /// Takes an address for a pod on a node; `None` when the node's are all taken.
+    /// Assigns an address to a pod on a node; `None` if the node has no free address.
     pub(super) fn take(&self, node: &str) -> Option<Ipv4Addr> {
         let mut state = self.state.lock().expect("no holder of the lock panics");
         let next = u8::try_from(state.nodes.len()).unwrap_or(u8::MAX);
@@ -52,23 +52,24 @@ impl Addresses {
         Some(free)
     }
 
-    /// Gives an address back.
+    /// Releases an address.
     pub(super) fn give_back(&self, address: Ipv4Addr) {
         self.state.lock().expect("no holder of the lock panics").used.remove(&address);
     }
 }
 
-/// The name of the cluster's end of a pod's link, from the last two parts of its address, which are unique in a cluster.
+/// Returns the name of the cluster's end of a pod's link: the last two parts of the pod's address, which are unique in
+/// a cluster.
 fn cluster_link(address: Ipv4Addr) -> String {
     let [.., third, fourth] = address.octets();
     format!("pod{third:02x}{fourth:02x}")
 }
 
-/// Links a pod's network namespace to the calling thread's one.
+/// Links a pod's network namespace to that of the calling thread.
 pub(super) fn attach(pod: &NetNamespace, address: Ipv4Addr) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let name = cluster_link(address);
     let mut outer = Links::open()?;
-    // What a pod of that address may have left if its end was not clean.
+    // A pod of the address that did not end cleanly may have left its link.
     let _ = outer.delete(&name);
     outer.add_veth(&name, POD_LINK, Some(pod))?;
     outer.add_address(&name, host(GATEWAY))?;
@@ -80,20 +81,20 @@ pub(super) fn attach(pod: &NetNamespace, address: Ipv4Addr) -> Result<(), Box<dy
     let everywhere = IpNet::V4(Ipv4Net::default());
     inner.add_route(Route { to: everywhere, via: Via::Gateway(IpAddr::V4(GATEWAY), POD_LINK), source: None })?;
     outer.add_route(Route { to: host(address), via: Via::Link(&name), source: None })?;
-    // As container runtimes set it: a server need not be root for a port below 1024.
+    // Container runtimes set this too: a server need not be root for a port below 1024.
     pod.set("ipv4/ip_unprivileged_port_start", "0")?;
     pod.set("ipv4/ping_group_range", "0 2147483647").or_else(|_| pod.set("ipv4/ping_group_range", "0 0"))?;
     Ok(())
 }
 
-/// Unlinks a pod. The kernel does so too when the pod's namespace goes, only later.
+/// Removes a pod's link. The kernel removes it with the pod's namespace as well, but later.
 pub(super) fn detach(address: Ipv4Addr) {
     if let Ok(mut links) = Links::open() {
         let _ = links.delete(&cluster_link(address));
     }
 }
 
-/// Refuses traffic to addresses that no pod has, at once.
+/// Makes addresses without a pod unreachable, so that connections to them are refused at once.
 pub(super) fn refuse_unused(network: Ipv4Net) -> Result<(), net::link::LinkError> {
     Links::open()?.add_route(Route { to: IpNet::V4(network), via: Via::Unreachable, source: None })
 }
@@ -108,7 +109,7 @@ mod tests {
 
     #[test]
     fn addresses_are_unique_and_reused_late() {
-        let addresses = Addresses::new("10.244.0.0/16".parse().unwrap());
+        let addresses = PodAddresses::new("10.244.0.0/16".parse().unwrap());
         let first = addresses.take("west-a").unwrap();
         assert_eq!(first, Ipv4Addr::new(10, 244, 0, 2));
         assert_eq!(addresses.take("west-b"), Some(Ipv4Addr::new(10, 244, 1, 2)));

@@ -1,4 +1,4 @@
-//! The nodes of a cluster, as far as the agent plays them: which there are, and which are made to fail.
+//! The nodes of a cluster, and faults that are injected into them.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,20 +9,21 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Patience with the agent.
+/// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a node is made to do.
+/// A fault of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Its pods' processes are ended at once, nothing of it is told, no heartbeat is sent, nothing is started on it.
+pub enum NodeFault {
+    /// Kills the processes of the node's pods. Nothing is reported, no heartbeat is sent and nothing is started on the
+    /// node.
     Kill,
-    /// It is back: its pods begin anew.
+    /// Ends the fault: the node's pods start again.
     Revive,
 }
 
-impl Fault {
-    /// Its name in the agent's interface.
+impl NodeFault {
+    /// Returns the name of the fault in the agent's interface.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
@@ -31,24 +32,24 @@ impl Fault {
     }
 }
 
-/// Known nodes, and whether each is dead.
+/// The known nodes, and whether each is killed.
 #[derive(Debug, Default)]
-pub(super) struct Nodes {
+pub(super) struct NodeFaults {
     held: Mutex<BTreeMap<String, watch::Sender<bool>>>,
 }
 
-impl Nodes {
+impl NodeFaults {
     fn with<T>(&self, node: &str, act: impl FnOnce(&watch::Sender<bool>) -> T) -> T {
         let mut held = self.held.lock().expect("no holder of the lock panics");
         act(held.entry(node.to_owned()).or_insert_with(|| watch::Sender::new(false)))
     }
 
-    /// Notes that there is such a node.
+    /// Adds a node.
     pub(super) fn add(&self, node: &str) {
         self.with(node, |_| ());
     }
 
-    /// Tells whether a node is dead, now and as it changes.
+    /// Returns a receiver of whether a node is killed.
     pub(super) fn follow(&self, node: &str) -> watch::Receiver<bool> {
         self.with(node, watch::Sender::subscribe)
     }
@@ -57,20 +58,20 @@ impl Nodes {
         self.with(node, |dead| *dead.borrow())
     }
 
-    /// Makes a node fail or come back. False when there is no such node.
-    pub(super) fn order(&self, node: &str, fault: Fault) -> bool {
+    /// Injects a fault into a node. Returns false if there is no such node.
+    pub(super) fn inject(&self, node: &str, fault: NodeFault) -> bool {
         let held = self.held.lock().expect("no holder of the lock panics");
         let Some(dead) = held.get(node) else { return false };
-        dead.send_replace(fault == Fault::Kill);
+        dead.send_replace(fault == NodeFault::Kill);
         true
     }
 }
 
-/// Asks the agent that listens on `socket` to make a node fail or come back. Blocks for at most a few seconds.
+/// Injects a fault into a node through the agent that listens on `socket`. Blocks for a few seconds at most.
 ///
 /// # Errors
-/// When the agent does not answer, or has no such node; the message says which.
-pub fn order(socket: &Path, node: &str, fault: Fault) -> io::Result<()> {
+/// Returns an error if the agent does not answer or has no such node.
+pub fn inject(socket: &Path, node: &str, fault: NodeFault) -> io::Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let path = format!("/nodes/{node}/{}", fault.name());
@@ -85,5 +86,5 @@ pub fn order(socket: &Path, node: &str, fault: Fault) -> io::Result<()> {
     reader.read_to_string(&mut rest)?;
     let body = rest.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let status: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-    Err(io::Error::other(status["message"].as_str().unwrap_or("the node agent refused").to_owned()))
+    Err(io::Error::other(status["message"].as_str().unwrap_or("the node agent refused the request").to_owned()))
 }

@@ -1,9 +1,9 @@
-//! Probes: whether a container has started, is ready, is alive.
+//! Startup, readiness and liveness probes.
 //!
-//! As a kubelet does, requests come from outside of the pod (from the cluster's network), to the pod's address. One
-//! thing is sooner than in Kubernetes: until a startup or readiness probe succeeds for the first time it is tried every
-//! half second (or at its period, if that is shorter), so that a lab is up as soon as its pods are. The time that a
-//! startup probe allows, failure threshold times period, stays the same.
+//! As from a kubelet, requests come from outside of the pod (from the cluster's network), to the pod's address. Unlike
+//! in Kubernetes, a startup or readiness probe runs every half second (or at its period, if that is shorter) until its
+//! first success, so that a lab is up as soon as its pods are. The time that a startup probe allows, failure threshold
+//! times period, is the same.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,23 +16,23 @@ use tokio::time::Instant;
 mod grpc;
 mod http;
 
-pub(crate) use http::anyone;
+pub(crate) use http::unverified_client_config;
 
 pub(super) use http::{get, header_pairs};
 
 /// Period until the first success.
 const EAGER: Duration = Duration::from_millis(500);
 
-/// Which probe.
+/// The kind of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ProbeKind {
     Startup,
     Readiness,
     Liveness,
 }
 
-impl Kind {
-    /// As events name it.
+impl ProbeKind {
+    /// Returns the name in events.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Startup => "Startup",
@@ -42,28 +42,28 @@ impl Kind {
     }
 }
 
-/// A change that a probe found.
+/// A result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// The state that the probe tells of is now this.
+pub(super) enum ProbeFinding {
+    /// The probe's state has changed.
     Now(bool),
-    /// One attempt failed, with this answer.
+    /// One attempt failed, with the reason.
     Failed(String),
 }
 
-/// Runs a command in the container: whether it succeeded, and what it said.
-pub(super) type Exec =
+/// Runs a command in the container. An error is the command's output.
+pub(super) type ProbeExec =
     std::sync::Arc<dyn Fn(Vec<String>) -> futures_util::future::BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// What a probe acts on.
+/// The target of a probe.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct ProbeTarget {
     pub address: IpAddr,
     pub container: Container,
-    pub exec: Exec,
+    pub exec: ProbeExec,
 }
 
-/// Counts attempts against a probe's thresholds.
+/// Counts consecutive results against a probe's thresholds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Threshold {
     needed: [u32; 2],
@@ -76,7 +76,7 @@ impl Threshold {
         Self { needed: [failure.max(1), success.max(1)], streak: (false, 0), state: None }
     }
 
-    /// Notes an attempt. Gives the state if it changed.
+    /// Adds a result. Returns the state if it has changed.
     pub(super) fn note(&mut self, success: bool) -> Option<bool> {
         self.streak = if self.streak.0 == success { (success, self.streak.1 + 1) } else { (success, 1) };
         let reached = self.streak.1 >= self.needed[usize::from(success)];
@@ -91,8 +91,8 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
     Duration::from_secs(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(default))
 }
 
-/// Probes until nobody listens. A startup probe ends with its first success, or when its time is over.
-pub(super) async fn watch(kind: Kind, probe: Probe, target: Target, findings: mpsc::Sender<Finding>) {
+/// Probes until the receiver is dropped. A startup probe ends with its first success, or after the time that it allows.
+pub(super) async fn watch(kind: ProbeKind, probe: Probe, target: ProbeTarget, findings: mpsc::Sender<ProbeFinding>) {
     let period = seconds(probe.period_seconds.filter(|period| *period > 0), 10);
     let timeout = seconds(probe.timeout_seconds.filter(|timeout| *timeout > 0), 1);
     let failures = probe.failure_threshold.and_then(|count| u32::try_from(count).ok()).unwrap_or(3);
@@ -106,10 +106,10 @@ pub(super) async fn watch(kind: Kind, probe: Probe, target: Target, findings: mp
         let outcome = tokio::time::timeout(timeout, attempt(&probe, &target)).await;
         let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")));
         let success = outcome.is_ok();
-        // Eager attempts before the first success count as one per period.
-        let counts = success || ever || kind == Kind::Liveness;
+        // Additional attempts before the first success do not count towards the failure threshold.
+        let counts = success || ever || kind == ProbeKind::Liveness;
         if let Err(message) = outcome
-            && findings.send(Finding::Failed(message)).await.is_err()
+            && findings.send(ProbeFinding::Failed(message)).await.is_err()
         {
             return;
         }
@@ -117,15 +117,15 @@ pub(super) async fn watch(kind: Kind, probe: Probe, target: Target, findings: mp
             threshold.note(success)
         } else {
             let over = begun.elapsed() >= period * failures.saturating_sub(1).max(1);
-            (kind == Kind::Startup && over).then_some(false)
+            (kind == ProbeKind::Startup && over).then_some(false)
         };
         ever |= success;
         if let Some(state) = changed
-            && (findings.send(Finding::Now(state)).await.is_err() || kind == Kind::Startup)
+            && (findings.send(ProbeFinding::Now(state)).await.is_err() || kind == ProbeKind::Startup)
         {
             return;
         }
-        let pause = if ever || kind == Kind::Liveness { period } else { period.min(EAGER) };
+        let pause = if ever || kind == ProbeKind::Liveness { period } else { period.min(EAGER) };
         tokio::time::sleep_until(tried + pause).await;
         if findings.is_closed() {
             return;
@@ -133,8 +133,8 @@ pub(super) async fn watch(kind: Kind, probe: Probe, target: Target, findings: mp
     }
 }
 
-/// One attempt; an error is what the event says.
-async fn attempt(probe: &Probe, target: &Target) -> Result<(), String> {
+/// Makes one attempt. An error is the text of the event.
+async fn attempt(probe: &Probe, target: &ProbeTarget) -> Result<(), String> {
     if let Some(wanted) = &probe.http_get {
         let port = port(&wanted.port, &target.container)?;
         let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or(target.address.to_string());
@@ -164,7 +164,7 @@ async fn attempt(probe: &Probe, target: &Target) -> Result<(), String> {
     Err("the probe has no httpGet, tcpSocket, grpc or exec".into())
 }
 
-/// A port by number, or by the name that the container gives it.
+/// Returns a port by number, or by the name that the container gives it.
 pub(super) fn port(wanted: &IntOrString, container: &Container) -> Result<u16, String> {
     let number = match wanted {
         IntOrString::Int(number) => Some(*number),
@@ -185,29 +185,29 @@ mod tests {
     #[test]
     fn thresholds_count_streaks() {
         let mut readiness = Threshold::new(2, 3);
-        let told: Vec<_> = [true, true, true, false, false, true, false, false, false, false]
+        let changes: Vec<_> = [true, true, true, false, false, true, false, false, false, false]
             .into_iter()
             .map(|success| readiness.note(success))
             .collect();
-        assert_eq!(told, [None, Some(true), None, None, None, None, None, None, Some(false), None]);
+        assert_eq!(changes, [None, Some(true), None, None, None, None, None, None, Some(false), None]);
     }
 
     #[tokio::test]
-    async fn a_startup_probe_gives_up_in_time() {
+    async fn a_startup_probe_fails_after_its_time() {
         tokio::time::pause();
         let probe: Probe = serde_json::from_value(serde_json::json!({
             "exec": {"command": ["false"]}, "periodSeconds": 2, "failureThreshold": 3}))
         .unwrap();
-        let exec: Exec = std::sync::Arc::new(|_| Box::pin(async { Err("no".to_owned()) }));
-        let target = Target { address: [127, 0, 0, 1].into(), container: Container::default(), exec };
+        let exec: ProbeExec = std::sync::Arc::new(|_| Box::pin(async { Err("no".to_owned()) }));
+        let target = ProbeTarget { address: [127, 0, 0, 1].into(), container: Container::default(), exec };
         let (sender, mut findings) = mpsc::channel(100);
         let begun = Instant::now();
-        tokio::spawn(watch(Kind::Startup, probe, target, sender));
+        tokio::spawn(watch(ProbeKind::Startup, probe, target, sender));
         let mut failures = 0;
         while let Some(finding) = findings.recv().await {
             match finding {
-                Finding::Failed(_) => failures += 1,
-                Finding::Now(state) => assert!(!state),
+                ProbeFinding::Failed(_) => failures += 1,
+                ProbeFinding::Now(state) => assert!(!state),
             }
         }
         assert_eq!((failures, begun.elapsed().as_secs()), (9, 4));

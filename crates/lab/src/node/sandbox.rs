@@ -1,4 +1,4 @@
-//! What a pod's containers share: namespaces held by a pause process, the pod's address, its name files.
+//! The sandbox of a pod: namespaces held by a pause process, the pod's address, and its name files.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,25 +11,25 @@ use net::namespace::view::View;
 use net::namespace::{Namespaces, NetNamespace};
 use net::process::{Launch, Process, Program, Signal, Streams};
 
-use super::Host;
+use super::host::Host;
 use super::network;
 
-/// A pod's running frame.
+/// The sandbox of a pod.
 #[derive(Debug)]
 pub(super) struct Sandbox {
-    /// Holds the namespaces; its end is the end of every process of the pod.
+    /// The process that holds the namespaces. When it ends, the kernel ends every process of the pod.
     pub pause: Arc<Process>,
-    /// The pod's address; the node's for a pod on the node's network.
+    /// Address of the pod; the node's address for a pod on the node's network.
     pub address: IpAddr,
-    /// The address to give back.
+    /// The address to release.
     taken: Option<Ipv4Addr>,
 }
 
-/// A failure, as `FailedCreatePodSandBox` tells it.
+/// The reason of a `FailedCreatePodSandBox` event.
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Sandbox {
-    /// Makes the frame of a pod.
+    /// Creates the sandbox of a pod.
     pub(super) async fn create(host: &Host, pod: &Pod, directory: &Path) -> Result<Self, Failure> {
         let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
         let on_host = spec.host_network == Some(true);
@@ -51,7 +51,7 @@ impl Sandbox {
     fn connect(&mut self, host: &Host, pod: &Pod, directory: &Path, on_host: bool) -> Result<(), Failure> {
         if !on_host {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-            let address = host.addresses.take(&node).ok_or("every pod address of the node is taken")?;
+            let address = host.addresses.take(&node).ok_or("the node has no free pod address")?;
             self.taken = Some(address);
             self.address = IpAddr::V4(address);
             network::attach(&NetNamespace::of_process(self.pause.pid())?, address)?;
@@ -59,15 +59,21 @@ impl Sandbox {
         write_name_files(host, pod, directory, self.address)
     }
 
-    /// For joining the pod's namespaces.
+    /// Returns a handle for joining the pod's namespaces.
     pub(super) fn handle(&self) -> std::io::Result<OwnedFd> {
         self.pause.handle()
     }
 
-    /// Ends every process of the pod and gives back what it had.
+    /// Reports whether the pause process has left its namespaces: it ends, and the kernel may still be ending the pod's
+    /// other processes.
+    pub(super) fn has_ended(&self) -> bool {
+        NetNamespace::of_process(self.pause.pid()).is_err()
+    }
+
+    /// Kills every process of the pod and releases its resources.
     pub(super) async fn destroy(&self, host: &Host) {
         let _ = self.pause.kill(Signal::KILL);
-        // Its end may have been taken by whoever watches it.
+        // Another task may have reaped the process already.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), self.pause.wait()).await;
         if let Some(address) = self.taken {
             network::detach(address);
@@ -76,12 +82,12 @@ impl Sandbox {
     }
 }
 
-/// A host name holds at most 63 characters.
+/// Shortens a host name to the 63 characters that it may have.
 fn truncated(name: &str) -> String {
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
-/// Where the name files of a pod are, by the path they are seen at.
+/// Returns the name files of a pod: the path in containers, and the file.
 pub(super) fn name_files(directory: &Path) -> [(&'static str, PathBuf); 3] {
     [
         ("/etc/resolv.conf", directory.join("etc/resolv.conf")),
@@ -101,7 +107,7 @@ fn write_name_files(host: &Host, pod: &Pod, directory: &Path, address: IpAddr) -
     Ok(())
 }
 
-/// As a kubelet writes it: the cluster's DNS unless the pod says otherwise.
+/// The content of resolv.conf, as a kubelet writes it: the cluster's DNS unless the pod specifies other servers.
 fn resolv_conf(host: &Host, pod: &Pod) -> String {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let domain = &host.settings.cluster_domain;

@@ -1,7 +1,8 @@
-//! What the API server asks of the node agent: commands in containers, logs, ports. HTTP/1.1 on a Unix socket.
+//! The node agent's socket: commands in containers, logs and port forwarding for the API server, HTTP/1.1 on a Unix
+//! socket.
 //!
-//! `POST /exec` and `POST /portforward` become raw streams by an upgrade, `GET /logs` answers with text. A refusal is a
-//! Kubernetes `Status` with the matching HTTP code. `POST /nodes/{node}/kill` and `…/revive` are for drills.
+//! `POST /exec` and `POST /portforward` become raw streams by an upgrade, `GET /logs` returns text. An error is a
+//! Kubernetes `Status` with the matching HTTP code. `POST /nodes/{node}/kill` and `…/revive` inject faults.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,69 +10,25 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
-use serde_json::json;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Host;
-use super::exec::PodHandle;
-use super::logs::{self, Query};
-use super::nodes::Fault;
+use super::host::Host;
+use super::logs::{self, LogQuery};
+use super::nodes::NodeFault;
 
 mod exec;
 mod forward;
+mod reply;
 
-type Body = BoxBody<Bytes, Infallible>;
-
-/// Largest request body.
-const LARGEST: usize = 1 << 20;
-
-/// Why something asked for is not done.
-#[derive(Debug)]
-struct Refusal {
-    code: StatusCode,
-    reason: &'static str,
-    message: String,
-}
-
-impl Refusal {
-    fn not_found(message: impl Into<String>) -> Self {
-        Self { code: StatusCode::NOT_FOUND, reason: "NotFound", message: message.into() }
-    }
-
-    fn bad(message: impl Into<String>) -> Self {
-        Self { code: StatusCode::BAD_REQUEST, reason: "BadRequest", message: message.into() }
-    }
-
-    fn internal(message: impl Into<String>) -> Self {
-        Self { code: StatusCode::INTERNAL_SERVER_ERROR, reason: "InternalError", message: message.into() }
-    }
-
-    fn into_response(self) -> Response<Body> {
-        let status = json!({
-            "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code.as_u16(),
-        });
-        let mut response = Response::new(full(status.to_string()));
-        *response.status_mut() = self.code;
-        response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
-        response
-    }
-}
-
-fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).boxed()
-}
+use reply::{AgentBody, ErrorResponse, full, pod};
 
 /// Serves until the socket fails.
 pub(super) async fn serve(host: Arc<Host>) -> io::Result<()> {
@@ -85,8 +42,8 @@ pub(super) async fn serve(host: Arc<Host>) -> io::Result<()> {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(connection(host.clone(), stream))),
             Err(error) => {
-                // Out of file descriptors: it gets better when something ends.
-                tracing::warn!(%error, "the node agent's socket did not accept");
+                // The process is out of file descriptors until something ends.
+                tracing::warn!(%error, "the node agent's socket cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -96,71 +53,51 @@ pub(super) async fn serve(host: Arc<Host>) -> io::Result<()> {
 async fn connection(host: Arc<Host>, stream: UnixStream) {
     let service = service_fn(move |request| {
         let host = host.clone();
-        async move { Ok::<_, Infallible>(answer(&host, request).await.unwrap_or_else(Refusal::into_response)) }
+        async move { Ok::<_, Infallible>(answer(&host, request).await.unwrap_or_else(ErrorResponse::into_response)) }
     });
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     if let Err(error) = served.with_upgrades().await {
-        tracing::debug!(%error, "a connection to the node agent ended");
+        tracing::debug!(%error, "a connection to the node agent ended with an error");
     }
 }
 
-async fn answer(host: &Host, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+async fn answer(host: &Host, request: Request<Incoming>) -> Result<Response<AgentBody>, ErrorResponse> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => Ok(Response::new(full("ok"))),
         (&Method::GET, "/logs") => log(host, request.uri().query().unwrap_or_default()).await,
         (&Method::POST, "/exec") => exec::serve(host, request).await,
         (&Method::POST, "/portforward") => forward::serve(host, request).await,
         (&Method::POST, path) if path.starts_with("/nodes/") => node(host, path),
-        (method, path) => Err(Refusal::not_found(format!("the node agent has no {method} {path}"))),
+        (method, path) => Err(ErrorResponse::not_found(format!("the node agent does not serve {method} {path}"))),
     }
 }
 
-/// `/nodes/{node}/kill` and `/nodes/{node}/revive`.
-fn node(host: &Host, path: &str) -> Result<Response<Body>, Refusal> {
+/// Serves `/nodes/{node}/kill` and `/nodes/{node}/revive`.
+fn node(host: &Host, path: &str) -> Result<Response<AgentBody>, ErrorResponse> {
     let (name, action) = path.trim_start_matches("/nodes/").split_once('/').unwrap_or_default();
-    let fault = [Fault::Kill, Fault::Revive].into_iter().find(|fault| fault.name() == action);
-    let fault = fault.ok_or_else(|| Refusal::not_found(format!("a node cannot be told to {action:?}")))?;
-    if host.nodes.order(name, fault) {
+    let fault = [NodeFault::Kill, NodeFault::Revive].into_iter().find(|fault| fault.name() == action);
+    let fault = fault.ok_or_else(|| {
+        ErrorResponse::not_found(format!("unknown fault {action:?} of a node; faults are kill and revive"))
+    })?;
+    if host.nodes.inject(name, fault) {
         Ok(Response::new(full("ok")))
     } else {
-        Err(Refusal::not_found(format!("there is no node {name:?}")))
+        Err(ErrorResponse::not_found(format!("there is no node {name:?}")))
     }
 }
 
-/// Reads the body of a request that will be upgraded.
-async fn wanted<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
-    let body = Limited::new(request.into_body(), LARGEST).collect().await;
-    let body = body.map_err(|error| Refusal::bad(format!("cannot read the request: {error}")))?.to_bytes();
-    serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("cannot read the request: {error}")))
-}
-
-/// The answer that turns a connection into a raw stream.
-fn upgraded() -> Response<Body> {
-    let mut response = Response::new(full(""));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert("connection", http::HeaderValue::from_static("Upgrade"));
-    response.headers_mut().insert("upgrade", http::HeaderValue::from_static("isthmus-stream"));
-    response
-}
-
-fn pod(host: &Host, namespace: &str, name: &str) -> Result<Arc<PodHandle>, Refusal> {
-    host.pods
-        .get(namespace, name)
-        .ok_or_else(|| Refusal::not_found(format!("pod \"{namespace}/{name}\" does not run here")))
-}
-
-async fn log(host: &Host, query: &str) -> Result<Response<Body>, Refusal> {
+async fn log(host: &Host, query: &str) -> Result<Response<AgentBody>, ErrorResponse> {
     let query: HashMap<String, String> = parameters(query);
     let text = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
     let number = |name: &str| match query.get(name).map(|value| value.parse::<u64>()) {
         None => Ok(None),
         Some(Ok(number)) => Ok(Some(number)),
-        Some(Err(_)) => Err(Refusal::bad(format!("{name} is not a number: {:?}", text(name)))),
+        Some(Err(_)) => Err(ErrorResponse::bad(format!("{name} is not a number: {:?}", text(name)))),
     };
     let (pod, container) = (pod(host, text("namespace"), text("pod"))?, text("container"));
     let Some((run, progress)) = pod.run(container) else {
         let message = format!("container {container:?} in pod {:?} is waiting to start", text("pod"));
-        return Err(Refusal::bad(message));
+        return Err(ErrorResponse::bad(message));
     };
     let previous = text("previous") == "true";
     let run = match (previous, run.checked_sub(1)) {
@@ -168,10 +105,10 @@ async fn log(host: &Host, query: &str) -> Result<Response<Body>, Refusal> {
         (true, Some(before)) => before,
         (true, None) => {
             let message = format!("previous terminated container {container:?} in pod {:?} not found", text("pod"));
-            return Err(Refusal::bad(message));
+            return Err(ErrorResponse::bad(message));
         }
     };
-    let wish = Query {
+    let log_query = LogQuery {
         follow: text("follow") == "true",
         tail: number("tailLines")?.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
         timestamps: text("timestamps") == "true",
@@ -182,8 +119,8 @@ async fn log(host: &Host, query: &str) -> Result<Response<Body>, Refusal> {
     let (sender, pieces) = mpsc::channel(16);
     let progress = (!previous).then_some(progress);
     tokio::spawn(async move {
-        if let Err(error) = logs::stream(file, wish, progress, sender).await {
-            tracing::debug!(%error, "a log was not read to its end");
+        if let Err(error) = logs::stream(file, log_query, progress, sender).await {
+            tracing::debug!(%error, "a log cannot be read");
         }
     });
     let body = StreamBody::new(ReceiverStream::new(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(piece))));
@@ -192,7 +129,7 @@ async fn log(host: &Host, query: &str) -> Result<Response<Body>, Refusal> {
     Ok(response)
 }
 
-/// The parameters of a query, decoded.
+/// Returns the decoded parameters of a query.
 fn parameters(query: &str) -> HashMap<String, String> {
     query
         .split('&')
@@ -228,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_parameters() {
+    fn parameters_are_decoded() {
         let query = parameters("pod=web-1&container=a%2Fb+c&x=%zz&flag");
         assert_eq!(
             (query["pod"].as_str(), query["container"].as_str(), query["x"].as_str()),

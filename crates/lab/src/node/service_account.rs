@@ -1,13 +1,13 @@
-//! The service account's files in every container, as the ServiceAccount admission of Kubernetes adds them.
+//! The service account's files in every container, as the ServiceAccount admission plugin of Kubernetes adds them.
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use serde_json::json;
 
-/// Where programs look for them.
+/// Directory of the files in a container.
 const PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME: &str = "kube-api-access";
 
-/// The pod with the files mounted in each container that does not have them, unless the pod does not want them.
+/// Mounts the files in each container that does not have them, unless the pod disables it.
 pub(super) fn mounted(mut pod: Pod) -> Pod {
     let Some(spec) = &mut pod.spec else { return pod };
     if spec.automount_service_account_token == Some(false) {
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn adds_what_is_missing() {
+    fn missing_mounts_are_added() {
         let pod = |spec: serde_json::Value| -> Pod { serde_json::from_value(json!({"spec": spec})).unwrap() };
         let plain = mounted(pod(json!({"containers": [{"name": "a"}, {"name": "b", "volumeMounts": [
             {"name": "own", "mountPath": PATH}]}]})));

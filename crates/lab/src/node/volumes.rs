@@ -1,4 +1,4 @@
-//! A pod's volumes as directories on the host, and keeping them current.
+//! A pod's volumes: directories on the host, kept up to date.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,49 +9,49 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
 use tokio::time::Instant;
 
-use super::Host;
-use super::cluster::{DataKind, PodRef, TokenWish};
-use super::fields::{Addresses, field, resource, service_account};
+use super::cluster::{DataKind, PodRef, TokenParameters};
+use super::fields::{DownwardAddresses, field, resource, service_account};
+use super::host::Host;
 
 mod payload;
 
 use payload::{File, Payload};
 
-/// Life of a projected token when the pod does not say.
+/// Default lifetime of a projected token, in seconds.
 const TOKEN_SECONDS: i64 = 3600;
-/// Share of a token's life after which it is replaced, as a kubelet does.
+/// Fraction of a token's lifetime after which it is replaced, as a kubelet does.
 const TOKEN_SHARE: f64 = 0.8;
 const FILE_MODE: u32 = 0o644;
 
 /// The volumes of one pod.
 #[derive(Debug, Default)]
 pub(super) struct Volumes {
-    /// Where each volume is.
+    /// Directories of the volumes, by name.
     pub directories: BTreeMap<String, PathBuf>,
-    tokens: BTreeMap<(String, usize), Token>,
+    tokens: BTreeMap<(String, usize), ProjectedToken>,
 }
 
 #[derive(Debug)]
-struct Token {
+struct ProjectedToken {
     text: String,
     refresh_at: Instant,
 }
 
-/// What a volume is made from.
+/// The sources of a pod's volumes.
 #[derive(Clone, Copy)]
-pub(super) struct Origin<'a> {
+pub(super) struct VolumeContext<'a> {
     pub host: &'a Host,
     pub pod: &'a Pod,
-    pub addresses: Addresses,
-    /// The pod's directory.
+    pub addresses: DownwardAddresses,
+    /// Directory of the pod.
     pub directory: &'a Path,
 }
 
 impl Volumes {
-    /// Makes or brings up to date every volume. Gives when to look again because a token will be old.
+    /// Creates or updates every volume. Returns when a token must be renewed.
     ///
-    /// An error is the message of the `FailedMount` event; what was in place before stays.
-    pub(super) async fn prepare(&mut self, origin: Origin<'_>) -> Result<Option<Instant>, String> {
+    /// An error is the message of the `FailedMount` event; existing content stays.
+    pub(super) async fn prepare(&mut self, origin: VolumeContext<'_>) -> Result<Option<Instant>, String> {
         let volumes = origin.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         for volume in volumes {
             let prepared = self.prepare_one(origin, volume).await;
@@ -62,7 +62,7 @@ impl Volumes {
         Ok(self.tokens.values().map(|token| token.refresh_at).min())
     }
 
-    async fn prepare_one(&mut self, origin: Origin<'_>, volume: &Volume) -> Result<PathBuf, String> {
+    async fn prepare_one(&mut self, origin: VolumeContext<'_>, volume: &Volume) -> Result<PathBuf, String> {
         if let Some(wanted) = &volume.host_path {
             return host_path(&wanted.path, wanted.type_.as_deref().unwrap_or_default());
         }
@@ -76,7 +76,7 @@ impl Volumes {
         Ok(directory)
     }
 
-    async fn payload(&mut self, origin: Origin<'_>, volume: &Volume) -> Result<Payload, String> {
+    async fn payload(&mut self, origin: VolumeContext<'_>, volume: &Volume) -> Result<Payload, String> {
         let mut payload = Payload::default();
         if let Some(wanted) = &volume.secret {
             let name = wanted.secret_name.as_deref().unwrap_or_default();
@@ -94,16 +94,18 @@ impl Volumes {
                 self.project(origin, &mut payload, (&volume.name, index), source, mode).await?;
             }
         } else {
-            return Err("the lab has no volumes of this kind (it has emptyDir, secret, configMap, projected, \
+            return Err(
+                "a lab does not support volumes of this kind (it supports emptyDir, secret, configMap, projected, \
                         downwardAPI and hostPath)"
-                .into());
+                    .into(),
+            );
         }
         Ok(payload)
     }
 
     async fn project(
         &mut self,
-        origin: Origin<'_>,
+        origin: VolumeContext<'_>,
         payload: &mut Payload,
         place: (&str, usize),
         source: &VolumeProjection,
@@ -119,28 +121,35 @@ impl Volumes {
             downward(origin, payload, wanted.items.as_ref(), mode)?;
         }
         if let Some(wanted) = &source.service_account_token {
-            let wish = TokenWish {
+            let parameters = TokenParameters {
                 pod: PodRef::of(origin.pod),
                 service_account: service_account(origin.pod),
                 audience: wanted.audience.clone().filter(|audience| !audience.is_empty()),
                 seconds: wanted.expiration_seconds.unwrap_or(TOKEN_SECONDS).max(1),
             };
-            let text = self.token(origin.host, (place.0.to_owned(), place.1), &wish).await?;
+            let text = self.token(origin.host, (place.0.to_owned(), place.1), &parameters).await?;
             payload.add(&wanted.path, File { bytes: text.into_bytes(), mode })?;
         }
         Ok(())
     }
 
-    /// The token at a place of a volume, fetched anew when most of its life is over. If that fails the old one stays.
-    async fn token(&mut self, host: &Host, place: (String, usize), wish: &TokenWish) -> Result<String, String> {
+    /// Returns the token of a source of a volume, renewed when most of its lifetime is over. The old token stays if
+    /// renewal fails.
+    async fn token(
+        &mut self,
+        host: &Host,
+        place: (String, usize),
+        parameters: &TokenParameters,
+    ) -> Result<String, String> {
         let now = Instant::now();
         if let Some(token) = self.tokens.get(&place).filter(|token| token.refresh_at > now) {
             return Ok(token.text.clone());
         }
-        match host.cluster.token(wish).await {
+        match host.cluster.token(parameters).await {
             Ok(text) => {
-                let life = Duration::from_secs(u64::try_from(wish.seconds).unwrap_or_default()).mul_f64(TOKEN_SHARE);
-                self.tokens.insert(place, Token { text: text.clone(), refresh_at: now + life });
+                let life =
+                    Duration::from_secs(u64::try_from(parameters.seconds).unwrap_or_default()).mul_f64(TOKEN_SHARE);
+                self.tokens.insert(place, ProjectedToken { text: text.clone(), refresh_at: now + life });
                 Ok(text)
             }
             Err(error) => match self.tokens.get_mut(&place) {
@@ -161,12 +170,12 @@ fn mode(given: Option<i32>, default: u32) -> u32 {
 fn make_directory(path: &Path) -> Result<(), String> {
     fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o777)))
-        .map_err(|error| format!("cannot make {}: {error}", path.display()))
+        .map_err(|error| format!("cannot create {}: {error}", path.display()))
 }
 
-/// Adds a Secret's or ConfigMap's keys, or those that are asked for.
+/// Adds the keys of a Secret or ConfigMap, or the listed items.
 fn data(
-    origin: Origin<'_>,
+    origin: VolumeContext<'_>,
     payload: &mut Payload,
     kind: DataKind,
     name: &str,
@@ -194,7 +203,7 @@ fn data(
 }
 
 fn downward(
-    origin: Origin<'_>,
+    origin: VolumeContext<'_>,
     payload: &mut Payload,
     items: Option<&Vec<DownwardAPIVolumeFile>>,
     mode: u32,
@@ -214,7 +223,7 @@ fn downward(
     Ok(())
 }
 
-/// Checks and if asked makes a path of the host.
+/// Checks a path of the host, and creates it if its type says so.
 fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {
     let wanted = Path::new(path);
     let failed = |error: std::io::Error| format!("hostPath {path}: {error}");

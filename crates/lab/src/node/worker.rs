@@ -1,8 +1,8 @@
-//! One pod, from its first sight to its end: a task that looks at where things stand and takes the next step.
+//! The task of one pod: a state machine that compares the pod's state with its spec and takes the next step.
 //!
-//! Every change arrives as a [`Message`]. After each, [`Worker::step`] goes through the pod in order (sandbox, volumes,
-//! init containers, containers), does what is due, and says when to look again; then the status is told if it changed.
-//! The API server may be away all the while: what is told waits in a task of its own.
+//! Every change arrives as a [`PodMessage`]. After each, [`PodWorker::step`] goes through the pod in order (sandbox,
+//! volumes, init containers, containers), does what is due, and returns when to run again; then a changed status is
+//! published. Another task sends the status to the API server, which may be unavailable.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,51 +10,51 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use net::process::{Exit, Signal};
 use serde_json::Value;
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::Host;
-use super::clock;
 use super::cluster::PodRef;
 use super::exec::PodHandle;
-use super::fields::Addresses;
-use super::ignored::Ignored;
-use super::probe::{Finding, Kind};
+use super::fields::DownwardAddresses;
+use super::host::Host;
+use super::ignored::IgnoredFields;
+use super::probe::{ProbeFinding, ProbeKind};
 use super::sandbox::Sandbox;
-use super::volumes::{Origin, Volumes};
+use super::volumes::{VolumeContext, Volumes};
+use crate::timestamp;
 
 mod slot;
 mod start;
 mod status;
 mod stop;
 
-use slot::{Ended, Role, Slot, State};
+use slot::{ContainerRole, ContainerSlot, ContainerState, Termination};
 
-/// Pause before a sandbox or volume that failed is tried again; a change tries at once.
+/// Delay before a failed sandbox or volume is tried again. A change of the pod is tried at once.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
-/// What can happen to a pod.
+/// An event of a pod.
 #[derive(Debug)]
-pub(super) enum Message {
-    /// The API server has this now.
+pub(super) enum PodMessage {
+    /// The current state of the pod on the API server.
     Pod(Box<Pod>),
-    /// The API server has the pod no more.
+    /// The pod was removed from the API server.
     Removed,
     /// The pause process ended.
     SandboxEnded { pause: u32 },
     /// A container's program ended.
-    Exited { slot: usize, run: u32, exit: Exit, at: OffsetDateTime },
-    /// A probe has news.
-    Found { slot: usize, run: u32, kind: Kind, finding: Finding },
+    Exited { slot: usize, run: u32, exit: Exit, at: Timestamp },
+    /// A probe has a result.
+    Found { slot: usize, run: u32, kind: ProbeKind, finding: ProbeFinding },
     /// A container's postStart hook failed.
     HookFailed { slot: usize, run: u32, message: String },
 }
 
 /// The task of one pod.
-pub(super) struct Worker {
+pub(super) struct PodWorker {
     host: Arc<Host>,
     pod: Pod,
     name: PodRef,
@@ -62,28 +62,28 @@ pub(super) struct Worker {
     handle: Arc<PodHandle>,
     sandbox: Option<Sandbox>,
     volumes: Volumes,
-    /// Volumes have been in place once.
+    /// Whether the volumes have been mounted once.
     mounted: bool,
-    /// All init containers have passed in this sandbox.
+    /// Whether all init containers have passed in this sandbox.
     initialized: bool,
-    slots: Vec<Slot>,
+    slots: Vec<ContainerSlot>,
     stopping: Option<stop::Stopping>,
-    /// Whether the pod's node is made to fail: then nothing is told or started.
+    /// Whether the pod's node is killed. Then nothing is reported or started.
     dead: watch::Receiver<bool>,
-    inbox: mpsc::UnboundedReceiver<Message>,
-    outbox: mpsc::UnboundedSender<Message>,
+    inbox: mpsc::UnboundedReceiver<PodMessage>,
+    outbox: mpsc::UnboundedSender<PodMessage>,
     status: watch::Sender<Option<Value>>,
-    since: status::Since,
+    since: status::ConditionTimes,
     started_at: String,
-    /// The last trouble told as an event, to tell it once.
+    /// The last error that was reported as an event, so that it is reported once.
     trouble: Option<String>,
-    /// Whether fields without effect have been told of.
-    told_ignored: bool,
+    /// Whether ignored fields have been reported.
+    reported_ignored: bool,
 }
 
-impl Worker {
-    /// Starts the task of a pod; messages to it go through the sender. It ends with the pod.
-    pub(super) fn spawn(host: Arc<Host>, pod: Pod) -> (mpsc::UnboundedSender<Message>, tokio::task::JoinHandle<()>) {
+impl PodWorker {
+    /// Starts the task of a pod and returns the sender of its messages. The task ends with the pod.
+    pub(super) fn spawn(host: Arc<Host>, pod: Pod) -> (mpsc::UnboundedSender<PodMessage>, tokio::task::JoinHandle<()>) {
         let (outbox, inbox) = mpsc::unbounded_channel();
         let name = PodRef::of(&pod);
         let directory = host.settings.directory.join("pods").join(&name.uid);
@@ -91,10 +91,10 @@ impl Worker {
         host.pods.insert(handle.clone());
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         let dead = host.nodes.follow(&node);
-        let (status, told) = watch::channel(None);
-        tokio::spawn(tell(host.clone(), name.clone(), told));
+        let (status, published) = watch::channel(None);
+        tokio::spawn(report(host.clone(), name.clone(), published));
         let worker = Self {
-            slots: Slot::all(&pod),
+            slots: ContainerSlot::all(&pod),
             host,
             pod,
             name,
@@ -109,10 +109,10 @@ impl Worker {
             inbox,
             outbox: outbox.clone(),
             status,
-            since: status::Since::new(),
-            started_at: clock::seconds(clock::now()),
+            since: status::ConditionTimes::new(),
+            started_at: timestamp::seconds(Timestamp::now()),
             trouble: None,
-            told_ignored: false,
+            reported_ignored: false,
         };
         (outbox, tokio::spawn(worker.run()))
     }
@@ -141,10 +141,10 @@ impl Worker {
                     None => break,
                 },
                 _ = self.dead.changed() => {}
-                _ = objects.changed() => self.look_at_configuration_again(),
+                _ = objects.changed() => self.recheck_configuration(),
                 () = timer => {}
             }
-            // What came together is looked at together.
+            // Messages that arrived together are handled together.
             while let Ok(message) = self.inbox.try_recv() {
                 self.note(message);
             }
@@ -152,12 +152,12 @@ impl Worker {
         self.finish().await;
     }
 
-    /// Whether the pod's node is made to fail. A pod that the cluster has given up ends all the same.
+    /// Reports whether the pod's node is killed. A pod that the cluster has removed ends all the same.
     fn is_dead(&self) -> bool {
         *self.dead.borrow() && self.stopping.as_ref().is_none_or(|stopping| stopping.known)
     }
 
-    /// What happens to a pod whose node fails: its processes end, and nobody hears of it.
+    /// The step of a pod whose node is killed: its processes end, and nothing is reported.
     fn step_dead(&mut self) -> Option<Instant> {
         if let Some(sandbox) = &self.sandbox {
             let _ = sandbox.pause.kill(Signal::KILL);
@@ -165,23 +165,23 @@ impl Worker {
         None
     }
 
-    fn note(&mut self, message: Message) {
+    fn note(&mut self, message: PodMessage) {
         match message {
-            Message::Pod(pod) => {
+            PodMessage::Pod(pod) => {
                 self.pod = *pod;
                 if self.pod.metadata.deletion_timestamp.is_some() {
                     self.stop(self.grace(), true);
                 }
             }
-            Message::Removed => self.stop(Duration::ZERO, false),
-            Message::SandboxEnded { pause } => {
+            PodMessage::Removed => self.stop(Duration::ZERO, false),
+            PodMessage::SandboxEnded { pause } => {
                 if self.sandbox.as_ref().is_some_and(|sandbox| sandbox.pause.pid() == pause) {
                     self.sandbox_ended();
                 }
             }
-            Message::Exited { slot, run, exit, at } => self.exited(slot, run, exit, at),
-            Message::Found { slot, run, kind, finding } => self.found(slot, run, kind, finding),
-            Message::HookFailed { slot, run, message } => {
+            PodMessage::Exited { slot, run, exit, at } => self.exited(slot, run, exit, at),
+            PodMessage::Found { slot, run, kind, finding } => self.found(slot, run, kind, finding),
+            PodMessage::HookFailed { slot, run, message } => {
                 if self.slots[slot].runs == run + 1 {
                     let name = self.slots[slot].container.name.clone();
                     self.event(
@@ -196,7 +196,7 @@ impl Worker {
         }
     }
 
-    /// Takes every step that is due. Gives when to look again.
+    /// Takes every step that is due. Returns when to run again.
     async fn step(&mut self) -> Option<Instant> {
         if self.stopping.is_some() {
             self.step_stop();
@@ -212,7 +212,7 @@ impl Worker {
             match Sandbox::create(&self.host, &self.pod, &self.directory).await {
                 Ok(sandbox) => {
                     self.use_sandbox(sandbox);
-                    self.tell_ignored();
+                    self.report_ignored();
                 }
                 Err(error) => {
                     self.trouble("FailedCreatePodSandBox", &format!("Failed to create pod sandbox: {error}"));
@@ -221,7 +221,7 @@ impl Worker {
             }
         }
         let origin =
-            Origin { host: &self.host, pod: &self.pod, addresses: self.addresses(), directory: &self.directory };
+            VolumeContext { host: &self.host, pod: &self.pod, addresses: self.addresses(), directory: &self.directory };
         let mut again = match self.volumes.prepare(origin).await {
             Ok(again) => {
                 self.mounted = true;
@@ -236,14 +236,17 @@ impl Worker {
             return again;
         }
         for index in 0..self.slots.len() {
-            if self.slots[index].role == Role::Main && !self.initialized {
+            if self.slots[index].role == ContainerRole::Main && !self.initialized {
                 self.initialized = true;
             }
-            if let State::Waiting { due, .. } = self.slots[index].state {
+            if let ContainerState::Waiting { due, .. } = self.slots[index].state {
                 if due <= Instant::now() {
                     self.start(index).await;
                 }
-                if let State::Waiting { due, .. } = self.slots[index].state {
+                if self.sandbox.is_none() {
+                    return Some(Instant::now());
+                }
+                if let ContainerState::Waiting { due, .. } = self.slots[index].state {
                     again = Some(again.map_or(due, |at: Instant| at.min(due)));
                 }
             }
@@ -254,10 +257,10 @@ impl Worker {
         again
     }
 
-    /// A Secret or ConfigMap changed: containers that wait for their configuration may have it now.
-    fn look_at_configuration_again(&mut self) {
+    /// A Secret or ConfigMap has changed: containers that wait for their configuration may start now.
+    fn recheck_configuration(&mut self) {
         for slot in &mut self.slots {
-            if let State::Waiting { why: Some(why), due } = &mut slot.state
+            if let ContainerState::Waiting { why: Some(why), due } = &mut slot.state
                 && why.is_config()
             {
                 *due = Instant::now();
@@ -265,22 +268,25 @@ impl Worker {
         }
     }
 
-    /// Whether no container is to be started ever again.
+    /// Reports whether no container will be started again.
     fn over(&self) -> bool {
-        let main_over = self.slots.iter().filter(|slot| slot.role == Role::Main).all(|slot| slot.ended().is_some());
+        let main_over =
+            self.slots.iter().filter(|slot| slot.role == ContainerRole::Main).all(|slot| slot.ended().is_some());
         main_over || self.failed_init().is_some()
     }
 
-    fn failed_init(&self) -> Option<&Slot> {
-        self.slots.iter().find(|slot| slot.role == Role::Init && slot.ended().is_some_and(|ended| !ended.succeeded()))
+    fn failed_init(&self) -> Option<&ContainerSlot> {
+        self.slots
+            .iter()
+            .find(|slot| slot.role == ContainerRole::Init && slot.ended().is_some_and(|ended| !ended.succeeded()))
     }
 
-    /// Tells of fields that have no effect here, once.
-    fn tell_ignored(&mut self) {
-        if std::mem::replace(&mut self.told_ignored, true) {
+    /// Reports fields without effect in an event, once.
+    fn report_ignored(&mut self) {
+        if std::mem::replace(&mut self.reported_ignored, true) {
             return;
         }
-        let ignored = Ignored::of(&self.pod);
+        let ignored = IgnoredFields::of(&self.pod);
         if !ignored.without_effect.is_empty() {
             let message = format!("No effect in a lab: {}", ignored.without_effect.join(", "));
             self.event("Warning", "NoEffectInLab", &message, None);
@@ -296,13 +302,13 @@ impl Worker {
         self.handle.set_sandbox(sandbox.address, sandbox.handle().ok());
         tokio::spawn(async move {
             let _ = pause.wait().await;
-            let _ = outbox.send(Message::SandboxEnded { pause: pause.pid() });
+            let _ = outbox.send(PodMessage::SandboxEnded { pause: pause.pid() });
         });
         self.sandbox = Some(sandbox);
         self.initialized = false;
     }
 
-    /// Everything of the pod was killed from outside: it begins anew, with another address.
+    /// The sandbox was killed from outside: the pod starts again, with another address.
     fn sandbox_ended(&mut self) {
         let Some(sandbox) = self.sandbox.take() else { return };
         self.handle.set_sandbox(self.host.settings.host_address, None);
@@ -310,22 +316,22 @@ impl Worker {
         tokio::spawn(async move { sandbox.destroy(&host).await });
         if self.stopping.is_none() && !self.over() {
             self.event("Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.", None);
-            for slot in self.slots.iter_mut().filter(|slot| slot.role == Role::Init) {
-                if let State::Ended(ended) = &slot.state {
+            for slot in self.slots.iter_mut().filter(|slot| slot.role == ContainerRole::Init) {
+                if let ContainerState::Ended(ended) = &slot.state {
                     slot.last = Some(ended.clone());
-                    slot.state = State::Waiting { why: None, due: Instant::now() };
+                    slot.state = ContainerState::Waiting { why: None, due: Instant::now() };
                 }
             }
         }
     }
 
-    fn exited(&mut self, index: usize, run: u32, exit: Exit, at: OffsetDateTime) {
+    fn exited(&mut self, index: usize, run: u32, exit: Exit, at: Timestamp) {
         if self.slots[index].runs != run + 1 {
             return;
         }
         let Some(running) = self.slots[index].running() else { return };
         let reason = if exit == Exit::Code(0) { "Completed" } else { "Error" };
-        let ended = Ended {
+        let ended = Termination {
             exit,
             reason,
             message: None,
@@ -336,14 +342,14 @@ impl Worker {
         self.end(index, ended);
     }
 
-    /// Notes the end of a run and what comes after it.
-    fn end(&mut self, index: usize, ended: Ended) {
+    /// Records the end of a run and schedules the next one.
+    fn end(&mut self, index: usize, ended: Termination) {
         let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.clone());
         let slot = &mut self.slots[index];
         let again = slot::restarts(policy.as_deref().unwrap_or("Always"), slot.role, ended.succeeded());
         slot.end(ended, again && self.stopping.is_none(), &self.name);
         self.handle.unset_live(&slot.container.name);
-        if let State::Waiting { why: Some(why), .. } = &slot.state {
+        if let ContainerState::Waiting { why: Some(why), .. } = &slot.state {
             let (name, message) = (slot.container.name.clone(), why.message.clone());
             let text = message.replacen("back-off", "Back-off", 1);
             self.event("Warning", "BackOff", &text, Some(&name));
@@ -357,7 +363,7 @@ impl Worker {
         }
     }
 
-    /// The pod has ended after its deletion: nothing of it stays.
+    /// The pod has ended after its deletion: all its resources are released.
     async fn finish(mut self) {
         self.publish();
         self.drop_sandbox().await;
@@ -372,7 +378,7 @@ impl Worker {
             if error.gone {
                 return;
             }
-            tracing::debug!(pod = %self.name.name, %error, "the API server was not told of a pod's end yet");
+            tracing::debug!(pod = %self.name.name, %error, "cannot remove the pod from the API server yet");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
@@ -386,7 +392,7 @@ impl Worker {
         let failure =
             failure.map(|slot| ("InitContainerFailed", format!("init container {} failed", slot.container.name)));
         let address = self.sandbox.as_ref().map(|sandbox| sandbox.address).or_else(|| self.handle.last_address());
-        let facts = status::Facts {
+        let facts = status::PodFacts {
             pod: &self.pod,
             slots: &self.slots,
             address,
@@ -395,16 +401,16 @@ impl Worker {
             failure,
         };
         let status = status::status(&facts, &mut self.since);
-        self.status.send_if_modified(|told| {
-            let changed = told.as_ref() != Some(&status);
-            *told = Some(status);
+        self.status.send_if_modified(|published| {
+            let changed = published.as_ref() != Some(&status);
+            *published = Some(status);
             changed
         });
     }
 
-    fn addresses(&self) -> Addresses {
+    fn addresses(&self) -> DownwardAddresses {
         let pod = self.sandbox.as_ref().map(|sandbox| sandbox.address);
-        Addresses { pod, host: self.host.settings.host_address }
+        DownwardAddresses { pod, host: self.host.settings.host_address }
     }
 
     fn address(&self) -> IpAddr {
@@ -418,7 +424,7 @@ impl Worker {
         self.host.events.record(&self.pod, kind, reason, message, container);
     }
 
-    /// Tells of a trouble once, until another one comes.
+    /// Reports an error in an event, once until another error occurs.
     fn trouble(&mut self, reason: &'static str, message: &str) {
         if self.trouble.as_deref() != Some(message) {
             self.event("Warning", reason, message, None);
@@ -427,8 +433,8 @@ impl Worker {
     }
 }
 
-/// Tells the API server the latest status, again and again until it has it.
-async fn tell(host: Arc<Host>, name: PodRef, mut status: watch::Receiver<Option<Value>>) {
+/// Sends the latest status to the API server, and repeats until it succeeds.
+async fn report(host: Arc<Host>, name: PodRef, mut status: watch::Receiver<Option<Value>>) {
     let mut pause = Duration::from_millis(100);
     while status.changed().await.is_ok() {
         loop {
@@ -440,7 +446,7 @@ async fn tell(host: Arc<Host>, name: PodRef, mut status: watch::Receiver<Option<
                 }
                 Err(error) if error.gone => return,
                 Err(error) => {
-                    tracing::debug!(pod = %name.name, %error, "a pod's status was not told yet");
+                    tracing::debug!(pod = %name.name, %error, "cannot report the pod's status yet");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(5));
                 }

@@ -1,4 +1,4 @@
-//! From API servers that have just started to a mesh that serves: installing, joining, and waiting.
+//! Brings a mesh up in clusters whose API servers have just started: installs, joins and waits.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,59 +6,71 @@ use std::time::Duration;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Event, Pod, Secret, ServiceAccount};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use tokio::sync::watch;
 
-use super::front::Running;
+use super::authorities::MeshAuthorities;
+use super::clients::{Clients, ClientsError};
 use super::keys::API_PORT;
-use super::progress::{Progress, Step};
-use super::reach;
-use crate::controllers::replica_set::ready_since;
-use crate::install::apply::{ApplyError, apply, read};
-use crate::install::{self, Authorities};
+use super::launcher::RunningLab;
+use super::manifest::{self, ManifestError};
+use super::progress::{BringUpProgress, BringUpStep};
+use super::{installation, reachability, workloads};
+use crate::controllers::pod_state::ready_since;
 use crate::topology::{Cluster, Topology};
+use install::apply::{ApplyError, apply};
+use install::client_error;
+use install::components::{CONTROLLER, GATEWAY, GATEWAY_PORT};
 
-/// How often it is looked at what is not ready yet.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long workloads wait for the webhook that gives them their sidecars.
+/// The field manager of server-side apply.
+const FIELD_MANAGER: &str = "isthmus-lab";
+/// Interval between two looks at what is not ready yet.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// How long workloads wait for the injection webhook.
 const WEBHOOK: Duration = Duration::from_secs(10);
-/// How many warnings of a cluster are shown when it did not come up.
+/// Number of a cluster's warnings that are shown if it did not come up.
 const MOST_WARNINGS: usize = 8;
-/// How long a remote secret's token is good; a lab does not run for longer.
+/// Validity of a remote secret's token; no lab runs longer.
 const TOKEN_SECONDS: i64 = 24 * 3600;
 
-/// A mesh did not come up.
+/// A mesh could not be brought up.
 #[derive(Debug, thiserror::Error)]
 pub enum BringUpError {
-    /// Something was refused.
+    /// A cluster refused an object.
     #[error("cluster {cluster}: {source}")]
     Apply {
-        /// Where.
+        /// Name of the cluster.
         cluster: String,
-        /// What.
+        /// The refused object.
         #[source]
         source: ApplyError,
     },
-    /// An API server said no.
-    #[error("cluster {cluster}: cannot {action}: {source}")]
+    /// A cluster refused a request.
+    #[error("cluster {cluster}: cannot {action}: {}", client_error::describe(.source))]
     Api {
-        /// Where.
+        /// Name of the cluster.
         cluster: String,
-        /// What was tried.
+        /// The request.
         action: &'static str,
-        /// Why it failed.
+        /// The client's error.
         #[source]
         source: Box<kube::Error>,
     },
     /// A kubeconfig cannot be used.
-    #[error("cluster {cluster}: {message}")]
-    Client {
-        /// Where.
+    #[error(transparent)]
+    Client(#[from] ClientsError),
+    /// The remote secret cannot be made.
+    #[error("cluster {cluster}: {source}")]
+    RemoteSecret {
+        /// Name of the cluster.
         cluster: String,
-        /// Why.
-        message: String,
+        /// The cause.
+        #[source]
+        source: api::remote_secret::RemoteSecretError,
     },
+    /// A manifest file of the topology cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// The mesh's signing certificates cannot be made.
     #[error(transparent)]
     Authorities(#[from] identity::CaError),
@@ -66,62 +78,31 @@ pub enum BringUpError {
 
 /// A pod, as the final table shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodLine {
-    /// Its cluster.
+pub struct PodSummary {
+    /// Name of the cluster.
     pub cluster: String,
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
-    /// Its label `version`.
+    /// Value of the label `version`.
     pub version: Option<String>,
-    /// Its zone.
+    /// Zone of the pod's node.
     pub zone: Option<String>,
-    /// Its address.
+    /// Address of the pod.
     pub address: Option<String>,
-    /// Whether it is ready.
+    /// Whether the pod is ready.
     pub ready: bool,
 }
 
-/// Clients of a running lab, in the order of its clusters.
-pub struct Clients(pub Vec<Client>);
-
-impl Clients {
-    /// Makes them from the lab's kubeconfigs.
-    ///
-    /// # Errors
-    /// When a kubeconfig is not usable.
-    pub async fn new(topology: &Topology, kubeconfigs: &[String]) -> Result<Self, BringUpError> {
-        let mut clients = Vec::new();
-        for (cluster, text) in topology.clusters.iter().zip(kubeconfigs) {
-            let client = client(text).await;
-            clients.push(client.map_err(|message| BringUpError::Client { cluster: cluster.name.clone(), message })?);
-        }
-        Ok(Self(clients))
-    }
-}
-
-/// A client from the text of a kubeconfig.
+/// Brings the mesh up. Returns when every pod is ready and every exported service is reachable from other clusters. The
+/// caller bounds the time.
 ///
 /// # Errors
-/// When it is not usable, in words.
-pub async fn client(kubeconfig: &str) -> Result<Client, String> {
-    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).map_err(|error| error.to_string())?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    let mut config = config.map_err(|error| error.to_string())?;
-    // Proxies of the environment are for the world, not for 127.0.0.1.
-    config.proxy_url = None;
-    Client::try_from(config).map_err(|error| error.to_string())
-}
-
-/// Brings the mesh up. Returns when every pod is ready and every exported service can be reached from other clusters; does not
-/// bound the time itself.
-///
-/// # Errors
-/// When something is refused for good.
-pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> Result<(), BringUpError> {
+/// Returns an error if a cluster refuses an object.
+pub async fn bring_up(lab: &RunningLab, clients: &Clients, progress: &BringUpProgress) -> Result<(), BringUpError> {
     let topology = &lab.topology;
-    let authorities = Authorities::generate(topology)?;
+    let authorities = MeshAuthorities::generate(topology)?;
     let flags = || topology.clusters.iter().map(|_| watch::Sender::new(false)).collect::<Vec<_>>();
     let (installed, serving) = (flags(), flags());
     let each = topology.clusters.iter().zip(&clients.0).enumerate().map(|(index, (cluster, client))| {
@@ -129,22 +110,24 @@ pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> 
         let primary = topology.clusters.iter().position(|other| other.name == cluster.primary()).unwrap_or(index);
         let manifests = async move {
             api_ready(client).await;
-            progress.reached(&cluster.name, Step::Api, "api ready", true);
+            progress.reached(&cluster.name, BringUpStep::Api, "api ready", true);
             let applied = |source| BringUpError::Apply { cluster: cluster.name.clone(), source };
-            apply(client, install::mesh(topology, cluster, authorities)).await.map_err(applied)?;
+            apply(client, FIELD_MANAGER, installation::of(topology, cluster, authorities).objects())
+                .await
+                .map_err(applied)?;
             installed.send_replace(true);
-            // Pods need the webhook, which is the primary's. After a while they are made all the same: the refusals then
-            // tell what is wrong.
+            // Pods need the webhook, which the primary serves. After a while they are created all the same: the
+            // refusals show what is wrong.
             let mut ready = serving[primary].subscribe();
             let _ = tokio::time::timeout(WEBHOOK, ready.wait_for(|ready| *ready)).await;
-            apply(client, install::workloads::all(topology, cluster)).await.map_err(applied)?;
+            apply(client, FIELD_MANAGER, workloads::all(topology, cluster)).await.map_err(applied)?;
             for manifest in topology.manifests.iter().filter(|manifest| manifest.clusters.contains(&cluster.name)) {
-                apply(client, read(&manifest.path).map_err(applied)?).await.map_err(applied)?;
+                apply(client, FIELD_MANAGER, manifest::read(&manifest.path)?).await.map_err(applied)?;
             }
             Ok(())
         };
         let pods = async move {
-            // There is nothing to look at before.
+            // There are no pods before.
             let _ = installed.subscribe().wait_for(|done| *done).await;
             pods_ready(topology, cluster, client, progress, &serving[index]).await;
             Ok(())
@@ -159,12 +142,12 @@ pub async fn bring_up(lab: &Running, clients: &Clients, progress: &Progress) -> 
     let joins = joins.map(|(primary, other)| join(lab, clients, &installed, primary, other));
     futures_util::future::try_join(futures_util::future::try_join_all(each), futures_util::future::try_join_all(joins))
         .await?;
-    while !reach::missing(topology, clients, lab.directory.path()).await.is_empty() {
-        tokio::time::sleep(LOOK).await;
+    while !reachability::missing(topology, clients, lab.directory.path()).await.is_empty() {
+        tokio::time::sleep(INTERVAL).await;
     }
-    for service in reach::exported(topology) {
+    for service in reachability::exported(topology) {
         if let Some(cluster) = topology.clusters.get(service.cluster) {
-            first(progress, &cluster.name, Step::Exports, "exports reached");
+            first(progress, &cluster.name, BringUpStep::Exports, "exports reached");
         }
     }
     Ok(())
@@ -176,9 +159,9 @@ async fn api_ready(client: &Client) {
     }
 }
 
-/// Gives the control plane of cluster `primary` the remote secret of `other`.
+/// Applies the remote secret of `other` to cluster `primary`.
 async fn join(
-    lab: &Running,
+    lab: &RunningLab,
     clients: &Clients,
     installed: &[watch::Sender<bool>],
     primary: usize,
@@ -187,12 +170,12 @@ async fn join(
     let clusters = &lab.topology.clusters;
     let Some(index) = clusters.iter().position(|cluster| cluster.name == other) else { return Ok(()) };
     for needed in [primary, index] {
-        // The senders live as long as this function's caller, so waiting cannot fail.
+        // The senders outlive this function, so waiting cannot fail.
         let _ = installed[needed].subscribe().wait_for(|done| *done).await;
     }
     let secret = remote_secret(&clusters[index], &clients.0[index], &lab.authorities[index]).await?;
-    let api: Api<Secret> = Api::namespaced(clients.0[primary].clone(), install::ROOT);
-    let params = PatchParams::apply("isthmus-lab").force();
+    let api: Api<Secret> = Api::namespaced(clients.0[primary].clone(), api::names::ROOT_NAMESPACE);
+    let params = PatchParams::apply(FIELD_MANAGER).force();
     let name = secret.name_any();
     api.patch(&name, &params, &Patch::Apply(&secret)).await.map(drop).map_err(|source| BringUpError::Api {
         cluster: clusters[primary].name.clone(),
@@ -201,13 +184,13 @@ async fn join(
     })
 }
 
-/// The remote secret by which others read `cluster`.
+/// Returns the remote secret by which other clusters read `cluster`.
 ///
 /// # Errors
-/// When no token is given.
+/// Returns an error if the cluster issues no token.
 pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) -> Result<Secret, BringUpError> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), install::SYSTEM);
-    let wish = TokenRequest {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), api::names::SYSTEM_NAMESPACE);
+    let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences: Vec::new(),
             expiration_seconds: Some(TOKEN_SECONDS),
@@ -215,13 +198,13 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         },
         ..TokenRequest::default()
     };
-    let given = accounts.create_token_request(install::READER, &PostParams::default(), &wish).await;
-    let given = given.map_err(|source| BringUpError::Api {
+    let answer = accounts.create_token_request(api::reader::READER, &PostParams::default(), &request).await;
+    let answer = answer.map_err(|source| BringUpError::Api {
         cluster: cluster.name.clone(),
-        action: "get a token of the reader account",
+        action: "get a token for the reader account",
         source: Box::new(source),
     })?;
-    let token = given.status.map(|status| status.token).unwrap_or_default();
+    let token = answer.status.map(|status| status.token).unwrap_or_default();
     let server = format!("https://{}:{API_PORT}", cluster.uplink());
     let access = api::remote_secret::Access {
         cluster: &cluster.name,
@@ -230,16 +213,16 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         ca_pem: authority.as_bytes(),
         token: &token,
     };
-    api::remote_secret::remote_secret(install::ROOT, &access)
-        .map_err(|error| BringUpError::Client { cluster: cluster.name.clone(), message: error.to_string() })
+    api::remote_secret::remote_secret(api::names::ROOT_NAMESPACE, &access)
+        .map_err(|source| BringUpError::RemoteSecret { cluster: cluster.name.clone(), source })
 }
 
-/// Waits until the components and every pod of the topology are ready, and tells how far it is.
+/// Waits until the components and every pod of the topology are ready, and reports progress.
 async fn pods_ready(
     topology: &Topology,
     cluster: &Cluster,
     client: &Client,
-    progress: &Progress,
+    progress: &BringUpProgress,
     serving: &watch::Sender<bool>,
 ) {
     let expected: usize = topology.workloads_of(&cluster.name).map(|w| usize::try_from(w.replicas).unwrap_or(0)).sum();
@@ -248,59 +231,63 @@ async fn pods_ready(
         if let Ok(list) = pods.list(&ListParams::default()).await {
             let ready = |app: &str| {
                 list.items.iter().any(|pod| {
-                    pod.namespace().as_deref() == Some(install::SYSTEM)
+                    pod.namespace().as_deref() == Some(api::names::SYSTEM_NAMESPACE)
                         && pod.labels().get("app").is_some_and(|label| label == app)
                         && ready_since(pod).is_some()
                 })
             };
-            let control = !cluster.is_primary() || ready(install::CONTROLLER);
+            let control = !cluster.is_primary() || ready(CONTROLLER);
             if cluster.is_primary() && control {
-                first(progress, &cluster.name, Step::Control, "controller ready");
+                first(progress, &cluster.name, BringUpStep::Control, "controller ready");
             }
-            let gateway = ready(install::GATEWAY);
+            let gateway = ready(GATEWAY);
             if control && gateway {
                 serving.send_replace(true);
             }
             if gateway {
-                // A remote's gateway has its certificate from the primary, which has asked this cluster about its token.
+                // The primary has issued the certificate of a remote's gateway, after a review of the gateway's token
+                // in this cluster.
                 if !cluster.is_primary() {
-                    first(progress, &cluster.name, Step::Control, &format!("joined {}", cluster.primary()));
+                    first(progress, &cluster.name, BringUpStep::Control, &format!("joined {}", cluster.primary()));
                 }
-                let address = format!("gateway {}:{}", cluster.gateway(), install::GATEWAY_PORT);
-                progress.reached(&cluster.name, Step::Gateway, &address, false);
+                let address = format!("gateway {}:{}", cluster.gateway(), GATEWAY_PORT);
+                progress.reached(&cluster.name, BringUpStep::Gateway, &address, false);
             }
-            let up =
-                list.items.iter().filter(|pod| is_of(topology, cluster, pod) && ready_since(pod).is_some()).count();
-            progress.reached(&cluster.name, Step::Pods, &format!("pods {up}/{expected}"), false);
+            let up = list
+                .items
+                .iter()
+                .filter(|pod| is_workload_pod(topology, cluster, pod) && ready_since(pod).is_some())
+                .count();
+            progress.reached(&cluster.name, BringUpStep::Pods, &format!("pods {up}/{expected}"), false);
             if control && gateway && up >= expected {
                 return;
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// Tells a step with its time, once.
-fn first(progress: &Progress, cluster: &str, step: Step, text: &str) {
+/// Reports a step with its time, once.
+fn first(progress: &BringUpProgress, cluster: &str, step: BringUpStep, text: &str) {
     if !progress.has(cluster, step) {
         progress.reached(cluster, step, text, true);
     }
 }
 
-fn is_of(topology: &Topology, cluster: &Cluster, pod: &Pod) -> bool {
+fn is_workload_pod(topology: &Topology, cluster: &Cluster, pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && topology.workloads_of(&cluster.name).any(|workload| {
             pod.namespace().as_deref() == Some(&workload.namespace) && pod.labels().get("app") == Some(&workload.name)
         })
 }
 
-/// Every pod of the topology's workloads, for the final table.
-pub async fn pods(topology: &Topology, clients: &Clients) -> Vec<PodLine> {
+/// Returns the pods of the topology's workloads, for the final table.
+pub async fn pods(topology: &Topology, clients: &Clients) -> Vec<PodSummary> {
     let mut lines = Vec::new();
     for (cluster, client) in topology.clusters.iter().zip(&clients.0) {
         let list = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await;
-        for pod in list.into_iter().flatten().filter(|pod| is_of(topology, cluster, pod)) {
-            lines.push(PodLine {
+        for pod in list.into_iter().flatten().filter(|pod| is_workload_pod(topology, cluster, pod)) {
+            lines.push(PodSummary {
                 cluster: cluster.name.clone(),
                 namespace: pod.namespace().unwrap_or_default(),
                 name: pod.name_any(),
@@ -314,7 +301,7 @@ pub async fn pods(topology: &Topology, clients: &Clients) -> Vec<PodLine> {
     lines
 }
 
-/// What is not ready, and what is known about why: for a lab that did not come up in time.
+/// Describes what is not ready and why, for a lab that did not come up in time.
 pub async fn explain(topology: &Topology, clients: &Clients, directory: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     let mut waiting = false;
@@ -323,12 +310,12 @@ pub async fn explain(topology: &Topology, clients: &Clients, directory: &Path) -
         let pods = match Api::<Pod>::all(client.clone()).list(&ListParams::default()).await {
             Ok(pods) => pods,
             Err(error) => {
-                lines.push(format!("{name}: the API server does not answer: {error}"));
+                lines.push(format!("{name}: {}", client_error::describe(&error)));
                 continue;
             }
         };
         if pods.items.is_empty() {
-            lines.push(format!("{name}: there are no pods"));
+            lines.push(format!("{name}: the cluster has no pods"));
         }
         for pod in pods.items.iter().filter(|pod| ready_since(pod).is_none()) {
             waiting = true;
@@ -339,12 +326,13 @@ pub async fn explain(topology: &Topology, clients: &Clients, directory: &Path) -
         lines.extend(warnings(&list).into_iter().map(|warning| format!("{name}: {warning}")));
     }
     if !waiting {
-        lines.extend(reach::missing(topology, clients, directory).await);
+        lines.extend(reachability::missing(topology, clients, directory).await);
     }
     lines
 }
 
-/// The last warning of each reason about each object. Pauses and probes are left out: the state of the pod tells them.
+/// The last warning of each reason about each object, without those that the state of the pod covers: backoff and
+/// probes.
 fn warnings(events: &[Event]) -> Vec<String> {
     let mut last = std::collections::BTreeMap::new();
     for event in events.iter().filter(|event| event.type_.as_deref() == Some("Warning")) {
@@ -354,8 +342,8 @@ fn warnings(events: &[Event]) -> Vec<String> {
             last.insert((about, reason), event.message.clone().unwrap_or_default());
         }
     }
-    let told = last.into_iter().map(|((about, reason), message)| format!("{about}: {reason}: {message}"));
-    told.take(MOST_WARNINGS).collect()
+    let warnings = last.into_iter().map(|((about, reason), message)| format!("{about}: {reason}: {message}"));
+    warnings.take(MOST_WARNINGS).collect()
 }
 
 fn state_of(pod: &Pod) -> String {
@@ -365,7 +353,7 @@ fn state_of(pod: &Pod) -> String {
     let mut parts = Vec::new();
     for container in containers.filter(|container| !container.ready) {
         let state = container.state.unwrap_or_default();
-        let told = match (state.waiting, state.terminated, state.running) {
+        let text = match (state.waiting, state.terminated, state.running) {
             (Some(waiting), ..) => {
                 format!("{} {}", waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default())
             }
@@ -374,7 +362,7 @@ fn state_of(pod: &Pod) -> String {
             (.., Some(_)) => "not ready".to_owned(),
             _ => "waiting".to_owned(),
         };
-        parts.push(format!("{} {}", container.name, told.trim()));
+        parts.push(format!("{} {}", container.name, text.trim()));
     }
     if parts.is_empty() {
         let scheduled =

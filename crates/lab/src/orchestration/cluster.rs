@@ -1,4 +1,4 @@
-//! The two processes of a cluster: its API server, and everything else.
+//! The two processes of a cluster: the API server, and the node agent with controllers, service proxy and DNS.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
@@ -14,49 +14,49 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{API_PORT, IN_CLUSTER};
-use super::{bring_up, relay, wire};
+use super::{clients, networks, relay};
 use crate::controllers::scheduler::{REGION, ZONE};
-use crate::controllers::service_proxy::{self, Surroundings};
-use crate::controllers::{self, View};
+use crate::controllers::service_proxy::{self, ProxyNetwork};
+use crate::controllers::{self, ClusterView};
 use crate::dns;
-use crate::node::{self, Agent, Fault};
+use crate::node::{self, Agent, NodeFault};
 use crate::topology::{Cluster, Topology};
 
-/// The node agent's socket in the cluster's directory.
+/// Name of the node agent's socket in the cluster's directory.
 const NODE_SOCKET: &str = "node.sock";
 
-/// Which cluster of which lab.
+/// Options of a cluster's processes.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
-    /// The lab's directory.
+pub struct ClusterProcessOptions {
+    /// Directory of the lab.
     #[arg(long)]
     pub directory: PathBuf,
-    /// The cluster's name.
+    /// Name of the cluster.
     #[arg(long)]
     pub cluster: String,
 }
 
-type Failure = Box<dyn std::error::Error>;
+type ProcessError = Box<dyn std::error::Error>;
 
-impl Options {
+impl ClusterProcessOptions {
     fn own(&self) -> PathBuf {
         self.directory.join(&self.cluster)
     }
 
-    fn read(&self, name: &str) -> Result<String, Failure> {
+    fn read(&self, name: &str) -> Result<String, ProcessError> {
         let path = self.own().join(name);
         std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
     }
 
-    fn topology(&self) -> Result<(Topology, Cluster), Failure> {
+    fn topology(&self) -> Result<(Topology, Cluster), ProcessError> {
         let text = std::fs::read(self.directory.join("topology.json"))?;
         let topology: Topology = serde_json::from_slice(&text)?;
-        let cluster = topology.cluster(&self.cluster).cloned().ok_or("no such cluster in the topology")?;
+        let cluster = topology.cluster(&self.cluster).cloned().ok_or("the topology has no such cluster")?;
         Ok((topology, cluster))
     }
 }
 
-fn finish(process: &str, result: Result<(), Failure>) -> ExitCode {
+fn finish(process: &str, result: Result<(), ProcessError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,11 +68,11 @@ fn finish(process: &str, result: Result<(), Failure>) -> ExitCode {
 
 /// Runs the cluster's API server. Its standard input is the listener on the host's loopback.
 #[must_use]
-pub fn api_server(options: &Options) -> ExitCode {
+pub fn api_server(options: &ClusterProcessOptions) -> ExitCode {
     finish("lab-apiserver", serve_api(options))
 }
 
-fn serve_api(options: &Options) -> Result<(), Failure> {
+fn serve_api(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
     log_to_stderr();
     let (_, cluster) = options.topology()?;
     let host = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
@@ -96,10 +96,10 @@ fn serve_api(options: &Options) -> Result<(), Failure> {
         let stop = CancellationToken::new();
         let server = apiserver::Server::new(settings)?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let told = stop.clone();
+        let stopping = stop.clone();
         tokio::spawn(async move {
             terminate.recv().await;
-            told.cancel();
+            stopping.cancel();
         });
         server.run(stop).await;
         Ok(())
@@ -108,11 +108,11 @@ fn serve_api(options: &Options) -> Result<(), Failure> {
 
 /// Runs the cluster's node agent, controllers, service proxy and DNS server.
 #[must_use]
-pub fn node(options: &Options) -> ExitCode {
+pub fn node(options: &ClusterProcessOptions) -> ExitCode {
     finish("lab-node", run_node(options))
 }
 
-fn run_node(options: &Options) -> Result<(), Failure> {
+fn run_node(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
     log_to_stderr();
     let (topology, cluster) = options.topology()?;
     let kubeconfig = options.read("inside.kubeconfig")?;
@@ -120,11 +120,10 @@ fn run_node(options: &Options) -> Result<(), Failure> {
     let agent = agent_settings(options, &cluster);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let client = bring_up::client(&kubeconfig).await?;
+        let client = clients::client(&kubeconfig).await?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let (view, _watches) = View::follow(&client);
-        let settings =
-            controllers::Settings { cluster: cluster.name.clone(), load_balancers: cluster.load_balancer_pool() };
+        let (view, _watches) = ClusterView::follow(&client);
+        let settings = controllers::ControllerSettings { load_balancers: cluster.load_balancer_pool() };
         tokio::spawn(controllers::run(client.clone(), view.clone(), settings));
         tokio::spawn(service_proxy::run(view.clone(), surroundings(delay.is_some())));
         if let Some(delay) = delay {
@@ -134,25 +133,25 @@ fn run_node(options: &Options) -> Result<(), Failure> {
         tokio::spawn(register(client.clone(), cluster));
         tokio::select! {
             ended = Agent::run(agent, client) => Ok(ended?),
-            // Every pod ends with this process, by the kernel's hand.
+            // The kernel ends every pod with this process.
             _ = terminate.recv() => Ok(()),
         }
     })
 }
 
-fn agent_settings(options: &Options, cluster: &Cluster) -> node::Settings {
-    node::Settings {
+fn agent_settings(options: &ClusterProcessOptions, cluster: &Cluster) -> node::NodeSettings {
+    node::NodeSettings {
         directory: options.own(),
         socket: options.own().join(NODE_SOCKET),
         host_address: IpAddr::V4(cluster.uplink()),
         pod_network: cluster.pod_cidr,
-        dns_address: IpAddr::V4(wire::DNS),
+        dns_address: IpAddr::V4(networks::DNS),
         cluster_domain: "cluster.local".to_owned(),
         api: SocketAddr::from((IN_CLUSTER, 443)),
     }
 }
 
-/// Makes the cluster's nodes, one for each zone. The agent keeps them ready.
+/// Creates the cluster's nodes, one for each zone. The agent keeps them ready.
 async fn register(client: Client, cluster: Cluster) {
     let api: Api<Node> = Api::all(client);
     for zone in &cluster.zones {
@@ -172,7 +171,7 @@ async fn register(client: Client, cluster: Cluster) {
     }
 }
 
-/// The machine's architecture, as Kubernetes calls it.
+/// The machine's architecture, by Kubernetes' name.
 fn arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -181,34 +180,34 @@ fn arch() -> &'static str {
     }
 }
 
-fn surroundings(relayed: bool) -> Surroundings {
-    Surroundings {
-        uplink: wire::UPLINK.to_owned(),
-        services: wire::services(),
-        own: vec![IpAddr::V4(IN_CLUSTER), IpAddr::V4(wire::DNS)],
+fn surroundings(relayed: bool) -> ProxyNetwork {
+    ProxyNetwork {
+        uplink: networks::UPLINK.to_owned(),
+        services: networks::services(),
+        own: vec![IpAddr::V4(IN_CLUSTER), IpAddr::V4(networks::DNS)],
         relayed,
     }
 }
 
-async fn serve_dns(view: Arc<View>) {
-    if let Err(error) = dns::serve(SocketAddr::from((wire::DNS, 53)), view).await {
+async fn serve_dns(view: Arc<ClusterView>) {
+    if let Err(error) = dns::serve(SocketAddr::from((networks::DNS, 53)), view).await {
         tracing::error!(%error, "no DNS in this cluster");
     }
 }
 
-/// Tells the node agent of the cluster in `directory` that `node` is gone (`kill`) or back.
+/// Kills (`kill`) or revives a node through the node agent of the cluster in `directory`.
 ///
 /// # Errors
-/// When the agent does not answer or knows no such node, in words.
-pub fn ask_node(directory: &Path, node: &str, kill: bool) -> Result<(), String> {
-    let fault = if kill { Fault::Kill } else { Fault::Revive };
-    node::order(&directory.join(NODE_SOCKET), node, fault).map_err(|error| error.to_string())
+/// Returns a message if the agent does not answer or has no such node.
+pub fn inject_node_fault(directory: &Path, node: &str, kill: bool) -> Result<(), String> {
+    let fault = if kill { NodeFault::Kill } else { NodeFault::Revive };
+    node::inject(&directory.join(NODE_SOCKET), node, fault).map_err(|error| error.to_string())
 }
 
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ISTHMUS_LAB_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,isthmus_lab=info,kube_client=off"));
     let made = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    // A second call in one process changes nothing.
+    // A second call in one process has no effect.
     let _ = made.try_init();
 }

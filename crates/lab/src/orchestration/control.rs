@@ -1,6 +1,6 @@
-//! What can be asked of a running lab beside Kubernetes: faults, and looking at the wire.
+//! Requests to a running lab beside Kubernetes: faults and captures.
 //!
-//! One request per connection to `control.sock` in the lab's directory: a JSON line each way.
+//! Each connection to `control.sock` in the lab's directory carries one request and one reply, each a line of JSON.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddrV4;
@@ -10,110 +10,110 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The socket's name in the lab's directory.
+/// Name of the socket in the lab's directory.
 pub const SOCKET: &str = "control.sock";
 
-/// A request.
+/// A request to a running lab.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Request {
-    /// Ends a cluster's API server at once. Its pods go on.
+pub enum ControlRequest {
+    /// Kills a cluster's API server. Its pods keep running.
     KillApi {
-        /// The cluster.
+        /// Name of the cluster.
         cluster: String,
     },
-    /// Stops (`hold`) a cluster's API server in its tracks, or lets it go on.
+    /// Suspends (`hold`) or resumes a cluster's API server.
     HoldApi {
-        /// The cluster.
+        /// Name of the cluster.
         cluster: String,
-        /// Stop it, or let it go on.
+        /// Whether to suspend it.
         hold: bool,
     },
-    /// Ends every process of the pods of a node at once; the node agent does not report it and starts nothing there.
+    /// Kills every process of a node's pods. The node agent reports nothing and starts nothing on the node.
     KillNode {
-        /// The cluster.
+        /// Name of the cluster.
         cluster: String,
-        /// The node.
+        /// Name of the node.
         node: String,
     },
-    /// Lets a killed node come back.
+    /// Revives a killed node.
     ReviveNode {
-        /// The cluster.
+        /// Name of the cluster.
         cluster: String,
-        /// The node.
+        /// Name of the node.
         node: String,
     },
-    /// Begins a handshake with a gateway from the wire between clusters.
+    /// Begins a TLS handshake with a gateway from the bridge between clusters.
     Reach {
-        /// The gateway.
+        /// Address of the gateway.
         gateway: SocketAddrV4,
-        /// The server name.
+        /// Server name of the handshake.
         server_name: String,
     },
-    /// Reads what passes between clusters.
+    /// Captures the traffic between clusters.
     Capture {
-        /// For how long.
+        /// Length of the capture.
         milliseconds: u64,
-        /// Of which cluster's link alone; all if absent.
+        /// Name of the cluster whose link to capture; `None` captures all links.
         cluster: Option<String>,
-        /// A file that the frames are written to, in the pcap format. Absolute.
+        /// Absolute path of a file to write the frames to, in the pcap format.
         write: Option<PathBuf>,
     },
 }
 
-/// An answer.
+/// A reply of a running lab.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Reply {
-    /// It was done.
+pub enum ControlReply {
+    /// The request succeeded.
     Done,
-    /// It was not done, and why.
+    /// The request failed, with the reason.
     Failed(String),
-    /// What passed between clusters.
-    Captured(Capture),
+    /// A summary of the captured traffic.
+    Captured(CaptureSummary),
 }
 
 /// What passed between clusters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Capture {
-    /// Frames with TCP payload that were seen.
+pub struct CaptureSummary {
+    /// Number of frames with TCP payload.
     pub frames: u64,
-    /// Server names asked for in ClientHellos, with how often.
+    /// Number of ClientHellos by server name.
     pub server_names: std::collections::BTreeMap<String, u64>,
-    /// ClientHellos without a server name.
+    /// Number of ClientHellos without a server name.
     pub hellos_without_name: u64,
-    /// Payloads that are no TLS record and do not continue one: port, and the first bytes as text.
+    /// Payloads in plain text: ports, and the first bytes.
     pub plaintext: Vec<String>,
 }
 
-/// The lab could not be asked.
+/// A request to a lab failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// No connection, or it broke.
-    #[error("the lab does not answer on {path}: {source}", path = .path.display())]
+    /// The lab does not answer.
+    #[error("the lab does not answer on {path}: {source}\n  check that it runs: isthmus lab status", path = .path.display())]
     Io {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// The lab refused.
+    /// The lab refused the request, with the reason.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Asks the lab in `directory`.
+/// Sends a request to the lab in `directory` and returns the reply.
 ///
 /// # Errors
-/// When it does not answer or refuses.
-pub fn ask(directory: &Path, request: &Request) -> Result<Reply, ControlError> {
+/// Returns an error if the lab does not answer or refuses the request.
+pub fn send(directory: &Path, request: &ControlRequest) -> Result<ControlReply, ControlError> {
     let path = directory.join(SOCKET);
-    let asked = (|| {
+    let answer = (|| {
         let mut stream = UnixStream::connect(&path)?;
         let patience = match request {
-            Request::Capture { milliseconds, .. } => Duration::from_millis(*milliseconds),
+            ControlRequest::Capture { milliseconds, .. } => Duration::from_millis(*milliseconds),
             _ => Duration::ZERO,
         };
         stream.set_read_timeout(Some(patience + Duration::from_secs(10)))?;
@@ -123,37 +123,37 @@ pub fn ask(directory: &Path, request: &Request) -> Result<Reply, ControlError> {
         BufReader::new(stream).read_line(&mut line)?;
         serde_json::from_str(&line).map_err(std::io::Error::from)
     })();
-    match asked {
-        Ok(Reply::Failed(why)) => Err(ControlError::Refused(why)),
+    match answer {
+        Ok(ControlReply::Failed(why)) => Err(ControlError::Refused(why)),
         Ok(reply) => Ok(reply),
         Err(source) => Err(ControlError::Io { path, source }),
     }
 }
 
-/// A file of frames, as `tcpdump -r` and Wireshark read it (<https://www.tcpdump.org/manpages/pcap-savefile.5.html>).
+/// A pcap file of frames, for `tcpdump -r` and Wireshark (<https://www.tcpdump.org/manpages/pcap-savefile.5.html>).
 #[derive(Debug)]
 pub struct FrameFile {
     file: std::io::BufWriter<std::fs::File>,
 }
 
 impl FrameFile {
-    /// Makes the file, in place of one that is there.
+    /// Creates the file, or truncates it.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn create(path: &Path) -> std::io::Result<Self> {
         let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        // Magic number of microsecond stamps, version 2.4, two unused words, longest frame, Ethernet.
+        // Magic number of microsecond timestamps, version 2.4, two unused words, longest frame, Ethernet.
         for word in [0xa1b2_c3d4_u32, 2 | 4 << 16, 0, 0, 1 << 16, 1] {
             file.write_all(&word.to_le_bytes())?;
         }
         Ok(Self { file })
     }
 
-    /// Adds a frame that was seen now.
+    /// Adds a frame with the current time.
     ///
     /// # Errors
-    /// When the disk is full.
+    /// Returns an error if the disk is full.
     pub fn add(&mut self, frame: &[u8]) -> std::io::Result<()> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
@@ -164,17 +164,18 @@ impl FrameFile {
         self.file.write_all(frame)
     }
 
-    /// Puts everything on disk.
+    /// Flushes the file.
     ///
     /// # Errors
-    /// When the disk is full.
+    /// Returns an error if the disk is full.
     pub fn finish(&mut self) -> std::io::Result<()> {
         self.file.flush()
     }
 }
 
-impl Capture {
-    /// Takes in one frame. `ports` are those of the lab's API servers, whose TLS is not the mesh's and is left out.
+impl CaptureSummary {
+    /// Adds one frame to the summary. Frames of `ignored_ports` are skipped: those of the lab's API servers, whose TLS
+    /// is not the mesh's.
     pub fn take_in(&mut self, frame: &[u8], ignored_ports: &[u16]) {
         let Some((from, to, payload)) = net::capture::tcp_payload(frame) else { return };
         if ignored_ports.contains(&from) || ignored_ports.contains(&to) {
@@ -195,7 +196,8 @@ impl Capture {
     }
 }
 
-/// The beginning of a payload that people could read: what encrypted bytes are not, but for a chance of one in billions.
+/// The first bytes of a payload if all of them are readable. For encrypted bytes the probability of that is below one
+/// in billions.
 fn plain_text(payload: &[u8]) -> Option<String> {
     let start = payload.get(..payload.len().min(24)).filter(|start| start.len() >= 8)?;
     let readable = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\r' | b'\n' | b'\t');
@@ -206,9 +208,9 @@ fn is_client_hello(payload: &[u8]) -> bool {
     matches!(payload, [22, 3, _, _, _, 1, ..])
 }
 
-/// The server name of a ClientHello, as far as the first segment holds it (RFC 8446 §4.1.2, RFC 6066 §3).
+/// The server name of a ClientHello, if its first segment contains it (RFC 8446 §4.1.2, RFC 6066 §3).
 fn server_name(payload: &[u8]) -> Option<String> {
-    let mut rest = Bytes(payload.get(9..)?);
+    let mut rest = HelloReader(payload.get(9..)?);
     rest.skip(2 + 32)?;
     let session = rest.number(1)?;
     rest.skip(session)?;
@@ -230,9 +232,9 @@ fn server_name(payload: &[u8]) -> Option<String> {
     }
 }
 
-struct Bytes<'a>(&'a [u8]);
+struct HelloReader<'a>(&'a [u8]);
 
-impl Bytes<'_> {
+impl HelloReader<'_> {
     fn skip(&mut self, count: usize) -> Option<()> {
         self.0 = self.0.get(count..)?;
         Some(())
@@ -249,7 +251,7 @@ impl Bytes<'_> {
 mod tests {
     use super::*;
 
-    /// An Ethernet frame with IPv4 and TCP around `payload`.
+    /// An Ethernet frame with IPv4, TCP and `payload`.
     fn frame(payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; 12];
         frame.extend([0x08, 0x00, 0x45, 0]);
@@ -277,9 +279,9 @@ mod tests {
     }
 
     #[test]
-    fn hellos_and_plaintext_are_told_apart() {
+    fn hellos_and_plaintext_are_distinguished() {
         let name = "outbound_.9080_._.ratings.default.svc.cluster.local";
-        let mut capture = Capture::default();
+        let mut capture = CaptureSummary::default();
         capture.take_in(&frame(&hello(name)), &[]);
         capture.take_in(&frame(b"GET / HTTP/1.1\r\nHost: ratings\r\n\r\n"), &[]);
         capture.take_in(&frame(&[23, 3, 3, 0, 5, 1, 2, 3, 4, 5]), &[]);
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_filed() {
+    fn frames_are_written_as_pcap() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("some.pcap");
         let mut file = FrameFile::create(&path).expect("a file");
@@ -308,7 +310,7 @@ mod tests {
     fn broken_hellos_have_no_name() {
         let whole = hello("a.test");
         for end in 0..whole.len() {
-            let mut capture = Capture::default();
+            let mut capture = CaptureSummary::default();
             capture.take_in(&frame(&whole[..end]), &[]);
             assert!(capture.plaintext.is_empty());
         }

@@ -1,7 +1,7 @@
-//! Handing open sockets to a child process: by a Unix socket that is the child's standard input.
+//! Passes open sockets to a child process over a Unix socket that is the child's standard input.
 //!
-//! The front makes the listeners on the host's loopback and the lab's processes use them: a socket keeps the network namespace that
-//! it was made in. The same socket tells the child when its parent is gone: it then reads as closed.
+//! The launcher creates the listeners on the host's loopback, and the lab's processes use them: a socket keeps the
+//! network namespace that it was created in. When the launcher ends, the socket reads as closed.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -12,15 +12,15 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
-/// The most sockets of one message.
+/// Most sockets of one message.
 const MOST: usize = 16;
-/// The longest message.
+/// Longest message, in bytes.
 const LONGEST: u32 = 1 << 20;
 
 /// Sends `message` with `files`.
 ///
 /// # Errors
-/// When the other side is gone.
+/// Returns an error if the peer has closed the socket.
 pub fn send(socket: &mut UnixStream, message: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
     let length = u32::try_from(message.len()).ok().filter(|length| *length <= LONGEST);
     let length = length.ok_or_else(|| io::Error::other("the message is too long"))?;
@@ -33,10 +33,10 @@ pub fn send(socket: &mut UnixStream, message: &[u8], files: &[BorrowedFd<'_>]) -
     socket.write_all(message)
 }
 
-/// Receives a message and the files that came with it.
+/// Receives a message and its files.
 ///
 /// # Errors
-/// When the other side is gone.
+/// Returns an error if the peer has closed the socket.
 pub fn receive(socket: &mut UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut length = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
@@ -61,10 +61,10 @@ pub fn receive(socket: &mut UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((message, files))
 }
 
-/// The socket that this process was given as standard input.
+/// Returns the socket that is this process's standard input.
 ///
 /// # Errors
-/// When standard input is closed.
+/// Returns an error if standard input is closed.
 pub fn from_parent() -> io::Result<UnixStream> {
     Ok(UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?))
 }
@@ -85,6 +85,6 @@ mod tests {
         assert_eq!(address.ok(), listener.local_addr().ok());
         assert_eq!(receive(&mut theirs).expect("received").0, b"");
         drop(ours);
-        assert!(receive(&mut theirs).is_err(), "a closed socket is told");
+        assert!(receive(&mut theirs).is_err(), "a closed socket is an error");
     }
 }

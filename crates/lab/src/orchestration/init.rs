@@ -1,8 +1,9 @@
-//! The first process of a lab's own pid namespace: makes the networks, starts the clusters' processes, and takes them along when it
-//! ends.
+//! The first process of a lab's pid namespace: creates the networks, starts the clusters' processes, and ends them when
+//! it ends.
 //!
-//! It is two processes. The outer one enters the namespaces; a pid namespace holds only its children, so the inner one does the work.
-//! Both end with the front: by signal when the front's thread ends, and because their socket to the front then is closed.
+//! It is two processes. The outer one enters the namespaces; a pid namespace holds only a process's children, so the
+//! inner one does the work. Both end with the launcher: by a signal when the launcher's thread ends, and because their
+//! socket to the launcher is closed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -21,48 +22,49 @@ use net::namespace::{Namespaces, NetNamespace};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
-use super::control::{self, Capture, FrameFile, Reply, Request};
-use super::state::Directory;
-use super::{handover, wire};
+use super::control::{self, CaptureSummary, ControlReply, ControlRequest, FrameFile};
+use super::state::LabDirectory;
+use super::{handover, handshake, networks};
 use crate::topology::Topology;
 
-/// How long the node agents have to end their pods in order.
+/// How long the node agents may take to end their pods gracefully.
 const ORDERLY: Duration = Duration::from_millis(1500);
 const SELF: &str = "/proc/self/exe";
 
-/// What the front tells: the instructions, with one listener per cluster attached, and later the word to stop.
+/// A message of the launcher: first the request to create the lab, with one listener per cluster attached, and later
+/// the request to stop.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum FromFront {
-    /// Make the lab.
+pub enum InitRequest {
+    /// Create the lab.
     Make {
-        /// The lab's directory.
+        /// Directory of the lab.
         directory: PathBuf,
-        /// What to make.
+        /// The topology.
         topology: Box<Topology>,
     },
-    /// End it in order.
+    /// Stop the lab gracefully.
     Stop,
 }
 
-/// What the front is told.
+/// A message to the launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum ToFront {
-    /// The networks are there and the processes started.
+pub enum InitReport {
+    /// The networks exist and the processes have started.
     Started {
         /// Whether a user namespace was needed.
         rootless: bool,
     },
-    /// It cannot be done, and why.
+    /// The lab cannot be created, with the reason.
     Failed(String),
-    /// A process ended that should not have.
+    /// A process of a cluster has ended unexpectedly.
     Ended {
-        /// The cluster.
+        /// Name of the cluster.
         cluster: String,
         /// `apiserver` or `node`.
         process: String,
-        /// How.
+        /// Exit code or signal.
         how: String,
     },
 }
@@ -72,8 +74,8 @@ pub fn outer() -> ExitCode {
     match enter() {
         Ok(code) => code,
         Err(error) => {
-            if let Ok(mut front) = handover::from_parent() {
-                tell(&mut front, &ToFront::Failed(error.to_string()));
+            if let Ok(mut launcher) = handover::from_parent() {
+                report(&mut launcher, &InitReport::Failed(error.to_string()));
             }
             ExitCode::FAILURE
         }
@@ -84,7 +86,7 @@ fn enter() -> Result<ExitCode, Box<dyn std::error::Error>> {
     end_with_parent()?;
     let rootless = net::namespace::enter_user_namespace()?;
     net::namespace::unshare(Namespaces { net: true, mount: true, pid: true, ipc: true, uts: false })?;
-    // Entering a user namespace changes the credentials, which clears the signal that was asked for.
+    // Entering a user namespace changes the credentials, which clears the parent-death signal.
     end_with_parent()?;
     let mut inner = Command::new(SELF);
     inner.args(["lab-init", "--inner"]);
@@ -101,60 +103,60 @@ fn end_with_parent() -> io::Result<()> {
     Ok(())
 }
 
-fn tell(front: &mut UnixStream, message: &ToFront) {
-    // If the front is gone there is nobody to tell, and this process is about to end.
-    let _ = handover::send(front, &serde_json::to_vec(message).unwrap_or_default(), &[]);
+fn report(launcher: &mut UnixStream, message: &InitReport) {
+    // If the launcher has ended, this process is about to end as well.
+    let _ = handover::send(launcher, &serde_json::to_vec(message).unwrap_or_default(), &[]);
 }
 
-/// Runs the inner process, number 1 of its pid namespace.
+/// Runs the inner process, process 1 of its pid namespace.
 pub fn inner(rootless: bool) -> ExitCode {
-    let Ok(mut front) = handover::from_parent() else { return ExitCode::FAILURE };
-    let lab = match make(&mut front) {
+    let Ok(mut launcher) = handover::from_parent() else { return ExitCode::FAILURE };
+    let lab = match make(&mut launcher) {
         Ok(lab) => Arc::new(lab),
         Err(error) => {
-            tell(&mut front, &ToFront::Failed(error.to_string()));
+            report(&mut launcher, &InitReport::Failed(error.to_string()));
             return ExitCode::FAILURE;
         }
     };
-    tell(&mut front, &ToFront::Started { rootless });
+    report(&mut launcher, &InitReport::Started { rootless });
     let serving = lab.clone();
     std::thread::spawn(move || serve(&serving));
-    let ears = front.try_clone();
+    let reader = launcher.try_clone();
     let stopping = lab.clone();
     std::thread::spawn(move || {
-        let Ok(mut ears) = ears else { std::process::exit(1) };
-        // Whatever comes, be it the word to stop or the end of the connection, is the end of the lab.
-        let orderly = handover::receive(&mut ears).is_ok();
+        let Ok(mut reader) = reader else { std::process::exit(1) };
+        // A request to stop and a closed connection both end the lab.
+        let orderly = handover::receive(&mut reader).is_ok();
         if orderly {
             stopping.stop();
         }
         std::process::exit(0);
     });
-    lab.reap(&mut front)
+    lab.reap(&mut launcher)
 }
 
-struct Lab {
-    directory: Directory,
+struct LabInit {
+    directory: LabDirectory,
     topology: Topology,
     networks: Vec<NetNamespace>,
-    processes: Mutex<BTreeMap<i32, Started>>,
+    processes: Mutex<BTreeMap<i32, ClusterProcess>>,
     changed: Condvar,
 }
 
-struct Started {
+struct ClusterProcess {
     cluster: String,
-    kind: Kind,
-    /// Its end was asked for.
+    kind: ProcessKind,
+    /// Whether the end of the process was requested.
     expected: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ProcessKind {
     Api,
     Node,
 }
 
-impl Kind {
+impl ProcessKind {
     fn name(self) -> &'static str {
         match self {
             Self::Api => "apiserver",
@@ -163,32 +165,33 @@ impl Kind {
     }
 }
 
-fn make(front: &mut UnixStream) -> Result<Lab, Box<dyn std::error::Error>> {
+fn make(launcher: &mut UnixStream) -> Result<LabInit, Box<dyn std::error::Error>> {
     end_with_parent()?;
-    let (message, listeners) = handover::receive(front)?;
-    let FromFront::Make { directory, topology } = serde_json::from_slice(&message)? else {
-        return Err("the front did not say what to make".into());
+    let (message, listeners) = handover::receive(launcher)?;
+    let InitRequest::Make { directory, topology } = serde_json::from_slice(&message)? else {
+        return Err("the launcher's first message is not a request to create a lab".into());
     };
     net::namespace::mount::make_private()?;
     net::namespace::mount::proc(Path::new("/proc"), Path::new("/proc"))?;
-    let networks = wire::build(&topology)?;
+    let networks = networks::build(&topology)?;
     if let Some(network) = networks.first() {
-        // Without packet rules nothing would come up, and only its components' logs would tell why.
+        // Without packet rules no pod would become ready, and only the components' logs would show why.
         network.run_in(|| net::firewall::apply_services(&Services::default()))?.map_err(|error| {
             format!("{error}\n  the kernel needs nftables: modprobe -a nf_tables nft_chain_nat nft_redir nft_masq nft_reject_inet")
         })?;
     }
-    let directory = Directory::at(directory);
-    let lab = Lab { directory, topology: *topology, networks, processes: Mutex::default(), changed: Condvar::new() };
+    let directory = LabDirectory::at(directory);
+    let lab =
+        LabInit { directory, topology: *topology, networks, processes: Mutex::default(), changed: Condvar::new() };
     for (index, listener) in listeners.into_iter().enumerate() {
-        lab.start(index, Kind::Api, Some(listener))?;
-        lab.start(index, Kind::Node, None)?;
+        lab.start(index, ProcessKind::Api, Some(listener))?;
+        lab.start(index, ProcessKind::Node, None)?;
     }
     Ok(lab)
 }
 
-impl Lab {
-    fn start(&self, index: usize, kind: Kind, input: Option<OwnedFd>) -> Result<(), Box<dyn std::error::Error>> {
+impl LabInit {
+    fn start(&self, index: usize, kind: ProcessKind, input: Option<OwnedFd>) -> Result<(), Box<dyn std::error::Error>> {
         let cluster = self.topology.clusters.get(index).ok_or("a listener without a cluster")?;
         let network = self.networks.get(index).ok_or("a cluster without a network")?;
         let log = File::options()
@@ -197,25 +200,25 @@ impl Lab {
             .open(self.directory.cluster(&cluster.name).join(format!("{}.log", kind.name())))?;
         let mut command = Command::new(SELF);
         command.arg(match kind {
-            Kind::Api => "lab-apiserver",
-            Kind::Node => "lab-node",
+            ProcessKind::Api => "lab-apiserver",
+            ProcessKind::Node => "lab-node",
         });
         command.arg("--directory").arg(self.directory.path()).arg("--cluster").arg(&cluster.name);
         command.stdin(input.map_or_else(Stdio::null, Stdio::from)).stdout(log.try_clone()?).stderr(log);
         // A child starts in the network namespace of the thread that starts it.
         let child = network.run_in(|| command.spawn())??;
         let pid = i32::try_from(child.id())?;
-        let started = Started { cluster: cluster.name.clone(), kind, expected: false };
+        let started = ClusterProcess { cluster: cluster.name.clone(), kind, expected: false };
         self.processes().insert(pid, started);
         Ok(())
     }
 
-    fn processes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Started>> {
+    fn processes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, ClusterProcess>> {
         self.processes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Takes the exit status of every process that ends, as the first process of a pid namespace must.
-    fn reap(&self, front: &mut UnixStream) -> ExitCode {
+    /// Reaps every process that ends, as the first process of a pid namespace must.
+    fn reap(&self, launcher: &mut UnixStream) -> ExitCode {
         loop {
             match rustix::process::wait(WaitOptions::empty()) {
                 Ok(Some((pid, status))) => {
@@ -228,56 +231,57 @@ impl Lab {
                             (None, None) => "unknown".to_owned(),
                         };
                         let (cluster, process) = (started.cluster, started.kind.name().to_owned());
-                        tell(front, &ToFront::Ended { cluster, process, how });
+                        report(launcher, &InitReport::Ended { cluster, process, how });
                     }
                 }
                 Ok(None) | Err(rustix::io::Errno::INTR) => {}
-                // No child is left: nothing more will happen but the front's word or end, which exits the process.
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                // No child is left, and none will be started. Another thread exits the process when the launcher
+                // requests it or ends.
+                Err(_) => std::thread::park(),
             }
         }
     }
 
-    /// Ends the node agents in order, then the rest.
+    /// Ends the node agents gracefully, then the other processes.
     fn stop(&self) {
         let until = Instant::now() + ORDERLY;
         let mut processes = self.processes();
         for (pid, started) in processes.iter_mut() {
             started.expected = true;
-            if started.kind == Kind::Node {
+            if started.kind == ProcessKind::Node {
                 signal(*pid, Signal::TERM);
             }
         }
-        while processes.values().any(|started| started.kind == Kind::Node) {
+        while processes.values().any(|started| started.kind == ProcessKind::Node) {
             let Some(left) = until.checked_duration_since(Instant::now()) else { return };
             let waited = self.changed.wait_timeout(processes, left);
             processes = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
 
-    fn answer(&self, request: &Request) -> Reply {
+    fn answer(&self, request: &ControlRequest) -> ControlReply {
         let done = match request {
-            Request::KillApi { cluster } => self.signal_all(cluster, Kind::Api, Signal::KILL),
-            Request::HoldApi { cluster, hold } => {
-                self.signal_all(cluster, Kind::Api, if *hold { Signal::STOP } else { Signal::CONT })
+            ControlRequest::KillApi { cluster } => self.signal_all(cluster, ProcessKind::Api, Signal::KILL),
+            ControlRequest::HoldApi { cluster, hold } => {
+                self.signal_all(cluster, ProcessKind::Api, if *hold { Signal::STOP } else { Signal::CONT })
             }
-            Request::KillNode { cluster, node } => self.node_fault(cluster, node, true),
-            Request::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
-            Request::Reach { gateway, server_name } => {
-                super::reach::probe((*gateway).into(), server_name).map_err(|error| error.to_string())
+            ControlRequest::KillNode { cluster, node } => self.node_fault(cluster, node, true),
+            ControlRequest::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
+            ControlRequest::Reach { gateway, server_name } => {
+                handshake::probe((*gateway).into(), server_name).map_err(|error| error.to_string())
             }
-            Request::Capture { milliseconds, cluster, write } => {
+            ControlRequest::Capture { milliseconds, cluster, write } => {
                 let patience = Duration::from_millis((*milliseconds).min(600_000));
                 return match self.capture(patience, cluster.as_deref(), write.as_deref()) {
-                    Ok(capture) => Reply::Captured(capture),
-                    Err(error) => Reply::Failed(error.to_string()),
+                    Ok(capture) => ControlReply::Captured(capture),
+                    Err(error) => ControlReply::Failed(error.to_string()),
                 };
             }
         };
-        done.map_or_else(Reply::Failed, |()| Reply::Done)
+        done.map_or_else(ControlReply::Failed, |()| ControlReply::Done)
     }
 
-    fn signal_all(&self, cluster: &str, kind: Kind, which: Signal) -> Result<(), String> {
+    fn signal_all(&self, cluster: &str, kind: ProcessKind, which: Signal) -> Result<(), String> {
         let mut found = false;
         for (pid, started) in self.processes().iter_mut() {
             if started.cluster == cluster && started.kind == kind {
@@ -286,35 +290,39 @@ impl Lab {
                 found = true;
             }
         }
-        if found { Ok(()) } else { Err(format!("no {} of cluster \"{cluster}\" runs", kind.name())) }
+        if found { Ok(()) } else { Err(format!("the {} of cluster \"{cluster}\" is not running", kind.name())) }
     }
 
-    /// Passes a fault on to the cluster's node agent, which knows the processes of its pods.
+    /// Passes a fault to the cluster's node agent, which knows the processes of its pods.
     fn node_fault(&self, cluster: &str, node: &str, kill: bool) -> Result<(), String> {
-        super::cluster::ask_node(&self.directory.cluster(cluster), node, kill)
+        super::cluster::inject_node_fault(&self.directory.cluster(cluster), node, kill)
     }
 
-    fn capture(&self, patience: Duration, cluster: Option<&str>, write: Option<&Path>) -> io::Result<Capture> {
-        // A bridge shows only what is for itself; its ports show what passes.
+    fn capture(&self, patience: Duration, cluster: Option<&str>, write: Option<&Path>) -> io::Result<CaptureSummary> {
+        // A packet socket on a bridge receives only packets for the host; its ports receive everything that passes.
         let links: Vec<String> = match cluster {
-            None => self.topology.clusters.iter().map(wire::port_of).collect(),
+            None => self.topology.clusters.iter().map(networks::port_of).collect(),
             Some(name) => match self.topology.cluster(name) {
-                Some(cluster) => vec![wire::port_of(cluster)],
+                Some(cluster) => vec![networks::port_of(cluster)],
                 None => return Err(io::Error::new(io::ErrorKind::NotFound, format!("no cluster \"{name}\""))),
             },
         };
-        let until = Instant::now() + patience;
-        let seen = Seen { file: write.map(FrameFile::create).transpose()?, ..Seen::default() };
+        let sources: io::Result<Vec<_>> =
+            links.iter().map(|link| net::capture::Capture::open(link, Duration::from_millis(20))).collect();
+        let sources = sources?;
+        // Every frame from here on is captured: a client may wait for the file before it sends traffic.
+        let seen = CaptureState { file: write.map(FrameFile::create).transpose()?, ..CaptureState::default() };
         let seen = Arc::new(Mutex::new(seen));
-        let readers: Vec<_> = links
+        let until = Instant::now() + patience;
+        let readers: Vec<_> = sources
             .into_iter()
-            .map(|link| {
+            .map(|source| {
                 let seen = seen.clone();
-                std::thread::spawn(move || read_frames(&link, until, &seen))
+                std::thread::spawn(move || read_frames(source, until, &seen))
             })
             .collect();
         for reader in readers {
-            reader.join().map_err(|_| io::Error::other("the reader ended"))??;
+            reader.join().map_err(|_| io::Error::other("the reader panicked"))??;
         }
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(file) = &mut seen.file {
@@ -324,17 +332,16 @@ impl Lab {
     }
 }
 
-/// What the readers of several links have seen together.
+/// The state that the readers of several links share.
 #[derive(Default)]
-struct Seen {
-    capture: Capture,
+struct CaptureState {
+    capture: CaptureSummary,
     frames: HashSet<u64>,
     file: Option<FrameFile>,
 }
 
-/// Reads a link until the time is over. A frame that was seen on another link already is not counted again.
-fn read_frames(link: &str, until: Instant, seen: &Mutex<Seen>) -> io::Result<()> {
-    let mut source = net::capture::Capture::open(link, Duration::from_millis(20))?;
+/// Reads a link until `until`. Frames that another link has shown already are not counted again.
+fn read_frames(mut source: net::capture::Capture, until: Instant, seen: &Mutex<CaptureState>) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     while Instant::now() < until {
         let Some(frame) = source.next_frame(&mut buffer)? else { continue };
@@ -353,40 +360,42 @@ fn read_frames(link: &str, until: Instant, seen: &Mutex<Seen>) -> io::Result<()>
 
 fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
-        // A process that has just ended needs no signal.
+        // The process may just have ended.
         let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
-/// Answers requests until the lab ends.
-fn serve(lab: &Arc<Lab>) {
+/// Serves control requests until the lab ends.
+fn serve(lab: &Arc<LabInit>) {
     let Ok(listener) = UnixListener::bind(lab.directory.path().join(control::SOCKET)) else { return };
     for stream in listener.incoming().flatten() {
         let lab = lab.clone();
         std::thread::spawn(move || {
-            // A client that breaks off gets no answer; that is all.
+            // A client that disconnects gets no reply.
             let _ = serve_one(&lab, stream);
         });
     }
 }
 
-fn serve_one(lab: &Lab, stream: UnixStream) -> io::Result<()> {
+fn serve_one(lab: &LabInit, stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut line = String::new();
     BufReader::new(io::Read::take(&stream, 1 << 16)).read_line(&mut line)?;
     let reply = match serde_json::from_str(&line) {
         Ok(request) => lab.answer(&request),
-        Err(error) => Reply::Failed(format!("not a request: {error}")),
+        Err(_) => {
+            ControlReply::Failed("the request has another form: the lab and this command differ in version".to_owned())
+        }
     };
     let mut answer = serde_json::to_vec(&reply)?;
     answer.push(b'\n');
     (&stream).write_all(&answer)
 }
 
-/// Starts the outer process with `socket` as its connection to this one.
+/// Starts the outer process, with `socket` as its standard input.
 ///
 /// # Errors
-/// When it cannot be started.
+/// Returns an error if the process cannot be started.
 pub fn spawn(executable: &Path, socket: &UnixStream, log: File) -> io::Result<std::process::Child> {
     let mut command = Command::new(executable);
     command
@@ -394,7 +403,7 @@ pub fn spawn(executable: &Path, socket: &UnixStream, log: File) -> io::Result<st
         .stdin(socket.as_fd().try_clone_to_owned()?)
         .stdout(log.try_clone()?)
         .stderr(log)
-        // Ctrl-C is for the front, which then ends the lab in order.
+        // Ctrl-C is for the launcher, which then stops the lab.
         .process_group(0);
     command.spawn()
 }

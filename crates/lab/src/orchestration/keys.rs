@@ -4,40 +4,40 @@ use std::net::Ipv4Addr;
 
 use apiserver::certificates::{CertificateError, ClusterCa, Pair, in_cluster_names, kubeconfig, service_account_key};
 
-use super::state::{Directory, StateError};
+use super::state::{LabDirectory, StateError};
 
-/// Where the API server is, as pods and the cluster's own processes reach it.
+/// Address of the API server inside of its cluster.
 pub const IN_CLUSTER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-/// The API server's port as other clusters reach it.
+/// Port of the API server for other clusters.
 pub const API_PORT: u16 = 6443;
 
-/// Keys could not be made or written.
+/// The keys of a cluster could not be generated or written.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// Not made.
+    /// A key or certificate could not be generated.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// Not written.
+    /// A file could not be written.
     #[error(transparent)]
     State(#[from] StateError),
 }
 
-/// The keys of one cluster.
-pub struct Keys {
-    /// The authority's certificate.
+/// The keys of one cluster's API server.
+pub struct ClusterKeys {
+    /// Certificate of the cluster's certificate authority, PEM.
     pub authority: String,
-    /// The API server's certificate and key.
+    /// Certificate and key of the API server.
     pub serving: Pair,
-    /// The key that signs service account tokens.
+    /// Key that signs service account tokens.
     pub tokens: String,
     admin: Pair,
 }
 
-impl Keys {
-    /// Makes the keys of a cluster whose address between clusters is `uplink`.
+impl ClusterKeys {
+    /// Generates the keys of a cluster whose address between clusters is `uplink`.
     ///
     /// # Errors
-    /// When the machine has no randomness to give.
+    /// Returns an error if the system has no random numbers.
     pub fn generate(cluster: &str, uplink: Ipv4Addr) -> Result<Self, KeysError> {
         let ca = ClusterCa::generate(cluster)?;
         let mut names = in_cluster_names();
@@ -50,17 +50,17 @@ impl Keys {
         })
     }
 
-    /// A kubeconfig of the administrator, for the API server at `server`.
+    /// Returns an administrator's kubeconfig for the API server at `server`.
     #[must_use]
     pub fn kubeconfig(&self, cluster: &str, server: &str) -> String {
         kubeconfig(cluster, server, &self.authority, &self.admin)
     }
 
-    /// Writes what the cluster's processes need to know into its directory.
+    /// Writes the files that the cluster's processes read.
     ///
     /// # Errors
-    /// When the directory cannot be written.
-    pub fn write(&self, directory: &Directory, cluster: &str) -> Result<(), KeysError> {
+    /// Returns an error if the directory cannot be written.
+    pub fn write(&self, directory: &LabDirectory, cluster: &str) -> Result<(), KeysError> {
         let inside = format!("https://{IN_CLUSTER}:443");
         for (name, content) in [
             ("authority.pem", self.authority.as_str()),
@@ -75,7 +75,7 @@ impl Keys {
     }
 }
 
-/// One kubeconfig with a context for each cluster; the first is current.
+/// Merges kubeconfigs: one context for each cluster, the first is current.
 #[must_use]
 pub fn merged(kubeconfigs: &[String]) -> String {
     use serde_json::{Value, json};
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn kubeconfigs_are_merged_by_context() {
         let make = |name: &str| {
-            let keys = Keys::generate(name, Ipv4Addr::new(203, 0, 113, 1)).expect("keys");
+            let keys = ClusterKeys::generate(name, Ipv4Addr::new(203, 0, 113, 1)).expect("keys");
             keys.kubeconfig(name, "https://127.0.0.1:1")
         };
         let merged = merged(&[make("west"), make("east")]);

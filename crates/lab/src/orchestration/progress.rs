@@ -1,4 +1,4 @@
-//! What is shown while a lab comes up: a line per cluster that fills up on a terminal, a line per event elsewhere.
+//! Progress of a lab that comes up: on a terminal a line per cluster, elsewhere a line per event.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -7,36 +7,36 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// What a cluster goes through, in the order in which it is shown.
+/// A step of a cluster's bring-up, in the order of display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// Its API server answers.
+pub enum BringUpStep {
+    /// The API server answers.
     Api,
-    /// Its controller is ready, or its primary reads it.
+    /// The controller is ready; for a remote, the primary serves it.
     Control,
-    /// Its gateway is ready.
+    /// The east-west gateway is ready.
     Gateway,
-    /// Its pods.
+    /// Pods of the topology are ready.
     Pods,
-    /// What it exports can be reached from other clusters.
+    /// The exported services are reachable from other clusters.
     Exports,
 }
 
-/// Shows progress on standard error.
-pub struct Progress {
+/// Prints progress to standard error.
+pub struct BringUpProgress {
     begin: Instant,
-    state: Mutex<BTreeMap<String, Line>>,
+    state: Mutex<BTreeMap<String, ClusterLine>>,
     screen: Option<MultiProgress>,
     width: usize,
 }
 
-struct Line {
-    steps: BTreeMap<Step, String>,
+struct ClusterLine {
+    steps: BTreeMap<BringUpStep, String>,
     bar: Option<ProgressBar>,
 }
 
-impl Progress {
-    /// Progress of the clusters named, since `begin`.
+impl BringUpProgress {
+    /// Creates the progress of the named clusters, with times since `begin`.
     #[must_use]
     pub fn new(clusters: &[&str], begin: Instant) -> Self {
         let screen = std::io::stderr().is_terminal().then(MultiProgress::new);
@@ -46,7 +46,7 @@ impl Progress {
                 let bar = screen.add(ProgressBar::new_spinner());
                 bar.set_style(
                     ProgressStyle::with_template("{spinner} {prefix}   {wide_msg} {elapsed}").unwrap_or_else(
-                        // The template is a constant, so this is never used.
+                        // The template is a valid constant.
                         |_| ProgressStyle::default_spinner(),
                     ),
                 );
@@ -55,18 +55,18 @@ impl Progress {
                 bar.enable_steady_tick(Duration::from_millis(120));
                 bar
             });
-            ((*name).to_owned(), Line { steps: BTreeMap::new(), bar })
+            ((*name).to_owned(), ClusterLine { steps: BTreeMap::new(), bar })
         };
         let state = Mutex::new(clusters.iter().map(line).collect());
         Self { begin, state, screen, width }
     }
 
-    fn state(&self) -> MutexGuard<'_, BTreeMap<String, Line>> {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<String, ClusterLine>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that a cluster has come to `step`; `text` is shown with the time since the beginning if `timed`.
-    pub fn reached(&self, cluster: &str, step: Step, text: &str, timed: bool) {
+    /// Reports that a cluster has reached `step`. `text` is shown, with the time since the beginning if `timed`.
+    pub fn reached(&self, cluster: &str, step: BringUpStep, text: &str, timed: bool) {
         let elapsed = self.begin.elapsed().as_secs_f64();
         let text = if timed { format!("{text} {elapsed:.1}s") } else { text.to_owned() };
         let mut state = self.state();
@@ -80,19 +80,19 @@ impl Progress {
             Some(bar) => bar.set_message(shown.join("   ")),
             None => {
                 let width = self.width;
-                // Nobody may be reading.
+                // Standard error may be closed.
                 let _ = writeln!(std::io::stderr(), "  {elapsed:5.1}s {cluster:width$}   {text}");
             }
         }
     }
 
-    /// Whether a cluster has come to `step`.
+    /// Reports whether a cluster has reached `step`.
     #[must_use]
-    pub fn has(&self, cluster: &str, step: Step) -> bool {
+    pub fn has(&self, cluster: &str, step: BringUpStep) -> bool {
         self.state().get(cluster).is_some_and(|line| line.steps.contains_key(&step))
     }
 
-    /// Says something between the lines.
+    /// Prints a line above the progress.
     pub fn note(&self, text: &str) {
         match &self.screen {
             Some(screen) => drop(screen.println(text)),
@@ -100,7 +100,7 @@ impl Progress {
         }
     }
 
-    /// Takes the lines away and gives what they said.
+    /// Removes the progress lines and returns their texts.
     #[must_use]
     pub fn finish(&self) -> Vec<(String, Vec<String>)> {
         let mut state = self.state();
@@ -113,7 +113,7 @@ impl Progress {
     }
 }
 
-/// Rows with their columns aligned, two spaces apart. Every line begins with `indent`.
+/// Formats rows as columns, two spaces apart. Every line begins with `indent`.
 #[must_use]
 pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -141,11 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn steps_come_in_order_whatever_happens_first() {
-        let progress = Progress::new(&["west"], Instant::now());
-        progress.reached("west", Step::Gateway, "gateway", false);
-        progress.reached("west", Step::Api, "api ready", false);
-        progress.reached("nowhere", Step::Api, "api ready", false);
+    fn steps_are_shown_in_order() {
+        let progress = BringUpProgress::new(&["west"], Instant::now());
+        progress.reached("west", BringUpStep::Gateway, "gateway", false);
+        progress.reached("west", BringUpStep::Api, "api ready", false);
+        progress.reached("nowhere", BringUpStep::Api, "api ready", false);
         assert_eq!(progress.finish(), [("west".to_owned(), vec!["api ready".to_owned(), "gateway".to_owned()])]);
     }
 }

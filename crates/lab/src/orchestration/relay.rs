@@ -1,7 +1,8 @@
-//! Delay between networks: a relay at a LoadBalancer address that holds back every byte.
+//! Delay between networks: a relay at each LoadBalancer address that delays every byte.
 //!
-//! Kernels without netem cannot delay packets, so connections are taken up at the address and carried on after a while, in both
-//! directions. Only where a topology asks for a delay; elsewhere packets go their way in the kernel.
+//! Kernels without netem cannot delay packets, so the relay accepts connections at the address and copies their bytes
+//! after the delay, in both directions. It runs only where a topology has a delay; elsewhere the kernel forwards
+//! packets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,23 +13,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::controllers::View;
-use crate::controllers::service_proxy::{Front, fronts};
+use crate::controllers::ClusterView;
+use crate::controllers::service_proxy::{LoadBalancerPort, load_balancer_ports};
 
-/// How much may be on its way in one direction of a connection. A link of 100 Mbit/s and 100 ms holds 1.25 MB.
+/// Chunks in flight in one direction of a connection. A link of 100 Mbit/s and 100 ms holds 1.25 MB.
 const IN_FLIGHT: usize = 64;
 const CHUNK: usize = 32 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keeps a relay at every LoadBalancer port of the cluster.
-pub async fn run(view: Arc<View>, delay: Duration) {
+/// Runs a relay at every LoadBalancer port of the cluster.
+pub async fn run(view: Arc<ClusterView>, delay: Duration) {
     view.synced().await;
     let mut changes = view.changes();
-    let mut relays: BTreeMap<Front, AbortHandle> = BTreeMap::new();
+    let mut relays: BTreeMap<LoadBalancerPort, AbortHandle> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
         changes.mark_unchanged();
-        let wanted = fronts(&view.services.list());
+        let wanted = load_balancer_ports(&view.services.list());
         relays.retain(|front, task| {
             let keep = wanted.contains(front) && !task.is_finished();
             if !keep {
@@ -48,11 +49,11 @@ pub async fn run(view: Arc<View>, delay: Duration) {
     }
 }
 
-async fn serve(front: Front, delay: Duration) {
+async fn serve(front: LoadBalancerPort, delay: Duration) {
     let listener = match TcpListener::bind(front.listen).await {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!(address = %front.listen, %error, "delay relay cannot listen");
+            tracing::warn!(address = %front.listen, %error, "the delay relay cannot listen");
             return;
         }
     };
@@ -65,7 +66,7 @@ async fn serve(front: Front, delay: Duration) {
         match accepted {
             Ok((stream, _)) => drop(connections.spawn(carry(stream, front.to, delay))),
             Err(error) => {
-                tracing::debug!(%error, "delay relay");
+                tracing::debug!(%error, "the delay relay cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -73,7 +74,7 @@ async fn serve(front: Front, delay: Duration) {
 }
 
 async fn carry(near: TcpStream, to: std::net::SocketAddr, delay: Duration) {
-    // The way there and back of the handshake.
+    // The round trip of the handshake.
     tokio::time::sleep(2 * delay).await;
     let Ok(Ok(far)) = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await else { return };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_arrive_late_and_complete() {
+    async fn bytes_arrive_delayed_and_complete() {
         let echo = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let to = echo.local_addr().expect("an address");
         tokio::spawn(async move {
@@ -123,13 +124,16 @@ mod tests {
         let listen = probe.local_addr().expect("an address");
         drop(probe);
         let delay = Duration::from_millis(40);
-        let relay = tokio::spawn(serve(Front { listen, to }, delay));
-        let mut client = loop {
-            if let Ok(client) = TcpStream::connect(listen).await {
-                break client;
+        let relay = tokio::spawn(serve(LoadBalancerPort { listen, to }, delay));
+        let listening = async {
+            loop {
+                if let Ok(client) = TcpStream::connect(listen).await {
+                    return client;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         };
+        let mut client = tokio::time::timeout(Duration::from_secs(5), listening).await.expect("the relay listens");
         let begin = Instant::now();
         let sent = vec![7_u8; 300_000];
         let (mut input, mut output) = client.split();

@@ -1,7 +1,7 @@
-//! What is known on disk about running labs: one directory each, with `lab.json`.
+//! The state of labs on disk: one directory for each, with `lab.json`.
 //!
-//! The directory belongs to whoever made it and holds credentials, so it is readable by its owner alone. A lab's process is named by
-//! its number *and* start time, so that a number that was given to another process since is not mistaken for it.
+//! A directory holds credentials, so only its owner can read it. A lab's process is identified by its number *and*
+//! start time, so that another process with the same number later is not mistaken for it.
 
 use std::fs;
 use std::io;
@@ -11,93 +11,93 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// Names the directory that holds all labs' state.
+/// Environment variable with the directory of all labs' state.
 pub const RUNTIME_DIR: &str = "ISTHMUS_RUNTIME_DIR";
-/// Names the lab that commands mean.
+/// Environment variable with the name of the lab that commands act on.
 pub const LAB: &str = "ISTHMUS_LAB";
 
-/// Free space without which no lab is started: what one writes in an hour or so.
+/// Least free space for a lab: what one writes in about an hour.
 const LEAST_SPACE: u64 = 16 << 20;
 
-/// Something is wrong with a lab's state, or there is no such lab.
+/// A lab's state cannot be used, or there is no such lab.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The directory cannot be used.
+    /// A file or directory cannot be used.
     #[error("{path}: {source}", path = .path.display())]
     Io {
-        /// Which file or directory.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// There is no place for labs' state.
-    #[error("{path}: {why}\n  choose another directory for labs: ISTHMUS_RUNTIME_DIR", path = .path.display())]
+    /// The directory of all labs' state cannot be used.
+    #[error("{path} cannot hold the state of labs: {why}\n  set ISTHMUS_RUNTIME_DIR to another directory", path = .path.display())]
     NoPlace {
-        /// Where it was tried.
+        /// Path of the directory.
         path: PathBuf,
-        /// Why not there.
+        /// The reason.
         why: String,
     },
-    /// The name is taken.
+    /// A lab of the name is running.
     #[error(
         "lab \"{name}\" is already running (process {pid}, {topology})\n  stop it: isthmus lab down {name}, or \
-         choose another name: --name"
+         choose another name: --name NAME"
     )]
     Running {
-        /// The lab.
+        /// Name of the lab.
         name: String,
-        /// Its process.
+        /// Process number of the lab.
         pid: u32,
-        /// Its topology.
+        /// Topology file of the lab.
         topology: String,
     },
-    /// Another process is just starting a lab of this name.
-    #[error("lab \"{0}\" is being started by another process\n  wait for it, or choose another name: --name")]
+    /// Another process is starting a lab of the name.
+    #[error("lab \"{0}\" is being started by another process\n  wait for it, or choose another name: --name NAME")]
     Starting(String),
-    /// There is none to choose.
+    /// No lab is running.
     #[error("no lab is running\n  start one: isthmus lab up topologies/primary-remote.yaml")]
     NoneRunning,
-    /// There are several to choose from.
-    #[error("several labs are running: {0}\n  say which one: --lab NAME, or set ISTHMUS_LAB")]
+    /// Several labs are running.
+    #[error("several labs are running: {0}\n  name one: --lab NAME, or set ISTHMUS_LAB")]
     Several(String),
-    /// The one asked for is not running.
+    /// The named lab is not running.
     #[error("no lab \"{name}\" is running\n  {known}")]
     Unknown {
-        /// The name.
+        /// Name of the lab.
         name: String,
-        /// The others.
+        /// What to use instead.
         known: String,
     },
-    /// The cluster asked for is not in the lab.
+    /// The lab has no such cluster.
     #[error("lab \"{lab}\" has no cluster \"{cluster}\"\n  {known}")]
     UnknownCluster {
-        /// The lab.
+        /// Name of the lab.
         lab: String,
-        /// The cluster.
+        /// Name of the cluster.
         cluster: String,
-        /// The others.
+        /// What to use instead.
         known: String,
     },
 }
 
-/// What `lab.json` holds.
+/// The content of `lab.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Record {
-    /// The lab's name.
+pub struct LabRecord {
+    /// Name of the lab.
     pub name: String,
-    /// The front's process number.
+    /// Process number of the launcher.
     pub pid: u32,
-    /// The front's start, in clock ticks since boot.
+    /// Start time of the launcher, in clock ticks since boot.
     pub started_ticks: u64,
-    /// When it was started, RFC 3339.
+    /// Start time of the lab, RFC 3339.
     pub started: String,
-    /// The topology file, absolute.
+    /// Absolute path of the topology file.
     pub topology: PathBuf,
-    /// Whether everything was ready once.
+    /// Whether the lab has become ready.
     pub ready: bool,
-    /// Its clusters.
+    /// Clusters of the lab.
     pub clusters: Vec<ClusterRecord>,
 }
 
@@ -105,53 +105,53 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterRecord {
-    /// Its name.
+    /// Name of the cluster.
     pub name: String,
     /// `primary` or `remote`.
     pub role: String,
-    /// The primary that serves its proxies.
+    /// Primary that serves the cluster's proxies.
     pub primary: String,
-    /// Its network.
+    /// Network of the cluster.
     pub network: String,
-    /// Its region.
+    /// Region of the cluster.
     pub region: String,
-    /// Its zones.
+    /// Zones of the cluster.
     pub zones: Vec<String>,
-    /// Its east-west gateway as other clusters reach it.
+    /// Address of the east-west gateway for other clusters.
     pub gateway: String,
-    /// Its API server as this machine reaches it.
+    /// URL of the API server for this machine.
     pub api: String,
-    /// Its kubeconfig.
+    /// Path of the kubeconfig.
     pub kubeconfig: PathBuf,
 }
 
-/// A lab's directory.
+/// The directory of a lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Directory(PathBuf);
+pub struct LabDirectory(PathBuf);
 
-impl Directory {
-    /// The directory of lab `name`, which need not exist.
+impl LabDirectory {
+    /// Returns the directory of lab `name`, which need not exist.
     #[must_use]
     pub fn of(name: &str) -> Self {
         Self(labs().join(name))
     }
 
-    /// An existing directory by its path, for the lab's own processes.
+    /// Returns an existing directory by its path, for the lab's own processes.
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// Its path.
+    /// Returns the path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Makes the directory for a new lab.
+    /// Creates the directory of a new lab, and removes what a killed lab of the name left.
     ///
     /// # Errors
-    /// [`StateError::Running`] if a lab of the name runs; what a dead one left is removed.
+    /// Returns [`StateError::Running`] if a lab of the name is running.
     pub fn claim(name: &str) -> Result<Self, StateError> {
         Self::claim_in(&labs(), name)
     }
@@ -162,7 +162,8 @@ impl Directory {
         make_private(&parent)
             .and_then(|()| has_space(&parent))
             .map_err(|error| StateError::NoPlace { path: parent.clone(), why: error.to_string() })?;
-        // One at a time: between the look at what a dead lab left and its removal, another may have claimed the name.
+        // One process at a time: another could claim the name between the check of a killed lab's directory and its
+        // removal.
         let _turn = fs::File::open(&parent)
             .and_then(|folder| folder.lock().map(|()| folder))
             .map_err(|error| StateError::NoPlace { path: parent, why: error.to_string() })?;
@@ -174,7 +175,8 @@ impl Directory {
                         let topology = record.topology.display().to_string();
                         return Err(StateError::Running { name: record.name, pid: record.pid, topology });
                     }
-                    // A directory without a record was made a moment ago, or by one that was killed then.
+                    // A directory without a record was created a moment ago, or by a lab that was killed at that
+                    // moment.
                     Err(_) if directory.is_fresh() => {
                         return Err(StateError::Starting(name.to_owned()));
                     }
@@ -183,7 +185,7 @@ impl Directory {
                 Err(error) => return Err(StateError::NoPlace { path: directory.0, why: error.to_string() }),
             }
         }
-        let source = io::Error::other("another process keeps making it");
+        let source = io::Error::other("another process keeps creating the directory");
         Err(StateError::Io { path: directory.0, source })
     }
 
@@ -195,8 +197,8 @@ impl Directory {
     /// Reads `lab.json`.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn record(&self) -> Result<Record, StateError> {
+    /// Returns an error if the file does not exist.
+    pub fn record(&self) -> Result<LabRecord, StateError> {
         let path = self.0.join("lab.json");
         let failed = |source| StateError::Io { path: path.clone(), source };
         let text = fs::read(&path).map_err(failed)?;
@@ -206,16 +208,16 @@ impl Directory {
     /// Writes `lab.json`.
     ///
     /// # Errors
-    /// When the directory is gone or the disk is full.
-    pub fn write_record(&self, record: &Record) -> Result<(), StateError> {
+    /// Returns an error if the directory does not exist or the disk is full.
+    pub fn write_record(&self, record: &LabRecord) -> Result<(), StateError> {
         let text = serde_json::to_vec_pretty(record).unwrap_or_default();
         self.write("lab.json", &text)
     }
 
-    /// Writes a file that only its owner can read, in one step.
+    /// Writes a file that only its owner can read, atomically.
     ///
     /// # Errors
-    /// When the directory is gone or the disk is full.
+    /// Returns an error if the directory does not exist or the disk is full.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
         let path = self.0.join(name);
         let beside = path.with_extension("new");
@@ -230,16 +232,16 @@ impl Directory {
         written.map_err(|source| StateError::Io { path, source })
     }
 
-    /// The path of a cluster's own directory.
+    /// Returns the path of a cluster's directory.
     #[must_use]
     pub fn cluster(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Removes everything.
+    /// Removes the directory.
     ///
     /// # Errors
-    /// When something in it cannot be removed.
+    /// Returns an error if a file in it cannot be removed.
     pub fn remove(&self) -> Result<(), StateError> {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -248,17 +250,17 @@ impl Directory {
     }
 }
 
-impl Record {
-    /// Whether the lab's process still runs.
+impl LabRecord {
+    /// Reports whether the launcher is running.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         start_of(self.pid) == Some(self.started_ticks)
     }
 
-    /// The cluster of that name.
+    /// Returns the cluster of a name.
     ///
     /// # Errors
-    /// [`StateError::UnknownCluster`], with what there is.
+    /// Returns [`StateError::UnknownCluster`] with the names of the clusters.
     pub fn cluster(&self, name: &str) -> Result<&ClusterRecord, StateError> {
         self.clusters.iter().find(|cluster| cluster.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
@@ -267,10 +269,10 @@ impl Record {
         })
     }
 
-    /// Ends the lab: asks it to stop, and kills it after `patience`. Its directory is removed.
+    /// Stops the lab with SIGTERM, and with SIGKILL after `patience`, and removes its directory.
     ///
     /// # Errors
-    /// When the directory cannot be removed.
+    /// Returns an error if the directory cannot be removed.
     pub fn stop(&self, patience: Duration) -> Result<(), StateError> {
         let asked = Instant::now();
         for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
@@ -282,23 +284,23 @@ impl Record {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
-        Directory::of(&self.name).remove()
+        LabDirectory::of(&self.name).remove()
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
-            // It may end between the look and the signal, which is as good.
+            // The process may end before the signal.
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
 }
 
-/// When a process was started, in clock ticks since boot; None if it does not run.
+/// Returns the start time of a process, in clock ticks since boot; `None` if it does not run.
 #[must_use]
 pub fn start_of(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name is in parentheses and may hold anything, also spaces and parentheses.
+    // The command's name is in parentheses and may contain any character, including spaces and parentheses.
     let after = &stat[stat.rfind(')')? + 2..];
     let mut fields = after.split(' ');
     let state = fields.next()?;
@@ -312,7 +314,7 @@ fn labs() -> PathBuf {
     runtime_dir().join("labs")
 }
 
-/// Where all state is: `$ISTHMUS_RUNTIME_DIR`, or below the user's runtime directory, or in /tmp.
+/// Returns the directory of all state: `$ISTHMUS_RUNTIME_DIR`, or below the user's runtime directory, or in /tmp.
 #[must_use]
 pub fn runtime_dir() -> PathBuf {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -325,12 +327,16 @@ pub fn runtime_dir() -> PathBuf {
     }
 }
 
-/// A lab writes logs and its pods' files: without space it would start and then fail in odd places.
+/// Checks the free space. A lab writes logs and its pods' files; without space it would start and fail later.
 fn has_space(path: &Path) -> io::Result<()> {
     let state = rustix::fs::statvfs(path)?;
     let free = state.f_bavail.saturating_mul(state.f_frsize);
     if free < LEAST_SPACE {
-        return Err(io::Error::other(format!("only {} KiB are free, {} are needed", free >> 10, LEAST_SPACE >> 10)));
+        return Err(io::Error::other(format!(
+            "{} KiB are free, but a lab needs {} KiB",
+            free >> 10,
+            LEAST_SPACE >> 10
+        )));
     }
     Ok(())
 }
@@ -339,30 +345,30 @@ fn make_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let owner = rustix::fs::stat(path)?.st_uid;
     if owner != rustix::process::geteuid().as_raw() && !rustix::process::geteuid().is_root() {
-        // Somebody else could have made the directory in /tmp first, to read the credentials in it.
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
+        // Another user could have created the directory in /tmp to read the credentials in it.
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory belongs to another user"));
     }
     Ok(())
 }
 
-/// Every lab with a record, running or not, by name.
+/// Returns every lab with a record, running or not, by name.
 #[must_use]
-pub fn all() -> Vec<Record> {
+pub fn all() -> Vec<LabRecord> {
     let entries = fs::read_dir(labs()).into_iter().flatten().flatten();
-    let mut records: Vec<Record> = entries.filter_map(|entry| Directory(entry.path()).record().ok()).collect();
+    let mut records: Vec<LabRecord> = entries.filter_map(|entry| LabDirectory(entry.path()).record().ok()).collect();
     records.sort_by(|a, b| a.name.cmp(&b.name));
     records
 }
 
-/// The lab that is meant: the one named, or the only one that runs.
+/// Returns the named lab, or the only one that is running.
 ///
 /// # Errors
-/// When there is none, or more than one and none is named.
-pub fn choose(name: Option<&str>) -> Result<Record, StateError> {
-    choose_of(all().into_iter().filter(Record::is_alive).collect(), name)
+/// Returns an error if there is none, or if several are running and none is named.
+pub fn choose(name: Option<&str>) -> Result<LabRecord, StateError> {
+    choose_of(all().into_iter().filter(LabRecord::is_alive).collect(), name)
 }
 
-fn choose_of(running: Vec<Record>, name: Option<&str>) -> Result<Record, StateError> {
+fn choose_of(running: Vec<LabRecord>, name: Option<&str>) -> Result<LabRecord, StateError> {
     let names: Vec<String> = running.iter().map(|record| record.name.clone()).collect();
     match name {
         Some(name) => running.into_iter().find(|record| record.name == name).ok_or_else(|| StateError::Unknown {
@@ -387,8 +393,8 @@ fn choose_of(running: Vec<Record>, name: Option<&str>) -> Result<Record, StateEr
 mod tests {
     use super::*;
 
-    fn record(name: &str) -> Record {
-        Record {
+    fn record(name: &str) -> LabRecord {
+        LabRecord {
             name: name.into(),
             pid: std::process::id(),
             started_ticks: start_of(std::process::id()).expect("this process runs"),
@@ -400,23 +406,23 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_known_by_number_and_start() {
+    fn a_process_is_identified_by_number_and_start_time() {
         let own = record("a");
         assert!(own.is_alive());
-        assert!(!Record { started_ticks: own.started_ticks + 1, ..own.clone() }.is_alive());
-        assert!(!Record { pid: u32::MAX, ..own }.is_alive());
+        assert!(!LabRecord { started_ticks: own.started_ticks + 1, ..own.clone() }.is_alive());
+        assert!(!LabRecord { pid: u32::MAX, ..own }.is_alive());
     }
 
     #[test]
-    fn a_dead_lab_gives_way_to_one_alone() {
+    fn one_claim_replaces_a_killed_lab() {
         let folder = tempfile::tempdir().expect("a directory");
         let labs = folder.path().join("labs");
         for _ in 0..20 {
-            let stale = Directory::at(labs.join("a"));
+            let stale = LabDirectory::at(labs.join("a"));
             fs::create_dir_all(stale.path()).expect("made");
-            stale.write_record(&Record { pid: u32::MAX, ..record("a") }).expect("written");
+            stale.write_record(&LabRecord { pid: u32::MAX, ..record("a") }).expect("written");
             let claims: Vec<_> = std::thread::scope(|scope| {
-                let threads = [(); 4].map(|()| scope.spawn(|| Directory::claim_in(&labs, "a")));
+                let threads = [(); 4].map(|()| scope.spawn(|| LabDirectory::claim_in(&labs, "a")));
                 threads.map(|thread| thread.join().expect("no panic")).into()
             });
             assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1, "{claims:?}");
@@ -425,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn choosing() {
+    fn the_named_or_only_lab_is_chosen() {
         let choose = |names: &[&str], wanted: Option<&str>| {
             choose_of(names.iter().map(|name| record(name)).collect(), wanted)
                 .map(|record| record.name)

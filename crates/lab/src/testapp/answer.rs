@@ -1,4 +1,4 @@
-//! Who answers, and what was seen.
+//! The response of the application: the instance that answers, and the request.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-/// What this process knows of itself, from the pod's environment.
+/// The instance: this process's place in the mesh, from the pod's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Who {
+pub(super) struct Instance {
     pub(super) cluster: String,
     pub(super) region: String,
     pub(super) zone: String,
@@ -18,7 +18,7 @@ pub(super) struct Who {
     pub(super) version: String,
 }
 
-impl Who {
+impl Instance {
     pub(super) fn from_environment() -> Self {
         let get = |name: &str| std::env::var(name).unwrap_or_default();
         let or = |value: String, other: &str| if value.is_empty() { get(other) } else { value };
@@ -34,10 +34,10 @@ impl Who {
     }
 }
 
-/// What the application answers. Clients read it back, so all fields may be missing there.
+/// The response as JSON. Clients parse it too, so every field may be missing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Answer {
+pub(super) struct AppAnswer {
     pub(super) cluster: String,
     pub(super) region: String,
     pub(super) zone: String,
@@ -45,21 +45,21 @@ pub(super) struct Answer {
     pub(super) namespace: String,
     pub(super) service: String,
     pub(super) version: String,
-    /// The caller's SPIFFE id, as this pod's sidecar tells it; null where there is none.
+    /// SPIFFE ID of the caller, from the header that this pod's sidecar adds; null without one.
     pub(super) identity: Option<String>,
     pub(super) protocol: String,
     pub(super) method: String,
     pub(super) path: String,
-    /// Where the connection came from.
+    /// Address of the peer.
     pub(super) peer: String,
-    /// Bytes of the request's body.
+    /// Length of the request's body, in bytes.
     pub(super) body_bytes: u64,
     pub(super) headers: BTreeMap<String, String>,
 }
 
-impl Answer {
-    /// An answer to a connection that has no request.
-    pub(super) fn to_connection(who: &Who, protocol: &str, peer: SocketAddr) -> Self {
+impl AppAnswer {
+    /// Creates the response to a connection without a request.
+    pub(super) fn to_connection(who: &Instance, protocol: &str, peer: SocketAddr) -> Self {
         Self {
             cluster: who.cluster.clone(),
             region: who.region.clone(),
@@ -74,8 +74,8 @@ impl Answer {
         }
     }
 
-    /// An answer to a request.
-    pub(super) fn to_request(who: &Who, request: &http::request::Parts, protocol: &str, peer: SocketAddr) -> Self {
+    /// Creates the response to a request.
+    pub(super) fn to_request(who: &Instance, request: &http::request::Parts, protocol: &str, peer: SocketAddr) -> Self {
         Self {
             identity: identity(&request.headers),
             method: request.method.to_string(),
@@ -86,7 +86,7 @@ impl Answer {
     }
 }
 
-/// Repeated headers are joined, as RFC 9110 §5.3 allows.
+/// Collects headers. Repeated headers are joined, as RFC 9110 §5.3 allows.
 fn headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     let mut seen = BTreeMap::<String, String>::new();
     for (name, value) in headers {
@@ -101,7 +101,7 @@ fn headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     seen
 }
 
-/// The `URI` of the last element of `x-forwarded-client-cert`: that is what the nearest proxy has verified.
+/// The `URI` of the last element of `x-forwarded-client-cert`, which the nearest proxy has verified.
 fn identity(headers: &HeaderMap) -> Option<String> {
     let all = headers.get_all("x-forwarded-client-cert").iter().next_back()?.to_str().ok()?;
     // Quoted values (Subject, Cert) may contain separators; a URI is never quoted.
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_proxys_word_counts() {
+    fn the_identity_is_the_one_that_the_nearest_proxy_verified() {
         let of = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("x-forwarded-client-cert", value.parse().unwrap());

@@ -1,4 +1,4 @@
-//! One request at a time, of any of the protocols that the application answers.
+//! The client: one request at a time, with each protocol that the application serves.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,19 +16,19 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::answer::Answer;
+use super::answer::AppAnswer;
 use super::grpc;
 
-/// Bytes of the message that a WebSocket is to echo.
+/// Length of the message that a WebSocket echoes, in bytes.
 const WEBSOCKET_MESSAGE: usize = 100_000;
 
-/// The most bytes that an echo is asked for.
+/// Most bytes that an echo may have.
 const LARGEST_ECHO: usize = 64 << 20;
 
-/// How to speak to an `http://` URL.
+/// Protocol of an `http://` URL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Protocol {
-    /// HTTP/1.1, with connections kept.
+pub enum CallProtocol {
+    /// HTTP/1.1, with reused connections.
     #[default]
     Http1,
     /// HTTP/2 without TLS, on one connection.
@@ -37,86 +37,86 @@ pub enum Protocol {
     Grpc,
 }
 
-/// What to call.
+/// The target of calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct CallTarget {
     uri: Uri,
     host: String,
     port: u16,
-    kind: Kind,
+    kind: TargetKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum TargetKind {
     Http,
-    /// Sends a line, or as many bytes as the path says, ends its direction, and expects all of it back.
+    /// Sends a line, or the number of bytes in the path, closes its direction, and expects the same bytes back.
     Echo,
     /// Expects a line.
     Banner,
-    /// Upgrades to a WebSocket, is greeted, and expects a message back.
+    /// Upgrades to a WebSocket, expects a greeting, and an echo of a message.
     WebSocket,
 }
 
-impl FromStr for Target {
+impl FromStr for CallTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let uri: Uri = text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
+        let uri: Uri = text.parse().map_err(|error| format!("{text:?} is not a URL: {error}"))?;
         let (kind, default) = match uri.scheme_str() {
-            Some("http") => (Kind::Http, Some(80)),
-            Some("tcp") => (Kind::Echo, None),
-            Some("banner") => (Kind::Banner, None),
-            Some("ws") => (Kind::WebSocket, Some(80)),
-            _ => return Err(format!("{text:?} must begin with http://, ws://, tcp:// or banner://")),
+            Some("http") => (TargetKind::Http, Some(80)),
+            Some("tcp") => (TargetKind::Echo, None),
+            Some("banner") => (TargetKind::Banner, None),
+            Some("ws") => (TargetKind::WebSocket, Some(80)),
+            _ => return Err(format!("{text:?} does not begin with http://, ws://, tcp:// or banner://")),
         };
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
-            return Err(format!("{text:?} names no host"));
+            return Err(format!("{text:?} has no host"));
         }
-        let port = uri.port_u16().or(default).ok_or_else(|| format!("{text:?} names no port"))?;
+        let port = uri.port_u16().or(default).ok_or_else(|| format!("{text:?} has no port"))?;
         Ok(Self { uri, host, port, kind })
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for CallTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.uri.fmt(f)
     }
 }
 
-/// What a request came to.
+/// The result of a request.
 #[derive(Debug, Default)]
-pub(super) struct Told {
-    /// HTTP status; 200 for a TCP connection that did what it should.
+pub(super) struct CallResult {
+    /// HTTP status; 200 for a successful TCP connection.
     pub(super) status: u16,
-    /// Of a gRPC answer.
+    /// gRPC status.
     pub(super) grpc_status: Option<u16>,
-    /// Who answered, as far as it is told.
-    pub(super) answer: Answer,
+    /// The response, as far as it could be parsed.
+    pub(super) answer: AppAnswer,
 }
 
-/// A client of one target, with the connections that it keeps.
+/// A client of one target, with its reused connections.
 #[derive(Debug)]
-pub(super) struct Client {
-    target: Target,
-    protocol: Protocol,
+pub(super) struct CallClient {
+    target: CallTarget,
+    protocol: CallProtocol,
     idle: Mutex<Vec<http1::SendRequest<Full<Bytes>>>>,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
 }
 
-impl Client {
-    pub(super) fn new(target: Target, protocol: Protocol) -> Self {
+impl CallClient {
+    pub(super) fn new(target: CallTarget, protocol: CallProtocol) -> Self {
         Self { target, protocol, idle: Mutex::default(), shared: tokio::sync::Mutex::default() }
     }
 
-    /// One request. The error says what went wrong, for people.
-    pub(super) async fn call(&self) -> Result<Told, String> {
+    /// Sends one request. The error describes what went wrong.
+    pub(super) async fn call(&self) -> Result<CallResult, String> {
         match (self.target.kind, self.protocol) {
-            (Kind::Http, Protocol::Http1) => self.http1().await,
-            (Kind::Http, _) => self.http2().await,
-            (Kind::Echo, _) => self.echo().await,
-            (Kind::Banner, _) => self.banner().await,
-            (Kind::WebSocket, _) => self.websocket().await,
+            (TargetKind::Http, CallProtocol::Http1) => self.http1().await,
+            (TargetKind::Http, _) => self.http2().await,
+            (TargetKind::Echo, _) => self.echo().await,
+            (TargetKind::Banner, _) => self.banner().await,
+            (TargetKind::WebSocket, _) => self.websocket().await,
         }
     }
 
@@ -129,7 +129,7 @@ impl Client {
         Ok(stream)
     }
 
-    async fn http1(&self) -> Result<Told, String> {
+    async fn http1(&self) -> Result<CallResult, String> {
         let mut kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(sender) = &mut kept
             && sender.ready().await.is_err()
@@ -153,10 +153,10 @@ impl Client {
         if !sender.is_closed() {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         }
-        Ok(Told { status, grpc_status: None, answer: serde_json::from_slice(&body).unwrap_or_default() })
+        Ok(CallResult { status, grpc_status: None, answer: serde_json::from_slice(&body).unwrap_or_default() })
     }
 
-    async fn http2(&self) -> Result<Told, String> {
+    async fn http2(&self) -> Result<CallResult, String> {
         let mut sender = {
             let mut shared = self.shared.lock().await;
             match shared.as_ref().filter(|sender| !sender.is_closed()) {
@@ -169,7 +169,7 @@ impl Client {
                 }
             }
         };
-        let grpc = self.protocol == Protocol::Grpc;
+        let grpc = self.protocol == CallProtocol::Grpc;
         let path = match self.target.uri.path_and_query() {
             _ if grpc => "/isthmus.testapp.Echo/Unary",
             Some(path) => path.as_str(),
@@ -192,32 +192,33 @@ impl Client {
         let collected = body.collect().await.map_err(chain)?;
         let trailers = collected.trailers().cloned().unwrap_or_default();
         let body = collected.to_bytes();
-        let mut told = Told { status: parts.status.as_u16(), ..Told::default() };
+        let mut result = CallResult { status: parts.status.as_u16(), ..CallResult::default() };
         if grpc {
-            // A refusal may come without a body, and then its status is among the headers.
-            told.grpc_status = status(&trailers).or_else(|| status(&parts.headers));
-            let reply = <grpc::Reply as prost::Message>::decode(grpc::message(&body)).unwrap_or_default();
-            told.answer = serde_json::from_str(&reply.answer).unwrap_or_default();
+            // A response without a body has the status in its headers.
+            result.grpc_status = status(&trailers).or_else(|| status(&parts.headers));
+            let reply = <grpc::EchoReply as prost::Message>::decode(grpc::message(&body)).unwrap_or_default();
+            result.answer = serde_json::from_str(&reply.answer).unwrap_or_default();
         } else {
-            told.answer = serde_json::from_slice(&body).unwrap_or_default();
+            result.answer = serde_json::from_slice(&body).unwrap_or_default();
         }
-        Ok(told)
+        Ok(result)
     }
 
-    async fn echo(&self) -> Result<Told, String> {
+    async fn echo(&self) -> Result<CallResult, String> {
         let stream = self.connect().await?;
         let sent = match self.target.uri.path().trim_start_matches('/') {
             "" => b"hello\n".to_vec(),
             length => {
                 let length = length.parse::<usize>().ok().filter(|length| *length <= LARGEST_ECHO);
-                let length = length.ok_or_else(|| format!("tcp://host:port/BYTES takes up to {LARGEST_ECHO}"))?;
+                let length = length
+                    .ok_or_else(|| format!("the path of tcp://HOST:PORT/BYTES is not a number up to {LARGEST_ECHO}"))?;
                 (0..length).map(|at| at.wrapping_mul(31) as u8).collect()
             }
         };
         let (mut reads, mut writes) = stream.into_split();
         let sending = async {
             writes.write_all(&sent).await?;
-            // The server hears that nothing more comes, and its own direction has to stay open for the rest.
+            // The server sees the end of the stream, and its own direction stays open for the rest.
             writes.shutdown().await
         };
         let mut received = Vec::with_capacity(sent.len());
@@ -225,34 +226,34 @@ impl Client {
         sent_all.map_err(chain)?;
         ended.map_err(chain)?;
         match received == sent {
-            true => Ok(Told { status: 200, ..Told::default() }),
-            false => Err(format!("{} of {} bytes came back, or others", received.len(), sent.len())),
+            true => Ok(CallResult { status: 200, ..CallResult::default() }),
+            false => Err(format!("the echo differs: {} of {} bytes", received.len(), sent.len())),
         }
     }
 
-    async fn banner(&self) -> Result<Told, String> {
+    async fn banner(&self) -> Result<CallResult, String> {
         let mut stream = BufReader::new(self.connect().await?);
         let answer = serde_json::from_str(&line(&mut stream).await?).map_err(chain)?;
-        Ok(Told { status: 200, grpc_status: None, answer })
+        Ok(CallResult { status: 200, grpc_status: None, answer })
     }
 
-    async fn websocket(&self) -> Result<Told, String> {
+    async fn websocket(&self) -> Result<CallResult, String> {
         let stream = self.connect().await?;
         let (mut socket, _) =
             tokio_tungstenite::client_async(self.target.uri.to_string(), stream).await.map_err(chain)?;
-        let greeting = socket.next().await.ok_or("closed without a word")?.map_err(chain)?;
+        let greeting = socket.next().await.ok_or("closed without a message")?.map_err(chain)?;
         let answer = serde_json::from_str(greeting.to_text().map_err(chain)?).map_err(chain)?;
         let sent = Message::binary(vec![7; WEBSOCKET_MESSAGE]);
         socket.send(sent.clone()).await.map_err(chain)?;
         let received = socket.next().await.ok_or("closed before the echo")?.map_err(chain)?;
         if received != sent {
-            return Err(format!("{WEBSOCKET_MESSAGE} bytes came back as {}", received.len()));
+            return Err(format!("the echo of {WEBSOCKET_MESSAGE} bytes has {}", received.len()));
         }
         socket.close(None).await.map_err(chain)?;
         while let Some(rest) = socket.next().await {
             rest.map_err(chain)?;
         }
-        Ok(Told { status: 101, grpc_status: None, answer })
+        Ok(CallResult { status: 101, grpc_status: None, answer })
     }
 
     fn authority(&self) -> &str {
@@ -263,7 +264,7 @@ impl Client {
 async fn line(stream: &mut BufReader<TcpStream>) -> Result<String, String> {
     let mut line = String::new();
     match stream.read_line(&mut line).await.map_err(chain)? {
-        0 => Err("closed without a word".to_owned()),
+        0 => Err("closed without a message".to_owned()),
         _ => Ok(line.trim_end().to_owned()),
     }
 }
@@ -272,7 +273,7 @@ fn status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-/// An error and what is behind it, in one line.
+/// Formats an error and its causes in one line.
 fn chain(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

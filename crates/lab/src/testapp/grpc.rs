@@ -1,7 +1,7 @@
-//! gRPC, answered at the level of HTTP/2: `isthmus.testapp.Echo/Unary` and `/Stream`, and the health service.
+//! gRPC at the level of HTTP/2: `isthmus.testapp.Echo/Unary` and `/Stream`, and the health service.
 //!
-//! A reply is `message Reply { string answer = 1; bytes echo = 2; }`: the JSON answer, and what was sent. How many replies
-//! a stream has is said by the request's `x-count`.
+//! A reply is `message Reply { string answer = 1; bytes echo = 2; }`: the JSON response, and the request's message. The
+//! request's header `x-count` is the number of replies of a stream.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -10,39 +10,39 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use prost::Message;
 
-use super::serve::Body;
+use super::response::AppBody;
 
 const UNIMPLEMENTED: u16 = 12;
 const UNAVAILABLE: u16 = 14;
 
-/// What is answered.
+/// A reply of the echo service.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Reply {
-    /// The JSON answer.
+pub(super) struct EchoReply {
+    /// The response, as JSON.
     #[prost(string, tag = "1")]
     pub(super) answer: String,
-    /// The request's message.
+    /// Message of the request.
     #[prost(bytes = "bytes", tag = "2")]
     pub(super) echo: Bytes,
 }
 
-/// Whether this is a gRPC request.
+/// Reports whether a request is gRPC.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The answer to `path`; `body` is the whole request, `failing` an HTTP status that the application was told to fail with.
+/// Returns the response to `path`. `body` is the whole request; `failing` is an HTTP status to fail with.
 pub(super) fn answer(
     path: &str,
     headers: &HeaderMap,
     body: &[u8],
     answer: String,
     failing: Option<u16>,
-) -> Response<Body> {
+) -> Response<AppBody> {
     if let Some(status) = failing {
-        return replies(Vec::new(), UNAVAILABLE, &format!("told to fail with {status}"));
+        return replies(Vec::new(), UNAVAILABLE, &format!("failing on request with {status}"));
     }
-    let reply = || framed(&Reply { answer: answer.clone(), echo: message(body) }.encode_to_vec());
+    let reply = || framed(&EchoReply { answer: answer.clone(), echo: message(body) }.encode_to_vec());
     match path {
         "/isthmus.testapp.Echo/Unary" => replies(vec![reply()], 0, ""),
         "/isthmus.testapp.Echo/Stream" => {
@@ -51,18 +51,18 @@ pub(super) fn answer(
         }
         // SERVING
         "/grpc.health.v1.Health/Check" => replies(vec![framed(&[0x08, 0x01])], 0, ""),
-        _ => replies(Vec::new(), UNIMPLEMENTED, "there are isthmus.testapp.Echo/Unary and /Stream"),
+        _ => replies(Vec::new(), UNIMPLEMENTED, "the methods are isthmus.testapp.Echo/Unary and /Stream"),
     }
 }
 
-/// The first message of a body; empty where it is cut short.
+/// Returns the first message of a body; empty if the body is incomplete.
 pub(super) fn message(body: &[u8]) -> Bytes {
     let Some((head, rest)) = body.split_first_chunk::<5>() else { return Bytes::new() };
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
     rest.get(..length).map(Bytes::copy_from_slice).unwrap_or_default()
 }
 
-/// A message as gRPC frames it: not compressed, length, bytes.
+/// Frames a message for gRPC: not compressed, length, bytes.
 pub(super) fn framed(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(5 + message.len());
     framed.put_u8(0);
@@ -71,7 +71,7 @@ pub(super) fn framed(message: &[u8]) -> Bytes {
     framed.freeze()
 }
 
-fn replies(messages: Vec<Bytes>, status: u16, text: &str) -> Response<Body> {
+fn replies(messages: Vec<Bytes>, status: u16, text: &str) -> Response<AppBody> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from(status));
     if let Ok(text) = HeaderValue::from_str(text) {

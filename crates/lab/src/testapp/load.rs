@@ -1,7 +1,7 @@
-//! Calling at a fixed rate, and the time line of what came of it.
+//! Calls at a fixed rate, and the timeline of their results.
 //!
-//! A request is sent when it is due, whether or not earlier ones have been answered, and its latency counts from then: a
-//! stall shows as what it was for users, not as fewer requests.
+//! A request is sent when it is due, whether or not earlier requests have been answered, and its latency counts from
+//! then: a stall shows as latency, as its users see it, and not as fewer requests.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,73 +13,74 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::client::{Client, Protocol, Target};
+use super::client::{CallClient, CallProtocol, CallTarget};
 
-/// Requests in one run, at most.
+/// Most requests of a plan.
 const MAX_COUNT: usize = 100_000;
-/// Requests per second, at most.
+/// Highest rate, in requests per second.
 const MAX_RATE: f64 = 2000.0;
-/// Requests that may wait for an answer. One more fails at once, so that a stalled target cannot use up this process.
+/// Most requests that may wait for a response. A further request fails at once, so that a stalled target cannot exhaust
+/// this process.
 const MAX_WAITING: usize = 2000;
 
-/// What to call and how often.
+/// A plan of calls.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// What.
-    pub target: Target,
-    /// How.
-    pub protocol: Protocol,
-    /// How many times.
+pub struct CallPlan {
+    /// Target of the calls.
+    pub target: CallTarget,
+    /// Protocol of the calls.
+    pub protocol: CallProtocol,
+    /// Number of calls.
     pub count: usize,
-    /// Per second.
+    /// Calls per second.
     pub rate: f64,
-    /// For one request.
+    /// Timeout of a call.
     pub timeout: Duration,
 }
 
-/// One request.
+/// The result of one call.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sample {
-    /// When it was due, in milliseconds from the start.
+    /// When the call was due, in milliseconds from the start.
     pub at_ms: f64,
-    /// From then to the whole answer, or the failure.
+    /// Time from then to the complete response, or the failure, in milliseconds.
     pub latency_ms: f64,
-    /// Whether it succeeded.
+    /// Whether the call succeeded.
     pub ok: bool,
-    /// HTTP status, where there was one.
+    /// HTTP status, if there was a response.
     pub status: Option<u16>,
-    /// gRPC status, where there was one.
+    /// gRPC status, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_status: Option<u16>,
-    /// Who answered.
+    /// Cluster of the instance that answered.
     pub cluster: String,
-    /// In which zone.
+    /// Zone of the instance.
     pub zone: String,
-    /// Which pod.
+    /// Pod of the instance.
     pub pod: String,
-    /// Which version.
+    /// Version of the instance.
     pub version: String,
-    /// What went wrong.
+    /// Description of the failure.
     pub error: Option<String>,
 }
 
-/// A stretch of time in which the same cluster answered in the same way.
+/// A period in which the same cluster answered with the same result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
-    /// When its first request was due.
+    /// When the first call was due, in milliseconds from the start.
     pub from_ms: f64,
-    /// When its last one was.
+    /// When the last call was due, in milliseconds from the start.
     pub to_ms: f64,
-    /// Requests in it.
+    /// Number of calls.
     pub count: usize,
-    /// Whether they succeeded.
+    /// Whether the calls succeeded.
     pub ok: bool,
-    /// Who answered; empty where nobody did.
+    /// Cluster that answered; empty if none did.
     pub cluster: String,
 }
 
-/// Milliseconds.
+/// Percentiles of latencies, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Latency {
@@ -89,49 +90,49 @@ pub struct Latency {
     pub max: f64,
 }
 
-/// What came of a plan.
+/// The timeline of a plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Timeline {
-    /// What was called.
+    /// URL of the target.
     pub url: String,
-    /// Requests per second.
+    /// Calls per second.
     pub rate: f64,
-    /// Requests that succeeded: HTTP status below 400, gRPC status 0.
+    /// Number of successful calls: HTTP status below 400, gRPC status 0.
     pub ok: usize,
-    /// The others.
+    /// Number of failed calls.
     pub failed: usize,
-    /// Successes by cluster.
+    /// Number of successful calls by cluster.
     pub clusters: BTreeMap<String, usize>,
-    /// Successes by pod.
+    /// Number of successful calls by pod.
     pub pods: BTreeMap<String, usize>,
-    /// Failures by what went wrong.
+    /// Number of failed calls by description.
     pub errors: BTreeMap<String, usize>,
-    /// Of the requests that succeeded.
+    /// Latencies of the successful calls.
     pub latency_ms: Latency,
-    /// What answered when.
+    /// Periods, in order.
     pub phases: Vec<Phase>,
-    /// All requests, in the order in which they were due.
+    /// All calls, in the order in which they were due.
     pub requests: Vec<Sample>,
 }
 
-impl Plan {
-    /// Whether it is within bounds.
+impl CallPlan {
+    /// Checks the plan's limits.
     ///
     /// # Errors
-    /// What is not.
+    /// Returns a description of the limit that is exceeded.
     pub fn check(&self) -> Result<(), String> {
         if !(1..=MAX_COUNT).contains(&self.count) {
-            return Err(format!("{} requests; from 1 to {MAX_COUNT} are possible", self.count));
+            return Err(format!("{} requests are out of range (1 to {MAX_COUNT})", self.count));
         }
         if !(0.01..=MAX_RATE).contains(&self.rate) {
-            return Err(format!("{} requests per second; from 0.01 to {MAX_RATE} are possible", self.rate));
+            return Err(format!("{} requests per second are out of range (0.01 to {MAX_RATE})", self.rate));
         }
         Ok(())
     }
 
-    /// Carries it out.
+    /// Makes the calls and returns their timeline.
     pub async fn run(self) -> Timeline {
-        let client = Arc::new(Client::new(self.target.clone(), self.protocol));
+        let client = Arc::new(CallClient::new(self.target.clone(), self.protocol));
         let waiting = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
         let mut calls = JoinSet::new();
@@ -145,7 +146,7 @@ impl Plan {
             let (client, waiting, timeout) = (Arc::clone(&client), Arc::clone(&waiting), self.timeout);
             calls.spawn(async move {
                 let result = if waiting.fetch_add(1, Relaxed) >= MAX_WAITING {
-                    Err(format!("{MAX_WAITING} requests are waiting for an answer already"))
+                    Err(format!("{MAX_WAITING} requests are already waiting for a response"))
                 } else {
                     tokio::time::timeout(timeout, client.call())
                         .await
@@ -163,26 +164,26 @@ impl Plan {
 }
 
 impl Sample {
-    fn of(start: Instant, due: Instant, result: Result<super::client::Told, String>) -> Self {
+    fn of(start: Instant, due: Instant, result: Result<super::client::CallResult, String>) -> Self {
         let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1000.0;
         let sample =
             Self { at_ms: milliseconds(due - start), latency_ms: milliseconds(due.elapsed()), ..Self::default() };
         match result {
             Err(error) => Self { error: Some(error), ..sample },
-            Ok(told) => {
-                let ok = told.status < 400 && told.grpc_status.unwrap_or(0) == 0;
-                let error = (!ok).then(|| match told.grpc_status {
+            Ok(response) => {
+                let ok = response.status < 400 && response.grpc_status.unwrap_or(0) == 0;
+                let error = (!ok).then(|| match response.grpc_status {
                     Some(status) => format!("gRPC status {status}"),
-                    None => format!("HTTP status {}", told.status),
+                    None => format!("HTTP status {}", response.status),
                 });
                 Self {
                     ok,
-                    status: Some(told.status),
-                    grpc_status: told.grpc_status,
-                    cluster: told.answer.cluster,
-                    zone: told.answer.zone,
-                    pod: told.answer.pod,
-                    version: told.answer.version,
+                    status: Some(response.status),
+                    grpc_status: response.grpc_status,
+                    cluster: response.answer.cluster,
+                    zone: response.answer.zone,
+                    pod: response.answer.pod,
+                    version: response.answer.version,
                     error,
                     ..sample
                 }
@@ -235,9 +236,9 @@ impl Timeline {
         timeline
     }
 
-    /// For people: the phases, and sums.
+    /// Formats the periods and totals for display.
     pub fn text(&self) -> String {
-        /// More are left out: a service spread over clusters changes with each request.
+        /// Further periods are omitted: with a service spread over clusters each call may be one.
         const SHOWN: usize = 40;
         let mut text = format!("{} at {}/s\n", self.url, self.rate);
         for phase in self.phases.iter().take(SHOWN) {

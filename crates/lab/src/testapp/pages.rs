@@ -1,31 +1,32 @@
-//! Pages about the application itself: probes, switches, metrics, and calling others.
+//! Pages of the application: probes, faults, metrics, and calls to others.
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
-use super::client::Protocol;
-use super::load::Plan;
-use super::serve::{Body, full, page};
-use super::{App, duration};
+use super::app::App;
+use super::client::CallProtocol;
+use super::duration::duration;
+use super::load::CallPlan;
+use super::response::{AppBody, full, page};
 
 const HELP: &str = "\
 GET  /<anything>                     who answered and what it saw; also ?delay=MS ?status=CODE ?size=BYTES
 GET  /delay/<MS>, /status/<CODE>     the same
-GET  /healthz                        200 as long as it lives
+GET  /healthz                        200
 GET  /ready                          200 until SIGTERM or POST /unready
 GET  /metrics                        Prometheus
 GET  /fetch?url=URL[&count=1][&rate=10][&timeout=5s][&protocol=http1|http2|grpc][&summary=true]
-                                     call from here, and return the time line
+                                     call from here, and return the timeline
 POST /fail?percent=N[&status=503]    fail that share of requests
-POST /slow?ms=N                      answer later
-POST /unready, POST /heal            fail readiness; all well again
+POST /slow?ms=N                      delay responses
+POST /unready, POST /heal            fail readiness; end all faults
 WebSocket                            echo on any path
 gRPC isthmus.testapp.Echo/Unary, /Stream (x-count), grpc.health.v1.Health/Check
 ";
 
-/// The answer, where the path is one of these pages.
-pub(super) async fn answer(request: &Request<Incoming>, app: &App) -> Option<Response<Body>> {
+/// Returns the response if the path is one of these pages.
+pub(super) async fn answer(request: &Request<Incoming>, app: &App) -> Option<Response<AppBody>> {
     let query = query(request.uri());
     let get = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let number = |name: &str| get(name).and_then(|value| value.parse::<u64>().ok());
@@ -68,7 +69,7 @@ pub(super) async fn answer(request: &Request<Incoming>, app: &App) -> Option<Res
     })
 }
 
-/// The query, taken apart and decoded.
+/// Splits and decodes a query.
 pub(super) fn query(uri: &Uri) -> Vec<(String, String)> {
     let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs
@@ -99,18 +100,18 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn plan<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Plan, String> {
+fn plan<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<CallPlan, String> {
     let number = |name: &str, default: f64| match get(name) {
-        Some(value) => value.parse::<f64>().map_err(|_| format!("{name}={value} is no number")),
+        Some(value) => value.parse::<f64>().map_err(|_| format!("{name}={value} is not a number")),
         None => Ok(default),
     };
-    let plan = Plan {
-        target: get("url").ok_or("which url?")?.parse()?,
+    let plan = CallPlan {
+        target: get("url").ok_or("the parameter url is missing")?.parse()?,
         protocol: match get("protocol") {
-            None | Some("http1") => Protocol::Http1,
-            Some("http2") => Protocol::Http2,
-            Some("grpc") => Protocol::Grpc,
-            Some(other) => return Err(format!("protocol {other} is not among http1, http2 and grpc")),
+            None | Some("http1") => CallProtocol::Http1,
+            Some("http2") => CallProtocol::Http2,
+            Some("grpc") => CallProtocol::Grpc,
+            Some(other) => return Err(format!("unknown protocol {other}; protocols are http1, http2 and grpc")),
         },
         count: number("count", 1.0)? as usize,
         rate: number("rate", 10.0)?,
@@ -120,7 +121,7 @@ fn plan<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Plan, String> {
     Ok(plan)
 }
 
-async fn fetch(plan: Plan, summary: bool) -> Response<Body> {
+async fn fetch(plan: CallPlan, summary: bool) -> Response<AppBody> {
     let mut timeline = plan.run().await;
     if summary {
         timeline.requests.clear();

@@ -1,4 +1,4 @@
-//! HTTP: connections that tell their protocol by their first bytes, and what is answered to requests.
+//! HTTP connections, with detection of the protocol, and responses to requests.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -6,11 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,17 +18,16 @@ use runtime::drain::Watch;
 use telemetry::metrics::Family;
 use tokio::net::TcpStream;
 
-use super::answer::Answer;
-use super::{App, grpc, pages, websocket};
+use super::answer::AppAnswer;
+use super::app::App;
+use super::response::{AppBody, full, page};
+use super::{grpc, pages, websocket};
 
-/// A response's body.
-pub(super) type Body = BoxBody<Bytes, Infallible>;
-
-/// The largest request body that is read.
+/// Largest request body, in bytes.
 const MAX_BODY: usize = 64 << 20;
-/// The longest delay that a request may ask for.
+/// Longest delay that a request may ask for.
 const MAX_DELAY: Duration = Duration::from_secs(600);
-/// The largest padding that a request may ask for.
+/// Largest padding that a request may ask for, in bytes.
 const MAX_PADDING: usize = 16 << 20;
 
 const REQUESTS: Family = Family {
@@ -39,19 +36,14 @@ const REQUESTS: Family = Family {
     labels: &["protocol", "code"],
 };
 
-/// A body of these bytes.
-pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed()
-}
-
-/// Accepts until drain; connections finish the request that they are at.
+/// Accepts connections until drain. Connections finish their current request.
 pub(super) async fn http(mut acceptor: Acceptor, app: Arc<App>, mut drain: Watch) {
     loop {
         let (stream, peer) = tokio::select! {
             accepted = acceptor.next() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    eprintln!("isthmus testapp: an HTTP port is broken: {error}");
+                    eprintln!("isthmus testapp: an HTTP port cannot accept connections: {error}");
                     return;
                 }
             },
@@ -75,7 +67,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: Arc<App>, leaving:
     });
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     tokio::select! {
-        // An error here is the client's: it closed or broke the protocol.
+        // An error here is caused by the client.
         _ = serving.as_mut() => {}
         () = leaving.begun() => {
             serving.as_mut().graceful_shutdown();
@@ -84,7 +76,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: Arc<App>, leaving:
     }
 }
 
-async fn respond(request: Request<Incoming>, peer: SocketAddr, app: &App) -> Response<Body> {
+async fn respond(request: Request<Incoming>, peer: SocketAddr, app: &App) -> Response<AppBody> {
     let protocol = match (request.version(), grpc::is_grpc(request.headers())) {
         (_, true) => "gRPC",
         (Version::HTTP_2, _) => "HTTP/2",
@@ -93,21 +85,26 @@ async fn respond(request: Request<Incoming>, peer: SocketAddr, app: &App) -> Res
     };
     let response = match pages::answer(&request, app).await {
         Some(page) => page,
-        None => tell(request, protocol, peer, app).await,
+        None => respond_with_description(request, protocol, peer, app).await,
     };
     let code = response.status().as_u16().to_string();
     app.registry.shared().counter(&REQUESTS, &[protocol, &code]).increment();
     response
 }
 
-/// Answers with who answers and what was seen, as slowly and as wrongly as it was told to.
-async fn tell(request: Request<Incoming>, protocol: &str, peer: SocketAddr, app: &App) -> Response<Body> {
-    let asked = Asked::of(&request);
-    tokio::time::sleep(app.switches.delay() + asked.delay).await;
+/// Responds with the instance and the request, with the delay and the failure that are set.
+async fn respond_with_description(
+    request: Request<Incoming>,
+    protocol: &str,
+    peer: SocketAddr,
+    app: &App,
+) -> Response<AppBody> {
+    let options = RequestOptions::of(&request);
+    tokio::time::sleep(app.switches.delay() + options.delay).await;
     let failing = app.switches.next_failure();
     if websocket::is_asked_for(&request) && failing.is_none() {
         let (parts, body) = request.into_parts();
-        let greeting = Answer::to_request(&app.who, &parts, "WebSocket", peer);
+        let greeting = AppAnswer::to_request(&app.who, &parts, "WebSocket", peer);
         let greeting = serde_json::to_string(&greeting).unwrap_or_default();
         return websocket::upgrade(Request::from_parts(parts, body), greeting);
     }
@@ -116,38 +113,30 @@ async fn tell(request: Request<Incoming>, protocol: &str, peer: SocketAddr, app:
         Ok(body) => body.to_bytes(),
         Err(error) => return page(StatusCode::BAD_REQUEST, format!("the request's body: {error}\n")),
     };
-    let mut answer = Answer::to_request(&app.who, &parts, protocol, peer);
+    let mut answer = AppAnswer::to_request(&app.who, &parts, protocol, peer);
     answer.body_bytes = body.len() as u64;
     if protocol == "gRPC" {
         let json = serde_json::to_string(&answer).unwrap_or_default();
         return grpc::answer(parts.uri.path(), &parts.headers, &body, json, failing);
     }
-    let status = failing.or(asked.status).and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
+    let status = failing.or(options.status).and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
     let mut json = serde_json::to_vec_pretty(&answer).unwrap_or_default();
     json.push(b'\n');
-    json.resize(json.len() + asked.padding, b' ');
+    json.resize(json.len() + options.padding, b' ');
     let mut response = Response::new(full(json));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// A page of text.
-pub(super) fn page(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(full(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
-}
-
-/// What one request asks for itself.
-struct Asked {
+/// The delay, status and padding that a request asks for.
+struct RequestOptions {
     delay: Duration,
     status: Option<u16>,
     padding: usize,
 }
 
-impl Asked {
+impl RequestOptions {
     fn of(request: &Request<Incoming>) -> Self {
         let query = pages::query(request.uri());
         let number =
@@ -158,7 +147,7 @@ impl Asked {
         let status = segment("/status/").or(number("status")).and_then(|status| u16::try_from(status).ok());
         Self {
             delay: Duration::from_millis(segment("/delay/").or(number("delay")).unwrap_or(0)).min(MAX_DELAY),
-            // Informational answers are not for an application to give.
+            // An application cannot send informational responses.
             status: status.filter(|status| (200..600).contains(status)),
             padding: if head { 0 } else { number("size").map_or(0, |size| (size as usize).min(MAX_PADDING)) },
         }

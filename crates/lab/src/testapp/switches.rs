@@ -1,20 +1,20 @@
-//! What the application has been told to do wrong.
+//! Faults of the application that are switched on and off.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Misbehaviour, until told otherwise.
+/// The faults, until they are ended.
 #[derive(Debug)]
-pub(super) struct Switches {
+pub(super) struct FaultSwitches {
     fail_percent: AtomicU32,
     fail_status: AtomicU16,
     slow_milliseconds: AtomicU64,
     unready: AtomicBool,
-    /// Spreads failures evenly instead of at random, so that tests can count.
+    /// Counter that spreads failures evenly instead of at random, so that tests can count them.
     turn: AtomicU32,
 }
 
-impl Default for Switches {
+impl Default for FaultSwitches {
     fn default() -> Self {
         Self {
             fail_percent: AtomicU32::new(0),
@@ -26,24 +26,24 @@ impl Default for Switches {
     }
 }
 
-impl Switches {
-    /// Answers this share of requests with `status`.
+impl FaultSwitches {
+    /// Fails this percentage of requests with `status`.
     pub(super) fn fail(&self, percent: u32, status: u16) {
         self.fail_status.store(status, Relaxed);
         self.fail_percent.store(percent.min(100), Relaxed);
     }
 
-    /// Answers later.
+    /// Delays responses.
     pub(super) fn slow(&self, milliseconds: u64) {
         self.slow_milliseconds.store(milliseconds, Relaxed);
     }
 
-    /// Tells probes that it is not ready.
+    /// Makes the application unready.
     pub(super) fn leave(&self) {
         self.unready.store(true, Relaxed);
     }
 
-    /// All well again.
+    /// Ends all faults.
     pub(super) fn heal(&self) {
         self.fail(0, 503);
         self.slow(0);
@@ -58,13 +58,13 @@ impl Switches {
         Duration::from_millis(self.slow_milliseconds.load(Relaxed))
     }
 
-    /// Whether this request is to fail, and how.
+    /// Returns the status to fail the next request with, if it is to fail.
     pub(super) fn next_failure(&self) -> Option<u16> {
         let percent = self.fail_percent.load(Relaxed);
         if percent == 0 {
             return None;
         }
-        // The share of failures so far never differs from `percent` by more than one request.
+        // The percentage of failures so far never differs from `percent` by more than one request.
         let turn = self.turn.fetch_add(1, Relaxed) % 100;
         ((turn + 1) * percent / 100 > turn * percent / 100).then(|| self.fail_status.load(Relaxed))
     }
@@ -75,8 +75,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fails_exactly_the_share_asked_for() {
-        let switches = Switches::default();
+    fn the_requested_percentage_fails() {
+        let switches = FaultSwitches::default();
         assert_eq!(switches.next_failure(), None);
         for percent in [1, 30, 50, 100] {
             switches.turn.store(0, Relaxed);

@@ -9,17 +9,18 @@ use runtime::drain::Watch;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::App;
-use super::answer::Answer;
+use super::answer::AppAnswer;
+use super::app::App;
 
-/// Accepts until drain. With an application, each connection is greeted with a line of JSON that says who answered.
+/// Accepts connections until drain. With an application, each connection begins with a line of JSON that describes the
+/// instance.
 pub(super) async fn serve(mut acceptor: Acceptor, greeting: Option<Arc<App>>, mut drain: Watch) {
     loop {
         let (stream, peer) = tokio::select! {
             accepted = acceptor.next() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    eprintln!("isthmus testapp: a TCP port is broken: {error}");
+                    eprintln!("isthmus testapp: a TCP port cannot accept connections: {error}");
                     return;
                 }
             },
@@ -27,7 +28,7 @@ pub(super) async fn serve(mut acceptor: Acceptor, greeting: Option<Arc<App>>, mu
         };
         let (greeting, guard) = (greeting.clone(), drain.guard());
         tokio::spawn(async move {
-            // A client that resets is its own affair.
+            // A connection may be reset by its client.
             let _ = connection(stream, peer, greeting.as_deref()).await;
             drop(guard);
         });
@@ -36,7 +37,7 @@ pub(super) async fn serve(mut acceptor: Acceptor, greeting: Option<Arc<App>>, mu
 
 async fn connection(mut stream: TcpStream, peer: SocketAddr, greeting: Option<&App>) -> io::Result<()> {
     if let Some(app) = greeting {
-        let mut line = serde_json::to_vec(&Answer::to_connection(&app.who, "TCP", peer))?;
+        let mut line = serde_json::to_vec(&AppAnswer::to_connection(&app.who, "TCP", peer))?;
         line.push(b'\n');
         stream.write_all(&line).await?;
     }

@@ -17,8 +17,9 @@ struct Running {
 }
 
 fn start(cluster: &str) -> Running {
-    let who = Who { cluster: cluster.into(), pod: "pod-1".into(), zone: "us-west-1a".into(), ..Who::default() };
-    let app = Arc::new(App { who, switches: Switches::default(), registry: telemetry::metrics::Registry::new() });
+    let who =
+        Instance { cluster: cluster.into(), pod: "pod-1".into(), zone: "us-west-1a".into(), ..Instance::default() };
+    let app = Arc::new(App { who, switches: FaultSwitches::default(), registry: telemetry::metrics::Registry::new() });
     let (signal, watch, _) = drain::channel();
     let bind = || {
         let listener = net::listen(([127, 0, 0, 1], 0).into(), &Listen::default()).unwrap();
@@ -31,7 +32,7 @@ fn start(cluster: &str) -> Running {
     Running { http, echo, banner, signal, app }
 }
 
-/// Status, and the body as JSON or text, of a request written by hand.
+/// Sends a request written by hand and returns the status and the body, as JSON or text.
 async fn ask(address: SocketAddr, request: &str) -> (u16, serde_json::Value) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{request}\r\nhost: ratings\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
@@ -42,14 +43,14 @@ async fn ask(address: SocketAddr, request: &str) -> (u16, serde_json::Value) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
 }
 
-async fn run_plan(url: String, protocol: Protocol, count: usize) -> Timeline {
-    let plan = Plan { target: url.parse().unwrap(), protocol, count, rate: 500.0, timeout: Duration::from_secs(5) };
+async fn run_plan(url: String, protocol: CallProtocol, count: usize) -> Timeline {
+    let plan = CallPlan { target: url.parse().unwrap(), protocol, count, rate: 500.0, timeout: Duration::from_secs(5) };
     plan.check().unwrap();
     plan.run().await
 }
 
 #[tokio::test]
-async fn says_who_answered_and_what_it_saw() {
+async fn responses_describe_the_instance_and_the_request() {
     let running = start("west");
     let request =
         "GET /reviews?x=1 HTTP/1.1\r\nx-request-id: 7\r\nx-forwarded-client-cert: By=a;URI=spiffe://b/ns/c/sa/d";
@@ -71,9 +72,9 @@ async fn says_who_answered_and_what_it_saw() {
 }
 
 #[tokio::test]
-async fn answers_all_http_protocols_on_one_port() {
+async fn one_port_serves_all_http_protocols() {
     let running = start("west");
-    for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Grpc] {
+    for protocol in [CallProtocol::Http1, CallProtocol::Http2, CallProtocol::Grpc] {
         let timeline = run_plan(format!("http://{}/x", running.http), protocol, 20).await;
         assert_eq!((timeline.ok, timeline.failed), (20, 0), "{protocol:?} {:?}", timeline.errors);
         assert_eq!(timeline.clusters["west"], 20);
@@ -90,17 +91,17 @@ async fn answers_all_http_protocols_on_one_port() {
 }
 
 #[tokio::test]
-async fn echoes_tcp_and_speaks_first_where_it_should() {
+async fn tcp_is_echoed_and_banners_are_sent_first() {
     let running = start("east");
-    assert_eq!(run_plan(format!("tcp://{}", running.echo), Protocol::Http1, 3).await.ok, 3);
-    assert_eq!(run_plan(format!("tcp://{}/3000000", running.echo), Protocol::Http1, 1).await.ok, 1);
-    assert_eq!(run_plan(format!("tcp://{}/many", running.echo), Protocol::Http1, 1).await.failed, 1);
-    let timeline = run_plan(format!("banner://{}", running.banner), Protocol::Http1, 3).await;
+    assert_eq!(run_plan(format!("tcp://{}", running.echo), CallProtocol::Http1, 3).await.ok, 3);
+    assert_eq!(run_plan(format!("tcp://{}/3000000", running.echo), CallProtocol::Http1, 1).await.ok, 1);
+    assert_eq!(run_plan(format!("tcp://{}/many", running.echo), CallProtocol::Http1, 1).await.failed, 1);
+    let timeline = run_plan(format!("banner://{}", running.banner), CallProtocol::Http1, 3).await;
     assert_eq!(timeline.clusters["east"], 3, "{:?}", timeline.errors);
 }
 
 #[tokio::test]
-async fn echoes_websocket_messages() {
+async fn websocket_messages_are_echoed() {
     let running = start("west");
     let stream = TcpStream::connect(running.http).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
@@ -116,7 +117,7 @@ async fn echoes_websocket_messages() {
         .unwrap();
     let response = sender.send_request(request).await.unwrap();
     assert_eq!(response.status(), 101);
-    // RFC 6455 §1.3 gives this pair.
+    // The example of RFC 6455 §1.3.
     assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     let upgraded = hyper_util::rt::TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
@@ -129,7 +130,7 @@ async fn echoes_websocket_messages() {
 }
 
 #[tokio::test]
-async fn streams_grpc_replies_with_trailers() {
+async fn grpc_replies_are_streamed_with_trailers() {
     use http_body_util::BodyExt;
     let running = start("west");
     let io = hyper_util::rt::TokioIo::new(TcpStream::connect(running.http).await.unwrap());
@@ -148,7 +149,7 @@ async fn streams_grpc_replies_with_trailers() {
         let mut seen = 0;
         while !body.is_empty() {
             let message = grpc::message(&body);
-            let reply = <grpc::Reply as prost::Message>::decode(message.clone()).unwrap();
+            let reply = <grpc::EchoReply as prost::Message>::decode(message.clone()).unwrap();
             assert!(reply.echo == b"payload"[..] && reply.answer.contains("gRPC"));
             body = body.slice(5 + message.len()..);
             seen += 1;
@@ -158,7 +159,7 @@ async fn streams_grpc_replies_with_trailers() {
 }
 
 #[tokio::test]
-async fn can_be_told_to_be_slow_and_to_fail() {
+async fn delays_and_failures_are_switched_on_and_off() {
     let running = start("west");
     let begun = std::time::Instant::now();
     assert_eq!(ask(running.http, "GET /delay/120 HTTP/1.1").await.0, 200);
@@ -170,10 +171,10 @@ async fn can_be_told_to_be_slow_and_to_fail() {
     assert_eq!(ask(running.http, "GET /fail?percent=50 HTTP/1.1").await.0, 405);
     assert_eq!(ask(running.http, "POST /fail?percent=500 HTTP/1.1").await.0, 400);
     assert_eq!(ask(running.http, "POST /fail?percent=50&status=500 HTTP/1.1").await.0, 200);
-    for protocol in [Protocol::Http1, Protocol::Grpc] {
+    for protocol in [CallProtocol::Http1, CallProtocol::Grpc] {
         let timeline = run_plan(format!("http://{}", running.http), protocol, 100).await;
         assert_eq!((timeline.ok, timeline.failed), (50, 50), "{protocol:?}");
-        let error = if protocol == Protocol::Grpc { "gRPC status 14" } else { "HTTP status 500" };
+        let error = if protocol == CallProtocol::Grpc { "gRPC status 14" } else { "HTTP status 500" };
         assert_eq!(timeline.errors[error], 50, "{:?}", timeline.errors);
     }
     assert_eq!(ask(running.http, "POST /heal HTTP/1.1").await.0, 200);
@@ -186,7 +187,7 @@ async fn can_be_told_to_be_slow_and_to_fail() {
 }
 
 #[tokio::test]
-async fn calls_others_and_tells_what_answered_when() {
+async fn calls_are_recorded_in_a_timeline() {
     let (caller, target) = (start("west"), start("east"));
     let url = format!("http%3A%2F%2F{}%2Fx", target.http);
     let (status, timeline) = ask(caller.http, &format!("GET /fetch?url={url}&count=40&rate=200 HTTP/1.1")).await;
@@ -195,7 +196,7 @@ async fn calls_others_and_tells_what_answered_when() {
     assert_eq!((timeline.ok, timeline.failed, timeline.requests.len()), (40, 0, 40));
     assert_eq!(timeline.phases.len(), 1);
     assert_eq!(timeline.phases[0].cluster, "east");
-    // Sent at the rate asked for, however long answers took.
+    // The rate does not depend on latency.
     assert!((timeline.requests[39].at_ms - 195.0).abs() < 1.0, "{:?}", timeline.requests[39]);
     for wrong in
         ["", "url=ftp%3A%2F%2Fx", "url=http%3A%2F%2Fx&count=0", "url=http%3A%2F%2Fx&rate=9999", "url=tcp%3A%2F%2Fx"]
@@ -205,17 +206,22 @@ async fn calls_others_and_tells_what_answered_when() {
 }
 
 #[tokio::test]
-async fn a_target_that_is_gone_shows_in_the_time_line() {
+async fn a_target_that_stops_shows_in_the_timeline() {
     let running = start("west");
-    let plan = Plan {
+    let plan = CallPlan {
         target: format!("http://{}", running.http).parse().unwrap(),
-        protocol: Protocol::Http1,
+        protocol: CallProtocol::Http1,
         count: 60,
         rate: 200.0,
         timeout: Duration::from_secs(1),
     };
     let calling = tokio::spawn(plan.run());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let answered = || running.app.registry.render().contains(r#"{protocol="HTTP/1.1",code="200"} 10"#);
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    while !answered() {
+        assert!(std::time::Instant::now() < deadline, "ten calls are not answered: {}", running.app.registry.render());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     running.signal.begin();
     let timeline = calling.await.unwrap();
     assert!(timeline.ok > 5 && timeline.failed > 5, "{}", timeline.text());
@@ -224,27 +230,35 @@ async fn a_target_that_is_gone_shows_in_the_time_line() {
 }
 
 #[tokio::test]
-async fn drain_finishes_the_request_under_way() {
+async fn drain_finishes_the_current_request() {
     let running = start("west");
-    let asking = tokio::spawn(ask(running.http, "GET /delay/200 HTTP/1.1"));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut stream = TcpStream::connect(running.http).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: ratings\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The application reads the body: the request is in progress.
+    let mut interim = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     running.app.switches.leave();
     running.signal.begin();
-    assert_eq!(asking.await.unwrap().0, 200);
+    stream.write_all(b"body").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\"body_bytes\": 4"), "{answer}");
 }
 
 #[test]
-fn options_are_read() {
+fn options_are_parsed() {
     #[derive(clap::Parser)]
     struct Command {
         #[command(flatten)]
-        options: Options,
+        options: TestappOptions,
     }
     let parse = |args: &[&str]| <Command as clap::Parser>::try_parse_from(args).map(|command| command.options);
     let options =
         parse(&["testapp", "--call", "http://ratings:9080/", "--rate", "200", "--duration", "5s", "-o", "json"]);
     let options = options.unwrap();
-    assert_eq!((options.rate, options.duration, options.output), (200.0, Duration::from_secs(5), Output::Json));
+    assert_eq!((options.rate, options.duration, options.output), (200.0, Duration::from_secs(5), TimelineFormat::Json));
     assert!(parse(&["testapp", "--call", "ratings"]).is_err());
     assert_eq!(parse(&["testapp", "--port", "80,81"]).unwrap().port, [80, 81]);
     assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));

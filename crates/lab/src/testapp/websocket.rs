@@ -1,4 +1,4 @@
-//! WebSocket echo (RFC 6455): the handshake here, the frames by tungstenite.
+//! WebSocket echo (RFC 6455): the handshake here, the frames in tungstenite.
 
 use futures_util::{SinkExt, StreamExt};
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
@@ -9,15 +9,15 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::serve::{Body, full};
+use super::response::{AppBody, full};
 
-/// Whether a request asks for it.
+/// Reports whether a request asks for an upgrade.
 pub(super) fn is_asked_for(request: &Request<Incoming>) -> bool {
     request.headers().get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Agrees, and echoes on what the connection becomes. `greeting` is sent first.
-pub(super) fn upgrade(request: Request<Incoming>, greeting: String) -> Response<Body> {
+/// Accepts the upgrade, sends `greeting`, and echoes messages.
+pub(super) fn upgrade(request: Request<Incoming>, greeting: String) -> Response<AppBody> {
     let mut response = Response::new(full(""));
     let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else {
         *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -40,7 +40,7 @@ pub(super) fn upgrade(request: Request<Incoming>, greeting: String) -> Response<
             return;
         }
         while let Some(Ok(message)) = socket.next().await {
-            // Pings and closes are answered by the library.
+            // The library answers pings and closes.
             if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
                 return;
             }

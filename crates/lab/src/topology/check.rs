@@ -1,5 +1,6 @@
-//! From the records of a file to a topology whose references resolve.
+//! Conversion of a parsed file to a topology in which every reference resolves.
 
+mod names;
 mod workloads;
 
 use std::path::Path;
@@ -7,27 +8,27 @@ use std::time::Duration;
 
 use serde_saphyr::Spanned;
 
-use super::diagnostic::{Finding, with_nearest};
-use super::{Cluster, MAX_CLUSTERS, Mesh, Network, Role, Topology, file};
+use super::diagnostic::{Problem, with_nearest};
+use super::file;
+use super::model::{Cluster, MAX_CLUSTERS, Mesh, Network, Role, Topology};
+use names::{CheckResult, label, or_none};
 use workloads::{exports, manifests, name_deployments, workloads};
 
-/// The longest delay between networks; more is a dead link, not a slow one.
+/// Longest delay between networks; a longer one is a broken link rather than a slow one.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 const POD_CIDR: &str = "10.244.0.0/16";
 const SERVICE_CIDR: &str = "10.96.0.0/16";
 
-type Checked<T> = Result<T, Finding>;
-
-pub(super) fn check(path: &Path, raw: file::File) -> Checked<Topology> {
+pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topology> {
     if raw.api_version.value != file::API_VERSION {
-        return Err(Finding::new(
+        return Err(Problem::new(
             raw.api_version.referenced,
             format!("unknown apiVersion \"{}\"", raw.api_version.value),
         )
         .hint(format!("this isthmus reads {}", file::API_VERSION)));
     }
     if raw.kind.value != file::KIND {
-        return Err(Finding::new(raw.kind.referenced, format!("kind \"{}\" is not a topology", raw.kind.value))
+        return Err(Problem::new(raw.kind.referenced, format!("kind \"{}\" is not a topology", raw.kind.value))
             .hint("write: kind: Topology. Kubernetes objects go into files listed under spec.manifests"));
     }
     let name = match &raw.metadata.name {
@@ -51,7 +52,7 @@ fn name_of_file(path: &Path) -> String {
     if name.is_empty() { "lab".to_owned() } else { name.chars().take(40).collect() }
 }
 
-fn mesh(raw: file::Mesh) -> Checked<Mesh> {
+fn mesh(raw: file::MeshEntry) -> CheckResult<Mesh> {
     let trust_domain = match raw.trust_domain {
         None => "cluster.local".to_owned(),
         Some(domain) => {
@@ -59,7 +60,7 @@ fn mesh(raw: file::Mesh) -> Checked<Mesh> {
                 && domain.value.len() <= 255
                 && domain.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b));
             if !valid {
-                return Err(Finding::new(domain.referenced, format!("\"{}\" is not a trust domain", domain.value))
+                return Err(Problem::new(domain.referenced, format!("\"{}\" is not a trust domain", domain.value))
                     .hint("lower-case letters, digits, dots, dashes and underscores, as in cluster.local"));
             }
             domain.value
@@ -68,13 +69,13 @@ fn mesh(raw: file::Mesh) -> Checked<Mesh> {
     Ok(Mesh { trust_domain, export_all: raw.export_all, config: raw.config })
 }
 
-fn networks(raw: Option<Vec<Spanned<file::Network>>>) -> Checked<Option<Vec<Network>>> {
+fn networks(raw: Option<Vec<Spanned<file::NetworkEntry>>>) -> CheckResult<Option<Vec<Network>>> {
     let Some(raw) = raw else { return Ok(None) };
     let mut seen: Vec<Network> = Vec::new();
     for network in raw {
         let name = label(&network.value.name, "network")?;
         if seen.iter().any(|other| other.name == name) {
-            return Err(Finding::new(network.referenced, format!("network \"{name}\" is listed twice"))
+            return Err(Problem::new(network.referenced, format!("network \"{name}\" is listed twice"))
                 .hint("remove one of them, or give it another name"));
         }
         let pod_cidr = pod_cidr(network.value.pod_cidr.as_ref())?;
@@ -84,12 +85,12 @@ fn networks(raw: Option<Vec<Spanned<file::Network>>>) -> Checked<Option<Vec<Netw
     Ok(Some(seen))
 }
 
-fn pod_cidr(raw: Option<&Spanned<String>>) -> Checked<ipnet::Ipv4Net> {
+fn pod_cidr(raw: Option<&Spanned<String>>) -> CheckResult<ipnet::Ipv4Net> {
     let default: ipnet::Ipv4Net = POD_CIDR.parse().expect("the default pod range is a network");
     let services: ipnet::Ipv4Net = SERVICE_CIDR.parse().expect("the service range is a network");
     let Some(raw) = raw else { return Ok(default) };
     let finding = |why: &str| {
-        Err(Finding::new(raw.referenced, format!("podCIDR \"{}\" {why}", raw.value))
+        Err(Problem::new(raw.referenced, format!("podCIDR \"{}\" {why}", raw.value))
             .hint(format!("an IPv4 range of /16, such as {POD_CIDR}; networks may use the same range")))
     };
     let Ok(cidr) = raw.value.parse::<ipnet::Ipv4Net>() else { return finding("is not an IPv4 range") };
@@ -102,8 +103,8 @@ fn pod_cidr(raw: Option<&Spanned<String>>) -> Checked<ipnet::Ipv4Net> {
     Ok(cidr.trunc())
 }
 
-/// Reads `20ms`, `1.5s` or `500us`.
-fn delay(raw: &Spanned<String>) -> Checked<Duration> {
+/// Parses `20ms`, `1.5s` or `500us`.
+fn delay(raw: &Spanned<String>) -> CheckResult<Duration> {
     let text = raw.value.trim();
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let unit = match &text[split..] {
@@ -115,24 +116,24 @@ fn delay(raw: &Spanned<String>) -> Checked<Duration> {
     let seconds = unit.and_then(|unit| Some(text[..split].trim().parse::<f64>().ok()? * unit));
     match seconds {
         Some(seconds) if seconds >= 0.0 && seconds <= MAX_DELAY.as_secs_f64() => Ok(Duration::from_secs_f64(seconds)),
-        Some(_) => Err(Finding::new(raw.referenced, format!("delay \"{}\" is out of range", raw.value))
+        Some(_) => Err(Problem::new(raw.referenced, format!("delay \"{}\" is out of range", raw.value))
             .hint(format!("between 0 and {} s", MAX_DELAY.as_secs()))),
-        None => Err(Finding::new(raw.referenced, format!("\"{}\" is not a delay", raw.value))
+        None => Err(Problem::new(raw.referenced, format!("\"{}\" is not a delay", raw.value))
             .hint("a number with us, ms or s, such as 20ms")),
     }
 }
 
 fn clusters(
-    list: &Spanned<Vec<Spanned<file::Cluster>>>,
+    list: &Spanned<Vec<Spanned<file::ClusterEntry>>>,
     networks: Option<Vec<Network>>,
-) -> Checked<(Vec<Cluster>, Vec<Network>)> {
+) -> CheckResult<(Vec<Cluster>, Vec<Network>)> {
     let raw = &list.value;
     if raw.is_empty() {
-        return Err(Finding::new(list.referenced, "a topology needs at least one cluster")
-            .hint("the smallest: - {name: west, role: primary}"));
+        return Err(Problem::new(list.referenced, "a topology needs at least one cluster")
+            .hint("the smallest list: - {name: west, role: primary}"));
     }
     if let Some(extra) = raw.get(MAX_CLUSTERS) {
-        return Err(Finding::new(
+        return Err(Problem::new(
             extra.referenced,
             format!("{} clusters; a lab has at most {MAX_CLUSTERS}", raw.len()),
         )
@@ -150,7 +151,7 @@ fn clusters(
     for (index, cluster) in raw.iter().enumerate() {
         let name = label(&cluster.value.name, "cluster")?;
         if clusters.iter().any(|other| other.name == name) {
-            return Err(Finding::new(cluster.referenced, format!("cluster \"{name}\" is listed twice"))
+            return Err(Problem::new(cluster.referenced, format!("cluster \"{name}\" is listed twice"))
                 .hint("give one of them another name"));
         }
         let role = role(cluster, &primaries)?;
@@ -162,14 +163,14 @@ fn clusters(
             let at = cluster.value.network.as_ref().map_or(cluster.referenced, |network| network.referenced);
             let message =
                 format!("cluster \"{name}\" is on network \"{network}\", which is that of cluster \"{}\"", other.name);
-            return Err(Finding::new(at, message)
+            return Err(Problem::new(at, message)
                 .hint("in a lab each cluster has a network of its own, so that pod addresses may be the same"));
         }
         let pod_cidr = match networks.iter().find(|known| known.name == network) {
             Some(known) => known.pod_cidr,
             None if listed => {
                 let known: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
-                return Err(Finding::new(
+                return Err(Problem::new(
                     cluster.referenced,
                     format!("cluster \"{name}\" names network \"{network}\", which spec.networks does not list"),
                 )
@@ -203,7 +204,7 @@ fn clusters(
         }
     }
     if let Some(unused) = networks.iter().find(|network| !clusters.iter().any(|c| c.network == network.name)) {
-        return Err(Finding::new(
+        return Err(Problem::new(
             list.referenced,
             format!("network \"{}\" is listed, but no cluster is on it", unused.name),
         )
@@ -212,21 +213,21 @@ fn clusters(
     Ok((clusters, networks))
 }
 
-fn role(cluster: &Spanned<file::Cluster>, primaries: &[&str]) -> Checked<Role> {
+fn role(cluster: &Spanned<file::ClusterEntry>, primaries: &[&str]) -> CheckResult<Role> {
     let name = &cluster.value.name.value;
     match (cluster.value.role.value.as_str(), &cluster.value.primary) {
         ("primary", None) => Ok(Role::Primary),
-        ("primary", Some(primary)) => Err(Finding::new(
+        ("primary", Some(primary)) => Err(Problem::new(
             primary.referenced,
-            format!("cluster \"{name}\" is a primary and names a primary, \"{}\"", primary.value),
+            format!("cluster \"{name}\" is a primary, but names primary \"{}\"", primary.value),
         )
         .hint("remove primary:, or make it role: remote. For two primaries list each other under secretsOf")),
         ("remote", Some(primary)) if primaries.contains(&primary.value.as_str()) => {
             Ok(Role::Remote { primary: primary.value.clone() })
         }
-        ("remote", Some(primary)) => Err(Finding::new(
+        ("remote", Some(primary)) => Err(Problem::new(
             primary.referenced,
-            format!("cluster \"{name}\" names primary \"{}\", which is no primary cluster", primary.value),
+            format!("cluster \"{name}\" names primary \"{}\", which is not a primary cluster", primary.value),
         )
         .hint(with_nearest(
             &format!("primaries: {}", or_none(primaries)),
@@ -236,27 +237,27 @@ fn role(cluster: &Spanned<file::Cluster>, primaries: &[&str]) -> Checked<Role> {
         ("remote", None) => match primaries {
             [one] => Ok(Role::Remote { primary: (*one).to_owned() }),
             [] => {
-                Err(Finding::new(cluster.referenced, format!("cluster \"{name}\" is remote, but there is no primary"))
-                    .hint("one cluster at least has role: primary and runs the control plane"))
+                Err(Problem::new(cluster.referenced, format!("cluster \"{name}\" is remote, but there is no primary"))
+                    .hint("at least one cluster needs role: primary, to run the control plane"))
             }
-            several => Err(Finding::new(
+            several => Err(Problem::new(
                 cluster.referenced,
-                format!("cluster \"{name}\" is remote, but not said of which primary"),
+                format!("cluster \"{name}\" is remote, but its primary is not specified"),
             )
             .hint(format!("add primary: with one of {}", several.join(", ")))),
         },
-        (other, _) => Err(Finding::new(cluster.value.role.referenced, format!("unknown role \"{other}\""))
+        (other, _) => Err(Problem::new(cluster.value.role.referenced, format!("unknown role \"{other}\""))
             .hint(with_nearest("roles: primary, remote", other, ["primary", "remote"].into_iter()))),
     }
 }
 
-fn zones(region: &str, raw: Option<&[Spanned<String>]>) -> Checked<Vec<String>> {
+fn zones(region: &str, raw: Option<&[Spanned<String>]>) -> CheckResult<Vec<String>> {
     let Some(raw) = raw else { return Ok(vec![format!("{region}-a")]) };
     let mut zones = Vec::new();
     for zone in raw {
         let name = label(zone, "zone")?;
         if zones.contains(&name) {
-            return Err(Finding::new(zone.referenced, format!("zone \"{name}\" is listed twice"))
+            return Err(Problem::new(zone.referenced, format!("zone \"{name}\" is listed twice"))
                 .hint("a zone has one node; remove one of them"));
         }
         zones.push(name);
@@ -267,18 +268,18 @@ fn zones(region: &str, raw: Option<&[Spanned<String>]>) -> Checked<Vec<String>> 
     Ok(zones)
 }
 
-fn secrets_of(cluster: &file::Cluster, names: &[&str]) -> Checked<Vec<String>> {
+fn secrets_of(cluster: &file::ClusterEntry, names: &[&str]) -> CheckResult<Vec<String>> {
     let own = cluster.name.value.as_str();
     let mut held = Vec::new();
     for other in &cluster.secrets_of {
-        let finding = |message: String| Finding::new(other.referenced, message);
+        let finding = |message: String| Problem::new(other.referenced, message);
         if cluster.role.value != "primary" {
             return Err(finding(format!("cluster \"{own}\" is remote and can hold no secrets"))
-                .hint("remote secrets are read by a control plane: list it under a primary"));
+                .hint("remote secrets belong to a cluster with a controller: list it under a primary"));
         }
         if other.value == own {
             return Err(finding(format!("cluster \"{own}\" lists itself under secretsOf"))
-                .hint("a control plane knows its own cluster without a secret"));
+                .hint("a controller reads its own cluster without a secret"));
         }
         if !names.contains(&other.value.as_str()) {
             return Err(finding(format!("secretsOf names cluster \"{}\", which does not exist", other.value))
@@ -291,14 +292,14 @@ fn secrets_of(cluster: &file::Cluster, names: &[&str]) -> Checked<Vec<String>> {
     Ok(held)
 }
 
-/// Every primary must know each other one, else their services stay apart and the topology is two meshes.
-fn joined(raw: &[Spanned<file::Cluster>], clusters: &[Cluster]) -> Checked<()> {
+/// Checks that every primary holds the secrets of the others. Otherwise the topology would be two meshes.
+fn joined(raw: &[Spanned<file::ClusterEntry>], clusters: &[Cluster]) -> CheckResult<()> {
     let primaries: Vec<&Cluster> = clusters.iter().filter(|cluster| cluster.is_primary()).collect();
     for one in &primaries {
         for other in &primaries {
             if one.name != other.name && !one.secrets_of.contains(&other.name) {
                 let at = raw[usize::from(one.index)].referenced;
-                return Err(Finding::new(
+                return Err(Problem::new(
                     at,
                     format!(
                         "clusters \"{}\" and \"{}\" are primaries, and \"{0}\" holds no secret of \"{1}\"",
@@ -313,24 +314,4 @@ fn joined(raw: &[Spanned<file::Cluster>], clusters: &[Cluster]) -> Checked<()> {
         }
     }
     Ok(())
-}
-
-/// A DNS label, as Kubernetes wants names of what has an address.
-fn label(name: &Spanned<String>, what: &str) -> Checked<String> {
-    let text = &name.value;
-    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let bytes = text.as_bytes();
-    let valid = text.len() <= 63
-        && edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
-    if valid {
-        return Ok(text.clone());
-    }
-    Err(Finding::new(name.referenced, format!("\"{text}\" cannot be the name of a {what}"))
-        .hint("lower-case letters, digits and dashes, at most 63, beginning and ending with a letter or digit"))
-}
-
-fn or_none(names: &[&str]) -> String {
-    if names.is_empty() { "there are none".to_owned() } else { names.join(", ") }
 }

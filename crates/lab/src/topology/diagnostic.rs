@@ -1,22 +1,22 @@
-//! What is wrong with a topology file, and where: `file:line:column`, the line itself, and a hint.
+//! Problems of a topology file, for display: `file:line:column`, the line, and a hint.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_saphyr::Location;
 
-/// One thing wrong with a topology file.
+/// A problem of a topology file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Diagnostic {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Line and column, counted from one. None when the whole file is meant.
+    /// Line and column, from 1; `None` if the problem is the whole file.
     pub place: Option<(u64, u64)>,
-    /// The line of the file.
+    /// Text of the line.
     pub line: Option<String>,
-    /// What is wrong.
+    /// Description of the problem.
     pub message: String,
-    /// What to do.
+    /// What to do about the problem.
     pub hint: Option<String>,
 }
 
@@ -45,15 +45,15 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Something wrong at a place that is known only by its location in the parsed file.
+/// A problem at a location of the parsed file.
 #[derive(Debug)]
-pub(super) struct Finding {
+pub(super) struct Problem {
     pub(super) at: Location,
     pub(super) message: String,
     pub(super) hint: Option<String>,
 }
 
-impl Finding {
+impl Problem {
     pub(super) fn new(at: Location, message: impl Into<String>) -> Self {
         Self { at, message: message.into(), hint: None }
     }
@@ -75,7 +75,7 @@ impl Finding {
     }
 }
 
-/// The file could not be read at all.
+/// Creates the diagnostic of a file that cannot be read.
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Box<Diagnostic> {
     let hint = match error.kind() {
         std::io::ErrorKind::NotFound => siblings_hint(path),
@@ -86,12 +86,12 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Box<Diagnostic>
         path: path.to_owned(),
         place: None,
         line: None,
-        message: format!("cannot be read: {error}"),
+        message: format!("cannot be read: {}", install::client_error::system(error)),
         hint: Some(hint),
     })
 }
 
-/// The topologies that are beside the one that was asked for.
+/// Lists the topologies in the directory of the missing file.
 fn siblings_hint(path: &Path) -> String {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut beside: Vec<String> = std::fs::read_dir(folder)
@@ -104,50 +104,9 @@ fn siblings_hint(path: &Path) -> String {
     let wanted = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match nearest(&wanted, beside.iter().map(String::as_str)) {
         Some(name) => format!("Did you mean \"{}\"?", folder.join(name).display()),
-        None if beside.is_empty() => format!("there is no topology in {}; see docs/topology.md", folder.display()),
-        None => format!("in {} there are: {}", folder.display(), beside.join(", ")),
+        None if beside.is_empty() => format!("{} has no topology; docs/topology.md has an example", folder.display()),
+        None => format!("topologies in {}: {}", folder.display(), beside.join(", ")),
     }
-}
-
-/// The YAML reader refused the text.
-pub(super) fn from_yaml(path: &Path, text: &str, error: &serde_saphyr::Error) -> Box<Diagnostic> {
-    use serde_saphyr::Error;
-    let error = error.without_snippet();
-    let (message, hint) = match error {
-        Error::SerdeUnknownField { field, expected, .. } => {
-            let known = format!("known fields: {}", expected.join(", "));
-            (format!("unknown field \"{field}\""), Some(with_nearest(&known, field, expected.iter().copied())))
-        }
-        Error::SerdeMissingField { field, .. } => {
-            (format!("field \"{field}\" is missing"), Some("docs/topology.md lists every field".to_owned()))
-        }
-        Error::SerdeInvalidType { unexpected, expected, .. }
-        | Error::SerdeInvalidValue { unexpected, expected, .. } => {
-            (format!("{unexpected} where {expected} was expected"), None)
-        }
-        Error::Eof { .. } => ("the file is empty".to_owned(), Some("see docs/topology.md for an example".to_owned())),
-        Error::MultipleDocuments { .. } => {
-            ("a second YAML document".to_owned(), Some("a topology file is one document".to_owned()))
-        }
-        other => (plain_message(other), None),
-    };
-    let at = error.location();
-    let place = at.and_then(place_of);
-    Box::new(Diagnostic {
-        path: path.to_owned(),
-        line: place.and_then(|(line, _)| line_of(text, line)),
-        place,
-        message,
-        hint,
-    })
-}
-
-/// The reader's own words, without the place that it appends.
-fn plain_message(error: &serde_saphyr::Error) -> String {
-    let text = error.to_string();
-    let first = text.lines().next().unwrap_or_default();
-    let first = first.split(" at line ").next().unwrap_or(first);
-    first.strip_prefix("error: ").unwrap_or(first).to_owned()
 }
 
 fn place_of(at: Location) -> Option<(u64, u64)> {
@@ -159,7 +118,7 @@ fn line_of(text: &str, number: u64) -> Option<String> {
     text.lines().nth(index).map(|line| line.trim_end().to_owned())
 }
 
-/// `known`, and the nearest of `names` if one is near.
+/// Adds the nearest of `names` to `known`, if one is near.
 pub(super) fn with_nearest<'a>(known: &str, wanted: &str, names: impl Iterator<Item = &'a str>) -> String {
     match nearest(wanted, names) {
         Some(name) => format!("{known}. Did you mean \"{name}\"?"),
@@ -167,13 +126,13 @@ pub(super) fn with_nearest<'a>(known: &str, wanted: &str, names: impl Iterator<I
     }
 }
 
-/// The one of `names` that differs least from `wanted`, if by no more than a third of its letters.
+/// Returns the name with the smallest edit distance, if the distance is at most a third of the length.
 pub(crate) fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let bound = (wanted.chars().count() / 3).max(1);
     names.map(|name| (distance(wanted, name), name)).filter(|(d, _)| *d <= bound).min().map(|(_, name)| name)
 }
 
-/// Edits between two names: letters put in, left out, replaced, or two neighbours swapped.
+/// Returns the edit distance of two names: insertions, deletions, replacements, and swaps of neighbours.
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.to_lowercase().chars().collect();
     let b: Vec<char> = b.to_lowercase().chars().collect();

@@ -1,6 +1,6 @@
-//! The records of a topology file as they are written, with their places.
+//! The fields of a topology file, with their locations.
 //!
-//! Nothing is checked here but the shape; [`super::check`] turns these into a [`super::Topology`].
+//! Parsing checks only types; [`super::check`] converts the result to a [`super::Topology`].
 
 use std::collections::BTreeMap;
 
@@ -15,55 +15,55 @@ pub const KIND: &str = "Topology";
 /// A topology file.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct File {
+pub struct TopologyFile {
     /// `lab.isthmus.dev/v1alpha1`.
     pub api_version: Spanned<String>,
     /// `Topology`.
     pub kind: Spanned<String>,
-    /// The name.
+    /// Metadata.
     #[serde(default)]
-    pub metadata: Metadata,
-    /// The mesh.
-    pub spec: Spec,
+    pub metadata: MetadataEntry,
+    /// Specification of the mesh.
+    pub spec: TopologySpec,
 }
 
 /// `metadata`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Metadata {
-    /// The lab's default name; the file's name without its extension if absent.
+pub struct MetadataEntry {
+    /// Default name of the lab; the file's name without extension if absent.
     pub name: Option<Spanned<String>>,
 }
 
 /// `spec`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Spec {
+pub struct TopologySpec {
     /// Settings of the whole mesh.
     #[serde(default)]
-    pub mesh: Mesh,
-    /// The networks. If the list is absent, those that clusters name.
-    pub networks: Option<Vec<Spanned<Network>>>,
-    /// The clusters.
-    pub clusters: Spanned<Vec<Spanned<Cluster>>>,
-    /// What runs in them.
+    pub mesh: MeshEntry,
+    /// Networks; if absent, those that clusters name.
+    pub networks: Option<Vec<Spanned<NetworkEntry>>>,
+    /// Clusters.
+    pub clusters: Spanned<Vec<Spanned<ClusterEntry>>>,
+    /// Workloads of the clusters.
     #[serde(default)]
-    pub workloads: Vec<Spanned<Workload>>,
-    /// Services that cross clusters.
+    pub workloads: Vec<Spanned<WorkloadEntry>>,
+    /// Services that other clusters may use.
     #[serde(default)]
-    pub exports: Vec<Spanned<Export>>,
-    /// Manifests to apply: a path, or a path with the clusters it is for.
+    pub exports: Vec<Spanned<ExportEntry>>,
+    /// Manifests to apply.
     #[serde(default)]
-    pub manifests: Vec<Spanned<Manifest>>,
+    pub manifests: Vec<Spanned<ManifestEntry>>,
 }
 
 /// `spec.mesh`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Mesh {
+pub struct MeshEntry {
     /// Default `cluster.local`.
     pub trust_domain: Option<Spanned<String>>,
-    /// Every service crosses clusters. Default false.
+    /// Whether every service is exported. Default false.
     #[serde(default)]
     pub export_all: bool,
     /// Further keys of Istio's MeshConfig.
@@ -74,7 +74,7 @@ pub struct Mesh {
 /// An entry of `spec.networks`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Network {
+pub struct NetworkEntry {
     /// A DNS label.
     pub name: Spanned<String>,
     /// Default 10.244.0.0/16. Networks may use the same addresses.
@@ -87,12 +87,12 @@ pub struct Network {
 /// An entry of `spec.clusters`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Cluster {
+pub struct ClusterEntry {
     /// A DNS label.
     pub name: Spanned<String>,
     /// `primary` or `remote`.
     pub role: Spanned<String>,
-    /// The primary of a remote cluster. May be left out when there is just one.
+    /// Primary of a remote cluster; optional if there is only one.
     pub primary: Option<Spanned<String>>,
     /// Default `net-<name>`.
     pub network: Option<Spanned<String>>,
@@ -100,7 +100,7 @@ pub struct Cluster {
     pub region: Option<Spanned<String>>,
     /// Default one zone, `<region>-a`.
     pub zones: Option<Vec<Spanned<String>>>,
-    /// The other primaries whose remote secret this primary holds; its remotes' are always there.
+    /// Other primaries whose remote secret this primary holds, in addition to its remotes.
     #[serde(default)]
     pub secrets_of: Vec<Spanned<String>>,
 }
@@ -108,27 +108,27 @@ pub struct Cluster {
 /// An entry of `spec.workloads`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Workload {
-    /// The service's name, a DNS label.
+pub struct WorkloadEntry {
+    /// Name of the service, a DNS label.
     pub name: Spanned<String>,
     /// Default `default`.
     pub namespace: Option<Spanned<String>>,
-    /// The cluster.
+    /// Name of the cluster.
     pub cluster: Option<Spanned<String>>,
-    /// Or several of them.
+    /// Names of several clusters.
     pub clusters: Option<Vec<Spanned<String>>>,
     /// The label `version`.
     pub version: Option<Spanned<String>>,
-    /// Pins the pods to a zone.
+    /// Zone that the pods are pinned to.
     pub zone: Option<Spanned<String>>,
     /// Default 1.
     pub replicas: Option<Spanned<u32>>,
     /// `testapp` (the default) or `command`.
     pub kind: Option<Spanned<String>>,
-    /// The program of kind `command`.
+    /// Program of kind `command`.
     pub command: Option<Spanned<Vec<String>>>,
     /// Default http 9080, tcp 9090 and tcp-banner 9091, where the server speaks first.
-    pub ports: Option<Vec<Spanned<Port>>>,
+    pub ports: Option<Vec<Spanned<PortEntry>>>,
     /// Default false.
     #[serde(default)]
     pub exported: bool,
@@ -147,20 +147,20 @@ pub struct Workload {
 /// A port of a workload.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Port {
-    /// Its name.
+pub struct PortEntry {
+    /// Name of the port.
     pub name: String,
-    /// The service's port.
+    /// Port of the service.
     pub port: u16,
-    /// The container's port; the same by default.
+    /// Port of the container; the service's port by default.
     pub target_port: Option<u16>,
 }
 
 /// An entry of `spec.exports`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Export {
-    /// The service's name.
+pub struct ExportEntry {
+    /// Name of the service.
     pub name: Spanned<String>,
     /// Default `default`.
     pub namespace: Option<Spanned<String>>,
@@ -171,14 +171,14 @@ pub struct Export {
 /// An entry of `spec.manifests`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Manifest {
-    /// The file, relative to the topology's folder.
+pub struct ManifestEntry {
+    /// Path of the file, relative to the topology's directory.
     pub path: Spanned<String>,
     /// Default all clusters.
     pub clusters: Option<Vec<Spanned<String>>>,
 }
 
-/// Parses `text`. Booleans are those of YAML 1.2, so that `no` or `y` in free-form places stay text.
-pub(super) fn read(text: &str) -> Result<File, serde_saphyr::Error> {
+/// Parses `text`. Booleans are those of YAML 1.2, so that `no` or `y` in free-form fields remain text.
+pub(super) fn read(text: &str) -> Result<TopologyFile, serde_saphyr::Error> {
     serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
 }

@@ -1,4 +1,4 @@
-//! The agent as a client of the real API server: pods that are made there run here, and what happens is told there.
+//! The agent as a client of the real API server: it runs the API server's pods and reports to it.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use apiserver::{Options, Server};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{Api, AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
-use lab::node::{Agent, Settings};
+use lab::node::{Agent, NodeSettings};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-pub(super) const CHECKS: &[super::Check] = &[("api::pods_of_the_api_server_run", pods_of_the_api_server_run)];
+pub(super) const TESTS: &[harness::Test] = &[("api::pods_of_the_api_server_run", pods_of_the_api_server_run)];
 
 async fn until<T, Fut: Future<Output = Option<T>>>(what: &str, mut get: impl FnMut() -> Fut) -> T {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -45,7 +45,7 @@ fn pods_of_the_api_server_run() {
         let kubeconfig = kube::config::Kubeconfig::from_yaml(&kubeconfig).unwrap();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
         let client = Client::try_from(config).unwrap();
-        let settings = Settings {
+        let settings = NodeSettings {
             directory: kept.path().to_owned(),
             socket,
             host_address: "203.0.113.1".parse::<IpAddr>().unwrap(),

@@ -1,4 +1,4 @@
-//! An agent with a cluster that is played by the test.
+//! An agent with a cluster API that the test implements.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
-use lab::node::cluster::{Cluster, ClusterError, DataKind, Objects, PodRef, TokenWish};
-use lab::node::{Agent, Settings};
+use lab::node::cluster::{ClusterApi, ClusterError, DataKind, ObjectCache, PodRef, TokenParameters};
+use lab::node::{Agent, NodeSettings};
 use net::link::Links;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-/// Longest that any single thing may take here, on a busy machine.
+/// Deadline of a single condition, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The cluster's network: this process' own, with a loopback and an address for the agent.
+/// The cluster's network: that of this process, with a loopback and an address for the agent.
 pub(super) fn prepare_network() {
     let mut links = Links::open().unwrap();
     links.up("lo").unwrap();
@@ -26,9 +26,9 @@ pub(super) fn prepare_network() {
     net::namespace::NetNamespace::current().unwrap().set("ipv4/ip_forward", "1").unwrap();
 }
 
-/// Remembers what it is told.
+/// A cluster API that records requests.
 #[derive(Default)]
-pub(super) struct Played {
+pub(super) struct FakeClusterApi {
     pub statuses: Mutex<HashMap<String, Value>>,
     pub finished: Mutex<Vec<String>>,
     pub events: Mutex<Vec<Value>>,
@@ -37,10 +37,10 @@ pub(super) struct Played {
 }
 
 #[async_trait]
-impl Cluster for Played {
-    async fn token(&self, wish: &TokenWish) -> Result<String, ClusterError> {
+impl ClusterApi for FakeClusterApi {
+    async fn token(&self, parameters: &TokenParameters) -> Result<String, ClusterError> {
         let number = self.tokens.fetch_add(1, Ordering::Relaxed);
-        Ok(format!("token-{number}-{}-{}", wish.service_account, wish.audience.as_deref().unwrap_or("api")))
+        Ok(format!("token-{number}-{}-{}", parameters.service_account, parameters.audience.as_deref().unwrap_or("api")))
     }
 
     async fn report(&self, pod: &PodRef, status: &Value) -> Result<(), ClusterError> {
@@ -62,22 +62,22 @@ impl Cluster for Played {
     }
 }
 
-/// An agent and what surrounds it.
+/// An agent with its surroundings.
 pub(super) struct Bench {
     pub agent: Agent,
-    pub cluster: Arc<Played>,
-    pub objects: Arc<Objects>,
+    pub cluster: Arc<FakeClusterApi>,
+    pub objects: Arc<ObjectCache>,
     pub directory: PathBuf,
     _kept: tempfile::TempDir,
 }
 
-/// Runs a check with a fresh agent; afterwards all its pods are ended and nothing of them may be left.
+/// Runs a test with a new agent, then ends all its pods and asserts that nothing of them remains.
 pub(super) fn with_agent<Fut: Future<Output = ()>>(check: impl FnOnce(Arc<Bench>) -> Fut) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let kept = tempfile::tempdir().unwrap();
         let directory = kept.path().canonicalize().unwrap();
-        let settings = Settings {
+        let settings = NodeSettings {
             directory: directory.clone(),
             socket: directory.join("node.sock"),
             host_address: "203.0.113.1".parse().unwrap(),
@@ -86,7 +86,7 @@ pub(super) fn with_agent<Fut: Future<Output = ()>>(check: impl FnOnce(Arc<Bench>
             cluster_domain: "cluster.local".into(),
             api: "10.96.0.1:443".parse().unwrap(),
         };
-        let (cluster, objects) = (Arc::new(Played::default()), Arc::new(Objects::default()));
+        let (cluster, objects) = (Arc::new(FakeClusterApi::default()), Arc::new(ObjectCache::default()));
         let ca = [("ca.crt".to_owned(), b"certificate".to_vec())];
         objects.put(DataKind::ConfigMap, "shop", "kube-root-ca.crt", Some(ca.into()));
         let agent = Agent::new(settings, cluster.clone(), objects.clone()).unwrap();
@@ -122,12 +122,12 @@ pub(super) fn pod(name: &str, mut spec: Value) -> Pod {
 }
 
 impl Bench {
-    /// The latest status told of a pod.
+    /// Returns the latest status of a pod.
     pub(super) fn status(&self, name: &str) -> Value {
         self.cluster.statuses.lock().unwrap().get(name).cloned().unwrap_or_default()
     }
 
-    /// Waits until a pod's status is as wanted; gives it.
+    /// Waits until a pod's status is `wanted`, and returns it.
     pub(super) async fn status_when(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         self.until(&format!("{name}: {what}"), || wanted(&self.status(name))).await;
         self.status(name)
@@ -137,7 +137,7 @@ impl Bench {
         self.status_when(name, "ready", is_ready).await
     }
 
-    /// Waits until something holds.
+    /// Waits until a condition holds.
     pub(super) async fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let mut changes = self.cluster.changed.subscribe();
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -152,7 +152,7 @@ impl Bench {
         }
     }
 
-    /// Events as "pod reason: message".
+    /// Returns the events as "pod reason: message".
     pub(super) fn events(&self) -> Vec<String> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let one = |event: &Value| {
@@ -170,7 +170,7 @@ impl Bench {
         self.events().iter().any(|event| event.contains(part))
     }
 
-    /// The log of a container, with the records' heads cut off.
+    /// Returns the log of a container, without the head of each record.
     pub(super) fn log(&self, name: &str, container: &str, run: u32) -> String {
         let file = lab::node::logs::path(&self.directory.join("pods").join(uid(name)), container, run);
         let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -188,7 +188,7 @@ pub(super) fn condition(status: &Value, kind: &str) -> String {
     found.and_then(|found| found["status"].as_str()).unwrap_or_default().to_owned()
 }
 
-/// GET from the cluster's network; status and body.
+/// Sends GET from the cluster's network and returns status and body.
 pub(super) async fn get(address: &str, port: u16) -> std::io::Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect((address, port)).await?;

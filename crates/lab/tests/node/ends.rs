@@ -1,20 +1,20 @@
-//! Ends: restarts, kills, deletion.
+//! Ends of containers and pods: restarts, kills, deletion.
 
 use std::time::{Duration, Instant};
 
-use lab::node::Fault;
+use lab::node::NodeFault;
 use serde_json::{Value, json};
 
 use super::bench::{condition, is_ready, pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("ends::containers_are_restarted_with_pauses", containers_are_restarted_with_pauses),
-    ("ends::kills_are_noticed_at_once", kills_are_noticed_at_once),
-    ("ends::a_killed_sandbox_begins_anew", a_killed_sandbox_begins_anew),
+    ("ends::kills_are_detected_at_once", kills_are_detected_at_once),
+    ("ends::a_killed_sandbox_is_replaced", a_killed_sandbox_is_replaced),
     ("ends::deletion_is_graceful", deletion_is_graceful),
-    ("ends::deletion_has_an_end", deletion_has_an_end),
-    ("ends::a_killed_node_is_silent", a_killed_node_is_silent),
-    ("ends::leftovers_go_with_their_container", leftovers_go_with_their_container),
+    ("ends::deletion_ends_after_the_grace_period", deletion_ends_after_the_grace_period),
+    ("ends::a_killed_node_reports_nothing", a_killed_node_reports_nothing),
+    ("ends::processes_end_with_their_container", processes_end_with_their_container),
 ];
 
 fn containers_are_restarted_with_pauses() {
@@ -41,7 +41,7 @@ fn containers_are_restarted_with_pauses() {
     });
 }
 
-/// The number of the process that was started with the given argument.
+/// Returns the number of the process with the given argument.
 fn process_with(argument: &str) -> Option<u32> {
     std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
@@ -63,7 +63,7 @@ fn kill(pid: u32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-fn kills_are_noticed_at_once() {
+fn kills_are_detected_at_once() {
     with_agent(|bench| async move {
         let container = json!({"name": "main", "command": ["sleep", "61.5"]});
         bench.agent.apply(pod("victim", json!({"containers": [container]})));
@@ -77,7 +77,7 @@ fn kills_are_noticed_at_once() {
         let last = &after["containerStatuses"][0]["lastState"]["terminated"];
         assert_eq!((&last["exitCode"], &last["signal"], &last["reason"]), (&137.into(), &9.into(), &"Error".into()));
 
-        // Killed again it waits, and is not ready meanwhile.
+        // After a second kill the container waits, and is unready meanwhile.
         kill(find_process("61.5"));
         let killed = Instant::now();
         bench.status_when("victim", "not ready", |s| !is_ready(s)).await;
@@ -86,7 +86,7 @@ fn kills_are_noticed_at_once() {
     });
 }
 
-fn a_killed_sandbox_begins_anew() {
+fn a_killed_sandbox_is_replaced() {
     with_agent(|bench| async move {
         bench.agent.apply(pod(
             "anew",
@@ -119,7 +119,7 @@ fn a_killed_sandbox_begins_anew() {
     });
 }
 
-/// The pod as it is once its deletion was asked for.
+/// Returns a pod that is being deleted.
 fn deleted(mut spec: Value, name: &str, grace: i64) -> k8s_openapi::api::core::v1::Pod {
     spec["terminationGracePeriodSeconds"] = grace.into();
     let mut pod = serde_json::to_value(pod(name, spec)).unwrap();
@@ -135,15 +135,18 @@ fn deletion_is_graceful() {
         let spec = json!({
             "volumes": [{"name": "out", "hostPath": {"path": out.path()}}],
             "initContainers": [{"name": "side", "restartPolicy": "Always", "volumeMounts": shared,
-                "command": ["sh", "-c", "trap 'echo side >> /out/log; exit 0' TERM; while :; do sleep 0.1; done"]}],
+                "command": ["sh", "-c", "trap 'echo side >> /out/log; exit 0' TERM; echo ready; while :; do sleep 0.1; done"]}],
             "containers": [{"name": "main", "volumeMounts": shared,
                 "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /out/log"]}}},
-                "command": ["sh", "-c", "trap 'echo main >> /out/log; exit 0' TERM; while :; do sleep 0.1; done"]}],
+                "command": ["sh", "-c", "trap 'echo main >> /out/log; exit 0' TERM; echo ready; while :; do sleep 0.1; done"]}],
         });
         bench.agent.apply(pod("gentle", spec.clone()));
         bench.ready("gentle").await;
-        // The shells have set their traps.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        bench
+            .until("the shells have set their traps", || {
+                ["main", "side"].iter().all(|container| bench.log("gentle", container, 0) == "ready\n")
+            })
+            .await;
         bench.agent.apply(deleted(spec, "gentle", 10));
         let asked = Instant::now();
         bench.until("it is finished", || bench.cluster.finished.lock().unwrap().contains(&"gentle".to_owned())).await;
@@ -153,7 +156,7 @@ fn deletion_is_graceful() {
     });
 }
 
-fn deletion_has_an_end() {
+fn deletion_ends_after_the_grace_period() {
     with_agent(|bench| async move {
         let spec = json!({"containers": [{"name": "main", "image": "isthmus/stubborn"}]});
         bench.agent.apply(pod("stubborn", spec.clone()));
@@ -161,14 +164,14 @@ fn deletion_has_an_end() {
         bench.until("it listens", || bench.log("stubborn", "main", 0).contains("ready")).await;
         bench.agent.apply(deleted(spec, "stubborn", 1));
         let asked = Instant::now();
-        bench.until("it was told", || bench.log("stubborn", "main", 0).contains("told to end")).await;
+        bench.until("SIGTERM was sent", || bench.log("stubborn", "main", 0).contains("ignored SIGTERM")).await;
         bench.until("it is finished", || !bench.cluster.finished.lock().unwrap().is_empty()).await;
         let took = asked.elapsed();
         assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "took {took:?}");
     });
 }
 
-fn a_killed_node_is_silent() {
+fn a_killed_node_reports_nothing() {
     with_agent(|bench| async move {
         let agent = bench.agent.clone();
         tokio::spawn(async move { agent.serve().await.unwrap() });
@@ -181,21 +184,24 @@ fn a_killed_node_is_silent() {
         let before = bench.ready("lost").await;
         bench.ready("kept").await;
         let socket = bench.directory.join("node.sock");
-        let order = |node: &'static str, fault: Fault| {
+        let order = |node: &'static str, fault: NodeFault| {
             let socket = socket.clone();
-            tokio::task::spawn_blocking(move || lab::node::order(&socket, node, fault))
+            tokio::task::spawn_blocking(move || lab::node::inject(&socket, node, fault))
         };
-        order("west-a", Fault::Kill).await.unwrap().unwrap();
+        order("west-a", NodeFault::Kill).await.unwrap().unwrap();
         bench.until("its processes are gone", || !runs("66.5")).await;
         assert!(runs("67.5"), "another node's are not");
         bench.agent.apply(pod("later", json!({"containers": [{"name": "main", "command": ["sleep", "68.5"]}]})));
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(bench.status("lost"), before, "nobody was told");
-        assert!(bench.status("later").is_null() && !runs("68.5"));
-        let unknown = order("west-z", Fault::Kill).await.unwrap().unwrap_err();
+        // The agent has handled "later" once a later pod runs on another node.
+        let after = json!({"nodeName": "west-b", "containers": [{"name": "main", "command": ["sleep", "69.5"]}]});
+        bench.agent.apply(pod("after", after));
+        bench.ready("after").await;
+        assert_eq!(bench.status("lost"), before, "no status is reported");
+        assert!(bench.status("later").is_null() && !runs("68.5"), "no pod is started");
+        let unknown = order("west-z", NodeFault::Kill).await.unwrap().unwrap_err();
         assert_eq!(unknown.to_string(), "there is no node \"west-z\"");
 
-        order("west-a", Fault::Revive).await.unwrap().unwrap();
+        order("west-a", NodeFault::Revive).await.unwrap().unwrap();
         bench
             .status_when("lost", "runs again", |s| is_ready(s) && s["containerStatuses"][0]["restartCount"] == 1)
             .await;
@@ -203,7 +209,7 @@ fn a_killed_node_is_silent() {
     });
 }
 
-fn leftovers_go_with_their_container() {
+fn processes_end_with_their_container() {
     with_agent(|bench| async move {
         let out = tempfile::tempdir().unwrap();
         bench.agent.apply(pod(
@@ -220,7 +226,7 @@ fn leftovers_go_with_their_container() {
             s["containerStatuses"][0]["state"]["terminated"]["reason"] == "Completed"
         });
         done.await;
-        // Killed by then; a busy kernel takes a moment to clear it away.
+        // The process has been killed; a busy kernel takes a moment to remove it.
         bench.until("what the container started is gone", || !runs("63.5")).await;
         assert!(runs("64.5"), "the other container is not");
     });

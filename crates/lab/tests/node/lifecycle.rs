@@ -4,12 +4,12 @@ use serde_json::json;
 
 use super::bench::{condition, get, pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("lifecycle::a_pod_serves", a_pod_serves),
     ("lifecycle::pods_reach_each_other", pods_reach_each_other),
     ("lifecycle::init_containers_run_in_order", init_containers_run_in_order),
     ("lifecycle::sidecars_run_beside", sidecars_run_beside),
-    ("lifecycle::impossible_containers_say_why", impossible_containers_say_why),
+    ("lifecycle::containers_that_cannot_start_report_why", containers_that_cannot_start_report_why),
     ("lifecycle::many_pods_start_at_once", many_pods_start_at_once),
     ("lifecycle::pods_on_the_nodes_network", pods_on_the_nodes_network),
 ];
@@ -38,21 +38,12 @@ fn a_pod_serves() {
             (&container["ready"], &container["started"], &container["restartCount"]),
             (&true.into(), &true.into(), &0.into())
         );
-        // The program may be a moment from listening.
-        let mut answer = get(&address, 80).await;
-        for _ in 0..50 {
-            if answer.is_ok() {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            answer = get(&address, 80).await;
-        }
-        let answer = answer.unwrap();
+        bench.until("the program listens", || bench.log("web", "main", 0).contains("serving on 80")).await;
+        let answer = get(&address, 80).await.unwrap();
         for part in [&format!("IP={address}"), "NODE=west-a", "HOSTNAME=web", "KUBERNETES_SERVICE_HOST=10.96.0.1"] {
             assert!(answer.contains(part), "{part} in {answer}");
         }
         assert!(answer.contains("PEER=169.254.1.1") || answer.contains("PEER=203.0.113.1"), "{answer}");
-        assert!(bench.log("web", "main", 0).contains("serving on 80"));
         bench.until("the event", || bench.has_event("web Started: Started container main")).await;
     });
 }
@@ -66,7 +57,7 @@ fn pods_reach_each_other() {
             "readinessProbe": {"httpGet": {"port": 8080}, "periodSeconds": 1}}]}),
         ));
         let server = bench.ready("server").await["podIP"].as_str().unwrap().to_owned();
-        // The second server asks the first, and an address that nobody has.
+        // The client calls the server, and an address without a pod.
         let script =
             format!("curl -s http://{server}:8080/ | grep PEER; curl -s --max-time 3 http://10.244.9.9/; echo none $?");
         bench.agent.apply(pod(
@@ -122,7 +113,7 @@ fn sidecars_run_beside() {
                 "name": "side", "image": "isthmus/serve", "restartPolicy": "Always",
                 "startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
             }],
-            // The sidecar has started before this one, so this never fails.
+            // The sidecar has started before this container, so the call never fails.
             "containers": [{"name": "main", "command": ["sh", "-c", "curl -sf http://127.0.0.1:8080/ > /dev/null && sleep 0.3"]}],
         })));
         let during =
@@ -136,7 +127,7 @@ fn sidecars_run_beside() {
     });
 }
 
-fn impossible_containers_say_why() {
+fn containers_that_cannot_start_report_why() {
     with_agent(|bench| async move {
         bench.agent.apply(pod("image", json!({"containers": [{"name": "main", "image": "nginx:1.29"}]})));
         let waiting = bench

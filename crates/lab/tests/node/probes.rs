@@ -1,4 +1,4 @@
-//! Probes against real servers.
+//! Probes of real servers.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::bench::{condition, is_ready, pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("probes::readiness_follows_the_server", readiness_follows_the_server),
     ("probes::liveness_restarts", liveness_restarts),
     ("probes::commands_and_ports_are_probed", commands_and_ports_are_probed),
-    ("probes::a_start_that_takes_too_long_is_ended", a_start_that_takes_too_long_is_ended),
+    ("probes::a_container_that_starts_too_slowly_is_restarted", a_container_that_starts_too_slowly_is_restarted),
 ];
 
 fn readiness_follows_the_server() {
@@ -101,7 +101,7 @@ fn commands_and_ports_are_probed() {
     });
 }
 
-fn a_start_that_takes_too_long_is_ended() {
+fn a_container_that_starts_too_slowly_is_restarted() {
     with_agent(|bench| async move {
         bench.agent.apply(pod(
             "slow",

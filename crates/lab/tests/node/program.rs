@@ -1,22 +1,25 @@
-//! What the images `isthmus/serve` and `isthmus/stubborn` are in these tests.
+//! The programs of the images `isthmus/hello`, `isthmus/serve` and `isthmus/stubborn`.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
 pub(super) fn is(name: &str) -> bool {
-    ["serve", "stubborn"].contains(&name)
+    ["hello", "serve", "stubborn"].contains(&name)
 }
 
 pub(super) fn run(arguments: &[String]) -> ExitCode {
     match arguments[0].as_str() {
-        // Answers HTTP on a port: 200 with its environment, or 503 while the file `/state/unwell` exists.
+        "hello" => {
+            println!("hello of the test program");
+            ExitCode::SUCCESS
+        }
         "serve" => serve(arguments.get(1).map_or(8080, |port| port.parse().expect("a port"))),
-        // Notes SIGTERM and goes on.
         _ => stubborn(),
     }
 }
 
+/// Answers HTTP on a port: 200 with its environment, or 503 while the file `/state/unwell` exists.
 fn serve(port: u16) -> ExitCode {
     let listener = TcpListener::bind(("0.0.0.0", port)).expect("a free port");
     println!("serving on {port}");
@@ -35,14 +38,16 @@ fn serve(port: u16) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Prints a line on each SIGTERM and keeps running.
 fn stubborn() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let mut told = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler");
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler");
         println!("ready");
         loop {
-            told.recv().await;
-            println!("told to end");
+            terminate.recv().await;
+            println!("ignored SIGTERM");
         }
     })
 }

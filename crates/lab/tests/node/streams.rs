@@ -1,7 +1,6 @@
 //! Commands in containers, logs and port forwarding, over the agent's socket as the API server uses it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -11,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::bench::{Bench, pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
+pub(super) const TESTS: &[harness::Test] = &[
     ("streams::commands_run_in_containers", commands_run_in_containers),
     ("streams::terminals_are_resized", terminals_are_resized),
     ("streams::logs_are_read_and_followed", logs_are_read_and_followed),
@@ -47,7 +46,7 @@ async fn frame(connection: &mut Connection, channel: u8, data: &[u8]) {
     connection.write_all(data).await.unwrap();
 }
 
-/// Reads to the end: standard output, standard error, status.
+/// Reads a command's result: standard output, standard error, status.
 async fn collect(connection: &mut Connection) -> (String, String, Value) {
     let mut streams = [vec![], vec![], vec![], vec![]];
     while let Ok(channel) = connection.read_u8().await {
@@ -62,9 +61,8 @@ async fn collect(connection: &mut Connection) -> (String, String, Value) {
 async fn serve(bench: &Arc<Bench>) {
     let agent = bench.agent.clone();
     tokio::spawn(async move { agent.serve().await.unwrap() });
-    while tokio::net::UnixStream::connect(bench.directory.join("node.sock")).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let socket = bench.directory.join("node.sock");
+    bench.until("the agent listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
 }
 
 fn command(words: &[&str], stdin: bool) -> Value {
@@ -103,7 +101,7 @@ fn commands_run_in_containers() {
         assert_eq!(status["details"]["causes"][0]["message"], "127");
         assert!(status["message"].as_str().unwrap().contains("executable file not found"), "{status}");
 
-        // Who goes away ends the command.
+        // A client that disconnects ends the command.
         let mut exec =
             upgrade(&bench, "/exec", command(&["sh", "-c", "echo $$; exec sleep 65.5"], false)).await.unwrap();
         exec.read_u8().await.unwrap();
@@ -128,9 +126,9 @@ fn terminals_are_resized() {
         serve(&bench).await;
         bench.agent.apply(pod("web", json!({"containers": [{"name": "main", "command": ["sleep", "60"]}]})));
         bench.ready("web").await;
-        let mut wish = command(&["sh", "-c", "read line; stty size; echo $TERM"], true);
-        wish["tty"] = true.into();
-        let mut exec = upgrade(&bench, "/exec", wish).await.unwrap();
+        let mut request = command(&["sh", "-c", "read line; stty size; echo $TERM"], true);
+        request["tty"] = true.into();
+        let mut exec = upgrade(&bench, "/exec", request).await.unwrap();
         frame(&mut exec, 4, br#"{"Width":100,"Height":40}"#).await;
         frame(&mut exec, 0, b"go\n").await;
         let (output, _, status) = collect(&mut exec).await;
@@ -174,13 +172,13 @@ fn ports_are_forwarded() {
             "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}]}),
         ));
         bench.ready("web").await;
-        let wish = |port: u16| json!({"namespace": "shop", "pod": "web", "port": port});
-        let mut forwarded = upgrade(&bench, "/portforward", wish(8080)).await.unwrap();
+        let request = |port: u16| json!({"namespace": "shop", "pod": "web", "port": port});
+        let mut forwarded = upgrade(&bench, "/portforward", request(8080)).await.unwrap();
         forwarded.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         forwarded.read_to_string(&mut answer).await.unwrap();
         assert!(answer.contains("PEER=127.0.0.1"), "{answer}");
-        let refused = upgrade(&bench, "/portforward", wish(9)).await.unwrap_err();
+        let refused = upgrade(&bench, "/portforward", request(9)).await.unwrap_err();
         assert!(refused.contains("failed to connect to localhost:9 inside pod"), "{refused}");
     });
 }

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::bench::{pod, with_agent};
 
-pub(super) const CHECKS: &[super::Check] = &[
-    ("volumes::every_kind_is_seen", every_kind_is_seen),
+pub(super) const TESTS: &[harness::Test] = &[
+    ("volumes::every_kind_is_mounted", every_kind_is_mounted),
     ("volumes::changes_arrive_in_running_containers", changes_arrive_in_running_containers),
-    ("volumes::labels_are_told_as_they_change", labels_are_told_as_they_change),
+    ("volumes::labels_are_updated_in_running_containers", labels_are_updated_in_running_containers),
     ("volumes::tokens_are_renewed", tokens_are_renewed),
     ("volumes::missing_sources_are_waited_for", missing_sources_are_waited_for),
 ];
@@ -19,7 +19,7 @@ fn data(pairs: &[(&str, &str)]) -> Option<BTreeMap<String, Vec<u8>>> {
     Some(pairs.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect())
 }
 
-fn every_kind_is_seen() {
+fn every_kind_is_mounted() {
     with_agent(|bench| async move {
         bench.objects.put(DataKind::Secret, "shop", "keys", data(&[("key", "hidden\n"), ("other", "x\n")]));
         bench.objects.put(DataKind::ConfigMap, "shop", "settings", data(&[("a.yaml", "a: 1\n")]));
@@ -29,7 +29,7 @@ fn every_kind_is_seen() {
             cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt; echo; \
             cat /etc/resolv.conf; grep $HOSTNAME /etc/hosts; cat /etc/hostname; \
             cat /etc/of-the-pod/one-file; touch /etc/of-the-pod/one-file 2>&1 | grep -c Read-only; \
-            stat -c %a /projected/labels -L; isthmus --list && echo own program";
+            stat -c %a /projected/labels -L; isthmus hello";
         bench.agent.apply(pod("full", json!({
             "restartPolicy": "Never", "serviceAccountName": "shopkeeper",
             "volumes": [
@@ -65,7 +65,7 @@ fn every_kind_is_seen() {
             "a: 1",
             "1",
             "400",
-            "own program",
+            "hello of the test program",
         ];
         assert_eq!(log.lines().collect::<Vec<_>>(), expected, "{log}");
         assert!(!std::path::Path::new("/etc/of-the-pod").exists(), "the host is untouched");
@@ -90,19 +90,19 @@ fn changes_arrive_in_running_containers() {
     });
 }
 
-fn labels_are_told_as_they_change() {
+fn labels_are_updated_in_running_containers() {
     with_agent(|bench| async move {
         let spec = json!({
             "volumes": [{"name": "about", "downwardAPI": {"items": [
                 {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}],
             "containers": [{"name": "main", "volumeMounts": [{"name": "about", "mountPath": "/about"}],
-                "command": ["sh", "-c", "while ! grep -q new /about/labels; do sleep 0.02; done; echo told; sleep 60"]}]});
+                "command": ["sh", "-c", "while ! grep -q new /about/labels; do sleep 0.02; done; echo updated; sleep 60"]}]});
         bench.agent.apply(pod("about", spec.clone()));
         bench.ready("about").await;
         let mut labelled = pod("about", spec);
         labelled.metadata.labels.get_or_insert_default().insert("new".into(), "label".into());
         bench.agent.apply(labelled);
-        bench.until("the container sees it", || bench.log("about", "main", 0) == "told\n").await;
+        bench.until("the container sees it", || bench.log("about", "main", 0) == "updated\n").await;
     });
 }
 
@@ -120,7 +120,10 @@ fn tokens_are_renewed() {
         let seen = |number: u32| bench.log("token", "main", 0).contains(&format!("token-{number}-default-istio-ca\n"));
         bench.until("the first token", || seen(0)).await;
         bench.until("the third token", || seen(2)).await;
-        assert!(bench.cluster.tokens.load(std::sync::atomic::Ordering::Relaxed) < 5, "not asked for all the time");
+        assert!(
+            bench.cluster.tokens.load(std::sync::atomic::Ordering::Relaxed) < 5,
+            "tokens are not requested all the time"
+        );
     });
 }
 
@@ -140,7 +143,7 @@ fn missing_sources_are_waited_for() {
                 )
             })
             .await;
-        // The event may be told before the status.
+        // The event may be reported before the status.
         let reason = || bench.status("waits")["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
         bench.until("the status", || reason() == "ContainerCreating").await;
         bench.objects.put(DataKind::Secret, "shop", "keys", data(&[("k", "v")]));

@@ -25,19 +25,19 @@ fn set_of(deployment: &Deployment, revision: i64, wanted: i32, available: i32) -
     set
 }
 
-fn decided(deployment: &Deployment, sets: Vec<ReplicaSet>) -> Vec<Action> {
+fn decided(deployment: &Deployment, sets: Vec<ReplicaSet>) -> Vec<DeploymentAction> {
     let sets: Vec<Arc<ReplicaSet>> = sets.into_iter().map(Arc::new).collect();
     let now = "2026-01-01T00:00:10Z".parse().expect("a time");
-    decide(&Situation { deployment, sets: &sets, old_pods: true, now })
+    decide(&DeploymentState { deployment, sets: &sets, old_pods: true, now })
 }
 
 fn image(name: &str) -> Value {
     json!({"template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": name}]}}})
 }
 
-fn status_of(actions: &[Action]) -> Value {
+fn status_of(actions: &[DeploymentAction]) -> Value {
     let status = actions.iter().find_map(|action| match action {
-        Action::Status(status) => Some(status.clone()),
+        DeploymentAction::Status(status) => Some(status.clone()),
         _ => None,
     });
     status.unwrap_or(Value::Null)
@@ -47,20 +47,20 @@ fn status_of(actions: &[Action]) -> Value {
 fn first_set_is_created_with_owner_hash_and_revision() {
     let deployment = deployment(json!({}));
     let actions = decided(&deployment, vec![]);
-    let Some(Action::Create(set)) = actions.first() else { panic!("{actions:?}") };
+    let Some(DeploymentAction::Create(set)) = actions.first() else { panic!("{actions:?}") };
     assert_eq!(set.spec.as_ref().and_then(|spec| spec.replicas), Some(2));
     assert_eq!(set.annotations()[REVISION], "1");
     assert!(owned_by(&set.metadata, "d"));
     let hash = &set.labels()[TEMPLATE_HASH];
     let spec = set.spec.as_ref().expect("spec");
     assert_eq!(spec.selector.match_labels.as_ref().expect("labels")[TEMPLATE_HASH], *hash);
-    assert!(actions.contains(&Action::Annotate("1".into())));
+    assert!(actions.contains(&DeploymentAction::Annotate("1".into())));
     let template = spec.template.as_ref().expect("template");
     assert_eq!(template_hash(template), *hash, "the label does not change the hash, so undo finds the old set");
 }
 
 #[test]
-fn an_empty_map_is_as_good_as_none() {
+fn an_empty_map_hashes_like_a_missing_one() {
     let template = |annotations: Value| {
         let template =
             json!({"metadata": {"labels": {"app": "web"}, "annotations": annotations}, "spec": {"containers": []}});
@@ -71,24 +71,24 @@ fn an_empty_map_is_as_good_as_none() {
 }
 
 #[test]
-fn changed_template_rolls_and_undo_goes_back() {
+fn a_changed_template_is_rolled_out_and_undone() {
     let one = deployment(image("one"));
     let two = deployment(image("two"));
     let actions = decided(&two, vec![set_of(&one, 1, 2, 2)]);
-    let Some(Action::Create(set)) = actions.first() else { panic!("{actions:?}") };
+    let Some(DeploymentAction::Create(set)) = actions.first() else { panic!("{actions:?}") };
     assert_eq!((set.spec.as_ref().and_then(|s| s.replicas), set.annotations()[REVISION].as_str()), (Some(1), "2"));
 
-    // Back to the first template: its set is used again, under a new revision.
+    // Back to the first template: its set is used again, with a new revision.
     let actions = decided(&one, vec![set_of(&one, 1, 0, 0), set_of(&two, 2, 2, 2)]);
     let name = set_of(&one, 1, 0, 0).name_any();
-    assert!(actions.contains(&Action::Scale { name: name.clone(), replicas: 1 }), "{actions:?}");
+    assert!(actions.contains(&DeploymentAction::Scale { name: name.clone(), replicas: 1 }), "{actions:?}");
     assert!(actions.iter().any(
-        |action| matches!(action, Action::AnnotateSet { name: n, annotations } if *n == name && annotations[REVISION] == "3")
+        |action| matches!(action, DeploymentAction::AnnotateSet { name: n, annotations } if *n == name && annotations[REVISION] == "3")
     ));
 }
 
 #[test]
-fn paused_changes_only_the_number() {
+fn a_paused_deployment_changes_only_its_size() {
     let one = deployment(image("one"));
     let mut spec = image("two");
     spec["paused"] = json!(true);
@@ -96,8 +96,8 @@ fn paused_changes_only_the_number() {
     let two = deployment(spec);
     let old = set_of(&one, 1, 2, 2);
     let actions = decided(&two, vec![old.clone()]);
-    assert!(actions.contains(&Action::Scale { name: old.name_any(), replicas: 4 }), "{actions:?}");
-    assert!(!actions.iter().any(|action| matches!(action, Action::Create(_))));
+    assert!(actions.contains(&DeploymentAction::Scale { name: old.name_any(), replicas: 4 }), "{actions:?}");
+    assert!(!actions.iter().any(|action| matches!(action, DeploymentAction::Create(_))));
     assert_eq!(status_of(&actions)["conditions"][1]["reason"], "DeploymentPaused");
 }
 
@@ -112,7 +112,7 @@ fn history_is_bounded() {
     let deleted: Vec<String> = decided(&two, sets)
         .into_iter()
         .filter_map(|action| match action {
-            Action::Delete(name) => Some(name),
+            DeploymentAction::Delete(name) => Some(name),
             _ => None,
         })
         .collect();
@@ -120,7 +120,7 @@ fn history_is_bounded() {
 }
 
 #[test]
-fn status_tells_progress_and_settles() {
+fn the_status_reports_progress_and_settles() {
     let mut deployment = deployment(json!({"progressDeadlineSeconds": 5}));
     let set = |available| set_of(&deployment, 1, 2, available);
     let status = status_of(&decided(&deployment, vec![set(1)]));

@@ -65,7 +65,7 @@ fn conditions() {
 }
 
 #[test]
-fn endpoint_tells_place_and_pod() {
+fn an_endpoint_has_zone_node_and_pod() {
     let slices = desired(&service(json!({})), &[pod(1, "r")], &zone).expect("kept here");
     let [slice] = slices.as_slice() else { panic!("{slices:?}") };
     let endpoint = &slice.endpoints[0];
@@ -88,7 +88,7 @@ fn pods_with_other_ports_have_a_slice_of_their_own() {
 }
 
 #[test]
-fn slices_that_are_not_ours() {
+fn slices_of_other_controllers_are_kept() {
     assert!(desired(&service(json!({"selector": null})), &[pod(1, "r")], &zone).is_none());
     assert!(desired(&service(json!({"type": "ExternalName", "externalName": "x.test"})), &[], &zone).is_none());
 }
@@ -106,9 +106,9 @@ fn only_differences_are_written() {
     let make = |marks: &str| desired(&service(json!({})), &[pod(1, marks)], &zone).expect("kept here");
     let present: Vec<Arc<EndpointSlice>> = make("r").into_iter().map(Arc::new).collect();
     assert_eq!(difference(make("r"), &present), []);
-    assert!(matches!(difference(make(""), &present).as_slice(), [Action::Replace(_)]));
-    assert!(matches!(difference(make("r"), &[]).as_slice(), [Action::Create(_)]));
-    // Other ports: the new slice comes before the old one goes.
+    assert!(matches!(difference(make(""), &present).as_slice(), [SliceAction::Replace(_)]));
+    assert!(matches!(difference(make("r"), &[]).as_slice(), [SliceAction::Create(_)]));
+    // Other ports: the new slice is created before the old one is deleted.
     let actions = difference(make("rp"), &present);
-    assert!(matches!(actions.as_slice(), [Action::Create(_), Action::Delete(_)]), "{actions:?}");
+    assert!(matches!(actions.as_slice(), [SliceAction::Create(_), SliceAction::Delete(_)]), "{actions:?}");
 }

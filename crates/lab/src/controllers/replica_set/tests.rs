@@ -12,7 +12,7 @@ fn set(replicas: i32) -> ReplicaSet {
     .expect("a replica set")
 }
 
-/// A pod; `marks`: r ready, d being deleted, f failed, o orphan, x label gone, u not placed, n on node 2.
+/// A pod; `marks`: r ready, d being deleted, f failed, o orphan, x other label, u not scheduled, n on node 2.
 fn pod(name: &str, marks: &str) -> Arc<Pod> {
     let has = |mark: char| marks.contains(mark);
     let mut pod = json!({
@@ -83,7 +83,7 @@ fn status_counts_available_after_the_least_time() {
     let decision = decide(&slow, &pods, at("2026-01-01T00:00:10Z"));
     let status = decision.status.expect("changed");
     assert_eq!((&status["readyReplicas"], &status["availableReplicas"]), (&json!(1), &Value::Null));
-    assert_eq!(decision.look_again, Some(Duration::from_secs(50)));
+    assert_eq!(decision.next_look, Some(Duration::from_secs(50)));
     let decision = decide(&slow, &pods, at("2026-01-01T00:01:00Z"));
     let status = decision.status.expect("changed");
     assert_eq!(status["availableReplicas"], 1);
@@ -100,7 +100,7 @@ fn new_pod_is_owned_and_named_by_the_server() {
 }
 
 #[test]
-fn a_set_that_leaves_makes_nothing() {
+fn a_deleted_set_creates_no_pods() {
     let mut leaving = set(2);
     leaving.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at("2026-01-01T00:00:00Z")));

@@ -2,8 +2,8 @@ use serde_json::json;
 
 use super::*;
 
-fn view() -> View {
-    let view = View::default();
+fn view() -> ClusterView {
+    let view = ClusterView::default();
     let put_service = |value| view.services.put(serde_json::from_value(value).expect("a service"));
     put_service(json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {
         "clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}}));

@@ -1,4 +1,4 @@
-//! Reading a run's log: from a line or a time on, a part of it, as it grows.
+//! Reading a run's log: the whole or a part of it, optionally as it grows.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,42 +6,46 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use k8s_openapi::jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::{mpsc, watch};
 
-use super::{Progress, set_aside};
-use crate::node::clock;
+use super::file::{LogProgress, set_aside};
+use crate::timestamp;
 
-/// Characters of a record's time.
+/// Length of a record's time.
 const TIME: usize = 30;
 
-/// What of a log is wanted.
+/// The part of a log to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Query {
-    /// Go on as the log grows, until its run ends.
+pub struct LogQuery {
+    /// Whether to follow the log until its run ends.
     pub follow: bool,
-    /// Only the last lines.
+    /// Number of lines from the end; `None` is all lines.
     pub tail: Option<usize>,
-    /// Each line with its time.
+    /// Whether to begin each line with its time.
     pub timestamps: bool,
-    /// Only what is at most this old.
+    /// Greatest age of a line.
     pub since: Option<Duration>,
-    /// At most this many bytes.
+    /// Most bytes to send.
     pub limit: Option<u64>,
 }
 
-/// Sends the wanted part of a log, piece by piece, until it is all sent or nobody listens.
+/// Sends the requested part of a log in chunks. Ends early if the receiver is dropped.
 ///
 /// # Errors
-/// When the file cannot be read. A log that does not exist yet is empty.
+/// Returns an error if the file cannot be read. A log that does not exist yet is empty.
 pub async fn stream(
     path: PathBuf,
-    query: Query,
-    mut progress: Option<watch::Receiver<Progress>>,
+    query: LogQuery,
+    mut progress: Option<watch::Receiver<LogProgress>>,
     out: mpsc::Sender<Bytes>,
 ) -> io::Result<()> {
-    let since = query.since.map(|age| clock::nanoseconds(clock::now() - age));
-    let mut shown = Shown { query: &query, since, left: query.limit.unwrap_or(u64::MAX), out };
+    let since = query.since.map(|age| {
+        let from = Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN);
+        timestamp::nanoseconds(from)
+    });
+    let mut shown = LogOutput { query: &query, since, left: query.limit.unwrap_or(u64::MAX), out };
     let mut rotations = progress.as_mut().map_or(0, |progress| progress.borrow_and_update().rotations);
     let mut last = query.tail.map(|lines| (VecDeque::new(), lines));
     let mut reader = None;
@@ -88,7 +92,7 @@ pub async fn stream(
             }
         }
         if now.rotations != rotations {
-            // The rest of the file that was set aside has been read above.
+            // The rest of the rotated file has been read above.
             rotations = now.rotations;
             reader = None;
             continue;
@@ -111,15 +115,15 @@ async fn open(path: &Path) -> io::Result<Option<BufReader<tokio::fs::File>>> {
     }
 }
 
-struct Shown<'a> {
-    query: &'a Query,
+struct LogOutput<'a> {
+    query: &'a LogQuery,
     since: Option<String>,
     left: u64,
     out: mpsc::Sender<Bytes>,
 }
 
-impl Shown<'_> {
-    /// Sends one record as it is to be seen. Gives whether more is wanted.
+impl LogOutput<'_> {
+    /// Sends one record in the requested form. Returns whether more records are requested.
     async fn send(&mut self, record: &[u8]) -> bool {
         let Some((time, text)) = parse(record) else { return true };
         if self.since.as_ref().is_some_and(|since| time < since.as_bytes()) {
@@ -140,18 +144,18 @@ impl Shown<'_> {
     }
 }
 
-struct Text<'a> {
+struct RecordText<'a> {
     bytes: &'a [u8],
     whole: bool,
 }
 
-/// Time and text of a record.
-fn parse(record: &[u8]) -> Option<(&[u8], Text<'_>)> {
+/// Splits a record into time and text.
+fn parse(record: &[u8]) -> Option<(&[u8], RecordText<'_>)> {
     let record = record.strip_suffix(b"\n").unwrap_or(record);
     let (time, rest) = (record.get(..TIME)?, record.get(TIME + 1..)?);
     let space = rest.iter().position(|byte| *byte == b' ')?;
     let whole = *rest.get(space + 1)? == b'F';
-    Some((time, Text { bytes: rest.get(space + 3..)?, whole }))
+    Some((time, RecordText { bytes: rest.get(space + 3..)?, whole }))
 }
 
 #[cfg(test)]
@@ -160,7 +164,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    async fn collect(path: &Path, query: Query, progress: Option<watch::Receiver<Progress>>) -> String {
+    async fn collect(path: &Path, query: LogQuery, progress: Option<watch::Receiver<LogProgress>>) -> String {
         let (sender, mut pieces) = mpsc::channel(4);
         let path = path.to_owned();
         let reading = tokio::spawn(async move { stream(path, query, progress, sender).await.unwrap() });
@@ -173,33 +177,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shows_the_wanted_part() {
+    async fn the_requested_part_is_sent() {
         let directory = tempfile::tempdir().unwrap();
         let file = path(directory.path(), "main", 0);
         let (output, output_reader) = pipe().unwrap();
         let (error, error_reader) = pipe().unwrap();
-        let progress = watch::Sender::new(Progress::default());
-        let receiver = progress.subscribe();
+        let progress = watch::Sender::new(LogProgress::default());
+        let mut receiver = progress.subscribe();
         let keeping = tokio::spawn(keep(file.clone(), output_reader, error_reader, progress));
-        let following = Query { follow: true, ..Query::default() };
+        let following = LogQuery { follow: true, ..LogQuery::default() };
         let followed = {
             let (file, receiver) = (file.clone(), receiver.clone());
             tokio::spawn(async move { collect(&file, following, Some(receiver)).await })
         };
         let mut output = std::fs::File::from(output);
         output.write_all(b"one\ntwo\nthr").unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        receiver.wait_for(|progress| progress.written > 0).await.unwrap();
         output.write_all(b"ee\nno end").unwrap();
         drop((output, error));
         keeping.await.unwrap();
         assert_eq!(followed.await.unwrap(), "one\ntwo\nthree\nno end");
 
-        let query = |query: Query| collect(&file, query, None);
-        assert_eq!(query(Query { tail: Some(2), ..Query::default() }).await, "three\nno end");
-        assert_eq!(query(Query { limit: Some(5), ..Query::default() }).await, "one\nt");
-        assert_eq!(query(Query { since: Some(Duration::ZERO), ..Query::default() }).await, "");
-        let timed = query(Query { timestamps: true, tail: Some(4), ..Query::default() }).await;
+        let query = |query: LogQuery| collect(&file, query, None);
+        assert_eq!(query(LogQuery { tail: Some(2), ..LogQuery::default() }).await, "three\nno end");
+        assert_eq!(query(LogQuery { limit: Some(5), ..LogQuery::default() }).await, "one\nt");
+        assert_eq!(query(LogQuery { since: Some(Duration::ZERO), ..LogQuery::default() }).await, "");
+        let timed = query(LogQuery { timestamps: true, tail: Some(4), ..LogQuery::default() }).await;
         assert!(timed.lines().next().unwrap().ends_with("Z one"), "{timed}");
-        assert_eq!(collect(&directory.path().join("none"), Query::default(), None).await, "");
+        assert_eq!(collect(&directory.path().join("none"), LogQuery::default(), None).await, "");
     }
 }

@@ -1,4 +1,4 @@
-//! The gRPC health check (`grpc.health.v1.Health/Check`), spoken directly: one request, one answer.
+//! The gRPC health check (`grpc.health.v1.Health/Check`) at the level of HTTP/2: one request, one response.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 /// `SERVING` of `HealthCheckResponse.ServingStatus`.
 const SERVING: u64 = 1;
 
-/// Asks a server whether a service (or, if empty, the server as a whole) is serving.
+/// Checks that a service is serving, or the server as a whole if the name is empty.
 pub(super) async fn check(address: IpAddr, port: u16, service: &str) -> Result<(), String> {
     let stream =
         TcpStream::connect((address, port)).await.map_err(|error| format!("dial {address}:{port}: {error}"))?;
@@ -50,7 +50,7 @@ pub(super) async fn check(address: IpAddr, port: u16, service: &str) -> Result<(
     answer
 }
 
-/// `HealthCheckRequest { service = 1 }` in a gRPC frame.
+/// Encodes `HealthCheckRequest { service = 1 }` as a gRPC frame.
 fn message(service: &str) -> Bytes {
     let mut field = BytesMut::new();
     if !service.is_empty() {
@@ -70,7 +70,7 @@ fn message(service: &str) -> Bytes {
     frame.freeze()
 }
 
-/// `HealthCheckResponse.status`, field 1, out of a gRPC frame.
+/// Decodes `HealthCheckResponse.status`, field 1, from a gRPC frame.
 fn status(frame: &[u8]) -> Option<u64> {
     let message = frame.get(5..)?;
     match message {
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn encodes_and_decodes() {
+    fn frames_are_encoded_and_decoded() {
         assert_eq!(&message("")[..], [0, 0, 0, 0, 0]);
         assert_eq!(&message("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
         assert_eq!(status(&[0, 0, 0, 0, 2, 8, 1]), Some(SERVING));

@@ -1,4 +1,4 @@
-//! HTTP probes and hooks.
+//! HTTP requests of probes and hooks.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// The headers that a probe or hook asks for.
+/// Returns the headers of a probe or hook.
 pub(in crate::node) fn header_pairs(wanted: &HTTPGetAction) -> Vec<(String, String)> {
     let headers = wanted.http_headers.iter().flatten();
     headers.map(|header| (header.name.clone(), header.value.clone())).collect()
 }
 
-/// Sends GET; any status from 200 to 399 is a success. As a kubelet does, HTTPS takes any certificate.
+/// Sends GET. Every status from 200 to 399 is a success. As a kubelet, it accepts every certificate.
 pub(in crate::node) async fn get(
     https: bool,
     host: &str,
@@ -40,7 +40,7 @@ pub(in crate::node) async fn get(
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| text(&error))?;
     let status = if https {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| text(&error))?;
-        let connector = tokio_rustls::TlsConnector::from(anyone()?);
+        let connector = tokio_rustls::TlsConnector::from(unverified_client_config()?);
         send(connector.connect(name, stream).await.map_err(|error| text(&error))?, request).await?
     } else {
         send(stream, request).await?
@@ -60,23 +60,23 @@ async fn send(
     Ok(answer?.status().as_u16())
 }
 
-/// A client configuration that takes every certificate.
-pub(crate) fn anyone() -> Result<Arc<rustls::ClientConfig>, String> {
+/// Returns a TLS client configuration that accepts every certificate.
+pub(crate) fn unverified_client_config() -> Result<Arc<rustls::ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
 
-/// Takes every certificate: a probe asks whether a server answers, not who it is.
+/// A verifier that accepts every certificate: a probe checks that a server answers, not its identity.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

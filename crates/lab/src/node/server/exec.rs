@@ -1,7 +1,8 @@
-//! A command in a container, its streams framed on one connection.
+//! Commands in containers, with their streams in frames on one connection.
 //!
-//! A frame is one byte of channel, four of length (big-endian), the bytes. Channels: 0 to 2 the standard streams, 3 how it
-//! ended (a `Status`), 4 the size of the terminal (`{"Width":80,"Height":24}`), 255 with one byte the channel that is closed.
+//! A frame is one byte with the channel, four bytes with the length (big-endian), and the data. Channels: 0 to 2 are
+//! the standard streams, 3 is the result (a `Status`), 4 is the size of the terminal (`{"Width":80,"Height":24}`), and
+//! 255 with one byte of data closes the channel of that number.
 
 use std::io;
 
@@ -16,9 +17,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use super::{Body, Refusal, pod, upgraded, wanted};
-use crate::node::Host;
+use super::reply::{AgentBody, ErrorResponse, pod, read_body, upgraded};
 use crate::node::exec::{EndOnDrop, start};
+use crate::node::host::Host;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -26,15 +27,15 @@ const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
-/// Largest frame taken.
+/// Largest accepted frame, in bytes.
 const LARGEST: u32 = 1 << 20;
 /// Bytes read from a stream at a time.
 const PIECE: usize = 16 << 10;
-/// How long output is read on after the command ended, while something it started keeps the stream open.
+/// How long output is read after the command has ended, while a process that it started keeps the stream open.
 const LAST_OUTPUT: std::time::Duration = std::time::Duration::from_millis(500);
 
 #[derive(Debug, Deserialize)]
-struct Wish {
+struct ExecRequest {
     namespace: String,
     pod: String,
     container: String,
@@ -45,22 +46,23 @@ struct Wish {
     stdin: bool,
 }
 
-/// Our ends of a command's streams.
-enum Ends {
+/// The agent's ends of a command's streams.
+enum StreamEnds {
     Terminal(Terminal),
     Pipes { input: Option<pipe::Sender>, output: pipe::Receiver, error: pipe::Receiver },
 }
 
-pub(super) async fn serve(host: &Host, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+pub(super) async fn serve(host: &Host, mut request: Request<Incoming>) -> Result<Response<AgentBody>, ErrorResponse> {
     let upgrade = hyper::upgrade::on(&mut request);
-    let wish: Wish = wanted(request).await?;
-    let pod = pod(host, &wish.namespace, &wish.pod)?;
-    let live = pod
-        .live(&wish.container)
-        .ok_or_else(|| Refusal::bad(format!("container {:?} in pod {:?} does not run", wish.container, wish.pod)))?;
-    let (ends, streams) = open(&wish).map_err(|error| Refusal::internal(format!("cannot open streams: {error}")))?;
-    let started = start(&live, wish.command, streams, wish.tty).await;
-    let tty = wish.tty;
+    let request_body: ExecRequest = read_body(request).await?;
+    let pod = pod(host, &request_body.namespace, &request_body.pod)?;
+    let live = pod.live(&request_body.container).ok_or_else(|| {
+        ErrorResponse::bad(format!("container {:?} in pod {:?} does not run", request_body.container, request_body.pod))
+    })?;
+    let (ends, streams) =
+        open(&request_body).map_err(|error| ErrorResponse::internal(format!("cannot open streams: {error}")))?;
+    let started = start(&live, request_body.command, streams, request_body.tty).await;
+    let tty = request_body.tty;
     tokio::spawn(async move {
         let Ok(connection) = upgrade.await else { return };
         let (reader, writer) = tokio::io::split(TokioIo::new(connection));
@@ -68,7 +70,7 @@ pub(super) async fn serve(host: &Host, mut request: Request<Incoming>) -> Result
             Ok(process) => carry(EndOnDrop(process), ends, reader, writer).await,
             Err(error) => {
                 let mut writer = writer;
-                // kubectl shows of the status the exit code alone.
+                // kubectl prints only the exit code of the status.
                 let channel = if tty { STDOUT } else { STDERR };
                 let _ = write_frame(&mut writer, channel, format!("{error}\n").as_bytes()).await;
                 let _ = write_frame(&mut writer, STATUS, not_started(&error).to_string().as_bytes()).await;
@@ -79,11 +81,11 @@ pub(super) async fn serve(host: &Host, mut request: Request<Incoming>) -> Result
     Ok(upgraded())
 }
 
-fn open(wish: &Wish) -> io::Result<(Ends, Streams)> {
-    if wish.tty {
+fn open(request_body: &ExecRequest) -> io::Result<(StreamEnds, Streams)> {
+    if request_body.tty {
         let (ours, theirs) = Terminal::open()?;
         let streams = Streams { input: theirs.try_clone()?, output: theirs.try_clone()?, error: theirs, of: None };
-        return Ok((Ends::Terminal(ours), streams));
+        return Ok((StreamEnds::Terminal(ours), streams));
     }
     let mut streams = Streams::none()?;
     let (output, theirs) = io::pipe()?;
@@ -91,19 +93,19 @@ fn open(wish: &Wish) -> io::Result<(Ends, Streams)> {
     let (error, theirs) = io::pipe()?;
     streams.error = theirs.into();
     let mut input = None;
-    if wish.stdin {
+    if request_body.stdin {
         let (theirs, ours) = io::pipe()?;
         streams.input = theirs.into();
         input = Some(pipe::Sender::from_owned_fd(ours.into())?);
     }
     let (output, error) = (pipe::Receiver::from_owned_fd(output.into())?, pipe::Receiver::from_owned_fd(error.into())?);
-    Ok((Ends::Pipes { input, output, error }, streams))
+    Ok((StreamEnds::Pipes { input, output, error }, streams))
 }
 
-/// Carries the streams until the command has ended or the other side is gone.
+/// Copies the streams until the command ends or the client disconnects.
 async fn carry(
     process: EndOnDrop,
-    ends: Ends,
+    ends: StreamEnds,
     reader: impl AsyncRead + Unpin + Send + 'static,
     mut writer: impl AsyncWrite + Unpin + Send + 'static,
 ) {
@@ -118,7 +120,7 @@ async fn carry(
     });
     let mut outputs = tokio::task::JoinSet::new();
     let mut incoming = match ends {
-        Ends::Terminal(terminal) => {
+        StreamEnds::Terminal(terminal) => {
             let (sizes, mut resized) = mpsc::channel::<(u16, u16)>(4);
             let (typed, mut keys) = mpsc::channel::<Vec<u8>>(16);
             let frames = frames.clone();
@@ -140,7 +142,7 @@ async fn carry(
             });
             tokio::spawn(take(reader, typed, Some(sizes), true))
         }
-        Ends::Pipes { input, output, error } => {
+        StreamEnds::Pipes { input, output, error } => {
             outputs.spawn(forward(output, STDOUT, frames.clone()));
             outputs.spawn(forward(error, STDERR, frames.clone()));
             let (typed, mut keys) = mpsc::channel::<Vec<u8>>(16);
@@ -157,7 +159,7 @@ async fn carry(
     };
     let exit = tokio::select! {
         exit = process.0.wait() => exit,
-        // The other side is gone: nobody waits for the command any more.
+        // The client has disconnected.
         _ = &mut incoming => return,
     };
     let all = async { while outputs.join_next().await.is_some() {} };
@@ -179,7 +181,7 @@ async fn forward(mut from: pipe::Receiver, channel: u8, frames: mpsc::Sender<(u8
     }
 }
 
-/// Reads frames until the connection ends. Ends early only if it is broken.
+/// Reads frames until the connection ends or is broken.
 async fn take(
     mut reader: impl AsyncRead + Unpin,
     typed: mpsc::Sender<Vec<u8>>,
@@ -194,7 +196,7 @@ async fn take(
                     let _ = typed.send(data).await;
                 }
             }
-            // On a terminal the end of input is a key of its own, Ctrl-D.
+            // On a terminal, the end of input is a key: Ctrl-D.
             CLOSE if data == [STDIN] && terminal => {
                 if let Some(typed) = &typed {
                     let _ = typed.send(vec![4]).await;
@@ -233,7 +235,7 @@ async fn write_frame(writer: &mut (impl AsyncWrite + Unpin), channel: u8, data: 
     writer.flush().await
 }
 
-/// The `Status` that `kubectl exec` takes its own exit code from.
+/// Returns the `Status` from which `kubectl exec` takes its exit code.
 fn ended(exit: Exit) -> Value {
     if exit == Exit::Code(0) {
         return json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"});
@@ -253,7 +255,7 @@ fn failure(message: &str) -> Value {
     })
 }
 
-/// As a container runtime tells it: 127 for a program that is not there, 126 for one that cannot be executed.
+/// Returns the exit code of a container runtime: 127 for a missing program, 126 for one that cannot be executed.
 fn not_started(error: &LaunchError) -> Value {
     let message = error.to_string();
     let code = if message.contains("Permission denied") { 126 } else { 127 };

@@ -1,8 +1,8 @@
-//! Files that change together: a volume's content is replaced in one step.
+//! A volume's content, which is replaced atomically.
 //!
-//! The layout is the kubelet's (`pkg/volume/util/atomic_writer.go` describes it): the files lie in a directory with a
-//! name of its own, the link `..data` leads to the one in force, and each visible name is a link through `..data`. A
-//! program that holds a directory open sees the old or the new content, never a mixture.
+//! The layout is the kubelet's (`pkg/volume/util/atomic_writer.go` describes it): the files are in a directory with a
+//! name of its own, the link `..data` points to the current directory, and each visible name is a link through
+//! `..data`. A program that keeps a directory open sees the old or the new content, never a mixture.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,24 +10,24 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path};
 
-/// The link to the content in force.
+/// Name of the link to the current content.
 const DATA: &str = "..data";
 
-/// One file.
+/// A file of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct File {
     pub bytes: Vec<u8>,
     pub mode: u32,
 }
 
-/// The content of a volume by relative path.
+/// The content of a volume, by relative path.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Payload {
     files: BTreeMap<String, File>,
 }
 
 impl Payload {
-    /// Adds a file; a later one of the same path wins, as in projected volumes.
+    /// Adds a file. A later file of the same path replaces it, as in projected volumes.
     pub(super) fn add(&mut self, path: &str, file: File) -> Result<(), String> {
         let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
         if !plain || path.is_empty() || path.starts_with("..") {
@@ -37,7 +37,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Puts this content in force. Does nothing when it already is.
+    /// Makes this the volume's content, if it is not already.
     pub(super) fn write(&self, volume: &Path) -> io::Result<()> {
         let old = fs::read_link(volume.join(DATA)).ok();
         if old.as_ref().is_some_and(|old| self.is_in(&volume.join(old))) {
@@ -73,7 +73,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Makes the visible names match the content.
+    /// Updates the visible names to the content.
     fn link_names(&self, volume: &Path) -> io::Result<()> {
         let names: std::collections::BTreeSet<&str> =
             self.files.keys().filter_map(|path| path.split('/').next()).collect();
@@ -93,7 +93,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Whether a directory holds exactly this content.
+    /// Reports whether a directory has exactly this content.
     fn is_in(&self, directory: &Path) -> bool {
         let mut found = 0;
         let mut todo = vec![directory.to_owned()];
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn replaces_content_in_one_step() {
+    fn content_is_replaced_atomically() {
         let volume = tempfile::tempdir().unwrap();
         let read = |path: &str| fs::read_to_string(volume.path().join(path)).ok();
         let first = payload(&[("a", "1"), ("b/c", "2")]);
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!((read("a"), read("b/c")), (Some("1".into()), Some("2".into())));
         let in_force = fs::read_link(volume.path().join(DATA)).unwrap();
         first.write(volume.path()).unwrap();
-        assert_eq!(fs::read_link(volume.path().join(DATA)).unwrap(), in_force, "nothing to do");
+        assert_eq!(fs::read_link(volume.path().join(DATA)).unwrap(), in_force, "equal content is not written again");
 
         let held = volume.path().join(DATA).canonicalize().unwrap();
         payload(&[("a", "3"), ("d", "4")]).write(volume.path()).unwrap();

@@ -1,34 +1,35 @@
-//! A pod's status, from where its containers stand.
+//! The status of a pod, computed from the state of its containers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::slot::{Ended, Role, Slot, State};
-use crate::node::clock;
+use super::slot::{ContainerRole, ContainerSlot, ContainerState, Termination};
 use crate::node::container::own_image;
+use crate::timestamp;
 
-/// What of a pod its status tells.
-pub(super) struct Facts<'a> {
+/// The input of a pod's status.
+pub(super) struct PodFacts<'a> {
     pub pod: &'a Pod,
-    pub slots: &'a [Slot],
+    pub slots: &'a [ContainerSlot],
     pub address: Option<IpAddr>,
     pub host: IpAddr,
     pub started_at: &'a str,
-    /// Set when the pod ended as a whole.
+    /// Reason and message if the pod failed as a whole.
     pub failure: Option<(&'static str, String)>,
 }
 
-/// Since when each condition is what it is.
-pub(super) type Since = BTreeMap<&'static str, (bool, String)>;
+/// The value of each condition and the time of its last transition.
+pub(super) type ConditionTimes = BTreeMap<&'static str, (bool, String)>;
 
-/// The status as the API server is to have it.
-pub(super) fn status(facts: &Facts<'_>, since: &mut Since) -> Value {
-    let initialized = facts.slots.iter().all(Slot::passed);
+/// Returns the status for the API server.
+pub(super) fn status(facts: &PodFacts<'_>, since: &mut ConditionTimes) -> Value {
+    let initialized = facts.slots.iter().all(ContainerSlot::passed);
     let phase = phase(facts);
-    let lasting: Vec<_> = facts.slots.iter().filter(|slot| slot.role != Role::Init).collect();
+    let lasting: Vec<_> = facts.slots.iter().filter(|slot| slot.role != ContainerRole::Init).collect();
     let unready: Vec<_> = lasting.iter().filter(|slot| !ready(slot)).map(|slot| slot.container.name.as_str()).collect();
     let gates = gates(facts.pod);
     let over = matches!(phase, "Succeeded" | "Failed");
@@ -48,7 +49,7 @@ pub(super) fn status(facts: &Facts<'_>, since: &mut Since) -> Value {
     .map(|(kind, holds, reason)| condition(since, kind, holds, reason))
     .collect();
 
-    let containers = |roles: &[Role]| -> Vec<Value> {
+    let containers = |roles: &[ContainerRole]| -> Vec<Value> {
         let chosen = facts.slots.iter().filter(|slot| roles.contains(&slot.role));
         chosen.map(|slot| container(slot, initialized, facts.pod)).collect()
     };
@@ -63,11 +64,11 @@ pub(super) fn status(facts: &Facts<'_>, since: &mut Since) -> Value {
         "podIPs": addresses,
         "startTime": facts.started_at,
         "qosClass": qos(facts.pod),
-        "containerStatuses": containers(&[Role::Main]),
+        "containerStatuses": containers(&[ContainerRole::Main]),
         "reason": reason,
         "message": message,
     });
-    let init = containers(&[Role::Init, Role::Sidecar]);
+    let init = containers(&[ContainerRole::Init, ContainerRole::Sidecar]);
     if !init.is_empty() {
         status["initContainerStatuses"] = init.into();
     }
@@ -77,26 +78,26 @@ pub(super) fn status(facts: &Facts<'_>, since: &mut Since) -> Value {
     status
 }
 
-fn phase(facts: &Facts<'_>) -> &'static str {
+fn phase(facts: &PodFacts<'_>) -> &'static str {
     if facts.failure.is_some() {
         return "Failed";
     }
-    let main = || facts.slots.iter().filter(|slot| slot.role == Role::Main);
+    let main = || facts.slots.iter().filter(|slot| slot.role == ContainerRole::Main);
     if main().all(|slot| slot.ended().is_some()) && facts.slots.iter().all(|slot| slot.running().is_none()) {
-        let well = main().all(|slot| slot.ended().is_some_and(Ended::succeeded));
+        let well = main().all(|slot| slot.ended().is_some_and(Termination::succeeded));
         return if well { "Succeeded" } else { "Failed" };
     }
     if main().all(|slot| slot.runs > 0) { "Running" } else { "Pending" }
 }
 
-fn ready(slot: &Slot) -> bool {
+fn ready(slot: &ContainerSlot) -> bool {
     match slot.role {
-        Role::Init => slot.passed(),
+        ContainerRole::Init => slot.passed(),
         _ => slot.running().is_some_and(|running| running.started && running.ready),
     }
 }
 
-/// The readiness gates that do not hold; others than the node agent set these conditions.
+/// Returns the first readiness gate that is not True. Other programs set these conditions.
 fn gates(pod: &Pod) -> Option<(&'static str, String)> {
     let wanted = pod.spec.as_ref()?.readiness_gates.as_ref()?;
     let held = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
@@ -108,8 +109,13 @@ fn gates(pod: &Pod) -> Option<(&'static str, String)> {
     ))
 }
 
-fn condition(since: &mut Since, kind: &'static str, holds: bool, reason: Option<(&'static str, String)>) -> Value {
-    let now = || (holds, clock::seconds(clock::now()));
+fn condition(
+    since: &mut ConditionTimes,
+    kind: &'static str,
+    holds: bool,
+    reason: Option<(&'static str, String)>,
+) -> Value {
+    let now = || (holds, timestamp::seconds(Timestamp::now()));
     let entry = since.entry(kind).or_insert_with(now);
     if entry.0 != holds {
         *entry = now();
@@ -129,7 +135,7 @@ fn condition(since: &mut Since, kind: &'static str, holds: bool, reason: Option<
     value
 }
 
-fn container(slot: &Slot, initialized: bool, pod: &Pod) -> Value {
+fn container(slot: &ContainerSlot, initialized: bool, pod: &Pod) -> Value {
     let image = slot.container.image.clone().unwrap_or_default();
     let mut value = json!({
         "name": slot.container.name,
@@ -142,9 +148,9 @@ fn container(slot: &Slot, initialized: bool, pod: &Pod) -> Value {
         "lastState": slot.last.as_ref().map_or(json!({}), |last| json!({"terminated": terminated(last)})),
     });
     let id = match &slot.state {
-        State::Running(running) => Some(&running.id),
-        State::Ended(ended) => Some(&ended.id),
-        State::Waiting { .. } => slot.last.as_ref().map(|last| &last.id),
+        ContainerState::Running(running) => Some(&running.id),
+        ContainerState::Ended(ended) => Some(&ended.id),
+        ContainerState::Waiting { .. } => slot.last.as_ref().map(|last| &last.id),
     };
     if let Some(id) = id.filter(|id| !id.is_empty()) {
         value["containerID"] = format!("isthmus://{id}").into();
@@ -152,25 +158,27 @@ fn container(slot: &Slot, initialized: bool, pod: &Pod) -> Value {
     value
 }
 
-fn state(slot: &Slot, initialized: bool, pod: &Pod) -> Value {
+fn state(slot: &ContainerSlot, initialized: bool, pod: &Pod) -> Value {
     match &slot.state {
-        State::Running(running) => json!({"running": {"startedAt": clock::seconds(running.started_at)}}),
-        State::Ended(ended) => json!({"terminated": terminated(ended)}),
-        State::Waiting { why: Some(why), .. } => json!({"waiting": {"reason": why.reason, "message": why.message}}),
-        State::Waiting { why: None, .. } => {
+        ContainerState::Running(running) => json!({"running": {"startedAt": timestamp::seconds(running.started_at)}}),
+        ContainerState::Ended(ended) => json!({"terminated": terminated(ended)}),
+        ContainerState::Waiting { why: Some(why), .. } => {
+            json!({"waiting": {"reason": why.reason, "message": why.message}})
+        }
+        ContainerState::Waiting { why: None, .. } => {
             let has_init = pod.spec.as_ref().is_some_and(|spec| spec.init_containers.iter().flatten().next().is_some());
-            let turn = slot.role != Role::Main || initialized || !has_init;
+            let turn = slot.role != ContainerRole::Main || initialized || !has_init;
             json!({"waiting": {"reason": if turn { "ContainerCreating" } else { "PodInitializing" }}})
         }
     }
 }
 
-fn terminated(ended: &Ended) -> Value {
+fn terminated(ended: &Termination) -> Value {
     let mut value = json!({
         "exitCode": ended.exit.code(),
         "reason": ended.reason,
-        "startedAt": clock::seconds(ended.started_at),
-        "finishedAt": clock::seconds(ended.finished_at),
+        "startedAt": timestamp::seconds(ended.started_at),
+        "finishedAt": timestamp::seconds(ended.finished_at),
         "containerID": format!("isthmus://{}", ended.id),
     });
     if let net::process::Exit::Signal(signal) = ended.exit {
@@ -182,7 +190,7 @@ fn terminated(ended: &Ended) -> Value {
     value
 }
 
-/// The pod's quality of service by its requests and limits (`pkg/apis/core/v1/helper/qos` of Kubernetes).
+/// Returns the pod's quality of service class (`pkg/apis/core/v1/helper/qos` of Kubernetes).
 fn qos(pod: &Pod) -> &'static str {
     let containers =
         pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
@@ -212,8 +220,8 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
     }
 
-    fn told(pod: &Pod, slots: &[Slot]) -> Value {
-        let facts = Facts {
+    fn status_of(pod: &Pod, slots: &[ContainerSlot]) -> Value {
+        let facts = PodFacts {
             pod,
             slots,
             address: Some("10.244.0.2".parse().unwrap()),
@@ -221,31 +229,31 @@ mod tests {
             started_at: "2026-01-01T00:00:00Z",
             failure: None,
         };
-        status(&facts, &mut Since::new())
+        status(&facts, &mut ConditionTimes::new())
     }
 
-    fn ended(code: i32) -> Ended {
-        let now = clock::now();
+    fn ended(code: i32) -> Termination {
+        let now = Timestamp::now();
         let reason = if code == 0 { "Completed" } else { "Error" };
-        Ended { exit: Exit::Code(code), reason, message: None, started_at: now, finished_at: now, id: "x".into() }
+        Termination { exit: Exit::Code(code), reason, message: None, started_at: now, finished_at: now, id: "x".into() }
     }
 
     #[test]
     fn phases_follow_containers() {
         let pod = pod(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}));
-        let mut slots = Slot::all(&pod);
-        let first = told(&pod, &slots);
+        let mut slots = ContainerSlot::all(&pod);
+        let first = status_of(&pod, &slots);
         assert_eq!(first["phase"], "Pending");
         assert_eq!(first["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
         assert_eq!(first["initContainerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
         assert_eq!(first["podIPs"][0]["ip"], "10.244.0.2");
-        slots[0].state = State::Ended(ended(0));
-        slots[1].state = State::Ended(ended(0));
-        let done = told(&pod, &slots);
+        slots[0].state = ContainerState::Ended(ended(0));
+        slots[1].state = ContainerState::Ended(ended(0));
+        let done = status_of(&pod, &slots);
         assert_eq!(done["phase"], "Succeeded");
         assert_eq!(done["conditions"][2]["reason"], "PodCompleted");
-        slots[1].state = State::Ended(ended(3));
-        let failed = told(&pod, &slots);
+        slots[1].state = ContainerState::Ended(ended(3));
+        let failed = status_of(&pod, &slots);
         assert_eq!(
             (&failed["phase"], &failed["containerStatuses"][0]["state"]["terminated"]["exitCode"]),
             (&"Failed".into(), &3.into())

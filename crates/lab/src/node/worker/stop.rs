@@ -1,35 +1,35 @@
-//! Ending containers: one that fails its probe, a pod that is deleted, a pod that is done.
+//! Stopping containers: after a failed probe, after the deletion of the pod, and when the pod is complete.
 
 use std::time::Duration;
 
 use net::process::Signal;
 use tokio::time::Instant;
 
-use super::Worker;
-use super::slot::{Role, Slot, State};
+use super::PodWorker;
+use super::slot::{ContainerRole, ContainerSlot, ContainerState};
 use super::start::run_hook;
 
-/// Least time that a sidecar has to end after the containers it serves.
+/// Least grace period of a sidecar after the other containers have ended.
 const SIDECAR_GRACE: Duration = Duration::from_secs(2);
-/// `terminationGracePeriodSeconds` when the pod does not say.
+/// Default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE: i64 = 30;
 
-/// A pod on its way out.
+/// The state of a pod that is being stopped.
 #[derive(Debug)]
 pub(super) struct Stopping {
-    /// When patience ends.
+    /// When the remaining processes are killed.
     deadline: Instant,
-    /// The API server still has the pod and waits to be told of its end.
+    /// Whether the API server still has the pod and waits for its end.
     pub(super) known: bool,
-    asked: Option<Role>,
+    asked: Option<ContainerRole>,
 }
 
 pub(super) fn seconds(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
 }
 
-impl Worker {
-    /// Starts to end the pod; called again it can only shorten the time.
+impl PodWorker {
+    /// Starts to stop the pod. A second call can only shorten the grace period.
     pub(super) fn stop(&mut self, grace: Duration, known: bool) {
         let deadline = Instant::now() + grace;
         match &mut self.stopping {
@@ -44,14 +44,14 @@ impl Worker {
         }
     }
 
-    /// The time that the pod's containers have to end.
+    /// Returns the pod's grace period.
     pub(super) fn grace(&self) -> Duration {
         let spec = self.pod.spec.as_ref();
         let own = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE);
         seconds(self.pod.metadata.deletion_grace_period_seconds.unwrap_or(own))
     }
 
-    /// Ends one container, which is then restarted as its policy says.
+    /// Stops one container, which is then restarted by its policy.
     pub(super) fn kill(&mut self, index: usize, why: &str, grace: Option<Duration>) {
         let name = self.slots[index].container.name.clone();
         self.event("Normal", "Killing", why, Some(&name));
@@ -59,7 +59,7 @@ impl Worker {
         self.order_end(index, deadline);
     }
 
-    /// Runs the hook, asks the program to end, and at the deadline ends it.
+    /// Runs the preStop hook, sends SIGTERM, and sends SIGKILL at the deadline.
     fn order_end(&mut self, index: usize, deadline: Instant) {
         let address = self.address();
         let container = self.slots[index].container.clone();
@@ -67,7 +67,7 @@ impl Worker {
         let Some(running) = self.slots[index].running_mut() else { return };
         running.stopping = true;
         running.ready = false;
-        // Probes have nothing more to say.
+        // Results of probes no longer matter.
         running.tasks.abort_all();
         let process = running.process.clone();
         let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.clone());
@@ -81,28 +81,28 @@ impl Worker {
         });
     }
 
-    /// One step towards the end. True when everything has ended.
+    /// Takes the next step of stopping. Returns true when every container has ended.
     pub(super) fn step_stop(&mut self) -> bool {
         let Some(Stopping { deadline, asked, .. }) = &mut self.stopping else { return false };
         let mut deadline = *deadline;
-        let running = |slots: &[Slot], sidecar: bool| {
-            slots.iter().any(|slot| slot.running().is_some() && (slot.role == Role::Sidecar) == sidecar)
+        let running = |slots: &[ContainerSlot], sidecar: bool| {
+            slots.iter().any(|slot| slot.running().is_some() && (slot.role == ContainerRole::Sidecar) == sidecar)
         };
         let role = match (running(&self.slots, false), running(&self.slots, true)) {
-            (true, _) => Role::Main,
-            (false, true) => Role::Sidecar,
+            (true, _) => ContainerRole::Main,
+            (false, true) => ContainerRole::Sidecar,
             (false, false) => return true,
         };
         if *asked == Some(role) {
             return false;
         }
         *asked = Some(role);
-        if role == Role::Sidecar && deadline > Instant::now() {
+        if role == ContainerRole::Sidecar && deadline > Instant::now() {
             deadline = deadline.max(Instant::now() + SIDECAR_GRACE);
         }
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
-            if slot.running().is_some() && (slot.role == Role::Sidecar) == (role == Role::Sidecar) {
+            if slot.running().is_some() && (slot.role == ContainerRole::Sidecar) == (role == ContainerRole::Sidecar) {
                 let name = slot.container.name.clone();
                 self.event("Normal", "Killing", &format!("Stopping container {name}"), Some(&name));
                 self.order_end(index, deadline);
@@ -111,7 +111,7 @@ impl Worker {
         false
     }
 
-    /// Ends the sidecars of a pod whose other containers are done for good. True when none runs any more.
+    /// Stops the sidecars of a pod whose other containers have ended for good. Returns true when no sidecar is running.
     pub(super) fn end_sidecars(&mut self) -> bool {
         let mut over = true;
         for index in 0..self.slots.len() {
@@ -127,10 +127,10 @@ impl Worker {
             }
         }
         if over {
-            // A sidecar that waits for its restart is not restarted any more.
-            for slot in self.slots.iter_mut().filter(|slot| slot.role == Role::Sidecar) {
-                if let (State::Waiting { .. }, Some(last)) = (&slot.state, slot.last.clone()) {
-                    slot.state = State::Ended(last);
+            // A sidecar that waits for its restart is not restarted.
+            for slot in self.slots.iter_mut().filter(|slot| slot.role == ContainerRole::Sidecar) {
+                if let (ContainerState::Waiting { .. }, Some(last)) = (&slot.state, slot.last.clone()) {
+                    slot.state = ContainerState::Ended(last);
                 }
             }
         }

@@ -1,18 +1,19 @@
-//! What runs in the clusters, what crosses between them, and what else is applied.
+//! Checks of workloads, exports and manifests.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_saphyr::Spanned;
 
-use super::super::diagnostic::{Finding, with_nearest};
-use super::super::{Cluster, Export, Manifest, Port, Program, Workload, file};
-use super::{Checked, label, or_none};
+use super::super::diagnostic::{Problem, with_nearest};
+use super::super::file;
+use super::super::model::{Cluster, Export, Manifest, Port, Program, Workload};
+use super::names::{CheckResult, label, or_none};
 
-/// The most pods of one workload in one cluster: a lab runs on one machine.
+/// Most pods of one workload in one cluster: a lab runs on one machine.
 const MAX_REPLICAS: u32 = 64;
 
-pub(super) fn workloads(raw: &[Spanned<file::Workload>], clusters: &[Cluster]) -> Checked<Vec<Workload>> {
+pub(super) fn workloads(raw: &[Spanned<file::WorkloadEntry>], clusters: &[Cluster]) -> CheckResult<Vec<Workload>> {
     let mut workloads: Vec<Workload> = Vec::new();
     for spanned in raw {
         let workload = &spanned.value;
@@ -23,8 +24,11 @@ pub(super) fn workloads(raw: &[Spanned<file::Workload>], clusters: &[Cluster]) -
             workload.service_account.as_ref().map_or(Ok(name.clone()), |account| label(account, "service account"))?;
         let replicas = match &workload.replicas {
             Some(replicas) if replicas.value > MAX_REPLICAS => {
-                return Err(Finding::new(replicas.referenced, format!("{} replicas of \"{name}\"", replicas.value))
-                    .hint(format!("a lab runs on one machine: at most {MAX_REPLICAS} of one workload")));
+                return Err(Problem::new(
+                    replicas.referenced,
+                    format!("workload \"{name}\" has {} replicas", replicas.value),
+                )
+                .hint(format!("a lab runs on one machine: a workload has at most {MAX_REPLICAS} replicas")));
             }
             Some(replicas) => replicas.value,
             None => 1,
@@ -36,7 +40,7 @@ pub(super) fn workloads(raw: &[Spanned<file::Workload>], clusters: &[Cluster]) -
             let same =
                 |other: &Workload| other.cluster == cluster.name && other.namespace == namespace && other.name == name;
             if workloads.iter().any(|other| same(other) && other.version == version) {
-                return Err(Finding::new(
+                return Err(Problem::new(
                     spanned.referenced,
                     format!("workload \"{name}\" is in cluster \"{}\" twice with the same version", cluster.name),
                 )
@@ -63,7 +67,7 @@ pub(super) fn workloads(raw: &[Spanned<file::Workload>], clusters: &[Cluster]) -
     Ok(workloads)
 }
 
-/// A Deployment is called as its service; only where a cluster runs several versions is the version added.
+/// Names Deployments: as their service, with the version added if a cluster runs several versions.
 pub(super) fn name_deployments(workloads: &mut [Workload]) {
     let keys: Vec<(String, String, String)> =
         workloads.iter().map(|w| (w.cluster.clone(), w.namespace.clone(), w.name.clone())).collect();
@@ -75,23 +79,23 @@ pub(super) fn name_deployments(workloads: &mut [Workload]) {
     }
 }
 
-fn program(workload: &Spanned<file::Workload>) -> Checked<Program> {
+fn program(workload: &Spanned<file::WorkloadEntry>) -> CheckResult<Program> {
     let name = &workload.value.name.value;
     let kind = workload.value.kind.as_ref();
     match (kind.map_or("testapp", |kind| kind.value.as_str()), &workload.value.command) {
         ("testapp", None) => Ok(Program::TestApp),
         ("testapp", Some(command)) => {
-            Err(Finding::new(command.referenced, format!("workload \"{name}\" has a command, but is of kind testapp"))
+            Err(Problem::new(command.referenced, format!("workload \"{name}\" has a command, but is of kind testapp"))
                 .hint("add kind: command"))
         }
         ("command", Some(command)) if !command.value.is_empty() => {
             Ok(Program::Command { command: command.value.clone() })
         }
-        ("command", _) => Err(Finding::new(workload.referenced, format!("workload \"{name}\" has no command"))
+        ("command", _) => Err(Problem::new(workload.referenced, format!("workload \"{name}\" has no command"))
             .hint("add command: [program, argument, …] with a program of this machine")),
         (other, _) => {
             let at = kind.map_or(workload.referenced, |kind| kind.referenced);
-            Err(Finding::new(at, format!("unknown kind of workload \"{other}\"")).hint(with_nearest(
+            Err(Problem::new(at, format!("unknown kind of workload \"{other}\"")).hint(with_nearest(
                 "kinds: testapp, command",
                 other,
                 ["testapp", "command"].into_iter(),
@@ -100,7 +104,7 @@ fn program(workload: &Spanned<file::Workload>) -> Checked<Program> {
     }
 }
 
-fn ports(raw: Option<&[Spanned<file::Port>]>, program: &Program) -> Checked<Vec<Port>> {
+fn ports(raw: Option<&[Spanned<file::PortEntry>]>, program: &Program) -> CheckResult<Vec<Port>> {
     let port = |name: &str, port: u16| Port { name: name.to_owned(), port, target_port: port };
     let Some(raw) = raw else {
         return Ok(match program {
@@ -112,40 +116,38 @@ fn ports(raw: Option<&[Spanned<file::Port>]>, program: &Program) -> Checked<Vec<
     for spanned in raw {
         let entry = &spanned.value;
         if ports.iter().any(|other| other.port == entry.port || other.name == entry.name) {
-            return Err(Finding::new(
+            return Err(Problem::new(
                 spanned.referenced,
                 format!("port {} \"{}\" is listed twice", entry.port, entry.name),
             )
-            .hint("names and numbers of a service's ports differ"));
+            .hint("give each port another name and number"));
         }
         if entry.port == 0 || entry.target_port == Some(0) {
-            return Err(Finding::new(spanned.referenced, "0 is not a port").hint("between 1 and 65535"));
+            return Err(Problem::new(spanned.referenced, "0 is not a port number").hint("a number from 1 to 65535"));
         }
         ports.push(Port { target_port: entry.target_port.unwrap_or(entry.port), ..port(&entry.name, entry.port) });
     }
     Ok(ports)
 }
 
-fn clusters_of<'a>(workload: &Spanned<file::Workload>, clusters: &'a [Cluster]) -> Checked<Vec<&'a Cluster>> {
+fn clusters_of<'a>(workload: &Spanned<file::WorkloadEntry>, clusters: &'a [Cluster]) -> CheckResult<Vec<&'a Cluster>> {
     let name = &workload.value.name.value;
     match (&workload.value.cluster, &workload.value.clusters) {
         (Some(one), None) => Ok(vec![cluster_named(one, clusters)?]),
         (None, Some(several)) => several.iter().map(|one| cluster_named(one, clusters)).collect(),
-        (None, None) => {
-            Err(Finding::new(workload.referenced, format!("workload \"{name}\" does not say in which cluster it runs"))
-                .hint("add cluster: with a name, or clusters: with several"))
-        }
+        (None, None) => Err(Problem::new(workload.referenced, format!("workload \"{name}\" has no cluster"))
+            .hint("add cluster: NAME, or clusters: [NAME, …]")),
         (Some(one), Some(_)) => {
-            Err(Finding::new(one.referenced, format!("workload \"{name}\" has both cluster and clusters"))
-                .hint("keep one of them"))
+            Err(Problem::new(one.referenced, format!("workload \"{name}\" has both cluster and clusters"))
+                .hint("remove one of them"))
         }
     }
 }
 
-fn cluster_named<'a>(name: &Spanned<String>, clusters: &'a [Cluster]) -> Checked<&'a Cluster> {
+fn cluster_named<'a>(name: &Spanned<String>, clusters: &'a [Cluster]) -> CheckResult<&'a Cluster> {
     clusters.iter().find(|cluster| cluster.name == name.value).ok_or_else(|| {
         let known: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-        Finding::new(name.referenced, format!("unknown cluster \"{}\"", name.value)).hint(with_nearest(
+        Problem::new(name.referenced, format!("unknown cluster \"{}\"", name.value)).hint(with_nearest(
             &format!("clusters: {}", known.join(", ")),
             &name.value,
             known.iter().copied(),
@@ -153,12 +155,12 @@ fn cluster_named<'a>(name: &Spanned<String>, clusters: &'a [Cluster]) -> Checked
     })
 }
 
-fn zone_in(zone: &Spanned<String>, cluster: &Cluster) -> Checked<String> {
+fn zone_in(zone: &Spanned<String>, cluster: &Cluster) -> CheckResult<String> {
     if cluster.zones.contains(&zone.value) {
         return Ok(zone.value.clone());
     }
     let message = format!("cluster \"{}\" has no zone \"{}\"", cluster.name, zone.value);
-    Err(Finding::new(zone.referenced, message).hint(with_nearest(
+    Err(Problem::new(zone.referenced, message).hint(with_nearest(
         &format!("its zones: {}", cluster.zones.join(", ")),
         &zone.value,
         cluster.zones.iter().map(String::as_str),
@@ -166,11 +168,11 @@ fn zone_in(zone: &Spanned<String>, cluster: &Cluster) -> Checked<String> {
 }
 
 pub(super) fn exports(
-    raw: &[Spanned<file::Export>],
+    raw: &[Spanned<file::ExportEntry>],
     clusters: &[Cluster],
     workloads: &[Workload],
     has_manifests: bool,
-) -> Checked<Vec<Export>> {
+) -> CheckResult<Vec<Export>> {
     let mut exports = Vec::new();
     for spanned in raw {
         let name = label(&spanned.value.name, "service")?;
@@ -188,11 +190,11 @@ pub(super) fn exports(
             None if having.is_empty() => clusters.iter().map(|cluster| cluster.name.clone()).collect(),
             None => having.iter().map(|&name| name.to_owned()).collect(),
         };
-        // A service of a manifest is not known here, so without manifests alone is a stranger surely a slip.
+        // Manifests may define further services; without manifests, an unknown service is a mistake.
         if having.is_empty() && !has_manifests {
             let known: BTreeSet<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
             let listed = known.iter().copied().collect::<Vec<_>>();
-            return Err(Finding::new(
+            return Err(Problem::new(
                 spanned.referenced,
                 format!("export of service \"{namespace}/{name}\", which no workload has"),
             )
@@ -203,24 +205,28 @@ pub(super) fn exports(
     Ok(exports)
 }
 
-pub(super) fn manifests(path: &Path, raw: &[Spanned<file::Manifest>], clusters: &[Cluster]) -> Checked<Vec<Manifest>> {
+pub(super) fn manifests(
+    path: &Path,
+    raw: &[Spanned<file::ManifestEntry>],
+    clusters: &[Cluster],
+) -> CheckResult<Vec<Manifest>> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut manifests = Vec::new();
     for spanned in raw {
         let written = &spanned.value.path;
         let file = folder.join(&written.value);
         if let Err(error) = std::fs::File::open(&file) {
-            return Err(Finding::new(
+            return Err(Problem::new(
                 written.referenced,
-                format!("manifest \"{}\" cannot be read: {error}", written.value),
+                format!("manifest \"{}\" cannot be read: {}", written.value, install::client_error::system(&error)),
             )
             .hint(format!("paths are relative to the topology: looked for {}", file.display())));
         }
         if file.is_dir() {
-            return Err(Finding::new(written.referenced, format!("manifest \"{}\" is a folder", written.value))
+            return Err(Problem::new(written.referenced, format!("manifest \"{}\" is a folder", written.value))
                 .hint("list its files one by one"));
         }
-        let of: Result<Vec<&Cluster>, Finding> = match &spanned.value.clusters {
+        let of: Result<Vec<&Cluster>, Problem> = match &spanned.value.clusters {
             Some(listed) => listed.iter().map(|one| cluster_named(one, clusters)).collect(),
             None => Ok(clusters.iter().collect()),
         };

@@ -1,11 +1,11 @@
-//! Custom resource definitions of the APIs that people configure the mesh with.
+//! Custom resource definitions of the mesh's configuration APIs.
 //!
-//! Their schemas keep whatever is written: what a field means is checked by the controller, which tells what it refuses
-//! and why, where a schema could only say that something does not match.
+//! Their schemas preserve unknown fields. The controller validates fields and reports what it refuses and why, which a schema
+//! cannot.
 
 use serde_json::{Value, json};
 
-struct Definition {
+struct ResourceDefinition {
     group: &'static str,
     versions: &'static [&'static str],
     kind: &'static str,
@@ -13,8 +13,8 @@ struct Definition {
     short: &'static [&'static str],
 }
 
-/// The last version of each is the stored one.
-const DEFINITIONS: &[Definition] = &[
+/// The definitions. The last version of each is the storage version.
+const DEFINITIONS: &[ResourceDefinition] = &[
     multicluster("ServiceExport", "serviceexports", &["svcex"]),
     multicluster("ServiceImport", "serviceimports", &["svcim"]),
     networking("Gateway", "gateways", &["gw"]),
@@ -27,7 +27,7 @@ const DEFINITIONS: &[Definition] = &[
     security("PeerAuthentication", "peerauthentications", &["pa"]),
     security("AuthorizationPolicy", "authorizationpolicies", &["ap"]),
     security("RequestAuthentication", "requestauthentications", &["ra"]),
-    Definition {
+    ResourceDefinition {
         group: "telemetry.istio.io",
         versions: &["v1alpha1", "v1"],
         kind: "Telemetry",
@@ -36,33 +36,25 @@ const DEFINITIONS: &[Definition] = &[
     },
 ];
 
-const fn multicluster(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> Definition {
-    Definition { group: "multicluster.x-k8s.io", versions: &["v1alpha1"], kind, plural, short }
+const fn multicluster(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> ResourceDefinition {
+    ResourceDefinition { group: "multicluster.x-k8s.io", versions: &["v1alpha1"], kind, plural, short }
 }
 
-const fn networking(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> Definition {
-    Definition { group: "networking.istio.io", versions: &["v1alpha3", "v1beta1", "v1"], kind, plural, short }
+const fn networking(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> ResourceDefinition {
+    ResourceDefinition { group: "networking.istio.io", versions: &["v1alpha3", "v1beta1", "v1"], kind, plural, short }
 }
 
-const fn security(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> Definition {
-    Definition { group: "security.istio.io", versions: &["v1beta1", "v1"], kind, plural, short }
+const fn security(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> ResourceDefinition {
+    ResourceDefinition { group: "security.istio.io", versions: &["v1beta1", "v1"], kind, plural, short }
 }
 
-/// Every definition.
+/// Every custom resource definition.
 #[must_use]
 pub fn all() -> Vec<Value> {
     DEFINITIONS.iter().map(definition).collect()
 }
 
-/// The API groups whose objects the controller reads.
-#[must_use]
-pub fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> = DEFINITIONS.iter().map(|definition| definition.group).collect();
-    groups.dedup();
-    groups
-}
-
-fn definition(definition: &Definition) -> Value {
+fn definition(definition: &ResourceDefinition) -> Value {
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": open, "status": open}}});
     let stored = definition.versions.last();

@@ -1,4 +1,4 @@
-//! Manifests of a topology's workloads.
+//! The manifests of a topology's workloads.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::controllers::scheduler::ZONE;
 use crate::topology::{Cluster, Program, Topology, Workload};
 
-/// Accounts, Services, Deployments and exports of one cluster.
+/// Returns the service accounts, Services, Deployments and exports of one cluster.
 #[must_use]
 pub fn all(topology: &Topology, cluster: &Cluster) -> Vec<Value> {
     let mut objects = Vec::new();
@@ -110,4 +110,47 @@ fn container(cluster: &Cluster, workload: &Workload) -> Value {
         }
     }
     container
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn topology(name: &str) -> Topology {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topologies").join(name);
+        Topology::load(&path).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
+        objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+    }
+
+    #[test]
+    fn workloads_are_pinned_exported_and_named() {
+        let topology = topology("primary-remote.yaml");
+        let west = all(&topology, topology.cluster("west").expect("a cluster"));
+        let reviews = find(&west, "Deployment", "reviews").expect("reviews");
+        assert_eq!(reviews["spec"]["replicas"], 2);
+        assert_eq!(reviews["spec"]["template"]["metadata"]["labels"]["version"], "v1");
+        assert!(find(&west, "ServiceExport", "reviews").is_some() && find(&west, "ServiceExport", "ratings").is_none());
+        assert!(find(&west, "ServiceAccount", "frontend").is_some());
+        let east = all(&topology, topology.cluster("east").expect("a cluster"));
+        assert!(find(&east, "ServiceExport", "ratings").is_some() && find(&east, "Deployment", "frontend").is_none());
+    }
+
+    #[test]
+    fn every_object_is_complete_and_named_once() {
+        let topology = topology("three-regions.yaml");
+        for cluster in &topology.clusters {
+            let mut seen = BTreeSet::new();
+            for object in all(&topology, cluster) {
+                let metadata = &object["metadata"];
+                let key = format!("{} {} {}", object["kind"], metadata["namespace"], metadata["name"]);
+                assert!(object["apiVersion"].is_string() && metadata["name"].is_string(), "{object}");
+                assert!(seen.insert(key.clone()), "{key} twice in {}", cluster.name);
+            }
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! The lab's networks: one bridge between clusters, and a network namespace for each cluster.
 //!
-//! The bridge is all that clusters have in common. On it a cluster has one address of its own and ten for LoadBalancers,
-//! out of 203.0.113.0/24 (TEST-NET-3, RFC 5737). What is behind, pods and Services, uses the same addresses in every cluster.
+//! Clusters share only the bridge. On it a cluster has one address of its own and ten LoadBalancer addresses, of
+//! 203.0.113.0/24 (TEST-NET-3, RFC 5737). Inside of a cluster, pods and Services use the same addresses in every
+//! cluster.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,41 +13,41 @@ use net::namespace::{NamespaceError, NetNamespace};
 use super::keys::IN_CLUSTER;
 use crate::topology::{Cluster, Topology};
 
-/// The bridge between clusters.
+/// Name of the bridge between clusters.
 pub const BRIDGE: &str = "wire";
-/// A cluster's link to the bridge, as it is called inside the cluster.
+/// Name of a cluster's link to the bridge, inside of the cluster.
 pub const UPLINK: &str = "uplink";
-/// The cluster's DNS server.
+/// Address of the cluster's DNS server.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
-/// Where ClusterIPs come from.
+/// The range of ClusterIPs.
 #[must_use]
 pub fn services() -> IpNet {
     IpNet::V4(Ipv4Net::new(Ipv4Addr::new(10, 96, 0, 0), 16).expect("16 is a prefix length"))
 }
 
-/// The networks could not be made.
+/// The networks cannot be created.
 #[derive(Debug, thiserror::Error)]
-pub enum WireError {
-    /// A namespace.
+pub enum NetworksError {
+    /// A namespace could not be created.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
-    /// A link.
+    /// A link could not be created.
     #[error(transparent)]
     Link(#[from] LinkError),
 }
 
-/// The name of a cluster's end of its link on the bridge.
+/// Name of a cluster's port on the bridge.
 #[must_use]
 pub fn port_of(cluster: &Cluster) -> String {
     format!("to-{}", cluster.index)
 }
 
-/// Makes the bridge in the calling thread's namespace, and the namespaces of all clusters around it.
+/// Creates the bridge in the calling thread's namespace, and a namespace for each cluster.
 ///
 /// # Errors
-/// When the kernel refuses.
-pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, WireError> {
+/// Returns an error if the kernel refuses.
+pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, NetworksError> {
     let mut outer = Links::open()?;
     outer.up("lo")?;
     outer.add_bridge(BRIDGE)?;
@@ -55,7 +56,7 @@ pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, WireError> {
     topology.clusters.iter().map(|cluster| connect(&mut outer, cluster)).collect()
 }
 
-fn connect(outer: &mut Links, cluster: &Cluster) -> Result<NetNamespace, WireError> {
+fn connect(outer: &mut Links, cluster: &Cluster) -> Result<NetNamespace, NetworksError> {
     let namespace = NetNamespace::create()?;
     let port = port_of(cluster);
     outer.add_veth(&port, UPLINK, Some(&namespace))?;
@@ -70,10 +71,11 @@ fn connect(outer: &mut Links, cluster: &Cluster) -> Result<NetNamespace, WireErr
         inner.add_address(UPLINK, address(balancer, 32))?;
     }
     inner.up(UPLINK)?;
-    // The choice of a route comes before a Service's address is rewritten, so there must be one.
+    // The kernel chooses a route before it rewrites a Service's address, so a route must exist.
     inner.add_route(Route { to: services(), via: Via::Link("lo"), source: Some(IpAddr::V4(cluster.uplink())) })?;
     namespace.set("ipv4/ip_forward", "1")?;
-    // Packets from pods to a Service leave by another link than the route to their source says; do not drop them.
+    // Packets from pods to a Service leave by another link than the route to their source. Without this the kernel
+    // would drop them.
     for link in ["all", "default"] {
         namespace.set(&format!("ipv4/conf/{link}/rp_filter"), "0")?;
     }

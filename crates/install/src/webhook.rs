@@ -1,16 +1,19 @@
-//! The webhook that gives pods their sidecar.
+//! The admission webhook that injects sidecars.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{SYSTEM, WEBHOOKS};
-use crate::topology::Cluster;
+use crate::components::WEBHOOKS;
+use crate::settings::Installation;
 
-/// The webhook configuration, with Istio's rule of who gets a sidecar: pods of namespaces labelled
-/// `istio-injection=enabled` unless they say no, and pods that say yes wherever the namespace says nothing.
+/// Name of the webhook configuration.
+pub const CONFIGURATION: &str = "isthmus-sidecar-injector";
+
+/// The webhook configuration. It selects pods as Istio does: pods of namespaces labelled `istio-injection=enabled` unless
+/// the pod is labelled `sidecar.istio.io/inject=false`, and pods labelled `true` in namespaces without the label.
 #[must_use]
-pub fn webhook(cluster: &Cluster, roots_pem: &str) -> Value {
+pub fn configuration(of: &Installation) -> Value {
     let selects = |key: &str, operator: &str, values: &[&str]| match values {
         [] => json!({"matchExpressions": [{"key": key, "operator": operator}]}),
         values => json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}),
@@ -20,10 +23,10 @@ pub fn webhook(cluster: &Cluster, roots_pem: &str) -> Value {
             "name": name,
             "clientConfig": {
                 "service": {
-                    "name": WEBHOOKS, "namespace": SYSTEM, "port": 443,
-                    "path": format!("/inject/cluster/{}/net/{}", cluster.name, cluster.network),
+                    "name": WEBHOOKS, "namespace": of.namespace, "port": 443,
+                    "path": format!("/inject/cluster/{}/net/{}", of.cluster, of.network),
                 },
-                "caBundle": STANDARD.encode(roots_pem),
+                "caBundle": STANDARD.encode(&of.roots_pem),
             },
             "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
             "namespaceSelector": namespaces,
@@ -37,7 +40,7 @@ pub fn webhook(cluster: &Cluster, roots_pem: &str) -> Value {
     };
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": "isthmus-sidecar-injector"},
+        "metadata": {"name": CONFIGURATION},
         "webhooks": [
             hook(
                 "namespace.sidecar-injector.istio.io",

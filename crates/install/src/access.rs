@@ -1,0 +1,78 @@
+//! Service accounts, roles and bindings. Each account has only the rights that its component uses.
+
+use api::reader::{RbacRule, SERVING, Served, WATCHED};
+use serde_json::{Value, json};
+
+use crate::components::{CONTROLLER, GATEWAY};
+use crate::settings::Installation;
+use crate::webhook;
+
+const RBAC: &str = "rbac.authorization.k8s.io/v1";
+const READ: &[&str] = &["get", "list", "watch"];
+
+/// The configuration APIs, which a controller reads in its own cluster.
+const CONFIGURATION: &[RbacRule] = &[
+    all_of("multicluster.x-k8s.io"),
+    all_of("networking.istio.io"),
+    all_of("security.istio.io"),
+    all_of("telemetry.istio.io"),
+];
+
+/// Writing the root certificates into the injection webhook's configuration.
+const WEBHOOK: RbacRule = RbacRule {
+    group: "admissionregistration.k8s.io",
+    resources: &["mutatingwebhookconfigurations"],
+    verbs: &["get", "patch"],
+    names: &[webhook::CONFIGURATION],
+};
+
+/// Rights in the root namespace: the mesh-wide settings, remote secrets and signing certificates.
+const ROOT_NAMESPACE: &[RbacRule] = &[
+    RbacRule { group: "", resources: &["configmaps"], verbs: READ, names: &[] },
+    RbacRule {
+        group: "",
+        resources: &["secrets"],
+        verbs: &["get", "list", "watch", "create", "update", "patch"],
+        names: &[],
+    },
+];
+
+const fn all_of(group: &'static str) -> RbacRule {
+    RbacRule { group, resources: &["*"], verbs: READ, names: &[] }
+}
+
+/// The accounts and roles of a cluster.
+#[must_use]
+pub fn all(of: &Installation) -> Vec<Value> {
+    let served = if of.control_plane.is_local() { Served::ByItself } else { Served::ByReader };
+    let mut objects = vec![account(GATEWAY, &of.namespace)];
+    // The account by which another cluster's controller reads this one, as `isthmus join` makes it.
+    objects.extend(api::reader::objects(&of.namespace, served));
+    if of.control_plane.is_local() {
+        objects.extend(controller(of));
+    }
+    objects
+}
+
+fn controller(of: &Installation) -> Vec<Value> {
+    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK]);
+    let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
+    let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
+    let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});
+    vec![
+        account(CONTROLLER, &of.namespace),
+        json!({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": CONTROLLER}, "rules": rules(cluster_wide)}),
+        json!({"apiVersion": RBAC, "kind": "ClusterRoleBinding", "metadata": {"name": CONTROLLER},
+               "roleRef": bound("ClusterRole"), "subjects": subjects}),
+        json!({"apiVersion": RBAC, "kind": "Role", "metadata": local, "rules": rules(ROOT_NAMESPACE)}),
+        json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": local, "roleRef": bound("Role"), "subjects": subjects}),
+    ]
+}
+
+fn account(name: &str, namespace: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}})
+}
+
+fn rules<'a>(rules: impl IntoIterator<Item = &'a RbacRule>) -> Vec<Value> {
+    rules.into_iter().map(RbacRule::to_json).collect()
+}

@@ -1,0 +1,190 @@
+//! The controller and the east-west gateway, and the Services by which they are found.
+
+use api::names;
+use serde_json::{Value, json};
+
+use crate::settings::{ControlPlane, Installation};
+
+/// Name of the controller's Deployment, Service and account.
+pub const CONTROLLER: &str = "isthmus-controller";
+/// Name of the Service by which the API server reaches the controller's webhook.
+pub const WEBHOOKS: &str = "isthmus-webhooks";
+/// Name of the east-west gateway's Deployment, Service and account.
+pub const GATEWAY: &str = "isthmus-eastwestgateway";
+/// The gateway's port for mutual TLS from other networks.
+pub const GATEWAY_PORT: u16 = 15443;
+/// The controller's port for discovery and certificates.
+pub const DISCOVERY_PORT: u16 = 15012;
+/// The controller's port for metrics, readiness and debug pages.
+pub const MONITORING_PORT: u16 = 15014;
+/// The controller's port for admission requests.
+const WEBHOOK_PORT: u16 = 15017;
+/// The gateway's port for readiness.
+const STATUS_PORT: u16 = 15021;
+
+/// The controller and its Services; in a remote cluster, the Services alone.
+#[must_use]
+pub fn control_plane(of: &Installation) -> Vec<Value> {
+    match &of.control_plane {
+        ControlPlane::Local { .. } => controller(of),
+        ControlPlane::Remote { primary, gateway } => {
+            [(CONTROLLER, "tls-discovery", DISCOVERY_PORT), (WEBHOOKS, "tls-webhook", 443)]
+                .into_iter()
+                .flat_map(|(name, port_name, port)| {
+                    let service = service(
+                        of,
+                        name,
+                        &json!({"app": CONTROLLER}),
+                        &Value::Null,
+                        json!([{"name": port_name, "port": port}]),
+                    );
+                    [service, primary_endpoint(of, name, port_name, primary, gateway)]
+                })
+                .collect()
+        }
+    }
+}
+
+fn controller(of: &Installation) -> Vec<Value> {
+    let labels = json!({"app": CONTROLLER, "sidecar.istio.io/inject": "false"});
+    let selector = json!({"app": CONTROLLER});
+    let args = [
+        ("--cluster", &of.cluster),
+        ("--network", &of.network),
+        ("--namespace", &of.namespace),
+        ("--root-namespace", &of.root_namespace),
+        ("--trust-domain", &of.trust_domain),
+    ];
+    let spec = json!({
+        "serviceAccountName": CONTROLLER,
+        "terminationGracePeriodSeconds": 5,
+        "containers": [{
+            "name": "controller",
+            "image": of.images.controller,
+            "args": arguments(&args),
+            "env": [from_field("POD_NAME", "metadata.name"), from_field("POD_NAMESPACE", "metadata.namespace"),
+                from_field("INSTANCE_IP", "status.podIP")],
+            "ports": [
+                {"name": "discovery", "containerPort": DISCOVERY_PORT},
+                {"name": "monitoring", "containerPort": MONITORING_PORT},
+                {"name": "webhook", "containerPort": WEBHOOK_PORT},
+            ],
+            "readinessProbe": readiness("/ready", MONITORING_PORT),
+        }],
+    });
+    let ports = json!([
+        {"name": "tls-discovery", "port": DISCOVERY_PORT, "targetPort": DISCOVERY_PORT},
+        {"name": "http-monitoring", "port": MONITORING_PORT, "targetPort": MONITORING_PORT},
+        {"name": "tls-webhook", "port": WEBHOOK_PORT, "targetPort": WEBHOOK_PORT},
+    ]);
+    let webhook = json!([{"name": "tls-webhook", "port": 443, "targetPort": WEBHOOK_PORT}]);
+    vec![
+        deployment(of, CONTROLLER, &labels, spec),
+        service(of, CONTROLLER, &labels, &selector, ports),
+        service(of, WEBHOOKS, &labels, &selector, webhook),
+    ]
+}
+
+/// The endpoint of a controller Service in a remote cluster: the primary's gateway, which forwards connections to the
+/// controller by their SNI. The Service has no selector, so nothing else adds endpoints to it.
+fn primary_endpoint(of: &Installation, service: &str, port: &str, primary: &str, gateway: &std::net::IpAddr) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{service}-of-{primary}"), "namespace": of.namespace,
+            "labels": {
+                "kubernetes.io/service-name": service,
+                "endpointslice.kubernetes.io/managed-by": "isthmus",
+            },
+        },
+        "addressType": if gateway.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [gateway], "conditions": {"ready": true}}],
+        "ports": [{"name": port, "port": GATEWAY_PORT, "protocol": "TCP"}],
+    })
+}
+
+/// The east-west gateway of a cluster.
+#[must_use]
+pub fn gateway(of: &Installation) -> Vec<Value> {
+    let labels = json!({
+        "app": GATEWAY,
+        "istio": "eastwestgateway",
+        "sidecar.istio.io/inject": "false",
+        names::NETWORK_LABEL: of.network,
+    });
+    let spec = json!({
+        "serviceAccountName": GATEWAY,
+        "terminationGracePeriodSeconds": 5,
+        "containers": [{
+            "name": "gateway",
+            "image": of.images.gateway,
+            "args": arguments(&[("--cluster", &of.cluster), ("--network", &of.network)]),
+            "env": [
+                from_field("POD_NAME", "metadata.name"),
+                from_field("POD_NAMESPACE", "metadata.namespace"),
+                from_field("INSTANCE_IP", "status.podIP"),
+                from_field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+                {"name": "ISTIO_META_CLUSTER_ID", "value": of.cluster},
+                {"name": "ISTIO_META_NETWORK", "value": of.network},
+                {"name": "TRUST_DOMAIN", "value": of.trust_domain},
+                {"name": "DISCOVERY_ADDRESS", "value": format!("{CONTROLLER}.{}.svc:{DISCOVERY_PORT}", of.namespace)},
+            ],
+            "ports": [{"name": "tls", "containerPort": GATEWAY_PORT}, {"name": "status", "containerPort": STATUS_PORT}],
+            "readinessProbe": readiness("/healthz/ready", STATUS_PORT),
+            "volumeMounts": [
+                {"name": "istio-token", "mountPath": "/var/run/secrets/tokens", "readOnly": true},
+                {"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio", "readOnly": true},
+            ],
+        }],
+        "volumes": [
+            {"name": "istio-token", "projected": {"sources": [{"serviceAccountToken":
+                {"audience": names::TOKEN_AUDIENCE, "expirationSeconds": 43200, "path": "istio-token"}}]}},
+            {"name": "istiod-ca-cert", "configMap": {"name": names::ROOT_CONFIG_MAP}},
+        ],
+    });
+    let ports = json!([
+        {"name": "tls", "port": GATEWAY_PORT, "targetPort": GATEWAY_PORT},
+        {"name": "status-port", "port": STATUS_PORT, "targetPort": STATUS_PORT},
+    ]);
+    let mut exposed = service(of, GATEWAY, &labels, &json!({"app": GATEWAY}), ports);
+    exposed["spec"]["type"] = json!("LoadBalancer");
+    if let Some(address) = of.gateway_address {
+        exposed["spec"]["loadBalancerIP"] = json!(address);
+    }
+    vec![deployment(of, GATEWAY, &labels, spec), exposed]
+}
+
+fn deployment(of: &Installation, name: &str, labels: &Value, spec: Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": of.namespace, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    })
+}
+
+fn service(of: &Installation, name: &str, labels: &Value, selector: &Value, ports: Value) -> Value {
+    let mut spec = json!({"ports": ports});
+    if !selector.is_null() {
+        spec["selector"] = selector.clone();
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": of.namespace, "labels": labels}, "spec": spec,
+    })
+}
+
+fn arguments(pairs: &[(&str, &String)]) -> Vec<String> {
+    pairs.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn readiness(path: &str, port: u16) -> Value {
+    json!({"httpGet": {"path": path, "port": port}, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 3})
+}
+
+fn from_field(name: &str, path: &str) -> Value {
+    json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
+}

@@ -1,0 +1,55 @@
+//! Namespaces, mesh-wide settings, root certificates and signing Secrets.
+
+use api::names;
+use serde_json::{Value, json};
+
+use crate::settings::{ControlPlane, Installation, SigningSecret};
+
+/// The namespaces: of the components, of the mesh's configuration, and those with injection.
+pub(super) fn namespaces(of: &Installation) -> Vec<Value> {
+    let own = [&of.namespace, &of.root_namespace].map(|name| (name, json!({names::NETWORK_LABEL: of.network})));
+    let injected = of.injected_namespaces.iter().map(|name| (name, json!({"istio-injection": "enabled"})));
+    let namespace = |(name, labels): (&String, Value)| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+    own.into_iter().chain(injected).map(namespace).collect()
+}
+
+/// The ConfigMaps and Secrets.
+pub(super) fn all(of: &Installation) -> Vec<Value> {
+    let mut objects = vec![mesh_config(of)];
+    let namespaces = [&of.namespace, &of.root_namespace].into_iter().chain(&of.injected_namespaces);
+    objects.extend(namespaces.map(|namespace| root_certificate(namespace, &of.roots_pem)));
+    if let ControlPlane::Local { signing } = &of.control_plane {
+        objects.extend(signing.iter().map(|secret| signing_secret(secret, &of.root_namespace)));
+    }
+    objects
+}
+
+fn mesh_config(of: &Installation) -> Value {
+    let mut settings = of.mesh_config.clone();
+    settings.entry("trustDomain").or_insert_with(|| json!(of.trust_domain));
+    // JSON is YAML, which is what the key holds.
+    let text = format!("{:#}", Value::Object(settings));
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": names::MESH_CONFIG_MAP, "namespace": of.root_namespace},
+        "data": {names::MESH_CONFIG_KEY: text},
+    })
+}
+
+/// The root certificate where pods mount it. The controller keeps it up to date; it is written here as well, so that the
+/// first pods do not wait for the controller.
+fn root_certificate(namespace: &str, roots: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": names::ROOT_CONFIG_MAP, "namespace": namespace, "labels": {"istio.io/config": "true"}},
+        "data": {names::ROOT_CONFIG_KEY: roots},
+    })
+}
+
+fn signing_secret(secret: &SigningSecret, namespace: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "istio.io/ca-root",
+        "metadata": {"name": secret.name, "namespace": namespace},
+        "stringData": secret.entries,
+    })
+}

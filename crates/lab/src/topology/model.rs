@@ -1,0 +1,250 @@
+//! A topology in which every reference resolves.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Most clusters of one lab: their LoadBalancer addresses share 203.0.113.0/24, ten for each.
+pub const MAX_CLUSTERS: usize = 9;
+
+/// A topology in which every reference resolves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Topology {
+    /// Default name of the lab: `metadata.name`, or the file's name without extension.
+    pub name: String,
+    /// Path of the topology file.
+    pub path: PathBuf,
+    /// Settings of the whole mesh.
+    pub mesh: Mesh,
+    /// Networks in the order of the file, each used by at least one cluster.
+    pub networks: Vec<Network>,
+    /// Clusters in the order of the file. A cluster's addresses depend on its index.
+    pub clusters: Vec<Cluster>,
+    /// Workloads, one for each cluster and version.
+    pub workloads: Vec<Workload>,
+    /// Services that other clusters may use, in addition to exported workloads.
+    pub exports: Vec<Export>,
+    /// Manifests to apply when the mesh is up.
+    pub manifests: Vec<Manifest>,
+}
+
+/// Settings of the whole mesh.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mesh {
+    /// Trust domain of every identity.
+    pub trust_domain: String,
+    /// Whether every service is exported.
+    pub export_all: bool,
+    /// Further keys of Istio's MeshConfig, unchanged.
+    pub config: BTreeMap<String, serde_json::Value>,
+}
+
+/// A network. Pods of other networks cannot reach its pods' addresses.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// Name of the network, the value of `topology.istio.io/network`.
+    pub name: String,
+    /// Range of pod addresses.
+    pub pod_cidr: ipnet::Ipv4Net,
+    /// One-way delay of traffic through the network's LoadBalancer addresses, in both directions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Duration>,
+}
+
+/// A cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    /// Name of the cluster, a DNS label.
+    pub name: String,
+    /// Index of the cluster in the file, from which its addresses follow.
+    pub index: u8,
+    /// Role of the cluster.
+    pub role: Role,
+    /// Name of the cluster's network.
+    pub network: String,
+    /// Range of pod addresses: that of the network.
+    pub pod_cidr: ipnet::Ipv4Net,
+    /// Region of the cluster.
+    pub region: String,
+    /// Zones of the cluster, at least one. Each has one node.
+    pub zones: Vec<String>,
+    /// Clusters whose remote secret the cluster holds.
+    pub secrets_of: Vec<String>,
+}
+
+/// The role of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// The cluster runs a federation controller.
+    Primary,
+    /// The cluster's proxies use the controller of a primary.
+    Remote {
+        /// Name of the primary.
+        primary: String,
+    },
+}
+
+/// The pods of one version of a service in one cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Name of the service.
+    pub name: String,
+    /// Namespace of the service.
+    pub namespace: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Value of the label `version`.
+    pub version: Option<String>,
+    /// Zone that the pods are pinned to; `None` spreads them.
+    pub zone: Option<String>,
+    /// Number of pods.
+    pub replicas: u32,
+    /// Program of the container.
+    pub program: Program,
+    /// Ports of the service.
+    pub ports: Vec<Port>,
+    /// Whether the service is exported.
+    pub exported: bool,
+    /// Whether the pods get a sidecar.
+    pub inject: bool,
+    /// Environment of the container.
+    pub env: BTreeMap<String, String>,
+    /// Name of the service account.
+    pub service_account: String,
+    /// Annotations of the pods.
+    pub annotations: BTreeMap<String, String>,
+    /// Name of the Deployment: the service's, with the version if the cluster runs several versions.
+    pub deployment: String,
+}
+
+/// The program of a workload's container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Program {
+    /// The built-in test application.
+    TestApp,
+    /// A program of this machine.
+    Command {
+        /// The program and its arguments.
+        command: Vec<String>,
+    },
+}
+
+/// A service port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    /// Name of the port, which specifies the protocol as in Istio (`http`, `grpc-…`, `tcp`).
+    pub name: String,
+    /// Port of the service.
+    pub port: u16,
+    /// Port of the container.
+    pub target_port: u16,
+}
+
+/// A ServiceExport to create.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Export {
+    /// Name of the service.
+    pub name: String,
+    /// Namespace of the service.
+    pub namespace: String,
+    /// Names of the clusters that export the service.
+    pub clusters: Vec<String>,
+}
+
+/// A manifest to apply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Path of the file, resolved against the topology's directory.
+    pub path: PathBuf,
+    /// Names of the clusters that the manifest is applied to.
+    pub clusters: Vec<String>,
+}
+
+impl Topology {
+    /// Returns the cluster of a name.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Cluster> {
+        self.clusters.iter().find(|cluster| cluster.name == name)
+    }
+
+    /// Returns the network of a name.
+    #[must_use]
+    pub fn network(&self, name: &str) -> Option<&Network> {
+        self.networks.iter().find(|network| network.name == name)
+    }
+
+    /// Returns the workloads of a cluster.
+    pub fn workloads_of<'a>(&'a self, cluster: &'a str) -> impl Iterator<Item = &'a Workload> {
+        self.workloads.iter().filter(move |workload| workload.cluster == cluster)
+    }
+
+    /// Returns the (namespace, name) pairs of services that `cluster` exports, each once.
+    #[must_use]
+    pub fn exports_of(&self, cluster: &str) -> Vec<(String, String)> {
+        let of_workloads = self
+            .workloads_of(cluster)
+            .filter(|workload| workload.exported)
+            .map(|workload| (workload.namespace.clone(), workload.name.clone()));
+        let listed = self
+            .exports
+            .iter()
+            .filter(|export| export.clusters.iter().any(|name| name == cluster))
+            .map(|export| (export.namespace.clone(), export.name.clone()));
+        let all: std::collections::BTreeSet<_> = of_workloads.chain(listed).collect();
+        all.into_iter().collect()
+    }
+}
+
+impl Cluster {
+    /// Returns the cluster's own address on the bridge between clusters.
+    #[must_use]
+    pub fn uplink(&self) -> std::net::Ipv4Addr {
+        std::net::Ipv4Addr::new(203, 0, 113, 1 + self.index)
+    }
+
+    /// Returns the LoadBalancer addresses of the cluster, ten in a row.
+    #[must_use]
+    pub fn load_balancer_pool(&self) -> Vec<std::net::Ipv4Addr> {
+        let first = 10 * (self.index + 1);
+        (first..first + 10).map(|last| std::net::Ipv4Addr::new(203, 0, 113, last)).collect()
+    }
+
+    /// Returns the address of the cluster's east-west gateway.
+    #[must_use]
+    pub fn gateway(&self) -> std::net::Ipv4Addr {
+        std::net::Ipv4Addr::new(203, 0, 113, 10 * (self.index + 1))
+    }
+
+    /// Reports whether the cluster is a primary.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        self.role == Role::Primary
+    }
+
+    /// Returns the primary that serves the cluster's proxies: the cluster itself if it is one.
+    #[must_use]
+    pub fn primary(&self) -> &str {
+        match &self.role {
+            Role::Primary => &self.name,
+            Role::Remote { primary } => primary,
+        }
+    }
+
+    /// Returns the name of the node of a zone.
+    #[must_use]
+    pub fn node(&self, zone: &str) -> String {
+        format!("{}-{zone}", self.name)
+    }
+}
