@@ -9,5 +9,6 @@ mod failover;
 mod kubectl;
 mod mesh;
 mod protocols;
+mod readme;
 mod restart;
 mod support;
