@@ -1,4 +1,4 @@
-//! The table of [`BUILTIN`](super::BUILTIN) kinds.
+//! The table of [`BUILTIN`] kinds.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
