@@ -29,6 +29,9 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
 const RTNH_F_ONLINK: u32 = 4;
 
+/// The hardware address of bridges: locally administered, so that it differs from those of devices.
+const BRIDGE_ADDRESS: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+
 /// The error of an operation on links, addresses or routes.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action}: {source}")]
@@ -165,13 +168,14 @@ impl Links {
         self.request(request, || format!("create link {name} with peer {peer}"))
     }
 
-    /// Creates a bridge.
+    /// Creates a bridge. Its hardware address is fixed: by default it would change to the lowest address of the attached
+    /// links, and neighbours with the old address in their ARP cache could not reach the bridge for several seconds.
     ///
     /// # Errors
     /// Returns an error if the name is in use.
     pub fn add_bridge(&mut self, name: &str) -> Result<(), LinkError> {
         let mut request = NetlinkMessage::new(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &interface(0, 0, 0));
-        request.attr_str(IFLA_IFNAME, name);
+        request.attr_str(IFLA_IFNAME, name).attr(IFLA_ADDRESS, &BRIDGE_ADDRESS);
         request.nest(IFLA_LINKINFO, |info| {
             info.attr(IFLA_INFO_KIND, b"bridge");
         });

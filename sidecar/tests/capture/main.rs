@@ -42,6 +42,8 @@ fn main() -> ExitCode {
 
 /// Moves this process to namespaces of its own, in which it may make pods.
 fn enter_namespaces() -> Result<(), String> {
+    // The harness shows the log of a test that fails.
+    telemetry::logging::init("debug,h2=info,hyper=info", false).map_err(|error| error.to_string())?;
     enter_user_namespace().map_err(|error| error.to_string())?;
     unshare(Namespaces { net: true, ..Namespaces::default() }).map_err(|error| error.to_string())
 }
@@ -105,7 +107,7 @@ fn a_pod_reaches_itself() {
     assert_eq!(by(&near.run(move || get(own))), "near", "by its own address");
     assert_eq!(by(&near.run(move || get(([127, 0, 0, 1], 9080).into()))), "near", "by loopback");
     let through_the_mesh = near.run(|| get(REVIEWS.into()));
-    assert_eq!(by(&through_the_mesh), "near", "by its service");
+    assert_eq!((through_the_mesh.status().as_u16(), by(&through_the_mesh)), (200, "near"), "by its service");
 }
 
 fn plaintext_from_outside_of_the_mesh_arrives() {

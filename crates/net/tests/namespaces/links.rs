@@ -12,6 +12,7 @@ use net::namespace::NetNamespace;
 pub(super) const TESTS: &[harness::Test] = &[
     ("links::two_routed_pods_reach_each_other", two_routed_pods_reach_each_other),
     ("links::a_bridge_joins_networks", a_bridge_joins_networks),
+    ("links::a_bridge_keeps_its_hardware_address", a_bridge_keeps_its_hardware_address),
     ("links::errors_name_what_is_missing", errors_name_what_is_missing),
 ];
 
@@ -123,6 +124,34 @@ fn a_bridge_joins_networks() {
     let stream = ends[0].run_in(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)).unwrap()).unwrap();
     let (_, peer) = listener.accept().unwrap();
     assert_eq!(peer, stream.local_addr().unwrap());
+}
+
+/// By default a bridge has the lowest address of its links. A neighbour that has cached that address could not reach the
+/// bridge after a link with a lower one is attached.
+fn a_bridge_keeps_its_hardware_address() {
+    let bridge = NetNamespace::create().unwrap();
+    let mut links = Links::open_in(&bridge).unwrap();
+    links.add_bridge("br0").unwrap();
+    links.add_address("br0", net("203.0.113.254/24")).unwrap();
+    links.up("br0").unwrap();
+    let address: SocketAddr = "203.0.113.254:80".parse().unwrap();
+    let listener = bridge.run_in(|| TcpListener::bind(address).unwrap()).unwrap();
+    let mut ends = Vec::new();
+    for last in [0x30, 0x20, 0x10] {
+        let (end, port) = (NetNamespace::create().unwrap(), format!("port{last}"));
+        links.add_veth(&port, "eth0", Some(&end)).unwrap();
+        links.set_hardware_address(&port, [0, 0, 0, 0, 0, last]).unwrap();
+        links.attach(&port, "br0").unwrap();
+        links.up(&port).unwrap();
+        let mut inner = Links::open_in(&end).unwrap();
+        inner.add_address("eth0", net(&format!("203.0.113.{last}/24"))).unwrap();
+        inner.up("eth0").unwrap();
+        ends.push(end);
+        // The first end caches the bridge's address.
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(2)).unwrap();
+        let _stream = ends[0].run_in(connect).unwrap();
+        listener.accept().unwrap();
+    }
 }
 
 fn errors_name_what_is_missing() {
