@@ -1,19 +1,41 @@
 //! The service that a request's host names.
 
-/// Returns the hostname of the service that `host` names for a workload in `namespace`: `reviews`, `reviews.default`,
-/// `reviews.default.svc`, or the full hostname, with or without a port. Returns `None` if `host` cannot name a service.
-pub(super) fn hostname_of(host: &str, namespace: &str, domain: &str) -> Option<String> {
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_end_matches('.').to_ascii_lowercase();
-    if name.is_empty() || name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok() {
-        return None;
-    }
-    let suffix = format!(".svc.{domain}");
-    let short = name.strip_suffix(&suffix).or_else(|| name.strip_suffix(".svc")).unwrap_or(&name);
-    let mut labels = short.split('.');
-    match (labels.next(), labels.next(), labels.next()) {
-        (Some(service), None, None) if short.len() == name.len() => Some(format!("{service}.{namespace}{suffix}")),
-        (Some(service), Some(namespace), None) => Some(format!("{service}.{namespace}{suffix}")),
-        _ => None,
+use std::net::IpAddr;
+
+/// A service, as a host names it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NamedService {
+    /// The service with this hostname.
+    Hostname(String),
+    /// The service with this address.
+    Address(IpAddr),
+}
+
+impl NamedService {
+    /// Returns the service that `host` names for a workload in `namespace`: `reviews`, `reviews.default`,
+    /// `reviews.default.svc`, the full hostname, or an address. A port in `host` is ignored. Returns `None` if `host` cannot
+    /// name a service.
+    pub(super) fn parse(host: &str, namespace: &str, domain: &str) -> Option<Self> {
+        if let Some(rest) = host.strip_prefix('[') {
+            return rest.split_once(']')?.0.parse().ok().map(Self::Address);
+        }
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        if let Ok(address) = name.parse() {
+            return Some(Self::Address(address));
+        }
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if name.is_empty() {
+            return None;
+        }
+        let suffix = format!(".svc.{domain}");
+        let short = name.strip_suffix(&suffix).or_else(|| name.strip_suffix(".svc")).unwrap_or(&name);
+        let mut labels = short.split('.');
+        match (labels.next(), labels.next(), labels.next()) {
+            (Some(service), None, None) if short.len() == name.len() => Some(format!("{service}.{namespace}{suffix}")),
+            (Some(service), Some(namespace), None) => Some(format!("{service}.{namespace}{suffix}")),
+            _ => None,
+        }
+        .map(Self::Hostname)
     }
 }
 
@@ -21,9 +43,13 @@ pub(super) fn hostname_of(host: &str, namespace: &str, domain: &str) -> Option<S
 mod tests {
     use super::*;
 
+    fn parse(host: &str) -> Option<NamedService> {
+        NamedService::parse(host, "default", "cluster.local")
+    }
+
     #[test]
     fn hosts_name_services() {
-        let full = Some("reviews.default.svc.cluster.local".to_owned());
+        let full = NamedService::Hostname("reviews.default.svc.cluster.local".to_owned());
         for host in [
             "reviews",
             "reviews:9080",
@@ -32,10 +58,22 @@ mod tests {
             "reviews.default.svc.cluster.local",
             "reviews.default.svc.cluster.local.",
         ] {
-            assert_eq!(hostname_of(host, "default", "cluster.local"), full, "{host}");
+            assert_eq!(parse(host).as_ref(), Some(&full), "{host}");
         }
-        for host in ["", "10.0.0.1:80", "[::1]:80", "www.example.com", "a.b.c.svc.cluster.local"] {
-            assert_eq!(hostname_of(host, "default", "cluster.local"), None, "{host}");
+        for host in ["", ":80", "[reviews]:80", "[::1", "www.example.com", "a.b.c.svc.cluster.local"] {
+            assert_eq!(parse(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn addresses_name_services() {
+        for (host, address) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("10.0.0.1:80", "10.0.0.1"),
+            ("[fd00::1]", "fd00::1"),
+            ("[fd00::1]:80", "fd00::1"),
+        ] {
+            assert_eq!(parse(host), Some(NamedService::Address(address.parse().unwrap())), "{host}");
         }
     }
 }

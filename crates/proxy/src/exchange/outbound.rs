@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, Request, Response, Version as HttpVersion};
 use telemetry::istio::{Party, Reporter, Security};
 
-use super::host::hostname_of;
+use super::host::NamedService;
 use super::{Downstream, Exchange};
 use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers};
@@ -51,6 +51,12 @@ impl Destination {
             metrics: service_metrics(labels, worker),
             protocol: service.port(port).map(|port| port.protocol).unwrap_or_default(),
         }
+    }
+
+    /// Returns whether the host of a request may name another service. The address alone decides for a service port whose
+    /// protocol is not declared.
+    fn routes_by_host(&self) -> bool {
+        self.protocol != Protocol::Unknown || !self.cluster.in_mesh()
     }
 
     /// Returns a destination outside the mesh.
@@ -122,7 +128,8 @@ impl OutboundRequests {
     /// are in `docs/decisions/host-routing.md`.
     async fn route(&self, request: &Request<Incoming>) -> Destination {
         let view = &self.worker.view;
-        let Some(host) = headers::host(request.uri(), request.headers()) else { return self.captured() };
+        let host = headers::host(request.uri(), request.headers()).filter(|_| self.captured.routes_by_host());
+        let Some(host) = host else { return self.captured() };
         if let Some(last) = self.last.borrow().as_ref().filter(|last| last.is_valid(host, view.version())) {
             self.worker.clusters.refresh(&last.destination.cluster, view);
             return last.destination.clone();
@@ -145,10 +152,19 @@ impl OutboundRequests {
     /// it. A headless service is reached at the address that the application chose.
     async fn named(&self, host: &str) -> Option<Destination> {
         let view = &self.worker.view;
+        let (captured, port) = (self.downstream.destination.ip(), self.downstream.destination.port());
         let domain = view.snapshot().settings.cluster_domain.clone();
-        let hostname = hostname_of(host, &view.location().namespace, &domain)?;
-        let port = self.downstream.destination.port();
-        let service = view.by_name(&hostname).await.filter(|service| !service.headless)?;
+        let service = match NamedService::parse(host, &view.location().namespace, &domain)? {
+            NamedService::Hostname(hostname) => view.by_name(&hostname).await?,
+            NamedService::Address(ip) if ip == captured => return None,
+            NamedService::Address(ip) => {
+                let found = view.by_address((ip, port).into()).await;
+                found.filter(|found| found.endpoint.is_none())?.service
+            }
+        };
+        if service.headless {
+            return None;
+        }
         service.port(port).filter(|port| port.protocol != Protocol::Tcp)?;
         Some(Destination::service(&service, port, None, &self.worker))
     }
