@@ -15,7 +15,7 @@ use crate::finding::{Finding, Metric};
 use crate::load::passthrough::{self, Way as Talk};
 use crate::load::{self, Edge, Outcome, Timing};
 use crate::mesh::{self, Mesh};
-use crate::peers::{envoy_gateway, haproxy, nginx};
+use crate::peers::{SniRoute, envoy_gateway, haproxy, nginx};
 use crate::process::{Process, Usage};
 use crate::rig::Rig;
 
@@ -72,21 +72,10 @@ pub enum Load {
     Idle,
 }
 
-/// What a system is to carry.
-#[derive(Clone, Debug)]
-pub struct Way {
-    /// Where it listens.
-    pub gateway: SocketAddr,
-    /// Where it forwards to.
-    pub server: SocketAddr,
-    /// For which server name.
-    pub server_name: String,
-}
-
 /// A system that runs.
 struct Running {
     system: System,
-    way: Way,
+    route: SniRoute,
     process: Process,
     _mesh: Option<Mesh>,
 }
@@ -218,30 +207,30 @@ impl<'a> Bench<'a> {
     /// Starts a system. Each has addresses of its own, so that their ports in TIME-WAIT do not meet.
     fn start(&self, system: System) -> Result<Running> {
         let number = system as u8 + 1;
-        let way = Way {
+        let route = SniRoute {
             gateway: (Ipv4Addr::new(10, 244, 1, number), 15443).into(),
             server: server(Ipv4Addr::new(10, 244, 2, number)),
             server_name: name::sni(PORT, "", HOSTNAME),
         };
         let (rig, mut mesh) = (self.rig, None);
         let command = match system {
-            System::Isthmus => isthmus(rig, &way, mesh.insert(Mesh::start(rig.directory())?))?,
-            System::Haproxy => haproxy::gateway(rig, "haproxy", &way, haproxy::Bytes::Copied)?,
-            System::HaproxySplice => haproxy::gateway(rig, "haproxy-splice", &way, haproxy::Bytes::Spliced)?,
-            System::Nginx => nginx::gateway(rig, "nginx", &way)?,
-            System::Envoy => envoy_gateway::gateway(rig, "envoy-gateway", &way)?,
+            System::Isthmus => isthmus(rig, &route, mesh.insert(Mesh::start(rig.directory())?))?,
+            System::Haproxy => haproxy::gateway(rig, "haproxy", &route, haproxy::Bytes::Copied)?,
+            System::HaproxySplice => haproxy::gateway(rig, "haproxy-splice", &route, haproxy::Bytes::Spliced)?,
+            System::Nginx => nginx::gateway(rig, "nginx", &route)?,
+            System::Envoy => envoy_gateway::gateway(rig, "envoy-gateway", &route)?,
             System::Floor => {
                 let mut command = Command::new("/proc/self/exe");
-                command.args(["part", "floor-gateway", "--listen"]).arg(way.gateway.to_string());
-                command.arg("--server").arg(way.server.to_string());
+                command.args(["part", "floor-gateway", "--listen"]).arg(route.gateway.to_string());
+                command.arg("--server").arg(route.server.to_string());
                 command
             }
         };
         let name = format!("{system:?}").to_lowercase();
         let log = rig.log(&name);
         let mut process = Process::start(&name, command, &log)?;
-        process.listens_at(way.gateway, &log)?;
-        let mut running = Running { system, way, process, _mesh: mesh };
+        process.listens_at(route.gateway, &log)?;
+        let mut running = Running { system, route, process, _mesh: mesh };
         self.works(&mut running, &log)
             .with_context(|| format!("{name} does not forward; its log: {}", log.display()))?;
         Ok(running)
@@ -252,7 +241,7 @@ impl<'a> Bench<'a> {
         let mut last = Ok(());
         for _ in 0..5 {
             running.process.lives(log)?;
-            last = load::idle_passthrough(running.way.gateway, &self.talk, 1).map(drop);
+            last = load::idle_passthrough(running.route.gateway, &self.talk, 1).map(drop);
             if last.is_ok() {
                 break;
             }
@@ -266,7 +255,7 @@ impl<'a> Bench<'a> {
             warm_up: Duration::from_millis(if quick { 50 } else { 400 }),
             duration: Duration::from_millis(if quick { 200 } else { 1500 }),
         };
-        let (gateway, talk) = (system.way.gateway, &self.talk);
+        let (gateway, talk) = (system.route.gateway, &self.talk);
         match load {
             Load::Bulk => {
                 let (outcome, used) =
@@ -313,7 +302,7 @@ impl<'a> Bench<'a> {
     fn idle(&self, count: usize, system: &Running) -> Result<Vec<(Metric, f64)>> {
         let process = &system.process;
         let (resident, files) = (process.resident()?, process.files()?);
-        let held = load::idle_passthrough(system.way.gateway, &self.talk, count)?;
+        let held = load::idle_passthrough(system.route.gateway, &self.talk, count)?;
         std::thread::sleep(Duration::from_millis(500));
         let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / count as f64;
         let resident = each(resident, process.resident()?) / 1024.0;
@@ -381,7 +370,7 @@ fn server(ip: Ipv4Addr) -> SocketAddr {
 }
 
 /// Our gateway, with a control plane that tells it of the one service.
-fn isthmus(rig: &Rig, way: &Way, mesh: &Mesh) -> Result<Command> {
+fn isthmus(rig: &Rig, route: &SniRoute, mesh: &Mesh) -> Result<Command> {
     let service = d::Service {
         hostname: HOSTNAME.into(),
         name: "service".into(),
@@ -391,8 +380,8 @@ fn isthmus(rig: &Rig, way: &Way, mesh: &Mesh) -> Result<Command> {
         ..d::Service::default()
     };
     let direct = d::Direct {
-        ip: name::ip_to_bytes(way.server.ip()),
-        ports: [(PORT.into(), way.server.port().into())].into(),
+        ip: name::ip_to_bytes(route.server.ip()),
+        ports: [(PORT.into(), route.server.port().into())].into(),
         mutual_tls: true,
         ..d::Direct::default()
     };
@@ -409,7 +398,7 @@ fn isthmus(rig: &Rig, way: &Way, mesh: &Mesh) -> Result<Command> {
     mesh.tell(Kind::Endpoint, &endpoint_name, &endpoint, &[&name::endpoints(HOSTNAME, mesh::NETWORK)]);
     let mut command = Command::new(&rig.isthmus);
     command.args(["eastwest-gateway", "--cluster", mesh::CLUSTER, "--network", mesh::NETWORK, "--pod", "gateway-1"]);
-    command.args(["--workers", "1", "--listen"]).arg(way.gateway.to_string());
+    command.args(["--workers", "1", "--listen"]).arg(route.gateway.to_string());
     command.args(["--discovery-address", &mesh.discovery()]);
     for ports in ["--admin-address", "--health-address", "--metrics-address"] {
         command.args([ports, "127.0.0.1:0"]);

@@ -9,6 +9,7 @@
 #![allow(unreachable_pub, reason = "a program: `pub` says what a module offers to the others")]
 
 mod backend;
+mod chain;
 mod control_plane;
 mod failover;
 mod finding;

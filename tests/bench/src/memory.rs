@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::chain::{Chain, Speaks, ensure_none_failed};
 use crate::finding::{Finding, Metric};
 use crate::load::{self, Edge, Protocol, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::peers::envoy;
 use crate::process::Process;
 use crate::rig::Rig;
-use crate::sidecar::chain::{Chain, Speaks, ensure_none_failed};
 use crate::sidecar::{self, AUTHORITY, System, isthmus};
 
 mod held;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::chain::{Chain, Speaks, ensure_none_failed};
 use crate::finding::{Finding, Metric, median};
 use crate::load::{self, Edge, Shape, Timing};
 use crate::mesh::Mesh;
@@ -17,18 +18,12 @@ use crate::process::{Process, Usage};
 use crate::rig::Rig;
 
 mod calls;
-pub mod chain;
 mod floor;
 pub mod isthmus;
 mod rows;
 
-use chain::{Chain, Speaks, ensure_none_failed};
 use rows::Row;
 
-/// The service's name, and its service account's.
-pub const SERVER_ACCOUNT: &str = "server";
-/// The client's service account.
-pub const CLIENT: &str = "client";
 /// What the server is called in requests.
 pub const AUTHORITY: &str = "server:9080";
 /// Of the throughput of the slowest system: the rate at which latencies are compared.

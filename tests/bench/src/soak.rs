@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::chain::Chain;
 use crate::finding::{Finding, Metric, median};
 use crate::load::{self, Outcome, Protocol, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::process::Process;
 use crate::rig::Rig;
-use crate::sidecar::chain::Chain;
 use crate::sidecar::{self, AUTHORITY};
 
 /// Between two readings.

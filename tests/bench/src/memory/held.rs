@@ -13,8 +13,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::chain::{CLIENT, SERVER_ACCOUNT};
 use crate::mesh::{DOMAIN, Mesh, service_account};
-use crate::sidecar::{AUTHORITY, CLIENT, SERVER_ACCOUNT};
+use crate::sidecar::AUTHORITY;
 
 /// How many are opened, or asked, at a time.
 const AT_A_TIME: usize = 32;

@@ -14,6 +14,7 @@ use net::namespace::mount;
 use serde_json::{Value, json};
 
 use super::{Found, MIB, Size};
+use crate::chain::{Speaks, address, await_status};
 use crate::control_plane::cluster::{Client, Cluster};
 use crate::control_plane::controller::{Controller, DISCOVERY};
 use crate::control_plane::objects::{self, CLUSTERS};
@@ -21,7 +22,6 @@ use crate::finding::Metric;
 use crate::process::Process;
 use crate::rig::Rig;
 use crate::sidecar;
-use crate::sidecar::chain::{Speaks, address, await_status};
 
 const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 /// One of the names in the controller's certificate.

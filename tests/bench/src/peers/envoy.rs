@@ -8,12 +8,11 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::chain::{CLIENT, Chain, SERVER_ACCOUNT, Speaks, address, await_status};
 use crate::mesh::{Certificate, Mesh, service_account};
 use crate::process::Process;
 use crate::rig::Rig;
 use crate::setup;
-use crate::sidecar::chain::{Chain, Speaks, address, await_status};
-use crate::sidecar::{CLIENT, SERVER_ACCOUNT};
 
 const CLIENT_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 1);
 /// The address of the server's pod.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::gateway::Way;
+use crate::peers::SniRoute;
 use crate::rig::Rig;
 use crate::setup;
 
@@ -20,8 +20,8 @@ pub enum Bytes {
     Spliced,
 }
 
-/// The command that carries `way`.
-pub fn gateway(rig: &Rig, name: &str, way: &Way, bytes: Bytes) -> Result<Command> {
+/// Returns the command that starts a gateway with this route.
+pub fn gateway(rig: &Rig, name: &str, route: &SniRoute, bytes: Bytes) -> Result<Command> {
     let splice = match bytes {
         Bytes::Copied => "",
         Bytes::Spliced => "option splice-auto",
@@ -29,7 +29,7 @@ pub fn gateway(rig: &Rig, name: &str, way: &Way, bytes: Bytes) -> Result<Command
     // Its own sum of the files that it may need must not pass the limit, or it does not start.
     const PIPES: u64 = 64;
     let connections = net::socket::raise_open_files_limit()?.min(60_000).saturating_sub(PIPES * 2 + 100) / 2;
-    let (listen, server, sni) = (way.gateway, way.server, &way.server_name);
+    let (listen, server, sni) = (route.gateway, route.server, &route.server_name);
     let text = format!(
         "global
     nbthread 1

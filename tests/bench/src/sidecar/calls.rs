@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 
 use super::AUTHORITY;
-use super::chain::ensure_none_failed;
+use crate::chain::ensure_none_failed;
 use crate::load::{self, Edge, Shape, Timing};
 use crate::process::Process;
 

@@ -5,8 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::chain::{Chain, Speaks, await_status};
-use super::{CLIENT, SERVER_ACCOUNT};
+use crate::chain::{CLIENT, Chain, SERVER_ACCOUNT, Speaks, await_status};
 use crate::mesh::{Mesh, service_account};
 use crate::process::Process;
 use crate::rig::Rig;

@@ -7,11 +7,10 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use wire::{Kind, discovery as d, name};
 
-use super::chain::{Chain, Speaks, address, await_status};
+use crate::chain::{CLIENT, Chain, SERVER_ACCOUNT, Speaks, address, await_status};
 use crate::mesh::{self, CLUSTER, DOMAIN, Mesh, NAMESPACE, NETWORK};
 use crate::process::Process;
 use crate::rig::Rig;
-use crate::sidecar::{CLIENT, SERVER_ACCOUNT};
 
 const CLIENT_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 /// The address of the server's pod.

@@ -73,6 +73,10 @@ impl Speaks {
     }
 }
 
+/// The service's name, and its service account's.
+pub const SERVER_ACCOUNT: &str = "server";
+/// The client's service account.
+pub const CLIENT: &str = "client";
 /// The server's address.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 1);
 
