@@ -1,0 +1,124 @@
+//! What may use what. To change the structure on purpose, change these tables.
+
+/// The crates that proxies are made of, from which a program may use all.
+const ENGINE: &[&str] = &["balance", "identity", "net", "policy", "proxy", "route", "runtime", "telemetry", "wire"];
+
+/// For each crate of the workspace, the crates that it may use. Crates that do not exist yet are listed so that they begin in the right
+/// place. Dependencies of tests are free.
+pub const DIRECTIONS: &[(&str, &[&str])] = &[
+    ("identity", &[]),
+    ("wire", &[]),
+    ("net", &[]),
+    ("balance", &["identity", "wire"]),
+    ("policy", &["identity", "wire"]),
+    ("route", &["identity", "wire"]),
+    ("telemetry", &["identity", "wire"]),
+    ("runtime", &["identity", "net", "telemetry", "wire"]),
+    ("proxy", &["balance", "identity", "net", "policy", "route", "runtime", "telemetry", "wire"]),
+    ("sidecar", ENGINE),
+    ("eastwest-gateway", ENGINE),
+    ("router", ENGINE),
+    ("api", &[]),
+    ("install", &["api", "identity"]),
+    (
+        "federation-controller",
+        &["api", "balance", "identity", "install", "net", "policy", "route", "runtime", "telemetry", "wire"],
+    ),
+    ("apiserver", &[]),
+    ("lab", &["api", "apiserver", "identity", "install", "net", "runtime", "telemetry"]),
+    ("drill", &["api", "identity", "lab", "net", "runtime", "telemetry"]),
+    // The command.
+    (
+        "isthmus",
+        &[
+            "api",
+            "drill",
+            "eastwest-gateway",
+            "federation-controller",
+            "identity",
+            "install",
+            "lab",
+            "net",
+            "router",
+            "sidecar",
+        ],
+    ),
+    // The benchmark rig, and this program.
+    ("bench", &["apiserver", "identity", "net", "wire"]),
+    ("structure", &[]),
+];
+
+/// Packages that crates never link, through others either.
+pub struct Forbidden {
+    /// The crates.
+    pub crates: &'static [&'static str],
+    /// The packages.
+    pub packages: &'static [&'static str],
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// What is never linked.
+pub const FORBIDDEN: &[Forbidden] = &[
+    Forbidden {
+        crates: &["proxy", "sidecar", "eastwest-gateway", "router", "runtime"],
+        packages: &["kube", "kube-client", "kube-core", "k8s-openapi", "schemars", "isthmus-api", "isthmus-install"],
+        reason: "configuration reaches a proxy over `wire`, so a proxy knows no Kubernetes types",
+    },
+    Forbidden {
+        crates: &["balance", "policy", "route"],
+        packages: &["hyper", "isthmus-net", "socket2", "tonic"],
+        reason: "decisions have no sockets: tests give them tables",
+    },
+];
+
+/// Modules of a crate that use each other, and may.
+pub struct Cycle {
+    /// The crate.
+    pub krate: &'static str,
+    /// Its top-level modules, all of a cycle, sorted.
+    pub modules: &'static [&'static str],
+    /// Why it is allowed.
+    pub reason: &'static str,
+}
+
+/// The cycles between top-level modules that are allowed. Every other cycle is an error in every crate, and so is an entry whose cycle
+/// no longer exists.
+pub const CYCLES: &[Cycle] = &[
+    Cycle {
+        krate: "apiserver",
+        modules: &["admission", "api", "discovery", "handler", "verbs", "watch"],
+        reason: "a request and the state that it reads are one type, which admission receives from the verbs and changes for them",
+    },
+    Cycle {
+        krate: "apiserver",
+        modules: &["merge_keys", "openapi"],
+        reason: "the published schema names merge keys, whose check reads the schema's types",
+    },
+    Cycle { krate: "eastwest-gateway", modules: &["crate", "pages"], reason: "being removed" },
+    Cycle { krate: "eastwest-gateway", modules: &["serve", "worker"], reason: "being removed" },
+    Cycle { krate: "federation-controller", modules: &["discovery", "metrics"], reason: "being removed" },
+    Cycle { krate: "federation-controller", modules: &["export", "index", "store"], reason: "being removed" },
+    Cycle {
+        krate: "identity",
+        modules: &["authority", "request"],
+        reason: "an authority signs requests, and a request fails with the authority's error",
+    },
+    Cycle {
+        krate: "identity",
+        modules: &["credential", "tls", "trust", "verify"],
+        reason: "a credential is checked by the verifier that TLS uses, which reads what the others hold",
+    },
+    Cycle { krate: "isthmus", modules: &["completion", "crate"], reason: "the command writes completions of itself" },
+    Cycle {
+        krate: "net",
+        modules: &["link", "namespace"],
+        reason: "a new namespace sets up its loopback link, and a link can be moved to a namespace",
+    },
+    Cycle { krate: "sidecar", modules: &["http", "upstream"], reason: "being removed" },
+    Cycle { krate: "sidecar", modules: &["inbound", "worker"], reason: "being removed" },
+];
+
+/// For a crate, top-level modules in the order in which data flows through them: a later one may use an earlier one, and never the
+/// reverse, through other modules either. Modules that do not exist are skipped.
+pub const STAGES: &[(&str, &[&str])] = &[("federation-controller", &["clusters", "inventory", "compile", "publish"])];
