@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::finding::{Finding, Metric};
+use crate::finding::{Finding, Metric, Recorder};
 use crate::rig::Rig;
 
 pub mod cluster;
@@ -93,7 +93,7 @@ struct Mesh<'a> {
     size: Size,
     clusters: Vec<Cluster>,
     signers: Signers,
-    findings: Vec<Finding>,
+    recorder: Recorder,
     load: String,
     starts: usize,
     /// Of each cluster, the uids of the services' ReplicaSets.
@@ -122,7 +122,7 @@ async fn measure(options: &Options, rig: &Rig, size: Size) -> Result<Vec<Finding
     mesh.deaf(options, &controller, &streams).await?;
     drop(streams);
     if options.small {
-        return Ok(mesh.findings);
+        return Ok(mesh.recorder.findings());
     }
 
     let began = Instant::now();
@@ -134,7 +134,7 @@ async fn measure(options: &Options, rig: &Rig, size: Size) -> Result<Vec<Finding
     mesh.memory("after watching them appear", size.grown, empty, grown);
     controller.stop()?;
     mesh.cold_start(size.grown, empty).await?.stop()?;
-    Ok(mesh.findings)
+    Ok(mesh.recorder.findings())
 }
 
 impl<'a> Mesh<'a> {
@@ -166,7 +166,7 @@ impl<'a> Mesh<'a> {
             size,
             clusters,
             signers,
-            findings: Vec::new(),
+            recorder: Recorder::new("control-plane"),
             load: String::new(),
             starts: 0,
             owners: Vec::new(),
@@ -197,18 +197,8 @@ impl<'a> Mesh<'a> {
     }
 
     fn found(&mut self, metric: Metric, value: f64) {
-        self.found_all(metric, vec![value]);
-    }
-
-    fn found_all(&mut self, metric: Metric, values: Vec<f64>) {
-        eprintln!("control-plane: {} {:.3?} {}", metric.name, values, metric.unit);
-        self.findings.push(Finding {
-            scenario: "control-plane".into(),
-            load: self.load.clone(),
-            system: "isthmus".into(),
-            metric,
-            values,
-        });
+        eprintln!("control-plane: {} {value:.3} {}", metric.name, metric.unit);
+        self.recorder.add(&self.load, "isthmus", metric, value);
     }
 
     fn memory(&mut self, when: &str, pods: usize, empty: (u64, u64), now: (u64, u64)) {
@@ -327,29 +317,23 @@ impl<'a> Mesh<'a> {
         let before = controller.usage()?;
         tokio::time::sleep(idle).await;
         let idle_cpu = (controller.usage()? - before).cpu.as_secs_f64() / idle.as_secs_f64();
-        let (mut p50, mut p99, mut most, mut missed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut cpu, mut bytes) = (Vec::new(), Vec::new());
+        let p50 = format!("change to arrival, p50 ({}/s in turn in each cluster)", options.rate);
         for _ in 0..if self.rig.quick { 1 } else { self.rig.turns } {
             let (used, received, began) = (controller.usage()?, streams.received.bytes(), Instant::now());
             let made = self.change(options.rate, streams).await?;
             let spent = (controller.usage()? - used).cpu.as_secs_f64() - idle_cpu * began.elapsed().as_secs_f64();
-            cpu.push(spent * 1e6 / made.changes as f64);
-            bytes.push((streams.received.bytes() - received) as f64 / made.changes as f64);
-            missed.push(made.missed as f64);
+            let bytes = (streams.received.bytes() - received) as f64 / made.changes as f64;
             let mut took = made.took;
             took.sort_unstable();
             let at = |quantile: f64| took.get((took.len() as f64 * quantile) as usize).copied().unwrap_or_default();
-            p50.push(millis(at(0.5)));
-            p99.push(millis(at(0.99)));
-            most.push(millis(took.last().copied().unwrap_or_default()));
+            self.found(Metric::cost(&p50, "ms"), millis(at(0.5)));
+            self.found(Metric::cost("change to arrival, p99", "ms"), millis(at(0.99)));
+            let longest = millis(took.last().copied().unwrap_or_default());
+            self.found(Metric::cost("change to arrival, longest", "ms"), longest);
+            self.found(Metric::cost("arrivals that never came", ""), made.missed as f64);
+            self.found(Metric::cost("controller's CPU per change", "µs"), spent * 1e6 / made.changes as f64);
+            self.found(Metric::cost("bytes received by all streams per change", "bytes"), bytes);
         }
-        let each = format!("{}/s in turn in each cluster", options.rate);
-        self.found_all(Metric::cost(&format!("change to arrival, p50 ({each})"), "ms"), p50);
-        self.found_all(Metric::cost("change to arrival, p99", "ms"), p99);
-        self.found_all(Metric::cost("change to arrival, longest", "ms"), most);
-        self.found_all(Metric::cost("arrivals that never came", ""), missed);
-        self.found_all(Metric::cost("controller's CPU per change", "µs"), cpu);
-        self.found_all(Metric::cost("bytes received by all streams per change", "bytes"), bytes);
         self.found(Metric::cost("controller's CPU with streams and no changes", "% of a core"), idle_cpu * 100.0);
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::finding::{Finding, Metric};
+use crate::finding::{Finding, Metric, Recorder};
 use crate::rig::Rig;
 use crate::setup;
 
@@ -45,27 +45,18 @@ struct Lab<'a> {
 pub fn run(_: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let topology = setup::repository().join("topologies/primary-remote.yaml");
     let lab = Lab::up(rig, &topology)?;
-    let (mut gap, mut failed, mut total) = (Vec::new(), Vec::new(), Vec::new());
+    let load = format!("HTTP/1.1, {RATE} requests/s, the cluster's pods of the service killed");
+    let mut recorder = Recorder::new("failover");
+    let mut add = |metric, value| recorder.add(&load, "isthmus", metric, value);
     for turn in 0..if rig.quick { 1 } else { 3 } {
         eprintln!("failover: turn {}", turn + 1);
         let calls = lab.lose_pods(Duration::from_secs(if rig.quick { 4 } else { 8 }))?;
-        gap.push(without_success(&calls.requests)?);
-        failed.push(calls.requests.iter().filter(|call| !call.ok).count() as f64);
-        total.push(calls.requests.len() as f64);
+        add(Metric::cost("cluster lost to first success elsewhere", "ms"), without_success(&calls.requests)?);
+        let failed = calls.requests.iter().filter(|call| !call.ok).count();
+        add(Metric::cost("failed requests", ""), failed as f64);
+        add(Metric::gain("requests", ""), calls.requests.len() as f64);
     }
-    let load = format!("HTTP/1.1, {RATE} requests/s, the cluster's pods of the service killed");
-    let finding = |metric, values| Finding {
-        scenario: "failover".into(),
-        load: load.clone(),
-        system: "isthmus".into(),
-        metric,
-        values,
-    };
-    Ok(vec![
-        finding(Metric::cost("cluster lost to first success elsewhere", "ms"), gap),
-        finding(Metric::cost("failed requests", ""), failed),
-        finding(Metric::gain("requests", ""), total),
-    ])
+    Ok(recorder.findings())
 }
 
 /// Milliseconds from the last answer of the near cluster, before another one's first, to that first.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use wire::{Kind, discovery as d, name};
 
-use crate::finding::{Finding, Metric};
+use crate::finding::{Finding, Metric, Recorder};
 use crate::load::passthrough::{self, Way as Talk};
 use crate::load::{self, Edge, Outcome, Timing};
 use crate::mesh::{self, Mesh};
@@ -19,7 +19,6 @@ use crate::peers::{SniRoute, envoy_gateway, haproxy, nginx};
 use crate::process::{Process, Usage};
 use crate::rig::Rig;
 
-const SCENARIO: &str = "gateway";
 /// Connections at once.
 const CONNECTIONS: [usize; 3] = [1, 16, 256];
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -86,7 +85,7 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let systems = chosen(&options.systems, &System::ALL);
     let loads = chosen(&options.loads, &Load::ALL);
     let numbers = chosen(&options.connections, if rig.quick { &CONNECTIONS[1..2] } else { &CONNECTIONS });
-    let mut findings = Vec::new();
+    let mut recorder = Recorder::new("gateway");
     let mut running = systems.iter().map(|system| bench.start(*system)).collect::<Result<Vec<_>>>()?;
     for load in &loads {
         let rows: &[usize] = match load {
@@ -97,30 +96,30 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
         for connections in rows {
             let order =
                 if *load == Load::SystemCalls { (0..running.len()).collect() } else { rig.order(running.len()) };
-            let mut row = Row::new(load.row(*connections));
+            let row = load.row(*connections);
             for at in order {
                 let system = &mut running[at];
-                eprintln!("gateway: {}, {}", row.load, system.name());
+                eprintln!("gateway: {row}, {}", system.name());
                 let measured = bench.measure(*load, *connections, system);
-                row.add(system, measured.with_context(|| format!("{}, {}", system.name(), load.row(*connections)))?);
+                let measured = measured.with_context(|| format!("{}, {row}", system.name()))?;
+                measured.into_iter().for_each(|(metric, value)| recorder.add(&row, system.name(), metric, value));
                 system.process.lives(&rig.log(system.name()))?;
             }
-            findings.extend(row.findings);
         }
     }
     drop(running);
     if loads.contains(&Load::Idle) {
         let count = if rig.quick { 500 } else { idle_connections()? };
-        let mut row = Row::new(Load::Idle.row(count));
+        let row = Load::Idle.row(count);
         for system in systems {
             // Its memory is to be that of these connections, not of those before.
             let system = bench.start(system)?;
-            eprintln!("gateway: {}, {}", row.load, system.name());
-            row.add(&system, bench.idle(count, &system).with_context(|| format!("{} idle", system.name()))?);
+            eprintln!("gateway: {row}, {}", system.name());
+            let measured = bench.idle(count, &system).with_context(|| format!("{}, {row}", system.name()))?;
+            measured.into_iter().for_each(|(metric, value)| recorder.add(&row, system.name(), metric, value));
         }
-        findings.extend(row.findings);
     }
-    Ok(findings)
+    Ok(recorder.findings())
 }
 
 fn chosen<T: Clone>(given: &[T], all: &[T]) -> Vec<T> {
@@ -155,34 +154,6 @@ impl Running {
             System::Nginx => "nginx",
             System::Envoy => "envoy",
             System::Floor => "floor",
-        }
-    }
-}
-
-/// The findings of one row, a value added in each turn.
-struct Row {
-    load: String,
-    findings: Vec<Finding>,
-}
-
-impl Row {
-    fn new(load: String) -> Self {
-        Self { load, findings: Vec::new() }
-    }
-
-    fn add(&mut self, system: &Running, measured: Vec<(Metric, f64)>) {
-        for (metric, value) in measured {
-            let same = |finding: &&mut Finding| finding.system == system.name() && finding.metric == metric;
-            match self.findings.iter_mut().find(same) {
-                Some(finding) => finding.values.push(value),
-                None => self.findings.push(Finding {
-                    scenario: SCENARIO.into(),
-                    load: self.load.clone(),
-                    system: system.name().into(),
-                    metric,
-                    values: vec![value],
-                }),
-            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::chain::{Chain, Speaks, ensure_none_failed};
-use crate::finding::{Finding, Metric};
+use crate::finding::{Finding, Metric, Recorder};
 use crate::load::{self, Edge, Protocol, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::peers::envoy;
@@ -77,7 +77,7 @@ impl Size {
 pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let size = Size::of(rig);
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
-    let mut found = Found::default();
+    let mut found = Found(Recorder::new("memory"));
     if wanted(Part::Idle) || wanted(Part::Burst) {
         let _server = sidecar::server(rig)?;
         let mesh = Mesh::start(rig.directory())?;
@@ -100,18 +100,17 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     if wanted(Part::Services) {
         services::measure(&mut found, rig, size).context("meshes of different sizes")?;
     }
-    Ok(found.0)
+    Ok(found.0.findings())
 }
 
 /// What was found so far.
-#[derive(Debug, Default)]
-struct Found(Vec<Finding>);
+#[derive(Debug)]
+struct Found(Recorder);
 
 impl Found {
     fn add(&mut self, load: &str, system: &str, metric: Metric, value: f64) {
         eprintln!("memory: {load}, {system}: {} {value:.2} {}", metric.name, metric.unit);
-        let (scenario, load, system) = ("memory".into(), load.into(), system.into());
-        self.0.push(Finding { scenario, load, system, metric, values: vec![value] });
+        self.0.add(load, system, metric, value);
     }
 
     /// Of both proxies.

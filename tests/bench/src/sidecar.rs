@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::chain::{Chain, Speaks, ensure_none_failed};
-use crate::finding::{Finding, Metric, median};
+use crate::finding::{Finding, Metric, Recorder, median};
 use crate::load::{self, Edge, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::process::{Process, Usage};
@@ -84,15 +84,16 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let mesh = Mesh::start(rig.directory())?;
     let systems = if options.systems.is_empty() { System::ALL.to_vec() } else { options.systems.clone() };
     let chains = systems.iter().map(|system| system.start(&mesh, rig)).collect::<Result<Vec<_>>>()?;
-    let mut bench = Bench { rig, chains, findings: Vec::new() };
+    let mut bench = Bench { rig, chains, recorder: Recorder::new("sidecar") };
     for row in if rig.quick { rows::quick() } else { rows::all() } {
         let load = row.shape.to_string();
         if options.only.is_empty() || options.only.iter().any(|part| load.contains(part.as_str())) {
             bench.row(row, options).with_context(|| load)?;
         }
     }
-    ensure!(!bench.findings.is_empty(), "no row is called that");
-    Ok(bench.findings)
+    let findings = bench.recorder.findings();
+    ensure!(!findings.is_empty(), "no load has a name that contains {}", options.only.join(" or "));
+    Ok(findings)
 }
 
 fn timing(options: &Options, windows: f64) -> Timing {
@@ -125,7 +126,7 @@ struct Window {
 struct Bench<'a> {
     rig: &'a Rig,
     chains: Vec<Chain>,
-    findings: Vec<Finding>,
+    recorder: Recorder,
 }
 
 impl Bench<'_> {
@@ -160,7 +161,11 @@ impl Bench<'_> {
                 self.calls(at, shape, &load).with_context(|| format!("{name}, counting system calls"))?;
             }
         }
-        self.tell(&load);
+        for chain in &self.chains {
+            if let Some(progress) = self.recorder.progress(&load, chain.name) {
+                eprintln!("{progress}");
+            }
+        }
         Ok(())
     }
 
@@ -172,7 +177,7 @@ impl Bench<'_> {
             return Err(error.context(system));
         }
         eprintln!("sidecar: {load}: {system} is left out: {error:#}");
-        self.findings.retain(|finding| finding.load != load || finding.system != system);
+        self.recorder.discard(load, system);
         self.add(at, load, Metric::cost("could not carry it", ""), 1.0);
         Ok(())
     }
@@ -260,32 +265,6 @@ impl Bench<'_> {
     }
 
     fn add(&mut self, at: usize, load: &str, metric: Metric, value: f64) {
-        let system = self.chains[at].name;
-        let same = |finding: &&mut Finding| {
-            finding.load == load && finding.system == system && finding.metric.name == metric.name
-        };
-        match self.findings.iter_mut().find(same) {
-            Some(finding) => finding.values.push(value),
-            None => self.findings.push(Finding {
-                scenario: "sidecar".into(),
-                load: load.into(),
-                system: system.into(),
-                metric,
-                values: vec![value],
-            }),
-        }
-    }
-
-    /// Progress.
-    fn tell(&self, load: &str) {
-        for chain in &self.chains {
-            let of_chain = self.findings.iter().filter(|finding| finding.load == load && finding.system == chain.name);
-            let values: Vec<String> = of_chain
-                .map(|finding| format!("{} {:.3}{}", finding.metric.name, finding.median(), finding.metric.unit))
-                .collect();
-            if !values.is_empty() {
-                eprintln!("sidecar: {load}, {}: {}", chain.name, values.join(", "));
-            }
-        }
+        self.recorder.add(load, self.chains[at].name, metric, value);
     }
 }

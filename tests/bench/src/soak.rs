@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::chain::Chain;
-use crate::finding::{Finding, Metric, median};
+use crate::finding::{Finding, Metric, Recorder, median};
 use crate::load::{self, Outcome, Protocol, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::process::Process;
@@ -167,24 +167,14 @@ fn judge(
     load: &str,
     quick: bool,
 ) -> Result<Vec<Finding>> {
-    let finding = |system: &str, metric, value| Finding {
-        scenario: "soak".into(),
-        load: load.into(),
-        system: system.into(),
-        metric,
-        values: vec![value],
-    };
+    let mut recorder = Recorder::new("soak");
     let requests: u64 = outcomes.iter().map(|(_, outcome)| outcome.requests).sum();
     let failed: u64 = outcomes.iter().map(|(_, outcome)| outcome.failed).sum();
-    let mut findings = vec![
-        finding("isthmus", Metric::gain("requests", ""), requests as f64),
-        finding("isthmus", Metric::cost("failed requests", ""), failed as f64),
-    ];
+    recorder.add(load, "isthmus", Metric::gain("requests", ""), requests as f64);
+    recorder.add(load, "isthmus", Metric::cost("failed requests", ""), failed as f64);
     for (name, outcome) in outcomes {
-        findings.push(Finding {
-            load: name.clone(),
-            ..finding("isthmus", Metric::cost("latency p99.9", "ms"), outcome.latency_at(0.999).as_secs_f64() * 1e3)
-        });
+        let latency = outcome.latency_at(0.999).as_secs_f64() * 1e3;
+        recorder.add(name, "isthmus", Metric::cost("latency p99.9", "ms"), latency);
     }
     let mut wrong = Vec::new();
     for (name, outcome) in outcomes {
@@ -196,14 +186,13 @@ fn judge(
     for ((process, course), rest) in chain.processes.iter().zip(courses).zip(files_at_rest) {
         let (resident, files) = (Change::of(&course.resident)?, Change::of(&course.files)?);
         let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
-        findings.extend([
-            finding(&process.name, Metric::cost("resident memory, first quarter", "MiB"), mebibytes(resident.first)),
-            finding(&process.name, Metric::cost("resident memory, last quarter", "MiB"), mebibytes(resident.last)),
-            finding(&process.name, Metric::cost("open files, first quarter", ""), files.first),
-            finding(&process.name, Metric::cost("open files, last quarter", ""), files.last),
-            finding(&process.name, Metric::cost("open files, before", ""), rest.before as f64),
-            finding(&process.name, Metric::cost("open files, at rest afterwards", ""), rest.after as f64),
-        ]);
+        let mut add = |metric, value| recorder.add(load, &process.name, metric, value);
+        add(Metric::cost("resident memory, first quarter", "MiB"), mebibytes(resident.first));
+        add(Metric::cost("resident memory, last quarter", "MiB"), mebibytes(resident.last));
+        add(Metric::cost("open files, first quarter", ""), files.first);
+        add(Metric::cost("open files, last quarter", ""), files.last);
+        add(Metric::cost("open files, before", ""), rest.before as f64);
+        add(Metric::cost("open files, at rest afterwards", ""), rest.after as f64);
         // A few seconds say nothing of growth.
         let memory = (!quick).then(|| resident.growth()).flatten();
         wrong.extend(memory.into_iter().chain(rest.leak()).map(|what| format!("{}: {what}", process.name)));
@@ -211,7 +200,7 @@ fn judge(
     if !wrong.is_empty() {
         bail!("after {requests} requests:\n{}", wrong.join("\n"));
     }
-    Ok(findings)
+    Ok(recorder.findings())
 }
 
 impl Change {

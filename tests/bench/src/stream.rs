@@ -14,7 +14,7 @@ use h2::{RecvStream, SendStream};
 use http::Request;
 use tokio::sync::Notify;
 
-use crate::finding::{Finding, Metric};
+use crate::finding::{Finding, Metric, Recorder};
 use crate::load::http2::{CONNECTION_WINDOW, FRAME_BUDGET, PREFIX, STREAM_WINDOW};
 use crate::load::{self, Protocol};
 use crate::mesh::Mesh;
@@ -61,20 +61,15 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     chain.lives(rig)?;
     let cpu: Duration = chain.usage()?.into_iter().zip(before).map(|(end, begin)| (end - begin).cpu).sum();
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let found = |metric, value| Finding {
-        scenario: "stream".into(),
-        load: format!("gRPC, {STREAMS} streams of {MESSAGE} B at full speed, {minutes} minutes"),
-        system: chain.name.into(),
-        metric,
-        values: vec![value],
-    };
-    Ok(vec![
-        found(Metric::gain("messages there and back", "/s"), messages as f64 / lasting.as_secs_f64()),
-        found(Metric::cost("CPU per message there and back", "µs"), cpu.as_secs_f64() * 1e6 / messages as f64),
-        found(Metric::cost("streams reset", ""), 0.0),
-        found(Metric::cost("resident memory before", "MiB"), mebibytes(resident)),
-        found(Metric::cost("resident memory after", "MiB"), mebibytes(chain.resident()?)),
-    ])
+    let load = format!("gRPC, {STREAMS} streams of {MESSAGE} B at full speed, {minutes} minutes");
+    let mut recorder = Recorder::new("stream");
+    let mut add = |metric, value| recorder.add(&load, chain.name, metric, value);
+    add(Metric::gain("messages there and back", "/s"), messages as f64 / lasting.as_secs_f64());
+    add(Metric::cost("CPU per message there and back", "µs"), cpu.as_secs_f64() * 1e6 / messages as f64);
+    add(Metric::cost("streams reset", ""), 0.0);
+    add(Metric::cost("resident memory before", "MiB"), mebibytes(resident));
+    add(Metric::cost("resident memory after", "MiB"), mebibytes(chain.resident()?));
+    Ok(recorder.findings())
 }
 
 /// Bytes of a stream that were sent and have not come back.

@@ -1,13 +1,14 @@
-//! A page whose prose people write and whose numbers a program does.
+//! Replaces the generated blocks of a page that is otherwise written by hand.
 
 use anyhow::{Context, Result, ensure};
 
 const END: &str = "<!-- end -->";
 
-/// Puts `content` between `<!-- generated: NAME -->` and the `<!-- end -->` after it.
+/// Replaces the text between `<!-- generated: NAME -->` and the `<!-- end -->` after it by `content`.
 ///
 /// # Errors
-/// Where one of the two is missing, or there is a second block of that name.
+///
+/// Returns an error if one of the two is missing, or if there is a second block of that name.
 pub fn replace(page: &str, name: &str, content: &str) -> Result<String> {
     let begin = format!("<!-- generated: {name} -->");
     let (before, rest) = page.split_once(&begin).with_context(|| format!("there is no `{begin}`"))?;
