@@ -153,7 +153,7 @@ pub fn await_status(address: SocketAddr, path: &str, wanted: u16, process: &mut 
                 log.display()
             );
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

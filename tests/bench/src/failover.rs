@@ -36,8 +36,8 @@ struct Call {
     cluster: String,
 }
 
-/// A lab that is taken down when dropped.
-struct Lab<'a> {
+/// A lab, which stops when dropped.
+pub struct Lab<'a> {
     rig: &'a Rig,
 }
 
@@ -72,7 +72,8 @@ fn without_success(calls: &[Call]) -> Result<f64> {
 }
 
 impl<'a> Lab<'a> {
-    fn up(rig: &'a Rig, topology: &Path) -> Result<Self> {
+    /// Starts a lab, and waits until it is ready.
+    pub fn up(rig: &'a Rig, topology: &Path) -> Result<Self> {
         let lab = Self { rig };
         let up = lab.command(&["lab", "up", "--detach", "--name", NAME]).arg(topology).output()?;
         ensure!(up.status.success(), "the lab did not come up: {}", String::from_utf8_lossy(&up.stderr));

@@ -6,9 +6,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use wire::{Kind, discovery as d, name};
 
 use crate::finding::{Finding, Metric, Recorder};
@@ -21,6 +21,8 @@ use crate::rig::Rig;
 
 /// Connections at once.
 const CONNECTIONS: [usize; 3] = [1, 16, 256];
+/// The longest window.
+const LONGEST: Duration = Duration::from_secs(8);
 const GIB: f64 = (1_u64 << 30) as f64;
 const HOSTNAME: &str = "service.default.svc.cluster.local";
 const PORT: u16 = 9080;
@@ -77,6 +79,34 @@ struct Running {
     route: SniRoute,
     process: Process,
     _mesh: Option<Mesh>,
+}
+
+/// Our gateway alone, with a server behind it.
+pub struct Alone<'a> {
+    /// The time from its start until it forwarded a connection.
+    pub started: Duration,
+    bench: Bench<'a>,
+    running: Running,
+}
+
+impl<'a> Alone<'a> {
+    /// Starts both, and waits until the gateway forwards.
+    pub fn start(rig: &'a Rig) -> Result<Self> {
+        let bench = Bench::new(rig)?;
+        let began = Instant::now();
+        let running = bench.start(System::Isthmus)?;
+        Ok(Self { started: began.elapsed(), bench, running })
+    }
+
+    /// The gateway's process.
+    pub fn process(&self) -> &Process {
+        &self.running.process
+    }
+
+    /// Opens new connections, one at a time, as many as the gateway carries.
+    pub fn new_connections(&self, timing: Timing, edge: &mut dyn FnMut(Edge)) -> Result<Outcome> {
+        passthrough::new_connections(self.running.route.gateway, &self.bench.talk, 1, None, timing, edge)
+    }
 }
 
 /// Measures.
@@ -229,15 +259,16 @@ impl<'a> Bench<'a> {
         let (gateway, talk) = (system.route.gateway, &self.talk);
         match load {
             Load::Bulk => {
-                let (outcome, used) =
-                    meter(&system.process, |edge| passthrough::bulk(gateway, talk, connections, timing, edge))?;
+                let (outcome, used) = meter(&system.process, timing, |timing, edge| {
+                    passthrough::bulk(gateway, talk, connections, timing, edge)
+                })?;
                 let gibibytes = outcome.bytes as f64 / GIB;
                 let mut measured = costs(used, gibibytes, "GiB", 1.0, "s")?;
                 measured.push((Metric::gain("throughput", "GiB/s"), outcome.throughput() / GIB));
                 Ok(measured)
             }
             Load::NewConnections => {
-                let (outcome, used) = meter(&system.process, |edge| {
+                let (outcome, used) = meter(&system.process, timing, |timing, edge| {
                     passthrough::new_connections(gateway, talk, connections, None, timing, edge)
                 })?;
                 let mut measured = costs(used, outcome.requests as f64, "connection", 1e6, "µs")?;
@@ -248,8 +279,9 @@ impl<'a> Bench<'a> {
                 Ok(measured)
             }
             Load::Exchanges => {
-                let (outcome, used) =
-                    meter(&system.process, |edge| passthrough::exchanges(gateway, talk, connections, timing, edge))?;
+                let (outcome, used) = meter(&system.process, timing, |timing, edge| {
+                    passthrough::exchanges(gateway, talk, connections, timing, edge)
+                })?;
                 let mut measured = costs(used, outcome.requests as f64, "exchange", 1e6, "µs")?;
                 measured.push((Metric::gain("exchanges", "1/s"), outcome.rate()));
                 Ok(measured)
@@ -291,14 +323,26 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// What a process used within the window of a load of which nothing failed.
-fn meter(process: &Process, load: impl FnOnce(&mut dyn FnMut(Edge)) -> Result<Outcome>) -> Result<(Outcome, Usage)> {
-    let mut readings = Vec::with_capacity(2);
-    let outcome = load(&mut |_| readings.push(process.usage()))?;
-    right(&outcome)?;
-    let mut readings = readings.into_iter();
-    let (Some(begin), Some(end)) = (readings.next(), readings.next()) else { anyhow::bail!("the load had no window") };
-    Ok((outcome, end? - begin?))
+/// Runs a load and returns its outcome with what the process used within the window. A window in which nothing arrived, as on a busy
+/// machine, is measured again, four times as long.
+fn meter(
+    process: &Process,
+    mut timing: Timing,
+    load: impl Fn(Timing, &mut dyn FnMut(Edge)) -> Result<Outcome>,
+) -> Result<(Outcome, Usage)> {
+    loop {
+        let mut readings = Vec::with_capacity(2);
+        let outcome = load(timing, &mut |_| readings.push(process.usage()))?;
+        right(&outcome)?;
+        let longer = Timing { warm_up: timing.warm_up * 4, duration: timing.duration * 4 };
+        if outcome.bytes == 0 && longer.duration <= LONGEST {
+            timing = longer;
+            continue;
+        }
+        let mut readings = readings.into_iter();
+        let (Some(begin), Some(end)) = (readings.next(), readings.next()) else { bail!("the load had no window") };
+        return Ok((outcome, end? - begin?));
+    }
 }
 
 fn right(outcome: &Outcome) -> Result<()> {

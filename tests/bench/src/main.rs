@@ -10,6 +10,7 @@
 
 mod backend;
 mod chain;
+mod compare;
 mod control_plane;
 mod failover;
 mod finding;
@@ -52,7 +53,9 @@ enum Command {
     Setup(setup::Options),
     #[command(flatten)]
     Scenario(scenario::Scenario),
-    /// Shows earlier runs again
+    /// Compare two builds of `isthmus` in one table: instructions, allocations, memory, start-up, propagation
+    Compare(compare::Options),
+    /// Print the tables of earlier runs
     Report(report::Options),
     #[command(subcommand, hide = true)]
     Part(part::Part),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Scenario(scenario) => measure(&scenario, &arguments.rig),
+        Command::Compare(options) => compare(&options, &arguments.rig),
         Command::Report(options) => report::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Part(part) => part::run(part).map(|()| ExitCode::SUCCESS),
     };
@@ -73,6 +77,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Compares two builds inside the sandbox and prints the table.
+fn compare(options: &compare::Options, rig: &rig::Options) -> Result<ExitCode> {
+    if let Some(code) = sandbox::enter()? {
+        return Ok(code);
+    }
+    let comparison = compare::run(options, rig.turns, rig.quick)?;
+    print!("{}", if options.markdown { comparison.markdown() } else { comparison.terminal() });
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a scenario inside the sandbox and prints what it found.

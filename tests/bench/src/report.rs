@@ -7,6 +7,7 @@
 
 mod budgets;
 mod chart;
+mod comparison;
 mod data;
 mod document;
 mod draw;
@@ -26,6 +27,7 @@ use anyhow::{Context, Result};
 
 use crate::finding::Finding;
 use crate::setup;
+pub use comparison::Comparison;
 use machine::Machine;
 
 const PAGE: &str = "docs/performance.md";

@@ -44,6 +44,11 @@ impl Rig {
         })
     }
 
+    /// A rig for a program that need not be the one of `setup`.
+    pub fn of(program: &Path, turns: usize, quick: bool) -> Result<Self> {
+        Self::new(&Options { isthmus: Some(program.to_owned()), quick, turns })
+    }
+
     /// Where logs, certificates and configurations of this run are.
     pub fn directory(&self) -> &Path {
         self.directory.path()

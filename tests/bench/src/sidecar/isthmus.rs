@@ -21,6 +21,18 @@ const HEALTH: u16 = 15021;
 
 /// Starts both sidecars, and shows that they authorize by identity.
 pub fn start(mesh: &Mesh, rig: &Rig) -> Result<Chain> {
+    let mut processes = ready(mesh, rig)?;
+    let entry = Speaks::Http1.at(CLIENT_POD);
+    let outbound = &mut processes[0];
+    tell_who_may(mesh, "somebody-else")?;
+    await_status(entry, "/", 403, outbound, rig).context("the client's identity is not asked for")?;
+    tell_who_may(mesh, CLIENT)?;
+    await_status(entry, "/", 200, outbound, rig)?;
+    Ok(Chain { name: "isthmus", ip: CLIENT_POD, processes })
+}
+
+/// Starts the outbound and the inbound sidecar, and waits until both are ready.
+pub fn ready(mesh: &Mesh, rig: &Rig) -> Result<Vec<Process>> {
     tell(mesh)?;
     let egress = Speaks::ALL.map(|speaks| format!("{}={}", speaks.at(CLIENT_POD), speaks.at(SERVICE)));
     let ingress = Speaks::ALL.map(|speaks| format!("{}={}", speaks.at(SERVER_POD), speaks.server()));
@@ -29,12 +41,7 @@ pub fn start(mesh: &Mesh, rig: &Rig) -> Result<Chain> {
     for (process, ip) in [(&mut inbound, SERVER_POD), (&mut outbound, CLIENT_POD)] {
         await_status(address(ip, HEALTH), "/healthz/ready", 200, process, rig)?;
     }
-    let entry = Speaks::Http1.at(CLIENT_POD);
-    tell_who_may(mesh, "somebody-else")?;
-    await_status(entry, "/", 403, &mut outbound, rig).context("the client's identity is not asked for")?;
-    tell_who_may(mesh, CLIENT)?;
-    await_status(entry, "/", 200, &mut outbound, rig)?;
-    Ok(Chain { name: "isthmus", ip: CLIENT_POD, processes: vec![outbound, inbound] })
+    Ok(vec![outbound, inbound])
 }
 
 fn sidecar(mesh: &Mesh, rig: &Rig, account: &str, ip: Ipv4Addr, listeners: &[&str]) -> Result<Process> {
