@@ -1,14 +1,14 @@
-//! Compares two builds of `isthmus`: instructions and allocations per request, memory, start-up, and propagation of a change,
-//! in one table, in some eight minutes.
+//! Compares two builds of `isthmus` in one table, in about ten minutes: instructions and allocations per request, memory,
+//! start-up, and propagation of a change.
 //!
-//! Instructions and allocations are counted by callgrind on the real processes, so they hardly depend on what else runs. The rest is
-//! measured in turns (before, after, after, before), and depends on the machine as in every scenario.
+//! callgrind counts instructions and allocations of the real processes, so other load on the machine hardly affects them. The
+//! rest is measured in turns (before, after, after, before), and depends on the machine as in every scenario.
 
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::chain::{Chain, ensure_none_failed};
 use crate::control_plane;
@@ -18,15 +18,13 @@ use crate::gateway;
 use crate::load::{self, Edge, Protocol, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::process::Process;
-use crate::report::Comparison;
+use crate::report::{BUILDS, Comparison};
 use crate::rig::Rig;
 use crate::setup;
 use crate::sidecar::{self, AUTHORITY, isthmus};
 
 mod callgrind;
 
-/// The names of the two builds, which are the columns of the table.
-pub const BUILDS: [&str; 2] = ["before", "after"];
 const MIB: f64 = (1 << 20) as f64;
 /// The loads whose instructions are counted, on one connection.
 const SHAPES: [(Protocol, &str); 4] = [
@@ -45,7 +43,7 @@ pub struct Options {
     after: PathBuf,
     /// Measure these parts only
     #[arg(long, value_delimiter = ',')]
-    only: Vec<Part>,
+    only: Vec<ComparePart>,
     /// Print the table in Markdown
     #[arg(long)]
     pub markdown: bool,
@@ -53,46 +51,58 @@ pub struct Options {
 
 /// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
+enum ComparePart {
     /// Instructions and allocations per request, under callgrind.
     Instructions,
     /// Resident memory of idle proxies.
     Memory,
     /// Time until processes and a lab are ready.
     StartUp,
-    /// An endpoint change until proxies have it, and what the controller needs.
+    /// Time until proxies have an endpoint change, and the controller's costs.
     Propagation,
 }
 
-impl Part {
+impl ComparePart {
     const ALL: [Self; 4] = [Self::Instructions, Self::Memory, Self::StartUp, Self::Propagation];
 }
 
-/// Measures both builds.
-pub fn run(options: &Options, turns: usize, quick: bool) -> Result<Comparison> {
-    let rigs = [&options.before, &options.after].map(|program| Rig::of(program, turns, quick));
-    let rigs = rigs.into_iter().collect::<Result<Vec<_>>>()?;
-    let parts = if options.only.is_empty() { Part::ALL.to_vec() } else { options.only.clone() };
+/// Measures both builds. A part that fails is left out of the table.
+///
+/// # Errors
+///
+/// Returns an error if a program does not exist.
+pub fn run(options: &Options, turns: usize, quick: bool) -> Result<(Comparison, Vec<anyhow::Error>)> {
+    let rig = |build: usize| Rig::of(options.program(build), turns, quick);
+    let rigs = [rig(0)?, rig(1)?];
+    let parts = if options.only.is_empty() { ComparePart::ALL.to_vec() } else { options.only.clone() };
     let mut recorder = Recorder::new("compare");
+    let mut failures = Vec::new();
     for part in parts {
         // Instructions are the same in each turn.
-        let order = if part == Part::Instructions { vec![0, 1] } else { rigs[0].order(rigs.len()) };
+        let order = if part == ComparePart::Instructions { vec![0, 1] } else { rigs[0].order(rigs.len()) };
         for build in order {
             let mut found = |name: &str, unit: &str, value: f64| {
                 eprintln!("compare: {}: {name} {value:.1} {unit}", BUILDS[build]);
                 recorder.add("", BUILDS[build], Metric::cost(name, unit), value);
             };
-            let rig = &rigs[build];
-            let measured = match part {
-                Part::Instructions => instructions(rig, &mut found),
-                Part::Memory => memory(rig, &mut found),
-                Part::StartUp => start_up(rig, &mut found),
-                Part::Propagation => propagation(rig, &mut found),
-            };
-            measured.with_context(|| format!("{}, {part:?}", options.program(build).display()))?;
+            // Each turn has a directory of its own, so that no state is left of an earlier one.
+            if let Err(error) = rig(build).and_then(|rig| part.measure(&rig, &mut found)) {
+                failures.push(error.context(format!("{}, {part:?}", options.program(build).display())));
+            }
         }
     }
-    Ok(Comparison::new(recorder.findings()))
+    Ok((Comparison::new(recorder.findings()), failures))
+}
+
+impl ComparePart {
+    fn measure(self, rig: &Rig, found: Found<'_>) -> Result<()> {
+        match self {
+            Self::Instructions => instructions(rig, found),
+            Self::Memory => memory(rig, found),
+            Self::StartUp => start_up(rig, found),
+            Self::Propagation => propagation(rig, found),
+        }
+    }
 }
 
 impl Options {
@@ -117,22 +127,19 @@ fn instructions(rig: &Rig, found: Found<'_>) -> Result<()> {
             })?;
         }
     }
-    let gateway = gateway::Alone::start(&counted)?;
+    let gateway = gateway::IsthmusGateway::start(&counted)?;
     let name = "new connection, gateway";
     count(rig, std::slice::from_ref(gateway.process()), name, found, &mut |timing, edge| {
         gateway.new_connections(timing, edge)
     })
 }
 
-/// Counts what processes do for a load, per request. What they do besides, as timers are due, must not count, so there are many
-/// requests in the window, if need be in a longer one.
-fn count(
-    rig: &Rig,
-    processes: &[Process],
-    name: &str,
-    found: Found<'_>,
-    load: &mut dyn FnMut(Timing, &mut dyn FnMut(Edge)) -> Result<load::Outcome>,
-) -> Result<()> {
+/// Sends a load, and calls back at the edges of its window.
+type SendLoad<'a> = &'a mut dyn FnMut(Timing, &mut dyn FnMut(Edge)) -> Result<load::Outcome>;
+
+/// Counts instructions and allocations per request. Work besides requests, such as timers, must not matter, so the window has
+/// many requests, and is longer if needed.
+fn count(rig: &Rig, processes: &[Process], name: &str, found: Found<'_>, load: SendLoad<'_>) -> Result<()> {
     const ENOUGH: u64 = 1000;
     const LONGEST: Duration = Duration::from_secs(40);
     let mut duration = Duration::from_secs(if rig.quick { 1 } else { 5 });
@@ -173,7 +180,7 @@ fn memory(rig: &Rig, found: Found<'_>) -> Result<()> {
         thread::sleep(rest);
         resident_pair(&chain, "at rest after a burst", found)?;
     }
-    let gateway = gateway::Alone::start(rig)?;
+    let gateway = gateway::IsthmusGateway::start(rig)?;
     thread::sleep(rest / 4);
     resident(gateway.process(), "gateway, memory at rest", found)
 }
@@ -185,7 +192,7 @@ fn resident_pair(chain: &Chain, when: &str, found: Found<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Resident memory, and that without pages of the program's file: those depend on how the file came into the page cache.
+/// Records resident memory, and that without pages of the program's file, which depend on the state of the page cache.
 fn resident(process: &Process, name: &str, found: Found<'_>) -> Result<()> {
     found(name, "MiB", process.resident()? as f64 / MIB);
     found(&format!("{name}, its own"), "MiB", process.resident_own()? as f64 / MIB);
@@ -204,7 +211,7 @@ fn start_up(rig: &Rig, found: Found<'_>) -> Result<()> {
         }
     }
     for _ in 0..if rig.quick { 1 } else { 5 } {
-        let gateway = gateway::Alone::start(rig)?;
+        let gateway = gateway::IsthmusGateway::start(rig)?;
         found("start until the gateway forwards", "ms", millis(gateway.started));
     }
     let began = Instant::now();
@@ -218,12 +225,12 @@ fn propagation(rig: &Rig, found: Found<'_>) -> Result<()> {
     const WANTED: [&str; 9] = [
         "resident memory without objects",
         "resident memory after a start",
-        "the same without the program's own pages, after a start",
-        "time from start until all is known",
-        "CPU from start until all is known",
+        "anonymous memory per endpoint after a start",
+        "time from start until in sync",
+        "CPU from start until in sync",
         "change to arrival, p50",
         "change to arrival, p99",
-        "controller's CPU per change",
+        "CPU of the controller per change",
         "bytes received by all streams per change",
     ];
     let wanted = |finding: &&Finding| WANTED.iter().any(|start| finding.metric.name.starts_with(start));

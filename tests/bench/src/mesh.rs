@@ -1,8 +1,8 @@
-//! A scripted control plane inside this process, so that the sidecars that are measured are the unmodified program: they
-//! enrol with a token, open a discovery stream over TLS, and are told fixed resources.
+//! A scripted control plane in this process, so that the measured sidecars are the unmodified program: they enrol with a token,
+//! open a discovery stream over TLS, and receive fixed resources.
 //!
-//! Certificates are real: a root, and an intermediate that signs for the one cluster. Peers get theirs from
-//! [`Mesh::certificate`], signed by the same authority.
+//! Certificates are real: a root, and an intermediate that signs for the one cluster. Peers have certificates of the same
+//! authority, from [`Mesh::certificate`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -34,55 +34,55 @@ use wire::{Kind, discovery as d, name};
 pub const DOMAIN: &str = "cluster.local";
 /// The one cluster.
 pub const CLUSTER: &str = "bench";
-/// Its network.
+/// The network of the cluster.
 pub const NETWORK: &str = "net-bench";
-/// Where everything is.
+/// The namespace of all pods.
 pub const NAMESPACE: &str = "default";
 
-/// The name in the control plane's certificate; the root signs it, since the intermediate may not.
+/// The DNS name in the control plane's certificate. The root signs it, because the intermediate may not sign DNS names.
 const SERVER: &str = "localhost";
-/// Longer than anything is measured.
+/// The validity of certificates, longer than any scenario.
 const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
-/// The control plane. It ends when dropped.
+/// The control plane. It stops when dropped.
 pub struct Mesh {
     address: SocketAddr,
     directory: PathBuf,
-    state: Arc<State>,
+    state: Arc<MeshState>,
     _runtime: Runtime,
 }
 
-/// A certificate of the mesh in files.
+/// Files with a certificate of the mesh.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    /// The leaf, and what lies between it and the root; PEM.
+    /// The certificate chain without the root, in PEM.
     pub chain: PathBuf,
-    /// Its key; PEM.
+    /// The private key, in PEM.
     pub key: PathBuf,
-    /// The root; PEM.
+    /// The root, in PEM.
     pub root: PathBuf,
 }
 
-struct State {
+struct MeshState {
     authority: Authority,
-    /// Who may enrol, by the token that shows it.
+    /// The identity that each token enrols.
     tokens: Mutex<HashMap<String, SpiffeId>>,
-    world: Mutex<World>,
+    resources: Mutex<Resources>,
     changed: watch::Sender<u64>,
 }
 
-/// What the two services share.
+/// The gRPC services for discovery and certificates.
 #[derive(Clone)]
-struct Plane(Arc<State>);
+struct ControlPlane(Arc<MeshState>);
 
 #[derive(Default)]
-struct World {
+struct Resources {
     items: BTreeMap<(Kind, Arc<str>), Item>,
     end: u64,
 }
 
 impl Mesh {
-    /// Starts one that knows its roots and default settings.
+    /// Starts a control plane with its roots and default settings.
     pub fn start(directory: &Path) -> Result<Self> {
         let directory = directory.join("mesh");
         fs::create_dir_all(&directory)?;
@@ -103,30 +103,34 @@ impl Mesh {
         let own = root.credential(&service_account("controller")?, &[SERVER], VALIDITY)?;
         let identity = Identity::new(own, Trust::new(DOMAIN, root.roots().to_vec(), [])?);
 
-        let state =
-            State { authority, tokens: Mutex::default(), world: Mutex::default(), changed: watch::channel(0).0 };
+        let state = MeshState {
+            authority,
+            tokens: Mutex::default(),
+            resources: Mutex::default(),
+            changed: watch::channel(0).0,
+        };
         let state = Arc::new(state);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let address = listener.local_addr()?;
-        runtime.spawn(serve(listener, identity, Plane(Arc::clone(&state))));
+        runtime.spawn(serve(listener, identity, ControlPlane(Arc::clone(&state))));
         let mesh = Self { address, directory, state, _runtime: runtime };
-        mesh.tell(Kind::Trust, name::MESH, &trust, &[]);
-        mesh.tell(Kind::MeshConfig, name::MESH, &settings, &[]);
+        mesh.publish(Kind::Trust, name::MESH, &trust, &[]);
+        mesh.publish(Kind::MeshConfig, name::MESH, &settings, &[]);
         Ok(mesh)
     }
 
-    /// How proxies are told to find it.
+    /// The discovery address for proxies.
     pub fn discovery(&self) -> String {
         format!("{SERVER}:{}", self.address.port())
     }
 
-    /// The roots, as they are mounted into pods.
+    /// The file with the roots, as they are mounted into pods.
     pub fn root(&self) -> PathBuf {
         self.directory.join("root.pem")
     }
 
-    /// A file with a token that makes its bearer this service account.
+    /// Creates a file with a token that enrols a service account.
     pub fn token(&self, account: &str) -> Result<PathBuf> {
         let token = format!("token-of-{account}");
         let path = self.directory.join(&token);
@@ -135,7 +139,7 @@ impl Mesh {
         Ok(path)
     }
 
-    /// A certificate of this service account, as the sidecar of its pod would get it.
+    /// Issues a certificate for a service account.
     pub fn certificate(&self, account: &str) -> Result<Certificate> {
         let made = KeyAndRequest::generate()?;
         let chain = self.state.authority.issue(&made.public_key()?, &service_account(account)?, VALIDITY)?;
@@ -145,18 +149,18 @@ impl Mesh {
         Ok(Certificate { chain: certificate, key, root: self.root() })
     }
 
-    /// Tells a resource, or tells it anew. `keys` are the addresses and collections that it answers to.
-    pub fn tell(&self, kind: Kind, name: &str, message: &impl Message, keys: &[&str]) {
+    /// Pushes a new or changed resource. `keys` are the addresses and collections that it belongs to.
+    pub fn publish(&self, kind: Kind, name: &str, message: &impl Message, keys: &[&str]) {
         let body = message.encode_to_vec();
         let mut hasher = DefaultHasher::new();
         hasher.write(&body);
         let name: Arc<str> = name.into();
         let keys = keys.iter().map(|key| Arc::from(*key)).collect();
         let item = Item { name: Arc::clone(&name), version: hasher.finish().max(1), body: body.into(), keys };
-        let mut world = locked(&self.state.world);
-        world.items.insert((kind, name), item);
-        world.end += 1;
-        self.state.changed.send_replace(world.end);
+        let mut resources = locked(&self.state.resources);
+        resources.items.insert((kind, name), item);
+        resources.end += 1;
+        self.state.changed.send_replace(resources.end);
     }
 }
 
@@ -170,13 +174,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Serves discovery and certificates on one port, as the real controller does.
-async fn serve(listener: TcpListener, identity: Identity, plane: Plane) {
+async fn serve(listener: TcpListener, identity: Identity, plane: ControlPlane) {
     let (sender, connections) = mpsc::channel::<std::io::Result<TlsStream<tokio::net::TcpStream>>>(16);
     tokio::spawn(async move {
         let accept = Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY };
         let acceptor = TlsAcceptor::from(identity.server_config(accept));
         while let Ok((socket, _)) = listener.accept().await {
-            // A proxy whose handshake fails says so in its log.
+            // A proxy whose handshake fails logs it.
             if let Ok(stream) = acceptor.accept(socket).await
                 && sender.send(Ok(stream)).await.is_err()
             {
@@ -188,19 +192,19 @@ async fn serve(listener: TcpListener, identity: Identity, plane: Plane) {
         .add_service(IstioCertificateServiceServer::new(plane.clone()))
         .add_service(AggregatedDiscoveryServiceServer::new(plane));
     if let Err(error) = server.serve_with_incoming(ReceiverStream::new(connections)).await {
-        eprintln!("the control plane ended: {error}");
+        eprintln!("the control plane failed: {error}");
     }
 }
 
 #[tonic::async_trait]
-impl IstioCertificateService for Plane {
+impl IstioCertificateService for ControlPlane {
     async fn create_certificate(
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let id = locked(&self.0.tokens).get(bearer.trim_start_matches("Bearer ")).cloned();
-        let id = id.ok_or_else(|| Status::unauthenticated("the token is not known"))?;
+        let id = id.ok_or_else(|| Status::unauthenticated("unknown token"))?;
         let key = PublicKey::from_request_pem(&request.get_ref().csr)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let chain = self.0.authority.issue(&key, &id, VALIDITY).map_err(|error| Status::internal(error.to_string()))?;
@@ -210,7 +214,7 @@ impl IstioCertificateService for Plane {
 }
 
 #[tonic::async_trait]
-impl AggregatedDiscoveryService for Plane {
+impl AggregatedDiscoveryService for ControlPlane {
     type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
 
     async fn delta_aggregated_resources(
@@ -224,7 +228,7 @@ impl AggregatedDiscoveryService for Plane {
             let mut stream = wire::delta::Server::default();
             loop {
                 loop {
-                    let response = stream.next(&*locked(&state.world), Instant::now());
+                    let response = stream.next(&*locked(&state.resources), Instant::now());
                     let Some(response) = response else { break };
                     if send.send(Ok(response)).await.is_err() {
                         return;
@@ -238,7 +242,7 @@ impl AggregatedDiscoveryService for Plane {
                     _ = changed.changed() => None,
                 };
                 if let Some(refused) = refused {
-                    // Nobody reads it where the proxy is gone.
+                    // The proxy may have disconnected.
                     let _ = send.send(Err(Status::invalid_argument(refused.to_string()))).await;
                     return;
                 }
@@ -248,7 +252,7 @@ impl AggregatedDiscoveryService for Plane {
     }
 }
 
-impl Source for World {
+impl Source for Resources {
     type Found<'a> = &'a Item;
 
     fn get(&self, kind: Kind, name: &str) -> Option<&Item> {
@@ -264,7 +268,7 @@ impl Source for World {
         self.end
     }
 
-    /// There is no log of changes: whenever something changed, all is compared.
+    /// There is no log of changes: after any change, all resources are compared.
     fn changed(&self, _: Kind, since: u64) -> Option<Vec<Arc<str>>> {
         (since == self.end).then(Vec::new)
     }

@@ -1,4 +1,4 @@
-//! The proxies that ours are compared with, configured for the same work as their own documentation says.
+//! The proxies that ours are compared with, configured for the same work as their documentation describes.
 
 use std::net::SocketAddr;
 

@@ -27,7 +27,7 @@ use anyhow::{Context, Result};
 
 use crate::finding::Finding;
 use crate::setup;
-pub use comparison::Comparison;
+pub use comparison::{BUILDS, Comparison};
 use machine::Machine;
 
 const PAGE: &str = "docs/performance.md";

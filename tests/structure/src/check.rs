@@ -6,7 +6,7 @@ use crate::graph::Graph;
 use crate::rules::{CYCLES, Cycle, DIRECTIONS, FORBIDDEN, STAGES};
 use crate::workspace::Workspace;
 
-/// What is wrong with the direction of the workspace's crates, one message for each wrong dependency.
+/// Checks the direction of the workspace's crates. Returns one message for each wrong dependency.
 pub fn directions(workspace: &Workspace) -> Vec<String> {
     let mut wrong = Vec::new();
     for package in &workspace.packages {
@@ -31,8 +31,8 @@ pub fn directions(workspace: &Workspace) -> Vec<String> {
     wrong
 }
 
-/// What is wrong with a crate's modules: a cycle that is not allowed, an allowed cycle that no longer exists, a stage that uses a later
-/// one. `graph` has the crate's top-level modules.
+/// Checks a crate's top-level modules, which are the nodes of `graph`. Returns one message for each cycle that is not allowed, each allowed
+/// cycle that no longer exists, and each stage that uses a later one.
 pub fn modules(graph: &Graph) -> Vec<String> {
     let allowed: Vec<&Cycle> = CYCLES.iter().filter(|cycle| cycle.krate == graph.name).collect();
     let stages = STAGES.iter().find(|(krate, _)| *krate == graph.name).map(|(_, stages)| *stages);
@@ -58,7 +58,7 @@ pub fn cycles(graph: &Graph, allowed: &[&Cycle]) -> Vec<String> {
         if !found.iter().any(|found| graph.names(found) == cycle.modules) {
             wrong.push(format!(
                 "{}: the allowed cycle of {} no longer exists as it is listed; take it out of CYCLES in tests/structure/src/rules.rs, \
-                 or list what is left of it",
+                 or list the remaining one",
                 graph.name,
                 cycle.modules.join(", "),
             ));

@@ -1,4 +1,4 @@
-//! A graph of what uses what, its layers and its cycles.
+//! A graph of nodes that use each other, its layers and its cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::scan;
 use crate::source::Crate;
 
-/// A place in the source that makes an edge.
+/// A line of source that makes an edge.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Reference {
     /// The file, relative to the workspace's directory.
@@ -22,11 +22,11 @@ pub struct Reference {
 /// Nodes that use each other.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
-    /// The name of what the graph shows: a crate, or the workspace.
+    /// The name of the crate, or of the workspace.
     pub name: String,
     /// The nodes' names, sorted.
     pub nodes: Vec<String>,
-    /// What uses what, by position in `nodes`, with where it does.
+    /// The edges, from user to used node by position in `nodes`, with the references that make them.
     pub edges: BTreeMap<(usize, usize), Vec<Reference>>,
 }
 

@@ -1,10 +1,10 @@
-//! Finds the module that defines what a path names, through imports and re-exports.
+//! Resolves paths to the modules that define what they name, through imports and re-exports.
 
 use std::collections::BTreeSet;
 
 use crate::source::Crate;
 
-/// What a name leads to.
+/// What a name resolves to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     /// A module of this crate.

@@ -1,4 +1,4 @@
-//! What may use what. To change the structure on purpose, change these tables.
+//! The rules: which crates and modules may use which. To change the structure on purpose, change these tables.
 
 /// The crates that proxies are made of, from which a program may use all.
 const ENGINE: &[&str] = &["balance", "identity", "net", "policy", "proxy", "route", "runtime", "telemetry", "wire"];
@@ -58,7 +58,7 @@ pub struct Forbidden {
     pub reason: &'static str,
 }
 
-/// What is never linked.
+/// All packages that are never linked by some crates.
 pub const FORBIDDEN: &[Forbidden] = &[
     Forbidden {
         crates: &["proxy", "sidecar", "eastwest-gateway", "router", "runtime"],

@@ -1,4 +1,4 @@
-//! The paths that source text names: in `use` declarations and in any other tokens, bodies of macros included.
+//! Finds the paths in source: in `use` declarations and in all other tokens, including bodies of macros.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(crate) struct Import {
     pub(crate) exported: bool,
 }
 
-/// What a piece of source names.
+/// The names in a piece of source.
 #[derive(Default, Debug)]
 pub(crate) struct Names {
     /// `use` declarations inside of functions.
@@ -73,7 +73,7 @@ fn leaf(tree: &UseTree, before: &mut Vec<String>, exported: bool, leaves: &mut V
     }
 }
 
-/// Returns whether `attributes` leave an item out of everything but tests.
+/// Returns whether an item with these attributes is compiled for tests only.
 pub(crate) fn only_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("test")
@@ -82,7 +82,7 @@ pub(crate) fn only_for_tests(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// Returns whether a `cfg` predicate asks for `test`.
+/// Returns whether a `cfg` predicate requires `test`.
 fn names_test(predicate: TokenStream) -> bool {
     let tokens: Vec<TokenTree> = predicate.into_iter().collect();
     tokens.iter().enumerate().any(|(i, token)| match token {
@@ -124,7 +124,7 @@ fn is_restriction(group: &proc_macro2::Group) -> bool {
             || tokens.len() == 1 && ["crate", "self", "super"].iter().any(|word| is_ident(tokens.first(), word)))
 }
 
-/// Scans an attribute, and skips what it belongs to if that is only for tests. Returns the position after it.
+/// Scans an attribute. Skips the attribute's item if it is compiled for tests only. Returns the position after it.
 fn attribute(tokens: &[TokenTree], hash: usize, names: &mut Names) -> usize {
     let inner = usize::from(is_punct(tokens.get(hash + 1), '!'));
     let Some(TokenTree::Group(group)) = tokens.get(hash + 1 + inner) else { return hash + 1 };
@@ -201,7 +201,7 @@ fn path(tokens: &[TokenTree], at: usize, names: &mut Names) -> usize {
         }
         next += 2;
     }
-    // After `.` it is a field or a method; after `::` it is of another crate or of a type; after `fn` and such it is being defined.
+    // After `.` it is a field or a method, after `::` part of another crate or a type, after `fn` and such a definition.
     let ours = !is_punct(before, '.') && !is_punct(before, ':') || is_single_colon(tokens, at);
     let line = tokens[at].span().start().line;
     if !ours || ["fn", "mod", "let", "struct", "enum", "trait"].iter().any(|word| is_ident(before, word)) {

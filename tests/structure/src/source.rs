@@ -27,7 +27,7 @@ pub(crate) struct Module {
     /// Names of the items that it defines.
     pub(crate) items: BTreeSet<String>,
     pub(crate) imports: Vec<Import>,
-    /// What its items name.
+    /// The names in its items.
     pub(crate) names: Names,
 }
 

@@ -1,4 +1,4 @@
-//! The workspace's crates and what they depend on, read from `cargo metadata`.
+//! The workspace's crates and their dependencies, read from `cargo metadata`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ impl Workspace {
         let mut command = Command::new(cargo);
         command.current_dir(directory).args(["metadata", "--format-version", "1", "--filter-platform", host]);
         let metadata: Metadata =
-            serde_json::from_str(&run(&mut command)?).context("cannot read what cargo metadata prints")?;
+            serde_json::from_str(&run(&mut command)?).context("cannot read the output of cargo metadata")?;
         Workspace::of(metadata)
     }
 
@@ -166,6 +166,6 @@ struct Dependency {
 
 #[derive(Deserialize)]
 struct DependencyKind {
-    /// `None` for what is linked, else `build` or `dev`.
+    /// `None` for a dependency that is linked, else `build` or `dev`.
     kind: Option<String>,
 }

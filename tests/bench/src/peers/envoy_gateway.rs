@@ -41,7 +41,7 @@ pub fn gateway(rig: &Rig, name: &str, route: &SniRoute) -> Result<Command> {
                 "name": "service",
                 "type": "STATIC",
                 "connect_timeout": "2s",
-                // Without this its default of 1,024 connections would refuse the rest.
+                // Envoy's default limit is 1,024 connections.
                 "circuit_breakers": { "thresholds": [
                     { "max_connections": 50000, "max_pending_requests": 50000, "max_requests": 50000 },
                 ] },

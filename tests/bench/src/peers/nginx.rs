@@ -1,6 +1,6 @@
-//! nginx as a router by server name: its stream module with `ssl_preread`, nothing else on.
+//! nginx as a router by server name: its stream module with `ssl_preread` alone.
 //!
-//! Source: nginx' own documentation of `ngx_stream_ssl_preread_module`, whose first example is this one.
+//! Source: nginx' documentation of `ngx_stream_ssl_preread_module`, whose first example this is.
 
 use std::fs;
 use std::process::Command;
@@ -17,8 +17,8 @@ pub fn gateway(rig: &Rig, name: &str, route: &SniRoute) -> Result<Command> {
     fs::create_dir_all(&directory)?;
     let (listen, server, sni) = (route.gateway, route.server, &route.server_name);
     let (module, prefix) = (setup::NGINX_STREAM.0, directory.display());
-    // One process that is master and worker, so that what it costs is one process' cost. A connection takes two of
-    // nginx' connections.
+    // One process is master and worker, so its cost is that of one process. A forwarded connection takes two of nginx'
+    // connections.
     let text = format!(
         "load_module {module};
 daemon off;

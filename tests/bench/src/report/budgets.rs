@@ -243,7 +243,7 @@ impl Budget {
         let meets = |comparison: &Comparison| comparison.value <= bound.at_most();
         let worst = all.iter().max_by(|(_, one), (_, other)| one.value.total_cmp(&other.value));
         let measured = worst.map(|(ours, worst)| {
-            let floor = beside(ours, FLOOR[0], findings).filter(|_| !bound.is_to_floor());
+            let floor = same_metric(ours, FLOOR[0], findings).filter(|_| !bound.is_to_floor());
             let floor = floor.and_then(|floor| bound.compare(floor, findings));
             Measurement {
                 value: bound.show_number(worst.value),
@@ -297,7 +297,7 @@ impl Bound {
     }
 
     fn compare(self, of: &Finding, findings: &[Finding]) -> Option<Comparison> {
-        let median = |system: &str| beside(of, system, findings).map(|finding| finding.spread.median);
+        let median = |system: &str| same_metric(of, system, findings).map(|finding| finding.spread.median);
         let (ours, unit) = (of.spread.median, &of.metric.unit);
         let show = |value: f64| Scale::of(unit, [value]).with_unit(value);
         let comparison = match self {
@@ -324,7 +324,7 @@ impl Bound {
 }
 
 /// The same metric of another system under the same load.
-fn beside<'a>(of: &Finding, system: &str, findings: &'a [Finding]) -> Option<&'a Finding> {
+fn same_metric<'a>(of: &Finding, system: &str, findings: &'a [Finding]) -> Option<&'a Finding> {
     let same = |finding: &&Finding| {
         let Metric { name, unit, .. } = &finding.metric;
         finding.scenario == of.scenario && finding.load == of.load && (name, unit) == (&of.metric.name, &of.metric.unit)
@@ -397,7 +397,7 @@ fn page_line(what: &str, group: &[Assessment]) -> Vec<String> {
         Some(Measurement { value, ours, loads, meeting, .. }) => {
             let ours = ours.as_ref().map(|ours| format!(" ({ours})")).unwrap_or_default();
             let is_ratio = !ours.is_empty();
-            let meeting = if is_ratio && meeting < loads {
+            let meeting = if is_ratio && *loads > 1 && meeting < loads {
                 format!("; {meeting} of {loads} loads meet it")
             } else {
                 String::new()

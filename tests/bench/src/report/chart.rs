@@ -109,8 +109,8 @@ const DESIGNS: &[Design] = &[
         file: "memory.svg",
         title: "Resident memory of proxies",
         panels: &[
-            memory("the client's sidecar", "resident memory, outbound", &["at rest, one service used"]),
-            memory("both sidecars, at the end of a burst", "resident memory at its end, both", &["256 connections"]),
+            memory("the client's sidecar", "resident memory, outbound", &["idle, one service used"]),
+            memory("both sidecars, at the end of a burst", "resident memory of both at its end", &["256 connections"]),
             memory(
                 "the server's sidecar, per idle mutual-TLS connection",
                 "memory per connection, inbound",
@@ -124,9 +124,9 @@ const DESIGNS: &[Design] = &[
 /// The charts that these findings have something for.
 pub fn charts(findings: &[Finding]) -> Vec<Chart> {
     let drawn = |design: &Design| {
-        let panels: Vec<draw::Panel> = design.panels.iter().map(|panel| panel.fill(findings)).collect();
-        let Design { title, file, .. } = *design;
-        let panels: Vec<draw::Panel> = panels.into_iter().filter(|panel| !panel.groups.is_empty()).collect();
+        let Design { title, file, panels } = *design;
+        let filled = panels.iter().map(|panel| panel.fill(findings));
+        let panels: Vec<draw::Panel> = filled.filter(|panel| !panel.groups.is_empty()).collect();
         (!panels.is_empty()).then(|| Chart { title, file, svg: draw::draw(title, &panels) })
     };
     DESIGNS.iter().filter_map(drawn).collect()

@@ -2,8 +2,10 @@
 
 use super::number::Scale;
 use super::table::{aligned, piped};
-use crate::compare::BUILDS;
 use crate::finding::{Finding, Spread};
+
+/// The names of the two builds: the columns of the table.
+pub const BUILDS: [&str; 2] = ["before", "after"];
 
 /// Findings of two builds.
 #[derive(Clone, Debug)]

@@ -33,11 +33,11 @@ mod tests {
 
     #[test]
     fn missing_markers_are_errors() {
-        let said = |page: &str, name: &str| replace(page, name, "").unwrap_err().to_string();
-        assert_eq!(said(PAGE, "z"), "there is no `<!-- generated: z -->`");
-        assert_eq!(said("<!-- generated: x -->", "x"), "there is no `<!-- end -->` after `<!-- generated: x -->`");
-        assert!(said(&format!("{PAGE}{PAGE}"), "x").starts_with("there is more than one"));
+        let error = |page: &str, name: &str| replace(page, name, "").unwrap_err().to_string();
+        assert_eq!(error(PAGE, "z"), "there is no `<!-- generated: z -->`");
+        assert_eq!(error("<!-- generated: x -->", "x"), "there is no `<!-- end -->` after `<!-- generated: x -->`");
+        assert!(error(&format!("{PAGE}{PAGE}"), "x").starts_with("there is more than one"));
         let open = "<!-- generated: x -->\n<!-- generated: y -->\n<!-- end -->";
-        assert!(said(open, "x").ends_with("and the next block"));
+        assert!(error(open, "x").ends_with("and the next block"));
     }
 }

@@ -57,7 +57,7 @@ pub fn tables(run: &Run) -> String {
         "\nIf several loads match a budget, the worst one is shown. *Floor* is the floor's value in the same terms.\n";
     let (blocks, listings) = (table::blocks(&run.findings), listing::listings(&run.findings));
     for (scenario, heading) in SCENARIOS {
-        let tables = blocks.iter().filter(|block| block.scenario == scenario).map(table::Block::markdown);
+        let tables = blocks.iter().filter(|block| block.scenario == scenario).map(table::MetricTable::markdown);
         let listed = listings.iter().filter(|listing| listing.scenario == scenario).map(listing::Listing::markdown);
         let parts: Vec<String> = tables.chain(listed).collect();
         let content = if parts.is_empty() { "Not measured.\n".to_owned() } else { parts.join("\n") };

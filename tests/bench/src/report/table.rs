@@ -16,7 +16,7 @@ const ORDER: [&str; 8] = [OURS, "floor", "copy", "envoy", "haproxy", "haproxy (s
 
 /// One table.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Block {
+pub struct MetricTable {
     /// The scenario.
     pub scenario: String,
     /// The quantity, without a percentile: `latency`.
@@ -30,17 +30,17 @@ pub struct Block {
     /// The systems that have a column of ratios.
     pub compared: Vec<String>,
     /// The rows, one for each load and percentile.
-    pub rows: Vec<Row>,
+    pub rows: Vec<TableRow>,
 }
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct TableRow {
     /// The load, with the percentile if there is one.
     pub load: String,
-    /// The values, one for each of [`Block::systems`].
+    /// The values, one for each of [`MetricTable::systems`].
     pub cells: Vec<Option<Spread>>,
-    /// The ratios, one for each of [`Block::compared`].
+    /// The ratios, one for each of [`MetricTable::compared`].
     pub ratios: Vec<Option<Ratio>>,
 }
 
@@ -64,7 +64,7 @@ pub fn compared(finding: &Finding, findings: &[Finding]) -> bool {
 }
 
 /// The tables of metrics that were measured of several systems, in the order of the findings.
-pub fn blocks(findings: &[Finding]) -> Vec<Block> {
+pub fn blocks(findings: &[Finding]) -> Vec<MetricTable> {
     let mut keys: Vec<(&str, &str)> = Vec::new();
     for finding in findings.iter().filter(|finding| compared(finding, findings)) {
         let key = (finding.scenario.as_str(), split(&finding.metric.name).0);
@@ -95,7 +95,7 @@ fn split(metric: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn block(findings: &[&Finding]) -> Option<Block> {
+fn block(findings: &[&Finding]) -> Option<MetricTable> {
     let first = findings.first()?;
     let mut systems: Vec<String> = Vec::new();
     let mut keys: Vec<(&str, &str)> = Vec::new();
@@ -121,7 +121,7 @@ fn block(findings: &[&Finding]) -> Option<Block> {
             let mut same = findings.iter().filter(|finding| finding.load == *load && finding.metric.name == *metric);
             same.find(|finding| finding.system == system).copied()
         };
-        Row {
+        TableRow {
             load: match split(metric).1 {
                 Some(percentile) if load.is_empty() => percentile.to_owned(),
                 Some(percentile) => format!("{load}: {percentile}"),
@@ -131,9 +131,9 @@ fn block(findings: &[&Finding]) -> Option<Block> {
             ratios: compared.iter().map(|other| compare(find(OURS)?, find(other)?)).collect(),
         }
     });
-    let rows: Vec<Row> = rows.collect();
+    let rows: Vec<TableRow> = rows.collect();
     let medians = rows.iter().flat_map(|row| row.cells.iter().flatten()).map(|spread| spread.median);
-    Some(Block {
+    Some(MetricTable {
         scenario: first.scenario.clone(),
         quantity: split(&first.metric.name).0.to_owned(),
         better: first.metric.better,
@@ -154,7 +154,7 @@ fn compare(ours: &Finding, theirs: &Finding) -> Option<Ratio> {
     value.is_finite().then_some(Ratio { value, better, within })
 }
 
-impl Block {
+impl MetricTable {
     /// `CPU per request, µs`
     pub fn title(&self) -> String {
         if self.scale.unit.is_empty() {

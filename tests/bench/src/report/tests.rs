@@ -41,7 +41,7 @@ fn findings() -> Vec<Finding> {
     ]
 }
 
-fn block(quantity: &str) -> table::Block {
+fn block(quantity: &str) -> table::MetricTable {
     let found = table::blocks(&findings()).into_iter().find(|block| block.quantity == quantity);
     found.expect("a table of that")
 }
@@ -241,7 +241,7 @@ fn the_page_is_short_and_its_data_small() {
 
 #[test]
 fn versions_are_shown_without_what_stands_around_them() {
-    for (said, shown) in [
+    for (line, shown) in [
         (
             "/somewhere/envoy  version: 9e5580933739775e8bce696a57a2e1bc99368f23/1.40.0/Clean/RELEASE/BoringSSL",
             "1.40.0",
@@ -250,7 +250,7 @@ fn versions_are_shown_without_what_stands_around_them() {
         ("nginx version: nginx/1.22.1", "1.22.1"),
         ("unknown", "unknown"),
     ] {
-        assert_eq!(bare(said), shown);
+        assert_eq!(bare(line), shown);
     }
 }
 
