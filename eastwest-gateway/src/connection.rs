@@ -10,29 +10,16 @@ use net::hello::{self, Hello};
 use net::splice::{self, Broken, Carried, Side};
 use telemetry::ResponseFlags;
 use telemetry::access_log::Record;
-use telemetry::istio::TcpConnection;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::open_connections::OpenConnection;
 use crate::refusal::Refusal;
 use crate::routes::{PodTarget, Route};
 use crate::worker::GatewayWorker;
 
 /// The TCP user timeout to endpoints: within one network, data that stays unacknowledged this long goes to a pod that vanished.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection that is being forwarded.
-pub(crate) struct OpenConnection {
-    carried: Carried,
-    metrics: TcpConnection,
-}
-
-impl OpenConnection {
-    /// Counts the bytes since the last call.
-    pub(crate) fn report(&self) {
-        self.metrics.carried(self.carried.back.get(), self.carried.forth.get());
-    }
-}
 
 /// What the access log line of a connection shows.
 struct LogFields {
@@ -95,7 +82,7 @@ async fn forward(client: &mut TcpStream, worker: &GatewayWorker, log: &mut LogFi
     let _held = worker.counts.open.hold();
     let metrics = worker.series(&route, &pick.target).open();
     let open = Rc::new(OpenConnection { carried: Carried::default(), metrics });
-    let tracked = worker.track(open.clone());
+    let tracked = worker.open.track(open.clone());
     log.connection = Some(tracked.id);
 
     let forwarded = bytes.len() as u64;

@@ -12,6 +12,7 @@ mod connection;
 #[cfg(test)]
 mod fixtures;
 pub mod metrics;
+mod open_connections;
 mod options;
 mod pages;
 pub mod refusal;

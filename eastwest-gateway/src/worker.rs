@@ -15,8 +15,8 @@ use runtime::limits::{Limit, Permit};
 use telemetry::istio::{Labels, Party, TcpSeries};
 use telemetry::metrics::Registry;
 
-use crate::connection::OpenConnection;
 use crate::metrics::Counts;
+use crate::open_connections::OpenConnections;
 use crate::refusal::Refusal;
 use crate::routes::{PodTarget, Route, RouteKey, Routes};
 
@@ -70,8 +70,7 @@ pub struct GatewayWorker {
     istio: telemetry::istio::Metrics,
     balancers: RefCell<HashMap<RouteKey, RouteState>>,
     log: AccessLog,
-    open: Rc<RefCell<HashMap<u64, Rc<OpenConnection>>>>,
-    next_id: Cell<u64>,
+    pub(crate) open: OpenConnections,
     pending: Cell<usize>,
 }
 
@@ -109,8 +108,7 @@ impl GatewayWorker {
             istio: telemetry::istio::Metrics::new(scope),
             balancers: RefCell::default(),
             log: AccessLog::new(logs),
-            open: Rc::default(),
-            next_id: Cell::new(1),
+            open: OpenConnections::default(),
             pending: Cell::new(0),
         })
     }
@@ -187,35 +185,15 @@ impl GatewayWorker {
         access(state)
     }
 
-    /// Adds an open connection, which reports its bytes regularly until the returned value is dropped.
-    pub(crate) fn track(&self, open: Rc<OpenConnection>) -> Tracked {
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
-        self.open.borrow_mut().insert(id, open);
-        Tracked { id, open: self.open.clone() }
-    }
-
     /// Reports the bytes of open connections regularly, and drops the state of removed services.
     pub async fn report(self: Rc<Self>) {
         let mut tick = tokio::time::interval(REPORT_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.open.borrow().values().for_each(|open| open.report());
+            self.open.report();
             let routes = self.routes();
             self.balancers.borrow_mut().retain(|key, _| key.is_current(&routes));
         }
-    }
-}
-
-/// An open connection among those that report.
-pub(crate) struct Tracked {
-    pub(crate) id: u64,
-    open: Rc<RefCell<HashMap<u64, Rc<OpenConnection>>>>,
-}
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        self.open.borrow_mut().remove(&self.id);
     }
 }

@@ -28,7 +28,7 @@ use telemetry::istio::{Reporter, Security};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use crate::workers::Captured;
+use crate::captured::Captured;
 
 /// The timeout of the ClientHello and of the handshake (Istio's transport socket connect timeout).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);

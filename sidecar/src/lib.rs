@@ -8,6 +8,7 @@
 //! The sidecar knows neither Kubernetes nor the APIs that users write: its whole configuration arrives over discovery.
 
 mod capture;
+mod captured;
 pub mod dns;
 pub mod inbound;
 pub mod options;

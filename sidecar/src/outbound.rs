@@ -19,7 +19,7 @@ use proxy::upstream::{Target, UpstreamCluster};
 use proxy::worker::Worker;
 use tokio::net::TcpStream;
 
-use crate::workers::Captured;
+use crate::captured::Captured;
 
 /// How long to wait for the first bytes of a connection to a destination outside the mesh. An HTTP client sends at once; a
 /// client that waits for its server must not wait long, and loses nothing but routing by host.

@@ -3,23 +3,21 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use identity::Identity;
-use proxy::failure::Failure;
 use proxy::listener::{self, BACKLOG};
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
 use proxy::report::{AccessLog, AccessLogFiles, WorkerTelemetry};
 use proxy::worker::Worker;
 use runtime::drain::Watch;
-use runtime::limits::{Limit, Permit};
+use runtime::limits::Limit;
 use runtime::workers::{self, Workers};
 use telemetry::metrics::Registry;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -28,6 +26,7 @@ use wire::client::Subscriber;
 use wire::name::{self, Node};
 
 pub use crate::capture::OriginalDestination;
+use crate::captured::Captured;
 use crate::{inbound, outbound};
 
 /// What a sidecar is started with.
@@ -141,37 +140,6 @@ fn discover(
         releasing.unsubscribe(kind, name);
     }));
     (published, subscriber)
-}
-
-/// What the captured connections of one worker have in common.
-pub struct Captured {
-    /// The worker's state.
-    pub worker: Rc<Worker>,
-    original_destination: OriginalDestination,
-    connections: Limit,
-}
-
-impl Captured {
-    /// Acquires a permit for one more connection.
-    ///
-    /// # Errors
-    /// Returns an error if the sidecar has as many connections as its limit of open files allows.
-    pub fn admit(&self) -> Result<Permit, Failure> {
-        self.connections.acquire().ok_or(Failure::Overflow("the number of open connections".into()))
-    }
-
-    /// Returns the original destination of a connection.
-    ///
-    /// # Errors
-    /// Returns an error if it is unknown, or if it is the sidecar itself: the connection was not captured, and would lead to
-    /// the sidecar again.
-    pub fn destination(&self, stream: &TcpStream) -> Result<SocketAddr, Failure> {
-        let destination = (self.original_destination)(stream).map_err(Failure::downstream)?;
-        if destination == stream.local_addr().map_err(Failure::downstream)? {
-            return Err(Failure::Refused("the connection was not captured; it would lead to the sidecar again".into()));
-        }
-        Ok(destination)
-    }
 }
 
 /// Runs a worker: accepts connections until the drain, and ends when the last one has ended.

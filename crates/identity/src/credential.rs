@@ -9,9 +9,9 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::certificate;
+use crate::provider::provider;
 use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
-use crate::tls::provider;
 
 /// A private key. `Debug` does not show it.
 pub struct PrivateKey(PrivateKeyDer<'static>);

@@ -9,8 +9,9 @@ use rustls::{ClientConfig, ServerConfig};
 
 use crate::alpn::Alpn;
 use crate::credential::Credential;
+use crate::expectation::{ClientAuth, Expectation};
 use crate::spiffe::SpiffeId;
-use crate::tls::{self, ClientAuth, Expectation};
+use crate::tls;
 use crate::trust::{Trust, TrustError};
 
 /// The maximum number of cached client configurations per protocol list; beyond it the cache is cleared. A proxy needs

@@ -22,8 +22,10 @@ mod authority;
 mod cacerts;
 mod certificate;
 mod credential;
+mod expectation;
 mod handle;
 mod pem;
+mod provider;
 mod refusal;
 mod request;
 mod spiffe;
@@ -37,12 +39,14 @@ mod tests;
 pub use authority::{Authority, CaError, Constraints};
 pub use cacerts::{CaCerts, CaCertsError};
 pub use credential::{Credential, CredentialError, PrivateKey};
+pub use expectation::{ClientAuth, Expectation};
 pub use handle::{Accept, Identity};
 pub use pem::{certificates_from_pem, certificates_to_pem};
+pub use provider::provider;
 pub use refusal::{Refusal, refusal_of};
 pub use request::{KeyAndRequest, PublicKey, RequestError};
 pub use spiffe::{SpiffeError, SpiffeId};
-pub use tls::{ClientAuth, Expectation, provider, server_only_client};
+pub use tls::server_only_client;
 pub use trust::{Issuer, IssuerError, Peer, Trust, TrustError, peer_of, public_key_sha256};
 
 /// How long before its issue a certificate's validity begins, so that peers with slow clocks accept it.

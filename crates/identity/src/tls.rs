@@ -5,20 +5,19 @@
 //! handshake, and connections are long-lived and pooled.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 use rustls_pki_types::CertificateDer;
 
 use crate::alpn::Alpn;
 use crate::credential::Credential;
-use crate::refusal::Refusal;
-use crate::spiffe::SpiffeId;
+use crate::expectation::{ClientAuth, Expectation};
+use crate::provider::provider;
 use crate::trust::{Trust, TrustError};
 use crate::verify::{PeerClientVerifier, PeerServerVerifier};
 
@@ -26,74 +25,6 @@ use crate::verify::{PeerClientVerifier, PeerServerVerifier};
 const SERVER_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 /// TLS 1.3 encrypts the client's certificate, so that an observer does not see which workloads communicate.
 const CLIENT_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
-
-/// Returns the crypto provider of the mesh. AES-128 is preferred over AES-256: it is secure as well, and needs ten
-/// rounds per block instead of fourteen.
-pub fn provider() -> &'static Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| {
-        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-        Arc::new(provider)
-    })
-}
-
-/// Whether a server requires a client certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ClientAuth {
-    /// Clients must present a certificate: between proxies.
-    Required,
-    /// Clients may present a certificate, which is verified: discovery and enrolment, where a new workload has no
-    /// certificate yet.
-    Optional,
-}
-
-/// The peers that a client accepts: a set of identities, optionally restricted to a set of clusters. An empty set
-/// accepts no peer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Expectation {
-    identities: Box<[SpiffeId]>,
-    clusters: Option<Box<[Arc<str>]>>,
-}
-
-impl Expectation {
-    /// Creates an expectation of any of these identities.
-    pub fn any_of(identities: impl IntoIterator<Item = SpiffeId>) -> Self {
-        let mut identities: Vec<_> = identities.into_iter().collect();
-        identities.sort();
-        identities.dedup();
-        Expectation { identities: identities.into(), clusters: None }
-    }
-
-    /// Restricts the expectation to certificates that the intermediate of one of these clusters signed.
-    pub fn in_clusters(mut self, clusters: impl IntoIterator<Item = Arc<str>>) -> Self {
-        let mut clusters: Vec<_> = clusters.into_iter().collect();
-        clusters.sort();
-        clusters.dedup();
-        self.clusters = Some(clusters.into());
-        self
-    }
-
-    /// Returns whether no peer can meet the expectation.
-    pub fn is_empty(&self) -> bool {
-        self.identities.is_empty() || self.clusters.as_ref().is_some_and(|clusters| clusters.is_empty())
-    }
-
-    pub(crate) fn check(&self, id: SpiffeId, cluster: Option<Arc<str>>) -> Result<(), Refusal> {
-        if self.is_empty() {
-            return Err(Refusal::NothingExpected);
-        }
-        if self.identities.binary_search(&id).is_err() {
-            return Err(Refusal::UnexpectedIdentity(id));
-        }
-        match &self.clusters {
-            Some(clusters) if cluster.as_ref().is_none_or(|c| clusters.binary_search(c).is_err()) => {
-                Err(Refusal::UnexpectedCluster { id, cluster })
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 /// A certificate resolver that always presents the same credential.
 struct CredentialResolver(Arc<CertifiedKey>);

@@ -10,9 +10,10 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::certificate::leaf_facts;
+use crate::expectation::{ClientAuth, Expectation};
+use crate::provider::provider;
 use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
-use crate::tls::{ClientAuth, Expectation, provider};
 use crate::trust::Trust;
 
 /// The side of a connection that presents a certificate.

@@ -1,5 +1,5 @@
-//! The server behind what is measured: one thread, and as little work per request as can be, so that what is in front of it
-//! is what saturates.
+//! The server of a measurement: one thread with as little work per request as possible, so that the system in front of it
+//! saturates first.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -21,36 +21,36 @@ mod http1;
 mod http2;
 mod tcp;
 
-/// Where to serve what; each may be given several times.
+/// Listen addresses for each kind of service; each option can be given several times.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
-    /// HTTP/1.1, HTTP/2 and gRPC: `/bytes/N` is answered with N bytes, another path with none; `/bench.Echo/Unary` and
-    /// `/bench.Echo/Stream` send messages back
+    /// Address for HTTP/1.1, HTTP/2 and gRPC: `/bytes/N` responds with N bytes, any other path with none;
+    /// `/bench.Echo/Unary` and `/bench.Echo/Stream` echo messages
     #[arg(long)]
     pub http: Vec<SocketAddr>,
-    /// Sends back what arrives
+    /// Address of a TCP echo service
     #[arg(long)]
     pub echo: Vec<SocketAddr>,
-    /// Sends as many bytes as asked for, in eight bytes
+    /// Address of a source: it reads a number in eight bytes and sends that many bytes
     #[arg(long)]
     pub source: Vec<SocketAddr>,
-    /// The same behind a ClientHello, without TLS
+    /// Address of a source that first reads a ClientHello, and continues without TLS
     #[arg(long)]
     pub behind_hello: Vec<SocketAddr>,
-    /// The same in TLS 1.3
+    /// Address of a source over TLS 1.3
     #[arg(long, requires = "certificate", requires = "key")]
     pub tls: Vec<SocketAddr>,
-    /// A file with the server's certificate and what leads to its root
+    /// File with the server's certificate chain
     #[arg(long)]
     pub certificate: Option<PathBuf>,
-    /// A file with its key
+    /// File with the server's private key
     #[arg(long)]
     pub key: Option<PathBuf>,
 }
 
-/// Serves until it is killed.
+/// Serves until the process is killed.
 pub fn run(options: &Options) -> Result<()> {
-    net::socket::raise_open_files_limit().context("the limit of open files")?;
+    net::socket::raise_open_files_limit().context("raising the limit on open files")?;
     load::runtime()?.block_on(async {
         start(options)?;
         std::future::pending::<Infallible>().await;
@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
     })
 }
 
-/// Serves on the calling thread's runtime for as long as that runs. Returns where, in the order of the options' fields.
+/// Serves on the calling thread's runtime while it runs. Returns the bound addresses in the order of the options' fields.
 pub fn start(options: &Options) -> Result<Vec<SocketAddr>> {
     let shared = Rc::new(Shared::new()?);
     let mut bound = Vec::new();
@@ -84,13 +84,13 @@ pub fn start(options: &Options) -> Result<Vec<SocketAddr>> {
     Ok(bound)
 }
 
-/// What all connections use.
+/// Buffers that all connections share.
 #[derive(Debug)]
 struct Shared {
     scratch: load::Scratch,
-    /// Bodies are cut from this.
+    /// The source of all bodies.
     bytes: Bytes,
-    /// The same, as a file in memory.
+    /// The same bytes, as a file in memory.
     file: File,
 }
 
@@ -103,7 +103,7 @@ impl Shared {
     }
 }
 
-/// Accepts connections, of which a failure ends no more than that one.
+/// Accepts connections. A failed connection does not affect the others.
 fn serve<F>(
     address: SocketAddr,
     shared: &Rc<Shared>,
@@ -114,14 +114,14 @@ where
 {
     let mut listener = net::socket::listen(address, &net::socket::Listen::default())
         .and_then(Acceptor::new)
-        .with_context(|| format!("listening at {address}"))?;
+        .with_context(|| format!("listening on {address}"))?;
     let bound = listener.local_addr()?;
     let shared = Rc::clone(shared);
     tokio::task::spawn_local(async move {
         while let Ok((stream, _)) = listener.next().await {
             let connection = connection(stream, Rc::clone(&shared));
             tokio::task::spawn_local(async move {
-                // Clients close as they like.
+                // Clients close connections at any time.
                 let _ = connection.await;
             });
         }

@@ -1,7 +1,7 @@
-//! What the loss of a service's pods in one cluster costs its callers: a lab of two clusters, a steady rate of requests
-//! from a pod in one, and then its near endpoints are killed.
+//! The cost of losing a service's pods in one cluster: a lab of two clusters, a steady rate of requests from a pod in one of
+//! them, and then the near endpoints are killed.
 //!
-//! Nothing is retried by the caller; what does not fail was saved by its sidecar.
+//! The caller does not retry; its sidecar does.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::finding::{Finding, Metric};
+use crate::finding::{Finding, Metric, Recorder};
 use crate::rig::Rig;
 use crate::setup;
 
@@ -18,73 +18,65 @@ const NAME: &str = "isthmus-bench";
 /// Requests per second.
 const RATE: u32 = 200;
 
-/// How to measure it.
+/// Options of `failover`.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {}
 
-/// What the test application says of its calls.
+/// The test application's report of its calls.
 #[derive(Debug, Deserialize)]
-struct Calls {
-    requests: Vec<Call>,
+struct CallReport {
+    requests: Vec<TestCall>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Call {
+struct TestCall {
     at_ms: f64,
     latency_ms: f64,
     ok: bool,
     cluster: String,
 }
 
-/// A lab that is taken down when dropped.
-struct Lab<'a> {
+/// A lab, which stops when dropped.
+pub struct Lab<'a> {
     rig: &'a Rig,
 }
 
-/// Kills `reviews` in one cluster under load, a few times.
+/// Runs the scenario: kills `reviews` in one cluster under load, several times.
 pub fn run(_: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let topology = setup::repository().join("topologies/primary-remote.yaml");
     let lab = Lab::up(rig, &topology)?;
-    let (mut gap, mut failed, mut total) = (Vec::new(), Vec::new(), Vec::new());
+    let load = format!("HTTP/1.1, {RATE} requests/s, the cluster's pods of the service killed");
+    let mut recorder = Recorder::new("failover");
+    let mut add = |metric, value| recorder.add(&load, "isthmus", metric, value);
     for turn in 0..if rig.quick { 1 } else { 3 } {
         eprintln!("failover: turn {}", turn + 1);
         let calls = lab.lose_pods(Duration::from_secs(if rig.quick { 4 } else { 8 }))?;
-        gap.push(without_success(&calls.requests)?);
-        failed.push(calls.requests.iter().filter(|call| !call.ok).count() as f64);
-        total.push(calls.requests.len() as f64);
+        add(Metric::cost("cluster lost to first success elsewhere", "ms"), without_success(&calls.requests)?);
+        let failed = calls.requests.iter().filter(|call| !call.ok).count();
+        add(Metric::cost("failed requests", ""), failed as f64);
+        add(Metric::gain("requests", ""), calls.requests.len() as f64);
     }
-    let load = format!("HTTP/1.1, {RATE} requests/s, the cluster's pods of the service killed");
-    let finding = |metric, values| Finding {
-        scenario: "failover".into(),
-        load: load.clone(),
-        system: "isthmus".into(),
-        metric,
-        values,
-    };
-    Ok(vec![
-        finding(Metric::cost("cluster lost to first success elsewhere", "ms"), gap),
-        finding(Metric::cost("failed requests", ""), failed),
-        finding(Metric::gain("requests", ""), total),
-    ])
+    Ok(recorder.findings())
 }
 
-/// Milliseconds from the last answer of the near cluster, before another one's first, to that first.
-fn without_success(calls: &[Call]) -> Result<f64> {
-    let answered = |call: &&Call| call.ok;
+/// The time in milliseconds from the near cluster's last response before another cluster's first one, to that one.
+fn without_success(calls: &[TestCall]) -> Result<f64> {
+    let answered = |call: &&TestCall| call.ok;
     let near = &calls.iter().find(answered).context("no call succeeded")?.cluster;
-    let ended = |call: &Call| call.at_ms + call.latency_ms;
+    let ended = |call: &TestCall| call.at_ms + call.latency_ms;
     let elsewhere = calls.iter().filter(answered).filter(|call| call.cluster != *near).map(ended);
-    let first = elsewhere.min_by(f64::total_cmp).context("no other cluster answered: was nothing lost?")?;
+    let first = elsewhere.min_by(f64::total_cmp).context("no other cluster responded")?;
     let last = calls.iter().filter(answered).filter(|call| call.cluster == *near).map(ended);
-    let last = last.filter(|end| *end <= first).max_by(f64::total_cmp).context("the near cluster never answered")?;
+    let last = last.filter(|end| *end <= first).max_by(f64::total_cmp).context("the near cluster never responded")?;
     Ok(first - last)
 }
 
 impl<'a> Lab<'a> {
-    fn up(rig: &'a Rig, topology: &Path) -> Result<Self> {
+    /// Starts a lab, and waits until it is ready.
+    pub fn up(rig: &'a Rig, topology: &Path) -> Result<Self> {
         let lab = Self { rig };
         let up = lab.command(&["lab", "up", "--detach", "--name", NAME]).arg(topology).output()?;
-        ensure!(up.status.success(), "the lab did not come up: {}", String::from_utf8_lossy(&up.stderr));
+        ensure!(up.status.success(), "the lab did not start: {}", String::from_utf8_lossy(&up.stderr));
         Ok(lab)
     }
 
@@ -95,7 +87,7 @@ impl<'a> Lab<'a> {
         command
     }
 
-    fn lose_pods(&self, duration: Duration) -> Result<Calls> {
+    fn lose_pods(&self, duration: Duration) -> Result<CallReport> {
         let isthmus = self.rig.isthmus.display().to_string();
         let load = self
             .command(&["lab", "exec", "west/default/frontend", "--", &isthmus, "testapp"])
@@ -105,15 +97,15 @@ impl<'a> Lab<'a> {
             .spawn()?;
         std::thread::sleep(duration / 4);
         let fault = self.command(&["lab", "fault", "kill-workload", "west/default/reviews"]).output()?;
-        ensure!(fault.status.success(), "nothing was killed: {}", String::from_utf8_lossy(&fault.stderr));
-        let said = load.wait_with_output()?;
-        serde_json::from_slice(&said.stdout).context("the caller gave no report")
+        ensure!(fault.status.success(), "the pods could not be killed: {}", String::from_utf8_lossy(&fault.stderr));
+        let output = load.wait_with_output()?;
+        serde_json::from_slice(&output.stdout).context("the caller printed no report")
     }
 }
 
 impl Drop for Lab<'_> {
     fn drop(&mut self) {
-        // With the sandbox goes whatever this leaves.
+        // The end of the sandbox removes the rest.
         let _ = self.command(&["lab", "down", NAME]).stdout(Stdio::null()).status();
     }
 }
@@ -122,8 +114,8 @@ impl Drop for Lab<'_> {
 mod tests {
     use super::*;
 
-    fn call(at_ms: f64, ok: bool, cluster: &str) -> Call {
-        Call { at_ms, latency_ms: 1.0, ok, cluster: cluster.into() }
+    fn call(at_ms: f64, ok: bool, cluster: &str) -> TestCall {
+        TestCall { at_ms, latency_ms: 1.0, ok, cluster: cluster.into() }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The floors: the smallest processes, on the same libraries, that do what a proxy must. What a proxy costs beyond them is
-//! the price of its features.
+//! The floors: the smallest processes on the same libraries that do a proxy's minimum work. The cost of a proxy beyond its
+//! floor is the price of its features.
 
 pub mod copy;
 pub mod gateway;

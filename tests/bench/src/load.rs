@@ -1,15 +1,15 @@
-//! Puts load on what is measured, and counts and times what comes back.
+//! The load generator: sends requests, and counts and times the responses.
 //!
-//! A generator is one thread with a single-threaded runtime. It shares the machine with what it measures, so it does
-//! little: requests are prepared, answers are looked at no further than their status and length, and large bodies are
-//! discarded in the kernel.
+//! A generator is one thread with a single-threaded runtime. It shares the machine with the measured systems, so it does
+//! little: requests are prepared, of a response only status and length are checked, and large bodies are discarded in the
+//! kernel.
 //!
-//! - A **closed loop** ([`closed_loop`]) always has one request under way on each connection: throughput.
-//! - An **open loop** ([`open_loop`]) has requests due at fixed times, whatever becomes of those before them, and counts
-//!   latency from when each was due: a stall is felt by all that were due meanwhile (coordinated omission corrected).
+//! - A **closed loop** ([`closed_loop`]) always has one request in flight on each connection: throughput.
+//! - An **open loop** ([`open_loop`]) has requests due at fixed times, regardless of earlier ones, and counts latency from
+//!   the time when each was due, so a stall delays all requests that were due meanwhile (no coordinated omission).
 //!
-//! Both open and use their connections before the window that is measured begins, and call back at the window's edges on
-//! the calling thread, which does nothing else meanwhile: the place to read what processes have used.
+//! Both open and use their connections before the measured window begins. At both edges of the window they call back on the
+//! calling thread, which is otherwise idle, to read what processes have used.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -39,28 +39,30 @@ pub use outcome::Outcome;
 pub use shape::{Protocol, Shape};
 pub use socket::{Scratch, read_with, scratch};
 
-/// How long to load.
+/// The durations of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Before the window begins, after all connections have had an answer.
+    /// The time before the window, after the first response on all connections.
     pub warm_up: Duration,
-    /// The window.
+    /// The length of the window.
     pub duration: Duration,
 }
 
-/// One end of the window that is measured.
+/// An edge of the measured window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edge {
-    /// Counting begins now.
+    /// The window begins.
     Begin,
-    /// Counting has ended.
+    /// The window has ended.
     End,
 }
 
-/// As many requests as can be, always one under way on each connection. Those under way at the end are not counted.
+/// Sends as many requests as possible, always one in flight on each connection. Requests in flight at the end do not count.
 ///
 /// # Errors
-/// A connection could not be opened or had no right answer before the window. Later failures are in the outcome.
+///
+/// Returns an error if a connection cannot be opened or has no correct response before the window. The outcome has later
+/// failures.
 pub fn closed_loop(
     target: SocketAddr,
     authority: &str,
@@ -68,14 +70,15 @@ pub fn closed_loop(
     timing: Timing,
     edge: &mut dyn FnMut(Edge),
 ) -> Result<Outcome> {
-    drive::drive(|| shape.lanes(target, authority), drive::Pace::Closed, timing, edge)
+    drive::drive(|| shape.callers(target, authority), drive::Pace::Closed, timing, edge)
 }
 
-/// Requests at `rate` per second. One that finds all connections busy waits, and its waiting counts; one that has no
-/// answer at the end counts with its waiting until then ([`Outcome::unanswered`]).
+/// Sends `rate` requests per second. A request waits while all connections are busy, and the wait counts. A request without
+/// response at the end counts with its wait until then ([`Outcome::unanswered`]).
 ///
 /// # Errors
-/// As [`closed_loop`].
+///
+/// Returns an error as [`closed_loop`] does.
 pub fn open_loop(
     target: SocketAddr,
     authority: &str,
@@ -84,8 +87,8 @@ pub fn open_loop(
     timing: Timing,
     edge: &mut dyn FnMut(Edge),
 ) -> Result<Outcome> {
-    ensure!(rate > 0.0 && rate.is_finite(), "a rate of {rate}/s");
-    drive::drive(|| shape.lanes(target, authority), drive::Pace::Open(rate), timing, edge)
+    ensure!(rate > 0.0 && rate.is_finite(), "{rate} is not a rate: expected a positive number");
+    drive::drive(|| shape.callers(target, authority), drive::Pace::Open(rate), timing, edge)
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! Measures Isthmus beside Envoy, HAProxy and nginx, in one run on one machine.
 //!
 //! Start at [`Command`]. A scenario ([`sidecar`], [`gateway`], [`control_plane`], [`memory`], [`soak`]) starts real
-//! processes inside a [`sandbox`], puts load on them ([`load`]), reads what they cost from the operating system
-//! ([`process`]), and returns [`finding::Finding`]s. [`report`] makes tables, JSON and charts of those.
+//! processes inside a [`sandbox`], sends load to them ([`load`]), reads their costs from the operating system
+//! ([`process`]), and returns [`finding::Finding`]s. [`report`] writes them as tables, JSON and charts. [`compare`] compares
+//! two builds of `isthmus`.
 //!
-//! It asserts nothing about time: machines are noisy. It reports medians, and ratios of systems that took turns.
+//! The rig asserts nothing about time, because machines are noisy. It reports medians, and ratios of systems that took turns.
 
-#![allow(unreachable_pub, reason = "a program: `pub` says what a module offers to the others")]
+#![allow(unreachable_pub, reason = "a program: `pub` marks what a module offers to the others")]
 
 mod backend;
+mod chain;
+mod compare;
 mod control_plane;
 mod failover;
 mod finding;
@@ -35,7 +38,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Measures Isthmus beside its peers.
+/// Measures Isthmus beside Envoy, HAProxy and nginx
 #[derive(Debug, Parser)]
 #[command(name = "isthmus-bench", version, arg_required_else_help = true)]
 struct Arguments {
@@ -47,11 +50,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Builds `isthmus` with the profile `dist`, and installs the peers
+    /// Build `isthmus` with the profile `dist`, and install the peers
     Setup(setup::Options),
     #[command(flatten)]
     Scenario(scenario::Scenario),
-    /// Shows earlier runs again
+    /// Compare two builds of `isthmus` in one table: instructions, allocations, memory, start-up, propagation
+    Compare(compare::Options),
+    /// Print the tables of earlier runs
     Report(report::Options),
     #[command(subcommand, hide = true)]
     Part(part::Part),
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Scenario(scenario) => measure(&scenario, &arguments.rig),
+        Command::Compare(options) => compare(&options, &arguments.rig),
         Command::Report(options) => report::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Part(part) => part::run(part).map(|()| ExitCode::SUCCESS),
     };
@@ -74,7 +80,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a scenario inside the sandbox and prints what it found.
+/// Compares two builds inside the sandbox and prints the table.
+fn compare(options: &compare::Options, rig: &rig::Options) -> Result<ExitCode> {
+    if let Some(code) = sandbox::enter()? {
+        return Ok(code);
+    }
+    let (comparison, failures) = compare::run(options, rig.turns, rig.quick)?;
+    print!("{}", if options.markdown { comparison.markdown() } else { comparison.terminal() });
+    failures.iter().for_each(|failure| eprintln!("isthmus-bench: {failure:#}"));
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a scenario inside the sandbox, and prints and saves its findings.
 fn measure(scenario: &scenario::Scenario, options: &rig::Options) -> Result<ExitCode> {
     if let Some(code) = sandbox::enter()? {
         return Ok(code);
@@ -89,7 +106,7 @@ fn measure(scenario: &scenario::Scenario, options: &rig::Options) -> Result<Exit
         println!("written: docs/performance.md and docs/performance/");
     } else {
         let file = run.keep(&setup::directory())?;
-        println!("kept in {}; to show it again: isthmus-bench report {0}", file.display());
+        println!("saved to {}; to print it again: isthmus-bench report {0}", file.display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
-//! What a proxy holds in memory: at rest in meshes of different sizes, for connections that do nothing, and after a burst.
+//! The memory of proxies: idle in meshes of different sizes, with idle connections, and after a burst.
 //!
-//! All numbers are of resident memory, as `kubectl top` and an out-of-memory killer see it, pages of the program's file
-//! included. Whatever is measured has had time to rest before: allocators and proxies give memory back by and by.
+//! All numbers are resident memory, as `kubectl top` and the out-of-memory killer see it, including pages of the program's
+//! file. Processes are idle for some time before each reading, because allocators and proxies return memory gradually.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -9,60 +9,60 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::finding::{Finding, Metric};
+use crate::chain::{Chain, PortProtocol, ensure_none_failed};
+use crate::finding::{Finding, Metric, Recorder};
 use crate::load::{self, Edge, Protocol, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::peers::envoy;
 use crate::process::Process;
 use crate::rig::Rig;
-use crate::sidecar::chain::{Chain, Speaks, ensure_none_failed};
-use crate::sidecar::{self, AUTHORITY, System, isthmus};
+use crate::sidecar::{self, AUTHORITY, SidecarSystem, isthmus};
 
 mod held;
 mod services;
 
-/// The systems that have the same jobs, and where their inbound proxies are.
-const SYSTEMS: [(System, Ipv4Addr); 2] = [(System::Isthmus, isthmus::SERVER_POD), (System::Envoy, envoy::SERVER_POD)];
+/// The compared systems, and the addresses of their inbound proxies.
+const SYSTEMS: [(SidecarSystem, Ipv4Addr); 2] =
+    [(SidecarSystem::Isthmus, isthmus::SERVER_POD), (SidecarSystem::Envoy, envoy::SERVER_POD)];
 const MIB: f64 = (1 << 20) as f64;
 
-/// What to measure.
+/// Options of `memory`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Only these parts.
+    /// Measure these parts only
     #[arg(long, value_delimiter = ',')]
-    only: Vec<Part>,
+    only: Vec<MemoryPart>,
 }
 
-/// A part of it.
+/// A part of the scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
+enum MemoryPart {
     /// Sidecars in meshes of different sizes.
     Services,
-    /// Connections that do nothing.
+    /// Idle connections.
     Idle,
     /// A burst of load.
     Burst,
 }
 
-/// How much of it.
+/// The size of the scenario.
 #[derive(Clone, Copy, Debug)]
-struct Size {
-    /// Services of a mesh, one mesh after the other.
+struct MemorySize {
+    /// The numbers of services, one mesh after the other.
     services: &'static [usize],
-    /// Of which a sidecar uses so many.
+    /// The number of services that a sidecar uses.
     used: usize,
-    /// Connections that do nothing.
+    /// The number of idle connections.
     idle: usize,
-    /// Connections of a burst.
+    /// The number of connections of a burst.
     burst: usize,
-    /// How long it takes.
+    /// The duration of a burst.
     bursting: Duration,
-    /// Before what is resident counts as what stays: longer than allocators hesitate, and than proxies here take to see
-    /// that they rest.
+    /// The time before resident memory is read: longer than allocators delay, and than proxies need to detect that they are idle.
     rest: Duration,
 }
 
-impl Size {
+impl MemorySize {
     fn of(rig: &Rig) -> Self {
         if rig.quick {
             let short = Duration::from_millis(300);
@@ -73,48 +73,47 @@ impl Size {
     }
 }
 
-/// Measures.
+/// Runs the scenario.
 pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
-    let size = Size::of(rig);
+    let size = MemorySize::of(rig);
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
-    let mut found = Found::default();
-    if wanted(Part::Idle) || wanted(Part::Burst) {
+    let mut recorder = MemoryRecorder(Recorder::new("memory"));
+    if wanted(MemoryPart::Idle) || wanted(MemoryPart::Burst) {
         let _server = sidecar::server(rig)?;
         let mesh = Mesh::start(rig.directory())?;
         let mut chains = SYSTEMS.map(|(system, _)| system.start(&mesh, rig)).into_iter().collect::<Result<Vec<_>>>()?;
         thread::sleep(size.rest);
         for chain in &chains {
-            found.resident("at rest, one service used", chain)?;
+            recorder.resident("idle, one service used", chain)?;
         }
-        if wanted(Part::Idle) {
+        if wanted(MemoryPart::Idle) {
             for (chain, (_, inbound)) in chains.iter_mut().zip(SYSTEMS) {
-                idle_http(&mut found, rig, &mesh, chain, inbound, size)
+                idle_http(&mut recorder, rig, &mesh, chain, inbound, size)
                     .with_context(|| format!("idle HTTP, {}", chain.name))?;
-                idle_tcp(&mut found, rig, chain, size).with_context(|| format!("idle TCP, {}", chain.name))?;
+                idle_tcp(&mut recorder, rig, chain, size).with_context(|| format!("idle TCP, {}", chain.name))?;
             }
         }
-        if wanted(Part::Burst) {
-            burst(&mut found, rig, &mut chains, size).context("a burst")?;
+        if wanted(MemoryPart::Burst) {
+            burst(&mut recorder, rig, &mut chains, size).context("a burst")?;
         }
     }
-    if wanted(Part::Services) {
-        services::measure(&mut found, rig, size).context("meshes of different sizes")?;
+    if wanted(MemoryPart::Services) {
+        services::measure(&mut recorder, rig, size).context("meshes of different sizes")?;
     }
-    Ok(found.0)
+    Ok(recorder.0.findings())
 }
 
-/// What was found so far.
-#[derive(Debug, Default)]
-struct Found(Vec<Finding>);
+/// A recorder that prints progress.
+#[derive(Debug)]
+struct MemoryRecorder(Recorder);
 
-impl Found {
+impl MemoryRecorder {
     fn add(&mut self, load: &str, system: &str, metric: Metric, value: f64) {
         eprintln!("memory: {load}, {system}: {} {value:.2} {}", metric.name, metric.unit);
-        let (scenario, load, system) = ("memory".into(), load.into(), system.into());
-        self.0.push(Finding { scenario, load, system, metric, values: vec![value] });
+        self.0.add(load, system, metric, value);
     }
 
-    /// Of both proxies.
+    /// Records the resident memory of both proxies.
     fn resident(&mut self, load: &str, chain: &Chain) -> Result<()> {
         for (process, side) in chain.processes.iter().zip(["outbound", "inbound"]) {
             let metric = Metric::cost(&format!("resident memory, {side}"), "MiB");
@@ -124,25 +123,32 @@ impl Found {
     }
 }
 
-/// Mutual-TLS connections of other proxies, each of which has carried a request.
-fn idle_http(found: &mut Found, rig: &Rig, mesh: &Mesh, chain: &mut Chain, ip: Ipv4Addr, size: Size) -> Result<()> {
+/// Measures idle mutual-TLS connections of other proxies, each of which has carried one request.
+fn idle_http(
+    recorder: &mut MemoryRecorder,
+    rig: &Rig,
+    mesh: &Mesh,
+    chain: &mut Chain,
+    ip: Ipv4Addr,
+    size: MemorySize,
+) -> Result<()> {
     let load = format!("{} idle mutual-TLS connections, HTTP/1.1", size.idle);
     let inbound = chain.processes.get(1).context("an inbound proxy")?;
     let before = inbound.resident()?;
-    let connections = held::open(mesh, Speaks::Http1.at(ip), size.idle)?;
+    let connections = held::open(mesh, PortProtocol::Http1.at(ip), size.idle)?;
     thread::sleep(size.rest);
     let open = inbound.resident()?;
-    held::ask(connections)?;
-    chain.lives(rig)?;
+    held::request_and_close(connections)?;
+    chain.ensure_running(rig)?;
     let each = (open as f64 - before as f64) / size.idle as f64;
-    found.add(&load, chain.name, Metric::cost("memory per connection, inbound", "bytes"), each);
+    recorder.add(&load, chain.name, Metric::cost("memory per connection, inbound", "bytes"), each);
     thread::sleep(size.rest);
-    found.resident(&format!("{load}, closed again"), chain)
+    recorder.resident(&format!("{load}, closed again"), chain)
 }
 
-/// TCP connections of applications through both proxies: each has a mutual-TLS connection of its own between them.
-fn idle_tcp(found: &mut Found, rig: &Rig, chain: &mut Chain, size: Size) -> Result<()> {
-    // Each takes two descriptors of a proxy, and 20,000 is a usual limit.
+/// Measures idle TCP connections through both proxies, each with a mutual-TLS connection of its own between them.
+fn idle_tcp(recorder: &mut MemoryRecorder, rig: &Rig, chain: &mut Chain, size: MemorySize) -> Result<()> {
+    // Each connection needs two descriptors of a proxy, and 20,000 is a usual limit.
     let count = size.idle / 2;
     let load = format!("{count} idle TCP connections");
     let resident = |chain: &Chain| chain.processes.iter().map(Process::resident).collect::<Result<Vec<_>>>();
@@ -152,18 +158,18 @@ fn idle_tcp(found: &mut Found, rig: &Rig, chain: &mut Chain, size: Size) -> Resu
     thread::sleep(size.rest);
     let open = resident(chain)?;
     let there = connections.count()?;
-    ensure!(there == count, "{there} of {count} connections were still there");
-    chain.lives(rig)?;
+    ensure!(there == count, "{there} of {count} idle connections still work");
+    chain.ensure_running(rig)?;
     for ((open, before), side) in open.into_iter().zip(before).zip(["outbound", "inbound"]) {
         let each = (open as f64 - before as f64) / count as f64;
-        found.add(&load, chain.name, Metric::cost(&format!("memory per connection, {side}"), "bytes"), each);
+        recorder.add(&load, chain.name, Metric::cost(&format!("memory per connection, {side}"), "bytes"), each);
     }
     thread::sleep(size.rest);
-    found.resident(&format!("{load}, closed again"), chain)
+    recorder.resident(&format!("{load}, closed again"), chain)
 }
 
-/// As much as they bear; then the connections are closed.
-fn burst(found: &mut Found, rig: &Rig, chains: &mut [Chain], size: Size) -> Result<()> {
+/// Measures a burst of as many requests as possible, and the time after it.
+fn burst(recorder: &mut MemoryRecorder, rig: &Rig, chains: &mut [Chain], size: MemorySize) -> Result<()> {
     let shape = Shape { protocol: Protocol::Http1, body: 64 << 10, connections: size.burst };
     let timing = Timing { warm_up: Duration::ZERO, duration: size.bursting };
     for chain in &mut *chains {
@@ -171,13 +177,13 @@ fn burst(found: &mut Found, rig: &Rig, chains: &mut [Chain], size: Size) -> Resu
         let mut edge = |_: Edge| highest = chain.resident();
         let outcome = load::closed_loop(chain.entry(shape.protocol), AUTHORITY, shape, timing, &mut edge)?;
         ensure_none_failed(&outcome).with_context(|| chain.name)?;
-        chain.lives(rig)?;
-        let metric = Metric::cost("resident memory at its end, both", "MiB");
-        found.add(&format!("a burst: {shape}"), chain.name, metric, highest? as f64 / MIB);
+        chain.ensure_running(rig)?;
+        let metric = Metric::cost("resident memory of both at its end", "MiB");
+        recorder.add(&format!("a burst: {shape}"), chain.name, metric, highest? as f64 / MIB);
     }
     thread::sleep(size.rest * 2);
     for chain in &*chains {
-        found.resident(&format!("{} s after a burst: {shape}", size.rest.as_secs() * 2), chain)?;
+        recorder.resident(&format!("{} s after a burst: {shape}", size.rest.as_secs() * 2), chain)?;
     }
     Ok(())
 }

@@ -1,32 +1,19 @@
-//! A scripted control plane inside this process, so that the sidecars that are measured are the unmodified program: they
-//! enrol with a token, open a discovery stream over TLS, and are told fixed resources.
+//! A scripted control plane in this process, so that the measured sidecars are the unmodified program: they enrol with a token,
+//! open a discovery stream over TLS, and receive fixed resources.
 //!
-//! Certificates are real: a root, and an intermediate that signs for the one cluster. Peers get theirs from
-//! [`Mesh::certificate`], signed by the same authority.
+//! Certificates are real: a root, and an intermediate that signs for the one cluster. Peers have certificates of the same
+//! authority, from [`Mesh::certificate`].
 
-use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::hash::{DefaultHasher, Hasher as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use identity::{Accept, Authority, ClientAuth, Constraints, Identity, KeyAndRequest, PublicKey, SpiffeId, Trust, alpn};
-use tokio::net::TcpListener;
+use fake_controller::{FakeController, Signer};
+use identity::{Authority, Constraints, Identity, KeyAndRequest, SpiffeId, Trust};
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
-use tonic::{Request, Response, Status, Streaming};
-use wire::ca::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
-use wire::ca::{IstioCertificateRequest, IstioCertificateResponse};
-use wire::delta::{Item, Source};
-use wire::envoy::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
-use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use wire::prost::Message;
 use wire::{Kind, discovery as d, name};
 
@@ -34,55 +21,38 @@ use wire::{Kind, discovery as d, name};
 pub const DOMAIN: &str = "cluster.local";
 /// The one cluster.
 pub const CLUSTER: &str = "bench";
-/// Its network.
+/// The network of the cluster.
 pub const NETWORK: &str = "net-bench";
-/// Where everything is.
+/// The namespace of all pods.
 pub const NAMESPACE: &str = "default";
 
-/// The name in the control plane's certificate; the root signs it, since the intermediate may not.
+/// The DNS name in the control plane's certificate. The root signs it, because the intermediate may not sign DNS names.
 const SERVER: &str = "localhost";
-/// Longer than anything is measured.
+/// The validity of certificates, longer than any scenario.
 const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
-/// The control plane. It ends when dropped.
+/// The control plane. It stops when dropped.
 pub struct Mesh {
-    address: SocketAddr,
+    controller: FakeController,
+    signer: Signer,
+    authority: Arc<Authority>,
     directory: PathBuf,
-    state: Arc<State>,
     _runtime: Runtime,
 }
 
-/// A certificate of the mesh in files.
+/// Files with a certificate of the mesh.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    /// The leaf, and what lies between it and the root; PEM.
+    /// The certificate chain without the root, in PEM.
     pub chain: PathBuf,
-    /// Its key; PEM.
+    /// The private key, in PEM.
     pub key: PathBuf,
-    /// The root; PEM.
+    /// The root, in PEM.
     pub root: PathBuf,
 }
 
-struct State {
-    authority: Authority,
-    /// Who may enrol, by the token that shows it.
-    tokens: Mutex<HashMap<String, SpiffeId>>,
-    world: Mutex<World>,
-    changed: watch::Sender<u64>,
-}
-
-/// What the two services share.
-#[derive(Clone)]
-struct Plane(Arc<State>);
-
-#[derive(Default)]
-struct World {
-    items: BTreeMap<(Kind, Arc<str>), Item>,
-    end: u64,
-}
-
 impl Mesh {
-    /// Starts one that knows its roots and default settings.
+    /// Starts a control plane with its roots and default settings.
     pub fn start(directory: &Path) -> Result<Self> {
         let directory = directory.join("mesh");
         fs::create_dir_all(&directory)?;
@@ -103,169 +73,52 @@ impl Mesh {
         let own = root.credential(&service_account("controller")?, &[SERVER], VALIDITY)?;
         let identity = Identity::new(own, Trust::new(DOMAIN, root.roots().to_vec(), [])?);
 
-        let state =
-            State { authority, tokens: Mutex::default(), world: Mutex::default(), changed: watch::channel(0).0 };
-        let state = Arc::new(state);
+        let authority = Arc::new(authority);
+        let signer = Signer::new(Arc::clone(&authority), VALIDITY);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
-        let address = listener.local_addr()?;
-        runtime.spawn(serve(listener, identity, Plane(Arc::clone(&state))));
-        let mesh = Self { address, directory, state, _runtime: runtime };
-        mesh.tell(Kind::Trust, name::MESH, &trust, &[]);
-        mesh.tell(Kind::MeshConfig, name::MESH, &settings, &[]);
+        let controller = runtime.block_on(FakeController::tls(Ipv4Addr::LOCALHOST.into(), identity, signer.clone()))?;
+        let mesh = Self { controller, signer, authority, directory, _runtime: runtime };
+        mesh.publish(Kind::Trust, name::MESH, &trust, &[]);
+        mesh.publish(Kind::MeshConfig, name::MESH, &settings, &[]);
         Ok(mesh)
     }
 
-    /// How proxies are told to find it.
+    /// The discovery address for proxies.
     pub fn discovery(&self) -> String {
-        format!("{SERVER}:{}", self.address.port())
+        format!("{SERVER}:{}", self.controller.address().port())
     }
 
-    /// The roots, as they are mounted into pods.
+    /// The file with the roots, as they are mounted into pods.
     pub fn root(&self) -> PathBuf {
         self.directory.join("root.pem")
     }
 
-    /// A file with a token that makes its bearer this service account.
+    /// Creates a file with a token that enrols a service account.
     pub fn token(&self, account: &str) -> Result<PathBuf> {
         let token = format!("token-of-{account}");
         let path = self.directory.join(&token);
         fs::write(&path, &token)?;
-        locked(&self.state.tokens).insert(token, service_account(account)?);
+        self.signer.accept(&token, service_account(account)?);
         Ok(path)
     }
 
-    /// A certificate of this service account, as the sidecar of its pod would get it.
+    /// Issues a certificate for a service account.
     pub fn certificate(&self, account: &str) -> Result<Certificate> {
         let made = KeyAndRequest::generate()?;
-        let chain = self.state.authority.issue(&made.public_key()?, &service_account(account)?, VALIDITY)?;
+        let chain = self.authority.issue(&made.public_key()?, &service_account(account)?, VALIDITY)?;
         let [certificate, key] = ["pem", "key"].map(|kind| self.directory.join(format!("{account}.{kind}")));
         fs::write(&certificate, identity::certificates_to_pem(&chain))?;
         fs::write(&key, made.key.to_pem())?;
         Ok(Certificate { chain: certificate, key, root: self.root() })
     }
 
-    /// Tells a resource, or tells it anew. `keys` are the addresses and collections that it answers to.
-    pub fn tell(&self, kind: Kind, name: &str, message: &impl Message, keys: &[&str]) {
-        let body = message.encode_to_vec();
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&body);
-        let name: Arc<str> = name.into();
-        let keys = keys.iter().map(|key| Arc::from(*key)).collect();
-        let item = Item { name: Arc::clone(&name), version: hasher.finish().max(1), body: body.into(), keys };
-        let mut world = locked(&self.state.world);
-        world.items.insert((kind, name), item);
-        world.end += 1;
-        self.state.changed.send_replace(world.end);
+    /// Pushes a new or changed resource. `keys` are the addresses and collections that it belongs to.
+    pub fn publish(&self, kind: Kind, name: &str, message: &impl Message, keys: &[&str]) {
+        self.controller.resources().push(kind, name, message, keys);
     }
 }
 
 /// The identity of a service account.
 pub fn service_account(account: &str) -> Result<SpiffeId> {
     SpiffeId::new(DOMAIN, NAMESPACE, account).with_context(|| format!("service account {account:?}"))
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Serves discovery and certificates on one port, as the real controller does.
-async fn serve(listener: TcpListener, identity: Identity, plane: Plane) {
-    let (sender, connections) = mpsc::channel::<std::io::Result<TlsStream<tokio::net::TcpStream>>>(16);
-    tokio::spawn(async move {
-        let accept = Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY };
-        let acceptor = TlsAcceptor::from(identity.server_config(accept));
-        while let Ok((socket, _)) = listener.accept().await {
-            // A proxy whose handshake fails says so in its log.
-            if let Ok(stream) = acceptor.accept(socket).await
-                && sender.send(Ok(stream)).await.is_err()
-            {
-                return;
-            }
-        }
-    });
-    let server = Server::builder()
-        .add_service(IstioCertificateServiceServer::new(plane.clone()))
-        .add_service(AggregatedDiscoveryServiceServer::new(plane));
-    if let Err(error) = server.serve_with_incoming(ReceiverStream::new(connections)).await {
-        eprintln!("the control plane ended: {error}");
-    }
-}
-
-#[tonic::async_trait]
-impl IstioCertificateService for Plane {
-    async fn create_certificate(
-        &self,
-        request: Request<IstioCertificateRequest>,
-    ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let id = locked(&self.0.tokens).get(bearer.trim_start_matches("Bearer ")).cloned();
-        let id = id.ok_or_else(|| Status::unauthenticated("the token is not known"))?;
-        let key = PublicKey::from_request_pem(&request.get_ref().csr)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let chain = self.0.authority.issue(&key, &id, VALIDITY).map_err(|error| Status::internal(error.to_string()))?;
-        let pem = identity::certificates_to_pem(&chain);
-        Ok(Response::new(IstioCertificateResponse { cert_chain: vec![pem, self.0.authority.roots_pem()] }))
-    }
-}
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Plane {
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let mut requests = request.into_inner();
-        let (send, receive) = mpsc::channel(16);
-        let (state, mut changed) = (Arc::clone(&self.0), self.0.changed.subscribe());
-        tokio::spawn(async move {
-            let mut stream = wire::delta::Server::default();
-            loop {
-                loop {
-                    let response = stream.next(&*locked(&state.world), Instant::now());
-                    let Some(response) = response else { break };
-                    if send.send(Ok(response)).await.is_err() {
-                        return;
-                    }
-                }
-                let refused = tokio::select! {
-                    request = requests.message() => match request {
-                        Ok(Some(request)) => stream.receive(request).err(),
-                        Ok(None) | Err(_) => return,
-                    },
-                    _ = changed.changed() => None,
-                };
-                if let Some(refused) = refused {
-                    // Nobody reads it where the proxy is gone.
-                    let _ = send.send(Err(Status::invalid_argument(refused.to_string()))).await;
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receive)))
-    }
-}
-
-impl Source for World {
-    type Found<'a> = &'a Item;
-
-    fn get(&self, kind: Kind, name: &str) -> Option<&Item> {
-        self.items.get(&(kind, name.into()))
-    }
-
-    fn members(&self, kind: Kind, name: &str) -> impl Iterator<Item = &Item> {
-        let answers = move |item: &Item| &*item.name == name || item.keys.iter().any(|key| &**key == name);
-        self.items.iter().filter(move |((of, _), item)| *of == kind && answers(item)).map(|(_, item)| item)
-    }
-
-    fn end(&self, _: Kind) -> u64 {
-        self.end
-    }
-
-    /// There is no log of changes: whenever something changed, all is compared.
-    fn changed(&self, _: Kind, since: u64) -> Option<Vec<Arc<str>>> {
-        (since == self.end).then(Vec::new)
-    }
 }

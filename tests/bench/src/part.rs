@@ -1,4 +1,4 @@
-//! The rig's own processes: what systems are measured between and against.
+//! The rig's own processes: servers, floors, load generators.
 
 use anyhow::Result;
 
@@ -7,23 +7,23 @@ use crate::{backend, control_plane, floor, load};
 /// One of the rig's own processes.
 #[derive(Debug, clap::Subcommand)]
 pub enum Part {
-    /// A cluster's API server
+    /// Run a cluster's API server
     ApiServer(control_plane::cluster::ServerOptions),
-    /// The server behind what is measured
+    /// Run the server of a measurement
     Backend(backend::Options),
-    /// One load, and what came of it
+    /// Send one load and print its outcome
     Load(load::by_hand::Options),
-    /// Copies bytes
+    /// Run the process that copies bytes
     FloorCopy(floor::copy::Options),
-    /// The floor of a gateway
+    /// Run the floor of a gateway
     FloorGateway(floor::gateway::Options),
-    /// The floor of an outbound sidecar
+    /// Run the floor of an outbound sidecar
     FloorOutbound(floor::pair::Options),
-    /// The floor of an inbound sidecar
+    /// Run the floor of an inbound sidecar
     FloorInbound(floor::pair::Options),
 }
 
-/// Runs it until it is killed.
+/// Runs a process until it is killed or done.
 pub fn run(part: Part) -> Result<()> {
     match part {
         Part::ApiServer(options) => control_plane::cluster::serve(&options),

@@ -1,4 +1,4 @@
-//! The processes that are measured, and what the operating system says that they cost.
+//! The measured processes, and their costs as the operating system accounts them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,22 +9,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// A process that is killed when dropped.
+/// A child process. It is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
-    /// What people call it.
+    /// The name, for messages and log files.
     pub name: String,
     child: Child,
 }
 
-/// What a process has used up, or used up between two readings.
+/// Resources that a process used until now, or between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// On a processor, in user space and the kernel.
+    /// The CPU time, in user space and the kernel.
     pub cpu: Duration,
-    /// Times that one of its threads left a processor, waiting or not.
+    /// Context switches, voluntary and involuntary.
     pub switches: u64,
-    /// Of these, the times that it had nothing to do: the others are due to processes that share the processors.
+    /// Voluntary context switches: a thread had nothing to do. Processes that share the processors cause the others.
     pub waits: u64,
 }
 
@@ -49,7 +49,7 @@ impl std::ops::Add for Usage {
 }
 
 impl Process {
-    /// Starts it. What it prints goes to `log`.
+    /// Starts a process. Its output goes to `log`.
     pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let output = fs::File::create(log).with_context(|| format!("creating {}", log.display()))?;
         let errors = output.try_clone()?;
@@ -59,12 +59,12 @@ impl Process {
         Ok(Self { name: name.into(), child })
     }
 
-    /// Its process id.
+    /// The process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until it accepts connections.
+    /// Waits until the process accepts connections at `address`.
     pub fn listens_at(&mut self, address: SocketAddr, log: &Path) -> Result<()> {
         const WITHIN: Duration = Duration::from_secs(30);
         let start = Instant::now();
@@ -72,7 +72,7 @@ impl Process {
             if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
                 return Ok(());
             }
-            self.lives(log)?;
+            self.ensure_running(log)?;
             ensure!(
                 start.elapsed() < WITHIN,
                 "{} did not listen at {address} within {WITHIN:?}; its log: {}",
@@ -83,17 +83,17 @@ impl Process {
         }
     }
 
-    /// Fails if it has ended, with the end of what it said.
-    pub fn lives(&mut self, log: &Path) -> Result<()> {
+    /// Returns an error with the end of the log if the process has ended.
+    pub fn ensure_running(&mut self, log: &Path) -> Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
-        let said = fs::read_to_string(log).unwrap_or_default();
-        let mut last: Vec<&str> = said.lines().rev().take(10).collect();
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let mut last: Vec<&str> = text.lines().rev().take(10).collect();
         last.reverse();
         bail!("{} ended ({status}):\n{}", self.name, last.join("\n"))
     }
 
-    /// What it has used so far: of all threads that it has now, in nanoseconds by the scheduler's own clock. A thread that
-    /// ended is no longer counted; none of the systems here ends threads under load.
+    /// The resources used so far by all present threads, in nanoseconds of the scheduler's clock. Ended threads do not count;
+    /// none of the systems here ends threads under load.
     pub fn usage(&self) -> Result<Usage> {
         let mut total = Usage::default();
         for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
@@ -114,12 +114,12 @@ impl Process {
         Ok(total)
     }
 
-    /// Resident memory in bytes.
+    /// The resident memory in bytes.
     pub fn resident(&self) -> Result<u64> {
         self.field("VmRSS:").map(|kibibytes| kibibytes * 1024)
     }
 
-    /// Resident memory that belongs to no file, in bytes: without the program's own pages.
+    /// The resident memory that is not backed by a file, in bytes: without pages of the program's file.
     pub fn resident_own(&self) -> Result<u64> {
         self.field("RssAnon:").map(|kibibytes| kibibytes * 1024)
     }
@@ -131,12 +131,13 @@ impl Process {
         number.with_context(|| format!("{} of {} ({})", name, self.name, self.pid()))
     }
 
-    /// Open files.
+    /// The number of open files.
     pub fn files(&self) -> Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
     }
 
-    /// Counts its system calls by name while `work` runs, with strace, which slows it down: never measure time meanwhile.
+    /// Counts the system calls by name while `work` runs. strace slows the process down, so time must not be measured
+    /// meanwhile.
     pub fn system_calls<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, BTreeMap<String, u64>)> {
         let counts = tempfile::NamedTempFile::new()?;
         let mut tracer = Command::new("strace")
@@ -184,13 +185,13 @@ impl Process {
         }
     }
 
-    /// Tells it to stop in an orderly way.
+    /// Sends SIGTERM.
     pub fn terminate(&self) -> Result<()> {
         let id = rustix::process::Pid::from_child(&self.child);
         Ok(rustix::process::kill_process(id, rustix::process::Signal::TERM)?)
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
         Ok(self.child.wait()?)
     }
@@ -198,7 +199,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,15 +1,20 @@
-//! Tables, JSON and charts of what was measured.
+//! Tables, JSON and charts of findings.
 //!
-//! [`print`] shows findings on a terminal. [`write`] puts a whole [`Run`] into the repository: `docs/performance/latest.json`
-//! with everything, `docs/performance/*.svg`, and the generated blocks of `docs/performance.md`, whose prose it keeps.
-//! Everything in between is a pure function of the findings: [`table`], [`chart`], [`budgets`], [`document`].
+//! [`print`] shows findings on a terminal. [`publish`] writes a whole [`Run`] into the repository: all findings to
+//! `docs/performance/latest.json`, all tables to `docs/performance/tables.md`, four charts to `docs/performance/*.svg`, and
+//! the generated blocks of `docs/performance.md`, whose other text it keeps. The modules in between are pure functions of
+//! the findings.
 
 mod budgets;
 mod chart;
+mod comparison;
+mod data;
 mod document;
+mod draw;
 mod listing;
 mod machine;
 mod number;
+mod page;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,42 +23,40 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result};
 
 use crate::finding::Finding;
 use crate::setup;
+pub use comparison::{BUILDS, Comparison};
 use machine::Machine;
 
-/// The scenarios in the order of the page, each of which has a generated block of its name in it.
-const SCENARIOS: [&str; 7] = ["sidecar", "stream", "gateway", "control-plane", "memory", "failover", "soak"];
 const PAGE: &str = "docs/performance.md";
 const DIRECTORY: &str = "docs/performance";
 
-/// Findings, and where they come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Findings with their origin.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Run {
-    /// Where it was measured.
+    /// The machine.
     pub machine: Machine,
-    /// What was measured, and beside what: the name and what it says of its version.
+    /// The measured programs: name and version.
     pub versions: BTreeMap<String, String>,
-    /// What was typed.
+    /// The command lines, one per line.
     pub command: String,
-    /// When it began, in UTC.
+    /// The start, in UTC.
     pub started: String,
-    /// How long it took.
+    /// The duration.
     pub elapsed_seconds: f64,
-    /// What was found.
+    /// The findings.
     pub findings: Vec<Finding>,
 }
 
-/// What to show again.
+/// Options of `report`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// JSON files of earlier runs. Of a load that several measured, the last one counts.
+    /// JSON files of earlier runs; if several measured a load, the last one counts
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Write it into docs/performance.md and docs/performance/ as well.
+    /// Write docs/performance.md and docs/performance/ as well
     #[arg(long)]
     write: bool,
 }
@@ -69,7 +72,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Prints all tables, and what became of the budgets that these findings say something about.
+/// Prints all tables, and the budgets that these findings are about.
 pub fn print(findings: &[Finding]) {
     for block in table::blocks(findings) {
         println!("{}", block.terminal());
@@ -83,7 +86,7 @@ pub fn print(findings: &[Finding]) {
     }
 }
 
-/// Writes a run into the page. What it did not measure stays as an earlier run found it.
+/// Writes a run into the repository. Scenarios that it did not measure keep the findings of the earlier run.
 pub fn publish(mut run: Run, repository: &Path) -> Result<()> {
     let latest = repository.join(DIRECTORY).join("latest.json");
     if latest.exists() {
@@ -94,49 +97,39 @@ pub fn publish(mut run: Run, repository: &Path) -> Result<()> {
     write(&run, repository)
 }
 
-/// Writes the page's generated blocks, the JSON and the charts.
-pub fn write(run: &Run, repository: &Path) -> Result<()> {
+/// Writes the page's generated blocks, the tables, the JSON and the charts.
+fn write(run: &Run, repository: &Path) -> Result<()> {
     let (page, directory) = (repository.join(PAGE), repository.join(DIRECTORY));
     let mut text = fs::read_to_string(&page).with_context(|| format!("reading {}", page.display()))?;
-    let blocks = table::blocks(&run.findings);
-    let charts = chart::charts(&blocks);
-    for (name, content) in generated(run, &blocks, &charts) {
-        text = document::replace(&text, &name, &content).with_context(|| format!("in {}", page.display()))?;
+    let charts = chart::charts(&run.findings);
+    for (name, content) in page::blocks(run, &charts) {
+        text = document::replace(&text, name, &content).with_context(|| format!("in {}", page.display()))?;
     }
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-    // Charts of an earlier run may be of loads that are no longer measured.
-    for file in fs::read_dir(&directory)?.filter_map(Result::ok).map(|entry| entry.path()) {
-        if file.extension().is_some_and(|extension| extension == "svg") {
-            fs::remove_file(&file)?;
-        }
-    }
+    remove_charts(&directory)?;
     for chart in &charts {
-        fs::write(directory.join(&chart.file), &chart.svg)?;
+        write_file(&directory.join(chart.file), &chart.svg)?;
     }
     run.save(&directory.join("latest.json"))?;
-    fs::write(&page, text).with_context(|| format!("writing {}", page.display()))
+    write_file(&directory.join("tables.md"), &page::tables(run))?;
+    write_file(&page, &text)
 }
 
-/// Name and content of each generated block of the page.
-fn generated(run: &Run, blocks: &[table::Block], charts: &[chart::Chart]) -> Vec<(String, String)> {
-    let mut all = vec![
-        ("run".to_owned(), run.summary()),
-        ("budgets".to_owned(), budgets::markdown(&budgets::assess(&run.findings))),
-    ];
-    for scenario in SCENARIOS {
-        let pictures = charts.iter().filter(|chart| chart.scenario == scenario);
-        let pictures = pictures.map(|chart| format!("![{}](performance/{})\n", chart.title, chart.file));
-        let tables = blocks.iter().filter(|block| block.scenario == scenario).map(table::Block::markdown);
-        let listed = listing::listings(&run.findings).into_iter().filter(|listing| listing.scenario == scenario);
-        let listed = listed.map(|listing| listing.markdown());
-        let parts: Vec<String> = pictures.chain(tables).chain(listed).collect();
-        let content = if parts.is_empty() { "This run did not measure it.\n".to_owned() } else { parts.join("\n") };
-        all.push((scenario.to_owned(), content));
+/// Removes the charts of earlier runs.
+fn remove_charts(directory: &Path) -> Result<()> {
+    for file in fs::read_dir(directory)?.filter_map(Result::ok).map(|entry| entry.path()) {
+        if file.extension().is_some_and(|extension| extension == "svg") {
+            fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+        }
     }
-    all
+    Ok(())
 }
 
-/// An argument as it has to be typed into a shell.
+fn write_file(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}
+
+/// Quotes an argument for a shell.
 fn quoted(argument: String) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
     match !argument.is_empty() && argument.bytes().all(plain) {
@@ -146,12 +139,10 @@ fn quoted(argument: String) -> String {
 }
 
 impl Run {
-    /// Findings of this machine, made by the command that this process was started with.
-    pub fn new(isthmus: &Path, started: SystemTime, elapsed: Duration, mut findings: Vec<Finding>) -> Self {
-        // JSON has no word for what is not a number, and nothing was measured there.
-        findings.iter_mut().for_each(|finding| finding.values.retain(|value| value.is_finite()));
+    /// Findings of this machine, measured by the command line of this process.
+    pub fn new(isthmus: &Path, started: SystemTime, elapsed: Duration, findings: Vec<Finding>) -> Self {
         let mut versions: BTreeMap<String, String> =
-            setup::versions().into_iter().map(|(name, said)| (name, bare(&said).to_owned())).collect();
+            setup::versions().into_iter().map(|(name, line)| (name, bare(&line).to_owned())).collect();
         versions.insert("isthmus".into(), version_of(isthmus));
         let arguments: Vec<String> = std::env::args().skip(1).map(quoted).collect();
         Self {
@@ -164,23 +155,18 @@ impl Run {
         }
     }
 
-    /// Reads what [`Run::save`] wrote.
+    /// Reads a file that [`Run::save`] wrote.
     pub fn load(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is not a report of this program", file.display()))
+        data::from_json(&text).with_context(|| format!("reading {}", file.display()))
     }
 
-    /// Writes all of it as JSON.
+    /// Writes the run as JSON.
     pub fn save(&self, file: &Path) -> Result<()> {
-        ensure!(
-            self.findings.iter().flat_map(|finding| &finding.values).all(|value| value.is_finite()),
-            "not a number"
-        );
-        fs::write(file, serde_json::to_string_pretty(self)? + "\n")
-            .with_context(|| format!("writing {}", file.display()))
+        write_file(file, &data::to_json(self)?)
     }
 
-    /// Writes it into a directory, under the names of its scenarios, and says where.
+    /// Writes the run into a directory, to a file named after its scenarios, and returns that file's path.
     pub fn keep(&self, directory: &Path) -> Result<PathBuf> {
         let mut scenarios: Vec<&str> = self.findings.iter().map(|finding| finding.scenario.as_str()).collect();
         scenarios.dedup();
@@ -190,17 +176,18 @@ impl Run {
         Ok(file)
     }
 
-    /// Both: of loads that both measured, what `later` found, in the place of what was known.
+    /// Both runs as one. Findings of `later` replace those of the same load.
     fn followed_by(mut self, later: Self) -> Self {
         let load = |finding: &Finding| (finding.scenario.clone(), finding.load.clone());
         let known: Vec<_> = self.findings.iter().map(load).collect();
         let again: BTreeSet<_> = later.findings.iter().map(load).collect();
         self.findings.retain(|finding| !again.contains(&load(finding)));
         self.findings.extend(later.findings);
-        let place = |finding: &Finding| known.iter().position(|known| *known == load(finding)).unwrap_or(known.len());
-        self.findings.sort_by_cached_key(place);
+        let position =
+            |finding: &Finding| known.iter().position(|known| *known == load(finding)).unwrap_or(known.len());
+        self.findings.sort_by_cached_key(position);
         self.versions.extend(later.versions);
-        // What was typed again is told once, where it was typed last.
+        // A command that was run again is listed once, at its last position.
         let again: Vec<&str> = later.command.lines().collect();
         let commands: Vec<&str> =
             self.command.lines().filter(|typed| !again.contains(typed)).chain(again.iter().copied()).collect();
@@ -208,34 +195,19 @@ impl Run {
         self.elapsed_seconds += later.elapsed_seconds;
         self
     }
-
-    /// Machine, versions, command and date, in Markdown.
-    fn summary(&self) -> String {
-        let minutes = (self.elapsed_seconds / 60.0).ceil();
-        let mut text = format!(
-            "Measured {} in {minutes} min on {}, with\n\n```sh\n{}\n```\n\n| system | version |\n| --- | --- |\n",
-            self.started,
-            table::escape(&self.machine.to_string()),
-            self.command
-        );
-        for (name, version) in &self.versions {
-            text += &format!("| {name} | {} |\n", table::escape(version));
-        }
-        text
-    }
 }
 
 fn version_of(isthmus: &Path) -> String {
     let output = Command::new(isthmus).arg("version").output();
-    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() { "unknown".to_owned() } else { lines.join(", ") }
 }
 
-/// The version in what a program says of itself; all of that where there is none.
-fn bare(said: &str) -> &str {
-    let mut words = said.split([' ', '/']).filter(|word| word.contains('.'));
-    words.find(|word| word.starts_with(|letter: char| letter.is_ascii_digit())).unwrap_or(said)
+/// The version number in the line that a program prints; the whole line if there is none.
+fn bare(line: &str) -> &str {
+    let mut words = line.split([' ', '/']).filter(|word| word.contains('.'));
+    words.find(|word| word.starts_with(|letter: char| letter.is_ascii_digit())).unwrap_or(line)
 }
 
 /// `2026-11-20 14:05 UTC`

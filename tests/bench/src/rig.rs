@@ -1,4 +1,4 @@
-//! What every scenario is given.
+//! The options and the directory of a run, which every scenario receives.
 
 use std::path::{Path, PathBuf};
 
@@ -6,24 +6,24 @@ use anyhow::{Context, Result};
 
 use crate::setup;
 
-/// How to measure.
+/// Options of all scenarios.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The `isthmus` to measure; by default the one that `setup` built.
+    /// Path of the `isthmus` program to measure [default: the one that `setup` builds]
     #[arg(long, global = true, env = "ISTHMUS_BINARY")]
     pub isthmus: Option<PathBuf>,
-    /// Start everything once and measure next to nothing: shows that the rig works, not how fast anything is.
+    /// Start every system once and measure almost nothing: shows that the rig works, and says nothing of speed
     #[arg(long, global = true)]
     pub quick: bool,
-    /// How often each pair of systems takes turns (A B B A is two).
+    /// Number of turns of each system (A B B A is two)
     #[arg(long, global = true, default_value_t = 2)]
     pub turns: usize,
 }
 
-/// Where and how a scenario measures.
+/// The environment of a scenario.
 #[derive(Debug)]
 pub struct Rig {
-    /// The program that is measured.
+    /// The program to measure.
     pub isthmus: PathBuf,
     /// See [`Options::quick`].
     pub quick: bool,
@@ -33,7 +33,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Finds what is measured.
+    /// Creates the directory of a run, and checks that the program exists.
     pub fn new(options: &Options) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("isthmus-bench-").tempdir();
         Ok(Self {
@@ -44,7 +44,12 @@ impl Rig {
         })
     }
 
-    /// Where logs, certificates and configurations of this run are.
+    /// A rig for a program that need not be the one of `setup`.
+    pub fn of(program: &Path, turns: usize, quick: bool) -> Result<Self> {
+        Self::new(&Options { isthmus: Some(program.to_owned()), quick, turns })
+    }
+
+    /// The directory for logs, certificates and configurations.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -54,7 +59,7 @@ impl Rig {
         self.directory().join(format!("{name}.log"))
     }
 
-    /// The order in which `count` systems take turns: forth and back, so that what drifts meets all of them alike.
+    /// The order in which `count` systems take turns: forth and back, so that drift affects all of them alike.
     pub fn order(&self, count: usize) -> Vec<usize> {
         let turns = if self.quick { 1 } else { self.turns };
         (0..turns).flat_map(|turn| (0..count).map(move |at| if turn % 2 == 0 { at } else { count - 1 - at })).collect()

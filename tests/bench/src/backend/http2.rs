@@ -1,4 +1,4 @@
-//! HTTP/2, with gRPC on it.
+//! HTTP/2 and gRPC.
 
 use std::rc::Rc;
 
@@ -13,10 +13,10 @@ use super::Shared;
 use crate::load::http2::{CONNECTION_WINDOW, FRAME_BUDGET, STREAM_WINDOW};
 use crate::load::message::number_in;
 
-/// What every connection of this version begins with (RFC 9113, 3.4), as far as it differs from any method.
+/// The beginning of HTTP/2's connection preface (RFC 9113, section 3.4), enough to differ from any method.
 pub(super) const PREFACE: &[u8] = b"PRI * ";
 
-/// Serves one connection to its end.
+/// Serves one connection until it is closed.
 pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Rc<Shared>) -> Result<()> {
     let mut server = h2::server::Builder::new();
     server.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
@@ -26,7 +26,7 @@ pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, shared: R
         let (request, respond) = accepted?;
         let shared = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
-            // Clients reset streams as they like.
+            // Clients reset streams at any time.
             let _ = answer(request, respond, &shared).await;
         });
     }
@@ -36,7 +36,7 @@ pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, shared: R
 async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, shared: &Shared) -> Result<()> {
     let (head, mut body) = request.into_parts();
     match head.uri.path() {
-        // An echo is an echo, however many messages: what differs is how long the client keeps it open.
+        // Both methods echo messages until the client ends its stream.
         "/bench.Echo/Unary" | "/bench.Echo/Stream" => {
             let response = Response::builder().header("content-type", "application/grpc").body(())?;
             let mut sender = respond.send_response(response, false)?;
@@ -68,7 +68,7 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
     }
 }
 
-/// Sends a body that is longer than `source`, as the peer takes it.
+/// Sends a body that is longer than `source`, within the peer's flow control.
 async fn send_long(mut sender: SendStream<Bytes>, source: &Bytes, mut left: usize) -> Result<()> {
     while left > 0 {
         sender.reserve_capacity(left.min(source.len()));

@@ -1,4 +1,4 @@
-//! Services that speak no HTTP.
+//! Services over TCP and TLS.
 
 use std::fs::File;
 use std::rc::Rc;
@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 use super::Shared;
 use crate::load::{read_with, tls};
 
-/// Sends back what arrives.
+/// Echoes all bytes.
 pub(super) async fn echo(mut stream: TcpStream, shared: Rc<Shared>) -> Result<()> {
-    // What could not be sent at once, which of short messages is nothing.
+    // Bytes that could not be written at once; none if messages are short.
     let mut left = Vec::new();
     loop {
         let (mut reader, mut writer) = stream.split();
@@ -34,7 +34,7 @@ pub(super) async fn echo(mut stream: TcpStream, shared: Rc<Shared>) -> Result<()
     }
 }
 
-/// Sends as many bytes as the client asks for, in eight bytes, again and again.
+/// Reads numbers of eight bytes each, and sends as many bytes as each number says.
 pub(super) async fn source(mut stream: TcpStream, shared: Rc<Shared>) -> Result<()> {
     while let Ok(wanted) = stream.read_u64().await {
         send(&stream, &shared.file, shared.bytes.len(), wanted).await?;
@@ -42,8 +42,8 @@ pub(super) async fn source(mut stream: TcpStream, shared: Rc<Shared>) -> Result<
     Ok(())
 }
 
-/// Reads over a ClientHello, then is a [`source`] without TLS: between the two only the hello can be looked at, so that
-/// what routes by it is measured and no cryptography of this server's.
+/// Skips a ClientHello, then is a [`source`] without TLS. A gateway reads nothing but the hello, so this measures the gateway
+/// without the cost of cryptography in the server.
 pub(super) async fn behind_hello(mut stream: TcpStream, shared: Rc<Shared>) -> Result<()> {
     let mut header = [0; tls::RECORD_HEADER];
     stream.read_exact(&mut header).await?;
@@ -53,7 +53,7 @@ pub(super) async fn behind_hello(mut stream: TcpStream, shared: Rc<Shared>) -> R
     source(stream, shared).await
 }
 
-/// A [`source`] in TLS.
+/// A [`source`] over TLS.
 pub(super) async fn in_tls(stream: TcpStream, acceptor: tls::Acceptor, shared: Rc<Shared>) -> Result<()> {
     let mut stream = acceptor.accept(stream).await?;
     while let Ok(mut left) = stream.read_u64().await {
@@ -67,7 +67,7 @@ pub(super) async fn in_tls(stream: TcpStream, acceptor: tls::Acceptor, shared: R
     Ok(())
 }
 
-/// Sends without copying: the file is in memory, and the socket takes its pages (sendfile(2)).
+/// Sends without copying: the file is in memory, and the socket references its pages (sendfile(2)).
 async fn send(stream: &TcpStream, file: &File, size: usize, mut left: u64) -> Result<()> {
     while left > 0 {
         let part = usize::try_from(left).unwrap_or(usize::MAX).min(size);

@@ -1,4 +1,4 @@
-//! A cluster: an API server in a process of its own, and the rig's own way to it.
+//! A cluster: an API server in a process of its own, and a client of it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -16,27 +16,27 @@ use tokio_util::sync::CancellationToken;
 use crate::process::Process;
 use crate::rig::Rig;
 
-/// Writes under way at once. More than this only wait in the server.
+/// The number of concurrent writes. More would only wait in the server.
 const WRITERS: usize = 32;
 
-/// The rig's own API server process: the library that labs run, with nothing else in the process.
+/// Options of `part api-server`, a process with the API server of labs and nothing else.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerOptions {
-    /// Where it listens.
+    /// Listen address
     #[arg(long)]
     listen: SocketAddr,
-    /// Where it puts an administrator's kubeconfig.
+    /// File to write an administrator's kubeconfig to
     #[arg(long)]
     kubeconfig: PathBuf,
 }
 
-/// Runs an API server until it is killed.
+/// Runs an API server until the process is killed.
 pub fn serve(options: &ServerOptions) -> Result<()> {
     let listener = TcpListener::bind(options.listen)?;
     let (settings, kubeconfig) = apiserver::Options::for_tests(vec![listener])?;
-    let beside = options.kubeconfig.with_extension("new");
-    std::fs::write(&beside, kubeconfig)?;
-    std::fs::rename(&beside, &options.kubeconfig)?;
+    let temporary = options.kubeconfig.with_extension("new");
+    std::fs::write(&temporary, kubeconfig)?;
+    std::fs::rename(&temporary, &options.kubeconfig)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         apiserver::Server::new(settings)?.run(CancellationToken::new()).await;
@@ -47,24 +47,24 @@ pub fn serve(options: &ServerOptions) -> Result<()> {
 /// A running API server.
 #[derive(Debug)]
 pub struct Cluster {
-    /// An administrator's kubeconfig.
+    /// The file with an administrator's kubeconfig.
     pub kubeconfig: PathBuf,
-    client: Client,
+    client: ApiClient,
     _process: Process,
 }
 
-/// The REST API of a cluster.
+/// A client of a cluster's REST API.
 #[derive(Clone)]
-pub struct Client(Arc<kube::Client>);
+pub struct ApiClient(Arc<kube::Client>);
 
-impl std::fmt::Debug for Client {
+impl std::fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Client")
+        f.write_str("ApiClient")
     }
 }
 
 impl Cluster {
-    /// Starts one.
+    /// Starts a cluster's API server.
     pub async fn start(rig: &Rig, name: &str, address: SocketAddr) -> Result<Self> {
         let kubeconfig = rig.directory().join(format!("{name}.kubeconfig"));
         let log = rig.log(&format!("apiserver-{name}"));
@@ -73,33 +73,33 @@ impl Cluster {
         let mut process = Process::start(&format!("API server of {name}"), command, &log)?;
         process.listens_at(address, &log)?;
         while !kubeconfig.exists() {
-            process.lives(&log)?;
+            process.ensure_running(&log)?;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let client = Client::of(&kubeconfig).await.context("connecting to the API server")?;
+        let client = ApiClient::of(&kubeconfig).await.context("connecting to the API server")?;
         Ok(Self { kubeconfig, client, _process: process })
     }
 
-    /// Its API.
-    pub fn client(&self) -> &Client {
+    /// A client of the cluster.
+    pub fn client(&self) -> &ApiClient {
         &self.client
     }
 }
 
-impl Client {
+impl ApiClient {
     async fn of(kubeconfig: &Path) -> Result<Self> {
         let parsed = Kubeconfig::read_from(kubeconfig)?;
         let config = kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default()).await?;
         Ok(Self(Arc::new(kube::Client::try_from(config)?)))
     }
 
-    /// Sends one request and waits for its answer.
+    /// Sends one request and waits for the response.
     pub async fn send(&self, method: Method, path: &str, content: &str, body: &Value) -> Result<()> {
         self.answer(method, path, content, serde_json::to_vec(body)?).await.map(drop)
     }
 
-    /// Sends one request, with a body unless that is null, and returns what is answered.
-    pub async fn ask(&self, method: Method, path: &str, body: &Value) -> Result<String> {
+    /// Sends one request, with a body unless that is null, and returns the response's body.
+    pub async fn request(&self, method: Method, path: &str, body: &Value) -> Result<String> {
         let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
         self.answer(method, path, "application/json", body).await
     }
@@ -114,7 +114,7 @@ impl Client {
         self.send(Method::POST, &path, "application/json", &object).await
     }
 
-    /// Creates many objects, some at a time, in no order.
+    /// Creates many objects concurrently, in no order.
     pub async fn create_all(&self, objects: impl Iterator<Item = (String, Value)>) -> Result<()> {
         futures_util::stream::iter(objects.map(|object| self.create(object)))
             .buffer_unordered(WRITERS)
@@ -122,16 +122,16 @@ impl Client {
             .await
     }
 
-    /// Creates many objects, some at a time, and returns their uids in order.
+    /// Creates many objects concurrently, and returns their UIDs in order.
     pub async fn create_owners(&self, objects: impl Iterator<Item = (String, Value)>) -> Result<Vec<String>> {
         let make = |(path, object): (String, Value)| async move {
-            let made: Value = serde_json::from_str(&self.ask(Method::POST, &path, &object).await?)?;
+            let made: Value = serde_json::from_str(&self.request(Method::POST, &path, &object).await?)?;
             Ok::<_, anyhow::Error>(made["metadata"]["uid"].as_str().context("a uid")?.to_owned())
         };
         futures_util::stream::iter(objects.map(make)).buffered(WRITERS).try_collect().await
     }
 
-    /// Replaces many objects, some at a time, in no order.
+    /// Replaces many objects concurrently, in no order.
     pub async fn replace_all(&self, objects: impl Iterator<Item = (String, Value)>) -> Result<()> {
         let put = |(path, object): (String, Value)| async move {
             self.send(Method::PUT, &path, "application/json", &object).await
@@ -142,7 +142,7 @@ impl Client {
             .await
     }
 
-    /// Says of the first endpoint of a slice whether it is ready.
+    /// Sets the readiness of a slice's first endpoint.
     pub async fn set_ready(&self, slice: &str, ready: bool) -> Result<()> {
         let patch = json!([{"op": "replace", "path": "/endpoints/0/conditions/ready", "value": ready}]);
         self.send(Method::PATCH, slice, "application/json-patch+json", &patch).await

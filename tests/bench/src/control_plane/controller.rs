@@ -1,4 +1,4 @@
-//! The controller's process, and what it says of itself.
+//! The controller's process and its debug page.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -13,25 +13,25 @@ use super::objects::CLUSTERS;
 use crate::process::{Process, Usage};
 use crate::rig::Rig;
 
-/// Where it serves discovery.
+/// The listen address for discovery.
 pub const DISCOVERY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15012);
 const MONITORING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15014);
 
-/// The running controller.
+/// A running controller.
 #[derive(Debug)]
 pub struct Controller {
     process: Process,
     started: Instant,
 }
 
-/// What `/debug/clusters` says.
+/// The response of `/debug/clusters`.
 #[derive(Debug, Deserialize)]
-struct Page {
-    clusters: Vec<Row>,
+struct ClustersPage {
+    clusters: Vec<ClusterState>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Row {
+struct ClusterState {
     synced: bool,
     services: usize,
     endpoints: usize,
@@ -39,17 +39,17 @@ struct Row {
     pods: usize,
 }
 
-/// What it should know of each cluster.
+/// The state of each cluster to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// Services, all of them exported.
+pub struct ExpectedState {
+    /// The number of services, all exported.
     pub services: usize,
-    /// Endpoints, each with a pod. The first of a service may be unready.
+    /// The number of endpoints, each with a pod. The first one of a service may be unready.
     pub endpoints: usize,
 }
 
 impl Controller {
-    /// Starts it for the first cluster. `state` is where it keeps its views.
+    /// Starts the controller of the first cluster. `state` is the directory of its snapshots.
     pub fn start(rig: &Rig, kubeconfig: &Path, state: &Path, log: &str) -> Result<Self> {
         let log = rig.log(log);
         let mut command = Command::new(&rig.isthmus);
@@ -68,14 +68,14 @@ impl Controller {
         Ok(Self { process, started })
     }
 
-    /// Waits until it knows exactly this of every cluster, and says how long after its start that was.
-    pub async fn knows(&self, known: Known, within: Duration) -> Result<Duration> {
+    /// Waits until the controller has this state of every cluster, and returns the time since its start.
+    pub async fn wait_for(&self, known: ExpectedState, within: Duration) -> Result<Duration> {
         let began = Instant::now();
         loop {
             let page = self.get("/debug/clusters");
-            let rows = page.as_deref().ok().and_then(|page| serde_json::from_str::<Page>(page).ok());
-            let good = |row: &Row| {
-                let Known { services, endpoints } = known;
+            let rows = page.as_deref().ok().and_then(|page| serde_json::from_str::<ClustersPage>(page).ok());
+            let good = |row: &ClusterState| {
+                let ExpectedState { services, endpoints } = known;
                 let ready = (endpoints - services.min(endpoints)..=endpoints).contains(&row.endpoints);
                 row.synced && ready && (row.services, row.exported, row.pods) == (services, services, endpoints)
             };
@@ -88,18 +88,18 @@ impl Controller {
         }
     }
 
-    /// What it has used.
+    /// The resources that the controller used so far.
     pub fn usage(&self) -> Result<Usage> {
         self.process.usage()
     }
 
-    /// Resident memory: all of it, and without pages of the program's file.
+    /// The resident memory in bytes: all of it, and without pages of the program's file.
     pub fn resident(&self) -> Result<(u64, u64)> {
         Ok((self.process.resident()?, self.process.resident_own()?))
     }
 
-    /// Resident memory when nothing happens any more: the smallest of some readings, as what only a list or a burst took is
-    /// given back when the process rests.
+    /// The resident memory of the idle controller: the smallest of several readings, because memory that only a list or a burst
+    /// needed is returned when the process is idle.
     pub async fn settled(&self, for_seconds: u32) -> Result<(u64, u64)> {
         let mut least = self.resident()?;
         for _ in 0..for_seconds * 4 {
@@ -110,7 +110,7 @@ impl Controller {
         Ok(least)
     }
 
-    /// Asks it to stop and waits.
+    /// Stops the controller and waits for its end.
     pub fn stop(mut self) -> Result<()> {
         self.process.terminate()?;
         let status = self.process.wait()?;

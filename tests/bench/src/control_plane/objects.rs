@@ -1,15 +1,15 @@
-//! The objects of the clusters, as people and Kubernetes itself would make them.
+//! The objects of the clusters, as users and Kubernetes create them.
 
 use serde_json::{Value, json};
 
-use super::Size;
+use super::MeshSize;
 
-/// The clusters, the first of which has the controller.
+/// The names of the clusters. The first one runs the controller.
 pub const CLUSTERS: [&str; 2] = ["west", "east"];
-/// Nodes of a cluster; every other one is in another zone.
+/// The number of nodes of a cluster, alternately in two zones.
 const NODES: usize = 10;
 
-/// The network that a cluster is on.
+/// The network of a cluster.
 pub fn network(cluster: usize) -> String {
     format!("net-{}", CLUSTERS[cluster])
 }
@@ -24,14 +24,14 @@ pub fn hostname(service: usize) -> String {
     format!("s{service}.default.svc.cluster.local")
 }
 
-/// The number of a service, out of its hostname.
+/// The number of the service with a hostname.
 pub fn service_of(hostname: &str) -> Option<usize> {
     hostname.strip_prefix('s')?.split_once('.')?.0.parse().ok()
 }
 
-/// A pod's name, as a ReplicaSet makes it.
+/// A pod's name, as a ReplicaSet generates it.
 pub fn pod_name(service: usize, pod: usize) -> String {
-    // Five characters out of those that Kubernetes uses.
+    // Five characters of Kubernetes' alphabet.
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rest = service * 7919 + pod * 104_729;
     let mut suffix = String::new();
@@ -42,13 +42,13 @@ pub fn pod_name(service: usize, pod: usize) -> String {
     format!("s{service}-7d9f8c6b5-{suffix}{pod}")
 }
 
-/// A pod's address: clusters may use the same ones.
-pub fn pod_ip(service: usize, pod: usize, size: &Size) -> String {
+/// A pod's address. Clusters use the same addresses.
+pub fn pod_ip(service: usize, pod: usize, size: &MeshSize) -> String {
     let number = service * size.most_pods() + pod;
     format!("10.{}.{}.{}", 16 + (number >> 16), (number >> 8) & 255, number & 255)
 }
 
-/// What a new cluster needs, by path.
+/// The objects that a new cluster needs, with their paths.
 pub fn base(cluster: usize) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     for (name, labels) in
@@ -82,7 +82,7 @@ pub fn base(cluster: usize) -> Vec<(String, Value)> {
     all
 }
 
-/// A gateway's Service with an address, so that other networks have a way in.
+/// The east-west gateway's Service with an address for other networks.
 pub fn gateway(cluster: usize) -> (String, Value) {
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -103,7 +103,7 @@ pub fn secret(name: &str, labels: &Value, data: &Value) -> (String, Value) {
     ("/api/v1/namespaces/istio-system/secrets".to_owned(), secret)
 }
 
-/// A service's objects but for its endpoints: the Service, its export, and the account of its pods.
+/// A service's objects without endpoints: the Service, its export, and the service account of its pods.
 pub fn service(service: usize) -> [(String, Value); 3] {
     let name = service_name(service);
     let object = json!({
@@ -122,7 +122,7 @@ pub fn service(service: usize) -> [(String, Value); 3] {
     ]
 }
 
-/// The ReplicaSet of a service's pods. Without one, pods would be collected as garbage.
+/// The ReplicaSet of a service's pods. Without an owner, pods would be garbage collected.
 pub fn replica_set(service: usize) -> (String, Value) {
     let name = service_name(service);
     let labels = json!({"app": name});
@@ -138,7 +138,7 @@ pub fn replica_set(service: usize) -> (String, Value) {
     ("/apis/apps/v1/namespaces/default/replicasets".to_owned(), object)
 }
 
-/// A pod as the injector leaves it, of the ReplicaSet with the uid `owner`: what the controller does not read is there as well, as it has to be skipped.
+/// A pod after injection, owned by the ReplicaSet with the UID `owner`. It has fields that the controller must skip.
 pub fn pod(cluster: usize, service: usize, pod: usize, owner: &str) -> (String, Value) {
     let name = service_name(service);
     let labels = json!({
@@ -170,18 +170,18 @@ pub fn pod(cluster: usize, service: usize, pod: usize, owner: &str) -> (String, 
     ("/api/v1/namespaces/default/pods".to_owned(), object)
 }
 
-/// The node that a pod is on.
+/// The node of a pod.
 fn node(cluster: usize, pod: usize) -> String {
     format!("{}-node-{}", CLUSTERS[cluster], pod % NODES)
 }
 
-/// Where a service's slice is.
+/// The path of a service's EndpointSlice.
 pub fn slice_path(service: usize) -> String {
     format!("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/s{service}-abcde")
 }
 
-/// A service's endpoints in one cluster, all of them ready.
-pub fn slice(cluster: usize, service: usize, pods: usize, size: &Size) -> (String, Value) {
+/// A service's EndpointSlice in one cluster, with all endpoints ready.
+pub fn slice(cluster: usize, service: usize, pods: usize, size: &MeshSize) -> (String, Value) {
     let endpoints: Vec<Value> = (0..pods)
         .map(|pod| {
             let zone = format!("{}-{}", CLUSTERS[cluster], ["a", "b"][pod % NODES % 2]);

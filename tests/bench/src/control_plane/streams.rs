@@ -1,4 +1,4 @@
-//! What sidecars would be to the controller: streams of the real client, each with what one pod uses.
+//! Sidecars as the controller sees them: streams of the real discovery client, each with the subscriptions of one pod.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -17,9 +17,9 @@ use wire::name::{self, Node};
 
 use super::objects::{CLUSTERS, hostname, network, service_of};
 use super::wire_count::{Received, channel};
-use super::{DAY, Size};
+use super::{DAY, MeshSize};
 
-/// Signing certificates of the clusters, and an identity for each stream.
+/// The clusters' intermediates, which sign an identity for each stream.
 #[derive(Debug)]
 pub struct Signers {
     root: Authority,
@@ -27,7 +27,7 @@ pub struct Signers {
 }
 
 impl Signers {
-    /// New ones.
+    /// Creates a root and an intermediate for each cluster.
     pub fn new() -> Result<Self> {
         let root = Authority::self_signed_root("mesh", DAY)?;
         let intermediate = |cluster: &&str| root.intermediate_for(cluster, &identity::Constraints::default(), DAY);
@@ -35,7 +35,7 @@ impl Signers {
         Ok(Self { root, intermediates })
     }
 
-    /// The entries of a cluster's Secret.
+    /// The entries of a cluster's `cacerts` Secret.
     pub fn secret(&self, cluster: usize) -> serde_json::Value {
         serde_json::json!(self.intermediates[cluster].to_cacerts().to_entries())
     }
@@ -47,16 +47,16 @@ impl Signers {
     }
 }
 
-/// That something of a service arrived at a stream.
+/// The arrival of an endpoint at a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     /// The stream's number.
     pub stream: usize,
     /// The service's number.
     pub service: usize,
-    /// The cluster whose endpoint it is.
+    /// The number of the endpoint's cluster.
     pub cluster: usize,
-    /// When.
+    /// The time.
     pub at: Instant,
 }
 
@@ -65,19 +65,19 @@ pub struct Arrival {
 pub struct Arrivals(Arc<Mutex<Vec<Arrival>>>);
 
 impl Arrivals {
-    /// Those since the last time.
+    /// Removes and returns the arrivals since the last call.
     pub fn take(&self) -> Vec<Arrival> {
-        std::mem::take(&mut *self.0.lock().expect("nobody panics while holding it"))
+        std::mem::take(&mut *self.0.lock().expect("no holder of the lock panics"))
     }
 }
 
-/// A stream's view: it decodes, as every proxy does, and notes what came.
-struct View {
+/// A stream's store: it records arrivals. The client decodes updates as in every proxy.
+struct ArrivalStore {
     stream: usize,
     arrivals: Arrivals,
 }
 
-impl wire::client::Store for View {
+impl wire::client::Store for ArrivalStore {
     fn apply(&mut self, update: Update) -> Result<(), Rejected> {
         let at = Instant::now();
         let endpoints = update.changed.iter().filter_map(|changed| match &changed.body {
@@ -88,14 +88,14 @@ impl wire::client::Store for View {
             let cluster = CLUSTERS.iter().position(|cluster| *cluster == endpoint.cluster)?;
             Some(Arrival { stream: self.stream, service: service_of(&endpoint.service)?, cluster, at })
         });
-        self.arrivals.0.lock().expect("nobody panics while holding it").extend(arrivals);
+        self.arrivals.0.lock().expect("no holder of the lock panics").extend(arrivals);
         Ok(())
     }
 }
 
-/// One stream.
+/// One open stream.
 #[derive(Debug)]
-struct Stream {
+struct DiscoveryStream {
     cluster: usize,
     services: BTreeSet<usize>,
     subscriber: Subscriber,
@@ -103,18 +103,18 @@ struct Stream {
 
 /// All streams.
 #[derive(Debug)]
-pub struct Streams {
-    all: Vec<Stream>,
-    /// What came over all of them.
+pub struct DiscoveryStreams {
+    all: Vec<DiscoveryStream>,
+    /// The bytes that all streams received.
     pub received: Received,
-    /// What arrived.
+    /// The arrivals at all streams.
     pub arrivals: Arrivals,
-    questions: AtomicUsize,
+    probes: AtomicUsize,
 }
 
-impl Streams {
-    /// Opens them, half in each cluster. Each wants what a sidecar wants that uses `size.used` services.
-    pub fn open(signers: &Signers, size: &Size) -> Result<Self> {
+impl DiscoveryStreams {
+    /// Opens the streams, half in each cluster. Each has the subscriptions of a sidecar that uses `size.used` services.
+    pub fn open(signers: &Signers, size: &MeshSize) -> Result<Self> {
         let (received, arrivals) = (Received::default(), Arrivals::default());
         let mut all = Vec::new();
         for number in 0..size.streams {
@@ -126,7 +126,7 @@ impl Streams {
             let (received, arrivals) = (received.clone(), arrivals.clone());
             let counted = received.clone();
             let connect = move || std::future::ready(channel(&identity, &counted));
-            let view = View { stream: number, arrivals };
+            let view = ArrivalStore { stream: number, arrivals };
             let (subscriber, discovery) = wire::client::discovery(&node, view, connect, Default::default());
             tokio::spawn(discovery.run());
             let services: BTreeSet<usize> =
@@ -134,16 +134,16 @@ impl Streams {
             for (kind, wanted) in wanted(cluster, &pod, &services) {
                 subscriber.subscribe(kind, wanted);
             }
-            all.push(Stream { cluster, services, subscriber });
+            all.push(DiscoveryStream { cluster, services, subscriber });
         }
-        Ok(Self { all, received, arrivals, questions: AtomicUsize::new(0) })
+        Ok(Self { all, received, arrivals, probes: AtomicUsize::new(0) })
     }
 
-    /// Waits until every stream has been told all there is: asks for one more, new name, which is answered after the rest.
+    /// Waits until every stream has all present resources: it subscribes to a new name, whose response follows the others.
     pub async fn in_sync(&self, within: Duration) -> Result<()> {
-        let question = self.questions.fetch_add(1, Relaxed);
+        let probes = self.probes.fetch_add(1, Relaxed);
         let answers = self.all.iter().map(|stream| {
-            let nothing = name::endpoints(&format!("none{question}.none.svc.cluster.local"), &network(stream.cluster));
+            let nothing = name::endpoints(&format!("none{probes}.none.svc.cluster.local"), &network(stream.cluster));
             stream.subscriber.demand(Kind::Endpoint, nothing, within)
         });
         for (number, answer) in futures_util::future::join_all(answers).await.into_iter().enumerate() {
@@ -152,12 +152,12 @@ impl Streams {
         Ok(())
     }
 
-    /// Has all of them open new connections.
+    /// Closes all connections; each stream opens a new one.
     pub fn reconnect(&self) {
         self.all.iter().for_each(|stream| stream.subscriber.reconnect());
     }
 
-    /// How many use a service.
+    /// The number of streams that use a service.
     pub fn users(&self, service: usize) -> usize {
         self.all.iter().filter(|stream| stream.services.contains(&service)).count()
     }
@@ -168,7 +168,7 @@ fn node(cluster: usize, number: usize, pod: &str) -> Result<Node> {
     id.parse().context("a node id")
 }
 
-/// What a sidecar subscribes to.
+/// The subscriptions of a sidecar.
 fn wanted(cluster: usize, pod: &str, services: &BTreeSet<usize>) -> Vec<(Kind, String)> {
     let own = name::workload(CLUSTERS[cluster], "default", pod);
     let mut all = vec![
@@ -185,23 +185,23 @@ fn wanted(cluster: usize, pod: &str, services: &BTreeSet<usize>) -> Vec<(Kind, S
     all
 }
 
-/// A stream that asks for everything and then reads nothing.
+/// A stream that subscribes to everything and then reads nothing.
 #[derive(Debug)]
-pub struct Deaf {
+pub struct StalledStream {
     stop: Arc<Notify>,
 }
 
-impl Deaf {
-    /// Opens it.
-    pub async fn open(signers: &Signers, size: &Size) -> Result<Self> {
-        let identity = signers.identity(0, "deaf")?;
+impl StalledStream {
+    /// Opens the stream.
+    pub async fn open(signers: &Signers, size: &MeshSize) -> Result<Self> {
+        let identity = signers.identity(0, "stalled")?;
         let all: BTreeSet<usize> = (0..size.services).collect();
         let channel = channel(&identity, &Received::default())?;
         let (requests, outbox) = tokio::sync::mpsc::channel(16);
         let mut first = true;
         for kind in [Kind::Service, Kind::Endpoint] {
-            let names = wanted(0, "deaf-1", &all).into_iter().filter(|(of, _)| *of == kind).map(|(_, name)| name);
-            let node = node(0, 65_000, "deaf-1")?.to_string();
+            let names = wanted(0, "stalled-1", &all).into_iter().filter(|(of, _)| *of == kind).map(|(_, name)| name);
+            let node = node(0, 65_000, "stalled-1")?.to_string();
             let request = DeltaDiscoveryRequest {
                 node: first.then(|| EnvoyNode { id: node, ..Default::default() }),
                 type_url: kind.url().into(),
@@ -219,14 +219,14 @@ impl Deaf {
             service.delta_aggregated_resources(outbox).await?.into_inner();
         tokio::spawn(async move {
             stopped.notified().await;
-            // Held until now and never polled.
+            // Kept open until now and never polled.
             drop((requests, responses));
         });
         Ok(Self { stop })
     }
 }
 
-impl Drop for Deaf {
+impl Drop for StalledStream {
     fn drop(&mut self) {
         self.stop.notify_one();
     }

@@ -1,4 +1,4 @@
-//! Connections to the controller that count what goes over them.
+//! Connections to the controller that count received bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -20,18 +20,18 @@ use super::controller::DISCOVERY;
 /// The controller's name in its certificate.
 const SERVER: &str = "isthmus-controller.isthmus-system.svc";
 
-/// Bytes that came over some connections, TLS included.
+/// The bytes that some connections received, including TLS.
 #[derive(Clone, Debug, Default)]
 pub struct Received(Arc<AtomicU64>);
 
 impl Received {
-    /// So far.
+    /// The number of bytes so far.
     pub fn bytes(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// A new connection to the controller, opened when first used, as a sidecar opens it.
+/// A connection to the controller as a sidecar opens it, on first use.
 pub fn channel(identity: &Identity, received: &Received) -> Result<Channel, tonic::transport::Error> {
     let (identity, received) = (identity.clone(), received.clone());
     let connect = tower::service_fn(move |_: http::Uri| {
@@ -45,7 +45,7 @@ pub fn channel(identity: &Identity, received: &Received) -> Result<Channel, toni
             Ok::<_, io::Error>(TokioIo::new(TlsConnector::from(config).connect(name, counted).await?))
         }
     });
-    // The scheme stays http: TLS is the connector's own affair.
+    // The scheme is http because the connector does TLS.
     Ok(wire::client::endpoint(&format!("http://{DISCOVERY}"))?.connect_with_connector_lazy(connect))
 }
 

@@ -1,6 +1,6 @@
-//! Below the floor: copies bytes from one connection to another and back, and knows nothing of what they mean. With small
-//! requests, one at a time, that is two reads and two writes for each, as in a sidecar: what two of these take is the kernel's
-//! part, and what no pair of proxies that reads and writes can go below.
+//! Below the floor: copies bytes between two connections without parsing them. For small requests, one at a time, that is
+//! two reads and two writes per request, as in a sidecar. Two of these processes cost the kernel's part of a request,
+//! which is the lower bound for any pair of proxies that reads and writes.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -12,41 +12,41 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::load;
 
-/// What fits into one read.
+/// The largest read.
 const BUFFER: usize = 16 * 1024;
 
-/// From where to where.
+/// Options of `part floor-copy`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// What to carry, as BIND=TARGET.
-    #[arg(long)]
-    way: Vec<Way>,
+    /// Listen address and target, as BIND=TARGET
+    #[arg(long = "way")]
+    rules: Vec<ForwardRule>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct ForwardRule {
     bind: SocketAddr,
     target: SocketAddr,
 }
 
-impl FromStr for Way {
+impl FromStr for ForwardRule {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (bind, target) = text.split_once('=').context("write it as BIND=TARGET")?;
+        let (bind, target) = text.split_once('=').context("expected BIND=TARGET")?;
         Ok(Self { bind: bind.parse()?, target: target.parse()? })
     }
 }
 
-/// Carries connections until it is killed.
+/// Forwards connections until the process is killed.
 pub fn run(options: &Options) -> Result<()> {
-    net::socket::raise_open_files_limit().context("the limit of open files")?;
+    net::socket::raise_open_files_limit().context("raising the limit on open files")?;
     load::runtime()?.block_on(async {
-        for way in &options.way {
-            let listener = net::socket::listen(way.bind, &Listen { reuse_port: false, backlog: 4096 })
+        for rule in &options.rules {
+            let listener = net::socket::listen(rule.bind, &Listen { reuse_port: false, backlog: 4096 })
                 .and_then(TcpListener::from_std)
-                .with_context(|| format!("listening at {}", way.bind))?;
-            tokio::task::spawn_local(accept(listener, way.target));
+                .with_context(|| format!("listening on {}", rule.bind))?;
+            tokio::task::spawn_local(accept(listener, rule.target));
         }
         std::future::pending().await
     })
@@ -58,7 +58,7 @@ async fn accept(listener: TcpListener, target: SocketAddr) {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        // Whatever ends a connection, the generator at its end notices and counts.
+        // The load generator detects and counts connections that fail.
         tokio::task::spawn_local(carry(client, target));
     }
 }

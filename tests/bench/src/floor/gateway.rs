@@ -1,4 +1,4 @@
-//! The floor of a gateway: accepts, reads the hello, connects, splices. It knows one server, and neither counts nor logs.
+//! The floor of a gateway: accepts, reads the ClientHello, connects, splices. It has one server, no metrics and no logs.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,16 +11,18 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 
-/// From where to where.
+/// Options of `part floor-gateway`.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Options {
+    /// Listen address
     #[arg(long)]
     listen: SocketAddr,
+    /// Address of the server
     #[arg(long)]
     server: SocketAddr,
 }
 
-/// Carries connections until it is killed.
+/// Forwards connections until the process is killed.
 pub fn run(options: Options) -> Result<()> {
     net::socket::raise_open_files_limit()?;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
@@ -31,7 +33,7 @@ pub fn run(options: Options) -> Result<()> {
             let (client, _) = acceptor.next().await?;
             let carrier = Rc::clone(&carrier);
             tokio::task::spawn_local(async move {
-                // Whoever put the load on it notices what failed.
+                // The load generator detects and counts connections that fail.
                 let _ = carry(client, options.server, &carrier).await;
             });
         }

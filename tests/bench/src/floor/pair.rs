@@ -1,7 +1,7 @@
-//! The floor of a pair of sidecars: both ends of one mutual TLS connection, and what lies between bytes in and bytes out.
+//! The floor of a pair of sidecars: the outbound and the inbound end of mutual-TLS connections.
 //!
-//! One thread, the same libraries and TLS configurations as ours, connections that are kept. No policy, no metrics, no
-//! discovery, one endpoint, and of a request's headers nothing is changed but what belongs to one connection alone.
+//! One thread, the same libraries and TLS configurations as in the sidecar, and pooled connections. No policy, no metrics, no
+//! discovery, one endpoint. Only hop-by-hop headers of a request change.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -31,94 +31,97 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::load;
 
-/// Streams of HTTP/2, more than there are.
+/// A number of HTTP/2 streams that is never reached.
 const MANY: usize = 100_000;
-/// A TLS record's worth, for bytes that are copied.
+/// The size of the largest TLS record, for opaque bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// One of the two.
+/// Options of `part floor-outbound` and `part floor-inbound`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// What to carry, as PROTOCOL=BIND=TARGET with `http1`, `http2` or `tcp`.
-    #[arg(long)]
-    way: Vec<Way>,
-    /// Who is at the other end of the mutual TLS.
+    /// Protocol (`http1`, `http2` or `tcp`), listen address and target, as PROTOCOL=BIND=TARGET
+    #[arg(long = "way")]
+    rules: Vec<FloorRule>,
+    /// SPIFFE ID of the other end of mutual TLS
     #[arg(long)]
     peer: SpiffeId,
-    /// The own certificate, with what lies between it and the root; PEM.
+    /// File with the own certificate chain in PEM
     #[arg(long)]
     chain: PathBuf,
-    /// Its key; PEM.
+    /// File with the own private key in PEM
     #[arg(long)]
     key: PathBuf,
-    /// The root; PEM.
+    /// File with the root certificates in PEM
     #[arg(long)]
     root: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Speaks {
+enum FloorProtocol {
     Http1,
     Http2,
     Tcp,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Way {
-    speaks: Speaks,
+struct FloorRule {
+    protocol: FloorProtocol,
     bind: SocketAddr,
     target: SocketAddr,
 }
 
-impl FromStr for Way {
+impl FromStr for FloorRule {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let mut parts = text.splitn(3, '=');
-        let mut part = || parts.next().context("write it as PROTOCOL=BIND=TARGET");
-        let speaks = match part()? {
-            "http1" => Speaks::Http1,
-            "http2" => Speaks::Http2,
-            "tcp" => Speaks::Tcp,
+        let mut part = || parts.next().context("expected PROTOCOL=BIND=TARGET");
+        let protocol = match part()? {
+            "http1" => FloorProtocol::Http1,
+            "http2" => FloorProtocol::Http2,
+            "tcp" => FloorProtocol::Tcp,
             other => anyhow::bail!("{other:?} is not http1, http2 or tcp"),
         };
-        Ok(Self { speaks, bind: part()?.parse()?, target: part()?.parse()? })
+        Ok(Self { protocol, bind: part()?.parse()?, target: part()?.parse()? })
     }
 }
 
-/// Serves as the one before the mutual TLS, until it is killed.
+/// Serves as the outbound end until the process is killed.
 pub fn outbound(options: &Options) -> Result<()> {
-    run(options, |identity, way| {
-        let offered = match way.speaks {
-            Speaks::Http1 => alpn::CLIENT_HTTP1,
-            Speaks::Http2 => alpn::CLIENT_HTTP2,
-            Speaks::Tcp => alpn::CLIENT_TCP,
+    run(options, |identity, rule| {
+        let offered = match rule.protocol {
+            FloorProtocol::Http1 => alpn::CLIENT_HTTP1,
+            FloorProtocol::Http2 => alpn::CLIENT_HTTP2,
+            FloorProtocol::Tcp => alpn::CLIENT_TCP,
         };
         let config = identity.client_config(std::slice::from_ref(&options.peer), offered);
         let name = ServerName::try_from("outbound_.9080_._.server.default.svc.cluster.local")?;
-        Ok(Outbound { connector: TlsConnector::from(config), name, target: way.target })
+        Ok(Outbound { connector: TlsConnector::from(config), name, target: rule.target })
     })
 }
 
-/// Serves as the one behind it, until it is killed.
+/// Serves as the inbound end until the process is killed.
 pub fn inbound(options: &Options) -> Result<()> {
-    run(options, |identity, way| {
+    run(options, |identity, rule| {
         let accept = Accept { client: ClientAuth::Required, alpn: alpn::SERVER };
-        Ok(Inbound { acceptor: TlsAcceptor::from(identity.server_config(accept)), target: way.target })
+        Ok(Inbound { acceptor: TlsAcceptor::from(identity.server_config(accept)), target: rule.target })
     })
 }
 
-fn run<S: Side>(options: &Options, side: impl Fn(&Identity, &Way) -> Result<S>) -> Result<()> {
-    net::socket::raise_open_files_limit().context("the limit of open files")?;
+fn run<S: FloorSide>(options: &Options, side: impl Fn(&Identity, &FloorRule) -> Result<S>) -> Result<()> {
+    net::socket::raise_open_files_limit().context("raising the limit on open files")?;
     let identity = identity(options)?;
     load::runtime()?.block_on(async {
-        for way in &options.way {
-            let listener = net::socket::listen(way.bind, &net::socket::Listen { reuse_port: false, backlog: 4096 })
+        for rule in &options.rules {
+            let listener = net::socket::listen(rule.bind, &net::socket::Listen { reuse_port: false, backlog: 4096 })
                 .and_then(TcpListener::from_std)
-                .with_context(|| format!("listening at {}", way.bind))?;
-            let relay =
-                Rc::new(Relay { side: side(&identity, way)?, idle: RefCell::default(), shared: Mutex::default() });
-            tokio::task::spawn_local(accept(listener, way.speaks, relay));
+                .with_context(|| format!("listening on {}", rule.bind))?;
+            let relay = Rc::new(FloorRelay {
+                side: side(&identity, rule)?,
+                idle: RefCell::default(),
+                shared: Mutex::default(),
+            });
+            tokio::task::spawn_local(accept(listener, rule.protocol, relay));
         }
         std::future::pending().await
     })
@@ -134,8 +137,8 @@ fn identity(options: &Options) -> Result<Identity> {
     Ok(Identity::new(credential, trust))
 }
 
-/// On which side of the mutual TLS.
-trait Side: 'static {
+/// An end of mutual TLS: how it accepts and connects.
+trait FloorSide: 'static {
     type Client: AsyncRead + AsyncWrite + Unpin + 'static;
     type Server: AsyncRead + AsyncWrite + Unpin + 'static;
     async fn accept(&self, stream: TcpStream) -> io::Result<Self::Client>;
@@ -148,7 +151,7 @@ struct Outbound {
     target: SocketAddr,
 }
 
-impl Side for Outbound {
+impl FloorSide for Outbound {
     type Client = TcpStream;
     type Server = client::TlsStream<TcpStream>;
 
@@ -167,7 +170,7 @@ struct Inbound {
     target: SocketAddr,
 }
 
-impl Side for Inbound {
+impl FloorSide for Inbound {
     type Client = server::TlsStream<TcpStream>;
     type Server = TcpStream;
 
@@ -180,15 +183,15 @@ impl Side for Inbound {
     }
 }
 
-/// One way, with its connections to the next.
-struct Relay<S: Side> {
+/// A listener's end, with its connections to the target.
+struct FloorRelay<S: FloorSide> {
     side: S,
-    idle: RefCell<Vec<Exclusive<S::Server>>>,
-    /// The connection of HTTP/2 that all requests share.
+    idle: RefCell<Vec<Http1Upstream<S::Server>>>,
+    /// The HTTP/2 connection that all requests share.
     shared: Mutex<Option<client2::SendRequest<Incoming>>>,
 }
 
-async fn accept<S: Side>(listener: TcpListener, speaks: Speaks, relay: Rc<Relay<S>>) {
+async fn accept<S: FloorSide>(listener: TcpListener, protocol: FloorProtocol, relay: Rc<FloorRelay<S>>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -197,42 +200,42 @@ async fn accept<S: Side>(listener: TcpListener, speaks: Speaks, relay: Rc<Relay<
         let relay = Rc::clone(&relay);
         tokio::task::spawn_local(async move {
             let Ok(client) = relay.side.accept(stream).await else { return };
-            // Whatever ends a connection, the generator at its end notices and counts.
-            let _ = match speaks {
-                Speaks::Http1 => {
+            // The load generator detects and counts connections that fail.
+            let _ = match protocol {
+                FloorProtocol::Http1 => {
                     let service = service_fn(move |request| http1(Rc::clone(&relay), request));
                     let server = server1::Builder::new()
                         .timer(TokioTimer::new())
                         .serve_connection(TokioIo::new(client), service);
                     server.await.map_err(io::Error::other)
                 }
-                Speaks::Http2 => {
+                FloorProtocol::Http2 => {
                     let service = service_fn(move |request| http2(Rc::clone(&relay), request));
-                    // A client that leaves resets all of its streams at once; between these two that is no attack.
-                    let mut builder = server2::Builder::new(Here);
+                    // A client that disconnects resets all of its streams at once, which is no attack here.
+                    let mut builder = server2::Builder::new(LocalExecutor);
                     builder.max_pending_accept_reset_streams(MANY).max_local_error_reset_streams(MANY);
                     let server = builder.serve_connection(TokioIo::new(client), service);
                     server.await.map_err(io::Error::other)
                 }
-                Speaks::Tcp => tcp(&relay, client).await,
+                FloorProtocol::Tcp => tcp(&relay, client).await,
             };
         });
     }
 }
 
-async fn tcp<S: Side>(relay: &Relay<S>, mut client: S::Client) -> io::Result<()> {
+async fn tcp<S: FloorSide>(relay: &FloorRelay<S>, mut client: S::Client) -> io::Result<()> {
     let mut server = relay.side.connect().await?;
     tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await.map(|_| ())
 }
 
-/// A connection of HTTP/1, which carries one request at a time and is driven by the task of that request.
-struct Exclusive<S: AsyncRead + AsyncWrite + Unpin + 'static> {
+/// An HTTP/1.1 connection. It carries one request at a time, and that request's task drives it.
+struct Http1Upstream<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     sender: client1::SendRequest<Incoming>,
     connection: client1::Connection<TokioIo<S>, Incoming>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Exclusive<S> {
-    /// Moves bytes. Fails once the connection is over.
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Http1Upstream<S> {
+    /// Drives the connection. Returns an error once it is closed.
     fn drive(&mut self, context: &mut Context<'_>) -> Result<(), hyper::Error> {
         match Pin::new(&mut self.connection).poll(context) {
             Poll::Pending | Poll::Ready(Ok(())) => Ok(()),
@@ -240,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Exclusive<S> {
         }
     }
 
-    /// Whether it takes another request.
+    /// Returns whether the connection accepts another request.
     async fn is_ready(&mut self) -> bool {
         poll_fn(|context| match self.drive(context) {
             Ok(()) => self.sender.poll_ready(context),
@@ -251,7 +254,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Exclusive<S> {
     }
 }
 
-async fn http1<S: Side>(relay: Rc<Relay<S>>, mut request: Request<Incoming>) -> io::Result<Response<Relayed<S>>> {
+async fn http1<S: FloorSide>(
+    relay: Rc<FloorRelay<S>>,
+    mut request: Request<Incoming>,
+) -> io::Result<Response<RelayedBody<S>>> {
     request.headers_mut().remove(header::CONNECTION);
     let mut upstream = loop {
         let kept = relay.idle.borrow_mut().pop();
@@ -264,7 +270,7 @@ async fn http1<S: Side>(relay: Rc<Relay<S>>, mut request: Request<Incoming>) -> 
             None => {
                 let stream = relay.side.connect().await?;
                 let (sender, connection) = client1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-                break Exclusive { sender, connection };
+                break Http1Upstream { sender, connection };
             }
         }
     };
@@ -281,28 +287,28 @@ async fn http1<S: Side>(relay: Rc<Relay<S>>, mut request: Request<Incoming>) -> 
     };
     let (mut head, body) = response.into_parts();
     head.headers.remove(header::CONNECTION);
-    Ok(Response::from_parts(head, Relayed { body, upstream: Some(upstream), relay, is_done: false }))
+    Ok(Response::from_parts(head, RelayedBody { body, upstream: Some(upstream), relay, is_done: false }))
 }
 
-/// A response's body, with the connection that it comes on.
-struct Relayed<S: Side> {
+/// A response's body, with the connection that delivers it.
+struct RelayedBody<S: FloorSide> {
     body: Incoming,
-    upstream: Option<Exclusive<S::Server>>,
-    relay: Rc<Relay<S>>,
+    upstream: Option<Http1Upstream<S::Server>>,
+    relay: Rc<FloorRelay<S>>,
     is_done: bool,
 }
 
-impl<S: Side> Body for Relayed<S> {
+impl<S: FloorSide> Body for RelayedBody<S> {
     type Data = Bytes;
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let relayed = self.get_mut();
-        if let Some(upstream) = &mut relayed.upstream {
+        let body = self.get_mut();
+        if let Some(upstream) = &mut body.upstream {
             upstream.drive(context)?;
         }
-        let frame = ready!(Pin::new(&mut relayed.body).poll_frame(context));
-        relayed.is_done = frame.is_none();
+        let frame = ready!(Pin::new(&mut body.body).poll_frame(context));
+        body.is_done = frame.is_none();
         Poll::Ready(frame)
     }
 
@@ -315,7 +321,7 @@ impl<S: Side> Body for Relayed<S> {
     }
 }
 
-impl<S: Side> Drop for Relayed<S> {
+impl<S: FloorSide> Drop for RelayedBody<S> {
     fn drop(&mut self) {
         if (self.is_done || self.body.is_end_stream())
             && let Some(upstream) = self.upstream.take()
@@ -325,14 +331,14 @@ impl<S: Side> Drop for Relayed<S> {
     }
 }
 
-async fn http2<S: Side>(relay: Rc<Relay<S>>, request: Request<Incoming>) -> io::Result<Response<Incoming>> {
+async fn http2<S: FloorSide>(relay: Rc<FloorRelay<S>>, request: Request<Incoming>) -> io::Result<Response<Incoming>> {
     let mut sender = loop {
         let mut shared = relay.shared.lock().await;
         match &*shared {
             Some(sender) if !sender.is_closed() => break sender.clone(),
             _ => {
                 let stream = relay.side.connect().await?;
-                let connecting = client2::handshake(Here, TokioIo::new(stream));
+                let connecting = client2::handshake(LocalExecutor, TokioIo::new(stream));
                 let (sender, connection) = connecting.await.map_err(io::Error::other)?;
                 tokio::task::spawn_local(connection);
                 *shared = Some(sender);
@@ -342,11 +348,11 @@ async fn http2<S: Side>(relay: Rc<Relay<S>>, request: Request<Incoming>) -> io::
     sender.send_request(request).await.map_err(io::Error::other)
 }
 
-/// Runs what HTTP/2 needs besides on this thread.
+/// An executor for hyper's HTTP/2 tasks on this thread.
 #[derive(Clone, Copy)]
-struct Here;
+struct LocalExecutor;
 
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Here {
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
     }

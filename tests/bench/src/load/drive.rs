@@ -1,4 +1,4 @@
-//! The generator's thread: a single-threaded runtime with one task for each lane.
+//! The generator's thread: a single-threaded runtime with one task for each caller.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -16,36 +16,36 @@ use super::outcome::{Counted, Tally, Window};
 use super::pace::Queue;
 use super::{Edge, Failure, Outcome, Timing};
 
-/// How many lanes open at a time.
+/// The number of callers that open their connections at the same time.
 const OPENING: usize = 64;
-/// How long a lane may take until its first exchange succeeds, over all attempts.
+/// The deadline for a caller's first successful exchange, over all attempts.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
-/// Between a failure and the next attempt of the same lane, so that what refuses at once is not asked as fast as a
-/// processor can.
+/// The pause after a failure before the same caller's next attempt, so that a server that refuses at once causes no busy
+/// loop.
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
 
-/// What has at most one request under way.
-pub trait Lane: 'static {
-    /// One request and its answer, on a new connection if there is none. Returns the bytes that arrived.
+/// A client with at most one request in flight.
+pub trait Caller: 'static {
+    /// Sends a request and reads its response, on a new connection if there is none. Returns the number of bytes received.
     fn exchange(&mut self) -> impl Future<Output = Result<u64, Failure>>;
 }
 
-/// When a lane begins its next request.
+/// When a caller sends its next request.
 #[derive(Clone, Copy, Debug)]
 pub enum Pace {
-    /// As soon as it has its answer.
+    /// As soon as the response to the last one is complete.
     Closed,
-    /// When one is due at this rate per second, over all lanes.
+    /// When a request is due at this rate per second, over all callers.
     Open(f64),
 }
 
-/// A runtime for the calling thread alone.
+/// A single-threaded runtime for the calling thread.
 pub fn runtime() -> Result<LocalRuntime> {
-    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).context("making a runtime")
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).context("creating a runtime")
 }
 
-/// Puts load on what `make`, called on the generator's thread, has lanes to.
-pub fn drive<L: Lane>(
+/// Runs the callers that `make` creates on the generator's thread.
+pub fn drive<L: Caller>(
     make: impl FnOnce() -> Result<Vec<L>> + Send,
     pace: Pace,
     timing: Timing,
@@ -73,7 +73,7 @@ pub fn drive<L: Lane>(
     })
 }
 
-fn generate<L: Lane>(
+fn generate<L: Caller>(
     make: impl FnOnce() -> Result<Vec<L>>,
     pace: Pace,
     window: &Arc<Window>,
@@ -81,15 +81,15 @@ fn generate<L: Lane>(
     stopped: oneshot::Receiver<()>,
 ) -> Result<Outcome> {
     runtime()?.block_on(async {
-        let lanes = open(make()?).await?;
+        let callers = open(make()?).await?;
         let counted = if let Pace::Open(_) = pace { Counted::Due } else { Counted::Answered };
-        let tally = Rc::new(Tally::new(Arc::clone(window), counted, lanes.len()));
+        let tally = Rc::new(Tally::new(Arc::clone(window), counted, callers.len()));
         let queue = Rc::new(Queue::default());
-        for (number, lane) in lanes.into_iter().enumerate() {
+        for (number, caller) in callers.into_iter().enumerate() {
             let (tally, queue) = (Rc::clone(&tally), Rc::clone(&queue));
             match pace {
-                Pace::Closed => tokio::task::spawn_local(closed(lane, number, tally)),
-                Pace::Open(_) => tokio::task::spawn_local(due(lane, number, tally, queue)),
+                Pace::Closed => tokio::task::spawn_local(closed(caller, number, tally)),
+                Pace::Open(_) => tokio::task::spawn_local(due(caller, number, tally, queue)),
             };
         }
         opened.send(()).ok();
@@ -105,16 +105,16 @@ fn generate<L: Lane>(
     })
 }
 
-/// Has each do one exchange.
-pub async fn open<L: Lane>(lanes: Vec<L>) -> Result<Vec<L>> {
-    stream::iter(lanes.into_iter().map(open_one)).buffer_unordered(OPENING).try_collect().await
+/// Runs one exchange of each caller.
+pub async fn open<L: Caller>(callers: Vec<L>) -> Result<Vec<L>> {
+    stream::iter(callers.into_iter().map(open_one)).buffer_unordered(OPENING).try_collect().await
 }
 
-async fn open_one<L: Lane>(mut lane: L) -> Result<L> {
+async fn open_one<L: Caller>(mut caller: L) -> Result<L> {
     let start = Instant::now();
     loop {
-        match tokio::time::timeout(OPEN_WITHIN, lane.exchange()).await {
-            Ok(Ok(_)) => return Ok(lane),
+        match tokio::time::timeout(OPEN_WITHIN, caller.exchange()).await {
+            Ok(Ok(_)) => return Ok(caller),
             Ok(Err(_)) if start.elapsed() < OPEN_WITHIN => tokio::time::sleep(5 * AFTER_FAILURE).await,
             Ok(Err(failure)) => return Err(failure).context("the first exchange of a connection"),
             Err(_) => return Err(Failure::Silence(OPEN_WITHIN)).context("the first exchange of a connection"),
@@ -122,22 +122,22 @@ async fn open_one<L: Lane>(mut lane: L) -> Result<L> {
     }
 }
 
-async fn closed<L: Lane>(mut lane: L, number: usize, tally: Rc<Tally>) {
+async fn closed<L: Caller>(mut caller: L, number: usize, tally: Rc<Tally>) {
     loop {
         tally.begin(number, Instant::now());
-        exchange(&mut lane, number, &tally).await;
+        exchange(&mut caller, number, &tally).await;
     }
 }
 
-async fn due<L: Lane>(mut lane: L, number: usize, tally: Rc<Tally>, queue: Rc<Queue>) {
+async fn due<L: Caller>(mut caller: L, number: usize, tally: Rc<Tally>, queue: Rc<Queue>) {
     loop {
         tally.begin(number, queue.next().await);
-        exchange(&mut lane, number, &tally).await;
+        exchange(&mut caller, number, &tally).await;
     }
 }
 
-async fn exchange<L: Lane>(lane: &mut L, number: usize, tally: &Tally) {
-    let result = lane.exchange().await;
+async fn exchange<L: Caller>(caller: &mut L, number: usize, tally: &Tally) {
+    let result = caller.exchange().await;
     tally.finish(number, &result);
     if result.is_err() {
         tokio::time::sleep(AFTER_FAILURE).await;

@@ -1,4 +1,4 @@
-//! Why a request failed.
+//! The failures of requests.
 
 use std::fmt;
 use std::io;
@@ -7,30 +7,30 @@ use std::time::Duration;
 /// Why a request failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// No connection.
+    /// The connection could not be opened.
     Connect(io::Error),
-    /// No TLS session on it.
+    /// The TLS handshake failed.
     Handshake(io::Error),
-    /// It broke.
+    /// The connection failed.
     Connection(io::Error),
-    /// It ended in the middle.
+    /// The connection was closed in the middle of an exchange.
     Closed,
-    /// What arrived is not what the protocol says.
+    /// The response violates the protocol.
     Malformed(&'static str),
-    /// Not the status of success.
+    /// The response has this status instead of 200.
     Status(usize),
-    /// A body of another length than was asked for.
+    /// The body has another length than requested.
     Length {
-        /// What was asked for.
+        /// The requested length.
         wanted: u64,
-        /// What arrived.
+        /// The length that arrived.
         arrived: u64,
     },
-    /// An error of HTTP/2: of the stream or of its connection.
+    /// The HTTP/2 stream or its connection failed.
     Http2(h2::Error),
-    /// Not the `grpc-status` of success.
+    /// The response has this `grpc-status` instead of 0.
     Grpc(String),
-    /// Nothing came back at all.
+    /// There was no response for this long.
     Silence(Duration),
 }
 
@@ -40,13 +40,13 @@ impl fmt::Display for Failure {
             Self::Connect(error) => write!(f, "connecting: {error}"),
             Self::Handshake(error) => write!(f, "TLS handshake: {error}"),
             Self::Connection(error) => write!(f, "{error}"),
-            Self::Closed => write!(f, "the connection ended in the middle of an exchange"),
-            Self::Malformed(what) => write!(f, "not as the protocol says: {what}"),
+            Self::Closed => write!(f, "the connection was closed in the middle of an exchange"),
+            Self::Malformed(what) => write!(f, "malformed response: {what}"),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Length { wanted, arrived } => write!(f, "{arrived} bytes instead of {wanted}"),
             Self::Http2(error) => write!(f, "HTTP/2: {error}"),
             Self::Grpc(status) => write!(f, "grpc-status {status}"),
-            Self::Silence(age) => write!(f, "no answer for {} s", age.as_secs()),
+            Self::Silence(age) => write!(f, "no response for {} s", age.as_secs()),
         }
     }
 }

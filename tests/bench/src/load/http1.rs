@@ -1,4 +1,4 @@
-//! HTTP/1.1: prepared bytes go out, and of what comes back only the head is looked at.
+//! HTTP/1.1: sends prepared bytes, and parses only the heads of responses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +8,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::Failure;
-use super::message::{Reader, Side};
+use super::message::{Reader, Reads};
 use super::socket::{self, Scratch, WORTH_DISCARDING};
 
-/// A connection with one request at a time.
+/// A caller over HTTP/1.1: a connection with one request at a time.
 #[derive(Debug)]
-pub struct Lane {
+pub struct Http1Caller {
     target: SocketAddr,
     request: Rc<[u8]>,
     body: u64,
@@ -23,7 +23,7 @@ pub struct Lane {
     stream: Option<TcpStream>,
 }
 
-/// The bytes of a request for this many.
+/// The bytes of a request for a body of this length.
 pub fn request(authority: &str, body: usize, keep: bool) -> Rc<[u8]> {
     let close = if keep { "" } else { "connection: close\r\n" };
     format!(
@@ -33,8 +33,8 @@ pub fn request(authority: &str, body: usize, keep: bool) -> Rc<[u8]> {
     .into()
 }
 
-impl super::drive::Lane for Lane {
-    /// One request. A connection on which it failed is not used again.
+impl super::drive::Caller for Http1Caller {
+    /// Sends one request. A connection on which a request failed is not used again.
     async fn exchange(&mut self) -> Result<u64, Failure> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -59,8 +59,8 @@ impl super::drive::Lane for Lane {
     }
 }
 
-impl Lane {
-    /// Asks for `body` bytes with `request`, on one connection or on a new one each time.
+impl Http1Caller {
+    /// A caller that requests `body` bytes with `request`, on one connection or on a new one each time.
     pub fn new(target: SocketAddr, request: &Rc<[u8]>, body: usize, keep: bool, scratch: &Scratch) -> Self {
         Self {
             target,
@@ -68,7 +68,7 @@ impl Lane {
             body: body as u64,
             keep,
             scratch: Rc::clone(scratch),
-            reader: Reader::new(Side::Client),
+            reader: Reader::new(Reads::Responses),
             stream: None,
         }
     }

@@ -1,5 +1,5 @@
-//! HTTP/2 without TLS and without an upgrade (prior knowledge), and gRPC on it (its framing is five bytes before each
-//! message: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
+//! HTTP/2 without TLS, with prior knowledge, and gRPC over it (five bytes precede each message:
+//! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,17 +14,17 @@ use tokio::sync::Mutex;
 use super::drive;
 use super::{Failure, socket};
 
-/// Flow control never stops what is measured on this side: a stream's window holds the longest body twice, a connection's
-/// those of all its streams.
+/// The flow-control window of a stream. Flow control of the generator never limits the measured system: a stream's window holds
+/// the longest body twice, and a connection's window those of all its streams.
 pub const STREAM_WINDOW: u32 = 2 << 20;
-/// See [`STREAM_WINDOW`].
+/// The flow-control window of a connection; see [`STREAM_WINDOW`].
 pub const CONNECTION_WINDOW: u32 = 32 << 20;
-/// h2 ends a connection whose peer sends many small frames unread; here small messages are what is wanted.
+/// The limit on small DATA frames. h2 closes a connection whose peer sends many of them unread, but here they are the load.
 pub const FRAME_BUDGET: usize = 1 << 30;
-/// Before a message of gRPC: whether it is compressed, and its length.
+/// The length of the prefix of a gRPC message: a compression flag and the message's length.
 pub const PREFIX: usize = 5;
 
-/// A connection that several lanes share, opened when first needed and again when it has ended.
+/// A connection that several callers share. It is opened on first use, and again after it was closed.
 #[derive(Debug)]
 pub struct Session {
     target: SocketAddr,
@@ -32,12 +32,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// To this address.
+    /// A session to this address, without a connection.
     pub fn new(target: SocketAddr) -> Rc<Self> {
         Rc::new(Self { target, sender: Mutex::new(None) })
     }
 
-    /// Sends a request, on a new connection if the old one takes no more.
+    /// Sends a request, on a new connection if the old one accepts no more.
     async fn request(&self, request: Request<()>, end: bool) -> Result<(ResponseFuture, SendStream<Bytes>), Failure> {
         let mut slot = self.sender.lock().await;
         if let Some(sender) = slot.take()
@@ -60,55 +60,55 @@ async fn connect(target: SocketAddr) -> Result<SendRequest<Bytes>, Failure> {
     client.data_frame_budget(FRAME_BUDGET).enable_push(false);
     let (sender, connection) = client.handshake(stream).await?;
     tokio::task::spawn_local(async move {
-        // Whoever waits on it is told as well.
+        // Requests on the connection return its error.
         let _ = connection.await;
     });
     Ok(sender)
 }
 
-/// What a lane does with its stream.
+/// The exchanges of a caller.
 #[derive(Debug)]
-enum Work {
-    /// `GET` of so many bytes.
+enum StreamWork {
+    /// A `GET` of this many bytes for each exchange.
     Get(u64),
-    /// A call for each message.
+    /// A gRPC call for each message.
     Unary(Bytes),
-    /// All messages on one call, which is open once the first has been answered.
+    /// All messages on one gRPC call, which is open once the first message was echoed.
     Stream(Bytes, Option<(SendStream<Bytes>, RecvStream)>),
 }
 
-/// One stream after another, or one for all.
+/// A caller over HTTP/2: a stream for each exchange, or one for all.
 #[derive(Debug)]
-pub struct Lane {
+pub struct Http2Caller {
     session: Rc<Session>,
     request: Request<()>,
-    work: Work,
+    work: StreamWork,
 }
 
-impl Lane {
-    /// `GET /bytes/N`.
+impl Http2Caller {
+    /// A caller that sends `GET /bytes/N`.
     pub fn get(session: &Rc<Session>, authority: &str, body: usize) -> Result<Self> {
         let request = request(Method::GET, authority, &format!("/bytes/{body}")).header("accept", "*/*").body(())?;
-        Ok(Self { session: Rc::clone(session), request, work: Work::Get(body as u64) })
+        Ok(Self { session: Rc::clone(session), request, work: StreamWork::Get(body as u64) })
     }
 
-    /// gRPC, one call for each message.
+    /// A caller that makes a gRPC call for each message.
     pub fn unary(session: &Rc<Session>, authority: &str, message: usize) -> Result<Self> {
-        let work = Work::Unary(framed(message));
+        let work = StreamWork::Unary(framed(message));
         Ok(Self { session: Rc::clone(session), request: call(authority, "/bench.Echo/Unary")?, work })
     }
 
-    /// gRPC, one call with streams both ways for all messages.
+    /// A caller that sends all messages on one bidirectional gRPC call.
     pub fn stream(session: &Rc<Session>, authority: &str, message: usize) -> Result<Self> {
-        let work = Work::Stream(framed(message), None);
+        let work = StreamWork::Stream(framed(message), None);
         Ok(Self { session: Rc::clone(session), request: call(authority, "/bench.Echo/Stream")?, work })
     }
 }
 
-impl drive::Lane for Lane {
+impl drive::Caller for Http2Caller {
     async fn exchange(&mut self) -> Result<u64, Failure> {
         match &mut self.work {
-            Work::Get(length) => {
+            StreamWork::Get(length) => {
                 let (response, _) = self.session.request(self.request.clone(), true).await?;
                 let mut body = accept(response).await?;
                 let mut arrived = 0;
@@ -117,7 +117,7 @@ impl drive::Lane for Lane {
                 }
                 of_length(*length, arrived)
             }
-            Work::Unary(message) => {
+            StreamWork::Unary(message) => {
                 let (response, mut sender) = self.session.request(self.request.clone(), false).await?;
                 sender.send_data(message.clone(), true)?;
                 let mut body = accept(response).await?;
@@ -132,7 +132,7 @@ impl drive::Lane for Lane {
                     None => Err(Failure::Grpc("missing".to_owned())),
                 }
             }
-            Work::Stream(message, call) => {
+            StreamWork::Stream(message, call) => {
                 let (sender, mut body) = match call.take() {
                     Some((mut sender, body)) => {
                         sender.send_data(message.clone(), false)?;
@@ -140,7 +140,7 @@ impl drive::Lane for Lane {
                     }
                     None => {
                         let (response, mut sender) = self.session.request(self.request.clone(), false).await?;
-                        // With the first message, because a server may answer no sooner.
+                        // The first message comes before the response, for which a server may wait.
                         sender.send_data(message.clone(), false)?;
                         (sender, accept(response).await?)
                     }
@@ -150,7 +150,7 @@ impl drive::Lane for Lane {
                     let data = body.data().await.ok_or(Failure::Closed)??;
                     arrived += release(&mut body, &data)?;
                 }
-                // Dropping the call, as any failure does, resets its stream.
+                // Any failure drops the call, which resets its stream.
                 *call = Some((sender, body));
                 echoed(message, arrived)
             }
@@ -176,13 +176,13 @@ fn framed(length: usize) -> Bytes {
     message.into()
 }
 
-/// The body of a response that says success.
+/// Waits for a response, checks its status, and returns its body.
 async fn accept(response: ResponseFuture) -> Result<RecvStream, Failure> {
     let response = response.await?;
     if response.status() != 200 {
         return Err(Failure::Status(response.status().as_u16().into()));
     }
-    // A call that fails at once has its status here.
+    // A call that fails at once has its status in the head.
     match response.headers().get("grpc-status") {
         Some(status) if status != "0" => Err(Failure::Grpc(status.to_str().unwrap_or("unreadable").to_owned())),
         _ => Ok(response.into_body()),
@@ -194,7 +194,7 @@ fn release(body: &mut RecvStream, data: &Bytes) -> Result<u64, Failure> {
     Ok(data.len() as u64)
 }
 
-/// The bytes of a message that came back.
+/// Returns the length of an echoed message without its prefix.
 fn echoed(message: &Bytes, arrived: u64) -> Result<u64, Failure> {
     of_length(message.len() as u64, arrived).map(|length| length - PREFIX as u64)
 }

@@ -1,4 +1,4 @@
-//! Connections that are open and do nothing.
+//! Open connections without traffic.
 
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
@@ -8,76 +8,79 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::oneshot;
 
 use super::Shape;
-use super::drive::{self, Lane};
-use super::passthrough::{self, Use, Way};
+use super::drive::{self, Caller};
+use super::passthrough::{self, Payload, Traffic};
 
-/// How many are asked at a time whether they are still there.
-const ASKED: usize = 64;
+/// The number of connections that are checked at the same time.
+const CHECKED: usize = 64;
 
-/// Connections that stay open until this is dropped.
+/// Idle connections. They are closed when dropped.
 #[derive(Debug)]
-pub struct Held {
-    tell: Option<oneshot::Sender<()>>,
+pub struct IdleConnections {
+    check: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<usize>>>,
 }
 
-/// Opens as many connections as the shape has, each with one request answered, and holds them.
+/// Opens the connections of a shape, runs one exchange on each, and keeps them open.
 ///
 /// # Errors
-/// One could not be opened or had no right answer.
-pub fn idle(target: SocketAddr, authority: &str, shape: Shape) -> Result<Held> {
+///
+/// Returns an error if a connection cannot be opened or has no correct response.
+pub fn idle(target: SocketAddr, authority: &str, shape: Shape) -> Result<IdleConnections> {
     let authority = authority.to_owned();
-    hold(move || shape.lanes(target, &authority))
+    hold(move || shape.callers(target, &authority))
 }
 
-/// The same through what routes by server name.
+/// Opens connections through a gateway that routes by server name, and keeps them open.
 ///
 /// # Errors
-/// As [`idle`].
-pub fn idle_passthrough(target: SocketAddr, way: &Way, connections: usize) -> Result<Held> {
-    let way = way.clone();
-    hold(move || Ok(passthrough::lanes(target, &way, Use::Kept, connections)))
+///
+/// Returns an error as [`idle`] does.
+pub fn idle_passthrough(target: SocketAddr, payload: &Payload, connections: usize) -> Result<IdleConnections> {
+    let payload = payload.clone();
+    hold(move || Ok(passthrough::callers(target, &payload, Traffic::Kept, connections)))
 }
 
-fn hold<L: Lane>(make: impl FnOnce() -> Result<Vec<L>> + Send + 'static) -> Result<Held> {
+fn hold<L: Caller>(make: impl FnOnce() -> Result<Vec<L>> + Send + 'static) -> Result<IdleConnections> {
     let (opened, is_open) = std::sync::mpsc::sync_channel(1);
-    let (tell, told) = oneshot::channel();
+    let (check, checked_now) = oneshot::channel();
     let hold = move || {
         drive::runtime()?.block_on(async {
-            let lanes = drive::open(make()?).await?;
+            let callers = drive::open(make()?).await?;
             opened.send(()).ok();
-            if told.await.is_err() {
+            if checked_now.await.is_err() {
                 return Ok(0);
             }
-            let asked = stream::iter(lanes).map(|mut lane| async move { lane.exchange().await.is_ok() });
-            Ok(asked.buffer_unordered(ASKED).filter(|there| std::future::ready(*there)).count().await)
+            let checked = stream::iter(callers).map(|mut caller| async move { caller.exchange().await.is_ok() });
+            Ok(checked.buffer_unordered(CHECKED).filter(|there| std::future::ready(*there)).count().await)
         })
     };
     let thread = thread::Builder::new().name("idle".into()).spawn(hold).context("starting a thread")?;
-    let held = Held { tell: Some(tell), thread: Some(thread) };
+    let connections = IdleConnections { check: Some(check), thread: Some(thread) };
     match is_open.recv() {
-        Ok(()) => Ok(held),
-        Err(_) => held.count().and(Err(anyhow!("the connections ended before they were open"))),
+        Ok(()) => Ok(connections),
+        Err(_) => connections.count().and(Err(anyhow!("the connections were closed while they were being opened"))),
     }
 }
 
-impl Held {
-    /// Sends one request more on each and closes them. Returns how many were still there to answer.
+impl IdleConnections {
+    /// Runs one more exchange on each connection, and closes them. Returns the number of connections that still worked.
     ///
     /// # Errors
-    /// They could not be opened.
+    ///
+    /// Returns an error if the connections could not be opened.
     pub fn count(mut self) -> Result<usize> {
-        if let Some(tell) = self.tell.take() {
-            let _ = tell.send(());
+        if let Some(check) = self.check.take() {
+            let _ = check.send(());
         }
-        let thread = self.thread.take().context("the thread that holds connections")?;
-        thread.join().unwrap_or_else(|_| Err(anyhow!("the thread that holds connections panicked")))
+        let thread = self.thread.take().context("the thread of idle connections has ended")?;
+        thread.join().unwrap_or_else(|_| Err(anyhow!("the thread of idle connections panicked")))
     }
 }
 
-impl Drop for Held {
+impl Drop for IdleConnections {
     fn drop(&mut self) {
-        drop(self.tell.take());
+        drop(self.check.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -1,4 +1,4 @@
-//! What came of a load.
+//! The outcome of a load.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -10,54 +10,54 @@ use hdrhistogram::Histogram;
 
 use super::Failure;
 
-/// How many different texts of failures are kept.
+/// The limit on different failure messages.
 const MAX_TEXTS: usize = 8;
-/// A request under way for so long at the end, and for the whole window, was not answered.
+/// A request counts as failed if it is in flight for this long, and for the whole window, at the end.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// What came of a load, within its window.
+/// The outcome of a load within its window.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Requests that were answered as they should be.
+    /// The number of requests with a correct response.
     pub requests: u64,
-    /// Requests that were not.
+    /// The number of failed requests.
     pub failed: u64,
-    /// Requests of an open loop that were due within the window and had no answer at its end. Their waiting until then is
-    /// in `latency`.
+    /// The number of requests of an open loop that were due within the window and had no response at its end. `latency`
+    /// contains their wait until then.
     pub unanswered: u64,
-    /// Bytes that arrived: bodies and messages, without heads and frames.
+    /// The number of received bytes of bodies and messages, without heads and frames.
     pub bytes: u64,
-    /// How long the window was.
+    /// The length of the window.
     pub elapsed: Duration,
-    /// In nanoseconds, to a microsecond or three digits: of a closed loop from the request's beginning, of an open one from
-    /// the time when it was due, to the end of the answer.
+    /// The latency in nanoseconds, precise to a microsecond or three digits, until the end of the response: from the start of a
+    /// closed loop's request, or from the time when an open loop's request was due.
     pub latency: Histogram<u64>,
-    /// Why requests failed: the first few different texts and how often each.
+    /// The first few different failure messages, with the number of each.
     pub errors: BTreeMap<String, u64>,
 }
 
 impl Outcome {
-    /// Answered requests per second.
+    /// Requests with a correct response per second.
     pub fn rate(&self) -> f64 {
         self.requests as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Bytes that arrived per second.
+    /// Received bytes per second.
     pub fn throughput(&self) -> f64 {
         self.bytes as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// The latency that this share of requests (0.99) does not exceed.
+    /// The latency at a quantile, such as 0.99.
     pub fn latency_at(&self, share: f64) -> Duration {
         Duration::from_nanos(self.latency.value_at_quantile(share))
     }
 }
 
-/// When the window is, as the thread that opens and closes it tells the generator's.
+/// The measured window. The calling thread sets its edges, and the generator's thread reads them.
 #[derive(Debug)]
 pub(super) struct Window {
     origin: Instant,
-    /// Nanoseconds since `origin`; `u64::MAX` as long as it has not happened.
+    /// Nanoseconds since `origin`; `u64::MAX` before the edge.
     begin: AtomicU64,
     end: AtomicU64,
 }
@@ -94,23 +94,23 @@ impl Window {
     }
 }
 
-/// What decides whether a request belongs to the window.
+/// Which requests belong to the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
-    /// That it is answered within: requests under way at its end are not counted.
+    /// Requests with a response within the window. Requests in flight at its end do not count.
     Answered,
-    /// That it is due within.
+    /// Requests that are due within the window.
     Due,
 }
 
-/// Counts, on the generator's thread.
+/// The counters of the generator's thread.
 #[derive(Debug)]
 pub(super) struct Tally {
     window: Arc<Window>,
     counted: Counted,
     sums: RefCell<Sums>,
-    /// When what each lane is at began, or was due.
-    under_way: Box<[Cell<Option<Instant>>]>,
+    /// For each caller, when its request in flight was sent or due.
+    in_flight: Box<[Cell<Option<Instant>>]>,
 }
 
 #[derive(Debug)]
@@ -123,24 +123,24 @@ struct Sums {
 }
 
 impl Tally {
-    pub(super) fn new(window: Arc<Window>, counted: Counted, lanes: usize) -> Self {
+    pub(super) fn new(window: Arc<Window>, counted: Counted, callers: usize) -> Self {
         let latency = Histogram::new_with_bounds(1_000, 120_000_000_000, 3).expect("bounds of a histogram");
         let sums = Sums { requests: 0, failed: 0, bytes: 0, latency, errors: BTreeMap::new() };
-        Self { window, counted, sums: RefCell::new(sums), under_way: (0..lanes).map(|_| Cell::new(None)).collect() }
+        Self { window, counted, sums: RefCell::new(sums), in_flight: (0..callers).map(|_| Cell::new(None)).collect() }
     }
 
-    /// A lane begins what began or was due at `start`.
-    pub(super) fn begin(&self, lane: usize, start: Instant) {
-        self.under_way[lane].set(Some(start));
+    /// Records that a caller begins a request that was sent or due at `start`.
+    pub(super) fn begin(&self, caller: usize, start: Instant) {
+        self.in_flight[caller].set(Some(start));
     }
 
-    /// It is done with it.
-    pub(super) fn finish(&self, lane: usize, result: &Result<u64, Failure>) {
-        let Some(start) = self.under_way[lane].take() else { return };
+    /// Records the end of a caller's request.
+    pub(super) fn finish(&self, caller: usize, result: &Result<u64, Failure>) {
+        let Some(start) = self.in_flight[caller].take() else { return };
         let now = Instant::now();
         let counts = match self.counted {
             Counted::Answered => self.window.has(now),
-            // What is answered after the end was unanswered at the end.
+            // A response after the window's end counts as unanswered.
             Counted::Due => self.window.has(start) && !self.window.is_over(),
         };
         if !counts {
@@ -157,13 +157,13 @@ impl Tally {
         }
     }
 
-    /// After the window's end; `waiting` are those due that no lane has begun.
+    /// The outcome, after the window's end. `waiting` has the due times of requests that no caller has begun.
     pub(super) fn outcome(&self, waiting: impl Iterator<Item = Instant>) -> Outcome {
         let end = self.window.origin + Duration::from_nanos(self.window.end.load(Ordering::Relaxed));
         let elapsed = self.window.length();
         let mut sums = self.sums.borrow_mut();
         let mut unanswered = 0;
-        for start in self.under_way.iter().filter_map(Cell::get).chain(waiting) {
+        for start in self.in_flight.iter().filter_map(Cell::get).chain(waiting) {
             let age = end.saturating_duration_since(start);
             match self.counted {
                 Counted::Due if self.window.has(start) => {

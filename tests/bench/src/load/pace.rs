@@ -1,4 +1,4 @@
-//! When requests of an open loop are due, and who takes them.
+//! The queue of an open loop: requests that are due, and callers that wait for one.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 
-/// Requests that are due, and lanes that have nothing to do.
+/// Due requests and idle callers.
 #[derive(Debug, Default)]
 pub struct Queue {
     due: RefCell<VecDeque<Instant>>,
@@ -20,7 +20,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// When the next one is, or was, due; waits for it. The lane that has been idle for longest is served first.
+    /// Waits for the next request and returns when it was due. The caller that waits for longest is served first.
     pub async fn next(&self) -> Instant {
         poll_fn(|context| match self.due.borrow_mut().pop_front() {
             Some(due) => Poll::Ready(due),
@@ -32,7 +32,7 @@ impl Queue {
         .await
     }
 
-    /// Takes out all that nobody began.
+    /// Removes and returns the due times of requests that no caller has begun.
     pub fn drain(&self) -> VecDeque<Instant> {
         self.due.take()
     }
@@ -45,17 +45,17 @@ impl Queue {
         }
     }
 
-    /// Puts requests in at a steady rate, for ever. A timer of the kernel's, because the runtime's own has a resolution of
-    /// a millisecond.
+    /// Adds requests at a steady rate without end. The timer is the kernel's, because the runtime's has a resolution of a
+    /// millisecond.
     pub async fn fill(&self, rate: f64) -> io::Result<()> {
-        // Whole nanoseconds, as the timer has them: otherwise it would drift past the times that are computed here.
+        // Whole nanoseconds, as in the timer: else the timer would drift from the computed times.
         let interval = Duration::from_nanos((1e9 / rate).round().max(1.0) as u64);
         let start = Instant::now();
-        // A pipe as far as the runtime is concerned: a descriptor that becomes readable.
+        // The runtime treats the descriptor as a pipe that becomes readable.
         let mut timer = Receiver::from_owned_fd_unchecked(every(interval)?)?;
         let mut due = start + interval;
         loop {
-            // Longer than what is read, which tells the runtime that there is no more.
+            // The buffer is longer than the data, so the runtime knows that there is no more.
             let _expirations = timer.read(&mut [0; 16]).await?;
             let now = Instant::now();
             while due <= now {

@@ -1,8 +1,8 @@
-//! Load through what routes connections by the server name in their ClientHello, and sees nothing else of them.
+//! Load through a gateway that routes connections by the server name in their ClientHello.
 //!
-//! By default ([`Way::Raw`]) a client sends a real hello and then plain bytes: no router can know, and what is measured on
-//! a machine that all share is the router, not two ends' cryptography, which would take most of the processor.
-//! [`Way::Tls`] is the whole of TLS 1.3.
+//! By default ([`Payload::Raw`]) a client sends a real ClientHello and then plain bytes. A gateway cannot see the difference, and
+//! the cryptography of client and server, which would take most of the shared processors, is left out.
+//! [`Payload::Tls`] is complete TLS 1.3.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,136 +16,145 @@ use super::drive::{self, Pace};
 use super::socket::{self, Scratch};
 use super::{Edge, Failure, Outcome, Timing, tls};
 
-/// How much a short exchange asks for.
+/// The length of a short response.
 const SHORT: usize = 64;
 
-/// How the ends talk.
+/// What a connection carries.
 #[derive(Clone)]
-pub enum Way {
-    /// This ClientHello, then plain bytes; to a backend's `behind_hello`.
+pub enum Payload {
+    /// This ClientHello, then plain bytes, to a backend's `behind_hello`.
     Raw(Vec<u8>),
-    /// TLS 1.3; to a backend's `tls`.
-    Tls(tls::Client),
+    /// TLS 1.3, to a backend's `tls`.
+    Tls(tls::TlsClient),
 }
 
-/// As many bytes as can be, from the server to the client on each of the connections. Of the outcome, bytes and failures
-/// count; a "request" is what arrived at a time.
+/// Transfers as many bytes as possible from the server to the client on each connection. Of the outcome, bytes and failures
+/// matter; a "request" is one read.
 ///
 /// # Errors
-/// As [`super::closed_loop`].
+///
+/// Returns an error as [`super::closed_loop`] does.
 pub fn bulk(
     target: SocketAddr,
-    way: &Way,
+    payload: &Payload,
     connections: usize,
     timing: Timing,
     edge: &mut dyn FnMut(Edge),
 ) -> Result<Outcome> {
-    drive::drive(|| Ok(lanes(target, way, Use::Bulk, connections)), Pace::Closed, timing, edge)
+    drive::drive(|| Ok(callers(target, payload, Traffic::Bulk, connections)), Pace::Closed, timing, edge)
 }
 
-/// New connections, each with a handshake, a short exchange and a close: at `rate` per second as an open loop, else as many
-/// as can be with `concurrency` at a time.
+/// Opens connections, each for a handshake and a short exchange: `rate` per second in an open loop, or as many as possible with
+/// `concurrency` at a time.
 ///
 /// # Errors
-/// As [`super::closed_loop`].
+///
+/// Returns an error as [`super::closed_loop`] does.
 pub fn new_connections(
     target: SocketAddr,
-    way: &Way,
+    payload: &Payload,
     concurrency: usize,
     rate: Option<f64>,
     timing: Timing,
     edge: &mut dyn FnMut(Edge),
 ) -> Result<Outcome> {
-    ensure!(rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()), "a rate of {rate:?}/s");
+    ensure!(rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()), "the rate must be a positive number");
     let pace = rate.map_or(Pace::Closed, Pace::Open);
-    drive::drive(|| Ok(lanes(target, way, Use::Once, concurrency)), pace, timing, edge)
+    drive::drive(|| Ok(callers(target, payload, Traffic::Once, concurrency)), pace, timing, edge)
 }
 
-/// Short exchanges on connections that stay, as many as can be.
+/// Runs as many short exchanges as possible on connections that stay open.
 ///
 /// # Errors
-/// As [`super::closed_loop`].
+///
+/// Returns an error as [`super::closed_loop`] does.
 pub fn exchanges(
     target: SocketAddr,
-    way: &Way,
+    payload: &Payload,
     connections: usize,
     timing: Timing,
     edge: &mut dyn FnMut(Edge),
 ) -> Result<Outcome> {
-    drive::drive(|| Ok(lanes(target, way, Use::Kept, connections)), Pace::Closed, timing, edge)
+    drive::drive(|| Ok(callers(target, payload, Traffic::Kept, connections)), Pace::Closed, timing, edge)
 }
 
-/// What a connection is for.
+/// The exchanges on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// Bytes without end.
+pub enum Traffic {
+    /// A transfer without end.
     Bulk,
-    /// One short exchange.
+    /// One short exchange, after which the connection is closed.
     Once,
-    /// Short exchanges.
+    /// Short exchanges without end.
     Kept,
 }
 
-/// So many lanes.
-pub fn lanes(target: SocketAddr, way: &Way, purpose: Use, count: usize) -> Vec<Lane> {
-    let (scratch, way) = (socket::scratch(), Rc::new(way.clone()));
-    let lane = || Lane { target, way: Rc::clone(&way), purpose, scratch: Rc::clone(&scratch), stream: None };
-    std::iter::repeat_with(lane).take(count).collect()
+/// Creates callers.
+pub fn callers(target: SocketAddr, payload: &Payload, traffic: Traffic, count: usize) -> Vec<PassthroughCaller> {
+    let (scratch, payload) = (socket::scratch(), Rc::new(payload.clone()));
+    let caller = || PassthroughCaller {
+        target,
+        payload: Rc::clone(&payload),
+        traffic,
+        scratch: Rc::clone(&scratch),
+        stream: None,
+    };
+    std::iter::repeat_with(caller).take(count).collect()
 }
 
-/// A connection, or one after another.
-pub struct Lane {
+/// A caller through a gateway, with one connection or successive ones.
+pub struct PassthroughCaller {
     target: SocketAddr,
-    way: Rc<Way>,
-    purpose: Use,
+    payload: Rc<Payload>,
+    traffic: Traffic,
     scratch: Scratch,
-    stream: Option<Stream>,
+    stream: Option<PayloadStream>,
 }
 
-enum Stream {
+enum PayloadStream {
     Raw(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl drive::Lane for Lane {
+impl drive::Caller for PassthroughCaller {
     async fn exchange(&mut self) -> Result<u64, Failure> {
-        let wanted = if self.purpose == Use::Bulk { u64::MAX } else { SHORT as u64 };
+        let wanted = if self.traffic == Traffic::Bulk { u64::MAX } else { SHORT as u64 };
         let mut stream = match self.stream.take() {
             Some(mut stream) => {
-                if self.purpose == Use::Kept {
+                if self.traffic == Traffic::Kept {
                     stream.write(&wanted.to_be_bytes()).await?;
                 }
                 stream
             }
             None => self.open(&wanted.to_be_bytes()).await?,
         };
-        let arrived = match self.purpose {
-            Use::Bulk => stream.drop_some(&self.scratch).await?,
-            Use::Once | Use::Kept => stream.read_short().await?,
+        let arrived = match self.traffic {
+            Traffic::Bulk => stream.drop_some(&self.scratch).await?,
+            Traffic::Once | Traffic::Kept => stream.read_short().await?,
         };
-        if self.purpose != Use::Once {
+        if self.traffic != Traffic::Once {
             self.stream = Some(stream);
         }
         Ok(arrived)
     }
 }
 
-impl Lane {
-    async fn open(&self, request: &[u8]) -> Result<Stream, Failure> {
-        let mut stream = match &*self.way {
-            Way::Raw(hello) => {
-                let mut stream = Stream::Raw(socket::connect(self.target).await?);
+impl PassthroughCaller {
+    async fn open(&self, request: &[u8]) -> Result<PayloadStream, Failure> {
+        let mut stream = match &*self.payload {
+            Payload::Raw(hello) => {
+                let mut stream = PayloadStream::Raw(socket::connect(self.target).await?);
                 stream.write(hello).await?;
                 stream
             }
-            Way::Tls(client) => Stream::Tls(Box::new(client.connect(self.target).await?)),
+            Payload::Tls(client) => PayloadStream::Tls(Box::new(client.connect(self.target).await?)),
         };
         stream.write(request).await?;
         Ok(stream)
     }
 }
 
-impl Stream {
+impl PayloadStream {
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = match self {
             Self::Raw(stream) => stream.write_all(bytes).await,

@@ -1,4 +1,4 @@
-//! Kinds of load, their names and their lanes.
+//! Kinds of load, their names and their callers.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,21 +9,21 @@ use bytes::Bytes;
 
 use super::{Failure, drive, http1, http2, socket, tcp};
 
-/// On so many connections of HTTP/2 the streams of a shape are spread, if it has more than these.
+/// The limit on HTTP/2 connections of a shape. More requests in flight are streams on these.
 const SESSIONS: usize = 16;
 
-/// What is spoken.
+/// The protocol of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Protocol {
-    /// HTTP/1.1 on connections that stay.
+    /// HTTP/1.1 on connections that are kept alive.
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// gRPC, a call for each message, which the server sends back.
+    /// gRPC with a call for each message, which the server echoes.
     GrpcUnary,
-    /// gRPC, all messages on calls with streams both ways.
+    /// gRPC with all messages on bidirectional calls.
     GrpcStream,
-    /// Messages over TCP, which the server sends back.
+    /// Messages over TCP, which the server echoes.
     Tcp,
     /// HTTP/1.1 with a new connection for each request.
     NewConnection,
@@ -32,43 +32,46 @@ pub enum Protocol {
 /// A kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
-    /// What is spoken.
+    /// The protocol.
     pub protocol: Protocol,
-    /// The length of a response's body, or of a message, which over TCP has one byte at least.
+    /// The length of a response's body or of a message; over TCP at least one byte.
     pub body: usize,
-    /// How many requests are under way at most: each on a connection of its own; of HTTP/2 and gRPC, beyond 16, each on a
-    /// stream of one of 16 connections.
+    /// The number of requests in flight, each on a connection of its own. Over HTTP/2 and gRPC, more than 16 are streams on 16
+    /// connections.
     pub connections: usize,
 }
 
 impl Shape {
-    pub(super) fn lanes(&self, target: SocketAddr, authority: &str) -> Result<Vec<Lane>> {
+    pub(super) fn callers(&self, target: SocketAddr, authority: &str) -> Result<Vec<AnyCaller>> {
         let scratch = socket::scratch();
         match self.protocol {
             Protocol::Http1 | Protocol::NewConnection => {
                 let keep = self.protocol == Protocol::Http1;
                 let request = http1::request(authority, self.body, keep);
-                let lane = || Ok(Lane::Http1(http1::Lane::new(target, &request, self.body, keep, &scratch)));
-                self.each(|_| lane())
+                let caller =
+                    || Ok(AnyCaller::Http1(http1::Http1Caller::new(target, &request, self.body, keep, &scratch)));
+                self.each(|_| caller())
             }
             Protocol::Tcp => {
                 let message = Bytes::from(vec![b'x'; self.body.max(1)]);
-                self.each(|_| Ok(Lane::Tcp(tcp::Lane::new(target, message.clone(), &scratch))))
+                self.each(|_| Ok(AnyCaller::Tcp(tcp::TcpCaller::new(target, message.clone(), &scratch))))
             }
             Protocol::Http2 | Protocol::GrpcUnary | Protocol::GrpcStream => {
                 let sessions: Vec<_> = (0..self.sessions()).map(|_| http2::Session::new(target)).collect();
-                let lane: fn(&Rc<http2::Session>, &str, usize) -> Result<http2::Lane> = match self.protocol {
-                    Protocol::GrpcUnary => http2::Lane::unary,
-                    Protocol::GrpcStream => http2::Lane::stream,
-                    _ => http2::Lane::get,
+                let caller: fn(&Rc<http2::Session>, &str, usize) -> Result<http2::Http2Caller> = match self.protocol {
+                    Protocol::GrpcUnary => http2::Http2Caller::unary,
+                    Protocol::GrpcStream => http2::Http2Caller::stream,
+                    _ => http2::Http2Caller::get,
                 };
-                self.each(|number| Ok(Lane::Http2(lane(&sessions[number % sessions.len()], authority, self.body)?)))
+                self.each(|number| {
+                    Ok(AnyCaller::Http2(caller(&sessions[number % sessions.len()], authority, self.body)?))
+                })
             }
         }
     }
 
-    fn each(&self, lane: impl FnMut(usize) -> Result<Lane>) -> Result<Vec<Lane>> {
-        (0..self.connections).map(lane).collect()
+    fn each(&self, caller: impl FnMut(usize) -> Result<AnyCaller>) -> Result<Vec<AnyCaller>> {
+        (0..self.connections).map(caller).collect()
     }
 
     fn sessions(&self) -> usize {
@@ -76,19 +79,19 @@ impl Shape {
     }
 }
 
-/// A lane of any protocol.
-pub(super) enum Lane {
-    Http1(http1::Lane),
-    Http2(http2::Lane),
-    Tcp(tcp::Lane),
+/// A caller of any protocol.
+pub(super) enum AnyCaller {
+    Http1(http1::Http1Caller),
+    Http2(http2::Http2Caller),
+    Tcp(tcp::TcpCaller),
 }
 
-impl drive::Lane for Lane {
+impl drive::Caller for AnyCaller {
     async fn exchange(&mut self) -> Result<u64, Failure> {
         match self {
-            Self::Http1(lane) => lane.exchange().await,
-            Self::Http2(lane) => lane.exchange().await,
-            Self::Tcp(lane) => lane.exchange().await,
+            Self::Http1(caller) => caller.exchange().await,
+            Self::Http2(caller) => caller.exchange().await,
+            Self::Tcp(caller) => caller.exchange().await,
         }
     }
 }
@@ -104,21 +107,21 @@ impl fmt::Display for Shape {
             Protocol::Tcp => "TCP",
             Protocol::NewConnection => "HTTP/1.1 new connection per request",
         };
-        write!(f, "{name}, {}, ", Size(body))?;
+        write!(f, "{name}, {}, ", ByteSize(body))?;
         match protocol {
             Protocol::NewConnection => write!(f, "{connections} at a time"),
             Protocol::Http2 | Protocol::GrpcUnary | Protocol::GrpcStream if connections > SESSIONS => {
-                write!(f, "{connections} streams on {}", Count(self.sessions()))
+                write!(f, "{connections} streams on {}", ConnectionCount(self.sessions()))
             }
-            _ => write!(f, "{}", Count(connections)),
+            _ => write!(f, "{}", ConnectionCount(connections)),
         }
     }
 }
 
 /// A number of bytes.
-struct Size(usize);
+struct ByteSize(usize);
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(usize, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
         match UNITS.iter().find(|(unit, _)| self.0 > 0 && self.0.is_multiple_of(*unit)) {
@@ -129,9 +132,9 @@ impl fmt::Display for Size {
 }
 
 /// A number of connections.
-struct Count(usize);
+struct ConnectionCount(usize);
 
-impl fmt::Display for Count {
+impl fmt::Display for ConnectionCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} connection{}", self.0, if self.0 == 1 { "" } else { "s" })
     }

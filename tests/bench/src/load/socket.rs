@@ -1,4 +1,4 @@
-//! Sockets of clients that look at how much arrives, not at what.
+//! Sockets of clients that count received bytes without examining them.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -14,28 +14,28 @@ use tokio::net::TcpStream;
 
 use super::Failure;
 
-/// What all lanes of a generator read into, one after another: an idle connection holds no buffer, and the one that there
-/// is stays in the processor's cache.
+/// The read buffer that all callers of a generator share: idle connections need no buffer, and the shared one stays in the
+/// processor's cache.
 pub type Scratch = Rc<RefCell<Box<[u8]>>>;
 
-/// The most that one call reads.
+/// The largest read.
 const SCRATCH: usize = 256 * 1024;
-/// From how many missing bytes on they are discarded in the kernel instead of copied.
+/// The number of missing bytes from which on they are discarded in the kernel instead of copied.
 pub const WORTH_DISCARDING: u64 = 16 * 1024;
 
-/// An empty one.
+/// Creates a read buffer.
 pub fn scratch() -> Scratch {
     Rc::new(RefCell::new(vec![0; SCRATCH].into()))
 }
 
-/// A connection without Nagle's algorithm.
+/// Opens a connection, and disables Nagle's algorithm.
 pub async fn connect(target: SocketAddr) -> Result<TcpStream, Failure> {
     let stream = TcpStream::connect(target).await.map_err(Failure::Connect)?;
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     Ok(stream)
 }
 
-/// Reads once and has `take` look at what arrived, which is nothing at the connection's end.
+/// Reads once and passes the received bytes to `take`; none at the connection's end.
 pub async fn read_with<T>(
     stream: &mut (impl AsyncRead + Unpin),
     scratch: &Scratch,
@@ -50,8 +50,8 @@ pub async fn read_with<T>(
     .await
 }
 
-/// Has the kernel drop up to `at_most` bytes that arrive, without copying them here (`MSG_TRUNC`, tcp(7)). Returns how many
-/// those were: none at the connection's end.
+/// Discards up to `at_most` received bytes in the kernel without copying them (`MSG_TRUNC`, tcp(7)). Returns their number; 0 at the
+/// connection's end.
 pub async fn discard(stream: &TcpStream, scratch: &Scratch, at_most: u64) -> io::Result<u64> {
     stream
         .async_io(Interest::READABLE, || {

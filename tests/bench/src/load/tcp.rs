@@ -1,4 +1,4 @@
-//! TCP: bytes to a service that sends them back.
+//! TCP: messages to an echo service.
 
 use std::net::SocketAddr;
 
@@ -9,25 +9,25 @@ use tokio::net::TcpStream;
 use super::socket::{self, Scratch, WORTH_DISCARDING};
 use super::{Failure, drive};
 
-/// Up to this length a message fits into any socket's buffers, so that it can be written without reading meanwhile.
+/// Messages up to this length fit into any socket's buffers, so they can be written without reading at the same time.
 const AT_ONCE: usize = 16 * 1024;
 
-/// A connection with one message under way.
+/// A caller over TCP: a connection with one message in flight.
 #[derive(Debug)]
-pub struct Lane {
+pub struct TcpCaller {
     target: SocketAddr,
     message: Bytes,
     scratch: Scratch,
     stream: Option<TcpStream>,
 }
 
-impl Lane {
-    /// Sends `message` to an echo service again and again.
+impl TcpCaller {
+    /// A caller that sends `message` to an echo service for each exchange.
     pub fn new(target: SocketAddr, message: Bytes, scratch: &Scratch) -> Self {
         Self { target, message, scratch: scratch.clone(), stream: None }
     }
 
-    /// Reads or discards what comes back.
+    /// Reads or discards the echoed bytes.
     async fn read(stream: &mut TcpStream, scratch: &Scratch, length: u64) -> Result<u64, Failure> {
         let mut arrived = 0;
         while arrived < length {
@@ -46,7 +46,7 @@ impl Lane {
     }
 }
 
-impl drive::Lane for Lane {
+impl drive::Caller for TcpCaller {
     async fn exchange(&mut self) -> Result<u64, Failure> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -64,7 +64,7 @@ impl drive::Lane for Lane {
     }
 }
 
-impl Lane {
+impl TcpCaller {
     async fn both_ways(&self, stream: &mut TcpStream) -> Result<u64, Failure> {
         let (reader, mut writer) = stream.split();
         let length = self.message.len() as u64;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use identity::{Authority, KeyAndRequest, SpiffeId, certificates_to_pem};
 
-use super::passthrough::{self, Way};
+use super::passthrough::{self, Payload};
 use super::{Edge, Protocol, Shape, Timing, closed_loop, idle, idle_passthrough, open_loop, tls};
 use crate::backend;
 
@@ -22,23 +22,23 @@ const ALL: [Protocol; 6] = [
     Protocol::NewConnection,
 ];
 
-/// A backend on a thread of its own, which lasts as long as the test's process.
+/// Starts a backend on a thread of its own, for the lifetime of the test process.
 fn backend(options: backend::Options) -> Vec<SocketAddr> {
-    let (tell, told) = mpsc::channel();
+    let (send, bound) = mpsc::channel();
     thread::spawn(move || {
         super::runtime().unwrap().block_on(async {
-            tell.send(backend::start(&options).unwrap()).unwrap();
+            send.send(backend::start(&options).unwrap()).unwrap();
             std::future::pending::<()>().await;
         });
     });
-    told.recv().unwrap()
+    bound.recv().unwrap()
 }
 
 fn any() -> Vec<SocketAddr> {
     vec!["127.0.0.1:0".parse().unwrap()]
 }
 
-/// A backend's services for HTTP and for anything else.
+/// Starts a backend's services; the result maps a protocol to its address.
 fn services() -> impl Fn(Protocol) -> SocketAddr {
     let bound = backend(backend::Options { http: any(), echo: any(), ..Default::default() });
     move |protocol| if protocol == Protocol::Tcp { bound[1] } else { bound[0] }
@@ -78,7 +78,8 @@ fn open_loops() {
     }
 }
 
-/// Answers requests on one connection after another, as `answer` says of each, counted over all.
+/// A server that handles one connection after another. `answer` returns the response to each request, by its number over all
+/// connections.
 fn scripted(answer: impl Fn(usize) -> Option<&'static str> + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -102,10 +103,10 @@ const ONE: Shape = Shape { protocol: Protocol::Http1, body: 0, connections: 1 };
 #[test]
 fn failures_are_counted_and_named() {
     for (answer, text) in [
-        (None, "the connection ended in the middle of an exchange"),
+        (None, "the connection was closed in the middle of an exchange"),
         (Some("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"), "status 503"),
         (Some("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno"), "2 bytes instead of 0"),
-        (Some("220 mail\r\n\r\n"), "not as the protocol says: no status line"),
+        (Some("220 mail\r\n\r\n"), "malformed response: no status line"),
     ] {
         let server = scripted(move |count| if count == 1 { Some(EMPTY) } else { answer });
         let outcome = closed_loop(server, "backend", ONE, QUICK, &mut |_| ()).unwrap();
@@ -125,7 +126,7 @@ fn a_connection_that_the_server_closes_in_order_is_no_failure() {
 }
 
 #[test]
-fn who_is_due_while_the_server_stalls_waits() {
+fn requests_that_are_due_while_the_server_stalls_wait() {
     let stalls_once = || {
         scripted(|count| {
             if count == 200 {
@@ -138,7 +139,7 @@ fn who_is_due_while_the_server_stalls_waits() {
     let open = open_loop(stalls_once(), "backend", ONE, 1000.0, timing, &mut |_| ()).unwrap();
     assert!(open.latency_at(0.99) > Duration::from_millis(50), "{:?}", open.latency_at(0.99));
     assert!(open.latency_at(0.85) > Duration::from_millis(10), "{:?}", open.latency_at(0.85));
-    // A server that never answers again: all that were due have waited since.
+    // A server that stops responding: all requests that were due have waited since.
     let server = scripted(|count| {
         if count == 200 {
             thread::sleep(Duration::from_secs(5));
@@ -151,17 +152,17 @@ fn who_is_due_while_the_server_stalls_waits() {
 }
 
 #[test]
-fn idle_connections_are_held_and_asked() {
+fn idle_connections_are_kept_open_and_counted() {
     let service = services();
     for protocol in [Protocol::Http1, Protocol::Tcp] {
-        let held = idle(service(protocol), "backend", Shape { protocol, body: 1, connections: 100 }).unwrap();
-        assert_eq!(held.count().unwrap(), 100);
+        let connections = idle(service(protocol), "backend", Shape { protocol, body: 1, connections: 100 }).unwrap();
+        assert_eq!(connections.count().unwrap(), 100);
     }
     let closes = scripted(|count| if count == 1 { Some(EMPTY) } else { None });
     assert_eq!(idle(closes, "backend", ONE).unwrap().count().unwrap(), 0);
 }
 
-/// A server's certificate, its key and its root, in files.
+/// Files with a server's certificate, its key and its root.
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -201,21 +202,21 @@ fn passthrough_with_and_without_tls() {
         ..Default::default()
     };
     let bound = backend(options);
-    let client = tls::Client::new(&files.root, NAME).unwrap();
-    for (target, way) in [(bound[0], Way::Raw(client.hello().unwrap())), (bound[1], Way::Tls(client))] {
-        let outcome = passthrough::bulk(target, &way, 4, QUICK, &mut |_| ()).unwrap();
+    let client = tls::TlsClient::new(&files.root, NAME).unwrap();
+    for (target, payload) in [(bound[0], Payload::Raw(client.hello().unwrap())), (bound[1], Payload::Tls(client))] {
+        let outcome = passthrough::bulk(target, &payload, 4, QUICK, &mut |_| ()).unwrap();
         assert!(outcome.bytes > 1 << 20 && outcome.failed == 0, "{outcome:?}");
-        let outcome = passthrough::new_connections(target, &way, 4, None, QUICK, &mut |_| ()).unwrap();
+        let outcome = passthrough::new_connections(target, &payload, 4, None, QUICK, &mut |_| ()).unwrap();
         assert!(outcome.requests > 3 && outcome.failed == 0, "{outcome:?}");
         assert_eq!(outcome.bytes, outcome.requests * 64);
-        let outcome = passthrough::new_connections(target, &way, 4, Some(50.0), QUICK, &mut |_| ()).unwrap();
+        let outcome = passthrough::new_connections(target, &payload, 4, Some(50.0), QUICK, &mut |_| ()).unwrap();
         assert!(outcome.requests > 3 && outcome.failed == 0, "{outcome:?}");
-        assert_eq!(idle_passthrough(target, &way, 20).unwrap().count().unwrap(), 20);
+        assert_eq!(idle_passthrough(target, &payload, 20).unwrap().count().unwrap(), 20);
     }
 }
 
 #[test]
-fn a_source_sends_what_is_asked_for() {
+fn a_source_sends_the_requested_number_of_bytes() {
     let server = backend(backend::Options { source: any(), ..Default::default() })[0];
     let mut stream = TcpStream::connect(server).unwrap();
     for length in [0, 5, 3 << 20] {

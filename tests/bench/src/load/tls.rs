@@ -1,4 +1,4 @@
-//! TLS for load through what routes by server name.
+//! TLS for load through a gateway that routes by server name.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,10 +17,10 @@ use super::{Failure, socket};
 
 pub use tokio_rustls::TlsAcceptor as Acceptor;
 
-/// Before each record: its type, version and length.
+/// The length of a TLS record's header: type, version and length.
 pub const RECORD_HEADER: usize = 5;
 
-/// A server of TLS 1.3 with this certificate and key. It gives no tickets: every handshake is a full one.
+/// A TLS 1.3 server with this certificate and key. It issues no tickets, so every handshake is a full one.
 pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
     let text = fs::read(key).with_context(|| format!("reading {}", key.display()))?;
     let key = PrivateKey::from_pem(&text)?.der().clone_key();
@@ -38,29 +38,29 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     certificates_from_pem(&text).map_err(anyhow::Error::msg).with_context(|| format!("{}", file.display()))
 }
 
-/// A client of one server name, with the protocol names that a proxy of the mesh offers, and no certificate.
+/// A client for one server name, with the ALPN names that a sidecar offers, and without a certificate.
 #[derive(Clone)]
-pub struct Client {
+pub struct TlsClient {
     config: Arc<ClientConfig>,
     server_name: ServerName<'static>,
 }
 
-impl Client {
-    /// Trusts the roots in this file.
+impl TlsClient {
+    /// A client that trusts the roots in a file.
     pub fn new(root: &Path, server_name: &str) -> Result<Self> {
         let config = identity::server_only_client(&certificates(root)?, alpn::CLIENT_TCP)?;
-        let server_name = ServerName::try_from(server_name.to_owned()).context("the server's name")?;
+        let server_name = ServerName::try_from(server_name.to_owned()).context("the server name is not a DNS name")?;
         Ok(Self { config, server_name })
     }
 
-    /// What it says first: a ClientHello with the server's name.
+    /// The bytes of a ClientHello with the server name.
     pub fn hello(&self) -> Result<Vec<u8>> {
         let mut hello = Vec::new();
         ClientConnection::new(Arc::clone(&self.config), self.server_name.clone())?.write_tls(&mut hello)?;
         Ok(hello)
     }
 
-    /// A new connection with a full handshake.
+    /// Opens a connection with a full handshake.
     pub async fn connect(&self, target: SocketAddr) -> Result<TlsStream<TcpStream>, Failure> {
         let stream = socket::connect(target).await?;
         let connector = TlsConnector::from(Arc::clone(&self.config));

@@ -1,4 +1,4 @@
-//! Connections of a proxy of the mesh to an inbound proxy that have carried one request and are then left alone.
+//! Idle mutual-TLS connections to an inbound proxy, each of which has carried one request.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,22 +13,23 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::chain::{CLIENT, SERVER_ACCOUNT};
 use crate::mesh::{DOMAIN, Mesh, service_account};
-use crate::sidecar::{AUTHORITY, CLIENT, SERVER_ACCOUNT};
+use crate::sidecar::AUTHORITY;
 
-/// How many are opened, or asked, at a time.
+/// The number of connections that are opened or used concurrently.
 const AT_A_TIME: usize = 32;
-/// The length of the answer to the one request.
+/// The length of a response's body.
 const BODY: usize = 1024;
 
-/// Open connections. They end when dropped.
-pub struct Held {
+/// Open connections. They are closed when dropped.
+pub struct IdlePeers {
     runtime: Runtime,
     streams: Vec<TlsStream<TcpStream>>,
 }
 
-/// Opens so many, and has one request answered on each.
-pub fn open(mesh: &Mesh, inbound: SocketAddr, count: usize) -> Result<Held> {
+/// Opens connections, and sends one request on each.
+pub fn open(mesh: &Mesh, inbound: SocketAddr, count: usize) -> Result<IdlePeers> {
     let files = mesh.certificate(CLIENT)?;
     let chain = fs::read_to_string(&files.chain)?;
     let credential = Credential::from_pem(&[chain], &PrivateKey::from_pem(&fs::read(&files.key)?)?)?;
@@ -47,12 +48,12 @@ pub fn open(mesh: &Mesh, inbound: SocketAddr, count: usize) -> Result<Held> {
     };
     let opening = stream::iter((0..count).map(|_| one())).buffer_unordered(AT_A_TIME).try_collect();
     let streams = runtime.block_on(opening)?;
-    Ok(Held { runtime, streams })
+    Ok(IdlePeers { runtime, streams })
 }
 
-/// Has one request more answered on each, and closes them.
-pub fn ask(held: Held) -> Result<()> {
-    let Held { runtime, streams } = held;
+/// Sends one more request on each connection, and closes it.
+pub fn request_and_close(peers: IdlePeers) -> Result<()> {
+    let IdlePeers { runtime, streams } = peers;
     let asking = streams.into_iter().map(|mut stream| async move { exchange(&mut stream).await });
     runtime.block_on(stream::iter(asking).buffer_unordered(AT_A_TIME).try_collect())
 }

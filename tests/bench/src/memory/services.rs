@@ -1,6 +1,7 @@
-//! A sidecar that uses some services of a mesh that has many more: what it holds must not grow with the others.
+//! A sidecar that uses a few services of a large mesh: its memory must not grow with the other services.
 //!
-//! The control plane is the real one, with an API server: a sidecar is told what it asks for, and asks for what it uses.
+//! The control plane is the real one, with an API server. A sidecar receives what it subscribes to, and subscribes to what it
+//! uses.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,24 +14,24 @@ use http::Method;
 use net::namespace::mount;
 use serde_json::{Value, json};
 
-use super::{Found, MIB, Size};
-use crate::control_plane::cluster::{Client, Cluster};
+use super::{MIB, MemoryRecorder, MemorySize};
+use crate::chain::{PortProtocol, address, await_status};
+use crate::control_plane::cluster::{ApiClient, Cluster};
 use crate::control_plane::controller::{Controller, DISCOVERY};
 use crate::control_plane::objects::{self, CLUSTERS};
 use crate::finding::Metric;
 use crate::process::Process;
 use crate::rig::Rig;
 use crate::sidecar;
-use crate::sidecar::chain::{Speaks, address, await_status};
 
 const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
-/// One of the names in the controller's certificate.
+/// A DNS name in the controller's certificate.
 const CONTROLLER: &str = "isthmus-controller.isthmus-system.svc";
 const USER: Pod = Pod { name: "user", ip: Ipv4Addr::new(10, 244, 11, 1) };
 const USED: Pod = Pod { name: "used", ip: Ipv4Addr::new(10, 244, 12, 1) };
-/// The first port of [`USER`] that leads to a service; one follows the other.
+/// The first port of [`USER`] that leads to a service; the others follow.
 const FIRST: u16 = 20_000;
-/// For what should take a second.
+/// The deadline for steps that take a second on an idle machine.
 const LONG: Duration = Duration::from_secs(60);
 
 /// A pod, and its service account.
@@ -41,13 +42,13 @@ struct Pod {
 }
 
 /// Measures each size of mesh.
-pub fn measure(found: &mut Found, rig: &Rig, size: Size) -> Result<()> {
+pub fn measure(recorder: &mut MemoryRecorder, rig: &Rig, size: MemorySize) -> Result<()> {
     find_controller(rig)?;
     let _server = sidecar::server(rig)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let cluster = runtime.block_on(Cluster::start(rig, "memory", API))?;
     let client = cluster.client();
-    // One after the other: a pod needs its service account.
+    // In order: a pod needs its service account.
     for object in objects::base(0).into_iter().chain(pods()) {
         runtime.block_on(client.create(object))?;
     }
@@ -57,27 +58,27 @@ pub fn measure(found: &mut Found, rig: &Rig, size: Size) -> Result<()> {
         made = services;
         let load = format!("{} services used of {services}", size.used);
         let (user, controller) = runtime.block_on(one(rig, &cluster, services, size)).with_context(|| load.clone())?;
-        found.add(&load, "isthmus", Metric::cost("resident memory of the sidecar", "MiB"), user);
-        found.add(&load, "isthmus", Metric::cost("resident memory of the controller", "MiB"), controller);
+        recorder.add(&load, "isthmus", Metric::cost("resident memory of the sidecar", "MiB"), user);
+        recorder.add(&load, "isthmus", Metric::cost("resident memory of the controller", "MiB"), controller);
     }
     Ok(())
 }
 
-/// What the sidecar and the controller have resident, in MiB.
-async fn one(rig: &Rig, cluster: &Cluster, services: usize, size: Size) -> Result<(f64, f64)> {
+/// The resident memory of the sidecar and the controller, in MiB.
+async fn one(rig: &Rig, cluster: &Cluster, services: usize, size: MemorySize) -> Result<(f64, f64)> {
     let client = cluster.client();
     let state = rig.directory().join(format!("state-of-{services}"));
     let controller = Controller::start(rig, &cluster.kubeconfig, &state, &format!("controller-of-{services}"))?;
     let root = rig.directory().join("mesh-root.pem");
     fs::write(&root, root_certificate(client).await?)?;
 
-    let server = Speaks::Http1.server();
+    let server = PortProtocol::Http1.server();
     let ingress = format!("{}={server}", SocketAddr::new(USED.ip.into(), server.port()));
     let _used = start(rig, client, USED, &root, &["--ingress", &ingress]).await?;
     let mut egress = Vec::new();
     for service in 0..size.used {
         let path = format!("/api/v1/namespaces/default/services/{}", objects::service_name(service));
-        let object: Value = serde_json::from_str(&client.ask(Method::GET, &path, &Value::Null).await?)?;
+        let object: Value = serde_json::from_str(&client.request(Method::GET, &path, &Value::Null).await?)?;
         let ip = object["spec"]["clusterIP"].as_str().context("a service has no address")?.to_owned();
         egress.push(format!("{}={ip}:80", entry(service)));
     }
@@ -86,29 +87,29 @@ async fn one(rig: &Rig, cluster: &Cluster, services: usize, size: Size) -> Resul
         await_status(entry(service), "/bytes/1024", 200, &mut user, rig)?;
     }
     tokio::time::sleep(size.rest).await;
-    user.lives(&rig.log(&user.name))?;
+    user.ensure_running(&rig.log(&user.name))?;
     Ok((user.resident()? as f64 / MIB, controller.resident()?.0 as f64 / MIB))
 }
 
-/// Has the controller's name lead to this machine, inside the sandbox.
+/// Maps the controller's DNS name to this machine, inside the sandbox.
 fn find_controller(rig: &Rig) -> Result<()> {
     let hosts = rig.directory().join("hosts");
     fs::write(&hosts, format!("127.0.0.1 localhost\n{} {CONTROLLER}\n", DISCOVERY.ip()))?;
     Ok(mount::bind(&hosts, Path::new("/etc/hosts"))?)
 }
 
-/// A listener of the user that leads to a service.
+/// The address of the user's listener for a service.
 fn entry(service: usize) -> SocketAddr {
     let offset = u16::try_from(service).expect("a handful of services are used");
     SocketAddr::new(USER.ip.into(), FIRST + offset)
 }
 
-/// The roots that the controller publishes.
-async fn root_certificate(client: &Client) -> Result<String> {
+/// Waits for the root certificates that the controller publishes.
+async fn root_certificate(client: &ApiClient) -> Result<String> {
     let begun = Instant::now();
     loop {
         let path = "/api/v1/namespaces/default/configmaps/istio-ca-root-cert";
-        let published = client.ask(Method::GET, path, &Value::Null).await;
+        let published = client.request(Method::GET, path, &Value::Null).await;
         let parsed = published.ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
         if let Some(root) = parsed.as_ref().and_then(|map| map["data"]["root-cert.pem"].as_str()) {
             return Ok(root.to_owned());
@@ -118,8 +119,8 @@ async fn root_certificate(client: &Client) -> Result<String> {
     }
 }
 
-/// Starts a pod's sidecar, with a token as the kubelet would give it, and waits until it is ready.
-async fn start(rig: &Rig, client: &Client, pod: Pod, root: &Path, listeners: &[&str]) -> Result<Process> {
+/// Starts a pod's sidecar with a token as the kubelet mounts it, and waits until it is ready.
+async fn start(rig: &Rig, client: &ApiClient, pod: Pod, root: &Path, listeners: &[&str]) -> Result<Process> {
     let mut command = Command::new(&rig.isthmus);
     command.env_clear().arg("sidecar").arg("--no-capture").args(listeners);
     command.args(["--cluster", CLUSTERS[0], "--network", &objects::network(0)]);
@@ -140,13 +141,13 @@ async fn start(rig: &Rig, client: &Client, pod: Pod, root: &Path, listeners: &[&
     Ok(process)
 }
 
-async fn token(rig: &Rig, client: &Client, pod: Pod) -> Result<PathBuf> {
+async fn token(rig: &Rig, client: &ApiClient, pod: Pod) -> Result<PathBuf> {
     let path = format!("/api/v1/namespaces/default/serviceaccounts/{}/token", pod.name);
     let request = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
         "spec": {"audiences": ["istio-ca"], "expirationSeconds": 3600},
     });
-    let answer: Value = serde_json::from_str(&client.ask(Method::POST, &path, &request).await?)?;
+    let answer: Value = serde_json::from_str(&client.request(Method::POST, &path, &request).await?)?;
     let file = rig.directory().join(format!("token-of-{}", pod.name));
     fs::write(&file, answer["status"]["token"].as_str().context("no token")?)?;
     Ok(file)
@@ -173,10 +174,10 @@ fn pods() -> Vec<(String, Value)> {
     [USER, USED].into_iter().flat_map(of).collect()
 }
 
-/// A service and its endpoint: the one pod of the services that are used, an address of its own of the others.
+/// A service and its endpoint: the pod for services that are used, an address of its own for the others.
 fn objects(service: usize, used: usize) -> [(String, Value); 2] {
     let name = objects::service_name(service);
-    let port = Speaks::Http1.server().port();
+    let port = PortProtocol::Http1.server().port();
     let object = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"ports": [{"name": "http", "port": 80, "targetPort": port}]},

@@ -1,5 +1,5 @@
-//! A pair of Envoys as sidecars: an outbound listener that sends what it takes under mutual TLS, and an inbound one that
-//! ends it and authorizes by the client's identity. Standard statistics, no retries, limits far away.
+//! A pair of Envoys as sidecars: an outbound listener that originates mutual TLS, and an inbound one that terminates it and
+//! authorizes by the client's identity. Standard statistics, no retries, limits that are never reached.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,43 +8,42 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::chain::{CLIENT, Chain, PortProtocol, SERVER_ACCOUNT, address, await_status};
 use crate::mesh::{Certificate, Mesh, service_account};
 use crate::process::Process;
 use crate::rig::Rig;
 use crate::setup;
-use crate::sidecar::chain::{Chain, Speaks, address, await_status};
-use crate::sidecar::{CLIENT, SERVER_ACCOUNT};
 
 const CLIENT_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 1);
 /// The address of the server's pod.
 pub const SERVER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 4, 1);
 const ADMIN: u16 = 15000;
 
-/// Which of the two.
+/// The side of the pair.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum EnvoySide {
     Outbound,
     Inbound,
 }
 
-/// Starts both.
+/// Starts both Envoys and waits until they carry a request.
 pub fn pair(mesh: &Mesh, rig: &Rig) -> Result<Chain> {
-    let mut inbound = envoy(mesh, rig, Side::Inbound)?;
-    let mut outbound = envoy(mesh, rig, Side::Outbound)?;
+    let mut inbound = envoy(mesh, rig, EnvoySide::Inbound)?;
+    let mut outbound = envoy(mesh, rig, EnvoySide::Outbound)?;
     for (process, ip) in [(&mut inbound, SERVER_POD), (&mut outbound, CLIENT_POD)] {
         await_status(address(ip, ADMIN), "/ready", 200, process, rig)?;
     }
-    await_status(Speaks::Http1.at(CLIENT_POD), "/", 200, &mut outbound, rig)?;
+    await_status(PortProtocol::Http1.at(CLIENT_POD), "/", 200, &mut outbound, rig)?;
     Ok(Chain { name: "envoy", ip: CLIENT_POD, processes: vec![outbound, inbound] })
 }
 
-fn envoy(mesh: &Mesh, rig: &Rig, side: Side) -> Result<Process> {
+fn envoy(mesh: &Mesh, rig: &Rig, side: EnvoySide) -> Result<Process> {
     let (name, ip, account) = match side {
-        Side::Outbound => ("envoy-client", CLIENT_POD, CLIENT),
-        Side::Inbound => ("envoy-server", SERVER_POD, SERVER_ACCOUNT),
+        EnvoySide::Outbound => ("envoy-client", CLIENT_POD, CLIENT),
+        EnvoySide::Inbound => ("envoy-server", SERVER_POD, SERVER_ACCOUNT),
     };
     let certificate = mesh.certificate(account)?;
-    let ways = Speaks::ALL;
+    let ways = PortProtocol::ALL;
     let bootstrap = json!({
         "node": { "id": name, "cluster": name },
         "admin": { "address": socket(address(ip, ADMIN)) },
@@ -61,10 +60,10 @@ fn envoy(mesh: &Mesh, rig: &Rig, side: Side) -> Result<Process> {
     Process::start(name, command, &rig.log(name))
 }
 
-fn listener(side: Side, speaks: Speaks, ip: Ipv4Addr, certificate: &Certificate) -> Result<Value> {
+fn listener(side: EnvoySide, speaks: PortProtocol, ip: Ipv4Addr, certificate: &Certificate) -> Result<Value> {
     let carries = if speaks.is_http() { vec![http(side, speaks)?] } else { tcp(side, speaks)? };
     let mut chain = json!({ "filters": carries });
-    if side == Side::Inbound {
+    if side == EnvoySide::Inbound {
         chain["transport_socket"] = json!({
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
@@ -82,8 +81,8 @@ fn listener(side: Side, speaks: Speaks, ip: Ipv4Addr, certificate: &Certificate)
     }))
 }
 
-/// The HTTP connection manager, with what an Istio sidecar tells the application of the client.
-fn http(side: Side, speaks: Speaks) -> Result<Value> {
+/// The HTTP connection manager, with the header that reports the client's identity to the application, as in an Istio sidecar.
+fn http(side: EnvoySide, speaks: PortProtocol) -> Result<Value> {
     let router = json!({
         "name": "envoy.filters.http.router",
         "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
@@ -98,25 +97,25 @@ fn http(side: Side, speaks: Speaks) -> Result<Value> {
     let mut manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": speaks.name(),
-        "http_filters": if side == Side::Inbound { vec![authorization, router] } else { vec![router] },
+        "http_filters": if side == EnvoySide::Inbound { vec![authorization, router] } else { vec![router] },
         "route_config": {
             "name": speaks.name(),
             "virtual_hosts": [{
                 "name": "server",
                 "domains": ["*"],
-                // Streams last as long as they like.
+                // Streams have no deadline.
                 "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": speaks.name(), "timeout": "0s" } }],
             }],
         },
     });
-    if side == Side::Inbound {
+    if side == EnvoySide::Inbound {
         manager["forward_client_cert_details"] = "SANITIZE_SET".into();
         manager["set_current_client_cert_details"] = json!({ "uri": true });
     }
     Ok(json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager }))
 }
 
-fn tcp(side: Side, speaks: Speaks) -> Result<Vec<Value>> {
+fn tcp(side: EnvoySide, speaks: PortProtocol) -> Result<Vec<Value>> {
     let proxy = json!({
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": {
@@ -133,10 +132,10 @@ fn tcp(side: Side, speaks: Speaks) -> Result<Vec<Value>> {
             "rules": rules()?,
         },
     });
-    Ok(if side == Side::Inbound { vec![authorization, proxy] } else { vec![proxy] })
+    Ok(if side == EnvoySide::Inbound { vec![authorization, proxy] } else { vec![proxy] })
 }
 
-/// Lets the client in, by the identity that its certificate proves.
+/// The filter that allows the client by the identity of its certificate.
 fn rules() -> Result<Value> {
     Ok(json!({
         "action": "ALLOW",
@@ -151,8 +150,8 @@ fn rules() -> Result<Value> {
     }))
 }
 
-fn cluster(side: Side, speaks: Speaks, certificate: &Certificate) -> Result<Value> {
-    let target = if side == Side::Outbound { speaks.at(SERVER_POD) } else { speaks.server() };
+fn cluster(side: EnvoySide, speaks: PortProtocol, certificate: &Certificate) -> Result<Value> {
+    let target = if side == EnvoySide::Outbound { speaks.at(SERVER_POD) } else { speaks.server() };
     let mut cluster = json!({
         "name": speaks.name(),
         "type": "STATIC",
@@ -165,7 +164,7 @@ fn cluster(side: Side, speaks: Speaks, certificate: &Certificate) -> Result<Valu
             "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": socket(target) } }] }],
         },
     });
-    if side == Side::Outbound {
+    if side == EnvoySide::Outbound {
         let server = service_account(SERVER_ACCOUNT)?;
         cluster["transport_socket"] = json!({
             "name": "envoy.transport_sockets.tls",
@@ -187,8 +186,8 @@ fn cluster(side: Side, speaks: Speaks, certificate: &Certificate) -> Result<Valu
     Ok(cluster)
 }
 
-/// TLS 1.3 with the mesh's certificates, and a peer whose SPIFFE id is `expected`.
-fn tls(certificate: &Certificate, speaks: Speaks, expected: &Value) -> Value {
+/// TLS 1.3 with the mesh's certificates, and a peer whose SPIFFE ID matches `expected`.
+fn tls(certificate: &Certificate, speaks: PortProtocol, expected: &Value) -> Value {
     let alpn: &[&str] = match (speaks.is_http(), speaks.is_http2()) {
         (_, true) => &["h2"],
         (true, false) => &["http/1.1"],

@@ -6,18 +6,18 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::gateway::Way;
+use crate::peers::SniRoute;
 use crate::rig::Rig;
 use crate::setup;
 
-/// The command that carries `way`.
-pub fn gateway(rig: &Rig, name: &str, way: &Way) -> Result<Command> {
+/// Returns the command that starts a gateway with this route.
+pub fn gateway(rig: &Rig, name: &str, route: &SniRoute) -> Result<Command> {
     let address = |address: std::net::SocketAddr| json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } });
     let bootstrap = json!({
         "static_resources": {
             "listeners": [{
                 "name": "gateway",
-                "address": address(way.gateway),
+                "address": address(route.gateway),
                 "tcp_backlog_size": 4096,
                 "listener_filters": [{
                     "name": "envoy.filters.listener.tls_inspector",
@@ -26,7 +26,7 @@ pub fn gateway(rig: &Rig, name: &str, way: &Way) -> Result<Command> {
                     },
                 }],
                 "filter_chains": [{
-                    "filter_chain_match": { "server_names": [way.server_name] },
+                    "filter_chain_match": { "server_names": [route.server_name] },
                     "filters": [{
                         "name": "envoy.filters.network.tcp_proxy",
                         "typed_config": {
@@ -41,13 +41,13 @@ pub fn gateway(rig: &Rig, name: &str, way: &Way) -> Result<Command> {
                 "name": "service",
                 "type": "STATIC",
                 "connect_timeout": "2s",
-                // Without this its default of 1,024 connections would refuse the rest.
+                // Envoy's default limit is 1,024 connections.
                 "circuit_breakers": { "thresholds": [
                     { "max_connections": 50000, "max_pending_requests": 50000, "max_requests": 50000 },
                 ] },
                 "load_assignment": {
                     "cluster_name": "service",
-                    "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(way.server) } }] }],
+                    "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(route.server) } }] }],
                 },
             }],
         },

@@ -1,35 +1,35 @@
-//! HAProxy as a router by server name: mode tcp, `req.ssl_sni`, nothing else on.
+//! HAProxy as a router by server name: mode tcp and `req.ssl_sni` alone.
 //!
-//! Sources: HAProxy 2.6's configuration manual, `req.ssl_sni` (its own example is this one) and `option splice-auto`.
+//! Sources: HAProxy 2.6's configuration manual, `req.ssl_sni` (whose example this is) and `option splice-auto`.
 
 use std::fs;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::gateway::Way;
+use crate::peers::SniRoute;
 use crate::rig::Rig;
 use crate::setup;
 
-/// Which way its bytes take.
+/// How HAProxy forwards bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bytes {
-    /// Through its buffers, which is its default.
+    /// Through its buffers, the default.
     Copied,
-    /// Through pipes where it thinks that this pays.
+    /// Through pipes when HAProxy decides to splice.
     Spliced,
 }
 
-/// The command that carries `way`.
-pub fn gateway(rig: &Rig, name: &str, way: &Way, bytes: Bytes) -> Result<Command> {
+/// Returns the command that starts a gateway with this route.
+pub fn gateway(rig: &Rig, name: &str, route: &SniRoute, bytes: Bytes) -> Result<Command> {
     let splice = match bytes {
         Bytes::Copied => "",
         Bytes::Spliced => "option splice-auto",
     };
-    // Its own sum of the files that it may need must not pass the limit, or it does not start.
+    // HAProxy does not start if the sum of files that it may need exceeds the limit.
     const PIPES: u64 = 64;
     let connections = net::socket::raise_open_files_limit()?.min(60_000).saturating_sub(PIPES * 2 + 100) / 2;
-    let (listen, server, sni) = (way.gateway, way.server, &way.server_name);
+    let (listen, server, sni) = (route.gateway, route.server, &route.server_name);
     let text = format!(
         "global
     nbthread 1

@@ -1,24 +1,24 @@
-//! nginx as a router by server name: its stream module with `ssl_preread`, nothing else on.
+//! nginx as a router by server name: its stream module with `ssl_preread` alone.
 //!
-//! Source: nginx' own documentation of `ngx_stream_ssl_preread_module`, whose first example is this one.
+//! Source: nginx' documentation of `ngx_stream_ssl_preread_module`, whose first example this is.
 
 use std::fs;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::gateway::Way;
+use crate::peers::SniRoute;
 use crate::rig::Rig;
 use crate::setup;
 
-/// The command that carries `way`.
-pub fn gateway(rig: &Rig, name: &str, way: &Way) -> Result<Command> {
+/// Returns the command that starts a gateway with this route.
+pub fn gateway(rig: &Rig, name: &str, route: &SniRoute) -> Result<Command> {
     let directory = rig.directory().join(name);
     fs::create_dir_all(&directory)?;
-    let (listen, server, sni) = (way.gateway, way.server, &way.server_name);
+    let (listen, server, sni) = (route.gateway, route.server, &route.server_name);
     let (module, prefix) = (setup::NGINX_STREAM.0, directory.display());
-    // One process that is master and worker, so that what it costs is one process' cost. A connection takes two of
-    // nginx' connections.
+    // One process is master and worker, so its cost is that of one process. A forwarded connection takes two of nginx'
+    // connections.
     let text = format!(
         "load_module {module};
 daemon off;

@@ -1,8 +1,7 @@
-//! What the data path and the controller may cost, and whether they keep to it.
+//! The budgets: what the proxies and the controller may cost, and whether findings meet it.
 //!
-//! A budget names a scenario, a quantity (whose name may go on after a space), and what a load has among its parts
-//! (`HTTP/1.1 keep-alive, 1 KiB, 16 connections` has three).
-//! Where several loads have them, the worst one counts.
+//! A budget names a scenario, a metric (whose name may go on after a space), and parts of a load's name
+//! (`HTTP/1.1 keep-alive, 1 KiB, 16 connections` has three). If several loads match, the worst one counts.
 
 use super::number::{Scale, convert, ratio};
 use super::table::{self, NONE, OURS};
@@ -11,8 +10,10 @@ use crate::finding::{Finding, Metric};
 /// One budget.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// What it is about, for people.
+    /// The description.
     pub what: &'static str,
+    /// The row of the page that shows the budget; `None` if only the tables do. Budgets of one row follow each other.
+    pub row: Option<&'static str>,
     scenario: &'static str,
     metric: &'static str,
     load: &'static [&'static str],
@@ -21,9 +22,9 @@ pub struct Budget {
 
 #[derive(Clone, Copy, Debug)]
 enum Bound {
-    /// Our median by the best of theirs.
+    /// Our median, divided by that of the best of these systems.
     Ratio { peers: &'static [&'static str], at_most: f64 },
-    /// The same of what is added to having no proxy at all.
+    /// The same of what a system adds to having no proxy.
     Added { peer: &'static str, at_most: f64 },
     /// Our median, in this unit.
     Value { at_most: f64, unit: &'static str },
@@ -33,12 +34,18 @@ const PAIR: &[&str] = &["envoy"];
 const GATEWAYS: &[&str] = &["haproxy", "haproxy (splice)", "nginx", "envoy"];
 const FLOOR: &[&str] = &["floor"];
 
-const fn budget(
-    what: &'static str,
-    (scenario, metric, load): (&'static str, &'static str, &'static [&'static str]),
-    bound: Bound,
-) -> Budget {
-    Budget { what, scenario, metric, load, bound }
+/// Scenario, metric, parts of the load.
+type Subject = (&'static str, &'static str, &'static [&'static str]);
+
+const fn budget(what: &'static str, (scenario, metric, load): Subject, bound: Bound) -> Budget {
+    Budget { what, row: None, scenario, metric, load, bound }
+}
+
+impl Budget {
+    /// The same budget, shown in a row of the page.
+    const fn on_page(self, row: &'static str) -> Budget {
+        Budget { row: Some(row), ..self }
+    }
 }
 
 const fn ratio_to(peers: &'static [&'static str], at_most: f64) -> Bound {
@@ -49,37 +56,102 @@ const fn value(at_most: f64, unit: &'static str) -> Bound {
     Bound::Value { at_most, unit }
 }
 
-/// All of them.
+const PER_REQUEST: &str = "CPU per request";
+const OTHER_PROTOCOLS: &str = "the same: 1 connection / HTTP/2, 256 streams / gRPC unary, 16 connections";
+const CONTROLLER: &str = "controller memory per endpoint: 10,000 / 100,000 endpoints";
+const FAILOVER: &str = "cluster lost: first success elsewhere / failed requests";
+
+/// All budgets.
 pub const BUDGETS: &[Budget] = &[
     budget(
-        "CPU per request of two sidecars with mutual TLS, authorization and metrics: HTTP/1.1 keep-alive, 32 connections",
-        ("sidecar", "CPU per request", &["HTTP/1.1 keep-alive", "32 connections"]),
+        "CPU per request of two sidecars with mutual TLS, authorization and metrics: HTTP/1.1 keep-alive, 1 KiB, 32 connections",
+        ("sidecar", PER_REQUEST, &["HTTP/1.1 keep-alive", "1 KiB", "32 connections"]),
+        ratio_to(PAIR, 0.30),
+    )
+    .on_page("two sidecars, CPU per request: HTTP/1.1, 32 connections"),
+    budget(
+        "the same at 1 connection",
+        ("sidecar", PER_REQUEST, &["HTTP/1.1 keep-alive", "1 KiB", "1 connection"]),
+        ratio_to(PAIR, 0.36),
+    )
+    .on_page(OTHER_PROTOCOLS),
+    budget(
+        "the same over HTTP/2, 256 streams on 16 connections",
+        ("sidecar", PER_REQUEST, &["HTTP/2", "1 KiB", "256 streams on 16 connections"]),
+        ratio_to(PAIR, 0.28),
+    )
+    .on_page(OTHER_PROTOCOLS),
+    budget(
+        "the same, gRPC unary on 16 connections",
+        ("sidecar", PER_REQUEST, &["gRPC unary", "1 KiB", "16 connections"]),
+        ratio_to(PAIR, 0.45),
+    )
+    .on_page(OTHER_PROTOCOLS),
+    budget(
+        "latency that two sidecars add at a fixed rate, p50, HTTP/1.1",
+        ("sidecar", "latency p50", &["HTTP/1.1 keep-alive"]),
+        Bound::Added { peer: "envoy", at_most: 0.33 },
+    )
+    .on_page("two sidecars, added latency, p50"),
+    budget(
+        "latency that two sidecars add at a fixed rate, p99, HTTP/1.1",
+        ("sidecar", "latency p99", &["HTTP/1.1 keep-alive"]),
+        Bound::Added { peer: "envoy", at_most: 0.5 },
+    )
+    .on_page("two sidecars, added latency, p99"),
+    budget("east-west gateway, CPU per GiB", ("gateway", "CPU per GiB", &[]), ratio_to(GATEWAYS, 0.7))
+        .on_page("gateway, CPU per GiB"),
+    budget(
+        "east-west gateway, CPU per new connection",
+        ("gateway", "CPU per connection", &[]),
+        ratio_to(GATEWAYS, 1.0),
+    )
+    .on_page("gateway, CPU per new connection"),
+    budget(
+        "sidecar memory, 10 services used of 10,000 in the mesh",
+        ("memory", "resident memory of the sidecar", &["10 services used of 10000"]),
+        value(12.0, "MiB"),
+    )
+    .on_page("sidecar memory, 10 services used of 10,000"),
+    budget(
+        "endpoint change in one cluster until a sidecar of another uses it, p99: 1,000 services, 10,000 endpoints, 200 proxies",
+        ("control-plane", "change to arrival, p99", &["10000 endpoints in 2 clusters"]),
+        value(100.0, "ms"),
+    )
+    .on_page("endpoint change until a sidecar in another cluster uses it, p99"),
+    budget(
+        "controller memory per endpoint beyond the idle process, 10,000 endpoints",
+        ("control-plane", "resident memory per endpoint", &["10000 endpoints in 2 clusters"]),
+        value(600.0, "bytes"),
+    )
+    .on_page(CONTROLLER),
+    budget(
+        "controller memory per endpoint beyond the idle process, 100,000 endpoints",
+        ("control-plane", "resident memory per endpoint", &["100000 endpoints in 2 clusters"]),
+        value(350.0, "bytes"),
+    )
+    .on_page(CONTROLLER),
+    budget(
+        "cluster lost: time until the first success elsewhere",
+        ("failover", "cluster lost to first success elsewhere", &[]),
+        value(1000.0, "ms"),
+    )
+    .on_page(FAILOVER),
+    budget(
+        "cluster lost: failed requests with retries on",
+        ("failover", "failed requests", &[]),
+        value(0.0, ""),
+    )
+    .on_page(FAILOVER),
+    budget(
+        "CPU per request of two sidecars at 1 connection, bodies up to 1 MiB, HTTP/1.1",
+        ("sidecar", PER_REQUEST, &["HTTP/1.1 keep-alive", "1 connection"]),
         ratio_to(PAIR, 0.36),
     ),
     budget(
-        "the same at one connection, 1 KiB",
-        ("sidecar", "CPU per request", &["HTTP/1.1 keep-alive", "1 KiB", "1 connection"]),
-        ratio_to(PAIR, 0.30),
-    ),
-    budget(
-        "the same at one connection, any body up to 1 MiB",
-        ("sidecar", "CPU per request", &["HTTP/1.1 keep-alive", "1 connection"]),
-        ratio_to(PAIR, 0.30),
-    ),
-    budget(
-        "the same, 32 connections, beside the floor: the price of features",
-        ("sidecar", "CPU per request", &["HTTP/1.1 keep-alive", "32 connections"]),
+        "CPU per request of two sidecars at 32 connections beside the floor: the price of features",
+        ("sidecar", PER_REQUEST, &["HTTP/1.1 keep-alive", "32 connections"]),
         ratio_to(FLOOR, 1.15),
-    ),
-    budget(
-        "latency that two sidecars add at a fixed rate, p50",
-        ("sidecar", "latency p50", &["HTTP/1.1 keep-alive"]),
-        Bound::Added { peer: "envoy", at_most: 0.33 },
-    ),
-    budget(
-        "the same, p99",
-        ("sidecar", "latency p99", &["HTTP/1.1 keep-alive"]),
-        Bound::Added { peer: "envoy", at_most: 0.5 },
     ),
     budget(
         "context switches per request in one sidecar",
@@ -91,69 +163,61 @@ pub const BUDGETS: &[Budget] = &[
         ("sidecar", "system calls per request", &["HTTP/1.1 keep-alive", "32 connections"]),
         value(6.0, ""),
     ),
-    budget("east-west gateway: CPU per GiB", ("gateway", "CPU per GiB", &[]), ratio_to(GATEWAYS, 0.7)),
     budget(
-        "east-west gateway: CPU per new connection",
-        ("gateway", "CPU per connection", &[]),
-        ratio_to(GATEWAYS, 1.0),
-    ),
-    budget(
-        "east-west gateway: memory per idle connection, of 10,000 or as many as a process may open files for",
+        "east-west gateway, memory per idle connection, of 10,000 or as many as the limit on open files allows",
         ("gateway", "resident memory per connection", &[]),
         value(16.0, "KiB"),
     ),
-    budget(
-        "sidecar memory with 10 services used of 10,000 in the mesh",
-        ("memory", "resident memory of the sidecar", &["10 services used of 10000"]),
-        value(12.0, "MiB"),
-    ),
-    budget(
-        "an endpoint's change in one cluster until a sidecar of another has it, p99: 1,000 services, 10,000 endpoints, 200 proxies",
-        ("control-plane", "change to arrival, p99", &["10000 endpoints in 2 clusters"]),
-        value(250.0, "ms"),
-    ),
-    budget(
-        "controller memory per endpoint, beyond the idle process",
-        ("control-plane", "resident memory per endpoint", &["10000 endpoints in 2 clusters"]),
-        value(400.0, "bytes"),
-    ),
-    budget(
-        "cluster lost until the first success elsewhere",
-        ("failover", "cluster lost to first success elsewhere", &[]),
-        value(1000.0, "ms"),
-    ),
-    budget("requests that fail meanwhile, with retries on", ("failover", "failed requests", &[]), value(0.0, "")),
     budget(
         "gRPC streams of small messages at full speed that are reset",
         ("stream", "streams reset", &[]),
         value(0.0, ""),
     ),
-    budget("requests of mixed load that fail over time", ("soak", "failed requests", &[]), value(0.0, "")),
+    budget("failed requests of an hour of mixed load", ("soak", "failed requests", &[]), value(0.0, "")),
 ];
 
-/// What became of a budget.
+/// A budget compared with findings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assessment {
     /// [`Budget::what`].
     pub what: &'static str,
-    /// The bound, for people.
+    /// [`Budget::row`].
+    pub row: Option<&'static str>,
+    /// The bound's number, as text.
     pub bound: String,
-    /// What was measured under the worst load; nothing where this run did not measure it.
-    pub measured: Option<String>,
-    /// The same of the floor, where it was measured beside.
-    pub floor: Option<String>,
-    /// The worst load, and how many of them keep to the bound.
-    pub load: Option<String>,
-    /// Whether it was kept.
-    pub met: Option<bool>,
+    /// The systems that the bound's number is a multiple of, as text; empty if it is not.
+    pub reference: String,
+    /// The measurement under the worst load; `None` if these findings have none.
+    pub measured: Option<Measurement>,
 }
 
-/// What became of each budget.
+/// What a budget is compared with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measurement {
+    /// The measurement in the bound's terms, as text.
+    pub value: String,
+    /// The median that a ratio is of, with its unit, as text.
+    pub ours: Option<String>,
+    /// The best peer and its median, as text.
+    pub peer: Option<String>,
+    /// The floor in the bound's terms, as text.
+    pub floor: Option<String>,
+    /// The worst load.
+    pub load: String,
+    /// The number of loads that meet the bound.
+    pub meeting: usize,
+    /// The number of loads.
+    pub loads: usize,
+    /// Whether the worst load meets the bound.
+    pub met: bool,
+}
+
+/// Compares all budgets with findings.
 pub fn assess(findings: &[Finding]) -> Vec<Assessment> {
     BUDGETS.iter().map(|budget| budget.assess(findings)).collect()
 }
 
-/// What a ratio of ours to another system's may be, by a budget; the least where there are several.
+/// The bound of our ratio to another system, by a budget; the smallest if there are several.
 pub fn ratio_allowed(ours: &Finding, other: &str) -> Option<f64> {
     let bounds = BUDGETS.iter().filter(|budget| budget.is_about(ours)).filter_map(|budget| match budget.bound {
         Bound::Ratio { peers, at_most } => peers.contains(&other).then_some(at_most),
@@ -172,48 +236,35 @@ impl Budget {
     }
 
     fn assess(&self, findings: &[Finding]) -> Assessment {
+        let Self { what, row, bound, .. } = *self;
+        let (shown, reference) = bound.show();
         let ours = findings.iter().filter(|finding| finding.system == OURS && self.is_about(finding));
-        let all: Vec<(&Finding, f64)> = ours.filter_map(|ours| Some((ours, self.measure(ours, findings)?))).collect();
-        let worst = all.iter().copied().max_by(|(_, one), (_, other)| one.total_cmp(other));
-        let (what, bound) = (self.what, self.bound.show());
-        let Some((ours, measured)) = worst else {
-            return Assessment { what, bound, measured: None, floor: None, load: None, met: None };
-        };
-        let keeps = |measured: f64| measured <= self.bound.at_most();
-        let keeping = all.iter().filter(|(_, measured)| keeps(*measured)).count();
-        let load = match all.len() {
-            1 => ours.load.clone(),
-            many => format!("{}; {keeping} of {many} keep to it", ours.load),
-        };
-        let compared_with_floor = matches!(self.bound, Bound::Ratio { peers, .. } if peers.contains(&FLOOR[0]));
-        let floor = beside(ours, FLOOR[0], findings).filter(|_| !compared_with_floor);
-        let floor = floor.and_then(|floor| Some(self.bound.show_measured(self.measure(floor, findings)?)));
-        Assessment {
-            what,
-            bound,
-            measured: Some(self.bound.show_measured(measured)),
-            floor,
-            load: Some(load),
-            met: Some(keeps(measured)),
-        }
+        let all: Vec<(&Finding, Comparison)> = ours.filter_map(|of| Some((of, bound.compare(of, findings)?))).collect();
+        let meets = |comparison: &Comparison| comparison.value <= bound.at_most();
+        let worst = all.iter().max_by(|(_, one), (_, other)| one.value.total_cmp(&other.value));
+        let measured = worst.map(|(ours, worst)| {
+            let floor = same_metric(ours, FLOOR[0], findings).filter(|_| !bound.is_to_floor());
+            let floor = floor.and_then(|floor| bound.compare(floor, findings));
+            Measurement {
+                value: bound.show_number(worst.value),
+                ours: worst.ours.clone(),
+                peer: worst.peer.clone(),
+                floor: floor.map(|floor| bound.show_number(floor.value)),
+                load: ours.load.clone(),
+                meeting: all.iter().filter(|(_, comparison)| meets(comparison)).count(),
+                loads: all.len(),
+                met: meets(worst),
+            }
+        });
+        Assessment { what, row, bound: shown, reference, measured }
     }
+}
 
-    /// What the bound is about, of this finding.
-    fn measure(&self, of: &Finding, findings: &[Finding]) -> Option<f64> {
-        let median = |system: &str| beside(of, system, findings).map(Finding::median);
-        let value = match self.bound {
-            Bound::Ratio { peers, .. } => {
-                let best = peers.iter().filter_map(|peer| median(peer)).reduce(f64::min)?;
-                of.median() / best
-            }
-            Bound::Added { peer, .. } => {
-                let none = median(NONE)?;
-                (of.median() - none) / (median(peer)? - none)
-            }
-            Bound::Value { unit, .. } => convert(of.median(), &of.metric.unit, unit)?,
-        };
-        value.is_finite().then_some(value)
-    }
+/// A finding in a bound's terms.
+struct Comparison {
+    value: f64,
+    ours: Option<String>,
+    peer: Option<String>,
 }
 
 impl Bound {
@@ -223,55 +274,149 @@ impl Bound {
         }
     }
 
-    fn show(self) -> String {
+    fn is_to_floor(self) -> bool {
+        matches!(self, Self::Ratio { peers, .. } if peers.contains(&FLOOR[0]))
+    }
+
+    /// The number, and what it is a multiple of.
+    fn show(self) -> (String, String) {
+        let number = format!("≤ {}", self.show_number(self.at_most()));
         match self {
-            Self::Ratio { peers: [peer], at_most } => format!("≤ {} {peer}", ratio(at_most)),
-            Self::Ratio { peers, at_most } => format!("≤ {} the best of {}", ratio(at_most), peers.join(", ")),
-            Self::Added { peer, at_most } => format!("≤ {} what {peer} adds", ratio(at_most)),
-            Self::Value { at_most, .. } => format!("≤ {}", self.show_measured(at_most)),
+            Self::Ratio { peers: [peer], .. } => (number, (*peer).to_owned()),
+            Self::Ratio { peers, .. } => (number, format!("the best of {}", peers.join(", "))),
+            Self::Added { peer, .. } => (number, format!("what {peer} adds")),
+            Self::Value { .. } => (number, String::new()),
         }
     }
 
-    fn show_measured(self, measured: f64) -> String {
+    fn show_number(self, number: f64) -> String {
         match self {
-            Self::Ratio { .. } | Self::Added { .. } => ratio(measured),
-            Self::Value { unit, .. } => Scale::plain(unit).with_unit(measured),
+            Self::Ratio { .. } | Self::Added { .. } => ratio(number),
+            Self::Value { unit, .. } => Scale::plain(unit).with_unit(number),
         }
+    }
+
+    fn compare(self, of: &Finding, findings: &[Finding]) -> Option<Comparison> {
+        let median = |system: &str| same_metric(of, system, findings).map(|finding| finding.spread.median);
+        let (ours, unit) = (of.spread.median, &of.metric.unit);
+        let show = |value: f64| Scale::of(unit, [value]).with_unit(value);
+        let comparison = match self {
+            Self::Ratio { peers, .. } => {
+                let best = peers.iter().filter_map(|peer| Some((*peer, median(peer)?)));
+                let (peer, best) = best.min_by(|(_, one), (_, other)| one.total_cmp(other))?;
+                Comparison { value: ours / best, ours: Some(show(ours)), peer: Some(format!("{peer} {}", show(best))) }
+            }
+            Self::Added { peer, .. } => {
+                let none = median(NONE)?;
+                let (ours, theirs) = (ours - none, median(peer)? - none);
+                Comparison {
+                    value: ours / theirs,
+                    ours: Some(show(ours)),
+                    peer: Some(format!("{peer} {}", show(theirs))),
+                }
+            }
+            Self::Value { unit: wanted, .. } => {
+                Comparison { value: convert(ours, unit, wanted)?, ours: None, peer: None }
+            }
+        };
+        comparison.value.is_finite().then_some(comparison)
     }
 }
 
-/// The same quantity of another system under the same load.
-fn beside<'a>(of: &Finding, system: &str, findings: &'a [Finding]) -> Option<&'a Finding> {
+/// The same metric of another system under the same load.
+fn same_metric<'a>(of: &Finding, system: &str, findings: &'a [Finding]) -> Option<&'a Finding> {
     let same = |finding: &&Finding| {
         let Metric { name, unit, .. } = &finding.metric;
         finding.scenario == of.scenario && finding.load == of.load && (name, unit) == (&of.metric.name, &of.metric.unit)
     };
-    findings.iter().filter(same).find(|finding| finding.system == system && !finding.median().is_nan())
+    findings.iter().filter(same).find(|finding| finding.system == system)
 }
 
+/// All assessments as a table, one row each.
 fn lines(rows: &[Assessment]) -> (Vec<String>, Vec<Vec<String>>) {
     let headings = ["budget", "bound", "measured", "floor", "worst load", "verdict"].map(ToOwned::to_owned).to_vec();
     let lines = rows.iter().map(|row| {
-        let verdict = match row.met {
-            Some(true) => "✓ met",
-            Some(false) => "✗ missed",
-            None => "not measured",
-        };
-        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".into());
-        let cells = [&row.measured, &row.floor, &row.load].map(or_dash);
-        [row.what.into(), row.bound.clone()].into_iter().chain(cells).chain([verdict.into()]).collect()
+        let measured = row.measured.as_ref();
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+        let bound = format!("{} {}", row.bound, row.reference).trim_end().to_owned();
+        let load = measured.map(|measured| match measured.loads {
+            1 => measured.load.clone(),
+            many => format!("{}; {} of {many} loads meet it", measured.load, measured.meeting),
+        });
+        vec![
+            row.what.into(),
+            bound,
+            or_dash(measured.map(|measured| measured.value.clone())),
+            or_dash(measured.and_then(|measured| measured.floor.clone())),
+            or_dash(load),
+            verdict(measured.map(|measured| measured.met)),
+        ]
     });
     (headings, lines.collect())
 }
 
-/// A table with columns under each other.
+fn verdict(met: Option<bool>) -> String {
+    match met {
+        Some(true) => "✓ met".into(),
+        Some(false) => "✗ missed".into(),
+        None => "not measured".into(),
+    }
+}
+
+/// A table with aligned columns.
 pub fn terminal(rows: &[Assessment]) -> String {
     let (headings, lines) = lines(rows);
     format!("budgets\n{}", table::aligned(&headings, &lines))
 }
 
-/// A table in Markdown.
+/// A table of all budgets in Markdown.
 pub fn markdown(rows: &[Assessment]) -> String {
     let (headings, lines) = lines(rows);
     table::piped(&headings, &lines)
+}
+
+/// The page's table in Markdown: one line for each row.
+pub fn page(rows: &[Assessment]) -> String {
+    let headings = ["what", "budget", "measured", "peer", "verdict"].map(ToOwned::to_owned);
+    let lines: Vec<Vec<String>> = rows
+        .chunk_by(|one, other| one.row == other.row)
+        .filter_map(|group| Some(page_line(group.first()?.row?, group)))
+        .collect();
+    table::piped(&headings, &lines)
+}
+
+fn page_line(what: &str, group: &[Assessment]) -> Vec<String> {
+    let joined = |of: fn(&Assessment) -> String| group.iter().map(of).collect::<Vec<_>>().join(" / ");
+    let reference = match group.first().map(|row| row.reference.as_str()) {
+        Some(best) if best.starts_with("the best of") => "the best peer",
+        Some(reference) => reference,
+        None => "",
+    };
+    let measured = |row: &Assessment| match &row.measured {
+        None => "–".into(),
+        Some(Measurement { value, ours, loads, meeting, .. }) => {
+            let ours = ours.as_ref().map(|ours| format!(" ({ours})")).unwrap_or_default();
+            let is_ratio = !ours.is_empty();
+            let meeting = if is_ratio && *loads > 1 && meeting < loads {
+                format!("; {meeting} of {loads} loads meet it")
+            } else {
+                String::new()
+            };
+            format!("{value}{ours}{meeting}")
+        }
+    };
+    let peers: Vec<&str> = group.iter().filter_map(|row| row.measured.as_ref()?.peer.as_deref()).collect();
+    let met: Option<Vec<bool>> = group.iter().map(|row| row.measured.as_ref().map(|measured| measured.met)).collect();
+    let missed = met.map(|met| met.iter().filter(|met| !**met).count());
+    let verdict = match missed {
+        Some(missed) if missed > 0 && missed < group.len() => format!("✗ {missed} of {} missed", group.len()),
+        missed => verdict(missed.map(|missed| missed == 0)),
+    };
+    vec![
+        what.to_owned(),
+        format!("{} {reference}", joined(|row| row.bound.clone())).trim_end().to_owned(),
+        joined(measured),
+        if peers.is_empty() { "–".into() } else { peers.join(" / ") },
+        verdict,
+    ]
 }

@@ -1,13 +1,14 @@
-//! A page whose prose people write and whose numbers a program does.
+//! Replaces the generated blocks of a page that is otherwise written by hand.
 
 use anyhow::{Context, Result, ensure};
 
 const END: &str = "<!-- end -->";
 
-/// Puts `content` between `<!-- generated: NAME -->` and the `<!-- end -->` after it.
+/// Replaces the text between `<!-- generated: NAME -->` and the `<!-- end -->` after it by `content`.
 ///
 /// # Errors
-/// Where one of the two is missing, or there is a second block of that name.
+///
+/// Returns an error if one of the two is missing, or if there is a second block of that name.
 pub fn replace(page: &str, name: &str, content: &str) -> Result<String> {
     let begin = format!("<!-- generated: {name} -->");
     let (before, rest) = page.split_once(&begin).with_context(|| format!("there is no `{begin}`"))?;
@@ -32,11 +33,11 @@ mod tests {
 
     #[test]
     fn missing_markers_are_errors() {
-        let said = |page: &str, name: &str| replace(page, name, "").unwrap_err().to_string();
-        assert_eq!(said(PAGE, "z"), "there is no `<!-- generated: z -->`");
-        assert_eq!(said("<!-- generated: x -->", "x"), "there is no `<!-- end -->` after `<!-- generated: x -->`");
-        assert!(said(&format!("{PAGE}{PAGE}"), "x").starts_with("there is more than one"));
+        let error = |page: &str, name: &str| replace(page, name, "").unwrap_err().to_string();
+        assert_eq!(error(PAGE, "z"), "there is no `<!-- generated: z -->`");
+        assert_eq!(error("<!-- generated: x -->", "x"), "there is no `<!-- end -->` after `<!-- generated: x -->`");
+        assert!(error(&format!("{PAGE}{PAGE}"), "x").starts_with("there is more than one"));
         let open = "<!-- generated: x -->\n<!-- generated: y -->\n<!-- end -->";
-        assert!(said(open, "x").ends_with("and the next block"));
+        assert!(error(open, "x").ends_with("and the next block"));
     }
 }

@@ -1,9 +1,9 @@
-//! What was measured of our own system alone, as one table for each scenario: quantities one way, loads the other, whichever
-//! makes it longer than wide.
+//! Findings of our own system alone, as one table for each scenario. The longer one of the two lists, metrics and loads, makes
+//! the rows.
 
 use super::number::Scale;
 use super::table::{OURS, aligned, compared, piped};
-use crate::finding::Finding;
+use crate::finding::{Finding, Spread};
 
 /// One table.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +14,7 @@ pub struct Listing {
     lines: Vec<Vec<String>>,
 }
 
-/// A table for each scenario that has something to list.
+/// One table for each scenario with findings of our own system alone.
 pub fn listings(findings: &[Finding]) -> Vec<Listing> {
     let mut scenarios: Vec<&str> = Vec::new();
     for finding in findings {
@@ -24,7 +24,7 @@ pub fn listings(findings: &[Finding]) -> Vec<Listing> {
     }
     let of = |scenario: &&str| {
         let alone = findings.iter().filter(|finding| finding.scenario == *scenario && !compared(finding, findings));
-        listing(&alone.filter(|finding| !finding.median().is_nan()).collect::<Vec<_>>())
+        listing(&alone.collect::<Vec<_>>())
     };
     scenarios.iter().filter_map(of).collect()
 }
@@ -58,22 +58,20 @@ fn listing(findings: &[&Finding]) -> Option<Listing> {
 
 /// `12.3 MiB (12.1–12.4)`
 fn show(finding: &Finding) -> String {
-    let median = finding.median();
+    let Spread { median, min, max, .. } = finding.spread;
     let scale = Scale::of(&finding.metric.unit, [median]);
-    let known = || finding.values.iter().copied().filter(|value| !value.is_nan());
-    let (least, most) = (known().fold(f64::INFINITY, f64::min), known().fold(f64::NEG_INFINITY, f64::max));
-    let (least, most) = (scale.show(least), scale.show(most));
-    let range = if least == most { String::new() } else { format!(" ({least}–{most})") };
+    let (min, max) = (scale.show(min), scale.show(max));
+    let range = if min == max { String::new() } else { format!(" ({min}–{max})") };
     format!("{}{range}", scale.with_unit(median))
 }
 
 impl Listing {
-    /// With columns under each other.
+    /// The table with aligned columns.
     pub fn terminal(&self) -> String {
         format!("{}\n{}", self.scenario, aligned(&self.headings, &self.lines))
     }
 
-    /// In Markdown.
+    /// The table in Markdown.
     pub fn markdown(&self) -> String {
         piped(&self.headings, &self.lines)
     }

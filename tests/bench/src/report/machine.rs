@@ -1,4 +1,4 @@
-//! The machine that was measured on.
+//! The machine that a run was measured on.
 
 use std::fmt;
 use std::fs;
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 /// A machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Processors that this process may use.
+    /// The number of processors that the process may use.
     pub cores: usize,
-    /// What the processor calls itself.
+    /// The processor's model name.
     pub model: String,
     /// The kernel's release.
     pub kernel: String,
-    /// Of memory, in MiB.
+    /// The size of its memory, in MiB.
     pub memory_mib: u64,
 }
 
 impl Machine {
-    /// This one.
+    /// The machine that this process runs on.
     pub fn this() -> Self {
         let field = |file: &str, name: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();

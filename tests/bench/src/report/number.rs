@@ -1,6 +1,6 @@
-//! Numbers as people read them.
+//! Numbers as text: units that fit, three significant digits.
 
-/// Units that grow into each other, each with how many of the one before it are.
+/// Units of one kind, each with its size in the unit before it.
 const LADDERS: [&[(&str, f64)]; 3] = [
     &[("ns", 1.0), ("µs", 1000.0), ("ms", 1000.0), ("s", 1000.0)],
     &[("B", 1.0), ("KiB", 1024.0), ("MiB", 1024.0), ("GiB", 1024.0)],
@@ -16,12 +16,12 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// This unit, whatever the values.
+    /// A scale that keeps its unit.
     pub fn plain(unit: &str) -> Self {
         Self { unit: unit.to_owned(), divisor: 1.0 }
     }
 
-    /// The largest unit of which no value is less than one; zeros do not matter.
+    /// The scale with the largest unit in which no value is less than one. Zeros are ignored.
     pub fn of(unit: &str, values: impl IntoIterator<Item = f64>) -> Self {
         let unscaled = Self::plain(unit);
         let smallest = values.into_iter().map(f64::abs).filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
@@ -38,19 +38,19 @@ impl Scale {
         })
     }
 
-    /// The value in this unit, with three digits that mean something.
+    /// The value in this unit, with three significant digits.
     pub fn show(&self, value: f64) -> String {
         digits(value / self.divisor)
     }
 
-    /// The same with the unit.
+    /// The value with its unit.
     pub fn with_unit(&self, value: f64) -> String {
         let shown = self.show(value);
         if self.unit.is_empty() { shown } else { format!("{shown} {}", self.unit) }
     }
 }
 
-/// A value in another unit; nothing where the two are of different kinds.
+/// Converts a value to another unit. `None` if the two units are of different kinds.
 pub fn convert(value: f64, from: &str, to: &str) -> Option<f64> {
     if from == to {
         return Some(value);
@@ -64,7 +64,7 @@ pub fn convert(value: f64, from: &str, to: &str) -> Option<f64> {
     })
 }
 
-/// Three digits that mean something, and thousands apart: `0.0123`, `1.23`, `12.3`, `12 345`.
+/// A number with three significant digits and grouped thousands: `0.0123`, `1.23`, `12.3`, `12 345`.
 pub fn digits(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();

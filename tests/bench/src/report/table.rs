@@ -1,72 +1,61 @@
-//! Findings as tables: one for each scenario and quantity, a row for each load, a column for each system, and one for each
-//! ratio to another system.
+//! Findings as tables: one for each scenario and quantity, with a row for each load, a column for each system, and a column
+//! for each ratio to another system.
 
 use std::fmt::Write as _;
 
 use super::budgets;
 use super::number::{Scale, ratio};
-use crate::finding::{Better, Finding};
+use crate::finding::{Better, Finding, Spread};
 
-/// What all others are compared with.
+/// The system that the others are compared with.
 pub const OURS: &str = "isthmus";
-/// Without any proxy: a ratio to it says nothing of a proxy.
+/// The name for no proxy at all. It gets no column of ratios.
 pub const NONE: &str = "none";
-/// The order of columns; others come after these.
+/// The order of columns; other systems follow.
 const ORDER: [&str; 8] = [OURS, "floor", "copy", "envoy", "haproxy", "haproxy (splice)", "nginx", NONE];
 
 /// One table.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Block {
+pub struct MetricTable {
     /// The scenario.
     pub scenario: String,
-    /// The quantity; of several percentiles, what they have in common: `latency`.
+    /// The quantity, without a percentile: `latency`.
     pub quantity: String,
-    /// Which way is better.
+    /// Which direction is better.
     pub better: Better,
-    /// The unit of everything shown.
+    /// The unit of all values.
     pub scale: Scale,
     /// The systems, in the order of the columns.
     pub systems: Vec<String>,
-    /// Those of them that have a column of ratios.
+    /// The systems that have a column of ratios.
     pub compared: Vec<String>,
-    /// Load by load.
-    pub rows: Vec<Row>,
+    /// The rows, one for each load and percentile.
+    pub rows: Vec<TableRow>,
 }
 
-/// One load.
+/// One row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    /// The load, and of percentiles, which.
+pub struct TableRow {
+    /// The load, with the percentile if there is one.
     pub load: String,
-    /// One for each of [`Block::systems`].
-    pub cells: Vec<Option<Cell>>,
-    /// One for each of [`Block::compared`].
+    /// The values, one for each of [`MetricTable::systems`].
+    pub cells: Vec<Option<Spread>>,
+    /// The ratios, one for each of [`MetricTable::compared`].
     pub ratios: Vec<Option<Ratio>>,
 }
 
-/// What was measured of one system under one load.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cell {
-    /// In the middle.
-    pub median: f64,
-    /// The least of all turns.
-    pub least: f64,
-    /// The most of all turns.
-    pub most: f64,
-}
-
-/// Our median by another's.
+/// Our median, divided by another system's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio {
-    /// Ours by theirs.
+    /// The quotient.
     pub value: f64,
     /// Whether ours is better.
     pub better: bool,
-    /// Whether it is within the budget, where there is one.
+    /// Whether it is within its budget; `None` if it has none.
     pub within: Option<bool>,
 }
 
-/// Whether another system was measured beside ours, under whatever load.
+/// Returns whether the metric was measured of another system too, under any load.
 pub fn compared(finding: &Finding, findings: &[Finding]) -> bool {
     findings.iter().any(|other| {
         let same = other.scenario == finding.scenario && other.metric.name == finding.metric.name;
@@ -74,8 +63,8 @@ pub fn compared(finding: &Finding, findings: &[Finding]) -> bool {
     })
 }
 
-/// The tables of what was measured of several systems, in the order in which the findings were made.
-pub fn blocks(findings: &[Finding]) -> Vec<Block> {
+/// The tables of metrics that were measured of several systems, in the order of the findings.
+pub fn blocks(findings: &[Finding]) -> Vec<MetricTable> {
     let mut keys: Vec<(&str, &str)> = Vec::new();
     for finding in findings.iter().filter(|finding| compared(finding, findings)) {
         let key = (finding.scenario.as_str(), split(&finding.metric.name).0);
@@ -87,14 +76,14 @@ pub fn blocks(findings: &[Finding]) -> Vec<Block> {
         let chosen: Vec<&Finding> = findings
             .iter()
             .filter(|finding| finding.scenario == *scenario && split(&finding.metric.name).0 == *quantity)
-            .filter(|finding| !finding.median().is_nan() && compared(finding, findings))
+            .filter(|finding| compared(finding, findings))
             .collect();
         block(&chosen)
     };
     keys.iter().filter_map(of).collect()
 }
 
-/// `latency p99.9` and `latency, p99.9` are the percentile `p99.9` of `latency`.
+/// Splits a name into quantity and percentile: `latency p99.9` and `latency, p99.9` are `p99.9` of `latency`.
 fn split(metric: &str) -> (&str, Option<&str>) {
     match metric.rsplit_once(' ') {
         Some((quantity, percentile))
@@ -106,7 +95,7 @@ fn split(metric: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn block(findings: &[&Finding]) -> Option<Block> {
+fn block(findings: &[&Finding]) -> Option<MetricTable> {
     let first = findings.first()?;
     let mut systems: Vec<String> = Vec::new();
     let mut keys: Vec<(&str, &str)> = Vec::new();
@@ -132,19 +121,19 @@ fn block(findings: &[&Finding]) -> Option<Block> {
             let mut same = findings.iter().filter(|finding| finding.load == *load && finding.metric.name == *metric);
             same.find(|finding| finding.system == system).copied()
         };
-        Row {
+        TableRow {
             load: match split(metric).1 {
                 Some(percentile) if load.is_empty() => percentile.to_owned(),
                 Some(percentile) => format!("{load}: {percentile}"),
                 None => (*load).to_owned(),
             },
-            cells: systems.iter().map(|system| find(system).map(cell)).collect(),
+            cells: systems.iter().map(|system| find(system).map(|finding| finding.spread)).collect(),
             ratios: compared.iter().map(|other| compare(find(OURS)?, find(other)?)).collect(),
         }
     });
-    let rows: Vec<Row> = rows.collect();
-    let medians = rows.iter().flat_map(|row| row.cells.iter().flatten()).map(|cell| cell.median);
-    Some(Block {
+    let rows: Vec<TableRow> = rows.collect();
+    let medians = rows.iter().flat_map(|row| row.cells.iter().flatten()).map(|spread| spread.median);
+    Some(MetricTable {
         scenario: first.scenario.clone(),
         quantity: split(&first.metric.name).0.to_owned(),
         better: first.metric.better,
@@ -155,17 +144,8 @@ fn block(findings: &[&Finding]) -> Option<Block> {
     })
 }
 
-fn cell(finding: &Finding) -> Cell {
-    let known = || finding.values.iter().copied().filter(|value| !value.is_nan());
-    Cell {
-        median: finding.median(),
-        least: known().fold(f64::INFINITY, f64::min),
-        most: known().fold(f64::NEG_INFINITY, f64::max),
-    }
-}
-
 fn compare(ours: &Finding, theirs: &Finding) -> Option<Ratio> {
-    let value = ours.median() / theirs.median();
+    let value = ours.spread.median / theirs.spread.median;
     let better = match ours.metric.better {
         Better::Lower => value < 1.0,
         Better::Higher => value > 1.0,
@@ -174,7 +154,7 @@ fn compare(ours: &Finding, theirs: &Finding) -> Option<Ratio> {
     value.is_finite().then_some(Ratio { value, better, within })
 }
 
-impl Block {
+impl MetricTable {
     /// `CPU per request, µs`
     pub fn title(&self) -> String {
         if self.scale.unit.is_empty() {
@@ -201,18 +181,18 @@ impl Block {
             .collect()
     }
 
-    fn show(&self, cell: Cell) -> String {
-        let [median, least, most] = [cell.median, cell.least, cell.most].map(|value| self.scale.show(value));
-        if least == most { median } else { format!("{median} ({least}–{most})") }
+    fn show(&self, spread: Spread) -> String {
+        let [median, min, max] = [spread.median, spread.min, spread.max].map(|value| self.scale.show(value));
+        if min == max { median } else { format!("{median} ({min}–{max})") }
     }
 
-    /// With columns under each other.
+    /// The table with aligned columns.
     pub fn terminal(&self) -> String {
         let better = if self.better == Better::Lower { "lower is better" } else { "higher is better" };
         format!("{}: {} ({better})\n{}", self.scenario, self.title(), aligned(&self.headings(), &self.lines("")))
     }
 
-    /// In Markdown, under a heading. A ratio is bold where ours is the better one.
+    /// The table in Markdown, under a heading. A ratio is bold if our value is the better one.
     pub fn markdown(&self) -> String {
         let (headings, lines) = (self.headings(), self.lines("**"));
         let mut title = self.title();
@@ -235,7 +215,7 @@ impl Ratio {
     }
 }
 
-/// Columns under each other: the first to the left, the others to the right.
+/// A table with aligned columns: the first to the left, the others to the right.
 pub fn aligned(headings: &[String], lines: &[Vec<String>]) -> String {
     let all = || std::iter::once(headings).chain(lines.iter().map(Vec::as_slice));
     let length = |text: &String| text.chars().count();

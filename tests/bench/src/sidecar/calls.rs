@@ -8,11 +8,11 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 
 use super::AUTHORITY;
-use super::chain::ensure_none_failed;
+use crate::chain::ensure_none_failed;
 use crate::load::{self, Edge, Shape, Timing};
 use crate::process::Process;
 
-/// Counts those of `process` while requests go to `entry`, without those that open connections.
+/// Counts the system calls of `process` per request to `entry`, without those that open connections.
 pub fn per_request(
     process: &Process,
     entry: SocketAddr,
@@ -28,12 +28,12 @@ pub fn per_request(
                 let tracing = scope.spawn(move || {
                     process.system_calls(|| {
                         let _ = attached.send(());
-                        // It ends by being dropped.
+                        // The other end is dropped at the window's end.
                         let _ = is_over.recv();
                         Ok(())
                     })
                 });
-                // Where it could not attach, that is told at the end.
+                // An error is returned at the end.
                 let _ = is_attached.recv();
                 tracer = Some((over, tracing));
             }
@@ -46,7 +46,7 @@ pub fn per_request(
         };
         let outcome = load::closed_loop(entry, AUTHORITY, shape, timing, &mut edge)?;
         ensure_none_failed(&outcome)?;
-        let ((), calls) = counted.context("nothing was counted")??;
+        let ((), calls) = counted.context("the load had no window")??;
         let requests = outcome.requests as f64;
         Ok(calls.into_iter().map(|(name, count)| (name, count as f64 / requests)).collect())
     })

@@ -1,4 +1,4 @@
-//! Our pair: the program as it is, with what a mesh tells it.
+//! A pair of our sidecars: the unmodified program, with the resources of a scripted control plane.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -7,11 +7,10 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use wire::{Kind, discovery as d, name};
 
-use super::chain::{Chain, Speaks, address, await_status};
+use crate::chain::{CLIENT, Chain, PortProtocol, SERVER_ACCOUNT, address, await_status};
 use crate::mesh::{self, CLUSTER, DOMAIN, Mesh, NAMESPACE, NETWORK};
 use crate::process::Process;
 use crate::rig::Rig;
-use crate::sidecar::{CLIENT, SERVER_ACCOUNT};
 
 const CLIENT_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 /// The address of the server's pod.
@@ -20,27 +19,34 @@ const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const ADMIN: u16 = 15000;
 const HEALTH: u16 = 15021;
 
-/// Starts both sidecars, and shows that they authorize by identity.
+/// Starts both sidecars, and verifies that they authorize by identity.
 pub fn start(mesh: &Mesh, rig: &Rig) -> Result<Chain> {
-    tell(mesh)?;
-    let egress = Speaks::ALL.map(|speaks| format!("{}={}", speaks.at(CLIENT_POD), speaks.at(SERVICE)));
-    let ingress = Speaks::ALL.map(|speaks| format!("{}={}", speaks.at(SERVER_POD), speaks.server()));
+    let mut processes = ready(mesh, rig)?;
+    let entry = PortProtocol::Http1.at(CLIENT_POD);
+    let outbound = &mut processes[0];
+    allow(mesh, "somebody-else")?;
+    await_status(entry, "/", 403, outbound, rig).context("requests are not authorized by the client's identity")?;
+    allow(mesh, CLIENT)?;
+    await_status(entry, "/", 200, outbound, rig)?;
+    Ok(Chain { name: "isthmus", ip: CLIENT_POD, processes })
+}
+
+/// Starts the outbound and the inbound sidecar, and waits until both are ready.
+pub fn ready(mesh: &Mesh, rig: &Rig) -> Result<Vec<Process>> {
+    publish(mesh)?;
+    let egress = PortProtocol::ALL.map(|speaks| format!("{}={}", speaks.at(CLIENT_POD), speaks.at(SERVICE)));
+    let ingress = PortProtocol::ALL.map(|speaks| format!("{}={}", speaks.at(SERVER_POD), speaks.server()));
     let mut inbound = sidecar(mesh, rig, SERVER_ACCOUNT, SERVER_POD, &["--ingress", &ingress.join(",")])?;
     let mut outbound = sidecar(mesh, rig, CLIENT, CLIENT_POD, &["--egress", &egress.join(",")])?;
     for (process, ip) in [(&mut inbound, SERVER_POD), (&mut outbound, CLIENT_POD)] {
         await_status(address(ip, HEALTH), "/healthz/ready", 200, process, rig)?;
     }
-    let entry = Speaks::Http1.at(CLIENT_POD);
-    tell_policies(mesh, "somebody-else")?;
-    await_status(entry, "/", 403, &mut outbound, rig).context("the client's identity is not asked for")?;
-    tell_policies(mesh, CLIENT)?;
-    await_status(entry, "/", 200, &mut outbound, rig)?;
-    Ok(Chain { name: "isthmus", ip: CLIENT_POD, processes: vec![outbound, inbound] })
+    Ok(vec![outbound, inbound])
 }
 
 fn sidecar(mesh: &Mesh, rig: &Rig, account: &str, ip: Ipv4Addr, listeners: &[&str]) -> Result<Process> {
     let mut command = Command::new(&rig.isthmus);
-    // Nothing of this environment is meant for it.
+    // This process's environment must not configure the sidecar.
     command.env_clear().arg("sidecar").arg("--no-capture").args(listeners);
     command.args(["--cluster", CLUSTER, "--network", NETWORK, "--namespace", NAMESPACE, "--pod", account]);
     command.args(["--ip", &ip.to_string(), "--concurrency", "1", "--dns-port", "0"]);
@@ -66,26 +72,28 @@ fn path(command: &mut Command, option: &str, path: &Path) {
 /// The name of the server's authorization policy.
 const POLICY: &str = "west/default/server";
 
-/// Two pods, and the service that one of them serves.
-fn tell(mesh: &Mesh) -> Result<()> {
+/// Pushes two workloads, and the service of one of them.
+fn publish(mesh: &Mesh) -> Result<()> {
     let hostname = format!("{SERVER_ACCOUNT}.{NAMESPACE}.svc.{DOMAIN}");
-    let ports = Speaks::ALL.map(|speaks| d::InboundPort {
+    let ports = PortProtocol::ALL.map(|speaks| d::InboundPort {
         number: speaks.server().port().into(),
         protocol: speaks.declared().into(),
         service: hostname.clone(),
         service_port: speaks.port().into(),
         limits: None,
     });
-    tell_workload(mesh, SERVER_ACCOUNT, ports.into(), vec![POLICY.to_owned()]);
-    tell_workload(mesh, CLIENT, Vec::new(), Vec::new());
-    tell_policies(mesh, CLIENT)?;
+    publish_workload(mesh, SERVER_ACCOUNT, ports.into(), vec![POLICY.to_owned()]);
+    publish_workload(mesh, CLIENT, Vec::new(), Vec::new());
+    let strict = d::PeerAuthentication { mode: d::PeerMode::Strict.into(), ..d::PeerAuthentication::default() };
+    mesh.publish(Kind::PeerAuthentication, name::MESH, &strict, &[]);
+    allow(mesh, CLIENT)?;
 
     let identity = mesh::service_account(SERVER_ACCOUNT)?.to_string();
     let service = d::Service {
         hostname: hostname.clone(),
         name: SERVER_ACCOUNT.into(),
         namespace: NAMESPACE.into(),
-        ports: Speaks::ALL
+        ports: PortProtocol::ALL
             .map(|speaks| d::Port {
                 number: speaks.port().into(),
                 name: speaks.name().into(),
@@ -97,10 +105,10 @@ fn tell(mesh: &Mesh) -> Result<()> {
         identities: vec![identity.clone()],
         ..d::Service::default()
     };
-    mesh.tell(Kind::Service, &hostname, &service, &[&name::address(CLUSTER, SERVICE.into())]);
+    mesh.publish(Kind::Service, &hostname, &service, &[&name::address(CLUSTER, SERVICE.into())]);
     let direct = d::Direct {
         ip: SERVER_POD.octets().to_vec().into(),
-        ports: Speaks::ALL.map(|speaks| (speaks.port().into(), speaks.port().into())).into(),
+        ports: PortProtocol::ALL.map(|speaks| (speaks.port().into(), speaks.port().into())).into(),
         identity,
         mutual_tls: true,
         pod: SERVER_ACCOUNT.into(),
@@ -117,11 +125,11 @@ fn tell(mesh: &Mesh) -> Result<()> {
         ..d::Endpoint::default()
     };
     let own = name::endpoint(&hostname, NETWORK, CLUSTER, SERVER_ACCOUNT);
-    mesh.tell(Kind::Endpoint, &own, &endpoint, &[&name::endpoints(&hostname, NETWORK)]);
+    mesh.publish(Kind::Endpoint, &own, &endpoint, &[&name::endpoints(&hostname, NETWORK)]);
     Ok(())
 }
 
-fn tell_workload(mesh: &Mesh, account: &str, ports: Vec<d::InboundPort>, authorization_policies: Vec<String>) {
+fn publish_workload(mesh: &Mesh, account: &str, ports: Vec<d::InboundPort>, authorization_policies: Vec<String>) {
     let me = name::workload(CLUSTER, NAMESPACE, account);
     let workload = d::Workload {
         cluster: CLUSTER.into(),
@@ -135,11 +143,11 @@ fn tell_workload(mesh: &Mesh, account: &str, ports: Vec<d::InboundPort>, authori
         authorization_policies,
         ..d::Workload::default()
     };
-    mesh.tell(Kind::Workload, &me, &workload, &[]);
+    mesh.publish(Kind::Workload, &me, &workload, &[]);
 }
 
-/// STRICT mutual TLS, and a policy that allows one service account by the principal that its certificate proves.
-fn tell_policies(mesh: &Mesh, account: &str) -> Result<()> {
+/// Pushes a policy that allows one service account.
+fn allow(mesh: &Mesh, account: &str) -> Result<()> {
     let principal = mesh::service_account(account)?.as_str().trim_start_matches("spiffe://").to_owned();
     let principals = Some(d::Values { any_of: vec![principal], none_of: Vec::new() });
     let from = vec![d::AuthorizationSource { principals, ..d::AuthorizationSource::default() }];
@@ -148,9 +156,7 @@ fn tell_policies(mesh: &Mesh, account: &str) -> Result<()> {
         action: d::PolicyAction::Allow.into(),
         rules: vec![d::AuthorizationRule { from, ..d::AuthorizationRule::default() }],
     };
-    let strict = d::PeerAuthentication { mode: d::PeerMode::Strict.into(), ..d::PeerAuthentication::default() };
-    mesh.tell(Kind::PeerAuthentication, name::MESH, &strict, &[]);
-    mesh.tell(Kind::AuthorizationPolicy, POLICY, &policy, &[]);
+    mesh.publish(Kind::AuthorizationPolicy, POLICY, &policy, &[]);
     Ok(())
 }
 
@@ -165,7 +171,7 @@ fn labels(name: &str) -> d::WorkloadLabels {
     }
 }
 
-impl Speaks {
+impl PortProtocol {
     fn declared(self) -> d::Protocol {
         match self {
             Self::Http1 => d::Protocol::Http,

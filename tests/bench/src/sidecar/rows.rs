@@ -1,45 +1,45 @@
-//! The kinds of load.
+//! The loads of the scenario.
 
 use std::time::Duration;
 
 use crate::load::{Protocol, Shape};
 
-/// One kind of load.
+/// One load.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// What it is.
+pub struct LoadRow {
+    /// The shape of the load.
     pub shape: Shape,
-    /// How long the windows of its closed loops are, in units of the usual one.
+    /// The length of a closed loop's window, as a multiple of [`WINDOW`].
     pub closed: f64,
-    /// The same of its open loops.
+    /// The length of an open loop's window, as a multiple of [`WINDOW`].
     pub open: f64,
     /// Whether system calls are counted.
     pub counts_calls: bool,
-    /// Whether what only copies bytes is measured beside.
+    /// Whether the pair that only copies bytes is measured.
     pub beside_copy: bool,
 }
 
-impl Row {
-    /// Whether a system is measured in this row.
+impl LoadRow {
+    /// Returns whether a system is measured under this load.
     pub fn measures(&self, system: &str) -> bool {
         self.beside_copy || system != "copy"
     }
 }
 
-/// The usual window.
+/// The usual length of a window.
 pub const WINDOW: Duration = Duration::from_millis(350);
 
 const EMPTY: usize = 0;
 const SMALL: usize = 1 << 10;
 const MEDIUM: usize = 64 << 10;
 const LARGE: usize = 1 << 20;
-/// What a chat or a sensor sends.
+/// The length of a chat's or a sensor's message.
 const FRAME: usize = 64;
 
-/// All of them: first those that budgets are about, which are measured for longer.
-pub fn all() -> Vec<Row> {
+/// All loads. Those that budgets are about come first, with longer windows.
+pub fn all() -> Vec<LoadRow> {
     let budgets = [(Protocol::Http1, SMALL, 32), (Protocol::Http1, SMALL, 1)];
-    let named = budgets.map(|(protocol, body, connections)| Row {
+    let named = budgets.map(|(protocol, body, connections)| LoadRow {
         shape: Shape { protocol, body, connections },
         closed: 4.0,
         open: 4.0,
@@ -54,7 +54,7 @@ pub fn all() -> Vec<Row> {
         (Protocol::Tcp, &[SMALL, MEDIUM, LARGE]),
         (Protocol::NewConnection, &[EMPTY, SMALL]),
     ];
-    let mut rows: Vec<Row> = named.into();
+    let mut rows: Vec<LoadRow> = named.into();
     for (protocol, bodies) in matrix {
         for &body in bodies {
             for connections in [1, 16, 256] {
@@ -62,7 +62,7 @@ pub fn all() -> Vec<Row> {
                 if rows.iter().all(|row| row.shape != shape) {
                     let smallest = body == if protocol == Protocol::GrpcStream { FRAME } else { SMALL };
                     let counts_calls = smallest && connections == 16;
-                    rows.push(Row { shape, closed: 1.0, open: 1.0, counts_calls, beside_copy: false });
+                    rows.push(LoadRow { shape, closed: 1.0, open: 1.0, counts_calls, beside_copy: false });
                 }
             }
         }
@@ -70,9 +70,9 @@ pub fn all() -> Vec<Row> {
     rows
 }
 
-/// What shows that the rig works.
-pub fn quick() -> Vec<Row> {
-    let row = |protocol| Row {
+/// The loads of a quick run.
+pub fn quick() -> Vec<LoadRow> {
+    let row = |protocol| LoadRow {
         shape: Shape { protocol, body: SMALL, connections: 16 },
         closed: 0.25,
         open: 0.25,
@@ -86,8 +86,8 @@ pub fn quick() -> Vec<Row> {
 mod tests {
     use super::{WINDOW, all};
 
-    /// Of four systems in two turns, and of one more in some rows. Windows that turn out to be too short are measured again,
-    /// for longer: that adds a minute, for those with large bodies on many connections.
+    /// Four systems in two turns, and one more under some loads. Windows that are too short are measured again for longer, which
+    /// adds a minute for large bodies on many connections.
     #[test]
     fn all_of_it_takes_less_than_eleven_minutes() {
         let turns = |beside_copy| if beside_copy { 10.0 } else { 8.0 };

@@ -1,4 +1,4 @@
-//! What stands between a client and a server: two proxies, or nothing.
+//! The proxies between a client and a server: two, or none.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -10,24 +10,24 @@ use crate::load::Protocol;
 use crate::process::{Process, Usage};
 use crate::rig::Rig;
 
-/// What a port is declared to speak: each has a port of its own in every system.
+/// The declared protocol of a port. Each protocol has a port of its own in every system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+pub enum PortProtocol {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2.
     Http2,
     /// gRPC.
     Grpc,
-    /// Bytes.
+    /// Opaque TCP.
     Tcp,
 }
 
-impl Speaks {
-    /// All of them.
+impl PortProtocol {
+    /// All protocols.
     pub const ALL: [Self; 4] = [Self::Http1, Self::Http2, Self::Grpc, Self::Tcp];
 
-    /// What a load speaks.
+    /// The declared protocol for a load.
     pub fn of(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Http1 | Protocol::NewConnection => Self::Http1,
@@ -37,7 +37,7 @@ impl Speaks {
         }
     }
 
-    /// Its name in configurations.
+    /// The name in configurations.
     pub fn name(self) -> &'static str {
         match self {
             Self::Http1 => "http1",
@@ -47,12 +47,12 @@ impl Speaks {
         }
     }
 
-    /// Whether requests are understood.
+    /// Returns whether proxies parse requests.
     pub fn is_http(self) -> bool {
         self != Self::Tcp
     }
 
-    /// Whether that is HTTP/2.
+    /// Returns whether the protocol is HTTP/2.
     pub fn is_http2(self) -> bool {
         matches!(self, Self::Http2 | Self::Grpc)
     }
@@ -62,63 +62,67 @@ impl Speaks {
         9080 + self as u16
     }
 
-    /// Where a proxy at `ip` takes connections.
+    /// The listen address of a proxy at `ip`.
     pub fn at(self, ip: Ipv4Addr) -> SocketAddr {
         SocketAddr::new(ip.into(), self.port())
     }
 
-    /// Where the server takes them.
+    /// The server's listen address.
     pub fn server(self) -> SocketAddr {
         SocketAddr::new(SERVER.into(), self.port())
     }
 }
 
+/// The name of the service and of its service account.
+pub const SERVER_ACCOUNT: &str = "server";
+/// The client's service account.
+pub const CLIENT: &str = "client";
 /// The server's address.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 1);
 
-/// One system.
+/// The proxies of one system.
 #[derive(Debug)]
 pub struct Chain {
-    /// What tables call it.
+    /// The system's name in tables.
     pub name: &'static str,
-    /// The outbound proxy's address; where there is none, the server's.
+    /// The outbound proxy's address; the server's if there is no proxy.
     pub ip: Ipv4Addr,
-    /// The outbound and the inbound proxy.
+    /// The outbound and the inbound proxy's process.
     pub processes: Vec<Process>,
 }
 
 impl Chain {
-    /// No proxy.
+    /// The system without proxies.
     pub fn none() -> Self {
         Self { name: "none", ip: SERVER, processes: Vec::new() }
     }
 
-    /// Where clients connect to.
+    /// The address that clients connect to.
     pub fn entry(&self, protocol: Protocol) -> SocketAddr {
-        Speaks::of(protocol).at(self.ip)
+        PortProtocol::of(protocol).at(self.ip)
     }
 
-    /// What its processes have used so far, in order.
+    /// The resources that each process used so far.
     pub fn usage(&self) -> Result<Vec<Usage>> {
         self.processes.iter().map(Process::usage).collect()
     }
 
-    /// Resident memory of its processes together, in bytes.
+    /// The sum of the processes' resident memory, in bytes.
     pub fn resident(&self) -> Result<u64> {
         self.processes.iter().map(Process::resident).sum()
     }
 
-    /// Fails if one of its processes has ended.
-    pub fn lives(&mut self, rig: &Rig) -> Result<()> {
+    /// Returns an error if one of the processes has ended.
+    pub fn ensure_running(&mut self, rig: &Rig) -> Result<()> {
         for process in &mut self.processes {
             let log = rig.log(&process.name);
-            process.lives(&log)?;
+            process.ensure_running(&log)?;
         }
         Ok(())
     }
 }
 
-/// The status of a GET without a body, on a connection of its own.
+/// Sends a GET on a new connection and returns the response's status.
 pub fn status(address: SocketAddr, path: &str) -> Result<u16> {
     const WITHIN: Duration = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, WITHIN)?;
@@ -128,10 +132,11 @@ pub fn status(address: SocketAddr, path: &str) -> Result<u16> {
     stream.read_to_end(&mut answer)?;
     let head = String::from_utf8_lossy(&answer);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    status.with_context(|| format!("{address} answered {:?}", head.lines().next().unwrap_or_default()))
+    status
+        .with_context(|| format!("{address} sent a malformed response: {:?}", head.lines().next().unwrap_or_default()))
 }
 
-/// Waits until a GET is answered with this status.
+/// Waits until a GET is answered with a status.
 pub fn await_status(address: SocketAddr, path: &str, wanted: u16, process: &mut Process, rig: &Rig) -> Result<()> {
     const WITHIN: Duration = Duration::from_secs(30);
     let (start, log) = (Instant::now(), rig.log(&process.name));
@@ -141,7 +146,7 @@ pub fn await_status(address: SocketAddr, path: &str, wanted: u16, process: &mut 
             Ok(status) => format!("status {status}"),
             Err(error) => format!("{error:#}"),
         };
-        process.lives(&log)?;
+        process.ensure_running(&log)?;
         if start.elapsed() > WITHIN {
             bail!(
                 "{} did not answer {path} at {address} with {wanted}, but: {last}; its log: {}",
@@ -149,16 +154,16 @@ pub fn await_status(address: SocketAddr, path: &str, wanted: u16, process: &mut 
                 log.display()
             );
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// An address and a port, as text and as proxies' configurations have it.
+/// The socket address of an IPv4 address and a port.
 pub fn address(ip: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(ip), port)
 }
 
-/// Fails where requests failed: nothing that did not work is measured.
+/// Returns an error if requests failed or none succeeded: only working systems are measured.
 pub fn ensure_none_failed(outcome: &crate::load::Outcome) -> Result<()> {
     ensure!(outcome.failed == 0, "{} requests failed: {:?}", outcome.failed, outcome.errors);
     ensure!(outcome.requests > 0, "no request was answered within the window");
