@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use crate::support::{Lab, Place, User, eventually};
+use crate::support::{Lab, TestDirectory, User, eventually};
 
 /// Runs `isthmus lab up` with a wrong topology and returns its error.
-fn refused(place: &Place, name: &str, topology: &str) -> String {
-    let file = place.path("topologies").join(name);
+fn refused(directory: &TestDirectory, name: &str, topology: &str) -> String {
+    let file = directory.path("topologies").join(name);
     std::fs::write(&file, topology).expect("written");
-    let output = place.isthmus().args(["lab", "up"]).arg(&file).output().expect("isthmus lab up");
+    let output = directory.isthmus().args(["lab", "up"]).arg(&file).output().expect("isthmus lab up");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     text
@@ -17,24 +17,25 @@ fn refused(place: &Place, name: &str, topology: &str) -> String {
 
 #[test]
 fn a_wrong_topology_is_reported_with_line_and_hint() {
-    let place = Place::new(User::Own);
-    let good = std::fs::read_to_string(place.path("topologies/primary-remote.yaml")).expect("read");
+    let directory = TestDirectory::new(User::Own);
+    let good = std::fs::read_to_string(directory.path("topologies/primary-remote.yaml")).expect("read");
 
-    let text = refused(&place, "network.yaml", &good.replacen("network: net-east", "network: net-esat", 1));
+    let text = refused(&directory, "network.yaml", &good.replacen("network: net-east", "network: net-esat", 1));
     assert!(text.contains("network.yaml:") && text.contains("Did you mean \"net-east\"?"), "{text}");
-    let text = refused(&place, "field.yaml", &good.replacen("region: us-east", "regoin: us-east", 1));
+    let text = refused(&directory, "field.yaml", &good.replacen("region: us-east", "regoin: us-east", 1));
     assert!(text.contains("field.yaml:") && text.contains("regoin"), "{text}");
-    let text = refused(&place, "twice.yaml", &good.replacen("- name: east", "- name: west", 1));
+    let text = refused(&directory, "twice.yaml", &good.replacen("- name: east", "- name: west", 1));
     assert!(text.contains("twice.yaml:") && text.contains("\"west\""), "{text}");
-    let text = refused(&place, "manifest.yaml", &format!("{good}\n  manifests:\n    - path: nowhere/at-all.yaml\n"));
+    let text =
+        refused(&directory, "manifest.yaml", &format!("{good}\n  manifests:\n    - path: nowhere/at-all.yaml\n"));
     assert!(text.contains("manifest.yaml:") && text.contains("nowhere/at-all.yaml"), "{text}");
-    let text = refused(&place, "broken.yaml", "kind: [Topology\n");
+    let text = refused(&directory, "broken.yaml", "kind: [Topology\n");
     assert!(text.contains("broken.yaml:"), "{text}");
 
-    let output = place.isthmus().args(["lab", "up", "topologies/absent.yaml"]).output().expect("run");
+    let output = directory.isthmus().args(["lab", "up", "topologies/absent.yaml"]).output().expect("run");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("absent.yaml"), "{text}");
-    place.assert_nothing_left();
+    directory.assert_nothing_left();
 }
 
 fn remote_secret(name: &str, cluster: &str, kubeconfig: Option<&str>) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Lab, Place, User, eventually};
+use crate::support::{Lab, TestDirectory, User, eventually};
 
 const FRONTEND: &str = "west/default/frontend";
 const SECRET: [&str; 2] = ["-n", "istio-system"];
@@ -89,22 +89,22 @@ fn a_killed_lab_leaves_nothing_after_lab_down() {
         let listed = lab.isthmus(&["lab", "status"]).ok();
         assert!(listed.contains("primary-remote"), "{listed}");
         lab.kill();
-        let gone = eventually(Duration::from_secs(10), || match lab.place.processes() {
+        let gone = eventually(Duration::from_secs(10), || match lab.directory.processes() {
             processes if processes.is_empty() => Ok(()),
             processes => Err(processes),
         });
         assert!(gone.is_ok(), "a killed lab's processes end with it: {gone:#?}");
         lab.isthmus(&["lab", "down"]).ok();
-        lab.place.assert_nothing_left();
+        lab.directory.assert_nothing_left();
     }
 }
 
 #[test]
 fn two_labs_run_at_once() {
-    let place = Place::new(User::Own);
-    let first = Lab::up_in(place, "primary-remote.yaml");
+    let directory = TestDirectory::new(User::Own);
+    let first = Lab::up_in(directory, "primary-remote.yaml");
     let mut second = first
-        .place
+        .directory
         .isthmus()
         .args(["lab", "run", "topologies/multi-primary.yaml", "--", "sh", "-c"])
         .arg("isthmus lab exec west/default/frontend -- curl -sf http://ratings:9080/ && isthmus lab status -o json")

@@ -6,19 +6,19 @@ use std::process::Stdio;
 use base64::Engine as _;
 use serde_json::Value;
 
-use crate::support::{Lab, Outcome, Place, User, kubectl_is_installed};
+use crate::support::{Lab, Outcome, TestDirectory, User, kubectl_is_installed};
 
 const WRONG_USAGE: Option<i32> = Some(2);
 const TIMED_OUT: Option<i32> = Some(3);
 
-fn isthmus(place: &Place, arguments: &[&str]) -> Outcome {
-    place.isthmus().args(arguments).output().expect("isthmus").into()
+fn isthmus(directory: &TestDirectory, arguments: &[&str]) -> Outcome {
+    directory.isthmus().args(arguments).output().expect("isthmus").into()
 }
 
 /// Asserts that a command fails with this code, and prints all of this to stderr and nothing to stdout.
 #[track_caller]
-fn fails(place: &Place, arguments: &[&str], code: Option<i32>, parts: &[&str]) {
-    let Outcome { code: found, stdout, stderr } = isthmus(place, arguments);
+fn fails(directory: &TestDirectory, arguments: &[&str], code: Option<i32>, parts: &[&str]) {
+    let Outcome { code: found, stdout, stderr } = isthmus(directory, arguments);
     let said = format!("$ isthmus {}\n{stdout}{stderr}", arguments.join(" "));
     println!("{said}");
     assert_eq!(found, code, "{said}");
@@ -38,12 +38,12 @@ fn has(text: &str, parts: &[&str]) {
 
 #[test]
 fn every_command_has_help() {
-    let place = Place::new(User::Own);
+    let directory = TestDirectory::new(User::Own);
     let mut open = vec![Vec::<String>::new()];
     let mut seen = 0;
     while let Some(path) = open.pop() {
         let arguments: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
-        let help = isthmus(&place, &arguments).ok();
+        let help = isthmus(&directory, &arguments).ok();
         seen += 1;
         has(&help, &["Usage: isthmus", "-h, --help"]);
         let first = help.lines().next().unwrap_or_default();
@@ -61,55 +61,55 @@ fn every_command_has_help() {
         }
     }
     assert!(seen >= 20, "only {seen} commands were found");
-    fails(&place, &["bogus"], WRONG_USAGE, &["unrecognized subcommand 'bogus'", "--help"]);
-    fails(&place, &[], WRONG_USAGE, &["Usage: isthmus <COMMAND>", "isthmus lab up"]);
+    fails(&directory, &["bogus"], WRONG_USAGE, &["unrecognized subcommand 'bogus'", "--help"]);
+    fails(&directory, &[], WRONG_USAGE, &["Usage: isthmus <COMMAND>", "isthmus lab up"]);
 }
 
 #[test]
 fn versions_and_completions_are_printed() {
-    let place = Place::new(User::Own);
-    let text = isthmus(&place, &["version"]).ok();
+    let directory = TestDirectory::new(User::Own);
+    let text = isthmus(&directory, &["version"]).ok();
     assert!(text.starts_with("isthmus ") && text.contains("Kubernetes API"), "{text}");
-    let version = isthmus(&place, &["version", "-o", "json"]).json();
+    let version = isthmus(&directory, &["version", "-o", "json"]).json();
     assert!(text.contains(version["isthmus"].as_str().expect("a version")), "{version}");
-    has(&isthmus(&place, &["version", "-o", "yaml"]).ok(), &["isthmus: ", "platform: "]);
-    has(&isthmus(&place, &["completion", "bash"]).ok(), &["complete -F _isthmus", "kubeconfig"]);
-    has(&isthmus(&place, &["completion", "zsh"]).ok(), &["#compdef isthmus", "kubeconfig"]);
-    has(&isthmus(&place, &["completion", "fish"]).ok(), &["complete -c isthmus", "kubeconfig"]);
+    has(&isthmus(&directory, &["version", "-o", "yaml"]).ok(), &["isthmus: ", "platform: "]);
+    has(&isthmus(&directory, &["completion", "bash"]).ok(), &["complete -F _isthmus", "kubeconfig"]);
+    has(&isthmus(&directory, &["completion", "zsh"]).ok(), &["#compdef isthmus", "kubeconfig"]);
+    has(&isthmus(&directory, &["completion", "fish"]).ok(), &["complete -c isthmus", "kubeconfig"]);
     for shell in ["bash", "zsh", "fish"] {
-        let script = isthmus(&place, &["completion", shell]).ok();
+        let script = isthmus(&directory, &["completion", shell]).ok();
         assert!(!script.contains("lab-init"), "{shell} offers what is for the lab itself");
     }
-    fails(&place, &["completion", "cmd"], WRONG_USAGE, &["possible values: bash"]);
+    fails(&directory, &["completion", "cmd"], WRONG_USAGE, &["possible values: bash"]);
 }
 
 #[test]
 fn authorities_chain() {
-    let place = Place::new(User::Own);
+    let directory = TestDirectory::new(User::Own);
     fails(
-        &place,
+        &directory,
         &["ca", "intermediate", "-c", "west", "-d", "certs"],
         Some(1),
         &["certs/root-cert.pem", "isthmus ca root"],
     );
     has(
-        &isthmus(&place, &["ca", "root", "-d", "certs"]).ok(),
+        &isthmus(&directory, &["ca", "root", "-d", "certs"]).ok(),
         &["certs/root-cert.pem", "next: isthmus ca intermediate"],
     );
-    fails(&place, &["ca", "root", "-d", "certs"], Some(1), &["already exists", "--force"]);
+    fails(&directory, &["ca", "root", "-d", "certs"], Some(1), &["already exists", "--force"]);
     for cluster in ["west", "east"] {
         has(
-            &isthmus(&place, &["ca", "intermediate", "-c", cluster, "-d", "certs"]).ok(),
+            &isthmus(&directory, &["ca", "intermediate", "-c", cluster, "-d", "certs"]).ok(),
             &["next: kubectl create secret"],
         );
     }
-    fails(&place, &["ca", "intermediate", "-c", "West", "-d", "certs"], Some(1), &["\"West\"", "lower-case"]);
-    fails(&place, &["ca", "root", "--validity", "soon"], WRONG_USAGE, &["soon", "365d"]);
-    let secret = isthmus(&place, &["ca", "intermediate", "-c", "mid", "-d", "certs", "--secret", "--remote"]).ok();
+    fails(&directory, &["ca", "intermediate", "-c", "West", "-d", "certs"], Some(1), &["\"West\"", "lower-case"]);
+    fails(&directory, &["ca", "root", "--validity", "soon"], WRONG_USAGE, &["soon", "365d"]);
+    let secret = isthmus(&directory, &["ca", "intermediate", "-c", "mid", "-d", "certs", "--secret", "--remote"]).ok();
     has(&secret, &["kind: Secret", "name: cacerts-mid", "namespace: istio-system", "cert-chain.pem"]);
 
     let verify = |certificate: &str| {
-        let mut command = place.program(Path::new("openssl"));
+        let mut command = directory.program(Path::new("openssl"));
         command.args(["verify", "-x509_strict", "-CAfile", "certs/root-cert.pem", certificate]);
         command.output().map(Outcome::from)
     };
@@ -124,7 +124,7 @@ fn authorities_chain() {
 
 #[test]
 fn without_a_lab_every_command_describes_how_to_start_one() {
-    let place = Place::new(User::Own);
+    let directory = TestDirectory::new(User::Own);
     let start = "isthmus lab up topologies/primary-remote.yaml";
     for arguments in [
         &["lab", "exec", "west/default/frontend", "--", "true"][..],
@@ -135,13 +135,13 @@ fn without_a_lab_every_command_describes_how_to_start_one() {
         &["status"],
         &["status", "--lab"],
     ] {
-        fails(&place, arguments, Some(1), &["error: ", start]);
+        fails(&directory, arguments, Some(1), &["error: ", start]);
     }
-    has(&isthmus(&place, &["lab", "status"]).ok(), &["no lab is running", start]);
-    assert_eq!(isthmus(&place, &["lab", "status", "-o", "json"]).json()["labs"], Value::Array(Vec::new()));
-    isthmus(&place, &["lab", "down"]).ok();
-    fails(&place, &["lab", "exec", "frontend", "--", "true"], WRONG_USAGE, &["CLUSTER/NAMESPACE/POD"]);
-    fails(&place, &["join", "--kubeconfig", "missing", "prod"], Some(1), &["error: ", "missing"]);
+    has(&isthmus(&directory, &["lab", "status"]).ok(), &["no lab is running", start]);
+    assert_eq!(isthmus(&directory, &["lab", "status", "-o", "json"]).json()["labs"], Value::Array(Vec::new()));
+    isthmus(&directory, &["lab", "down"]).ok();
+    fails(&directory, &["lab", "exec", "frontend", "--", "true"], WRONG_USAGE, &["CLUSTER/NAMESPACE/POD"]);
+    fails(&directory, &["join", "--kubeconfig", "missing", "prod"], Some(1), &["error: ", "missing"]);
 }
 
 #[test]
@@ -202,22 +202,22 @@ fn shows_the_mesh(lab: &Lab) {
 }
 
 fn reports_what_is_wrong(lab: &Lab) {
-    let place = &lab.place;
+    let directory = &lab.directory;
     let clusters = ["has no cluster \"north\"", "clusters: west, east"];
-    fails(place, &["lab", "exec", "north/default/frontend", "--", "true"], Some(1), &clusters);
-    fails(place, &["lab", "kubeconfig", "north"], Some(1), &clusters);
-    fails(place, &["lab", "kubectl", "north", "--", "get", "pods"], Some(1), &clusters);
+    fails(directory, &["lab", "exec", "north/default/frontend", "--", "true"], Some(1), &clusters);
+    fails(directory, &["lab", "kubeconfig", "north"], Some(1), &clusters);
+    fails(directory, &["lab", "kubectl", "north", "--", "get", "pods"], Some(1), &clusters);
     let pods = ["\"nobody\"", "namespace default of cluster west", "pods: frontend-"];
-    fails(place, &["lab", "exec", "west/default/nobody", "--", "true"], Some(1), &pods);
-    fails(place, &["lab", "logs", "west/default/nobody"], Some(1), &pods);
-    fails(place, &["lab", "logs", "west/default/frontend/nothing"], Some(1), &["nothing"]);
-    fails(place, &["lab", "down", "other"], Some(1), &["no lab \"other\"", "running: primary-remote"]);
-    fails(place, &["status", "--lab", "other"], Some(1), &["no lab \"other\"", "running: primary-remote"]);
-    fails(place, &["status", "--context", "north"], Some(1), &["error: ", "--lab", "west, east"]);
-    fails(place, &["join", "--lab", "--context", "west", "north"], Some(1), &clusters);
-    fails(place, &["join", "--lab", "--context", "west", "west"], Some(1), &["west", "--context"]);
+    fails(directory, &["lab", "exec", "west/default/nobody", "--", "true"], Some(1), &pods);
+    fails(directory, &["lab", "logs", "west/default/nobody"], Some(1), &pods);
+    fails(directory, &["lab", "logs", "west/default/frontend/nothing"], Some(1), &["nothing"]);
+    fails(directory, &["lab", "down", "other"], Some(1), &["no lab \"other\"", "running: primary-remote"]);
+    fails(directory, &["status", "--lab", "other"], Some(1), &["no lab \"other\"", "running: primary-remote"]);
+    fails(directory, &["status", "--context", "north"], Some(1), &["error: ", "--lab", "west, east"]);
+    fails(directory, &["join", "--lab", "--context", "west", "north"], Some(1), &clusters);
+    fails(directory, &["join", "--lab", "--context", "west", "west"], Some(1), &["west", "--context"]);
     fails(
-        place,
+        directory,
         &["lab", "up", "topologies/primary-remote.yaml"],
         Some(1),
         &["primary-remote", "isthmus lab down", "--name"],
@@ -256,7 +256,7 @@ fn joins(lab: &Lab) {
     let own = std::fs::read_to_string(lab.isthmus(&["lab", "kubeconfig", "east"]).ok().trim()).expect("a kubeconfig");
     let server = own.lines().find_map(|line| line.trim().strip_prefix("server: ")).expect("a server").trim_matches('"');
     let curl = |path: &str| {
-        let mut command = lab.place.program(Path::new("curl"));
+        let mut command = lab.directory.program(Path::new("curl"));
         command.args(["-sk", "-o", "-", "-w", "%{http_code}", "-H", &format!("authorization: Bearer {token}")]);
         Outcome::from(command.arg(format!("{server}{path}")).output().expect("curl")).ok()
     };
@@ -283,7 +283,7 @@ fn joins(lab: &Lab) {
         &["secret istio-system/istio-remote-secret-east applied", "joined", "try: isthmus status --kubeconfig"],
     );
     let by_default =
-        lab.place.isthmus().args(["join", "--lab", "--context", "west", "east"]).stdin(Stdio::null()).output();
+        lab.directory.isthmus().args(["join", "--lab", "--context", "west", "east"]).stdin(Stdio::null()).output();
     let by_default = Outcome::from(by_default.expect("isthmus"));
     assert_eq!(by_default.code, Some(0), "{}", by_default.stderr);
     has(&by_default.stderr, &["joined", "try: isthmus status --lab primary-remote --context west"]);
@@ -292,7 +292,7 @@ fn joins(lab: &Lab) {
     let arguments =
         ["join", "--lab", "--context", "west", "east", "--server", "https://203.0.113.9:6443", "--timeout", "1s"];
     fails(
-        &lab.place,
+        &lab.directory,
         &arguments,
         TIMED_OUT,
         &["east did not connect within", "the secret stays", "isthmus status --lab"],
@@ -302,7 +302,7 @@ fn joins(lab: &Lab) {
     // The joining cluster's own API server is down.
     lab.isthmus(&["lab", "fault", "kill-api", "east"]).ok();
     let dead = ["error: in east: ", "the API server cannot be reached: ", "check that it runs"];
-    fails(&lab.place, &["join", "--lab", "--context", "west", "east"], Some(1), &dead);
+    fails(&lab.directory, &["join", "--lab", "--context", "west", "east"], Some(1), &dead);
 }
 
 /// The claims of a token.

@@ -16,8 +16,8 @@ fn calls_during(lab: &Lab, caller: &str, seconds: u32, fault: &[&str]) -> Vec<Va
 
 /// Calls a service from a pod at a fixed rate, runs `happens` after two seconds, and returns the calls.
 pub(crate) fn calls(lab: &Lab, caller: &str, url: &str, seconds: u32, happens: impl FnOnce()) -> Vec<Value> {
-    let isthmus = lab.place.path("isthmus").display().to_string();
-    let mut load = lab.place.isthmus();
+    let isthmus = lab.directory.path("isthmus").display().to_string();
+    let mut load = lab.directory.isthmus();
     load.args(["lab", "exec", caller, "--", &isthmus, "testapp", "--call", url]);
     load.args(["--rate", &RATE.to_string(), "--duration", &format!("{seconds}s"), "-o", "json"]);
     let load = load.stdout(std::process::Stdio::piped()).spawn().expect("load");

@@ -54,7 +54,7 @@ struct Kubectl<'a> {
 
 impl Kubectl<'_> {
     fn command(&self, arguments: &str) -> Command {
-        let mut command = self.lab.place.program("kubectl".as_ref());
+        let mut command = self.lab.directory.program("kubectl".as_ref());
         command.args(["--kubeconfig", &self.kubeconfig, "--namespace", "shop"]).args(arguments.split_whitespace());
         command
     }
@@ -180,7 +180,7 @@ fn kubectl_works_for(user: User) {
 }
 
 fn file(kubectl: &Kubectl<'_>, name: &str, content: &str) -> String {
-    let path: PathBuf = kubectl.lab.place.path(name);
+    let path: PathBuf = kubectl.lab.directory.path(name);
     std::fs::write(&path, content).expect("written");
     path.display().to_string()
 }
@@ -270,7 +270,7 @@ fn edits_and_patches(kubectl: &Kubectl<'_>) {
 }
 
 fn labels_scales_and_waits(kubectl: &Kubectl<'_>) {
-    has(&kubectl.run("label service web tier=front"), &["service/web labeled"]);
+    has(&kubectl.run("label service web tier=launcher"), &["service/web labeled"]);
     has(&kubectl.refused("label service web tier=back"), &["--overwrite"]);
     kubectl.run("label service web tier=back --overwrite");
     has(&kubectl.run("get services -l tier=back -o name"), &["service/web"]);
@@ -388,7 +388,7 @@ fn checks_permissions(kubectl: &Kubectl<'_>) {
 }
 
 fn deletes(kubectl: &Kubectl<'_>) {
-    let web = kubectl.lab.place.path("web.yaml").display().to_string();
+    let web = kubectl.lab.directory.path("web.yaml").display().to_string();
     let deleted = kubectl.run(&format!("delete -f {web}"));
     has(&deleted, &["deployment.apps \"web\" deleted", "service \"web\" deleted"]);
     kubectl.run("wait pod -l app=web --for=delete --timeout=30s");

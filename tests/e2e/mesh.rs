@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{Lab, Place, User, eventually};
+use crate::support::{Lab, TestDirectory, User, eventually};
 
 const FRONTEND: &str = "west/default/frontend";
 const FRONTEND_ID: &str = "spiffe://cluster.local/ns/default/sa/frontend";
@@ -69,9 +69,9 @@ fn three_regions_serve_across_clusters() {
 
 #[test]
 fn lab_run_exits_as_its_command_did() {
-    let place = Place::new(User::Own);
+    let directory = TestDirectory::new(User::Own);
     let run = |command: &[&str]| {
-        let mut isthmus = place.isthmus();
+        let mut isthmus = directory.isthmus();
         isthmus.args(["lab", "run", "topologies/primary-remote.yaml", "--"]).args(command);
         isthmus.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("isthmus lab run")
     };
@@ -81,20 +81,20 @@ fn lab_run_exits_as_its_command_did() {
         serde_json::from_slice(&output.stdout).expect("the answer alone on standard output");
     assert_eq!(answer["cluster"], "east");
     assert_eq!(answer["identity"], FRONTEND_ID);
-    place.assert_nothing_left();
+    directory.assert_nothing_left();
 
     let output = run(&["sh", "-c", "test -n \"$ISTHMUS_LAB\" && test -r \"$KUBECONFIG\" && exit 42"]);
     assert_eq!(output.status.code(), Some(42), "{}", String::from_utf8_lossy(&output.stderr));
-    place.assert_nothing_left();
+    directory.assert_nothing_left();
 }
 
 /// Between the networks there is TLS with the service's SNI, and nothing in plain text.
 #[test]
 fn only_tls_crosses_between_the_networks() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
-    let capture = lab.place.path("run").join("between.pcap");
+    let capture = lab.directory.path("run").join("between.pcap");
     let capturing = lab
-        .place
+        .directory
         .isthmus()
         .args(["lab", "capture", "--seconds", "6", "--write", &capture.display().to_string(), "-o", "json"])
         .stdout(Stdio::piped())

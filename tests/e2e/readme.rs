@@ -96,10 +96,10 @@ fn every_command_of_the_readme_prints_what_it_shows() {
         let within = if shows { SETTLED } else { Duration::ZERO };
         let outcome = eventually(within, || {
             let run = lab
-                .place
+                .directory
                 .program(Path::new("/bin/sh"))
                 .args(["-c", &example.command])
-                .current_dir(lab.place.path("run"))
+                .current_dir(lab.directory.path("run"))
                 .output();
             let outcome = Outcome::from(run.expect("a shell"));
             let printed = normalizer.lines(outcome.stdout.lines().chain(outcome.stderr.lines()));
@@ -111,5 +111,5 @@ fn every_command_of_the_readme_prints_what_it_shows() {
         followed += 1;
     }
     assert!(followed >= 10, "only {followed} commands were found");
-    lab.place.assert_nothing_left();
+    lab.directory.assert_nothing_left();
 }

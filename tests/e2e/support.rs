@@ -68,40 +68,40 @@ impl From<Output> for Outcome {
 }
 
 /// The directory of a test's command and labs, readable by the user that runs them.
-pub(crate) struct Place {
-    directory: tempfile::TempDir,
+pub(crate) struct TestDirectory {
+    temporary: tempfile::TempDir,
     pub(crate) user: User,
     // Labs are large: one test at a time runs one.
     _turn: MutexGuard<'static, ()>,
 }
 
-impl Place {
+impl TestDirectory {
     pub(crate) fn new(user: User) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let directory = tempfile::Builder::new().prefix("isthmus-e2e-").tempdir().expect("a temporary directory");
+        let temporary = tempfile::Builder::new().prefix("isthmus-e2e-").tempdir().expect("a temporary directory");
         let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");
-        mode(directory.path(), 0o755);
-        let place = Place { directory, user, _turn: turn };
-        std::fs::copy(env!("CARGO_BIN_EXE_isthmus"), place.binary()).expect("a copy of the command");
-        mode(&place.binary(), 0o755);
+        mode(temporary.path(), 0o755);
+        let directory = TestDirectory { temporary, user, _turn: turn };
+        std::fs::copy(env!("CARGO_BIN_EXE_isthmus"), directory.binary()).expect("a copy of the command");
+        mode(&directory.binary(), 0o755);
         for entry in ["run", "topologies"] {
-            std::fs::create_dir(place.path(entry)).expect("a directory");
+            std::fs::create_dir(directory.path(entry)).expect("a directory");
         }
         for entry in std::fs::read_dir(topologies()).expect("topologies") {
             let entry = entry.expect("an entry");
             if entry.file_type().expect("its type").is_file() {
-                std::fs::copy(entry.path(), place.path("topologies").join(entry.file_name())).expect("a copy");
+                std::fs::copy(entry.path(), directory.path("topologies").join(entry.file_name())).expect("a copy");
             }
         }
         if user == User::Ordinary && is_root() {
-            std::os::unix::fs::chown(place.path("run"), Some(NOBODY), Some(NOBODY)).expect("chown");
+            std::os::unix::fs::chown(directory.path("run"), Some(NOBODY), Some(NOBODY)).expect("chown");
         }
-        place
+        directory
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.temporary.path().join(name)
     }
 
     fn binary(&self) -> PathBuf {
@@ -117,14 +117,14 @@ impl Place {
     pub(crate) fn program(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
-            .current_dir(self.directory.path())
+            .current_dir(self.temporary.path())
             .env("ISTHMUS_RUNTIME_DIR", self.path("run"))
             .env("HOME", self.path("run"))
             .env_remove("KUBECONFIG")
             .env_remove("ISTHMUS_LAB")
             .stdin(Stdio::null());
         let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{}:{path}", self.directory.path().display()));
+        command.env("PATH", format!("{}:{path}", self.temporary.path().display()));
         if self.user == User::Ordinary && is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -165,8 +165,8 @@ impl Place {
 
 /// A running lab, which is stopped when dropped.
 pub(crate) struct Lab {
-    pub(crate) place: Place,
-    front: Child,
+    pub(crate) directory: TestDirectory,
+    launcher: Child,
     pub(crate) ready_after: Duration,
     output: Arc<Mutex<String>>,
 }
@@ -174,12 +174,12 @@ pub(crate) struct Lab {
 impl Lab {
     /// Starts a lab from one of the repository's topologies.
     pub(crate) fn up(topology: &str, user: User) -> Self {
-        Self::up_in(Place::new(user), topology)
+        Self::up_in(TestDirectory::new(user), topology)
     }
 
-    pub(crate) fn up_in(place: Place, topology: &str) -> Self {
+    pub(crate) fn up_in(directory: TestDirectory, topology: &str) -> Self {
         let started = Instant::now();
-        let mut front = place
+        let mut launcher = directory
             .isthmus()
             .args(["lab", "up", &format!("topologies/{topology}")])
             .stdout(Stdio::piped())
@@ -189,7 +189,7 @@ impl Lab {
         let output = Arc::new(Mutex::new(String::new()));
         let (sender, ready) = mpsc::channel();
         let streams: [Box<dyn std::io::Read + Send>; 2] =
-            [Box::new(front.stdout.take().expect("piped")), Box::new(front.stderr.take().expect("piped"))];
+            [Box::new(launcher.stdout.take().expect("piped")), Box::new(launcher.stderr.take().expect("piped"))];
         for stream in streams {
             let (sender, output) = (sender.clone(), output.clone());
             std::thread::spawn(move || {
@@ -205,13 +205,13 @@ impl Lab {
             });
         }
         drop(sender);
-        let mut lab = Lab { place, front, ready_after: Duration::ZERO, output };
+        let mut lab = Lab { directory, launcher, ready_after: Duration::ZERO, output };
         if ready.recv_timeout(READY).is_err() {
             let diagnosis = lab.diagnosis();
             panic!("lab {topology} is not ready after {:?}\n{diagnosis}", started.elapsed());
         }
         lab.ready_after = started.elapsed();
-        println!("lab {topology} ready in {:.1}s as {:?}", lab.ready_after.as_secs_f64(), lab.place.user);
+        println!("lab {topology} ready in {:.1}s as {:?}", lab.ready_after.as_secs_f64(), lab.directory.user);
         lab
     }
 
@@ -222,10 +222,10 @@ impl Lab {
 
     fn diagnosis(&mut self) -> String {
         let mut text = self.output();
-        if let Ok(output) = self.place.isthmus().args(["lab", "status", "-o", "wide"]).output() {
+        if let Ok(output) = self.directory.isthmus().args(["lab", "status", "-o", "wide"]).output() {
             text.push_str(&String::from_utf8_lossy(&output.stdout));
         }
-        for log in logs_below(&self.place.path("run").join("labs")) {
+        for log in logs_below(&self.directory.path("run").join("labs")) {
             text.push_str(&format!("\n== {}\n", log.display()));
             let content = std::fs::read_to_string(&log).unwrap_or_default();
             // Successful requests do not explain a failure.
@@ -237,7 +237,7 @@ impl Lab {
 
     /// `isthmus ARGS` as the lab's user.
     pub(crate) fn isthmus(&self, arguments: &[&str]) -> Outcome {
-        self.place.isthmus().args(arguments).output().expect("isthmus").into()
+        self.directory.isthmus().args(arguments).output().expect("isthmus").into()
     }
 
     /// `isthmus lab kubectl CLUSTER -- ARGS`.
@@ -271,13 +271,13 @@ impl Lab {
     /// Stops the lab as Ctrl-C does, and asserts that nothing of it remains.
     pub(crate) fn down(mut self) {
         self.interrupt();
-        self.place.assert_nothing_left();
+        self.directory.assert_nothing_left();
     }
 
     /// Sends SIGINT, as a terminal does for Ctrl-C, and waits.
     pub(crate) fn interrupt(&mut self) {
-        signal(&self.front, "INT");
-        let ended = eventually(Duration::from_secs(20), || match self.front.try_wait() {
+        signal(&self.launcher, "INT");
+        let ended = eventually(Duration::from_secs(20), || match self.launcher.try_wait() {
             Ok(Some(status)) => Ok(status),
             other => Err(format!("{other:?}")),
         });
@@ -286,23 +286,23 @@ impl Lab {
 
     /// Kills the lab's launcher.
     pub(crate) fn kill(&mut self) {
-        self.front.kill().expect("killed");
-        self.front.wait().expect("waited");
+        self.launcher.kill().expect("killed");
+        self.launcher.wait().expect("waited");
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if matches!(self.front.try_wait(), Ok(Some(_))) {
+        if matches!(self.launcher.try_wait(), Ok(Some(_))) {
             return;
         }
         if std::thread::panicking() {
             eprintln!("{}", self.diagnosis());
         }
-        signal(&self.front, "INT");
-        if eventually(Duration::from_secs(20), || self.front.try_wait().ok().flatten().ok_or(())).is_err() {
-            self.front.kill().ok();
-            self.front.wait().ok();
+        signal(&self.launcher, "INT");
+        if eventually(Duration::from_secs(20), || self.launcher.try_wait().ok().flatten().ok_or(())).is_err() {
+            self.launcher.kill().ok();
+            self.launcher.wait().ok();
         }
     }
 }
