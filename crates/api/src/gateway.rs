@@ -100,6 +100,20 @@ pub enum TlsMode {
     Unknown,
 }
 
+impl TlsMode {
+    fn description(self) -> &'static str {
+        match self {
+            Self::Passthrough => "mode PASSTHROUGH",
+            Self::Simple => "mode SIMPLE",
+            Self::Mutual => "mode MUTUAL",
+            Self::AutoPassthrough => "mode AUTO_PASSTHROUGH",
+            Self::IstioMutual => "mode ISTIO_MUTUAL",
+            Self::OptionalMutual => "mode OPTIONAL_MUTUAL",
+            Self::Unknown => "an unknown mode",
+        }
+    }
+}
+
 impl Server {
     /// Returns whether the server forwards by SNI (AUTO_PASSTHROUGH).
     pub fn is_auto_passthrough(&self) -> bool {
@@ -119,13 +133,10 @@ impl Gateway {
         for (index, server) in self.spec.servers.iter().enumerate() {
             let field = |rest: &str| format!("spec.servers[{index}]{rest}");
             if !server.is_auto_passthrough() {
-                let mode = server.tls.as_ref().map(|tls| tls.mode);
-                let what = mode.map_or_else(|| "a server without tls".to_owned(), |mode| format!("mode {mode:?}"));
+                let what = server.tls.as_ref().map_or("a server without tls", |tls| tls.mode.description());
                 warnings.push(Warning::new(
                     field(".tls.mode"),
-                    format!(
-                        "{what} opens an ingress, which this mesh does not serve; only AUTO_PASSTHROUGH has effect"
-                    ),
+                    format!("{what} configures an ingress, which is not supported; only AUTO_PASSTHROUGH has effect"),
                 ));
                 continue;
             }
@@ -196,7 +207,10 @@ spec:
 "#;
         let gateway: Gateway = crate::yaml::from_str(text).unwrap();
         assert_eq!(gateway.exported_hosts().count(), 0);
-        let fields: Vec<_> = gateway.warnings().into_iter().map(|w| w.field).collect();
+        let warnings = gateway.warnings();
+        let text = "mode SIMPLE configures an ingress, which is not supported; only AUTO_PASSTHROUGH has effect";
+        assert_eq!(warnings[0].message, text);
+        let fields: Vec<_> = warnings.into_iter().map(|warning| warning.field).collect();
         assert_eq!(
             fields,
             [

@@ -12,7 +12,15 @@ use serde::de::DeserializeOwned;
 /// Returns a message with line and column if the text is not valid for the type.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let options = serde_saphyr::options! { strict_booleans: true };
-    serde_saphyr::from_str_with_options(text, options).map_err(|e| e.to_string())
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| message(&error))
+}
+
+/// Returns the message of an error for users, on one line: without a snippet and without the names of parser options.
+fn message(error: &serde_saphyr::Error) -> String {
+    error.render_with_options(serde_saphyr::render_options! {
+        formatter: &serde_saphyr::UserMessageFormatter,
+        snippets: serde_saphyr::SnippetMode::Off,
+    })
 }
 
 /// Serialises a value as one document.
@@ -33,7 +41,12 @@ mod tests {
         assert_eq!(read["y"], serde_json::json!("no"));
         assert_eq!(read["on"], serde_json::json!("yes"));
         assert_eq!(read["t"], serde_json::json!(true));
-        let error = super::from_str::<BTreeMap<String, String>>("a: [\n").unwrap_err();
-        assert!(error.contains("line"), "{error}");
+    }
+
+    #[test]
+    fn errors_are_one_line_with_the_position() {
+        let error = |text| super::from_str::<BTreeMap<String, String>>(text).unwrap_err();
+        assert!(error("a: [\n").contains("line"), "{}", error("a: [\n"));
+        assert_eq!(error("a: b\na: c\n"), "duplicate mapping key: a not allowed here at line 2, column 1");
     }
 }
