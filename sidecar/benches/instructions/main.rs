@@ -16,6 +16,9 @@ use std::process::{Command, ExitCode, Stdio};
 #[path = "../../tests/mesh/app.rs"]
 #[allow(dead_code, reason = "tests use the rest")]
 mod app;
+#[path = "../../tests/mesh/fixture/mod.rs"]
+#[allow(dead_code, reason = "tests use the rest")]
+mod fixture;
 #[path = "../../tests/mesh/gate.rs"]
 #[allow(dead_code, reason = "tests use the rest")]
 mod gate;
@@ -23,9 +26,6 @@ mod operations;
 #[path = "../../tests/requests/pair.rs"]
 #[allow(dead_code, reason = "tests use the rest")]
 mod pair;
-#[path = "../../tests/mesh/world.rs"]
-#[allow(dead_code, reason = "tests use the rest")]
-mod world;
 
 use operations::{OPERATIONS, Operation};
 

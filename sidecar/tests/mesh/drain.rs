@@ -9,7 +9,7 @@ use http::Request;
 use wire::discovery::Protocol;
 
 use crate::app::{App, Client};
-use crate::world::World;
+use crate::fixture::World;
 
 /// One request on a connection of its own. `Ok(false)` where there is no connection.
 fn ask(address: SocketAddr) -> Result<bool, String> {

@@ -9,7 +9,7 @@ use telemetry::istio::REQUESTS;
 use wire::discovery::{Health, Protocol};
 
 use crate::app::{Client, by, get};
-use crate::world::{Pod, Sidecar, World};
+use crate::fixture::{Pod, Sidecar, World};
 
 /// `reviews` with a pod in each of west's zones and one in east, and a client in us-west-1a.
 async fn three_tiers() -> (Arc<World>, Pod, Pod, Pod, Sidecar) {

@@ -16,7 +16,7 @@ use wire::discovery::{PeerMode, Protocol};
 use proxy::report::FAILED;
 
 use crate::app::{Client, by, get};
-use crate::world::World;
+use crate::fixture::World;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_carry_the_callers_identity() {

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use wire::discovery as d;
 
 use crate::app::{App, Client};
-use crate::world::{Pod, World};
+use crate::fixture::{Pod, World};
 
 async fn limited(limits: d::InboundLimits) -> (Arc<World>, Pod) {
     let world = World::new().await;

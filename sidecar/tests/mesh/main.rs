@@ -3,6 +3,7 @@
 mod app;
 mod drain;
 mod failover;
+mod fixture;
 mod gate;
 mod http;
 mod limits;
@@ -10,4 +11,3 @@ mod opaque;
 mod routing;
 mod start;
 mod stream;
-mod world;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::discovery::Protocol;
 
-use crate::world::World;
+use crate::fixture::World;
 
 /// Talks to a server that speaks first: reads its greeting, sends, closes this direction, and reads the rest.
 async fn talk(mut stream: TcpStream, bytes: usize) -> String {

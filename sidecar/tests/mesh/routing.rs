@@ -9,7 +9,7 @@ use telemetry::istio::REQUESTS;
 use wire::discovery::{OutboundPolicy, Protocol};
 
 use crate::app::{Client, by};
-use crate::world::{Pod, Sidecar, World};
+use crate::fixture::{Pod, Sidecar, World};
 
 /// The services `reviews` (address 1) and `ratings` (address 2), each with one pod, and a client.
 async fn two_services() -> (Arc<World>, Pod, Pod, Sidecar) {

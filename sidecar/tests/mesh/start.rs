@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::app::{App, Client};
-use crate::world::World;
+use crate::fixture::World;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_taken_before_it_is_known_who_may() {

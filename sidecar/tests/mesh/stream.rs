@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use wire::discovery::Protocol;
 
 use crate::app::App;
-use crate::world::{Pod, Sidecar, World};
+use crate::fixture::{Pod, Sidecar, World};
 
 /// A gRPC message of 64 bytes with its prefix.
 const MESSAGE: usize = 69;

@@ -6,13 +6,13 @@ use net::count::{self, Counting};
 #[path = "../mesh/app.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod app;
+#[path = "../mesh/fixture/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod fixture;
 #[path = "../mesh/gate.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod gate;
 mod pair;
-#[path = "../mesh/world.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod world;
 
 use pair::{Between, Pair};
 

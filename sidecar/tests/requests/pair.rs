@@ -9,7 +9,8 @@ use tokio::runtime::Runtime;
 use wire::{Kind, discovery as d};
 
 use crate::app::App;
-use crate::world::{DOMAIN, Pod, Sidecar, World, policy_of};
+use crate::fixture::resources::policy_of;
+use crate::fixture::{DOMAIN, Pod, Sidecar, World};
 
 const REQUEST: &[u8] = b"GET /products/17?currency=EUR HTTP/1.1\r\nhost: reviews:9080\r\nuser-agent: shop/1.0\r\n\
     accept: application/json\r\naccept-encoding: gzip\r\nx-request-id: 5b1c4e2a-8c0d-4d7b-9a51-0f2d6a3c7e90\r\n\r\n";
