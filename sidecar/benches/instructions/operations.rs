@@ -16,7 +16,7 @@ use telemetry::metrics::Registry;
 use wire::discovery as d;
 use wire::prost::Message;
 
-use crate::pair::{Between, Pair};
+use crate::pair::{Pair, Security};
 
 /// An operation.
 pub(crate) struct Operation {
@@ -41,17 +41,17 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("pick among 10 endpoints", 5000, |times| pick(10, times)),
     operation("pick among 1000 endpoints", 5000, |times| pick(1000, times)),
     operation("record a request's metrics", 5000, record),
-    operation("find the server's name in a hello", 5000, parse_hello),
+    operation("find the server's name in a hello", 5000, parse_client_hello),
     operation("decode an endpoint", 5000, decode_endpoint),
     operation("encode an endpoint", 5000, encode_endpoint),
     operation("acquire and release a permit", 50_000, acquire_and_release),
 ];
 
-/// Parse, route, authorize, pick and encode in both, on real sockets; what the kernel does is not counted.
+/// Parses, routes, authorizes, picks and encodes in both sidecars, on real sockets. The kernel's instructions are not counted.
 fn request_through_both(times: u32) {
-    let mut pair = Pair::start(Between::Plaintext);
+    let mut pair = Pair::start(Security::Plaintext);
     for _ in 0..times {
-        pair.ask();
+        pair.request();
     }
 }
 
@@ -84,7 +84,7 @@ impl authorization::Headers for Fields {
     }
 }
 
-/// The last rule lets it in.
+/// The last rule matches.
 fn authorize(rules: u32, times: u32) {
     let rule = |number: u32| {
         let principal = format!("cluster.local/ns/default/sa/client-{number}");
@@ -107,7 +107,7 @@ fn authorize(rules: u32, times: u32) {
     }
 }
 
-/// Includes the report of a success.
+/// Includes the report of the outcome.
 fn pick(endpoints: usize, times: u32) {
     let here = Locality::new("us-west", "us-west-1", "a");
     let mut balancer = Balancer::new(here.clone());
@@ -119,7 +119,7 @@ fn pick(endpoints: usize, times: u32) {
         target: Arc::new(number),
     }));
     let now = Instant::now();
-    // Not random, so that each run picks the same.
+    // Pseudorandom, so that each run picks the same endpoints.
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for _ in 0..times {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -153,36 +153,38 @@ fn record(times: u32) {
     }
 }
 
-fn parse_hello(times: u32) {
-    let hello = hello("outbound_.9080_._.reviews.default.svc.cluster.local");
+fn parse_client_hello(times: u32) {
+    let hello = client_hello("outbound_.9080_._.reviews.default.svc.cluster.local");
     for _ in 0..times {
-        black_box(net::hello::parse(black_box(&hello))).expect("a hello");
+        black_box(net::hello::parse(black_box(&hello))).expect("a valid ClientHello");
     }
 }
 
-/// A ClientHello (RFC 8446 §4.1.2) of the size that sidecars send, with a post-quantum key share. Random bytes are zero, so
-/// that it is the same each time.
-fn hello(server: &str) -> Vec<u8> {
-    fn counted(bytes: usize, content: Vec<u8>) -> Vec<u8> {
+/// Returns a ClientHello (RFC 8446 §4.1.2) of the size that sidecars send, with a post-quantum key share. Random bytes are
+/// zero, so that each call returns the same bytes.
+fn client_hello(server_name: &str) -> Vec<u8> {
+    fn with_length(bytes: usize, content: Vec<u8>) -> Vec<u8> {
         let length = (content.len() as u64).to_be_bytes();
         [length[8 - bytes..].to_vec(), content].concat()
     }
-    let extension = |number: u16, content| [number.to_be_bytes().to_vec(), counted(2, content)].concat();
-    let name = counted(2, [vec![0], counted(2, server.into())].concat());
-    let protocols = counted(2, [counted(1, b"istio".to_vec()), counted(1, b"istio-http/1.1".to_vec())].concat());
-    let shares = [vec![0x11, 0xec], counted(2, vec![0; 1216]), vec![0, 0x17], counted(2, vec![0; 65])].concat();
+    let extension = |number: u16, content| [number.to_be_bytes().to_vec(), with_length(2, content)].concat();
+    let name = with_length(2, [vec![0], with_length(2, server_name.into())].concat());
+    let protocols =
+        with_length(2, [with_length(1, b"istio".to_vec()), with_length(1, b"istio-http/1.1".to_vec())].concat());
+    let shares = [vec![0x11, 0xec], with_length(2, vec![0; 1216]), vec![0, 0x17], with_length(2, vec![0; 65])].concat();
     let extensions = [
-        extension(0x2b, counted(1, vec![3, 4, 3, 3])),
-        extension(0x0a, counted(2, vec![0x11, 0xec, 0, 0x17, 0, 0x1d])),
-        extension(0x0d, counted(2, vec![4, 3, 8, 4])),
-        extension(0x33, counted(2, shares)),
+        extension(0x2b, with_length(1, vec![3, 4, 3, 3])),
+        extension(0x0a, with_length(2, vec![0x11, 0xec, 0, 0x17, 0, 0x1d])),
+        extension(0x0d, with_length(2, vec![4, 3, 8, 4])),
+        extension(0x33, with_length(2, shares)),
         extension(0x10, protocols),
         extension(0x00, name),
     ];
-    let suites = counted(2, vec![0x13, 2, 0x13, 1, 0x13, 3]);
-    let body = [vec![3, 3], vec![0; 32], counted(1, vec![0; 32]), suites, vec![1, 0], counted(2, extensions.concat())];
-    let message = [vec![1], counted(3, body.concat())].concat();
-    [vec![22, 3, 1], counted(2, message)].concat()
+    let suites = with_length(2, vec![0x13, 2, 0x13, 1, 0x13, 3]);
+    let body =
+        [vec![3, 3], vec![0; 32], with_length(1, vec![0; 32]), suites, vec![1, 0], with_length(2, extensions.concat())];
+    let message = [vec![1], with_length(3, body.concat())].concat();
+    [vec![22, 3, 1], with_length(2, message)].concat()
 }
 
 fn endpoint() -> d::Endpoint {

@@ -22,7 +22,7 @@ use http::Method;
 use net::namespace::{Namespaces, enter_user_namespace, unshare};
 use wire::discovery::Protocol;
 
-use app::{Client, by, get};
+use app::{Client, get, pod_of};
 use pods::{Net, Pod};
 
 /// The service `reviews`, whose address no machine has.
@@ -61,7 +61,7 @@ impl Mesh {
         let net = Net::new().unwrap();
         let near = net.pod("near", "reviews", "us-west-1a", 2);
         let beside = net.pod("beside", "reviews", "us-west-1b", 3);
-        net.service("reviews", REVIEWS, Protocol::Http, &[&near, &beside]);
+        net.push_service("reviews", REVIEWS, Protocol::Http, &[&near, &beside]);
         let frontend = net.pod("frontend", "frontend", "us-west-1a", 1);
         Self { net, frontend, near, _beside: beside }
     }
@@ -94,7 +94,7 @@ fn names_of_the_mesh_are_answered() {
 fn requests_are_captured_on_both_sides() {
     let mesh = Mesh::start();
     let response = mesh.frontend.run(|| get(REVIEWS.into()));
-    assert_eq!((response.status().as_u16(), by(&response)), (200, "near"));
+    assert_eq!((response.status().as_u16(), pod_of(&response)), (200, "near"));
     let xfcc = response.headers()["seen-x-forwarded-client-cert"].to_str().unwrap();
     assert!(xfcc.contains("URI=spiffe://cluster.local/ns/default/sa/frontend"), "{xfcc}");
     assert_eq!(response.headers()["seen-client"], "127.0.0.6", "the application sees a local peer");
@@ -104,23 +104,23 @@ fn a_pod_reaches_itself() {
     let mesh = Mesh::start();
     let near = &mesh.near;
     let own = near.address(9080);
-    assert_eq!(by(&near.run(move || get(own))), "near", "by its own address");
-    assert_eq!(by(&near.run(move || get(([127, 0, 0, 1], 9080).into()))), "near", "by loopback");
+    assert_eq!(pod_of(&near.run(move || get(own))), "near", "by its own address");
+    assert_eq!(pod_of(&near.run(move || get(([127, 0, 0, 1], 9080).into()))), "near", "by loopback");
     let through_the_mesh = near.run(|| get(REVIEWS.into()));
-    assert_eq!((through_the_mesh.status().as_u16(), by(&through_the_mesh)), (200, "near"), "by its service");
+    assert_eq!((through_the_mesh.status().as_u16(), pod_of(&through_the_mesh)), (200, "near"), "by its service");
 }
 
 fn plaintext_from_outside_of_the_mesh_arrives() {
     let mesh = Mesh::start();
-    let response = mesh.net.outside(get(mesh.near.address(9080)));
-    assert_eq!(by(&response), "near");
+    let response = mesh.net.run_outside(get(mesh.near.address(9080)));
+    assert_eq!(pod_of(&response), "near");
     assert!(!response.headers().contains_key("seen-x-forwarded-client-cert"));
 }
 
 /// The pod's machine disappears: nothing is refused, nothing acknowledged.
 fn a_pod_that_vanishes_costs_no_request() {
     let mesh = Mesh::start();
-    let vanish = mesh.near.vanishing();
+    let vanish = mesh.near.disconnection();
     let timeline = mesh.frontend.run(move || async move {
         let begun = Instant::now();
         let clients: Vec<_> = (0..4)
@@ -130,8 +130,8 @@ fn a_pod_that_vanishes_costs_no_request() {
                     let mut seen = Vec::new();
                     while begun.elapsed() < Duration::from_secs(4) {
                         let at = begun.elapsed();
-                        let response = client.ask(Method::GET, "/", b"").await;
-                        seen.push((at, begun.elapsed() - at, response.status().as_u16(), by(&response).to_owned()));
+                        let response = client.request(Method::GET, "/", b"").await;
+                        seen.push((at, begun.elapsed() - at, response.status().as_u16(), pod_of(&response).to_owned()));
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                     seen

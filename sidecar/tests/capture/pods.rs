@@ -1,4 +1,4 @@
-//! Pods as network namespaces on one bridge, each with an application and a sidecar.
+//! Pods: network namespaces on one bridge, each with an application and a sidecar.
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -25,7 +25,7 @@ const CONTROLLER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 
 type Error = Box<dyn std::error::Error>;
 
-/// The bridge, and the controller at it.
+/// A bridge in a network namespace of its own, with a controller.
 pub(crate) struct Net {
     bridge: NetNamespace,
     controller: FakeController,
@@ -34,16 +34,17 @@ pub(crate) struct Net {
     cluster: Authority,
 }
 
-/// A pod's namespace.
+/// A pod.
 pub(crate) struct Pod {
     name: String,
     account: String,
     zone: String,
-    inside: NetNamespace,
+    namespace: NetNamespace,
     ip: Ipv4Addr,
 }
 
 impl Net {
+    /// Creates the bridge and starts the controller.
     pub(crate) fn new() -> Result<Self, Error> {
         let bridge = NetNamespace::create()?;
         let mut links = Links::open_in(&bridge)?;
@@ -68,25 +69,25 @@ impl Net {
         Ok(Self { bridge, controller, runtime, root, cluster })
     }
 
-    /// A pod with an application at port 9080 and a sidecar.
+    /// Starts a pod with an application at port 9080 and a sidecar, at 10.0.0.`last`.
     pub(crate) fn pod(&self, name: &str, account: &str, zone: &str, last: u8) -> Pod {
         let ip = Ipv4Addr::new(10, 0, 0, last);
-        let inside = NetNamespace::create().unwrap();
+        let namespace = NetNamespace::create().unwrap();
         let outer = format!("veth{last}");
         let mut links = Links::open_in(&self.bridge).unwrap();
-        links.add_veth(&outer, "eth0", Some(&inside)).unwrap();
+        links.add_veth(&outer, "eth0", Some(&namespace)).unwrap();
         links.attach(&outer, "br0").unwrap();
         links.up(&outer).unwrap();
-        let mut links = Links::open_in(&inside).unwrap();
+        let mut links = Links::open_in(&namespace).unwrap();
         links.add_address("eth0", format!("{ip}/24").parse().unwrap()).unwrap();
         links.up("eth0").unwrap();
         let everywhere = "0.0.0.0/0".parse().unwrap();
         let via = Via::Gateway(CONTROLLER.into(), "eth0");
         links.add_route(Route { to: everywhere, via, source: None }).unwrap();
-        inside.run_in(|| net::firewall::install_capture(&net::firewall::Capture::default())).unwrap().unwrap();
+        namespace.run_in(|| net::firewall::install_capture(&net::firewall::Capture::default())).unwrap().unwrap();
 
-        let pod = Pod { name: name.into(), account: account.into(), zone: zone.into(), inside, ip };
-        self.tell_workload(&pod);
+        let pod = Pod { name: name.into(), account: account.into(), zone: zone.into(), namespace, ip };
+        self.push_workload(&pod);
         self.start_sidecar(&pod);
         let (app_name, address) = (pod.name.clone(), SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9080)));
         let (started, listening) = std::sync::mpsc::channel();
@@ -97,13 +98,13 @@ impl Net {
                 std::future::pending::<()>().await;
             });
         };
-        pod.inside.spawn_in("app", run).unwrap();
-        listening.recv_timeout(Duration::from_secs(10)).expect("an application");
+        pod.namespace.spawn_in("app", run).unwrap();
+        listening.recv_timeout(Duration::from_secs(10)).expect("the application listens");
         pod
     }
 
-    fn tell_workload(&self, pod: &Pod) {
-        let me = name::workload("west", "default", &pod.name);
+    fn push_workload(&self, pod: &Pod) {
+        let name = name::workload("west", "default", &pod.name);
         let workload = d::Workload {
             cluster: "west".into(),
             network: "net-west".into(),
@@ -114,7 +115,7 @@ impl Net {
             peer_authentication: name::MESH.into(),
             ..d::Workload::default()
         };
-        self.controller.resources().push(Kind::Workload, &me, &workload, &[]);
+        self.controller.resources().push(Kind::Workload, &name, &workload, &[]);
         self.controller.resources().push(Kind::PeerAuthentication, name::MESH, &d::PeerAuthentication::default(), &[]);
     }
 
@@ -160,12 +161,18 @@ impl Net {
             }))
             .unwrap();
         };
-        pod.inside.spawn_in("sidecar", run).unwrap();
-        started.recv_timeout(Duration::from_secs(10)).expect("a sidecar that knows itself");
+        pod.namespace.spawn_in("sidecar", run).unwrap();
+        started.recv_timeout(Duration::from_secs(10)).expect("the sidecar has received its workload");
     }
 
-    /// Tells a service and the pods behind it.
-    pub(crate) fn service(&self, service: &str, at: (Ipv4Addr, u16), protocol: discovery::Protocol, pods: &[&Pod]) {
+    /// Pushes a service and its endpoints.
+    pub(crate) fn push_service(
+        &self,
+        service: &str,
+        at: (Ipv4Addr, u16),
+        protocol: discovery::Protocol,
+        pods: &[&Pod],
+    ) {
         let hostname = format!("{service}.default.svc.{DOMAIN}");
         let port = d::Port { number: at.1.into(), name: "p".into(), protocol: protocol.into(), server_names: vec![] };
         let message = d::Service {
@@ -202,8 +209,8 @@ impl Net {
         }
     }
 
-    /// Runs something beside the bridge, outside of every pod.
-    pub(crate) fn outside<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+    /// Runs a future in the namespace of the bridge, outside of every pod.
+    pub(crate) fn run_outside<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let runtime = self.runtime.clone();
         runtime.block_on(async move { tokio::spawn(work).await.unwrap() })
     }
@@ -218,19 +225,20 @@ impl Pod {
         (self.ip, port).into()
     }
 
-    /// Runs something as the pod's application would.
+    /// Runs a future in the pod, as its application would.
     pub(crate) fn run<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> T
     where
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
         let run = move || single_threaded().block_on(work());
-        self.inside.spawn_in("caller", run).unwrap().join().expect("the check").unwrap()
+        self.namespace.spawn_in("client", run).unwrap().join().expect("the future does not panic").unwrap()
     }
 
-    /// Takes the pod off the network, silently: its neighbours still know its hardware address, and it drops all.
-    pub(crate) fn vanishing(&self) -> impl FnOnce() + Send + 'static {
-        let links = Mutex::new(Links::open_in(&self.inside).unwrap());
+    /// Returns a function that disconnects the pod silently: other pods still know its hardware address, and it drops all
+    /// packets.
+    pub(crate) fn disconnection(&self) -> impl FnOnce() + Send + 'static {
+        let links = Mutex::new(Links::open_in(&self.namespace).unwrap());
         let address = format!("{}/24", self.ip).parse().unwrap();
         move || links.lock().unwrap().delete_address("eth0", address).unwrap()
     }
@@ -240,13 +248,13 @@ fn single_threaded() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A runtime whose threads are in that namespace.
+/// Returns a runtime whose threads are in `namespace`.
 fn runtime_in(namespace: &NetNamespace) -> Result<Runtime, Error> {
-    let inside = namespace.try_clone()?;
+    let entered = namespace.try_clone()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
-        .on_thread_start(move || inside.enter().expect("the bridge's namespace"))
+        .on_thread_start(move || entered.enter().expect("the bridge's namespace"))
         .build()?;
     Ok(runtime)
 }

@@ -1,4 +1,4 @@
-//! Applications: an HTTP server that says what it saw, an echo server, one that speaks first. And their clients.
+//! Applications and their clients: an HTTP server that returns what it received, and a server-first TCP server.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,21 +17,23 @@ use tokio::net::{TcpListener, TcpStream};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// An HTTP server for HTTP/1.1 and HTTP/2. It answers with its name and echoes the request's headers as `seen-…`.
+/// An HTTP/1.1 and HTTP/2 server. Its responses carry its name, and the request's headers as `seen-…`.
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
-    /// The status that it answers.
+    /// The status of its responses.
     pub(crate) status: Arc<AtomicU16>,
-    /// Requests that reached it.
+    /// The number of requests received.
     pub(crate) requests: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl App {
+    /// Starts an application at a free loopback port.
     pub(crate) async fn start(name: &str) -> Self {
         Self::listen(name, "127.0.0.1:0".parse().unwrap()).await
     }
 
+    /// Starts an application at `address`.
     pub(crate) async fn listen(name: &str, address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -42,7 +44,7 @@ impl App {
             loop {
                 let (stream, client) = listener.accept().await.unwrap();
                 let state = state.clone();
-                let service = service_fn(move |request| answer(request, client, state.clone()));
+                let service = service_fn(move |request| respond(request, client, state.clone()));
                 connections.spawn(async move {
                     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
@@ -52,8 +54,8 @@ impl App {
         Self { address, status, requests, task }
     }
 
-    /// Returns whether a request to this address is answered.
-    pub(crate) async fn answers(address: SocketAddr) -> bool {
+    /// Returns whether a request to `address` succeeds.
+    pub(crate) async fn is_available(address: SocketAddr) -> bool {
         let Ok(stream) = TcpStream::connect(address).await else { return false };
         let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await else {
             return false;
@@ -63,13 +65,13 @@ impl App {
         sender.send_request(request).await.is_ok_and(|response| response.status() == 200)
     }
 
-    /// Another kind of application that listens there.
-    pub(crate) fn at(address: SocketAddr) -> Self {
+    /// An application of another kind, which listens at `address`.
+    pub(crate) fn external(address: SocketAddr) -> Self {
         let (status, requests) = Default::default();
         Self { address, status, requests, task: tokio::spawn(async {}) }
     }
 
-    /// Ends it, with all of its connections.
+    /// Stops the application and closes its connections.
     pub(crate) async fn kill(&self) {
         self.task.abort();
         while TcpStream::connect(self.address).await.is_ok() {
@@ -78,7 +80,7 @@ impl App {
     }
 }
 
-async fn answer(
+async fn respond(
     mut request: Request<Incoming>,
     client: SocketAddr,
     (name, status, requests): (Arc<str>, Arc<AtomicU16>, Arc<AtomicU64>),
@@ -118,7 +120,7 @@ async fn answer(
     let trailers = collected.trailers().cloned();
     let body = collected.to_bytes();
     if let Some(trailers) = trailers {
-        // What gRPC looks like: data, then trailers.
+        // As in gRPC: data, then trailers.
         response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("grpc-status, x-sum"));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         let mut sent = HeaderMap::new();
@@ -133,7 +135,7 @@ async fn answer(
     Ok(response.map(|_| full(text)))
 }
 
-/// An application's HTTP/1.1 connection.
+/// An HTTP/1.1 connection of a client.
 pub(crate) struct Client {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
 }
@@ -151,8 +153,8 @@ impl Client {
         self.sender.send_request(request).await.unwrap()
     }
 
-    /// A request, and the response with its whole body.
-    pub(crate) async fn ask(&mut self, method: Method, path: &str, body: &[u8]) -> Response<String> {
+    /// Sends a request and returns the response with its whole body.
+    pub(crate) async fn request(&mut self, method: Method, path: &str, body: &[u8]) -> Response<String> {
         let request = Request::builder().method(method).uri(path).header("host", "reviews:9080");
         let response = self.send(request.body(Full::new(Bytes::copy_from_slice(body))).unwrap()).await;
         let (head, body) = response.into_parts();
@@ -161,22 +163,22 @@ impl Client {
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Response<String> {
-        self.ask(Method::GET, path, b"").await
+        self.request(Method::GET, path, b"").await
     }
 }
 
-/// One GET on a connection of its own.
+/// Sends a GET request on a new connection.
 pub(crate) async fn get(address: SocketAddr) -> Response<String> {
     Client::connect(address).await.get("/").await
 }
 
-/// Who answered.
-pub(crate) fn by<B>(response: &Response<B>) -> &str {
+/// The name of the pod, or other application, that sent the response.
+pub(crate) fn pod_of<B>(response: &Response<B>) -> &str {
     response.headers().get("answered-by").map_or("", |value| value.to_str().unwrap())
 }
 
-/// A server that says `hello` before it hears anything, echoes until the client is done, and then says how much that was.
-pub(crate) async fn speaks_first() -> SocketAddr {
+/// Starts a TCP server that sends `hello` before it receives anything, reads to the end, and sends the number of bytes received.
+pub(crate) async fn start_server_first() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -1,114 +1,113 @@
-//! What happens when endpoints fail: retries, tiers, and the way back.
+//! Endpoint failures: retries, failover between tiers, and recovery.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use http::Method;
 use telemetry::istio::REQUESTS;
 use wire::discovery::{Health, Protocol};
 
-use crate::app::{Client, by, get};
-use crate::fixture::{Pod, Sidecar, World};
+use crate::app::{Client, get, pod_of};
+use crate::fixture::{Pod, Sidecar, TestMesh, until};
 
-/// `reviews` with a pod in each of west's zones and one in east, and a client in us-west-1a.
-async fn three_tiers() -> (Arc<World>, Pod, Pod, Pod, Sidecar) {
-    let world = World::new().await;
-    let near = world.pod("west", "us-west-1a", "near", "reviews", Protocol::Http).await;
-    let beside = world.pod("west", "us-west-1b", "beside", "reviews", Protocol::Http).await;
-    let far = world.pod("east", "us-east-1a", "far", "reviews", Protocol::Http).await;
-    world.service("reviews", 1, Protocol::Http, &[]);
+/// Starts the service `reviews` with a pod in each of west's zones and one in east, and a client in us-west-1a.
+async fn three_tiers() -> (Arc<TestMesh>, Pod, Pod, Pod, Sidecar) {
+    let mesh = TestMesh::new().await;
+    let near = mesh.pod("west", "us-west-1a", "near", "reviews", Protocol::Http).await;
+    let beside = mesh.pod("west", "us-west-1b", "beside", "reviews", Protocol::Http).await;
+    let far = mesh.pod("east", "us-east-1a", "far", "reviews", Protocol::Http).await;
+    mesh.push_service("reviews", 1, Protocol::Http);
     for pod in [&near, &beside, &far] {
-        world.serve("reviews", pod, |_| {});
+        mesh.push_endpoint("reviews", pod, |_| {});
     }
-    let frontend = world.client("frontend").await;
-    (world, near, beside, far, frontend)
+    let frontend = mesh.client("frontend").await;
+    (mesh, near, beside, far, frontend)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn traffic_moves_outwards_and_returns() {
-    let (_world, near, beside, far, frontend) = three_tiers().await;
-    let address = frontend.service(1);
+async fn traffic_fails_over_to_the_next_tier_and_returns() {
+    let (_mesh, near, beside, far, frontend) = three_tiers().await;
+    let address = frontend.service_address(1);
     for _ in 0..10 {
-        assert_eq!(by(&get(address).await), "near");
+        assert_eq!(pod_of(&get(address).await), "near");
     }
     near.gate.cut().await;
     for _ in 0..10 {
         let response = get(address).await;
-        assert_eq!((response.status().as_u16(), by(&response)), (200, "beside"));
+        assert_eq!((response.status().as_u16(), pod_of(&response)), (200, "beside"));
     }
     beside.gate.cut().await;
     for _ in 0..10 {
         let response = get(address).await;
-        assert_eq!((response.status().as_u16(), by(&response)), (200, "far"));
+        assert_eq!((response.status().as_u16(), pod_of(&response)), (200, "far"));
     }
     far.gate.cut().await;
     assert_eq!(get(address).await.status(), 503);
 
     far.gate.open().await;
     near.gate.open().await;
-    let back = Instant::now();
-    while by(&get(address).await) != "near" {
-        assert!(back.elapsed() < Duration::from_secs(10), "not back");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("traffic returns to the nearest tier", async || pod_of(&get(address).await) == "near").await;
 }
 
-/// Requests take the connections that there are, and that opening more is slow says nothing against a pod that answers.
+/// Requests use open connections, and slow connecting does not eject a pod that responds.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_without_time_for_newcomers_keeps_its_traffic() {
-    let (_world, near, _beside, _far, frontend) = three_tiers().await;
-    let address = frontend.service(1);
+async fn a_pod_that_accepts_slowly_keeps_its_traffic() {
+    let (_mesh, near, _beside, _far, frontend) = three_tiers().await;
+    let address = frontend.service_address(1);
     let (mut first, mut second) = (Client::connect(address).await, Client::connect(address).await);
-    assert_eq!(by(&first.get("/").await), "near");
-    near.gate.hold_up();
-    // The second one comes while the first is on the only connection.
+    assert_eq!(pod_of(&first.get("/").await), "near");
+    near.gate.stall();
+    // The second request is sent while the first one uses the only connection.
     let slow = first.get("/delay/100");
-    let meanwhile = async {
-        tokio::time::sleep(Duration::from_millis(30)).await;
+    let concurrent = async {
+        until("the slow request has arrived", async || near.app.requests.load(Relaxed) > 1).await;
         second.get("/").await
     };
-    let (slow, meanwhile) = tokio::join!(slow, meanwhile);
-    assert_eq!((by(&slow), by(&meanwhile)), ("near", "near"));
-    // Behind it, another pod's connection overtakes the one to this pod.
+    let (slow, concurrent) = tokio::join!(slow, concurrent);
+    assert_eq!((pod_of(&slow), pod_of(&concurrent)), ("near", "near"));
+    // Meanwhile a connection to another pod is established before the one to this pod.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(600) {
-        assert_eq!(by(&first.get("/").await), "near");
+        assert_eq!(pod_of(&first.get("/").await), "near");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     near.gate.open().await;
 }
 
-/// The failover bound: local pods vanish under load, and no request fails.
+/// The bound of failover: local pods are killed under load, and no request fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_when_pods_are_killed_under_load() {
-    let (_world, near, beside, _far, frontend) = three_tiers().await;
-    let address = frontend.service(1);
-    let begun = Instant::now();
+    let (_mesh, near, beside, _far, frontend) = three_tiers().await;
+    let address = frontend.service_address(1);
+    let (begun, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
     let clients: Vec<_> = (0..8)
         .map(|_| {
+            let stop = stop.clone();
             tokio::spawn(async move {
                 let mut client = Client::connect(address).await;
-                let mut seen = Vec::new();
-                while begun.elapsed() < Duration::from_secs(2) {
+                let mut responses = Vec::new();
+                while !stop.load(Relaxed) {
                     let sent = Instant::now();
                     let response = client.get("/").await;
-                    seen.push((
+                    responses.push((
                         sent.duration_since(begun),
                         sent.elapsed(),
                         response.status(),
-                        by(&response).to_owned(),
+                        pod_of(&response).to_owned(),
                     ));
                     tokio::time::sleep(Duration::from_millis(40)).await;
                 }
-                seen
+                responses
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    until("the pods are under load", async || near.app.requests.load(Relaxed) > 100).await;
     let killed = begun.elapsed();
     near.gate.cut().await;
     beside.gate.cut().await;
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    stop.store(true, Relaxed);
     let mut all = Vec::new();
     for client in clients {
         all.extend(client.await.unwrap());
@@ -117,105 +116,99 @@ async fn no_request_fails_when_pods_are_killed_under_load() {
     assert!(failed.is_empty(), "killed at {killed:?}, failed: {failed:?}");
     let slowest = all.iter().map(|(_, took, ..)| *took).max().unwrap();
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
-    assert!(all.iter().filter(|(at, ..)| *at > killed + Duration::from_millis(500)).all(|(.., by)| by == "far"));
+    let late: Vec<_> = all.iter().filter(|(at, ..)| *at > killed + Duration::from_millis(500)).collect();
+    assert!(!late.is_empty() && late.iter().all(|(.., pod)| pod == "far"), "{late:?}");
     println!("{} requests, killed at {killed:?}, slowest {slowest:?}", all.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_that_is_gone_is_retried_elsewhere_whatever_the_method() {
-    let (_world, near, beside, _far, frontend) = three_tiers().await;
-    let mut client = Client::connect(frontend.service(1)).await;
-    assert_eq!(by(&client.get("/").await), "near");
+async fn a_request_to_a_pod_whose_application_is_down_is_retried_with_any_method() {
+    let (_mesh, near, beside, _far, frontend) = three_tiers().await;
+    let mut client = Client::connect(frontend.service_address(1)).await;
+    assert_eq!(pod_of(&client.get("/").await), "near");
     near.app.kill().await;
     for _ in 0..5 {
-        let response = client.ask(Method::POST, "/", b"order").await;
-        assert_eq!((response.status().as_u16(), by(&response)), (200, "beside"));
+        let response = client.request(Method::POST, "/", b"order").await;
+        assert_eq!((response.status().as_u16(), pod_of(&response)), (200, "beside"));
         assert!(!response.headers().contains_key("x-isthmus-unprocessed"));
     }
-    assert_eq!(beside.app.requests.load(Relaxed), 5, "each exactly once");
-    // To the called sidecar it was a failure of its application.
-    assert!(near.sidecar.counted(&REQUESTS, &[("response_flags", "UF"), ("response_code", "503")]) >= 1);
+    assert_eq!(beside.app.requests.load(Relaxed), 5, "each request is processed once");
+    // For the sidecar of the first pod, its application failed.
+    assert!(near.sidecar.total(&REQUESTS, &[("response_flags", "UF"), ("response_code", "503")]) >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_reached_the_application_is_not_repeated_unless_it_may_be() {
-    let (_world, near, beside, _far, frontend) = three_tiers().await;
-    let address = frontend.service(1);
-    for (method, status, at) in [(Method::POST, 503, ""), (Method::GET, 200, "beside")] {
+async fn a_request_that_the_application_has_received_is_retried_only_if_idempotent() {
+    let (_mesh, near, beside, _far, frontend) = three_tiers().await;
+    let address = frontend.service_address(1);
+    for (method, status, pod) in [(Method::POST, 503, ""), (Method::GET, 200, "beside")] {
         near.gate.open().await;
-        tokio::time::sleep(Duration::from_millis(1100)).await;
         let before = near.app.requests.load(Relaxed);
-        let asked = tokio::spawn({
+        let response = tokio::spawn({
             let method = method.clone();
-            async move { Client::connect(address).await.ask(method, "/delay/300", b"").await }
+            async move { Client::connect(address).await.request(method, "/delay/300", b"").await }
         });
-        while near.app.requests.load(Relaxed) == before {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("the request has arrived", async || near.app.requests.load(Relaxed) > before).await;
         near.gate.cut().await;
-        let response = asked.await.unwrap();
-        assert_eq!((response.status().as_u16(), by(&response)), (status, at), "{method}");
+        let response = response.await.unwrap();
+        assert_eq!((response.status().as_u16(), pod_of(&response)), (status, pod), "{method}");
     }
     assert_eq!(beside.app.requests.load(Relaxed), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gateway_errors_eject() {
-    let (_world, near, _beside, _far, frontend) = three_tiers().await;
-    let mut client = Client::connect(frontend.service(1)).await;
+async fn five_consecutive_gateway_errors_eject_an_endpoint() {
+    let (_mesh, near, _beside, _far, frontend) = three_tiers().await;
+    let mut client = Client::connect(frontend.service_address(1)).await;
     near.app.status.store(503, Relaxed);
     let mut failures = 0;
     for _ in 0..20 {
         failures += usize::from(client.get("/").await.status() == 503);
     }
-    assert_eq!(failures, 5, "five in a row eject");
+    assert_eq!(failures, 5, "the endpoint is ejected after five gateway errors");
     near.app.status.store(200, Relaxed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn discovery_moves_traffic() {
-    let (world, near, beside, _far, frontend) = three_tiers().await;
-    let mut client = Client::connect(frontend.service(1)).await;
-    assert_eq!(by(&client.get("/").await), "near");
+async fn changes_of_endpoints_move_traffic() {
+    let (mesh, near, beside, _far, frontend) = three_tiers().await;
+    let mut client = Client::connect(frontend.service_address(1)).await;
+    assert_eq!(pod_of(&client.get("/").await), "near");
     let moved = async |client: &mut Client, to: &str| {
         let begun = Instant::now();
-        while by(&client.get("/").await) != to {
-            assert!(begun.elapsed() < Duration::from_secs(5), "not at {to}");
+        while pod_of(&client.get("/").await) != to {
+            assert!(begun.elapsed() < Duration::from_secs(5), "traffic does not reach {to}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         begun.elapsed()
     };
-    world.serve("reviews", &near, |endpoint| endpoint.set_health(Health::Unready));
-    println!("unready noticed after {:?}", moved(&mut client, "beside").await);
-    world.unserve("reviews", &beside);
-    println!("removed noticed after {:?}", moved(&mut client, "far").await);
-    world.serve("reviews", &near, |_| {});
-    println!("ready noticed after {:?}", moved(&mut client, "near").await);
+    mesh.push_endpoint("reviews", &near, |endpoint| endpoint.set_health(Health::Unready));
+    println!("traffic left the unready pod after {:?}", moved(&mut client, "beside").await);
+    mesh.remove_endpoint("reviews", &beside);
+    println!("traffic left the removed pod after {:?}", moved(&mut client, "far").await);
+    mesh.push_endpoint("reviews", &near, |_| {});
+    println!("traffic returned to the ready pod after {:?}", moved(&mut client, "near").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn losing_the_controller_costs_nothing_that_is_known() {
-    let (world, near, _beside, _far, frontend) = three_tiers().await;
-    let mut client = Client::connect(frontend.service(1)).await;
-    assert_eq!(by(&client.get("/").await), "near");
-    world.link.cut().await;
+async fn without_the_controller_known_services_stay_in_use() {
+    let (mesh, near, _beside, _far, frontend) = three_tiers().await;
+    let mut client = Client::connect(frontend.service_address(1)).await;
+    assert_eq!(pod_of(&client.get("/").await), "near");
+    mesh.link.cut().await;
     near.gate.cut().await;
     for _ in 0..5 {
-        assert_eq!(by(&client.get("/").await), "beside", "what was told goes on");
+        assert_eq!(pod_of(&client.get("/").await), "beside", "on an open connection");
     }
-    assert_eq!(by(&get(frontend.service(1)).await), "beside", "for new connections as well");
+    assert_eq!(pod_of(&get(frontend.service_address(1)).await), "beside", "on a new connection");
     let outside = crate::app::App::start("outside").await;
     let begun = Instant::now();
-    assert_eq!(by(&get(frontend.way_to(outside.address)).await), "outside");
-    println!("an unknown destination waited {:?} for a controller that is gone", begun.elapsed());
+    assert_eq!(pod_of(&get(frontend.captured_address(outside.address)).await), "outside");
+    println!("a connection to an unknown destination waited {:?} for the controller", begun.elapsed());
 
-    world.unserve("reviews", &near);
-    world.link.open().await;
-    let newer = world.pod("west", "us-west-1a", "newer", "reviews", Protocol::Http).await;
-    world.serve("reviews", &newer, |_| {});
-    let begun = Instant::now();
-    while by(&client.get("/").await) != "newer" {
-        assert!(begun.elapsed() < Duration::from_secs(10), "not told after the link came back");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    mesh.remove_endpoint("reviews", &near);
+    mesh.link.open().await;
+    let newer = mesh.pod("west", "us-west-1a", "newer", "reviews", Protocol::Http).await;
+    mesh.push_endpoint("reviews", &newer, |_| {});
+    until("the new endpoint has arrived", async || pod_of(&client.get("/").await) == "newer").await;
 }

@@ -1,7 +1,9 @@
-//! A relay before a pod that can be cut off, as if the pod were killed, or held up, as if it had no time for newcomers.
+//! A TCP relay in front of a server that injects faults.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -10,22 +12,25 @@ use tokio::sync::watch;
 enum State {
     Open,
     Cut,
-    Busy,
+    Stalled,
 }
 
+/// A TCP relay in front of a server. It can be cut, as if the server were killed, or stalled, as if the server had no time
+/// for new connections.
 pub(crate) struct Gate {
     pub(crate) address: SocketAddr,
     state: watch::Sender<State>,
-    connections: Arc<std::sync::atomic::AtomicU64>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Gate {
-    pub(crate) async fn start(to: SocketAddr) -> Self {
+    /// Starts a relay to the server at `upstream`.
+    pub(crate) async fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = watch::channel(State::Open).0;
-        let connections: Arc<std::sync::atomic::AtomicU64> = Arc::default();
-        tokio::spawn(run(address, Some(listener), to, state.clone(), connections.clone()));
+        let connections: Arc<AtomicU64> = Arc::default();
+        tokio::spawn(run(address, Some(listener), upstream, state.clone(), connections.clone()));
         Self { address, state, connections }
     }
 
@@ -37,31 +42,31 @@ impl Gate {
         }
     }
 
-    /// Takes new connections and does nothing with them until it is open. Those that there are go on.
-    pub(crate) fn hold_up(&self) {
-        self.state.send_replace(State::Busy);
+    /// Accepts new connections without relaying them until [`Gate::open`]. Open connections are still relayed.
+    pub(crate) fn stall(&self) {
+        self.state.send_replace(State::Stalled);
     }
 
-    /// Lets connections through again.
+    /// Relays connections again.
     pub(crate) async fn open(&self) {
         self.state.send_replace(State::Open);
         while TcpStream::connect(self.address).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Connections that came so far.
+    /// The number of connections accepted so far.
     pub(crate) fn connections(&self) -> u64 {
-        self.connections.load(std::sync::atomic::Ordering::Relaxed)
+        self.connections.load(Relaxed)
     }
 }
 
 async fn run(
     address: SocketAddr,
     mut listener: Option<TcpListener>,
-    to: SocketAddr,
+    upstream: SocketAddr,
     state: watch::Sender<State>,
-    connections: Arc<std::sync::atomic::AtomicU64>,
+    connections: Arc<AtomicU64>,
 ) {
     let mut changes = state.subscribe();
     loop {
@@ -74,7 +79,7 @@ async fn run(
                 socket.bind(address).unwrap();
                 listener = Some(socket.listen(128).unwrap());
             }
-            State::Open | State::Busy => {}
+            State::Open | State::Stalled => {}
         }
         let accept = async {
             match &listener {
@@ -86,24 +91,24 @@ async fn run(
             _ = changes.changed() => {}
             accepted = accept => {
                 let (stream, _) = accepted.unwrap();
-                connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                tokio::spawn(relay(stream, to, state.subscribe()));
+                connections.fetch_add(1, Relaxed);
+                tokio::spawn(relay(stream, upstream, state.subscribe()));
             }
         }
     }
 }
 
-async fn relay(mut near: TcpStream, to: SocketAddr, mut changes: watch::Receiver<State>) {
-    if changes.wait_for(|state| *state != State::Busy).await.is_err() {
+async fn relay(mut downstream: TcpStream, upstream: SocketAddr, mut changes: watch::Receiver<State>) {
+    if changes.wait_for(|state| *state != State::Stalled).await.is_err() {
         return;
     }
-    let Ok(mut far) = TcpStream::connect(to).await else { return };
+    let Ok(mut upstream) = TcpStream::connect(upstream).await else { return };
     tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+        _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {}
         _ = changes.wait_for(|state| *state == State::Cut) => {
-            // A reset, as when a process is killed with data unread.
-            for stream in [&near, &far] {
-                let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+            // A reset, as when a process is killed with unread data.
+            for stream in [&downstream, &upstream] {
+                let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Sidecars against each other on loopback, with a real control plane, real certificates and real sockets.
+//! Sidecars on loopback, with a fake controller, real certificates and real sockets.
 
 mod app;
 mod drain;

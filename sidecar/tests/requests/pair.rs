@@ -1,5 +1,5 @@
-//! Two real sidecars with a client before and an application behind them that allocate nothing and do next to nothing
-//! themselves, so that what a request costs is what the sidecars make of it.
+//! A client, two real sidecars and an application. Client and application allocate nothing per request and do very little, so
+//! that the cost of a request is that of the sidecars.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,63 +9,63 @@ use tokio::runtime::Runtime;
 use wire::{Kind, discovery as d};
 
 use crate::app::App;
-use crate::fixture::resources::policy_of;
-use crate::fixture::{DOMAIN, Pod, Sidecar, World};
+use crate::fixture::resources::policy_name;
+use crate::fixture::{DOMAIN, Pod, Sidecar, TestMesh};
 
 const REQUEST: &[u8] = b"GET /products/17?currency=EUR HTTP/1.1\r\nhost: reviews:9080\r\nuser-agent: shop/1.0\r\n\
     accept: application/json\r\naccept-encoding: gzip\r\nx-request-id: 5b1c4e2a-8c0d-4d7b-9a51-0f2d6a3c7e90\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\
     date: Fri, 20 Nov 2026 12:00:00 GMT\r\n\r\n{}";
 
-/// Between the two sidecars.
+/// The security of the connection between the two sidecars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Between {
+pub(crate) enum Security {
     MutualTls,
     /// Without cryptography, to count the rest.
     Plaintext,
 }
 
-/// A client's kept connection through both.
+/// A client's open connection through two sidecars.
 pub(crate) struct Pair {
     client: TcpStream,
     _frontend: Sidecar,
     _pod: Pod,
-    _world: Arc<World>,
+    _mesh: Arc<TestMesh>,
     _runtime: Runtime,
 }
 
 impl Pair {
-    /// Starts both, with an authorization policy, and sends a first request.
-    pub(crate) fn start(between: Between) -> Self {
+    /// Starts the sidecars, with an authorization policy, and sends a first request.
+    pub(crate) fn start(security: Security) -> Self {
         let runtime = Runtime::new().unwrap();
-        let (world, pod, frontend) = runtime.block_on(async {
-            let world = World::new().await;
-            let app = App::at(application());
-            let pod = world.pod_of("west", "us-west-1a", "reviews-a", "reviews", d::Protocol::Http, app).await;
-            if between == Between::Plaintext {
-                world.accept(&pod, d::PeerMode::Permissive);
+        let (mesh, pod, frontend) = runtime.block_on(async {
+            let mesh = TestMesh::new().await;
+            let app = App::external(application());
+            let pod = mesh.pod_with_app("west", "us-west-1a", "reviews-a", "reviews", d::Protocol::Http, app).await;
+            if security == Security::Plaintext {
+                mesh.push_peer_mode(&pod, d::PeerMode::Permissive);
             }
-            let policy = policy_of("west", "reviews-a");
-            world.resources().push(Kind::AuthorizationPolicy, &policy, &authorization(between), &[]);
-            world.service("reviews", 1, d::Protocol::Http, &[]);
+            let policy = policy_name("west", "reviews-a");
+            mesh.resources().push(Kind::AuthorizationPolicy, &policy, &authorization(security), &[]);
+            mesh.push_service("reviews", 1, d::Protocol::Http);
             let inbound = pod.inbound;
-            world.serve("reviews", &pod, |endpoint| {
+            mesh.push_endpoint("reviews", &pod, |endpoint| {
                 let Some(d::endpoint::Kind::Direct(direct)) = &mut endpoint.kind else { unreachable!() };
                 direct.ports = From::from([(9080, inbound.port().into())]);
-                direct.mutual_tls = between == Between::MutualTls;
+                direct.mutual_tls = security == Security::MutualTls;
             });
-            let frontend = world.client("frontend").await;
-            (world, pod, frontend)
+            let frontend = mesh.client("frontend").await;
+            (mesh, pod, frontend)
         });
-        let client = TcpStream::connect(frontend.service(1)).unwrap();
+        let client = TcpStream::connect(frontend.service_address(1)).unwrap();
         client.set_nodelay(true).unwrap();
-        let mut pair = Self { client, _frontend: frontend, _pod: pod, _world: world, _runtime: runtime };
-        pair.ask();
+        let mut pair = Self { client, _frontend: frontend, _pod: pod, _mesh: mesh, _runtime: runtime };
+        pair.request();
         pair
     }
 
-    /// One request, and its response.
-    pub(crate) fn ask(&mut self) {
+    /// Sends a request and reads its response.
+    pub(crate) fn request(&mut self) {
         self.client.write_all(REQUEST).unwrap();
         let mut buffer = [0; 4096];
         let mut length = 0;
@@ -78,8 +78,8 @@ impl Pair {
     }
 }
 
-/// Lets the frontend in: by its identity where it has one.
-fn authorization(between: Between) -> d::AuthorizationPolicy {
+/// Returns a policy that allows the frontend: by its identity, if the connection has one.
+fn authorization(security: Security) -> d::AuthorizationPolicy {
     let any_of = |values: &[&str]| {
         Some(d::Values { any_of: values.iter().map(|value| (*value).to_owned()).collect(), none_of: vec![] })
     };
@@ -88,26 +88,26 @@ fn authorization(between: Between) -> d::AuthorizationPolicy {
     let operation =
         d::AuthorizationOperation { methods: any_of(&["GET"]), paths: any_of(&["/products/*"]), ..Default::default() };
     let rule = d::AuthorizationRule {
-        from: if between == Between::MutualTls { vec![source] } else { vec![] },
+        from: if security == Security::MutualTls { vec![source] } else { vec![] },
         to: vec![operation],
         when: vec![],
     };
     d::AuthorizationPolicy { name: "default/frontend".into(), action: d::PolicyAction::Allow.into(), rules: vec![rule] }
 }
 
-/// Answers each request without allocating.
+/// Starts an application that responds to each request without allocating.
 fn application() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            std::thread::spawn(move || answer(stream.unwrap()));
+            std::thread::spawn(move || respond(stream.unwrap()));
         }
     });
     address
 }
 
-fn answer(mut stream: TcpStream) {
+fn respond(mut stream: TcpStream) {
     stream.set_nodelay(true).unwrap();
     let mut buffer = [0; 4096];
     let mut length = 0;
