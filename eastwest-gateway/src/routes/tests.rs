@@ -1,3 +1,5 @@
+//! Tests of the routes.
+
 use super::*;
 
 use wire::discovery;
@@ -7,7 +9,7 @@ use crate::fixtures::{RATINGS, SNI, endpoint, endpoint_name, push_endpoint, push
 
 const EXPORTED: &[(&str, &str)] = &[("east", "net-east")];
 
-/// The routes with this service and these endpoints.
+/// Returns the routes of a store with this service and these endpoints.
 fn routes(service: discovery::Service, endpoints: &[(&str, discovery::Endpoint)]) -> Arc<Routes> {
     let mut store = store();
     push_service(&mut store, service);
@@ -17,14 +19,15 @@ fn routes(service: discovery::Service, endpoints: &[(&str, discovery::Endpoint)]
     store.routes().load_full()
 }
 
+/// Returns the addresses of the candidates for a server name.
 fn addresses(routes: &Routes, name: &str) -> Vec<String> {
     let route = routes.find(name).unwrap();
     routes.candidates(&route).map(|candidate| candidate.target.address.to_string()).collect()
 }
 
 #[test]
-fn only_pods_of_the_own_network_and_of_exporting_clusters_are_candidates() {
-    let pods = [("a", "east", "net-east"), ("b", "east", "net-west"), ("c", "silent", "net-east")];
+fn only_pods_of_the_gateways_network_and_of_exporting_clusters_are_candidates() {
+    let pods = [("a", "east", "net-east"), ("b", "east", "net-west"), ("c", "other", "net-east")];
     let endpoints = pods.map(|(id, cluster, network)| (id, endpoint(cluster, network, [10, 244, 0, 9], 9080)));
     let routes = routes(service(EXPORTED), &endpoints);
     let candidates: Vec<_> = routes.candidates(&routes.find(SNI).unwrap()).collect();
@@ -57,7 +60,7 @@ fn services_that_only_other_networks_export_have_no_route() {
 }
 
 #[test]
-fn server_names_lead_to_ports_and_subsets() {
+fn a_server_name_selects_a_port_and_a_subset() {
     let mut message = service(EXPORTED);
     message.ports.push(discovery::Port {
         number: 15012,
@@ -81,12 +84,12 @@ fn server_names_lead_to_ports_and_subsets() {
     ] {
         assert!(routes.find(unknown).is_none(), "{unknown}");
     }
-    // Two ports, each with two subsets, and the name.
+    // Two ports, each without a subset and with two, and the server name.
     assert_eq!(routes.iter().count(), 2 * 3 + 1);
 }
 
 #[test]
-fn a_subset_leads_to_pods_with_its_labels() {
+fn the_candidates_of_a_subset_have_its_labels() {
     let mut v2 = endpoint("east", "net-east", [10, 244, 0, 2], 9080);
     if let Some(Kind::Direct(direct)) = &mut v2.kind {
         direct.labels = [("app".into(), "ratings".into()), ("version".into(), "v2".into())].into();
@@ -98,7 +101,7 @@ fn a_subset_leads_to_pods_with_its_labels() {
 }
 
 #[test]
-fn summaries_are_no_candidates() {
+fn summaries_are_not_candidates() {
     let mut summary = endpoint("east", "net-east", [1, 2, 3, 4], 9080);
     summary.kind = Some(Kind::Summary(discovery::Summary { ready: 3, ..Default::default() }));
     assert!(addresses(&routes(service(EXPORTED), &[("a", summary)]), SNI).is_empty());

@@ -1,3 +1,5 @@
+//! Tests of the route store.
+
 use super::*;
 
 use std::time::Duration;
@@ -38,7 +40,7 @@ fn services_and_endpoints_may_arrive_in_any_order() {
     assert_eq!(candidates(&store), None);
     store.apply(update(Kind::Endpoint, vec![], &[&endpoint_name("b")])).unwrap();
     push_service(&mut store, service(EXPORTED));
-    assert_eq!(candidates(&store), Some(0), "nothing is kept of removed endpoints");
+    assert_eq!(candidates(&store), Some(0), "removed endpoints are forgotten");
 }
 
 #[test]
@@ -66,7 +68,7 @@ fn server_names_follow_the_service() {
 }
 
 #[test]
-fn an_equal_service_stays_the_same_object() {
+fn pushing_an_equal_endpoint_keeps_the_service() {
     let mut store = store();
     push_service(&mut store, service(EXPORTED));
     push(&mut store, "a", 1);
@@ -82,13 +84,13 @@ fn an_equal_service_stays_the_same_object() {
 fn invalid_resources_are_rejected_and_the_rest_is_applied() {
     let mut store = store();
     push(&mut store, "a", 1);
-    let mut broken = service(EXPORTED);
-    broken.ports[0].number = 99_999;
+    let mut invalid = service(EXPORTED);
+    invalid.ports[0].number = 99_999;
     let services =
-        vec![changed("broken.default", Body::Service(broken)), changed(RATINGS, Body::Service(service(EXPORTED)))];
+        vec![changed("invalid.default", Body::Service(invalid)), changed(RATINGS, Body::Service(service(EXPORTED)))];
     let rejected = store.apply(update(Kind::Service, services, &[])).unwrap_err();
     assert_eq!(rejected.0.len(), 1);
-    assert!(rejected.0[0].name == "broken.default" && rejected.0[0].reason.contains("99999"));
+    assert!(rejected.0[0].name == "invalid.default" && rejected.0[0].reason.contains("99999"));
     assert_eq!(candidates(&store), Some(1));
 
     let settings = discovery::MeshConfig {
@@ -101,7 +103,7 @@ fn invalid_resources_are_rejected_and_the_rest_is_applied() {
 }
 
 #[test]
-fn trust_bundles_reach_the_identity() {
+fn trust_bundles_update_the_identity() {
     let root = identity::Authority::self_signed_root("mesh", Duration::from_secs(600)).unwrap();
     let id = identity::SpiffeId::new("cluster.local", "isthmus-system", "gateway").unwrap();
     let credential = root.credential(&id, &[], Duration::from_secs(300)).unwrap();
@@ -115,7 +117,7 @@ fn trust_bundles_reach_the_identity() {
     };
     store.apply(update(Kind::Trust, vec![changed("mesh", Body::Trust(bundle))], &[])).unwrap();
     assert_eq!(identity.trust().issuers().len(), 1);
-    let broken = discovery::Trust { trust_domain: "cluster.local".into(), ..Default::default() };
-    assert!(store.apply(update(Kind::Trust, vec![changed("mesh", Body::Trust(broken))], &[])).is_err());
+    let invalid = discovery::Trust { trust_domain: "cluster.local".into(), ..Default::default() };
+    assert!(store.apply(update(Kind::Trust, vec![changed("mesh", Body::Trust(invalid))], &[])).is_err());
     assert_eq!(identity.trust().issuers().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! A gateway on real sockets, between real TLS clients and servers.
+//! Tests of a gateway on real sockets, between real TLS clients and servers.
 
 use super::*;
 
@@ -14,14 +14,14 @@ use crate::fixtures::{RATINGS, SNI};
 
 mod fixture;
 
-use fixture::{Gateway, line, mesh};
+use fixture::{Gateway, Peers, read_line};
 
 #[tokio::test]
-async fn forwards_by_server_name_without_opening() {
-    let mesh = mesh();
-    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
-    let mut stream = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
-    assert_eq!(line(&mut stream).await.unwrap(), "a spiffe://cluster.local/ns/default/sa/frontend");
+async fn forwards_by_server_name_without_terminating_tls() {
+    let peers = Peers::new();
+    let gateway = Gateway::start(WorkerSettings::default(), &[peers.serve("a").await]);
+    let mut stream = peers.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
+    assert_eq!(read_line(&mut stream).await.unwrap(), "a spiffe://cluster.local/ns/default/sa/frontend");
     stream.write_all(b"hello").await.unwrap();
     let mut echo = [0; 5];
     stream.read_exact(&mut echo).await.unwrap();
@@ -29,20 +29,20 @@ async fn forwards_by_server_name_without_opening() {
     stream.shutdown().await.unwrap();
     assert_eq!(stream.read(&mut echo).await.unwrap(), 0);
     drop(stream);
-    gateway.until_ended(RATINGS, "success", 1).await;
+    gateway.wait_for_ended(RATINGS, "success", 1).await;
     let total =
         |family| gateway.registry.total(family, |labels| labels.contains(&("destination_workload", "ratings-v1")));
     assert_eq!((total(&TCP_OPENED), total(&TCP_CLOSED)), (1, 1));
     assert!(total(&TCP_SENT) > 500 && total(&TCP_RECEIVED) > 1500, "{}", gateway.registry.render());
-    assert_eq!(gateway.logged(), format!("- {SNI} {SNI}\n"));
+    assert_eq!(gateway.access_log(), format!("- {SNI} {SNI}\n"));
 }
 
 #[tokio::test]
-async fn carries_much_and_passes_half_closes_on() {
-    let mesh = mesh();
-    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
-    let mut stream = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
-    line(&mut stream).await.unwrap();
+async fn carries_megabytes_and_forwards_half_closes() {
+    let peers = Peers::new();
+    let gateway = Gateway::start(WorkerSettings::default(), &[peers.serve("a").await]);
+    let mut stream = peers.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
+    read_line(&mut stream).await.unwrap();
     let sent: Vec<u8> = (0..8_u32 << 20).map(|number| (number % 251) as u8).collect();
     let (mut reads, mut writes) = tokio::io::split(stream);
     let expected = sent.clone();
@@ -54,87 +54,90 @@ async fn carries_much_and_passes_half_closes_on() {
     reads.read_to_end(&mut received).await.unwrap();
     writing.await.unwrap();
     assert!(received == expected, "{} of {} bytes came back", received.len(), expected.len());
-    gateway.until_ended(RATINGS, "success", 1).await;
+    gateway.wait_for_ended(RATINGS, "success", 1).await;
 }
 
 #[tokio::test]
-async fn spreads_over_endpoints_and_leaves_dead_ones_out() {
-    let mesh = mesh();
-    let (a, b) = (mesh.serve("a").await, mesh.serve("b").await);
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gateway = Gateway::start(WorkerSettings::default(), &[a, b, dead]);
-    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+async fn spreads_over_endpoints_and_avoids_unreachable_ones() {
+    let peers = Peers::new();
+    let (a, b) = (peers.serve("a").await, peers.serve("b").await);
+    let unreachable = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gateway = Gateway::start(WorkerSettings::default(), &[a, b, unreachable]);
+    let mut connections = std::collections::BTreeMap::<String, usize>::new();
     for _ in 0..60 {
-        let greeting = mesh.greeting(gateway.address).await.expect("no connection fails for a dead endpoint");
-        *seen.entry(greeting[..1].to_owned()).or_default() += 1;
+        let greeting =
+            peers.greeting(gateway.address).await.expect("no connection fails because of an unreachable endpoint");
+        *connections.entry(greeting[..1].to_owned()).or_default() += 1;
     }
-    assert!(seen["a"] > 10 && seen["b"] > 10, "{seen:?}");
+    assert!(connections["a"] > 10 && connections["b"] > 10, "{connections:?}");
     assert_eq!(gateway.ended(RATINGS, "connect_failed"), 0);
 }
 
 #[tokio::test]
-async fn a_service_with_no_endpoint_left_is_refused() {
-    let mesh = mesh();
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let gateway = Gateway::start(WorkerSettings::default(), &[dead]);
-    let error = mesh.greeting(gateway.address).await.unwrap_err();
+async fn a_service_without_reachable_endpoints_is_refused() {
+    let peers = Peers::new();
+    let unreachable = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gateway = Gateway::start(WorkerSettings::default(), &[unreachable]);
+    let error = peers.greeting(gateway.address).await.unwrap_err();
     assert!(error.to_string().contains("InternalError"), "{error}");
-    gateway.until_ended(RATINGS, "connect_failed", 1).await;
+    gateway.wait_for_ended(RATINGS, "connect_failed", 1).await;
     gateway.publish(&[]);
-    mesh.greeting(gateway.address).await.unwrap_err();
-    gateway.until_ended(RATINGS, "no_endpoint", 1).await;
-    assert_eq!(gateway.logged(), format!("UF {SNI} {SNI}\nUH {SNI} {SNI}\n"));
+    peers.greeting(gateway.address).await.unwrap_err();
+    gateway.wait_for_ended(RATINGS, "no_endpoint", 1).await;
+    assert_eq!(gateway.access_log(), format!("UF {SNI} {SNI}\nUH {SNI} {SNI}\n"));
 }
 
 #[tokio::test]
-async fn what_is_not_exported_is_refused_and_its_name_is_no_label() {
-    let mesh = mesh();
-    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
+async fn server_names_that_are_not_exported_are_refused_and_are_no_labels() {
+    let peers = Peers::new();
+    let gateway = Gateway::start(WorkerSettings::default(), &[peers.serve("a").await]);
     for name in ["outbound_.9080_._.secrets.default.svc.cluster.local", RATINGS, "outbound_.9081_._.x.y"] {
-        let error = mesh.connect(gateway.address, name, alpn::CLIENT_TCP).await.unwrap_err();
+        let error = peers.connect(gateway.address, name, alpn::CLIENT_TCP).await.unwrap_err();
         assert!(error.to_string().contains("UnrecognisedName"), "{error}");
     }
-    gateway.until_ended("unknown", "unknown_server_name", 3).await;
+    gateway.wait_for_ended("unknown", "unknown_server_name", 3).await;
     assert!(!gateway.registry.render().contains("secrets"));
-    assert!(gateway.logged().starts_with("NR outbound_.9080_._.secrets.default.svc.cluster.local -\n"));
-    // The same by an address, which TLS sends no server name for.
-    mesh.connect(gateway.address, "192.0.2.1", alpn::CLIENT_TCP).await.unwrap_err();
-    gateway.until_ended("unknown", "no_server_name", 1).await;
+    assert!(gateway.access_log().starts_with("NR outbound_.9080_._.secrets.default.svc.cluster.local -\n"));
+    // TLS sends no server name for an IP address.
+    peers.connect(gateway.address, "192.0.2.1", alpn::CLIENT_TCP).await.unwrap_err();
+    gateway.wait_for_ended("unknown", "no_server_name", 1).await;
 }
 
 #[tokio::test]
-async fn only_proxies_of_the_mesh_are_let_through() {
-    let mesh = mesh();
-    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
-    let error = mesh.connect(gateway.address, SNI, &[b"h2", b"http/1.1"]).await.unwrap_err();
+async fn only_proxies_of_the_mesh_are_forwarded() {
+    let peers = Peers::new();
+    let gateway = Gateway::start(WorkerSettings::default(), &[peers.serve("a").await]);
+    let error = peers.connect(gateway.address, SNI, &[b"h2", b"http/1.1"]).await.unwrap_err();
     assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
-    gateway.until_ended(RATINGS, "protocol_not_offered", 1).await;
-    // The controller's own name needs none of it.
-    let mut stream = mesh.connect(gateway.address, "controller.mesh.svc", alpn::DISCOVERY).await.unwrap();
-    assert!(line(&mut stream).await.unwrap().starts_with("a "));
-    // Case does not matter in names.
-    let mut stream = mesh
+    gateway.wait_for_ended(RATINGS, "protocol_not_offered", 1).await;
+    // The controller's server name accepts other protocols.
+    let mut stream = peers.connect(gateway.address, "controller.mesh.svc", alpn::DISCOVERY).await.unwrap();
+    assert!(read_line(&mut stream).await.unwrap().starts_with("a "));
+    // Server names are compared without regard to case.
+    let mut stream = peers
         .connect(gateway.address, &SNI.to_ascii_uppercase().replace("OUTBOUND", "outbound"), alpn::CLIENT_HTTP2)
         .await
         .unwrap();
-    assert!(line(&mut stream).await.unwrap().starts_with("a "));
+    assert!(read_line(&mut stream).await.unwrap().starts_with("a "));
 }
 
-/// Sends bytes, and returns what came back until the gateway closed.
+/// Sends bytes and returns the bytes received until the gateway closes the connection.
 async fn send(gateway: SocketAddr, bytes: &[u8], close: bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(gateway).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     if close {
         stream.shutdown().await.unwrap();
     }
-    let mut answer = Vec::new();
-    // A reset is an answer, too.
-    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("it closes");
-    answer
+    let mut received = Vec::new();
+    // The gateway may reset the connection.
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut received))
+        .await
+        .expect("the gateway closes");
+    received
 }
 
-/// A hello with a server name of this length.
-fn hello(name_length: usize) -> Vec<u8> {
+/// Returns a ClientHello with a server name of this length.
+fn client_hello(name_length: usize) -> Vec<u8> {
     let name = vec![b'a'; name_length];
     let u16 = |length: usize| (length as u16).to_be_bytes();
     let list = [&[0][..], &u16(name.len()), &name].concat();
@@ -146,15 +149,15 @@ fn hello(name_length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn bad_hellos_are_refused_and_counted_and_disturb_nobody() {
-    let mesh = mesh();
+async fn invalid_client_hellos_are_refused_and_counted_and_disturb_no_other_connection() {
+    let peers = Peers::new();
     let limits = Limits { deadline: Duration::from_millis(300), ..Limits::default() };
     let gateway =
-        Gateway::start(WorkerSettings { hello: limits, ..WorkerSettings::default() }, &[mesh.serve("a").await]);
-    let mut good = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
-    line(&mut good).await.unwrap();
+        Gateway::start(WorkerSettings { hello: limits, ..WorkerSettings::default() }, &[peers.serve("a").await]);
+    let mut open = peers.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
+    read_line(&mut open).await.unwrap();
 
-    let whole = hello(20);
+    let whole = client_hello(20);
     let endless = [&[22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff][..], &[0; 600]].concat();
     let cases: [(&str, &[u8], bool, &[u8]); 8] = [
         ("not_tls", b"GET / HTTP/1.1\r\n\r\n", false, &[]),
@@ -162,57 +165,57 @@ async fn bad_hellos_are_refused_and_counted_and_disturb_nobody() {
         ("hello_unfinished", &whole[..40], true, &[]),
         ("hello_slow", &whole[..40], false, &[]),
         ("hello_too_large", &endless, false, &[40]),
-        ("server_name_invalid", &hello(300), false, &[112]),
+        ("server_name_invalid", &client_hello(300), false, &[112]),
         ("hello_malformed", &[22, 3, 1, 0, 5, 2, 0, 0, 1, 0], false, &[50]),
         ("unknown_server_name", &whole, false, &[112]),
     ];
     for (outcome, bytes, close, alert) in cases {
-        let answer = send(gateway.address, bytes, close).await;
-        gateway.until_ended("unknown", outcome, 1).await;
+        let received = send(gateway.address, bytes, close).await;
+        gateway.wait_for_ended("unknown", outcome, 1).await;
         match alert {
-            [] => assert!(answer.is_empty(), "{outcome}: {answer:?}"),
-            // What the gateway left unread makes the kernel reset the connection, which may overtake the alert.
-            _ if answer.is_empty() => {}
-            [alert] => assert_eq!(answer, [21, 3, 3, 0, 2, 2, *alert], "{outcome}"),
-            _ => unreachable!("one alert at most"),
+            [] => assert!(received.is_empty(), "{outcome}: {received:?}"),
+            // Unread bytes make the kernel reset the connection, and the reset may arrive before the alert.
+            _ if received.is_empty() => {}
+            [alert] => assert_eq!(received, [21, 3, 3, 0, 2, 2, *alert], "{outcome}"),
+            _ => unreachable!("at most one alert"),
         }
     }
-    good.write_all(b"still").await.unwrap();
+    open.write_all(b"still").await.unwrap();
     let mut echo = [0; 5];
-    good.read_exact(&mut echo).await.unwrap();
-    assert!(mesh.greeting(gateway.address).await.unwrap().starts_with("a "));
+    open.read_exact(&mut echo).await.unwrap();
+    assert!(peers.greeting(gateway.address).await.unwrap().starts_with("a "));
 }
 
 #[tokio::test]
-async fn connections_without_a_hello_are_bounded() {
-    let mesh = mesh();
+async fn connections_without_a_client_hello_are_limited() {
+    let peers = Peers::new();
     let gateway =
-        Gateway::start(WorkerSettings { max_pending: 4, ..WorkerSettings::default() }, &[mesh.serve("a").await]);
+        Gateway::start(WorkerSettings { max_pending: 4, ..WorkerSettings::default() }, &[peers.serve("a").await]);
     let mut silent = Vec::new();
     for _ in 0..4 {
         silent.push(TcpStream::connect(gateway.address).await.unwrap());
     }
-    // Accepted in order, so these four are being waited for when the fifth comes.
-    assert!(mesh.greeting(gateway.address).await.is_err());
-    gateway.until_ended("unknown", "overload", 1).await;
+    // Connections are accepted in order, so the gateway waits for these four ClientHellos when the fifth connection arrives.
+    assert!(peers.greeting(gateway.address).await.is_err());
+    gateway.wait_for_ended("unknown", "overload", 1).await;
     drop(silent);
-    gateway.until_ended("unknown", "empty", 4).await;
-    assert!(mesh.greeting(gateway.address).await.is_ok());
+    gateway.wait_for_ended("unknown", "empty", 4).await;
+    assert!(peers.greeting(gateway.address).await.is_ok());
 }
 
 #[tokio::test]
-async fn drain_lets_connections_finish() {
-    let mesh = mesh();
-    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
-    let mut stream = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
-    line(&mut stream).await.unwrap();
+async fn a_drain_refuses_new_connections_and_lets_open_ones_finish() {
+    let peers = Peers::new();
+    let gateway = Gateway::start(WorkerSettings::default(), &[peers.serve("a").await]);
+    let mut stream = peers.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
+    read_line(&mut stream).await.unwrap();
     gateway.drain.begin();
     let refused = async {
         while TcpStream::connect(gateway.address).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("it stops accepting");
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("new connections are refused");
     stream.write_all(b"alive").await.unwrap();
     let mut echo = [0; 5];
     stream.read_exact(&mut echo).await.unwrap();
@@ -220,33 +223,33 @@ async fn drain_lets_connections_finish() {
 }
 
 #[tokio::test]
-async fn new_routes_leave_old_connections_alone() {
-    let mesh = mesh();
-    let (a, b) = (mesh.serve("a").await, mesh.serve("b").await);
+async fn new_routes_do_not_affect_open_connections() {
+    let peers = Peers::new();
+    let (a, b) = (peers.serve("a").await, peers.serve("b").await);
     let gateway = Gateway::start(WorkerSettings::default(), &[a]);
-    let mut old = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
-    assert!(line(&mut old).await.unwrap().starts_with("a "));
+    let mut open = peers.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
+    assert!(read_line(&mut open).await.unwrap().starts_with("a "));
     gateway.publish(&[b]);
-    assert!(mesh.greeting(gateway.address).await.unwrap().starts_with("b "));
-    old.write_all(b"alive").await.unwrap();
+    assert!(peers.greeting(gateway.address).await.unwrap().starts_with("b "));
+    open.write_all(b"alive").await.unwrap();
     let mut echo = [0; 5];
-    old.read_exact(&mut echo).await.unwrap();
+    open.read_exact(&mut echo).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_reset_client_is_told_from_a_reset_endpoint() {
-    let mesh = mesh();
-    let gateway = Gateway::start(WorkerSettings::default(), &[mesh.serve("a").await]);
-    let mut stream = mesh.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
-    line(&mut stream).await.unwrap();
+async fn a_reset_by_the_client_is_counted_as_such() {
+    let peers = Peers::new();
+    let gateway = Gateway::start(WorkerSettings::default(), &[peers.serve("a").await]);
+    let mut stream = peers.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
+    read_line(&mut stream).await.unwrap();
     stream.get_ref().0.set_zero_linger().unwrap();
     drop(stream);
-    gateway.until_ended(RATINGS, "client_reset", 1).await;
+    gateway.wait_for_ended(RATINGS, "client_reset", 1).await;
 }
 
 #[test]
-fn a_connection_takes_little_memory() {
-    // One future per connection is most of what an idle one costs beside its two sockets.
+fn the_future_of_a_connection_is_small() {
+    // The future is most of the memory of an idle connection, beside its two sockets.
     let settings = WorkerSettings::default();
     let registry = Registry::new();
     let worker = GatewayWorker::new(settings, Arc::default(), AccessLogFiles::new(registry.clone()), &registry);

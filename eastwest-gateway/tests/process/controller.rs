@@ -1,4 +1,4 @@
-//! A controller with one exported service, and that service.
+//! A fake controller with one exported service, and a server for that service.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,14 +17,16 @@ pub(crate) const TOKEN: &str = "good";
 const RATINGS: &str = "ratings.default.svc.cluster.local";
 const VALIDITY: Duration = Duration::from_secs(600);
 
+/// A fake controller that exports the service `ratings`.
 pub(crate) struct Controller {
     controller: FakeController,
-    roots: String,
+    roots_pem: String,
     client: Identity,
     server: Identity,
 }
 
 impl Controller {
+    /// Starts the controller and the server.
     pub(crate) async fn start() -> Self {
         let root = Authority::self_signed_root("mesh", VALIDITY).unwrap();
         let trust = Trust::new("cluster.local", root.roots().to_vec(), []).unwrap();
@@ -33,13 +35,13 @@ impl Controller {
             Identity::new(root.credential(&id, &[name], VALIDITY).unwrap(), trust.clone())
         };
         let (client, server) = (identity("default", "frontend", "a"), identity("default", "ratings", "b"));
-        let own = identity("isthmus-system", "isthmus-controller", "localhost");
-        let (roots, root_der) = (root.roots_pem(), root.roots()[0].to_vec());
+        let controller_identity = identity("isthmus-system", "isthmus-controller", "localhost");
+        let (roots_pem, root_der) = (root.roots_pem(), root.roots()[0].to_vec());
         let signer = Signer::new(Arc::new(root), VALIDITY);
         signer.accept(TOKEN, SpiffeId::new("cluster.local", "isthmus-system", "gateway").unwrap());
-        let controller = FakeController::tls(Ipv4Addr::LOCALHOST.into(), own, signer).await.unwrap();
+        let controller = FakeController::tls(Ipv4Addr::LOCALHOST.into(), controller_identity, signer).await.unwrap();
         push(controller.resources(), serve_echo(&server).await, root_der);
-        Self { controller, roots, client, server }
+        Self { controller, roots_pem, client, server }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -47,23 +49,26 @@ impl Controller {
     }
 
     pub(crate) fn roots_pem(&self) -> &str {
-        &self.roots
+        &self.roots_pem
     }
 
+    /// The identity of a client of the service.
     pub(crate) fn client(&self) -> &Identity {
         &self.client
     }
 
+    /// The identity of the server.
     pub(crate) fn server(&self) -> &Identity {
         &self.server
     }
 
-    /// Stops the controller; the service goes on.
+    /// Stops the controller. The server keeps running.
     pub(crate) fn stop(&self) {
         self.controller.stop();
     }
 }
 
+/// Pushes the service with one endpoint, at `pod`.
 fn push(resources: &Resources, pod: SocketAddr, root: Vec<u8>) {
     let service = discovery::Service {
         hostname: RATINGS.into(),
@@ -98,6 +103,7 @@ fn push(resources: &Resources, pod: SocketAddr, root: Vec<u8>) {
     resources.delay(Kind::Endpoint, Duration::from_millis(300));
 }
 
+/// Starts an echo server with mutual TLS.
 async fn serve_echo(identity: &Identity) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -23,6 +23,14 @@ struct Gateway {
     metrics: SocketAddr,
 }
 
+impl Gateway {
+    /// Waits until the gateway is ready.
+    async fn ready(&self) {
+        until("the gateway is ready", async || matches!(get(self.health, "/healthz/ready").await, Some((200, _))))
+            .await;
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -30,16 +38,17 @@ impl Drop for Gateway {
     }
 }
 
-/// A loopback address that was free a moment ago.
-fn free() -> SocketAddr {
+/// Returns a loopback address with a port that was free at the time of the call.
+fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn start(controller: &Controller, directory: &std::path::Path, files: u32) -> Gateway {
+/// Starts a gateway that may open `files` file descriptors.
+fn start_gateway(controller: &Controller, directory: &std::path::Path, files: u32) -> Gateway {
     let (token, root) = (directory.join("token"), directory.join("root.pem"));
     std::fs::write(&token, TOKEN).unwrap();
     std::fs::write(&root, controller.roots_pem()).unwrap();
-    let (listen, admin, health, metrics) = (free(), free(), free(), free());
+    let (listen, admin, health, metrics) = (free_address(), free_address(), free_address(), free_address());
     let process = Command::new("sh")
         .args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_isthmus-eastwest-gateway")])
         .args(["--cluster", "east", "--network", GATEWAY_NETWORK, "--pod", "gateway-1", "--workers", "2"])
@@ -54,19 +63,20 @@ fn start(controller: &Controller, directory: &std::path::Path, files: u32) -> Ga
     Gateway { process, listen, admin, health, metrics }
 }
 
-/// Status and body; `None` if nothing listens.
+/// Returns the status and the body of a response, or `None` if there is no response.
 async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.ok()?;
+    let (head, body) = response.split_once("\r\n\r\n")?;
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+/// Waits until `condition` holds. Panics with `what` after 20 seconds.
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
-    while !done().await {
+    while !condition().await {
         assert!(begun.elapsed() < Duration::from_secs(20), "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -75,11 +85,11 @@ async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
 async fn connect(
     controller: &Controller,
     gateway: &Gateway,
-    name: &'static str,
+    server_name: &'static str,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let config = controller.client().client_config(&[controller.server().id()], alpn::CLIENT_TCP);
     let stream = TcpStream::connect(gateway.listen).await?;
-    TlsConnector::from(config).connect(ServerName::try_from(name).unwrap(), stream).await
+    TlsConnector::from(config).connect(ServerName::try_from(server_name).unwrap(), stream).await
 }
 
 async fn echo(stream: &mut TlsStream<TcpStream>, text: &[u8]) {
@@ -90,11 +100,11 @@ async fn echo(stream: &mut TlsStream<TcpStream>, text: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn enrols_receives_routes_forwards_survives_the_controller_and_drains() {
+async fn enrols_receives_routes_forwards_without_the_controller_and_drains() {
     let directory = tempfile::tempdir().unwrap();
     let controller = Controller::start().await;
-    let mut gateway = start(&controller, directory.path(), 1024);
-    until("it is ready", async || matches!(get(gateway.health, "/healthz/ready").await, Some((200, _)))).await;
+    let mut gateway = start_gateway(&controller, directory.path(), 1024);
+    gateway.ready().await;
 
     let mut stream = connect(&controller, &gateway, SNI).await.unwrap();
     echo(&mut stream, b"through the gateway").await;
@@ -117,36 +127,37 @@ async fn enrols_receives_routes_forwards_survives_the_controller_and_drains() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.id())).unwrap();
     let parts: Vec<_> = status.lines().filter(|line| line.starts_with("Rss") || line.starts_with("Threads")).collect();
     println!("resident memory: {mebibytes:.1} MiB, {parts:?}");
-    // The bound for a shipped build is 10; a debug build is larger by its code, and its hash maps are the same.
+    // The bound for a shipped build is 10; a debug build is larger by its code.
     assert!(mebibytes < if cfg!(debug_assertions) { 40.0 } else { 10.0 }, "{mebibytes:.1} MiB");
 
-    // The routes stay in force without the controller.
+    // The routes stay in use without the controller.
     controller.stop();
-    until("the controller is gone", async || TcpStream::connect(controller.address()).await.is_err()).await;
+    until("the controller has stopped", async || TcpStream::connect(controller.address()).await.is_err()).await;
     let mut without = connect(&controller, &gateway, SNI).await.unwrap();
     echo(&mut without, b"without the controller").await;
     drop(without);
 
-    // Drain: first not ready, then no new connections; the open one may finish.
+    // Drain: the gateway is not ready, then refuses new connections, and lets the open one finish.
     let pid = rustix::process::Pid::from_raw(gateway.process.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    until("it is not ready", async || matches!(get(gateway.health, "/healthz/ready").await, Some((503, _)))).await;
-    until("it accepts no more", async || TcpStream::connect(gateway.listen).await.is_err()).await;
-    echo(&mut stream, b"still there").await;
-    assert!(gateway.process.try_wait().unwrap().is_none(), "it did not wait for the connection");
+    until("the gateway is not ready", async || matches!(get(gateway.health, "/healthz/ready").await, Some((503, _))))
+        .await;
+    until("the gateway refuses connections", async || TcpStream::connect(gateway.listen).await.is_err()).await;
+    echo(&mut stream, b"during the drain").await;
+    assert!(gateway.process.try_wait().unwrap().is_none(), "the drain waits for the connection");
     drop(stream);
-    until("it has ended", async || gateway.process.try_wait().unwrap().is_some()).await;
+    until("the gateway has ended", async || gateway.process.try_wait().unwrap().is_some()).await;
     assert!(gateway.process.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn survives_a_shortage_of_file_descriptors() {
+async fn serves_open_connections_without_spinning_when_file_descriptors_run_out() {
     let directory = tempfile::tempdir().unwrap();
     let controller = Controller::start().await;
-    let gateway = start(&controller, directory.path(), 60);
-    until("it is ready", async || matches!(get(gateway.health, "/healthz/ready").await, Some((200, _)))).await;
-    let mut old = connect(&controller, &gateway, SNI).await.unwrap();
-    echo(&mut old, b"before").await;
+    let gateway = start_gateway(&controller, directory.path(), 60);
+    gateway.ready().await;
+    let mut open = connect(&controller, &gateway, SNI).await.unwrap();
+    echo(&mut open, b"before").await;
     let mut flood = Vec::new();
     for _ in 0..150 {
         flood.push(TcpStream::connect(gateway.listen).await.unwrap());
@@ -159,11 +170,11 @@ async fn survives_a_shortage_of_file_descriptors() {
     let before = processor_time(&gateway);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let ticks = processor_time(&gateway) - before;
-    assert!(ticks < 50, "it spun for {ticks} of 100 ticks");
-    echo(&mut old, b"during").await;
+    assert!(ticks < 50, "the gateway used {ticks} of 100 clock ticks");
+    echo(&mut open, b"during").await;
     drop(flood);
     let mut again = None;
-    until("it serves again", async || {
+    until("the gateway serves new connections", async || {
         again = connect(&controller, &gateway, SNI).await.ok();
         again.is_some()
     })
@@ -183,8 +194,8 @@ fn reports_invalid_options() {
     assert!(code == Some(2) && stderr.contains("loud"), "{code:?} {stderr}");
     let (code, stderr) = run(&["--pod", "a", "--network", "n", "--discovery-address", "nowhere"]);
     assert!(code == Some(2) && stderr.contains("host:port"), "{code:?} {stderr}");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
     let (code, stderr) = run(&["--pod", "a", "--network", "n", "--listen", &address]);
     assert!(code == Some(1) && stderr.contains(&address), "{code:?} {stderr}");
 }

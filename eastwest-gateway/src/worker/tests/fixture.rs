@@ -21,23 +21,24 @@ use crate::metrics::CONNECTIONS;
 use crate::store::RouteStore;
 use crate::worker::{GatewayWorker, WorkerSettings};
 
-pub(super) struct Mesh {
+/// The identities of a client and a server of one mesh.
+pub(super) struct Peers {
     client: Identity,
     server: Identity,
 }
 
-pub(super) fn mesh() -> Mesh {
-    let root = Authority::self_signed_root("mesh", Duration::from_secs(600)).unwrap();
-    let identity = |account: &str| {
-        let id = SpiffeId::new("cluster.local", "default", account).unwrap();
-        let credential = root.credential(&id, &["controller.mesh.svc"], Duration::from_secs(300)).unwrap();
-        Identity::new(credential, Trust::new("cluster.local", root.roots().to_vec(), []).unwrap())
-    };
-    Mesh { client: identity("frontend"), server: identity("ratings") }
-}
+impl Peers {
+    pub(super) fn new() -> Self {
+        let root = Authority::self_signed_root("mesh", Duration::from_secs(600)).unwrap();
+        let identity = |account: &str| {
+            let id = SpiffeId::new("cluster.local", "default", account).unwrap();
+            let credential = root.credential(&id, &["controller.mesh.svc"], Duration::from_secs(300)).unwrap();
+            Identity::new(credential, Trust::new("cluster.local", root.roots().to_vec(), []).unwrap())
+        };
+        Self { client: identity("frontend"), server: identity("ratings") }
+    }
 
-impl Mesh {
-    /// A server that greets with its name and the client's identity, then echoes until the client's end.
+    /// Starts a server that sends its name and the client's identity in a line, and then echoes.
     pub(super) async fn serve(&self, name: &'static str) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -51,7 +52,7 @@ impl Mesh {
                     let mut stream = acceptor.accept(stream).await?;
                     let peer =
                         stream.get_ref().1.peer_certificates().and_then(|chain| identity::peer_of(chain, &trust));
-                    let peer = peer.map_or("nobody".to_owned(), |peer| peer.id.to_string());
+                    let peer = peer.map_or("anonymous".to_owned(), |peer| peer.id.to_string());
                     stream.write_all(format!("{name} {peer}\n").as_bytes()).await?;
                     let (mut reads, mut writes) = tokio::io::split(stream);
                     tokio::io::copy(&mut reads, &mut writes).await?;
@@ -62,25 +63,26 @@ impl Mesh {
         address
     }
 
+    /// Connects to the gateway and performs a TLS handshake with the server behind it.
     pub(super) async fn connect(
         &self,
         gateway: SocketAddr,
-        name: &str,
+        server_name: &str,
         alpn: alpn::Alpn,
     ) -> std::io::Result<TlsStream<TcpStream>> {
         let config = self.client.client_config(&[self.server.id()], alpn);
         let stream = TcpStream::connect(gateway).await?;
-        TlsConnector::from(config).connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
+        TlsConnector::from(config).connect(ServerName::try_from(server_name.to_owned()).unwrap(), stream).await
     }
 
-    /// The first line that the server of a new connection says.
+    /// Returns the line that the server sends on a new connection.
     pub(super) async fn greeting(&self, gateway: SocketAddr) -> std::io::Result<String> {
         let mut stream = self.connect(gateway, SNI, alpn::CLIENT_TCP).await?;
-        line(&mut stream).await
+        read_line(&mut stream).await
     }
 }
 
-pub(super) async fn line(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
+pub(super) async fn read_line(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
     let mut line = Vec::new();
     loop {
         match stream.read_u8().await? {
@@ -90,6 +92,7 @@ pub(super) async fn line(stream: &mut TlsStream<TcpStream>) -> std::io::Result<S
     }
 }
 
+/// A gateway with one worker.
 pub(super) struct Gateway {
     pub(super) address: SocketAddr,
     pub(super) registry: Registry,
@@ -106,11 +109,11 @@ impl Gateway {
         let listener = net::listen(([127, 0, 0, 1], 0).into(), &net::Listen::default()).unwrap();
         let address = listener.local_addr().unwrap();
         let (drain, watch, _drained) = runtime::drain::channel();
-        let (of_worker, log_files, routes) = (registry.clone(), logs.clone(), store.routes());
+        let (worker_registry, worker_logs, routes) = (registry.clone(), logs.clone(), store.routes());
         let listener = Arc::new(Mutex::new(Some(listener)));
         runtime::workers::spawn(1, move |_| {
-            let (settings, registry) = (settings.clone(), of_worker.clone());
-            let (routes, logs, watch) = (routes.clone(), log_files.clone(), watch.clone());
+            let (settings, registry) = (settings.clone(), worker_registry.clone());
+            let (routes, logs, watch) = (routes.clone(), worker_logs.clone(), watch.clone());
             let listener = listener.lock().unwrap().take().unwrap();
             async move {
                 crate::run::work(vec![listener], GatewayWorker::new(settings, routes, logs, &registry), watch).await
@@ -119,7 +122,7 @@ impl Gateway {
         .unwrap();
         let directory = tempfile::tempdir().unwrap();
         let gateway = Self { address, registry, store: Mutex::new(store), drain, logs, directory };
-        gateway.configure();
+        gateway.push_settings();
         gateway.publish(endpoints);
         gateway
     }
@@ -128,7 +131,7 @@ impl Gateway {
         self.directory.path().join("access.log")
     }
 
-    fn configure(&self) {
+    fn push_settings(&self) {
         let settings = discovery::MeshConfig {
             access_log_file: self.log_path().display().to_string(),
             access_log_format: "%RESPONSE_FLAGS% %REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER%".into(),
@@ -139,7 +142,7 @@ impl Gateway {
         self.store.lock().unwrap().apply(update).unwrap();
     }
 
-    /// Pushes the service with these pods, and a port whose server name has TLS of its own.
+    /// Pushes the service `ratings` with these pods as its only endpoints, and a port whose server name is the controller's.
     pub(super) fn publish(&self, endpoints: &[SocketAddr]) {
         let mut message = service(&[("east", "net-east")]);
         message.ports.push(discovery::Port {
@@ -166,25 +169,28 @@ impl Gateway {
         }
     }
 
+    /// Returns the number of connections to a service that ended with an outcome.
     pub(super) fn ended(&self, service: &str, outcome: &str) -> u64 {
         self.registry.total(&CONNECTIONS, |labels| {
             labels.contains(&("destination_service", service)) && labels.contains(&("outcome", outcome))
         })
     }
 
-    pub(super) async fn until_ended(&self, service: &str, outcome: &str, count: u64) {
+    /// Waits until `count` connections to a service have ended with an outcome.
+    pub(super) async fn wait_for_ended(&self, service: &str, outcome: &str, count: u64) {
         let wait = async {
             while self.ended(service, outcome) < count {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         if tokio::time::timeout(Duration::from_secs(10), wait).await.is_err() {
-            panic!("no {count} connections to {service} ended as {outcome}:\n{}", self.registry.render());
+            panic!("fewer than {count} connections to {service} ended with {outcome}:\n{}", self.registry.render());
         }
         assert_eq!(self.ended(service, outcome), count);
     }
 
-    pub(super) fn logged(&self) -> String {
+    /// Returns the access log.
+    pub(super) fn access_log(&self) -> String {
         self.logs.flush(Duration::from_secs(5));
         std::fs::read_to_string(self.log_path()).unwrap()
     }
