@@ -1,4 +1,4 @@
-//! The balancer: one service's endpoints as one worker uses them.
+//! The balancer of one service, as one worker uses it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -45,19 +45,19 @@ pub enum Mode {
     Panic,
 }
 
-/// What a worker has learned of an endpoint. Shared with the picks in progress, and kept over updates.
+/// The state of an endpoint on one worker. Shared with the picks in progress, and kept over updates.
 #[derive(Debug)]
-struct Learned {
+struct EndpointRecord {
     in_flight: Cell<u32>,
     state: Cell<EndpointState>,
-    succeeded: Cell<Option<Instant>>,
+    last_success: Cell<Option<Instant>>,
 }
 
 #[derive(Debug)]
 struct Row<T> {
     endpoint: Endpoint<T>,
     tier: usize,
-    learned: Rc<Learned>,
+    record: Rc<EndpointRecord>,
 }
 
 /// The endpoints of a tier that are in use, with the running sum of their weights.
@@ -78,7 +78,7 @@ pub struct TierView {
     pub health: TierHealth,
 }
 
-/// Chooses among one service's endpoints. Each worker has its own, with what the worker itself has learned.
+/// Chooses among one service's endpoints. Each worker has balancers of its own, which know the outcomes of its own attempts.
 #[derive(Debug)]
 pub struct Balancer<T> {
     own: Locality,
@@ -86,14 +86,14 @@ pub struct Balancer<T> {
     distances: Vec<u8>,
     tiers: Vec<Tier>,
     shares: Vec<u32>,
-    shared: Rc<Shared>,
+    shared: Rc<SharedState>,
     /// The end of the next ejection.
     next_end: Option<Instant>,
 }
 
-/// What a balancer shares with its picks.
+/// The state that a balancer shares with its picks.
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedState {
     /// A report changed an endpoint's state, so tiers and shares are outdated.
     stale: Cell<bool>,
     outlier_detection: Cell<OutlierDetection>,
@@ -123,8 +123,8 @@ impl<T: Clone> Balancer<T> {
         self.shared.outlier_detection.set(policy);
     }
 
-    /// Replaces the endpoints. The state of endpoints that remain is kept, except that an endpoint that becomes ready starts
-    /// anew: it was restarted.
+    /// Replaces the endpoints. The state of endpoints that remain is kept, except that of an endpoint that becomes ready: it
+    /// was restarted.
     pub fn update(&mut self, endpoints: impl IntoIterator<Item = Endpoint<T>>) {
         let mut before: std::collections::HashMap<Arc<str>, Row<T>> =
             std::mem::take(&mut self.rows).into_iter().map(|row| (row.endpoint.id.clone(), row)).collect();
@@ -133,20 +133,20 @@ impl<T: Clone> Balancer<T> {
             let restarted = known
                 .as_ref()
                 .is_some_and(|row| row.endpoint.health != Health::Ready && endpoint.health == Health::Ready);
-            let learned = known.map_or_else(
+            let record = known.map_or_else(
                 || {
-                    Rc::new(Learned {
+                    Rc::new(EndpointRecord {
                         in_flight: Cell::new(0),
                         state: Cell::new(EndpointState::NEW),
-                        succeeded: Cell::new(None),
+                        last_success: Cell::new(None),
                     })
                 },
-                |row| row.learned,
+                |row| row.record,
             );
             if restarted {
-                learned.state.set(EndpointState::NEW);
+                record.state.set(EndpointState::NEW);
             }
-            self.rows.push(Row { endpoint, tier: 0, learned });
+            self.rows.push(Row { endpoint, tier: 0, record });
         }
         let distances: Vec<u8> = self.rows.iter().map(|row| row.endpoint.locality.distance_from(&self.own)).collect();
         self.distances = distances.clone();
@@ -167,7 +167,7 @@ impl<T: Clone> Balancer<T> {
             .map(|row| (row, Mode::Probation))
             .or_else(|| self.ordinary(previous, random).map(|row| (row, Mode::Ordinary)))
             .or_else(|| self.any_ready(previous, random).map(|row| (row, Mode::Panic)))?;
-        Some(self.take(row, mode))
+        Some(self.reserve(row, mode))
     }
 
     /// Returns the tiers, nearest first.
@@ -180,7 +180,7 @@ impl<T: Clone> Balancer<T> {
 
     /// Returns the endpoints with their states and the numbers of requests in progress.
     pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint<T>, EndpointState, u32)> {
-        self.rows.iter().map(|row| (&row.endpoint, row.learned.state.get(), row.learned.in_flight.get()))
+        self.rows.iter().map(|row| (&row.endpoint, row.record.state.get(), row.record.in_flight.get()))
     }
 
     /// Returns whether there are no endpoints.
@@ -188,23 +188,23 @@ impl<T: Clone> Balancer<T> {
         self.rows.is_empty()
     }
 
-    fn take(&self, row: usize, mode: Mode) -> Pick<T> {
-        let Row { endpoint, learned, .. } = &self.rows[row];
-        learned.in_flight.set(learned.in_flight.get() + 1);
-        if let (Mode::Probation, EndpointState::Probation { ejections, .. }) = (mode, learned.state.get()) {
-            learned.state.set(EndpointState::Probation { probing: true, ejections });
+    fn reserve(&self, row: usize, mode: Mode) -> Pick<T> {
+        let Row { endpoint, record, .. } = &self.rows[row];
+        record.in_flight.set(record.in_flight.get() + 1);
+        if let (Mode::Probation, EndpointState::Probation { ejections, .. }) = (mode, record.state.get()) {
+            record.state.set(EndpointState::Probation { probing: true, ejections });
         }
         Pick {
             id: endpoint.id.clone(),
             target: endpoint.target.clone(),
             mode,
-            learned: learned.clone(),
+            record: record.clone(),
             shared: self.shared.clone(),
             reported: Cell::new(false),
         }
     }
 
-    /// Brings tiers and shares up to date after a change of endpoints or states, or as time passes.
+    /// Recomputes tiers and shares after a change of endpoints or states, or when an ejection has ended.
     fn refresh(&mut self, now: Instant) {
         if !self.shared.stale.get() && self.next_end.is_none_or(|end| now < end) {
             return;
@@ -214,8 +214,8 @@ impl<T: Clone> Balancer<T> {
         self.tiers.clear();
         self.tiers.resize_with(self.distances.len(), Tier::default);
         for (index, row) in self.rows.iter().enumerate() {
-            let state = row.learned.state.get().at(now);
-            row.learned.state.set(state);
+            let state = row.record.state.get().at(now);
+            row.record.state.set(state);
             if let EndpointState::Ejected { until, .. } = state {
                 self.next_end = Some(self.next_end.map_or(until, |end| end.min(until)));
             }
@@ -234,27 +234,27 @@ impl<T: Clone> Balancer<T> {
     }
 
     /// Returns an endpoint whose ejection has ended and that is not being probed, in a tier that is used now or in a nearer
-    /// one: probing an endpoint farther away would cost this request distance for nothing.
+    /// one: probing an endpoint farther away would lengthen this request's path without need.
     fn on_probation(&self, previous: &[Arc<str>]) -> Option<usize> {
         let nearest_used = self.shares.iter().position(|share| *share > 0).unwrap_or(self.tiers.len());
         self.rows.iter().position(|row| {
             row.tier <= nearest_used
                 && row.endpoint.health == Health::Ready
                 && row.endpoint.weight > 0
-                && matches!(row.learned.state.get(), EndpointState::Probation { probing: false, .. })
+                && matches!(row.record.state.get(), EndpointState::Probation { probing: false, .. })
                 && !previous.contains(&row.endpoint.id)
         })
     }
 
     /// Picks by share, weight and load. If every endpoint in use was attempted before, picks one of them again.
     fn ordinary(&self, previous: &[Arc<str>], random: u64) -> Option<usize> {
-        let mut dice = Dice(random);
-        let chosen = self.tier_by_share(dice.below(100))?;
+        let mut random = SplitMix64(random);
+        let chosen = self.tier_by_share(random.below(100))?;
         let others = (0..self.tiers.len()).filter(|tier| *tier != chosen);
         std::iter::once(chosen)
             .chain(others)
-            .find_map(|tier| self.less_loaded_of_two(&self.tiers[tier], previous, &mut dice))
-            .or_else(|| self.less_loaded_of_two(&self.tiers[chosen], &[], &mut dice))
+            .find_map(|tier| self.less_loaded_of_two(&self.tiers[tier], previous, &mut random))
+            .or_else(|| self.less_loaded_of_two(&self.tiers[chosen], &[], &mut random))
     }
 
     fn tier_by_share(&self, percent: u64) -> Option<usize> {
@@ -267,23 +267,23 @@ impl<T: Clone> Balancer<T> {
 
     /// Draws two endpoints by weight and returns the one with less load for its weight. At equal load the first draw counts,
     /// so that shares follow the weights exactly without load.
-    fn less_loaded_of_two(&self, tier: &Tier, previous: &[Arc<str>], dice: &mut Dice) -> Option<usize> {
-        let first = self.draw(tier, previous, dice)?;
-        let second = self.draw(tier, previous, dice)?;
-        let load = |row: usize| u64::from(self.rows[row].learned.in_flight.get());
+    fn less_loaded_of_two(&self, tier: &Tier, previous: &[Arc<str>], random: &mut SplitMix64) -> Option<usize> {
+        let first = self.draw(tier, previous, random)?;
+        let second = self.draw(tier, previous, random)?;
+        let load = |row: usize| u64::from(self.rows[row].record.in_flight.get());
         let weight = |row: usize| u64::from(self.rows[row].endpoint.weight);
         Some(if load(second) * weight(first) < load(first) * weight(second) { second } else { first })
     }
 
-    /// Draws an endpoint by weight. If several draws yield previous endpoints, these are most of the tier, and the others are
-    /// searched in order.
-    fn draw(&self, tier: &Tier, previous: &[Arc<str>], dice: &mut Dice) -> Option<usize> {
+    /// Draws an endpoint by weight. If several draws yield previous endpoints, these are most of the tier, and the first other
+    /// endpoint is returned.
+    fn draw(&self, tier: &Tier, previous: &[Arc<str>], random: &mut SplitMix64) -> Option<usize> {
         const DRAWS: usize = 4;
         let (sum, _) = *tier.available.last()?;
         let allowed = |row: usize| !previous.contains(&self.rows[row].endpoint.id);
         (0..DRAWS)
             .map(|_| {
-                let at = dice.below(sum);
+                let at = random.below(sum);
                 tier.available[tier.available.partition_point(|(end, _)| *end <= at)].1
             })
             .find(|row| allowed(*row))
@@ -300,7 +300,7 @@ impl<T: Clone> Balancer<T> {
         let rank = |row: usize| (previous.contains(&self.rows[row].endpoint.id), self.rows[row].tier);
         let best = indices.iter().filter(ready).map(|row| rank(*row)).min()?;
         let equals: Vec<usize> = indices.iter().filter(ready).copied().filter(|row| rank(*row) == best).collect();
-        Some(equals[Dice(random).below(equals.len() as u64) as usize])
+        Some(equals[SplitMix64(random).below(equals.len() as u64) as usize])
     }
 }
 
@@ -313,8 +313,8 @@ pub struct Pick<T> {
     pub target: T,
     /// Why the endpoint was picked.
     pub mode: Mode,
-    learned: Rc<Learned>,
-    shared: Rc<Shared>,
+    record: Rc<EndpointRecord>,
+    shared: Rc<SharedState>,
     reported: Cell<bool>,
 }
 
@@ -323,16 +323,16 @@ impl<T> Pick<T> {
     /// both take effect.
     pub fn report(&self, outcome: Outcome, now: Instant) {
         let policy = self.shared.outlier_detection.get();
-        let before = self.learned.state.get();
+        let before = self.record.state.get();
         let after = match self.mode {
             Mode::Ordinary => before.after(outcome, now, &policy),
             Mode::Probation | Mode::Panic => before.after_trial(outcome, now, &policy),
         };
         self.reported.set(true);
         if outcome == Outcome::Success {
-            self.learned.succeeded.set(Some(now));
+            self.record.last_success.set(Some(now));
         }
-        self.learned.state.set(after);
+        self.record.state.set(after);
         if before.in_use() != after.in_use() || matches!(after, EndpointState::Ejected { .. }) {
             self.shared.stale.set(true);
         }
@@ -340,26 +340,27 @@ impl<T> Pick<T> {
 
     /// Returns whether any attempt at the same endpoint has succeeded since `then`: the endpoint is slow, but available.
     pub fn has_succeeded_since(&self, then: Instant) -> bool {
-        self.learned.succeeded.get().is_some_and(|last| last >= then)
+        self.record.last_success.get().is_some_and(|last| last >= then)
     }
 }
 
 impl<T> Drop for Pick<T> {
     fn drop(&mut self) {
-        self.learned.in_flight.set(self.learned.in_flight.get().saturating_sub(1));
-        // A probation request that ended without a report: the next request probes.
+        self.record.in_flight.set(self.record.in_flight.get().saturating_sub(1));
+        // The probation request ended without a report, so the next request is the probation request.
         if let (Mode::Probation, false, EndpointState::Probation { ejections, .. }) =
-            (self.mode, self.reported.get(), self.learned.state.get())
+            (self.mode, self.reported.get(), self.record.state.get())
         {
-            self.learned.state.set(EndpointState::Probation { probing: false, ejections });
+            self.record.state.set(EndpointState::Probation { probing: false, ejections });
         }
     }
 }
 
-/// Derives many small numbers from 64 random bits (the SplitMix64 sequence).
-struct Dice(u64);
+/// Derives many small numbers from 64 random bits, with the SplitMix64 generator.
+struct SplitMix64(u64);
 
-impl Dice {
+impl SplitMix64 {
+    /// Returns a number in `0..end`.
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -70,12 +70,12 @@ mod tests {
         for ((region, zone, subzone), distance) in table {
             let other = Locality::new(region, zone, subzone);
             assert_eq!(other.distance_from(&own), distance, "{other}");
-            assert_eq!(other.distance_from(&Locality::default()), 0, "{other} from nowhere");
+            assert_eq!(other.distance_from(&Locality::default()), 0, "{other} from an unknown locality");
         }
     }
 
     #[test]
-    fn prints_as_a_path() {
+    fn displays_as_region_zone_subzone() {
         assert_eq!(Locality::new("r", "z", "s").to_string(), "r/z/s");
         assert_eq!(Locality::new("r", "z", "").to_string(), "r/z");
         assert_eq!(Locality::default().to_string(), "");

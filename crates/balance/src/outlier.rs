@@ -1,7 +1,7 @@
 //! Outlier detection: when a failing endpoint is ejected, and how it returns.
 //!
-//! Outlier detection is on by default. Other meshes need a policy before a dead endpoint stops being picked, and then refuse
-//! to eject one of few; here a failing endpoint is always ejected, and [`crate::Balancer`] uses all of them if every one is.
+//! Outlier detection is on by default. Other meshes eject endpoints only with a policy, and never more than a part of them;
+//! here every failing endpoint is ejected, and [`crate::Balancer`] uses all endpoints if every one is ejected.
 
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ pub struct OutlierDetection {
 impl Default for OutlierDetection {
     /// The default values, with reasons:
     ///
-    /// - Two connect failures: one can be a listener's full queue; two in a row without a success are an endpoint that does
-    ///   not exist.
+    /// - Two connect failures: one can be a listener's full queue; two without a success between them mean that the endpoint
+    ///   is down.
     /// - Five gateway errors: Envoy's default for `consecutive_gateway_failure`.
     /// - One second at first: a probation request costs at most one retried attempt, so an endpoint that was restarted in
     ///   place is soon in use again.
@@ -74,7 +74,7 @@ pub enum EndpointState {
     },
     /// The ejection is over, and one request finds out whether the endpoint has recovered.
     Probation {
-        /// That request is in progress.
+        /// Whether that request is in progress.
         probing: bool,
         /// The number of consecutive ejections before.
         ejections: u32,
@@ -188,23 +188,23 @@ mod tests {
     }
 
     #[test]
-    fn a_successful_probation_ends_an_ejection_and_time_in_use_forgives_it() {
+    fn a_successful_probation_request_ends_an_ejection_and_time_in_use_forgives_it() {
         let start = Instant::now();
         let ejected = after_all(EndpointState::NEW, &[Outcome::ConnectFailure; 2], start);
-        let back = start + Duration::from_secs(1);
-        let state = ejected.at(back).after_trial(Outcome::Success, back, &POLICY);
+        let returned = start + Duration::from_secs(1);
+        let state = ejected.at(returned).after_trial(Outcome::Success, returned, &POLICY);
         assert!(state.in_use());
-        for (later, interval) in [(Duration::from_secs(10), 2), (POLICY.forgiven_after, 1)] {
-            let now = back + later;
+        for (later, ejection) in [(Duration::from_secs(10), 2), (POLICY.forgiven_after, 1)] {
+            let now = returned + later;
             let EndpointState::Ejected { until, .. } = after_all(state, &[Outcome::GatewayError; 5], now) else {
-                panic!("not ejected")
+                panic!("the endpoint is in use")
             };
-            assert_eq!(until - now, Duration::from_secs(interval), "after {later:?}");
+            assert_eq!(until - now, Duration::from_secs(ejection), "after {later:?}");
         }
     }
 
     #[test]
-    fn reports_of_earlier_attempts_do_not_prolong_an_ejection() {
+    fn attempts_that_began_before_an_ejection_do_not_prolong_it() {
         let now = Instant::now();
         let ejected = after_all(EndpointState::NEW, &[Outcome::ConnectFailure; 2], now);
         assert_eq!(ejected.after(Outcome::ConnectFailure, now, &POLICY), ejected);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_decides_about_counts_and_durations() {
+    fn the_policy_sets_thresholds_and_durations() {
         assert_eq!(POLICY, OutlierDetection::default());
         let now = Instant::now();
         let policy =

@@ -17,7 +17,7 @@ pub struct TierHealth {
 }
 
 impl TierHealth {
-    /// Returns the part of the traffic that the tier can take, in percent.
+    /// Returns the share of traffic that the tier can carry, in percent.
     fn capacity(self) -> u32 {
         if self.total == 0 {
             return 0;
@@ -29,7 +29,7 @@ impl TierHealth {
 
 /// Returns each tier's share of traffic in percent. The shares add up to 100, or are all 0 if no endpoint is available.
 ///
-/// Each tier takes what it can, in order. If all tiers together cannot take everything, their capacities are scaled up.
+/// Each tier carries what it can, in order. If all tiers together cannot carry all traffic, their capacities are scaled up.
 pub fn loads(tiers: &[TierHealth]) -> Vec<u32> {
     let capacities: Vec<u32> = tiers.iter().map(|tier| tier.capacity()).collect();
     let together = capacities.iter().sum::<u32>().min(100);
@@ -100,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tier_that_rounds_to_nothing_is_still_used() {
+    fn a_tier_whose_capacity_rounds_to_0_is_still_used() {
         let tiers = [TierHealth { available: 0, total: 5 }, TierHealth { available: 1, total: 1000 }];
         assert_eq!(loads(&tiers), [0, 100]);
     }
 
     #[test]
-    fn an_empty_tier_takes_nothing() {
+    fn an_empty_tier_has_no_share() {
         assert_eq!(loads(&[TierHealth::default(), TierHealth { available: 1, total: 1 }]), [0, 100]);
         assert_eq!(loads(&[]), Vec::<u32>::new());
     }

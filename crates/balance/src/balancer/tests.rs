@@ -1,3 +1,5 @@
+//! Tests of the balancer.
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ fn reviews() -> Vec<Endpoint<()>> {
     ]
 }
 
-/// Picks that are dropped at once, by id.
+/// Counts 2000 picks by endpoint. Each pick is dropped at once.
 fn shares(balancer: &mut Balancer<()>, now: Instant, previous: &[Arc<str>]) -> HashMap<String, u32> {
     let mut counts = HashMap::new();
     for i in 0..2000u64 {
@@ -37,7 +39,8 @@ fn shares(balancer: &mut Balancer<()>, now: Instant, previous: &[Arc<str>]) -> H
     counts
 }
 
-fn fail(balancer: &mut Balancer<()>, id: &str, now: Instant) {
+/// Ejects an endpoint: two attempts fail to connect.
+fn eject(balancer: &mut Balancer<()>, id: &str, now: Instant) {
     let others: Vec<Arc<str>> =
         balancer.endpoints().map(|(endpoint, ..)| endpoint.id.clone()).filter(|other| &**other != id).collect();
     for _ in 0..2 {
@@ -48,39 +51,39 @@ fn fail(balancer: &mut Balancer<()>, id: &str, now: Instant) {
 }
 
 #[test]
-fn the_nearest_tier_takes_everything_while_it_is_whole() {
+fn a_healthy_nearest_tier_receives_all_traffic() {
     let counts = shares(&mut balancer(reviews()), Instant::now(), &[]);
     assert_eq!(counts, HashMap::from([("west-a".to_owned(), 2000)]));
 }
 
 #[test]
-fn failure_moves_to_the_next_tier_and_back() {
+fn traffic_fails_over_to_the_next_tier_and_returns() {
     let start = Instant::now();
     let mut balancer = balancer(reviews());
-    fail(&mut balancer, "west-a", start);
+    eject(&mut balancer, "west-a", start);
     assert_eq!(shares(&mut balancer, start, &[]).keys().collect::<Vec<_>>(), ["west-b"]);
-    fail(&mut balancer, "west-b", start);
+    eject(&mut balancer, "west-b", start);
     assert_eq!(shares(&mut balancer, start, &[]).keys().collect::<Vec<_>>(), ["east"]);
 
-    // The interval is over: one request each finds out, and the nearest tier takes over again.
+    // The ejections have ended: each endpoint receives a probation request, and the nearest tier is used again.
     let later = start + Duration::from_secs(1);
     let probe = balancer.pick(later, &[], 1).expect("a probe");
     assert_eq!((&*probe.id, probe.mode), ("west-a", Mode::Probation));
-    let second = balancer.pick(later, &[], 1).expect("another");
+    let second = balancer.pick(later, &[], 1).expect("a probe");
     assert_eq!((&*second.id, second.mode), ("west-b", Mode::Probation));
-    let meanwhile = balancer.pick(later, &[], 1).expect("another");
-    assert_eq!((&*meanwhile.id, meanwhile.mode), ("east", Mode::Ordinary));
+    let third = balancer.pick(later, &[], 1).expect("an endpoint");
+    assert_eq!((&*third.id, third.mode), ("east", Mode::Ordinary));
     probe.report(Outcome::Success, later);
-    drop((probe, second, meanwhile));
+    drop((probe, second, third));
     let counts = shares(&mut balancer, later, &[]);
     assert_eq!(counts.keys().collect::<Vec<_>>(), ["west-a"]);
 }
 
 #[test]
-fn a_probe_that_nobody_waited_for_is_asked_again() {
+fn a_probation_request_without_an_outcome_is_repeated() {
     let start = Instant::now();
     let mut balancer = balancer(reviews());
-    fail(&mut balancer, "west-a", start);
+    eject(&mut balancer, "west-a", start);
     let later = start + Duration::from_secs(1);
     for _ in 0..3 {
         assert_eq!(balancer.pick(later, &[], 1).expect("a probe").mode, Mode::Probation);
@@ -88,12 +91,12 @@ fn a_probe_that_nobody_waited_for_is_asked_again() {
     let probe = balancer.pick(later, &[], 1).expect("a probe");
     probe.report(Outcome::ConnectFailure, later);
     drop(probe);
-    assert_eq!(&*balancer.pick(later, &[], 1).expect("another").id, "west-b");
+    assert_eq!(&*balancer.pick(later, &[], 1).expect("an endpoint").id, "west-b");
     assert_eq!(&*balancer.pick(later + Duration::from_secs(2), &[], 1).expect("a probe").id, "west-a");
 }
 
 #[test]
-fn half_a_zone_down_spills_in_proportion() {
+fn a_zone_with_half_of_its_endpoints_unready_spills_30_percent() {
     let mut endpoints = reviews();
     endpoints.push(endpoint("west-a2", WEST_A, 1, Health::Unready));
     let counts = shares(&mut balancer(endpoints), Instant::now(), &[]);
@@ -103,14 +106,14 @@ fn half_a_zone_down_spills_in_proportion() {
 }
 
 #[test]
-fn draining_endpoints_are_neither_used_nor_missed() {
+fn draining_endpoints_are_neither_used_nor_counted() {
     let mut endpoints = reviews();
     endpoints.push(endpoint("west-a2", WEST_A, 1, Health::Draining));
     assert_eq!(shares(&mut balancer(endpoints), Instant::now(), &[]).keys().collect::<Vec<_>>(), ["west-a"]);
 }
 
 #[test]
-fn weights_share_a_tier() {
+fn traffic_within_a_tier_follows_the_weights() {
     let endpoints = vec![
         endpoint("direct", EAST, 1, Health::Ready),
         endpoint("gateway", EAST, 3, Health::Ready),
@@ -122,35 +125,35 @@ fn weights_share_a_tier() {
 }
 
 #[test]
-fn requests_under_way_follow_the_weights() {
+fn requests_in_progress_follow_the_weights() {
     let now = Instant::now();
     let mut balancer =
         balancer(vec![endpoint("small", EAST, 1, Health::Ready), endpoint("big", EAST, 3, Health::Ready)]);
-    let held: Vec<_> = (0..400u64).filter_map(|i| balancer.pick(now, &[], i * 977)).collect();
-    let small = held.iter().filter(|pick| &*pick.id == "small").count();
+    let picks: Vec<_> = (0..400u64).filter_map(|i| balancer.pick(now, &[], i * 977)).collect();
+    let small = picks.iter().filter(|pick| &*pick.id == "small").count();
     assert!((85..=115).contains(&small), "{small} of 400");
-    drop(held);
+    drop(picks);
     assert!(balancer.endpoints().all(|(_, _, in_flight)| in_flight == 0));
 }
 
 #[test]
-fn a_retry_avoids_what_was_tried() {
+fn a_retry_avoids_the_endpoints_of_previous_attempts() {
     let now = Instant::now();
     let mut balancer = balancer(reviews());
-    let tried: Vec<Arc<str>> = vec!["west-a".into()];
-    assert_eq!(shares(&mut balancer, now, &tried).keys().collect::<Vec<_>>(), ["west-b"]);
-    let tried: Vec<Arc<str>> = vec!["west-a".into(), "west-b".into()];
-    assert_eq!(shares(&mut balancer, now, &tried).keys().collect::<Vec<_>>(), ["east"]);
-    let tried: Vec<Arc<str>> = vec!["west-a".into(), "west-b".into(), "east".into()];
-    assert_eq!(shares(&mut balancer, now, &tried).keys().collect::<Vec<_>>(), ["west-a"]);
+    let previous: Vec<Arc<str>> = vec!["west-a".into()];
+    assert_eq!(shares(&mut balancer, now, &previous).keys().collect::<Vec<_>>(), ["west-b"]);
+    let previous: Vec<Arc<str>> = vec!["west-a".into(), "west-b".into()];
+    assert_eq!(shares(&mut balancer, now, &previous).keys().collect::<Vec<_>>(), ["east"]);
+    let previous: Vec<Arc<str>> = vec!["west-a".into(), "west-b".into(), "east".into()];
+    assert_eq!(shares(&mut balancer, now, &previous).keys().collect::<Vec<_>>(), ["west-a"]);
 }
 
 #[test]
-fn when_all_are_ejected_all_are_used() {
+fn if_every_endpoint_is_ejected_all_are_used() {
     let now = Instant::now();
     let mut balancer = balancer(reviews());
     for id in ["west-a", "west-b", "east"] {
-        fail(&mut balancer, id, now);
+        eject(&mut balancer, id, now);
     }
     let pick = balancer.pick(now, &[], 3).expect("an endpoint");
     assert_eq!((&*pick.id, pick.mode), ("west-a", Mode::Panic));
@@ -161,28 +164,28 @@ fn when_all_are_ejected_all_are_used() {
 }
 
 #[test]
-fn nothing_ready_is_nothing_to_pick() {
+fn without_ready_endpoints_nothing_is_picked() {
     assert!(balancer(vec![]).pick(Instant::now(), &[], 0).is_none());
     let unready = vec![endpoint("west-a", WEST_A, 1, Health::Unready)];
     assert!(balancer(unready).pick(Instant::now(), &[], 0).is_none());
 }
 
 #[test]
-fn an_update_keeps_what_is_known_unless_the_endpoint_was_restarted() {
+fn an_update_keeps_the_state_of_endpoints_unless_they_restarted() {
     let now = Instant::now();
     let mut balancer = balancer(reviews());
-    fail(&mut balancer, "west-a", now);
+    eject(&mut balancer, "west-a", now);
     balancer.update(reviews());
     assert_eq!(&*balancer.pick(now, &[], 0).expect("an endpoint").id, "west-b");
-    let mut gone = reviews();
-    gone[0].health = Health::Unready;
-    balancer.update(gone);
+    let mut restarting = reviews();
+    restarting[0].health = Health::Unready;
+    balancer.update(restarting);
     balancer.update(reviews());
     assert_eq!(&*balancer.pick(now, &[], 0).expect("an endpoint").id, "west-a");
 }
 
 #[test]
-fn tiers_are_shown_nearest_first() {
+fn tiers_are_listed_nearest_first() {
     let views = balancer(reviews()).tiers(Instant::now());
     assert_eq!(views.iter().map(|tier| (tier.distance, tier.share)).collect::<Vec<_>>(), [(0, 100), (2, 0), (3, 0)]);
     assert_eq!(views[2].health, TierHealth { available: 3, total: 3 });
@@ -195,10 +198,10 @@ prop_compose! {
 }
 
 proptest! {
-    /// Whatever is done: a pick is ready and has a weight, there is one whenever such an endpoint exists, untried ones
-    /// come before tried ones, and nothing stays counted as under way.
+    /// After any sequence of picks and outcomes: a picked endpoint is ready and has a weight, there is a pick whenever such an
+    /// endpoint exists, shares add up, and no dropped pick counts as in progress.
     #[test]
-    fn picks_are_always_possible_ones(
+    fn every_pick_is_a_ready_endpoint_with_weight(
         endpoints in proptest::collection::vec(any_endpoint(), 0..8),
         steps in proptest::collection::vec((any::<u64>(), 0..4u8, 0..3000u64), 1..60),
     ) {
