@@ -5,7 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::{EndpointState, Locality, Outcome, OutlierDetection, TierHealth, loads};
+use crate::{EndpointState, Locality, OutlierDetection, TierHealth, loads};
+
+mod pick;
+#[cfg(test)]
+mod tests;
+
+pub use pick::Pick;
+use pick::{EndpointRecord, SharedState};
 
 /// The health of an endpoint, as discovery reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +52,6 @@ pub enum Mode {
     Panic,
 }
 
-/// The state of an endpoint on one worker. Shared with the picks in progress, and kept over updates.
-#[derive(Debug)]
-struct EndpointRecord {
-    in_flight: Cell<u32>,
-    state: Cell<EndpointState>,
-    last_success: Cell<Option<Instant>>,
-}
-
 #[derive(Debug)]
 struct Row<T> {
     endpoint: Endpoint<T>,
@@ -89,14 +88,6 @@ pub struct Balancer<T> {
     shared: Rc<SharedState>,
     /// The end of the next ejection.
     next_end: Option<Instant>,
-}
-
-/// The state that a balancer shares with its picks.
-#[derive(Debug, Default)]
-struct SharedState {
-    /// A report changed an endpoint's state, so tiers and shares are outdated.
-    stale: Cell<bool>,
-    outlier_detection: Cell<OutlierDetection>,
 }
 
 impl<T: Clone> Balancer<T> {
@@ -304,58 +295,6 @@ impl<T: Clone> Balancer<T> {
     }
 }
 
-/// An endpoint picked for one attempt. It counts as a request in progress until it is dropped.
-#[derive(Debug)]
-pub struct Pick<T> {
-    /// The endpoint's name, for `previous` of the next attempt.
-    pub id: Arc<str>,
-    /// What the caller needs to connect.
-    pub target: T,
-    /// Why the endpoint was picked.
-    pub mode: Mode,
-    record: Rc<EndpointRecord>,
-    shared: Rc<SharedState>,
-    reported: Cell<bool>,
-}
-
-impl<T> Pick<T> {
-    /// Reports the outcome of the attempt. Each report counts, so that a connect failure and later errors of the same pick
-    /// both take effect.
-    pub fn report(&self, outcome: Outcome, now: Instant) {
-        let policy = self.shared.outlier_detection.get();
-        let before = self.record.state.get();
-        let after = match self.mode {
-            Mode::Ordinary => before.after(outcome, now, &policy),
-            Mode::Probation | Mode::Panic => before.after_trial(outcome, now, &policy),
-        };
-        self.reported.set(true);
-        if outcome == Outcome::Success {
-            self.record.last_success.set(Some(now));
-        }
-        self.record.state.set(after);
-        if before.in_use() != after.in_use() || matches!(after, EndpointState::Ejected { .. }) {
-            self.shared.stale.set(true);
-        }
-    }
-
-    /// Returns whether any attempt at the same endpoint has succeeded since `then`: the endpoint is slow, but available.
-    pub fn has_succeeded_since(&self, then: Instant) -> bool {
-        self.record.last_success.get().is_some_and(|last| last >= then)
-    }
-}
-
-impl<T> Drop for Pick<T> {
-    fn drop(&mut self) {
-        self.record.in_flight.set(self.record.in_flight.get().saturating_sub(1));
-        // The probation request ended without a report, so the next request is the probation request.
-        if let (Mode::Probation, false, EndpointState::Probation { ejections, .. }) =
-            (self.mode, self.reported.get(), self.record.state.get())
-        {
-            self.record.state.set(EndpointState::Probation { probing: false, ejections });
-        }
-    }
-}
-
 /// Derives many small numbers from 64 random bits, with the SplitMix64 generator.
 struct SplitMix64(u64);
 
@@ -370,6 +309,3 @@ impl SplitMix64 {
         ((u128::from(z) * u128::from(end)) >> 64) as u64
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::Outcome;
 
 const WEST_A: (&str, &str) = ("us-west", "us-west-1a");
 const WEST_B: (&str, &str) = ("us-west", "us-west-1b");
