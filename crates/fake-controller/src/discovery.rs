@@ -46,7 +46,7 @@ async fn serve(resources: Resources, mut requests: Streaming<DeltaDiscoveryReque
                 Ok(Some(request)) => server.receive(request).err(),
                 Ok(None) | Err(_) => return,
             },
-            // The sender is in `resources`, so it exists.
+            // `resources` holds the sender, so this does not fail.
             _ = changed.changed() => None,
         };
         if let Some(invalid) = invalid {

@@ -1,7 +1,7 @@
-//! A controller with scripted resources, for tests and benchmarks of proxies. It speaks the real protocol: discovery over
-//! gRPC, with or without TLS, and the certificate API.
+//! A controller that pushes the resources of a test or benchmark to proxies. It implements the real protocols: discovery over
+//! gRPC, with or without TLS, and the certificate service.
 //!
-//! [`FakeController`] serves what [`Resources::push`] adds. With TLS it also signs certificates for the accounts of a
+//! [`FakeController`] serves what [`Resources::push`] adds. With TLS it also issues certificates for the tokens of a
 //! [`Signer`], so that unmodified proxy programs can enrol.
 
 use std::io;
@@ -42,23 +42,23 @@ impl FakeController {
     /// Starts a controller without TLS at a free port of `ip`.
     ///
     /// # Errors
-    /// Returns an error if it cannot listen.
+    /// Returns an error if the controller cannot listen.
     pub async fn plaintext(ip: IpAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((ip, 0)).await?;
         let (address, resources) = (listener.local_addr()?, Resources::default());
         let discovery = AggregatedDiscoveryServiceServer::new(resources.clone());
         let serving = tokio::spawn(async move {
             let server = Server::builder().add_service(discovery);
-            // It ends with the listener.
+            // Serving ends with the listener.
             let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
         });
         Ok(Self { address, resources, tasks: vec![serving] })
     }
 
-    /// Starts a controller with TLS at a free port of `ip`. `identity` is its own; `signer` signs certificates.
+    /// Starts a controller with TLS at a free port of `ip`. `identity` is that of the controller; `signer` issues certificates.
     ///
     /// # Errors
-    /// Returns an error if it cannot listen.
+    /// Returns an error if the controller cannot listen.
     pub async fn tls(ip: IpAddr, identity: Identity, signer: Signer) -> io::Result<Self> {
         let listener = TcpListener::bind((ip, 0)).await?;
         let (address, resources) = (listener.local_addr()?, Resources::default());
@@ -112,7 +112,7 @@ async fn accept(
     let accept = Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY };
     let acceptor = Arc::new(TlsAcceptor::from(identity.server_config(accept)));
     while let Ok((socket, _)) = listener.accept().await {
-        // A proxy whose handshake fails reports it in its own log.
+        // A proxy whose handshake fails logs the error.
         if let Ok(stream) = acceptor.accept(socket).await
             && connections.send(Ok(stream)).await.is_err()
         {

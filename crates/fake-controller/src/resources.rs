@@ -31,14 +31,14 @@ impl Default for Resources {
 }
 
 impl Resources {
-    /// Adds or replaces a resource. `aliases` are the addresses and collections that it is part of.
+    /// Adds or replaces a resource. `aliases` are further names of the resource and the collections that contain it.
     pub fn push(&self, kind: Kind, name: &str, message: &impl Message, aliases: &[&str]) {
         let body = message.encode_to_vec();
         let mut hasher = DefaultHasher::new();
         hasher.write(&body);
         let name: Arc<str> = name.into();
         let keys = aliases.iter().map(|alias| Arc::from(*alias)).collect();
-        // Version 0 is not a version.
+        // Version 0 is not valid.
         let item = Item { name: name.clone(), version: hasher.finish().max(1), body: body.into(), keys };
         self.change(|state| drop(state.items.insert((kind, name), item)));
     }
@@ -48,7 +48,7 @@ impl Resources {
         self.change(|state| drop(state.items.remove(&(kind, name.into()))));
     }
 
-    /// Returns whether there is such a resource.
+    /// Returns whether a resource exists.
     pub fn has(&self, kind: Kind, name: &str) -> bool {
         self.state().items.contains_key(&(kind, name.into()))
     }
@@ -91,7 +91,7 @@ impl Source for State {
         self.version
     }
 
-    /// There is no log of changes: after each change, everything is compared.
+    /// There is no log of changes, so all resources are compared after each change.
     fn changed(&self, _: Kind, since: u64) -> Option<Vec<Arc<str>>> {
         (since == self.version).then(Vec::new)
     }

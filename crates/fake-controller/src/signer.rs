@@ -18,7 +18,7 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Creates a signer that knows no tokens. `validity` is that of its certificates.
+    /// Creates a signer without tokens. Its certificates are valid for `validity`.
     pub fn new(authority: Arc<Authority>, validity: Duration) -> Self {
         Self { authority, validity, tokens: Arc::default() }
     }
