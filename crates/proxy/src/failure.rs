@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_and_flags_are_envoys() {
+    fn statuses_and_response_flags_match_envoy() {
         let endpoint: Arc<str> = "10.0.0.1:80".into();
         let refused = ConnectError::Tcp(Arc::new(io::ErrorKind::ConnectionRefused.into()));
         let connect = Failure::Connect { endpoint: endpoint.clone(), error: refused, retried: false };
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_and_details_are_envoys() {
+    fn bodies_and_details_match_envoy() {
         let timeout = Failure::Connect { endpoint: "a".into(), error: ConnectError::Timeout, retried: true };
         let reply = timeout.local_reply();
         assert_eq!(

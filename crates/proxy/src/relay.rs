@@ -188,20 +188,20 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     #[tokio::test]
-    async fn carries_both_ways_with_half_close() {
+    async fn relays_both_directions_with_half_close() {
         let (mut client, mut inner) = duplex(100);
         let (mut outer, mut server) = duplex(70_000);
-        let moved = RelayedBytes::default();
-        let relay = both_ways(&mut inner, &mut outer, &moved);
+        let relayed_bytes = RelayedBytes::default();
+        let relay = both_ways(&mut inner, &mut outer, &relayed_bytes);
         let request: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
-        let talk = async {
+        let exchange = async {
             let sent = request.clone();
             let sending = async {
                 client.write_all(&sent).await.unwrap();
                 client.shutdown().await.unwrap();
-                let mut answer = Vec::new();
-                client.read_to_end(&mut answer).await.unwrap();
-                answer
+                let mut response = Vec::new();
+                client.read_to_end(&mut response).await.unwrap();
+                response
             };
             let serving = async {
                 let mut all = Vec::new();
@@ -213,11 +213,11 @@ mod tests {
             };
             tokio::join!(sending, serving)
         };
-        let (relayed, (answer, received)) = tokio::join!(relay, talk);
+        let (relayed, (response, received)) = tokio::join!(relay, exchange);
         relayed.unwrap();
-        assert_eq!(answer, b"thanks");
+        assert_eq!(response, b"thanks");
         assert!(received == request);
-        assert_eq!((moved.there.get(), moved.back.get()), (300_000, 6));
+        assert_eq!((relayed_bytes.there.get(), relayed_bytes.back.get()), (300_000, 6));
     }
 
     #[tokio::test]
@@ -226,8 +226,8 @@ mod tests {
         let (mut outer, server) = duplex(100);
         drop(server);
         client.write_all(b"hello").await.unwrap();
-        let moved = RelayedBytes::default();
-        let broken = both_ways(&mut inner, &mut outer, &moved).await;
+        let relayed_bytes = RelayedBytes::default();
+        let broken = both_ways(&mut inner, &mut outer, &relayed_bytes).await;
         assert!(matches!(broken, Err(RelayError::Second(_))), "{broken:?}");
     }
 }

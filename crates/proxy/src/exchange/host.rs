@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_name_services() {
+    fn a_hostname_or_short_name_names_a_service() {
         let full = NamedService::Hostname("reviews.default.svc.cluster.local".to_owned());
         for host in [
             "reviews",
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_name_services() {
+    fn an_ip_address_names_a_service() {
         for (host, address) in [
             ("10.0.0.1", "10.0.0.1"),
             ("10.0.0.1:80", "10.0.0.1"),

@@ -275,7 +275,7 @@ mod tests {
 
     /// A task of this size is created for each HTTP/2 request.
     #[test]
-    fn streams_are_small() {
+    fn the_task_of_a_stream_is_small() {
         let size = crate::server::stream_size::<InboundRequests>();
         assert!((1024..3072).contains(&size), "{size} bytes");
     }

@@ -208,13 +208,13 @@ mod tests {
         assert_eq!(&random_uuid(0), b"00000000-0000-4000-8000-000000000000");
         assert_eq!(&random_uuid(u128::MAX), b"ffffffff-ffff-4fff-bfff-ffffffffffff");
         assert_eq!(&random_uuid(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef), b"01234567-89ab-4def-8123-456789abcdef");
-        let mut headers = map(&[("x-request-id", "mine")]);
+        let mut headers = map(&[("x-request-id", "existing")]);
         ensure_request_id(&mut headers);
-        assert_eq!(headers["x-request-id"], "mine");
+        assert_eq!(headers["x-request-id"], "existing");
     }
 
     #[test]
-    fn targets_have_the_form_of_the_version() {
+    fn request_targets_have_the_form_of_the_version() {
         let head = |target: &str, host: Option<&str>| {
             let request = http::Request::get(target);
             let request = host.map_or(http::Request::get(target), |host| request.header("host", host));

@@ -199,7 +199,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
-    async fn data_written_in_one_step_is_sent_together_after_it() {
+    async fn data_written_in_one_step_is_sent_together_after_the_step() {
         let (stream, mut peer) = tokio::io::duplex(1 << 20);
         let (mut paced, outbox) = paced(stream);
         let (mut received, mut steps) = ([0; 64], 0);
@@ -210,7 +210,7 @@ mod tests {
             }
             let read = Pin::new(&mut peer).poll_read(cx, &mut ReadBuf::new(&mut received));
             steps += 1;
-            assert_eq!(read.is_ready(), steps == 2, "gathered in the first step, and sent after it");
+            assert_eq!(read.is_ready(), steps == 2, "the data is sent after the first step");
             read
         });
         written.await.unwrap().unwrap();
@@ -222,10 +222,10 @@ mod tests {
         let (stream, mut peer) = tokio::io::duplex(1024);
         let (mut paced, outbox) = paced(stream);
         let cx = &mut Context::from_waker(Waker::noop());
-        let (chunk, mut taken) = (vec![7; 10_000], 0);
+        let (chunk, mut accepted) = (vec![7; 10_000], 0);
         while let Poll::Ready(count) = Pin::new(&mut paced).poll_write(cx, &chunk) {
-            taken += count.unwrap();
-            assert!(taken <= GATHERED + 1024, "{taken} bytes");
+            accepted += count.unwrap();
+            assert!(accepted <= GATHERED + 1024, "{accepted} bytes");
         }
         let reading = tokio::spawn(async move {
             let mut all = Vec::new();
@@ -241,7 +241,7 @@ mod tests {
         paced.write_all(b"end").await.unwrap();
         paced.shutdown().await.unwrap();
         let all = reading.await.unwrap().unwrap();
-        assert_eq!(all.len(), taken + GATHERED + 1 + 3);
-        assert!(all.ends_with(b"\x08end") && all[..taken].iter().all(|byte| *byte == 7));
+        assert_eq!(all.len(), accepted + GATHERED + 1 + 3);
+        assert!(all.ends_with(b"\x08end") && all[..accepted].iter().all(|byte| *byte == 7));
     }
 }

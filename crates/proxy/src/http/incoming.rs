@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_frames_are_merged_and_large_ones_passed_on() {
+    fn small_frames_are_merged_and_large_frames_are_not_copied() {
         let mut held = HeldFrames::default();
         for _ in 0..500 {
             held.put(Bytes::from_static(&[1; 64]));
@@ -204,7 +204,7 @@ mod tests {
         assert!(held.is_empty());
         let sizes: Vec<usize> = pieces.iter().map(Bytes::len).collect();
         assert_eq!(sizes, [16384, 500 * 64 - 16384, 5000, 10]);
-        assert_eq!(pieces[2].as_ptr(), large.as_ptr(), "not copied");
+        assert_eq!(pieces[2].as_ptr(), large.as_ptr(), "a large frame is not copied");
         let all: Vec<u8> = pieces.concat();
         assert!(all[..32000].iter().all(|byte| *byte == 1) && all[37000..].iter().all(|byte| *byte == 3));
     }

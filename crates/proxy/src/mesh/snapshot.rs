@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configured_connect_timeout_is_used_as_it_is() {
+    fn a_configured_connect_timeout_applies_to_all_destinations() {
         let default = MeshSettings::default();
         assert_eq!(default.connect_timeout(true), Duration::from_secs(1));
         assert_eq!(default.connect_timeout(false), Duration::from_secs(10));

@@ -67,7 +67,7 @@ fn services_are_found_at_the_addresses_of_this_cluster() {
     let snapshot = published.newest();
     let service = snapshot.services.get(REVIEWS).unwrap();
     let addresses: Vec<_> = service.addresses.iter().map(ToString::to_string).collect();
-    assert_eq!(addresses, ["10.96.0.1", "10.96.0.3"], "its own first, none of other clusters");
+    assert_eq!(addresses, ["10.96.0.1", "10.96.0.3"], "the own cluster's address first, and none of other clusters");
     assert!(service.addresses.iter().all(|address| Arc::ptr_eq(snapshot.addresses.get(address).unwrap(), service)));
     assert_eq!(service.port(443).map(|port| port.protocol), Some(Protocol::Unknown));
     assert_eq!(service.port(81), None);
@@ -79,7 +79,7 @@ fn services_are_found_at_the_addresses_of_this_cluster() {
 #[test]
 fn endpoints_are_added_and_removed_one_by_one() {
     let (mut store, published, _) = store();
-    // In any order: each kind arrives by itself.
+    // Endpoints may arrive before their service.
     store.apply(update(Kind::Endpoint, vec![(&name("a"), pod(1)), (&name("b"), pod(2))], &[])).unwrap();
     store.apply(update(Kind::Service, vec![(REVIEWS, service(&[80]))], &[])).unwrap();
     assert_eq!(endpoints(&published), Some(vec!["a".to_owned(), "b".to_owned()]));
@@ -166,7 +166,7 @@ fn peer_authentication(mode: d::PeerMode) -> Body {
 }
 
 #[test]
-fn policies_take_effect_together_and_are_closed_until_complete() {
+fn policies_take_effect_together_and_allow_nothing_until_complete() {
     let (mut store, published, _) = store();
     let id = identity::SpiffeId::new("cluster.local", "default", "a").unwrap();
     let facts = policy::Facts {
@@ -176,34 +176,34 @@ fn policies_take_effect_together_and_are_closed_until_complete() {
         port: 80,
         request: None,
     };
-    let me = "west/default/p";
+    let name = "west/default/p";
     let mut push = |kind, name: &str, body| {
         store.apply(update(kind, vec![(name, body)], &[])).unwrap();
         published.newest().authorize(&facts)
     };
-    // Nothing is allowed before all that the workload names has arrived.
-    assert_eq!(push(Kind::Workload, me, workload(&["p"])), Decision::NotAllowed);
+    // Nothing is allowed before all policies that the workload names have arrived.
+    assert_eq!(push(Kind::Workload, name, workload(&["p"])), Decision::NotAllowed);
     assert_eq!(push(Kind::PeerAuthentication, "mesh", peer_authentication(d::PeerMode::Strict)), Decision::NotAllowed);
     let a = || policy("cluster.local/ns/default/sa/a");
     assert_eq!(push(Kind::AuthorizationPolicy, "p", a()), Decision::Allowed);
     assert_eq!(push(Kind::AuthorizationPolicy, "p", policy("cluster.local/ns/default/sa/b")), Decision::NotAllowed);
     assert_eq!(push(Kind::AuthorizationPolicy, "p", a()), Decision::Allowed);
     // A reference to a policy that has not arrived leaves the previous policies in force.
-    assert_eq!(push(Kind::Workload, me, workload(&["q"])), Decision::Allowed);
+    assert_eq!(push(Kind::Workload, name, workload(&["q"])), Decision::Allowed);
     assert_eq!(push(Kind::AuthorizationPolicy, "q", policy("x/*")), Decision::NotAllowed);
     // A workload without policies allows everything.
-    assert_eq!(push(Kind::Workload, me, workload(&[])), Decision::Allowed);
+    assert_eq!(push(Kind::Workload, name, workload(&[])), Decision::Allowed);
 }
 
 #[test]
-fn the_removal_of_a_policy_opens_nothing() {
+fn removed_policies_stay_in_force() {
     let (mut store, published, _) = store();
-    let me = "west/default/p";
-    store.apply(update(Kind::Workload, vec![(me, workload(&["p"]))], &[])).unwrap();
+    let name = "west/default/p";
+    store.apply(update(Kind::Workload, vec![(name, workload(&["p"]))], &[])).unwrap();
     let strict = peer_authentication(d::PeerMode::Strict);
     store.apply(update(Kind::PeerAuthentication, vec![("mesh", strict)], &[])).unwrap();
     store.apply(update(Kind::AuthorizationPolicy, vec![("p", policy("x/*"))], &[])).unwrap();
-    for (kind, name) in [(Kind::Workload, me), (Kind::PeerAuthentication, "mesh"), (Kind::AuthorizationPolicy, "p")] {
+    for (kind, name) in [(Kind::Workload, name), (Kind::PeerAuthentication, "mesh"), (Kind::AuthorizationPolicy, "p")] {
         store.apply(update(kind, vec![], &[name])).unwrap();
     }
     let snapshot = published.newest();

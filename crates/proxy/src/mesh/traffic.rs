@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backoff_doubles_and_is_drawn_from_below() {
+    fn backoff_doubles_and_is_a_random_part_of_its_limit() {
         let policy = RetryPolicy::default();
         assert_eq!(policy.backoff(0, 0.0), Duration::ZERO);
         assert_eq!(policy.backoff(0, 0.5), Duration::from_micros(12_500));

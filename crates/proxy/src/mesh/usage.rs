@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn used_services_stay() {
+    fn only_services_that_are_not_used_are_unused() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(unused(&mut usage, &[&a, &b], at(1500)), std::slice::from_ref(&a));
         assert_eq!(unused(&mut usage, &[&a, &b], at(1700)), [a, b]);
         assert!(unused(&mut usage, &[], at(2000)).is_empty());
-        assert!(usage.last.is_empty(), "nothing is kept of unknown services");
+        assert!(usage.last.is_empty(), "unknown services are forgotten");
     }
 
     #[tokio::test(start_paused = true)]
@@ -133,7 +133,7 @@ mod tests {
                 }],
                 ..Default::default()
             });
-            // Both were looked up by the address of a pod that serves both.
+            // Both services were looked up by the address of a pod that serves both.
             let aliases = vec!["@west/10.244.0.9".to_owned(), format!("@west/10.244.0.{last}")];
             wire::delta::Changed { name: name.into(), aliases, body }
         };
@@ -147,7 +147,7 @@ mod tests {
 
         let mut names = Vec::new();
         let used: Arc<str> = "a".into();
-        // Used every ten seconds, as a worker marks it.
+        // A worker marks the service as used every ten seconds.
         for _ in 0..40 {
             tokio::time::sleep(Duration::from_secs(10)).await;
             published.mark_used([&used]);
@@ -161,10 +161,10 @@ mod tests {
         let named = |name: &str| format!("{} {name}", Kind::Service);
         let mut expected = vec![endpoint, named("b"), named("@west/10.244.0.2"), named("@west/10.96.0.2")];
         expected.sort();
-        assert_eq!(names, expected, "but not the address that leads to `a` as well");
+        assert_eq!(names, expected, "the address that `a` has as well stays subscribed");
 
-        let gone = wire::delta::Update { kind: Kind::Service, changed: vec![], removed: vec!["b".into()] };
-        wire::client::Store::apply(&mut store, gone).unwrap();
+        let removal = wire::delta::Update { kind: Kind::Service, changed: vec![], removed: vec!["b".into()] };
+        wire::client::Store::apply(&mut store, removal).unwrap();
         let snapshot = published.newest();
         assert!(
             !snapshot.services.contains_key("b")

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proven_identity_overrides_the_header() {
+    fn the_identity_of_the_certificate_overrides_the_header() {
         let header = HeaderValue::from_static("admin;kube-system;admin;v1;admin;v1;east");
         let peer =
             Peer { id: "spiffe://cluster.local/ns/default/sa/frontend".parse().unwrap(), cluster: Some("west".into()) };

@@ -31,13 +31,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn adds_a_date_only_where_there_is_none() {
+    fn adds_a_date_only_if_it_is_missing() {
         let mut headers = HeaderMap::new();
         add(&mut headers);
         let added = httpdate::parse_http_date(headers[header::DATE].to_str().unwrap()).unwrap();
         assert!(added.elapsed().unwrap() < Duration::from_secs(5));
-        headers.insert(header::DATE, HeaderValue::from_static("mine"));
+        headers.insert(header::DATE, HeaderValue::from_static("existing"));
         add(&mut headers);
-        assert_eq!(headers[header::DATE], "mine");
+        assert_eq!(headers[header::DATE], "existing");
     }
 }

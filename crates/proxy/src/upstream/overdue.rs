@@ -147,12 +147,12 @@ mod tests {
         let runtime = runtime.enable_time().start_paused(true).build_local(Default::default()).unwrap();
         runtime.block_on(async {
             let overdue = OverdueRequests::default();
-            let began = tokio::time::Instant::now();
+            let begun = tokio::time::Instant::now();
             let mut waiting = overdue.wait();
             poll_fn(|cx| waiting.poll_tick(cx)).await;
-            assert_eq!(began.elapsed().as_millis() / 75, 4);
+            assert_eq!(begun.elapsed().as_millis() / 75, 4);
             poll_fn(|cx| waiting.poll_tick(cx)).await;
-            assert_eq!(began.elapsed().as_millis() / 75, 5);
+            assert_eq!(begun.elapsed().as_millis() / 75, 5);
             let other = overdue.wait();
             drop((waiting, other));
             tokio::time::sleep(TICK * 3).await;

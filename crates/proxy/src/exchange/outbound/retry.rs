@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outcome_the_method_and_the_body_decide() {
+    fn a_retry_depends_on_the_failure_the_method_and_the_body() {
         use Retryable::{Always, AtOnce, IfIdempotent, Never};
         let policy = RetryPolicy::default();
         for (retryable, method, repeatable, expected) in [
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_end_at_the_policys_number_and_stale_connections_at_theirs() {
+    fn retries_and_stale_connections_are_limited_separately() {
         let policy = RetryPolicy { retries: 2, ..RetryPolicy::default() };
         let mut attempts = Attempts::default();
         let mut after = |retryable| attempts.after(retryable, &Method::GET, true, &policy);

@@ -1,3 +1,5 @@
+//! Tests of targets.
+
 use std::collections::HashMap;
 
 use balance::Health;
@@ -56,6 +58,7 @@ fn subset(version: &str) -> Subset {
     Subset { name: version.into(), labels: [("version".into(), version.into())].into() }
 }
 
+/// Returns the targets of all endpoints, without a subset.
 fn all(service: &Service, port: u16, snapshot: &MeshSnapshot) -> Vec<Candidate<Arc<Target>>> {
     targets(service, port, None, snapshot)
 }
@@ -78,7 +81,7 @@ fn weights(targets: &[Candidate<Arc<Target>>]) -> Vec<(String, u32)> {
     targets.iter().map(|candidate| (candidate.target.address.ip().to_string(), candidate.weight)).collect()
 }
 
-/// Istio's reference vector of its network filter, as seen from network1.
+/// The reference vector of Istio's network filter, for a proxy in network1.
 #[test]
 fn endpoints_of_other_networks_are_reached_through_gateways() {
     let service = service(vec![
@@ -105,7 +108,7 @@ fn a_cluster_without_gateways_of_its_own_uses_those_of_its_network() {
 }
 
 #[test]
-fn endpoints_without_gateway_or_without_the_port_are_left_out() {
+fn endpoints_without_a_gateway_or_without_the_port_have_no_target() {
     let service = service(vec![
         endpoint("d", "2a", "n2", 1, summary()),
         endpoint("a", "1a", "n1", 1, pod("10.0.0.1", false, None)),
@@ -119,9 +122,9 @@ fn endpoints_without_gateway_or_without_the_port_are_left_out() {
 fn tls_sends_the_service_port_and_expects_the_pushed_identities() {
     let id = "spiffe://cluster.local/ns/default/sa/reviews";
     let service = service(vec![
-        endpoint("meshed", "1a", "n1", 1, pod("10.0.0.1", true, Some(id))),
+        endpoint("tls", "1a", "n1", 1, pod("10.0.0.1", true, Some(id))),
         endpoint("unknown", "1a", "n1", 1, pod("10.0.0.2", true, None)),
-        endpoint("plain", "1a", "n1", 1, pod("10.0.0.3", false, Some(id))),
+        endpoint("plaintext", "1a", "n1", 1, pod("10.0.0.3", false, Some(id))),
         endpoint("remote", "2a", "n2", 1, summary()),
     ]);
     let candidates = all(&service, 80, &snapshot(&[("n2", &[("2.2.2.2", "2a")])]));
@@ -131,7 +134,7 @@ fn tls_sends_the_service_port_and_expects_the_pushed_identities() {
     assert_eq!(names, [sni.clone(), sni.clone(), None, sni]);
     assert_eq!(candidates[0].target.address.to_string(), "10.0.0.1:9080");
     assert!(!tls[0].unwrap().expected.is_empty());
-    assert!(tls[1].unwrap().expected.is_empty(), "no certificate meets an unknown identity");
+    assert!(tls[1].unwrap().expected.is_empty(), "no certificate matches an unknown identity");
     assert_eq!(tls[3].unwrap().expected, tls[0].unwrap().expected);
     assert_eq!(
         candidates.iter().map(|candidate| candidate.target.remote).collect::<Vec<_>>(),
@@ -140,7 +143,7 @@ fn tls_sends_the_service_port_and_expects_the_pushed_identities() {
 }
 
 #[test]
-fn a_known_intermediate_of_the_cluster_must_have_signed() {
+fn certificates_must_come_from_the_clusters_intermediate_if_it_is_known() {
     let id = "spiffe://cluster.local/ns/default/sa/reviews";
     let service = service(vec![endpoint("a", "1a", "n1", 1, pod("10.0.0.1", true, Some(id)))]);
     let mut snapshot = snapshot(&[]);
