@@ -32,8 +32,8 @@ pub struct Endpoint<T> {
     pub id: Arc<str>,
     /// The locality.
     pub locality: Locality,
-    /// The weight within the tier. A gateway's weight is the number of ready endpoints behind it. An endpoint of weight 0 is
-    /// never picked.
+    /// The weight within the tier. A gateway's weight is the number of ready endpoints behind it. An endpoint of weight
+    /// 0 is never picked.
     pub weight: u32,
     /// The health that discovery reports.
     pub health: Health,
@@ -77,7 +77,8 @@ pub struct TierView {
     pub health: TierHealth,
 }
 
-/// Chooses among one service's endpoints. Each worker has balancers of its own, which know the outcomes of its own attempts.
+/// Chooses among one service's endpoints. Each worker has balancers of its own, which know the outcomes of its own
+/// attempts.
 #[derive(Debug)]
 pub struct Balancer<T> {
     own: Locality,
@@ -114,8 +115,8 @@ impl<T: Clone> Balancer<T> {
         self.shared.outlier_detection.set(policy);
     }
 
-    /// Replaces the endpoints. The state of endpoints that remain is kept, except that of an endpoint that becomes ready: it
-    /// was restarted.
+    /// Replaces the endpoints. The state of endpoints that remain is kept, except that of an endpoint that becomes
+    /// ready: it was restarted.
     pub fn update(&mut self, endpoints: impl IntoIterator<Item = Endpoint<T>>) {
         let mut before: std::collections::HashMap<Arc<str>, Row<T>> =
             std::mem::take(&mut self.rows).into_iter().map(|row| (row.endpoint.id.clone(), row)).collect();
@@ -149,8 +150,8 @@ impl<T: Clone> Balancer<T> {
         self.shared.stale.set(true);
     }
 
-    /// Picks the endpoint for the next attempt, avoiding those in `previous` (the endpoints of earlier attempts of the same
-    /// request) if there is another. `random` is 64 random bits. Returns `None` if no endpoint is ready.
+    /// Picks the endpoint for the next attempt, avoiding those in `previous` (the endpoints of earlier attempts of the
+    /// same request) if there is another. `random` is 64 random bits. Returns `None` if no endpoint is ready.
     pub fn pick(&mut self, now: Instant, previous: &[Arc<str>], random: u64) -> Option<Pick<T>> {
         self.refresh(now);
         let (row, mode) = self
@@ -224,8 +225,8 @@ impl<T: Clone> Balancer<T> {
         self.shares = loads(&health);
     }
 
-    /// Returns an endpoint whose ejection has ended and that is not being probed, in a tier that is used now or in a nearer
-    /// one: probing an endpoint farther away would lengthen this request's path without need.
+    /// Returns an endpoint whose ejection has ended and that is not being probed, in a tier that is used now or in a
+    /// nearer one: probing an endpoint farther away would lengthen this request's path without need.
     fn on_probation(&self, previous: &[Arc<str>]) -> Option<usize> {
         let nearest_used = self.shares.iter().position(|share| *share > 0).unwrap_or(self.tiers.len());
         self.rows.iter().position(|row| {
@@ -256,8 +257,8 @@ impl<T: Clone> Balancer<T> {
         })
     }
 
-    /// Draws two endpoints by weight and returns the one with less load for its weight. At equal load the first draw counts,
-    /// so that shares follow the weights exactly without load.
+    /// Draws two endpoints by weight and returns the one with less load for its weight. At equal load the first draw
+    /// counts, so that shares follow the weights exactly without load.
     fn less_loaded_of_two(&self, tier: &Tier, previous: &[Arc<str>], random: &mut SplitMix64) -> Option<usize> {
         let first = self.draw(tier, previous, random)?;
         let second = self.draw(tier, previous, random)?;
@@ -266,8 +267,8 @@ impl<T: Clone> Balancer<T> {
         Some(if load(second) * weight(first) < load(first) * weight(second) { second } else { first })
     }
 
-    /// Draws an endpoint by weight. If several draws yield previous endpoints, these are most of the tier, and the first other
-    /// endpoint is returned.
+    /// Draws an endpoint by weight. If several draws yield previous endpoints, these are most of the tier, and the
+    /// first other endpoint is returned.
     fn draw(&self, tier: &Tier, previous: &[Arc<str>], random: &mut SplitMix64) -> Option<usize> {
         const DRAWS: usize = 4;
         let (sum, _) = *tier.available.last()?;
@@ -281,7 +282,8 @@ impl<T: Clone> Balancer<T> {
             .or_else(|| tier.available.iter().map(|(_, row)| *row).find(|row| allowed(*row)))
     }
 
-    /// Picks a ready endpoint although every endpoint is ejected: those not attempted before first, then the nearest tier.
+    /// Picks a ready endpoint although every endpoint is ejected: those not attempted before first, then the nearest
+    /// tier.
     fn any_ready(&self, previous: &[Arc<str>], random: u64) -> Option<usize> {
         let ready = |row: &&usize| {
             let endpoint = &self.rows[**row].endpoint;

@@ -1,19 +1,20 @@
 //! Load balancing: choosing an endpoint of a service by locality tiers, failover, weights and outlier detection.
 //!
-//! Start at [`Balancer`]: it receives the endpoints that discovery pushed, returns a [`Pick`] for each attempt, and learns from
-//! the outcomes that picks report. It has no sockets, no clock and no source of randomness: time and random bits are
-//! arguments, so every decision is tested with tables.
+//! Start at [`Balancer`]: it receives the endpoints that discovery pushed, returns a [`Pick`] for each attempt, and
+//! learns from the outcomes that picks report. It has no sockets, no clock and no source of randomness: time and random
+//! bits are arguments, so every decision is tested with tables.
 //!
 //! The steps of a pick:
 //!
 //! 1. Endpoints are in *tiers* by their distance from the caller: same subzone, same zone, same region, elsewhere
 //!    ([`Locality::distance_from`]).
-//! 2. Each tier's share of traffic follows Envoy's priority arithmetic with 140 % overprovisioning ([`loads`]): a tier with
-//!    half of its endpoints unavailable spills 30 % into the next one.
-//! 3. Within a tier, two endpoints are drawn by weight, and the one with fewer requests in progress for its weight is picked.
+//! 2. Each tier's share of traffic follows Envoy's priority arithmetic with 140 % overprovisioning ([`loads`]): a tier
+//!    with half of its endpoints unavailable spills 30 % into the next one.
+//! 3. Within a tier, two endpoints are drawn by weight, and the one with fewer requests in progress for its weight is
+//!    picked.
 //! 4. An endpoint that keeps failing is *ejected* for a growing time, and returns after a successful probation request
-//!    ([`OutlierDetection`]). An endpoint that stands for another network's gateway belongs to one service's balancer, so it
-//!    is ejected for that service alone.
+//!    ([`OutlierDetection`]). An endpoint that stands for another network's gateway belongs to one service's balancer,
+//!    so it is ejected for that service alone.
 //! 5. If every endpoint is ejected, all of them are used: a wrong guess costs no more than failing the request.
 //!
 //! Subsets are the caller's: each subset has a balancer of its own. Consistent hashing is not part of this crate.

@@ -23,8 +23,8 @@ impl Locality {
 
     /// Returns the distance from `own`: 0 same subzone, 1 same zone, 2 same region, 3 elsewhere.
     ///
-    /// Without a region of its own, a caller has no preference: the distance is always 0. The levels are Istio's default
-    /// failover order.
+    /// Without a region of its own, a caller has no preference: the distance is always 0. The levels are Istio's
+    /// default failover order.
     pub fn distance_from(&self, own: &Locality) -> u8 {
         if own.region.is_empty() {
             0

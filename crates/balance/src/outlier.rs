@@ -1,7 +1,7 @@
 //! Outlier detection: when a failing endpoint is ejected, and how it returns.
 //!
-//! Outlier detection is on by default. Other meshes eject endpoints only with a policy, and never more than a part of them;
-//! here every failing endpoint is ejected, and [`crate::Balancer`] uses all endpoints if every one is ejected.
+//! Outlier detection is on by default. Other meshes eject endpoints only with a policy, and never more than a part of
+//! them; here every failing endpoint is ejected, and [`crate::Balancer`] uses all endpoints if every one is ejected.
 
 use std::time::{Duration, Instant};
 
@@ -27,19 +27,19 @@ pub struct OutlierDetection {
     pub base_ejection: Duration,
     /// The longest duration of an ejection.
     pub max_ejection: Duration,
-    /// How long an endpoint must be in use after an ejection for the next one to last [`OutlierDetection::base_ejection`]
-    /// again.
+    /// How long an endpoint must be in use after an ejection for the next one to last
+    /// [`OutlierDetection::base_ejection`] again.
     pub forgiven_after: Duration,
 }
 
 impl Default for OutlierDetection {
     /// The default values, with reasons:
     ///
-    /// - Two connect failures: one can be a listener's full queue; two without a success between them mean that the endpoint
-    ///   is down.
+    /// - Two connect failures: one can be a listener's full queue; two without a success between them mean that the
+    ///   endpoint is down.
     /// - Five gateway errors: Envoy's default for `consecutive_gateway_failure`.
-    /// - One second at first: a probation request costs at most one retried attempt, so an endpoint that was restarted in
-    ///   place is soon in use again.
+    /// - One second at first: a probation request costs at most one retried attempt, so an endpoint that was restarted
+    ///   in place is soon in use again.
     fn default() -> Self {
         Self {
             consecutive_connect_failures: 2,
@@ -117,7 +117,8 @@ impl EndpointState {
         eject(if forgiven { 0 } else { ejections }, now, policy)
     }
 
-    /// Returns the state after the probation request, or after an attempt that was made although every endpoint was ejected.
+    /// Returns the state after the probation request, or after an attempt that was made although every endpoint was
+    /// ejected.
     pub(crate) fn after_trial(self, outcome: Outcome, now: Instant, policy: &OutlierDetection) -> EndpointState {
         match (self, outcome) {
             (EndpointState::InUse { .. }, outcome) => self.after(outcome, now, policy),

@@ -1,10 +1,10 @@
 //! The distribution of traffic over tiers: Envoy's priority levels.
 //!
-//! Source: Envoy's "Priority levels" and "Degraded endpoints" pages. Health is counted by weight instead of endpoints (Envoy's
-//! `weighted_priority_health`), because one endpoint may stand for many behind a gateway.
+//! Source: Envoy's "Priority levels" and "Degraded endpoints" pages. Health is counted by weight instead of endpoints
+//! (Envoy's `weighted_priority_health`), because one endpoint may stand for many behind a gateway.
 
-/// The overprovisioning factor in percent: a tier keeps all of its traffic until less than 100/140 (71.4 %) of it is healthy.
-/// Envoy's default.
+/// The overprovisioning factor in percent: a tier keeps all of its traffic until less than 100/140 (71.4 %) of it is
+/// healthy. Envoy's default.
 pub const OVERPROVISIONING: u64 = 140;
 
 /// The weight of a tier's endpoints.
@@ -29,7 +29,8 @@ impl TierHealth {
 
 /// Returns each tier's share of traffic in percent. The shares add up to 100, or are all 0 if no endpoint is available.
 ///
-/// Each tier carries what it can, in order. If all tiers together cannot carry all traffic, their capacities are scaled up.
+/// Each tier carries what it can, in order. If all tiers together cannot carry all traffic, their capacities are scaled
+/// up.
 pub fn loads(tiers: &[TierHealth]) -> Vec<u32> {
     let capacities: Vec<u32> = tiers.iter().map(|tier| tier.capacity()).collect();
     let together = capacities.iter().sum::<u32>().min(100);

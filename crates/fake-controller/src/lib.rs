@@ -1,5 +1,5 @@
-//! A controller that pushes the resources of a test or benchmark to proxies. It implements the real protocols: discovery over
-//! gRPC, with or without TLS, and the certificate service.
+//! A controller that pushes the resources of a test or benchmark to proxies. It implements the real protocols:
+//! discovery over gRPC, with or without TLS, and the certificate service.
 //!
 //! [`FakeController`] serves what [`Resources::push`] adds. With TLS it also issues certificates for the tokens of a
 //! [`Signer`], so that unmodified proxy programs can enrol.
@@ -55,7 +55,8 @@ impl FakeController {
         Ok(Self { address, resources, tasks: vec![serving] })
     }
 
-    /// Starts a controller with TLS at a free port of `ip`. `identity` is that of the controller; `signer` issues certificates.
+    /// Starts a controller with TLS at a free port of `ip`. `identity` is that of the controller; `signer` issues
+    /// certificates.
     ///
     /// # Errors
     /// Returns an error if the controller cannot listen.

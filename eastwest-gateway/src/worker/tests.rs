@@ -53,7 +53,7 @@ async fn carries_megabytes_and_forwards_half_closes() {
     let mut received = Vec::new();
     reads.read_to_end(&mut received).await.unwrap();
     writing.await.unwrap();
-    assert!(received == expected, "{} of {} bytes came back", received.len(), expected.len());
+    assert!(received == expected, "{} of {} bytes are returned", received.len(), expected.len());
     gateway.wait_for_ended(RATINGS, "success", 1).await;
 }
 
@@ -195,7 +195,8 @@ async fn connections_without_a_client_hello_are_limited() {
     for _ in 0..4 {
         silent.push(TcpStream::connect(gateway.address).await.unwrap());
     }
-    // Connections are accepted in order, so the gateway waits for these four ClientHellos when the fifth connection arrives.
+    // Connections are accepted in order, so the gateway waits for these four ClientHellos when the fifth connection
+    // arrives.
     assert!(peers.greeting(gateway.address).await.is_err());
     gateway.wait_for_ended("unknown", "overload", 1).await;
     drop(silent);

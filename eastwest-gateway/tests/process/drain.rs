@@ -1,5 +1,5 @@
-//! One of two gateways drains while clients connect to it: new connections are refused and clients use the other gateway, but
-//! no accepted connection is reset.
+//! One of two gateways drains while clients connect to it: new connections are refused and clients use the other
+//! gateway, but no accepted connection is reset.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};

@@ -1,14 +1,14 @@
-//! Instructions per operation, counted by callgrind. The counts do not depend on the load of the machine, so growth of a few
-//! percent shows. `tests/bench` measures times.
+//! Instructions per operation, counted by callgrind. The counts do not depend on the load of the machine, so growth of
+//! a few percent shows. `tests/bench` measures times.
 //!
 //! ```sh
 //! cargo bench -p isthmus-sidecar --bench instructions -- check    # compares with baseline.txt; growth is an error
 //! cargo bench -p isthmus-sidecar --bench instructions -- update   # writes baseline.txt
 //! ```
 //!
-//! Each operation runs in two processes under valgrind, with few repetitions and with many. The difference of the counts is
-//! divided by the difference of the repetitions, so that the start does not count. Cryptography is left out: its
-//! implementation depends on the processor.
+//! Each operation runs in two processes under valgrind, with few repetitions and with many. The difference of the
+//! counts is divided by the difference of the repetitions, so that the start does not count. Cryptography is left out:
+//! its implementation depends on the processor.
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -30,8 +30,8 @@ mod pair;
 use operations::{OPERATIONS, Operation};
 
 const BASELINE: &str = "benches/instructions/baseline.txt";
-/// The tolerated difference from the baseline, in percent. Runs of one build differ by less than 0.1 %, and with threads by
-/// 0.5 % (November 2026); the rest is for differences between builds of the same code.
+/// The tolerated difference from the baseline, in percent. Runs of one build differ by less than 0.1 %, and with
+/// threads by 0.5 % (November 2026); the rest is for differences between builds of the same code.
 const TOLERANCE_PERCENT: f64 = 3.0;
 /// The tolerated difference of small operations, in instructions: one function inlined more or less.
 const TOLERANCE_INSTRUCTIONS: u64 = 25;
@@ -95,8 +95,8 @@ fn update() -> Result<(), String> {
     std::fs::write(baseline(), lines.concat()).map_err(|error| error.to_string())
 }
 
-/// Compares the counts with the baseline. Growth beyond the tolerance is an error. After an improvement the baseline should be
-/// updated, or later growth up to the old count would go unnoticed.
+/// Compares the counts with the baseline. Growth beyond the tolerance is an error. After an improvement the baseline
+/// should be updated, or later growth up to the old count would go unnoticed.
 fn check() -> Result<(), String> {
     let text = std::fs::read_to_string(baseline()).map_err(|error| format!("{BASELINE}: {error}"))?;
     let before = |name: &str| {

@@ -47,7 +47,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("acquire and release a permit", 50_000, acquire_and_release),
 ];
 
-/// Parses, routes, authorizes, picks and encodes in both sidecars, on real sockets. The kernel's instructions are not counted.
+/// Parses, routes, authorizes, picks and encodes in both sidecars, on real sockets. The kernel's instructions are not
+/// counted.
 fn request_through_both(times: u32) {
     let mut pair = Pair::start(Security::Plaintext);
     for _ in 0..times {
@@ -160,8 +161,8 @@ fn parse_client_hello(times: u32) {
     }
 }
 
-/// Returns a ClientHello (RFC 8446 §4.1.2) of the size that sidecars send, with a post-quantum key share. Random bytes are
-/// zero, so that each call returns the same bytes.
+/// Returns a ClientHello (RFC 8446 §4.1.2) of the size that sidecars send, with a post-quantum key share. Random bytes
+/// are zero, so that each call returns the same bytes.
 fn client_hello(server_name: &str) -> Vec<u8> {
     fn with_length(bytes: usize, content: Vec<u8>) -> Vec<u8> {
         let length = (content.len() as u64).to_be_bytes();

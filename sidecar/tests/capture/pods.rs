@@ -235,8 +235,8 @@ impl Pod {
         self.namespace.spawn_in("client", run).unwrap().join().expect("the future does not panic").unwrap()
     }
 
-    /// Returns a function that disconnects the pod silently: other pods still know its hardware address, and it drops all
-    /// packets.
+    /// Returns a function that disconnects the pod silently: other pods still know its hardware address, and it drops
+    /// all packets.
     pub(crate) fn disconnection(&self) -> impl FnOnce() + Send + 'static {
         let links = Mutex::new(Links::open_in(&self.namespace).unwrap());
         let address = format!("{}/24", self.ip).parse().unwrap();

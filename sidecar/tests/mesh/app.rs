@@ -177,7 +177,8 @@ pub(crate) fn pod_of<B>(response: &Response<B>) -> &str {
     response.headers().get("answered-by").map_or("", |value| value.to_str().unwrap())
 }
 
-/// Starts a TCP server that sends `hello` before it receives anything, reads to the end, and sends the number of bytes received.
+/// Starts a TCP server that sends `hello` before it receives anything, reads to the end, and sends the number of bytes
+/// received.
 pub(crate) async fn start_server_first() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

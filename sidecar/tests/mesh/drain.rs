@@ -90,7 +90,8 @@ async fn an_http2_session_accepts_streams_until_its_client_receives_goaway() {
     let (mut accepted, mut refused) = (0, 0);
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(300) {
-        // After GOAWAY, h2 refuses a request. A request that is still in its queue at that time fails without being sent.
+        // After GOAWAY, h2 refuses a request. A request that is still in its queue at that time fails without being
+        // sent.
         let result = match sender.send_request(request("/"), true) {
             Ok((response, _)) => response.await,
             Err(error) => Err(error),

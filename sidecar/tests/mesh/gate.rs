@@ -15,8 +15,8 @@ enum State {
     Stalled,
 }
 
-/// A TCP relay in front of a server. It can be cut, as if the server were killed, or stalled, as if the server had no time
-/// for new connections.
+/// A TCP relay in front of a server. It can be cut, as if the server were killed, or stalled, as if the server had no
+/// time for new connections.
 pub(crate) struct Gate {
     pub(crate) address: SocketAddr,
     state: watch::Sender<State>,

@@ -9,8 +9,8 @@ use wire::discovery::Protocol;
 
 use crate::fixture::{TestMesh, until};
 
-/// Exchanges data with a server-first server: reads its greeting, sends bytes, closes the sending side, and returns what
-/// the server sends then.
+/// Exchanges data with a server-first server: reads its greeting, sends bytes, closes the sending side, and returns
+/// what the server sends then.
 async fn exchange(mut stream: TcpStream, bytes: usize) -> String {
     let mut greeting = [0; 6];
     tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut greeting)).await.expect("a greeting").unwrap();

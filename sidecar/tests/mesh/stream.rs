@@ -19,7 +19,8 @@ use crate::fixture::{Pod, Sidecar, TestMesh, until};
 
 /// A gRPC message of 64 bytes with its prefix.
 const MESSAGE: usize = 69;
-/// The number of messages of a long stream. h2's budget for small frames ends the connection if a queue takes all of them.
+/// The number of messages of a long stream. h2's budget for small frames ends the connection if a queue takes all of
+/// them.
 const MANY: usize = 60_000;
 
 fn message() -> Bytes {
@@ -47,8 +48,8 @@ async fn count_bytes(stream: &mut RecvStream) -> Result<usize, h2::Error> {
 }
 
 /// Starts an application. `/echo` returns the body; `/late` reads it a second later and returns its size in a trailer;
-/// `/flood` sends [`MANY`] messages, each in a frame of its own; `/` sends trailers only. Returns the address and the number
-/// of open streams.
+/// `/flood` sends [`MANY`] messages, each in a frame of its own; `/` sends trailers only. Returns the address and the
+/// number of open streams.
 async fn application() -> (SocketAddr, Arc<AtomicUsize>) {
     let streams = Arc::<AtomicUsize>::default();
     let open_streams = streams.clone();

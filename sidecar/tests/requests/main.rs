@@ -1,5 +1,5 @@
-//! Bounds on the allocations of a request through both sidecars, close to the measured values, so that growth does not go
-//! unnoticed. `cargo test -p isthmus-sidecar --test requests -- --nocapture` prints the values.
+//! Bounds on the allocations of a request through both sidecars, close to the measured values, so that growth does not
+//! go unnoticed. `cargo test -p isthmus-sidecar --test requests -- --nocapture` prints the values.
 
 use net::count::{self, Counting};
 
@@ -19,8 +19,8 @@ use pair::{Pair, Security};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The maximum allocations and bytes of a request in both sidecars together: the measured values (35.0 and 37 853, November
-/// 2026) and some 3 % more. Each run measures the same. A change that lowers the values lowers these bounds.
+/// The maximum allocations and bytes of a request in both sidecars together: the measured values (35.0 and 37 853,
+/// November 2026) and some 3 % more. Each run measures the same. A change that lowers the values lowers these bounds.
 const MAX_ALLOCATIONS: f64 = 36.0;
 const MAX_BYTES: f64 = 39_000.0;
 

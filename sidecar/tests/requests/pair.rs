@@ -1,5 +1,5 @@
-//! A client, two real sidecars and an application. Client and application allocate nothing per request and do very little, so
-//! that the cost of a request is that of the sidecars.
+//! A client, two real sidecars and an application. Client and application allocate nothing per request and do very
+//! little, so that the cost of a request is that of the sidecars.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

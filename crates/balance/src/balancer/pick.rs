@@ -39,8 +39,8 @@ pub struct Pick<T> {
 }
 
 impl<T> Pick<T> {
-    /// Reports the outcome of the attempt. Each report counts, so that a connect failure and later errors of the same pick
-    /// both take effect.
+    /// Reports the outcome of the attempt. Each report counts, so that a connect failure and later errors of the same
+    /// pick both take effect.
     pub fn report(&self, outcome: Outcome, now: Instant) {
         let policy = self.shared.outlier_detection.get();
         let before = self.record.state.get();
@@ -58,7 +58,8 @@ impl<T> Pick<T> {
         }
     }
 
-    /// Returns whether any attempt at the same endpoint has succeeded since `then`: the endpoint is slow, but available.
+    /// Returns whether any attempt at the same endpoint has succeeded since `then`: the endpoint is slow, but
+    /// available.
     pub fn has_succeeded_since(&self, then: Instant) -> bool {
         self.record.last_success.get().is_some_and(|last| last >= then)
     }

@@ -199,8 +199,8 @@ prop_compose! {
 }
 
 proptest! {
-    /// After any sequence of picks and outcomes: a picked endpoint is ready and has a weight, there is a pick whenever such an
-    /// endpoint exists, shares add up, and no dropped pick counts as in progress.
+    /// After any sequence of picks and outcomes: a picked endpoint is ready and has a weight, there is a pick whenever
+    /// such an endpoint exists, shares add up, and no dropped pick counts as in progress.
     #[test]
     fn every_pick_is_a_ready_endpoint_with_weight(
         endpoints in proptest::collection::vec(any_endpoint(), 0..8),

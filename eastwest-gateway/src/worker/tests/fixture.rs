@@ -142,7 +142,8 @@ impl Gateway {
         self.store.lock().unwrap().apply(update).unwrap();
     }
 
-    /// Pushes the service `ratings` with these pods as its only endpoints, and a port whose server name is the controller's.
+    /// Pushes the service `ratings` with these pods as its only endpoints, and a port whose server name is the
+    /// controller's.
     pub(super) fn publish(&self, endpoints: &[SocketAddr]) {
         let mut message = service(&[("east", "net-east")]);
         message.ports.push(discovery::Port {
