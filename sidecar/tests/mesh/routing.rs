@@ -38,14 +38,20 @@ async fn pod_on(client: &mut Client, host: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_goes_to_the_service_that_its_host_names() {
     let (_mesh, _reviews, _ratings, frontend) = two_services().await;
-    for host in
-        ["ratings", "ratings:9080", "Ratings.default", "ratings.default.svc", "ratings.default.svc.cluster.local:9080"]
-    {
+    for host in [
+        "ratings",
+        "ratings:9080",
+        "Ratings.default",
+        "ratings.default.svc",
+        "ratings.default.svc.cluster.local:9080",
+        "240.240.0.2",
+        "240.240.0.2:9080",
+    ] {
         assert_eq!(pod_at(frontend.service_address(1), host).await, "ratings-a", "{host}");
     }
     assert_eq!(pod_at(frontend.service_address(2), "reviews").await, "reviews-a");
     let to_ratings = [("destination_service", "ratings.default.svc.cluster.local"), ("reporter", "source")];
-    assert_eq!(frontend.total(&REQUESTS, &to_ratings), 5, "metrics name the service that received the requests");
+    assert_eq!(frontend.total(&REQUESTS, &to_ratings), 7, "metrics name the service that received the requests");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +68,7 @@ async fn requests_of_one_connection_go_to_different_hosts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_whose_host_names_no_service_goes_to_the_service_at_the_address() {
     let (_mesh, _reviews, _ratings, frontend) = two_services().await;
-    for host in ["shop.example.com", "240.240.0.2", "240.240.0.2:9080", "nothing", "nothing.default:9080"] {
+    for host in ["shop.example.com", "240.240.0.1", "240.240.0.9:9080", "nothing", "nothing.default:9080"] {
         assert_eq!(pod_at(frontend.service_address(1), host).await, "reviews-a", "{host}");
     }
 }
@@ -88,6 +94,16 @@ async fn a_host_names_only_services_that_carry_http_on_the_port() {
     for host in ["mysql", "mysql:9080", "other", "other:9080"] {
         assert_eq!(pod_at(frontend.service_address(1), host).await, "reviews-a", "{host}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_port_of_undeclared_protocol_requests_go_to_the_service_at_the_address() {
+    let (mesh, _reviews, _ratings, frontend) = two_services().await;
+    let auto = mesh.pod("west", "us-west-1a", "auto-a", "auto", Protocol::Unspecified).await;
+    mesh.push_service("auto", 3, Protocol::Unspecified);
+    mesh.push_endpoint("auto", &auto, |_| {});
+    assert_eq!(pod_at(frontend.service_address(3), "reviews").await, "auto-a");
+    assert_eq!(pod_at(frontend.service_address(1), "auto").await, "auto-a", "the host can name such a service");
 }
 
 #[tokio::test(flavor = "multi_thread")]
