@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use runtime::admin::Addresses;
-use runtime::control::Leaving;
+use runtime::control::DrainTimes;
 use runtime::enrol::Controller;
 use wire::name::{Node, Role};
 
@@ -81,8 +81,8 @@ impl Options {
     }
 
     /// Returns the settings of the drain.
-    pub(crate) fn leaving(&self) -> Leaving {
-        Leaving {
+    pub(crate) fn drain_times(&self) -> DrainTimes {
+        DrainTimes {
             delay: Duration::from_secs_f64(self.drain_delay.clamp(0.0, 3600.0)),
             deadline: Duration::from_secs_f64(self.drain_deadline.clamp(0.0, 86_400.0)),
         }

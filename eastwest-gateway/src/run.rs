@@ -21,7 +21,7 @@ use runtime::enrol::{self, Enrolled};
 use runtime::limits::Limit;
 use runtime::readiness::Readiness;
 use runtime::{drain, workers};
-use telemetry::istio::{Party, tell_build};
+use telemetry::istio::{Party, register_build};
 use telemetry::metrics::Registry;
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
@@ -64,7 +64,7 @@ async fn run_gateway(options: Options) -> anyhow::Result<()> {
     let listeners = bind(&options.listen, count)?;
 
     let (registry, readiness) = (Registry::new(), Readiness::new());
-    tell_build(&registry, "eastwest-gateway");
+    register_build(&registry, "eastwest-gateway");
     let (signal, watch, drained) = drain::channel();
     let (identified, routed) = (readiness.needs("certificate"), readiness.needs("routes"));
     let identity = Arc::new(OnceLock::new());
@@ -102,11 +102,11 @@ async fn run_gateway(options: Options) -> anyhow::Result<()> {
         wait_for_routes(&options, &subscriber, &routes).await;
         routed.done();
         tracing::info!("ready");
-        control::settle();
+        control::reclaim_when_idle();
         std::future::pending::<()>().await
     };
     tokio::select! {
-        left = control::leave(&readiness, &signal, drained, options.leaving()) => { left?; }
+        left = control::drain_on_shutdown(&readiness, &signal, drained, options.drain_times()) => { left?; }
         () = starting => {}
     }
     drop(workers);

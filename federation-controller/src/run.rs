@@ -101,7 +101,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     let stop = shared.stop.clone();
     let asked = stop.clone();
     tokio::spawn(async move {
-        if let Err(error) = runtime::control::asked_to_stop().await {
+        if let Err(error) = runtime::control::shutdown_signal().await {
             warn!(%error, "signals cannot be received");
             std::future::pending::<()>().await;
         }
@@ -132,7 +132,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     let clients = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
     let callers = connections(discovery_listener, parts.identity.clone(), clients, &registry);
     debug.set_serving(true);
-    runtime::control::settle();
+    runtime::control::reclaim_when_idle();
     info!(cluster = options.cluster, discovery = %options.discovery_listen, "serving");
     serve::serve(callers, routes, stop.cancelled_owned(), GRACE).await?;
     debug.set_serving(false);

@@ -161,8 +161,8 @@ impl Options {
     }
 
     /// Returns the settings of the drain.
-    pub fn leaving(&self) -> runtime::control::Leaving {
-        runtime::control::Leaving {
+    pub fn drain_times(&self) -> runtime::control::DrainTimes {
+        runtime::control::DrainTimes {
             delay: Duration::from_millis(self.drain_delay_ms),
             deadline: Duration::from_secs(self.drain_seconds),
         }

@@ -151,7 +151,7 @@ async fn run_sidecar(
     connections: Limit,
 ) -> Result<(), Fatal> {
     let registry = Registry::new();
-    telemetry::istio::tell_build(&registry, "proxy");
+    telemetry::istio::register_build(&registry, "proxy");
     let readiness = Readiness::new();
     let (signal, watch, drained) = drain::channel();
     let (has_identity, has_inbound) = (readiness.needs("identity"), readiness.needs("inbound configuration"));
@@ -162,7 +162,7 @@ async fn run_sidecar(
     let admin = Arc::new(admin);
     admin.clone().serve(options.addresses())?;
 
-    let leaving = control::leave(&readiness, &signal, drained, options.leaving());
+    let draining = control::drain_on_shutdown(&readiness, &signal, drained, options.drain_times());
     let running = async {
         let enrolment = enrol::Options {
             token_path: options.token.clone(),
@@ -202,13 +202,13 @@ async fn run_sidecar(
         sidecar.opened().await;
         has_inbound.done();
         tracing::info!(cluster = %options.cluster, pod = %options.pod, "ready");
-        control::settle();
+        control::reclaim_when_idle();
         std::future::pending::<()>().await;
         drop(sidecar);
         Ok::<(), Fatal>(())
     };
     tokio::select! {
-        left = leaving => {
+        left = draining => {
             left?;
             if let Some(logs) = logs.get() {
                 logs.flush(LOG_FLUSH);

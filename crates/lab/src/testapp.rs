@@ -134,7 +134,7 @@ async fn serve(options: &TestappOptions) -> anyhow::Result<ExitCode> {
     banner.into_iter().for_each(|port| drop(tokio::spawn(tcp::serve(port, Some(Arc::clone(&app)), watch.clone()))));
     eprintln!("testapp {} listens on {:?}", app.who.pod, options.port);
 
-    control::asked_to_stop().await?;
+    control::shutdown_signal().await?;
     app.switches.leave();
     tokio::time::sleep(Duration::from_millis(options.drain)).await;
     signal.begin();

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
 
+pub mod file_tree;
 pub mod mount;
-pub mod view;
 
 /// The error of an operation on namespaces.
 #[derive(Debug, thiserror::Error)]

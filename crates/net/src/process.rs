@@ -20,9 +20,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::namespace::Namespaces;
+use crate::namespace::file_tree::FileTree;
 #[cfg(doc)]
 use crate::namespace::process_handle;
-use crate::namespace::view::View;
 
 mod enter;
 mod launch;
@@ -97,7 +97,7 @@ pub struct Launch {
     /// The namespaces to create.
     pub make: Namespaces,
     /// The file tree; requires a new mount namespace.
-    pub view: Option<View>,
+    pub file_tree: Option<FileTree>,
     /// The host name; requires a new UTS namespace.
     pub host_name: Option<String>,
     /// The user; `None`: the caller's user.
@@ -118,7 +118,7 @@ impl Launch {
             directory: None,
             join: Namespaces::default(),
             make: Namespaces::default(),
-            view: None,
+            file_tree: None,
             host_name: None,
             user: None,
             open_files: None,

@@ -1,7 +1,7 @@
 //! The control thread. It runs discovery, certificates, the admin server and signal handling; workers only read what it
 //! publishes.
 //!
-//! A program calls [`run`] with its main future. That future calls [`settle`] once the process is ready, and [`leave`]
+//! A program calls [`run`] with its main future. That future calls [`reclaim_when_idle`] once the process is ready, and [`drain_on_shutdown`]
 //! waits for the shutdown and drains.
 
 use std::future::Future;
@@ -15,14 +15,14 @@ use crate::readiness::Readiness;
 
 /// The times of a shutdown.
 #[derive(Clone, Copy, Debug)]
-pub struct Leaving {
+pub struct DrainTimes {
     /// The time between failing readiness and closing listeners, in which load balancers stop sending traffic.
     pub delay: Duration,
     /// The time in which open connections may finish. A second signal ends it early.
     pub deadline: Duration,
 }
 
-impl Default for Leaving {
+impl Default for DrainTimes {
     fn default() -> Self {
         Self { delay: Duration::ZERO, deadline: Duration::from_secs(5) }
     }
@@ -46,7 +46,7 @@ const IDLE_CHECK: Duration = Duration::from_secs(5);
 
 /// Starts a task that returns free memory to the kernel whenever the process is idle: memory that only the start or a
 /// burst of load needed. To be called once, when the process is ready.
-pub fn settle() {
+pub fn reclaim_when_idle() {
     tokio::spawn(async {
         let mut reclaimer = net::memory::Reclaimer::new();
         loop {
@@ -64,7 +64,7 @@ pub fn settle() {
 ///
 /// # Errors
 /// Returns an error if the signal handlers cannot be installed.
-pub async fn asked_to_stop() -> io::Result<()> {
+pub async fn shutdown_signal() -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = terminate.recv() => {}
@@ -74,23 +74,28 @@ pub async fn asked_to_stop() -> io::Result<()> {
 }
 
 /// Waits for a shutdown request (a signal, or [`Signal::request`] from the admin server), then drains in three steps:
-/// fail readiness and wait for [`Leaving::delay`], close the listeners, wait for open connections to finish. Returns
-/// whether all connections finished before [`Leaving::deadline`].
+/// fail readiness and wait for [`DrainTimes::delay`], close the listeners, wait for open connections to finish. Returns
+/// whether all connections finished before [`DrainTimes::deadline`].
 ///
 /// # Errors
 /// Returns an error if the signal handlers cannot be installed.
-pub async fn leave(readiness: &Readiness, signal: &Signal, mut drained: Drained, leaving: Leaving) -> io::Result<bool> {
+pub async fn drain_on_shutdown(
+    readiness: &Readiness,
+    signal: &Signal,
+    mut drained: Drained,
+    times: DrainTimes,
+) -> io::Result<bool> {
     tokio::select! {
-        stop = asked_to_stop() => stop?,
+        stop = shutdown_signal() => stop?,
         () = signal.requested() => {}
     }
-    tracing::info!(deadline_s = leaving.deadline.as_secs_f64(), "draining");
+    tracing::info!(deadline_s = times.deadline.as_secs_f64(), "draining");
     readiness.leave();
-    tokio::time::sleep(leaving.delay).await;
+    tokio::time::sleep(times.delay).await;
     signal.begin();
     let finished = tokio::select! {
-        finished = drained.within(leaving.deadline) => finished,
-        stop = asked_to_stop() => { stop?; false }
+        finished = drained.within(times.deadline) => finished,
+        stop = shutdown_signal() => { stop?; false }
     };
     if !finished {
         tracing::warn!("exiting with open connections");

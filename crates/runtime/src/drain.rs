@@ -55,7 +55,7 @@ pub fn channel() -> (Signal, Watch, Drained) {
 }
 
 impl Signal {
-    /// Requests a shutdown. [`crate::control::leave`] then drains the process.
+    /// Requests a shutdown. [`crate::control::drain_on_shutdown`] then drains the process.
     pub fn request(&self) {
         self.advance(DrainStage::Requested);
     }

@@ -2,7 +2,7 @@
 //! and a proxy's enrolment.
 //!
 //! A proxy uses, in this order: [`control::run`] for the main thread, [`admin::Admin`] for the admin and health
-//! listeners, [`enrol::start`] for its identity, [`workers::spawn`] for the data path, [`control::leave`] for its
+//! listeners, [`enrol::start`] for its identity, [`workers::spawn`] for the data path, [`control::drain_on_shutdown`] for its
 //! shutdown. This crate does not depend on what a proxy forwards.
 
 pub mod admin;

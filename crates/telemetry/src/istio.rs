@@ -66,7 +66,7 @@ pub const BUILD: Family =
     Family { name: "istio_build", help: "Component and version of the process.", labels: &["component", "tag"] };
 
 /// Registers `istio_build` for a component.
-pub fn tell_build(registry: &Registry, component: &'static str) {
+pub fn register_build(registry: &Registry, component: &'static str) {
     registry.observe_gauge(BUILD, move |put| put(&[component, env!("CARGO_PKG_VERSION")], 1.0));
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use net::namespace::Namespaces;
-use net::namespace::view::{Place, Source, View};
+use net::namespace::file_tree::{FileTree, MountSource, TreeMount};
 use net::process::{Launch, Program, User};
 
 use super::environment::{Environment, OWN_PROGRAMS, expand};
@@ -79,7 +79,7 @@ pub(super) fn plan(
     };
     let mut launch = Launch::new(program);
     launch.arguments = arguments;
-    launch.view = Some(view(provision, container, &environment)?);
+    launch.file_tree = Some(file_tree(provision, container, &environment)?);
     launch.environment = environment;
     launch.directory = container.working_dir.as_ref().map(PathBuf::from);
     launch.join = Namespaces { mount: false, ..Namespaces::ALL };
@@ -113,20 +113,24 @@ fn user(pod: &Pod, container: &Container) -> Option<User> {
     })
 }
 
-fn view(
+fn file_tree(
     provision: &ContainerSources<'_>,
     container: &Container,
     environment: &Environment,
-) -> Result<View, WaitingReason> {
-    let mut places: Vec<Place> = name_files(provision.directory)
+) -> Result<FileTree, WaitingReason> {
+    let mut mounts: Vec<TreeMount> = name_files(provision.directory)
         .into_iter()
-        .map(|(target, source)| Place { target: target.into(), source: Source::Host(source), read_only: false })
+        .map(|(target, source)| TreeMount {
+            target: target.into(),
+            source: MountSource::Host(source),
+            read_only: false,
+        })
         .collect();
     // The program's file may have been replaced since the lab started. It still runs, but can no longer be mounted.
     if provision.executable.exists() {
-        places.push(Place {
+        mounts.push(TreeMount {
             target: Path::new(OWN_PROGRAMS).join("isthmus"),
-            source: Source::Host(provision.executable.to_owned()),
+            source: MountSource::Host(provision.executable.to_owned()),
             read_only: true,
         });
     }
@@ -139,14 +143,14 @@ fn view(
             Some(inside) => inside_of(source, &inside)?,
             None => source.clone(),
         };
-        places.retain(|place| place.target != Path::new(&mount.mount_path));
-        places.push(Place {
+        mounts.retain(|other| other.target != Path::new(&mount.mount_path));
+        mounts.push(TreeMount {
             target: PathBuf::from(&mount.mount_path),
-            source: Source::Host(source),
+            source: MountSource::Host(source),
             read_only: mount.read_only == Some(true),
         });
     }
-    Ok(View { places })
+    Ok(FileTree { mounts })
 }
 
 fn sub_path(mount: &VolumeMount, environment: &Environment) -> Result<Option<String>, WaitingReason> {
@@ -212,8 +216,9 @@ mod tests {
     fn invalid_mounts_are_refused() {
         let mount =
             |mount: serde_json::Value| planned(json!({"name": "c", "command": ["true"], "volumeMounts": [mount]}));
-        let good = mount(json!({"name": "data", "mountPath": "/etc/hosts", "readOnly": true})).unwrap().view.unwrap();
-        let hosts: Vec<_> = good.places.iter().filter(|place| place.target == Path::new("/etc/hosts")).collect();
+        let good =
+            mount(json!({"name": "data", "mountPath": "/etc/hosts", "readOnly": true})).unwrap().file_tree.unwrap();
+        let hosts: Vec<_> = good.mounts.iter().filter(|mount| mount.target == Path::new("/etc/hosts")).collect();
         assert!(hosts.len() == 1 && hosts[0].read_only);
         assert!(mount(json!({"name": "no", "mountPath": "/x"})).unwrap_err().message.contains("\"no\""));
         let escape = mount(json!({"name": "data", "mountPath": "/x", "subPath": "a/../../b"})).unwrap_err();

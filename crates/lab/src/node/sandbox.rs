@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use net::namespace::view::View;
+use net::namespace::file_tree::FileTree;
 use net::namespace::{Namespaces, NetNamespace};
 use net::process::{Launch, Process, Program, Signal, Streams};
 
@@ -37,7 +37,7 @@ impl Sandbox {
         let mut pause = Launch::new(Program::Own);
         pause.arguments = vec![net::process::PAUSE.into()];
         pause.make = Namespaces { net: !on_host, ..Namespaces::ALL };
-        pause.view = Some(View::default());
+        pause.file_tree = Some(FileTree::default());
         pause.host_name = Some(truncated(spec.hostname.as_ref().unwrap_or(&name)));
         let pause = Arc::new(net::process::launch(pause, Streams::none()?).await?);
         let mut sandbox = Self { pause, address: host.settings.host_address, taken: None };

@@ -105,8 +105,8 @@ fn receive(socket: &OwnedFd) -> Result<(Launch, Vec<OwnedFd>), String> {
 /// Executes the program in the new namespaces. Returns only on failure.
 fn become_program(launch: &Launch, own: Option<File>, socket: &OwnedFd) -> Result<std::convert::Infallible, String> {
     let step = |what: &'static str| move |error: rustix::io::Errno| format!("cannot {what}: {error}");
-    if let Some(view) = &launch.view {
-        view.enter().map_err(|error| error.to_string())?;
+    if let Some(tree) = &launch.file_tree {
+        tree.enter().map_err(|error| error.to_string())?;
     }
     if let Some(name) = &launch.host_name {
         rustix::system::sethostname(name.as_bytes()).map_err(step("set the host name"))?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use net::namespace::Namespaces;
-use net::namespace::view::{Place, Source, View};
+use net::namespace::file_tree::{FileTree, MountSource, TreeMount};
 use net::process::{
     Exit, Launch, LaunchError, MountNamespace, Process, Program, Signal, Streams, Terminal, User, launch,
 };
@@ -41,7 +41,7 @@ async fn pod() -> Process {
     let mut pause = Launch::new(Program::Own);
     pause.arguments = vec![net::process::PAUSE.into()];
     pause.make = Namespaces::ALL;
-    pause.view = Some(View::default());
+    pause.file_tree = Some(FileTree::default());
     pause.host_name = Some("a-pod".into());
     launch(pause, Streams::none().unwrap()).await.unwrap()
 }
@@ -54,8 +54,8 @@ async fn run(mut wanted: Launch, pod: Option<&Process>) -> (String, Exit) {
     streams.output = OwnedFd::from(theirs);
     if let Some(pod) = pod {
         streams.of = Some(pod.handle().unwrap());
-        wanted.join = Namespaces { mount: wanted.view.is_none(), ..Namespaces::ALL };
-        wanted.make = Namespaces { mount: wanted.view.is_some(), ..Namespaces::default() };
+        wanted.join = Namespaces { mount: wanted.file_tree.is_none(), ..Namespaces::ALL };
+        wanted.make = Namespaces { mount: wanted.file_tree.is_some(), ..Namespaces::default() };
     }
     let process = launch(wanted, streams).await.unwrap();
     let text = tokio::task::spawn_blocking(move || {
@@ -87,25 +87,25 @@ fn file_trees_have_replaced_paths() {
     std::fs::create_dir_all(own.join("volume")).unwrap();
     std::fs::write(own.join("volume/key"), "value").unwrap();
     std::fs::write(own.join("resolv.conf"), "nameserver 10.96.0.10\n").unwrap();
-    let host = |name: &str| Source::Host(own.join(name));
-    let place = |target: &str, source: Source, read_only| Place { target: target.into(), source, read_only };
+    let host = |name: &str| MountSource::Host(own.join(name));
+    let mount = |target: &str, source: MountSource, read_only| TreeMount { target: target.into(), source, read_only };
     block_on(async {
         let pod = pod().await;
         let mut wanted = shell(
-            "cat /etc/resolv.conf /etc/no-such/deep/place/key /var/run/secrets/tokens/key /usr/of-its-own/key; \
+            "cat /etc/resolv.conf /etc/no-such/deep/mount/key /var/run/secrets/tokens/key /usr/of-its-own/key; \
              test -e /etc/passwd && test -x /usr/bin/env && echo host; \
-             echo x > /etc/no-such/deep/place/new && echo wrote; echo x 2>&1 > /var/run/secrets/tokens/new || echo refused; \
+             echo x > /etc/no-such/deep/mount/new && echo wrote; echo x 2>&1 > /var/run/secrets/tokens/new || echo refused; \
              touch /scratch/file && ls /scratch; touch /run/mine && echo run; ls /tmp | grep -c isthmus-view; pwd",
         );
         wanted.directory = Some("/work/dir".into());
-        wanted.view = Some(View {
-            places: vec![
-                place("/etc/resolv.conf", host("resolv.conf"), false),
-                place("/etc/no-such/deep/place", host("volume"), false),
-                place("/var/run/secrets/tokens", host("volume"), true),
-                place("/usr/of-its-own/key", host("volume/key"), true),
-                place("/scratch", Source::Memory, false),
-                place("/work", Source::Memory, false),
+        wanted.file_tree = Some(FileTree {
+            mounts: vec![
+                mount("/etc/resolv.conf", host("resolv.conf"), false),
+                mount("/etc/no-such/deep/mount", host("volume"), false),
+                mount("/var/run/secrets/tokens", host("volume"), true),
+                mount("/usr/of-its-own/key", host("volume/key"), true),
+                mount("/scratch", MountSource::Memory, false),
+                mount("/work", MountSource::Memory, false),
             ],
         });
         let (text, exit) = run(wanted, Some(&pod)).await;
@@ -120,7 +120,8 @@ fn file_trees_have_replaced_paths() {
         assert!(!Path::new("/etc/no-such").exists() && !Path::new("/usr/of-its-own").exists(), "the host is untouched");
 
         let mut wrong = shell("true");
-        wrong.view = Some(View { places: vec![place("/x", Source::Host("/no/such/source".into()), false)] });
+        wrong.file_tree =
+            Some(FileTree { mounts: vec![mount("/x", MountSource::Host("/no/such/source".into()), false)] });
         wrong.make = Namespaces { mount: true, ..Namespaces::default() };
         let error = launch(wrong, Streams::none().unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("/no/such/source"), "{error}");
@@ -163,9 +164,9 @@ fn exit_statuses_are_reported() {
         // The processes that a container leaves behind are killed by its mount namespace; other containers keep running.
         let pod = pod().await;
         let mut wanted = shell("sleep 60 & read line; exit 0");
-        wanted.view = Some(View::default());
+        wanted.file_tree = Some(FileTree::default());
         let mut other = shell("exec sleep 60");
-        other.view = Some(View::default());
+        other.file_tree = Some(FileTree::default());
         other.make = Namespaces { mount: true, ..Namespaces::default() };
         let other = launch(other, Streams::none().unwrap()).await.unwrap();
         let (theirs, input) = std::io::pipe().unwrap();

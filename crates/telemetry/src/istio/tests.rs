@@ -75,6 +75,6 @@ fn a_connection_is_reported_exactly_once() {
 #[test]
 fn the_build_is_reported() {
     let registry = Registry::new();
-    tell_build(&registry, "proxy");
+    register_build(&registry, "proxy");
     assert!(registry.render().contains("istio_build{component=\"proxy\",tag=\""));
 }

@@ -23,7 +23,7 @@ const OWN: [&str; 2] = ["proc", "run"];
 
 /// The content of a replaced path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Source {
+pub enum MountSource {
     /// A file or directory of the host, by its canonical path (without symbolic links).
     Host(PathBuf),
     /// An empty in-memory directory.
@@ -32,23 +32,23 @@ pub enum Source {
 
 /// A replaced path of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct TreeMount {
     /// The absolute path in the container. It need not exist.
     pub target: PathBuf,
     /// The content.
-    pub source: Source,
+    pub source: MountSource,
     /// Whether the path is read-only.
     pub read_only: bool,
 }
 
 /// The file tree of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
+pub struct FileTree {
     /// The replaced paths, in any order. Parents are mounted before their children.
-    pub places: Vec<Place>,
+    pub mounts: Vec<TreeMount>,
 }
 
-impl View {
+impl FileTree {
     /// Makes this tree the root of the calling process. The process must have a mount namespace of its own and be in
     /// the pid namespace that `/proc` shows.
     ///
@@ -56,11 +56,11 @@ impl View {
     /// Returns an error if a source does not exist, or source and target are not both files or both directories.
     pub fn enter(&self) -> Result<(), NamespaceError> {
         mount::make_private()?;
-        let builder = ViewBuilder::new()?;
-        let mut places: Vec<_> = self.places.iter().collect();
-        places.sort_by_key(|place| place.target.components().count());
-        for place in places {
-            builder.put(place)?;
+        let builder = TreeBuilder::new()?;
+        let mut mounts: Vec<_> = self.mounts.iter().collect();
+        mounts.sort_by_key(|mount| mount.target.components().count());
+        for mount in mounts {
+            builder.put(mount)?;
         }
         mount::pivot(&builder.root)
     }
@@ -73,7 +73,7 @@ fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> NamespaceError
 
 /// Builds a tree. It works in a temporary root, a tmpfs with the new tree (`/new`), the host's tree (`/old`) and the
 /// rebuilt directories (`/mimic`).
-struct ViewBuilder {
+struct TreeBuilder {
     root: PathBuf,
     old: PathBuf,
     mimic: PathBuf,
@@ -81,7 +81,7 @@ struct ViewBuilder {
     device: u64,
 }
 
-impl ViewBuilder {
+impl TreeBuilder {
     fn new() -> Result<Self, NamespaceError> {
         let base = Path::new("/tmp");
         mount::tmpfs(base, 0o755)?;
@@ -139,21 +139,21 @@ impl ViewBuilder {
         Ok(())
     }
 
-    fn put(&self, place: &Place) -> Result<(), NamespaceError> {
-        let source = match &place.source {
-            Source::Host(path) => Some(self.old.join(path.strip_prefix("/").unwrap_or(path))),
-            Source::Memory => None,
+    fn put(&self, mount: &TreeMount) -> Result<(), NamespaceError> {
+        let source = match &mount.source {
+            MountSource::Host(path) => Some(self.old.join(path.strip_prefix("/").unwrap_or(path))),
+            MountSource::Memory => None,
         };
         let directory = match &source {
             Some(source) => fs::metadata(source).map_err(failed("read", source))?.is_dir(),
             None => true,
         };
-        let target = self.make(&place.target, directory)?;
+        let target = self.make(&mount.target, directory)?;
         match source {
             Some(source) => mount::bind(&source, &target)?,
             None => mount::tmpfs(&target, 0o1777)?,
         }
-        if place.read_only { mount::read_only(&target) } else { Ok(()) }
+        if mount.read_only { mount::read_only(&target) } else { Ok(()) }
     }
 
     /// Creates a path in the new tree if it does not exist, resolving symbolic links within that tree. Returns the
