@@ -41,7 +41,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("pick among 10 endpoints", 5000, |times| pick(10, times)),
     operation("pick among 1000 endpoints", 5000, |times| pick(1000, times)),
     operation("record a request's metrics", 5000, record),
-    operation("find the server's name in a hello", 5000, parse_client_hello),
+    operation("parse a ClientHello", 5000, parse_client_hello),
     operation("decode an endpoint", 5000, decode_endpoint),
     operation("encode an endpoint", 5000, encode_endpoint),
     operation("acquire and release a permit", 50_000, acquire_and_release),

@@ -25,7 +25,7 @@ use wire::discovery::Protocol;
 use app::{Client, get, pod_of};
 use pods::{Net, Pod};
 
-/// The service `reviews`, whose address no machine has.
+/// The address of the service `reviews`, which no machine has.
 const REVIEWS: (Ipv4Addr, u16) = (Ipv4Addr::new(240, 240, 0, 1), 9080);
 
 const TESTS: &[harness::Test] = &[
@@ -33,14 +33,14 @@ const TESTS: &[harness::Test] = &[
     ("requests_are_captured_on_both_sides", requests_are_captured_on_both_sides),
     ("a_pod_reaches_itself", a_pod_reaches_itself),
     ("plaintext_from_outside_of_the_mesh_arrives", plaintext_from_outside_of_the_mesh_arrives),
-    ("a_pod_that_vanishes_costs_no_request", a_pod_that_vanishes_costs_no_request),
+    ("no_request_fails_when_a_pod_disconnects_silently", no_request_fails_when_a_pod_disconnects_silently),
 ];
 
 fn main() -> ExitCode {
     harness::run(TESTS, enter_namespaces)
 }
 
-/// Moves this process to namespaces of its own, in which it may make pods.
+/// Moves this process to namespaces of its own, in which it may create pods.
 fn enter_namespaces() -> Result<(), String> {
     // The harness shows the log of a test that fails.
     telemetry::logging::init("debug,h2=info,hyper=info", false).map_err(|error| error.to_string())?;
@@ -48,7 +48,7 @@ fn enter_namespaces() -> Result<(), String> {
     unshare(Namespaces { net: true, ..Namespaces::default() }).map_err(|error| error.to_string())
 }
 
-/// The mesh that is drawn above.
+/// The mesh of the diagram above.
 struct Mesh {
     net: Net,
     frontend: Pod,
@@ -69,14 +69,14 @@ impl Mesh {
 
 fn names_of_the_mesh_are_answered() {
     let mesh = Mesh::start();
-    let ask = |name: &'static str, kind| {
+    let query = |name: &'static str, kind| {
         mesh.frontend.run(move || async move {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            let mut question = Message::new(4711, MessageType::Query, OpCode::Query);
-            question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+            let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+            message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
             // No machine has this address: capture brings the query to the sidecar.
-            socket.send_to(&question.to_vec().unwrap(), "10.0.0.53:53").unwrap();
+            socket.send_to(&message.to_vec().unwrap(), "10.0.0.53:53").unwrap();
             let mut buffer = [0; 4096];
             let (length, from) = socket.recv_from(&mut buffer).unwrap();
             assert_eq!(from, "10.0.0.53:53".parse().unwrap());
@@ -85,9 +85,9 @@ fn names_of_the_mesh_are_answered() {
             (answer.metadata.response_code, data)
         })
     };
-    let a = ask("reviews.default.svc.cluster.local.", RecordType::A);
+    let a = query("reviews.default.svc.cluster.local.", RecordType::A);
     assert_eq!(a, (ResponseCode::NoError, vec![RData::A(REVIEWS.0.into())]));
-    let aaaa = ask("reviews.default.svc.cluster.local.", RecordType::AAAA);
+    let aaaa = query("reviews.default.svc.cluster.local.", RecordType::AAAA);
     assert_eq!(aaaa, (ResponseCode::NoError, vec![]));
 }
 
@@ -118,9 +118,9 @@ fn plaintext_from_outside_of_the_mesh_arrives() {
 }
 
 /// The pod's machine disappears: nothing is refused, nothing acknowledged.
-fn a_pod_that_vanishes_costs_no_request() {
+fn no_request_fails_when_a_pod_disconnects_silently() {
     let mesh = Mesh::start();
-    let vanish = mesh.near.disconnection();
+    let disconnect = mesh.near.disconnection();
     let timeline = mesh.frontend.run(move || async move {
         let begun = Instant::now();
         let clients: Vec<_> = (0..4)
@@ -139,27 +139,27 @@ fn a_pod_that_vanishes_costs_no_request() {
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(500)).await;
-        tokio::task::spawn_blocking(vanish).await.unwrap();
-        let vanished = begun.elapsed();
+        tokio::task::spawn_blocking(disconnect).await.unwrap();
+        let disconnected = begun.elapsed();
         let mut all = Vec::new();
         for client in clients {
             all.extend(client.await.unwrap());
         }
         all.sort();
-        (vanished, all)
+        (disconnected, all)
     });
-    let (vanished, all) = timeline;
+    let (disconnected, all) = timeline;
     let failed: Vec<_> = all.iter().filter(|(_, _, status, _)| *status != 200).collect();
     let slowest = all.iter().map(|(_, took, ..)| *took).max().unwrap();
     let first = all.iter().filter(|(.., by)| by == "beside").map(|(at, took, ..)| *at + *took).min().unwrap();
     println!(
-        "   {} requests; vanished at {vanished:?}; first answer from elsewhere {:?} later; slowest {slowest:?}; failed {}",
+        "   {} requests; disconnected at {disconnected:?}; first response of the other pod {:?} later; slowest {slowest:?}; failed {}",
         all.len(),
-        first - vanished,
+        first - disconnected,
         failed.len()
     );
     assert!(failed.is_empty(), "{failed:?}");
-    assert!(first - vanished < Duration::from_secs(1));
+    assert!(first - disconnected < Duration::from_secs(1));
     let late = all.iter().filter(|(at, ..)| *at > vanished + Duration::from_millis(1500));
     let slow: Vec<_> = late.filter(|(_, took, ..)| *took > Duration::from_millis(900)).collect();
     assert!(slow.is_empty(), "slow long after: {slow:?}");
