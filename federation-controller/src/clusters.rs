@@ -22,23 +22,21 @@ use tokio::sync::{mpsc, watch as channel};
 use tower::util::MapResponseLayer;
 
 mod link;
+mod link_state;
 mod mesh;
-mod metadata;
-pub(crate) mod records;
 mod registry;
 mod renewal;
 mod secrets;
-mod state;
 pub(crate) mod trouble;
 pub(crate) mod watch;
 
 #[cfg(test)]
 mod tests;
 
+pub use link_state::LinkState;
 pub use registry::Problem;
-pub use state::LinkState;
 
-use crate::index::event::{Cluster, Event, Text};
+use crate::objects::event::{Cluster, Event, Text};
 use link::{Link, Slot};
 use registry::{Action, Entry};
 

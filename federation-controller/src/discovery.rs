@@ -23,15 +23,14 @@ use wire::envoy::aggregated_discovery_service_server::{AggregatedDiscoveryServic
 use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 pub mod proxies;
-pub mod publish;
 pub mod serve;
 mod stream;
 #[cfg(test)]
 mod tests;
 
-use crate::index::{Group, Index, Key};
+use crate::inventory::{Group, Index, Key};
 use crate::metrics::Metrics;
-use crate::store::{Compiled, Store, Viewer};
+use crate::publish::{Compiled, Store, Viewer};
 use proxies::Proxies;
 use serve::Caller;
 
@@ -56,7 +55,7 @@ impl Default for Limits {
 pub struct Shared {
     index: RwLock<Index>,
     store: RwLock<Store>,
-    changes: watch::Sender<u64>,
+    pub(crate) changes: watch::Sender<u64>,
     /// Streams that are open.
     pub proxies: Proxies,
     /// What is counted.
@@ -114,7 +113,7 @@ impl Shared {
     }
 
     /// Puts compiled groups into the store and wakes the streams if anything differs. Called with the index locked.
-    fn replace(&self, compiled: Vec<(Group, Compiled)>) -> usize {
+    pub(crate) fn replace(&self, compiled: Vec<(Group, Compiled)>) -> usize {
         let mut store = self.store_mut();
         let changed = compiled.into_iter().map(|(group, resources)| store.replace(group, resources)).sum();
         if self.changes.receiver_count() == 0 {
@@ -128,11 +127,11 @@ impl Shared {
         changed
     }
 
-    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+    pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn store_mut(&self) -> RwLockWriteGuard<'_, Store> {
+    pub(crate) fn store_mut(&self) -> RwLockWriteGuard<'_, Store> {
         self.store.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

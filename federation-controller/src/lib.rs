@@ -15,16 +15,18 @@
 
 pub mod ca;
 pub mod clusters;
+pub mod compile;
 pub mod debug;
 pub mod discovery;
-pub mod export;
-pub mod index;
 pub mod inject;
+pub mod inventory;
 pub mod metrics;
+pub mod objects;
 mod options;
+pub mod pipeline;
+pub mod publish;
 mod run;
 mod slots;
-pub mod store;
 
 #[cfg(test)]
 mod fake;

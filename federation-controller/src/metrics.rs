@@ -8,7 +8,7 @@ use wire::Kind;
 use wire::delta::Stats;
 
 use crate::discovery::Shared;
-use crate::index::event::Link;
+use crate::objects::event::Link;
 
 const PUSHES: Family = Family {
     name: "isthmus_controller_pushes_total",
@@ -203,7 +203,7 @@ pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
     });
     gauge(OBJECTS, |shared, put| {
         for cluster in shared.index().clusters() {
-            for kind in crate::index::event::Kind::ALL {
+            for kind in crate::objects::event::Kind::ALL {
                 put(&[&cluster.info.name, kind.as_str()], cluster.count(kind) as f64);
             }
         }

@@ -20,12 +20,13 @@ use wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use crate::ca::serve::{Clients, connections};
 use crate::ca::service::{CertificateService, Validity};
 use crate::debug::Debug;
-use crate::discovery::{Discovery, Limits, Shared, publish, serve};
-use crate::index::event::Event;
-use crate::index::{Index, Settings};
+use crate::discovery::{Discovery, Limits, Shared, serve};
 use crate::inject::template::{Injector, Place};
 use crate::inject::webhook;
+use crate::inventory::{Index, Settings};
 use crate::metrics::{Metrics, observe};
+use crate::objects::event::Event;
+use crate::pipeline;
 use crate::{Options, ca, clusters};
 
 /// Events on their way to the index. A first list of ten thousand pods waits here for the index, not in memory.
@@ -186,7 +187,7 @@ fn publishing(shared: Arc<Shared>, inbox: mpsc::Receiver<Event>, directory: Opti
                 warn!(%error, "the publisher has no memory of its own");
             }
             if let Some(inbox) = inbox {
-                publish::run(shared, inbox, directory).await;
+                pipeline::run(shared, inbox, directory).await;
             }
         }
     })

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use isthmus_federation_controller::index::event::{
+use isthmus_federation_controller::inventory::{Index, Settings};
+use isthmus_federation_controller::objects::event::{
     Cluster, Event, Kind, Mesh, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spot, Template,
 };
-use isthmus_federation_controller::index::{Index, Settings};
-use isthmus_federation_controller::store::Store;
+use isthmus_federation_controller::publish::Store;
 use net::count::{self, Counting};
 
 const SERVICES: usize = 1000;

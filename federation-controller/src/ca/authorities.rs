@@ -15,10 +15,10 @@ use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch as channel};
 
-use crate::clusters::records::SecretObject;
 use crate::clusters::trouble::{self, Trouble};
 use crate::clusters::watch::Pause;
-use crate::index::event::{self, Text};
+use crate::objects::event::{self, Text};
+use crate::objects::records::SecretObject;
 
 #[cfg(test)]
 mod tests;

@@ -14,9 +14,9 @@ use kube::{Api, Client};
 use super::Authorities;
 use super::roots::ISSUER_KEY;
 use crate::clusters::Clusters;
-use crate::clusters::records::ConfigMapObject;
 use crate::clusters::trouble::{self, Trouble};
-use crate::index::event::Text;
+use crate::objects::event::Text;
+use crate::objects::records::ConfigMapObject;
 
 /// Between looks. An intermediate changes about once a year, and its successor is published before it signs.
 const LOOK: Duration = Duration::from_secs(60);

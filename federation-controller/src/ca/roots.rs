@@ -21,9 +21,9 @@ use tokio::task::JoinHandle;
 
 use super::Authorities;
 use crate::clusters::Clusters;
-use crate::clusters::records::ConfigMapObject;
 use crate::clusters::trouble::{self, Trouble};
-use crate::index::event::Text;
+use crate::objects::event::Text;
+use crate::objects::records::ConfigMapObject;
 
 /// The injection webhook's configuration.
 pub const WEBHOOK_CONFIGURATION: &str = "isthmus-sidecar-injector";

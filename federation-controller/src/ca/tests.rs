@@ -25,7 +25,7 @@ use super::service::{CertificateService, ISSUED, REFUSED, Validity};
 use super::{Authorities, roots};
 use crate::clusters::{self, Clusters, Config};
 use crate::fake::Fake;
-use crate::index::event::Event;
+use crate::objects::event::Event;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -12,12 +12,12 @@ use kube::Client;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::records::{NamespaceObject, NodeObject, PodObject, ServiceObject, SliceObject};
-use super::state::{LinkState, Machine, Signal};
+use super::link_state::{LinkState, Machine, Signal};
 use super::trouble::{self, Trouble};
 use super::watch::{Noticed, follow};
 use super::{Contact, Shared};
-use crate::index::event::{Cluster, Event, Kind, Object, Text};
+use crate::objects::event::{Cluster, Event, Kind, Object, Text};
+use crate::objects::records::{NamespaceObject, NodeObject, PodObject, ServiceObject, SliceObject};
 
 /// What watches may run ahead of the index by.
 const BACKLOG: usize = 256;

@@ -8,9 +8,9 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 
-use super::records::ConfigMapObject;
 use super::watch::Pause;
-use crate::index::event::{Event, Mesh};
+use crate::objects::event::{Event, Mesh};
+use crate::objects::records::ConfigMapObject;
 
 /// Follows them for ever. Settings that are broken leave in force what was said before.
 pub(super) async fn follow(client: Client, root_namespace: String, events: mpsc::Sender<Event>) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use api::kubeconfig::{self, Sanitized};
 
-use crate::index::event::Text;
+use crate::objects::event::Text;
 
 /// An entry of a remote secret that is not in force, or that is and has something to say.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

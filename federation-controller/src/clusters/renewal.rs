@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::registry::Problem;
 use super::trouble;
 use super::{Shared, Written};
-use crate::index::event::Text;
+use crate::objects::event::Text;
 
 /// Between looks; tokens live ten minutes at least.
 const LOOK: Duration = Duration::from_secs(10);

@@ -9,10 +9,10 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::Supervisor;
-use super::records::SecretObject;
 use super::registry::{Action, Problem, Registry, Seen};
 use super::watch::Pause;
-use crate::index::event::Text;
+use crate::objects::event::Text;
+use crate::objects::records::SecretObject;
 
 /// Follows them for ever, and has the supervisor do what follows from them.
 pub(super) async fn follow(client: Client, root_namespace: String, own: Text, supervisor: Supervisor) {

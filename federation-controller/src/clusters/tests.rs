@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Clusters, Config, LinkState, start};
 use crate::fake::Fake;
-use crate::index::event::{Event, Kind, Link, Object};
+use crate::objects::event::{Event, Kind, Link, Object};
 
 const PODS: &str = "/api/v1/pods";
 const PATIENCE: Duration = Duration::from_secs(15);

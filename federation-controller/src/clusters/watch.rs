@@ -9,10 +9,10 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 
-use super::records::Watched;
-use super::state::Signal;
+use super::link_state::Signal;
 use super::trouble::{self, Trouble};
-use crate::index::event::{Event, Text};
+use crate::objects::event::{Event, Text};
+use crate::objects::records::Watched;
 
 /// What watches and heartbeats tell their link.
 #[derive(Debug)]

@@ -12,9 +12,9 @@ use wire::name;
 use crate::ca::Authorities;
 use crate::clusters::{Clusters, LinkState};
 use crate::discovery::Shared;
-use crate::index::event::Kind as Object;
-use crate::index::{ClusterIndex, Index, Key};
+use crate::inventory::{ClusterIndex, Index, Key};
 use crate::metrics::link_word;
+use crate::objects::event::Kind as Object;
 
 /// `/debug/clusters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

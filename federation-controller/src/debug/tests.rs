@@ -4,10 +4,11 @@ use telemetry::metrics::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::discovery::{Limits, publish};
-use crate::index::event::{Cluster, Event, Kind, Link, Object, Service, ServicePort};
-use crate::index::{Index, Settings};
+use crate::discovery::Limits;
+use crate::inventory::{Index, Settings};
 use crate::metrics::{Metrics, observe};
+use crate::objects::event::{Cluster, Event, Kind, Link, Object, Service, ServicePort};
+use crate::pipeline;
 
 async fn get(address: std::net::SocketAddr, request: &str) -> String {
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -38,7 +39,7 @@ async fn pages_say_what_is_known_and_how_old_it_is() {
     assert!(get(address, "GET /ready").await.contains("listed in full"));
 
     let (events, inbox) = tokio::sync::mpsc::channel(64);
-    let publishing = tokio::spawn(publish::run(shared.clone(), inbox, None));
+    let publishing = tokio::spawn(pipeline::run(shared.clone(), inbox, None));
     let west = || "west".into();
     let info = Cluster { name: west(), own: true, network: "net-west".into(), server: "https://west".into() };
     events.send(Event::ClusterAdded(info)).await.unwrap();
@@ -66,7 +67,7 @@ async fn pages_say_what_is_known_and_how_old_it_is() {
     let compiled = shared.ready() || {
         let (events, inbox) = tokio::sync::mpsc::channel(1);
         drop(events);
-        publish::run(shared.clone(), inbox, None).await;
+        pipeline::run(shared.clone(), inbox, None).await;
         shared.ready()
     };
     assert!(compiled);

@@ -15,8 +15,8 @@ use wire::name::{self, Node};
 use super::Shared;
 use super::proxies::{Progress, Proxy};
 use super::serve::Caller;
-use crate::index::Key;
-use crate::store::Viewer;
+use crate::inventory::Key;
+use crate::publish::Viewer;
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]

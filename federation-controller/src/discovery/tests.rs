@@ -16,8 +16,9 @@ use wire::discovery::Protocol;
 use wire::name::Node;
 
 use super::*;
-use crate::index::Settings as IndexSettings;
-use crate::index::event::{self, Event, Object};
+use crate::inventory::Settings as IndexSettings;
+use crate::objects::event::{self, Event, Object};
+use crate::pipeline;
 
 mod streams;
 
@@ -90,7 +91,7 @@ impl Bench {
         let clients = crate::ca::serve::Clients::OfTheMesh(accept);
         let connections = crate::ca::serve::connections(listener, identity, clients, metrics.registry());
         let stop = shared.stop.clone().cancelled_owned();
-        let publishing = publish::run(shared.clone(), inbox, None);
+        let publishing = pipeline::run(shared.clone(), inbox, None);
         let serving = tokio::spawn(async move {
             let serve = serve::serve(connections, routes, stop, Duration::from_millis(200));
             tokio::select! {

@@ -4,12 +4,12 @@ use prost::Message;
 use wire::discovery::{InboundPort, PeerAuthentication, PeerMode, Protocol, Workload, WorkloadLabels};
 use wire::{Kind, name};
 
-use super::cluster::{ClusterIndex, slice_service};
-use super::event::{Labels, Node, Pod, SliceEndpoint, Template, Text};
-use super::homes::Homes;
-use super::{Key, hostname};
-use crate::store::Resource;
-use crate::store::endpoint::Place;
+use crate::compile::endpoint::Place;
+use crate::inventory::cluster::{ClusterIndex, slice_service};
+use crate::inventory::networks::Homes;
+use crate::inventory::{Key, hostname};
+use crate::objects::event::{Labels, Node, Pod, SliceEndpoint, Template, Text};
+use crate::publish::Resource;
 
 /// The label by which the injector says that a pod accepts the mesh's mutual TLS.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -20,12 +20,12 @@ pub(crate) fn mutual_tls(template: &Template) -> bool {
 }
 
 /// Whether the pod holds a proxy of ours, which may ask for its own side: it is injected, or a gateway.
-pub(super) fn has_proxy(pod: &Pod, system: &Text) -> bool {
+pub(crate) fn has_proxy(pod: &Pod, system: &Text) -> bool {
     mutual_tls(pod) || pod.namespace == *system
 }
 
 /// Where an endpoint is: what its pod's label says, else its node's labels, else the zone that its slice names.
-pub(super) fn locality(cluster: &ClusterIndex, pod: Option<&Pod>, endpoint: Option<&SliceEndpoint>) -> Place {
+pub(crate) fn locality(cluster: &ClusterIndex, pod: Option<&Pod>, endpoint: Option<&SliceEndpoint>) -> Place {
     let labelled = |pod: &Pod| {
         let label = pod.labels.get("topology.istio.io/locality").or_else(|| pod.labels.get("istio-locality"))?;
         // Label values cannot hold slashes; dots stand for them.
@@ -77,7 +77,7 @@ pub(crate) fn labels(namespace: &str, workload: &str, labels: &Labels) -> Worklo
 }
 
 /// The pod's own inbound side, for its proxy.
-pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Homes, domain: &str) -> Workload {
+pub(crate) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Homes, domain: &str) -> Workload {
     let mut ports: Vec<InboundPort> = Vec::new();
     for slice in cluster.slices_with(key) {
         let service = slice_service(slice);
@@ -116,7 +116,7 @@ pub(super) fn inbound(cluster: &ClusterIndex, key: &Key, pod: &Pod, homes: &Home
 }
 
 /// The mesh's peer authentication while no object says otherwise: plaintext is permitted, which is Istio's default.
-pub(super) fn default_authentication() -> Resource {
+pub(crate) fn default_authentication() -> Resource {
     let permissive = PeerAuthentication { mode: PeerMode::Permissive.into(), ports: Default::default() };
     Resource::for_all(Kind::PeerAuthentication, name::MESH, permissive.encode_to_vec())
 }

@@ -9,12 +9,12 @@ use std::sync::{Arc, OnceLock};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use wire::name;
 
-use super::endpoint::Told;
+use crate::compile::endpoint::Told;
 use crate::slots::Slots;
 
 /// All services that have endpoints.
 #[derive(Debug, Default)]
-pub(super) struct Services {
+pub(crate) struct Services {
     slots: Slots<Endpoints>,
     by_host: HashTable<u32>,
     /// Hash of a pod's address, and a service that has it.
@@ -25,31 +25,31 @@ pub(super) struct Services {
 
 /// A service's endpoints.
 #[derive(Debug)]
-pub(super) struct Endpoints {
-    pub(super) hostname: Arc<str>,
-    pub(super) told: Box<[Told]>,
+pub(crate) struct Endpoints {
+    pub(crate) hostname: Arc<str>,
+    pub(crate) told: Box<[Told]>,
     /// Names of all of them, from when the first proxy holds any.
     names: OnceLock<Box<[Arc<str>]>>,
 }
 
 /// What a service's new endpoints changed.
 #[derive(Debug, Default)]
-pub(super) struct Changed {
+pub(crate) struct Changed {
     /// Endpoints that are new, gone, or not as they were.
-    pub(super) names: Vec<Arc<str>>,
+    pub(crate) names: Vec<Arc<str>>,
     /// Addresses came or went, so the service answers to others.
-    pub(super) addresses: bool,
+    pub(crate) addresses: bool,
 }
 
 impl Endpoints {
     /// The name of the endpoint at this place.
-    pub(super) fn name(&self, at: usize) -> Arc<str> {
+    pub(crate) fn name(&self, at: usize) -> Arc<str> {
         let names = self.names.get_or_init(|| self.told.iter().map(|told| told.name().into()).collect());
         names[at].clone()
     }
 
     /// The place of an endpoint.
-    pub(super) fn find(&self, parts: &name::EndpointName<'_>) -> Option<usize> {
+    pub(crate) fn find(&self, parts: &name::EndpointName<'_>) -> Option<usize> {
         if parts.network == name::SUMMARY {
             let sums = self.told.partition_point(|told| told.ip().is_some());
             // A handful per service: one per cluster and zone.
@@ -67,14 +67,14 @@ impl Endpoints {
     }
 
     /// Whether the address of a pod leads to the service in a cluster.
-    pub(super) fn leads(&self, cluster: &str, ip: IpAddr) -> bool {
+    pub(crate) fn leads(&self, cluster: &str, ip: IpAddr) -> bool {
         let first = self.told.partition_point(|told| told.ip().is_some_and(|of| of < ip));
         let mut same = self.told[first..].iter().take_while(|told| told.ip() == Some(ip));
         same.any(|told| told.common().near.iter().any(|of| **of == *cluster))
     }
 
     /// Each address of a pod under which the service is known.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = String> {
         let direct = self.told.iter().filter_map(|told| Some((told, told.ip()?)));
         direct.flat_map(|(told, ip)| told.common().near.iter().map(move |of| name::address(of, ip)))
     }
@@ -82,24 +82,24 @@ impl Endpoints {
 
 impl Services {
     /// A service's endpoints.
-    pub(super) fn get(&self, hostname: &str) -> Option<&Endpoints> {
+    pub(crate) fn get(&self, hostname: &str) -> Option<&Endpoints> {
         let hash = self.hasher.hash_one(hostname);
         let at = self.by_host.find(hash, |at| self.at(*at).is_some_and(|of| *of.hostname == *hostname))?;
         self.at(*at)
     }
 
     /// All of them, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Endpoints> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Endpoints> {
         self.slots.iter()
     }
 
     /// How many endpoints there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// Services that the address of a pod leads to in a cluster, by name.
-    pub(super) fn at_address(&self, cluster: &str, ip: IpAddr) -> Vec<&Endpoints> {
+    pub(crate) fn at_address(&self, cluster: &str, ip: IpAddr) -> Vec<&Endpoints> {
         let hash = self.ip_hash(ip);
         let found = self.by_ip.iter_hash(u64::from(hash).wrapping_mul(SPREAD));
         let found = found.filter(move |(of, _)| *of == hash).filter_map(|(_, at)| self.at(*at));
@@ -109,7 +109,7 @@ impl Services {
     }
 
     /// Puts a service's endpoints in place of those that it had.
-    pub(super) fn replace(&mut self, hostname: &Arc<str>, mut told: Vec<Told>) -> Changed {
+    pub(crate) fn replace(&mut self, hostname: &Arc<str>, mut told: Vec<Told>) -> Changed {
         told.sort_by(Told::order);
         let hash = self.hasher.hash_one(&**hostname);
         let slots = &self.slots;

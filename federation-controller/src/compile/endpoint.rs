@@ -14,9 +14,11 @@ use prost::Message;
 use wire::discovery::{self, Direct, Health, Locality, Summary};
 use wire::name;
 
-use super::{Audience, version};
-use crate::index::event::{Template, Text};
-use crate::index::{workload_identity, workload_labels, workload_mutual_tls};
+use crate::compile::workload::{
+    identity as workload_identity, labels as workload_labels, mutual_tls as workload_mutual_tls,
+};
+use crate::objects::event::{Template, Text};
+use crate::publish::{Audience, version};
 
 /// What the endpoints of one cluster and network share.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -2,8 +2,8 @@
 //!
 //! As in Istio, a Service labelled `topology.istio.io/network` is a gateway of that
 //! network, at its LoadBalancer's and external addresses, on port 15443 or what `networking.istio.io/gatewayPort` says; it
-//! has to expose that port. Only a cluster that may speak for the network is believed ([`super::homes`]). Host names of
-//! LoadBalancers are not resolved: such a gateway is reported ([`super::notices`]) and not used.
+//! has to expose that port. Only a cluster that may speak for the network is believed ([`crate::inventory::networks`]). Host names of
+//! LoadBalancers are not resolved: such a gateway is reported ([`crate::inventory::notices`]) and not used.
 
 use std::net::IpAddr;
 
@@ -11,18 +11,19 @@ use prost::Message;
 use wire::discovery::{GatewayAddress, NetworkGateway};
 use wire::{Kind, name};
 
-use super::cluster::ClusterIndex;
-use super::event::Text;
-use super::homes::Homes;
-use super::table::Named as _;
-use super::{Key, notices, workload};
-use crate::store::Resource;
+use super::workload;
+use crate::inventory::cluster::ClusterIndex;
+use crate::inventory::collection::Named as _;
+use crate::inventory::networks::Homes;
+use crate::inventory::{Key, notices};
+use crate::objects::event::Text;
+use crate::publish::Resource;
 
 /// The port for mutual TLS between networks where no label says otherwise.
 const GATEWAY_PORT: u16 = 15443;
 
 /// What proxies are told of a network's gateways; `None` where it has none.
-pub(super) fn resource<'a>(
+pub(crate) fn resource<'a>(
     clusters: impl Iterator<Item = &'a ClusterIndex>,
     network: &Text,
     homes: &Homes,

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use super::event::{Cluster, Export, Gateway, Link, Mesh, Namespace, Node, Object, Pod, Service, Slice};
-use super::{ClusterIndex, Group, Index, SystemNamespaces};
+use crate::inventory::{ClusterIndex, Group, Index, SystemNamespaces};
+use crate::objects::event::{Cluster, Export, Gateway, Link, Mesh, Namespace, Node, Object, Pod, Service, Slice};
 
 /// The form of the files. Another one is not read.
 const FORMAT: u32 = 1;

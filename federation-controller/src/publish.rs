@@ -16,13 +16,13 @@ use bytes::Bytes;
 use wire::delta::{self, Source};
 use wire::{Kind, name};
 
-pub mod endpoint;
 mod services;
+pub mod snapshot;
 mod table;
 
-use crate::index::Group;
-use crate::index::event::Text;
-use endpoint::Told;
+use crate::compile::endpoint::Told;
+use crate::inventory::Group;
+use crate::objects::event::Text;
 use services::{Endpoints, Services};
 use table::{Stored, Table};
 
@@ -212,7 +212,7 @@ impl Store {
 }
 
 /// A hash of the content; never 0, which stands for "none of ours". The seed is fixed: versions outlive the process.
-fn version(body: &[u8]) -> u64 {
+pub(crate) fn version(body: &[u8]) -> u64 {
     foldhash::quality::FixedState::with_seed(0x6973_7468).hash_one(body).max(1)
 }
 

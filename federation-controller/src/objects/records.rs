@@ -18,13 +18,13 @@ use kube::core::ObjectMeta;
 use serde::Deserialize;
 
 use super::metadata;
-use crate::index::event::{
+use crate::objects::event::{
     Export, Gateway, Kind, Labels, Namespace, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spot,
     Template, Text, protocol_of,
 };
 
 /// A kind that is watched in every cluster.
-pub(super) trait Watched:
+pub(crate) trait Watched:
     kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static
 {
     /// Its kind in the index.
@@ -39,7 +39,7 @@ pub(super) trait Watched:
 /// `v1` Namespace.
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "core::Namespace")]
-pub(super) struct NamespaceObject {
+pub(crate) struct NamespaceObject {
     #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
 }
@@ -56,7 +56,7 @@ impl Watched for NamespaceObject {
 /// `v1` Node.
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "core::Node")]
-pub(super) struct NodeObject {
+pub(crate) struct NodeObject {
     #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
 }
@@ -78,7 +78,7 @@ impl Watched for NodeObject {
 /// `v1` Service.
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "core::Service")]
-pub(super) struct ServiceObject {
+pub(crate) struct ServiceObject {
     #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
     #[serde(default)]
@@ -182,7 +182,7 @@ impl PortSpec {
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "discovery::EndpointSlice")]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SliceObject {
+pub(crate) struct SliceObject {
     #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
     #[serde(default)]
@@ -269,7 +269,7 @@ impl EndpointSpec {
 /// `v1` Pod.
 #[derive(kube::Resource, Clone, Debug, Deserialize)]
 #[resource(inherit = "core::Pod")]
-pub(super) struct PodObject {
+pub(crate) struct PodObject {
     #[serde(deserialize_with = "metadata::read")]
     metadata: ObjectMeta,
     #[serde(default)]

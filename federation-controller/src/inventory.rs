@@ -2,7 +2,7 @@
 //!
 //! Events go in by [`Index::apply`], which only notes what they touch; [`Index::compile`] computes the touched results,
 //! each a [`Group`] with all resources that follow from it. Whether a resource really differs is found by
-//! [`crate::store`], and nothing happens beyond it if not.
+//! [`crate::publish`], and nothing happens beyond it if not.
 //!
 //! ```text
 //! event ─► cluster's maps ─► touched keys ─┐ (many events)
@@ -20,31 +20,23 @@ use prost::Message;
 use wire::discovery::{self, AccessLogEncoding, OutboundPolicy};
 use wire::{Kind, name};
 
-pub mod address;
 pub mod cluster;
-pub mod event;
-mod gateway;
-mod homes;
-mod intern;
-mod labels;
-mod merge;
-mod notices;
-mod relation;
-pub mod snapshot;
-mod table;
+pub(crate) mod collection;
+pub(crate) mod networks;
+pub(crate) mod notices;
+pub(crate) mod relation;
 #[cfg(test)]
 mod tests;
-mod workload;
 
 pub use cluster::{Affected, ClusterIndex};
-use event::{Event, Mesh, Object, Text, Trust};
-pub use merge::ServiceFacts;
-pub(crate) use workload::{
-    identity as workload_identity, labels as workload_labels, mutual_tls as workload_mutual_tls,
-};
 
-use crate::store::endpoint::{Place, Scope};
-use crate::store::{Audience, Compiled, Resource};
+pub use crate::compile::service::ServiceFacts;
+use crate::compile::{address, gateway, workload};
+use crate::objects::event::{self, Event, Mesh, Object, Text, Trust};
+use crate::objects::intern;
+
+use crate::compile::endpoint::{Place, Scope};
+use crate::publish::{Audience, Compiled, Resource};
 
 /// The controller's own services that proxies of other clusters reach through the gateway, and their exposed port.
 pub const OWN_SERVICES: [(&str, u16); 2] = [("isthmus-controller", 15012), ("isthmus-webhooks", 443)];
@@ -152,33 +144,33 @@ pub enum Group {
 /// All clusters.
 #[derive(Debug)]
 pub struct Index {
-    settings: Settings,
-    clusters: BTreeMap<Text, ClusterIndex>,
+    pub(crate) settings: Settings,
+    pub(crate) clusters: BTreeMap<Text, ClusterIndex>,
     /// Clusters known only from before a restart.
-    remembered: BTreeSet<Text>,
-    mesh: Mesh,
-    trust: Option<Trust>,
-    trust_domain: Text,
+    pub(crate) remembered: BTreeSet<Text>,
+    pub(crate) mesh: Mesh,
+    pub(crate) trust: Option<Trust>,
+    pub(crate) trust_domain: Text,
     /// All networks that anything names, and the unnamed one.
-    networks: BTreeSet<Text>,
+    pub(crate) networks: BTreeSet<Text>,
     /// The same, as endpoints hold it.
-    networks_told: Arc<[Text]>,
+    pub(crate) networks_told: Arc<[Text]>,
     /// One copy of each place that endpoints are at.
-    places: HashSet<Arc<Place>>,
+    pub(crate) places: HashSet<Arc<Place>>,
     /// One copy of what the endpoints of a cluster and network share.
-    scopes: HashSet<Arc<Scope>>,
+    pub(crate) scopes: HashSet<Arc<Scope>>,
     /// Which cluster is on which network, and so may speak for it.
-    homes: homes::Homes,
-    addresses: address::Addresses,
-    facts: HashMap<Key, Arc<ServiceFacts>>,
+    pub(crate) homes: networks::Homes,
+    pub(crate) addresses: address::Addresses,
+    pub(crate) facts: HashMap<Key, Arc<ServiceFacts>>,
     /// One copy of each: most services are exported from the same clusters and have no conflicts.
-    facts_told: HashSet<Arc<ServiceFacts>>,
+    pub(crate) facts_told: HashSet<Arc<ServiceFacts>>,
     /// Pods whose proxies are connected, with how many streams each has: only for them is there an inbound side to tell.
-    connected: HashMap<(Text, Key), usize>,
-    dirty: BTreeSet<Group>,
-    strings: intern::Strings,
+    pub(crate) connected: HashMap<(Text, Key), usize>,
+    pub(crate) dirty: BTreeSet<Group>,
+    pub(crate) strings: intern::Strings,
     /// Events since the start.
-    events: u64,
+    pub(crate) events: u64,
 }
 
 impl Index {
@@ -195,7 +187,7 @@ impl Index {
             networks_told: [Text::default()].into(),
             places: HashSet::new(),
             scopes: HashSet::new(),
-            homes: homes::Homes::default(),
+            homes: networks::Homes::default(),
             addresses: address::Addresses::default(),
             facts: HashMap::new(),
             facts_told: HashSet::new(),
@@ -275,7 +267,7 @@ impl Index {
 
     /// Computes everything touched since the last time.
     pub fn compile(&mut self) -> Vec<(Group, Compiled)> {
-        let homes = homes::Homes::of(self.clusters.values());
+        let homes = networks::Homes::of(self.clusters.values());
         if self.homes != homes {
             // Who may speak for a network decides about gateways and about what pods say of themselves; and a pod's
             // address is told to the clusters of its network.
@@ -406,7 +398,7 @@ impl Index {
         self.touch(name, affected);
     }
 
-    fn touch(&mut self, cluster: &Text, affected: Affected) {
+    pub(crate) fn touch(&mut self, cluster: &Text, affected: Affected) {
         self.dirty.extend(affected.services.into_iter().map(Group::Service));
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
         let told = pods.filter(|pod| self.connected.contains_key(pod));
@@ -414,7 +406,7 @@ impl Index {
         self.dirty.extend(affected.networks.into_iter().map(Group::Network));
     }
 
-    fn dirty_all(&mut self) {
+    pub(crate) fn dirty_all(&mut self) {
         for cluster in self.clusters.values() {
             self.dirty.extend(cluster.services.keys().map(Group::Service));
         }

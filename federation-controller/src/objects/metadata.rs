@@ -24,7 +24,7 @@ struct Metadata {
 }
 
 /// To be used with `deserialize_with`.
-pub(super) fn read<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+pub(crate) fn read<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
     let metadata = Metadata::deserialize(from)?;
     Ok(ObjectMeta {
         name: metadata.name,

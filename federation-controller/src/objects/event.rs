@@ -251,11 +251,11 @@ mod protocol_number {
     use serde::{Deserialize, Deserializer, Serializer};
     use wire::discovery::Protocol;
 
-    pub(super) fn serialize<S: Serializer>(protocol: &Protocol, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(protocol: &Protocol, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_i32(*protocol as i32)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
         Ok(Protocol::try_from(i32::deserialize(from)?).unwrap_or_default())
     }
 }

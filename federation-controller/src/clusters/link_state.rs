@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::index::event::{Kind, Link};
+use crate::objects::event::{Kind, Link};
 
 /// Heartbeats that fail in a row before the link counts as lost: one may be an accident.
 const FAILURES: u32 = 2;

@@ -8,14 +8,14 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::event::{Labels, Object, Spot, Template, Text};
+use crate::objects::event::{Labels, Object, Spot, Template, Text};
 
 /// Unused strings are dropped when the pool has grown by this many since the last time.
 const PURGE_STEP: usize = 4096;
 
 /// The pool.
 #[derive(Debug, Default)]
-pub(super) struct Strings {
+pub(crate) struct Strings {
     pool: HashSet<Text>,
     label_keys: HashSet<Arc<[Text]>>,
     spots: HashSet<Arc<Spot>>,
@@ -25,7 +25,7 @@ pub(super) struct Strings {
 
 impl Strings {
     /// The object, with strings of the pool.
-    pub(super) fn intern(&mut self, mut object: Object) -> Object {
+    pub(crate) fn intern(&mut self, mut object: Object) -> Object {
         match &mut object {
             Object::Namespace(of) => {
                 self.text(&mut of.name);
@@ -80,7 +80,7 @@ impl Strings {
     }
 
     /// Drops strings that only the pool holds, now and then.
-    pub(super) fn purge(&mut self) {
+    pub(crate) fn purge(&mut self) {
         let size = |of: &Self| of.pool.len() + of.label_keys.len() + of.spots.len() + of.templates.len();
         if size(self) > self.after_purge + PURGE_STEP {
             // What holds others goes first.
@@ -94,7 +94,7 @@ impl Strings {
     }
 
     /// The pool's copy.
-    pub(super) fn share(&mut self, mut text: Text) -> Text {
+    pub(crate) fn share(&mut self, mut text: Text) -> Text {
         self.text(&mut text);
         text
     }
@@ -157,7 +157,7 @@ fn copy(text: &Text) -> Text {
 }
 
 /// The one copy of a value.
-pub(super) fn one_copy<T: Eq + Hash>(known: &mut HashSet<Arc<T>>, value: T) -> Arc<T> {
+pub(crate) fn one_copy<T: Eq + Hash>(known: &mut HashSet<Arc<T>>, value: T) -> Arc<T> {
     if let Some(known) = known.get(&value) {
         return known.clone();
     }

@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 /// Members by what they belong to.
 #[derive(Clone, Debug)]
-pub(super) struct Relation<K, M> {
+pub(crate) struct Relation<K, M> {
     members: HashMap<K, Vec<M>>,
 }
 
@@ -21,7 +21,7 @@ impl<K, M> Default for Relation<K, M> {
 
 impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     /// Adds a pair; true if `key` had no members before.
-    pub(super) fn insert(&mut self, key: &K, member: &M) -> bool {
+    pub(crate) fn insert(&mut self, key: &K, member: &M) -> bool {
         match self.members.get_mut(key) {
             Some(members) => {
                 if let Err(at) = members.binary_search(member) {
@@ -34,7 +34,7 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     }
 
     /// Removes a pair; true if it was the last member of `key`.
-    pub(super) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, member: &M) -> bool
+    pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, member: &M) -> bool
     where
         K: Borrow<Q>,
     {
@@ -50,12 +50,12 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     }
 
     /// Removes all members of `key`.
-    pub(super) fn clear(&mut self, key: &K) {
+    pub(crate) fn clear(&mut self, key: &K) {
         self.members.remove(key);
     }
 
     /// The members of `key`, in order.
-    pub(super) fn of<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &M> + Clone
+    pub(crate) fn of<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &M> + Clone
     where
         K: Borrow<Q>,
     {
@@ -63,7 +63,7 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
     }
 
     /// Whether `key` has members.
-    pub(super) fn has<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
+    pub(crate) fn has<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {

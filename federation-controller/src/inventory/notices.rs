@@ -1,9 +1,9 @@
 //! What of the clusters' objects is not acted on, and why, in words for people.
 
-use super::cluster::{ClusterIndex, at_most};
-use super::event::{Service, Text};
-use super::table::Named as _;
 use super::{Index, Key};
+use crate::inventory::cluster::{ClusterIndex, at_most};
+use crate::inventory::collection::Named as _;
+use crate::objects::event::{Service, Text};
 
 /// More lines of one cluster help nobody.
 const LINES: usize = 20;
@@ -79,11 +79,11 @@ impl Index {
 }
 
 /// A gateway that has host names and no address: nothing is told of it, as a proxy dials addresses only.
-pub(super) fn only_by_name(service: &Service) -> bool {
+pub(crate) fn only_by_name(service: &Service) -> bool {
     service.external_ips.is_empty() && !service.external_names.is_empty()
 }
 
-pub(super) fn unreachable_gateway(key: &Key, service: &Service, network: &Text) -> String {
+pub(crate) fn unreachable_gateway(key: &Key, service: &Service, network: &Text) -> String {
     let names: Vec<&str> = service.external_names.iter().take(3).map(|name| &**name).collect();
     format!(
         "Service {key} is a gateway of network {network} known by host name only ({}): it is not used; give it an address in spec.externalIPs",

@@ -100,7 +100,7 @@ fn the_log_is_bounded_and_says_so() {
 /// Sizes of records of which there is one per endpoint. A larger one is paid ten thousand times.
 #[test]
 fn records_are_small() {
-    use crate::index::event::{Pod, SliceEndpoint};
+    use crate::objects::event::{Pod, SliceEndpoint};
     assert_eq!(size_of::<Told>(), 56);
     assert_eq!(size_of::<Option<Pod>>(), 48);
     assert_eq!(size_of::<SliceEndpoint>(), 48);

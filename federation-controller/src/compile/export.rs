@@ -10,8 +10,8 @@
 //! Never exported are `default/kubernetes` and what is in `kube-system`, as in Istio; nor, from other clusters than the
 //! controller's, what is in the namespace of our own components: a remote cluster cannot stand in for the controller.
 
-use crate::index::event::{Gateway, Text};
-use crate::index::{ClusterIndex, Key};
+use crate::inventory::{ClusterIndex, Key};
+use crate::objects::event::{Gateway, Text};
 
 /// Why a service is exported from a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]

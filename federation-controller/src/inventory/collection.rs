@@ -8,11 +8,11 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::Key;
-use super::event::Text;
+use crate::objects::event::Text;
 use crate::slots::Slots;
 
 /// Something that has a namespace and a name.
-pub(super) trait Named {
+pub(crate) trait Named {
     /// The namespace.
     fn namespace(&self) -> &Text;
     /// The name.
@@ -26,7 +26,7 @@ pub(super) trait Named {
 
 /// Records of one kind.
 #[derive(Debug)]
-pub(super) struct Table<T> {
+pub(crate) struct Table<T> {
     slots: Slots<T>,
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
@@ -40,7 +40,7 @@ impl<T> Default for Table<T> {
 
 impl<T: Named> Table<T> {
     /// The number of a record.
-    pub(super) fn id(&self, key: &Key) -> Option<u32> {
+    pub(crate) fn id(&self, key: &Key) -> Option<u32> {
         let hash = self.hasher.hash_one((&*key.namespace, &*key.name));
         let is = |at: &u32| {
             self.at(*at).is_some_and(|record| *record.name() == key.name && *record.namespace() == key.namespace)
@@ -49,22 +49,22 @@ impl<T: Named> Table<T> {
     }
 
     /// The record of a number.
-    pub(super) fn at(&self, id: u32) -> Option<&T> {
+    pub(crate) fn at(&self, id: u32) -> Option<&T> {
         self.slots.get(id)
     }
 
     /// A record.
-    pub(super) fn get(&self, key: &Key) -> Option<&T> {
+    pub(crate) fn get(&self, key: &Key) -> Option<&T> {
         self.at(self.id(key)?)
     }
 
     /// Whether there is such a record.
-    pub(super) fn contains_key(&self, key: &Key) -> bool {
+    pub(crate) fn contains_key(&self, key: &Key) -> bool {
         self.id(key).is_some()
     }
 
     /// Puts a record in place of the one of its name. It keeps that one's number.
-    pub(super) fn insert(&mut self, record: T) -> u32 {
+    pub(crate) fn insert(&mut self, record: T) -> u32 {
         if let Some(id) = self.id(&record.key()) {
             self.slots.replace(id, record);
             return id;
@@ -79,7 +79,7 @@ impl<T: Named> Table<T> {
     }
 
     /// Takes a record out.
-    pub(super) fn remove(&mut self, key: &Key) -> Option<(u32, T)> {
+    pub(crate) fn remove(&mut self, key: &Key) -> Option<(u32, T)> {
         let id = self.id(key)?;
         let hash = self.hasher.hash_one((&*key.namespace, &*key.name));
         let entry = self.index.find_entry(hash, |at| *at == id);
@@ -93,7 +93,7 @@ impl<T: Named> Table<T> {
     }
 
     /// Puts a record in, or takes out what there was under its name.
-    pub(super) fn replace(&mut self, key: &Key, new: Option<T>) {
+    pub(crate) fn replace(&mut self, key: &Key, new: Option<T>) {
         match new {
             Some(new) => drop(self.insert(new)),
             None => drop(self.remove(key)),
@@ -101,17 +101,17 @@ impl<T: Named> Table<T> {
     }
 
     /// All records.
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.slots.iter()
     }
 
     /// The keys of all records.
-    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
         self.values().map(Named::key)
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
 }
@@ -119,14 +119,14 @@ impl<T: Named> Table<T> {
 /// From a name to numbers of records, by the hash of the name alone: what is found may be of another name, so whoever asks
 /// looks, or does not mind.
 #[derive(Debug, Default)]
-pub(super) struct Reverse {
+pub(crate) struct Reverse {
     pairs: HashTable<(u32, u32)>,
     hasher: DefaultHashBuilder,
 }
 
 impl Reverse {
     /// Adds a pair.
-    pub(super) fn insert(&mut self, namespace: &str, name: &str, id: u32) {
+    pub(crate) fn insert(&mut self, namespace: &str, name: &str, id: u32) {
         let pair = (self.hash(namespace, name), id);
         if self.pairs.find(spread(pair.0), |of| *of == pair).is_none() {
             self.pairs.insert_unique(spread(pair.0), pair, |(hash, _)| spread(*hash));
@@ -134,14 +134,14 @@ impl Reverse {
     }
 
     /// Removes a pair.
-    pub(super) fn remove(&mut self, namespace: &str, name: &str, id: u32) {
+    pub(crate) fn remove(&mut self, namespace: &str, name: &str, id: u32) {
         let pair = (self.hash(namespace, name), id);
         let entry = self.pairs.find_entry(spread(pair.0), |of| *of == pair);
         entry.into_iter().for_each(|entry| _ = entry.remove());
     }
 
     /// The numbers, in no order.
-    pub(super) fn of(&self, namespace: &str, name: &str) -> impl Iterator<Item = u32> {
+    pub(crate) fn of(&self, namespace: &str, name: &str) -> impl Iterator<Item = u32> {
         let hash = self.hash(namespace, name);
         self.pairs.iter_hash(spread(hash)).filter(move |(of, _)| *of == hash).map(|(_, id)| *id)
     }
@@ -159,7 +159,7 @@ fn spread(hash: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::event::Export;
+    use crate::objects::event::Export;
 
     #[test]
     fn numbers_stay_and_are_used_again() {

@@ -12,14 +12,15 @@ use prost::Message;
 use wire::discovery::{self, Export, Health, Port, VirtualAddress};
 use wire::{Kind, name};
 
-use super::cluster::ClusterIndex;
-use super::event::{Pod, Service, Slice, SliceEndpoint, Text};
-use super::homes::Homes;
-use super::intern::one_copy;
-use super::{Index, Key, OWN_SERVICES, workload};
-use crate::export;
-use crate::store::endpoint::{Common, More, Place, Scope, Shape, Told, What};
-use crate::store::{Audience, Resource};
+use super::workload;
+use crate::compile::endpoint::{Common, More, Place, Scope, Shape, Told, What};
+use crate::compile::export;
+use crate::inventory::cluster::ClusterIndex;
+use crate::inventory::networks::Homes;
+use crate::inventory::{Index, Key, OWN_SERVICES};
+use crate::objects::event::{Pod, Service, Slice, SliceEndpoint, Text};
+use crate::objects::intern::one_copy;
+use crate::publish::{Audience, Resource};
 
 /// A merged service's facts for people; see `/debug/services`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -32,17 +33,17 @@ pub struct ServiceFacts {
 
 /// A merged service: what proxies are told, and what people should know.
 #[derive(Debug)]
-pub(super) struct Merged {
+pub(crate) struct Merged {
     /// Its host name.
-    pub(super) hostname: Arc<str>,
+    pub(crate) hostname: Arc<str>,
     /// The Service. Empty where no cluster defines it.
-    pub(super) resources: Vec<Resource>,
+    pub(crate) resources: Vec<Resource>,
     /// Its endpoints.
-    pub(super) told: Vec<Told>,
+    pub(crate) told: Vec<Told>,
     /// Clusters that export it.
-    pub(super) exports: Vec<(Text, export::Reason)>,
+    pub(crate) exports: Vec<(Text, export::Reason)>,
     /// Definitions that lost against an earlier one, in words.
-    pub(super) conflicts: Vec<String>,
+    pub(crate) conflicts: Vec<String>,
 }
 
 /// One endpoint with its pod, ready to be told.
@@ -63,9 +64,9 @@ struct Member<'a> {
 
 impl Index {
     /// Merges one service.
-    pub(super) fn merge(&mut self, key: &Key) -> Merged {
+    pub(crate) fn merge(&mut self, key: &Key) -> Merged {
         // The same copy each time that it is computed: others keep it.
-        let hostname = self.strings.share(super::hostname(key, &self.settings.cluster_domain).into());
+        let hostname = self.strings.share(crate::inventory::hostname(key, &self.settings.cluster_domain).into());
         let mut merged = Merged {
             hostname: hostname.clone(),
             resources: Vec::new(),
@@ -192,7 +193,7 @@ impl Index {
         near
     }
 
-    fn port(&self, port: &super::event::ServicePort, key: &Key, own: bool) -> Port {
+    fn port(&self, port: &crate::objects::event::ServicePort, key: &Key, own: bool) -> Port {
         let exposed = own && OWN_SERVICES.iter().any(|(name, number)| *name == &*key.name && *number == port.number);
         Port {
             number: port.number.into(),
@@ -321,8 +322,11 @@ impl Sum {
 }
 
 /// Ports of all definitions by number: the first definition to have a number says what it is.
-fn merge_ports(clusters: &[(&ClusterIndex, &Service)], conflicts: &mut Vec<String>) -> Vec<super::event::ServicePort> {
-    let mut ports: BTreeMap<u16, (&super::event::ServicePort, &Text)> = BTreeMap::new();
+fn merge_ports(
+    clusters: &[(&ClusterIndex, &Service)],
+    conflicts: &mut Vec<String>,
+) -> Vec<crate::objects::event::ServicePort> {
+    let mut ports: BTreeMap<u16, (&crate::objects::event::ServicePort, &Text)> = BTreeMap::new();
     for (cluster, service) in clusters {
         for port in &service.ports {
             match ports.get(&port.number) {

@@ -338,7 +338,7 @@ fn a_view_outlives_the_process() {
     assert_eq!(after.everything(), world.everything());
     assert!(after.index.ready() && after.index.is_remembered("east"));
     assert!(after.index.unheard().is_empty());
-    assert!(snapshot::age(after.index.cluster("east").unwrap().heard, world.now).is_some());
+    assert!(crate::publish::snapshot::age(after.index.cluster("east").unwrap().heard, world.now).is_some());
 
     // Its secret is gone meanwhile.
     after.cluster("west");

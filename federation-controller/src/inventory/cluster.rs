@@ -6,10 +6,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use super::event::{Cluster, Export, Gateway, Kind, Link, Namespace, Node, Object, Pod, Service, Slice, Text};
-use super::relation::Relation;
-use super::table::{Named, Reverse, Table};
 use super::{Key, SystemNamespaces};
+use crate::inventory::collection::{Named, Reverse, Table};
+use crate::inventory::relation::Relation;
+use crate::objects::event::{Cluster, Export, Gateway, Kind, Link, Namespace, Node, Object, Pod, Service, Slice, Text};
 
 /// An empty list from a cluster that had objects of the kind is believed after this long of an unbroken link.
 ///
@@ -54,13 +54,13 @@ pub struct ClusterIndex {
     /// Its view was remembered from before a restart, and holds until its lists replace it.
     pub restored: bool,
     system: SystemNamespaces,
-    pub(super) namespaces: HashMap<Text, Namespace>,
-    pub(super) nodes: HashMap<Text, Node>,
-    pub(super) services: Table<Service>,
-    pub(super) slices: Table<Slice>,
-    pub(super) pods: Table<Pod>,
-    pub(super) exports: Table<Export>,
-    pub(super) gateways: HashMap<Key, Gateway>,
+    pub(crate) namespaces: HashMap<Text, Namespace>,
+    pub(crate) nodes: HashMap<Text, Node>,
+    pub(crate) services: Table<Service>,
+    pub(crate) slices: Table<Slice>,
+    pub(crate) pods: Table<Pod>,
+    pub(crate) exports: Table<Export>,
+    pub(crate) gateways: HashMap<Key, Gateway>,
     /// Service to its slices.
     slices_of: Reverse,
     /// Pod to slices that list it.
@@ -176,13 +176,13 @@ impl ClusterIndex {
     }
 
     /// The slices of a service, in no order.
-    pub(super) fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Slice> {
+    pub(crate) fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Slice> {
         let found = self.slices_of.of(&service.namespace, &service.name).filter_map(|slice| self.slices.at(slice));
         found.filter(move |slice| slice.namespace == service.namespace && slice.service == service.name)
     }
 
     /// The slices that list a pod, in no order.
-    pub(super) fn slices_with(&self, pod: &Key) -> impl Iterator<Item = &Slice> {
+    pub(crate) fn slices_with(&self, pod: &Key) -> impl Iterator<Item = &Slice> {
         let found = self.slices_with.of(&pod.namespace, &pod.name).filter_map(|slice| self.slices.at(slice));
         found.filter(move |slice| {
             slice.namespace == pod.namespace
@@ -524,11 +524,11 @@ macro_rules! named {
 named!(Service, Slice, Pod, Export);
 
 /// The network that a pod says it is on, by the label `topology.istio.io/network`.
-pub(super) fn pod_network(pod: &Pod) -> Option<&Text> {
+pub(crate) fn pod_network(pod: &Pod) -> Option<&Text> {
     pod.labels.get("topology.istio.io/network").filter(|network| !network.is_empty())
 }
 
-pub(super) fn slice_service(slice: &Slice) -> Key {
+pub(crate) fn slice_service(slice: &Slice) -> Key {
     Key { namespace: slice.namespace.clone(), name: slice.service.clone() }
 }
 

@@ -6,15 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cluster::{ClusterIndex, pod_network};
-use super::event::{Pod, Text};
+use crate::inventory::cluster::{ClusterIndex, pod_network};
+use crate::objects::event::{Pod, Text};
 
 /// Networks that one cluster's objects may name. Each costs a collection per service, so there is a bound.
 const NETWORKS_PER_CLUSTER: usize = 32;
 
 /// The network of each cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Homes {
+pub(crate) struct Homes {
     /// By cluster; without those whose network is not known.
     of: BTreeMap<Text, Text>,
     /// The values of `of`.
@@ -22,7 +22,7 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    pub(super) fn of<'a>(clusters: impl Iterator<Item = &'a ClusterIndex>) -> Self {
+    pub(crate) fn of<'a>(clusters: impl Iterator<Item = &'a ClusterIndex>) -> Self {
         let of: BTreeMap<Text, Text> = clusters
             .filter(|cluster| !cluster.network().is_empty())
             .map(|cluster| (cluster.info.name.clone(), cluster.network().clone()))
@@ -32,12 +32,12 @@ impl Homes {
     }
 
     /// Whether objects of this cluster are believed when they name this network.
-    pub(super) fn may_name(&self, cluster: &Text, network: &Text) -> bool {
+    pub(crate) fn may_name(&self, cluster: &Text, network: &Text) -> bool {
         self.of.get(cluster) == Some(network) || !self.taken.contains(network)
     }
 
     /// The network that a pod is on; `None` where it names one that it cannot be on.
-    pub(super) fn network<'a>(&self, cluster: &'a ClusterIndex, pod: Option<&'a Pod>) -> Option<&'a Text> {
+    pub(crate) fn network<'a>(&self, cluster: &'a ClusterIndex, pod: Option<&'a Pod>) -> Option<&'a Text> {
         match pod.and_then(pod_network) {
             None => Some(cluster.network()),
             Some(named) => self.may_name(&cluster.info.name, named).then_some(named),
@@ -45,7 +45,7 @@ impl Homes {
     }
 
     /// All networks that are believed in, and the unnamed one.
-    pub(super) fn networks<'a>(&self, clusters: impl Iterator<Item = &'a ClusterIndex>) -> BTreeSet<Text> {
+    pub(crate) fn networks<'a>(&self, clusters: impl Iterator<Item = &'a ClusterIndex>) -> BTreeSet<Text> {
         let mut all = BTreeSet::from([Text::default()]);
         for cluster in clusters {
             let named: BTreeSet<&Text> =
@@ -57,7 +57,7 @@ impl Homes {
     }
 
     /// Other clusters on the network that this one is on.
-    pub(super) fn neighbours<'a>(&'a self, cluster: &'a ClusterIndex) -> impl Iterator<Item = &'a Text> {
+    pub(crate) fn neighbours<'a>(&'a self, cluster: &'a ClusterIndex) -> impl Iterator<Item = &'a Text> {
         let same = self.of.iter().filter(|(name, network)| {
             **name != cluster.info.name && !network.is_empty() && *network == cluster.network()
         });

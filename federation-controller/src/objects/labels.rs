@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::event::Text;
+use crate::objects::event::Text;
 
 /// Labels by key. The watch drops annotations and whatever else is not matched on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -28,7 +28,7 @@ impl Labels {
     }
 
     /// The keys, to be shared with others that have the same.
-    pub(super) fn keys_mut(&mut self) -> &mut Arc<[Text]> {
+    pub(crate) fn keys_mut(&mut self) -> &mut Arc<[Text]> {
         &mut self.keys
     }
 

@@ -12,10 +12,10 @@ use crate::slots::Slots;
 
 /// Changes remembered per kind. A stream reads them within milliseconds; one that is this far behind is stuck, or new, and
 /// to compare what it holds costs it less than to look at more names than these.
-pub(super) const LOG: usize = 1024;
+pub(crate) const LOG: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     slots: Slots<Stored>,
     by_name: HashTable<u32>,
     /// Hash of an address, and a service that has it: nearly always one, so there is no list of them.
@@ -31,11 +31,11 @@ pub(super) struct Table {
 
 /// A resource as it is kept.
 #[derive(Debug)]
-pub(super) struct Stored {
-    pub(super) name: Arc<str>,
-    pub(super) version: u64,
-    pub(super) body: Box<[u8]>,
-    pub(super) audience: Audience,
+pub(crate) struct Stored {
+    pub(crate) name: Arc<str>,
+    pub(crate) version: u64,
+    pub(crate) body: Box<[u8]>,
+    pub(crate) audience: Audience,
     /// One after the other, with [`BETWEEN`] between them.
     keys: Box<str>,
 }
@@ -58,34 +58,34 @@ impl Stored {
     }
 
     /// Other names that it answers to, but for its endpoints' addresses.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         self.keys.split(BETWEEN).filter(|key| !key.is_empty())
     }
 }
 
 impl Table {
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }
 
     /// Bytes of their bodies.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// All of them, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Stored> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Stored> {
         self.slots.iter()
     }
 
     /// The one of this name.
-    pub(super) fn get(&self, name: &str) -> Option<&Stored> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Stored> {
         self.slots.get(self.id(name)?)
     }
 
     /// Those that answer to another name, by their own.
-    pub(super) fn keyed(&self, key: &str) -> Vec<&Stored> {
+    pub(crate) fn keyed(&self, key: &str) -> Vec<&Stored> {
         let mut found: Vec<&Stored> = match name::parse_address(key) {
             Some(_) => {
                 let hash = self.hasher.hash_one(key);
@@ -100,7 +100,7 @@ impl Table {
     }
 
     /// Puts one in place of that of its name. Whether anything differs.
-    pub(super) fn put(&mut self, resource: Resource) -> bool {
+    pub(crate) fn put(&mut self, resource: Resource) -> bool {
         let new = Stored::new(resource);
         if let Some(known) = self.get(&new.name)
             && (known.version, &known.keys, &known.audience) == (new.version, &new.keys, &new.audience)
@@ -135,7 +135,7 @@ impl Table {
     }
 
     /// Takes one out. Whether there was one.
-    pub(super) fn remove(&mut self, name: &Arc<str>) -> bool {
+    pub(crate) fn remove(&mut self, name: &Arc<str>) -> bool {
         let removed = self.remove_silently(name);
         if removed {
             self.note(name.clone());
@@ -144,18 +144,18 @@ impl Table {
     }
 
     /// The position after the last change.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.start + self.log.len() as u64
     }
 
     /// Names of those that changed since; `None` where that is not remembered.
-    pub(super) fn changed(&self, since: u64) -> Option<Vec<Arc<str>>> {
+    pub(crate) fn changed(&self, since: u64) -> Option<Vec<Arc<str>>> {
         let skip = usize::try_from(since.checked_sub(self.start)?).ok()?;
         Some(self.log.iter().skip(skip).cloned().collect())
     }
 
     /// Puts a change into the log.
-    pub(super) fn note(&mut self, name: Arc<str>) {
+    pub(crate) fn note(&mut self, name: Arc<str>) {
         if self.log.len() >= LOG {
             self.log.pop_front();
             self.start += 1;
@@ -164,7 +164,7 @@ impl Table {
     }
 
     /// Whoever reads on has to compare.
-    pub(super) fn forget_log(&mut self) {
+    pub(crate) fn forget_log(&mut self) {
         self.start += self.log.len() as u64 + 1;
         self.log = VecDeque::new();
     }

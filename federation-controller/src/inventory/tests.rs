@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use wire::delta::{Body, Found as _};
 use wire::discovery::{Health, Protocol, endpoint};
 
-use super::event::{Kind, *};
 use super::*;
-use crate::store::{Store, Viewer};
+use crate::objects::event::{Kind, *};
+use crate::publish::{Store, Viewer};
 
 mod hostile;
 mod scenes;
@@ -81,7 +81,7 @@ impl World {
         let viewer = viewer(cluster);
         let view = self.store.view(&viewer);
         let members = wire::delta::Source::members(&view, wire::Kind::Endpoint, &collection);
-        let decode = |found: crate::store::Found<'_>| match self.body(wire::Kind::Endpoint, &found.name()) {
+        let decode = |found: crate::publish::Found<'_>| match self.body(wire::Kind::Endpoint, &found.name()) {
             Some(Body::Endpoint(endpoint)) => (found.name()[hostname.len()..].to_string(), endpoint),
             other => panic!("{other:?}"),
         };

@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::Shared;
-use crate::index::Index;
-use crate::index::event::{Event, Text};
+use crate::discovery::Shared;
+use crate::inventory::Index;
+use crate::objects::event::{Event, Text};
 
 /// Changes are put together for at most this long before they are told; the first after a pause is told at once.
 ///
