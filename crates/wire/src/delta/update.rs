@@ -62,11 +62,12 @@ impl Body {
 
 /// The resources of an update that the client rejects. The client accepts all others of the same update.
 #[derive(Clone, PartialEq, Eq, Debug, Default, thiserror::Error)]
-#[error("{} resources rejected, first {}", .0.len(), .0.first().map(|r| format!("{}: {}", r.name, r.reason)).unwrap_or_default())]
+#[error("{} resources rejected, first {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
 pub struct Rejected(pub Vec<Rejection>);
 
 /// One rejected resource.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{name}: {reason}")]
 pub struct Rejection {
     /// The resource's name.
     pub name: String,
