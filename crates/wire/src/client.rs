@@ -1,17 +1,17 @@
-//! The proxy's connection to its controller: one stream, kept up, and what waits for its answers.
+//! The proxy's discovery client: one stream to the controller, its subscriptions, and the tasks that wait for answers.
 //!
-//! [`discovery`] gives a [`Subscriber`] (a cheap handle that any thread may hold) and a [`Discovery`] to be run on the
-//! control thread. Decoded resources go to a [`Store`], which is the only place that the rest of the proxy reads: a waiter
-//! is told that its name was answered, and then looks into the store.
+//! [`discovery`] returns a [`Subscriber`], a cheap handle for any thread, and a [`Discovery`], which runs on the
+//! control thread. Decoded resources go to a [`Store`], from which the rest of the proxy reads them: a waiter receives
+//! the [`Outcome`] of its name, and then reads the store.
 //!
 //! ```text
-//! data path: subscriber.demand(kind, name, within) ─► waits ─► Answered ─► reads the store
+//! data path: subscriber.demand(kind, name, within) ─► waits ─► Outcome ─► reads the store
 //!                                │                      ▲
 //! control:        subscription (one per name) ─► stream ─► Store::apply
 //! ```
 //!
-//! The stream is opened again with back-off after any error, with the versions that are held, and nothing that is known is
-//! given up meanwhile.
+//! After an error, the client opens a new stream with backoff, and declares the versions of the resources that it
+//! holds. The store keeps its resources meanwhile.
 
 use std::future::Future;
 use std::time::{Duration, SystemTime};
@@ -28,25 +28,26 @@ mod waiters;
 
 pub use drive::Discovery;
 
-/// Where decoded resources go.
+/// The destination of decoded resources.
 pub trait Store {
-    /// Applies an update, all of it but what is named in the error. What is rejected stays as it was before.
+    /// Applies an update, except for the resources that the error names. Of a rejected resource, the store keeps the
+    /// content that it last accepted.
     fn apply(&mut self, update: Update) -> Result<(), Rejected>;
 }
 
-/// How often and how long; the defaults are for production.
+/// Durations and limits of the client. The defaults are for production.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The wait before the first new attempt after a stream broke. Doubled for each further one.
+    /// The wait before the first new attempt after the stream was lost. It doubles with each further attempt.
     pub backoff_min: Duration,
-    /// The longest wait between attempts.
+    /// The longest wait between two attempts.
     pub backoff_max: Duration,
-    /// How long a connection and the opening of its stream may take together.
+    /// The time limit for connecting and opening the stream together.
     pub open_timeout: Duration,
-    /// How long "there is no such thing" is kept for a name that nobody asks for, and how long a name is asked for of
-    /// which every waiter has gone.
+    /// How long the client stays subscribed to a demanded name since the last demand, once no task waits for it and
+    /// while it is absent or unanswered.
     pub absent_ttl: Duration,
-    /// How many names may be demanded at once beyond those subscribed to for good. More are answered
+    /// The largest number of demanded names, besides the pinned ones. The outcome of a demand for a further name is
     /// [`Outcome::Unanswered`] at once.
     pub max_demanded: usize,
 }
@@ -63,37 +64,37 @@ impl Default for Settings {
     }
 }
 
-/// What became of a demand.
+/// The outcome of a demand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// The store holds what there is under that name.
+    /// The store holds all resources of the name.
     Present,
-    /// There is nothing under that name. It stays subscribed to for a few seconds.
+    /// No resource of the name exists. The subscription stays for [`Settings::absent_ttl`].
     Absent,
-    /// No answer within the time given: the controller is not reachable, or slow.
+    /// The controller did not answer within the time limit, or the limit of demanded names is reached.
     Unanswered,
 }
 
-/// How the stream is.
+/// The state of the stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Link {
-    /// It never was open yet.
+    /// The first stream is not open yet.
     Connecting,
-    /// It is open.
+    /// The stream is open.
     Connected {
-        /// Since when.
+        /// When it was opened.
         since: SystemTime,
     },
-    /// It broke and is being opened again.
+    /// The stream was lost, and the client is opening a new one.
     Lost {
-        /// Since when.
+        /// When it was lost.
         since: SystemTime,
-        /// Why the last attempt failed.
+        /// Why the stream or the last attempt failed.
         error: String,
     },
 }
 
-/// What a [`Subscriber`] tells a [`Discovery`].
+/// A command from a [`Subscriber`] to the [`Discovery`].
 #[derive(Debug)]
 enum Command {
     Subscribe(Kind, Box<str>),
@@ -102,7 +103,7 @@ enum Command {
     Reconnect,
 }
 
-/// Says what is wanted. Clones share one stream.
+/// A handle that subscribes to names. Clones share one stream.
 #[derive(Clone, Debug)]
 pub struct Subscriber {
     commands: mpsc::UnboundedSender<Command>,
@@ -110,20 +111,20 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Wants a name until [`Subscriber::unsubscribe`].
+    /// Subscribes to a name and pins the subscription: it stays until [`Subscriber::unsubscribe`].
     pub fn subscribe(&self, kind: Kind, name: impl Into<Box<str>>) {
-        // A stopped discovery knows nothing new; what the store holds stays valid.
+        // Sending fails once the discovery has stopped. The resources in the store stay valid.
         let _ = self.commands.send(Command::Subscribe(kind, name.into()));
     }
 
-    /// No longer wants a name; the store is told when the controller confirms. For names that were demanded and have
-    /// not been used for a while, too.
+    /// Unsubscribes from a name, whether pinned or demanded. The store removes the resources when the controller
+    /// confirms.
     pub fn unsubscribe(&self, kind: Kind, name: impl Into<Box<str>>) {
         let _ = self.commands.send(Command::Unsubscribe(kind, name.into()));
     }
 
-    /// Subscribes to a name if it is not subscribed to, and waits until it has been answered, at most `within`.
-    /// Any number may wait for the same name; the controller is asked once.
+    /// Waits for the answer to a name, at most for `within`. Subscribes to the name if there is no subscription yet:
+    /// any number of tasks may wait for one subscription.
     pub async fn demand(&self, kind: Kind, name: impl Into<Box<str>>, within: Duration) -> Outcome {
         let (answer, answered) = oneshot::channel();
         if self.commands.send(Command::Demand(kind, name.into(), answer)).is_err() {
@@ -135,19 +136,21 @@ impl Subscriber {
         }
     }
 
-    /// Opens a new stream, as after new credentials. What is known stays.
+    /// Opens a new stream, for example with a new certificate. Subscriptions and resources stay.
     pub fn reconnect(&self) {
         let _ = self.commands.send(Command::Reconnect);
     }
 
-    /// How the stream is, now and when it changes.
+    /// Returns a receiver of the stream's state and its changes.
     pub fn link(&self) -> watch::Receiver<Link> {
         self.link.clone()
     }
 }
 
-/// A discovery client for this node. `connect` is called for each attempt and gives a channel to the controller; it is
-/// where TLS and the workload's present certificate come in. Nothing happens until [`Discovery::run`].
+/// Creates a discovery client for a node. It starts with [`Discovery::run`].
+///
+/// The client calls `connect` for each attempt. `connect` returns a channel to the controller, and sets up TLS with the
+/// workload's current certificate.
 pub fn discovery<S, C, F, E>(node: &Node, store: S, connect: C, settings: Settings) -> (Subscriber, Discovery<S, C>)
 where
     S: Store,
@@ -156,12 +159,12 @@ where
     E: std::fmt::Display + Send + 'static,
 {
     let (commands, inbox) = mpsc::unbounded_channel();
-    let (told, link) = watch::channel(Link::Connecting);
-    (Subscriber { commands, link }, Discovery::new(node, store, connect, settings, inbox, told))
+    let (link_sender, link) = watch::channel(Link::Connecting);
+    (Subscriber { commands, link }, Discovery::new(node, store, connect, settings, inbox, link_sender))
 }
 
-/// An endpoint for `uri` with the keep-alive that a stream needs that may be silent for hours: a controller that is gone
-/// without a word is noticed within 15 seconds.
+/// Returns a gRPC endpoint for `uri` with keep-alive, because a stream may be idle for hours: a controller that
+/// disappears without closing the connection is detected within 15 seconds.
 pub fn endpoint(uri: &str) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(uri.to_owned())?
         .connect_timeout(Duration::from_secs(5))

@@ -1,21 +1,22 @@
-//! The incremental discovery stream, as two state machines that do no IO.
+//! The incremental discovery protocol, as two state machines that do no IO.
 //!
-//! It is xDS's delta protocol (`envoy.service.discovery.v3`), with these points made exact, because xDS leaves them to
-//! the reader:
+//! The protocol is the delta variant of xDS (`envoy.service.discovery.v3`), with these rules where xDS leaves a choice:
 //!
-//! - Subscriptions are names: of a resource, of an address ("alias") or of a collection; see [`crate::name`]. There is
-//!   no wildcard.
-//! - **A subscription is always answered**: by resources that carry a body, or by a resource of the subscription's name
-//!   without a body ("what you hold under this name is current and complete"), or by its name in `removed_resources`
-//!   ("there is none, yet"). A collection's first answer is complete. Later, a subscription that loses its last
-//!   resource is named in `removed_resources`, and one that gains its first is answered again.
-//! - **An unsubscription is confirmed**, by a resource of its name without a body and with the version [`RELEASED`]. A
-//!   client that wants the name again waits for that, so that an old answer is never taken for a new one.
-//! - On a new stream the first request of each type carries all versions that the client holds. Versions are hashes of
-//!   content, so that a restart of either side moves only differences; what is held and no longer subscribed to, or no
-//!   longer exists, is removed by the first response.
-//! - A resource that the client rejects (NACK) is kept in its last good form by the client and not sent again by the
-//!   server until it changes.
+//! - A subscription is a name: of a resource, of an address (an alias) or of a collection; see [`crate::name`]. There
+//!   is no wildcard.
+//! - **Every subscription is answered**: with resources that carry a body; or with a resource of the subscribed name
+//!   without a body, which means that the client already holds all current resources of that name; or with the name in
+//!   `removed_resources`, which means that no such resource exists yet. The first answer to a collection is complete.
+//!   Later, a subscription that loses its last resource is named in `removed_resources`, and a subscription that gains
+//!   its first resource is answered again.
+//! - **Every unsubscription is confirmed** with a resource of its name that has no body and the version [`RELEASED`]. A
+//!   client that subscribes to the name again waits for the confirmation first, so that it never takes an old answer
+//!   for a new one.
+//! - The first request of each type on a new stream carries the versions of all resources that the client holds.
+//!   Versions are hashes of content, so that a restart of either side transfers only differences. The first response
+//!   removes the resources that the client holds but no longer subscribes to, and those that no longer exist.
+//! - When a client rejects a resource (NACK), it keeps the version that it last accepted. On the same stream, the
+//!   server sends the resource again only when it changes.
 
 mod client;
 mod server;
@@ -27,15 +28,16 @@ pub use client::{Answer, Client, Receipt};
 pub use server::{Found, Item, MAX_SUBSCRIPTIONS, Refused, Server, Source, Stats};
 pub use update::{Body, Changed, Malformed, Rejected, Rejection, Update};
 
-/// How many responses of one type may be unacknowledged before the server waits.
+/// The number of unacknowledged responses of one type at which the server stops sending responses of that type.
 ///
-/// One would make every change wait for a round trip to the proxy when changes come in a burst; many would queue stale
-/// bodies for a slow reader. Two keep the pipe full with at most one response waiting in it.
+/// With one, every change of a burst would wait for a round trip to the proxy; with many, outdated bodies would queue
+/// up for a slow reader. Two keep the connection busy with at most one response waiting in it.
 pub const WINDOW: usize = 2;
 
 /// The version that confirms an unsubscription.
 pub const RELEASED: &str = "-";
 
-/// The longest name that may be subscribed to. A hostname has at most 253 bytes; the longest names hold one, a network
-/// and two separators.
+/// The longest name that a proxy may subscribe to, in bytes.
+///
+/// A hostname has at most 253 bytes; the longest names consist of a hostname, a network and two separators.
 pub const MAX_NAME: usize = 512;

@@ -1,70 +1,71 @@
-//! Names of resources and collections, written and read in one place.
+//! Formats and parses the names of resources, aliases and collections, node ids and server names.
 //!
-//! The forms are those of the header of `proto/isthmus/discovery/v1/resources.proto`. Clusters, networks, namespaces
-//! and pods are DNS labels or subdomains, so none of the separators `@`, `/` and `~` can occur in them.
+//! The header of `proto/isthmus/discovery/v1/resources.proto` defines the names. Clusters, networks, namespaces and
+//! pods are DNS labels or subdomains, so none of the separators `@`, `/` and `~` can occur in them.
 
 use std::net::IpAddr;
 
 use bytes::Bytes;
 
-/// The only name of a [`crate::discovery::Trust`] and of a [`crate::discovery::MeshConfig`].
+/// The name of the only [`crate::discovery::Trust`] and of the only [`crate::discovery::MeshConfig`].
 pub const MESH: &str = "mesh";
 
-/// `@<cluster>/<ip>`: the service that owns this virtual address in that cluster.
+/// Returns `@<cluster>/<ip>`: the alias of the service with this virtual address in the cluster, and of the services
+/// with an endpoint at this pod address.
 pub fn address(cluster: &str, ip: IpAddr) -> String {
     format!("@{cluster}/{ip}")
 }
 
-/// Reads [`address`].
+/// Parses the form of [`address`] into cluster and address.
 pub fn parse_address(name: &str) -> Option<(&str, IpAddr)> {
     let (cluster, ip) = name.strip_prefix('@')?.split_once('/')?;
     Some((cluster, ip.parse().ok()?))
 }
 
-/// `exported@<network>`: every service exported by a cluster of that network.
+/// Returns `exported@<network>`: the collection of services that a cluster of the network exports.
 pub fn exported(network: &str) -> String {
     format!("exported@{network}")
 }
 
-/// Reads [`exported`].
+/// Parses the form of [`exported`], and returns the network.
 pub fn parse_exported(name: &str) -> Option<&str> {
     name.strip_prefix("exported@")
 }
 
-/// `<hostname>@<network>`: a service's endpoints as seen from that network.
+/// Returns `<hostname>@<network>`: the collection of a service's endpoints as seen from the network.
 pub fn endpoints(hostname: &str, network: &str) -> String {
     format!("{hostname}@{network}")
 }
 
-/// Reads [`endpoints`]: the hostname and the network.
+/// Parses the form of [`endpoints`] into hostname and network.
 pub fn parse_endpoints(name: &str) -> Option<(&str, &str)> {
     let (hostname, network) = name.split_once('@')?;
     (!hostname.is_empty() && !network.contains(['/', '@'])).then_some((hostname, network))
 }
 
-/// `<hostname>@<network>/<cluster>/<id>`: one endpoint. `network` is the one inside which it is told one by one, or
-/// [`SUMMARY`].
+/// Returns `<hostname>@<network>/<cluster>/<id>`: the name of one [`crate::discovery::Endpoint`]. `network` is the
+/// endpoint's network, or [`SUMMARY`] for a summary.
 pub fn endpoint(hostname: &str, network: &str, cluster: &str, id: &str) -> String {
     format!("{hostname}@{network}/{cluster}/{id}")
 }
 
-/// The network part of a summary's name.
+/// The network in the name of a summary.
 pub const SUMMARY: &str = "*";
 
-/// The parts of one endpoint's name.
+/// The parts of an endpoint's name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EndpointName<'a> {
     /// The service's hostname.
     pub hostname: &'a str,
-    /// The network inside which it is told, or [`SUMMARY`].
+    /// The endpoint's network, or [`SUMMARY`] for a summary.
     pub network: &'a str,
-    /// The cluster that it is in.
+    /// The endpoint's cluster.
     pub cluster: &'a str,
-    /// What tells it from the cluster's other endpoints of the service.
+    /// An identifier that is unique among the service's endpoints in the cluster.
     pub id: &'a str,
 }
 
-/// Reads [`endpoint`].
+/// Parses the form of [`endpoint`].
 pub fn parse_endpoint(name: &str) -> Option<EndpointName<'_>> {
     let (hostname, rest) = name.split_once('@')?;
     let mut parts = rest.splitn(3, '/');
@@ -76,21 +77,21 @@ pub fn workload(cluster: &str, namespace: &str, pod: &str) -> String {
     format!("{cluster}/{namespace}/{pod}")
 }
 
-/// Reads [`workload`]: cluster, namespace and pod.
+/// Parses the form of [`workload`] into cluster, namespace and pod.
 pub fn parse_workload(name: &str) -> Option<(&str, &str, &str)> {
     let mut parts = name.split('/');
-    let found = (parts.next()?, parts.next()?, parts.next()?);
-    parts.next().is_none().then_some(found)
+    let workload = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(workload)
 }
 
 /// The role of a proxy: the first part of its node id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Role {
-    /// The proxy beside a pod.
+    /// The proxy beside a pod's application.
     Sidecar,
     /// An ingress or egress gateway.
     Router,
-    /// The SNI router between networks.
+    /// The gateway at the edge of a network, which forwards mutual-TLS connections by SNI.
     EastWestGateway,
 }
 
@@ -107,23 +108,23 @@ impl Role {
         }
     }
 
-    fn parse(word: &str) -> Option<Role> {
-        Role::ALL.into_iter().find(|role| role.as_str() == word)
+    fn parse(text: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.as_str() == text)
     }
 }
 
-/// A node id, `<role>~<ip>~<pod>.<namespace>~<cluster>`: who asks.
+/// A node id, which identifies a proxy in discovery: `<role>~<ip>~<pod>.<namespace>~<cluster>`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Node {
-    /// What it is.
+    /// The proxy's role.
     pub role: Role,
-    /// Its own address.
+    /// The proxy's address.
     pub ip: IpAddr,
-    /// Its pod's name.
+    /// The name of the proxy's pod.
     pub pod: String,
-    /// Its pod's namespace.
+    /// The namespace of the proxy's pod.
     pub namespace: String,
-    /// Its cluster.
+    /// The proxy's cluster.
     pub cluster: String,
 }
 
@@ -133,13 +134,13 @@ impl std::fmt::Display for Node {
     }
 }
 
-/// Why a node id was refused.
+/// Why a node id is not valid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("node id {id:?} is not `<sidecar|router|eastwest>~<ip>~<pod>.<namespace>~<cluster>`: {part} is wrong")]
+#[error("node id {id:?} is not `<sidecar|router|eastwest>~<ip>~<pod>.<namespace>~<cluster>`: {part} is not valid")]
 pub struct BadNode {
-    /// What was sent.
+    /// The node id, at most 300 characters of it.
     pub id: String,
-    /// The part that could not be read.
+    /// The part that is not valid.
     pub part: &'static str,
 }
 
@@ -151,21 +152,21 @@ impl std::str::FromStr for Node {
         let mut parts = id.split('~');
         let role = parts.next().and_then(Role::parse).ok_or_else(|| bad("the role"))?;
         let ip = parts.next().and_then(|ip| ip.parse().ok()).ok_or_else(|| bad("the address"))?;
-        // Pod names may contain dots, namespaces may not.
+        // A pod's name may contain dots, a namespace may not.
         let (pod, namespace) = parts.next().and_then(|pod| pod.rsplit_once('.')).ok_or_else(|| bad("the pod"))?;
         let cluster = parts.next().ok_or_else(|| bad("the cluster"))?;
-        let clean = |text: &str| !text.is_empty() && !text.contains(['/', '@']);
-        if !clean(pod) || !clean(namespace) {
+        let valid = |text: &str| !text.is_empty() && !text.contains(['/', '@']);
+        if !valid(pod) || !valid(namespace) {
             return Err(bad("the pod"));
         }
-        if !clean(cluster) || parts.next().is_some() {
+        if !valid(cluster) || parts.next().is_some() {
             return Err(bad("the cluster"));
         }
         Ok(Node { role, ip, pod: pod.into(), namespace: namespace.into(), cluster: cluster.into() })
     }
 }
 
-/// An address as messages carry it: 4 or 16 bytes, network order.
+/// Returns an address in the form of the messages: 4 or 16 bytes, network order.
 pub fn ip_to_bytes(ip: IpAddr) -> Bytes {
     match ip {
         IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
@@ -173,7 +174,7 @@ pub fn ip_to_bytes(ip: IpAddr) -> Bytes {
     }
 }
 
-/// Reads [`ip_to_bytes`]; `None` for any other length.
+/// Parses the form of [`ip_to_bytes`]; returns `None` for any other length.
 pub fn ip_of_bytes(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
@@ -182,16 +183,16 @@ pub fn ip_of_bytes(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The server name by which a gateway forwards: `outbound_.<service port>_.<subset>_.<hostname>`.
+/// Returns `outbound_.<service port>_.<subset>_.<hostname>`: the server name (SNI) by which a gateway forwards.
 pub fn sni(port: u16, subset: &str, hostname: &str) -> String {
     format!("outbound_.{port}_.{subset}_.{hostname}")
 }
 
-/// Reads [`sni`]: service port, subset and hostname.
+/// Parses the form of [`sni`] into service port, subset and hostname.
 pub fn parse_sni(name: &str) -> Option<(u16, &str, &str)> {
     let (port, rest) = name.strip_prefix("outbound_.")?.split_once("_.")?;
     let (subset, hostname) = rest.split_once("_.")?;
-    // `str::parse` accepts a leading plus sign and zeros, which would make several names of one service.
+    // `str::parse` accepts a plus sign and leading zeros, so that a port would have several names.
     if hostname.is_empty() || port.is_empty() || port.starts_with('0') || !port.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -203,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_read_back() {
+    fn resource_names_parse_to_their_parts() {
         let ip: IpAddr = "10.96.0.7".parse().unwrap();
         assert_eq!(parse_address(&address("west", ip)), Some(("west", ip)));
         assert_eq!(parse_address("west/10.0.0.1"), None);
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn node_ids_read_back_and_bad_ones_say_what_is_wrong() {
+    fn node_ids_round_trip_and_errors_name_the_invalid_part() {
         let id = "sidecar~10.244.0.5~front.end-1.default~west";
         let node: Node = id.parse().unwrap();
         assert_eq!((node.pod.as_str(), node.namespace.as_str()), ("front.end-1", "default"));
@@ -235,7 +236,7 @@ mod tests {
         for (id, part) in [
             ("", "the role"),
             ("proxy~1.1.1.1~a.b~c", "the role"),
-            ("sidecar~nowhere~a.b~c", "the address"),
+            ("sidecar~1.1.1~a.b~c", "the address"),
             ("sidecar~1.1.1.1~ab~c", "the pod"),
             ("sidecar~1.1.1.1~a.~c", "the pod"),
             ("sidecar~1.1.1.1~a/x.b~c", "the pod"),
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn server_names_have_one_form() {
+    fn a_server_name_has_one_form() {
         let name = sni(9080, "", "ratings.default.svc.cluster.local");
         assert_eq!(name, "outbound_.9080_._.ratings.default.svc.cluster.local");
         assert_eq!(parse_sni(&name), Some((9080, "", "ratings.default.svc.cluster.local")));
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_read_back() {
+    fn addresses_round_trip() {
         for ip in ["10.0.0.1", "::1"] {
             let ip: IpAddr = ip.parse().unwrap();
             assert_eq!(ip_of_bytes(&ip_to_bytes(ip)), Some(ip));

@@ -1,4 +1,4 @@
-//! Keeps the stream up and moves messages between it, the state machine and the store.
+//! The client's driver: opens the stream, and passes messages between the stream, the state machine and the store.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -19,16 +19,17 @@ use crate::envoy::aggregated_discovery_service_client::AggregatedDiscoveryServic
 use crate::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::name::Node;
 
-/// The largest response that is read: the first answer for a collection of a hundred thousand endpoints.
+/// The largest response that the client accepts, in bytes: the first answer to a collection of 100,000 endpoints.
 const MAX_RESPONSE: usize = 64 << 20;
 
-/// Requests handed to the stream that it has not sent yet. Few, so that what is wanted meanwhile goes into the next.
+/// The number of requests queued for sending. It is small, so that one request collects the subscriptions that are made
+/// while earlier requests are queued.
 const REQUESTS_AHEAD: usize = 4;
 
-/// How often demanded names are looked over.
+/// How often subscriptions to demanded names are checked for expiry.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// The client's driver. See [`super::discovery`].
+/// The driver of a discovery client, created by [`super::discovery`].
 #[derive(Debug)]
 pub struct Discovery<S, C> {
     client: Client,
@@ -36,34 +37,35 @@ pub struct Discovery<S, C> {
     connect: C,
     settings: Settings,
     waiters: Waiters,
-    /// Names subscribed to for good.
+    /// Names subscribed to by [`super::Subscriber::subscribe`].
     pinned: HashSet<(Kind, Box<str>)>,
     commands: mpsc::UnboundedReceiver<Command>,
     link: watch::Sender<Link>,
-    /// Attempts since the last stream that told something.
+    /// Failures since the last response.
     failures: u32,
 }
 
-/// Where the connection is.
+/// The state of the connection.
 enum Stream {
-    /// Broke; tried again after this.
+    /// Failed; waits for the backoff to end.
     Waiting(Pin<Box<tokio::time::Sleep>>),
-    /// Being opened.
+    /// Waits for the connection and for the controller to accept the stream.
     Opening(Opening),
-    /// Open.
+    /// Waits for responses, and for room to send requests.
     Open { requests: mpsc::Sender<DeltaDiscoveryRequest>, responses: Box<Streaming<DeltaDiscoveryResponse>> },
 }
 
 type Opened = (mpsc::Sender<DeltaDiscoveryRequest>, Box<Streaming<DeltaDiscoveryResponse>>);
 type Opening = Pin<Box<dyn Future<Output = Result<Opened, String>> + Send>>;
 
-/// What the stream came to.
+/// An event of the connection.
 enum Step {
+    /// The backoff ended.
     Retry,
     Opened(Opened),
     Failed(String),
     Received(Box<DeltaDiscoveryResponse>),
-    /// There is room for a request.
+    /// The queue has room for a request.
     Ready,
 }
 
@@ -95,7 +97,7 @@ where
         }
     }
 
-    /// Runs until every [`super::Subscriber`] is dropped.
+    /// Runs the client until every [`super::Subscriber`] is dropped.
     pub async fn run(mut self) {
         let mut stream = Stream::Opening(self.open());
         let mut sweep = tokio::time::interval(SWEEP);
@@ -138,6 +140,7 @@ where
         }
     }
 
+    /// Handles an event, and returns the next state of the connection.
     fn advance(&mut self, mut stream: Stream, step: Step) -> Stream {
         match step {
             Step::Retry => Stream::Opening(self.open()),
@@ -157,7 +160,8 @@ where
                 if let Stream::Open { requests, .. } = &mut stream
                     && let Some(request) = self.client.next_request()
                 {
-                    // There was room a moment ago and this is the only sender; a closed channel shows as a broken stream.
+                    // The queue has room: `Step::Ready` reports it, and this is the only sender. A closed channel is
+                    // reported as `Step::Failed`.
                     let _ = requests.try_send(request);
                 }
                 stream
@@ -173,7 +177,7 @@ where
         debug!(%kind, changed = update.changed.len(), removed = update.removed.len(), "discovery response");
         let result = self.store.apply(update);
         if let Err(rejected) = &result {
-            warn!(%kind, %rejected, "told the controller that its update is not acceptable; what was known stays");
+            warn!(%kind, %rejected, "update rejected; the last accepted resources stay in use");
         }
         for (name, answer) in self.client.applied(receipt, result) {
             self.waiters.answered(kind, name, answer);
@@ -184,10 +188,10 @@ where
         self.client.disconnected();
         let wait = backoff(&self.settings, self.failures);
         self.failures = self.failures.saturating_add(1);
-        // The first failure after a good stream is news, the rest repeats it.
+        // Only the first failure after a response is logged at the info level.
         match self.failures {
-            1 => info!(error, "discovery stream lost; what is known stays in force"),
-            failures => debug!(error, failures, ?wait, "discovery not reachable"),
+            1 => info!(error, "discovery stream lost; the last accepted resources stay in use"),
+            failures => debug!(error, failures, ?wait, "discovery stream not opened"),
         }
         self.link.send_modify(|link| {
             let since = match link {
@@ -208,19 +212,19 @@ where
                 let (requests, outbox) = mpsc::channel(REQUESTS_AHEAD);
                 let mut service =
                     AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
-                let answer = service.delta_aggregated_resources(ReceiverStream::new(outbox)).await;
-                Ok((requests, Box::new(answer.map_err(explain)?.into_inner())))
+                let responses = service.delta_aggregated_resources(ReceiverStream::new(outbox)).await;
+                Ok((requests, Box::new(responses.map_err(describe)?.into_inner())))
             };
             match tokio::time::timeout(timeout, opening).await {
                 Ok(opened) => opened,
-                Err(_) => Err(format!("no connection within {timeout:?}")),
+                Err(_) => Err(format!("no discovery stream within {timeout:?}")),
             }
         })
     }
 }
 
 impl Stream {
-    /// Waits for what comes next. Nothing is lost when this is dropped halfway.
+    /// Waits for the next event. Dropping the future loses no message.
     async fn step(&mut self, has_request: bool) -> Step {
         match self {
             Stream::Waiting(sleep) => {
@@ -239,15 +243,15 @@ impl Stream {
                 response = responses.message() => match response {
                     Ok(Some(response)) => Step::Received(Box::new(response)),
                     Ok(None) => Step::Failed("the controller closed the stream".into()),
-                    Err(status) => Step::Failed(explain(status)),
+                    Err(status) => Step::Failed(describe(status)),
                 },
             },
         }
     }
 }
 
-/// A status with the causes that its own text leaves out.
-fn explain(status: tonic::Status) -> String {
+/// Returns the text of a status with its causes, which `Display` omits.
+fn describe(status: tonic::Status) -> String {
     let mut text = format!("{}: {}", status.code(), status.message());
     let mut cause = std::error::Error::source(&status);
     while let Some(error) = cause {
@@ -257,8 +261,8 @@ fn explain(status: tonic::Status) -> String {
     text.chars().take(500).collect()
 }
 
-/// The wait before attempt `failures + 1`: doubled each time, less up to a half at random so that proxies do not come
-/// back all at once.
+/// Returns the wait before attempt `failures + 1`. It doubles each time, and is reduced by up to half at random, so
+/// that proxies do not reconnect all at once.
 fn backoff(settings: &Settings, failures: u32) -> Duration {
     let full = settings.backoff_min.saturating_mul(1 << failures.min(20)).min(settings.backoff_max);
     full.mul_f64(rand::random_range(0.5..=1.0))
@@ -269,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_longest() {
+    fn backoff_doubles_up_to_the_maximum() {
         let settings = Settings::default();
         for (failures, full_ms) in [(0, 10), (1, 20), (5, 320), (10, 10_240), (11, 15_000), (1000, 15_000)] {
             let wait = backoff(&settings, failures).as_millis();

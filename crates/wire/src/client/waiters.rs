@@ -1,4 +1,4 @@
-//! Who waits for which name, and which names are wanted only because somebody asked.
+//! Demanded names: subscriptions that exist because a task demanded the name, and the tasks that wait for an answer.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use super::Outcome;
 use crate::Kind;
 use crate::delta::{Answer, Client};
 
-/// Demanded names, with those who wait for them.
+/// The demanded names, with the waiters of each.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     demanded: HashMap<(Kind, Box<str>), Demand>,
@@ -18,11 +18,13 @@ pub(super) struct Waiters {
 #[derive(Debug)]
 struct Demand {
     waiting: Vec<oneshot::Sender<Outcome>>,
+    /// When the name was last demanded.
     last: Instant,
 }
 
 impl Waiters {
-    /// Someone wants to know of a name: answers at once if it can, else keeps them until [`Waiters::answered`].
+    /// Adds a demand for a name. Sends the outcome at once if the name is answered; otherwise keeps the waiter until
+    /// [`Waiters::answered`].
     pub(super) fn demand(
         &mut self,
         client: &mut Client,
@@ -43,14 +45,14 @@ impl Waiters {
                 client.subscribe(kind, &name)
             }
         };
-        // A name subscribed to for good can be waited for as well.
+        // A pinned name may have waiters too.
         let key = (kind, name);
         match outcome(answer) {
             Some(outcome) => {
                 if let Some(demand) = self.demanded.get_mut(&key) {
                     demand.last = now;
                 }
-                // Who asked may have given up.
+                // The waiter may have timed out.
                 let _ = waiter.send(outcome);
             }
             None => {
@@ -62,7 +64,7 @@ impl Waiters {
         }
     }
 
-    /// A name was answered.
+    /// Sends the outcome to the waiters of an answered name.
     pub(super) fn answered(&mut self, kind: Kind, name: Box<str>, answer: Answer) {
         if let (Some(outcome), Some(demand)) = (outcome(answer), self.demanded.get_mut(&(kind, name))) {
             for waiter in demand.waiting.drain(..) {
@@ -71,13 +73,13 @@ impl Waiters {
         }
     }
 
-    /// A name is no longer wanted: those who wait for it are told that there was no answer.
+    /// Removes a name. The outcome for its waiters is [`Outcome::Unanswered`].
     pub(super) fn forget(&mut self, kind: Kind, name: Box<str>) {
         self.demanded.remove(&(kind, name));
     }
 
-    /// Gives up demanded names that nobody waits for and that were not found, once they are older than `ttl`. Those that are
-    /// subscribed to for good (`pinned`) stay subscribed to.
+    /// Unsubscribes from demanded names that have no waiters and are absent or unanswered, once the last demand is
+    /// `ttl` ago. Pinned names stay subscribed.
     pub(super) fn sweep(
         &mut self,
         client: &mut Client,
@@ -118,7 +120,7 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(10);
 
-    fn nobody() -> (Waiters, Client, Instant) {
+    fn empty() -> (Waiters, Client, Instant) {
         (Waiters::default(), Client::new("pod".into(), "east".into()), Instant::now())
     }
 
@@ -146,24 +148,24 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_found_is_given_up_once_it_is_old() {
-        let (mut waiters, mut client, start) = nobody();
+    fn absent_names_expire() {
+        let (mut waiters, mut client, start) = empty();
         let mut found = demand(&mut waiters, &mut client, "found", start);
         let mut missing = demand(&mut waiters, &mut client, "missing", start);
         answer(&mut waiters, &mut client, &["found"], &["missing"]);
         assert_eq!((found.try_recv(), missing.try_recv()), (Ok(Outcome::Present), Ok(Outcome::Absent)));
 
         waiters.sweep(&mut client, is_pinned, TTL, start + TTL / 2);
-        assert_eq!(client.answer(Kind::Service, "missing"), Some(Answer::Absent), "young");
+        assert_eq!(client.answer(Kind::Service, "missing"), Some(Answer::Absent), "expired too early");
         waiters.sweep(&mut client, is_pinned, TTL, start + TTL);
         assert_eq!(client.answer(Kind::Service, "missing"), None);
-        assert_eq!(client.answer(Kind::Service, "found"), Some(Answer::Present), "kept, however old");
+        assert_eq!(client.answer(Kind::Service, "found"), Some(Answer::Present), "present names stay");
         assert_eq!(waiters.demanded.len(), 1);
     }
 
     #[test]
-    fn what_is_waited_for_is_kept_until_those_who_wait_give_up() {
-        let (mut waiters, mut client, start) = nobody();
+    fn a_name_stays_subscribed_while_a_task_waits_for_it() {
+        let (mut waiters, mut client, start) = empty();
         let waiting = demand(&mut waiters, &mut client, "slow", start);
         waiters.sweep(&mut client, is_pinned, TTL, start + 2 * TTL);
         assert_eq!(client.answer(Kind::Service, "slow"), Some(Answer::Waiting));
@@ -173,16 +175,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pinned_stays_wanted_but_takes_no_place_of_what_is_demanded() {
-        let (mut waiters, mut client, start) = nobody();
+    fn pinned_names_stay_subscribed_and_do_not_count_as_demanded() {
+        let (mut waiters, mut client, start) = empty();
         client.subscribe(Kind::Service, "pinned");
         let mut waiting = demand(&mut waiters, &mut client, "pinned", start);
         waiters.sweep(&mut client, is_pinned, TTL, start);
-        assert_eq!(waiters.demanded.len(), 1, "waited for");
+        assert_eq!(waiters.demanded.len(), 1, "the name has a waiter");
         answer(&mut waiters, &mut client, &[], &["pinned"]);
         assert_eq!(waiting.try_recv(), Ok(Outcome::Absent));
         waiters.sweep(&mut client, is_pinned, TTL, start + 2 * TTL);
         assert_eq!(waiters.demanded.len(), 0);
-        assert_eq!(client.answer(Kind::Service, "pinned"), Some(Answer::Absent), "subscribed to for good");
+        assert_eq!(client.answer(Kind::Service, "pinned"), Some(Answer::Absent), "pinned names stay");
     }
 }

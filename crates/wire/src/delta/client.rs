@@ -1,4 +1,4 @@
-//! The proxy's side of the stream.
+//! The proxy's end of the stream: its subscriptions, and the versions of the resources that it holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,24 +7,25 @@ use super::update::{Body, Changed, Rejected, Rejection, Update};
 use crate::Kind;
 use crate::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 
-/// What is known of a subscription.
+/// The state of a subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// Asked, or to be asked as soon as there is a stream.
+    /// The server has not answered yet.
     Waiting,
-    /// It has been answered: the store holds all there is.
+    /// The server answered: the store holds all resources of this name.
     Present,
-    /// It has been answered: there is no such thing, yet.
+    /// The server answered: no resource of this name exists yet.
     Absent,
 }
 
-/// What the client wants, what it holds, and what it has to say next.
+/// The state of the proxy's end: subscriptions, versions of held resources, and the requests to send.
 ///
 /// ```text
-/// connected() ─► next_request()… ─► send        receive(response) ─► store ─► applied(receipt) ─► next_request() = ack
+/// connected() ─► next_request()… ─► send
+/// receive(response) ─► store ─► applied(receipt) ─► next_request(): the acknowledgement
 /// ```
 ///
-/// A broken stream is told by [`Client::disconnected`]; nothing that is known is lost by it.
+/// Subscriptions, answers and versions outlive a stream; see [`Client::disconnected`].
 #[derive(Debug)]
 pub struct Client {
     node: Node,
@@ -33,26 +34,28 @@ pub struct Client {
     kinds: [Subscriptions; Kind::ALL.len()],
 }
 
-/// One kind's state.
+/// The state of one resource type.
 #[derive(Debug, Default)]
 struct Subscriptions {
-    wanted: HashMap<Box<str>, Answer>,
+    /// Subscriptions, on this stream or on the next.
+    answers: HashMap<Box<str>, Answer>,
     /// Versions of resources that the store holds.
     held: HashMap<Box<str>, Box<str>>,
-    /// The first request of this kind went out on this stream.
+    /// The first request of this type was sent on this stream.
     opened: bool,
-    /// What the server takes as subscribed on this stream.
-    asked: HashSet<Box<str>>,
-    /// To be asked for in the next request.
+    /// Names that requests on this stream subscribed to.
+    subscribed: HashSet<Box<str>>,
+    /// Names that the next request subscribes to.
     subscribe: BTreeSet<Box<str>>,
-    /// To be given up in the next request.
+    /// Names that the next request unsubscribes from.
     unsubscribe: BTreeSet<Box<str>>,
-    /// Given up on this stream and not confirmed yet.
-    leaving: HashSet<Box<str>>,
+    /// Unsubscriptions on this stream that the server has not confirmed.
+    unconfirmed: HashSet<Box<str>>,
+    /// Nonces to acknowledge, or to reject with an error.
     acknowledgements: Vec<(String, Option<Status>)>,
 }
 
-/// A response that the store is to apply; hand it back to [`Client::applied`].
+/// The client's part of a response. Pass it to [`Client::applied`] once the store has applied the update.
 #[derive(Debug)]
 #[must_use = "a response that is not acknowledged stops the stream"]
 pub struct Receipt {
@@ -66,49 +69,50 @@ pub struct Receipt {
 }
 
 impl Client {
-    /// A client that wants nothing yet. `id` is the text of a [`crate::name::Node`].
+    /// Creates a client without subscriptions. `id` is the text form of a [`crate::name::Node`].
     pub fn new(id: String, cluster: String) -> Self {
         Client { node: Node { id, cluster }, connected: false, node_sent: false, kinds: Default::default() }
     }
 
-    /// Wants a name, and says what is known of it so far.
+    /// Subscribes to a name, and returns the state of the subscription.
     pub fn subscribe(&mut self, kind: Kind, name: &str) -> Answer {
         let state = &mut self.kinds[kind as usize];
-        if let Some(answer) = state.wanted.get(name) {
+        if let Some(answer) = state.answers.get(name) {
             return *answer;
         }
-        state.wanted.insert(name.into(), Answer::Waiting);
-        if state.opened && !state.leaving.contains(name) {
-            // Also where the server was not told yet that it was given up: it is asked for its answer.
+        state.answers.insert(name.into(), Answer::Waiting);
+        if state.opened && !state.unconfirmed.contains(name) {
+            // An unsubscription that was not sent yet is dropped. The server answers the new subscription.
             state.unsubscribe.remove(name);
             state.subscribe.insert(name.into());
         }
         Answer::Waiting
     }
 
-    /// No longer wants a name. What is held under it goes when the server confirms.
+    /// Unsubscribes from a name. The response that confirms it removes the resources that no other subscription
+    /// matches.
     pub fn unsubscribe(&mut self, kind: Kind, name: &str) {
         let state = &mut self.kinds[kind as usize];
-        if state.wanted.remove(name).is_none() {
+        if state.answers.remove(name).is_none() {
             return;
         }
         state.subscribe.remove(name);
-        if state.asked.contains(name) {
+        if state.subscribed.contains(name) {
             state.unsubscribe.insert(name.into());
         }
     }
 
-    /// What is known of a name; `None` if it is not subscribed to.
+    /// Returns the state of a subscription; `None` if the client is not subscribed to the name.
     pub fn answer(&self, kind: Kind, name: &str) -> Option<Answer> {
-        self.kinds[kind as usize].wanted.get(name).copied()
+        self.kinds[kind as usize].answers.get(name).copied()
     }
 
-    /// How many names of a kind are wanted.
+    /// Returns the number of subscriptions of a resource type.
     pub fn wanted(&self, kind: Kind) -> usize {
-        self.kinds[kind as usize].wanted.len()
+        self.kinds[kind as usize].answers.len()
     }
 
-    /// A new stream is open: everything wanted is asked for, with the versions held.
+    /// Starts a new stream: the next requests carry all subscriptions and the versions of all held resources.
     pub fn connected(&mut self) {
         self.connected = true;
         self.node_sent = false;
@@ -117,7 +121,7 @@ impl Client {
         }
     }
 
-    /// The stream broke. Answers and versions stay.
+    /// Ends the stream. Subscriptions, answers and versions stay.
     pub fn disconnected(&mut self) {
         self.connected = false;
         for state in &mut self.kinds {
@@ -125,12 +129,12 @@ impl Client {
         }
     }
 
-    /// Whether [`Client::next_request`] has something.
+    /// Reports whether [`Client::next_request`] returns a request.
     pub fn has_request(&self) -> bool {
         self.connected && self.kinds.iter().any(Subscriptions::has_request)
     }
 
-    /// What to send next; `None` when there is nothing to say.
+    /// Returns the next request to send; `None` if there is none or no stream is open.
     pub fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
         if !self.connected {
             return None;
@@ -145,8 +149,8 @@ impl Client {
         if !state.opened {
             state.opened = true;
             state.subscribe.clear();
-            state.asked = state.wanted.keys().cloned().collect();
-            request.resource_names_subscribe = state.wanted.keys().map(|name| name.to_string()).collect();
+            state.subscribed = state.answers.keys().cloned().collect();
+            request.resource_names_subscribe = state.answers.keys().map(|name| name.to_string()).collect();
             request.resource_names_subscribe.sort_unstable();
             request.initial_resource_versions =
                 state.held.iter().map(|(name, version)| (name.to_string(), version.to_string())).collect();
@@ -159,16 +163,17 @@ impl Client {
         }
         request.resource_names_subscribe = take(&mut state.subscribe);
         request.resource_names_unsubscribe = take(&mut state.unsubscribe);
-        state.asked.extend(request.resource_names_subscribe.iter().map(|name| name.as_str().into()));
+        state.subscribed.extend(request.resource_names_subscribe.iter().map(|name| name.as_str().into()));
         for name in &request.resource_names_unsubscribe {
-            state.asked.remove(name.as_str());
-            state.leaving.insert(name.as_str().into());
+            state.subscribed.remove(name.as_str());
+            state.unconfirmed.insert(name.as_str().into());
         }
         Some(request)
     }
 
-    /// Reads a response. The update goes to the store, the receipt to [`Client::applied`]. `None` for a type that this
-    /// client does not know: it is left unanswered.
+    /// Decodes a response into an update for the store and a receipt for [`Client::applied`].
+    ///
+    /// Returns `None` for a type that this client does not know. Such a response is not acknowledged.
     pub fn receive(&mut self, response: DeltaDiscoveryResponse) -> Option<(Update, Receipt)> {
         let kind = Kind::of_url(&response.type_url)?;
         let mut update = Update { kind, changed: Vec::new(), removed: response.removed_resources };
@@ -205,8 +210,8 @@ impl Client {
         Some((update, receipt))
     }
 
-    /// The store has applied the update, or all of it but some. Queues the acknowledgement, and returns the
-    /// subscriptions whose answer is news.
+    /// Records that the store applied the update, except for the rejected resources. Queues the acknowledgement, and
+    /// returns the subscriptions whose answer changed.
     pub fn applied(&mut self, receipt: Receipt, result: Result<(), Rejected>) -> Vec<(Box<str>, Answer)> {
         let state = &mut self.kinds[receipt.kind as usize];
         let mut rejected = result.err().unwrap_or_default().0;
@@ -223,41 +228,41 @@ impl Client {
         if self.connected && state.opened {
             state.acknowledgements.push((receipt.nonce, error));
         }
-        let mut news = Vec::new();
+        let mut changed = Vec::new();
         for (name, answer) in receipt.answered {
-            if state.leaving.contains(name.as_str()) {
+            if state.unconfirmed.contains(name.as_str()) {
                 continue;
             }
-            if let Some(known) = state.wanted.get_mut(name.as_str())
+            if let Some(known) = state.answers.get_mut(name.as_str())
                 && *known != answer
             {
                 *known = answer;
-                news.push((name.into(), answer));
+                changed.push((name.into(), answer));
             }
         }
         for name in receipt.released {
-            if state.leaving.remove(name.as_str()) && state.wanted.contains_key(name.as_str()) {
+            if state.unconfirmed.remove(name.as_str()) && state.answers.contains_key(name.as_str()) {
                 state.subscribe.insert(name.into());
             }
         }
-        news
+        changed
     }
 }
 
 impl Subscriptions {
     fn reset(&mut self) {
         self.opened = false;
-        self.asked.clear();
+        self.subscribed.clear();
         self.subscribe.clear();
         self.unsubscribe.clear();
-        self.leaving.clear();
+        self.unconfirmed.clear();
         self.acknowledgements.clear();
     }
 
     fn has_request(&self) -> bool {
         if !self.opened {
-            // What is held and no longer wanted is told as well, to be removed.
-            return !self.wanted.is_empty() || !self.held.is_empty();
+            // The first request also carries held resources without a subscription, for the server to remove.
+            return !self.answers.is_empty() || !self.held.is_empty();
         }
         !self.acknowledgements.is_empty() || !self.subscribe.is_empty() || !self.unsubscribe.is_empty()
     }
@@ -270,7 +275,7 @@ fn take(names: &mut BTreeSet<Box<str>>) -> Vec<String> {
     std::mem::take(names).into_iter().map(String::from).collect()
 }
 
-/// At most a kilobyte or so of what was rejected, for the controller's log.
+/// Returns the first rejections in at most 1,000 characters, for the controller's log.
 fn summary(rejected: &[Rejection]) -> String {
     let mut first: BTreeMap<&str, &str> = BTreeMap::new();
     for rejection in rejected.iter().take(4) {

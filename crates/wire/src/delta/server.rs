@@ -1,8 +1,8 @@
-//! The controller's side of the stream: one proxy's subscriptions against what there is.
+//! The controller's end of the stream: the subscriptions of one proxy.
 //!
-//! The machine keeps, per kind, what the proxy subscribed to, which version of each resource it was sent, and a cursor
-//! into the log of changes. Nothing is queued for a proxy that does not read: its cursor stands still, and when it reads
-//! again it gets the difference between what it has and what there is then.
+//! For each resource type, the state machine keeps the proxy's subscriptions, the version of each resource that it
+//! sent, and a cursor into the log of changes. Nothing is queued for a proxy that does not read: its cursor stays where
+//! it is. When the proxy reads again, it receives the difference between the versions sent and the current ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,29 +14,30 @@ use super::{MAX_NAME, RELEASED, WINDOW};
 use crate::Kind;
 use crate::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 
-/// A resource as all proxies get it.
+/// An encoded resource, the same for every proxy that receives it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
-    /// Its name.
+    /// The resource's name.
     pub name: Arc<str>,
     /// A hash of `body`; never 0.
     pub version: u64,
     /// The encoded message.
     pub body: Bytes,
-    /// The other names under which it is subscribed to: addresses (which begin with `@`) and collections.
+    /// The other names that match the resource in subscriptions: addresses (which begin with `@`) and collections.
     pub keys: Box<[Arc<str>]>,
 }
 
-/// A resource as a source holds it: looked at often, encoded only where it is sent.
+/// A resource in a [`Source`]. A stream compares names and versions often, and takes the body only to send it.
 pub trait Found {
-    /// Its name. One copy for all streams, which keep it for as long as the client holds the resource.
+    /// Returns the resource's name. All streams share one allocation, and keep it for as long as the client holds the
+    /// resource.
     fn name(&self) -> Arc<str>;
-    /// A hash of the body; never 0.
+    /// Returns a hash of the body; never 0.
     fn version(&self) -> u64;
-    /// The encoded message.
+    /// Returns the encoded message.
     fn body(&self) -> Bytes;
-    /// Whether any of the other names that it answers to does; asks about one after the other until one does.
-    fn any_key(&self, does: impl FnMut(&str) -> bool) -> bool;
+    /// Reports whether `matches` returns true for any of the resource's other names. Stops at the first that does.
+    fn any_key(&self, matches: impl FnMut(&str) -> bool) -> bool;
 }
 
 impl Found for &Item {
@@ -52,40 +53,43 @@ impl Found for &Item {
         self.body.clone()
     }
 
-    fn any_key(&self, mut does: impl FnMut(&str) -> bool) -> bool {
-        self.keys.iter().any(|key| does(key))
+    fn any_key(&self, mut matches: impl FnMut(&str) -> bool) -> bool {
+        self.keys.iter().any(|key| matches(key))
     }
 }
 
-/// What there is, as one proxy may see it.
+/// The resources that one proxy may receive, and the log of their changes.
 pub trait Source {
-    /// How it gives a resource.
+    /// A resource of this source.
     type Found<'a>: Found
     where
         Self: 'a;
 
-    /// The resource of that name.
+    /// Returns the resource with this name.
     fn get(&self, kind: Kind, name: &str) -> Option<Self::Found<'_>>;
-    /// All resources that answer to a name: the resource of that name, and those that have it among their keys.
+    /// Returns all resources that match a subscription to `name`: the resource of that name, and those that have the
+    /// name among their keys.
     fn members(&self, kind: Kind, name: &str) -> impl Iterator<Item = Self::Found<'_>>;
-    /// Whether anything answers to a name.
+    /// Reports whether any resource matches a subscription to `name`.
     fn answers(&self, kind: Kind, name: &str) -> bool {
         self.members(kind, name).next().is_some()
     }
-    /// Where the log of changes of a kind ends.
+    /// Returns the cursor at the end of the log of changes.
     fn end(&self, kind: Kind) -> u64;
-    /// Names of resources of a kind that changed (content, keys or who may see them), appeared or vanished since a
-    /// cursor; `None` if the log no longer goes back so far.
+    /// Returns the names of the resources that appeared, vanished or changed (in content, keys or audience) since a
+    /// cursor; `None` if the log no longer reaches back to the cursor.
     fn changed(&self, kind: Kind, since: u64) -> Option<Vec<Arc<str>>>;
-    /// Whether it is known that a resource or subscription that is not there does not exist. While that is not certain,
-    /// the client keeps what it holds; when it becomes so, [`Source::changed`] has to return `None` once.
+    /// Reports whether the absence of a resource, or of any resource for a subscription, is certain.
+    ///
+    /// While it is not, the client keeps the resources that it holds. When it becomes certain, [`Source::changed`] has
+    /// to return `None` once.
     fn certain(&self, kind: Kind, name: &str) -> bool {
         let _ = (kind, name);
         true
     }
 }
 
-/// One stream.
+/// The state of one stream.
 #[derive(Debug, Default)]
 pub struct Server {
     kinds: [Stream; Kind::ALL.len()],
@@ -94,10 +98,10 @@ pub struct Server {
     stats: Stats,
 }
 
-/// What went over a stream.
+/// Counters of one stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Responses by kind, in the order of [`Kind::ALL`].
+    /// Responses by resource type, in the order of [`Kind::ALL`].
     pub responses: [u64; Kind::ALL.len()],
     /// Resources sent with their body.
     pub resources: u64,
@@ -105,47 +109,51 @@ pub struct Stats {
     pub bytes: u64,
     /// Responses that the client rejected.
     pub nacks: u64,
-    /// Names that no resource can have.
+    /// Subscriptions to names that no resource can have.
     pub bad_names: u64,
 }
 
+/// The state of one resource type on a stream.
 #[derive(Debug, Default)]
 struct Stream {
+    /// The first request was received.
     opened: bool,
-    /// Subscriptions, and whether anything answers to them as the client was last told.
+    /// Subscriptions, and whether the last answer to each was that resources exist.
     subscribed: HashMap<Arc<str>, bool>,
-    /// How many of those are addresses.
+    /// The number of subscriptions to addresses.
     addresses: usize,
-    /// Versions that the client holds or is being sent.
+    /// Versions of the resources that the client holds or that are on their way to it.
     sent: HashMap<Arc<str>, u64>,
-    /// Subscriptions to be answered in full.
+    /// Subscriptions to answer with all their resources.
     fresh: BTreeSet<Arc<str>>,
-    /// As `fresh`, but what the client holds in the right version is not sent again.
+    /// Subscriptions to answer with the resources that the client does not hold in their current version.
     resumed: BTreeSet<Arc<str>>,
-    /// Unsubscriptions to be confirmed.
+    /// Unsubscriptions to confirm.
     released: Vec<Arc<str>>,
     cursor: u64,
-    /// Compare all that was sent with what there is.
+    /// Whether to compare all sent versions with the source, instead of only the logged changes.
     resync: bool,
+    /// Nonces of the unacknowledged responses, and when each was sent.
     in_flight: VecDeque<(u64, Instant)>,
 }
 
-/// More subscriptions than this end the stream: no proxy uses so many, and each costs memory here.
+/// The number of subscriptions above which a stream ends. No proxy needs as many, and each costs memory in the
+/// controller.
 pub const MAX_SUBSCRIPTIONS: usize = 200_000;
 
-/// Why a stream is ended.
+/// Why the server ends a stream.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refused {
-    /// The type is not one of ours.
-    #[error("type {0:?} is not served here")]
+    /// The type URL is of no resource type.
+    #[error("unknown resource type {0:?}")]
     Type(String),
-    /// Too many subscriptions.
+    /// The stream has too many subscriptions.
     #[error("more than {MAX_SUBSCRIPTIONS} subscriptions or held resources on one stream")]
     TooMany,
 }
 
 impl Server {
-    /// Takes a request in. [`Server::next`] then has what is to be said.
+    /// Applies a request. [`Server::next`] then returns the responses to it.
     pub fn receive(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Refused> {
         let kind = Kind::of_url(&request.type_url)
             .ok_or_else(|| Refused::Type(request.type_url.chars().take(200).collect()))?;
@@ -160,7 +168,7 @@ impl Server {
                 return Err(Refused::TooMany);
             }
             for (name, version) in request.initial_resource_versions {
-                // A version that is none of ours never matches, so the resource is sent.
+                // A version of another form becomes 0, which no resource has, so that the resource is sent.
                 stream.sent.insert(name.into(), u64::from_str_radix(&version, 16).unwrap_or(0));
             }
             stream.resync = true;
@@ -195,67 +203,67 @@ impl Server {
         Ok(())
     }
 
-    /// The next response, if there is something to tell and the client has room for it.
+    /// Returns the next response to send; `None` if nothing changed for the client, or if its window is full.
     pub fn next(&mut self, source: &impl Source, now: Instant) -> Option<DeltaDiscoveryResponse> {
         for kind in Kind::ALL {
             let stream = &mut self.kinds[kind as usize];
             if !stream.opened || stream.in_flight.len() >= WINDOW {
                 continue;
             }
-            let Some(news) = stream.news(kind, source) else { continue };
+            let Some(difference) = stream.difference(kind, source) else { continue };
             self.nonce += 1;
             stream.in_flight.push_back((self.nonce, now));
             self.stats.responses[kind as usize] += 1;
-            for any in news.resources.iter().filter_map(|resource| resource.resource.as_ref()) {
+            for any in difference.resources.iter().filter_map(|resource| resource.resource.as_ref()) {
                 self.stats.resources += 1;
                 self.stats.bytes += any.value.len() as u64;
             }
             return Some(DeltaDiscoveryResponse {
-                resources: news.resources,
+                resources: difference.resources,
                 type_url: kind.url().into(),
                 nonce: self.nonce.to_string(),
-                removed_resources: news.removed.into_iter().collect(),
+                removed_resources: difference.removed.into_iter().collect(),
                 ..Default::default()
             });
         }
         None
     }
 
-    /// When the oldest response was sent that is not acknowledged; `None` if the client is up to date with all it was
-    /// sent.
+    /// Returns when the oldest unacknowledged response was sent; `None` if the client acknowledged all responses.
     pub fn waiting_since(&self) -> Option<Instant> {
         self.kinds.iter().filter_map(|stream| stream.in_flight.front()).map(|(_, sent)| *sent).min()
     }
 
-    /// How many names are subscribed to.
+    /// Returns the number of subscriptions.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions
     }
 
-    /// Which names of a kind are subscribed to, in no order.
+    /// Returns the subscribed names of a resource type, in no particular order.
     pub fn subscribed(&self, kind: Kind) -> impl Iterator<Item = &str> {
         self.kinds[kind as usize].subscribed.keys().map(|name| &**name)
     }
 
-    /// The version of a resource that the client was last sent or said to hold.
+    /// Returns the version of a resource that the server last sent, or that the client declared on a new stream.
     pub fn version_sent(&self, kind: Kind, name: &str) -> Option<u64> {
         self.kinds[kind as usize].sent.get(name).copied()
     }
 
-    /// What went over it so far.
+    /// Returns the stream's counters.
     pub fn stats(&self) -> Stats {
         self.stats
     }
 }
 
+/// The content of a response.
 #[derive(Default)]
-struct News {
+struct Difference {
     resources: Vec<Resource>,
     removed: BTreeSet<String>,
 }
 
 impl Stream {
-    /// Frees the window up to this nonce. A nonce that is not in flight is ignored: it is of no response of ours.
+    /// Frees the window up to this nonce. A nonce that is not in flight belongs to no response, and is ignored.
     fn acknowledge(&mut self, nonce: &str) {
         if let Ok(nonce) = nonce.parse::<u64>()
             && let Some(at) = self.in_flight.iter().position(|(sent, _)| *sent == nonce)
@@ -264,44 +272,46 @@ impl Stream {
         }
     }
 
-    /// All that the client should be told now; `None` if that is nothing.
-    fn news(&mut self, kind: Kind, source: &impl Source) -> Option<News> {
-        let mut news = News::default();
-        // Which resources may differ from what the client holds. The cursor moves first: what changes later is seen later.
+    /// Returns the difference between what the client holds and the source, and the answers that are due; `None` if
+    /// there is no difference and no answer is due.
+    fn difference(&mut self, kind: Kind, source: &impl Source) -> Option<Difference> {
+        let mut difference = Difference::default();
+        // The cursor is read before the changes, so that a change in between is found by the next call.
         let end = source.end(kind);
-        let mut look: HashSet<Arc<str>> = HashSet::new();
+        // Resources whose current version may differ from the one that the client holds.
+        let mut candidates: HashSet<Arc<str>> = HashSet::new();
         let changed = if self.resync { None } else { source.changed(kind, self.cursor) };
-        let changed_all = changed.is_none();
+        // Whether a subscription may have lost its last resource or gained its first.
+        let mut recheck = changed.is_none();
         match changed {
-            Some(names) => look.extend(names),
+            Some(names) => candidates.extend(names),
             None => {
-                look.extend(self.sent.keys().cloned());
+                candidates.extend(self.sent.keys().cloned());
                 for name in self.subscribed.keys() {
-                    look.extend(source.members(kind, name).map(|item| item.name()));
+                    candidates.extend(source.members(kind, name).map(|item| item.name()));
                 }
             }
         }
         self.cursor = end;
         self.resync = false;
-        let mut moved = changed_all;
-        // What an unsubscription may leave uncovered.
+        // Resources that no remaining subscription may match.
         for name in &self.released {
-            look.extend(source.members(kind, name).map(|item| item.name()));
+            candidates.extend(source.members(kind, name).map(|item| item.name()));
         }
         let mut send = BTreeMap::new();
-        for name in look {
+        for name in candidates {
             let found = source.get(kind, &name);
             let exists = found.is_some();
-            match found.filter(|item| self.covers(&name, item)) {
+            match found.filter(|item| self.matches(&name, item)) {
                 Some(item) if self.sent.get(&name) != Some(&item.version()) => {
                     send.insert(name, item);
                 }
-                // Unchanged in content; it may answer to other names than before.
-                Some(_) => moved = true,
+                // The content is the same, but the keys may differ.
+                Some(_) => recheck = true,
                 None if !exists && !source.certain(kind, &name) => {}
                 None if self.sent.remove(&name).is_some() => {
-                    moved = true;
-                    news.removed.insert(name.to_string());
+                    recheck = true;
+                    difference.removed.insert(name.to_string());
                 }
                 None => {}
             }
@@ -326,51 +336,53 @@ impl Stream {
                     false
                 });
             }
-            news.resources.push(Resource {
+            difference.resources.push(Resource {
                 version: format!("{version:016x}"),
                 resource: Some(Any { type_url: kind.url().into(), value: item.body() }),
                 name: name.to_string(),
                 aliases,
             });
         }
-        // Answers to subscriptions that are new, and to those that lost their last resource or gained their first.
-        let moved = moved || !send.is_empty();
-        let mut unsaid = BTreeSet::new();
-        for (name, some) in &mut self.subscribed {
-            let asked = self.fresh.contains(name) || self.resumed.contains(name);
-            if !asked && !moved {
+        // Answers to new subscriptions, and to those that lost their last resource or gained their first.
+        let recheck = recheck || !send.is_empty();
+        let mut deferred = BTreeSet::new();
+        for (name, present) in &mut self.subscribed {
+            let answer_due = self.fresh.contains(name) || self.resumed.contains(name);
+            if !answer_due && !recheck {
                 continue;
             }
-            let now = source.answers(kind, name);
-            if !now && !self.fresh.contains(name) && !source.certain(kind, name) {
-                // The client may hold it from another stream, and it may well exist.
-                if asked {
-                    unsaid.insert(name.clone());
+            let exists = source.answers(kind, name);
+            if !exists && !self.fresh.contains(name) && !source.certain(kind, name) {
+                // The resource may exist, and the client may hold it from an earlier stream.
+                if answer_due {
+                    deferred.insert(name.clone());
                 }
                 continue;
             }
-            if now && (asked || !*some) && !answered.contains(&**name) {
-                news.resources.push(marker(name, ""));
-            } else if !now && (asked || *some) {
-                news.removed.insert(name.to_string());
+            if exists && (answer_due || !*present) && !answered.contains(&**name) {
+                difference.resources.push(marker(name, ""));
+            } else if !exists && (answer_due || *present) {
+                difference.removed.insert(name.to_string());
             }
-            *some = now;
+            *present = exists;
         }
         for name in self.released.drain(..) {
             if !self.subscribed.contains_key(&name) {
-                news.resources.push(marker(&name, RELEASED));
+                difference.resources.push(marker(&name, RELEASED));
             }
         }
         self.fresh.clear();
-        self.resumed = unsaid;
-        (!news.resources.is_empty() || !news.removed.is_empty()).then_some(news)
+        self.resumed = deferred;
+        (!difference.resources.is_empty() || !difference.removed.is_empty()).then_some(difference)
     }
 
-    fn covers(&self, name: &str, item: &impl Found) -> bool {
+    /// Reports whether any subscription matches a resource.
+    fn matches(&self, name: &str, item: &impl Found) -> bool {
         self.subscribed.contains_key(name) || item.any_key(|key| self.subscribed.contains_key(key))
     }
 }
 
+/// Returns a resource without a body.
 fn marker(name: &str, version: &str) -> Resource {
     Resource { name: name.into(), version: version.into(), ..Default::default() }
 }

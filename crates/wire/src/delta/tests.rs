@@ -1,4 +1,4 @@
-//! Both machines against each other: tables for the rules, and random histories that must converge.
+//! Tests of both state machines together: the rules of the protocol, and random histories that must converge.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,16 +13,18 @@ use crate::Kind;
 use crate::discovery::{Endpoint, Service};
 use crate::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-/// What there is: a map and a log that forgets.
+/// A source in memory.
 #[derive(Default)]
-struct World {
+struct TestSource {
     items: BTreeMap<(Kind, String), Item>,
     log: Vec<(Kind, Arc<str>)>,
-    forgotten: usize,
+    /// The earliest cursor that the log reaches back to.
+    log_start: usize,
+    /// Whether the absence of every resource is uncertain.
     uncertain: bool,
 }
 
-impl World {
+impl TestSource {
     fn put(&mut self, kind: Kind, name: &str, content: u32, keys: &[&str]) {
         let body = match kind {
             Kind::Service => {
@@ -43,22 +45,22 @@ impl World {
     }
 }
 
-impl Source for World {
+impl Source for TestSource {
     type Found<'a> = &'a Item;
 
     fn get(&self, kind: Kind, name: &str) -> Option<&Item> {
         self.items.get(&(kind, name.to_string()))
     }
     fn members(&self, kind: Kind, name: &str) -> impl Iterator<Item = &Item> {
-        let answers = move |item: &Item| *item.name == *name || item.keys.iter().any(|key| **key == *name);
-        self.items.iter().filter(move |((of, _), item)| *of == kind && answers(item)).map(|(_, item)| item)
+        let matches = move |item: &Item| *item.name == *name || item.keys.iter().any(|key| **key == *name);
+        self.items.iter().filter(move |((of, _), item)| *of == kind && matches(item)).map(|(_, item)| item)
     }
     fn end(&self, _: Kind) -> u64 {
         self.log.len() as u64
     }
     fn changed(&self, kind: Kind, since: u64) -> Option<Vec<Arc<str>>> {
         let since = since as usize;
-        (since >= self.forgotten)
+        (since >= self.log_start)
             .then(|| self.log[since..].iter().filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect())
     }
     fn certain(&self, _: Kind, _: &str) -> bool {
@@ -66,15 +68,18 @@ impl Source for World {
     }
 }
 
-/// A proxy with its store, a server, and the messages between them.
+/// A client with its store, a server, and the messages between them.
 struct Pair {
     client: Client,
     server: Server,
     requests: VecDeque<DeltaDiscoveryRequest>,
     responses: VecDeque<DeltaDiscoveryResponse>,
     store: HashMap<(Kind, String), u32>,
-    news: Vec<(Kind, Box<str>, Answer)>,
+    /// Changes of answers, in order.
+    answers: Vec<(Kind, Box<str>, Answer)>,
+    /// The number of bodies received.
     bodies: usize,
+    /// Contents that the store rejects.
     reject: BTreeSet<u32>,
 }
 
@@ -88,7 +93,7 @@ impl Pair {
             requests: VecDeque::new(),
             responses: VecDeque::new(),
             store: HashMap::new(),
-            news: Vec::new(),
+            answers: Vec::new(),
             bodies: 0,
             reject: BTreeSet::new(),
         }
@@ -110,8 +115,8 @@ impl Pair {
         self.requests.pop_front().map(|request| self.server.receive(request).unwrap()).is_some()
     }
 
-    fn server_sends(&mut self, world: &World) -> bool {
-        self.server.next(world, Instant::now()).map(|response| self.responses.push_back(response)).is_some()
+    fn server_sends(&mut self, source: &TestSource) -> bool {
+        self.server.next(source, Instant::now()).map(|response| self.responses.push_back(response)).is_some()
     }
 
     fn client_reads(&mut self) -> bool {
@@ -123,10 +128,10 @@ impl Pair {
             let content = match changed.body {
                 Body::Service(service) => service.name.parse().unwrap(),
                 Body::Endpoint(endpoint) => endpoint.weight,
-                other => panic!("{other:?} was not put"),
+                other => panic!("{other:?} is of a type that the source does not hold"),
             };
             if self.reject.contains(&content) {
-                rejected.push(Rejection { name: changed.name, reason: "not liked".into() });
+                rejected.push(Rejection { name: changed.name, reason: "rejected by the test".into() });
             } else {
                 self.store.insert((update.kind, changed.name), content);
             }
@@ -136,19 +141,19 @@ impl Pair {
         }
         let result = if rejected.is_empty() { Ok(()) } else { Err(Rejected(rejected)) };
         for (name, answer) in self.client.applied(receipt, result) {
-            self.news.push((update.kind, name, answer));
+            self.answers.push((update.kind, name, answer));
         }
         true
     }
 
-    /// Runs until nobody has anything to say.
-    fn settle(&mut self, world: &World) {
+    /// Exchanges messages until neither end sends any.
+    fn settle(&mut self, source: &TestSource) {
         for _ in 0..10_000 {
-            if !(self.client_sends() | self.server_reads() | self.server_sends(world) | self.client_reads()) {
+            if !(self.client_sends() | self.server_reads() | self.server_sends(source) | self.client_reads()) {
                 return;
             }
         }
-        panic!("the two never fall silent");
+        panic!("the exchange does not end");
     }
 
     fn names(&self, kind: Kind) -> Vec<&str> {
@@ -162,17 +167,17 @@ use Kind::{Endpoint as E, Service as S};
 
 #[test]
 fn every_subscription_is_answered() {
-    let mut world = World::default();
-    world.put(S, "reviews", 1, &["@west/10.0.0.1", "exported@n"]);
-    world.put(S, "ratings", 1, &["exported@n"]);
-    world.put(E, "reviews@n/west/a", 1, &["reviews@n"]);
+    let mut source = TestSource::default();
+    source.put(S, "reviews", 1, &["@west/10.0.0.1", "exported@n"]);
+    source.put(S, "ratings", 1, &["exported@n"]);
+    source.put(E, "reviews@n/west/a", 1, &["reviews@n"]);
     let mut pair = Pair::new();
     for name in ["reviews", "nowhere", "@west/10.0.0.1", "@west/10.0.0.2", "exported@n", "exported@m", "*", ""] {
         assert_eq!(pair.client.subscribe(S, name), Answer::Waiting);
     }
     pair.client.subscribe(E, "reviews@n");
     pair.client.subscribe(E, "ratings@n");
-    pair.settle(&world);
+    pair.settle(&source);
     for (name, answer) in [
         ("reviews", Answer::Present),
         ("nowhere", Answer::Absent),
@@ -189,60 +194,60 @@ fn every_subscription_is_answered() {
     assert_eq!(pair.client.answer(E, "ratings@n"), Some(Answer::Absent));
     assert_eq!(pair.names(S), ["ratings", "reviews"]);
     assert_eq!(pair.server.stats().bad_names, 2);
-    assert_eq!(pair.bodies, 3, "each body once, however many names ask for it");
+    assert_eq!(pair.bodies, 3, "each body is sent once, however many subscriptions match it");
 
-    // A second name of what is held already is answered too.
+    // A second subscription to a resource that the client holds is answered too.
     pair.client.subscribe(S, "ratings");
-    pair.settle(&world);
+    pair.settle(&source);
     assert_eq!(pair.client.answer(S, "ratings"), Some(Answer::Present));
 }
 
 #[test]
-fn absence_turns_into_presence_and_back() {
-    let mut world = World::default();
+fn a_subscription_is_answered_again_when_its_resources_appear_or_vanish() {
+    let mut source = TestSource::default();
     let mut pair = Pair::new();
     pair.client.subscribe(S, "@west/10.0.0.1");
     pair.client.subscribe(E, "reviews@n");
-    pair.settle(&world);
-    pair.news.clear();
-    world.put(S, "reviews", 1, &["@west/10.0.0.1"]);
-    world.put(E, "reviews@n/west/a", 1, &["reviews@n"]);
-    pair.settle(&world);
+    pair.settle(&source);
+    pair.answers.clear();
+    source.put(S, "reviews", 1, &["@west/10.0.0.1"]);
+    source.put(E, "reviews@n/west/a", 1, &["reviews@n"]);
+    pair.settle(&source);
     let present = [(S, "@west/10.0.0.1".into(), Answer::Present), (E, "reviews@n".into(), Answer::Present)];
-    assert_eq!(pair.news, present);
-    pair.news.clear();
-    // The address moves to another service; the only endpoint goes.
-    world.put(S, "reviews", 2, &[]);
-    world.delete(E, "reviews@n/west/a");
-    pair.settle(&world);
+    assert_eq!(pair.answers, present);
+    pair.answers.clear();
+    // The service loses its address, and the only endpoint is removed.
+    source.put(S, "reviews", 2, &[]);
+    source.delete(E, "reviews@n/west/a");
+    pair.settle(&source);
     let absent = [(S, "@west/10.0.0.1".into(), Answer::Absent), (E, "reviews@n".into(), Answer::Absent)];
-    assert_eq!(pair.news, absent);
+    assert_eq!(pair.answers, absent);
     assert!(pair.store.is_empty());
 }
 
 #[test]
-fn a_new_stream_moves_only_differences() {
-    let mut world = World::default();
+fn a_new_stream_transfers_only_differences() {
+    let mut source = TestSource::default();
     for i in 0..100 {
-        world.put(E, &format!("reviews@n/west/{i}"), i, &["reviews@n"]);
+        source.put(E, &format!("reviews@n/west/{i}"), i, &["reviews@n"]);
     }
-    world.put(S, "reviews", 1, &["@west/10.0.0.1"]);
+    source.put(S, "reviews", 1, &["@west/10.0.0.1"]);
     let mut pair = Pair::new();
     pair.client.subscribe(E, "reviews@n");
     pair.client.subscribe(S, "@west/10.0.0.1");
-    pair.settle(&world);
+    pair.settle(&source);
     assert_eq!(pair.bodies, 101);
     pair.bodies = 0;
     pair.reconnect();
-    pair.settle(&world);
+    pair.settle(&source);
     assert_eq!(pair.bodies, 0, "nothing changed");
-    world.put(E, "reviews@n/west/7", 1000, &["reviews@n"]);
-    world.delete(E, "reviews@n/west/8");
-    // And what is no longer wanted goes, although it was given up while there was no stream.
+    source.put(E, "reviews@n/west/7", 1000, &["reviews@n"]);
+    source.delete(E, "reviews@n/west/8");
+    // The client unsubscribes while no stream is open; the new stream removes the service.
     pair.client.disconnected();
     pair.client.unsubscribe(S, "@west/10.0.0.1");
     pair.reconnect();
-    pair.settle(&world);
+    pair.settle(&source);
     assert_eq!(pair.bodies, 1);
     assert_eq!(pair.store[&(E, "reviews@n/west/7".into())], 1000);
     assert_eq!(pair.names(E).len(), 99);
@@ -250,34 +255,34 @@ fn a_new_stream_moves_only_differences() {
 }
 
 #[test]
-fn what_is_not_known_for_certain_to_be_gone_stays() {
-    let mut world = World::default();
-    world.put(S, "reviews", 1, &["@west/10.0.0.1"]);
-    world.put(E, "reviews@n/west/a", 1, &["reviews@n"]);
+fn a_resource_whose_absence_is_uncertain_stays() {
+    let mut source = TestSource::default();
+    source.put(S, "reviews", 1, &["@west/10.0.0.1"]);
+    source.put(E, "reviews@n/west/a", 1, &["reviews@n"]);
     let mut pair = Pair::new();
     pair.client.subscribe(S, "@west/10.0.0.1");
     pair.client.subscribe(E, "reviews@n");
-    pair.settle(&world);
-    // A controller that has just started and heard nothing yet.
-    let mut young = World { uncertain: true, ..Default::default() };
-    pair.news.clear();
+    pair.settle(&source);
+    // The client connects to a controller that has started and has listed nothing yet.
+    let mut starting = TestSource { uncertain: true, ..Default::default() };
+    pair.answers.clear();
     pair.reconnect();
     pair.client.subscribe(S, "nowhere");
-    pair.settle(&young);
+    pair.settle(&starting);
     assert_eq!(pair.names(S), ["reviews"]);
     assert_eq!(pair.names(E), ["reviews@n/west/a"]);
     assert_eq!(pair.client.answer(S, "@west/10.0.0.1"), Some(Answer::Present));
-    // A name that is asked for on this stream is answered as well as can be.
+    // A subscription that is new on this stream is answered from the present content.
     pair.client.subscribe(S, "elsewhere");
-    pair.settle(&young);
+    pair.settle(&starting);
     assert_eq!(pair.client.answer(S, "elsewhere"), Some(Answer::Absent));
-    // It hears of one thing, and then all is certain: the endpoint is gone.
-    young.put(S, "reviews", 1, &["@west/10.0.0.1"]);
-    pair.settle(&young);
-    young.uncertain = false;
-    young.forgotten = young.log.len() + 1;
-    young.log.extend([(S, "x".into()), (S, "x".into())]);
-    pair.settle(&young);
+    // The service appears, and then all absence becomes certain: the endpoint is removed.
+    starting.put(S, "reviews", 1, &["@west/10.0.0.1"]);
+    pair.settle(&starting);
+    starting.uncertain = false;
+    starting.log_start = starting.log.len() + 1;
+    starting.log.extend([(S, "x".into()), (S, "x".into())]);
+    pair.settle(&starting);
     assert_eq!(pair.names(S), ["reviews"]);
     assert!(pair.names(E).is_empty());
     assert_eq!(pair.client.answer(E, "reviews@n"), Some(Answer::Absent));
@@ -285,60 +290,60 @@ fn what_is_not_known_for_certain_to_be_gone_stays() {
 }
 
 #[test]
-fn what_is_rejected_stays_as_it_was_and_is_not_sent_again() {
-    let mut world = World::default();
-    world.put(S, "reviews", 1, &[]);
+fn a_rejected_resource_is_not_sent_again_until_it_changes() {
+    let mut source = TestSource::default();
+    source.put(S, "reviews", 1, &[]);
     let mut pair = Pair::new();
     pair.client.subscribe(S, "reviews");
-    pair.settle(&world);
+    pair.settle(&source);
     pair.reject.insert(2);
-    world.put(S, "reviews", 2, &[]);
-    pair.settle(&world);
+    source.put(S, "reviews", 2, &[]);
+    pair.settle(&source);
     assert_eq!(pair.store[&(S, "reviews".into())], 1);
     assert_eq!(pair.server.stats().nacks, 1);
     assert_eq!(pair.bodies, 2);
-    world.put(S, "reviews", 3, &[]);
-    pair.settle(&world);
+    source.put(S, "reviews", 3, &[]);
+    pair.settle(&source);
     assert_eq!(pair.store[&(S, "reviews".into())], 3);
 }
 
 #[test]
-fn a_name_given_up_and_wanted_again_gets_a_new_answer() {
-    let mut world = World::default();
-    world.put(S, "reviews", 1, &["@west/10.0.0.1"]);
+fn a_name_that_is_subscribed_to_again_is_answered_again() {
+    let mut source = TestSource::default();
+    source.put(S, "reviews", 1, &["@west/10.0.0.1"]);
     let mut pair = Pair::new();
     pair.client.subscribe(S, "@west/10.0.0.1");
-    pair.settle(&world);
+    pair.settle(&source);
     pair.client.unsubscribe(S, "@west/10.0.0.1");
     assert!(pair.client_sends());
     assert_eq!(pair.client.subscribe(S, "@west/10.0.0.1"), Answer::Waiting);
-    pair.news.clear();
-    pair.settle(&world);
-    assert_eq!(pair.news, [(S, "@west/10.0.0.1".into(), Answer::Present)]);
+    pair.answers.clear();
+    pair.settle(&source);
+    assert_eq!(pair.answers, [(S, "@west/10.0.0.1".into(), Answer::Present)]);
     assert_eq!(pair.names(S), ["reviews"]);
 }
 
 #[test]
-fn a_client_that_does_not_read_costs_its_cursor() {
-    let mut world = World::default();
-    world.put(S, "reviews", 0, &[]);
+fn nothing_is_queued_for_a_client_that_does_not_read() {
+    let mut source = TestSource::default();
+    source.put(S, "reviews", 0, &[]);
     let mut pair = Pair::new();
     pair.client.subscribe(S, "reviews");
     pair.client_sends();
     pair.server_reads();
     for content in 1..1000 {
-        pair.server_sends(&world);
-        world.put(S, "reviews", content, &[]);
+        pair.server_sends(&source);
+        source.put(S, "reviews", content, &[]);
     }
     assert_eq!(pair.responses.len(), WINDOW);
-    world.forgotten = world.log.len() - 1;
-    pair.settle(&world);
+    source.log_start = source.log.len() - 1;
+    pair.settle(&source);
     assert_eq!(pair.store[&(S, "reviews".into())], 999);
     assert!(pair.server.waiting_since().is_none());
 }
 
 #[test]
-fn malformed_resources_and_unknown_types_do_no_harm() {
+fn malformed_resources_are_rejected_and_unknown_types_refused() {
     let mut pair = Pair::new();
     pair.client.subscribe(S, "reviews");
     pair.client_sends();
@@ -376,7 +381,7 @@ enum Step {
     Subscribe(u8),
     Unsubscribe(u8),
     Reconnect,
-    Forget,
+    TruncateLog,
     ClientSends,
     ServerReads,
     ServerSends,
@@ -390,7 +395,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..12u8).prop_map(Step::Subscribe),
         3 => (0..12u8).prop_map(Step::Unsubscribe),
         1 => Just(Step::Reconnect),
-        1 => Just(Step::Forget),
+        1 => Just(Step::TruncateLog),
         5 => Just(Step::ClientSends),
         5 => Just(Step::ServerReads),
         5 => Just(Step::ServerSends),
@@ -398,7 +403,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Six resources, three addresses, three collections.
+/// Names of six resources, three addresses and three collections.
 const NAMES: [&str; 12] =
     ["a", "b", "c", "d", "e", "f", "@w/1", "@w/2", "@w/3", "exported@1", "exported@2", "exported@3"];
 
@@ -407,48 +412,48 @@ proptest! {
 
     #[test]
     fn random_histories_converge(steps in proptest::collection::vec(step(), 0..120)) {
-        let mut world = World::default();
+        let mut source = TestSource::default();
         let mut pair = Pair::new();
-        let mut wanted = BTreeSet::new();
+        let mut subscribed = BTreeSet::new();
         for step in steps {
             match step {
                 Step::Put(name, content, bits) => {
                     let keys: Vec<&str> = (0..6).filter(|i| bits & (1 << i) != 0).map(|i| NAMES[6 + i]).collect();
-                    world.put(S, NAMES[name as usize], content, &keys);
+                    source.put(S, NAMES[name as usize], content, &keys);
                 }
-                Step::Delete(name) => world.delete(S, NAMES[name as usize]),
+                Step::Delete(name) => source.delete(S, NAMES[name as usize]),
                 Step::Subscribe(name) => {
-                    wanted.insert(NAMES[name as usize]);
+                    subscribed.insert(NAMES[name as usize]);
                     pair.client.subscribe(S, NAMES[name as usize]);
                 }
                 Step::Unsubscribe(name) => {
-                    wanted.remove(NAMES[name as usize]);
+                    subscribed.remove(NAMES[name as usize]);
                     pair.client.unsubscribe(S, NAMES[name as usize]);
                 }
                 Step::Reconnect => pair.reconnect(),
-                Step::Forget => world.forgotten = world.log.len(),
+                Step::TruncateLog => source.log_start = source.log.len(),
                 Step::ClientSends => drop(pair.client_sends()),
                 Step::ServerReads => drop(pair.server_reads()),
-                Step::ServerSends => drop(pair.server_sends(&world)),
+                Step::ServerSends => drop(pair.server_sends(&source)),
                 Step::ClientReads => drop(pair.client_reads()),
             }
         }
-        pair.settle(&world);
+        pair.settle(&source);
         let mut expected = BTreeMap::new();
-        for name in &wanted {
-            let members: Vec<&Item> = world.members(S, name).collect();
+        for name in &subscribed {
+            let members: Vec<&Item> = source.members(S, name).collect();
             let answer = if members.is_empty() { Answer::Absent } else { Answer::Present };
             prop_assert_eq!(pair.client.answer(S, name), Some(answer), "{}", name);
             for item in members {
                 expected.insert((S, item.name.to_string()), item.version as u32 - 1);
             }
         }
-        let held: BTreeMap<_, _> = pair.store.clone().into_iter().collect();
-        prop_assert_eq!(held, expected);
-        // And nothing is left to be said on a new stream.
+        let stored: BTreeMap<_, _> = pair.store.clone().into_iter().collect();
+        prop_assert_eq!(stored, expected);
+        // A new stream transfers no body.
         pair.bodies = 0;
         pair.reconnect();
-        pair.settle(&world);
+        pair.settle(&source);
         prop_assert_eq!(pair.bodies, 0);
     }
 }

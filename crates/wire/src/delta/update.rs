@@ -1,98 +1,76 @@
-//! What a response tells a client, decoded.
+//! The decoded content of a response.
 
 use bytes::Bytes;
-use prost::Message;
 
 use crate::Kind;
-use crate::discovery;
+pub use crate::kinds::Body;
 
-/// One response's news of one kind.
+/// The changes that one response carries. All are of one resource type.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Update {
-    /// The kind of all that follows.
+    /// The resource type.
     pub kind: Kind,
-    /// Resources that are new or have another content.
+    /// Resources that are new or whose content changed.
     pub changed: Vec<Changed>,
-    /// Resources that are no more, and subscriptions (aliases, collections) to which nothing answers.
+    /// Names of removed resources, and of subscriptions (aliases and collections) without any resource.
     pub removed: Vec<String>,
 }
 
-/// A resource in its new form.
+/// A resource that is new or whose content changed.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Changed {
-    /// Its name.
+    /// The resource's name.
     pub name: String,
-    /// Those of the client's address subscriptions that it answers: `@<cluster>/<ip>`.
+    /// The client's address subscriptions that match the resource: `@<cluster>/<ip>`.
     pub aliases: Vec<String>,
-    /// Its content.
+    /// The resource's content.
     pub body: Body,
 }
 
-/// A decoded resource.
-#[derive(Clone, PartialEq, Debug)]
-#[allow(missing_docs)]
-pub enum Body {
-    Trust(discovery::Trust),
-    MeshConfig(discovery::MeshConfig),
-    PeerAuthentication(discovery::PeerAuthentication),
-    AuthorizationPolicy(discovery::AuthorizationPolicy),
-    Workload(discovery::Workload),
-    NetworkGateway(discovery::NetworkGateway),
-    Service(discovery::Service),
-    Endpoint(discovery::Endpoint),
-}
-
-/// A resource that is not of its type.
+/// Why a resource cannot be decoded.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum Malformed {
-    /// The body's type URL is another than the response's.
-    #[error("the response is of type {expected}, the resource of {found:?}")]
+    /// The type URL of the resource differs from the type of the response.
+    #[error("the response is of type {expected}, the resource of type {found:?}")]
     Type {
-        /// The response's.
+        /// The type of the response.
         expected: Kind,
-        /// The resource's.
+        /// The type URL of the resource, at most 200 characters of it.
         found: String,
     },
-    /// The bytes are not a message of that type.
+    /// The bytes are not a message of the type.
     #[error("not a {kind}: {error}")]
     Bytes {
-        /// The type.
+        /// The type of the response.
         kind: Kind,
-        /// What the decoder says.
+        /// The decoder's error.
         error: prost::DecodeError,
     },
 }
 
 impl Body {
-    /// Decodes a body of this kind. Byte fields share `bytes`.
+    /// Decodes a resource of this type. Byte fields share `bytes`.
+    ///
+    /// Returns an error if `type_url` is not that of `kind`, or if `bytes` is not a message of that type.
     pub fn decode(kind: Kind, type_url: &str, bytes: Bytes) -> Result<Body, Malformed> {
         if type_url != kind.url() {
             return Err(Malformed::Type { expected: kind, found: type_url.chars().take(200).collect() });
         }
-        let decoded = match kind {
-            Kind::Trust => discovery::Trust::decode(bytes).map(Body::Trust),
-            Kind::MeshConfig => discovery::MeshConfig::decode(bytes).map(Body::MeshConfig),
-            Kind::PeerAuthentication => discovery::PeerAuthentication::decode(bytes).map(Body::PeerAuthentication),
-            Kind::AuthorizationPolicy => discovery::AuthorizationPolicy::decode(bytes).map(Body::AuthorizationPolicy),
-            Kind::Workload => discovery::Workload::decode(bytes).map(Body::Workload),
-            Kind::NetworkGateway => discovery::NetworkGateway::decode(bytes).map(Body::NetworkGateway),
-            Kind::Service => discovery::Service::decode(bytes).map(Body::Service),
-            Kind::Endpoint => discovery::Endpoint::decode(bytes).map(Body::Endpoint),
-        };
-        decoded.map_err(|error| Malformed::Bytes { kind, error })
+        Body::decode_message(kind, bytes).map_err(|error| Malformed::Bytes { kind, error })
     }
 }
 
-/// Resources that the client did not accept. All others of the same update were.
+/// The resources of an update that the client rejects. The client accepts all others of the same update.
 #[derive(Clone, PartialEq, Eq, Debug, Default, thiserror::Error)]
-#[error("{} resources rejected, first {}", .0.len(), .0.first().map(|r| format!("{}: {}", r.name, r.reason)).unwrap_or_default())]
+#[error("{} resources rejected, first {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
 pub struct Rejected(pub Vec<Rejection>);
 
-/// One resource that was not accepted.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// One rejected resource.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{name}: {reason}")]
 pub struct Rejection {
-    /// Its name.
+    /// The resource's name.
     pub name: String,
-    /// What is wrong with it.
+    /// What is wrong with the resource.
     pub reason: String,
 }
