@@ -1,17 +1,17 @@
-//! The mesh's certificate authority: who signs for which cluster, who may have a certificate, and how the roots reach
-//! workloads.
+//! The mesh's certificate authority. It signs workload certificates, authenticates requests for them, and distributes
+//! the roots.
 //!
-//! - [`authorities`]: the signing certificates, from Secrets `cacerts` (own cluster) and `cacerts-<cluster>` (remotes) in
-//!   the root namespace; a self-signed root where there is none at all.
-//! - [`service`]: the certificate API on port 15012.
-//! - [`review`]: whether a token is what its bearer says, asked of the bearer's own cluster.
-//! - [`own`]: the controller's own certificate, renewed at half of its life.
-//! - [`serve`]: TLS listeners that use it.
-//! - `issuers`: who signs in clusters that sign for themselves.
-//! - [`roots`]: ConfigMap `istio-ca-root-cert` in every namespace, and the webhook's `caBundle`.
+//! - [`authorities`]: the signing certificates, from Secrets `cacerts` (own cluster) and `cacerts-<cluster>` (remote
+//!   clusters) in the root namespace; a self-signed root if the own cluster has no `cacerts`
+//! - [`service`]: the certificate API on port 15012
+//! - [`review`]: token reviews by the workload's own cluster
+//! - [`own`]: the controller's own certificate, renewed after half of its lifetime
+//! - [`serve`]: TLS listeners with that certificate
+//! - `issuers`: the intermediates of clusters with a controller of their own
+//! - [`roots`]: ConfigMap `istio-ca-root-cert` in every namespace, and the `caBundle` of the webhook
 //!
 //! A workload's certificate is signed with the intermediate of the cluster that vouched for its token, so the chain
-//! itself proves the cluster. `docs/decisions/intermediates.md` says where intermediates live, and why.
+//! proves the cluster. `docs/decisions/intermediates.md` records where intermediates are stored.
 
 pub mod authorities;
 mod issuers;

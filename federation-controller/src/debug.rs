@@ -1,15 +1,15 @@
-//! Port 15014: metrics, readiness, and what the controller knows, for people and for `isthmus status`.
+//! The monitoring server on port 15014: metrics, readiness and debug pages, which `isthmus status` reads.
 //!
-//! | path | what |
+//! | path | content |
 //! | --- | --- |
 //! | `/metrics` | Prometheus text format |
-//! | `/ready` | 200 when there is a view to serve and the discovery port is open, else 503 with what is missing |
-//! | `/debug/clusters` | [`ClustersPage`] |
-//! | `/debug/proxies` | [`ProxyRow`]s |
-//! | `/debug/services`, `/debug/services/<hostname>` | names, and one [`ServicePage`] |
-//! | `/debug/gateways` | gateways by network |
+//! | `/ready` | 200 if the own cluster is listed and the discovery port is open; otherwise 503 with the reason |
+//! | `/debug/clusters` | a [`ClustersPage`] |
+//! | `/debug/proxies` | a list of [`ProxyRow`]s |
+//! | `/debug/services`, `/debug/services/<hostname>` | a list of hostnames, and a [`ServicePage`] |
+//! | `/debug/gateways` | a list of [`GatewayRow`]s |
 //!
-//! All of it is read only and says nothing secret; it is reachable inside the cluster, as Istio's is.
+//! All pages are read-only and contain no secrets. They are reachable inside the cluster, as in Istio.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -35,42 +35,42 @@ use crate::ca::Authorities;
 use crate::clusters::Clusters;
 use crate::discovery::Shared;
 
-/// How long a request's head may take to arrive; a connection that says nothing is closed after it.
-const HEAD: std::time::Duration = std::time::Duration::from_secs(30);
+/// The time for a request's head to arrive. An idle connection is closed after it.
+const HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// What the pages are made of.
+/// The monitoring server. Clones refer to the same state.
 #[derive(Clone)]
 pub struct Debug {
     shared: Arc<Shared>,
-    /// Links and signing certificates, once there are any.
+    /// The clusters and signing certificates, after [`Debug::attach`].
     parts: Arc<std::sync::OnceLock<(Clusters, Authorities)>>,
     serving: Arc<AtomicBool>,
 }
 
 impl Debug {
-    /// Pages about this state.
+    /// Creates a monitoring server for the shared state.
     pub fn new(shared: Arc<Shared>) -> Self {
         Debug { shared, parts: Arc::default(), serving: Arc::default() }
     }
 
-    /// From now on links and signing certificates are shown as well.
+    /// Adds links and signing certificates to the pages.
     pub fn attach(&self, clusters: Clusters, authorities: Authorities) {
-        // Attached once, at the start.
+        // The controller attaches them once, at its start.
         let _ = self.parts.set((clusters, authorities));
     }
 
-    /// Says whether the discovery port is open.
+    /// Sets whether the discovery port is open, for `/ready`.
     pub fn set_serving(&self, serving: bool) {
         self.serving.store(serving, Ordering::Relaxed);
     }
 
-    /// Serves until the listener's task is dropped.
+    /// Serves the listener until the future is dropped.
     pub async fn serve(self, listener: TcpListener) {
         loop {
             let socket = match listener.accept().await {
                 Ok((socket, _)) => socket,
                 Err(error) => {
-                    warn!(%error, "cannot accept connections on the monitoring port");
+                    warn!(%error, "cannot accept a connection on the monitoring port");
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                     continue;
                 }
@@ -83,9 +83,9 @@ impl Debug {
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD)
+                    .header_read_timeout(HEADER_TIMEOUT)
                     .serve_connection(TokioIo::new(socket), service);
-                // Who hangs up halfway is of no interest.
+                // A connection that the client closes early is not an error.
                 let _ = connection.await;
             });
         }
@@ -93,7 +93,7 @@ impl Debug {
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+            return text(StatusCode::METHOD_NOT_ALLOWED, "the method is not allowed; use GET\n");
         }
         let path = request.uri().path();
         let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
@@ -115,23 +115,24 @@ impl Debug {
             ),
             _ => match path.strip_prefix("/debug/services/").map(|hostname| pages::service(&self.shared, hostname)) {
                 Some(Some(page)) => json(&page),
-                Some(None) => {
-                    text(StatusCode::NOT_FOUND, "no cluster has a service of this name; see /debug/services\n")
-                }
-                None => text(StatusCode::NOT_FOUND, "no such page; see /debug\n"),
+                Some(None) => text(
+                    StatusCode::NOT_FOUND,
+                    "no cluster has a service of this hostname; /debug/services lists all hostnames\n",
+                ),
+                None => text(StatusCode::NOT_FOUND, "the page does not exist; /debug lists all pages\n"),
             },
         }
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {
-        let missing = if !self.serving.load(Ordering::Relaxed) {
+        let reason = if !self.serving.load(Ordering::Relaxed) {
             "the discovery port is not open\n"
         } else if !self.shared.ready() {
-            "the own cluster has not been listed in full\n"
+            "the own cluster is not listed in full yet\n"
         } else {
             return text(StatusCode::OK, "ready\n");
         };
-        text(StatusCode::SERVICE_UNAVAILABLE, missing)
+        text(StatusCode::SERVICE_UNAVAILABLE, reason)
     }
 }
 
@@ -150,6 +151,6 @@ fn json(page: &impl Serialize) -> Response<Full<Bytes>> {
             answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
             answer
         }
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("the page cannot be written: {error}\n")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode the page as JSON: {error}\n")),
     }
 }

@@ -1,5 +1,5 @@
-//! A stand-in for an API server in tests: TLS, bearer tokens, lists, watches, token reviews and a few writes, over a real
-//! socket, with outages on demand. What a real one does is tested against the embedded API server elsewhere.
+//! A fake API server for tests: TLS, bearer tokens, lists, watches, token reviews and a few writes over a real socket,
+//! with outages on demand. `tests/controller.rs` tests against the embedded API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -24,13 +24,13 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// CA of every fake.
+/// Returns the certificate authority of all fake API servers.
 pub(crate) fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
     AUTHORITY.get_or_init(|| Authority::self_signed_root("fake", YEAR).unwrap())
 }
 
-/// One API server.
+/// A fake API server.
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -41,25 +41,25 @@ pub(crate) struct Fake {
 #[derive(Default)]
 struct State {
     version: u64,
-    /// By collection path without namespace ("/api/v1/pods"), namespace and name.
+    /// The objects by collection path without namespace ("/api/v1/pods"), namespace and name.
     objects: BTreeMap<(String, String, String), Value>,
     log: Vec<(u64, &'static str, String, Value)>,
-    /// Bearer tokens that are let in.
+    /// The accepted bearer tokens.
     tokens: BTreeSet<String>,
-    /// Collections that answer 403.
+    /// The collections that are answered with 403.
     forbidden: BTreeSet<String>,
-    /// Collections that answer 404.
+    /// The collections that are answered with 404.
     missing: BTreeSet<String>,
-    /// TokenReview: token to user name and audiences.
+    /// The user name and audiences in TokenReviews, by token.
     reviews: BTreeMap<String, (String, Vec<String>)>,
-    /// What a TokenRequest is answered with.
-    made_token: String,
-    /// Writes: method and path.
+    /// The token in answers to TokenRequests.
+    issued_token: String,
+    /// The method and path of each write.
     writes: Vec<String>,
 }
 
 impl Fake {
-    /// Starts one that lets `token` in.
+    /// Starts a server that accepts `token`.
     pub(crate) async fn start(token: &str) -> Arc<Fake> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -100,7 +100,7 @@ impl Fake {
         *self.serving.lock().unwrap() = Some(serving);
     }
 
-    /// Stops serving and cuts every connection; what it knows stays.
+    /// Stops serving and closes every connection; the objects stay.
     pub(crate) async fn stop(&self) {
         let serving = self.serving.lock().unwrap().take();
         if let Some(serving) = serving {
@@ -109,7 +109,7 @@ impl Fake {
         }
     }
 
-    /// Serves again on the same port.
+    /// Starts to serve again on the same port.
     pub(crate) async fn again(&self) {
         self.serve(TcpListener::bind(self.address).await.unwrap());
     }
@@ -118,7 +118,7 @@ impl Fake {
         self.state.lock().unwrap()
     }
 
-    /// A kubeconfig for this server.
+    /// Returns a kubeconfig for this server.
     pub(crate) fn kubeconfig(&self, cluster: &str, token: &str) -> String {
         let roots = authority().roots_pem();
         let access = api::remote_secret::Access {
@@ -131,7 +131,7 @@ impl Fake {
         api::remote_secret::kubeconfig(&access).unwrap()
     }
 
-    /// A client for this server.
+    /// Returns a client for this server.
     pub(crate) async fn client(&self, token: &str) -> kube::Client {
         let config = kube::config::Kubeconfig::from_yaml(&self.kubeconfig("fake", token)).unwrap();
         let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
@@ -156,7 +156,7 @@ impl Fake {
     }
 
     pub(crate) fn make_token(&self, token: &str) {
-        self.state().made_token = token.to_owned();
+        self.state().issued_token = token.to_owned();
     }
 
     pub(crate) fn writes(&self) -> Vec<String> {
@@ -167,7 +167,7 @@ impl Fake {
         self.state().objects.get(&(collection.to_owned(), namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    /// Adds or changes an object of a collection such as "/api/v1/pods".
+    /// Adds or updates an object of a collection such as "/api/v1/pods".
     pub(crate) fn put(&self, collection: &str, object: Value) {
         put(&mut self.state(), collection, object);
         self.changed.send_modify(|n| *n += 1);
@@ -186,7 +186,7 @@ impl Fake {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// A remote secret in this server.
+    /// Adds or updates a remote secret.
     pub(crate) fn put_secret(&self, name: &str, entries: &[(&str, &str)]) {
         use base64::Engine as _;
         let data: serde_json::Map<_, _> = entries
@@ -220,7 +220,8 @@ fn reply(code: StatusCode, body: &Value) -> Response<Body> {
     Response::builder().status(code).header("content-type", "application/json").body(body).unwrap()
 }
 
-/// Takes the namespace out of a path: "/api/v1/namespaces/a/pods/b" is ("/api/v1/pods", "a", Some("b")).
+/// Splits a path into collection, namespace and name: "/api/v1/namespaces/a/pods/b" is ("/api/v1/pods", "a",
+/// Some("b")).
 fn split(path: &str) -> (String, String, Option<String>) {
     let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let group = if parts[0] == "api" { 2 } else { 3 };
@@ -271,7 +272,7 @@ async fn answer(request: Request<Incoming>, state: &Arc<Mutex<State>>, changed: 
         return reply(StatusCode::CREATED, &token_review(&locked, &review));
     }
     if path.ends_with("/token") {
-        let status = json!({"token": locked.made_token, "expirationTimestamp": "2030-01-01T00:00:00Z"});
+        let status = json!({"token": locked.issued_token, "expirationTimestamp": "2030-01-01T00:00:00Z"});
         return reply(StatusCode::CREATED, &json!({"metadata": {}, "spec": {"audiences": []}, "status": status}));
     }
     let (collection, namespace, name) = split(&path);
@@ -360,11 +361,11 @@ fn write(
 
 fn token_review(state: &State, review: &Value) -> Value {
     let token = review["spec"]["token"].as_str().unwrap_or_default();
-    let asked: Vec<&str> =
+    let requested: Vec<&str> =
         review["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let status = match state.reviews.get(token) {
         Some((user, audiences)) => {
-            let common: Vec<_> = audiences.iter().filter(|a| asked.contains(&a.as_str())).collect();
+            let common: Vec<_> = audiences.iter().filter(|a| requested.contains(&a.as_str())).collect();
             if common.is_empty() {
                 json!({"authenticated": false, "error": "token audiences do not match"})
             } else {
@@ -399,8 +400,8 @@ fn watching(wanted: Wanted, from: u64, changed: watch::Receiver<u64>, state: Arc
     let steps = futures_util::stream::unfold((from, changed), move |(from, mut changed)| {
         let lines: Vec<_> = {
             let state = state.lock().unwrap();
-            let news = state.log.iter().filter(|(version, _, c, o)| *version > from && wanted.matches(c, o));
-            news.map(|(version, kind, _, object)| (*version, json!({"type": kind, "object": object}))).collect()
+            let events = state.log.iter().filter(|(version, _, c, o)| *version > from && wanted.matches(c, o));
+            events.map(|(version, kind, _, object)| (*version, json!({"type": kind, "object": object}))).collect()
         };
         async move {
             if lines.is_empty() {

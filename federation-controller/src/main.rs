@@ -1,4 +1,4 @@
-//! Runs the `federation-controller` library as a program of its own.
+//! The standalone program of the federation controller.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: net::Allocator = net::Allocator;
 
-/// The Isthmus control plane.
+/// Run the control plane of a primary cluster.
 #[derive(Parser)]
 #[command(name = "isthmus-federation-controller", version)]
 struct Command {

@@ -1,4 +1,4 @@
-//! What the controller counts; served at `:15014/metrics` in the Prometheus text format.
+//! The metrics of the controller, served at `:15014/metrics` in the Prometheus text format.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,26 +10,20 @@ use wire::delta::Stats;
 use crate::discovery::Shared;
 use crate::objects::event::Link;
 
-const PUSHES: Family = Family {
-    name: "isthmus_controller_pushes_total",
-    help: "Responses sent to proxies, by resource type.",
-    labels: &["type"],
-};
+const PUSHES: Family =
+    Family { name: "isthmus_controller_pushes_total", help: "Pushes to proxies, by resource type.", labels: &["type"] };
 const RESOURCES: Family =
-    Family { name: "isthmus_controller_pushed_resources_total", help: "Resources sent to proxies.", labels: &[] };
+    Family { name: "isthmus_controller_pushed_resources_total", help: "Resources pushed to proxies.", labels: &[] };
 const BYTES: Family = Family {
     name: "isthmus_controller_pushed_bytes_total",
-    help: "Bytes of the resources sent to proxies.",
+    help: "Size of the resources pushed to proxies, in bytes.",
     labels: &[],
 };
-const NACKS: Family = Family {
-    name: "isthmus_controller_rejected_pushes_total",
-    help: "Responses that a proxy did not accept.",
-    labels: &[],
-};
+const NACKS: Family =
+    Family { name: "isthmus_controller_rejected_pushes_total", help: "Pushes that proxies rejected.", labels: &[] };
 const BAD_NAMES: Family = Family {
     name: "isthmus_controller_bad_names_total",
-    help: "Subscriptions to names that no resource can have.",
+    help: "Subscriptions to invalid resource names.",
     labels: &[],
 };
 const ENDED: Family = Family {
@@ -37,59 +31,62 @@ const ENDED: Family = Family {
     help: "Discovery streams that ended or were refused, by reason.",
     labels: &["reason"],
 };
-const COMPILED: Family = Family {
-    name: "isthmus_controller_compiled_total",
-    help: "Groups of resources computed because of a change.",
-    labels: &[],
-};
+const COMPILED: Family =
+    Family { name: "isthmus_controller_compiled_total", help: "Compiled groups of resources.", labels: &[] };
 const CHANGED: Family = Family {
     name: "isthmus_controller_changed_resources_total",
-    help: "Resources that differed from before when computed.",
+    help: "Compiled resources that differed from the stored ones.",
     labels: &[],
 };
 const COMPILE_SECONDS: Family = Family {
     name: "isthmus_controller_compile_seconds",
-    help: "Time from a tick to the changed resources being in the store.",
+    help: "Time to compile the changes of a batching window and to store the resources, in seconds.",
     labels: &[],
 };
-const MANAGED: Family =
-    Family { name: "isthmus_controller_managed_clusters", help: "Clusters known, by type.", labels: &["cluster_type"] };
+const MANAGED: Family = Family {
+    name: "isthmus_controller_managed_clusters",
+    help: "Clusters of the mesh, by type.",
+    labels: &["cluster_type"],
+};
 const LINK: Family = Family {
     name: "isthmus_controller_cluster_link",
-    help: "1 for the state that a cluster's link is in.",
+    help: "State of a cluster's link: 1 for the current state, 0 for the others.",
     labels: &["cluster", "state"],
 };
 const LINK_AGE: Family = Family {
     name: "isthmus_controller_cluster_link_age_seconds",
-    help: "How long the link has been in its state.",
+    help: "Time since the last change of a link's state, in seconds.",
     labels: &["cluster"],
 };
-const OBJECTS: Family =
-    Family { name: "isthmus_controller_objects", help: "Objects in the index.", labels: &["cluster", "kind"] };
+const OBJECTS: Family = Family {
+    name: "isthmus_controller_objects",
+    help: "Watched objects, by cluster and kind.",
+    labels: &["cluster", "kind"],
+};
 const STREAMS: Family = Family {
     name: "isthmus_controller_streams",
-    help: "Discovery streams that are open, by the proxy's cluster.",
+    help: "Open discovery streams, by the cluster of the proxy.",
     labels: &["cluster"],
 };
 const LAG: Family = Family {
     name: "isthmus_controller_stream_lag_seconds_max",
-    help: "The longest that a proxy has owed an acknowledgement.",
+    help: "Age of the oldest push that is not acknowledged, in seconds.",
     labels: &[],
 };
 const STORED: Family =
-    Family { name: "isthmus_controller_resources", help: "Resources that could be told, by type.", labels: &["type"] };
+    Family { name: "isthmus_controller_resources", help: "Resources in the store, by type.", labels: &["type"] };
 const STORED_BYTES: Family = Family {
     name: "isthmus_controller_resource_bytes",
-    help: "Encoded size of the resources that could be told, by type.",
+    help: "Encoded size of the resources in the store, by type, in bytes.",
     labels: &["type"],
 };
 const EVENTS: Family =
-    Family { name: "isthmus_controller_events_total", help: "Events taken in from clusters.", labels: &[] };
+    Family { name: "isthmus_controller_events_total", help: "Events received from clusters.", labels: &[] };
 
-/// Upper bounds for compiling: seconds.
+/// The bucket bounds of the compile time, in seconds.
 const COMPILE_BOUNDS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 
-/// The counters of discovery. Clones count into the same.
+/// The counters of discovery. Clones refer to the same counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     scope: Scope<Any>,
@@ -104,7 +101,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counters in this registry.
+    /// Creates the counters in a registry.
     pub fn new(registry: &Registry) -> Self {
         let scope = registry.shared();
         Metrics {
@@ -120,12 +117,12 @@ impl Metrics {
         }
     }
 
-    /// The registry that they are in.
+    /// Returns the registry of the counters.
     pub fn registry(&self) -> &Registry {
         self.scope.registry()
     }
 
-    /// Counts what a stream did since it was counted last.
+    /// Adds the difference between a stream's counts `now` and its counts when they were last added.
     pub fn count(&self, counted: &mut Stats, now: Stats) {
         let before = std::mem::replace(counted, now);
         for (counter, (now, before)) in self.pushes.iter().zip(now.responses.iter().zip(before.responses)) {
@@ -137,40 +134,40 @@ impl Metrics {
         self.bad_names.add(now.bad_names - before.bad_names);
     }
 
-    /// A stream was refused before it was one.
+    /// Counts a refused stream.
     pub fn refused(&self, reason: &'static str) {
         self.stream_ended(reason);
     }
 
-    /// A stream ended.
+    /// Counts the end of a stream.
     pub fn stream_ended(&self, reason: &'static str) {
         self.scope.counter(&ENDED, &[reason]).increment();
     }
 
-    /// A tick computed something.
+    /// Counts a compile: its groups, the resources that changed, and the time.
     pub fn compiled(&self, groups: usize, changed: usize, took: Duration) {
         self.compiled.add(groups as u64);
         self.changed.add(changed as u64);
         self.compile_seconds.record(took.as_secs_f64());
     }
 
-    /// How often streams ended for a reason.
+    /// Returns the number of streams that ended for a reason.
     pub fn ended(&self, reason: &str) -> u64 {
         self.registry().total(&ENDED, |labels| labels.iter().any(|(_, value)| *value == reason))
     }
 
-    /// Responses that proxies did not accept.
+    /// Returns the number of rejected pushes.
     pub fn nacks(&self) -> u64 {
         self.nacks.get()
     }
 
-    /// Resources sent.
+    /// Returns the number of pushed resources.
     pub fn resources(&self) -> u64 {
         self.resources.get()
     }
 }
 
-/// Adds gauges that are read from the shared state at each scrape.
+/// Registers metrics that are read from the shared state at each scrape.
 pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
     type Put<'a> = &'a mut dyn FnMut(&[&str], f64);
     let gauge = |family: Family, read: fn(&Shared, Put<'_>)| {
@@ -238,7 +235,7 @@ pub fn observe(shared: &Arc<Shared>, registry: &Registry) {
     });
 }
 
-/// A link's state in a word.
+/// Returns the name of a link's state.
 pub fn link_word(link: &Link) -> &'static str {
     match link {
         Link::Connecting => "connecting",

@@ -1,8 +1,8 @@
-//! The controller as a process, between two real API servers, with a proxy that enrols by token and listens.
+//! Tests of the controller as a process, with two real API servers and a proxy that enrols with a token and subscribes.
 //!
-//! What is checked is what people rely on when clusters come, change and go: a scaled service is seen within a second, a
-//! lost API server removes nothing and shows its age, a deleted remote secret removes, an applied one brings back, and a
-//! restart in the middle of an outage starts with the last view.
+//! A scaled service reaches the proxy within a second. A lost API server removes nothing and its age is shown. A
+//! deleted remote secret removes its cluster, and a new one adds it again. A restart during an outage starts with the
+//! last snapshot.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -27,7 +27,7 @@ use wire::name::Node;
 const DAY: Duration = Duration::from_secs(86_400);
 const SERVER: &str = "isthmus-controller.isthmus-system.svc";
 
-/// One cluster: an API server that can be stopped.
+/// A cluster: an API server that can be stopped.
 struct Cluster {
     client: Client,
     kubeconfig: String,
@@ -70,7 +70,7 @@ impl Cluster {
         self.create("/api/v1/namespaces/istio-system/secrets", secret).await;
     }
 
-    /// Namespaces, a network, and the export kind.
+    /// Creates the namespaces, with the network, and the CRD of exports.
     async fn base(&self, network: &str) {
         for (name, labels) in
             [("istio-system", json!({"topology.istio.io/network": network})), ("isthmus-system", json!({}))]
@@ -143,8 +143,8 @@ impl Cluster {
     async fn token_for(&self, account: &str, audience: &str) -> String {
         let path = format!("/api/v1/namespaces/default/serviceaccounts/{account}/token");
         let spec = json!({"audiences": [audience], "expirationSeconds": 3600});
-        let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-        self.create(&path, asked).await["status"]["token"].as_str().unwrap().to_owned()
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        self.create(&path, request).await["status"]["token"].as_str().unwrap().to_owned()
     }
 }
 
@@ -166,7 +166,7 @@ fn slice(service: &str, ips: &[&str]) -> Value {
     })
 }
 
-/// The controller's process; killed with its handle.
+/// The process of the controller. Dropping the handle kills it.
 struct Process {
     child: Child,
     discovery: SocketAddr,
@@ -238,7 +238,7 @@ impl Process {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let began = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
-            assert!(began.elapsed() < Duration::from_secs(5), "it does not stop when asked to");
+            assert!(began.elapsed() < Duration::from_secs(5), "the controller does not stop after SIGTERM");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(self.child.wait().unwrap().success());
@@ -258,7 +258,7 @@ async fn wait(what: &str, within: Duration, holds: impl AsyncFn() -> bool) -> Du
     took
 }
 
-/// A proxy's store: endpoints only.
+/// The store of a proxy, which keeps only endpoints.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<BTreeMap<String, Endpoint>>>);
 
@@ -298,7 +298,7 @@ impl Proxy {
         Proxy { subscriber, seen, enrolled }
     }
 
-    /// Of each cluster, the weight of what is told of it.
+    /// Returns the total weight of the received endpoints of each cluster.
     fn weights(&self) -> BTreeMap<String, u32> {
         let mut weights = BTreeMap::new();
         for endpoint in self.seen.0.lock().unwrap().values() {
@@ -314,7 +314,7 @@ impl Proxy {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_clusters_become_one_mesh_and_stay_one() {
+async fn two_clusters_form_a_mesh_through_changes_and_outages() {
     let directory = tempfile::tempdir().unwrap();
     let (west, east) = (Cluster::start().await, Cluster::start().await);
     west.base("net-west").await;
@@ -359,22 +359,23 @@ async fn two_clusters_become_one_mesh_and_stay_one() {
 
     let rows =
         async || -> Vec<ProxyRow> { serde_json::from_str(&process.get("/debug/proxies").await.unwrap().1).unwrap() };
-    wait("the proxy has acknowledged all", soon, async || rows().await.first().is_some_and(|row| row.acked)).await;
+    wait("the proxy has acknowledged every push", soon, async || rows().await.first().is_some_and(|row| row.acked))
+        .await;
     let rows = rows().await;
     assert_eq!((rows.len(), &*rows[0].cluster, rows[0].rejected), (1, "west", 0));
     assert!(rows[0].certificate_expires_in_s.is_some_and(|left| left > 80_000));
     println!("{:#?}", process.clusters().await);
 
-    // The secret goes, and comes back.
+    // The secret is deleted and created again.
     west.delete("/api/v1/namespaces/istio-system/secrets/istio-remote-secret-east").await;
     proxy.sees("the secret is deleted", &[], soon).await;
     west.secret("istio-remote-secret-east", json!({"istio/multiCluster": "true"}), remote()).await;
-    proxy.sees("the secret is back", &[("east", 2)], soon).await;
-    // Views go to the disk every few seconds, and when stopping.
+    proxy.sees("the secret is created again", &[("east", 2)], soon).await;
+    // The controller writes its snapshot every few seconds and when it stops.
     let process = process.stop().await;
-    assert_eq!(proxy.weights(), BTreeMap::from([("east".into(), 2)]), "nothing is lost with the controller");
+    assert_eq!(proxy.weights(), BTreeMap::from([("east".into(), 2)]), "stopping the controller removes nothing");
 
-    // East's API server dies, and the controller starts without it.
+    // East's API server stops, and the controller starts without it.
     east.stop.cancel();
     let process = {
         let before = process;
@@ -387,7 +388,7 @@ async fn two_clusters_become_one_mesh_and_stay_one() {
         east.is_some_and(|row| row.link == "unreachable" && row.why.is_some() && row.heard_age_ms.is_some())
     })
     .await;
-    // A new name is asked for, so the stream is up again and all has been compared.
+    // An answer to a new subscription shows that the stream is open again and all resources have been compared.
     let after =
         proxy.subscriber.demand(Kind::Service, "frontend.default.svc.cluster.local", Duration::from_secs(20)).await;
     assert_eq!(after, Outcome::Present);
@@ -398,16 +399,16 @@ async fn two_clusters_become_one_mesh_and_stay_one() {
     println!("{row:#?}\nresident: {} KiB", process.resident_kib());
     let metrics = process.get("/metrics").await.unwrap().1;
     assert!(metrics.contains("isthmus_controller_managed_clusters{cluster_type=\"remote\"} 1"), "{metrics}");
-    assert!(process.resident_kib() < 60 * 1024, "the bound is 60 MiB");
+    assert!(process.resident_kib() < 60 * 1024, "the limit is 60 MiB");
     west.delete("/api/v1/namespaces/istio-system/secrets/istio-remote-secret-east").await;
     proxy.sees("the secret of a lost cluster is deleted", &[], soon).await;
     process.stop().await;
     west.stop.cancel();
 }
 
-/// What is refused here is refused by real API servers, asked by the controller; `ca::tests` has the table with fakes.
+/// Real API servers review the tokens here; `ca::tests` covers every refusal with fake ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_is_good_in_its_own_cluster_and_for_its_purpose_alone() {
+async fn a_token_is_accepted_only_for_its_own_cluster_and_audience() {
     let directory = tempfile::tempdir().unwrap();
     let (west, east) = (Cluster::start().await, Cluster::start().await);
     let root = Authority::self_signed_root("mesh", DAY).unwrap();
@@ -426,7 +427,7 @@ async fn a_token_is_good_in_its_own_cluster_and_for_its_purpose_alone() {
     process.ready().await;
 
     let (wests, easts) = (west.token("frontend").await, east.token("frontend").await);
-    let other_purpose = east.token_for("frontend", "https://elsewhere.example").await;
+    let other_audience = east.token_for("frontend", "https://elsewhere.example").await;
     // A signed token whose claims were changed: the account of another workload.
     let (head, rest) = easts.split_once('.').unwrap();
     let forged = format!("{head}.{}", rest.replacen(['e', 'A'], "f", 1));
@@ -434,7 +435,7 @@ async fn a_token_is_good_in_its_own_cluster_and_for_its_purpose_alone() {
     for (token, cluster, reason) in [
         (&wests, "east", "token_rejected"),
         (&easts, "west", "token_rejected"),
-        (&other_purpose, "east", "token_rejected"),
+        (&other_audience, "east", "token_rejected"),
         (&forged, "east", "token_rejected"),
         (&easts, "south", "unknown_cluster"),
     ] {
@@ -447,11 +448,11 @@ async fn a_token_is_good_in_its_own_cluster_and_for_its_purpose_alone() {
         let before = count().await;
         let enrolment = Proxy::start(&process, directory.path(), token, &roots, cluster, "frontend-10-244-0-9");
         assert!(tokio::time::timeout(Duration::from_millis(700), enrolment).await.is_err(), "{cluster} {reason}");
-        assert!(count().await > before, "{cluster}: not counted as {reason}");
+        assert!(count().await > before, "{cluster}: the refusal is not counted as {reason}");
     }
     for (token, cluster) in [(&wests, "west"), (&easts, "east")] {
         let enrolment = Proxy::start(&process, directory.path(), token, &roots, cluster, "frontend-10-244-0-9");
-        let proxy = tokio::time::timeout(Duration::from_secs(5), enrolment).await.expect("the good ones are good");
+        let proxy = tokio::time::timeout(Duration::from_secs(5), enrolment).await.expect("a valid token is accepted");
         let peer = identity::peer_of(proxy.enrolled.identity.credential().chain(), &proxy.enrolled.identity.trust());
         assert_eq!(peer.unwrap().id.service_account(), "frontend");
     }

@@ -1,4 +1,4 @@
-//! Who signs for which cluster.
+//! The signing certificates of all clusters, and the trust bundle that follows from them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,75 +23,75 @@ use crate::objects::records::SecretObject;
 #[cfg(test)]
 mod tests;
 
-/// Life of a root made here: as Istio's.
+/// The lifetime of a generated root, as in Istio.
 const ROOT_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// Life of an intermediate made here.
+/// The lifetime of a generated intermediate.
 const INTERMEDIATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Data key that marks a `cacerts` Secret as made by the controller and not by a person, as Istio marks it.
+/// The data key that marks a generated `cacerts` Secret, as in Istio.
 const GENERATED_KEY: &str = "istio-generated";
-/// Type of the Secret with a self-signed root, as Istio's.
+/// The type of the Secret with a self-signed root, as in Istio.
 const ROOT_TYPE: &str = "istio.io/ca-root";
 
-/// A Secret that cannot be used to sign.
+/// An error of a signing certificate, or of a published intermediate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Its name.
+    /// The name of the Secret, or the ConfigMap with its cluster.
     pub secret: String,
-    /// What is wrong, and what stays in force.
+    /// What is wrong and what to do.
     pub why: String,
 }
 
-/// What an authority is, as told to people.
+/// A summary of the authority that signs for a cluster.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// First eight hexadecimal digits of the root certificate's SHA-256.
+    /// The first eight hexadecimal digits of the root certificate's SHA-256 hash.
     pub root: String,
-    /// Whether an intermediate signs, so that certificates prove their cluster.
+    /// Whether the cluster has an intermediate, so that certificates prove the cluster.
     pub own_intermediate: bool,
-    /// When the signing certificate ends; not known where the cluster signs for itself.
+    /// When the signing certificate expires; `None` if the cluster's own controller signs.
     pub not_after: Option<std::time::SystemTime>,
 }
 
-/// All authorities at one moment.
+/// An immutable view of all authorities.
 #[derive(Clone)]
 pub struct Snapshot {
     own: Text,
-    /// By cluster.
+    /// The authorities by cluster.
     authorities: BTreeMap<Text, Arc<Authority>>,
-    /// What they amount to for those who verify.
+    /// The trust bundle.
     pub trust: Trust,
-    /// Secrets that are not used.
+    /// The errors of signing certificates.
     pub problems: Vec<Problem>,
 }
 
 impl Snapshot {
-    /// Who signs for a cluster.
+    /// Returns the authority that signs for a cluster.
     pub fn of(&self, cluster: &str) -> Option<&Arc<Authority>> {
         self.authorities.get(cluster)
     }
 
-    /// Who signs for the own cluster.
+    /// Returns the authority that signs for the own cluster.
     pub fn own(&self) -> &Arc<Authority> {
         &self.authorities[&self.own]
     }
 
-    /// The clusters that can be signed for.
+    /// Returns the clusters that this controller signs for.
     pub fn clusters(&self) -> impl Iterator<Item = &Text> {
         self.authorities.keys()
     }
 
-    /// The roots in PEM, as workloads get them.
+    /// Returns the roots in PEM, as workloads receive them.
     pub fn roots_pem(&self) -> String {
         identity::certificates_to_pem(self.trust.roots())
     }
 
-    /// The own intermediate in PEM; `None` where the root itself signs.
+    /// Returns the own cluster's intermediate in PEM; `None` if the root itself signs.
     pub(super) fn own_issuer_pem(&self) -> Option<String> {
         let own = self.own();
         (!own.is_root()).then(|| identity::certificates_to_pem([own.certificate()]))
     }
 
-    /// The trust bundle as the index passes it on.
+    /// Returns the trust bundle as an event for the index.
     pub fn to_event(&self) -> event::Trust {
         event::Trust {
             trust_domain: self.trust.trust_domain().into(),
@@ -105,7 +105,7 @@ impl Snapshot {
         }
     }
 
-    /// What signs for a cluster, for status.
+    /// Returns the summary of the authority that signs for a cluster.
     pub fn summary(&self, cluster: &str) -> Option<Summary> {
         let authority = self.of(cluster);
         let published = self.trust.issuers().iter().any(|issuer| *issuer.cluster == *cluster);
@@ -122,10 +122,10 @@ impl Snapshot {
     }
 }
 
-/// What another cluster's controller publishes about who signs there; `None`: nothing (any more).
+/// A cluster and the intermediate that its own controller publishes; `None` if it publishes none.
 pub(super) type Learned = (Text, Option<Result<Issuer, IssuerError>>);
 
-/// The authorities as they are now. Clones are the same handle.
+/// The current authorities. Clones refer to the same state.
 #[derive(Clone)]
 pub struct Authorities {
     now: channel::Receiver<Arc<Snapshot>>,
@@ -133,35 +133,35 @@ pub struct Authorities {
     root_namespace: Text,
 }
 
-/// Why there is nobody to sign.
+/// Why the own cluster has no authority.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthoritiesError {
-    /// The own Secret cannot be used.
-    #[error("Secret {secret} cannot be used: {source}")]
+    /// The Secret is invalid.
+    #[error("Secret {secret} is invalid: {source}")]
     Unusable {
-        /// Its name.
+        /// The name of the Secret.
         secret: String,
         /// What is wrong.
         source: CaError,
     },
-    /// The own Secret can neither be read nor made.
-    #[error("Secret {secret} can be neither read nor made: {why}")]
+    /// The API server refuses to read or create the Secret.
+    #[error("Secret {secret} can be neither read nor created: {why}")]
     Api {
-        /// Its name.
+        /// The name of the Secret.
         secret: String,
-        /// What the API server said.
+        /// The reason of the API server.
         why: String,
     },
-    /// The roots make no trust bundle.
+    /// The roots are not a valid trust bundle.
     #[error(transparent)]
     Trust(#[from] TrustError),
 }
 
-/// Reads the own signing certificate, making one under a self-signed root where there is none, and follows all signing
-/// certificates from then on. Waits as long as the own API server is away.
+/// Reads the own signing certificate and watches all signing certificates in the background. Creates a self-signed root
+/// and an intermediate if the own cluster has none. Waits while the own API server is unreachable.
 ///
 /// # Errors
-/// [`AuthoritiesError`], where the own cluster cannot be signed for.
+/// Returns [`AuthoritiesError`] if the own Secret is invalid, or if the API server refuses to read or create it.
 pub async fn start(
     client: Client,
     root_namespace: &str,
@@ -169,7 +169,7 @@ pub async fn start(
     trust_domain: &str,
 ) -> Result<Authorities, AuthoritiesError> {
     let api = Api::<Secret>::namespaced(client.clone(), root_namespace);
-    let authority = Authority::from_cacerts(&read_or_make(&api, &own).await?)
+    let authority = Authority::from_cacerts(&read_or_create(&api, &own).await?)
         .map_err(|source| AuthoritiesError::Unusable { secret: CACERTS_SECRET.to_owned(), source })?;
     let book = Book::new(own, trust_domain, authority)?;
     let (sender, now) = channel::channel(Arc::new(book.snapshot()?));
@@ -179,28 +179,28 @@ pub async fn start(
 }
 
 impl Authorities {
-    /// The authorities now.
+    /// Returns the current authorities.
     pub fn now(&self) -> Arc<Snapshot> {
         Arc::clone(&self.now.borrow())
     }
 
-    /// The authorities as they change.
+    /// Returns a receiver of every change.
     pub fn changes(&self) -> channel::Receiver<Arc<Snapshot>> {
         self.now.clone()
     }
 
-    /// Where signing certificates, and what is published of them, are.
+    /// Returns the root namespace, which contains the signing certificates and the published intermediates.
     pub(super) fn root_namespace(&self) -> &str {
         &self.root_namespace
     }
 
-    /// Takes in what a cluster publishes.
+    /// Applies the intermediate that a cluster publishes.
     pub(super) async fn learn(&self, learned: Learned) {
-        // Nobody takes it in any more only when the controller ends.
+        // The receiver is dropped only when the controller stops.
         let _ = self.learn.send(learned).await;
     }
 
-    /// Fixed authorities, for tests.
+    /// Creates authorities that never change, for tests.
     #[cfg(test)]
     pub(crate) fn fixed(own: &str, trust_domain: &str, authorities: Vec<(&str, Authority)>) -> Self {
         let mut authorities: BTreeMap<Text, Arc<Authority>> =
@@ -209,15 +209,15 @@ impl Authorities {
         let mut book = Book::new(own.into(), trust_domain, Arc::into_inner(own_authority).unwrap()).unwrap();
         book.remotes = authorities;
         let (sender, now) = channel::channel(Arc::new(book.snapshot().unwrap()));
-        // They never change, and never end.
+        // Receivers see a dropped sender as the end.
         std::mem::forget(sender);
         Authorities { now, learn: mpsc::channel(1).0, root_namespace: "istio-system".into() }
     }
 }
 
-/// Reads Secret `cacerts`; where it is missing, makes a root and an intermediate and stores both. Of several replicas that
-/// do so at once, the one whose Secret is created first is right.
-async fn read_or_make(api: &Api<Secret>, own: &str) -> Result<CaCerts, AuthoritiesError> {
+/// Reads Secret `cacerts`. If it does not exist, creates a root and an intermediate and stores both. If several
+/// replicas do so at the same time, the Secret that is created first counts.
+async fn read_or_create(api: &Api<Secret>, own: &str) -> Result<CaCerts, AuthoritiesError> {
     let mut pause = Pause::default();
     loop {
         let why = match api.get_opt(CACERTS_SECRET).await {
@@ -226,26 +226,26 @@ async fn read_or_make(api: &Api<Secret>, own: &str) -> Result<CaCerts, Authoriti
                 return CaCerts::from_entries::<Vec<u8>>(&entries)
                     .map_err(|e| AuthoritiesError::Unusable { secret: CACERTS_SECRET.to_owned(), source: e.into() });
             }
-            Ok(None) => match make(api, own).await? {
+            Ok(None) => match create(api, own).await? {
                 Ok(()) => continue,
                 Err(why) => why,
             },
             Err(error) => match trouble::of(&error) {
                 Trouble::Refused(why) => return Err(AuthoritiesError::Api { secret: CACERTS_SECRET.to_owned(), why }),
-                other => format!("{other:?}"),
+                other => other.to_string(),
             },
         };
-        tracing::warn!(secret = CACERTS_SECRET, why, "cannot be read; trying again");
+        tracing::warn!(secret = CACERTS_SECRET, why, "cannot read the own signing certificate; trying again");
         tokio::time::sleep(pause.next().unwrap_or_default()).await;
     }
 }
 
-/// Makes and stores. The inner error is worth another attempt.
-async fn make(api: &Api<Secret>, own: &str) -> Result<Result<(), String>, AuthoritiesError> {
+/// Creates a self-signed root and an intermediate, and stores both. The inner error is temporary.
+async fn create(api: &Api<Secret>, own: &str) -> Result<Result<(), String>, AuthoritiesError> {
     let unusable = |source| AuthoritiesError::Unusable { secret: CACERTS_SECRET.to_owned(), source };
     tracing::warn!(
         secret = CACERTS_SECRET,
-        "there is none: making a self-signed root. Clusters that should trust each other need a common root: `isthmus ca`"
+        "the Secret does not exist: creating a self-signed root. Clusters of one mesh need a common root: `isthmus ca`"
     );
     let root = Authority::self_signed_root("Isthmus", ROOT_VALIDITY).map_err(unusable)?;
     let own_authority = root.intermediate_for(own, &Constraints::default(), INTERMEDIATE_VALIDITY).map_err(unusable)?;
@@ -258,11 +258,11 @@ async fn make(api: &Api<Secret>, own: &str) -> Result<Result<(), String>, Author
     for secret in secrets {
         match api.create(&PostParams::default(), &secret).await {
             Ok(_) => {}
-            // The other half of a replica that was faster, or was cut short: what is stored as `cacerts` counts.
+            // Another replica was faster, or stopped halfway. The content of `cacerts` counts.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => match trouble::of(&error) {
                 Trouble::Refused(why) => return Err(AuthoritiesError::Api { secret: secret.name_any(), why }),
-                other => return Ok(Err(format!("{other:?}"))),
+                other => return Ok(Err(other.to_string())),
             },
         }
     }
@@ -278,13 +278,13 @@ fn secret(name: &str, kind: Option<&str>, entries: BTreeMap<String, String>) -> 
     }
 }
 
-/// What the Secrets say, and what of it is in force.
+/// The signing certificates in force, and the errors of the others.
 struct Book {
     own: Text,
     trust_domain: String,
     own_authority: Arc<Authority>,
     remotes: BTreeMap<Text, Arc<Authority>>,
-    /// Of clusters that sign for themselves.
+    /// The intermediates of clusters with a controller of their own.
     published: BTreeMap<Text, Issuer>,
     problems: BTreeMap<String, String>,
 }
@@ -304,11 +304,11 @@ impl Book {
     fn snapshot(&self) -> Result<Snapshot, TrustError> {
         let mut authorities = self.remotes.clone();
         authorities.insert(self.own.clone(), Arc::clone(&self.own_authority));
-        // An authority that is a root itself signs for no cluster in particular.
+        // A certificate that a root signed directly proves no cluster.
         let issuers = authorities.iter().filter(|(_, authority)| !authority.is_root());
         let mut issuers: Vec<_> = issuers.map(|(cluster, authority)| authority.issuer_of(cluster)).collect();
         for (cluster, issuer) in &self.published {
-            // A cluster that publishes another's intermediate as its own is not believed.
+            // An intermediate that belongs to another cluster is ignored.
             let known = |i: &Issuer| i.cluster == *cluster || i.public_key_sha256 == issuer.public_key_sha256;
             if !issuers.iter().any(known) {
                 issuers.push(issuer.clone());
@@ -319,7 +319,7 @@ impl Book {
         Ok(Snapshot { own: self.own.clone(), authorities, trust, problems: problems.collect() })
     }
 
-    /// The cluster that a Secret of this name is for.
+    /// Returns the cluster of a Secret by the Secret's name.
     fn cluster_of(&self, name: &str) -> Option<Text> {
         if name == CACERTS_SECRET {
             return Some(self.own.clone());
@@ -328,7 +328,7 @@ impl Book {
         (cluster != &*self.own && name == cacerts_of(cluster)).then(|| cluster.into())
     }
 
-    /// A Secret was added or changed. What is broken leaves in force what was there.
+    /// Adds or updates a Secret. If the Secret is invalid, its last valid content stays in force.
     fn upsert(&mut self, secret: SecretObject) {
         let name = secret.name_any();
         let Some(cluster) = self.cluster_of(&name) else { return };
@@ -348,39 +348,38 @@ impl Book {
                 let shared = shared.map(|(of, _)| of.clone()).next();
                 if let Some(of) = shared {
                     let why = format!(
-                        "it is the signing certificate of {of}, so it would not prove the cluster: make it one of its own with `isthmus ca`"
+                        "it is the signing certificate of {of}, so it does not prove the cluster: create one of its own with `isthmus ca`"
                     );
-                    self.complain(name, why);
+                    self.report(name, why);
                 } else if common {
                     self.problems.remove(&name);
                     self.remotes.insert(cluster, Arc::new(authority));
                 } else {
-                    let why = "its root is not one of the own cluster's, so nobody here would believe what it signs";
-                    self.complain(name, why.to_owned());
+                    let why =
+                        "its root is not a root of the own cluster: create it under the common root with `isthmus ca`";
+                    self.report(name, why.to_owned());
                 }
             }
-            Err(error) => self.complain(name, error.to_string()),
+            Err(error) => self.report(name, error.to_string()),
         }
     }
 
-    /// What a cluster publishes about who signs there; true where something changed.
+    /// Applies the intermediate that a cluster publishes. Returns whether anything changed.
     fn learn(&mut self, (cluster, learned): Learned) -> bool {
         let place = format!("ConfigMap {ROOT_CONFIG_MAP} of {cluster}");
         match learned {
             Some(Ok(issuer)) if self.holder_of(&cluster, &issuer).is_some() => {
                 let holder = self.holder_of(&cluster, &issuer).cloned().unwrap_or_default();
-                self.complain_once(
+                self.report_once(
                     place,
-                    format!("the intermediate that it publishes is that of {holder}; it stays {holder}'s"),
+                    format!("the published intermediate is ignored: it belongs to cluster {holder}"),
                 )
             }
             Some(Ok(issuer)) => {
                 let cured = self.problems.remove(&place).is_some();
                 self.published.insert(cluster, issuer.clone()) != Some(issuer) || cured
             }
-            Some(Err(error)) => {
-                self.complain_once(place, format!("the intermediate that it publishes is not believed: {error}"))
-            }
+            Some(Err(error)) => self.report_once(place, format!("the published intermediate is not accepted: {error}")),
             None => {
                 let cured = self.problems.remove(&place).is_some();
                 self.published.remove(&cluster).is_some() || cured
@@ -388,8 +387,8 @@ impl Book {
         }
     }
 
-    /// The other cluster that signs with this key. Certificates are no secret, so anybody can publish another's: who had it
-    /// first keeps it.
+    /// Returns the other cluster that signs with this key. Certificates are public, so any cluster can publish another
+    /// cluster's certificate: the first one keeps it.
     fn holder_of(&self, cluster: &Text, issuer: &Issuer) -> Option<&Text> {
         let signing = self.remotes.iter().chain([(&self.own, &self.own_authority)]);
         let signing = signing.map(|(of, authority)| (of, authority.issuer_of(of).public_key_sha256));
@@ -398,26 +397,30 @@ impl Book {
         others.find(|(_, key)| *key == issuer.public_key_sha256).map(|(of, _)| of)
     }
 
-    /// True where it was not said before.
-    fn complain_once(&mut self, place: String, why: String) -> bool {
+    /// Records and logs a problem, unless it is known. Returns whether it is new.
+    fn report_once(&mut self, place: String, why: String) -> bool {
         let new = self.problems.get(&place) != Some(&why);
         if new {
-            self.complain(place, why);
+            self.report(place, why);
         }
         new
     }
 
-    fn complain(&mut self, secret: String, why: String) {
-        tracing::error!(secret, why, "a signing certificate cannot be used; what was in force before stays");
+    /// Records and logs a problem.
+    fn report(&mut self, secret: String, why: String) {
+        tracing::error!(secret, why, "the signing certificate is not used; the last valid one stays in force");
         self.problems.insert(secret, why);
     }
 
-    /// A Secret is gone. Without the own one the controller goes on with what it has: signing is worse stopped than old.
+    /// Removes a Secret. The own signing certificate stays in force, because the mesh cannot run without it.
     fn delete(&mut self, name: &str) {
         self.problems.remove(name);
         match self.cluster_of(name) {
             Some(cluster) if cluster == self.own => {
-                self.complain(name.to_owned(), "it was deleted; the last one stays in use until a restart".to_owned());
+                self.report(
+                    name.to_owned(),
+                    "it is deleted; its last content stays in force until the controller restarts".to_owned(),
+                );
             }
             Some(cluster) => {
                 self.remotes.remove(&cluster);
@@ -454,13 +457,13 @@ async fn follow(
                     return;
                 }
             }
-            Err(error) => tracing::error!(%error, "the trust bundle cannot be built; what was in force before stays"),
+            Err(error) => tracing::error!(%error, "the trust bundle is invalid; the last valid one stays in force"),
         }
     }
 }
 
 impl Book {
-    /// Takes in what the watch of Secrets saw; true where a snapshot is worth making.
+    /// Applies an event of the watch on Secrets. Returns whether a new snapshot is due.
     fn follow(
         &mut self,
         item: Result<watcher::Event<SecretObject>, watcher::Error>,
@@ -475,7 +478,7 @@ impl Book {
                 if let Some(listing) = listing {
                     listing.push(secret.name_any());
                 }
-                // Told at the end of the list.
+                // The snapshot follows at the end of the list.
                 self.upsert(secret);
                 return false;
             }
@@ -488,7 +491,7 @@ impl Book {
             Ok(watcher::Event::Apply(secret)) => self.upsert(secret),
             Ok(watcher::Event::Delete(secret)) => self.delete(&secret.name_any()),
             Err(error) => {
-                tracing::debug!(%error, "signing certificates cannot be watched; trying again");
+                tracing::debug!(%error, "cannot watch signing certificates; trying again");
                 return false;
             }
         }
@@ -496,14 +499,14 @@ impl Book {
     }
 }
 
-/// Tells the index what is trusted, and whenever that changes.
+/// Sends the trust bundle to the index, now and at every change.
 pub async fn tell_trust(authorities: Authorities, events: tokio::sync::mpsc::Sender<event::Event>) {
     let mut changes = authorities.changes();
-    let mut told = None;
+    let mut sent = None;
     loop {
         let trust = changes.borrow_and_update().to_event();
-        if told.as_ref() != Some(&trust) {
-            told = Some(trust.clone());
+        if sent.as_ref() != Some(&trust) {
+            sent = Some(trust.clone());
             if events.send(event::Event::Trust(trust)).await.is_err() {
                 return;
             }

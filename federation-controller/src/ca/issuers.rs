@@ -1,8 +1,8 @@
-//! Who signs in clusters that sign for themselves: other primaries of the mesh.
+//! The intermediates of clusters with a controller of their own: the other primary clusters of the mesh.
 //!
-//! Each controller publishes its own intermediate beside the roots, in ConfigMap `istio-ca-root-cert` of its root namespace.
-//! It is believed where a common root signed it, and only for the cluster that the remote secret names; the reader account
-//! may read ConfigMaps of that one name.
+//! Each controller publishes its own intermediate beside the roots, in ConfigMap `istio-ca-root-cert` of its root
+//! namespace. An intermediate is accepted only if a common root signed it, and only for the cluster that the remote
+//! secret names. The reader account may read ConfigMaps of that name.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -18,41 +18,41 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::objects::event::Text;
 use crate::objects::records::ConfigMapObject;
 
-/// Between looks. An intermediate changes about once a year, and its successor is published before it signs.
-const LOOK: Duration = Duration::from_secs(60);
-/// Between looks at a cluster of which nothing is known yet.
-const FIRST_LOOKS: Duration = Duration::from_secs(2);
+/// Time between reads. An intermediate changes about once a year, and its successor is published before it signs.
+const READ_INTERVAL: Duration = Duration::from_secs(60);
+/// Time between reads of a cluster whose intermediate is not known yet, and after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Keeps looking, until the handles' other ends are gone.
+/// Reads the published intermediates repeatedly, until the senders of `clusters` or `authorities` are dropped.
 pub(super) async fn keep(clusters: Clusters, authorities: Authorities) {
     let mut changes = clusters.changes();
-    let mut told: BTreeSet<Text> = BTreeSet::new();
+    let mut known: BTreeSet<Text> = BTreeSet::new();
     loop {
         changes.borrow_and_update();
         let snapshot = authorities.now();
         let others: BTreeSet<Text> =
             clusters.names().into_iter().filter(|cluster| snapshot.of(cluster).is_none()).collect();
-        for gone in told.difference(&others) {
+        for gone in known.difference(&others) {
             authorities.learn((gone.clone(), None)).await;
         }
-        told.retain(|cluster| others.contains(cluster));
-        let mut wait = LOOK;
+        known.retain(|cluster| others.contains(cluster));
+        let mut wait = READ_INTERVAL;
         for cluster in others {
             let Some(client) = clusters.client(&cluster) else { continue };
             match published(&client, authorities.root_namespace()).await {
                 Ok(Some(pem)) => {
                     let issuer = Issuer::published(&cluster, pem.as_bytes(), snapshot.trust.roots(), SystemTime::now());
-                    told.insert(cluster.clone());
+                    known.insert(cluster.clone());
                     authorities.learn((cluster, Some(issuer))).await;
                 }
-                // No controller there (yet). What was learnt before stays: an outage must not undo trust.
-                Ok(None) | Err(Trouble::Missing) if told.contains(&cluster) => {}
-                Ok(None) | Err(Trouble::Missing) => wait = FIRST_LOOKS,
-                // A reader account of Istio's may not read it; then its peers are known by identity alone.
+                // The cluster has no controller, or not yet. A known intermediate stays: an outage must not undo trust.
+                Ok(None) | Err(Trouble::Missing) if known.contains(&cluster) => {}
+                Ok(None) | Err(Trouble::Missing) => wait = RETRY_INTERVAL,
+                // Istio's reader account may not read the ConfigMap. Peers are then known by their SPIFFE ID only.
                 Err(Trouble::Refused(_)) => {}
                 Err(trouble) => {
-                    tracing::debug!(%cluster, ?trouble, "who signs there cannot be read; trying again");
-                    wait = wait.min(FIRST_LOOKS);
+                    tracing::debug!(%cluster, %trouble, "cannot read the published intermediate; trying again");
+                    wait = wait.min(RETRY_INTERVAL);
                 }
             }
         }

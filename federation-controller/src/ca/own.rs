@@ -1,5 +1,5 @@
-//! The controller's own certificate: made by the own cluster's authority in this very process, renewed at half of its life
-//! and whenever the authority changes.
+//! The controller's own certificate. The own cluster's authority issues it in this process; it is renewed after half of
+//! its lifetime and whenever the authority changes.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,24 +8,24 @@ use identity::{CaError, Identity, SpiffeId};
 use super::Authorities;
 use super::authorities::Snapshot;
 
-/// How long each certificate is valid.
+/// The lifetime of each certificate.
 const VALIDITY: Duration = Duration::from_secs(24 * 3600);
-/// Between attempts where signing fails.
+/// The time between attempts after signing failed.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Who the controller is.
+/// The names in the controller's certificate.
 #[derive(Debug, Clone)]
 pub struct Names {
-    /// Namespace of the components.
+    /// The namespace of the components.
     pub namespace: String,
-    /// Service account of the controller.
+    /// The service account of the controller.
     pub service_account: String,
-    /// Cluster domain, such as `cluster.local`.
+    /// The cluster domain, such as `cluster.local`.
     pub cluster_domain: String,
 }
 
 impl Names {
-    /// The names by which proxies, API servers and people reach it.
+    /// Returns the DNS names of the controller's Services.
     fn dns(&self) -> Vec<String> {
         let mut names = Vec::new();
         for service in ["isthmus-controller", "isthmus-webhooks"] {
@@ -45,10 +45,10 @@ impl Names {
     }
 }
 
-/// Makes the certificate, and keeps it fresh in the background.
+/// Issues the certificate and renews it in the background.
 ///
 /// # Errors
-/// [`CaError`], where the authority cannot sign these names.
+/// Returns [`CaError`] if the authority cannot sign these names.
 pub fn start(authorities: &Authorities, names: Names) -> Result<Identity, CaError> {
     let snapshot = authorities.now();
     let identity = Identity::new(names.credential(&snapshot)?, snapshot.trust.clone());
@@ -78,12 +78,12 @@ async fn renew(identity: Identity, authorities: Authorities, names: Names) {
         }
         match names.credential(&snapshot) {
             Ok(credential) => {
-                tracing::info!(serial = credential.serial(), "own certificate renewed");
+                tracing::info!(serial = credential.serial(), "renewed the controller's certificate");
                 identity.replace_credential(credential);
                 signed_by = issuer;
             }
             Err(error) => {
-                tracing::error!(%error, "own certificate cannot be renewed");
+                tracing::error!(%error, "cannot renew the controller's certificate; trying again");
                 tokio::time::sleep(RETRY).await;
             }
         }

@@ -1,7 +1,7 @@
-//! Whether a service account token is what its bearer says: TokenReview, asked of the cluster that the bearer names.
+//! Reviews of service account tokens: a TokenReview by the cluster that the caller names.
 //!
-//! A token is signed with its cluster's own key, so a token of another cluster, an expired one or a forged one fails the
-//! review there. The audience keeps tokens that were meant for something else from being used to enrol.
+//! A token is signed with its cluster's own key, so a forged or expired token, or a token of another cluster, fails the
+//! review. The audience prevents enrolment with tokens that are issued for another purpose.
 
 use std::time::Duration;
 
@@ -13,85 +13,89 @@ use kube::api::PostParams;
 use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 
-/// An API server answers a review in milliseconds; a workload retries.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest token that is passed on; projected tokens have about 1.5 KiB.
+/// The time for a review. An API server answers in milliseconds, and a workload retries.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum size of a token, in bytes. Projected tokens have about 1.5 KiB.
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// A service account that a cluster vouches for.
+/// The service account that a cluster vouches for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Its namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
 }
 
-/// Why a token is not accepted.
+/// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReviewError {
-    /// No cluster of that name is known.
-    #[error("cluster {0:?} is not known here: is its remote secret in place?")]
+    /// The controller knows no cluster of that name.
+    #[error("cluster {0:?} is unknown: add its remote secret with `isthmus join`")]
     UnknownCluster(String),
-    /// The cluster says that the token is not valid.
-    #[error("cluster {cluster} does not accept the token: {why}")]
+    /// The cluster rejected the token.
+    #[error("cluster {cluster} rejects the token: {why}")]
     Rejected {
-        /// Who said so.
+        /// The cluster.
         cluster: String,
-        /// What it said.
+        /// The reason.
         why: String,
     },
-    /// The token is a user's or node's.
-    #[error("the token belongs to {0:?}, which is no service account")]
+    /// The token belongs to a user or a node.
+    #[error("the token belongs to {0:?}, which is not a service account")]
     NotAServiceAccount(String),
-    /// The cluster could not be asked. Worth another attempt.
-    #[error("cluster {cluster} cannot be asked about the token: {why}")]
+    /// The cluster did not answer. A retry may succeed.
+    #[error("cluster {cluster} cannot review the token: {why}")]
     Unavailable {
-        /// Who should have been asked.
+        /// The cluster.
         cluster: String,
-        /// What happened.
+        /// The reason.
         why: String,
     },
 }
 
-/// Asks `cluster` whose token this is.
+/// Returns the service account of a token, reviewed by `cluster`.
 ///
 /// # Errors
-/// [`ReviewError`].
+/// Returns [`ReviewError`] if the cluster is unknown, rejects the token or does not answer, or if the token does not
+/// belong to a service account.
 pub async fn review(clusters: &Clusters, cluster: &str, token: &str) -> Result<Account, ReviewError> {
     let client = clusters.client(cluster).ok_or_else(|| ReviewError::UnknownCluster(shortened(cluster)))?;
     let rejected = |why: String| ReviewError::Rejected { cluster: cluster.to_owned(), why };
     if token.is_empty() || token.len() > MAX_TOKEN {
-        return Err(rejected(format!("a token of {} bytes", token.len())));
+        return Err(rejected(format!("it has {} bytes; the limit is {MAX_TOKEN}", token.len())));
     }
     let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]) };
     let review = TokenReview { spec, ..TokenReview::default() };
     let api = Api::<TokenReview>::all(client);
     let unavailable = |why: String| ReviewError::Unavailable { cluster: cluster.to_owned(), why };
-    let answer = match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await {
+    let answer = match tokio::time::timeout(REVIEW_TIMEOUT, api.create(&PostParams::default(), &review)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
             return Err(match trouble::of(&error) {
-                Trouble::Refused(why) => unavailable(format!("this controller may not create tokenreviews: {why}")),
-                Trouble::Failed(why) => unavailable(why),
-                other => unavailable(format!("{other:?}")),
+                Trouble::Refused(why) => {
+                    unavailable(format!("the controller may not create TokenReviews there: {why}"))
+                }
+                other => unavailable(other.to_string()),
             });
         }
-        Err(_) => return Err(unavailable(format!("no answer within {} s", PATIENCE.as_secs()))),
+        Err(_) => return Err(unavailable(format!("no answer within {} s", REVIEW_TIMEOUT.as_secs()))),
     };
     let status = answer.status.unwrap_or_default();
     if status.authenticated != Some(true) {
-        return Err(rejected(status.error.map_or_else(|| "it is not valid".to_owned(), |said| trouble::shown(&said))));
+        return Err(rejected(
+            status.error.map_or_else(|| "it is not valid".to_owned(), |error| trouble::shown(&error)),
+        ));
     }
-    // A server that ignores audiences would accept any of its tokens: then the answer names none.
+    // A server that ignores audiences accepts any of its tokens, and its answer names no audience.
     if !status.audiences.unwrap_or_default().iter().any(|audience| audience == TOKEN_AUDIENCE) {
-        return Err(rejected(format!("it is not meant for audience {TOKEN_AUDIENCE}")));
+        return Err(rejected(format!("its audience is not {TOKEN_AUDIENCE}")));
     }
     let user = status.user.and_then(|user| user.username).unwrap_or_default();
     account(&user).ok_or_else(|| ReviewError::NotAServiceAccount(shortened(&user)))
 }
 
-/// Takes `system:serviceaccount:<namespace>:<name>` apart.
+/// Parses `system:serviceaccount:<namespace>:<name>`.
 fn account(user: &str) -> Option<Account> {
     let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
     let usable = !namespace.is_empty() && !name.is_empty() && !name.contains(':');

@@ -1,11 +1,11 @@
-//! How the roots reach workloads and API servers: ConfigMap `istio-ca-root-cert` in every namespace of every cluster that
-//! this controller signs for, and `caBundle` of the injection webhook there.
+//! Distribution of the roots to workloads and API servers: ConfigMap `istio-ca-root-cert` in every namespace of every
+//! cluster that this controller signs for, and the `caBundle` of the injection webhook in those clusters.
 //!
-//! In a remote cluster that takes the right to write ConfigMaps of that one name, which `isthmus join` and the install
-//! manifests grant; a cluster that grants it not is left alone, and that is logged once. The webhook's configuration is
-//! kept in order where that is granted too, which it is not by default: whoever may change it decides what every new pod
-//! runs. There the installation writes the roots. A cluster that has a controller of its own is not signed for here, and so
-//! not written to either.
+//! In a remote cluster this requires permission to write ConfigMaps of that name, which `isthmus join` and the install
+//! manifests grant. In a cluster without that permission nothing is written, and the refusal is logged once. The
+//! webhook configuration is written only where the account may write it. Remote clusters do not grant that by default,
+//! because a principal that may change a webhook configuration decides what every new pod runs; there the installation
+//! writes the roots. A cluster with a controller of its own is not signed for here, so nothing is written to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,19 +25,19 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::objects::event::Text;
 use crate::objects::records::ConfigMapObject;
 
-/// The injection webhook's configuration.
+/// The name of the injection webhook's configuration.
 pub const WEBHOOK_CONFIGURATION: &str = "isthmus-sidecar-injector";
-/// Under which name server-side apply knows this controller.
+/// The field manager of this controller in server-side apply.
 const FIELD_MANAGER: &str = "isthmus-controller";
-/// Key beside the roots, in the root namespace alone: the cluster's own intermediate.
+/// The data key of the cluster's own intermediate, beside the roots; only in the root namespace.
 pub(super) const ISSUER_KEY: &str = "issuer-cert.pem";
-/// What somebody changed or deleted is put right after this at the latest.
+/// The interval at which all objects are checked, so that an outside change or deletion is repaired.
 const REPAIR: Duration = Duration::from_secs(60);
-/// After a failure.
+/// The time between attempts after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keeps the roots in place, in clusters as they come and go, and finds out who signs in those that sign for themselves,
-/// until the handles' other ends are gone.
+/// Writes the roots to all clusters that this controller signs for, and reads the intermediates of the others, until
+/// the senders of `clusters` or `authorities` are dropped.
 pub async fn keep(clusters: Clusters, authorities: Authorities) {
     tokio::select! {
         () = write(clusters.clone(), authorities.clone()) => {}
@@ -78,7 +78,7 @@ impl Drop for Writer {
     }
 }
 
-/// Writes to one cluster: at once what is new, everything now and then.
+/// Writes the roots to one cluster: at once to new namespaces, and to all namespaces every [`REPAIR`].
 async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
     let Some(mut namespaces) = clusters.namespaces(&cluster) else { return };
     let mut trust = authorities.changes();
@@ -91,7 +91,7 @@ async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
         written.retain(|namespace| now.contains(namespace));
         let mut wait = REPAIR;
         for namespace in now.difference(&written.clone()) {
-            // Where another controller looks for who signs in this cluster.
+            // Other controllers read this cluster's intermediate from the root namespace.
             let publishes = cluster == *clusters.own() && **namespace == *authorities.root_namespace();
             let issuer = if publishes { authorities.now().own_issuer_pem() } else { None };
             match write_roots(&client, namespace, &roots, issuer.as_deref()).await {
@@ -102,7 +102,7 @@ async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
             }
         }
         match write_bundle(&client, &roots).await {
-            // Not granted by default in a remote cluster.
+            // Remote clusters do not grant this by default.
             Err(Trouble::Refused(_)) if cluster != *clusters.own() => {}
             Err(trouble) => wait = wait.min(report(&cluster, WEBHOOK_CONFIGURATION, trouble, &mut refused)),
             Ok(()) => {}
@@ -126,26 +126,31 @@ async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
     }
 }
 
-/// How long to wait after this trouble.
+/// Logs a failure, the first refusal as a warning, and returns the time until the next attempt.
 fn report(cluster: &str, what: &str, trouble: Trouble, refused: &mut bool) -> Duration {
     match trouble {
         Trouble::Refused(why) => {
             if !std::mem::replace(refused, true) {
-                tracing::warn!(cluster, what, why, "the roots may not be written; `isthmus join` grants what it takes");
+                tracing::warn!(
+                    cluster,
+                    what,
+                    why,
+                    "the roots may not be written to this cluster; grant the permission with `isthmus join`"
+                );
             }
             REPAIR
         }
-        // The namespace went, or the webhook is not installed.
+        // The namespace was deleted, or the webhook is not installed.
         Trouble::Missing => REPAIR,
         Trouble::Restarts => RETRY,
         Trouble::Failed(why) => {
-            tracing::debug!(cluster, what, why, "the roots could not be written; trying again");
+            tracing::debug!(cluster, what, why, "cannot write the roots; trying again");
             RETRY
         }
     }
 }
 
-/// Writes the roots to one namespace, unless they are there already; with who signs, where that is to be published.
+/// Writes the roots, and `issuer` if it is given, to one namespace, unless its ConfigMap holds them already.
 async fn write_roots(client: &Client, namespace: &str, roots: &str, issuer: Option<&str>) -> Result<(), Trouble> {
     let api = Api::<ConfigMapObject>::namespaced(client.clone(), namespace);
     let current = api.get_opt(ROOT_CONFIG_MAP).await.map_err(|e| trouble::of(&e))?;
@@ -166,7 +171,7 @@ async fn write_roots(client: &Client, namespace: &str, roots: &str, issuer: Opti
     api.patch(ROOT_CONFIG_MAP, &params, &Patch::Apply(map)).await.map(|_| ()).map_err(|e| trouble::of(&e))
 }
 
-/// Puts the roots into the injection webhook's configuration, where it has others.
+/// Writes the roots to the injection webhook's configuration, unless it holds them already.
 async fn write_bundle(client: &Client, roots: &str) -> Result<(), Trouble> {
     let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
     let Some(configuration) = api.get_opt(WEBHOOK_CONFIGURATION).await.map_err(|e| trouble::of(&e))? else {
@@ -177,7 +182,7 @@ async fn write_bundle(client: &Client, roots: &str) -> Result<(), Trouble> {
     for (index, webhook) in configuration.webhooks.iter().flatten().enumerate() {
         if webhook.client_config.ca_bundle.as_ref() != Some(&bundle) {
             let path = format!("/webhooks/{index}/clientConfig/caBundle");
-            // A list may have changed since it was read: then its test fails, and the next round looks again.
+            // If the list has changed since it was read, the test fails, and the next round reads the list again.
             changes.push(json!({"op": "test", "path": format!("/webhooks/{index}/name"), "value": webhook.name}));
             changes.push(json!({"op": "add", "path": path, "value": bundle}));
         }

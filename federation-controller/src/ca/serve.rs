@@ -1,5 +1,5 @@
-//! TLS listeners of the controller: each handshake in a task of its own, with a deadline, and with the certificate that is
-//! in force when the connection comes in.
+//! TLS listeners of the controller. Each handshake runs in its own task, with a deadline and with the certificate that
+//! is current when the connection is accepted.
 
 use std::io;
 use std::sync::Arc;
@@ -13,30 +13,31 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Handshakes that failed, by reason.
+/// Counts failed handshakes by reason.
 pub const FAILED_HANDSHAKES: Family = Family {
     name: "isthmus_controller_handshake_failures_total",
-    help: "TLS handshakes with the controller that failed, by reason.",
+    help: "Failed TLS handshakes with the controller, by reason.",
     labels: &["reason"],
 };
 
-/// A handshake crosses the world in well under this; whoever takes longer holds a socket for nothing.
+/// The time for a handshake. A handshake around the world takes well under a second; a client that takes longer only
+/// holds a socket.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// Handshakes under way at once; each holds about 40 KiB.
+/// The maximum number of concurrent handshakes; each holds about 40 KiB.
 const MAX_HANDSHAKES: usize = 512;
-/// Between attempts where the process has no file descriptor left.
+/// The time between attempts after a connection cannot be accepted, such as without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How a listener treats its clients.
+/// The clients of a listener, and how it authenticates them.
 #[derive(Debug, Clone, Copy)]
 pub enum Clients {
-    /// As [`Accept`] says: proxies.
+    /// Proxies. [`Accept`] sets whether they must present a certificate.
     OfTheMesh(Accept),
-    /// No certificate is asked for: API servers calling a webhook.
+    /// API servers that call a webhook. The listener requests no certificate.
     Anyone(identity::alpn::Alpn),
 }
 
-/// Finished connections of a listener. Failed handshakes are counted and never appear.
+/// Returns the connections of a listener after their handshakes. Failed handshakes are counted and left out.
 pub fn connections(
     listener: TcpListener,
     identity: Identity,
@@ -55,10 +56,10 @@ async fn accept(
     metrics: Registry,
     sender: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
 ) {
-    let under_way = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let mut plain = None;
     loop {
-        let Ok(permit) = Arc::clone(&under_way).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = sender.closed() => return,
@@ -66,7 +67,7 @@ async fn accept(
         let socket = match accepted {
             Ok((socket, _)) => socket,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -88,7 +89,7 @@ async fn accept(
         let (sender, metrics) = (sender.clone(), metrics.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            // Small messages both ways; waiting to fill segments would only add delay.
+            // Messages are small; waiting to fill segments would only add latency.
             let _ = socket.set_nodelay(true);
             match tokio::time::timeout(HANDSHAKE_DEADLINE, TlsAcceptor::from(config).accept(socket)).await {
                 Ok(Ok(stream)) => {
@@ -103,5 +104,5 @@ async fn accept(
 
 fn failed(metrics: &Registry, reason: &'static str, error: &io::Error) {
     metrics.shared().counter(&FAILED_HANDSHAKES, &[reason]).increment();
-    tracing::debug!(reason, %error, "a handshake failed");
+    tracing::debug!(reason, %error, "TLS handshake failed");
 }

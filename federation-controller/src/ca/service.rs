@@ -1,8 +1,8 @@
 //! The certificate API: `istio.v1.auth.IstioCertificateService/CreateCertificate` on port 15012.
 //!
-//! Who the caller is comes from its service account token, reviewed by the cluster that it names in the metadata
-//! `clusterid`, or from the certificate that it presents (renewal). The request's own wishes for names are ignored; its
-//! public key is all that is used. What is refused is answered with a clear status and counted by reason.
+//! The caller is authenticated by its service account token, reviewed by the cluster in the metadata `clusterid`, or by
+//! its client certificate (renewal). Only the public key of the certificate request is used; the names in it are
+//! ignored. A refusal is answered with a status that gives the reason, and counted by reason.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,46 +17,45 @@ use super::Authorities;
 use super::review::{ReviewError, review};
 use crate::clusters::Clusters;
 
-/// Requests, by cluster.
-pub const REQUESTS: Family =
-    Family { name: "citadel_server_csr_count", help: "Certificate requests received.", labels: &[] };
-/// Certificates issued.
+/// Counts certificate requests.
+pub const REQUESTS: Family = Family { name: "citadel_server_csr_count", help: "Certificate requests.", labels: &[] };
+/// Counts issued certificates by cluster.
 pub const ISSUED: Family = Family {
     name: "citadel_server_success_cert_issuance_count",
-    help: "Certificates issued, by cluster.",
+    help: "Issued certificates, by cluster.",
     labels: &["cluster"],
 };
-/// Requests refused.
+/// Counts refused requests by reason.
 pub const REFUSED: Family = Family {
     name: "isthmus_certificate_refusals_total",
-    help: "Certificate requests refused, by reason.",
+    help: "Refused certificate requests, by reason.",
     labels: &["reason"],
 };
-/// Requests refused for who made them; a sum of some of [`REFUSED`], under Istio's name.
+/// Counts requests with a caller that is not authenticated: the sum of some reasons of [`REFUSED`], under Istio's name.
 pub const AUTHENTICATION_FAILURES: Family = Family {
     name: "citadel_server_authentication_failure_count",
-    help: "Certificate requests whose caller could not be authenticated.",
+    help: "Certificate requests with a caller that is not authenticated.",
     labels: &[],
 };
 
-/// How long certificates are valid.
+/// The lifetimes of certificates.
 #[derive(Debug, Clone, Copy)]
 pub struct Validity {
-    /// Where the request names none.
+    /// The lifetime without a requested lifetime.
     pub default: Duration,
-    /// At most.
+    /// The maximum lifetime.
     pub max: Duration,
 }
 
 impl Default for Validity {
-    /// A day, and Istio's bound of 90 days.
+    /// Returns a default of one day and Istio's maximum of 90 days.
     fn default() -> Self {
         Validity { default: Duration::from_secs(24 * 3600), max: Duration::from_secs(90 * 24 * 3600) }
     }
 }
 
 impl Validity {
-    /// What a request for so many seconds gets.
+    /// Returns the lifetime for a requested number of seconds.
     fn of(&self, seconds: i64) -> Duration {
         match u64::try_from(seconds) {
             Ok(seconds) if seconds > 0 => Duration::from_secs(seconds).min(self.max),
@@ -65,28 +64,28 @@ impl Validity {
     }
 }
 
-/// Who asks for a certificate.
+/// The authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Caller {
     id: SpiffeId,
     cluster: Arc<str>,
 }
 
-/// Why no certificate is issued.
+/// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("neither a bearer token nor a client certificate was sent")]
+    #[error("the request has neither a bearer token nor a client certificate")]
     NoCredentials,
-    #[error("the authorization header is no bearer token")]
+    #[error("the authorization header is not a bearer token")]
     NotBearer,
     #[error(transparent)]
     Review(#[from] ReviewError),
-    #[error("the client certificate {0}")]
+    #[error("{0}")]
     Certificate(String),
     #[error(transparent)]
     Request(#[from] identity::RequestError),
     #[error(
-        "there is no signing certificate for cluster {0:?}: make Secret cacerts-{0} with `isthmus ca intermediate --cluster {0}`"
+        "cluster {0:?} has no signing certificate: create Secret cacerts-{0} with `isthmus ca intermediate --cluster {0}`"
     )]
     NoAuthority(String),
     #[error(transparent)]
@@ -114,20 +113,20 @@ impl Refusal {
     }
 
     fn status(&self) -> Status {
-        let said = self.to_string();
+        let message = self.to_string();
         match self {
-            Refusal::NoCredentials | Refusal::NotBearer | Refusal::Certificate(_) => Status::unauthenticated(said),
-            Refusal::Review(ReviewError::Unavailable { .. }) => Status::unavailable(said),
-            Refusal::Review(_) => Status::unauthenticated(said),
-            Refusal::Request(_) => Status::invalid_argument(said),
-            Refusal::NoAuthority(_) => Status::failed_precondition(said),
-            // What went wrong inside is for the log, not for the caller.
-            Refusal::Signing(_) => Status::internal("the certificate could not be signed"),
+            Refusal::NoCredentials | Refusal::NotBearer | Refusal::Certificate(_) => Status::unauthenticated(message),
+            Refusal::Review(ReviewError::Unavailable { .. }) => Status::unavailable(message),
+            Refusal::Review(_) => Status::unauthenticated(message),
+            Refusal::Request(_) => Status::invalid_argument(message),
+            Refusal::NoAuthority(_) => Status::failed_precondition(message),
+            // The reason is for the operator and logged only.
+            Refusal::Signing(_) => Status::internal("the certificate cannot be signed; see the controller's log"),
         }
     }
 }
 
-/// The service.
+/// The certificate service.
 #[derive(Clone)]
 pub struct CertificateService {
     clusters: Clusters,
@@ -139,7 +138,7 @@ pub struct CertificateService {
 }
 
 impl CertificateService {
-    /// A service that signs with these authorities for callers whom these clusters vouch for.
+    /// Creates a service that signs with `authorities` for callers that `clusters` vouch for.
     pub fn new(clusters: Clusters, authorities: Authorities, validity: Validity, metrics: &Registry) -> Self {
         let shared = metrics.shared();
         let (requests, authentication_failures) =
@@ -156,14 +155,14 @@ impl CertificateService {
 
     async fn issue(&self, request: Request<IstioCertificateRequest>) -> Result<Vec<String>, Refusal> {
         let caller = self.caller(&request).await?;
-        let asked = request.get_ref();
-        let key = PublicKey::from_request_pem(&asked.csr)?;
+        let message = request.get_ref();
+        let key = PublicKey::from_request_pem(&message.csr)?;
         let snapshot = self.authorities.now();
         let authority = snapshot.of(&caller.cluster).ok_or_else(|| Refusal::NoAuthority(caller.cluster.to_string()))?;
-        let validity = self.validity.of(asked.validity_duration);
+        let validity = self.validity.of(message.validity_duration);
         let chain = authority.issue_at(&key, &caller.id, &[], validity, SystemTime::now())?;
         self.metrics.shared().counter(&ISSUED, &[&caller.cluster]).increment();
-        tracing::debug!(id = %caller.id, cluster = %caller.cluster, "certificate issued");
+        tracing::debug!(id = %caller.id, cluster = %caller.cluster, "issued a certificate");
         Ok(chain
             .iter()
             .chain(authority.roots())
@@ -175,7 +174,7 @@ impl CertificateService {
         let named = request.metadata().get("clusterid").and_then(|value| value.to_str().ok());
         if let Some(header) = request.metadata().get("authorization") {
             let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).ok_or(Refusal::NotBearer)?;
-            // Without the metadata Istio means the cluster of the control plane.
+            // As in Istio, a request without the metadata comes from the control plane's own cluster.
             let cluster = named.unwrap_or(self.clusters.own());
             let account = review(&self.clusters, cluster, token.trim()).await?;
             let snapshot = self.authorities.now();
@@ -190,19 +189,25 @@ impl CertificateService {
     }
 }
 
-/// Who renews: the same identity in the same cluster, proved by the intermediate that signed the old certificate.
+/// Returns the caller of a renewal: the same identity in the same cluster, proved by the intermediate that signed the
+/// old certificate.
 fn renewing(peer: Peer, named: Option<&str>, trust_domain: &str) -> Result<Caller, Refusal> {
     if peer.id.trust_domain() != trust_domain {
-        return Err(Refusal::Certificate(format!("is of trust domain {:?}", peer.id.trust_domain())));
+        return Err(Refusal::Certificate(format!(
+            "the client certificate has the trust domain {:?}; the mesh has {trust_domain:?}",
+            peer.id.trust_domain()
+        )));
     }
     let Some(cluster) = peer.cluster else {
         return Err(Refusal::Certificate(
-            "is not signed by any cluster's known intermediate: enrol with a token".into(),
+            "the client certificate is not signed by the known intermediate of a cluster: enrol with a token".into(),
         ));
     };
     if named.is_some_and(|named| *named != *cluster) {
         let named = named.unwrap_or_default();
-        return Err(Refusal::Certificate(format!("is signed for cluster {cluster}, the request is for {named:?}")));
+        return Err(Refusal::Certificate(format!(
+            "the client certificate is signed for cluster {cluster}, the request is for {named:?}"
+        )));
     }
     Ok(Caller { id: peer.id, cluster })
 }
@@ -221,7 +226,7 @@ impl IstioCertificateService for CertificateService {
                 if refusal.is_authentication() {
                     self.authentication_failures.increment();
                 }
-                tracing::warn!(reason = refusal.reason(), "certificate refused: {refusal}");
+                tracing::warn!(reason = refusal.reason(), "certificate request refused: {refusal}");
                 Err(refusal.status())
             }
         }
@@ -233,16 +238,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn validity_is_bounded() {
+    fn lifetimes_are_bounded() {
         let validity = Validity { default: Duration::from_secs(100), max: Duration::from_secs(1000) };
-        for (asked, given) in [(0, 100), (-5, 100), (i64::MIN, 100), (1, 1), (999, 999), (1001, 1000), (i64::MAX, 1000)]
+        for (requested, expected) in
+            [(0, 100), (-5, 100), (i64::MIN, 100), (1, 1), (999, 999), (1001, 1000), (i64::MAX, 1000)]
         {
-            assert_eq!(validity.of(asked).as_secs(), given, "{asked}");
+            assert_eq!(validity.of(requested).as_secs(), expected, "{requested}");
         }
     }
 
     #[test]
-    fn only_the_same_cluster_renews() {
+    fn a_certificate_is_renewed_only_for_its_own_cluster() {
         let id = SpiffeId::new("cluster.local", "default", "reviews").unwrap();
         let peer = |cluster: Option<&str>| Peer { id: id.clone(), cluster: cluster.map(Into::into) };
         assert_eq!(&*renewing(peer(Some("east")), Some("east"), "cluster.local").unwrap().cluster, "east");

@@ -1,4 +1,4 @@
-//! Enrolment and renewal over real sockets, tokens reviewed by (stand-in) API servers; roots written where they may be.
+//! Tests of enrolment, renewal and the distribution of roots, with fake API servers over real sockets.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const NAME: &str = "isthmus-controller.isthmus-system.svc";
 const REVIEWS: &str = "system:serviceaccount:default:reviews";
 
-/// Clusters west (own), east (signed for) and north (not signed for), and a controller that serves certificates.
+/// The clusters west (the own one), east (with a signing certificate) and north (without), and a controller that serves
+/// certificates.
 struct Mesh {
     west: Arc<Fake>,
     east: Arc<Fake>,
@@ -112,14 +113,14 @@ impl Mesh {
         Endpoint::from_static("http://controller").connect_with_connector(connect).await
     }
 
-    /// Asks for a certificate with a token.
+    /// Requests a certificate with a token.
     async fn enrol(&self, token: Option<&str>, cluster: Option<&str>, csr: &str) -> Result<Vec<String>, Status> {
         let roots = self.authorities.now().trust.roots().to_vec();
         let channel = self.channel(identity::server_only_client(&roots, alpn::DISCOVERY).unwrap()).await.unwrap();
-        self.ask(channel, token, cluster, csr).await
+        self.request(channel, token, cluster, csr).await
     }
 
-    async fn ask(
+    async fn request(
         &self,
         channel: Channel,
         token: Option<&str>,
@@ -147,33 +148,33 @@ impl Mesh {
 async fn a_workload_enrols_in_its_cluster_and_renews_with_its_certificate() {
     let mesh = Mesh::new().await;
     mesh.east.review("good", REVIEWS, &["istio-ca"]);
-    let made = KeyAndRequest::generate().unwrap();
-    let chain = mesh.enrol(Some("good"), Some("east"), &made.request_pem).await.unwrap();
+    let created = KeyAndRequest::generate().unwrap();
+    let chain = mesh.enrol(Some("good"), Some("east"), &created.request_pem).await.unwrap();
     assert_eq!(chain.len(), 3, "leaf, intermediate, root");
-    let credential = Credential::from_pem(&chain, &made.key).unwrap();
+    let credential = Credential::from_pem(&chain, &created.key).unwrap();
     assert_eq!(credential.id().as_str(), "spiffe://cluster.local/ns/default/sa/reviews");
     let trust = mesh.authorities.now().trust.clone();
     assert_eq!(peer_of(credential.chain(), &trust).unwrap().cluster.as_deref(), Some("east"));
-    let life = credential.not_after().duration_since(std::time::SystemTime::now()).unwrap();
-    assert!(life <= Duration::from_secs(3600) && life > Duration::from_secs(3500));
+    let lifetime = credential.not_after().duration_since(std::time::SystemTime::now()).unwrap();
+    assert!(lifetime <= Duration::from_secs(3600) && lifetime > Duration::from_secs(3500));
 
-    // Renewal: no token, the certificate in hand.
+    // Renewal, with the certificate instead of a token.
     let identity = Identity::new(credential, trust.clone());
     let channel = mesh.channel(identity.controller_config(alpn::DISCOVERY).unwrap()).await.unwrap();
     let next = KeyAndRequest::generate().unwrap();
-    let chain = mesh.ask(channel.clone(), None, Some("east"), &next.request_pem).await.unwrap();
+    let chain = mesh.request(channel.clone(), None, Some("east"), &next.request_pem).await.unwrap();
     let renewed = Credential::from_pem(&chain, &next.key).unwrap();
     assert_eq!(renewed.id(), &identity.id());
     assert_eq!(peer_of(renewed.chain(), &trust).unwrap().cluster.as_deref(), Some("east"));
-    // Not for another cluster.
-    let refused = mesh.ask(channel, None, Some("west"), &next.request_pem).await.unwrap_err();
+    // Renewal for another cluster is refused.
+    let refused = mesh.request(channel, None, Some("west"), &next.request_pem).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert_eq!(mesh.refused("client_certificate"), 1);
     assert_eq!(mesh.metrics.total(&ISSUED, |_| true), 2);
 }
 
 #[tokio::test]
-async fn who_may_not_enrol_is_told_why_and_counted() {
+async fn refusals_have_a_reason_and_are_counted() {
     let mesh = Mesh::new().await;
     mesh.west.review("wests", REVIEWS, &["istio-ca"]);
     mesh.east.review("good", REVIEWS, &["istio-ca"]);
@@ -183,38 +184,38 @@ async fn who_may_not_enrol_is_told_why_and_counted() {
     let csr = KeyAndRequest::generate().unwrap().request_pem;
     let table = [
         (None, Some("east"), Code::Unauthenticated, "no_credentials", "neither"),
-        (Some("expired"), Some("east"), Code::Unauthenticated, "token_rejected", "does not accept"),
-        (Some("wests"), Some("east"), Code::Unauthenticated, "token_rejected", "does not accept"),
+        (Some("expired"), Some("east"), Code::Unauthenticated, "token_rejected", "rejects the token"),
+        (Some("wests"), Some("east"), Code::Unauthenticated, "token_rejected", "rejects the token"),
         (Some("other-audience"), Some("east"), Code::Unauthenticated, "token_rejected", "audiences"),
         (Some("node"), Some("east"), Code::Unauthenticated, "not_a_service_account", "system:node"),
         (Some("good"), Some("south"), Code::Unauthenticated, "unknown_cluster", "remote secret"),
         (Some("good"), None, Code::Unauthenticated, "token_rejected", "cluster west"),
         (Some("good"), Some("north"), Code::FailedPrecondition, "no_authority", "cacerts-north"),
     ];
-    for (token, cluster, code, reason, said) in table {
+    for (token, cluster, code, reason, message) in table {
         let before = mesh.refused(reason);
-        let status = mesh.enrol(token, cluster, &csr).await.expect_err("issued");
+        let status = mesh.enrol(token, cluster, &csr).await.expect_err("a certificate is issued");
         assert_eq!(status.code(), code, "{token:?} {cluster:?}: {status}");
-        assert!(status.message().contains(said), "{status}");
+        assert!(status.message().contains(message), "{status}");
         assert_eq!(mesh.refused(reason), before + 1, "{reason}");
     }
     for broken in ["", "nonsense", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"] {
-        let status = mesh.enrol(Some("good"), Some("east"), broken).await.expect_err("issued");
+        let status = mesh.enrol(Some("good"), Some("east"), broken).await.expect_err("a certificate is issued");
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     }
     assert_eq!(mesh.refused("bad_request"), 3);
-    assert!(mesh.enrol(Some("good"), Some("east"), &csr).await.is_ok(), "the others are untouched");
+    assert!(mesh.enrol(Some("good"), Some("east"), &csr).await.is_ok(), "valid requests succeed");
 
-    // An API server that is away is worth another attempt, and says so.
+    // An API server without an answer is a temporary error.
     mesh.east.stop().await;
-    let status = mesh.enrol(Some("good"), Some("east"), &csr).await.expect_err("issued");
+    let status = mesh.enrol(Some("good"), Some("east"), &csr).await.expect_err("a certificate is issued");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     mesh.west.review("good", REVIEWS, &["istio-ca"]);
-    assert!(mesh.enrol(Some("good"), Some("west"), &csr).await.is_ok(), "west does not mind");
+    assert!(mesh.enrol(Some("good"), Some("west"), &csr).await.is_ok(), "west is not affected");
 }
 
 #[tokio::test]
-async fn a_stranger_is_turned_away_in_the_handshake() {
+async fn a_client_of_another_root_is_refused_in_the_handshake() {
     let mesh = Mesh::new().await;
     let stranger = Authority::self_signed_root("mesh", YEAR).unwrap();
     let id = SpiffeId::new("cluster.local", "default", "reviews").unwrap();
@@ -222,7 +223,7 @@ async fn a_stranger_is_turned_away_in_the_handshake() {
     let identity = Identity::new(stranger.credential(&id, &[], YEAR).unwrap(), trust);
     let csr = KeyAndRequest::generate().unwrap().request_pem;
     let outcome = match mesh.channel(identity.controller_config(alpn::DISCOVERY).unwrap()).await {
-        Ok(channel) => mesh.ask(channel, None, Some("east"), &csr).await.map_err(|e| e.to_string()),
+        Ok(channel) => mesh.request(channel, None, Some("east"), &csr).await.map_err(|e| e.to_string()),
         Err(error) => Err(error.to_string()),
     };
     assert!(outcome.is_err());
@@ -233,7 +234,7 @@ async fn a_stranger_is_turned_away_in_the_handshake() {
 }
 
 #[tokio::test]
-async fn the_roots_reach_every_namespace_that_is_signed_for() {
+async fn the_roots_are_written_to_every_namespace_of_signed_clusters() {
     let mesh = Mesh::new().await;
     let namespace = |name: &str| json!({"metadata": {"name": name}});
     for fake in [&mesh.west, &mesh.east, &mesh.north] {
@@ -261,21 +262,21 @@ async fn the_roots_reach_every_namespace_that_is_signed_for() {
     use base64::Engine as _;
     let written = base64::engine::general_purpose::STANDARD.decode(bundle().as_str().unwrap()).unwrap();
     assert_eq!(written, roots.as_bytes());
-    assert_eq!(mesh.north.writes(), Vec::<String>::new(), "a cluster that is not signed for is not written to");
+    assert_eq!(mesh.north.writes(), Vec::<String>::new(), "a cluster without a signing certificate receives no roots");
 }
 
 #[tokio::test]
-async fn a_fresh_install_makes_its_root_once() {
+async fn a_self_signed_root_is_created_once() {
     let west = Fake::start("own").await;
     let client = west.client("own").await;
     let first = authorities::start(client.clone(), "istio-system", "west".into(), "cluster.local").await.unwrap();
     assert_eq!(west.writes().len(), 2, "root and intermediate");
     assert!(!first.now().own().is_root());
     let second = authorities::start(client.clone(), "istio-system", "west".into(), "cluster.local").await.unwrap();
-    assert_eq!(west.writes().len(), 2, "found what was made");
+    assert_eq!(west.writes().len(), 2, "the second start uses the stored ones");
     assert_eq!(first.now().trust, second.now().trust);
 
-    // A remote's intermediate is picked up while running.
+    // The intermediate of a remote cluster is read at run time.
     let root = west.get("/api/v1/secrets", "istio-system", "istio-ca-secret").unwrap();
     let entries = root["data"].as_object().unwrap().iter().map(|(key, value)| {
         use base64::Engine as _;
@@ -296,7 +297,7 @@ async fn a_fresh_install_makes_its_root_once() {
     );
     eventually("east", || first.now().of("east").is_some()).await;
     west.delete("/api/v1/secrets", "istio-system", "cacerts-east");
-    eventually("east gone", || first.now().of("east").is_none()).await;
+    eventually("east removed", || first.now().of("east").is_none()).await;
 
     let broken = Fake::start("own").await;
     broken.put("/api/v1/secrets", json!({"metadata": {"name": "cacerts", "namespace": "istio-system"}, "data": {}}));
@@ -306,7 +307,7 @@ async fn a_fresh_install_makes_its_root_once() {
 }
 
 #[tokio::test]
-async fn two_primaries_learn_who_signs_for_the_other() {
+async fn two_primaries_exchange_their_intermediates() {
     let mesh = Mesh::new().await;
     let root = Authority::self_signed_root("common", YEAR).unwrap();
     let [own, other] = ["west", "east"].map(|c| root.intermediate_for(c, &Constraints::default(), YEAR).unwrap());
@@ -332,10 +333,10 @@ async fn two_primaries_learn_who_signs_for_the_other() {
     publish(other.certificate());
     tokio::spawn(roots::keep(mesh.clusters.clone(), authorities.clone()));
     eventually("east's issuer", || authorities.now().trust.issuers().contains(&other.issuer_of("east"))).await;
-    eventually("west's own is published", || {
+    eventually("west's intermediate is published", || {
         let map = mesh.west.get("/api/v1/configmaps", "istio-system", "istio-ca-root-cert");
         map.is_some_and(|map| map["data"]["issuer-cert.pem"].is_string())
     })
     .await;
-    assert!(!mesh.east.writes().iter().any(|w| w.contains("configmaps")), "east's own controller writes there");
+    assert!(!mesh.east.writes().iter().any(|w| w.contains("configmaps")), "only east's own controller writes there");
 }

@@ -1,8 +1,8 @@
-//! How the link to a cluster's API server is: a state machine fed with what was noticed, and with the time.
+//! The state machine of a link to a cluster's API server. Its inputs are signals and the time.
 //!
-//! Two kinds of signal: a heartbeat (a cheap request every second) says whether the server answers us at all, and each
-//! watch says whether it has its list or is refused. The state follows from the last of each; nothing here ever says that
-//! something of the cluster is gone.
+//! There are two kinds of signals: the heartbeat (a cheap request, by default every second) reports whether the server
+//! answers, and each watch reports whether its list is complete or it is refused. The state follows from the last
+//! signal of each. No state removes an object of the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -11,33 +11,33 @@ use serde::Serialize;
 
 use crate::objects::event::{Kind, Link};
 
-/// Heartbeats that fail in a row before the link counts as lost: one may be an accident.
+/// The number of consecutive failed heartbeats after which a link is lost. A single failure can be an accident.
 const FAILURES: u32 = 2;
 
-/// How a link is, and what it waits for.
+/// The state of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum LinkState {
-    /// Waiting for the first answer.
+    /// The link waits for the first answer of the server.
     Connecting,
-    /// The server answers; waiting for the first list of some kinds.
+    /// The server answers; the link waits for the first list of some kinds.
     Syncing,
-    /// All is known and followed.
+    /// Every kind is listed and watched.
     Connected,
-    /// The server does not answer. Waiting for it; what is known stays.
+    /// The server does not answer. The known objects stay.
     Unreachable {
-        /// What the last attempt said.
+        /// The error of the last attempt.
         why: String,
     },
-    /// The server answers and does not let us in. Waiting for better credentials or permissions; what is known stays.
+    /// The server refuses the credentials, or a watch for lack of permission. The known objects stay.
     Refused {
-        /// What it said.
+        /// The reason of the server.
         why: String,
     },
 }
 
 impl LinkState {
-    /// One word, for metrics and tables.
+    /// Returns the name of the state, for metrics and tables.
     pub fn word(&self) -> &'static str {
         match self {
             LinkState::Connecting => "connecting",
@@ -48,7 +48,7 @@ impl LinkState {
         }
     }
 
-    /// As the index tells it on.
+    /// Returns the state as the index stores it.
     pub(super) fn link(&self) -> Link {
         match self {
             LinkState::Connecting | LinkState::Syncing => Link::Connecting,
@@ -59,22 +59,22 @@ impl LinkState {
     }
 }
 
-/// What was noticed.
+/// A signal of the heartbeat or of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// A heartbeat was answered.
+    /// The server answered a heartbeat.
     Answered,
-    /// A heartbeat was not answered.
+    /// The server did not answer a heartbeat; with the error.
     Unreachable(String),
-    /// A heartbeat was answered with a refusal.
+    /// The server refused a heartbeat; with the reason.
     Refused(String),
-    /// A kind's list is complete, or its watch goes on.
+    /// The list of a kind is complete, or its watch is open again.
     Watching(Kind),
-    /// A kind's watch was refused.
+    /// The server refused the watch of a kind; with the reason.
     WatchRefused(Kind, String),
 }
 
-/// The state of one link.
+/// The state machine of one link.
 #[derive(Debug)]
 pub(super) struct Machine {
     state: LinkState,
@@ -85,11 +85,12 @@ pub(super) struct Machine {
     heartbeat: Heartbeat,
 }
 
+/// The last result of the heartbeat.
 #[derive(Debug)]
 enum Heartbeat {
     None,
     Good,
-    /// So many times in a row.
+    /// The number of consecutive failures, and the last error.
     Failing(u32, String),
     Refused(String),
 }
@@ -118,12 +119,12 @@ impl Machine {
         self.last_contact
     }
 
-    /// Whether every kind has been listed once.
+    /// Returns whether every kind has been listed.
     pub(super) fn is_synced(&self) -> bool {
         self.waiting_for.is_empty()
     }
 
-    /// Takes a signal in; true where the state changed.
+    /// Applies a signal. Returns whether the state changed.
     pub(super) fn on(&mut self, signal: Signal, now: SystemTime) -> bool {
         match signal {
             Signal::Answered => {
@@ -133,7 +134,7 @@ impl Machine {
             Signal::Unreachable(why) => {
                 let failures = match self.heartbeat {
                     Heartbeat::Failing(failures, _) => failures + 1,
-                    // A server that never answered needs no second chance before it is said.
+                    // A server that never answered is unreachable after the first failure.
                     Heartbeat::None => FAILURES,
                     _ => 1,
                 };
@@ -153,7 +154,7 @@ impl Machine {
         if next == self.state {
             return false;
         }
-        // Another wording of the same trouble does not make it younger.
+        // Another reason for the same state does not change its age.
         if next.word() != self.state.word() {
             self.since = now;
         }
@@ -166,10 +167,10 @@ impl Machine {
             Heartbeat::None => LinkState::Connecting,
             Heartbeat::Refused(why) => LinkState::Refused { why: why.clone() },
             Heartbeat::Failing(failures, why) if *failures >= FAILURES => LinkState::Unreachable { why: why.clone() },
-            // One failure: what was stays for another beat.
+            // A single failure: the state stays until the next heartbeat.
             Heartbeat::Failing(..) => self.state.clone(),
             Heartbeat::Good => match self.refused.iter().next() {
-                Some((kind, why)) => LinkState::Refused { why: format!("watching {kind:?}: {why}") },
+                Some((kind, why)) => LinkState::Refused { why: format!("watch of {}: {why}", kind.as_str()) },
                 None if self.waiting_for.is_empty() => LinkState::Connected,
                 None => LinkState::Syncing,
             },
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn from_connecting_to_connected() {
+    fn a_link_connects_after_all_lists() {
         let mut run = Run::new();
         assert_eq!(run.machine.state().word(), "connecting");
         assert_eq!(run.on(Signal::Answered), "syncing");
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_after_two_beats_and_back_at_the_first() {
+    fn a_link_is_lost_after_two_failures_and_returns_with_the_first_answer() {
         let mut run = Run::new();
         run.sync();
         assert_eq!(run.on(lost()), "connected");
@@ -235,25 +236,25 @@ mod tests {
         assert_eq!(run.on(lost()), "unreachable");
         let (since, contact) = (run.machine.since(), run.machine.last_contact());
         assert_eq!(run.on(Signal::Unreachable("timed out".into())), "unreachable");
-        assert_eq!((run.machine.since(), run.machine.last_contact()), (since, contact), "it ages");
-        assert_eq!(run.on(Signal::Answered), "connected", "the watches were never stopped");
+        assert_eq!((run.machine.since(), run.machine.last_contact()), (since, contact), "the state keeps its age");
+        assert_eq!(run.on(Signal::Answered), "connected", "the watches still run");
     }
 
     #[test]
-    fn never_reached_is_said_at_once() {
+    fn a_server_that_never_answered_is_unreachable_at_once() {
         let mut run = Run::new();
         assert_eq!(run.on(lost()), "unreachable");
         assert_eq!(run.machine.last_contact(), None);
     }
 
     #[test]
-    fn refused_by_the_server_or_for_one_kind() {
+    fn a_link_is_refused_by_the_server_or_for_one_kind() {
         let mut run = Run::new();
         run.sync();
         assert_eq!(run.on(Signal::Refused("token expired".into())), "refused");
         assert_eq!(run.on(Signal::Answered), "connected");
         assert_eq!(run.on(Signal::WatchRefused(Kind::Pod, "forbidden".into())), "refused");
-        assert_eq!(run.on(Signal::Answered), "refused", "a heartbeat needs no permission to read pods");
+        assert_eq!(run.on(Signal::Answered), "refused", "a heartbeat does not require permission to read pods");
         assert!(matches!(run.machine.state(), LinkState::Refused { why } if why.contains("Pod")));
         assert_eq!(run.on(Signal::Watching(Kind::Pod)), "connected");
     }

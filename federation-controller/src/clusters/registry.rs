@@ -1,8 +1,9 @@
-//! Which remote secret speaks for which cluster: a pure function of what was seen, without clients or clocks.
+//! The registry of remote secrets: it decides which secret is used for each cluster. It is a pure state machine without
+//! clients and clocks.
 //!
-//! The rules: a key that is this controller's own cluster is refused; of several secrets with the same key the one that
-//! already holds the cluster keeps it, at the start the oldest; when it goes, the next one takes over at once. An entry
-//! that breaks leaves in force what it said before. Every entry that is not in force is a [`Problem`] that can be read.
+//! The name of the controller's own cluster is refused. If several secrets contain the same cluster name, the secret in
+//! use keeps it, at the start the oldest; when that secret is deleted, the next one is used at once. An entry that
+//! becomes invalid leaves the previous one in force. Every entry that is not in force is reported as a [`Problem`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,27 +12,27 @@ use api::kubeconfig::{self, Sanitized};
 
 use crate::objects::event::Text;
 
-/// An entry of a remote secret that is not in force, or that is and has something to say.
+/// A problem of a remote secret: an entry that is not in force, or a warning about one that is.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
-    /// `<namespace>/<name>` of the secret.
+    /// The secret, as `<namespace>/<name>`.
     pub secret: String,
-    /// The cluster that the entry is for; empty where the secret has no entry at all.
+    /// The cluster of the entry; empty if the secret has no entry.
     pub cluster: String,
     /// What is wrong and what to do.
     pub why: String,
-    /// The entry is in force all the same, and this is a warning.
+    /// Whether the entry is in force, so that this is a warning.
     pub in_force: bool,
 }
 
-/// What is to be done after a change.
+/// An action that follows from a change of the secrets.
 #[derive(Debug, Clone)]
 pub(super) enum Action {
-    /// Begin to watch a cluster.
+    /// Start the link of a cluster.
     Start(Entry),
-    /// Its credentials changed: go on with these, without a gap.
+    /// Replace the link of a cluster by one with new credentials, without a gap.
     Replace(Entry),
-    /// Its last secret is gone.
+    /// Stop the link of a cluster: its last secret is deleted.
     Stop(Text),
 }
 
@@ -44,34 +45,36 @@ impl Action {
     }
 }
 
-/// An entry in force.
+/// An entry of a remote secret that is in force.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) cluster: Text,
     pub(super) secret: Text,
     pub(super) access: Arc<Sanitized>,
-    /// The network that the secret says the cluster is on; empty: it does not say.
+    /// The network in the secret's annotation; empty without one.
     pub(super) network: Text,
-    /// As written, for renewing the token in it.
+    /// The kubeconfig as stored, for token renewal.
     pub(super) bytes: Arc<[u8]>,
 }
 
-/// A secret as seen: its age decides between equals.
+/// The content of a remote secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
+    /// The creation time in seconds; of several secrets with the same cluster name the oldest is used.
     pub(super) created: i64,
-    /// Its annotation `topology.istio.io/network`: the primary's own word on where its clusters are.
+    /// The annotation `topology.istio.io/network`, by which the primary sets the network of the clusters.
     pub(super) network: Text,
     pub(super) entries: BTreeMap<String, Vec<u8>>,
 }
 
+/// The entry that is in force for a cluster.
 struct Held {
     secret: Text,
     network: Text,
     bytes: Vec<u8>,
 }
 
-/// All remote secrets, and who holds which cluster.
+/// All remote secrets, and the entry in force for each cluster.
 pub(super) struct Registry {
     own: Text,
     secrets: BTreeMap<Text, Seen>,
@@ -84,47 +87,51 @@ impl Registry {
         Registry { own, secrets: BTreeMap::new(), held: BTreeMap::new(), problems: Vec::new() }
     }
 
-    /// A secret was added or changed.
+    /// Adds or updates a secret.
     pub(super) fn upsert(&mut self, secret: Text, seen: Seen) -> Vec<Action> {
         if self.secrets.get(&secret) == Some(&seen) {
             return Vec::new();
         }
         self.secrets.insert(secret, seen);
-        self.settle()
+        self.update()
     }
 
-    /// A secret is gone.
+    /// Removes a secret.
     pub(super) fn delete(&mut self, secret: &str) -> Vec<Action> {
         match self.secrets.remove(secret) {
-            Some(_) => self.settle(),
+            Some(_) => self.update(),
             None => Vec::new(),
         }
     }
 
-    /// The complete list of secrets, as after a restarted watch.
+    /// Replaces all secrets by a complete list, as after a restarted watch.
     pub(super) fn replace_all(&mut self, secrets: BTreeMap<Text, Seen>) -> Vec<Action> {
         self.secrets = secrets;
-        self.settle()
+        self.update()
     }
 
-    /// What is not in force, and why.
+    /// Returns the problems of all secrets.
     pub(super) fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// Brings who holds what in line with the secrets there are.
-    fn settle(&mut self) -> Vec<Action> {
+    /// Updates the entries in force to match the secrets.
+    fn update(&mut self) -> Vec<Action> {
         let mut actions = Vec::new();
         self.problems.clear();
-        // Candidates for each cluster, the holder first, then by age and name.
+        // The candidates for each cluster: the secret in use, then the others by age and name.
         let mut candidates: BTreeMap<Text, Vec<(bool, i64, Text)>> = BTreeMap::new();
         for (secret, seen) in &self.secrets {
             if seen.entries.is_empty() {
-                self.problems.push(problem(secret, "", "it holds no kubeconfig: add an entry named after the cluster"));
+                self.problems.push(problem(
+                    secret,
+                    "",
+                    "the secret has no entry: add a kubeconfig with the cluster's name as key",
+                ));
             }
             for cluster in seen.entries.keys() {
                 if **cluster == *self.own {
-                    let why = "names the cluster that this controller runs in, which needs no secret; it is ignored";
+                    let why = "the controller's own cluster needs no remote secret; the entry is ignored";
                     self.problems.push(problem(secret, cluster, why));
                     continue;
                 }
@@ -140,16 +147,16 @@ impl Registry {
         }
         for (cluster, mut of_cluster) in candidates {
             of_cluster.sort();
-            self.settle_cluster(&cluster, &of_cluster, &mut actions);
+            self.update_cluster(&cluster, &of_cluster, &mut actions);
         }
         actions
     }
 
-    fn settle_cluster(&mut self, cluster: &Text, candidates: &[(bool, i64, Text)], actions: &mut Vec<Action>) {
+    fn update_cluster(&mut self, cluster: &Text, candidates: &[(bool, i64, Text)], actions: &mut Vec<Action>) {
         let mut winner: Option<Text> = None;
         for (other, _, secret) in candidates {
             if let Some(winner) = &winner {
-                let why = format!("the name is already used by secret {winner}, which came first; it is ignored");
+                let why = format!("secret {winner} already contains this cluster and is used; this entry is ignored");
                 self.problems.push(problem(secret, cluster, &why));
                 continue;
             }
@@ -180,15 +187,15 @@ impl Registry {
                     }
                 }
                 Err(error) if !other => {
-                    // It spoke for the cluster before it broke: nobody else takes over because of a typing mistake.
+                    // This secret is in use: another one must not replace it because of a typing error.
                     winner = Some(secret.clone());
-                    let why = format!("{error}; what it said before stays in force");
+                    let why = format!("{error}; the previous entry stays in force");
                     self.problems.push(problem(secret, cluster, &why));
                 }
                 Err(error) => self.problems.push(problem(secret, cluster, &error.to_string())),
             }
         }
-        // The holder is gone and all that is left is broken.
+        // The secret in use is deleted, and all other entries are invalid.
         if winner.is_none() && self.held.remove(cluster).is_some() {
             actions.push(Action::Stop(cluster.clone()));
         }
@@ -233,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn added_changed_and_removed() {
+    fn entries_start_replace_and_stop_links() {
         let mut registry = Registry::new("west".into());
         let a = kubeconfig("https://a");
         assert_eq!(text(registry.upsert("s1".into(), seen(1, &[("east", &a)]))), ["start east s1 https://a"]);
@@ -249,33 +256,33 @@ mod tests {
     }
 
     #[test]
-    fn a_name_used_twice_goes_to_the_first_and_then_to_the_next() {
+    fn of_several_secrets_the_first_is_used_and_then_the_next() {
         let mut registry = Registry::new("west".into());
         let (a, b) = (kubeconfig("https://a"), kubeconfig("https://b"));
         let start = BTreeMap::from([
             ("s1".into(), seen(20, &[("east", a.as_slice())])),
             ("s2".into(), seen(10, &[("east", b.as_slice())])),
         ]);
-        assert_eq!(text(registry.replace_all(start)), ["start east s2 https://b"], "the older one");
-        assert!(whys(&registry)[0].1.contains("already used by secret s2"));
-        // An older one that comes later does not take it away from who holds it.
+        assert_eq!(text(registry.replace_all(start)), ["start east s2 https://b"], "the older secret is used");
+        assert!(whys(&registry)[0].1.contains("secret s2 already contains"));
+        // An older secret that is added later does not replace the secret in use.
         assert_eq!(text(registry.upsert("s0".into(), seen(1, &[("east", &a)]))), [""; 0]);
         assert_eq!(registry.problems().len(), 2);
-        assert_eq!(text(registry.delete("s2")), ["replace east s0 https://a"], "the loser is adopted");
-        assert_eq!(text(registry.delete("s0")), [""; 0], "the next has the same bytes");
+        assert_eq!(text(registry.delete("s2")), ["replace east s0 https://a"], "the next secret is used");
+        assert_eq!(text(registry.delete("s0")), [""; 0], "the next secret has the same bytes");
         assert_eq!(registry.problems(), []);
         assert_eq!(text(registry.delete("s1")), ["stop east"]);
     }
 
     #[test]
-    fn what_a_secret_says_of_the_network_is_followed() {
+    fn the_network_annotation_is_followed() {
         let mut registry = Registry::new("west".into());
         let a = kubeconfig("https://a");
         let on = |network: &str| Seen { network: network.into(), ..seen(1, &[("east", &a)]) };
         let networks = |actions: Vec<Action>| -> Vec<String> {
             let of = |action| match action {
                 Action::Start(entry) | Action::Replace(entry) => entry.network.to_string(),
-                Action::Stop(_) => panic!("stopped"),
+                Action::Stop(_) => panic!("the link stopped"),
             };
             actions.into_iter().map(of).collect()
         };
@@ -286,32 +293,32 @@ mod tests {
     }
 
     #[test]
-    fn bad_entries_are_recorded_and_disturb_nobody() {
+    fn invalid_entries_are_reported_and_do_not_affect_others() {
         let mut registry = Registry::new("west".into());
         let a = kubeconfig("https://a");
         let mixed = seen(1, &[("west", &a), ("east", &a), ("broken", b"{{{"), ("empty", b"")]);
         assert_eq!(text(registry.upsert("s1".into(), mixed)), ["start east s1 https://a"]);
         let problems: BTreeMap<_, _> = registry.problems().iter().map(|p| (p.cluster.clone(), p.why.clone())).collect();
         assert_eq!(problems.len(), 3);
-        assert!(problems["west"].contains("runs in"));
+        assert!(problems["west"].contains("own cluster"));
         assert!(problems["broken"].contains("cannot be parsed"));
         assert!(problems["empty"].contains("is empty"));
         assert_eq!(text(registry.upsert("s2".into(), seen(1, &[]))), [""; 0]);
-        assert!(whys(&registry).iter().any(|(secret, why)| secret == "s2" && why.contains("no kubeconfig")));
+        assert!(whys(&registry).iter().any(|(secret, why)| secret == "s2" && why.contains("no entry")));
     }
 
     #[test]
-    fn an_entry_that_breaks_leaves_what_it_said_in_force() {
+    fn an_entry_that_becomes_invalid_leaves_the_previous_one_in_force() {
         let mut registry = Registry::new("west".into());
         let (a, b) = (kubeconfig("https://a"), kubeconfig("https://b"));
         registry.upsert("s1".into(), seen(1, &[("east", &a)]));
         assert_eq!(text(registry.upsert("s1".into(), seen(1, &[("east", b"nonsense")]))), [""; 0]);
         assert!(whys(&registry)[0].1.contains("stays in force"));
         assert_eq!(text(registry.upsert("s1".into(), seen(1, &[("east", &b)]))), ["replace east s1 https://b"]);
-        // Broken from the start, then mended; a broken first does not keep a good second out.
+        // An entry that is invalid from the start does not block a valid one of another secret, and is used once valid.
         registry.upsert("t1".into(), seen(1, &[("north", b"nonsense")]));
         assert_eq!(text(registry.upsert("t2".into(), seen(2, &[("north", &a)]))), ["start north t2 https://a"]);
-        assert_eq!(text(registry.delete("t2")), ["stop north"], "only a broken one is left");
+        assert_eq!(text(registry.delete("t2")), ["stop north"], "only an invalid entry is left");
         assert_eq!(text(registry.upsert("t1".into(), seen(1, &[("north", &b)]))), ["start north t1 https://b"]);
     }
 }

@@ -1,9 +1,9 @@
-//! Keeping the tokens in remote secrets from running out.
+//! Renewal of the tokens in remote secrets.
 //!
-//! `isthmus join` puts a short-lived token of the reader account into a remote secret. At half of its life the controller
-//! asks that cluster's API server for the next one, which the account may do for itself alone, and writes it into the
-//! secret in place of the old one; the changed secret then replaces the link without a gap, as any change of it does.
-//! Tokens without an end, certificates and passwords are left alone.
+//! `isthmus join` writes a short-lived token of the reader account into a remote secret. After half of its lifetime the
+//! controller requests the next token from that cluster's API server, which the account may do only for itself, and
+//! writes it into the secret. The changed secret then replaces the link without a gap, as any change does. Tokens
+//! without expiry, certificates and passwords are not changed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,12 +23,12 @@ use super::trouble;
 use super::{Shared, Written};
 use crate::objects::event::Text;
 
-/// Between looks; tokens live ten minutes at least.
-const LOOK: Duration = Duration::from_secs(10);
-/// After a failure. Half of the life is left to succeed in.
+/// The interval between checks. Tokens have a lifetime of at least ten minutes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// The time between attempts after a failure. Half of the lifetime remains for them.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Keeps renewing, for ever.
+/// Renews all tokens in remote secrets when they are due. Never returns.
 pub(super) async fn keep(own: Client, shared: Arc<Shared>) {
     let mut retry_at: BTreeMap<Text, SystemTime> = BTreeMap::new();
     let mut changes = shared.changes.subscribe();
@@ -47,12 +47,14 @@ pub(super) async fn keep(own: Client, shared: Arc<Shared>) {
             }
             match renew(&own, &shared, &cluster, &written, &token).await {
                 Ok(()) => {
-                    tracing::info!(%cluster, secret = %written.secret, "the token in the remote secret was renewed");
+                    tracing::info!(%cluster, secret = %written.secret, "renewed the token in the remote secret");
                     shared.set_expiring(&cluster, None);
                 }
                 Err(why) => {
                     let left = token.expires.duration_since(now).unwrap_or_default().as_secs() / 60;
-                    let why = format!("its token ends in {left} min and cannot be renewed: {why}");
+                    let why = format!(
+                        "the token expires in {left} min and cannot be renewed: {why}; renew it with `isthmus join`"
+                    );
                     tracing::warn!(%cluster, secret = %written.secret, "{why}");
                     let (secret, name) = (written.secret.to_string(), cluster.to_string());
                     shared.set_expiring(&cluster, Some(Problem { secret, cluster: name, why, in_force: true }));
@@ -62,28 +64,33 @@ pub(super) async fn keep(own: Client, shared: Arc<Shared>) {
         }
         tokio::select! {
             _ = changes.changed() => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
     }
 }
 
 async fn renew(own: &Client, shared: &Shared, cluster: &str, written: &Written, token: &Token) -> Result<(), String> {
-    let remote = shared.known().get(cluster).map(|known| known.client.clone()).ok_or("it is gone")?;
+    let remote = shared.known().get(cluster).map(|known| known.client.clone()).ok_or("the cluster is removed")?;
     let accounts = Api::<ServiceAccount>::namespaced(remote, &token.namespace);
     let mut request = TokenRequest::default();
-    request.spec.expiration_seconds = i64::try_from(token.life().as_secs()).ok();
-    let said = |error: kube::Error| format!("{:?}", trouble::of(&error));
-    let made = accounts.create_token_request(&token.account, &PostParams::default(), &request).await.map_err(said)?;
-    let next = made.status.map(|status| status.token).filter(|next| !next.is_empty()).ok_or("no token was made")?;
-    let text = std::str::from_utf8(&written.bytes).map_err(|_| "the secret is not text")?;
+    request.spec.expiration_seconds = i64::try_from(token.lifetime().as_secs()).ok();
+    let describe = |error: kube::Error| trouble::of(&error).to_string();
+    let made =
+        accounts.create_token_request(&token.account, &PostParams::default(), &request).await.map_err(describe)?;
+    let next = made
+        .status
+        .map(|status| status.token)
+        .filter(|next| !next.is_empty())
+        .ok_or("the API server returned no token")?;
+    let text = std::str::from_utf8(&written.bytes).map_err(|_| "the kubeconfig is not UTF-8 text")?;
     let text = text.replace(&token.text, &next);
-    let (namespace, name) = written.secret.split_once('/').ok_or("the secret has no name")?;
+    let (namespace, name) = written.secret.split_once('/').ok_or("the name of the secret has no namespace")?;
     let patch = json!({"data": {cluster: STANDARD.encode(text)}});
     let secrets = Api::<Secret>::namespaced(own.clone(), namespace);
-    secrets.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).map_err(said)
+    secrets.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).map_err(describe)
 }
 
-/// A service account's token that ends.
+/// A service account token with an expiry.
 #[derive(Debug, PartialEq)]
 struct Token {
     text: String,
@@ -101,7 +108,8 @@ struct Claims {
 }
 
 impl Token {
-    /// The token in a kubeconfig. Its claims are only read, not verified: that is up to the server that it is for.
+    /// Returns the token in a kubeconfig; `None` if it has no service account token with an expiry. The claims are not
+    /// verified here; the API server verifies them.
     fn of(kubeconfig: &[u8]) -> Option<Token> {
         use kube::config::Kubeconfig;
         let config = Kubeconfig::from_yaml(std::str::from_utf8(kubeconfig).ok()?).ok()?;
@@ -120,13 +128,13 @@ impl Token {
         })
     }
 
-    fn life(&self) -> Duration {
-        // The API makes none for less than ten minutes.
+    fn lifetime(&self) -> Duration {
+        // The API issues no token for less than ten minutes.
         self.expires.duration_since(self.issued).unwrap_or_default().max(Duration::from_secs(600))
     }
 
     fn is_due(&self, now: SystemTime) -> bool {
-        now >= self.issued + self.life() / 2
+        now >= self.issued + self.lifetime() / 2
     }
 }
 
@@ -146,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_due_at_half_of_their_life() {
+    fn tokens_are_due_after_half_of_their_lifetime() {
         let jwt = |claims: serde_json::Value| format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims.to_string()));
         let sub = "system:serviceaccount:isthmus-system:isthmus-reader";
         let text = jwt(json!({"sub": sub, "iat": 1000, "exp": 87_400, "aud": ["x"]}));
         let token = Token::of(kubeconfig(&text).as_bytes()).unwrap();
         assert_eq!((token.namespace.as_str(), token.account.as_str()), ("isthmus-system", "isthmus-reader"));
-        assert_eq!(token.life(), Duration::from_secs(86_400));
+        assert_eq!(token.lifetime(), Duration::from_secs(86_400));
         assert!(!token.is_due(UNIX_EPOCH + Duration::from_secs(44_000)));
         assert!(token.is_due(UNIX_EPOCH + Duration::from_secs(44_201)));
         for other in [

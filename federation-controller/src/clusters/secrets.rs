@@ -1,4 +1,4 @@
-//! Following the remote secrets in the own cluster's root namespace.
+//! The watch on remote secrets in the own cluster's root namespace.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use super::watch::Pause;
 use crate::objects::event::Text;
 use crate::objects::records::SecretObject;
 
-/// Follows them for ever, and has the supervisor do what follows from them.
+/// Watches the remote secrets and passes the resulting actions to the supervisor. Never returns.
 pub(super) async fn follow(client: Client, root_namespace: String, own: Text, supervisor: Supervisor) {
     let config = watcher::Config::default().labels(&format!("{REMOTE_SECRET_LABEL}={REMOTE_SECRET_VALUE}"));
     let api = Api::<SecretObject>::namespaced(client, &root_namespace);
     let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
     let mut registry = Registry::new(own);
     let mut listing: Option<BTreeMap<Text, Seen>> = None;
-    // By cluster: entries that read well and of which still no client can be made.
+    // The problems of valid entries from which no client can be created, by cluster.
     let mut failed = BTreeMap::new();
     while let Some(item) = stream.next().await {
         let actions = match item {
@@ -43,15 +43,16 @@ pub(super) async fn follow(client: Client, root_namespace: String, own: Text, su
             }
             Ok(watcher::Event::Delete(secret)) => registry.delete(&seen(&root_namespace, secret).0),
             Err(error) => {
-                tracing::warn!(%error, namespace = root_namespace, "remote secrets cannot be watched; trying again");
+                tracing::warn!(%error, namespace = root_namespace, "cannot watch remote secrets; trying again");
                 continue;
             }
         };
-        carry_out(&supervisor, &registry, actions, &mut failed).await;
+        apply(&supervisor, &registry, actions, &mut failed).await;
     }
 }
 
-async fn carry_out(
+/// Has the supervisor perform the actions, and publishes the problems of all secrets.
+async fn apply(
     supervisor: &Supervisor,
     registry: &Registry,
     actions: Vec<Action>,
@@ -71,6 +72,7 @@ async fn carry_out(
     supervisor.shared.set_problems(problems);
 }
 
+/// Returns the name and the content of a secret.
 fn seen(namespace: &str, secret: SecretObject) -> (Text, Seen) {
     let name = format!("{namespace}/{}", secret.name_any()).into();
     let created = secret.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());

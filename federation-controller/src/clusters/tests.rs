@@ -1,4 +1,4 @@
-//! Links, remote secrets and outages, against API servers that speak TLS over real sockets.
+//! Tests of links, remote secrets and outages, with fake API servers over TLS and real sockets.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::objects::event::{Event, Kind, Link, Object};
 const PODS: &str = "/api/v1/pods";
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A controller's cluster `west` and what its watches tell.
+/// The clusters of a controller in `west`, with their events.
 struct Run {
     west: Arc<Fake>,
     clusters: Clusters,
@@ -38,13 +38,13 @@ impl Run {
         Run { west, clusters, events, _kubeconfig: kubeconfig }
     }
 
-    /// Waits for an event that `wanted` finds something in; returns it with the events before.
+    /// Waits for an event for which `wanted` returns a value; returns that value and the events before it.
     async fn until<T>(&mut self, what: &str, wanted: impl Fn(&Event) -> Option<T>) -> (T, Vec<Event>) {
         let mut before = Vec::new();
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let event = tokio::time::timeout_at(deadline, self.events.recv()).await;
-            let event = event.unwrap_or_else(|_| panic!("{what} did not happen; seen: {before:?}")).unwrap();
+            let event = event.unwrap_or_else(|_| panic!("{what} did not happen; events: {before:?}")).unwrap();
             if let Some(found) = wanted(&event) {
                 return (found, before);
             }
@@ -72,7 +72,7 @@ impl Run {
         self.clusters.statuses().into_iter().find(|s| *s.name == *cluster).map(|s| s.link)
     }
 
-    /// Waits until something holds that no event tells.
+    /// Waits until a condition holds that no event reports.
     async fn eventually(&self, what: &str, holds: impl Fn(&Clusters) -> bool) {
         let start = Instant::now();
         while !holds(&self.clusters) {
@@ -100,7 +100,7 @@ fn pods_of(events: &[Event], name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_remote_secret_brings_a_cluster_and_takes_it_away() {
+async fn a_remote_secret_adds_a_cluster_and_its_deletion_removes_it() {
     let mut run = Run::new().await;
     run.until_connected("west").await;
     let east = Fake::start("reader").await;
@@ -136,7 +136,7 @@ async fn a_remote_secret_brings_a_cluster_and_takes_it_away() {
 }
 
 #[tokio::test]
-async fn an_outage_removes_nothing_and_is_told_with_its_age() {
+async fn an_outage_removes_nothing_and_has_an_age() {
     let mut run = Run::new().await;
     let east = Fake::start("reader").await;
     east.put(PODS, pod("ratings-1"));
@@ -155,9 +155,9 @@ async fn an_outage_removes_nothing_and_is_told_with_its_age() {
 
     east.put(PODS, pod("ratings-2"));
     east.again().await;
-    // What happened meanwhile arrives without a new list being needed for it.
+    // Changes during the outage arrive without a new list.
     run.until_pod("ratings-2").await;
-    run.eventually("back", |c| c.statuses().iter().all(|s| s.link == LinkState::Connected)).await;
+    run.eventually("connected again", |c| c.statuses().iter().all(|s| s.link == LinkState::Connected)).await;
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn changed_credentials_take_over_without_a_gap() {
     run.west.put_secret("s", &[("east", &east.kubeconfig("east", "old"))]);
     run.until_connected("east").await;
 
-    // Credentials that do not work end nothing.
+    // Credentials that do not work do not end the link.
     run.west.put_secret("s", &[("east", &east.kubeconfig("east", "wrong"))]);
     run.eventually("refusal", |c| {
         let statuses = c.statuses();
@@ -188,7 +188,7 @@ async fn changed_credentials_take_over_without_a_gap() {
     assert!(!before.iter().any(|e| matches!(e, Event::ClusterRemoved { .. } | Event::Delete { .. })));
     let seen = run.until_connected("east").await;
     assert_eq!(pods_of(&seen, "east").len(), 3);
-    // The old credentials are no longer used.
+    // The old credentials are not used any longer.
     east.allow(&["new"]);
     east.put(PODS, pod("ratings-4"));
     run.until_pod("ratings-4").await;
@@ -196,7 +196,7 @@ async fn changed_credentials_take_over_without_a_gap() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_secrets_is_recorded_and_disturbs_nobody() {
+async fn invalid_secrets_are_reported_and_do_not_affect_others() {
     let mut run = Run::new().await;
     let east = Fake::start("reader").await;
     let gone = Fake::start("reader").await;
@@ -229,28 +229,28 @@ async fn what_is_wrong_with_secrets_is_recorded_and_disturbs_nobody() {
         let found = problems.iter().find(|p| p.secret == format!("istio-system/{secret}") && p.cluster == cluster);
         found.unwrap_or_else(|| panic!("no problem with {secret} {cluster}: {problems:?}")).why.clone()
     };
-    assert!(why("b-bad", "west").contains("runs in"));
+    assert!(why("b-bad", "west").contains("own cluster"));
     assert!(why("b-bad", "broken").contains("parsed"));
     assert!(why("b-bad", "empty").contains("empty"));
-    assert!(why("b-bad", "east").contains("already used"));
-    assert!(why("c-none", "").contains("no kubeconfig"));
+    assert!(why("b-bad", "east").contains("already contains"));
+    assert!(why("c-none", "").contains("no entry"));
     assert!(run.clusters.client("broken").is_none());
 
-    // The one that was unreachable comes, by itself.
+    // The unreachable cluster connects once its server is back.
     gone.again().await;
     run.until_connected("unreachable").await;
-    // The winner goes, the loser is adopted, without the cluster being removed in between.
+    // When the secret in use is deleted, the next one is used, and the cluster is not removed in between.
     run.west.delete("/api/v1/secrets", "istio-system", "a-good");
     let added = |event: &Event| match event {
         Event::ClusterAdded(c) if &*c.name == "east" => Some(true),
         Event::ClusterRemoved { cluster } if &**cluster == "east" => Some(false),
         _ => None,
     };
-    assert!(run.until("adoption", added).await.0);
+    assert!(run.until("the next secret", added).await.0);
 }
 
 #[tokio::test]
-async fn a_missing_crd_or_a_denied_optional_kind_keeps_nobody_out() {
+async fn a_missing_crd_or_a_denied_optional_kind_does_not_affect_the_link() {
     let mut run = Run::new().await;
     let east = Fake::start("reader").await;
     east.miss("/apis/multicluster.x-k8s.io/v1alpha1/serviceexports");
@@ -271,7 +271,7 @@ async fn a_missing_crd_or_a_denied_optional_kind_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn mesh_settings_are_followed_and_broken_ones_change_nothing() {
+async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
     let mut run = Run::new().await;
     let put = |text: &str| {
         let map = json!({"metadata": {"name": "istio", "namespace": "istio-system"}, "data": {"mesh": text}});
@@ -296,7 +296,7 @@ async fn mesh_settings_are_followed_and_broken_ones_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_before_it_ends() {
+async fn a_token_is_renewed_before_it_expires() {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
     let mut run = Run::new().await;

@@ -1,23 +1,34 @@
-//! What a failed request means for a link, and how it is said in one line.
+//! Classification of failed requests to API servers, with one-line reasons.
 
 use std::error::Error as _;
+use std::fmt;
 
 use kube::runtime::watcher;
 
-/// What a failure means.
+/// A failed request, by its consequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The server does not know the kind: a CRD is not installed.
+    /// The server does not know the object or its kind, such as the kind of a CRD that is not installed.
     Missing,
-    /// The server answered and refused.
+    /// The server refused the request; with the reason.
     Refused(String),
-    /// The server's history no longer reaches back to where the watch stood; a new list follows by itself.
+    /// The resource version of a watch has expired; the watch lists again.
     Restarts,
-    /// The server was not reached, or what it sent made no sense.
+    /// The server is unreachable, or its answer is invalid; with the reason.
     Failed(String),
 }
 
-/// What a failed watch means.
+impl fmt::Display for Trouble {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Missing => out.write_str("the API server does not know the object or its kind"),
+            Trouble::Restarts => out.write_str("the resource version has expired"),
+            Trouble::Refused(why) | Trouble::Failed(why) => out.write_str(why),
+        }
+    }
+}
+
+/// Classifies the error of a watch.
 pub(super) fn of_watch(error: &watcher::Error) -> Trouble {
     match error {
         watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => {
@@ -28,7 +39,7 @@ pub(super) fn of_watch(error: &watcher::Error) -> Trouble {
     }
 }
 
-/// What a failed request means.
+/// Classifies the error of a request.
 pub(crate) fn of(error: &kube::Error) -> Trouble {
     match error {
         kube::Error::Api(status) => of_status(status),
@@ -38,27 +49,28 @@ pub(crate) fn of(error: &kube::Error) -> Trouble {
 }
 
 fn of_status(status: &kube::core::Status) -> Trouble {
-    let said = shown(&format!("{} {}: {}", status.code, status.reason, status.message));
+    let reason = shown(&format!("{} {}: {}", status.code, status.reason, status.message));
     match status.code {
-        401 | 403 => Trouble::Refused(said),
+        401 | 403 => Trouble::Refused(reason),
         404 => Trouble::Missing,
         410 => Trouble::Restarts,
-        _ => Trouble::Failed(said),
+        _ => Trouble::Failed(reason),
     }
 }
 
-/// The last error of the chain says what happened ("Connection refused"), those above it where.
+/// Returns the last error of the chain, which is the cause ("Connection refused").
 fn innermost(error: &kube::Error) -> String {
-    let mut said = error.to_string();
+    let mut cause = error.to_string();
     let mut current = error.source();
     while let Some(inner) = current {
-        said = inner.to_string();
+        cause = inner.to_string();
         current = inner.source();
     }
-    shown(&said)
+    shown(&cause)
 }
 
-/// What of a server's words goes into logs, pages and answers: it may be somebody else's server.
+/// Returns a server's message for logs, pages and answers: bounded and without control characters, because the server
+/// may not be trusted.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -66,7 +78,7 @@ pub(crate) fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_servers_words_are_bounded_and_stay_on_one_line() {
+    fn messages_of_servers_are_bounded_and_stay_on_one_line() {
         assert_eq!(super::shown("no\r\nadmin logged in\u{1b}[31m"), "no  admin logged in [31m");
         assert_eq!(super::shown(&"x".repeat(1 << 20)).len(), 300);
     }

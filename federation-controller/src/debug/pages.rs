@@ -1,4 +1,4 @@
-//! The contents of the debug pages. Ages are always told; what is not known is `null`, never zero.
+//! The contents of the debug pages. State has its age; an unknown value is `null`, never zero.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,124 +16,124 @@ use crate::inventory::{ClusterIndex, Index, Key};
 use crate::metrics::link_word;
 use crate::objects::event::Kind as Object;
 
-/// `/debug/clusters`.
+/// The page `/debug/clusters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClustersPage {
     /// All clusters, by name.
     pub clusters: Vec<ClusterRow>,
-    /// What is wrong with remote secrets, signing certificates and what clusters claim, in words.
+    /// The errors of remote secrets and signing certificates, and the notices, human-readable.
     pub problems: Vec<String>,
 }
 
-/// One cluster.
+/// A cluster in `/debug/clusters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClusterRow {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// `primary` for the controller's own, else `remote`.
+    /// The role: `primary` for the controller's own cluster, otherwise `remote`.
     pub role: String,
-    /// Its network; empty where none is known.
+    /// The network; empty if it is unknown.
     pub network: String,
-    /// Its API server.
+    /// The URL of the API server.
     pub server: String,
-    /// The remote secret that it is known by.
+    /// The remote secret, as `<namespace>/<name>`; `None` for the own cluster.
     pub secret: Option<String>,
-    /// `connecting`, `syncing`, `connected`, `unreachable`, `refused`, or `remembered` where only the view from before a
-    /// restart is there.
+    /// The state of the link: `connecting`, `syncing`, `connected`, `unreachable` or `refused`; `remembered` if only
+    /// the snapshot from before a restart is known.
     pub link: String,
     /// Why the link is not connected.
     pub why: Option<String>,
-    /// How the link with changed credentials is, as long as it has not taken over.
+    /// The state of the link with new credentials, until it replaces this link.
     #[serde(default)]
     pub replacement: Option<String>,
-    /// How long the link has been so.
+    /// The time in this state, in milliseconds.
     pub link_age_ms: u64,
-    /// Since the API server last answered anything at all.
+    /// The time since the last answer of the API server, in milliseconds.
     pub contact_age_ms: Option<u64>,
-    /// Since an object or a list last arrived.
+    /// The time since the last object or list, in milliseconds.
     pub heard_age_ms: Option<u64>,
-    /// Whether all kinds have been listed since the controller started.
+    /// Whether every kind has been listed since the controller started.
     pub synced: bool,
-    /// Kinds whose last list was empty against expectation; what was known of them stays until that is confirmed.
+    /// The kinds whose list was empty unexpectedly; their last known objects stay until the list is confirmed.
     pub unconfirmed: Vec<String>,
-    /// Services, without those of the system.
+    /// The number of services, without system services.
     pub services: usize,
-    /// Those that other clusters may use.
+    /// The number of exported services.
     pub exported: usize,
-    /// Endpoints of those services that are ready.
+    /// The number of ready endpoints of the services.
     pub endpoints: usize,
-    /// Pods.
+    /// The number of pods.
     pub pods: usize,
-    /// Who signs for it.
+    /// The signing certificate.
     pub trust: Option<TrustRow>,
 }
 
-/// A cluster's signing certificate.
+/// The signing certificate of a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrustRow {
-    /// The first bytes of the root's fingerprint.
+    /// The first bytes of the root certificate's fingerprint.
     pub root: String,
-    /// Whether it is an intermediate of the cluster's own.
+    /// Whether an intermediate of its own signs for the cluster.
     pub own_intermediate: bool,
-    /// How long it is still valid; not known where the cluster signs for itself.
+    /// The time until the signing certificate expires, in seconds; `None` if the cluster's own controller signs.
     pub expires_in_s: Option<u64>,
 }
 
-/// One row of `/debug/proxies`.
+/// A proxy in `/debug/proxies`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProxyRow {
-    /// Its node id.
+    /// The node id.
     pub id: String,
-    /// `sidecar` or `gateway`.
+    /// The role: `sidecar` or `gateway`.
     pub role: String,
-    /// Its pod.
+    /// The name of the pod.
     pub pod: String,
-    /// Its namespace.
+    /// The namespace of the pod.
     pub namespace: String,
-    /// Its cluster.
+    /// The cluster of the pod.
     pub cluster: String,
-    /// The SPIFFE id of its certificate.
+    /// The SPIFFE ID of the certificate.
     pub identity: String,
-    /// Where it calls from.
+    /// The source address of the connection.
     pub address: String,
-    /// How long its stream has been open.
+    /// The time since the stream was opened, in milliseconds.
     pub connected_ms: u64,
-    /// Whether it has acknowledged all that it was sent.
+    /// Whether the proxy has acknowledged every push.
     pub acked: bool,
-    /// How long it has owed an acknowledgement.
+    /// The age of the oldest push that is not acknowledged, in milliseconds.
     pub lag_ms: u64,
-    /// How long its certificate is still valid.
+    /// The time until the certificate expires, in seconds.
     pub certificate_expires_in_s: Option<u64>,
-    /// Names that it subscribes to, by type.
+    /// The number of subscriptions by resource type.
     pub subscriptions: BTreeMap<String, usize>,
-    /// Responses sent, by type.
+    /// The number of pushes by resource type.
     pub pushes: BTreeMap<String, u64>,
-    /// Resources sent.
+    /// The number of pushed resources.
     pub resources: u64,
-    /// Bytes of those.
+    /// The size of the pushed resources, in bytes.
     pub bytes: u64,
-    /// Responses that it rejected.
+    /// The number of rejected pushes.
     pub rejected: u64,
 }
 
-/// `/debug/services/<hostname>`.
+/// The page `/debug/services/<hostname>`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServicePage {
-    /// Its hostname.
+    /// The hostname.
     pub hostname: String,
-    /// Clusters that define it.
+    /// The clusters that define the service.
     pub clusters: Vec<String>,
-    /// Clusters that export it, and why.
+    /// The clusters that export the service, each with the reason.
     pub exports: BTreeMap<String, String>,
-    /// Where definitions differ, and which wins.
+    /// The differences between the clusters' definitions, and the definition that is used.
     pub conflicts: Vec<String>,
-    /// "number/name protocol".
+    /// The ports, as `<number>/<name> <protocol>`.
     pub ports: Vec<String>,
-    /// Addresses, and the cluster in which each is valid; empty: all.
+    /// The addresses.
     pub addresses: Vec<AddressRow>,
-    /// SPIFFE ids that its endpoints present.
+    /// The SPIFFE IDs of the endpoints.
     pub identities: Vec<String>,
-    /// All endpoints and summaries.
+    /// The endpoints and summaries.
     pub endpoints: Vec<EndpointRow>,
 }
 
@@ -142,45 +142,46 @@ pub struct ServicePage {
 pub struct AddressRow {
     /// The address.
     pub ip: String,
-    /// The cluster in which it is valid; empty: all that have none of their own.
+    /// The cluster in which the address is valid; empty for all clusters without an address of their own.
     pub cluster: String,
 }
 
-/// An endpoint of a service.
+/// An endpoint or summary of a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EndpointRow {
-    /// Its resource name.
+    /// The name of the resource.
     pub name: String,
-    /// Its cluster.
+    /// The cluster.
     pub cluster: String,
-    /// Its network.
+    /// The network.
     pub network: String,
-    /// "region/zone/subzone".
+    /// The locality, as `<region>/<zone>/<subzone>`.
     pub locality: String,
-    /// `ready`, `unready` or `draining`.
+    /// The health: `ready`, `unready` or `draining`.
     pub health: String,
-    /// Its weight; for a summary the ready endpoints that it stands for.
+    /// The weight; for a summary the number of ready endpoints.
     pub weight: u32,
-    /// Its address; none for a summary.
+    /// The address; `None` for a summary.
     pub ip: Option<String>,
-    /// Its pod.
+    /// The pod.
     pub pod: Option<String>,
-    /// Whether it speaks the mesh's mutual TLS.
+    /// Whether the endpoint accepts mutual TLS.
     pub mutual_tls: bool,
-    /// Who it is.
+    /// The SPIFFE IDs.
     pub identities: Vec<String>,
 }
 
-/// One row of `/debug/gateways`.
+/// A network in `/debug/gateways`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GatewayRow {
-    /// The network.
+    /// The name of the network.
     pub network: String,
-    /// "ip:port (cluster)".
+    /// The addresses of the gateways, as `<ip>:<port> (<cluster>)`.
     pub addresses: Vec<String>,
 }
 
-fn said(link: &LinkState) -> String {
+/// Formats a link's state with its reason.
+fn describe(link: &LinkState) -> String {
     match link {
         LinkState::Unreachable { why } | LinkState::Refused { why } => format!("{}: {why}", link.word()),
         other => other.word().to_owned(),
@@ -218,7 +219,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
             secret: status.and_then(|status| status.secret.as_ref()).map(ToString::to_string),
             link: link.into(),
             why,
-            replacement: status.and_then(|status| status.replacement.as_ref()).map(said),
+            replacement: status.and_then(|status| status.replacement.as_ref()).map(describe),
             link_age_ms: millis(age(now, status.map_or(cluster.link.1, |status| status.since))),
             contact_age_ms: status.and_then(|status| status.last_contact).map(|at| millis(age(now, at))),
             heard_age_ms: cluster.heard.map(|at| millis(age(now, at))),
@@ -247,7 +248,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
     page
 }
 
-/// Services of people, those of them exported, and ready endpoints.
+/// Returns the number of services without system services, of exported ones, and of ready endpoints.
 fn counts(index: &Index, cluster: &ClusterIndex) -> (usize, usize, usize) {
     let own = |key: &Key| *key.namespace == *index.settings().namespace;
     let system = |key: &Key| {
@@ -302,10 +303,10 @@ pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
     let index = shared.index();
     let store = shared.store();
     let found = store.get(Kind::Service, hostname)?;
-    let Ok(Body::Service(told)) = Body::decode(Kind::Service, Kind::Service.url(), found.body()) else {
+    let Ok(Body::Service(service)) = Body::decode(Kind::Service, Kind::Service.url(), found.body()) else {
         return None;
     };
-    let key = Key::new(&told.namespace, &told.name);
+    let key = Key::new(&service.namespace, &service.name);
     let facts = index.facts().get(&key).cloned().unwrap_or_default();
     let mut endpoints: Vec<EndpointRow> = store
         .endpoints_of(hostname)
@@ -316,7 +317,7 @@ pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
         .collect();
     endpoints.sort_by(|a, b| a.name.cmp(&b.name));
     Some(ServicePage {
-        hostname: told.hostname.clone(),
+        hostname: service.hostname.clone(),
         clusters: index
             .clusters()
             .filter(|cluster| cluster.service(&key).is_some())
@@ -324,12 +325,12 @@ pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
             .collect(),
         exports: facts.exports.iter().map(|(of, reason)| (of.to_string(), reason.as_str().to_string())).collect(),
         conflicts: facts.conflicts.clone(),
-        ports: told
+        ports: service
             .ports
             .iter()
             .map(|port| format!("{}/{} {}", port.number, port.name, port.protocol().as_str_name()))
             .collect(),
-        addresses: told
+        addresses: service
             .addresses
             .iter()
             .filter_map(|address| {
@@ -337,31 +338,32 @@ pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
                 Some(AddressRow { ip, cluster: address.cluster.clone() })
             })
             .collect(),
-        identities: told.identities,
+        identities: service.identities,
         endpoints,
     })
 }
 
-fn endpoint_row(name: &str, told: Endpoint) -> EndpointRow {
-    let health = match told.health() {
+fn endpoint_row(name: &str, endpoint: Endpoint) -> EndpointRow {
+    let health = match endpoint.health() {
         Health::Ready => "ready",
         Health::Unready => "unready",
         Health::Draining => "draining",
     };
-    let locality = told.locality.as_ref().map(|at| [&*at.region, &at.zone, &at.subzone].join("/")).unwrap_or_default();
+    let locality =
+        endpoint.locality.as_ref().map(|at| [&*at.region, &at.zone, &at.subzone].join("/")).unwrap_or_default();
     let mut row = EndpointRow {
         name: name.into(),
         locality: locality.trim_end_matches('/').into(),
         health: health.into(),
-        weight: told.weight,
-        cluster: told.cluster,
-        network: told.network,
+        weight: endpoint.weight,
+        cluster: endpoint.cluster,
+        network: endpoint.network,
         ip: None,
         pod: None,
         mutual_tls: true,
         identities: Vec::new(),
     };
-    match told.kind {
+    match endpoint.kind {
         Some(endpoint::Kind::Direct(direct)) => {
             row.ip = name::ip_of_bytes(&direct.ip).map(|ip| ip.to_string());
             row.pod = Some(direct.pod).filter(|pod| !pod.is_empty());

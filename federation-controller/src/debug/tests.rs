@@ -19,7 +19,7 @@ async fn get(address: std::net::SocketAddr, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn pages_say_what_is_known_and_how_old_it_is() {
+async fn pages_show_the_state_with_its_age() {
     let settings = Settings {
         cluster: "west".into(),
         namespace: "isthmus-system".into(),
@@ -63,7 +63,7 @@ async fn pages_say_what_is_known_and_how_old_it_is() {
     events.send(Event::Link { cluster: west(), link: Link::Connected, since }).await.unwrap();
     drop(events);
     publishing.await.unwrap();
-    // All events are in; the last compile may have been cut short by the end.
+    // All events are applied; the end of the channel may have interrupted the last compile.
     let compiled = shared.ready() || {
         let (events, inbox) = tokio::sync::mpsc::channel(1);
         drop(events);

@@ -1,4 +1,4 @@
-//! The proxies that are connected, for people to look at.
+//! The connected proxies, for debug pages and metrics.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,46 +12,46 @@ use wire::name::{Node, Role};
 
 use super::serve::Caller;
 
-/// All open streams.
+/// The open streams of all proxies.
 #[derive(Debug, Default)]
 pub struct Proxies {
     open: Mutex<BTreeMap<u64, Arc<Proxy>>>,
     next: AtomicU64,
 }
 
-/// One open stream.
+/// A connected proxy: one open stream.
 #[derive(Debug)]
 pub struct Proxy {
     key: u64,
-    /// Its node id.
+    /// The node id.
     pub id: String,
-    /// Sidecar or gateway.
+    /// The role.
     pub role: Role,
-    /// Its pod.
+    /// The name of the pod.
     pub pod: String,
-    /// Its namespace.
+    /// The namespace of the pod.
     pub namespace: String,
-    /// Its cluster.
+    /// The cluster of the pod.
     pub cluster: String,
-    /// The SPIFFE id that its certificate is for.
+    /// The SPIFFE ID of the client certificate.
     pub identity: String,
-    /// When that certificate expires.
+    /// When the client certificate expires.
     pub expires: Option<SystemTime>,
-    /// Where the connection comes from.
+    /// The source address of the connection.
     pub address: SocketAddr,
-    /// Since when the stream is open.
+    /// When the stream was opened.
     pub since: SystemTime,
     progress: Mutex<Progress>,
 }
 
-/// How far a stream is.
+/// The progress of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Progress {
-    /// Names subscribed to, in the order of [`Kind::ALL`].
+    /// The number of subscriptions of each kind, in the order of [`Kind::ALL`].
     pub subscriptions: [usize; Kind::ALL.len()],
-    /// What went over it.
+    /// The counts of pushes, resources and bytes.
     pub stats: Stats,
-    /// When the oldest response was sent that is not acknowledged.
+    /// When the oldest push that is not acknowledged was sent.
     pub waiting_since: Option<Instant>,
 }
 
@@ -64,7 +64,7 @@ impl Progress {
         }
     }
 
-    /// How long the proxy has owed us an acknowledgement; zero if it has all that it was sent.
+    /// Returns the age of the oldest push that is not acknowledged; zero if the proxy has acknowledged every push.
     pub fn lag(&self, now: Instant) -> Duration {
         self.waiting_since.map(|since| now.saturating_duration_since(since)).unwrap_or_default()
     }
@@ -87,7 +87,7 @@ impl Proxy {
         }
     }
 
-    /// How far it is.
+    /// Returns the progress of the stream.
     pub fn progress(&self) -> Progress {
         *lock(&self.progress)
     }
@@ -109,25 +109,25 @@ impl Proxies {
         lock(&self.open).remove(&proxy.key);
     }
 
-    /// All of them, by cluster, namespace and pod.
+    /// Returns all connected proxies, ordered by cluster, namespace and pod.
     pub fn list(&self) -> Vec<Arc<Proxy>> {
         let mut all: Vec<Arc<Proxy>> = lock(&self.open).values().cloned().collect();
         all.sort_by(|a, b| (&a.cluster, &a.namespace, &a.pod).cmp(&(&b.cluster, &b.namespace, &b.pod)));
         all
     }
 
-    /// How many there are.
+    /// Returns the number of connected proxies.
     pub fn len(&self) -> usize {
         lock(&self.open).len()
     }
 
-    /// Whether there are none.
+    /// Returns whether no proxy is connected.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Nothing done under these locks can leave their contents half changed.
+/// Locks a mutex, also a poisoned one: every change under these locks is a single step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

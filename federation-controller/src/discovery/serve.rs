@@ -1,7 +1,8 @@
-//! The gRPC server on port 15012: discovery and certificates on one listener, and who calls.
+//! The gRPC server on port 15012, which serves discovery and certificates on one listener, and the identity of its
+//! callers.
 //!
-//! Handshakes are the business of [`crate::ca::serve`]; what arrives here are finished connections. A client certificate
-//! is not required by the listener, because the first certificate is got by a token.
+//! [`crate::ca::serve`] performs the handshakes. The listener does not require a client certificate, because a workload
+//! obtains its first certificate with a token.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,21 +18,21 @@ use tonic::Request;
 use tonic::service::Routes;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Who called.
+/// The authenticated caller of a discovery stream.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// What it proved in the handshake.
+    /// The identity in the client certificate.
     pub peer: Peer,
-    /// Clusters with an intermediate of their own.
+    /// The clusters with an intermediate of their own.
     pub issuers: Vec<Arc<str>>,
-    /// When its certificate expires.
+    /// When the client certificate expires.
     pub expires: Option<SystemTime>,
-    /// Where it calls from.
+    /// The source address of the connection.
     pub address: SocketAddr,
 }
 
 impl Caller {
-    /// Of a request; `None` without a certificate that names a workload.
+    /// Returns the caller of a request; `None` without the client certificate of a workload.
     pub fn of<T>(request: &Request<T>, identity: &Identity) -> Option<Caller> {
         let certificates = request.peer_certs()?;
         let trust = identity.trust();
@@ -50,8 +51,10 @@ fn expiry(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// Serves these services on finished connections until `stop` is done, then lets calls in progress end for at most
-/// `grace`.
+/// Serves `routes` on connections until `stop` completes, then drains for at most `grace`.
+///
+/// # Errors
+/// Returns an error if the server fails.
 pub async fn serve(
     connections: impl Stream<Item = io::Result<TlsStream<TcpStream>>>,
     routes: Routes,
@@ -59,14 +62,14 @@ pub async fn serve(
     grace: Duration,
 ) -> Result<(), tonic::transport::Error> {
     let server = tonic::transport::Server::builder()
-        // Proxies that vanish without a word are noticed within half a minute.
+        // Keepalives detect a proxy that vanishes within half a minute.
         .http2_keepalive_interval(Some(Duration::from_secs(15)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(Some(64))
         .add_routes(routes);
     let (stopped, stopping) = tokio::sync::oneshot::channel::<()>();
     let serving = server.serve_with_incoming_shutdown(connections, async {
-        // Sent or dropped: both mean stop.
+        // A message and a dropped sender both mean stop.
         let _ = stopping.await;
     });
     tokio::pin!(serving);
@@ -74,7 +77,7 @@ pub async fn serve(
         result = &mut serving => result,
         () = stop => {
             drop(stopped);
-            // Whoever is not done by then is cut off.
+            // Calls that are still open after the grace time are aborted.
             tokio::time::timeout(grace, serving).await.unwrap_or(Ok(()))
         }
     }

@@ -1,79 +1,81 @@
-//! Which pods get a sidecar.
+//! The rules that decide which pods get a sidecar.
 //!
-//! The webhook's selectors (see the install manifests) already ask the API server for pods of namespaces labelled
-//! `istio-injection=enabled` and for pods labelled `sidecar.istio.io/inject=true`. Here is what selectors cannot say, and
-//! the same once more for those who call the webhook otherwise. As in Istio, the pod's label counts more than its
-//! annotation, and either more than the namespace.
+//! The webhook's selectors (see the install manifests) already restrict its calls to pods of namespaces labelled
+//! `istio-injection=enabled` and to pods labelled `sidecar.istio.io/inject=true`. This module applies the rules that
+//! selectors cannot express, and repeats the selectors' rules for other callers of the webhook. As in Istio, the pod's
+//! label takes precedence over its annotation, and both over the namespace's label.
 
 use serde_json::Value;
 
-/// Label and annotation by which a pod asks for a sidecar or for none.
+/// The label and annotation of a pod that enables or disables injection.
 pub const INJECT: &str = "sidecar.istio.io/inject";
-/// Label of a namespace.
+/// The label of a namespace that enables or disables injection.
 pub const NAMESPACE_INJECTION: &str = "istio-injection";
-/// Annotation that says what was injected.
+/// The annotation that lists the injected containers and volumes.
 pub const STATUS: &str = "sidecar.istio.io/status";
-/// Namespaces of the cluster itself, where nothing is ever injected.
+/// The namespaces of the cluster itself, which never get sidecars.
 const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
-/// What a namespace says.
+/// The injection label of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NamespaceSays {
+pub enum NamespaceLabel {
     /// `istio-injection=enabled`.
-    Yes,
+    Enabled,
     /// `istio-injection=disabled`.
-    No,
-    /// Neither.
-    Nothing,
+    Disabled,
+    /// Neither value.
+    Unset,
 }
 
-impl NamespaceSays {
-    /// Reads the label.
+impl NamespaceLabel {
+    /// Parses the value of the label.
     pub fn of_label(value: Option<&str>) -> Self {
         match value {
-            Some("enabled") => NamespaceSays::Yes,
-            Some("disabled") => NamespaceSays::No,
-            _ => NamespaceSays::Nothing,
+            Some("enabled") => NamespaceLabel::Enabled,
+            Some("disabled") => NamespaceLabel::Disabled,
+            _ => NamespaceLabel::Unset,
         }
     }
 }
 
-/// Whether a pod gets a sidecar.
+/// The decision whether a pod gets a sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It does.
+    /// The pod gets a sidecar.
     Inject,
-    /// It does not, for this reason.
+    /// The pod gets no sidecar, with the reason.
     Skip(&'static str),
 }
 
-/// Decides. `namespace` is the pod's, as the request names it.
-pub fn decide(pod: &Value, namespace: &str, says: NamespaceSays) -> Decision {
+/// Decides whether a pod gets a sidecar. `namespace` is the pod's namespace in the request.
+pub fn decide(pod: &Value, namespace: &str, label: NamespaceLabel) -> Decision {
     let metadata = &pod["metadata"];
     let spec = &pod["spec"];
     if spec["hostNetwork"] == Value::Bool(true) {
-        return Decision::Skip("it is on the host's network, whose traffic is not its own");
+        return Decision::Skip("the pod uses the host network, whose traffic is not its own");
     }
     if SYSTEM_NAMESPACES.contains(&namespace) {
-        return Decision::Skip("its namespace belongs to the cluster itself");
+        return Decision::Skip("the namespace belongs to the cluster itself");
     }
     let has = |list: &str, name: &str| spec[list].as_array().into_iter().flatten().any(|c| c["name"] == name);
     let taken =
         ["isthmus-proxy", "istio-proxy"].iter().any(|name| has("containers", name) || has("initContainers", name));
     if !metadata["annotations"][STATUS].is_null() || taken {
-        return Decision::Skip("it has a sidecar already");
+        return Decision::Skip("the pod already has a sidecar");
     }
-    let word = |value: &Value| match value.as_str().map(str::to_ascii_lowercase).as_deref() {
+    let parse = |value: &Value| match value.as_str().map(str::to_ascii_lowercase).as_deref() {
         Some("true" | "yes" | "y" | "on") => Some(true),
         Some("false" | "no" | "n" | "off") => Some(false),
         _ => None,
     };
-    match word(&metadata["labels"][INJECT]).or_else(|| word(&metadata["annotations"][INJECT])) {
-        Some(true) if says == NamespaceSays::No => Decision::Skip("its namespace says istio-injection=disabled"),
+    match parse(&metadata["labels"][INJECT]).or_else(|| parse(&metadata["annotations"][INJECT])) {
+        Some(true) if label == NamespaceLabel::Disabled => {
+            Decision::Skip("the namespace has the label istio-injection=disabled")
+        }
         Some(true) => Decision::Inject,
-        Some(false) => Decision::Skip("it says sidecar.istio.io/inject=false"),
-        None if says == NamespaceSays::Yes => Decision::Inject,
-        None => Decision::Skip("neither it nor its namespace asks for one"),
+        Some(false) => Decision::Skip("the pod has sidecar.istio.io/inject=false"),
+        None if label == NamespaceLabel::Enabled => Decision::Inject,
+        None => Decision::Skip("neither the pod nor its namespace enables injection"),
     }
 }
 
@@ -83,34 +85,34 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_rules_of_injection() {
-        use NamespaceSays::{No, Nothing, Yes};
+    fn labels_annotations_and_the_namespace_decide() {
+        use NamespaceLabel::{Disabled, Enabled, Unset};
         let pod = |labels: Value, annotations: Value, spec: Value| json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec});
         let on = || json!({INJECT: "true"});
         let off = || json!({INJECT: "false"});
         let none = || json!({});
         let table = [
-            (pod(none(), none(), none()), Yes, true),
-            (pod(none(), none(), none()), Nothing, false),
-            (pod(none(), none(), none()), No, false),
-            (pod(on(), none(), none()), Nothing, true),
-            (pod(on(), none(), none()), No, false),
-            (pod(off(), none(), none()), Yes, false),
-            (pod(none(), off(), none()), Yes, false),
-            (pod(none(), on(), none()), Nothing, true),
-            (pod(on(), off(), none()), Nothing, true),
-            (pod(off(), on(), none()), Yes, false),
-            (pod(json!({INJECT: "maybe"}), none(), none()), Yes, true),
-            (pod(none(), none(), json!({"hostNetwork": true})), Yes, false),
-            (pod(on(), none(), json!({"hostNetwork": true})), Yes, false),
-            (pod(none(), json!({STATUS: "{}"}), none()), Yes, false),
-            (pod(none(), none(), json!({"containers": [{"name": "isthmus-proxy"}]})), Yes, false),
-            (pod(none(), none(), json!({"initContainers": [{"name": "istio-proxy"}]})), Yes, false),
-            (json!({}), Yes, true),
+            (pod(none(), none(), none()), Enabled, true),
+            (pod(none(), none(), none()), Unset, false),
+            (pod(none(), none(), none()), Disabled, false),
+            (pod(on(), none(), none()), Unset, true),
+            (pod(on(), none(), none()), Disabled, false),
+            (pod(off(), none(), none()), Enabled, false),
+            (pod(none(), off(), none()), Enabled, false),
+            (pod(none(), on(), none()), Unset, true),
+            (pod(on(), off(), none()), Unset, true),
+            (pod(off(), on(), none()), Enabled, false),
+            (pod(json!({INJECT: "maybe"}), none(), none()), Enabled, true),
+            (pod(none(), none(), json!({"hostNetwork": true})), Enabled, false),
+            (pod(on(), none(), json!({"hostNetwork": true})), Enabled, false),
+            (pod(none(), json!({STATUS: "{}"}), none()), Enabled, false),
+            (pod(none(), none(), json!({"containers": [{"name": "isthmus-proxy"}]})), Enabled, false),
+            (pod(none(), none(), json!({"initContainers": [{"name": "istio-proxy"}]})), Enabled, false),
+            (json!({}), Enabled, true),
         ];
-        for (pod, says, expected) in table {
-            assert_eq!(decide(&pod, "default", says) == Decision::Inject, expected, "{says:?} {pod}");
+        for (pod, label, expected) in table {
+            assert_eq!(decide(&pod, "default", label) == Decision::Inject, expected, "{label:?} {pod}");
         }
-        assert_ne!(decide(&pod(on(), none(), none()), "kube-system", Yes), Decision::Inject);
+        assert_ne!(decide(&pod(on(), none(), none()), "kube-system", Enabled), Decision::Inject);
     }
 }

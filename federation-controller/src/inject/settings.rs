@@ -1,7 +1,7 @@
-//! What a pod's annotations ask of its sidecar.
+//! The sidecar settings in a pod's annotations.
 //!
-//! A broken value refuses the pod with a message that names the annotation: a pod that came up with traffic settings
-//! other than those written would be worse. What is understood but cannot be done here is answered as a warning, which
+//! A pod with an invalid value is refused with a message that names the annotation: a pod with other traffic settings
+//! than the annotations specify would be worse. A setting without effect in this mesh produces a warning, which
 //! `kubectl` prints.
 
 use std::collections::BTreeMap;
@@ -14,47 +14,47 @@ use serde_json::Value;
 const TRAFFIC: &str = "traffic.sidecar.istio.io/";
 const SIDECAR: &str = "sidecar.istio.io/";
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
-/// The complement of a list of ranges is at most this long: beyond it the list is not meant for a person.
+/// The maximum length of the complement of a list of ranges. It is longer only for lists of hundreds of ranges.
 const MAX_RANGES: usize = 2048;
 
-/// What the sidecar of a pod is to be like.
+/// The settings of a pod's sidecar.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
-    /// Ports whose incoming connections go straight to the application.
+    /// The ports whose inbound connections bypass the sidecar.
     pub exclude_inbound_ports: Vec<u16>,
-    /// Ports whose outgoing connections leave directly.
+    /// The ports whose outbound connections bypass the sidecar.
     pub exclude_outbound_ports: Vec<u16>,
-    /// Destinations whose connections leave directly.
+    /// The destinations whose outbound connections bypass the sidecar.
     pub exclude_outbound_ranges: Vec<IpNet>,
-    /// The application starts only when the sidecar is ready.
+    /// Whether the application starts only when the sidecar is ready.
     pub hold_application: bool,
-    /// Environment of the sidecar.
+    /// The environment variables of the sidecar.
     pub env: BTreeMap<String, String>,
-    /// Image of the sidecar, in place of the configured one.
+    /// The image of the sidecar, if it is not the configured one.
     pub image: Option<String>,
-    /// Resource requests and limits: `requests` and `limits`, each by `cpu` and `memory`.
+    /// The resources of the sidecar's containers, by `requests` or `limits` and by `cpu` or `memory`.
     pub resources: BTreeMap<(&'static str, &'static str), String>,
-    /// What has no effect.
+    /// Warnings about settings without effect.
     pub warnings: Vec<String>,
 }
 
-/// An annotation with a value that it cannot have.
+/// An annotation with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("annotation {annotation} is {value:?}, but must be {expected}")]
+#[error("annotation {annotation} has the invalid value {value:?}; expected {expected}")]
 pub struct SettingsError {
-    /// Its name.
+    /// The name of the annotation.
     pub annotation: String,
-    /// Its value.
+    /// The value.
     pub value: String,
-    /// What it must be.
+    /// The expected form.
     pub expected: &'static str,
 }
 
 impl Settings {
-    /// Reads a pod's annotations; `declared` are the ports that its containers name.
+    /// Parses a pod's annotations; `declared` are the ports of its containers.
     ///
     /// # Errors
-    /// [`SettingsError`], of the first broken one.
+    /// Returns [`SettingsError`] for the first invalid annotation.
     pub fn read(annotations: &Value, declared: &[u16]) -> Result<Settings, SettingsError> {
         let empty = serde_json::Map::new();
         let mut settings = Settings::default();
@@ -81,7 +81,7 @@ impl Settings {
                 let included = ports(name, value)?;
                 self.exclude_inbound_ports.extend(declared.iter().filter(|port| !included.contains(port)));
                 self.warnings.push(format!(
-                    "{name}: ports that the pod's containers do not declare are captured all the same; name them in {TRAFFIC}excludeInboundPorts"
+                    "{name}: ports that the pod's containers do not declare are still captured; list them in {TRAFFIC}excludeInboundPorts"
                 ));
             }
             "includeOutboundIPRanges" if value == "*" => {}
@@ -95,16 +95,16 @@ impl Settings {
             "includeOutboundPorts" => {
                 ports(name, value)?;
                 self.warnings
-                    .push(format!("{name}: has no effect; what goes to a captured range is captured on every port"));
+                    .push(format!("{name}: has no effect; connections to captured ranges are captured on every port"));
             }
-            other => self.warnings.push(format!("{TRAFFIC}{other}: is not known and has no effect")),
+            other => self.warnings.push(format!("{TRAFFIC}{other}: is unknown and has no effect")),
         }
         Ok(())
     }
 
     fn sidecar(&mut self, name: &str, rest: &str, value: &str) {
         match rest {
-            // Decided elsewhere.
+            // `rules` decides by these.
             "inject" | "status" => {}
             "proxyImage" => self.image = Some(value.to_owned()),
             "proxyCPU" => self.resource("requests", "cpu", value),
@@ -127,10 +127,10 @@ impl Settings {
         self.resources.insert((kind, what), value.to_owned());
     }
 
-    /// The part of Istio's ProxyConfig that matters here.
+    /// Parses Istio's ProxyConfig; fields without effect produce warnings.
     fn proxy_config(&mut self, name: &str, value: &str) -> Result<(), SettingsError> {
         let config: serde_json::Map<String, Value> =
-            api::yaml::from_str(value).map_err(|_| wrong(name, value, "a YAML map"))?;
+            api::yaml::from_str(value).map_err(|_| wrong(name, value, "a YAML mapping"))?;
         for (field, value) in &config {
             let full = || format!("{name}: {field}");
             match field.as_str() {
@@ -141,7 +141,7 @@ impl Settings {
                 "concurrency" => {
                     let threads = value.as_u64().filter(|threads| *threads <= 1024);
                     let threads = threads.ok_or_else(|| wrong(&full(), &value.to_string(), "a number of threads"))?;
-                    // 0 leaves it to the proxy.
+                    // 0 is the proxy's default.
                     if threads > 0 {
                         self.env.insert("CONCURRENCY".to_owned(), threads.to_string());
                     }
@@ -191,7 +191,7 @@ fn ranges(name: &str, value: &str) -> Result<Vec<IpNet>, SettingsError> {
         .collect()
 }
 
-/// Everything that the ranges do not cover, of both families.
+/// Returns the ranges of both address families that `ranges` do not cover.
 fn complement(ranges: &[IpNet]) -> Vec<IpNet> {
     let mut outside = Vec::new();
     let all_v4 = IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -201,7 +201,7 @@ fn complement(ranges: &[IpNet]) -> Vec<IpNet> {
     outside
 }
 
-/// Adds what of `net` no range covers: all of it, nothing, or what is left of its halves.
+/// Adds the parts of `net` that no range covers, by halving `net` until each part is covered entirely or not at all.
 fn subtract(net: IpNet, ranges: &[IpNet], outside: &mut Vec<IpNet>) {
     if ranges.iter().any(|range| range.contains(&net)) {
         return;
@@ -210,7 +210,7 @@ fn subtract(net: IpNet, ranges: &[IpNet], outside: &mut Vec<IpNet>) {
         outside.push(net);
         return;
     }
-    // It strictly contains a range, so it is no single address and has halves.
+    // `net` strictly contains a range, so it is not a single address and has halves.
     for half in net.subnets(net.prefix_len() + 1).into_iter().flatten() {
         subtract(half, ranges, outside);
     }
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn only_some_ranges_means_all_but_the_others() {
+    fn included_ranges_exclude_their_complement() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let outside = complement(&[net("10.0.0.0/8"), net("10.1.0.0/16"), net("fd00::/8")]);
         let covered = |ip: &str| outside.iter().any(|range| range.contains(&ip.parse::<IpAddr>().unwrap()));

@@ -1,4 +1,4 @@
-//! What a pod gets, as a JSON patch (RFC 6902).
+//! The sidecar containers, volumes, labels and annotations of a pod, as a JSON patch (RFC 6902).
 
 use api::names;
 use serde_json::{Map, Value, json};
@@ -6,53 +6,53 @@ use serde_json::{Map, Value, json};
 use super::rules::STATUS;
 use super::settings::{Settings, SettingsError};
 
-/// The container that redirects the pod's traffic before anything of the application runs.
+/// The name of the init container, which sets up capture before the application runs.
 pub const INIT_CONTAINER: &str = "isthmus-init";
-/// The sidecar.
+/// The name of the sidecar's container.
 pub const PROXY_CONTAINER: &str = "isthmus-proxy";
 const TOKEN_VOLUME: &str = "istio-token";
 const ROOT_VOLUME: &str = "istiod-ca-cert";
-/// Where the sidecar says whether it is ready.
+/// The health-check port of the sidecar.
 const HEALTH_PORT: u16 = 15021;
-/// Where it serves its own and the application's metrics together.
+/// The port of the merged metrics of the sidecar and the application.
 const METRICS_PORT: u16 = 15020;
-/// Life of the token that it enrols with, seconds; as Istio's.
+/// The lifetime of the enrolment token in seconds, as in Istio.
 const TOKEN_SECONDS: u32 = 43_200;
 
-/// What is the same for all pods.
+/// The settings that all injected sidecars share.
 #[derive(Debug, Clone)]
 pub struct Injector {
-    /// Image of the sidecar.
+    /// The image of the sidecar.
     pub image: String,
-    /// Where sidecars find the controller.
+    /// The address of the controller, as `HOST:PORT`.
     pub discovery_address: String,
-    /// The mesh's trust domain.
+    /// The trust domain of the mesh.
     pub trust_domain: String,
 }
 
-/// Where a pod is: from the path that its cluster's webhook calls.
+/// The cluster and the network of a pod, from the path that the webhook of its cluster calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// Its cluster.
+    /// The cluster.
     pub cluster: String,
-    /// Its network.
+    /// The network.
     pub network: String,
 }
 
-/// What to change, and what to tell.
+/// A patch of a pod, with warnings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patch {
-    /// JSON patch operations.
+    /// The JSON patch operations.
     pub operations: Vec<Value>,
-    /// What of the pod's annotations has no effect.
+    /// Warnings about annotations without effect.
     pub warnings: Vec<String>,
 }
 
 impl Injector {
-    /// The patch that gives a pod its sidecar.
+    /// Returns the patch that adds the sidecar to a pod.
     ///
     /// # Errors
-    /// [`SettingsError`], where one of the pod's annotations is broken.
+    /// Returns [`SettingsError`] if an annotation of the pod is invalid.
     pub fn patch(&self, pod: &Value, place: &Place) -> Result<Patch, SettingsError> {
         let metadata = &pod["metadata"];
         let spec = &pod["spec"];
@@ -64,8 +64,8 @@ impl Injector {
         let mut init = vec![self.init(&settings)];
         let mut containers = Vec::new();
         if settings.hold_application {
-            // A sidecar as Kubernetes knows them (KEP-753): started before the application's containers, which wait for
-            // its startup probe, and stopped after them.
+            // A Kubernetes sidecar container (KEP-753): it starts before the application's containers, which wait for
+            // its startup probe, and stops after them.
             proxy["restartPolicy"] = json!("Always");
             proxy["startupProbe"] = json!({"httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT},
                                            "periodSeconds": 1, "failureThreshold": 600});
@@ -86,7 +86,7 @@ impl Injector {
         let (name, revision) = canonical(&metadata["labels"], &workload);
         labels.push(("service.istio.io/canonical-name", name));
         labels.push(("service.istio.io/canonical-revision", revision));
-        // What a person wrote stays.
+        // Labels of the pod's author stay.
         labels.retain(|(key, _)| metadata["labels"][*key].is_null());
         set_all(&mut operations, metadata, "labels", labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
 
@@ -172,7 +172,7 @@ impl Injector {
         ];
         let annotations = &pod["metadata"]["annotations"];
         if annotations["prometheus.io/scrape"] == "true" {
-            // Where the application's own metrics are, for the port that serves both.
+            // The location of the application's metrics, for the merged metrics.
             let mut own = Map::new();
             for key in ["scrape", "port", "path", "scheme"] {
                 if let Some(text) = annotations[format!("prometheus.io/{key}")].as_str() {
@@ -190,7 +190,7 @@ impl Injector {
 }
 
 fn resources(settings: &Settings) -> Value {
-    // A sidecar at rest has at most 12 MiB; what it needs above that is its pod's own traffic.
+    // An idle sidecar uses at most 12 MiB; further memory depends on the pod's traffic.
     let mut resources = json!({"requests": {"cpu": "10m", "memory": "16Mi"}});
     for ((kind, what), value) in &settings.resources {
         resources[kind][what] = json!(value);
@@ -215,7 +215,7 @@ fn declared_ports(spec: &Value) -> Vec<u16> {
     ports.filter_map(|port| u16::try_from(port["containerPort"].as_u64()?).ok()).collect()
 }
 
-/// What makes the pod: the Deployment of its ReplicaSet, its owner, or itself.
+/// Returns the name of the pod's workload: the Deployment of its ReplicaSet, its owner, or the pod itself.
 fn workload(metadata: &Value) -> String {
     let owners = metadata["ownerReferences"].as_array().into_iter().flatten();
     let owner = owners.clone().find(|owner| owner["controller"] == true).or_else(|| owners.clone().next());
@@ -233,16 +233,16 @@ fn workload(metadata: &Value) -> String {
     }
 }
 
-/// Name and revision by which telemetry knows a workload, by Istio's order of labels.
+/// Returns the canonical name and revision of a workload for telemetry, by Istio's order of labels.
 fn canonical(labels: &Value, workload: &str) -> (String, String) {
-    let first = |keys: &[&str], otherwise: &str| {
+    let first = |keys: &[&str], default: &str| {
         let found = keys.iter().find_map(|key| labels[*key].as_str().filter(|value| !value.is_empty()));
-        found.unwrap_or(otherwise).to_owned()
+        found.unwrap_or(default).to_owned()
     };
     (first(&["app.kubernetes.io/name", "app"], workload), first(&["app.kubernetes.io/version", "version"], "latest"))
 }
 
-/// Appends to a list that may be absent.
+/// Adds operations that append to a list, which may be absent.
 fn append(operations: &mut Vec<Value>, parent: &Value, path: &str, field: &str, items: Vec<Value>) {
     if items.is_empty() {
         return;
@@ -256,7 +256,7 @@ fn append(operations: &mut Vec<Value>, parent: &Value, path: &str, field: &str, 
     }
 }
 
-/// Sets entries of a map of the metadata that may be absent.
+/// Adds operations that set entries of a map in the metadata, which may be absent.
 fn set_all(operations: &mut Vec<Value>, metadata: &Value, field: &str, entries: Vec<(String, String)>) {
     if entries.is_empty() {
         return;

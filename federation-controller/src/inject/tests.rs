@@ -1,4 +1,4 @@
-//! Injection as an API server asks for it, over TLS.
+//! Tests of injection: patches of pods, and requests as an API server sends them, over TLS.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn east() -> Place {
     Place { cluster: "east".into(), network: "net-east".into() }
 }
 
-/// A pod as a ReplicaSet controller makes it and an API server sends it on, shortened.
+/// Returns a pod as a ReplicaSet controller creates it and an API server forwards it, shortened.
 fn pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -48,12 +48,12 @@ fn pod() -> Value {
     })
 }
 
-/// Applies a patch of `add` operations.
+/// Applies a patch of `add` operations to a pod.
 fn patched(mut pod: Value, operations: &[Value]) -> Value {
     for operation in operations {
         assert_eq!(operation["op"], "add");
         let (parent, field) = operation["path"].as_str().unwrap().rsplit_once('/').unwrap();
-        let parent = pod.pointer_mut(parent).unwrap_or_else(|| panic!("nothing at {parent}"));
+        let parent = pod.pointer_mut(parent).unwrap_or_else(|| panic!("no value at {parent}"));
         match parent {
             Value::Array(list) => {
                 assert_eq!(field, "-");
@@ -66,7 +66,7 @@ fn patched(mut pod: Value, operations: &[Value]) -> Value {
 }
 
 #[test]
-fn a_pod_gets_what_its_sidecar_needs() {
+fn a_patch_adds_containers_volumes_labels_and_annotations() {
     let patch = injector().patch(&pod(), &east()).unwrap();
     assert_eq!(patch.warnings, Vec::<String>::new());
     let pod = patched(pod(), &patch.operations);
@@ -98,19 +98,19 @@ fn a_pod_gets_what_its_sidecar_needs() {
 }
 
 #[test]
-fn annotations_change_what_is_injected() {
-    let mut asked = pod();
-    asked["metadata"]["annotations"] = json!({
+fn annotations_change_the_patch() {
+    let mut annotated = pod();
+    annotated["metadata"]["annotations"] = json!({
         "traffic.sidecar.istio.io/excludeOutboundPorts": "3306,5432",
         "traffic.sidecar.istio.io/excludeInboundPorts": "22",
         "proxy.istio.io/config": "holdApplicationUntilProxyStarts: true\nproxyMetadata: {DISCOVERY_ADDRESS: \"elsewhere:1\"}\n",
         "prometheus.io/scrape": "true", "prometheus.io/port": "8080",
         "sidecar.istio.io/bootstrapOverride": "x",
     });
-    asked["metadata"]["labels"]["topology.istio.io/network"] = json!("net-of-my-own");
-    let patch = injector().patch(&asked, &east()).unwrap();
+    annotated["metadata"]["labels"]["topology.istio.io/network"] = json!("net-of-my-own");
+    let patch = injector().patch(&annotated, &east()).unwrap();
     assert_eq!(patch.warnings.len(), 1);
-    let pod = patched(asked, &patch.operations);
+    let pod = patched(annotated, &patch.operations);
     let init = &pod["spec"]["initContainers"];
     assert_eq!(init[0]["args"], json!(["init", "--exclude-inbound-ports=22", "--exclude-outbound-ports=3306,5432"]));
     assert_eq!((&init[1]["name"], &init[1]["restartPolicy"]), (&json!("isthmus-proxy"), &json!("Always")));
@@ -176,7 +176,7 @@ fn review(object: &Value) -> String {
 }
 
 #[tokio::test]
-async fn an_api_server_asks() {
+async fn a_review_is_answered_with_a_patch() {
     let caller = Caller::new().await;
     let (code, answer) = caller.call("POST", "/inject/cluster/east/net/net-east?timeout=10s", review(&pod())).await;
     assert_eq!(code, 200, "{answer}");
@@ -189,7 +189,7 @@ async fn an_api_server_asks() {
     let injected = patched(pod(), &operations);
     assert_eq!(injected["metadata"]["labels"]["topology.istio.io/cluster"], "east");
 
-    // What was injected is not injected again.
+    // An injected pod is not injected again.
     let (_, again) = caller.call("POST", "/inject/cluster/east/net/net-east", review(&injected)).await;
     let again: Value = serde_json::from_str(&again).unwrap();
     assert!(again["response"]["patch"].is_null() && again["response"]["allowed"] == true);
@@ -198,7 +198,7 @@ async fn an_api_server_asks() {
 }
 
 #[tokio::test]
-async fn bad_requests_get_clean_errors() {
+async fn invalid_requests_are_answered_with_errors() {
     let caller = Caller::new().await;
     let mut broken = pod();
     broken["metadata"]["annotations"] = json!({"traffic.sidecar.istio.io/excludeInboundPorts": "all"});
@@ -217,9 +217,9 @@ async fn bad_requests_get_clean_errors() {
         ("POST", "/inject/cluster", review(&pod()), 404),
         ("POST", "/inject", " ".repeat(4 * 1024 * 1024), 413),
     ] {
-        let (code, said) = caller.call(method, path, body).await;
-        assert_eq!(code, expected, "{method} {path}: {said}");
-        assert!(!said.is_empty());
+        let (code, message) = caller.call(method, path, body).await;
+        assert_eq!(code, expected, "{method} {path}: {message}");
+        assert!(!message.is_empty());
     }
     assert_eq!(caller.metrics.total(&webhook::FAILED, |_| true), 8);
 }

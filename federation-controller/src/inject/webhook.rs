@@ -1,8 +1,8 @@
-//! The HTTPS server that API servers call: `POST /inject/cluster/<cluster>/net/<network>` with an AdmissionReview.
+//! The HTTPS server of the injection webhook: `POST /inject/cluster/<cluster>/net/<network>` with an AdmissionReview.
 //!
-//! The path says where the pod is, because the review does not; it comes from the webhook configuration of that cluster.
-//! A request that is no AdmissionReview gets a 4xx with a plain message. A pod whose annotations are broken is denied with
-//! the reason, which `kubectl` shows to whoever made it.
+//! The path names the pod's cluster and network, because the review does not; the webhook configuration of each cluster
+//! contains that cluster's path. A request without a valid AdmissionReview is answered with a 4xx status and a text
+//! message. A pod with an invalid annotation is denied with the reason, which `kubectl` prints.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,30 +21,29 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::{Stream, StreamExt as _};
 
-use super::rules::{Decision, NamespaceSays, decide};
+use super::rules::{Decision, NamespaceLabel, decide};
 use super::template::{Injector, Place};
 
-/// Reviews received.
+/// Counts injection requests.
 pub const REQUESTS: Family =
     Family { name: "sidecar_injection_requests_total", help: "Injection requests.", labels: &[] };
-/// Pods that got a sidecar.
-pub const SUCCESS: Family =
-    Family { name: "sidecar_injection_success_total", help: "Pods that got a sidecar.", labels: &[] };
-/// Pods that get none.
+/// Counts injected pods.
+pub const SUCCESS: Family = Family { name: "sidecar_injection_success_total", help: "Injected pods.", labels: &[] };
+/// Counts pods without injection.
 pub const SKIPPED: Family =
-    Family { name: "sidecar_injection_skip_total", help: "Pods that get no sidecar.", labels: &[] };
-/// Requests that failed.
+    Family { name: "sidecar_injection_skip_total", help: "Pods that the injection rules exclude.", labels: &[] };
+/// Counts failed injection requests.
 pub const FAILED: Family =
-    Family { name: "sidecar_injection_failure_total", help: "Injection requests that failed.", labels: &[] };
+    Family { name: "sidecar_injection_failure_total", help: "Failed injection requests.", labels: &[] };
 
-/// API servers send at most 3 MiB (their limit on a request's object).
+/// The maximum size of a review, in bytes. API servers limit a request's object to 3 MiB.
 const MAX_REVIEW: usize = 3 * 1024 * 1024;
-/// API servers give a webhook at most 30 s; whoever takes longer to send is none.
+/// The time for a request to arrive. API servers wait at most 30 s for the whole call.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
-/// `/` in a path's value is written so.
+/// The encoding of `/` in a value of the path.
 const SLASH: &str = "--slash--";
 
-/// Serves injection on these connections until there are no more.
+/// Serves injection on `connections` until the stream ends. `own` is the default for paths without cluster or network.
 pub async fn serve<S>(connections: S, injector: Injector, own: Place, metrics: Registry)
 where
     S: Stream<Item = std::io::Result<TlsStream<TcpStream>>>,
@@ -62,7 +61,7 @@ where
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             server.http1().timer(TokioTimer::new()).header_read_timeout(READ_DEADLINE);
             if let Err(error) = server.serve_connection(TokioIo::new(connection), service).await {
-                tracing::debug!(%error, "a webhook connection ended");
+                tracing::debug!(%error, "webhook connection failed");
             }
         });
     }
@@ -92,21 +91,21 @@ struct ReviewRequest {
     object: Value,
 }
 
-/// A request that is none.
+/// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 enum BadRequest {
-    #[error("there is nothing at {0:?}; use /inject/cluster/<cluster>/net/<network>")]
+    #[error("path {0:?} does not exist; use /inject/cluster/<cluster>/net/<network>")]
     Path(String),
-    #[error("use POST")]
+    #[error("the method is not allowed; use POST")]
     Method,
-    #[error("the review has more than {MAX_REVIEW} bytes")]
+    #[error("the AdmissionReview has more than {MAX_REVIEW} bytes")]
     TooLong,
-    #[error("the review did not arrive in time")]
+    #[error("the AdmissionReview did not arrive within {} s", READ_DEADLINE.as_secs())]
     TooSlow,
-    #[error("the review could not be read: {0}")]
+    #[error("the AdmissionReview cannot be read: {0}")]
     Read(String),
-    #[error("this is no AdmissionReview of admission.k8s.io/v1: {0}")]
-    NoReview(String),
+    #[error("the body is not an AdmissionReview of admission.k8s.io/v1: {0}")]
+    InvalidReview(String),
 }
 
 impl BadRequest {
@@ -116,7 +115,7 @@ impl BadRequest {
             BadRequest::Method => StatusCode::METHOD_NOT_ALLOWED,
             BadRequest::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             BadRequest::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            BadRequest::Read(_) | BadRequest::NoReview(_) => StatusCode::BAD_REQUEST,
+            BadRequest::Read(_) | BadRequest::InvalidReview(_) => StatusCode::BAD_REQUEST,
         }
     }
 }
@@ -158,16 +157,21 @@ impl Webhook {
             let metadata = &pod["metadata"];
             metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default().to_owned()
         };
-        // The webhook's selectors have asked the namespace already.
-        if let Decision::Skip(why) = decide(pod, &request.namespace, NamespaceSays::Yes) {
+        // The webhook's selectors have checked the namespace's label already.
+        if let Decision::Skip(why) = decide(pod, &request.namespace, NamespaceLabel::Enabled) {
             shared.counter(&SKIPPED, &[]).increment();
-            tracing::debug!(namespace = request.namespace, pod = name(), why, "not injected");
+            tracing::debug!(namespace = request.namespace, pod = name(), why, "skipped injection");
             return answer(json!({"uid": request.uid, "allowed": true}));
         }
         match self.injector.patch(pod, place) {
             Ok(patch) => {
                 shared.counter(&SUCCESS, &[]).increment();
-                tracing::debug!(namespace = request.namespace, pod = name(), cluster = place.cluster, "injected");
+                tracing::debug!(
+                    namespace = request.namespace,
+                    pod = name(),
+                    cluster = place.cluster,
+                    "injected the sidecar"
+                );
                 let operations = Value::Array(patch.operations).to_string();
                 let mut response = json!({
                     "uid": request.uid, "allowed": true, "patchType": "JSONPatch",
@@ -180,7 +184,7 @@ impl Webhook {
             }
             Err(error) => {
                 shared.counter(&FAILED, &[]).increment();
-                tracing::warn!(namespace = request.namespace, pod = name(), "not injected: {error}");
+                tracing::warn!(namespace = request.namespace, pod = name(), "injection refused: {error}");
                 let status = json!({"code": 422, "reason": "Invalid", "message": error.to_string()});
                 answer(json!({"uid": request.uid, "allowed": false, "status": status}))
             }
@@ -189,21 +193,27 @@ impl Webhook {
 }
 
 fn parse(body: &[u8]) -> Result<ReviewRequest, BadRequest> {
-    let review: Review = serde_json::from_slice(body).map_err(|e| BadRequest::NoReview(e.to_string()))?;
+    let review: Review = serde_json::from_slice(body).map_err(|error| {
+        let what = if error.is_data() { "a field is missing or has the wrong type" } else { "it is not valid JSON" };
+        BadRequest::InvalidReview(format!("{what} (line {}, column {})", error.line(), error.column()))
+    })?;
     if review.kind != "AdmissionReview" || review.api_version != "admission.k8s.io/v1" {
-        return Err(BadRequest::NoReview(format!("it is {:?} of {:?}", review.kind, review.api_version)));
+        return Err(BadRequest::InvalidReview(format!(
+            "it has the kind {:?} of {:?}",
+            review.kind, review.api_version
+        )));
     }
-    let request = review.request.ok_or_else(|| BadRequest::NoReview("it has no request".to_owned()))?;
+    let request = review.request.ok_or_else(|| BadRequest::InvalidReview("it has no request".to_owned()))?;
     if request.uid.is_empty() {
-        return Err(BadRequest::NoReview("its request has no uid".to_owned()));
+        return Err(BadRequest::InvalidReview("its request has no uid".to_owned()));
     }
     if !request.object["spec"].is_object() {
-        return Err(BadRequest::NoReview("its object is no pod".to_owned()));
+        return Err(BadRequest::InvalidReview("its object is not a pod".to_owned()));
     }
     Ok(request)
 }
 
-/// Reads `/inject/cluster/<cluster>/net/<network>`; what is left out is as in the own cluster.
+/// Parses `/inject/cluster/<cluster>/net/<network>`. Absent parts default to the own cluster's.
 fn place(path: &str, own: &Place) -> Result<Place, BadRequest> {
     let unknown = || BadRequest::Path(path.chars().take(120).collect());
     let rest = path.strip_prefix("/inject").ok_or_else(unknown)?;
@@ -236,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_says_where_a_pod_is() {
+    fn the_path_names_cluster_and_network() {
         let own = Place { cluster: "west".into(), network: "net-west".into() };
         let of = |path: &str| place(path, &own).map(|p| (p.cluster, p.network)).ok();
         let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
@@ -249,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_review_is_refused() {
+    fn invalid_reviews_are_refused() {
         for bad in [
             "",
             "nonsense",

@@ -1,7 +1,7 @@
-//! The metadata of watched objects, without what nobody reads here.
+//! The metadata of watched objects, without unused fields.
 //!
-//! `managedFields` and annotations are most of an object's metadata, and the former a tree of values: skipped while an object is
-//! parsed, they take no memory while a list of ten thousand pods comes in.
+//! `managedFields` and annotations are most of an object's metadata. The parser skips them, so that they take no memory
+//! while a list of ten thousand pods arrives.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::core::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
-/// What records are made of, and what a watch itself goes by.
+/// The metadata that records and watches use.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Metadata {
@@ -23,8 +23,8 @@ struct Metadata {
     owner_references: Option<Vec<OwnerReference>>,
 }
 
-/// To be used with `deserialize_with`.
-pub(crate) fn read<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+/// Parses metadata; for `deserialize_with`.
+pub(super) fn read<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
     let metadata = Metadata::deserialize(from)?;
     Ok(ObjectMeta {
         name: metadata.name,
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_is_there_and_the_rest_is_not() {
+    fn only_used_fields_are_read() {
         let whole = serde_json::json!({
             "name": "a", "namespace": "b", "uid": "u", "resourceVersion": "7", "labels": {"app": "x"},
             "creationTimestamp": "2026-01-02T03:04:05Z", "deletionTimestamp": null,

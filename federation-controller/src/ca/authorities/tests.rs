@@ -1,4 +1,4 @@
-//! Secrets that come, break and go.
+//! Tests of signing certificates that are added, invalid, deleted or published.
 
 use super::*;
 use k8s_openapi::ByteString;
@@ -14,7 +14,7 @@ fn intermediate(root: &Authority, cluster: &str) -> Authority {
 }
 
 #[test]
-fn a_cluster_that_signs_for_itself_publishes_who_signs() {
+fn published_intermediates_are_accepted_once_for_their_own_cluster() {
     let root = Authority::self_signed_root("a", ROOT_VALIDITY).unwrap();
     let (west, east) = (intermediate(&root, "west"), intermediate(&root, "east"));
     let mut book =
@@ -23,15 +23,15 @@ fn a_cluster_that_signs_for_itself_publishes_who_signs() {
         book.snapshot().unwrap().trust.issuers().iter().map(|i| i.cluster.to_string()).collect::<Vec<_>>()
     };
     assert!(book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))));
-    assert!(!book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))), "the same again");
+    assert!(!book.learn(("east".into(), Some(Ok(east.issuer_of("east"))))), "an equal intermediate changes nothing");
     assert_eq!(clusters(&book), ["east", "west"]);
-    // North claims west's intermediate, which does not make it north's.
+    // North publishes west's intermediate, which stays west's.
     book.learn(("north".into(), Some(Ok(west.issuer_of("north")))));
     assert_eq!(clusters(&book), ["east", "west"]);
-    assert_eq!(book.snapshot().unwrap().problems.len(), 1, "and is told");
-    // Nor is east's taken from it by one whose name sorts first.
+    assert_eq!(book.snapshot().unwrap().problems.len(), 1, "the claim is reported");
+    // A cluster whose name sorts first does not take east's intermediate either.
     assert!(book.learn(("aachen".into(), Some(Ok(east.issuer_of("aachen"))))));
-    assert!(!book.learn(("aachen".into(), Some(Ok(east.issuer_of("aachen"))))), "told once");
+    assert!(!book.learn(("aachen".into(), Some(Ok(east.issuer_of("aachen"))))), "the claim is reported once");
     assert_eq!(clusters(&book), ["east", "west"]);
     book.learn(("aachen".into(), None));
     book.learn(("north".into(), None));
@@ -44,7 +44,7 @@ fn a_cluster_that_signs_for_itself_publishes_who_signs() {
 }
 
 #[test]
-fn remotes_come_and_go_and_broken_ones_change_nothing() {
+fn remote_certificates_are_added_and_removed_and_invalid_ones_change_nothing() {
     let root = Authority::self_signed_root("a", ROOT_VALIDITY).unwrap();
     let (west, east) = (intermediate(&root, "west"), intermediate(&root, "east"));
     let mut book = Book::new("west".into(), "cluster.local", west).unwrap();
@@ -60,7 +60,7 @@ fn remotes_come_and_go_and_broken_ones_change_nothing() {
     broken.ca_key.clear();
     book.upsert(secret_object("cacerts-east", &broken));
     let snapshot = book.snapshot().unwrap();
-    assert_eq!(snapshot.of("east").unwrap().issuer_of("east"), east.issuer_of("east"), "the good one stays");
+    assert_eq!(snapshot.of("east").unwrap().issuer_of("east"), east.issuer_of("east"), "the valid one stays in force");
     assert_eq!(snapshot.problems.len(), 1);
 
     let stranger = Authority::self_signed_root("b", ROOT_VALIDITY).unwrap();
@@ -69,7 +69,7 @@ fn remotes_come_and_go_and_broken_ones_change_nothing() {
     assert!(book.snapshot().unwrap().problems.iter().any(|p| p.why.contains("root")));
     book.upsert(secret_object("something-else", &broken));
     book.upsert(secret_object("cacerts-west", &intermediate(&root, "west").to_cacerts()));
-    assert_eq!(book.snapshot().unwrap().clusters().count(), 2, "the own one is in `cacerts`");
+    assert_eq!(book.snapshot().unwrap().clusters().count(), 2, "the own cluster's certificate is in `cacerts`");
 
     book.delete("cacerts-east");
     book.delete("cacerts-north");
