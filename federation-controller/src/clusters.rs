@@ -1,12 +1,12 @@
-//! The clusters of the mesh: this one, and every one whose kubeconfig is in a remote secret.
+//! The clusters of the mesh: the controller's own, and every cluster with a remote secret.
 //!
-//! Start at [`start`]: it watches the own cluster and the remote secrets, keeps one link per cluster ([`link`](self)), and
-//! turns what the links see into [`Event`]s for the index. [`Clusters`] is the handle by which the rest of the controller
-//! asks for a cluster's client, its namespaces, and how its link is.
+//! [`start`] watches the own cluster and the remote secrets, and keeps a link to each cluster (`link.rs`). The links send
+//! [`Event`]s to the [`queue`]s, from which the pipeline takes them in turn. [`Clusters`] provides the client, the namespaces
+//! and the link's state of each cluster.
 //!
-//! A remote secret is a Secret in the root namespace labelled `istio/multiCluster: "true"`; each of its entries is a
-//! cluster. Secrets may come, change and go at any time. What is wrong with one is recorded ([`Problem`]) and disturbs no
-//! other. Losing a cluster's API server removes nothing; only the removal of its secret does.
+//! A remote secret is a Secret in the root namespace labelled `istio/multiCluster: "true"`. Each of its entries is a cluster.
+//! An invalid entry is recorded ([`Problem`]) and affects no other. The loss of a cluster's API server removes nothing; only
+//! the removal of its secret does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,12 +18,13 @@ use kube::Client;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch as channel};
+use tokio::sync::watch as channel;
 use tower::util::MapResponseLayer;
 
 mod link;
 mod link_state;
 mod mesh;
+pub mod queue;
 mod registry;
 mod renewal;
 mod secrets;
@@ -36,64 +37,66 @@ mod tests;
 pub use link_state::LinkState;
 pub use registry::Problem;
 
-use crate::objects::event::{Cluster, Event, Text};
+use crate::objects::Text;
+use crate::objects::event::{Cluster, Event};
 use link::{Link, Slot};
+use queue::{Queues, Source};
 use registry::{Action, Entry};
 
-/// What the controller is told at its start.
+/// Settings of the clusters.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The cluster that the controller runs in.
     pub cluster: Text,
-    /// The network of that cluster.
+    /// The network of that cluster; empty: unknown.
     pub network: Text,
-    /// Where remote secrets and the mesh-wide settings are.
+    /// The namespace of remote secrets and mesh-wide settings.
     pub root_namespace: String,
-    /// The own cluster's kubeconfig; without one, the service account that a pod has.
+    /// The kubeconfig of the own cluster; `None`: the pod's service account.
     pub kubeconfig: Option<PathBuf>,
-    /// How often each API server is asked whether it is there.
+    /// The interval of the heartbeat to each API server.
     pub heartbeat: Duration,
 }
 
-/// Why the controller cannot reach its own cluster at all: wrong set-up, not an outage.
+/// A configuration error of the link to the own cluster. An outage is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The kubeconfig is broken.
+    /// The kubeconfig is invalid.
     #[error("kubeconfig {path}: {source}")]
     Kubeconfig {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: kube::config::KubeconfigError,
     },
-    /// Not in a pod, and no kubeconfig given.
-    #[error("no service account of a pod was found ({0}); outside of a cluster give --kubeconfig")]
+    /// The controller runs outside a pod and has no kubeconfig.
+    #[error("no service account of a pod was found ({0}); outside a cluster, set --kubeconfig")]
     InCluster(kube::config::InClusterError),
-    /// The client cannot be made.
-    #[error("the API server's client cannot be made: {0}")]
+    /// The client cannot be created.
+    #[error("cannot create a client of the API server: {0}")]
     Client(#[source] Box<kube::Error>),
 }
 
-/// How a cluster's link is, as told to people.
+/// The status of the link to a cluster.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
     /// The cluster.
     pub name: Text,
-    /// Whether the controller runs in it.
+    /// Whether the controller runs in the cluster.
     pub own: bool,
-    /// Its API server.
+    /// The API server.
     pub server: Text,
-    /// The remote secret that speaks for it.
+    /// The remote secret that the link uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<Text>,
-    /// The link.
+    /// The state.
     #[serde(flatten)]
     pub link: LinkState,
-    /// Since when the link is so.
+    /// When the link entered the state.
     pub since: SystemTime,
-    /// When the server last told us anything; `None`: never.
+    /// When the server last answered; `None`: never.
     pub last_contact: Option<SystemTime>,
-    /// How the link with changed credentials is, while it has not taken over.
+    /// The state of the link that will replace this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replacement: Option<LinkState>,
 }
@@ -114,7 +117,7 @@ struct Known {
     slot: Arc<Mutex<Slot>>,
 }
 
-/// An entry of a remote secret as it was written.
+/// An entry of a remote secret.
 #[derive(Clone)]
 struct Written {
     /// `<namespace>/<name>`.
@@ -123,32 +126,32 @@ struct Written {
     bytes: Arc<[u8]>,
 }
 
-/// What links and the handle share.
+/// The state that links and [`Clusters`] share.
 struct Shared {
     own: Text,
     known: Mutex<BTreeMap<Text, Known>>,
     problems: Mutex<Vec<Problem>>,
-    /// Entries of remote secrets in force.
+    /// The entries that links use.
     written: Mutex<BTreeMap<Text, Written>>,
-    /// Tokens that cannot be renewed, and why.
+    /// The tokens that cannot be renewed, and why.
     expiring: Mutex<BTreeMap<Text, Problem>>,
-    /// Counts changes of which clusters there are, or with which client.
+    /// The number of changes of clusters and their clients.
     changes: channel::Sender<u64>,
 }
 
-/// The clusters as they are now. Clones are the same handle.
+/// The clusters of the mesh. Clones refer to the same clusters.
 #[derive(Clone)]
 pub struct Clusters {
     shared: Arc<Shared>,
     own_client: Client,
 }
 
-/// Begins to watch: the own cluster, the remote secrets in it, and every cluster that they name. Events go to `events`
-/// until its receiver is dropped. Must be called within a tokio runtime.
+/// Starts to watch the own cluster, its remote secrets, and every cluster with a remote secret. Must be called within a
+/// tokio runtime.
 ///
 /// # Errors
-/// [`StartError`], where there is no way to the own cluster; an API server that is merely away is waited for.
-pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Clusters, StartError> {
+/// [`StartError`] if the link to the own cluster is not configured. An unreachable API server is not an error.
+pub async fn start(config: Config, events: Queues) -> Result<Clusters, StartError> {
     let (client, server) = own_client(config.kubeconfig.as_deref()).await?;
     let shared = Arc::new(Shared {
         own: config.cluster.clone(),
@@ -184,7 +187,7 @@ async fn own_client(kubeconfig: Option<&std::path::Path>) -> Result<(Client, Str
     Ok((client, server))
 }
 
-/// An API server on the other side of the world answers a SYN well within this.
+/// The timeout of a TCP connection to an API server. A server on another continent answers a SYN well within it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Clusters {
@@ -198,27 +201,27 @@ impl Clusters {
         &self.own_client
     }
 
-    /// The client of a cluster, with its current credentials. `None`: no such cluster.
+    /// Returns the client of a cluster with its current credentials; `None` if the cluster does not exist.
     pub fn client(&self, cluster: &str) -> Option<Client> {
         self.shared.known().get(cluster).map(|known| known.client.clone())
     }
 
-    /// All clusters' names, in order.
+    /// Returns the names of all clusters, sorted.
     pub fn names(&self) -> Vec<Text> {
         self.shared.known().keys().cloned().collect()
     }
 
-    /// The namespaces of a cluster, as they change.
+    /// Returns the namespaces of a cluster.
     pub fn namespaces(&self, cluster: &str) -> Option<channel::Receiver<Arc<BTreeSet<Text>>>> {
         self.shared.known().get(cluster).map(|known| known.namespaces.subscribe())
     }
 
-    /// Changes whenever a cluster comes, goes, or gets another client.
+    /// Returns a value that changes when a cluster is added or removed, or has another client.
     pub fn changes(&self) -> channel::Receiver<u64> {
         self.shared.changes.subscribe()
     }
 
-    /// How the links are, ordered by cluster.
+    /// Returns the status of each link, sorted by cluster.
     pub fn statuses(&self) -> Vec<Status> {
         let known = self.shared.known();
         known
@@ -236,7 +239,7 @@ impl Clusters {
             .collect()
     }
 
-    /// Entries of remote secrets that are not in force, and why.
+    /// Returns the entries of remote secrets with problems.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone();
         problems.extend(self.shared.expiring.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
@@ -293,15 +296,15 @@ impl Shared {
     }
 }
 
-/// Begins, replaces and ends links as the registry of secrets says.
+/// Starts, replaces and ends links.
 struct Supervisor {
     shared: Arc<Shared>,
-    events: mpsc::Sender<Event>,
+    events: Queues,
     heartbeat: Duration,
 }
 
 impl Supervisor {
-    /// Carries an action out. What cannot be carried out is returned as a problem.
+    /// Performs an action. Returns a problem if that is impossible.
     async fn act(&self, action: Action) -> Option<Problem> {
         match action {
             Action::Start(entry) | Action::Replace(entry) => {
@@ -312,7 +315,7 @@ impl Supervisor {
                         return Some(Problem {
                             secret: secret.to_string(),
                             cluster: cluster.to_string(),
-                            why: format!("no client can be made of the kubeconfig: {why}"),
+                            why: format!("cannot create a client from the kubeconfig: {why}"),
                             in_force: false,
                         });
                     }
@@ -329,7 +332,7 @@ impl Supervisor {
         None
     }
 
-    /// A cluster's first link.
+    /// Adds a cluster and starts its first link.
     async fn begin(&self, cluster: Cluster, client: Client, secret: Option<Text>) {
         tracing::info!(cluster = %cluster.name, server = %cluster.server, "watching");
         let slot = Arc::new(Mutex::new(Slot::default()));
@@ -343,12 +346,12 @@ impl Supervisor {
             slot: Arc::clone(&slot),
         };
         self.shared.known().insert(cluster.name.clone(), known);
-        let _ = self.events.send(Event::ClusterAdded(cluster.clone())).await;
+        let _ = self.events.send(Source::Controller, Event::ClusterAdded(cluster.clone())).await;
         self.shared.changes.send_modify(|changes| *changes += 1);
         self.link(cluster, client, slot).start(false);
     }
 
-    /// A link beside the one in force, to take over from it. False: the cluster has none.
+    /// Starts a link that will replace the active one. Returns false if the cluster has none.
     fn replace(&self, cluster: &Cluster, client: &Client, secret: &Text) -> bool {
         let slot = {
             let mut known = self.shared.known();
@@ -357,7 +360,7 @@ impl Supervisor {
             known.replacement = Some(LinkState::Connecting);
             Arc::clone(&known.slot)
         };
-        tracing::info!(cluster = %cluster.name, server = %cluster.server, "credentials changed, a second link is made");
+        tracing::info!(cluster = %cluster.name, server = %cluster.server, "credentials changed; starting a link that will replace the active one");
         self.link(cluster.clone(), client.clone(), slot).start(true);
         true
     }
@@ -371,11 +374,11 @@ impl Supervisor {
         };
         for task in tasks.into_iter().flatten() {
             task.abort();
-            // Awaited, so that the removal is the last that is told of the cluster.
+            // After this, the link sends no event.
             let _ = task.await;
         }
-        tracing::info!(%cluster, "no secret speaks for it any more: removed");
-        let _ = self.events.send(Event::ClusterRemoved { cluster }).await;
+        tracing::info!(%cluster, "the cluster has no remote secret any longer; removed");
+        let _ = self.events.remove(cluster).await;
         self.shared.changes.send_modify(|changes| *changes += 1);
     }
 

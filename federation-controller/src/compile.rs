@@ -1,8 +1,96 @@
-//! From the inventory to resources.
+//! Computes resources from the inventory.
+//!
+//! [`Compiler::compile`] computes the resources of one [`Group`]: a service with its endpoints, a workload, the gateways of a
+//! network. The functions of the submodules are pure: equal inventories have equal resources, which golden files check. The
+//! compiler itself keeps shared copies of values, and the addresses that it allocated.
+//!
+//! - [`service`] merges the definitions of all clusters; [`members`] collects the endpoints, and [`endpoint`] is their
+//!   compact form; [`export`] decides which services other clusters may use.
+//! - [`workload`] and [`policies`] compile the configuration of a pod's own proxy.
+//! - [`gateway`] and [`mesh`] compile networks and mesh-wide settings.
+//! - [`resource`] has the resource and its audience.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 pub mod address;
 pub mod endpoint;
 pub mod export;
-pub(crate) mod gateway;
-pub(crate) mod service;
-pub(crate) mod workload;
+mod gateway;
+mod members;
+mod mesh;
+mod policies;
+pub mod resource;
+pub mod service;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+use address::Addresses;
+use endpoint::{Location, NetworkScope};
+use resource::{Compiled, CompiledService};
+use service::ServiceFacts;
+
+use crate::inventory::{Group, Inventory};
+
+/// Computes resources, and keeps the values that they share.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    addresses: Addresses,
+    shared: Shared,
+}
+
+/// Shared copies of values that many endpoints or services have.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    locations: HashSet<Arc<Location>>,
+    scopes: HashSet<Arc<NetworkScope>>,
+    facts: HashSet<Arc<ServiceFacts>>,
+}
+
+impl Compiler {
+    /// Compiles a group.
+    pub fn compile(&mut self, inventory: &Inventory, group: &Group) -> Compiled {
+        match group {
+            Group::Trust => mesh::trust(inventory).into_iter().collect::<Vec<_>>().into(),
+            Group::Mesh => {
+                std::iter::once(mesh::settings(inventory)).chain(policies::defaults()).collect::<Vec<_>>().into()
+            }
+            Group::Network(network) => gateway::compile(inventory, network).into_iter().collect::<Vec<_>>().into(),
+            Group::Service(hostname) => self.compile_service(inventory, hostname),
+            Group::Policy(kind, cluster, key) => {
+                policies::compile(inventory, *kind, cluster, key).into_iter().collect::<Vec<_>>().into()
+            }
+            Group::Workload(cluster, pod) => {
+                workload::compile(inventory, cluster, pod).into_iter().collect::<Vec<_>>().into()
+            }
+        }
+    }
+
+    /// Drops shared copies that nothing uses.
+    pub fn purge(&mut self) {
+        self.shared.locations.retain(|location| Arc::strong_count(location) > 1);
+        self.shared.scopes.retain(|scope| Arc::strong_count(scope) > 1);
+        self.shared.facts.retain(|facts| Arc::strong_count(facts) > 1);
+    }
+
+    fn compile_service(&mut self, inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
+        // No kind of object defines subsets yet.
+        let Some(merged) = service::Merged::of(inventory, hostname, &[]) else {
+            self.addresses.release(hostname);
+            let service = CompiledService { hostname: hostname.clone(), endpoints: Vec::new(), facts: None };
+            return Compiled { resources: Vec::new(), service: Some(service) };
+        };
+        let address = match merged.needs_address() {
+            true => self.addresses.of(hostname),
+            false => {
+                self.addresses.release(hostname);
+                None
+            }
+        };
+        let resource = merged.resource(address);
+        let (endpoints, facts) = merged.finish(&mut self.shared);
+        let service = CompiledService { hostname: hostname.clone(), endpoints, facts: Some(facts) };
+        Compiled { resources: vec![resource], service: Some(service) }
+    }
+}

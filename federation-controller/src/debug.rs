@@ -99,7 +99,7 @@ impl Debug {
         let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
         match path {
             "/metrics" => {
-                let mut answer = text(StatusCode::OK, self.shared.metrics.registry().render());
+                let mut answer = text(StatusCode::OK, self.shared.state.metrics.registry().render());
                 let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 answer.headers_mut().insert(header::CONTENT_TYPE, kind);
                 answer
@@ -127,7 +127,7 @@ impl Debug {
     fn readiness(&self) -> Response<Full<Bytes>> {
         let reason = if !self.serving.load(Ordering::Relaxed) {
             "the discovery port is not open\n"
-        } else if !self.shared.ready() {
+        } else if !self.shared.state.ready() {
             "the own cluster is not listed in full yet\n"
         } else {
             return text(StatusCode::OK, "ready\n");

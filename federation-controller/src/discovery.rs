@@ -1,23 +1,17 @@
-//! Serves what the index computes to proxies, and keeps it current.
+//! Discovery: the streams by which proxies receive resources.
 //!
-//! [`Shared`] is the state that all of it works on. [`publish::run`] is the one writer: it takes events, compiles, and puts
-//! the results into the store. Each proxy has a [`stream`] of its own that reads from there; [`serve`] is the gRPC server
-//! on port 15012, where the caller's identity is established.
-//!
-//! ```text
-//! clusters ─► publish (index ─► store) ─► change number ─► streams ─► proxies
-//! ```
+//! Each proxy has a [`stream`] of its own that reads the published resources ([`crate::publish`]). The coming and going of
+//! streams are events, because only the workloads of connected proxies are compiled. [`serve`] is the gRPC server on port
+//! 15012, which establishes the identity of callers.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use identity::Identity;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use wire::envoy::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -28,19 +22,21 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use crate::inventory::{Group, Index, Key};
-use crate::metrics::Metrics;
-use crate::publish::{Compiled, Store, Viewer};
+use crate::clusters::queue::{Queues, Source};
+use crate::compile::resource::Viewer;
+use crate::objects::Key;
+use crate::objects::event::Event;
+use crate::pipeline::State;
 use proxies::Proxies;
 use serve::Caller;
 
-/// How long a stream may take over what is expected of it; the defaults are for production.
+/// Time limits of a stream.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// From the opening of a stream to its first request.
+    /// The time from the opening of a stream to its first request.
     pub first_request: Duration,
-    /// A response may wait this long to be taken off us, and then to be acknowledged. A proxy that takes longer is stuck:
-    /// its stream is ended, so that it comes back or is replaced.
+    /// The time for a response to be read, and then to be acknowledged. A slower proxy is stuck: its stream ends, so that it
+    /// reconnects or is replaced.
     pub response: Duration,
 }
 
@@ -50,89 +46,36 @@ impl Default for Limits {
     }
 }
 
-/// What the parts of the controller share.
+/// The state that all streams share.
 #[derive(Debug)]
 pub struct Shared {
-    index: RwLock<Index>,
-    store: RwLock<Store>,
-    pub(crate) changes: watch::Sender<u64>,
-    /// Streams that are open.
+    /// The published resources, and the inventory.
+    pub state: Arc<State>,
+    /// The open streams.
     pub proxies: Proxies,
-    /// What is counted.
-    pub metrics: Metrics,
+    events: Queues,
     limits: Limits,
-    /// Cancelled when the controller stops: streams end, and say so.
-    pub stop: CancellationToken,
 }
 
 impl Shared {
-    /// State around an index that has taken no events yet, or only a remembered view.
-    pub fn new(index: Index, metrics: Metrics, limits: Limits) -> Arc<Self> {
-        Arc::new(Shared {
-            index: RwLock::new(index),
-            store: RwLock::new(Store::default()),
-            changes: watch::Sender::new(0),
-            proxies: Proxies::default(),
-            metrics,
-            limits,
-            stop: CancellationToken::new(),
-        })
+    /// Creates the state of a server without streams. The coming and going of streams is sent to `events`.
+    pub fn new(state: Arc<State>, events: Queues, limits: Limits) -> Arc<Self> {
+        Arc::new(Shared { state, proxies: Proxies::default(), events, limits })
     }
 
-    /// The index, to look at.
-    pub fn index(&self) -> RwLockReadGuard<'_, Index> {
-        // A panic while writing would leave a view that is at worst behind; serving it beats serving nothing.
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The store, to look at.
-    pub fn store(&self) -> RwLockReadGuard<'_, Store> {
-        self.store.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether there is a view to serve.
-    pub fn ready(&self) -> bool {
-        self.store().ready()
-    }
-
-    /// Has a connected proxy's own inbound side computed, at once.
-    fn connect(&self, viewer: &Viewer, pod: &Key) {
-        // The index stays locked until the store has it, so that an older result never replaces a newer one.
-        let mut index = self.index_mut();
-        if let Some((group, resources)) = index.connect(&viewer.cluster, pod) {
-            self.replace(vec![(group, resources)]);
+    /// Waits until the proxy's own workload is published.
+    async fn connect(&self, viewer: &Viewer, pod: &Key) {
+        let (published, done) = oneshot::channel();
+        let event = Event::ProxyConnected { cluster: viewer.cluster.clone(), pod: pod.clone(), published };
+        // If the pipeline is gone, the controller stops and the stream ends.
+        if self.events.send(Source::Proxies(viewer.cluster.clone()), event).await.is_ok() {
+            let _ = done.await;
         }
     }
 
-    /// Forgets what only this proxy's stream needed.
-    fn disconnect(&self, viewer: &Viewer, pod: &Key) {
-        let mut index = self.index_mut();
-        if let Some(group) = index.disconnect(&viewer.cluster, pod) {
-            self.replace(vec![(group, Compiled::default())]);
-        }
-    }
-
-    /// Puts compiled groups into the store and wakes the streams if anything differs. Called with the index locked.
-    pub(crate) fn replace(&self, compiled: Vec<(Group, Compiled)>) -> usize {
-        let mut store = self.store_mut();
-        let changed = compiled.into_iter().map(|(group, resources)| store.replace(group, resources)).sum();
-        if self.changes.receiver_count() == 0 {
-            store.forget_changes();
-        }
-        let changes = store.changes();
-        drop(store);
-        if changed > 0 {
-            self.changes.send_replace(changes);
-        }
-        changed
-    }
-
-    pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn store_mut(&self) -> RwLockWriteGuard<'_, Store> {
-        self.store.write().unwrap_or_else(PoisonError::into_inner)
+    async fn disconnect(&self, viewer: &Viewer, pod: &Key) {
+        let event = Event::ProxyDisconnected { cluster: viewer.cluster.clone(), pod: pod.clone() };
+        let _ = self.events.send(Source::Proxies(viewer.cluster.clone()), event).await;
     }
 }
 
@@ -144,9 +87,9 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// As a service of tonic's. Callers are known by the trust of `identity`.
+    /// Creates the gRPC service. The trust of `identity` verifies callers.
     pub fn service(shared: Arc<Shared>, identity: Identity) -> AggregatedDiscoveryServiceServer<Self> {
-        // A first request carries all versions that a proxy holds: for the largest, a gateway, some megabytes.
+        // A first request has the versions of all resources that a proxy holds: for the largest gateways some megabytes.
         AggregatedDiscoveryServiceServer::new(Discovery { shared, identity }).max_decoding_message_size(16 << 20)
     }
 }
@@ -161,10 +104,10 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let Some(caller) = Caller::of(&request, &self.identity) else {
-            self.shared.metrics.refused("no certificate");
+            self.shared.state.metrics.refused("no certificate");
             return Err(Status::unauthenticated("discovery needs a client certificate of the mesh"));
         };
-        // One response in the pipe beside the one being written: what changes meanwhile goes into the next.
+        // One response waits while another is written. Later changes go into the next response.
         let (responses, outbox) = mpsc::channel(1);
         let shared = self.shared.clone();
         tokio::spawn(stream::serve(shared, caller, request.into_inner(), responses));

@@ -1,23 +1,25 @@
-//! The control plane: watches clusters, issues identities, tells every proxy what it needs.
+//! The control plane: watches clusters, issues certificates, and pushes resources to proxies.
 //!
 //! ```text
-//! clusters ──events──► index ──resources──► store ──► discovery ──► proxies
-//!    │                   └ export                         ▲
-//!    └─ clients ──► ca (certificates, roots) ─────────────┘ one TLS listener
+//! clusters ─► inventory ─► compile ─► publish ─► discovery ─► proxies
+//!     │                                              ▲
+//!     └─ clients ─► ca (certificates, roots) ────────┘ one TLS listener
 //!                   inject (webhook)
 //! ```
 //!
-//! Read in this order: [`index::event`] for what is watched, [`index`] for what follows from it, [`store`] for what is
-//! kept to be told, [`discovery`] for how it is told. [`clusters`] does the watching, [`ca`] is the certificate
-//! authority, [`inject`] the webhook, [`debug`] the pages for people. [`run`] puts it all together.
+//! Start with [`objects`], the kinds that are watched, and follow an event: [`clusters`] receives it, [`inventory`] finds
+//! out what it affects, [`compile`] computes resources, [`publish`] stores them, and [`discovery`] pushes them.
+//! [`pipeline`] runs these stages. [`ca`] is the certificate authority, [`inject`] the admission webhook, [`debug`] the
+//! debug pages. `run.rs` starts all of them.
 //!
-//! What it does not do: it carries no traffic, and when it is away nothing that proxies know changes.
+//! The controller carries no traffic. While it is down, proxies keep the resources that they have.
 
 pub mod ca;
 pub mod clusters;
 pub mod compile;
 pub mod debug;
 pub mod discovery;
+pub mod gauges;
 pub mod inject;
 pub mod inventory;
 pub mod metrics;

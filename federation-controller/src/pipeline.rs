@@ -1,146 +1,300 @@
-//! The one writer: events into the index, results into the store, views onto the disk.
+//! The pipeline: events to the inventory, changes to resources, resources to streams, snapshots to disk.
+//!
+//! ```text
+//! queues ─► inventory ─► compile ─► publish ─► streams
+//!               └─► snapshot
+//! ```
+//!
+//! [`run`] is the only writer of the [`State`], on a thread of its own. Everything else reads: streams the published
+//! resources, debug pages and metrics both.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::discovery::Shared;
-use crate::inventory::Index;
-use crate::objects::event::{Event, Text};
+use crate::clusters::queue::Receiver;
+use crate::compile::Compiler;
+use crate::inventory::{Group, Inventory};
+use crate::metrics::Metrics;
+use crate::objects::Text;
+use crate::objects::event::Event;
+use crate::publish::{Store, snapshot};
 
-/// Changes are put together for at most this long before they are told; the first after a pause is told at once.
+/// The batching window: changes are compiled and pushed at most this often. The first change after a pause is pushed at
+/// once.
 ///
-/// Measured against: a rolling update of 100 pods causes some 400 events within seconds. At 50 ms a proxy gets at most 20
-/// messages per second, while a single change still arrives within a few milliseconds.
-const TICK: Duration = Duration::from_millis(50);
+/// A rolling update of 100 pods causes some 400 events within seconds. At 50 ms a proxy receives at most 20 messages a
+/// second, and a single change still arrives within a few milliseconds.
+const WINDOW: Duration = Duration::from_millis(50);
 
-/// How often what only time decides is looked at.
-const SLOW_TICK: Duration = Duration::from_secs(1);
+/// The number of groups that are compiled at once. Between two turns, events are applied and streams read.
+const GROUPS: usize = 1024;
 
-/// How often changed views go to the disk. Losing the last seconds costs nothing: they are listed again.
-const SAVE: Duration = Duration::from_secs(5);
+/// How often changes by the passing of time are looked for.
+const TICK: Duration = Duration::from_secs(1);
 
-/// Events taken in without a pause.
-const BATCH: usize = 1024;
+/// How often changed clusters are written to the snapshot. A restart lists changes since then again.
+const SNAPSHOT: Duration = Duration::from_secs(5);
 
-/// Runs until all senders of events are gone, or the controller stops.
-pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>, directory: Option<PathBuf>) {
-    let mut slow = interval(SLOW_TICK);
-    slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut views = Views { directory, changed: BTreeSet::new(), mesh_changed: false, saved: Instant::now() };
-    // A remembered view is served from at once.
-    let mut last = compile(&shared);
-    let mut batch = Vec::with_capacity(BATCH);
+/// The state that the pipeline writes and the rest of the controller reads.
+#[derive(Debug)]
+pub struct State {
+    inventory: RwLock<Inventory>,
+    store: RwLock<Store>,
+    changes: watch::Sender<u64>,
+    /// The controller's counters.
+    pub metrics: Metrics,
+    /// Cancelled when the controller stops.
+    pub stop: CancellationToken,
+}
+
+impl State {
+    /// Creates the state of an inventory without events, or with those of the snapshot.
+    pub fn new(inventory: Inventory, metrics: Metrics) -> Arc<Self> {
+        Arc::new(State {
+            inventory: RwLock::new(inventory),
+            store: RwLock::new(Store::default()),
+            changes: watch::Sender::new(0),
+            metrics,
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Locks the inventory for reading.
+    pub fn inventory(&self) -> RwLockReadGuard<'_, Inventory> {
+        // After a panic of the writer the state is at worst behind, and pushing it is better than pushing nothing.
+        self.inventory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks the published resources for reading.
+    pub fn store(&self) -> RwLockReadGuard<'_, Store> {
+        self.store.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether resources are published.
+    pub fn ready(&self) -> bool {
+        self.store().ready()
+    }
+
+    /// Returns the number of changes, which increases when resources change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn inventory_mut(&self) -> RwLockWriteGuard<'_, Inventory> {
+        self.inventory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store_mut(&self) -> RwLockWriteGuard<'_, Store> {
+        self.store.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs the pipeline until the controller stops. Without a directory there is no snapshot.
+pub async fn run(state: Arc<State>, mut events: Receiver, directory: Option<PathBuf>) {
+    let mut pipeline =
+        Pipeline { state: state.clone(), compiler: Compiler::default(), snapshots: Snapshots::new(directory) };
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The objects of the snapshot are compiled at once.
+    pipeline.compile();
+    let mut compiled = Instant::now();
+    let mut batch = Vec::new();
     loop {
-        let dirty = shared.index().is_dirty();
+        let changed = state.inventory().has_changes();
         tokio::select! {
-            received = events.recv_many(&mut batch, BATCH) => {
-                if received == 0 {
-                    views.save(&shared.index());
-                    return;
-                }
-                let mut index = shared.index_mut();
-                let now = SystemTime::now();
-                for event in batch.drain(..) {
-                    views.note(&event);
-                    index.apply(event, now);
-                }
+            () = state.stop.cancelled() => break,
+            () = events.receive(&mut batch) => pipeline.apply(&mut batch),
+            () = sleep_until(compiled + WINDOW), if changed => {
+                pipeline.compile();
+                compiled = Instant::now();
             }
-            () = shared.stop.cancelled() => {
-                views.save(&shared.index());
-                return;
-            }
-            () = sleep_until(last + TICK), if dirty => last = compile(&shared),
-            _ = slow.tick() => {
-                shared.index_mut().tick(SystemTime::now());
-                // Becoming ready, or certain of a cluster, may change nothing else.
-                last = compile(&shared);
-                if views.saved.elapsed() >= SAVE {
-                    views.save(&shared.index());
-                }
+            _ = tick.tick() => {
+                pipeline.tick();
+                compiled = Instant::now();
             }
         }
     }
+    events.take(&mut batch);
+    pipeline.apply(&mut batch);
+    pipeline.snapshots.write_last(&state).await;
 }
 
-/// Compiles what is dirty and wakes the streams if anything differs. Returns when that was.
-fn compile(shared: &Shared) -> Instant {
-    let mut index = shared.index_mut();
-    if !index.ready() {
-        // Half a view is no view: what is not there yet would be taken for gone.
-        return Instant::now();
-    }
-    let began = Instant::now();
-    let compiled = index.compile();
-    let unheard = index.unheard();
-    let groups = compiled.len();
-    let changed = shared.replace(compiled);
-    drop(index);
-    let mut store = shared.store_mut();
-    let first = !store.ready();
-    let moved = store.set_ready(unheard);
-    let changes = store.changes();
-    drop(store);
-    if first {
-        info!(resources = changed, "the first view is complete; serving it");
-    }
-    if moved {
-        shared.changes.send_replace(changes);
-    }
-    if groups > 0 {
-        debug!(groups, changed, took = ?began.elapsed(), "compiled");
-        shared.metrics.compiled(groups, changed, began.elapsed());
-    }
-    Instant::now()
+struct Pipeline {
+    state: Arc<State>,
+    compiler: Compiler,
+    snapshots: Snapshots,
 }
 
-/// Which views on disk are behind.
-struct Views {
+impl Pipeline {
+    /// Applies events. The workload of a proxy that connected is published before the others of the batching window,
+    /// because the proxy waits for it.
+    fn apply(&mut self, batch: &mut Vec<Event>) {
+        let now = SystemTime::now();
+        let mut connected: Vec<(Group, oneshot::Sender<()>)> = Vec::new();
+        let mut inventory = self.state.inventory_mut();
+        for mut event in batch.drain(..) {
+            self.snapshots.note(&event);
+            if let Event::ProxyConnected { cluster, pod, published } = &mut event {
+                let published = std::mem::replace(published, oneshot::channel().0);
+                connected.push((Group::Workload(cluster.clone(), pod.clone()), published));
+            }
+            inventory.apply(event, now);
+        }
+        let groups: Vec<Group> = match inventory.ready() {
+            true => connected.iter().map(|(group, _)| group).filter(|of| inventory.take_change(of)).cloned().collect(),
+            false => Vec::new(),
+        };
+        drop(inventory);
+        self.publish(groups);
+        for (_, published) in connected {
+            // The stream may have ended.
+            let _ = published.send(());
+        }
+    }
+
+    fn tick(&mut self) {
+        self.state.inventory_mut().tick(SystemTime::now());
+        self.compiler.purge();
+        // The first complete lists of a cluster may change nothing but what is complete.
+        self.compile();
+        self.snapshots.write_due(&self.state);
+    }
+
+    /// Compiles and publishes changes, once the controller's own cluster is known: of a part of its objects, streams would
+    /// take the rest for deleted.
+    fn compile(&mut self) {
+        let mut inventory = self.state.inventory_mut();
+        if !inventory.ready() {
+            return;
+        }
+        let first = !self.state.ready();
+        let groups = inventory.take_changes(if first { usize::MAX } else { GROUPS });
+        let incomplete = inventory.incomplete();
+        drop(inventory);
+        let changed = self.publish(groups);
+        let mut store = self.state.store_mut();
+        let moved = store.set_ready(incomplete);
+        let changes = store.changes();
+        drop(store);
+        if first {
+            info!(resources = changed, "the controller's own cluster is known; serving resources");
+        }
+        if moved {
+            self.state.changes.send_replace(changes);
+        }
+    }
+
+    /// Compiles groups, publishes their resources, and wakes the streams if any differs. Returns the number of changed
+    /// resources.
+    fn publish(&mut self, groups: Vec<Group>) -> usize {
+        if groups.is_empty() {
+            return 0;
+        }
+        let (began, count) = (Instant::now(), groups.len());
+        // This thread is the only writer, so nothing waits for this lock.
+        let inventory = self.state.inventory();
+        let compiled: Vec<_> =
+            groups.into_iter().map(|group| (self.compiler.compile(&inventory, &group), group)).collect();
+        drop(inventory);
+        let mut store = self.state.store_mut();
+        let changed = compiled.into_iter().map(|(compiled, group)| store.replace(group, compiled)).sum();
+        if self.state.changes.receiver_count() == 0 {
+            store.forget_changes();
+        }
+        let changes = store.changes();
+        drop(store);
+        if changed > 0 {
+            self.state.changes.send_replace(changes);
+        }
+        debug!(groups = count, changed, took = ?began.elapsed(), "compiled");
+        self.state.metrics.compiled(count, changed, began.elapsed());
+        changed
+    }
+}
+
+/// The snapshot's files that are out of date.
+struct Snapshots {
     directory: Option<PathBuf>,
-    changed: BTreeSet<Text>,
-    mesh_changed: bool,
-    saved: Instant,
+    clusters: BTreeSet<Text>,
+    mesh: bool,
+    last: Instant,
+    /// The thread that writes the last files.
+    writing: Option<JoinHandle<()>>,
 }
 
-impl Views {
+impl Snapshots {
+    fn new(directory: Option<PathBuf>) -> Self {
+        Snapshots { directory, clusters: BTreeSet::new(), mesh: false, last: Instant::now(), writing: None }
+    }
+
     fn note(&mut self, event: &Event) {
         let Some(directory) = &self.directory else { return };
         match event {
             Event::Upsert { cluster, .. } | Event::Delete { cluster, .. } | Event::Listed { cluster, .. } => {
-                if !self.changed.contains(cluster) {
-                    self.changed.insert(cluster.clone());
+                if !self.clusters.contains(cluster) {
+                    self.clusters.insert(cluster.clone());
                 }
             }
             Event::ClusterRemoved { cluster } => {
-                self.changed.remove(cluster);
-                Index::forget(cluster, directory);
+                self.clusters.remove(cluster);
+                snapshot::remove(directory, cluster);
             }
-            Event::Mesh(_) => self.mesh_changed = true,
-            Event::ClusterAdded(_)
-            | Event::ClustersListed
-            | Event::Link { .. }
-            | Event::Listing { .. }
-            | Event::Trust(_) => {}
+            Event::Mesh(_) => self.mesh = true,
+            _ => {}
         }
     }
 
-    fn save(&mut self, index: &Index) {
-        self.saved = Instant::now();
-        let Some(directory) = &self.directory else { return };
-        for cluster in std::mem::take(&mut self.changed) {
-            if let Err(error) = index.save(&cluster, directory) {
-                warn!(%error, %cluster, "the view cannot be kept on disk; a restart during an outage would start without");
-            }
-        }
-        if std::mem::take(&mut self.mesh_changed)
-            && let Err(error) = index.save_mesh(directory)
-        {
-            warn!(%error, "the mesh's settings cannot be kept on disk");
+    /// Writes the files that are out of date, if the last ones were written long enough ago.
+    fn write_due(&mut self, state: &State) {
+        let busy = self.writing.as_ref().is_some_and(|writing| !writing.is_finished());
+        if self.last.elapsed() >= SNAPSHOT && !busy {
+            self.write(state);
         }
     }
+
+    /// Writes the files that are out of date, and waits until they are on disk.
+    async fn write_last(&mut self, state: &State) {
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+        self.write(state);
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+    }
+
+    fn write(&mut self, state: &State) {
+        self.last = Instant::now();
+        let Some(directory) = &self.directory else { return };
+        let files = self.encode(directory, &state.inventory());
+        self.clusters.clear();
+        self.mesh = false;
+        if files.is_empty() {
+            return;
+        }
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            for file in files {
+                if let Err(error) = file.write() {
+                    warn!(%error, "the snapshot was not written; a restart during an outage would start without it");
+                }
+            }
+        }));
+    }
+
+    fn encode(&self, directory: &Path, inventory: &Inventory) -> Vec<snapshot::File> {
+        let clusters = self.clusters.iter().filter_map(|name| inventory.cluster(name));
+        let files = clusters.filter_map(|cluster| snapshot::File::of_cluster(directory, cluster));
+        files.chain(self.mesh.then(|| snapshot::File::of_mesh(directory, inventory.mesh()))).collect()
+    }
 }
+
+#[cfg(test)]
+mod tests;

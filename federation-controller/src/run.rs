@@ -1,4 +1,4 @@
-//! The process: parts made in the order in which they depend on each other, and stopped in the other.
+//! The process: starts the parts in the order of their dependencies, and stops them in reverse order.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,33 +12,30 @@ use identity::{Accept, ClientAuth};
 use runtime::workers::{self, Workers};
 use telemetry::metrics::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tonic::service::Routes;
 use tracing::{info, warn};
 use wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 
 use crate::ca::serve::{Clients, connections};
 use crate::ca::service::{CertificateService, Validity};
+use crate::clusters::queue::{Queues, Receiver, queues};
 use crate::debug::Debug;
 use crate::discovery::{Discovery, Limits, Shared, serve};
 use crate::inject::template::{Injector, Place};
 use crate::inject::webhook;
-use crate::inventory::{Index, Settings};
-use crate::metrics::{Metrics, observe};
-use crate::objects::event::Event;
-use crate::pipeline;
-use crate::{Options, ca, clusters};
+use crate::inventory::{Inventory, Settings};
+use crate::metrics::Metrics;
+use crate::pipeline::{self, State};
+use crate::publish::snapshot;
+use crate::{Options, ca, clusters, gauges};
 
-/// Events on their way to the index. A first list of ten thousand pods waits here for the index, not in memory.
-const EVENTS: usize = 4096;
-
-/// For calls in progress when stopping: certificates are issued in milliseconds, streams end at once.
+/// The time for calls in progress when the controller stops. Certificates are issued in milliseconds; streams end at once.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Threads beside the publisher's: for watches, handshakes and streams.
+/// The number of threads for watches, handshakes and streams, besides the pipeline's.
 const THREADS: usize = 2;
 
-/// Why the process ends.
+/// An error that ends the process.
 #[derive(Debug, thiserror::Error)]
 enum Fatal {
     #[error(transparent)]
@@ -59,7 +56,7 @@ enum Fatal {
     Io(#[from] io::Error),
 }
 
-/// Runs the controller until it is asked to stop.
+/// Runs the controller until it receives a signal to stop.
 pub fn run(options: Options) -> ExitCode {
     let done = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -70,7 +67,7 @@ pub fn run(options: Options) -> ExitCode {
         .map_err(Fatal::Io)
         .and_then(|runtime| {
             let done = runtime.block_on(serve_until_stopped(options));
-            // Watches and writers hold nothing that has to be finished.
+            // No other task has work to finish.
             runtime.shutdown_background();
             done
         });
@@ -86,32 +83,34 @@ pub fn run(options: Options) -> ExitCode {
 async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     telemetry::logging::init(&options.log, options.log_json)?;
     let registry = Registry::new();
-    let mut index = Index::new(settings(&options));
+    let mut inventory = Inventory::new(settings(&options));
     if let Some(directory) = &options.state_dir {
         std::fs::create_dir_all(directory)
             .map_err(|error| Fatal::State { path: directory.display().to_string(), error })?;
-        index.restore(directory);
+        snapshot::restore(&mut inventory, directory);
     }
-    let shared = Shared::new(index, Metrics::new(&registry), Limits::default());
-    observe(&shared, &registry);
+    let state = State::new(inventory, Metrics::new(&registry));
+    let (events, receiver) = queues();
+    let shared = Shared::new(state.clone(), events.clone(), Limits::default());
+    gauges::observe(&shared, &registry);
     let debug = Debug::new(shared.clone());
     tokio::spawn(debug.clone().serve(listen("monitoring", options.monitoring_listen).await?));
     let discovery_listener = listen("discovery", options.discovery_listen).await?;
     let webhook_listener = listen("webhooks", options.webhook_listen).await?;
 
-    let stop = shared.stop.clone();
-    let asked = stop.clone();
+    let stop = state.stop.clone();
+    let signalled = stop.clone();
     tokio::spawn(async move {
         if let Err(error) = runtime::control::shutdown_signal().await {
-            warn!(%error, "signals cannot be received");
+            warn!(%error, "cannot receive signals");
             std::future::pending::<()>().await;
         }
         info!("stopping");
-        asked.cancel();
+        signalled.cancel();
     });
 
     let mut parts = tokio::select! {
-        parts = start(&options, &shared) => parts?,
+        parts = start(&options, state, events, receiver) => parts?,
         () = stop.cancelled() => return Ok(()),
     };
     debug.attach(parts.clusters.clone(), parts.authorities.clone());
@@ -129,7 +128,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     let certificates = CertificateService::new(parts.clusters.clone(), parts.authorities.clone(), validity, &registry);
     let routes = Routes::new(Discovery::service(shared.clone(), parts.identity.clone()))
         .add_service(IstioCertificateServiceServer::new(certificates));
-    // Not every caller has a certificate yet: the first one is got by a token.
+    // A workload obtains its first certificate with a token, without a client certificate.
     let clients = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
     let callers = connections(discovery_listener, parts.identity.clone(), clients, &registry);
     debug.set_serving(true);
@@ -137,23 +136,22 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     info!(cluster = options.cluster, discovery = %options.discovery_listen, "serving");
     serve::serve(callers, routes, stop.cancelled_owned(), GRACE).await?;
     debug.set_serving(false);
-    // The publisher saw the stop, too, and puts the last view on the disk.
-    let _ = tokio::time::timeout(GRACE, parts.publishing.finished()).await;
+    // The pipeline stops as well, and writes the snapshot.
+    let _ = tokio::time::timeout(GRACE, parts.pipeline.finished()).await;
     info!("stopped");
     Ok(())
 }
 
-/// What runs behind the ports.
+/// The parts behind the ports.
 struct Parts {
     clusters: clusters::Clusters,
     authorities: ca::Authorities,
     identity: identity::Identity,
-    publishing: Workers,
+    pipeline: Workers,
 }
 
-async fn start(options: &Options, shared: &Arc<Shared>) -> Result<Parts, Fatal> {
-    let (events, inbox) = mpsc::channel(EVENTS);
-    let publishing = publishing(shared.clone(), inbox, options.state_dir.clone())?;
+async fn start(options: &Options, state: Arc<State>, events: Queues, receiver: Receiver) -> Result<Parts, Fatal> {
+    let pipeline = start_pipeline(state, receiver, options.state_dir.clone())?;
     let config = clusters::Config {
         cluster: options.cluster.as_str().into(),
         network: options.network.as_str().into(),
@@ -165,7 +163,7 @@ async fn start(options: &Options, shared: &Arc<Shared>) -> Result<Parts, Fatal> 
     let own = options.cluster.as_str().into();
     let client = clusters.own_client().clone();
     let authorities = ca::authorities::start(client, &options.root_namespace, own, &options.trust_domain).await?;
-    tokio::spawn(ca::authorities::tell_trust(authorities.clone(), events));
+    tokio::spawn(ca::authorities::publish_trust(authorities.clone(), events));
     tokio::spawn(ca::roots::keep(clusters.clone(), authorities.clone()));
     let names = ca::own::Names {
         namespace: options.namespace.clone(),
@@ -173,21 +171,22 @@ async fn start(options: &Options, shared: &Arc<Shared>) -> Result<Parts, Fatal> 
         cluster_domain: options.cluster_domain.clone(),
     };
     let identity = ca::own::start(&authorities, names)?;
-    Ok(Parts { clusters, authorities, identity, publishing })
+    Ok(Parts { clusters, authorities, identity, pipeline })
 }
 
-/// The publisher, on a thread of its own: what is known is kept in that one's memory, apart from what all others use in passing.
-fn publishing(shared: Arc<Shared>, inbox: mpsc::Receiver<Event>, directory: Option<PathBuf>) -> io::Result<Workers> {
-    let inbox = Arc::new(Mutex::new(Some(inbox)));
+/// Starts the pipeline on a thread of its own, with an allocator arena of its own, apart from the short-lived memory of the
+/// other threads.
+fn start_pipeline(state: Arc<State>, receiver: Receiver, directory: Option<PathBuf>) -> io::Result<Workers> {
+    let receiver = Arc::new(Mutex::new(Some(receiver)));
     workers::spawn(1, move |_| {
-        let inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (shared, directory) = (shared.clone(), directory.clone());
+        let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (state, directory) = (state.clone(), directory.clone());
         async move {
             if let Err(error) = net::allocator::keep_apart() {
-                warn!(%error, "the publisher has no memory of its own");
+                warn!(%error, "the pipeline has no arena of its own");
             }
-            if let Some(inbox) = inbox {
-                pipeline::run(shared, inbox, directory).await;
+            if let Some(receiver) = receiver {
+                pipeline::run(state, receiver, directory).await;
             }
         }
     })

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use isthmus_federation_controller::inventory::{Index, Settings};
-use isthmus_federation_controller::objects::event::{
-    Cluster, Event, Kind, Mesh, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spot, Template,
+use isthmus_federation_controller::compile::Compiler;
+use isthmus_federation_controller::inventory::{Inventory, Settings};
+use isthmus_federation_controller::objects::event::{Cluster, Event, Mesh};
+use isthmus_federation_controller::objects::{
+    Kind, Node, Object, Pod, Service, ServicePort, Slice, SliceEndpoint, Spot, Template,
 };
 use isthmus_federation_controller::publish::Store;
 use net::count::{self, Counting};
@@ -87,16 +89,16 @@ fn an_endpoint_costs_what_it_did() {
         cluster_domain: "cluster.local".into(),
         trust_domain: "cluster.local".into(),
     };
-    let (mut index, mut store) = (Index::new(settings), Store::default());
+    let (mut inventory, mut compiler, mut store) = (Inventory::new(settings), Compiler::default(), Store::default());
     let now = SystemTime::now();
     let before = count::live();
     let each = |bytes: u64| (bytes - before) / (SERVICES * EACH * CLUSTERS.len()) as u64;
-    index.apply(Event::Mesh(Mesh { export_all: true, ..Default::default() }), now);
+    inventory.apply(Event::Mesh(Mesh { export_all: true, ..Default::default() }), now);
     for (cluster, name) in CLUSTERS.into_iter().enumerate() {
         let network = format!("net-{name}").into();
         let info = Cluster { name: name.into(), own: cluster == 0, network, server: "".into() };
-        index.apply(Event::ClusterAdded(info), now);
-        let mut put = |object| index.apply(Event::Upsert { cluster: name.into(), object }, now);
+        inventory.apply(Event::ClusterAdded(info), now);
+        let mut put = |object| inventory.apply(Event::Upsert { cluster: name.into(), object }, now);
         for node in 0..10 {
             let zone = format!("{name}-{}", ["a", "b"][node % 2]).into();
             let (node, region) = (format!("{name}-node-{node}").into(), name.into());
@@ -105,21 +107,22 @@ fn an_endpoint_costs_what_it_did() {
         (0..SERVICES).for_each(|service| put(Object::Service(defined(cluster, service))));
     }
     let services = count::live();
-    let put = |index: &mut Index, cluster: usize, object| {
-        index.apply(Event::Upsert { cluster: CLUSTERS[cluster].into(), object }, now);
+    let put = |inventory: &mut Inventory, cluster: usize, object| {
+        inventory.apply(Event::Upsert { cluster: CLUSTERS[cluster].into(), object }, now);
     };
     let all = || (0..CLUSTERS.len()).flat_map(|cluster| (0..SERVICES).map(move |service| (cluster, service)));
     for (cluster, service) in all() {
-        (0..EACH).for_each(|i| put(&mut index, cluster, Object::Pod(pod(cluster, service, i))));
+        (0..EACH).for_each(|i| put(&mut inventory, cluster, Object::Pod(pod(cluster, service, i))));
     }
     let pods = count::live();
-    all().for_each(|(cluster, service)| put(&mut index, cluster, Object::Slice(slice(cluster, service))));
+    all().for_each(|(cluster, service)| put(&mut inventory, cluster, Object::Slice(slice(cluster, service))));
     let slices = count::live();
     let began = std::time::Instant::now();
     let mut bodies = 0;
-    for (group, resources) in index.compile() {
-        bodies += resources.resources.iter().map(|resource| resource.body.len()).sum::<usize>();
-        store.replace(group, resources);
+    for group in inventory.take_changes(usize::MAX) {
+        let compiled = compiler.compile(&inventory, &group);
+        bodies += compiled.resources.iter().map(|resource| resource.body.len()).sum::<usize>();
+        store.replace(group, compiled);
         store.forget_changes();
     }
     let took = began.elapsed();
@@ -141,12 +144,15 @@ fn an_endpoint_costs_what_it_did() {
     // One pod's change among ten thousand is cheap.
     let mut changed = pod(0, 7, 3);
     changed.terminating = true;
-    index.apply(Event::Upsert { cluster: "west".into(), object: Object::Pod(changed) }, now);
+    inventory.apply(Event::Upsert { cluster: "west".into(), object: Object::Pod(changed) }, now);
     let began = std::time::Instant::now();
-    let compiled = index.compile();
-    let differing: usize = compiled.into_iter().map(|(group, resources)| store.replace(group, resources)).sum();
+    let mut differing = 0;
+    for group in inventory.take_changes(usize::MAX) {
+        let compiled = compiler.compile(&inventory, &group);
+        differing += store.replace(group, compiled);
+    }
     println!("one pod's change: {differing} resource(s) in {:?}", began.elapsed());
     // The endpoint, and the sum that it was one of.
     assert_eq!(differing, 2);
-    index.apply(Event::Listing { cluster: "west".into(), kind: Kind::Pod }, now);
+    inventory.apply(Event::Listing { cluster: "west".into(), kind: Kind::Pod }, now);
 }

@@ -27,8 +27,8 @@ pub struct MeshConfig {
     pub access_log_json: bool,
     /// `accessLogFormat`; empty: the default format.
     pub access_log_format: String,
-    /// `connectTimeout`; 10 s if absent.
-    pub connect_timeout: Duration,
+    /// `connectTimeout`; `None`: the proxy's default.
+    pub connect_timeout: Option<Duration>,
     /// `protocolDetectionTimeout`; zero, the default, means no limit.
     pub protocol_detection_timeout: Duration,
     /// `localityLbSetting.enabled`; true if absent.
@@ -46,7 +46,7 @@ impl Default for MeshConfig {
             access_log_file: String::new(),
             access_log_json: false,
             access_log_format: String::new(),
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: None,
             protocol_detection_timeout: Duration::ZERO,
             locality_load_balancing: true,
             export_all: false,
@@ -136,12 +136,10 @@ impl MeshConfig {
             access_log_file: top.text("accessLogFile")?.unwrap_or_default(),
             access_log_format: top.text("accessLogFormat")?.unwrap_or_default(),
             access_log_json: top.word("accessLogEncoding", &["TEXT", "JSON"], "TEXT or JSON")? == Some("JSON"),
+            connect_timeout: top.duration("connectTimeout")?,
             trust_domain: top.text("trustDomain")?.filter(|domain| !domain.is_empty()),
             ..MeshConfig::default()
         };
-        if let Some(timeout) = top.duration("connectTimeout")? {
-            config.connect_timeout = timeout;
-        }
         if let Some(timeout) = top.duration("protocolDetectionTimeout")? {
             config.protocol_detection_timeout = timeout;
         }

@@ -15,10 +15,11 @@ use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch as channel};
 
+use crate::clusters::queue::{Queues, Source};
 use crate::clusters::trouble::{self, Trouble};
 use crate::clusters::watch::Pause;
-use crate::objects::event::{self, Text};
-use crate::objects::records::SecretObject;
+use crate::objects::raw::SecretObject;
+use crate::objects::{Text, event};
 
 #[cfg(test)]
 mod tests;
@@ -91,7 +92,7 @@ impl Snapshot {
         (!own.is_root()).then(|| identity::certificates_to_pem([own.certificate()]))
     }
 
-    /// Returns the trust bundle as an event for the index.
+    /// Returns the trust bundle as an event.
     pub fn to_event(&self) -> event::Trust {
         event::Trust {
             trust_domain: self.trust.trust_domain().into(),
@@ -499,15 +500,15 @@ impl Book {
     }
 }
 
-/// Sends the trust bundle to the index, now and at every change.
-pub async fn tell_trust(authorities: Authorities, events: tokio::sync::mpsc::Sender<event::Event>) {
+/// Sends the trust bundle to the pipeline, now and at every change.
+pub async fn publish_trust(authorities: Authorities, events: Queues) {
     let mut changes = authorities.changes();
     let mut sent = None;
     loop {
         let trust = changes.borrow_and_update().to_event();
         if sent.as_ref() != Some(&trust) {
             sent = Some(trust.clone());
-            if events.send(event::Event::Trust(trust)).await.is_err() {
+            if events.send(Source::Controller, event::Event::Trust(trust)).await.is_err() {
                 return;
             }
         }

@@ -15,8 +15,8 @@ use super::Authorities;
 use super::roots::ISSUER_KEY;
 use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
-use crate::objects::event::Text;
-use crate::objects::records::ConfigMapObject;
+use crate::objects::Text;
+use crate::objects::raw::ConfigMapObject;
 
 /// Time between reads. An intermediate changes about once a year, and its successor is published before it signs.
 const READ_INTERVAL: Duration = Duration::from_secs(60);

@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 use super::Authorities;
 use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
-use crate::objects::event::Text;
-use crate::objects::records::ConfigMapObject;
+use crate::objects::Text;
+use crate::objects::raw::ConfigMapObject;
 
 /// The name of the injection webhook's configuration.
 pub const WEBHOOK_CONFIGURATION: &str = "isthmus-sidecar-injector";

@@ -11,7 +11,6 @@ use rustls_pki_types::ServerName;
 use serde_json::json;
 use telemetry::metrics::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Status};
 use wire::ca::IstioCertificateRequest;
@@ -25,7 +24,6 @@ use super::service::{CertificateService, ISSUED, REFUSED, Validity};
 use super::{Authorities, roots};
 use crate::clusters::{self, Clusters, Config};
 use crate::fake::Fake;
-use crate::objects::event::Event;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -42,7 +40,6 @@ struct Mesh {
     authorities: Authorities,
     metrics: Registry,
     port: u16,
-    _events: mpsc::Receiver<Event>,
     _kubeconfig: tempfile::NamedTempFile,
 }
 
@@ -61,11 +58,13 @@ impl Mesh {
         std::fs::write(kubeconfig.path(), west.kubeconfig("west", "own")).unwrap();
         west.put_secret("east", &[("east", &east.kubeconfig("east", "reader"))]);
         west.put_secret("north", &[("north", &north.kubeconfig("north", "reader"))]);
-        let (sender, mut receiver) = mpsc::channel(64);
-        let (keep, events) = mpsc::channel(1);
+        let (events, mut receiver) = clusters::queue::queues();
         tokio::spawn(async move {
-            let _keep = keep;
-            while receiver.recv().await.is_some() {}
+            let mut batch = Vec::new();
+            loop {
+                receiver.receive(&mut batch).await;
+                batch.clear();
+            }
         });
         let config = Config {
             cluster: "west".into(),
@@ -74,7 +73,7 @@ impl Mesh {
             kubeconfig: Some(kubeconfig.path().to_owned()),
             heartbeat: Duration::from_millis(200),
         };
-        let clusters = clusters::start(config, sender).await.unwrap();
+        let clusters = clusters::start(config, events).await.unwrap();
         let root = Authority::self_signed_root("mesh", YEAR).unwrap();
         let of = |cluster: &str| root.intermediate_for(cluster, &Constraints::default(), YEAR).unwrap();
         let authorities = Authorities::fixed("west", "cluster.local", vec![("west", of("west")), ("east", of("east"))]);
@@ -92,8 +91,7 @@ impl Mesh {
         let service = CertificateService::new(clusters.clone(), authorities.clone(), Validity::default(), &metrics);
         let server = Server::builder().add_service(IstioCertificateServiceServer::new(service));
         tokio::spawn(server.serve_with_incoming(incoming));
-        let mesh =
-            Mesh { west, east, north, clusters, authorities, metrics, port, _events: events, _kubeconfig: kubeconfig };
+        let mesh = Mesh { west, east, north, clusters, authorities, metrics, port, _kubeconfig: kubeconfig };
         let known = mesh.clusters.clone();
         eventually("all clusters", || known.names().len() == 3).await;
         mesh

@@ -1,31 +1,36 @@
-//! One link to one cluster's API server: all its watches, its heartbeat, and what becomes of both.
+//! The link to one cluster's API server: the watches of all kinds, the heartbeat, and the state that follows from both.
 //!
-//! A link that replaces another (the cluster's credentials changed) keeps what it learns to itself until it has every
-//! list; then it ends the old one, hands over what it kept, and goes on live. The lists say by themselves what vanished in
-//! between, so nothing is wiped, and credentials that do not work never end a link that does.
+//! A link that replaces another, because the cluster's credentials changed, keeps its events until it has every list. Then it
+//! ends the other link, sends the kept events, and continues. The lists show which objects were deleted in between, so
+//! nothing is removed by the replacement, and credentials that do not work never end a working link.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::{BoxFuture, join_all};
 use kube::Client;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::link_state::{LinkState, Machine, Signal};
+use super::queue::{Queues, Source};
 use super::trouble::{self, Trouble};
-use super::watch::{Noticed, follow};
+use super::watch::{Report, watch};
 use super::{Contact, Shared};
-use crate::objects::event::{Cluster, Event, Kind, Object, Text};
-use crate::objects::records::{NamespaceObject, NodeObject, PodObject, ServiceObject, SliceObject};
+use crate::objects::event::{Cluster, Event};
+use crate::objects::{
+    Export, Gateway, Kind, Namespace, Node, Object, Pod, Record, Service, Slice, Text, for_each_kind,
+};
 
-/// What watches may run ahead of the index by.
+/// The number of reports that wait between the watches and the queue.
 const BACKLOG: usize = 256;
-/// An outage longer than this may have cut connections without a word; the watches then start over. Below it they notice
-/// by themselves.
-const SILENT_CUT: Duration = Duration::from_secs(10);
 
-/// The links of one cluster: the one in force, and the one that is to replace it.
+/// After a longer outage the watches start over, because connections may have ended without a packet. After a shorter one
+/// they notice by themselves.
+const SILENT_OUTAGE: Duration = Duration::from_secs(10);
+
+/// The links of one cluster: the active one, and the one that will replace it.
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) active: Option<JoinHandle<()>>,
@@ -40,115 +45,119 @@ impl Drop for Slot {
     }
 }
 
-/// Everything a link needs.
+/// A link.
 pub(super) struct Link {
     pub(super) cluster: Cluster,
     pub(super) client: Client,
     pub(super) shared: Arc<Shared>,
-    pub(super) events: mpsc::Sender<Event>,
+    pub(super) events: Queues,
     pub(super) slot: Arc<Mutex<Slot>>,
     pub(super) heartbeat: Duration,
 }
 
 impl Link {
-    /// Begins a cluster's first link, or one that replaces the link in force once it knows everything.
+    /// Starts a cluster's first link, or one that replaces the active link when it has every list.
     pub(super) fn start(self, replaces: bool) {
         let slot = Arc::clone(&self.slot);
-        // Held while the task is stored: it looks for itself there when it takes over.
+        // Locked until the task is stored, because the task takes itself from the slot when it becomes the active link.
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let task = tokio::spawn(self.run(replaces));
-        let place = if replaces { &mut slot.pending } else { &mut slot.active };
-        if let Some(before) = place.replace(task) {
+        let entry = if replaces { &mut slot.pending } else { &mut slot.active };
+        if let Some(before) = entry.replace(task) {
             before.abort();
         }
     }
 
     async fn run(self, replaces: bool) {
-        let (out, noticed) = mpsc::channel(BACKLOG);
+        let (out, reports) = mpsc::channel(BACKLOG);
         let restart = Notify::new();
         tokio::select! {
             () = self.watch_all(&out, &restart) => {}
-            () = self.beat(&out) => {}
-            () = self.pump(noticed, &restart, replaces) => {}
+            () = self.send_heartbeats(&out) => {}
+            () = self.process(reports, &restart, replaces) => {}
         }
     }
 
-    async fn watch_all(&self, out: &mpsc::Sender<Noticed>, restart: &Notify) {
+    async fn watch_all(&self, out: &mpsc::Sender<Report>, restart: &Notify) {
         loop {
-            let (client, name) = (|| self.client.clone(), || self.cluster.name.clone());
-            let all = async {
-                tokio::join!(
-                    follow::<NamespaceObject>(client(), name(), out.clone()),
-                    follow::<NodeObject>(client(), name(), out.clone()),
-                    follow::<ServiceObject>(client(), name(), out.clone()),
-                    follow::<SliceObject>(client(), name(), out.clone()),
-                    follow::<PodObject>(client(), name(), out.clone()),
-                    follow::<api::export::ServiceExport>(client(), name(), out.clone()),
-                    follow::<api::gateway::Gateway>(client(), name(), out.clone()),
-                )
-            };
             tokio::select! {
-                _ = all => return,
+                _ = join_all(self.watches(out)) => return,
                 () = restart.notified() => {}
             }
         }
     }
 
-    async fn beat(&self, out: &mpsc::Sender<Noticed>) {
-        // An answer is worth waiting for twice as long as there is between two questions, but at least a second.
-        let patience = (self.heartbeat * 2).max(Duration::from_secs(1));
+    fn watches(&self, out: &mpsc::Sender<Report>) -> Vec<BoxFuture<'static, ()>> {
+        macro_rules! watches {
+            ($($collection:ident: $Record:ident, $change:ident;)+) => {
+                [$((<$Record as Record>::WATCHED, self.watch::<$Record>(out)),)+]
+            };
+        }
+        let role = self.cluster.role();
+        let watches = for_each_kind!(watches).into_iter().filter(|(watched, _)| watched.includes(role));
+        watches.map(|(_, watch)| watch).collect()
+    }
+
+    fn watch<T: Record>(&self, out: &mpsc::Sender<Report>) -> BoxFuture<'static, ()> {
+        Box::pin(watch::<T>(self.client.clone(), self.cluster.name.clone(), out.clone()))
+    }
+
+    async fn send_heartbeats(&self, out: &mpsc::Sender<Report>) {
+        // Twice the interval, but at least a second.
+        let timeout = (self.heartbeat * 2).max(Duration::from_secs(1));
         loop {
-            let signal = match tokio::time::timeout(patience, self.client.apiserver_version()).await {
+            let signal = match tokio::time::timeout(timeout, self.client.apiserver_version()).await {
                 Ok(Ok(_)) => Signal::Answered,
                 Ok(Err(error)) => match trouble::of(&error) {
                     Trouble::Refused(why) => Signal::Refused(why),
-                    // It answers; what it answers is the watches' business.
+                    // The server answers. The watches find out what is wrong.
                     Trouble::Missing | Trouble::Restarts => Signal::Answered,
                     Trouble::Failed(why) => Signal::Unreachable(why),
                 },
-                Err(_) => Signal::Unreachable(format!("no answer within {} s", patience.as_secs_f32())),
+                Err(_) => Signal::Unreachable(format!("no answer within {} s", timeout.as_secs_f32())),
             };
-            if out.send(Noticed::Signal(signal)).await.is_err() {
+            if out.send(Report::Signal(signal)).await.is_err() {
                 return;
             }
             tokio::time::sleep(self.heartbeat.mul_f64(rand::random_range(0.9..1.1))).await;
         }
     }
 
-    async fn pump(&self, mut noticed: mpsc::Receiver<Noticed>, restart: &Notify, replaces: bool) {
-        let mut machine = Machine::new(SystemTime::now());
+    async fn process(&self, mut reports: mpsc::Receiver<Report>, restart: &Notify, replaces: bool) {
+        let mut machine = Machine::new(self.cluster.role(), SystemTime::now());
         let mut namespaces = Namespaces::default();
         let mut kept = replaces.then(Vec::new);
         if kept.is_none() {
             self.publish(&machine, true).await;
         }
-        while let Some(noticed) = noticed.recv().await {
+        while let Some(report) = reports.recv().await {
             let now = SystemTime::now();
-            match noticed {
-                Noticed::Event(event) => {
-                    if namespaces.follow(&event) && kept.is_none() {
+            match report {
+                Report::Event(event) => {
+                    if namespaces.apply(&event) && kept.is_none() {
                         self.shared.set_namespaces(&self.cluster.name, namespaces.now.clone());
                     }
                     match &mut kept {
                         Some(kept) => kept.push(event),
-                        None => self.tell(event).await,
+                        None => self.send(event).await,
                     }
                 }
-                Noticed::Signal(signal) => {
+                Report::Signal(signal) => {
                     let (before, since) = (machine.state().clone(), machine.since());
                     let changed = machine.on(signal, now);
                     let back =
                         matches!(before, LinkState::Unreachable { .. }) && before.word() != machine.state().word();
-                    if back && now.duration_since(since).is_ok_and(|outage| outage > SILENT_CUT) {
+                    if back && now.duration_since(since).is_ok_and(|outage| outage > SILENT_OUTAGE) {
                         restart.notify_one();
                     }
                     if kept.is_some() && machine.is_synced() {
                         let kept = kept.take().unwrap_or_default();
-                        self.take_over().await;
+                        self.replace_active().await;
                         self.shared.set_namespaces(&self.cluster.name, namespaces.now.clone());
-                        self.tell(Event::ClusterAdded(self.cluster.clone())).await;
+                        // The controller stops if the receiver is gone, and this task with it.
+                        let _ = self.events.send(Source::Controller, Event::ClusterAdded(self.cluster.clone())).await;
                         for event in kept {
-                            self.tell(event).await;
+                            self.send(event).await;
                         }
                         self.publish(&machine, true).await;
                     } else if kept.is_some() {
@@ -161,8 +170,8 @@ impl Link {
         }
     }
 
-    /// Ends the link in force, and is the one in force from here on.
-    async fn take_over(&self) {
+    /// Ends the active link, and becomes the active one.
+    async fn replace_active(&self) {
         let old = {
             let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
             let own = slot.pending.take();
@@ -170,11 +179,12 @@ impl Link {
         };
         if let Some(old) = old {
             old.abort();
-            // Awaited, so that no event of its comes after ours.
+            // After this, the old link sends no event.
             let _ = old.await;
         }
         self.shared.set_client(&self.cluster, self.client.clone());
-        tracing::info!(cluster = %self.cluster.name, server = %self.cluster.server, "the link with the new credentials took over");
+        let (cluster, server) = (&self.cluster.name, &self.cluster.server);
+        tracing::info!(%cluster, %server, "the link with the new credentials is active");
     }
 
     async fn publish(&self, machine: &Machine, changed: bool) {
@@ -183,18 +193,20 @@ impl Link {
         if !changed {
             return;
         }
-        tracing::info!(cluster = %self.cluster.name, state = machine.state().word(), "link {:?}", machine.state());
-        let (cluster, link, since) = (self.cluster.name.clone(), machine.state().link(), machine.since());
-        self.tell(Event::Link { cluster, link, since }).await;
+        let state = machine.state();
+        let why = state.why().unwrap_or_default();
+        tracing::info!(cluster = %self.cluster.name, state = state.word(), why, "link state changed");
+        let (cluster, link, since) = (self.cluster.name.clone(), state.link(), machine.since());
+        self.send(Event::Link { cluster, link, since }).await;
     }
 
-    async fn tell(&self, event: Event) {
-        // Nobody listens only when the controller ends, and this task with it.
-        let _ = self.events.send(event).await;
+    async fn send(&self, event: Event) {
+        // The controller stops if the receiver is gone, and this task with it.
+        let _ = self.events.send(Source::Objects(self.cluster.name.clone()), event).await;
     }
 }
 
-/// The cluster's namespaces as its watch tells them.
+/// The namespaces of the cluster.
 #[derive(Default)]
 struct Namespaces {
     now: BTreeSet<Text>,
@@ -202,8 +214,8 @@ struct Namespaces {
 }
 
 impl Namespaces {
-    /// True where the set changed.
-    fn follow(&mut self, event: &Event) -> bool {
+    /// Applies an event. Returns whether the set changed.
+    fn apply(&mut self, event: &Event) -> bool {
         match event {
             Event::Listing { kind: Kind::Namespace, .. } => {
                 self.listing = Some(BTreeSet::new());

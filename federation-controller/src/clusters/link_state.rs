@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::objects::event::{Kind, Link};
+use crate::objects::Kind;
+use crate::objects::event::{ClusterRole, Link};
 
 /// The number of consecutive failed heartbeats after which a link is lost. A single failure can be an accident.
 const FAILURES: u32 = 2;
@@ -37,6 +38,14 @@ pub enum LinkState {
 }
 
 impl LinkState {
+    /// Returns why the link is not connected, if there is a reason.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            LinkState::Unreachable { why } | LinkState::Refused { why } => Some(why),
+            LinkState::Connecting | LinkState::Syncing | LinkState::Connected => None,
+        }
+    }
+
     /// Returns the name of the state, for metrics and tables.
     pub fn word(&self) -> &'static str {
         match self {
@@ -96,12 +105,12 @@ enum Heartbeat {
 }
 
 impl Machine {
-    pub(super) fn new(now: SystemTime) -> Self {
+    pub(super) fn new(role: ClusterRole, now: SystemTime) -> Self {
         Machine {
             state: LinkState::Connecting,
             since: now,
             last_contact: None,
-            waiting_for: Kind::ALL.into(),
+            waiting_for: Kind::watched_in(role).collect(),
             refused: BTreeMap::new(),
             heartbeat: Heartbeat::None,
         }
@@ -191,7 +200,7 @@ mod tests {
     impl Run {
         fn new() -> Self {
             let now = SystemTime::UNIX_EPOCH;
-            Run { machine: Machine::new(now), now }
+            Run { machine: Machine::new(ClusterRole::Remote, now), now }
         }
 
         fn on(&mut self, signal: Signal) -> &'static str {

@@ -1,19 +1,18 @@
 //! Following the mesh-wide settings: ConfigMap `istio`, key `mesh`, in the own cluster's root namespace.
 
+use super::queue::{Queues, Source};
+use super::watch::Pause;
+use crate::objects::event::{Event, Mesh};
+use crate::objects::raw::ConfigMapObject;
 use api::mesh::MeshConfig;
 use api::names::{MESH_CONFIG_KEY, MESH_CONFIG_MAP};
 use futures_util::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
-use tokio::sync::mpsc;
-
-use super::watch::Pause;
-use crate::objects::event::{Event, Mesh};
-use crate::objects::records::ConfigMapObject;
 
 /// Follows them for ever. Settings that are broken leave in force what was said before.
-pub(super) async fn follow(client: Client, root_namespace: String, events: mpsc::Sender<Event>) {
+pub(super) async fn follow(client: Client, root_namespace: String, events: Queues) {
     let config = watcher::Config::default().fields(&format!("metadata.name={MESH_CONFIG_MAP}"));
     let api = Api::<ConfigMapObject>::namespaced(client, &root_namespace);
     let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
@@ -38,7 +37,7 @@ pub(super) async fn follow(client: Client, root_namespace: String, events: mpsc:
                 let mesh = to_mesh(&config);
                 if in_force.as_ref() != Some(&mesh) {
                     in_force = Some(mesh.clone());
-                    if events.send(Event::Mesh(mesh)).await.is_err() {
+                    if events.send(Source::Controller, Event::Mesh(mesh)).await.is_err() {
                         return;
                     }
                 }
@@ -57,7 +56,7 @@ fn to_mesh(config: &MeshConfig) -> Mesh {
         access_log_file: config.access_log_file.as_str().into(),
         access_log_json: config.access_log_json,
         access_log_format: config.access_log_format.as_str().into(),
-        connect_timeout_ms: ms(config.connect_timeout),
+        connect_timeout_ms: config.connect_timeout.map_or(0, ms),
         protocol_detection_timeout_ms: ms(config.protocol_detection_timeout),
         locality_load_balancing: config.locality_load_balancing,
         export_all: config.export_all,

@@ -5,12 +5,12 @@
 //! use keeps it, at the start the oldest; when that secret is deleted, the next one is used at once. An entry that
 //! becomes invalid leaves the previous one in force. Every entry that is not in force is reported as a [`Problem`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::kubeconfig::{self, Sanitized};
 
-use crate::objects::event::Text;
+use crate::objects::Text;
 
 /// A problem of a remote secret: an entry that is not in force, or a warning about one that is.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -108,6 +108,11 @@ impl Registry {
     pub(super) fn replace_all(&mut self, secrets: BTreeMap<Text, Seen>) -> Vec<Action> {
         self.secrets = secrets;
         self.update()
+    }
+
+    /// Returns the clusters that a secret names.
+    pub(super) fn named(&self) -> BTreeSet<Text> {
+        self.secrets.values().flat_map(|seen| seen.entries.keys()).map(|cluster| cluster.as_str().into()).collect()
     }
 
     /// Returns the problems of all secrets.

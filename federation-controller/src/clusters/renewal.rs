@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::registry::Problem;
 use super::trouble;
 use super::{Shared, Written};
-use crate::objects::event::Text;
+use crate::objects::Text;
 
 /// The interval between checks. Tokens have a lifetime of at least ten minutes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);

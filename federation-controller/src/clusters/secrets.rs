@@ -9,10 +9,12 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::Supervisor;
+use super::queue::Source;
 use super::registry::{Action, Problem, Registry, Seen};
 use super::watch::Pause;
-use crate::objects::event::Text;
-use crate::objects::records::SecretObject;
+use crate::objects::Text;
+use crate::objects::event::Event;
+use crate::objects::raw::SecretObject;
 
 /// Watches the remote secrets and passes the resulting actions to the supervisor. Never returns.
 pub(super) async fn follow(client: Client, root_namespace: String, own: Text, supervisor: Supervisor) {
@@ -24,6 +26,7 @@ pub(super) async fn follow(client: Client, root_namespace: String, own: Text, su
     // The problems of valid entries from which no client can be created, by cluster.
     let mut failed = BTreeMap::new();
     while let Some(item) = stream.next().await {
+        let listed = matches!(item, Ok(watcher::Event::InitDone));
         let actions = match item {
             Ok(watcher::Event::Init) => {
                 listing = Some(BTreeMap::new());
@@ -48,6 +51,10 @@ pub(super) async fn follow(client: Client, root_namespace: String, own: Text, su
             }
         };
         apply(&supervisor, &registry, actions, &mut failed).await;
+        if listed {
+            // The controller stops if the receiver is gone.
+            let _ = supervisor.events.send(Source::Controller, Event::ClustersListed { named: registry.named() }).await;
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use super::{Clusters, Config, LinkState, start};
+use crate::clusters::queue::{Receiver, queues};
 use crate::fake::Fake;
-use crate::objects::event::{Event, Kind, Link, Object};
+use crate::objects::event::{Event, Link};
+use crate::objects::{Kind, Object};
 
 const PODS: &str = "/api/v1/pods";
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -17,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 struct Run {
     west: Arc<Fake>,
     clusters: Clusters,
-    events: mpsc::Receiver<Event>,
+    events: Receiver,
+    queued: std::collections::VecDeque<Event>,
     _kubeconfig: tempfile::NamedTempFile,
 }
 
@@ -26,7 +28,7 @@ impl Run {
         let west = Fake::start("own").await;
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(kubeconfig.path(), west.kubeconfig("west", "own")).unwrap();
-        let (sender, events) = mpsc::channel(1024);
+        let (sender, events) = queues();
         let config = Config {
             cluster: "west".into(),
             network: "net-west".into(),
@@ -35,7 +37,7 @@ impl Run {
             heartbeat: Duration::from_millis(100),
         };
         let clusters = start(config, sender).await.unwrap();
-        Run { west, clusters, events, _kubeconfig: kubeconfig }
+        Run { west, clusters, events, queued: Default::default(), _kubeconfig: kubeconfig }
     }
 
     /// Waits for an event for which `wanted` returns a value; returns that value and the events before it.
@@ -43,13 +45,22 @@ impl Run {
         let mut before = Vec::new();
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let event = tokio::time::timeout_at(deadline, self.events.recv()).await;
-            let event = event.unwrap_or_else(|_| panic!("{what} did not happen; events: {before:?}")).unwrap();
+            let event = tokio::time::timeout_at(deadline, self.next()).await;
+            let event = event.unwrap_or_else(|_| panic!("{what} did not happen; events: {before:?}"));
             if let Some(found) = wanted(&event) {
                 return (found, before);
             }
             before.push(event);
         }
+    }
+
+    async fn next(&mut self) -> Event {
+        if self.queued.is_empty() {
+            let mut batch = Vec::new();
+            self.events.receive(&mut batch).await;
+            self.queued.extend(batch);
+        }
+        self.queued.pop_front().unwrap()
     }
 
     async fn until_connected(&mut self, name: &str) -> Vec<Event> {

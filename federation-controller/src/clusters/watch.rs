@@ -1,4 +1,4 @@
-//! Following one kind in one cluster: list, watch, and again whenever either ends, for ever.
+//! The watch of one kind in one cluster: a list, then changes, and again whenever either ends.
 
 use std::time::Duration;
 
@@ -11,53 +11,54 @@ use tokio::sync::mpsc;
 
 use super::link_state::Signal;
 use super::trouble::{self, Trouble};
-use crate::objects::event::{Event, Text};
-use crate::objects::records::Watched;
+use crate::objects::event::Event;
+use crate::objects::{Record, Text};
 
-/// What watches and heartbeats tell their link.
+/// A message of a watch or of the heartbeat to its link.
 #[derive(Debug)]
-pub(super) enum Noticed {
+pub(super) enum Report {
     Event(Event),
     Signal(Signal),
 }
 
-/// Follows a kind. Ends only when nobody listens any more.
-pub(super) async fn follow<K: Watched>(client: Client, cluster: Text, out: mpsc::Sender<Noticed>) {
-    let mut stream = watcher(Api::<K>::all(client), watcher::Config::default()).backoff(Pause::default()).boxed();
-    let mut told_missing = false;
+/// Watches a kind. Returns when the receiver is gone.
+pub(super) async fn watch<T: Record>(client: Client, cluster: Text, out: mpsc::Sender<Report>) {
+    let mut stream =
+        watcher(Api::<T::Source>::all(client), watcher::Config::default()).backoff(Pause::default()).boxed();
+    // An optional kind is missing or denied, and has been reported.
+    let mut absent = false;
     while let Some(item) = stream.next().await {
         let sent = match item {
             Ok(event) => {
-                let done = matches!(event, watcher::Event::InitDone);
-                if done {
-                    told_missing = false;
+                let listed = matches!(event, watcher::Event::InitDone);
+                if listed {
+                    absent = false;
                 }
-                match to_event(event, &cluster) {
-                    Some(event) if done => tell(&out, [Noticed::Event(event), watching::<K>()]).await,
-                    Some(event) => tell(&out, [Noticed::Event(event)]).await,
+                match to_event::<T>(event, &cluster) {
+                    Some(event) if listed => send(&out, [Report::Event(event), watching::<T>()]).await,
+                    Some(event) => send(&out, [Report::Event(event)]).await,
                     None => true,
                 }
             }
             Err(error) => match trouble::of_watch(&error) {
-                Trouble::Missing | Trouble::Refused(_) if K::OPTIONAL && told_missing => true,
-                Trouble::Missing if K::OPTIONAL => {
-                    // No such kind means no such objects.
-                    told_missing = true;
-                    let (kind, cluster) = (K::KIND, cluster.clone());
-                    let none = Event::Listing { cluster: cluster.clone(), kind };
-                    tell(&out, [Noticed::Event(none), Noticed::Event(Event::Listed { cluster, kind }), watching::<K>()])
-                        .await
+                Trouble::Missing | Trouble::Refused(_) if T::OPTIONAL && absent => true,
+                Trouble::Missing if T::OPTIONAL => {
+                    // A cluster without the kind has no objects of it.
+                    absent = true;
+                    let (kind, cluster) = (T::KIND, cluster.clone());
+                    let begin = Report::Event(Event::Listing { cluster: cluster.clone(), kind });
+                    send(&out, [begin, Report::Event(Event::Listed { cluster, kind }), watching::<T>()]).await
                 }
-                Trouble::Refused(why) if K::OPTIONAL => {
-                    told_missing = true;
-                    tracing::warn!(%cluster, kind = ?K::KIND, why, "may not be watched; going on without it");
-                    tell(&out, [watching::<K>()]).await
+                Trouble::Refused(why) if T::OPTIONAL => {
+                    absent = true;
+                    tracing::warn!(%cluster, kind = T::NAME, why, "not permitted to watch the kind; continuing without it");
+                    send(&out, [watching::<T>()]).await
                 }
-                Trouble::Missing => refused::<K>(&out, "the server does not know this kind".to_owned()).await,
-                Trouble::Refused(why) => refused::<K>(&out, why).await,
+                Trouble::Missing => refused::<T>(&out, "the server does not have this kind".to_owned()).await,
+                Trouble::Refused(why) => refused::<T>(&out, why).await,
                 Trouble::Restarts => true,
                 Trouble::Failed(why) => {
-                    tracing::debug!(%cluster, kind = ?K::KIND, why, "watch interrupted");
+                    tracing::debug!(%cluster, kind = T::NAME, why, "watch interrupted");
                     true
                 }
             },
@@ -68,39 +69,39 @@ pub(super) async fn follow<K: Watched>(client: Client, cluster: Text, out: mpsc:
     }
 }
 
-fn watching<K: Watched>() -> Noticed {
-    Noticed::Signal(Signal::Watching(K::KIND))
+fn watching<T: Record>() -> Report {
+    Report::Signal(Signal::Watching(T::KIND))
 }
 
-async fn refused<K: Watched>(out: &mpsc::Sender<Noticed>, why: String) -> bool {
-    tell(out, [Noticed::Signal(Signal::WatchRefused(K::KIND, why))]).await
+async fn refused<T: Record>(out: &mpsc::Sender<Report>, why: String) -> bool {
+    send(out, [Report::Signal(Signal::WatchRefused(T::KIND, why))]).await
 }
 
-async fn tell<const N: usize>(out: &mpsc::Sender<Noticed>, all: [Noticed; N]) -> bool {
-    for noticed in all {
-        if out.send(noticed).await.is_err() {
+async fn send<const N: usize>(out: &mpsc::Sender<Report>, all: [Report; N]) -> bool {
+    for report in all {
+        if out.send(report).await.is_err() {
             return false;
         }
     }
     true
 }
 
-fn to_event<K: Watched>(event: watcher::Event<K>, cluster: &Text) -> Option<Event> {
+fn to_event<T: Record>(event: watcher::Event<T::Source>, cluster: &Text) -> Option<Event> {
     let cluster = cluster.clone();
-    let kind = K::KIND;
+    let kind = T::KIND;
     let delete = |namespace: Option<String>, name: String| {
         let namespace = namespace.unwrap_or_default().into();
         Event::Delete { cluster: cluster.clone(), kind, namespace, name: name.into() }
     };
     Some(match event {
         watcher::Event::Init => Event::Listing { cluster, kind },
-        watcher::Event::InitApply(object) => Event::Upsert { cluster, object: object.record()? },
+        watcher::Event::InitApply(object) => Event::Upsert { cluster, object: T::extract(object)?.into() },
         watcher::Event::InitDone => Event::Listed { cluster, kind },
         watcher::Event::Apply(object) => {
             let (namespace, name) = (object.namespace(), object.name_any());
-            match object.record() {
-                Some(object) => Event::Upsert { cluster, object },
-                // It changed into something of no interest, such as a pod that ended.
+            match T::extract(object) {
+                Some(record) => Event::Upsert { cluster, object: record.into() },
+                // The object is of no interest any longer, such as a finished pod.
                 None => delete(namespace, name),
             }
         }
@@ -108,8 +109,8 @@ fn to_event<K: Watched>(event: watcher::Event<K>, cluster: &Text) -> Option<Even
     })
 }
 
-/// Pauses between attempts: from 0.2 s doubling to 5 s, each moved by up to a quarter either way, so that controllers
-/// that lost the same server do not return in step.
+/// The backoff between attempts: from 0.2 s doubling to 5 s, each with a jitter of a quarter, so that controllers that lost
+/// the same server do not return in step.
 #[derive(Debug)]
 pub(crate) struct Pause {
     next: Duration,

@@ -1,18 +1,18 @@
-//! Addresses for services in clusters where they have none: stable, from 240.240.0.0/16.
+//! Addresses of services in clusters that have none for them, from 240.240.0.0/16.
 //!
-//! The address follows from a hash of the hostname, so that it survives restarts and is the same at every primary; where
-//! two hostnames hash alike, the later one takes the next free address. 240.0.0.0/4 is reserved (RFC 1112, section 4), so
-//! nothing else in a network has these; Istio hands out the same range.
+//! The address is a hash of the hostname, so it survives restarts and is the same at every primary. If two hostnames have
+//! the same hash, the later one gets the next free address. 240.0.0.0/4 is reserved (RFC 1112, section 4), so no network
+//! uses it; Istio allocates from the same range.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// Addresses that may be given: all but the first and the last of the range.
+/// The number of addresses: all of the range but the first and the last.
 const USABLE: u32 = 65_534;
 
-/// Which hostname has which address.
+/// The allocated addresses.
 #[derive(Debug, Default)]
 pub struct Addresses {
     by_host: HashMap<Arc<str>, u16>,
@@ -20,7 +20,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The hostname's address, given to it until [`Addresses::release`]. `None` if all are taken.
+    /// Returns the hostname's address, allocated until [`Addresses::release`], or `None` if all are allocated.
     pub fn of(&mut self, hostname: &Arc<str>) -> Option<Ipv4Addr> {
         if let Some(number) = self.by_host.get(hostname) {
             return Some(address(*number));
@@ -37,7 +37,7 @@ impl Addresses {
         Some(address(free))
     }
 
-    /// The hostname needs none any more.
+    /// Releases the hostname's address.
     pub fn release(&mut self, hostname: &str) {
         if let Some(number) = self.by_host.remove(hostname) {
             self.by_number.remove(&number);

@@ -1,33 +1,33 @@
-//! Which services a cluster lets other clusters use.
+//! Exports: the services of a cluster that other clusters may use.
 //!
-//! Any one of these exports a service of a cluster:
+//! A cluster exports a service by any of these:
 //! - a ServiceExport (multicluster.x-k8s.io, KEP-1645) of its namespace and name;
-//! - an Istio Gateway with a server in AUTO_PASSTHROUGH mode one of whose hosts matches, if a pod of the cluster is
-//!   selected by it: that is how Istio users say it;
-//! - the mesh setting that exports all;
-//! - being one of the controller's own services, in the cluster that runs it: remote proxies reach it so.
+//! - an Istio Gateway with a server in AUTO_PASSTHROUGH mode and a matching host, if it selects a pod of the cluster;
+//! - the mesh setting that exports all services.
 //!
-//! Never exported are `default/kubernetes` and what is in `kube-system`, as in Istio; nor, from other clusters than the
-//! controller's, what is in the namespace of our own components: a remote cluster cannot stand in for the controller.
+//! The cluster of the controller exports the controller's own services, by which remote proxies reach it.
+//!
+//! Never exported are `default/kubernetes` and the services of `kube-system`, as in Istio; nor the services of the components'
+//! namespace from other clusters, because a remote cluster must not stand in for the controller.
 
-use crate::inventory::{ClusterIndex, Key};
-use crate::objects::event::{Gateway, Text};
+use crate::inventory::{Definition, Inventory, OWN_SERVICES};
+use crate::objects::{Gateway, Key, Record as _, Text};
 
-/// Why a service is exported from a cluster.
+/// Why a cluster exports a service.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Reason {
-    /// The controller's own.
+    /// The service is one of the controller's own.
     Own,
     /// A ServiceExport.
     ServiceExport,
-    /// A Gateway's host.
+    /// A host of a Gateway.
     Gateway,
     /// The mesh setting.
     Mesh,
 }
 
 impl Reason {
-    /// As debug pages say it.
+    /// Returns the reason as debug pages show it.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Own => "own service",
@@ -38,50 +38,39 @@ impl Reason {
     }
 }
 
-/// What holds for a service in all clusters.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// The mesh setting that exports all.
-    pub all: bool,
-    /// It is one of the controller's own services.
-    pub own: bool,
-    /// It is in the namespace of our own components.
-    pub system: bool,
+/// Returns whether a service is one of the controller's own.
+pub fn is_own(inventory: &Inventory, key: &Key) -> bool {
+    key.namespace == inventory.settings().namespace && OWN_SERVICES.iter().any(|(name, _)| **name == *key.name)
 }
 
-impl Rules {
-    /// Why this cluster exports the service; `None` if it does not.
-    pub fn reason(self, cluster: &ClusterIndex, key: &Key, hostname: &str) -> Option<Reason> {
-        reason(self, cluster, key, hostname)
-    }
-}
-
-fn reason(rules: Rules, cluster: &ClusterIndex, key: &Key, hostname: &str) -> Option<Reason> {
-    let Rules { all, own, system } = rules;
-    let service = cluster.service(key)?;
-    if own {
-        // Elsewhere a service of that name is the way to a controller, or another primary's own, which that one exports.
-        // Taken from there it would answer for this one.
+/// Returns why a cluster exports a service, or `None` if it does not.
+pub fn reason(inventory: &Inventory, definition: Definition<'_>, hostname: &str) -> Option<Reason> {
+    let Definition { cluster, service } = definition;
+    let key = &service.key();
+    if is_own(inventory, key) {
+        // In another cluster a service of this name is the route to a controller, or another primary's own service, which
+        // that primary exports. Proxies would take it for this controller.
         return (service.selects && cluster.info.own).then_some(Reason::Own);
     }
     if &*key.namespace == "kube-system" || (&*key.namespace == "default" && &*key.name == "kubernetes") {
         return None;
     }
+    let system = key.namespace == inventory.settings().namespace;
     if system && !cluster.info.own {
         return None;
     }
-    if cluster.has_export(key) {
+    if cluster.exports().contains(key) {
         return Some(Reason::ServiceExport);
     }
-    let offered = |gateway: &Gateway| gateway.hosts.iter().any(|host| matches(host, &gateway.namespace, key, hostname));
-    if cluster.gateways_in_force().any(offered) {
+    let matching = |gateway: &Gateway| gateway.hosts.iter().any(|of| matches(of, &gateway.namespace, key, hostname));
+    if cluster.gateways_with_pods().any(matching) {
         return Some(Reason::Gateway);
     }
-    (all && !system).then_some(Reason::Mesh)
+    (inventory.mesh().export_all && !system).then_some(Reason::Mesh)
 }
 
-/// Whether a Gateway's host, in one of the forms `host`, `namespace/host`, `*/host`, `./host`, means a service. The host
-/// part is exact, `*`, or `*.suffix`.
+/// Returns whether a Gateway's host matches a service. The forms are `host`, `namespace/host`, `*/host` and `./host`; the
+/// host part is exact, `*`, or `*.suffix`.
 fn matches(host: &str, gateway_namespace: &Text, key: &Key, hostname: &str) -> bool {
     let (namespace, host) = host.split_once('/').unwrap_or(("*", host));
     let in_namespace = match namespace {
@@ -102,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_mean_services_as_in_istio() {
+    fn hosts_match_services_as_in_istio() {
         let key = Key::new("default", "reviews");
         let hostname = "reviews.default.svc.cluster.local";
         let gateway: Text = "istio-system".into();

@@ -1,9 +1,9 @@
-//! A network's east-west gateways, from the Services that say they are.
+//! A network's east-west gateways.
 //!
-//! As in Istio, a Service labelled `topology.istio.io/network` is a gateway of that
-//! network, at its LoadBalancer's and external addresses, on port 15443 or what `networking.istio.io/gatewayPort` says; it
-//! has to expose that port. Only a cluster that may speak for the network is believed ([`crate::inventory::networks`]). Host names of
-//! LoadBalancers are not resolved: such a gateway is reported ([`crate::inventory::notices`]) and not used.
+//! As in Istio, a Service labelled `topology.istio.io/network` is a gateway of that network, at its LoadBalancer's and
+//! external addresses, on port 15443 or the port of the label `networking.istio.io/gatewayPort`, which it has to expose. Only
+//! a cluster that may name the network is believed ([`crate::inventory::networks`]). Host names of LoadBalancers are not
+//! resolved: a gateway without an address is not used, and a notice reports it.
 
 use std::net::IpAddr;
 
@@ -11,37 +11,27 @@ use prost::Message;
 use wire::discovery::{GatewayAddress, NetworkGateway};
 use wire::{Kind, name};
 
+use super::resource::Resource;
 use super::workload;
-use crate::inventory::cluster::ClusterIndex;
-use crate::inventory::collection::Named as _;
-use crate::inventory::networks::Homes;
-use crate::inventory::{Key, notices};
-use crate::objects::event::Text;
-use crate::publish::Resource;
+use crate::inventory::{ClusterInventory, Inventory, only_by_name, unreachable_gateway};
+use crate::objects::{Key, Record as _, Text};
 
-/// The port for mutual TLS between networks where no label says otherwise.
+/// The port for mutual TLS between networks without a label.
 const GATEWAY_PORT: u16 = 15443;
 
-/// What proxies are told of a network's gateways; `None` where it has none.
-pub(crate) fn resource<'a>(
-    clusters: impl Iterator<Item = &'a ClusterIndex>,
-    network: &Text,
-    homes: &Homes,
-) -> Option<Resource> {
+/// Compiles the gateways of a network. Returns `None` if it has none.
+pub(super) fn compile(inventory: &Inventory, network: &Text) -> Option<Resource> {
     let mut found: Vec<(IpAddr, Key, GatewayAddress)> = Vec::new();
-    for cluster in clusters.filter(|cluster| homes.may_name(&cluster.info.name, network)) {
-        for service in cluster.services.values() {
-            if service.network.as_ref() != Some(network) {
-                continue;
-            }
+    let clusters = inventory.clusters().filter(|of| inventory.networks().may_name(&of.info.name, network));
+    for cluster in clusters {
+        for service in cluster.services().values().filter(|of| of.network.as_ref() == Some(network)) {
             let key = &service.key();
             let port = service.gateway_port.unwrap_or(GATEWAY_PORT);
             if !service.ports.iter().any(|exposed| exposed.number == port) {
                 continue;
             }
-            if notices::only_by_name(service) {
-                let cluster = &cluster.info.name;
-                tracing::warn!(%cluster, "{}", notices::unreachable_gateway(key, service, network));
+            if only_by_name(service) {
+                tracing::warn!(cluster = %cluster.info.name, "{}", unreachable_gateway(key, service, network));
             }
             found.extend(service.external_ips.iter().map(|ip| (*ip, key.clone(), address(cluster, key, *ip, port))));
         }
@@ -56,12 +46,12 @@ pub(crate) fn resource<'a>(
     Some(Resource::for_all(Kind::NetworkGateway, network, body.encode_to_vec()))
 }
 
-/// The gateway is where the first of its pods is.
-fn address(cluster: &ClusterIndex, key: &Key, ip: IpAddr, port: u16) -> GatewayAddress {
+/// The gateway has the locality of its first pod.
+fn address(cluster: &ClusterInventory, key: &Key, ip: IpAddr, port: u16) -> GatewayAddress {
     let endpoint = cluster.slices_of(key).flat_map(|slice| &slice.endpoints).min_by_key(|endpoint| endpoint.ip);
     let locality = endpoint.map(|endpoint| {
         let pod = endpoint.pod.as_ref().map(|pod| Key { namespace: key.namespace.clone(), name: pod.clone() });
-        workload::locality(cluster, pod.and_then(|pod| cluster.pods.get(&pod)), Some(endpoint)).to_wire()
+        workload::location(cluster, pod.and_then(|pod| cluster.pods().get(&pod)), Some(endpoint)).locality()
     });
     GatewayAddress { ip: name::ip_to_bytes(ip), port: port.into(), cluster: cluster.info.name.to_string(), locality }
 }

@@ -12,9 +12,10 @@ use wire::name;
 use crate::ca::Authorities;
 use crate::clusters::{Clusters, LinkState};
 use crate::discovery::Shared;
-use crate::inventory::{ClusterIndex, Index, Key};
-use crate::metrics::link_word;
-use crate::objects::event::Kind as Object;
+use crate::gauges::link_word;
+use crate::inventory::{ClusterInventory, Inventory};
+use crate::objects::{Key, Kind as Object};
+use crate::publish::Store;
 
 /// The page `/debug/clusters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -194,8 +195,9 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
         .map(|(clusters, _)| clusters.statuses().into_iter().map(|of| (of.name.to_string(), of)).collect())
         .unwrap_or_default();
     let snapshot = parts.map(|(_, authorities)| authorities.now());
-    let index = shared.index();
-    let rows = index.clusters().map(|cluster| {
+    let inventory = shared.state.inventory();
+    let store = shared.state.store();
+    let rows = inventory.clusters().map(|cluster| {
         let name = cluster.info.name.to_string();
         let status = statuses.get(&name);
         let (link, why) = match status.map(|status| &status.link) {
@@ -203,7 +205,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
                 (status.map_or("", |status| status.link.word()), Some(why.clone()))
             }
             Some(state) => (state.word(), None),
-            None if index.is_remembered(&name) => ("remembered", None),
+            None if inventory.is_remembered(&name) => ("remembered", None),
             None => (link_word(&cluster.link.0), None),
         };
         let trust = snapshot.as_ref().and_then(|snapshot| snapshot.summary(&name)).map(|summary| TrustRow {
@@ -211,7 +213,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
             own_intermediate: summary.own_intermediate,
             expires_in_s: summary.not_after.map(|at| at.duration_since(now).unwrap_or_default().as_secs()),
         });
-        let (services, exported, endpoints) = counts(&index, cluster);
+        let (services, exported, endpoints) = counts(&inventory, &store, cluster);
         ClusterRow {
             role: if cluster.info.own { "primary" } else { "remote" }.into(),
             network: cluster.network().to_string(),
@@ -234,7 +236,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
         }
     });
     let mut page = ClustersPage { clusters: rows.collect(), problems: Vec::new() };
-    page.problems.extend(index.notices());
+    page.problems.extend(inventory.notices());
     if let Some((clusters, _)) = parts {
         page.problems.extend(clusters.problems().iter().map(|problem| match problem.cluster.is_empty() {
             true => format!("Secret {}: {}", problem.secret, problem.why),
@@ -248,18 +250,19 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
     page
 }
 
-/// Returns the number of services without system services, of exported ones, and of ready endpoints.
-fn counts(index: &Index, cluster: &ClusterIndex) -> (usize, usize, usize) {
-    let own = |key: &Key| *key.namespace == *index.settings().namespace;
+/// Returns the number of services without those of the system, how many are exported, and their ready endpoints.
+fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (usize, usize, usize) {
     let system = |key: &Key| {
-        own(key) || &*key.namespace == "kube-system" || (&*key.namespace == "default" && &*key.name == "kubernetes")
+        key.namespace == inventory.settings().namespace
+            || &*key.namespace == "kube-system"
+            || (&*key.namespace == "default" && &*key.name == "kubernetes")
     };
     let mut counted = (0, 0, 0);
-    for key in cluster.service_keys().filter(|key| !system(key)) {
+    for key in cluster.services().keys().filter(|key| !system(key)) {
+        let facts = store.facts(&inventory.settings().hostname(&key));
+        let exported = facts.is_some_and(|facts| facts.exports.iter().any(|(of, _)| *of == cluster.info.name));
         counted.0 += 1;
-        let facts = index.facts().get(&key);
-        let exports = facts.is_some_and(|facts| facts.exports.iter().any(|(of, _)| *of == cluster.info.name));
-        counted.1 += usize::from(exports);
+        counted.1 += usize::from(exported);
         counted.2 += cluster.ready_endpoints(&key);
     }
     counted
@@ -294,20 +297,20 @@ pub(super) fn proxies(shared: &Shared) -> Vec<ProxyRow> {
 }
 
 pub(super) fn services(shared: &Shared) -> Vec<String> {
-    let mut names: Vec<String> = shared.store().all(Kind::Service).map(|found| found.name().to_string()).collect();
+    let mut names: Vec<String> =
+        shared.state.store().all(Kind::Service).map(|found| found.name().to_string()).collect();
     names.sort_unstable();
     names
 }
 
 pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
-    let index = shared.index();
-    let store = shared.store();
+    let inventory = shared.state.inventory();
+    let store = shared.state.store();
     let found = store.get(Kind::Service, hostname)?;
     let Ok(Body::Service(service)) = Body::decode(Kind::Service, Kind::Service.url(), found.body()) else {
         return None;
     };
-    let key = Key::new(&service.namespace, &service.name);
-    let facts = index.facts().get(&key).cloned().unwrap_or_default();
+    let facts = store.facts(hostname).cloned().unwrap_or_default();
     let mut endpoints: Vec<EndpointRow> = store
         .endpoints_of(hostname)
         .filter_map(|found| match Body::decode(Kind::Endpoint, Kind::Endpoint.url(), found.body()) {
@@ -318,11 +321,7 @@ pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
     endpoints.sort_by(|a, b| a.name.cmp(&b.name));
     Some(ServicePage {
         hostname: service.hostname.clone(),
-        clusters: index
-            .clusters()
-            .filter(|cluster| cluster.service(&key).is_some())
-            .map(|cluster| cluster.info.name.to_string())
-            .collect(),
+        clusters: inventory.definitions(hostname).map(|of| of.cluster.info.name.to_string()).collect(),
         exports: facts.exports.iter().map(|(of, reason)| (of.to_string(), reason.as_str().to_string())).collect(),
         conflicts: facts.conflicts.clone(),
         ports: service
@@ -377,7 +376,7 @@ fn endpoint_row(name: &str, endpoint: Endpoint) -> EndpointRow {
 }
 
 pub(super) fn gateways(shared: &Shared) -> Vec<GatewayRow> {
-    let store = shared.store();
+    let store = shared.state.store();
     let mut rows: Vec<GatewayRow> = store
         .all(Kind::NetworkGateway)
         .filter_map(|found| match Body::decode(Kind::NetworkGateway, Kind::NetworkGateway.url(), found.body()) {

@@ -4,11 +4,14 @@ use telemetry::metrics::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::clusters::queue::{Source, queues};
 use crate::discovery::Limits;
-use crate::inventory::{Index, Settings};
-use crate::metrics::{Metrics, observe};
-use crate::objects::event::{Cluster, Event, Kind, Link, Object, Service, ServicePort};
-use crate::pipeline;
+use crate::gauges;
+use crate::inventory::{Inventory, Settings};
+use crate::metrics::Metrics;
+use crate::objects::event::{Cluster, Event, Link};
+use crate::objects::{Kind, Object, Service, ServicePort};
+use crate::pipeline::{self, State};
 
 async fn get(address: std::net::SocketAddr, request: &str) -> String {
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -28,8 +31,10 @@ async fn pages_show_the_state_with_its_age() {
         trust_domain: "cluster.local".into(),
     };
     let registry = Registry::new();
-    let shared = Shared::new(Index::new(settings), Metrics::new(&registry), Limits::default());
-    observe(&shared, &registry);
+    let state = State::new(Inventory::new(settings), Metrics::new(&registry));
+    let (events, receiver) = queues();
+    let shared = Shared::new(state.clone(), events.clone(), Limits::default());
+    gauges::observe(&shared, &registry);
     let debug = Debug::new(shared.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -38,13 +43,13 @@ async fn pages_show_the_state_with_its_age() {
     debug.set_serving(true);
     assert!(get(address, "GET /ready").await.contains("listed in full"));
 
-    let (events, inbox) = tokio::sync::mpsc::channel(64);
-    let publishing = tokio::spawn(pipeline::run(shared.clone(), inbox, None));
+    let running = tokio::spawn(pipeline::run(state.clone(), receiver, None));
+    let send = async |event| events.send(Source::Objects("west".into()), event).await.unwrap();
     let west = || "west".into();
     let info = Cluster { name: west(), own: true, network: "net-west".into(), server: "https://west".into() };
-    events.send(Event::ClusterAdded(info)).await.unwrap();
+    events.send(Source::Controller, Event::ClusterAdded(info)).await.unwrap();
     for kind in Kind::ALL {
-        events.send(Event::Listing { cluster: west(), kind }).await.unwrap();
+        send(Event::Listing { cluster: west(), kind }).await;
         if kind == Kind::Service {
             let port = ServicePort { name: "tls".into(), number: 15443, ..Default::default() };
             let object = Object::Service(Service {
@@ -55,22 +60,15 @@ async fn pages_show_the_state_with_its_age() {
                 external_ips: vec![[203, 0, 113, 10].into()],
                 ..Default::default()
             });
-            events.send(Event::Upsert { cluster: west(), object }).await.unwrap();
+            send(Event::Upsert { cluster: west(), object }).await;
         }
-        events.send(Event::Listed { cluster: west(), kind }).await.unwrap();
+        send(Event::Listed { cluster: west(), kind }).await;
     }
     let since = SystemTime::now();
-    events.send(Event::Link { cluster: west(), link: Link::Connected, since }).await.unwrap();
-    drop(events);
-    publishing.await.unwrap();
-    // All events are applied; the end of the channel may have interrupted the last compile.
-    let compiled = shared.ready() || {
-        let (events, inbox) = tokio::sync::mpsc::channel(1);
-        drop(events);
-        pipeline::run(shared.clone(), inbox, None).await;
-        shared.ready()
-    };
-    assert!(compiled);
+    send(Event::Link { cluster: west(), link: Link::Connected, since }).await;
+    while !state.ready() || state.inventory().has_changes() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 
     assert!(get(address, "GET /ready").await.starts_with("HTTP/1.1 200"));
     let clusters = get(address, "GET /debug/clusters").await;
@@ -101,4 +99,6 @@ async fn pages_show_the_state_with_its_age() {
     ] {
         assert!(metrics.contains(expected), "{expected} is not in\n{metrics}");
     }
+    state.stop.cancel();
+    running.await.unwrap();
 }

@@ -15,30 +15,30 @@ use wire::name::{self, Node};
 use super::Shared;
 use super::proxies::{Progress, Proxy};
 use super::serve::Caller;
-use crate::inventory::Key;
-use crate::publish::Viewer;
+use crate::compile::resource::Viewer;
+use crate::objects::Key;
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum End {
     #[error("the proxy closed it")]
     Closed,
-    #[error("the connection broke: {0}")]
+    #[error("the connection failed: {0}")]
     Broken(Status),
     #[error("no request within {0:?}")]
     Silent(Duration),
     #[error("{0}")]
     Refused(&'static str, Status),
-    #[error("the proxy took no response for {0:?}")]
+    #[error("the proxy did not read or acknowledge a response for {0:?}")]
     Stuck(Duration),
-    #[error("the certificate that it was opened with has expired")]
+    #[error("the client certificate has expired")]
     Expired,
     #[error("the controller stops")]
     Stopping,
 }
 
 impl End {
-    /// As metrics say it.
+    /// Returns the reason as a metric label.
     fn word(&self) -> &'static str {
         match self {
             End::Closed => "closed",
@@ -52,12 +52,12 @@ impl End {
     }
 }
 
-/// For a certificate that says nothing of its end; there is none, as the handshake checks it.
+/// The lifetime of a certificate without an end, which the handshake does not accept.
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 
-/// Serves one proxy for as long as it wants.
+/// Serves one stream until it ends.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     caller: Caller,
@@ -69,9 +69,9 @@ pub(super) async fn serve(
         Ok((viewer, proxy, first)) => {
             info!(node = proxy.id, %address, "proxy connected");
             let pod = Key::new(&proxy.namespace, &proxy.pod);
-            shared.connect(&viewer, &pod);
+            shared.connect(&viewer, &pod).await;
             let end = follow(&shared, &viewer, &proxy, first, &mut requests, &responses).await;
-            shared.disconnect(&viewer, &pod);
+            shared.disconnect(&viewer, &pod).await;
             shared.proxies.remove(&proxy);
             match &end {
                 End::Stuck(_) => warn!(node = proxy.id, reason = %end, "proxy's stream ended"),
@@ -84,7 +84,7 @@ pub(super) async fn serve(
             end
         }
     };
-    shared.metrics.stream_ended(end.word());
+    shared.state.metrics.stream_ended(end.word());
     let status = match end {
         End::Refused(_, status) => status,
         End::Expired => Status::unauthenticated(end.to_string()),
@@ -92,11 +92,11 @@ pub(super) async fn serve(
         End::Stopping => Status::unavailable("the controller stops"),
         End::Closed | End::Broken(_) => return,
     };
-    // If there is no room for it, nobody reads.
+    // If the channel is full, nothing reads from it.
     let _ = responses.try_send(Err(status));
 }
 
-/// Waits for the first request and finds out whether the caller is who the node says.
+/// Waits for the first request, and authorizes its node.
 async fn begin(
     shared: &Shared,
     caller: Caller,
@@ -118,14 +118,14 @@ async fn begin(
     Ok((viewer, proxy, first))
 }
 
-/// A proxy speaks for pods of the namespace that its certificate is for, in the cluster that issued it.
+/// A proxy receives resources for pods of its certificate's namespace, in the cluster whose intermediate signed it.
 fn authorize(shared: &Shared, caller: &Caller, node: &Node) -> Result<Viewer, End> {
     let denied = |reason, text: String| Err(End::Refused(reason, Status::permission_denied(text)));
     let peer = &caller.peer;
     if peer.id.namespace() != node.namespace {
-        return denied("wrong namespace", format!("{} may not speak for namespace {:?}", peer.id, node.namespace));
+        return denied("wrong namespace", format!("{} is not an identity of namespace {:?}", peer.id, node.namespace));
     }
-    // Where it is known who signs for a cluster, that has to have signed this.
+    // A cluster with an intermediate of its own accepts no other signer.
     let signed = match &peer.cluster {
         Some(cluster) => **cluster == *node.cluster,
         None => !caller.issuers.iter().any(|cluster| **cluster == *node.cluster),
@@ -135,12 +135,13 @@ fn authorize(shared: &Shared, caller: &Caller, node: &Node) -> Result<Viewer, En
             format!("the certificate of {} is not signed by the intermediate of cluster {:?}", peer.id, node.cluster);
         return denied("wrong cluster", text);
     }
-    // While the own view is not there, whether a cluster is known cannot be told.
-    if shared.ready() && shared.index().cluster(&node.cluster).is_none() {
+    // Until resources are published, the clusters are not all known.
+    if shared.state.ready() && shared.state.inventory().cluster(&node.cluster).is_none() {
         return denied("unknown cluster", format!("cluster {:?} is not part of this mesh", node.cluster));
     }
     Ok(Viewer {
         cluster: node.cluster.as_str().into(),
+        namespace: node.namespace.as_str().into(),
         workload: name::workload(&node.cluster, &node.namespace, &node.pod).into(),
         account: peer.id.service_account().into(),
     })
@@ -156,10 +157,10 @@ async fn follow(
 ) -> End {
     let mut server = Server::default();
     let mut counted = Stats::default();
-    let mut changes = shared.changes.subscribe();
+    let mut changes = shared.state.changes();
     let mut request = Some(first);
     let limit = shared.limits.response;
-    // A proxy renews at half of its certificate's life; whoever is still here with the old one comes back with the new.
+    // A proxy renews its certificate at half of its lifetime, and reconnects with the new one.
     let life = proxy.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
     let expired = sleep(life.unwrap_or(FOREVER));
     tokio::pin!(expired);
@@ -183,9 +184,9 @@ async fn follow(
                 Ok(Ok(())) => {}
             }
         }
-        // Every change wakes every stream, and most of them have nothing to tell.
+        // Every change wakes every stream, and most streams have nothing to send.
         if moved {
-            shared.metrics.count(&mut counted, server.stats());
+            shared.state.metrics.count(&mut counted, server.stats());
             proxy.report(Progress::of(&server));
         }
         let late = server.waiting_since().map(|since| tokio::time::Instant::from_std(since + limit));
@@ -195,10 +196,10 @@ async fn follow(
                 Ok(None) => return End::Closed,
                 Err(status) => return End::Broken(status),
             },
-            // The sender is in `shared`, so it is there.
+            // The sender lives as long as `shared`.
             _ = changes.changed() => {}
             () = &mut expired, if life.is_some() => return End::Expired,
-            () = shared.stop.cancelled() => return End::Stopping,
+            () = shared.state.stop.cancelled() => return End::Stopping,
             () = async { sleep_until(late.unwrap_or_else(tokio::time::Instant::now)).await }, if late.is_some() => {
                 return End::Stuck(limit);
             }
@@ -206,8 +207,8 @@ async fn follow(
     }
 }
 
-/// What to tell next; nothing until there is a complete view.
+/// Returns the next response, once resources are published.
 fn next(shared: &Shared, viewer: &Viewer, server: &mut Server) -> Option<DeltaDiscoveryResponse> {
-    let store = shared.store();
+    let store = shared.state.store();
     store.ready().then(|| server.next(&store.view(viewer), Instant::now())).flatten()
 }

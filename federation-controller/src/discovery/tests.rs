@@ -16,8 +16,11 @@ use wire::discovery::Protocol;
 use wire::name::Node;
 
 use super::*;
-use crate::inventory::Settings as IndexSettings;
-use crate::objects::event::{self, Event, Object};
+use crate::clusters::queue::queues;
+use crate::inventory::{Inventory, Settings as InventorySettings};
+use crate::metrics::Metrics;
+use crate::objects::event::{self, Event};
+use crate::objects::{self, Kind as ObjectKind, Object};
 use crate::pipeline;
 
 mod streams;
@@ -54,7 +57,7 @@ fn identity_of(authority: &Authority, namespace: &str, account: &str, dns: &[&st
 /// A controller without clusters: events are put in by hand.
 struct Bench {
     shared: Arc<Shared>,
-    events: mpsc::Sender<Event>,
+    events: Queues,
     address: SocketAddr,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -67,7 +70,7 @@ impl Bench {
     }
 
     async fn start_at(address: SocketAddr, limits: Limits) -> Bench {
-        let settings = IndexSettings {
+        let settings = InventorySettings {
             cluster: "west".into(),
             namespace: "isthmus-system".into(),
             root_namespace: "istio-system".into(),
@@ -75,8 +78,9 @@ impl Bench {
             trust_domain: "cluster.local".into(),
         };
         let metrics = Metrics::new(&Registry::new());
-        let shared = Shared::new(Index::new(settings), metrics.clone(), limits);
-        let (events, inbox) = mpsc::channel(1024);
+        let state = State::new(Inventory::new(settings), metrics.clone());
+        let (events, receiver) = queues();
+        let shared = Shared::new(state.clone(), events.clone(), limits);
         let listener = loop {
             // The port may be held for a moment by the one before.
             match TcpListener::bind(address).await {
@@ -90,8 +94,8 @@ impl Bench {
         let accept = identity::Accept { client: identity::ClientAuth::Optional, alpn: identity::alpn::DISCOVERY };
         let clients = crate::ca::serve::Clients::OfTheMesh(accept);
         let connections = crate::ca::serve::connections(listener, identity, clients, metrics.registry());
-        let stop = shared.stop.clone().cancelled_owned();
-        let publishing = pipeline::run(shared.clone(), inbox, None);
+        let stop = shared.state.stop.clone().cancelled_owned();
+        let publishing = pipeline::run(state, receiver, None);
         let serving = tokio::spawn(async move {
             let serve = serve::serve(connections, routes, stop, Duration::from_millis(200));
             tokio::select! {
@@ -103,13 +107,17 @@ impl Bench {
     }
 
     async fn stop(self) {
-        self.shared.stop.cancel();
+        self.shared.state.stop.cancel();
         self.serving.await.unwrap();
     }
 
     async fn send(&self, events: impl IntoIterator<Item = Event>) {
         for event in events {
-            self.events.send(event).await.unwrap();
+            let source = match &event {
+                Event::ClusterAdded(_) => Source::Controller,
+                _ => Source::Objects("west".into()),
+            };
+            self.events.send(source, event).await.unwrap();
         }
     }
 
@@ -124,7 +132,7 @@ impl Bench {
             Event::ClusterAdded(event::Cluster { name: name.into(), own: name == "west", network, server: "".into() })
         };
         self.send([add("west"), add("east")]).await;
-        for kind in event::Kind::ALL {
+        for kind in ObjectKind::ALL {
             self.send([
                 Event::Listing { cluster: "east".into(), kind },
                 Event::Listed { cluster: "east".into(), kind },
@@ -135,7 +143,7 @@ impl Bench {
         for object in objects {
             self.put(object).await;
         }
-        self.send(event::Kind::ALL.map(|kind| Event::Listed { cluster: "west".into(), kind })).await;
+        self.send(ObjectKind::ALL.map(|kind| Event::Listed { cluster: "west".into(), kind })).await;
     }
 
     fn connector(&self, identity: &Identity) -> Connector {
@@ -232,11 +240,11 @@ fn host(index: usize) -> String {
 
 fn service(index: usize) -> Object {
     let [high, low] = u16::try_from(index + 1).unwrap().to_be_bytes();
-    Object::Service(event::Service {
+    Object::Service(objects::Service {
         namespace: "default".into(),
         name: format!("s{index}").into(),
         cluster_ips: vec![[10, 96, high, low].into()],
-        ports: vec![event::ServicePort { name: "http".into(), number: 80, protocol: Protocol::Http }],
+        ports: vec![objects::ServicePort { name: "http".into(), number: 80, protocol: Protocol::Http }],
         selects: true,
         ..Default::default()
     })
@@ -244,27 +252,27 @@ fn service(index: usize) -> Object {
 
 fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
     let [high, low] = u16::try_from(index).unwrap().to_be_bytes();
-    Object::Slice(event::Slice {
+    Object::Slice(objects::Slice {
         namespace: "default".into(),
         name: format!("s{index}-x").into(),
         service: format!("s{index}").into(),
         ports: vec![("http".into(), 8080)],
         endpoints: (0..endpoints)
-            .map(|i| event::SliceEndpoint {
+            .map(|i| objects::SliceEndpoint {
                 ip: [10, 100 + high, low, u8::try_from(i).unwrap()].into(),
                 ready: i >= unready,
                 terminating: false,
                 pod: None,
-                spot: event::Spot { node: None, zone: Some("us-west-1a".into()) }.into(),
+                spot: objects::Spot { node: None, zone: Some("us-west-1a".into()) }.into(),
             })
             .collect(),
     })
 }
 
 fn frontend_pod() -> Object {
-    Object::Pod(event::Pod {
+    Object::Pod(objects::Pod {
         name: "frontend-1".into(),
-        template: Arc::new(event::Template {
+        template: Arc::new(objects::Template {
             namespace: "default".into(),
             service_account: "frontend".into(),
             labels: [("security.istio.io/tlsMode".into(), "istio".into())].into(),

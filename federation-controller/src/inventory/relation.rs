@@ -1,13 +1,15 @@
-//! Which things belong to which: a map to sorted lists that has no empty lists.
+//! Relations between objects: maps from a key to the objects that refer to it.
 //!
-//! Lists rather than trees: nearly all have one member, for which a tree allocates room for eleven. The longest, the pods of
-//! a node, has some hundreds.
+//! [`Relation`] has lists rather than trees: nearly all have one member, for which a tree allocates room for eleven. The
+//! longest list, the pods of a node, has some hundreds.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 
-/// Members by what they belong to.
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+/// Sorted members by key. A key without members has no entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Relation<K, M> {
     members: HashMap<K, Vec<M>>,
@@ -20,7 +22,7 @@ impl<K, M> Default for Relation<K, M> {
 }
 
 impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
-    /// Adds a pair; true if `key` had no members before.
+    /// Adds a pair. Returns whether `key` had no members before.
     pub(crate) fn insert(&mut self, key: &K, member: &M) -> bool {
         match self.members.get_mut(key) {
             Some(members) => {
@@ -33,7 +35,7 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
         }
     }
 
-    /// Removes a pair; true if it was the last member of `key`.
+    /// Removes a pair. Returns whether it was the last member of `key`.
     pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, member: &M) -> bool
     where
         K: Borrow<Q>,
@@ -54,7 +56,7 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
         self.members.remove(key);
     }
 
-    /// The members of `key`, in order.
+    /// Returns the members of `key`, in order.
     pub(crate) fn of<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &M> + Clone
     where
         K: Borrow<Q>,
@@ -62,11 +64,69 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
         self.members.get(key).into_iter().flatten()
     }
 
-    /// Whether `key` has members.
+    /// Returns whether `key` has members.
     pub(crate) fn has<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {
         self.members.contains_key(key)
+    }
+}
+
+/// From a namespace and name to numbers of records, by the hash of the name alone. A number may belong to another name, so
+/// the caller compares, or tolerates it.
+#[derive(Debug, Default)]
+pub(crate) struct Reverse {
+    pairs: HashTable<(u32, u32)>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Reverse {
+    /// Adds a pair.
+    pub(crate) fn insert(&mut self, namespace: &str, name: &str, id: u32) {
+        let pair = (self.hash(namespace, name), id);
+        if self.pairs.find(spread(pair.0), |of| *of == pair).is_none() {
+            self.pairs.insert_unique(spread(pair.0), pair, |(hash, _)| spread(*hash));
+        }
+    }
+
+    /// Removes a pair.
+    pub(crate) fn remove(&mut self, namespace: &str, name: &str, id: u32) {
+        let pair = (self.hash(namespace, name), id);
+        let entry = self.pairs.find_entry(spread(pair.0), |of| *of == pair);
+        entry.into_iter().for_each(|entry| _ = entry.remove());
+    }
+
+    /// Returns the numbers, in no order.
+    pub(crate) fn of(&self, namespace: &str, name: &str) -> impl Iterator<Item = u32> {
+        let hash = self.hash(namespace, name);
+        self.pairs.iter_hash(spread(hash)).filter(move |(of, _)| *of == hash).map(|(_, id)| *id)
+    }
+
+    fn hash(&self, namespace: &str, name: &str) -> u32 {
+        self.hasher.hash_one((namespace, name)) as u32
+    }
+}
+
+/// Spreads 32 bits of hash over the 64 bits that a table uses (2⁶⁴ divided by the golden ratio).
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_come_and_go() {
+        let mut reverse = Reverse::default();
+        (0..50).for_each(|id| reverse.insert("a", "x", id));
+        reverse.insert("a", "x", 7);
+        reverse.insert("a", "y", 1);
+        reverse.remove("a", "x", 7);
+        let mut found: Vec<u32> = reverse.of("a", "x").collect();
+        found.sort_unstable();
+        assert_eq!(found, (0..50).filter(|id| *id != 7).collect::<Vec<_>>());
+        assert_eq!(reverse.of("b", "x").count(), 0);
     }
 }

@@ -1,21 +1,21 @@
-//! One copy of each string and of each template that records share: cluster-wide there are few namespaces, accounts, nodes,
-//! zones and labels, and ten thousands of records that name them.
+//! One copy of each string and pod template that records share: a cluster has few namespaces, accounts, nodes, zones and
+//! labels, and ten thousands of records that name them.
 //!
-//! What is kept is always a copy made here, in the memory of the one thread that keeps it ([`net::allocator::keep_apart`]): what
-//! comes was made while an object was parsed, among much that is gone now.
+//! A shared copy is always allocated here, by the pipeline's thread in its own arena ([`net::allocator::keep_apart`]). The
+//! original was allocated while an object was parsed, between memory that has been freed since.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::objects::event::{Labels, Object, Spot, Template, Text};
+use super::{Labels, Spot, Template, Text};
 
-/// Unused strings are dropped when the pool has grown by this many since the last time.
+/// The pool drops unused copies when it has grown by this many since the last time.
 const PURGE_STEP: usize = 4096;
 
-/// The pool.
+/// The shared copies.
 #[derive(Debug, Default)]
-pub(crate) struct Strings {
+pub struct Strings {
     pool: HashSet<Text>,
     label_keys: HashSet<Arc<[Text]>>,
     spots: HashSet<Arc<Spot>>,
@@ -24,66 +24,11 @@ pub(crate) struct Strings {
 }
 
 impl Strings {
-    /// The object, with strings of the pool.
-    pub(crate) fn intern(&mut self, mut object: Object) -> Object {
-        match &mut object {
-            Object::Namespace(of) => {
-                self.text(&mut of.name);
-                self.option(&mut of.network);
-            }
-            Object::Node(of) => {
-                for text in [&mut of.name, &mut of.region, &mut of.zone, &mut of.subzone] {
-                    self.text(text);
-                }
-            }
-            Object::Service(of) => {
-                self.text(&mut of.namespace);
-                self.text(&mut of.name);
-                self.option(&mut of.network);
-                of.ports.iter_mut().for_each(|port| self.text(&mut port.name));
-                of.ports = of.ports.to_vec();
-                of.cluster_ips = of.cluster_ips.to_vec();
-                of.external_ips = of.external_ips.to_vec();
-                of.external_names = of.external_names.iter().map(copy).collect();
-            }
-            Object::Slice(of) => {
-                // Its own name is nobody else's.
-                of.name = copy(&of.name);
-                self.text(&mut of.namespace);
-                self.text(&mut of.service);
-                of.ports.iter_mut().for_each(|(name, _)| self.text(name));
-                of.ports = of.ports.to_vec();
-                for endpoint in &mut of.endpoints {
-                    self.spot(&mut endpoint.spot);
-                    // Names of pods are in one or two records each, which share them themselves.
-                    endpoint.pod = endpoint.pod.as_ref().map(copy);
-                }
-                of.endpoints = of.endpoints.to_vec().into();
-            }
-            Object::Pod(of) => {
-                of.name = copy(&of.name);
-                self.text(&mut of.node);
-                self.template(&mut of.template);
-            }
-            Object::Export(of) => {
-                self.text(&mut of.namespace);
-                self.text(&mut of.name);
-            }
-            Object::Gateway(of) => {
-                self.text(&mut of.namespace);
-                self.text(&mut of.name);
-                self.labels(&mut of.selector);
-                of.hosts.iter_mut().for_each(|host| self.text(host));
-            }
-        }
-        object
-    }
-
-    /// Drops strings that only the pool holds, now and then.
+    /// Drops copies that only the pool holds, if the pool has grown enough.
     pub(crate) fn purge(&mut self) {
         let size = |of: &Self| of.pool.len() + of.label_keys.len() + of.spots.len() + of.templates.len();
         if size(self) > self.after_purge + PURGE_STEP {
-            // What holds others goes first.
+            // Values that hold others are dropped first.
             self.spots.retain(|spot| Arc::strong_count(spot) > 1);
             self.templates.retain(|template| Arc::strong_count(template) > 1);
             self.label_keys.retain(|keys| Arc::strong_count(keys) > 1);
@@ -93,13 +38,14 @@ impl Strings {
         }
     }
 
-    /// The pool's copy.
+    /// Returns the shared copy.
     pub(crate) fn share(&mut self, mut text: Text) -> Text {
         self.text(&mut text);
         text
     }
 
-    fn text(&mut self, text: &mut Text) {
+    /// Replaces a string by the shared copy.
+    pub(crate) fn text(&mut self, text: &mut Text) {
         match self.pool.get(text) {
             Some(known) => *text = known.clone(),
             None => {
@@ -109,11 +55,13 @@ impl Strings {
         }
     }
 
-    fn option(&mut self, text: &mut Option<Text>) {
+    /// Replaces a string, if there is one, by the shared copy.
+    pub(crate) fn option(&mut self, text: &mut Option<Text>) {
         text.iter_mut().for_each(|text| self.text(text));
     }
 
-    fn spot(&mut self, spot: &mut Arc<Spot>) {
+    /// Replaces the location of an endpoint by the shared copy.
+    pub(crate) fn spot(&mut self, spot: &mut Arc<Spot>) {
         if let Some(known) = self.spots.get(spot) {
             *spot = known.clone();
             return;
@@ -125,7 +73,8 @@ impl Strings {
         self.spots.insert(spot.clone());
     }
 
-    fn template(&mut self, template: &mut Arc<Template>) {
+    /// Replaces a pod template by the shared copy.
+    pub(crate) fn template(&mut self, template: &mut Arc<Template>) {
         if let Some(known) = self.templates.get(template) {
             *template = known.clone();
             return;
@@ -139,7 +88,8 @@ impl Strings {
         self.templates.insert(template.clone());
     }
 
-    fn labels(&mut self, labels: &mut Labels) {
+    /// Replaces labels by the shared copies.
+    pub(crate) fn labels(&mut self, labels: &mut Labels) {
         let pairs = labels.iter();
         let mut shared: Labels =
             pairs.map(|(key, value)| (self.share(key.clone()), self.share(value.clone()))).collect();
@@ -152,11 +102,12 @@ impl Strings {
     }
 }
 
-fn copy(text: &Text) -> Text {
+/// Copies a string that few records share.
+pub(crate) fn copy(text: &Text) -> Text {
     Text::from(&**text)
 }
 
-/// The one copy of a value.
+/// Returns the shared copy of a value.
 pub(crate) fn one_copy<T: Eq + Hash>(known: &mut HashSet<Arc<T>>, value: T) -> Arc<T> {
     if let Some(known) = known.get(&value) {
         return known.clone();

@@ -1,14 +1,13 @@
-//! An object's labels: sorted, immutable, one copy for all pods of a template, and of the keys one for all templates that have
-//! the same.
+//! An object's labels: sorted, immutable, with one copy for all pods of a template, and one copy of equal sets of keys.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::objects::event::Text;
+use super::Text;
 
-/// Labels by key. The watch drops annotations and whatever else is not matched on.
+/// Labels, by key.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Labels {
     keys: Arc<[Text]>,
@@ -16,23 +15,23 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// The value of a label.
+    /// Returns the value of a label.
     pub fn get(&self, key: &str) -> Option<&Text> {
         let at = self.keys.binary_search_by(|of| (**of).cmp(key)).ok()?;
         self.values.get(at)
     }
 
-    /// All of them, by key.
+    /// Returns all labels, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&Text, &Text)> {
         self.keys.iter().zip(&*self.values)
     }
 
-    /// The keys, to be shared with others that have the same.
+    /// The keys, which labels with equal keys share.
     pub(crate) fn keys_mut(&mut self) -> &mut Arc<[Text]> {
         &mut self.keys
     }
 
-    /// Whether all of these are among `others`: as a selector matches labels.
+    /// Returns whether all labels are among `others`, as a selector matches labels.
     pub fn select(&self, others: &Labels) -> bool {
         self.iter().all(|(key, value)| others.get(key) == Some(value))
     }
@@ -45,7 +44,7 @@ impl Default for Labels {
 }
 
 impl FromIterator<(Text, Text)> for Labels {
-    /// Of several values of one key the last is taken.
+    /// Of several values of one key, the last is used.
     fn from_iter<I: IntoIterator<Item = (Text, Text)>>(pairs: I) -> Self {
         let sorted: BTreeMap<Text, Text> = pairs.into_iter().collect();
         let (keys, values): (Vec<Text>, Vec<Text>) = sorted.into_iter().unzip();

@@ -1,6 +1,6 @@
-//! Endpoints by service, and the services that a pod's address leads to.
+//! Endpoints by service, and services by the addresses of their endpoints.
 //!
-//! A service's endpoints are one sorted slice: names, collections and aliases are found in it, so nothing of them is kept.
+//! A service's endpoints are one sorted slice, in which names, collections and addresses are found without an index.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -9,15 +9,15 @@ use std::sync::{Arc, OnceLock};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use wire::name;
 
-use crate::compile::endpoint::Told;
+use crate::compile::endpoint::Endpoint;
 use crate::slots::Slots;
 
-/// All services that have endpoints.
+/// The services with endpoints.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     slots: Slots<Endpoints>,
     by_host: HashTable<u32>,
-    /// Hash of a pod's address, and a service that has it.
+    /// Hash of an endpoint's address, and a service with that endpoint.
     by_ip: HashTable<(u32, u32)>,
     hasher: DefaultHashBuilder,
     count: usize,
@@ -27,107 +27,107 @@ pub(crate) struct Services {
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     pub(crate) hostname: Arc<str>,
-    pub(crate) told: Box<[Told]>,
-    /// Names of all of them, from when the first proxy holds any.
+    pub(crate) endpoints: Box<[Endpoint]>,
+    /// The names of all endpoints, once the first proxy holds one.
     names: OnceLock<Box<[Arc<str>]>>,
 }
 
-/// What a service's new endpoints changed.
+/// The difference between a service's endpoints and its earlier ones.
 #[derive(Debug, Default)]
 pub(crate) struct Changed {
-    /// Endpoints that are new, gone, or not as they were.
+    /// The endpoints that were added, removed or changed.
     pub(crate) names: Vec<Arc<str>>,
-    /// Addresses came or went, so the service answers to others.
+    /// Whether the service is the answer to other addresses.
     pub(crate) addresses: bool,
 }
 
 impl Endpoints {
-    /// The name of the endpoint at this place.
+    /// Returns the name of an endpoint.
     pub(crate) fn name(&self, at: usize) -> Arc<str> {
-        let names = self.names.get_or_init(|| self.told.iter().map(|told| told.name().into()).collect());
+        let names = self.names.get_or_init(|| self.endpoints.iter().map(|of| of.name().into()).collect());
         names[at].clone()
     }
 
-    /// The place of an endpoint.
+    /// Returns the position of an endpoint.
     pub(crate) fn find(&self, parts: &name::EndpointName<'_>) -> Option<usize> {
         if parts.network == name::SUMMARY {
-            let sums = self.told.partition_point(|told| told.ip().is_some());
+            let summaries = self.endpoints.partition_point(|of| of.ip().is_some());
             // A handful per service: one per cluster and zone.
             let is = |at: &usize| {
-                let told = self.told[*at].name();
-                name::parse_endpoint(&told).is_some_and(|of| of == *parts)
+                let endpoints = self.endpoints[*at].name();
+                name::parse_endpoint(&endpoints).is_some_and(|of| of == *parts)
             };
-            return (sums..self.told.len()).find(is);
+            return (summaries..self.endpoints.len()).find(is);
         }
         let ip: IpAddr = parts.id.parse().ok()?;
-        let first = self.told.partition_point(|told| told.ip().is_some_and(|of| of < ip));
-        let same = self.told[first..].iter().take_while(|told| told.ip() == Some(ip));
-        let is = |told: &Told| *told.common().cluster == *parts.cluster && *told.common().network == *parts.network;
+        let first = self.endpoints.partition_point(|of| of.ip().is_some_and(|other| other < ip));
+        let same = self.endpoints[first..].iter().take_while(|of| of.ip() == Some(ip));
+        let is = |of: &Endpoint| *of.fields().cluster == *parts.cluster && *of.fields().network == *parts.network;
         same.into_iter().position(is).map(|at| first + at)
     }
 
-    /// Whether the address of a pod leads to the service in a cluster.
-    pub(crate) fn leads(&self, cluster: &str, ip: IpAddr) -> bool {
-        let first = self.told.partition_point(|told| told.ip().is_some_and(|of| of < ip));
-        let mut same = self.told[first..].iter().take_while(|told| told.ip() == Some(ip));
-        same.any(|told| told.common().near.iter().any(|of| **of == *cluster))
+    /// Returns whether an address is one of an endpoint, and valid in a cluster.
+    pub(crate) fn is_reached_at(&self, cluster: &str, ip: IpAddr) -> bool {
+        let first = self.endpoints.partition_point(|of| of.ip().is_some_and(|other| other < ip));
+        let mut same = self.endpoints[first..].iter().take_while(|of| of.ip() == Some(ip));
+        same.any(|of| of.fields().reachable_in.iter().any(|name| **name == *cluster))
     }
 
-    /// Each address of a pod under which the service is known.
+    /// Returns the address names of the service's endpoints.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = String> {
-        let direct = self.told.iter().filter_map(|told| Some((told, told.ip()?)));
-        direct.flat_map(|(told, ip)| told.common().near.iter().map(move |of| name::address(of, ip)))
+        let direct = self.endpoints.iter().filter_map(|of| Some((of, of.ip()?)));
+        direct.flat_map(|(of, ip)| of.fields().reachable_in.iter().map(move |cluster| name::address(cluster, ip)))
     }
 }
 
 impl Services {
-    /// A service's endpoints.
+    /// Returns a service's endpoints.
     pub(crate) fn get(&self, hostname: &str) -> Option<&Endpoints> {
         let hash = self.hasher.hash_one(hostname);
         let at = self.by_host.find(hash, |at| self.at(*at).is_some_and(|of| *of.hostname == *hostname))?;
         self.at(*at)
     }
 
-    /// All of them, in no order.
+    /// Returns the endpoints of all services, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Endpoints> {
         self.slots.iter()
     }
 
-    /// How many endpoints there are.
+    /// The number of endpoints.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Services that the address of a pod leads to in a cluster, by name.
+    /// Returns the services with an endpoint at an address that is valid in a cluster, sorted by name.
     pub(crate) fn at_address(&self, cluster: &str, ip: IpAddr) -> Vec<&Endpoints> {
         let hash = self.ip_hash(ip);
         let found = self.by_ip.iter_hash(u64::from(hash).wrapping_mul(SPREAD));
         let found = found.filter(move |(of, _)| *of == hash).filter_map(|(_, at)| self.at(*at));
-        let mut found: Vec<&Endpoints> = found.filter(|of| of.leads(cluster, ip)).collect();
+        let mut found: Vec<&Endpoints> = found.filter(|of| of.is_reached_at(cluster, ip)).collect();
         found.sort_by(|a, b| a.hostname.cmp(&b.hostname));
         found
     }
 
-    /// Puts a service's endpoints in place of those that it had.
-    pub(crate) fn replace(&mut self, hostname: &Arc<str>, mut told: Vec<Told>) -> Changed {
-        told.sort_by(Told::order);
+    /// Replaces a service's endpoints.
+    pub(crate) fn replace(&mut self, hostname: &Arc<str>, mut endpoints: Vec<Endpoint>) -> Changed {
+        endpoints.sort_by(Endpoint::order);
         let hash = self.hasher.hash_one(&**hostname);
         let slots = &self.slots;
         let is = |at: &u32| slots.get(*at).is_some_and(|of| of.hostname == *hostname);
         let known = self.by_host.find(hash, is).copied();
-        if known.is_none() && told.is_empty() {
+        if known.is_none() && endpoints.is_empty() {
             return Changed::default();
         }
         let before = known.and_then(|at| self.slots.get(at));
         let mut changed = Changed::default();
-        let names = compare(before, &told, &mut changed);
-        let old = before.map_or(&[][..], |before| &before.told);
+        let names = compare(before, &endpoints, &mut changed);
+        let old = before.map_or(&[][..], |before| &before.endpoints);
         let gone: Vec<IpAddr> = if changed.addresses { ips(old).collect() } else { Vec::new() };
-        self.count = self.count + told.len() - old.len();
-        let new: Vec<IpAddr> = if changed.addresses { ips(&told).collect() } else { Vec::new() };
-        let none = told.is_empty();
+        self.count = self.count + endpoints.len() - old.len();
+        let new: Vec<IpAddr> = if changed.addresses { ips(&endpoints).collect() } else { Vec::new() };
+        let none = endpoints.is_empty();
         let names = names.map(OnceLock::from).unwrap_or_default();
-        let endpoints = Endpoints { hostname: hostname.clone(), told: told.into(), names };
+        let endpoints = Endpoints { hostname: hostname.clone(), endpoints: endpoints.into(), names };
         let at = match known {
             Some(at) => {
                 self.slots.replace(at, endpoints);
@@ -170,23 +170,23 @@ impl Services {
     }
 }
 
-/// Spreads 32 bits of hash over the 64 that the table looks at (2⁶⁴ divided by the golden ratio).
+/// Spreads 32 bits of hash over the 64 bits that the table uses (2⁶⁴ divided by the golden ratio).
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Addresses, each once: clusters may use the same ones.
-fn ips(told: &[Told]) -> impl Iterator<Item = IpAddr> {
+/// Returns the addresses, each once. Several clusters may use the same address.
+fn ips(endpoints: &[Endpoint]) -> impl Iterator<Item = IpAddr> {
     let mut last = None;
-    told.iter().filter_map(Told::ip).filter(move |ip| last.replace(*ip) != Some(*ip))
+    endpoints.iter().filter_map(Endpoint::ip).filter(move |ip| last.replace(*ip) != Some(*ip))
 }
 
-/// Notes what differs. Returns the names of the new ones where those of the old were in use.
-fn compare(before: Option<&Endpoints>, told: &[Told], changed: &mut Changed) -> Option<Box<[Arc<str>]>> {
-    let old: &[Told] = before.map_or(&[], |before| &before.told);
+/// Notes the difference. Returns the names of the new endpoints if a proxy holds one of the old.
+fn compare(before: Option<&Endpoints>, endpoints: &[Endpoint], changed: &mut Changed) -> Option<Box<[Arc<str>]>> {
+    let old: &[Endpoint] = before.map_or(&[], |before| &before.endpoints);
     let in_use = before.is_some_and(|before| before.names.get().is_some());
-    let mut names = Vec::with_capacity(if in_use { told.len() } else { 0 });
+    let mut names = Vec::with_capacity(if in_use { endpoints.len() } else { 0 });
     let (mut left, mut right) = (0, 0);
-    while left < old.len() || right < told.len() {
-        let order = match (old.get(left), told.get(right)) {
+    while left < old.len() || right < endpoints.len() {
+        let order = match (old.get(left), endpoints.get(right)) {
             (Some(was), Some(is)) => was.order(is),
             (Some(_), None) => std::cmp::Ordering::Less,
             _ => std::cmp::Ordering::Greater,
@@ -202,8 +202,8 @@ fn compare(before: Option<&Endpoints>, told: &[Told], changed: &mut Changed) -> 
                 left += 1;
             }
             std::cmp::Ordering::Greater => {
-                let name: Arc<str> = told[right].name().into();
-                changed.addresses |= told[right].ip().is_some();
+                let name: Arc<str> = endpoints[right].name().into();
+                changed.addresses |= endpoints[right].ip().is_some();
                 changed.names.push(name.clone());
                 if in_use {
                     names.push(name);
@@ -211,11 +211,11 @@ fn compare(before: Option<&Endpoints>, told: &[Told], changed: &mut Changed) -> 
                 right += 1;
             }
             std::cmp::Ordering::Equal => {
-                let (was, is) = (&old[left], &told[right]);
+                let (was, is) = (&old[left], &endpoints[right]);
                 if is.differs(was) {
                     changed.names.push(name_before());
                 }
-                changed.addresses |= is.ip().is_some() && is.common().near != was.common().near;
+                changed.addresses |= is.ip().is_some() && is.fields().reachable_in != was.fields().reachable_in;
                 if in_use {
                     names.push(name_before());
                 }

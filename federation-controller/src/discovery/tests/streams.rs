@@ -136,7 +136,7 @@ async fn a_proxy_that_does_not_read_disturbs_nobody() {
     }
     let sent = bench.shared.proxies.list().iter().find(|proxy| proxy.id == stuck).map(|proxy| proxy.progress().stats);
     assert!(sent.is_none_or(|stats| stats.responses.iter().sum::<u64>() <= 2), "only its window is sent: {sent:?}");
-    eventually("the stuck stream is ended and counted", || bench.shared.metrics.ended("stuck") == 1).await;
+    eventually("the stuck stream is ended and counted", || bench.shared.state.metrics.ended("stuck") == 1).await;
     assert_eq!(bench.shared.proxies.len(), 1);
     drop((unread, requests));
     bench.stop().await;
@@ -167,7 +167,7 @@ async fn a_proxy_is_told_only_what_concerns_it() {
     for network in ["net-west", "net-east", ""] {
         assert_eq!(east.demand(Kind::Endpoint, &name::endpoints(&host(0), network)).await, Outcome::Absent);
     }
-    bench.put(Object::Export(event::Export { namespace: "default".into(), name: "s0".into(), created: 1 })).await;
+    bench.put(Object::Export(objects::Export { namespace: "default".into(), name: "s0".into(), created: 1 })).await;
     eventually("it is exported", || east.count(Kind::Service) == 1).await;
     assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Present);
     assert_eq!(east.demand(Kind::Service, &host(1)).await, Outcome::Absent);
@@ -178,7 +178,7 @@ async fn a_proxy_is_told_only_what_concerns_it() {
 async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
     let bench = Bench::start(Limits { first_request: Duration::from_millis(200), ..Limits::default() }).await;
     bench.fill(mesh_of(1, 1)).await;
-    eventually("ready", || bench.shared.ready()).await;
+    eventually("ready", || bench.shared.state.ready()).await;
     let west = identity_of(&mesh().west, "default", "frontend", &[]);
     for (node, reason) in [
         ("sidecar~10.0.0.1~a.other~west", "wrong namespace"),
@@ -189,9 +189,9 @@ async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
     ] {
         let status = open(&bench, &west, node).await.unwrap_err();
         println!("{node:?}: {status}");
-        assert!(bench.shared.metrics.ended(reason) > 0, "{node:?} is counted as {reason}");
+        assert!(bench.shared.state.metrics.ended(reason) > 0, "{node:?} is counted as {reason}");
     }
-    assert_eq!(bench.shared.metrics.ended("bad node"), 3);
+    assert_eq!(bench.shared.state.metrics.ended("bad node"), 3);
 
     // Signed by nobody whom the mesh knows, and by the root itself, which signs for no cluster.
     let foreign = Authority::self_signed_root("mesh", DAY).unwrap();
@@ -248,11 +248,11 @@ async fn a_stream_ends_with_its_certificate() {
     assert_eq!(proxy.demand(Kind::Service, &host(0)).await, Outcome::Present);
     // Renewed in time, it comes back by itself.
     identity.replace_credential(mesh().west.credential(&id, &[], DAY).unwrap());
-    eventually("the stream ends", || bench.shared.metrics.ended("expired") == 1).await;
+    eventually("the stream ends", || bench.shared.state.metrics.ended("expired") == 1).await;
     eventually("and is there again", || bench.shared.proxies.len() == 1).await;
     bench.put(service(1)).await;
     // Asked for before it is compiled, it would rightly be told to be absent.
-    eventually("it is compiled", || bench.shared.store().get(Kind::Service, &host(1)).is_some()).await;
+    eventually("it is compiled", || bench.shared.state.store().get(Kind::Service, &host(1)).is_some()).await;
     assert_eq!(proxy.demand(Kind::Service, &host(1)).await, Outcome::Present);
     bench.stop().await;
 }
@@ -267,9 +267,9 @@ async fn what_a_proxy_rejects_is_counted_and_not_repeated() {
     let Object::Service(mut changed) = service(0) else { unreachable!() };
     changed.ports[0].protocol = Protocol::Tcp;
     bench.put(Object::Service(changed)).await;
-    eventually("it is rejected", || bench.shared.metrics.nacks() == 1).await;
+    eventually("it is rejected", || bench.shared.state.metrics.nacks() == 1).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!((bench.shared.metrics.nacks(), proxy.changes()), (1, 2));
+    assert_eq!((bench.shared.state.metrics.nacks(), proxy.changes()), (1, 2));
     bench.stop().await;
 }
 

@@ -1,6 +1,5 @@
 //! What a cluster that somebody else runs may not do to the others.
 
-use super::Kind;
 use super::*;
 
 const HOSTNAME: &str = "isthmus-controller.isthmus-system.svc.cluster.local";
@@ -51,15 +50,15 @@ fn a_remote_pod_cannot_put_itself_into_another_clusters_network() {
     assert_eq!(seen, ["@*/east/net-east///", "@net-west/west/10.244.0.1"]);
     let service = world.service("reviews").unwrap();
     assert!(service.exports.iter().all(|export| export.network != "net-west"), "nor does it export there");
-    let conflicts = &world.index.facts()[&Key::new("default", "reviews")].conflicts;
+    let conflicts = &world.conflicts("reviews");
     assert!(conflicts.iter().any(|line| line.contains("1 endpoints of east")), "{conflicts:?}");
-    let notices = world.index.notices();
+    let notices = world.inventory.notices();
     assert!(notices.iter().any(|line| line.contains("Cluster east") && line.contains("net-west")), "{notices:?}");
     // A network that nobody else is on may be named, as Istio has it for machines outside of the cluster's.
     world.put("east", Object::Pod(on(pod("reviews", 3), "net-machines")));
     world.compile();
     assert_eq!(world.endpoints("west", "reviews").len(), 3);
-    let notices = world.index.notices();
+    let notices = world.inventory.notices();
     assert!(notices.iter().all(|line| !line.contains(": Service ")), "{notices:?}");
 }
 
@@ -74,7 +73,7 @@ fn a_remote_cluster_is_no_gateway_of_another_clusters_network() {
     world.put("south", Object::Service(thief.clone()));
     world.compile();
     assert_eq!(gateways(&world, "net-west"), ["west"]);
-    assert!(world.index.notices().iter().any(|line| line.contains("Cluster south") && line.contains("refused")));
+    assert!(world.inventory.notices().iter().any(|line| line.contains("Cluster south") && line.contains("refused")));
     thief.network = Some("net-east".into());
     world.put("south", Object::Service(thief));
     world.compile();
@@ -97,14 +96,14 @@ fn what_the_secret_says_of_a_network_goes_before_what_the_cluster_says() {
     world.put("east", Object::Namespace(claim));
     world.put("east", Object::Service(gateway("net-west", 66)));
     world.compile();
-    assert_eq!(&**world.index.cluster("east").unwrap().network(), "net-east");
+    assert_eq!(&**world.inventory.cluster("east").unwrap().network(), "net-east");
     assert_eq!(gateways(&world, "net-west"), [""; 0]);
     // Without it the cluster's own word counts, and that it shares a network is told.
     let info = Cluster { name: "east".into(), own: false, network: "".into(), server: "".into() };
     world.event(Event::ClusterAdded(info));
     world.compile();
-    assert_eq!(&**world.index.cluster("east").unwrap().network(), "net-west");
-    assert!(world.index.notices().iter().any(|line| line.contains("annotate its secret")));
+    assert_eq!(&**world.inventory.cluster("east").unwrap().network(), "net-west");
+    assert!(world.inventory.notices().iter().any(|line| line.contains("annotate the remote secret")));
 }
 
 #[test]
@@ -153,7 +152,7 @@ fn a_remote_cluster_cannot_stand_in_for_the_controller() {
     let seen: Vec<_> = members.map(|item| item.name()[HOSTNAME.len()..].to_string()).collect();
     assert_eq!(seen, ["@net-west/west/10.244.0.1"]);
     // Every primary has one: that is no problem.
-    let notices = world.index.notices();
+    let notices = world.inventory.notices();
     assert!(notices.iter().all(|line| !line.contains(": Service ")), "{notices:?}");
     // Not even where the controller's own Service is away.
     world.delete("west", Kind::Service, "isthmus-system", "isthmus-controller");
@@ -175,12 +174,12 @@ fn what_the_system_has_is_not_exported_by_accident() {
     world.event(Event::Mesh(Mesh { export_all: true, ..Default::default() }));
     world.compile();
     for namespace in ["kube-system", "isthmus-system"] {
-        assert_eq!(world.index.facts()[&Key::new(namespace, "metrics")].exports, [], "{namespace}");
+        assert_eq!(world.facts("metrics", namespace).exports, [], "{namespace}");
     }
     // Its own cluster may say so of one.
     world.put("west", Object::Export(export("isthmus-system")));
     world.compile();
-    assert_eq!(world.index.facts()[&Key::new("isthmus-system", "metrics")].exports.len(), 1);
+    assert_eq!(world.facts("metrics", "isthmus-system").exports.len(), 1);
 }
 
 #[test]
@@ -209,7 +208,7 @@ fn networks_without_end_are_not_followed() {
         world.put("east", Object::Pod(pod));
     }
     world.compile();
-    assert!(world.index.networks.len() < 40, "{}", world.index.networks.len());
+    assert!(world.inventory.networks().all().len() < 40, "{}", world.inventory.networks().all().len());
 }
 
 #[test]
@@ -217,7 +216,7 @@ fn objects_without_end_are_left_out_and_counted() {
     let mut world = World::new();
     world.cluster("west");
     world.cluster("east");
-    let most = cluster::at_most(Kind::Gateway);
+    let most = Kind::Gateway.limit();
     for cluster in ["west", "east"] {
         for i in 0..most + 5 {
             let name: Text = format!("g{i}").into();
@@ -228,12 +227,19 @@ fn objects_without_end_are_left_out_and_counted() {
         let changed = Gateway { namespace: "default".into(), name: "g0".into(), hosts, ..Default::default() };
         world.put(cluster, Object::Gateway(changed));
     }
-    assert_eq!(world.index.cluster("east").unwrap().count(Kind::Gateway), most);
-    assert_eq!(world.index.cluster("west").unwrap().count(Kind::Gateway), most + 5, "the own cluster is not bounded");
-    let notices = world.index.notices();
+    assert_eq!(world.inventory.cluster("east").unwrap().count(Kind::Gateway), most);
+    assert_eq!(
+        world.inventory.cluster("west").unwrap().count(Kind::Gateway),
+        most + 5,
+        "the own cluster is not bounded"
+    );
+    let notices = world.inventory.notices();
     assert_eq!(notices.len(), 1, "{notices:?}");
     assert!(notices[0].contains("5 objects of kind Gateway"), "{notices:?}");
-    assert_eq!(world.index.cluster("east").unwrap().gateways[&Key::new("default", "g0")].hosts.len(), 1);
+    assert_eq!(
+        world.inventory.cluster("east").unwrap().gateways().get(&Key::new("default", "g0")).unwrap().hosts.len(),
+        1
+    );
 }
 
 #[test]
@@ -245,12 +251,12 @@ fn a_gateway_known_by_host_name_only_is_reported() {
     world.put("east", Object::Service(named.clone()));
     world.compile();
     assert_eq!(gateways(&world, "net-east"), [""; 0]);
-    let notices = world.index.notices();
+    let notices = world.inventory.notices();
     assert!(notices.iter().any(|line| line.contains("lb.example.com") && line.contains("externalIPs")), "{notices:?}");
     named.external_ips.push([203, 0, 113, 20].into());
     world.put("east", Object::Service(named));
     world.compile();
     assert_eq!(gateways(&world, "net-east"), ["east"]);
-    let notices = world.index.notices();
+    let notices = world.inventory.notices();
     assert!(notices.iter().all(|line| !line.contains(": Service ")), "{notices:?}");
 }

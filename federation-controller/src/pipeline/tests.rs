@@ -1,22 +1,26 @@
-//! Tables for what follows from what, and random histories held against a full recompute.
+//! Tables of changes and their resources, and random histories whose resources are compared with a full computation.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
 use wire::delta::{Body, Found as _};
-use wire::discovery::{Health, Protocol, endpoint};
+use wire::discovery::{self, Health, Protocol, endpoint};
 
 use super::*;
-use crate::objects::event::{Kind, *};
-use crate::publish::{Store, Viewer};
+use crate::compile::resource::Viewer;
+use crate::inventory::{Inventory, Settings};
+use crate::objects::event::{Cluster, Event, Link, Mesh};
+use crate::objects::*;
+use crate::publish::Store;
 
 mod hostile;
 mod scenes;
 
-/// An index and what comes out of it.
+/// An inventory and the resources that follow from it.
 struct World {
-    index: Index,
+    inventory: Inventory,
+    compiler: Compiler,
     store: Store,
     now: SystemTime,
 }
@@ -33,12 +37,17 @@ fn settings() -> Settings {
 
 impl World {
     fn new() -> Self {
-        let mut index = Index::new(settings());
-        // Every pod of the tests has a proxy that is connected.
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut inventory = Inventory::new(settings());
+        // Every pod of the tests has a connected proxy.
         for (cluster, name) in CLUSTERS.iter().flat_map(|cluster| NAMES.iter().map(move |name| (*cluster, name))) {
-            (0..4).for_each(|ip| drop(index.connect(&cluster.into(), &Key::new("default", &format!("{name}-{ip}")))));
+            for ip in 0..4 {
+                let (published, _) = oneshot::channel();
+                let pod = Key::new("default", &format!("{name}-{ip}"));
+                inventory.apply(Event::ProxyConnected { cluster: cluster.into(), pod, published }, now);
+            }
         }
-        World { index, store: Store::default(), now: UNIX_EPOCH + Duration::from_secs(1_000_000) }
+        World { inventory, compiler: Compiler::default(), store: Store::default(), now }
     }
 
     fn cluster(&mut self, name: &str) {
@@ -47,7 +56,7 @@ impl World {
     }
 
     fn event(&mut self, event: Event) {
-        self.index.apply(event, self.now);
+        self.inventory.apply(event, self.now);
     }
 
     fn put(&mut self, cluster: &str, object: Object) {
@@ -59,8 +68,17 @@ impl World {
     }
 
     fn compile(&mut self) -> usize {
-        let compiled = self.index.compile();
-        compiled.into_iter().map(|(group, resources)| self.store.replace(group, resources)).sum()
+        let groups = self.inventory.take_changes(usize::MAX).into_iter();
+        groups.map(|group| self.store.replace(group.clone(), self.compiler.compile(&self.inventory, &group))).sum()
+    }
+
+    fn conflicts(&self, name: &str) -> Vec<String> {
+        self.facts(name, "default").conflicts.clone()
+    }
+
+    fn facts(&self, name: &str, namespace: &str) -> Arc<crate::compile::service::ServiceFacts> {
+        let hostname = format!("{name}.{namespace}.svc.cluster.local");
+        self.store.facts(&hostname).unwrap_or_else(|| panic!("no facts of {hostname}")).clone()
     }
 
     fn body(&self, kind: wire::Kind, name: &str) -> Option<Body> {
@@ -74,7 +92,7 @@ impl World {
         }
     }
 
-    /// What a proxy of this cluster is told of a service's endpoints: name without hostname, and the endpoint.
+    /// Returns the endpoints of a service that a proxy of the cluster receives: name without hostname, and endpoint.
     fn endpoints(&self, cluster: &str, name: &str) -> BTreeMap<String, discovery::Endpoint> {
         let hostname = format!("{name}.default.svc.cluster.local");
         let collection = format!("{hostname}@net-{cluster}");
@@ -88,33 +106,32 @@ impl World {
         members.map(decode).collect()
     }
 
-    /// All resources, with their keys and audience.
+    fn all_facts(&self) -> Vec<(String, crate::compile::service::ServiceFacts)> {
+        let names: BTreeSet<String> = self.store.all(wire::Kind::Service).map(|of| of.name().to_string()).collect();
+        let facts = |name: String| self.store.facts(&name).map(|facts| (name.clone(), (**facts).clone()));
+        names.into_iter().filter_map(facts).collect()
+    }
+
+    /// Returns all resources with their keys and audiences.
     fn everything(&self) -> BTreeMap<(wire::Kind, String), String> {
         let mut all = BTreeMap::new();
         for kind in wire::Kind::ALL {
             for found in self.store.all(kind) {
-                let told = format!("{:x} {:?} {:?}", found.version(), found.keys(), found.audience());
-                all.insert((kind, found.name().to_string()), told);
+                let shown = format!("{:x} {:?} {:?}", found.version(), found.keys(), found.audience());
+                all.insert((kind, found.name().to_string()), shown);
             }
         }
         all
     }
 
-    /// The same objects in a new index, all at once.
+    /// Returns the same objects in a new inventory, compiled at once.
     fn recomputed(&self) -> World {
         let mut other = World::new();
-        for cluster in self.index.clusters.values() {
+        for cluster in self.inventory.clusters() {
             other.event(Event::ClusterAdded(cluster.info.clone()));
-            let name = &*cluster.info.name;
-            cluster.nodes.values().for_each(|of| other.put(name, Object::Node(of.clone())));
-            cluster.gateways.values().for_each(|of| other.put(name, Object::Gateway(of.clone())));
-            cluster.exports.values().for_each(|of| other.put(name, Object::Export(of.clone())));
-            cluster.slices.values().for_each(|of| other.put(name, Object::Slice(of.clone())));
-            cluster.services.values().for_each(|of| other.put(name, Object::Service(of.clone())));
-            cluster.pods.values().for_each(|of| other.put(name, Object::Pod(of.clone())));
-            cluster.namespaces.values().for_each(|of| other.put(name, Object::Namespace(of.clone())));
+            cluster.objects().for_each(|object| other.put(&cluster.info.name, object));
         }
-        other.event(Event::Mesh(self.index.mesh.clone()));
+        other.event(Event::Mesh(self.inventory.mesh().clone()));
         other.compile();
         other
     }
@@ -372,9 +389,10 @@ proptest! {
         let differing: Vec<_> = found.keys().chain(expected_all.keys()).filter(|key| found.get(key) != expected_all.get(key)).collect();
         let shown: Vec<_> = differing.iter().map(|key| (key, world.body(key.0, &key.1), expected.body(key.0, &key.1))).collect();
         prop_assert!(differing.is_empty(), "{:#?}", shown);
-        prop_assert_eq!(&world.index.facts, &expected.index.facts);
+        prop_assert_eq!(world.all_facts(), expected.all_facts());
         // And computing it all again changes nothing.
-        world.index.dirty_all();
+        world.event(Event::Mesh(Mesh { export_all: !world.inventory.mesh().export_all, ..Default::default() }));
+        world.event(Event::Mesh(Mesh { export_all: !world.inventory.mesh().export_all, ..Default::default() }));
         prop_assert_eq!(world.compile(), 0);
     }
 }

@@ -1,6 +1,5 @@
 //! One situation each.
 
-use super::Kind;
 use super::*;
 
 fn address(name: &str) -> String {
@@ -61,7 +60,7 @@ fn nothing_crosses_clusters_unless_exported() {
     world.delete("east", Kind::Export, "default", "reviews");
     world.compile();
     assert_eq!(world.endpoints("west", "reviews").len(), 1);
-    assert_eq!(world.index.facts()[&Key::new("default", "reviews")].exports, []);
+    assert_eq!(world.facts("reviews", "default").exports, []);
 }
 
 #[test]
@@ -81,7 +80,7 @@ fn a_pods_change_is_one_small_message() {
     assert_eq!(world.endpoints("west", "reviews")["@net-west/west/10.244.0.3"].health(), Health::Draining);
     // The same again is nothing.
     world.put("west", Object::Slice(slice("reviews", &[(1, true), (2, false), (3, true)])));
-    assert!(!world.index.is_dirty());
+    assert!(!world.inventory.has_changes());
 }
 
 #[test]
@@ -188,24 +187,24 @@ fn a_list_removes_what_it_lacks_but_an_empty_one_is_doubted() {
     world.put("east", Object::Service(kubernetes));
     world.event(Event::Listed { cluster: east.clone(), kind });
     world.compile();
-    assert_eq!(world.index.cluster("east").unwrap().doubtful(), [kind]);
+    assert_eq!(world.inventory.cluster("east").unwrap().doubtful(), [kind]);
     assert_eq!(world.endpoints("east", "reviews").len(), 1);
     world.now += CONFIRM - Duration::from_secs(1);
-    world.index.tick(world.now);
+    world.inventory.tick(world.now);
     world.event(Event::Link { cluster: east.clone(), link: Link::Lost("gone".into()), since: world.now });
     world.now += Duration::from_secs(60);
-    world.index.tick(world.now);
-    assert!(!world.index.is_dirty(), "while the link is down nothing is confirmed");
+    world.inventory.tick(world.now);
+    assert!(!world.inventory.has_changes(), "while the link is down nothing is confirmed");
     world.event(Event::Link { cluster: east, link: Link::Connected, since: world.now });
     world.now += CONFIRM;
-    world.index.tick(world.now);
+    world.inventory.tick(world.now);
     world.compile();
     assert!(world.endpoints("east", "reviews").is_empty());
     assert!(world.service("kubernetes").is_some());
-    assert!(world.index.cluster("east").unwrap().doubtful().is_empty());
+    assert!(world.inventory.cluster("east").unwrap().doubtful().is_empty());
 }
 
-const CONFIRM: Duration = cluster::CONFIRM_EMPTY;
+const CONFIRM: Duration = crate::inventory::CONFIRM_EMPTY;
 
 #[test]
 fn ports_follow_the_own_cluster_then_the_oldest() {
@@ -219,7 +218,7 @@ fn ports_follow_the_own_cluster_then_the_oldest() {
     world.put("south", Object::Service(with(40, 80, Protocol::Http)));
     world.compile();
     assert_eq!(world.service("details").unwrap().ports[0].protocol(), Protocol::Http);
-    let conflicts = &world.index.facts()[&Key::new("default", "details")].conflicts;
+    let conflicts = &world.conflicts("details");
     assert_eq!(conflicts.len(), 1);
     assert!(conflicts[0].contains("south wins"), "{conflicts:?}");
     world.put("west", Object::Service(with(60, 80, Protocol::Grpc)));
@@ -318,46 +317,33 @@ fn a_view_outlives_the_process() {
     world.compile();
     let directory = tempfile::tempdir().unwrap();
     // Not complete: not kept.
-    world.index.save("east", directory.path()).unwrap();
+    assert!(snapshot::File::of_cluster(directory.path(), world.inventory.cluster("east").unwrap()).is_none());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     for cluster in ["west", "east"] {
         for kind in Kind::ALL {
-            let objects = world.recorded(cluster, kind);
+            let of = world.inventory.cluster(cluster).unwrap();
+            let objects: Vec<Object> = of.objects().filter(|object| object.kind() == kind).collect();
             world.event(Event::Listing { cluster: cluster.into(), kind });
             objects.into_iter().for_each(|object| world.put(cluster, object));
             world.event(Event::Listed { cluster: cluster.into(), kind });
         }
-        world.index.save(cluster, directory.path()).unwrap();
+        let of = world.inventory.cluster(cluster).unwrap();
+        snapshot::File::of_cluster(directory.path(), of).unwrap().write().unwrap();
     }
-    world.index.save_mesh(directory.path()).unwrap();
+    snapshot::File::of_mesh(directory.path(), world.inventory.mesh()).write().unwrap();
 
     let mut after = World::new();
     std::fs::write(directory.path().join("cluster-broken.jsonl"), "{\n").unwrap();
-    after.index.restore(directory.path());
+    snapshot::restore(&mut after.inventory, directory.path());
     after.compile();
     assert_eq!(after.everything(), world.everything());
-    assert!(after.index.ready() && after.index.is_remembered("east"));
-    assert!(after.index.unheard().is_empty());
-    assert!(crate::publish::snapshot::age(after.index.cluster("east").unwrap().heard, world.now).is_some());
+    assert!(after.inventory.ready() && after.inventory.is_remembered("east"));
+    assert!(after.inventory.incomplete().is_empty());
+    assert!(snapshot::age(after.inventory.cluster("east").unwrap().heard, world.now).is_some());
 
     // Its secret is gone meanwhile.
     after.cluster("west");
-    after.event(Event::ClustersListed);
+    after.event(Event::ClustersListed { named: BTreeSet::from(["broken".into()]) });
     after.compile();
-    assert!(after.index.cluster("east").is_none() && after.service("ratings").is_none());
-}
-
-impl World {
-    fn recorded(&self, cluster: &str, kind: Kind) -> Vec<Object> {
-        let of = self.index.cluster(cluster).unwrap();
-        match kind {
-            Kind::Namespace => of.namespaces.values().cloned().map(Object::Namespace).collect(),
-            Kind::Node => of.nodes.values().cloned().map(Object::Node).collect(),
-            Kind::Service => of.services.values().cloned().map(Object::Service).collect(),
-            Kind::Slice => of.slices.values().cloned().map(Object::Slice).collect(),
-            Kind::Pod => of.pods.values().cloned().map(Object::Pod).collect(),
-            Kind::Export => of.exports.values().cloned().map(Object::Export).collect(),
-            Kind::Gateway => of.gateways.values().cloned().map(Object::Gateway).collect(),
-        }
-    }
+    assert!(after.inventory.cluster("east").is_none() && after.service("ratings").is_none());
 }

@@ -1,9 +1,12 @@
-//! What no API server of Kubernetes would send.
+//! Objects that no Kubernetes API server would send.
 
+use std::collections::BTreeMap;
+
+use super::fields::{MAX_ENDPOINTS, MAX_LABELS, MAX_PORTS};
 use super::*;
 
-fn record<K: Watched>(json: serde_json::Value) -> Option<Object> {
-    serde_json::from_value::<K>(json).unwrap().record()
+fn record<T: Record>(object: serde_json::Value) -> Option<T> {
+    T::extract(serde_json::from_value(object).unwrap())
 }
 
 #[test]
@@ -12,18 +15,16 @@ fn names_that_are_none_are_left_out() {
     let odd = ["", "a.b", "a@b", "a/b", "A", "-a", "a-", "a b", "a\nb", "*", "\u{e4}", &"a".repeat(64)];
     for name in odd {
         let service = |name: &str, namespace: &str| {
-            record::<ServiceObject>(serde_json::json!({"metadata": {"name": name, "namespace": namespace}, "spec": {}}))
+            record::<Service>(serde_json::json!({"metadata": {"name": name, "namespace": namespace}, "spec": {}}))
         };
         assert_eq!(service(name, "default"), None, "service {name:?}");
         assert_eq!(service("reviews", name), None, "namespace {name:?}");
         let slice = serde_json::json!({"metadata": {"name": "x", "namespace": "default",
             "labels": {"kubernetes.io/service-name": name}}, "addressType": "IPv4"});
-        assert_eq!(record::<SliceObject>(slice), None, "slice of {name:?}");
+        assert_eq!(record::<Slice>(slice), None, "slice of {name:?}");
     }
     let pod = |name: &str| {
-        record::<PodObject>(
-            serde_json::json!({"metadata": {"name": name, "namespace": "default"}, "spec": {}, "status": {}}),
-        )
+        record::<Pod>(serde_json::json!({"metadata": {"name": name, "namespace": "default"}, "spec": {}, "status": {}}))
     };
     assert!(pod("web-0.a").is_some());
     assert!(pod("web/0").is_none() && pod(&"a".repeat(254)).is_none());
@@ -34,7 +35,7 @@ fn networks_that_are_none_are_not_named() {
     for network in ["", "a/b", "a@b", "a b", &"a".repeat(64)] {
         let namespace =
             serde_json::json!({"metadata": {"name": "istio-system", "labels": {"topology.istio.io/network": network}}});
-        let Some(Object::Namespace(found)) = record::<NamespaceObject>(namespace) else { panic!("no namespace") };
+        let found = record::<Namespace>(namespace).unwrap();
         assert_eq!(found.network, None, "{network:?}");
     }
 }
@@ -57,13 +58,13 @@ fn addresses_of_the_dialling_host_are_no_endpoints() {
         local.iter().chain(&["10.0.0.1"]).map(|ip| serde_json::json!({"addresses": [ip]})).collect();
     let slice = serde_json::json!({"metadata": {"name": "x", "namespace": "default",
         "labels": {"kubernetes.io/service-name": "reviews"}}, "addressType": "IPv4", "endpoints": endpoints});
-    let Some(Object::Slice(slice)) = record::<SliceObject>(slice) else { panic!("no slice") };
+    let slice = record::<Slice>(slice).unwrap();
     let found: Vec<String> = slice.endpoints.iter().map(|endpoint| endpoint.ip.to_string()).collect();
     assert_eq!(found, ["10.0.0.1"]);
     let ingress: Vec<_> = local.iter().map(|ip| serde_json::json!({"ip": ip})).collect();
     let gateway = serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"externalIPs": local},
         "status": {"loadBalancer": {"ingress": ingress}}});
-    let Some(Object::Service(gateway)) = record::<ServiceObject>(gateway) else { panic!("no service") };
+    let gateway = record::<Service>(gateway).unwrap();
     assert!(gateway.external_ips.is_empty(), "{:?}", gateway.external_ips);
 }
 
@@ -71,19 +72,19 @@ fn addresses_of_the_dialling_host_are_no_endpoints() {
 fn huge_objects_become_bounded_records() {
     let ports: Vec<_> = (1..5_000).map(|port| serde_json::json!({"name": format!("p{port}"), "port": port})).collect();
     let service = serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"ports": ports}});
-    let Some(Object::Service(service)) = record::<ServiceObject>(service) else { panic!("no service") };
+    let service = record::<Service>(service).unwrap();
     assert_eq!(service.ports.len(), MAX_PORTS);
     let endpoints: Vec<_> =
         (0..5_000).map(|i| serde_json::json!({"addresses": [format!("10.0.{}.{}", i / 250, i % 250)]})).collect();
     let slice = serde_json::json!({"metadata": {"name": "x", "namespace": "b", "labels": {"kubernetes.io/service-name": "a"}},
         "addressType": "IPv4", "endpoints": endpoints});
-    let Some(Object::Slice(slice)) = record::<SliceObject>(slice) else { panic!("no slice") };
+    let slice = record::<Slice>(slice).unwrap();
     assert_eq!(slice.endpoints.len(), MAX_ENDPOINTS);
     let mut labels: BTreeMap<String, String> = (0..5_000).map(|i| (format!("l{i}"), "v".into())).collect();
     labels.insert("a".into(), "v".repeat(1 << 20));
     let pod =
         serde_json::json!({"metadata": {"name": "x", "namespace": "b", "labels": labels}, "spec": {}, "status": {}});
-    let Some(Object::Pod(pod)) = record::<PodObject>(pod) else { panic!("no pod") };
+    let pod = record::<Pod>(pod).unwrap();
     assert_eq!(pod.labels.iter().count(), MAX_LABELS);
     assert_eq!(pod.labels.get("a"), None);
 }

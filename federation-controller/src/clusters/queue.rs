@@ -1,0 +1,250 @@
+//! The queues of events: one for each source, served in turn.
+//!
+//! A cluster that changes much fills its own queue, waits there, and delays no other cluster. The queue of the controller
+//! itself is served first: it has the events that add and remove clusters, which come before the events of their objects.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, Semaphore};
+
+use crate::objects::Text;
+use crate::objects::event::Event;
+
+/// The number of events that wait in one queue. The first list of ten thousand pods waits in its watch, not in memory.
+const CAPACITY: usize = 1024;
+
+/// The number of events that are taken from one queue before the next one.
+const PER_TURN: usize = 64;
+
+/// The number of events that are taken at once.
+const BATCH: usize = 1024;
+
+/// The source of an event.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Source {
+    /// The controller: clusters, mesh-wide settings, the trust bundle.
+    Controller,
+    /// The objects of a cluster.
+    Objects(Text),
+    /// The proxies of a cluster.
+    Proxies(Text),
+}
+
+/// The receiver is gone: the controller stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the pipeline has stopped")]
+pub struct Closed;
+
+/// Creates the queues.
+pub fn queues() -> (Queues, Receiver) {
+    let shared = Arc::new(Shared::default());
+    (Queues { shared: shared.clone() }, Receiver { shared, last: Source::Controller })
+}
+
+/// The sending side of the queues. Clones send to the same queues.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    shared: Arc<Shared>,
+}
+
+/// The receiving side of the queues.
+#[derive(Debug)]
+pub struct Receiver {
+    shared: Arc<Shared>,
+    /// The source from which events were last taken.
+    last: Source,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Notified when an event is queued.
+    queued: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queues: BTreeMap<Source, Queue>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Queue {
+    events: VecDeque<Event>,
+    /// The free places.
+    places: Arc<Semaphore>,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { events: VecDeque::new(), places: Arc::new(Semaphore::new(CAPACITY)) }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock panics half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queues {
+    /// Queues an event. Waits while the queue of its source is full.
+    ///
+    /// # Errors
+    /// [`Closed`] if the receiver is gone.
+    pub async fn send(&self, source: Source, event: Event) -> Result<(), Closed> {
+        let places = {
+            let mut state = self.shared.state();
+            if state.closed {
+                return Err(Closed);
+            }
+            state.queues.entry(source.clone()).or_default().places.clone()
+        };
+        places.acquire().await.map_err(|_| Closed)?.forget();
+        let mut state = self.shared.state();
+        if state.closed {
+            return Err(Closed);
+        }
+        state.queues.entry(source).or_default().events.push_back(event);
+        drop(state);
+        self.shared.queued.notify_one();
+        Ok(())
+    }
+
+    /// Removes a cluster: the events of its objects that wait are dropped. The cluster's link must have ended.
+    ///
+    /// # Errors
+    /// [`Closed`] if the receiver is gone.
+    pub async fn remove(&self, cluster: Text) -> Result<(), Closed> {
+        if let Some(queue) = self.shared.state().queues.get_mut(&Source::Objects(cluster.clone())) {
+            let dropped = queue.events.len();
+            queue.events.clear();
+            queue.places.add_permits(dropped);
+        }
+        self.send(Source::Controller, Event::ClusterRemoved { cluster }).await
+    }
+}
+
+impl Receiver {
+    /// Takes a batch of events: the controller's own first, then a bounded number from each other queue in turn. Waits
+    /// until there is an event.
+    pub async fn receive(&mut self, batch: &mut Vec<Event>) {
+        loop {
+            self.take(batch);
+            if !batch.is_empty() {
+                return;
+            }
+            self.shared.queued.notified().await;
+        }
+    }
+
+    /// Takes a batch of the events that are queued now.
+    pub fn take(&mut self, batch: &mut Vec<Event>) {
+        let shared = self.shared.clone();
+        let mut state = shared.state();
+        take_from(&mut state.queues, &Source::Controller, BATCH, batch);
+        let after = (Bound::Excluded(self.last.clone()), Bound::Unbounded);
+        let later: Vec<Source> = state.queues.range(after).map(|(source, _)| source.clone()).collect();
+        let earlier: Vec<Source> = state.queues.keys().take_while(|source| **source <= self.last).cloned().collect();
+        for source in later.into_iter().chain(earlier).filter(|source| *source != Source::Controller) {
+            if batch.len() >= BATCH {
+                break;
+            }
+            let limit = PER_TURN.min(BATCH - batch.len());
+            take_from(&mut state.queues, &source, limit, batch);
+            self.last = source;
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.closed = true;
+        state.queues.values().for_each(|queue| queue.places.close());
+        state.queues.clear();
+    }
+}
+
+fn take_from(queues: &mut BTreeMap<Source, Queue>, source: &Source, limit: usize, batch: &mut Vec<Event>) {
+    let Some(queue) = queues.get_mut(source) else { return };
+    let count = queue.events.len().min(limit);
+    batch.extend(queue.events.drain(..count));
+    queue.places.add_permits(count);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::Kind;
+
+    fn listing(cluster: &str) -> (Source, Event) {
+        let cluster: Text = cluster.into();
+        (Source::Objects(cluster.clone()), Event::Listing { cluster, kind: Kind::Pod })
+    }
+
+    fn listed() -> Event {
+        Event::ClustersListed { named: Default::default() }
+    }
+
+    fn cluster_of(event: &Event) -> &str {
+        match event {
+            Event::Listing { cluster, .. } | Event::ClusterRemoved { cluster } => cluster,
+            _ => "controller",
+        }
+    }
+
+    #[tokio::test]
+    async fn a_busy_cluster_does_not_delay_the_others() {
+        let (queues, mut receiver) = queues();
+        for _ in 0..CAPACITY {
+            let (source, event) = listing("busy");
+            queues.send(source, event).await.unwrap();
+        }
+        let waiting = tokio::spawn({
+            let queues = queues.clone();
+            async move {
+                let (source, event) = listing("busy");
+                queues.send(source, event).await
+            }
+        });
+        for _ in 0..3 {
+            let (source, event) = listing("quiet");
+            queues.send(source, event).await.unwrap();
+        }
+        queues.send(Source::Controller, listed()).await.unwrap();
+        let mut batch = Vec::new();
+        receiver.receive(&mut batch).await;
+        assert!(matches!(batch[0], Event::ClustersListed { .. }));
+        let clusters: Vec<&str> = batch.iter().map(cluster_of).collect();
+        assert_eq!(clusters.iter().filter(|of| **of == "busy").count(), PER_TURN);
+        assert_eq!(clusters.iter().filter(|of| **of == "quiet").count(), 3);
+        // Its sender waited for a place.
+        waiting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn events_of_one_source_stay_in_order_and_removed_clusters_have_none() {
+        let (queues, mut receiver) = queues();
+        for kind in [Kind::Pod, Kind::Node] {
+            let cluster: Text = "west".into();
+            queues.send(Source::Objects(cluster.clone()), Event::Listed { cluster, kind }).await.unwrap();
+        }
+        let (source, event) = listing("east");
+        queues.send(source, event).await.unwrap();
+        queues.remove("east".into()).await.unwrap();
+        let mut batch = Vec::new();
+        receiver.take(&mut batch);
+        let kinds: Vec<Kind> = batch
+            .iter()
+            .filter_map(|of| if let Event::Listed { kind, .. } = of { Some(*kind) } else { None })
+            .collect();
+        assert_eq!(kinds, [Kind::Pod, Kind::Node]);
+        assert_eq!(batch.iter().map(cluster_of).filter(|of| *of == "east").count(), 1, "the removal alone");
+        drop(receiver);
+        assert_eq!(queues.send(Source::Controller, listed()).await, Err(Closed));
+    }
+}

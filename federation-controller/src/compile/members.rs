@@ -1,0 +1,242 @@
+//! The endpoints of a service: collected from the slices of each cluster, and turned into single endpoints for their own
+//! network and summaries for all other networks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use wire::discovery::{Health, Subset};
+
+use super::Shared;
+use super::endpoint::{Content, Endpoint, Location, NetworkScope, Prototype, PrototypeFields, SummaryDetails};
+use super::resource::Audience;
+use super::workload;
+use crate::inventory::{ClusterInventory, Definition, Inventory};
+use crate::objects::intern::one_copy;
+use crate::objects::{Key, Labels, Pod, Record as _, Service, Slice, SliceEndpoint, Text};
+
+/// One endpoint of a service, with its pod.
+pub(super) struct Member<'a> {
+    pub(super) cluster: &'a ClusterInventory,
+    /// Whether the cluster exports the service.
+    exported: bool,
+    pub(super) network: &'a Text,
+    ip: IpAddr,
+    pod: Option<&'a Pod>,
+    endpoint: &'a SliceEndpoint,
+    health: Health,
+    location: Location,
+    /// SPIFFE ID; empty if unknown.
+    pub(super) identity: String,
+    mutual_tls: bool,
+    /// Service port to pod port.
+    ports: BTreeMap<u16, u16>,
+}
+
+/// Collects the endpoints of one cluster. An address in several slices, one for each port for example, is one endpoint with
+/// all ports. Also returns the number of endpoints that are refused because they name another cluster's network.
+pub(super) fn of_definition<'a>(
+    inventory: &'a Inventory,
+    definition: Definition<'a>,
+    exported: bool,
+) -> (Vec<Member<'a>>, usize) {
+    let Definition { cluster, service } = definition;
+    let key = &service.key();
+    let mut members: Vec<Member<'a>> = Vec::new();
+    let mut refused = 0;
+    let mut by_ip: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    let mut slices: Vec<&Slice> = cluster.slices_of(key).collect();
+    slices.sort_by(|a, b| a.name.cmp(&b.name));
+    for slice in slices {
+        let ports = port_map(service, slice);
+        for endpoint in &slice.endpoints {
+            if let Some(known) = by_ip.get(&endpoint.ip).and_then(|at| members.get_mut(*at)) {
+                known.ports.extend(&ports);
+                continue;
+            }
+            let pod_key = endpoint.pod.as_ref().map(|pod| Key { namespace: key.namespace.clone(), name: pod.clone() });
+            let pod = pod_key.and_then(|pod| cluster.pods().get(&pod));
+            if endpoint.pod.is_some() && pod.is_none() {
+                // The pod, whose identity and mutual TLS are not known yet, arrives at any moment.
+                continue;
+            }
+            let Some(network) = inventory.networks().of_pod(cluster, pod) else {
+                refused += 1;
+                continue;
+            };
+            by_ip.insert(endpoint.ip, members.len());
+            members.push(Member {
+                cluster,
+                exported,
+                network,
+                ip: endpoint.ip,
+                pod,
+                endpoint,
+                health: health(service, endpoint, pod),
+                location: workload::location(cluster, pod, Some(endpoint)),
+                identity: pod.map(|pod| workload::identity(inventory.trust_domain(), pod)).unwrap_or_default(),
+                mutual_tls: pod.is_some_and(|pod| workload::mutual_tls(pod)),
+                ports: ports.clone(),
+            });
+        }
+    }
+    members.sort_by_key(|member| member.ip);
+    (members, refused)
+}
+
+fn port_map(service: &Service, slice: &Slice) -> BTreeMap<u16, u16> {
+    let target = |name: &Text| slice.ports.iter().find(|(of, _)| of == name).map(|(_, number)| *number);
+    service.ports.iter().filter_map(|port| Some((port.number, target(&port.name)?))).collect()
+}
+
+fn health(service: &Service, endpoint: &SliceEndpoint, pod: Option<&Pod>) -> Health {
+    if endpoint.terminating || pod.is_some_and(|pod| pod.terminating) {
+        Health::Draining
+    } else if endpoint.ready || service.publish_not_ready {
+        Health::Ready
+    } else {
+        Health::Unready
+    }
+}
+
+/// The service whose endpoints are compiled.
+pub(super) struct Scope<'a> {
+    pub(super) inventory: &'a Inventory,
+    pub(super) hostname: &'a Arc<str>,
+    pub(super) subsets: &'a [Subset],
+    /// Whether other networks receive summaries of the exported endpoints.
+    pub(super) summarized: bool,
+}
+
+/// Cluster, network, location and subset of a summary.
+type SummaryKey<'a> = (&'a Text, &'a Text, Arc<Location>, Option<Text>);
+
+/// The clusters in which the addresses of endpoints are reachable, by cluster, network, and whether they are exported.
+type Reachable<'a> = BTreeMap<(&'a Text, &'a Text, bool), Arc<[Text]>>;
+
+impl Scope<'_> {
+    /// Returns the endpoints and summaries.
+    pub(super) fn endpoints(&self, members: Vec<Member<'_>>, shared: &mut Shared) -> Vec<Endpoint> {
+        let reachable = self.reachable(&members);
+        let mut endpoints = Vec::with_capacity(members.len() + 4);
+        let mut prototypes: Vec<Arc<Prototype>> = Vec::new();
+        let mut summaries: BTreeMap<SummaryKey<'_>, Summary> = BTreeMap::new();
+        for member in members {
+            let fields = self.fields(&member, &reachable, shared);
+            // Pods of one template are neighbours, or nearly so.
+            let prototype = match prototypes.iter().rev().find(|prototype| *prototype.fields() == fields) {
+                Some(known) => known.clone(),
+                None => {
+                    prototypes.push(Arc::new(Prototype::new(fields)));
+                    prototypes[prototypes.len() - 1].clone()
+                }
+            };
+            if self.summarized && member.exported && member.mutual_tls && !member.network.is_empty() {
+                let location = one_copy(&mut shared.locations, member.location.clone());
+                for subset in self.subsets_of(&member) {
+                    let key = (&member.cluster.info.name, member.network, location.clone(), subset);
+                    summaries.entry(key).or_insert_with(|| Summary::new(prototype.clone())).add(&member);
+                }
+            }
+            endpoints.push(member.direct(prototype, shared));
+        }
+        endpoints.extend(summaries.into_iter().map(|((_, _, location, subset), of)| of.endpoint(location, subset)));
+        endpoints
+    }
+
+    /// Returns the subsets that an endpoint is part of, first the whole service.
+    fn subsets_of(&self, member: &Member<'_>) -> impl Iterator<Item = Option<Text>> {
+        let labels = member.pod.map(|pod| pod.labels.clone()).unwrap_or_default();
+        let subsets = self.subsets.iter().filter(move |subset| selects(subset, &labels));
+        [None].into_iter().chain(subsets.map(|subset| Some(subset.name.as_str().into())))
+    }
+
+    /// Pods are reachable by address in their own cluster, and if they are exported, in all clusters of their network.
+    fn reachable<'m>(&self, members: &[Member<'m>]) -> Reachable<'m> {
+        let mut reachable = Reachable::new();
+        for member in members {
+            let key = (&member.cluster.info.name, member.network, member.exported);
+            reachable.entry(key).or_insert_with(|| {
+                let reaches = |cluster: &&ClusterInventory| {
+                    let own = cluster.info.name == member.cluster.info.name;
+                    own || (member.exported && !member.network.is_empty() && cluster.network() == member.network)
+                };
+                self.inventory.clusters().filter(reaches).map(|cluster| cluster.info.name.clone()).collect()
+            });
+        }
+        reachable
+    }
+
+    fn fields(&self, member: &Member<'_>, reachable: &Reachable<'_>, shared: &mut Shared) -> PrototypeFields {
+        let cluster = &member.cluster.info.name;
+        let scope = NetworkScope {
+            cluster: cluster.clone(),
+            network: member.network.clone(),
+            networks: self.inventory.networks().all().clone(),
+            audience: match member.exported {
+                true => Audience::All,
+                false => Audience::Clusters([cluster.clone()].into()),
+            },
+            reachable_in: reachable.get(&(cluster, member.network, member.exported)).cloned().unwrap_or_default(),
+            trust_domain: self.inventory.trust_domain().clone(),
+        };
+        PrototypeFields {
+            hostname: self.hostname.clone(),
+            scope: one_copy(&mut shared.scopes, scope),
+            ports: member.ports.iter().map(|(port, target)| (*port, *target)).collect(),
+            template: member.pod.map(|pod| pod.template.clone()),
+        }
+    }
+}
+
+impl Member<'_> {
+    fn direct(self, prototype: Arc<Prototype>, shared: &mut Shared) -> Endpoint {
+        let node = self.endpoint.node.as_ref().or(self.pod.map(|pod| &pod.node)).cloned().unwrap_or_default();
+        let location = one_copy(&mut shared.locations, Location { node, ..self.location });
+        let health = u8::try_from(self.health as i32).unwrap_or_default();
+        let pod = self.pod.map(|pod| pod.name.clone());
+        Endpoint::new(prototype, location, Content::Direct { ip: self.ip, health, pod })
+    }
+}
+
+fn selects(subset: &Subset, labels: &Labels) -> bool {
+    subset.labels.iter().all(|(key, value)| labels.get(key).is_some_and(|of| **of == **value))
+}
+
+/// A summary while endpoints are added.
+struct Summary {
+    /// The first endpoint's prototype.
+    prototype: Arc<Prototype>,
+    ready: u32,
+    identities: BTreeSet<Text>,
+    ports: BTreeSet<u16>,
+}
+
+impl Summary {
+    fn new(prototype: Arc<Prototype>) -> Self {
+        Summary { prototype, ready: 0, identities: BTreeSet::new(), ports: BTreeSet::new() }
+    }
+
+    fn add(&mut self, member: &Member<'_>) {
+        if member.health == Health::Ready {
+            self.ready += 1;
+            self.ports.extend(member.ports.keys());
+        }
+        if !member.identity.is_empty() {
+            self.identities.insert(member.identity.as_str().into());
+        }
+    }
+
+    fn endpoint(self, location: Arc<Location>, subset: Option<Text>) -> Endpoint {
+        let fields = self.prototype.fields();
+        let same_identity = self.identities.len() == 1 && self.identities.contains(fields.identity().as_str());
+        let same_ports = self.ports.iter().eq(fields.ports.iter().map(|(port, _)| port));
+        let details = (!same_identity || !same_ports).then(|| {
+            Box::new(SummaryDetails {
+                identities: self.identities.into_iter().collect(),
+                ports: self.ports.into_iter().collect(),
+            })
+        });
+        Endpoint::new(self.prototype, location, Content::Summary { ready: self.ready, subset, details })
+    }
+}

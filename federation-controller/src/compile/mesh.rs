@@ -1,0 +1,42 @@
+//! The mesh-wide resources: settings and trust bundle.
+
+use prost::Message;
+use wire::discovery::{AccessLogEncoding, Issuer, MeshConfig, OutboundPolicy, Trust};
+use wire::{Kind, name};
+
+use super::resource::Resource;
+use crate::inventory::Inventory;
+
+/// Compiles the mesh-wide settings.
+pub(super) fn settings(inventory: &Inventory) -> Resource {
+    let mesh = inventory.mesh();
+    let outbound = if mesh.registry_only { OutboundPolicy::RegistryOnly } else { OutboundPolicy::AllowAny };
+    let encoding = if mesh.access_log_json { AccessLogEncoding::Json } else { AccessLogEncoding::Text };
+    let body = MeshConfig {
+        mesh_id: mesh.mesh_id.to_string(),
+        cluster_domain: inventory.settings().cluster_domain.to_string(),
+        outbound_policy: outbound.into(),
+        access_log_file: mesh.access_log_file.to_string(),
+        access_log_encoding: encoding.into(),
+        access_log_format: mesh.access_log_format.to_string(),
+        connect_timeout_ms: mesh.connect_timeout_ms,
+        protocol_detection_timeout_ms: mesh.protocol_detection_timeout_ms,
+        locality_load_balancing: mesh.locality_load_balancing,
+    };
+    Resource::for_all(Kind::MeshConfig, name::MESH, body.encode_to_vec())
+}
+
+/// Compiles the trust bundle. Returns `None` until the certificate authority has one.
+pub(super) fn trust(inventory: &Inventory) -> Option<Resource> {
+    let trust = inventory.trust()?;
+    let issuer = |(cluster, hash): &(_, bytes::Bytes)| {
+        let cluster: &std::sync::Arc<str> = cluster;
+        Issuer { cluster: cluster.to_string(), public_key_sha256: hash.clone() }
+    };
+    let body = Trust {
+        trust_domain: trust.trust_domain.to_string(),
+        roots: trust.roots.clone(),
+        issuers: trust.issuers.iter().map(issuer).collect(),
+    };
+    Some(Resource::for_all(Kind::Trust, name::MESH, body.encode_to_vec()))
+}

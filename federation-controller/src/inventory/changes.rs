@@ -1,0 +1,188 @@
+//! What a change of an object affects. Each method stores a change of one kind, and looks at no more objects than the
+//! change affects.
+
+use std::collections::BTreeSet;
+
+use super::cluster::{Affected, ClusterInventory, Stored};
+use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record as _, Service, Slice};
+
+impl ClusterInventory {
+    /// The network of a system namespace is the cluster's network.
+    pub(super) fn change_namespace(&mut self, key: Key, new: Option<Namespace>) -> Affected {
+        let before = self.network().clone();
+        self.collections.namespaces.replace(&key, new);
+        if *self.network() == before {
+            return Affected::default();
+        }
+        let mut affected = self.everything();
+        affected.networks.insert(before);
+        affected
+    }
+
+    /// The labels of a node are the locality of its pods.
+    pub(super) fn change_node(&mut self, key: Key, new: Option<Node>) -> Affected {
+        let mut affected = Affected::default();
+        for slice in self.relations.slices_on.of(&key.name).filter_map(|id| self.slices().at(*id)) {
+            self.affect_service(slice.service_key(), &mut affected);
+        }
+        for pod in self.relations.pods_on.of(&key.name).filter_map(|id| self.pods().at(*id)) {
+            self.affect_services_of(pod, &mut affected);
+            affected.pods.insert(pod.key());
+        }
+        self.collections.nodes.replace(&key, new);
+        affected
+    }
+
+    /// A service's ports are the inbound ports of its pods.
+    pub(super) fn change_service(&mut self, key: Key, new: Option<Service>) -> Affected {
+        let mut affected = Affected::default();
+        let versions = [self.services().get(&key), new.as_ref()];
+        affected.networks.extend(versions.into_iter().flatten().filter_map(|service| service.network.clone()));
+        for slice in self.slices_of(&key) {
+            affected.pods.extend(slice.pod_keys());
+        }
+        self.collections.services.replace(&key, new);
+        affected.services.insert(key);
+        affected
+    }
+
+    /// A slice has the endpoints of a service.
+    pub(super) fn change_slice(&mut self, key: Key, new: Option<Slice>) -> Affected {
+        let mut affected = Affected::default();
+        if let Some((id, old)) = self.collections.slices.remove(&key) {
+            self.relations.slices_of.remove(&old.namespace, &old.service, id);
+            for pod in old.pod_keys() {
+                self.relations.slices_with.remove(&pod.namespace, &pod.name, id);
+                affected.pods.insert(pod);
+            }
+            for node in old.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()) {
+                self.relations.slices_on.remove(node, &id);
+            }
+            self.affect_service(old.service_key(), &mut affected);
+        }
+        if let Some(mut new) = new {
+            // Pod and slice share one copy of the pod's name, whichever came first.
+            for name in new.endpoints.iter_mut().filter_map(|endpoint| endpoint.pod.as_mut()) {
+                let pod = Key { namespace: new.namespace.clone(), name: name.clone() };
+                if let Some(pod) = self.collections.pods.get(&pod) {
+                    *name = pod.name.clone();
+                }
+            }
+            self.affect_service(new.service_key(), &mut affected);
+            let id = self.collections.slices.insert(new);
+            let Some(new) = self.collections.slices.at(id) else { return affected };
+            self.relations.slices_of.insert(&new.namespace, &new.service, id);
+            for pod in new.pod_keys() {
+                self.relations.slices_with.insert(&pod.namespace, &pod.name, id);
+                affected.pods.insert(pod);
+            }
+            for node in new.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()) {
+                self.relations.slices_on.insert(node, &id);
+            }
+        }
+        affected
+    }
+
+    /// A pod has the labels and identity of its endpoints.
+    pub(super) fn change_pod(&mut self, key: Key, mut new: Option<Pod>) -> Affected {
+        let mut affected = Affected::default();
+        affected.pods.insert(key.clone());
+        for slice in self.slices_with(&key) {
+            self.affect_service(slice.service_key(), &mut affected);
+            // Pod and slice share one copy of the pod's name, whichever came first.
+            let mut names = slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref());
+            if let (Some(new), Some(name)) = (&mut new, names.find(|name| **name == key.name)) {
+                new.name = name.clone();
+            }
+        }
+        let [before, after] = [self.pods().get(&key), new.as_ref()].map(|pod| self.gateways_selecting(pod));
+        let old = self.pods().get(&key).map(|old| (old.node.clone(), old.network().cloned()));
+        if let Some((node, network)) = old {
+            if let Some(id) = self.pods().id(&key) {
+                self.relations.pods_on.remove(&node, &id);
+            }
+            if let Some(count) = network.and_then(|network| self.relations.pod_networks.get_mut(&network)) {
+                *count -= 1;
+            }
+            self.relations.pod_networks.retain(|_, count| *count > 0);
+        }
+        // A Gateway exports while it has pods: its first pod and its last one change the exports.
+        let mut exports_change = false;
+        for gateway in before.difference(&after) {
+            exports_change |= self.relations.gateway_pods.remove(gateway, &key);
+        }
+        for gateway in after.difference(&before) {
+            exports_change |= self.relations.gateway_pods.insert(gateway, &key);
+        }
+        if exports_change {
+            affected.services.extend(self.services().keys());
+        }
+        match new {
+            Some(new) => {
+                let (node, network) = (new.node.clone(), new.network().cloned());
+                let id = self.collections.pods.insert(new);
+                self.relations.pods_on.insert(&node, &id);
+                if let Some(network) = network {
+                    *self.relations.pod_networks.entry(network).or_default() += 1;
+                }
+            }
+            None => drop(self.collections.pods.remove(&key)),
+        }
+        affected
+    }
+
+    /// A ServiceExport exports the service of its name.
+    pub(super) fn change_export(&mut self, key: Key, new: Option<Export>) -> Affected {
+        self.collections.exports.replace(&key, new);
+        Affected { services: [key].into(), ..Affected::default() }
+    }
+
+    /// A Gateway exports the services that match its hosts.
+    pub(super) fn change_gateway(&mut self, key: Key, new: Option<Gateway>) -> Affected {
+        self.relations.gateway_pods.clear(&key);
+        if let Some(new) = &new {
+            for pod in self.collections.pods.values().filter(|pod| new.selector.select(&pod.labels)) {
+                self.relations.gateway_pods.insert(&key, &pod.key());
+            }
+        }
+        self.collections.gateways.replace(&key, new);
+        Affected { services: self.services().keys().collect(), ..Affected::default() }
+    }
+
+    /// A policy has a resource of its own, to which the workloads refer that it selects. Policies of the root namespace
+    /// select workloads of every namespace, as in Istio.
+    pub fn change_policy<T: Stored>(&mut self, key: Key, new: Option<T>) -> Affected {
+        let old = T::collection(&mut self.collections).get(&key).cloned();
+        let mut affected = Affected::default();
+        for selector in [old.as_ref(), new.as_ref()].into_iter().flatten().filter_map(T::selector) {
+            let everywhere = selector.namespace.is_none_or(|namespace| namespace == self.root_namespace());
+            let in_scope = |pod: &&Pod| everywhere || selector.namespace == Some(&pod.namespace);
+            let selected =
+                self.collections.pods.values().filter(in_scope).filter(|pod| selector.labels.select(&pod.labels));
+            affected.pods.extend(selected.map(Pod::key));
+        }
+        affected.policies.insert((T::KIND, key.clone()));
+        T::collection(&mut self.collections).replace(&key, new);
+        affected
+    }
+
+    fn gateways_selecting(&self, pod: Option<&Pod>) -> BTreeSet<Key> {
+        let Some(pod) = pod else { return BTreeSet::new() };
+        self.gateways().selecting(&[], &pod.labels).map(Gateway::key).collect()
+    }
+
+    /// The services of all slices that list a pod.
+    fn affect_services_of(&self, pod: &Pod, affected: &mut Affected) {
+        // By the hash of the name alone: another pod's service is computed in vain once in four billion.
+        let ids = self.relations.slices_with.of(&pod.namespace, &pod.name);
+        for slice in ids.filter_map(|id| self.slices().at(id)) {
+            self.affect_service(slice.service_key(), affected);
+        }
+    }
+
+    /// A service, and its network if it is a gateway, whose locality is that of its endpoints.
+    fn affect_service(&self, service: Key, affected: &mut Affected) {
+        affected.networks.extend(self.services().get(&service).and_then(|service| service.network.clone()));
+        affected.services.insert(service);
+    }
+}

@@ -1,0 +1,97 @@
+//! Fields of objects, checked as Kubernetes checks them on admission, and the bounds on lists.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use api::names;
+use kube::core::ObjectMeta;
+
+use super::{Labels, Text};
+
+/// Returns the name.
+pub(super) fn name(metadata: &ObjectMeta) -> Option<Text> {
+    metadata.name.as_deref().filter(|name| is_subdomain(name)).map(Into::into)
+}
+
+/// Returns the namespace.
+pub(super) fn namespace(metadata: &ObjectMeta) -> Option<Text> {
+    metadata.namespace.as_deref().filter(|namespace| is_label(namespace)).map(Into::into)
+}
+
+/// Returns the value of a label.
+pub(super) fn label(metadata: &ObjectMeta, key: &str) -> Option<Text> {
+    metadata.labels.as_ref()?.get(key).filter(|value| is_label_value(value)).map(|value| value.as_str().into())
+}
+
+/// Returns the value of label `topology.istio.io/network`.
+pub(super) fn network(metadata: &ObjectMeta) -> Option<Text> {
+    label(metadata, names::NETWORK_LABEL).filter(|network| !network.is_empty())
+}
+
+/// Returns the creation time in seconds since 1970; 0 if it is absent.
+pub(super) fn created(metadata: &ObjectMeta) -> i64 {
+    metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
+}
+
+/// Returns the labels that Kubernetes would admit.
+pub(super) fn labels(labels: Option<BTreeMap<String, String>>) -> Labels {
+    let usable = |(key, value): &(String, String)| key.len() <= MAX_LABEL_KEY && is_label_value(value);
+    let labels = labels.unwrap_or_default().into_iter().filter(usable).take(MAX_LABELS);
+    labels.map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+/// Returns whether a port's protocol is TCP, which is the default.
+pub(super) fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol.is_empty() || protocol == "TCP")
+}
+
+/// Returns the number of a port, from 1 to 65535.
+pub(super) fn port(number: i64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+/// Maximum number of ports of one service or slice. The API has no bound on the ports of a service.
+pub(super) const MAX_PORTS: usize = 1_000;
+/// Maximum number of endpoints of one slice, as in the API.
+pub(super) const MAX_ENDPOINTS: usize = 1_000;
+/// Maximum number of addresses of one service.
+pub(super) const MAX_ADDRESSES: usize = 64;
+/// Maximum number of labels of one object. Objects have some tens.
+pub(super) const MAX_LABELS: usize = 256;
+/// Maximum length of a DNS label and of a label's value, as in the API.
+pub(super) const MAX_LABEL: usize = 63;
+/// Maximum length of a label's key: a subdomain, `/` and a name.
+pub(super) const MAX_LABEL_KEY: usize = 253 + 1 + 63;
+/// Maximum number of hosts of one Gateway.
+pub(super) const MAX_HOSTS: usize = 10_000;
+/// Maximum length of a Gateway's host with its namespace.
+pub(super) const MAX_HOST: usize = 63 + 1 + 253;
+
+/// Returns whether a name is a DNS label, as names of services and namespaces are.
+pub(super) fn is_label(name: &str) -> bool {
+    name.len() <= MAX_LABEL && !name.contains('.') && is_subdomain(name)
+}
+
+/// Returns whether a name is a DNS subdomain, as all names are.
+pub(super) fn is_subdomain(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    name.len() <= 253 && edge(bytes.first()) && edge(bytes.last()) && name.bytes().all(allowed)
+}
+
+/// Returns whether the value of a label is one that the API admits.
+pub(super) fn is_label_value(value: &str) -> bool {
+    value.len() <= MAX_LABEL && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// Returns whether an address is neither the dialling host's own, nor link-local, nor of many hosts. The API refuses the
+/// same addresses.
+pub(super) fn is_reachable(ip: &IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+}

@@ -1,0 +1,272 @@
+//! `v1` Service.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use kube::core::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use wire::discovery::Protocol;
+
+use super::intern::{Strings, copy};
+use super::{Kind, Record, Text, fields, metadata};
+
+/// A service of one cluster. Services of type ExternalName are not kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Service {
+    /// The namespace.
+    pub namespace: Text,
+    /// The name.
+    pub name: Text,
+    /// `metadata.creationTimestamp`, seconds since 1970.
+    pub created: i64,
+    /// `spec.clusterIPs`, without "None".
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.clusterIP: None`.
+    pub headless: bool,
+    /// TCP ports. Ports of other protocols are left out.
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector` is not empty.
+    pub selects: bool,
+    /// `spec.publishNotReadyAddresses`.
+    pub publish_not_ready: bool,
+    /// Label `topology.istio.io/network`: the service is a gateway of that network.
+    pub network: Option<Text>,
+    /// Label `networking.istio.io/gatewayPort`.
+    pub gateway_port: Option<u16>,
+    /// `status.loadBalancer.ingress[].ip` and `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].hostname`.
+    #[serde(default)]
+    pub external_names: Vec<Text>,
+}
+
+/// A port of a service.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The name; empty if the only port has none.
+    pub name: Text,
+    /// The number.
+    pub number: u16,
+    /// The declared protocol; see [`protocol_of`].
+    #[serde(with = "protocol_number")]
+    pub protocol: Protocol,
+}
+
+/// The generated enum as its number on the wire.
+mod protocol_number {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use wire::discovery::Protocol;
+
+    pub(crate) fn serialize<S: Serializer>(protocol: &Protocol, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i32(*protocol as i32)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
+        Ok(Protocol::try_from(i32::deserialize(from)?).unwrap_or_default())
+    }
+}
+
+/// The fields that are read.
+#[derive(kube::Resource, Clone, Debug, Deserialize)]
+#[resource(inherit = "core::Service")]
+pub struct Source {
+    #[serde(deserialize_with = "metadata::read")]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: ServiceSpec,
+    #[serde(default)]
+    status: ServiceStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ServiceSpec {
+    r#type: String,
+    #[serde(rename = "clusterIP")]
+    cluster_ip: String,
+    #[serde(rename = "clusterIPs")]
+    cluster_ips: Vec<String>,
+    #[serde(rename = "externalIPs")]
+    external_ips: Vec<String>,
+    ports: Vec<PortSpec>,
+    selector: Option<BTreeMap<String, String>>,
+    publish_not_ready_addresses: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PortSpec {
+    name: Option<String>,
+    port: i64,
+    protocol: Option<String>,
+    app_protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ServiceStatus {
+    load_balancer: LoadBalancer,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct LoadBalancer {
+    ingress: Vec<Ingress>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Ingress {
+    ip: Option<String>,
+    hostname: Option<String>,
+}
+
+impl Record for Service {
+    type Source = Source;
+    const KIND: Kind = Kind::Service;
+    const NAME: &'static str = "Service";
+    const LIMIT: usize = 20_000;
+
+    fn extract(object: Source) -> Option<Self> {
+        let Source { metadata, spec, status } = object;
+        if spec.r#type == "ExternalName" {
+            return None;
+        }
+        let mut ips = spec.cluster_ips;
+        if ips.is_empty() {
+            ips.push(spec.cluster_ip);
+        }
+        let ingress = status.load_balancer.ingress;
+        let names = ingress.iter().take(fields::MAX_ADDRESSES).filter_map(|ingress| ingress.hostname.as_deref());
+        let external_names = names.filter(|name| fields::is_subdomain(name)).map(Into::into).collect();
+        let external = ingress.into_iter().filter_map(|ingress| ingress.ip).chain(spec.external_ips);
+        let external = external.take(fields::MAX_ADDRESSES).filter_map(|ip| ip.parse().ok());
+        Some(Service {
+            namespace: fields::namespace(&metadata)?,
+            name: fields::name(&metadata).filter(|name| fields::is_label(name))?,
+            created: fields::created(&metadata),
+            headless: ips.iter().any(|ip| ip == "None"),
+            cluster_ips: ips.iter().take(2).filter_map(|ip| ip.parse().ok()).collect(),
+            ports: spec.ports.iter().take(fields::MAX_PORTS).filter_map(PortSpec::extract).collect(),
+            selects: spec.selector.is_some_and(|selector| !selector.is_empty()),
+            publish_not_ready: spec.publish_not_ready_addresses,
+            network: fields::network(&metadata),
+            gateway_port: fields::label(&metadata, "networking.istio.io/gatewayPort").and_then(|of| of.parse().ok()),
+            external_ips: external.filter(fields::is_reachable).collect(),
+            external_names,
+        })
+    }
+
+    fn namespace(&self) -> Option<&Text> {
+        Some(&self.namespace)
+    }
+
+    fn name(&self) -> &Text {
+        &self.name
+    }
+
+    fn intern(&mut self, strings: &mut Strings) {
+        strings.text(&mut self.namespace);
+        strings.text(&mut self.name);
+        strings.option(&mut self.network);
+        self.ports.iter_mut().for_each(|port| strings.text(&mut port.name));
+        self.ports = self.ports.to_vec();
+        self.cluster_ips = self.cluster_ips.to_vec();
+        self.external_ips = self.external_ips.to_vec();
+        self.external_names = self.external_names.iter().map(copy).collect();
+    }
+}
+
+impl PortSpec {
+    fn extract(&self) -> Option<ServicePort> {
+        if !fields::is_tcp(self.protocol.as_deref()) {
+            return None;
+        }
+        let name = self.name.as_deref().filter(|name| name.len() <= fields::MAX_LABEL).unwrap_or_default();
+        let number = fields::port(self.port)?;
+        Some(ServicePort { name: name.into(), number, protocol: protocol_of(self.app_protocol.as_deref(), name) })
+    }
+}
+
+/// Returns the protocol of a port by the rules of Istio: `appProtocol` if it is set, else the part of the port's name before
+/// the first dash. An unknown word is `PROTOCOL_UNSPECIFIED`.
+pub(super) fn protocol_of(app_protocol: Option<&str>, port_name: &str) -> Protocol {
+    let word = match app_protocol {
+        Some(declared) => declared,
+        None => match port_name.split_once('-') {
+            Some(("grpc", rest)) if rest == "web" || rest.starts_with("web-") => "grpc-web",
+            Some((prefix, _)) => prefix,
+            None => port_name,
+        },
+    };
+    match word.to_ascii_lowercase().as_str() {
+        "http" | "grpc-web" | "kubernetes.io/ws" => Protocol::Http,
+        "http2" | "kubernetes.io/h2c" => Protocol::Http2,
+        "grpc" => Protocol::Grpc,
+        "https" | "tls" | "kubernetes.io/wss" => Protocol::Tls,
+        "tcp" | "mongo" | "mysql" | "redis" => Protocol::Tcp,
+        _ => Protocol::Unspecified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extract(object: serde_json::Value) -> Option<Service> {
+        Service::extract(serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn a_service_as_an_api_server_sends_it() {
+        let json = serde_json::json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "reviews", "namespace": "default", "creationTimestamp": "2026-01-02T03:04:05Z",
+                         "labels": {"topology.istio.io/network": "net-west", "networking.istio.io/gatewayPort": "15443"}},
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.3.4", "clusterIPs": ["10.96.3.4", "fd00::4"],
+                     "selector": {"app": "reviews"}, "externalIPs": ["198.51.100.1"],
+                     "ports": [{"name": "http", "port": 9080, "targetPort": 9080, "protocol": "TCP", "nodePort": 30000},
+                               {"name": "dns", "port": 53, "protocol": "UDP"},
+                               {"name": "odd", "port": 70000}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}, {"hostname": "x.example"}]}}
+        });
+        let service = extract(json).unwrap();
+        assert_eq!(service.ports, [ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http }]);
+        assert_eq!(service.cluster_ips.len(), 2);
+        assert_eq!(service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
+        assert_eq!(service.external_names, ["x.example".into()]);
+        assert!(service.selects && !service.headless);
+        assert_eq!((service.network.as_deref(), service.gateway_port), (Some("net-west"), Some(15443)));
+        assert_eq!(service.created, 1_767_323_045);
+
+        let external =
+            serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"type": "ExternalName"}});
+        assert_eq!(extract(external), None);
+        let headless = serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"clusterIP": "None"}});
+        let headless = extract(headless).unwrap();
+        assert!(headless.headless && headless.cluster_ips.is_empty());
+    }
+
+    #[test]
+    fn protocols_are_declared_by_app_protocol_then_by_name() {
+        for (app, name, expected) in [
+            (None, "http", Protocol::Http),
+            (None, "http-admin", Protocol::Http),
+            (None, "grpc-web", Protocol::Http),
+            (None, "grpc-web-x", Protocol::Http),
+            (None, "grpc-website", Protocol::Grpc),
+            (None, "tcp-mysql", Protocol::Tcp),
+            (None, "mysql", Protocol::Tcp),
+            (None, "https-x", Protocol::Tls),
+            (None, "metrics", Protocol::Unspecified),
+            (None, "", Protocol::Unspecified),
+            (Some("grpc"), "http", Protocol::Grpc),
+            (Some("kubernetes.io/h2c"), "x", Protocol::Http2),
+            (Some("HTTP"), "x", Protocol::Http),
+            (Some("mine.example/thing"), "http", Protocol::Unspecified),
+        ] {
+            assert_eq!(protocol_of(app, name), expected, "{app:?} {name}");
+        }
+    }
+}
