@@ -13,6 +13,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use wire::discovery::Subset;
+
 pub mod address;
 pub mod endpoint;
 pub mod export;
@@ -57,7 +59,8 @@ impl Compiler {
                 std::iter::once(mesh::settings(inventory)).chain(policies::defaults()).collect::<Vec<_>>().into()
             }
             Group::Network(network) => gateway::compile(inventory, network).into_iter().collect::<Vec<_>>().into(),
-            Group::Service(hostname) => self.compile_service(inventory, hostname),
+            // No kind of object defines subsets yet.
+            Group::Service(hostname) => self.compile_service(inventory, hostname, &[]),
             Group::Policy(kind, cluster, key) => {
                 policies::compile(inventory, *kind, cluster, key).into_iter().collect::<Vec<_>>().into()
             }
@@ -74,9 +77,8 @@ impl Compiler {
         self.shared.facts.retain(|facts| Arc::strong_count(facts) > 1);
     }
 
-    fn compile_service(&mut self, inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
-        // No kind of object defines subsets yet.
-        let Some(merged) = service::Merged::of(inventory, hostname, &[]) else {
+    fn compile_service(&mut self, inventory: &Inventory, hostname: &Arc<str>, subsets: &[Subset]) -> Compiled {
+        let Some(merged) = service::Merged::of(inventory, hostname, subsets) else {
             self.addresses.release(hostname);
             let service = CompiledService { hostname: hostname.clone(), endpoints: Vec::new(), facts: None };
             return Compiled { resources: Vec::new(), service: Some(service) };

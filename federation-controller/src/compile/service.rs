@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use prost::Message;
-use wire::discovery::{self, Export, Port, Subset, VirtualAddress};
+use wire::discovery::{self, Export, Port, Protocol, Subset, VirtualAddress};
 use wire::{Kind, name};
 
 use super::Shared;
@@ -170,10 +170,10 @@ fn merge_ports(definitions: &[(Definition<'_>, Option<Reason>)], conflicts: &mut
                         "port {} is {:?} ({}) in {} and {:?} ({}) in {}: {winner} wins",
                         port.number,
                         &*first.name,
-                        first.protocol.as_str_name(),
+                        protocol_name(first),
                         winner,
                         &*port.name,
-                        port.protocol.as_str_name(),
+                        protocol_name(port),
                         cluster.info.name,
                     ));
                 }
@@ -191,5 +191,13 @@ fn note_headless_conflicts(definitions: &[(Definition<'_>, Option<Reason>)], con
         let (winner, loser) = (&first.cluster.info.name, &other.cluster.info.name);
         let [wins, loses] = [first.service.headless, other.service.headless].map(describe);
         conflicts.push(format!("{wins} in {winner} and {loses} in {loser}: {winner} wins"));
+    }
+}
+
+/// Returns the protocol of a port in lower case; "not declared" if it has none.
+fn protocol_name(port: &ServicePort) -> String {
+    match port.protocol {
+        Protocol::Unspecified => "not declared".into(),
+        protocol => protocol.as_str_name().trim_start_matches("PROTOCOL_").to_lowercase(),
     }
 }

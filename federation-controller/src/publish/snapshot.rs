@@ -145,3 +145,6 @@ fn line(content: &mut Vec<u8>, value: &impl Serialize) {
     }
     content.push(b'\n');
 }
+
+#[cfg(test)]
+mod tests;
