@@ -22,14 +22,14 @@ pub mod networks;
 mod notices;
 mod relation;
 
-pub use cluster::{Affected, ClusterInventory};
+pub use cluster::{Affected, ClusterInventory, PodSelector};
 pub use lists::CONFIRM_EMPTY;
 use networks::Networks;
 pub(crate) use notices::{only_by_name, unreachable_gateway};
 
 use crate::objects::event::{Cluster, Event, Link, Mesh, Trust};
 use crate::objects::intern::Strings;
-use crate::objects::{Key, Kind, Object, Service, Text};
+use crate::objects::{Key, Kind, Object, Service, Text, Watched};
 
 /// The controller's own services that proxies of other clusters reach through the gateway, and their exposed port.
 pub const OWN_SERVICES: [(&str, u16); 2] = [("isthmus-controller", 15012), ("isthmus-webhooks", 443)];
@@ -396,8 +396,23 @@ impl Inventory {
         let connected = pods.filter(|proxy| self.connected.contains_key(proxy));
         self.changes.extend(connected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
         self.changes.extend(affected.networks.into_iter().map(Group::Network));
+        for selector in affected.selectors {
+            self.note_selected(cluster, &selector);
+        }
         let policies = affected.policies.into_iter();
         self.changes.extend(policies.map(|(kind, key)| Group::Policy(kind, cluster.clone(), key)));
+    }
+
+    /// Notes the workloads of connected proxies that a policy of a cluster selects.
+    fn note_selected(&mut self, cluster: &Text, selector: &PodSelector) {
+        let selects = |(of, key): &&(Text, Key)| {
+            let in_scope = selector.clusters == Watched::Primary || of == cluster;
+            let namespace = selector.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace);
+            let pod = || self.clusters.get(of).and_then(|cluster| cluster.pods().get(key));
+            in_scope && namespace && pod().is_some_and(|pod| selector.labels.select(&pod.labels))
+        };
+        let selected = self.connected.keys().filter(selects).cloned();
+        self.changes.extend(selected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
     }
 
     /// Notes every service and every connected proxy's workload.

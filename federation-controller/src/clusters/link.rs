@@ -19,9 +19,7 @@ use super::trouble::{self, Trouble};
 use super::watch::{Report, watch};
 use super::{Contact, Shared};
 use crate::objects::event::{Cluster, Event};
-use crate::objects::{
-    Export, Gateway, Kind, Namespace, Node, Object, Pod, Record, Service, Slice, Text, for_each_kind,
-};
+use crate::objects::{self, Kind, Object, Record, Text, for_each_kind};
 
 /// The number of reports that wait between the watches and the queue.
 const BACKLOG: usize = 256;
@@ -90,7 +88,7 @@ impl Link {
     fn watches(&self, out: &mpsc::Sender<Report>) -> Vec<BoxFuture<'static, ()>> {
         macro_rules! watches {
             ($($collection:ident: $Record:ident, $change:ident;)+) => {
-                [$((<$Record as Record>::WATCHED, self.watch::<$Record>(out)),)+]
+                [$((<objects::$Record as Record>::WATCHED, self.watch::<objects::$Record>(out)),)+]
             };
         }
         let role = self.cluster.role();

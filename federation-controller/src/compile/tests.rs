@@ -18,7 +18,7 @@ use super::*;
 use crate::compile::resource::{Compiled, Resource};
 use crate::inventory::Settings;
 use crate::objects::event::{Cluster, Event, Mesh};
-use crate::objects::{Export, Gateway, Key, Namespace, Node, Object, Pod, Record, Service, Slice, for_each_kind};
+use crate::objects::{self, Key, Object, Record, for_each_kind};
 
 /// A case.
 #[derive(Deserialize)]
@@ -148,8 +148,8 @@ fn extract(object: &Value) -> Option<Object> {
     macro_rules! of_kind {
         ($($collection:ident: $Record:ident, $change:ident;)+) => {
             match kind {
-                $(<$Record as Record>::NAME => {
-                    <$Record as Record>::extract(serde_json::from_value(object.clone()).unwrap()).map(Object::from)
+                $(<objects::$Record as Record>::NAME => {
+                    <objects::$Record as Record>::extract(serde_json::from_value(object.clone()).unwrap()).map(Object::from)
                 })+
                 _ => None,
             }

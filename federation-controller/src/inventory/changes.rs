@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cluster::{Affected, ClusterInventory, Stored};
+use super::cluster::{Affected, ClusterInventory, PodSelector, Stored};
 use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record as _, Service, Slice};
 
 impl ClusterInventory {
@@ -149,19 +149,16 @@ impl ClusterInventory {
         Affected { services: self.services().keys().collect(), ..Affected::default() }
     }
 
-    /// A policy has a resource of its own, to which the workloads refer that it selects. Policies of the root namespace
-    /// select workloads of every namespace, as in Istio.
+    /// A policy has a resource of its own, to which the workloads refer that it selects. A policy of the root namespace
+    /// selects workloads of every namespace, as in Istio.
     pub fn change_policy<T: Stored>(&mut self, key: Key, new: Option<T>) -> Affected {
+        let mut affected = Affected { policies: [(T::KIND, key.clone())].into(), ..Affected::default() };
         let old = T::collection(&mut self.collections).get(&key).cloned();
-        let mut affected = Affected::default();
         for selector in [old.as_ref(), new.as_ref()].into_iter().flatten().filter_map(T::selector) {
-            let everywhere = selector.namespace.is_none_or(|namespace| namespace == self.root_namespace());
-            let in_scope = |pod: &&Pod| everywhere || selector.namespace == Some(&pod.namespace);
-            let selected =
-                self.collections.pods.values().filter(in_scope).filter(|pod| selector.labels.select(&pod.labels));
-            affected.pods.extend(selected.map(Pod::key));
+            let namespace = selector.namespace.filter(|namespace| *namespace != self.root_namespace()).cloned();
+            let labels = selector.labels.clone();
+            affected.selectors.push(PodSelector { clusters: T::WATCHED, namespace, labels });
         }
-        affected.policies.insert((T::KIND, key.clone()));
         T::collection(&mut self.collections).replace(&key, new);
         affected
     }
@@ -184,5 +181,42 @@ impl ClusterInventory {
     fn affect_service(&self, service: Key, affected: &mut Affected) {
         affected.networks.extend(self.services().get(&service).and_then(|service| service.network.clone()));
         affected.services.insert(service);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::inventory::SystemNamespaces;
+    use crate::objects::event::Cluster;
+    use crate::objects::{Labels, Watched};
+
+    #[test]
+    fn a_changed_policy_affects_its_resource_and_the_pods_that_it_selects_and_selected() {
+        let system = SystemNamespaces { root: "istio-system".into(), own: "isthmus-system".into() };
+        let info = Cluster { name: "west".into(), own: true, network: "".into(), server: "".into() };
+        let mut cluster = ClusterInventory::new(info, system, SystemTime::UNIX_EPOCH);
+        let gateway = |app: &str| Gateway {
+            namespace: "istio-system".into(),
+            name: "g".into(),
+            selector: [("app".into(), app.into())].into(),
+            hosts: Vec::new(),
+        };
+        let key = gateway("a").key();
+        let select = |app: &str| PodSelector {
+            clusters: Watched::EveryCluster,
+            namespace: None,
+            labels: Labels::from([("app".into(), app.into())]),
+        };
+        let affected = cluster.change_policy(key.clone(), Some(gateway("a")));
+        assert_eq!(affected.policies, [(crate::objects::Kind::Gateway, key.clone())].into());
+        assert_eq!(affected.selectors, [select("a")]);
+        let affected = cluster.change_policy(key.clone(), Some(gateway("b")));
+        assert_eq!(affected.selectors, [select("a"), select("b")]);
+        let affected = cluster.change_policy::<Gateway>(key.clone(), None);
+        assert_eq!(affected.selectors, [select("b")]);
+        assert!(!cluster.gateways().contains(&key));
     }
 }

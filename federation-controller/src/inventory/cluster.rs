@@ -8,9 +8,7 @@ use super::collection::Collection;
 use super::lists::Lists;
 use super::relation::{Relation, Reverse};
 use crate::objects::event::{Cluster, Link};
-use crate::objects::{
-    Export, Gateway, Key, Kind, Namespace, Node, Object, Pod, Record, Service, Slice, Text, for_each_kind,
-};
+use crate::objects::{self, Gateway, Key, Kind, Labels, Object, Record, Slice, Text, Watched, for_each_kind};
 
 /// The resources that a change affects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -23,6 +21,19 @@ pub struct Affected {
     pub networks: BTreeSet<Text>,
     /// Objects of the cluster that have resources of their own.
     pub policies: BTreeSet<(Kind, Key)>,
+    /// Workloads that a changed policy selects.
+    pub selectors: Vec<PodSelector>,
+}
+
+/// The pods that a policy selects.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodSelector {
+    /// The clusters of the pods: all of them for a kind of [`Watched::Primary`], else the policy's own.
+    pub clusters: Watched,
+    /// The namespace of the pods; `None`: every namespace.
+    pub namespace: Option<Text>,
+    /// The labels that a selected pod has.
+    pub labels: Labels,
 }
 
 impl Affected {
@@ -32,6 +43,7 @@ impl Affected {
         self.pods.extend(other.pods);
         self.networks.extend(other.networks);
         self.policies.extend(other.policies);
+        self.selectors.extend(other.selectors);
     }
 }
 
@@ -76,13 +88,13 @@ macro_rules! define_collections {
         /// The objects of one cluster, by kind.
         #[derive(Debug, Default)]
         pub struct Collections {
-            $(#[doc = concat!("The [`", stringify!($Record), "`]s.")] pub $collection: Collection<$Record>,)+
+            $(#[doc = concat!("The [`objects::", stringify!($Record), "`]s.")] pub $collection: Collection<objects::$Record>,)+
         }
 
         impl ClusterInventory {
             $(
-                #[doc = concat!("The [`", stringify!($Record), "`]s.")]
-                pub fn $collection(&self) -> &Collection<$Record> {
+                #[doc = concat!("The [`objects::", stringify!($Record), "`]s.")]
+                pub fn $collection(&self) -> &Collection<objects::$Record> {
                     &self.collections.$collection
                 }
             )+
@@ -104,7 +116,7 @@ macro_rules! define_collections {
 
             fn policies(&self) -> BTreeSet<(Kind, Key)> {
                 let mut policies = BTreeSet::new();
-                $(if <$Record as Record>::OWN_RESOURCE {
+                $(if <objects::$Record as Record>::OWN_RESOURCE {
                     policies.extend(self.$collection().keys().map(|key| (Kind::$Record, key)));
                 })+
                 policies
@@ -129,12 +141,12 @@ macro_rules! define_collections {
                 if !self.contains(kind, &key) {
                     return Affected::default();
                 }
-                match kind { $(Kind::$Record => self.$change(key, None),)+ }
+                match kind { $(Kind::$Record => self.$change(key, None::<objects::$Record>),)+ }
             }
         }
 
         $(
-            impl Stored for $Record {
+            impl Stored for objects::$Record {
                 fn collection(of: &mut Collections) -> &mut Collection<Self> {
                     &mut of.$collection
                 }
@@ -292,6 +304,7 @@ impl ClusterInventory {
             pods: self.pods().keys().collect(),
             networks: gateways.chain([self.network().clone()]).collect(),
             policies: self.policies(),
+            selectors: Vec::new(),
         }
     }
 

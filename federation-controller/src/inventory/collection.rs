@@ -101,7 +101,11 @@ impl<T: Record> Collection<T> {
     ///
     /// `namespaces` are the namespaces of selectors that can match the pod: its own, and the root namespace for kinds that
     /// apply to the whole mesh from there. Selectors without a namespace are always considered.
-    pub fn selecting(&self, namespaces: &[&Text], labels: &Labels) -> impl Iterator<Item = &T> {
+    pub fn selecting<'a>(
+        &'a self,
+        namespaces: &[&Text],
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a T> + use<'a, T> {
         let mut found: Vec<u32> = Vec::new();
         if !self.selectors.is_empty() {
             let every = Text::default();

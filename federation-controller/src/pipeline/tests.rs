@@ -345,7 +345,7 @@ fn run(world: &mut World, step: Step) {
                 Kind::Service | Kind::Export => ("default", service.to_string()),
                 Kind::Slice => ("default", format!("{service}-x")),
                 Kind::Pod => ("default", format!("{service}-{ip}")),
-                Kind::Gateway => ("istio-system", "gw".to_string()),
+                _ => ("istio-system", "gw".to_string()),
             };
             world.delete(of(cluster), kind, namespace, &name);
         }
