@@ -227,8 +227,8 @@ impl Inventory {
         }
         let after = self.taken.take().map_or(Bound::Unbounded, Bound::Excluded);
         let mut taken: Vec<Group> = self.changes.range((after, Bound::Unbounded)).take(limit).cloned().collect();
-        let rest = self.changes.iter().take(limit - taken.len()).cloned();
-        taken.extend(rest.collect::<Vec<_>>());
+        let rest = limit - taken.len();
+        taken.extend(self.changes.iter().take(rest).cloned());
         for group in &taken {
             self.changes.remove(group);
         }

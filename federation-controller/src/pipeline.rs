@@ -238,10 +238,10 @@ impl Snapshots {
     fn note(&mut self, event: &Event) {
         let Some(directory) = &self.directory else { return };
         match event {
-            Event::Upsert { cluster, .. } | Event::Delete { cluster, .. } | Event::Listed { cluster, .. } => {
-                if !self.clusters.contains(cluster) {
-                    self.clusters.insert(cluster.clone());
-                }
+            Event::Upsert { cluster, .. } | Event::Delete { cluster, .. } | Event::Listed { cluster, .. }
+                if !self.clusters.contains(cluster) =>
+            {
+                self.clusters.insert(cluster.clone());
             }
             Event::ClusterRemoved { cluster } => {
                 self.clusters.remove(cluster);

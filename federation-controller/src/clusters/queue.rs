@@ -83,6 +83,14 @@ impl Default for Queue {
     }
 }
 
+impl Queue {
+    fn take(&mut self, limit: usize, batch: &mut Vec<Event>) {
+        let count = self.events.len().min(limit);
+        batch.extend(self.events.drain(..count));
+        self.places.add_permits(count);
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing under this lock panics half-way.
@@ -143,19 +151,24 @@ impl Receiver {
 
     /// Takes a batch of the events that are queued now.
     pub fn take(&mut self, batch: &mut Vec<Event>) {
+        let last = self.last.clone();
         let shared = self.shared.clone();
         let mut state = shared.state();
-        take_from(&mut state.queues, &Source::Controller, BATCH, batch);
-        let after = (Bound::Excluded(self.last.clone()), Bound::Unbounded);
-        let later: Vec<Source> = state.queues.range(after).map(|(source, _)| source.clone()).collect();
-        let earlier: Vec<Source> = state.queues.keys().take_while(|source| **source <= self.last).cloned().collect();
-        for source in later.into_iter().chain(earlier).filter(|source| *source != Source::Controller) {
+        if let Some(queue) = state.queues.get_mut(&Source::Controller) {
+            queue.take(BATCH, batch);
+        }
+        let turns = state.queues.range_mut((Bound::Excluded(&last), Bound::Unbounded));
+        self.take_turns(turns, batch);
+        self.take_turns(state.queues.range_mut(..=&last), batch);
+    }
+
+    fn take_turns<'a>(&mut self, turns: impl Iterator<Item = (&'a Source, &'a mut Queue)>, batch: &mut Vec<Event>) {
+        for (source, queue) in turns.filter(|(source, _)| **source != Source::Controller) {
             if batch.len() >= BATCH {
-                break;
+                return;
             }
-            let limit = PER_TURN.min(BATCH - batch.len());
-            take_from(&mut state.queues, &source, limit, batch);
-            self.last = source;
+            queue.take(PER_TURN.min(BATCH - batch.len()), batch);
+            self.last = source.clone();
         }
     }
 }
@@ -167,13 +180,6 @@ impl Drop for Receiver {
         state.queues.values().for_each(|queue| queue.places.close());
         state.queues.clear();
     }
-}
-
-fn take_from(queues: &mut BTreeMap<Source, Queue>, source: &Source, limit: usize, batch: &mut Vec<Event>) {
-    let Some(queue) = queues.get_mut(source) else { return };
-    let count = queue.events.len().min(limit);
-    batch.extend(queue.events.drain(..count));
-    queue.places.add_permits(count);
 }
 
 #[cfg(test)]

@@ -320,11 +320,11 @@ fn a_view_outlives_the_process() {
     assert!(snapshot::File::of_cluster(directory.path(), world.inventory.cluster("east").unwrap()).is_none());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     for cluster in ["west", "east"] {
+        let objects: Vec<Object> = world.inventory.cluster(cluster).unwrap().objects().collect();
         for kind in Kind::ALL {
-            let of = world.inventory.cluster(cluster).unwrap();
-            let objects: Vec<Object> = of.objects().filter(|object| object.kind() == kind).collect();
             world.event(Event::Listing { cluster: cluster.into(), kind });
-            objects.into_iter().for_each(|object| world.put(cluster, object));
+            let of_kind = objects.iter().filter(|object| object.kind() == kind);
+            of_kind.for_each(|object| world.put(cluster, object.clone()));
             world.event(Event::Listed { cluster: cluster.into(), kind });
         }
         let of = world.inventory.cluster(cluster).unwrap();
