@@ -107,7 +107,7 @@ struct Contact {
     last: Option<SystemTime>,
 }
 
-struct Known {
+struct ManagedCluster {
     cluster: Cluster,
     client: Client,
     secret: Option<Text>,
@@ -119,7 +119,7 @@ struct Known {
 
 /// An entry of a remote secret.
 #[derive(Clone)]
-struct Written {
+struct SecretEntry {
     /// `<namespace>/<name>`.
     secret: Text,
     /// The kubeconfig.
@@ -129,10 +129,10 @@ struct Written {
 /// The state that links and [`Clusters`] share.
 struct Shared {
     own: Text,
-    known: Mutex<BTreeMap<Text, Known>>,
+    known: Mutex<BTreeMap<Text, ManagedCluster>>,
     problems: Mutex<Vec<Problem>>,
     /// The entries that links use.
-    written: Mutex<BTreeMap<Text, Written>>,
+    written: Mutex<BTreeMap<Text, SecretEntry>>,
     /// The tokens that cannot be renewed, and why.
     expiring: Mutex<BTreeMap<Text, Problem>>,
     /// The number of changes of clusters and their clients.
@@ -248,7 +248,7 @@ impl Clusters {
 }
 
 impl Shared {
-    fn known(&self) -> MutexGuard<'_, BTreeMap<Text, Known>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Text, ManagedCluster>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -279,7 +279,7 @@ impl Shared {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    fn written(&self) -> MutexGuard<'_, BTreeMap<Text, Written>> {
+    fn written(&self) -> MutexGuard<'_, BTreeMap<Text, SecretEntry>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -321,7 +321,7 @@ impl Supervisor {
                     }
                 };
                 let cluster = Cluster { name: cluster, own: false, network, server: access.server.as_str().into() };
-                let held = Written { secret: secret.clone(), bytes };
+                let held = SecretEntry { secret: secret.clone(), bytes };
                 self.shared.written().insert(cluster.name.clone(), held);
                 if !self.replace(&cluster, &client, &secret) {
                     self.begin(cluster, client, Some(secret)).await;
@@ -336,7 +336,7 @@ impl Supervisor {
     async fn begin(&self, cluster: Cluster, client: Client, secret: Option<Text>) {
         tracing::info!(cluster = %cluster.name, server = %cluster.server, "watching");
         let slot = Arc::new(Mutex::new(Slot::default()));
-        let known = Known {
+        let known = ManagedCluster {
             cluster: cluster.clone(),
             client: client.clone(),
             secret,

@@ -118,7 +118,7 @@ pub struct Inventory {
     /// Pods with connected proxies, and the number of streams of each. Only their workloads are compiled.
     connected: HashMap<(Text, Key), usize>,
     changes: BTreeSet<Group>,
-    /// The last change that was taken. The next ones are taken from there, so that none waits for ever.
+    /// The last change that was taken. The next ones are taken after it, so that none waits without end.
     taken: Option<Group>,
     strings: Strings,
     events: u64,

@@ -147,7 +147,7 @@ impl Store {
         }
         let parts = name::parse_endpoint(name)?;
         let of = self.services.get(parts.hostname)?;
-        of.find(&parts).map(|at| Found { store: self, what: What::Endpoint(of, at) })
+        of.find(&parts).map(|at| Found { store: self, content: Content::Endpoint(of, at) })
     }
 
     /// Returns all resources of a type, in no order.
@@ -168,12 +168,12 @@ impl Store {
     }
 
     fn endpoints<'a>(&'a self, of: &'a Endpoints) -> impl Iterator<Item = Found<'a>> {
-        (0..of.endpoints.len()).map(move |at| Found { store: self, what: What::Endpoint(of, at) })
+        (0..of.endpoints.len()).map(move |at| Found { store: self, content: Content::Endpoint(of, at) })
     }
 
     fn whole<'a>(&'a self, kind: Kind, stored: &'a Stored) -> Found<'a> {
         let endpoints = if kind == Kind::Service { self.services.get(&stored.name) } else { None };
-        Found { store: self, what: What::Whole(stored, endpoints) }
+        Found { store: self, content: Content::Whole(stored, endpoints) }
     }
 
     /// Returns the resources that one proxy may receive.
@@ -193,11 +193,11 @@ pub struct View<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
     store: &'a Store,
-    what: What<'a>,
+    content: Content<'a>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum What<'a> {
+enum Content<'a> {
     /// A Service also answers to the addresses of its endpoints.
     Whole(&'a Stored, Option<&'a Endpoints>),
     Endpoint(&'a Endpoints, usize),
@@ -206,9 +206,9 @@ enum What<'a> {
 impl Found<'_> {
     /// The proxies that may receive the resource.
     pub fn audience(&self) -> &Audience {
-        match self.what {
-            What::Whole(stored, _) => &stored.audience,
-            What::Endpoint(of, at) => of.endpoints[at].audience(),
+        match self.content {
+            Content::Whole(stored, _) => &stored.audience,
+            Content::Endpoint(of, at) => of.endpoints[at].audience(),
         }
     }
 
@@ -225,16 +225,16 @@ impl Found<'_> {
 
 impl delta::Found for Found<'_> {
     fn name(&self) -> Arc<str> {
-        match self.what {
-            What::Whole(stored, _) => stored.name.clone(),
-            What::Endpoint(of, at) => of.name(at),
+        match self.content {
+            Content::Whole(stored, _) => stored.name.clone(),
+            Content::Endpoint(of, at) => of.name(at),
         }
     }
 
     fn version(&self) -> u64 {
-        match self.what {
-            What::Whole(stored, _) => stored.version,
-            What::Endpoint(of, at) => of.endpoints[at].version(),
+        match self.content {
+            Content::Whole(stored, _) => stored.version,
+            Content::Endpoint(of, at) => of.endpoints[at].version(),
         }
     }
 
@@ -245,19 +245,19 @@ impl delta::Found for Found<'_> {
         if encoded.len() >= ENCODED && !encoded.contains_key(&version) {
             encoded.clear();
         }
-        let encode = || match self.what {
-            What::Whole(stored, _) => Bytes::copy_from_slice(&stored.body),
-            What::Endpoint(of, at) => of.endpoints[at].encode(),
+        let encode = || match self.content {
+            Content::Whole(stored, _) => Bytes::copy_from_slice(&stored.body),
+            Content::Endpoint(of, at) => of.endpoints[at].encode(),
         };
         encoded.entry(version).or_insert_with(encode).clone()
     }
 
     fn any_key(&self, mut does: impl FnMut(&str) -> bool) -> bool {
-        match self.what {
-            What::Whole(stored, of) => {
+        match self.content {
+            Content::Whole(stored, of) => {
                 stored.keys().any(&mut does) || of.is_some_and(|of| of.addresses().any(|address| does(&address)))
             }
-            What::Endpoint(of, at) => {
+            Content::Endpoint(of, at) => {
                 of.endpoints[at].networks().any(|network| does(&name::endpoints(&of.hostname, network)))
             }
         }
@@ -266,10 +266,10 @@ impl delta::Found for Found<'_> {
 
 impl<'a> View<'a> {
     fn includes(&self, found: &Found<'a>) -> bool {
-        let name = match found.what {
-            What::Whole(stored, _) => &*stored.name,
+        let name = match found.content {
+            Content::Whole(stored, _) => &*stored.name,
             // An endpoint is never one workload's own.
-            What::Endpoint(..) => "",
+            Content::Endpoint(..) => "",
         };
         found.audience().includes(self.viewer, name)
     }
@@ -295,9 +295,9 @@ impl<'v> Source for View<'v> {
         let at_address = at_address.filter_map(move |of| store.get(kind, &of.hostname));
         let collection = if kind == Kind::Endpoint { name::parse_endpoints(name) } else { None };
         let collected = collection.into_iter().flat_map(|(hostname, network)| {
-            store.endpoints_of(hostname).filter(move |found| match found.what {
-                What::Endpoint(of, at) => of.endpoints[at].is_for(network),
-                What::Whole(..) => false,
+            store.endpoints_of(hostname).filter(move |found| match found.content {
+                Content::Endpoint(of, at) => of.endpoints[at].is_for(network),
+                Content::Whole(..) => false,
             })
         });
         let found: Vec<Found<'v>> = named.into_iter().chain(keyed).chain(at_address).chain(collected).collect();

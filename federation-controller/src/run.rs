@@ -21,7 +21,7 @@ use crate::ca::service::{CertificateService, Validity};
 use crate::clusters::queue::{Queues, Receiver, queues};
 use crate::debug::Debug;
 use crate::discovery::{Discovery, Limits, Shared, serve};
-use crate::inject::template::{Injector, Place};
+use crate::inject::template::{HomeCluster, Injector};
 use crate::inject::webhook;
 use crate::inventory::{Inventory, Settings};
 use crate::metrics::Metrics;
@@ -120,9 +120,9 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
         discovery_address: options.discovery_address.clone(),
         trust_domain: options.trust_domain.clone(),
     };
-    let place = Place { cluster: options.cluster.clone(), network: options.network.clone() };
+    let home = HomeCluster { cluster: options.cluster.clone(), network: options.network.clone() };
     let webhooks = connections(webhook_listener, parts.identity.clone(), Clients::Anyone(alpn::WEBHOOK), &registry);
-    tokio::spawn(webhook::serve(webhooks, injector, place, registry.clone()));
+    tokio::spawn(webhook::serve(webhooks, injector, home, registry.clone()));
 
     let validity = Validity { default: options.certificate_validity, max: options.max_certificate_validity };
     let certificates = CertificateService::new(parts.clusters.clone(), parts.authorities.clone(), validity, &registry);

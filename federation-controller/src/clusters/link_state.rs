@@ -57,7 +57,7 @@ impl LinkState {
         }
     }
 
-    /// Returns the state as the index stores it.
+    /// Returns the state as the inventory stores it.
     pub(super) fn link(&self) -> Link {
         match self {
             LinkState::Connecting | LinkState::Syncing => Link::Connecting,

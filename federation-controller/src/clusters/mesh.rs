@@ -1,4 +1,4 @@
-//! Following the mesh-wide settings: ConfigMap `istio`, key `mesh`, in the own cluster's root namespace.
+//! The watch of the mesh-wide settings: ConfigMap `istio`, key `mesh`, in the root namespace of the own cluster.
 
 use super::queue::{Queues, Source};
 use super::watch::Pause;
@@ -11,7 +11,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
 
-/// Follows them for ever. Settings that are broken leave in force what was said before.
+/// Watches the settings and sends them to the pipeline. Never returns. Invalid settings leave the last valid ones in effect.
 pub(super) async fn follow(client: Client, root_namespace: String, events: Queues) {
     let config = watcher::Config::default().fields(&format!("metadata.name={MESH_CONFIG_MAP}"));
     let api = Api::<ConfigMapObject>::namespaced(client, &root_namespace);
@@ -25,7 +25,7 @@ pub(super) async fn follow(client: Client, root_namespace: String, events: Queue
             Ok(watcher::Event::Delete(map)) if map.name_any() == MESH_CONFIG_MAP => String::new(),
             Ok(_) => continue,
             Err(error) => {
-                tracing::debug!(%error, "mesh settings cannot be watched; trying again");
+                tracing::debug!(%error, "cannot watch mesh-wide settings; trying again");
                 continue;
             }
         };
@@ -42,7 +42,9 @@ pub(super) async fn follow(client: Client, root_namespace: String, events: Queue
                     }
                 }
             }
-            Err(error) => tracing::error!(configmap = MESH_CONFIG_MAP, "{error}; what was in force before stays"),
+            Err(error) => {
+                tracing::error!(configmap = MESH_CONFIG_MAP, "{error}; the last valid settings stay in effect")
+            }
         }
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct Entry {
 
 /// The content of a remote secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct RemoteSecret {
     /// The creation time in seconds; of several secrets with the same cluster name the oldest is used.
     pub(super) created: i64,
     /// The annotation `topology.istio.io/network`, by which the primary sets the network of the clusters.
@@ -68,7 +68,7 @@ pub(super) struct Seen {
 }
 
 /// The entry that is in force for a cluster.
-struct Held {
+struct ActiveEntry {
     secret: Text,
     network: Text,
     bytes: Vec<u8>,
@@ -77,8 +77,8 @@ struct Held {
 /// All remote secrets, and the entry in force for each cluster.
 pub(super) struct Registry {
     own: Text,
-    secrets: BTreeMap<Text, Seen>,
-    held: BTreeMap<Text, Held>,
+    secrets: BTreeMap<Text, RemoteSecret>,
+    held: BTreeMap<Text, ActiveEntry>,
     problems: Vec<Problem>,
 }
 
@@ -88,7 +88,7 @@ impl Registry {
     }
 
     /// Adds or updates a secret.
-    pub(super) fn upsert(&mut self, secret: Text, seen: Seen) -> Vec<Action> {
+    pub(super) fn upsert(&mut self, secret: Text, seen: RemoteSecret) -> Vec<Action> {
         if self.secrets.get(&secret) == Some(&seen) {
             return Vec::new();
         }
@@ -105,7 +105,7 @@ impl Registry {
     }
 
     /// Replaces all secrets by a complete list, as after a restarted watch.
-    pub(super) fn replace_all(&mut self, secrets: BTreeMap<Text, Seen>) -> Vec<Action> {
+    pub(super) fn replace_all(&mut self, secrets: BTreeMap<Text, RemoteSecret>) -> Vec<Action> {
         self.secrets = secrets;
         self.update()
     }
@@ -181,7 +181,7 @@ impl Registry {
                         network: network.clone(),
                         bytes: bytes.as_slice().into(),
                     };
-                    let held = Held { secret: secret.clone(), network: network.clone(), bytes: bytes.clone() };
+                    let held = ActiveEntry { secret: secret.clone(), network: network.clone(), bytes: bytes.clone() };
                     let network = network.clone();
                     match self.held.insert(cluster.clone(), held) {
                         None => actions.push(Action::Start(entry)),
@@ -221,8 +221,8 @@ mod tests {
         api::remote_secret::kubeconfig(&access).unwrap().into_bytes()
     }
 
-    fn seen(created: i64, entries: &[(&str, &[u8])]) -> Seen {
-        Seen {
+    fn seen(created: i64, entries: &[(&str, &[u8])]) -> RemoteSecret {
+        RemoteSecret {
             created,
             network: "".into(),
             entries: entries.iter().map(|(k, v)| ((*k).to_owned(), v.to_vec())).collect(),
@@ -283,7 +283,7 @@ mod tests {
     fn the_network_annotation_is_followed() {
         let mut registry = Registry::new("west".into());
         let a = kubeconfig("https://a");
-        let on = |network: &str| Seen { network: network.into(), ..seen(1, &[("east", &a)]) };
+        let on = |network: &str| RemoteSecret { network: network.into(), ..seen(1, &[("east", &a)]) };
         let networks = |actions: Vec<Action>| -> Vec<String> {
             let of = |action| match action {
                 Action::Start(entry) | Action::Replace(entry) => entry.network.to_string(),

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::registry::Problem;
 use super::trouble;
-use super::{Shared, Written};
+use super::{SecretEntry, Shared};
 use crate::objects::Text;
 
 /// The interval between checks. Tokens have a lifetime of at least ten minutes.
@@ -35,7 +35,7 @@ pub(super) async fn keep(own: Client, shared: Arc<Shared>) {
     loop {
         changes.borrow_and_update();
         let now = SystemTime::now();
-        let written: Vec<(Text, Written)> = shared.written().iter().map(|(c, w)| (c.clone(), w.clone())).collect();
+        let written: Vec<(Text, SecretEntry)> = shared.written().iter().map(|(c, w)| (c.clone(), w.clone())).collect();
         retry_at.retain(|cluster, _| written.iter().any(|(c, _)| c == cluster));
         for (cluster, written) in written {
             let Some(token) = Token::of(&written.bytes) else {
@@ -69,7 +69,13 @@ pub(super) async fn keep(own: Client, shared: Arc<Shared>) {
     }
 }
 
-async fn renew(own: &Client, shared: &Shared, cluster: &str, written: &Written, token: &Token) -> Result<(), String> {
+async fn renew(
+    own: &Client,
+    shared: &Shared,
+    cluster: &str,
+    written: &SecretEntry,
+    token: &Token,
+) -> Result<(), String> {
     let remote = shared.known().get(cluster).map(|known| known.client.clone()).ok_or("the cluster is removed")?;
     let accounts = Api::<ServiceAccount>::namespaced(remote, &token.namespace);
     let mut request = TokenRequest::default();

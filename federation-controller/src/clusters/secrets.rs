@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::Supervisor;
 use super::queue::Source;
-use super::registry::{Action, Problem, Registry, Seen};
+use super::registry::{Action, Problem, Registry, RemoteSecret};
 use super::watch::Pause;
 use crate::objects::Text;
 use crate::objects::event::Event;
@@ -22,7 +22,7 @@ pub(super) async fn follow(client: Client, root_namespace: String, own: Text, su
     let api = Api::<SecretObject>::namespaced(client, &root_namespace);
     let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
     let mut registry = Registry::new(own);
-    let mut listing: Option<BTreeMap<Text, Seen>> = None;
+    let mut listing: Option<BTreeMap<Text, RemoteSecret>> = None;
     // The problems of valid entries from which no client can be created, by cluster.
     let mut failed = BTreeMap::new();
     while let Some(item) = stream.next().await {
@@ -80,11 +80,11 @@ async fn apply(
 }
 
 /// Returns the name and the content of a secret.
-fn seen(namespace: &str, secret: SecretObject) -> (Text, Seen) {
+fn seen(namespace: &str, secret: SecretObject) -> (Text, RemoteSecret) {
     let name = format!("{namespace}/{}", secret.name_any()).into();
     let created = secret.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
     let entries = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
     let annotations = secret.metadata.annotations.unwrap_or_default();
     let network = annotations.get(NETWORK_LABEL).map_or("", String::as_str).into();
-    (name, Seen { created, network, entries })
+    (name, RemoteSecret { created, network, entries })
 }

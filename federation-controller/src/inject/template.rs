@@ -32,7 +32,7 @@ pub struct Injector {
 
 /// The cluster and the network of a pod, from the path that the webhook of its cluster calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct HomeCluster {
     /// The cluster.
     pub cluster: String,
     /// The network.
@@ -53,14 +53,14 @@ impl Injector {
     ///
     /// # Errors
     /// Returns [`SettingsError`] if an annotation of the pod is invalid.
-    pub fn patch(&self, pod: &Value, place: &Place) -> Result<Patch, SettingsError> {
+    pub fn patch(&self, pod: &Value, home: &HomeCluster) -> Result<Patch, SettingsError> {
         let metadata = &pod["metadata"];
         let spec = &pod["spec"];
         let settings = Settings::read(&metadata["annotations"], &declared_ports(spec))?;
         let mut operations = Vec::new();
 
         let workload = workload(metadata);
-        let mut proxy = self.proxy(pod, place, &settings, &workload);
+        let mut proxy = self.proxy(pod, home, &settings, &workload);
         let mut init = vec![self.init(&settings)];
         let mut containers = Vec::new();
         if settings.hold_application {
@@ -79,9 +79,9 @@ impl Injector {
         append(&mut operations, spec, "/spec", "volumes", volumes(spec));
 
         let mut labels =
-            vec![(names::TLS_MODE_LABEL, "istio".to_owned()), (names::CLUSTER_LABEL, place.cluster.clone())];
-        if !place.network.is_empty() {
-            labels.push((names::NETWORK_LABEL, place.network.clone()));
+            vec![(names::TLS_MODE_LABEL, "istio".to_owned()), (names::CLUSTER_LABEL, home.cluster.clone())];
+        if !home.network.is_empty() {
+            labels.push((names::NETWORK_LABEL, home.network.clone()));
         }
         let (name, revision) = canonical(&metadata["labels"], &workload);
         labels.push(("service.istio.io/canonical-name", name));
@@ -129,12 +129,12 @@ impl Injector {
         })
     }
 
-    fn proxy(&self, pod: &Value, place: &Place, settings: &Settings, workload: &str) -> Value {
+    fn proxy(&self, pod: &Value, home: &HomeCluster, settings: &Settings, workload: &str) -> Value {
         json!({
             "name": PROXY_CONTAINER,
             "image": self.image(settings),
             "args": [],
-            "env": self.environment(pod, place, settings, workload),
+            "env": self.environment(pod, home, settings, workload),
             "ports": [{"name": "http-envoy-prom", "containerPort": 15090, "protocol": "TCP"}],
             "readinessProbe": {
                 "httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT},
@@ -152,7 +152,7 @@ impl Injector {
         })
     }
 
-    fn environment(&self, pod: &Value, place: &Place, settings: &Settings, workload: &str) -> Vec<Value> {
+    fn environment(&self, pod: &Value, home: &HomeCluster, settings: &Settings, workload: &str) -> Vec<Value> {
         let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
         let value = |name: &str, value: &str| json!({"name": name, "value": value});
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
@@ -163,8 +163,8 @@ impl Injector {
             field("INSTANCE_IP", "status.podIP"),
             field("HOST_IP", "status.hostIP"),
             field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-            value("ISTIO_META_CLUSTER_ID", &place.cluster),
-            value("ISTIO_META_NETWORK", &place.network),
+            value("ISTIO_META_CLUSTER_ID", &home.cluster),
+            value("ISTIO_META_NETWORK", &home.network),
             value("ISTIO_META_WORKLOAD_NAME", workload),
             value("ISTIO_META_APP_CONTAINERS", &containers.join(",")),
             value("DISCOVERY_ADDRESS", &self.discovery_address),

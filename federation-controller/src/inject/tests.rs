@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use telemetry::metrics::Registry;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::template::{Injector, Place};
+use super::template::{HomeCluster, Injector};
 use super::webhook;
 use crate::ca::serve::{Clients, connections};
 
@@ -24,8 +24,8 @@ fn injector() -> Injector {
     }
 }
 
-fn east() -> Place {
-    Place { cluster: "east".into(), network: "net-east".into() }
+fn east() -> HomeCluster {
+    HomeCluster { cluster: "east".into(), network: "net-east".into() }
 }
 
 /// Returns a pod as a ReplicaSet controller creates it and an API server forwards it, shortened.
@@ -141,7 +141,7 @@ impl Caller {
         let port = listener.local_addr().unwrap().port();
         let metrics = Registry::new();
         let incoming = connections(listener, identity, Clients::Anyone(alpn::WEBHOOK), &metrics);
-        let own = Place { cluster: "west".into(), network: "net-west".into() };
+        let own = HomeCluster { cluster: "west".into(), network: "net-west".into() };
         tokio::spawn(webhook::serve(incoming, injector(), own, metrics.clone()));
         Caller { port, roots: root.roots().to_vec(), metrics }
     }

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::{Stream, StreamExt as _};
 
 use super::rules::{Decision, NamespaceLabel, decide};
-use super::template::{Injector, Place};
+use super::template::{HomeCluster, Injector};
 
 /// Counts injection requests.
 pub const REQUESTS: Family =
@@ -44,7 +44,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 const SLASH: &str = "--slash--";
 
 /// Serves injection on `connections` until the stream ends. `own` is the default for paths without cluster or network.
-pub async fn serve<S>(connections: S, injector: Injector, own: Place, metrics: Registry)
+pub async fn serve<S>(connections: S, injector: Injector, own: HomeCluster, metrics: Registry)
 where
     S: Stream<Item = std::io::Result<TlsStream<TcpStream>>>,
 {
@@ -69,7 +69,7 @@ where
 
 struct Webhook {
     injector: Injector,
-    own: Place,
+    own: HomeCluster,
     metrics: Registry,
 }
 
@@ -135,7 +135,7 @@ impl Webhook {
     }
 
     async fn review(&self, request: Request<Incoming>) -> Result<Value, BadRequest> {
-        let place = place(request.uri().path(), &self.own)?;
+        let home = home(request.uri().path(), &self.own)?;
         if request.method() != Method::POST {
             return Err(BadRequest::Method);
         }
@@ -147,10 +147,10 @@ impl Webhook {
             Err(_) => return Err(BadRequest::TooSlow),
         };
         let review = parse(&body)?;
-        Ok(self.decide(&review, &place))
+        Ok(self.decide(&review, &home))
     }
 
-    fn decide(&self, request: &ReviewRequest, place: &Place) -> Value {
+    fn decide(&self, request: &ReviewRequest, home: &HomeCluster) -> Value {
         let pod = &request.object;
         let shared = self.metrics.shared();
         let name = || {
@@ -163,13 +163,13 @@ impl Webhook {
             tracing::debug!(namespace = request.namespace, pod = name(), why, "skipped injection");
             return answer(json!({"uid": request.uid, "allowed": true}));
         }
-        match self.injector.patch(pod, place) {
+        match self.injector.patch(pod, home) {
             Ok(patch) => {
                 shared.counter(&SUCCESS, &[]).increment();
                 tracing::debug!(
                     namespace = request.namespace,
                     pod = name(),
-                    cluster = place.cluster,
+                    cluster = home.cluster,
                     "injected the sidecar"
                 );
                 let operations = Value::Array(patch.operations).to_string();
@@ -214,20 +214,20 @@ fn parse(body: &[u8]) -> Result<ReviewRequest, BadRequest> {
 }
 
 /// Parses `/inject/cluster/<cluster>/net/<network>`. Absent parts default to the own cluster's.
-fn place(path: &str, own: &Place) -> Result<Place, BadRequest> {
+fn home(path: &str, own: &HomeCluster) -> Result<HomeCluster, BadRequest> {
     let unknown = || BadRequest::Path(path.chars().take(120).collect());
     let rest = path.strip_prefix("/inject").ok_or_else(unknown)?;
-    let mut place = own.clone();
+    let mut home = own.clone();
     let mut parts = rest.split('/').filter(|part| !part.is_empty());
     while let Some(key) = parts.next() {
         let value = parts.next().ok_or_else(unknown)?.replace(SLASH, "/");
         match key {
-            "cluster" => place.cluster = value,
-            "net" => place.network = value,
+            "cluster" => home.cluster = value,
+            "net" => home.network = value,
             _ => return Err(unknown()),
         }
     }
-    Ok(place)
+    Ok(home)
 }
 
 fn answer(response: Value) -> Value {
@@ -247,8 +247,8 @@ mod tests {
 
     #[test]
     fn the_path_names_cluster_and_network() {
-        let own = Place { cluster: "west".into(), network: "net-west".into() };
-        let of = |path: &str| place(path, &own).map(|p| (p.cluster, p.network)).ok();
+        let own = HomeCluster { cluster: "west".into(), network: "net-west".into() };
+        let of = |path: &str| home(path, &own).map(|p| (p.cluster, p.network)).ok();
         let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
         assert_eq!(of("/inject"), pair("west", "net-west"));
         assert_eq!(of("/inject/cluster/east/net/net-east"), pair("east", "net-east"));
