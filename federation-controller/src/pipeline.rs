@@ -104,22 +104,15 @@ pub async fn run(state: Arc<State>, mut events: Receiver, directory: Option<Path
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The objects of the snapshot are compiled at once.
-    pipeline.compile();
-    let mut compiled = Instant::now();
+    let mut next = pipeline.compile();
     let mut batch = Vec::new();
     loop {
         let changed = state.inventory().has_changes();
         tokio::select! {
             () = state.stop.cancelled() => break,
             () = events.receive(&mut batch) => pipeline.apply(&mut batch),
-            () = sleep_until(compiled + WINDOW), if changed => {
-                pipeline.compile();
-                compiled = Instant::now();
-            }
-            _ = tick.tick() => {
-                pipeline.tick();
-                compiled = Instant::now();
-            }
+            () = sleep_until(next), if changed => next = pipeline.compile(),
+            _ = tick.tick() => next = pipeline.tick(),
         }
     }
     events.take(&mut batch);
@@ -160,24 +153,27 @@ impl Pipeline {
         }
     }
 
-    fn tick(&mut self) {
+    /// Looks for changes by the passing of time. Returns when changes are compiled next.
+    fn tick(&mut self) -> Instant {
         self.state.inventory_mut().tick(SystemTime::now());
         self.compiler.purge();
         // The first complete lists of a cluster may change nothing but what is complete.
-        self.compile();
+        let next = self.compile();
         self.snapshots.write_due(&self.state);
+        next
     }
 
     /// Compiles and publishes changes, once the controller's own cluster is known: of a part of its objects, streams would
-    /// take the rest for deleted.
-    fn compile(&mut self) {
+    /// take the rest for deleted. Returns when changes are compiled next.
+    fn compile(&mut self) -> Instant {
         let mut inventory = self.state.inventory_mut();
         if !inventory.ready() {
-            return;
+            return Instant::now() + WINDOW;
         }
         let first = !self.state.ready();
         let groups = inventory.take_changes(if first { usize::MAX } else { GROUPS });
         let incomplete = inventory.incomplete();
+        let more = inventory.has_changes();
         drop(inventory);
         let changed = self.publish(groups);
         let mut store = self.state.store_mut();
@@ -190,6 +186,7 @@ impl Pipeline {
         if moved {
             self.state.changes.send_replace(changes);
         }
+        if more { Instant::now() } else { Instant::now() + WINDOW }
     }
 
     /// Compiles groups, publishes their resources, and wakes the streams if any differs. Returns the number of changed

@@ -160,6 +160,8 @@ impl Receiver {
         let turns = state.queues.range_mut((Bound::Excluded(&last), Bound::Unbounded));
         self.take_turns(turns, batch);
         self.take_turns(state.queues.range_mut(..=&last), batch);
+        // A sender holds the places of its queue until its event is queued.
+        state.queues.retain(|_, queue| !queue.events.is_empty() || Arc::strong_count(&queue.places) > 1);
     }
 
     fn take_turns<'a>(&mut self, turns: impl Iterator<Item = (&'a Source, &'a mut Queue)>, batch: &mut Vec<Event>) {
