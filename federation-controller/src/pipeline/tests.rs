@@ -1,4 +1,5 @@
-//! Tables of changes and their resources, and random histories whose resources are compared with a full computation.
+//! Tests of compiling: tables of changes with their resources, and random histories of changes, whose resources equal
+//! those of a full compilation.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,7 +18,7 @@ use crate::publish::Store;
 mod hostile;
 mod scenes;
 
-/// An inventory and the resources that follow from it.
+/// An inventory with the resources that are compiled from it.
 struct World {
     inventory: Inventory,
     compiler: Compiler,
@@ -92,7 +93,7 @@ impl World {
         }
     }
 
-    /// Returns the endpoints of a service that a proxy of the cluster receives: name without hostname, and endpoint.
+    /// Returns the endpoints of a service that a proxy of the cluster receives, by name without the hostname.
     fn endpoints(&self, cluster: &str, name: &str) -> BTreeMap<String, discovery::Endpoint> {
         let hostname = format!("{name}.default.svc.cluster.local");
         let collection = format!("{hostname}@net-{cluster}");
@@ -112,19 +113,19 @@ impl World {
         names.into_iter().filter_map(facts).collect()
     }
 
-    /// Returns all resources with their keys and audiences.
-    fn everything(&self) -> BTreeMap<(wire::Kind, String), String> {
+    /// Returns the version, keys and audience of each resource.
+    fn all_resources(&self) -> BTreeMap<(wire::Kind, String), String> {
         let mut all = BTreeMap::new();
         for kind in wire::Kind::ALL {
             for found in self.store.all(kind) {
-                let shown = format!("{:x} {:?} {:?}", found.version(), found.keys(), found.audience());
-                all.insert((kind, found.name().to_string()), shown);
+                let description = format!("{:x} {:?} {:?}", found.version(), found.keys(), found.audience());
+                all.insert((kind, found.name().to_string()), description);
             }
         }
         all
     }
 
-    /// Returns the same objects in a new inventory, compiled at once.
+    /// Returns a new world in which the same objects are compiled together.
     fn recomputed(&self) -> World {
         let mut other = World::new();
         for cluster in self.inventory.clusters() {
@@ -185,7 +186,7 @@ fn pod(service: &str, ip: u8) -> Pod {
     }
 }
 
-/// The pod with other labels.
+/// Returns the pod with these labels instead of its own.
 fn labelled(mut pod: Pod, labels: Labels) -> Pod {
     Arc::make_mut(&mut pod.template).labels = labels;
     pod
@@ -243,14 +244,14 @@ enum Step {
         cluster: u8,
         kind: u8,
     },
-    ClusterGoes {
+    RemoveCluster {
         cluster: u8,
     },
-    ClusterComes {
+    AddCluster {
         cluster: u8,
     },
-    /// Without an annotation of its secret: its own labels count.
-    ClusterSpeaks {
+    /// Adds a cluster whose remote secret has no network annotation: the label of its root namespace applies.
+    AddClusterWithoutNetwork {
         cluster: u8,
     },
     ExportAll(bool),
@@ -274,9 +275,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (cluster(), 0..7u8, name(), 0..4u8).prop_map(|(cluster, kind, name, ip)| Step::Delete { cluster, kind, name, ip }),
         1 => (cluster(), 0..3u8).prop_map(|(cluster, network)| Step::Namespace { cluster, network }),
         1 => (cluster(), 0..7u8).prop_map(|(cluster, kind)| Step::Relist { cluster, kind }),
-        1 => cluster().prop_map(|cluster| Step::ClusterGoes { cluster }),
-        2 => cluster().prop_map(|cluster| Step::ClusterComes { cluster }),
-        2 => cluster().prop_map(|cluster| Step::ClusterSpeaks { cluster }),
+        1 => cluster().prop_map(|cluster| Step::RemoveCluster { cluster }),
+        2 => cluster().prop_map(|cluster| Step::AddCluster { cluster }),
+        2 => cluster().prop_map(|cluster| Step::AddClusterWithoutNetwork { cluster }),
         1 => any::<bool>().prop_map(Step::ExportAll),
         4 => Just(Step::Compile),
     ]
@@ -360,9 +361,9 @@ fn run(world: &mut World, step: Step) {
             run(world, Step::Export { cluster: 0, name: 0 });
             world.event(Event::Listed { cluster, kind });
         }
-        Step::ClusterGoes { cluster } => world.event(Event::ClusterRemoved { cluster: of(cluster).into() }),
-        Step::ClusterComes { cluster } => world.cluster(of(cluster)),
-        Step::ClusterSpeaks { cluster } => {
+        Step::RemoveCluster { cluster } => world.event(Event::ClusterRemoved { cluster: of(cluster).into() }),
+        Step::AddCluster { cluster } => world.cluster(of(cluster)),
+        Step::AddClusterWithoutNetwork { cluster } => {
             let name: Text = of(cluster).into();
             let own = &*name == "west";
             world.event(Event::ClusterAdded(Cluster { name, own, network: "".into(), server: "".into() }));
@@ -376,7 +377,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::with_cases(400) })]
 
     #[test]
-    fn increments_equal_a_full_recompute(steps in proptest::collection::vec(step(), 0..150)) {
+    fn incremental_compilation_equals_a_full_compilation(steps in proptest::collection::vec(step(), 0..150)) {
         let mut world = World::new();
         world.cluster("west");
         world.cluster("east");
@@ -385,12 +386,12 @@ proptest! {
         }
         world.compile();
         let expected = world.recomputed();
-        let (found, expected_all) = (world.everything(), expected.everything());
+        let (found, expected_all) = (world.all_resources(), expected.all_resources());
         let differing: Vec<_> = found.keys().chain(expected_all.keys()).filter(|key| found.get(key) != expected_all.get(key)).collect();
-        let shown: Vec<_> = differing.iter().map(|key| (key, world.body(key.0, &key.1), expected.body(key.0, &key.1))).collect();
-        prop_assert!(differing.is_empty(), "{:#?}", shown);
+        let bodies: Vec<_> = differing.iter().map(|key| (key, world.body(key.0, &key.1), expected.body(key.0, &key.1))).collect();
+        prop_assert!(differing.is_empty(), "{:#?}", bodies);
         prop_assert_eq!(world.all_facts(), expected.all_facts());
-        // And computing it all again changes nothing.
+        // Compiling everything again changes nothing.
         world.event(Event::Mesh(Mesh { export_all: !world.inventory.mesh().export_all, ..Default::default() }));
         world.event(Event::Mesh(Mesh { export_all: !world.inventory.mesh().export_all, ..Default::default() }));
         prop_assert_eq!(world.compile(), 0);

@@ -1,11 +1,11 @@
-//! What a cluster that somebody else runs may not do to the others.
+//! Tests that a hostile remote cluster cannot affect the traffic of other clusters.
 
 use super::*;
 
 const HOSTNAME: &str = "isthmus-controller.isthmus-system.svc.cluster.local";
 
-/// West and east, each with reviews; east exports it.
-fn exported() -> World {
+/// Returns a world with reviews in `west` and in `east`, which exports it.
+fn world_with_export() -> World {
     let mut world = World::new();
     for cluster in ["west", "east"] {
         world.cluster(cluster);
@@ -18,7 +18,7 @@ fn exported() -> World {
     world
 }
 
-fn on(pod: Pod, network: &str) -> Pod {
+fn pod_on(pod: Pod, network: &str) -> Pod {
     let label = ("topology.istio.io/network".into(), network.into());
     let labels = pod.labels.iter().map(|(key, value)| (key.clone(), value.clone())).chain([label]).collect();
     labelled(pod, labels)
@@ -40,22 +40,22 @@ fn gateways(world: &World, network: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_remote_pod_cannot_put_itself_into_another_clusters_network() {
-    let mut world = exported();
-    // West's sidecars would dial 10.244.0.3 inside west.
-    world.put("east", Object::Pod(on(pod("reviews", 3), "net-west")));
+fn a_remote_pod_cannot_name_the_network_of_another_cluster() {
+    let mut world = world_with_export();
+    // With that network, sidecars of `west` would connect to 10.244.0.3 within `west`.
+    world.put("east", Object::Pod(pod_on(pod("reviews", 3), "net-west")));
     world.put("east", Object::Slice(slice("reviews", &[(1, true), (3, true)])));
     world.compile();
     let seen: Vec<_> = world.endpoints("west", "reviews").into_keys().collect();
     assert_eq!(seen, ["@*/east/net-east///", "@net-west/west/10.244.0.1"]);
     let service = world.service("reviews").unwrap();
-    assert!(service.exports.iter().all(|export| export.network != "net-west"), "nor does it export there");
+    assert!(service.exports.iter().all(|export| export.network != "net-west"), "reviews is not exported there");
     let conflicts = &world.conflicts("reviews");
     assert!(conflicts.iter().any(|line| line.contains("1 endpoints of east")), "{conflicts:?}");
     let notices = world.inventory.notices();
     assert!(notices.iter().any(|line| line.contains("Cluster east") && line.contains("net-west")), "{notices:?}");
-    // A network that nobody else is on may be named, as Istio has it for machines outside of the cluster's.
-    world.put("east", Object::Pod(on(pod("reviews", 3), "net-machines")));
+    // A pod may name a network that has no cluster, as in Istio for machines outside of the cluster.
+    world.put("east", Object::Pod(pod_on(pod("reviews", 3), "net-machines")));
     world.compile();
     assert_eq!(world.endpoints("west", "reviews").len(), 3);
     let notices = world.inventory.notices();
@@ -63,8 +63,8 @@ fn a_remote_pod_cannot_put_itself_into_another_clusters_network() {
 }
 
 #[test]
-fn a_remote_cluster_is_no_gateway_of_another_clusters_network() {
-    let mut world = exported();
+fn a_remote_cluster_cannot_provide_a_gateway_of_the_network_of_another_cluster() {
+    let mut world = world_with_export();
     world.cluster("south");
     world.put("west", Object::Service(gateway("net-west", 10)));
     world.put("east", Object::Service(gateway("net-east", 20)));
@@ -78,7 +78,7 @@ fn a_remote_cluster_is_no_gateway_of_another_clusters_network() {
     world.put("south", Object::Service(thief));
     world.compile();
     assert_eq!(gateways(&world, "net-east"), ["east"]);
-    // East goes: nobody is on that network any more, so who says so may be a gateway of it; and east takes it back.
+    // Without `east`, its network has no cluster, so `south` may provide a gateway of it until `east` returns.
     world.event(Event::ClusterRemoved { cluster: "east".into() });
     world.compile();
     assert_eq!(gateways(&world, "net-east"), ["south"]);
@@ -89,8 +89,8 @@ fn a_remote_cluster_is_no_gateway_of_another_clusters_network() {
 }
 
 #[test]
-fn what_the_secret_says_of_a_network_goes_before_what_the_cluster_says() {
-    let mut world = exported();
+fn the_annotation_of_the_remote_secret_takes_precedence_over_the_label() {
+    let mut world = world_with_export();
     // `World` adds clusters with a network, as an annotated secret does.
     let claim = Namespace { name: "istio-system".into(), network: Some("net-west".into()) };
     world.put("east", Object::Namespace(claim));
@@ -98,7 +98,7 @@ fn what_the_secret_says_of_a_network_goes_before_what_the_cluster_says() {
     world.compile();
     assert_eq!(&**world.inventory.cluster("east").unwrap().network(), "net-east");
     assert_eq!(gateways(&world, "net-west"), [""; 0]);
-    // Without it the cluster's own word counts, and that it shares a network is told.
+    // Without the annotation the label applies, and a notice reports that the clusters share a network.
     let info = Cluster { name: "east".into(), own: false, network: "".into(), server: "".into() };
     world.event(Event::ClusterAdded(info));
     world.compile();
@@ -107,8 +107,8 @@ fn what_the_secret_says_of_a_network_goes_before_what_the_cluster_says() {
 }
 
 #[test]
-fn a_remote_cluster_cannot_stand_in_for_the_controller() {
-    let mut world = exported();
+fn a_remote_cluster_cannot_impersonate_the_controller() {
+    let mut world = world_with_export();
     let own = |selects| {
         let mut service = service("isthmus-controller", 5);
         service.namespace = "isthmus-system".into();
@@ -144,25 +144,25 @@ fn a_remote_cluster_cannot_stand_in_for_the_controller() {
     world.event(Event::Mesh(Mesh { export_all: true, ..Default::default() }));
     world.compile();
     assert_eq!(exporters(&world), ["west"]);
-    // West's gateway, which forwards the controller's server names, sees west's controller alone.
+    // The gateway of `west`, which forwards the controller's server names, receives only the controller of `west`.
     let collection = format!("{HOSTNAME}@net-west");
     let viewer = viewer("west");
     let view = world.store.view(&viewer);
     let members = wire::delta::Source::members(&view, wire::Kind::Endpoint, &collection);
     let seen: Vec<_> = members.map(|item| item.name()[HOSTNAME.len()..].to_string()).collect();
     assert_eq!(seen, ["@net-west/west/10.244.0.1"]);
-    // Every primary has one: that is no problem.
+    // Every primary cluster has a controller, so no notice reports the one of `east`.
     let notices = world.inventory.notices();
     assert!(notices.iter().all(|line| !line.contains(": Service ")), "{notices:?}");
-    // Not even where the controller's own Service is away.
+    // `east` does not export the service either when `west` has none.
     world.delete("west", Kind::Service, "isthmus-system", "isthmus-controller");
     world.compile();
     assert_eq!(exporters(&world), [""; 0]);
 }
 
 #[test]
-fn what_the_system_has_is_not_exported_by_accident() {
-    let mut world = exported();
+fn the_export_of_all_services_excludes_system_namespaces() {
+    let mut world = world_with_export();
     let export = |namespace: &str| Export { namespace: namespace.into(), name: "metrics".into(), created: 1 };
     for namespace in ["kube-system", "isthmus-system"] {
         for cluster in ["west", "east"] {
@@ -176,15 +176,15 @@ fn what_the_system_has_is_not_exported_by_accident() {
     for namespace in ["kube-system", "isthmus-system"] {
         assert_eq!(world.facts("metrics", namespace).exports, [], "{namespace}");
     }
-    // Its own cluster may say so of one.
+    // The own cluster may export single services of the controller's namespace.
     world.put("west", Object::Export(export("isthmus-system")));
     world.compile();
     assert_eq!(world.facts("metrics", "isthmus-system").exports.len(), 1);
 }
 
 #[test]
-fn who_does_not_export_has_no_say_against_one_who_does() {
-    let mut world = exported();
+fn a_cluster_that_does_not_export_a_service_cannot_change_its_definition() {
+    let mut world = world_with_export();
     world.cluster("south");
     let with = |created, protocol| {
         let port = ServicePort { name: "p".into(), number: 80, protocol };
@@ -192,18 +192,18 @@ fn who_does_not_export_has_no_say_against_one_who_does() {
     };
     world.put("east", Object::Service(with(100, Protocol::Http)));
     world.put("east", Object::Export(export("details")));
-    // Older, as it says, and of another opinion.
+    // The definition of `south` claims to be older, and differs.
     world.put("south", Object::Service(Service { headless: true, ..with(1, Protocol::Tcp) }));
     world.compile();
-    let told = world.service("details").unwrap();
-    assert_eq!((told.ports[0].protocol(), told.headless), (Protocol::Http, false));
+    let details = world.service("details").unwrap();
+    assert_eq!((details.ports[0].protocol(), details.headless), (Protocol::Http, false));
 }
 
 #[test]
-fn networks_without_end_are_not_followed() {
-    let mut world = exported();
+fn the_number_of_networks_of_a_cluster_is_bounded() {
+    let mut world = world_with_export();
     for i in 0..200u8 {
-        let mut pod = on(pod("reviews", 9), &format!("net-{i}"));
+        let mut pod = pod_on(pod("reviews", 9), &format!("net-{i}"));
         pod.name = format!("reviews-{i}").into();
         world.put("east", Object::Pod(pod));
     }
@@ -212,25 +212,25 @@ fn networks_without_end_are_not_followed() {
 }
 
 #[test]
-fn objects_without_end_are_left_out_and_counted() {
+fn objects_beyond_the_limit_of_a_remote_cluster_are_ignored_and_counted() {
     let mut world = World::new();
     world.cluster("west");
     world.cluster("east");
-    let most = Kind::Gateway.limit();
+    let limit = Kind::Gateway.limit();
     for cluster in ["west", "east"] {
-        for i in 0..most + 5 {
+        for i in 0..limit + 5 {
             let name: Text = format!("g{i}").into();
             world.put(cluster, Object::Gateway(Gateway { namespace: "default".into(), name, ..Default::default() }));
         }
-        // One that is known may change.
+        // A known object may still change.
         let hosts = vec!["*.local".into()];
         let changed = Gateway { namespace: "default".into(), name: "g0".into(), hosts, ..Default::default() };
         world.put(cluster, Object::Gateway(changed));
     }
-    assert_eq!(world.inventory.cluster("east").unwrap().count(Kind::Gateway), most);
+    assert_eq!(world.inventory.cluster("east").unwrap().count(Kind::Gateway), limit);
     assert_eq!(
         world.inventory.cluster("west").unwrap().count(Kind::Gateway),
-        most + 5,
+        limit + 5,
         "the own cluster is not bounded"
     );
     let notices = world.inventory.notices();
@@ -243,8 +243,8 @@ fn objects_without_end_are_left_out_and_counted() {
 }
 
 #[test]
-fn a_gateway_known_by_host_name_only_is_reported() {
-    let mut world = exported();
+fn a_gateway_with_only_a_host_name_is_reported() {
+    let mut world = world_with_export();
     let mut named = gateway("net-east", 20);
     named.external_ips.clear();
     named.external_names = vec!["lb.example.com".into()];

@@ -1,4 +1,4 @@
-//! One situation each.
+//! Tests of compiling, with one situation each: exports, pod changes, outages, lists, gateways and snapshots.
 
 use super::*;
 
@@ -6,7 +6,8 @@ fn address(name: &str) -> String {
     format!("@net-west/west/{name}")
 }
 
-/// West has reviews, east has reviews and ratings; one pod each, in other regions.
+/// Returns a world with two clusters in different regions: `west` with reviews, and `east` with reviews and ratings.
+/// Each service has one pod.
 fn two_clusters() -> World {
     let mut world = World::new();
     world.cluster("west");
@@ -23,30 +24,30 @@ fn two_clusters() -> World {
 }
 
 #[test]
-fn nothing_crosses_clusters_unless_exported() {
+fn another_cluster_sees_a_service_only_when_it_is_exported() {
     let mut world = two_clusters();
     assert_eq!(world.endpoints("west", "reviews").into_keys().collect::<Vec<_>>(), ["@net-west/west/10.244.0.1"]);
     assert_eq!(world.endpoints("east", "reviews").into_keys().collect::<Vec<_>>(), ["@net-east/east/10.244.0.1"]);
     let viewer = viewer("west");
     let view = world.store.view(&viewer);
     let ratings = wire::delta::Source::get(&view, wire::Kind::Service, "ratings.default.svc.cluster.local");
-    assert!(ratings.is_none(), "not even its name");
+    assert!(ratings.is_none(), "ratings is not exported");
 
     world.put("east", Object::Export(export("reviews")));
     world.put("east", Object::Export(export("ratings")));
     world.compile();
     let seen = world.endpoints("west", "reviews");
-    let summary = &seen["@*/east/net-east/us-east/us-east-1/"];
+    let endpoint = &seen["@*/east/net-east/us-east/us-east-1/"];
     assert_eq!(seen.len(), 2);
-    assert_eq!((&*summary.cluster, &*summary.network, summary.weight), ("east", "net-east", 1));
-    assert_eq!(summary.locality.as_ref().unwrap().region, "us-east");
-    let Some(endpoint::Kind::Summary(sum)) = &summary.kind else { panic!("{summary:?}") };
+    assert_eq!((&*endpoint.cluster, &*endpoint.network, endpoint.weight), ("east", "net-east", 1));
+    assert_eq!(endpoint.locality.as_ref().unwrap().region, "us-east");
+    let Some(endpoint::Kind::Summary(summary)) = &endpoint.kind else { panic!("{endpoint:?}") };
     assert_eq!(
-        (sum.ready, &sum.identities[..], &sum.ports[..]),
+        (summary.ready, &summary.identities[..], &summary.ports[..]),
         (1, &["spiffe://cluster.local/ns/default/sa/reviews".to_string()][..], &[9080][..])
     );
-    assert_eq!(world.endpoints("east", "reviews").len(), 1, "west does not export");
-    // Only east has it, so west gets an address for it and one for reviews is not needed.
+    assert_eq!(world.endpoints("east", "reviews").len(), 1, "west does not export reviews");
+    // West has no Service for ratings, so ratings has an automatic address. Reviews has an address in each cluster.
     let ratings = world.service("ratings").unwrap();
     let shared: Vec<_> = ratings.addresses.iter().filter(|address| address.cluster.is_empty()).collect();
     assert_eq!((shared.len(), &shared[0].ip[..2]), (1, &[240, 240][..]));
@@ -64,7 +65,7 @@ fn nothing_crosses_clusters_unless_exported() {
 }
 
 #[test]
-fn a_pods_change_is_one_small_message() {
+fn a_change_of_a_pod_changes_one_resource() {
     let mut world = two_clusters();
     world.put("west", Object::Slice(slice("reviews", &[(1, true), (2, true), (3, true)])));
     (2..4).for_each(|ip| world.put("west", Object::Pod(pod("reviews", ip))));
@@ -73,18 +74,18 @@ fn a_pods_change_is_one_small_message() {
     assert_eq!(world.compile(), 1);
     let endpoints = world.endpoints("west", "reviews");
     assert_eq!(endpoints["@net-west/west/10.244.0.2"].health(), Health::Unready);
-    let mut going = pod("reviews", 3);
-    going.terminating = true;
-    world.put("west", Object::Pod(going));
+    let mut terminating = pod("reviews", 3);
+    terminating.terminating = true;
+    world.put("west", Object::Pod(terminating));
     assert_eq!(world.compile(), 1);
     assert_eq!(world.endpoints("west", "reviews")["@net-west/west/10.244.0.3"].health(), Health::Draining);
-    // The same again is nothing.
+    // The same slice again is not a change.
     world.put("west", Object::Slice(slice("reviews", &[(1, true), (2, false), (3, true)])));
     assert!(!world.inventory.has_changes());
 }
 
 #[test]
-fn a_direct_endpoint_says_all_that_a_proxy_needs() {
+fn a_direct_endpoint_has_the_locality_ports_identity_and_workload_of_its_pod() {
     let world = two_clusters();
     let endpoint = world.endpoints("west", "reviews").remove(&address("10.244.0.1")).unwrap();
     assert_eq!(endpoint.locality.unwrap().zone, "us-west-1");
@@ -106,7 +107,7 @@ fn a_direct_endpoint_says_all_that_a_proxy_needs() {
 }
 
 #[test]
-fn a_pods_own_address_leads_to_its_services() {
+fn the_address_of_a_pod_finds_its_services() {
     let mut world = two_clusters();
     let found = |world: &World, cluster: &str, ip: u8| -> Vec<String> {
         let (viewer, alias) = (viewer(cluster), wire::name::address(cluster, [10, 244, 0, ip].into()));
@@ -116,11 +117,11 @@ fn a_pods_own_address_leads_to_its_services() {
     };
     assert_eq!(found(&world, "west", 1), ["reviews"]);
     assert_eq!(found(&world, "east", 2), ["ratings"]);
-    // The same address is another pod, or none, in another network, also where the service is exported.
+    // In another network the same address belongs to another pod or to none, also when the service is exported.
     world.put("east", Object::Export(export("ratings")));
     world.compile();
     assert!(found(&world, "west", 2).is_empty() && found(&world, "west", 9).is_empty());
-    // A pod may serve several, and one of them may stop.
+    // A pod may serve several services, and one of them may lose its slice.
     world.put("west", Object::Service(service("details", 3)));
     let mut details = slice("details", &[(1, true)]);
     details.endpoints[0].pod = Some("reviews-1".into());
@@ -130,23 +131,23 @@ fn a_pods_own_address_leads_to_its_services() {
     world.delete("west", Kind::Slice, "default", "reviews-x");
     world.compile();
     assert_eq!(found(&world, "west", 1), ["details"]);
-    // Clusters that share a network share its pods' addresses.
-    // Its secret says no network, so its own label counts.
+    // Clusters of one network share the addresses of its pods. The remote secret of `north` names no network, so the
+    // label of its root namespace applies.
     let info = Cluster { name: "north".into(), own: false, network: "".into(), server: "".into() };
     world.event(Event::ClusterAdded(info));
     let network = Namespace { name: "istio-system".into(), network: Some("net-east".into()) };
     world.put("north", Object::Namespace(network));
     world.compile();
-    assert_eq!(found(&world, "north", 2), ["ratings"], "exported");
-    assert!(found(&world, "north", 1).is_empty(), "not exported");
+    assert_eq!(found(&world, "north", 2), ["ratings"], "ratings is exported");
+    assert!(found(&world, "north", 1).is_empty(), "reviews is not exported");
 }
 
 #[test]
-fn a_lost_link_changes_nothing_and_a_deleted_secret_removes() {
+fn a_lost_link_changes_nothing_and_a_removed_cluster_removes_its_resources() {
     let mut world = two_clusters();
     world.put("east", Object::Export(export("ratings")));
     world.compile();
-    let before = world.everything();
+    let before = world.all_resources();
     world.event(Event::Link { cluster: "east".into(), link: Link::Lost("refused".into()), since: world.now });
     assert_eq!(world.compile(), 0);
     world.event(Event::ClusterRemoved { cluster: "east".into() });
@@ -164,23 +165,23 @@ fn a_lost_link_changes_nothing_and_a_deleted_secret_removes() {
     }
     world.put("east", Object::Export(export("ratings")));
     world.compile();
-    assert_eq!(world.everything(), before, "as it was, the address included");
+    assert_eq!(world.all_resources(), before, "the resources are as before, with the same automatic address");
 }
 
 #[test]
-fn a_list_removes_what_it_lacks_but_an_empty_one_is_doubted() {
+fn a_list_removes_the_objects_it_lacks_but_an_empty_list_awaits_confirmation() {
     let mut world = two_clusters();
     let kind = Kind::Service;
     let east: Text = "east".into();
     world.event(Event::Link { cluster: east.clone(), link: Link::Connected, since: world.now });
     world.event(Event::Listing { cluster: east.clone(), kind });
     world.put("east", Object::Service(service("reviews", 1)));
-    assert_eq!(world.compile(), 0, "nothing is removed while the list runs");
+    assert_eq!(world.compile(), 0, "nothing is removed before the list is complete");
     world.event(Event::Listed { cluster: east.clone(), kind });
     world.compile();
     assert!(world.service("ratings").is_none());
 
-    // What every new cluster has does not count.
+    // A list with only the objects of every new cluster counts as empty.
     let mut kubernetes = service("kubernetes", 9);
     kubernetes.ports[0].number = 443;
     world.event(Event::Listing { cluster: east.clone(), kind });
@@ -191,10 +192,10 @@ fn a_list_removes_what_it_lacks_but_an_empty_one_is_doubted() {
     assert_eq!(world.endpoints("east", "reviews").len(), 1);
     world.now += CONFIRM - Duration::from_secs(1);
     world.inventory.tick(world.now);
-    world.event(Event::Link { cluster: east.clone(), link: Link::Lost("gone".into()), since: world.now });
+    world.event(Event::Link { cluster: east.clone(), link: Link::Lost("refused".into()), since: world.now });
     world.now += Duration::from_secs(60);
     world.inventory.tick(world.now);
-    assert!(!world.inventory.has_changes(), "while the link is down nothing is confirmed");
+    assert!(!world.inventory.has_changes(), "an empty list is not confirmed while the link is down");
     world.event(Event::Link { cluster: east, link: Link::Connected, since: world.now });
     world.now += CONFIRM;
     world.inventory.tick(world.now);
@@ -207,7 +208,7 @@ fn a_list_removes_what_it_lacks_but_an_empty_one_is_doubted() {
 const CONFIRM: Duration = crate::inventory::CONFIRM_EMPTY;
 
 #[test]
-fn ports_follow_the_own_cluster_then_the_oldest() {
+fn the_own_cluster_defines_a_port_before_the_oldest_cluster() {
     let mut world = two_clusters();
     world.cluster("south");
     let with = |created, number, protocol| {
@@ -230,32 +231,32 @@ fn ports_follow_the_own_cluster_then_the_oldest() {
 }
 
 #[test]
-fn gateways_are_services_that_say_so() {
+fn a_service_with_a_network_and_a_gateway_port_is_an_east_west_gateway() {
     let mut world = two_clusters();
     let mut gateway = service("gateway", 8);
     gateway.network = Some("net-east".into());
     gateway.external_ips = vec![[203, 0, 113, 20].into(), [203, 0, 113, 21].into()];
     world.put("east", Object::Service(gateway.clone()));
     world.compile();
-    assert!(world.body(wire::Kind::NetworkGateway, "net-east").is_none(), "it does not expose the port");
+    assert!(world.body(wire::Kind::NetworkGateway, "net-east").is_none(), "port 15443 is not exposed");
     gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
     world.put("east", Object::Service(gateway.clone()));
     world.put("east", Object::Slice(slice("gateway", &[(9, true)])));
     world.compile();
-    let told = |world: &World| match world.body(wire::Kind::NetworkGateway, "net-east") {
+    let addresses = |world: &World| match world.body(wire::Kind::NetworkGateway, "net-east") {
         Some(Body::NetworkGateway(gateway)) => gateway.addresses,
         _ => Vec::new(),
     };
-    assert_eq!(told(&world).len(), 2);
-    assert_eq!(told(&world)[0].locality.as_ref().unwrap().region, "us-east");
-    assert_eq!((told(&world)[0].port, &*told(&world)[0].cluster), (15443, "east"));
+    assert_eq!(addresses(&world).len(), 2);
+    assert_eq!(addresses(&world)[0].locality.as_ref().unwrap().region, "us-east");
+    assert_eq!((addresses(&world)[0].port, &*addresses(&world)[0].cluster), (15443, "east"));
     gateway.gateway_port = Some(9080);
     world.put("east", Object::Service(gateway));
     world.compile();
-    assert_eq!(told(&world)[0].port, 9080);
+    assert_eq!(addresses(&world)[0].port, 9080);
     world.delete("east", Kind::Service, "default", "gateway");
     world.compile();
-    assert!(told(&world).is_empty());
+    assert!(addresses(&world).is_empty());
 }
 
 #[test]
@@ -283,7 +284,7 @@ fn an_auto_passthrough_gateway_exports_while_it_has_pods() {
 }
 
 #[test]
-fn our_own_services_are_exported_by_their_server_names() {
+fn the_own_cluster_exports_the_services_of_the_controller_with_their_server_names() {
     let mut world = two_clusters();
     let mut own = service("isthmus-controller", 5);
     own.namespace = "isthmus-system".into();
@@ -295,16 +296,16 @@ fn our_own_services_are_exported_by_their_server_names() {
     world.put("east", Object::Service(own));
     world.compile();
     let hostname = "isthmus-controller.isthmus-system.svc.cluster.local";
-    let Some(Body::Service(told)) = world.body(wire::Kind::Service, hostname) else { panic!("not told") };
-    let names = |number: u32| told.ports.iter().find(|port| port.number == number).unwrap().server_names.clone();
+    let Some(Body::Service(service)) = world.body(wire::Kind::Service, hostname) else { panic!("no service") };
+    let names = |number: u32| service.ports.iter().find(|port| port.number == number).unwrap().server_names.clone();
     assert!(names(15012).contains(&"isthmus-controller.isthmus-system.svc".to_string()));
     assert!(names(15014).is_empty());
-    let exports: Vec<_> = told.exports.iter().map(|export| (&*export.cluster, &*export.network)).collect();
+    let exports: Vec<_> = service.exports.iter().map(|export| (&*export.cluster, &*export.network)).collect();
     assert_eq!(exports, [("west", "net-west")]);
 }
 
 #[test]
-fn a_view_outlives_the_process() {
+fn a_snapshot_on_disk_restores_the_same_resources() {
     let mut world = two_clusters();
     world.put("east", Object::Export(export("ratings")));
     for cluster in ["west", "east"] {
@@ -316,7 +317,7 @@ fn a_view_outlives_the_process() {
     }
     world.compile();
     let directory = tempfile::tempdir().unwrap();
-    // Not complete: not kept.
+    // A cluster whose lists are not complete has no snapshot.
     assert!(snapshot::File::of_cluster(directory.path(), world.inventory.cluster("east").unwrap()).is_none());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     for cluster in ["west", "east"] {
@@ -336,12 +337,12 @@ fn a_view_outlives_the_process() {
     std::fs::write(directory.path().join("cluster-broken.jsonl"), "{\n").unwrap();
     snapshot::restore(&mut after.inventory, directory.path());
     after.compile();
-    assert_eq!(after.everything(), world.everything());
+    assert_eq!(after.all_resources(), world.all_resources());
     assert!(after.inventory.ready() && after.inventory.is_remembered("east"));
     assert!(after.inventory.incomplete().is_empty());
     assert!(snapshot::age(after.inventory.cluster("east").unwrap().heard, world.now).is_some());
 
-    // Its secret is gone meanwhile.
+    // The remote secret of `east` was deleted while the controller was down.
     after.cluster("west");
     after.event(Event::ClustersListed { named: BTreeSet::from(["broken".into()]) });
     after.compile();
