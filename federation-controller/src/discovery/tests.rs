@@ -1,4 +1,4 @@
-//! Real streams: TLS, gRPC and the client that proxies use, over loopback.
+//! Tests of discovery over real streams: TLS and gRPC on loopback, with the client that proxies use.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,9 +26,9 @@ use crate::pipeline;
 mod streams;
 
 const DAY: Duration = Duration::from_secs(86_400);
-const SOON: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One root, an intermediate per cluster.
+/// A root with an intermediate for each cluster.
 struct Mesh {
     root: Authority,
     west: Authority,
@@ -54,7 +54,7 @@ fn identity_of(authority: &Authority, namespace: &str, account: &str, dns: &[&st
     Identity::new(authority.credential(&id, dns, DAY).unwrap(), mesh().trust.clone())
 }
 
-/// A controller without clusters: events are put in by hand.
+/// A controller without links to clusters. The tests send its events.
 struct Bench {
     shared: Arc<Shared>,
     events: Queues,
@@ -82,7 +82,7 @@ impl Bench {
         let (events, receiver) = queues();
         let shared = Shared::new(state.clone(), events.clone(), limits);
         let listener = loop {
-            // The port may be held for a moment by the one before.
+            // The previous controller may hold the port for a moment.
             match TcpListener::bind(address).await {
                 Ok(listener) => break listener,
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -125,7 +125,7 @@ impl Bench {
         self.send([Event::Upsert { cluster: "west".into(), object }]).await;
     }
 
-    /// Clusters west and east with these objects in west, all listed.
+    /// Adds the clusters `west` and `east`, with complete lists and these objects in `west`.
     async fn fill(&self, objects: Vec<Object>) {
         let add = |name: &str| {
             let network = format!("net-{name}").into();
@@ -153,13 +153,13 @@ impl Bench {
 
     fn proxy(&self, identity: &Identity, node: &str) -> Proxy {
         let node: Node = node.parse().unwrap();
-        let seen = Seen::default();
+        let store = ProxyStore::default();
         let connector = self.connector(identity);
         let settings = Settings { absent_ttl: Duration::from_secs(1), ..Settings::default() };
         let connect = move || std::future::ready(Ok::<_, std::convert::Infallible>(connector.channel()));
-        let (subscriber, discovery) = wire::client::discovery(&node, seen.clone(), connect, settings);
+        let (subscriber, discovery) = wire::client::discovery(&node, store.clone(), connect, settings);
         tokio::spawn(discovery.run());
-        Proxy { subscriber, seen }
+        Proxy { subscriber, store }
     }
 
     fn frontend(&self) -> Proxy {
@@ -168,9 +168,9 @@ impl Bench {
     }
 }
 
-/// A proxy's store.
+/// The store of a proxy: the resources that it receives.
 #[derive(Clone, Default)]
-struct Seen {
+struct ProxyStore {
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -178,10 +178,10 @@ struct Seen {
 struct Inner {
     bodies: BTreeMap<(Kind, String), Body>,
     changes: usize,
-    refuse: bool,
+    reject: bool,
 }
 
-impl wire::client::Store for Seen {
+impl wire::client::Store for ProxyStore {
     fn apply(&mut self, update: Update) -> Result<(), Rejected> {
         let mut inner = self.inner.lock().unwrap();
         for name in update.removed {
@@ -190,8 +190,8 @@ impl wire::client::Store for Seen {
         let mut rejected = Vec::new();
         for changed in update.changed {
             inner.changes += 1;
-            if inner.refuse {
-                rejected.push(Rejection { name: changed.name, reason: "not today".into() });
+            if inner.reject {
+                rejected.push(Rejection { name: changed.name, reason: "rejected by the test".into() });
             } else {
                 inner.bodies.insert((update.kind, changed.name), changed.body);
             }
@@ -202,24 +202,24 @@ impl wire::client::Store for Seen {
 
 struct Proxy {
     subscriber: Subscriber,
-    seen: Seen,
+    store: ProxyStore,
 }
 
 impl Proxy {
     async fn demand(&self, kind: Kind, name: &str) -> Outcome {
-        self.subscriber.demand(kind, name, SOON).await
+        self.subscriber.demand(kind, name, TIMEOUT).await
     }
 
     fn count(&self, kind: Kind) -> usize {
-        self.seen.inner.lock().unwrap().bodies.keys().filter(|(of, _)| *of == kind).count()
+        self.store.inner.lock().unwrap().bodies.keys().filter(|(of, _)| *of == kind).count()
     }
 
     fn changes(&self) -> usize {
-        self.seen.inner.lock().unwrap().changes
+        self.store.inner.lock().unwrap().changes
     }
 
     fn endpoint(&self, name: &str) -> Option<wire::discovery::Endpoint> {
-        match self.seen.inner.lock().unwrap().bodies.get(&(Kind::Endpoint, name.to_string()))? {
+        match self.store.inner.lock().unwrap().bodies.get(&(Kind::Endpoint, name.to_string()))? {
             Body::Endpoint(endpoint) => Some(endpoint.clone()),
             other => panic!("{other:?}"),
         }
@@ -229,7 +229,7 @@ impl Proxy {
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < SOON, "{what}: not within {SOON:?}");
+        assert!(began.elapsed() < TIMEOUT, "{what}: not within {TIMEOUT:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What streams do.
+//! Tests of streams: pushes, subscriptions, restarts, refused callers, and proxies that do not read or reject.
 
 use super::*;
 
@@ -7,43 +7,43 @@ use wire::envoy::{DeltaDiscoveryRequest, Node as WireNode};
 use wire::name;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_reaches_those_who_use_it_and_nobody_else() {
+async fn a_change_is_pushed_only_to_proxies_that_subscribe_to_it() {
     let bench = Bench::start(Limits::default()).await;
-    let (one, other) = (bench.frontend(), bench.frontend());
+    let (proxy, other) = (bench.frontend(), bench.frontend());
     bench.fill(mesh_of(300, 10)).await;
-    assert_eq!(one.demand(Kind::Service, "@west/10.96.0.1").await, Outcome::Present);
-    assert_eq!(one.count(Kind::Service), 1);
+    assert_eq!(proxy.demand(Kind::Service, "@west/10.96.0.1").await, Outcome::Present);
+    assert_eq!(proxy.count(Kind::Service), 1);
     let collection = name::endpoints(&host(0), "net-west");
-    assert_eq!(one.demand(Kind::Endpoint, &collection).await, Outcome::Present);
-    assert_eq!(one.count(Kind::Endpoint), 10);
+    assert_eq!(proxy.demand(Kind::Endpoint, &collection).await, Outcome::Present);
+    assert_eq!(proxy.count(Kind::Endpoint), 10);
     assert_eq!(other.demand(Kind::Service, &host(1)).await, Outcome::Present);
-    let (before, others) = (one.changes(), other.changes());
+    let (before, others) = (proxy.changes(), other.changes());
 
     let began = Instant::now();
     bench.put(slice(0, 10, 1)).await;
     let name = name::endpoint(&host(0), "net-west", "west", "10.100.0.0");
-    eventually("the endpoint is unready", || one.endpoint(&name).is_some_and(|endpoint| endpoint.health != 0)).await;
-    println!("one endpoint's change arrived after {:?}", began.elapsed());
+    eventually("the endpoint is unready", || proxy.endpoint(&name).is_some_and(|endpoint| endpoint.health != 0)).await;
+    println!("the change of one endpoint arrived after {:?}", began.elapsed());
     bench.put(slice(0, 9, 1)).await;
-    eventually("the endpoint is gone", || one.count(Kind::Endpoint) == 9).await;
-    assert_eq!(one.changes(), before + 1, "one message for one endpoint");
-    assert_eq!(other.changes(), others, "nothing for who does not use it");
+    eventually("the endpoint is removed", || proxy.count(Kind::Endpoint) == 9).await;
+    assert_eq!(proxy.changes(), before + 1, "one message for one endpoint");
+    assert_eq!(other.changes(), others, "no message without a subscription");
     bench.put(slice(0, 0, 0)).await;
-    eventually("all are gone", || one.count(Kind::Endpoint) == 0).await;
+    eventually("all endpoints are removed", || proxy.count(Kind::Endpoint) == 0).await;
     bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_may_wait_for_one_name() {
+async fn many_callers_may_wait_for_one_resource() {
     let bench = Bench::start(Limits::default()).await;
     let proxy = bench.frontend();
     let waiting: Vec<_> = (0..200)
         .map(|_| {
             let subscriber = proxy.subscriber.clone();
-            tokio::spawn(async move { subscriber.demand(Kind::Service, host(3), SOON).await })
+            tokio::spawn(async move { subscriber.demand(Kind::Service, host(3), TIMEOUT).await })
         })
         .collect();
-    // Nothing is said before the controller's own cluster is known: what is not there yet is not gone.
+    // Before the lists of its own cluster are complete, the controller does not report a resource as absent.
     let early = proxy.subscriber.demand(Kind::Service, "nowhere", Duration::from_millis(300)).await;
     assert_eq!(early, Outcome::Unanswered);
     bench.fill(mesh_of(5, 1)).await;
@@ -53,25 +53,26 @@ async fn many_may_wait_for_one_name() {
     assert_eq!(proxy.changes(), 1);
     assert_eq!(bench.shared.proxies.list()[0].progress().subscriptions[Kind::Service as usize], 2);
 
-    // "There is no such thing" is kept for a while, told at once, taken back when it appears, and forgotten when unused.
+    // The client remembers for a while that a resource is absent, and answers at once. It forgets this when the resource
+    // appears or is unused.
     assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Absent);
     let began = Instant::now();
     assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Absent);
-    assert!(began.elapsed() < Duration::from_millis(100), "kept, so not asked again");
+    assert!(began.elapsed() < Duration::from_millis(100), "the client answers without a request");
     bench.put(service(7)).await;
-    eventually("it appears", || proxy.count(Kind::Service) == 2).await;
+    eventually("the service appears", || proxy.count(Kind::Service) == 2).await;
     assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Present);
     assert_eq!(proxy.demand(Kind::Service, &host(8)).await, Outcome::Absent);
     let subscribed = || bench.shared.proxies.list()[0].progress().subscriptions[Kind::Service as usize];
-    eventually("what is absent and unused is given up", || subscribed() == 2).await;
-    // What was demanded and found stays until it is given up.
+    eventually("the client unsubscribes from an absent and unused resource", || subscribed() == 2).await;
+    // A subscription to a resource that exists lasts until the proxy unsubscribes.
     proxy.subscriber.unsubscribe(Kind::Service, host(7));
-    eventually("the store is told", || proxy.count(Kind::Service) == 1).await;
+    eventually("the store removes the service", || proxy.count(Kind::Service) == 1).await;
     bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_moves_only_differences() {
+async fn after_a_restart_the_controller_pushes_only_differences() {
     let bench = Bench::start(Limits::default()).await;
     bench.fill(mesh_of(100, 10)).await;
     let proxy = bench.frontend();
@@ -79,14 +80,14 @@ async fn a_restart_moves_only_differences() {
         proxy.subscriber.subscribe(Kind::Service, host(index));
         proxy.subscriber.subscribe(Kind::Endpoint, name::endpoints(&host(index), "net-west"));
     }
-    eventually("all is there", || (proxy.count(Kind::Service), proxy.count(Kind::Endpoint)) == (50, 500)).await;
+    eventually("all resources arrive", || (proxy.count(Kind::Service), proxy.count(Kind::Endpoint)) == (50, 500)).await;
     let before = proxy.changes();
     let mut link = proxy.subscriber.link();
     let address = bench.address;
     bench.stop().await;
     link.wait_for(|link| matches!(link, Link::Lost { .. })).await.unwrap();
-    assert_eq!((proxy.count(Kind::Service), proxy.count(Kind::Endpoint)), (50, 500), "nothing known is lost");
-    assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Present, "nor is it asked for");
+    assert_eq!((proxy.count(Kind::Service), proxy.count(Kind::Endpoint)), (50, 500), "the proxy keeps its resources");
+    assert_eq!(proxy.demand(Kind::Service, &host(7)).await, Outcome::Present, "a known resource needs no request");
     let new = proxy.subscriber.demand(Kind::Service, host(70), Duration::from_millis(100)).await;
     assert_eq!(new, Outcome::Unanswered);
 
@@ -96,11 +97,11 @@ async fn a_restart_moves_only_differences() {
     objects.retain(|object| *object != slice(4, 10, 0) && *object != service(5) && *object != slice(5, 10, 0));
     objects.push(slice(4, 10, 3));
     bench.fill(objects).await;
-    eventually("the vanished service is gone", || {
+    eventually("the deleted service is removed", || {
         (proxy.count(Kind::Service), proxy.count(Kind::Endpoint)) == (50, 490)
     })
     .await;
-    // Three endpoints are unready now, and one service was asked for meanwhile.
+    // Three endpoints are unready now, and the proxy requested one service during the outage.
     assert_eq!(proxy.changes(), before + 4);
     assert_eq!(proxy.demand(Kind::Service, &host(70)).await, Outcome::Present);
     assert_eq!(proxy.demand(Kind::Service, &host(5)).await, Outcome::Absent);
@@ -108,7 +109,7 @@ async fn a_restart_moves_only_differences() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proxy_that_does_not_read_disturbs_nobody() {
+async fn a_proxy_that_does_not_read_does_not_delay_other_proxies() {
     let bench = Bench::start(Limits { response: Duration::from_millis(700), ..Limits::default() }).await;
     bench.fill(mesh_of(20, 20)).await;
     let identity = identity_of(&mesh().west, "default", "frontend", &[]);
@@ -131,19 +132,19 @@ async fn a_proxy_that_does_not_read_disturbs_nobody() {
         let last = name::endpoint(&host(0), "net-west", "west", &format!("10.100.0.{}", round - 1));
         let began = Instant::now();
         eventually("a change arrives", || proxy.endpoint(&last).is_some_and(|endpoint| endpoint.health != 0)).await;
-        assert!(began.elapsed() < Duration::from_millis(600), "delayed by the one that does not read");
+        assert!(began.elapsed() < Duration::from_millis(600), "delayed by the proxy that does not read");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     let sent = bench.shared.proxies.list().iter().find(|proxy| proxy.id == stuck).map(|proxy| proxy.progress().stats);
-    assert!(sent.is_none_or(|stats| stats.responses.iter().sum::<u64>() <= 2), "only its window is sent: {sent:?}");
-    eventually("the stuck stream is ended and counted", || bench.shared.state.metrics.ended("stuck") == 1).await;
+    assert!(sent.is_none_or(|stats| stats.responses.iter().sum::<u64>() <= 2), "sent more than its window: {sent:?}");
+    eventually("the stuck stream ends and is counted", || bench.shared.state.metrics.ended("stuck") == 1).await;
     assert_eq!(bench.shared.proxies.len(), 1);
     drop((unread, requests));
     bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proxy_is_told_only_what_concerns_it() {
+async fn a_proxy_receives_only_resources_whose_audience_includes_it() {
     let bench = Bench::start(Limits::default()).await;
     bench.fill(mesh_of(2, 1)).await;
     let proxy = bench.frontend();
@@ -158,7 +159,7 @@ async fn a_proxy_is_told_only_what_concerns_it() {
     let neighbour = bench.proxy(&neighbour, "sidecar~10.244.0.9~frontend-2.default~west");
     assert_eq!(neighbour.demand(Kind::Workload, "west/default/frontend-1").await, Outcome::Absent);
 
-    // A service that nobody exports is not there for another cluster, whatever name it is asked for by.
+    // For another cluster, a service that is not exported is absent under each of its names.
     let east = identity_of(&mesh().east, "default", "frontend", &[]);
     let east = bench.proxy(&east, "eastwest~10.244.0.9~gw-1.default~east");
     for name in [host(0), "@west/10.96.0.1".into(), name::exported("net-west")] {
@@ -168,14 +169,14 @@ async fn a_proxy_is_told_only_what_concerns_it() {
         assert_eq!(east.demand(Kind::Endpoint, &name::endpoints(&host(0), network)).await, Outcome::Absent);
     }
     bench.put(Object::Export(objects::Export { namespace: "default".into(), name: "s0".into(), created: 1 })).await;
-    eventually("it is exported", || east.count(Kind::Service) == 1).await;
+    eventually("the exported service arrives", || east.count(Kind::Service) == 1).await;
     assert_eq!(east.demand(Kind::Service, &host(0)).await, Outcome::Present);
     assert_eq!(east.demand(Kind::Service, &host(1)).await, Outcome::Absent);
     bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
+async fn a_caller_with_a_wrong_node_id_or_certificate_is_refused_and_counted() {
     let bench = Bench::start(Limits { first_request: Duration::from_millis(200), ..Limits::default() }).await;
     bench.fill(mesh_of(1, 1)).await;
     eventually("ready", || bench.shared.state.ready()).await;
@@ -193,7 +194,7 @@ async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
     }
     assert_eq!(bench.shared.state.metrics.ended("bad node"), 3);
 
-    // Signed by nobody whom the mesh knows, and by the root itself, which signs for no cluster.
+    // A certificate of an unknown root is refused, and one of the mesh's root itself, which signs for no cluster.
     let foreign = Authority::self_signed_root("mesh", DAY).unwrap();
     let foreign = identity_of(&foreign, "default", "frontend", &[]);
     assert!(open(&bench, &foreign, "sidecar~10.0.0.1~a.default~west").await.is_err());
@@ -201,7 +202,7 @@ async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
     let status = open(&bench, &rooted, "sidecar~10.0.0.1~a.default~west").await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status}");
 
-    // Without a certificate there is no discovery, and no certificate of another root.
+    // A client without a certificate cannot open a stream.
     let config = identity::server_only_client(mesh().trust.roots(), identity::alpn::DISCOVERY).unwrap();
     let stream = tokio::net::TcpStream::connect(bench.address).await.unwrap();
     let name = rustls_pki_types::ServerName::try_from(SERVER).unwrap();
@@ -215,7 +216,7 @@ async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
     let status = client.delta_aggregated_resources(tokio_stream::pending()).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unauthenticated);
 
-    // Who says nothing is not waited for.
+    // A stream without a first request ends after a time limit.
     let mut client = AggregatedDiscoveryServiceClient::new(bench.connector(&west).channel());
     let mut silent = client.delta_aggregated_resources(tokio_stream::pending()).await.unwrap().into_inner();
     assert_eq!(silent.message().await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
@@ -223,7 +224,7 @@ async fn callers_that_are_not_who_they_say_are_refused_and_counted() {
     bench.stop().await;
 }
 
-/// Opens a stream as this node, and waits for what comes first.
+/// Opens a stream with this node id, and waits for the first response or error.
 async fn open(bench: &Bench, identity: &Identity, node: &str) -> Result<(), Status> {
     let mut client = AggregatedDiscoveryServiceClient::new(bench.connector(identity).channel());
     let request = DeltaDiscoveryRequest {
@@ -238,7 +239,7 @@ async fn open(bench: &Bench, identity: &Identity, node: &str) -> Result<(), Stat
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_ends_with_its_certificate() {
+async fn a_stream_ends_when_its_certificate_expires() {
     let bench = Bench::start(Limits::default()).await;
     bench.fill(mesh_of(1, 1)).await;
     let id = SpiffeId::new("cluster.local", "default", "frontend").unwrap();
@@ -246,44 +247,44 @@ async fn a_stream_ends_with_its_certificate() {
     let identity = Identity::new(short, mesh().trust.clone());
     let proxy = bench.proxy(&identity, "sidecar~10.244.0.9~frontend-1.default~west");
     assert_eq!(proxy.demand(Kind::Service, &host(0)).await, Outcome::Present);
-    // Renewed in time, it comes back by itself.
+    // The certificate is renewed in time, so the proxy connects again.
     identity.replace_credential(mesh().west.credential(&id, &[], DAY).unwrap());
     eventually("the stream ends", || bench.shared.state.metrics.ended("expired") == 1).await;
-    eventually("and is there again", || bench.shared.proxies.len() == 1).await;
+    eventually("the proxy connects again", || bench.shared.proxies.len() == 1).await;
     bench.put(service(1)).await;
-    // Asked for before it is compiled, it would rightly be told to be absent.
-    eventually("it is compiled", || bench.shared.state.store().get(Kind::Service, &host(1)).is_some()).await;
+    // Before the service is compiled, the controller would correctly report it as absent.
+    eventually("the service is compiled", || bench.shared.state.store().get(Kind::Service, &host(1)).is_some()).await;
     assert_eq!(proxy.demand(Kind::Service, &host(1)).await, Outcome::Present);
     bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_proxy_rejects_is_counted_and_not_repeated() {
+async fn a_rejected_resource_is_counted_and_not_pushed_again() {
     let bench = Bench::start(Limits::default()).await;
     bench.fill(mesh_of(1, 1)).await;
     let proxy = bench.frontend();
     assert_eq!(proxy.demand(Kind::Service, &host(0)).await, Outcome::Present);
-    proxy.seen.inner.lock().unwrap().refuse = true;
+    proxy.store.inner.lock().unwrap().reject = true;
     let Object::Service(mut changed) = service(0) else { unreachable!() };
     changed.ports[0].protocol = Protocol::Tcp;
     bench.put(Object::Service(changed)).await;
-    eventually("it is rejected", || bench.shared.state.metrics.nacks() == 1).await;
+    eventually("the resource is rejected", || bench.shared.state.metrics.nacks() == 1).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!((bench.shared.state.metrics.nacks(), proxy.changes()), (1, 2));
     bench.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handshakes_that_come_to_nothing_harm_nobody() {
+async fn failed_handshakes_do_not_affect_other_connections() {
     let bench = Bench::start(Limits::default()).await;
     bench.fill(mesh_of(1, 1)).await;
     let mut idle = Vec::new();
     for _ in 0..20 {
-        // Some say nothing, some talk nonsense, some leave at once.
+        // Some clients send nothing, some send no TLS, and some disconnect at once.
         idle.push(tokio::net::TcpStream::connect(bench.address).await.unwrap());
-        let mut nonsense = tokio::net::TcpStream::connect(bench.address).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut nonsense, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        idle.push(nonsense);
+        let mut plaintext = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut plaintext, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        idle.push(plaintext);
         drop(tokio::net::TcpStream::connect(bench.address).await.unwrap());
     }
     let proxy = bench.frontend();
