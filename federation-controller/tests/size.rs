@@ -1,6 +1,6 @@
-//! How much memory an endpoint costs the controller: objects, index and encoded resources together.
+//! A test of the controller's memory per endpoint: objects, indexes and encoded resources together.
 //!
-//! One test alone in its process, because it looks at all that the process has allocated.
+//! It is the only test of its process, because it measures all memory that the process has allocated.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,17 +15,17 @@ use isthmus_federation_controller::publish::Store;
 use net::count::{self, Counting};
 
 const SERVICES: usize = 1000;
-/// Pods of a service in each cluster.
-const EACH: usize = 5;
+/// The pods of a service in each cluster.
+const PODS: usize = 5;
 
 const CLUSTERS: [&str; 2] = ["west", "east"];
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes per endpoint with everything: its pod, slice entry, indexes and what the store keeps of it. Ten endpoints share what
-/// their service costs in both clusters.
-const BOUND: u64 = 500;
+/// The bound of bytes per endpoint: its pod, its slice entry, its indexes and its part of the store. Ten endpoints share
+/// the memory of their service in both clusters.
+const MAX_BYTES: u64 = 500;
 
 fn pod(cluster: usize, service: usize, index: usize) -> Pod {
     let name = format!("s{service}-7d9f8c6b5-{index:05}");
@@ -51,7 +51,7 @@ fn pod(cluster: usize, service: usize, index: usize) -> Pod {
     }
 }
 
-fn defined(cluster: usize, service: usize) -> Service {
+fn service_of(cluster: usize, service: usize) -> Service {
     Service {
         namespace: "default".into(),
         name: format!("s{service}").into(),
@@ -76,12 +76,12 @@ fn slice(cluster: usize, service: usize) -> Slice {
         name: format!("{name}-abcde").into(),
         service: name.into(),
         ports: vec![("http".into(), 8080)],
-        endpoints: (0..EACH).map(endpoint).collect(),
+        endpoints: (0..PODS).map(endpoint).collect(),
     }
 }
 
 #[test]
-fn an_endpoint_costs_what_it_did() {
+fn the_memory_per_endpoint_stays_within_its_bound() {
     let settings = Settings {
         cluster: "west".into(),
         namespace: "isthmus-system".into(),
@@ -92,7 +92,7 @@ fn an_endpoint_costs_what_it_did() {
     let (mut inventory, mut compiler, mut store) = (Inventory::new(settings), Compiler::default(), Store::default());
     let now = SystemTime::now();
     let before = count::live();
-    let each = |bytes: u64| (bytes - before) / (SERVICES * EACH * CLUSTERS.len()) as u64;
+    let per_endpoint = |bytes: u64| (bytes - before) / (SERVICES * PODS * CLUSTERS.len()) as u64;
     inventory.apply(Event::Mesh(Mesh { export_all: true, ..Default::default() }), now);
     for (cluster, name) in CLUSTERS.into_iter().enumerate() {
         let network = format!("net-{name}").into();
@@ -104,7 +104,7 @@ fn an_endpoint_costs_what_it_did() {
             let (node, region) = (format!("{name}-node-{node}").into(), name.into());
             put(Object::Node(Node { name: node, region, zone, subzone: "".into() }));
         }
-        (0..SERVICES).for_each(|service| put(Object::Service(defined(cluster, service))));
+        (0..SERVICES).for_each(|service| put(Object::Service(service_of(cluster, service))));
     }
     let services = count::live();
     let put = |inventory: &mut Inventory, cluster: usize, object| {
@@ -112,7 +112,7 @@ fn an_endpoint_costs_what_it_did() {
     };
     let all = || (0..CLUSTERS.len()).flat_map(|cluster| (0..SERVICES).map(move |service| (cluster, service)));
     for (cluster, service) in all() {
-        (0..EACH).for_each(|i| put(&mut inventory, cluster, Object::Pod(pod(cluster, service, i))));
+        (0..PODS).for_each(|i| put(&mut inventory, cluster, Object::Pod(pod(cluster, service, i))));
     }
     let pods = count::live();
     all().for_each(|(cluster, service)| put(&mut inventory, cluster, Object::Slice(slice(cluster, service))));
@@ -129,19 +129,19 @@ fn an_endpoint_costs_what_it_did() {
     let stored = count::live();
     let (count, records) = store.size(wire::Kind::Endpoint);
     println!(
-        "bytes per endpoint: {} = {} services + {} pods + {} slices + {} told, of which {} encoded and {} records; compiled in {took:?}",
-        each(stored),
-        each(services),
-        each(pods) - each(services),
-        each(slices) - each(pods),
-        each(stored) - each(slices),
-        each(before + bodies as u64),
-        each(before + records as u64),
+        "bytes per endpoint: {} = {} services + {} pods + {} slices + {} resources, of which {} encoded and {} records; compiled in {took:?}",
+        per_endpoint(stored),
+        per_endpoint(services),
+        per_endpoint(pods) - per_endpoint(services),
+        per_endpoint(slices) - per_endpoint(pods),
+        per_endpoint(stored) - per_endpoint(slices),
+        per_endpoint(before + bodies as u64),
+        per_endpoint(before + records as u64),
     );
-    // With two sums of each service and cluster, one per zone.
-    assert_eq!(count, SERVICES * (EACH + 2) * CLUSTERS.len());
-    assert!(each(stored) < BOUND);
-    // One pod's change among ten thousand is cheap.
+    // Each service has two summaries in each cluster, one per zone.
+    assert_eq!(count, SERVICES * (PODS + 2) * CLUSTERS.len());
+    assert!(per_endpoint(stored) < MAX_BYTES);
+    // The change of one pod among ten thousand changes two resources.
     let mut changed = pod(0, 7, 3);
     changed.terminating = true;
     inventory.apply(Event::Upsert { cluster: "west".into(), object: Object::Pod(changed) }, now);
@@ -151,8 +151,8 @@ fn an_endpoint_costs_what_it_did() {
         let compiled = compiler.compile(&inventory, &group);
         differing += store.replace(group, compiled);
     }
-    println!("one pod's change: {differing} resource(s) in {:?}", began.elapsed());
-    // The endpoint, and the sum that it was one of.
+    println!("change of one pod: {differing} resource(s) in {:?}", began.elapsed());
+    // The endpoint, and the summary that includes it.
     assert_eq!(differing, 2);
     inventory.apply(Event::Listing { cluster: "west".into(), kind: Kind::Pod }, now);
 }

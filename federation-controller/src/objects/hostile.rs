@@ -1,4 +1,4 @@
-//! Objects that no Kubernetes API server would send.
+//! Tests of objects that no correct Kubernetes API server sends: invalid names and addresses, and excessive sizes.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ fn record<T: Record>(object: serde_json::Value) -> Option<T> {
 }
 
 #[test]
-fn names_that_are_none_are_left_out() {
-    // Each would be, in a host name or a resource name, something other than what it is.
-    let odd = ["", "a.b", "a@b", "a/b", "A", "-a", "a-", "a b", "a\nb", "*", "\u{e4}", &"a".repeat(64)];
-    for name in odd {
+fn objects_with_invalid_names_are_ignored() {
+    // In a host name or a resource name, each of these would change the meaning of the name.
+    let invalid = ["", "a.b", "a@b", "a/b", "A", "-a", "a-", "a b", "a\nb", "*", "\u{e4}", &"a".repeat(64)];
+    for name in invalid {
         let service = |name: &str, namespace: &str| {
             record::<Service>(serde_json::json!({"metadata": {"name": name, "namespace": namespace}, "spec": {}}))
         };
@@ -31,7 +31,7 @@ fn names_that_are_none_are_left_out() {
 }
 
 #[test]
-fn networks_that_are_none_are_not_named() {
+fn invalid_network_names_are_ignored() {
     for network in ["", "a/b", "a@b", "a b", &"a".repeat(64)] {
         let namespace =
             serde_json::json!({"metadata": {"name": "istio-system", "labels": {"topology.istio.io/network": network}}});
@@ -41,7 +41,7 @@ fn networks_that_are_none_are_not_named() {
 }
 
 #[test]
-fn addresses_of_the_dialling_host_are_no_endpoints() {
+fn local_and_multicast_addresses_are_not_endpoints() {
     let local = [
         "127.0.0.1",
         "0.0.0.0",

@@ -1,3 +1,5 @@
+//! Tests of the store: changes, collections, audiences and the log of changes.
+
 use super::table::LOG;
 use super::*;
 use crate::compile::resource::Resource;
@@ -8,7 +10,7 @@ fn resource(name: &str, body: &'static [u8], keys: &[&str], audience: Audience) 
     Resource { kind: Kind::Service, name: name.into(), keys, audience, body: Bytes::from_static(body) }
 }
 
-fn who(cluster: &str, workload: &str) -> Viewer {
+fn viewer(cluster: &str, workload: &str) -> Viewer {
     Viewer { cluster: cluster.into(), namespace: "default".into(), workload: workload.into(), account: "a".into() }
 }
 
@@ -17,14 +19,14 @@ fn group(name: &str) -> Group {
 }
 
 #[test]
-fn equal_output_stops_here() {
+fn publishing_equal_resources_changes_nothing() {
     let mut store = Store::default();
-    let one = || vec![resource("a", b"1", &["k"], Audience::All)];
-    assert_eq!(store.replace(group("g"), one()), 1);
-    let (changes, view) = (store.changes(), store.view(&who("west", "")).end(Kind::Service));
-    assert_eq!(store.replace(group("g"), one()), 0);
-    assert_eq!((store.changes(), store.view(&who("west", "")).end(Kind::Service)), (changes, view));
-    // Other names and another audience are changes although the content is the same.
+    let resources = || vec![resource("a", b"1", &["k"], Audience::All)];
+    assert_eq!(store.replace(group("g"), resources()), 1);
+    let (changes, view) = (store.changes(), store.view(&viewer("west", "")).end(Kind::Service));
+    assert_eq!(store.replace(group("g"), resources()), 0);
+    assert_eq!((store.changes(), store.view(&viewer("west", "")).end(Kind::Service)), (changes, view));
+    // Other keys or another audience are a change, also when the body is equal.
     assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::All)]), 1);
     assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Workload("a".into()))]), 1);
     assert_eq!(store.replace(group("g"), Vec::new()), 1);
@@ -34,7 +36,7 @@ fn equal_output_stops_here() {
 }
 
 #[test]
-fn a_group_keeps_only_what_it_has_now() {
+fn replacing_a_group_removes_its_previous_resources() {
     let mut store = Store::default();
     store.replace(
         group("g"),
@@ -44,15 +46,15 @@ fn a_group_keeps_only_what_it_has_now() {
         group("g"),
         vec![resource("b", b"1", &["k"], Audience::All), resource("c", b"1", &["k"], Audience::All)],
     );
-    let who = who("west", "");
-    let view = store.view(&who);
+    let viewer = viewer("west", "");
+    let view = store.view(&viewer);
     let members: Vec<_> = view.members(Kind::Service, "k").map(|found| found.name().to_string()).collect();
     assert_eq!(members, ["b", "c"]);
     assert_eq!(store.size(Kind::Service), (2, 2));
 }
 
 #[test]
-fn each_sees_what_it_may() {
+fn a_viewer_sees_only_resources_whose_audience_includes_it() {
     let mut store = Store::default();
     let west = Audience::Clusters(["west".into()].into());
     store.replace(
@@ -64,7 +66,7 @@ fn each_sees_what_it_may() {
         ],
     );
     let seen = |cluster, workload| {
-        let viewer = who(cluster, workload);
+        let viewer = viewer(cluster, workload);
         let view = store.view(&viewer);
         let own = view.get(Kind::Service, "west/default/a").is_some();
         (view.members(Kind::Service, "k").count(), own)
@@ -72,18 +74,18 @@ fn each_sees_what_it_may() {
     assert_eq!(seen("west", "west/default/a"), (2, true));
     assert_eq!(seen("west", "west/default/b"), (2, false));
     assert_eq!(seen("east", "east/default/a"), (1, false));
-    let other = Viewer { account: "b".into(), ..who("west", "west/default/a") };
-    assert!(store.view(&other).get(Kind::Service, "west/default/a").is_none(), "the pod's account is another");
+    let other = Viewer { account: "b".into(), ..viewer("west", "west/default/a") };
+    assert!(store.view(&other).get(Kind::Service, "west/default/a").is_none(), "the service account differs");
 }
 
 #[test]
-fn the_log_is_bounded_and_says_so() {
+fn a_stream_behind_the_bounded_log_compares_everything() {
     let mut store = Store::default();
     for i in 0..LOG + 10 {
         store.replace(group("g"), vec![resource("a", if i % 2 == 0 { b"1" } else { b"2" }, &[], Audience::All)]);
     }
-    let who = who("west", "");
-    let view = store.view(&who);
+    let viewer = viewer("west", "");
+    let view = store.view(&viewer);
     assert_eq!(view.end(Kind::Service), (LOG + 10) as u64);
     assert_eq!(view.changed(Kind::Service, 0), None);
     assert_eq!(view.changed(Kind::Service, 10).map(|names| names.len()), Some(LOG));
@@ -91,8 +93,8 @@ fn the_log_is_bounded_and_says_so() {
     assert!(store.set_ready(HashSet::from(["east".into()])));
     assert!(!store.set_ready(HashSet::from(["east".into()])));
     let end = (LOG + 10) as u64;
-    let view = store.view(&who);
-    assert_eq!(view.changed(Kind::Service, end), None, "who was up to date compares as well");
+    let view = store.view(&viewer);
+    assert_eq!(view.changed(Kind::Service, end), None, "readiness has changed");
     assert_eq!(view.changed(Kind::Service, view.end(Kind::Service)), Some(Vec::new()));
     assert!(!view.certain(Kind::Endpoint, "a@n/east/1") && view.certain(Kind::Endpoint, "a@n/west/1"));
     assert!(!view.certain(Kind::Endpoint, "a@n") && !view.certain(Kind::Service, "a"));
