@@ -31,9 +31,10 @@ mod workload;
 use address::Addresses;
 use endpoint::{Location, NetworkScope};
 use resource::{Compiled, CompiledService};
-use service::ServiceFacts;
+use service::{ServiceFacts, ServiceView};
 
 use crate::inventory::{Group, Inventory};
+use crate::objects::intern::one_copy;
 
 /// Computes resources, and keeps the values that they share.
 #[derive(Debug, Default)]
@@ -78,21 +79,21 @@ impl Compiler {
     }
 
     fn compile_service(&mut self, inventory: &Inventory, hostname: &Arc<str>, subsets: &[Subset]) -> Compiled {
-        let Some(merged) = service::Merged::of(inventory, hostname, subsets) else {
-            self.addresses.release(hostname);
-            let service = CompiledService { hostname: hostname.clone(), endpoints: Vec::new(), facts: None };
-            return Compiled { resources: Vec::new(), service: Some(service) };
-        };
-        let address = match merged.needs_address() {
+        let (views, facts) = service::views(inventory, hostname, subsets);
+        let facts = (!views.is_empty()).then(|| one_copy(&mut self.shared.facts, facts));
+        let address = match views.iter().any(ServiceView::needs_address) {
             true => self.addresses.of(hostname),
             false => {
                 self.addresses.release(hostname);
                 None
             }
         };
-        let resource = merged.resource(address);
-        let (endpoints, facts) = merged.finish(&mut self.shared);
-        let service = CompiledService { hostname: hostname.clone(), endpoints, facts: Some(facts) };
-        Compiled { resources: vec![resource], service: Some(service) }
+        let (mut resources, mut endpoints) = (Vec::with_capacity(views.len()), Vec::new());
+        for view in views {
+            resources.push(view.resource(address.filter(|_| view.needs_address())));
+            endpoints.extend(view.endpoints(&mut self.shared));
+        }
+        let service = CompiledService { hostname: hostname.clone(), endpoints, facts };
+        Compiled { resources, service: Some(service) }
     }
 }

@@ -70,9 +70,9 @@ impl Store {
             }
         };
         for (kind, name) in &before {
-            if !resources.iter().any(|kept| kept.kind == *kind && kept.name == *name) {
-                changed += usize::from(self.tables[*kind as usize].remove(name));
-            }
+            let kept = resources.iter().filter(|kept| kept.kind == *kind && kept.name == *name);
+            let audiences: Vec<&Audience> = kept.map(|kept| &kept.audience).collect();
+            changed += self.tables[*kind as usize].remove(name, &audiences);
         }
         for resource in resources {
             changed += usize::from(self.tables[resource.kind as usize].put(resource));
@@ -140,14 +140,28 @@ impl Store {
         }
     }
 
-    /// Returns a resource, for any audience.
-    pub fn get(&self, kind: Kind, name: &str) -> Option<Found<'_>> {
+    /// Returns the resources of a name, each for another audience.
+    pub fn named(&self, kind: Kind, name: &str) -> Vec<Found<'_>> {
         if kind != Kind::Endpoint {
-            return self.tables[kind as usize].get(name).map(|stored| self.whole(kind, stored));
+            return self.tables[kind as usize].named(name).map(|stored| self.whole(kind, stored)).collect();
         }
-        let parts = name::parse_endpoint(name)?;
-        let of = self.services.get(parts.hostname)?;
-        of.find(&parts).map(|at| Found { store: self, content: Content::Endpoint(of, at) })
+        let endpoint = || {
+            let parts = name::parse_endpoint(name)?;
+            let of = self.services.get(parts.hostname)?;
+            of.find(&parts).map(|at| Found { store: self, content: Content::Endpoint(of, at) })
+        };
+        endpoint().into_iter().collect()
+    }
+
+    /// Returns the resource of a name that most proxies receive: for all clusters, else for the first one by name.
+    pub fn get(&self, kind: Kind, name: &str) -> Option<Found<'_>> {
+        self.named(kind, name).into_iter().min_by(|a, b| {
+            let cluster = |found: &Found<'_>| match found.audience() {
+                Audience::Clusters(clusters) => clusters.first().cloned(),
+                _ => None,
+            };
+            cluster(a).cmp(&cluster(b))
+        })
     }
 
     /// Returns all resources of a type, in no order.
@@ -282,17 +296,17 @@ impl<'v> Source for View<'v> {
         Self: 'a;
 
     fn get(&self, kind: Kind, name: &str) -> Option<Found<'v>> {
-        self.store.get(kind, name).filter(|found| self.includes(found))
+        self.store.named(kind, name).into_iter().find(|found| self.includes(found))
     }
 
     fn members(&self, kind: Kind, name: &str) -> impl Iterator<Item = Found<'v>> {
         let store = self.store;
-        let named = store.get(kind, name);
+        let named = store.named(kind, name);
         let table = &store.tables[kind as usize];
         let keyed = table.keyed(name).into_iter().map(move |stored| store.whole(kind, stored));
         let address = (kind == Kind::Service).then(|| name::parse_address(name)).flatten();
         let at_address = address.into_iter().flat_map(|(cluster, ip)| store.services.at_address(cluster, ip));
-        let at_address = at_address.filter_map(move |of| store.get(kind, &of.hostname));
+        let at_address = at_address.flat_map(move |of| store.named(kind, &of.hostname));
         let collection = if kind == Kind::Endpoint { name::parse_endpoints(name) } else { None };
         let collected = collection.into_iter().flat_map(|(hostname, network)| {
             store.endpoints_of(hostname).filter(move |found| match found.content {

@@ -185,18 +185,14 @@ impl Endpoint {
 
     /// The proxies that may receive the endpoint.
     pub fn audience(&self) -> &Audience {
-        match &self.content {
-            Content::Direct { .. } => &self.fields().audience,
-            // Only exported endpoints are summarized.
-            Content::Summary { .. } => &Audience::All,
-        }
+        &self.fields().audience
     }
 
     /// Returns whether proxies of a network use the endpoint.
     pub fn is_for(&self, network: &str) -> bool {
         let fields = self.fields();
         match &self.content {
-            // An unnamed network is everybody's.
+            // The network is unknown, and the audience is the endpoint's own cluster.
             Content::Direct { .. } if fields.network.is_empty() => fields.networks.iter().any(|of| **of == *network),
             Content::Direct { .. } => *fields.network == *network && fields.networks.contains(&fields.network),
             Content::Summary { .. } => *fields.network != *network && fields.networks.iter().any(|of| **of == *network),

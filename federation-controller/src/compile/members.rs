@@ -18,8 +18,6 @@ use crate::objects::{Key, Labels, Pod, Record as _, Service, Slice, SliceEndpoin
 /// One endpoint of a service, with its pod.
 pub(super) struct Member<'a> {
     pub(super) cluster: &'a ClusterInventory,
-    /// Whether the cluster exports the service.
-    exported: bool,
     pub(super) network: &'a Text,
     ip: IpAddr,
     pod: Option<&'a Pod>,
@@ -35,11 +33,7 @@ pub(super) struct Member<'a> {
 
 /// Collects the endpoints of one cluster. An address in several slices, one for each port for example, is one endpoint with
 /// all ports. Also returns the number of endpoints that are refused because they name another cluster's network.
-pub(super) fn of_definition<'a>(
-    inventory: &'a Inventory,
-    definition: Definition<'a>,
-    exported: bool,
-) -> (Vec<Member<'a>>, usize) {
+pub(super) fn of_definition<'a>(inventory: &'a Inventory, definition: Definition<'a>) -> (Vec<Member<'a>>, usize) {
     let Definition { cluster, service } = definition;
     let key = &service.key();
     let mut members: Vec<Member<'a>> = Vec::new();
@@ -67,7 +61,6 @@ pub(super) fn of_definition<'a>(
             by_ip.insert(endpoint.ip, members.len());
             members.push(Member {
                 cluster,
-                exported,
                 network,
                 ip: endpoint.ip,
                 pod,
@@ -104,6 +97,10 @@ pub(super) struct Scope<'a> {
     pub(super) inventory: &'a Inventory,
     pub(super) hostname: &'a Arc<str>,
     pub(super) subsets: &'a [Subset],
+    /// The proxies that may receive the endpoints.
+    pub(super) audience: &'a Audience,
+    /// Whether the clusters of the endpoints export them.
+    pub(super) exported: bool,
     /// Whether other networks receive summaries of the exported endpoints.
     pub(super) summarized: bool,
 }
@@ -111,8 +108,8 @@ pub(super) struct Scope<'a> {
 /// Cluster, network, location and subset of a summary.
 type SummaryKey<'a> = (&'a Text, &'a Text, Arc<Location>, Option<Text>);
 
-/// The clusters in which the addresses of endpoints are reachable, by cluster, network, and whether they are exported.
-type Reachable<'a> = BTreeMap<(&'a Text, &'a Text, bool), Arc<[Text]>>;
+/// The clusters in which the addresses of endpoints are reachable, by the endpoints' cluster and network.
+type Reachable<'a> = BTreeMap<(&'a Text, &'a Text), Arc<[Text]>>;
 
 impl Scope<'_> {
     /// Returns the endpoints and summaries.
@@ -131,7 +128,7 @@ impl Scope<'_> {
                     prototypes[prototypes.len() - 1].clone()
                 }
             };
-            if self.summarized && member.exported && member.mutual_tls && !member.network.is_empty() {
+            if self.summarized && self.exported && member.mutual_tls && !member.network.is_empty() {
                 let location = one_copy(&mut shared.locations, member.location.clone());
                 for subset in self.subsets_of(&member) {
                     let key = (&member.cluster.info.name, member.network, location.clone(), subset);
@@ -155,11 +152,13 @@ impl Scope<'_> {
     fn reachable<'m>(&self, members: &[Member<'m>]) -> Reachable<'m> {
         let mut reachable = Reachable::new();
         for member in members {
-            let key = (&member.cluster.info.name, member.network, member.exported);
-            reachable.entry(key).or_insert_with(|| {
+            reachable.entry((&member.cluster.info.name, member.network)).or_insert_with(|| {
                 let reaches = |cluster: &&ClusterInventory| {
                     let own = cluster.info.name == member.cluster.info.name;
-                    own || (member.exported && !member.network.is_empty() && cluster.network() == member.network)
+                    own || (self.exported
+                        && !member.network.is_empty()
+                        && cluster.network() == member.network
+                        && self.audience.includes_cluster(&cluster.info.name))
                 };
                 self.inventory.clusters().filter(reaches).map(|cluster| cluster.info.name.clone()).collect()
             });
@@ -173,11 +172,12 @@ impl Scope<'_> {
             cluster: cluster.clone(),
             network: member.network.clone(),
             networks: self.inventory.networks().all().clone(),
-            audience: match member.exported {
-                true => Audience::All,
-                false => Audience::Clusters([cluster.clone()].into()),
+            // Two clusters of unknown networks may use the same addresses for different pods.
+            audience: match member.network.is_empty() {
+                true => Audience::Clusters([cluster.clone()].into()),
+                false => self.audience.clone(),
             },
-            reachable_in: reachable.get(&(cluster, member.network, member.exported)).cloned().unwrap_or_default(),
+            reachable_in: reachable.get(&(cluster, member.network)).cloned().unwrap_or_default(),
             trust_domain: self.inventory.trust_domain().clone(),
         };
         PrototypeFields {

@@ -39,6 +39,8 @@ pub enum Audience {
     All,
     /// The proxies of these clusters.
     Clusters(Box<[Text]>),
+    /// The proxies of all clusters but these.
+    OtherClusters(Box<[Text]>),
     /// The proxies of these namespaces, in these clusters.
     Namespaces {
         /// The clusters; empty: all.
@@ -51,13 +53,23 @@ pub enum Audience {
 }
 
 impl Audience {
+    /// Returns whether proxies of a cluster may receive the resource.
+    pub fn includes_cluster(&self, cluster: &Text) -> bool {
+        match self {
+            Audience::All | Audience::Workload(_) => true,
+            Audience::Clusters(clusters) => clusters.contains(cluster),
+            Audience::OtherClusters(clusters) => !clusters.contains(cluster),
+            Audience::Namespaces { clusters, .. } => clusters.is_empty() || clusters.contains(cluster),
+        }
+    }
+
     /// Returns whether a proxy may receive the resource of a name.
     pub fn includes(&self, viewer: &Viewer, name: &str) -> bool {
         match self {
             Audience::All => true,
-            Audience::Clusters(clusters) => clusters.contains(&viewer.cluster),
-            Audience::Namespaces { clusters, namespaces } => {
-                namespaces.contains(&viewer.namespace) && (clusters.is_empty() || clusters.contains(&viewer.cluster))
+            Audience::Clusters(_) | Audience::OtherClusters(_) => self.includes_cluster(&viewer.cluster),
+            Audience::Namespaces { namespaces, .. } => {
+                namespaces.contains(&viewer.namespace) && self.includes_cluster(&viewer.cluster)
             }
             Audience::Workload(account) => *name == *viewer.workload && *account == viewer.account,
         }
@@ -131,6 +143,8 @@ mod tests {
             (Audience::Clusters(list(&["west"])), "x", true),
             (Audience::Clusters(list(&["east"])), "x", false),
             (Audience::Clusters(list(&[])), "x", false),
+            (Audience::OtherClusters(list(&["east"])), "x", true),
+            (Audience::OtherClusters(list(&["east", "west"])), "x", false),
             (namespaces(&[], &["shop", "bank"]), "x", true),
             (namespaces(&[], &["bank"]), "x", false),
             (namespaces(&["west"], &["shop"]), "x", true),

@@ -1,8 +1,8 @@
-//! A service, merged from the definitions of all clusters.
+//! A service, merged from the definitions of the clusters that export it, and the view of each cluster that does not.
 //!
-//! Clusters that define a service of one hostname define the same service, as in Istio and the Multi-Cluster Services API.
-//! Where definitions differ, the controller's own cluster takes precedence, then the oldest exported definition (KEP-1645,
-//! "conflict resolution"), then the oldest. The other definitions are recorded as conflicts.
+//! Exported definitions of one hostname are the same service (Multi-Cluster Services API, "namespace sameness"). Where they
+//! differ, the controller's own cluster takes precedence, then the oldest (KEP-1645, "conflict resolution"). The other
+//! definitions are recorded as conflicts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,7 +18,6 @@ use super::export::{self, Reason};
 use super::members::{self, Member};
 use super::resource::{Audience, Resource};
 use crate::inventory::{ClusterInventory, Definition, Inventory, OWN_SERVICES};
-use crate::objects::intern::one_copy;
 use crate::objects::{Key, Record as _, ServicePort, Text};
 
 /// Facts about a service for debug pages.
@@ -26,15 +25,22 @@ use crate::objects::{Key, Record as _, ServicePort, Text};
 pub struct ServiceFacts {
     /// The clusters that export the service, and why.
     pub exports: Vec<(Text, Reason)>,
-    /// The definitions that differ from the one that takes precedence.
+    /// The exported definitions that differ from the one that takes precedence, and endpoints that are refused.
     pub conflicts: Vec<String>,
 }
 
-/// A merged service.
-pub(super) struct Merged<'a> {
+/// A service as some clusters see it.
+///
+/// A name that a cluster does not export is the cluster's own: its proxies see its own definition and endpoints, and no
+/// other cluster does. Exported definitions of a name are one service, which all other clusters see.
+pub(super) struct ServiceView<'a> {
     inventory: &'a Inventory,
     hostname: &'a Arc<str>,
     key: Key,
+    /// The proxies that have this view.
+    audience: Audience,
+    /// Whether the definitions are exported.
+    exported: bool,
     /// The definitions, in order of precedence.
     definitions: Vec<Definition<'a>>,
     ports: Vec<ServicePort>,
@@ -42,43 +48,78 @@ pub(super) struct Merged<'a> {
     members: Vec<Member<'a>>,
     /// Cluster and network of exported endpoints.
     exports: Vec<(Text, Text)>,
-    facts: ServiceFacts,
 }
 
-impl<'a> Merged<'a> {
-    /// Merges the definitions of a service. Returns `None` if no cluster defines it.
-    pub(super) fn of(inventory: &'a Inventory, hostname: &'a Arc<str>, subsets: &'a [Subset]) -> Option<Merged<'a>> {
-        let mut definitions: Vec<(Definition<'_>, Option<Reason>)> = inventory
-            .definitions(hostname)
-            .map(|definition| (definition, export::reason(inventory, definition, hostname)))
-            .collect();
-        // A cluster that does not export the service does not decide for one that does.
-        definitions.sort_by_key(|(of, reason)| {
-            (!of.cluster.info.own, reason.is_none(), of.service.created, of.cluster.info.name.clone())
-        });
-        let key = definitions.first()?.0.service.key();
-        let mut facts = ServiceFacts::default();
-        let ports = merge_ports(&definitions, &mut facts.conflicts);
-        note_headless_conflicts(&definitions, &mut facts.conflicts);
-        let mut all = Vec::new();
-        let mut exports = Vec::new();
-        for (definition, reason) in &definitions {
+/// Returns the views of a service, first the shared one, and the facts about it.
+pub(super) fn views<'a>(
+    inventory: &'a Inventory,
+    hostname: &'a Arc<str>,
+    subsets: &'a [Subset],
+) -> (Vec<ServiceView<'a>>, ServiceFacts) {
+    let definitions =
+        inventory.definitions(hostname).map(|definition| (definition, export::reason(inventory, definition, hostname)));
+    let (mut exported, own): (Vec<_>, Vec<_>) = definitions.partition(|(_, reason)| reason.is_some());
+    // The controller's own cluster takes precedence, then the oldest definition.
+    exported.sort_by_key(|(of, _)| (!of.cluster.info.own, of.service.created, of.cluster.info.name.clone()));
+    let mut facts = ServiceFacts::default();
+    let reasons = exported.iter().filter_map(|(of, reason)| Some((of.cluster.info.name.clone(), (*reason)?)));
+    facts.exports = reasons.collect();
+    let mut views = Vec::with_capacity(1 + own.len());
+    if !exported.is_empty() {
+        let others: Box<[Text]> = own.iter().map(|(of, _)| of.cluster.info.name.clone()).collect();
+        let audience = if others.is_empty() { Audience::All } else { Audience::OtherClusters(others) };
+        let definitions = exported.into_iter().map(|(definition, _)| definition).collect();
+        views.extend(ServiceView::of(inventory, hostname, audience, true, definitions, subsets, &mut facts.conflicts));
+    }
+    for (definition, _) in own {
+        let audience = Audience::Clusters([definition.cluster.info.name.clone()].into());
+        let definitions = vec![definition];
+        views.extend(ServiceView::of(inventory, hostname, audience, false, definitions, subsets, &mut facts.conflicts));
+    }
+    (views, facts)
+}
+
+impl<'a> ServiceView<'a> {
+    /// Merges definitions. Returns `None` if there is none.
+    fn of(
+        inventory: &'a Inventory,
+        hostname: &'a Arc<str>,
+        audience: Audience,
+        exported: bool,
+        definitions: Vec<Definition<'a>>,
+        subsets: &'a [Subset],
+        conflicts: &mut Vec<String>,
+    ) -> Option<ServiceView<'a>> {
+        let key = definitions.first()?.service.key();
+        let ports = merge_ports(&definitions, conflicts);
+        note_headless_conflicts(&definitions, conflicts);
+        let (mut all, mut exports) = (Vec::new(), Vec::new());
+        for definition in &definitions {
             let cluster = definition.cluster;
-            let (found, refused) = members::of_definition(inventory, *definition, reason.is_some());
+            let (found, refused) = members::of_definition(inventory, *definition);
             if refused > 0 {
                 let name = &cluster.info.name;
-                facts.conflicts.push(format!("{refused} endpoints of {name} name another cluster's network: refused"));
+                conflicts.push(format!("{refused} endpoints of {name} name another cluster's network: refused"));
             }
-            if let Some(reason) = reason {
-                facts.exports.push((cluster.info.name.clone(), *reason));
+            if exported {
                 let networks: BTreeSet<&Text> =
                     found.iter().map(|member| member.network).chain([cluster.network()]).collect();
                 exports.extend(networks.into_iter().map(|network| (cluster.info.name.clone(), network.clone())));
             }
             all.extend(found);
         }
-        let definitions = definitions.into_iter().map(|(definition, _)| definition).collect();
-        Some(Merged { inventory, hostname, key, definitions, ports, subsets, members: all, exports, facts })
+        Some(ServiceView {
+            inventory,
+            hostname,
+            key,
+            audience,
+            exported,
+            definitions,
+            ports,
+            subsets,
+            members: all,
+            exports,
+        })
     }
 
     /// Returns whether the service needs an address for clusters that have none for it. Only an exported service is
@@ -115,25 +156,23 @@ impl<'a> Merged<'a> {
             headless: self.definitions[0].service.headless,
             subsets: self.subsets.to_vec(),
         };
-        let audience = match self.exports.is_empty() {
-            false => Audience::All,
-            true => Audience::Clusters(self.definitions.iter().map(|of| of.cluster.info.name.clone()).collect()),
-        };
         let name = self.hostname.clone();
+        let audience = self.audience.clone();
         Resource { kind: Kind::Service, name, keys: keys.into(), audience, body: body.encode_to_vec().into() }
     }
 
-    /// Returns the endpoints and the facts.
-    pub(super) fn finish(self, shared: &mut Shared) -> (Vec<Endpoint>, Arc<ServiceFacts>) {
-        let facts = one_copy(&mut shared.facts, self.facts);
+    /// Returns the endpoints.
+    pub(super) fn endpoints(self, shared: &mut Shared) -> Vec<Endpoint> {
         let scope = members::Scope {
             inventory: self.inventory,
             hostname: self.hostname,
             subsets: self.subsets,
+            audience: &self.audience,
+            exported: self.exported,
             // Other networks reach the controller's own services by their server names, not as endpoints of the mesh.
             summarized: !export::is_own(self.inventory, &self.key),
         };
-        (scope.endpoints(self.members, shared), facts)
+        scope.endpoints(self.members, shared)
     }
 
     fn cluster_ips(&self) -> Vec<(&'a Text, IpAddr)> {
@@ -147,21 +186,21 @@ impl<'a> Merged<'a> {
         }
         let with: BTreeSet<&Text> = self.cluster_ips().into_iter().map(|(cluster, _)| cluster).collect();
         let names = self.inventory.clusters().map(|cluster: &'a ClusterInventory| &cluster.info.name);
-        names.filter(|name| !with.contains(name)).collect()
+        names.filter(|name| !with.contains(name) && self.audience.includes_cluster(name)).collect()
     }
 
     fn port(&self, port: &ServicePort) -> Port {
         let own = |(name, number): &(&str, u16)| **name == *self.key.name && *number == port.number;
-        let exposed = export::is_own(self.inventory, &self.key) && OWN_SERVICES.iter().any(own);
+        let exposed = self.exported && export::is_own(self.inventory, &self.key) && OWN_SERVICES.iter().any(own);
         let server_names = if exposed { self.inventory.settings().server_names(&self.key) } else { Vec::new() };
         Port { number: port.number.into(), name: port.name.to_string(), protocol: port.protocol.into(), server_names }
     }
 }
 
 /// Returns the ports of all definitions by number. The first definition with a number decides its name and protocol.
-fn merge_ports(definitions: &[(Definition<'_>, Option<Reason>)], conflicts: &mut Vec<String>) -> Vec<ServicePort> {
+fn merge_ports(definitions: &[Definition<'_>], conflicts: &mut Vec<String>) -> Vec<ServicePort> {
     let mut ports: BTreeMap<u16, (&ServicePort, &Text)> = BTreeMap::new();
-    for (Definition { cluster, service }, _) in definitions {
+    for Definition { cluster, service } in definitions {
         for port in &service.ports {
             match ports.get(&port.number) {
                 None => drop(ports.insert(port.number, (port, &cluster.info.name))),
@@ -184,10 +223,10 @@ fn merge_ports(definitions: &[(Definition<'_>, Option<Reason>)], conflicts: &mut
     ports.into_values().map(|(port, _)| port.clone()).collect()
 }
 
-fn note_headless_conflicts(definitions: &[(Definition<'_>, Option<Reason>)], conflicts: &mut Vec<String>) {
-    let Some(((first, _), others)) = definitions.split_first() else { return };
+fn note_headless_conflicts(definitions: &[Definition<'_>], conflicts: &mut Vec<String>) {
+    let Some((first, others)) = definitions.split_first() else { return };
     let describe = |headless: bool| if headless { "headless" } else { "not headless" };
-    for (other, _) in others.iter().filter(|(other, _)| other.service.headless != first.service.headless) {
+    for other in others.iter().filter(|other| other.service.headless != first.service.headless) {
         let (winner, loser) = (&first.cluster.info.name, &other.cluster.info.name);
         let [wins, loses] = [first.service.headless, other.service.headless].map(describe);
         conflicts.push(format!("{wins} in {winner} and {loses} in {loser}: {winner} wins"));

@@ -300,6 +300,7 @@ pub(super) fn services(shared: &Shared) -> Vec<String> {
     let mut names: Vec<String> =
         shared.state.store().all(Kind::Service).map(|found| found.name().to_string()).collect();
     names.sort_unstable();
+    names.dedup();
     names
 }
 

@@ -36,6 +36,12 @@ impl Inventory {
                 "{count} pods are labelled with network {network}, which is another cluster's: they are not used"
             ));
         }
+        if cluster.network().is_empty() && self.clusters.len() > 1 {
+            to.push(
+                "its network is unknown, so no other cluster can use its services: label the root namespace with topology.istio.io/network, or annotate the remote secret with it"
+                    .into(),
+            );
+        }
         // Only if the label alone decides, not the secret.
         if !cluster.info.own && cluster.info.network.is_empty() {
             for other in self.networks.neighbours(cluster) {

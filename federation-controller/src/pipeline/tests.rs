@@ -93,6 +93,18 @@ impl World {
         }
     }
 
+    /// Returns a service as the proxies of a cluster see it.
+    fn view_of(&self, cluster: &str, name: &str) -> Option<discovery::Service> {
+        let viewer = viewer(cluster);
+        let view = self.store.view(&viewer);
+        let hostname = format!("{name}.default.svc.cluster.local");
+        let body = wire::delta::Source::get(&view, wire::Kind::Service, &hostname)?.body();
+        match Body::decode(wire::Kind::Service, wire::Kind::Service.url(), body).unwrap() {
+            Body::Service(service) => Some(service),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Returns the endpoints of a service that a proxy of the cluster receives, by name without the hostname.
     fn endpoints(&self, cluster: &str, name: &str) -> BTreeMap<String, discovery::Endpoint> {
         let hostname = format!("{name}.default.svc.cluster.local");
@@ -114,12 +126,12 @@ impl World {
     }
 
     /// Returns the version, keys and audience of each resource.
-    fn all_resources(&self) -> BTreeMap<(wire::Kind, String), String> {
-        let mut all = BTreeMap::new();
+    fn all_resources(&self) -> BTreeMap<(wire::Kind, String), BTreeSet<String>> {
+        let mut all: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
         for kind in wire::Kind::ALL {
             for found in self.store.all(kind) {
                 let description = format!("{:x} {:?} {:?}", found.version(), found.keys(), found.audience());
-                all.insert((kind, found.name().to_string()), description);
+                all.entry((kind, found.name().to_string())).or_default().insert(description);
             }
         }
         all
@@ -391,6 +403,14 @@ proptest! {
         let bodies: Vec<_> = differing.iter().map(|key| (key, world.body(key.0, &key.1), expected.body(key.0, &key.1))).collect();
         prop_assert!(differing.is_empty(), "{:#?}", bodies);
         prop_assert_eq!(world.all_facts(), expected.all_facts());
+        // A proxy receives at most one resource of a name.
+        for (kind, name) in found.keys() {
+            for cluster in CLUSTERS {
+                let viewer = viewer(cluster);
+                let named = world.store.named(*kind, name);
+                prop_assert!(named.iter().filter(|of| of.audience().includes(&viewer, name)).count() <= 1);
+            }
+        }
         // Compiling everything again changes nothing.
         world.event(Event::Mesh(Mesh { export_all: !world.inventory.mesh().export_all, ..Default::default() }));
         world.event(Event::Mesh(Mesh { export_all: !world.inventory.mesh().export_all, ..Default::default() }));

@@ -1,4 +1,7 @@
 //! Resources of one type: by name, by address and collection, and in the order in which they changed.
+//!
+//! Several resources may have one name, each with another audience: a service of which some clusters have a view of their
+//! own. The audiences do not overlap, so a proxy receives one of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -79,9 +82,10 @@ impl Table {
         self.slots.iter()
     }
 
-    /// Returns the resource of a name.
-    pub(crate) fn get(&self, name: &str) -> Option<&Stored> {
-        self.slots.get(self.id(name)?)
+    /// Returns the resources of a name.
+    pub(crate) fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a Stored> {
+        let same = self.by_name.iter_hash(self.hasher.hash_one(name));
+        same.filter_map(|at| self.slots.get(*at)).filter(move |stored| *stored.name == *name)
     }
 
     /// Returns the resources with a key, sorted by name.
@@ -99,15 +103,15 @@ impl Table {
         found
     }
 
-    /// Inserts a resource in place of the resource of its name. Returns whether anything differs.
+    /// Inserts a resource in place of the resource of its name and audience. Returns whether anything differs.
     pub(crate) fn put(&mut self, resource: Resource) -> bool {
         let new = Stored::new(resource);
-        if let Some(known) = self.get(&new.name)
-            && (known.version, &known.keys, &known.audience) == (new.version, &new.keys, &new.audience)
+        if let Some(known) = self.named(&new.name).find(|known| known.audience == new.audience)
+            && (known.version, &known.keys) == (new.version, &new.keys)
         {
             return false;
         }
-        self.remove_silently(&new.name);
+        self.remove_silently(&new.name, &new.audience);
         self.bytes += new.body.len();
         self.note(new.name.clone());
         let hash = self.hasher.hash_one(&*new.name);
@@ -134,13 +138,15 @@ impl Table {
         true
     }
 
-    /// Removes a resource. Returns whether there was one.
-    pub(crate) fn remove(&mut self, name: &Arc<str>) -> bool {
-        let removed = self.remove_silently(name);
-        if removed {
+    /// Removes the resources of a name except those with audiences to keep. Returns the number of removed resources.
+    pub(crate) fn remove(&mut self, name: &Arc<str>, keep: &[&Audience]) -> usize {
+        let audiences = self.named(name).map(|stored| &stored.audience).filter(|audience| !keep.contains(audience));
+        let audiences: Vec<Audience> = audiences.cloned().collect();
+        for audience in &audiences {
+            self.remove_silently(name, audience);
             self.note(name.clone());
         }
-        removed
+        audiences.len()
     }
 
     /// Returns the position after the last change.
@@ -169,16 +175,16 @@ impl Table {
         self.log = VecDeque::new();
     }
 
-    fn id(&self, name: &str) -> Option<u32> {
-        let is = |at: &u32| self.slots.get(*at).is_some_and(|stored| *stored.name == *name);
-        self.by_name.find(self.hasher.hash_one(name), is).copied()
+    fn id(&self, name: &str, audience: &Audience) -> Option<u32> {
+        let is = |stored: &Stored| *stored.name == *name && stored.audience == *audience;
+        self.by_name.find(self.hasher.hash_one(name), |at| self.slots.get(*at).is_some_and(is)).copied()
     }
 
-    fn remove_silently(&mut self, name: &str) -> bool {
-        let Some(id) = self.id(name) else { return false };
+    fn remove_silently(&mut self, name: &str, audience: &Audience) {
+        let Some(id) = self.id(name, audience) else { return };
         let entry = self.by_name.find_entry(self.hasher.hash_one(name), |at| *at == id);
         entry.into_iter().for_each(|entry| _ = entry.remove());
-        let Some(stored) = self.slots.remove(id) else { return false };
+        let Some(stored) = self.slots.remove(id) else { return };
         self.bytes -= stored.body.len();
         for key in stored.keys() {
             match name::parse_address(key) {
@@ -198,6 +204,5 @@ impl Table {
                 }
             }
         }
-        true
     }
 }

@@ -28,11 +28,34 @@ fn publishing_equal_resources_changes_nothing() {
     assert_eq!((store.changes(), store.view(&viewer("west", "")).end(Kind::Service)), (changes, view));
     // Other keys or another audience are a change, also when the body is equal.
     assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::All)]), 1);
-    assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Workload("a".into()))]), 1);
+    // Removed for one audience, and added for another.
+    assert_eq!(store.replace(group("g"), vec![resource("a", b"1", &["l"], Audience::Workload("a".into()))]), 2);
     assert_eq!(store.replace(group("g"), Vec::new()), 1);
     assert_eq!(store.size(Kind::Service), (0, 0));
     assert_eq!(store.tables[Kind::Service as usize].keyed("l").len(), 0);
     assert!(store.groups.is_empty());
+}
+
+#[test]
+fn each_proxy_receives_the_resource_of_a_name_for_its_audience() {
+    let mut store = Store::default();
+    let west = || Audience::Clusters(["west".into()].into());
+    let others = || Audience::OtherClusters(["west".into()].into());
+    let both = vec![resource("a", b"own", &["k"], west()), resource("a", b"shared", &["k"], others())];
+    assert_eq!(store.replace(group("g"), both), 2);
+    let body = |store: &Store, cluster: &str| {
+        let viewer = viewer(cluster, "");
+        let view = store.view(&viewer);
+        assert!(view.members(Kind::Service, "k").count() <= 1 && view.members(Kind::Service, "a").count() <= 1);
+        view.get(Kind::Service, "a").map(|found| found.body())
+    };
+    assert_eq!(body(&store, "west").as_deref(), Some(&b"own"[..]));
+    assert_eq!(body(&store, "east").as_deref(), Some(&b"shared"[..]));
+    assert_eq!(store.get(Kind::Service, "a").map(|found| found.body()).as_deref(), Some(&b"shared"[..]));
+    assert_eq!(store.replace(group("g"), vec![resource("a", b"own", &["k"], west())]), 1);
+    assert_eq!((body(&store, "west").as_deref(), body(&store, "east")), (Some(&b"own"[..]), None));
+    assert_eq!(store.replace(group("g"), Vec::new()), 1);
+    assert_eq!(body(&store, "west"), None);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 
 const HOSTNAME: &str = "isthmus-controller.isthmus-system.svc.cluster.local";
 
-/// Returns a world with reviews in `west` and in `east`, which exports it.
+/// Returns a world with reviews in `west` and in `east`, which both export it.
 fn world_with_export() -> World {
     let mut world = World::new();
     for cluster in ["west", "east"] {
@@ -12,8 +12,8 @@ fn world_with_export() -> World {
         world.put(cluster, Object::Service(service("reviews", 1)));
         world.put(cluster, Object::Pod(pod("reviews", 1)));
         world.put(cluster, Object::Slice(slice("reviews", &[(1, true)])));
+        world.put(cluster, Object::Export(export("reviews")));
     }
-    world.put("east", Object::Export(export("reviews")));
     world.compile();
     world
 }
@@ -49,7 +49,8 @@ fn a_remote_pod_cannot_name_the_network_of_another_cluster() {
     let seen: Vec<_> = world.endpoints("west", "reviews").into_keys().collect();
     assert_eq!(seen, ["@*/east/net-east///", "@net-west/west/10.244.0.1"]);
     let service = world.service("reviews").unwrap();
-    assert!(service.exports.iter().all(|export| export.network != "net-west"), "reviews is not exported there");
+    let of_east = service.exports.iter().filter(|export| export.cluster == "east");
+    assert_eq!(of_east.map(|export| &*export.network).collect::<Vec<_>>(), ["net-east"]);
     let conflicts = &world.conflicts("reviews");
     assert!(conflicts.iter().any(|line| line.contains("1 endpoints of east")), "{conflicts:?}");
     let notices = world.inventory.notices();
@@ -259,4 +260,81 @@ fn a_gateway_with_only_a_host_name_is_reported() {
     assert_eq!(gateways(&world, "net-east"), ["east"]);
     let notices = world.inventory.notices();
     assert!(notices.iter().all(|line| !line.contains(": Service ")), "{notices:?}");
+}
+
+#[test]
+fn an_export_cannot_take_over_a_name_that_another_cluster_does_not_export() {
+    let mut world = World::new();
+    for (cluster, ip) in [("west", 1), ("east", 2)] {
+        world.cluster(cluster);
+        world.put(cluster, Object::Node(node("node-1", "us-west-1")));
+        world.put(cluster, Object::Service(service("details", ip)));
+        world.put(cluster, Object::Pod(pod("details", ip)));
+        world.put(cluster, Object::Slice(slice("details", &[(ip, true)])));
+    }
+    world.compile();
+    let own = (world.endpoints("west", "details"), world.view_of("west", "details"));
+    // East exports the name with a locality label of west, and with another port and account.
+    let label = ("topology.istio.io/locality".into(), "us-west.us-west-1".into());
+    let rogue = pod("details", 2);
+    let labels = rogue.labels.iter().map(|(key, value)| (key.clone(), value.clone())).chain([label]).collect();
+    let mut rogue = labelled(rogue, labels);
+    Arc::make_mut(&mut rogue.template).service_account = "rogue".into();
+    world.put("east", Object::Pod(rogue));
+    let mut definition = service("details", 2);
+    definition.ports[0].protocol = Protocol::Tcp;
+    world.put("east", Object::Service(definition));
+    world.put("east", Object::Export(export("details")));
+    world.compile();
+    assert_eq!((world.endpoints("west", "details"), world.view_of("west", "details")), own);
+    let identities = world.view_of("west", "details").unwrap().identities;
+    assert_eq!(identities, ["spiffe://cluster.local/ns/default/sa/details"]);
+    // The addresses of west lead to west's own service.
+    let viewer = viewer("west");
+    let view = world.store.view(&viewer);
+    let alias = wire::name::address("west", [10, 96, 0, 1].into());
+    let found: Vec<_> = wire::delta::Source::members(&view, wire::Kind::Service, &alias).collect();
+    assert_eq!(found.len(), 1);
+    // A cluster without the service uses the exported one.
+    world.cluster("south");
+    world.compile();
+    assert_eq!(world.view_of("south", "details").unwrap().ports[0].protocol(), Protocol::Tcp);
+    assert_eq!(world.endpoints("south", "details").len(), 1);
+    // Once west exports it as well, the definitions are one service, and the conflict is recorded.
+    world.put("west", Object::Export(export("details")));
+    world.compile();
+    assert_eq!(world.endpoints("west", "details").len(), 2);
+    assert_eq!(world.view_of("west", "details"), world.view_of("south", "details"));
+    assert!(world.conflicts("details")[0].contains("west wins"));
+}
+
+#[test]
+fn services_of_one_name_that_no_cluster_exports_are_independent() {
+    let mut world = World::new();
+    let with = |cluster: &str, protocol, target| {
+        let port = ServicePort { name: "db".into(), number: 5432, protocol };
+        let mut slice = slice("details", &[(1, true)]);
+        slice.ports = vec![("db".into(), target)];
+        let headless = cluster == "west";
+        let service =
+            Service { ports: vec![port], headless, created: if headless { 1 } else { 2 }, ..service("details", 1) };
+        (service, slice)
+    };
+    for (cluster, protocol, target) in [("west", Protocol::Http, 9080), ("east", Protocol::Tcp, 9091)] {
+        world.cluster(cluster);
+        let (service, slice) = with(cluster, protocol, target);
+        world.put(cluster, Object::Service(service));
+        world.put(cluster, Object::Slice(slice));
+        world.put(cluster, Object::Pod(pod("details", 1)));
+    }
+    world.compile();
+    let views = ["west", "east"].map(|cluster| world.view_of(cluster, "details").unwrap());
+    assert_eq!(views.each_ref().map(|view| view.ports[0].protocol()), [Protocol::Http, Protocol::Tcp]);
+    assert_eq!(views.each_ref().map(|view| view.headless), [true, false]);
+    assert!(world.conflicts("details").is_empty());
+    for (cluster, target) in [("west", 9080), ("east", 9091)] {
+        let endpoints = world.endpoints(cluster, "details");
+        let Some(endpoint::Kind::Direct(direct)) = &endpoints.values().next().unwrap().kind else { panic!() };
+        assert_eq!((endpoints.len(), &direct.ports), (1, &BTreeMap::from([(5432, target)])), "{cluster}");
+    }
 }

@@ -36,6 +36,9 @@ fn another_cluster_sees_a_service_only_when_it_is_exported() {
     world.put("east", Object::Export(export("reviews")));
     world.put("east", Object::Export(export("ratings")));
     world.compile();
+    assert_eq!(world.endpoints("west", "reviews").len(), 1, "west does not export reviews, so the name is its own");
+    world.put("west", Object::Export(export("reviews")));
+    world.compile();
     let seen = world.endpoints("west", "reviews");
     let endpoint = &seen["@*/east/net-east/us-east/us-east-1/"];
     assert_eq!(seen.len(), 2);
@@ -46,7 +49,7 @@ fn another_cluster_sees_a_service_only_when_it_is_exported() {
         (summary.ready, &summary.identities[..], &summary.ports[..]),
         (1, &["spiffe://cluster.local/ns/default/sa/reviews".to_string()][..], &[9080][..])
     );
-    assert_eq!(world.endpoints("east", "reviews").len(), 1, "west does not export reviews");
+    assert_eq!(world.endpoints("east", "reviews").len(), 2);
     // West has no Service for ratings, so ratings has an automatic address. Reviews has an address in each cluster.
     let ratings = world.service("ratings").unwrap();
     let shared: Vec<_> = ratings.addresses.iter().filter(|address| address.cluster.is_empty()).collect();
@@ -61,7 +64,8 @@ fn another_cluster_sees_a_service_only_when_it_is_exported() {
     world.delete("east", Kind::Export, "default", "reviews");
     world.compile();
     assert_eq!(world.endpoints("west", "reviews").len(), 1);
-    assert_eq!(world.facts("reviews", "default").exports, []);
+    assert_eq!(world.endpoints("east", "reviews").len(), 1);
+    assert_eq!(world.facts("reviews", "default").exports.len(), 1);
 }
 
 #[test]
@@ -215,6 +219,9 @@ fn the_own_cluster_defines_a_port_before_the_oldest_cluster() {
         let port = ServicePort { name: "p".into(), number, protocol };
         Service { created, ports: vec![port], ..service("details", 3) }
     };
+    for cluster in ["west", "east", "south"] {
+        world.put(cluster, Object::Export(export("details")));
+    }
     world.put("east", Object::Service(with(50, 80, Protocol::Tcp)));
     world.put("south", Object::Service(with(40, 80, Protocol::Http)));
     world.compile();
