@@ -1,7 +1,8 @@
 //! What the captured connections of one worker share.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use proxy::failure::Failure;
 use proxy::worker::Worker;
@@ -16,6 +17,8 @@ pub struct Captured {
     pub worker: Rc<Worker>,
     /// How the original destination of a connection is found.
     pub original_destination: OriginalDestination,
+    /// The ports of the sidecar's listeners for captured connections, sorted.
+    pub own_ports: Arc<[u16]>,
     /// The limit on open connections.
     pub connections: Limit,
 }
@@ -32,13 +35,50 @@ impl Captured {
     /// Returns the original destination of a connection.
     ///
     /// # Errors
-    /// Returns an error if it is unknown, or if it is the sidecar itself: the connection was not captured, and would lead to
-    /// the sidecar again.
+    /// Returns an error if it is unknown, or if it is a listener of the sidecar itself: a connection to the sidecar's own
+    /// ports was not captured, and would lead to the sidecar without end.
     pub fn destination(&self, stream: &TcpStream) -> Result<SocketAddr, Failure> {
         let destination = (self.original_destination)(stream).map_err(Failure::downstream)?;
-        if destination == stream.local_addr().map_err(Failure::downstream)? {
-            return Err(Failure::Refused("the connection was not captured; it would lead to the sidecar again".into()));
+        if leads_here(destination, &self.own_ports) {
+            let why = format!("{destination} is a port of the sidecar, which carries only captured connections");
+            return Err(Failure::Refused(why.into()));
         }
         Ok(destination)
+    }
+}
+
+/// Returns whether a destination is one of the own ports at an address of this pod, in any form.
+fn leads_here(destination: SocketAddr, own_ports: &[u16]) -> bool {
+    own_ports.binary_search(&destination.port()).is_ok() && is_local(destination.ip().to_canonical())
+}
+
+/// Returns whether an address is one of this network namespace's. Called for the sidecar's own ports only, so it costs
+/// captured connections nothing.
+fn is_local(ip: IpAddr) -> bool {
+    // Only a local address can be bound. The kernel has the list; a copy would have to follow it.
+    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_ports_are_recognised_at_every_address_of_the_pod_in_every_form() {
+        let ports = [15001, 15006];
+        for (destination, expected) in [
+            ("127.0.0.1:15001", true),
+            ("127.8.8.8:15006", true),
+            ("[::ffff:127.0.0.1]:15006", true),
+            ("[::1]:15001", true),
+            ("0.0.0.0:15001", true),
+            ("[::]:15006", true),
+            ("127.0.0.1:15002", false),
+            // Another pod's sidecar.
+            ("203.0.113.7:15006", false),
+            ("[2001:db8::1]:15006", false),
+        ] {
+            assert_eq!(leads_here(destination.parse().unwrap(), &ports), expected, "{destination}");
+        }
     }
 }

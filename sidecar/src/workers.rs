@@ -1,6 +1,7 @@
 //! The running sidecar: discovery on the control thread, and worker threads. Separate from [`crate::run`] so that tests can
 //! run it with listeners, an identity and a controller of their own.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
@@ -90,6 +91,7 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
     };
     let (published, subscriber) = discover(&node, &location, &identity, channel);
     let logs = AccessLogFiles::new(registry.clone());
+    let own_ports = own_ports(&listeners)?;
     let (count, (still_opening, opening)) = (listeners.len(), mpsc::channel(1));
     // Each worker takes its own, so that no sender outlives its use.
     let listeners: Vec<_> = listeners.into_iter().map(|listeners| (listeners, still_opening.clone())).collect();
@@ -102,15 +104,24 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
         let telemetry = (registry.worker(), location.clone(), AccessLog::new(log_files.clone()));
         let (identity, drain) = (identity.clone(), drain.clone());
         let (original_destination, connections) = (original_destination.clone(), connections.clone());
+        let own_ports = own_ports.clone();
         async move {
             let Some((listeners, opening)) = listeners else { return };
             let view = MeshView::new(location, published, subscriber);
             let telemetry = WorkerTelemetry::new(telemetry.0, telemetry.1, telemetry.2);
             let worker = Rc::new(Worker::new(view, identity, telemetry, drain, mark));
-            work(Rc::new(Captured { worker, original_destination, connections }), listeners, opening).await;
+            let captured = Captured { worker, original_destination, own_ports, connections };
+            work(Rc::new(captured), listeners, opening).await;
         }
     })?;
     Ok(Running { workers, published, subscriber, logs, opening })
+}
+
+/// Returns the ports of all listeners, sorted.
+fn own_ports(listeners: &[Listeners]) -> io::Result<Arc<[u16]>> {
+    let listeners = listeners.iter().flat_map(|of| of.outbound.iter().chain(&of.inbound));
+    let ports: BTreeSet<u16> = listeners.map(|of| of.local_addr().map(|of| of.port())).collect::<io::Result<_>>()?;
+    Ok(ports.into_iter().collect())
 }
 
 /// Starts discovery.

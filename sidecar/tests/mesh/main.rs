@@ -8,6 +8,7 @@ mod gate;
 mod http;
 mod limits;
 mod opaque;
+mod own_ports;
 mod routing;
 mod start;
 mod stream;
