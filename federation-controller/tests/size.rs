@@ -67,6 +67,7 @@ fn slice(cluster: usize, service: usize) -> Slice {
         ip: [10, (service / 250) as u8, (service % 250) as u8, i as u8].into(),
         ready: true,
         terminating: false,
+        serving: true,
         pod: Some(pod(cluster, service, i).name),
         spot: Spot { node: Some(format!("{}-node-{}", CLUSTERS[cluster], i % 10).into()), zone: None }.into(),
     };

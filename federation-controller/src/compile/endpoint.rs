@@ -304,7 +304,7 @@ fn shared_message(fields: &PrototypeFields) -> discovery::Endpoint {
         ip: Bytes::new(),
         ports: fields.ports.iter().map(|(port, target)| ((*port).into(), (*target).into())).collect(),
         identity: fields.identity(),
-        mutual_tls: template.is_some_and(|template| workload::mutual_tls(template)),
+        mutual_tls: template.is_some_and(|template| template.accepts_mutual_tls()),
         pod: String::new(),
         workload: template.map(|of| workload::labels(&of.namespace, &of.workload, &of.labels)),
         labels: labels.map(|(key, value)| (key.to_string(), value.to_string())).collect(),

@@ -16,9 +16,6 @@ use super::workload;
 use crate::inventory::{ClusterInventory, Inventory, only_by_name, unreachable_gateway};
 use crate::objects::{Key, Record as _, Text};
 
-/// The port for mutual TLS between networks without a label.
-const GATEWAY_PORT: u16 = 15443;
-
 /// Compiles the gateways of a network. Returns `None` if it has none.
 pub(super) fn compile(inventory: &Inventory, network: &Text) -> Option<Resource> {
     let mut found: Vec<(IpAddr, Key, GatewayAddress)> = Vec::new();
@@ -26,7 +23,7 @@ pub(super) fn compile(inventory: &Inventory, network: &Text) -> Option<Resource>
     for cluster in clusters {
         for service in cluster.services().values().filter(|of| of.network.as_ref() == Some(network)) {
             let key = &service.key();
-            let port = service.gateway_port.unwrap_or(GATEWAY_PORT);
+            let port = service.gateway_port();
             if !service.ports.iter().any(|exposed| exposed.number == port) {
                 continue;
             }

@@ -68,13 +68,24 @@ pub(super) fn of_definition<'a>(inventory: &'a Inventory, definition: Definition
                 health: health(service, endpoint, pod),
                 location: workload::location(cluster, pod, Some(endpoint)),
                 identity: pod.map(|pod| workload::identity(inventory.trust_domain(), pod)).unwrap_or_default(),
-                mutual_tls: pod.is_some_and(|pod| workload::mutual_tls(pod)),
+                mutual_tls: pod.is_some_and(|pod| pod.accepts_mutual_tls()),
                 ports: ports.clone(),
             });
         }
     }
     members.sort_by_key(|member| member.ip);
+    use_terminating(&mut members);
     (members, refused)
+}
+
+/// If a cluster has no ready endpoint, endpoints that terminate and still serve are used, as by kube-proxy (KEP-1669).
+fn use_terminating(members: &mut [Member<'_>]) {
+    if members.iter().any(|member| member.health == Health::Ready) {
+        return;
+    }
+    for member in members.iter_mut().filter(|of| of.health == Health::Draining && of.endpoint.serving) {
+        member.health = Health::Ready;
+    }
 }
 
 fn port_map(service: &Service, slice: &Slice) -> BTreeMap<u16, u16> {
@@ -83,7 +94,8 @@ fn port_map(service: &Service, slice: &Slice) -> BTreeMap<u16, u16> {
 }
 
 fn health(service: &Service, endpoint: &SliceEndpoint, pod: Option<&Pod>) -> Health {
-    if endpoint.terminating || pod.is_some_and(|pod| pod.terminating) {
+    let terminating = endpoint.terminating || pod.is_some_and(|pod| pod.terminating);
+    if terminating && !(service.publish_not_ready && endpoint.ready) {
         Health::Draining
     } else if endpoint.ready || service.publish_not_ready {
         Health::Ready

@@ -10,9 +10,6 @@ use super::resource::{Audience, Resource};
 use crate::inventory::{ClusterInventory, Inventory};
 use crate::objects::{Key, Labels, Node, Pod, SliceEndpoint, Template, Text};
 
-/// The label by which the injector marks pods that accept the mesh's mutual TLS.
-const TLS_MODE: &str = "security.istio.io/tlsMode";
-
 /// Compiles the workload of a pod. Returns `None` if the pod has no proxy, or its proxy is not connected.
 pub(super) fn compile(inventory: &Inventory, cluster: &Text, key: &Key) -> Option<Resource> {
     if !inventory.is_connected(cluster, key) {
@@ -21,7 +18,7 @@ pub(super) fn compile(inventory: &Inventory, cluster: &Text, key: &Key) -> Optio
     let cluster = inventory.cluster(cluster)?;
     let pod = cluster.pods().get(key)?;
     // Injected, or a gateway.
-    if !mutual_tls(pod) && pod.namespace != inventory.settings().namespace {
+    if !pod.accepts_mutual_tls() && pod.namespace != inventory.settings().namespace {
         return None;
     }
     Some(Resource {
@@ -77,12 +74,8 @@ fn inbound_ports(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -
     ports
 }
 
-/// Returns whether pods of a template have a sidecar that accepts the mesh's mutual TLS.
-pub(super) fn mutual_tls(template: &Template) -> bool {
-    template.labels.get(TLS_MODE).is_some_and(|mode| &**mode == "istio")
-}
-
-/// Returns the location of an endpoint: by its pod's label, else its node's labels, else the zone in its slice.
+/// Returns the location of an endpoint: by its pod's label, else its node's labels, else the zone in its slice and what all
+/// nodes of its cluster have in common.
 pub(super) fn location(cluster: &ClusterInventory, pod: Option<&Pod>, endpoint: Option<&SliceEndpoint>) -> Location {
     let labelled = |pod: &Pod| {
         let label = pod.labels.get("topology.istio.io/locality").or_else(|| pod.labels.get("istio-locality"))?;
@@ -101,8 +94,9 @@ pub(super) fn location(cluster: &ClusterInventory, pod: Option<&Pod>, endpoint: 
             Location { region, zone, subzone, node: Text::default() }
         }
         None => {
-            let zone = endpoint.and_then(|endpoint| endpoint.zone.clone()).unwrap_or_default();
-            Location { zone, ..Location::default() }
+            let (region, zone) = cluster.locality();
+            let zone = endpoint.and_then(|endpoint| endpoint.zone.clone()).unwrap_or(zone);
+            Location { region, zone, ..Location::default() }
         }
     }
 }

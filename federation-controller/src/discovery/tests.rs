@@ -262,6 +262,7 @@ fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
                 ip: [10, 100 + high, low, u8::try_from(i).unwrap()].into(),
                 ready: i >= unready,
                 terminating: false,
+                serving: true,
                 pod: None,
                 spot: objects::Spot { node: None, zone: Some("us-west-1a".into()) }.into(),
             })

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::cluster::{Affected, ClusterInventory, PodSelector, Stored};
-use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record as _, Service, Slice};
+use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record as _, Service, Slice, Text};
 
 impl ClusterInventory {
     /// The network of a system namespace is the cluster's network.
@@ -29,7 +29,20 @@ impl ClusterInventory {
             self.affect_services_of(pod, &mut affected);
             affected.pods.insert(pod.key());
         }
+        let before = self.locality();
+        let versions = [self.collections.nodes.get(&key), new.as_ref()].map(|node| node.map(locality));
+        for (locality, adds) in versions.into_iter().zip([false, true]).filter_map(|(of, adds)| Some((of?, adds))) {
+            let count = self.relations.localities.entry(locality.clone()).or_default();
+            *count = if adds { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.relations.localities.remove(&locality);
+            }
+        }
         self.collections.nodes.replace(&key, new);
+        if self.locality() != before {
+            // Endpoints without a node have the cluster's locality.
+            affected.merge(self.everything());
+        }
         affected
     }
 
@@ -182,6 +195,10 @@ impl ClusterInventory {
         affected.networks.extend(self.services().get(&service).and_then(|service| service.network.clone()));
         affected.services.insert(service);
     }
+}
+
+fn locality(node: &Node) -> (Text, Text) {
+    (node.region.clone(), node.zone.clone())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The inventory of one cluster: its objects, the relations between them, and the state of its link and lists.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::SystemTime;
 
 use super::SystemNamespaces;
@@ -79,6 +79,8 @@ pub(super) struct Relations {
     pub(super) pods_on: Relation<Text, u32>,
     /// Gateway to pods that it selects.
     pub(super) gateway_pods: Relation<Key, Key>,
+    /// The number of nodes in each region and zone.
+    pub(super) localities: BTreeMap<(Text, Text), usize>,
     /// The number of pods of each network that pods are labelled with.
     pub(super) pod_networks: HashMap<Text, usize>,
 }
@@ -247,9 +249,28 @@ impl ClusterInventory {
         })
     }
 
+    /// Returns whether a Gateway selects at least one pod of the cluster.
+    pub fn selects_pods(&self, gateway: &Gateway) -> bool {
+        self.relations.gateway_pods.has(&gateway.key())
+    }
+
     /// Returns the Gateways that select at least one pod of the cluster.
     pub fn gateways_with_pods(&self) -> impl Iterator<Item = &Gateway> {
-        self.gateways().values().filter(|gateway| self.relations.gateway_pods.has(&gateway.key()))
+        self.gateways().values().filter(|gateway| self.selects_pods(gateway))
+    }
+
+    /// The locality of endpoints without a node or zone: the region and zone that all nodes of the cluster have in common.
+    pub fn locality(&self) -> (Text, Text) {
+        let (Some((first, _)), Some((last, _))) =
+            (self.relations.localities.first_key_value(), self.relations.localities.last_key_value())
+        else {
+            return Default::default();
+        };
+        match (first.0 == last.0, first.1 == last.1) {
+            (true, true) => first.clone(),
+            (true, false) => (first.0.clone(), Text::default()),
+            (false, _) => Default::default(),
+        }
     }
 
     /// Begins a list of a kind.

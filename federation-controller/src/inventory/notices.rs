@@ -15,6 +15,9 @@ impl Inventory {
             self.notices_of_networks(cluster, &mut lines);
             self.notices_of_gateways(cluster, &mut lines);
             self.notices_of_components(cluster, &mut lines);
+            if cluster.synced() {
+                self.notices_of_exports(cluster, &mut lines);
+            }
             let left_out = cluster.left_out().map(|(kind, count)| {
                 format!("{count} objects of kind {} beyond {} are left out", kind.as_str(), kind.limit())
             });
@@ -63,8 +66,47 @@ impl Inventory {
                 ));
             } else if only_by_name(service) {
                 to.push(unreachable_gateway(key, service, network));
+            } else if service.external_ips.is_empty() {
+                to.push(format!(
+                    "Service {key} is a gateway of network {network} without an address: it is not used; make it a LoadBalancer, or give it an address in spec.externalIPs"
+                ));
+            } else if service.gateway_port == Some(0) {
+                to.push(format!(
+                    "Service {key} is a gateway of network {network} whose label networking.istio.io/gatewayPort is not a port: it is not used"
+                ));
+            } else if !service.ports.iter().any(|port| port.number == service.gateway_port()) {
+                to.push(format!(
+                    "Service {key} is a gateway of network {network} that does not expose port {}: it is not used; expose the port, or name another one in the label networking.istio.io/gatewayPort",
+                    service.gateway_port()
+                ));
             }
         }
+    }
+
+    /// Exports without effect.
+    fn notices_of_exports(&self, cluster: &ClusterInventory, to: &mut Vec<String>) {
+        for export in cluster.exports().values() {
+            let key = &export.key();
+            let reason = match cluster.services().get(key) {
+                None => "the cluster has no such Service, or it is an ExternalName",
+                Some(_) if !self.has_sidecars(cluster, key) => {
+                    "no ready endpoint has a sidecar, so other networks cannot use it"
+                }
+                Some(_) => continue,
+            };
+            to.push(format!("ServiceExport {key} has no effect: {reason}"));
+        }
+        for gateway in cluster.gateways().values().filter(|gateway| !cluster.selects_pods(gateway)) {
+            to.push(format!("Gateway {} exports nothing: its selector matches no pod of the cluster", gateway.key()));
+        }
+    }
+
+    fn has_sidecars(&self, cluster: &ClusterInventory, service: &Key) -> bool {
+        let endpoints = cluster.slices_of(service).flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
+        let pods = endpoints
+            .filter_map(|endpoint| endpoint.pod.as_ref())
+            .map(|name| Key { namespace: service.namespace.clone(), name: name.clone() });
+        pods.filter_map(|pod| cluster.pods().get(&pod)).any(|pod| pod.accepts_mutual_tls())
     }
 
     /// Every primary has Services of the components, which are never used in place of this controller's own. Their exports

@@ -45,6 +45,16 @@ impl Deref for Pod {
     }
 }
 
+/// The label by which the injector marks pods that accept the mesh's mutual TLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
+
+impl Template {
+    /// Returns whether the pods have a sidecar that accepts the mesh's mutual TLS.
+    pub fn accepts_mutual_tls(&self) -> bool {
+        self.labels.get(TLS_MODE).is_some_and(|mode| &**mode == "istio")
+    }
+}
+
 impl Pod {
     /// The network of the pod by its label `topology.istio.io/network`.
     pub fn network(&self) -> Option<&Text> {

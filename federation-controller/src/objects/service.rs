@@ -32,7 +32,7 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Label `topology.istio.io/network`: the service is a gateway of that network.
     pub network: Option<Text>,
-    /// Label `networking.istio.io/gatewayPort`.
+    /// Label `networking.istio.io/gatewayPort`; 0 if its value is not a port.
     pub gateway_port: Option<u16>,
     /// `status.loadBalancer.ingress[].ip` and `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
@@ -152,7 +152,7 @@ impl Record for Service {
             selects: spec.selector.is_some_and(|selector| !selector.is_empty()),
             publish_not_ready: spec.publish_not_ready_addresses,
             network: fields::network(&metadata),
-            gateway_port: fields::label(&metadata, "networking.istio.io/gatewayPort").and_then(|of| of.parse().ok()),
+            gateway_port: fields::label(&metadata, "networking.istio.io/gatewayPort").map(|of| of.parse().unwrap_or(0)),
             external_ips: external.filter(fields::is_reachable).collect(),
             external_names,
         })
@@ -175,6 +175,16 @@ impl Record for Service {
         self.cluster_ips = self.cluster_ips.to_vec();
         self.external_ips = self.external_ips.to_vec();
         self.external_names = self.external_names.iter().map(copy).collect();
+    }
+}
+
+/// The port of an east-west gateway without a label.
+const GATEWAY_PORT: u16 = 15443;
+
+impl Service {
+    /// The port of the gateway that the service is.
+    pub fn gateway_port(&self) -> u16 {
+        self.gateway_port.unwrap_or(GATEWAY_PORT)
     }
 }
 

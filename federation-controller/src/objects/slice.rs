@@ -40,6 +40,9 @@ pub struct SliceEndpoint {
     pub ready: bool,
     /// `conditions.terminating`.
     pub terminating: bool,
+    /// `conditions.serving`; absent means as `ready`.
+    #[serde(default)]
+    pub serving: bool,
 }
 
 /// The location of an endpoint.
@@ -49,6 +52,14 @@ pub struct Spot {
     pub node: Option<Text>,
     /// `zone`.
     pub zone: Option<Text>,
+}
+
+impl Default for SliceEndpoint {
+    /// An endpoint at an unspecified address that is not ready.
+    fn default() -> Self {
+        let ip = IpAddr::from([0, 0, 0, 0]);
+        SliceEndpoint { pod: None, spot: Arc::default(), ip, ready: false, terminating: false, serving: false }
+    }
 }
 
 impl Deref for SliceEndpoint {
@@ -88,6 +99,7 @@ struct EndpointSpec {
 #[serde(default)]
 struct Conditions {
     ready: Option<bool>,
+    serving: Option<bool>,
     terminating: Option<bool>,
 }
 
@@ -172,6 +184,7 @@ impl EndpointSpec {
         Some(SliceEndpoint {
             ip: self.addresses.first()?.parse().ok().filter(fields::is_reachable)?,
             ready: self.conditions.ready.unwrap_or(true),
+            serving: self.conditions.serving.or(self.conditions.ready).unwrap_or(true),
             terminating: self.conditions.terminating.unwrap_or(false),
             pod: self.target_ref.filter(|target| target.kind == "Pod").and_then(|target| target.name).map(Into::into),
             spot: Arc::new(Spot {

@@ -171,6 +171,7 @@ fn slice(service: &str, pods: &[(u8, bool)]) -> Slice {
         ip: [10, 244, 0, *ip].into(),
         ready: *ready,
         terminating: false,
+        serving: true,
         pod: Some(format!("{service}-{ip}").into()),
         spot: Spot { node: Some("node-1".into()), zone: None }.into(),
     };

@@ -355,3 +355,104 @@ fn a_snapshot_on_disk_restores_the_same_resources() {
     after.compile();
     assert!(after.inventory.cluster("east").is_none() && after.service("ratings").is_none());
 }
+
+#[test]
+fn endpoints_that_terminate_and_serve_are_used_while_no_endpoint_is_ready() {
+    let mut world = two_clusters();
+    let with = |endpoints: &[(u8, bool, bool, bool)]| {
+        let mut slice = slice("reviews", &endpoints.iter().map(|(ip, ready, ..)| (*ip, *ready)).collect::<Vec<_>>());
+        for (endpoint, (.., terminating, serving)) in slice.endpoints.iter_mut().zip(endpoints) {
+            (endpoint.terminating, endpoint.serving) = (*terminating, *serving);
+        }
+        slice
+    };
+    let health = |world: &World| -> Vec<Health> {
+        world.endpoints("west", "reviews").values().map(|endpoint| endpoint.health()).collect()
+    };
+    (2..4).for_each(|ip| world.put("west", Object::Pod(pod("reviews", ip))));
+    world.put("west", Object::Slice(with(&[(1, false, true, true), (2, false, true, false), (3, true, false, true)])));
+    world.compile();
+    assert_eq!(health(&world), [Health::Draining, Health::Draining, Health::Ready]);
+    world
+        .put("west", Object::Slice(with(&[(1, false, true, true), (2, false, true, false), (3, false, false, false)])));
+    world.compile();
+    assert_eq!(health(&world), [Health::Ready, Health::Draining, Health::Unready]);
+    // With publishNotReadyAddresses, the slice of a terminating endpoint is ready.
+    let mut service = service("reviews", 1);
+    service.publish_not_ready = true;
+    world.put("west", Object::Service(service));
+    world.put("west", Object::Slice(with(&[(1, true, true, true), (2, true, true, false), (3, false, false, false)])));
+    world.compile();
+    assert_eq!(health(&world), [Health::Ready; 3]);
+}
+
+#[test]
+fn an_endpoint_without_a_node_has_the_locality_that_the_nodes_of_its_cluster_share() {
+    let mut world = two_clusters();
+    let mut manual = slice("reviews", &[(1, true)]);
+    manual.endpoints[0].pod = None;
+    manual.endpoints[0].spot = Default::default();
+    world.put("west", Object::Slice(manual));
+    let locality = |world: &World| {
+        let locality = world.endpoints("west", "reviews").remove(&address("10.244.0.1")).unwrap().locality.unwrap();
+        (locality.region, locality.zone)
+    };
+    world.compile();
+    assert_eq!(locality(&world), ("us-west".into(), "us-west-1".into()));
+    world.put("west", Object::Node(node("node-2", "us-west-2")));
+    world.compile();
+    assert_eq!(locality(&world), ("us-west".into(), String::new()));
+    world.put("west", Object::Node(node("node-3", "eu-north-1")));
+    world.compile();
+    assert_eq!(locality(&world), (String::new(), String::new()));
+    world.delete("west", Kind::Node, "", "node-3");
+    world.delete("west", Kind::Node, "", "node-2");
+    world.compile();
+    assert_eq!(locality(&world), ("us-west".into(), "us-west-1".into()));
+}
+
+#[test]
+fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
+    let mut world = two_clusters();
+    for kind in Kind::ALL {
+        let cluster: Text = "east".into();
+        let objects: Vec<Object> = world.inventory.cluster("east").unwrap().objects().collect();
+        world.event(Event::Listing { cluster: cluster.clone(), kind });
+        objects.into_iter().filter(|object| object.kind() == kind).for_each(|object| world.put("east", object));
+        world.event(Event::Listed { cluster, kind });
+    }
+    world.put("east", Object::Export(export("reveiws")));
+    world.put("east", Object::Export(export("reviews")));
+    world.put("east", Object::Service(service("details", 3)));
+    world.put("east", Object::Export(export("details")));
+    let selector = [("istio".into(), "eastwestgateway".into())].into();
+    let hosts = vec!["*.local".into()];
+    world.put(
+        "east",
+        Object::Gateway(Gateway { namespace: "istio-system".into(), name: "cross".into(), selector, hosts }),
+    );
+    for (name, ip, ports, label) in [("no-address", 0, 1, None), ("no-port", 1, 1, None), ("no-number", 1, 2, Some(0))]
+    {
+        let mut gateway = service(name, 8);
+        gateway.network = Some("net-east".into());
+        gateway.external_ips = (0..ip).map(|_| [203, 0, 113, 20].into()).collect();
+        gateway.gateway_port = label;
+        if ports > 1 {
+            gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
+        }
+        world.put("east", Object::Service(gateway));
+    }
+    world.compile();
+    let notices = world.inventory.notices();
+    for expected in [
+        "ServiceExport default/reveiws has no effect: the cluster has no such Service",
+        "ServiceExport default/details has no effect: no ready endpoint has a sidecar",
+        "Gateway istio-system/cross exports nothing: its selector matches no pod",
+        "Service default/no-address is a gateway of network net-east without an address",
+        "Service default/no-port is a gateway of network net-east that does not expose port 15443",
+        "Service default/no-number is a gateway of network net-east whose label networking.istio.io/gatewayPort is not a port",
+    ] {
+        assert!(notices.iter().any(|notice| notice.contains(expected)), "{expected}: {notices:#?}");
+    }
+    assert_eq!(notices.len(), 6, "{notices:#?}");
+}

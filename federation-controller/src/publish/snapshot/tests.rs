@@ -34,6 +34,7 @@ fn objects() -> Vec<Object> {
         ip: [10, 244, 1, 1].into(),
         ready: true,
         terminating: true,
+        ..SliceEndpoint::default()
     };
     let template = Template {
         namespace: "default".into(),
