@@ -15,6 +15,8 @@ use telemetry::istio::Party;
 /// The routes of one moment. Workers read them.
 #[derive(Debug, Default)]
 pub struct Routes {
+    /// The gateway's own cluster.
+    cluster: Arc<str>,
     network: Arc<str>,
     mesh: Arc<MeshSnapshot>,
     /// Hostnames and ports of services by their ports' server names.
@@ -54,9 +56,14 @@ pub struct PodTarget {
 }
 
 impl Routes {
-    /// Creates the routes of a gateway of `network`.
-    pub fn new(network: Arc<str>, mesh: Arc<MeshSnapshot>, names: SharedMap<Box<str>, (Arc<str>, u16)>) -> Self {
-        Self { network, mesh, names }
+    /// Creates the routes of a gateway of `network` in `cluster`.
+    pub fn new(
+        cluster: Arc<str>,
+        network: Arc<str>,
+        mesh: Arc<MeshSnapshot>,
+        names: SharedMap<Box<str>, (Arc<str>, u16)>,
+    ) -> Self {
+        Self { cluster, network, mesh, names }
     }
 
     /// Returns the mesh-wide view.
@@ -78,7 +85,12 @@ impl Routes {
 
     fn is_exported(&self, route: &Route) -> bool {
         let subset_exists = route.subset.is_empty() || route.service.subset(&route.subset).is_some();
-        subset_exists && route.service.exports.iter().any(|export| export.network == self.network)
+        subset_exists && self.exports(&route.service)
+    }
+
+    /// Returns whether the gateway's cluster exports a service from the gateway's network.
+    fn exports(&self, service: &Service) -> bool {
+        service.exports.iter().any(|export| export.cluster == self.cluster && export.network == self.network)
     }
 
     /// Returns all server names with their routes, for display.
@@ -98,16 +110,16 @@ impl Routes {
         exported.filter(|(_, route)| self.is_exported(route)).chain(named)
     }
 
-    /// Returns the endpoints of a route: pods of the own network in clusters that export the service.
+    /// Returns the endpoints of a route: pods of the own cluster and network, if the cluster exports the service. Another
+    /// cluster on the network, which somebody else may run, could list any address as an endpoint.
     pub fn candidates(&self, route: &Route) -> impl Iterator<Item = balance::Endpoint<PodTarget>> {
         route.service.endpoints().iter().filter_map(|endpoint| self.candidate(route, endpoint))
     }
 
     fn candidate(&self, route: &Route, endpoint: &Endpoint) -> Option<balance::Endpoint<PodTarget>> {
         let Reach::Direct(direct) = &endpoint.reach else { return None };
-        let exported = route.service.exports.iter().any(|export| {
-            export.cluster == endpoint.cluster && export.network == self.network && endpoint.network == self.network
-        });
+        let own = endpoint.cluster == self.cluster && endpoint.network == self.network;
+        let exported = own && self.exports(&route.service);
         let in_subset =
             route.subset.is_empty() || route.service.subset(&route.subset).is_some_and(|subset| direct.is_in(subset));
         if !exported || !in_subset || (route.mesh_only && !direct.mutual_tls) {

@@ -18,7 +18,7 @@ mod tests;
 
 /// The store.
 pub struct RouteStore {
-    network: Arc<str>,
+    location: ProxyLocation,
     mesh: MeshStore,
     published: Arc<Published>,
     names: SharedMap<Box<str>, (Arc<str>, u16)>,
@@ -28,14 +28,13 @@ pub struct RouteStore {
 impl RouteStore {
     /// Creates an empty store of a gateway. `identity` receives the mesh's trust bundle once it is set.
     pub fn new(location: ProxyLocation, identity: Arc<OnceLock<Identity>>) -> Self {
-        let network = location.network.clone();
-        let mesh = MeshStore::new(location, move |trust| {
+        let mesh = MeshStore::new(location.clone(), move |trust| {
             if let Some(identity) = identity.get() {
                 identity.replace_trust(trust);
             }
         });
         let published = mesh.published();
-        Self { network, mesh, published, names: SharedMap::default(), routes: Arc::default() }
+        Self { location, mesh, published, names: SharedMap::default(), routes: Arc::default() }
     }
 
     /// Returns the published routes.
@@ -70,7 +69,8 @@ impl wire::client::Store for RouteStore {
         for hostname in &applied.services {
             self.refresh_names(hostname);
         }
-        let routes = Routes::new(self.network.clone(), self.published.newest(), self.names.clone());
+        let ProxyLocation { cluster, network, .. } = self.location.clone();
+        let routes = Routes::new(cluster, network, self.published.newest(), self.names.clone());
         self.routes.store(Arc::new(routes));
         for rejection in &applied.rejected {
             tracing::warn!(name = %rejection.name, reason = %rejection.reason, "rejected a resource");

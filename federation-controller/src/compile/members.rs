@@ -123,6 +123,9 @@ type SummaryKey<'a> = (&'a Text, &'a Text, Arc<Location>, Option<Text>);
 /// The clusters in which the addresses of endpoints are reachable, by the endpoints' cluster and network.
 type Reachable<'a> = BTreeMap<(&'a Text, &'a Text), Arc<[Text]>>;
 
+/// The number of templates among which a template of the next pod is looked for.
+const NEIGHBOURS: usize = 16;
+
 impl Scope<'_> {
     /// Returns the endpoints and summaries.
     pub(super) fn endpoints(&self, members: Vec<Member<'_>>, shared: &mut Shared) -> Vec<Endpoint> {
@@ -132,8 +135,8 @@ impl Scope<'_> {
         let mut summaries: BTreeMap<SummaryKey<'_>, Summary> = BTreeMap::new();
         for member in members {
             let fields = self.fields(&member, &reachable, shared);
-            // Pods of one template are neighbours, or nearly so.
-            let prototype = match prototypes.iter().rev().find(|prototype| *prototype.fields() == fields) {
+            // Pods of one template are neighbours, or nearly so. A bounded search keeps a service of very many templates cheap.
+            let prototype = match prototypes.iter().rev().take(NEIGHBOURS).find(|of| *of.fields() == fields) {
                 Some(known) => known.clone(),
                 None => {
                     prototypes.push(Arc::new(Prototype::new(fields)));

@@ -89,24 +89,27 @@ impl Inventory {
             let key = &export.key();
             let reason = match cluster.services().get(key) {
                 None => "the cluster has no such Service, or it is an ExternalName",
-                Some(_) if !self.has_sidecars(cluster, key) => {
-                    "no ready endpoint has a sidecar, so other networks cannot use it"
-                }
+                Some(_) if lacks_sidecars(cluster, key) => "no endpoint has a sidecar, so other networks cannot use it",
                 Some(_) => continue,
             };
             to.push(format!("ServiceExport {key} has no effect: {reason}"));
         }
+        let exports = cluster.exports().values().next().is_some() || cluster.gateways_with_pods().next().is_some();
+        let network = cluster.network();
+        let elsewhere = |of: &&ClusterInventory| of.network() != network && !of.network().is_empty();
+        let lacks_gateway = !network.is_empty() && !cluster.gateway_networks().any(|of| of == network);
+        if exports
+            && lacks_gateway
+            && let Some(other) = self.clusters.values().find(elsewhere)
+        {
+            to.push(format!(
+                "it exports services and has no east-west gateway of network {network}, so clusters of other networks, such as {}, cannot use them: label a Service of type LoadBalancer with topology.istio.io/network",
+                other.info.name
+            ));
+        }
         for gateway in cluster.gateways().values().filter(|gateway| !cluster.selects_pods(gateway)) {
             to.push(format!("Gateway {} exports nothing: its selector matches no pod of the cluster", gateway.key()));
         }
-    }
-
-    fn has_sidecars(&self, cluster: &ClusterInventory, service: &Key) -> bool {
-        let endpoints = cluster.slices_of(service).flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
-        let pods = endpoints
-            .filter_map(|endpoint| endpoint.pod.as_ref())
-            .map(|name| Key { namespace: service.namespace.clone(), name: name.clone() });
-        pods.filter_map(|pod| cluster.pods().get(&pod)).any(|pod| pod.accepts_mutual_tls())
     }
 
     /// Every primary has Services of the components, which are never used in place of this controller's own. Their exports
@@ -122,6 +125,16 @@ impl Inventory {
     fn may_name(&self, cluster: &ClusterInventory, network: &Text) -> bool {
         self.networks.may_name(&cluster.info.name, network)
     }
+}
+
+/// Returns whether a service has endpoints, and no pod of them has a sidecar.
+fn lacks_sidecars(cluster: &ClusterInventory, service: &Key) -> bool {
+    let endpoints = || cluster.slices_of(service).flat_map(|slice| &slice.endpoints);
+    let keys = endpoints()
+        .filter_map(|endpoint| endpoint.pod.as_ref())
+        .map(|name| Key { namespace: service.namespace.clone(), name: name.clone() });
+    let mut pods = keys.filter_map(|pod| cluster.pods().get(&pod));
+    endpoints().next().is_some() && !pods.any(|pod| pod.accepts_mutual_tls())
 }
 
 /// Returns whether a gateway has host names and no address. Proxies connect to addresses only.

@@ -149,11 +149,11 @@ fn candidate(endpoint: &Endpoint, id: Arc<str>, weight: u32, target: Target) -> 
     Candidate { id, locality: endpoint.locality.clone(), weight, health: endpoint.health, target: Arc::new(target) }
 }
 
-/// Returns the gateways of the endpoint's network and cluster, or all of the network if the cluster has none.
+/// Returns the gateways of the endpoint's network in the endpoint's own cluster. A gateway forwards to pods of its own cluster
+/// only, so another cluster's gateway would answer with a pod that the client does not expect.
 fn gateways_of<'a>(endpoint: &Endpoint, snapshot: &'a MeshSnapshot) -> Vec<&'a GatewayAddress> {
     let all = snapshot.gateways.get(&endpoint.network).map(|gateways| &**gateways).unwrap_or_default();
-    let own: Vec<_> = all.iter().filter(|gateway| gateway.cluster == endpoint.cluster).collect();
-    if own.is_empty() { all.iter().collect() } else { own }
+    all.iter().filter(|gateway| gateway.cluster == endpoint.cluster).collect()
 }
 
 /// Returns the smallest factor by which weights can be split evenly among gateways.

@@ -414,17 +414,21 @@ fn an_endpoint_without_a_node_has_the_locality_that_the_nodes_of_its_cluster_sha
 #[test]
 fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
     let mut world = two_clusters();
+    let objects: Vec<Object> = world.inventory.cluster("east").unwrap().objects().collect();
     for kind in Kind::ALL {
-        let cluster: Text = "east".into();
-        let objects: Vec<Object> = world.inventory.cluster("east").unwrap().objects().collect();
-        world.event(Event::Listing { cluster: cluster.clone(), kind });
-        objects.into_iter().filter(|object| object.kind() == kind).for_each(|object| world.put("east", object));
-        world.event(Event::Listed { cluster, kind });
+        world.event(Event::Listing { cluster: "east".into(), kind });
+        let of_kind = objects.iter().filter(|object| object.kind() == kind);
+        of_kind.for_each(|object| world.put("east", object.clone()));
+        world.event(Event::Listed { cluster: "east".into(), kind });
     }
     world.put("east", Object::Export(export("reveiws")));
     world.put("east", Object::Export(export("reviews")));
     world.put("east", Object::Service(service("details", 3)));
     world.put("east", Object::Export(export("details")));
+    world.put("east", Object::Pod(labelled(pod("details", 3), Labels::default())));
+    world.put("east", Object::Slice(slice("details", &[(3, true)])));
+    // Scaled to zero is no mistake.
+    world.put("east", Object::Slice(slice("reviews", &[])));
     let selector = [("istio".into(), "eastwestgateway".into())].into();
     let hosts = vec!["*.local".into()];
     world.put(
@@ -446,7 +450,7 @@ fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
     let notices = world.inventory.notices();
     for expected in [
         "ServiceExport default/reveiws has no effect: the cluster has no such Service",
-        "ServiceExport default/details has no effect: no ready endpoint has a sidecar",
+        "ServiceExport default/details has no effect: no endpoint has a sidecar",
         "Gateway istio-system/cross exports nothing: its selector matches no pod",
         "Service default/no-address is a gateway of network net-east without an address",
         "Service default/no-port is a gateway of network net-east that does not expose port 15443",
