@@ -326,6 +326,8 @@ async fn two_clusters_form_a_mesh_through_changes_and_outages() {
     west.workload("reviews", &["10.244.0.1", "10.244.0.2"]).await;
     west.workload("frontend", &["10.244.0.9"]).await;
     east.workload("reviews", &["10.244.0.1"]).await;
+    // A name is shared by the clusters that export it.
+    west.export("reviews").await;
     east.export("reviews").await;
 
     let kubeconfig = directory.path().join("west.kubeconfig");
