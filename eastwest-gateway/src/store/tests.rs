@@ -44,6 +44,19 @@ fn services_and_endpoints_may_arrive_in_any_order() {
 }
 
 #[test]
+fn only_endpoints_of_the_gateways_own_cluster_are_forwarded_to() {
+    let mut store = store();
+    push_service(&mut store, service(&[("east", "net-east"), ("rogue", "net-east")]));
+    push(&mut store, "a", 1);
+    // Another cluster on the network lists the address of east's API server as an endpoint.
+    push_endpoint(&mut store, &endpoint_name("rogue"), endpoint("rogue", "net-east", [10, 96, 0, 1], 443));
+    assert_eq!(candidates(&store), Some(1));
+    // Only the other cluster exports the service: this gateway has no route.
+    push_service(&mut store, service(&[("rogue", "net-east")]));
+    assert_eq!(candidates(&store), None);
+}
+
+#[test]
 fn a_service_that_is_no_longer_exported_loses_its_route() {
     let mut store = store();
     push_service(&mut store, service(EXPORTED));
