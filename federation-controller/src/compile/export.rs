@@ -7,8 +7,9 @@
 //!
 //! The cluster of the controller exports the controller's own services, by which remote proxies reach it.
 //!
-//! Never exported are `default/kubernetes` and the services of `kube-system`, as in Istio; nor the services of the components'
-//! namespace from other clusters, because a remote cluster must not stand in for the controller.
+//! Never exported are services of type ExternalName, which have no endpoints; `default/kubernetes` and the services of
+//! `kube-system`, as in Istio; and the services of the components' namespace from other clusters, because a remote cluster
+//! must not stand in for the controller.
 
 use crate::inventory::{Definition, Inventory, OWN_SERVICES};
 use crate::objects::{Gateway, Key, Record as _, Text};
@@ -46,6 +47,9 @@ pub fn is_own(inventory: &Inventory, key: &Key) -> bool {
 /// Returns why a cluster exports a service, or `None` if it does not.
 pub fn reason(inventory: &Inventory, definition: Definition<'_>, hostname: &str) -> Option<Reason> {
     let Definition { cluster, service } = definition;
+    if service.external {
+        return None;
+    }
     let key = &service.key();
     if is_own(inventory, key) {
         // In another cluster a service of this name is the route to a controller, or another primary's own service, which

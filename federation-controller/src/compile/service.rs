@@ -71,7 +71,8 @@ pub(super) fn views<'a>(
         let definitions = exported.into_iter().map(|(definition, _)| definition).collect();
         views.extend(ServiceView::of(inventory, hostname, audience, true, definitions, subsets, &mut facts.conflicts));
     }
-    for (definition, _) in own {
+    // DNS resolves an ExternalName outside the mesh. It owns its name, and has no view.
+    for (definition, _) in own.into_iter().filter(|(of, _)| !of.service.external) {
         let audience = Audience::Clusters([definition.cluster.info.name.clone()].into());
         let definitions = vec![definition];
         views.extend(ServiceView::of(inventory, hostname, audience, false, definitions, subsets, &mut facts.conflicts));

@@ -14,7 +14,7 @@ use crate::clusters::{Clusters, LinkState};
 use crate::discovery::Shared;
 use crate::gauges::link_word;
 use crate::inventory::{ClusterInventory, Inventory};
-use crate::objects::{Key, Kind as Object};
+use crate::objects::{Key, Kind as Object, Record as _, Service};
 use crate::publish::Store;
 
 /// The page `/debug/clusters`.
@@ -258,7 +258,8 @@ fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (
             || (&*key.namespace == "default" && &*key.name == "kubernetes")
     };
     let mut counted = (0, 0, 0);
-    for key in cluster.services().keys().filter(|key| !system(key)) {
+    let services = cluster.services().values().filter(|service| !service.external).map(Service::key);
+    for key in services.filter(|key| !system(key)) {
         let facts = store.facts(&inventory.settings().hostname(&key));
         let exported = facts.is_some_and(|facts| facts.exports.iter().any(|(of, _)| *of == cluster.info.name));
         counted.0 += 1;
@@ -322,7 +323,11 @@ pub(super) fn service(shared: &Shared, hostname: &str) -> Option<ServicePage> {
     endpoints.sort_by(|a, b| a.name.cmp(&b.name));
     Some(ServicePage {
         hostname: service.hostname.clone(),
-        clusters: inventory.definitions(hostname).map(|of| of.cluster.info.name.to_string()).collect(),
+        clusters: inventory
+            .definitions(hostname)
+            .filter(|of| !of.service.external)
+            .map(|of| of.cluster.info.name.to_string())
+            .collect(),
         exports: facts.exports.iter().map(|(of, reason)| (of.to_string(), reason.as_str().to_string())).collect(),
         conflicts: facts.conflicts.clone(),
         ports: service

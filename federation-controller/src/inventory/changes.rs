@@ -22,13 +22,7 @@ impl ClusterInventory {
     /// The labels of a node are the locality of its pods.
     pub(super) fn change_node(&mut self, key: Key, new: Option<Node>) -> Affected {
         let mut affected = Affected::default();
-        for slice in self.relations.slices_on.of(&key.name).filter_map(|id| self.slices().at(*id)) {
-            self.affect_service(slice.service_key(), &mut affected);
-        }
-        for pod in self.relations.pods_on.of(&key.name).filter_map(|id| self.pods().at(*id)) {
-            self.affect_services_of(pod, &mut affected);
-            affected.pods.insert(pod.key());
-        }
+        self.affect_node(&key.name, &mut affected);
         let before = self.locality();
         let versions = [self.collections.nodes.get(&key), new.as_ref()].map(|node| node.map(locality));
         for (locality, adds) in versions.into_iter().zip([false, true]).filter_map(|(of, adds)| Some((of?, adds))) {
@@ -40,8 +34,8 @@ impl ClusterInventory {
         }
         self.collections.nodes.replace(&key, new);
         if self.locality() != before {
-            // Endpoints without a node have the cluster's locality.
-            affected.merge(self.everything());
+            // Endpoints and pods without a node have the cluster's locality.
+            self.affect_node("", &mut affected);
         }
         affected
     }
@@ -68,8 +62,8 @@ impl ClusterInventory {
                 self.relations.slices_with.remove(&pod.namespace, &pod.name, id);
                 affected.pods.insert(pod);
             }
-            for node in old.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()) {
-                self.relations.slices_on.remove(node, &id);
+            for node in nodes_of(&old) {
+                self.relations.slices_on.remove(&node, &id);
             }
             self.affect_service(old.service_key(), &mut affected);
         }
@@ -89,8 +83,8 @@ impl ClusterInventory {
                 self.relations.slices_with.insert(&pod.namespace, &pod.name, id);
                 affected.pods.insert(pod);
             }
-            for node in new.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()) {
-                self.relations.slices_on.insert(node, &id);
+            for node in nodes_of(new) {
+                self.relations.slices_on.insert(&node, &id);
             }
         }
         affected
@@ -181,6 +175,17 @@ impl ClusterInventory {
         self.gateways().selecting(&[], &pod.labels).map(Gateway::key).collect()
     }
 
+    /// The services and workloads on a node; of the empty name, those without a node.
+    fn affect_node(&self, name: &str, affected: &mut Affected) {
+        for slice in self.relations.slices_on.of(name).filter_map(|id| self.slices().at(*id)) {
+            self.affect_service(slice.service_key(), affected);
+        }
+        for pod in self.relations.pods_on.of(name).filter_map(|id| self.pods().at(*id)) {
+            self.affect_services_of(pod, affected);
+            affected.pods.insert(pod.key());
+        }
+    }
+
     /// The services of all slices that list a pod.
     fn affect_services_of(&self, pod: &Pod, affected: &mut Affected) {
         // By the hash of the name alone: another pod's service is computed in vain once in four billion.
@@ -195,6 +200,11 @@ impl ClusterInventory {
         affected.networks.extend(self.services().get(&service).and_then(|service| service.network.clone()));
         affected.services.insert(service);
     }
+}
+
+/// Returns the nodes of a slice's endpoints; empty for endpoints without one.
+fn nodes_of(slice: &Slice) -> impl Iterator<Item = Text> {
+    slice.endpoints.iter().map(|endpoint| endpoint.node.clone().unwrap_or_default())
 }
 
 fn locality(node: &Node) -> (Text, Text) {

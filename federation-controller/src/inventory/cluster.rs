@@ -73,9 +73,9 @@ pub(super) struct Relations {
     pub(super) slices_of: Reverse,
     /// Pod to slices that list it.
     pub(super) slices_with: Reverse,
-    /// Node to slices with endpoints on it.
+    /// Node to slices with endpoints on it; empty: to slices with endpoints without a node.
     pub(super) slices_on: Relation<Text, u32>,
-    /// Node to pods on it.
+    /// Node to pods on it; empty: to pods without a node.
     pub(super) pods_on: Relation<Text, u32>,
     /// Gateway to pods that it selects.
     pub(super) gateway_pods: Relation<Key, Key>,

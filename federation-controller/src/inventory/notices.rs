@@ -88,7 +88,8 @@ impl Inventory {
         for export in cluster.exports().values() {
             let key = &export.key();
             let reason = match cluster.services().get(key) {
-                None => "the cluster has no such Service, or it is an ExternalName",
+                None => "the cluster has no such Service",
+                Some(service) if service.external => "the Service is of type ExternalName",
                 Some(_) if lacks_sidecars(cluster, key) => "no endpoint has a sidecar, so other networks cannot use it",
                 Some(_) => continue,
             };

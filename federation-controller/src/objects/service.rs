@@ -11,7 +11,7 @@ use wire::discovery::Protocol;
 use super::intern::{Strings, copy};
 use super::{Kind, Record, Text, fields, metadata};
 
-/// A service of one cluster. Services of type ExternalName are not kept.
+/// A service of one cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Service {
     /// The namespace.
@@ -39,6 +39,9 @@ pub struct Service {
     /// `status.loadBalancer.ingress[].hostname`.
     #[serde(default)]
     pub external_names: Vec<Text>,
+    /// `spec.type: ExternalName`. The service has no other fields: DNS resolves its name to one outside the mesh.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
 }
 
 /// A port of a service.
@@ -131,7 +134,13 @@ impl Record for Service {
     fn extract(object: Source) -> Option<Self> {
         let Source { metadata, spec, status } = object;
         if spec.r#type == "ExternalName" {
-            return None;
+            return Some(Service {
+                namespace: fields::namespace(&metadata)?,
+                name: fields::name(&metadata).filter(|name| fields::is_label(name))?,
+                created: fields::created(&metadata),
+                external: true,
+                ..Service::default()
+            });
         }
         let mut ips = spec.cluster_ips;
         if ips.is_empty() {
@@ -155,6 +164,7 @@ impl Record for Service {
             gateway_port: fields::label(&metadata, "networking.istio.io/gatewayPort").map(|of| of.parse().unwrap_or(0)),
             external_ips: external.filter(fields::is_reachable).collect(),
             external_names,
+            external: false,
         })
     }
 
@@ -252,7 +262,8 @@ mod tests {
 
         let external =
             serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"type": "ExternalName"}});
-        assert_eq!(extract(external), None);
+        let external = extract(external).unwrap();
+        assert!(external.external && external.ports.is_empty() && external.cluster_ips.is_empty());
         let headless = serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"clusterIP": "None"}});
         let headless = extract(headless).unwrap();
         assert!(headless.headless && headless.cluster_ips.is_empty());

@@ -337,3 +337,22 @@ fn services_of_one_name_that_no_cluster_exports_are_independent() {
         assert_eq!((endpoints.len(), &direct.ports), (1, &BTreeMap::from([(5432, target)])), "{cluster}");
     }
 }
+
+#[test]
+fn an_export_cannot_take_over_the_name_of_an_external_name() {
+    let mut world = World::new();
+    for cluster in ["west", "east", "south"] {
+        world.cluster(cluster);
+    }
+    let external = Service { external: true, cluster_ips: Vec::new(), ports: Vec::new(), ..service("details", 1) };
+    world.put("west", Object::Service(external));
+    world.compile();
+    assert!(world.view_of("west", "details").is_none(), "DNS resolves the name outside the mesh");
+    world.put("east", Object::Service(service("details", 2)));
+    world.put("east", Object::Export(export("details")));
+    world.put("west", Object::Export(export("details")));
+    world.compile();
+    assert!(world.view_of("west", "details").is_none());
+    assert!(world.view_of("south", "details").is_some());
+    assert_eq!(world.facts("details", "default").exports.len(), 1, "an ExternalName is not exported");
+}

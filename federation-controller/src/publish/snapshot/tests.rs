@@ -59,6 +59,7 @@ fn objects() -> Vec<Object> {
             gateway_port: Some(15443),
             external_ips: vec![[203, 0, 113, 20].into()],
             external_names: vec!["lb.example.com".into()],
+            ..Service::default()
         }
         .into(),
         Slice {
