@@ -4,7 +4,7 @@
 //! than the annotations specify would be worse. A setting without effect in this mesh produces a warning, which
 //! `kubectl` prints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use api::mesh::parse_duration;
@@ -14,8 +14,9 @@ use serde_json::Value;
 const TRAFFIC: &str = "traffic.sidecar.istio.io/";
 const SIDECAR: &str = "sidecar.istio.io/";
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
-/// The maximum length of the complement of a list of ranges. It is longer only for lists of hundreds of ranges.
-const MAX_RANGES: usize = 2048;
+/// The maximum number of ranges or ports in an annotation, and of ranges in the complement of a list. Anybody who may create a
+/// pod writes annotations, and each range is a packet rule.
+const MAX_ITEMS: usize = 2048;
 
 /// The settings of a pod's sidecar.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -78,7 +79,7 @@ impl Settings {
             "excludeOutboundIPRanges" => self.exclude_outbound_ranges.extend(ranges(name, value)?),
             "includeInboundPorts" if value == "*" => {}
             "includeInboundPorts" => {
-                let included = ports(name, value)?;
+                let included: BTreeSet<u16> = ports(name, value)?.into_iter().collect();
                 self.exclude_inbound_ports.extend(declared.iter().filter(|port| !included.contains(port)));
                 self.warnings.push(format!(
                     "{name}: ports that the pod's containers do not declare are still captured; list them in {TRAFFIC}excludeInboundPorts"
@@ -87,7 +88,7 @@ impl Settings {
             "includeOutboundIPRanges" if value == "*" => {}
             "includeOutboundIPRanges" => {
                 let outside = complement(&ranges(name, value)?);
-                if outside.len() > MAX_RANGES {
+                if outside.len() > MAX_ITEMS {
                     return Err(wrong(name, value, "a shorter list of ranges"));
                 }
                 self.exclude_outbound_ranges.extend(outside);
@@ -172,47 +173,57 @@ fn wrong(annotation: &str, value: &str, expected: &'static str) -> SettingsError
 }
 
 fn ports(name: &str, value: &str) -> Result<Vec<u16>, SettingsError> {
-    let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts
-        .map(|part| match part.parse::<u16>() {
-            Ok(port) if port != 0 => Ok(port),
-            _ => Err(wrong(name, value, "a comma-separated list of ports")),
-        })
-        .collect()
+    let port = |part: &str| part.parse::<u16>().ok().filter(|port| *port != 0);
+    list(name, value, port, "a comma-separated list of ports, at most 2048")
 }
 
 fn ranges(name: &str, value: &str) -> Result<Vec<IpNet>, SettingsError> {
-    let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts
-        .map(|part| {
-            let range = part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
-            range.map(|range| range.trunc()).map_err(|_| wrong(name, value, "a comma-separated list of CIDR ranges"))
-        })
-        .collect()
+    let range = |part: &str| part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from)).ok();
+    let ranges = list(name, value, range, "a comma-separated list of CIDR ranges, at most 2048")?;
+    Ok(ranges.into_iter().map(|range| range.trunc()).collect())
 }
 
-/// Returns the ranges of both address families that `ranges` do not cover.
+/// Parses a list, whose length is checked before its items.
+fn list<T>(
+    name: &str,
+    value: &str,
+    item: impl Fn(&str) -> Option<T>,
+    expected: &'static str,
+) -> Result<Vec<T>, SettingsError> {
+    let parts = || value.split(',').map(str::trim).filter(|part| !part.is_empty());
+    if parts().nth(MAX_ITEMS).is_some() {
+        return Err(wrong(name, value, expected));
+    }
+    parts().map(|part| item(part).ok_or_else(|| wrong(name, value, expected))).collect()
+}
+
+/// Returns the ranges of both address families that `ranges` do not cover; more than [`MAX_ITEMS`] are not complete.
 fn complement(ranges: &[IpNet]) -> Vec<IpNet> {
+    // Sorted and disjoint.
+    let ranges = IpNet::aggregate(&ranges.to_vec());
+    let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = ranges.into_iter().partition(|range| range.addr().is_ipv4());
     let mut outside = Vec::new();
-    let all_v4 = IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-    let all_v6 = IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
-    subtract(all_v4, ranges, &mut outside);
-    subtract(all_v6, ranges, &mut outside);
+    subtract(IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), &v4, &mut outside);
+    subtract(IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0), &v6, &mut outside);
     outside
 }
 
 /// Adds the parts of `net` that no range covers, by halving `net` until each part is covered entirely or not at all.
+/// `ranges` are the ranges that overlap with `net`, sorted and disjoint.
 fn subtract(net: IpNet, ranges: &[IpNet], outside: &mut Vec<IpNet>) {
-    if ranges.iter().any(|range| range.contains(&net)) {
-        return;
-    }
-    if !ranges.iter().any(|range| net.contains(range)) {
+    let Some(first) = ranges.first() else {
         outside.push(net);
+        return;
+    };
+    if first.contains(&net) || outside.len() > MAX_ITEMS {
         return;
     }
     // `net` strictly contains a range, so it is not a single address and has halves.
+    let mut rest = ranges;
     for half in net.subnets(net.prefix_len() + 1).into_iter().flatten() {
-        subtract(half, ranges, outside);
+        let (within, after) = rest.split_at(rest.partition_point(|range| range.network() <= half.broadcast()));
+        subtract(half, within, outside);
+        rest = after;
     }
 }
 
@@ -276,6 +287,30 @@ mod tests {
         assert_eq!(complement(&[]).len(), 2);
         assert_eq!(complement(&[net("0.0.0.0/0"), net("::/0")]), []);
         assert_eq!(complement(&[net("1.2.3.4/32")]).len(), 33);
+    }
+
+    #[test]
+    fn long_lists_are_refused_before_they_are_parsed_and_the_work_for_others_is_linear() {
+        let many = |count: u32| -> String {
+            let ranges = (0..count).map(|i| Ipv4Addr::from(0x0a00_0000 + i * 512).to_string());
+            ranges.collect::<Vec<_>>().join(",")
+        };
+        for name in ["includeOutboundIPRanges", "excludeOutboundIPRanges", "excludeInboundPorts", "includeInboundPorts"]
+        {
+            let error =
+                read(json!({format!("{TRAFFIC}{name}"): format!("{},not an item", many(200_000))})).unwrap_err();
+            assert!(error.to_string().contains("at most 2048") && error.value.len() <= 120, "{error}");
+        }
+        // Their complement is larger than what is accepted, and is not computed to its end.
+        let nets: Vec<IpNet> = many(2_048).split(',').map(|ip| IpNet::from(ip.parse::<IpAddr>().unwrap())).collect();
+        let outside = complement(&nets).len();
+        assert!(outside > MAX_ITEMS && outside < MAX_ITEMS + 200, "{outside}");
+        assert!(read(json!({format!("{TRAFFIC}includeOutboundIPRanges"): many(2_048)})).is_err());
+        let several = read(json!({format!("{TRAFFIC}includeOutboundIPRanges"): many(50)})).unwrap();
+        let covers = |ip: &str| {
+            several.exclude_outbound_ranges.iter().any(|range| range.contains(&ip.parse::<IpAddr>().unwrap()))
+        };
+        assert!(!covers("10.0.0.0") && covers("10.0.0.1") && !covers("10.0.98.0") && covers("10.0.100.0"));
     }
 
     #[test]
