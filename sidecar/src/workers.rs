@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -91,7 +91,7 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
     };
     let (published, subscriber) = discover(&node, &location, &identity, channel);
     let logs = AccessLogFiles::new(registry.clone());
-    let own_ports = own_ports(&listeners)?;
+    let own_listeners = own_listeners(&listeners)?;
     let (count, (still_opening, opening)) = (listeners.len(), mpsc::channel(1));
     // Each worker takes its own, so that no sender outlives its use.
     let listeners: Vec<_> = listeners.into_iter().map(|listeners| (listeners, still_opening.clone())).collect();
@@ -104,24 +104,24 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
         let telemetry = (registry.worker(), location.clone(), AccessLog::new(log_files.clone()));
         let (identity, drain) = (identity.clone(), drain.clone());
         let (original_destination, connections) = (original_destination.clone(), connections.clone());
-        let own_ports = own_ports.clone();
+        let own_listeners = own_listeners.clone();
         async move {
             let Some((listeners, opening)) = listeners else { return };
             let view = MeshView::new(location, published, subscriber);
             let telemetry = WorkerTelemetry::new(telemetry.0, telemetry.1, telemetry.2);
             let worker = Rc::new(Worker::new(view, identity, telemetry, drain, mark));
-            let captured = Captured { worker, original_destination, own_ports, connections };
+            let captured = Captured { worker, original_destination, own_listeners, connections };
             work(Rc::new(captured), listeners, opening).await;
         }
     })?;
     Ok(Running { workers, published, subscriber, logs, opening })
 }
 
-/// Returns the ports of all listeners, sorted.
-fn own_ports(listeners: &[Listeners]) -> io::Result<Arc<[u16]>> {
+/// Returns the addresses of all listeners, each once.
+fn own_listeners(listeners: &[Listeners]) -> io::Result<Arc<[SocketAddr]>> {
     let listeners = listeners.iter().flat_map(|of| of.outbound.iter().chain(&of.inbound));
-    let ports: BTreeSet<u16> = listeners.map(|of| of.local_addr().map(|of| of.port())).collect::<io::Result<_>>()?;
-    Ok(ports.into_iter().collect())
+    let addresses: BTreeSet<SocketAddr> = listeners.map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+    Ok(addresses.into_iter().collect())
 }
 
 /// Starts discovery.
