@@ -118,6 +118,8 @@ pub struct Inventory {
     /// Pods with connected proxies, and the number of streams of each. Only their workloads are compiled.
     connected: HashMap<(Text, Key), usize>,
     changes: BTreeSet<Group>,
+    /// Affected Services, of which the hostnames are not in `changes` yet: a list of pods affects each Service many times.
+    services: HashSet<Key>,
     /// The last change that was taken. The next ones are taken after it, so that none waits without end.
     taken: Option<Group>,
     strings: Strings,
@@ -137,6 +139,7 @@ impl Inventory {
             networks: Networks::default(),
             connected: HashMap::new(),
             changes: BTreeSet::from([Group::Mesh]),
+            services: HashSet::new(),
             taken: None,
             strings: Strings::default(),
             events: 0,
@@ -207,7 +210,7 @@ impl Inventory {
 
     /// Returns whether there are changes to compile.
     pub fn has_changes(&self) -> bool {
-        !self.changes.is_empty()
+        !self.changes.is_empty() || !self.services.is_empty()
     }
 
     /// Takes at most `limit` changes.
@@ -220,6 +223,10 @@ impl Inventory {
             self.change_everything();
             let named = self.clusters.values().flat_map(ClusterInventory::gateway_networks);
             self.changes.extend(named.cloned().map(Group::Network));
+        }
+        for key in std::mem::take(&mut self.services) {
+            let hostname = self.strings.share(self.settings.hostname(&key).into());
+            self.changes.insert(Group::Service(hostname));
         }
         if self.changes.len() <= limit {
             self.taken = None;
@@ -388,10 +395,7 @@ impl Inventory {
 
     /// Notes the resources that a change of a cluster's objects affects.
     fn note(&mut self, cluster: &Text, affected: Affected) {
-        for key in affected.services {
-            let hostname = self.shared_hostname(&key);
-            self.changes.insert(Group::Service(hostname));
-        }
+        self.services.extend(affected.services);
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
         let connected = pods.filter(|proxy| self.connected.contains_key(proxy));
         self.changes.extend(connected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
@@ -417,16 +421,8 @@ impl Inventory {
 
     /// Notes every service and every connected proxy's workload.
     fn change_everything(&mut self) {
-        let services: Vec<Key> = self.clusters.values().flat_map(|cluster| cluster.services().keys()).collect();
-        for key in services {
-            let hostname = self.shared_hostname(&key);
-            self.changes.insert(Group::Service(hostname));
-        }
+        self.services.extend(self.clusters.values().flat_map(|cluster| cluster.services().keys()));
         self.changes.extend(self.connected.keys().cloned().map(|(cluster, pod)| Group::Workload(cluster, pod)));
-    }
-
-    fn shared_hostname(&mut self, key: &Key) -> Text {
-        self.strings.share(self.settings.hostname(key).into())
     }
 
     fn system_namespaces(&self) -> SystemNamespaces {
