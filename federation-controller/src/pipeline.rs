@@ -8,7 +8,7 @@
 //! [`run`] is the only writer of the [`State`], on a thread of its own. Everything else reads: streams the published
 //! resources, debug pages and metrics both.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
@@ -99,8 +99,7 @@ impl State {
 
 /// Runs the pipeline until the controller stops. Without a directory there is no snapshot.
 pub async fn run(state: Arc<State>, mut events: Receiver, directory: Option<PathBuf>) {
-    let mut pipeline =
-        Pipeline { state: state.clone(), compiler: Compiler::default(), snapshots: Snapshots::new(directory) };
+    let mut pipeline = Pipeline::new(state.clone(), directory);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The objects of the snapshot are compiled at once.
@@ -123,10 +122,17 @@ pub async fn run(state: Arc<State>, mut events: Receiver, directory: Option<Path
 struct Pipeline {
     state: Arc<State>,
     compiler: Compiler,
+    /// The clusters whose resources are not all published.
+    incomplete: HashSet<Text>,
     snapshots: Snapshots,
 }
 
 impl Pipeline {
+    fn new(state: Arc<State>, directory: Option<PathBuf>) -> Self {
+        let (compiler, snapshots) = (Compiler::default(), Snapshots::new(directory));
+        Pipeline { state, compiler, incomplete: HashSet::new(), snapshots }
+    }
+
     /// Applies events. The workload of a proxy that connected is published before the others of the batching window,
     /// because the proxy waits for it.
     fn apply(&mut self, batch: &mut Vec<Event>) {
@@ -172,9 +178,15 @@ impl Pipeline {
         }
         let first = !self.state.ready();
         let groups = inventory.take_changes(if first { usize::MAX } else { GROUPS });
-        let incomplete = inventory.incomplete();
+        let mut incomplete = inventory.incomplete();
         let more = inventory.has_changes();
         drop(inventory);
+        if more {
+            // The lists of a cluster are complete before all of its resources are published. Until they are, streams must
+            // not take the missing ones for deleted.
+            incomplete.extend(self.incomplete.drain());
+        }
+        self.incomplete.clone_from(&incomplete);
         let changed = self.publish(groups);
         let mut store = self.state.store_mut();
         let moved = store.set_ready(incomplete);

@@ -192,7 +192,7 @@ impl Status {
         Self::new(500, "InternalError", format!("Internal error occurred: {why}"))
     }
 
-    /// The request is rejected for now.
+    /// The server has too many requests; the client may retry after this time.
     pub(crate) fn too_many_requests(why: impl Into<String>, retry_after_seconds: u32) -> Self {
         let mut status = Self::new(429, "TooManyRequests", why);
         status.details = Some(Box::new(StatusDetails { retry_after_seconds, ..StatusDetails::default() }));

@@ -460,3 +460,43 @@ fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
     }
     assert_eq!(notices.len(), 6, "{notices:#?}");
 }
+
+#[test]
+fn a_cluster_is_incomplete_until_its_last_resource_is_published() {
+    let metrics = Metrics::new(&telemetry::metrics::Registry::new());
+    let state = State::new(Inventory::new(settings()), metrics);
+    let mut pipeline = Pipeline::new(state.clone(), None);
+    let add = |name: &str| {
+        let network = format!("net-{name}").into();
+        Event::ClusterAdded(Cluster { name: name.into(), own: name == "west", network, server: "".into() })
+    };
+    let list = |name: &str, services: usize| {
+        let cluster: Text = name.into();
+        let mut events: Vec<Event> =
+            Kind::ALL.into_iter().map(|kind| Event::Listing { cluster: cluster.clone(), kind }).collect();
+        events.extend((0..services).map(|i| {
+            let object = Object::Service(service(&format!("s{i}"), 1));
+            Event::Upsert { cluster: cluster.clone(), object }
+        }));
+        events.extend(Kind::ALL.into_iter().map(|kind| Event::Listed { cluster: cluster.clone(), kind }));
+        events
+    };
+    let certain = || {
+        let viewer = viewer("west");
+        let store = state.store();
+        let view = store.view(&viewer);
+        wire::delta::Source::certain(&view, wire::Kind::Service, "s0.default.svc.cluster.local")
+    };
+    pipeline.apply(&mut vec![add("west")]);
+    pipeline.apply(&mut list("west", 1));
+    pipeline.compile();
+    assert!(state.ready() && certain());
+    pipeline.apply(&mut vec![add("east")]);
+    pipeline.compile();
+    assert!(!certain());
+    pipeline.apply(&mut list("east", GROUPS + 10));
+    pipeline.compile();
+    assert!(state.inventory().has_changes() && !certain());
+    pipeline.compile();
+    assert!(!state.inventory().has_changes() && certain());
+}
