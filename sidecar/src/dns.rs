@@ -36,6 +36,7 @@ pub struct Names {
     network: Arc<str>,
     published: Arc<Published>,
     subscriber: Subscriber,
+    routed: Routed,
 }
 
 /// The result of a query.
@@ -50,7 +51,7 @@ enum DnsAnswer {
 impl Names {
     /// Creates a resolver that reads the published view and requests services that are not in it.
     pub fn new(network: Arc<str>, published: Arc<Published>, subscriber: Subscriber) -> Self {
-        Self { network, published, subscriber }
+        Self { network, published, subscriber, routed: Routed::of_this_pod() }
     }
 
     async fn service(&self, name: &str) -> Option<Arc<Service>> {
@@ -79,7 +80,7 @@ impl Names {
 
     async fn answer(&self, name: &str, kind: RecordType) -> DnsAnswer {
         match self.service(name).await {
-            Some(service) => addresses_of(&service, kind),
+            Some(service) => addresses_of(&service, kind, self.routed),
             None => DnsAnswer::NotInMesh,
         }
     }
@@ -88,7 +89,7 @@ impl Names {
 /// Returns a service's addresses of the queried type. A headless service has the addresses of its pods in this network, of all
 /// clusters; without pods here, the address that stands for those behind gateways. Without either, the cluster's own DNS
 /// answers.
-fn addresses_of(service: &Service, kind: RecordType) -> DnsAnswer {
+fn addresses_of(service: &Service, kind: RecordType, routed: Routed) -> DnsAnswer {
     let is_kind = |address: &&IpAddr| match kind {
         RecordType::A => address.is_ipv4(),
         RecordType::AAAA => address.is_ipv6(),
@@ -106,8 +107,34 @@ fn addresses_of(service: &Service, kind: RecordType) -> DnsAnswer {
     if service.addresses.is_empty() {
         return DnsAnswer::NotInMesh;
     }
-    // The first address of a family is the cluster's own, if there is one.
-    DnsAnswer::Addresses(service.addresses.iter().find(is_kind).copied().into_iter().collect())
+    // An address that the controller allocated exists in both families, whatever the pod has.
+    let usable = |address: &&IpAddr| service.own_addresses > 0 || routed.includes(**address);
+    DnsAnswer::Addresses(service.dns_addresses().iter().filter(usable).find(is_kind).copied().into_iter().collect())
+}
+
+/// The address families to which the pod has a route.
+#[derive(Debug, Clone, Copy)]
+struct Routed {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+impl Routed {
+    /// Asks the kernel for a route to the addresses that the controller allocates. A pod without a route to either gets both.
+    fn of_this_pod() -> Self {
+        // Connecting a datagram socket sends nothing; it fails without a route.
+        let is_routed = |from: IpAddr, to: IpAddr| {
+            std::net::UdpSocket::bind((from, 0)).and_then(|socket| socket.connect((to, 9))).is_ok()
+        };
+        let ipv4 = is_routed(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(240, 240, 0, 1).into());
+        let allocated = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, 1);
+        let ipv6 = is_routed(Ipv6Addr::UNSPECIFIED.into(), allocated.into());
+        Routed { ipv4: ipv4 || !ipv6, ipv6: ipv6 || !ipv4 }
+    }
+
+    fn includes(self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.ipv4 } else { self.ipv6 }
+    }
 }
 
 /// Returns the hostname of the service that a DNS name may be: `<service>.<namespace>.svc.<domain>`.
@@ -274,6 +301,7 @@ mod tests {
 
     #[test]
     fn answers_with_the_queried_address_family() {
+        let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
         let service = |addresses: &[&str], headless| Service {
             hostname: "reviews.default.svc.cluster.local".into(),
             name: "reviews".into(),
@@ -290,9 +318,37 @@ mod tests {
         assert_eq!(addresses_of(&service(&[], true), RecordType::A), DnsAnswer::NotInMesh);
     }
 
+    const BOTH: Routed = Routed { ipv4: true, ipv6: true };
+
+    fn answer(addresses: &[&str]) -> DnsAnswer {
+        DnsAnswer::Addresses(addresses.iter().map(|address| address.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn a_dual_stack_service_has_an_address_of_each_family() {
+        let service = |addresses: &[&str], own_addresses| Service {
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            own_addresses,
+            ..Service::default()
+        };
+        let own = service(&["10.96.0.7", "fd00:10:96::7", "240.240.1.1", "2001:2::f0f0:101"], 2);
+        assert_eq!(addresses_of(&own, RecordType::A, BOTH), answer(&["10.96.0.7"]));
+        assert_eq!(addresses_of(&own, RecordType::AAAA, BOTH), answer(&["fd00:10:96::7"]));
+        // The cluster's Service has one family, whatever other clusters have.
+        let one = service(&["10.96.0.7", "240.240.1.1", "2001:2::f0f0:101"], 1);
+        assert_eq!(addresses_of(&one, RecordType::AAAA, BOTH), answer(&[]));
+        // A pod without IPv6 cannot use an allocated IPv6 address.
+        let shared = service(&["240.240.1.1", "2001:2::f0f0:101"], 0);
+        assert_eq!(addresses_of(&shared, RecordType::AAAA, BOTH), answer(&["2001:2::f0f0:101"]));
+        let only_ipv4 = Routed { ipv4: true, ipv6: false };
+        assert_eq!(addresses_of(&shared, RecordType::AAAA, only_ipv4), answer(&[]));
+        assert_eq!(addresses_of(&shared, RecordType::A, only_ipv4), answer(&["240.240.1.1"]));
+    }
+
     #[test]
     fn a_headless_service_has_the_addresses_of_its_pods() {
-        let pod = |ip: &str, health| mesh::Endpoint {
+        let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
+        let pod = |ip: &str, further_ip: Option<&str>, health| mesh::Endpoint {
             id: ip.into(),
             cluster: "west".into(),
             network: "net-west".into(),
@@ -301,6 +357,7 @@ mod tests {
             weight: 1,
             reach: mesh::Reach::Direct(Arc::new(mesh::DirectEndpoint {
                 ip: ip.parse().unwrap(),
+                further_ip: further_ip.map(|ip| ip.parse().unwrap()),
                 ports: [].into(),
                 identity: None,
                 mutual_tls: true,
@@ -321,11 +378,16 @@ mod tests {
         let shared = DnsAnswer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
         assert_eq!(addresses_of(&service, RecordType::A), shared);
         let (ready, unready) = (balance::Health::Ready, balance::Health::Unready);
-        let pods = [pod("10.244.0.1", ready), pod("10.244.0.2", unready), pod("10.244.0.3", ready)];
+        let pods = [pod("10.244.0.1", None, ready), pod("10.244.0.2", None, unready), pod("10.244.0.3", None, ready)];
         service.endpoints = Some(pods.into());
         let here = DnsAnswer::Addresses(vec!["10.244.0.1".parse().unwrap(), "10.244.0.3".parse().unwrap()]);
         assert_eq!(addresses_of(&service, RecordType::A), here);
         assert_eq!(addresses_of(&service, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
+        // Pods of both families have a record of each type, whichever address the proxy would use.
+        let pods = [pod("10.244.0.1", Some("fd00::1"), ready), pod("fd00::2", Some("10.244.0.2"), ready)];
+        service.endpoints = Some(pods.into());
+        assert_eq!(addresses_of(&service, RecordType::A), answer(&["10.244.0.1", "10.244.0.2"]));
+        assert_eq!(addresses_of(&service, RecordType::AAAA), answer(&["fd00::1", "fd00::2"]));
     }
 
     #[test]
