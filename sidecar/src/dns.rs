@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
 
-use proxy::mesh::{self, Published, Service};
+use proxy::mesh::{self, DirectEndpoint, Published, Service};
 
 mod forward;
 
@@ -55,8 +55,7 @@ impl Names {
     }
 
     async fn service(&self, name: &str) -> Option<Arc<Service>> {
-        let domain = self.published.newest().settings.cluster_domain.clone();
-        let hostname = hostname_of(name, &domain)?;
+        let hostname = name.to_owned();
         let known = self.published.newest().services.get(&*hostname).cloned();
         let service = match known {
             Some(service) => service,
@@ -79,9 +78,12 @@ impl Names {
     }
 
     async fn answer(&self, name: &str, kind: RecordType) -> DnsAnswer {
-        match self.service(name).await {
-            Some(service) => addresses_of(&service, kind, self.routed),
-            None => DnsAnswer::NotInMesh,
+        let domain = self.published.newest().settings.cluster_domain.clone();
+        let Some(name) = MeshName::parse(name, &domain) else { return DnsAnswer::NotInMesh };
+        match (self.service(&name.service).await, name.member) {
+            (Some(service), None) => addresses_of(&service, kind, self.routed),
+            (Some(service), Some(member)) => addresses_of_member(&service, &member, kind),
+            (None, _) => DnsAnswer::NotInMesh,
         }
     }
 }
@@ -99,7 +101,7 @@ fn addresses_of(service: &Service, kind: RecordType, routed: Routed) -> DnsAnswe
         return DnsAnswer::NotInMesh;
     }
     if service.headless {
-        let pods: Vec<IpAddr> = service.pod_addresses().collect();
+        let pods: Vec<IpAddr> = service.ready_pods().flat_map(DirectEndpoint::ips).collect();
         if !pods.is_empty() {
             return DnsAnswer::Addresses(pods.into_iter().filter(|pod| is_kind(&pod)).collect());
         }
@@ -137,12 +139,47 @@ impl Routed {
     }
 }
 
-/// Returns the hostname of the service that a DNS name may be: `<service>.<namespace>.svc.<domain>`.
-fn hostname_of(name: &str, domain: &str) -> Option<String> {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let service = name.strip_suffix(domain)?.strip_suffix(".svc.")?;
-    let (service, namespace) = service.split_once('.')?;
-    (!service.is_empty() && !namespace.is_empty() && !namespace.contains('.')).then_some(name)
+/// Returns the addresses of a headless service's ready pods in this network, of all clusters, that have this hostname. A pod
+/// behind a gateway has no address here.
+fn addresses_of_member(service: &Service, member: &str, kind: RecordType) -> DnsAnswer {
+    let is_kind = |address: &IpAddr| match kind {
+        RecordType::A => address.is_ipv4(),
+        RecordType::AAAA => address.is_ipv6(),
+        _ => false,
+    };
+    let named = service.ready_pods().filter(|pod| *pod.hostname == *member && !member.is_empty());
+    let addresses: Vec<IpAddr> = named.flat_map(DirectEndpoint::ips).collect();
+    if !service.headless || addresses.is_empty() || !matches!(kind, RecordType::A | RecordType::AAAA) {
+        return DnsAnswer::NotInMesh;
+    }
+    DnsAnswer::Addresses(addresses.into_iter().filter(is_kind).collect())
+}
+
+/// A DNS name that may be one of the mesh: `<service>.<namespace>.svc.<domain>`, or `<member>.` before that.
+#[derive(Debug, PartialEq)]
+struct MeshName {
+    /// The service's hostname.
+    service: String,
+    /// The hostname of a pod of a headless service.
+    member: Option<String>,
+}
+
+impl MeshName {
+    fn parse(name: &str, domain: &str) -> Option<Self> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let labels: Vec<&str> = name.strip_suffix(domain)?.strip_suffix(".svc.")?.split('.').collect();
+        if labels.iter().any(|label| label.is_empty()) {
+            return None;
+        }
+        match labels[..] {
+            [_, _] => Some(MeshName { service: name, member: None }),
+            [member, service, namespace] => {
+                let service = format!("{service}.{namespace}.svc.{domain}");
+                Some(MeshName { service, member: Some(member.to_owned()) })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Serves DNS on loopback at `port`. Must be called within a `LocalSet`, and serves as long as it lives.
@@ -284,18 +321,22 @@ mod tests {
     fn only_names_of_services_are_looked_up() {
         let ours = "reviews.default.svc.cluster.local";
         for name in [ours, "reviews.default.svc.cluster.local.", "Reviews.Default.svc.cluster.local"] {
-            assert_eq!(hostname_of(name, "cluster.local").as_deref(), Some(ours), "{name}");
+            let expected = MeshName { service: ours.into(), member: None };
+            assert_eq!(MeshName::parse(name, "cluster.local"), Some(expected), "{name}");
         }
+        let member = MeshName { service: ours.into(), member: Some("db-0".into()) };
+        assert_eq!(MeshName::parse("DB-0.reviews.default.svc.cluster.local", "cluster.local"), Some(member));
         for name in [
             "example.com",
             "reviews",
             "svc.cluster.local",
             "default.svc.cluster.local",
             ".default.svc.cluster.local",
-            "example.com.default.svc.cluster.local",
+            "www.example.com.default.svc.cluster.local",
+            "..default.svc.cluster.local",
             "reviews.default.svc.other.local",
         ] {
-            assert_eq!(hostname_of(name, "cluster.local"), None, "{name}");
+            assert_eq!(MeshName::parse(name, "cluster.local"), None, "{name}");
         }
     }
 
@@ -348,7 +389,7 @@ mod tests {
     #[test]
     fn a_headless_service_has_the_addresses_of_its_pods() {
         let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
-        let pod = |ip: &str, further_ip: Option<&str>, health| mesh::Endpoint {
+        let pod = |ip: &str, further_ip: Option<&str>, hostname: &str, health| mesh::Endpoint {
             id: ip.into(),
             cluster: "west".into(),
             network: "net-west".into(),
@@ -364,6 +405,8 @@ mod tests {
                 workload: Arc::default(),
                 labels: [].into(),
                 pod: ip.into(),
+                hostname: hostname.into(),
+                only_node: None,
             })),
         };
         let mut service = Service {
@@ -378,14 +421,33 @@ mod tests {
         let shared = DnsAnswer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
         assert_eq!(addresses_of(&service, RecordType::A), shared);
         let (ready, unready) = (balance::Health::Ready, balance::Health::Unready);
-        let pods = [pod("10.244.0.1", None, ready), pod("10.244.0.2", None, unready), pod("10.244.0.3", None, ready)];
+        let pods = [("10.244.0.1", ready), ("10.244.0.2", unready), ("10.244.0.3", ready)]
+            .map(|(ip, of)| pod(ip, None, "", of));
         service.endpoints = Some(pods.into());
         let here = DnsAnswer::Addresses(vec!["10.244.0.1".parse().unwrap(), "10.244.0.3".parse().unwrap()]);
         assert_eq!(addresses_of(&service, RecordType::A), here);
         assert_eq!(addresses_of(&service, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
         // Pods of both families have a record of each type, whichever address the proxy would use.
-        let pods = [pod("10.244.0.1", Some("fd00::1"), ready), pod("fd00::2", Some("10.244.0.2"), ready)];
+        let first = pod("10.244.0.1", Some("fd00::1"), "db-0", ready);
+        let pods = [first, pod("fd00::2", Some("10.244.0.2"), "db-1", ready), pod("10.244.0.3", None, "db-2", unready)];
         service.endpoints = Some(pods.into());
+        // A member has its own name while it is ready; others are left to the cluster's DNS.
+        for (member, expected) in [
+            ("db-0", answer(&["10.244.0.1"])),
+            ("db-1", answer(&["10.244.0.2"])),
+            ("db-2", DnsAnswer::NotInMesh),
+            ("db-3", DnsAnswer::NotInMesh),
+            ("", DnsAnswer::NotInMesh),
+        ] {
+            assert_eq!(addresses_of_member(&service, member, RecordType::A), expected, "{member}");
+        }
+        assert_eq!(addresses_of_member(&service, "db-0", RecordType::AAAA), answer(&["fd00::1"]));
+        assert_eq!(addresses_of_member(&service, "db-0", RecordType::SRV), DnsAnswer::NotInMesh);
+        service.headless = false;
+        assert_eq!(addresses_of_member(&service, "db-0", RecordType::A), DnsAnswer::NotInMesh);
+        service.headless = true;
+        let Some(endpoints) = &mut service.endpoints else { unreachable!() };
+        *endpoints = endpoints.iter().take(2).cloned().collect();
         assert_eq!(addresses_of(&service, RecordType::A), answer(&["10.244.0.1", "10.244.0.2"]));
         assert_eq!(addresses_of(&service, RecordType::AAAA), answer(&["fd00::1", "fd00::2"]));
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use wire::discovery::{self, Direct, Health, Locality};
+use wire::discovery::{self, Health, Locality};
 use wire::name;
 
 use super::resource::{Audience, version};
@@ -46,6 +46,8 @@ pub struct PrototypeFields {
     pub ports: Box<[(u16, u16)]>,
     /// The pods' template; `None` for endpoints without pods.
     pub template: Option<Arc<Template>>,
+    /// Only proxies on the endpoint's own node use it.
+    pub node_local: bool,
 }
 
 impl Deref for PrototypeFields {
@@ -122,9 +124,12 @@ pub enum Content {
         health: u8,
         /// The pod's name.
         pod: Option<Text>,
+        /// The pod's name is its hostname within the service.
+        named: bool,
     },
-    /// A pod with addresses of both families. Few meshes have any, so the others do not pay for the second address.
-    DualStack(Box<DualStack>),
+    /// A pod with addresses of both families, or with a hostname that is not its name. Few endpoints are like this, so the
+    /// others do not pay for the further fields.
+    Unusual(Box<Direct>),
     /// The summary of the endpoints of one locality.
     Summary {
         /// The number of ready endpoints.
@@ -136,44 +141,57 @@ pub enum Content {
     },
 }
 
-/// The fields of a pod with addresses of both families.
+/// The own fields of a direct endpoint.
 #[derive(Clone, PartialEq, Debug)]
-pub struct DualStack {
-    /// The addresses, IPv4 first.
-    pub ips: [IpAddr; 2],
+pub struct Direct {
+    /// The address; the IPv4 address if there is another.
+    pub ip: IpAddr,
+    /// The address of the other family.
+    pub further_ip: Option<IpAddr>,
     /// [`Health`] as its number.
     pub health: u8,
     /// The pod's name.
     pub pod: Option<Text>,
+    /// The pod's hostname within the service.
+    pub hostname: Option<Text>,
 }
 
-/// A direct endpoint's own fields.
+/// References to the fields of a [`Direct`].
 #[derive(Clone, Copy)]
 struct Own<'a> {
     ip: IpAddr,
     further_ip: Option<IpAddr>,
     health: u8,
     pod: Option<&'a Text>,
+    hostname: Option<&'a Text>,
+}
+
+impl From<Direct> for Content {
+    fn from(direct: Direct) -> Self {
+        let named = direct.hostname.is_some() && direct.hostname == direct.pod;
+        if direct.further_ip.is_none() && (named || direct.hostname.is_none()) {
+            Content::Direct { ip: direct.ip, health: direct.health, pod: direct.pod, named }
+        } else {
+            Content::Unusual(Box::new(direct))
+        }
+    }
 }
 
 impl Content {
-    /// Returns the content of a direct endpoint. `ips` are its address and, if it has one, that of the other family.
-    pub fn direct(ips: (IpAddr, Option<IpAddr>), health: u8, pod: Option<Text>) -> Self {
-        match ips {
-            (ip, None) => Content::Direct { ip, health, pod },
-            (ip, Some(further)) => Content::DualStack(Box::new(DualStack { ips: [ip, further], health, pod })),
-        }
-    }
-
+    /// Returns the fields of a direct endpoint.
     fn own(&self) -> Option<Own<'_>> {
         match self {
-            Content::Direct { ip, health, pod } => {
-                Some(Own { ip: *ip, further_ip: None, health: *health, pod: pod.as_ref() })
+            Content::Direct { ip, health, pod, named } => {
+                let pod = pod.as_ref();
+                Some(Own { ip: *ip, further_ip: None, health: *health, pod, hostname: pod.filter(|_| *named) })
             }
-            Content::DualStack(of) => {
-                let [ip, further] = of.ips;
-                Some(Own { ip, further_ip: Some(further), health: of.health, pod: of.pod.as_ref() })
-            }
+            Content::Unusual(of) => Some(Own {
+                ip: of.ip,
+                further_ip: of.further_ip,
+                health: of.health,
+                pod: of.pod.as_ref(),
+                hostname: of.hostname.as_ref(),
+            }),
             Content::Summary { .. } => None,
         }
     }
@@ -198,7 +216,7 @@ impl Endpoint {
     pub fn version(&self) -> u64 {
         let Endpoint { prototype, location, content } = self;
         // There are few summaries, and they have few of the prototype's fields.
-        let Some(Own { ip, further_ip, health, pod }) = content.own() else {
+        let Some(Own { ip, further_ip, health, pod, hostname }) = content.own() else {
             return version(&self.message().encode_to_vec());
         };
         let mut own = Vec::with_capacity(128);
@@ -209,10 +227,14 @@ impl Endpoint {
             own.extend(part.as_bytes());
             own.push(0);
         }
+        // No text has these bytes.
         if let Some(further) = further_ip {
-            // No text has this byte.
             own.push(0xFF);
             own.extend(&name::ip_to_bytes(further)[..]);
+        }
+        if let Some(hostname) = hostname {
+            own.push(0xFE);
+            own.extend(hostname.as_bytes());
         }
         version(&own)
     }
@@ -313,16 +335,17 @@ impl Endpoint {
         let fields = self.fields();
         let locality = Some(self.location.locality());
         match &self.content {
-            Content::Direct { .. } | Content::DualStack(_) => {
+            Content::Direct { .. } | Content::Unusual(_) => {
                 let mut message = shared_message(fields);
                 message.locality = locality;
                 if let Some(discovery::endpoint::Kind::Direct(direct)) = &mut message.kind
-                    && let Some(Own { ip, further_ip, health, pod }) = self.content.own()
+                    && let Some(Own { ip, further_ip, health, pod, hostname }) = self.content.own()
                 {
                     message.health = health.into();
                     direct.ip = name::ip_to_bytes(ip);
                     direct.further_ips = further_ip.into_iter().map(name::ip_to_bytes).collect();
                     direct.pod = pod.map(ToString::to_string).unwrap_or_default();
+                    direct.pod_hostname = hostname.map(ToString::to_string).unwrap_or_default();
                     direct.node = self.location.node.to_string();
                 }
                 message
@@ -359,7 +382,7 @@ impl Endpoint {
 fn shared_message(fields: &PrototypeFields) -> discovery::Endpoint {
     let template = fields.template.as_ref();
     let labels = template.into_iter().flat_map(|of| of.labels.iter());
-    let direct = Direct {
+    let direct = discovery::Direct {
         ip: Bytes::new(),
         ports: fields.ports.iter().map(|(port, target)| ((*port).into(), (*target).into())).collect(),
         identity: fields.identity(),
@@ -369,6 +392,8 @@ fn shared_message(fields: &PrototypeFields) -> discovery::Endpoint {
         labels: labels.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         node: String::new(),
         further_ips: Vec::new(),
+        node_local: fields.node_local,
+        pod_hostname: String::new(),
     };
     discovery::Endpoint {
         service: fields.hostname.to_string(),

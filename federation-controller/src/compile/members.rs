@@ -8,7 +8,7 @@ use std::sync::Arc;
 use wire::discovery::{Health, Subset};
 
 use super::Shared;
-use super::endpoint::{Content, Endpoint, Location, NetworkScope, Prototype, PrototypeFields, SummaryDetails};
+use super::endpoint::{Content, Direct, Endpoint, Location, NetworkScope, Prototype, PrototypeFields, SummaryDetails};
 use super::resource::Audience;
 use super::workload;
 use crate::inventory::{ClusterInventory, Definition, Inventory};
@@ -135,6 +135,8 @@ pub(super) struct Scope<'a> {
     pub(super) exported: bool,
     /// Whether other networks receive summaries of the exported endpoints.
     pub(super) summarized: bool,
+    /// Whether only proxies on an endpoint's own node use it.
+    pub(super) node_local: bool,
 }
 
 /// Cluster, network, location and subset of a summary.
@@ -220,6 +222,7 @@ impl Scope<'_> {
             scope: one_copy(&mut shared.scopes, scope),
             ports: member.ports.iter().map(|(port, target)| (*port, *target)).collect(),
             template: member.pod.map(|pod| pod.template.clone()),
+            node_local: self.node_local,
         }
     }
 }
@@ -248,9 +251,14 @@ impl<'a> Member<'a> {
     fn direct(self, prototype: Arc<Prototype>, shared: &mut Shared) -> Endpoint {
         let node = self.endpoint.node.as_ref().or(self.pod.map(|pod| &pod.node)).cloned().unwrap_or_default();
         let location = one_copy(&mut shared.locations, Location { node, ..self.location });
-        let health = u8::try_from(self.health as i32).unwrap_or_default();
-        let pod = self.pod.map(|pod| pod.name.clone());
-        Endpoint::new(prototype, location, Content::direct((self.ip, self.further_ip), health, pod))
+        let direct = Direct {
+            ip: self.ip,
+            further_ip: self.further_ip,
+            health: u8::try_from(self.health as i32).unwrap_or_default(),
+            pod: self.pod.map(|pod| pod.name.clone()),
+            hostname: self.endpoint.hostname().cloned(),
+        };
+        Endpoint::new(prototype, location, direct.into())
     }
 }
 

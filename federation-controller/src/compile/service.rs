@@ -178,6 +178,7 @@ impl<'a> ServiceView<'a> {
             exported: self.exported,
             // Other networks reach the controller's own services by their server names, not as endpoints of the mesh.
             summarized: !export::is_own(self.inventory, &self.key),
+            node_local: !self.exported && self.definitions[0].service.node_local,
         };
         scope.endpoints(self.members, shared)
     }

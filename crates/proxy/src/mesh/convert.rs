@@ -165,6 +165,7 @@ fn direct(message: &message::Direct, own: IpAddr) -> Result<DirectEndpoint> {
     {
         addresses = (further, Some(first));
     }
+    let pod: Arc<str> = message.pod.as_str().into();
     Ok(DirectEndpoint {
         ip: addresses.0,
         further_ip: addresses.1,
@@ -173,7 +174,9 @@ fn direct(message: &message::Direct, own: IpAddr) -> Result<DirectEndpoint> {
         mutual_tls: message.mutual_tls,
         workload: workload_labels(message.workload.as_ref()),
         labels: labels(&message.labels),
-        pod: message.pod.as_str().into(),
+        hostname: if message.pod_hostname == message.pod { pod.clone() } else { message.pod_hostname.as_str().into() },
+        only_node: message.node_local.then(|| message.node.as_str().into()),
+        pod,
     })
 }
 

@@ -159,6 +159,10 @@ pub struct DirectEndpoint {
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// The pod's name.
     pub pod: Arc<str>,
+    /// The pod's own name within a headless service; empty if it has none.
+    pub hostname: Arc<str>,
+    /// The only node whose proxies use the endpoint; `None`: all.
+    pub only_node: Option<Arc<str>>,
 }
 
 /// An address of a network's east-west gateway.
@@ -197,6 +201,8 @@ pub struct InboundLimits {
 pub struct OwnWorkload {
     /// The locality.
     pub locality: Locality,
+    /// The node.
+    pub node: Arc<str>,
     /// The labels in telemetry.
     pub labels: Arc<WorkloadLabels>,
     /// The application's ports, ordered by number.
@@ -240,14 +246,13 @@ impl Service {
         })
     }
 
-    /// Returns the addresses of the ready endpoints in this network, of both families.
-    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    /// Returns the ready endpoints in this network.
+    pub fn ready_pods(&self) -> impl Iterator<Item = &DirectEndpoint> {
         let ready = self.endpoints().iter().filter(|endpoint| endpoint.health == Health::Ready);
-        let direct = ready.filter_map(|endpoint| match &endpoint.reach {
-            Reach::Direct(direct) => Some(direct),
+        ready.filter_map(|endpoint| match &endpoint.reach {
+            Reach::Direct(direct) => Some(&**direct),
             Reach::Gateways(_) => None,
-        });
-        direct.flat_map(|direct| direct.ips())
+        })
     }
 
     /// Returns the networks whose gateways lead to some of the endpoints.

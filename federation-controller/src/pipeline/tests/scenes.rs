@@ -132,6 +132,66 @@ fn a_pod_in_slices_of_both_families_is_one_endpoint_with_two_addresses() {
     assert_eq!(wire::delta::Source::members(&view, wire::Kind::Service, &alias).count(), 0);
 }
 
+/// Returns the further fields of a service's direct endpoints as a cluster's proxies receive them.
+fn direct(world: &World, cluster: &str, name: &str) -> Vec<discovery::Direct> {
+    let direct = |endpoint: discovery::Endpoint| match endpoint.kind {
+        Some(endpoint::Kind::Direct(direct)) => Some(direct),
+        _ => None,
+    };
+    world.endpoints(cluster, name).into_values().filter_map(direct).collect()
+}
+
+#[test]
+fn a_service_of_internal_traffic_policy_local_serves_the_nodes_of_its_own_cluster_alone() {
+    let mut world = two_clusters();
+    world.put("west", Object::Export(export("reviews")));
+    world.put("east", Object::Export(export("reviews")));
+    world.compile();
+    assert_eq!((world.endpoints("west", "reviews").len(), world.endpoints("east", "reviews").len()), (2, 2));
+    assert!(!direct(&world, "east", "reviews")[0].node_local);
+    let with = |node_local| Object::Service(Service { node_local, ..service("reviews", 1) });
+    world.put("east", with(true));
+    world.compile();
+    // East uses its own endpoints, each on its node; others do not use them, and their gateway does not forward to them.
+    let own = direct(&world, "east", "reviews");
+    assert_eq!((own.len(), own[0].node_local, &*own[0].node), (1, true, "node-1"));
+    assert_eq!(world.endpoints("east", "reviews").len(), 1);
+    assert_eq!(world.endpoints("west", "reviews").into_keys().collect::<Vec<_>>(), ["@net-west/west/10.244.0.1"]);
+    assert!(!direct(&world, "west", "reviews")[0].node_local);
+    assert!(world.view_of("east", "reviews").unwrap().exports.is_empty());
+    for kind in Kind::watched_in(crate::objects::event::ClusterRole::Remote) {
+        let cluster: Text = "east".into();
+        let objects: Vec<Object> = world.inventory.cluster("east").unwrap().objects().collect();
+        world.event(Event::Listing { cluster: cluster.clone(), kind });
+        objects.into_iter().filter(|of| of.kind() == kind).for_each(|object| world.put("east", object));
+        world.event(Event::Listed { cluster, kind });
+    }
+    let notices = world.inventory.notices();
+    assert!(notices.iter().any(|line| line.contains("internalTrafficPolicy Local")), "{notices:?}");
+    world.put("east", with(false));
+    world.compile();
+    assert_eq!((world.endpoints("west", "reviews").len(), world.endpoints("east", "reviews").len()), (2, 2));
+}
+
+#[test]
+fn members_of_a_headless_service_have_their_hostnames() {
+    let mut world = two_clusters();
+    let mut members = slice("reviews", &[(1, true), (2, true), (3, true)]);
+    (2..4).for_each(|ip| world.put("west", Object::Pod(pod("reviews", ip))));
+    members.endpoints[0].named = true;
+    Arc::make_mut(&mut members.endpoints[1].spot).hostname = Some("second".into());
+    world.put("west", Object::Slice(members.clone()));
+    world.compile();
+    let hostnames = |world: &World| -> Vec<String> {
+        direct(world, "west", "reviews").into_iter().map(|direct| direct.pod_hostname).collect()
+    };
+    assert_eq!(hostnames(&world), ["reviews-1", "second", ""]);
+    members.endpoints[0].named = false;
+    world.put("west", Object::Slice(members));
+    assert_eq!(world.compile(), 1);
+    assert_eq!(hostnames(&world), ["", "second", ""]);
+}
+
 #[test]
 fn a_pod_with_a_new_address_has_one_endpoint_at_it() {
     let mut world = two_clusters();
