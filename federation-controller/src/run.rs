@@ -14,7 +14,6 @@ use telemetry::metrics::Registry;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tracing::{info, warn};
-use wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 
 use crate::ca::serve::{Clients, connections};
 use crate::ca::service::{CertificateService, Validity};
@@ -125,9 +124,10 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     tokio::spawn(webhook::serve(webhooks, injector, home, registry.clone()));
 
     let validity = Validity { default: options.certificate_validity, max: options.max_certificate_validity };
-    let certificates = CertificateService::new(parts.clusters.clone(), parts.authorities.clone(), validity, &registry);
+    let (clusters, authorities) = (parts.clusters.clone(), parts.authorities.clone());
+    let certificates = CertificateService::new(clusters, authorities, shared.state.clone(), validity, &registry);
     let routes = Routes::new(Discovery::service(shared.clone(), parts.identity.clone()))
-        .add_service(IstioCertificateServiceServer::new(certificates));
+        .add_service(certificates.service());
     // A workload obtains its first certificate with a token, without a client certificate.
     let clients = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
     let callers = connections(discovery_listener, parts.identity.clone(), clients, &registry);
@@ -158,6 +158,7 @@ async fn start(options: &Options, state: Arc<State>, events: Queues, receiver: R
         root_namespace: options.root_namespace.clone(),
         kubeconfig: options.kubeconfig.clone(),
         heartbeat: options.heartbeat,
+        removal_grace: options.removal_grace,
     };
     let clusters = clusters::start(config, events.clone()).await?;
     let own = options.cluster.as_str().into();

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use install::client_error;
-use install::components::{CONTROLLER, MONITORING_PORT};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use lab::orchestration::state::{self, LabRecord};
@@ -143,13 +142,6 @@ pub(crate) fn explain(error: &anyhow::Error) -> String {
 /// The error for a page of another form.
 pub(crate) const UNREADABLE_PAGE: &str =
     "the controller's answer has another form: compare its version with isthmus version";
-
-/// Returns a debug page of the controller, through the API server, so that the controller needs no port of its own.
-pub(crate) async fn controller_page(client: &Client, namespace: &str, page: &str) -> anyhow::Result<String> {
-    let pages = format!("/api/v1/namespaces/{namespace}/services/{CONTROLLER}:{MONITORING_PORT}/proxy/debug");
-    let request = kube::core::request::Request::new(pages).get(page, &kube::api::GetParams::default());
-    Ok(client.request_text(request.context("the request is not valid")?).await?)
-}
 
 #[cfg(test)]
 mod tests {

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
+use install::debug_pages::DebugPages;
 
-use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, controller_page, describe};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe};
 
 mod document;
 
@@ -101,10 +102,8 @@ async fn primaries(args: &StatusArgs) -> anyhow::Result<Vec<ClusterAccess>> {
 }
 
 async fn view(primary: &ClusterAccess, namespace: &str) -> anyhow::Result<MeshStatus> {
-    let (clusters, proxies) = tokio::try_join!(
-        controller_page(&primary.client, namespace, "clusters"),
-        controller_page(&primary.client, namespace, "proxies"),
-    )?;
+    let pages = DebugPages::new(primary.client.clone(), namespace);
+    let (clusters, proxies) = tokio::try_join!(pages.read("clusters"), pages.read("proxies"))?;
     let mut page: ClustersPage = serde_json::from_str(&clusters).map_err(|_| anyhow::anyhow!(UNREADABLE_PAGE))?;
     page.clusters.sort_by_key(|cluster| (!is_own(cluster), cluster.name.clone()));
     Ok(MeshStatus {

@@ -61,6 +61,8 @@ pub struct ClusterInventory {
     pub heard: Option<SystemTime>,
     /// Whether the objects are from the snapshot, at least until the first lists replace them.
     pub restored: bool,
+    /// The number of the cluster's joining. A cluster that is removed and joins again has another one.
+    pub joining: u64,
     system: SystemNamespaces,
     pub(super) collections: Collections,
     pub(super) relations: Relations,
@@ -177,6 +179,7 @@ impl ClusterInventory {
             link: (Link::Connecting, now),
             heard: None,
             restored: false,
+            joining: 0,
             system,
             collections: Collections::default(),
             relations: Relations::default(),
