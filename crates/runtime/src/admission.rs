@@ -46,6 +46,9 @@ pub struct Limits {
     pub pending: u32,
     /// The maximum number of connections that are opened on behalf of admitted ones ([`Admitted::dial`]).
     pub dialled: u32,
+    /// The maximum number of bytes that are held for admitted connections, because the next hop does not take them
+    /// ([`Admitted::buffer`]).
+    pub buffered: u64,
     /// How long a connection may be pending.
     pub deadline: Duration,
 }
@@ -54,7 +57,7 @@ impl Default for Limits {
     /// Returns limits that are never reached.
     fn default() -> Self {
         let deadline = Duration::from_secs(60);
-        Self { connections: u32::MAX, pending: u32::MAX, dialled: u32::MAX, deadline }
+        Self { connections: u32::MAX, pending: u32::MAX, dialled: u32::MAX, buffered: u64::MAX / 8, deadline }
     }
 }
 
@@ -76,6 +79,7 @@ struct Counts {
     overdue: AtomicU64,
     refused: AtomicU64,
     not_dialled: AtomicU64,
+    not_buffered: AtomicU64,
 }
 
 /// The number of open connections.
@@ -87,7 +91,7 @@ pub const OPEN: Family = Family {
 /// The number of connections that were closed or refused because of a limit.
 pub const CLOSED: Family = Family {
     name: "isthmus_connections_limited_total",
-    help: "Connections closed or refused because of a limit, by listener and what happened: displaced_pending, displaced_idle, overdue, refused, not_dialled.",
+    help: "Connections closed or refused because of a limit, by listener and what happened: displaced_pending, displaced_idle, overdue, refused; or refused to open (not_dialled) or to hold bytes (not_buffered).",
     labels: &["listener", "outcome"],
 };
 
@@ -118,6 +122,15 @@ pub struct Use<A: Deref<Target = Admitted>>(A);
 pub struct Dialled {
     shared: Arc<Shared>,
     source: u32,
+}
+
+/// Bytes that are held for an admitted connection.
+#[derive(Debug)]
+#[must_use = "the bytes count until this is dropped"]
+pub struct Buffered {
+    shared: Arc<Shared>,
+    source: u32,
+    bytes: u64,
 }
 
 impl Admission {
@@ -181,6 +194,7 @@ impl Admission {
                 ("overdue", &counts.overdue),
                 ("refused", &counts.refused),
                 ("not_dialled", &counts.not_dialled),
+                ("not_buffered", &counts.not_buffered),
             ] {
                 put(&[listener, outcome], count.load(Relaxed) as f64);
             }
@@ -220,6 +234,16 @@ impl Admitted {
         self.shared.displace(displaced);
     }
 
+    /// Begins a use of the connection, to be ended with [`Admitted::end`]; [`Use`] does both.
+    pub fn begin(&self) {
+        self.activity.uses.fetch_add(1, Relaxed);
+    }
+
+    /// Ends a use of the connection.
+    pub fn end(&self) {
+        self.activity.uses.fetch_sub(1, Relaxed);
+    }
+
     /// Counts a connection that is about to be opened on behalf of this one. Returns `None` if all are in use, or if this
     /// connection's source has its share of them.
     pub fn dial(&self) -> Option<Dialled> {
@@ -228,6 +252,12 @@ impl Admitted {
             self.shared.counts.not_dialled.fetch_add(1, Relaxed);
         }
         Some(Dialled { shared: self.shared.clone(), source: source? })
+    }
+
+    /// Begins to count bytes that are held for this connection. Returns `None` if the connection has lost its place.
+    pub fn buffer(&self) -> Option<Buffered> {
+        let source = self.shared.lock().keep(self.id)?;
+        Some(Buffered { shared: self.shared.clone(), source, bytes: 0 })
     }
 }
 
@@ -240,20 +270,50 @@ impl Drop for Admitted {
 impl<A: Deref<Target = Admitted>> Use<A> {
     /// Begins a use of a connection.
     pub fn of(admitted: A) -> Self {
-        admitted.activity.uses.fetch_add(1, Relaxed);
+        admitted.begin();
         Self(admitted)
+    }
+
+    /// Returns what refers to the connection.
+    pub fn holder(&self) -> &A {
+        &self.0
     }
 }
 
 impl<A: Deref<Target = Admitted>> Drop for Use<A> {
     fn drop(&mut self) {
-        self.0.activity.uses.fetch_sub(1, Relaxed);
+        self.0.end();
     }
 }
 
 impl Drop for Dialled {
     fn drop(&mut self) {
         self.shared.lock().hang_up(self.source);
+    }
+}
+
+impl Buffered {
+    /// Counts more bytes. Returns whether they may be held: whether there is room, within the share of the connection's source.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let grown = self.shared.lock().grow(self.source, bytes as u64);
+        match grown {
+            true => self.bytes += bytes as u64,
+            false => drop(self.shared.counts.not_buffered.fetch_add(1, Relaxed)),
+        }
+        grown
+    }
+
+    /// Counts bytes as no longer held.
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = (bytes as u64).min(self.bytes);
+        self.bytes -= bytes;
+        self.shared.lock().shrink(self.source, bytes);
+    }
+}
+
+impl Drop for Buffered {
+    fn drop(&mut self) {
+        self.shared.lock().release_kept(self.source, self.bytes);
     }
 }
 

@@ -66,6 +66,9 @@ struct Account {
     held: u32,
     pending_count: u32,
     dialled: u32,
+    /// The number of holders of buffered bytes, and the bytes.
+    kept: u32,
+    buffered: u64,
     /// The oldest first.
     pending: List,
     /// The oldest first, except that those found in use are behind the others.
@@ -80,6 +83,7 @@ pub(super) struct Table {
     len: u32,
     pending_count: u32,
     dialled: u32,
+    buffered: u64,
     entries: Vec<Entry>,
     free_entries: Vec<u32>,
     /// All pending connections, the oldest first.
@@ -99,6 +103,7 @@ impl Table {
             len: 0,
             pending_count: 0,
             dialled: 0,
+            buffered: 0,
             entries: Vec::new(),
             free_entries: Vec::new(),
             pending: List::default(),
@@ -190,8 +195,7 @@ impl Table {
     /// Counts a connection that is opened on behalf of another one, and returns the account that it counts for.
     pub(super) fn dial(&mut self, id: Id) -> Option<u32> {
         let free = self.limits.dialled.saturating_sub(self.dialled);
-        let entry = self.entry(id).filter(|entry| matches!(entry.state, State::Pending { .. } | State::Proven));
-        let index = entry?.source;
+        let index = self.account_of(id)?;
         let account = &mut self.accounts[index as usize];
         if u64::from(account.dialled) >= SHARE * u64::from(free) {
             return None;
@@ -205,6 +209,38 @@ impl Table {
     pub(super) fn hang_up(&mut self, account: u32) {
         self.accounts[account as usize].dialled -= 1;
         self.dialled -= 1;
+        self.release(account);
+    }
+
+    /// Keeps the account of a connection, for bytes that are held for it.
+    pub(super) fn keep(&mut self, id: Id) -> Option<u32> {
+        let index = self.account_of(id)?;
+        self.accounts[index as usize].kept += 1;
+        Some(index)
+    }
+
+    /// Counts more bytes as held, if there is room.
+    pub(super) fn grow(&mut self, account: u32, bytes: u64) -> bool {
+        let free = self.limits.buffered.saturating_sub(self.buffered);
+        let account = &mut self.accounts[account as usize];
+        if bytes > free || account.buffered + bytes > SHARE * free {
+            return false;
+        }
+        account.buffered += bytes;
+        self.buffered += bytes;
+        true
+    }
+
+    /// Counts bytes as no longer held.
+    pub(super) fn shrink(&mut self, account: u32, bytes: u64) {
+        self.accounts[account as usize].buffered -= bytes;
+        self.buffered -= bytes;
+    }
+
+    /// Counts the rest of a holder's bytes as no longer held, and lets go of the account.
+    pub(super) fn release_kept(&mut self, account: u32, bytes: u64) {
+        self.shrink(account, bytes);
+        self.accounts[account as usize].kept -= 1;
         self.release(account);
     }
 
@@ -335,6 +371,8 @@ impl Table {
             held: 0,
             pending_count: 0,
             dialled: 0,
+            kept: 0,
+            buffered: 0,
             pending: List::default(),
             proven: List::default(),
             by_held: Links::default(),
@@ -357,9 +395,19 @@ impl Table {
     /// Forgets a source without connections.
     fn release(&mut self, index: u32) {
         let account = &self.accounts[index as usize];
-        if account.held == 0 && account.dialled == 0 && self.by_source.remove(&account.source).is_some() {
+        if account.held == 0
+            && account.dialled == 0
+            && account.kept == 0
+            && self.by_source.remove(&account.source).is_some()
+        {
             self.free_accounts.push(index);
         }
+    }
+
+    /// Returns the account of an open connection.
+    fn account_of(&mut self, id: Id) -> Option<u32> {
+        let entry = self.entry(id).filter(|entry| matches!(entry.state, State::Pending { .. } | State::Proven));
+        Some(entry?.source)
     }
 
     fn entry(&mut self, id: Id) -> Option<&mut Entry> {

@@ -23,7 +23,7 @@ fn silent(admission: &Admission, from: IpAddr) -> Option<JoinHandle<()>> {
 }
 
 fn limits() -> Limits {
-    Limits { connections: 100, pending: 10, dialled: 100, deadline: Duration::from_secs(5) }
+    Limits { connections: 100, pending: 10, deadline: Duration::from_secs(5), ..Limits::default() }
 }
 
 #[tokio::test]

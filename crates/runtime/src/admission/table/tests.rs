@@ -154,6 +154,21 @@ fn dialled_connections_are_shared_by_source() {
     assert!(table.dial(one).is_none(), "the connection has ended");
 }
 
+#[test]
+fn bytes_that_are_held_are_shared_by_source() {
+    let mut table = Table::new(Limits { buffered: 1000, ..Limits::default() });
+    let mut admit = |from| table.admit(source(from), Arc::default(), Instant::now()).unwrap().0;
+    let (one, two) = (admit(1), admit(2));
+    let (one, two) = (table.keep(one).unwrap(), table.keep(two).unwrap());
+    let held = (0..).take_while(|_| table.grow(one, 10)).count();
+    assert_eq!(held, 80);
+    assert!(table.grow(two, 100) && !table.grow(two, 10_000));
+    table.shrink(one, 500);
+    assert!(table.grow(one, 10));
+    table.release_kept(one, 310);
+    assert_eq!(table.buffered, 100);
+}
+
 /// Compares the table with counts that are computed anew after each of many random changes.
 #[test]
 fn counts_and_order_hold_through_random_changes() {
