@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use balance::{Outcome, Pick};
+use balance::Outcome;
 use net::hello::{self, Hello};
 use net::splice::{self, Broken, Carried, Side};
 use runtime::admission::Admitted;
@@ -15,12 +15,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::open_connections::OpenConnection;
+use crate::race;
 use crate::refusal::Refusal;
-use crate::routes::{PodTarget, Route};
+use crate::routes::Route;
 use crate::worker::GatewayWorker;
-
-/// The TCP user timeout to endpoints: within one network, data that stays unacknowledged this long goes to a pod that vanished.
-const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the access log line of a connection shows.
 struct LogFields {
@@ -106,7 +104,8 @@ async fn forward(
 
     log.server_name.clone_from(&server_name);
     let route = route(server_name, &alpn, worker, log)?;
-    let (pick, mut upstream) = connect(&route, worker, log).await?;
+    let (pick, mut upstream) = race::connect(&route, worker, |address| log.endpoint = Some(address)).await?;
+    log.upstream_local = worker.logs().then(|| upstream.local_addr().ok()).flatten();
     let _held = worker.counts.open.hold();
     let metrics = worker.series(&route, &pick.target).open();
     let open = Rc::new(OpenConnection::new(admitted, metrics));
@@ -148,42 +147,6 @@ fn route(
         return Err(Refusal::Protocol);
     }
     Ok(route)
-}
-
-/// Connects to an endpoint of the route. The ClientHello has not been forwarded, so trying another endpoint is safe.
-async fn connect(
-    route: &Route,
-    worker: &GatewayWorker,
-    log: &mut LogFields,
-) -> Result<(Pick<PodTarget>, TcpStream), Refusal> {
-    let options =
-        net::Connect { timeout: worker.connect_timeout(), user_timeout: Some(USER_TIMEOUT), ..net::Connect::default() };
-    let mut tried = Vec::new();
-    let mut last = None;
-    while tried.len() < worker.settings.attempts {
-        let Some(pick) = worker.pick(route, &tried) else { break };
-        if last.is_some() {
-            worker.counts.retries.increment();
-        }
-        log.endpoint = Some(pick.target.address);
-        match net::connect(pick.target.address, &options).await {
-            Ok(upstream) => {
-                pick.report(Outcome::Success, Instant::now());
-                log.upstream_local = worker.logs().then(|| upstream.local_addr().ok()).flatten();
-                return Ok((pick, upstream));
-            }
-            Err(error) => {
-                pick.report(Outcome::ConnectFailure, Instant::now());
-                tracing::debug!(endpoint = %pick.target.address, %error, "cannot connect to the endpoint");
-                last = Some(error);
-            }
-        }
-        tried.push(pick.id.clone());
-    }
-    Err(match last {
-        Some(last) => Refusal::Connect { attempts: tried.len(), last },
-        None => Refusal::NoEndpoint,
-    })
 }
 
 impl End {

@@ -25,9 +25,9 @@ mod tests;
 /// How often open connections report their bytes, and state of removed services is dropped.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The connect timeout if the mesh does not configure one. The ClientHello has not been forwarded yet, so giving up early
-/// costs only an attempt at another endpoint.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The part of the clients' connect timeout in which the gateway finds an endpoint, as numerator and denominator. The rest is
+/// for two round trips between the networks: the client's TCP handshake, and the first of its TLS handshake with the endpoint.
+const CONNECT_BUDGET: (u32, u32) = (3, 5);
 
 /// The settings of a gateway that do not come from discovery.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Default for WorkerSettings {
             hello: Limits::default(),
             relay: Relay::default(),
             admission: Admission::new(runtime::admission::Limits::default()),
-            attempts: 3,
+            attempts: 6,
             own: Party::default(),
         }
     }
@@ -102,9 +102,10 @@ impl GatewayWorker {
         self.routes.load()
     }
 
-    /// Returns the connect timeout.
-    pub(crate) fn connect_timeout(&self) -> Duration {
-        self.routes().mesh().settings.configured_connect_timeout.unwrap_or(CONNECT_TIMEOUT)
+    /// Returns the time in which an endpoint must be found: less than the client's sidecar grants for its whole handshake with
+    /// that endpoint.
+    pub(crate) fn connect_budget(&self) -> Duration {
+        self.routes().mesh().settings.connect_timeout(true) * CONNECT_BUDGET.0 / CONNECT_BUDGET.1
     }
 
     /// Returns whether there is an access log.

@@ -20,7 +20,7 @@ use proxy::failure::Failure;
 use proxy::http::Version;
 use proxy::io::{Io, Prefixed};
 use proxy::mesh::{OwnWorkload, Protocol};
-use proxy::report::{ServiceMetrics, peer_party};
+use proxy::report::ServiceMetrics;
 use proxy::tcp;
 use proxy::upstream::application;
 use proxy::worker::Worker;
@@ -204,7 +204,7 @@ async fn relay(
     if let Some(log) = &mut log {
         log.upstream_local = opened.local;
     }
-    let party = worker.telemetry.intern(peer_party(None, downstream.peer.as_deref()));
+    let party = worker.telemetry.peer(None, downstream.peer.as_deref());
     let (mut application, _dialled) = (opened.io, opened.dialled);
     tcp::carry(&mut io, &mut application, &downstream.admitted, metrics.tcp(&party), log).await;
     Ok(())

@@ -15,7 +15,7 @@ use crate::fixtures::{RATINGS, SNI};
 
 mod fixture;
 
-use fixture::{Gateway, Peers, read_line};
+use fixture::{CLIENTS_TIMEOUT, Gateway, Peers, read_line};
 
 #[tokio::test]
 async fn forwards_by_server_name_without_terminating_tls() {
@@ -72,6 +72,54 @@ async fn spreads_over_endpoints_and_avoids_unreachable_ones() {
     }
     assert!(connections["a"] > 10 && connections["b"] > 10, "{connections:?}");
     assert_eq!(gateway.ended(RATINGS, "connect_failed"), 0);
+}
+
+/// An address whose packets are dropped, as those to a pod that vanished are: the kernel drops the SYNs to a listener whose
+/// queue is full.
+struct BlackHole {
+    address: SocketAddr,
+    _listener: std::net::TcpListener,
+    _queued: Vec<std::net::TcpStream>,
+}
+
+impl BlackHole {
+    fn open() -> Self {
+        let options = net::Listen { backlog: 0, ..net::Listen::default() };
+        let listener = net::listen(([127, 0, 0, 1], 0).into(), &options).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok();
+        let queued = std::iter::from_fn(connect).take(16).collect();
+        assert!(connect().is_none(), "the queue is full");
+        Self { address, _listener: listener, _queued: queued }
+    }
+}
+
+/// The client's sidecar must not give up while the gateway waits for a pod that is gone.
+#[tokio::test]
+async fn no_connection_is_lost_when_half_of_the_pods_vanish_silently() {
+    let peers = Peers::new();
+    let holes = [BlackHole::open(), BlackHole::open(), BlackHole::open()];
+    let mut endpoints: Vec<SocketAddr> = holes.iter().map(|hole| hole.address).collect();
+    for name in ["a", "b", "c"] {
+        endpoints.push(peers.serve(name).await);
+    }
+    let gateway = Gateway::start(WorkerSettings::default(), &endpoints);
+    for _ in 0..40 {
+        let greeting = tokio::time::timeout(CLIENTS_TIMEOUT, peers.greeting(gateway.address)).await;
+        greeting.expect("the client's timeout is not reached").unwrap();
+    }
+}
+
+/// The client's sidecar learns that the gateway found no pod, instead of timing out, and may use another cluster.
+#[tokio::test]
+async fn the_gateway_gives_up_before_its_client_does() {
+    let peers = Peers::new();
+    let holes = [BlackHole::open(), BlackHole::open()];
+    let gateway = Gateway::start(WorkerSettings::default(), &[holes[0].address, holes[1].address]);
+    let answer = tokio::time::timeout(CLIENTS_TIMEOUT, peers.greeting(gateway.address)).await;
+    let error = answer.expect("the client's timeout is not reached").unwrap_err();
+    assert!(error.to_string().contains("InternalError"), "{error}");
+    gateway.wait_for_ended(RATINGS, "connect_failed", 1).await;
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, Version, headers};
 use crate::io::Io;
 use crate::mesh::MeshSnapshot;
-use crate::report::{LogEntry, RequestReport, ServiceMetrics, peer_party};
+use crate::report::{LogEntry, RequestReport, ServiceMetrics};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::Lease;
 use crate::worker::Worker;
@@ -125,7 +125,7 @@ impl InboundRequests {
         let peer = self.downstream.peer.as_deref();
         let header = request.headers().get(headers::PEER).filter(|_| peer.is_some());
         let caller = if header.is_some() { Caller::Sidecar } else { Caller::Other };
-        let party = self.party.get_or_init(|| self.worker.telemetry.intern(peer_party(header, peer))).clone();
+        let party = self.party.get_or_init(|| self.worker.telemetry.peer(header, peer)).clone();
         let mut exchange = Exchange::begin(request, &self.worker, &self.metrics, &self.downstream, |log| {
             self.downstream.log_inbound(log);
         });

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers};
 use crate::io::Io;
 use crate::mesh::{Protocol, Service};
-use crate::report::{RequestReport, ServiceMetrics, endpoint_party, peer_party};
+use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
 use crate::worker::Worker;
@@ -208,7 +208,7 @@ impl OutboundRequests {
             let target = &leased.pick.target;
             let mut party = if target.labels.workload.is_empty() {
                 let header = response.headers().get(headers::PEER).filter(|_| target.tls.is_some());
-                peer_party(header, info.peer.as_deref())
+                Party::clone(&self.worker.telemetry.peer(header, info.peer.as_deref()))
             } else {
                 endpoint_party(&target.labels, &target.cluster)
             };
