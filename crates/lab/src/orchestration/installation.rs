@@ -22,6 +22,7 @@ pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities)
         control_plane,
         images: Images::default(),
         gateway_address: Some(cluster.gateway().into()),
+        expose_gateway_health: false,
         roots_pem: authorities.roots_pem().to_owned(),
         mesh_config: mesh_config(topology),
         injected_namespaces: injected_namespaces(topology, cluster),
