@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
 
-use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, controller_page, describe};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, controller_page, describe, printable};
 
 mod document;
 
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
                 if several {
                     println!("as reported by {}:", view.primary);
                 }
-                print!("{}", text(view, form == StatusFormat::Wide));
+                print!("{}", printable(&text(view, form == StatusFormat::Wide)));
             }
         }
     }
