@@ -66,7 +66,9 @@ pub enum KubeconfigError {
     #[error("the kubeconfig's user has no token")]
     NoToken,
     /// The token has characters that no bearer token has, or is too long.
-    #[error("the token is not a bearer token (letters, digits and -._~+/ with trailing =, at most {MAX_TOKEN_BYTES} bytes)")]
+    #[error(
+        "the token is not a bearer token (letters, digits and -._~+/ with trailing =, at most {MAX_TOKEN_BYTES} bytes)"
+    )]
     Token,
     /// The changed kubeconfig has no YAML form.
     #[error("the kubeconfig cannot be written: {0}")]
@@ -363,10 +365,20 @@ mod tests {
 
     #[test]
     fn a_server_is_a_url() {
-        for good in ["https://203.0.113.2:6443", "https://[2001:db8::1]:6443/k8s/clusters/a", "https://a.example/x?y=z"] {
+        for good in ["https://203.0.113.2:6443", "https://[2001:db8::1]:6443/k8s/clusters/a", "https://a.example/x?y=z"]
+        {
             assert!(is_https_url(good), "{good}");
         }
-        for bad in ["http://a", "https://", "https:///x", "https://a b", "https://a\n", "https://a\u{1b}[2J", "https://a\"", ""] {
+        for bad in [
+            "http://a",
+            "https://",
+            "https:///x",
+            "https://a b",
+            "https://a\n",
+            "https://a\u{1b}[2J",
+            "https://a\"",
+            "",
+        ] {
             assert!(!is_https_url(bad), "{bad:?}");
         }
     }

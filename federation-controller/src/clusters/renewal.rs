@@ -207,14 +207,18 @@ mod tests {
     #[test]
     fn only_a_later_token_of_the_same_account_is_written() {
         let jwt = |account: &str, exp: u64| {
-            let claims = json!({"sub": format!("system:serviceaccount:isthmus-system:{account}"), "iat": 1000, "exp": exp});
+            let claims =
+                json!({"sub": format!("system:serviceaccount:isthmus-system:{account}"), "iat": 1000, "exp": exp});
             format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims.to_string()))
         };
         let before = kubeconfig(&jwt("isthmus-reader", 5000));
         let token = Token::of(before.as_bytes()).unwrap();
         let answer = |next: &str| renewed(before.as_bytes(), &token, next);
         let next = jwt("isthmus-reader", 6000);
-        assert_eq!(Token::of(answer(&next).unwrap().as_bytes()).unwrap().expires, UNIX_EPOCH + Duration::from_secs(6000));
+        assert_eq!(
+            Token::of(answer(&next).unwrap().as_bytes()).unwrap().expires,
+            UNIX_EPOCH + Duration::from_secs(6000)
+        );
         let refused = |next: &str, why: &str| {
             let error = answer(next).unwrap_err();
             assert!(error.contains(why) && !error.contains(next), "{error}");

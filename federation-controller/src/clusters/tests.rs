@@ -341,7 +341,8 @@ async fn an_answer_that_is_no_token_does_not_reach_the_remote_secret() {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let run = Run::new().await;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({"sub": "system:serviceaccount:isthmus-system:isthmus-reader", "iat": now - 3000, "exp": now + 600});
+    let claims =
+        json!({"sub": "system:serviceaccount:isthmus-system:isthmus-reader", "iat": now - 3000, "exp": now + 600});
     let token = format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims.to_string()));
     let east = Fake::start(&token).await;
     east.make_token(&format!("{token}\n    client-certificate: /etc/shadow"));

@@ -14,8 +14,7 @@ use crate::status::{Result, Status};
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The metadata that garbage collection changes, and that the server sets.
-const COLLECTION_FIELDS: [&str; 5] =
-    ["ownerReferences", "finalizers", "selfLink", "managedFields", "resourceVersion"];
+const COLLECTION_FIELDS: [&str; 5] = ["ownerReferences", "finalizers", "selfLink", "managedFields", "resourceVersion"];
 
 /// Returns an error if a role or binding grants permissions that its author does not hold. `old` is the object that it
 /// replaces.
