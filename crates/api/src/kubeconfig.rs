@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_new_token_changes_one_value_and_nothing_else() {
         let written = format!(
-            "{}- name: third\n  user: {{token: old.old.old, extra: {{kept: [1, 'no', old.old.old]}}}}\nextensions: [{{name: old.old.old}}]\n",
+            "{}- name: third\n  user: {{token: old.old.old, extra: {{kept: [1, 'no', old.old.old]}}}}\nextensions: [{{name: old.old.old, extension: {{}}}}]\n",
             text("token: old.old.old, username: 'a: b'", "server: 'https://old.old.old:6443'")
         );
         let read = |text: &str| -> Value { crate::yaml::from_str(text).unwrap() };

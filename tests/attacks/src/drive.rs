@@ -96,14 +96,14 @@ async fn scene(lab: &Lab) -> Result<Scene> {
 /// Reads the process until the task is ended: the last reading before `begin`, the largest values from then on, and the
 /// last ones.
 async fn watch(process: Process, begin: Instant, readings: Arc<Mutex<Readings>>) {
-    loop {
-        let Ok(reading) = process.read() else { return };
-        let mut kept = readings.lock().unwrap_or_else(PoisonError::into_inner);
-        if Instant::now() < begin {
-            kept.before = kept.before.max(reading);
+    while let Ok(reading) = process.read() {
+        {
+            let mut kept = readings.lock().unwrap_or_else(PoisonError::into_inner);
+            if Instant::now() < begin {
+                kept.before = kept.before.max(reading);
+            }
+            *kept = Readings { peak: kept.peak.max(reading), rest: reading, ..*kept };
         }
-        *kept = Readings { peak: kept.peak.max(reading), rest: reading, ..*kept };
-        drop(kept);
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt as _};
+use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -25,7 +25,6 @@ pub const SYSTEM: &str = "isthmus-system";
 pub const ROOT: &str = "istio-system";
 
 /// A running lab.
-#[derive(Debug)]
 pub struct Lab {
     directory: tempfile::TempDir,
     launcher: Child,
@@ -65,11 +64,6 @@ impl Lab {
         if tokio::time::timeout(Duration::from_secs(20), self.launcher.wait()).await.is_err() {
             let _ = self.launcher.kill().await;
         }
-    }
-
-    /// The directory of files that pods of the lab read too.
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
     }
 
     /// The program that all processes of the lab run.
@@ -152,13 +146,8 @@ impl Lab {
             "spec": {"audiences": ["istio-ca"], "expirationSeconds": 3600},
         });
         let accounts = self.objects("west", "default", "", "v1", "ServiceAccount");
-        let made = accounts.create_subresource::<Value>(
-            "token",
-            "attacker",
-            &PostParams::default(),
-            request.to_string().into(),
-        );
-        let made = made.await.context("a token for attacker")?;
+        let made = accounts.create_subresource("token", "attacker", &PostParams::default(), &request).await;
+        let made: Value = made.context("a token for attacker")?;
         std::fs::write(&path, made["status"]["token"].as_str().context("no token")?)?;
         Ok(path)
     }
@@ -168,7 +157,7 @@ impl Lab {
 pub fn is_ready(pod: &DynamicObject) -> bool {
     let conditions = pod.data["status"]["conditions"].as_array();
     let ready = conditions.into_iter().flatten().any(|it| it["type"] == "Ready" && it["status"] == "True");
-    ready && pod.meta().deletion_timestamp.is_none() && !pod.name_any().is_empty()
+    ready && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn program(directory: &Path) -> Command {

@@ -15,6 +15,7 @@ pub(super) async fn enrol(roots: &Path, token: &Path) -> Result<Enrolled> {
     let mut options = enrol::Options::new(CONTROLLER.parse()?, "west");
     options.token_path = token.to_owned();
     options.root_path = roots.to_owned();
-    let enrolled = tokio::time::timeout(Duration::from_secs(30), enrol::start(options, &Registry::new()));
-    enrolled.await.context("no certificate within 30 s")
+    let registry = Registry::new();
+    let enrolled = tokio::time::timeout(Duration::from_secs(30), enrol::start(options, &registry)).await;
+    enrolled.context("no certificate within 30 s")
 }

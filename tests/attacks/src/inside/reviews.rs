@@ -123,7 +123,10 @@ async fn send(
     request: &[u8],
     tally: &Tally,
 ) -> std::io::Result<String> {
-    let stream = TcpStream::connect(target).await.inspect_err(|_| drop(tally.refused.fetch_add(1, Relaxed)))?;
+    let connected = TcpStream::connect(target).await;
+    let stream = connected.inspect_err(|_| {
+        tally.refused.fetch_add(1, Relaxed);
+    })?;
     tally.opened.fetch_add(1, Relaxed);
     let (mut reads, mut writes) = tokio::io::split(connector.connect(name.clone(), stream).await?);
     // A server that refuses a request answers before it has read all of it, so both directions go on at once.

@@ -48,7 +48,10 @@ impl Uploads {
 }
 
 async fn connection(target: SocketAddr, streams: usize, tally: &Tally) -> Result<()> {
-    let stream = TcpStream::connect(target).await.inspect_err(|_| drop(tally.refused.fetch_add(1, Relaxed)))?;
+    let connected = TcpStream::connect(target).await;
+    let stream = connected.inspect_err(|_| {
+        tally.refused.fetch_add(1, Relaxed);
+    })?;
     tally.opened.fetch_add(1, Relaxed);
     let (sender, connection) = h2::client::handshake(stream).await?;
     let mut uploads = JoinSet::new();
