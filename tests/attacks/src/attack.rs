@@ -12,7 +12,7 @@ use crate::inside::subscriptions::Subscriptions;
 use crate::inside::uploads::Uploads;
 use crate::process::Victim;
 use crate::traffic::Traffic;
-use crate::traffic::Traffic::{Across, Admission, Change, Enrolment, Local};
+use crate::traffic::Traffic::{Across, Admission, Change, Connections as NewConnections, Enrolment, Local};
 
 /// What a process may use during an attack, beyond what it uses before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,6 @@ pub struct Scene {
     pub local: IpAddr,
     /// The pod of the controller.
     pub controller: IpAddr,
-    /// The pods of the gateways of `west` and `east`.
-    pub gateway_pods: [IpAddr; 2],
     /// The addresses of the gateways of `west` and `east` on the network between clusters.
     pub gateways: [IpAddr; 2],
     /// The mesh's roots.
@@ -110,15 +108,13 @@ pub const ALL: &[Attack] = &[
     },
     Attack {
         name: "idle-gateway-health",
-        what: "500 idle connections to port 15021 of a gateway, at its pod and on the network between clusters",
-        victim: Victim::Gateway("west"),
-        traffic: &[Local, Across],
+        what: "500 idle connections to port 15021 of a gateway from each of two pods",
+        victim: Victim::Gateway("east"),
+        traffic: &[Local, Across, NewConnections],
         bounds: PROXY,
         attackers: |scene| {
-            vec![
-                ("attacker", connections(scene.gateway_pods[0], &[15021], Opening::Nothing, 500, 500)),
-                ("attacker-two", connections(scene.gateways[1], &[15021], Opening::Nothing, 500, 500)),
-            ]
+            let of = || connections(scene.gateways[1], &[15021], Opening::Nothing, 500, 500);
+            vec![("attacker", of()), ("attacker-two", of())]
         },
         rogue: None,
     },
@@ -189,7 +185,7 @@ pub const ALL: &[Attack] = &[
         name: "half-open-gateway",
         what: "1,100 half-open hellos at a gateway from one source",
         victim: Victim::Gateway("east"),
-        traffic: &[Local, Across],
+        traffic: &[Local, Across, NewConnections],
         bounds: PROXY,
         attackers: |scene| {
             vec![("attacker", connections(scene.gateways[1], &[15443], Opening::PartialHello, 1_100, 1_000))]
@@ -200,7 +196,7 @@ pub const ALL: &[Attack] = &[
         name: "rogue-exports",
         what: "a remote cluster exports `local`, which west does not export, with west's locality, and defines `ratings` without exporting it",
         victim: Victim::Controller,
-        traffic: &[Local, Across, Change],
+        traffic: &[Local, Across, NewConnections, Change],
         bounds: CONTROLLER,
         attackers: |_| Vec::new(),
         rogue: Some(Content::Takeover),

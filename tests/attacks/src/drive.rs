@@ -82,11 +82,9 @@ pub async fn run(lab: &Lab, attack: &'static Attack, duration: Duration) -> Resu
 }
 
 async fn scene(lab: &Lab) -> Result<Scene> {
-    let gateway = "isthmus-eastwestgateway";
     Ok(Scene {
         local: lab.pod("west", "default", "local").await?,
         controller: lab.pod("west", SYSTEM, "isthmus-controller").await?,
-        gateway_pods: [lab.pod("west", SYSTEM, gateway).await?, lab.pod("east", SYSTEM, gateway).await?],
         gateways: [lab.gateway("west").await?, lab.gateway("east").await?],
         roots: lab.roots().await?,
         token: lab.token().await?,
@@ -146,9 +144,7 @@ async fn assault(lab: &Lab, attack: &Attack, scene: &Scene, duration: Duration) 
 
 fn start(lab: &Lab, pod: &str, weapon: Weapon, duration: Duration) -> Result<Child> {
     let order = serde_json::to_string(&Order { weapon, seconds: duration.as_secs_f64() })?;
-    // Pods of a lab see the files of the machine, so this program as well.
-    let own = std::env::current_exe()?;
-    lab.exec(pod, &[&own.display().to_string(), "inside", &order])
+    lab.exec(pod, &[&lab.attacker().display().to_string(), "inside", &order])
 }
 
 fn secret_name() -> String {

@@ -38,6 +38,8 @@ impl Lab {
         // A copy, so that the processes of this lab differ from those of others by the file that they run.
         std::fs::copy(isthmus, directory.path().join("isthmus"))
             .with_context(|| format!("{}: build it, or give --isthmus PATH", isthmus.display()))?;
+        // A copy of this program too: it may be built anew meanwhile.
+        std::fs::copy(std::env::current_exe()?, directory.path().join("isthmus-attacks"))?;
         std::fs::create_dir(directory.path().join("run"))?;
         let topology = directory.path().join("attacks.yaml");
         std::fs::write(&topology, TOPOLOGY)?;
@@ -69,6 +71,11 @@ impl Lab {
     /// The program that all processes of the lab run.
     pub fn binary(&self) -> PathBuf {
         self.directory.path().join("isthmus")
+    }
+
+    /// The program of attackers. Pods of a lab see the files of the machine.
+    pub fn attacker(&self) -> PathBuf {
+        self.directory.path().join("isthmus-attacks")
     }
 
     /// The process of a victim.

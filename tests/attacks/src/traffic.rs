@@ -13,10 +13,12 @@ use crate::lab::{Lab, SYSTEM, is_ready};
 
 /// Requests per second of each stream of calls.
 const RATE: u32 = 50;
+/// New connections per second across clusters.
+const CONNECTION_RATE: u32 = 20;
 /// The time that a caller waits, for every kind of request but a restart.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a pod may take to be replaced by a ready one, with programs that are not optimised.
-const RESTART: Duration = Duration::from_secs(60);
+const RESTART: Duration = Duration::from_secs(30);
 
 /// A kind of legitimate traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum Traffic {
     Local,
     /// Calls from `frontend` to `ratings` in the other cluster, through its gateway.
     Across,
+    /// New connections from `frontend` to `ratings` in the other cluster, through its gateway, each with an echo of a line.
+    Connections,
     /// Creation of pods in `west`, as a dry run, which the webhook injects.
     Admission,
     /// Replacement of the pod of `canary`: its sidecar enrols.
@@ -49,6 +53,7 @@ impl std::fmt::Display for Traffic {
         f.write_str(match self {
             Traffic::Local => "calls in a cluster",
             Traffic::Across => "calls across clusters",
+            Traffic::Connections => "new connections across clusters",
             Traffic::Admission => "admission",
             Traffic::Enrolment => "enrolment",
             Traffic::Change => "changes in east",
@@ -60,8 +65,9 @@ impl Traffic {
     /// Sends the traffic for `duration` from `origin` on, and returns all requests.
     pub async fn send(self, lab: &Lab, origin: Instant, duration: Duration) -> Result<Vec<Sample>> {
         match self {
-            Traffic::Local => calls(lab, "http://local:9080/", origin, duration).await,
-            Traffic::Across => calls(lab, "http://ratings:9080/", origin, duration).await,
+            Traffic::Local => calls(lab, "http://local:9080/", RATE, origin, duration).await,
+            Traffic::Across => calls(lab, "http://ratings:9080/", RATE, origin, duration).await,
+            Traffic::Connections => calls(lab, "tcp://ratings:9090/", CONNECTION_RATE, origin, duration).await,
             Traffic::Admission => repeat(origin, duration, Duration::from_millis(500), PATIENCE, || admit(lab)).await,
             Traffic::Enrolment => repeat(origin, duration, Duration::from_secs(2), RESTART, || restart(lab)).await,
             Traffic::Change => repeat(origin, duration, Duration::from_secs(1), PATIENCE, || change(lab)).await,
@@ -84,8 +90,8 @@ struct Call {
     error: Option<String>,
 }
 
-async fn calls(lab: &Lab, url: &str, origin: Instant, duration: Duration) -> Result<Vec<Sample>> {
-    let (rate, seconds) = (RATE.to_string(), format!("{}s", duration.as_secs()));
+async fn calls(lab: &Lab, url: &str, rate: u32, origin: Instant, duration: Duration) -> Result<Vec<Sample>> {
+    let (rate, seconds) = (rate.to_string(), format!("{}s", duration.as_secs()));
     let begun = origin.elapsed();
     let client = ["isthmus", "testapp", "--call", url, "--rate", &rate, "--duration", &seconds, "--output", "json"];
     let output = lab.exec("frontend", &client)?.wait_with_output().await?;

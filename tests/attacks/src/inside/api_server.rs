@@ -1,7 +1,6 @@
 //! The API server of a hostile remote cluster: it answers the lists and watches of a controller.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -149,11 +148,13 @@ fn list(kind: &'static str, content: Content, from: usize, limit: usize) -> Resp
     let endless = content == Content::Endless && kind == "pods";
     let end = if endless { usize::MAX } else { all.min(from.saturating_add(limit)) };
     let next = if end < all { end.to_string() } else { String::new() };
+    let hosts = hosts(content);
     let metadata = json!({"resourceVersion": "1", "continue": next});
     let head = format!("{{\"kind\":\"List\",\"apiVersion\":\"v1\",\"metadata\":{metadata},\"items\":[");
     let items = (from..end).map(move |index| {
         let comma = if index == from { "" } else { "," };
-        format!("{comma}{}", object(kind, content, index, 0))
+        let object = object(kind, content, index, 0).to_string();
+        format!("{comma}{}", if kind == "gateways" { object.replacen("[]", &hosts, 1) } else { object })
     });
     let text = std::iter::once(head).chain(items).chain(std::iter::once("]}".to_owned()));
     let frames = stream::iter(text).ready_chunks(32).map(|texts| Ok(Frame::data(Bytes::from(texts.concat()))));
@@ -187,6 +188,13 @@ fn reply(status: StatusCode, body: &Value) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())).boxed_unsync());
     *response.status_mut() = status;
     response
+}
+
+/// The hosts of a Gateway, as a JSON list.
+fn hosts(content: Content) -> String {
+    let number = if let Content::Gateways { hosts, .. } = content { hosts } else { 1 };
+    let hosts = (0..number).map(|host| format!("default/services-{host}.default.svc.cluster.local"));
+    Value::from(hosts.collect::<Vec<_>>()).to_string()
 }
 
 /// An object as JSON. `version` differs in each change of it.
@@ -228,15 +236,10 @@ fn object(kind: &str, content: Content, index: usize, version: usize) -> Value {
                            "targetRef": {"kind": "Pod", "name": name, "namespace": "default"}}],
         }),
         "gateways" => {
-            let hosts = match content {
-                Content::Gateways { hosts, .. } => hosts,
-                _ => 1,
-            };
-            let hosts: Arc<[String]> =
-                (0..hosts).map(|host| format!("default/services-{host}.default.svc.cluster.local")).collect();
             let port = json!({"number": 15443, "name": "tls", "protocol": "TLS"});
+            // `hosts` writes the hosts: they are the same in all Gateways.
             json!({"spec": {"selector": {"istio": "eastwestgateway"},
-                            "servers": [{"port": port, "tls": {"mode": "AUTO_PASSTHROUGH"}, "hosts": &*hosts}]}})
+                            "servers": [{"port": port, "tls": {"mode": "AUTO_PASSTHROUGH"}, "hosts": []}]}})
         }
         _ => json!({}),
     };
