@@ -1,7 +1,8 @@
 //! The DNS proxy: answers queries for services of the mesh from discovery, and forwards all others to the pod's own servers.
 //!
 //! Without it, a service that only exists in another cluster would have no name in this one. Answers are those of Istio's DNS
-//! proxy: the service's address in this cluster, else its address in the whole mesh; no data for the other address family.
+//! proxy: the service's address in this cluster, else its address in the whole mesh; no data for the other address family,
+//! nor for a family that the pod does not have.
 //! Other queries are forwarded byte for byte, so all of their features work.
 
 use std::io;
@@ -36,10 +37,36 @@ pub struct Names {
     network: Arc<str>,
     published: Arc<Published>,
     subscriber: Subscriber,
+    families: PodFamilies,
+}
+
+/// The address families to which the pod has a route. A service of other clusters has an address of each family, and an
+/// application that connects to one without a route may not try the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PodFamilies {
+    v4: bool,
+    v6: bool,
+}
+
+impl PodFamilies {
+    /// Returns the families of the calling thread's network namespace; both if it has no route at all.
+    fn current() -> Self {
+        // Connecting a datagram socket finds a route and sends nothing. The addresses are of the ranges of services.
+        let has_route = |local: IpAddr, to: IpAddr| {
+            std::net::UdpSocket::bind((local, 0)).and_then(|socket| socket.connect((to, 53))).is_ok()
+        };
+        let v4 = has_route(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(240, 240, 0, 1).into());
+        let v6 = has_route(Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1).into());
+        if v4 || v6 { Self { v4, v6 } } else { Self { v4: true, v6: true } }
+    }
+
+    fn has(self, address: &IpAddr) -> bool {
+        if address.is_ipv4() { self.v4 } else { self.v6 }
+    }
 }
 
 /// The result of a query.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum DnsAnswer {
     /// These addresses; none if the name has none of the queried type.
     Addresses(Vec<IpAddr>),
@@ -50,7 +77,7 @@ enum DnsAnswer {
 impl Names {
     /// Creates a resolver that reads the published view and requests services that are not in it.
     pub fn new(network: Arc<str>, published: Arc<Published>, subscriber: Subscriber) -> Self {
-        Self { network, published, subscriber }
+        Self { network, published, subscriber, families: PodFamilies::current() }
     }
 
     async fn service(&self, name: &str) -> Option<Arc<Service>> {
@@ -79,7 +106,7 @@ impl Names {
 
     async fn answer(&self, name: &str, kind: RecordType) -> DnsAnswer {
         match self.service(name).await {
-            Some(service) => addresses_of(&service, kind),
+            Some(service) => addresses_of(&service, kind, self.families),
             None => DnsAnswer::NotInMesh,
         }
     }
@@ -88,7 +115,7 @@ impl Names {
 /// Returns a service's addresses of the queried type. A headless service has the addresses of its pods in this network, of all
 /// clusters; without pods here, the address that stands for those behind gateways. Without either, the cluster's own DNS
 /// answers.
-fn addresses_of(service: &Service, kind: RecordType) -> DnsAnswer {
+fn addresses_of(service: &Service, kind: RecordType, families: PodFamilies) -> DnsAnswer {
     let is_kind = |address: &&IpAddr| match kind {
         RecordType::A => address.is_ipv4(),
         RecordType::AAAA => address.is_ipv6(),
@@ -107,7 +134,8 @@ fn addresses_of(service: &Service, kind: RecordType) -> DnsAnswer {
         return DnsAnswer::NotInMesh;
     }
     // The first address of a family is the cluster's own, if there is one.
-    DnsAnswer::Addresses(service.addresses.iter().find(is_kind).copied().into_iter().collect())
+    let first = service.addresses.iter().find(is_kind).filter(|address| families.has(address));
+    DnsAnswer::Addresses(first.copied().into_iter().collect())
 }
 
 /// Returns the hostname of the service that a DNS name may be: `<service>.<namespace>.svc.<domain>`.
@@ -253,6 +281,8 @@ mod tests {
     use hickory_proto::op::{OpCode, Query};
     use hickory_proto::rr::Name;
 
+    const BOTH: PodFamilies = PodFamilies { v4: true, v6: true };
+
     #[test]
     fn only_names_of_services_are_looked_up() {
         let ours = "reviews.default.svc.cluster.local";
@@ -284,10 +314,32 @@ mod tests {
         };
         let both = service(&["10.96.0.7", "240.240.1.1"], false);
         let first = DnsAnswer::Addresses(vec!["10.96.0.7".parse().unwrap()]);
-        assert_eq!(addresses_of(&both, RecordType::A), first);
-        assert_eq!(addresses_of(&both, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
-        assert_eq!(addresses_of(&both, RecordType::SRV), DnsAnswer::NotInMesh);
-        assert_eq!(addresses_of(&service(&[], true), RecordType::A), DnsAnswer::NotInMesh);
+        assert_eq!(addresses_of(&both, RecordType::A, BOTH), first);
+        assert_eq!(addresses_of(&both, RecordType::AAAA, BOTH), DnsAnswer::Addresses(vec![]));
+        assert_eq!(addresses_of(&both, RecordType::SRV, BOTH), DnsAnswer::NotInMesh);
+        assert_eq!(addresses_of(&service(&[], true), RecordType::A, BOTH), DnsAnswer::NotInMesh);
+    }
+
+    /// A service of other clusters has an address of each family, whatever the pod has.
+    #[test]
+    fn pods_get_addresses_of_their_own_families() {
+        let service = Service {
+            hostname: "reviews.default.svc.cluster.local".into(),
+            addresses: ["240.240.1.1".parse().unwrap(), "2001:2::f0f0:101".parse().unwrap()].into(),
+            ..Service::default()
+        };
+        let (v4, v6) = (PodFamilies { v4: true, v6: false }, PodFamilies { v4: false, v6: true });
+        let four = DnsAnswer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
+        let six = DnsAnswer::Addresses(vec!["2001:2::f0f0:101".parse().unwrap()]);
+        let nothing = || DnsAnswer::Addresses(vec![]);
+        assert_eq!(
+            [v4, v6, BOTH].map(|pod| addresses_of(&service, RecordType::A, pod)),
+            [four.clone(), nothing(), four]
+        );
+        assert_eq!(
+            [v4, v6, BOTH].map(|pod| addresses_of(&service, RecordType::AAAA, pod)),
+            [nothing(), six.clone(), six]
+        );
     }
 
     #[test]
@@ -319,13 +371,13 @@ mod tests {
         };
         // All endpoints are behind gateways.
         let shared = DnsAnswer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
-        assert_eq!(addresses_of(&service, RecordType::A), shared);
+        assert_eq!(addresses_of(&service, RecordType::A, BOTH), shared);
         let (ready, unready) = (balance::Health::Ready, balance::Health::Unready);
         let pods = [pod("10.244.0.1", ready), pod("10.244.0.2", unready), pod("10.244.0.3", ready)];
         service.endpoints = Some(pods.into());
         let here = DnsAnswer::Addresses(vec!["10.244.0.1".parse().unwrap(), "10.244.0.3".parse().unwrap()]);
-        assert_eq!(addresses_of(&service, RecordType::A), here);
-        assert_eq!(addresses_of(&service, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
+        assert_eq!(addresses_of(&service, RecordType::A, BOTH), here);
+        assert_eq!(addresses_of(&service, RecordType::AAAA, BOTH), DnsAnswer::Addresses(vec![]));
     }
 
     #[test]

@@ -1,16 +1,19 @@
-//! Addresses of services in clusters that have none for them, from 240.240.0.0/16.
+//! Addresses of services in clusters that have none for them: one of 240.240.0.0/16 and one of 2001:2::/48.
 //!
-//! The address is a hash of the hostname, so it survives restarts and is the same at every primary. If two hostnames have
-//! the same hash, the later one gets the next free address. 240.0.0.0/4 is reserved (RFC 1112, section 4), so no network
-//! uses it; Istio allocates from the same range.
+//! The addresses are a hash of the hostname, so they survive restarts and are the same at every primary. If two hostnames
+//! have the same hash, the later one gets the next free number. 240.0.0.0/4 is reserved (RFC 1112, section 4) and
+//! 2001:2::/48 is for benchmarks (RFC 5180), so no network uses them; Istio allocates from the same ranges.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// The number of addresses: all of the range but the first and the last.
 const USABLE: u32 = 65_534;
+
+/// The number of addresses that a service has: one of each IP family.
+pub const FAMILIES: usize = 2;
 
 /// The allocated addresses.
 #[derive(Debug, Default)]
@@ -20,10 +23,10 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Returns the hostname's address, allocated until [`Addresses::release`], or `None` if all are allocated.
-    pub fn of(&mut self, hostname: &Arc<str>) -> Option<Ipv4Addr> {
+    /// Returns the hostname's addresses, allocated until [`Addresses::release`], or `None` if all are allocated.
+    pub fn of(&mut self, hostname: &Arc<str>) -> Option<[IpAddr; FAMILIES]> {
         if let Some(number) = self.by_host.get(hostname) {
-            return Some(address(*number));
+            return Some(addresses(*number));
         }
         if self.by_number.len() as u32 >= USABLE {
             return None;
@@ -34,10 +37,10 @@ impl Addresses {
             (0..USABLE).map(|step| ((start + step) % USABLE + 1) as u16).find(|n| !self.by_number.contains_key(n))?;
         self.by_host.insert(hostname.clone(), free);
         self.by_number.insert(free, hostname.clone());
-        Some(address(free))
+        Some(addresses(free))
     }
 
-    /// Releases the hostname's address.
+    /// Releases the hostname's addresses.
     pub fn release(&mut self, hostname: &str) {
         if let Some(number) = self.by_host.remove(hostname) {
             self.by_number.remove(&number);
@@ -45,9 +48,9 @@ impl Addresses {
     }
 }
 
-fn address(number: u16) -> Ipv4Addr {
+fn addresses(number: u16) -> [IpAddr; FAMILIES] {
     let [high, low] = number.to_be_bytes();
-    Ipv4Addr::new(240, 240, high, low)
+    [Ipv4Addr::new(240, 240, high, low).into(), Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, number).into()]
 }
 
 #[cfg(test)]
@@ -60,7 +63,9 @@ mod tests {
         let mut one = Addresses::default();
         let mut taken = std::collections::HashSet::new();
         for name in &names {
-            assert!(taken.insert(one.of(name).unwrap()), "{name} got an address that another has");
+            for address in one.of(name).unwrap() {
+                assert!(taken.insert(address), "{name} got an address that another has");
+            }
         }
         assert_eq!(one.of(&names[7]), one.of(&names[7]));
         // A name alone gets the same address in another process, whatever came before it there.

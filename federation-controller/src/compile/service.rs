@@ -5,7 +5,7 @@
 //! definitions are recorded as conflicts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message;
@@ -129,14 +129,14 @@ impl<'a> ServiceView<'a> {
         !self.clusters_without_address().is_empty()
     }
 
-    /// Returns the Service, with the address for clusters that have none for it.
-    pub(super) fn resource(&self, address: Option<Ipv4Addr>) -> Resource {
+    /// Returns the Service, with the addresses for clusters that have none for it.
+    pub(super) fn resource(&self, allocated: &[IpAddr]) -> Resource {
         let cluster_ips = self.cluster_ips();
-        let allocated = address.map(IpAddr::from);
         let mut keys: Vec<Arc<str>> =
             cluster_ips.iter().map(|(cluster, ip)| name::address(cluster, *ip).into()).collect();
-        if let Some(ip) = allocated {
-            keys.extend(self.clusters_without_address().into_iter().map(|of| Arc::from(name::address(of, ip))));
+        if !allocated.is_empty() {
+            let of = self.clusters_without_address().into_iter();
+            keys.extend(of.flat_map(|of| allocated.iter().map(|ip| Arc::from(name::address(of, *ip)))));
         }
         let exported_from: BTreeSet<&Text> = self.exports.iter().map(|(_, network)| network).collect();
         keys.extend(exported_from.into_iter().map(|network| Arc::from(name::exported(network))));
@@ -151,7 +151,7 @@ impl<'a> ServiceView<'a> {
             name: self.key.name.to_string(),
             namespace: self.key.namespace.to_string(),
             ports: self.ports.iter().map(|port| self.port(port)).collect(),
-            addresses: addresses.chain(allocated.map(|ip| virtual_address(String::new(), ip))).collect(),
+            addresses: addresses.chain(allocated.iter().map(|ip| virtual_address(String::new(), *ip))).collect(),
             identities: identities.into_iter().map(str::to_owned).collect(),
             exports: self.exports.iter().map(export).collect(),
             headless: self.definitions[0].service.headless,

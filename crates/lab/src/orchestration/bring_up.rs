@@ -1,5 +1,6 @@
 //! Brings a mesh up in clusters whose API servers have just started: installs, joins and waits.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -205,7 +206,7 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         source: Box::new(source),
     })?;
     let token = answer.status.map(|status| status.token).unwrap_or_default();
-    let server = format!("https://{}:{API_PORT}", cluster.uplink());
+    let server = format!("https://{}", SocketAddr::new(cluster.uplink(), API_PORT));
     let access = api::remote_secret::Access {
         cluster: &cluster.name,
         server: &server,
@@ -250,7 +251,7 @@ async fn pods_ready(
                 if !cluster.is_primary() {
                     first(progress, &cluster.name, BringUpStep::Control, &format!("joined {}", cluster.primary()));
                 }
-                let address = format!("gateway {}:{}", cluster.gateway(), GATEWAY_PORT);
+                let address = format!("gateway {}", SocketAddr::new(cluster.gateway(), GATEWAY_PORT));
                 progress.reached(&cluster.name, BringUpStep::Gateway, &address, false);
             }
             let up = list

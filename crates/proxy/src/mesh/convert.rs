@@ -75,9 +75,14 @@ pub(super) fn service(message: &message::Service, cluster: &str) -> Result<Servi
     }
     let mut ports = message.ports.iter().map(port).collect::<Result<Vec<_>>>()?;
     ports.sort_unstable_by_key(|port| port.number);
-    // The cluster's own address comes first: DNS answers with it.
+    // The cluster's own address comes first: DNS answers with it. If the cluster has one, those for clusters without are
+    // of no use in a family that it lacks.
     let own = message.addresses.iter().filter(|address| address.cluster == cluster);
-    let shared = message.addresses.iter().filter(|address| address.cluster.is_empty());
+    let families: Vec<usize> = own.clone().map(|address| address.ip.len()).collect();
+    let shared = message
+        .addresses
+        .iter()
+        .filter(|address| address.cluster.is_empty() && (families.is_empty() || families.contains(&address.ip.len())));
     let addresses = own.chain(shared).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
     let export = |export: &message::Export| Export {
         cluster: export.cluster.as_str().into(),
