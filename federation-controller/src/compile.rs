@@ -81,7 +81,7 @@ impl Compiler {
     fn compile_service(&mut self, inventory: &Inventory, hostname: &Arc<str>, subsets: &[Subset]) -> Compiled {
         let (views, facts) = service::views(inventory, hostname, subsets);
         let facts = (!views.is_empty()).then(|| one_copy(&mut self.shared.facts, facts));
-        let allocated = match views.iter().any(ServiceView::needs_address) {
+        let address = match views.iter().any(ServiceView::needs_address) {
             true => self.addresses.of(hostname),
             false => {
                 self.addresses.release(hostname);
@@ -90,8 +90,7 @@ impl Compiler {
         };
         let (mut resources, mut endpoints) = (Vec::with_capacity(views.len()), Vec::new());
         for view in views {
-            let allocated = allocated.as_ref().filter(|_| view.needs_address());
-            resources.push(view.resource(allocated.map_or(&[], <[_; address::FAMILIES]>::as_slice)));
+            resources.push(view.resource(address.filter(|_| view.needs_address())));
             endpoints.extend(view.endpoints(&mut self.shared));
         }
         let service = CompiledService { hostname: hostname.clone(), endpoints, facts };

@@ -395,6 +395,9 @@ impl Inventory {
 
     /// Notes the resources that a change of a cluster's objects affects.
     fn note(&mut self, cluster: &Text, affected: Affected) {
+        if affected.everywhere {
+            self.change_everything();
+        }
         self.services.extend(affected.services);
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
         let connected = pods.filter(|proxy| self.connected.contains_key(proxy));

@@ -1,8 +1,7 @@
 //! The DNS proxy: answers queries for services of the mesh from discovery, and forwards all others to the pod's own servers.
 //!
 //! Without it, a service that only exists in another cluster would have no name in this one. Answers are those of Istio's DNS
-//! proxy: the service's address in this cluster, else its address in the whole mesh; no data for the other address family,
-//! nor for a family that the pod does not have.
+//! proxy: the service's address in this cluster, else its address in the whole mesh; no data for the other address family.
 //! Other queries are forwarded byte for byte, so all of their features work.
 
 use std::io;
@@ -37,36 +36,11 @@ pub struct Names {
     network: Arc<str>,
     published: Arc<Published>,
     subscriber: Subscriber,
-    families: PodFamilies,
-}
-
-/// The address families to which the pod has a route. A service of other clusters has an address of each family, and an
-/// application that connects to one without a route may not try the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PodFamilies {
-    v4: bool,
-    v6: bool,
-}
-
-impl PodFamilies {
-    /// Returns the families of the calling thread's network namespace; both if it has no route at all.
-    fn current() -> Self {
-        // Connecting a datagram socket finds a route and sends nothing. The addresses are of the ranges of services.
-        let has_route = |local: IpAddr, to: IpAddr| {
-            std::net::UdpSocket::bind((local, 0)).and_then(|socket| socket.connect((to, 53))).is_ok()
-        };
-        let v4 = has_route(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(240, 240, 0, 1).into());
-        let v6 = has_route(Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1).into());
-        if v4 || v6 { Self { v4, v6 } } else { Self { v4: true, v6: true } }
-    }
-
-    fn has(self, address: &IpAddr) -> bool {
-        if address.is_ipv4() { self.v4 } else { self.v6 }
-    }
+    routed: Routed,
 }
 
 /// The result of a query.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 enum DnsAnswer {
     /// These addresses; none if the name has none of the queried type.
     Addresses(Vec<IpAddr>),
@@ -77,7 +51,7 @@ enum DnsAnswer {
 impl Names {
     /// Creates a resolver that reads the published view and requests services that are not in it.
     pub fn new(network: Arc<str>, published: Arc<Published>, subscriber: Subscriber) -> Self {
-        Self { network, published, subscriber, families: PodFamilies::current() }
+        Self { network, published, subscriber, routed: Routed::of_this_pod() }
     }
 
     async fn service(&self, name: &str) -> Option<Arc<Service>> {
@@ -106,7 +80,7 @@ impl Names {
 
     async fn answer(&self, name: &str, kind: RecordType) -> DnsAnswer {
         match self.service(name).await {
-            Some(service) => addresses_of(&service, kind, self.families),
+            Some(service) => addresses_of(&service, kind, self.routed),
             None => DnsAnswer::NotInMesh,
         }
     }
@@ -115,7 +89,7 @@ impl Names {
 /// Returns a service's addresses of the queried type. A headless service has the addresses of its pods in this network, of all
 /// clusters; without pods here, the address that stands for those behind gateways. Without either, the cluster's own DNS
 /// answers.
-fn addresses_of(service: &Service, kind: RecordType, families: PodFamilies) -> DnsAnswer {
+fn addresses_of(service: &Service, kind: RecordType, routed: Routed) -> DnsAnswer {
     let is_kind = |address: &&IpAddr| match kind {
         RecordType::A => address.is_ipv4(),
         RecordType::AAAA => address.is_ipv6(),
@@ -133,9 +107,34 @@ fn addresses_of(service: &Service, kind: RecordType, families: PodFamilies) -> D
     if service.addresses.is_empty() {
         return DnsAnswer::NotInMesh;
     }
-    // The first address of a family is the cluster's own, if there is one.
-    let first = service.addresses.iter().find(is_kind).filter(|address| families.has(address));
-    DnsAnswer::Addresses(first.copied().into_iter().collect())
+    // An address that the controller allocated exists in both families, whatever the pod has.
+    let usable = |address: &&IpAddr| service.own_addresses > 0 || routed.includes(**address);
+    DnsAnswer::Addresses(service.dns_addresses().iter().filter(usable).find(is_kind).copied().into_iter().collect())
+}
+
+/// The address families to which the pod has a route.
+#[derive(Debug, Clone, Copy)]
+struct Routed {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+impl Routed {
+    /// Asks the kernel for a route to the addresses that the controller allocates. A pod without a route to either gets both.
+    fn of_this_pod() -> Self {
+        // Connecting a datagram socket sends nothing; it fails without a route.
+        let is_routed = |from: IpAddr, to: IpAddr| {
+            std::net::UdpSocket::bind((from, 0)).and_then(|socket| socket.connect((to, 9))).is_ok()
+        };
+        let ipv4 = is_routed(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(240, 240, 0, 1).into());
+        let allocated = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, 1);
+        let ipv6 = is_routed(Ipv6Addr::UNSPECIFIED.into(), allocated.into());
+        Routed { ipv4: ipv4 || !ipv6, ipv6: ipv6 || !ipv4 }
+    }
+
+    fn includes(self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.ipv4 } else { self.ipv6 }
+    }
 }
 
 /// Returns the hostname of the service that a DNS name may be: `<service>.<namespace>.svc.<domain>`.
@@ -281,8 +280,6 @@ mod tests {
     use hickory_proto::op::{OpCode, Query};
     use hickory_proto::rr::Name;
 
-    const BOTH: PodFamilies = PodFamilies { v4: true, v6: true };
-
     #[test]
     fn only_names_of_services_are_looked_up() {
         let ours = "reviews.default.svc.cluster.local";
@@ -304,6 +301,7 @@ mod tests {
 
     #[test]
     fn answers_with_the_queried_address_family() {
+        let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
         let service = |addresses: &[&str], headless| Service {
             hostname: "reviews.default.svc.cluster.local".into(),
             name: "reviews".into(),
@@ -314,37 +312,43 @@ mod tests {
         };
         let both = service(&["10.96.0.7", "240.240.1.1"], false);
         let first = DnsAnswer::Addresses(vec!["10.96.0.7".parse().unwrap()]);
-        assert_eq!(addresses_of(&both, RecordType::A, BOTH), first);
-        assert_eq!(addresses_of(&both, RecordType::AAAA, BOTH), DnsAnswer::Addresses(vec![]));
-        assert_eq!(addresses_of(&both, RecordType::SRV, BOTH), DnsAnswer::NotInMesh);
-        assert_eq!(addresses_of(&service(&[], true), RecordType::A, BOTH), DnsAnswer::NotInMesh);
+        assert_eq!(addresses_of(&both, RecordType::A), first);
+        assert_eq!(addresses_of(&both, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
+        assert_eq!(addresses_of(&both, RecordType::SRV), DnsAnswer::NotInMesh);
+        assert_eq!(addresses_of(&service(&[], true), RecordType::A), DnsAnswer::NotInMesh);
     }
 
-    /// A service of other clusters has an address of each family, whatever the pod has.
+    const BOTH: Routed = Routed { ipv4: true, ipv6: true };
+
+    fn answer(addresses: &[&str]) -> DnsAnswer {
+        DnsAnswer::Addresses(addresses.iter().map(|address| address.parse().unwrap()).collect())
+    }
+
     #[test]
-    fn pods_get_addresses_of_their_own_families() {
-        let service = Service {
-            hostname: "reviews.default.svc.cluster.local".into(),
-            addresses: ["240.240.1.1".parse().unwrap(), "2001:2::f0f0:101".parse().unwrap()].into(),
+    fn a_dual_stack_service_has_an_address_of_each_family() {
+        let service = |addresses: &[&str], own_addresses| Service {
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            own_addresses,
             ..Service::default()
         };
-        let (v4, v6) = (PodFamilies { v4: true, v6: false }, PodFamilies { v4: false, v6: true });
-        let four = DnsAnswer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
-        let six = DnsAnswer::Addresses(vec!["2001:2::f0f0:101".parse().unwrap()]);
-        let nothing = || DnsAnswer::Addresses(vec![]);
-        assert_eq!(
-            [v4, v6, BOTH].map(|pod| addresses_of(&service, RecordType::A, pod)),
-            [four.clone(), nothing(), four]
-        );
-        assert_eq!(
-            [v4, v6, BOTH].map(|pod| addresses_of(&service, RecordType::AAAA, pod)),
-            [nothing(), six.clone(), six]
-        );
+        let own = service(&["10.96.0.7", "fd00:10:96::7", "240.240.1.1", "2001:2::f0f0:101"], 2);
+        assert_eq!(addresses_of(&own, RecordType::A, BOTH), answer(&["10.96.0.7"]));
+        assert_eq!(addresses_of(&own, RecordType::AAAA, BOTH), answer(&["fd00:10:96::7"]));
+        // The cluster's Service has one family, whatever other clusters have.
+        let one = service(&["10.96.0.7", "240.240.1.1", "2001:2::f0f0:101"], 1);
+        assert_eq!(addresses_of(&one, RecordType::AAAA, BOTH), answer(&[]));
+        // A pod without IPv6 cannot use an allocated IPv6 address.
+        let shared = service(&["240.240.1.1", "2001:2::f0f0:101"], 0);
+        assert_eq!(addresses_of(&shared, RecordType::AAAA, BOTH), answer(&["2001:2::f0f0:101"]));
+        let only_ipv4 = Routed { ipv4: true, ipv6: false };
+        assert_eq!(addresses_of(&shared, RecordType::AAAA, only_ipv4), answer(&[]));
+        assert_eq!(addresses_of(&shared, RecordType::A, only_ipv4), answer(&["240.240.1.1"]));
     }
 
     #[test]
     fn a_headless_service_has_the_addresses_of_its_pods() {
-        let pod = |ip: &str, health| mesh::Endpoint {
+        let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
+        let pod = |ip: &str, further_ip: Option<&str>, health| mesh::Endpoint {
             id: ip.into(),
             cluster: "west".into(),
             network: "net-west".into(),
@@ -353,6 +357,7 @@ mod tests {
             weight: 1,
             reach: mesh::Reach::Direct(Arc::new(mesh::DirectEndpoint {
                 ip: ip.parse().unwrap(),
+                further_ip: further_ip.map(|ip| ip.parse().unwrap()),
                 ports: [].into(),
                 identity: None,
                 mutual_tls: true,
@@ -371,13 +376,18 @@ mod tests {
         };
         // All endpoints are behind gateways.
         let shared = DnsAnswer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
-        assert_eq!(addresses_of(&service, RecordType::A, BOTH), shared);
+        assert_eq!(addresses_of(&service, RecordType::A), shared);
         let (ready, unready) = (balance::Health::Ready, balance::Health::Unready);
-        let pods = [pod("10.244.0.1", ready), pod("10.244.0.2", unready), pod("10.244.0.3", ready)];
+        let pods = [pod("10.244.0.1", None, ready), pod("10.244.0.2", None, unready), pod("10.244.0.3", None, ready)];
         service.endpoints = Some(pods.into());
         let here = DnsAnswer::Addresses(vec!["10.244.0.1".parse().unwrap(), "10.244.0.3".parse().unwrap()]);
-        assert_eq!(addresses_of(&service, RecordType::A, BOTH), here);
-        assert_eq!(addresses_of(&service, RecordType::AAAA, BOTH), DnsAnswer::Addresses(vec![]));
+        assert_eq!(addresses_of(&service, RecordType::A), here);
+        assert_eq!(addresses_of(&service, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
+        // Pods of both families have a record of each type, whichever address the proxy would use.
+        let pods = [pod("10.244.0.1", Some("fd00::1"), ready), pod("fd00::2", Some("10.244.0.2"), ready)];
+        service.endpoints = Some(pods.into());
+        assert_eq!(addresses_of(&service, RecordType::A), answer(&["10.244.0.1", "10.244.0.2"]));
+        assert_eq!(addresses_of(&service, RecordType::AAAA), answer(&["fd00::1", "fd00::2"]));
     }
 
     #[test]

@@ -121,6 +121,9 @@ fn endpoint(endpoint: &Endpoint) -> Value {
     match &endpoint.reach {
         Reach::Direct(direct) => {
             value["address"] = json!(direct.ip.to_string());
+            if let Some(further) = direct.further_ip {
+                value["furtherAddress"] = json!(further.to_string());
+            }
             value["identity"] = json!(direct.identity.as_ref().map(ToString::to_string));
             value["mutualTls"] = json!(direct.mutual_tls);
         }

@@ -1,8 +1,9 @@
-//! Addresses of services in clusters that have none for them: one of 240.240.0.0/16 and one of 2001:2::/48.
+//! Addresses of services in clusters that have none for them, from 240.240.0.0/16, and in clusters that use IPv6 also from
+//! 2001:2::f0f0:0/112.
 //!
-//! The addresses are a hash of the hostname, so they survive restarts and are the same at every primary. If two hostnames
-//! have the same hash, the later one gets the next free number. 240.0.0.0/4 is reserved (RFC 1112, section 4) and
-//! 2001:2::/48 is for benchmarks (RFC 5180), so no network uses them; Istio allocates from the same ranges.
+//! The address is a hash of the hostname, so it survives restarts and is the same at every primary. If two hostnames have
+//! the same hash, the later one gets the next free address. 240.0.0.0/4 is reserved (RFC 1112, section 4), so no network
+//! uses it; 2001:2::/48 is for benchmarks (RFC 5180). Istio allocates from the same ranges.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -12,9 +13,6 @@ use std::sync::Arc;
 /// The number of addresses: all of the range but the first and the last.
 const USABLE: u32 = 65_534;
 
-/// The number of addresses that a service has: one of each IP family.
-pub const FAMILIES: usize = 2;
-
 /// The allocated addresses.
 #[derive(Debug, Default)]
 pub struct Addresses {
@@ -23,10 +21,10 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Returns the hostname's addresses, allocated until [`Addresses::release`], or `None` if all are allocated.
-    pub fn of(&mut self, hostname: &Arc<str>) -> Option<[IpAddr; FAMILIES]> {
+    /// Returns the hostname's address, allocated until [`Addresses::release`], or `None` if all are allocated.
+    pub fn of(&mut self, hostname: &Arc<str>) -> Option<Ipv4Addr> {
         if let Some(number) = self.by_host.get(hostname) {
-            return Some(addresses(*number));
+            return Some(address(*number));
         }
         if self.by_number.len() as u32 >= USABLE {
             return None;
@@ -37,10 +35,10 @@ impl Addresses {
             (0..USABLE).map(|step| ((start + step) % USABLE + 1) as u16).find(|n| !self.by_number.contains_key(n))?;
         self.by_host.insert(hostname.clone(), free);
         self.by_number.insert(free, hostname.clone());
-        Some(addresses(free))
+        Some(address(free))
     }
 
-    /// Releases the hostname's addresses.
+    /// Releases the hostname's address.
     pub fn release(&mut self, hostname: &str) {
         if let Some(number) = self.by_host.remove(hostname) {
             self.by_number.remove(&number);
@@ -48,9 +46,15 @@ impl Addresses {
     }
 }
 
-fn addresses(number: u16) -> [IpAddr; FAMILIES] {
+/// Returns the IPv6 address that belongs to an allocated address.
+pub(super) fn ipv6(allocated: Ipv4Addr) -> IpAddr {
+    let [_, _, high, low] = allocated.octets();
+    Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, u16::from_be_bytes([high, low])).into()
+}
+
+fn address(number: u16) -> Ipv4Addr {
     let [high, low] = number.to_be_bytes();
-    [Ipv4Addr::new(240, 240, high, low).into(), Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, number).into()]
+    Ipv4Addr::new(240, 240, high, low)
 }
 
 #[cfg(test)]
@@ -63,11 +67,10 @@ mod tests {
         let mut one = Addresses::default();
         let mut taken = std::collections::HashSet::new();
         for name in &names {
-            for address in one.of(name).unwrap() {
-                assert!(taken.insert(address), "{name} got an address that another has");
-            }
+            assert!(taken.insert(one.of(name).unwrap()), "{name} got an address that another has");
         }
         assert_eq!(one.of(&names[7]), one.of(&names[7]));
+        assert_eq!(ipv6(Ipv4Addr::new(240, 240, 1, 2)).to_string(), "2001:2::f0f0:102");
         // A name alone gets the same address in another process, whatever came before it there.
         let mut other = Addresses::default();
         assert_eq!(other.of(&names[0]), one.of(&names[0]));

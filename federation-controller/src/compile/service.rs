@@ -5,7 +5,7 @@
 //! definitions are recorded as conflicts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use prost::Message;
@@ -13,6 +13,7 @@ use wire::discovery::{self, Export, Port, Protocol, Subset, VirtualAddress};
 use wire::{Kind, name};
 
 use super::Shared;
+use super::address;
 use super::endpoint::Endpoint;
 use super::export::{self, Reason};
 use super::members::{self, Member};
@@ -129,18 +130,23 @@ impl<'a> ServiceView<'a> {
         !self.clusters_without_address().is_empty()
     }
 
-    /// Returns the Service, with the addresses for clusters that have none for it.
-    pub(super) fn resource(&self, allocated: &[IpAddr]) -> Resource {
+    /// Returns the Service, with the address for clusters that have none for it.
+    pub(super) fn resource(&self, address: Option<Ipv4Addr>) -> Resource {
         let cluster_ips = self.cluster_ips();
+        let without = self.clusters_without_address();
+        let with_ipv6 = |cluster: &Text| self.inventory.cluster(cluster).is_some_and(ClusterInventory::uses_ipv6);
+        let ipv6 = address.filter(|_| without.iter().any(|cluster| with_ipv6(cluster))).map(address::ipv6);
         let mut keys: Vec<Arc<str>> =
             cluster_ips.iter().map(|(cluster, ip)| name::address(cluster, *ip).into()).collect();
-        if !allocated.is_empty() {
-            let of = self.clusters_without_address().into_iter();
-            keys.extend(of.flat_map(|of| allocated.iter().map(|ip| Arc::from(name::address(of, *ip)))));
+        for cluster in &without {
+            let ipv6 = ipv6.filter(|_| with_ipv6(cluster));
+            let allocated = address.map(IpAddr::from).into_iter().chain(ipv6);
+            keys.extend(allocated.map(|ip| Arc::from(name::address(cluster, ip))));
         }
         let exported_from: BTreeSet<&Text> = self.exports.iter().map(|(_, network)| network).collect();
         keys.extend(exported_from.into_iter().map(|network| Arc::from(name::exported(network))));
         let virtual_address = |cluster: String, ip: IpAddr| VirtualAddress { cluster, ip: name::ip_to_bytes(ip) };
+        let allocated = address.map(IpAddr::from).into_iter().chain(ipv6);
         let addresses = cluster_ips.iter().map(|(cluster, ip)| virtual_address(cluster.to_string(), *ip));
         let identities: BTreeSet<&str> =
             self.members.iter().map(|member| &*member.identity).filter(|id| !id.is_empty()).collect();
@@ -151,7 +157,7 @@ impl<'a> ServiceView<'a> {
             name: self.key.name.to_string(),
             namespace: self.key.namespace.to_string(),
             ports: self.ports.iter().map(|port| self.port(port)).collect(),
-            addresses: addresses.chain(allocated.iter().map(|ip| virtual_address(String::new(), *ip))).collect(),
+            addresses: addresses.chain(allocated.map(|ip| virtual_address(String::new(), ip))).collect(),
             identities: identities.into_iter().map(str::to_owned).collect(),
             exports: self.exports.iter().map(export).collect(),
             headless: self.definitions[0].service.headless,

@@ -138,7 +138,7 @@ impl Record for Slice {
             name: fields::name(&object.metadata)?,
             service,
             ports: ports.filter_map(|of| Some((of.name.unwrap_or_default().into(), fields::port(of.port?)?))).collect(),
-            endpoints: endpoints.filter_map(EndpointSpec::extract).collect(),
+            endpoints: endpoints.filter_map(|of| of.extract(object.address_type == "IPv4")).collect(),
         })
     }
 
@@ -180,9 +180,13 @@ impl Slice {
 }
 
 impl EndpointSpec {
-    fn extract(self) -> Option<SliceEndpoint> {
+    /// Extracts an endpoint of a slice of IPv4 or IPv6 addresses.
+    fn extract(self, ipv4: bool) -> Option<SliceEndpoint> {
+        let ip: IpAddr = self.addresses.first()?.parse().ok()?;
         Some(SliceEndpoint {
-            ip: self.addresses.first()?.parse().ok().filter(fields::is_reachable)?,
+            ip: Some(ip)
+                .filter(|ip| ip.to_canonical().is_ipv4() == ipv4 && ip.is_ipv4() == ipv4)
+                .filter(fields::is_reachable)?,
             ready: self.conditions.ready.unwrap_or(true),
             serving: self.conditions.serving.or(self.conditions.ready).unwrap_or(true),
             terminating: self.conditions.terminating.unwrap_or(false),

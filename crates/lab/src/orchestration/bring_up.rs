@@ -214,8 +214,11 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         ca_pem: authority.as_bytes(),
         token: &token,
     };
-    api::remote_secret::remote_secret(api::names::ROOT_NAMESPACE, &access)
-        .map_err(|source| BringUpError::RemoteSecret { cluster: cluster.name.clone(), source })
+    let mut secret = api::remote_secret::remote_secret(api::names::ROOT_NAMESPACE, &access)
+        .map_err(|source| BringUpError::RemoteSecret { cluster: cluster.name.clone(), source })?;
+    // The topology decides which clusters share a network, not the cluster that joins.
+    secret.annotations_mut().insert(api::names::NETWORK_LABEL.to_owned(), cluster.network.clone());
+    Ok(secret)
 }
 
 /// Waits until the components and every pod of the topology are ready, and reports progress.

@@ -22,6 +22,7 @@ fn endpoint(id: &str, cluster: &str, network: &str, weight: u32, reach: Reach) -
 fn pod(ip: &str, mutual_tls: bool, identity: Option<&str>) -> Reach {
     Reach::Direct(Arc::new(DirectEndpoint {
         ip: ip.parse().unwrap(),
+        further_ip: None,
         ports: [(80, 9080)].into(),
         identity: identity.map(|id| id.parse().unwrap()),
         mutual_tls,
