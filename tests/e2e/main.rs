@@ -11,4 +11,5 @@ mod mesh;
 mod protocols;
 mod readme;
 mod restart;
+mod slow_network;
 mod support;

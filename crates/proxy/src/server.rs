@@ -7,6 +7,7 @@
 mod connection;
 mod date;
 mod local_reply;
+mod request_lines;
 mod response_body;
 pub mod upgrade;
 

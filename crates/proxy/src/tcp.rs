@@ -14,8 +14,11 @@ use crate::report::{LogEntry, ServiceMetrics, WorkerTelemetry};
 /// How often the bytes of an open connection are added to the metrics (Istio's default reporting interval).
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Relays between both connections until both directions have ended, and reports the bytes.
+/// Relays between both connections until both directions have ended, and reports the bytes. If one fails, the other is reset:
+/// a stream that was cut must not look whole.
 pub async fn carry(downstream: &mut Io, upstream: &mut Io, metrics: TcpConnection, log: Option<Box<LogEntry>>) {
+    downstream.require_complete();
+    upstream.require_complete();
     let connection = Relayed { bytes: RelayedBytes::default(), metrics, log };
     let result = {
         let relayed = relay::both_ways(downstream, upstream, &connection.bytes);
@@ -27,6 +30,12 @@ pub async fn carry(downstream: &mut Io, upstream: &mut Io, metrics: TcpConnectio
             }
         }
     };
+    if result.is_err() {
+        for socket in [downstream.socket(), upstream.socket()] {
+            // A socket that is already closed cannot be reset.
+            let _ = socket.set_zero_linger();
+        }
+    }
     connection.end(match result {
         Ok(()) => ResponseFlags::NONE,
         Err(RelayError::First(_)) => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,

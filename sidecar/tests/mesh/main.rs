@@ -1,5 +1,6 @@
 //! Sidecars on loopback, with a fake controller, real certificates and real sockets.
 
+mod answers;
 mod app;
 mod drain;
 mod failover;
@@ -9,6 +10,9 @@ mod http;
 mod limits;
 mod opaque;
 mod own_ports;
+mod raw;
 mod routing;
+mod slow_network;
 mod start;
 mod stream;
+mod validity;
