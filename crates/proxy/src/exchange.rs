@@ -90,7 +90,7 @@ impl Exchange {
         let mut report = RequestReport::begin(&worker.telemetry, metrics, grpc, log);
         let upgrade = upgrade::requested(&mut request, &downstream.admitted);
         let (head, incoming) = request.into_parts();
-        let body = RequestBody::new(incoming);
+        let body = RequestBody::new(incoming, &downstream.admitted);
         report.body.clone_from(&body);
         Self { head, body, upgrade, report, version: Version::Http1 }
     }
