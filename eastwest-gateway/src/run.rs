@@ -229,5 +229,6 @@ fn location(options: &Options) -> ProxyLocation {
         network: options.network.as_str().into(),
         namespace: options.namespace.as_str().into(),
         pod: options.pod.as_str().into(),
+        ip: options.ip,
     }
 }

@@ -94,6 +94,7 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
         network,
         namespace: node.namespace.as_str().into(),
         pod: node.pod.as_str().into(),
+        ip: node.ip,
     };
     let (published, subscriber) = discover(&node, &location, &identity, channel);
     let logs = AccessLogFiles::new(registry.clone());

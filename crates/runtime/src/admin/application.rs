@@ -1,7 +1,7 @@
 //! Metrics of the application in the same pod, which are merged with the proxy's.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -73,7 +73,11 @@ impl Application {
 
     async fn request(&self) -> io::Result<ApplicationMetrics> {
         let options = net::Connect { mark: self.mark, timeout: TIMEOUT, ..net::Connect::default() };
-        let stream = net::connect(self.address, &options).await?;
+        let stream = match net::connect(self.address, &options).await {
+            // The application may listen at IPv6 addresses alone.
+            Err(_) => net::connect((Ipv6Addr::LOCALHOST, self.address.port()).into(), &options).await?,
+            Ok(stream) => stream,
+        };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(connection));
