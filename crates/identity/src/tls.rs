@@ -92,6 +92,21 @@ pub(crate) fn mesh_client(credential: &Credential, trust: &Trust, expected: Expe
     config
 }
 
+/// Returns the configuration of a client without a certificate, for a server that meets an expectation: for a workload's
+/// first request to the certificate API.
+pub fn anonymous_client(trust: &Trust, expected: Expectation, alpn: Alpn) -> Arc<ClientConfig> {
+    let verifier = Arc::new(PeerServerVerifier { trust: trust.clone(), expected });
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(CLIENT_VERSIONS)
+        .expect("the provider has cipher suites for TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = names(alpn);
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
 /// Builds the configuration of a client that verifies the server's DNS name and presents `credential`, if given.
 pub(crate) fn named_server_client(
     credential: Option<&Credential>,

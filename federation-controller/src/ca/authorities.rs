@@ -86,6 +86,11 @@ impl Snapshot {
         identity::certificates_to_pem(self.trust.roots())
     }
 
+    /// Returns the certificate that signs the controller's own in PEM.
+    pub(super) fn own_signer_pem(&self) -> String {
+        identity::certificates_to_pem([self.own().certificate()])
+    }
+
     /// Returns the own cluster's intermediate in PEM; `None` if the root itself signs.
     pub(super) fn own_issuer_pem(&self) -> Option<String> {
         let own = self.own();

@@ -20,6 +20,7 @@ fn injector() -> Injector {
     Injector {
         image: "isthmus/sidecar".into(),
         discovery_address: "isthmus-controller.isthmus-system.svc:15012".into(),
+        controller_identity: "spiffe://cluster.local/ns/isthmus-system/sa/isthmus-controller".into(),
         trust_domain: "cluster.local".into(),
     }
 }

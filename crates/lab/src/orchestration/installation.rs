@@ -23,6 +23,7 @@ pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities)
         images: Images::default(),
         gateway_address: Some(cluster.gateway().into()),
         roots_pem: authorities.roots_pem().to_owned(),
+        controller_issuer_pem: authorities.issuer_pem_of(cluster.primary()),
         mesh_config: mesh_config(topology),
         injected_namespaces: injected_namespaces(topology, cluster),
     }

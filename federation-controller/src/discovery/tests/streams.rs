@@ -299,18 +299,21 @@ async fn subscribe(
     identity: &Identity,
     names: usize,
     length: usize,
-) -> Result<tonic::Streaming<DeltaDiscoveryResponse>, Status> {
+) -> Result<(tonic::Streaming<DeltaDiscoveryResponse>, mpsc::Sender<DeltaDiscoveryRequest>), Status> {
     let mut client = AggregatedDiscoveryServiceClient::new(bench.connector(identity).channel());
+    client = client.max_decoding_message_size(64 << 20);
     let request = DeltaDiscoveryRequest {
         node: Some(WireNode { id: "sidecar~10.244.0.9~frontend-1.default~west".into(), cluster: String::new() }),
         type_url: Kind::Service.url().into(),
         resource_names_subscribe: (0..names).map(|name| format!("{name:0length$}")).collect(),
         ..Default::default()
     };
-    let requests = futures_util::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
-    let mut stream = client.delta_aggregated_resources(requests).await?.into_inner();
+    // Dropping the sender ends the stream.
+    let (sender, requests) = mpsc::channel(1);
+    let _ = sender.send(request).await;
+    let mut stream = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
     stream.message().await?;
-    Ok(stream)
+    Ok((stream, sender))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
