@@ -38,7 +38,9 @@ pub enum IssuerError {
     #[error("it is not signed by a trusted root")]
     ForeignRoot,
     /// Another cluster has published the certificate first.
-    #[error("it belongs to cluster {holder}, which published it first (entry {key} of ConfigMap isthmus-intermediates)")]
+    #[error(
+        "it belongs to cluster {holder}, which published it first (entry {key} of ConfigMap isthmus-intermediates)"
+    )]
     Claimed {
         /// The cluster that has it.
         holder: String,

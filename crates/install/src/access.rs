@@ -33,12 +33,8 @@ const WEBHOOK: RbacRule = RbacRule {
 };
 
 /// Asking whether a client may read the debug pages.
-const REVIEWING: RbacRule = RbacRule {
-    group: "authorization.k8s.io",
-    resources: &["subjectaccessreviews"],
-    verbs: &["create"],
-    names: &[],
-};
+const REVIEWING: RbacRule =
+    RbacRule { group: "authorization.k8s.io", resources: &["subjectaccessreviews"], verbs: &["create"], names: &[] };
 
 /// Rights in the root namespace: the mesh-wide settings, remote secrets, signing certificates, and the record of which
 /// cluster each published intermediate belongs to.

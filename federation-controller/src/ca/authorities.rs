@@ -100,6 +100,7 @@ impl Snapshot {
     /// Returns the trust bundle as an event.
     pub fn to_event(&self) -> event::Trust {
         event::Trust {
+            serves_others: self.authorities.len() > 1,
             trust_domain: self.trust.trust_domain().into(),
             roots: self.trust.roots().iter().map(|root| bytes::Bytes::copy_from_slice(root)).collect(),
             issuers: self

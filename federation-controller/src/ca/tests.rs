@@ -89,7 +89,10 @@ impl Mesh {
         let metrics = Registry::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let accept = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
+        let accept = Clients::OfTheMesh(
+            Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY },
+            super::serve::Admission::unlimited(),
+        );
         let incoming = connections(listener, identity, accept, &metrics);
         let settings = crate::inventory::Settings {
             cluster: "west".into(),

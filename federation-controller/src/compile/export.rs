@@ -5,7 +5,8 @@
 //! - an Istio Gateway with a server in AUTO_PASSTHROUGH mode and a matching host, if it selects a pod of the cluster;
 //! - the mesh setting that exports all services.
 //!
-//! The cluster of the controller exports the controller's own services, by which remote proxies reach it.
+//! The cluster of the controller exports the controller's own services, by which the proxies and the API servers of remote
+//! clusters reach it, if it signs for such clusters. Otherwise neither is reachable from other clusters.
 //!
 //! Never exported are services of type ExternalName, which have no endpoints; `default/kubernetes` and the services of
 //! `kube-system`, as in Istio; and the services of the components' namespace from other clusters, because a remote cluster
@@ -54,7 +55,7 @@ pub fn reason(inventory: &Inventory, definition: Definition<'_>, hostname: &str)
     if is_own(inventory, key) {
         // In another cluster a service of this name is the route to a controller, or another primary's own service, which
         // that primary exports. Proxies would take it for this controller.
-        return (service.selects && cluster.info.own).then_some(Reason::Own);
+        return (service.selects && cluster.info.own && inventory.serves_others()).then_some(Reason::Own);
     }
     if &*key.namespace == "kube-system" || (&*key.namespace == "default" && &*key.name == "kubernetes") {
         return None;

@@ -117,10 +117,9 @@ fn an_expectation_can_require_the_key_that_signs() {
         (&rooted, vec![root], true),
         (&rooted, vec![east], false),
     ] {
-        for config in [
-            client.client_config_for(&of(&keys), offer),
-            crate::anonymous_client(&mesh().trust, of(&keys), offer),
-        ] {
+        for config in
+            [client.client_config_for(&of(&keys), offer), crate::anonymous_client(&mesh().trust, of(&keys), offer)]
+        {
             let (called, _) = connect(config, Arc::clone(server), SNI);
             match accepted {
                 true => drop(called.unwrap()),

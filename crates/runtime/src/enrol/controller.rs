@@ -64,7 +64,13 @@ impl FromStr for Controller {
         let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let server_name = ServerName::try_from(host.to_owned()).map_err(|_| invalid())?;
-        Ok(Self { host: host.to_owned(), port: port.parse().map_err(|_| invalid())?, server_name, mark: None, known: None })
+        Ok(Self {
+            host: host.to_owned(),
+            port: port.parse().map_err(|_| invalid())?,
+            server_name,
+            mark: None,
+            known: None,
+        })
     }
 }
 

@@ -342,6 +342,17 @@ async fn one_identity_has_a_bounded_number_of_streams_and_names() {
     assert!(status.message().contains("subscribe to fewer names"), "{status}");
     assert_eq!(bench.shared.state.metrics.ended("too many names"), 1);
     drop(first);
+
+    // A connection without a stream counts as well: 16 + 8 for the pod.
+    let mut idle = Vec::new();
+    let failed = || bench.shared.state.metrics.registry().total(&crate::ca::serve::FAILED_HANDSHAKES, |_| true);
+    for _ in 0..40 {
+        let socket = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+        let config = west.controller_config(identity::alpn::DISCOVERY).unwrap();
+        let name = rustls_pki_types::ServerName::try_from(SERVER).unwrap();
+        idle.push(tokio_rustls::TlsConnector::from(config).connect(name, socket).await);
+    }
+    eventually("connections are refused", || failed() >= 40 - 24).await;
     bench.stop().await;
 }
 
