@@ -35,13 +35,13 @@ pub struct Options {
     #[arg(long, env = "ISTHMUS_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
     /// Listen address of discovery and certificates
-    #[arg(long, env = "ISTHMUS_DISCOVERY_LISTEN", default_value = "0.0.0.0:15012")]
+    #[arg(long, env = "ISTHMUS_DISCOVERY_LISTEN", default_value = "[::]:15012")]
     pub discovery_listen: SocketAddr,
     /// Listen address of metrics, readiness and debug pages
-    #[arg(long, env = "ISTHMUS_MONITORING_LISTEN", default_value = "0.0.0.0:15014")]
+    #[arg(long, env = "ISTHMUS_MONITORING_LISTEN", default_value = "[::]:15014")]
     pub monitoring_listen: SocketAddr,
     /// Listen address of the injection webhook
-    #[arg(long, env = "ISTHMUS_WEBHOOK_LISTEN", default_value = "0.0.0.0:15017")]
+    #[arg(long, env = "ISTHMUS_WEBHOOK_LISTEN", default_value = "[::]:15017")]
     pub webhook_listen: SocketAddr,
     /// File with the certificate authorities of the API servers that may call the webhook, in PEM; without it, any client may
     #[arg(long, env = "ISTHMUS_WEBHOOK_CLIENT_CA", requires = "webhook_client_names")]

@@ -1,7 +1,7 @@
 //! The process: starts the parts in the order of their dependencies, and stops them in reverse order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -220,6 +220,14 @@ fn settings(options: &Options) -> Settings {
     }
 }
 
+/// Opens a listener. The wildcard address of IPv6 accepts both families, and stands for IPv4 alone on a machine without
+/// IPv6.
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Fatal> {
-    TcpListener::bind(address).await.map_err(|error| Fatal::Listen { what, address, error })
+    let bound = match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        other => other,
+    };
+    bound.map_err(|error| Fatal::Listen { what, address, error })
 }

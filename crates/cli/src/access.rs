@@ -105,6 +105,12 @@ async fn connect(
     Ok(ClusterAccess { name, option, client, config })
 }
 
+/// Returns a text with every control character but line ends and tabs replaced. API servers and controllers of other
+/// clusters write parts of what a command prints, and a terminal would obey escape sequences in it.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Describes an error with its causes in one line. Errors of a Kubernetes client are described by [`client_error`]; their own
 /// causes name layers of the client and add nothing.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
@@ -127,7 +133,7 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
             parts.push(text);
         }
     }
-    parts.join(": ")
+    printable(&parts.join(": "))
 }
 
 /// Describes an error, and on a second line what to do about it, where there is something to try.
@@ -153,6 +159,8 @@ mod tests {
         let service = anyhow::Error::new(kube::Error::Service(Box::new(inner))).context("in east");
         let text = explain(&service);
         assert!(text.starts_with("in east: the API server cannot be reached: connection refused\n  check"), "{text}");
+        let hostile = explain(&anyhow::anyhow!("refused: \u{1b}]0;x\u{7}\u{9b}2J\rforged").context("in east"));
+        assert!(hostile.starts_with("in east: refused: ") && !hostile.contains(char::is_control), "{hostile:?}");
         let twice = anyhow::anyhow!("no such file").context("reading a: no such file").context("starting");
         assert_eq!(explain(&twice), "starting: reading a: no such file");
     }

@@ -22,7 +22,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchP
 use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt as _};
 
-use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, printable};
 
 /// Exit code of a timeout.
 const TIMED_OUT: u8 = 3;
@@ -238,11 +238,13 @@ async fn wait_for_link(
         let elapsed = start.elapsed().as_secs_f32();
         match state {
             Ok(network) => {
+                let network = printable(&network);
                 eprintln!("{}: link to {name} connected after {elapsed:.1}s{network}", primary.name);
                 eprintln!("joined\ntry: isthmus status {}", primary.option);
                 return Ok(ExitCode::SUCCESS);
             }
             Err(waiting) => {
+                let waiting = printable(&waiting);
                 if waiting != said {
                     eprintln!("waiting ({elapsed:.0}s): {waiting}");
                     said = waiting;

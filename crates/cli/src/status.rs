@@ -8,7 +8,7 @@ use std::time::Duration;
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
 use install::debug_pages::DebugPages;
 
-use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, printable};
 
 mod document;
 
@@ -77,7 +77,7 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
                 if several {
                     println!("as reported by {}:", view.primary);
                 }
-                print!("{}", text(view, form == StatusFormat::Wide));
+                print!("{}", printable(&text(view, form == StatusFormat::Wide)));
             }
         }
     }

@@ -13,6 +13,7 @@ mod snapshot;
 mod store;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod traffic;
 mod usage;
 mod view;
@@ -24,10 +25,12 @@ pub use model::{
 };
 pub use snapshot::{AccessLogSettings, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
 pub use store::{Applied, MeshStore, Published};
+pub use timeouts::{ConnectTimeouts, HEDGE_DELAY};
 pub use traffic::{RetryPolicy, TrafficPolicy};
 pub use usage::release_unused;
 pub use view::{MeshView, demand};
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The location of a proxy.
@@ -41,4 +44,6 @@ pub struct ProxyLocation {
     pub namespace: Arc<str>,
     /// The pod's name.
     pub pod: Arc<str>,
+    /// The pod's first address. Of an endpoint or gateway with addresses of both families, the proxy uses this family.
+    pub ip: IpAddr,
 }

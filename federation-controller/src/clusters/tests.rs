@@ -352,6 +352,14 @@ async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
     };
     put("accessLogFile: [\n");
     put("connectTimeout: tomorrow\n");
+    let notices = |event: &Event| match event {
+        Event::MeshNotices(notices) if notices.lines.iter().any(|line| line.contains("connectTimeout")) => {
+            Some(notices.clone())
+        }
+        _ => None,
+    };
+    let invalid = run.until("a notice of the invalid setting", notices).await.0;
+    assert!(invalid.lines[0].contains("the last valid settings stay in effect"), "{invalid:?}");
     put("accessLogFile: /dev/stderr\nfederation: {exportAll: true}\n");
     let next = run.until("settings", mesh).await.0;
     assert_eq!((&*next.access_log_file, next.export_all), ("/dev/stderr", true));
@@ -379,8 +387,29 @@ async fn a_token_is_renewed_before_it_expires() {
     assert!(!before.iter().any(|e| matches!(e, Event::ClusterRemoved { .. } | Event::Delete { .. })));
     let secret = run.west.get("/api/v1/secrets", "istio-system", "s").unwrap();
     let text = STANDARD.decode(secret["data"]["east"].as_str().unwrap()).unwrap();
-    assert_eq!(String::from_utf8(text).unwrap(), east.kubeconfig("east", &new));
+    let read = |text: &str| -> serde_json::Value { api::yaml::from_str(text).unwrap() };
+    assert_eq!(read(std::str::from_utf8(&text).unwrap()), read(&east.kubeconfig("east", &new)));
     east.allow(&[&new]);
     east.put(PODS, pod("ratings-1"));
     run.until_pod("ratings-1").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_token_does_not_reach_the_remote_secret() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let run = Run::new().await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let claims =
+        json!({"sub": "system:serviceaccount:isthmus-system:isthmus-reader", "iat": now - 3000, "exp": now + 600});
+    let token = format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let east = Fake::start(&token).await;
+    east.make_token(&format!("{token}\n    client-certificate: /etc/shadow"));
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", &token))]);
+    let before = run.west.get("/api/v1/secrets", "istio-system", "s");
+    let why = |clusters: &Clusters| clusters.problems().into_iter().map(|problem| problem.why).collect::<String>();
+    run.eventually("the renewal is refused", |clusters| why(clusters).contains("cannot be renewed")).await;
+    let why = why(&run.clusters);
+    assert!(why.contains("not a bearer token") && !why.contains("shadow"), "{why}");
+    assert_eq!(run.west.get("/api/v1/secrets", "istio-system", "s"), before);
 }

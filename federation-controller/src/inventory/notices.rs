@@ -9,7 +9,14 @@ const LINES: usize = 20;
 impl Inventory {
     /// Returns the notices of all clusters.
     pub fn notices(&self) -> Vec<String> {
-        let mut all = Vec::new();
+        let mut all: Vec<String> =
+            self.mesh_notices.lines.iter().take(LINES).map(|line| format!("Mesh settings: {line}")).collect();
+        if let Some(domain) = self.mesh_notices.trust_domain.as_ref().filter(|domain| **domain != self.trust_domain) {
+            all.push(format!(
+                "Mesh settings: trustDomain is {domain}, but the controller was started with --trust-domain={}, which decides",
+                self.trust_domain
+            ));
+        }
         for cluster in self.clusters.values() {
             let mut lines: Vec<String> = Vec::new();
             self.notices_of_networks(cluster, &mut lines);
@@ -90,6 +97,9 @@ impl Inventory {
             let reason = match cluster.services().get(key) {
                 None => "the cluster has no such Service",
                 Some(service) if service.external => "the Service is of type ExternalName",
+                Some(service) if service.node_local => {
+                    "the Service has internalTrafficPolicy Local, so its endpoints serve their own node alone"
+                }
                 Some(_) if lacks_sidecars(cluster, key) => "no endpoint has a sidecar, so other networks cannot use it",
                 Some(_) => continue,
             };

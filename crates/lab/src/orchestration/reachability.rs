@@ -6,7 +6,7 @@
 //! service is answered by an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use kube::Client;
@@ -95,9 +95,9 @@ pub async fn missing(topology: &Topology, clients: &Clients, directory: &Path) -
         return missing_parts;
     }
     let probes = exported.iter().filter_map(|service| Some((topology.clusters.get(service.cluster)?, service)));
-    let probes: Vec<(SocketAddrV4, String)> = probes
+    let probes: Vec<(SocketAddr, String)> = probes
         .flat_map(|(cluster, service)| {
-            let gateway = SocketAddrV4::new(cluster.gateway(), GATEWAY_PORT);
+            let gateway = SocketAddr::new(cluster.gateway(), GATEWAY_PORT);
             service.server_names.iter().map(move |name| (gateway, name.clone()))
         })
         .collect();
@@ -108,7 +108,7 @@ pub async fn missing(topology: &Topology, clients: &Clients, directory: &Path) -
     checked.await.unwrap_or_else(|error| vec![error.to_string()])
 }
 
-fn refused(directory: &Path, gateway: SocketAddrV4, server_name: String) -> Option<String> {
+fn refused(directory: &Path, gateway: SocketAddr, server_name: String) -> Option<String> {
     match control::send(directory, &ControlRequest::Reach { gateway, server_name: server_name.clone() }) {
         Ok(ControlReply::Done) => None,
         Ok(_) => Some(format!("gateway {gateway}: no handshake for {server_name} was made")),

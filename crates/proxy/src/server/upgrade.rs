@@ -1,12 +1,14 @@
-//! Connections that switch protocols: WebSocket and others by `Upgrade`, and `CONNECT`.
+//! Connections that switch protocols, to WebSocket. [`crate::http::settle`] refuses all others, and `CONNECT`.
 
+use std::rc::Rc;
+
+use http::Request;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
+use runtime::admission::{Admitted, Use};
 
 use super::Ending;
-use crate::http::headers::mentions;
 use crate::relay;
 use crate::upstream::Lease;
 
@@ -14,20 +16,13 @@ use crate::upstream::Lease;
 pub struct UpgradeRequest {
     downstream: OnUpgrade,
     headers: Vec<(HeaderName, HeaderValue)>,
+    admitted: Rc<Admitted>,
 }
 
 /// Takes the downstream's side of an upgrade out of a request. To be called before hop-by-hop headers are removed.
-pub fn requested<B>(request: &mut Request<B>) -> Option<UpgradeRequest> {
-    if request.version() == Version::HTTP_2 {
-        return None;
-    }
-    let by_header = request.headers().get(header::CONNECTION).is_some_and(|value| mentions(value, "upgrade"))
-        && request.headers().contains_key(header::UPGRADE);
-    if !by_header && request.method() != Method::CONNECT {
-        return None;
-    }
+pub fn requested<B>(request: &mut Request<B>, admitted: &Rc<Admitted>) -> UpgradeRequest {
     let headers = upgrade_headers(request.headers());
-    Some(UpgradeRequest { downstream: on(request), headers })
+    UpgradeRequest { downstream: on(request), headers, admitted: admitted.clone() }
 }
 
 /// Returns the headers of an upgrade that the next hop needs as well. [`crate::http::headers::end_hop`] removes them, so a
@@ -45,17 +40,11 @@ impl UpgradeRequest {
         }
     }
 
-    /// Returns whether the response agrees to the upgrade.
-    pub fn is_accepted<B>(&self, response: &Response<B>, method: &Method) -> bool {
-        response.status() == StatusCode::SWITCHING_PROTOCOLS
-            || (method == Method::CONNECT && response.status().is_success())
-    }
-
     /// Relays between both connections once they have switched protocols, and reports the end to `ending`. `upstream` is
     /// the connection whose response agreed; `keep` is dropped with the relay.
     pub fn carry(self, upstream: Lease, mut ending: Box<dyn Ending>, keep: impl Sized + 'static) {
         tokio::task::spawn_local(async move {
-            let _keep = keep;
+            let _keep = (keep, Use::of(self.admitted));
             let (Ok(downstream), Some(mut upstream)) = tokio::join!(self.downstream, upstream.into_upgraded()) else {
                 ending.broken(0);
                 return;
