@@ -187,6 +187,10 @@ async fn run_sidecar(
 
     let draining = control::drain_on_shutdown(&readiness, &signal, drained, options.drain_times());
     let running = async {
+        let controller = match &options.controller_identity {
+            Some(id) => controller.known_as(id.clone(), options.controller_issuer.clone()),
+            None => controller,
+        };
         let enrolment = enrol::Options {
             token_path: options.token.clone(),
             root_path: options.root.clone(),
