@@ -98,6 +98,9 @@ pub trait Record: Clone + PartialEq + fmt::Debug + Into<Object> + Send + Sync + 
     /// Replaces the record's strings by the shared copies.
     fn intern(&mut self, strings: &mut Strings);
 
+    /// Returns about how many bytes the record takes if it shares nothing with others.
+    fn size(&self) -> usize;
+
     /// The namespace and name.
     fn key(&self) -> Key {
         Key { namespace: self.namespace().cloned().unwrap_or_default(), name: self.name().clone() }
@@ -172,6 +175,21 @@ macro_rules! define_kinds {
             /// The namespace and name.
             pub fn key(&self) -> Key {
                 match self { $(Object::$Record(record) => record.key(),)+ }
+            }
+
+            /// Returns the work of storing the record: the number of its parts that have a place in an index.
+            pub fn work(&self) -> u64 {
+                let parts = match self {
+                    Object::Slice(slice) => slice.endpoints.len(),
+                    Object::Gateway(gateway) => gateway.hosts.len(),
+                    _ => 0,
+                };
+                1 + parts as u64
+            }
+
+            /// Returns about how many bytes the record takes if it shares nothing with others.
+            pub fn size(&self) -> usize {
+                match self { $(Object::$Record(record) => record.size(),)+ }
             }
 
             /// Replaces the record's strings by the shared copies.

@@ -39,25 +39,21 @@ impl Inventory {
                 "{count} pods are labelled with network {network}, which is another cluster's: they are not used"
             ));
         }
-        if cluster.network().is_empty() && self.clusters.len() > 1 {
+        if let Some(mut others) = self.networks.refusal(cluster) {
+            let (network, other) = (cluster.claimed_network(), others.next().map_or("", |name| name));
+            to.push(format!(
+                "its label names network {network}, which is the network of {other}: refused, because its label alone cannot put it on another cluster's network; if they share it, say so on the primary's side: isthmus join --network {network}, or annotate the remote secret with topology.istio.io/network"
+            ));
+        } else if cluster.network().is_empty() && self.clusters.len() > 1 {
             to.push(
                 "its network is unknown, so no other cluster can use its services: label the root namespace with topology.istio.io/network, or annotate the remote secret with it"
                     .into(),
             );
         }
-        // Only if the label alone decides, not the secret.
-        if !cluster.info.own && cluster.info.network.is_empty() {
-            for other in self.networks.neighbours(cluster) {
-                to.push(format!(
-                    "its label names network {}, which is also the network of {other}, so proxies there connect to its pods directly; to decide this on the primary's side, annotate the remote secret with topology.istio.io/network",
-                    cluster.network()
-                ));
-            }
-        }
     }
 
     fn notices_of_gateways(&self, cluster: &ClusterInventory, to: &mut Vec<String>) {
-        let gateways = cluster.services().values().filter_map(|service| Some((service, service.network.as_ref()?)));
+        let gateways = cluster.gateway_services().filter_map(|service| Some((service, service.network.as_ref()?)));
         for (service, network) in gateways {
             let key = &service.key();
             if !self.may_name(cluster, network) {
@@ -66,9 +62,15 @@ impl Inventory {
                 ));
             } else if only_by_name(service) {
                 to.push(unreachable_gateway(key, service, network));
+            } else if service.gateway_node_port().is_some() {
+                if cluster.nodes_selected_by(service).next().is_none() {
+                    to.push(format!(
+                        "Service {key} is a gateway of network {network} whose annotation traffic.istio.io/nodeSelector selects no node with an address: it is not used"
+                    ));
+                }
             } else if service.external_ips.is_empty() {
                 to.push(format!(
-                    "Service {key} is a gateway of network {network} without an address: it is not used; make it a LoadBalancer, or give it an address in spec.externalIPs"
+                    "Service {key} is a gateway of network {network} without an address: it is not used; make it a LoadBalancer, give it an address in spec.externalIPs, or reach it at its node port by the annotation traffic.istio.io/nodeSelector with the labels of nodes ({{}}: all)"
                 ));
             } else if service.gateway_port == Some(0) {
                 to.push(format!(
