@@ -6,10 +6,11 @@
 //!
 //! A remote secret is a Secret in the root namespace labelled `istio/multiCluster: "true"`. Each of its entries is a cluster.
 //! An invalid entry is recorded ([`Problem`]) and affects no other. The loss of a cluster's API server removes nothing; only
-//! the removal of its secret does.
+//! the removal of its secret does, after a grace in which a secret that is created again changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -63,6 +64,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// The interval of the heartbeat to each API server.
     pub heartbeat: Duration,
+    /// The time from the deletion of a cluster's last remote secret to the cluster's removal.
+    pub removal_grace: Duration,
 }
 
 /// A configuration error of the link to the own cluster. An outage is not an error.
@@ -142,8 +145,12 @@ struct Shared {
     written: Mutex<BTreeMap<Text, SecretEntry>>,
     /// The tokens that cannot be renewed, and why.
     expiring: Mutex<BTreeMap<Text, Problem>>,
+    /// The clusters in which Events are not written, and why.
+    unwritten: Mutex<BTreeMap<Text, String>>,
     /// Which API server each cluster has.
     claims: Claims,
+    /// Whether the remote secrets have been read since the start.
+    listed: AtomicBool,
     /// The number of changes of clusters and their clients.
     changes: channel::Sender<u64>,
 }
@@ -169,7 +176,9 @@ pub async fn start(config: Config, events: Queues) -> Result<Clusters, StartErro
         problems: Mutex::default(),
         written: Mutex::default(),
         expiring: Mutex::default(),
+        unwritten: Mutex::default(),
         claims: Claims::default(),
+        listed: AtomicBool::new(false),
         changes: channel::Sender::new(0),
     });
     let clusters = Clusters { shared: Arc::clone(&shared), own_client: client.clone() };
@@ -184,7 +193,7 @@ pub async fn start(config: Config, events: Queues) -> Result<Clusters, StartErro
     supervisor.begin(own, access, None).await;
     tokio::spawn(mesh::follow(client.clone(), config.root_namespace.clone(), events));
     tokio::spawn(renewal::keep(client.clone(), Arc::clone(&supervisor.shared)));
-    tokio::spawn(secrets::follow(client, config.root_namespace, config.cluster, supervisor));
+    tokio::spawn(secrets::follow(client, config.root_namespace, config.cluster, config.removal_grace, supervisor));
     Ok(clusters)
 }
 
@@ -221,6 +230,14 @@ impl Clusters {
     /// Returns the client of a cluster with its current credentials; `None` if the cluster does not exist.
     pub fn client(&self, cluster: &str) -> Option<Client> {
         self.shared.known().get(cluster).map(|known| known.client.clone())
+    }
+
+    /// Returns whether a cluster is joined; `None` while the remote secrets have not been read yet.
+    pub fn is_joined(&self, cluster: &str) -> Option<bool> {
+        // In this order: a cluster that is added meanwhile is found.
+        let listed = self.shared.listed.load(Ordering::Acquire);
+        let known = self.shared.known().contains_key(cluster);
+        (known || listed).then_some(known)
     }
 
     /// Returns the names of all clusters, sorted.
@@ -260,7 +277,22 @@ impl Clusters {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone();
         problems.extend(self.shared.expiring.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
+        let unwritten = self.shared.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.shared.known();
+        problems.extend(unwritten.iter().filter_map(|(cluster, why)| {
+            let secret = known.get(cluster)?.secret.as_deref().unwrap_or_default().to_owned();
+            Some(Problem { secret, cluster: cluster.to_string(), why: why.clone(), in_force: true })
+        }));
         problems
+    }
+
+    /// Notes whether Events can be written in a cluster: `None`, or why not.
+    pub(crate) fn set_unwritten(&self, cluster: &Text, why: Option<String>) {
+        let mut unwritten = self.shared.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => drop(unwritten.insert(cluster.clone(), why)),
+            None => drop(unwritten.remove(cluster)),
+        }
     }
 }
 
@@ -326,6 +358,9 @@ impl Supervisor {
         match action {
             Action::Start(entry) | Action::Replace(entry) => {
                 let Entry { cluster, secret, access, network, bytes, created } = entry;
+                if self.is_in_use(&cluster, &secret, &network, &bytes) {
+                    return None;
+                }
                 let access_to = match remote_client(&access.config).await {
                     Ok(access_to) => access_to,
                     Err(why) => {
@@ -348,6 +383,20 @@ impl Supervisor {
             Action::Stop(cluster) => self.end(cluster).await,
         }
         None
+    }
+
+    /// Reports whether the cluster's link uses these credentials already: a secret that was deleted and created again. Notes
+    /// the secret's name.
+    fn is_in_use(&self, cluster: &Text, secret: &Text, network: &Text, bytes: &Arc<[u8]>) -> bool {
+        let mut known = self.shared.known();
+        let Some(known) = known.get_mut(cluster).filter(|known| known.cluster.network == *network) else {
+            return false;
+        };
+        let mut written = self.shared.written();
+        let Some(held) = written.get_mut(cluster).filter(|held| held.bytes == *bytes) else { return false };
+        held.secret = secret.clone();
+        known.secret = Some(secret.clone());
+        true
     }
 
     /// Adds a cluster and starts its first link.

@@ -27,6 +27,7 @@ mod relation;
 pub use cluster::{Affected, ClusterInventory, PodSelector};
 pub use lists::CONFIRM_EMPTY;
 use networks::Networks;
+pub use notices::ObjectNotice;
 pub(crate) use notices::{only_by_name, unreachable_gateway};
 use pending::Pending;
 
@@ -125,6 +126,8 @@ pub struct Inventory {
     whole: BTreeSet<Text>,
     strings: Strings,
     events: u64,
+    /// The number of clusters that have joined.
+    joined: u64,
 }
 
 impl Inventory {
@@ -143,6 +146,7 @@ impl Inventory {
             whole: BTreeSet::new(),
             strings: Strings::default(),
             events: 0,
+            joined: 0,
         }
         .with_mesh()
     }
@@ -385,6 +389,8 @@ impl Inventory {
         if !cluster.info.own {
             self.remembered.insert(name.clone());
         }
+        self.joined += 1;
+        cluster.joining = self.joined;
         let affected = cluster.everything();
         self.clusters.insert(name.clone(), cluster);
         self.note(&name, affected);
@@ -411,7 +417,10 @@ impl Inventory {
                 }
             }
             None => {
-                self.clusters.insert(name, ClusterInventory::new(info, self.system_namespaces(), now));
+                let mut cluster = ClusterInventory::new(info, self.system_namespaces(), now);
+                self.joined += 1;
+                cluster.joining = self.joined;
+                self.clusters.insert(name, cluster);
                 // Services without an address of their own have one in the new cluster as well.
                 self.change_everything(&Text::default());
             }

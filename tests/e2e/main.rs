@@ -12,3 +12,4 @@ mod protocols;
 mod readme;
 mod restart;
 mod support;
+mod topologies;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, Version as HttpVersion, request};
 use identity::Peer;
+use runtime::admission::Admitted;
 
 use crate::failure::Failure;
 use crate::http::{AttemptBody, Incoming, RequestBody, Version, headers};
@@ -39,12 +40,14 @@ pub struct Downstream {
     pub certificate: Option<Arc<str>>,
     /// The server name (SNI) of the TLS handshake.
     pub server_name: Option<Arc<str>>,
+    /// The connection's place among those of its listener.
+    pub admitted: Rc<Admitted>,
 }
 
 impl Downstream {
     /// Returns a connection without TLS.
-    pub fn plaintext(client: SocketAddr, destination: SocketAddr) -> Self {
-        Self { client, destination, peer: None, certificate: None, server_name: None }
+    pub fn plaintext(client: SocketAddr, destination: SocketAddr, admitted: Admitted) -> Self {
+        Self { client, destination, peer: None, certificate: None, server_name: None, admitted: Rc::new(admitted) }
     }
 
     /// Adds the connection to an access log entry.
@@ -73,6 +76,7 @@ impl Exchange {
         mut request: Request<Incoming>,
         worker: &Worker,
         metrics: &Rc<ServiceMetrics>,
+        downstream: &Downstream,
         describe: impl FnOnce(&mut LogEntry),
     ) -> Self {
         // Before the log entry, so that the logs of both sides have the same ID.
@@ -84,7 +88,7 @@ impl Exchange {
         }
         let grpc = headers::is_grpc(request.headers());
         let mut report = RequestReport::begin(&worker.telemetry, metrics, grpc, log);
-        let upgrade = upgrade::requested(&mut request);
+        let upgrade = upgrade::requested(&mut request, &downstream.admitted);
         let (head, incoming) = request.into_parts();
         let body = RequestBody::new(incoming);
         report.body.clone_from(&body);

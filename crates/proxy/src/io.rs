@@ -83,6 +83,11 @@ impl Io {
             Stream::Tls(stream) => stream.get_ref().0.get_ref(),
         }
     }
+
+    /// Returns whether the stream has TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
 }
 
 impl Io {

@@ -6,6 +6,7 @@
 
 mod connection;
 mod date;
+mod heads;
 mod local_reply;
 mod response_body;
 pub mod upgrade;

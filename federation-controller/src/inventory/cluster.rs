@@ -73,6 +73,8 @@ pub struct ClusterInventory {
     pub restored: bool,
     /// See [`ClusterInventory::network`].
     pub(super) network: Text,
+    /// The number of the cluster's joining. A cluster that is removed and joins again has another one.
+    pub joining: u64,
     system: SystemNamespaces,
     pub(super) collections: Collections,
     pub(super) relations: Relations,
@@ -207,6 +209,7 @@ impl ClusterInventory {
             heard: None,
             restored: false,
             network: Text::default(),
+            joining: 0,
             system,
             collections: Collections::default(),
             relations: Relations::default(),

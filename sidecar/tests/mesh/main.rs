@@ -1,5 +1,6 @@
 //! Sidecars on loopback, with a fake controller, real certificates and real sockets.
 
+mod admission;
 mod app;
 mod drain;
 mod failover;

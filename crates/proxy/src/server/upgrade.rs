@@ -1,9 +1,12 @@
 //! Connections that switch protocols: WebSocket and others by `Upgrade`, and `CONNECT`.
 
+use std::rc::Rc;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
+use runtime::admission::{Admitted, Use};
 
 use super::Ending;
 use crate::http::headers::mentions;
@@ -14,10 +17,11 @@ use crate::upstream::Lease;
 pub struct UpgradeRequest {
     downstream: OnUpgrade,
     headers: Vec<(HeaderName, HeaderValue)>,
+    admitted: Rc<Admitted>,
 }
 
 /// Takes the downstream's side of an upgrade out of a request. To be called before hop-by-hop headers are removed.
-pub fn requested<B>(request: &mut Request<B>) -> Option<UpgradeRequest> {
+pub fn requested<B>(request: &mut Request<B>, admitted: &Rc<Admitted>) -> Option<UpgradeRequest> {
     if request.version() == Version::HTTP_2 {
         return None;
     }
@@ -27,7 +31,7 @@ pub fn requested<B>(request: &mut Request<B>) -> Option<UpgradeRequest> {
         return None;
     }
     let headers = upgrade_headers(request.headers());
-    Some(UpgradeRequest { downstream: on(request), headers })
+    Some(UpgradeRequest { downstream: on(request), headers, admitted: admitted.clone() })
 }
 
 /// Returns the headers of an upgrade that the next hop needs as well. [`crate::http::headers::end_hop`] removes them, so a
@@ -55,7 +59,7 @@ impl UpgradeRequest {
     /// the connection whose response agreed; `keep` is dropped with the relay.
     pub fn carry(self, upstream: Lease, mut ending: Box<dyn Ending>, keep: impl Sized + 'static) {
         tokio::task::spawn_local(async move {
-            let _keep = keep;
+            let _keep = (keep, Use::of(self.admitted));
             let (Ok(downstream), Some(mut upstream)) = tokio::join!(self.downstream, upstream.into_upgraded()) else {
                 ending.broken(0);
                 return;

@@ -3,7 +3,7 @@
 //! A pool belongs to one worker. It is cleared when a connection to its target fails, because the others are most likely dead
 //! as well, and dropped when the target is removed.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::{Request, Response};
 use identity::Peer;
+use runtime::admission::Dialled;
 use telemetry::istio::Party;
 
 use super::{OpenConnection, http1, http2};
@@ -23,7 +24,6 @@ use crate::http::{AttemptBody, BoxError, Incoming, Version};
 use crate::io::Io;
 
 /// Information on a connection.
-#[derive(Debug)]
 pub struct ConnectionInfo {
     /// The local address.
     pub local: Option<SocketAddr>,
@@ -33,6 +33,13 @@ pub struct ConnectionInfo {
     party: OnceCell<Rc<Party>>,
     /// A duplicate of the socket, for queries to the kernel. Closed with the connection.
     socket: RefCell<Option<OwnedFd>>,
+    dialled: Cell<Option<Dialled>>,
+}
+
+impl std::fmt::Debug for ConnectionInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectionInfo").field("local", &self.local).field("peer", &self.peer).finish_non_exhaustive()
+    }
 }
 
 impl ConnectionInfo {
@@ -51,6 +58,7 @@ impl ConnectionInfo {
     /// Notes the end of the connection.
     pub(super) fn closed(&self) {
         self.socket.take();
+        self.dialled.take();
     }
 }
 
@@ -137,6 +145,7 @@ impl Pool {
             peer: opened.peer,
             party: OnceCell::new(),
             socket: RefCell::new(socket),
+            dialled: Cell::new(opened.dialled),
         });
         Ok(match version {
             Version::Http1 => Lease::http1(self.idle.adopt(opened.io, info).await?, self, false),

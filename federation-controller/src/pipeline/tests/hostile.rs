@@ -341,7 +341,10 @@ fn a_cluster_beyond_its_budget_for_bytes_is_not_read_and_delays_no_other() {
     };
     flood(&mut world, 0);
     let exceeded = world.inventory.take_exceeded();
-    assert!(matches!(&exceeded[..], [(cluster, why)] if &**cluster == "south" && why.contains("256 MiB")), "{exceeded:?}");
+    assert!(
+        matches!(&exceeded[..], [(cluster, why)] if &**cluster == "south" && why.contains("256 MiB")),
+        "{exceeded:?}"
+    );
     assert_eq!(world.inventory.take_exceeded(), [], "it is reported once");
     let south = |world: &World| {
         let south = world.inventory.cluster("south").unwrap();
