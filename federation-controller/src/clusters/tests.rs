@@ -182,7 +182,7 @@ async fn a_secret_that_is_deleted_and_created_again_within_the_grace_changes_not
     run.west.put_secret("a", &[("east", &kubeconfig)]);
     run.until_connected("east").await;
     run.west.delete("/api/v1/secrets", "istio-system", "a");
-    let leaving = |clusters: &Clusters| clusters.problems().iter().any(|of| of.cluster == "east" && of.in_force);
+    let leaving = |clusters: &Clusters| clusters.problems().iter().any(|of| of.why.contains("secret is deleted"));
     run.eventually("the removal is announced", leaving).await;
     assert_eq!(run.clusters.is_joined("east"), Some(true));
     run.west.put_secret("b", &[("east", &kubeconfig)]);

@@ -381,7 +381,7 @@ fn a_cluster_beyond_its_budget_for_work_is_not_read_and_the_own_cluster_has_none
     let mut world = world_with_export();
     let now = world.now;
     for cluster in ["west", "east"] {
-        world.inventory.charge(&cluster.into(), crate::inventory::budget::WORK, now);
+        world.inventory.charge(&cluster.into(), crate::inventory::budget::WORK - 1_000, now);
         assert_eq!(world.inventory.take_exceeded(), []);
     }
     // One pod that makes a Gateway export and not export is the work of all services of the cluster.
@@ -390,7 +390,10 @@ fn a_cluster_beyond_its_budget_for_work_is_not_read_and_the_own_cluster_has_none
     let gateway = Gateway { namespace, name, selector: selector.clone(), hosts: vec!["*.local".into()] };
     for cluster in ["west", "east"] {
         world.put(cluster, Object::Gateway(gateway.clone()));
-        world.put(cluster, Object::Pod(labelled(pod("router", 7), selector.clone())));
+        for _ in 0..500 {
+            world.put(cluster, Object::Pod(labelled(pod("router", 7), selector.clone())));
+            world.delete(cluster, Kind::Pod, "default", "router-7");
+        }
     }
     let exceeded = world.inventory.take_exceeded();
     assert!(matches!(&exceeded[..], [(cluster, why)] if &**cluster == "east" && why.contains("work")), "{exceeded:?}");
