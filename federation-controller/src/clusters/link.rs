@@ -21,9 +21,8 @@ use super::reads::Pauses;
 use super::trouble::{self, Trouble};
 use super::watch::{Pause, Report, watch};
 use super::{Access, Contact, Shared};
-use crate::inventory::budget::KEPT;
 use crate::objects::event::{Cluster, Event};
-use crate::objects::{self, Kind, Object, Record, Text, for_each_kind};
+use crate::objects::{self, KEPT, Kind, Object, Record, Text, for_each_kind};
 
 /// The number of reports that wait between the watches and the queue.
 const BACKLOG: usize = 256;

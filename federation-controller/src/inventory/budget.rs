@@ -5,8 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-/// What is kept of one cluster, in bytes, as if its objects shared nothing. 200,000 pods with fifteen labels come to 200 MB.
-pub const KEPT: usize = 256 << 20;
+use crate::objects::KEPT;
 
 /// What is kept while a list runs: objects that the list replaces are there until its end.
 const KEPT_WHILE_LISTING: usize = 2 * KEPT;
