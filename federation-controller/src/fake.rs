@@ -352,6 +352,9 @@ fn write(
         for (key, value) in object["data"].as_object().into_iter().flatten() {
             merged["data"][key] = value.clone();
         }
+        for (key, value) in object.as_object().into_iter().flatten().filter(|(key, _)| *key != "data") {
+            merged[key] = value.clone();
+        }
         object = merged;
     }
     object["metadata"]["namespace"] = json!(namespace);

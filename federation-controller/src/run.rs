@@ -26,7 +26,7 @@ use crate::inventory::{Inventory, Settings};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, State};
 use crate::publish::snapshot;
-use crate::{Options, ca, clusters, gauges};
+use crate::{Options, ca, clusters, gauges, recorder};
 
 /// The time for calls in progress when the controller stops. Certificates are issued in milliseconds; streams end at once.
 const GRACE: Duration = Duration::from_secs(2);
@@ -115,6 +115,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
         () = stop.cancelled() => return Ok(()),
     };
     debug.attach(parts.clusters.clone(), parts.authorities.clone());
+    tokio::spawn(recorder::run(shared.state.clone(), parts.clusters.clone()));
 
     let injector = Injector {
         image: options.sidecar_image.clone(),

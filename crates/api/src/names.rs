@@ -9,6 +9,8 @@ pub const CLUSTER_ANNOTATION: &str = "networking.istio.io/cluster";
 
 /// Label with the network of a pod, of a cluster (on its root namespace), or of the network whose gateway a Service is.
 pub const NETWORK_LABEL: &str = "topology.istio.io/network";
+/// Annotation of a gateway Service with node ports: the labels, as a JSON map, of the nodes at whose addresses it is reached.
+pub const NODE_SELECTOR_ANNOTATION: &str = "traffic.istio.io/nodeSelector";
 /// Label with the cluster of a pod.
 pub const CLUSTER_LABEL: &str = "topology.istio.io/cluster";
 /// Label with value `istio` on pods whose proxy accepts the mesh's mutual TLS.

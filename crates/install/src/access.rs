@@ -36,6 +36,10 @@ const WEBHOOK: RbacRule = RbacRule {
 const REVIEWING: RbacRule =
     RbacRule { group: "authorization.k8s.io", resources: &["subjectaccessreviews"], verbs: &["create"], names: &[] };
 
+/// Events on objects that have no effect. Creating cannot be limited to names.
+const RECORDING: RbacRule =
+    RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
+
 /// Rights in the root namespace: the mesh-wide settings, remote secrets, signing certificates, and the record of which
 /// cluster each published intermediate belongs to.
 const ROOT_NAMESPACE: &[RbacRule] = &[
@@ -73,7 +77,7 @@ pub fn all(of: &Installation) -> Vec<Value> {
 }
 
 fn controller(of: &Installation) -> Vec<Value> {
-    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK, &REVIEWING]);
+    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK, &REVIEWING, &RECORDING]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});

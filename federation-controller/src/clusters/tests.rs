@@ -153,6 +153,28 @@ async fn a_remote_secret_adds_a_cluster_and_its_deletion_removes_it() {
 }
 
 #[tokio::test]
+async fn one_api_server_under_two_names_counts_once() {
+    let mut run = Run::new().await;
+    let east = Fake::start("reader").await;
+    east.put("/api/v1/namespaces", json!({"metadata": {"name": "kube-system", "uid": "6f1c"}}));
+    east.put(PODS, pod("ratings-1"));
+    run.west.put_secret("s1", &[("east", &east.kubeconfig("east", "reader"))]);
+    run.until_connected("east").await;
+    run.west.put_secret("s2", &[("twice", &east.kubeconfig("twice", "reader"))]);
+    let excluded = |event: &Event| match event {
+        Event::Link { cluster, link: Link::Excluded(why), .. } if &**cluster == "twice" => Some(why.clone()),
+        _ => None,
+    };
+    let (why, before) = run.until("refusal", excluded).await;
+    assert!(why.contains("cluster east") && why.contains("delete"), "{why}");
+    assert_eq!(pods_of(&before, "twice"), [""; 0]);
+    assert_eq!(run.state("east"), Some(LinkState::Connected));
+    // Without the other name it is read.
+    run.west.delete("/api/v1/secrets", "istio-system", "s1");
+    assert_eq!(pods_of(&run.until_connected("twice").await, "twice"), ["ratings-1"]);
+}
+
+#[tokio::test]
 async fn a_secret_that_is_deleted_and_created_again_within_the_grace_changes_nothing() {
     let mut run = Run::with_grace(PATIENCE * 4).await;
     run.until_connected("west").await;

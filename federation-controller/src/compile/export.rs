@@ -15,7 +15,7 @@
 //! must not stand in for the controller.
 
 use crate::inventory::{Definition, Inventory, OWN_SERVICES};
-use crate::objects::{Gateway, Key, Record as _, Text};
+use crate::objects::{Key, Record as _};
 
 /// Why a cluster exports a service.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -72,57 +72,8 @@ pub fn reason(inventory: &Inventory, definition: Definition<'_>, hostname: &str)
     if cluster.exports().contains(key) {
         return Some(Reason::ServiceExport);
     }
-    let matching = |gateway: &Gateway| gateway.hosts.iter().any(|of| matches(of, &gateway.namespace, key, hostname));
-    if cluster.gateways_with_pods().any(matching) {
+    if cluster.exports_by_host(key, hostname) {
         return Some(Reason::Gateway);
     }
     (inventory.mesh().export_all && !system).then_some(Reason::Mesh)
-}
-
-/// Returns whether a Gateway's host matches a service. The forms are `host`, `namespace/host`, `*/host` and `./host`; the
-/// host part is exact, `*`, or `*.suffix`.
-fn matches(host: &str, gateway_namespace: &Text, key: &Key, hostname: &str) -> bool {
-    let (namespace, host) = host.split_once('/').unwrap_or(("*", host));
-    let in_namespace = match namespace {
-        "*" => true,
-        "." => key.namespace == *gateway_namespace,
-        named => *key.namespace == *named,
-    };
-    let named = match host.strip_prefix('*') {
-        Some("") => true,
-        Some(suffix) => suffix.starts_with('.') && hostname.len() > suffix.len() && hostname.ends_with(suffix),
-        None => host == hostname,
-    };
-    in_namespace && named
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_match_services_as_in_istio() {
-        let key = Key::new("default", "reviews");
-        let hostname = "reviews.default.svc.cluster.local";
-        let gateway: Text = "istio-system".into();
-        for (host, expected) in [
-            ("*", true),
-            ("*.local", true),
-            ("*.svc.cluster.local", true),
-            ("*.default.svc.cluster.local", true),
-            ("*.other.svc.cluster.local", false),
-            ("*cluster.local", false),
-            (hostname, true),
-            ("ratings.default.svc.cluster.local", false),
-            ("*.reviews.default.svc.cluster.local", false),
-            ("default/*", true),
-            ("other/*", false),
-            ("*/reviews.default.svc.cluster.local", true),
-            ("./*.local", false),
-            ("", false),
-        ] {
-            assert_eq!(matches(host, &gateway, &key, hostname), expected, "{host}");
-        }
-        assert!(matches("./*.local", &"default".into(), &key, hostname));
-    }
 }

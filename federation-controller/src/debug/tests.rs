@@ -128,7 +128,8 @@ async fn pages_show_the_state_with_its_age() {
     let running = tokio::spawn(pipeline::run(state.clone(), receiver, None));
     let send = async |event| events.send(Source::Objects("west".into()), event).await.unwrap();
     let west = || "west".into();
-    let info = Cluster { name: west(), own: true, network: "net-west".into(), server: "https://west".into() };
+    let info =
+        Cluster { name: west(), own: true, network: "net-west".into(), server: "https://west".into(), joined: 0 };
     events.send(Source::Controller, Event::ClusterAdded(info)).await.unwrap();
     for kind in Kind::ALL {
         send(Event::Listing { cluster: west(), kind }).await;

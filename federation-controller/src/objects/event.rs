@@ -103,10 +103,14 @@ pub struct Cluster {
     /// Whether the controller runs in the cluster.
     pub own: bool,
     /// The network of the cluster's pods by the controller's options, or by the annotation of the remote secret; empty: not
-    /// configured. See [`crate::inventory::ClusterInventory::network`].
+    /// configured. See [`crate::inventory::networks`].
     pub network: Text,
     /// The address of the API server, for status only.
     pub server: Text,
+    /// When the cluster's remote secret was created, in seconds since 1970: of two clusters with the same claim, the one that
+    /// joined first keeps it.
+    #[serde(default)]
+    pub joined: i64,
 }
 
 impl Cluster {
@@ -136,6 +140,8 @@ pub enum Link {
     Lost(Text),
     /// The server refuses the controller's credentials or lacks a permission, for this reason.
     Refused(Text),
+    /// The controller does not read the cluster, for this reason. Nothing waits for its objects.
+    Excluded(Text),
 }
 
 /// Mesh-wide settings, in the form in which proxies and the pipeline use them.
