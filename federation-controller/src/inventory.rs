@@ -27,7 +27,7 @@ pub use lists::CONFIRM_EMPTY;
 use networks::Networks;
 pub(crate) use notices::{only_by_name, unreachable_gateway};
 
-use crate::objects::event::{Cluster, Event, Link, Mesh, Trust};
+use crate::objects::event::{Cluster, Event, Link, Mesh, MeshNotices, Trust};
 use crate::objects::intern::Strings;
 use crate::objects::{Key, Kind, Object, Service, Text, Watched};
 
@@ -112,6 +112,7 @@ pub struct Inventory {
     /// Clusters of the snapshot whose remote secrets have not been read since the start.
     remembered: BTreeSet<Text>,
     mesh: Mesh,
+    mesh_notices: MeshNotices,
     trust: Option<Trust>,
     trust_domain: Text,
     networks: Networks,
@@ -137,6 +138,7 @@ impl Inventory {
             clusters: BTreeMap::new(),
             remembered: BTreeSet::new(),
             mesh: Mesh::default(),
+            mesh_notices: MeshNotices::default(),
             trust: None,
             networks: Networks::default(),
             connected: HashMap::new(),
@@ -184,6 +186,7 @@ impl Inventory {
                 self.mesh = mesh;
                 self.changes.insert(Group::Mesh);
             }
+            Event::MeshNotices(notices) => self.mesh_notices = notices,
             Event::Trust(trust) => {
                 if !trust.trust_domain.is_empty() && trust.trust_domain != self.trust_domain {
                     self.trust_domain = trust.trust_domain.clone();

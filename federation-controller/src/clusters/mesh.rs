@@ -2,9 +2,9 @@
 
 use super::queue::{Queues, Source};
 use super::watch::Pause;
-use crate::objects::event::{Event, Mesh};
+use crate::objects::event::{Event, Mesh, MeshNotices};
 use crate::objects::raw::ConfigMapObject;
-use api::mesh::MeshConfig;
+use api::mesh::{MeshConfig, MeshConfigError};
 use api::names::{MESH_CONFIG_KEY, MESH_CONFIG_MAP};
 use futures_util::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
@@ -16,7 +16,7 @@ pub(super) async fn follow(client: Client, root_namespace: String, events: Queue
     let config = watcher::Config::default().fields(&format!("metadata.name={MESH_CONFIG_MAP}"));
     let api = Api::<ConfigMapObject>::namespaced(client, &root_namespace);
     let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
-    let mut in_force = None;
+    let (mut in_force, mut noted) = (None, MeshNotices::default());
     while let Some(item) = stream.next().await {
         let text = match item {
             Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) if map.name_any() == MESH_CONFIG_MAP => {
@@ -29,11 +29,19 @@ pub(super) async fn follow(client: Client, root_namespace: String, events: Queue
                 continue;
             }
         };
-        match MeshConfig::parse(&text) {
-            Ok((config, warnings)) => {
-                for warning in warnings {
-                    tracing::warn!(configmap = MESH_CONFIG_MAP, "mesh settings: {warning}");
-                }
+        let parsed = MeshConfig::parse(&text);
+        let notices = notices(&parsed);
+        if notices != noted {
+            noted = notices.clone();
+            for line in &notices.lines {
+                tracing::warn!(configmap = MESH_CONFIG_MAP, "mesh settings: {line}");
+            }
+            if events.send(Source::Controller, Event::MeshNotices(notices)).await.is_err() {
+                return;
+            }
+        }
+        match parsed {
+            Ok((config, _)) => {
                 let mesh = to_mesh(&config);
                 if in_force.as_ref() != Some(&mesh) {
                     in_force = Some(mesh.clone());
@@ -42,9 +50,22 @@ pub(super) async fn follow(client: Client, root_namespace: String, events: Queue
                     }
                 }
             }
-            Err(error) => {
-                tracing::error!(configmap = MESH_CONFIG_MAP, "{error}; the last valid settings stay in effect")
-            }
+            // The notice names the reason.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Returns what the settings say without effect.
+fn notices(parsed: &Result<(MeshConfig, Vec<api::Warning>), MeshConfigError>) -> MeshNotices {
+    match parsed {
+        Ok((config, warnings)) => MeshNotices {
+            lines: warnings.iter().map(|warning| warning.to_string().into()).collect(),
+            trust_domain: config.trust_domain.as_deref().map(Into::into),
+        },
+        Err(error) => {
+            let line = format!("{error}; the last valid settings stay in effect");
+            MeshNotices { lines: vec![line.into()], trust_domain: None }
         }
     }
 }

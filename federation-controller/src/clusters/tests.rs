@@ -351,6 +351,14 @@ async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
     };
     put("accessLogFile: [\n");
     put("connectTimeout: tomorrow\n");
+    let notices = |event: &Event| match event {
+        Event::MeshNotices(notices) if notices.lines.iter().any(|line| line.contains("connectTimeout")) => {
+            Some(notices.clone())
+        }
+        _ => None,
+    };
+    let invalid = run.until("a notice of the invalid setting", notices).await.0;
+    assert!(invalid.lines[0].contains("the last valid settings stay in effect"), "{invalid:?}");
     put("accessLogFile: /dev/stderr\nfederation: {exportAll: true}\n");
     let next = run.until("settings", mesh).await.0;
     assert_eq!((&*next.access_log_file, next.export_all), ("/dev/stderr", true));

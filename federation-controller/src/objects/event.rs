@@ -73,6 +73,8 @@ pub enum Event {
     },
     /// The mesh-wide settings in the root namespace changed.
     Mesh(Mesh),
+    /// The mesh-wide settings were read, and some have no effect.
+    MeshNotices(MeshNotices),
     /// The trust bundle changed.
     Trust(Trust),
     /// A proxy opened a stream.
@@ -175,6 +177,15 @@ impl Default for Mesh {
             export_all: false,
         }
     }
+}
+
+/// What the mesh-wide settings say without effect.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MeshNotices {
+    /// Settings that are invalid or have no effect, each with the reason.
+    pub lines: Vec<Text>,
+    /// `trustDomain`, which the controller's own option decides.
+    pub trust_domain: Option<Text>,
 }
 
 /// The trust bundle, which verifies certificates.

@@ -3,18 +3,24 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::future::{Future, poll_fn};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
+use super::continue_gate::{ContinueGate, PATIENCE, expects_continue};
 use super::pump::Source;
-use super::{BoxError, Incoming};
+use super::{BoxError, Incoming, headers};
 
 /// The maximum size of a request body that is kept for retries until the response begins. Envoy's default is 1 MiB per
 /// request, which a sidecar of 12 MiB cannot spend on many requests at once.
 const MAX_KEPT: usize = 64 * 1024;
+/// How long the rest of a request is read after its response.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// A request's body as the downstream sends it, shared by all attempts.
 #[derive(Debug)]
@@ -25,8 +31,13 @@ pub struct RequestBody {
     kept_bytes: Cell<usize>,
     bytes: Cell<u64>,
     complete: Cell<bool>,
+    /// The downstream did not send the body in full.
+    failed: Cell<bool>,
     /// The number of the current attempt; earlier ones fail.
     attempt: Cell<u32>,
+    /// Holds the body back until the upstream asks for it; `None` if the downstream does not wait for that.
+    gate: Option<ContinueGate>,
+    patience: RefCell<Option<Pin<Box<Sleep>>>>,
     size: SizeHint,
 }
 
@@ -37,19 +48,23 @@ enum KeptFrame {
 }
 
 impl RequestBody {
-    /// Wraps a request's body; returns `None` if it is empty.
-    pub fn new(incoming: Incoming) -> Option<Rc<Self>> {
+    /// Wraps the body of a request with these headers; returns `None` if it is empty.
+    pub fn new(incoming: Incoming, headers: &HeaderMap) -> Option<Rc<Self>> {
         if incoming.is_end_stream() {
             return None;
         }
         let size = incoming.size_hint();
+        let gate = expects_continue(headers).then(ContinueGate::default);
         Some(Rc::new(Self {
             incoming: RefCell::new(incoming),
             kept: RefCell::new(Some(Vec::new())),
             kept_bytes: Cell::new(0),
             bytes: Cell::new(0),
             complete: Cell::new(false),
+            failed: Cell::new(false),
             attempt: Cell::new(0),
+            gate,
+            patience: RefCell::default(),
             size,
         }))
     }
@@ -70,9 +85,40 @@ impl RequestBody {
         self.complete.get() || self.incoming.borrow().is_end_stream()
     }
 
+    /// Returns whether the downstream failed to send the body in full.
+    pub fn has_failed(&self) -> bool {
+        self.failed.get()
+    }
+
     /// Returns the number of bytes read from the downstream.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
+    }
+
+    /// Gives up a body that the downstream holds back and nobody has asked for. Returns whether it was one. The downstream's
+    /// connection cannot be used again: whether a body follows is not known.
+    pub fn refuse(&self) -> bool {
+        let refused = self.gate.as_ref().is_some_and(|gate| !gate.is_open());
+        if refused {
+            *self.incoming.borrow_mut() = Incoming::Refused;
+        }
+        refused
+    }
+
+    /// Reads and drops what the downstream still sends, for a while. Closing a connection with unread data would reset it,
+    /// and the response could be lost (RFC 9112 §9.6).
+    pub async fn drain(&self) {
+        if self.refuse() || self.failed.get() {
+            return;
+        }
+        self.discard_copy();
+        let rest = poll_fn(|cx| {
+            while !self.is_complete() && !self.failed.get() {
+                let _ = ready!(self.poll_next(cx));
+            }
+            Poll::Ready(())
+        });
+        let _ = tokio::time::timeout(DRAIN, rest).await;
     }
 
     /// Drops the copy for retries. To be called when the response begins.
@@ -84,7 +130,7 @@ impl RequestBody {
     /// ([`Incoming::hold`]).
     pub async fn hold_while<F: Future>(body: Option<&Rc<Self>>, future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             let output = future.as_mut().poll(cx);
             if let (Poll::Pending, Some(body)) = (&output, body) {
                 // Whoever reads the body next receives the error.
@@ -95,13 +141,34 @@ impl RequestBody {
         .await
     }
 
+    fn poll_gate(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(gate) = &self.gate else { return Poll::Ready(()) };
+        if gate.poll_open(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut patience = self.patience.borrow_mut();
+        ready!(patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE))).as_mut().poll(cx));
+        if matches!(*self.incoming.borrow(), Incoming::Refused) {
+            return Poll::Pending;
+        }
+        gate.open();
+        Poll::Ready(())
+    }
+
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
         let Some(frame) = frame else {
             self.complete.set(true);
             return Poll::Ready(None);
         };
-        let frame = frame?;
+        let frame = frame.inspect_err(|_| self.failed.set(true))?;
+        let frame = match frame.into_trailers() {
+            Ok(mut trailers) => {
+                headers::end_hop_of_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        };
         let length = frame.data_ref().map_or(0, Bytes::len);
         self.bytes.set(self.bytes.get() + length as u64);
         self.kept_bytes.set(self.kept_bytes.get() + length);
@@ -136,6 +203,11 @@ impl AttemptBody {
     pub fn empty() -> Self {
         Self(None)
     }
+
+    /// Returns what holds the body back, if anything does.
+    pub fn gate(&self) -> Option<&ContinueGate> {
+        self.0.as_ref()?.body.gate.as_ref()
+    }
 }
 
 impl Playback {
@@ -163,6 +235,7 @@ impl Body for AttemptBody {
             return Poll::Ready(Some(Ok(frame)));
         }
         let body = playback.body.clone();
+        ready!(body.poll_gate(cx));
         let frame = ready!(body.poll_next(cx));
         playback.position += 1;
         Poll::Ready(frame)

@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,8 +21,9 @@ use runtime::admission::{Admitted, Use};
 use runtime::drain::Watch;
 
 use super::heads::Heads;
+use super::request_lines::RequestLines;
 use super::{ResponseBody, date};
-use crate::http::{BUFFER, BoxError, Http2Body, Incoming, Pump, Version, http2};
+use crate::http::{BUFFER, BoxError, Http2Body, Incoming, Pump, Version, expects_continue, http2};
 use crate::io::Io;
 
 /// The maximum number of concurrent streams. A sidecar's session carries up to a hundred; applications may open more.
@@ -62,13 +65,20 @@ async fn serve_http1<H: Handler>(
     let heads = Heads::new(admitted, io.is_tls());
     let draining = Rc::new(Cell::new(false));
     let (is_draining, completed) = (draining.clone(), heads.clone());
+    // Set when a request has been read in full: what follows is the next one.
+    let begins = Arc::<AtomicBool>::default();
+    let io = RequestLines::new(heads.watch(io), begins.clone());
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let served = completed.complete(!request.body().is_end_stream());
+        let has_body = !request.body().is_end_stream();
+        let served = completed.complete(has_body);
+        begins.store(!has_body, Relaxed);
+        let begins = begins.clone();
         let handled = handler.clone().handle(request.map(Incoming::from));
         let draining = is_draining.clone();
         async move {
             let mut response = handled.await;
             response.body_mut().served = Some(served);
+            begins.store(true, Relaxed);
             if draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -79,7 +89,7 @@ async fn serve_http1<H: Handler>(
         .max_buf_size(BUFFER)
         // The downstream closes an idle connection when it no longer needs it.
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(heads.watch(io)), service)
+        .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
@@ -152,13 +162,28 @@ async fn serve_stream<H: Handler>(
     served: Use<Rc<Admitted>>,
 ) {
     let length = http2::content_length(request.headers());
+    let mut wanted = expects_continue(request.headers()).then(Rc::<Cell<bool>>::default);
     let handled = {
         let owner = Some(served.holder().clone());
-        let request = request.map(|stream| Incoming::Http2(Http2Body::new(stream, length, None, owner)));
+        let request = request.map(|stream| {
+            let body = Http2Body::new(stream, length, None, owner);
+            Incoming::Http2(match &wanted {
+                Some(wanted) => body.noting_use(wanted.clone()),
+                None => body,
+            })
+        });
         let mut handling = pin!(handler.handle(request));
-        poll_fn(|cx| match handling.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            if wanted.take_if(|wanted| wanted.get()).is_some() {
+                let mut interim = Response::new(());
+                *interim.status_mut() = StatusCode::CONTINUE;
+                // If the stream has failed, the response's sender finds out.
+                let _ = respond.send_informational(interim);
+            }
+            respond.poll_reset(cx).map(|_| None)
         })
         .await
     };
