@@ -3,23 +3,22 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use balance::{Outcome, Pick};
+use balance::Outcome;
 use net::hello::{self, Hello};
 use net::splice::{self, Broken, Carried, Side};
+use runtime::admission::Admitted;
 use telemetry::ResponseFlags;
 use telemetry::access_log::Record;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::open_connections::OpenConnection;
+use crate::race;
 use crate::refusal::Refusal;
-use crate::routes::{PodTarget, Route};
+use crate::routes::Route;
 use crate::worker::GatewayWorker;
-
-/// The TCP user timeout to endpoints: within one network, data that stays unacknowledged this long goes to a pod that vanished.
-const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the access log line of a connection shows.
 struct LogFields {
@@ -44,8 +43,8 @@ struct End {
 }
 
 /// Forwards a connection from another network to an endpoint of its service.
-pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, worker: &GatewayWorker) {
-    let mut log = LogFields {
+pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, admitted: Admitted, worker: &GatewayWorker) {
+    let log = LogFields {
         start: SystemTime::now(),
         begun: Instant::now(),
         peer,
@@ -57,7 +56,8 @@ pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, worker: &Gate
         upstream_local: None,
         connection: None,
     };
-    let end = match forward(&mut client, worker, &mut log).await {
+    let mut report = Report { worker, log, end: None };
+    let end = match forward(&mut client, admitted, worker, &mut report.log).await {
         Ok(end) => end,
         Err(refusal) => {
             let (outcome, flags) = (refusal.outcome(), refusal.flags());
@@ -66,22 +66,49 @@ pub(crate) async fn serve(mut client: TcpStream, peer: SocketAddr, worker: &Gate
             end
         }
     };
-    worker.counts.ended(log.service.as_ref(), end.outcome);
-    log.write(worker, &end);
+    report.end = Some(end);
 }
 
-async fn forward(client: &mut TcpStream, worker: &GatewayWorker, log: &mut LogFields) -> Result<End, Refusal> {
-    let (reading, _permit) = worker.admit()?;
+/// Reports the end of a connection when it is dropped. Without an end, the connection was closed to make room for others.
+struct Report<'a> {
+    worker: &'a GatewayWorker,
+    log: LogFields,
+    end: Option<End>,
+}
+
+impl Drop for Report<'_> {
+    fn drop(&mut self) {
+        let displaced = || End {
+            outcome: "displaced",
+            flags: ResponseFlags::OVERLOAD,
+            forth: 0,
+            back: 0,
+            detail: Some("closed to make room for other connections".to_owned()),
+        };
+        let end = self.end.take().unwrap_or_else(displaced);
+        self.worker.counts.ended(self.log.service.as_ref(), end.outcome);
+        self.log.write(self.worker, &end);
+    }
+}
+
+async fn forward(
+    client: &mut TcpStream,
+    admitted: Admitted,
+    worker: &GatewayWorker,
+    log: &mut LogFields,
+) -> Result<End, Refusal> {
     let pending = worker.counts.pending.hold();
     let Hello { server_name, alpn, bytes } = hello::read(client, worker.settings.hello).await?;
-    drop((reading, pending));
+    admitted.prove();
+    drop(pending);
 
     log.server_name.clone_from(&server_name);
     let route = route(server_name, &alpn, worker, log)?;
-    let (pick, mut upstream) = connect(&route, worker, log).await?;
+    let (pick, mut upstream) = race::connect(&route, worker, |address| log.endpoint = Some(address)).await?;
+    log.upstream_local = worker.logs().then(|| upstream.local_addr().ok()).flatten();
     let _held = worker.counts.open.hold();
     let metrics = worker.series(&route, &pick.target).open();
-    let open = Rc::new(OpenConnection { carried: Carried::default(), metrics });
+    let open = Rc::new(OpenConnection::new(admitted, metrics));
     let tracked = worker.open.track(open.clone());
     log.connection = Some(tracked.id);
 
@@ -120,42 +147,6 @@ fn route(
         return Err(Refusal::Protocol);
     }
     Ok(route)
-}
-
-/// Connects to an endpoint of the route. The ClientHello has not been forwarded, so trying another endpoint is safe.
-async fn connect(
-    route: &Route,
-    worker: &GatewayWorker,
-    log: &mut LogFields,
-) -> Result<(Pick<PodTarget>, TcpStream), Refusal> {
-    let options =
-        net::Connect { timeout: worker.connect_timeout(), user_timeout: Some(USER_TIMEOUT), ..net::Connect::default() };
-    let mut tried = Vec::new();
-    let mut last = None;
-    while tried.len() < worker.settings.attempts {
-        let Some(pick) = worker.pick(route, &tried) else { break };
-        if last.is_some() {
-            worker.counts.retries.increment();
-        }
-        log.endpoint = Some(pick.target.address);
-        match net::connect(pick.target.address, &options).await {
-            Ok(upstream) => {
-                pick.report(Outcome::Success, Instant::now());
-                log.upstream_local = worker.logs().then(|| upstream.local_addr().ok()).flatten();
-                return Ok((pick, upstream));
-            }
-            Err(error) => {
-                pick.report(Outcome::ConnectFailure, Instant::now());
-                tracing::debug!(endpoint = %pick.target.address, %error, "cannot connect to the endpoint");
-                last = Some(error);
-            }
-        }
-        tried.push(pick.id.clone());
-    }
-    Err(match last {
-        Some(last) => Refusal::Connect { attempts: tried.len(), last },
-        None => Refusal::NoEndpoint,
-    })
 }
 
 impl End {

@@ -63,6 +63,7 @@ pub(crate) fn location() -> ProxyLocation {
         network: "net-east".into(),
         namespace: "isthmus-system".into(),
         pod: "gateway".into(),
+        ip: [10, 244, 0, 1].into(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! bytes to an endpoint of that service in its own network. It holds no key that could decrypt them, and forwards nothing that
 //! is not exported.
 //!
-//! Along a connection: `connection` is its path, [`routes`] decides what is forwarded, [`store`] builds routes from pushed
+//! Along a connection: `connection` is its path, [`routes`] decides what is forwarded, `race` finds an endpoint that answers, [`store`] builds routes from pushed
 //! resources, [`refusal`] is why a connection is refused. Start at [`run`] for the process. The view of the mesh, accepting
 //! and draining are the engine's (`crates/proxy`).
 
@@ -15,6 +15,7 @@ pub mod metrics;
 mod open_connections;
 mod options;
 mod pages;
+mod race;
 pub mod refusal;
 pub mod routes;
 mod run;

@@ -5,17 +5,35 @@ use std::rc::Rc;
 
 use foldhash::HashMap;
 use net::splice::Carried;
+use runtime::admission::Admitted;
 use telemetry::istio::TcpConnection;
 
 /// A connection that is being forwarded.
 pub(crate) struct OpenConnection {
     pub(crate) carried: Carried,
     pub(crate) metrics: TcpConnection,
+    /// The place among the connections of the listener.
+    admitted: Admitted,
+    /// The connection is in use for its admission, except while no byte moves between two reports.
+    used: Cell<bool>,
+    reported: Cell<u64>,
 }
 
 impl OpenConnection {
+    /// Returns a connection that carries its first bytes.
+    pub(crate) fn new(admitted: Admitted, metrics: TcpConnection) -> Self {
+        admitted.begin();
+        let carried = Carried::default();
+        Self { carried, metrics, admitted, used: Cell::new(true), reported: Cell::new(0) }
+    }
+
     /// Counts the bytes since the last call.
     pub(crate) fn report(&self) {
+        let moved = self.carried.back.get() + self.carried.forth.get();
+        let used = self.reported.replace(moved) != moved;
+        if self.used.replace(used) != used {
+            if used { self.admitted.begin() } else { self.admitted.end() }
+        }
         self.metrics.carried(self.carried.back.get(), self.carried.forth.get());
     }
 }

@@ -33,9 +33,6 @@ pub enum Refusal {
         /// The error of the last one.
         last: std::io::Error,
     },
-    /// The gateway has too many connections.
-    #[error("the gateway has too many connections")]
-    Overload,
 }
 
 /// TLS alert descriptions (RFC 8446 §6).
@@ -57,7 +54,6 @@ impl Refusal {
             Self::Protocol => "protocol_not_offered",
             Self::NoEndpoint => "no_endpoint",
             Self::Connect { .. } => "connect_failed",
-            Self::Overload => "overload",
         }
     }
 
@@ -72,7 +68,6 @@ impl Refusal {
             Self::NoServerName | Self::UnknownServerName | Self::Protocol => ResponseFlags::NO_ROUTE_FOUND,
             Self::NoEndpoint => ResponseFlags::NO_HEALTHY_UPSTREAM,
             Self::Connect { .. } => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
-            Self::Overload => ResponseFlags::OVERLOAD,
         }
     }
 
@@ -82,7 +77,7 @@ impl Refusal {
             Self::Hello(HelloError::Malformed(Malformed::NotTls) | HelloError::Empty | HelloError::Closed(_)) => {
                 return None;
             }
-            Self::Hello(HelloError::Io(_) | HelloError::Slow(_)) | Self::Overload => return None,
+            Self::Hello(HelloError::Io(_) | HelloError::Slow(_)) => return None,
             Self::Hello(HelloError::Malformed(Malformed::ServerName)) => alert::UNRECOGNIZED_NAME,
             Self::Hello(HelloError::Malformed(_)) => alert::DECODE_ERROR,
             Self::Hello(HelloError::TooLarge(_) | HelloError::Pieces) => alert::HANDSHAKE_FAILURE,

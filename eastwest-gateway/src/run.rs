@@ -16,9 +16,9 @@ use proxy::listener::{self, BACKLOG};
 use proxy::mesh::ProxyLocation;
 use proxy::report::AccessLogFiles;
 use runtime::admin::Admin;
+use runtime::admission::{Admission, Limits};
 use runtime::control;
 use runtime::enrol::{self, Enrolled};
-use runtime::limits::Limit;
 use runtime::readiness::Readiness;
 use runtime::{drain, workers};
 use telemetry::istio::{Party, register_build};
@@ -40,6 +40,9 @@ const ENDPOINTS_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 6;
+
+/// How long a connection may be pending, beyond the deadline of its ClientHello, which has a report of its own.
+const PENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a gateway until it is asked to stop.
 pub fn run(options: Options) -> ExitCode {
@@ -76,6 +79,8 @@ async fn run_gateway(options: Options) -> anyhow::Result<()> {
 
     let workers = {
         let (settings, registry, routes) = (settings(&options, files), registry.clone(), routes.clone());
+        settings.admission.observe(&registry, "gateway");
+        tokio::spawn(settings.admission.clone().enforce_deadline());
         let logs = AccessLogFiles::new(registry.clone());
         let listeners = Arc::new(Mutex::new(listeners));
         workers::spawn(count, move |_| {
@@ -155,11 +160,12 @@ pub(crate) async fn work(listeners: Vec<TcpListener>, worker: Rc<GatewayWorker>,
     let accepting = listeners.into_iter().map(|listener| {
         let (worker, mut begun, drain) = (&worker, drain.clone(), &drain);
         async move {
-            let serve = |stream, peer| {
+            let serve = |stream, peer, admitted| {
                 let worker = worker.clone();
-                async move { connection::serve(stream, peer, &worker).await }
+                async move { connection::serve(stream, peer, admitted, &worker).await }
             };
-            listener::accept(listener, async move { begun.begun().await }, drain, serve).await
+            let begun = async move { begun.begun().await };
+            listener::accept(listener, begun, drain, &worker.settings.admission, serve).await
         }
     });
     for accepted in join_all(accepting).await {
@@ -192,10 +198,17 @@ fn bind(addresses: &[SocketAddr], count: usize) -> anyhow::Result<Vec<Vec<TcpLis
 
 fn settings(options: &Options, files: u64) -> WorkerSettings {
     /// For listeners, admin connections, discovery, logs and pipes.
-    const RESERVED_FILES: u64 = 256;
+    const RESERVED_FILES: u64 = 512;
+    /// The most connections that are open at a time; an open one takes some 4 KiB.
+    const MAX_CONNECTIONS: u64 = 131_072;
+    /// The most connections that are pending at a time; each may hold a ClientHello of 16 KiB.
+    const MAX_PENDING: u32 = 2048;
+    let connections = (files.saturating_sub(RESERVED_FILES) / 2).clamp(16, MAX_CONNECTIONS) as u32;
+    let limits =
+        Limits { connections, pending: connections.min(MAX_PENDING), deadline: PENDING_TIMEOUT, ..Limits::default() };
     let app: Arc<str> = "isthmus-eastwestgateway".into();
     WorkerSettings {
-        connections: Limit::new((files.saturating_sub(RESERVED_FILES) / 2).max(16)),
+        admission: Admission::new(limits),
         relay: Relay { idle: Duration::from_secs(options.idle_timeout.max(1).into()), ..Relay::default() },
         own: Party {
             workload: app.clone(),
@@ -216,5 +229,6 @@ fn location(options: &Options) -> ProxyLocation {
         network: options.network.as_str().into(),
         namespace: options.namespace.as_str().into(),
         pod: options.pod.as_str().into(),
+        ip: options.ip,
     }
 }

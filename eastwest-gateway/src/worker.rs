@@ -1,6 +1,6 @@
 //! The state of one worker thread.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +11,12 @@ use foldhash::{HashMap, HashMapExt};
 use net::hello::Limits;
 use net::splice::{Carrier, Relay};
 use proxy::report::{AccessLog, AccessLogFiles};
-use runtime::limits::{Limit, Permit};
+use runtime::admission::Admission;
 use telemetry::istio::{Labels, Party, TcpSeries};
 use telemetry::metrics::Registry;
 
 use crate::metrics::Counts;
 use crate::open_connections::OpenConnections;
-use crate::refusal::Refusal;
 use crate::routes::{PodTarget, Route, RouteKey, Routes};
 
 #[cfg(test)]
@@ -26,9 +25,9 @@ mod tests;
 /// How often open connections report their bytes, and state of removed services is dropped.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The connect timeout if the mesh does not configure one. The ClientHello has not been forwarded yet, so giving up early
-/// costs only an attempt at another endpoint.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The part of the clients' connect timeout in which the gateway finds an endpoint, as numerator and denominator. The rest is
+/// for two round trips between the networks: the client's TCP handshake, and the first of its TLS handshake with the endpoint.
+const CONNECT_BUDGET: (u32, u32) = (3, 5);
 
 /// The settings of a gateway that do not come from discovery.
 #[derive(Clone, Debug)]
@@ -37,11 +36,8 @@ pub struct WorkerSettings {
     pub hello: Limits,
     /// How connections are relayed.
     pub relay: Relay,
-    /// The maximum number of connections of one worker whose ClientHello is being read. Each holds as much memory as a
-    /// ClientHello may have.
-    pub max_pending: usize,
-    /// The limit on open connections of all workers.
-    pub connections: Limit,
+    /// The admission of connections, of all workers. A connection is pending while its ClientHello is read.
+    pub admission: Admission,
     /// The maximum number of endpoints to try for one connection.
     pub attempts: usize,
     /// The gateway as a party to metrics.
@@ -53,9 +49,8 @@ impl Default for WorkerSettings {
         Self {
             hello: Limits::default(),
             relay: Relay::default(),
-            max_pending: 512,
-            connections: Limit::default(),
-            attempts: 3,
+            admission: Admission::new(runtime::admission::Limits::default()),
+            attempts: 6,
             own: Party::default(),
         }
     }
@@ -71,7 +66,6 @@ pub struct GatewayWorker {
     balancers: RefCell<HashMap<RouteKey, RouteState>>,
     log: AccessLog,
     pub(crate) open: OpenConnections,
-    pending: Cell<usize>,
 }
 
 /// What the worker has learned of a route's endpoints.
@@ -80,15 +74,6 @@ struct RouteState {
     service: Arc<proxy::mesh::Service>,
     balancer: Balancer<PodTarget>,
     series: HashMap<Arc<Party>, TcpSeries>,
-}
-
-/// Counts a connection whose ClientHello is being read.
-pub(crate) struct Pending<'a>(&'a Cell<usize>);
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 impl GatewayWorker {
@@ -109,19 +94,7 @@ impl GatewayWorker {
             balancers: RefCell::default(),
             log: AccessLog::new(logs),
             open: OpenConnections::default(),
-            pending: Cell::new(0),
         })
-    }
-
-    /// Admits a connection: among those whose ClientHello is being read, and among all.
-    pub(crate) fn admit(&self) -> Result<(Pending<'_>, Permit), Refusal> {
-        let pending = self.pending.get();
-        if pending >= self.settings.max_pending {
-            return Err(Refusal::Overload);
-        }
-        let permit = self.settings.connections.acquire().ok_or(Refusal::Overload)?;
-        self.pending.set(pending + 1);
-        Ok((Pending(&self.pending), permit))
     }
 
     /// Returns the current routes.
@@ -129,9 +102,10 @@ impl GatewayWorker {
         self.routes.load()
     }
 
-    /// Returns the connect timeout.
-    pub(crate) fn connect_timeout(&self) -> Duration {
-        self.routes().mesh().settings.configured_connect_timeout.unwrap_or(CONNECT_TIMEOUT)
+    /// Returns the time in which an endpoint must be found: less than the client's sidecar grants for its whole handshake with
+    /// that endpoint.
+    pub(crate) fn connect_budget(&self) -> Duration {
+        self.routes().mesh().settings.connect_timeouts(true).direct * CONNECT_BUDGET.0 / CONNECT_BUDGET.1
     }
 
     /// Returns whether there is an access log.

@@ -4,6 +4,7 @@
 //! - [`authorities`]: the signing certificates, from Secrets `cacerts` (own cluster) and `cacerts-<cluster>` (remote
 //!   clusters) in the root namespace; a self-signed root if the own cluster has no `cacerts`
 //! - [`service`]: the certificate API on port 15012
+//! - [`account`]: whether a service account exists, for renewals
 //! - [`review`]: token reviews by the workload's own cluster
 //! - [`own`]: the controller's own certificate, renewed after half of its lifetime
 //! - [`serve`]: TLS listeners with that certificate
@@ -13,6 +14,7 @@
 //! A workload's certificate is signed with the intermediate of the cluster that vouched for its token, so the chain
 //! proves the cluster. `docs/decisions/intermediates.md` records where intermediates are stored.
 
+pub mod account;
 pub mod authorities;
 mod issuers;
 pub mod own;

@@ -6,10 +6,11 @@
 //!
 //! A remote secret is a Secret in the root namespace labelled `istio/multiCluster: "true"`. Each of its entries is a cluster.
 //! An invalid entry is recorded ([`Problem`]) and affects no other. The loss of a cluster's API server removes nothing; only
-//! the removal of its secret does.
+//! the removal of its secret does, after a grace in which a secret that is created again changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// The interval of the heartbeat to each API server.
     pub heartbeat: Duration,
+    /// The time from the deletion of a cluster's last remote secret to the cluster's removal.
+    pub removal_grace: Duration,
 }
 
 /// A configuration error of the link to the own cluster. An outage is not an error.
@@ -135,6 +138,8 @@ struct Shared {
     written: Mutex<BTreeMap<Text, SecretEntry>>,
     /// The tokens that cannot be renewed, and why.
     expiring: Mutex<BTreeMap<Text, Problem>>,
+    /// Whether the remote secrets have been read since the start.
+    listed: AtomicBool,
     /// The number of changes of clusters and their clients.
     changes: channel::Sender<u64>,
 }
@@ -159,6 +164,7 @@ pub async fn start(config: Config, events: Queues) -> Result<Clusters, StartErro
         problems: Mutex::default(),
         written: Mutex::default(),
         expiring: Mutex::default(),
+        listed: AtomicBool::new(false),
         changes: channel::Sender::new(0),
     });
     let clusters = Clusters { shared: Arc::clone(&shared), own_client: client.clone() };
@@ -168,7 +174,7 @@ pub async fn start(config: Config, events: Queues) -> Result<Clusters, StartErro
     supervisor.begin(own, client.clone(), None).await;
     tokio::spawn(mesh::follow(client.clone(), config.root_namespace.clone(), events));
     tokio::spawn(renewal::keep(client.clone(), Arc::clone(&supervisor.shared)));
-    tokio::spawn(secrets::follow(client, config.root_namespace, config.cluster, supervisor));
+    tokio::spawn(secrets::follow(client, config.root_namespace, config.cluster, config.removal_grace, supervisor));
     Ok(clusters)
 }
 
@@ -204,6 +210,14 @@ impl Clusters {
     /// Returns the client of a cluster with its current credentials; `None` if the cluster does not exist.
     pub fn client(&self, cluster: &str) -> Option<Client> {
         self.shared.known().get(cluster).map(|known| known.client.clone())
+    }
+
+    /// Returns whether a cluster is joined; `None` while the remote secrets have not been read yet.
+    pub fn is_joined(&self, cluster: &str) -> Option<bool> {
+        // In this order: a cluster that is added meanwhile is found.
+        let listed = self.shared.listed.load(Ordering::Acquire);
+        let known = self.shared.known().contains_key(cluster);
+        (known || listed).then_some(known)
     }
 
     /// Returns the names of all clusters, sorted.
@@ -309,6 +323,9 @@ impl Supervisor {
         match action {
             Action::Start(entry) | Action::Replace(entry) => {
                 let Entry { cluster, secret, access, network, bytes } = entry;
+                if self.is_in_use(&cluster, &secret, &network, &bytes) {
+                    return None;
+                }
                 let client = match remote_client(&access.config).await {
                     Ok(client) => client,
                     Err(why) => {
@@ -330,6 +347,20 @@ impl Supervisor {
             Action::Stop(cluster) => self.end(cluster).await,
         }
         None
+    }
+
+    /// Reports whether the cluster's link uses these credentials already: a secret that was deleted and created again. Notes
+    /// the secret's name.
+    fn is_in_use(&self, cluster: &Text, secret: &Text, network: &Text, bytes: &Arc<[u8]>) -> bool {
+        let mut known = self.shared.known();
+        let Some(known) = known.get_mut(cluster).filter(|known| known.cluster.network == *network) else {
+            return false;
+        };
+        let mut written = self.shared.written();
+        let Some(held) = written.get_mut(cluster).filter(|held| held.bytes == *bytes) else { return false };
+        held.secret = secret.clone();
+        known.secret = Some(secret.clone());
+        true
     }
 
     /// Adds a cluster and starts its first link.

@@ -9,11 +9,17 @@
 //! | `/debug/services`, `/debug/services/<hostname>` | a list of hostnames, and a [`ServicePage`] |
 //! | `/debug/gateways` | a list of [`GatewayRow`]s |
 //!
-//! All pages are read-only and contain no secrets. They are reachable inside the cluster, as in Istio.
+//! All pages are read-only and contain no secrets. Metrics and readiness are open; the debug pages, which describe the whole
+//! mesh, are for authorized clients (`access.rs`).
+//!
+//! The port has a bounded number of connections. When all places are taken, the source with the most loses its oldest, so
+//! that the kubelet and Prometheus always find one.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -22,9 +28,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
+mod access;
 mod pages;
 #[cfg(test)]
 mod tests;
@@ -34,9 +41,22 @@ pub use pages::{AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, P
 use crate::ca::Authorities;
 use crate::clusters::Clusters;
 use crate::discovery::Shared;
+use crate::ports::gate::{Gate, Place};
+use crate::ports::shares::Shares;
+use access::Denied;
 
 /// The time for a request's head to arrive. An idle connection is closed after it.
-const HEADER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The age at which a connection is closed after its request.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// The time for the last response to be read.
+const LAST_RESPONSE: Duration = Duration::from_secs(30);
+/// The number of connections.
+const MAX_CONNECTIONS: usize = 128;
+/// The numbers of tokens that are reviewed at a time: in all, and from one source.
+const REVIEWS: (usize, usize) = (8, 4);
+/// The time for a review to have its turn.
+const REVIEW_TURN: Duration = Duration::from_secs(5);
 
 /// The monitoring server. Clones refer to the same state.
 #[derive(Clone)]
@@ -45,12 +65,18 @@ pub struct Debug {
     /// The clusters and signing certificates, after [`Debug::attach`].
     parts: Arc<std::sync::OnceLock<(Clusters, Authorities)>>,
     serving: Arc<AtomicBool>,
+    gate: Gate,
+    reviews: Shares,
+    /// Whether clients on the loopback may read the pages without a token.
+    local: bool,
 }
 
 impl Debug {
     /// Creates a monitoring server for the shared state.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Debug { shared, parts: Arc::default(), serving: Arc::default() }
+        let gate = Gate::new("monitoring", MAX_CONNECTIONS, shared.state.metrics.registry());
+        let reviews = Shares::new(REVIEWS.0, REVIEWS.1);
+        Debug { shared, parts: Arc::default(), serving: Arc::default(), gate, reviews, local: true }
     }
 
     /// Adds links and signing certificates to the pages.
@@ -67,35 +93,52 @@ impl Debug {
     /// Serves the listener until the future is dropped.
     pub async fn serve(self, listener: TcpListener) {
         loop {
-            let socket = match listener.accept().await {
-                Ok((socket, _)) => socket,
+            let (socket, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     warn!(%error, "cannot accept a connection on the monitoring port");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
-            let pages = self.clone();
-            tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let answer = pages.answer(&request);
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_TIMEOUT)
-                    .serve_connection(TokioIo::new(socket), service);
-                // A connection that the client closes early is not an error.
-                let _ = connection.await;
-            });
+            let place = self.gate.admit(address.ip());
+            tokio::spawn(self.clone().connection(socket, address.ip(), place));
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Serves a connection until its client closes it, it loses its place, or it is too old.
+    async fn connection(self, socket: TcpStream, client: IpAddr, place: Place) {
+        let service = service_fn(move |request| {
+            let pages = self.clone();
+            async move { Ok::<_, Infallible>(pages.answer(client, &request).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(socket), service);
+        tokio::pin!(connection);
+        // A connection that the client closes early is not an error.
+        tokio::select! {
+            _ = &mut connection => return,
+            () = place.lost() => return,
+            () = tokio::time::sleep(MAX_AGE) => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = tokio::time::timeout(LAST_RESPONSE, connection) => {}
+            () = place.lost() => {}
+        }
+    }
+
+    async fn answer(&self, client: IpAddr, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "the method is not allowed; use GET\n");
         }
         let path = request.uri().path();
+        if path.starts_with("/debug/")
+            && let Err(denied) = self.authorize(client, request, path).await
+        {
+            return text(denied.code(), format!("{denied}\n"));
+        }
         let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
         match path {
             "/metrics" => {
@@ -122,6 +165,19 @@ impl Debug {
                 None => text(StatusCode::NOT_FOUND, "the page does not exist; /debug lists all pages\n"),
             },
         }
+    }
+
+    async fn authorize(&self, client: IpAddr, request: &Request<Incoming>, path: &str) -> Result<(), Denied> {
+        if self.local && access::is_local(client) {
+            return Ok(());
+        }
+        let token = access::token(request.headers())?;
+        let Some((clusters, _)) = self.parts.get() else {
+            return Err(Denied::Unavailable("the controller starts".to_owned()));
+        };
+        let turn = tokio::time::timeout(REVIEW_TURN, self.reviews.take(client)).await.ok().flatten();
+        let _turn = turn.ok_or_else(|| Denied::Unavailable("too many tokens are being reviewed".to_owned()))?;
+        access::authorize(clusters.own_client(), clusters.own(), token, path).await
     }
 
     fn readiness(&self) -> Response<Full<Bytes>> {

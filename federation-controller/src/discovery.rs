@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::envoy::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
+pub mod budget;
 pub mod proxies;
 pub mod serve;
 mod stream;
@@ -27,8 +28,13 @@ use crate::compile::resource::Viewer;
 use crate::objects::Key;
 use crate::objects::event::Event;
 use crate::pipeline::State;
+use budget::{Budgets, Owner};
 use proxies::Proxies;
 use serve::Caller;
+
+/// The maximum size of a request, in bytes. A first request has the versions of all resources that a proxy holds: for the
+/// largest gateways, with 100,000 endpoints, 8 MB.
+const MAX_REQUEST: usize = 10 << 20;
 
 /// Time limits of a stream.
 #[derive(Clone, Debug)]
@@ -53,6 +59,7 @@ pub struct Shared {
     pub state: Arc<State>,
     /// The open streams.
     pub proxies: Proxies,
+    budgets: Budgets,
     events: Queues,
     limits: Limits,
 }
@@ -60,7 +67,12 @@ pub struct Shared {
 impl Shared {
     /// Creates the state of a server without streams. The coming and going of streams is sent to `events`.
     pub fn new(state: Arc<State>, events: Queues, limits: Limits) -> Arc<Self> {
-        Arc::new(Shared { state, proxies: Proxies::default(), events, limits })
+        Arc::new(Shared { state, proxies: Proxies::default(), budgets: Budgets::default(), events, limits })
+    }
+
+    /// Returns the number of pods of an identity.
+    fn pods(&self, owner: &Owner) -> usize {
+        owner.pods(&self.state.inventory())
     }
 
     /// Waits until the proxy's own workload is published.
@@ -89,8 +101,7 @@ pub struct Discovery {
 impl Discovery {
     /// Creates the gRPC service. The trust of `identity` verifies callers.
     pub fn service(shared: Arc<Shared>, identity: Identity) -> AggregatedDiscoveryServiceServer<Self> {
-        // A first request has the versions of all resources that a proxy holds: for the largest gateways some megabytes.
-        AggregatedDiscoveryServiceServer::new(Discovery { shared, identity }).max_decoding_message_size(16 << 20)
+        AggregatedDiscoveryServiceServer::new(Discovery { shared, identity }).max_decoding_message_size(MAX_REQUEST)
     }
 }
 
@@ -105,12 +116,21 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let Some(caller) = Caller::of(&request, &self.identity) else {
             self.shared.state.metrics.refused("no certificate");
-            return Err(Status::unauthenticated("discovery needs a client certificate of the mesh"));
+            return Err(Status::unauthenticated("discovery needs a client certificate of the mesh that is valid now"));
+        };
+        let pods = |owner: &Owner| self.shared.pods(owner);
+        let account = match self.shared.budgets.open(Owner::of(&caller.peer), pods) {
+            Ok(account) => account,
+            Err(exceeded) => {
+                tracing::warn!(address = %caller.address, reason = %exceeded, "discovery stream refused");
+                self.shared.state.metrics.refused(exceeded.word());
+                return Err(Status::resource_exhausted(exceeded.to_string()));
+            }
         };
         // One response waits while another is written. Later changes go into the next response.
         let (responses, outbox) = mpsc::channel(1);
         let shared = self.shared.clone();
-        tokio::spawn(stream::serve(shared, caller, request.into_inner(), responses));
+        tokio::spawn(stream::serve(shared, caller, account, request.into_inner(), responses));
         Ok(Response::new(Box::pin(ReceiverStream::new(outbox))))
     }
 }

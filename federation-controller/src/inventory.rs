@@ -125,6 +125,8 @@ pub struct Inventory {
     taken: Option<Group>,
     strings: Strings,
     events: u64,
+    /// The number of clusters that have joined.
+    joined: u64,
 }
 
 impl Inventory {
@@ -145,6 +147,7 @@ impl Inventory {
             taken: None,
             strings: Strings::default(),
             events: 0,
+            joined: 0,
         }
     }
 
@@ -336,6 +339,8 @@ impl Inventory {
         if !cluster.info.own {
             self.remembered.insert(name.clone());
         }
+        self.joined += 1;
+        cluster.joining = self.joined;
         let affected = cluster.everything();
         self.clusters.insert(name.clone(), cluster);
         self.note(&name, affected);
@@ -362,7 +367,10 @@ impl Inventory {
                 }
             }
             None => {
-                self.clusters.insert(name, ClusterInventory::new(info, self.system_namespaces(), now));
+                let mut cluster = ClusterInventory::new(info, self.system_namespaces(), now);
+                self.joined += 1;
+                cluster.joining = self.joined;
+                self.clusters.insert(name, cluster);
                 // Services without an address of their own have one in the new cluster as well.
                 self.change_everything();
             }
@@ -398,6 +406,9 @@ impl Inventory {
 
     /// Notes the resources that a change of a cluster's objects affects.
     fn note(&mut self, cluster: &Text, affected: Affected) {
+        if affected.everywhere {
+            self.change_everything();
+        }
         self.services.extend(affected.services);
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
         let connected = pods.filter(|proxy| self.connected.contains_key(proxy));

@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod objects;
 mod options;
 pub mod pipeline;
+pub mod ports;
 pub mod publish;
 mod run;
 mod slots;

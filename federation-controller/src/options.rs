@@ -35,13 +35,13 @@ pub struct Options {
     #[arg(long, env = "ISTHMUS_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
     /// Listen address of discovery and certificates
-    #[arg(long, env = "ISTHMUS_DISCOVERY_LISTEN", default_value = "0.0.0.0:15012")]
+    #[arg(long, env = "ISTHMUS_DISCOVERY_LISTEN", default_value = "[::]:15012")]
     pub discovery_listen: SocketAddr,
     /// Listen address of metrics, readiness and debug pages
-    #[arg(long, env = "ISTHMUS_MONITORING_LISTEN", default_value = "0.0.0.0:15014")]
+    #[arg(long, env = "ISTHMUS_MONITORING_LISTEN", default_value = "[::]:15014")]
     pub monitoring_listen: SocketAddr,
     /// Listen address of the injection webhook
-    #[arg(long, env = "ISTHMUS_WEBHOOK_LISTEN", default_value = "0.0.0.0:15017")]
+    #[arg(long, env = "ISTHMUS_WEBHOOK_LISTEN", default_value = "[::]:15017")]
     pub webhook_listen: SocketAddr,
     /// Image of injected sidecars
     #[arg(long, env = "ISTHMUS_SIDECAR_IMAGE", default_value = "isthmus/sidecar")]
@@ -58,6 +58,9 @@ pub struct Options {
     /// Interval of the heartbeat to each API server, in seconds
     #[arg(long, env = "ISTHMUS_HEARTBEAT", default_value = "1", value_parser = seconds)]
     pub heartbeat: Duration,
+    /// Time from the deletion of a cluster's remote secret to the removal of the cluster, in seconds
+    #[arg(long, env = "ISTHMUS_REMOVAL_GRACE", default_value = "5", value_parser = seconds_or_none)]
+    pub removal_grace: Duration,
     /// Log filter: a level (error, warn, info, debug, trace) or target=level,…
     #[arg(long, env = "ISTHMUS_LOG", default_value = "info,kube_client::client=off")]
     pub log: String,
@@ -71,4 +74,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if seconds > 0.0 && seconds < 1e9 => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("expected a number of seconds greater than 0 and less than 1000000000, such as 1 or 0.5".into()),
     }
+}
+
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
 }

@@ -1,7 +1,7 @@
 //! The process: starts the parts in the order of their dependencies, and stops them in reverse order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,6 @@ use telemetry::metrics::Registry;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tracing::{info, warn};
-use wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 
 use crate::ca::serve::{Clients, connections};
 use crate::ca::service::{CertificateService, Validity};
@@ -125,9 +124,10 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     tokio::spawn(webhook::serve(webhooks, injector, home, registry.clone()));
 
     let validity = Validity { default: options.certificate_validity, max: options.max_certificate_validity };
-    let certificates = CertificateService::new(parts.clusters.clone(), parts.authorities.clone(), validity, &registry);
+    let (clusters, authorities) = (parts.clusters.clone(), parts.authorities.clone());
+    let certificates = CertificateService::new(clusters, authorities, shared.state.clone(), validity, &registry);
     let routes = Routes::new(Discovery::service(shared.clone(), parts.identity.clone()))
-        .add_service(IstioCertificateServiceServer::new(certificates));
+        .add_service(certificates.service());
     // A workload obtains its first certificate with a token, without a client certificate.
     let clients = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
     let callers = connections(discovery_listener, parts.identity.clone(), clients, &registry);
@@ -158,6 +158,7 @@ async fn start(options: &Options, state: Arc<State>, events: Queues, receiver: R
         root_namespace: options.root_namespace.clone(),
         kubeconfig: options.kubeconfig.clone(),
         heartbeat: options.heartbeat,
+        removal_grace: options.removal_grace,
     };
     let clusters = clusters::start(config, events.clone()).await?;
     let own = options.cluster.as_str().into();
@@ -202,6 +203,14 @@ fn settings(options: &Options) -> Settings {
     }
 }
 
+/// Opens a listener. The wildcard address of IPv6 accepts both families, and stands for IPv4 alone on a machine without
+/// IPv6.
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Fatal> {
-    TcpListener::bind(address).await.map_err(|error| Fatal::Listen { what, address, error })
+    let bound = match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        other => other,
+    };
+    bound.map_err(|error| Fatal::Listen { what, address, error })
 }

@@ -192,7 +192,7 @@ impl Process {
         };
         let child = Command::new(env!("CARGO_BIN_EXE_isthmus-federation-controller"))
             .args(["--cluster", "west", "--network", "net-west", "--log", "info"])
-            .args(["--heartbeat", "0.2"])
+            .args(["--heartbeat", "0.2", "--removal-grace", "0.2"])
             .arg("--kubeconfig")
             .arg(west)
             .arg("--state-dir")

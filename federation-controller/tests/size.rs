@@ -69,7 +69,13 @@ fn slice(cluster: usize, service: usize) -> Slice {
         terminating: false,
         serving: true,
         pod: Some(pod(cluster, service, i).name),
-        spot: Spot { node: Some(format!("{}-node-{}", CLUSTERS[cluster], i % 10).into()), zone: None }.into(),
+        named: false,
+        spot: Spot {
+            node: Some(format!("{}-node-{}", CLUSTERS[cluster], i % 10).into()),
+            zone: None,
+            ..Default::default()
+        }
+        .into(),
     };
     let name = format!("s{service}");
     Slice {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proxy::failure::Failure;
 use proxy::worker::Worker;
-use runtime::limits::{Limit, Permit};
+use runtime::admission::Admission;
 use tokio::net::TcpStream;
 
 use crate::capture::OriginalDestination;
@@ -19,19 +19,13 @@ pub struct Captured {
     pub original_destination: OriginalDestination,
     /// The addresses of the sidecar's listeners for captured connections.
     pub own_listeners: Arc<[SocketAddr]>,
-    /// The limit on open connections.
-    pub connections: Limit,
+    /// The admission of connections of the application.
+    pub outbound: Admission,
+    /// The admission of connections to the application.
+    pub inbound: Admission,
 }
 
 impl Captured {
-    /// Acquires a permit for one more connection.
-    ///
-    /// # Errors
-    /// Returns an error if the sidecar has as many connections as its limit of open files allows.
-    pub fn admit(&self) -> Result<Permit, Failure> {
-        self.connections.acquire().ok_or(Failure::Overflow("the number of open connections".into()))
-    }
-
     /// Returns the original destination of a connection.
     ///
     /// # Errors

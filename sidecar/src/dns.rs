@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
 
-use proxy::mesh::{self, Published, Service};
+use proxy::mesh::{self, DirectEndpoint, Published, Service};
 
 mod forward;
 
@@ -36,6 +36,7 @@ pub struct Names {
     network: Arc<str>,
     published: Arc<Published>,
     subscriber: Subscriber,
+    routed: Routed,
 }
 
 /// The result of a query.
@@ -50,12 +51,11 @@ enum DnsAnswer {
 impl Names {
     /// Creates a resolver that reads the published view and requests services that are not in it.
     pub fn new(network: Arc<str>, published: Arc<Published>, subscriber: Subscriber) -> Self {
-        Self { network, published, subscriber }
+        Self { network, published, subscriber, routed: Routed::of_this_pod() }
     }
 
     async fn service(&self, name: &str) -> Option<Arc<Service>> {
-        let domain = self.published.newest().settings.cluster_domain.clone();
-        let hostname = hostname_of(name, &domain)?;
+        let hostname = name.to_owned();
         let known = self.published.newest().services.get(&*hostname).cloned();
         let service = match known {
             Some(service) => service,
@@ -82,9 +82,12 @@ impl Names {
     }
 
     async fn answer(&self, name: &str, kind: RecordType) -> DnsAnswer {
-        match self.service(name).await {
-            Some(service) => addresses_of(&service, kind),
-            None => DnsAnswer::NotInMesh,
+        let domain = self.published.newest().settings.cluster_domain.clone();
+        let Some(name) = MeshName::parse(name, &domain) else { return DnsAnswer::NotInMesh };
+        match (self.service(&name.service).await, name.member) {
+            (Some(service), None) => addresses_of(&service, kind, self.routed),
+            (Some(service), Some(member)) => addresses_of_member(&service, &member, kind),
+            (None, _) => DnsAnswer::NotInMesh,
         }
     }
 }
@@ -92,7 +95,7 @@ impl Names {
 /// Returns a service's addresses of the queried type. A headless service has the addresses of its pods in this network, of all
 /// clusters; without pods here, the address that stands for those behind gateways. Without either, the cluster's own DNS
 /// answers.
-fn addresses_of(service: &Service, kind: RecordType) -> DnsAnswer {
+fn addresses_of(service: &Service, kind: RecordType, routed: Routed) -> DnsAnswer {
     let is_kind = |address: &&IpAddr| match kind {
         RecordType::A => address.is_ipv4(),
         RecordType::AAAA => address.is_ipv6(),
@@ -102,7 +105,7 @@ fn addresses_of(service: &Service, kind: RecordType) -> DnsAnswer {
         return DnsAnswer::NotInMesh;
     }
     if service.headless {
-        let pods: Vec<IpAddr> = service.pod_addresses().collect();
+        let pods: Vec<IpAddr> = service.ready_pods().flat_map(DirectEndpoint::ips).collect();
         if !pods.is_empty() {
             return DnsAnswer::Addresses(pods.into_iter().filter(|pod| is_kind(&pod)).collect());
         }
@@ -110,16 +113,77 @@ fn addresses_of(service: &Service, kind: RecordType) -> DnsAnswer {
     if service.addresses.is_empty() {
         return DnsAnswer::NotInMesh;
     }
-    // The first address of a family is the cluster's own, if there is one.
-    DnsAnswer::Addresses(service.addresses.iter().find(is_kind).copied().into_iter().collect())
+    // An address that the controller allocated exists in both families, whatever the pod has.
+    let usable = |address: &&IpAddr| service.own_addresses > 0 || routed.includes(**address);
+    DnsAnswer::Addresses(service.dns_addresses().iter().filter(usable).find(is_kind).copied().into_iter().collect())
 }
 
-/// Returns the hostname of the service that a DNS name may be: `<service>.<namespace>.svc.<domain>`.
-fn hostname_of(name: &str, domain: &str) -> Option<String> {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let service = name.strip_suffix(domain)?.strip_suffix(".svc.")?;
-    let (service, namespace) = service.split_once('.')?;
-    (!service.is_empty() && !namespace.is_empty() && !namespace.contains('.')).then_some(name)
+/// The address families to which the pod has a route.
+#[derive(Debug, Clone, Copy)]
+struct Routed {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+impl Routed {
+    /// Asks the kernel for a route to the addresses that the controller allocates. A pod without a route to either gets both.
+    fn of_this_pod() -> Self {
+        // Connecting a datagram socket sends nothing; it fails without a route.
+        let is_routed = |from: IpAddr, to: IpAddr| {
+            std::net::UdpSocket::bind((from, 0)).and_then(|socket| socket.connect((to, 9))).is_ok()
+        };
+        let ipv4 = is_routed(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(240, 240, 0, 1).into());
+        let allocated = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, 1);
+        let ipv6 = is_routed(Ipv6Addr::UNSPECIFIED.into(), allocated.into());
+        Routed { ipv4: ipv4 || !ipv6, ipv6: ipv6 || !ipv4 }
+    }
+
+    fn includes(self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.ipv4 } else { self.ipv6 }
+    }
+}
+
+/// Returns the addresses of a headless service's ready pods in this network, of all clusters, that have this hostname. A pod
+/// behind a gateway has no address here.
+fn addresses_of_member(service: &Service, member: &str, kind: RecordType) -> DnsAnswer {
+    let is_kind = |address: &IpAddr| match kind {
+        RecordType::A => address.is_ipv4(),
+        RecordType::AAAA => address.is_ipv6(),
+        _ => false,
+    };
+    let named = service.ready_pods().filter(|pod| *pod.hostname == *member && !member.is_empty());
+    let addresses: Vec<IpAddr> = named.flat_map(DirectEndpoint::ips).collect();
+    if !service.headless || addresses.is_empty() || !matches!(kind, RecordType::A | RecordType::AAAA) {
+        return DnsAnswer::NotInMesh;
+    }
+    DnsAnswer::Addresses(addresses.into_iter().filter(is_kind).collect())
+}
+
+/// A DNS name that may be one of the mesh: `<service>.<namespace>.svc.<domain>`, or `<member>.` before that.
+#[derive(Debug, PartialEq)]
+struct MeshName {
+    /// The service's hostname.
+    service: String,
+    /// The hostname of a pod of a headless service.
+    member: Option<String>,
+}
+
+impl MeshName {
+    fn parse(name: &str, domain: &str) -> Option<Self> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let labels: Vec<&str> = name.strip_suffix(domain)?.strip_suffix(".svc.")?.split('.').collect();
+        if labels.iter().any(|label| label.is_empty()) {
+            return None;
+        }
+        match labels[..] {
+            [_, _] => Some(MeshName { service: name, member: None }),
+            [member, service, namespace] => {
+                let service = format!("{service}.{namespace}.svc.{domain}");
+                Some(MeshName { service, member: Some(member.to_owned()) })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Serves DNS on loopback at `port`. Must be called within a `LocalSet`, and serves as long as it lives.
@@ -261,23 +325,28 @@ mod tests {
     fn only_names_of_services_are_looked_up() {
         let ours = "reviews.default.svc.cluster.local";
         for name in [ours, "reviews.default.svc.cluster.local.", "Reviews.Default.svc.cluster.local"] {
-            assert_eq!(hostname_of(name, "cluster.local").as_deref(), Some(ours), "{name}");
+            let expected = MeshName { service: ours.into(), member: None };
+            assert_eq!(MeshName::parse(name, "cluster.local"), Some(expected), "{name}");
         }
+        let member = MeshName { service: ours.into(), member: Some("db-0".into()) };
+        assert_eq!(MeshName::parse("DB-0.reviews.default.svc.cluster.local", "cluster.local"), Some(member));
         for name in [
             "example.com",
             "reviews",
             "svc.cluster.local",
             "default.svc.cluster.local",
             ".default.svc.cluster.local",
-            "example.com.default.svc.cluster.local",
+            "www.example.com.default.svc.cluster.local",
+            "..default.svc.cluster.local",
             "reviews.default.svc.other.local",
         ] {
-            assert_eq!(hostname_of(name, "cluster.local"), None, "{name}");
+            assert_eq!(MeshName::parse(name, "cluster.local"), None, "{name}");
         }
     }
 
     #[test]
     fn answers_with_the_queried_address_family() {
+        let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
         let service = |addresses: &[&str], headless| Service {
             hostname: "reviews.default.svc.cluster.local".into(),
             name: "reviews".into(),
@@ -294,9 +363,37 @@ mod tests {
         assert_eq!(addresses_of(&service(&[], true), RecordType::A), DnsAnswer::NotInMesh);
     }
 
+    const BOTH: Routed = Routed { ipv4: true, ipv6: true };
+
+    fn answer(addresses: &[&str]) -> DnsAnswer {
+        DnsAnswer::Addresses(addresses.iter().map(|address| address.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn a_dual_stack_service_has_an_address_of_each_family() {
+        let service = |addresses: &[&str], own_addresses| Service {
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            own_addresses,
+            ..Service::default()
+        };
+        let own = service(&["10.96.0.7", "fd00:10:96::7", "240.240.1.1", "2001:2::f0f0:101"], 2);
+        assert_eq!(addresses_of(&own, RecordType::A, BOTH), answer(&["10.96.0.7"]));
+        assert_eq!(addresses_of(&own, RecordType::AAAA, BOTH), answer(&["fd00:10:96::7"]));
+        // The cluster's Service has one family, whatever other clusters have.
+        let one = service(&["10.96.0.7", "240.240.1.1", "2001:2::f0f0:101"], 1);
+        assert_eq!(addresses_of(&one, RecordType::AAAA, BOTH), answer(&[]));
+        // A pod without IPv6 cannot use an allocated IPv6 address.
+        let shared = service(&["240.240.1.1", "2001:2::f0f0:101"], 0);
+        assert_eq!(addresses_of(&shared, RecordType::AAAA, BOTH), answer(&["2001:2::f0f0:101"]));
+        let only_ipv4 = Routed { ipv4: true, ipv6: false };
+        assert_eq!(addresses_of(&shared, RecordType::AAAA, only_ipv4), answer(&[]));
+        assert_eq!(addresses_of(&shared, RecordType::A, only_ipv4), answer(&["240.240.1.1"]));
+    }
+
     #[test]
     fn a_headless_service_has_the_addresses_of_its_pods() {
-        let pod = |ip: &str, health| mesh::Endpoint {
+        let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
+        let pod = |ip: &str, further_ip: Option<&str>, hostname: &str, health| mesh::Endpoint {
             id: ip.into(),
             cluster: "west".into(),
             network: "net-west".into(),
@@ -305,12 +402,15 @@ mod tests {
             weight: 1,
             reach: mesh::Reach::Direct(Arc::new(mesh::DirectEndpoint {
                 ip: ip.parse().unwrap(),
+                further_ip: further_ip.map(|ip| ip.parse().unwrap()),
                 ports: [].into(),
                 identity: None,
                 mutual_tls: true,
                 workload: Arc::default(),
                 labels: [].into(),
                 pod: ip.into(),
+                hostname: hostname.into(),
+                only_node: None,
             })),
         };
         let mut service = Service {
@@ -325,11 +425,35 @@ mod tests {
         let shared = DnsAnswer::Addresses(vec!["240.240.1.1".parse().unwrap()]);
         assert_eq!(addresses_of(&service, RecordType::A), shared);
         let (ready, unready) = (balance::Health::Ready, balance::Health::Unready);
-        let pods = [pod("10.244.0.1", ready), pod("10.244.0.2", unready), pod("10.244.0.3", ready)];
+        let pods = [("10.244.0.1", ready), ("10.244.0.2", unready), ("10.244.0.3", ready)]
+            .map(|(ip, of)| pod(ip, None, "", of));
         service.endpoints = Some(pods.into());
         let here = DnsAnswer::Addresses(vec!["10.244.0.1".parse().unwrap(), "10.244.0.3".parse().unwrap()]);
         assert_eq!(addresses_of(&service, RecordType::A), here);
         assert_eq!(addresses_of(&service, RecordType::AAAA), DnsAnswer::Addresses(vec![]));
+        // Pods of both families have a record of each type, whichever address the proxy would use.
+        let first = pod("10.244.0.1", Some("fd00::1"), "db-0", ready);
+        let pods = [first, pod("fd00::2", Some("10.244.0.2"), "db-1", ready), pod("10.244.0.3", None, "db-2", unready)];
+        service.endpoints = Some(pods.into());
+        // A member has its own name while it is ready; others are left to the cluster's DNS.
+        for (member, expected) in [
+            ("db-0", answer(&["10.244.0.1"])),
+            ("db-1", answer(&["10.244.0.2"])),
+            ("db-2", DnsAnswer::NotInMesh),
+            ("db-3", DnsAnswer::NotInMesh),
+            ("", DnsAnswer::NotInMesh),
+        ] {
+            assert_eq!(addresses_of_member(&service, member, RecordType::A), expected, "{member}");
+        }
+        assert_eq!(addresses_of_member(&service, "db-0", RecordType::AAAA), answer(&["fd00::1"]));
+        assert_eq!(addresses_of_member(&service, "db-0", RecordType::SRV), DnsAnswer::NotInMesh);
+        service.headless = false;
+        assert_eq!(addresses_of_member(&service, "db-0", RecordType::A), DnsAnswer::NotInMesh);
+        service.headless = true;
+        let Some(endpoints) = &mut service.endpoints else { unreachable!() };
+        *endpoints = endpoints.iter().take(2).cloned().collect();
+        assert_eq!(addresses_of(&service, RecordType::A), answer(&["10.244.0.1", "10.244.0.2"]));
+        assert_eq!(addresses_of(&service, RecordType::AAAA), answer(&["fd00::1", "fd00::2"]));
     }
 
     #[test]

@@ -20,10 +20,11 @@ use proxy::failure::Failure;
 use proxy::http::Version;
 use proxy::io::{Io, Prefixed};
 use proxy::mesh::{OwnWorkload, Protocol};
-use proxy::report::{ServiceMetrics, peer_party};
+use proxy::report::ServiceMetrics;
 use proxy::tcp;
 use proxy::upstream::application;
 use proxy::worker::Worker;
+use runtime::admission::Admitted;
 use telemetry::istio::{Reporter, Security};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsStream};
@@ -43,17 +44,16 @@ const KEEP_ALIVE_PROBES: u32 = 3;
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Carries a connection to the application.
-pub async fn serve(stream: TcpStream, client: SocketAddr, captured: Rc<Captured>) {
-    if let Err(failure) = carry(stream, client, &captured).await {
+pub async fn serve(stream: TcpStream, client: SocketAddr, admitted: Admitted, captured: Rc<Captured>) {
+    if let Err(failure) = carry(stream, client, admitted, &captured).await {
         captured.worker.telemetry.failed("inbound", failure.reason());
         tracing::debug!(error = %failure, "inbound connection failed");
     }
 }
 
-async fn carry(stream: TcpStream, client: SocketAddr, captured: &Captured) -> Result<(), Failure> {
+async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captured: &Captured) -> Result<(), Failure> {
     let worker = &captured.worker;
-    let _permit = captured.admit()?;
-    let mut downstream = Downstream::plaintext(client, captured.destination(&stream)?);
+    let mut downstream = Downstream::plaintext(client, captured.destination(&stream)?, admitted);
     // Without keep-alive, the connection of a client whose machine is gone would stay open.
     let _ = net::socket::keep_alive(&stream, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PROBES);
     let snapshot = worker.view.snapshot();
@@ -163,6 +163,7 @@ async fn terminate_tls(
     let Some(peer) = identity::peer_of(certificates, &worker.identity.trust()) else {
         return Err(Failure::Refused("the client proved no identity".into()));
     };
+    downstream.admitted.prove();
     downstream.peer = Some(Arc::new(peer));
     downstream.certificate = certificates.first().map(|leaf| fingerprint(leaf));
     let negotiated = match connection.alpn_protocol() {
@@ -188,14 +189,11 @@ async fn relay(
     }
     let decision = snapshot.authorize(&downstream.facts());
     drop(snapshot);
-    let opened =
-        match decision {
-            Decision::Allowed => application::connect(destination, worker.mark)
-                .await
-                .map_err(|error| Failure::Connect { endpoint: destination.to_string().into(), error, retried: false }),
-            Decision::Denied { policy, .. } => Err(Failure::Denied(policy)),
-            Decision::NotAllowed => Err(Failure::Denied("none".into())),
-        };
+    let opened = match decision {
+        Decision::Allowed => application::connect(destination, &downstream.admitted, worker.mark).await,
+        Decision::Denied { policy, .. } => Err(Failure::Denied(policy)),
+        Decision::NotAllowed => Err(Failure::Denied("none".into())),
+    };
     let opened = match opened {
         Ok(opened) => opened,
         Err(failure) => {
@@ -206,9 +204,9 @@ async fn relay(
     if let Some(log) = &mut log {
         log.upstream_local = opened.local;
     }
-    let party = worker.telemetry.intern(peer_party(None, downstream.peer.as_deref()));
-    let mut application = opened.io;
-    tcp::carry(&mut io, &mut application, metrics.tcp(&party), log).await;
+    let party = worker.telemetry.peer(None, downstream.peer.as_deref());
+    let (mut application, _dialled) = (opened.io, opened.dialled);
+    tcp::carry(&mut io, &mut application, &downstream.admitted, metrics.tcp(&party), log).await;
     Ok(())
 }
 

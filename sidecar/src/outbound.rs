@@ -17,6 +17,7 @@ use proxy::report::endpoint_party;
 use proxy::tcp;
 use proxy::upstream::{Target, UpstreamCluster};
 use proxy::worker::Worker;
+use runtime::admission::Admitted;
 use tokio::net::TcpStream;
 
 use crate::captured::Captured;
@@ -26,17 +27,16 @@ use crate::captured::Captured;
 const EXTERNAL_DETECTION: Duration = Duration::from_millis(200);
 
 /// Carries a connection of the application to its destination.
-pub async fn serve(stream: TcpStream, client: SocketAddr, captured: Rc<Captured>) {
-    if let Err(failure) = carry(stream, client, &captured).await {
+pub async fn serve(stream: TcpStream, client: SocketAddr, admitted: Admitted, captured: Rc<Captured>) {
+    if let Err(failure) = carry(stream, client, admitted, &captured).await {
         captured.worker.telemetry.failed("outbound", failure.reason());
         tracing::debug!(error = %failure, "outbound connection failed");
     }
 }
 
-async fn carry(stream: TcpStream, client: SocketAddr, captured: &Captured) -> Result<(), Failure> {
+async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captured: &Captured) -> Result<(), Failure> {
     let worker = &captured.worker;
-    let _permit = captured.admit()?;
-    let downstream = Downstream::plaintext(client, captured.destination(&stream)?);
+    let downstream = Downstream::plaintext(client, captured.destination(&stream)?, admitted);
     let found = worker.view.by_address(downstream.destination).await;
     let destination = destination(downstream.destination, found.as_ref(), worker);
     let mut io = Io::from(stream);
@@ -97,6 +97,7 @@ async fn relay(
         log.upstream_local = opened.local;
     }
     let mut upstream = opened.io;
-    tcp::carry(&mut io, &mut upstream, metrics.tcp(&worker.telemetry.intern(party)), log).await;
+    let metrics = metrics.tcp(&worker.telemetry.intern(party));
+    tcp::carry(&mut io, &mut upstream, &downstream.admitted, metrics, log).await;
     Ok(())
 }

@@ -29,7 +29,7 @@ fn clusters(snapshot: &MeshSnapshot) -> String {
             for subset in std::iter::once(None).chain(subsets) {
                 let subset_name = subset.map_or("", |subset| &subset.name);
                 let cluster = format!("outbound|{}|{subset_name}|{}", port.number, service.hostname);
-                for candidate in target::targets(service, port.number, subset, snapshot) {
+                for candidate in target::targets(service, port.number, subset, None, snapshot) {
                     let target = &candidate.target;
                     lines.push(format!(
                         "{cluster}::{}::{}::weight::{}::cluster::{}::locality::{}::{}\n",
@@ -123,6 +123,9 @@ fn endpoint(endpoint: &Endpoint) -> Value {
     match &endpoint.reach {
         Reach::Direct(direct) => {
             value["address"] = json!(direct.ip.to_string());
+            if let Some(further) = direct.further_ip {
+                value["furtherAddress"] = json!(further.to_string());
+            }
             value["identity"] = json!(direct.identity.as_ref().map(ToString::to_string));
             value["mutualTls"] = json!(direct.mutual_tls);
         }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use proxy::listener::BACKLOG;
 use proxy::report::AccessLogFiles;
 use runtime::admin::{Admin, Application};
+use runtime::admission::{Admission, Limits};
 use runtime::enrol::{self, Controller};
-use runtime::limits::Limit;
 use runtime::readiness::Readiness;
 use runtime::{control, drain, workers as threads};
 use telemetry::metrics::Registry;
@@ -25,6 +25,9 @@ use crate::{dns, pages};
 
 /// The default of the maximum number of workers: a sidecar shares its machine with the application.
 const MAX_WORKERS: usize = 2;
+/// How long a connection may take to prove itself: to complete its handshake and the head of a request. Many clients open
+/// connections ahead of their requests, so it is as long as other servers grant (nginx's `client_header_timeout`).
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the last lines of the access log may take to be written.
 const LOG_FLUSH: Duration = Duration::from_millis(200);
 
@@ -94,17 +97,34 @@ fn serve(options: Options) -> Result<(), Fatal> {
     let files = net::socket::raise_open_files_limit()?;
     // Before anything else, so that a conflict with another process or a missing privilege shows at once.
     let listeners = listen(&options)?;
-    let connections = Limit::new(max_connections(files));
-    let running = run_sidecar(options, controller, listeners, connections);
+    let limits = limits(files, threads::memory_limit());
+    let running = run_sidecar(options, controller, listeners, limits);
     control::run(async move { LocalSet::new().run_until(running).await })?
 }
 
-/// Returns the maximum number of open connections for a limit of open files: a connection and its upstream connection take
-/// two files each.
-fn max_connections(files: u64) -> u64 {
+/// Returns the limits of each direction for a limit of open files and of memory.
+fn limits(files: u64, memory: Option<u64>) -> Limits {
     /// For listeners, admin connections, discovery and logs.
-    const RESERVED: u64 = 128;
-    (files.saturating_sub(RESERVED) / 2).max(16)
+    const RESERVED_FILES: u64 = 512;
+    /// A connection takes one file, and one on its behalf two, in each direction.
+    const FILES: u64 = 6;
+    /// The memory if it has no limit.
+    const MEMORY: u64 = 1 << 30;
+    /// The memory of an idle connection with TLS, with a margin.
+    const CONNECTION: u64 = 64 << 10;
+    /// The buffers of a request that neither side reads: the head or body on both sides, and a copy for retries.
+    const REQUEST: u64 = 128 << 10;
+    /// The buffer of an incomplete head, and the state of an incomplete handshake, several times over.
+    const PENDING: u64 = 512 << 10;
+    let (memory, by_files) = (memory.unwrap_or(MEMORY), files.saturating_sub(RESERVED_FILES) / FILES);
+    let at_most = |bytes: u64, most: u32| (memory / bytes).min(by_files).clamp(16, most.into()) as u32;
+    Limits {
+        connections: at_most(CONNECTION, 16_384),
+        pending: at_most(PENDING, 2048),
+        dialled: at_most(REQUEST, 8192),
+        buffered: memory / 16,
+        deadline: HEAD_TIMEOUT,
+    }
 }
 
 /// Returns the listeners of each worker.
@@ -148,7 +168,7 @@ async fn run_sidecar(
     options: Options,
     controller: Controller,
     listeners: Vec<Listeners>,
-    connections: Limit,
+    limits: Limits,
 ) -> Result<(), Fatal> {
     let registry = Registry::new();
     telemetry::istio::register_build(&registry, "proxy");
@@ -186,7 +206,8 @@ async fn run_sidecar(
             listeners,
             original_destination: original_destination([&*options.egress, &*options.ingress].concat()),
             mark: options.mark(),
-            connections,
+            outbound: Admission::new(limits),
+            inbound: Admission::new(limits),
             registry: registry.clone(),
             drain: watch,
         };
@@ -216,5 +237,24 @@ async fn run_sidecar(
             Ok(())
         }
         failed = running => failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_leave_files_for_upstreams_health_and_discovery() {
+        for files in [1024, 4096, 65_536, 1 << 20] {
+            let limits = limits(files, None);
+            let in_use = 2 * (u64::from(limits.connections) + 2 * u64::from(limits.dialled));
+            assert!(in_use + 512 <= files, "{files}: {limits:?}");
+            assert!(limits.pending <= limits.connections && limits.connections >= 64, "{files}: {limits:?}");
+        }
+        let roomy = limits(1 << 20, None);
+        assert_eq!((roomy.connections, roomy.pending, roomy.dialled), (16_384, 2048, 8192));
+        let small = limits(1 << 20, Some(128 << 20));
+        assert_eq!((small.connections, small.pending, small.dialled), (2048, 256, 1024));
     }
 }

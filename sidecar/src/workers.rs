@@ -15,8 +15,8 @@ use proxy::listener::{self, BACKLOG};
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
 use proxy::report::{AccessLog, AccessLogFiles, WorkerTelemetry};
 use proxy::worker::Worker;
+use runtime::admission::Admission;
 use runtime::drain::Watch;
-use runtime::limits::Limit;
 use runtime::workers::{self, Workers};
 use telemetry::metrics::Registry;
 use tokio::sync::{Notify, mpsc};
@@ -44,8 +44,10 @@ pub struct SidecarSetup {
     pub original_destination: OriginalDestination,
     /// The firewall mark of the sidecar's own connections; `None` without capture.
     pub mark: Option<u32>,
-    /// The limit on open connections.
-    pub connections: Limit,
+    /// The admission of connections of the application.
+    pub outbound: Admission,
+    /// The admission of connections to the application.
+    pub inbound: Admission,
     /// The metrics registry.
     pub registry: Registry,
     /// The drain.
@@ -81,13 +83,18 @@ pub struct Running {
 /// # Errors
 /// Returns an error if a thread cannot be started.
 pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io::Result<Running> {
-    let SidecarSetup { node, network, identity, listeners, original_destination, mark, connections, registry, drain } =
-        setup;
+    let SidecarSetup { node, network, identity, listeners, original_destination, mark, .. } = setup;
+    let SidecarSetup { outbound, inbound, registry, drain, .. } = setup;
+    for (admission, listener) in [(&outbound, "outbound"), (&inbound, "inbound")] {
+        admission.observe(&registry, listener);
+        tokio::task::spawn_local(admission.clone().enforce_deadline());
+    }
     let location = ProxyLocation {
         cluster: node.cluster.as_str().into(),
         network,
         namespace: node.namespace.as_str().into(),
         pod: node.pod.as_str().into(),
+        ip: node.ip,
     };
     let (published, subscriber) = discover(&node, &location, &identity, channel);
     let logs = AccessLogFiles::new(registry.clone());
@@ -103,14 +110,15 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
         let (location, published, subscriber) = view.clone();
         let telemetry = (registry.worker(), location.clone(), AccessLog::new(log_files.clone()));
         let (identity, drain) = (identity.clone(), drain.clone());
-        let (original_destination, connections) = (original_destination.clone(), connections.clone());
+        let (original_destination, outbound, inbound) =
+            (original_destination.clone(), outbound.clone(), inbound.clone());
         let own_listeners = own_listeners.clone();
         async move {
             let Some((listeners, opening)) = listeners else { return };
             let view = MeshView::new(location, published, subscriber);
             let telemetry = WorkerTelemetry::new(telemetry.0, telemetry.1, telemetry.2);
             let worker = Rc::new(Worker::new(view, identity, telemetry, drain, mark));
-            let captured = Captured { worker, original_destination, own_listeners, connections };
+            let captured = Captured { worker, original_destination, own_listeners, outbound, inbound };
             work(Rc::new(captured), listeners, opening).await;
         }
     })?;
@@ -163,8 +171,8 @@ async fn work(captured: Rc<Captured>, listeners: Listeners, opening: mpsc::Sende
         let (captured, last) = (captured.clone(), last.clone());
         outgoing.spawn_local(async move {
             let drain = captured.worker.drain.clone();
-            let serve = |stream, client| outbound::serve(stream, client, captured.clone());
-            listener::accept(listener, last.notified(), &drain, serve).await
+            let serve = |stream, client, admitted| outbound::serve(stream, client, admitted, captured.clone());
+            listener::accept(listener, last.notified(), &drain, &captured.outbound, serve).await
         });
     }
     let mut drain = worker.drain.clone();
@@ -173,8 +181,9 @@ async fn work(captured: Rc<Captured>, listeners: Listeners, opening: mpsc::Sende
         let incoming = listeners.inbound.into_iter().map(|listener| {
             let (captured, mut begun, drain) = (captured.clone(), drain.clone(), drain.clone());
             async move {
-                let serve = |stream, client| inbound::serve(stream, client, captured.clone());
-                listener::accept(listener, async move { begun.begun().await }, &drain, serve).await
+                let serve = |stream, client, admitted| inbound::serve(stream, client, admitted, captured.clone());
+                let begun = async move { begun.begun().await };
+                listener::accept(listener, begun, &drain, &captured.inbound, serve).await
             }
         });
         join_all(incoming).await.into_iter().for_each(or_end_process);

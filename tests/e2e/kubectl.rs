@@ -52,7 +52,12 @@ struct Kubectl<'a> {
     kubeconfig: String,
 }
 
-impl Kubectl<'_> {
+impl<'a> Kubectl<'a> {
+    fn of(lab: &'a Lab) -> Self {
+        let kubeconfig = lab.isthmus(&["lab", "kubeconfig", "west"]).ok().trim().to_owned();
+        Self { lab, kubeconfig }
+    }
+
     fn command(&self, arguments: &str) -> Command {
         let mut command = self.lab.directory.program("kubectl".as_ref());
         command.args(["--kubeconfig", &self.kubeconfig, "--namespace", "shop"]).args(arguments.split_whitespace());
@@ -162,8 +167,7 @@ fn stock_kubectl_works() {
 
 fn kubectl_works_for(user: User) {
     let lab = Lab::up("primary-remote.yaml", user);
-    let kubeconfig = lab.isthmus(&["lab", "kubeconfig", "west"]).ok().trim().to_owned();
-    let kubectl = Kubectl { lab: &lab, kubeconfig };
+    let kubectl = Kubectl::of(&lab);
     applies(&kubectl);
     gets(&kubectl);
     describes(&kubectl);
@@ -177,6 +181,15 @@ fn kubectl_works_for(user: User) {
     deletes(&kubectl);
     drop(kubectl);
     lab.down();
+}
+
+/// Checks the commands of kubectl that reach into pods.
+pub(crate) fn check_streams(lab: &Lab) {
+    let kubectl = Kubectl::of(lab);
+    applies(&kubectl);
+    reads_logs(&kubectl);
+    runs_programs(&kubectl);
+    forwards_ports(&kubectl);
 }
 
 fn file(kubectl: &Kubectl<'_>, name: &str, content: &str) -> String {

@@ -13,3 +13,4 @@ mod readme;
 mod restart;
 mod slow_network;
 mod support;
+mod topologies;

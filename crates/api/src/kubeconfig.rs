@@ -7,11 +7,14 @@
 //! controller.
 
 use kube::config::{AuthInfo, Kubeconfig};
+use serde_json::Value;
 
 use crate::Warning;
 
 /// The size limit of a kubeconfig; one with certificates has about 8 KiB.
 const MAX_BYTES: usize = 256 * 1024;
+/// The size limit of a token; one of a service account has about 1 KiB.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// A validated kubeconfig.
 #[derive(Debug, Clone)]
@@ -59,6 +62,17 @@ pub enum KubeconfigError {
     /// The user has neither token nor certificate nor password.
     #[error("the kubeconfig's user has no credential: give a token, or client-certificate-data with client-key-data")]
     NoCredential,
+    /// The user has no token that could be replaced.
+    #[error("the kubeconfig's user has no token")]
+    NoToken,
+    /// The token has characters that no bearer token has, or is too long.
+    #[error(
+        "the token is not a bearer token (letters, digits and -._~+/ with trailing =, at most {MAX_TOKEN_BYTES} bytes)"
+    )]
+    Token,
+    /// The changed kubeconfig has no YAML form.
+    #[error("the kubeconfig cannot be written: {0}")]
+    Write(String),
 }
 
 /// Parses and validates a kubeconfig and reduces it to its current context.
@@ -95,7 +109,7 @@ pub fn sanitize(bytes: &[u8]) -> Result<Sanitized, KubeconfigError> {
         .ok_or_else(|| KubeconfigError::Context(format!("there is no cluster {:?}", context.cluster)))?;
     let server = cluster.server.clone().filter(|server| !server.is_empty());
     let server = server.ok_or_else(|| KubeconfigError::NoServer(context.cluster.clone()))?;
-    if !server.starts_with("https://") || server.len() == "https://".len() {
+    if !is_https_url(&server) {
         return Err(KubeconfigError::Server(server));
     }
     if cluster.proxy_url.is_some() {
@@ -121,6 +135,57 @@ pub fn sanitize(bytes: &[u8]) -> Result<Sanitized, KubeconfigError> {
         warnings.push(Warning::new("server", "is a loopback address: in a pod it is the controller itself"));
     }
     Ok(Sanitized { config, server, warnings })
+}
+
+impl Sanitized {
+    /// The bearer token of the current context's user.
+    pub fn token(&self) -> Option<String> {
+        let users = serde_json::to_value(&self.config.auth_infos).ok()?;
+        users[0]["user"]["token"].as_str().map(str::to_owned)
+    }
+}
+
+/// Returns a kubeconfig with another token for the user of its current context. No other value changes, whatever the
+/// token contains: the document is parsed, changed and written, never edited as text.
+///
+/// # Errors
+/// Returns an error if the kubeconfig is refused by [`sanitize`], has no token, or if `token` is not a bearer token.
+pub fn with_token(kubeconfig: &[u8], token: &str) -> Result<String, KubeconfigError> {
+    if !is_bearer_token(token) {
+        return Err(KubeconfigError::Token);
+    }
+    sanitize(kubeconfig)?;
+    let text = std::str::from_utf8(kubeconfig).map_err(|_| KubeconfigError::NotText)?;
+    let mut document: Value =
+        crate::yaml::from_str(text).map_err(|error| KubeconfigError::Parse(without_content(&error)))?;
+    let current = document["current-context"].clone();
+    let context = named(&mut document["contexts"], &current).ok_or(KubeconfigError::NoToken)?;
+    let user = context["context"]["user"].clone();
+    let user = named(&mut document["users"], &user).ok_or(KubeconfigError::NoToken)?;
+    match user.pointer_mut("/user/token") {
+        Some(old @ Value::String(_)) => *old = token.into(),
+        _ => return Err(KubeconfigError::NoToken),
+    }
+    crate::yaml::to_string(&document).map_err(KubeconfigError::Write)
+}
+
+/// Returns the first entry of a list that has this name, as clients of a kubeconfig do.
+fn named<'a>(list: &'a mut Value, name: &Value) -> Option<&'a mut Value> {
+    list.as_array_mut()?.iter_mut().find(|entry| entry.get("name") == Some(name))
+}
+
+/// Returns whether a text has the form of a bearer token (RFC 6750 §2.1). A service account token, a JWT, has it.
+pub fn is_bearer_token(text: &str) -> bool {
+    let of_token = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
+    let token = text.trim_end_matches('=');
+    !token.is_empty() && text.len() <= MAX_TOKEN_BYTES && token.bytes().all(of_token)
+}
+
+/// Returns whether a text is an `https://` URL with a host, without spaces, quotes and control characters.
+pub fn is_https_url(text: &str) -> bool {
+    let of_url = |b: u8| b.is_ascii_graphic() && !b"\"'<>\\^`{|}".contains(&b);
+    let host = text.strip_prefix("https://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    host.is_some_and(|host| !host.is_empty()) && text.bytes().all(of_url)
 }
 
 fn check_user(user: &AuthInfo) -> Result<(), KubeconfigError> {
@@ -252,6 +317,69 @@ mod tests {
         ] {
             let message = sanitize(broken.as_bytes()).unwrap_err().to_string();
             assert!(!message.contains("verysecret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_new_token_changes_one_value_and_nothing_else() {
+        let written = format!(
+            "{}- name: third\n  user: {{token: old.old.old, extra: {{kept: [1, 'no', old.old.old]}}}}\nextensions: [{{name: old.old.old, extension: {{}}}}]\n",
+            text("token: old.old.old, username: 'a: b'", "server: 'https://old.old.old:6443'")
+        );
+        let read = |text: &str| -> Value { crate::yaml::from_str(text).unwrap() };
+        let mut expected = read(&written);
+        expected["users"][0]["user"]["token"] = "new.new.new".into();
+        let changed = with_token(written.as_bytes(), "new.new.new").unwrap();
+        assert_eq!(read(&changed), expected);
+        assert_eq!(sanitize(changed.as_bytes()).unwrap().token().as_deref(), Some("new.new.new"));
+        let certificate = text("client-certificate-data: YQ==, client-key-data: YQ==", "server: 'https://a'");
+        assert_eq!(with_token(certificate.as_bytes(), "a.b.c").unwrap_err(), KubeconfigError::NoToken);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_token_is_not_written() {
+        let written = text("token: old.old.old", "server: 'https://203.0.113.2:6443'");
+        for hostile in [
+            "a\n    exec: {command: sh}",
+            "a.b.c\n",
+            "a, exec: {command: sh}",
+            "\"a",
+            "a: b",
+            "a #",
+            "*a",
+            "!!binary YQ",
+            "a\u{2028}b",
+            "a\0",
+            "=",
+            "",
+            &"a".repeat(MAX_TOKEN_BYTES + 1),
+        ] {
+            assert_eq!(with_token(written.as_bytes(), hostile).unwrap_err(), KubeconfigError::Token, "{hostile:?}");
+        }
+        // Tokens that YAML would read as another type remain text.
+        for plain in ["1", "1e3", "null", "no", "~", "-", "0x1", "2026-11-30", "a.b-c_d~e+f/g=="] {
+            let changed = with_token(written.as_bytes(), plain).unwrap();
+            assert_eq!(sanitize(changed.as_bytes()).unwrap().token().as_deref(), Some(plain), "{plain:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_a_url() {
+        for good in ["https://203.0.113.2:6443", "https://[2001:db8::1]:6443/k8s/clusters/a", "https://a.example/x?y=z"]
+        {
+            assert!(is_https_url(good), "{good}");
+        }
+        for bad in [
+            "http://a",
+            "https://",
+            "https:///x",
+            "https://a b",
+            "https://a\n",
+            "https://a\u{1b}[2J",
+            "https://a\"",
+            "",
+        ] {
+            assert!(!is_https_url(bad), "{bad:?}");
         }
     }
 

@@ -32,6 +32,12 @@ pub const CACERTS_SECRET: &str = "cacerts";
 pub const SELF_SIGNED_SECRET: &str = "istio-ca-secret";
 /// The audience of the service account tokens that workloads enrol with.
 pub const TOKEN_AUDIENCE: &str = "istio-ca";
+/// The audience of the tokens with which clients read the controller's debug pages.
+pub const DEBUG_AUDIENCE: &str = "isthmus-debug";
+/// The service account that may read the controller's debug pages, and its role.
+pub const DEBUG_READER: &str = "isthmus-debug";
+/// The header with the token of a request for a debug page that an API server proxies.
+pub const DEBUG_TOKEN_HEADER: &str = "x-isthmus-debug-token";
 
 /// Returns the name of the Secret with the intermediate of a remote cluster, in the primary cluster's root namespace.
 pub fn cacerts_of(cluster: &str) -> String {

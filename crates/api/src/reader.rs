@@ -56,6 +56,8 @@ pub const SERVING: &[RbacRule] = &[
         verbs: &["get", "create", "update", "patch"],
         names: &[names::ROOT_CONFIG_MAP],
     },
+    // Whether an account still exists, when its certificate is renewed.
+    RbacRule { group: "", resources: &["serviceaccounts"], verbs: &["get"], names: &[] },
 ];
 
 /// Permission to read the intermediate that a cluster with a controller of its own publishes.

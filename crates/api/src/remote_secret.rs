@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::core::ObjectMeta;
 use serde::Serialize;
 
+use crate::kubeconfig::{is_bearer_token, is_https_url};
 use crate::names;
 
 /// The address of a cluster and the credential for it.
@@ -30,6 +31,15 @@ pub enum RemoteSecretError {
     /// The cluster's name is invalid.
     #[error("{0:?} is not a valid cluster name (lower-case letters, digits and '-', at most 63 characters)")]
     Name(String),
+    /// The server is not an https URL.
+    #[error("the server {0:?} is not an https:// URL")]
+    Server(String),
+    /// The server name is not a name.
+    #[error("the server name {0:?} is not a DNS name or an address")]
+    ServerName(String),
+    /// The token is not a bearer token.
+    #[error("the API server's answer is not a token: it has characters that no token has, or is too long")]
+    Token,
     /// The kubeconfig has no YAML form.
     #[error("the kubeconfig cannot be written: {0}")]
     Yaml(String),
@@ -90,15 +100,29 @@ pub fn is_cluster_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 63 && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }
 
+fn is_server_name(name: &str) -> bool {
+    let of_name = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
+    !name.is_empty() && name.len() <= 253 && name.bytes().all(of_name)
+}
+
 /// Returns the kubeconfig of a remote secret.
 ///
 /// # Errors
-/// Returns an error if the cluster's name is invalid.
+/// Returns an error if a part of `access` does not have the form that it must have. Some parts are answers of the cluster.
 pub fn kubeconfig(access: &Access<'_>) -> Result<String, RemoteSecretError> {
     use base64::Engine as _;
     let name = access.cluster;
     if !is_cluster_name(name) {
         return Err(RemoteSecretError::Name(name.to_owned()));
+    }
+    if !is_https_url(access.server) {
+        return Err(RemoteSecretError::Server(access.server.to_owned()));
+    }
+    if let Some(server_name) = access.tls_server_name.filter(|name| !is_server_name(name)) {
+        return Err(RemoteSecretError::ServerName(server_name.to_owned()));
+    }
+    if !is_bearer_token(access.token) {
+        return Err(RemoteSecretError::Token);
     }
     let config = RemoteKubeconfig {
         api_version: "v1",
@@ -122,7 +146,7 @@ pub fn kubeconfig(access: &Access<'_>) -> Result<String, RemoteSecretError> {
 /// Returns a remote secret for the root namespace of a primary cluster.
 ///
 /// # Errors
-/// Returns an error if the cluster's name is invalid.
+/// Returns an error if a part of `access` does not have the form that it must have.
 pub fn remote_secret(root_namespace: &str, access: &Access<'_>) -> Result<Secret, RemoteSecretError> {
     let kubeconfig = kubeconfig(access)?;
     let one = |key: &str, value: &str| Some(BTreeMap::from([(key.to_owned(), value.to_owned())]));
@@ -167,6 +191,32 @@ mod tests {
         assert!(cluster.certificate_authority_data.is_some());
         for bad in ["", "-a", "a-", "A", "a/b", "a.b", &"a".repeat(64)] {
             assert!(kubeconfig(&Access { cluster: bad, ..access.clone() }).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_api_server_answers_cannot_add_fields() {
+        let good = Access {
+            cluster: "east",
+            server: "https://203.0.113.2:6443",
+            tls_server_name: None,
+            ca_pem: b"\nusers: [{name: x}]\n---\n",
+            token: "a.b.c",
+        };
+        // Certificates are encoded, whatever they contain.
+        let read: serde_json::Value = crate::yaml::from_str(&kubeconfig(&good).unwrap()).unwrap();
+        assert_eq!(read["users"].as_array().map(Vec::len), Some(1));
+        let refused = |access: Access<'_>| kubeconfig(&access).unwrap_err();
+        let injected = "a.b.c\n    exec:\n      command: sh";
+        let error = refused(Access { token: injected, ..good.clone() });
+        assert_eq!(error, RemoteSecretError::Token);
+        assert!(!error.to_string().contains("exec"));
+        for server in ["http://203.0.113.2:6443", "https://a\n  insecure-skip-tls-verify: true", "https://a b", ""] {
+            assert_eq!(refused(Access { server, ..good.clone() }), RemoteSecretError::Server(server.into()));
+        }
+        for name in ["a\nproxy-url: x", "a b", ""] {
+            let access = Access { tls_server_name: Some(name), ..good.clone() };
+            assert_eq!(refused(access), RemoteSecretError::ServerName(name.into()));
         }
     }
 }

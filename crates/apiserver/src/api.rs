@@ -1,9 +1,9 @@
 //! The state that all requests share: the store, the registry of resources and the keys. All writes go through this
 //! module, so that changed definitions take effect.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustls::crypto::CryptoProvider;
 use serde_json::Value;
 
@@ -26,7 +26,8 @@ pub(crate) struct Api {
     pub(crate) node: Option<NodeClient>,
     /// TLS provider of connections to webhooks.
     pub(crate) crypto: Arc<CryptoProvider>,
-    pub(crate) service_network: (Ipv4Addr, u8),
+    /// Networks of cluster IPs, one of each IP family of the cluster.
+    pub(crate) service_networks: Vec<IpNet>,
     /// Locked from the choice of a cluster IP or node port until the Service is stored.
     pub(crate) service_writes: tokio::sync::Mutex<()>,
 }

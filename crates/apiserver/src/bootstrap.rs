@@ -186,9 +186,12 @@ fn bind(api: &Api, role: &str, groups: &[&str]) {
     seed(api, RBAC, "clusterrolebindings", binding);
 }
 
-/// Creates the Service `kubernetes` in `default`, by which pods reach the API server.
+/// Creates the Service `kubernetes` in `default`, by which pods reach the API server. As in Kubernetes it has an address of
+/// the cluster's first IP family.
 fn api_server_service(api: &Api, endpoints: &[SocketAddr]) {
-    let address = std::net::Ipv4Addr::from(u32::from(api.service_network.0) + 1).to_string();
+    let Some(network) = api.service_networks.first() else { return };
+    let Some(address) = network.hosts().next() else { return };
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let port = endpoints.first().map_or(443, SocketAddr::port);
     let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
     seed(
@@ -198,14 +201,15 @@ fn api_server_service(api: &Api, endpoints: &[SocketAddr]) {
         json!({
             "metadata": { "name": "kubernetes", "namespace": "default", "labels": labels },
             "spec": {
-                "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+                "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": [family], "ipFamilyPolicy": "SingleStack",
                 "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
                 "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
             },
             "status": { "loadBalancer": {} },
         }),
     );
-    let addresses: Vec<String> = endpoints.iter().map(|endpoint| endpoint.ip().to_string()).collect();
+    let own = endpoints.iter().map(SocketAddr::ip).filter(|ip| ip.is_ipv4() == address.is_ipv4());
+    let addresses: Vec<String> = own.map(|ip| ip.to_string()).collect();
     if addresses.is_empty() {
         return;
     }
@@ -215,7 +219,7 @@ fn api_server_service(api: &Api, endpoints: &[SocketAddr]) {
         "endpointslices",
         json!({
             "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "kubernetes.io/service-name": "kubernetes" } },
-            "addressType": "IPv4",
+            "addressType": family,
             "endpoints": [{ "addresses": addresses, "conditions": { "ready": true } }],
             "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
         }),

@@ -2,6 +2,7 @@
 //! that signs service account tokens; and kubeconfigs.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -89,17 +90,19 @@ pub fn service_account_key() -> Result<String, CertificateError> {
     Ok(key()?.serialize_pem())
 }
 
-/// DNS names and addresses at which pods and tools in a cluster reach its API server.
-pub fn in_cluster_names() -> Vec<String> {
-    const NAMES: [&str; 6] = [
+/// DNS names and addresses at which pods and tools in a cluster reach its API server. `services` are the cluster IPs of
+/// the Service `kubernetes`.
+pub fn in_cluster_names(services: &[IpAddr]) -> Vec<String> {
+    const NAMES: [&str; 7] = [
         "kubernetes",
         "kubernetes.default",
         "kubernetes.default.svc",
         "kubernetes.default.svc.cluster.local",
         "localhost",
         "127.0.0.1",
+        "::1",
     ];
-    NAMES.iter().map(|name| (*name).to_owned()).chain(["10.96.0.1".to_owned()]).collect()
+    NAMES.iter().map(|name| (*name).to_owned()).chain(services.iter().map(ToString::to_string)).collect()
 }
 
 /// A kubeconfig with one cluster, one user and one context, all named `name`.

@@ -87,7 +87,8 @@ pub(crate) fn rules_of<'a>(
     let bindings = bindings.filter(|binding| {
         object::list(binding, "/subjects").iter().any(|subject| is_subject(subject, user, object::namespace(binding)))
     });
-    bindings.flat_map(|binding| rules_of_role(store, &binding["roleRef"], object::namespace(&binding)))
+    bindings
+        .flat_map(|binding| rules_of_role(store, &binding["roleRef"], object::namespace(&binding)).unwrap_or_default())
 }
 
 fn is_subject(subject: &Value, user: &UserInfo, binding_namespace: &str) -> bool {
@@ -107,16 +108,15 @@ fn is_subject(subject: &Value, user: &UserInfo, binding_namespace: &str) -> bool
     }
 }
 
-/// The rules of the role that a binding in `namespace` refers to.
-pub(crate) fn rules_of_role(store: &ObjectStore, reference: &Value, namespace: &str) -> Vec<Value> {
+/// The rules of the role that a binding in `namespace` refers to; `None` if there is no such role.
+pub(crate) fn rules_of_role(store: &ObjectStore, reference: &Value, namespace: &str) -> Option<Vec<Value>> {
     let name = object::text(reference, "/name");
     let cluster_roles = GroupResource::new(GROUP, "clusterroles");
     let role = match object::text(reference, "/kind") {
         "ClusterRole" => store.get(&cluster_roles, "", name),
         "Role" => store.get(&GroupResource::new(GROUP, "roles"), namespace, name),
         _ => None,
-    };
-    let Some(role) = role else { return Vec::new() };
+    }?;
     let mut rules = object::list(&role, "/rules").to_vec();
     let selectors = object::list(&role, "/aggregationRule/clusterRoleSelectors");
     if !selectors.is_empty() {
@@ -128,7 +128,7 @@ pub(crate) fn rules_of_role(store: &ObjectStore, reference: &Value, namespace: &
             }
         }
     }
-    rules
+    Some(rules)
 }
 
 fn rule_matches(rule: &Value, attributes: &Attributes) -> bool {

@@ -1,7 +1,7 @@
 //! The server: listeners, TLS, connections and shutdown.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use ipnet::IpNet;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject as _;
@@ -57,8 +58,9 @@ pub struct Options {
     pub issuer: String,
     /// Unix socket of the node agent, which serves exec, logs and port forwarding.
     pub node_socket: Option<PathBuf>,
-    /// Network of cluster IPs.
-    pub service_network: (Ipv4Addr, u8),
+    /// Networks of cluster IPs, one of each IP family of the cluster. The first family is that of Services that request
+    /// none.
+    pub service_networks: Vec<IpNet>,
     /// Addresses at which pods reach the server: the endpoints of the Service `kubernetes`.
     pub advertise: Vec<SocketAddr>,
     /// Number of changes per resource that the server remembers for watches. Older revisions are answered with `410
@@ -69,9 +71,6 @@ pub struct Options {
 impl Options {
     /// The default issuer of service account tokens.
     pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-
-    /// The default network of cluster IPs.
-    pub const SERVICE_NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 
     /// The default number of remembered changes per resource.
     pub const REMEMBERED_CHANGES: usize = REMEMBERED_CHANGES;
@@ -84,7 +83,7 @@ impl Options {
     pub fn for_tests(listeners: Vec<TcpListener>) -> Result<(Self, String), StartError> {
         use crate::certificates::{ClusterCa, in_cluster_names, kubeconfig, service_account_key};
         let ca = ClusterCa::generate("test")?;
-        let serving = ca.serving(&in_cluster_names())?;
+        let serving = ca.serving(&in_cluster_names(&[IpAddr::from([10, 96, 0, 1])]))?;
         let address = listeners.first().ok_or(StartError::NoListener)?.local_addr().map_err(StartError::Listener)?;
         let config = kubeconfig("test", &format!("https://{address}"), ca.certificate(), &ca.admin()?);
         let options = Self {
@@ -95,7 +94,7 @@ impl Options {
             service_account_key: service_account_key()?,
             issuer: Self::ISSUER.to_owned(),
             node_socket: None,
-            service_network: Self::SERVICE_NETWORK,
+            service_networks: vec![IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 16)],
             advertise: vec![address],
             remembered_changes: Self::REMEMBERED_CHANGES,
         };
@@ -164,7 +163,7 @@ impl Server {
             ca: options.ca,
             node: options.node_socket.map(NodeClient::new),
             crypto: provider,
-            service_network: options.service_network,
+            service_networks: options.service_networks,
             service_writes: tokio::sync::Mutex::new(()),
         };
         bootstrap::fill(&api, &options.advertise);

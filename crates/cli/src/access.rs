@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use install::client_error;
-use install::components::{CONTROLLER, MONITORING_PORT};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use lab::orchestration::state::{self, LabRecord};
@@ -106,6 +105,12 @@ async fn connect(
     Ok(ClusterAccess { name, option, client, config })
 }
 
+/// Returns a text with every control character but line ends and tabs replaced. API servers and controllers of other
+/// clusters write parts of what a command prints, and a terminal would obey escape sequences in it.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Describes an error with its causes in one line. Errors of a Kubernetes client are described by [`client_error`]; their own
 /// causes name layers of the client and add nothing.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
@@ -128,7 +133,7 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
             parts.push(text);
         }
     }
-    parts.join(": ")
+    printable(&parts.join(": "))
 }
 
 /// Describes an error, and on a second line what to do about it, where there is something to try.
@@ -144,13 +149,6 @@ pub(crate) fn explain(error: &anyhow::Error) -> String {
 pub(crate) const UNREADABLE_PAGE: &str =
     "the controller's answer has another form: compare its version with isthmus version";
 
-/// Returns a debug page of the controller, through the API server, so that the controller needs no port of its own.
-pub(crate) async fn controller_page(client: &Client, namespace: &str, page: &str) -> anyhow::Result<String> {
-    let pages = format!("/api/v1/namespaces/{namespace}/services/{CONTROLLER}:{MONITORING_PORT}/proxy/debug");
-    let request = kube::core::request::Request::new(pages).get(page, &kube::api::GetParams::default());
-    Ok(client.request_text(request.context("the request is not valid")?).await?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +159,8 @@ mod tests {
         let service = anyhow::Error::new(kube::Error::Service(Box::new(inner))).context("in east");
         let text = explain(&service);
         assert!(text.starts_with("in east: the API server cannot be reached: connection refused\n  check"), "{text}");
+        let hostile = explain(&anyhow::anyhow!("refused: \u{1b}]0;x\u{7}\u{9b}2J\rforged").context("in east"));
+        assert!(hostile.starts_with("in east: refused: ") && !hostile.contains(char::is_control), "{hostile:?}");
         let twice = anyhow::anyhow!("no such file").context("reading a: no such file").context("starting");
         assert_eq!(explain(&twice), "starting: reading a: no such file");
     }

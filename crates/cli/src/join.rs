@@ -14,6 +14,7 @@ use api::reader::{READER, Served};
 use api::remote_secret::{self, is_cluster_name};
 use federation_controller::debug::ClustersPage;
 use install::components::CONTROLLER;
+use install::debug_pages::DebugPages;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
@@ -21,7 +22,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchP
 use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt as _};
 
-use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, controller_page, describe};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, printable};
 
 /// Exit code of a timeout.
 const TIMED_OUT: u8 = 3;
@@ -228,19 +229,22 @@ async fn wait_for_link(
     timeout: Duration,
 ) -> anyhow::Result<ExitCode> {
     let mut said = String::new();
+    let pages = DebugPages::new(primary.client.clone(), namespace);
     loop {
-        let state = match controller_page(&primary.client, namespace, "clusters").await {
+        let state = match pages.read("clusters").await.map_err(anyhow::Error::new) {
             Ok(page) => link_of(&page, name, start.elapsed()),
             Err(error) => Err(format!("the controller in {} does not answer: {}", primary.name, describe(&error))),
         };
         let elapsed = start.elapsed().as_secs_f32();
         match state {
             Ok(network) => {
+                let network = printable(&network);
                 eprintln!("{}: link to {name} connected after {elapsed:.1}s{network}", primary.name);
                 eprintln!("joined\ntry: isthmus status {}", primary.option);
                 return Ok(ExitCode::SUCCESS);
             }
             Err(waiting) => {
+                let waiting = printable(&waiting);
                 if waiting != said {
                     eprintln!("waiting ({elapsed:.0}s): {waiting}");
                     said = waiting;

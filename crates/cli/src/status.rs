@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
+use install::debug_pages::DebugPages;
 
-use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, controller_page, describe};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, printable};
 
 mod document;
 
@@ -76,7 +77,7 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
                 if several {
                     println!("as reported by {}:", view.primary);
                 }
-                print!("{}", text(view, form == StatusFormat::Wide));
+                print!("{}", printable(&text(view, form == StatusFormat::Wide)));
             }
         }
     }
@@ -101,10 +102,8 @@ async fn primaries(args: &StatusArgs) -> anyhow::Result<Vec<ClusterAccess>> {
 }
 
 async fn view(primary: &ClusterAccess, namespace: &str) -> anyhow::Result<MeshStatus> {
-    let (clusters, proxies) = tokio::try_join!(
-        controller_page(&primary.client, namespace, "clusters"),
-        controller_page(&primary.client, namespace, "proxies"),
-    )?;
+    let pages = DebugPages::new(primary.client.clone(), namespace);
+    let (clusters, proxies) = tokio::try_join!(pages.read("clusters"), pages.read("proxies"))?;
     let mut page: ClustersPage = serde_json::from_str(&clusters).map_err(|_| anyhow::anyhow!(UNREADABLE_PAGE))?;
     page.clusters.sort_by_key(|cluster| (!is_own(cluster), cluster.name.clone()));
     Ok(MeshStatus {

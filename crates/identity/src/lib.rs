@@ -48,6 +48,7 @@ pub use request::{KeyAndRequest, PublicKey, RequestError};
 pub use spiffe::{SpiffeError, SpiffeId};
 pub use tls::server_only_client;
 pub use trust::{Issuer, IssuerError, Peer, Trust, TrustError, peer_of, public_key_sha256};
+pub use verify::verify_client;
 
 /// How long before its issue a certificate's validity begins, so that peers with slow clocks accept it.
 pub const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(120);

@@ -14,7 +14,7 @@ use crate::expectation::{ClientAuth, Expectation};
 use crate::provider::provider;
 use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
-use crate::trust::Trust;
+use crate::trust::{Peer, Trust};
 
 /// The side of a connection that presents a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,24 @@ pub(crate) fn verify_chain(
         .next()
         .and_then(|issuer| trust.cluster_of_key(issuer.subject_public_key_info().as_ref()).cloned());
     Ok((id, cluster))
+}
+
+/// Verifies the certificates of a client, leaf first, as its handshake did, with the trust and at the time of now: a
+/// connection may outlive the certificate that opened it, or a root.
+///
+/// # Errors
+/// Returns a [`Refusal`] if a handshake would be refused now.
+pub fn verify_client(
+    certificates: &[CertificateDer<'_>],
+    trust: &Trust,
+    now: std::time::SystemTime,
+) -> Result<Peer, Refusal> {
+    let Some((leaf, intermediates)) = certificates.split_first() else {
+        return Err(Refusal::UnknownIssuer);
+    };
+    let now = now.duration_since(std::time::UNIX_EPOCH).map_err(|_| Refusal::NotYetValid)?;
+    let (id, cluster) = verify_chain(trust, leaf, intermediates, UnixTime::since_unix_epoch(now), PeerSide::Client)?;
+    Ok(Peer { id, cluster })
 }
 
 fn from_webpki(error: webpki::Error) -> Refusal {

@@ -1,5 +1,6 @@
 //! Service accounts, roles and bindings. Each account has only the rights that its component uses.
 
+use api::names::DEBUG_READER;
 use api::reader::{RbacRule, SERVING, Served, WATCHED};
 use serde_json::{Value, json};
 
@@ -9,6 +10,11 @@ use crate::webhook;
 
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const READ: &[&str] = &["get", "list", "watch"];
+
+/// The role with the rights of `isthmus status`.
+const STATUS_READER: &str = "isthmus-status";
+/// The controller's Service with its monitoring port, as the API server authorizes requests that it proxies.
+const DEBUG_PORT: &str = "isthmus-controller:15014";
 
 /// The configuration APIs, which a controller reads in its own cluster.
 const CONFIGURATION: &[RbacRule] = &[
@@ -24,6 +30,14 @@ const WEBHOOK: RbacRule = RbacRule {
     resources: &["mutatingwebhookconfigurations"],
     verbs: &["get", "patch"],
     names: &[webhook::CONFIGURATION],
+};
+
+/// Asking whether a client may read the debug pages.
+const REVIEWING: RbacRule = RbacRule {
+    group: "authorization.k8s.io",
+    resources: &["subjectaccessreviews"],
+    verbs: &["create"],
+    names: &[],
 };
 
 /// Rights in the root namespace: the mesh-wide settings, remote secrets and signing certificates.
@@ -50,12 +64,13 @@ pub fn all(of: &Installation) -> Vec<Value> {
     objects.extend(api::reader::objects(&of.namespace, served));
     if of.control_plane.is_local() {
         objects.extend(controller(of));
+        objects.extend(debug_reader(of));
     }
     objects
 }
 
 fn controller(of: &Installation) -> Vec<Value> {
-    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK]);
+    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK, &REVIEWING]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});
@@ -66,6 +81,26 @@ fn controller(of: &Installation) -> Vec<Value> {
                "roleRef": bound("ClusterRole"), "subjects": subjects}),
         json!({"apiVersion": RBAC, "kind": "Role", "metadata": local, "rules": rules(ROOT_NAMESPACE)}),
         json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": local, "roleRef": bound("Role"), "subjects": subjects}),
+    ]
+}
+
+/// The account that may read the controller's debug pages, and the rights that `isthmus status` needs to use it: an
+/// administrator binds Role `isthmus-status` to other users.
+fn debug_reader(of: &Installation) -> Vec<Value> {
+    let subjects = json!([{"kind": "ServiceAccount", "name": DEBUG_READER, "namespace": of.namespace}]);
+    let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": DEBUG_READER});
+    let rights = [
+        RbacRule { group: "", resources: &["services/proxy"], verbs: &["get"], names: &[DEBUG_PORT] },
+        RbacRule { group: "", resources: &["serviceaccounts/token"], verbs: &["create"], names: &[DEBUG_READER] },
+    ];
+    vec![
+        account(DEBUG_READER, &of.namespace),
+        json!({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": DEBUG_READER},
+               "rules": [{"nonResourceURLs": ["/debug/*"], "verbs": ["get"]}]}),
+        json!({"apiVersion": RBAC, "kind": "ClusterRoleBinding", "metadata": {"name": DEBUG_READER},
+               "roleRef": role, "subjects": subjects}),
+        json!({"apiVersion": RBAC, "kind": "Role", "metadata": {"name": STATUS_READER, "namespace": of.namespace},
+               "rules": rules(&rights)}),
     ]
 }
 

@@ -142,11 +142,11 @@ pub fn gateway(of: &Installation) -> Vec<Value> {
             {"name": "istiod-ca-cert", "configMap": {"name": names::ROOT_CONFIG_MAP}},
         ],
     });
-    let ports = json!([
-        {"name": "tls", "port": GATEWAY_PORT, "targetPort": GATEWAY_PORT},
-        {"name": "status-port", "port": STATUS_PORT, "targetPort": STATUS_PORT},
-    ]);
-    let mut exposed = service(of, GATEWAY, &labels, &json!({"app": GATEWAY}), ports);
+    let mut ports = vec![json!({"name": "tls", "port": GATEWAY_PORT, "targetPort": GATEWAY_PORT})];
+    if of.expose_gateway_health {
+        ports.push(json!({"name": "status-port", "port": STATUS_PORT, "targetPort": STATUS_PORT}));
+    }
+    let mut exposed = service(of, GATEWAY, &labels, &json!({"app": GATEWAY}), ports.into());
     exposed["spec"]["type"] = json!("LoadBalancer");
     if let Some(address) = of.gateway_address {
         exposed["spec"]["loadBalancerIP"] = json!(address);

@@ -15,6 +15,7 @@ pub mod apply;
 pub mod client_error;
 pub mod components;
 mod configuration;
+pub mod debug_pages;
 pub mod definitions;
 mod settings;
 pub mod webhook;

@@ -24,6 +24,9 @@ pub struct Installation {
     pub images: Images,
     /// LoadBalancer address to request for the east-west gateway; `None` leaves the choice to the cluster.
     pub gateway_address: Option<IpAddr>,
+    /// Whether the gateway's LoadBalancer has the port for readiness as well, for load balancers that probe it. The kubelet
+    /// needs no Service, and whoever reaches the port can take part in its connections.
+    pub expose_gateway_health: bool,
     /// The mesh's root certificates, PEM.
     pub roots_pem: String,
     /// Keys of the mesh-wide settings (Istio's MeshConfig), in addition to `trustDomain`.

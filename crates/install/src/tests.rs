@@ -17,6 +17,7 @@ fn installation(cluster: &str, control_plane: ControlPlane) -> Installation {
         control_plane,
         images: Images::default(),
         gateway_address: None,
+        expose_gateway_health: false,
         roots_pem: "roots".to_owned(),
         mesh_config: serde_json::Map::new(),
         injected_namespaces: vec!["default".to_owned()],
@@ -56,6 +57,19 @@ fn a_primary_gets_a_controller_and_every_signing_secret() {
     assert_eq!(gateway["metadata"]["labels"]["topology.istio.io/network"], "net-west");
     let settings = find(&objects, "ConfigMap", "istio").expect("mesh-wide settings");
     assert_eq!(settings["data"]["mesh"], "{\n  \"trustDomain\": \"cluster.local\"\n}");
+}
+
+/// Whoever reaches the port for readiness from other networks can take part in its connections.
+#[test]
+fn the_load_balancer_of_a_gateway_has_the_port_for_readiness_only_if_asked() {
+    let ports = |of: Installation| {
+        let objects = of.objects();
+        let gateway = find(&objects, "Service", GATEWAY).expect("a gateway").clone();
+        let ports = gateway["spec"]["ports"].as_array().cloned().unwrap_or_default();
+        ports.iter().map(|port| port["port"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(ports(primary()), [15443]);
+    assert_eq!(ports(Installation { expose_gateway_health: true, ..primary() }), [15443, 15021]);
 }
 
 #[test]

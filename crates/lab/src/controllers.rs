@@ -23,7 +23,7 @@ pub mod scheduler;
 pub mod selector;
 pub mod service_proxy;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use cache::ClusterView;
@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 #[derive(Debug, Clone)]
 pub struct ControllerSettings {
     /// LoadBalancer addresses of the cluster.
-    pub load_balancers: Vec<Ipv4Addr>,
+    pub load_balancers: Vec<IpAddr>,
 }
 
 /// Runs every controller. Returns if one of them panics.

@@ -1,4 +1,4 @@
-//! The cluster's DNS server, on 10.96.0.10 over UDP and TCP.
+//! The cluster's DNS server, on 10.96.0.10 and fd00:10:96::a, over UDP and TCP.
 //!
 //! It implements the Kubernetes DNS specification (1.1): addresses of Services and of headless Services' pods, SRV
 //! records of named ports, pods by their address, and names of addresses. Other names below the cluster's domain do not

@@ -85,11 +85,11 @@ impl Agent {
             .map_err(failed(format!("create {}", settings.directory.display())))?;
         let directory = settings.directory.canonicalize().map_err(failed("find its directory".into()))?;
         let settings = NodeSettings { directory, ..settings };
-        network::refuse_unused(settings.pod_network)
+        network::refuse_unused(&settings.pod_networks)
             .map_err(|error| failed("make unused pod addresses unreachable".into())(io::Error::other(error)))?;
         let executable = std::env::current_exe().map_err(failed("find its own program".into()))?;
         let host = Host {
-            addresses: PodAddresses::new(settings.pod_network),
+            addresses: PodAddresses::new(&settings.pod_networks),
             events: Events::start(cluster.clone()),
             settings,
             objects,
@@ -111,7 +111,6 @@ impl Agent {
         let objects = Arc::new(ObjectCache::default());
         let agent = Self::new(settings, Arc::new(kubernetes.clone()), objects.clone())?;
         let (sender, mut pods) = mpsc::channel(64);
-        let address = agent.host.settings.host_address;
         let follow = async {
             while let Some(event) = pods.recv().await {
                 agent.note(event);
@@ -121,7 +120,7 @@ impl Agent {
             served = agent.serve() => served,
             () = kubernetes::watch_pods(client.clone(), sender) => Ok(()),
             () = kubernetes::watch_objects(client, objects) => Ok(()),
-            () = kubernetes::keep_nodes(kubernetes, &agent.host.nodes, address) => Ok(()),
+            () = kubernetes::keep_nodes(kubernetes, &agent.host.nodes, &agent.host.settings.host_addresses) => Ok(()),
             () = follow => Ok(()),
         }
     }

@@ -5,6 +5,7 @@
 //! is wrong, and what to do. `docs/topology.md` documents the format field by field; [`file`] has the types of the
 //! file's fields.
 
+mod addresses;
 mod check;
 mod diagnostic;
 pub mod file;
@@ -16,6 +17,7 @@ mod tests;
 
 use std::path::Path;
 
+pub use addresses::IpFamily;
 pub use diagnostic::Diagnostic;
 pub use model::{Cluster, Export, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, Topology, Workload};
 

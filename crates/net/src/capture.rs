@@ -4,6 +4,9 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+/// Length of an IPv6 header (RFC 8200 §3).
+const IPV6_HEADER: usize = 40;
+
 /// A capture of all frames on one link, in both directions.
 #[derive(Debug)]
 pub struct Capture {
@@ -56,13 +59,18 @@ impl Capture {
     }
 }
 
-/// Returns source port, destination port and payload of a TCP segment in an IPv4 Ethernet frame; `None` for other
-/// frames and for segments without payload.
+/// Returns source port, destination port and payload of a TCP segment in an Ethernet frame with IPv4, or with IPv6 and
+/// no extension headers; `None` for other frames and for segments without payload.
 pub fn tcp_payload(frame: &[u8]) -> Option<(u16, u16, &[u8])> {
-    let ip = frame.get(14..).filter(|_| frame.get(12..14) == Some(&[0x08, 0x00]))?;
-    let header = usize::from(ip.first()? & 0x0f) * 4;
-    let total = usize::from(u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?]));
-    if *ip.get(9)? != 6 {
+    const TCP: u8 = 6;
+    let (kind, ip) = (frame.get(12..14)?, frame.get(14..)?);
+    let number = |at: usize| Some(usize::from(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?])));
+    let (protocol, header, total) = match kind {
+        [0x08, 0x00] => (*ip.get(9)?, usize::from(ip.first()? & 0x0f) * 4, number(2)?),
+        [0x86, 0xdd] => (*ip.get(6)?, IPV6_HEADER, IPV6_HEADER + number(4)?),
+        _ => return None,
+    };
+    if protocol != TCP {
         return None;
     }
     let tcp = ip.get(header..total.min(ip.len()))?;

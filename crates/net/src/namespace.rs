@@ -247,6 +247,20 @@ impl NetNamespace {
         Ok(Self { fd })
     }
 
+    /// Enables IPv6 with addresses that are assigned here alone, for links that are created afterwards: they accept no
+    /// router advertisements, and their addresses are usable at once, without duplicate address detection.
+    ///
+    /// # Errors
+    /// Returns an error if the kernel has no IPv6.
+    pub fn use_static_ipv6(&self) -> Result<(), NamespaceError> {
+        for links in ["all", "default"] {
+            for (setting, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")] {
+                self.set(&format!("ipv6/conf/{links}/{setting}"), value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sets a network sysctl of this namespace, such as `set("ipv4/ip_forward", "1")` (a path below `/proc/sys/net`).
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version as HttpVersion, header, request};
 use identity::Peer;
+use runtime::admission::Admitted;
 use telemetry::istio::Ended;
 
 use crate::failure::Failure;
@@ -42,12 +43,14 @@ pub struct Downstream {
     pub certificate: Option<Arc<str>>,
     /// The server name (SNI) of the TLS handshake.
     pub server_name: Option<Arc<str>>,
+    /// The connection's place among those of its listener.
+    pub admitted: Rc<Admitted>,
 }
 
 impl Downstream {
     /// Returns a connection without TLS.
-    pub fn plaintext(client: SocketAddr, destination: SocketAddr) -> Self {
-        Self { client, destination, peer: None, certificate: None, server_name: None }
+    pub fn plaintext(client: SocketAddr, destination: SocketAddr, admitted: Admitted) -> Self {
+        Self { client, destination, peer: None, certificate: None, server_name: None, admitted: Rc::new(admitted) }
     }
 
     /// Adds the connection to an access log entry.
@@ -104,6 +107,7 @@ impl Exchange {
         upgrade: bool,
         worker: &Worker,
         metrics: &Rc<ServiceMetrics>,
+        downstream: &Downstream,
         describe: impl FnOnce(&mut LogEntry),
     ) -> Self {
         // Before the log entry, so that the logs of both sides have the same ID.
@@ -115,7 +119,7 @@ impl Exchange {
         }
         let grpc = headers::is_grpc(request.headers());
         let mut report = RequestReport::begin(&worker.telemetry, metrics, grpc, log);
-        let upgrade = upgrade.then(|| upgrade::requested(&mut request));
+        let upgrade = upgrade.then(|| upgrade::requested(&mut request, &downstream.admitted));
         // Before the policies, which see what the application sees.
         headers::end_hop(request.headers_mut(), Direction::Request);
         let (head, incoming) = request.into_parts();

@@ -97,6 +97,11 @@ impl Io {
             *complete = true;
         }
     }
+
+    /// Returns whether the stream has TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls { .. })
+    }
 }
 
 impl Io {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use net::socket::Acceptor;
+use runtime::admission::{Admission, Admitted};
 use runtime::drain::Watch;
 use tokio::net::TcpStream;
 
@@ -22,8 +23,8 @@ const MAX_BATCHES: usize = BACKLOG as usize / BATCH;
 pub const BACKLOG: i32 = 4096;
 
 /// Accepts connections until `stop` resolves, then those whose handshake had begun by then, so that none is reset. Each
-/// connection is served by a task of its own. The drain waits for this function and for the tasks. Must be called within a
-/// `LocalSet`.
+/// connection that `admission` admits is served by a task of its own. The drain waits for this function and for the tasks.
+/// Must be called within a `LocalSet`.
 ///
 /// # Errors
 /// Returns an error if the listener fails. A worker that cannot accept connections would leave its share of them waiting, so
@@ -32,13 +33,14 @@ pub async fn accept<F>(
     listener: std::net::TcpListener,
     stop: impl Future<Output = ()>,
     drain: &Watch,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    admission: &Admission,
+    serve: impl Fn(TcpStream, SocketAddr, Admitted) -> F,
 ) -> io::Result<()>
 where
     F: Future<Output = ()> + 'static,
 {
     let _accepting = drain.guard();
-    let mut accepting = Accepting { acceptor: Acceptor::new(listener)?, drain, serve };
+    let mut accepting = Accepting { acceptor: Acceptor::new(listener)?, drain, admission, serve };
     accepting.until(stop).await?;
     if let Err(error) = net::socket::refuse_new(&accepting.acceptor) {
         tracing::warn!(%error, "cannot keep out new connections; a connection that arrives now may be reset");
@@ -50,12 +52,13 @@ where
 struct Accepting<'a, S> {
     acceptor: Acceptor,
     drain: &'a Watch,
+    admission: &'a Admission,
     serve: S,
 }
 
 impl<S, F> Accepting<'_, S>
 where
-    S: Fn(TcpStream, SocketAddr) -> F,
+    S: Fn(TcpStream, SocketAddr, Admitted) -> F,
     F: Future<Output = ()> + 'static,
 {
     async fn until(&mut self, stop: impl Future<Output = ()>) -> io::Result<()> {
@@ -90,10 +93,13 @@ where
     fn begin(&self, (stream, peer): (TcpStream, SocketAddr)) {
         // A dual-stack listener shows IPv4 addresses as IPv6.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let (served, guard) = ((self.serve)(stream, peer), self.drain.guard());
-        tokio::task::spawn_local(async move {
-            served.await;
-            drop(guard);
+        self.admission.admit(peer.ip(), |admitted| {
+            let (served, guard) = ((self.serve)(stream, peer, admitted), self.drain.guard());
+            let task = tokio::task::spawn_local(async move {
+                served.await;
+                drop(guard);
+            });
+            task.abort_handle()
         });
     }
 }

@@ -30,6 +30,7 @@ pub use traffic::{RetryPolicy, TrafficPolicy};
 pub use usage::release_unused;
 pub use view::{MeshView, demand};
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The location of a proxy.
@@ -43,4 +44,6 @@ pub struct ProxyLocation {
     pub namespace: Arc<str>,
     /// The pod's name.
     pub pod: Arc<str>,
+    /// The pod's first address. Of an endpoint or gateway with addresses of both families, the proxy uses this family.
+    pub ip: IpAddr,
 }

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderValue;
+use identity::Peer;
 use telemetry::ResponseFlags;
 use telemetry::istio::{
     Ended, HttpSeries, Labels, Metrics, Party, Protocol, Reporter, Security, Service, TcpConnection, TcpSeries,
@@ -24,10 +26,17 @@ mod access_log;
 mod party;
 
 pub use access_log::{AccessLog, AccessLogFiles, LogEntry};
-pub use party::{OwnParty, endpoint_party, peer_party};
+use party::peer_party;
+pub use party::{OwnParty, endpoint_party};
+#[cfg(test)]
+mod tests;
 
-/// The maximum number of peers whose labels a worker keeps. A peer may send any labels; at the limit all are dropped.
-const MAX_PARTIES: usize = 4096;
+/// The maximum number of parties whose labels a worker keeps; at the limit all are dropped.
+const MAX_PARTIES: usize = 1024;
+/// The number of label sets that are believed of one identity. A certificate proves namespace and service account; the workload
+/// and its version are what the peer says. An account is rarely that of more than a few workloads, and only that many series
+/// arise from what a peer makes up.
+const MAX_CLAIMS: usize = 16;
 
 /// The number of connections that were refused or failed.
 pub const FAILED: Family = Family {
@@ -41,6 +50,8 @@ pub struct WorkerTelemetry {
     metrics: Metrics,
     location: ProxyLocation,
     parties: RefCell<HashMap<Party, Rc<Party>>>,
+    /// The label sets that peers claimed, by the identity that they proved.
+    claims: RefCell<HashMap<Arc<str>, Vec<Rc<Party>>>>,
     services: RefCell<HashMap<ServiceKey, Rc<ServiceMetrics>>>,
     own: RefCell<Option<Rc<OwnParty>>>,
     failures: RefCell<Vec<((&'static str, &'static str), Counter)>>,
@@ -66,8 +77,8 @@ pub struct ServiceMetrics {
 impl WorkerTelemetry {
     /// Creates the telemetry of the worker that owns `scope`.
     pub fn new(scope: Scope<PerWorker>, location: ProxyLocation, log: AccessLog) -> Self {
-        let (parties, services, own, failures) = Default::default();
-        Self { metrics: Metrics::new(scope.clone()), location, parties, services, own, failures, scope, log }
+        let (parties, claims, services, own, failures) = Default::default();
+        Self { metrics: Metrics::new(scope.clone()), location, parties, claims, services, own, failures, scope, log }
     }
 
     /// Counts a failed connection.
@@ -114,6 +125,28 @@ impl WorkerTelemetry {
             Rc::new(ServiceMetrics { metrics: self.metrics.clone(), reporter, security, own, service, http, tcp })
         });
         metrics.clone()
+    }
+
+    /// Returns a peer as a party: as its certificate says and, for labels that no certificate has, as its sidecar says in
+    /// `header`, up to [`MAX_CLAIMS`] of an identity. A peer that proved no identity is unknown, whatever it says.
+    pub fn peer(&self, header: Option<&HeaderValue>, peer: Option<&Peer>) -> Rc<Party> {
+        let proven = peer_party(None, peer);
+        let Some(header) = header.filter(|_| peer.is_some()) else { return self.intern(proven) };
+        let claimed = peer_party(Some(header), peer);
+        let mut claims = self.claims.borrow_mut();
+        if claims.len() >= MAX_PARTIES && !claims.contains_key(&claimed.principal) {
+            return self.intern(proven);
+        }
+        let known = claims.entry(claimed.principal.clone()).or_default();
+        if let Some(party) = known.iter().find(|party| ***party == claimed) {
+            return party.clone();
+        }
+        if known.len() >= MAX_CLAIMS {
+            return self.intern(proven);
+        }
+        let party = self.intern(claimed);
+        known.push(party.clone());
+        party
     }
 
     /// Returns the worker's only copy of a party, so that parties compare by address.

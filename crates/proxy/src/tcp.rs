@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use runtime::admission::{Admitted, Use};
 use telemetry::ResponseFlags;
 use telemetry::istio::{Party, TcpConnection};
 
@@ -15,10 +16,19 @@ use crate::report::{LogEntry, ServiceMetrics, WorkerTelemetry};
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Relays between both connections until both directions have ended, and reports the bytes. If one fails, the other is reset:
-/// a stream that was cut must not look whole.
-pub async fn carry(downstream: &mut Io, upstream: &mut Io, metrics: TcpConnection, log: Option<Box<LogEntry>>) {
+/// a stream that was cut must not look whole. The downstream connection is in use for its listener's admission, except while no
+/// byte moves between two reports.
+pub async fn carry(
+    downstream: &mut Io,
+    upstream: &mut Io,
+    admitted: &Admitted,
+    metrics: TcpConnection,
+    log: Option<Box<LogEntry>>,
+) {
     downstream.require_complete();
     upstream.require_complete();
+    admitted.prove();
+    let (mut used, mut last) = (Some(Use::of(admitted)), 0);
     let connection = Relayed { bytes: RelayedBytes::default(), metrics, log };
     let result = {
         let relayed = relay::both_ways(downstream, upstream, &connection.bytes);
@@ -26,7 +36,15 @@ pub async fn carry(downstream: &mut Io, upstream: &mut Io, metrics: TcpConnectio
         loop {
             tokio::select! {
                 result = &mut relayed => break result,
-                () = tokio::time::sleep(REPORT_INTERVAL) => connection.report_bytes(),
+                () = tokio::time::sleep(REPORT_INTERVAL) => {
+                    connection.report_bytes();
+                    let moved = connection.bytes.there.get() + connection.bytes.back.get();
+                    if std::mem::replace(&mut last, moved) == moved {
+                        used = None;
+                    } else if used.is_none() {
+                        used = Some(Use::of(admitted));
+                    }
+                }
             }
         }
     };

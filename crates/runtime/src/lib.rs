@@ -6,6 +6,7 @@
 //! shutdown. This crate does not depend on what a proxy forwards.
 
 pub mod admin;
+pub mod admission;
 pub mod control;
 pub mod drain;
 pub mod enrol;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 mod quota;
 
-pub use quota::{Cpus, choose};
+pub use quota::{Cpus, choose, memory_limit};
 
 /// Returns the number of workers for this process: the requested number, or the number of usable processors by CPU
 /// affinity and cgroup quota, up to `at_most`.

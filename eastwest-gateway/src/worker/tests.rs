@@ -2,19 +2,20 @@
 
 use super::*;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use identity::alpn;
+use runtime::admission::Limits as AdmissionLimits;
 use telemetry::istio::{TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::connection;
 use crate::fixtures::{RATINGS, SNI};
 
 mod fixture;
 
-use fixture::{Gateway, Peers, read_line};
+use fixture::{CLIENTS_TIMEOUT, Gateway, Peers, read_line};
 
 #[tokio::test]
 async fn forwards_by_server_name_without_terminating_tls() {
@@ -71,6 +72,54 @@ async fn spreads_over_endpoints_and_avoids_unreachable_ones() {
     }
     assert!(connections["a"] > 10 && connections["b"] > 10, "{connections:?}");
     assert_eq!(gateway.ended(RATINGS, "connect_failed"), 0);
+}
+
+/// An address whose packets are dropped, as those to a pod that vanished are: the kernel drops the SYNs to a listener whose
+/// queue is full.
+struct BlackHole {
+    address: SocketAddr,
+    _listener: std::net::TcpListener,
+    _queued: Vec<std::net::TcpStream>,
+}
+
+impl BlackHole {
+    fn open() -> Self {
+        let options = net::Listen { backlog: 0, ..net::Listen::default() };
+        let listener = net::listen(([127, 0, 0, 1], 0).into(), &options).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50)).ok();
+        let queued = std::iter::from_fn(connect).take(16).collect();
+        assert!(connect().is_none(), "the queue is full");
+        Self { address, _listener: listener, _queued: queued }
+    }
+}
+
+/// The client's sidecar must not give up while the gateway waits for a pod that is gone.
+#[tokio::test]
+async fn no_connection_is_lost_when_half_of_the_pods_vanish_silently() {
+    let peers = Peers::new();
+    let holes = [BlackHole::open(), BlackHole::open(), BlackHole::open()];
+    let mut endpoints: Vec<SocketAddr> = holes.iter().map(|hole| hole.address).collect();
+    for name in ["a", "b", "c"] {
+        endpoints.push(peers.serve(name).await);
+    }
+    let gateway = Gateway::start(WorkerSettings::default(), &endpoints);
+    for _ in 0..40 {
+        let greeting = tokio::time::timeout(CLIENTS_TIMEOUT, peers.greeting(gateway.address)).await;
+        greeting.expect("the client's timeout is not reached").unwrap();
+    }
+}
+
+/// The client's sidecar learns that the gateway found no pod, instead of timing out, and may use another cluster.
+#[tokio::test]
+async fn the_gateway_gives_up_before_its_client_does() {
+    let peers = Peers::new();
+    let holes = [BlackHole::open(), BlackHole::open()];
+    let gateway = Gateway::start(WorkerSettings::default(), &[holes[0].address, holes[1].address]);
+    let answer = tokio::time::timeout(CLIENTS_TIMEOUT, peers.greeting(gateway.address)).await;
+    let error = answer.expect("the client's timeout is not reached").unwrap_err();
+    assert!(error.to_string().contains("InternalError"), "{error}");
+    gateway.wait_for_ended(RATINGS, "connect_failed", 1).await;
 }
 
 #[tokio::test]
@@ -186,22 +235,55 @@ async fn invalid_client_hellos_are_refused_and_counted_and_disturb_no_other_conn
     assert!(peers.greeting(gateway.address).await.unwrap().starts_with("a "));
 }
 
+/// Returns settings with limits on connections.
+fn limited(limits: AdmissionLimits) -> WorkerSettings {
+    WorkerSettings { admission: Admission::new(limits), ..WorkerSettings::default() }
+}
+
+/// Connects from another address than other clients of the test.
+async fn connect_from_elsewhere(gateway: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into()).unwrap();
+    socket.connect(gateway).await.unwrap()
+}
+
 #[tokio::test]
-async fn connections_without_a_client_hello_are_limited() {
+async fn clients_are_forwarded_beside_a_source_with_many_half_open_hellos() {
     let peers = Peers::new();
-    let gateway =
-        Gateway::start(WorkerSettings { max_pending: 4, ..WorkerSettings::default() }, &[peers.serve("a").await]);
-    let mut silent = Vec::new();
-    for _ in 0..4 {
-        silent.push(TcpStream::connect(gateway.address).await.unwrap());
+    let limits = AdmissionLimits { pending: 32, ..AdmissionLimits::default() };
+    let gateway = Gateway::start(limited(limits), &[peers.serve("a").await]);
+    let half = client_hello(20);
+    let mut half_open = Vec::new();
+    for _ in 0..1100 {
+        let mut stream = connect_from_elsewhere(gateway.address).await;
+        // The oldest are closed meanwhile.
+        let _ = stream.write_all(&half[..40]).await;
+        half_open.push(stream);
     }
-    // Connections are accepted in order, so the gateway waits for these four ClientHellos when the fifth connection
-    // arrives.
-    assert!(peers.greeting(gateway.address).await.is_err());
-    gateway.wait_for_ended("unknown", "overload", 1).await;
-    drop(silent);
-    gateway.wait_for_ended("unknown", "empty", 4).await;
-    assert!(peers.greeting(gateway.address).await.is_ok());
+    for _ in 0..100 {
+        assert!(peers.greeting(gateway.address).await.unwrap().starts_with("a "));
+    }
+    let displaced = gateway.ended("unknown", "displaced");
+    assert!((1100 - 32..=1100).contains(&displaced), "{displaced} connections of the other source are closed");
+    assert!(matches!(half_open[0].read(&mut [0; 1]).await, Ok(0) | Err(_)), "the oldest is closed");
+}
+
+#[tokio::test]
+async fn clients_are_forwarded_beside_a_source_with_many_idle_connections() {
+    let peers = Peers::new();
+    let limits = AdmissionLimits { connections: 20, ..AdmissionLimits::default() };
+    let gateway = Gateway::start(limited(limits), &[peers.serve("a").await]);
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        let mut stream = peers.connect(gateway.address, SNI, alpn::CLIENT_TCP).await.unwrap();
+        read_line(&mut stream).await.unwrap();
+        open.push(stream);
+    }
+    assert!(peers.greeting(gateway.address).await.is_err(), "connections in use are four fifths of the limit");
+    drop(connect_from_elsewhere(gateway.address).await);
+    // After two reports without a byte, the connections are idle.
+    let room = async { while peers.greeting(gateway.address).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), room).await.expect("an idle connection makes room");
 }
 
 #[tokio::test]
@@ -258,8 +340,11 @@ fn the_future_of_a_connection_is_small() {
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let future = connection::serve(client, "127.0.0.1:1".parse().unwrap(), &worker);
-        let size = std::mem::size_of_val(&future);
-        assert!((500..4096).contains(&size), "{size} bytes");
+        Admission::new(AdmissionLimits::default()).admit(Ipv4Addr::LOCALHOST.into(), |admitted| {
+            let future = connection::serve(client, "127.0.0.1:1".parse().unwrap(), admitted, &worker);
+            let size = std::mem::size_of_val(&future);
+            assert!((500..4096).contains(&size), "{size} bytes");
+            tokio::spawn(std::future::ready(())).abort_handle()
+        });
     });
 }

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use api::names::TOKEN_AUDIENCE;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use kube::Api;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::api::PostParams;
+use kube::{Api, Client};
 
 use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
@@ -61,11 +61,20 @@ pub enum ReviewError {
 /// belong to a service account.
 pub async fn review(clusters: &Clusters, cluster: &str, token: &str) -> Result<Account, ReviewError> {
     let client = clusters.client(cluster).ok_or_else(|| ReviewError::UnknownCluster(shortened(cluster)))?;
+    let user = user_of(client, cluster, token, TOKEN_AUDIENCE).await?.username.unwrap_or_default();
+    account(&user).ok_or_else(|| ReviewError::NotAServiceAccount(shortened(&user)))
+}
+
+/// Returns the user of a token for an audience, reviewed by `cluster`.
+///
+/// # Errors
+/// Returns [`ReviewError`] if the cluster rejects the token or does not answer.
+pub async fn user_of(client: Client, cluster: &str, token: &str, audience: &str) -> Result<UserInfo, ReviewError> {
     let rejected = |why: String| ReviewError::Rejected { cluster: cluster.to_owned(), why };
     if token.is_empty() || token.len() > MAX_TOKEN {
         return Err(rejected(format!("it has {} bytes; the limit is {MAX_TOKEN}", token.len())));
     }
-    let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]) };
+    let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![audience.to_owned()]) };
     let review = TokenReview { spec, ..TokenReview::default() };
     let api = Api::<TokenReview>::all(client);
     let unavailable = |why: String| ReviewError::Unavailable { cluster: cluster.to_owned(), why };
@@ -88,11 +97,10 @@ pub async fn review(clusters: &Clusters, cluster: &str, token: &str) -> Result<A
         ));
     }
     // A server that ignores audiences accepts any of its tokens, and its answer names no audience.
-    if !status.audiences.unwrap_or_default().iter().any(|audience| audience == TOKEN_AUDIENCE) {
-        return Err(rejected(format!("its audience is not {TOKEN_AUDIENCE}")));
+    if !status.audiences.unwrap_or_default().iter().any(|known| known == audience) {
+        return Err(rejected(format!("its audience is not {audience}")));
     }
-    let user = status.user.and_then(|user| user.username).unwrap_or_default();
-    account(&user).ok_or_else(|| ReviewError::NotAServiceAccount(shortened(&user)))
+    Ok(status.user.unwrap_or_default())
 }
 
 /// Parses `system:serviceaccount:<namespace>:<name>`.

@@ -1,21 +1,26 @@
 //! The certificate API: `istio.v1.auth.IstioCertificateService/CreateCertificate` on port 15012.
 //!
 //! The caller is authenticated by its service account token, reviewed by the cluster in the metadata `clusterid`, or by
-//! its client certificate (renewal). Only the public key of the certificate request is used; the names in it are
+//! its client certificate (renewal). A renewal needs a certificate that is valid at that time, a joined cluster, and a
+//! service account that still exists ([`account`]). Only the public key of the certificate request is used; the names in it are
 //! ignored. A refusal is answered with a status that gives the reason, and counted by reason.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use identity::{CaError, Peer, PublicKey, SpiffeId, peer_of};
+use identity::{CaError, Peer, PublicKey, SpiffeId, verify_client};
 use telemetry::metrics::{Counter, Family, Registry, Shared};
 use tonic::{Request, Response, Status};
-use wire::ca::istio_certificate_service_server::IstioCertificateService;
+use wire::ca::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
 use wire::ca::{IstioCertificateRequest, IstioCertificateResponse};
 
 use super::Authorities;
-use super::review::{ReviewError, review};
+use super::account::{self, AccountError};
+use super::review::{Account, ReviewError, review};
 use crate::clusters::Clusters;
+use crate::pipeline::State;
+use crate::ports::shares::Shares;
 
 /// Counts certificate requests.
 pub const REQUESTS: Family = Family { name: "citadel_server_csr_count", help: "Certificate requests.", labels: &[] };
@@ -37,6 +42,15 @@ pub const AUTHENTICATION_FAILURES: Family = Family {
     help: "Certificate requests with a caller that is not authenticated.",
     labels: &[],
 };
+
+/// The maximum size of a message, in bytes. A certificate request has about 500.
+const MAX_MESSAGE: usize = 32 << 10;
+
+/// The numbers of callers whose tokens and accounts are looked up at a time: in all, and from one source. All proxies of
+/// another network have one source, its gateway.
+const LOOKUPS: (usize, usize) = (64, 32);
+/// The time for a lookup to have its turn.
+const TURN: Duration = Duration::from_secs(5);
 
 /// The lifetimes of certificates.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +96,12 @@ enum Refusal {
     Review(#[from] ReviewError),
     #[error("{0}")]
     Certificate(String),
+    #[error("{0}; enrol with a token")]
+    Invalid(#[from] identity::Refusal),
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error("too many certificate requests wait for an API server; try again")]
+    Busy,
     #[error(transparent)]
     Request(#[from] identity::RequestError),
     #[error(
@@ -100,7 +120,11 @@ impl Refusal {
             Refusal::Review(ReviewError::Rejected { .. }) => "token_rejected",
             Refusal::Review(ReviewError::NotAServiceAccount(_)) => "not_a_service_account",
             Refusal::Review(ReviewError::Unavailable { .. }) => "cluster_unavailable",
-            Refusal::Certificate(_) => "client_certificate",
+            Refusal::Certificate(_) | Refusal::Invalid(_) => "client_certificate",
+            Refusal::Account(AccountError::NotJoined(_)) => "unknown_cluster",
+            Refusal::Account(AccountError::Starting(_)) => "starting",
+            Refusal::Account(AccountError::Gone { .. }) => "account_gone",
+            Refusal::Busy => "busy",
             Refusal::Request(_) => "bad_request",
             Refusal::NoAuthority(_) => "no_authority",
             Refusal::Signing(_) => "signing",
@@ -108,16 +132,17 @@ impl Refusal {
     }
 
     fn is_authentication(&self) -> bool {
-        matches!(self, Refusal::NoCredentials | Refusal::NotBearer | Refusal::Certificate(_) | Refusal::Review(_))
-            && !matches!(self, Refusal::Review(ReviewError::Unavailable { .. }))
+        self.status().code() == tonic::Code::Unauthenticated
     }
 
     fn status(&self) -> Status {
         let message = self.to_string();
         match self {
             Refusal::NoCredentials | Refusal::NotBearer | Refusal::Certificate(_) => Status::unauthenticated(message),
-            Refusal::Review(ReviewError::Unavailable { .. }) => Status::unavailable(message),
-            Refusal::Review(_) => Status::unauthenticated(message),
+            Refusal::Review(ReviewError::Unavailable { .. })
+            | Refusal::Account(AccountError::Starting(_))
+            | Refusal::Busy => Status::unavailable(message),
+            Refusal::Review(_) | Refusal::Invalid(_) | Refusal::Account(_) => Status::unauthenticated(message),
             Refusal::Request(_) => Status::invalid_argument(message),
             Refusal::NoAuthority(_) => Status::failed_precondition(message),
             // The reason is for the operator and logged only.
@@ -131,6 +156,8 @@ impl Refusal {
 pub struct CertificateService {
     clusters: Clusters,
     authorities: Authorities,
+    state: Arc<State>,
+    lookups: Shares,
     validity: Validity,
     metrics: Registry,
     requests: Counter<Shared>,
@@ -139,18 +166,31 @@ pub struct CertificateService {
 
 impl CertificateService {
     /// Creates a service that signs with `authorities` for callers that `clusters` vouch for.
-    pub fn new(clusters: Clusters, authorities: Authorities, validity: Validity, metrics: &Registry) -> Self {
+    pub fn new(
+        clusters: Clusters,
+        authorities: Authorities,
+        state: Arc<State>,
+        validity: Validity,
+        metrics: &Registry,
+    ) -> Self {
         let shared = metrics.shared();
         let (requests, authentication_failures) =
             (shared.counter(&REQUESTS, &[]), shared.counter(&AUTHENTICATION_FAILURES, &[]));
         CertificateService {
             clusters,
             authorities,
+            state,
+            lookups: Shares::new(LOOKUPS.0, LOOKUPS.1),
             validity,
             metrics: metrics.clone(),
             requests,
             authentication_failures,
         }
+    }
+
+    /// Returns the gRPC service.
+    pub fn service(self) -> IstioCertificateServiceServer<Self> {
+        IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_MESSAGE)
     }
 
     async fn issue(&self, request: Request<IstioCertificateRequest>) -> Result<Vec<String>, Refusal> {
@@ -172,6 +212,9 @@ impl CertificateService {
 
     async fn caller(&self, request: &Request<IstioCertificateRequest>) -> Result<Caller, Refusal> {
         let named = request.metadata().get("clusterid").and_then(|value| value.to_str().ok());
+        let source = request.remote_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
+        let turn = tokio::time::timeout(TURN, self.lookups.take(source)).await.ok().flatten();
+        let _turn = turn.ok_or(Refusal::Busy)?;
         if let Some(header) = request.metadata().get("authorization") {
             let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).ok_or(Refusal::NotBearer)?;
             // As in Istio, a request without the metadata comes from the control plane's own cluster.
@@ -184,8 +227,12 @@ impl CertificateService {
         }
         let chain = request.peer_certs().ok_or(Refusal::NoCredentials)?;
         let trust = self.authorities.now().trust.clone();
-        let peer = peer_of(&chain, &trust).ok_or(Refusal::NoCredentials)?;
-        renewing(peer, named, trust.trust_domain())
+        let peer = verify_client(&chain, &trust, SystemTime::now())?;
+        let caller = renewing(peer, named, trust.trust_domain())?;
+        let account =
+            Account { namespace: caller.id.namespace().to_owned(), name: caller.id.service_account().to_owned() };
+        account::check(&self.clusters, &self.state, &caller.cluster, &account).await?;
+        Ok(caller)
     }
 }
 

@@ -15,7 +15,6 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Request, Status};
 use wire::ca::IstioCertificateRequest;
 use wire::ca::istio_certificate_service_client::IstioCertificateServiceClient;
-use wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 
 use super::authorities;
 use super::own::{self, Names};
@@ -24,10 +23,13 @@ use super::service::{CertificateService, ISSUED, REFUSED, Validity};
 use super::{Authorities, roots};
 use crate::clusters::{self, Clusters, Config};
 use crate::fake::Fake;
+use crate::inventory::Inventory;
+use crate::pipeline::State;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const PATIENCE: Duration = Duration::from_secs(15);
 const NAME: &str = "isthmus-controller.isthmus-system.svc";
+const ACCOUNTS: &str = "/api/v1/serviceaccounts";
 const REVIEWS: &str = "system:serviceaccount:default:reviews";
 
 /// The clusters west (the own one), east (with a signing certificate) and north (without), and a controller that serves
@@ -72,6 +74,7 @@ impl Mesh {
             root_namespace: "istio-system".into(),
             kubeconfig: Some(kubeconfig.path().to_owned()),
             heartbeat: Duration::from_millis(200),
+            removal_grace: Duration::ZERO,
         };
         let clusters = clusters::start(config, events).await.unwrap();
         let root = Authority::self_signed_root("mesh", YEAR).unwrap();
@@ -88,8 +91,20 @@ impl Mesh {
         let port = listener.local_addr().unwrap().port();
         let accept = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
         let incoming = connections(listener, identity, accept, &metrics);
-        let service = CertificateService::new(clusters.clone(), authorities.clone(), Validity::default(), &metrics);
-        let server = Server::builder().add_service(IstioCertificateServiceServer::new(service));
+        let settings = crate::inventory::Settings {
+            cluster: "west".into(),
+            namespace: "isthmus-system".into(),
+            root_namespace: "istio-system".into(),
+            cluster_domain: "cluster.local".into(),
+            trust_domain: "cluster.local".into(),
+        };
+        let state = State::new(Inventory::new(settings), crate::metrics::Metrics::new(&Registry::new()));
+        let validity = Validity::default();
+        let service = CertificateService::new(clusters.clone(), authorities.clone(), state, validity, &metrics);
+        for fake in [&west, &east, &north] {
+            fake.put(ACCOUNTS, json!({"metadata": {"name": "reviews", "namespace": "default"}}));
+        }
+        let server = Server::builder().add_service(service.service());
         tokio::spawn(server.serve_with_incoming(incoming));
         let mesh = Mesh { west, east, north, clusters, authorities, metrics, port, _kubeconfig: kubeconfig };
         let known = mesh.clusters.clone();
@@ -169,6 +184,80 @@ async fn a_workload_enrols_in_its_cluster_and_renews_with_its_certificate() {
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert_eq!(mesh.refused("client_certificate"), 1);
     assert_eq!(mesh.metrics.total(&ISSUED, |_| true), 2);
+}
+
+#[tokio::test]
+async fn a_renewal_needs_an_account_a_joined_cluster_and_a_valid_certificate() {
+    let mesh = Mesh::new().await;
+    let id = SpiffeId::new("cluster.local", "default", "reviews").unwrap();
+    let trust = mesh.authorities.now().trust.clone();
+    let connected = async |validity| {
+        let credential = mesh.authorities.now().of("east").unwrap().credential(&id, &[], validity).unwrap();
+        let identity = Identity::new(credential, trust.clone());
+        mesh.channel(identity.controller_config(alpn::DISCOVERY).unwrap()).await.unwrap()
+    };
+    let csr = KeyAndRequest::generate().unwrap().request_pem;
+    let channel = connected(YEAR).await;
+    let renew = async |channel: &Channel| mesh.request(channel.clone(), None, Some("east"), &csr).await.map(drop);
+    renew(&channel).await.unwrap();
+
+    // The connection outlives the certificate, which the handshake accepted.
+    let short = connected(Duration::from_secs(2)).await;
+    renew(&short).await.unwrap();
+    let began = Instant::now();
+    let status = loop {
+        match renew(&short).await {
+            Ok(()) => assert!(began.elapsed() < PATIENCE, "an expired certificate is renewed"),
+            Err(status) => break status,
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    assert!(status.message().contains("expired"), "{status}");
+
+    mesh.east.delete(ACCOUNTS, "default", "reviews");
+    let status = renew(&channel).await.unwrap_err();
+    assert_eq!((status.code(), mesh.refused("account_gone")), (Code::Unauthenticated, 1), "{status}");
+    mesh.east.put(ACCOUNTS, json!({"metadata": {"name": "reviews", "namespace": "default"}}));
+    renew(&channel).await.unwrap();
+
+    // Where the API server does not tell, the last known state decides, which here excludes nothing.
+    mesh.east.forbid(ACCOUNTS);
+    renew(&channel).await.unwrap();
+    mesh.east.stop().await;
+    renew(&channel).await.unwrap();
+
+    mesh.west.delete("/api/v1/secrets", "istio-system", "east");
+    let clusters = mesh.clusters.clone();
+    eventually("east leaves", || clusters.is_joined("east") == Some(false)).await;
+    let status = renew(&channel).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    assert!(status.message().contains("not part of this mesh"), "{status}");
+    assert_eq!(mesh.refused("unknown_cluster"), 1);
+}
+
+/// Opens connections to the port and waits until the controller has accepted them.
+async fn half_open(port: u16, count: usize) -> Vec<TcpStream> {
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        sockets.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    sockets
+}
+
+#[tokio::test]
+async fn a_proxy_enrols_while_thousands_of_connections_are_half_open() {
+    let mesh = Mesh::new().await;
+    mesh.east.review("good", REVIEWS, &["istio-ca"]);
+    let csr = KeyAndRequest::generate().unwrap().request_pem;
+    let held = half_open(mesh.port, 2000).await;
+    let began = Instant::now();
+    mesh.enrol(Some("good"), Some("east"), &csr).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // A client that finishes its handshake and then sends nothing holds a place as well, and no more.
+    let evicted = || mesh.metrics.total(&crate::ports::gate::EVICTED, |_| true);
+    eventually("the places are bounded", || evicted() >= 2000 - 512).await;
+    drop(held);
 }
 
 #[tokio::test]

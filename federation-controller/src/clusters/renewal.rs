@@ -4,6 +4,9 @@
 //! controller requests the next token from that cluster's API server, which the account may do only for itself, and
 //! writes it into the secret. The changed secret then replaces the link without a gap, as any change does. Tokens
 //! without expiry, certificates and passwords are not changed.
+//!
+//! The answer comes from another cluster, and the secret decides what the controller trusts. So only a token of the same
+//! account is written, as one value of the parsed kubeconfig ([`api::kubeconfig::with_token`]).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -88,18 +91,31 @@ async fn renew(
         .map(|status| status.token)
         .filter(|next| !next.is_empty())
         .ok_or("the API server returned no token")?;
-    let text = std::str::from_utf8(&written.bytes).map_err(|_| "the kubeconfig is not UTF-8 text")?;
-    let text = text.replace(&token.text, &next);
+    let text = renewed(&written.bytes, token, &next)?;
     let (namespace, name) = written.secret.split_once('/').ok_or("the name of the secret has no namespace")?;
     let patch = json!({"data": {cluster: STANDARD.encode(text)}});
     let secrets = Api::<Secret>::namespaced(own.clone(), namespace);
     secrets.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).map_err(describe)
 }
 
+/// Returns the kubeconfig with the token that its cluster answered, if that is a later token of the same account.
+fn renewed(kubeconfig: &[u8], token: &Token, next: &str) -> Result<String, String> {
+    let text = api::kubeconfig::with_token(kubeconfig, next).map_err(|error| error.to_string())?;
+    let Some(next) = Token::of(text.as_bytes()) else {
+        return Err("the API server's answer is not a service account token with an expiry".to_owned());
+    };
+    if (&next.namespace, &next.account) != (&token.namespace, &token.account) {
+        return Err("the API server's answer is a token of another account".to_owned());
+    }
+    if next.expires <= token.expires {
+        return Err("the API server's answer is a token that does not expire later".to_owned());
+    }
+    Ok(text)
+}
+
 /// A service account token with an expiry.
 #[derive(Debug, PartialEq)]
 struct Token {
-    text: String,
     namespace: String,
     account: String,
     issued: SystemTime,
@@ -117,20 +133,19 @@ impl Token {
     /// Returns the token in a kubeconfig; `None` if it has no service account token with an expiry. The claims are not
     /// verified here; the API server verifies them.
     fn of(kubeconfig: &[u8]) -> Option<Token> {
-        use kube::config::Kubeconfig;
-        let config = Kubeconfig::from_yaml(std::str::from_utf8(kubeconfig).ok()?).ok()?;
-        let json = serde_json::to_value(config.auth_infos).ok()?;
-        let text = json.as_array()?.iter().find_map(|user| user["user"]["token"].as_str())?.to_owned();
+        let text = api::kubeconfig::sanitize(kubeconfig).ok()?.token()?;
         let payload = URL_SAFE_NO_PAD.decode(text.split('.').nth(1)?).ok()?;
         let claims: Claims = serde_json::from_slice(&payload).ok()?;
         let (namespace, account) = claims.sub.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        if !is_name(namespace) || !is_name(account) {
+            return None;
+        }
         let at = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
         Some(Token {
             namespace: namespace.to_owned(),
             account: account.to_owned(),
             issued: at(claims.iat)?,
             expires: at(claims.exp)?,
-            text,
         })
     }
 
@@ -142,6 +157,14 @@ impl Token {
     fn is_due(&self, now: SystemTime) -> bool {
         now >= self.issued + self.lifetime() / 2
     }
+}
+
+/// Returns whether a text can be a name in a path of the API: a DNS-1123 subdomain.
+fn is_name(text: &str) -> bool {
+    let of_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    text.len() <= 253 && bytes.iter().copied().all(of_name) && ends(bytes.first()) && ends(bytes.last())
 }
 
 #[cfg(test)]
@@ -174,8 +197,36 @@ mod tests {
             "a.b.c".to_owned(),
             jwt(json!({"sub": sub})),
             jwt(json!({"sub": "me", "iat": 1, "exp": 2})),
+            jwt(json!({"sub": "system:serviceaccount:../..:x", "iat": 1, "exp": 2})),
+            jwt(json!({"sub": "system:serviceaccount:a:x/token?", "iat": 1, "exp": 2})),
         ] {
             assert_eq!(Token::of(kubeconfig(&other).as_bytes()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn only_a_later_token_of_the_same_account_is_written() {
+        let jwt = |account: &str, exp: u64| {
+            let claims =
+                json!({"sub": format!("system:serviceaccount:isthmus-system:{account}"), "iat": 1000, "exp": exp});
+            format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims.to_string()))
+        };
+        let before = kubeconfig(&jwt("isthmus-reader", 5000));
+        let token = Token::of(before.as_bytes()).unwrap();
+        let answer = |next: &str| renewed(before.as_bytes(), &token, next);
+        let next = jwt("isthmus-reader", 6000);
+        assert_eq!(
+            Token::of(answer(&next).unwrap().as_bytes()).unwrap().expires,
+            UNIX_EPOCH + Duration::from_secs(6000)
+        );
+        let refused = |next: &str, why: &str| {
+            let error = answer(next).unwrap_err();
+            assert!(error.contains(why) && !error.contains(next), "{error}");
+        };
+        refused(&format!("{next}\n    exec: {{command: sh}}"), "not a bearer token");
+        refused(&format!("{next}\"}}"), "not a bearer token");
+        refused("opaque", "not a service account token");
+        refused(&jwt("admin", 6000), "another account");
+        refused(&jwt("isthmus-reader", 5000), "does not expire later");
     }
 }

@@ -1,12 +1,19 @@
 //! The watch on remote secrets in the own cluster's root namespace.
+//!
+//! A cluster whose last secret is deleted leaves after a grace ([`Leaving`]). Until then nothing changes, so a secret that
+//! is deleted and created again, as by tools that replace objects, costs nothing. The clusters of the snapshot that no
+//! secret names any more have the same grace from the start of the controller.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use api::names::{NETWORK_LABEL, REMOTE_SECRET_LABEL, REMOTE_SECRET_VALUE};
 use futures_util::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
+use tokio::time::Instant;
 
 use super::Supervisor;
 use super::queue::Source;
@@ -17,7 +24,13 @@ use crate::objects::event::Event;
 use crate::objects::raw::SecretObject;
 
 /// Watches the remote secrets and passes the resulting actions to the supervisor. Never returns.
-pub(super) async fn follow(client: Client, root_namespace: String, own: Text, supervisor: Supervisor) {
+pub(super) async fn follow(
+    client: Client,
+    root_namespace: String,
+    own: Text,
+    grace: Duration,
+    supervisor: Supervisor,
+) {
     let config = watcher::Config::default().labels(&format!("{REMOTE_SECRET_LABEL}={REMOTE_SECRET_VALUE}"));
     let api = Api::<SecretObject>::namespaced(client, &root_namespace);
     let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
@@ -25,7 +38,28 @@ pub(super) async fn follow(client: Client, root_namespace: String, own: Text, su
     let mut listing: Option<BTreeMap<Text, RemoteSecret>> = None;
     // The problems of valid entries from which no client can be created, by cluster.
     let mut failed = BTreeMap::new();
-    while let Some(item) = stream.next().await {
+    let mut leaving = Leaving { grace, clusters: BTreeMap::new() };
+    // When the clusters of the snapshot that no secret names are removed.
+    let mut forget: Option<Instant> = None;
+    loop {
+        let next = leaving.next().into_iter().chain(forget).min();
+        let item = tokio::select! {
+            item = stream.next() => item,
+            () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                let now = Instant::now();
+                for cluster in leaving.take_due(now) {
+                    supervisor.end(cluster).await;
+                }
+                if forget.take_if(|at| *at <= now).is_some() {
+                    // The controller stops if the receiver is gone.
+                    let listed = Event::ClustersListed { named: registry.named() };
+                    let _ = supervisor.events.send(Source::Controller, listed).await;
+                }
+                publish_problems(&supervisor, &registry, &leaving, &failed);
+                continue;
+            }
+        };
+        let Some(item) = item else { return };
         let listed = matches!(item, Ok(watcher::Event::InitDone));
         let actions = match item {
             Ok(watcher::Event::Init) => {
@@ -50,29 +84,80 @@ pub(super) async fn follow(client: Client, root_namespace: String, own: Text, su
                 continue;
             }
         };
-        apply(&supervisor, &registry, actions, &mut failed).await;
-        if listed {
-            // The controller stops if the receiver is gone.
-            let _ = supervisor.events.send(Source::Controller, Event::ClustersListed { named: registry.named() }).await;
+        for action in actions {
+            let cluster = action.cluster().clone();
+            match action {
+                Action::Stop(cluster) => {
+                    failed.remove(&cluster);
+                    leaving.begin(cluster, Instant::now());
+                }
+                other => {
+                    leaving.end(&cluster);
+                    match supervisor.act(other).await {
+                        Some(problem) => failed.insert(cluster, problem),
+                        None => failed.remove(&cluster),
+                    };
+                }
+            }
         }
+        if listed && !supervisor.shared.listed.swap(true, Ordering::AcqRel) {
+            forget = Some(Instant::now() + grace);
+        }
+        publish_problems(&supervisor, &registry, &leaving, &failed);
     }
 }
 
-/// Has the supervisor perform the actions, and publishes the problems of all secrets.
-async fn apply(
+/// The clusters whose last remote secret is deleted, and when each is removed.
+struct Leaving {
+    grace: Duration,
+    clusters: BTreeMap<Text, Instant>,
+}
+
+impl Leaving {
+    fn begin(&mut self, cluster: Text, now: Instant) {
+        tracing::info!(%cluster, grace_s = self.grace.as_secs_f32(), "the cluster has no remote secret any longer");
+        self.clusters.entry(cluster).or_insert(now + self.grace);
+    }
+
+    fn end(&mut self, cluster: &str) {
+        if self.clusters.remove(cluster).is_some() {
+            tracing::info!(cluster, "the cluster has a remote secret again, and stays");
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.clusters.values().min().copied()
+    }
+
+    fn take_due(&mut self, now: Instant) -> Vec<Text> {
+        let due: Vec<Text> = self.clusters.iter().filter(|(_, at)| **at <= now).map(|(of, _)| of.clone()).collect();
+        self.clusters.retain(|_, at| *at > now);
+        due
+    }
+
+    fn problems(&self) -> impl Iterator<Item = Problem> {
+        let why = format!(
+            "its remote secret is deleted: it is removed {} s after that, unless a remote secret names it again",
+            self.grace.as_secs_f32()
+        );
+        self.clusters.keys().map(move |cluster| Problem {
+            secret: String::new(),
+            cluster: cluster.to_string(),
+            why: why.clone(),
+            in_force: true,
+        })
+    }
+}
+
+/// Publishes the problems of all secrets.
+fn publish_problems(
     supervisor: &Supervisor,
     registry: &Registry,
-    actions: Vec<Action>,
-    failed: &mut BTreeMap<Text, Problem>,
+    leaving: &Leaving,
+    failed: &BTreeMap<Text, Problem>,
 ) {
-    for action in actions {
-        let cluster = action.cluster().clone();
-        match supervisor.act(action).await {
-            Some(problem) => failed.insert(cluster, problem),
-            None => failed.remove(&cluster),
-        };
-    }
-    let problems: Vec<_> = registry.problems().iter().chain(failed.values()).cloned().collect();
+    let found = registry.problems().iter().chain(failed.values()).cloned();
+    let problems: Vec<_> = found.chain(leaving.problems()).collect();
     for problem in &problems {
         tracing::warn!(secret = problem.secret, cluster = problem.cluster, "remote secret: {}", problem.why);
     }

@@ -25,6 +25,10 @@ struct Run {
 
 impl Run {
     async fn new() -> Run {
+        Run::with_grace(Duration::ZERO).await
+    }
+
+    async fn with_grace(removal_grace: Duration) -> Run {
         let west = Fake::start("own").await;
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(kubeconfig.path(), west.kubeconfig("west", "own")).unwrap();
@@ -35,6 +39,7 @@ impl Run {
             root_namespace: "istio-system".into(),
             kubeconfig: Some(kubeconfig.path().to_owned()),
             heartbeat: Duration::from_millis(100),
+            removal_grace,
         };
         let clusters = start(config, sender).await.unwrap();
         Run { west, clusters, events, queued: Default::default(), _kubeconfig: kubeconfig }
@@ -144,6 +149,51 @@ async fn a_remote_secret_adds_a_cluster_and_its_deletion_removes_it() {
     assert!(run.clusters.client("east").is_none());
     run.west.put_secret("istio-remote-secret-east", &[("east", &east.kubeconfig("east", "reader"))]);
     assert_eq!(pods_of(&run.until_connected("east").await, "east"), ["ratings-1"]);
+}
+
+#[tokio::test]
+async fn a_secret_that_is_deleted_and_created_again_within_the_grace_changes_nothing() {
+    let mut run = Run::with_grace(PATIENCE * 4).await;
+    run.until_connected("west").await;
+    let east = Fake::start("reader").await;
+    let kubeconfig = east.kubeconfig("east", "reader");
+    run.west.put_secret("a", &[("east", &kubeconfig)]);
+    run.until_connected("east").await;
+    run.west.delete("/api/v1/secrets", "istio-system", "a");
+    let leaving = |clusters: &Clusters| clusters.problems().iter().any(|of| of.cluster == "east" && of.in_force);
+    run.eventually("the removal is announced", leaving).await;
+    assert_eq!(run.clusters.is_joined("east"), Some(true));
+    run.west.put_secret("b", &[("east", &kubeconfig)]);
+    run.eventually("the new secret is used", |clusters| {
+        !leaving(clusters) && clusters.statuses().iter().any(|of| of.secret.as_deref() == Some("istio-system/b"))
+    })
+    .await;
+    // The link is the same one: it lists nothing again.
+    east.put(PODS, pod("ratings-9"));
+    let found = |event: &Event| match event {
+        Event::Upsert { object: Object::Pod(pod), .. } if &*pod.name == "ratings-9" => Some(()),
+        _ => None,
+    };
+    let (_, before) = run.until("the next pod", found).await;
+    let restarted = |event: &&Event| matches!(event, Event::Listing { .. } | Event::ClusterRemoved { .. });
+    assert_eq!(before.iter().filter(restarted).count(), 0, "{before:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_leaves_when_its_grace_is_over() {
+    let mut run = Run::with_grace(Duration::from_millis(300)).await;
+    run.until_connected("west").await;
+    run.eventually("the secrets are read", |clusters| clusters.is_joined("east") == Some(false)).await;
+    let east = Fake::start("reader").await;
+    run.west.put_secret("a", &[("east", &east.kubeconfig("east", "reader"))]);
+    run.until_connected("east").await;
+    let deleted = Instant::now();
+    run.west.delete("/api/v1/secrets", "istio-system", "a");
+    let removed =
+        |event: &Event| matches!(event, Event::ClusterRemoved { cluster } if &**cluster == "east").then_some(());
+    run.until("removal", removed).await;
+    assert!(deleted.elapsed() >= Duration::from_millis(300));
+    assert_eq!((run.clusters.is_joined("east"), run.clusters.problems().len()), (Some(false), 0));
 }
 
 #[tokio::test]
@@ -336,8 +386,29 @@ async fn a_token_is_renewed_before_it_expires() {
     assert!(!before.iter().any(|e| matches!(e, Event::ClusterRemoved { .. } | Event::Delete { .. })));
     let secret = run.west.get("/api/v1/secrets", "istio-system", "s").unwrap();
     let text = STANDARD.decode(secret["data"]["east"].as_str().unwrap()).unwrap();
-    assert_eq!(String::from_utf8(text).unwrap(), east.kubeconfig("east", &new));
+    let read = |text: &str| -> serde_json::Value { api::yaml::from_str(text).unwrap() };
+    assert_eq!(read(std::str::from_utf8(&text).unwrap()), read(&east.kubeconfig("east", &new)));
     east.allow(&[&new]);
     east.put(PODS, pod("ratings-1"));
     run.until_pod("ratings-1").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_token_does_not_reach_the_remote_secret() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let run = Run::new().await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let claims =
+        json!({"sub": "system:serviceaccount:isthmus-system:isthmus-reader", "iat": now - 3000, "exp": now + 600});
+    let token = format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let east = Fake::start(&token).await;
+    east.make_token(&format!("{token}\n    client-certificate: /etc/shadow"));
+    run.west.put_secret("s", &[("east", &east.kubeconfig("east", &token))]);
+    let before = run.west.get("/api/v1/secrets", "istio-system", "s");
+    let why = |clusters: &Clusters| clusters.problems().into_iter().map(|problem| problem.why).collect::<String>();
+    run.eventually("the renewal is refused", |clusters| why(clusters).contains("cannot be renewed")).await;
+    let why = why(&run.clusters);
+    assert!(why.contains("not a bearer token") && !why.contains("shadow"), "{why}");
+    assert_eq!(run.west.get("/api/v1/secrets", "istio-system", "s"), before);
 }

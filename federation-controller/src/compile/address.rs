@@ -1,12 +1,13 @@
-//! Addresses of services in clusters that have none for them, from 240.240.0.0/16.
+//! Addresses of services in clusters that have none for them, from 240.240.0.0/16, and in clusters that use IPv6 also from
+//! 2001:2::f0f0:0/112.
 //!
 //! The address is a hash of the hostname, so it survives restarts and is the same at every primary. If two hostnames have
 //! the same hash, the later one gets the next free address. 240.0.0.0/4 is reserved (RFC 1112, section 4), so no network
-//! uses it; Istio allocates from the same range.
+//! uses it; 2001:2::/48 is for benchmarks (RFC 5180). Istio allocates from the same ranges.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// The number of addresses: all of the range but the first and the last.
@@ -45,6 +46,12 @@ impl Addresses {
     }
 }
 
+/// Returns the IPv6 address that belongs to an allocated address.
+pub(super) fn ipv6(allocated: Ipv4Addr) -> IpAddr {
+    let [_, _, high, low] = allocated.octets();
+    Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0xf0f0, u16::from_be_bytes([high, low])).into()
+}
+
 fn address(number: u16) -> Ipv4Addr {
     let [high, low] = number.to_be_bytes();
     Ipv4Addr::new(240, 240, high, low)
@@ -63,6 +70,7 @@ mod tests {
             assert!(taken.insert(one.of(name).unwrap()), "{name} got an address that another has");
         }
         assert_eq!(one.of(&names[7]), one.of(&names[7]));
+        assert_eq!(ipv6(Ipv4Addr::new(240, 240, 1, 2)).to_string(), "2001:2::f0f0:102");
         // A name alone gets the same address in another process, whatever came before it there.
         let mut other = Addresses::default();
         assert_eq!(other.of(&names[0]), one.of(&names[0]));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use wire::discovery::{self, Direct, Health, Locality};
+use wire::discovery::{self, Health, Locality};
 use wire::name;
 
 use super::resource::{Audience, version};
@@ -46,6 +46,8 @@ pub struct PrototypeFields {
     pub ports: Box<[(u16, u16)]>,
     /// The pods' template; `None` for endpoints without pods.
     pub template: Option<Arc<Template>>,
+    /// Only proxies on the endpoint's own node use it.
+    pub node_local: bool,
 }
 
 impl Deref for PrototypeFields {
@@ -122,7 +124,12 @@ pub enum Content {
         health: u8,
         /// The pod's name.
         pod: Option<Text>,
+        /// The pod's name is its hostname within the service.
+        named: bool,
     },
+    /// A pod with addresses of both families, or with a hostname that is not its name. Few endpoints are like this, so the
+    /// others do not pay for the further fields.
+    Unusual(Box<Direct>),
     /// The summary of the endpoints of one locality.
     Summary {
         /// The number of ready endpoints.
@@ -132,6 +139,62 @@ pub enum Content {
         /// The identities and ports, if they are not the prototype's.
         details: Option<Box<SummaryDetails>>,
     },
+}
+
+/// The own fields of a direct endpoint.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Direct {
+    /// The address; the IPv4 address if there is another.
+    pub ip: IpAddr,
+    /// The address of the other family.
+    pub further_ip: Option<IpAddr>,
+    /// [`Health`] as its number.
+    pub health: u8,
+    /// The pod's name.
+    pub pod: Option<Text>,
+    /// The pod's hostname within the service.
+    pub hostname: Option<Text>,
+}
+
+/// References to the fields of a [`Direct`].
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    ip: IpAddr,
+    further_ip: Option<IpAddr>,
+    health: u8,
+    pod: Option<&'a Text>,
+    hostname: Option<&'a Text>,
+}
+
+impl From<Direct> for Content {
+    fn from(direct: Direct) -> Self {
+        let named = direct.hostname.is_some() && direct.hostname == direct.pod;
+        if direct.further_ip.is_none() && (named || direct.hostname.is_none()) {
+            Content::Direct { ip: direct.ip, health: direct.health, pod: direct.pod, named }
+        } else {
+            Content::Unusual(Box::new(direct))
+        }
+    }
+}
+
+impl Content {
+    /// Returns the fields of a direct endpoint.
+    fn own(&self) -> Option<Own<'_>> {
+        match self {
+            Content::Direct { ip, health, pod, named } => {
+                let pod = pod.as_ref();
+                Some(Own { ip: *ip, further_ip: None, health: *health, pod, hostname: pod.filter(|_| *named) })
+            }
+            Content::Unusual(of) => Some(Own {
+                ip: of.ip,
+                further_ip: of.further_ip,
+                health: of.health,
+                pod: of.pod.as_ref(),
+                hostname: of.hostname.as_ref(),
+            }),
+            Content::Summary { .. } => None,
+        }
+    }
 }
 
 /// The identities and ports of a summary.
@@ -152,22 +215,28 @@ impl Endpoint {
     /// Returns the version. It is computed on each call, which takes as long as one hash of a hundred bytes.
     pub fn version(&self) -> u64 {
         let Endpoint { prototype, location, content } = self;
-        match content {
-            Content::Direct { ip, health, pod } => {
-                let mut own = Vec::with_capacity(128);
-                own.extend(prototype.hash.to_le_bytes());
-                own.push(*health);
-                own.extend(&name::ip_to_bytes(*ip)[..]);
-                for part in [&location.region, &location.zone, &location.subzone, &location.node].into_iter().chain(pod)
-                {
-                    own.extend(part.as_bytes());
-                    own.push(0);
-                }
-                version(&own)
-            }
-            // There are few summaries, and they have few of the prototype's fields.
-            Content::Summary { .. } => version(&self.message().encode_to_vec()),
+        // There are few summaries, and they have few of the prototype's fields.
+        let Some(Own { ip, further_ip, health, pod, hostname }) = content.own() else {
+            return version(&self.message().encode_to_vec());
+        };
+        let mut own = Vec::with_capacity(128);
+        own.extend(prototype.hash.to_le_bytes());
+        own.push(health);
+        own.extend(&name::ip_to_bytes(ip)[..]);
+        for part in [&location.region, &location.zone, &location.subzone, &location.node].into_iter().chain(pod) {
+            own.extend(part.as_bytes());
+            own.push(0);
         }
+        // No text has these bytes.
+        if let Some(further) = further_ip {
+            own.push(0xFF);
+            own.extend(&name::ip_to_bytes(further)[..]);
+        }
+        if let Some(hostname) = hostname {
+            own.push(0xFE);
+            own.extend(hostname.as_bytes());
+        }
+        version(&own)
     }
 
     /// The fields that the endpoint shares with others.
@@ -177,10 +246,12 @@ impl Endpoint {
 
     /// The address; `None` for a summary.
     pub fn ip(&self) -> Option<IpAddr> {
-        match &self.content {
-            Content::Direct { ip, .. } => Some(*ip),
-            Content::Summary { .. } => None,
-        }
+        self.content.own().map(|own| own.ip)
+    }
+
+    /// The address of the other family, if the endpoint has one.
+    pub fn further_ip(&self) -> Option<IpAddr> {
+        self.content.own().and_then(|own| own.further_ip)
     }
 
     /// The proxies that may receive the endpoint.
@@ -191,11 +262,12 @@ impl Endpoint {
     /// Returns whether proxies of a network use the endpoint.
     pub fn is_for(&self, network: &str) -> bool {
         let fields = self.fields();
+        let exists = || fields.networks.iter().any(|of| **of == *network);
         match &self.content {
+            Content::Summary { .. } => *fields.network != *network && exists(),
             // The network is unknown, and the audience is the endpoint's own cluster.
-            Content::Direct { .. } if fields.network.is_empty() => fields.networks.iter().any(|of| **of == *network),
-            Content::Direct { .. } => *fields.network == *network && fields.networks.contains(&fields.network),
-            Content::Summary { .. } => *fields.network != *network && fields.networks.iter().any(|of| **of == *network),
+            _ if fields.network.is_empty() => exists(),
+            _ => *fields.network == *network && exists(),
         }
     }
 
@@ -208,42 +280,48 @@ impl Endpoint {
     pub fn name(&self) -> String {
         let fields = self.fields();
         let (hostname, NetworkScope { network, cluster, .. }) = (&fields.hostname, &**fields);
-        match &self.content {
-            Content::Direct { ip, .. } => name::endpoint(hostname, network, cluster, &ip.to_string()),
-            Content::Summary { subset, .. } => {
-                let Location { region, zone, subzone, .. } = &*self.location;
-                let mut id = format!("{network}/{region}/{zone}/{subzone}");
-                if let Some(subset) = subset {
-                    id = format!("{id}/{subset}");
-                }
-                name::endpoint(hostname, name::SUMMARY, cluster, &id)
-            }
+        if let Some(Own { ip, .. }) = self.content.own() {
+            return name::endpoint(hostname, network, cluster, &ip.to_string());
         }
+        let Location { region, zone, subzone, .. } = &*self.location;
+        let mut id = format!("{network}/{region}/{zone}/{subzone}");
+        if let Some(subset) = self.subset() {
+            id = format!("{id}/{subset}");
+        }
+        name::endpoint(hostname, name::SUMMARY, cluster, &id)
     }
 
     /// Compares the names of two endpoints of a service: addresses first, then summaries.
     pub fn order(&self, other: &Endpoint) -> Ordering {
         let (own, others) = (self.fields(), other.fields());
         let scope = || (&own.cluster, &own.network).cmp(&(&others.cluster, &others.network));
-        match (&self.content, &other.content) {
-            (Content::Direct { ip, .. }, Content::Direct { ip: of, .. }) => ip.cmp(of).then_with(scope),
-            (Content::Summary { subset, .. }, Content::Summary { subset: of, .. }) => {
-                scope().then_with(|| self.location.cmp(&other.location)).then_with(|| subset.cmp(of))
-            }
-            (Content::Direct { .. }, Content::Summary { .. }) => Ordering::Less,
-            (Content::Summary { .. }, Content::Direct { .. }) => Ordering::Greater,
+        match (self.ip(), other.ip()) {
+            (Some(ip), Some(of)) => ip.cmp(&of).then_with(scope),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => scope()
+                .then_with(|| self.location.cmp(&other.location))
+                .then_with(|| self.subset().cmp(&other.subset())),
+        }
+    }
+
+    /// The subset of a summary; `None`: all endpoints.
+    fn subset(&self) -> Option<&Text> {
+        match &self.content {
+            Content::Summary { subset, .. } => subset.as_ref(),
+            _ => None,
         }
     }
 
     /// Returns whether content, names or audience differ from an earlier form of the endpoint.
     pub fn differs(&self, before: &Endpoint) -> bool {
         let equal = match &self.content {
-            Content::Direct { .. } => {
+            Content::Summary { .. } => self.version() == before.version(),
+            direct => {
                 self.prototype.hash == before.prototype.hash
                     && self.location == before.location
-                    && self.content == before.content
+                    && *direct == before.content
             }
-            Content::Summary { .. } => self.version() == before.version(),
         };
         !equal || self.audience() != before.audience() || self.fields().networks != before.fields().networks
     }
@@ -257,13 +335,17 @@ impl Endpoint {
         let fields = self.fields();
         let locality = Some(self.location.locality());
         match &self.content {
-            Content::Direct { ip, health, pod } => {
+            Content::Direct { .. } | Content::Unusual(_) => {
                 let mut message = shared_message(fields);
                 message.locality = locality;
-                message.health = (*health).into();
-                if let Some(discovery::endpoint::Kind::Direct(direct)) = &mut message.kind {
-                    direct.ip = name::ip_to_bytes(*ip);
-                    direct.pod = pod.as_deref().unwrap_or_default().into();
+                if let Some(discovery::endpoint::Kind::Direct(direct)) = &mut message.kind
+                    && let Some(Own { ip, further_ip, health, pod, hostname }) = self.content.own()
+                {
+                    message.health = health.into();
+                    direct.ip = name::ip_to_bytes(ip);
+                    direct.further_ips = further_ip.into_iter().map(name::ip_to_bytes).collect();
+                    direct.pod = pod.map(ToString::to_string).unwrap_or_default();
+                    direct.pod_hostname = hostname.map(ToString::to_string).unwrap_or_default();
                     direct.node = self.location.node.to_string();
                 }
                 message
@@ -300,7 +382,7 @@ impl Endpoint {
 fn shared_message(fields: &PrototypeFields) -> discovery::Endpoint {
     let template = fields.template.as_ref();
     let labels = template.into_iter().flat_map(|of| of.labels.iter());
-    let direct = Direct {
+    let direct = discovery::Direct {
         ip: Bytes::new(),
         ports: fields.ports.iter().map(|(port, target)| ((*port).into(), (*target).into())).collect(),
         identity: fields.identity(),
@@ -309,6 +391,9 @@ fn shared_message(fields: &PrototypeFields) -> discovery::Endpoint {
         workload: template.map(|of| workload::labels(&of.namespace, &of.workload, &of.labels)),
         labels: labels.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         node: String::new(),
+        further_ips: Vec::new(),
+        node_local: fields.node_local,
+        pod_hostname: String::new(),
     };
     discovery::Endpoint {
         service: fields.hostname.to_string(),

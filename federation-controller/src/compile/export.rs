@@ -7,7 +7,9 @@
 //!
 //! The cluster of the controller exports the controller's own services, by which remote proxies reach it.
 //!
-//! Never exported are services of type ExternalName, which have no endpoints; `default/kubernetes` and the services of
+//! Never exported are services of type ExternalName, which have no endpoints; services of `internalTrafficPolicy: Local`, whose
+//! endpoints serve their own node alone (a derived service of that policy has no endpoint on another cluster's node, and
+//! Istio uses none); `default/kubernetes` and the services of
 //! `kube-system`, as in Istio; and the services of the components' namespace from other clusters, because a remote cluster
 //! must not stand in for the controller.
 
@@ -57,6 +59,9 @@ pub fn reason(inventory: &Inventory, definition: Definition<'_>, hostname: &str)
         return (service.selects && cluster.info.own).then_some(Reason::Own);
     }
     if &*key.namespace == "kube-system" || (&*key.namespace == "default" && &*key.name == "kubernetes") {
+        return None;
+    }
+    if service.node_local {
         return None;
     }
     let system = key.namespace == inventory.settings().namespace;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use wire::discovery::{Health, Subset};
 
 use super::Shared;
-use super::endpoint::{Content, Endpoint, Location, NetworkScope, Prototype, PrototypeFields, SummaryDetails};
+use super::endpoint::{Content, Direct, Endpoint, Location, NetworkScope, Prototype, PrototypeFields, SummaryDetails};
 use super::resource::Audience;
 use super::workload;
 use crate::inventory::{ClusterInventory, Definition, Inventory};
@@ -20,6 +20,8 @@ pub(super) struct Member<'a> {
     pub(super) cluster: &'a ClusterInventory,
     pub(super) network: &'a Text,
     ip: IpAddr,
+    /// The address of the other family; `ip` is then the IPv4 address.
+    further_ip: Option<IpAddr>,
     pod: Option<&'a Pod>,
     endpoint: &'a SliceEndpoint,
     health: Health,
@@ -31,21 +33,37 @@ pub(super) struct Member<'a> {
     ports: BTreeMap<u16, u16>,
 }
 
-/// Collects the endpoints of one cluster. An address in several slices, one for each port for example, is one endpoint with
-/// all ports. Also returns the number of endpoints that are refused because they name another cluster's network.
+/// The identity of an endpoint in its service and cluster: its pod, or its address if it has none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Identity<'a> {
+    Pod(&'a Text),
+    Address(IpAddr),
+}
+
+/// Collects the endpoints of one cluster. A pod or address in several slices, one for each port or address family for
+/// example, is one endpoint with all ports and an address of each family. Also returns the number of endpoints that are
+/// refused because they name another cluster's network.
 pub(super) fn of_definition<'a>(inventory: &'a Inventory, definition: Definition<'a>) -> (Vec<Member<'a>>, usize) {
     let Definition { cluster, service } = definition;
     let key = &service.key();
     let mut members: Vec<Member<'a>> = Vec::new();
-    let mut refused = 0;
-    let mut by_ip: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    let mut refused = BTreeSet::new();
+    let mut known: BTreeMap<Identity<'a>, usize> = BTreeMap::new();
     let mut slices: Vec<&Slice> = cluster.slices_of(key).collect();
     slices.sort_by(|a, b| a.name.cmp(&b.name));
     for slice in slices {
         let ports = port_map(service, slice);
         for endpoint in &slice.endpoints {
-            if let Some(known) = by_ip.get(&endpoint.ip).and_then(|at| members.get_mut(*at)) {
-                known.ports.extend(&ports);
+            let address = Identity::Address(endpoint.ip);
+            let identity = endpoint.pod.as_ref().map_or(address, Identity::Pod);
+            if let Some(at) = known.get(&address).or_else(|| known.get(&identity)).copied() {
+                let member = &mut members[at];
+                member.add(service, endpoint, &ports);
+                if member.has(endpoint.ip) {
+                    known.insert(address, at);
+                }
+                // Pods of a node's own network share its addresses.
+                known.entry(identity).or_insert(at);
                 continue;
             }
             let pod_key = endpoint.pod.as_ref().map(|pod| Key { namespace: key.namespace.clone(), name: pod.clone() });
@@ -55,14 +73,16 @@ pub(super) fn of_definition<'a>(inventory: &'a Inventory, definition: Definition
                 continue;
             }
             let Some(network) = inventory.networks().of_pod(cluster, pod) else {
-                refused += 1;
+                refused.insert(identity);
                 continue;
             };
-            by_ip.insert(endpoint.ip, members.len());
+            known.insert(address, members.len());
+            known.insert(identity, members.len());
             members.push(Member {
                 cluster,
                 network,
                 ip: endpoint.ip,
+                further_ip: None,
                 pod,
                 endpoint,
                 health: health(service, endpoint, pod),
@@ -75,7 +95,7 @@ pub(super) fn of_definition<'a>(inventory: &'a Inventory, definition: Definition
     }
     members.sort_by_key(|member| member.ip);
     use_terminating(&mut members);
-    (members, refused)
+    (members, refused.len())
 }
 
 /// If a cluster has no ready endpoint, endpoints that terminate and still serve are used, as by kube-proxy (KEP-1669).
@@ -115,6 +135,8 @@ pub(super) struct Scope<'a> {
     pub(super) exported: bool,
     /// Whether other networks receive summaries of the exported endpoints.
     pub(super) summarized: bool,
+    /// Whether only proxies on an endpoint's own node use it.
+    pub(super) node_local: bool,
 }
 
 /// Cluster, network, location and subset of a summary.
@@ -200,17 +222,43 @@ impl Scope<'_> {
             scope: one_copy(&mut shared.scopes, scope),
             ports: member.ports.iter().map(|(port, target)| (*port, *target)).collect(),
             template: member.pod.map(|pod| pod.template.clone()),
+            node_local: self.node_local,
         }
     }
 }
 
-impl Member<'_> {
+impl<'a> Member<'a> {
+    /// Adds the ports of another slice, and the address if it is the pod's first one of its family.
+    fn add(&mut self, service: &Service, endpoint: &'a SliceEndpoint, ports: &BTreeMap<u16, u16>) {
+        self.ports.extend(ports);
+        let ip = endpoint.ip;
+        if ip.is_ipv4() != self.ip.is_ipv4() {
+            if self.further_ip.is_none() {
+                let (first, further) = if ip.is_ipv4() { (ip, self.ip) } else { (self.ip, ip) };
+                (self.ip, self.further_ip) = (first, Some(further));
+            }
+        } else if ip != self.ip && self.health != Health::Ready && health(service, endpoint, self.pod) == Health::Ready
+        {
+            // A pod that was created again under its name is in two slices for a moment. Its other address is the old one.
+            (self.ip, self.further_ip, self.endpoint, self.health) = (ip, None, endpoint, Health::Ready);
+        }
+    }
+
+    fn has(&self, ip: IpAddr) -> bool {
+        self.ip == ip || self.further_ip == Some(ip)
+    }
+
     fn direct(self, prototype: Arc<Prototype>, shared: &mut Shared) -> Endpoint {
         let node = self.endpoint.node.as_ref().or(self.pod.map(|pod| &pod.node)).cloned().unwrap_or_default();
         let location = one_copy(&mut shared.locations, Location { node, ..self.location });
-        let health = u8::try_from(self.health as i32).unwrap_or_default();
-        let pod = self.pod.map(|pod| pod.name.clone());
-        Endpoint::new(prototype, location, Content::Direct { ip: self.ip, health, pod })
+        let direct = Direct {
+            ip: self.ip,
+            further_ip: self.further_ip,
+            health: u8::try_from(self.health as i32).unwrap_or_default(),
+            pod: self.pod.map(|pod| pod.name.clone()),
+            hostname: self.endpoint.hostname().cloned(),
+        };
+        Endpoint::new(prototype, location, direct.into())
     }
 }
 

@@ -13,6 +13,7 @@ use wire::discovery::{self, Export, Port, Protocol, Subset, VirtualAddress};
 use wire::{Kind, name};
 
 use super::Shared;
+use super::address;
 use super::endpoint::Endpoint;
 use super::export::{self, Reason};
 use super::members::{self, Member};
@@ -132,15 +133,20 @@ impl<'a> ServiceView<'a> {
     /// Returns the Service, with the address for clusters that have none for it.
     pub(super) fn resource(&self, address: Option<Ipv4Addr>) -> Resource {
         let cluster_ips = self.cluster_ips();
-        let allocated = address.map(IpAddr::from);
+        let without = self.clusters_without_address();
+        let with_ipv6 = |cluster: &Text| self.inventory.cluster(cluster).is_some_and(ClusterInventory::uses_ipv6);
+        let ipv6 = address.filter(|_| without.iter().any(|cluster| with_ipv6(cluster))).map(address::ipv6);
         let mut keys: Vec<Arc<str>> =
             cluster_ips.iter().map(|(cluster, ip)| name::address(cluster, *ip).into()).collect();
-        if let Some(ip) = allocated {
-            keys.extend(self.clusters_without_address().into_iter().map(|of| Arc::from(name::address(of, ip))));
+        for cluster in &without {
+            let ipv6 = ipv6.filter(|_| with_ipv6(cluster));
+            let allocated = address.map(IpAddr::from).into_iter().chain(ipv6);
+            keys.extend(allocated.map(|ip| Arc::from(name::address(cluster, ip))));
         }
         let exported_from: BTreeSet<&Text> = self.exports.iter().map(|(_, network)| network).collect();
         keys.extend(exported_from.into_iter().map(|network| Arc::from(name::exported(network))));
         let virtual_address = |cluster: String, ip: IpAddr| VirtualAddress { cluster, ip: name::ip_to_bytes(ip) };
+        let allocated = address.map(IpAddr::from).into_iter().chain(ipv6);
         let addresses = cluster_ips.iter().map(|(cluster, ip)| virtual_address(cluster.to_string(), *ip));
         let identities: BTreeSet<&str> =
             self.members.iter().map(|member| &*member.identity).filter(|id| !id.is_empty()).collect();
@@ -172,6 +178,7 @@ impl<'a> ServiceView<'a> {
             exported: self.exported,
             // Other networks reach the controller's own services by their server names, not as endpoints of the mesh.
             summarized: !export::is_own(self.inventory, &self.key),
+            node_local: !self.exported && self.definitions[0].service.node_local,
         };
         scope.endpoints(self.members, shared)
     }

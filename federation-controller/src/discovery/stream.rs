@@ -13,6 +13,7 @@ use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use wire::name::{self, Node};
 
 use super::Shared;
+use super::budget::Account;
 use super::proxies::{Progress, Proxy};
 use super::serve::Caller;
 use crate::compile::resource::Viewer;
@@ -33,6 +34,8 @@ enum End {
     Stuck(Duration),
     #[error("the client certificate has expired")]
     Expired,
+    #[error("cluster {0:?} is not part of this mesh any longer: it has no remote secret; the proxy keeps what it has")]
+    Left(String),
     #[error("the controller stops")]
     Stopping,
 }
@@ -47,7 +50,33 @@ impl End {
             End::Refused(reason, _) => reason,
             End::Stuck(_) => "stuck",
             End::Expired => "expired",
+            End::Left(_) => "cluster removed",
             End::Stopping => "stopping",
+        }
+    }
+}
+
+/// The membership of the proxy's cluster, which authorizes the stream for as long as it lasts.
+///
+/// The resources of a removed cluster are removed from what is published. Its own proxies must not receive that: they keep
+/// their cluster as they know it, and their stream ends.
+struct Membership {
+    cluster: Arc<str>,
+    /// The joining that authorized the stream; `None` until the clusters are known.
+    joining: Option<u64>,
+}
+
+impl Membership {
+    /// Checks that the cluster has not left since the stream began.
+    fn check(&mut self, shared: &Shared) -> Result<(), End> {
+        let now = shared.state.inventory().cluster(&self.cluster).map(|cluster| cluster.joining);
+        match (now, self.joining) {
+            (Some(now), Some(then)) if now == then => Ok(()),
+            (Some(now), None) => {
+                self.joining = Some(now);
+                Ok(())
+            }
+            (_, _) => Err(End::Left(self.cluster.to_string())),
         }
     }
 }
@@ -61,6 +90,7 @@ type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 pub(super) async fn serve(
     shared: Arc<Shared>,
     caller: Caller,
+    mut account: Account,
     mut requests: Streaming<DeltaDiscoveryRequest>,
     responses: Responses,
 ) {
@@ -70,7 +100,7 @@ pub(super) async fn serve(
             info!(node = proxy.id, %address, "proxy connected");
             let pod = Key::new(&proxy.namespace, &proxy.pod);
             shared.connect(&viewer, &pod).await;
-            let end = follow(&shared, &viewer, &proxy, first, &mut requests, &responses).await;
+            let end = follow(&shared, &viewer, &proxy, &mut account, first, &mut requests, &responses).await;
             shared.disconnect(&viewer, &pod).await;
             shared.proxies.remove(&proxy);
             match &end {
@@ -87,6 +117,7 @@ pub(super) async fn serve(
     shared.state.metrics.stream_ended(end.word());
     let status = match end {
         End::Refused(_, status) => status,
+        End::Left(_) => Status::permission_denied(end.to_string()),
         End::Expired => Status::unauthenticated(end.to_string()),
         End::Silent(_) | End::Stuck(_) => Status::deadline_exceeded(end.to_string()),
         End::Stopping => Status::unavailable("the controller stops"),
@@ -137,7 +168,8 @@ fn authorize(shared: &Shared, caller: &Caller, node: &Node) -> Result<Viewer, En
     }
     // Until resources are published, the clusters are not all known.
     if shared.state.ready() && shared.state.inventory().cluster(&node.cluster).is_none() {
-        return denied("unknown cluster", format!("cluster {:?} is not part of this mesh", node.cluster));
+        let text = format!("cluster {:?} is not part of this mesh: it has no remote secret", node.cluster);
+        return denied("unknown cluster", text);
     }
     Ok(Viewer {
         cluster: node.cluster.as_str().into(),
@@ -151,11 +183,13 @@ async fn follow(
     shared: &Shared,
     viewer: &Viewer,
     proxy: &Proxy,
+    account: &mut Account,
     first: DeltaDiscoveryRequest,
     requests: &mut Streaming<DeltaDiscoveryRequest>,
     responses: &Responses,
 ) -> End {
     let mut server = Server::default();
+    let mut membership = Membership { cluster: viewer.cluster.clone(), joining: None };
     let mut counted = Stats::default();
     let mut changes = shared.state.changes();
     let mut request = Some(first);
@@ -174,9 +208,17 @@ async fn follow(
             if let Err(refused) = server.receive(request) {
                 return End::Refused("bad request", Status::invalid_argument(refused.to_string()));
             }
+            if let Err(exceeded) = account.set(server.weight(), |owner| shared.pods(owner)) {
+                return End::Refused(exceeded.word(), Status::resource_exhausted(exceeded.to_string()));
+            }
         }
         changes.mark_unchanged();
-        while let Some(response) = next(shared, viewer, &mut server) {
+        loop {
+            let response = match next(shared, viewer, &mut membership, &mut server) {
+                Ok(Some(response)) => response,
+                Ok(None) => break,
+                Err(end) => return end,
+            };
             moved = true;
             match timeout(limit, responses.send(Ok(response))).await {
                 Err(_) => return End::Stuck(limit),
@@ -208,7 +250,19 @@ async fn follow(
 }
 
 /// Returns the next response, once resources are published.
-fn next(shared: &Shared, viewer: &Viewer, server: &mut Server) -> Option<DeltaDiscoveryResponse> {
+fn next(
+    shared: &Shared,
+    viewer: &Viewer,
+    membership: &mut Membership,
+    server: &mut Server,
+) -> Result<Option<DeltaDiscoveryResponse>, End> {
     let store = shared.state.store();
-    store.ready().then(|| server.next(&store.view(viewer), Instant::now())).flatten()
+    if !store.ready() {
+        return Ok(None);
+    }
+    let response = server.next(&store.view(viewer), Instant::now());
+    drop(store);
+    // Afterwards: a cluster leaves the inventory before its resources leave the store.
+    membership.check(shared)?;
+    Ok(response)
 }

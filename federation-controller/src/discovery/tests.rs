@@ -264,7 +264,8 @@ fn slice(index: usize, endpoints: usize, unready: usize) -> Object {
                 terminating: false,
                 serving: true,
                 pod: None,
-                spot: objects::Spot { node: None, zone: Some("us-west-1a".into()) }.into(),
+                named: false,
+                spot: objects::Spot { node: None, zone: Some("us-west-1a".into()), ..Default::default() }.into(),
             })
             .collect(),
     })

@@ -223,3 +223,38 @@ async fn invalid_requests_are_answered_with_errors() {
     }
     assert_eq!(caller.metrics.total(&webhook::FAILED, |_| true), 8);
 }
+
+/// A client without patience for its own end of the calls.
+async fn open_call(caller: &Caller, length: usize) -> tokio_rustls::client::TlsStream<TcpStream> {
+    use tokio::io::AsyncWriteExt as _;
+    let config = identity::server_only_client(&caller.roots, &[b"http/1.1"]).unwrap();
+    let socket = TcpStream::connect(("127.0.0.1", caller.port)).await.unwrap();
+    let name = ServerName::try_from("isthmus-webhooks.isthmus-system.svc").unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await.unwrap();
+    let head = format!("POST /inject HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n[");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn large_reviews_that_do_not_arrive_delay_no_small_one() {
+    let caller = Caller::new().await;
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        held.push(open_call(&caller, 3 * 1024 * 1024 - 1).await);
+    }
+    let began = std::time::Instant::now();
+    let (code, _) = caller.call("POST", "/inject/cluster/east/net/net-east", review(&pod())).await;
+    assert_eq!(code, 200);
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    // The first in turn is given its time, and the others none.
+    use tokio::io::AsyncReadExt as _;
+    let mut answers = Vec::new();
+    for stream in &mut held {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        answers.push(String::from_utf8_lossy(&answer[9..]).into_owned());
+    }
+    assert!(answers.iter().all(|code| ["408", "429"].contains(&&**code)), "{answers:?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(12), "{:?}", began.elapsed());
+}

@@ -5,6 +5,7 @@
 //! message. A pod with an invalid annotation is denied with the reason, which `kubectl` prints.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ use tokio_stream::{Stream, StreamExt as _};
 
 use super::rules::{Decision, NamespaceLabel, decide};
 use super::template::{HomeCluster, Injector};
+use crate::ports::guarded::Guarded;
+use crate::ports::shares::Shares;
 
 /// Counts injection requests.
 pub const REQUESTS: Family =
@@ -38,28 +41,55 @@ pub const FAILED: Family =
 
 /// The maximum size of a review, in bytes. API servers limit a request's object to 3 MiB.
 const MAX_REVIEW: usize = 3 * 1024 * 1024;
-/// The time for a request to arrive. API servers wait at most 30 s for the whole call.
-const READ_DEADLINE: Duration = Duration::from_secs(10);
+/// The size up to which a review is small, in bytes. Most have 5 to 20 KiB.
+const SMALL_REVIEW: usize = 256 * 1024;
+/// The numbers of small reviews that are read at a time: in all, and from one source.
+const SMALL_SHARES: (usize, usize) = (32, 8);
+/// The same for other reviews. A review of 3 MiB can take 50 MiB while it is decided.
+const LARGE_SHARES: (usize, usize) = (2, 1);
+/// The time for a request's head to arrive.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// The time for a review to have its turn, and then to arrive. API servers wait at most 30 s for the whole call, and 5 s
+/// with the installed configuration.
+const READ_DEADLINE: Duration = Duration::from_secs(4);
+/// The number of concurrent calls on a connection of HTTP/2.
+const MAX_CALLS: u32 = 128;
+/// The flow-control windows of a call and of a connection, in bytes.
+const WINDOWS: (u32, u32) = (256 << 10, 512 << 10);
+/// The interval at which connections of HTTP/2 are probed.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 /// The encoding of `/` in a value of the path.
 const SLASH: &str = "--slash--";
 
 /// Serves injection on `connections` until the stream ends. `own` is the default for paths without cluster or network.
 pub async fn serve<S>(connections: S, injector: Injector, own: HomeCluster, metrics: Registry)
 where
-    S: Stream<Item = std::io::Result<TlsStream<TcpStream>>>,
+    S: Stream<Item = std::io::Result<Guarded<TlsStream<TcpStream>>>>,
 {
-    let webhook = Arc::new(Webhook { injector, own, metrics });
+    let shares = |(all, each)| Shares::new(all, each);
+    let (small, large) = (shares(SMALL_SHARES), shares(LARGE_SHARES));
+    let webhook = Arc::new(Webhook { injector, own, metrics, small, large });
     tokio::pin!(connections);
     while let Some(connection) = connections.next().await {
         let Ok(connection) = connection else { continue };
         let webhook = Arc::clone(&webhook);
+        let source = connection.get_ref().get_ref().0.peer_addr();
+        let source = source.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request| {
                 let webhook = Arc::clone(&webhook);
-                async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+                async move { Ok::<_, Infallible>(webhook.answer(source, request).await) }
             });
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            server.http1().timer(TokioTimer::new()).header_read_timeout(READ_DEADLINE);
+            server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+            server
+                .http2()
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(MAX_CALLS)
+                .initial_stream_window_size(WINDOWS.0)
+                .initial_connection_window_size(WINDOWS.1)
+                .keep_alive_interval(KEEPALIVE)
+                .keep_alive_timeout(HEAD_DEADLINE);
             if let Err(error) = server.serve_connection(TokioIo::new(connection), service).await {
                 tracing::debug!(%error, "webhook connection failed");
             }
@@ -71,6 +101,8 @@ struct Webhook {
     injector: Injector,
     own: HomeCluster,
     metrics: Registry,
+    small: Shares,
+    large: Shares,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +134,8 @@ enum BadRequest {
     TooLong,
     #[error("the AdmissionReview did not arrive within {} s", READ_DEADLINE.as_secs())]
     TooSlow,
+    #[error("other AdmissionReviews did not leave a turn within {} s; try again", READ_DEADLINE.as_secs())]
+    Busy,
     #[error("the AdmissionReview cannot be read: {0}")]
     Read(String),
     #[error("the body is not an AdmissionReview of admission.k8s.io/v1: {0}")]
@@ -115,16 +149,17 @@ impl BadRequest {
             BadRequest::Method => StatusCode::METHOD_NOT_ALLOWED,
             BadRequest::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             BadRequest::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            BadRequest::Busy => StatusCode::TOO_MANY_REQUESTS,
             BadRequest::Read(_) | BadRequest::InvalidReview(_) => StatusCode::BAD_REQUEST,
         }
     }
 }
 
 impl Webhook {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, source: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let shared = self.metrics.shared();
         shared.counter(&REQUESTS, &[]).increment();
-        match self.review(request).await {
+        match self.review(source, request).await {
             Ok(answer) => reply(StatusCode::OK, "application/json", answer.to_string()),
             Err(error) => {
                 shared.counter(&FAILED, &[]).increment();
@@ -134,12 +169,22 @@ impl Webhook {
         }
     }
 
-    async fn review(&self, request: Request<Incoming>) -> Result<Value, BadRequest> {
+    async fn review(&self, source: IpAddr, request: Request<Incoming>) -> Result<Value, BadRequest> {
         let home = home(request.uri().path(), &self.own)?;
         if request.method() != Method::POST {
             return Err(BadRequest::Method);
         }
-        let body = Limited::new(request.into_body(), MAX_REVIEW).collect();
+        // A body without a length counts as the largest.
+        let length = request.body().size_hint().upper().and_then(|length| usize::try_from(length).ok());
+        let (shares, limit) = match length {
+            Some(length) if length <= SMALL_REVIEW => (&self.small, SMALL_REVIEW),
+            Some(length) if length > MAX_REVIEW => return Err(BadRequest::TooLong),
+            _ => (&self.large, MAX_REVIEW),
+        };
+        // Held until the review is decided, so that only a few bodies are in memory.
+        let share = tokio::time::timeout(READ_DEADLINE, shares.take(source)).await.ok().flatten();
+        let _share = share.ok_or(BadRequest::Busy)?;
+        let body = Limited::new(request.into_body(), limit).collect();
         let body = match tokio::time::timeout(READ_DEADLINE, body).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(BadRequest::TooLong),

@@ -2,6 +2,7 @@
 //! change affects.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::cluster::{Affected, ClusterInventory, PodSelector, Stored};
 use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record as _, Service, Slice, Text};
@@ -48,6 +49,14 @@ impl ClusterInventory {
         for slice in self.slices_of(&key) {
             affected.pods.extend(slice.pod_keys());
         }
+        let with_ipv6 = |service: Option<&Service>| {
+            usize::from(service.is_some_and(|service| service.cluster_ips.iter().any(IpAddr::is_ipv6)))
+        };
+        let (before, after) = (with_ipv6(self.services().get(&key)), with_ipv6(new.as_ref()));
+        let used = self.uses_ipv6();
+        self.relations.ipv6_services = self.relations.ipv6_services + after - before;
+        // Services of all clusters have an allocated IPv6 address in this one.
+        affected.everywhere = self.uses_ipv6() != used;
         self.collections.services.replace(&key, new);
         affected.services.insert(key);
         affected

@@ -1,6 +1,6 @@
 //! The inventory of one cluster: its objects, the relations between them, and the state of its link and lists.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use super::SystemNamespaces;
@@ -23,6 +23,8 @@ pub struct Affected {
     pub policies: BTreeSet<(Kind, Key)>,
     /// Workloads that a changed policy selects.
     pub selectors: Vec<PodSelector>,
+    /// All services of all clusters.
+    pub everywhere: bool,
 }
 
 /// The pods that a policy selects.
@@ -44,6 +46,7 @@ impl Affected {
         self.networks.extend(other.networks);
         self.policies.extend(other.policies);
         self.selectors.extend(other.selectors);
+        self.everywhere |= other.everywhere;
     }
 }
 
@@ -58,6 +61,8 @@ pub struct ClusterInventory {
     pub heard: Option<SystemTime>,
     /// Whether the objects are from the snapshot, at least until the first lists replace them.
     pub restored: bool,
+    /// The number of the cluster's joining. A cluster that is removed and joins again has another one.
+    pub joining: u64,
     system: SystemNamespaces,
     pub(super) collections: Collections,
     pub(super) relations: Relations,
@@ -83,6 +88,8 @@ pub(super) struct Relations {
     pub(super) localities: BTreeMap<(Text, Text), usize>,
     /// The number of pods of each network that pods are labelled with.
     pub(super) pod_networks: HashMap<Text, usize>,
+    /// The number of Services with an IPv6 address.
+    pub(super) ipv6_services: usize,
 }
 
 macro_rules! define_collections {
@@ -172,6 +179,7 @@ impl ClusterInventory {
             link: (Link::Connecting, now),
             heard: None,
             restored: false,
+            joining: 0,
             system,
             collections: Collections::default(),
             relations: Relations::default(),
@@ -226,10 +234,11 @@ impl ClusterInventory {
         Kind::ALL.into_iter().map(|kind| (kind, self.left_out[kind as usize])).filter(|(_, count)| *count > 0)
     }
 
-    /// Returns the number of ready endpoints of a service.
+    /// Returns the number of ready endpoints of a service. A pod with several addresses is one endpoint.
     pub fn ready_endpoints(&self, service: &Key) -> usize {
         let endpoints = self.slices_of(service).flat_map(|slice| &slice.endpoints);
-        endpoints.filter(|endpoint| endpoint.ready && !endpoint.terminating).count()
+        let ready = endpoints.filter(|endpoint| endpoint.ready && !endpoint.terminating);
+        ready.map(|endpoint| endpoint.pod.as_ref().ok_or(endpoint.ip)).collect::<HashSet<_>>().len()
     }
 
     /// Returns the slices of a service, in no order.
@@ -247,6 +256,11 @@ impl ClusterInventory {
             slice.namespace == pod.namespace
                 && slice.endpoints.iter().any(|endpoint| endpoint.pod.as_ref() == Some(&pod.name))
         })
+    }
+
+    /// Returns whether the cluster has IPv6: a Service has an address of it.
+    pub fn uses_ipv6(&self) -> bool {
+        self.relations.ipv6_services > 0
     }
 
     /// Returns whether a Gateway selects at least one pod of the cluster.
@@ -326,6 +340,7 @@ impl ClusterInventory {
             networks: gateways.chain([self.network().clone()]).collect(),
             policies: self.policies(),
             selectors: Vec::new(),
+            everywhere: false,
         }
     }
 

@@ -97,6 +97,9 @@ impl Inventory {
             let reason = match cluster.services().get(key) {
                 None => "the cluster has no such Service",
                 Some(service) if service.external => "the Service is of type ExternalName",
+                Some(service) if service.node_local => {
+                    "the Service has internalTrafficPolicy Local, so its endpoints serve their own node alone"
+                }
                 Some(_) if lacks_sidecars(cluster, key) => "no endpoint has a sidecar, so other networks cannot use it",
                 Some(_) => continue,
             };

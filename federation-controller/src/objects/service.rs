@@ -30,6 +30,9 @@ pub struct Service {
     pub selects: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.internalTrafficPolicy: Local`, which has no meaning for a headless service.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub node_local: bool,
     /// Label `topology.istio.io/network`: the service is a gateway of that network.
     pub network: Option<Text>,
     /// Label `networking.istio.io/gatewayPort`; 0 if its value is not a port.
@@ -95,6 +98,7 @@ struct ServiceSpec {
     ports: Vec<PortSpec>,
     selector: Option<BTreeMap<String, String>>,
     publish_not_ready_addresses: bool,
+    internal_traffic_policy: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -151,11 +155,13 @@ impl Record for Service {
         let external_names = names.filter(|name| fields::is_subdomain(name)).map(Into::into).collect();
         let external = ingress.into_iter().filter_map(|ingress| ingress.ip).chain(spec.external_ips);
         let external = external.take(fields::MAX_ADDRESSES).filter_map(|ip| ip.parse().ok());
+        let headless = ips.iter().any(|ip| ip == "None");
         Some(Service {
             namespace: fields::namespace(&metadata)?,
             name: fields::name(&metadata).filter(|name| fields::is_label(name))?,
             created: fields::created(&metadata),
-            headless: ips.iter().any(|ip| ip == "None"),
+            headless,
+            node_local: spec.internal_traffic_policy == "Local" && !headless,
             cluster_ips: ips.iter().take(2).filter_map(|ip| ip.parse().ok()).collect(),
             ports: spec.ports.iter().take(fields::MAX_PORTS).filter_map(PortSpec::extract).collect(),
             selects: spec.selector.is_some_and(|selector| !selector.is_empty()),
@@ -267,6 +273,11 @@ mod tests {
         let headless = serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"clusterIP": "None"}});
         let headless = extract(headless).unwrap();
         assert!(headless.headless && headless.cluster_ips.is_empty());
+        for (ip, expected) in [("10.96.0.1", true), ("None", false)] {
+            let local = serde_json::json!({"metadata": {"name": "a", "namespace": "b"},
+                "spec": {"clusterIP": ip, "internalTrafficPolicy": "Local"}});
+            assert_eq!(extract(local).unwrap().node_local, expected, "{ip}");
+        }
     }
 
     #[test]

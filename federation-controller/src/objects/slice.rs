@@ -43,6 +43,9 @@ pub struct SliceEndpoint {
     /// `conditions.serving`; absent means as `ready`.
     #[serde(default)]
     pub serving: bool,
+    /// Whether `hostname` is the pod's name, as it is for pods of a StatefulSet. Another one is in the spot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub named: bool,
 }
 
 /// The location of an endpoint.
@@ -52,13 +55,31 @@ pub struct Spot {
     pub node: Option<Text>,
     /// `zone`.
     pub zone: Option<Text>,
+    /// `hostname`, if it is not the pod's name: all pods of a template have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Text>,
 }
 
 impl Default for SliceEndpoint {
     /// An endpoint at an unspecified address that is not ready.
     fn default() -> Self {
         let ip = IpAddr::from([0, 0, 0, 0]);
-        SliceEndpoint { pod: None, spot: Arc::default(), ip, ready: false, terminating: false, serving: false }
+        SliceEndpoint {
+            pod: None,
+            spot: Arc::default(),
+            ip,
+            ready: false,
+            terminating: false,
+            serving: false,
+            named: false,
+        }
+    }
+}
+
+impl SliceEndpoint {
+    /// The endpoint's own name within its service.
+    pub fn hostname(&self) -> Option<&Text> {
+        if self.named { self.pod.as_ref() } else { self.spot.hostname.as_ref() }
     }
 }
 
@@ -93,6 +114,7 @@ struct EndpointSpec {
     target_ref: Option<TargetRef>,
     node_name: Option<String>,
     zone: Option<String>,
+    hostname: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -138,7 +160,7 @@ impl Record for Slice {
             name: fields::name(&object.metadata)?,
             service,
             ports: ports.filter_map(|of| Some((of.name.unwrap_or_default().into(), fields::port(of.port?)?))).collect(),
-            endpoints: endpoints.filter_map(EndpointSpec::extract).collect(),
+            endpoints: endpoints.filter_map(|of| of.extract(object.address_type == "IPv4")).collect(),
         })
     }
 
@@ -180,16 +202,25 @@ impl Slice {
 }
 
 impl EndpointSpec {
-    fn extract(self) -> Option<SliceEndpoint> {
+    /// Extracts an endpoint of a slice of IPv4 or IPv6 addresses.
+    fn extract(self, ipv4: bool) -> Option<SliceEndpoint> {
+        let ip: IpAddr = self.addresses.first()?.parse().ok()?;
+        let pod = self.target_ref.filter(|target| target.kind == "Pod").and_then(|target| target.name);
+        let hostname = self.hostname.filter(|name| fields::is_label(name));
+        let named = hostname.is_some() && hostname == pod;
         Some(SliceEndpoint {
-            ip: self.addresses.first()?.parse().ok().filter(fields::is_reachable)?,
+            named,
+            ip: Some(ip)
+                .filter(|ip| ip.to_canonical().is_ipv4() == ipv4 && ip.is_ipv4() == ipv4)
+                .filter(fields::is_reachable)?,
             ready: self.conditions.ready.unwrap_or(true),
             serving: self.conditions.serving.or(self.conditions.ready).unwrap_or(true),
             terminating: self.conditions.terminating.unwrap_or(false),
-            pod: self.target_ref.filter(|target| target.kind == "Pod").and_then(|target| target.name).map(Into::into),
+            pod: pod.map(Into::into),
             spot: Arc::new(Spot {
                 node: self.node_name.filter(|name| fields::is_subdomain(name)).map(Into::into),
                 zone: self.zone.filter(|zone| fields::is_label_value(zone)).map(Into::into),
+                hostname: hostname.filter(|_| !named).map(Into::into),
             }),
         })
     }
@@ -213,13 +244,24 @@ mod tests {
                 {"addresses": ["10.244.0.5"], "conditions": {"ready": true}, "nodeName": "n1", "zone": "z",
                  "targetRef": {"kind": "Pod", "name": "reviews-1", "namespace": "default"}},
                 {"addresses": ["10.244.0.6"], "conditions": {"ready": false, "terminating": true}},
-                {"addresses": ["10.244.0.7"], "conditions": {}},
+                {"addresses": ["10.244.0.7"], "conditions": {}, "hostname": "db-0",
+                 "targetRef": {"kind": "Pod", "name": "db-0"}},
+                {"addresses": ["10.244.0.8"], "hostname": "db", "targetRef": {"kind": "Pod", "name": "db-x"}},
+                {"addresses": ["fd00::1"]}, {"addresses": ["::ffff:10.244.0.9"]},
                 {"addresses": ["nonsense"]}, {"addresses": []}]
         });
         let slice = extract(json).unwrap();
         assert_eq!(slice.ports, [("http".into(), 9080)]);
         let states: Vec<_> = slice.endpoints.iter().map(|e| (e.ready, e.terminating, e.pod.as_deref())).collect();
-        assert_eq!(states, [(true, false, Some("reviews-1")), (false, true, None), (true, false, None)]);
+        let expected = [
+            (true, false, Some("reviews-1")),
+            (false, true, None),
+            (true, false, Some("db-0")),
+            (true, false, Some("db-x")),
+        ];
+        assert_eq!(states, expected);
+        let hostnames: Vec<_> = slice.endpoints.iter().map(|e| e.hostname().map(|name| &**name)).collect();
+        assert_eq!(hostnames, [None, None, Some("db-0"), Some("db")]);
         let nulls = serde_json::json!({"metadata": {"name": "a", "namespace": "b",
             "labels": {"kubernetes.io/service-name": "c"}}, "addressType": "IPv6", "endpoints": null, "ports": null});
         assert!(extract(nulls).is_some());

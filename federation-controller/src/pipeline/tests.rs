@@ -173,7 +173,8 @@ fn slice(service: &str, pods: &[(u8, bool)]) -> Slice {
         terminating: false,
         serving: true,
         pod: Some(format!("{service}-{ip}").into()),
-        spot: Spot { node: Some("node-1".into()), zone: None }.into(),
+        named: false,
+        spot: Spot { node: Some("node-1".into()), zone: None, ..Default::default() }.into(),
     };
     Slice {
         namespace: "default".into(),

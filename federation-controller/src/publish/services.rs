@@ -2,6 +2,7 @@
 //!
 //! A service's endpoints are one sorted slice, in which names, collections and addresses are found without an index.
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -28,6 +29,8 @@ pub(crate) struct Services {
 pub(crate) struct Endpoints {
     pub(crate) hostname: Arc<str>,
     pub(crate) endpoints: Box<[Endpoint]>,
+    /// The further addresses of endpoints, sorted, with the endpoints' positions.
+    further: Box<[(IpAddr, u32)]>,
     /// The names of all endpoints, once the first proxy holds one.
     names: OnceLock<Box<[Arc<str>]>>,
 }
@@ -69,14 +72,18 @@ impl Endpoints {
     /// Returns whether an address is one of an endpoint, and valid in a cluster.
     pub(crate) fn is_reached_at(&self, cluster: &str, ip: IpAddr) -> bool {
         let first = self.endpoints.partition_point(|of| of.ip().is_some_and(|other| other < ip));
-        let mut same = self.endpoints[first..].iter().take_while(|of| of.ip() == Some(ip));
-        same.any(|of| of.fields().reachable_in.iter().any(|name| **name == *cluster))
+        let same = self.endpoints[first..].iter().take_while(|of| of.ip() == Some(ip));
+        let first = self.further.partition_point(|(other, _)| *other < ip);
+        let further = self.further[first..].iter().take_while(|(other, _)| *other == ip);
+        let mut all = same.chain(further.map(|(_, at)| &self.endpoints[*at as usize]));
+        all.any(|of| of.fields().reachable_in.iter().any(|name| **name == *cluster))
     }
 
     /// Returns the address names of the service's endpoints.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = String> {
-        let direct = self.endpoints.iter().filter_map(|of| Some((of, of.ip()?)));
-        direct.flat_map(|(of, ip)| of.fields().reachable_in.iter().map(move |cluster| name::address(cluster, ip)))
+        let addresses =
+            self.endpoints.iter().flat_map(|of| of.ip().into_iter().chain(of.further_ip()).map(move |ip| (of, ip)));
+        addresses.flat_map(|(of, ip)| of.fields().reachable_in.iter().map(move |cluster| name::address(cluster, ip)))
     }
 }
 
@@ -127,7 +134,8 @@ impl Services {
         let new: Vec<IpAddr> = if changed.addresses { ips(&endpoints).collect() } else { Vec::new() };
         let none = endpoints.is_empty();
         let names = names.map(OnceLock::from).unwrap_or_default();
-        let endpoints = Endpoints { hostname: hostname.clone(), endpoints: endpoints.into(), names };
+        let further = further(&endpoints);
+        let endpoints = Endpoints { hostname: hostname.clone(), endpoints: endpoints.into(), further, names };
         let at = match known {
             Some(at) => {
                 self.slots.replace(at, endpoints);
@@ -176,7 +184,17 @@ const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Returns the addresses, each once. Several clusters may use the same address.
 fn ips(endpoints: &[Endpoint]) -> impl Iterator<Item = IpAddr> {
     let mut last = None;
-    endpoints.iter().filter_map(Endpoint::ip).filter(move |ip| last.replace(*ip) != Some(*ip))
+    let further = further(endpoints).into_iter().map(|(ip, _)| ip).collect::<BTreeSet<_>>();
+    let first: Vec<IpAddr> = endpoints.iter().filter_map(Endpoint::ip).filter(|ip| !further.contains(ip)).collect();
+    first.into_iter().filter(move |ip| last.replace(*ip) != Some(*ip)).chain(further)
+}
+
+/// Returns the further addresses, sorted, with the positions of their endpoints.
+fn further(endpoints: &[Endpoint]) -> Box<[(IpAddr, u32)]> {
+    let mut further: Vec<(IpAddr, u32)> =
+        (0..).zip(endpoints).filter_map(|(at, of)| Some((of.further_ip()?, at))).collect();
+    further.sort_unstable();
+    further.into()
 }
 
 /// Notes the difference. Returns the names of the new endpoints if a proxy holds one of the old.
@@ -216,6 +234,7 @@ fn compare(before: Option<&Endpoints>, endpoints: &[Endpoint], changed: &mut Cha
                     changed.names.push(name_before());
                 }
                 changed.addresses |= is.ip().is_some() && is.fields().reachable_in != was.fields().reachable_in;
+                changed.addresses |= is.further_ip() != was.further_ip();
                 if in_use {
                     names.push(name_before());
                 }

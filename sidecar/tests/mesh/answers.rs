@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::report::FAILED;
-use telemetry::istio::{REQUESTS, TCP_CLOSED};
+use telemetry::istio::{REQUESTS, TCP_CLOSED, TCP_OPENED};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -190,7 +190,7 @@ async fn a_reset_in_an_opaque_stream_stays_a_reset() {
     let (_mesh, pod, frontend) = reviews(app, Protocol::Tcp).await;
     let mut stream = TcpStream::connect(frontend.service_address(1)).await.unwrap();
     stream.write_all(b"half of a record").await.unwrap();
-    until("the bytes are relayed", async || pod.sidecar.connections.in_use() > 0).await;
+    until("the bytes are relayed", async || pod.sidecar.total(&TCP_OPENED, &[]) > 0).await;
     reset(&stream);
     drop(stream);
     assert_eq!(end.recv().await.unwrap(), Err(std::io::ErrorKind::ConnectionReset));

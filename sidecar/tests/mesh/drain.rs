@@ -68,7 +68,7 @@ async fn responses_during_a_drain_close_the_connection() {
     let mut used = Client::connect(pod.inbound).await;
     assert!(!used.get("/").await.headers().contains_key("connection"));
     let mut new = Client::connect(pod.inbound).await;
-    until("both connections are accepted", async || pod.sidecar.connections.in_use() == 2).await;
+    until("both connections are accepted", async || pod.sidecar.connections() == 2).await;
     pod.sidecar.signal.begin();
     assert_eq!(used.get("/").await.headers()["connection"], "close");
     assert_eq!(new.get("/").await.headers()["connection"], "close", "on a connection without earlier requests as well");

@@ -22,7 +22,7 @@ async fn limited(limits: d::InboundLimits) -> (Arc<TestMesh>, Pod) {
 
 /// Waits until the connections of earlier requests have ended, and with them their permits.
 async fn idle(pod: &Pod) {
-    until("earlier connections have ended", async || pod.sidecar.connections.in_use() == 0).await;
+    until("earlier connections have ended", async || pod.sidecar.connections() == 0).await;
 }
 
 /// Sends four slow requests at a time and returns the statuses of the responses, sorted.

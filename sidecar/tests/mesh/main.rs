@@ -1,5 +1,6 @@
 //! Sidecars on loopback, with a fake controller, real certificates and real sockets.
 
+mod admission;
 mod answers;
 mod app;
 mod drain;

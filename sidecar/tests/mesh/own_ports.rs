@@ -36,5 +36,5 @@ async fn a_connection_to_an_own_port_is_refused_instead_of_proxied_to_the_sideca
         assert!(request(address).await.is_empty(), "{ip}");
     }
     // None of them opened further connections.
-    assert!(frontend.connections.in_use() <= 1, "{}", frontend.connections.in_use());
+    assert!(frontend.connections() <= 1, "{}", frontend.connections());
 }

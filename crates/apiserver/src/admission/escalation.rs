@@ -1,7 +1,8 @@
 //! Prevention of privilege escalation, as in Kubernetes: the author of a role or binding must hold the permissions that
-//! it grants.
+//! it grants, whenever more changes than what garbage collection changes.
 //!
-//! Exceptions: `system:masters`, the verb `escalate` on the role, and the verb `bind` on the role of a binding.
+//! Exceptions: `system:masters`, the verb `escalate` on the role, and the verb `bind` on the role of a binding. Only with
+//! these exceptions may a binding refer to a role that does not exist: its permissions are unknown.
 
 use serde_json::{Value, json};
 
@@ -12,51 +13,72 @@ use crate::status::{Result, Status};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
+/// The metadata that garbage collection changes, and that the server sets.
+const COLLECTION_FIELDS: [&str; 5] = ["ownerReferences", "finalizers", "selfLink", "managedFields", "resourceVersion"];
+
 /// Returns an error if a role or binding grants permissions that its author does not hold. `old` is the object that it
 /// replaces.
 pub(super) fn check(call: &ApiCall, object: &Value, old: Option<&Value>) -> Result<()> {
     let kind = &call.served.kind;
-    if *kind.group != *GROUP || rbac::is_master(&call.user) {
+    if *kind.group != *GROUP || rbac::is_master(&call.user) || old.is_some_and(|old| only_collected(object, old)) {
         return Ok(());
     }
     let namespace = object::namespace(object);
     let granted = match &*kind.kind {
         "Role" | "ClusterRole" => {
-            let same = |path: &str| old.is_some_and(|old| old.pointer(path) == object.pointer(path));
-            if same("/rules") && same("/aggregationRule") || may(call, "escalate", &kind.plural, object::name(object)) {
+            // The name in the path, as in Kubernetes: there is none when the object is created in its collection.
+            if may(call, "escalate", &kind.plural, &call.route.name) {
                 return Ok(());
             }
-            let mut rules = object::list(object, "/rules").to_vec();
-            if object.get("aggregationRule").is_some_and(Value::is_object) {
-                // An aggregated role includes roles that are created later, whatever they allow.
-                rules.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-                rules.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
-            }
-            rules
+            object::list(object, "/rules").to_vec()
         }
         "RoleBinding" | "ClusterRoleBinding" => {
             let reference = object.get("roleRef").unwrap_or(&Value::Null);
-            let same = |path: &str| old.is_some_and(|old| old.pointer(path) == object.pointer(path));
             let plural = if object::text(reference, "/kind") == "Role" { "roles" } else { "clusterroles" };
-            if same("/subjects") && same("/roleRef") || may(call, "bind", plural, object::text(reference, "/name")) {
+            let role = object::text(reference, "/name");
+            if may(call, "bind", plural, role) {
                 return Ok(());
             }
-            rbac::rules_of_role(&call.api.store, reference, namespace)
+            let rules = rbac::rules_of_role(&call.api.store, reference, namespace);
+            // Kubernetes looks the role up in the context of the request, so that its error names the binding's kind.
+            rules.ok_or_else(|| Status::not_found(kind, role))?
         }
         _ => return Ok(()),
     };
     let owned: Vec<Value> = rbac::rules_of(&call.api.store, &call.user, namespace).collect();
     let missing: Vec<String> = granted.iter().filter(|rule| !is_covered(&owned, rule)).map(written).collect();
-    if missing.is_empty() {
-        return Ok(());
+    if !missing.is_empty() {
+        let why = format!(
+            "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+            call.user.name,
+            call.user.groups,
+            missing.join("\n")
+        );
+        return Err(Status::forbidden(kind, object::name(object), &why));
     }
-    let why = format!(
-        "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
-        call.user.name,
-        call.user.groups,
-        missing.join("\n")
-    );
-    Err(Status::forbidden(kind, object::name(object), &why))
+    // An aggregated role includes roles that are created later, whatever they allow.
+    let aggregates = |object: &Value| object.get("aggregationRule").is_some_and(Value::is_object);
+    if &*kind.kind == "ClusterRole" && (aggregates(object) || old.is_some_and(aggregates)) {
+        let everything = [
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}),
+            json!({"verbs": ["*"], "nonResourceURLs": ["*"]}),
+        ];
+        if !everything.iter().all(|rule| is_covered(&owned, rule)) {
+            let why = "must have cluster-admin privileges to use the aggregationRule";
+            return Err(Status::forbidden(kind, object::name(object), why));
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether an object differs from the one that it replaces in nothing but [`COLLECTION_FIELDS`].
+fn only_collected(object: &Value, old: &Value) -> bool {
+    let compared = |object: &Value| {
+        let mut object = object.clone();
+        COLLECTION_FIELDS.iter().for_each(|field| object::set_metadata(&mut object, field, None));
+        object
+    };
+    compared(object) == compared(old)
 }
 
 fn may(call: &ApiCall, verb: &str, resource: &str, name: &str) -> bool {

@@ -34,19 +34,11 @@ fn service_spec(spec: &mut Value) {
         return;
     }
     set_text(spec, "internalTrafficPolicy", "Cluster");
-    set(spec, "ipFamilyPolicy", "SingleStack");
     if spec["type"] != "ClusterIP" {
         set_text(spec, "externalTrafficPolicy", "Cluster");
     }
     if spec["type"] == "LoadBalancer" {
         set(spec, "allocateLoadBalancerNodePorts", true);
-    }
-    if let Some(address) = spec["clusterIP"].as_str().filter(|address| !address.is_empty()).map(str::to_owned) {
-        set(spec, "clusterIPs", json!([address]));
-        let family = if address.contains(':') { "IPv6" } else { "IPv4" };
-        set(spec, "ipFamilies", json!([family]));
-    } else {
-        set(spec, "ipFamilies", json!(["IPv4"]));
     }
 }
 

@@ -140,7 +140,7 @@ fn keep_address(old: &Value, service: &mut Value) {
     let spec = object::field(service, "spec");
     for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
         if let Some(value) = old.pointer("/spec").and_then(|spec| spec.get(key)) {
-            spec.insert(key.to_owned(), value.clone());
+            spec.entry(key).or_insert_with(|| value.clone());
         }
     }
 }

@@ -86,9 +86,38 @@ fn ports(ports: &Value, path: &FieldPath, errors: &mut FieldErrors) {
 }
 
 fn addresses(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    let address = text(&spec["clusterIP"]);
+    const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    const MAX_FAMILIES: usize = 2;
+    let (address, given) = (text(&spec["clusterIP"]), path.child("clusterIPs"));
     if !address.is_empty() && address != "None" && address.parse::<IpAddr>().is_err() {
-        errors.invalid(&path.child("clusterIPs").index(0), address, IP);
+        errors.invalid(&given.index(0), address, IP);
+    }
+    for (index, listed) in items(&spec["clusterIPs"]) {
+        let listed = text(listed);
+        if index == 0 && !address.is_empty() && listed != address {
+            errors.invalid(&given, spec["clusterIPs"].clone(), "first value must match `clusterIP`");
+        }
+        if index > 0 && (listed == "None" || address == "None") {
+            errors.invalid(&given.index(index), listed, "headless Services may only hold one value, 'None'");
+        } else if listed != "None" && listed != address && listed.parse::<IpAddr>().is_err() {
+            errors.invalid(&given.index(index), listed, IP);
+        }
+    }
+    let mut seen = HashSet::new();
+    for (index, family) in items(&spec["ipFamilies"]) {
+        let path = path.child("ipFamilies").index(index);
+        errors.one_of(&path, family, &["IPv4", "IPv6"]);
+        if !seen.insert(text(family)) {
+            errors.duplicate(&path, text(family));
+        }
+    }
+    for field in ["clusterIPs", "ipFamilies"] {
+        if items(&spec[field]).count() > MAX_FAMILIES {
+            errors.invalid(&path.child(field), spec[field].clone(), "may only hold up to 2 values");
+        }
+    }
+    if !text(&spec["ipFamilyPolicy"]).is_empty() {
+        errors.one_of(&path.child("ipFamilyPolicy"), &spec["ipFamilyPolicy"], &POLICIES);
     }
     for (index, address) in items(&spec["externalIPs"]) {
         let path = path.child("externalIPs").index(index);
@@ -108,6 +137,10 @@ fn cluster_ip(spec: &Value, old: &Value, path: &FieldPath, errors: &mut FieldErr
     if !same(&spec["clusterIP"], &old["clusterIP"]) {
         let problem = "may not change once set";
         errors.invalid(&path.child("clusterIPs").index(0), json!([spec["clusterIP"]]), problem);
+    }
+    let (second, before) = (&spec["clusterIPs"][1], &old["clusterIPs"][1]);
+    if !is_empty(second) && !is_empty(before) && !same(second, before) {
+        errors.invalid(&path.child("clusterIPs").index(1), spec["clusterIPs"].clone(), "may not change once set");
     }
 }
 

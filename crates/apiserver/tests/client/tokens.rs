@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
@@ -161,6 +161,56 @@ async fn granting_a_permission_requires_the_permission() {
     let widened = json!({"rules": role("mine", "secrets").rules});
     let merge = kube::api::Patch::Merge(widened);
     assert_eq!(rejection(roles.patch("mine", &Default::default(), &merge).await).0, 403);
+    // As in Kubernetes, only what garbage collection changes may change without holding the permissions.
     let labelled = kube::api::Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
-    roles.patch("keys", &Default::default(), &labelled).await.expect("rights stay as they were");
+    assert_eq!(rejection(roles.patch("keys", &Default::default(), &labelled).await).0, 403);
+    let finalized = kube::api::Patch::Merge(json!({"metadata": {"finalizers": ["example.com/keeps"]}}));
+    roles.patch("keys", &Default::default(), &finalized).await.expect("rights stay as they were");
+    roles.patch("mine", &Default::default(), &labelled).await.expect("and what it holds it may change");
+}
+
+#[tokio::test]
+async fn a_binding_to_a_role_that_does_not_exist_requires_the_verb_bind() {
+    let cluster = Cluster::start().await;
+    cluster.account("web").await;
+    let binding = |name: &str, kind: &str, role: &str| {
+        json!({
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": "web", "namespace": "default"}],
+        })
+    };
+    let local = |name: &str, kind: &str, role: &str| -> RoleBinding {
+        serde_json::from_value(binding(name, kind, role)).expect("is a RoleBinding")
+    };
+    let wide = |name: &str, role: &str| -> ClusterRoleBinding {
+        serde_json::from_value(binding(name, "ClusterRole", role)).expect("is a ClusterRoleBinding")
+    };
+    let rules = json!([
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["rolebindings", "clusterrolebindings"], "verbs": ["get", "create", "patch"]},
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "clusterroles"], "resourceNames": ["later"], "verbs": ["bind"]},
+    ]);
+    let writer: ClusterRole =
+        serde_json::from_value(json!({"metadata": {"name": "writer"}, "rules": rules})).expect("is a ClusterRole");
+    let post = PostParams::default();
+    Api::<ClusterRole>::all(cluster.client.clone()).create(&post, &writer).await.expect("an administrator may");
+    let admin: Api<ClusterRoleBinding> = Api::all(cluster.client.clone());
+    admin.create(&post, &wide("writer", "writer")).await.expect("an administrator may");
+    admin.create(&post, &wide("early", "none-yet")).await.expect("also to a role that does not exist");
+
+    let client = with_token(&cluster, token_for(&cluster, json!({"audiences": []})).await);
+    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), "default");
+    let wide_bindings: Api<ClusterRoleBinding> = Api::all(client);
+    // The answer of kube-apiserver 1.36, which looks the role up in the context of the binding's request.
+    let refused = (404, "NotFound".to_owned(), "rolebindings.rbac.authorization.k8s.io \"none\" not found".to_owned());
+    for kind in ["Role", "ClusterRole"] {
+        assert_eq!(rejection(bindings.create(&post, &local("mine", kind, "none")).await), refused);
+        bindings.create(&post, &local(&kind.to_lowercase(), kind, "later")).await.expect("has the verb bind");
+    }
+    let refused = "clusterrolebindings.rbac.authorization.k8s.io \"none\" not found";
+    assert_eq!(rejection(wide_bindings.create(&post, &wide("mine", "none")).await).2, refused);
+    wide_bindings.create(&post, &wide("mine", "later")).await.expect("has the verb bind");
+    // A change of the subjects grants as well.
+    let others = kube::api::Patch::Merge(json!({"subjects": []}));
+    assert_eq!(rejection(wide_bindings.patch("early", &Default::default(), &others).await).0, 404);
 }

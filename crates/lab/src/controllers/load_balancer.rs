@@ -1,6 +1,7 @@
-//! Addresses for Services of type LoadBalancer: ten per cluster, on the bridge between clusters.
+//! Addresses for Services of type LoadBalancer: ten of each IP family per cluster, on the bridge between clusters. A
+//! Service has one address of each of its families.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,14 @@ use serde_json::json;
 use super::cache::ClusterView;
 use super::reconcile::whenever_changed;
 use super::retry::Retries;
+use crate::topology::IpFamily;
 
 /// An action for a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressAction {
-    /// Assign this address.
-    Assign(Ipv4Addr),
-    /// Withdraw the address: the Service is not of type LoadBalancer any more.
+    /// Assign these addresses.
+    Assign(Vec<IpAddr>),
+    /// Withdraw the addresses: the Service is not of type LoadBalancer any more.
     Withdraw,
     /// Refuse an address, with the reason.
     Refuse(String),
@@ -27,18 +29,18 @@ pub enum AddressAction {
 
 /// Returns the actions for all Services.
 #[must_use]
-pub fn decide(services: &[Arc<Service>], pool: &[Ipv4Addr]) -> Vec<(Arc<Service>, AddressAction)> {
-    let mut used: Vec<Ipv4Addr> = Vec::new();
+pub fn decide(services: &[Arc<Service>], pool: &[IpAddr]) -> Vec<(Arc<Service>, AddressAction)> {
+    let mut used: Vec<IpAddr> = Vec::new();
     let mut actions = Vec::new();
     let mut waiting: Vec<&Arc<Service>> = Vec::new();
     for service in services {
-        let has = address_of(service);
+        let has = addresses_of(service);
         if !is_load_balancer(service) {
-            if has.is_some() {
+            if !has.is_empty() {
                 actions.push((service.clone(), AddressAction::Withdraw));
             }
-        } else if let Some(address) = has.filter(|has| keeps(service, *has, pool)) {
-            used.push(address);
+        } else if keeps(service, &has, pool) {
+            used.extend(has);
         } else {
             waiting.push(service);
         }
@@ -48,29 +50,55 @@ pub fn decide(services: &[Arc<Service>], pool: &[Ipv4Addr]) -> Vec<(Arc<Service>
         (asked(service).is_none(), service.metadata.creation_timestamp.clone(), service.name_any())
     });
     for service in waiting {
-        let action = match asked(service) {
-            Some(text) => match text.parse::<Ipv4Addr>() {
-                Ok(address) if !pool.contains(&address) => AddressAction::Refuse(format!(
-                    "{text} is not one of this cluster's addresses {}",
-                    pool.first().zip(pool.last()).map_or_else(String::new, |(a, b)| format!("{a} to {b}"))
-                )),
-                Ok(address) if used.contains(&address) => {
-                    AddressAction::Refuse(format!("{text} is in use by another Service"))
-                }
-                Ok(address) => AddressAction::Assign(address),
-                Err(_) => AddressAction::Refuse(format!("\"{text}\" is not an IPv4 address")),
-            },
-            None => match pool.iter().rev().find(|address| !used.contains(address)) {
-                Some(address) => AddressAction::Assign(*address),
-                None => AddressAction::Refuse(format!("all {} addresses are in use", pool.len())),
-            },
-        };
-        if let AddressAction::Assign(address) = &action {
-            used.push(*address);
+        let action = choose(service, pool, &used).map_or_else(AddressAction::Refuse, AddressAction::Assign);
+        if let AddressAction::Assign(addresses) = &action {
+            used.extend(addresses);
         }
         actions.push((service.clone(), action));
     }
     actions
+}
+
+/// Chooses an address of each of a Service's families. An error is the reason why there is none.
+fn choose(service: &Service, pool: &[IpAddr], used: &[IpAddr]) -> Result<Vec<IpAddr>, String> {
+    let families = families_of(service, pool);
+    let mut chosen = Vec::new();
+    if let Some(text) = asked(service) {
+        let address = text.parse::<IpAddr>().map_err(|_| format!("\"{text}\" is not an IP address"))?;
+        if !families.iter().any(|family| family.has(address)) {
+            return Err(format!("{text} is not of an IP family of the Service"));
+        }
+        if !pool.contains(&address) {
+            let own: Vec<&IpAddr> = pool.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).collect();
+            let range = own.first().zip(own.last()).map_or_else(String::new, |(a, b)| format!("{a} to {b}"));
+            return Err(format!("{text} is not one of this cluster's addresses {range}"));
+        }
+        if used.contains(&address) {
+            return Err(format!("{text} is in use by another Service"));
+        }
+        chosen.push(address);
+    }
+    for family in families {
+        if chosen.iter().any(|address| family.has(*address)) {
+            continue;
+        }
+        let mut free = pool.iter().rev().filter(|address| family.has(**address) && !used.contains(address));
+        chosen.push(*free.next().ok_or_else(|| format!("all {family} addresses of the cluster are in use"))?);
+    }
+    Ok(chosen)
+}
+
+/// Returns the families of a Service, or the cluster's first one for a Service without.
+fn families_of(service: &Service, pool: &[IpAddr]) -> Vec<IpFamily> {
+    let named = service.spec.iter().flat_map(|spec| spec.ip_families.iter().flatten());
+    let families: Vec<IpFamily> = named.filter_map(|name| IpFamily::named(name)).collect();
+    if families.is_empty() {
+        return IpFamily::ALL
+            .into_iter()
+            .filter(|family| pool.first().is_some_and(|first| family.has(*first)))
+            .collect();
+    }
+    families
 }
 
 /// Reports whether a Service is of type LoadBalancer.
@@ -80,26 +108,28 @@ pub fn is_load_balancer(service: &Service) -> bool {
         && service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"))
 }
 
-/// Returns the address that a Service has been assigned.
+/// Returns the addresses that a Service has been assigned.
 #[must_use]
-pub fn address_of(service: &Service) -> Option<Ipv4Addr> {
-    let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
-    match ingress.first()?.ip.as_deref()?.parse().ok()? {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
+pub fn addresses_of(service: &Service) -> Vec<IpAddr> {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    ingress.filter_map(|ingress| ingress.ip.as_deref()?.parse().ok()).collect()
 }
 
 fn asked(service: &Service) -> Option<&str> {
     service.spec.as_ref()?.load_balancer_ip.as_deref().filter(|text| !text.is_empty())
 }
 
-fn keeps(service: &Service, has: Ipv4Addr, pool: &[Ipv4Addr]) -> bool {
-    pool.contains(&has) && asked(service).is_none_or(|text| text.parse() == Ok(has))
+fn keeps(service: &Service, has: &[IpAddr], pool: &[IpAddr]) -> bool {
+    let families = families_of(service, pool);
+    has.len() == families.len()
+        && families.iter().all(|family| has.iter().any(|address| family.has(*address)))
+        && has.iter().all(|address| pool.contains(address))
+        && asked(service).is_none_or(|text| text.parse().is_ok_and(|asked| has.contains(&asked)))
 }
 
 /// Runs the controller.
-pub async fn run(client: Client, view: Arc<ClusterView>, pool: Vec<Ipv4Addr>) {
+pub async fn run(client: Client, view: Arc<ClusterView>, pool: Vec<IpAddr>) {
     let retries = tokio::sync::Mutex::new(Retries::default());
     whenever_changed(&view, || pass(&client, &view, &pool, &retries)).await;
 }
@@ -107,7 +137,7 @@ pub async fn run(client: Client, view: Arc<ClusterView>, pool: Vec<Ipv4Addr>) {
 async fn pass(
     client: &Client,
     view: &ClusterView,
-    pool: &[Ipv4Addr],
+    pool: &[IpAddr],
     retries: &tokio::sync::Mutex<Retries>,
 ) -> Option<Duration> {
     let mut retries = retries.lock().await;
@@ -118,7 +148,9 @@ async fn pass(
             continue;
         }
         let ingress = match &action {
-            AddressAction::Assign(address) => json!([{"ip": address.to_string(), "ipMode": "VIP"}]),
+            AddressAction::Assign(addresses) => {
+                addresses.iter().map(|address| json!({"ip": address, "ipMode": "VIP"})).collect()
+            }
             AddressAction::Withdraw => json!(null),
             AddressAction::Refuse(why) => {
                 if !retries.has_failed(&key) {
@@ -165,8 +197,8 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let pool: Vec<Ipv4Addr> = ["203.0.113.10", "203.0.113.11"].map(|ip| ip.parse().expect("an address")).to_vec();
-        let assign = |ip: &str| AddressAction::Assign(ip.parse().expect("an address"));
+        let pool: Vec<IpAddr> = ["203.0.113.10", "203.0.113.11"].map(|ip| ip.parse().expect("an address")).to_vec();
+        let assign = |ip: &str| AddressAction::Assign(vec![ip.parse().expect("an address")]);
         let lb = "LoadBalancer";
         type Case<'a> = (Vec<Arc<Service>>, Vec<(&'a str, Option<AddressAction>)>);
         let cases: Vec<Case<'_>> = vec![
@@ -204,5 +236,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_service_has_an_address_of_each_family() {
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let pool: Vec<IpAddr> =
+            ["2001:db8:113::10", "2001:db8:113::11", "203.0.113.10", "203.0.113.11"].map(address).to_vec();
+        let service = |families: &[&str], asks: Option<&str>, has: &[&str]| {
+            let ingress: Vec<_> = has.iter().map(|ip| json!({"ip": ip})).collect();
+            let service: Service = serde_json::from_value(json!({
+                "metadata": {"name": "a", "namespace": "default"},
+                "spec": {"type": "LoadBalancer", "loadBalancerIP": asks, "ipFamilies": families},
+                "status": {"loadBalancer": {"ingress": ingress}},
+            }))
+            .expect("a service");
+            decide(&[Arc::new(service)], &pool).into_iter().next().map(|(_, action)| action)
+        };
+        let assign = |ips: &[&str]| Some(AddressAction::Assign(ips.iter().map(|ip| address(ip)).collect()));
+        let both = ["IPv4", "IPv6"];
+        assert_eq!(service(&both, None, &[]), assign(&["203.0.113.11", "2001:db8:113::11"]));
+        assert_eq!(service(&[], None, &[]), assign(&["2001:db8:113::11"]), "the cluster's first family");
+        assert_eq!(service(&["IPv4"], None, &[]), assign(&["203.0.113.11"]));
+        let asked = service(&both, Some("2001:db8:113::10"), &[]);
+        assert_eq!(asked, assign(&["2001:db8:113::10", "203.0.113.11"]));
+        assert_eq!(service(&both, None, &["203.0.113.10", "2001:db8:113::10"]), None, "kept");
+        assert_eq!(service(&both, None, &["203.0.113.10"]), assign(&["203.0.113.11", "2001:db8:113::11"]));
+        let refused = service(&["IPv4"], Some("2001:db8:113::10"), &[]);
+        assert!(matches!(refused, Some(AddressAction::Refuse(why)) if why.contains("family")));
     }
 }

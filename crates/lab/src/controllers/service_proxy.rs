@@ -1,6 +1,6 @@
 //! The service proxy: directs the addresses of Services to pods, by packet rules in the cluster's network.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 pub struct ProxyNetwork {
     /// Name of the link to other clusters.
     pub uplink: String,
-    /// Range of ClusterIPs.
-    pub services: IpNet,
+    /// Ranges of ClusterIPs.
+    pub services: Vec<IpNet>,
     /// Addresses of the API server and the DNS server, which no rule may redirect.
     pub own: Vec<IpAddr>,
     /// Whether relays serve LoadBalancer addresses, to add a delay.
@@ -76,7 +76,11 @@ pub fn plan(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], around: &P
             }));
         }
     }
-    Services { virtual_servers: servers, uplink: Some(around.uplink.clone()), service_networks: vec![around.services] }
+    Services {
+        virtual_servers: servers,
+        uplink: Some(around.uplink.clone()),
+        service_networks: around.services.clone(),
+    }
 }
 
 fn addresses(service: &Service, relayed: bool) -> Vec<IpAddr> {
@@ -88,7 +92,7 @@ fn addresses(service: &Service, relayed: bool) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = listed.filter_map(|text| text.parse().ok()).collect();
     addresses.extend(spec.external_ips.iter().flatten().filter_map(|text| text.parse::<IpAddr>().ok()));
     if load_balancer::is_load_balancer(service) && !relayed {
-        addresses.extend(load_balancer::address_of(service).map(IpAddr::V4));
+        addresses.extend(load_balancer::addresses_of(service));
     }
     addresses.sort();
     addresses.dedup();
@@ -124,12 +128,16 @@ fn backends(slices: &[&EndpointSlice], port_name: &str) -> Vec<SocketAddr> {
 pub fn load_balancer_ports(services: &[Arc<Service>]) -> Vec<LoadBalancerPort> {
     let mut load_balancer_ports = Vec::new();
     for service in services.iter().filter(|service| load_balancer::is_load_balancer(service)) {
-        let Some(address) = load_balancer::address_of(service) else { continue };
         let Some(spec) = &service.spec else { continue };
-        let Some(to) = spec.cluster_ip.as_deref().and_then(|text| text.parse::<Ipv4Addr>().ok()) else { continue };
-        for port in spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
-            let Ok(number) = u16::try_from(port.port) else { continue };
-            load_balancer_ports.push(LoadBalancerPort { listen: (address, number).into(), to: (to, number).into() });
+        let cluster_ips: Vec<IpAddr> =
+            spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|text| text.parse().ok()).collect();
+        for address in load_balancer::addresses_of(service) {
+            let Some(to) = cluster_ips.iter().find(|to| to.is_ipv4() == address.is_ipv4()) else { continue };
+            for port in spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
+                let Ok(number) = u16::try_from(port.port) else { continue };
+                let (listen, to) = ((address, number).into(), (*to, number).into());
+                load_balancer_ports.push(LoadBalancerPort { listen, to });
+            }
         }
     }
     load_balancer_ports.sort();
@@ -184,7 +192,7 @@ mod tests {
     fn around(relayed: bool) -> ProxyNetwork {
         ProxyNetwork {
             uplink: "uplink".into(),
-            services: "10.96.0.0/16".parse().expect("a network"),
+            services: vec!["10.96.0.0/16".parse().expect("a network"), "fd00:10:96::/112".parse().expect("a network")],
             own: vec!["10.96.0.1".parse().expect("an address")],
             relayed,
         }

@@ -15,7 +15,7 @@ pub(super) type Environment = Vec<(String, String)>;
 #[derive(Clone, Copy)]
 pub(super) struct EnvironmentSource<'a> {
     pub pod: &'a Pod,
-    pub addresses: DownwardAddresses,
+    pub addresses: DownwardAddresses<'a>,
     pub objects: &'a ObjectCache,
     /// Address of the API server inside of the cluster.
     pub api: SocketAddr,
@@ -174,8 +174,8 @@ mod tests {
         let source = EnvironmentSource {
             pod: &pod,
             addresses: DownwardAddresses {
-                pod: Some("10.244.0.9".parse().unwrap()),
-                host: "203.0.113.1".parse().unwrap(),
+                pod: &["10.244.0.9".parse().unwrap(), "fd00:10:244::9".parse().unwrap()],
+                host: &["203.0.113.1".parse().unwrap()],
             },
             objects: &objects,
             api: "10.96.0.1:443".parse().unwrap(),
@@ -185,6 +185,7 @@ mod tests {
             "envFrom": [{"prefix": "P_", "configMapRef": {"name": "settings"}}, {"secretRef": {"name": "none", "optional": true}}],
             "env": [
                 {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                {"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}},
                 {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "S"}}},
                 {"name": "GONE", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "T", "optional": true}}},
                 {"name": "URL", "value": "http://$(IP):$(P_K)/$(LATER)"},
@@ -192,6 +193,7 @@ mod tests {
         let environment = resolve(source, &full).unwrap();
         let get = |name: &str| lookup(name, &environment).map(str::to_owned);
         assert_eq!(get("URL").as_deref(), Some("http://10.244.0.9:v/$(LATER)"));
+        assert_eq!(get("IPS").as_deref(), Some("10.244.0.9,fd00:10:244::9"));
         assert_eq!(get("SECRET").as_deref(), Some("hidden"));
         assert_eq!(get("KUBERNETES_SERVICE_HOST").as_deref(), Some("10.96.0.1"));
         assert_eq!((get("GONE"), get("HOSTNAME")), (None, Some("p".into())));

@@ -39,7 +39,7 @@ pub(super) struct PodHandle {
 
 #[derive(Debug, Default)]
 struct PodState {
-    address: Option<IpAddr>,
+    addresses: Vec<IpAddr>,
     sandbox: Option<Arc<OwnedFd>>,
     live: HashMap<String, Arc<RunningContainer>>,
     /// Number of the latest run by container, and the progress of its log.
@@ -74,9 +74,9 @@ impl PodHandle {
         self.state().runs.get(container).cloned()
     }
 
-    pub(super) fn set_sandbox(&self, address: IpAddr, sandbox: Option<OwnedFd>) {
+    pub(super) fn set_sandbox(&self, addresses: &[IpAddr], sandbox: Option<OwnedFd>) {
         let mut state = self.state();
-        state.address = Some(address);
+        state.addresses = addresses.to_vec();
         state.sandbox = sandbox.map(Arc::new);
     }
 
@@ -85,8 +85,8 @@ impl PodHandle {
         self.state().sandbox.clone()
     }
 
-    pub(super) fn last_address(&self) -> Option<IpAddr> {
-        self.state().address
+    pub(super) fn last_addresses(&self) -> Vec<IpAddr> {
+        self.state().addresses.clone()
     }
 }
 

@@ -7,19 +7,20 @@ use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
 /// Addresses of a pod, which are not in its spec.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct DownwardAddresses {
-    /// Address of the pod; `None` before its network exists.
-    pub pod: Option<IpAddr>,
-    /// Address of the node.
-    pub host: IpAddr,
+pub(super) struct DownwardAddresses<'a> {
+    /// Addresses of the pod, one of each IP family; none before its network exists.
+    pub pod: &'a [IpAddr],
+    /// Addresses of the node, one of each IP family.
+    pub host: &'a [IpAddr],
 }
 
 /// Returns the value of a field, by `fieldRef.fieldPath`.
-pub(super) fn field(pod: &Pod, addresses: DownwardAddresses, path: &str) -> Result<String, String> {
+pub(super) fn field(pod: &Pod, addresses: DownwardAddresses<'_>, path: &str) -> Result<String, String> {
     let metadata = &pod.metadata;
     let spec = pod.spec.as_ref();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let address = || addresses.pod.map(|address| address.to_string()).unwrap_or_default();
+    let first = |addresses: &[IpAddr]| addresses.first().map(IpAddr::to_string).unwrap_or_default();
+    let all = |addresses: &[IpAddr]| addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
     Ok(match path {
         "metadata.name" => text(&metadata.name),
         "metadata.namespace" => text(&metadata.namespace),
@@ -28,8 +29,10 @@ pub(super) fn field(pod: &Pod, addresses: DownwardAddresses, path: &str) -> Resu
         "metadata.annotations" => lines(metadata.annotations.as_ref()),
         "spec.nodeName" => spec.map(|spec| text(&spec.node_name)).unwrap_or_default(),
         "spec.serviceAccountName" => service_account(pod),
-        "status.podIP" | "status.podIPs" => address(),
-        "status.hostIP" | "status.hostIPs" => addresses.host.to_string(),
+        "status.podIP" => first(addresses.pod),
+        "status.podIPs" => all(addresses.pod),
+        "status.hostIP" => first(addresses.host),
+        "status.hostIPs" => all(addresses.host),
         _ => {
             let (map, key) = subscript(path).ok_or_else(|| format!("unsupported fieldPath {path:?}"))?;
             let found = match map {

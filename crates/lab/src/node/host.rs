@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::cluster::{ClusterApi, ObjectCache};
 use super::events::Events;
@@ -19,10 +19,10 @@ pub struct NodeSettings {
     pub directory: PathBuf,
     /// Path of the Unix socket for exec, logs and port forwarding.
     pub socket: PathBuf,
-    /// Address of every node: that of the cluster's uplink.
-    pub host_address: IpAddr,
-    /// Network of pod addresses.
-    pub pod_network: Ipv4Net,
+    /// Addresses of every node, one of each IP family: those of the cluster's uplink.
+    pub host_addresses: Vec<IpAddr>,
+    /// Networks of pod addresses, one of each IP family. A pod's first address is of the first.
+    pub pod_networks: Vec<IpNet>,
     /// Address of the cluster's DNS server.
     pub dns_address: IpAddr,
     /// Domain of the cluster's names, `cluster.local`.

@@ -195,7 +195,7 @@ where
 }
 
 /// Keeps the cluster's nodes ready: reports status and lease of each node without a fault, every [`HEARTBEAT`].
-pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &NodeFaults, address: std::net::IpAddr) {
+pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &NodeFaults, addresses: &[std::net::IpAddr]) {
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ready: HashSet<String> = HashSet::new();
@@ -224,7 +224,7 @@ pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &NodeFaults, addre
             if known.is_dead(&node) {
                 continue;
             }
-            match send_heartbeat(&kubernetes, &node, address, !ready.contains(&node)).await {
+            match send_heartbeat(&kubernetes, &node, addresses, !ready.contains(&node)).await {
                 Ok(()) => drop(ready.insert(node)),
                 Err(error) => tracing::debug!(%error, node, "cannot report a node's heartbeat"),
             }
@@ -235,7 +235,7 @@ pub(super) async fn keep_nodes(kubernetes: Kubernetes, known: &NodeFaults, addre
 async fn send_heartbeat(
     kubernetes: &Kubernetes,
     node: &str,
-    address: std::net::IpAddr,
+    addresses: &[std::net::IpAddr],
     first: bool,
 ) -> Result<(), ClusterError> {
     let now = timestamp::seconds(Timestamp::now());
@@ -259,8 +259,8 @@ async fn send_heartbeat(
         let capacity = json!({"cpu": cores, "memory": memory, "pods": PODS.to_string()});
         status["capacity"] = capacity.clone();
         status["allocatable"] = capacity;
-        status["addresses"] =
-            json!([{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": node}]);
+        let internal = addresses.iter().map(|address| json!({"type": "InternalIP", "address": address}));
+        status["addresses"] = internal.chain([json!({"type": "Hostname", "address": node})]).collect();
         status["nodeInfo"] = node_info();
     }
     let path = format!("/api/v1/nodes/{node}/status");

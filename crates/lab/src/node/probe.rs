@@ -18,7 +18,7 @@ mod http;
 
 pub(crate) use http::unverified_client_config;
 
-pub(super) use http::{get, header_pairs};
+pub(super) use http::{authority, get, header_pairs};
 
 /// Period until the first success.
 const EAGER: Duration = Duration::from_millis(500);
@@ -142,7 +142,7 @@ async fn attempt(probe: &Probe, target: &ProbeTarget) -> Result<(), String> {
         let headers = header_pairs(wanted);
         return get(https, &host, port, wanted.path.as_deref().unwrap_or("/"), &headers).await.map_err(|error| {
             let scheme = if https { "https" } else { "http" };
-            format!("{scheme}://{host}:{port}{}: {error}", wanted.path.as_deref().unwrap_or("/"))
+            format!("{scheme}://{}{}: {error}", authority(&host, port), wanted.path.as_deref().unwrap_or("/"))
         });
     }
     if let Some(wanted) = &probe.tcp_socket {
@@ -150,7 +150,7 @@ async fn attempt(probe: &Probe, target: &ProbeTarget) -> Result<(), String> {
         let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or(target.address.to_string());
         return match tokio::net::TcpStream::connect((host.as_str(), port)).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(format!("dial tcp {host}:{port}: {error}")),
+            Err(error) => Err(format!("dial tcp {}: {error}", authority(&host, port))),
         };
     }
     if let Some(wanted) = &probe.grpc {

@@ -1,7 +1,7 @@
-//! The sandbox of a pod: namespaces held by a pause process, the pod's address, and its name files.
+//! The sandbox of a pod: namespaces held by a pause process, the pod's addresses, and its name files.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use net::namespace::{Namespaces, NetNamespace};
 use net::process::{Launch, Process, Program, Signal, Streams};
 
 use super::host::Host;
-use super::network;
+use super::network::{self, PodPlace};
 
 /// The sandbox of a pod.
 #[derive(Debug)]
 pub(super) struct Sandbox {
     /// The process that holds the namespaces. When it ends, the kernel ends every process of the pod.
     pub pause: Arc<Process>,
-    /// Address of the pod; the node's address for a pod on the node's network.
-    pub address: IpAddr,
-    /// The address to release.
-    taken: Option<Ipv4Addr>,
+    /// Addresses of the pod, one of each IP family; the node's addresses for a pod on the node's network.
+    pub addresses: Vec<IpAddr>,
+    /// The place to release.
+    taken: Option<PodPlace>,
 }
 
 /// The reason of a `FailedCreatePodSandBox` event.
@@ -40,7 +40,7 @@ impl Sandbox {
         pause.file_tree = Some(FileTree::default());
         pause.host_name = Some(truncated(spec.hostname.as_ref().unwrap_or(&name)));
         let pause = Arc::new(net::process::launch(pause, Streams::none()?).await?);
-        let mut sandbox = Self { pause, address: host.settings.host_address, taken: None };
+        let mut sandbox = Self { pause, addresses: host.settings.host_addresses.clone(), taken: None };
         if let Err(failure) = sandbox.connect(host, pod, directory, on_host) {
             sandbox.destroy(host).await;
             return Err(failure);
@@ -51,12 +51,12 @@ impl Sandbox {
     fn connect(&mut self, host: &Host, pod: &Pod, directory: &Path, on_host: bool) -> Result<(), Failure> {
         if !on_host {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-            let address = host.addresses.take(&node).ok_or("the node has no free pod address")?;
-            self.taken = Some(address);
-            self.address = IpAddr::V4(address);
-            network::attach(&NetNamespace::of_process(self.pause.pid())?, address)?;
+            let place = host.addresses.take(&node).ok_or("the node has no free pod address")?;
+            self.taken = Some(place);
+            self.addresses = host.addresses.of(place);
+            network::attach(&NetNamespace::of_process(self.pause.pid())?, place, &self.addresses)?;
         }
-        write_name_files(host, pod, directory, self.address)
+        write_name_files(host, pod, directory, &self.addresses)
     }
 
     /// Returns a handle for joining the pod's namespaces.
@@ -75,9 +75,9 @@ impl Sandbox {
         let _ = self.pause.kill(Signal::KILL);
         // Another task may have reaped the process already.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), self.pause.wait()).await;
-        if let Some(address) = self.taken {
-            network::detach(address);
-            host.addresses.give_back(address);
+        if let Some(place) = self.taken {
+            network::detach(place);
+            host.addresses.give_back(place);
         }
     }
 }
@@ -96,11 +96,11 @@ pub(super) fn name_files(directory: &Path) -> [(&'static str, PathBuf); 3] {
     ]
 }
 
-fn write_name_files(host: &Host, pod: &Pod, directory: &Path, address: IpAddr) -> Result<(), Failure> {
+fn write_name_files(host: &Host, pod: &Pod, directory: &Path, addresses: &[IpAddr]) -> Result<(), Failure> {
     fs::create_dir_all(directory.join("etc"))?;
     let name = pod.metadata.name.clone().unwrap_or_default();
     let host_name = pod.spec.as_ref().and_then(|spec| spec.hostname.clone()).unwrap_or(name);
-    let contents = [resolv_conf(host, pod), hosts(host, pod, address, &host_name), format!("{host_name}\n")];
+    let contents = [resolv_conf(host, pod), hosts(host, pod, addresses, &host_name), format!("{host_name}\n")];
     for ((_, path), text) in name_files(directory).into_iter().zip(contents) {
         fs::write(path, text)?;
     }
@@ -147,17 +147,18 @@ fn resolv_conf(host: &Host, pod: &Pod) -> String {
     text
 }
 
-fn hosts(host: &Host, pod: &Pod, address: IpAddr, host_name: &str) -> String {
+fn hosts(host: &Host, pod: &Pod, addresses: &[IpAddr], host_name: &str) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     let spec = pod.spec.as_ref();
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    match spec.and_then(|spec| spec.subdomain.as_deref()).filter(|subdomain| !subdomain.is_empty()) {
+    let names = match spec.and_then(|spec| spec.subdomain.as_deref()).filter(|subdomain| !subdomain.is_empty()) {
         Some(subdomain) => {
             let domain = &host.settings.cluster_domain;
-            text.push_str(&format!("{address}\t{host_name}.{subdomain}.{namespace}.svc.{domain}\t{host_name}\n"));
+            format!("{host_name}.{subdomain}.{namespace}.svc.{domain}\t{host_name}")
         }
-        None => text.push_str(&format!("{address}\t{host_name}\n")),
-    }
+        None => host_name.to_owned(),
+    };
+    addresses.iter().for_each(|address| text.push_str(&format!("{address}\t{names}\n")));
     for alias in spec.into_iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
         let names = alias.hostnames.clone().unwrap_or_default();
         text.push_str(&format!("{}\t{}\n", alias.ip, names.join("\t")));

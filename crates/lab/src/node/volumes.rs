@@ -42,7 +42,7 @@ struct ProjectedToken {
 pub(super) struct VolumeContext<'a> {
     pub host: &'a Host,
     pub pod: &'a Pod,
-    pub addresses: DownwardAddresses,
+    pub addresses: DownwardAddresses<'a>,
     /// Directory of the pod.
     pub directory: &'a Path,
 }

@@ -4,7 +4,7 @@
 //! volumes, init containers, containers), does what is due, and returns when to run again; then a changed status is
 //! published. Another task sends the status to the API server, which may be unavailable.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -220,8 +220,9 @@ impl PodWorker {
                 }
             }
         }
-        let origin =
-            VolumeContext { host: &self.host, pod: &self.pod, addresses: self.addresses(), directory: &self.directory };
+        let pod_addresses = self.sandbox.as_ref().map(|sandbox| sandbox.addresses.clone()).unwrap_or_default();
+        let addresses = DownwardAddresses { pod: &pod_addresses, host: &self.host.settings.host_addresses };
+        let origin = VolumeContext { host: &self.host, pod: &self.pod, addresses, directory: &self.directory };
         let mut again = match self.volumes.prepare(origin).await {
             Ok(again) => {
                 self.mounted = true;
@@ -299,7 +300,7 @@ impl PodWorker {
 
     fn use_sandbox(&mut self, sandbox: Sandbox) {
         let (pause, outbox) = (sandbox.pause.clone(), self.outbox.clone());
-        self.handle.set_sandbox(sandbox.address, sandbox.handle().ok());
+        self.handle.set_sandbox(&sandbox.addresses, sandbox.handle().ok());
         tokio::spawn(async move {
             let _ = pause.wait().await;
             let _ = outbox.send(PodMessage::SandboxEnded { pause: pause.pid() });
@@ -311,7 +312,7 @@ impl PodWorker {
     /// The sandbox was killed from outside: the pod starts again, with another address.
     fn sandbox_ended(&mut self) {
         let Some(sandbox) = self.sandbox.take() else { return };
-        self.handle.set_sandbox(self.host.settings.host_address, None);
+        self.handle.set_sandbox(&self.host.settings.host_addresses, None);
         let host = self.host.clone();
         tokio::spawn(async move { sandbox.destroy(&host).await });
         if self.stopping.is_none() && !self.over() {
@@ -358,7 +359,7 @@ impl PodWorker {
 
     async fn drop_sandbox(&mut self) {
         if let Some(sandbox) = self.sandbox.take() {
-            self.handle.set_sandbox(sandbox.address, None);
+            self.handle.set_sandbox(&sandbox.addresses, None);
             sandbox.destroy(&self.host).await;
         }
     }
@@ -391,12 +392,15 @@ impl PodWorker {
         let failure = self.failed_init().filter(|_| self.slots.iter().all(|slot| slot.running().is_none()));
         let failure =
             failure.map(|slot| ("InitContainerFailed", format!("init container {} failed", slot.container.name)));
-        let address = self.sandbox.as_ref().map(|sandbox| sandbox.address).or_else(|| self.handle.last_address());
+        let addresses = match &self.sandbox {
+            Some(sandbox) => sandbox.addresses.clone(),
+            None => self.handle.last_addresses(),
+        };
         let facts = status::PodFacts {
             pod: &self.pod,
             slots: &self.slots,
-            address,
-            host: self.host.settings.host_address,
+            addresses: &addresses,
+            host: &self.host.settings.host_addresses,
             started_at: &self.started_at,
             failure,
         };
@@ -408,13 +412,15 @@ impl PodWorker {
         });
     }
 
-    fn addresses(&self) -> DownwardAddresses {
-        let pod = self.sandbox.as_ref().map(|sandbox| sandbox.address);
-        DownwardAddresses { pod, host: self.host.settings.host_address }
+    fn addresses(&self) -> DownwardAddresses<'_> {
+        let pod = self.sandbox.as_ref().map(|sandbox| &*sandbox.addresses).unwrap_or_default();
+        DownwardAddresses { pod, host: &self.host.settings.host_addresses }
     }
 
+    /// Returns the pod's first address, for probes and hooks; the node's before the pod has one.
     fn address(&self) -> IpAddr {
-        self.sandbox.as_ref().map_or(self.host.settings.host_address, |sandbox| sandbox.address)
+        let addresses = self.addresses();
+        addresses.pod.first().or(addresses.host.first()).copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 
     fn event(&self, kind: &'static str, reason: &'static str, message: &str, container: Option<&str>) {

@@ -1,5 +1,6 @@
 //! Brings a mesh up in clusters whose API servers have just started: installs, joins and waits.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -205,7 +206,7 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         source: Box::new(source),
     })?;
     let token = answer.status.map(|status| status.token).unwrap_or_default();
-    let server = format!("https://{}:{API_PORT}", cluster.uplink());
+    let server = format!("https://{}", SocketAddr::new(cluster.uplink(), API_PORT));
     let access = api::remote_secret::Access {
         cluster: &cluster.name,
         server: &server,
@@ -213,8 +214,11 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         ca_pem: authority.as_bytes(),
         token: &token,
     };
-    api::remote_secret::remote_secret(api::names::ROOT_NAMESPACE, &access)
-        .map_err(|source| BringUpError::RemoteSecret { cluster: cluster.name.clone(), source })
+    let mut secret = api::remote_secret::remote_secret(api::names::ROOT_NAMESPACE, &access)
+        .map_err(|source| BringUpError::RemoteSecret { cluster: cluster.name.clone(), source })?;
+    // The topology decides which clusters share a network, not the cluster that joins.
+    secret.annotations_mut().insert(api::names::NETWORK_LABEL.to_owned(), cluster.network.clone());
+    Ok(secret)
 }
 
 /// Waits until the components and every pod of the topology are ready, and reports progress.
@@ -250,7 +254,7 @@ async fn pods_ready(
                 if !cluster.is_primary() {
                     first(progress, &cluster.name, BringUpStep::Control, &format!("joined {}", cluster.primary()));
                 }
-                let address = format!("gateway {}:{}", cluster.gateway(), GATEWAY_PORT);
+                let address = format!("gateway {}", SocketAddr::new(cluster.gateway(), GATEWAY_PORT));
                 progress.reached(&cluster.name, BringUpStep::Gateway, &address, false);
             }
             let up = list

@@ -1,6 +1,6 @@
 //! The two processes of a cluster: the API server, and the node agent with controllers, service proxy and DNS.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,14 +13,14 @@ use kube::api::{Api, Patch, PatchParams};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::keys::{API_PORT, IN_CLUSTER};
+use super::keys::{API_PORT, IN_CLUSTER_PORT};
 use super::{clients, networks, relay};
 use crate::controllers::scheduler::{REGION, ZONE};
 use crate::controllers::service_proxy::{self, ProxyNetwork};
 use crate::controllers::{self, ClusterView};
 use crate::dns;
 use crate::node::{self, Agent, NodeFault};
-use crate::topology::{Cluster, Topology};
+use crate::topology::{Cluster, IpFamily, Topology};
 
 /// Name of the node agent's socket in the cluster's directory.
 const NODE_SOCKET: &str = "node.sock";
@@ -76,9 +76,16 @@ fn serve_api(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
     log_to_stderr();
     let (_, cluster) = options.topology()?;
     let host = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let uplink = SocketAddr::from((cluster.uplink(), API_PORT));
-    let listeners =
-        vec![host, TcpListener::bind((Ipv4Addr::UNSPECIFIED, API_PORT))?, TcpListener::bind((IN_CLUSTER, 443))?];
+    let mut listeners = vec![host];
+    // The wildcard address of IPv6 accepts IPv4 too; it is used only if the cluster has IPv6, which the machine may lack.
+    let any: IpAddr = match cluster.ip_families.contains(&IpFamily::V6) {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    listeners.push(TcpListener::bind((any, API_PORT))?);
+    for family in &cluster.ip_families {
+        listeners.push(TcpListener::bind((family.api_server(), IN_CLUSTER_PORT))?);
+    }
     let settings = apiserver::Options {
         listeners,
         certificate: options.read("serving.pem")?,
@@ -87,8 +94,8 @@ fn serve_api(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
         service_account_key: options.read("tokens-key.pem")?,
         issuer: apiserver::Options::ISSUER.to_owned(),
         node_socket: Some(options.own().join(NODE_SOCKET)),
-        service_network: apiserver::Options::SERVICE_NETWORK,
-        advertise: vec![uplink],
+        service_networks: cluster.ip_families.iter().map(|family| family.services()).collect(),
+        advertise: cluster.uplinks().into_iter().map(|uplink| SocketAddr::new(uplink, API_PORT)).collect(),
         remembered_changes: apiserver::Options::REMEMBERED_CHANGES,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -125,11 +132,13 @@ fn run_node(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
         let (view, _watches) = ClusterView::follow(&client);
         let settings = controllers::ControllerSettings { load_balancers: cluster.load_balancer_pool() };
         tokio::spawn(controllers::run(client.clone(), view.clone(), settings));
-        tokio::spawn(service_proxy::run(view.clone(), surroundings(delay.is_some())));
+        tokio::spawn(service_proxy::run(view.clone(), surroundings(&cluster, delay.is_some())));
         if let Some(delay) = delay {
             tokio::spawn(relay::run(view.clone(), delay));
         }
-        tokio::spawn(serve_dns(view));
+        for family in &cluster.ip_families {
+            tokio::spawn(serve_dns(family.dns(), view.clone()));
+        }
         tokio::spawn(register(client.clone(), cluster));
         tokio::select! {
             ended = Agent::run(agent, client) => Ok(ended?),
@@ -143,11 +152,11 @@ fn agent_settings(options: &ClusterProcessOptions, cluster: &Cluster) -> node::N
     node::NodeSettings {
         directory: options.own(),
         socket: options.own().join(NODE_SOCKET),
-        host_address: IpAddr::V4(cluster.uplink()),
-        pod_network: cluster.pod_cidr,
-        dns_address: IpAddr::V4(networks::DNS),
+        host_addresses: cluster.uplinks(),
+        pod_networks: cluster.pod_cidrs.clone(),
+        dns_address: cluster.first_family().dns(),
         cluster_domain: "cluster.local".to_owned(),
-        api: SocketAddr::from((IN_CLUSTER, 443)),
+        api: SocketAddr::new(cluster.first_family().api_server(), IN_CLUSTER_PORT),
     }
 }
 
@@ -180,17 +189,18 @@ fn arch() -> &'static str {
     }
 }
 
-fn surroundings(relayed: bool) -> ProxyNetwork {
+fn surroundings(cluster: &Cluster, relayed: bool) -> ProxyNetwork {
+    let families = || cluster.ip_families.iter();
     ProxyNetwork {
         uplink: networks::UPLINK.to_owned(),
-        services: networks::services(),
-        own: vec![IpAddr::V4(IN_CLUSTER), IpAddr::V4(networks::DNS)],
+        services: families().map(|family| family.services()).collect(),
+        own: families().flat_map(|family| [family.api_server(), family.dns()]).collect(),
         relayed,
     }
 }
 
-async fn serve_dns(view: Arc<ClusterView>) {
-    if let Err(error) = dns::serve(SocketAddr::from((networks::DNS, 53)), view).await {
+async fn serve_dns(address: IpAddr, view: Arc<ClusterView>) {
+    if let Err(error) = dns::serve(SocketAddr::new(address, 53), view).await {
         tracing::error!(%error, "no DNS in this cluster");
     }
 }

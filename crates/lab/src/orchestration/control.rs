@@ -3,7 +3,7 @@
 //! Each connection to `control.sock` in the lab's directory carries one request and one reply, each a line of JSON.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub enum ControlRequest {
     /// Begins a TLS handshake with a gateway from the bridge between clusters.
     Reach {
         /// Address of the gateway.
-        gateway: SocketAddrV4,
+        gateway: SocketAddr,
         /// Server name of the handshake.
         server_name: String,
     },

@@ -268,7 +268,7 @@ impl LabInit {
             ControlRequest::KillNode { cluster, node } => self.node_fault(cluster, node, true),
             ControlRequest::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
             ControlRequest::Reach { gateway, server_name } => {
-                handshake::probe((*gateway).into(), server_name).map_err(|error| error.to_string())
+                handshake::probe(*gateway, server_name).map_err(|error| error.to_string())
             }
             ControlRequest::Capture { milliseconds, cluster, write } => {
                 let patience = Duration::from_millis((*milliseconds).min(600_000));

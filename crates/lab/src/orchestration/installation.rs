@@ -9,7 +9,7 @@ use install::{ControlPlane, Images, Installation};
 pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities) -> Installation {
     let control_plane = match topology.cluster(cluster.primary()) {
         Some(primary) if primary.name != cluster.name => {
-            ControlPlane::Remote { primary: primary.name.clone(), gateway: primary.gateway().into() }
+            ControlPlane::Remote { primary: primary.name.clone(), gateway: primary.gateway() }
         }
         _ => ControlPlane::Local { signing: authorities.secrets_of(topology, cluster) },
     };
@@ -21,7 +21,8 @@ pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities)
         root_namespace: api::names::ROOT_NAMESPACE.to_owned(),
         control_plane,
         images: Images::default(),
-        gateway_address: Some(cluster.gateway().into()),
+        gateway_address: Some(cluster.gateway()),
+        expose_gateway_health: false,
         roots_pem: authorities.roots_pem().to_owned(),
         mesh_config: mesh_config(topology),
         injected_namespaces: injected_namespaces(topology, cluster),

@@ -1,13 +1,14 @@
 //! Certificates and kubeconfigs of a lab's API servers.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use apiserver::certificates::{CertificateError, ClusterCa, Pair, in_cluster_names, kubeconfig, service_account_key};
 
 use super::state::{LabDirectory, StateError};
+use crate::topology::Cluster;
 
-/// Address of the API server inside of its cluster.
-pub const IN_CLUSTER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// Port of the API server inside of its cluster.
+pub const IN_CLUSTER_PORT: u16 = 443;
 /// Port of the API server for other clusters.
 pub const API_PORT: u16 = 6443;
 
@@ -34,14 +35,15 @@ pub struct ClusterKeys {
 }
 
 impl ClusterKeys {
-    /// Generates the keys of a cluster whose address between clusters is `uplink`.
+    /// Generates the keys of a cluster.
     ///
     /// # Errors
     /// Returns an error if the system has no random numbers.
-    pub fn generate(cluster: &str, uplink: Ipv4Addr) -> Result<Self, KeysError> {
-        let ca = ClusterCa::generate(cluster)?;
-        let mut names = in_cluster_names();
-        names.push(uplink.to_string());
+    pub fn generate(cluster: &Cluster) -> Result<Self, KeysError> {
+        let ca = ClusterCa::generate(&cluster.name)?;
+        let services: Vec<IpAddr> = cluster.ip_families.iter().map(|family| family.api_server()).collect();
+        let mut names = in_cluster_names(&services);
+        names.extend(cluster.uplinks().iter().map(ToString::to_string));
         Ok(Self {
             authority: ca.certificate().to_owned(),
             serving: ca.serving(&names)?,
@@ -60,16 +62,16 @@ impl ClusterKeys {
     ///
     /// # Errors
     /// Returns an error if the directory cannot be written.
-    pub fn write(&self, directory: &LabDirectory, cluster: &str) -> Result<(), KeysError> {
-        let inside = format!("https://{IN_CLUSTER}:443");
+    pub fn write(&self, directory: &LabDirectory, cluster: &Cluster) -> Result<(), KeysError> {
+        let inside = format!("https://{}", SocketAddr::new(cluster.first_family().api_server(), IN_CLUSTER_PORT));
         for (name, content) in [
             ("authority.pem", self.authority.as_str()),
             ("serving.pem", &self.serving.certificate),
             ("serving-key.pem", &self.serving.key),
             ("tokens-key.pem", &self.tokens),
-            ("inside.kubeconfig", &self.kubeconfig(cluster, &inside)),
+            ("inside.kubeconfig", &self.kubeconfig(&cluster.name, &inside)),
         ] {
-            directory.write(&format!("{cluster}/{name}"), content.as_bytes())?;
+            directory.write(&format!("{}/{name}", cluster.name), content.as_bytes())?;
         }
         Ok(())
     }
@@ -99,11 +101,14 @@ mod tests {
 
     #[test]
     fn kubeconfigs_are_merged_by_context() {
-        let make = |name: &str| {
-            let keys = ClusterKeys::generate(name, Ipv4Addr::new(203, 0, 113, 1)).expect("keys");
-            keys.kubeconfig(name, "https://127.0.0.1:1")
+        let text = "apiVersion: lab.isthmus.dev/v1alpha1\nkind: Topology\nspec:\n  clusters:\n  \
+                    - {name: west, role: primary}\n  - {name: east, role: remote}\n";
+        let topology = crate::topology::Topology::parse(std::path::Path::new("t.yaml"), text).expect("a topology");
+        let make = |cluster: &Cluster| {
+            let keys = ClusterKeys::generate(cluster).expect("keys");
+            keys.kubeconfig(&cluster.name, "https://127.0.0.1:1")
         };
-        let merged = merged(&[make("west"), make("east")]);
+        let merged = merged(&topology.clusters.iter().map(make).collect::<Vec<_>>());
         let config = kube::config::Kubeconfig::from_yaml(&merged).expect("a kubeconfig");
         let names: Vec<&str> = config.contexts.iter().map(|context| context.name.as_str()).collect();
         assert_eq!(names, ["west", "east"]);

@@ -125,8 +125,8 @@ impl RunningLab {
         for cluster in &topology.clusters {
             let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("listen on 127.0.0.1"))?;
             let address = listener.local_addr().map_err(failed("listen on 127.0.0.1"))?;
-            let keys = ClusterKeys::generate(&cluster.name, cluster.uplink())?;
-            keys.write(directory, &cluster.name)?;
+            let keys = ClusterKeys::generate(cluster)?;
+            keys.write(directory, cluster)?;
             let record = record_of(directory, cluster, address);
             let kubeconfig = keys.kubeconfig(&cluster.name, &record.api);
             directory.write(&format!("{}.kubeconfig", cluster.name), kubeconfig.as_bytes())?;
@@ -266,7 +266,7 @@ fn record_of(directory: &LabDirectory, cluster: &Cluster, api: SocketAddr) -> Cl
         network: cluster.network.clone(),
         region: cluster.region.clone(),
         zones: cluster.zones.clone(),
-        gateway: format!("{}:{}", cluster.gateway(), GATEWAY_PORT),
+        gateway: SocketAddr::new(cluster.gateway(), GATEWAY_PORT).to_string(),
         api: format!("https://{api}"),
         kubeconfig: directory.path().join(format!("{}.kubeconfig", cluster.name)),
     }

@@ -1,30 +1,25 @@
-//! The lab's networks: one bridge between clusters, and a network namespace for each cluster.
+//! The lab's networks: one bridge between clusters, a network namespace for each cluster, and a link between the clusters
+//! of one network.
 //!
-//! Clusters share only the bridge. On it a cluster has one address of its own and ten LoadBalancer addresses, of
-//! 203.0.113.0/24 (TEST-NET-3, RFC 5737). Inside of a cluster, pods and Services use the same addresses in every
-//! cluster.
+//! On the bridge a cluster has one address of its own and ten LoadBalancer addresses of each IP family; other networks
+//! reach nothing else of it. Clusters of one network have a second link, which only they share: each has a route over it
+//! to the pods of the others, so that packets between their pods keep their addresses. Services use the same addresses
+//! in every cluster. The addresses are in [`crate::topology::IpFamily`].
 
-use std::net::{IpAddr, Ipv4Addr};
-
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use net::link::{LinkError, Links, Route, Via};
 use net::namespace::{NamespaceError, NetNamespace};
 
-use super::keys::IN_CLUSTER;
-use crate::topology::{Cluster, Topology};
+use crate::topology::{Cluster, IpFamily, Topology};
 
 /// Name of the bridge between clusters.
 pub const BRIDGE: &str = "wire";
 /// Name of a cluster's link to the bridge, inside of the cluster.
 pub const UPLINK: &str = "uplink";
-/// Address of the cluster's DNS server.
-pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-
-/// The range of ClusterIPs.
-#[must_use]
-pub fn services() -> IpNet {
-    IpNet::V4(Ipv4Net::new(Ipv4Addr::new(10, 96, 0, 0), 16).expect("16 is a prefix length"))
-}
+/// Name of a cluster's link to other clusters of its network, inside of the cluster.
+const SHARED: &str = "shared";
+/// The bridge's host address, for the launcher's requests.
+const BRIDGE_HOST: u8 = 254;
 
 /// The networks cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +30,17 @@ pub enum NetworksError {
     /// A link could not be created.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The machine has no IPv6.
+    #[error(
+        "cluster \"{cluster}\" has IPv6, which this machine's kernel does not support: {source}\n  use ipFamilies: [IPv4], or start the kernel without ipv6.disable=1"
+    )]
+    NoIpv6 {
+        /// Name of the cluster.
+        cluster: String,
+        /// The cause.
+        #[source]
+        source: NamespaceError,
+    },
 }
 
 /// Name of a cluster's port on the bridge.
@@ -43,45 +49,117 @@ pub fn port_of(cluster: &Cluster) -> String {
     format!("to-{}", cluster.index)
 }
 
-/// Creates the bridge in the calling thread's namespace, and a namespace for each cluster.
+/// Creates the bridges in the calling thread's namespace, and a namespace for each cluster.
 ///
 /// # Errors
 /// Returns an error if the kernel refuses.
 pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, NetworksError> {
+    let namespaces: Result<Vec<NetNamespace>, NetworksError> = topology.clusters.iter().map(namespace).collect();
+    let namespaces = namespaces?;
     let mut outer = Links::open()?;
     outer.up("lo")?;
     outer.add_bridge(BRIDGE)?;
-    outer.add_address(BRIDGE, address(Ipv4Addr::new(203, 0, 113, 254), 24))?;
+    for family in IpFamily::ALL {
+        if topology.clusters.iter().any(|cluster| cluster.ip_families.contains(&family)) {
+            outer.add_address(BRIDGE, family.on_bridge(BRIDGE_HOST))?;
+        }
+    }
     outer.up(BRIDGE)?;
-    topology.clusters.iter().map(|cluster| connect(&mut outer, cluster)).collect()
+    for (cluster, namespace) in topology.clusters.iter().zip(&namespaces) {
+        connect(&mut outer, cluster, namespace)?;
+    }
+    for (index, network) in topology.networks.iter().enumerate() {
+        let clusters: Vec<&Cluster> = topology.clusters_on(&network.name).collect();
+        if clusters.len() < 2 {
+            continue;
+        }
+        let bridge = format!("net-{index}");
+        outer.add_bridge(&bridge)?;
+        outer.up(&bridge)?;
+        for cluster in &clusters {
+            join(&mut outer, &bridge, cluster, &namespaces[usize::from(cluster.index)], &clusters)?;
+        }
+    }
+    Ok(namespaces)
 }
 
-fn connect(outer: &mut Links, cluster: &Cluster) -> Result<NetNamespace, NetworksError> {
+/// Creates the namespace of a cluster, which forwards packets.
+fn namespace(cluster: &Cluster) -> Result<NetNamespace, NetworksError> {
     let namespace = NetNamespace::create()?;
-    let port = port_of(cluster);
-    outer.add_veth(&port, UPLINK, Some(&namespace))?;
-    outer.attach(&port, BRIDGE)?;
-    outer.up(&port)?;
-    let mut inner = Links::open_in(&namespace)?;
-    for own in [IN_CLUSTER, DNS] {
-        inner.add_address("lo", address(own, 32))?;
-    }
-    inner.add_address(UPLINK, address(cluster.uplink(), 24))?;
-    for balancer in cluster.load_balancer_pool() {
-        inner.add_address(UPLINK, address(balancer, 32))?;
-    }
-    inner.up(UPLINK)?;
-    // The kernel chooses a route before it rewrites a Service's address, so a route must exist.
-    inner.add_route(Route { to: services(), via: Via::Link("lo"), source: Some(IpAddr::V4(cluster.uplink())) })?;
-    namespace.set("ipv4/ip_forward", "1")?;
-    // Packets from pods to a Service leave by another link than the route to their source. Without this the kernel
-    // would drop them.
-    for link in ["all", "default"] {
-        namespace.set(&format!("ipv4/conf/{link}/rp_filter"), "0")?;
+    for family in &cluster.ip_families {
+        match family {
+            IpFamily::V4 => {
+                namespace.set("ipv4/ip_forward", "1")?;
+                // Packets from pods to a Service leave by another link than the route to their source. Without this the
+                // kernel would drop them.
+                for links in ["all", "default"] {
+                    namespace.set(&format!("ipv4/conf/{links}/rp_filter"), "0")?;
+                }
+            }
+            IpFamily::V6 => namespace
+                .use_static_ipv6()
+                .and_then(|()| namespace.set("ipv6/conf/all/forwarding", "1"))
+                .map_err(|source| NetworksError::NoIpv6 { cluster: cluster.name.clone(), source })?,
+        }
     }
     Ok(namespace)
 }
 
-fn address(address: Ipv4Addr, length: u8) -> IpNet {
-    IpNet::V4(Ipv4Net::new(address, length).expect("the prefix length is a constant within 32"))
+/// Links a cluster to the bridge between clusters, and adds its addresses.
+fn connect(outer: &mut Links, cluster: &Cluster, namespace: &NetNamespace) -> Result<(), NetworksError> {
+    let mut inner = link(outer, BRIDGE, &port_of(cluster), UPLINK, namespace)?;
+    for (family, uplink) in cluster.ip_families.iter().zip(cluster.uplinks()) {
+        for own in [family.api_server(), family.dns()] {
+            inner.add_address("lo", IpNet::from(own))?;
+        }
+        inner.add_address(UPLINK, family.on_bridge(1 + cluster.index))?;
+        // The kernel chooses a route before it rewrites a Service's address, so a route must exist. An IPv6 route to the
+        // loopback would refuse packets.
+        let via = Via::Link(if uplink.is_ipv4() { "lo" } else { UPLINK });
+        inner.add_route(Route { to: family.services(), via, source: Some(uplink) })?;
+    }
+    for balancer in cluster.load_balancer_pool() {
+        inner.add_address(UPLINK, IpNet::from(balancer))?;
+    }
+    Ok(())
+}
+
+/// Links a cluster to the other clusters of its network, and adds routes to their pods.
+fn join(
+    outer: &mut Links,
+    bridge: &str,
+    cluster: &Cluster,
+    namespace: &NetNamespace,
+    clusters: &[&Cluster],
+) -> Result<(), NetworksError> {
+    let mut inner = link(outer, bridge, &format!("{bridge}-{}", cluster.index), SHARED, namespace)?;
+    for family in &cluster.ip_families {
+        inner.add_address(SHARED, cluster.on_shared_network(*family))?;
+    }
+    for other in clusters.iter().filter(|other| other.index != cluster.index) {
+        for pods in &other.pod_cidrs {
+            let family = IpFamily::of(*pods);
+            if cluster.ip_families.contains(&family) {
+                let gateway = other.on_shared_network(family).addr();
+                inner.add_route(Route { to: *pods, via: Via::Gateway(gateway, SHARED), source: None })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Creates a link from `bridge` to `name` in a namespace, and brings it up. Returns a connection to the namespace.
+fn link(
+    outer: &mut Links,
+    bridge: &str,
+    port: &str,
+    name: &str,
+    namespace: &NetNamespace,
+) -> Result<Links, NetworksError> {
+    outer.add_veth(port, name, Some(namespace))?;
+    outer.attach(port, bridge)?;
+    outer.up(port)?;
+    let mut inner = Links::open_in(namespace)?;
+    inner.up(name)?;
+    Ok(inner)
 }

@@ -6,7 +6,7 @@
 //! service is answered by an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use kube::Client;
@@ -16,7 +16,8 @@ use super::clients::Clients;
 use super::control::{self, ControlReply, ControlRequest};
 use crate::topology::{Cluster, Topology, Workload};
 use install::client_error;
-use install::components::{CONTROLLER, GATEWAY_PORT, MONITORING_PORT};
+use install::components::GATEWAY_PORT;
+use install::debug_pages::DebugPages;
 
 /// A service that one cluster exports and runs pods of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +95,9 @@ pub async fn missing(topology: &Topology, clients: &Clients, directory: &Path) -
         return missing_parts;
     }
     let probes = exported.iter().filter_map(|service| Some((topology.clusters.get(service.cluster)?, service)));
-    let probes: Vec<(SocketAddrV4, String)> = probes
+    let probes: Vec<(SocketAddr, String)> = probes
         .flat_map(|(cluster, service)| {
-            let gateway = SocketAddrV4::new(cluster.gateway(), GATEWAY_PORT);
+            let gateway = SocketAddr::new(cluster.gateway(), GATEWAY_PORT);
             service.server_names.iter().map(move |name| (gateway, name.clone()))
         })
         .collect();
@@ -107,7 +108,7 @@ pub async fn missing(topology: &Topology, clients: &Clients, directory: &Path) -
     checked.await.unwrap_or_else(|error| vec![error.to_string()])
 }
 
-fn refused(directory: &Path, gateway: SocketAddrV4, server_name: String) -> Option<String> {
+fn refused(directory: &Path, gateway: SocketAddr, server_name: String) -> Option<String> {
     match control::send(directory, &ControlRequest::Reach { gateway, server_name: server_name.clone() }) {
         Ok(ControlReply::Done) => None,
         Ok(_) => Some(format!("gateway {gateway}: no handshake for {server_name} was made")),
@@ -126,7 +127,8 @@ async fn unknown_to(
         cluster.name == primary.name || primary.secrets_of.contains(&cluster.name) || cluster.primary() == primary.name
     };
     let mut missing_parts = Vec::new();
-    let gateways: Result<Vec<GatewayView>, String> = page(client, "gateways").await;
+    let pages = DebugPages::new(client.clone(), api::names::SYSTEM_NAMESPACE);
+    let gateways: Result<Vec<GatewayView>, String> = page(&pages, "gateways").await;
     for cluster in topology.clusters.iter().filter(|cluster| follows(cluster)) {
         let known = |row: &GatewayView| row.network == cluster.network && !row.addresses.is_empty();
         match &gateways {
@@ -141,7 +143,7 @@ async fn unknown_to(
     }
     for service in exported {
         let Some(cluster) = topology.clusters.get(service.cluster).filter(|cluster| follows(cluster)) else { continue };
-        let page: Result<ServiceView, String> = page(client, &format!("services/{}", service.hostname)).await;
+        let page: Result<ServiceView, String> = page(&pages, &format!("services/{}", service.hostname)).await;
         let part = match page {
             Ok(page) => page.missing(&cluster.name, service.pods),
             Err(error) => Some(error),
@@ -172,11 +174,9 @@ impl ServiceView {
     }
 }
 
-async fn page<T: serde::de::DeserializeOwned>(client: &Client, page: &str) -> Result<T, String> {
-    let (namespace, service) = (api::names::SYSTEM_NAMESPACE, CONTROLLER);
-    let path = format!("/api/v1/namespaces/{namespace}/services/{service}:{MONITORING_PORT}/proxy/debug/{page}");
-    let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-    client.request(request).await.map_err(|error| client_error::describe(&error))
+async fn page<T: serde::de::DeserializeOwned>(pages: &DebugPages, page: &str) -> Result<T, String> {
+    let text = pages.read(page).await.map_err(|error| client_error::describe(&error))?;
+    serde_json::from_str(&text).map_err(|error| format!("/debug/{page} has another form: {error}"))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Conversion of a parsed file to a topology in which every reference resolves.
 
 mod names;
+mod networks;
 mod workloads;
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_saphyr::Spanned;
 
@@ -12,12 +12,8 @@ use super::diagnostic::{Problem, with_nearest};
 use super::file;
 use super::model::{Cluster, MAX_CLUSTERS, Mesh, Network, Role, Topology};
 use names::{CheckResult, label, or_none};
+use networks::{Networks, ip_families};
 use workloads::{exports, manifests, name_deployments, workloads};
-
-/// Longest delay between networks; a longer one is a broken link rather than a slow one.
-const MAX_DELAY: Duration = Duration::from_secs(5);
-const POD_CIDR: &str = "10.244.0.0/16";
-const SERVICE_CIDR: &str = "10.96.0.0/16";
 
 pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topology> {
     if raw.api_version.value != file::API_VERSION {
@@ -36,7 +32,7 @@ pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topolog
         None => name_of_file(path),
     };
     let mesh = mesh(raw.spec.mesh)?;
-    let networks = networks(raw.spec.networks)?;
+    let networks = Networks::read(raw.spec.networks)?;
     let (clusters, networks) = clusters(&raw.spec.clusters, networks)?;
     let mut workloads = workloads(&raw.spec.workloads, &clusters)?;
     name_deployments(&mut workloads);
@@ -69,63 +65,9 @@ fn mesh(raw: file::MeshEntry) -> CheckResult<Mesh> {
     Ok(Mesh { trust_domain, export_all: raw.export_all, config: raw.config })
 }
 
-fn networks(raw: Option<Vec<Spanned<file::NetworkEntry>>>) -> CheckResult<Option<Vec<Network>>> {
-    let Some(raw) = raw else { return Ok(None) };
-    let mut seen: Vec<Network> = Vec::new();
-    for network in raw {
-        let name = label(&network.value.name, "network")?;
-        if seen.iter().any(|other| other.name == name) {
-            return Err(Problem::new(network.referenced, format!("network \"{name}\" is listed twice"))
-                .hint("remove one of them, or give it another name"));
-        }
-        let pod_cidr = pod_cidr(network.value.pod_cidr.as_ref())?;
-        let delay = network.value.delay.as_ref().map(delay).transpose()?;
-        seen.push(Network { name, pod_cidr, delay });
-    }
-    Ok(Some(seen))
-}
-
-fn pod_cidr(raw: Option<&Spanned<String>>) -> CheckResult<ipnet::Ipv4Net> {
-    let default: ipnet::Ipv4Net = POD_CIDR.parse().expect("the default pod range is a network");
-    let services: ipnet::Ipv4Net = SERVICE_CIDR.parse().expect("the service range is a network");
-    let Some(raw) = raw else { return Ok(default) };
-    let finding = |why: &str| {
-        Err(Problem::new(raw.referenced, format!("podCIDR \"{}\" {why}", raw.value))
-            .hint(format!("an IPv4 range of /16, such as {POD_CIDR}; networks may use the same range")))
-    };
-    let Ok(cidr) = raw.value.parse::<ipnet::Ipv4Net>() else { return finding("is not an IPv4 range") };
-    if cidr.prefix_len() != 16 {
-        return finding("is not a /16");
-    }
-    if cidr.trunc() == services {
-        return finding("is the service range 10.96.0.0/16");
-    }
-    Ok(cidr.trunc())
-}
-
-/// Parses `20ms`, `1.5s` or `500us`.
-fn delay(raw: &Spanned<String>) -> CheckResult<Duration> {
-    let text = raw.value.trim();
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let unit = match &text[split..] {
-        "us" => Some(1e-6),
-        "ms" => Some(1e-3),
-        "s" => Some(1.0),
-        _ => None,
-    };
-    let seconds = unit.and_then(|unit| Some(text[..split].trim().parse::<f64>().ok()? * unit));
-    match seconds {
-        Some(seconds) if seconds >= 0.0 && seconds <= MAX_DELAY.as_secs_f64() => Ok(Duration::from_secs_f64(seconds)),
-        Some(_) => Err(Problem::new(raw.referenced, format!("delay \"{}\" is out of range", raw.value))
-            .hint(format!("between 0 and {} s", MAX_DELAY.as_secs()))),
-        None => Err(Problem::new(raw.referenced, format!("\"{}\" is not a delay", raw.value))
-            .hint("a number with us, ms or s, such as 20ms")),
-    }
-}
-
 fn clusters(
     list: &Spanned<Vec<Spanned<file::ClusterEntry>>>,
-    networks: Option<Vec<Network>>,
+    mut networks: Networks,
 ) -> CheckResult<(Vec<Cluster>, Vec<Network>)> {
     let raw = &list.value;
     if raw.is_empty() {
@@ -145,8 +87,6 @@ fn clusters(
         .filter(|cluster| cluster.value.role.value == "primary")
         .map(|cluster| cluster.value.name.value.as_str())
         .collect();
-    let listed = networks.is_some();
-    let mut networks = networks.unwrap_or_default();
     let mut clusters: Vec<Cluster> = Vec::new();
     for (index, cluster) in raw.iter().enumerate() {
         let name = label(&cluster.value.name, "cluster")?;
@@ -159,32 +99,8 @@ fn clusters(
             Some(network) => network.value.clone(),
             None => format!("net-{name}"),
         };
-        if let Some(other) = clusters.iter().find(|other| other.network == network) {
-            let at = cluster.value.network.as_ref().map_or(cluster.referenced, |network| network.referenced);
-            let message =
-                format!("cluster \"{name}\" is on network \"{network}\", which is that of cluster \"{}\"", other.name);
-            return Err(Problem::new(at, message)
-                .hint("in a lab each cluster has a network of its own, so that pod addresses may be the same"));
-        }
-        let pod_cidr = match networks.iter().find(|known| known.name == network) {
-            Some(known) => known.pod_cidr,
-            None if listed => {
-                let known: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
-                return Err(Problem::new(
-                    cluster.referenced,
-                    format!("cluster \"{name}\" names network \"{network}\", which spec.networks does not list"),
-                )
-                .hint(with_nearest(
-                    &format!("known networks: {}", known.join(", ")),
-                    &network,
-                    known.iter().copied(),
-                )));
-            }
-            None => {
-                networks.push(Network { name: network.clone(), pod_cidr: pod_cidr(None)?, delay: None });
-                pod_cidr(None)?
-            }
-        };
+        let ip_families = ip_families(cluster.value.ip_families.as_ref())?;
+        let pod_cidrs = networks.join(cluster, &network, &ip_families)?;
         let region = match &cluster.value.region {
             Some(region) => label(region, "region")?,
             None => name.clone(),
@@ -192,7 +108,7 @@ fn clusters(
         let zones = zones(&region, cluster.value.zones.as_deref())?;
         let secrets_of = secrets_of(&cluster.value, &names)?;
         let index = u8::try_from(index).expect("bounded by the most clusters of a lab");
-        clusters.push(Cluster { name, index, role, network, pod_cidr, region, zones, secrets_of });
+        clusters.push(Cluster { name, index, role, network, ip_families, pod_cidrs, region, zones, secrets_of });
     }
     joined(raw, &clusters)?;
     for cluster in clusters.clone() {
@@ -203,13 +119,7 @@ fn clusters(
             }
         }
     }
-    if let Some(unused) = networks.iter().find(|network| !clusters.iter().any(|c| c.network == network.name)) {
-        return Err(Problem::new(
-            list.referenced,
-            format!("network \"{}\" is listed, but no cluster is on it", unused.name),
-        )
-        .hint("name it in a cluster, or remove it from spec.networks"));
-    }
+    let networks = networks.finish(&clusters, list)?;
     Ok((clusters, networks))
 }
 

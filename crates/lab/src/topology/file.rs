@@ -77,7 +77,8 @@ pub struct MeshEntry {
 pub struct NetworkEntry {
     /// A DNS label.
     pub name: Spanned<String>,
-    /// Default 10.244.0.0/16. Networks may use the same addresses.
+    /// Range of pod addresses of the network's first cluster; two ranges, separated by a comma, for two IP families.
+    /// Default `10.244.0.0/16` and `fd00:10:244::/56`. Networks may use the same addresses.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Option<Spanned<String>>,
     /// One-way delay, such as `20ms`.
@@ -94,8 +95,13 @@ pub struct ClusterEntry {
     pub role: Spanned<String>,
     /// Primary of a remote cluster; optional if there is only one.
     pub primary: Option<Spanned<String>>,
-    /// Default `net-<name>`.
+    /// Default `net-<name>`. Pods of clusters on one network reach each other directly.
     pub network: Option<Spanned<String>>,
+    /// `IPv4`, `IPv6`, or both. Default `[IPv4]`.
+    pub ip_families: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Range of pod addresses. Default: that of the network, or the next one for its second cluster, and so on.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Option<Spanned<String>>,
     /// Default the cluster's name.
     pub region: Option<Spanned<String>>,
     /// Default one zone, `<region>-a`.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::addresses::IpFamily;
+
 /// Most clusters of one lab: their LoadBalancer addresses share 203.0.113.0/24, ten for each.
 pub const MAX_CLUSTERS: usize = 9;
 
@@ -43,14 +45,12 @@ pub struct Mesh {
     pub config: BTreeMap<String, serde_json::Value>,
 }
 
-/// A network. Pods of other networks cannot reach its pods' addresses.
+/// A network. Pods of its clusters reach each other directly; pods of other networks cannot reach their addresses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
     /// Name of the network, the value of `topology.istio.io/network`.
     pub name: String,
-    /// Range of pod addresses.
-    pub pod_cidr: ipnet::Ipv4Net,
     /// One-way delay of traffic through the network's LoadBalancer addresses, in both directions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<Duration>,
@@ -68,8 +68,12 @@ pub struct Cluster {
     pub role: Role,
     /// Name of the cluster's network.
     pub network: String,
-    /// Range of pod addresses: that of the network.
-    pub pod_cidr: ipnet::Ipv4Net,
+    /// IP families of pods, Services and LoadBalancer addresses, each once, at least one. The first is that of Services
+    /// that request none, as in Kubernetes.
+    pub ip_families: Vec<IpFamily>,
+    /// Ranges of pod addresses, one of each family, in the order of [`Self::ip_families`]. The ranges of clusters of one
+    /// network do not overlap.
+    pub pod_cidrs: Vec<ipnet::IpNet>,
     /// Region of the cluster.
     pub region: String,
     /// Zones of the cluster, at least one. Each has one node.
@@ -185,6 +189,11 @@ impl Topology {
         self.networks.iter().find(|network| network.name == name)
     }
 
+    /// Returns the clusters of a network.
+    pub fn clusters_on<'a>(&'a self, network: &'a str) -> impl Iterator<Item = &'a Cluster> {
+        self.clusters.iter().filter(move |cluster| cluster.network == network)
+    }
+
     /// Returns the workloads of a cluster.
     pub fn workloads_of<'a>(&'a self, cluster: &'a str) -> impl Iterator<Item = &'a Workload> {
         self.workloads.iter().filter(move |workload| workload.cluster == cluster)
@@ -208,25 +217,6 @@ impl Topology {
 }
 
 impl Cluster {
-    /// Returns the cluster's own address on the bridge between clusters.
-    #[must_use]
-    pub fn uplink(&self) -> std::net::Ipv4Addr {
-        std::net::Ipv4Addr::new(203, 0, 113, 1 + self.index)
-    }
-
-    /// Returns the LoadBalancer addresses of the cluster, ten in a row.
-    #[must_use]
-    pub fn load_balancer_pool(&self) -> Vec<std::net::Ipv4Addr> {
-        let first = 10 * (self.index + 1);
-        (first..first + 10).map(|last| std::net::Ipv4Addr::new(203, 0, 113, last)).collect()
-    }
-
-    /// Returns the address of the cluster's east-west gateway.
-    #[must_use]
-    pub fn gateway(&self) -> std::net::Ipv4Addr {
-        std::net::Ipv4Addr::new(203, 0, 113, 10 * (self.index + 1))
-    }
-
     /// Reports whether the cluster is a primary.
     #[must_use]
     pub fn is_primary(&self) -> bool {

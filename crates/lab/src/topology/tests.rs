@@ -68,7 +68,14 @@ fn a_valid_file_resolves() {
 
 #[test]
 fn the_repositorys_topologies_are_valid() {
-    for (name, clusters) in [("primary-remote.yaml", 2), ("multi-primary.yaml", 2), ("three-regions.yaml", 3)] {
+    for (name, clusters) in [
+        ("primary-remote.yaml", 2),
+        ("multi-primary.yaml", 2),
+        ("three-regions.yaml", 3),
+        ("shared-network.yaml", 3),
+        ("dual-stack.yaml", 2),
+        ("ipv6.yaml", 2),
+    ] {
         let topology = Topology::load(&shipped(name)).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(topology.clusters.len(), clusters, "{name}");
         assert_eq!(topology.exports_of("east").len(), 2, "{name}");
@@ -91,7 +98,39 @@ const BAD: &[(&str, &str, &[&str])] = &[
             "known networks: net-west, net-east. Did you mean \"net-east\"?",
         ],
     ),
-    ("network: net-east", "network: net-west", &["my.yaml:16:16:", "network of its own"]),
+    (
+        "      delay: 20ms\n",
+        "      podCIDR: 10.244.0.0/16,fd00:10:244::/56\n",
+        &[
+            "my.yaml:7:16: podCIDR fd00:10:244::/56, but no cluster of network \"net-east\" has IPv6",
+            "ipFamilies: [IPv4, IPv6]",
+        ],
+    ),
+    ("delay: 20ms", "podCIDR: 10.244.0.0/16,10.245.0.0/16", &["\"10.245.0.0/16\" is a second range of IPv4"]),
+    ("delay: 20ms", "podCIDR: fd00:10:244::/64", &["is not a /56", "fd00:10:244::/56"]),
+    ("delay: 20ms", "podCIDR: fd00:10:96::/56", &["overlaps the service range fd00:10:96::/112"]),
+    ("delay: 20ms", "podCIDR: 203.0.0.0/16", &["overlaps the gateways' range 203.0.113.0/24"]),
+    (
+        "region: us-west\n",
+        "ipFamilies: [IPv5]\n",
+        &["my.yaml:12:20: unknown IP family \"IPv5\"", "families: IPv4, IPv6"],
+    ),
+    ("region: us-west\n", "ipFamilies: [IPv4, IPv4]\n", &["my.yaml:12:26: IP family IPv4 is listed twice"]),
+    ("region: us-west\n", "ipFamilies: []\n", &["my.yaml:12:19: ipFamilies is empty"]),
+    ("region: us-west\n", "ipFamilies: IPv6\n", &["my.yaml:12:19: ", "a list"]),
+    (
+        "region: us-west\n",
+        "ipFamilies: [IPv6, IPv4]\n",
+        &[
+            "my.yaml:12:19: cluster \"west\" has gateway and API server at IPv6, which \"east\" does not have",
+            "put a family first",
+        ],
+    ),
+    (
+        "region: us-west\n",
+        "podCIDR: fd00:10:244::/56\n",
+        &["my.yaml:12:16: podCIDR fd00:10:244::/56 is not of an IP family of cluster \"west\"", "[IPv4]"],
+    ),
     (
         "role: remote",
         "role: primary",
@@ -122,7 +161,7 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ("delay: 20ms", "delay: 20s", &["out of range"]),
     ("delay: 20ms", "podCIDR: 10.96.0.0/16", &["is the service range"]),
     ("delay: 20ms", "podCIDR: 10.0.0.0/8", &["is not a /16"]),
-    ("delay: 20ms", "podCIDR: ten", &["not an IPv4 range"]),
+    ("delay: 20ms", "podCIDR: ten", &["not an IP range"]),
     (
         "    - name: reviews\n      clusters",
         "    - name: Reviews\n      clusters",
@@ -138,6 +177,56 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ("    - name: net-west\n", "    - name: net-west\n    - name: spare\n", &["no cluster is on it"]),
     ("spec:", "spec: [", &["my.yaml:"]),
 ];
+
+/// Two clusters of one network, from the good file.
+fn shared(west: &str, east: &str, network: &str) -> Result<Topology, Box<Diagnostic>> {
+    let text = GOOD
+        .replace("    - name: net-east\n      delay: 20ms\n", network)
+        .replace("network: net-west\n", &format!("network: net-west\n{west}"))
+        .replace("network: net-east\n", &format!("network: net-west\n{east}"));
+    parse(&text)
+}
+
+fn pod_ranges(topology: &Topology) -> Vec<Vec<String>> {
+    topology.clusters.iter().map(|cluster| cluster.pod_cidrs.iter().map(ToString::to_string).collect()).collect()
+}
+
+#[test]
+fn clusters_of_one_network_have_different_pod_ranges() {
+    let topology = shared("", "", "").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(pod_ranges(&topology), [["10.244.0.0/16"], ["10.245.0.0/16"]]);
+    assert_eq!(topology.clusters_on("net-west").count(), 2);
+    let both = "      ipFamilies: [IPv4, IPv6]\n";
+    let topology = shared(both, both, "      podCIDR: 10.1.0.0/16\n").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(pod_ranges(&topology), [["10.1.0.0/16", "fd00:10:244::/56"], ["10.2.0.0/16", "fd00:10:244:100::/56"]]);
+    let topology = shared("", "      podCIDR: 10.9.0.0/16\n", "").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(pod_ranges(&topology), [["10.244.0.0/16"], ["10.9.0.0/16"]]);
+
+    let error = shared("", "      podCIDR: 10.244.0.0/16\n", "").expect_err("the same range").to_string();
+    for part in
+        ["my.yaml:15:16: pods of cluster \"east\"", "as have pods of \"west\"", "such as podCIDR: 10.245.0.0/16"]
+    {
+        assert!(error.contains(part), "wants {part:?} in {error}");
+    }
+    let error = shared("", "", "      podCIDR: 10.95.0.0/16\n").expect_err("services are next").to_string();
+    assert!(error.contains("\"10.96.0.0/16\" is the service range"), "{error}");
+    let error = shared("", "", "      podCIDR: 255.255.0.0/16\n").expect_err("nothing is next").to_string();
+    assert!(error.contains("no range follows podCIDR 255.255.0.0/16 for cluster \"east\""), "{error}");
+}
+
+#[test]
+fn clusters_have_addresses_of_their_families() {
+    let six = "      ipFamilies: [IPv6]\n";
+    let topology = shared(six, six, "").unwrap_or_else(|error| panic!("{error}"));
+    let east = &topology.clusters[1];
+    assert_eq!(pod_ranges(&topology), [["fd00:10:244::/56"], ["fd00:10:244:100::/56"]]);
+    assert_eq!([east.uplink().to_string(), east.gateway().to_string()], ["2001:db8:113::2", "2001:db8:113::20"]);
+    let both = "      ipFamilies: [IPv4, IPv6]\n";
+    let topology = shared(both, "", "").unwrap_or_else(|error| panic!("{error}"));
+    let west = &topology.clusters[0];
+    assert_eq!(west.uplinks().len(), 2);
+    assert_eq!((west.load_balancer_pool().len(), west.gateway().to_string().as_str()), (20, "203.0.113.10"));
+}
 
 /// Words of Rust and of the YAML parser, which mean nothing to the author of a file.
 const INTERNAL: &[&str] = &["u16", "u32", "struct", "scalar", "sequence", "Policy", "Some(", "os error", "serde"];

@@ -48,8 +48,8 @@ fn pods_of_the_api_server_run() {
         let settings = NodeSettings {
             directory: kept.path().to_owned(),
             socket,
-            host_address: "203.0.113.1".parse::<IpAddr>().unwrap(),
-            pod_network: "10.244.0.0/16".parse().unwrap(),
+            host_addresses: vec!["203.0.113.1".parse::<IpAddr>().unwrap()],
+            pod_networks: vec!["10.244.0.0/16".parse().unwrap()],
             dns_address: "10.96.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
             api: SocketAddr::new("10.96.0.1".parse().unwrap(), address.port()),

@@ -80,8 +80,8 @@ pub(super) fn with_agent<Fut: Future<Output = ()>>(check: impl FnOnce(Arc<Bench>
         let settings = NodeSettings {
             directory: directory.clone(),
             socket: directory.join("node.sock"),
-            host_address: "203.0.113.1".parse().unwrap(),
-            pod_network: "10.244.0.0/16".parse().unwrap(),
+            host_addresses: vec!["203.0.113.1".parse().unwrap()],
+            pod_networks: vec!["10.244.0.0/16".parse().unwrap()],
             dns_address: "10.96.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
             api: "10.96.0.1:443".parse().unwrap(),

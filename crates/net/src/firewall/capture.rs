@@ -9,6 +9,8 @@ use super::rule::{
 };
 use super::table::{BEFORE_TRACKING, ChainType, DESTINATION_NAT, Hook, NftTable};
 use super::{FirewallError, TCP, UDP};
+use crate::link::Links;
+use crate::socket::INBOUND_SOURCE_V6;
 use crate::{PROXY_MARK, PROXY_UID};
 
 const TABLE: &str = "isthmus-capture";
@@ -61,7 +63,9 @@ impl Default for Capture {
     }
 }
 
-/// Installs capture in the network namespace of the calling thread, replacing earlier capture rules.
+/// Installs capture in the network namespace of the calling thread, replacing earlier capture rules. If the namespace has
+/// IPv6, `lo` gets the source address of the sidecar's connections to the application, as from Istio's `istio-init`:
+/// without it the rules could not tell them from others.
 ///
 /// # Errors
 /// Returns an error if the process lacks `CAP_NET_ADMIN` over the namespace, or the kernel lacks nftables.
@@ -77,7 +81,17 @@ pub fn install_capture(capture: &Capture) -> Result<(), FirewallError> {
         questions(capture).iter().for_each(|rule| table.rule("questions", rule));
         table.rule("answers", &rule([transport(UDP), source_port(53), track_in_zone(DNS_ZONE)]));
     }
+    if has_ipv6() {
+        Links::open()
+            .and_then(|mut links| links.add_address("lo", IpNet::from(INBOUND_SOURCE_V6)))
+            .map_err(|source| FirewallError::new("install the capture rules", std::io::Error::other(source)))?;
+    }
     table.commit().map_err(|source| FirewallError::new("install the capture rules", source))
+}
+
+/// Reports whether `lo` of the calling thread's network namespace can have IPv6 addresses.
+fn has_ipv6() -> bool {
+    std::fs::read("/proc/sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|value| value.trim_ascii() == b"0")
 }
 
 /// Removes capture from the network namespace of the calling thread. No error if it is not installed.

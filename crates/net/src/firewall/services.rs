@@ -93,7 +93,8 @@ fn table(services: &Services) -> NftTable {
     table.base_chain("in", ChainType::Nat, Hook::Prerouting, DESTINATION_NAT);
     table.base_chain("out", ChainType::Nat, Hook::Output, DESTINATION_NAT);
     table.base_chain("leaving", ChainType::Nat, Hook::Postrouting, SOURCE_NAT);
-    for family in [IpFamily { nfproto: NFPROTO_IPV4, length: 4 }, IpFamily { nfproto: NFPROTO_IPV6, length: 16 }] {
+    for family in [FamilyRules { nfproto: NFPROTO_IPV4, length: 4 }, FamilyRules { nfproto: NFPROTO_IPV6, length: 16 }]
+    {
         family.add(&mut table, services);
     }
     if let Some(uplink) = &services.uplink {
@@ -115,13 +116,13 @@ fn refuse() -> [NftRule; 2] {
 }
 
 /// The part of the table for one IP version.
-struct IpFamily {
+struct FamilyRules {
     nfproto: u8,
     /// The length of an address in bytes.
     length: usize,
 }
 
-impl IpFamily {
+impl FamilyRules {
     fn add(&self, table: &mut NftTable, services: &Services) {
         let mut taken = std::collections::HashSet::new();
         let mut served = Vec::new();

@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, Version, headers, settle};
 use crate::io::Io;
 use crate::mesh::MeshSnapshot;
-use crate::report::{LogEntry, RequestReport, ServiceMetrics, peer_party};
+use crate::report::{LogEntry, RequestReport, ServiceMetrics};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::Lease;
 use crate::worker::Worker;
@@ -39,9 +39,9 @@ pub async fn serve(
     metrics: Rc<ServiceMetrics>,
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
-    let xfcc = forwarded_client_cert(&downstream, worker);
+    let (xfcc, admitted) = (forwarded_client_cert(&downstream, worker), downstream.admitted.clone());
     let handler = Rc::new(InboundRequests { downstream, metrics, xfcc, party: OnceCell::new(), worker: worker.clone() });
-    let served = serve_http(io, version, handler.clone(), &worker.drain).await;
+    let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| connection_failure(&error, worker, |log| handler.downstream.log_inbound(log)))
 }
 
@@ -129,8 +129,8 @@ impl InboundRequests {
         let peer = self.downstream.peer.as_deref();
         let header = request.headers().get(headers::PEER).filter(|_| peer.is_some());
         let caller = if header.is_some() { Caller::Sidecar } else { Caller::Other };
-        let party = self.party.get_or_init(|| self.worker.telemetry.intern(peer_party(header, peer))).clone();
-        let mut exchange = Exchange::begin(request, upgrade, &self.worker, &self.metrics, |log| {
+        let party = self.party.get_or_init(|| self.worker.telemetry.peer(header, peer)).clone();
+        let mut exchange = Exchange::begin(request, upgrade, &self.worker, &self.metrics, &self.downstream, |log| {
             self.downstream.log_inbound(log);
         });
         exchange.report.party = Some(party);
@@ -180,12 +180,9 @@ impl InboundRequests {
         let pool = self.worker.application(destination);
         let mut stale = 0;
         loop {
-            let leasing = pool.to_application(destination, version, self.worker.mark);
+            let leasing = pool.to_application(destination, version, &self.downstream.admitted, self.worker.mark);
             let lease = RequestBody::hold_while(exchange.body.as_ref(), pin!(leasing)).await;
-            let mut lease = lease.map_err(|error| Unanswered {
-                failure: Failure::Connect { endpoint: endpoint(), error, retried: false },
-                unprocessed: true,
-            })?;
+            let mut lease = lease.map_err(|failure| Unanswered { failure, unprocessed: true })?;
             let error = match lease.send(exchange.attempt(), exchange.upgrade.is_some()).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(error) => error,

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers, settle};
 use crate::io::Io;
 use crate::mesh::{Protocol, Service};
-use crate::report::{RequestReport, ServiceMetrics, endpoint_party, peer_party};
+use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
 use crate::worker::Worker;
@@ -79,8 +79,9 @@ pub async fn serve(
     captured: Destination,
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
+    let admitted = downstream.admitted.clone();
     let handler = Rc::new(OutboundRequests { downstream, captured, last: RefCell::default(), worker: worker.clone() });
-    let served = serve_http(io, version, handler.clone(), &worker.drain).await;
+    let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| {
         connection_failure(&error, worker, |log| {
             handler.downstream.log_to(log);
@@ -180,7 +181,7 @@ impl OutboundRequests {
     }
 
     fn begin(&self, request: Request<Incoming>, upgrade: bool, destination: &Destination) -> Exchange {
-        Exchange::begin(request, upgrade, &self.worker, &destination.metrics, |log| {
+        Exchange::begin(request, upgrade, &self.worker, &destination.metrics, &self.downstream, |log| {
             self.downstream.log_to(log);
             log.cluster = destination.cluster.name.clone();
         })
@@ -219,7 +220,7 @@ impl OutboundRequests {
             let target = &leased.pick.target;
             let mut party = if target.labels.workload.is_empty() {
                 let header = response.headers().get(headers::PEER).filter(|_| target.tls.is_some());
-                peer_party(header, info.peer.as_deref())
+                Party::clone(&self.worker.telemetry.peer(header, info.peer.as_deref()))
             } else {
                 endpoint_party(&target.labels, &target.cluster)
             };

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream};
 use http_body::{Body, Frame, SizeHint};
+use runtime::admission::{Admitted, Buffered};
 
 use super::BoxError;
 use super::pump::Upload;
@@ -40,9 +41,13 @@ impl Incoming {
     /// Takes received frames out of h2's queue without giving the peer flow-control credit, while they cannot be sent on.
     /// h2 counts the small frames in its queue (`data_frame_budget`) and ends the connection if there are too many; held
     /// frames cost no more than their bytes, which the stream's window bounds.
-    pub fn hold(&mut self, cx: &mut Context<'_>) {
-        if let Self::Http2(frames) = self {
-            frames.hold(cx);
+    ///
+    /// # Errors
+    /// Returns an error if the proxy holds too much for the client already; the body fails with it.
+    pub fn hold(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
+        match self {
+            Self::Http1(_) | Self::Refused => Ok(()),
+            Self::Http2(frames) => Ok(frames.hold(cx)?),
         }
     }
 }
@@ -62,7 +67,9 @@ impl Body for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(frames) => frames.held.is_none() && frames.stream.is_end_stream(),
+            Self::Http2(frames) => {
+                frames.held.is_none() && frames.stream.as_ref().is_some_and(RecvStream::is_end_stream)
+            }
             Self::Refused => false,
         }
     }
@@ -79,10 +86,13 @@ impl Body for Incoming {
 /// The frames of an HTTP/2 stream.
 #[derive(Debug)]
 pub struct Http2Body {
-    stream: RecvStream,
+    /// `None` if more was to be held than may be.
+    stream: Option<RecvStream>,
     /// The value of `content-length`, which h2 enforces.
     length: Option<u64>,
     held: Option<Box<HeldFrames>>,
+    /// The connection that sends the frames, which those that are held count for; `None` for an upstream's.
+    owner: Option<Rc<Admitted>>,
     /// The rest of the request's body, while the response is already being received.
     _upload: Option<Upload>,
     /// Set when the body is read, for a peer that waits to be asked for it.
@@ -94,13 +104,14 @@ pub struct Http2Body {
 struct HeldFrames {
     pieces: VecDeque<Bytes>,
     small: BytesMut,
+    counted: Option<Buffered>,
 }
 
 impl Http2Body {
     /// Wraps the stream of a message with this `content-length`.
-    pub fn new(stream: RecvStream, length: Option<u64>, upload: Option<Upload>) -> Self {
+    pub fn new(stream: RecvStream, length: Option<u64>, upload: Option<Upload>, owner: Option<Rc<Admitted>>) -> Self {
         let length = if stream.is_end_stream() { Some(0) } else { length };
-        Self { stream, length, held: None, _upload: upload, wanted: None }
+        Self { stream: Some(stream), length, held: None, owner, _upload: upload, wanted: None }
     }
 
     /// Returns the body with a flag that is set when the body is read.
@@ -113,9 +124,10 @@ impl Http2Body {
         if let Some(wanted) = &self.wanted {
             wanted.set(true);
         }
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Some(Err(overflow()))) };
         if self.held.is_none() {
             let first = loop {
-                match ready!(self.stream.poll_data(cx)) {
+                match ready!(stream.poll_data(cx)) {
                     // The end of a stream without trailers.
                     Some(Ok(data)) if data.is_empty() => {}
                     Some(Ok(data)) => break data,
@@ -127,7 +139,7 @@ impl Http2Body {
                 return Poll::Ready(Some(Ok(self.pass(first))));
             }
             // An error is returned again by the next poll.
-            let second = match self.stream.poll_data(cx) {
+            let second = match stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(second))) if !second.is_empty() => second,
                 _ => return Poll::Ready(Some(Ok(self.pass(first)))),
             };
@@ -135,7 +147,9 @@ impl Http2Body {
             held.put(first);
             held.put(second);
         }
-        self.hold(cx);
+        if let Err(error) = self.hold(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
         match self.held.as_mut().and_then(|held| held.take()) {
             Some(piece) => {
                 self.held.take_if(|held| held.is_empty());
@@ -147,25 +161,45 @@ impl Http2Body {
 
     /// Passes data on and gives the peer credit for as much.
     fn pass(&mut self, data: Bytes) -> Frame<Bytes> {
-        // Fails only if more is released than was received.
-        let _ = self.stream.flow_control().release_capacity(data.len());
+        if let Some(stream) = &mut self.stream {
+            // Fails only if more is released than was received.
+            let _ = stream.flow_control().release_capacity(data.len());
+        }
         Frame::data(data)
     }
 
     fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Some(Err(overflow()))) };
+        Poll::Ready(match ready!(stream.poll_trailers(cx)) {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
             Err(error) => ended_early(error),
         })
     }
 
-    fn hold(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(Ok(data))) = self.stream.poll_data(cx) {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Result<(), h2::Error> {
+        let Some(stream) = &mut self.stream else { return Err(overflow()) };
+        let mut more = 0;
+        while let Poll::Ready(Some(Ok(data))) = stream.poll_data(cx) {
             if !data.is_empty() {
+                more += data.len();
                 self.held.get_or_insert_default().put(data);
             }
         }
+        if more > 0
+            && let (Some(held), Some(owner)) = (&mut self.held, &self.owner)
+            && !held.count(more, owner)
+        {
+            // Dropping the stream frees what h2 has received, and what it is yet to receive.
+            (self.stream, self.held) = (None, None);
+            return Err(overflow());
+        }
+        Ok(())
     }
+}
+
+/// Returns the error of a stream whose client makes the proxy hold too much.
+fn overflow() -> h2::Error {
+    Reason::ENHANCE_YOUR_CALM.into()
 }
 
 /// Returns the result of a stream that was reset. `NO_ERROR` means that the rest is not needed (RFC 9113 §8.1), which is a
@@ -194,7 +228,20 @@ impl HeldFrames {
     }
 
     fn take(&mut self) -> Option<Bytes> {
-        self.pieces.pop_front().or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))
+        let piece =
+            self.pieces.pop_front().or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))?;
+        if let Some(counted) = &mut self.counted {
+            counted.shrink(piece.len());
+        }
+        Some(piece)
+    }
+
+    /// Counts bytes as held for a connection. Returns whether they may be.
+    fn count(&mut self, bytes: usize, owner: &Admitted) -> bool {
+        if self.counted.is_none() {
+            self.counted = owner.buffer();
+        }
+        self.counted.as_mut().is_some_and(|counted| counted.grow(bytes))
     }
 
     fn is_empty(&self) -> bool {

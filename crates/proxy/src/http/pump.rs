@@ -16,7 +16,7 @@ use super::BoxError;
 /// A body that can hold received frames while they cannot be sent on.
 pub trait Source: Body<Data = Bytes, Error = BoxError> + Unpin {
     /// Holds received frames; see [`super::Incoming::hold`].
-    fn hold(&mut self, cx: &mut Context<'_>);
+    fn hold(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError>;
 }
 
 /// Sends a body in full. Resolves to an error if that fails, and the stream is reset.
@@ -64,7 +64,10 @@ impl<B: Source> Pump<B> {
                     if self.blocked.is_none() {
                         self.blocked = self.counter.as_ref().map(Blocked::new);
                     }
-                    self.body.hold(cx);
+                    if let Err(error) = self.body.hold(cx) {
+                        self.stream.send_reset(reason_of(&error));
+                        return Poll::Ready(Err(error));
+                    }
                     return Poll::Pending;
                 }
                 self.blocked = None;

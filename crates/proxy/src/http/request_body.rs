@@ -133,7 +133,8 @@ impl RequestBody {
         poll_fn(|cx| {
             let output = future.as_mut().poll(cx);
             if let (Poll::Pending, Some(body)) = (&output, body) {
-                body.incoming.borrow_mut().hold(cx);
+                // Whoever reads the body next receives the error.
+                let _ = body.incoming.borrow_mut().hold(cx);
             }
             output
         })
@@ -258,11 +259,12 @@ impl Body for AttemptBody {
 }
 
 impl Source for AttemptBody {
-    fn hold(&mut self, cx: &mut Context<'_>) {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
         if let Some(playback) = &self.0
             && playback.attempt == playback.body.attempt.get()
         {
-            playback.body.incoming.borrow_mut().hold(cx);
+            return playback.body.incoming.borrow_mut().hold(cx);
         }
+        Ok(())
     }
 }

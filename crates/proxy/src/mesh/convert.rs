@@ -1,6 +1,6 @@
 //! Conversion of the wire's messages into the data path's form. Each function returns a sentence on what is invalid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,10 +75,10 @@ pub(super) fn service(message: &message::Service, cluster: &str) -> Result<Servi
     }
     let mut ports = message.ports.iter().map(port).collect::<Result<Vec<_>>>()?;
     ports.sort_unstable_by_key(|port| port.number);
-    // The cluster's own address comes first: DNS answers with it.
-    let own = message.addresses.iter().filter(|address| address.cluster == cluster);
-    let shared = message.addresses.iter().filter(|address| address.cluster.is_empty());
-    let addresses = own.chain(shared).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
+    // The cluster's own addresses come first: DNS answers with them.
+    let of = |cluster| message.addresses.iter().filter(move |address| address.cluster == cluster);
+    let own_addresses = of(cluster).count();
+    let addresses = of(cluster).chain(of("")).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
     let export = |export: &message::Export| Export {
         cluster: export.cluster.as_str().into(),
         network: export.network.as_str().into(),
@@ -91,6 +91,7 @@ pub(super) fn service(message: &message::Service, cluster: &str) -> Result<Servi
         namespace: message.namespace.as_str().into(),
         ports: ports.into(),
         addresses,
+        own_addresses,
         exports: message.exports.iter().map(export).collect(),
         subsets: message.subsets.iter().map(subset).collect(),
         headless: message.headless,
@@ -108,7 +109,8 @@ fn port(message: &message::Port) -> Result<Port> {
     })
 }
 
-pub(super) fn endpoint(id: &str, message: &message::Endpoint) -> Result<Endpoint> {
+/// Converts an endpoint for a proxy with this address.
+pub(super) fn endpoint(id: &str, message: &message::Endpoint, own: IpAddr) -> Result<Endpoint> {
     let health = match message.health() {
         message::Health::Ready => Health::Ready,
         message::Health::Unready => Health::Unready,
@@ -116,7 +118,7 @@ pub(super) fn endpoint(id: &str, message: &message::Endpoint) -> Result<Endpoint
     };
     let (reach, weight) = match &message.kind {
         Some(message::endpoint::Kind::Direct(direct)) => {
-            (Reach::Direct(Arc::new(self::direct(direct)?)), message.weight.max(1))
+            (Reach::Direct(Arc::new(self::direct(direct, own)?)), message.weight.max(1))
         }
         Some(message::endpoint::Kind::Summary(summary)) => {
             let weight = if summary.ready == 0 { 0 } else { message.weight.max(1) };
@@ -143,21 +145,38 @@ fn summary(message: &message::Summary) -> Result<Summary> {
     })
 }
 
-fn direct(message: &message::Direct) -> Result<DirectEndpoint> {
+fn direct(message: &message::Direct, own: IpAddr) -> Result<DirectEndpoint> {
     let ports = message
         .ports
         .iter()
         .map(|(service, pod)| Ok((port_number(*service)?, port_number(*pod)?)))
         .collect::<Result<_>>()?;
     let identity = if message.identity.is_empty() { None } else { Some(spiffe(&message.identity)?) };
+    let mut addresses = (ip(&message.ip)?, None);
+    for further in &message.further_ips {
+        let further = ip(further)?;
+        if further.is_ipv4() != addresses.0.is_ipv4() {
+            addresses.1.get_or_insert(further);
+        }
+    }
+    // The own family, which this pod has; the endpoint's other one, it may not have.
+    if let (first, Some(further)) = addresses
+        && further.is_ipv4() == own.is_ipv4()
+    {
+        addresses = (further, Some(first));
+    }
+    let pod: Arc<str> = message.pod.as_str().into();
     Ok(DirectEndpoint {
-        ip: ip(&message.ip)?,
+        ip: addresses.0,
+        further_ip: addresses.1,
         ports,
         identity,
         mutual_tls: message.mutual_tls,
         workload: workload_labels(message.workload.as_ref()),
         labels: labels(&message.labels),
-        pod: message.pod.as_str().into(),
+        hostname: if message.pod_hostname == message.pod { pod.clone() } else { message.pod_hostname.as_str().into() },
+        only_node: message.node_local.then(|| message.node.as_str().into()),
+        pod,
     })
 }
 
@@ -176,15 +195,17 @@ pub(super) fn authentication(message: &message::PeerAuthentication) -> Result<Pe
     Ok(PeerAuthentication::new(mode(message.mode)?, ports))
 }
 
-pub(super) fn gateways(message: &message::NetworkGateway) -> Result<Arc<[GatewayAddress]>> {
-    message
-        .addresses
-        .iter()
-        .map(|gateway| {
-            let address = SocketAddr::new(ip(&gateway.ip)?, port_number(gateway.port)?);
-            Ok(GatewayAddress { address, cluster: gateway.cluster.as_str().into() })
-        })
-        .collect()
+/// Converts the gateways of a network for a proxy with this address. Of a cluster with gateway addresses of both families,
+/// the proxy's own family is used: it may not have the other one.
+pub(super) fn gateways(message: &message::NetworkGateway, own: IpAddr) -> Result<Arc<[GatewayAddress]>> {
+    let gateway = |gateway: &message::GatewayAddress| {
+        let address = SocketAddr::new(ip(&gateway.ip)?, port_number(gateway.port)?);
+        Ok(GatewayAddress { address, cluster: gateway.cluster.as_str().into() })
+    };
+    let all = message.addresses.iter().map(gateway).collect::<Result<Vec<_>>>()?;
+    let is_own = |gateway: &GatewayAddress| gateway.address.is_ipv4() == own.is_ipv4();
+    let with_own: HashSet<_> = all.iter().filter(|of| is_own(of)).map(|gateway| gateway.cluster.clone()).collect();
+    Ok(all.into_iter().filter(|gateway| is_own(gateway) || !with_own.contains(&gateway.cluster)).collect())
 }
 
 pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {

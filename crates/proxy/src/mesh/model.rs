@@ -70,6 +70,8 @@ pub struct Service {
     /// The addresses at which applications of this cluster reach the service: those of the cluster first, then those of all
     /// clusters.
     pub addresses: Box<[IpAddr]>,
+    /// The number of `addresses` that are the cluster's own.
+    pub own_addresses: usize,
     /// The clusters that export the service.
     pub exports: Box<[Export]>,
     /// The subsets.
@@ -141,8 +143,10 @@ pub struct Summary {
 /// An endpoint in this network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DirectEndpoint {
-    /// The address.
+    /// The address to connect to.
     pub ip: IpAddr,
+    /// The pod's address of the other family, if it has one.
+    pub further_ip: Option<IpAddr>,
     /// Service ports and the ports that the endpoint listens on for them.
     pub ports: Box<[(u16, u16)]>,
     /// The SPIFFE ID; `None` if unknown.
@@ -155,6 +159,10 @@ pub struct DirectEndpoint {
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// The pod's name.
     pub pod: Arc<str>,
+    /// The pod's own name within a headless service; empty if it has none.
+    pub hostname: Arc<str>,
+    /// The only node whose proxies use the endpoint; `None`: all.
+    pub only_node: Option<Arc<str>>,
 }
 
 /// An address of a network's east-west gateway.
@@ -193,6 +201,8 @@ pub struct InboundLimits {
 pub struct OwnWorkload {
     /// The locality.
     pub locality: Locality,
+    /// The node.
+    pub node: Arc<str>,
     /// The labels in telemetry.
     pub labels: Arc<WorkloadLabels>,
     /// The application's ports, ordered by number.
@@ -212,6 +222,14 @@ impl Service {
         self.ports.binary_search_by_key(&number, |port| port.number).ok().map(|at| &self.ports[at])
     }
 
+    /// Returns the addresses that DNS answers with: the cluster's own, else those of all clusters.
+    pub fn dns_addresses(&self) -> &[IpAddr] {
+        match self.own_addresses {
+            0 => &self.addresses,
+            own => self.addresses.get(..own).unwrap_or_default(),
+        }
+    }
+
     /// Returns a subset.
     pub fn subset(&self, name: &str) -> Option<&Subset> {
         self.subsets.iter().find(|subset| *subset.name == *name)
@@ -220,7 +238,7 @@ impl Service {
     /// Returns the endpoint with this address, and the service port that leads to it.
     pub fn endpoint_at(&self, address: SocketAddr) -> Option<(&Endpoint, u16)> {
         self.endpoints().iter().find_map(|endpoint| match &endpoint.reach {
-            Reach::Direct(direct) if direct.ip == address.ip() => {
+            Reach::Direct(direct) if direct.ips().any(|ip| ip == address.ip()) => {
                 let port = direct.ports.iter().find(|(_, pod_port)| *pod_port == address.port())?.0;
                 Some((endpoint, port))
             }
@@ -228,13 +246,12 @@ impl Service {
         })
     }
 
-    /// Returns the addresses of the ready endpoints in this network.
-    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.endpoints().iter().filter(|endpoint| endpoint.health == Health::Ready).filter_map(|endpoint| {
-            match &endpoint.reach {
-                Reach::Direct(direct) => Some(direct.ip),
-                Reach::Gateways(_) => None,
-            }
+    /// Returns the ready endpoints in this network.
+    pub fn ready_pods(&self) -> impl Iterator<Item = &DirectEndpoint> {
+        let ready = self.endpoints().iter().filter(|endpoint| endpoint.health == Health::Ready);
+        ready.filter_map(|endpoint| match &endpoint.reach {
+            Reach::Direct(direct) => Some(&**direct),
+            Reach::Gateways(_) => None,
         })
     }
 
@@ -250,6 +267,11 @@ impl Service {
 }
 
 impl DirectEndpoint {
+    /// Returns the addresses, first the one to connect to.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.ip).chain(self.further_ip)
+    }
+
     /// Returns the endpoint's port for a service port.
     pub fn port(&self, service_port: u16) -> Option<u16> {
         self.ports.iter().find(|(port, _)| *port == service_port).map(|(_, port)| *port)

@@ -178,7 +178,7 @@ impl MeshStore {
                 self.resolve_policies();
             }
             Body::NetworkGateway(message) => {
-                let gateways = convert::gateways(&message)?;
+                let gateways = convert::gateways(&message, self.location.ip)?;
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), gateways);
             }
             Body::Service(message) => {
@@ -188,7 +188,7 @@ impl MeshStore {
                 self.put_service(service, aliases);
             }
             Body::Endpoint(message) => {
-                let endpoint = convert::endpoint(name, &message)?;
+                let endpoint = convert::endpoint(name, &message, self.location.ip)?;
                 let of = wire::name::parse_endpoint(name).ok_or("the name is not that of an endpoint")?;
                 let hostname: Arc<str> = of.hostname.into();
                 let endpoints = self.endpoints.entry(hostname.clone()).or_default();

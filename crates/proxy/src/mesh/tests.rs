@@ -18,6 +18,7 @@ fn store() -> (MeshStore, Arc<Published>, Arc<Mutex<Vec<String>>>) {
         network: "net-west".into(),
         namespace: "default".into(),
         pod: "p".into(),
+        ip: [10, 244, 0, 1].into(),
     };
     let trusted: Arc<Mutex<Vec<String>>> = Arc::default();
     let received = trusted.clone();
@@ -48,6 +49,56 @@ fn pod(last: u8) -> Body {
     let direct =
         d::Direct { ip: vec![10, 244, 0, last].into(), ports: BTreeMap::from([(80, 9080)]), ..Default::default() };
     Body::Endpoint(d::Endpoint { kind: Some(d::endpoint::Kind::Direct(direct)), ..d::Endpoint::default() })
+}
+
+#[test]
+fn the_family_of_the_proxys_own_address_is_used() {
+    let ip = |text: &str| wire::name::ip_to_bytes(text.parse().unwrap());
+    let direct = |first: &str, further: &[&str]| {
+        let further_ips = further.iter().map(|of| ip(of)).collect();
+        let direct = d::Direct { ip: ip(first), further_ips, ..d::Direct::default() };
+        d::Endpoint { kind: Some(d::endpoint::Kind::Direct(direct)), ..d::Endpoint::default() }
+    };
+    let used = |message: &d::Endpoint, own: &str| {
+        let endpoint = convert::endpoint("e", message, own.parse().unwrap()).unwrap();
+        let Reach::Direct(direct) = &endpoint.reach else { panic!("{endpoint:?}") };
+        (direct.ip.to_string(), direct.further_ip.map(|ip| ip.to_string()))
+    };
+    let both = direct("10.244.0.7", &["fd00::7", "fd00::8", "10.244.0.8"]);
+    assert_eq!(used(&both, "10.244.0.1"), ("10.244.0.7".into(), Some("fd00::7".into())));
+    assert_eq!(used(&both, "fd00::1"), ("fd00::7".into(), Some("10.244.0.7".into())));
+    // A pod of one family is reached by that family only.
+    assert_eq!(used(&direct("10.244.0.7", &[]), "fd00::1"), ("10.244.0.7".into(), None));
+    assert_eq!(used(&direct("fd00::7", &[]), "10.244.0.1"), ("fd00::7".into(), None));
+    assert!(
+        convert::endpoint(
+            "e",
+            &{
+                let mut bad = both;
+                let Some(d::endpoint::Kind::Direct(direct)) = &mut bad.kind else { panic!() };
+                direct.further_ips[0] = vec![1, 2, 3].into();
+                bad
+            },
+            [10, 244, 0, 1].into()
+        )
+        .is_err()
+    );
+
+    let gateway = |cluster: &str, address: &str| d::GatewayAddress {
+        ip: ip(address),
+        port: 15443,
+        cluster: cluster.into(),
+        locality: None,
+    };
+    let addresses =
+        vec![gateway("east", "203.0.113.20"), gateway("east", "2001:db8::20"), gateway("south", "203.0.113.30")];
+    let gateways = d::NetworkGateway { network: "net".into(), addresses };
+    let used = |own: &str| {
+        let gateways = convert::gateways(&gateways, own.parse().unwrap()).unwrap();
+        gateways.iter().map(|gateway| gateway.address.ip().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(used("10.244.0.1"), ["203.0.113.20", "203.0.113.30"]);
+    assert_eq!(used("fd00::1"), ["2001:db8::20", "203.0.113.30"]);
 }
 
 fn endpoints(published: &Published) -> Option<Vec<String>> {

@@ -121,6 +121,7 @@ mod tests {
             network: "net-west".into(),
             namespace: "default".into(),
             pod: "p".into(),
+            ip: [10, 244, 0, 1].into(),
         };
         let mut store = super::super::MeshStore::new(location.clone(), |_| {});
         let published = store.published();

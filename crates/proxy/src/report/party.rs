@@ -59,7 +59,7 @@ pub fn endpoint_party(labels: &WorkloadLabels, cluster: &Arc<str>) -> Party {
 
 /// Returns the party of a peer: from the identity that it proved and, for labels that no certificate has, from the header
 /// that its sidecar sent.
-pub fn peer_party(header: Option<&HeaderValue>, peer: Option<&Peer>) -> Party {
+pub(super) fn peer_party(header: Option<&HeaderValue>, peer: Option<&Peer>) -> Party {
     let mut party = header.map(decode).unwrap_or_default();
     if let Some(peer) = peer {
         party.principal = peer.id.as_str().into();

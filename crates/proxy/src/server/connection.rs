@@ -3,10 +3,8 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,9 +15,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use runtime::admission::{Admitted, Use};
 use runtime::drain::Watch;
 
-use super::request_lines::RequestLines;
+use super::heads::Heads;
 use super::{ResponseBody, date};
 use crate::http::{BUFFER, BoxError, Http2Body, Incoming, Pump, Version, expects_continue, http2};
 use crate::io::Io;
@@ -39,27 +38,37 @@ pub trait Handler: 'static {
 
 /// Serves a connection until it ends. When the drain begins, requests in progress are finished, the downstream is asked to
 /// use another connection (`Connection: close`, GOAWAY), and an idle connection is closed.
-pub async fn serve<H: Handler>(io: Io, version: Version, handler: Rc<H>, drain: &Watch) -> Result<(), BoxError> {
+///
+/// `admitted` learns when a head is complete and whether requests are in progress.
+pub async fn serve<H: Handler>(
+    io: Io,
+    version: Version,
+    handler: Rc<H>,
+    admitted: Rc<Admitted>,
+    drain: &Watch,
+) -> Result<(), BoxError> {
     match version {
-        Version::Http1 => Ok(serve_http1(io, handler, drain.clone()).await?),
-        Version::Http2 => serve_http2(io, handler, drain.clone()).await,
+        Version::Http1 => Ok(serve_http1(io, handler, admitted, drain.clone()).await?),
+        Version::Http2 => serve_http2(io, handler, admitted, drain.clone()).await,
     }
 }
 
-async fn serve_http1<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), hyper::Error> {
+async fn serve_http1<H: Handler>(
+    io: Io,
+    handler: Rc<H>,
+    admitted: Rc<Admitted>,
+    mut drain: Watch,
+) -> Result<(), hyper::Error> {
+    let heads = Heads::new(admitted, io.is_tls());
     let draining = Rc::new(Cell::new(false));
-    let is_draining = draining.clone();
-    // Set when a request has been read in full: what follows is the next one.
-    let begins = Arc::<AtomicBool>::default();
-    let io = RequestLines::new(io, begins.clone());
+    let (is_draining, completed) = (draining.clone(), heads.clone());
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        begins.store(request.body().is_end_stream(), Relaxed);
-        let begins = begins.clone();
+        let served = completed.complete(!request.body().is_end_stream());
         let handled = handler.clone().handle(request.map(Incoming::from));
         let draining = is_draining.clone();
         async move {
             let mut response = handled.await;
-            begins.store(true, Relaxed);
+            response.body_mut().served = Some(served);
             if draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -70,28 +79,44 @@ async fn serve_http1<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
         .max_buf_size(BUFFER)
         // The downstream closes an idle connection when it no longer needs it.
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(heads.watch(io)), service)
         .with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
-        result = &mut connection => return result,
+        result = drive(connection.as_mut(), &heads) => return result,
         () = drain.begun() => draining.set(true),
     }
     // Requests that are in flight now are still handled; hyper's shutdown would close a connection that is idle or new.
     tokio::select! {
-        result = &mut connection => return result,
+        result = drive(connection.as_mut(), &heads) => return result,
         () = tokio::time::sleep(LAST_REQUEST) => connection.as_mut().graceful_shutdown(),
     }
-    connection.await
+    drive(connection, &heads).await
+}
+
+/// Drives a connection, and tells its state whenever it waits.
+fn drive<C: Future>(mut connection: Pin<&mut C>, heads: &Heads) -> impl Future<Output = C::Output> {
+    poll_fn(move |cx| {
+        let polled = connection.as_mut().poll(cx);
+        if polled.is_pending() {
+            heads.waits();
+        }
+        polled
+    })
 }
 
 /// Uses h2 directly instead of hyper's server: hyper cannot set the budget for small frames, and leaves them in h2's queue
 /// while the next hop gives no flow-control credit.
-async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Result<(), BoxError> {
+async fn serve_http2<H: Handler>(
+    io: Io,
+    handler: Rc<H>,
+    admitted: Rc<Admitted>,
+    mut drain: Watch,
+) -> Result<(), BoxError> {
     let (paced, outbox) = http2::paced(io);
     let connection = h2::server::Builder::new()
-        .initial_window_size(http2::STREAM_WINDOW)
-        .initial_connection_window_size(http2::CONNECTION_WINDOW)
+        .initial_window_size(http2::UPLOAD_STREAM_WINDOW)
+        .initial_connection_window_size(http2::UPLOAD_CONNECTION_WINDOW)
         .max_frame_size(http2::FRAME)
         .max_header_list_size(http2::HEAD)
         .max_concurrent_streams(MAX_STREAMS)
@@ -100,6 +125,7 @@ async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
         .handshake::<_, Bytes>(paced);
     let mut connection = pin!(connection);
     let mut connection = outbox.drive(|cx| connection.as_mut().poll(cx)).await??;
+    admitted.prove();
     let mut draining = false;
     loop {
         let accepted = tokio::select! {
@@ -114,7 +140,7 @@ async fn serve_http2<H: Handler>(io: Io, handler: Rc<H>, mut drain: Watch) -> Re
         };
         let Some(accepted) = accepted else { return Ok(()) };
         let (request, respond) = accepted?;
-        tokio::task::spawn_local(serve_stream(request, respond, handler.clone()));
+        tokio::task::spawn_local(serve_stream(request, respond, handler.clone(), Use::of(admitted.clone())));
     }
 }
 
@@ -123,12 +149,14 @@ async fn serve_stream<H: Handler>(
     request: Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
     handler: Rc<H>,
+    served: Use<Rc<Admitted>>,
 ) {
     let length = http2::content_length(request.headers());
     let mut wanted = expects_continue(request.headers()).then(Rc::<Cell<bool>>::default);
     let handled = {
+        let owner = Some(served.holder().clone());
         let request = request.map(|stream| {
-            let body = Http2Body::new(stream, length, None);
+            let body = Http2Body::new(stream, length, None, owner);
             Incoming::Http2(match &wanted {
                 Some(wanted) => body.noting_use(wanted.clone()),
                 None => body,
@@ -174,7 +202,7 @@ async fn serve_stream<H: Handler>(
 
 /// Returns the size of the task of one HTTP/2 stream with this handler, in bytes.
 pub fn stream_size<H: Handler>() -> usize {
-    fn returned<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+    fn returned<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
     returned(serve_stream::<H>)

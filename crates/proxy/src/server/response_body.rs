@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::heads::Served;
 use crate::http::{BoxError, Incoming, RequestBody, Source, headers};
 use crate::upstream::Lease;
 
@@ -26,6 +27,8 @@ pub struct ResponseBody {
     bytes: u64,
     grpc_status: Option<u16>,
     ending: Option<Box<dyn Ending>>,
+    /// The request is in progress until the response has been sent.
+    pub(super) served: Option<Served>,
 }
 
 enum BodySource {
@@ -37,7 +40,7 @@ impl ResponseBody {
     /// Creates the body of a response of the proxy itself.
     pub fn local(body: impl Into<Bytes>, ending: Option<Box<dyn Ending>>) -> Self {
         let body = Some(body.into()).filter(|body| !body.is_empty());
-        Self { source: BodySource::Local(body), bytes: 0, grpc_status: None, ending }
+        Self { source: BodySource::Local(body), bytes: 0, grpc_status: None, ending, served: None }
     }
 
     /// Creates the body of an upstream's response. At its end, `lease` returns to its pool if the request's body was sent
@@ -52,7 +55,7 @@ impl ResponseBody {
             lease.detach(request);
         }
         let source = BodySource::Upstream { incoming, lease: Some(lease), request };
-        Self { source, bytes: 0, grpc_status: None, ending: Some(ending) }
+        Self { source, bytes: 0, grpc_status: None, ending: Some(ending), served: None }
     }
 
     fn complete(&mut self) {
@@ -112,9 +115,10 @@ impl Body for ResponseBody {
 }
 
 impl Source for ResponseBody {
-    fn hold(&mut self, cx: &mut Context<'_>) {
-        if let BodySource::Upstream { incoming, .. } = &mut self.source {
-            incoming.hold(cx);
+    fn hold(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
+        match &mut self.source {
+            BodySource::Local(_) => Ok(()),
+            BodySource::Upstream { incoming, .. } => incoming.hold(cx),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Connections that switch protocols, to WebSocket. [`crate::http::settle`] refuses all others, and `CONNECT`.
 
+use std::rc::Rc;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::Request;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
+use runtime::admission::{Admitted, Use};
 
 use super::Ending;
 use crate::relay;
@@ -13,12 +16,13 @@ use crate::upstream::Lease;
 pub struct UpgradeRequest {
     downstream: OnUpgrade,
     headers: Vec<(HeaderName, HeaderValue)>,
+    admitted: Rc<Admitted>,
 }
 
 /// Takes the downstream's side of an upgrade out of a request. To be called before hop-by-hop headers are removed.
-pub fn requested<B>(request: &mut Request<B>) -> UpgradeRequest {
+pub fn requested<B>(request: &mut Request<B>, admitted: &Rc<Admitted>) -> UpgradeRequest {
     let headers = upgrade_headers(request.headers());
-    UpgradeRequest { downstream: on(request), headers }
+    UpgradeRequest { downstream: on(request), headers, admitted: admitted.clone() }
 }
 
 /// Returns the headers of an upgrade that the next hop needs as well. [`crate::http::headers::end_hop`] removes them, so a
@@ -40,7 +44,7 @@ impl UpgradeRequest {
     /// the connection whose response agreed; `keep` is dropped with the relay.
     pub fn carry(self, upstream: Lease, mut ending: Box<dyn Ending>, keep: impl Sized + 'static) {
         tokio::task::spawn_local(async move {
-            let _keep = keep;
+            let _keep = (keep, Use::of(self.admitted));
             let (Ok(downstream), Some(mut upstream)) = tokio::join!(self.downstream, upstream.into_upgraded()) else {
                 ending.broken(0);
                 return;

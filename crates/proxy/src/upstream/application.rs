@@ -5,21 +5,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::admission::Admitted;
+
 use super::{Lease, OpenConnection, Pool};
-use crate::failure::ConnectError;
+use crate::failure::{ConnectError, Failure};
 use crate::http::Version;
 
 /// The connect timeout. The application is on the same machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Pool {
-    /// Returns a connection to the application, opening one if none is idle.
+    /// Returns a connection to the application, opening one on behalf of `admitted` if none is idle.
+    ///
+    /// # Errors
+    /// Returns an error if the application accepts no connection, or has as many as it may.
     pub async fn to_application(
         self: &Rc<Self>,
         address: SocketAddr,
         version: Version,
+        admitted: &Admitted,
         mark: Option<u32>,
-    ) -> Result<Lease, ConnectError> {
+    ) -> Result<Lease, Failure> {
         if let Some(lease) = self.take(version).await {
             return Ok(lease);
         }
@@ -29,15 +35,19 @@ impl Pool {
                 Ok(opening) => opening,
                 Err(lease) => return Ok(lease),
             };
-            let opened = connect(address, mark).await?;
-            self.adopt(opened, version).await
+            let opened = connect(address, admitted, mark).await?;
+            self.adopt(opened, version).await.map_err(|error| failed(address, error))
         })
         .await
     }
 }
 
-/// Connects to the application from 127.0.0.6, Istio's source address of inbound connections.
-pub async fn connect(address: SocketAddr, mark: Option<u32>) -> Result<OpenConnection, ConnectError> {
+/// Connects to the application on behalf of `admitted`, from 127.0.0.6, Istio's source address of inbound connections.
+///
+/// # Errors
+/// Returns an error if the application accepts no connection, or has as many as it may.
+pub async fn connect(address: SocketAddr, admitted: &Admitted, mark: Option<u32>) -> Result<OpenConnection, Failure> {
+    let dialled = admitted.dial().ok_or(Failure::Overflow("the number of connections to the application".into()))?;
     let source = match address.ip() {
         IpAddr::V4(_) => net::socket::INBOUND_SOURCE_V4,
         IpAddr::V6(_) => net::socket::INBOUND_SOURCE_V6,
@@ -50,7 +60,11 @@ pub async fn connect(address: SocketAddr, mark: Option<u32>) -> Result<OpenConne
         }
         connected => connected,
     };
-    let stream = connected.map_err(|error| ConnectError::Tcp(Arc::new(error)))?;
+    let stream = connected.map_err(|error| failed(address, ConnectError::Tcp(Arc::new(error))))?;
     let local = stream.local_addr().ok();
-    Ok(OpenConnection { io: stream.into(), local, peer: None })
+    Ok(OpenConnection { io: stream.into(), local, peer: None, dialled: Some(dialled) })
+}
+
+fn failed(address: SocketAddr, error: ConnectError) -> Failure {
+    Failure::Connect { endpoint: address.to_string().into(), error, retried: false }
 }

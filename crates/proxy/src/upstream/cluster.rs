@@ -150,14 +150,14 @@ impl UpstreamCluster {
             return;
         }
         let subset = (!self.key.subset.is_empty()).then(|| service.subset(&self.key.subset));
+        let chosen = self.key.endpoint.as_deref();
         let mut targets = match subset {
             // The subset no longer exists.
             Some(None) => Vec::new(),
-            Some(Some(subset)) => target::targets(service, self.key.port, Some(subset), snapshot),
-            None => target::targets(service, self.key.port, None, snapshot),
+            Some(Some(subset)) => target::targets(service, self.key.port, Some(subset), chosen, snapshot),
+            None => target::targets(service, self.key.port, None, chosen, snapshot),
         };
-        if let Some(chosen) = &self.key.endpoint {
-            targets.retain(|candidate| candidate.id == *chosen);
+        if chosen.is_some() {
             // A pod that was chosen by its address is used in any state: members of a headless service find each other
             // before they are ready.
             targets.iter_mut().for_each(|candidate| candidate.health = balance::Health::Ready);

@@ -18,6 +18,7 @@ use balance::{Balancer, Outcome, Pick};
 use bytes::BytesMut;
 use identity::alpn::{self, Alpn};
 use identity::{Identity, Peer};
+use runtime::admission::Dialled;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::Target;
@@ -60,6 +61,8 @@ pub struct OpenConnection {
     pub local: Option<SocketAddr>,
     /// The peer, by its certificate.
     pub peer: Option<Arc<Peer>>,
+    /// The place among the connections that are opened on behalf of admitted ones.
+    pub dialled: Option<Dialled>,
 }
 
 /// Connects to one target.
@@ -74,7 +77,7 @@ pub async fn open(target: &Target, alpn: Alpn, dial: &DialOptions) -> Result<Ope
     // Without keep-alive a vanished peer is only detected later.
     let _ = net::socket::keep_alive(&tcp, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PROBES);
     let local = tcp.local_addr().ok();
-    let Some(tls) = &target.tls else { return Ok(OpenConnection { io: tcp.into(), local, peer: None }) };
+    let Some(tls) = &target.tls else { return Ok(OpenConnection { io: tcp.into(), local, peer: None, dialled: None }) };
     let config = dial.identity.client_config_for(&tls.expected, alpn);
     let handshake = TlsConnector::from(config).connect(tls.sni.clone(), Prefixed::new(BytesMut::new(), tcp));
     let stream = match tokio::time::timeout_at(deadline, handshake).await {
@@ -84,7 +87,7 @@ pub async fn open(target: &Target, alpn: Alpn, dial: &DialOptions) -> Result<Ope
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = identity::peer_of(certificates, &dial.identity.trust()).map(Arc::new);
-    Ok(OpenConnection { io: Io::from(TlsStream::from(stream)), local, peer })
+    Ok(OpenConnection { io: Io::from(TlsStream::from(stream)), local, peer, dialled: None })
 }
 
 /// Returns the ALPN protocols to offer; `None` is for opaque bytes.

@@ -225,7 +225,7 @@ impl Stream {
         .map_err(|error| failed(is_unprocessed(&error), error))?;
         let upload = sending.map(Upload::begin);
         let length = http2::content_length(response.headers());
-        Ok(response.map(|stream| Incoming::Http2(Http2Body::new(stream, length, upload))))
+        Ok(response.map(|stream| Incoming::Http2(Http2Body::new(stream, length, upload, None))))
     }
 }
 

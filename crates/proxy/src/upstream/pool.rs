@@ -18,6 +18,7 @@ use http::{StatusCode, header};
 use http_body::{Body, Frame};
 use hyper::{Request, Response};
 use identity::Peer;
+use runtime::admission::Dialled;
 use telemetry::istio::Party;
 
 use super::{OpenConnection, http1, http2};
@@ -26,7 +27,6 @@ use crate::http::{AttemptBody, BoxError, Incoming, RequestBody, Version, is_chun
 use crate::io::Io;
 
 /// Information on a connection.
-#[derive(Debug)]
 pub struct ConnectionInfo {
     /// The local address.
     pub local: Option<SocketAddr>,
@@ -38,6 +38,13 @@ pub struct ConnectionInfo {
     broken: Cell<bool>,
     /// A duplicate of the socket, for queries to the kernel. Closed with the connection.
     socket: RefCell<Option<OwnedFd>>,
+    dialled: Cell<Option<Dialled>>,
+}
+
+impl std::fmt::Debug for ConnectionInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectionInfo").field("local", &self.local).field("peer", &self.peer).finish_non_exhaustive()
+    }
 }
 
 impl ConnectionInfo {
@@ -66,6 +73,7 @@ impl ConnectionInfo {
     /// Notes the end of the connection.
     pub(super) fn closed(&self) {
         self.socket.take();
+        self.dialled.take();
     }
 }
 
@@ -197,6 +205,7 @@ impl Pool {
             party: OnceCell::new(),
             broken: Cell::new(false),
             socket: RefCell::new(socket),
+            dialled: Cell::new(opened.dialled),
         });
         Ok(match version {
             Version::Http1 => Lease::http1(self.idle.adopt(opened.io, info).await?, self, false),

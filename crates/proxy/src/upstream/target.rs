@@ -44,11 +44,13 @@ impl Target {
     }
 }
 
-/// Returns the targets of a service's port, or of a subset of the service.
+/// Returns the targets of a service's port, or of a subset of the service. `chosen` is the only endpoint to use, if the
+/// application chose it by its address.
 pub fn targets(
     service: &Service,
     port: u16,
     subset: Option<&Subset>,
+    chosen: Option<&str>,
     snapshot: &MeshSnapshot,
 ) -> Vec<Candidate<Arc<Target>>> {
     let subset_name = subset.map_or("", |subset| &subset.name);
@@ -56,13 +58,15 @@ pub fn targets(
     let context = Context {
         port,
         subset,
+        chosen,
         // A name that is too long for TLS cannot be sent; plaintext endpoints can still be reached.
         sni: ServerName::try_from(sni).ok(),
         scale: scale(service.endpoints(), snapshot),
         snapshot,
     };
     let mut targets = Vec::with_capacity(service.endpoints().len());
-    for endpoint in service.endpoints() {
+    let included = |endpoint: &&Endpoint| chosen.is_none_or(|chosen| *endpoint.id == *chosen);
+    for endpoint in service.endpoints().iter().filter(included) {
         context.add(endpoint, &mut targets);
     }
     if !snapshot.settings.locality_load_balancing {
@@ -75,6 +79,7 @@ pub fn targets(
 struct Context<'a> {
     port: u16,
     subset: Option<&'a Subset>,
+    chosen: Option<&'a str>,
     sni: Option<ServerName<'static>>,
     scale: u32,
     snapshot: &'a MeshSnapshot,
@@ -91,6 +96,11 @@ impl Context<'_> {
     fn direct(&self, endpoint: &Endpoint) -> Option<Candidate<Arc<Target>>> {
         let Reach::Direct(direct) = &endpoint.reach else { return None };
         if self.subset.is_some_and(|subset| !direct.is_in(subset)) {
+            return None;
+        }
+        // Of the service's address, not of the pod's, as with kube-proxy.
+        let own_node = self.snapshot.own.as_ref().map(|own| &own.node).filter(|node| !node.is_empty());
+        if self.chosen.is_none() && direct.only_node.as_ref().is_some_and(|node| Some(node) != own_node) {
             return None;
         }
         let tls = if direct.mutual_tls {

@@ -1,18 +1,22 @@
 //! Metrics of the application in the same pod, which are merged with the proxy's.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{Empty, Limited};
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use tokio_util::task::AbortOnDropHandle;
 
-/// The timeout of a scrape, including the connection; Prometheus' default is ten seconds.
+/// The timeout until the response begins, including the connection; Prometheus' default for a scrape is ten seconds.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// The size limit of the application's metrics; larger ones are left out.
+/// The size limit of the application's metrics; the rest is left out.
 const MAX_BYTES: usize = 16 << 20;
 
 /// The metrics endpoint of the application.
@@ -57,22 +61,26 @@ impl Application {
         Some(Self { address: (Ipv4Addr::LOCALHOST, port).into(), path, mark })
     }
 
-    /// Fetches the metrics.
-    pub(super) async fn metrics(&self) -> io::Result<String> {
-        match tokio::time::timeout(TIMEOUT, self.fetch()).await {
-            Ok(fetched) => fetched,
+    /// Requests the metrics, and returns the body of the response.
+    pub(super) async fn metrics(&self) -> io::Result<ApplicationMetrics> {
+        match tokio::time::timeout(TIMEOUT, self.request()).await {
+            Ok(body) => body,
             Err(_) => {
                 Err(io::Error::new(io::ErrorKind::TimedOut, format!("no response from {} in time", self.address)))
             }
         }
     }
 
-    async fn fetch(&self) -> io::Result<String> {
+    async fn request(&self) -> io::Result<ApplicationMetrics> {
         let options = net::Connect { mark: self.mark, timeout: TIMEOUT, ..net::Connect::default() };
-        let stream = net::connect(self.address, &options).await?;
+        let stream = match net::connect(self.address, &options).await {
+            // The application may listen at IPv6 addresses alone.
+            Err(_) => net::connect((Ipv6Addr::LOCALHOST, self.address.port()).into(), &options).await?,
+            Ok(stream) => stream,
+        };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        let driving = tokio::spawn(connection);
+        let connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let request = Request::get(&self.path)
             .header("host", self.address.to_string())
             .header("accept", "text/plain; version=0.0.4")
@@ -82,8 +90,33 @@ impl Application {
         if !response.status().is_success() {
             return Err(io::Error::other(format!("{} responded with status {}", self.address, response.status())));
         }
-        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(io::Error::other)?;
-        driving.abort();
-        String::from_utf8(body.to_bytes().into()).map_err(io::Error::other)
+        Ok(ApplicationMetrics { body: Limited::new(response.into_body(), MAX_BYTES), _connection: connection })
+    }
+}
+
+/// The metrics of the application, as they arrive.
+#[derive(Debug)]
+pub(super) struct ApplicationMetrics {
+    body: Limited<Incoming>,
+    _connection: AbortOnDropHandle<hyper::Result<()>>,
+}
+
+impl ApplicationMetrics {
+    /// Polls for more of the text; `None` at its end, or if the rest does not arrive.
+    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => return Poll::Ready(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(data));
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the application's metrics are incomplete");
+                    return Poll::Ready(None);
+                }
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::application::ApplicationMetrics;
 use super::{Admin, Query, Reply};
 
 const BUILT_IN: &[(&str, &str)] = &[
@@ -40,7 +41,6 @@ impl Admin {
             }),
             "/ready" => self.ready(),
             "/server_info" => self.server_info(),
-            "/stats" | "/stats/prometheus" => self.metrics(),
             _ => Reply::text(format!("unknown page {path}; see /help\n")).with_status(404),
         }
     }
@@ -54,20 +54,16 @@ impl Admin {
         }
     }
 
-    pub(super) fn metrics(&self) -> Reply {
-        Reply { content_type: "text/plain; version=0.0.4; charset=utf-8", ..Reply::text(self.registry.render()) }
-    }
-
-    pub(super) async fn merged_metrics(&self) -> Reply {
-        let mut reply = self.metrics();
-        if let Some(application) = &self.application {
-            match application.metrics().await {
-                Ok(metrics) => reply.body.push_str(&metrics),
+    /// Requests the metrics of the application in the same pod.
+    pub(super) async fn application_metrics(&self) -> Option<ApplicationMetrics> {
+        match self.application.as_ref()?.metrics().await {
+            Ok(metrics) => Some(metrics),
+            Err(error) => {
                 // The proxy's metrics are useful without the application's.
-                Err(error) => tracing::debug!(%error, "cannot fetch the application's metrics"),
+                tracing::debug!(%error, "cannot fetch the application's metrics");
+                None
             }
         }
-        reply
     }
 
     fn help(&self) -> Reply {

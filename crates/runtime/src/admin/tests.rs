@@ -17,7 +17,23 @@ async fn request(address: SocketAddr, method: &str, path: &str) -> (u16, String)
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    let body = if head.contains("transfer-encoding: chunked") { dechunked(body) } else { body.to_owned() };
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+}
+
+/// Returns the content of a chunked body.
+fn dechunked(mut body: &str) -> String {
+    let mut content = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").unwrap();
+        match usize::from_str_radix(size, 16).unwrap() {
+            0 => return content,
+            size => {
+                content.push_str(&rest[..size]);
+                body = &rest[size + 2..];
+            }
+        }
+    }
 }
 
 struct Rig {
@@ -135,4 +151,40 @@ async fn an_address_in_use_is_an_error_that_names_it() {
     let error = rig.admin.serve(taken).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&rig.addresses[0].to_string()), "{error}");
+}
+
+/// Whoever opens connections and says nothing holds no more than a few, and loses the oldest of them.
+#[tokio::test]
+async fn health_is_answered_beside_200_silent_connections() {
+    let rig = rig(None);
+    for port in 0..4 {
+        let mut silent = Vec::new();
+        for _ in 0..200 {
+            let mut stream = TcpStream::connect(rig.addresses[port]).await.unwrap();
+            if silent.len() % 2 == 0 {
+                stream.write_all(b"GET /healthz/re").await.unwrap();
+            }
+            silent.push(stream);
+        }
+        let path = ["/ready", "/healthz/ready", "/metrics", "/healthz/ready"][port];
+        let answer = tokio::time::timeout(Duration::from_secs(2), request(rig.addresses[port], "GET", path)).await;
+        assert_eq!(answer.expect("an answer in time").0, 200);
+        // The oldest are closed; the latest are open.
+        assert!(matches!(silent[0].read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    }
+}
+
+#[tokio::test]
+async fn health_is_answered_beside_connections_that_were_used_and_stay_open() {
+    let rig = rig(None);
+    let mut used = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(rig.addresses[1]).await.unwrap();
+        stream.write_all(b"GET /healthz/ready HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        used.push(stream);
+    }
+    assert_eq!(request(rig.addresses[1], "GET", "/healthz/ready").await.0, 200);
 }

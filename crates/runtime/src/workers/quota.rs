@@ -44,17 +44,42 @@ fn affinity(status: &str) -> Option<usize> {
     })
 }
 
+/// Returns the memory limit of the process's cgroups in bytes; `None` without a limit.
+pub fn memory_limit() -> Option<u64> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    cgroup_memory(&cgroups, |path| fs::read_to_string(Path::new("/sys/fs/cgroup").join(path)).ok())
+}
+
+/// Returns the smallest memory limit of the process's cgroups and their ancestors.
+fn cgroup_memory(cgroups: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    /// The kernel's value for no limit, in the first version of cgroups, is above this.
+    const UNLIMITED: f64 = (1_u64 << 60) as f64;
+    let files = [("", ["memory.max"].as_slice()), ("memory", &["memory.limit_in_bytes"])];
+    let limit = smallest(cgroups, files, read, |text| text.trim().parse().ok().filter(|limit| *limit < UNLIMITED));
+    limit.map(|limit| limit as u64)
+}
+
 /// Returns the smallest quota of the process's cgroups and their ancestors. `read` reads files below `/sys/fs/cgroup`.
 fn cgroup_quota(cgroups: &str, read: impl Fn(&str) -> Option<String>) -> Option<f64> {
+    let files = [("", ["cpu.max"].as_slice()), ("cpu", &["cpu.cfs_quota_us", "cpu.cfs_period_us"])];
+    smallest(cgroups, files, read, quota)
+}
+
+/// Returns the smallest value of the process's cgroups and their ancestors. `files` has the names of the files for both
+/// versions of cgroups, the second with the name of the controller.
+fn smallest(
+    cgroups: &str,
+    [(_, unified), (controller, own)]: [(&str, &[&str]); 2],
+    read: impl Fn(&str) -> Option<String>,
+    parse: impl Fn(&str) -> Option<f64>,
+) -> Option<f64> {
     let mut smallest: Option<f64> = None;
     for line in cgroups.lines() {
         let mut fields = line.splitn(3, ':');
         let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
         let (hierarchy, files): (&str, &[&str]) = match (id, controllers) {
-            ("0", "") => ("", &["cpu.max"]),
-            (_, controllers) if controllers.split(',').any(|name| name == "cpu") => {
-                ("cpu", &["cpu.cfs_quota_us", "cpu.cfs_period_us"])
-            }
+            ("0", "") => ("", unified),
+            (_, controllers) if controllers.split(',').any(|name| name == controller) => (controller, own),
             _ => continue,
         };
         for directory in Path::new(path.trim_start_matches('/')).ancestors() {
@@ -63,8 +88,8 @@ fn cgroup_quota(cgroups: &str, read: impl Fn(&str) -> Option<String>) -> Option<
                 read(path.to_str()?)
             };
             let text: Option<Vec<String>> = files.iter().map(|file| at(file)).collect();
-            if let Some(quota) = text.and_then(|text| quota(&text.join(" "))) {
-                smallest = Some(smallest.map_or(quota, |smallest| smallest.min(quota)));
+            if let Some(value) = text.and_then(|text| parse(&text.join(" "))) {
+                smallest = Some(smallest.map_or(value, |smallest| smallest.min(value)));
             }
         }
     }
@@ -140,5 +165,18 @@ mod tests {
     #[test]
     fn this_process_has_a_processor() {
         assert!(Cpus::of_this_process().affinity >= 1);
+    }
+
+    #[test]
+    fn the_smallest_memory_limit_applies() {
+        let read = |path: &str| match path {
+            "pods/a/memory.max" => Some("max\n".to_owned()),
+            "pods/memory.max" => Some("134217728\n".to_owned()),
+            "memory/b/memory.limit_in_bytes" => Some("9223372036854771712\n".to_owned()),
+            _ => None,
+        };
+        assert_eq!(cgroup_memory("0::/pods/a\n", read), Some(128 << 20));
+        assert_eq!(cgroup_memory("5:memory:/b\n", read), None);
+        assert_eq!(cgroup_memory("", read), None);
     }
 }

@@ -80,12 +80,45 @@ size_bytes_count{service="a\"b\\c\nd"} 4
 }
 
 #[test]
-fn the_number_of_label_sets_is_bounded() {
+fn label_sets_beyond_the_limit_share_one_series_and_are_counted() {
     let registry = Registry::new();
     let scope = registry.worker();
     for number in 0..MAX_SERIES + 50 {
         scope.counter(&SIZE, &[&number.to_string()]).increment();
     }
     assert_eq!(lock(&registry.inner.families)["size_bytes"].series.len(), MAX_SERIES + 1);
-    assert!(registry.render().contains("size_bytes{service=\"overflow\"} 50\n"));
+    let text = registry.render();
+    assert!(text.contains("size_bytes{service=\"overflow\"} 50\n"));
+    assert!(text.contains("isthmus_metrics_overflow_total{family=\"size_bytes\"} 50\n"), "{text}");
+    let histograms = Registry::new();
+    for number in 0..MAX_HISTOGRAM_SERIES + 7 {
+        histograms.worker().histogram(&SIZE, &ENVOY_BUCKETS, &[&number.to_string()]).record(1.0);
+    }
+    assert!(histograms.render().contains("size_bytes_count{service=\"overflow\"} 7\n"));
+}
+
+#[test]
+fn a_scrape_is_in_pieces_that_do_not_grow_with_the_number_of_series() {
+    let registry = Registry::new();
+    let scope = registry.worker();
+    for number in 0..MAX_HISTOGRAM_SERIES {
+        scope.histogram(&SIZE, &ENVOY_BUCKETS, &[&"x".repeat(100 + number % 7)]).record(1.0);
+        scope.histogram(&SIZE, &ENVOY_BUCKETS, &[&format!("{}{number}", "y".repeat(100))]).record(1.0);
+    }
+    registry.observe_gauge(OPEN, |put| put(&[], 1.0));
+    let mut whole = String::new();
+    let mut pieces = 0;
+    for piece in registry.scrape() {
+        assert!(piece.len() < 128 * 1024, "{} bytes", piece.len());
+        whole.push_str(&piece);
+        pieces += 1;
+    }
+    assert!(pieces > 20, "{pieces} pieces");
+    let lines: Vec<&str> = whole.lines().collect();
+    let mut distinct = lines.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), lines.len(), "no line is repeated");
+    assert_eq!(whole.matches("size_bytes_count").count(), lock(&registry.inner.families)["size_bytes"].series.len());
+    assert_eq!(whole.matches("# TYPE").count(), 3);
 }

@@ -21,6 +21,9 @@ use crate::metrics::CONNECTIONS;
 use crate::store::RouteStore;
 use crate::worker::{GatewayWorker, WorkerSettings};
 
+/// The connect timeout of the clients' sidecars.
+pub(super) const CLIENTS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The identities of a client and a server of one mesh.
 pub(super) struct Peers {
     client: Identity,
@@ -135,7 +138,7 @@ impl Gateway {
         let settings = discovery::MeshConfig {
             access_log_file: self.log_path().display().to_string(),
             access_log_format: "%RESPONSE_FLAGS% %REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER%".into(),
-            connect_timeout_ms: 500,
+            connect_timeout_ms: CLIENTS_TIMEOUT.as_millis() as u32,
             ..Default::default()
         };
         let update = update(Kind::MeshConfig, vec![changed("mesh", Body::MeshConfig(settings))], &[]);

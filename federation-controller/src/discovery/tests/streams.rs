@@ -292,3 +292,83 @@ async fn failed_handshakes_do_not_affect_other_connections() {
     drop(idle);
     bench.stop().await;
 }
+
+/// Opens a stream that subscribes to `names` names of `length` bytes, and waits for the first response or error.
+async fn subscribe(
+    bench: &Bench,
+    identity: &Identity,
+    names: usize,
+    length: usize,
+) -> Result<tonic::Streaming<DeltaDiscoveryResponse>, Status> {
+    let mut client = AggregatedDiscoveryServiceClient::new(bench.connector(identity).channel());
+    let request = DeltaDiscoveryRequest {
+        node: Some(WireNode { id: "sidecar~10.244.0.9~frontend-1.default~west".into(), cluster: String::new() }),
+        type_url: Kind::Service.url().into(),
+        resource_names_subscribe: (0..names).map(|name| format!("{name:0length$}")).collect(),
+        ..Default::default()
+    };
+    let requests = futures_util::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
+    let mut stream = client.delta_aggregated_resources(requests).await?.into_inner();
+    stream.message().await?;
+    Ok(stream)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_identity_has_a_bounded_number_of_streams_and_names() {
+    let bench = Bench::start(Limits::default()).await;
+    bench.fill(mesh_of(1, 1)).await;
+    eventually("ready", || bench.shared.state.ready()).await;
+    let west = identity_of(&mesh().west, "default", "frontend", &[]);
+    // The account has one pod: 8 + 4 streams, and 33 MiB.
+    let mut streams = Vec::new();
+    for _ in 0..12 {
+        streams.push(subscribe(&bench, &west, 1, 1).await.unwrap());
+    }
+    let status = subscribe(&bench, &west, 1, 1).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("has 12 discovery streams"), "{status}");
+    assert_eq!(bench.shared.state.metrics.ended("too many streams"), 1);
+    let other = identity_of(&mesh().west, "default", "other", &[]);
+    subscribe(&bench, &other, 1, 1).await.expect("another identity is not affected");
+    drop(streams);
+    eventually("the streams end", || bench.shared.proxies.len() == 0).await;
+
+    let first = subscribe(&bench, &west, 100_000, 60).await.unwrap();
+    let status = subscribe(&bench, &west, 100_000, 60).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("subscribe to fewer names"), "{status}");
+    assert_eq!(bench.shared.state.metrics.ended("too many names"), 1);
+    drop(first);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_proxies_of_a_removed_cluster_keep_what_they_have_and_are_refused_from_then_on() {
+    let bench = Bench::start(Limits::default()).await;
+    let frontend = frontend_pod();
+    bench.fill(mesh_of(2, 2)).await;
+    for object in [service(0), slice(0, 3, 0), frontend] {
+        bench.send([Event::Upsert { cluster: "east".into(), object }]).await;
+    }
+    eventually("ready", || bench.shared.state.ready()).await;
+    let east = identity_of(&mesh().east, "default", "frontend", &[]);
+    let easts = bench.proxy(&east, "sidecar~10.244.0.9~frontend-1.default~east");
+    let wests = bench.frontend();
+    for proxy in [&easts, &wests] {
+        assert_eq!(proxy.demand(Kind::Service, &host(0)).await, Outcome::Present);
+    }
+    eventually("the workload arrives", || bench.shared.proxies.len() == 2).await;
+    let (before, changes) = (easts.count(Kind::Service), easts.changes());
+    assert_eq!(before, 1);
+
+    bench.events.remove("east".into()).await.unwrap();
+    let metrics = &bench.shared.state.metrics;
+    eventually("the stream ends", || metrics.ended("cluster removed") == 1).await;
+    eventually("the proxy is refused", || metrics.ended("unknown cluster") >= 2).await;
+    assert_eq!((easts.count(Kind::Service), easts.changes()), (before, changes), "nothing is removed");
+    assert_eq!(wests.demand(Kind::Service, &host(1)).await, Outcome::Present, "the others are served");
+    let status = open(&bench, &east, "sidecar~10.244.0.9~frontend-1.default~east").await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::PermissionDenied);
+    assert!(status.message().contains("no remote secret"), "{status}");
+    bench.stop().await;
+}

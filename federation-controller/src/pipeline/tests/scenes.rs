@@ -68,6 +68,172 @@ fn another_cluster_sees_a_service_only_when_it_is_exported() {
     assert_eq!(world.facts("reviews", "default").exports.len(), 1);
 }
 
+/// Returns the endpoints of a slice at IPv6 addresses.
+fn ipv6(mut slice: Slice) -> Slice {
+    slice.name = format!("{}-6", slice.service).into();
+    for endpoint in &mut slice.endpoints {
+        let std::net::IpAddr::V4(ip) = endpoint.ip else { continue };
+        endpoint.ip = format!("fd00:10:244::{:x}", ip.octets()[3]).parse().unwrap();
+    }
+    slice
+}
+
+/// Returns the addresses, each with the further ones, of a service's direct endpoints as a cluster's proxies receive them.
+fn addresses(world: &World, cluster: &str, name: &str) -> Vec<String> {
+    let ip = |bytes: &bytes::Bytes| wire::name::ip_of_bytes(bytes).unwrap().to_string();
+    let direct = |endpoint: discovery::Endpoint| match endpoint.kind {
+        Some(endpoint::Kind::Direct(direct)) => {
+            Some([&direct.ip].into_iter().chain(&direct.further_ips).map(ip).collect::<Vec<_>>().join(" "))
+        }
+        _ => None,
+    };
+    world.endpoints(cluster, name).into_values().filter_map(direct).collect()
+}
+
+#[test]
+fn a_pod_in_slices_of_both_families_is_one_endpoint_with_two_addresses() {
+    let mut world = two_clusters();
+    for name in ["reviews", "ratings"] {
+        world.put("east", Object::Export(export(name)));
+    }
+    world.put("west", Object::Export(export("reviews")));
+    world.compile();
+    let both = slice("reviews", &[(1, true), (3, true)]);
+    world.put("east", Object::Pod(pod("reviews", 3)));
+    world.put("east", Object::Slice(both.clone()));
+    world.put("east", Object::Slice(ipv6(both.clone())));
+    world.compile();
+    let expected = ["10.244.0.1 fd00:10:244::1", "10.244.0.3 fd00:10:244::3"];
+    assert_eq!(addresses(&world, "east", "reviews"), expected);
+    // Other networks balance by the number of pods, not of addresses.
+    let summary = &world.endpoints("west", "reviews")["@*/east/net-east/us-east/us-east-1/"];
+    assert_eq!(summary.weight, 2);
+    assert_eq!(world.inventory.cluster("east").unwrap().ready_endpoints(&Key::new("default", "reviews")), 2);
+    // Either address finds the service.
+    for ip in ["10.244.0.3", "fd00:10:244::3"] {
+        let (viewer, alias) = (viewer("east"), wire::name::address("east", ip.parse().unwrap()));
+        let view = world.store.view(&viewer);
+        let found: Vec<_> = wire::delta::Source::members(&view, wire::Kind::Service, &alias).collect();
+        assert_eq!(found.len(), 1, "{ip}");
+    }
+
+    // The order in which the slices arrive does not matter, and each family may go.
+    world.delete("east", Kind::Slice, "default", "reviews-x");
+    world.compile();
+    assert_eq!(addresses(&world, "east", "reviews"), ["fd00:10:244::1", "fd00:10:244::3"]);
+    world.put("east", Object::Slice(both));
+    world.compile();
+    assert_eq!(addresses(&world, "east", "reviews"), expected);
+    world.delete("east", Kind::Slice, "default", "reviews-6");
+    world.compile();
+    assert_eq!(addresses(&world, "east", "reviews"), ["10.244.0.1", "10.244.0.3"]);
+    let (viewer, alias) = (viewer("east"), wire::name::address("east", "fd00:10:244::3".parse().unwrap()));
+    let view = world.store.view(&viewer);
+    assert_eq!(wire::delta::Source::members(&view, wire::Kind::Service, &alias).count(), 0);
+}
+
+/// Returns the further fields of a service's direct endpoints as a cluster's proxies receive them.
+fn direct(world: &World, cluster: &str, name: &str) -> Vec<discovery::Direct> {
+    let direct = |endpoint: discovery::Endpoint| match endpoint.kind {
+        Some(endpoint::Kind::Direct(direct)) => Some(direct),
+        _ => None,
+    };
+    world.endpoints(cluster, name).into_values().filter_map(direct).collect()
+}
+
+#[test]
+fn a_service_of_internal_traffic_policy_local_serves_the_nodes_of_its_own_cluster_alone() {
+    let mut world = two_clusters();
+    world.put("west", Object::Export(export("reviews")));
+    world.put("east", Object::Export(export("reviews")));
+    world.compile();
+    assert_eq!((world.endpoints("west", "reviews").len(), world.endpoints("east", "reviews").len()), (2, 2));
+    assert!(!direct(&world, "east", "reviews")[0].node_local);
+    let with = |node_local| Object::Service(Service { node_local, ..service("reviews", 1) });
+    world.put("east", with(true));
+    world.compile();
+    // East uses its own endpoints, each on its node; others do not use them, and their gateway does not forward to them.
+    let own = direct(&world, "east", "reviews");
+    assert_eq!((own.len(), own[0].node_local, &*own[0].node), (1, true, "node-1"));
+    assert_eq!(world.endpoints("east", "reviews").len(), 1);
+    assert_eq!(world.endpoints("west", "reviews").into_keys().collect::<Vec<_>>(), ["@net-west/west/10.244.0.1"]);
+    assert!(!direct(&world, "west", "reviews")[0].node_local);
+    assert!(world.view_of("east", "reviews").unwrap().exports.is_empty());
+    for kind in Kind::watched_in(crate::objects::event::ClusterRole::Remote) {
+        let cluster: Text = "east".into();
+        let objects: Vec<Object> = world.inventory.cluster("east").unwrap().objects().collect();
+        world.event(Event::Listing { cluster: cluster.clone(), kind });
+        objects.into_iter().filter(|of| of.kind() == kind).for_each(|object| world.put("east", object));
+        world.event(Event::Listed { cluster, kind });
+    }
+    let notices = world.inventory.notices();
+    assert!(notices.iter().any(|line| line.contains("internalTrafficPolicy Local")), "{notices:?}");
+    world.put("east", with(false));
+    world.compile();
+    assert_eq!((world.endpoints("west", "reviews").len(), world.endpoints("east", "reviews").len()), (2, 2));
+}
+
+#[test]
+fn members_of_a_headless_service_have_their_hostnames() {
+    let mut world = two_clusters();
+    let mut members = slice("reviews", &[(1, true), (2, true), (3, true)]);
+    (2..4).for_each(|ip| world.put("west", Object::Pod(pod("reviews", ip))));
+    members.endpoints[0].named = true;
+    Arc::make_mut(&mut members.endpoints[1].spot).hostname = Some("second".into());
+    world.put("west", Object::Slice(members.clone()));
+    world.compile();
+    let hostnames = |world: &World| -> Vec<String> {
+        direct(world, "west", "reviews").into_iter().map(|direct| direct.pod_hostname).collect()
+    };
+    assert_eq!(hostnames(&world), ["reviews-1", "second", ""]);
+    members.endpoints[0].named = false;
+    world.put("west", Object::Slice(members));
+    assert_eq!(world.compile(), 1);
+    assert_eq!(hostnames(&world), ["", "second", ""]);
+}
+
+#[test]
+fn a_pod_with_a_new_address_has_one_endpoint_at_it() {
+    let mut world = two_clusters();
+    // A stateful pod was created again: for a moment its old address is in one slice and the new one in another.
+    let mut old = slice("reviews", &[(1, false)]);
+    old.endpoints[0].ip = [10, 244, 0, 9].into();
+    old.name = "reviews-a".into();
+    world.put("west", Object::Slice(old));
+    world.compile();
+    assert_eq!(addresses(&world, "west", "reviews"), ["10.244.0.1"]);
+}
+
+#[test]
+fn a_cluster_with_ipv6_has_allocated_addresses_of_both_families() {
+    let mut world = two_clusters();
+    world.put("east", Object::Export(export("ratings")));
+    world.compile();
+    let allocated = |world: &World| {
+        let service = world.service("ratings").unwrap();
+        let shared = service.addresses.into_iter().filter(|address| address.cluster.is_empty());
+        shared.map(|address| wire::name::ip_of_bytes(&address.ip).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(allocated(&world).len(), 1);
+    let mut dual = service("details", 7);
+    dual.cluster_ips.push("fd00:10:96::7".parse().unwrap());
+    world.put("west", Object::Service(dual.clone()));
+    world.compile();
+    let both = allocated(&world);
+    assert_eq!(both.len(), 2);
+    for ip in both {
+        let (viewer, alias) = (viewer("west"), wire::name::address("west", ip));
+        let view = world.store.view(&viewer);
+        assert_eq!(wire::delta::Source::members(&view, wire::Kind::Service, &alias).count(), 1, "{ip}");
+    }
+    let own: Vec<_> = world.service("details").unwrap().addresses;
+    assert_eq!(own.iter().filter(|address| address.cluster == "west").count(), 2);
+    dual.cluster_ips.pop();
+    world.put("west", Object::Service(dual));
+    world.compile();
+    assert_eq!(allocated(&world).len(), 1);
+}
+
 #[test]
 fn a_change_of_a_pod_changes_one_resource() {
     let mut world = two_clusters();

@@ -30,7 +30,8 @@ fn objects() -> Vec<Object> {
     let port = ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http };
     let endpoint = SliceEndpoint {
         pod: Some("reviews-1".into()),
-        spot: Arc::new(Spot { node: Some("node-1".into()), zone: Some("us-east-1a".into()) }),
+        named: false,
+        spot: Arc::new(Spot { node: Some("node-1".into()), zone: Some("us-east-1a".into()), ..Default::default() }),
         ip: [10, 244, 1, 1].into(),
         ready: true,
         terminating: true,

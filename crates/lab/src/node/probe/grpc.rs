@@ -1,6 +1,6 @@
 //! The gRPC health check (`grpc.health.v1.Health/Check`) at the level of HTTP/2: one request, one response.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Request;
@@ -11,13 +11,13 @@ const SERVING: u64 = 1;
 
 /// Checks that a service is serving, or the server as a whole if the name is empty.
 pub(super) async fn check(address: IpAddr, port: u16, service: &str) -> Result<(), String> {
-    let stream =
-        TcpStream::connect((address, port)).await.map_err(|error| format!("dial {address}:{port}: {error}"))?;
-    let failed = |error: h2::Error| format!("health check of {address}:{port}: {error}");
+    let address = SocketAddr::new(address, port);
+    let stream = TcpStream::connect(address).await.map_err(|error| format!("dial {address}: {error}"))?;
+    let failed = |error: h2::Error| format!("health check of {address}: {error}");
     let (client, connection) = h2::client::handshake(stream).await.map_err(failed)?;
     let driver = tokio::spawn(connection);
     let answer = async {
-        let request = Request::post(format!("http://{address}:{port}/grpc.health.v1.Health/Check"))
+        let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(())

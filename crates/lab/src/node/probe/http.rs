@@ -32,7 +32,7 @@ pub(in crate::node) async fn get(
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut request = Request::get(path).header("user-agent", "kube-probe/isthmus").header("connection", "close");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-        request = request.header("host", format!("{host}:{port}"));
+        request = request.header("host", authority(host, port));
     }
     for (name, value) in headers {
         request = request.header(name, value);
@@ -46,6 +46,11 @@ pub(in crate::node) async fn get(
         send(stream, request).await?
     };
     if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+}
+
+/// Returns host and port as in a URL, with an IPv6 address in brackets.
+pub(in crate::node) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 async fn send(

@@ -15,8 +15,8 @@ use crate::timestamp;
 pub(super) struct PodFacts<'a> {
     pub pod: &'a Pod,
     pub slots: &'a [ContainerSlot],
-    pub address: Option<IpAddr>,
-    pub host: IpAddr,
+    pub addresses: &'a [IpAddr],
+    pub host: &'a [IpAddr],
     pub started_at: &'a str,
     /// Reason and message if the pod failed as a whole.
     pub failure: Option<(&'static str, String)>,
@@ -39,7 +39,7 @@ pub(super) fn status(facts: &PodFacts<'_>, since: &mut ConditionTimes) -> Value 
     });
     let containers_ready = unready.is_empty() && !over;
     let conditions: Vec<Value> = [
-        ("PodReadyToStartContainers", facts.address.is_some() && !over, None),
+        ("PodReadyToStartContainers", !facts.addresses.is_empty() && !over, None),
         ("Initialized", initialized, None),
         ("Ready", containers_ready && gates.is_none(), reason.clone().or(gates)),
         ("ContainersReady", containers_ready, reason),
@@ -53,15 +53,15 @@ pub(super) fn status(facts: &PodFacts<'_>, since: &mut ConditionTimes) -> Value 
         let chosen = facts.slots.iter().filter(|slot| roles.contains(&slot.role));
         chosen.map(|slot| container(slot, initialized, facts.pod)).collect()
     };
-    let addresses: Vec<_> = facts.address.iter().map(|address| json!({"ip": address})).collect();
+    let list = |addresses: &[IpAddr]| addresses.iter().map(|address| json!({"ip": address})).collect::<Vec<_>>();
     let (reason, message) = facts.failure.clone().unzip();
     let mut status = json!({
         "phase": phase,
         "conditions": conditions,
-        "hostIP": facts.host,
-        "hostIPs": [{"ip": facts.host}],
-        "podIP": facts.address,
-        "podIPs": addresses,
+        "hostIP": facts.host.first(),
+        "hostIPs": list(facts.host),
+        "podIP": facts.addresses.first(),
+        "podIPs": list(facts.addresses),
         "startTime": facts.started_at,
         "qosClass": qos(facts.pod),
         "containerStatuses": containers(&[ContainerRole::Main]),
@@ -224,8 +224,8 @@ mod tests {
         let facts = PodFacts {
             pod,
             slots,
-            address: Some("10.244.0.2".parse().unwrap()),
-            host: "203.0.113.1".parse().unwrap(),
+            addresses: &["10.244.0.2".parse().unwrap(), "fd00:10:244::2".parse().unwrap()],
+            host: &["203.0.113.1".parse().unwrap()],
             started_at: "2026-01-01T00:00:00Z",
             failure: None,
         };
@@ -246,7 +246,8 @@ mod tests {
         assert_eq!(first["phase"], "Pending");
         assert_eq!(first["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
         assert_eq!(first["initContainerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
-        assert_eq!(first["podIPs"][0]["ip"], "10.244.0.2");
+        assert_eq!((&first["podIP"], &first["hostIP"]), (&"10.244.0.2".into(), &"203.0.113.1".into()));
+        assert_eq!(first["podIPs"], json!([{"ip": "10.244.0.2"}, {"ip": "fd00:10:244::2"}]));
         slots[0].state = ContainerState::Ended(ended(0));
         slots[1].state = ContainerState::Ended(ended(0));
         let done = status_of(&pod, &slots);

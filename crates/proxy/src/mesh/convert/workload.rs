@@ -47,6 +47,7 @@ pub(in crate::mesh) fn own_workload(message: &message::Workload, limits: &mut Po
     ports.dedup_by_key(|port| port.number);
     Ok(OwnWorkload {
         locality: locality(message.locality.as_ref()),
+        node: message.node.as_str().into(),
         labels: workload_labels(message.labels.as_ref()),
         ports: ports.into(),
     })

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use balance::Health;
 
 use super::*;
-use crate::mesh::{DirectEndpoint, Summary};
+use crate::mesh::{DirectEndpoint, OwnWorkload, Summary};
 
 fn endpoint(id: &str, cluster: &str, network: &str, weight: u32, reach: Reach) -> Endpoint {
     Endpoint {
@@ -22,13 +22,38 @@ fn endpoint(id: &str, cluster: &str, network: &str, weight: u32, reach: Reach) -
 fn pod(ip: &str, mutual_tls: bool, identity: Option<&str>) -> Reach {
     Reach::Direct(Arc::new(DirectEndpoint {
         ip: ip.parse().unwrap(),
+        further_ip: None,
         ports: [(80, 9080)].into(),
         identity: identity.map(|id| id.parse().unwrap()),
         mutual_tls,
         workload: Arc::default(),
         labels: [("version".into(), "v1".into())].into(),
         pod: "p".into(),
+        hostname: "".into(),
+        only_node: None,
     }))
+}
+
+#[test]
+fn an_endpoint_of_one_node_is_used_on_that_node_alone_unless_its_own_address_was_chosen() {
+    let on = |node: &str| {
+        let Reach::Direct(direct) = pod("10.0.0.1", true, None) else { unreachable!() };
+        let direct = DirectEndpoint { only_node: Some(node.into()), ..DirectEndpoint::clone(&direct) };
+        endpoint("a", "c", "n", 1, Reach::Direct(Arc::new(direct)))
+    };
+    let from = |node: &str| {
+        let own = OwnWorkload { node: node.into(), ..OwnWorkload::default() };
+        MeshSnapshot { own: Some(Arc::new(own)), ..MeshSnapshot::default() }
+    };
+    let service = service(vec![on("node-1")]);
+    assert_eq!(all(&service, 80, &from("node-1")).len(), 1);
+    assert_eq!(all(&service, 80, &from("node-2")).len(), 0, "never another node");
+    // A proxy that does not know its node is on none, and an endpoint without a node has no proxy on it.
+    assert_eq!(all(&service, 80, &from("")).len(), 0);
+    assert_eq!(all(&service, 80, &MeshSnapshot::default()).len(), 0);
+    assert_eq!(all(&self::service(vec![on("")]), 80, &from("")).len(), 0);
+    assert_eq!(targets(&service, 80, None, Some("a"), &from("node-2")).len(), 1);
+    assert_eq!(targets(&service, 80, None, Some("b"), &from("node-1")).len(), 0);
 }
 
 fn summary() -> Reach {
@@ -60,7 +85,7 @@ fn subset(version: &str) -> Subset {
 
 /// Returns the targets of all endpoints, without a subset.
 fn all(service: &Service, port: u16, snapshot: &MeshSnapshot) -> Vec<Candidate<Arc<Target>>> {
-    targets(service, port, None, snapshot)
+    targets(service, port, None, None, snapshot)
 }
 
 fn snapshot(gateways: &[(&str, &[(&str, &str)])]) -> MeshSnapshot {
@@ -162,7 +187,7 @@ fn a_subset_has_its_own_endpoints_summaries_and_server_name() {
         endpoint("v2-there", "2a", "n2", 2, summary_of("v2")),
     ]);
     let snapshot = snapshot(&[("n2", &[("2.2.2.2", "2a")])]);
-    let of = |subset: &str| targets(&service, 80, service.subset(subset), &snapshot);
+    let of = |subset: &str| targets(&service, 80, service.subset(subset), None, &snapshot);
     let addresses =
         |list: &[(&str, u32)]| list.iter().map(|(ip, weight)| ((*ip).to_owned(), *weight)).collect::<Vec<_>>();
     assert_eq!(weights(&of("")), addresses(&[("10.0.0.1", 1), ("2.2.2.2", 5)]));

@@ -1,0 +1,165 @@
+//! The repository's topologies: each passes the same checks, as root and as an ordinary user.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use crate::failover::check_failover;
+use crate::kubectl::check_streams;
+use crate::mesh::{check_cross_cluster, check_only_tls_crosses, check_scaling};
+use crate::protocols::{check_logs, check_protocols};
+use crate::support::{Lab, User, kubectl_is_installed};
+
+const WEST: &str = "west/default/frontend";
+const CENTRAL: &str = "central/default/frontend";
+
+/// Calls a port of a service over connections of their own, and asserts that each answered and none was closed.
+#[track_caller]
+fn check_connections(lab: &Lab, caller: &str, url: &str) -> Value {
+    let isthmus = lab.directory.path("isthmus").display().to_string();
+    let call = [&isthmus, "testapp", "--call", url, "--rate", "60", "--duration", "3s", "-o", "json"];
+    let timeline: Value = serde_json::from_str(&lab.exec(caller, &call).ok()).expect("a timeline");
+    assert_eq!((&timeline["ok"], &timeline["failed"]), (&180.into(), &0.into()), "{caller} {url}: {timeline}");
+    timeline
+}
+
+/// Checks the addresses of pods, nodes and Services of a cluster, the first of each in `families`.
+#[track_caller]
+fn check_addresses(lab: &Lab, cluster: &str, families: &[&str]) {
+    let family = |address: &Value| match address.as_str().expect("an address").parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => "IPv4",
+        Ok(IpAddr::V6(_)) => "IPv6",
+        Err(error) => panic!("{address}: {error}"),
+    };
+    let pod = lab.kubectl(cluster, &["get", "pods", "-l", "app=frontend", "-o", "json"]).json();
+    let status = &pod["items"][0]["status"];
+    for (first, list) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
+        let all: Vec<&str> = status[list].as_array().expect("addresses").iter().map(|it| family(&it["ip"])).collect();
+        assert_eq!(all, families, "{list} of {status}");
+        assert_eq!(status[first], status[list][0]["ip"], "{status}");
+    }
+    let service = lab.kubectl(cluster, &["get", "service", "frontend", "-o", "json"]).json();
+    assert_eq!(service["spec"]["ipFamilies"][0], families[0], "{service}");
+    assert_eq!(family(&service["spec"]["clusterIP"]), families[0], "{service}");
+    // Names of addresses are asked in the family of the address.
+    let address = service["spec"]["clusterIP"].as_str().expect("an address");
+    let name = lab.exec(&format!("{cluster}/default/frontend"), &["getent", "hosts", address]).ok();
+    assert!(name.contains("frontend.default.svc.cluster.local"), "{name}");
+}
+
+/// Checks that the mesh reports no problem.
+#[track_caller]
+fn check_status(lab: &Lab) {
+    let status = lab.isthmus(&["status"]).ok();
+    assert!(status.contains("west") && status.contains("primary") && status.contains("connected"), "{status}");
+    assert!(!status.contains("problem"), "{status}");
+}
+
+/// What every topology passes.
+fn check_mesh(lab: &Lab) {
+    check_status(lab);
+    check_cross_cluster(lab);
+    check_scaling(lab);
+}
+
+/// What a topology with `ratings` in east passes besides; `upstream` is where west's proxies reach it.
+fn check_everything(lab: &Lab, families: &[&str], upstream: &str) {
+    check_mesh(lab);
+    check_addresses(lab, "west", families);
+    check_protocols(lab);
+    check_logs(lab, upstream);
+    let opaque = check_connections(lab, WEST, "banner://ratings:9091");
+    assert_eq!(opaque["clusters"]["east"], 180, "{opaque}");
+    check_failover(lab);
+    check_streams(lab);
+}
+
+#[test]
+fn primary_remote_serves_across_clusters() {
+    for user in User::all() {
+        let lab = Lab::up("primary-remote.yaml", user);
+        check_mesh(&lab);
+        lab.down();
+    }
+}
+
+#[test]
+fn multi_primary_serves_across_clusters() {
+    for user in User::all() {
+        let lab = Lab::up("multi-primary.yaml", user);
+        check_mesh(&lab);
+        lab.down();
+    }
+}
+
+#[test]
+fn three_regions_serve_across_clusters() {
+    for user in User::all() {
+        let lab = Lab::up("three-regions.yaml", user);
+        check_mesh(&lab);
+        lab.down();
+    }
+}
+
+#[test]
+fn clusters_of_one_network_serve_each_other_directly_and_others_through_gateways() {
+    kubectl_is_installed();
+    for user in User::all() {
+        let lab = Lab::up("shared-network.yaml", user);
+        let ratings = lab.kubectl("east", &["get", "pods", "-l", "app=ratings", "-o", "json"]).json();
+        let pod = ratings["items"][0]["status"]["podIP"].as_str().expect("an address").to_owned();
+        assert!(pod.starts_with("10.245."), "{pod}");
+        // The gateways of both clusters are of one network, and either may carry a connection from another network.
+        let opaque = check_connections(&lab, CENTRAL, "banner://reviews:9091");
+        let clusters = &opaque["clusters"];
+        assert_eq!(clusters["west"].as_u64().unwrap_or(0) + clusters["east"].as_u64().unwrap_or(0), 180, "{opaque}");
+        assert!(!clusters["west"].is_null() && !clusters["east"].is_null(), "both clusters answer: {opaque}");
+        check_connections(&lab, CENTRAL, "http://reviews:9080/");
+        check_only_tls_crosses(&lab, CENTRAL);
+        check_everything(&lab, &["IPv4"], &format!("{pod}:9080"));
+        lab.down();
+    }
+}
+
+#[test]
+fn clusters_without_ipv4_serve_each_other() {
+    kubectl_is_installed();
+    for user in User::all() {
+        let lab = Lab::up("ipv6.yaml", user);
+        check_only_tls_crosses(&lab, WEST);
+        check_everything(&lab, &["IPv6"], "[2001:db8:113::20]:15443");
+        lab.down();
+    }
+}
+
+#[test]
+fn clusters_of_both_ip_families_serve_each_other() {
+    kubectl_is_installed();
+    for user in User::all() {
+        let lab = Lab::up("dual-stack.yaml", user);
+        check_addresses_of_both_families(&lab);
+        check_everything(&lab, &["IPv4", "IPv6"], "203.0.113.20:15443");
+        lab.down();
+    }
+}
+
+/// Checks that a Service with addresses of both families is reached at either, in its cluster and from another one.
+fn check_addresses_of_both_families(lab: &Lab) {
+    let patch = r#"{"spec": {"ipFamilyPolicy": "PreferDualStack"}}"#;
+    lab.kubectl("west", &["patch", "service", "reviews", "-p", patch]).ok();
+    let service = lab.kubectl("west", &["get", "service", "reviews", "-o", "json"]).json();
+    assert_eq!(service["spec"]["ipFamilies"], serde_json::json!(["IPv4", "IPv6"]), "{service}");
+    for (family, index) in [("-4", 0), ("-6", 1)] {
+        let address = service["spec"]["clusterIPs"][index].as_str().expect("an address");
+        let command =
+            ["curl", "-sS", family, "--fail", "-o", "/dev/null", "-w", "%{remote_ip}", "http://reviews:9080/"];
+        let reached = crate::support::eventually(std::time::Duration::from_secs(10), || {
+            let outcome = lab.exec(WEST, &command);
+            if outcome.code == Some(0) && outcome.stdout == address { Ok(()) } else { Err(outcome) }
+        });
+        reached.unwrap_or_else(|outcome| panic!("{family} {address}: {outcome:?}"));
+        // A service of another cluster alone has an address of each family too.
+        let command = ["curl", "-sS", family, "--fail", "http://ratings:9080/"];
+        assert_eq!(lab.exec(WEST, &command).json()["cluster"], "east", "{family}");
+    }
+}
