@@ -126,8 +126,8 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     let validity = Validity { default: options.certificate_validity, max: options.max_certificate_validity };
     let (clusters, authorities) = (parts.clusters.clone(), parts.authorities.clone());
     let certificates = CertificateService::new(clusters, authorities, shared.state.clone(), validity, &registry);
-    let routes = Routes::new(Discovery::service(shared.clone(), parts.identity.clone()))
-        .add_service(certificates.service());
+    let routes =
+        Routes::new(Discovery::service(shared.clone(), parts.identity.clone())).add_service(certificates.service());
     // A workload obtains its first certificate with a token, without a client certificate.
     let clients = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
     let callers = connections(discovery_listener, parts.identity.clone(), clients, &registry);

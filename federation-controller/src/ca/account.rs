@@ -104,7 +104,8 @@ mod tests {
         for kind in Kind::watched_in(ClusterRole::Remote) {
             apply(Event::Listing { cluster: east(), kind });
             if kind == Kind::Pod {
-                let template = Template { namespace: "default".into(), service_account: "a".into(), ..Default::default() };
+                let template =
+                    Template { namespace: "default".into(), service_account: "a".into(), ..Default::default() };
                 let pod = Pod { name: "a-1".into(), template: template.into(), ..Default::default() };
                 apply(Event::Upsert { cluster: east(), object: Object::Pod(pod) });
             }

@@ -24,13 +24,7 @@ use crate::objects::event::Event;
 use crate::objects::raw::SecretObject;
 
 /// Watches the remote secrets and passes the resulting actions to the supervisor. Never returns.
-pub(super) async fn follow(
-    client: Client,
-    root_namespace: String,
-    own: Text,
-    grace: Duration,
-    supervisor: Supervisor,
-) {
+pub(super) async fn follow(client: Client, root_namespace: String, own: Text, grace: Duration, supervisor: Supervisor) {
     let config = watcher::Config::default().labels(&format!("{REMOTE_SECRET_LABEL}={REMOTE_SECRET_VALUE}"));
     let api = Api::<SecretObject>::namespaced(client, &root_namespace);
     let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
@@ -150,12 +144,7 @@ impl Leaving {
 }
 
 /// Publishes the problems of all secrets.
-fn publish_problems(
-    supervisor: &Supervisor,
-    registry: &Registry,
-    leaving: &Leaving,
-    failed: &BTreeMap<Text, Problem>,
-) {
+fn publish_problems(supervisor: &Supervisor, registry: &Registry, leaving: &Leaving, failed: &BTreeMap<Text, Problem>) {
     let found = registry.problems().iter().chain(failed.values()).cloned();
     let problems: Vec<_> = found.chain(leaving.problems()).collect();
     for problem in &problems {

@@ -94,9 +94,13 @@ mod tests {
 
     #[test]
     fn only_the_pods_own_loopback_is_local() {
-        for (address, local) in
-            [("127.0.0.1", true), ("::1", true), ("::ffff:127.0.0.1", true), ("10.244.0.2", false), ("::ffff:10.0.0.1", false)]
-        {
+        for (address, local) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("10.244.0.2", false),
+            ("::ffff:10.0.0.1", false),
+        ] {
             assert_eq!(is_local(address.parse().unwrap()), local, "{address}");
         }
     }

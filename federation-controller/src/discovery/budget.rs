@@ -93,7 +93,8 @@ impl Owner {
 
     /// Returns the number of pods of the account. A scan: it is made only for an identity that is above the base limit.
     pub fn pods(&self, inventory: &Inventory) -> usize {
-        let clusters = inventory.clusters().filter(|cluster| self.cluster.as_ref().is_none_or(|of| *cluster.info.name == **of));
+        let clusters =
+            inventory.clusters().filter(|cluster| self.cluster.as_ref().is_none_or(|of| *cluster.info.name == **of));
         let (mut pods, mut known) = (0, false);
         for cluster in clusters {
             known = true;

@@ -69,7 +69,10 @@ async fn an_answer_before_the_end_of_the_upload_arrives() {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let (mut reader, mut writer) = stream.split();
             let sending = async {
-                writer.write_all(b"POST / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 10485760\r\n\r\n").await.unwrap();
+                writer
+                    .write_all(b"POST / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 10485760\r\n\r\n")
+                    .await
+                    .unwrap();
                 let chunk = vec![b'x'; 64 * 1024];
                 for _ in 0..160 {
                     if writer.write_all(&chunk).await.is_err() {
@@ -170,6 +173,25 @@ async fn an_application_that_ignores_the_expectation_receives_the_body() {
     stream.write_all(b"hello").await.unwrap();
     let response = raw::read_response(&mut stream).await.unwrap();
     assert_eq!((status(&response), header(&response, "content-length")), (200, Some("2")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expectation_of_http2_is_answered_when_the_body_is_wanted() {
+    let mesh = TestMesh::new().await;
+    let pod = mesh.pod("west", "us-west-1a", "reviews-a", "reviews", Protocol::Http2).await;
+    mesh.push_service("reviews", 1, Protocol::Http2);
+    mesh.push_endpoint("reviews", &pod, |_| {});
+    let frontend = mesh.client("frontend").await;
+    let stream = TcpStream::connect(frontend.service_address(1)).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let request = http::Request::post("http://reviews/").header("expect", "100-continue").body(()).unwrap();
+    let (mut response, mut body) = sender.send_request(request, false).unwrap();
+    let interim = std::future::poll_fn(|cx| response.poll_informational(cx)).await;
+    assert_eq!(interim.unwrap().unwrap().status(), 100);
+    body.send_data("hello".into(), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,9 @@
 //! The bodies of requests on their way upstream, and their copies for retries.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::future::{Future, poll_fn};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
