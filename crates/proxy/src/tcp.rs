@@ -16,8 +16,8 @@ use crate::report::{LogEntry, ServiceMetrics, WorkerTelemetry};
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Relays between both connections until both directions have ended, and reports the bytes. If one fails, the other is reset:
-/// a stream that was cut must not look whole. The downstream connection is in use for its listener's admission, except while
-/// no byte moves between two reports.
+/// a stream that was cut must not look whole. The downstream connection is in use for its listener's admission, except while no
+/// byte moves between two reports.
 pub async fn carry(
     downstream: &mut Io,
     upstream: &mut Io,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::report::FAILED;
-use telemetry::istio::{REQUESTS, TCP_CLOSED};
+use telemetry::istio::{REQUESTS, TCP_CLOSED, TCP_OPENED};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -176,6 +176,25 @@ async fn an_application_that_ignores_the_expectation_receives_the_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_expectation_of_http2_is_answered_when_the_body_is_wanted() {
+    let mesh = TestMesh::new().await;
+    let pod = mesh.pod("west", "us-west-1a", "reviews-a", "reviews", Protocol::Http2).await;
+    mesh.push_service("reviews", 1, Protocol::Http2);
+    mesh.push_endpoint("reviews", &pod, |_| {});
+    let frontend = mesh.client("frontend").await;
+    let stream = TcpStream::connect(frontend.service_address(1)).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let request = http::Request::post("http://reviews/").header("expect", "100-continue").body(()).unwrap();
+    let (mut response, mut body) = sender.send_request(request, false).unwrap();
+    let interim = std::future::poll_fn(|cx| response.poll_informational(cx)).await;
+    assert_eq!(interim.unwrap().unwrap().status(), 100);
+    body.send_data("hello".into(), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reset_in_an_opaque_stream_stays_a_reset() {
     let reset = |stream: &TcpStream| stream.set_zero_linger().unwrap();
     // From the client to the application.
@@ -193,7 +212,7 @@ async fn a_reset_in_an_opaque_stream_stays_a_reset() {
     let (_mesh, pod, frontend) = reviews(app, Protocol::Tcp).await;
     let mut stream = TcpStream::connect(frontend.service_address(1)).await.unwrap();
     stream.write_all(b"half of a record").await.unwrap();
-    until("the bytes are relayed", async || pod.sidecar.connections.in_use() > 0).await;
+    until("the bytes are relayed", async || pod.sidecar.total(&TCP_OPENED, &[]) > 0).await;
     reset(&stream);
     drop(stream);
     assert_eq!(end.recv().await.unwrap(), Err(std::io::ErrorKind::ConnectionReset));

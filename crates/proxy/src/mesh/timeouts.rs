@@ -3,16 +3,16 @@
 //! | step | by default | reason |
 //! | --- | --- | --- |
 //! | connecting to a pod of the own network | 1 s | two round trips within a network; a pod that vanished stays listed for longer, and must not hold a request for that long |
-//! | connecting through a gateway | 10 s | Istio's connect timeout. Two round trips between networks and the gateway's own attempts: works up to 2.4 s one way |
+//! | connecting through a gateway | 10 s | Istio's connect timeout. Two round trips between networks and the gateway's own attempts: works up to 2 s one way |
 //! | a gateway: connecting to any of its pods | 2 s | several attempts in parallel; less than what its clients wait (`docs/decisions/connect-budgets.md`) |
 //! | connecting to a destination outside the mesh | 10 s | Istio's connect timeout |
 //! | the next endpoint is tried in parallel | 250 ms | [`HEDGE_DELAY`]: failover need not wait for any of the above |
 //! | first use of a destination | 2 s | one round trip to a controller, which may be on another network |
 //!
-//! `connectTimeout` of the mesh settings replaces these timeouts; a gateway uses three fifths of it. It is also how a user says that networks are slow, so the first
-//! use of a destination may take as long. TCP and TLS share a connect timeout.
+//! `connectTimeout` of the mesh settings replaces these timeouts; a gateway uses three fifths of it. It is also how a user says
+//! that networks are slow, so the first use of a destination may take as long. TCP and TLS share a connect timeout.
 //!
-//! What the destination's side allows is longer: a sidecar waits 15 s for a client's handshake.
+//! How the gateway's budget follows from these: `docs/decisions/connect-budgets.md`. A sidecar waits 15 s for a client's handshake.
 
 use std::time::Duration;
 

@@ -5,8 +5,6 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,7 +19,6 @@ use runtime::admission::{Admitted, Use};
 use runtime::drain::Watch;
 
 use super::heads::Heads;
-use super::request_lines::RequestLines;
 use super::{ResponseBody, date};
 use crate::http::{BUFFER, BoxError, Http2Body, Incoming, Pump, Version, expects_continue, http2};
 use crate::io::Io;
@@ -65,20 +62,13 @@ async fn serve_http1<H: Handler>(
     let heads = Heads::new(admitted, io.is_tls());
     let draining = Rc::new(Cell::new(false));
     let (is_draining, completed) = (draining.clone(), heads.clone());
-    // Set when a request has been read in full: what follows is the next one.
-    let begins = Arc::<AtomicBool>::default();
-    let io = RequestLines::new(heads.watch(io), begins.clone());
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let has_body = !request.body().is_end_stream();
-        let served = completed.complete(has_body);
-        begins.store(!has_body, Relaxed);
-        let begins = begins.clone();
+        let served = completed.complete(!request.body().is_end_stream());
         let handled = handler.clone().handle(request.map(Incoming::from));
         let draining = is_draining.clone();
         async move {
             let mut response = handled.await;
             response.body_mut().served = Some(served);
-            begins.store(true, Relaxed);
             if draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
