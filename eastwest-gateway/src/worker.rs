@@ -25,7 +25,6 @@ mod tests;
 /// How often open connections report their bytes, and state of removed services is dropped.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-
 /// The settings of a gateway that do not come from discovery.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {

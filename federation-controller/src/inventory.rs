@@ -207,6 +207,9 @@ impl Inventory {
                     self.trust_domain = trust.trust_domain.clone();
                     self.change_everything(&Text::default());
                 }
+                if trust.serves_others != self.serves_others() {
+                    self.change_everything();
+                }
                 self.trust = Some(trust);
                 self.pending.groups(&Text::default(), [Group::Trust]);
             }
@@ -348,6 +351,12 @@ impl Inventory {
     /// The trust bundle, once the certificate authority has one.
     pub fn trust(&self) -> Option<&Trust> {
         self.trust.as_ref()
+    }
+
+    /// Returns whether proxies of other clusters need the controller, which then exports its own services. Until the
+    /// certificate authority tells, no proxy is served.
+    pub fn serves_others(&self) -> bool {
+        self.trust.as_ref().is_none_or(|trust| trust.serves_others)
     }
 
     /// The trust domain.

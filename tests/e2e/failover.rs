@@ -10,16 +10,20 @@ use crate::support::{Lab, User};
 pub(crate) const RATE: u32 = 200;
 
 /// Calls `reviews` from a pod at a fixed rate, injects `fault` after two seconds, and returns the calls.
-fn calls_during(lab: &Lab, caller: &str, seconds: u32, fault: &[&str]) -> Vec<Value> {
-    calls(lab, caller, "http://reviews:9080/", seconds, || drop(lab.isthmus(fault).ok()))
+fn calls_during(lab: &Lab, caller: &str, rate: u32, seconds: u32, fault: &[&str]) -> Vec<Value> {
+    calls_at(lab, caller, "http://reviews:9080/", rate, seconds, || drop(lab.isthmus(fault).ok()))
 }
 
 /// Calls a service from a pod at a fixed rate, runs `happens` after two seconds, and returns the calls.
 pub(crate) fn calls(lab: &Lab, caller: &str, url: &str, seconds: u32, happens: impl FnOnce()) -> Vec<Value> {
+    calls_at(lab, caller, url, RATE, seconds, happens)
+}
+
+fn calls_at(lab: &Lab, caller: &str, url: &str, rate: u32, seconds: u32, happens: impl FnOnce()) -> Vec<Value> {
     let isthmus = lab.directory.path("isthmus").display().to_string();
     let mut load = lab.directory.isthmus();
     load.args(["lab", "exec", caller, "--", &isthmus, "testapp", "--call", url]);
-    load.args(["--rate", &RATE.to_string(), "--duration", &format!("{seconds}s"), "-o", "json"]);
+    load.args(["--rate", &rate.to_string(), "--duration", &format!("{seconds}s"), "-o", "json"]);
     let load = load.stdout(std::process::Stdio::piped()).spawn().expect("load");
     // Part of the scenario, not a wait: two seconds of calls before the fault.
     std::thread::sleep(Duration::from_secs(2));
@@ -81,17 +85,17 @@ pub(crate) fn pods_by_zone(lab: &Lab, app: &str) -> BTreeMap<String, String> {
 #[test]
 fn killed_pods_are_replaced_by_another_cluster_within_a_second() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
-    check_failover(&lab);
+    check_failover(&lab, RATE);
     lab.down();
 }
 
 /// Checks that another cluster answers within a second after all pods of a service in west were killed, and that no call
 /// fails.
-pub(crate) fn check_failover(lab: &Lab) {
+pub(crate) fn check_failover(lab: &Lab, rate: u32) {
     let fault = ["lab", "fault", "kill-workload", "west/default/reviews"];
-    let calls = calls_during(lab, "west/default/frontend", 12, &fault);
+    let calls = calls_during(lab, "west/default/frontend", rate, 12, &fault);
     print_timeline(&calls);
-    assert!(calls.len() > (RATE * 11) as usize, "{} calls", calls.len());
+    assert!(calls.len() > (rate * 11) as usize, "{} calls", calls.len());
     assert_none_failed(&calls);
     let elsewhere: Vec<_> = calls.iter().filter(|call| call["cluster"] == "east").collect();
     let first = elsewhere.first().expect("east answers while west's pods are away");
@@ -110,7 +114,7 @@ fn a_killed_pod_is_replaced_by_the_next_zone() {
     let zone = frontend.keys().next().expect("a frontend");
     let near = &reviews[zone];
     let fault = ["lab", "fault", "kill-workload", &format!("west/default/{near}")];
-    let calls = calls_during(&lab, "west/default/frontend", 6, &fault);
+    let calls = calls_during(&lab, "west/default/frontend", RATE, 6, &fault);
     print_timeline(&calls);
     assert_none_failed(&calls);
     assert!(calls.iter().all(|call| call["cluster"] == "west"), "traffic stays in west");
@@ -129,7 +133,7 @@ fn a_lost_zone_leaves_traffic_in_the_other_zone() {
     let survivor = format!("west/default/{}", frontend.get("us-west-1b").expect("a frontend in each zone"));
     // The controller may be in the lost zone. A proxy then keeps using the services that it knows, and learns no others.
     lab.get(&survivor, "http://ratings:9080/").expect("ratings answers");
-    let calls = calls_during(&lab, &survivor, 8, &["lab", "fault", "kill-zone", "west", "us-west-1a"]);
+    let calls = calls_during(&lab, &survivor, RATE, 8, &["lab", "fault", "kill-zone", "west", "us-west-1a"]);
     print_timeline(&calls);
     assert_none_failed(&calls);
     assert!(calls.iter().all(|call| call["cluster"] == "west"), "traffic stays in west");

@@ -1,6 +1,7 @@
 //! The repository's topologies: each passes the same checks, as root and as an ordinary user.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -8,9 +9,11 @@ use crate::failover::check_failover;
 use crate::kubectl::check_streams;
 use crate::mesh::{check_cross_cluster, check_only_tls_crosses, check_scaling};
 use crate::protocols::{check_logs, check_protocols};
-use crate::support::{Lab, User, kubectl_is_installed};
+use crate::support::{Lab, User, eventually, kubectl_is_installed};
 
 const WEST: &str = "west/default/frontend";
+/// Calls in a second during a failover. How fast it is, is measured with more in `failover`.
+const RATE: u32 = 25;
 const CENTRAL: &str = "central/default/frontend";
 
 /// Calls a port of a service over connections of their own, and asserts that each answered and none was closed.
@@ -70,7 +73,7 @@ fn check_everything(lab: &Lab, families: &[&str], upstream: &str) {
     check_logs(lab, upstream);
     let opaque = check_connections(lab, WEST, "banner://ratings:9091");
     assert_eq!(opaque["clusters"]["east"], 180, "{opaque}");
-    check_failover(lab);
+    check_failover(lab, RATE);
     check_streams(lab);
 }
 
@@ -143,23 +146,30 @@ fn clusters_of_both_ip_families_serve_each_other() {
     }
 }
 
-/// Checks that a Service with addresses of both families is reached at either, in its cluster and from another one.
+/// Checks that Services with addresses of both families are reached at either, in their cluster and from another one.
 fn check_addresses_of_both_families(lab: &Lab) {
-    let patch = r#"{"spec": {"ipFamilyPolicy": "PreferDualStack"}}"#;
-    lab.kubectl("west", &["patch", "service", "reviews", "-p", patch]).ok();
     let service = lab.kubectl("west", &["get", "service", "reviews", "-o", "json"]).json();
     assert_eq!(service["spec"]["ipFamilies"], serde_json::json!(["IPv4", "IPv6"]), "{service}");
     for (family, index) in [("-4", 0), ("-6", 1)] {
         let address = service["spec"]["clusterIPs"][index].as_str().expect("an address");
-        let command =
-            ["curl", "-sS", family, "--fail", "-o", "/dev/null", "-w", "%{remote_ip}", "http://reviews:9080/"];
-        let reached = crate::support::eventually(std::time::Duration::from_secs(10), || {
-            let outcome = lab.exec(WEST, &command);
-            if outcome.code == Some(0) && outcome.stdout == address { Ok(()) } else { Err(outcome) }
-        });
-        reached.unwrap_or_else(|outcome| panic!("{family} {address}: {outcome:?}"));
+        let url = "http://reviews:9080/";
+        let reached = ["curl", "-sS", family, "--fail", "-o", "/dev/null", "-w", "%{remote_ip}", url];
+        assert_eq!(lab.exec(WEST, &reached).ok(), address, "{family}");
         // A service of another cluster alone has an address of each family too.
-        let command = ["curl", "-sS", family, "--fail", "http://ratings:9080/"];
-        assert_eq!(lab.exec(WEST, &command).json()["cluster"], "east", "{family}");
+        let answer = lab.exec(WEST, &["curl", "-sS", family, "--fail", "http://ratings:9080/"]).json();
+        assert_eq!(answer["cluster"], "east", "{family}");
     }
+
+    let gateway = ["-n", "isthmus-system", "service", "isthmus-eastwestgateway"];
+    let patch = r#"{"spec": {"ipFamilyPolicy": "PreferDualStack"}}"#;
+    lab.kubectl("east", &[&["patch"], &gateway[..], &["-p", patch]].concat()).ok();
+    let addresses = eventually(Duration::from_secs(10), || {
+        let service = lab.kubectl("east", &[&["get"], &gateway[..], &["-o", "json"]].concat()).json();
+        let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+        if ingress.len() == 2 { Ok(ingress) } else { Err(service) }
+    })
+    .expect("the gateway has an address of each family");
+    assert_eq!(addresses[0]["ip"], "203.0.113.20", "the first address stays: {addresses:?}");
+    assert!(addresses[1]["ip"].as_str().is_some_and(|ip| ip.starts_with("2001:db8:113::")), "{addresses:?}");
+    check_connections(lab, WEST, "http://ratings:9080/");
 }

@@ -24,8 +24,10 @@ struct DurationRange {
 
 const AT_LEAST_1MS: DurationRange =
     DurationRange { zero: false, expected: "a duration from 1ms to 24h, such as \"10s\" or \"250ms\"" };
-const ZERO_OR_AT_LEAST_1MS: DurationRange =
-    DurationRange { zero: true, expected: "0s (no limit), or a duration from 1ms to 24h, such as \"10s\" or \"250ms\"" };
+const ZERO_OR_AT_LEAST_1MS: DurationRange = DurationRange {
+    zero: true,
+    expected: "0s (no limit), or a duration from 1ms to 24h, such as \"10s\" or \"250ms\"",
+};
 
 impl DurationRange {
     fn contains(self, duration: Duration) -> bool {

@@ -28,6 +28,10 @@ pub const MESH_CONFIG_KEY: &str = "mesh";
 pub const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
 /// The key of the root certificates in [`ROOT_CONFIG_MAP`].
 pub const ROOT_CONFIG_KEY: &str = "root-cert.pem";
+/// The key of the certificate that signs the controller's own, in [`ROOT_CONFIG_MAP`]: proxies accept no other signer of it.
+pub const CONTROLLER_ISSUER_KEY: &str = "controller-issuer.pem";
+/// The ConfigMap of the root namespace with the clusters that published intermediates belong to, by the key's hash.
+pub const CLAIMS_CONFIG_MAP: &str = "isthmus-intermediates";
 /// The Secret with the intermediate of the controller's own cluster.
 pub const CACERTS_SECRET: &str = "cacerts";
 /// The Secret with the self-signed root that the controller creates if there is no other.

@@ -111,8 +111,8 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
         token: &token,
     };
     let mut secret = remote_secret::remote_secret(&args.root_namespace, &access)?;
-    if let Some(network) = &args.network {
-        secret.annotations_mut().insert(api::names::NETWORK_LABEL.to_owned(), network.clone());
+    if let Some(network) = args.network.clone().or(joining.network) {
+        secret.annotations_mut().insert(api::names::NETWORK_LABEL.to_owned(), network);
     }
     let Some(primary) = primary else {
         println!("{}", printed(&secret)?);
@@ -138,10 +138,13 @@ fn network_name(text: &str) -> Result<String, String> {
     valid.then(|| text.to_owned()).ok_or_else(error)
 }
 
-/// The joining cluster, and the URL of its API server for the primary.
+/// The joining cluster.
 struct JoiningCluster {
     cluster: ClusterAccess,
+    /// URL of its API server for the primary.
     server: String,
+    /// Its network, if a lab's topology decides it.
+    network: Option<String>,
 }
 
 async fn clusters(args: &JoinArgs) -> anyhow::Result<(JoiningCluster, Option<ClusterAccess>)> {
@@ -149,7 +152,6 @@ async fn clusters(args: &JoinArgs) -> anyhow::Result<(JoiningCluster, Option<Clu
     let lab = if args.access.lab.is_some() { args.access.lab(None)? } else { None };
     if let Some(lab) = lab {
         let joining = args.access.of_lab(&lab, &args.cluster).await?;
-        let index = lab.clusters.iter().position(|cluster| cluster.name == args.cluster).unwrap_or_default();
         let record = lab.cluster(&args.cluster)?;
         let primary = args.context.as_deref().unwrap_or(&record.primary);
         if primary == args.cluster {
@@ -160,8 +162,8 @@ async fn clusters(args: &JoinArgs) -> anyhow::Result<(JoiningCluster, Option<Clu
         let primary = args.access.of_lab(&lab, primary).await?;
         // Clusters of a lab reach each other's API servers over the bridge between them, not by this machine's
         // loopback.
-        let server = format!("https://203.0.113.{}:6443", index + 1);
-        return Ok((JoiningCluster { cluster: joining, server }, Some(primary)));
+        let (server, network) = (record.server.clone(), Some(record.network.clone()));
+        return Ok((JoiningCluster { cluster: joining, server, network }, Some(primary)));
     }
     let joining = args.access.context(Some(&args.cluster)).await?;
     let primary = match (&args.context, args.apply) {
@@ -173,7 +175,7 @@ async fn clusters(args: &JoinArgs) -> anyhow::Result<(JoiningCluster, Option<Clu
         bail!("{} cannot join itself\n  name the primary: --context NAME", joining.name);
     }
     let server = joining.config.cluster_url.to_string().trim_end_matches('/').to_owned();
-    Ok((JoiningCluster { cluster: joining, server }, primary))
+    Ok((JoiningCluster { cluster: joining, server, network: None }, primary))
 }
 
 /// Creates the reader account and its roles.

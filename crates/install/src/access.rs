@@ -1,6 +1,6 @@
 //! Service accounts, roles and bindings. Each account has only the rights that its component uses.
 
-use api::names::DEBUG_READER;
+use api::names::{CLAIMS_CONFIG_MAP, DEBUG_READER};
 use api::reader::{RbacRule, SERVING, Served, WATCHED};
 use serde_json::{Value, json};
 
@@ -40,9 +40,16 @@ const REVIEWING: RbacRule =
 const RECORDING: RbacRule =
     RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
 
-/// Rights in the root namespace: the mesh-wide settings, remote secrets and signing certificates.
+/// Rights in the root namespace: the mesh-wide settings, remote secrets, signing certificates, and the record of which
+/// cluster each published intermediate belongs to.
 const ROOT_NAMESPACE: &[RbacRule] = &[
     RbacRule { group: "", resources: &["configmaps"], verbs: READ, names: &[] },
+    RbacRule {
+        group: "",
+        resources: &["configmaps"],
+        verbs: &["create", "update", "patch"],
+        names: &[CLAIMS_CONFIG_MAP],
+    },
     RbacRule {
         group: "",
         resources: &["secrets"],

@@ -17,7 +17,7 @@ mod tests;
 
 use std::path::Path;
 
-pub use addresses::IpFamily;
+pub use addresses::{API_PORT, IpFamily};
 pub use diagnostic::Diagnostic;
 pub use model::{Cluster, Export, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, Topology, Workload};
 

@@ -123,7 +123,7 @@ impl Exchange {
         // Before the policies, which see what the application sees.
         headers::end_hop(request.headers_mut(), Direction::Request);
         let (head, incoming) = request.into_parts();
-        let body = RequestBody::new(incoming, &head.headers);
+        let body = RequestBody::new(incoming, &head.headers, &downstream.admitted);
         report.body.clone_from(&body);
         Self { head, body, upgrade, report, version: Version::Http1 }
     }

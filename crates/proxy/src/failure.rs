@@ -149,9 +149,7 @@ impl Failure {
                 "downstream_remote_disconnect",
                 "",
             ),
-            Failure::Invalid(invalid) => {
-                reply(invalid.status(), ResponseFlags::NONE, invalid.details(), "")
-            }
+            Failure::Invalid(invalid) => reply(invalid.status(), ResponseFlags::NONE, invalid.details(), ""),
             Failure::Refused(_) => {
                 reply(StatusCode::BAD_REQUEST, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error", "")
             }

@@ -92,7 +92,7 @@ impl Bench {
         let identity = identity_of(&mesh().west, "isthmus-system", "isthmus-controller", &[SERVER]);
         let routes = tonic::service::Routes::new(Discovery::service(shared.clone(), identity.clone()));
         let accept = identity::Accept { client: identity::ClientAuth::Optional, alpn: identity::alpn::DISCOVERY };
-        let clients = crate::ca::serve::Clients::OfTheMesh(accept);
+        let clients = crate::ca::serve::Clients::OfTheMesh(accept, shared.admission(identity.clone()));
         let connections = crate::ca::serve::connections(listener, identity, clients, metrics.registry());
         let stop = shared.state.stop.clone().cancelled_owned();
         let publishing = pipeline::run(state, receiver, None);

@@ -203,4 +203,6 @@ pub struct Trust {
     pub roots: Vec<Bytes>,
     /// The clusters, each with the SHA-256 of its intermediate's SubjectPublicKeyInfo.
     pub issuers: Vec<(Text, Bytes)>,
+    /// Whether the controller signs for other clusters, whose proxies then need to reach it.
+    pub serves_others: bool,
 }

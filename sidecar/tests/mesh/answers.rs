@@ -69,7 +69,10 @@ async fn an_answer_before_the_end_of_the_upload_arrives() {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let (mut reader, mut writer) = stream.split();
             let sending = async {
-                writer.write_all(b"POST / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 10485760\r\n\r\n").await.unwrap();
+                writer
+                    .write_all(b"POST / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 10485760\r\n\r\n")
+                    .await
+                    .unwrap();
                 let chunk = vec![b'x'; 64 * 1024];
                 for _ in 0..160 {
                     if writer.write_all(&chunk).await.is_err() {

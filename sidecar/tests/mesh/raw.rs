@@ -56,7 +56,8 @@ pub(crate) async fn read_until(stream: &mut TcpStream, end: &str) -> Option<Stri
 pub(crate) async fn read_response(stream: &mut TcpStream) -> Option<String> {
     let mut all = read_until(stream, "\r\n\r\n").await?;
     let (head, body) = all.split_once("\r\n\r\n")?;
-    let lengths = head.lines().filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+    let lengths =
+        head.lines().filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
     let length: usize = lengths.last().map_or(0, |length| length.parse().unwrap());
     let mut rest = vec![0; length.saturating_sub(body.len())];
     stream.read_exact(&mut rest).await.ok()?;
@@ -73,7 +74,10 @@ pub(crate) async fn send(address: SocketAddr, bytes: &str) -> String {
 
 /// The status of a response; 0 if there is none.
 pub(crate) fn status(response: &str) -> u16 {
-    response.strip_prefix("HTTP/1.1 ").or(response.strip_prefix("HTTP/1.0 ")).map_or(0, |rest| rest[..3].parse().unwrap())
+    response
+        .strip_prefix("HTTP/1.1 ")
+        .or(response.strip_prefix("HTTP/1.0 "))
+        .map_or(0, |rest| rest[..3].parse().unwrap())
 }
 
 /// The value of a header of a response.

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use wire::discovery::{self as d, Protocol};
 use wire::Kind;
+use wire::discovery::{self as d, Protocol};
 
 use crate::app::{Client, get, pod_of};
 use crate::fixture::{Pod, TestMesh, until};
@@ -72,7 +72,8 @@ async fn a_configured_connect_timeout_takes_effect_everywhere() {
         let (response, _) = get_delayed(address, pod, Duration::from_millis(1500)).await;
         response.status() == 200
     };
-    until("a long one is in force for pods of the network", async || slow(frontend.service_address(2), &near).await).await;
+    until("a long one is in force for pods of the network", async || slow(frontend.service_address(2), &near).await)
+        .await;
     assert!(slow(frontend.service_address(1), &far).await);
 }
 

@@ -8,8 +8,8 @@ use proxy::report::FAILED;
 use telemetry::istio::REQUESTS;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use wire::discovery::{self as d, Protocol};
 use wire::Kind;
+use wire::discovery::{self as d, Protocol};
 
 use crate::app::{App, get, pod_of};
 use crate::fixture::resources::policy_name;
@@ -71,7 +71,11 @@ async fn each_request_of_http1_has_one_authority_or_is_refused() {
         assert_eq!(after - before, accepted.len() as u64 + 1);
         for request in refused {
             let response = raw::send(address, request).await;
-            assert_eq!((status(&response), header(&response, "connection")), (400, Some("close")), "{side}: {request:?}");
+            assert_eq!(
+                (status(&response), header(&response, "connection")),
+                (400, Some("close")),
+                "{side}: {request:?}"
+            );
         }
         assert_eq!(pod.app.requests.load(Relaxed), after, "{side}: no refused request reaches the application");
     }
@@ -133,7 +137,11 @@ async fn a_policy_sees_the_host_that_the_application_sees() {
     let hosts = Some(d::Values { any_of: vec!["reviews:9080".into()], none_of: vec![] });
     let operation = d::AuthorizationOperation { hosts, ..Default::default() };
     let rule = d::AuthorizationRule { to: vec![operation], ..Default::default() };
-    let policy = d::AuthorizationPolicy { name: "default/hosts".into(), action: d::PolicyAction::Allow.into(), rules: vec![rule] };
+    let policy = d::AuthorizationPolicy {
+        name: "default/hosts".into(),
+        action: d::PolicyAction::Allow.into(),
+        rules: vec![rule],
+    };
     mesh.resources().push(Kind::AuthorizationPolicy, &policy_name("west", "reviews-a"), &policy, &[]);
     let address = pod.gate.address;
     until("the policy is in force", async || {
@@ -229,7 +237,9 @@ async fn no_spelling_or_place_of_a_header_forges_an_identity() {
         for name in names {
             for connection in ["", "connection: x-forwarded-client-cert\r\n"] {
                 let head = format!("POST / HTTP/1.1\r\nhost: reviews\r\n{connection}{name}: forged\r\n");
-                let in_head = format!("{head}transfer-encoding: chunked\r\ntrailer: end\r\nte: trailers\r\n\r\n0\r\nend: 1\r\n\r\n");
+                let in_head = format!(
+                    "{head}transfer-encoding: chunked\r\ntrailer: end\r\nte: trailers\r\n\r\n0\r\nend: 1\r\n\r\n"
+                );
                 let in_trailers = format!(
                     "POST / HTTP/1.1\r\nhost: reviews\r\ntransfer-encoding: chunked\r\ntrailer: {name}, end\r\nte: trailers\r\n\r\n0\r\n{name}: forged\r\nend: 1\r\n\r\n"
                 );

@@ -82,8 +82,11 @@ fn choose(service: &Service, pool: &[IpAddr], used: &[IpAddr]) -> Result<Vec<IpA
         if chosen.iter().any(|address| family.has(*address)) {
             continue;
         }
-        let mut free = pool.iter().rev().filter(|address| family.has(**address) && !used.contains(address));
-        chosen.push(*free.next().ok_or_else(|| format!("all {family} addresses of the cluster are in use"))?);
+        // The address that it has, if any, stays.
+        let has = addresses_of(service).into_iter().filter(|address| pool.contains(address));
+        let mut free =
+            has.chain(pool.iter().rev().copied()).filter(|address| family.has(*address) && !used.contains(address));
+        chosen.push(free.next().ok_or_else(|| format!("all {family} addresses of the cluster are in use"))?);
     }
     Ok(chosen)
 }
@@ -261,7 +264,7 @@ mod tests {
         let asked = service(&both, Some("2001:db8:113::10"), &[]);
         assert_eq!(asked, assign(&["2001:db8:113::10", "203.0.113.11"]));
         assert_eq!(service(&both, None, &["203.0.113.10", "2001:db8:113::10"]), None, "kept");
-        assert_eq!(service(&both, None, &["203.0.113.10"]), assign(&["203.0.113.11", "2001:db8:113::11"]));
+        assert_eq!(service(&both, None, &["203.0.113.10"]), assign(&["203.0.113.10", "2001:db8:113::11"]));
         let refused = service(&["IPv4"], Some("2001:db8:113::10"), &[]);
         assert!(matches!(refused, Some(AddressAction::Refuse(why)) if why.contains("family")));
     }

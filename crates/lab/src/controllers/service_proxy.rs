@@ -287,6 +287,34 @@ mod tests {
     }
 
     #[test]
+    fn each_address_has_backends_of_its_family() {
+        let both = json!({"clusterIPs": ["10.96.0.7", "fd00:10:96::7"], "type": "LoadBalancer"});
+        let mut web = Service::clone(&service("web", both, Some("203.0.113.10")));
+        let ingress = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}, {"ip": "2001:db8:113::10"}]}});
+        web.status = serde_json::from_value(ingress).expect("a status");
+        let mut six = EndpointSlice::clone(&slice("r"));
+        (six.metadata.name, six.address_type) = (Some("web-2".into()), "IPv6".into());
+        six.endpoints[0].addresses = vec!["fd00:10:244::1".into()];
+        let rules = rules_of(&plan(&[Arc::new(web.clone())], &[slice("r"), Arc::new(six)], &around(false)));
+        assert_eq!(
+            rules,
+            [
+                "10.96.0.7:80>10.244.0.1:8080",
+                "203.0.113.10:80>10.244.0.1:8080",
+                "2001:db8:113::10:80>[fd00:10:244::1]:8080",
+                "fd00:10:96::7:80>[fd00:10:244::1]:8080",
+            ]
+        );
+        let relays = load_balancer_ports(&[Arc::new(web)]).into_iter();
+        let relays: Vec<_> = relays.map(|port| (port.listen.to_string(), port.to.to_string())).collect();
+        let pair = |listen: &str, to: &str| (listen.to_owned(), to.to_owned());
+        assert_eq!(
+            relays,
+            [pair("203.0.113.10:80", "10.96.0.7:80"), pair("[2001:db8:113::10]:80", "[fd00:10:96::7]:80")]
+        );
+    }
+
+    #[test]
     fn relays_serve_load_balancer_ports() {
         let service = service("web", json!({"type": "LoadBalancer"}), Some("203.0.113.10"));
         let expected = LoadBalancerPort {

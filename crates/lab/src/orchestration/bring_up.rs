@@ -12,7 +12,6 @@ use tokio::sync::watch;
 
 use super::authorities::MeshAuthorities;
 use super::clients::{Clients, ClientsError};
-use super::keys::API_PORT;
 use super::launcher::RunningLab;
 use super::manifest::{self, ManifestError};
 use super::progress::{BringUpProgress, BringUpStep};
@@ -206,7 +205,7 @@ pub async fn remote_secret(cluster: &Cluster, client: &Client, authority: &str) 
         source: Box::new(source),
     })?;
     let token = answer.status.map(|status| status.token).unwrap_or_default();
-    let server = format!("https://{}", SocketAddr::new(cluster.uplink(), API_PORT));
+    let server = cluster.server();
     let access = api::remote_secret::Access {
         cluster: &cluster.name,
         server: &server,

@@ -13,14 +13,14 @@ use kube::api::{Api, Patch, PatchParams};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::keys::{API_PORT, IN_CLUSTER_PORT};
+use super::keys::IN_CLUSTER_PORT;
 use super::{clients, networks, relay};
 use crate::controllers::scheduler::{REGION, ZONE};
 use crate::controllers::service_proxy::{self, ProxyNetwork};
 use crate::controllers::{self, ClusterView};
 use crate::dns;
 use crate::node::{self, Agent, NodeFault};
-use crate::topology::{Cluster, IpFamily, Topology};
+use crate::topology::{API_PORT, Cluster, IpFamily, Topology};
 
 /// Name of the node agent's socket in the cluster's directory.
 const NODE_SOCKET: &str = "node.sock";

@@ -264,6 +264,19 @@ mod tests {
         frame
     }
 
+    /// An Ethernet frame with IPv6, TCP and `payload`.
+    fn frame6(payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend(u16::try_from(20 + payload.len()).expect("short").to_be_bytes());
+        frame.extend([6, 64]);
+        for host in ["2001:db8:113::1", "2001:db8:113::20"] {
+            frame.extend(host.parse::<std::net::Ipv6Addr>().expect("an address").octets());
+        }
+        frame.extend(&self::frame(payload)[34..]);
+        frame
+    }
+
     fn hello(name: &str) -> Vec<u8> {
         let roots = rustls::RootCertStore::empty();
         let config = rustls::ClientConfig::builder_with_provider(identity::provider().clone())
@@ -283,13 +296,18 @@ mod tests {
         let name = "outbound_.9080_._.ratings.default.svc.cluster.local";
         let mut capture = CaptureSummary::default();
         capture.take_in(&frame(&hello(name)), &[]);
+        capture.take_in(&frame6(&hello(name)), &[]);
         capture.take_in(&frame(b"GET / HTTP/1.1\r\nHost: ratings\r\n\r\n"), &[]);
+        capture.take_in(&frame6(b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n"), &[]);
         capture.take_in(&frame(&[23, 3, 3, 0, 5, 1, 2, 3, 4, 5]), &[]);
         capture.take_in(&frame(b""), &[]);
         capture.take_in(&frame(b"GET / HTTP/1.1\r\n"), &[15443]);
-        assert_eq!(capture.frames, 3);
-        assert_eq!(capture.server_names.get(name), Some(&1));
-        assert_eq!(capture.plaintext, ["40000 -> 15443: GET / HTTP/1.1\r\nHost: ra"]);
+        assert_eq!(capture.frames, 5);
+        assert_eq!(capture.server_names.get(name), Some(&2));
+        assert_eq!(
+            capture.plaintext,
+            ["40000 -> 15443: GET / HTTP/1.1\r\nHost: ra", "40000 -> 15443: GET / HTTP/1.1\r\nHost: re"]
+        );
     }
 
     #[test]

@@ -349,7 +349,7 @@ fn read_frames(mut source: net::capture::Capture, until: Instant, seen: &Mutex<C
         frame.get(14..).hash(&mut hasher);
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if seen.frames.insert(hasher.finish()) {
-            seen.capture.take_in(frame, &[super::keys::API_PORT]);
+            seen.capture.take_in(frame, &[crate::topology::API_PORT]);
             if let Some(file) = &mut seen.file {
                 file.add(frame)?;
             }

@@ -9,8 +9,6 @@ use crate::topology::Cluster;
 
 /// Port of the API server inside of its cluster.
 pub const IN_CLUSTER_PORT: u16 = 443;
-/// Port of the API server for other clusters.
-pub const API_PORT: u16 = 6443;
 
 /// The keys of a cluster could not be generated or written.
 #[derive(Debug, thiserror::Error)]

@@ -267,6 +267,7 @@ fn record_of(directory: &LabDirectory, cluster: &Cluster, api: SocketAddr) -> Cl
         region: cluster.region.clone(),
         zones: cluster.zones.clone(),
         gateway: SocketAddr::new(cluster.gateway(), GATEWAY_PORT).to_string(),
+        server: cluster.server(),
         api: format!("https://{api}"),
         kubeconfig: directory.path().join(format!("{}.kubeconfig", cluster.name)),
     }

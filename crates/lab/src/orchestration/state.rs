@@ -119,6 +119,8 @@ pub struct ClusterRecord {
     pub zones: Vec<String>,
     /// Address of the east-west gateway for other clusters.
     pub gateway: String,
+    /// URL of the API server for other clusters of the lab.
+    pub server: String,
     /// URL of the API server for this machine.
     pub api: String,
     /// Path of the kubeconfig.

@@ -21,7 +21,7 @@ pub fn all(topology: &Topology, cluster: &Cluster) -> Vec<Value> {
             }));
         }
         if services.insert((&workload.namespace, &workload.name)) && !workload.ports.is_empty() {
-            objects.push(service(workload));
+            objects.push(service(cluster, workload));
         }
         objects.push(deployment(cluster, workload));
     }
@@ -34,17 +34,21 @@ pub fn all(topology: &Topology, cluster: &Cluster) -> Vec<Value> {
     objects
 }
 
-fn service(workload: &Workload) -> Value {
+fn service(cluster: &Cluster, workload: &Workload) -> Value {
     let ports: Vec<Value> = workload
         .ports
         .iter()
         .map(|port| json!({"name": port.name, "port": port.port, "targetPort": port.target_port}))
         .collect();
-    json!({
+    let mut service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": workload.name, "namespace": workload.namespace, "labels": {"app": workload.name}},
         "spec": {"selector": {"app": workload.name}, "ports": ports},
-    })
+    });
+    if cluster.ip_families.len() > 1 {
+        service["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
+    }
+    service
 }
 
 fn deployment(cluster: &Cluster, workload: &Workload) -> Value {

@@ -5,12 +5,15 @@
 //! 3849); ranges inside of a cluster are private (RFC 1918, RFC 4193).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::model::Cluster;
+
+/// Port of the API server for other clusters.
+pub const API_PORT: u16 = 6443;
 
 /// An IP family, by its name in `Service.spec.ipFamilies`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -178,6 +181,12 @@ impl Cluster {
     #[must_use]
     pub fn uplink(&self) -> IpAddr {
         self.first_family().on_bridge(1 + self.index).addr()
+    }
+
+    /// Returns the URL of the cluster's API server for other clusters.
+    #[must_use]
+    pub fn server(&self) -> String {
+        format!("https://{}", SocketAddr::new(self.uplink(), API_PORT))
     }
 
     /// Returns the LoadBalancer addresses of the cluster, ten in a row of each family.

@@ -146,16 +146,19 @@ fn inbound_connections_are_captured() {
 fn connections_of_a_pod_to_itself() {
     let cluster = meshed(&Capture::default());
     let pod = &cluster.pods[0];
-    let own = at("10.244.0.2:9080");
-    assert!(call(pod, at("127.0.0.1:9080")).unwrap().starts_with("application "), "loopback is left alone");
-    assert!(call(pod, at("[::1]:9080")).unwrap().starts_with("application "));
-    assert!(call(pod, own).unwrap().starts_with("application "), "the application calls itself directly");
-    // The sidecar's inbound listener connects to the application.
-    let text = plain(call_marked(pod, own, Some(ip("127.0.0.6"))).unwrap());
-    assert_eq!(text, "application 127.0.0.6 10.244.0.2:9080");
-    // The sidecar's outbound listener connects to its own pod: captured inbound.
-    assert_eq!(plain(call_marked(pod, own, None).unwrap()), "inbound 10.244.0.2 10.244.0.2:9080");
-    assert!(call_marked(pod, at("127.0.0.1:9080"), None).unwrap().starts_with("application "));
+    for (address, loopback, source) in
+        [("10.244.0.2", "127.0.0.1", "127.0.0.6"), ("fd00:10::2", "::1", "::6")].map(|(a, b, c)| (ip(a), ip(b), ip(c)))
+    {
+        let (own, loopback) = (SocketAddr::new(address, 9080), SocketAddr::new(loopback, 9080));
+        assert!(call(pod, loopback).unwrap().starts_with("application "), "{loopback} is left alone");
+        assert!(call(pod, own).unwrap().starts_with("application "), "the application calls itself directly at {own}");
+        // The sidecar's inbound listener connects to the application.
+        let text = plain(call_marked(pod, own, Some(source)).unwrap());
+        assert_eq!(text, format!("application {source} {address}:9080"));
+        // The sidecar's outbound listener connects to its own pod: captured inbound.
+        assert_eq!(plain(call_marked(pod, own, None).unwrap()), format!("inbound {address} {address}:9080"));
+        assert!(call_marked(pod, loopback, None).unwrap().starts_with("application "));
+    }
 }
 
 fn dns_is_captured() {

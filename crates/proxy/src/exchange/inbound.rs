@@ -40,7 +40,8 @@ pub async fn serve(
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
     let (xfcc, admitted) = (forwarded_client_cert(&downstream, worker), downstream.admitted.clone());
-    let handler = Rc::new(InboundRequests { downstream, metrics, xfcc, party: OnceCell::new(), worker: worker.clone() });
+    let handler =
+        Rc::new(InboundRequests { downstream, metrics, xfcc, party: OnceCell::new(), worker: worker.clone() });
     let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| connection_failure(&error, worker, |log| handler.downstream.log_inbound(log)))
 }

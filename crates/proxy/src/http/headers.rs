@@ -266,7 +266,8 @@ mod tests {
             "x-envoy-original-path",
             "x-istio-attributes",
         ];
-        let headers: HeaderMap = forged.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("a"))).collect();
+        let headers: HeaderMap =
+            forged.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("a"))).collect();
         let mut request = headers.clone();
         end_hop(&mut request, Direction::Request);
         assert!(request.is_empty(), "{request:?}");
@@ -275,8 +276,10 @@ mod tests {
         for gone in ["x-isthmus-peer", "x_isthmus_unprocessed", "x-envoy-peer-metadata", "x-envoy_peer-metadata-id"] {
             assert!(!response.contains_key(gone), "{gone}");
         }
-        let kept = ["x-forwarded-client", "x-forwarded-for", "x-envoy-attempt-count", "x-request-id", "x-i", "xisthmus-peer"];
-        let mut others: HeaderMap = kept.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("a"))).collect();
+        let kept =
+            ["x-forwarded-client", "x-forwarded-for", "x-envoy-attempt-count", "x-request-id", "x-i", "xisthmus-peer"];
+        let mut others: HeaderMap =
+            kept.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("a"))).collect();
         end_hop(&mut others, Direction::Request);
         assert_eq!(others.len(), kept.len());
     }
@@ -298,7 +301,8 @@ mod tests {
 
     #[test]
     fn trailers_cannot_name_an_identity() {
-        let mut trailers = map(&[("x-forwarded-client-cert", "a"), ("host", "b"), ("x-sum", "1"), ("connection", "x-sum2")]);
+        let mut trailers =
+            map(&[("x-forwarded-client-cert", "a"), ("host", "b"), ("x-sum", "1"), ("connection", "x-sum2")]);
         end_hop_of_trailers(&mut trailers);
         assert_eq!(trailers, map(&[("x-sum", "1")]));
     }

@@ -1,15 +1,16 @@
 //! The bodies of requests on their way upstream, and their copies for retries.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::future::{Future, poll_fn};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use runtime::admission::{Admitted, Buffered};
 use tokio::time::Sleep;
 
 use super::continue_gate::{ContinueGate, PATIENCE, expects_continue};
@@ -21,6 +22,9 @@ use super::{BoxError, Incoming, headers};
 const MAX_KEPT: usize = 64 * 1024;
 /// How long the rest of a request is read after its response.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The size up to which a copy is not counted among the bytes that are held for its connection: most bodies are small, and the
+/// number of requests is limited as well.
+const UNCOUNTED: usize = 4 * 1024;
 
 /// A request's body as the downstream sends it, shared by all attempts.
 #[derive(Debug)]
@@ -28,6 +32,9 @@ pub struct RequestBody {
     incoming: RefCell<Incoming>,
     /// Frames read so far, for another attempt; `None` if they exceed [`MAX_KEPT`] or are no longer needed.
     kept: RefCell<Option<Vec<KeptFrame>>>,
+    /// Counts what is kept.
+    counted: RefCell<Option<Buffered>>,
+    owner: Rc<Admitted>,
     kept_bytes: Cell<usize>,
     bytes: Cell<u64>,
     complete: Cell<bool>,
@@ -48,8 +55,8 @@ enum KeptFrame {
 }
 
 impl RequestBody {
-    /// Wraps the body of a request with these headers; returns `None` if it is empty.
-    pub fn new(incoming: Incoming, headers: &HeaderMap) -> Option<Rc<Self>> {
+    /// Wraps the body of a request with these headers, of the connection `owner`; returns `None` if it is empty.
+    pub fn new(incoming: Incoming, headers: &HeaderMap, owner: &Rc<Admitted>) -> Option<Rc<Self>> {
         if incoming.is_end_stream() {
             return None;
         }
@@ -58,6 +65,8 @@ impl RequestBody {
         Some(Rc::new(Self {
             incoming: RefCell::new(incoming),
             kept: RefCell::new(Some(Vec::new())),
+            counted: RefCell::default(),
+            owner: owner.clone(),
             kept_bytes: Cell::new(0),
             bytes: Cell::new(0),
             complete: Cell::new(false),
@@ -124,6 +133,24 @@ impl RequestBody {
     /// Drops the copy for retries. To be called when the response begins.
     pub fn discard_copy(&self) {
         self.kept.borrow_mut().take();
+        self.counted.borrow_mut().take();
+    }
+
+    /// Counts bytes that are about to be kept. Returns whether they may be.
+    fn may_keep(&self, length: usize) -> bool {
+        let kept = self.kept_bytes.get();
+        if kept > MAX_KEPT {
+            return false;
+        }
+        if kept <= UNCOUNTED {
+            return true;
+        }
+        let mut counted = self.counted.borrow_mut();
+        let more = if counted.is_some() { length } else { kept };
+        if counted.is_none() {
+            *counted = self.owner.buffer();
+        }
+        counted.as_mut().is_some_and(|counted| counted.grow(more))
     }
 
     /// Runs a future that does not read the body, such as connecting, and holds the frames that arrive in the meantime
@@ -173,8 +200,9 @@ impl RequestBody {
         self.bytes.set(self.bytes.get() + length as u64);
         self.kept_bytes.set(self.kept_bytes.get() + length);
         let mut kept = self.kept.borrow_mut();
-        if self.kept_bytes.get() > MAX_KEPT {
+        if kept.is_some() && !self.may_keep(length) {
             kept.take();
+            self.counted.borrow_mut().take();
         }
         if let Some(kept) = kept.as_mut() {
             if let Some(data) = frame.data_ref() {

@@ -101,7 +101,8 @@ fn settle_upgrade<B>(request: &mut Request<B>) -> Result<bool, InvalidRequest> {
     }
     let mut protocols = headers.get_all(header::UPGRADE).iter();
     let (protocol, others) = (protocols.next(), protocols.next().is_some());
-    let is = |name: &str| !others && protocol.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
+    let is =
+        |name: &str| !others && protocol.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
     if is("websocket") {
         return Ok(true);
     }
@@ -156,7 +157,11 @@ fn settle_absolute<B>(request: &mut Request<B>, asterisk: bool) -> Result<(), In
 fn settle_host<B>(request: &mut Request<B>, destination: SocketAddr) -> Result<(), InvalidRequest> {
     match one_host(request.headers())? {
         Some(host) if !host.is_empty() => {
-            if is_valid_host(host.as_bytes()) { Ok(()) } else { Err(InvalidRequest::InvalidHost) }
+            if is_valid_host(host.as_bytes()) {
+                Ok(())
+            } else {
+                Err(InvalidRequest::InvalidHost)
+            }
         }
         None if request.version() != Version::HTTP_10 => Err(InvalidRequest::NoHost),
         Some(_) | None => {
@@ -289,9 +294,15 @@ mod tests {
             settled(Version::HTTP_11, "GET", "/", &headers).map(|_| ())
         };
         assert_eq!(upgrade(&[("connection", "upgrade"), ("upgrade", "WebSocket")]), Ok(()));
-        assert_eq!(upgrade(&[("connection", "keep-alive"), ("connection", "Upgrade"), ("upgrade", "tls/1.0")]), Err(InvalidRequest::Tunnel));
+        assert_eq!(
+            upgrade(&[("connection", "keep-alive"), ("connection", "Upgrade"), ("upgrade", "tls/1.0")]),
+            Err(InvalidRequest::Tunnel)
+        );
         assert_eq!(upgrade(&[("connection", "upgrade"), ("upgrade", "h2c, websocket")]), Err(InvalidRequest::Tunnel));
-        assert_eq!(upgrade(&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "a")]), Err(InvalidRequest::Tunnel));
+        assert_eq!(
+            upgrade(&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "a")]),
+            Err(InvalidRequest::Tunnel)
+        );
         assert_eq!(upgrade(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]), Ok(()));
         assert_eq!(upgrade(&[("upgrade", "a")]), Ok(()), "not an upgrade without Connection");
         assert_eq!(settled(Version::HTTP_11, "CONNECT", "a:80", &[("host", "a")]), Err(InvalidRequest::Tunnel));

@@ -49,10 +49,7 @@ impl MeshSettings {
     /// Returns the connect timeouts, of a service of the mesh or of another destination.
     pub fn connect_timeouts(&self, in_mesh: bool) -> ConnectTimeouts {
         let or = |default| self.configured_connect_timeout.unwrap_or(default);
-        ConnectTimeouts {
-            direct: or(if in_mesh { DIRECT } else { EXTERNAL }),
-            through_gateway: or(THROUGH_GATEWAY),
-        }
+        ConnectTimeouts { direct: or(if in_mesh { DIRECT } else { EXTERNAL }), through_gateway: or(THROUGH_GATEWAY) }
     }
 
     /// Returns how long a gateway may take to connect to any of its pods.

@@ -5,6 +5,7 @@ use super::*;
 fn telemetry() -> WorkerTelemetry {
     let registry = Registry::new();
     let location = ProxyLocation {
+        ip: std::net::Ipv4Addr::LOCALHOST.into(),
         cluster: "west".into(),
         network: "net-west".into(),
         namespace: "default".into(),

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::Request;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
 use runtime::admission::{Admitted, Use};

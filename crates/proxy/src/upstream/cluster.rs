@@ -263,7 +263,10 @@ impl UpstreamCluster {
     }
 
     /// Opens a connection for opaque bytes.
-    pub async fn connect(self: &Rc<Self>, dial: &DialOptions) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
+    pub async fn connect(
+        self: &Rc<Self>,
+        dial: &DialOptions,
+    ) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
         let mut tried = Vec::new();
         let first = self.pick(&tried, Instant::now())?;
         let (pick, opened) = self.open(Rc::new(first), &mut tried, None, dial).await?;

@@ -192,10 +192,7 @@ pub async fn race(
 }
 
 /// Polls all attempts; removes and returns one that has ended. There are at most [`MAX_ENDPOINTS`].
-fn poll_any(
-    running: &mut Vec<Dialing>,
-    cx: &mut Context<'_>,
-) -> Poll<(Dialing, Result<OpenConnection, ConnectError>)> {
+fn poll_any(running: &mut Vec<Dialing>, cx: &mut Context<'_>) -> Poll<(Dialing, Result<OpenConnection, ConnectError>)> {
     for at in 0..running.len() {
         if let Poll::Ready(result) = Pin::new(&mut running[at]).poll(cx) {
             return Poll::Ready((running.swap_remove(at), result));

@@ -472,6 +472,17 @@ fn the_own_cluster_exports_the_services_of_the_controller_with_their_server_name
     assert!(names(15014).is_empty());
     let exports: Vec<_> = service.exports.iter().map(|export| (&*export.cluster, &*export.network)).collect();
     assert_eq!(exports, [("west", "net-west")]);
+
+    // A controller that signs for its own cluster alone is reachable from no other cluster.
+    let exported = |world: &World| match world.body(wire::Kind::Service, hostname) {
+        Some(Body::Service(service)) => service.ports.iter().any(|port| !port.server_names.is_empty()),
+        _ => false,
+    };
+    for serves_others in [false, true, false] {
+        world.event(Event::Trust(crate::objects::event::Trust { serves_others, ..Default::default() }));
+        world.compile();
+        assert_eq!(exported(&world), serves_others);
+    }
 }
 
 #[test]

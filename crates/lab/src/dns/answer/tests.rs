@@ -6,7 +6,7 @@ fn view() -> ClusterView {
     let view = ClusterView::default();
     let put_service = |value| view.services.put(serde_json::from_value(value).expect("a service"));
     put_service(json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {
-        "clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}}));
+        "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00:10:96::7"], "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}}));
     put_service(json!({"metadata": {"name": "db", "namespace": "default"}, "spec": {
         "clusterIP": "None", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}]}}));
     put_service(json!({"metadata": {"name": "idle", "namespace": "default"}, "spec": {"clusterIP": "None"}}));
@@ -22,6 +22,14 @@ fn view() -> ClusterView {
                 {"addresses": ["10.244.0.6"], "conditions": {"ready": true}},
                 {"addresses": ["10.244.0.7"], "conditions": {"ready": false}},
             ],
+        }))
+        .expect("a slice"),
+    );
+    view.slices.put(
+        serde_json::from_value(json!({
+            "metadata": {"name": "db-2", "namespace": "default", "labels": {SERVICE_NAME: "db"}},
+            "addressType": "IPv6", "ports": [],
+            "endpoints": [{"addresses": ["fd00:10:244::5"], "conditions": {"ready": true}}],
         }))
         .expect("a slice"),
     );
@@ -46,7 +54,11 @@ fn names() {
     let cases: &[(&str, RecordType, &str)] = &[
         ("web.default.svc.cluster.local.", A, "10.96.0.7"),
         ("WEB.Default.svc.cluster.local.", A, "10.96.0.7"),
-        ("web.default.svc.cluster.local.", AAAA, "NoError"),
+        ("web.default.svc.cluster.local.", AAAA, "fd00:10:96::7"),
+        ("db.default.svc.cluster.local.", AAAA, "fd00:10:244::5"),
+        ("fd00-10-244--5.db.default.svc.cluster.local.", AAAA, "fd00:10:244::5"),
+        ("fd00-10-244--9.default.pod.cluster.local.", AAAA, "fd00:10:244::9"),
+        ("10-244-0-6.db.default.svc.cluster.local.", AAAA, "NoError"),
         ("web.default.svc.cluster.local.", SRV, "0 100 80 web.default.svc.cluster.local."),
         ("_http._tcp.web.default.svc.cluster.local.", SRV, "0 100 80 web.default.svc.cluster.local."),
         ("_http._udp.web.default.svc.cluster.local.", SRV, "NXDomain"),
@@ -70,6 +82,11 @@ fn names() {
         ("10-244-0-9.default.pod.cluster.local.", A, "10.244.0.9"),
         ("what.default.pod.cluster.local.", A, "NXDomain"),
         ("7.0.96.10.in-addr.arpa.", PTR, "web.default.svc.cluster.local."),
+        (
+            "7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa.",
+            PTR,
+            "web.default.svc.cluster.local.",
+        ),
         ("5.0.244.10.in-addr.arpa.", PTR, "db-0.db.default.svc.cluster.local."),
         ("9.0.96.10.in-addr.arpa.", PTR, "NXDomain"),
         ("example.com.", A, "ServFail"),

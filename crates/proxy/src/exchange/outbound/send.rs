@@ -89,7 +89,13 @@ impl OutboundRequests {
         let repeatable = is_idempotent(&exchange.head.method) && exchange.is_repeatable();
         let retransmissions = if repeatable { UNACKNOWLEDGED_REPEATABLE } else { UNACKNOWLEDGED };
         let info = leased.lease.info.clone();
-        let sent = acknowledged(pin!(leased.lease.send(request, exchange.upgrade.is_some())), &info, retransmissions, &worker.overdue).await;
+        let sent = acknowledged(
+            pin!(leased.lease.send(request, exchange.upgrade.is_some())),
+            &info,
+            retransmissions,
+            &worker.overdue,
+        )
+        .await;
         let attempt = match sent {
             Ok(response) => judge(Answer { response, leased }),
             Err(error) => Err(lost(exchange, &leased, &error)),
@@ -132,11 +138,7 @@ fn judge(answer: Answer) -> Result<Answer, FailedAttempt> {
 }
 
 /// Reports a lost connection to the balancer and the pool, and decides whether the request may be repeated.
-fn lost(
-    exchange: &Exchange,
-    leased: &LeasedConnection,
-    SendError { unprocessed, cause }: &SendError,
-) -> FailedAttempt {
+fn lost(exchange: &Exchange, leased: &LeasedConnection, SendError { unprocessed, cause }: &SendError) -> FailedAttempt {
     let (pick, now, unprocessed) = (&leased.pick, Instant::now(), *unprocessed);
     let failure = exchange.lost(pick.target.address.to_string().into(), cause);
     let retryable = match failure {
