@@ -10,7 +10,6 @@ fn telemetry() -> WorkerTelemetry {
         network: "net-west".into(),
         namespace: "default".into(),
         pod: "reviews".into(),
-        ip: [10, 244, 0, 1].into(),
     };
     WorkerTelemetry::new(registry.worker(), location, AccessLog::new(AccessLogFiles::new(registry)))
 }
