@@ -208,7 +208,7 @@ impl Inventory {
                     self.change_everything(&Text::default());
                 }
                 if trust.serves_others != self.serves_others() {
-                    self.change_everything();
+                    self.change_everything(&Text::default());
                 }
                 self.trust = Some(trust);
                 self.pending.groups(&Text::default(), [Group::Trust]);

@@ -79,7 +79,7 @@ async fn serve_http1<H: Handler>(
         .max_buf_size(BUFFER)
         // The downstream closes an idle connection when it no longer needs it.
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(heads.watch(io)), service)
         .with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
@@ -94,7 +94,7 @@ async fn serve_http1<H: Handler>(
     drive(connection, &heads).await
 }
 
-/// Drives a connection, and tells its state whenever it waits.
+/// Drives a connection, and reports to `heads` whenever it waits.
 fn drive<C: Future>(mut connection: Pin<&mut C>, heads: &Heads) -> impl Future<Output = C::Output> {
     poll_fn(move |cx| {
         let polled = connection.as_mut().poll(cx);
