@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use identity::SpiffeId;
 use runtime::admin::Addresses;
 use runtime::control::DrainTimes;
 use runtime::enrol::Controller;
@@ -22,6 +23,12 @@ pub struct Options {
     /// Address of the controller, as HOST:PORT.
     #[arg(long, env = "DISCOVERY_ADDRESS", default_value = "isthmus-controller.isthmus-system.svc:15012")]
     pub discovery_address: Controller,
+    /// SPIFFE ID of the controller. Without it, the controller is known by the DNS name of its address
+    #[arg(long, env = "ISTHMUS_CONTROLLER_IDENTITY")]
+    pub controller_identity: Option<SpiffeId>,
+    /// File with the certificates that may sign for that identity, in PEM
+    #[arg(long, env = "ISTHMUS_CONTROLLER_ISSUER", default_value = "/var/run/secrets/istio/controller-issuer.pem")]
+    pub controller_issuer: PathBuf,
     /// Name of the pod.
     #[arg(long, env = "POD_NAME")]
     pub pod: String,

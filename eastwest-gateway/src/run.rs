@@ -94,7 +94,11 @@ async fn run_gateway(options: Options) -> anyhow::Result<()> {
     tracing::info!(workers = count, network = %options.network, listen = ?options.listen, "started");
 
     let starting = async {
-        let mut enrolment = enrol::Options::new(options.discovery_address.clone(), &options.cluster);
+        let mut controller = options.discovery_address.clone();
+        if let Some(id) = &options.controller_identity {
+            controller = controller.known_as(id.clone(), options.controller_issuer.clone());
+        }
+        let mut enrolment = enrol::Options::new(controller, &options.cluster);
         enrolment.token_path.clone_from(&options.token_path);
         enrolment.root_path.clone_from(&options.root_path);
         let enrolled = enrol::start(enrolment, &registry).await;

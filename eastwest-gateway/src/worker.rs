@@ -25,10 +25,6 @@ mod tests;
 /// How often open connections report their bytes, and state of removed services is dropped.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The part of the clients' connect timeout in which the gateway finds an endpoint, as numerator and denominator. The rest is
-/// for two round trips between the networks: the client's TCP handshake, and the first of its TLS handshake with the endpoint.
-const CONNECT_BUDGET: (u32, u32) = (3, 5);
-
 /// The settings of a gateway that do not come from discovery.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
@@ -105,7 +101,7 @@ impl GatewayWorker {
     /// Returns the time in which an endpoint must be found: less than the client's sidecar grants for its whole handshake with
     /// that endpoint.
     pub(crate) fn connect_budget(&self) -> Duration {
-        self.routes().mesh().settings.connect_timeout(true) * CONNECT_BUDGET.0 / CONNECT_BUDGET.1
+        self.routes().mesh().settings.gateway_connect_budget()
     }
 
     /// Returns whether there is an access log.

@@ -8,7 +8,7 @@
 //! - [`review`]: token reviews by the workload's own cluster
 //! - [`own`]: the controller's own certificate, renewed after half of its lifetime
 //! - [`serve`]: TLS listeners with that certificate
-//! - `issuers`: the intermediates of clusters with a controller of their own
+//! - `issuers`: the intermediates of clusters with a controller of their own; `claims`: the record of whose they are
 //! - [`roots`]: ConfigMap `istio-ca-root-cert` in every namespace, and the `caBundle` of the webhook
 //!
 //! A workload's certificate is signed with the intermediate of the cluster that vouched for its token, so the chain
@@ -16,6 +16,7 @@
 
 pub mod account;
 pub mod authorities;
+mod claims;
 mod issuers;
 pub mod own;
 pub mod review;

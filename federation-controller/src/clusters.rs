@@ -14,18 +14,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http_body_util::Limited;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body, Frame};
 use kube::Client;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Serialize;
 use tokio::sync::watch as channel;
+use tower::BoxError;
 use tower::util::MapResponseLayer;
 
+mod claims;
 mod link;
 mod link_state;
 mod mesh;
 pub mod queue;
+mod reads;
 mod registry;
 mod renewal;
 mod secrets;
@@ -40,8 +45,10 @@ pub use registry::Problem;
 
 use crate::objects::Text;
 use crate::objects::event::{Cluster, Event};
+use claims::{Authorities, Claims};
 use link::{Link, Slot};
 use queue::{Queues, Source};
+use reads::Reads;
 use registry::{Action, Entry};
 
 /// Settings of the clusters.
@@ -138,6 +145,10 @@ struct Shared {
     written: Mutex<BTreeMap<Text, SecretEntry>>,
     /// The tokens that cannot be renewed, and why.
     expiring: Mutex<BTreeMap<Text, Problem>>,
+    /// The clusters in which Events are not written, and why.
+    unwritten: Mutex<BTreeMap<Text, String>>,
+    /// Which API server each cluster has.
+    claims: Claims,
     /// Whether the remote secrets have been read since the start.
     listed: AtomicBool,
     /// The number of changes of clusters and their clients.
@@ -157,28 +168,36 @@ pub struct Clusters {
 /// # Errors
 /// [`StartError`] if the link to the own cluster is not configured. An unreachable API server is not an error.
 pub async fn start(config: Config, events: Queues) -> Result<Clusters, StartError> {
-    let (client, server) = own_client(config.kubeconfig.as_deref()).await?;
+    let (access, server) = own_access(config.kubeconfig.as_deref()).await?;
+    let client = access.client.clone();
     let shared = Arc::new(Shared {
         own: config.cluster.clone(),
         known: Mutex::default(),
         problems: Mutex::default(),
         written: Mutex::default(),
         expiring: Mutex::default(),
+        unwritten: Mutex::default(),
+        claims: Claims::default(),
         listed: AtomicBool::new(false),
         changes: channel::Sender::new(0),
     });
     let clusters = Clusters { shared: Arc::clone(&shared), own_client: client.clone() };
-    let own =
-        Cluster { name: config.cluster.clone(), own: true, network: config.network.clone(), server: server.into() };
+    let own = Cluster {
+        name: config.cluster.clone(),
+        own: true,
+        network: config.network.clone(),
+        server: server.into(),
+        joined: 0,
+    };
     let supervisor = Supervisor { shared, events: events.clone(), heartbeat: config.heartbeat };
-    supervisor.begin(own, client.clone(), None).await;
+    supervisor.begin(own, access, None).await;
     tokio::spawn(mesh::follow(client.clone(), config.root_namespace.clone(), events));
     tokio::spawn(renewal::keep(client.clone(), Arc::clone(&supervisor.shared)));
     tokio::spawn(secrets::follow(client, config.root_namespace, config.cluster, config.removal_grace, supervisor));
     Ok(clusters)
 }
 
-async fn own_client(kubeconfig: Option<&std::path::Path>) -> Result<(Client, String), StartError> {
+async fn own_access(kubeconfig: Option<&std::path::Path>) -> Result<(Access, String), StartError> {
     let mut config = match kubeconfig {
         Some(path) => {
             let wrap = |source| StartError::Kubeconfig { path: path.to_owned(), source };
@@ -189,8 +208,9 @@ async fn own_client(kubeconfig: Option<&std::path::Path>) -> Result<(Client, Str
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let server = config.cluster_url.to_string();
+    let authorities = authorities(&config);
     let client = Client::try_from(config).map_err(|e| StartError::Client(Box::new(e)))?;
-    Ok((client, server))
+    Ok((Access { client, authorities, reads: Arc::new(Reads::unbounded()) }, server))
 }
 
 /// The timeout of a TCP connection to an API server. A server on another continent answers a SYN well within it.
@@ -257,7 +277,22 @@ impl Clusters {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone();
         problems.extend(self.shared.expiring.lock().unwrap_or_else(PoisonError::into_inner).values().cloned());
+        let unwritten = self.shared.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.shared.known();
+        problems.extend(unwritten.iter().filter_map(|(cluster, why)| {
+            let secret = known.get(cluster)?.secret.as_deref().unwrap_or_default().to_owned();
+            Some(Problem { secret, cluster: cluster.to_string(), why: why.clone(), in_force: true })
+        }));
         problems
+    }
+
+    /// Notes whether Events can be written in a cluster: `None`, or why not.
+    pub(crate) fn set_unwritten(&self, cluster: &Text, why: Option<String>) {
+        let mut unwritten = self.shared.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => drop(unwritten.insert(cluster.clone(), why)),
+            None => drop(unwritten.remove(cluster)),
+        }
     }
 }
 
@@ -322,12 +357,12 @@ impl Supervisor {
     async fn act(&self, action: Action) -> Option<Problem> {
         match action {
             Action::Start(entry) | Action::Replace(entry) => {
-                let Entry { cluster, secret, access, network, bytes } = entry;
+                let Entry { cluster, secret, access, network, bytes, created } = entry;
                 if self.is_in_use(&cluster, &secret, &network, &bytes) {
                     return None;
                 }
-                let client = match remote_client(&access.config).await {
-                    Ok(client) => client,
+                let access_to = match remote_client(&access.config).await {
+                    Ok(access_to) => access_to,
                     Err(why) => {
                         return Some(Problem {
                             secret: secret.to_string(),
@@ -337,11 +372,12 @@ impl Supervisor {
                         });
                     }
                 };
-                let cluster = Cluster { name: cluster, own: false, network, server: access.server.as_str().into() };
+                let server = access.server.as_str().into();
+                let cluster = Cluster { name: cluster, own: false, network, server, joined: created };
                 let held = SecretEntry { secret: secret.clone(), bytes };
                 self.shared.written().insert(cluster.name.clone(), held);
-                if !self.replace(&cluster, &client, &secret) {
-                    self.begin(cluster, client, Some(secret)).await;
+                if !self.replace(&cluster, &access_to, &secret) {
+                    self.begin(cluster, access_to, Some(secret)).await;
                 }
             }
             Action::Stop(cluster) => self.end(cluster).await,
@@ -364,12 +400,12 @@ impl Supervisor {
     }
 
     /// Adds a cluster and starts its first link.
-    async fn begin(&self, cluster: Cluster, client: Client, secret: Option<Text>) {
+    async fn begin(&self, cluster: Cluster, access: Access, secret: Option<Text>) {
         tracing::info!(cluster = %cluster.name, server = %cluster.server, "watching");
         let slot = Arc::new(Mutex::new(Slot::default()));
         let known = ManagedCluster {
             cluster: cluster.clone(),
-            client: client.clone(),
+            client: access.client.clone(),
             secret,
             contact: Contact { state: LinkState::Connecting, since: SystemTime::now(), last: None },
             replacement: None,
@@ -379,11 +415,11 @@ impl Supervisor {
         self.shared.known().insert(cluster.name.clone(), known);
         let _ = self.events.send(Source::Controller, Event::ClusterAdded(cluster.clone())).await;
         self.shared.changes.send_modify(|changes| *changes += 1);
-        self.link(cluster, client, slot).start(false);
+        self.link(cluster, access, slot).start(false);
     }
 
     /// Starts a link that will replace the active one. Returns false if the cluster has none.
-    fn replace(&self, cluster: &Cluster, client: &Client, secret: &Text) -> bool {
+    fn replace(&self, cluster: &Cluster, access: &Access, secret: &Text) -> bool {
         let slot = {
             let mut known = self.shared.known();
             let Some(known) = known.get_mut(&cluster.name) else { return false };
@@ -392,7 +428,7 @@ impl Supervisor {
             Arc::clone(&known.slot)
         };
         tracing::info!(cluster = %cluster.name, server = %cluster.server, "credentials changed; starting a link that will replace the active one");
-        self.link(cluster.clone(), client.clone(), slot).start(true);
+        self.link(cluster.clone(), access.clone(), slot).start(true);
         true
     }
 
@@ -413,26 +449,54 @@ impl Supervisor {
         self.shared.changes.send_modify(|changes| *changes += 1);
     }
 
-    fn link(&self, cluster: Cluster, client: Client, slot: Arc<Mutex<Slot>>) -> Link {
+    fn link(&self, cluster: Cluster, api_server: Access, slot: Arc<Mutex<Slot>>) -> Link {
         let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
-        Link { cluster, client, shared, events, slot, heartbeat: self.heartbeat }
+        Link { cluster, shared, events, slot, heartbeat: self.heartbeat, api_server }
     }
 }
 
-async fn remote_client(config: &Kubeconfig) -> Result<Client, String> {
+/// The access to an API server.
+#[derive(Clone)]
+struct Access {
+    client: Client,
+    /// The certificate authorities that verify it.
+    authorities: Authorities,
+    reads: Arc<Reads>,
+}
+
+fn authorities(config: &kube::Config) -> Authorities {
+    config.root_cert.clone().unwrap_or_default().into()
+}
+
+async fn remote_client(config: &Kubeconfig) -> Result<Access, String> {
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(config.clone(), &options).await;
     let mut config = config.map_err(|e| e.to_string())?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let authorities = authorities(&config);
     let builder = ClientBuilder::try_from(config).map_err(|e| e.to_string())?;
-    Ok(builder.with_layer(&MapResponseLayer::new(bounded)).build())
+    let reads = Arc::new(Reads::bounded());
+    let counted = reads.clone();
+    let layer = MapResponseLayer::new(move |answer| bounded(answer, counted.clone()));
+    Ok(Access { client: builder.with_layer(&layer).build(), authorities, reads })
 }
 
-/// What one answer of a remote API server may have in all. A page of a list, 500 objects, has some megabytes; a watch that
+/// What one answer of a remote API server may have in all. A page of a list, 250 objects, has some megabytes; a watch that
 /// comes to more is begun again where it stood.
-const MAX_ANSWER: usize = 128 << 20;
+const MAX_ANSWER: usize = 32 << 20;
 
 /// A server may be somebody else's: an answer without end must not become this process's memory.
-fn bounded<B>(answer: http::Response<B>) -> http::Response<Limited<B>> {
-    answer.map(|body| Limited::new(body, MAX_ANSWER))
+fn bounded<B>(
+    answer: http::Response<B>,
+    reads: Arc<Reads>,
+) -> http::Response<impl Body<Data = Bytes, Error = BoxError> + Send + use<B>>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    let count = move |frame: Frame<Bytes>| {
+        reads.count(frame.data_ref().map_or(0, Bytes::len));
+        frame
+    };
+    answer.map(|body| Limited::new(body, MAX_ANSWER).map_frame(count))
 }

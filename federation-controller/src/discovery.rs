@@ -23,6 +23,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use crate::ca::serve::{Admission, Held};
 use crate::clusters::queue::{Queues, Source};
 use crate::compile::resource::Viewer;
 use crate::objects::Key;
@@ -59,7 +60,8 @@ pub struct Shared {
     pub state: Arc<State>,
     /// The open streams.
     pub proxies: Proxies,
-    budgets: Budgets,
+    streams: Budgets,
+    connections: Budgets,
     events: Queues,
     limits: Limits,
 }
@@ -67,7 +69,18 @@ pub struct Shared {
 impl Shared {
     /// Creates the state of a server without streams. The coming and going of streams is sent to `events`.
     pub fn new(state: Arc<State>, events: Queues, limits: Limits) -> Arc<Self> {
-        Arc::new(Shared { state, proxies: Proxies::default(), budgets: Budgets::default(), events, limits })
+        let (streams, connections) = (Budgets::of_streams(), Budgets::of_connections());
+        Arc::new(Shared { state, proxies: Proxies::default(), streams, connections, events, limits })
+    }
+
+    /// Returns how many connections each client of the discovery port may have. The trust of `identity` verifies clients.
+    pub fn admission(self: &Arc<Self>, identity: Identity) -> Admission {
+        let shared = Arc::clone(self);
+        Admission(Arc::new(move |certificates| {
+            let peer = identity::peer_of(certificates, &identity.trust())?;
+            let account = shared.connections.open(Owner::of(&peer), |owner| shared.pods(owner));
+            account.ok().map(|account| Box::new(account) as Held)
+        }))
     }
 
     /// Returns the number of pods of an identity.
@@ -119,7 +132,7 @@ impl AggregatedDiscoveryService for Discovery {
             return Err(Status::unauthenticated("discovery needs a client certificate of the mesh that is valid now"));
         };
         let pods = |owner: &Owner| self.shared.pods(owner);
-        let account = match self.shared.budgets.open(Owner::of(&caller.peer), pods) {
+        let account = match self.shared.streams.open(Owner::of(&caller.peer), pods) {
             Ok(account) => account,
             Err(exceeded) => {
                 tracing::warn!(address = %caller.address, reason = %exceeded, "discovery stream refused");

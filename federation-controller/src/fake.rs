@@ -52,6 +52,8 @@ struct State {
     missing: BTreeSet<String>,
     /// The user name and audiences in TokenReviews, by token.
     reviews: BTreeMap<String, (String, Vec<String>)>,
+    /// The users that SubjectAccessReviews permit to get paths with a prefix.
+    permitted: BTreeSet<(String, String)>,
     /// The token in answers to TokenRequests.
     issued_token: String,
     /// The method and path of each write.
@@ -153,6 +155,10 @@ impl Fake {
     pub(crate) fn review(&self, token: &str, user: &str, audiences: &[&str]) {
         let audiences = audiences.iter().map(|a| (*a).to_owned()).collect();
         self.state().reviews.insert(token.to_owned(), (user.to_owned(), audiences));
+    }
+
+    pub(crate) fn permit(&self, user: &str, prefix: &str) {
+        self.state().permitted.insert((user.to_owned(), prefix.to_owned()));
     }
 
     pub(crate) fn make_token(&self, token: &str) {
@@ -271,6 +277,14 @@ async fn answer(request: Request<Incoming>, state: &Arc<Mutex<State>>, changed: 
         let review: Value = serde_json::from_slice(&body).unwrap();
         return reply(StatusCode::CREATED, &token_review(&locked, &review));
     }
+    if path.ends_with("/subjectaccessreviews") {
+        let mut review: Value = serde_json::from_slice(&body).unwrap();
+        let text = |at: &str| review.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (user, path) = (text("/spec/user"), text("/spec/nonResourceAttributes/path"));
+        let permits = |(of, prefix): &(String, String)| *of == user && path.starts_with(&**prefix);
+        review["status"] = json!({"allowed": locked.permitted.iter().any(permits)});
+        return reply(StatusCode::CREATED, &review);
+    }
     if path.ends_with("/token") {
         let status = json!({"token": locked.issued_token, "expirationTimestamp": "2030-01-01T00:00:00Z"});
         return reply(StatusCode::CREATED, &json!({"metadata": {}, "spec": {"audiences": []}, "status": status}));
@@ -337,6 +351,9 @@ fn write(
         let mut merged = current.clone();
         for (key, value) in object["data"].as_object().into_iter().flatten() {
             merged["data"][key] = value.clone();
+        }
+        for (key, value) in object.as_object().into_iter().flatten().filter(|(key, _)| *key != "data") {
+            merged[key] = value.clone();
         }
         object = merged;
     }

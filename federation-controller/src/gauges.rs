@@ -124,5 +124,6 @@ pub fn link_word(link: &Link) -> &'static str {
         Link::Connected => "connected",
         Link::Lost(_) => "lost",
         Link::Refused(_) => "refused",
+        Link::Excluded(_) => "excluded",
     }
 }

@@ -11,23 +11,27 @@
 //! The pipeline owns the inventory and is the only one to change it. Nothing here does IO.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ops::Bound;
 use std::time::SystemTime;
 
+pub mod budget;
 mod changes;
 pub mod cluster;
 pub mod collection;
+mod hosts;
 mod lists;
 pub mod networks;
 mod notices;
+mod pending;
 mod relation;
 
 pub use cluster::{Affected, ClusterInventory, PodSelector};
 pub use lists::CONFIRM_EMPTY;
 use networks::Networks;
+pub use notices::ObjectNotice;
 pub(crate) use notices::{only_by_name, unreachable_gateway};
+use pending::Pending;
 
-use crate::objects::event::{Cluster, Event, Link, Mesh, Trust};
+use crate::objects::event::{Cluster, Event, Link, Mesh, MeshNotices, Trust};
 use crate::objects::intern::Strings;
 use crate::objects::{Key, Kind, Object, Service, Text, Watched};
 
@@ -112,16 +116,15 @@ pub struct Inventory {
     /// Clusters of the snapshot whose remote secrets have not been read since the start.
     remembered: BTreeSet<Text>,
     mesh: Mesh,
+    mesh_notices: MeshNotices,
     trust: Option<Trust>,
     trust_domain: Text,
     networks: Networks,
     /// Pods with connected proxies, and the number of streams of each. Only their workloads are compiled.
     connected: HashMap<(Text, Key), usize>,
-    changes: BTreeSet<Group>,
-    /// Affected Services, of which the hostnames are not in `changes` yet: a list of pods affects each Service many times.
-    services: HashSet<Key>,
-    /// The last change that was taken. The next ones are taken after it, so that none waits without end.
-    taken: Option<Group>,
+    pending: Pending,
+    /// Clusters of which all Services are affected.
+    whole: BTreeSet<Text>,
     strings: Strings,
     events: u64,
     /// The number of clusters that have joined.
@@ -137,16 +140,22 @@ impl Inventory {
             clusters: BTreeMap::new(),
             remembered: BTreeSet::new(),
             mesh: Mesh::default(),
+            mesh_notices: MeshNotices::default(),
             trust: None,
             networks: Networks::default(),
             connected: HashMap::new(),
-            changes: BTreeSet::from([Group::Mesh]),
-            services: HashSet::new(),
-            taken: None,
+            pending: Pending::default(),
+            whole: BTreeSet::new(),
             strings: Strings::default(),
             events: 0,
             joined: 0,
         }
+        .with_mesh()
+    }
+
+    fn with_mesh(mut self) -> Self {
+        self.pending.groups(&Text::default(), [Group::Mesh]);
+        self
     }
 
     /// Applies an event. Events of an unknown cluster have no effect: its link ended after the cluster was removed.
@@ -161,6 +170,9 @@ impl Inventory {
             }
             Event::Link { cluster, link, since } => {
                 if let Some(cluster) = self.clusters.get_mut(&cluster) {
+                    if !matches!(link, Link::Excluded(_)) {
+                        cluster.readmit(now);
+                    }
                     cluster.link = (link, since);
                 }
             }
@@ -169,32 +181,41 @@ impl Inventory {
                     cluster.list_begins(kind);
                 }
             }
-            Event::Listed { cluster, kind } => self.change(&cluster, now, |cluster| cluster.list_ends(kind, now)),
+            Event::Listed { cluster, kind } => self.change(&cluster, now, 1, |cluster| cluster.list_ends(kind, now)),
             Event::Upsert { cluster, mut object } => {
+                if !self.clusters.get_mut(&cluster).is_some_and(|cluster| cluster.admits(&object)) {
+                    self.exceed(&cluster, now);
+                    return;
+                }
                 object.intern(&mut self.strings);
-                self.change(&cluster, now, |cluster| cluster.upsert(object));
+                let work = object.work();
+                self.change(&cluster, now, work, |cluster| cluster.upsert(object));
             }
             Event::Delete { cluster, kind, namespace, name } => {
-                self.change(&cluster, now, |cluster| cluster.delete(kind, Key { namespace, name }));
+                self.change(&cluster, now, 1, |cluster| cluster.delete(kind, Key { namespace, name }));
             }
             Event::Mesh(mesh) => {
                 if mesh.export_all != self.mesh.export_all {
-                    self.change_everything();
+                    self.change_everything(&Text::default());
                 }
                 self.mesh = mesh;
-                self.changes.insert(Group::Mesh);
+                self.pending.groups(&Text::default(), [Group::Mesh]);
             }
+            Event::MeshNotices(notices) => self.mesh_notices = notices,
             Event::Trust(trust) => {
                 if !trust.trust_domain.is_empty() && trust.trust_domain != self.trust_domain {
                     self.trust_domain = trust.trust_domain.clone();
-                    self.change_everything();
+                    self.change_everything(&Text::default());
+                }
+                if trust.serves_others != self.serves_others() {
+                    self.change_everything(&Text::default());
                 }
                 self.trust = Some(trust);
-                self.changes.insert(Group::Trust);
+                self.pending.groups(&Text::default(), [Group::Trust]);
             }
             Event::ProxyConnected { cluster, pod, published: _ } => {
                 *self.connected.entry((cluster.clone(), pod.clone())).or_default() += 1;
-                self.changes.insert(Group::Workload(cluster, pod));
+                self.pending.groups(&cluster.clone(), [Group::Workload(cluster, pod)]);
             }
             Event::ProxyDisconnected { cluster, pod } => self.disconnect(cluster, pod),
         }
@@ -213,42 +234,79 @@ impl Inventory {
 
     /// Returns whether there are changes to compile.
     pub fn has_changes(&self) -> bool {
-        !self.changes.is_empty() || !self.services.is_empty()
+        !self.pending.is_empty() || !self.whole.is_empty()
     }
 
     /// Takes at most `limit` changes.
     pub fn take_changes(&mut self, limit: usize) -> Vec<Group> {
         let networks = Networks::of(self.clusters.values());
-        if self.networks != networks {
+        let before = std::mem::replace(&mut self.networks, networks);
+        for (name, cluster) in &mut self.clusters {
+            cluster.network = self.networks.of_cluster(name);
+        }
+        if self.networks != before {
             // Which networks exist, and which cluster may name them, decides about gateways, about the networks of pods and
             // about the summaries of every service.
-            self.networks = networks;
-            self.change_everything();
-            let named = self.clusters.values().flat_map(ClusterInventory::gateway_networks);
-            self.changes.extend(named.cloned().map(Group::Network));
+            let causes: Vec<Text> = self
+                .clusters
+                .values()
+                .filter(|cluster| cluster.network_changed)
+                .map(|of| of.info.name.clone())
+                .collect();
+            let cause = if let [cause] = &causes[..] { cause.clone() } else { Text::default() };
+            self.change_everything(&cause);
+            let named: Vec<Group> = self
+                .clusters
+                .values()
+                .flat_map(ClusterInventory::gateway_networks)
+                .cloned()
+                .map(Group::Network)
+                .collect();
+            self.pending.groups(&cause, named);
         }
-        for key in std::mem::take(&mut self.services) {
-            let hostname = self.strings.share(self.settings.hostname(&key).into());
-            self.changes.insert(Group::Service(hostname));
+        self.clusters.values_mut().for_each(|cluster| cluster.network_changed = false);
+        for name in std::mem::take(&mut self.whole) {
+            if let Some(cluster) = self.clusters.get(&name) {
+                self.pending.services(&name, cluster.services().keys());
+            }
         }
-        if self.changes.len() <= limit {
-            self.taken = None;
-            return std::mem::take(&mut self.changes).into_iter().collect();
+        let (strings, settings) = (&mut self.strings, &self.settings);
+        self.pending.take(limit, |key| Group::Service(strings.share(settings.hostname(key).into())))
+    }
+
+    /// Charges a cluster for work. A remote cluster beyond its budget is not read any longer.
+    pub fn charge(&mut self, cluster: &Text, units: u64, now: SystemTime) {
+        if let Some(cluster) = self.clusters.get_mut(cluster) {
+            cluster.charge(units, now);
         }
-        let after = self.taken.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut taken: Vec<Group> = self.changes.range((after, Bound::Unbounded)).take(limit).cloned().collect();
-        let rest = limit - taken.len();
-        taken.extend(self.changes.iter().take(rest).cloned());
-        for group in &taken {
-            self.changes.remove(group);
+        self.exceed(cluster, now);
+    }
+
+    /// Returns whether [`Inventory::take_exceeded`] has a cluster to return.
+    pub fn any_exceeded(&self) -> bool {
+        self.clusters.values().any(ClusterInventory::newly_exceeded)
+    }
+
+    /// Returns the clusters that have come beyond a budget since the last call, each with the reason.
+    pub fn take_exceeded(&mut self) -> Vec<(Text, Text)> {
+        let new = self
+            .clusters
+            .values_mut()
+            .filter_map(|cluster| Some((cluster.info.name.clone(), cluster.take_exceeded()?)));
+        new.collect()
+    }
+
+    fn exceed(&mut self, cluster: &Text, now: SystemTime) {
+        if let Some(cluster) = self.clusters.get_mut(cluster)
+            && let Some(why) = cluster.exceeded()
+        {
+            cluster.link = (Link::Excluded(why.clone()), now);
         }
-        self.taken = taken.last().cloned();
-        taken
     }
 
     /// Takes one change before the others. Returns whether there was one.
     pub fn take_change(&mut self, group: &Group) -> bool {
-        self.changes.remove(group)
+        self.pending.take_one(group)
     }
 
     /// Returns all clusters, by name.
@@ -295,6 +353,12 @@ impl Inventory {
         self.trust.as_ref()
     }
 
+    /// Returns whether proxies of other clusters need the controller, which then exports its own services. Until the
+    /// certificate authority tells, no proxy is served.
+    pub fn serves_others(&self) -> bool {
+        self.trust.as_ref().is_none_or(|trust| trust.serves_others)
+    }
+
     /// The trust domain.
     pub fn trust_domain(&self) -> &Text {
         &self.trust_domain
@@ -311,9 +375,10 @@ impl Inventory {
     }
 
     /// Returns the clusters whose objects are not all known: not every kind has been listed since the start, and the
-    /// snapshot does not have the cluster.
+    /// snapshot does not have the cluster. Nothing waits for a cluster that is not read.
     pub fn incomplete(&self) -> HashSet<Text> {
-        let incomplete = |cluster: &&ClusterInventory| !cluster.synced() && !cluster.restored;
+        let excluded = |cluster: &ClusterInventory| matches!(cluster.link.0, Link::Excluded(_));
+        let incomplete = |cluster: &&ClusterInventory| !cluster.synced() && !cluster.restored && !excluded(cluster);
         self.clusters.values().filter(incomplete).map(|cluster| cluster.info.name.clone()).collect()
     }
 
@@ -341,13 +406,13 @@ impl Inventory {
         let affected = cluster.everything();
         self.clusters.insert(name.clone(), cluster);
         self.note(&name, affected);
-        self.change_everything();
+        self.change_everything(&Text::default());
     }
 
     /// Sets the mesh-wide settings of the snapshot.
     pub(crate) fn restore_mesh(&mut self, mesh: Mesh) {
         self.mesh = mesh;
-        self.changes.insert(Group::Mesh);
+        self.pending.groups(&Text::default(), [Group::Mesh]);
     }
 
     fn add(&mut self, info: Cluster, now: SystemTime) {
@@ -355,9 +420,9 @@ impl Inventory {
         let name = info.name.clone();
         match self.clusters.get_mut(&name) {
             Some(known) => {
-                let network = known.network().clone();
+                let network = known.claimed_network().clone();
                 known.info = info;
-                if *known.network() != network {
+                if *known.claimed_network() != network {
                     let mut affected = known.everything();
                     affected.networks.insert(network);
                     self.note(&name, affected);
@@ -369,7 +434,7 @@ impl Inventory {
                 cluster.joining = self.joined;
                 self.clusters.insert(name, cluster);
                 // Services without an address of their own have one in the new cluster as well.
-                self.change_everything();
+                self.change_everything(&Text::default());
             }
         }
     }
@@ -380,7 +445,7 @@ impl Inventory {
             let affected = cluster.everything();
             self.note(name, affected);
             self.clusters.remove(name);
-            self.change_everything();
+            self.change_everything(&Text::default());
         }
     }
 
@@ -390,32 +455,45 @@ impl Inventory {
         *streams -= 1;
         if *streams == 0 {
             self.connected.remove(&proxy);
-            self.changes.insert(Group::Workload(proxy.0, proxy.1));
+            self.pending.groups(&proxy.0.clone(), [Group::Workload(proxy.0, proxy.1)]);
         }
     }
 
-    fn change(&mut self, name: &Text, now: SystemTime, change: impl FnOnce(&mut ClusterInventory) -> Affected) {
-        let Some(cluster) = self.clusters.get_mut(name) else { return };
+    fn change(
+        &mut self,
+        name: &Text,
+        now: SystemTime,
+        work: u64,
+        change: impl FnOnce(&mut ClusterInventory) -> Affected,
+    ) {
+        let Some(cluster) = self.clusters.get_mut(name).filter(|cluster| cluster.exceeded().is_none()) else { return };
         cluster.heard = Some(now);
         let affected = change(cluster);
+        let everything = if affected.whole { cluster.services().len() } else { 0 };
+        let units = work + affected.work + (affected.services.len() + affected.pods.len() + everything) as u64;
+        cluster.charge(units, now);
+        self.exceed(name, now);
         self.note(name, affected);
     }
 
     /// Notes the resources that a change of a cluster's objects affects.
     fn note(&mut self, cluster: &Text, affected: Affected) {
         if affected.everywhere {
-            self.change_everything();
+            self.change_everything(cluster);
         }
-        self.services.extend(affected.services);
+        if affected.whole {
+            self.whole.insert(cluster.clone());
+        }
+        self.pending.services(cluster, affected.services);
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
         let connected = pods.filter(|proxy| self.connected.contains_key(proxy));
-        self.changes.extend(connected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
-        self.changes.extend(affected.networks.into_iter().map(Group::Network));
+        self.pending.groups(cluster, connected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
+        self.pending.groups(cluster, affected.networks.into_iter().map(Group::Network));
         for selector in affected.selectors {
             self.note_selected(cluster, &selector);
         }
         let policies = affected.policies.into_iter();
-        self.changes.extend(policies.map(|(kind, key)| Group::Policy(kind, cluster.clone(), key)));
+        self.pending.groups(cluster, policies.map(|(kind, key)| Group::Policy(kind, cluster.clone(), key)));
     }
 
     /// Notes the workloads of connected proxies that a policy of a cluster selects.
@@ -427,13 +505,21 @@ impl Inventory {
             in_scope && namespace && pod().is_some_and(|pod| selector.labels.select(&pod.labels))
         };
         let selected = self.connected.keys().filter(selects).cloned();
-        self.changes.extend(selected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
+        self.pending.groups(cluster, selected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
     }
 
-    /// Notes every service and every connected proxy's workload.
-    fn change_everything(&mut self) {
-        self.services.extend(self.clusters.values().flat_map(|cluster| cluster.services().keys()));
-        self.changes.extend(self.connected.keys().cloned().map(|(cluster, pod)| Group::Workload(cluster, pod)));
+    /// Notes every service and every connected proxy's workload, because of a change of one cluster; empty: of the controller.
+    fn change_everything(&mut self, cause: &Text) {
+        let mut services = 0;
+        for cluster in self.clusters.values() {
+            services += cluster.services().len() as u64;
+            self.pending.services(cause, cluster.services().keys());
+        }
+        let workloads = self.connected.keys().cloned().map(|(cluster, pod)| Group::Workload(cluster, pod));
+        self.pending.groups(cause, workloads);
+        if let Some(cluster) = self.clusters.get_mut(cause) {
+            cluster.charge(services, cluster.heard.unwrap_or(SystemTime::UNIX_EPOCH));
+        }
     }
 
     fn system_namespaces(&self) -> SystemNamespaces {

@@ -42,6 +42,10 @@ pub use slice::{Slice, SliceEndpoint, Spot};
 
 use intern::Strings;
 
+/// What is kept of one remote cluster, in bytes, as if its objects shared nothing ([`Record::size`]). 200,000 pods with fifteen
+/// labels come to 200 MB.
+pub const KEPT: usize = 256 << 20;
+
 /// A short string that many records share.
 pub type Text = Arc<str>;
 
@@ -97,6 +101,9 @@ pub trait Record: Clone + PartialEq + fmt::Debug + Into<Object> + Send + Sync + 
 
     /// Replaces the record's strings by the shared copies.
     fn intern(&mut self, strings: &mut Strings);
+
+    /// Returns about how many bytes the record takes if it shares nothing with others.
+    fn size(&self) -> usize;
 
     /// The namespace and name.
     fn key(&self) -> Key {
@@ -172,6 +179,21 @@ macro_rules! define_kinds {
             /// The namespace and name.
             pub fn key(&self) -> Key {
                 match self { $(Object::$Record(record) => record.key(),)+ }
+            }
+
+            /// Returns the work of storing the record: the number of its parts that have a place in an index.
+            pub fn work(&self) -> u64 {
+                let parts = match self {
+                    Object::Slice(slice) => slice.endpoints.len(),
+                    Object::Gateway(gateway) => gateway.hosts.len(),
+                    _ => 0,
+                };
+                1 + parts as u64
+            }
+
+            /// Returns about how many bytes the record takes if it shares nothing with others.
+            pub fn size(&self) -> usize {
+                match self { $(Object::$Record(record) => record.size(),)+ }
             }
 
             /// Replaces the record's strings by the shared copies.

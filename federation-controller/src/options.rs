@@ -43,6 +43,12 @@ pub struct Options {
     /// Listen address of the injection webhook
     #[arg(long, env = "ISTHMUS_WEBHOOK_LISTEN", default_value = "[::]:15017")]
     pub webhook_listen: SocketAddr,
+    /// File with the certificate authorities of the API servers that may call the webhook, in PEM; without it, any client may
+    #[arg(long, env = "ISTHMUS_WEBHOOK_CLIENT_CA", requires = "webhook_client_names")]
+    pub webhook_client_ca: Option<PathBuf>,
+    /// Names of those API servers, of which each client certificate has one as common name or DNS name
+    #[arg(long, env = "ISTHMUS_WEBHOOK_CLIENT_NAMES", value_delimiter = ',')]
+    pub webhook_client_names: Vec<String>,
     /// Image of injected sidecars
     #[arg(long, env = "ISTHMUS_SIDECAR_IMAGE", default_value = "isthmus/sidecar")]
     pub sidecar_image: String,

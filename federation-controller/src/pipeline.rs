@@ -8,7 +8,7 @@
 //! [`run`] is the only writer of the [`State`], on a thread of its own. Everything else reads: streams the published
 //! resources, debug pages and metrics both.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::clusters::queue::Receiver;
 use crate::compile::Compiler;
+use crate::compile::resource::CompiledService;
 use crate::inventory::{Group, Inventory};
 use crate::metrics::Metrics;
 use crate::objects::Text;
@@ -113,6 +114,7 @@ pub async fn run(state: Arc<State>, mut events: Receiver, directory: Option<Path
             () = sleep_until(next), if changed => next = pipeline.compile(),
             _ = tick.tick() => next = pipeline.tick(),
         }
+        pipeline.exclude(&events);
     }
     events.take(&mut batch);
     pipeline.apply(&mut batch);
@@ -159,6 +161,17 @@ impl Pipeline {
         }
     }
 
+    /// Reads no more of clusters that have come beyond a budget.
+    fn exclude(&mut self, events: &Receiver) {
+        if !self.state.inventory().any_exceeded() {
+            return;
+        }
+        for (cluster, why) in self.state.inventory_mut().take_exceeded() {
+            warn!(%cluster, %why, "the cluster is beyond a budget; not reading it");
+            events.refuse(cluster, why);
+        }
+    }
+
     /// Looks for changes by the passing of time. Returns when changes are compiled next.
     fn tick(&mut self) -> Instant {
         self.state.inventory_mut().tick(SystemTime::now());
@@ -201,6 +214,19 @@ impl Pipeline {
         if more { Instant::now() } else { Instant::now() + WINDOW }
     }
 
+    /// Charges clusters for the endpoints that were compiled.
+    fn charge<'a>(&self, services: impl Iterator<Item = &'a CompiledService>) {
+        let mut units: BTreeMap<Text, u64> = BTreeMap::new();
+        for service in services {
+            // The endpoints of a cluster are neighbours.
+            for endpoints in service.endpoints.chunk_by(|a, b| Arc::ptr_eq(&a.fields().cluster, &b.fields().cluster)) {
+                *units.entry(endpoints[0].fields().cluster.clone()).or_default() += endpoints.len() as u64;
+            }
+        }
+        let mut inventory = self.state.inventory_mut();
+        units.into_iter().for_each(|(cluster, units)| inventory.charge(&cluster, units, SystemTime::now()));
+    }
+
     /// Compiles groups, publishes their resources, and wakes the streams if any differs. Returns the number of changed
     /// resources.
     fn publish(&mut self, groups: Vec<Group>) -> usize {
@@ -213,6 +239,7 @@ impl Pipeline {
         let compiled: Vec<_> =
             groups.into_iter().map(|group| (self.compiler.compile(&inventory, &group), group)).collect();
         drop(inventory);
+        self.charge(compiled.iter().filter_map(|(compiled, _)| compiled.service.as_ref()));
         let mut store = self.state.store_mut();
         let changed = compiled.into_iter().map(|(compiled, group)| store.replace(group, compiled)).sum();
         if self.state.changes.receiver_count() == 0 {

@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use identity::alpn;
-use identity::{Accept, ClientAuth};
+use identity::{Accept, ClientAuth, ClientRoots};
 use runtime::workers::{self, Workers};
 use telemetry::metrics::Registry;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tracing::{info, warn};
 
-use crate::ca::serve::{Clients, connections};
+use crate::ca::serve::{Clients, KnownClients, connections};
 use crate::ca::service::{CertificateService, Validity};
 use crate::clusters::queue::{Queues, Receiver, queues};
 use crate::debug::Debug;
@@ -26,7 +26,7 @@ use crate::inventory::{Inventory, Settings};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, State};
 use crate::publish::snapshot;
-use crate::{Options, ca, clusters, gauges};
+use crate::{Options, ca, clusters, gauges, recorder};
 
 /// The time for calls in progress when the controller stops. Certificates are issued in milliseconds; streams end at once.
 const GRACE: Duration = Duration::from_secs(2);
@@ -49,6 +49,8 @@ enum Fatal {
     Authorities(#[from] ca::authorities::AuthoritiesError),
     #[error("own certificate: {0}")]
     Certificate(#[from] identity::CaError),
+    #[error("certificate authorities of the webhook's clients, {path}: {why}")]
+    WebhookClients { path: String, why: String },
     #[error("discovery server: {0}")]
     Serve(#[from] tonic::transport::Error),
     #[error(transparent)]
@@ -113,14 +115,16 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
         () = stop.cancelled() => return Ok(()),
     };
     debug.attach(parts.clusters.clone(), parts.authorities.clone());
+    tokio::spawn(recorder::run(shared.state.clone(), parts.clusters.clone()));
 
     let injector = Injector {
         image: options.sidecar_image.clone(),
         discovery_address: options.discovery_address.clone(),
+        controller_identity: parts.identity.id().to_string(),
         trust_domain: options.trust_domain.clone(),
     };
     let home = HomeCluster { cluster: options.cluster.clone(), network: options.network.clone() };
-    let webhooks = connections(webhook_listener, parts.identity.clone(), Clients::Anyone(alpn::WEBHOOK), &registry);
+    let webhooks = connections(webhook_listener, parts.identity.clone(), webhook_clients(&options)?, &registry);
     tokio::spawn(webhook::serve(webhooks, injector, home, registry.clone()));
 
     let validity = Validity { default: options.certificate_validity, max: options.max_certificate_validity };
@@ -129,7 +133,10 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     let routes =
         Routes::new(Discovery::service(shared.clone(), parts.identity.clone())).add_service(certificates.service());
     // A workload obtains its first certificate with a token, without a client certificate.
-    let clients = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
+    let clients = Clients::OfTheMesh(
+        Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY },
+        shared.admission(parts.identity.clone()),
+    );
     let callers = connections(discovery_listener, parts.identity.clone(), clients, &registry);
     debug.set_serving(true);
     runtime::control::reclaim_when_idle();
@@ -191,6 +198,17 @@ fn start_pipeline(state: Arc<State>, receiver: Receiver, directory: Option<PathB
             }
         }
     })
+}
+
+/// Returns the clients of the webhook: the API servers with a certificate, if it is configured who signs it.
+fn webhook_clients(options: &Options) -> Result<Clients, Fatal> {
+    let Some(path) = &options.webhook_client_ca else { return Ok(Clients::Anyone(alpn::WEBHOOK)) };
+    let failed = |why: String| Fatal::WebhookClients { path: path.display().to_string(), why };
+    let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let roots = identity::certificates_from_pem(&pem).map_err(failed)?;
+    let roots = ClientRoots::new(&roots).map_err(|error| failed(error.to_string()))?;
+    let names = options.webhook_client_names.as_slice().into();
+    Ok(Clients::Known(alpn::WEBHOOK, KnownClients { roots, names }))
 }
 
 fn settings(options: &Options) -> Settings {

@@ -56,7 +56,7 @@ fn service_of(cluster: usize, service: usize) -> Service {
         namespace: "default".into(),
         name: format!("s{service}").into(),
         cluster_ips: vec![[10, 96 + cluster as u8, (service / 250) as u8, (service % 250) as u8].into()],
-        ports: vec![ServicePort { name: "http".into(), number: 80, protocol: Default::default() }],
+        ports: vec![ServicePort { name: "http".into(), number: 80, node_port: 0, protocol: Default::default() }],
         selects: true,
         ..Default::default()
     }
@@ -103,13 +103,13 @@ fn the_memory_per_endpoint_stays_within_its_bound() {
     inventory.apply(Event::Mesh(Mesh { export_all: true, ..Default::default() }), now);
     for (cluster, name) in CLUSTERS.into_iter().enumerate() {
         let network = format!("net-{name}").into();
-        let info = Cluster { name: name.into(), own: cluster == 0, network, server: "".into() };
+        let info = Cluster { name: name.into(), own: cluster == 0, network, server: "".into(), joined: 0 };
         inventory.apply(Event::ClusterAdded(info), now);
         let mut put = |object| inventory.apply(Event::Upsert { cluster: name.into(), object }, now);
         for node in 0..10 {
             let zone = format!("{name}-{}", ["a", "b"][node % 2]).into();
             let (node, region) = (format!("{name}-node-{node}").into(), name.into());
-            put(Object::Node(Node { name: node, region, zone, subzone: "".into() }));
+            put(Object::Node(Node { name: node, region, zone, subzone: "".into(), ..Default::default() }));
         }
         (0..SERVICES).for_each(|service| put(Object::Service(service_of(cluster, service))));
     }

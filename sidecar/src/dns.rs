@@ -60,7 +60,7 @@ impl Names {
         let service = match known {
             Some(service) => service,
             None => {
-                if mesh::demand(&self.subscriber, Kind::Service, hostname.as_str()).await != Outcome::Present {
+                if self.demand(Kind::Service, hostname.as_str()).await != Outcome::Present {
                     return None;
                 }
                 self.published.newest().services.get(&*hostname)?.clone()
@@ -73,8 +73,12 @@ impl Names {
         // The answer is the addresses of its pods.
         let endpoints = wire::name::endpoints(&hostname, &self.network);
         self.subscriber.subscribe(Kind::Endpoint, endpoints.as_str());
-        mesh::demand(&self.subscriber, Kind::Endpoint, endpoints).await;
+        self.demand(Kind::Endpoint, endpoints).await;
         Some(self.published.newest().services.get(&*hostname).cloned().unwrap_or(service))
+    }
+
+    async fn demand(&self, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
+        mesh::demand(&self.subscriber, &self.published.newest().settings, kind, name).await
     }
 
     async fn answer(&self, name: &str, kind: RecordType) -> DnsAnswer {

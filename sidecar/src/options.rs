@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use identity::SpiffeId;
 use runtime::admin::Addresses;
 
 /// Options of the sidecar.
@@ -32,6 +33,12 @@ pub struct Options {
     /// Address of the controller, as HOST:PORT.
     #[arg(long, env = "DISCOVERY_ADDRESS", default_value = "isthmus-controller.isthmus-system.svc:15012")]
     pub discovery: String,
+    /// SPIFFE ID of the controller. Without it, the controller is known by the DNS name of its address.
+    #[arg(long, env = "ISTHMUS_CONTROLLER_IDENTITY")]
+    pub controller_identity: Option<SpiffeId>,
+    /// File with the certificates that may sign for that identity, in PEM.
+    #[arg(long, env = "ISTHMUS_CONTROLLER_ISSUER", default_value = "/var/run/secrets/istio/controller-issuer.pem")]
+    pub controller_issuer: PathBuf,
     /// File with the service account token for enrolment.
     #[arg(long, env = "ISTHMUS_TOKEN", default_value = "/var/run/secrets/tokens/istio-token")]
     pub token: PathBuf,

@@ -74,10 +74,12 @@ fn config(snapshot: &MeshSnapshot) -> Value {
     let mut services: Vec<_> = snapshot.services.values().collect();
     services.sort_by(|a, b| a.hostname.cmp(&b.hostname));
     let own = snapshot.own.as_ref();
+    let timeouts = snapshot.settings.connect_timeouts(true);
     json!({
         "meshId": &*snapshot.settings.mesh_id,
         "outboundPolicy": snapshot.settings.outbound_policy.as_str(),
-        "connectTimeoutMs": snapshot.settings.connect_timeout(true).as_millis() as u64,
+        "connectTimeoutMs": timeouts.direct.as_millis() as u64,
+        "gatewayConnectTimeoutMs": timeouts.through_gateway.as_millis() as u64,
         "workload": own.map(|own| json!({
             "name": &*own.labels.workload,
             "locality": own.locality.to_string(),

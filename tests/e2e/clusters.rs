@@ -37,6 +37,48 @@ fn deleting_the_remote_secret_removes_the_cluster_and_applying_it_brings_it_back
 }
 
 #[test]
+fn the_controller_is_closed_to_pods_that_prove_nothing() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    let code = |path: &str| {
+        let url = format!("http://isthmus-controller.isthmus-system:15014{path}");
+        lab.exec(FRONTEND, &["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5", &url]).ok()
+    };
+    assert_eq!(["/ready", "/metrics", "/debug/clusters", "/debug/proxies"].map(code), ["200", "200", "401", "401"]);
+    assert!(cluster(&lab, "east").is_some(), "the status reads the pages with a token");
+    // Without rights to that token, a user reads nothing.
+    let denied = lab.kubectl(
+        "west",
+        &["get", "--raw", "/api/v1/namespaces/isthmus-system/services/isthmus-controller:15014/proxy/debug/clusters"],
+    );
+    assert_ne!(denied.code, Some(0), "{}", denied.stdout);
+    lab.down();
+}
+
+#[test]
+fn the_proxies_of_a_removed_cluster_keep_their_own_services() {
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    let caller = ["reviews", "ratings"]
+        .map(|name| format!("east/default/{name}"))
+        .into_iter()
+        .find(|target| lab.exec(target, &["true"]).code == Some(0))
+        .expect("a pod in east");
+    lab.get(&caller, "http://ratings:9080/").expect("east's own service answers");
+    lab.kubectl("west", &[&SECRET[..], &["delete", "secret", "istio-remote-secret-east"]].concat()).ok();
+    eventually(Duration::from_secs(15), || if cluster(&lab, "east").is_none() { Ok(()) } else { Err(()) })
+        .expect("east leaves");
+    eventually(Duration::from_secs(15), || match lab.get(FRONTEND, "http://ratings:9080/") {
+        Ok(answer) => Err(answer.to_string()),
+        Err(_) => Ok(()),
+    })
+    .expect("west's proxies lose east's endpoints");
+    for _ in 0..20 {
+        let answer = lab.get(&caller, "http://ratings:9080/").expect("east's own service still answers");
+        assert_eq!(answer["cluster"], "east");
+    }
+    lab.down();
+}
+
+#[test]
 fn killing_a_remote_api_server_removes_nothing_and_its_age_is_shown() {
     let lab = Lab::up("primary-remote.yaml", User::Own);
     lab.get(FRONTEND, "http://ratings:9080/").expect("ratings answers");

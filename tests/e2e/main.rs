@@ -11,5 +11,6 @@ mod mesh;
 mod protocols;
 mod readme;
 mod restart;
+mod slow_network;
 mod support;
 mod topologies;

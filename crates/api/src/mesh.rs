@@ -12,6 +12,29 @@ use crate::Warning;
 /// The longest duration that is accepted; longer ones are likely mistakes.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
+/// Proxies count in milliseconds: a fraction of one would become none, which means something else.
+const MIN_DURATION: Duration = Duration::from_millis(1);
+
+/// The durations that a setting may have.
+#[derive(Clone, Copy)]
+struct DurationRange {
+    zero: bool,
+    expected: &'static str,
+}
+
+const AT_LEAST_1MS: DurationRange =
+    DurationRange { zero: false, expected: "a duration from 1ms to 24h, such as \"10s\" or \"250ms\"" };
+const ZERO_OR_AT_LEAST_1MS: DurationRange = DurationRange {
+    zero: true,
+    expected: "0s (no limit), or a duration from 1ms to 24h, such as \"10s\" or \"250ms\"",
+};
+
+impl DurationRange {
+    fn contains(self, duration: Duration) -> bool {
+        (MIN_DURATION..=MAX_DURATION).contains(&duration) || (self.zero && duration.is_zero())
+    }
+}
+
 /// The mesh-wide settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshConfig {
@@ -136,11 +159,11 @@ impl MeshConfig {
             access_log_file: top.text("accessLogFile")?.unwrap_or_default(),
             access_log_format: top.text("accessLogFormat")?.unwrap_or_default(),
             access_log_json: top.word("accessLogEncoding", &["TEXT", "JSON"], "TEXT or JSON")? == Some("JSON"),
-            connect_timeout: top.duration("connectTimeout")?,
+            connect_timeout: top.duration("connectTimeout", AT_LEAST_1MS)?,
             trust_domain: top.text("trustDomain")?.filter(|domain| !domain.is_empty()),
             ..MeshConfig::default()
         };
-        if let Some(timeout) = top.duration("protocolDetectionTimeout")? {
+        if let Some(timeout) = top.duration("protocolDetectionTimeout", ZERO_OR_AT_LEAST_1MS)? {
             config.protocol_detection_timeout = timeout;
         }
         let mut outbound = top.inner("outboundTrafficPolicy")?;
@@ -225,11 +248,11 @@ impl SettingFields {
         }
     }
 
-    fn duration(&mut self, name: &str) -> Result<Option<Duration>, MeshConfigError> {
+    fn duration(&mut self, name: &str, range: DurationRange) -> Result<Option<Duration>, MeshConfigError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        match value.as_str().and_then(parse_duration).filter(|duration| *duration <= MAX_DURATION) {
+        match value.as_str().and_then(parse_duration).filter(|duration| range.contains(*duration)) {
             Some(duration) => Ok(Some(duration)),
-            None => Err(self.wrong(name, &value, "a duration up to 24h, such as \"10s\" or \"250ms\"")),
+            None => Err(self.wrong(name, &value, range.expected)),
         }
     }
 

@@ -9,6 +9,8 @@ pub const CLUSTER_ANNOTATION: &str = "networking.istio.io/cluster";
 
 /// Label with the network of a pod, of a cluster (on its root namespace), or of the network whose gateway a Service is.
 pub const NETWORK_LABEL: &str = "topology.istio.io/network";
+/// Annotation of a gateway Service with node ports: the labels, as a JSON map, of the nodes at whose addresses it is reached.
+pub const NODE_SELECTOR_ANNOTATION: &str = "traffic.istio.io/nodeSelector";
 /// Label with the cluster of a pod.
 pub const CLUSTER_LABEL: &str = "topology.istio.io/cluster";
 /// Label with value `istio` on pods whose proxy accepts the mesh's mutual TLS.
@@ -26,6 +28,10 @@ pub const MESH_CONFIG_KEY: &str = "mesh";
 pub const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
 /// The key of the root certificates in [`ROOT_CONFIG_MAP`].
 pub const ROOT_CONFIG_KEY: &str = "root-cert.pem";
+/// The key of the certificate that signs the controller's own, in [`ROOT_CONFIG_MAP`]: proxies accept no other signer of it.
+pub const CONTROLLER_ISSUER_KEY: &str = "controller-issuer.pem";
+/// The ConfigMap of the root namespace with the clusters that published intermediates belong to, by the key's hash.
+pub const CLAIMS_CONFIG_MAP: &str = "isthmus-intermediates";
 /// The Secret with the intermediate of the controller's own cluster.
 pub const CACERTS_SECRET: &str = "cacerts";
 /// The Secret with the self-signed root that the controller creates if there is no other.

@@ -48,6 +48,10 @@ pub(crate) struct JoinArgs {
     /// Name of the cluster in the mesh; otherwise the name of its context
     #[arg(long)]
     name: Option<String>,
+    /// Network of the cluster's pods, which also puts it on the network of another cluster; otherwise the label
+    /// topology.istio.io/network of its root namespace chooses a network of its own
+    #[arg(long, value_parser = network_name)]
+    network: Option<String>,
     /// URL of the cluster's API server for the primary; otherwise that of the kubeconfig
     #[arg(long, value_name = "URL")]
     server: Option<String>,
@@ -107,7 +111,7 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
         token: &token,
     };
     let mut secret = remote_secret::remote_secret(&args.root_namespace, &access)?;
-    if let Some(network) = joining.network {
+    if let Some(network) = args.network.clone().or(joining.network) {
         secret.annotations_mut().insert(api::names::NETWORK_LABEL.to_owned(), network);
     }
     let Some(primary) = primary else {
@@ -122,6 +126,16 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("applying the remote secret to {}", primary.name))?;
     report(&format!("{}: secret {}/{} applied", primary.name, args.root_namespace, secret.name_any()));
     wait_for_link(&primary, &args.namespace, name, start, args.timeout).await
+}
+
+/// Parses the name of a network, which is the value of a label.
+fn network_name(text: &str) -> Result<String, String> {
+    let of_value = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let ends = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    let valid =
+        text.len() <= 63 && text.bytes().all(of_value) && ends(text.bytes().next()) && ends(text.bytes().last());
+    let error = || format!("\"{text}\" is not a valid network name (letters, digits, '-', '_' and '.', at most 63)");
+    valid.then(|| text.to_owned()).ok_or_else(error)
 }
 
 /// The joining cluster.
@@ -310,6 +324,14 @@ mod tests {
         let read: DynamicObject = api::yaml::from_str(&text).unwrap();
         assert_eq!(read.types.unwrap().kind, "Secret");
         assert_eq!(read.data["stringData"]["east"].as_str().map(|k| k.contains("a.b.c")), Some(true));
+    }
+
+    #[test]
+    fn the_name_of_a_network_is_the_value_of_a_label() {
+        assert_eq!(network_name("net-east_1.a"), Ok("net-east_1.a".to_owned()));
+        for bad in ["", "-a", "a ", "a/b", "a.", &"a".repeat(64)] {
+            assert!(network_name(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -15,12 +15,13 @@ pub enum ClientAuth {
     Optional,
 }
 
-/// The peers that a client accepts: a set of identities, optionally restricted to a set of clusters. An empty set
-/// accepts no peer.
+/// The peers that a client accepts: a set of identities, optionally restricted to a set of clusters or of signing keys. An
+/// empty set accepts no peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Expectation {
     identities: Box<[SpiffeId]>,
     clusters: Option<Box<[Arc<str>]>>,
+    signers: Option<Box<[[u8; 32]]>>,
 }
 
 impl Expectation {
@@ -29,7 +30,7 @@ impl Expectation {
         let mut identities: Vec<_> = identities.into_iter().collect();
         identities.sort();
         identities.dedup();
-        Expectation { identities: identities.into(), clusters: None }
+        Expectation { identities: identities.into(), clusters: None, signers: None }
     }
 
     /// Restricts the expectation to certificates that the intermediate of one of these clusters signed.
@@ -41,17 +42,38 @@ impl Expectation {
         self
     }
 
-    /// Returns whether no peer can meet the expectation.
-    pub fn is_empty(&self) -> bool {
-        self.identities.is_empty() || self.clusters.as_ref().is_some_and(|clusters| clusters.is_empty())
+    /// Restricts the expectation to certificates that one of these keys signed directly, each by the hash of
+    /// [`crate::signing_key_sha256`].
+    pub fn signed_by(mut self, keys: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        let mut keys: Vec<_> = keys.into_iter().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        self.signers = Some(keys.into());
+        self
     }
 
-    pub(crate) fn check(&self, id: SpiffeId, cluster: Option<Arc<str>>) -> Result<(), Refusal> {
+    /// Returns whether no peer can meet the expectation.
+    pub fn is_empty(&self) -> bool {
+        self.identities.is_empty()
+            || self.clusters.as_ref().is_some_and(|clusters| clusters.is_empty())
+            || self.signers.as_ref().is_some_and(|signers| signers.is_empty())
+    }
+
+    pub(crate) fn check(
+        &self,
+        id: SpiffeId,
+        cluster: Option<Arc<str>>,
+        signer: Option<[u8; 32]>,
+    ) -> Result<(), Refusal> {
         if self.is_empty() {
             return Err(Refusal::NothingExpected);
         }
         if self.identities.binary_search(&id).is_err() {
             return Err(Refusal::UnexpectedIdentity(id));
+        }
+        let signed = |signers: &[[u8; 32]]| signer.is_some_and(|signer| signers.binary_search(&signer).is_ok());
+        if !self.signers.as_deref().is_none_or(signed) {
+            return Err(Refusal::UnexpectedSigner(id));
         }
         match &self.clusters {
             Some(clusters) if cluster.as_ref().is_none_or(|c| clusters.binary_search(c).is_err()) => {

@@ -11,7 +11,7 @@ use crate::alpn::Alpn;
 use crate::credential::Credential;
 use crate::expectation::{ClientAuth, Expectation};
 use crate::spiffe::SpiffeId;
-use crate::tls;
+use crate::tls::{self, ClientRoots};
 use crate::trust::{Trust, TrustError};
 
 /// The maximum number of cached client configurations per protocol list; beyond it the cache is cleared. A proxy needs
@@ -110,7 +110,12 @@ impl Identity {
     /// Returns the configuration of a listener that requests no client certificates, such as a webhook's. It is not
     /// cached: a webhook server needs it once per generation.
     pub fn plain_server_config(&self, alpn: Alpn) -> Arc<ServerConfig> {
-        Arc::new(tls::plain_server(&self.shared.current.load().credential, alpn))
+        Arc::new(tls::plain_server(&self.shared.current.load().credential, None, alpn))
+    }
+
+    /// Returns the same configuration, but with clients that must present a certificate under `clients`.
+    pub fn verifying_server_config(&self, clients: &ClientRoots, alpn: Alpn) -> Arc<ServerConfig> {
+        Arc::new(tls::plain_server(&self.shared.current.load().credential, Some(clients), alpn))
     }
 
     /// Returns the configuration of a connection to a peer that must prove one of the `expected` identities. An empty

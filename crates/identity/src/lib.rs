@@ -46,8 +46,8 @@ pub use provider::provider;
 pub use refusal::{Refusal, refusal_of};
 pub use request::{KeyAndRequest, PublicKey, RequestError};
 pub use spiffe::{SpiffeError, SpiffeId};
-pub use tls::server_only_client;
-pub use trust::{Issuer, IssuerError, Peer, Trust, TrustError, peer_of, public_key_sha256};
+pub use tls::{ClientRoots, anonymous_client, server_only_client};
+pub use trust::{Issuer, IssuerError, Peer, Trust, TrustError, peer_of, public_key_sha256, signing_key_sha256};
 pub use verify::verify_client;
 
 /// How long before its issue a certificate's validity begins, so that peers with slow clocks accept it.

@@ -42,6 +42,9 @@ pub enum Refusal {
     /// The peer has an identity that the client does not expect.
     #[error("{0} is not an expected identity")]
     UnexpectedIdentity(SpiffeId),
+    /// The peer has an expected identity, but another key than the expected ones signed its certificate.
+    #[error("the certificate of {0} is not signed by the expected intermediate")]
+    UnexpectedSigner(SpiffeId),
     /// The client expects no identity, so it accepts none.
     #[error("no identity is expected for this destination, so none is accepted")]
     NothingExpected,
@@ -70,6 +73,7 @@ impl Refusal {
             Refusal::Usage => "usage",
             Refusal::Chain(_) => "chain",
             Refusal::UnexpectedIdentity(_) => "unexpected_identity",
+            Refusal::UnexpectedSigner(_) => "unexpected_signer",
             Refusal::NothingExpected => "nothing_expected",
             Refusal::UnexpectedCluster { .. } => "unexpected_cluster",
         }

@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
@@ -68,13 +69,35 @@ pub(crate) fn mesh_server(credential: &Credential, trust: &Trust, auth: ClientAu
     config
 }
 
-/// Builds the configuration of a server that requests no client certificates: webhooks, which the API server calls.
-pub(crate) fn plain_server(credential: &Credential, alpn: Alpn) -> ServerConfig {
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
+/// The certificate authorities of clients outside the mesh, such as API servers.
+#[derive(Clone, Debug)]
+pub struct ClientRoots(Arc<dyn ClientCertVerifier>);
+
+impl ClientRoots {
+    /// Creates the verifier of clients whose certificates one of `roots` signed.
+    ///
+    /// # Errors
+    /// Returns an error if `roots` is empty or a root is invalid.
+    pub fn new(roots: &[CertificateDer<'static>]) -> Result<Self, TrustError> {
+        let store = Arc::new(root_store(roots, "of clients")?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(store, Arc::clone(provider()))
+            .build()
+            .map_err(|_| TrustError::NoRoots("of clients".to_owned()))?;
+        Ok(ClientRoots(verifier))
+    }
+}
+
+/// Builds the configuration of a webhook's server, which the API server calls. It requires a client certificate under
+/// `clients`, if given, and otherwise requests none.
+pub(crate) fn plain_server(credential: &Credential, clients: Option<&ClientRoots>, alpn: Alpn) -> ServerConfig {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(SERVER_VERSIONS)
-        .expect("the provider has cipher suites for TLS 1.2 and 1.3")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(CredentialResolver(Arc::clone(credential.certified()))));
+        .expect("the provider has cipher suites for TLS 1.2 and 1.3");
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(Arc::clone(&clients.0)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(CredentialResolver(Arc::clone(credential.certified()))));
     config.alpn_protocols = names(alpn);
     config
 }
@@ -92,20 +115,28 @@ pub(crate) fn mesh_client(credential: &Credential, trust: &Trust, expected: Expe
     config
 }
 
+/// Returns the configuration of a client without a certificate, for a server that meets an expectation: for a workload's
+/// first request to the certificate API.
+pub fn anonymous_client(trust: &Trust, expected: Expectation, alpn: Alpn) -> Arc<ClientConfig> {
+    let verifier = Arc::new(PeerServerVerifier { trust: trust.clone(), expected });
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(CLIENT_VERSIONS)
+        .expect("the provider has cipher suites for TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = names(alpn);
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
 /// Builds the configuration of a client that verifies the server's DNS name and presents `credential`, if given.
 pub(crate) fn named_server_client(
     credential: Option<&Credential>,
     roots: &[CertificateDer<'static>],
     alpn: Alpn,
 ) -> Result<ClientConfig, TrustError> {
-    let mut store = RootCertStore::empty();
-    for (index, root) in roots.iter().enumerate() {
-        store.add(root.clone()).map_err(|e| TrustError::Root {
-            domain: "of the controller".to_owned(),
-            index,
-            reason: e.to_string(),
-        })?;
-    }
+    let store = root_store(roots, "of the controller")?;
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider()))
         .build()
         .map_err(|_| TrustError::NoRoots("of the controller".to_owned()))?;
@@ -122,6 +153,15 @@ pub(crate) fn named_server_client(
     config.alpn_protocols = names(alpn);
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+fn root_store(roots: &[CertificateDer<'static>], domain: &str) -> Result<RootCertStore, TrustError> {
+    let mut store = RootCertStore::empty();
+    for (index, root) in roots.iter().enumerate() {
+        let invalid = |e: rustls::Error| TrustError::Root { domain: domain.to_owned(), index, reason: e.to_string() };
+        store.add(root.clone()).map_err(invalid)?;
+    }
+    Ok(store)
 }
 
 /// Returns the configuration of a client without a certificate that verifies the server's DNS name under `roots`: for a

@@ -37,6 +37,19 @@ pub enum IssuerError {
     /// No trusted root signed the certificate.
     #[error("it is not signed by a trusted root")]
     ForeignRoot,
+    /// Another cluster has published the certificate first.
+    #[error(
+        "it belongs to cluster {holder}, which published it first (entry {key} of ConfigMap isthmus-intermediates)"
+    )]
+    Claimed {
+        /// The cluster that has it.
+        holder: String,
+        /// The key of the record.
+        key: String,
+    },
+    /// The cluster has published too many certificates.
+    #[error("the cluster has published {0} others: delete the old ones from ConfigMap isthmus-intermediates")]
+    TooMany(usize),
 }
 
 impl Issuer {
@@ -174,8 +187,18 @@ impl Trust {
         self.inner.domains.get(trust_domain).map(|roots| roots.anchors.as_slice())
     }
 
+    pub(crate) fn cluster_of_hash(&self, public_key_sha256: &[u8; 32]) -> Option<&Arc<str>> {
+        self.inner.issuers.get(public_key_sha256)
+    }
+
+    /// Returns the hash of the key of the root that signed a certificate directly.
+    pub(crate) fn root_that_signed(&self, leaf: &CertificateDer<'_>) -> Option<[u8; 32]> {
+        let signer = |root| certificate::signing_key_of(root, leaf, |spki| Some(public_key_sha256(spki)));
+        self.roots().iter().find_map(signer)
+    }
+
     pub(crate) fn cluster_of_key(&self, spki_der: &[u8]) -> Option<&Arc<str>> {
-        self.inner.issuers.get(&public_key_sha256(spki_der))
+        self.cluster_of_hash(&public_key_sha256(spki_der))
     }
 }
 
@@ -213,6 +236,11 @@ pub fn public_key_sha256(spki_der: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, spki_der).as_ref());
     hash
+}
+
+/// Returns the hash by which the key of a signing certificate is known ([`public_key_sha256`]); `None` if it is not a CA.
+pub fn signing_key_sha256(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
+    certificate::ca_facts(certificate).map(|facts| public_key_sha256(&facts.spki))
 }
 
 /// Returns the peer of a connection. `certificates` is the chain that the peer sent, leaf first, in a handshake that

@@ -14,7 +14,7 @@ use crate::expectation::{ClientAuth, Expectation};
 use crate::provider::provider;
 use crate::refusal::Refusal;
 use crate::spiffe::SpiffeId;
-use crate::trust::{Peer, Trust};
+use crate::trust::{Peer, Trust, public_key_sha256};
 
 /// The side of a connection that presents a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,17 @@ pub(crate) fn verify_chain(
     now: UnixTime,
     side: PeerSide,
 ) -> Result<(SpiffeId, Option<Arc<str>>), Refusal> {
+    verify_path(trust, leaf, intermediates, now, side).map(|(id, cluster, _)| (id, cluster))
+}
+
+/// Does the same, and also returns the hash of the intermediate's key that signed the leaf; `None` if a root signed it.
+fn verify_path(
+    trust: &Trust,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+    side: PeerSide,
+) -> Result<(SpiffeId, Option<Arc<str>>, Option<[u8; 32]>), Refusal> {
     let id = leaf_facts(leaf)?.id;
     let Some(anchors) = trust.anchors_of(id.trust_domain()) else {
         return Err(Refusal::ForeignTrustDomain(id));
@@ -44,11 +55,10 @@ pub(crate) fn verify_chain(
     let path = end_entity
         .verify_for_usage(algorithms().all, anchors, intermediates, now, usage, None, None)
         .map_err(from_webpki)?;
-    let cluster = path
-        .intermediate_certificates()
-        .next()
-        .and_then(|issuer| trust.cluster_of_key(issuer.subject_public_key_info().as_ref()).cloned());
-    Ok((id, cluster))
+    let signer = path.intermediate_certificates().next();
+    let signer = signer.map(|signer| public_key_sha256(signer.subject_public_key_info().as_ref()));
+    let cluster = signer.and_then(|signer| trust.cluster_of_hash(&signer).cloned());
+    Ok((id, cluster, signer))
 }
 
 /// Verifies the certificates of a client, leaf first, as its handshake did, with the trust and at the time of now: a
@@ -132,8 +142,9 @@ impl ServerCertVerifier for PeerServerVerifier {
         if self.expected.is_empty() {
             return Err(Refusal::NothingExpected.into());
         }
-        let (id, cluster) = verify_chain(&self.trust, end_entity, intermediates, now, PeerSide::Server)?;
-        self.expected.check(id, cluster)?;
+        let (id, cluster, signer) = verify_path(&self.trust, end_entity, intermediates, now, PeerSide::Server)?;
+        let signer = signer.or_else(|| self.trust.root_that_signed(end_entity));
+        self.expected.check(id, cluster, signer)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -1,6 +1,6 @@
 //! Service accounts, roles and bindings. Each account has only the rights that its component uses.
 
-use api::names::DEBUG_READER;
+use api::names::{CLAIMS_CONFIG_MAP, DEBUG_READER};
 use api::reader::{RbacRule, SERVING, Served, WATCHED};
 use serde_json::{Value, json};
 
@@ -36,9 +36,20 @@ const WEBHOOK: RbacRule = RbacRule {
 const REVIEWING: RbacRule =
     RbacRule { group: "authorization.k8s.io", resources: &["subjectaccessreviews"], verbs: &["create"], names: &[] };
 
-/// Rights in the root namespace: the mesh-wide settings, remote secrets and signing certificates.
+/// Events on objects that have no effect. Creating cannot be limited to names.
+const RECORDING: RbacRule =
+    RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
+
+/// Rights in the root namespace: the mesh-wide settings, remote secrets, signing certificates, and the record of which
+/// cluster each published intermediate belongs to.
 const ROOT_NAMESPACE: &[RbacRule] = &[
     RbacRule { group: "", resources: &["configmaps"], verbs: READ, names: &[] },
+    RbacRule {
+        group: "",
+        resources: &["configmaps"],
+        verbs: &["create", "update", "patch"],
+        names: &[CLAIMS_CONFIG_MAP],
+    },
     RbacRule {
         group: "",
         resources: &["secrets"],
@@ -66,7 +77,7 @@ pub fn all(of: &Installation) -> Vec<Value> {
 }
 
 fn controller(of: &Installation) -> Vec<Value> {
-    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK, &REVIEWING]);
+    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK, &REVIEWING, &RECORDING]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});

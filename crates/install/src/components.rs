@@ -127,6 +127,8 @@ pub fn gateway(of: &Installation) -> Vec<Value> {
                 {"name": "ISTIO_META_CLUSTER_ID", "value": of.cluster},
                 {"name": "ISTIO_META_NETWORK", "value": of.network},
                 {"name": "TRUST_DOMAIN", "value": of.trust_domain},
+                {"name": "ISTHMUS_CONTROLLER_IDENTITY", "value":
+                    format!("spiffe://{}/ns/{}/sa/{CONTROLLER}", of.trust_domain, of.namespace)},
                 {"name": "DISCOVERY_ADDRESS", "value": format!("{CONTROLLER}.{}.svc:{DISCOVERY_PORT}", of.namespace)},
             ],
             "ports": [{"name": "tls", "containerPort": GATEWAY_PORT}, {"name": "status", "containerPort": STATUS_PORT}],

@@ -17,7 +17,7 @@ pub(super) fn namespaces(of: &Installation) -> Vec<Value> {
 pub(super) fn all(of: &Installation) -> Vec<Value> {
     let mut objects = vec![mesh_config(of)];
     let namespaces = [&of.namespace, &of.root_namespace].into_iter().chain(&of.injected_namespaces);
-    objects.extend(namespaces.map(|namespace| root_certificate(namespace, &of.roots_pem)));
+    objects.extend(namespaces.map(|namespace| root_certificate(namespace, of)));
     if let ControlPlane::Local { signing } = &of.control_plane {
         objects.extend(signing.iter().map(|secret| signing_secret(secret, &of.root_namespace)));
     }
@@ -38,11 +38,15 @@ fn mesh_config(of: &Installation) -> Value {
 
 /// The root certificate where pods mount it. The controller keeps it up to date; it is written here as well, so that the
 /// first pods do not wait for the controller.
-fn root_certificate(namespace: &str, roots: &str) -> Value {
+fn root_certificate(namespace: &str, of: &Installation) -> Value {
+    let mut data = json!({names::ROOT_CONFIG_KEY: of.roots_pem});
+    if !of.controller_issuer_pem.is_empty() {
+        data[names::CONTROLLER_ISSUER_KEY] = json!(of.controller_issuer_pem);
+    }
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": names::ROOT_CONFIG_MAP, "namespace": namespace, "labels": {"istio.io/config": "true"}},
-        "data": {names::ROOT_CONFIG_KEY: roots},
+        "data": data,
     })
 }
 

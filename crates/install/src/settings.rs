@@ -29,6 +29,8 @@ pub struct Installation {
     pub expose_gateway_health: bool,
     /// The mesh's root certificates, PEM.
     pub roots_pem: String,
+    /// The certificate that signs the controller's own, PEM. Empty: the controller makes its own, and writes it.
+    pub controller_issuer_pem: String,
     /// Keys of the mesh-wide settings (Istio's MeshConfig), in addition to `trustDomain`.
     pub mesh_config: Map<String, Value>,
     /// Namespaces to create with sidecar injection enabled.

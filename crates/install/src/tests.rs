@@ -19,6 +19,7 @@ fn installation(cluster: &str, control_plane: ControlPlane) -> Installation {
         gateway_address: None,
         expose_gateway_health: false,
         roots_pem: "roots".to_owned(),
+        controller_issuer_pem: "issuer".to_owned(),
         mesh_config: serde_json::Map::new(),
         injected_namespaces: vec!["default".to_owned()],
     }

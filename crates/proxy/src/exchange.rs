@@ -10,17 +10,20 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Version as HttpVersion, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version as HttpVersion, header, request};
 use identity::Peer;
 use runtime::admission::Admitted;
+use telemetry::istio::Ended;
 
 use crate::failure::Failure;
-use crate::http::{AttemptBody, Incoming, RequestBody, Version, headers};
+use crate::http::headers::{self, Direction};
+use crate::http::{AttemptBody, BoxError, Incoming, InvalidRequest, RequestBody, Version};
 use crate::report::{LogEntry, RequestReport, ServiceMetrics};
 use crate::server::upgrade::{self, UpgradeRequest};
 use crate::server::{Ending, ResponseBody, local_reply};
-use crate::upstream::Lease;
+use crate::upstream::{Lease, SendErrorCause};
 use crate::worker::Worker;
 
 mod host;
@@ -59,6 +62,32 @@ impl Downstream {
     }
 }
 
+/// Returns the failure of a downstream connection that HTTP ended on. What was not HTTP has been answered with a 4xx status
+/// already, and is logged here: it did not become an exchange. `describe` adds the context to the access log entry.
+fn connection_failure(error: &BoxError, worker: &Worker, describe: impl FnOnce(&mut LogEntry)) -> Failure {
+    let text: Arc<str> = error.to_string().into();
+    let Some(error) = error.downcast_ref::<hyper::Error>().filter(|error| error.is_parse()) else {
+        return Failure::Downstream(text);
+    };
+    let failure = Failure::Refused(text.to_string().into());
+    if let Some(mut log) = worker.telemetry.log.begin(&worker.view.snapshot().settings.log) {
+        describe(&mut log);
+        let reply = failure.local_reply();
+        let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let status = if error.is_parse_too_large() { too_large } else { reply.status };
+        log.details = reply.details;
+        log.write_http(&Ended {
+            code: status.as_u16(),
+            grpc_status: None,
+            flags: reply.flags,
+            duration: Duration::ZERO,
+            request_bytes: 0,
+            response_bytes: 0,
+        });
+    }
+    failure
+}
+
 /// A request and its response on their way through the proxy.
 struct Exchange {
     /// The request's head: as received, and after [`Exchange::prepare`] as it is sent upstream.
@@ -71,9 +100,11 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// Begins the exchange of a request that was received. `describe` adds the context to the access log entry.
+    /// Begins the exchange of a request that was received, and that asks for an upgrade or does not. `describe` adds the
+    /// context to the access log entry.
     fn begin(
         mut request: Request<Incoming>,
+        upgrade: bool,
         worker: &Worker,
         metrics: &Rc<ServiceMetrics>,
         downstream: &Downstream,
@@ -88,22 +119,19 @@ impl Exchange {
         }
         let grpc = headers::is_grpc(request.headers());
         let mut report = RequestReport::begin(&worker.telemetry, metrics, grpc, log);
-        let upgrade = upgrade::requested(&mut request, &downstream.admitted);
+        let upgrade = upgrade.then(|| upgrade::requested(&mut request, &downstream.admitted));
+        // Before the policies, which see what the application sees.
+        headers::end_hop(request.headers_mut(), Direction::Request);
         let (head, incoming) = request.into_parts();
-        let body = RequestBody::new(incoming);
+        let body = RequestBody::new(incoming, &head.headers, &downstream.admitted);
         report.body.clone_from(&body);
         Self { head, body, upgrade, report, version: Version::Http1 }
     }
 
-    /// Turns the head into the one that is sent upstream: ends the hop, replaces what a downstream may not claim, and adapts
-    /// the target to the upstream's version. `edit` adds headers.
-    fn prepare(&mut self, version: Version, edit: impl FnOnce(&mut HeaderMap)) {
-        let headers = &mut self.head.headers;
-        headers::end_hop(headers);
-        headers.remove(headers::CLIENT_CERT);
-        edit(headers);
+    /// Adapts the head to the upstream's version.
+    fn prepare(&mut self, version: Version) {
         if let Some(upgrade) = &self.upgrade {
-            upgrade.forward(headers);
+            upgrade.forward(&mut self.head.headers);
         }
         headers::retarget(&mut self.head, version);
         self.version = version;
@@ -112,7 +140,34 @@ impl Exchange {
     /// Returns the request for one attempt.
     fn attempt(&self) -> Request<AttemptBody> {
         let body = self.body.as_ref().map_or_else(AttemptBody::empty, RequestBody::attempt);
-        Request::from_parts(self.head.clone(), body)
+        let gate = body.gate().cloned();
+        let mut request = Request::from_parts(self.head.clone(), body);
+        if let Some(gate) = gate {
+            hyper::ext::on_informational(&mut request, move |interim| {
+                if interim.status() == StatusCode::CONTINUE {
+                    gate.open();
+                }
+            });
+        }
+        request
+    }
+
+    /// Returns whether the downstream failed to send the request in full, so that no upstream could have answered.
+    fn is_abandoned(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.has_failed())
+    }
+
+    /// Returns the failure of an attempt whose connection to `endpoint` ended without a response. A request that the
+    /// downstream did not send in full is its own fault.
+    fn lost(&self, endpoint: Arc<str>, cause: &SendErrorCause) -> Failure {
+        let error = cause.to_string().into();
+        if self.is_abandoned() {
+            Failure::Downstream("the request was not sent in full".into())
+        } else if cause.is_invalid_response() {
+            Failure::UpstreamProtocol { endpoint, error }
+        } else {
+            Failure::Reset { endpoint, error, retried: false }
+        }
     }
 
     /// Returns whether the request can be sent again in full.
@@ -134,10 +189,11 @@ impl Exchange {
             body.discard_copy();
         }
         self.report.responded(response.status().as_u16(), headers::grpc_status(response.headers()));
-        let upgrade = self.upgrade.filter(|upgrade| upgrade.is_accepted(&response, &self.head.method));
+        // The connection has checked that a response with this status accepts the upgrade.
+        let upgrade = self.upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
         let upgrade = upgrade.map(|upgrade| (upgrade, upgrade::upgrade_headers(response.headers())));
         let headers = response.headers_mut();
-        headers::end_hop(headers);
+        headers::end_hop(headers, Direction::Response);
         edit(headers);
         if let Some(log) = &mut self.report.log {
             log.response(headers);
@@ -153,10 +209,29 @@ impl Exchange {
         response.map(|incoming| ResponseBody::upstream(incoming, lease, self.body, ending))
     }
 
+    /// Returns the response to an invalid request. To be called before [`Exchange::prepare`].
+    fn refuse(self, invalid: InvalidRequest) -> Response<ResponseBody> {
+        let http1 = self.head.version != HttpVersion::HTTP_2;
+        let mut response = self.fail(&Failure::Invalid(invalid));
+        if http1 {
+            // What follows may be meant for the protocol that was refused.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
     /// Returns the response for a failure.
     fn fail(mut self, failure: &Failure) -> Response<ResponseBody> {
+        if let Some(body) = self.body.take() {
+            tokio::task::spawn_local(async move { body.drain().await });
+        }
         let reply = failure.local_reply();
         self.report.replied_locally(&reply);
         local_reply(&reply, self.report.is_grpc(), Some(Box::new(self.report)))
     }
+}
+
+/// Returns whether a method is idempotent (RFC 9110 §9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
 }

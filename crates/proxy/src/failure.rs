@@ -10,6 +10,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use telemetry::ResponseFlags;
 
+use crate::http::InvalidRequest;
+
 /// The reason why a connection to an endpoint was not established.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
@@ -71,6 +73,9 @@ pub enum Failure {
     /// The downstream closed its connection.
     #[error("the downstream connection failed: {0}")]
     Downstream(Arc<str>),
+    /// The request is invalid, or asks for what no route allows.
+    #[error("{0}")]
+    Invalid(InvalidRequest),
     /// The downstream's first bytes are not what the port requires.
     #[error("connection refused: {0}")]
     Refused(Cow<'static, str>),
@@ -144,6 +149,7 @@ impl Failure {
                 "downstream_remote_disconnect",
                 "",
             ),
+            Failure::Invalid(invalid) => reply(invalid.status(), ResponseFlags::NONE, invalid.details(), ""),
             Failure::Refused(_) => {
                 reply(StatusCode::BAD_REQUEST, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error", "")
             }
@@ -172,6 +178,7 @@ impl Failure {
             Failure::UpstreamProtocol { .. } => "protocol",
             Failure::Overflow(_) => "overflow",
             Failure::Downstream(_) => "client",
+            Failure::Invalid(_) => "invalid",
             Failure::Refused(_) => "refused",
             Failure::Denied(_) => "denied",
         }
@@ -220,6 +227,9 @@ mod tests {
             (Failure::UpstreamProtocol { endpoint, error: "bad".into() }, 502, "UPE"),
             (Failure::Overflow("port 9080".into()), 503, "UO"),
             (Failure::Denied("default/deny".into()), 403, "-"),
+            (Failure::Invalid(InvalidRequest::NoHost), 400, "-"),
+            (Failure::Invalid(InvalidRequest::Tunnel), 403, "-"),
+            (Failure::Invalid(InvalidRequest::TransferCoding), 501, "-"),
             (Failure::Downstream("closed".into()), 400, "DC"),
         ];
         for (failure, status, flags) in table {

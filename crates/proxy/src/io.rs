@@ -27,8 +27,13 @@ pub fn peer_address(stream: &TcpStream) -> io::Result<SocketAddr> {
 pub enum Stream {
     /// Without TLS.
     Plain(TcpStream),
-    /// With TLS. Boxed, because its buffers make it some twenty times as large.
-    Tls(Box<TlsStream<Prefixed<TcpStream>>>),
+    /// With TLS.
+    Tls {
+        /// The stream. Boxed, because its buffers make it some twenty times as large.
+        stream: Box<TlsStream<Prefixed<TcpStream>>>,
+        /// An end without `close_notify` is an error.
+        complete: bool,
+    },
 }
 
 /// The byte stream of a connection.
@@ -71,7 +76,7 @@ impl From<TcpStream> for Io {
 
 impl From<TlsStream<Prefixed<TcpStream>>> for Io {
     fn from(stream: TlsStream<Prefixed<TcpStream>>) -> Self {
-        Prefixed::new(BytesMut::new(), Stream::Tls(Box::new(stream)))
+        Prefixed::new(BytesMut::new(), Stream::Tls { stream: Box::new(stream), complete: false })
     }
 }
 
@@ -80,13 +85,22 @@ impl Io {
     pub fn socket(&self) -> &TcpStream {
         match &self.stream {
             Stream::Plain(stream) => stream,
-            Stream::Tls(stream) => stream.get_ref().0.get_ref(),
+            Stream::Tls { stream, .. } => stream.get_ref().0.get_ref(),
+        }
+    }
+
+    /// Makes the end of TLS without `close_notify` an error. To be called for content that does not show its own end, because
+    /// otherwise a proxy that was killed, or an attacker between the proxies, could cut it unnoticed (RFC 8446 §6.1). Proxies of
+    /// the mesh, Envoy's as well, end with `close_notify`.
+    pub fn require_complete(&mut self) {
+        if let Stream::Tls { complete, .. } = &mut self.stream {
+            *complete = true;
         }
     }
 
     /// Returns whether the stream has TLS.
     pub fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
+        matches!(self.stream, Stream::Tls { .. })
     }
 }
 
@@ -144,11 +158,10 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => {
-                // Many peers end TLS by closing the socket. Truncation is detected by the framing of the content (HTTP), or
-                // by the application.
+            Stream::Tls { stream, complete } => {
+                // Many peers end TLS by closing the socket. HTTP shows where its content ends.
                 match ready!(Pin::new(&mut **stream).poll_read(cx, buf)) {
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !*complete => Poll::Ready(Ok(())),
                     other => Poll::Ready(other),
                 }
             }
@@ -160,7 +173,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+            Stream::Tls { stream, .. } => Pin::new(&mut **stream).poll_write(cx, buf),
         }
     }
 
@@ -171,28 +184,28 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Stream::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
+            Stream::Tls { stream, .. } => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+            Stream::Tls { stream, .. } => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Stream::Tls { stream, .. } => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Stream::Tls { stream, .. } => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

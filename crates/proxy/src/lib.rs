@@ -2,8 +2,9 @@
 //!
 //! From the bottom up:
 //!
-//! - [`io`] byte streams, [`relay`] copying them both ways, [`detect`] their protocol, [`failure`] what can fail
-//! - [`http`] messages: heads, bodies, HTTP/2 settings
+//! - [`io`] byte streams, [`relay`] copying them both ways
+//! - [`http`] messages: heads, bodies, HTTP/2 settings, and requests that are refused
+//! - [`detect`] the protocol of a stream, [`failure`] what can fail
 //! - [`mesh`] the view of the mesh that the controller pushes
 //! - [`upstream`] endpoints, connections and pools
 //! - [`server`] downstream HTTP connections

@@ -13,6 +13,7 @@ mod snapshot;
 mod store;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod traffic;
 mod usage;
 mod view;
@@ -24,6 +25,7 @@ pub use model::{
 };
 pub use snapshot::{AccessLogSettings, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
 pub use store::{Applied, MeshStore, Published};
+pub use timeouts::{ConnectTimeouts, HEDGE_DELAY};
 pub use traffic::{RetryPolicy, TrafficPolicy};
 pub use usage::release_unused;
 pub use view::{MeshView, demand};

@@ -8,6 +8,7 @@ mod connection;
 mod date;
 mod heads;
 mod local_reply;
+mod request_lines;
 mod response_body;
 pub mod upgrade;
 

@@ -15,8 +15,9 @@ use crate::report::{LogEntry, ServiceMetrics, WorkerTelemetry};
 /// How often the bytes of an open connection are added to the metrics (Istio's default reporting interval).
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Relays between both connections until both directions have ended, and reports the bytes. The downstream connection is in use
-/// for its listener's admission, except while no byte moves between two reports.
+/// Relays between both connections until both directions have ended, and reports the bytes. If one fails, the other is reset:
+/// a stream that was cut must not look whole. The downstream connection is in use for its listener's admission, except while no
+/// byte moves between two reports.
 pub async fn carry(
     downstream: &mut Io,
     upstream: &mut Io,
@@ -24,6 +25,8 @@ pub async fn carry(
     metrics: TcpConnection,
     log: Option<Box<LogEntry>>,
 ) {
+    downstream.require_complete();
+    upstream.require_complete();
     admitted.prove();
     let (mut used, mut last) = (Some(Use::of(admitted)), 0);
     let connection = Relayed { bytes: RelayedBytes::default(), metrics, log };
@@ -45,6 +48,12 @@ pub async fn carry(
             }
         }
     };
+    if result.is_err() {
+        for socket in [downstream.socket(), upstream.socket()] {
+            // A socket that is already closed cannot be reset.
+            let _ = socket.set_zero_linger();
+        }
+    }
     connection.end(match result {
         Ok(()) => ResponseFlags::NONE,
         Err(RelayError::First(_)) => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,

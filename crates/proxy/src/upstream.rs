@@ -7,6 +7,7 @@
 //! - [`Pool`]: idle HTTP/1.1 connections ([`http1`]) and HTTP/2 sessions ([`http2`]) to one target.
 //! - [`application`]: connections to the application beside the proxy.
 
+mod answer_first;
 pub mod application;
 mod cluster;
 mod clusters;

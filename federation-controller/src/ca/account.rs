@@ -100,7 +100,13 @@ mod tests {
         let account = |name: &str| Account { namespace: "default".to_owned(), name: name.to_owned() };
         let east = || "east".into();
         let mut apply = |event| inventory.apply(event, SystemTime::now());
-        apply(Event::ClusterAdded(Cluster { name: east(), own: false, network: "".into(), server: "".into() }));
+        apply(Event::ClusterAdded(Cluster {
+            name: east(),
+            own: false,
+            network: "".into(),
+            server: "".into(),
+            joined: 0,
+        }));
         for kind in Kind::watched_in(ClusterRole::Remote) {
             apply(Event::Listing { cluster: east(), kind });
             if kind == Kind::Pod {

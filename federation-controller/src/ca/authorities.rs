@@ -86,6 +86,11 @@ impl Snapshot {
         identity::certificates_to_pem(self.trust.roots())
     }
 
+    /// Returns the certificate that signs the controller's own in PEM.
+    pub(super) fn own_signer_pem(&self) -> String {
+        identity::certificates_to_pem([self.own().certificate()])
+    }
+
     /// Returns the own cluster's intermediate in PEM; `None` if the root itself signs.
     pub(super) fn own_issuer_pem(&self) -> Option<String> {
         let own = self.own();
@@ -95,6 +100,7 @@ impl Snapshot {
     /// Returns the trust bundle as an event.
     pub fn to_event(&self) -> event::Trust {
         event::Trust {
+            serves_others: self.authorities.len() > 1,
             trust_domain: self.trust.trust_domain().into(),
             roots: self.trust.roots().iter().map(|root| bytes::Bytes::copy_from_slice(root)).collect(),
             issuers: self

@@ -2,7 +2,7 @@
 //!
 //! Each controller publishes its own intermediate beside the roots, in ConfigMap `istio-ca-root-cert` of its root
 //! namespace. An intermediate is accepted only if a common root signed it, and only for the cluster that the remote
-//! secret names. The reader account may read ConfigMaps of that name.
+//! secret names, and only if no other cluster published it before (`claims.rs`). The reader account may read ConfigMaps of that name.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -12,6 +12,7 @@ use identity::Issuer;
 use kube::{Api, Client};
 
 use super::Authorities;
+use super::claims::Claims;
 use super::roots::ISSUER_KEY;
 use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
@@ -27,6 +28,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) async fn keep(clusters: Clusters, authorities: Authorities) {
     let mut changes = clusters.changes();
     let mut known: BTreeSet<Text> = BTreeSet::new();
+    let mut claims = Claims::new(clusters.own_client().clone(), authorities.root_namespace());
     loop {
         changes.borrow_and_update();
         let snapshot = authorities.now();
@@ -42,8 +44,20 @@ pub(super) async fn keep(clusters: Clusters, authorities: Authorities) {
             match published(&client, authorities.root_namespace()).await {
                 Ok(Some(pem)) => {
                     let issuer = Issuer::published(&cluster, pem.as_bytes(), snapshot.trust.roots(), SystemTime::now());
-                    known.insert(cluster.clone());
-                    authorities.learn((cluster, Some(issuer))).await;
+                    let decided = match issuer {
+                        Ok(issuer) => claims.claim(issuer).await,
+                        Err(error) => Ok(Err(error)),
+                    };
+                    match decided {
+                        Ok(issuer) => {
+                            known.insert(cluster.clone());
+                            authorities.learn((cluster, Some(issuer))).await;
+                        }
+                        Err(trouble) => {
+                            tracing::warn!(%cluster, %trouble, "cannot record whose the published intermediate is; it is not used");
+                            wait = wait.min(RETRY_INTERVAL);
+                        }
+                    }
                 }
                 // The cluster has no controller, or not yet. A known intermediate stays: an outage must not undo trust.
                 Ok(None) | Err(Trouble::Missing) if known.contains(&cluster) => {}

@@ -1,6 +1,9 @@
 //! Distribution of the roots to workloads and API servers: ConfigMap `istio-ca-root-cert` in every namespace of every
 //! cluster that this controller signs for, and the `caBundle` of the injection webhook in those clusters.
 //!
+//! Beside the roots is the certificate that signs the controller's own. Proxies accept no other signer of the controller's
+//! identity, so that a cluster which can sign its name cannot pose as the controller.
+//!
 //! In a remote cluster this requires permission to write ConfigMaps of that name, which `isthmus join` and the install
 //! manifests grant. In a cluster without that permission nothing is written, and the refusal is logged once. The
 //! webhook configuration is written only where the account may write it. Remote clusters do not grant that by default,
@@ -11,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::names::{ROOT_CONFIG_KEY, ROOT_CONFIG_MAP};
+use api::names::{CONTROLLER_ISSUER_KEY, ROOT_CONFIG_KEY, ROOT_CONFIG_MAP};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::api::{Patch, PatchParams};
@@ -86,15 +89,18 @@ async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
     let mut refused = false;
     loop {
         let now: Arc<BTreeSet<Text>> = namespaces.borrow_and_update().clone();
-        let roots = trust.borrow_and_update().roots_pem();
+        let snapshot = trust.borrow_and_update().clone();
+        let (roots, controller) = (snapshot.roots_pem(), snapshot.own_signer_pem());
         let Some(client) = clusters.client(&cluster) else { return };
         written.retain(|namespace| now.contains(namespace));
         let mut wait = REPAIR;
         for namespace in now.difference(&written.clone()) {
             // Other controllers read this cluster's intermediate from the root namespace.
             let publishes = cluster == *clusters.own() && **namespace == *authorities.root_namespace();
-            let issuer = if publishes { authorities.now().own_issuer_pem() } else { None };
-            match write_roots(&client, namespace, &roots, issuer.as_deref()).await {
+            let issuer = if publishes { snapshot.own_issuer_pem() } else { None };
+            let mut entries = vec![(ROOT_CONFIG_KEY, &*roots), (CONTROLLER_ISSUER_KEY, &*controller)];
+            entries.extend(issuer.as_deref().map(|issuer| (ISSUER_KEY, issuer)));
+            match write_roots(&client, namespace, &entries).await {
                 Ok(()) => {
                     written.insert(namespace.clone());
                 }
@@ -150,18 +156,15 @@ fn report(cluster: &str, what: &str, trouble: Trouble, refused: &mut bool) -> Du
     }
 }
 
-/// Writes the roots, and `issuer` if it is given, to one namespace, unless its ConfigMap holds them already.
-async fn write_roots(client: &Client, namespace: &str, roots: &str, issuer: Option<&str>) -> Result<(), Trouble> {
+/// Writes entries to the ConfigMap of one namespace, unless it holds them already.
+async fn write_roots(client: &Client, namespace: &str, entries: &[(&str, &str)]) -> Result<(), Trouble> {
     let api = Api::<ConfigMapObject>::namespaced(client.clone(), namespace);
     let current = api.get_opt(ROOT_CONFIG_MAP).await.map_err(|e| trouble::of(&e))?;
     let held = |key: &str| current.as_ref().and_then(|map| map.data.as_ref()?.get(key)).map(String::as_str);
-    if held(ROOT_CONFIG_KEY) == Some(roots) && issuer.is_none_or(|issuer| held(ISSUER_KEY) == Some(issuer)) {
+    if entries.iter().all(|(key, value)| held(key) == Some(value)) {
         return Ok(());
     }
-    let mut data = json!({ROOT_CONFIG_KEY: roots});
-    if let Some(issuer) = issuer {
-        data[ISSUER_KEY] = json!(issuer);
-    }
+    let data: BTreeMap<&str, &str> = entries.iter().copied().collect();
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": ROOT_CONFIG_MAP, "namespace": namespace, "labels": {"istio.io/config": "true"}},

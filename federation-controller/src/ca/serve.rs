@@ -5,17 +5,23 @@
 //! leaves the gate after the handshake. Any other connection keeps its place until it ends, and can lose it to one of
 //! another source: half-open handshakes and silent clients keep nobody out.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::{Accept, Identity, refusal_of};
+use identity::alpn::Alpn;
+use identity::{Accept, ClientRoots, Identity, refusal_of};
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use telemetry::metrics::{Family, Registry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::ports::gate::{Gate, Place};
 use crate::ports::guarded::{Guarded, Lifetime};
@@ -44,32 +50,82 @@ const MAX_CALLERS: usize = 128;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The clients of a listener, and how it authenticates them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Clients {
-    /// Proxies. [`Accept`] sets whether they must present a certificate.
-    OfTheMesh(Accept),
+    /// Proxies. [`Accept`] sets whether they must present a certificate, and [`Admission`] how many connections each may have.
+    OfTheMesh(Accept, Admission),
     /// API servers that call a webhook. The listener requests no certificate.
-    Anyone(identity::alpn::Alpn),
+    Anyone(Alpn),
+    /// API servers that call a webhook and present a certificate.
+    Known(Alpn, KnownClients),
+}
+
+/// Decides whether a client with these certificates may have one more connection, and returns what is to be held for as long
+/// as the connection lasts.
+#[derive(Clone)]
+pub struct Admission(pub Arc<dyn Fn(&[CertificateDer<'static>]) -> Option<Held> + Send + Sync>);
+
+/// What a connection holds.
+pub type Held = Box<dyn Send + Sync>;
+
+impl Admission {
+    /// Admits every client, for tests.
+    #[cfg(test)]
+    pub(crate) fn unlimited() -> Self {
+        Admission(Arc::new(|_| Some(Box::new(()))))
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Admission")
+    }
+}
+
+/// The clients that are known by a certificate from outside the mesh.
+#[derive(Debug, Clone)]
+pub struct KnownClients {
+    /// The certificate authorities.
+    pub roots: ClientRoots,
+    /// The names, of which each certificate must have one as its common name or a DNS name.
+    pub names: Arc<[String]>,
+}
+
+impl KnownClients {
+    fn knows(&self, stream: &TlsStream<TcpStream>) -> bool {
+        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let Some((_, leaf)) = leaf.and_then(|leaf| X509Certificate::from_der(leaf).ok()) else { return false };
+        let named = |name: &str| self.names.iter().any(|known| known == name);
+        let common = leaf.subject().iter_common_name().any(|name| name.as_str().is_ok_and(named));
+        let alternative = leaf.subject_alternative_name().ok().flatten();
+        let dns = |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(name) if named(name));
+        common || alternative.is_some_and(|names| names.value.general_names.iter().any(dns))
+    }
 }
 
 /// A connection after its handshake.
 pub type Connection = Guarded<TlsStream<TcpStream>>;
 
 impl Clients {
-    fn gate(self, metrics: &Registry) -> Gate {
+    fn gate(&self, metrics: &Registry) -> Gate {
         match self {
-            Clients::OfTheMesh(_) => Gate::new("discovery", MAX_UNPROVED, metrics),
-            Clients::Anyone(_) => Gate::new("webhook", MAX_CALLERS, metrics),
+            Clients::OfTheMesh(..) => Gate::new("discovery", MAX_UNPROVED, metrics),
+            Clients::Anyone(_) | Clients::Known(..) => Gate::new("webhook", MAX_CALLERS, metrics),
         }
     }
 
-    fn guard(self, stream: TlsStream<TcpStream>, place: Place) -> Connection {
+    /// Guards a connection after its handshake. Returns the reason if it is refused.
+    fn guard(&self, stream: TlsStream<TcpStream>, place: Place) -> Result<Connection, &'static str> {
         match self {
-            Clients::OfTheMesh(_) if stream.get_ref().1.peer_certificates().is_some() => {
-                Guarded::new(stream, Lifetime::UntilFirstBytes(FIRST_BYTES_DEADLINE), None)
-            }
-            Clients::OfTheMesh(_) => Guarded::new(stream, Lifetime::Whole(ENROLMENT_DEADLINE), Some(place)),
-            Clients::Anyone(_) => Guarded::new(stream, Lifetime::Unlimited, Some(place)),
+            Clients::OfTheMesh(_, admission) => match stream.get_ref().1.peer_certificates() {
+                Some(certificates) => {
+                    let held = admission.0(certificates).ok_or("too_many_connections")?;
+                    Ok(Guarded::new(stream, Lifetime::UntilFirstBytes(FIRST_BYTES_DEADLINE), None).holding(held))
+                }
+                None => Ok(Guarded::new(stream, Lifetime::Whole(ENROLMENT_DEADLINE), Some(place))),
+            },
+            Clients::Known(_, known) if !known.knows(&stream) => Err("unknown_client"),
+            Clients::Anyone(_) | Clients::Known(..) => Ok(Guarded::new(stream, Lifetime::Unlimited, Some(place))),
         }
     }
 }
@@ -108,22 +164,16 @@ async fn accept(
                 continue;
             }
         };
-        let config = match clients {
-            Clients::OfTheMesh(accept) => identity.server_config(accept),
-            Clients::Anyone(alpn) => {
-                let generation = identity.generation();
-                match &plain {
-                    Some((of, config)) if *of == generation => Arc::clone(config),
-                    _ => {
-                        let config = identity.plain_server_config(alpn);
-                        plain = Some((generation, Arc::clone(&config)));
-                        config
-                    }
-                }
+        let config = match (&clients, &plain) {
+            (Clients::OfTheMesh(accept, _), _) => identity.server_config(*accept),
+            (_, Some((generation, config))) if *generation == identity.generation() => Arc::clone(config),
+            (Clients::Anyone(alpn), _) => remember(&mut plain, &identity, identity.plain_server_config(alpn)),
+            (Clients::Known(alpn, known), _) => {
+                remember(&mut plain, &identity, identity.verifying_server_config(&known.roots, alpn))
             }
         };
         let place = gate.admit(address.ip());
-        let (sender, metrics) = (sender.clone(), metrics.clone());
+        let (sender, metrics, clients) = (sender.clone(), metrics.clone(), clients.clone());
         tokio::spawn(async move {
             // Messages are small; waiting to fill segments would only add latency.
             let _ = socket.set_nodelay(true);
@@ -133,14 +183,25 @@ async fn accept(
                 () = place.lost() => return failed(&metrics, "evicted", &io::ErrorKind::ConnectionAborted.into()),
             };
             match done {
-                Ok(Ok(stream)) => {
-                    let _ = sender.send(Ok(clients.guard(stream, place))).await;
-                }
+                Ok(Ok(stream)) => match clients.guard(stream, place) {
+                    Ok(connection) => drop(sender.send(Ok(connection)).await),
+                    Err(reason) => failed(&metrics, reason, &io::ErrorKind::PermissionDenied.into()),
+                },
                 Ok(Err(error)) => failed(&metrics, refusal_of(&error).map_or("handshake", |r| r.reason()), &error),
                 Err(_) => failed(&metrics, "deadline", &io::Error::from(io::ErrorKind::TimedOut)),
             }
         });
     }
+}
+
+/// Keeps a configuration until the certificate changes.
+fn remember(
+    kept: &mut Option<(u64, Arc<ServerConfig>)>,
+    identity: &Identity,
+    config: Arc<ServerConfig>,
+) -> Arc<ServerConfig> {
+    *kept = Some((identity.generation(), Arc::clone(&config)));
+    config
 }
 
 fn failed(metrics: &Registry, reason: &'static str, error: &io::Error) {

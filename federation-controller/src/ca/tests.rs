@@ -89,7 +89,10 @@ impl Mesh {
         let metrics = Registry::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let accept = Clients::OfTheMesh(Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY });
+        let accept = Clients::OfTheMesh(
+            Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY },
+            super::serve::Admission::unlimited(),
+        );
         let incoming = connections(listener, identity, accept, &metrics);
         let settings = crate::inventory::Settings {
             cluster: "west".into(),
@@ -426,4 +429,49 @@ async fn two_primaries_exchange_their_intermediates() {
     })
     .await;
     assert!(!mesh.east.writes().iter().any(|w| w.contains("configmaps")), "only east's own controller writes there");
+}
+
+#[tokio::test]
+async fn a_published_intermediate_stays_with_its_first_cluster_when_the_controller_restarts() {
+    let mesh = Mesh::new().await;
+    let root = Authority::self_signed_root("common", YEAR).unwrap();
+    let [own, other] = ["west", "east"].map(|c| root.intermediate_for(c, &Constraints::default(), YEAR).unwrap());
+    let data = |authority: &Authority| {
+        use base64::Engine as _;
+        let encode =
+            |(key, value): (String, String)| (key, json!(base64::engine::general_purpose::STANDARD.encode(value)));
+        authority.to_cacerts().to_entries().into_iter().map(encode).collect::<serde_json::Map<_, _>>()
+    };
+    let cacerts = json!({"metadata": {"name": "cacerts", "namespace": "istio-system"}, "data": data(&own)});
+    mesh.west.put("/api/v1/secrets", cacerts);
+    let start = async || {
+        let client = mesh.clusters.own_client().clone();
+        authorities::start(client, "istio-system", "west".into(), "cluster.local").await.unwrap()
+    };
+    let publish = |fake: &Fake| {
+        let pem = identity::certificates_to_pem([other.certificate()]);
+        let map = json!({"metadata": {"name": "istio-ca-root-cert", "namespace": "istio-system"},
+                         "data": {"issuer-cert.pem": pem}});
+        fake.put("/api/v1/configmaps", map);
+    };
+    publish(&mesh.east);
+    let first = start().await;
+    let keeping = tokio::spawn(roots::keep(mesh.clusters.clone(), first.clone()));
+    eventually("east's intermediate", || first.now().trust.issuers().contains(&other.issuer_of("east"))).await;
+    keeping.abort();
+
+    // A cluster whose name sorts first publishes the same one, and the controller forgets what it had in memory.
+    publish(&mesh.north);
+    mesh.west.put_secret("rogue", &[("aachen", &mesh.north.kubeconfig("aachen", "reader"))]);
+    let clusters = mesh.clusters.clone();
+    eventually("aachen", || clusters.names().iter().any(|name| &**name == "aachen")).await;
+    let second = start().await;
+    tokio::spawn(roots::keep(mesh.clusters.clone(), second.clone()));
+    eventually("east's intermediate again", || {
+        let now = second.now();
+        assert!(!now.trust.issuers().iter().any(|issuer| &*issuer.cluster == "aachen"));
+        let shown = now.problems.iter().any(|of| of.secret.contains("aachen") && of.why.contains("cluster east"));
+        now.trust.issuers().contains(&other.issuer_of("east")) && shown
+    })
+    .await;
 }

@@ -6,20 +6,23 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::{BoxFuture, join_all};
-use kube::Client;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::link_state::{LinkState, Machine, Signal};
-use super::queue::{Queues, Source};
+use super::claims::ApiServer;
+use super::link_state::{Exclusion, LinkState, Machine, Signal};
+use super::queue::{Queues, SendError, Source};
+use super::reads::Pauses;
 use super::trouble::{self, Trouble};
-use super::watch::{Report, watch};
-use super::{Contact, Shared};
+use super::watch::{Pause, Report, watch};
+use super::{Access, Contact, Shared};
 use crate::objects::event::{Cluster, Event};
-use crate::objects::{self, Kind, Object, Record, Text, for_each_kind};
+use crate::objects::{self, KEPT, Kind, Object, Record, Text, for_each_kind};
 
 /// The number of reports that wait between the watches and the queue.
 const BACKLOG: usize = 256;
@@ -27,6 +30,9 @@ const BACKLOG: usize = 256;
 /// After a longer outage the watches start over, because connections may have ended without a packet. After a shorter one
 /// they notice by themselves.
 const SILENT_OUTAGE: Duration = Duration::from_secs(10);
+
+/// The maximum length of a uid: those of Kubernetes have 36 characters.
+const MAX_UID: usize = 128;
 
 /// The links of one cluster: the active one, and the one that will replace it.
 #[derive(Default)]
@@ -46,11 +52,11 @@ impl Drop for Slot {
 /// A link.
 pub(super) struct Link {
     pub(super) cluster: Cluster,
-    pub(super) client: Client,
     pub(super) shared: Arc<Shared>,
     pub(super) events: Queues,
     pub(super) slot: Arc<Mutex<Slot>>,
     pub(super) heartbeat: Duration,
+    pub(super) api_server: Access,
 }
 
 impl Link {
@@ -76,11 +82,68 @@ impl Link {
         }
     }
 
+    /// Watches every kind while the cluster has its API server for itself.
     async fn watch_all(&self, out: &mpsc::Sender<Report>, restart: &Notify) {
+        let held = self.identify().await.map(|server| self.shared.claims.add(&self.cluster, server));
+        let lost = || async {
+            match &held {
+                Some(held) => held.until_lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut pauses = Pauses::default();
         loop {
+            if let Some((held, keeper)) = held.as_ref().and_then(|held| Some((held, held.keeper()?))) {
+                let why = format!(
+                    "its API server is that of cluster {keeper} (both have the same kube-system namespace): delete one of the two remote secrets"
+                );
+                if out.send(Report::Signal(Signal::Excluded(Exclusion::Duplicate(why)))).await.is_err() {
+                    return;
+                }
+                held.until(None).await;
+                if out.send(Report::Signal(Signal::Admitted)).await.is_err() {
+                    return;
+                }
+            }
             tokio::select! {
                 _ = join_all(self.watches(out)) => return,
                 () = restart.notified() => {}
+                () = lost() => {}
+                why = self.api_server.reads.until_exceeded() => {
+                    let excluded = Signal::Excluded(Exclusion::OverBudget(why));
+                    if out.send(Report::Signal(excluded)).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(pauses.next(Instant::now())).await;
+                    self.api_server.reads.reset();
+                    self.events.admit(&self.cluster.name);
+                    if out.send(Report::Signal(Signal::Admitted)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns the identity of the API server; `None` if the server has none or does not permit reading it.
+    async fn identify(&self) -> Option<ApiServer> {
+        let namespaces = Api::<Namespace>::all(self.api_server.client.clone());
+        let mut pause = Pause::default();
+        loop {
+            let error = match namespaces.get_metadata_opt("kube-system").await {
+                Ok(namespace) => {
+                    let uid = namespace?.metadata.uid.filter(|uid| uid.len() <= MAX_UID)?;
+                    return Some(ApiServer { uid, authorities: self.api_server.authorities.clone() });
+                }
+                Err(error) => error,
+            };
+            match trouble::of(&error) {
+                // The watches report what is wrong.
+                Trouble::Refused(_) | Trouble::Missing => return None,
+                // The heartbeat reports that the server is unreachable.
+                Trouble::Restarts | Trouble::Failed(_) => {
+                    tokio::time::sleep(pause.next().unwrap_or_default()).await;
+                }
             }
         }
     }
@@ -97,14 +160,15 @@ impl Link {
     }
 
     fn watch<T: Record>(&self, out: &mpsc::Sender<Report>) -> BoxFuture<'static, ()> {
-        Box::pin(watch::<T>(self.client.clone(), self.cluster.name.clone(), out.clone()))
+        let Access { client, reads, .. } = self.api_server.clone();
+        Box::pin(watch::<T>(client, self.cluster.name.clone(), reads, out.clone()))
     }
 
     async fn send_heartbeats(&self, out: &mpsc::Sender<Report>) {
         // Twice the interval, but at least a second.
         let timeout = (self.heartbeat * 2).max(Duration::from_secs(1));
         loop {
-            let signal = match tokio::time::timeout(timeout, self.client.apiserver_version()).await {
+            let signal = match tokio::time::timeout(timeout, self.api_server.client.apiserver_version()).await {
                 Ok(Ok(_)) => Signal::Answered,
                 Ok(Err(error)) => match trouble::of(&error) {
                     Trouble::Refused(why) => Signal::Refused(why),
@@ -125,18 +189,39 @@ impl Link {
         let mut machine = Machine::new(self.cluster.role(), SystemTime::now());
         let mut namespaces = Namespaces::default();
         let mut kept = replaces.then(Vec::new);
+        let mut kept_bytes = 0;
         if kept.is_none() {
             self.publish(&machine, true).await;
         }
         while let Some(report) = reports.recv().await {
             let now = SystemTime::now();
             match report {
+                Report::Signal(Signal::Excluded(Exclusion::Duplicate(why))) if kept.is_none() => {
+                    // Its objects are those of another cluster. An excluded cluster has none.
+                    namespaces = Namespaces::default();
+                    self.shared.set_namespaces(&self.cluster.name, BTreeSet::new());
+                    let _ = self.events.remove(self.cluster.name.clone()).await;
+                    let _ = self.events.send(Source::Controller, Event::ClusterAdded(self.cluster.clone())).await;
+                    machine.on(Signal::Excluded(Exclusion::Duplicate(why)), now);
+                    self.publish(&machine, true).await;
+                }
                 Report::Event(event) => {
                     if namespaces.apply(&event) && kept.is_none() {
                         self.shared.set_namespaces(&self.cluster.name, namespaces.now.clone());
                     }
                     match &mut kept {
-                        Some(kept) => kept.push(event),
+                        Some(kept) => {
+                            if let Event::Upsert { object, .. } = &event {
+                                kept_bytes += object.size();
+                            }
+                            if kept_bytes > KEPT {
+                                (*kept, kept_bytes) = (Vec::new(), 0);
+                                let why = format!("its objects take more than {} MiB", KEPT >> 20);
+                                self.api_server.reads.exceed(why.into());
+                            } else {
+                                kept.push(event);
+                            }
+                        }
                         None => self.send(event).await,
                     }
                 }
@@ -180,7 +265,7 @@ impl Link {
             // After this, the old link sends no event.
             let _ = old.await;
         }
-        self.shared.set_client(&self.cluster, self.client.clone());
+        self.shared.set_client(&self.cluster, self.api_server.client.clone());
         let (cluster, server) = (&self.cluster.name, &self.cluster.server);
         tracing::info!(%cluster, %server, "the link with the new credentials is active");
     }
@@ -199,8 +284,11 @@ impl Link {
     }
 
     async fn send(&self, event: Event) {
-        // The controller stops if the receiver is gone, and this task with it.
-        let _ = self.events.send(Source::Objects(self.cluster.name.clone()), event).await;
+        match self.events.send(Source::Objects(self.cluster.name.clone()), event).await {
+            Err(SendError::Refused(why)) => self.api_server.reads.exceed(why),
+            // The controller stops if the receiver is gone, and this task with it.
+            Ok(()) | Err(SendError::Closed) => {}
+        }
     }
 }
 

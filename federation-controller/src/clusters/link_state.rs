@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::objects::Kind;
 use crate::objects::event::{ClusterRole, Link};
+use crate::objects::{Kind, Text};
 
 /// The number of consecutive failed heartbeats after which a link is lost. A single failure can be an accident.
 const FAILURES: u32 = 2;
@@ -35,13 +35,18 @@ pub enum LinkState {
         /// The reason of the server.
         why: String,
     },
+    /// The controller does not read the cluster: another one has its API server, or it is over a budget.
+    Excluded {
+        /// The reason.
+        why: String,
+    },
 }
 
 impl LinkState {
     /// Returns why the link is not connected, if there is a reason.
     pub fn why(&self) -> Option<&str> {
         match self {
-            LinkState::Unreachable { why } | LinkState::Refused { why } => Some(why),
+            LinkState::Unreachable { why } | LinkState::Refused { why } | LinkState::Excluded { why } => Some(why),
             LinkState::Connecting | LinkState::Syncing | LinkState::Connected => None,
         }
     }
@@ -54,6 +59,7 @@ impl LinkState {
             LinkState::Connected => "connected",
             LinkState::Unreachable { .. } => "unreachable",
             LinkState::Refused { .. } => "refused",
+            LinkState::Excluded { .. } => "excluded",
         }
     }
 
@@ -64,6 +70,7 @@ impl LinkState {
             LinkState::Connected => Link::Connected,
             LinkState::Unreachable { why } => Link::Lost(why.as_str().into()),
             LinkState::Refused { why } => Link::Refused(why.as_str().into()),
+            LinkState::Excluded { why } => Link::Excluded(why.as_str().into()),
         }
     }
 }
@@ -81,6 +88,28 @@ pub(super) enum Signal {
     Watching(Kind),
     /// The server refused the watch of a kind; with the reason.
     WatchRefused(Kind, String),
+    /// The cluster is not read, for this reason. Its watches have ended.
+    Excluded(Exclusion),
+    /// The cluster is read again, from new lists.
+    Admitted,
+}
+
+/// Why a cluster is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Exclusion {
+    /// Another cluster has its API server. Its objects are removed.
+    Duplicate(String),
+    /// It is beyond a budget. Its known objects stay.
+    OverBudget(Text),
+}
+
+impl Exclusion {
+    fn why(&self) -> &str {
+        match self {
+            Exclusion::Duplicate(why) => why,
+            Exclusion::OverBudget(why) => why,
+        }
+    }
 }
 
 /// The state machine of one link.
@@ -91,6 +120,8 @@ pub(super) struct Machine {
     last_contact: Option<SystemTime>,
     waiting_for: BTreeSet<Kind>,
     refused: BTreeMap<Kind, String>,
+    excluded: Option<String>,
+    role: ClusterRole,
     heartbeat: Heartbeat,
 }
 
@@ -112,6 +143,8 @@ impl Machine {
             last_contact: None,
             waiting_for: Kind::watched_in(role).collect(),
             refused: BTreeMap::new(),
+            excluded: None,
+            role,
             heartbeat: Heartbeat::None,
         }
     }
@@ -158,6 +191,12 @@ impl Machine {
             Signal::WatchRefused(kind, why) => {
                 self.refused.insert(kind, why);
             }
+            Signal::Excluded(exclusion) => {
+                self.excluded = Some(exclusion.why().to_owned());
+                self.refused.clear();
+                self.waiting_for = Kind::watched_in(self.role).collect();
+            }
+            Signal::Admitted => self.excluded = None,
         }
         let next = self.derive();
         if next == self.state {
@@ -172,6 +211,9 @@ impl Machine {
     }
 
     fn derive(&self) -> LinkState {
+        if let Some(why) = &self.excluded {
+            return LinkState::Excluded { why: why.clone() };
+        }
         match &self.heartbeat {
             Heartbeat::None => LinkState::Connecting,
             Heartbeat::Refused(why) => LinkState::Refused { why: why.clone() },
@@ -254,6 +296,18 @@ mod tests {
         let mut run = Run::new();
         assert_eq!(run.on(lost()), "unreachable");
         assert_eq!(run.machine.last_contact(), None);
+    }
+
+    #[test]
+    fn a_link_is_excluded_until_it_is_admitted_and_then_needs_all_lists_again() {
+        let mut run = Run::new();
+        run.sync();
+        assert_eq!(run.on(Signal::Excluded(Exclusion::Duplicate("its API server is that of east".into()))), "excluded");
+        assert_eq!(run.machine.state().why(), Some("its API server is that of east"));
+        assert_eq!(run.on(Signal::Answered), "excluded", "the server still answers");
+        assert!(!run.machine.is_synced());
+        assert_eq!(run.on(Signal::Admitted), "syncing");
+        assert_eq!(run.sync(), "connected");
     }
 
     #[test]

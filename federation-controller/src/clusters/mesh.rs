@@ -2,7 +2,7 @@
 
 use super::queue::{Queues, Source};
 use super::watch::Pause;
-use crate::objects::event::{Event, Mesh};
+use crate::objects::event::{Event, Mesh, MeshNotices};
 use crate::objects::raw::ConfigMapObject;
 use api::mesh::MeshConfig;
 use api::names::{MESH_CONFIG_KEY, MESH_CONFIG_MAP};
@@ -10,13 +10,14 @@ use futures_util::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt as _};
+use telemetry::access_log::Format;
 
 /// Watches the settings and sends them to the pipeline. Never returns. Invalid settings leave the last valid ones in effect.
 pub(super) async fn follow(client: Client, root_namespace: String, events: Queues) {
     let config = watcher::Config::default().fields(&format!("metadata.name={MESH_CONFIG_MAP}"));
     let api = Api::<ConfigMapObject>::namespaced(client, &root_namespace);
     let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
-    let mut in_force = None;
+    let (mut in_force, mut noted) = (None, MeshNotices::default());
     while let Some(item) = stream.next().await {
         let text = match item {
             Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) if map.name_any() == MESH_CONFIG_MAP => {
@@ -29,22 +30,50 @@ pub(super) async fn follow(client: Client, root_namespace: String, events: Queue
                 continue;
             }
         };
-        match MeshConfig::parse(&text) {
-            Ok((config, warnings)) => {
-                for warning in warnings {
-                    tracing::warn!(configmap = MESH_CONFIG_MAP, "mesh settings: {warning}");
-                }
-                let mesh = to_mesh(&config);
-                if in_force.as_ref() != Some(&mesh) {
-                    in_force = Some(mesh.clone());
-                    if events.send(Source::Controller, Event::Mesh(mesh)).await.is_err() {
-                        return;
-                    }
-                }
+        let parsed = parse(&text);
+        let notices = notices(&parsed);
+        if notices != noted {
+            noted = notices.clone();
+            for line in &notices.lines {
+                tracing::warn!(configmap = MESH_CONFIG_MAP, "mesh settings: {line}");
             }
-            Err(error) => {
-                tracing::error!(configmap = MESH_CONFIG_MAP, "{error}; the last valid settings stay in effect")
+            if events.send(Source::Controller, Event::MeshNotices(notices)).await.is_err() {
+                return;
             }
+        }
+        // The notice names the reason of an error.
+        let Ok((config, _)) = parsed else { continue };
+        let mesh = to_mesh(&config);
+        if in_force.as_ref() != Some(&mesh) {
+            in_force = Some(mesh.clone());
+            if events.send(Source::Controller, Event::Mesh(mesh)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Parses the settings, and what proxies parse of them: they would refuse all settings for an invalid one.
+fn parse(text: &str) -> Result<(MeshConfig, Vec<api::Warning>), String> {
+    let (config, warnings) = MeshConfig::parse(text).map_err(|error| error.to_string())?;
+    let format = &config.access_log_format;
+    if !format.is_empty() {
+        let parsed = if config.access_log_json { Format::json(format) } else { Format::text(format) };
+        parsed.map_err(|error| format!("mesh setting accessLogFormat is invalid: {error}"))?;
+    }
+    Ok((config, warnings))
+}
+
+/// Returns what the settings say without effect.
+fn notices(parsed: &Result<(MeshConfig, Vec<api::Warning>), String>) -> MeshNotices {
+    match parsed {
+        Ok((config, warnings)) => MeshNotices {
+            lines: warnings.iter().map(|warning| warning.to_string().into()).collect(),
+            trust_domain: config.trust_domain.as_deref().map(Into::into),
+        },
+        Err(error) => {
+            let line = format!("{error}; the last valid settings stay in effect");
+            MeshNotices { lines: vec![line.into()], trust_domain: None }
         }
     }
 }
@@ -68,6 +97,13 @@ fn to_mesh(config: &MeshConfig) -> Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_format_that_proxies_would_refuse_is_an_error() {
+        assert!(parse("accessLogFormat: '%NOTHING%'").unwrap_err().contains("accessLogFormat"));
+        assert!(parse("accessLogEncoding: JSON\naccessLogFormat: '[%PROTOCOL%'").is_err());
+        assert!(parse("accessLogFormat: \"%PROTOCOL%\\n\"").is_ok());
+    }
 
     #[test]
     fn both_have_the_same_defaults() {

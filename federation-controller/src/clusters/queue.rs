@@ -32,10 +32,16 @@ pub enum Source {
     Proxies(Text),
 }
 
-/// The receiver is gone: the controller stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the pipeline has stopped")]
-pub struct Closed;
+/// Why an event is not queued.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The receiver is gone: the controller stops.
+    #[error("the pipeline has stopped")]
+    Closed,
+    /// The pipeline does not read the cluster's objects, for this reason, until [`Queues::admit`].
+    #[error("{0}")]
+    Refused(Text),
+}
 
 /// Creates the queues.
 pub fn queues() -> (Queues, Receiver) {
@@ -67,7 +73,29 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     queues: BTreeMap<Source, Queue>,
+    /// The clusters whose objects are not read, each with the reason.
+    refused: BTreeMap<Text, Text>,
     closed: bool,
+}
+
+impl State {
+    /// Returns why no event of a source is queued, if so.
+    fn refusal(&self, source: &Source) -> Option<SendError> {
+        match source {
+            _ if self.closed => Some(SendError::Closed),
+            Source::Objects(cluster) => self.refused.get(cluster).cloned().map(SendError::Refused),
+            _ => None,
+        }
+    }
+
+    /// Drops the events of a cluster's objects that wait.
+    fn drop_objects(&mut self, cluster: &Text) {
+        if let Some(queue) = self.queues.get_mut(&Source::Objects(cluster.clone())) {
+            let dropped = queue.events.len();
+            queue.events.clear();
+            queue.places.add_permits(dropped);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -102,12 +130,12 @@ impl Queues {
     /// Queues an event. Waits while the queue of its source is full.
     ///
     /// # Errors
-    /// [`Closed`] if the receiver is gone.
-    pub async fn send(&self, source: Source, event: Event) -> Result<(), Closed> {
+    /// [`SendError::Closed`] if the receiver is gone.
+    pub async fn send(&self, source: Source, event: Event) -> Result<(), SendError> {
         let places = {
             let mut state = self.shared.state();
-            if state.closed {
-                return Err(Closed);
+            if let Some(refusal) = state.refusal(&source) {
+                return Err(refusal);
             }
             let queue = match state.queues.get_mut(&source) {
                 Some(queue) => queue,
@@ -121,12 +149,15 @@ impl Queues {
             }
             queue.places.clone()
         };
-        places.acquire().await.map_err(|_| Closed)?.forget();
+        places.acquire().await.map_err(|_| SendError::Closed)?.forget();
         let mut state = self.shared.state();
-        if state.closed {
-            return Err(Closed);
+        let refusal = state.refusal(&source);
+        let queue = state.queues.entry(source).or_default();
+        if let Some(refusal) = refusal {
+            queue.places.add_permits(1);
+            return Err(refusal);
         }
-        state.queues.entry(source).or_default().events.push_back(event);
+        queue.events.push_back(event);
         drop(state);
         self.shared.queued.notify_one();
         Ok(())
@@ -135,18 +166,32 @@ impl Queues {
     /// Removes a cluster: the events of its objects that wait are dropped. The cluster's link must have ended.
     ///
     /// # Errors
-    /// [`Closed`] if the receiver is gone.
-    pub async fn remove(&self, cluster: Text) -> Result<(), Closed> {
-        if let Some(queue) = self.shared.state().queues.get_mut(&Source::Objects(cluster.clone())) {
-            let dropped = queue.events.len();
-            queue.events.clear();
-            queue.places.add_permits(dropped);
+    /// [`SendError::Closed`] if the receiver is gone.
+    pub async fn remove(&self, cluster: Text) -> Result<(), SendError> {
+        {
+            let mut state = self.shared.state();
+            state.drop_objects(&cluster);
+            state.refused.remove(&cluster);
         }
         self.send(Source::Controller, Event::ClusterRemoved { cluster }).await
     }
 }
 
+impl Queues {
+    /// Has the pipeline read a cluster's objects again.
+    pub fn admit(&self, cluster: &Text) {
+        self.shared.state().refused.remove(cluster);
+    }
+}
+
 impl Receiver {
+    /// Reads no objects of a cluster until [`Queues::admit`]: those that wait are dropped, and senders get the reason.
+    pub fn refuse(&self, cluster: Text, why: Text) {
+        let mut state = self.shared.state();
+        state.drop_objects(&cluster);
+        state.refused.insert(cluster, why);
+    }
+
     /// Takes a batch of events: the controller's own first, then a bounded number from each other queue in turn. Waits
     /// until there is an event.
     pub async fn receive(&mut self, batch: &mut Vec<Event>) {
@@ -252,6 +297,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_refused_cluster_waits_for_nothing_until_it_is_admitted() {
+        let (queues, mut receiver) = queues();
+        for _ in 0..CAPACITY {
+            let (source, event) = listing("rogue");
+            queues.send(source, event).await.unwrap();
+        }
+        let waiting = tokio::spawn({
+            let queues = queues.clone();
+            async move {
+                let (source, event) = listing("rogue");
+                queues.send(source, event).await
+            }
+        });
+        tokio::task::yield_now().await;
+        receiver.refuse("rogue".into(), "too much".into());
+        let refused = Err(SendError::Refused("too much".into()));
+        assert_eq!(waiting.await.unwrap(), refused);
+        let (source, event) = listing("rogue");
+        assert_eq!(queues.send(source, event).await, refused);
+        let (source, event) = listing("quiet");
+        queues.send(source, event).await.unwrap();
+        let mut batch = Vec::new();
+        receiver.take(&mut batch);
+        assert_eq!(batch.iter().map(cluster_of).collect::<Vec<_>>(), ["quiet"]);
+        queues.admit(&"rogue".into());
+        for _ in 0..CAPACITY {
+            let (source, event) = listing("rogue");
+            queues.send(source, event).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
     async fn events_of_one_source_stay_in_order_and_removed_clusters_have_none() {
         let (queues, mut receiver) = queues();
         for kind in [Kind::Pod, Kind::Node] {
@@ -270,6 +347,6 @@ mod tests {
         assert_eq!(kinds, [Kind::Pod, Kind::Node]);
         assert_eq!(batch.iter().map(cluster_of).filter(|of| *of == "east").count(), 1, "the removal alone");
         drop(receiver);
-        assert_eq!(queues.send(Source::Controller, listed()).await, Err(Closed));
+        assert_eq!(queues.send(Source::Controller, listed()).await, Err(SendError::Closed));
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::kubeconfig::{self, Sanitized};
+use api::remote_secret::{RemoteSecretError, is_cluster_name};
 
 use crate::objects::Text;
 
@@ -55,6 +56,8 @@ pub(super) struct Entry {
     pub(super) network: Text,
     /// The kubeconfig as stored, for token renewal.
     pub(super) bytes: Arc<[u8]>,
+    /// When the secret was created, in seconds.
+    pub(super) created: i64,
 }
 
 /// The content of a remote secret.
@@ -140,6 +143,11 @@ impl Registry {
                     self.problems.push(problem(secret, cluster, why));
                     continue;
                 }
+                if !is_cluster_name(cluster) {
+                    let error = RemoteSecretError::Name(cluster.clone());
+                    self.problems.push(problem(secret, cluster, &format!("{error}: rename the entry")));
+                    continue;
+                }
                 let cluster: Text = cluster.as_str().into();
                 let other = self.held.get(&cluster).is_none_or(|held| held.secret != *secret);
                 candidates.entry(cluster).or_default().push((other, seen.created, secret.clone()));
@@ -180,6 +188,7 @@ impl Registry {
                         access: Arc::new(access),
                         network: network.clone(),
                         bytes: bytes.as_slice().into(),
+                        created: seen.created,
                     };
                     let held = ActiveEntry { secret: secret.clone(), network: network.clone(), bytes: bytes.clone() };
                     let network = network.clone();
@@ -301,10 +310,13 @@ mod tests {
     fn invalid_entries_are_reported_and_do_not_affect_others() {
         let mut registry = Registry::new("west".into());
         let a = kubeconfig("https://a");
-        let mixed = seen(1, &[("west", &a), ("east", &a), ("broken", b"{{{"), ("empty", b"")]);
+        let mixed =
+            seen(1, &[("west", &a), ("east", &a), ("broken", b"{{{"), ("empty", b""), ("East_1", &a), ("", &a)]);
         assert_eq!(text(registry.upsert("s1".into(), mixed)), ["start east s1 https://a"]);
         let problems: BTreeMap<_, _> = registry.problems().iter().map(|p| (p.cluster.clone(), p.why.clone())).collect();
-        assert_eq!(problems.len(), 3);
+        assert_eq!(problems.len(), 5);
+        assert!(problems["East_1"].contains("\"East_1\" is not a valid cluster name"), "{problems:?}");
+        assert!(problems["East_1"].contains("rename"));
         assert!(problems["west"].contains("own cluster"));
         assert!(problems["broken"].contains("cannot be parsed"));
         assert!(problems["empty"].contains("is empty"));

@@ -124,7 +124,8 @@ async fn a_remote_secret_adds_a_cluster_and_its_deletion_removes_it() {
     east.put("/api/v1/namespaces", json!({"metadata": {"name": "default"}}));
     run.west.put_secret("istio-remote-secret-east", &[("east", &east.kubeconfig("east", "reader"))]);
     let seen = run.until_connected("east").await;
-    assert!(matches!(&seen[0], Event::ClusterAdded(c) if &*c.name == "east" && !c.own), "{:?}", seen[0]);
+    let first = seen.iter().find(|event| !matches!(event, Event::ClustersListed { .. })).unwrap();
+    assert!(matches!(first, Event::ClusterAdded(c) if &*c.name == "east" && !c.own), "{first:?}");
     assert_eq!(pods_of(&seen, "east"), ["ratings-1"]);
     for kind in Kind::watched_in(ClusterRole::Remote) {
         let listed =
@@ -152,6 +153,28 @@ async fn a_remote_secret_adds_a_cluster_and_its_deletion_removes_it() {
 }
 
 #[tokio::test]
+async fn one_api_server_under_two_names_counts_once() {
+    let mut run = Run::new().await;
+    let east = Fake::start("reader").await;
+    east.put("/api/v1/namespaces", json!({"metadata": {"name": "kube-system", "uid": "6f1c"}}));
+    east.put(PODS, pod("ratings-1"));
+    run.west.put_secret("s1", &[("east", &east.kubeconfig("east", "reader"))]);
+    run.until_connected("east").await;
+    run.west.put_secret("s2", &[("twice", &east.kubeconfig("twice", "reader"))]);
+    let excluded = |event: &Event| match event {
+        Event::Link { cluster, link: Link::Excluded(why), .. } if &**cluster == "twice" => Some(why.clone()),
+        _ => None,
+    };
+    let (why, before) = run.until("refusal", excluded).await;
+    assert!(why.contains("cluster east") && why.contains("delete"), "{why}");
+    assert_eq!(pods_of(&before, "twice"), [""; 0]);
+    assert_eq!(run.state("east"), Some(LinkState::Connected));
+    // Without the other name it is read.
+    run.west.delete("/api/v1/secrets", "istio-system", "s1");
+    assert_eq!(pods_of(&run.until_connected("twice").await, "twice"), ["ratings-1"]);
+}
+
+#[tokio::test]
 async fn a_secret_that_is_deleted_and_created_again_within_the_grace_changes_nothing() {
     let mut run = Run::with_grace(PATIENCE * 4).await;
     run.until_connected("west").await;
@@ -160,7 +183,7 @@ async fn a_secret_that_is_deleted_and_created_again_within_the_grace_changes_not
     run.west.put_secret("a", &[("east", &kubeconfig)]);
     run.until_connected("east").await;
     run.west.delete("/api/v1/secrets", "istio-system", "a");
-    let leaving = |clusters: &Clusters| clusters.problems().iter().any(|of| of.cluster == "east" && of.in_force);
+    let leaving = |clusters: &Clusters| clusters.problems().iter().any(|of| of.why.contains("secret is deleted"));
     run.eventually("the removal is announced", leaving).await;
     assert_eq!(run.clusters.is_joined("east"), Some(true));
     run.west.put_secret("b", &[("east", &kubeconfig)]);
@@ -351,6 +374,14 @@ async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
     };
     put("accessLogFile: [\n");
     put("connectTimeout: tomorrow\n");
+    let notices = |event: &Event| match event {
+        Event::MeshNotices(notices) if notices.lines.iter().any(|line| line.contains("connectTimeout")) => {
+            Some(notices.clone())
+        }
+        _ => None,
+    };
+    let invalid = run.until("a notice of the invalid setting", notices).await.0;
+    assert!(invalid.lines[0].contains("the last valid settings stay in effect"), "{invalid:?}");
     put("accessLogFile: /dev/stderr\nfederation: {exportAll: true}\n");
     let next = run.until("settings", mesh).await.0;
     assert_eq!((&*next.access_log_file, next.export_all), ("/dev/stderr", true));

@@ -1,5 +1,6 @@
 //! The watch of one kind in one cluster: a list, then changes, and again whenever either ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -10,6 +11,7 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 
 use super::link_state::Signal;
+use super::reads::Reads;
 use super::trouble::{self, Trouble};
 use crate::objects::event::Event;
 use crate::objects::{Record, Text};
@@ -21,13 +23,25 @@ pub(super) enum Report {
     Signal(Signal),
 }
 
+/// The number of objects on a page of a list: one answer of a server with large objects stays below the bound.
+const PAGE: u32 = 250;
+
 /// Watches a kind. Returns when the receiver is gone.
-pub(super) async fn watch<T: Record>(client: Client, cluster: Text, out: mpsc::Sender<Report>) {
-    let mut stream =
-        watcher(Api::<T::Source>::all(client), watcher::Config::default()).backoff(Pause::default()).boxed();
+pub(super) async fn watch<T: Record>(client: Client, cluster: Text, reads: Arc<Reads>, out: mpsc::Sender<Report>) {
+    let config = watcher::Config::default().page_size(PAGE);
+    let mut stream = watcher(Api::<T::Source>::all(client), config).backoff(Pause::default()).boxed();
+    let mut listed = 0;
     // An optional kind is missing or denied, and has been reported.
     let mut absent = false;
     while let Some(item) = stream.next().await {
+        match item {
+            Ok(watcher::Event::Init) => listed = 0,
+            Ok(watcher::Event::InitApply(_)) => listed += 1,
+            _ => {}
+        }
+        if listed > 2 * T::LIMIT {
+            reads.exceed(format!("its list of {}s has more than {} objects", T::NAME, 2 * T::LIMIT).into());
+        }
         let sent = match item {
             Ok(event) => {
                 let listed = matches!(event, watcher::Event::InitDone);

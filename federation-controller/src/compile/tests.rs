@@ -128,7 +128,8 @@ fn inventory(case: &Case) -> Inventory {
     }
     for (name, cluster) in &case.clusters {
         let network = cluster.network.as_str().into();
-        let info = Cluster { name: name.as_str().into(), own: *name == case.own, network, server: "".into() };
+        let info =
+            Cluster { name: name.as_str().into(), own: *name == case.own, network, server: "".into(), joined: 0 };
         inventory.apply(Event::ClusterAdded(info), now);
         for object in &cluster.objects {
             let object = extract(object).unwrap_or_else(|| panic!("not a watched object: {object}"));

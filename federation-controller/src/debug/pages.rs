@@ -39,7 +39,7 @@ pub struct ClusterRow {
     pub server: String,
     /// The remote secret, as `<namespace>/<name>`; `None` for the own cluster.
     pub secret: Option<String>,
-    /// The state of the link: `connecting`, `syncing`, `connected`, `unreachable` or `refused`; `remembered` if only
+    /// The state of the link: `connecting`, `syncing`, `connected`, `unreachable`, `refused` or `excluded`; `remembered` if only
     /// the snapshot from before a restart is known.
     pub link: String,
     /// Why the link is not connected.
@@ -184,7 +184,9 @@ pub struct GatewayRow {
 /// Formats a link's state with its reason.
 fn describe(link: &LinkState) -> String {
     match link {
-        LinkState::Unreachable { why } | LinkState::Refused { why } => format!("{}: {why}", link.word()),
+        LinkState::Unreachable { why } | LinkState::Refused { why } | LinkState::Excluded { why } => {
+            format!("{}: {why}", link.word())
+        }
         other => other.word().to_owned(),
     }
 }
@@ -201,7 +203,7 @@ pub(super) fn clusters(shared: &Shared, parts: Option<&(Clusters, Authorities)>)
         let name = cluster.info.name.to_string();
         let status = statuses.get(&name);
         let (link, why) = match status.map(|status| &status.link) {
-            Some(LinkState::Unreachable { why } | LinkState::Refused { why }) => {
+            Some(LinkState::Unreachable { why } | LinkState::Refused { why } | LinkState::Excluded { why }) => {
                 (status.map_or("", |status| status.link.word()), Some(why.clone()))
             }
             Some(state) => (state.word(), None),

@@ -21,6 +21,88 @@ async fn get(address: std::net::SocketAddr, request: &str) -> String {
     answer
 }
 
+/// A monitoring server that treats the loopback as any other source, with a fake API server that reviews tokens.
+#[tokio::test]
+async fn debug_pages_are_for_authorized_clients() {
+    let fake = crate::fake::Fake::start("own").await;
+    fake.review("reader", "system:serviceaccount:isthmus-system:isthmus-debug", &["isthmus-debug"]);
+    fake.review("stranger", "system:serviceaccount:default:frontend", &["isthmus-debug"]);
+    fake.review("enrolment", "system:serviceaccount:isthmus-system:isthmus-debug", &["istio-ca"]);
+    fake.permit("system:serviceaccount:isthmus-system:isthmus-debug", "/debug/");
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(kubeconfig.path(), fake.kubeconfig("west", "own")).unwrap();
+    let settings = Settings {
+        cluster: "west".into(),
+        namespace: "isthmus-system".into(),
+        root_namespace: "istio-system".into(),
+        cluster_domain: "cluster.local".into(),
+        trust_domain: "cluster.local".into(),
+    };
+    let state = State::new(Inventory::new(settings), Metrics::new(&Registry::new()));
+    let (events, _receiver) = queues();
+    let shared = Shared::new(state, events.clone(), Limits::default());
+    let debug = Debug { local: false, ..Debug::new(shared) };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(debug.clone().serve(listener));
+    let page = async |headers: &str| {
+        get(address, &format!("GET /debug/proxies HTTP/1.1\r\n{headers}X-End: x\r\nX-Rest:")).await
+    };
+    assert!(page("Authorization: Bearer reader\r\n").await.starts_with("HTTP/1.1 503"), "the controller starts");
+
+    let config = crate::clusters::Config {
+        cluster: "west".into(),
+        network: "".into(),
+        root_namespace: "istio-system".into(),
+        kubeconfig: Some(kubeconfig.path().to_owned()),
+        heartbeat: Duration::from_secs(1),
+        removal_grace: Duration::ZERO,
+    };
+    let clusters = crate::clusters::start(config, events).await.unwrap();
+    let authority = identity::Authority::self_signed_root("mesh", Duration::from_secs(3600)).unwrap();
+    debug.attach(clusters, Authorities::fixed("west", "cluster.local", vec![("west", authority)]));
+    for (headers, code) in [
+        ("", "401"),
+        ("Authorization: Basic x\r\n", "401"),
+        ("Authorization: Bearer unknown\r\n", "401"),
+        ("Authorization: Bearer enrolment\r\n", "401"),
+        ("Authorization: Bearer stranger\r\n", "403"),
+        ("Authorization: Bearer reader\r\n", "200"),
+        ("X-Isthmus-Debug-Token: reader\r\n", "200"),
+    ] {
+        let answer = page(headers).await;
+        assert_eq!(&answer[9..12], code, "{headers:?}: {answer}");
+    }
+    for (open, code) in
+        [("/metrics", "200"), ("/ready", "503"), ("/", "200"), ("/debug/clusters", "401"), ("/debug//clusters", "401")]
+    {
+        let answer = get(address, &format!("GET {open}")).await;
+        assert_eq!(&answer[9..12], code, "{open}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_of_one_source_do_not_keep_the_kubelet_out() {
+    let settings = Settings {
+        cluster: "west".into(),
+        namespace: "isthmus-system".into(),
+        root_namespace: "istio-system".into(),
+        cluster_domain: "cluster.local".into(),
+        trust_domain: "cluster.local".into(),
+    };
+    let state = State::new(Inventory::new(settings), Metrics::new(&Registry::new()));
+    let debug = Debug::new(Shared::new(state, queues().0, Limits::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(debug.clone().serve(listener));
+    let mut held = Vec::new();
+    for _ in 0..500 {
+        held.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    assert!(get(address, "GET /ready").await.contains("503"), "readiness is answered");
+    assert!(debug.gate.taken() <= MAX_CONNECTIONS);
+}
+
 #[tokio::test]
 async fn pages_show_the_state_with_its_age() {
     let settings = Settings {
@@ -46,7 +128,8 @@ async fn pages_show_the_state_with_its_age() {
     let running = tokio::spawn(pipeline::run(state.clone(), receiver, None));
     let send = async |event| events.send(Source::Objects("west".into()), event).await.unwrap();
     let west = || "west".into();
-    let info = Cluster { name: west(), own: true, network: "net-west".into(), server: "https://west".into() };
+    let info =
+        Cluster { name: west(), own: true, network: "net-west".into(), server: "https://west".into(), joined: 0 };
     events.send(Source::Controller, Event::ClusterAdded(info)).await.unwrap();
     for kind in Kind::ALL {
         send(Event::Listing { cluster: west(), kind }).await;

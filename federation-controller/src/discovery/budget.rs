@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::inventory::Inventory;
 use identity::Peer;
 
-/// The streams of an identity without pods. A pod has one stream, and a second one while it reconnects; a dead one is
-/// noticed within half a minute.
-const STREAMS: usize = 8;
-/// The further streams for each pod.
-const STREAMS_OF_POD: usize = 4;
+/// The streams of an identity without pods, and the further ones for each pod. A pod has one stream, and a second one while
+/// it reconnects; a dead one is noticed within half a minute.
+const STREAMS: (usize, usize) = (8, 4);
+/// The same for its connections. A renewal has one of its own.
+const CONNECTIONS: (usize, usize) = (16, 8);
 /// What the streams of an identity without pods hold, in the bytes of [`wire::delta::Server::weight`]: the subscriptions of
 /// a gateway of 10,000 services, with 100,000 endpoints.
 const BYTES: usize = 32 << 20;
@@ -22,9 +22,12 @@ const BYTES_OF_POD: usize = 1 << 20;
 /// The pods that an account is assumed to have while the pods of its cluster are not all known.
 const UNKNOWN_PODS: usize = 1000;
 
-/// The streams of all identities.
-#[derive(Debug, Default)]
-pub struct Budgets(Arc<Mutex<HashMap<Owner, Held>>>);
+/// The streams, or the connections, of all identities.
+#[derive(Debug)]
+pub struct Budgets {
+    number: (usize, usize),
+    held: Arc<Mutex<HashMap<Owner, Held>>>,
+}
 
 /// An identity, and the cluster that proves it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -111,21 +114,32 @@ impl Owner {
 }
 
 impl Budgets {
-    /// Opens a stream of an identity.
+    /// Creates the budgets of streams.
+    pub fn of_streams() -> Self {
+        Budgets { number: STREAMS, held: Arc::default() }
+    }
+
+    /// Creates the budgets of connections.
+    pub fn of_connections() -> Self {
+        Budgets { number: CONNECTIONS, held: Arc::default() }
+    }
+
+    /// Opens a stream or a connection of an identity.
     ///
     /// # Errors
     /// Returns [`Exceeded`] if the identity has too many.
     pub fn open(&self, owner: Owner, pods: impl FnOnce(&Owner) -> usize) -> Result<Account, Exceeded> {
-        let open = lock(&self.0).get(&owner).map_or(0, |held| held.streams);
-        if open >= STREAMS {
+        let open = lock(&self.held).get(&owner).map_or(0, |held| held.streams);
+        let (base, of_pod) = self.number;
+        if open >= base {
             let pods = pods(&owner);
-            let limit = STREAMS + pods * STREAMS_OF_POD;
+            let limit = base + pods * of_pod;
             if open >= limit {
                 return Err(Exceeded::Streams { id: owner.id, limit, pods });
             }
         }
-        lock(&self.0).entry(owner.clone()).or_default().streams += 1;
-        Ok(Account { held: Arc::clone(&self.0), owner, bytes: 0 })
+        lock(&self.held).entry(owner.clone()).or_default().streams += 1;
+        Ok(Account { held: Arc::clone(&self.held), owner, bytes: 0 })
     }
 }
 
@@ -193,13 +207,13 @@ mod tests {
 
     #[test]
     fn an_identity_has_its_own_limits_which_grow_with_its_pods() {
-        let budgets = Budgets::default();
-        let mut open: Vec<Account> = (0..STREAMS).map(|_| budgets.open(owner("a"), |_| 0).unwrap()).collect();
+        let budgets = Budgets::of_streams();
+        let mut open: Vec<Account> = (0..STREAMS.0).map(|_| budgets.open(owner("a"), |_| 0).unwrap()).collect();
         let refused = budgets.open(owner("a"), |_| 0).unwrap_err();
         assert_eq!(refused.word(), "too many streams");
         assert!(refused.to_string().contains("ns/default/sa/a"), "{refused}");
         assert!(budgets.open(owner("b"), |_| 0).is_ok(), "another identity has a limit of its own");
-        open.extend((0..STREAMS_OF_POD).map(|_| budgets.open(owner("a"), |_| 1).unwrap()));
+        open.extend((0..STREAMS.1).map(|_| budgets.open(owner("a"), |_| 1).unwrap()));
 
         let half = BYTES / 2 + 1;
         open[0].set(half, |_| 0).unwrap();
@@ -207,6 +221,6 @@ mod tests {
         open[1].set(half - 10, |_| 0).unwrap();
         open[1].set(half, |_| 1).unwrap();
         drop(open);
-        assert!(lock(&budgets.0).is_empty());
+        assert!(lock(&budgets.held).is_empty());
     }
 }

@@ -92,7 +92,7 @@ impl Bench {
         let identity = identity_of(&mesh().west, "isthmus-system", "isthmus-controller", &[SERVER]);
         let routes = tonic::service::Routes::new(Discovery::service(shared.clone(), identity.clone()));
         let accept = identity::Accept { client: identity::ClientAuth::Optional, alpn: identity::alpn::DISCOVERY };
-        let clients = crate::ca::serve::Clients::OfTheMesh(accept);
+        let clients = crate::ca::serve::Clients::OfTheMesh(accept, shared.admission(identity.clone()));
         let connections = crate::ca::serve::connections(listener, identity, clients, metrics.registry());
         let stop = shared.state.stop.clone().cancelled_owned();
         let publishing = pipeline::run(state, receiver, None);
@@ -129,7 +129,13 @@ impl Bench {
     async fn fill(&self, objects: Vec<Object>) {
         let add = |name: &str| {
             let network = format!("net-{name}").into();
-            Event::ClusterAdded(event::Cluster { name: name.into(), own: name == "west", network, server: "".into() })
+            Event::ClusterAdded(event::Cluster {
+                name: name.into(),
+                own: name == "west",
+                network,
+                server: "".into(),
+                joined: 0,
+            })
         };
         self.send([add("west"), add("east")]).await;
         for kind in ObjectKind::ALL {
@@ -244,7 +250,7 @@ fn service(index: usize) -> Object {
         namespace: "default".into(),
         name: format!("s{index}").into(),
         cluster_ips: vec![[10, 96, high, low].into()],
-        ports: vec![objects::ServicePort { name: "http".into(), number: 80, protocol: Protocol::Http }],
+        ports: vec![objects::ServicePort { name: "http".into(), number: 80, protocol: Protocol::Http, node_port: 0 }],
         selects: true,
         ..Default::default()
     })

@@ -26,6 +26,8 @@ pub struct Injector {
     pub image: String,
     /// The address of the controller, as `HOST:PORT`.
     pub discovery_address: String,
+    /// The SPIFFE ID of the controller.
+    pub controller_identity: String,
     /// The trust domain of the mesh.
     pub trust_domain: String,
 }
@@ -168,6 +170,7 @@ impl Injector {
             value("ISTIO_META_WORKLOAD_NAME", workload),
             value("ISTIO_META_APP_CONTAINERS", &containers.join(",")),
             value("DISCOVERY_ADDRESS", &self.discovery_address),
+            value("ISTHMUS_CONTROLLER_IDENTITY", &self.controller_identity),
             value("TRUST_DOMAIN", &self.trust_domain),
         ];
         let annotations = &pod["metadata"]["annotations"];

@@ -14,12 +14,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::template::{HomeCluster, Injector};
 use super::webhook;
-use crate::ca::serve::{Clients, connections};
+use crate::ca::serve::{Clients, FAILED_HANDSHAKES, KnownClients, connections};
 
 fn injector() -> Injector {
     Injector {
         image: "isthmus/sidecar".into(),
         discovery_address: "isthmus-controller.isthmus-system.svc:15012".into(),
+        controller_identity: "spiffe://cluster.local/ns/isthmus-system/sa/isthmus-controller".into(),
         trust_domain: "cluster.local".into(),
     }
 }
@@ -131,6 +132,10 @@ struct Caller {
 
 impl Caller {
     async fn new() -> Caller {
+        Caller::of(Clients::Anyone(alpn::WEBHOOK)).await
+    }
+
+    async fn of(clients: Clients) -> Caller {
         let year = std::time::Duration::from_secs(365 * 24 * 3600);
         let root = Authority::self_signed_root("mesh", year).unwrap();
         let west = root.intermediate_for("west", &Constraints::default(), year).unwrap();
@@ -140,7 +145,7 @@ impl Caller {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let metrics = Registry::new();
-        let incoming = connections(listener, identity, Clients::Anyone(alpn::WEBHOOK), &metrics);
+        let incoming = connections(listener, identity, clients, &metrics);
         let own = HomeCluster { cluster: "west".into(), network: "net-west".into() };
         tokio::spawn(webhook::serve(incoming, injector(), own, metrics.clone()));
         Caller { port, roots: root.roots().to_vec(), metrics }
@@ -257,4 +262,40 @@ async fn large_reviews_that_do_not_arrive_delay_no_small_one() {
     }
     assert!(answers.iter().all(|code| ["408", "429"].contains(&&**code)), "{answers:?}");
     assert!(began.elapsed() < std::time::Duration::from_secs(12), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn only_the_known_api_servers_may_call_if_their_certificates_are_known() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let year = std::time::Duration::from_secs(365 * 24 * 3600);
+    let [own, foreign] = ["a", "b"].map(|name| Authority::self_signed_root(name, year).unwrap());
+    let roots = identity::ClientRoots::new(own.roots()).unwrap();
+    let known = KnownClients { roots, names: ["apiserver.west.svc".to_owned()].into() };
+    let caller = Caller::of(Clients::Known(alpn::WEBHOOK, known)).await;
+    let id = SpiffeId::new("kubernetes", "kube-system", "apiserver").unwrap();
+    let status = async |authority: &Authority, name: &str| {
+        let credential = authority.credential(&id, &[name], year).unwrap();
+        let trust = Trust::new("kubernetes", caller.roots.clone(), []).unwrap();
+        let config = Identity::new(credential, trust).controller_config(&[b"http/1.1"]).unwrap();
+        let socket = TcpStream::connect(("127.0.0.1", caller.port)).await.unwrap();
+        let server = ServerName::try_from("isthmus-webhooks.isthmus-system.svc").unwrap();
+        let mut stream = tokio_rustls::TlsConnector::from(config).connect(server, socket).await.ok()?;
+        stream.write_all(b"GET /inject HTTP/1.1\r\nHost: x\r\n\r\n").await.ok()?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(String::from_utf8_lossy(&answer[9..]).into_owned())
+    };
+    assert_eq!(status(&own, "apiserver.west.svc").await.as_deref(), Some("405"));
+    assert_eq!(status(&own, "kubelet.west.svc").await, None);
+    assert_eq!(status(&foreign, "apiserver.west.svc").await, None);
+    assert!(caller.metrics.total(&FAILED_HANDSHAKES, |labels| labels.contains(&("reason", "unknown_client"))) >= 1);
+    let config = identity::server_only_client(&caller.roots, &[b"http/1.1"]).unwrap();
+    let socket = TcpStream::connect(("127.0.0.1", caller.port)).await.unwrap();
+    let server = ServerName::try_from("isthmus-webhooks.isthmus-system.svc").unwrap();
+    let mut byte = [0; 1];
+    let read = match tokio_rustls::TlsConnector::from(config).connect(server, socket).await {
+        Ok(mut stream) => stream.read(&mut byte).await,
+        Err(error) => Err(error),
+    };
+    assert!(read.is_err(), "a client without a certificate is refused");
 }

@@ -10,20 +10,27 @@ use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record as _, Se
 impl ClusterInventory {
     /// The network of a system namespace is the cluster's network.
     pub(super) fn change_namespace(&mut self, key: Key, new: Option<Namespace>) -> Affected {
-        let before = self.network().clone();
+        let before = self.claimed_network().clone();
         self.collections.namespaces.replace(&key, new);
-        if *self.network() == before {
+        if *self.claimed_network() == before {
             return Affected::default();
         }
+        self.network_changed = true;
         let mut affected = self.everything();
         affected.networks.insert(before);
         affected
     }
 
-    /// The labels of a node are the locality of its pods.
+    /// The labels of a node are the locality of its pods. Gateways with node ports are reached at its addresses.
     pub(super) fn change_node(&mut self, key: Key, new: Option<Node>) -> Affected {
         let mut affected = Affected::default();
-        self.affect_node(&key.name, &mut affected);
+        let old = self.nodes().get(&key);
+        let place = |node: &Node| (node.region.clone(), node.zone.clone(), node.subzone.clone());
+        if old.map(place) != new.as_ref().map(place) {
+            self.affect_node(&key.name, &mut affected);
+        }
+        let gateways = self.gateway_services().filter(|service| service.node_selector.is_some());
+        affected.networks.extend(gateways.filter_map(|service| service.network.clone()));
         let before = self.locality();
         let versions = [self.collections.nodes.get(&key), new.as_ref()].map(|node| node.map(locality));
         for (locality, adds) in versions.into_iter().zip([false, true]).filter_map(|(of, adds)| Some((of?, adds))) {
@@ -57,7 +64,23 @@ impl ClusterInventory {
         self.relations.ipv6_services = self.relations.ipv6_services + after - before;
         // Services of all clusters have an allocated IPv6 address in this one.
         affected.everywhere = self.uses_ipv6() != used;
-        self.collections.services.replace(&key, new);
+        let is_gateway = new.as_ref().is_some_and(|service| service.network.is_some());
+        let network = |service: Option<&Service>| service.and_then(|service| service.network.clone());
+        self.network_changed |= network(self.services().get(&key)) != network(new.as_ref());
+        match new {
+            Some(new) => {
+                let id = self.collections.services.insert(new);
+                match is_gateway {
+                    true => self.relations.gateway_services.insert(id),
+                    false => self.relations.gateway_services.remove(&id),
+                };
+            }
+            None => {
+                if let Some((id, _)) = self.collections.services.remove(&key) {
+                    self.relations.gateway_services.remove(&id);
+                }
+            }
+        }
         affected.services.insert(key);
         affected
     }
@@ -119,27 +142,36 @@ impl ClusterInventory {
             }
             if let Some(count) = network.and_then(|network| self.relations.pod_networks.get_mut(&network)) {
                 *count -= 1;
+                if *count == 0 {
+                    self.network_changed = true;
+                    self.relations.pod_networks.retain(|_, count| *count > 0);
+                }
             }
-            self.relations.pod_networks.retain(|_, count| *count > 0);
         }
         // A Gateway exports while it has pods: its first pod and its last one change the exports.
         let mut exports_change = false;
         for gateway in before.difference(&after) {
-            exports_change |= self.relations.gateway_pods.remove(gateway, &key);
+            if self.relations.gateway_pods.remove(gateway, &key) {
+                self.index_hosts(gateway, false);
+                exports_change = true;
+            }
         }
         for gateway in after.difference(&before) {
-            exports_change |= self.relations.gateway_pods.insert(gateway, &key);
+            if self.relations.gateway_pods.insert(gateway, &key) {
+                self.index_hosts(gateway, true);
+                exports_change = true;
+            }
         }
-        if exports_change {
-            affected.services.extend(self.services().keys());
-        }
+        affected.whole = exports_change;
         match new {
             Some(new) => {
                 let (node, network) = (new.node.clone(), new.network().cloned());
                 let id = self.collections.pods.insert(new);
                 self.relations.pods_on.insert(&node, &id);
                 if let Some(network) = network {
-                    *self.relations.pod_networks.entry(network).or_default() += 1;
+                    let count = self.relations.pod_networks.entry(network).or_default();
+                    *count += 1;
+                    self.network_changed |= *count == 1;
                 }
             }
             None => drop(self.collections.pods.remove(&key)),
@@ -155,14 +187,38 @@ impl ClusterInventory {
 
     /// A Gateway exports the services that match its hosts.
     pub(super) fn change_gateway(&mut self, key: Key, new: Option<Gateway>) -> Affected {
-        self.relations.gateway_pods.clear(&key);
-        if let Some(new) = &new {
-            for pod in self.collections.pods.values().filter(|pod| new.selector.select(&pod.labels)) {
-                self.relations.gateway_pods.insert(&key, &pod.key());
+        let exported = self.relations.gateway_pods.has(&key);
+        if exported {
+            self.index_hosts(&key, false);
+        }
+        let selector = |gateway: Option<&Gateway>| gateway.map(|gateway| gateway.selector.clone());
+        let mut affected = Affected::default();
+        if selector(self.gateways().get(&key)) != selector(new.as_ref()) {
+            self.relations.gateway_pods.clear(&key);
+            if let Some(new) = &new {
+                affected.work = self.pods().len() as u64;
+                for pod in self.collections.pods.values().filter(|pod| new.selector.select(&pod.labels)) {
+                    self.relations.gateway_pods.insert(&key, &pod.key());
+                }
             }
         }
         self.collections.gateways.replace(&key, new);
-        Affected { services: self.services().keys().collect(), ..Affected::default() }
+        let exports = self.relations.gateway_pods.has(&key);
+        if exports {
+            self.index_hosts(&key, true);
+        }
+        affected.whole = exported || exports;
+        affected
+    }
+
+    /// Adds the hosts of a Gateway with pods to the index, or removes them.
+    fn index_hosts(&mut self, gateway: &Key, add: bool) {
+        if let Some(gateway) = self.collections.gateways.get(gateway) {
+            match add {
+                true => self.relations.hosts.add(gateway),
+                false => self.relations.hosts.remove(gateway),
+            }
+        }
     }
 
     /// A policy has a resource of its own, to which the workloads refer that it selects. A policy of the root namespace
@@ -232,7 +288,7 @@ mod tests {
     #[test]
     fn a_changed_policy_affects_its_resource_and_the_pods_that_it_selects_and_selected() {
         let system = SystemNamespaces { root: "istio-system".into(), own: "isthmus-system".into() };
-        let info = Cluster { name: "west".into(), own: true, network: "".into(), server: "".into() };
+        let info = Cluster { name: "west".into(), own: true, network: "".into(), server: "".into(), joined: 0 };
         let mut cluster = ClusterInventory::new(info, system, SystemTime::UNIX_EPOCH);
         let gateway = |app: &str| Gateway {
             namespace: "istio-system".into(),

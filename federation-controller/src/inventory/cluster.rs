@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use super::SystemNamespaces;
+use super::budget::Budget;
 use super::collection::Collection;
+use super::hosts::Hosts;
 use super::lists::Lists;
 use super::relation::{Relation, Reverse};
 use crate::objects::event::{Cluster, Link};
-use crate::objects::{self, Gateway, Key, Kind, Labels, Object, Record, Slice, Text, Watched, for_each_kind};
+use crate::objects::{
+    self, Gateway, Key, Kind, Labels, Node, Object, Record, Service, Slice, Text, Watched, for_each_kind,
+};
 
 /// The resources that a change affects.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -25,6 +29,10 @@ pub struct Affected {
     pub selectors: Vec<PodSelector>,
     /// All services of all clusters.
     pub everywhere: bool,
+    /// All services of the cluster.
+    pub whole: bool,
+    /// The number of objects that were looked at beyond the changed one.
+    pub work: u64,
 }
 
 /// The pods that a policy selects.
@@ -47,6 +55,8 @@ impl Affected {
         self.policies.extend(other.policies);
         self.selectors.extend(other.selectors);
         self.everywhere |= other.everywhere;
+        self.whole |= other.whole;
+        self.work += other.work;
     }
 }
 
@@ -61,6 +71,8 @@ pub struct ClusterInventory {
     pub heard: Option<SystemTime>,
     /// Whether the objects are from the snapshot, at least until the first lists replace them.
     pub restored: bool,
+    /// See [`ClusterInventory::network`].
+    pub(super) network: Text,
     /// The number of the cluster's joining. A cluster that is removed and joins again has another one.
     pub joining: u64,
     system: SystemNamespaces,
@@ -69,6 +81,11 @@ pub struct ClusterInventory {
     lists: Lists,
     /// Objects beyond the limit of their kind since its last list began.
     left_out: [usize; Kind::ALL.len()],
+    budget: Budget,
+    /// Why the cluster is beyond a budget, and whether that has been taken.
+    exceeded: Option<(Text, bool)>,
+    /// The networks that the cluster's objects name have changed since the last [`super::Inventory::take_changes`].
+    pub(super) network_changed: bool,
 }
 
 /// Reverse maps: from an object to the objects that refer to it.
@@ -90,6 +107,10 @@ pub(super) struct Relations {
     pub(super) pod_networks: HashMap<Text, usize>,
     /// The number of Services with an IPv6 address.
     pub(super) ipv6_services: usize,
+    /// The Services that are labelled as gateways of a network.
+    pub(super) gateway_services: BTreeSet<u32>,
+    /// The hosts of Gateways with pods.
+    pub(super) hosts: Hosts,
 }
 
 macro_rules! define_collections {
@@ -135,12 +156,19 @@ macro_rules! define_collections {
                 match kind { $(Kind::$Record => self.$collection().keys().collect(),)+ }
             }
 
+            /// Returns the size of an object; 0 if it does not exist.
+            fn size_of(&self, kind: Kind, key: &Key) -> usize {
+                match kind { $(Kind::$Record => self.$collection().get(key).map_or(0, Record::size),)+ }
+            }
+
             fn put(&mut self, key: Key, object: Object) -> Affected {
                 match object {
                     $(Object::$Record(new) => {
-                        if self.$collection().get(&key) == Some(&new) {
+                        let known = self.$collection().get(&key);
+                        if known == Some(&new) {
                             return Affected::default();
                         }
+                        self.budget.replace(known.map_or(0, Record::size), new.size());
                         self.$change(key, Some(new))
                     })+
                 }
@@ -150,6 +178,7 @@ macro_rules! define_collections {
                 if !self.contains(kind, &key) {
                     return Affected::default();
                 }
+                self.budget.replace(self.size_of(kind, &key), 0);
                 match kind { $(Kind::$Record => self.$change(key, None::<objects::$Record>),)+ }
             }
         }
@@ -179,19 +208,33 @@ impl ClusterInventory {
             link: (Link::Connecting, now),
             heard: None,
             restored: false,
+            network: Text::default(),
             joining: 0,
             system,
             collections: Collections::default(),
             relations: Relations::default(),
             lists: Lists::default(),
             left_out: Default::default(),
+            budget: Budget::new(now),
+            exceeded: None,
+            network_changed: true,
         }
     }
 
-    /// The network of the cluster's objects without a network of their own; empty: unknown.
-    ///
-    /// The annotation of a remote cluster's secret takes precedence over the cluster's own labels.
+    /// The network of the cluster's objects without a network of their own, as of the last
+    /// [`super::Inventory::take_changes`]; empty: unknown.
     pub fn network(&self) -> &Text {
+        &self.network
+    }
+
+    /// Returns whether the joining side says which network the cluster is on.
+    pub(super) fn states_network(&self) -> bool {
+        self.info.own || !self.info.network.is_empty()
+    }
+
+    /// The network that the cluster is to be on. The annotation of a remote cluster's secret takes precedence over the
+    /// cluster's own labels, which [`super::networks`] may refuse.
+    pub(super) fn claimed_network(&self) -> &Text {
         if !self.info.own && !self.info.network.is_empty() {
             return &self.info.network;
         }
@@ -214,14 +257,19 @@ impl ClusterInventory {
         self.lists.doubtful()
     }
 
-    /// Returns the networks that the cluster's objects name, and its own.
+    /// Returns the networks that the cluster's objects name.
     pub fn named_networks(&self) -> impl Iterator<Item = &Text> {
-        self.relations.pod_networks.keys().chain(self.gateway_networks()).chain([self.network()])
+        self.relations.pod_networks.keys().chain(self.gateway_networks())
     }
 
     /// Returns the networks that Services of the cluster are labelled as gateways of.
     pub fn gateway_networks(&self) -> impl Iterator<Item = &Text> {
-        self.services().values().filter_map(|service| service.network.as_ref())
+        self.gateway_services().filter_map(|service| service.network.as_ref())
+    }
+
+    /// Returns the Services that are labelled as gateways of a network.
+    pub fn gateway_services(&self) -> impl Iterator<Item = &Service> {
+        self.relations.gateway_services.iter().filter_map(|id| self.services().at(*id))
     }
 
     /// Returns the networks that pods are labelled with, and the number of pods.
@@ -258,6 +306,13 @@ impl ClusterInventory {
         })
     }
 
+    /// Returns the nodes with addresses that a gateway Service selects, in no order.
+    pub fn nodes_selected_by(&self, service: &Service) -> impl Iterator<Item = &Node> {
+        let selector = service.node_selector.clone();
+        let selects = move |node: &&Node| selector.as_ref().is_some_and(|selector| selector.select(&node.labels));
+        self.nodes().values().filter(selects).filter(|node| !node.addresses.is_empty())
+    }
+
     /// Returns whether the cluster has IPv6: a Service has an address of it.
     pub fn uses_ipv6(&self) -> bool {
         self.relations.ipv6_services > 0
@@ -284,6 +339,59 @@ impl ClusterInventory {
             (true, true) => first.clone(),
             (true, false) => (first.0.clone(), Text::default()),
             (false, _) => Default::default(),
+        }
+    }
+
+    /// Returns whether a host of a Gateway with pods matches a service.
+    pub fn exports_by_host(&self, key: &Key, hostname: &str) -> bool {
+        self.relations.hosts.match_service(key, hostname)
+    }
+
+    /// Returns why the cluster is beyond a budget, if it is.
+    pub fn exceeded(&self) -> Option<&Text> {
+        self.exceeded.as_ref().map(|(why, _)| why)
+    }
+
+    /// Returns whether [`ClusterInventory::take_exceeded`] has a reason to return.
+    pub(super) fn newly_exceeded(&self) -> bool {
+        self.exceeded.as_ref().is_some_and(|(_, taken)| !taken)
+    }
+
+    /// Returns why the cluster is beyond a budget, once.
+    pub(super) fn take_exceeded(&mut self) -> Option<Text> {
+        let (why, taken) = self.exceeded.as_mut()?;
+        (!std::mem::replace(taken, true)).then_some(&*why).cloned()
+    }
+
+    /// Charges for work.
+    pub(super) fn charge(&mut self, units: u64, now: SystemTime) {
+        if !self.info.own
+            && let Some(why) = self.budget.charge(units, now)
+        {
+            self.exceeded.get_or_insert((why.into(), false));
+        }
+    }
+
+    /// Returns whether an object may be stored. One beyond the budget for bytes is not, and the cluster is not read any longer.
+    pub(super) fn admits(&mut self, object: &Object) -> bool {
+        if self.info.own {
+            return true;
+        }
+        let kind = object.kind();
+        let known = self.size_of(kind, &object.key());
+        let growth = object.size().saturating_sub(known);
+        if let Some(why) = self.budget.refuses(growth, self.lists.running()) {
+            self.exceeded.get_or_insert((why.into(), false));
+        }
+        self.exceeded.is_none()
+    }
+
+    /// Has the cluster read again, with a new budget for work.
+    pub(super) fn readmit(&mut self, now: SystemTime) {
+        if self.exceeded.take().is_some() {
+            let kept = self.budget.kept();
+            self.budget = Budget::new(now);
+            self.budget.replace(0, kept);
         }
     }
 
@@ -337,10 +445,9 @@ impl ClusterInventory {
         Affected {
             services: self.services().keys().collect(),
             pods: self.pods().keys().collect(),
-            networks: gateways.chain([self.network().clone()]).collect(),
+            networks: gateways.chain([self.network.clone(), self.claimed_network().clone()]).collect(),
             policies: self.policies(),
-            selectors: Vec::new(),
-            everywhere: false,
+            ..Affected::default()
         }
     }
 

@@ -39,6 +39,11 @@ impl Lists {
         Kind::ALL.into_iter().filter(|kind| self.lists[*kind as usize].doubtful.is_some()).collect()
     }
 
+    /// Returns whether a list runs.
+    pub(super) fn running(&self) -> bool {
+        self.lists.iter().any(|list| list.running.is_some())
+    }
+
     /// Begins a list.
     pub(super) fn begin(&mut self, kind: Kind) {
         self.lists[kind as usize].running = Some(HashSet::new());

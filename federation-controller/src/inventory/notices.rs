@@ -1,27 +1,72 @@
 //! Notices: objects that are refused or have no effect, with the reason, for `/debug/clusters` and `isthmus status`.
 
+use std::collections::BTreeSet;
+
 use super::{ClusterInventory, Inventory};
-use crate::objects::{Key, Record as _, Service, Text};
+use crate::objects::{Key, Kind, Record, Service, Text};
 
 /// The number of notices of one cluster.
 const LINES: usize = 20;
 
+/// The number of notices about objects of one cluster.
+const OBJECTS: usize = 100;
+
+/// A notice about an object.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ObjectNotice {
+    /// The cluster.
+    pub cluster: Text,
+    /// The kind of the object.
+    pub kind: Kind,
+    /// The namespace and name.
+    pub object: Key,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl ObjectNotice {
+    /// Returns what has happened in one word, as Events have it.
+    pub fn reason(&self) -> &'static str {
+        match self.kind {
+            Kind::Export => "NotExported",
+            Kind::Gateway => "ExportsNothing",
+            _ => "GatewayNotUsed",
+        }
+    }
+}
+
+/// The notices of one cluster.
+#[derive(Default)]
+struct Notices {
+    lines: Vec<String>,
+    objects: Vec<(Kind, Key, String)>,
+}
+
+impl Notices {
+    fn push(&mut self, line: String) {
+        self.lines.push(line);
+    }
+
+    /// Adds a notice about an object.
+    fn object(&mut self, kind: Kind, key: &Key, line: String) {
+        self.objects.push((kind, key.clone(), line));
+    }
+}
+
 impl Inventory {
     /// Returns the notices of all clusters.
     pub fn notices(&self) -> Vec<String> {
-        let mut all = Vec::new();
+        let mut all: Vec<String> =
+            self.mesh_notices.lines.iter().take(LINES).map(|line| format!("Mesh settings: {line}")).collect();
+        if let Some(domain) = self.mesh_notices.trust_domain.as_ref().filter(|domain| **domain != self.trust_domain) {
+            all.push(format!(
+                "Mesh settings: trustDomain is {domain}, but the controller was started with --trust-domain={}, which decides",
+                self.trust_domain
+            ));
+        }
         for cluster in self.clusters.values() {
-            let mut lines: Vec<String> = Vec::new();
-            self.notices_of_networks(cluster, &mut lines);
-            self.notices_of_gateways(cluster, &mut lines);
-            self.notices_of_components(cluster, &mut lines);
-            if cluster.synced() {
-                self.notices_of_exports(cluster, &mut lines);
-            }
-            let left_out = cluster.left_out().map(|(kind, count)| {
-                format!("{count} objects of kind {} beyond {} are left out", kind.as_str(), kind.limit())
-            });
-            lines.extend(left_out);
+            let Notices { mut lines, objects } = self.notices_of(cluster);
+            lines.extend(objects.into_iter().map(|(_, _, line)| line));
             lines.sort_unstable();
             let rest = lines.len().saturating_sub(LINES);
             lines.truncate(LINES);
@@ -33,49 +78,82 @@ impl Inventory {
         all
     }
 
-    fn notices_of_networks(&self, cluster: &ClusterInventory, to: &mut Vec<String>) {
+    /// Returns the notices about objects, a bounded number of each cluster.
+    pub fn object_notices(&self) -> BTreeSet<ObjectNotice> {
+        let mut all = BTreeSet::new();
+        for cluster in self.clusters.values().filter(|cluster| cluster.synced()) {
+            let mut objects = self.notices_of(cluster).objects;
+            objects.sort_unstable();
+            let name = &cluster.info.name;
+            all.extend(objects.into_iter().take(OBJECTS).map(|(kind, object, message)| ObjectNotice {
+                cluster: name.clone(),
+                kind,
+                object,
+                message,
+            }));
+        }
+        all
+    }
+
+    fn notices_of(&self, cluster: &ClusterInventory) -> Notices {
+        let mut notices = Notices::default();
+        self.notices_of_networks(cluster, &mut notices);
+        self.notices_of_gateways(cluster, &mut notices);
+        self.notices_of_components(cluster, &mut notices);
+        if cluster.synced() {
+            self.notices_of_exports(cluster, &mut notices);
+        }
+        for (kind, count) in cluster.left_out() {
+            notices.push(format!("{count} objects of kind {} beyond {} are left out", kind.as_str(), kind.limit()));
+        }
+        notices
+    }
+
+    fn notices_of_networks(&self, cluster: &ClusterInventory, to: &mut Notices) {
         for (network, count) in cluster.pod_networks().filter(|(network, _)| !self.may_name(cluster, network)) {
             to.push(format!(
                 "{count} pods are labelled with network {network}, which is another cluster's: they are not used"
             ));
         }
-        if cluster.network().is_empty() && self.clusters.len() > 1 {
+        if let Some(mut others) = self.networks.refusal(cluster) {
+            let (network, other) = (cluster.claimed_network(), others.next().map_or("", |name| name));
+            to.push(format!(
+                "its label names network {network}, which is the network of {other}: refused, because its label alone cannot put it on another cluster's network; if they share it, say so on the primary's side: isthmus join --network {network}, or annotate the remote secret with topology.istio.io/network"
+            ));
+        } else if cluster.network().is_empty() && self.clusters.len() > 1 {
             to.push(
                 "its network is unknown, so no other cluster can use its services: label the root namespace with topology.istio.io/network, or annotate the remote secret with it"
                     .into(),
             );
         }
-        // Only if the label alone decides, not the secret.
-        if !cluster.info.own && cluster.info.network.is_empty() {
-            for other in self.networks.neighbours(cluster) {
-                to.push(format!(
-                    "its label names network {}, which is also the network of {other}, so proxies there connect to its pods directly; to decide this on the primary's side, annotate the remote secret with topology.istio.io/network",
-                    cluster.network()
-                ));
-            }
-        }
     }
 
-    fn notices_of_gateways(&self, cluster: &ClusterInventory, to: &mut Vec<String>) {
-        let gateways = cluster.services().values().filter_map(|service| Some((service, service.network.as_ref()?)));
+    fn notices_of_gateways(&self, cluster: &ClusterInventory, to: &mut Notices) {
+        let gateways = cluster.gateway_services().filter_map(|service| Some((service, service.network.as_ref()?)));
         for (service, network) in gateways {
             let key = &service.key();
             if !self.may_name(cluster, network) {
-                to.push(format!(
+                to.object(Kind::Service, key, format!(
                     "Service {key} is labelled as a gateway of network {network}, which is another cluster's: refused"
                 ));
             } else if only_by_name(service) {
-                to.push(unreachable_gateway(key, service, network));
+                to.object(Kind::Service, key, unreachable_gateway(key, service, network));
+            } else if service.gateway_node_port().is_some() {
+                if cluster.nodes_selected_by(service).next().is_none() {
+                    to.object(Kind::Service, key, format!(
+                        "Service {key} is a gateway of network {network} whose annotation traffic.istio.io/nodeSelector selects no node with an address: it is not used"
+                    ));
+                }
             } else if service.external_ips.is_empty() {
-                to.push(format!(
-                    "Service {key} is a gateway of network {network} without an address: it is not used; make it a LoadBalancer, or give it an address in spec.externalIPs"
+                to.object(Kind::Service, key, format!(
+                    "Service {key} is a gateway of network {network} without an address: it is not used; make it a LoadBalancer, give it an address in spec.externalIPs, or reach it at its node port by the annotation traffic.istio.io/nodeSelector with the labels of nodes ({{}}: all)"
                 ));
             } else if service.gateway_port == Some(0) {
-                to.push(format!(
+                to.object(Kind::Service, key, format!(
                     "Service {key} is a gateway of network {network} whose label networking.istio.io/gatewayPort is not a port: it is not used"
                 ));
             } else if !service.ports.iter().any(|port| port.number == service.gateway_port()) {
-                to.push(format!(
+                to.object(Kind::Service, key, format!(
                     "Service {key} is a gateway of network {network} that does not expose port {}: it is not used; expose the port, or name another one in the label networking.istio.io/gatewayPort",
                     service.gateway_port()
                 ));
@@ -84,7 +162,7 @@ impl Inventory {
     }
 
     /// Exports without effect.
-    fn notices_of_exports(&self, cluster: &ClusterInventory, to: &mut Vec<String>) {
+    fn notices_of_exports(&self, cluster: &ClusterInventory, to: &mut Notices) {
         for export in cluster.exports().values() {
             let key = &export.key();
             let reason = match cluster.services().get(key) {
@@ -96,7 +174,7 @@ impl Inventory {
                 Some(_) if lacks_sidecars(cluster, key) => "no endpoint has a sidecar, so other networks cannot use it",
                 Some(_) => continue,
             };
-            to.push(format!("ServiceExport {key} has no effect: {reason}"));
+            to.object(Kind::Export, key, format!("ServiceExport {key} has no effect: {reason}"));
         }
         let exports = cluster.exports().values().next().is_some() || cluster.gateways_with_pods().next().is_some();
         let network = cluster.network();
@@ -112,18 +190,22 @@ impl Inventory {
             ));
         }
         for gateway in cluster.gateways().values().filter(|gateway| !cluster.selects_pods(gateway)) {
-            to.push(format!("Gateway {} exports nothing: its selector matches no pod of the cluster", gateway.key()));
+            let key = &gateway.key();
+            let line = format!("Gateway {key} exports nothing: its selector matches no pod of the cluster");
+            to.object(Kind::Gateway, key, line);
         }
     }
 
     /// Every primary has Services of the components, which are never used in place of this controller's own. Their exports
     /// are refused.
-    fn notices_of_components(&self, cluster: &ClusterInventory, to: &mut Vec<String>) {
+    fn notices_of_components(&self, cluster: &ClusterInventory, to: &mut Notices) {
         if cluster.info.own {
             return;
         }
         let exports = cluster.exports().in_namespace(&self.settings.namespace);
-        to.extend(exports.map(|of| format!("ServiceExport {} is in the components' namespace: refused", of.key())));
+        for key in exports.map(Record::key) {
+            to.object(Kind::Export, &key, format!("ServiceExport {key} is in the components' namespace: refused"));
+        }
     }
 
     fn may_name(&self, cluster: &ClusterInventory, network: &Text) -> bool {

@@ -22,23 +22,6 @@ fn hostnames_of_services_read_back() {
 }
 
 #[test]
-fn changes_beyond_the_limit_are_taken_in_turn() {
-    let mut inventory = Inventory::new(settings());
-    inventory.take_changes(10);
-    inventory.changes.extend((0..5).map(|i| Group::Service(format!("{i}").into())));
-    let take = |inventory: &mut Inventory| -> Vec<String> {
-        let taken = inventory.take_changes(2).into_iter();
-        taken.map(|group| if let Group::Service(name) = group { name.to_string() } else { String::new() }).collect()
-    };
-    assert_eq!(take(&mut inventory), ["0", "1"]);
-    // A change that repeats does not keep the others waiting.
-    inventory.changes.insert(Group::Service("0".into()));
-    assert_eq!(take(&mut inventory), ["2", "3"]);
-    assert_eq!(take(&mut inventory), ["0", "4"]);
-    assert!(!inventory.has_changes());
-}
-
-#[test]
 fn workloads_follow_their_streams() {
     let mut inventory = Inventory::new(settings());
     inventory.take_changes(10);

@@ -73,6 +73,8 @@ pub enum Event {
     },
     /// The mesh-wide settings in the root namespace changed.
     Mesh(Mesh),
+    /// The mesh-wide settings were read, and some have no effect.
+    MeshNotices(MeshNotices),
     /// The trust bundle changed.
     Trust(Trust),
     /// A proxy opened a stream.
@@ -101,10 +103,14 @@ pub struct Cluster {
     /// Whether the controller runs in the cluster.
     pub own: bool,
     /// The network of the cluster's pods by the controller's options, or by the annotation of the remote secret; empty: not
-    /// configured. See [`crate::inventory::ClusterInventory::network`].
+    /// configured. See [`crate::inventory::networks`].
     pub network: Text,
     /// The address of the API server, for status only.
     pub server: Text,
+    /// When the cluster's remote secret was created, in seconds since 1970: of two clusters with the same claim, the one that
+    /// joined first keeps it.
+    #[serde(default)]
+    pub joined: i64,
 }
 
 impl Cluster {
@@ -134,6 +140,8 @@ pub enum Link {
     Lost(Text),
     /// The server refuses the controller's credentials or lacks a permission, for this reason.
     Refused(Text),
+    /// The controller does not read the cluster, for this reason. Nothing waits for its objects.
+    Excluded(Text),
 }
 
 /// Mesh-wide settings, in the form in which proxies and the pipeline use them.
@@ -177,6 +185,15 @@ impl Default for Mesh {
     }
 }
 
+/// What the mesh-wide settings say without effect.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MeshNotices {
+    /// Settings that are invalid or have no effect, each with the reason.
+    pub lines: Vec<Text>,
+    /// `trustDomain`, which the controller's own option decides.
+    pub trust_domain: Option<Text>,
+}
+
 /// The trust bundle, which verifies certificates.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Trust {
@@ -186,4 +203,6 @@ pub struct Trust {
     pub roots: Vec<Bytes>,
     /// The clusters, each with the SHA-256 of its intermediate's SubjectPublicKeyInfo.
     pub issuers: Vec<(Text, Bytes)>,
+    /// Whether the controller signs for other clusters, whose proxies then need to reach it.
+    pub serves_others: bool,
 }

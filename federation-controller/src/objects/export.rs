@@ -40,6 +40,10 @@ impl Record for Export {
         &self.name
     }
 
+    fn size(&self) -> usize {
+        size_of::<Self>() + fields::size(&self.namespace) + fields::size(&self.name)
+    }
+
     fn intern(&mut self, strings: &mut Strings) {
         strings.text(&mut self.namespace);
         strings.text(&mut self.name);

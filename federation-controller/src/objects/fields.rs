@@ -28,6 +28,13 @@ pub(super) fn network(metadata: &ObjectMeta) -> Option<Text> {
     label(metadata, names::NETWORK_LABEL).filter(|network| !network.is_empty())
 }
 
+/// Returns the labels in annotation `traffic.istio.io/nodeSelector`.
+pub(super) fn node_selector(metadata: &ObjectMeta) -> Option<Labels> {
+    let text = metadata.annotations.as_ref()?.get(names::NODE_SELECTOR_ANNOTATION)?;
+    let selector = (text.len() <= MAX_SELECTOR).then(|| serde_json::from_str(text).ok()).flatten()?;
+    Some(labels(Some(selector)))
+}
+
 /// Returns the creation time in seconds since 1970; 0 if it is absent.
 pub(super) fn created(metadata: &ObjectMeta) -> i64 {
     metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
@@ -50,6 +57,11 @@ pub(super) fn port(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
+/// Returns about how many bytes a string takes that nothing shares.
+pub(super) fn size(text: &str) -> usize {
+    32 + text.len()
+}
+
 /// Maximum number of ports of one service or slice. The API has no bound on the ports of a service.
 pub(super) const MAX_PORTS: usize = 1_000;
 /// Maximum number of endpoints of one slice, as in the API.
@@ -62,6 +74,8 @@ pub(super) const MAX_LABELS: usize = 256;
 pub(super) const MAX_LABEL: usize = 63;
 /// Maximum length of a label's key: a subdomain, `/` and a name.
 pub(super) const MAX_LABEL_KEY: usize = 253 + 1 + 63;
+/// Maximum length of a selector in an annotation.
+const MAX_SELECTOR: usize = 4096;
 /// Maximum number of hosts of one Gateway.
 pub(super) const MAX_HOSTS: usize = 10_000;
 /// Maximum length of a Gateway's host with its namespace.

@@ -18,6 +18,9 @@ pub struct Gateway {
     pub hosts: Vec<Text>,
 }
 
+/// What a host costs beyond its text: its entry in the index of hosts, and the work for it when the Gateway changes.
+const HOST: usize = 1024;
+
 impl Record for Gateway {
     type Source = api::gateway::Gateway;
     const KIND: Kind = Kind::Gateway;
@@ -53,6 +56,11 @@ impl Record for Gateway {
 
     fn selector(&self) -> Option<Selector<'_>> {
         Some(Selector { namespace: None, labels: &self.selector })
+    }
+
+    fn size(&self) -> usize {
+        let hosts = self.hosts.iter().map(|host| HOST + fields::size(host));
+        size_of::<Self>() + fields::size(&self.name) + self.selector.size() + hosts.sum::<usize>()
     }
 
     fn intern(&mut self, strings: &mut Strings) {

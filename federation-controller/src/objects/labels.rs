@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Text;
+use super::{Text, fields};
 
 /// Labels, by key.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -24,6 +24,16 @@ impl Labels {
     /// Returns all labels, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&Text, &Text)> {
         self.keys.iter().zip(&*self.values)
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Returns about how many bytes the labels take if nothing shares them.
+    pub(super) fn size(&self) -> usize {
+        self.iter().map(|(key, value)| fields::size(key) + fields::size(value)).sum()
     }
 
     /// The keys, which labels with equal keys share.

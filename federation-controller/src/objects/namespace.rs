@@ -43,6 +43,10 @@ impl Record for Namespace {
         &self.name
     }
 
+    fn size(&self) -> usize {
+        size_of::<Self>() + fields::size(&self.name) + self.network.as_ref().map_or(0, |network| fields::size(network))
+    }
+
     fn intern(&mut self, strings: &mut Strings) {
         strings.text(&mut self.name);
         strings.option(&mut self.network);

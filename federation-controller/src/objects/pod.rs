@@ -120,6 +120,15 @@ impl Record for Pod {
         &self.name
     }
 
+    fn size(&self) -> usize {
+        let Template { namespace, service_account, labels, workload } = &*self.template;
+        let texts = [&self.name, &self.node, namespace, service_account, workload];
+        size_of::<Self>()
+            + size_of::<Template>()
+            + labels.size()
+            + texts.map(|text| fields::size(text)).iter().sum::<usize>()
+    }
+
     fn intern(&mut self, strings: &mut Strings) {
         self.name = copy(&self.name);
         strings.text(&mut self.node);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use wire::discovery::Protocol;
 
 use super::intern::{Strings, copy};
-use super::{Kind, Record, Text, fields, metadata};
+use super::{Kind, Labels, Record, Text, fields, metadata};
 
 /// A service of one cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct Service {
     /// `status.loadBalancer.ingress[].hostname`.
     #[serde(default)]
     pub external_names: Vec<Text>,
+    /// Annotation `traffic.istio.io/nodeSelector`: the labels of the nodes at whose addresses a gateway is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<Labels>,
     /// `spec.type: ExternalName`. The service has no other fields: DNS resolves its name to one outside the mesh.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
@@ -57,6 +60,14 @@ pub struct ServicePort {
     /// The declared protocol; see [`protocol_of`].
     #[serde(with = "protocol_number")]
     pub protocol: Protocol,
+    /// `nodePort`; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub node_port: u16,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(port: &u16) -> bool {
+    *port == 0
 }
 
 /// The generated enum as its number on the wire.
@@ -108,6 +119,7 @@ struct PortSpec {
     port: i64,
     protocol: Option<String>,
     app_protocol: Option<String>,
+    node_port: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -170,6 +182,7 @@ impl Record for Service {
             gateway_port: fields::label(&metadata, "networking.istio.io/gatewayPort").map(|of| of.parse().unwrap_or(0)),
             external_ips: external.filter(fields::is_reachable).collect(),
             external_names,
+            node_selector: fields::node_selector(&metadata),
             external: false,
         })
     }
@@ -182,10 +195,20 @@ impl Record for Service {
         &self.name
     }
 
+    fn size(&self) -> usize {
+        let ports = self.ports.iter().map(|port| size_of::<ServicePort>() + fields::size(&port.name));
+        let addresses = (self.cluster_ips.len() + self.external_ips.len()) * size_of::<IpAddr>();
+        let names = self.external_names.iter().map(|name| fields::size(name));
+        let selector = self.node_selector.as_ref().map_or(0, Labels::size);
+        let own = size_of::<Self>() + fields::size(&self.name) + fields::size(&self.namespace);
+        own + ports.sum::<usize>() + addresses + names.sum::<usize>() + selector
+    }
+
     fn intern(&mut self, strings: &mut Strings) {
         strings.text(&mut self.namespace);
         strings.text(&mut self.name);
         strings.option(&mut self.network);
+        self.node_selector.iter_mut().for_each(|labels| strings.labels(labels));
         self.ports.iter_mut().for_each(|port| strings.text(&mut port.name));
         self.ports = self.ports.to_vec();
         self.cluster_ips = self.cluster_ips.to_vec();
@@ -202,6 +225,12 @@ impl Service {
     pub fn gateway_port(&self) -> u16 {
         self.gateway_port.unwrap_or(GATEWAY_PORT)
     }
+
+    /// The port of the gateway on nodes; `None` if it has none, or is not reached at nodes.
+    pub fn gateway_node_port(&self) -> Option<u16> {
+        let port = self.ports.iter().find(|port| port.number == self.gateway_port())?.node_port;
+        (self.node_selector.is_some() && self.external_ips.is_empty() && port != 0).then_some(port)
+    }
 }
 
 impl PortSpec {
@@ -211,7 +240,12 @@ impl PortSpec {
         }
         let name = self.name.as_deref().filter(|name| name.len() <= fields::MAX_LABEL).unwrap_or_default();
         let number = fields::port(self.port)?;
-        Some(ServicePort { name: name.into(), number, protocol: protocol_of(self.app_protocol.as_deref(), name) })
+        Some(ServicePort {
+            name: name.into(),
+            number,
+            protocol: protocol_of(self.app_protocol.as_deref(), name),
+            node_port: self.node_port.and_then(fields::port).unwrap_or_default(),
+        })
     }
 }
 
@@ -258,7 +292,8 @@ mod tests {
             "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.10"}, {"hostname": "x.example"}]}}
         });
         let service = extract(json).unwrap();
-        assert_eq!(service.ports, [ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http }]);
+        let port = ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, node_port: 30000 };
+        assert_eq!(service.ports, [port]);
         assert_eq!(service.cluster_ips.len(), 2);
         assert_eq!(service.external_ips, ["203.0.113.10".parse::<IpAddr>().unwrap(), "198.51.100.1".parse().unwrap()]);
         assert_eq!(service.external_names, ["x.example".into()]);

@@ -172,6 +172,16 @@ impl Record for Slice {
         &self.name
     }
 
+    fn size(&self) -> usize {
+        let endpoint = |of: &SliceEndpoint| {
+            let texts = of.pod.iter().chain(&of.spot.node).chain(&of.spot.zone).chain(&of.spot.hostname);
+            size_of::<SliceEndpoint>() + texts.map(|text| fields::size(text)).sum::<usize>()
+        };
+        let ports = self.ports.iter().map(|(name, _)| size_of::<(Text, u16)>() + fields::size(name));
+        let own = size_of::<Self>() + fields::size(&self.name) + fields::size(&self.service);
+        own + ports.sum::<usize>() + self.endpoints.iter().map(endpoint).sum::<usize>()
+    }
+
     fn intern(&mut self, strings: &mut Strings) {
         // No other record has the slice's own name.
         self.name = copy(&self.name);

@@ -53,7 +53,13 @@ impl World {
 
     fn cluster(&mut self, name: &str) {
         let network = format!("net-{name}").into();
-        self.event(Event::ClusterAdded(Cluster { name: name.into(), own: name == "west", network, server: "".into() }));
+        self.event(Event::ClusterAdded(Cluster {
+            name: name.into(),
+            own: name == "west",
+            network,
+            server: "".into(),
+            joined: 0,
+        }));
     }
 
     fn event(&mut self, event: Event) {
@@ -160,7 +166,7 @@ fn service(name: &str, ip: u8) -> Service {
         name: name.into(),
         created: 100,
         cluster_ips: vec![[10, 96, 0, ip].into()],
-        ports: vec![ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http }],
+        ports: vec![ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, node_port: 0 }],
         selects: true,
         ..Default::default()
     }
@@ -207,7 +213,13 @@ fn labelled(mut pod: Pod, labels: Labels) -> Pod {
 }
 
 fn node(name: &str, zone: &str) -> Node {
-    Node { name: name.into(), region: zone[..zone.len() - 2].into(), zone: zone.into(), subzone: "".into() }
+    Node {
+        name: name.into(),
+        region: zone[..zone.len() - 2].into(),
+        zone: zone.into(),
+        subzone: "".into(),
+        ..Default::default()
+    }
 }
 
 fn export(name: &str) -> Export {
@@ -313,7 +325,12 @@ fn run(world: &mut World, step: Step) {
                 _ => {}
             }
             if variant == 3 {
-                service.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
+                service.ports.push(ServicePort {
+                    name: "tls".into(),
+                    number: 15443,
+                    protocol: Protocol::Tls,
+                    node_port: 0,
+                });
             }
             world.put(of(cluster), Object::Service(service));
         }
@@ -380,7 +397,7 @@ fn run(world: &mut World, step: Step) {
         Step::AddClusterWithoutNetwork { cluster } => {
             let name: Text = of(cluster).into();
             let own = &*name == "west";
-            world.event(Event::ClusterAdded(Cluster { name, own, network: "".into(), server: "".into() }));
+            world.event(Event::ClusterAdded(Cluster { name, own, network: "".into(), server: "".into(), joined: 0 }));
         }
         Step::ExportAll(export_all) => world.event(Event::Mesh(Mesh { export_all, ..Default::default() })),
         Step::Compile => drop(world.compile()),

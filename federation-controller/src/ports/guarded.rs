@@ -30,6 +30,7 @@ pub struct Guarded<S> {
     end: Option<Pin<Box<Sleep>>>,
     lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _place: Option<Place>,
+    _held: Option<Box<dyn Send + Sync>>,
 }
 
 impl<S> Guarded<S> {
@@ -42,7 +43,13 @@ impl<S> Guarded<S> {
             Lifetime::Unlimited => None,
         };
         let lost = place.as_ref().map(|place| Box::pin(place.token().cancelled_owned()));
-        Guarded { stream, lifetime, end, lost, _place: place }
+        Guarded { stream, lifetime, end, lost, _place: place, _held: None }
+    }
+
+    /// Holds a value for as long as the connection lasts.
+    pub fn holding(mut self, held: Box<dyn Send + Sync>) -> Self {
+        self._held = Some(held);
+        self
     }
 
     /// Returns the connection without its guard.

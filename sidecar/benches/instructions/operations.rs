@@ -72,7 +72,7 @@ fn edit_head(times: u32) {
 
 fn edited(mut head: request::Parts) -> request::Parts {
     headers::ensure_request_id(&mut head.headers);
-    headers::end_hop(&mut head.headers);
+    headers::end_hop(&mut head.headers, headers::Direction::Request);
     headers::retarget(&mut head, Version::Http1);
     head
 }

@@ -11,6 +11,7 @@ use isthmus_sidecar::dns;
 use isthmus_sidecar::workers::{self, Listeners, SidecarSetup};
 use net::link::{Links, Route, Via};
 use net::namespace::NetNamespace;
+use runtime::admission::{Admission, Limits};
 use runtime::drain;
 use telemetry::metrics::Registry;
 use tokio::runtime::Runtime;
@@ -144,9 +145,10 @@ impl Net {
                 listeners: std::iter::zip(listen(15001), listen(15006))
                     .map(|(outbound, inbound)| Listeners { outbound: vec![outbound], inbound: vec![inbound] })
                     .collect(),
-                connections: Default::default(),
                 original_destination: Arc::new(net::original_destination),
                 mark: Some(net::PROXY_MARK),
+                outbound: Admission::new(Limits::default()),
+                inbound: Admission::new(Limits::default()),
                 registry: Registry::new(),
                 drain: watch,
             };

@@ -1,6 +1,7 @@
 //! Sidecars on loopback, with a fake controller, real certificates and real sockets.
 
 mod admission;
+mod answers;
 mod app;
 mod drain;
 mod failover;
@@ -10,6 +11,9 @@ mod http;
 mod limits;
 mod opaque;
 mod own_ports;
+mod raw;
 mod routing;
+mod slow_network;
 mod start;
 mod stream;
+mod validity;

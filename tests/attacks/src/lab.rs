@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use install::debug_pages::DebugPages;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -29,6 +30,8 @@ pub struct Lab {
     directory: tempfile::TempDir,
     launcher: Child,
     clients: BTreeMap<&'static str, Client>,
+    /// The controller's debug pages.
+    pub pages: DebugPages,
 }
 
 impl Lab {
@@ -48,14 +51,15 @@ impl Lab {
         let mut launcher = command.spawn().context("starting isthmus lab up")?;
         let ready = tokio::time::timeout(READY, until_ready(&mut launcher)).await;
         ready.with_context(|| format!("the lab is not ready after {READY:?}"))??;
-        let mut lab = Self { directory, launcher, clients: BTreeMap::new() };
+        let mut clients = BTreeMap::new();
         for cluster in ["west", "east"] {
-            let path = lab.output(&["lab", "kubeconfig", cluster]).await?;
+            let path = output(directory.path(), &["lab", "kubeconfig", cluster]).await?;
             let file = Kubeconfig::read_from(path.trim())?;
             let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-            lab.clients.insert(cluster, Client::try_from(config)?);
+            clients.insert(cluster, Client::try_from(config)?);
         }
-        Ok(lab)
+        let pages = DebugPages::new(clients["west"].clone(), SYSTEM);
+        Ok(Self { directory, launcher, clients, pages })
     }
 
     /// Stops the lab, as Ctrl-C does.
@@ -81,15 +85,6 @@ impl Lab {
     /// The process of a victim.
     pub fn process(&self, victim: Victim) -> Result<Process> {
         Process::find(victim, &self.binary())
-    }
-
-    /// The output of `isthmus ARGUMENTS`.
-    pub async fn output(&self, arguments: &[&str]) -> Result<String> {
-        let output = program(self.directory.path()).args(arguments).output().await?;
-        if !output.status.success() {
-            bail!("isthmus {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Starts a command in a pod of `west`, with piped output. It ends with the returned handle.
@@ -165,6 +160,15 @@ pub fn is_ready(pod: &DynamicObject) -> bool {
     let conditions = pod.data["status"]["conditions"].as_array();
     let ready = conditions.into_iter().flatten().any(|it| it["type"] == "Ready" && it["status"] == "True");
     ready && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// The output of `isthmus ARGUMENTS`.
+async fn output(directory: &Path, arguments: &[&str]) -> Result<String> {
+    let output = program(directory).args(arguments).output().await?;
+    if !output.status.success() {
+        bail!("isthmus {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn program(directory: &Path) -> Command {

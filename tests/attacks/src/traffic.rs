@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, SYSTEM, is_ready};
+use crate::lab::{Lab, is_ready};
 
 /// Requests per second of each stream of calls.
 const RATE: u32 = 50;
@@ -177,8 +177,7 @@ async fn change(lab: &Lab) -> Result<()> {
 
 /// The number of services of `east` that the controller has.
 async fn services_of_east(lab: &Lab) -> Result<u64> {
-    let page = format!("/api/v1/namespaces/{SYSTEM}/services/isthmus-controller:15014/proxy/debug/clusters");
-    let page: Value = lab.client("west").request(http::Request::get(page).body(Vec::new())?).await?;
+    let page: Value = serde_json::from_str(&lab.pages.read("clusters").await?)?;
     let clusters = page["clusters"].as_array().into_iter().flatten();
     let east = clusters.filter(|cluster| cluster["name"] == "east").find_map(|cluster| cluster["services"].as_u64());
     east.context("the controller does not know east")

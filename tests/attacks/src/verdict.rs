@@ -18,8 +18,10 @@ const KEPT_FILES: usize = 16;
 pub struct Calls {
     /// The number of requests during and after the attack.
     pub requests: usize,
-    /// How many failed, those before the attack included: traffic that fails without an attack shows nothing.
+    /// How many of them failed.
     pub failed: usize,
+    /// How many failed before the attack.
+    pub failed_before: usize,
     /// The first failure.
     pub error: Option<String>,
     /// Median and 99th percentile before the attack.
@@ -52,9 +54,13 @@ impl Calls {
             };
             [at(0.5), at(0.99)]
         };
+        let (affected, early): (Vec<&Sample>, Vec<&Sample>) =
+            samples.iter().partition(|sample| sample.at + sample.latency >= begin);
+        let failed = |samples: &[&Sample]| samples.iter().filter(|sample| sample.error.is_some()).count();
         Self {
-            requests: samples.iter().filter(|sample| sample.at + sample.latency >= begin).count(),
-            failed: samples.iter().filter(|sample| sample.error.is_some()).count(),
+            requests: affected.len(),
+            failed: failed(&affected),
+            failed_before: failed(&early),
             error: samples.iter().find_map(|sample| sample.error.clone()),
             before: percentiles(&|sample| sample.at + sample.latency < begin),
             during: percentiles(&|sample| sample.at + sample.latency >= begin && sample.at < end),
@@ -74,8 +80,12 @@ impl Readings {
 pub fn faults(traffic: &[(Traffic, Calls)], readings: &Readings, bounds: Bounds) -> Vec<String> {
     let mut faults = Vec::new();
     for (kind, calls) in traffic {
+        let why = calls.error.as_deref().unwrap_or_default();
+        if calls.failed_before > 0 {
+            let advice = "the attack shows nothing: try again on a machine with less to do";
+            faults.push(format!("{kind}: {} failed before the attack ({why}); {advice}", calls.failed_before));
+        }
         if calls.failed > 0 {
-            let why = calls.error.as_deref().unwrap_or_default();
             faults.push(format!("{kind}: {} of {} failed: {why}", calls.failed, calls.requests));
         }
         if calls.requests == 0 {
@@ -117,9 +127,13 @@ mod tests {
 
     #[test]
     fn a_request_counts_from_when_the_attack_could_affect_it() {
-        let samples = [sample(0, 5, None), sample(100, 7, None), sample(990, 20, Some("late")), sample(1500, 9, None)];
+        let samples =
+            [sample(0, 5, None), sample(100, 7, Some("early")), sample(990, 20, Some("late")), sample(1500, 9, None)];
         let calls = Calls::of(&samples, Duration::from_secs(1), Duration::from_secs(2));
-        assert_eq!((calls.requests, calls.failed, calls.error.as_deref()), (2, 1, Some("late")));
+        assert_eq!((calls.requests, calls.failed, calls.failed_before), (2, 1, 1));
+        assert!(
+            faults(&[(Traffic::Local, calls.clone())], &Readings::default(), Bounds { memory: 1, files: 1 }).len() == 2
+        );
         assert_eq!(calls.before[1], Duration::from_millis(7));
         assert_eq!(calls.during, [Duration::from_millis(20); 2]);
     }

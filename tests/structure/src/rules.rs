@@ -46,7 +46,7 @@ pub const DIRECTIONS: &[(&str, &[&str])] = &[
     // What tests share, the benchmark rig, and this program.
     ("harness", &[]),
     ("fake-controller", &["identity", "net", "wire"]),
-    ("attacks", &["identity", "net", "runtime", "telemetry", "wire"]),
+    ("attacks", &["identity", "install", "net", "runtime", "telemetry", "wire"]),
     ("bench", &["apiserver", "fake-controller", "identity", "net", "wire"]),
     ("structure", &[]),
 ];

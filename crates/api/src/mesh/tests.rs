@@ -77,6 +77,9 @@ fn invalid_values_are_errors() {
     for (text, field) in [
         ("connectTimeout: 10", "connectTimeout"),
         ("connectTimeout: 48h", "connectTimeout"),
+        ("connectTimeout: 0s", "connectTimeout"),
+        ("connectTimeout: 500us", "connectTimeout"),
+        ("protocolDetectionTimeout: 500us", "protocolDetectionTimeout"),
         ("accessLogEncoding: XML", "accessLogEncoding"),
         ("outboundTrafficPolicy: {mode: NONE}", "outboundTrafficPolicy.mode"),
         ("localityLbSetting: {enabled: 'yes'}", "localityLbSetting.enabled"),

@@ -100,6 +100,37 @@ fn a_client_accepts_only_expected_identities() {
 }
 
 #[test]
+fn an_expectation_can_require_the_key_that_signs() {
+    let client = identity(&mesh().west, "frontend");
+    let server = identity(&mesh().east, "ratings").server_config(OPTIONAL);
+    let rooted = identity(&mesh().root, "ratings").server_config(OPTIONAL);
+    let key = |authority: &Authority| crate::signing_key_sha256(authority.certificate()).unwrap();
+    let of = |keys: &[&Authority]| Expectation::any_of([id("ratings")]).signed_by(keys.iter().map(|of| key(of)));
+    let offer = alpn::DISCOVERY;
+    let (west, east, root) = (&mesh().west, &mesh().east, &mesh().root);
+    for (server, keys, accepted) in [
+        (&server, vec![east], true),
+        (&server, vec![west, east], true),
+        (&server, vec![west], false),
+        (&server, vec![root], false),
+        (&server, vec![], false),
+        (&rooted, vec![root], true),
+        (&rooted, vec![east], false),
+    ] {
+        for config in
+            [client.client_config_for(&of(&keys), offer), crate::anonymous_client(&mesh().trust, of(&keys), offer)]
+        {
+            let (called, _) = connect(config, Arc::clone(server), SNI);
+            match accepted {
+                true => drop(called.unwrap()),
+                false if keys.is_empty() => assert_eq!(local_refusal(called), Refusal::NothingExpected),
+                false => assert_eq!(local_refusal(called), Refusal::UnexpectedSigner(id("ratings"))),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_server_refuses_foreign_clients() {
     let server = identity(&mesh().east, "ratings");
     let expected = [id("ratings")];

@@ -151,9 +151,9 @@ mod tests {
 
     #[test]
     fn fields_have_values() {
-        let pod_addresses: [IpAddr; 2] = ["10.244.0.2".parse().unwrap(), "fd00:10:244::2".parse().unwrap()];
-        let host_addresses: [IpAddr; 1] = ["203.0.113.1".parse().unwrap()];
-        let addresses = DownwardAddresses { pod: &pod_addresses, host: &host_addresses };
+        let of = |texts: [&str; 2]| texts.map(|text| text.parse::<IpAddr>().unwrap());
+        let (pod_ips, host_ips) = (of(["10.244.0.2", "fd00:10::2"]), of(["203.0.113.1", "2001:db8::1"]));
+        let addresses = DownwardAddresses { pod: &pod_ips, host: &host_ips };
         for (path, value) in [
             ("metadata.name", "web-1"),
             ("metadata.labels['app']", "web"),
@@ -162,9 +162,9 @@ mod tests {
             ("metadata.annotations['none']", ""),
             ("spec.serviceAccountName", "default"),
             ("status.podIP", "10.244.0.2"),
-            ("status.podIPs", "10.244.0.2,fd00:10:244::2"),
+            ("status.podIPs", "10.244.0.2,fd00:10::2"),
             ("status.hostIP", "203.0.113.1"),
-            ("status.hostIPs", "203.0.113.1"),
+            ("status.hostIPs", "203.0.113.1,2001:db8::1"),
         ] {
             assert_eq!(field(&pod(), addresses, path).as_deref(), Ok(value), "{path}");
         }

@@ -38,6 +38,12 @@ impl MeshAuthorities {
         &self.roots_pem
     }
 
+    /// The signing certificate of a cluster, PEM.
+    #[must_use]
+    pub fn issuer_pem_of(&self, cluster: &str) -> String {
+        self.cacerts.get(cluster).and_then(|entries| entries.get("ca-cert.pem")).cloned().unwrap_or_default()
+    }
+
     /// The signing Secrets of a primary: its own, and one for each remote cluster that it serves.
     #[must_use]
     pub fn secrets_of(&self, topology: &Topology, primary: &Cluster) -> Vec<SigningSecret> {

@@ -24,6 +24,7 @@ pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities)
         gateway_address: Some(cluster.gateway()),
         expose_gateway_health: false,
         roots_pem: authorities.roots_pem().to_owned(),
+        controller_issuer_pem: authorities.issuer_pem_of(cluster.primary()),
         mesh_config: mesh_config(topology),
         injected_namespaces: injected_namespaces(topology, cluster),
     }

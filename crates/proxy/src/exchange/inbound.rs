@@ -18,9 +18,9 @@ use policy::{Decision, Facts};
 use runtime::limits::Permit;
 use telemetry::istio::Party;
 
-use super::{Downstream, Exchange};
+use super::{Downstream, Exchange, connection_failure, is_idempotent};
 use crate::failure::Failure;
-use crate::http::{Incoming, RequestBody, Version, headers};
+use crate::http::{Incoming, RequestBody, Version, headers, settle};
 use crate::io::Io;
 use crate::mesh::MeshSnapshot;
 use crate::report::{LogEntry, RequestReport, ServiceMetrics};
@@ -40,9 +40,10 @@ pub async fn serve(
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
     let (xfcc, admitted) = (forwarded_client_cert(&downstream, worker), downstream.admitted.clone());
-    let handler = InboundRequests { downstream, metrics, xfcc, party: OnceCell::new(), worker: worker.clone() };
-    let served = serve_http(io, version, Rc::new(handler), admitted, &worker.drain).await;
-    served.map_err(|error| Failure::Downstream(error.to_string().into()))
+    let handler =
+        Rc::new(InboundRequests { downstream, metrics, xfcc, party: OnceCell::new(), worker: worker.clone() });
+    let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
+    served.map_err(|error| connection_failure(&error, worker, |log| handler.downstream.log_inbound(log)))
 }
 
 impl Downstream {
@@ -84,8 +85,12 @@ struct Unanswered {
 }
 
 impl Handler for InboundRequests {
-    async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
-        let (mut exchange, caller) = self.authenticate(request);
+    async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        let settled = settle(&mut request, self.downstream.destination);
+        let (mut exchange, caller) = self.authenticate(request, settled.unwrap_or_default());
+        if let Err(invalid) = settled {
+            return exchange.refuse(invalid);
+        }
         // The current policies, not those of when the connection was opened: it may be days old.
         let snapshot = self.worker.view.snapshot();
         if let Err(failure) = self.authorize(&exchange, &snapshot) {
@@ -121,15 +126,21 @@ enum Caller {
 
 impl InboundRequests {
     /// Begins the exchange with the caller that the connection's handshake proved.
-    fn authenticate(&self, request: Request<Incoming>) -> (Exchange, Caller) {
+    fn authenticate(&self, request: Request<Incoming>, upgrade: bool) -> (Exchange, Caller) {
         let peer = self.downstream.peer.as_deref();
         let header = request.headers().get(headers::PEER).filter(|_| peer.is_some());
         let caller = if header.is_some() { Caller::Sidecar } else { Caller::Other };
         let party = self.party.get_or_init(|| self.worker.telemetry.peer(header, peer)).clone();
-        let mut exchange = Exchange::begin(request, &self.worker, &self.metrics, &self.downstream, |log| {
+        let mut exchange = Exchange::begin(request, upgrade, &self.worker, &self.metrics, &self.downstream, |log| {
             self.downstream.log_inbound(log);
         });
         exchange.report.party = Some(party);
+        let headers = &mut exchange.head.headers;
+        if let Some(xfcc) = &self.xfcc {
+            headers.insert(headers::CLIENT_CERT, xfcc.clone());
+        }
+        let scheme = if peer.is_some() { "https" } else { "http" };
+        headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
         (exchange, caller)
     }
 
@@ -164,13 +175,7 @@ impl InboundRequests {
     /// Sends the request to the application.
     async fn send_to_application(&self, exchange: &mut Exchange) -> Result<(Response<Incoming>, Lease), Unanswered> {
         let version = if exchange.head.version == HttpVersion::HTTP_2 { Version::Http2 } else { Version::Http1 };
-        exchange.prepare(version, |headers| {
-            if let Some(xfcc) = &self.xfcc {
-                headers.insert(headers::CLIENT_CERT, xfcc.clone());
-            }
-            let scheme = if self.downstream.peer.is_some() { "https" } else { "http" };
-            headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
-        });
+        exchange.prepare(version);
         let destination = self.downstream.destination;
         let endpoint = || destination.to_string().into();
         let pool = self.worker.application(destination);
@@ -179,19 +184,22 @@ impl InboundRequests {
             let leasing = pool.to_application(destination, version, &self.downstream.admitted, self.worker.mark);
             let lease = RequestBody::hold_while(exchange.body.as_ref(), pin!(leasing)).await;
             let mut lease = lease.map_err(|failure| Unanswered { failure, unprocessed: true })?;
-            let error = match lease.send(exchange.attempt()).await {
+            let error = match lease.send(exchange.attempt(), exchange.upgrade.is_some()).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(error) => error,
             };
             let repeatable = exchange.is_repeatable();
-            if lease.reused && error.unprocessed && repeatable && stale < MAX_STALE {
+            // An application closes a kept connection at any time. Whether it read the request first is not known, so then
+            // the method must allow to send it again.
+            let stale_connection = lease.reused
+                && (error.unprocessed || (error.cause.is_closed() && is_idempotent(&exchange.head.method)));
+            if stale_connection && repeatable && !exchange.is_abandoned() && stale < MAX_STALE {
                 stale += 1;
                 pool.prune();
                 continue;
             }
-            let cause = error.cause.to_string().into();
-            let failure = Failure::Reset { endpoint: endpoint(), error: cause, retried: false };
-            return Err(Unanswered { failure, unprocessed: error.unprocessed && repeatable });
+            let unprocessed = error.unprocessed && repeatable;
+            return Err(Unanswered { failure: exchange.lost(endpoint(), &error.cause), unprocessed });
         }
     }
 

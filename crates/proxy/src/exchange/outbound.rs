@@ -8,9 +8,9 @@ use http::{HeaderValue, Request, Response, Version as HttpVersion};
 use telemetry::istio::{Party, Reporter, Security};
 
 use super::host::NamedService;
-use super::{Downstream, Exchange};
+use super::{Downstream, Exchange, connection_failure};
 use crate::failure::Failure;
-use crate::http::{Incoming, Version, headers};
+use crate::http::{Incoming, Version, headers, settle};
 use crate::io::Io;
 use crate::mesh::{Protocol, Service};
 use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
@@ -81,8 +81,13 @@ pub async fn serve(
 ) -> Result<(), Failure> {
     let admitted = downstream.admitted.clone();
     let handler = Rc::new(OutboundRequests { downstream, captured, last: RefCell::default(), worker: worker.clone() });
-    let served = serve_http(io, version, handler, admitted, &worker.drain).await;
-    served.map_err(|error| Failure::Downstream(error.to_string().into()))
+    let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
+    served.map_err(|error| {
+        connection_failure(&error, worker, |log| {
+            handler.downstream.log_to(log);
+            log.cluster = handler.captured.cluster.name.clone();
+        })
+    })
 }
 
 /// The requests of one connection.
@@ -110,10 +115,15 @@ impl RoutedHost {
 }
 
 impl Handler for OutboundRequests {
-    async fn handle(self: Rc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        let upgrade = match settle(&mut request, self.downstream.destination) {
+            Ok(upgrade) => upgrade,
+            Err(invalid) => return self.begin(request, false, &self.captured()).refuse(invalid),
+        };
         let destination = self.route(&request).await;
         let policy = destination.cluster.policy();
-        let mut exchange = self.begin(request, &destination);
+        let mut exchange = self.begin(request, upgrade, &destination);
+        self.prepare(&mut exchange, &destination);
         match self.send(&mut exchange, &destination, &policy.retry).await {
             Ok(answer) => self.answer(exchange, answer),
             Err(failure) => {
@@ -170,21 +180,23 @@ impl OutboundRequests {
         Some(Destination::service(&service, port, None, &self.worker))
     }
 
-    fn begin(&self, request: Request<Incoming>, destination: &Destination) -> Exchange {
-        let (worker, cluster) = (&self.worker, &destination.cluster);
-        let http2 = matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc)
-            || request.version() == HttpVersion::HTTP_2;
-        let mut exchange = Exchange::begin(request, worker, &destination.metrics, &self.downstream, |log| {
+    fn begin(&self, request: Request<Incoming>, upgrade: bool, destination: &Destination) -> Exchange {
+        Exchange::begin(request, upgrade, &self.worker, &destination.metrics, &self.downstream, |log| {
             self.downstream.log_to(log);
-            log.cluster = cluster.name.clone();
-        });
-        exchange.prepare(upstream_version(http2, &exchange), |headers| {
-            headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-            if cluster.in_mesh() {
-                headers.insert(headers::PEER, worker.own_party().header.clone());
-            }
-        });
-        exchange
+            log.cluster = destination.cluster.name.clone();
+        })
+    }
+
+    /// Adds the headers for the other sidecar, and adapts the request to the version of the destination.
+    fn prepare(&self, exchange: &mut Exchange, destination: &Destination) {
+        let http2 = matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc)
+            || exchange.head.version == HttpVersion::HTTP_2;
+        let headers = &mut exchange.head.headers;
+        headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+        if destination.cluster.in_mesh() {
+            headers.insert(headers::PEER, self.worker.own_party().header.clone());
+        }
+        exchange.prepare(upstream_version(http2, exchange));
     }
 
     /// Turns an upstream's response into the downstream's.

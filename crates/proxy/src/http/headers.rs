@@ -22,13 +22,6 @@ pub const PEER: HeaderName = HeaderName::from_static("x-isthmus-peer");
 pub const UNPROCESSED: HeaderName = HeaderName::from_static("x-isthmus-unprocessed");
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// Headers that must not leave the mesh. Envoys exchange the last two for the purpose of [`PEER`].
-const MESH: [HeaderName; 4] = [
-    PEER,
-    UNPROCESSED,
-    HeaderName::from_static("x-envoy-peer-metadata"),
-    HeaderName::from_static("x-envoy-peer-metadata-id"),
-];
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -36,31 +29,86 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HOP_BY_HOP: [HeaderName; 5] =
     [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
 
-/// Removes hop-by-hop headers, the headers that `Connection` names, and the headers that sidecars exchange. Most heads have
+/// What sidecars send to each other with most messages: removed by name, which needs no allocation.
+const SENT: [HeaderName; 2] = [PEER, UNPROCESSED];
+/// Fields that `Connection` must not remove: the next hop needs them to read the message, or to know whom it is for.
+const NEVER_HOP_BY_HOP: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION];
+
+/// The direction of a message, which decides the headers that only the mesh may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To the upstream.
+    Request,
+    /// From the upstream.
+    Response,
+}
+
+/// Removes hop-by-hop headers, the headers that `Connection` names, and the headers that only the mesh sets. Most heads have
 /// none of them, so one pass over the names decides: looking up a dozen names costs some 1,500 instructions, the pass 200
 /// (callgrind, November 2026).
-pub fn end_hop(headers: &mut HeaderMap) {
-    let (mut hop, mut mesh) = (false, [false; 4]);
+pub fn end_hop(headers: &mut HeaderMap, direction: Direction) {
+    let (mut hop, mut sent, mut forged) = (false, [false; 2], false);
     for name in headers.keys() {
         match name.as_str() {
             "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" => hop = true,
-            "x-isthmus-peer" => mesh[0] = true,
-            "x-isthmus-unprocessed" => mesh[1] = true,
-            "x-envoy-peer-metadata" => mesh[2] = true,
-            "x-envoy-peer-metadata-id" => mesh[3] = true,
-            _ => {}
+            "x-isthmus-peer" => sent[0] = true,
+            "x-isthmus-unprocessed" => sent[1] = true,
+            name => forged |= is_of_mesh(name, direction),
         }
     }
     if hop {
         remove_hop_by_hop(headers);
     }
-    for (name, _) in MESH.iter().zip(mesh).filter(|(_, found)| *found) {
+    for (name, _) in SENT.iter().zip(sent).filter(|(_, found)| *found) {
+        headers.remove(name);
+    }
+    if forged {
+        remove_of_mesh(headers, direction);
+    }
+}
+
+/// Removes from trailers what a head could not have either: an application that merges both must not be deceived.
+pub fn end_hop_of_trailers(trailers: &mut HeaderMap) {
+    end_hop(trailers, Direction::Request);
+    trailers.remove(header::HOST);
+    trailers.remove(header::AUTHORIZATION);
+}
+
+/// Returns whether only the mesh sets a header. Many applications cannot tell `_` from `-` (CGI's variables), so both count.
+fn is_of_mesh(name: &str, direction: Direction) -> bool {
+    let name = name.as_bytes();
+    if name.len() < 10 || name[0] != b'x' || !matches!(name[1], b'-' | b'_') {
+        return false;
+    }
+    let begins = |with: &[u8]| {
+        name.len() >= with.len() && name.iter().zip(with).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+    };
+    let is = |other: &[u8]| name.len() == other.len() && begins(other);
+    match name[2] {
+        b'i' => begins(b"x-isthmus-") || (direction == Direction::Request && begins(b"x-istio-")),
+        // What Envoys exchange for the purpose of [`PEER`], and what they say about a request's origin.
+        b'e' => {
+            begins(b"x-envoy-peer-metadata")
+                || direction == Direction::Request
+                    && (is(b"x-envoy-internal")
+                        || is(b"x-envoy-external-address")
+                        || begins(b"x-envoy-downstream-service-")
+                        || begins(b"x-envoy-original-"))
+        }
+        b'f' => direction == Direction::Request && is(b"x-forwarded-client-cert"),
+        _ => false,
+    }
+}
+
+fn remove_of_mesh(headers: &mut HeaderMap, direction: Direction) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_of_mesh(name.as_str(), direction)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let trailers = headers.get(header::TE).is_some_and(|te| mentions(te, "trailers"));
+    let trailers = headers.get_all(header::TE).iter().any(|te| mentions(te, "trailers"));
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -68,6 +116,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().parse().ok())
+            .filter(|name| !NEVER_HOP_BY_HOP.contains(name))
             .collect();
         for name in named {
             headers.remove(name);
@@ -80,6 +129,13 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// Returns whether a message asks to switch protocols (RFC 9110 §7.8). Both headers are lists.
+pub fn upgrades(headers: &HeaderMap) -> bool {
+    // Most requests have no `Connection`.
+    headers.get_all(header::CONNECTION).iter().any(|value| mentions(value, "upgrade"))
+        && headers.contains_key(header::UPGRADE)
 }
 
 /// Returns whether a comma-separated value has this member, ignoring case.
@@ -141,34 +197,41 @@ pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
 }
 
 /// Converts a request's target to the form of the upstream's version: origin form and `Host` in HTTP/1.1, `:authority`
-/// in HTTP/2.
+/// in HTTP/2. The request has one authority ([`super::settle`]).
 pub fn retarget(head: &mut request::Parts, version: Version) {
-    let http2 = version == Version::Http2;
-    head.version = if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
-    if !http2 && head.uri.authority().is_none() {
-        // It already has that form.
+    if version == Version::Http1 {
+        head.version = http::Version::HTTP_11;
+        // Most have that form already.
+        if let Some(authority) = head.uri.authority()
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            head.headers.insert(header::HOST, host);
+            head.uri = origin_form(&head.uri);
+        }
         return;
     }
-    let authority = host(&head.uri, &head.headers).and_then(|host| host.parse::<uri::Authority>().ok());
-    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
+    head.version = http::Version::HTTP_2;
+    let Some(authority) = host(&head.uri, &head.headers).and_then(|host| host.parse::<uri::Authority>().ok()) else {
+        return;
+    };
     let mut parts = uri::Parts::default();
-    parts.path_and_query = Some(path);
-    if http2 {
-        head.headers.remove(header::HOST);
-        if let Some(authority) = authority {
-            parts.scheme = Some(uri::Scheme::HTTP);
-            parts.authority = Some(authority);
-        }
-    } else if let Some(authority) = authority
-        && let Ok(value) = HeaderValue::from_str(authority.as_str())
-    {
-        head.headers.entry(header::HOST).or_insert(value);
-    }
-    // `CONNECT` and `OPTIONS *` keep their form.
-    let special = head.method == http::Method::CONNECT || head.uri.path() == "*";
-    if !special && let Ok(target) = Uri::from_parts(parts) {
+    parts.scheme = Some(uri::Scheme::HTTP);
+    parts.authority = Some(authority);
+    parts.path_and_query =
+        Some(head.uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/")));
+    if let Ok(target) = Uri::from_parts(parts) {
         head.uri = target;
+        head.headers.remove(header::HOST);
     }
+}
+
+/// Returns the target of a URI for a message whose authority is in a header.
+pub(super) fn origin_form(uri: &Uri) -> Uri {
+    let mut parts = uri::Parts::default();
+    let path = uri.path_and_query().filter(|path| path.as_str().starts_with(['/', '*'])).cloned();
+    parts.path_and_query = path.or_else(|| format!("/{}", uri.path_and_query()?.as_str()).parse().ok());
+    parts.path_and_query.get_or_insert(uri::PathAndQuery::from_static("/"));
+    Uri::from_parts(parts).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -191,16 +254,64 @@ mod tests {
             ("trailer", "x-sum"),
             ("accept", "*/*"),
         ]);
-        end_hop(&mut headers);
+        end_hop(&mut headers, Direction::Request);
         assert_eq!(headers, map(&[("te", "trailers"), ("trailer", "x-sum"), ("accept", "*/*")]));
     }
 
     #[test]
-    fn headers_of_sidecars_are_removed() {
-        let mut headers =
-            map(&[("x-isthmus-peer", "a"), ("x-envoy-peer-metadata", "b"), ("x-isthmus-unprocessed", "UF")]);
-        end_hop(&mut headers);
-        assert!(headers.is_empty());
+    fn headers_that_only_the_mesh_sets_are_removed_in_every_spelling() {
+        let forged = [
+            "x-isthmus-peer",
+            "x_isthmus_unprocessed",
+            "x-envoy-peer-metadata",
+            "x-envoy_peer-metadata-id",
+            "x-forwarded-client-cert",
+            "x_forwarded_client_cert",
+            "x-forwarded_client-cert",
+            "x-envoy-internal",
+            "x-envoy-external-address",
+            "x-envoy-original-path",
+            "x-istio-attributes",
+        ];
+        let headers: HeaderMap =
+            forged.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("a"))).collect();
+        let mut request = headers.clone();
+        end_hop(&mut request, Direction::Request);
+        assert!(request.is_empty(), "{request:?}");
+        let mut response = headers;
+        end_hop(&mut response, Direction::Response);
+        for gone in ["x-isthmus-peer", "x_isthmus_unprocessed", "x-envoy-peer-metadata", "x-envoy_peer-metadata-id"] {
+            assert!(!response.contains_key(gone), "{gone}");
+        }
+        let kept =
+            ["x-forwarded-client", "x-forwarded-for", "x-envoy-attempt-count", "x-request-id", "x-i", "xisthmus-peer"];
+        let mut others: HeaderMap =
+            kept.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("a"))).collect();
+        end_hop(&mut others, Direction::Request);
+        assert_eq!(others.len(), kept.len());
+    }
+
+    #[test]
+    fn connection_removes_what_it_names_but_not_what_the_next_hop_needs() {
+        let mut headers = map(&[
+            ("connection", "host, content-length"),
+            ("connection", "authorization, x-private"),
+            ("host", "reviews"),
+            ("content-length", "0"),
+            ("authorization", "Bearer"),
+            ("x-private", "1"),
+        ]);
+        headers.append("connection", HeaderValue::from_static("host"));
+        end_hop(&mut headers, Direction::Request);
+        assert_eq!(headers, map(&[("host", "reviews"), ("content-length", "0"), ("authorization", "Bearer")]));
+    }
+
+    #[test]
+    fn trailers_cannot_name_an_identity() {
+        let mut trailers =
+            map(&[("x-forwarded-client-cert", "a"), ("host", "b"), ("x-sum", "1"), ("connection", "x-sum2")]);
+        end_hop_of_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("x-sum", "1")]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Bodies as peers send them: hyper's body for HTTP/1.1, the frames of an h2 stream for HTTP/2.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -26,6 +27,8 @@ pub enum Incoming {
     Http1(hyper::body::Incoming),
     /// The body of an HTTP/2 message.
     Http2(Http2Body),
+    /// A body that is not read: nobody asked for it.
+    Refused,
 }
 
 impl From<hyper::body::Incoming> for Incoming {
@@ -43,7 +46,7 @@ impl Incoming {
     /// Returns an error if the proxy holds too much for the client already; the body fails with it.
     pub fn hold(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
         match self {
-            Self::Http1(_) => Ok(()),
+            Self::Http1(_) | Self::Refused => Ok(()),
             Self::Http2(frames) => Ok(frames.hold(cx)?),
         }
     }
@@ -57,6 +60,7 @@ impl Body for Incoming {
         match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
             Self::Http2(frames) => frames.poll_frame(cx).map_err(BoxError::from),
+            Self::Refused => Poll::Pending,
         }
     }
 
@@ -66,6 +70,7 @@ impl Body for Incoming {
             Self::Http2(frames) => {
                 frames.held.is_none() && frames.stream.as_ref().is_some_and(RecvStream::is_end_stream)
             }
+            Self::Refused => false,
         }
     }
 
@@ -73,6 +78,7 @@ impl Body for Incoming {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(frames) => frames.length.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Refused => SizeHint::default(),
         }
     }
 }
@@ -89,6 +95,8 @@ pub struct Http2Body {
     owner: Option<Rc<Admitted>>,
     /// The rest of the request's body, while the response is already being received.
     _upload: Option<Upload>,
+    /// Set when the body is read, for a peer that waits to be asked for it.
+    wanted: Option<Rc<Cell<bool>>>,
 }
 
 /// Frames that were taken from h2 and not passed on yet.
@@ -103,10 +111,19 @@ impl Http2Body {
     /// Wraps the stream of a message with this `content-length`.
     pub fn new(stream: RecvStream, length: Option<u64>, upload: Option<Upload>, owner: Option<Rc<Admitted>>) -> Self {
         let length = if stream.is_end_stream() { Some(0) } else { length };
-        Self { stream: Some(stream), length, held: None, owner, _upload: upload }
+        Self { stream: Some(stream), length, held: None, owner, _upload: upload, wanted: None }
+    }
+
+    /// Returns the body with a flag that is set when the body is read.
+    pub fn noting_use(mut self, wanted: Rc<Cell<bool>>) -> Self {
+        self.wanted = Some(wanted);
+        self
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if let Some(wanted) = &self.wanted {
+            wanted.set(true);
+        }
         let Some(stream) = &mut self.stream else { return Poll::Ready(Some(Err(overflow()))) };
         if self.held.is_none() {
             let first = loop {

@@ -1,20 +1,30 @@
 //! The bodies of requests on their way upstream, and their copies for retries.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use runtime::admission::{Admitted, Buffered};
+use tokio::time::Sleep;
 
+use super::continue_gate::{ContinueGate, PATIENCE, expects_continue};
 use super::pump::Source;
-use super::{BoxError, Incoming};
+use super::{BoxError, Incoming, headers};
 
 /// The maximum size of a request body that is kept for retries until the response begins. Envoy's default is 1 MiB per
 /// request, which a sidecar of 12 MiB cannot spend on many requests at once.
 const MAX_KEPT: usize = 64 * 1024;
+/// How long the rest of a request is read after its response.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The size up to which a copy is not counted among the bytes that are held for its connection: most bodies are small, and the
+/// number of requests is limited as well.
+const UNCOUNTED: usize = 4 * 1024;
 
 /// A request's body as the downstream sends it, shared by all attempts.
 #[derive(Debug)]
@@ -22,11 +32,19 @@ pub struct RequestBody {
     incoming: RefCell<Incoming>,
     /// Frames read so far, for another attempt; `None` if they exceed [`MAX_KEPT`] or are no longer needed.
     kept: RefCell<Option<Vec<KeptFrame>>>,
+    /// Counts what is kept.
+    counted: RefCell<Option<Buffered>>,
+    owner: Rc<Admitted>,
     kept_bytes: Cell<usize>,
     bytes: Cell<u64>,
     complete: Cell<bool>,
+    /// The downstream did not send the body in full.
+    failed: Cell<bool>,
     /// The number of the current attempt; earlier ones fail.
     attempt: Cell<u32>,
+    /// Holds the body back until the upstream asks for it; `None` if the downstream does not wait for that.
+    gate: Option<ContinueGate>,
+    patience: RefCell<Option<Pin<Box<Sleep>>>>,
     size: SizeHint,
 }
 
@@ -37,19 +55,25 @@ enum KeptFrame {
 }
 
 impl RequestBody {
-    /// Wraps a request's body; returns `None` if it is empty.
-    pub fn new(incoming: Incoming) -> Option<Rc<Self>> {
+    /// Wraps the body of a request with these headers, of the connection `owner`; returns `None` if it is empty.
+    pub fn new(incoming: Incoming, headers: &HeaderMap, owner: &Rc<Admitted>) -> Option<Rc<Self>> {
         if incoming.is_end_stream() {
             return None;
         }
         let size = incoming.size_hint();
+        let gate = expects_continue(headers).then(ContinueGate::default);
         Some(Rc::new(Self {
             incoming: RefCell::new(incoming),
             kept: RefCell::new(Some(Vec::new())),
+            counted: RefCell::default(),
+            owner: owner.clone(),
             kept_bytes: Cell::new(0),
             bytes: Cell::new(0),
             complete: Cell::new(false),
+            failed: Cell::new(false),
             attempt: Cell::new(0),
+            gate,
+            patience: RefCell::default(),
             size,
         }))
     }
@@ -70,21 +94,70 @@ impl RequestBody {
         self.complete.get() || self.incoming.borrow().is_end_stream()
     }
 
+    /// Returns whether the downstream failed to send the body in full.
+    pub fn has_failed(&self) -> bool {
+        self.failed.get()
+    }
+
     /// Returns the number of bytes read from the downstream.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
+    /// Gives up a body that the downstream holds back and nobody has asked for. Returns whether it was one. The downstream's
+    /// connection cannot be used again: whether a body follows is not known.
+    pub fn refuse(&self) -> bool {
+        let refused = self.gate.as_ref().is_some_and(|gate| !gate.is_open());
+        if refused {
+            *self.incoming.borrow_mut() = Incoming::Refused;
+        }
+        refused
+    }
+
+    /// Reads and drops what the downstream still sends, for a while. Closing a connection with unread data would reset it,
+    /// and the response could be lost (RFC 9112 §9.6).
+    pub async fn drain(&self) {
+        if self.refuse() || self.failed.get() {
+            return;
+        }
+        self.discard_copy();
+        let rest = poll_fn(|cx| {
+            while !self.is_complete() && !self.failed.get() {
+                let _ = ready!(self.poll_next(cx));
+            }
+            Poll::Ready(())
+        });
+        let _ = tokio::time::timeout(DRAIN, rest).await;
+    }
+
     /// Drops the copy for retries. To be called when the response begins.
     pub fn discard_copy(&self) {
         self.kept.borrow_mut().take();
+        self.counted.borrow_mut().take();
+    }
+
+    /// Counts bytes that are about to be kept. Returns whether they may be.
+    fn may_keep(&self, length: usize) -> bool {
+        let kept = self.kept_bytes.get();
+        if kept > MAX_KEPT {
+            return false;
+        }
+        if kept <= UNCOUNTED {
+            return true;
+        }
+        let mut counted = self.counted.borrow_mut();
+        let more = if counted.is_some() { length } else { kept };
+        if counted.is_none() {
+            *counted = self.owner.buffer();
+        }
+        counted.as_mut().is_some_and(|counted| counted.grow(more))
     }
 
     /// Runs a future that does not read the body, such as connecting, and holds the frames that arrive in the meantime
     /// ([`Incoming::hold`]).
     pub async fn hold_while<F: Future>(body: Option<&Rc<Self>>, future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             let output = future.as_mut().poll(cx);
             if let (Poll::Pending, Some(body)) = (&output, body) {
                 // Whoever reads the body next receives the error.
@@ -95,19 +168,41 @@ impl RequestBody {
         .await
     }
 
+    fn poll_gate(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(gate) = &self.gate else { return Poll::Ready(()) };
+        if gate.poll_open(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut patience = self.patience.borrow_mut();
+        ready!(patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE))).as_mut().poll(cx));
+        if matches!(*self.incoming.borrow(), Incoming::Refused) {
+            return Poll::Pending;
+        }
+        gate.open();
+        Poll::Ready(())
+    }
+
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
         let Some(frame) = frame else {
             self.complete.set(true);
             return Poll::Ready(None);
         };
-        let frame = frame?;
+        let frame = frame.inspect_err(|_| self.failed.set(true))?;
+        let frame = match frame.into_trailers() {
+            Ok(mut trailers) => {
+                headers::end_hop_of_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        };
         let length = frame.data_ref().map_or(0, Bytes::len);
         self.bytes.set(self.bytes.get() + length as u64);
         self.kept_bytes.set(self.kept_bytes.get() + length);
         let mut kept = self.kept.borrow_mut();
-        if self.kept_bytes.get() > MAX_KEPT {
+        if kept.is_some() && !self.may_keep(length) {
             kept.take();
+            self.counted.borrow_mut().take();
         }
         if let Some(kept) = kept.as_mut() {
             if let Some(data) = frame.data_ref() {
@@ -136,6 +231,11 @@ impl AttemptBody {
     pub fn empty() -> Self {
         Self(None)
     }
+
+    /// Returns what holds the body back, if anything does.
+    pub fn gate(&self) -> Option<&ContinueGate> {
+        self.0.as_ref()?.body.gate.as_ref()
+    }
 }
 
 impl Playback {
@@ -163,6 +263,7 @@ impl Body for AttemptBody {
             return Poll::Ready(Some(Ok(frame)));
         }
         let body = playback.body.clone();
+        ready!(body.poll_gate(cx));
         let frame = ready!(body.poll_next(cx));
         playback.position += 1;
         Poll::Ready(frame)

@@ -52,26 +52,12 @@ pub struct MeshSettings {
     pub outbound_policy: OutboundPolicy,
     /// Access log settings.
     pub log: AccessLogSettings,
-    /// The connect timeout; `None` if not configured, in which case [`MeshSettings::connect_timeout`] has defaults.
+    /// The connect timeout; `None` if not configured, in which case [`MeshSettings::connect_timeouts`] has defaults.
     pub configured_connect_timeout: Option<Duration>,
     /// The maximum wait for a client's first bytes if the protocol is not declared; `None`: no maximum.
     pub detection_timeout: Option<Duration>,
     /// Near endpoints are preferred.
     pub locality_load_balancing: bool,
-}
-
-/// The connect timeout within the mesh if none is configured. Istio's default of 10 s would hold a request for as long as a
-/// pod that vanished remains listed.
-const MESH_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The connect timeout to destinations outside the mesh if none is configured: Istio's default.
-const EXTERNAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-impl MeshSettings {
-    /// Returns the connect timeout, to a service of the mesh or to another destination.
-    pub fn connect_timeout(&self, in_mesh: bool) -> Duration {
-        let default = if in_mesh { MESH_CONNECT_TIMEOUT } else { EXTERNAL_CONNECT_TIMEOUT };
-        self.configured_connect_timeout.unwrap_or(default)
-    }
 }
 
 impl Default for MeshSettings {
@@ -126,20 +112,5 @@ impl MeshSnapshot {
     /// Evaluates the authorization policies of the own workload.
     pub fn authorize(&self, facts: &Facts<'_>) -> Decision {
         self.authorization.as_ref().map_or(Decision::NotAllowed, |authorization| authorization.evaluate(facts))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_configured_connect_timeout_applies_to_all_destinations() {
-        let default = MeshSettings::default();
-        assert_eq!(default.connect_timeout(true), Duration::from_secs(1));
-        assert_eq!(default.connect_timeout(false), Duration::from_secs(10));
-        let twenty = Duration::from_secs(20);
-        let configured = MeshSettings { configured_connect_timeout: Some(twenty), ..default };
-        assert_eq!((configured.connect_timeout(true), configured.connect_timeout(false)), (twenty, twenty));
     }
 }

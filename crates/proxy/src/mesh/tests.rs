@@ -266,10 +266,11 @@ fn removed_policies_stay_in_force() {
 #[test]
 fn settings_have_defaults() {
     let (mut store, published, _) = store();
-    for (pushed, used) in [(0, 1_000), (250, 250), (20_000, 20_000)] {
+    for (pushed, direct, through_gateway) in [(0, 1_000, 10_000), (250, 250, 250), (20_000, 20_000, 20_000)] {
         let settings = d::MeshConfig { connect_timeout_ms: pushed, ..d::MeshConfig::default() };
         store.apply(update(Kind::MeshConfig, vec![("mesh", Body::MeshConfig(settings))], &[])).unwrap();
-        assert_eq!(published.newest().settings.connect_timeout(true).as_millis(), used);
+        let used = published.newest().settings.connect_timeouts(true);
+        assert_eq!((used.direct.as_millis(), used.through_gateway.as_millis()), (direct, through_gateway));
     }
     assert_eq!(&*published.newest().settings.cluster_domain, "cluster.local");
 }

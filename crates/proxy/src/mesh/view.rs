@@ -3,21 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use wire::Kind;
 use wire::client::{Link, Outcome, Subscriber};
 
 use super::ProxyLocation;
 use super::model::Service;
-use super::snapshot::{AddressMatch, MeshSnapshot};
+use super::snapshot::{AddressMatch, MeshSettings, MeshSnapshot};
 use super::store::Published;
-
-/// How long a connection waits for the resources of a destination on first use. The controller answers within milliseconds;
-/// after this time it counts as unreachable, and the destination as unknown.
-const DEMAND_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same while the discovery stream is known to be lost: what a reconnect may take.
-const DEMAND_TIMEOUT_WHILE_LOST: Duration = Duration::from_millis(100);
 
 /// Reads the newest snapshot, and requests resources that are not in it.
 #[derive(Debug)]
@@ -134,12 +127,17 @@ impl MeshView {
     }
 
     async fn demand(&self, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
-        demand(&self.subscriber, kind, name).await
+        demand(&self.subscriber, &self.snapshot().settings, kind, name).await
     }
 }
 
 /// Requests a resource, and waits for the answer for as long as a connection may be delayed.
-pub async fn demand(subscriber: &Subscriber, kind: Kind, name: impl Into<Box<str>>) -> Outcome {
+pub async fn demand(
+    subscriber: &Subscriber,
+    settings: &MeshSettings,
+    kind: Kind,
+    name: impl Into<Box<str>>,
+) -> Outcome {
     let lost = matches!(*subscriber.link().borrow(), Link::Lost { .. });
-    subscriber.demand(kind, name, if lost { DEMAND_TIMEOUT_WHILE_LOST } else { DEMAND_TIMEOUT }).await
+    subscriber.demand(kind, name, settings.first_use_timeout(lost)).await
 }

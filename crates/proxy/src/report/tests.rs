@@ -5,10 +5,12 @@ use super::*;
 fn telemetry() -> WorkerTelemetry {
     let registry = Registry::new();
     let location = ProxyLocation {
+        ip: std::net::Ipv4Addr::LOCALHOST.into(),
         cluster: "west".into(),
         network: "net-west".into(),
         namespace: "default".into(),
         pod: "reviews".into(),
+        ip: std::net::Ipv4Addr::LOCALHOST.into(),
     };
     WorkerTelemetry::new(registry.worker(), location, AccessLog::new(AccessLogFiles::new(registry)))
 }

@@ -20,7 +20,7 @@ use runtime::drain::Watch;
 
 use super::heads::Heads;
 use super::{ResponseBody, date};
-use crate::http::{BUFFER, BoxError, Http2Body, Incoming, Pump, Version, http2};
+use crate::http::{BUFFER, BoxError, Http2Body, Incoming, Pump, Version, expects_continue, http2};
 use crate::io::Io;
 
 /// The maximum number of concurrent streams. A sidecar's session carries up to a hundred; applications may open more.
@@ -94,7 +94,7 @@ async fn serve_http1<H: Handler>(
     drive(connection, &heads).await
 }
 
-/// Drives a connection, and tells its state whenever it waits.
+/// Drives a connection, and reports to `heads` whenever it waits.
 fn drive<C: Future>(mut connection: Pin<&mut C>, heads: &Heads) -> impl Future<Output = C::Output> {
     poll_fn(move |cx| {
         let polled = connection.as_mut().poll(cx);
@@ -152,13 +152,28 @@ async fn serve_stream<H: Handler>(
     served: Use<Rc<Admitted>>,
 ) {
     let length = http2::content_length(request.headers());
+    let mut wanted = expects_continue(request.headers()).then(Rc::<Cell<bool>>::default);
     let handled = {
         let owner = Some(served.holder().clone());
-        let request = request.map(|stream| Incoming::Http2(Http2Body::new(stream, length, None, owner)));
+        let request = request.map(|stream| {
+            let body = Http2Body::new(stream, length, None, owner);
+            Incoming::Http2(match &wanted {
+                Some(wanted) => body.noting_use(wanted.clone()),
+                None => body,
+            })
+        });
         let mut handling = pin!(handler.handle(request));
-        poll_fn(|cx| match handling.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = handling.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            if wanted.take_if(|wanted| wanted.get()).is_some() {
+                let mut interim = Response::new(());
+                *interim.status_mut() = StatusCode::CONTINUE;
+                // If the stream has failed, the response's sender finds out.
+                let _ = respond.send_informational(interim);
+            }
+            respond.poll_reset(cx).map(|_| None)
         })
         .await
     };

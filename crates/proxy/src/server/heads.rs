@@ -10,11 +10,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use runtime::admission::{Admitted, Use};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::request_lines::RequestLines;
 use crate::io::Io;
 
 /// The state of a connection.
@@ -49,20 +50,22 @@ impl Stage {
         self.0.store(stage, Relaxed);
     }
 
-    /// Notes that bytes have arrived.
-    fn arrived(&self) {
+    /// Notes that bytes have arrived. Returns whether they begin a head.
+    fn arrived(&self) -> bool {
         match self.get() {
             BETWEEN => self.set(READING),
             SERVING => self.set(AHEAD),
-            _ => {}
+            _ => return false,
         }
+        true
     }
 }
 
-/// A connection's stream, which notices the beginnings of heads.
+/// A connection's stream, which notices the beginnings of heads, and escapes their first lines.
 pub(super) struct Watched {
     io: Io,
     stage: Arc<Stage>,
+    lines: RequestLines,
 }
 
 /// A request in progress.
@@ -87,7 +90,7 @@ impl Heads {
 
     /// Returns the stream for hyper.
     pub(super) fn watch(&self, io: Io) -> Watched {
-        Watched { io, stage: self.stage.clone() }
+        Watched { io, stage: self.stage.clone(), lines: RequestLines::default() }
     }
 
     /// Begins a request: its head is complete.
@@ -116,12 +119,8 @@ impl Drop for Served {
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.stage.arrived();
-        }
-        Poll::Ready(Ok(()))
+        let Self { io, stage, lines } = &mut *self;
+        lines.poll_read(io, || stage.arrived(), cx, buf)
     }
 }
 

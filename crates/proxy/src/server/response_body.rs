@@ -51,8 +51,8 @@ impl ResponseBody {
         request: Option<Rc<RequestBody>>,
         ending: Box<dyn Ending>,
     ) -> Self {
-        if request.as_ref().is_some_and(|request| !request.is_complete()) {
-            lease.detach();
+        if let Some(request) = request.as_ref().filter(|request| !request.is_complete()) {
+            lease.detach(request);
         }
         let source = BodySource::Upstream { incoming, lease: Some(lease), request };
         Self { source, bytes: 0, grpc_status: None, ending: Some(ending), served: None }

@@ -1,15 +1,14 @@
-//! Connections that switch protocols: WebSocket and others by `Upgrade`, and `CONNECT`.
+//! Connections that switch protocols, to WebSocket. [`crate::http::settle`] refuses all others, and `CONNECT`.
 
 use std::rc::Rc;
 
+use http::Request;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
 use runtime::admission::{Admitted, Use};
 
 use super::Ending;
-use crate::http::headers::mentions;
 use crate::relay;
 use crate::upstream::Lease;
 
@@ -21,17 +20,9 @@ pub struct UpgradeRequest {
 }
 
 /// Takes the downstream's side of an upgrade out of a request. To be called before hop-by-hop headers are removed.
-pub fn requested<B>(request: &mut Request<B>, admitted: &Rc<Admitted>) -> Option<UpgradeRequest> {
-    if request.version() == Version::HTTP_2 {
-        return None;
-    }
-    let by_header = request.headers().get(header::CONNECTION).is_some_and(|value| mentions(value, "upgrade"))
-        && request.headers().contains_key(header::UPGRADE);
-    if !by_header && request.method() != Method::CONNECT {
-        return None;
-    }
+pub fn requested<B>(request: &mut Request<B>, admitted: &Rc<Admitted>) -> UpgradeRequest {
     let headers = upgrade_headers(request.headers());
-    Some(UpgradeRequest { downstream: on(request), headers, admitted: admitted.clone() })
+    UpgradeRequest { downstream: on(request), headers, admitted: admitted.clone() }
 }
 
 /// Returns the headers of an upgrade that the next hop needs as well. [`crate::http::headers::end_hop`] removes them, so a
@@ -47,12 +38,6 @@ impl UpgradeRequest {
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
         }
-    }
-
-    /// Returns whether the response agrees to the upgrade.
-    pub fn is_accepted<B>(&self, response: &Response<B>, method: &Method) -> bool {
-        response.status() == StatusCode::SWITCHING_PROTOCOLS
-            || (method == Method::CONNECT && response.status().is_success())
     }
 
     /// Relays between both connections once they have switched protocols, and reports the end to `ending`. `upstream` is

@@ -10,7 +10,7 @@ use std::time::Instant;
 use balance::{Balancer, Locality, Outcome, Pick};
 use tokio::sync::oneshot;
 
-use super::connect::{self, DialOptions, OpenConnection};
+use super::connect::{self, DialOptions, Dialing, OpenConnection};
 use super::pool::{Lease, Pool};
 use super::target::{self, Target};
 use crate::failure::Failure;
@@ -42,6 +42,8 @@ pub struct UpstreamCluster {
     policy: RefCell<Rc<TrafficPolicy>>,
     balancer: RefCell<Balancer<Arc<Target>>>,
     pools: RefCell<Pools>,
+    /// The endpoints with an attempt to connect that another endpoint was faster than, and that has not ended.
+    late: RefCell<HashSet<Arc<str>>>,
     version: Cell<u64>,
     /// The cluster has been used since the last sweep.
     pub(super) used: Cell<bool>,
@@ -85,6 +87,7 @@ impl UpstreamCluster {
             policy: RefCell::default(),
             balancer: RefCell::new(Balancer::new(Locality::default())),
             pools: RefCell::default(),
+            late: RefCell::default(),
             version: Cell::new(u64::MAX),
             used: Cell::new(true),
         }
@@ -234,7 +237,7 @@ impl UpstreamCluster {
     }
 
     async fn open_and_lease(
-        &self,
+        self: &Rc<Self>,
         pick: Rc<Pick<Arc<Target>>>,
         pool: &Rc<Pool>,
         version: Version,
@@ -260,7 +263,10 @@ impl UpstreamCluster {
     }
 
     /// Opens a connection for opaque bytes.
-    pub async fn connect(&self, dial: &DialOptions) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
+    pub async fn connect(
+        self: &Rc<Self>,
+        dial: &DialOptions,
+    ) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
         let mut tried = Vec::new();
         let first = self.pick(&tried, Instant::now())?;
         let (pick, opened) = self.open(Rc::new(first), &mut tried, None, dial).await?;
@@ -269,18 +275,54 @@ impl UpstreamCluster {
     }
 
     async fn open(
-        &self,
+        self: &Rc<Self>,
         first: Rc<Pick<Arc<Target>>>,
         tried: &mut Vec<Arc<str>>,
         version: Option<Version>,
         dial: &DialOptions,
     ) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
-        let clear_pool = |pick: &Pick<Arc<Target>>| {
-            if let Some((_, pool)) = self.pools.borrow().get(&pick.id) {
-                pool.clear();
+        let is_late = |pick: &Pick<Arc<Target>>| self.late.borrow().contains(&pick.id);
+        let clear_pool = |pick: &Pick<Arc<Target>>| self.clear_pool(&pick.id);
+        let race =
+            connect::race(&self.balancer, first, tried, connect::alpn_of(version), dial, is_late, clear_pool).await?;
+        for dialing in race.late {
+            // One attempt for each endpoint tells as much as many.
+            if self.late.borrow_mut().insert(dialing.pick.id.clone()) {
+                tokio::task::spawn_local(self.clone().finish(dialing, version));
             }
-        };
-        connect::race(&self.balancer, first, tried, connect::alpn_of(version), dial, clear_pool).await
+        }
+        Ok((race.pick, race.opened))
+    }
+
+    /// Lets an attempt go on that another endpoint was faster than: the endpoint is far away, busy or gone, and only the
+    /// attempt's end tells which. Its connection is kept for the next request.
+    async fn finish(self: Rc<Self>, mut dialing: Dialing, version: Option<Version>) {
+        let opened = (&mut dialing).await;
+        let pick = &dialing.pick;
+        self.late.borrow_mut().remove(&pick.id);
+        match (opened, version) {
+            (Ok(opened), Some(version)) => {
+                let pool = self.pools.borrow().get(&pick.id).map(|(_, pool)| pool.clone());
+                if let Some(pool) = pool
+                    && let Ok(lease) = pool.adopt(opened, version).await
+                {
+                    lease.release();
+                }
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                tracing::debug!(%error, endpoint = %pick.target.address, "a late attempt to connect failed");
+                if dialing.report_failure() {
+                    self.clear_pool(&pick.id);
+                }
+            }
+        }
+    }
+
+    fn clear_pool(&self, id: &Arc<str>) {
+        if let Some((_, pool)) = self.pools.borrow().get(id) {
+            pool.clear();
+        }
     }
 
     fn pick(&self, tried: &[Arc<str>], now: Instant) -> Result<Pick<Arc<Target>>, Failure> {

@@ -5,16 +5,17 @@
 //! then, so the race is safe for any request.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use balance::{Balancer, Outcome, Pick};
 use bytes::BytesMut;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use identity::alpn::{self, Alpn};
 use identity::{Identity, Peer};
 use runtime::admission::Dialled;
@@ -24,11 +25,8 @@ use super::Target;
 use crate::failure::{ConnectError, Failure};
 use crate::http::Version;
 use crate::io::{Io, Prefixed};
+use crate::mesh::{ConnectTimeouts, HEDGE_DELAY};
 
-/// How long to wait for an endpoint before the next one is tried in parallel. A connection within a region takes two round
-/// trips, some milliseconds; one to another continent takes longer than this, and still wins unless another endpoint is
-/// nearer.
-const HEDGE_DELAY: Duration = Duration::from_millis(250);
 /// The maximum number of endpoints tried for one attempt of a request.
 const MAX_ENDPOINTS: usize = 4;
 
@@ -44,8 +42,14 @@ pub struct DialOptions {
     pub identity: Identity,
     /// The firewall mark of the proxy's own connections; `None` without capture.
     pub mark: Option<u32>,
-    /// The connect timeout: for TCP and TLS, and for all endpoints that are tried.
-    pub timeout: Duration,
+    /// The connect timeouts, for TCP and TLS together.
+    pub timeouts: ConnectTimeouts,
+}
+
+impl DialOptions {
+    fn timeout(&self, target: &Target) -> Duration {
+        if target.remote { self.timeouts.through_gateway } else { self.timeouts.direct }
+    }
 }
 
 /// A new connection.
@@ -63,7 +67,9 @@ pub struct OpenConnection {
 
 /// Connects to one target.
 pub async fn open(target: &Target, alpn: Alpn, dial: &DialOptions) -> Result<OpenConnection, ConnectError> {
-    let options = net::Connect { mark: dial.mark, timeout: dial.timeout, ..net::Connect::default() };
+    let timeout = dial.timeout(target);
+    let deadline = tokio::time::Instant::now() + timeout;
+    let options = net::Connect { mark: dial.mark, timeout, ..net::Connect::default() };
     let tcp = net::connect(target.address, &options).await.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => ConnectError::Timeout,
         _ => ConnectError::Tcp(Arc::new(error)),
@@ -74,7 +80,7 @@ pub async fn open(target: &Target, alpn: Alpn, dial: &DialOptions) -> Result<Ope
     let Some(tls) = &target.tls else { return Ok(OpenConnection { io: tcp.into(), local, peer: None, dialled: None }) };
     let config = dial.identity.client_config_for(&tls.expected, alpn);
     let handshake = TlsConnector::from(config).connect(tls.sni.clone(), Prefixed::new(BytesMut::new(), tcp));
-    let stream = match tokio::time::timeout(dial.timeout, handshake).await {
+    let stream = match tokio::time::timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(ConnectError::Tls(Arc::new(error))),
         Err(_) => return Err(ConnectError::Timeout),
@@ -93,97 +99,106 @@ pub fn alpn_of(version: Option<Version>) -> Alpn {
     }
 }
 
-/// An endpoint in the race.
-struct Contender {
-    pick: Rc<Pick<Arc<Target>>>,
+/// An attempt to connect to one endpoint.
+pub struct Dialing {
+    /// The endpoint.
+    pub pick: Rc<Pick<Arc<Target>>>,
     since: Instant,
+    opening: Pin<Box<dyn Future<Output = Result<OpenConnection, ConnectError>>>>,
 }
 
-impl Contender {
-    /// Returns whether the endpoint has answered other attempts since. Ejecting it would only move its load to endpoints that
-    /// are as busy.
-    fn is_available(&self) -> bool {
-        self.pick.has_succeeded_since(self.since)
+impl Dialing {
+    fn begin(pick: Rc<Pick<Arc<Target>>>, alpn: Alpn, dial: &DialOptions) -> Self {
+        let (target, dial) = (pick.target.clone(), dial.clone());
+        let opening = Box::pin(async move { open(&target, alpn, &dial).await });
+        Self { pick, since: Instant::now(), opening }
+    }
+
+    /// Reports to the balancer that the attempt failed, unless the endpoint has answered other attempts since: ejecting it
+    /// would only move its load to endpoints that are as busy. Returns whether it was reported.
+    pub fn report_failure(&self) -> bool {
+        let failed = !self.pick.has_succeeded_since(self.since);
+        if failed {
+            self.pick.report(Outcome::ConnectFailure, Instant::now());
+        }
+        failed
     }
 }
 
-/// Connects to `first` or, if that fails or takes long, to others. Adds all endpoints that were tried to `tried`, and returns
-/// the one that is connected. `failed` is called for each endpoint that accepted no connection.
+impl Future for Dialing {
+    type Output = Result<OpenConnection, ConnectError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.opening.as_mut().poll(cx)
+    }
+}
+
+/// The end of a race.
+pub struct Won {
+    /// The endpoint that is connected.
+    pub pick: Rc<Pick<Arc<Target>>>,
+    /// The connection to it.
+    pub opened: OpenConnection,
+    /// The attempts that have not ended. Whether these endpoints are available is not known yet: one on another continent
+    /// takes longer than one nearby.
+    pub late: Vec<Dialing>,
+}
+
+/// Connects to `first` or, if that fails or takes long, to others as well. Adds all endpoints that were tried to `tried`.
+/// `is_late` returns whether an earlier attempt to an endpoint is late: then the next one is tried at once. `failed` is called
+/// for each endpoint that accepted no connection.
 pub async fn race(
     balancer: &RefCell<Balancer<Arc<Target>>>,
     first: Rc<Pick<Arc<Target>>>,
     tried: &mut Vec<Arc<str>>,
     alpn: Alpn,
     dial: &DialOptions,
+    is_late: impl Fn(&Pick<Arc<Target>>) -> bool,
     failed: impl Fn(&Pick<Arc<Target>>),
-) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
-    let mut running = FuturesUnordered::new();
-    let mut contenders: Vec<Contender> = Vec::new();
-    let start = |pick: Rc<Pick<Arc<Target>>>, contenders: &mut Vec<Contender>, tried: &mut Vec<Arc<str>>| {
-        tried.push(pick.id.clone());
-        contenders.push(Contender { pick: pick.clone(), since: Instant::now() });
-        async move { (open(&pick.target, alpn, dial).await, pick) }
-    };
-    running.push(start(first, &mut contenders, tried));
-    let deadline = tokio::time::sleep(dial.timeout);
-    tokio::pin!(deadline);
-    let mut exhausted = false;
-    let mut started = 1;
+) -> Result<Won, Failure> {
+    let mut running: Vec<Dialing> = Vec::with_capacity(1);
+    let (mut next, mut started) = (Some(first), 0);
+    let (mut delay, mut more) = (HEDGE_DELAY, true);
     loop {
-        tokio::select! {
-            biased;
-            Some((result, pick)) = running.next() => match result {
-                Ok(opened) => {
-                    // An endpoint that had more time than the winner needed counts as unavailable.
-                    let lost = |contender: &&Contender| {
-                        !Rc::ptr_eq(&contender.pick, &pick)
-                            && contender.since.elapsed() > HEDGE_DELAY
-                            && !contender.is_available()
-                    };
-                    for slow in contenders.iter().filter(lost) {
-                        slow.pick.report(Outcome::ConnectFailure, Instant::now());
-                        failed(&slow.pick);
-                    }
-                    return Ok((pick, opened));
+        if let Some(pick) = next.take() {
+            tried.push(pick.id.clone());
+            started += 1;
+            more = started < MAX_ENDPOINTS;
+            delay = if is_late(&pick) { Duration::ZERO } else { HEDGE_DELAY };
+            running.push(Dialing::begin(pick, alpn, dial));
+        }
+        let ended = poll_fn(|cx| poll_any(&mut running, cx));
+        let ended = if more { tokio::time::timeout(delay, ended).await.ok() } else { Some(ended.await) };
+        match ended {
+            Some((dialing, Ok(opened))) => return Ok(Won { pick: dialing.pick, opened, late: running }),
+            Some((dialing, Err(error))) => {
+                if dialing.report_failure() {
+                    failed(&dialing.pick);
                 }
-                Err(error) => {
-                    pick.report(Outcome::ConnectFailure, Instant::now());
-                    failed(&pick);
-                    contenders.retain(|contender| !Rc::ptr_eq(&contender.pick, &pick));
-                    if running.is_empty() {
-                        match (started < MAX_ENDPOINTS).then(|| another(balancer, tried)).flatten() {
-                            Some(next) => {
-                                started += 1;
-                                running.push(start(next, &mut contenders, tried));
-                            }
-                            None => {
-                                let endpoint = pick.target.address.to_string().into();
-                                return Err(Failure::Connect { endpoint, error, retried: false });
-                            }
-                        }
+                if running.is_empty() {
+                    next = if more { another(balancer, tried) } else { None };
+                    if next.is_none() {
+                        let endpoint = dialing.pick.target.address.to_string().into();
+                        return Err(Failure::Connect { endpoint, error, retried: false });
                     }
                 }
-            },
-            () = tokio::time::sleep(HEDGE_DELAY), if !exhausted && started < MAX_ENDPOINTS => match another(balancer, tried) {
-                Some(next) => {
-                    started += 1;
-                    running.push(start(next, &mut contenders, tried));
-                }
-                None => exhausted = true,
-            },
-            () = &mut deadline => {
-                let mut endpoint: Arc<str> = Arc::default();
-                for contender in &contenders {
-                    if !contender.is_available() {
-                        contender.pick.report(Outcome::ConnectFailure, Instant::now());
-                        failed(&contender.pick);
-                    }
-                    endpoint = contender.pick.target.address.to_string().into();
-                }
-                return Err(Failure::Connect { endpoint, error: ConnectError::Timeout, retried: false });
+            }
+            None => {
+                next = another(balancer, tried);
+                more = next.is_some();
             }
         }
     }
+}
+
+/// Polls all attempts; removes and returns one that has ended. There are at most [`MAX_ENDPOINTS`].
+fn poll_any(running: &mut Vec<Dialing>, cx: &mut Context<'_>) -> Poll<(Dialing, Result<OpenConnection, ConnectError>)> {
+    for at in 0..running.len() {
+        if let Poll::Ready(result) = Pin::new(&mut running[at]).poll(cx) {
+            return Poll::Ready((running.swap_remove(at), result));
+        }
+    }
+    Poll::Pending
 }
 
 /// Picks an endpoint that has not been tried.

@@ -17,11 +17,13 @@ use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
+use super::answer_first::AnswerFirst;
 use super::pool::{ConnectionInfo, SendError, SendErrorCause};
 use super::wake_relay::WakeRelay;
 use crate::failure::ConnectError;
-use crate::http::{AttemptBody, BUFFER, BoxError, Incoming};
+use crate::http::{AttemptBody, BUFFER, BoxError, Incoming, RequestBody};
 use crate::io::{Io, Prefixed};
 
 /// The number of sweeps after which an idle connection is closed. Sweeps are ten seconds apart.
@@ -74,7 +76,7 @@ impl Idle {
     pub async fn adopt(&self, io: Io, info: Rc<ConnectionInfo>) -> Result<Connection, ConnectError> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(io))
+            .handshake(TokioIo::new(AnswerFirst::new(io, info.clone())))
             .await
             .map_err(|error| ConnectError::Http(Arc::new(error)))?;
         let driven = Box::new(Driven::new(Halves { sender, connection }, info));
@@ -149,20 +151,27 @@ impl Connection {
 
     /// Moves the connection to a task of its own, which sends the rest of a request whose response has begun: a downstream
     /// that reads slowly must still be able to send. The connection does not return to the pool.
-    pub fn detach(&mut self) {
-        let Some(Halves { connection, .. }) = self.driven.halves.take() else { return };
-        let info = self.driven.info.clone();
-        tokio::task::spawn_local(async move {
-            let _ = connection.await;
-            info.closed();
+    pub fn detach(&mut self, request: Rc<RequestBody>) {
+        // A body that the peer did not ask for is not sent, so its connection ends with the response.
+        let refused = request.refuse();
+        let (connection, info) = (self.driven.halves.take().map(|halves| halves.connection), self.driven.info.clone());
+        let task = tokio::task::spawn_local(async move {
+            if let Some(connection) = connection {
+                let _ = connection.await;
+                info.closed();
+            }
+            request.drain().await;
         });
+        if refused {
+            self.driven.detached = Some(AbortOnDrop(task.abort_handle()));
+        }
     }
 
     /// Returns the byte stream after a response that ended HTTP, or `None` if the connection has failed.
     pub async fn into_upgraded(mut self) -> Option<Io> {
         poll_fn(|cx| self.driven.drive(cx, |_, ended| if ended { Poll::Ready(()) } else { Poll::Pending })).await;
         let parts = self.driven.halves.take()?.connection.into_parts();
-        let (unread, stream) = parts.io.into_inner().into_parts();
+        let (unread, stream) = parts.io.into_inner().into_inner().into_parts();
         let mut ahead = BytesMut::from(parts.read_buf);
         ahead.extend_from_slice(&unread);
         Some(Prefixed::new(ahead, stream))
@@ -172,7 +181,7 @@ impl Connection {
 /// hyper's connection: the half that takes requests, and the half that does the work.
 struct Halves {
     sender: http1::SendRequest<AttemptBody>,
-    connection: http1::Connection<TokioIo<Io>, AttemptBody>,
+    connection: http1::Connection<TokioIo<AnswerFirst>, AttemptBody>,
 }
 
 /// A connection with the state to drive it.
@@ -185,13 +194,24 @@ struct Driven {
     /// The relay as a waker.
     waker: Waker,
     info: Rc<ConnectionInfo>,
+    /// The task of a detached connection that ends with the response.
+    detached: Option<AbortOnDrop>,
+}
+
+/// Ends a task.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Driven {
     fn new(halves: Halves, info: Rc<ConnectionInfo>) -> Self {
         let relay = Arc::<WakeRelay>::default();
         let waker = Waker::from(relay.clone());
-        Self { halves: Some(halves), ended: false, relay, waker, info }
+        Self { halves: Some(halves), ended: false, relay, waker, info, detached: None }
     }
 
     /// Polls the connection until `step` is ready. `step` receives whether HTTP has ended.
@@ -243,7 +263,7 @@ impl Driven {
     }
 
     fn is_ready(&self) -> bool {
-        !self.ended && self.halves.as_ref().is_some_and(|halves| halves.sender.is_ready())
+        !self.ended && !self.info.is_broken() && self.halves.as_ref().is_some_and(|halves| halves.sender.is_ready())
     }
 }
 

@@ -8,11 +8,13 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong, Reason};
+use http::StatusCode;
 use http_body::Body;
 use hyper::{Request, Response};
 use tokio::sync::{Mutex, MutexGuard};
@@ -200,6 +202,7 @@ impl Stream {
         let (mut head, body) = request.into_parts();
         http2::announce_length(&mut head.headers, body.size_hint().exact().filter(|length| *length > 0));
         let ends = body.is_end_stream();
+        let gate = body.gate().cloned();
         let failed = |unprocessed, error| SendError { unprocessed, cause: SendErrorCause::Stream(error) };
         let begun = self.sender.send_request(Request::from_parts(head, ()), ends);
         let (response, stream) = begun.map_err(|error| failed(true, error))?;
@@ -209,6 +212,12 @@ impl Stream {
             if sending.as_mut().is_some_and(|sending| Pin::new(sending).poll(cx).is_ready()) {
                 // If the body failed, the response tells what that means.
                 sending = None;
+            }
+            if let Some(gate) = &gate
+                && let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx)
+                && interim.status() == StatusCode::CONTINUE
+            {
+                gate.open();
             }
             response.as_mut().poll(cx)
         })

@@ -4,6 +4,7 @@
 //! as well, and dropped when the target is removed.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use h2::Reason;
+use http::{StatusCode, header};
 use http_body::{Body, Frame};
 use hyper::{Request, Response};
 use identity::Peer;
@@ -20,7 +23,7 @@ use telemetry::istio::Party;
 
 use super::{OpenConnection, http1, http2};
 use crate::failure::ConnectError;
-use crate::http::{AttemptBody, BoxError, Incoming, Version};
+use crate::http::{AttemptBody, BoxError, Incoming, RequestBody, Version, is_chunked};
 use crate::io::Io;
 
 /// Information on a connection.
@@ -31,6 +34,8 @@ pub struct ConnectionInfo {
     pub peer: Option<Arc<Peer>>,
     /// The peer as a party to metrics; known with the first response.
     party: OnceCell<Rc<Party>>,
+    /// A write failed: the peer has closed the connection.
+    broken: Cell<bool>,
     /// A duplicate of the socket, for queries to the kernel. Closed with the connection.
     socket: RefCell<Option<OwnedFd>>,
     dialled: Cell<Option<Dialled>>,
@@ -53,6 +58,16 @@ impl ConnectionInfo {
         let socket = self.socket.borrow();
         let progress = socket.as_ref().and_then(|socket| net::tcp_info::progress(socket).ok());
         progress.is_some_and(|progress| progress.is_unanswered(retransmits))
+    }
+
+    /// Notes that a write failed.
+    pub(super) fn note_broken(&self) {
+        self.broken.set(true);
+    }
+
+    /// Returns whether a write has failed.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.get()
     }
 
     /// Notes the end of the connection.
@@ -109,6 +124,50 @@ pub enum SendErrorCause {
     /// The peer does not acknowledge sent data.
     #[error("the peer does not acknowledge sent data")]
     Unacknowledged,
+    /// The response cannot be passed on: its readers could understand it differently.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+impl SendErrorCause {
+    /// Returns whether the peer's response is not valid.
+    pub fn is_invalid_response(&self) -> bool {
+        match self {
+            Self::Invalid(_) => true,
+            Self::Connection(error) => error.is_parse(),
+            // Found by this side, not reported by the peer.
+            Self::Stream(error) => {
+                let reasons = [
+                    Reason::PROTOCOL_ERROR,
+                    Reason::FRAME_SIZE_ERROR,
+                    Reason::COMPRESSION_ERROR,
+                    Reason::FLOW_CONTROL_ERROR,
+                ];
+                error.is_library() && error.reason().is_some_and(|reason| reasons.contains(&reason))
+            }
+            Self::Closed | Self::Unacknowledged => false,
+        }
+    }
+
+    /// Returns whether the peer closed the connection without any part of a response.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Connection(error) => {
+                error.is_incomplete_message() || error.is_canceled() || io_kind(error).is_some_and(is_end)
+            }
+            Self::Stream(_) | Self::Unacknowledged | Self::Invalid(_) => false,
+        }
+    }
+}
+
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    Some(source.kind())
+}
+
+fn is_end(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
 }
 
 impl Pool {
@@ -144,6 +203,7 @@ impl Pool {
             local: opened.local,
             peer: opened.peer,
             party: OnceCell::new(),
+            broken: Cell::new(false),
             socket: RefCell::new(socket),
             dialled: Cell::new(opened.dialled),
         });
@@ -186,11 +246,20 @@ impl Lease {
         Self { info: stream.info().clone(), carrier: Carrier::Http2(stream), reused }
     }
 
-    /// Sends a request and waits for the head of its response.
-    pub async fn send(&mut self, request: Request<AttemptBody>) -> Result<Response<Incoming>, SendError> {
-        match &mut self.carrier {
-            Carrier::Http1 { connection, .. } => connection.send(request).await,
-            Carrier::Http2(stream) => stream.send(request).await,
+    /// Sends a request and waits for the head of its response. `upgrades` is whether the request asks for an upgrade to
+    /// WebSocket.
+    pub async fn send(
+        &mut self,
+        request: Request<AttemptBody>,
+        upgrades: bool,
+    ) -> Result<Response<Incoming>, SendError> {
+        let response = match &mut self.carrier {
+            Carrier::Http1 { connection, .. } => connection.send(request).await?,
+            Carrier::Http2(stream) => stream.send(request).await?,
+        };
+        match invalid(&response, upgrades) {
+            None => Ok(response),
+            Some(error) => Err(SendError { unprocessed: false, cause: SendErrorCause::Invalid(error) }),
         }
     }
 
@@ -207,9 +276,9 @@ impl Lease {
     }
 
     /// Sends the rest of the request independently of whether the response is read.
-    pub fn detach(&mut self) {
+    pub fn detach(&mut self, request: &Rc<RequestBody>) {
         if let Carrier::Http1 { connection, .. } = &mut self.carrier {
-            connection.detach();
+            connection.detach(request.clone());
         }
     }
 
@@ -227,5 +296,25 @@ impl Lease {
         if let Carrier::Http1 { connection, pool } = self.carrier {
             pool.idle.put_back(connection);
         }
+    }
+}
+
+/// Returns why a response cannot be passed on, if so.
+fn invalid(response: &Response<Incoming>, upgrades: bool) -> Option<&'static str> {
+    let headers = response.headers();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let to = headers.get(header::UPGRADE);
+        let agrees = upgrades && to.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        return (!agrees).then_some("the response switches to a protocol that the request did not ask for");
+    }
+    // A body of known length has no transfer coding.
+    if !matches!(response.body(), Incoming::Http1(body) if body.size_hint().exact().is_none())
+        || !headers.contains_key(header::TRANSFER_ENCODING)
+    {
+        None
+    } else if headers.contains_key(header::CONTENT_LENGTH) {
+        Some("the response has both Content-Length and Transfer-Encoding")
+    } else {
+        (!is_chunked(headers)).then_some("the response has a transfer coding other than chunked")
     }
 }

@@ -1,9 +1,15 @@
-//! The controller's address, and TLS connections to it.
+//! The controller's address and identity, and TLS connections to it.
+//!
+//! Any intermediate of the mesh can sign any DNS name of a cluster. So a proxy in a pod knows the controller by its SPIFFE
+//! ID, and by the signing certificate of the controller's own cluster ([`Controller::known_as`]). The controller writes that
+//! certificate beside the roots, where pods mount both; it is read for each connection, so that a rotation needs no restart.
+//! Without a known identity, the controller is verified by the DNS name of its address.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,7 +18,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use identity::alpn::{self, Alpn};
-use identity::{Identity, TrustError};
+use identity::{Expectation, Identity, SpiffeId, Trust};
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -34,6 +40,14 @@ pub struct Controller {
     port: u16,
     server_name: ServerName<'static>,
     mark: Option<u32>,
+    known: Option<KnownController>,
+}
+
+/// The identity of the controller, and the file with the certificates that may sign for it, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KnownController {
+    id: SpiffeId,
+    signers: PathBuf,
 }
 
 /// The error for an invalid controller address.
@@ -50,7 +64,13 @@ impl FromStr for Controller {
         let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let server_name = ServerName::try_from(host.to_owned()).map_err(|_| invalid())?;
-        Ok(Self { host: host.to_owned(), port: port.parse().map_err(|_| invalid())?, server_name, mark: None })
+        Ok(Self {
+            host: host.to_owned(),
+            port: port.parse().map_err(|_| invalid())?,
+            server_name,
+            mark: None,
+            known: None,
+        })
     }
 }
 
@@ -69,6 +89,43 @@ impl Controller {
         self.server_name =
             ServerName::try_from(server_name.to_owned()).map_err(|_| AddressError(server_name.to_owned()))?;
         Ok(self)
+    }
+
+    /// Sets the identity that the controller must prove, by a certificate that one of those in the file `signers` signed.
+    pub fn known_as(mut self, id: SpiffeId, signers: PathBuf) -> Self {
+        self.known = Some(KnownController { id, signers });
+        self
+    }
+
+    /// Returns what the controller must prove, as of now; `None` if it is known by its DNS name.
+    fn expectation(&self) -> io::Result<Option<Expectation>> {
+        let Some(KnownController { id, signers }) = &self.known else { return Ok(None) };
+        let failed = |why: String| {
+            let path = signers.display();
+            io::Error::other(format!("{path}: {why}; the controller writes it into ConfigMap istio-ca-root-cert"))
+        };
+        let pem = std::fs::read(signers).map_err(|error| failed(error.to_string()))?;
+        let certificates = identity::certificates_from_pem(&pem).map_err(failed)?;
+        let keys = certificates.iter().filter_map(identity::signing_key_sha256);
+        Ok(Some(Expectation::any_of([id.clone()]).signed_by(keys)))
+    }
+
+    /// Returns the configuration of a connection without a client certificate.
+    fn anonymous(&self, roots: &[CertificateDer<'static>]) -> io::Result<Arc<ClientConfig>> {
+        let config = match (self.expectation()?, &self.known) {
+            (Some(expected), Some(known)) => Trust::new(known.id.trust_domain(), roots.to_vec(), [])
+                .map(|trust| identity::anonymous_client(&trust, expected, ALPN)),
+            _ => identity::server_only_client(roots, ALPN),
+        };
+        config.map_err(io::Error::other)
+    }
+
+    /// Returns the configuration of a connection with the current certificate.
+    fn identified(&self, identity: &Identity) -> io::Result<Arc<ClientConfig>> {
+        match self.expectation()? {
+            Some(expected) => Ok(identity.client_config_for(&expected, ALPN)),
+            None => identity.controller_config(ALPN).map_err(io::Error::other),
+        }
     }
 
     /// Connects to the first address that accepts a connection.
@@ -119,8 +176,8 @@ enum TlsClient {
 
 impl Connector {
     /// Creates a connector without a client certificate, for a server whose certificate verifies under `roots`.
-    pub(super) fn with_roots(controller: Controller, roots: &[CertificateDer<'static>]) -> Result<Self, TrustError> {
-        let config = identity::server_only_client(roots, ALPN)?;
+    pub(super) fn with_roots(controller: Controller, roots: &[CertificateDer<'static>]) -> io::Result<Self> {
+        let config = controller.anonymous(roots)?;
         Ok(Self { controller: Arc::new(controller), client: TlsClient::Anonymous(config) })
     }
 
@@ -165,7 +222,7 @@ impl tower::Service<Uri> for Connector {
         Box::pin(async move {
             let tls = match &connector.client {
                 TlsClient::Anonymous(config) => Arc::clone(config),
-                TlsClient::Identified(identity) => identity.controller_config(ALPN).map_err(io::Error::other)?,
+                TlsClient::Identified(identity) => connector.controller.identified(identity)?,
             };
             connector.controller.connect(tls).await.map(TokioIo::new)
         })

@@ -159,6 +159,41 @@ async fn certificates_are_renewed_at_half_of_their_lifetime() {
 }
 
 #[tokio::test]
+async fn the_controller_is_known_by_its_identity_under_its_own_intermediate() {
+    let ca = start_ca(Duration::from_secs(600), 0).await;
+    let mut options = ca.options("good");
+    let signers = ca.directory.path().join("controller-issuer.pem");
+    let id: SpiffeId = "spiffe://cluster.local/ns/isthmus-system/sa/isthmus-controller".parse().unwrap();
+    // Another cluster's intermediate may sign any name, but not for the controller.
+    let other = Authority::self_signed_root("isthmus", Duration::from_secs(3600)).unwrap();
+    std::fs::write(&signers, other.roots_pem()).unwrap();
+    options.controller = options.controller.known_as(id.clone(), signers.clone());
+    let registry = Registry::new();
+    let starting = tokio::spawn({
+        let (registry, options) = (registry.clone(), options.clone());
+        async move { start(options, &registry).await }
+    });
+    let failed = |registry: &Registry| registry.total(&REQUESTS, |labels| labels.contains(&("by", "token")));
+    let two_failed = async {
+        while failed(&registry) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), two_failed).await.unwrap();
+    assert!(!starting.is_finished() && ca.requests().is_empty(), "no token reaches it");
+    // The file is read for each connection: a rotation, or a controller that writes it late.
+    std::fs::write(&signers, &ca.roots).unwrap();
+    tokio::time::timeout(Duration::from_secs(10), starting).await.unwrap().unwrap();
+
+    let stranger = "spiffe://cluster.local/ns/default/sa/isthmus-controller".parse().unwrap();
+    options.controller = options.controller.known_as(stranger, signers);
+    let registry = Registry::new();
+    let client = CertificateClient::new(options, &registry);
+    let error = client.request_with_token().await.err().expect("refused").to_string();
+    assert!(error.contains("is not an expected identity"), "{error}");
+}
+
+#[tokio::test]
 async fn a_controller_of_another_mesh_is_refused() {
     let ca = start_ca(Duration::from_secs(600), 0).await;
     let mut options = ca.options("good");

@@ -299,18 +299,21 @@ async fn subscribe(
     identity: &Identity,
     names: usize,
     length: usize,
-) -> Result<tonic::Streaming<DeltaDiscoveryResponse>, Status> {
+) -> Result<(tonic::Streaming<DeltaDiscoveryResponse>, mpsc::Sender<DeltaDiscoveryRequest>), Status> {
     let mut client = AggregatedDiscoveryServiceClient::new(bench.connector(identity).channel());
+    client = client.max_decoding_message_size(64 << 20);
     let request = DeltaDiscoveryRequest {
         node: Some(WireNode { id: "sidecar~10.244.0.9~frontend-1.default~west".into(), cluster: String::new() }),
         type_url: Kind::Service.url().into(),
         resource_names_subscribe: (0..names).map(|name| format!("{name:0length$}")).collect(),
         ..Default::default()
     };
-    let requests = futures_util::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
-    let mut stream = client.delta_aggregated_resources(requests).await?.into_inner();
+    // Dropping the sender ends the stream.
+    let (sender, requests) = mpsc::channel(1);
+    let _ = sender.send(request).await;
+    let mut stream = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
     stream.message().await?;
-    Ok(stream)
+    Ok((stream, sender))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -339,6 +342,17 @@ async fn one_identity_has_a_bounded_number_of_streams_and_names() {
     assert!(status.message().contains("subscribe to fewer names"), "{status}");
     assert_eq!(bench.shared.state.metrics.ended("too many names"), 1);
     drop(first);
+
+    // A connection without a stream counts as well: 16 + 8 for the pod.
+    let mut idle = Vec::new();
+    let failed = || bench.shared.state.metrics.registry().total(&crate::ca::serve::FAILED_HANDSHAKES, |_| true);
+    for _ in 0..40 {
+        let socket = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+        let config = west.controller_config(identity::alpn::DISCOVERY).unwrap();
+        let name = rustls_pki_types::ServerName::try_from(SERVER).unwrap();
+        idle.push(tokio_rustls::TlsConnector::from(config).connect(name, socket).await);
+    }
+    eventually("connections are refused", || failed() >= 40 - 24).await;
     bench.stop().await;
 }
 

@@ -28,7 +28,7 @@ fn gateway(network: &str, last: u8) -> Service {
     let mut gateway = service("gateway", 8);
     gateway.network = Some(network.into());
     gateway.external_ips = vec![[203, 0, 113, last].into()];
-    gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
+    gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls, node_port: 0 });
     gateway
 }
 
@@ -99,12 +99,84 @@ fn the_annotation_of_the_remote_secret_takes_precedence_over_the_label() {
     world.compile();
     assert_eq!(&**world.inventory.cluster("east").unwrap().network(), "net-east");
     assert_eq!(gateways(&world, "net-west"), [""; 0]);
-    // Without the annotation the label applies, and a notice reports that the clusters share a network.
-    let info = Cluster { name: "east".into(), own: false, network: "".into(), server: "".into() };
-    world.event(Event::ClusterAdded(info));
+}
+
+#[test]
+fn the_label_of_a_remote_cluster_cannot_choose_the_network_of_another_one() {
+    let mut world = world_with_export();
+    let network = |world: &World, cluster: &str| world.inventory.cluster(cluster).unwrap().network().to_string();
+    let join = |world: &mut World, name: &str, network: &str, joined| {
+        let (name, network) = (name.into(), network.into());
+        world.event(Event::ClusterAdded(Cluster { name, own: false, network, server: "".into(), joined }));
+        world.compile();
+    };
+    let label = |world: &mut World, cluster: &str, network: &str| {
+        let namespace = Namespace { name: "istio-system".into(), network: Some(network.into()) };
+        world.put(cluster, Object::Namespace(namespace));
+        world.compile();
+    };
+    let refused = |world: &World, cluster: &str| {
+        let start = format!("Cluster {cluster}: its label names");
+        world.inventory.notices().iter().any(|line| line.starts_with(&start) && line.contains("isthmus join --network"))
+    };
+    join(&mut world, "rogue", "", 1);
+    label(&mut world, "rogue", "net-west");
+    world.put("rogue", Object::Service(service("reviews", 1)));
+    world.put("rogue", Object::Pod(pod("reviews", 1)));
+    world.put("rogue", Object::Slice(slice("reviews", &[(1, true)])));
+    world.put("rogue", Object::Export(export("reviews")));
+    world.put("rogue", Object::Service(gateway("net-west", 66)));
     world.compile();
-    assert_eq!(&**world.inventory.cluster("east").unwrap().network(), "net-west");
-    assert!(world.inventory.notices().iter().any(|line| line.contains("annotate the remote secret")));
+    assert_eq!(network(&world, "rogue"), "");
+    assert!(refused(&world, "rogue"), "{:?}", world.inventory.notices());
+    assert_eq!(gateways(&world, "net-west"), [""; 0]);
+    assert!(world.endpoints("west", "reviews").keys().all(|name| !name.contains("rogue")));
+    // A network of its own is the label's to choose, as in Istio.
+    label(&mut world, "rogue", "net-rogue");
+    assert_eq!((network(&world, "rogue"), refused(&world, "rogue")), ("net-rogue".into(), false));
+
+    // Of two clusters that only labels put on one network, the one that joined first is on it.
+    join(&mut world, "south", "", 2);
+    label(&mut world, "south", "net-south");
+    label(&mut world, "rogue", "net-south");
+    assert_eq!((network(&world, "rogue"), network(&world, "south")), ("net-south".into(), "".into()));
+    assert!(refused(&world, "south"));
+    // The joining side decides, also that two clusters share a network.
+    join(&mut world, "south", "net-south", 2);
+    assert_eq!((network(&world, "rogue"), network(&world, "south")), ("".into(), "net-south".into()));
+    join(&mut world, "rogue", "net-south", 1);
+    assert_eq!((network(&world, "rogue"), network(&world, "south")), ("net-south".into(), "net-south".into()));
+    assert!(!refused(&world, "rogue"));
+    assert_eq!(world.recomputed().all_resources(), world.all_resources());
+}
+
+#[test]
+fn a_cluster_without_a_gateway_of_its_own_on_a_shared_network_is_reported() {
+    let mut world = world_with_export();
+    let network: Text = "net-shared".into();
+    for (name, last) in [("east", Some(20)), ("south", None)] {
+        let (cluster, network) = (name.into(), network.clone());
+        world.event(Event::ClusterAdded(Cluster { name: cluster, own: false, network, server: "".into(), joined: 0 }));
+        for kind in Kind::watched_in(crate::objects::event::ClusterRole::Remote) {
+            world.event(Event::Listing { cluster: name.into(), kind });
+            if kind == Kind::Export {
+                world.put(name, Object::Export(export("reviews")));
+            }
+            if let (Kind::Service, Some(last)) = (kind, last) {
+                world.put(name, Object::Service(gateway("net-shared", last)));
+            }
+            world.event(Event::Listed { cluster: name.into(), kind });
+        }
+    }
+    world.compile();
+    assert_eq!(gateways(&world, "net-shared"), ["east"]);
+    let notices = world.inventory.notices();
+    let lacks = |cluster: &str| {
+        let start =
+            format!("Cluster {cluster}: it exports services and has no east-west gateway of network net-shared");
+        notices.iter().any(|line| line.starts_with(&start))
+    };
+    assert!(lacks("south") && !lacks("east"), "{notices:?}");
 }
 
 #[test]
@@ -188,7 +260,7 @@ fn a_cluster_that_does_not_export_a_service_cannot_change_its_definition() {
     let mut world = world_with_export();
     world.cluster("south");
     let with = |created, protocol| {
-        let port = ServicePort { name: "p".into(), number: 80, protocol };
+        let port = ServicePort { name: "p".into(), number: 80, protocol, node_port: 0 };
         Service { created, ports: vec![port], ..service("details", 3) }
     };
     world.put("east", Object::Service(with(100, Protocol::Http)));
@@ -234,6 +306,7 @@ fn objects_beyond_the_limit_of_a_remote_cluster_are_ignored_and_counted() {
         limit + 5,
         "the own cluster is not bounded"
     );
+    world.compile();
     let notices = world.inventory.notices();
     assert_eq!(notices.len(), 1, "{notices:?}");
     assert!(notices[0].contains("5 objects of kind Gateway"), "{notices:?}");
@@ -241,6 +314,89 @@ fn objects_beyond_the_limit_of_a_remote_cluster_are_ignored_and_counted() {
         world.inventory.cluster("east").unwrap().gateways().get(&Key::new("default", "g0")).unwrap().hosts.len(),
         1
     );
+}
+
+#[test]
+fn a_cluster_beyond_its_budget_for_bytes_is_not_read_and_delays_no_other() {
+    let mut world = world_with_export();
+    world.cluster("south");
+    let router = labelled(pod("router", 7), [("istio".into(), "eastwestgateway".into())].into());
+    world.put("south", Object::Pod(router));
+    for i in 0..2_000 {
+        let mut service = service("filler", 1);
+        service.name = format!("filler-{i}").into();
+        world.put("south", Object::Service(service));
+    }
+    let hosts: Vec<Text> = (0..2_000).map(|i| format!("filler-{i}.default.svc.cluster.local").into()).collect();
+    let flood = |world: &mut World, from: usize| {
+        for i in from..from + 1_000 {
+            let gateway = Gateway {
+                namespace: "istio-system".into(),
+                name: format!("g{i}").into(),
+                selector: [("istio".into(), "eastwestgateway".into())].into(),
+                hosts: hosts.clone(),
+            };
+            world.put("south", Object::Gateway(gateway));
+        }
+    };
+    flood(&mut world, 0);
+    let exceeded = world.inventory.take_exceeded();
+    assert!(
+        matches!(&exceeded[..], [(cluster, why)] if &**cluster == "south" && why.contains("256 MiB")),
+        "{exceeded:?}"
+    );
+    assert_eq!(world.inventory.take_exceeded(), [], "it is reported once");
+    let south = |world: &World| {
+        let south = world.inventory.cluster("south").unwrap();
+        (matches!(south.link.0, Link::Excluded(_)), south.count(Kind::Gateway))
+    };
+    let (excluded, kept) = south(&world);
+    assert!(excluded && kept < 200, "{kept}");
+    assert!(!world.inventory.incomplete().contains("south"), "nothing waits for it");
+    // A change of another cluster is in the next turn, whatever waits.
+    world.put("west", Object::Service(service("details", 3)));
+    let taken = world.inventory.take_changes(64);
+    assert!(taken.len() <= 64);
+    let details = Group::Service("details.default.svc.cluster.local".into());
+    assert!(taken.contains(&details));
+    // Its objects stay, as in an outage, and what its link still sends has no effect.
+    world.compile();
+    world.delete("south", Kind::Gateway, "istio-system", "g0");
+    world.put("south", Object::Service(service("more", 4)));
+    assert!(!world.inventory.has_changes());
+    assert_eq!(south(&world), (true, kept));
+    // The next attempt may bring it below the budget, or not.
+    world.event(Event::Link { cluster: "south".into(), link: Link::Connecting, since: world.now });
+    world.delete("south", Kind::Gateway, "istio-system", "g0");
+    assert_eq!(south(&world), (false, kept - 1));
+    flood(&mut world, 1_000);
+    assert!(south(&world).0);
+    world.event(Event::ClusterRemoved { cluster: "south".into() });
+    world.compile();
+    assert!(world.service("filler-0").is_none());
+}
+
+#[test]
+fn a_cluster_beyond_its_budget_for_work_is_not_read_and_the_own_cluster_has_none() {
+    let mut world = world_with_export();
+    let now = world.now;
+    for cluster in ["west", "east"] {
+        world.inventory.charge(&cluster.into(), crate::inventory::budget::WORK - 1_000, now);
+        assert_eq!(world.inventory.take_exceeded(), []);
+    }
+    // One pod that makes a Gateway export and not export is the work of all services of the cluster.
+    let selector = Labels::from([("istio".into(), "eastwestgateway".into())]);
+    let (namespace, name) = ("istio-system".into(), "g".into());
+    let gateway = Gateway { namespace, name, selector: selector.clone(), hosts: vec!["*.local".into()] };
+    for cluster in ["west", "east"] {
+        world.put(cluster, Object::Gateway(gateway.clone()));
+        for _ in 0..500 {
+            world.put(cluster, Object::Pod(labelled(pod("router", 7), selector.clone())));
+            world.delete(cluster, Kind::Pod, "default", "router-7");
+        }
+    }
+    let exceeded = world.inventory.take_exceeded();
+    assert!(matches!(&exceeded[..], [(cluster, why)] if &**cluster == "east" && why.contains("work")), "{exceeded:?}");
 }
 
 #[test]
@@ -311,7 +467,7 @@ fn an_export_cannot_take_over_a_name_that_another_cluster_does_not_export() {
 fn services_of_one_name_that_no_cluster_exports_are_independent() {
     let mut world = World::new();
     let with = |cluster: &str, protocol, target| {
-        let port = ServicePort { name: "db".into(), number: 5432, protocol };
+        let port = ServicePort { name: "db".into(), number: 5432, protocol, node_port: 0 };
         let mut slice = slice("details", &[(1, true)]);
         slice.ports = vec![("db".into(), target)];
         let headless = cluster == "west";

@@ -301,12 +301,9 @@ fn the_address_of_a_pod_finds_its_services() {
     world.delete("west", Kind::Slice, "default", "reviews-x");
     world.compile();
     assert_eq!(found(&world, "west", 1), ["details"]);
-    // Clusters of one network share the addresses of its pods. The remote secret of `north` names no network, so the
-    // label of its root namespace applies.
-    let info = Cluster { name: "north".into(), own: false, network: "".into(), server: "".into() };
+    // Clusters of one network share the addresses of its pods.
+    let info = Cluster { name: "north".into(), own: false, network: "net-east".into(), server: "".into(), joined: 0 };
     world.event(Event::ClusterAdded(info));
-    let network = Namespace { name: "istio-system".into(), network: Some("net-east".into()) };
-    world.put("north", Object::Namespace(network));
     world.compile();
     assert_eq!(found(&world, "north", 2), ["ratings"], "ratings is exported");
     assert!(found(&world, "north", 1).is_empty(), "reviews is not exported");
@@ -382,7 +379,7 @@ fn the_own_cluster_defines_a_port_before_the_oldest_cluster() {
     let mut world = two_clusters();
     world.cluster("south");
     let with = |created, number, protocol| {
-        let port = ServicePort { name: "p".into(), number, protocol };
+        let port = ServicePort { name: "p".into(), number, protocol, node_port: 0 };
         Service { created, ports: vec![port], ..service("details", 3) }
     };
     for cluster in ["west", "east", "south"] {
@@ -412,7 +409,7 @@ fn a_service_with_a_network_and_a_gateway_port_is_an_east_west_gateway() {
     world.put("east", Object::Service(gateway.clone()));
     world.compile();
     assert!(world.body(wire::Kind::NetworkGateway, "net-east").is_none(), "port 15443 is not exposed");
-    gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
+    gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls, node_port: 0 });
     world.put("east", Object::Service(gateway.clone()));
     world.put("east", Object::Slice(slice("gateway", &[(9, true)])));
     world.compile();
@@ -475,6 +472,17 @@ fn the_own_cluster_exports_the_services_of_the_controller_with_their_server_name
     assert!(names(15014).is_empty());
     let exports: Vec<_> = service.exports.iter().map(|export| (&*export.cluster, &*export.network)).collect();
     assert_eq!(exports, [("west", "net-west")]);
+
+    // A controller that signs for its own cluster alone is reachable from no other cluster.
+    let exported = |world: &World| match world.body(wire::Kind::Service, hostname) {
+        Some(Body::Service(service)) => service.ports.iter().any(|port| !port.server_names.is_empty()),
+        _ => false,
+    };
+    for serves_others in [false, true, false] {
+        world.event(Event::Trust(crate::objects::event::Trust { serves_others, ..Default::default() }));
+        world.compile();
+        assert_eq!(exported(&world), serves_others);
+    }
 }
 
 #[test]
@@ -608,7 +616,12 @@ fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
         gateway.external_ips = (0..ip).map(|_| [203, 0, 113, 20].into()).collect();
         gateway.gateway_port = label;
         if ports > 1 {
-            gateway.ports.push(ServicePort { name: "tls".into(), number: 15443, protocol: Protocol::Tls });
+            gateway.ports.push(ServicePort {
+                name: "tls".into(),
+                number: 15443,
+                protocol: Protocol::Tls,
+                node_port: 0,
+            });
         }
         world.put("east", Object::Service(gateway));
     }
@@ -634,7 +647,7 @@ fn a_cluster_is_incomplete_until_its_last_resource_is_published() {
     let mut pipeline = Pipeline::new(state.clone(), None);
     let add = |name: &str| {
         let network = format!("net-{name}").into();
-        Event::ClusterAdded(Cluster { name: name.into(), own: name == "west", network, server: "".into() })
+        Event::ClusterAdded(Cluster { name: name.into(), own: name == "west", network, server: "".into(), joined: 0 })
     };
     let list = |name: &str, services: usize| {
         let cluster: Text = name.into();

@@ -22,12 +22,18 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 }
 
 fn cluster() -> Cluster {
-    Cluster { name: "east".into(), own: false, network: "net-east".into(), server: "https://203.0.113.20:6443".into() }
+    Cluster {
+        name: "east".into(),
+        own: false,
+        network: "net-east".into(),
+        server: "https://203.0.113.20:6443".into(),
+        joined: 0,
+    }
 }
 
 /// The objects of the fixture.
 fn objects() -> Vec<Object> {
-    let port = ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http };
+    let port = ServicePort { name: "http".into(), number: 9080, protocol: Protocol::Http, node_port: 0 };
     let endpoint = SliceEndpoint {
         pod: Some("reviews-1".into()),
         named: false,
@@ -45,8 +51,14 @@ fn objects() -> Vec<Object> {
     };
     vec![
         Namespace { name: "istio-system".into(), network: Some("net-east".into()) }.into(),
-        Node { name: "node-1".into(), region: "us-east".into(), zone: "us-east-1a".into(), subzone: "rack-7".into() }
-            .into(),
+        Node {
+            name: "node-1".into(),
+            region: "us-east".into(),
+            zone: "us-east-1a".into(),
+            subzone: "rack-7".into(),
+            ..Default::default()
+        }
+        .into(),
         Service {
             namespace: "default".into(),
             name: "reviews".into(),

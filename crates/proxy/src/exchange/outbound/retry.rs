@@ -12,6 +12,7 @@
 
 use http::Method;
 
+use crate::exchange::is_idempotent;
 use crate::mesh::RetryPolicy;
 
 /// The maximum number of attempts on idle connections that turn out to be closed; beyond it, they count as retries.
@@ -80,11 +81,6 @@ impl Attempts {
         self.retries += 1;
         Next::Retry(self.retries - 1)
     }
-}
-
-/// Returns whether a method is idempotent (RFC 9110 §9.2.2).
-pub(super) fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
 }
 
 #[cfg(test)]

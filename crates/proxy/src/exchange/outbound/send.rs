@@ -9,9 +9,9 @@ use std::time::Instant;
 use balance::Outcome;
 use http::Response;
 
-use super::retry::{Attempts, Next, Retryable, is_idempotent};
+use super::retry::{Attempts, Next, Retryable};
 use super::{Destination, OutboundRequests};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, is_idempotent};
 use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, headers};
 use crate::mesh::RetryPolicy;
@@ -89,10 +89,16 @@ impl OutboundRequests {
         let repeatable = is_idempotent(&exchange.head.method) && exchange.is_repeatable();
         let retransmissions = if repeatable { UNACKNOWLEDGED_REPEATABLE } else { UNACKNOWLEDGED };
         let info = leased.lease.info.clone();
-        let sent = acknowledged(pin!(leased.lease.send(request)), &info, retransmissions, &worker.overdue).await;
+        let sent = acknowledged(
+            pin!(leased.lease.send(request, exchange.upgrade.is_some())),
+            &info,
+            retransmissions,
+            &worker.overdue,
+        )
+        .await;
         let attempt = match sent {
             Ok(response) => judge(Answer { response, leased }),
-            Err(error) => Err(lost(&leased, &error)),
+            Err(error) => Err(lost(exchange, &leased, &error)),
         };
         attempt.inspect_err(|_| tried.push(id))
     }
@@ -132,33 +138,26 @@ fn judge(answer: Answer) -> Result<Answer, FailedAttempt> {
 }
 
 /// Reports a lost connection to the balancer and the pool, and decides whether the request may be repeated.
-fn lost(leased: &LeasedConnection, SendError { unprocessed, cause }: &SendError) -> FailedAttempt {
+fn lost(exchange: &Exchange, leased: &LeasedConnection, SendError { unprocessed, cause }: &SendError) -> FailedAttempt {
     let (pick, now, unprocessed) = (&leased.pick, Instant::now(), *unprocessed);
+    let failure = exchange.lost(pick.target.address.to_string().into(), cause);
+    let retryable = match failure {
+        // The client's fault says nothing of the endpoint.
+        Failure::Downstream(_) => return FailedAttempt::new(failure, Retryable::Never),
+        Failure::UpstreamProtocol { .. } => Retryable::Never,
+        _ if leased.lease.reused && unprocessed => Retryable::AtOnce,
+        _ if unprocessed => Retryable::Always,
+        _ => Retryable::IfIdempotent,
+    };
     // The other connections most likely lead to the same end, and each would cost another request an attempt.
     leased.pool.clear();
-    let stale = leased.lease.reused && unprocessed;
     match cause {
         SendErrorCause::Unacknowledged => pick.report(Outcome::ConnectFailure, now),
         // An idle connection that the peer closed says nothing of the peer.
-        _ if stale => {}
+        _ if retryable == Retryable::AtOnce => {}
         _ => pick.report(Outcome::GatewayError, now),
     }
-    let endpoint: Arc<str> = pick.target.address.to_string().into();
-    match cause {
-        SendErrorCause::Connection(error) if error.is_parse() => {
-            let failure = Failure::UpstreamProtocol { endpoint, error: error.to_string().into() };
-            FailedAttempt::new(failure, Retryable::Never)
-        }
-        error => {
-            let retryable = match (stale, unprocessed) {
-                (true, _) => Retryable::AtOnce,
-                (false, true) => Retryable::Always,
-                (false, false) => Retryable::IfIdempotent,
-            };
-            let failure = Failure::Reset { endpoint, error: error.to_string().into(), retried: false };
-            FailedAttempt::new(failure, retryable)
-        }
-    }
+    FailedAttempt::new(failure, retryable)
 }
 
 /// Returns the result of sending a request, or gives up if the peer does not acknowledge it for too long.
