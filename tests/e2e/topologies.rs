@@ -162,9 +162,9 @@ fn check_addresses_of_both_families(lab: &Lab) {
 
     let gateway = ["-n", "isthmus-system", "service", "isthmus-eastwestgateway"];
     let patch = r#"{"spec": {"ipFamilyPolicy": "PreferDualStack"}}"#;
-    lab.kubectl("east", &[&["patch"], &gateway[..], &["-p", patch]].concat()).ok();
+    lab.kubectl("east", &[&["patch"][..], &gateway[..], &["-p", patch]].concat()).ok();
     let addresses = eventually(Duration::from_secs(10), || {
-        let service = lab.kubectl("east", &[&["get"], &gateway[..], &["-o", "json"]].concat()).json();
+        let service = lab.kubectl("east", &[&["get"][..], &gateway[..], &["-o", "json"]].concat()).json();
         let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
         if ingress.len() == 2 { Ok(ingress) } else { Err(service) }
     })

@@ -118,6 +118,7 @@ pub(crate) fn for_update(served: &ServedResource, part: &str, old: &Value, new: 
             }
             if kind.is("", "Service") {
                 keep_address(old, new);
+                follow_address(old, new);
             }
         }
     }
@@ -142,6 +143,18 @@ fn keep_address(old: &Value, service: &mut Value) {
         if let Some(value) = old.pointer("/spec").and_then(|spec| spec.get(key)) {
             spec.entry(key).or_insert_with(|| value.clone());
         }
+    }
+}
+
+/// A client that knows `clusterIP` alone changes the first of `clusterIPs` with it.
+fn follow_address(old: &Value, service: &mut Value) {
+    let address = object::text(service, "/spec/clusterIP").to_owned();
+    let is_changed = !address.is_empty() && address != object::text(old, "/spec/clusterIP");
+    if is_changed
+        && service.pointer("/spec/clusterIPs") == old.pointer("/spec/clusterIPs")
+        && let Some(first) = service.pointer_mut("/spec/clusterIPs/0")
+    {
+        *first = json!(address);
     }
 }
 

@@ -171,12 +171,11 @@ mod tests {
         objects.put(DataKind::ConfigMap, "shop", "settings", Some([("K".to_owned(), b"v".to_vec())].into()));
         objects.put(DataKind::Secret, "shop", "keys", Some([("S".to_owned(), b"hidden".to_vec())].into()));
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "shop"}})).unwrap();
+        let pod_addresses = ["10.244.0.9".parse().unwrap(), "fd00:10:244::9".parse().unwrap()];
+        let host_addresses = ["203.0.113.1".parse().unwrap()];
         let source = EnvironmentSource {
             pod: &pod,
-            addresses: DownwardAddresses {
-                pod: &["10.244.0.9".parse().unwrap(), "fd00:10:244::9".parse().unwrap()],
-                host: &["203.0.113.1".parse().unwrap()],
-            },
+            addresses: DownwardAddresses { pod: &pod_addresses, host: &host_addresses },
             objects: &objects,
             api: "10.96.0.1:443".parse().unwrap(),
         };
