@@ -10,7 +10,6 @@ fn telemetry() -> WorkerTelemetry {
         network: "net-west".into(),
         namespace: "default".into(),
         pod: "reviews".into(),
-        ip: std::net::Ipv4Addr::LOCALHOST.into(),
     };
     WorkerTelemetry::new(registry.worker(), location, AccessLog::new(AccessLogFiles::new(registry)))
 }
