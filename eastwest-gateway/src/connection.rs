@@ -86,8 +86,8 @@ impl Drop for Report<'_> {
             detail: Some("closed to make room for other connections".to_owned()),
         };
         let end = self.end.take().unwrap_or_else(displaced);
-        self.worker.counts.ended(self.log.service.as_ref(), end.outcome);
         self.log.write(self.worker, &end);
+        self.worker.counts.ended(self.log.service.as_ref(), end.outcome);
     }
 }
 

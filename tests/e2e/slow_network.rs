@@ -30,10 +30,10 @@ fn networks_300_ms_apart_reach_each_other_without_configuration() {
     lab.down();
 }
 
-/// 1 s one way: a handshake of 4 s, and a limit of 500 ms.
+/// 400 ms one way: a handshake of 1.6 s, and a limit of 500 ms.
 #[test]
 fn a_connect_timeout_that_is_too_short_for_the_network_takes_effect_and_can_be_raised() {
-    let lab = lab_with("1s", "{connectTimeout: 500ms}");
+    let lab = lab_with("400ms", "{connectTimeout: 500ms}");
     let answer = lab.get(FRONTEND, "http://ratings:9080/").expect_err("500 ms are too short");
     assert!(answer.contains("503"), "{answer}");
     let settings = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: 'connectTimeout: 20s'}\n";

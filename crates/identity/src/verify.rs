@@ -32,17 +32,26 @@ pub(crate) fn verify_chain(
     now: UnixTime,
     side: PeerSide,
 ) -> Result<(SpiffeId, Option<Arc<str>>), Refusal> {
-    verify_path(trust, leaf, intermediates, now, side).map(|(id, cluster, _)| (id, cluster))
+    verify_path(trust, leaf, intermediates, now, side).map(|path| (path.id, path.cluster))
 }
 
-/// Does the same, and also returns the hash of the intermediate's key that signed the leaf; `None` if a root signed it.
+/// What the path from a leaf to a root proves.
+struct VerifiedPath {
+    id: SpiffeId,
+    /// The cluster of the intermediate that signed the leaf, if it is known.
+    cluster: Option<Arc<str>>,
+    /// The hash of that intermediate's key; `None` if a root signed the leaf.
+    signer: Option<[u8; 32]>,
+}
+
+/// Verifies the path from a leaf to a root.
 fn verify_path(
     trust: &Trust,
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     now: UnixTime,
     side: PeerSide,
-) -> Result<(SpiffeId, Option<Arc<str>>, Option<[u8; 32]>), Refusal> {
+) -> Result<VerifiedPath, Refusal> {
     let id = leaf_facts(leaf)?.id;
     let Some(anchors) = trust.anchors_of(id.trust_domain()) else {
         return Err(Refusal::ForeignTrustDomain(id));
@@ -58,7 +67,7 @@ fn verify_path(
     let signer = path.intermediate_certificates().next();
     let signer = signer.map(|signer| public_key_sha256(signer.subject_public_key_info().as_ref()));
     let cluster = signer.and_then(|signer| trust.cluster_of_hash(&signer).cloned());
-    Ok((id, cluster, signer))
+    Ok(VerifiedPath { id, cluster, signer })
 }
 
 /// Verifies the certificates of a client, leaf first, as its handshake did, with the trust and at the time of now: a
@@ -142,9 +151,9 @@ impl ServerCertVerifier for PeerServerVerifier {
         if self.expected.is_empty() {
             return Err(Refusal::NothingExpected.into());
         }
-        let (id, cluster, signer) = verify_path(&self.trust, end_entity, intermediates, now, PeerSide::Server)?;
-        let signer = signer.or_else(|| self.trust.root_that_signed(end_entity));
-        self.expected.check(id, cluster, signer)?;
+        let path = verify_path(&self.trust, end_entity, intermediates, now, PeerSide::Server)?;
+        let signer = path.signer.or_else(|| self.trust.root_that_signed(end_entity));
+        self.expected.check(path.id, path.cluster, signer)?;
         Ok(ServerCertVerified::assertion())
     }
 

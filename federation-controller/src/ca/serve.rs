@@ -63,7 +63,10 @@ pub enum Clients {
 /// Decides whether a client with these certificates may have one more connection, and returns what is to be held for as long
 /// as the connection lasts.
 #[derive(Clone)]
-pub struct Admission(pub Arc<dyn Fn(&[CertificateDer<'static>]) -> Option<Held> + Send + Sync>);
+pub struct Admission(pub Arc<Decide>);
+
+/// Decides on a connection by its client's certificates; `None` refuses it.
+pub type Decide = dyn Fn(&[CertificateDer<'static>]) -> Option<Held> + Send + Sync;
 
 /// What a connection holds.
 pub type Held = Box<dyn Send + Sync>;

@@ -73,7 +73,10 @@ impl Pending {
 
     /// Takes one change before the others. Returns whether there was one.
     pub(super) fn take_one(&mut self, group: &Group) -> bool {
-        let had = self.origins.values_mut().fold(false, |had, origin| origin.groups.remove(group) || had);
+        let mut had = false;
+        for origin in self.origins.values_mut() {
+            had |= origin.groups.remove(group);
+        }
         self.origins.retain(|_, origin| !origin.groups.is_empty() || !origin.services.is_empty());
         had
     }

@@ -185,8 +185,10 @@ const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 fn ips(endpoints: &[Endpoint]) -> impl Iterator<Item = IpAddr> {
     let mut last = None;
     let further = further(endpoints).into_iter().map(|(ip, _)| ip).collect::<BTreeSet<_>>();
-    let first: Vec<IpAddr> = endpoints.iter().filter_map(Endpoint::ip).filter(|ip| !further.contains(ip)).collect();
-    first.into_iter().filter(move |ip| last.replace(*ip) != Some(*ip)).chain(further)
+    // Almost always empty.
+    let listed_later = further.clone();
+    let first = endpoints.iter().filter_map(Endpoint::ip).filter(move |ip| !listed_later.contains(ip));
+    first.filter(move |ip| last.replace(*ip) != Some(*ip)).chain(further)
 }
 
 /// Returns the further addresses, sorted, with the positions of their endpoints.

@@ -56,9 +56,11 @@ pub(crate) async fn read_until(stream: &mut TcpStream, end: &str) -> Option<Stri
 pub(crate) async fn read_response(stream: &mut TcpStream) -> Option<String> {
     let mut all = read_until(stream, "\r\n\r\n").await?;
     let (head, body) = all.split_once("\r\n\r\n")?;
-    let lengths =
-        head.lines().filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
-    let length: usize = lengths.last().map_or(0, |length| length.parse().unwrap());
+    let mut lengths = head
+        .lines()
+        .rev()
+        .filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+    let length: usize = lengths.next().map_or(0, |length| length.parse().unwrap());
     let mut rest = vec![0; length.saturating_sub(body.len())];
     stream.read_exact(&mut rest).await.ok()?;
     all.push_str(&String::from_utf8_lossy(&rest));

@@ -1,6 +1,7 @@
 //! An upstream cluster: a service's port, or a subset of it, as one worker uses it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -42,8 +43,8 @@ pub struct UpstreamCluster {
     policy: RefCell<Rc<TrafficPolicy>>,
     balancer: RefCell<Balancer<Arc<Target>>>,
     pools: RefCell<Pools>,
-    /// The endpoints with an attempt to connect that another endpoint was faster than, and that has not ended.
-    late: RefCell<HashSet<Arc<str>>>,
+    /// The endpoints with an attempt to connect that another endpoint was faster than, and that has not ended; and when it began.
+    late: RefCell<HashMap<Arc<str>, Instant>>,
     version: Cell<u64>,
     /// The cluster has been used since the last sweep.
     pub(super) used: Cell<bool>,
@@ -281,13 +282,17 @@ impl UpstreamCluster {
         version: Option<Version>,
         dial: &DialOptions,
     ) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
-        let is_late = |pick: &Pick<Arc<Target>>| self.late.borrow().contains(&pick.id);
+        // An endpoint that has answered others since is busy, not gone.
+        let is_late = |pick: &Pick<Arc<Target>>| {
+            self.late.borrow().get(&pick.id).is_some_and(|since| !pick.has_succeeded_since(*since))
+        };
         let clear_pool = |pick: &Pick<Arc<Target>>| self.clear_pool(&pick.id);
         let race =
             connect::race(&self.balancer, first, tried, connect::alpn_of(version), dial, is_late, clear_pool).await?;
         for dialing in race.late {
             // One attempt for each endpoint tells as much as many.
-            if self.late.borrow_mut().insert(dialing.pick.id.clone()) {
+            if let Entry::Vacant(late) = self.late.borrow_mut().entry(dialing.pick.id.clone()) {
+                late.insert(dialing.since);
                 tokio::task::spawn_local(self.clone().finish(dialing, version));
             }
         }

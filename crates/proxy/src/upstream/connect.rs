@@ -103,7 +103,8 @@ pub fn alpn_of(version: Option<Version>) -> Alpn {
 pub struct Dialing {
     /// The endpoint.
     pub pick: Rc<Pick<Arc<Target>>>,
-    since: Instant,
+    /// When it began.
+    pub since: Instant,
     opening: Pin<Box<dyn Future<Output = Result<OpenConnection, ConnectError>>>>,
 }
 

@@ -264,8 +264,10 @@ impl Table {
         let free = self.limits.connections.saturating_sub(self.len);
         if free == 0 {
             let largest = self.by_held.greatest(&self.accounts, SOURCES, |account| &account.by_held);
-            let largest: Vec<u32> = largest.collect();
-            return largest.into_iter().any(|account| self.take_place(account, displaced));
+            // Taking a place changes the ranking.
+            let mut candidates = [0; SOURCES];
+            let count = largest.zip(&mut candidates).map(|(account, candidate)| *candidate = account).count();
+            return candidates[..count].iter().any(|account| self.take_place(*account, displaced));
         }
         let within_share = u64::from(self.accounts[account as usize].held) < SHARE * u64::from(free);
         within_share || self.take_place(account, displaced)

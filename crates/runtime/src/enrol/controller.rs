@@ -142,7 +142,8 @@ impl Controller {
             match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => {
-                    last_error = io::Error::new(error.kind(), format!("cannot connect to {address}: {error}"));
+                    let reason = identity::refusal_of(&error).map_or_else(|| error.to_string(), |of| of.to_string());
+                    last_error = io::Error::new(error.kind(), format!("cannot connect to {address}: {reason}"));
                 }
                 Err(_) => {
                     last_error = io::Error::new(io::ErrorKind::TimedOut, format!("connecting to {address} timed out"));

@@ -189,7 +189,7 @@ async fn the_controller_is_known_by_its_identity_under_its_own_intermediate() {
     options.controller = options.controller.known_as(stranger, signers);
     let registry = Registry::new();
     let client = CertificateClient::new(options, &registry);
-    let error = client.request_with_token().await.err().expect("refused").to_string();
+    let error = client.request_with_token().await.map(drop).expect_err("refused").to_string();
     assert!(error.contains("is not an expected identity"), "{error}");
 }
 

@@ -334,7 +334,7 @@ async fn one_identity_has_a_bounded_number_of_streams_and_names() {
     let other = identity_of(&mesh().west, "default", "other", &[]);
     subscribe(&bench, &other, 1, 1).await.expect("another identity is not affected");
     drop(streams);
-    eventually("the streams end", || bench.shared.proxies.len() == 0).await;
+    eventually("the streams end", || bench.shared.proxies.is_empty()).await;
 
     let first = subscribe(&bench, &west, 100_000, 60).await.unwrap();
     let status = subscribe(&bench, &west, 100_000, 60).await.unwrap_err();

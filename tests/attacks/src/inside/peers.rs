@@ -70,7 +70,7 @@ async fn send(
     let mut stream = connector.connect(name, stream).await?;
     // Seven labels, as sidecars send them, as long as labels may be.
     let label = format!("{number:0>200}");
-    let labels = vec![label.as_str(); 7].join(";");
+    let labels = [label.as_str(); 7].join(";");
     let request =
         format!("GET / HTTP/1.1\r\nHost: local:9080\r\nx-isthmus-peer: {labels}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
