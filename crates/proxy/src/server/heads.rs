@@ -83,7 +83,7 @@ impl Deref for OfAdmitted {
 }
 
 impl Heads {
-    /// Creates the state of a connection. `proven` tells whether it has proven itself, by a TLS handshake.
+    /// Creates the state of a connection. `proven` is whether it has proven itself, by a TLS handshake.
     pub(super) fn new(admitted: Rc<Admitted>, proven: bool) -> Rc<Self> {
         Rc::new(Self { admitted, stage: Arc::new(Stage(AtomicU8::new(BETWEEN))), pending: Cell::new(!proven) })
     }

@@ -1,7 +1,7 @@
 //! A byte stream whose writes do not fail while the peer's answer may still be read.
 //!
 //! A server may answer a request before it has read all of it, and close (413 to a large upload). The rest of the request then
-//! cannot be written, but the answer has arrived. What cannot be written is dropped, and reading tells what came of the
+//! cannot be written, but the answer has arrived. What cannot be written is dropped, and reading shows what came of the
 //! connection: the answer, its end, or the error.
 
 use std::io;

@@ -290,7 +290,7 @@ impl UpstreamCluster {
         let race =
             connect::race(&self.balancer, first, tried, connect::alpn_of(version), dial, is_late, clear_pool).await?;
         for dialing in race.late {
-            // One attempt for each endpoint tells as much as many.
+            // One attempt for each endpoint shows as much as many.
             if let Entry::Vacant(late) = self.late.borrow_mut().entry(dialing.pick.id.clone()) {
                 late.insert(dialing.since);
                 tokio::task::spawn_local(self.clone().finish(dialing, version));
@@ -300,7 +300,7 @@ impl UpstreamCluster {
     }
 
     /// Lets an attempt go on that another endpoint was faster than: the endpoint is far away, busy or gone, and only the
-    /// attempt's end tells which. Its connection is kept for the next request.
+    /// attempt's end shows which. Its connection is kept for the next request.
     async fn finish(self: Rc<Self>, mut dialing: Dialing, version: Option<Version>) {
         let opened = (&mut dialing).await;
         let pick = &dialing.pick;
