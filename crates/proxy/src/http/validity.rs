@@ -73,8 +73,11 @@ pub fn settle<B: Body>(request: &mut Request<B>, destination: SocketAddr) -> Res
     if *request.method() == Method::CONNECT {
         return Err(InvalidRequest::Tunnel);
     }
+    let seen = Seen::of(request.headers());
     if request.version() != Version::HTTP_2 {
-        upgrade = settle_upgrade(request)?;
+        if seen.connection {
+            upgrade = settle_upgrade(request)?;
+        }
         // Only a chunked body has no known length.
         if request.body().size_hint().exact().is_none() && !is_chunked(request.headers()) {
             return Err(InvalidRequest::TransferCoding);
@@ -86,9 +89,44 @@ pub fn settle<B: Body>(request: &mut Request<B>, destination: SocketAddr) -> Res
     } else if asterisk && *request.method() != Method::OPTIONS {
         return Err(InvalidRequest::InvalidTarget);
     } else {
-        settle_host(request, destination)?;
+        settle_host(request, seen.host, destination)?;
     }
     Ok(upgrade)
+}
+
+/// What one pass over the headers of a request finds: it costs less than the lookup of one header.
+struct Seen {
+    host: Host,
+    /// There is a `Connection`. Most requests have none.
+    connection: bool,
+}
+
+/// The `Host` headers of a request.
+enum Host {
+    Absent,
+    Empty,
+    Valid,
+    Invalid,
+    Several,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self { host: Host::Absent, connection: false };
+        for (name, value) in headers {
+            if *name == header::HOST {
+                seen.host = match seen.host {
+                    Host::Absent if value.is_empty() => Host::Empty,
+                    Host::Absent if is_valid_host(value.as_bytes()) => Host::Valid,
+                    Host::Absent => Host::Invalid,
+                    _ => Host::Several,
+                };
+            } else if *name == header::CONNECTION {
+                seen.connection = true;
+            }
+        }
+        seen
+    }
 }
 
 /// Refuses upgrades to other protocols than WebSocket; Istio's sidecars permit no other. An upgrade to HTTP/2 is ignored, and
@@ -154,17 +192,13 @@ fn settle_absolute<B>(request: &mut Request<B>, asterisk: bool) -> Result<(), In
 }
 
 /// A request whose URI has no authority.
-fn settle_host<B>(request: &mut Request<B>, destination: SocketAddr) -> Result<(), InvalidRequest> {
-    match one_host(request.headers())? {
-        Some(host) if !host.is_empty() => {
-            if is_valid_host(host.as_bytes()) {
-                Ok(())
-            } else {
-                Err(InvalidRequest::InvalidHost)
-            }
-        }
-        None if request.version() != Version::HTTP_10 => Err(InvalidRequest::NoHost),
-        Some(_) | None => {
+fn settle_host<B>(request: &mut Request<B>, host: Host, destination: SocketAddr) -> Result<(), InvalidRequest> {
+    match host {
+        Host::Valid => Ok(()),
+        Host::Invalid => Err(InvalidRequest::InvalidHost),
+        Host::Several => Err(InvalidRequest::SeveralHosts),
+        Host::Absent if request.version() != Version::HTTP_10 => Err(InvalidRequest::NoHost),
+        Host::Empty | Host::Absent => {
             let host = HeaderValue::from_str(&destination.to_string()).map_err(|_| InvalidRequest::InvalidHost)?;
             request.headers_mut().insert(header::HOST, host);
             Ok(())
