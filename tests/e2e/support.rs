@@ -31,6 +31,16 @@ impl User {
     pub(crate) fn all() -> Vec<User> {
         if is_root() { vec![User::Own, User::Ordinary] } else { vec![User::Own] }
     }
+
+    /// The users of checks that take most of a minute: the ordinary one, who has fewer rights; all of them with
+    /// `ISTHMUS_TEST_USERS=all`, as in `.ci/full`.
+    pub(crate) fn of_long_checks() -> Vec<User> {
+        let mut users = User::all();
+        if !std::env::var("ISTHMUS_TEST_USERS").is_ok_and(|users| users == "all") {
+            users.drain(..users.len() - 1);
+        }
+        users
+    }
 }
 
 /// A command's outcome, as text.

@@ -1,4 +1,5 @@
-//! The repository's topologies: each passes the same checks, as root and as an ordinary user.
+//! The repository's topologies: each passes the same checks, as root and as an ordinary user. As root, those of IPv6 and of shared
+//! networks run in `.ci/full`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -107,7 +108,7 @@ fn three_regions_serve_across_clusters() {
 #[test]
 fn clusters_of_one_network_serve_each_other_directly_and_others_through_gateways() {
     kubectl_is_installed();
-    for user in User::all() {
+    for user in User::of_long_checks() {
         let lab = Lab::up("shared-network.yaml", user);
         let ratings = lab.kubectl("east", &["get", "pods", "-l", "app=ratings", "-o", "json"]).json();
         let pod = ratings["items"][0]["status"]["podIP"].as_str().expect("an address").to_owned();
@@ -127,7 +128,7 @@ fn clusters_of_one_network_serve_each_other_directly_and_others_through_gateways
 #[test]
 fn clusters_without_ipv4_serve_each_other() {
     kubectl_is_installed();
-    for user in User::all() {
+    for user in User::of_long_checks() {
         let lab = Lab::up("ipv6.yaml", user);
         check_only_tls_crosses(&lab, WEST);
         check_everything(&lab, &["IPv6"], "[2001:db8:113::20]:15443");
@@ -138,7 +139,7 @@ fn clusters_without_ipv4_serve_each_other() {
 #[test]
 fn clusters_of_both_ip_families_serve_each_other() {
     kubectl_is_installed();
-    for user in User::all() {
+    for user in User::of_long_checks() {
         let lab = Lab::up("dual-stack.yaml", user);
         check_addresses_of_both_families(&lab);
         check_everything(&lab, &["IPv4", "IPv6"], "203.0.113.20:15443");
