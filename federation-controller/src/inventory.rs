@@ -353,8 +353,8 @@ impl Inventory {
         self.trust.as_ref()
     }
 
-    /// Returns whether proxies of other clusters need the controller, which then exports its own services. Until the
-    /// certificate authority tells, no proxy is served.
+    /// Returns whether proxies of other clusters need the controller, which then exports its own services. True until the
+    /// certificate authority is loaded; no proxy is served before that.
     pub fn serves_others(&self) -> bool {
         self.trust.as_ref().is_none_or(|trust| trust.serves_others)
     }
