@@ -118,7 +118,7 @@ fn limits(files: u64, memory: Option<u64>) -> Limits {
     /// connections are all that a client without an identity can hold under strict mutual TLS.
     const PENDING: u64 = 1 << 20;
     /// The part of the memory that bytes may take which the next hop does not take.
-    const BUFFERED: u64 = 32;
+    const BUFFERED: u64 = 64;
     let (memory, by_files) = (memory.unwrap_or(MEMORY), files.saturating_sub(RESERVED_FILES) / FILES);
     let at_most = |bytes: u64, most: u32| (memory / bytes).min(by_files).clamp(16, most.into()) as u32;
     Limits {

@@ -13,6 +13,7 @@ pub mod http2;
 mod incoming;
 mod pump;
 mod request_body;
+mod unsent;
 mod validity;
 
 pub use continue_gate::{ContinueGate, expects_continue};

@@ -51,6 +51,8 @@ pub struct Scene {
     pub controller: IpAddr,
     /// The addresses of the gateways of `west` and `east` on the network between clusters.
     pub gateways: [IpAddr; 2],
+    /// The pod of the gateway of `east`.
+    pub east_gateway: IpAddr,
     /// The mesh's roots.
     pub roots: PathBuf,
     /// A token that enrols `attacker`.
@@ -59,8 +61,15 @@ pub struct Scene {
 
 /// A proxy: 64 MiB is more than the buffers that it may hold in all, and 10,000 connections more than it accepts from all sources.
 const PROXY: Bounds = Bounds { memory: 64, files: 10_000 };
+/// A proxy with 1,920 requests in progress: some 25 KiB for each, and the bytes that one source may make it hold (13 MiB).
+const REQUESTS: Bounds = Bounds { memory: 96, files: 10_000 };
 /// The controller, which reads lists and reviews of other clusters.
 const CONTROLLER: Bounds = Bounds { memory: 192, files: 4_000 };
+
+/// The pods without a sidecar, as commands of a lab name them.
+pub const ATTACKER: &str = "west/default/attacker";
+const ATTACKER_TWO: &str = "west/default/attacker-two";
+const ATTACKER_IN_EAST: &str = "east/default/attacker";
 
 /// The server name of the webhook.
 const WEBHOOK: &str = "isthmus-webhooks.isthmus-system.svc";
@@ -75,7 +84,7 @@ pub const ALL: &[Attack] = &[
         bounds: PROXY,
         attackers: |scene| {
             let ports = |opening| connections(scene.local, &[15001, 15006], opening, 200, 40);
-            vec![("attacker", ports(Opening::Request)), ("attacker-two", ports(Opening::PartialHello))]
+            vec![(ATTACKER, ports(Opening::Request)), (ATTACKER_TWO, ports(Opening::PartialHello))]
         },
         rogue: None,
     },
@@ -93,7 +102,7 @@ pub const ALL: &[Attack] = &[
                 through(scene.gateways[1], 15443),
             ];
             let of = |bytes| reviews(scene, &targets, Filling::Ranges(bytes), 2);
-            vec![("attacker", of(79 * 1024)), ("attacker-two", of(3_000_000))]
+            vec![(ATTACKER, of(79 * 1024)), (ATTACKER_TWO, of(3_000_000))]
         },
         rogue: None,
     },
@@ -108,13 +117,13 @@ pub const ALL: &[Attack] = &[
     },
     Attack {
         name: "idle-gateway-health",
-        what: "500 idle connections to port 15021 of a gateway from each of two pods",
+        what: "500 idle connections to port 15021 of a gateway's pod, and as many to its address for other clusters, which has no such port",
         victim: Victim::Gateway("east"),
         traffic: &[Local, Across, NewConnections],
         bounds: PROXY,
         attackers: |scene| {
-            let of = || connections(scene.gateways[1], &[15021], Opening::Nothing, 500, 500);
-            vec![("attacker", of()), ("attacker-two", of())]
+            let of = |address| connections(address, &[15021], Opening::Nothing, 500, 500);
+            vec![(ATTACKER_IN_EAST, of(scene.east_gateway)), (ATTACKER, of(scene.gateways[1]))]
         },
         rogue: None,
     },
@@ -124,7 +133,7 @@ pub const ALL: &[Attack] = &[
         victim: Victim::Sidecar("local"),
         traffic: &[Local, Across],
         bounds: PROXY,
-        attackers: |scene| vec![("attacker", connections(scene.local, &[15021], Opening::Nothing, 500, 500))],
+        attackers: |scene| vec![(ATTACKER, connections(scene.local, &[15021], Opening::Nothing, 500, 500))],
         rogue: None,
     },
     Attack {
@@ -134,7 +143,7 @@ pub const ALL: &[Attack] = &[
         traffic: &[Local, Admission, Enrolment],
         bounds: CONTROLLER,
         attackers: |scene| {
-            vec![("attacker", connections(scene.controller, &[15012], Opening::PartialHello, 2_000, 1_000))]
+            vec![(ATTACKER, connections(scene.controller, &[15012], Opening::PartialHello, 2_000, 1_000))]
         },
         rogue: None,
     },
@@ -147,7 +156,7 @@ pub const ALL: &[Attack] = &[
         attackers: |scene| {
             let targets = [SocketAddr::new(scene.controller, 15017)];
             let of = |workers| reviews(scene, &targets, Filling::Padding(3_000_000), workers);
-            vec![("attacker", of(25)), ("attacker-two", of(25))]
+            vec![(ATTACKER, of(25)), (ATTACKER_TWO, of(25))]
         },
         rogue: None,
     },
@@ -157,7 +166,7 @@ pub const ALL: &[Attack] = &[
         victim: Victim::Sidecar("local"),
         traffic: &[Local, Across],
         bounds: PROXY,
-        attackers: |scene| vec![("attacker", connections(scene.local, &[9080], Opening::PartialHead, 21_000, 3_000))],
+        attackers: |scene| vec![(ATTACKER, connections(scene.local, &[9080], Opening::PartialHead, 21_000, 3_000))],
         rogue: None,
     },
     Attack {
@@ -166,7 +175,7 @@ pub const ALL: &[Attack] = &[
         victim: Victim::Sidecar("local"),
         traffic: &[Local, Across],
         bounds: PROXY,
-        attackers: |scene| vec![("attacker", connections(scene.local, &[9080], Opening::Nothing, 21_000, 3_000))],
+        attackers: |scene| vec![(ATTACKER, connections(scene.local, &[9080], Opening::Nothing, 21_000, 3_000))],
         rogue: None,
     },
     Attack {
@@ -174,10 +183,10 @@ pub const ALL: &[Attack] = &[
         what: "uploads over HTTP/2 to an application that reads slowly: 60 connections of 32 streams",
         victim: Victim::Sidecar("local"),
         traffic: &[Local, Across],
-        bounds: PROXY,
+        bounds: REQUESTS,
         attackers: |scene| {
             let target = SocketAddr::new(scene.local, 9080);
-            vec![("attacker", Weapon::Uploads(Uploads { target, connections: 60, streams: 32 }))]
+            vec![(ATTACKER, Weapon::Uploads(Uploads { target, connections: 60, streams: 32 }))]
         },
         rogue: None,
     },
@@ -188,7 +197,7 @@ pub const ALL: &[Attack] = &[
         traffic: &[Local, Across, NewConnections],
         bounds: PROXY,
         attackers: |scene| {
-            vec![("attacker", connections(scene.gateways[1], &[15443], Opening::PartialHello, 1_100, 1_000))]
+            vec![(ATTACKER, connections(scene.gateways[1], &[15443], Opening::PartialHello, 1_100, 1_000))]
         },
         rogue: None,
     },
@@ -217,7 +226,7 @@ pub const ALL: &[Attack] = &[
                 per_second: 200,
             };
             let scrapes = connections(scene.local, &[15020, 15090], Opening::Scrape, 4, 4);
-            vec![("attacker", Weapon::Peers(peers)), ("attacker-two", scrapes)]
+            vec![(ATTACKER, Weapon::Peers(peers)), (ATTACKER_TWO, scrapes)]
         },
         rogue: None,
     },
@@ -248,7 +257,7 @@ pub const ALL: &[Attack] = &[
         attackers: |scene| {
             let subscriptions =
                 Subscriptions { roots: scene.roots.clone(), token: scene.token.clone(), streams: 8, names: 150_000 };
-            vec![("attacker", Weapon::Subscriptions(subscriptions))]
+            vec![(ATTACKER, Weapon::Subscriptions(subscriptions))]
         },
         rogue: None,
     },

@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, DynamicObject, PostParams};
 use serde_json::json;
 use tokio::process::Child;
 
-use crate::attack::{Attack, Scene};
+use crate::attack::{ATTACKER, Attack, Scene};
 use crate::inside::api_server::ApiServer;
 use crate::inside::{Order, Weapon};
 use crate::lab::{Lab, ROOT, SYSTEM};
@@ -23,8 +23,9 @@ const BEFORE: Duration = Duration::from_secs(10);
 const BEFORE_AT_LEAST: Duration = Duration::from_secs(3);
 /// The time of traffic after the attack.
 const AFTER: Duration = Duration::from_secs(5);
-/// The time for the attacked process to come to rest.
-const REST: Duration = Duration::from_secs(60);
+/// The time for the attacked process to come to rest. A proxy closes a connection to an application that has been idle for 60 to
+/// 70 s.
+const REST: Duration = Duration::from_secs(90);
 /// The interval of readings.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// How long attackers may take to stop.
@@ -86,6 +87,7 @@ async fn scene(lab: &Lab) -> Result<Scene> {
         local: lab.pod("west", "default", "local").await?,
         controller: lab.pod("west", SYSTEM, "isthmus-controller").await?,
         gateways: [lab.gateway("west").await?, lab.gateway("east").await?],
+        east_gateway: lab.pod("east", SYSTEM, "isthmus-eastwestgateway").await?,
         roots: lab.roots().await?,
         token: lab.token().await?,
     })
@@ -123,7 +125,7 @@ async fn assault(lab: &Lab, attack: &Attack, scene: &Scene, duration: Duration) 
     }
     if let Some(content) = attack.rogue {
         let server = ApiServer { port: API_PORT, content };
-        running.push(start(lab, "attacker", Weapon::ApiServer(server), duration)?);
+        running.push(start(lab, ATTACKER, Weapon::ApiServer(server), duration)?);
         join(lab).await?;
     }
     tokio::time::sleep(duration).await;

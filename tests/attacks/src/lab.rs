@@ -88,10 +88,9 @@ impl Lab {
     }
 
     /// Starts a command in a pod of `west`, with piped output. It ends with the returned handle.
-    pub fn exec(&self, workload: &str, command: &[&str]) -> Result<Child> {
-        let target = format!("west/default/{workload}");
+    pub fn exec(&self, pod: &str, command: &[&str]) -> Result<Child> {
         let mut exec = program(self.directory.path());
-        exec.args(["lab", "exec", "--no-stdin", &target, "--"]).args(command);
+        exec.args(["lab", "exec", "--no-stdin", pod, "--"]).args(command);
         exec.stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(exec.spawn()?)
     }

@@ -20,7 +20,7 @@ pub enum Victim {
 /// A reading of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The resident memory in bytes.
+    /// The resident memory in bytes, without pages of files: those of the program come and go with the page cache.
     pub memory: u64,
     /// The number of open descriptors.
     pub files: usize,
@@ -60,7 +60,7 @@ impl Process {
     pub fn read(&self) -> Result<Reading> {
         let ended = || format!("the process {} has ended", self.directory.display());
         let status = fs::read_to_string(self.directory.join("status")).with_context(ended)?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let kibibytes: u64 =
             resident.and_then(|line| line.split_whitespace().next()?.parse().ok()).with_context(ended)?;
         let files = fs::read_dir(self.directory.join("fd")).with_context(ended)?.count();

@@ -94,7 +94,7 @@ async fn calls(lab: &Lab, url: &str, rate: u32, origin: Instant, duration: Durat
     let (rate, seconds) = (rate.to_string(), format!("{}s", duration.as_secs()));
     let begun = origin.elapsed();
     let client = ["isthmus", "testapp", "--call", url, "--rate", &rate, "--duration", &seconds, "--output", "json"];
-    let output = lab.exec("frontend", &client)?.wait_with_output().await?;
+    let output = lab.exec("west/default/frontend", &client)?.wait_with_output().await?;
     let timeline: Timeline = serde_json::from_slice(&output.stdout).with_context(|| {
         let status: ExitStatus = output.status;
         format!("calls to {url} ({status}): {}", String::from_utf8_lossy(&output.stderr))

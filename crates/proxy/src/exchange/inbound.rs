@@ -128,7 +128,7 @@ impl InboundRequests {
     /// Begins the exchange with the caller that the connection's handshake proved.
     fn authenticate(&self, request: Request<Incoming>, upgrade: bool) -> (Exchange, Caller) {
         let peer = self.downstream.peer.as_deref();
-        let header = request.headers().get(headers::PEER).filter(|_| peer.is_some());
+        let header = peer.and_then(|_| request.headers().get(headers::PEER));
         let caller = if header.is_some() { Caller::Sidecar } else { Caller::Other };
         let party = self.party.get_or_init(|| self.worker.telemetry.peer(header, peer)).clone();
         let mut exchange = Exchange::begin(request, upgrade, &self.worker, &self.metrics, &self.downstream, |log| {

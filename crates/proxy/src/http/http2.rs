@@ -18,11 +18,15 @@ pub const STREAM_WINDOW: u32 = 1 << 20;
 /// The flow-control window of a connection. Several times that of a stream, so that a response that is not read does not
 /// block the others.
 pub const CONNECTION_WINDOW: u32 = 4 << 20;
-/// The windows for what downstreams send, which waits here while an upstream does not take it: one connection makes a proxy
-/// hold no more than a megabyte. 256 KiB are 40 Mbit/s for one upload over 50 ms.
+/// The window of a stream for what downstreams send, which waits here while an upstream does not take it. 256 KiB are
+/// 40 Mbit/s for one upload over 50 ms.
 pub const UPLOAD_STREAM_WINDOW: u32 = STREAM_WINDOW / 4;
-/// See [`UPLOAD_STREAM_WINDOW`].
-pub const UPLOAD_CONNECTION_WINDOW: u32 = CONNECTION_WINDOW / 4;
+
+/// Returns the window of a connection for what downstreams send: the most that one connection makes a proxy hold. A sidecar's
+/// session carries the requests of many, also over long paths. A client without TLS is a pod nearby, and there may be many.
+pub fn upload_connection_window(tls: bool) -> u32 {
+    if tls { CONNECTION_WINDOW / 4 } else { UPLOAD_STREAM_WINDOW }
+}
 /// The maximum frame size: a message waits for no more than this of another.
 pub const FRAME: u32 = 16 * 1024;
 /// The maximum size of a head, as large as the HTTP/1.1 buffer ([`super::BUFFER`]).

@@ -15,16 +15,20 @@ use tokio::time::Sleep;
 
 use super::continue_gate::{ContinueGate, PATIENCE, expects_continue};
 use super::pump::Source;
+use super::unsent::Unsent;
 use super::{BoxError, Incoming, headers};
 
 /// The maximum size of a request body that is kept for retries until the response begins. Envoy's default is 1 MiB per
 /// request, which a sidecar of 12 MiB cannot spend on many requests at once.
-const MAX_KEPT: usize = 64 * 1024;
+const MAX_KEPT: u64 = 64 * 1024;
 /// How long the rest of a request is read after its response.
 const DRAIN: Duration = Duration::from_secs(5);
-/// The size up to which a copy is not counted among the bytes that are held for its connection: most bodies are small, and the
+/// The size up to which a body is not counted among the bytes that are held for its connection: most bodies are small, and the
 /// number of requests is limited as well.
-const UNCOUNTED: usize = 4 * 1024;
+const UNCOUNTED: u64 = 4 * 1024;
+/// The size from which a piece of a body is counted by itself. Smaller ones count as long as they are kept for retries;
+/// queues to an upstream take few of them.
+const PIECE: usize = 1024;
 
 /// A request's body as the downstream sends it, shared by all attempts.
 #[derive(Debug)]
@@ -32,10 +36,11 @@ pub struct RequestBody {
     incoming: RefCell<Incoming>,
     /// Frames read so far, for another attempt; `None` if they exceed [`MAX_KEPT`] or are no longer needed.
     kept: RefCell<Option<Vec<KeptFrame>>>,
-    /// Counts what is kept.
+    /// Counts the small pieces that are kept.
     counted: RefCell<Option<Buffered>>,
+    /// Counts the others.
+    unsent: Unsent,
     owner: Rc<Admitted>,
-    kept_bytes: Cell<usize>,
     bytes: Cell<u64>,
     complete: Cell<bool>,
     /// The downstream did not send the body in full.
@@ -66,8 +71,8 @@ impl RequestBody {
             incoming: RefCell::new(incoming),
             kept: RefCell::new(Some(Vec::new())),
             counted: RefCell::default(),
+            unsent: Unsent::default(),
             owner: owner.clone(),
-            kept_bytes: Cell::new(0),
             bytes: Cell::new(0),
             complete: Cell::new(false),
             failed: Cell::new(false),
@@ -136,9 +141,19 @@ impl RequestBody {
         self.counted.borrow_mut().take();
     }
 
-    /// Counts bytes that are about to be kept. Returns whether they may be.
+    /// Counts a piece of the body, unless it is small. Returns whether it may be kept.
+    fn count(&self, data: Bytes) -> (Bytes, bool) {
+        if self.bytes.get() > UNCOUNTED && data.len() >= PIECE {
+            let (data, fits) = self.unsent.count(data, &self.owner);
+            return (data, fits && self.bytes.get() <= MAX_KEPT);
+        }
+        let fits = self.kept.borrow().is_some() && self.may_keep(data.len());
+        (data, fits)
+    }
+
+    /// Counts a small piece that is about to be kept. Returns whether it may be.
     fn may_keep(&self, length: usize) -> bool {
-        let kept = self.kept_bytes.get();
+        let kept = self.bytes.get();
         if kept > MAX_KEPT {
             return false;
         }
@@ -146,7 +161,7 @@ impl RequestBody {
             return true;
         }
         let mut counted = self.counted.borrow_mut();
-        let more = if counted.is_some() { length } else { kept };
+        let more = if counted.is_some() { length } else { kept as usize };
         if counted.is_none() {
             *counted = self.owner.buffer();
         }
@@ -183,35 +198,40 @@ impl RequestBody {
     }
 
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.unsent.poll_room(cx).is_pending() {
+            self.incoming.borrow_mut().hold(cx).inspect_err(|_| self.failed.set(true))?;
+            return Poll::Pending;
+        }
         let frame = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
         let Some(frame) = frame else {
             self.complete.set(true);
             return Poll::Ready(None);
         };
         let frame = frame.inspect_err(|_| self.failed.set(true))?;
-        let frame = match frame.into_trailers() {
-            Ok(mut trailers) => {
-                headers::end_hop_of_trailers(&mut trailers);
-                Frame::trailers(trailers)
-            }
-            Err(data) => data,
+        let frame = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => return Poll::Ready(Some(Ok(self.trailers(frame)))),
         };
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        self.bytes.set(self.bytes.get() + length as u64);
-        self.kept_bytes.set(self.kept_bytes.get() + length);
-        let mut kept = self.kept.borrow_mut();
-        if kept.is_some() && !self.may_keep(length) {
-            kept.take();
-            self.counted.borrow_mut().take();
-        }
-        if let Some(kept) = kept.as_mut() {
-            if let Some(data) = frame.data_ref() {
-                kept.push(KeptFrame::Data(data.clone()));
-            } else if let Some(trailers) = frame.trailers_ref() {
-                kept.push(KeptFrame::Trailers(trailers.clone()));
+        self.bytes.set(self.bytes.get() + frame.len() as u64);
+        let (data, may_keep) = self.count(frame);
+        match &mut *self.kept.borrow_mut() {
+            Some(kept) if may_keep => kept.push(KeptFrame::Data(data.clone())),
+            kept => {
+                kept.take();
+                self.counted.borrow_mut().take();
             }
         }
-        Poll::Ready(Some(Ok(frame)))
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    /// Returns the trailers of the body for the next hop.
+    fn trailers(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let mut trailers = frame.into_trailers().unwrap_or_default();
+        headers::end_hop_of_trailers(&mut trailers);
+        if let Some(kept) = &mut *self.kept.borrow_mut() {
+            kept.push(KeptFrame::Trailers(trailers.clone()));
+        }
+        Frame::trailers(trailers)
     }
 }
 

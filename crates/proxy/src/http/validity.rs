@@ -85,7 +85,7 @@ pub fn settle<B: Body>(request: &mut Request<B>, destination: SocketAddr) -> Res
     }
     let asterisk = request.uri().path() == "*";
     if request.uri().authority().is_some() {
-        settle_absolute(request, asterisk)?;
+        settle_absolute(request, &seen.host, asterisk)?;
     } else if asterisk && *request.method() != Method::OPTIONS {
         return Err(InvalidRequest::InvalidTarget);
     } else {
@@ -160,9 +160,11 @@ pub(crate) fn is_chunked(headers: &HeaderMap) -> bool {
 }
 
 /// A request whose URI has an authority: `:authority`, or the absolute form, whose authority takes the place of `Host`.
-fn settle_absolute<B>(request: &mut Request<B>, asterisk: bool) -> Result<(), InvalidRequest> {
-    let http2 = request.version() == Version::HTTP_2;
-    let host = one_host(request.headers())?;
+fn settle_absolute<B>(request: &mut Request<B>, host: &Host, asterisk: bool) -> Result<(), InvalidRequest> {
+    if matches!(host, Host::Several) {
+        return Err(InvalidRequest::SeveralHosts);
+    }
+    let absent = matches!(host, Host::Absent);
     let uri = request.uri();
     // `GET example.com` is the form of CONNECT.
     let Some(scheme) = uri.scheme_str() else { return Err(InvalidRequest::InvalidTarget) };
@@ -173,16 +175,18 @@ fn settle_absolute<B>(request: &mut Request<B>, asterisk: bool) -> Result<(), In
     if !is_valid_host(authority.as_bytes()) {
         return Err(InvalidRequest::InvalidHost);
     }
-    if http2 {
+    if request.version() == Version::HTTP_2 {
+        if absent {
+            return Ok(());
+        }
+        let host = request.headers().get(header::HOST);
         if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
             return Err(InvalidRequest::ConflictingHosts);
         }
-        if host.is_some() {
-            request.headers_mut().remove(header::HOST);
-        }
+        request.headers_mut().remove(header::HOST);
         return Ok(());
     }
-    if host.is_none() && request.version() == Version::HTTP_11 {
+    if absent && request.version() == Version::HTTP_11 {
         return Err(InvalidRequest::NoHost);
     }
     let host = HeaderValue::from_str(authority).map_err(|_| InvalidRequest::InvalidHost)?;
@@ -206,33 +210,23 @@ fn settle_host<B>(request: &mut Request<B>, host: Host, destination: SocketAddr)
     }
 }
 
-fn one_host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, InvalidRequest> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() { Err(InvalidRequest::SeveralHosts) } else { Ok(host) }
-}
-
 /// Returns whether a value is a host and an optional port: `uri-host [ ":" port ]` of RFC 9110 §7.2. Userinfo is not part of it.
 fn is_valid_host(value: &[u8]) -> bool {
-    let (name, port) = match value {
-        [b'[', ..] => {
-            let Some(end) = value.iter().position(|byte| *byte == b']') else { return false };
-            let address = std::str::from_utf8(&value[1..end]).ok().and_then(|ip| ip.parse::<std::net::Ipv6Addr>().ok());
-            if address.is_none() {
-                return false;
-            }
-            match &value[end + 1..] {
-                [] => return true,
-                [b':', port @ ..] => return port.iter().all(u8::is_ascii_digit),
-                _ => return false,
-            }
-        }
-        _ => match value.iter().position(|byte| *byte == b':') {
-            None => (value, &[][..]),
-            Some(colon) => (&value[..colon], &value[colon + 1..]),
-        },
-    };
-    !name.is_empty() && name.iter().all(|byte| OF_NAME[usize::from(*byte)]) && port.iter().all(u8::is_ascii_digit)
+    let is_port = |port: &[u8]| port.iter().all(u8::is_ascii_digit);
+    if let [b'[', ..] = value {
+        let Some(end) = value.iter().position(|byte| *byte == b']') else { return false };
+        let address = std::str::from_utf8(&value[1..end]).ok().and_then(|ip| ip.parse::<std::net::Ipv6Addr>().ok());
+        return match &value[end + 1..] {
+            [] => address.is_some(),
+            [b':', port @ ..] => address.is_some() && is_port(port),
+            _ => false,
+        };
+    }
+    match value.iter().position(|byte| !OF_NAME[usize::from(*byte)]) {
+        None => !value.is_empty(),
+        Some(0) => false,
+        Some(end) => value[end] == b':' && is_port(&value[end + 1..]),
+    }
 }
 
 /// The bytes of a name (`reg-name` of RFC 3986 §3.2.2), but not the comma, with which two names could pass for one.

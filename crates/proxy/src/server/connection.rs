@@ -113,10 +113,11 @@ async fn serve_http2<H: Handler>(
     admitted: Rc<Admitted>,
     mut drain: Watch,
 ) -> Result<(), BoxError> {
+    let window = http2::upload_connection_window(io.is_tls());
     let (paced, outbox) = http2::paced(io);
     let connection = h2::server::Builder::new()
         .initial_window_size(http2::UPLOAD_STREAM_WINDOW)
-        .initial_connection_window_size(http2::UPLOAD_CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_frame_size(http2::FRAME)
         .max_header_list_size(http2::HEAD)
         .max_concurrent_streams(MAX_STREAMS)
