@@ -445,6 +445,7 @@ impl Inventory {
             let affected = cluster.everything();
             self.note(name, affected);
             self.clusters.remove(name);
+            self.strings.expect_unused();
             self.change_everything(&Text::default());
         }
     }

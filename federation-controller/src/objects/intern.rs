@@ -33,9 +33,17 @@ impl Strings {
             self.templates.retain(|template| Arc::strong_count(template) > 1);
             self.label_keys.retain(|keys| Arc::strong_count(keys) > 1);
             self.pool.retain(|text| Arc::strong_count(text) > 1);
+            self.spots.shrink_to_fit();
+            self.templates.shrink_to_fit();
+            self.label_keys.shrink_to_fit();
             self.pool.shrink_to_fit();
             self.after_purge = size(self);
         }
+    }
+
+    /// Makes the next purge drop the copies of records that were removed together, such as those of a cluster.
+    pub(crate) fn expect_unused(&mut self) {
+        self.after_purge = 0;
     }
 
     /// Returns the shared copy.

@@ -1,15 +1,21 @@
 //! The table of attacks, for terminals and for docs/security/attacks.md.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::attack::ALL;
 use crate::drive::Outcome;
 
 const BEGIN: &str = "<!-- generated: attacks -->";
 const END: &str = "<!-- end -->";
+const HEAD: &str = "\
+| attack | traffic beside it | requests | failed | p50 / p99 before | during | attacked process | memory before, peak, at rest | descriptors before, peak, at rest | within bounds |
+| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |
+";
 
 /// Prints what happened during an attack.
 pub fn print(outcome: &Outcome) {
@@ -35,50 +41,67 @@ pub fn print(outcome: &Outcome) {
     }
 }
 
-/// Writes the table to a page, between its markers.
+/// Writes the table to a page, between its markers. Rows of attacks that did not run now stay, if they lasted as long.
 pub fn write(page: &Path, outcomes: &[Outcome], seconds: u64) -> Result<()> {
     let text = std::fs::read_to_string(page).with_context(|| page.display().to_string())?;
-    std::fs::write(page, replaced(&text, &table(outcomes, seconds))?)?;
+    std::fs::write(page, updated(&text, outcomes, seconds)?)?;
     Ok(())
 }
 
-fn replaced(page: &str, table: &str) -> Result<String> {
+fn updated(page: &str, outcomes: &[Outcome], seconds: u64) -> Result<String> {
     let missing = || format!("the page has no `{BEGIN}` with `{END}` after it");
     let (before, rest) = page.split_once(BEGIN).with_context(missing)?;
-    let (_, after) = rest.split_once(END).with_context(missing)?;
-    Ok(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", table.trim()))
+    let (old, after) = rest.split_once(END).with_context(missing)?;
+    let duration = format!("Each attack lasted {seconds} s.");
+    let mut rows = if old.contains(&duration) { rows_by_attack(old) } else { BTreeMap::new() };
+    rows.extend(outcomes.iter().map(|outcome| (outcome.attack.name.to_owned(), self::rows(outcome))));
+    let table: String = ALL.iter().filter_map(|attack| rows.get(attack.name)).map(String::as_str).collect();
+    Ok(format!("{before}{BEGIN}\n\n{duration}\n\n{HEAD}{table}\n{END}{after}"))
 }
 
-fn table(outcomes: &[Outcome], seconds: u64) -> String {
-    let mut table = format!("Each attack lasted {seconds} s.\n\n");
-    table.push_str("| attack | traffic beside it | requests | failed | p50 / p99 before | during | attacked process | memory before, peak, at rest | descriptors before, peak, at rest | within bounds |\n");
-    table.push_str("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |\n");
-    for outcome in outcomes {
-        let readings = &outcome.readings;
-        let all = [readings.before, readings.peak, readings.rest];
-        let memory = all.map(|reading| mebibytes(reading.memory)).join(", ");
-        let files = all.map(|reading| reading.files.to_string()).join(", ");
-        for (index, (kind, calls)) in outcome.traffic.iter().enumerate() {
-            let first = index == 0;
-            let once = |text: &str| if first { text.to_owned() } else { String::new() };
-            let within = if outcome.faults.is_empty() { "yes" } else { "**no**" };
-            let what = format!("`{}`: {}", outcome.attack.name, outcome.attack.what);
-            let _ = writeln!(
-                table,
-                "| {} | {kind} | {} | {} | {} | {} | {} | {} | {} | {} |",
-                once(&what),
-                calls.requests,
-                calls.failed,
-                percentiles(calls.before),
-                percentiles(calls.during),
-                once(&outcome.attack.victim.to_string()),
-                once(&format!("{memory} MiB")),
-                once(&files),
-                once(within),
-            );
+/// Returns the rows of each attack in a table: the first names it, and the others have an empty first cell.
+fn rows_by_attack(table: &str) -> BTreeMap<String, String> {
+    let mut rows: BTreeMap<String, String> = BTreeMap::new();
+    let mut current = None;
+    for row in table.lines().filter(|line| line.starts_with('|')) {
+        if let Some((name, _)) = row.strip_prefix("| `").and_then(|rest| rest.split_once('`')) {
+            current = Some(name.to_owned());
+        }
+        if let Some(name) = &current {
+            let of_attack = rows.entry(name.clone()).or_default();
+            of_attack.push_str(row);
+            of_attack.push('\n');
         }
     }
-    table
+    rows
+}
+
+fn rows(outcome: &Outcome) -> String {
+    let readings = &outcome.readings;
+    let all = [readings.before, readings.peak, readings.rest];
+    let memory = all.map(|reading| mebibytes(reading.memory)).join(", ");
+    let files = all.map(|reading| reading.files.to_string()).join(", ");
+    let mut rows = String::new();
+    for (index, (kind, calls)) in outcome.traffic.iter().enumerate() {
+        let first = index == 0;
+        let once = |text: &str| if first { text.to_owned() } else { String::new() };
+        let within = if outcome.faults.is_empty() { "yes" } else { "**no**" };
+        let what = format!("`{}`: {}", outcome.attack.name, outcome.attack.what);
+        let _ = writeln!(
+            rows,
+            "| {} | {kind} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            once(&what),
+            calls.requests,
+            calls.failed,
+            percentiles(calls.before),
+            percentiles(calls.during),
+            once(&outcome.attack.victim.to_string()),
+            once(&format!("{memory} MiB")),
+            once(&files),
+            once(within),
+        );
+    }
+    rows
 }
 
 fn percentiles([median, high]: [Duration; 2]) -> String {
@@ -96,35 +119,39 @@ fn mebibytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attack::ALL;
     use crate::process::Reading;
     use crate::traffic::Traffic;
     use crate::verdict::{Calls, Readings};
 
-    #[test]
-    fn the_table_replaces_the_one_before() {
-        let calls =
-            Calls { requests: 9, before: [Duration::from_millis(2), Duration::from_secs(3)], ..Calls::default() };
-        let outcome = Outcome {
-            attack: &ALL[0],
+    fn outcome(index: usize, requests: usize) -> Outcome {
+        let calls = Calls { requests, before: [Duration::from_millis(2), Duration::from_secs(3)], ..Calls::default() };
+        Outcome {
+            attack: &ALL[index],
             traffic: vec![(Traffic::Local, calls.clone()), (Traffic::Across, calls)],
             readings: Readings { peak: Reading { memory: 3 << 20, files: 7 }, ..Readings::default() },
             attackers: Vec::new(),
             faults: Vec::new(),
-        };
-        let table = table(&[outcome], 60);
-        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).collect();
-        assert_eq!(rows.len(), 4);
+        }
+    }
+
+    #[test]
+    fn the_rows_of_an_attack_replace_those_before() {
+        let page = format!("head\n{BEGIN}\nold\n{END}\ntail\n");
+        let both = updated(&page, &[outcome(1, 8), outcome(0, 9)], 60).unwrap();
+        assert!(both.starts_with("head\n") && both.ends_with(&format!("{END}\ntail\n")) && !both.contains("old"));
+        let rows: Vec<&str> = both.lines().filter(|line| line.starts_with("| ")).collect();
+        assert_eq!(rows.len(), 6);
         assert!(
             rows[2].contains("| 9 | 0 | 2.0 ms / 3.0 s |") && rows[2].contains("| 0.0, 3.0, 0.0 MiB | 0, 7, 0 | yes |"),
-            "{table}"
+            "{both}"
         );
         let columns = |row: &str| row.matches('|').count();
-        assert!(rows.iter().all(|row| columns(row) == columns(rows[0])), "{table}");
-        let page = format!("head\n{BEGIN}\nold\n{END}\ntail\n");
-        let once = replaced(&page, &table).unwrap();
-        assert!(once.starts_with("head\n") && once.ends_with(&format!("{END}\ntail\n")) && !once.contains("old"));
-        assert_eq!(replaced(&once, &table).unwrap(), once);
-        assert!(replaced("head", &table).is_err());
+        assert!(rows.iter().all(|row| columns(row) == columns(rows[0])), "{both}");
+
+        let again = updated(&both, &[outcome(0, 7)], 60).unwrap();
+        assert_eq!(again, both.replace("| 9 | 0 |", "| 7 | 0 |"), "the other attack's rows stay");
+        let shorter = updated(&both, &[outcome(0, 7)], 10).unwrap();
+        assert!(shorter.contains("lasted 10 s") && !shorter.contains("| 8 | 0 |"), "{shorter}");
+        assert!(updated("head", &[], 60).is_err());
     }
 }
