@@ -115,7 +115,7 @@ async fn run_gateway(options: Options) -> anyhow::Result<()> {
         std::future::pending::<()>().await
     };
     tokio::select! {
-        left = control::drain_on_shutdown(&readiness, &signal, drained, options.drain_times()) => { left?; }
+        left = control::drain_on_shutdown(&readiness, &signal, drained, options.drain_times(), None::<std::future::Ready<()>>) => { left?; }
         () = starting => {}
     }
     drop(workers);

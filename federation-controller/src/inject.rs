@@ -8,6 +8,7 @@
 //! Names, labels and annotations are Istio's, so manifests for Istio work here. The kubelet's probes of application
 //! ports are not rewritten: under PERMISSIVE they pass the sidecar as plaintext from outside the mesh.
 
+mod probes;
 pub mod rules;
 pub mod settings;
 pub mod template;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::inject::template::{PROXY_CONTAINER, PROXY_CONTAINERS};
+
 /// Options of the controller.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -52,6 +54,9 @@ pub struct Options {
     /// Image of injected sidecars
     #[arg(long, env = "ISTHMUS_SIDECAR_IMAGE", default_value = "isthmus/sidecar")]
     pub sidecar_image: String,
+    /// Name of the container of injected sidecars; istio-proxy for tools that look for that name
+    #[arg(long, env = "ISTHMUS_PROXY_CONTAINER", default_value = PROXY_CONTAINER, value_parser = PROXY_CONTAINERS)]
+    pub proxy_container: String,
     /// Address of the controller for injected sidecars, as HOST:PORT
     #[arg(long, env = "DISCOVERY_ADDRESS", default_value = "isthmus-controller.isthmus-system.svc:15012")]
     pub discovery_address: String,

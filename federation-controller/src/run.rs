@@ -119,6 +119,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
 
     let injector = Injector {
         image: options.sidecar_image.clone(),
+        proxy_container: options.proxy_container.clone(),
         discovery_address: options.discovery_address.clone(),
         controller_identity: parts.identity.id().to_string(),
         trust_domain: options.trust_domain.clone(),

@@ -41,7 +41,7 @@ const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 3;
 /// The content type of a TLS handshake record (RFC 8446 §5.1). No text protocol begins with it.
-const TLS_HANDSHAKE: u8 = 0x16;
+pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Carries a connection to the application.
 pub async fn serve(stream: TcpStream, client: SocketAddr, admitted: Admitted, captured: Rc<Captured>) {
@@ -66,13 +66,13 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
         }
         None => None,
     };
-    let declared = own_port.map(|port| port.protocol).unwrap_or_default();
+    let declared = own_port.map_or_else(|| detect::undeclared(port), |port| port.protocol);
     // Until the peer authentication arrives, only mutual TLS is accepted.
     let strict = PeerAuthentication::new(PeerMode::Strict, []);
     let authentication = snapshot.authentication.as_deref().unwrap_or(&strict);
     let within = snapshot.settings.detection_timeout;
 
-    let (stream, presented) =
+    let (stream, presented, silent) =
         presented(stream, authentication.mode_of(port), declared, within, &mut downstream).await?;
     let accepted = authentication.decide(port, presented);
     let security = if accepted == Accepted::MutualTls { Security::MutualTls } else { Security::None };
@@ -87,7 +87,7 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
         }
         Accepted::MutualTls => terminate_tls(stream, &mut downstream, worker).await?,
         Accepted::Passthrough => (Io::from_prefixed(stream), Some(Detected::Opaque)),
-        Accepted::Plaintext => (Io::from_prefixed(stream), None),
+        Accepted::Plaintext => (Io::from_prefixed(stream), silent.then_some(Detected::Opaque)),
     };
     let detected = match (declared, negotiated) {
         (_, Some(Detected::Opaque)) if accepted == Accepted::Passthrough => Detected::Opaque,
@@ -104,15 +104,16 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
     }
 }
 
-/// Reads as much as is needed to see what the client presents: a ClientHello is read in full.
+/// Reads as much as is needed to see what the client presents: a ClientHello is read in full. Returns also whether the client
+/// was silent for as long as it may be, and so waits for the server.
 async fn presented(
     mut stream: TcpStream,
     mode: PeerMode,
     declared: Protocol,
-    within: Option<Duration>,
+    within: Duration,
     downstream: &mut Downstream,
-) -> Result<(Prefixed<TcpStream>, Presented), Failure> {
-    let plaintext = |stream| Ok((Prefixed::new(BytesMut::new(), stream), Presented::Plaintext));
+) -> Result<(Prefixed<TcpStream>, Presented, bool), Failure> {
+    let plaintext = |stream| Ok((Prefixed::new(BytesMut::new(), stream), Presented::Plaintext, false));
     if mode == PeerMode::Disable {
         return plaintext(stream);
     }
@@ -120,13 +121,11 @@ async fn presented(
     let peek = stream.peek(&mut first);
     let peeked = match (mode, declared) {
         (PeerMode::Permissive, Protocol::Tcp) => tokio::time::timeout(SERVER_FIRST, peek).await,
-        (PeerMode::Permissive, Protocol::Unknown) if let Some(within) = within => {
-            tokio::time::timeout(within.max(SERVER_FIRST), peek).await
-        }
+        (PeerMode::Permissive, Protocol::Unknown) => tokio::time::timeout(within.max(SERVER_FIRST), peek).await,
         _ => Ok(peek.await),
     };
     // The client waits for the server to send first.
-    let Ok(peeked) = peeked else { return plaintext(stream) };
+    let Ok(peeked) = peeked else { return Ok((Prefixed::new(BytesMut::new(), stream), Presented::Plaintext, true)) };
     match peeked {
         Ok(0) => return Err(Failure::Downstream("closed before its first byte".into())),
         Ok(_) if first == [TLS_HANDSHAKE] => {}
@@ -139,7 +138,7 @@ async fn presented(
             let mesh = alpn::offered_by_mesh(hello.alpn.iter().map(|name| &**name));
             let presented = if mesh { Presented::MeshTls } else { Presented::OtherTls };
             downstream.server_name = hello.server_name.map(Arc::from);
-            Ok((Prefixed::new(hello.bytes, stream), presented))
+            Ok((Prefixed::new(hello.bytes, stream), presented, false))
         }
         Err(error) => Err(Failure::Refused(error.to_string().into())),
     }

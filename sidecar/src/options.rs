@@ -81,10 +81,10 @@ pub struct Options {
     /// Listen address of the proxy's and the application's metrics for Prometheus.
     #[arg(long, env = "ISTHMUS_MERGED_METRICS_ADDRESS", default_value = "[::]:15020")]
     pub merged_metrics_address: SocketAddr,
-    /// Milliseconds between failing readiness and accepting no more inbound connections.
+    /// Milliseconds between failing readiness and accepting no more inbound connections, if the sidecar ends alone.
     #[arg(long, env = "ISTHMUS_DRAIN_DELAY_MS", default_value_t = 1000)]
     pub drain_delay_ms: u64,
-    /// Seconds that open connections may take to finish when the sidecar stops.
+    /// Seconds that the application and open connections may take to end when the pod stops.
     #[arg(long, env = "TERMINATION_DRAIN_DURATION_SECONDS", default_value_t = 5)]
     pub drain_seconds: u64,
     /// Log level, or a list of TARGET=LEVEL, such as `info,isthmus_sidecar=debug`.

@@ -12,7 +12,7 @@ use proxy::exchange::Downstream;
 use proxy::exchange::outbound::{self, Destination};
 use proxy::failure::Failure;
 use proxy::io::Io;
-use proxy::mesh::{AddressMatch, OutboundPolicy, Protocol};
+use proxy::mesh::{AddressMatch, Lookup, OutboundPolicy, Protocol};
 use proxy::report::endpoint_party;
 use proxy::tcp;
 use proxy::upstream::{Target, UpstreamCluster};
@@ -21,6 +21,7 @@ use runtime::admission::Admitted;
 use tokio::net::TcpStream;
 
 use crate::captured::Captured;
+use crate::inbound::TLS_HANDSHAKE;
 
 /// How long to wait for the first bytes of a connection to a destination outside the mesh. An HTTP client sends at once; a
 /// client that waits for its server must not wait long, and loses nothing but routing by host.
@@ -38,7 +39,7 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
     let worker = &captured.worker;
     let downstream = Downstream::plaintext(client, captured.destination(&stream)?, admitted);
     let found = worker.view.by_address(downstream.destination).await;
-    let destination = destination(downstream.destination, found.as_ref(), worker);
+    let destination = destination(downstream.destination, &found, worker);
     let mut io = Io::from(stream);
     let detected = match destination.protocol {
         Protocol::Tcp => Detected::Opaque,
@@ -47,9 +48,16 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
         }
         Protocol::Unknown => {
             let configured = worker.view.snapshot().settings.detection_timeout;
-            let within = if found.is_some() { configured } else { Some(EXTERNAL_DETECTION) };
+            let within = if matches!(found, Lookup::Found(_)) { configured } else { EXTERNAL_DETECTION };
             detect::protocol(&mut io, within).await.map_err(Failure::downstream)?
         }
+    };
+    // TLS of the application's own is no plaintext.
+    let destination = match found {
+        Lookup::Unanswered if io.prefix().first() == Some(&TLS_HANDSHAKE) => {
+            Destination::external(passthrough(downstream.destination), Protocol::Tcp, worker)
+        }
+        _ => destination,
     };
     match detected {
         Detected::Http(version) => outbound::serve(io, version, downstream, destination, worker).await,
@@ -58,16 +66,27 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
 }
 
 /// Returns the destination that an address leads to.
-fn destination(address: SocketAddr, found: Option<&AddressMatch>, worker: &Worker) -> Destination {
-    if let Some(found) = found.filter(|found| found.service.port(found.port).is_some()) {
-        return Destination::service(&found.service, found.port, found.endpoint.clone(), worker);
+fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: &Worker) -> Destination {
+    match found {
+        Lookup::Found(found) if found.service.port(found.port).is_some() => {
+            return Destination::service(&found.service, found.port, found.endpoint.clone(), worker);
+        }
+        Lookup::Unanswered => {
+            let cluster = UpstreamCluster::unanswered(&address.to_string());
+            return Destination::external(cluster, detect::undeclared(address.port()), worker);
+        }
+        Lookup::Found(_) | Lookup::Absent => {}
     }
     // Even if unknown destinations are not allowed, a request's host may name a service.
     let cluster = match worker.view.snapshot().settings.outbound_policy {
-        OutboundPolicy::AllowAny => UpstreamCluster::fixed("PassthroughCluster", Target::plaintext(address)),
+        OutboundPolicy::AllowAny => passthrough(address),
         OutboundPolicy::RegistryOnly => UpstreamCluster::black_hole(address),
     };
-    Destination::external(cluster, worker)
+    Destination::external(cluster, detect::undeclared(address.port()), worker)
+}
+
+fn passthrough(address: SocketAddr) -> UpstreamCluster {
+    UpstreamCluster::fixed("PassthroughCluster", Target::plaintext(address))
 }
 
 /// Carries opaque bytes to an endpoint.

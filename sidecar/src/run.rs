@@ -3,13 +3,14 @@
 use std::cell::OnceCell;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proxy::listener::BACKLOG;
 use proxy::report::AccessLogFiles;
-use runtime::admin::{Admin, Application};
+use runtime::admin::{Admin, Application, Probes};
 use runtime::admission::{Admission, Limits};
 use runtime::enrol::{self, Controller};
 use runtime::readiness::Readiness;
@@ -25,9 +26,13 @@ use crate::{dns, pages};
 
 /// The default of the maximum number of workers: a sidecar shares its machine with the application.
 const MAX_WORKERS: usize = 2;
+/// The file that names the pod's DNS servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long a connection may take to prove itself: to complete its handshake and the head of a request. Many clients open
 /// connections ahead of their requests, so it is as long as other servers grant (nginx's `client_header_timeout`).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the sidecar looks whether the application has ended, when the pod ends.
+const APPLICATION_CHECK: Duration = Duration::from_millis(100);
 /// How long the last lines of the access log may take to be written.
 const LOG_FLUSH: Duration = Duration::from_millis(200);
 
@@ -70,6 +75,7 @@ fn install_capture(options: &Options, init: InitOptions) -> Result<(), Fatal> {
         outbound_port: options.outbound_port,
         inbound_port: options.inbound_port,
         dns_port: Some(options.dns_port).filter(|port| *port != 0),
+        dns_servers: dns::servers(Path::new(RESOLV_CONF)),
         exclude_inbound_ports: init.exclude_inbound_ports,
         exclude_outbound_ports: init.exclude_outbound_ports,
         exclude_outbound_cidrs: init.exclude_outbound_cidrs,
@@ -80,7 +86,7 @@ fn install_capture(options: &Options, init: InitOptions) -> Result<(), Fatal> {
         options.outbound_port, options.inbound_port
     );
     if options.dns_port != 0 {
-        println!("DNS queries of this pod are redirected to port {}", options.dns_port);
+        println!("queries to this pod's DNS servers are redirected to port {}", options.dns_port);
     }
     Ok(())
 }
@@ -100,6 +106,13 @@ fn serve(options: Options) -> Result<(), Fatal> {
     let limits = limits(files, threads::memory_limit());
     let running = run_sidecar(options, controller, listeners, limits);
     control::run(async move { LocalSet::new().run_until(running).await })?
+}
+
+/// Waits until no other process of the pod listens or has a connection.
+async fn application_ended() {
+    while net::socket::are_used_by_others() {
+        tokio::time::sleep(APPLICATION_CHECK).await;
+    }
 }
 
 /// Returns the limits of each direction for a limit of open files and of memory.
@@ -181,11 +194,18 @@ async fn run_sidecar(
 
     let (published, logs) = (pages::PublishedCell::default(), OnceCell::<AccessLogFiles>::new());
     let admin = pages::add(Admin::new("sidecar", registry.clone(), readiness.clone(), signal.clone()), &published)
-        .application(Application::from_environment(options.mark()));
+        .application(Application::from_environment(options.mark()))
+        .probes(Probes::from_environment(options.ip, options.mark()));
     let admin = Arc::new(admin);
     admin.clone().serve(options.addresses())?;
 
-    let draining = control::drain_on_shutdown(&readiness, &signal, drained, options.drain_times());
+    let draining = control::drain_on_shutdown(
+        &readiness,
+        &signal,
+        drained,
+        options.drain_times(),
+        (!options.no_capture).then(application_ended),
+    );
     let running = async {
         let controller = match &options.controller_identity {
             Some(id) => controller.known_as(id.clone(), options.controller_issuer.clone()),
@@ -225,7 +245,8 @@ async fn run_sidecar(
         if options.dns_port != 0 {
             let network = options.network.as_str().into();
             let names = dns::Names::new(network, sidecar.published.clone(), sidecar.subscriber.clone());
-            dns::serve(names, options.dns_port, options.mark()).await?;
+            let forwarding = dns::Forwarding { resolv_conf: RESOLV_CONF.into(), mark: options.mark() };
+            dns::serve(names, options.dns_port, forwarding).await?;
         }
         sidecar.opened().await;
         has_inbound.done();

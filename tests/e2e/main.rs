@@ -8,6 +8,7 @@ mod commands;
 mod failover;
 mod kubectl;
 mod mesh;
+mod pods;
 mod protocols;
 mod readme;
 mod restart;

@@ -52,7 +52,7 @@ pub struct MeshConfig {
     pub access_log_format: String,
     /// `connectTimeout`; `None`: the proxy's default.
     pub connect_timeout: Option<Duration>,
-    /// `protocolDetectionTimeout`; zero, the default, means no limit.
+    /// `protocolDetectionTimeout`; zero, the default, leaves it to the proxy.
     pub protocol_detection_timeout: Duration,
     /// `localityLbSetting.enabled`; true if absent.
     pub locality_load_balancing: bool,

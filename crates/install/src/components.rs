@@ -48,13 +48,14 @@ pub fn control_plane(of: &Installation) -> Vec<Value> {
 fn controller(of: &Installation) -> Vec<Value> {
     let labels = json!({"app": CONTROLLER, "sidecar.istio.io/inject": "false"});
     let selector = json!({"app": CONTROLLER});
-    let args = [
+    let mut args = vec![
         ("--cluster", &of.cluster),
         ("--network", &of.network),
         ("--namespace", &of.namespace),
         ("--root-namespace", &of.root_namespace),
         ("--trust-domain", &of.trust_domain),
     ];
+    args.extend(of.proxy_container.as_ref().map(|name| ("--proxy-container", name)));
     let spec = json!({
         "serviceAccountName": CONTROLLER,
         "terminationGracePeriodSeconds": 5,

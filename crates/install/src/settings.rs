@@ -27,6 +27,8 @@ pub struct Installation {
     /// Whether the gateway's LoadBalancer has the port for readiness as well, for load balancers that probe it. The kubelet
     /// needs no Service, and whoever reaches the port can take part in its connections.
     pub expose_gateway_health: bool,
+    /// The name of the container of injected sidecars, if it is not the default.
+    pub proxy_container: Option<String>,
     /// The mesh's root certificates, PEM.
     pub roots_pem: String,
     /// The certificate that signs the controller's own, PEM. Empty: the controller makes its own, and writes it.

@@ -18,6 +18,7 @@ fn installation(cluster: &str, control_plane: ControlPlane) -> Installation {
         images: Images::default(),
         gateway_address: None,
         expose_gateway_health: false,
+        proxy_container: None,
         roots_pem: "roots".to_owned(),
         controller_issuer_pem: "issuer".to_owned(),
         mesh_config: serde_json::Map::new(),

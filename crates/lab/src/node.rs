@@ -50,7 +50,6 @@ use kubernetes::{Kubernetes, PodEvent};
 use network::PodAddresses;
 use nodes::NodeFaults;
 pub use nodes::{NodeFault, inject};
-pub(crate) use probe::unverified_client_config;
 use worker::{PodMessage, PodWorker};
 
 /// The node agent cannot run.

@@ -4,18 +4,20 @@
 //! namespace of the calling thread (see [`crate::namespace::NetNamespace::run_in`]) and replaces a whole table in one
 //! transaction: a packet sees either the old or the new rules.
 //!
-//! `firewall/capture.rs` has the rules of capture, `firewall/services.rs` those of Services; `rule.rs`,
+//! `firewall/capture.rs` has the rules of capture, `firewall/services.rs` those of Services, `firewall/loss.rs` those of bad links; `rule.rs`,
 //! `expression.rs` and `table.rs` encode them (`linux/netfilter/nf_tables.h`).
 
 use std::io;
 
 mod capture;
 mod expression;
+mod loss;
 mod rule;
 mod services;
 mod table;
 
 pub use capture::{Capture, install_capture, remove_capture};
+pub use loss::lose_packets;
 pub use services::{Protocol, Services, VirtualServer, apply_services, remove_services};
 
 const TCP: u8 = 6;

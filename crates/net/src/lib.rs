@@ -19,4 +19,6 @@ pub mod splice;
 pub mod tcp_info;
 
 pub use allocator::Allocator;
-pub use socket::{Connect, Listen, PROXY_MARK, PROXY_UID, connect, listen, original_destination};
+pub use socket::{
+    Connect, Listen, PROXY_MARK, PROXY_UID, connect, connect_to_application, listen, original_destination,
+};

@@ -11,11 +11,13 @@ use tokio::net::{TcpSocket, TcpStream};
 
 mod accept;
 mod closing;
+mod others;
 #[cfg(test)]
 mod tests;
 
 pub use accept::{Acceptor, accept_backoff};
 pub use closing::refuse_new;
+pub use others::are_used_by_others;
 
 /// The socket mark that exempts a proxy's own connections from capture. It is needed in addition to [`PROXY_UID`]
 /// because a user namespace without subordinate ids has a single user.
@@ -180,6 +182,26 @@ pub async fn connect(address: SocketAddr, options: &Connect) -> io::Result<TcpSt
             io::ErrorKind::TimedOut,
             format!("connecting to {address} timed out after {:?}", options.timeout),
         )),
+    }
+}
+
+/// The connect timeout of [`connect_to_application`]: it is on the same machine.
+const APPLICATION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connects a sidecar to its application, from [`INBOUND_SOURCE_V4`] or [`INBOUND_SOURCE_V6`], so that capture leaves the
+/// connection alone.
+///
+/// # Errors
+/// Returns an error in the cases of [`connect`].
+pub async fn connect_to_application(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let source = if address.is_ipv4() { INBOUND_SOURCE_V4 } else { INBOUND_SOURCE_V6 };
+    let options = Connect { mark, timeout: APPLICATION_TIMEOUT, source: Some(source), ..Connect::default() };
+    match connect(address, &options).await {
+        // Few pods have the second loopback address of IPv6.
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            connect(address, &Connect { source: None, ..options }).await
+        }
+        connected => connected,
     }
 }
 

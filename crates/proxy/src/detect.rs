@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::http::Version;
 use crate::io::Io;
+use crate::mesh::Protocol;
 
 /// The detected protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,22 +23,22 @@ const MAX_METHOD: usize = 20;
 /// The number of bytes after which a request line counts as HTTP if its beginning does.
 const SUFFICIENT: usize = 256;
 
+/// Returns the protocol of a connection to a port for which no service declares one: opaque if the server sends first by
+/// convention, else unknown.
+pub fn undeclared(port: u16) -> Protocol {
+    if wire::SERVER_FIRST_PORTS.contains(&port) { Protocol::Tcp } else { Protocol::Unknown }
+}
+
 /// Detects the protocol from the first bytes, which stay to be read. The connection is opaque if `within` passes or the stream
 /// ends before the bytes are conclusive.
-pub async fn protocol(io: &mut Io, within: Option<Duration>) -> io::Result<Detected> {
-    let deadline = within.map(|within| tokio::time::Instant::now() + within);
+pub async fn protocol(io: &mut Io, within: Duration) -> io::Result<Detected> {
+    let deadline = tokio::time::Instant::now() + within;
     loop {
         if let Some(detected) = classify(io.prefix()) {
             return Ok(detected);
         }
-        let read = match deadline {
-            None => io.read_ahead().await?,
-            Some(deadline) => match tokio::time::timeout_at(deadline, io.read_ahead()).await {
-                Ok(read) => read?,
-                Err(_) => return Ok(Detected::Opaque),
-            },
-        };
-        if read == 0 {
+        let Ok(read) = tokio::time::timeout_at(deadline, io.read_ahead()).await else { return Ok(Detected::Opaque) };
+        if read? == 0 {
             return Ok(Detected::Opaque);
         }
     }

@@ -36,6 +36,9 @@ pub enum Failure {
     /// The destination is unknown, and the mesh allows known destinations only.
     #[error("{0} is not part of the mesh, and the mesh allows no other destinations (REGISTRY_ONLY)")]
     UnknownDestination(Arc<str>),
+    /// The destination may be part of the mesh, and the controller did not answer.
+    #[error("the controller does not answer whether {0} is part of the mesh, so nothing is sent in plaintext")]
+    Unanswered(Arc<str>),
     /// The service has no healthy endpoint.
     #[error("{0} has no healthy endpoint")]
     NoEndpoint(Arc<str>),
@@ -112,6 +115,13 @@ impl Failure {
             Failure::UnknownDestination(_) => {
                 reply(StatusCode::BAD_GATEWAY, ResponseFlags::NO_ROUTE_FOUND, "direct_response", "")
             }
+            // Envoy's response if a cluster is not found in time.
+            Failure::Unanswered(_) => reply(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ResponseFlags::NO_CLUSTER_FOUND,
+                "cluster_not_found",
+                "the mesh's controller does not answer whether this destination is part of the mesh",
+            ),
             Failure::NoEndpoint(_) => reply(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ResponseFlags::NO_HEALTHY_UPSTREAM,
@@ -172,6 +182,7 @@ impl Failure {
     pub fn reason(&self) -> &'static str {
         match self {
             Failure::UnknownDestination(_) => "unknown_destination",
+            Failure::Unanswered(_) => "unanswered",
             Failure::NoEndpoint(_) => "no_endpoint",
             Failure::Connect { .. } => "connect",
             Failure::Reset { .. } => "reset",

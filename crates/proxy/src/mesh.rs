@@ -6,6 +6,7 @@
 //! changes nothing in the snapshot.
 
 mod convert;
+mod domain;
 mod map;
 mod model;
 mod policies;
@@ -28,7 +29,7 @@ pub use store::{Applied, MeshStore, Published};
 pub use timeouts::{ConnectTimeouts, HEDGE_DELAY};
 pub use traffic::{RetryPolicy, TrafficPolicy};
 pub use usage::release_unused;
-pub use view::{MeshView, demand};
+pub use view::{Lookup, MeshView, demand};
 
 use std::net::IpAddr;
 use std::sync::Arc;

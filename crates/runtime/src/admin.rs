@@ -19,12 +19,14 @@ use crate::readiness::Readiness;
 
 mod application;
 mod pages;
+mod probes;
 mod process;
 mod serve;
 #[cfg(test)]
 mod tests;
 
 pub use application::Application;
+pub use probes::Probes;
 
 /// The listen addresses of the admin server. `None` disables a listener.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +37,7 @@ pub struct Addresses {
     pub health: Option<SocketAddr>,
     /// Metrics of the process: `/stats/prometheus`.
     pub metrics: Option<SocketAddr>,
-    /// Metrics of the process and of the application: `/stats/prometheus`.
+    /// Metrics of the process and of the application: `/stats/prometheus`; and the probes of the application.
     pub merged_metrics: Option<SocketAddr>,
 }
 
@@ -127,6 +129,7 @@ pub struct Admin {
     pages: Vec<AdminPage>,
     sections: Vec<(&'static str, SectionFn)>,
     application: Option<Application>,
+    probes: Option<Probes>,
     started: Instant,
 }
 
@@ -143,6 +146,7 @@ impl Admin {
             pages: Vec::new(),
             sections: Vec::new(),
             application: None,
+            probes: None,
             started: Instant::now(),
         }
     }
@@ -170,6 +174,13 @@ impl Admin {
     #[must_use]
     pub fn application(mut self, application: Option<Application>) -> Self {
         self.application = application;
+        self
+    }
+
+    /// Adds the probes of the application in the same pod, at the port of the merged metrics.
+    #[must_use]
+    pub fn probes(mut self, probes: Option<Probes>) -> Self {
+        self.probes = probes;
         self
     }
 

@@ -9,9 +9,13 @@ use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::drain::{Drained, Signal};
 use crate::readiness::Readiness;
+
+/// The time for connections to end when an application's end, or the wait for it, has taken all of the deadline.
+const LAST: Duration = Duration::from_millis(250);
 
 /// The times of a shutdown.
 #[derive(Clone, Copy, Debug)]
@@ -73,9 +77,11 @@ pub async fn shutdown_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for a shutdown request (a signal, or [`Signal::request`] from the admin server), then drains in three steps:
-/// fail readiness and wait for [`DrainTimes::delay`], close the listeners, wait for open connections to finish. Returns
-/// whether all connections finished before [`DrainTimes::deadline`].
+/// Waits for a shutdown request (a signal, or [`Signal::request`] from the admin server), then drains in three steps: fail
+/// readiness and wait, close the listeners, wait for open connections to finish. The first wait takes
+/// [`DrainTimes::delay`]; after a signal, which all containers of a pod receive, an application's proxy serves until
+/// `application_ended` instead, or until the deadline. Returns whether all connections finished before
+/// [`DrainTimes::deadline`].
 ///
 /// # Errors
 /// Returns an error if the signal handlers cannot be installed.
@@ -84,17 +90,30 @@ pub async fn drain_on_shutdown(
     signal: &Signal,
     mut drained: Drained,
     times: DrainTimes,
+    application_ended: Option<impl Future<Output = ()>>,
 ) -> io::Result<bool> {
-    tokio::select! {
-        stop = shutdown_signal() => stop?,
-        () = signal.requested() => {}
-    }
+    let terminating = tokio::select! {
+        stop = shutdown_signal() => stop.map(|()| true)?,
+        () = signal.requested() => false,
+    };
     tracing::info!(deadline_s = times.deadline.as_secs_f64(), "draining");
     readiness.leave();
-    tokio::time::sleep(times.delay).await;
+    let mut left = times.deadline;
+    match application_ended {
+        Some(ended) if terminating => {
+            let begun = Instant::now();
+            tokio::select! {
+                () = ended => {}
+                () = tokio::time::sleep(times.deadline) => {}
+                stop = shutdown_signal() => stop?,
+            }
+            left = left.saturating_sub(begun.elapsed()).max(LAST);
+        }
+        _ => tokio::time::sleep(times.delay).await,
+    }
     signal.begin();
     let finished = tokio::select! {
-        finished = drained.within(times.deadline) => finished,
+        finished = drained.within(left) => finished,
         stop = shutdown_signal() => { stop?; false }
     };
     if !finished {

@@ -45,6 +45,8 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = "UPE" @ 11;
     /// The overload manager refused the connection.
     OVERLOAD = "OM" @ 12;
+    /// The destination is not known in time.
+    NO_CLUSTER_FOUND = "NC" @ 13;
 }
 
 impl ResponseFlags {

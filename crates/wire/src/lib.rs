@@ -34,5 +34,9 @@ pub mod ca {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// Ports on which the server sends first by convention: SMTP, DNS, MySQL and MongoDB, the list of Istio. Without a declared
+/// protocol, connections to them are opaque: there is nothing to detect it from.
+pub const SERVER_FIRST_PORTS: [u16; 4] = [25, 53, 3306, 27017];
+
 pub use kinds::Kind;
 pub use prost;

@@ -7,6 +7,8 @@
 
 use serde_json::Value;
 
+use super::template::PROXY_CONTAINERS;
+
 /// The label and annotation of a pod that enables or disables injection.
 pub const INJECT: &str = "sidecar.istio.io/inject";
 /// The label of a namespace that enables or disables injection.
@@ -58,8 +60,7 @@ pub fn decide(pod: &Value, namespace: &str, label: NamespaceLabel) -> Decision {
         return Decision::Skip("the namespace belongs to the cluster itself");
     }
     let has = |list: &str, name: &str| spec[list].as_array().into_iter().flatten().any(|c| c["name"] == name);
-    let taken =
-        ["isthmus-proxy", "istio-proxy"].iter().any(|name| has("containers", name) || has("initContainers", name));
+    let taken = PROXY_CONTAINERS.iter().any(|name| has("containers", name) || has("initContainers", name));
     if !metadata["annotations"][STATUS].is_null() || taken {
         return Decision::Skip("the pod already has a sidecar");
     }

@@ -27,8 +27,10 @@ pub struct Settings {
     pub exclude_outbound_ports: Vec<u16>,
     /// The destinations whose outbound connections bypass the sidecar.
     pub exclude_outbound_ranges: Vec<IpNet>,
-    /// Whether the application starts only when the sidecar is ready.
-    pub hold_application: bool,
+    /// The sidecar is an ordinary container, instead of one that starts before the application and stops after it.
+    pub ordinary_container: bool,
+    /// Probes of the application go to the application.
+    pub keep_probes: bool,
     /// The environment variables of the sidecar.
     pub env: BTreeMap<String, String>,
     /// The image of the sidecar, if it is not the configured one.
@@ -37,6 +39,8 @@ pub struct Settings {
     pub resources: BTreeMap<(&'static str, &'static str), String>,
     /// Warnings about settings without effect.
     pub warnings: Vec<String>,
+    /// `holdApplicationUntilProxyStarts`, if it is set.
+    hold_application: Option<bool>,
 }
 
 /// An annotation with an invalid value.
@@ -68,6 +72,15 @@ impl Settings {
             } else if name == PROXY_CONFIG {
                 settings.proxy_config(name, value)?;
             }
+        }
+        match settings.hold_application {
+            Some(true) if settings.ordinary_container => settings.warnings.push(format!(
+                "{PROXY_CONFIG}: holdApplicationUntilProxyStarts: has no effect with {SIDECAR}nativeSidecar: \"false\""
+            )),
+            Some(false) if !settings.ordinary_container => settings.warnings.push(format!(
+                "{PROXY_CONFIG}: holdApplicationUntilProxyStarts: false: has no effect; the application starts after its sidecar unless {SIDECAR}nativeSidecar is \"false\""
+            )),
+            _ => {}
         }
         Ok(settings)
     }
@@ -115,11 +128,8 @@ impl Settings {
             "logLevel" => {
                 self.env.insert("ISTHMUS_LOG".to_owned(), value.to_owned());
             }
-            "rewriteAppHTTPProbers" => {
-                if value == "true" {
-                    self.warnings.push(format!("{name}: probes are not rewritten; they pass the sidecar as plaintext"));
-                }
-            }
+            "nativeSidecar" => self.ordinary_container = value == "false",
+            "rewriteAppHTTPProbers" => self.keep_probes = value == "false",
             _ => self.warnings.push(format!("{name}: has no effect in this mesh")),
         }
     }
@@ -136,8 +146,8 @@ impl Settings {
             let full = || format!("{name}: {field}");
             match field.as_str() {
                 "holdApplicationUntilProxyStarts" => {
-                    self.hold_application =
-                        value.as_bool().ok_or_else(|| wrong(&full(), &value.to_string(), "true or false"))?;
+                    let hold = value.as_bool().ok_or_else(|| wrong(&full(), &value.to_string(), "true or false"))?;
+                    self.hold_application = Some(hold);
                 }
                 "concurrency" => {
                     let threads = value.as_u64().filter(|threads| *threads <= 1024);
@@ -314,6 +324,19 @@ mod tests {
     }
 
     #[test]
+    fn the_kind_of_container_and_probes() {
+        let native = format!("{SIDECAR}nativeSidecar");
+        let hold = |hold: bool| format!("holdApplicationUntilProxyStarts: {hold}");
+        for (kind, holds, ordinary, warnings) in
+            [("true", true, false, 0), ("true", false, false, 1), ("false", false, true, 0), ("false", true, true, 1)]
+        {
+            let settings = read(json!({&native: kind, PROXY_CONFIG: hold(holds)})).unwrap();
+            assert_eq!((settings.ordinary_container, settings.warnings.len()), (ordinary, warnings), "{kind} {holds}");
+        }
+        assert!(read(json!({format!("{SIDECAR}rewriteAppHTTPProbers"): "false"})).unwrap().keep_probes);
+    }
+
+    #[test]
     fn proxy_config_and_resources() {
         let settings = read(json!({
             "proxy.istio.io/config": "holdApplicationUntilProxyStarts: true\nconcurrency: 2\nterminationDrainDuration: 7s\nproxyMetadata:\n  A: b\n  N: 1\ntracing: {}\n",
@@ -325,7 +348,7 @@ mod tests {
             "unrelated": "x",
         }))
         .unwrap();
-        assert!(settings.hold_application);
+        assert!(!settings.ordinary_container && !settings.keep_probes);
         let env: Vec<_> = settings.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(env, ["A=b", "CONCURRENCY=2", "N=1", "TERMINATION_DRAIN_DURATION_SECONDS=7"]);
         assert_eq!(settings.image.as_deref(), Some("example/sidecar:1"));

@@ -3,13 +3,16 @@
 use api::names;
 use serde_json::{Map, Value, json};
 
+use super::probes;
 use super::rules::STATUS;
 use super::settings::{Settings, SettingsError};
 
 /// The name of the init container, which sets up capture before the application runs.
 pub const INIT_CONTAINER: &str = "isthmus-init";
-/// The name of the sidecar's container.
+/// The name of the sidecar's container, unless it is Istio's.
 pub const PROXY_CONTAINER: &str = "isthmus-proxy";
+/// The names that the sidecar's container may have: injected pods are known by them.
+pub const PROXY_CONTAINERS: [&str; 2] = [PROXY_CONTAINER, "istio-proxy"];
 const TOKEN_VOLUME: &str = "istio-token";
 const ROOT_VOLUME: &str = "istiod-ca-cert";
 /// The health-check port of the sidecar.
@@ -24,6 +27,8 @@ const TOKEN_SECONDS: u32 = 43_200;
 pub struct Injector {
     /// The image of the sidecar.
     pub image: String,
+    /// The name of the sidecar's container, one of [`PROXY_CONTAINERS`].
+    pub proxy_container: String,
     /// The address of the controller, as `HOST:PORT`.
     pub discovery_address: String,
     /// The SPIFFE ID of the controller.
@@ -59,25 +64,30 @@ impl Injector {
         let metadata = &pod["metadata"];
         let spec = &pod["spec"];
         let settings = Settings::read(&metadata["annotations"], &declared_ports(spec))?;
-        let mut operations = Vec::new();
+        let probes = if settings.keep_probes { probes::Redirected::default() } else { probes::redirect(spec) };
+        let mut operations = probes.operations;
 
         let workload = workload(metadata);
         let mut proxy = self.proxy(pod, home, &settings, &workload);
-        let mut init = vec![self.init(&settings)];
-        let mut containers = Vec::new();
-        if settings.hold_application {
+        if !probes.probers.is_empty()
+            && let Some(env) = proxy["env"].as_array_mut()
+        {
+            env.push(json!({"name": "ISTIO_KUBE_APP_PROBERS", "value": json!(probes.probers).to_string()}));
+        }
+        let init = self.init(&settings);
+        let added = if settings.ordinary_container {
+            append(&mut operations, spec, "/spec", "initContainers", vec![init]);
+            append(&mut operations, spec, "/spec", "containers", vec![proxy]);
+            json!({"initContainers": [INIT_CONTAINER], "containers": [self.proxy_container]})
+        } else {
             // A Kubernetes sidecar container (KEP-753): it starts before the application's containers, which wait for
-            // its startup probe, and stops after them.
+            // its startup probe, and stops after them. It comes first, so that other init containers may use the mesh.
             proxy["restartPolicy"] = json!("Always");
             proxy["startupProbe"] = json!({"httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT},
                                            "periodSeconds": 1, "failureThreshold": 600});
-            init.push(proxy);
-        } else {
-            containers.push(proxy);
-        }
-        let init_names: Vec<Value> = init.iter().map(|container| container["name"].clone()).collect();
-        append(&mut operations, spec, "/spec", "initContainers", init);
-        append(&mut operations, spec, "/spec", "containers", containers);
+            prepend(&mut operations, spec, "/spec", "initContainers", vec![init, proxy]);
+            json!({"initContainers": [INIT_CONTAINER, self.proxy_container], "containers": []})
+        };
         append(&mut operations, spec, "/spec", "volumes", volumes(spec));
 
         let mut labels =
@@ -92,8 +102,9 @@ impl Injector {
         labels.retain(|(key, _)| metadata["labels"][*key].is_null());
         set_all(&mut operations, metadata, "labels", labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
 
-        let status = json!({"initContainers": init_names, "containers": [PROXY_CONTAINER],
-                            "volumes": [TOKEN_VOLUME, ROOT_VOLUME], "revision": "default"});
+        let mut status = added;
+        status["volumes"] = json!([TOKEN_VOLUME, ROOT_VOLUME]);
+        status["revision"] = json!("default");
         let mut annotations = vec![(STATUS.to_owned(), status.to_string())];
         if metadata["annotations"]["prometheus.istio.io/merge-metrics"] != "false" {
             annotations.push(("prometheus.io/scrape".to_owned(), "true".to_owned()));
@@ -133,7 +144,7 @@ impl Injector {
 
     fn proxy(&self, pod: &Value, home: &HomeCluster, settings: &Settings, workload: &str) -> Value {
         json!({
-            "name": PROXY_CONTAINER,
+            "name": self.proxy_container,
             "image": self.image(settings),
             "args": [],
             "env": self.environment(pod, home, settings, workload),
@@ -257,6 +268,15 @@ fn append(operations: &mut Vec<Value>, parent: &Value, path: &str, field: &str, 
     } else {
         operations.push(json!({"op": "add", "path": format!("{path}/{field}"), "value": items}));
     }
+}
+
+/// Adds operations that put items before those of a list, which may be absent.
+fn prepend(operations: &mut Vec<Value>, parent: &Value, path: &str, field: &str, items: Vec<Value>) {
+    if !parent[field].is_array() {
+        return append(operations, parent, path, field, items);
+    }
+    let add = items.into_iter().rev();
+    operations.extend(add.map(|item| json!({"op": "add", "path": format!("{path}/{field}/0"), "value": item})));
 }
 
 /// Adds operations that set entries of a map in the metadata, which may be absent.

@@ -13,12 +13,13 @@ use telemetry::metrics::Registry;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::template::{HomeCluster, Injector};
-use super::webhook;
+use super::{rules, webhook};
 use crate::ca::serve::{Clients, FAILED_HANDSHAKES, KnownClients, connections};
 
 fn injector() -> Injector {
     Injector {
         image: "isthmus/sidecar".into(),
+        proxy_container: "isthmus-proxy".into(),
         discovery_address: "isthmus-controller.isthmus-system.svc:15012".into(),
         controller_identity: "spiffe://cluster.local/ns/isthmus-system/sa/isthmus-controller".into(),
         trust_domain: "cluster.local".into(),
@@ -49,17 +50,20 @@ fn pod() -> Value {
     })
 }
 
-/// Applies a patch of `add` operations to a pod.
+/// Applies a patch of `add` and `replace` operations to a pod.
 fn patched(mut pod: Value, operations: &[Value]) -> Value {
     for operation in operations {
-        assert_eq!(operation["op"], "add");
+        let replaces = operation["op"] == "replace";
+        assert!(replaces || operation["op"] == "add", "{operation}");
         let (parent, field) = operation["path"].as_str().unwrap().rsplit_once('/').unwrap();
         let parent = pod.pointer_mut(parent).unwrap_or_else(|| panic!("no value at {parent}"));
         match parent {
             Value::Array(list) => {
-                assert_eq!(field, "-");
-                list.push(operation["value"].clone());
+                let at = field.parse().unwrap_or(list.len());
+                assert!(!replaces);
+                list.insert(at, operation["value"].clone());
             }
+            parent if replaces => *parent.get_mut(field).expect("a value to replace") = operation["value"].clone(),
             parent => parent[field.replace("~1", "/").replace("~0", "~")] = operation["value"].clone(),
         }
     }
@@ -75,8 +79,12 @@ fn a_patch_adds_containers_volumes_labels_and_annotations() {
     assert_eq!(spec["initContainers"][0]["name"], "isthmus-init");
     assert_eq!(spec["initContainers"][0]["args"], json!(["init"]));
     assert_eq!(spec["initContainers"][0]["securityContext"]["capabilities"]["add"], json!(["NET_ADMIN", "NET_RAW"]));
-    let proxy = &spec["containers"][1];
+    let proxy = &spec["initContainers"][1];
     assert_eq!((&proxy["name"], &proxy["image"]), (&json!("isthmus-proxy"), &json!("isthmus/sidecar")));
+    assert_eq!(proxy["restartPolicy"], "Always");
+    assert_eq!(spec["containers"].as_array().unwrap().len(), 1);
+    let probe = json!({"httpGet": {"path": "/app-health/reviews/readyz", "port": 15020, "scheme": "HTTP"}});
+    assert_eq!(spec["containers"][0]["readinessProbe"], probe);
     assert_eq!(proxy["securityContext"]["runAsUser"], 1337);
     assert_eq!(proxy["readinessProbe"]["httpGet"], json!({"path": "/healthz/ready", "port": 15021}));
     let env = |name: &str| proxy["env"].as_array().unwrap().iter().find(|e| e["name"] == name).unwrap().clone();
@@ -85,6 +93,8 @@ fn a_patch_adds_containers_volumes_labels_and_annotations() {
     assert_eq!(env("DISCOVERY_ADDRESS")["value"], "isthmus-controller.isthmus-system.svc:15012");
     assert_eq!(env("INSTANCE_IP")["valueFrom"]["fieldRef"]["fieldPath"], "status.podIP");
     assert_eq!(env("ISTIO_META_WORKLOAD_NAME")["value"], "reviews-v1");
+    let probers = r#"{"/app-health/reviews/readyz":{"httpGet":{"path":"/","port":9080}}}"#;
+    assert_eq!(env("ISTIO_KUBE_APP_PROBERS")["value"], probers);
     let volumes: Vec<_> = spec["volumes"].as_array().unwrap().iter().map(|v| v["name"].clone()).collect();
     assert_eq!(volumes, ["kube-api-access-x", "istio-token", "istiod-ca-cert"]);
     assert_eq!(spec["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"]["audience"], "istio-ca");
@@ -104,24 +114,55 @@ fn annotations_change_the_patch() {
     annotated["metadata"]["annotations"] = json!({
         "traffic.sidecar.istio.io/excludeOutboundPorts": "3306,5432",
         "traffic.sidecar.istio.io/excludeInboundPorts": "22",
-        "proxy.istio.io/config": "holdApplicationUntilProxyStarts: true\nproxyMetadata: {DISCOVERY_ADDRESS: \"elsewhere:1\"}\n",
+        "proxy.istio.io/config": "proxyMetadata: {DISCOVERY_ADDRESS: \"elsewhere:1\"}\n",
         "prometheus.io/scrape": "true", "prometheus.io/port": "8080",
         "sidecar.istio.io/bootstrapOverride": "x",
     });
     annotated["metadata"]["labels"]["topology.istio.io/network"] = json!("net-of-my-own");
+    annotated["spec"]["initContainers"] = json!([{"name": "migrate"}]);
     let patch = injector().patch(&annotated, &east()).unwrap();
     assert_eq!(patch.warnings.len(), 1);
     let pod = patched(annotated, &patch.operations);
     let init = &pod["spec"]["initContainers"];
     assert_eq!(init[0]["args"], json!(["init", "--exclude-inbound-ports=22", "--exclude-outbound-ports=3306,5432"]));
-    assert_eq!((&init[1]["name"], &init[1]["restartPolicy"]), (&json!("isthmus-proxy"), &json!("Always")));
-    assert_eq!(pod["spec"]["containers"].as_array().unwrap().len(), 1);
+    assert_eq!((&init[1]["name"], &init[2]["name"]), (&json!("isthmus-proxy"), &json!("migrate")));
     let env: Vec<_> = init[1]["env"].as_array().unwrap().iter().filter(|e| e["name"] == "DISCOVERY_ADDRESS").collect();
     assert_eq!(env, [&json!({"name": "DISCOVERY_ADDRESS", "value": "elsewhere:1"})]);
     let own = init[1]["env"].as_array().unwrap().iter().find(|e| e["name"] == "ISTIO_PROMETHEUS_ANNOTATIONS").unwrap();
     assert_eq!(own["value"], r#"{"port":"8080","scrape":"true"}"#);
     assert_eq!(pod["metadata"]["labels"]["topology.istio.io/network"], "net-of-my-own");
     assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], "15020");
+}
+
+#[test]
+fn the_container_has_istios_name_for_tools_that_look_for_it() {
+    let injector = Injector { proxy_container: "istio-proxy".into(), ..injector() };
+    let patch = injector.patch(&pod(), &east()).unwrap();
+    let pod = patched(pod(), &patch.operations);
+    assert_eq!(pod["spec"]["initContainers"][1]["name"], "istio-proxy");
+    let status = pod["metadata"]["annotations"]["sidecar.istio.io/status"].as_str().unwrap();
+    assert!(status.contains("istio-proxy") && !status.contains("isthmus-proxy"), "{status}");
+    let again = rules::decide(&pod, "default", rules::NamespaceLabel::Enabled);
+    assert!(matches!(again, rules::Decision::Skip(_)), "it is not injected twice");
+}
+
+#[test]
+fn a_sidecar_is_an_ordinary_container_where_its_author_wants_it() {
+    let mut annotated = pod();
+    annotated["metadata"]["annotations"] =
+        json!({"sidecar.istio.io/nativeSidecar": "false", "sidecar.istio.io/rewriteAppHTTPProbers": "false"});
+    annotated["spec"]["initContainers"] = json!([{"name": "migrate"}]);
+    let patch = injector().patch(&annotated, &east()).unwrap();
+    assert_eq!(patch.warnings, Vec::<String>::new());
+    let pod = patched(annotated.clone(), &patch.operations);
+    let names = |list: &str| -> Vec<Value> {
+        pod["spec"][list].as_array().unwrap().iter().map(|container| container["name"].clone()).collect()
+    };
+    assert_eq!(names("initContainers"), ["migrate", "isthmus-init"]);
+    assert_eq!(names("containers"), ["reviews", "isthmus-proxy"]);
+    assert_eq!(pod["spec"]["containers"][0], annotated["spec"]["containers"][0]);
+    let env = pod["spec"]["containers"][1]["env"].as_array().unwrap();
+    assert!(env.iter().all(|entry| entry["name"] != "ISTIO_KUBE_APP_PROBERS"));
 }
 
 struct Caller {

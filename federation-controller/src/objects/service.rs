@@ -243,15 +243,16 @@ impl PortSpec {
         Some(ServicePort {
             name: name.into(),
             number,
-            protocol: protocol_of(self.app_protocol.as_deref(), name),
+            protocol: protocol_of(self.app_protocol.as_deref(), name, number),
             node_port: self.node_port.and_then(fields::port).unwrap_or_default(),
         })
     }
 }
 
 /// Returns the protocol of a port by the rules of Istio: `appProtocol` if it is set, else the part of the port's name before
-/// the first dash. An unknown word is `PROTOCOL_UNSPECIFIED`.
-pub(super) fn protocol_of(app_protocol: Option<&str>, port_name: &str) -> Protocol {
+/// the first dash. With an unknown word, a port of [`wire::SERVER_FIRST_PORTS`] is opaque, and others are
+/// `PROTOCOL_UNSPECIFIED`.
+fn protocol_of(app_protocol: Option<&str>, port_name: &str, number: u16) -> Protocol {
     let word = match app_protocol {
         Some(declared) => declared,
         None => match port_name.split_once('-') {
@@ -266,6 +267,7 @@ pub(super) fn protocol_of(app_protocol: Option<&str>, port_name: &str) -> Protoc
         "grpc" => Protocol::Grpc,
         "https" | "tls" | "kubernetes.io/wss" => Protocol::Tls,
         "tcp" | "mongo" | "mysql" | "redis" => Protocol::Tcp,
+        _ if wire::SERVER_FIRST_PORTS.contains(&number) => Protocol::Tcp,
         _ => Protocol::Unspecified,
     }
 }
@@ -333,7 +335,11 @@ mod tests {
             (Some("HTTP"), "x", Protocol::Http),
             (Some("mine.example/thing"), "http", Protocol::Unspecified),
         ] {
-            assert_eq!(protocol_of(app, name), expected, "{app:?} {name}");
+            assert_eq!(protocol_of(app, name, 9080), expected, "{app:?} {name}");
+        }
+        for number in [25, 53, 3306, 27017] {
+            assert_eq!(protocol_of(None, "db", number), Protocol::Tcp, "{number}");
+            assert_eq!(protocol_of(None, "http", number), Protocol::Http, "{number}");
         }
     }
 }

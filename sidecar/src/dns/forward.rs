@@ -2,23 +2,34 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 
+/// The port of DNS.
+const DNS: u16 = 53;
 /// The timeout of one server: two servers fit into Istio's 5 s for a query.
 const SERVER_TIMEOUT: Duration = Duration::from_millis(2500);
 /// The maximum size of an answer over UDP. Larger ones are truncated, and the client queries again over TCP.
 const MAX_UDP_ANSWER: usize = 65_535;
 
-/// Forwards a query to the servers of `/etc/resolv.conf` in turn. The sockets carry the mark, or capture would redirect the
-/// query back.
-pub(super) async fn forward(query: &[u8], over_tcp: bool, mark: Option<u32>) -> io::Result<Vec<u8>> {
+/// Where queries are forwarded to.
+#[derive(Debug, Clone)]
+pub struct Forwarding {
+    /// The file that names the pod's servers: `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// The mark of the sockets, without which capture would redirect the query back.
+    pub mark: Option<u32>,
+}
+
+/// Forwards a query to the pod's servers in turn.
+pub(super) async fn forward(query: &[u8], over_tcp: bool, to: &Forwarding) -> io::Result<Vec<u8>> {
+    let (mark, mut last) = (to.mark, io::Error::from(io::ErrorKind::NotFound));
     // Read for each query: the file is small, and cached by the kernel.
-    let servers = servers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "/etc/resolv.conf has no nameserver");
-    for server in servers {
+    for server in servers(&to.resolv_conf) {
+        let server = SocketAddr::new(server, DNS);
         let answer = async {
             if over_tcp { by_stream(server, query, mark).await } else { by_datagram(server, query, mark).await }
         };
@@ -61,13 +72,15 @@ async fn by_stream(server: SocketAddr, query: &[u8], mark: Option<u32>) -> io::R
     Ok(answer)
 }
 
-/// Returns the servers of a `resolv.conf`.
-fn servers(text: &str) -> Vec<SocketAddr> {
-    text.lines()
+/// Returns the servers that a `resolv.conf` names. Without any, the resolver of the C library asks this host (`resolv.conf(5)`).
+pub fn servers(resolv_conf: &Path) -> Vec<IpAddr> {
+    let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
+    let named: Vec<IpAddr> = text
+        .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter_map(|server| server.trim().parse::<IpAddr>().ok())
-        .map(|ip| SocketAddr::new(ip, 53))
-        .collect()
+        .filter_map(|server| server.trim().parse().ok())
+        .collect();
+    if named.is_empty() { vec![Ipv4Addr::LOCALHOST.into()] } else { named }
 }
 
 #[cfg(test)]
@@ -76,8 +89,12 @@ mod tests {
 
     #[test]
     fn reads_resolv_conf() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("resolv.conf");
+        assert_eq!(servers(&file), [Ipv4Addr::LOCALHOST]);
         let text = "# comment\nnameserver 10.96.0.10\nsearch a b\n  nameserver\t::1\nnameserver nonsense\n";
-        let expected: Vec<SocketAddr> = vec!["10.96.0.10:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
-        assert_eq!(servers(text), expected);
+        std::fs::write(&file, text).unwrap();
+        let expected: Vec<IpAddr> = vec!["10.96.0.10".parse().unwrap(), "::1".parse().unwrap()];
+        assert_eq!(servers(&file), expected);
     }
 }

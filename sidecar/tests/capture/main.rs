@@ -28,8 +28,12 @@ use pods::{Net, Pod};
 /// The address of the service `reviews`, which no machine has.
 const REVIEWS: (Ipv4Addr, u16) = (Ipv4Addr::new(240, 240, 0, 1), 9080);
 
+/// The pods' DNS server, which no machine is.
+const DNS_SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 0, 53), 53);
+
 const TESTS: &[harness::Test] = &[
     ("names_of_the_mesh_are_answered", names_of_the_mesh_are_answered),
+    ("names_of_the_mesh_do_not_wait_for_a_dead_server", names_of_the_mesh_do_not_wait_for_a_dead_server),
     ("requests_are_captured_on_both_sides", requests_are_captured_on_both_sides),
     ("a_pod_reaches_itself", a_pod_reaches_itself),
     ("plaintext_from_outside_of_the_mesh_arrives", plaintext_from_outside_of_the_mesh_arrives),
@@ -76,10 +80,10 @@ fn names_of_the_mesh_are_answered() {
             let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
             message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
             // No machine has this address: capture brings the query to the sidecar.
-            socket.send_to(&message.to_vec().unwrap(), "10.0.0.53:53").unwrap();
+            socket.send_to(&message.to_vec().unwrap(), DNS_SERVER).unwrap();
             let mut buffer = [0; 4096];
             let (length, from) = socket.recv_from(&mut buffer).unwrap();
-            assert_eq!(from, "10.0.0.53:53".parse().unwrap());
+            assert_eq!(from, DNS_SERVER.into());
             let answer = Message::from_vec(&buffer[..length]).unwrap();
             let data: Vec<_> = answer.answers.iter().map(|record| record.data.clone()).collect();
             (answer.metadata.response_code, data)
@@ -89,6 +93,55 @@ fn names_of_the_mesh_are_answered() {
     assert_eq!(a, (ResponseCode::NoError, vec![RData::A(REVIEWS.0.into())]));
     let aaaa = query("reviews.default.svc.cluster.local.", RecordType::AAAA);
     assert_eq!(aaaa, (ResponseCode::NoError, vec![]));
+    let text = query("reviews.default.svc.cluster.local.", RecordType::TXT);
+    assert_eq!(text, (ResponseCode::NoError, vec![]), "the name exists");
+    let (code, ports) = query("_p._tcp.reviews.default.svc.cluster.local.", RecordType::SRV);
+    let [RData::SRV(port)] = &ports[..] else { panic!("{code}: {ports:?}") };
+    assert_eq!((port.port, port.target.to_ascii().as_str()), (REVIEWS.1, "reviews.default.svc.cluster.local."));
+}
+
+/// As many queries as may wait, and more, are for a server that does not answer.
+fn names_of_the_mesh_do_not_wait_for_a_dead_server() {
+    const OTHERS: u16 = 320;
+    let mesh = Mesh::start();
+    let (own, failed) = mesh.frontend.run(|| async {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let send = |id: u16, name: String| {
+            let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+            message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+            socket.send_to(&message.to_vec().unwrap(), DNS_SERVER).unwrap();
+        };
+        let mut buffer = [0; 4096];
+        let mut receive = || {
+            let length = socket.recv(&mut buffer).unwrap();
+            let message = Message::from_vec(&buffer[..length]).unwrap();
+            (message.metadata.id, message.metadata.response_code)
+        };
+        send(0, "reviews.default.svc.cluster.local.".into());
+        assert_eq!(receive(), (0, ResponseCode::NoError), "the name is known from now on");
+        for id in 1..=OTHERS {
+            send(id, format!("host-{id}.example.com."));
+            if id % 16 == 0 {
+                // Datagrams that the sidecar does not read in time are lost.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        let asked = Instant::now();
+        send(0, "reviews.default.svc.cluster.local.".into());
+        let mut failed = 0;
+        let own = loop {
+            match receive() {
+                (0, code) => break (code, asked.elapsed()),
+                (_, code) => failed += u16::from(code == ResponseCode::ServFail),
+            }
+        };
+        (own, failed)
+    });
+    assert_eq!(own.0, ResponseCode::NoError);
+    // A server has two and a half seconds.
+    assert!(own.1 < Duration::from_secs(2), "{:?}", own.1);
+    assert!(failed > 0, "queries for which there is no room fail at once");
 }
 
 fn requests_are_captured_on_both_sides() {

@@ -1,6 +1,7 @@
 //! Pods: network namespaces on one bridge, each with an application and a sidecar.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use wire::discovery as d;
 use wire::name::{self, Node, Role};
 use wire::{Kind, discovery};
 
+use crate::DNS_SERVER;
 use crate::app::App;
 
 const DOMAIN: &str = "cluster.local";
@@ -33,6 +35,7 @@ pub(crate) struct Net {
     runtime: Arc<Runtime>,
     root: Authority,
     cluster: Authority,
+    resolv_conf: tempfile::TempPath,
 }
 
 /// A pod.
@@ -67,7 +70,10 @@ impl Net {
         let settings =
             d::MeshConfig { cluster_domain: DOMAIN.into(), locality_load_balancing: true, ..d::MeshConfig::default() };
         controller.resources().push(Kind::MeshConfig, name::MESH, &settings, &[]);
-        Ok(Self { bridge, controller, runtime, root, cluster })
+        let mut file = tempfile::NamedTempFile::new()?;
+        writeln!(file, "nameserver {}", DNS_SERVER.0)?;
+        let resolv_conf = file.into_temp_path();
+        Ok(Self { bridge, controller, runtime, root, cluster, resolv_conf })
     }
 
     /// Starts a pod with an application at port 9080 and a sidecar, at 10.0.0.`last`.
@@ -85,7 +91,8 @@ impl Net {
         let everywhere = "0.0.0.0/0".parse().unwrap();
         let via = Via::Gateway(CONTROLLER.into(), "eth0");
         links.add_route(Route { to: everywhere, via, source: None }).unwrap();
-        namespace.run_in(|| net::firewall::install_capture(&net::firewall::Capture::default())).unwrap().unwrap();
+        let capture = net::firewall::Capture { dns_servers: dns::servers(&self.resolv_conf), ..Default::default() };
+        namespace.run_in(|| net::firewall::install_capture(&capture)).unwrap().unwrap();
 
         let pod = Pod { name: name.into(), account: account.into(), zone: zone.into(), namespace, ip };
         self.push_workload(&pod);
@@ -125,6 +132,7 @@ impl Net {
         let credential = self.cluster.credential(&id, &[], Duration::from_secs(600)).unwrap();
         let identity = Identity::new(credential, Trust::new(DOMAIN, self.root.roots().to_vec(), []).unwrap());
         let (controller, name, ip) = (self.controller.address(), pod.name.clone(), pod.ip);
+        let forwarding = dns::Forwarding { resolv_conf: self.resolv_conf.to_path_buf(), mark: Some(net::PROXY_MARK) };
         let (ready, started) = std::sync::mpsc::channel();
         let run = move || {
             let listen = |port| -> Vec<TcpListener> {
@@ -156,7 +164,7 @@ impl Net {
                 let mut running =
                     workers::start(setup, move || fake_controller::channel(controller, Some(net::PROXY_MARK))).unwrap();
                 let names = dns::Names::new("net-west".into(), running.published.clone(), running.subscriber.clone());
-                dns::serve(names, 15053, Some(net::PROXY_MARK)).await.unwrap();
+                dns::serve(names, 15053, forwarding).await.unwrap();
                 running.opened().await;
                 ready.send(()).unwrap();
                 std::future::pending::<()>().await;

@@ -13,7 +13,7 @@ use crate::fixture::{TestMesh, until};
 /// what the server sends then.
 async fn exchange(mut stream: TcpStream, bytes: usize) -> String {
     let mut greeting = [0; 6];
-    tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut greeting)).await.expect("a greeting").unwrap();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut greeting)).await.expect("a greeting").unwrap();
     assert_eq!(&greeting, b"hello\n");
     stream.write_all(&vec![7; bytes]).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -56,6 +56,18 @@ async fn plaintext_clients_of_a_server_first_server_are_served_after_the_detecti
     let mesh = TestMesh::new().await;
     let pod = mesh.tcp_pod("west", "us-west-1a", "db-a", "db").await;
     assert_eq!(exchange(TcpStream::connect(pod.gate.address).await.unwrap(), 10).await, "10 bytes\n");
+}
+
+/// Istio's default for the detection timeout is 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_send_first_are_served_on_undeclared_ports() {
+    let mesh = TestMesh::new().await;
+    mesh.push_settings(|settings| settings.protocol_detection_timeout_ms = 0);
+    let db = mesh.tcp_pod("west", "us-west-1a", "db-a", "db").await;
+    mesh.push_service("db", 1, Protocol::Unspecified);
+    mesh.push_endpoint("db", &db, |_| {});
+    let frontend = mesh.client("frontend").await;
+    assert_eq!(exchange(TcpStream::connect(frontend.service_address(1)).await.unwrap(), 10).await, "10 bytes\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use http::Request;
 use http_body_util::Full;
 use telemetry::istio::REQUESTS;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use wire::discovery::{OutboundPolicy, Protocol};
 
-use crate::app::{Client, pod_of};
+use crate::app::{App, Client, pod_of, start_server_first};
 use crate::fixture::{Pod, Sidecar, TestMesh, until};
+use crate::raw;
 
 /// Starts the services `reviews` (address 1) and `ratings` (address 2) with a pod each, and a client.
 async fn two_services() -> (Arc<TestMesh>, Pod, Pod, Sidecar) {
@@ -139,4 +142,35 @@ async fn with_registry_only_a_request_whose_host_names_a_service_is_routed_from_
     })
     .await;
     assert_eq!(pod_at(unknown, "ratings").await, "ratings-a");
+}
+
+/// The controller is away, and the destinations have not been used before.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_may_be_part_of_the_mesh_is_sent_in_plaintext_while_the_controller_is_away() {
+    let mesh = TestMesh::new().await;
+    let (http, opaque) = (App::start("outside").await.address, start_server_first().await);
+    let frontend = mesh.client("frontend").await;
+    mesh.link.cut().await;
+    let (http, opaque) = (frontend.captured_address(http), frontend.captured_address(opaque));
+    let status = async |host: &str| {
+        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        raw::status(&raw::send(http, &request).await)
+    };
+    let first_byte = async |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(opaque).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.read_u8().await.ok()
+    };
+    assert_eq!(status("www.example.com").await, 200);
+    assert_eq!(first_byte(b"opaque\n").await, Some(b'h'));
+    for host in ["reviews", "reviews.default.svc:9080", "reviews.default.svc.cluster.local"] {
+        assert_eq!(status(host).await, 503, "{host}");
+    }
+    // The cluster's own DNS answered a name of the cluster with this address.
+    frontend.published.note_address([127, 0, 0, 1].into());
+    assert_eq!(status("www.example.com").await, 503);
+    assert_eq!(first_byte(b"opaque\n").await, None);
+    assert_eq!(first_byte(b"\x16\x03\x01").await, Some(b'h'), "the application's own TLS");
+    mesh.link.open().await;
+    until("the controller answers", async || status("www.example.com").await == 200).await;
 }

@@ -13,7 +13,8 @@ pub const DIRECTIONS: &[(&str, &[&str])] = &[
     ("policy", &["identity", "wire"]),
     ("route", &["identity", "wire"]),
     ("telemetry", &["identity", "wire"]),
-    ("runtime", &["identity", "net", "telemetry", "wire"]),
+    ("probe", &[]),
+    ("runtime", &["identity", "net", "probe", "telemetry", "wire"]),
     ("proxy", &["balance", "identity", "net", "policy", "route", "runtime", "telemetry", "wire"]),
     ("sidecar", ENGINE),
     ("eastwest-gateway", ENGINE),
@@ -25,7 +26,7 @@ pub const DIRECTIONS: &[(&str, &[&str])] = &[
         &["api", "balance", "identity", "install", "net", "policy", "route", "runtime", "telemetry", "wire"],
     ),
     ("apiserver", &[]),
-    ("lab", &["api", "apiserver", "identity", "install", "net", "runtime", "telemetry"]),
+    ("lab", &["api", "apiserver", "identity", "install", "net", "probe", "runtime", "telemetry"]),
     ("drill", &["api", "identity", "lab", "net", "runtime", "telemetry"]),
     // The command.
     (

@@ -63,7 +63,7 @@ const BOUNDS: [(&str, FieldCondition); 7] = [
 ];
 
 /// The mesh's own containers, which the author of the pod did not write.
-const INJECTED: [&str; 2] = ["isthmus-proxy", "isthmus-init"];
+const INJECTED: [&str; 3] = ["isthmus-proxy", "istio-proxy", "isthmus-init"];
 
 /// The ignored fields of a pod.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,27 +1,23 @@
 //! Startup, readiness and liveness probes.
 //!
 //! As from a kubelet, requests come from outside of the pod (from the cluster's network), to the pod's address. Unlike
-//! in Kubernetes, a startup or readiness probe runs every half second (or at its period, if that is shorter) until its
+//! in Kubernetes, a startup or readiness probe runs every tenth of a second (or at its period, if that is shorter) until its
 //! first success, so that a lab is up as soon as its pods are. The time that a startup probe allows, failure threshold
 //! times period, is the same.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use probe::http::{Get, authority, is_success};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-mod grpc;
-mod http;
-
-pub(crate) use http::unverified_client_config;
-
-pub(super) use http::{authority, get, header_pairs};
-
-/// Period until the first success.
-const EAGER: Duration = Duration::from_millis(500);
+/// Period until the first success, and the period of a probe that runs a command.
+const EAGER: Duration = Duration::from_millis(100);
+const EAGER_COMMAND: Duration = Duration::from_millis(500);
 
 /// The kind of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +96,7 @@ pub(super) async fn watch(kind: ProbeKind, probe: Probe, target: ProbeTarget, fi
     let mut threshold = Threshold::new(successes, failures);
     tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
     let begun = Instant::now();
+    let eager = if probe.exec.is_some() { EAGER_COMMAND } else { EAGER };
     let mut ever = false;
     loop {
         let tried = Instant::now();
@@ -125,7 +122,7 @@ pub(super) async fn watch(kind: ProbeKind, probe: Probe, target: ProbeTarget, fi
         {
             return;
         }
-        let pause = if ever || kind == ProbeKind::Liveness { period } else { period.min(EAGER) };
+        let pause = if ever || kind == ProbeKind::Liveness { period } else { period.min(eager) };
         tokio::time::sleep_until(tried + pause).await;
         if findings.is_closed() {
             return;
@@ -136,19 +133,12 @@ pub(super) async fn watch(kind: ProbeKind, probe: Probe, target: ProbeTarget, fi
 /// Makes one attempt. An error is the text of the event.
 async fn attempt(probe: &Probe, target: &ProbeTarget) -> Result<(), String> {
     if let Some(wanted) = &probe.http_get {
-        let port = port(&wanted.port, &target.container)?;
-        let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or(target.address.to_string());
-        let https = wanted.scheme.as_deref() == Some("HTTPS");
-        let headers = header_pairs(wanted);
-        return get(https, &host, port, wanted.path.as_deref().unwrap_or("/"), &headers).await.map_err(|error| {
-            let scheme = if https { "https" } else { "http" };
-            format!("{scheme}://{}{}: {error}", authority(&host, port), wanted.path.as_deref().unwrap_or("/"))
-        });
+        return get(wanted, &target.container, target.address).await;
     }
     if let Some(wanted) = &probe.tcp_socket {
         let port = port(&wanted.port, &target.container)?;
         let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or(target.address.to_string());
-        return match tokio::net::TcpStream::connect((host.as_str(), port)).await {
+        return match TcpStream::connect((host.as_str(), port)).await {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("dial tcp {}: {error}", authority(&host, port))),
         };
@@ -156,12 +146,33 @@ async fn attempt(probe: &Probe, target: &ProbeTarget) -> Result<(), String> {
     if let Some(wanted) = &probe.grpc {
         let port = u16::try_from(wanted.port).map_err(|_| format!("port {} is out of range", wanted.port))?;
         let service = wanted.service.as_deref().unwrap_or_default();
-        return grpc::check(target.address, port, service).await;
+        let address = SocketAddr::new(target.address, port);
+        let stream = TcpStream::connect(address).await.map_err(|error| format!("dial {address}: {error}"))?;
+        return probe::grpc::check(stream, address, service).await;
     }
     if let Some(wanted) = &probe.exec {
         return (target.exec)(wanted.command.clone().unwrap_or_default()).await;
     }
     Err("the probe has no httpGet, tcpSocket, grpc or exec".into())
+}
+
+/// Sends the request of a probe or hook. Every status from 200 to 399 is a success.
+pub(super) async fn get(wanted: &HTTPGetAction, container: &Container, address: IpAddr) -> Result<(), String> {
+    let port = port(&wanted.port, container)?;
+    let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| address.to_string());
+    let https = wanted.scheme.as_deref() == Some("HTTPS");
+    let headers = wanted.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone()));
+    let path = wanted.path.clone().unwrap_or_else(|| "/".to_owned());
+    let get = Get { https, path, headers: headers.collect() };
+    let answer = async {
+        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
+        match get.send(stream, &host, port).await? {
+            status if is_success(status) => Ok(()),
+            status => Err(format!("HTTP probe failed with statuscode: {status}")),
+        }
+    };
+    let scheme = if https { "https" } else { "http" };
+    answer.await.map_err(|error| format!("{scheme}://{}{}: {error}", authority(&host, port), get.path))
 }
 
 /// Returns a port by number, or by the name that the container gives it.

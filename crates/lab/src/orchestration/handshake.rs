@@ -19,7 +19,7 @@ const HANDSHAKE: u8 = 22;
 /// # Errors
 /// Returns an error if the gateway cannot be reached, or refuses.
 pub fn probe(gateway: SocketAddr, server_name: &str) -> io::Result<()> {
-    let mut config = rustls::ClientConfig::clone(&*crate::node::unverified_client_config().map_err(io::Error::other)?);
+    let mut config = rustls::ClientConfig::clone(&*probe::http::unverified_client_config().map_err(io::Error::other)?);
     config.alpn_protocols = identity::alpn::CLIENT_TCP.iter().map(|name| name.to_vec()).collect();
     let name = ServerName::try_from(server_name.to_owned()).map_err(io::Error::other)?;
     let mut client = rustls::ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;

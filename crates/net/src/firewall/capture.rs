@@ -1,5 +1,7 @@
 //! Capture: rules that redirect a pod's connections to its sidecar.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::expression::{NFPROTO_IPV4, NFPROTO_IPV6};
@@ -32,10 +34,12 @@ pub struct Capture {
     pub outbound_port: u16,
     /// The sidecar's port for inbound connections.
     pub inbound_port: u16,
-    /// The sidecar's port for DNS queries (TCP and UDP to port 53). Its DNS server must be bound to 127.0.0.1 (and
-    /// ::1), not to the wildcard address: a response from another source address does not match the query. `None`
+    /// The sidecar's port for DNS queries (TCP and UDP to port 53 of `dns_servers`). Its DNS server must be bound to 127.0.0.1
+    /// (and ::1), not to the wildcard address: a response from another source address does not match the query. `None`
     /// disables the capture of DNS.
     pub dns_port: Option<u16>,
+    /// The pod's own DNS servers. Queries to others are not captured: their answers may differ.
+    pub dns_servers: Vec<IpAddr>,
     /// The user that the sidecar runs as.
     pub proxy_uid: u32,
     /// The mark (`SO_MARK`) of the sidecar's outgoing sockets.
@@ -54,6 +58,7 @@ impl Default for Capture {
             outbound_port: 15001,
             inbound_port: 15006,
             dns_port: Some(15053),
+            dns_servers: Vec::new(),
             proxy_uid: PROXY_UID,
             proxy_mark: PROXY_MARK,
             exclude_inbound_ports: Vec::new(),
@@ -134,8 +139,9 @@ fn outbound(capture: &Capture) -> Vec<NftRule> {
         rules.push(rule([who, return_from_chain()]));
     }
     if let Some(port) = capture.dns_port {
-        for protocol in [UDP, TCP] {
-            rules.push(rule([transport(protocol), destination_port(53), redirect_to(port)]));
+        for (server, protocol) in capture.dns_servers.iter().flat_map(|server| [(*server, UDP), (*server, TCP)]) {
+            let to_server = address_in(AddressSide::Destination, server.into(), false);
+            rules.push(rule([to_server, transport(protocol), destination_port(53), redirect_to(port)]));
         }
     }
     // Connections of the application to itself by the pod's address.

@@ -20,6 +20,7 @@ const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_LIST_ELEM: u16 = 1;
 
 pub(super) const NFT_META_MARK: u32 = 3;
+pub(super) const NFT_META_IIFNAME: u32 = 6;
 pub(super) const NFT_META_OIFNAME: u32 = 7;
 pub(super) const NFT_META_SKUID: u32 = 10;
 pub(super) const NFT_META_NFPROTO: u32 = 15;
@@ -33,6 +34,7 @@ const FIB_OF_DESTINATION: u32 = 1 << 1;
 pub(super) const NETWORK_HEADER: u32 = 1;
 pub(super) const TRANSPORT_HEADER: u32 = 2;
 
+const VERDICT_DROP: i32 = 0;
 const VERDICT_GOTO: i32 = -4;
 const VERDICT_RETURN: i32 = -5;
 
@@ -72,6 +74,7 @@ pub(super) enum Expression {
 /// The verdict of a rule.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
+    Drop,
     Return,
     Goto(String),
 }
@@ -79,6 +82,7 @@ pub(super) enum Verdict {
 impl Verdict {
     pub(super) fn encode(&self, message: &mut NetlinkMessage) {
         let (code, chain) = match self {
+            Self::Drop => (VERDICT_DROP, None),
             Self::Return => (VERDICT_RETURN, None),
             Self::Goto(chain) => (VERDICT_GOTO, Some(chain)),
         };

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::expression::{
-    Expression, NETWORK_HEADER, NFPROTO_IPV4, NFPROTO_IPV6, NFT_META_L4PROTO, NFT_META_MARK, NFT_META_NFPROTO,
-    NFT_META_OIFNAME, NFT_META_SKUID, REGISTER, TRANSPORT_HEADER, Verdict,
+    Expression, NETWORK_HEADER, NFPROTO_IPV4, NFPROTO_IPV6, NFT_META_IIFNAME, NFT_META_L4PROTO, NFT_META_MARK,
+    NFT_META_NFPROTO, NFT_META_OIFNAME, NFT_META_SKUID, REGISTER, TRANSPORT_HEADER, Verdict,
 };
 
 /// The instructions of a rule, in order.
@@ -32,6 +32,11 @@ pub(super) fn version(nfproto: u8) -> NftRule {
 /// Matches the transport protocol by its IP protocol number.
 pub(super) fn transport(number: u8) -> NftRule {
     meta_is(NFT_META_L4PROTO, false, &[number])
+}
+
+/// Matches the incoming interface.
+pub(super) fn input_interface(name: &str) -> NftRule {
+    meta_is(NFT_META_IIFNAME, false, &interface(name))
 }
 
 /// Matches the outgoing interface.
@@ -145,6 +150,11 @@ pub(super) fn track_in_zone(zone: u16) -> NftRule {
         Expression::Immediate { register: REGISTER, value: zone.to_ne_bytes().to_vec() },
         Expression::Zone { register: REGISTER },
     ]
+}
+
+/// Drops the packet.
+pub(super) fn drop_packet() -> NftRule {
+    vec![Expression::Verdict(Verdict::Drop)]
 }
 
 /// Returns from the chain.

@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use net::firewall::{Capture, Protocol, Services, VirtualServer, apply_services, install_capture, remove_capture};
+use net::firewall::{
+    Capture, Protocol, Services, VirtualServer, apply_services, install_capture, lose_packets, remove_capture,
+};
 use net::namespace::NetNamespace;
 use net::{PROXY_MARK, PROXY_UID};
 
@@ -16,11 +18,12 @@ pub(super) const TESTS: &[harness::Test] = &[
     ("firewall::the_proxys_user_is_exempt_from_capture", the_proxys_user_is_exempt_from_capture),
     ("firewall::inbound_connections_are_captured", inbound_connections_are_captured),
     ("firewall::connections_of_a_pod_to_itself", connections_of_a_pod_to_itself),
-    ("firewall::dns_is_captured", dns_is_captured),
+    ("firewall::queries_to_the_pods_own_dns_servers_are_captured", queries_to_the_pods_own_dns_servers_are_captured),
     (
         "firewall::queries_of_pod_and_sidecar_have_separate_conntrack_zones",
         queries_of_pod_and_sidecar_have_separate_conntrack_zones,
     ),
+    ("firewall::a_bad_link_loses_packets_of_both_directions", a_bad_link_loses_packets_of_both_directions),
     ("firewall::services_spread_over_backends", services_spread_over_backends),
     ("firewall::services_without_backends_refuse", services_without_backends_refuse),
     ("firewall::hairpins_and_uplinks_are_masqueraded", hairpins_and_uplinks_are_masqueraded),
@@ -161,18 +164,27 @@ fn connections_of_a_pod_to_itself() {
     }
 }
 
-fn dns_is_captured() {
-    let cluster = meshed(&Capture::default());
+/// Returns capture of a pod with this DNS server.
+fn with_dns_server(server: &str) -> Capture {
+    Capture { dns_servers: vec![ip(server)], ..Capture::default() }
+}
+
+fn queries_to_the_pods_own_dns_servers_are_captured() {
+    let cluster = meshed(&with_dns_server("10.96.0.10"));
     let pod = &cluster.pods[0];
     respond_as(pod, "127.0.0.1:15053", "sidecar");
     serve(pod, "127.0.0.1:15053", "names");
     assert_eq!(query(pod, 0, "10.96.0.10:53", None), "sidecar heard question");
     assert!(call(pod, at("10.96.0.10:53")).unwrap().starts_with("names "));
+    // Another server answers for itself.
+    respond_as(&cluster.pods[1], "10.244.0.3:53", "server");
+    assert_eq!(query(pod, 0, "10.244.0.3:53", None), "server heard question");
+    assert!(call(pod, at("10.244.0.3:53")).unwrap().starts_with("outbound "), "a connection like any other");
 }
 
 /// Connection tracking keeps its decision for a pair of addresses and ports, and ports are reused.
 fn queries_of_pod_and_sidecar_have_separate_conntrack_zones() {
-    let cluster = meshed(&Capture::default());
+    let cluster = meshed(&with_dns_server("10.244.0.3"));
     let pod = &cluster.pods[0];
     respond_as(pod, "127.0.0.1:15053", "sidecar");
     respond_as(&cluster.pods[1], "10.244.0.3:53", "server");
@@ -184,6 +196,29 @@ fn queries_of_pod_and_sidecar_have_separate_conntrack_zones() {
             assert_eq!(query(pod, port, "10.244.0.3:53", mark), expected, "from port {port}, mark {mark:?}");
         }
     }
+}
+
+fn a_bad_link_loses_packets_of_both_directions() {
+    const SENT: u32 = 2000;
+    let cluster = cluster(2);
+    let socket = |pod: usize, address: &str| cluster.pods[pod].run_in(|| UdpSocket::bind(address).unwrap()).unwrap();
+    let (near, far) = (socket(0, "10.244.0.2:7000"), socket(1, "10.244.0.3:7000"));
+    // Each packet is read before the next one is sent, so that no queue is full.
+    let arrived = |from: &UdpSocket, to: &UdpSocket, address: &str| {
+        to.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        let once = |_: &u32| {
+            // A packet that this host drops is an error of the sender.
+            let _ = from.send_to(b"packet", address);
+            to.recv(&mut [0; 16]).is_ok()
+        };
+        (0..SENT).filter(once).count() as f64 / f64::from(SENT)
+    };
+    cluster.pods[0].run_in(|| lose_packets("eth0", 300).unwrap()).unwrap();
+    // The standard deviation is one percent.
+    let (out, back) = (arrived(&near, &far, "10.244.0.3:7000"), arrived(&far, &near, "10.244.0.2:7000"));
+    assert!((out - 0.7).abs() < 0.07 && (back - 0.7).abs() < 0.07, "{out} {back}");
+    cluster.pods[0].run_in(|| lose_packets("eth0", 0).unwrap()).unwrap();
+    assert!(arrived(&near, &far, "10.244.0.3:7000") > 0.99);
 }
 
 /// Responds to each datagram with a name and the content of the datagram.

@@ -5,8 +5,14 @@ use std::net::IpAddr;
 /// A service, as a host names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NamedService {
-    /// The service with this hostname.
-    Hostname(String),
+    /// The service with this hostname. It is certain that the host is no name outside of the cluster if it has a single label
+    /// or ends with the cluster's domain.
+    Hostname {
+        /// The hostname.
+        hostname: String,
+        /// Whether it is certain.
+        certain: bool,
+    },
     /// The service with this address.
     Address(IpAddr),
 }
@@ -30,12 +36,13 @@ impl NamedService {
         let suffix = format!(".svc.{domain}");
         let short = name.strip_suffix(&suffix).or_else(|| name.strip_suffix(".svc")).unwrap_or(&name);
         let mut labels = short.split('.');
-        match (labels.next(), labels.next(), labels.next()) {
-            (Some(service), None, None) if short.len() == name.len() => Some(format!("{service}.{namespace}{suffix}")),
-            (Some(service), Some(namespace), None) => Some(format!("{service}.{namespace}{suffix}")),
-            _ => None,
-        }
-        .map(Self::Hostname)
+        let is_short = short.len() == name.len();
+        let (service, namespace, certain) = match (labels.next(), labels.next(), labels.next()) {
+            (Some(service), None, None) if is_short => (service, namespace, true),
+            (Some(service), Some(namespace), None) => (service, namespace, !is_short),
+            _ => return None,
+        };
+        Some(Self::Hostname { hostname: format!("{service}.{namespace}{suffix}"), certain })
     }
 }
 
@@ -49,16 +56,17 @@ mod tests {
 
     #[test]
     fn a_hostname_or_short_name_names_a_service() {
-        let full = NamedService::Hostname("reviews.default.svc.cluster.local".to_owned());
-        for host in [
-            "reviews",
-            "reviews:9080",
-            "Reviews.default",
-            "reviews.default.svc:80",
-            "reviews.default.svc.cluster.local",
-            "reviews.default.svc.cluster.local.",
+        for (host, certain) in [
+            ("reviews", true),
+            ("reviews:9080", true),
+            // As `example.com` may be.
+            ("Reviews.default", false),
+            ("reviews.default.svc:80", true),
+            ("reviews.default.svc.cluster.local", true),
+            ("reviews.default.svc.cluster.local.", true),
         ] {
-            assert_eq!(parse(host).as_ref(), Some(&full), "{host}");
+            let hostname = "reviews.default.svc.cluster.local".to_owned();
+            assert_eq!(parse(host), Some(NamedService::Hostname { hostname, certain }), "{host}");
         }
         for host in ["", ":80", "[reviews]:80", "[::1", "www.example.com", "a.b.c.svc.cluster.local"] {
             assert_eq!(parse(host), None, "{host}");

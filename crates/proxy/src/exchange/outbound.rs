@@ -12,7 +12,7 @@ use super::{Downstream, Exchange, connection_failure};
 use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers, settle};
 use crate::io::Io;
-use crate::mesh::{Protocol, Service};
+use crate::mesh::{Lookup, Protocol, Service};
 use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
@@ -60,10 +60,10 @@ impl Destination {
     }
 
     /// Returns a destination outside the mesh.
-    pub fn external(cluster: UpstreamCluster, worker: &Worker) -> Self {
+    pub fn external(cluster: UpstreamCluster, protocol: Protocol, worker: &Worker) -> Self {
         let labels = telemetry::istio::Service { name: cluster.name.clone(), ..Default::default() };
         let metrics = service_metrics(labels, worker);
-        Self { cluster: Rc::new(cluster), metrics, protocol: Protocol::Unknown }
+        Self { cluster: Rc::new(cluster), metrics, protocol }
     }
 }
 
@@ -166,10 +166,17 @@ impl OutboundRequests {
         let (captured, port) = (self.downstream.destination.ip(), self.downstream.destination.port());
         let domain = view.snapshot().settings.cluster_domain.clone();
         let service = match NamedService::parse(host, &view.location().namespace, &domain)? {
-            NamedService::Hostname(hostname) => view.by_name(&hostname).await?,
+            NamedService::Hostname { hostname, certain } => match view.by_name(&hostname).await {
+                // The captured address may be a service's, whatever name the application gives it.
+                Lookup::Unanswered if certain && !self.captured.cluster.in_mesh() => {
+                    let cluster = UpstreamCluster::unanswered(&hostname);
+                    return Some(Destination::external(cluster, Protocol::Unknown, &self.worker));
+                }
+                found => found.found()?,
+            },
             NamedService::Address(ip) if ip == captured => return None,
             NamedService::Address(ip) => {
-                let found = view.by_address((ip, port).into()).await;
+                let found = view.by_address((ip, port).into()).await.found();
                 found.filter(|found| found.endpoint.is_none())?.service
             }
         };

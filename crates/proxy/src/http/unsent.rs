@@ -88,14 +88,14 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_the_share_of_a_source_one_piece_at_a_time_is_on_its_way() {
-        let (owner, cx) = (admitted(10_000), &mut Context::from_waker(Waker::noop()));
+        let (owner, cx) = (admitted(8_000), &mut Context::from_waker(Waker::noop()));
         let (first, second) = (Unsent::default(), Unsent::default());
         let piece = || Bytes::from(vec![1; 5_000]);
         let (counted, fits) = first.count(piece(), &owner);
         assert!(fits && counted == piece());
         let copy = counted.clone();
         let (excess, fits) = second.count(piece(), &owner);
-        assert!(!fits && excess == piece(), "four fifths of the limit are one source's share");
+        assert!(!fits && excess == piece(), "the limit has no room for both");
         assert!(first.poll_room(cx).is_ready(), "a body that is within the share does not wait");
         assert!(second.poll_room(cx).is_pending());
         drop(counted);

@@ -20,7 +20,7 @@ pub(super) use workload::{PortLimits, own_workload};
 use super::model::{
     DirectEndpoint, Endpoint, Export, GatewayAddress, Port, Protocol, Reach, Service, Subset, Summary, WorkloadLabels,
 };
-use super::snapshot::{AccessLogSettings, MeshSettings, OutboundPolicy};
+use super::snapshot::{AccessLogSettings, DETECTION_TIMEOUT, MeshSettings, OutboundPolicy};
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -104,6 +104,7 @@ fn port(message: &message::Port) -> Result<Port> {
     let server_name = |name: &String| name.trim_end_matches('.').to_ascii_lowercase().into();
     Ok(Port {
         number: port_number(message.number)?,
+        name: message.name.as_str().into(),
         protocol: protocol(message.protocol),
         server_names: message.server_names.iter().map(server_name).collect(),
     })
@@ -233,7 +234,7 @@ pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
             format: message.access_log_format.as_str().into(),
         },
         configured_connect_timeout: millis(message.connect_timeout_ms),
-        detection_timeout: millis(message.protocol_detection_timeout_ms),
+        detection_timeout: millis(message.protocol_detection_timeout_ms).unwrap_or(DETECTION_TIMEOUT),
         locality_load_balancing: message.locality_load_balancing,
     })
 }

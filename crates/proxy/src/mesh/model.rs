@@ -32,6 +32,8 @@ pub enum Protocol {
 pub struct Port {
     /// The number.
     pub number: u16,
+    /// The name; empty if the only port has none.
+    pub name: Box<str>,
     /// The protocol.
     pub protocol: Protocol,
     /// Server names (SNI), in lower case, that an east-west gateway forwards to this port besides `outbound_.…`.

@@ -41,6 +41,10 @@ pub struct AccessLogSettings {
     pub format: Arc<str>,
 }
 
+/// The maximum wait for a client's first bytes if none is configured. Istio's default is to wait for ever, which a client that
+/// waits for its server does as well.
+pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Mesh-wide settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshSettings {
@@ -54,8 +58,8 @@ pub struct MeshSettings {
     pub log: AccessLogSettings,
     /// The connect timeout; `None` if not configured, in which case [`MeshSettings::connect_timeouts`] has defaults.
     pub configured_connect_timeout: Option<Duration>,
-    /// The maximum wait for a client's first bytes if the protocol is not declared; `None`: no maximum.
-    pub detection_timeout: Option<Duration>,
+    /// The maximum wait for a client's first bytes if the protocol is not declared.
+    pub detection_timeout: Duration,
     /// Near endpoints are preferred.
     pub locality_load_balancing: bool,
 }
@@ -68,7 +72,7 @@ impl Default for MeshSettings {
             outbound_policy: OutboundPolicy::default(),
             log: AccessLogSettings::default(),
             configured_connect_timeout: None,
-            detection_timeout: None,
+            detection_timeout: DETECTION_TIMEOUT,
             locality_load_balancing: true,
         }
     }

@@ -11,6 +11,7 @@ use wire::Kind;
 use wire::client::Subscriber;
 use wire::delta::{Body, Rejected, Rejection, Update};
 
+use super::domain::DomainAddresses;
 use super::model::{Endpoint, Service};
 use super::policies::Policies;
 use super::snapshot::MeshSnapshot;
@@ -24,9 +25,20 @@ pub struct Published {
     version: AtomicU64,
     changed: Notify,
     usage: Mutex<Usage>,
+    domain: DomainAddresses,
 }
 
 impl Published {
+    /// Notes an address that the cluster's own DNS has answered for a name of the cluster's domain.
+    pub fn note_address(&self, address: IpAddr) {
+        self.domain.note(address);
+    }
+
+    /// Returns whether an address was noted.
+    pub(super) fn is_of_domain(&self, address: IpAddr) -> bool {
+        self.domain.contains(address)
+    }
+
     /// Marks services as used now.
     pub fn mark_used<'a>(&self, hostnames: impl IntoIterator<Item = &'a Arc<str>>) {
         let now = tokio::time::Instant::now().into_std();

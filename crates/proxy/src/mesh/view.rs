@@ -12,6 +12,31 @@ use super::model::Service;
 use super::snapshot::{AddressMatch, MeshSettings, MeshSnapshot};
 use super::store::Published;
 
+/// The result of a lookup.
+#[derive(Debug, Clone)]
+pub enum Lookup<T> {
+    /// It is part of the mesh.
+    Found(T),
+    /// It is not part of the mesh.
+    Absent,
+    /// The controller did not answer.
+    Unanswered,
+}
+
+impl<T> Lookup<T> {
+    fn of(found: Option<T>) -> Self {
+        found.map_or(Lookup::Absent, Lookup::Found)
+    }
+
+    /// Returns what was found.
+    pub fn found(self) -> Option<T> {
+        match self {
+            Lookup::Found(found) => Some(found),
+            Lookup::Absent | Lookup::Unanswered => None,
+        }
+    }
+}
+
 /// Reads the newest snapshot, and requests resources that are not in it.
 #[derive(Debug)]
 pub struct MeshView {
@@ -69,44 +94,54 @@ impl MeshView {
     }
 
     /// Returns the service that applications of this cluster reach at an address, or the service of the pod at it. Requests
-    /// it from the controller on first use.
-    pub async fn by_address(&self, address: SocketAddr) -> Option<AddressMatch> {
+    /// it from the controller on first use. An address that the controller did not answer for is absent unless it is of the
+    /// cluster's domain: most destinations are outside of the mesh.
+    pub async fn by_address(&self, address: SocketAddr) -> Lookup<AddressMatch> {
         let ip = address.ip();
         let snapshot = self.snapshot();
         let known = snapshot.addresses.contains_key(&ip) || snapshot.pods.contains_key(&ip);
         let name = || wire::name::address(&self.location.cluster, ip);
-        if !known && self.demand(Kind::Service, name()).await != Outcome::Present {
-            return None;
+        if !known {
+            match self.demand(Kind::Service, name()).await {
+                Outcome::Present => {}
+                Outcome::Unanswered if self.published.is_of_domain(ip) => return Lookup::Unanswered,
+                Outcome::Absent | Outcome::Unanswered => return Lookup::Absent,
+            }
         }
         let snapshot = self.snapshot();
         if let Some(service) = snapshot.addresses.get(&ip) {
-            let service = self.complete(service.clone()).await?;
-            return Some(AddressMatch { service, port: address.port(), endpoint: None });
+            let service = self.complete(service.clone()).await;
+            return Lookup::of(service.map(|service| AddressMatch { service, port: address.port(), endpoint: None }));
         }
         // A pod may serve several services: the first with this port is used.
         for service in snapshot.pods.get(&ip).iter().flat_map(|services| services.iter()) {
             let Some(service) = self.complete(service.clone()).await else { continue };
             if let Some((endpoint, port)) = service.endpoint_at(address) {
                 let endpoint = Some(endpoint.id.clone());
-                return Some(AddressMatch { service, port, endpoint });
+                return Lookup::Found(AddressMatch { service, port, endpoint });
             }
         }
-        None
+        Lookup::Absent
     }
 
     /// Returns the service with this hostname and its endpoints. Requests it from the controller on first use.
-    pub async fn by_name(&self, hostname: &str) -> Option<Arc<Service>> {
+    pub async fn by_name(&self, hostname: &str) -> Lookup<Arc<Service>> {
         let known = self.snapshot().services.get(hostname).cloned();
         let service = match known {
             Some(service) => service,
             None => {
-                if self.demand(Kind::Service, hostname).await != Outcome::Present {
-                    return None;
+                match self.demand(Kind::Service, hostname).await {
+                    Outcome::Present => {}
+                    Outcome::Absent => return Lookup::Absent,
+                    Outcome::Unanswered => return Lookup::Unanswered,
                 }
-                self.snapshot().services.get(hostname)?.clone()
+                match self.snapshot().services.get(hostname) {
+                    Some(service) => service.clone(),
+                    None => return Lookup::Absent,
+                }
             }
         };
-        self.complete(service).await
+        Lookup::of(self.complete(service).await)
     }
 
     /// Waits for the endpoints of a service and the gateways that lead to them. What does not arrive in time is left out.

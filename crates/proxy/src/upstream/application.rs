@@ -1,18 +1,14 @@
 //! Connections to the application beside the proxy.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use runtime::admission::Admitted;
 
 use super::{Lease, OpenConnection, Pool};
 use crate::failure::{ConnectError, Failure};
 use crate::http::Version;
-
-/// The connect timeout. The application is on the same machine.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Pool {
     /// Returns a connection to the application, opening one on behalf of `admitted` if none is idle.
@@ -48,18 +44,7 @@ impl Pool {
 /// Returns an error if the application accepts no connection, or has as many as it may.
 pub async fn connect(address: SocketAddr, admitted: &Admitted, mark: Option<u32>) -> Result<OpenConnection, Failure> {
     let dialled = admitted.dial().ok_or(Failure::Overflow("the number of connections to the application".into()))?;
-    let source = match address.ip() {
-        IpAddr::V4(_) => net::socket::INBOUND_SOURCE_V4,
-        IpAddr::V6(_) => net::socket::INBOUND_SOURCE_V6,
-    };
-    let options = net::Connect { mark, timeout: CONNECT_TIMEOUT, source: Some(source), ..net::Connect::default() };
-    let connected = match net::connect(address, &options).await {
-        // Few pods have the second loopback address of IPv6.
-        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-            net::connect(address, &net::Connect { source: None, ..options }).await
-        }
-        connected => connected,
-    };
+    let connected = net::connect_to_application(address, mark).await;
     let stream = connected.map_err(|error| failed(address, ConnectError::Tcp(Arc::new(error))))?;
     let local = stream.local_addr().ok();
     Ok(OpenConnection { io: stream.into(), local, peer: None, dialled: Some(dialled) })

@@ -31,13 +31,22 @@ pub struct ClusterKey {
     pub endpoint: Option<Arc<str>>,
 }
 
+/// Why a cluster refuses every connection.
+#[derive(Clone, Copy, Debug)]
+enum Refusal {
+    /// The destination is unknown, and the mesh allows known ones only.
+    RegistryOnly,
+    /// The controller did not answer whether the destination is part of the mesh.
+    Unanswered,
+}
+
 /// A service's port, or a subset of it, as one worker uses it.
 #[derive(Debug)]
 pub struct UpstreamCluster {
     /// Envoy's name: `outbound|<port>|<subset>|<hostname>`.
     pub name: Arc<str>,
     key: ClusterKey,
-    refuses: bool,
+    refuses: Option<Refusal>,
     inputs: RefCell<Option<Inputs>>,
     /// A copy of its own, so that requests share no count with other workers.
     policy: RefCell<Rc<TrafficPolicy>>,
@@ -83,7 +92,7 @@ impl UpstreamCluster {
         Self {
             name,
             key,
-            refuses: false,
+            refuses: None,
             inputs: RefCell::default(),
             policy: RefCell::default(),
             balancer: RefCell::new(Balancer::new(Locality::default())),
@@ -115,7 +124,16 @@ impl UpstreamCluster {
     /// Returns the cluster of unknown destinations if the mesh does not allow them: every connection is refused.
     pub fn black_hole(destination: SocketAddr) -> Self {
         let (name, version) = ("BlackHoleCluster".into(), Cell::new(FIXED));
-        Self { name, version, refuses: true, ..Self::of_service(ClusterKey::address(destination)) }
+        let refuses = Some(Refusal::RegistryOnly);
+        Self { name, version, refuses, ..Self::of_service(ClusterKey::address(destination)) }
+    }
+
+    /// Returns the cluster of a destination that may be part of the mesh, for which the controller did not answer: every
+    /// connection is refused.
+    pub fn unanswered(destination: &str) -> Self {
+        let (name, version) = ("UnansweredCluster".into(), Cell::new(FIXED));
+        let key = ClusterKey { hostname: destination.into(), port: 0, subset: Arc::default(), endpoint: None };
+        Self { name, version, refuses: Some(Refusal::Unanswered), ..Self::of_service(key) }
     }
 
     /// Returns whether the cluster is a service of the mesh.
@@ -331,8 +349,12 @@ impl UpstreamCluster {
     }
 
     fn pick(&self, tried: &[Arc<str>], now: Instant) -> Result<Pick<Arc<Target>>, Failure> {
-        if self.refuses {
-            return Err(Failure::UnknownDestination(self.key.hostname.clone()));
+        if let Some(refusal) = self.refuses {
+            let destination = self.key.hostname.clone();
+            return Err(match refusal {
+                Refusal::RegistryOnly => Failure::UnknownDestination(destination),
+                Refusal::Unanswered => Failure::Unanswered(destination),
+            });
         }
         let picked = self.balancer.borrow_mut().pick(now, tried, rand::random());
         picked.ok_or_else(|| Failure::NoEndpoint(self.key.hostname.clone()))

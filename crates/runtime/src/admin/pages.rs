@@ -54,6 +54,11 @@ impl Admin {
         }
     }
 
+    /// Makes the application's check with this path, if there is one.
+    pub(super) async fn probe(&self, path: &str) -> Option<Reply> {
+        self.probes.as_ref()?.reply(path).await
+    }
+
     /// Requests the metrics of the application in the same pod.
     pub(super) async fn application_metrics(&self) -> Option<ApplicationMetrics> {
         match self.application.as_ref()?.metrics().await {

@@ -218,6 +218,11 @@ async fn respond(admin: &Admin, port: AdminPort, request: Request<Incoming>) -> 
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
         return response;
     }
+    if let AdminPort::MergedMetrics = port
+        && let Some(reply) = admin.probe(request.uri().path()).await
+    {
+        return response(reply);
+    }
     let query = Query { method, pairs: pairs(request.uri().query().unwrap_or_default()) };
     response(match (port, request.uri().path()) {
         (AdminPort::Admin, "/stats" | "/stats/prometheus") => return metrics(admin, None),

@@ -276,11 +276,7 @@ pub(super) async fn run_hook(
         return exec::to_end(live, wanted.command.clone().unwrap_or_default()).await;
     }
     if let Some(wanted) = &hook.http_get {
-        let port = probe::port(&wanted.port, container)?;
-        let host = wanted.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| address.to_string());
-        let https = wanted.scheme.as_deref() == Some("HTTPS");
-        let path = wanted.path.as_deref().unwrap_or("/");
-        return probe::get(https, &host, port, path, &probe::header_pairs(wanted)).await;
+        return probe::get(wanted, container, address).await;
     }
     if let Some(wanted) = &hook.sleep {
         tokio::time::sleep(super::stop::seconds(wanted.seconds)).await;

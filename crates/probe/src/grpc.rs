@@ -1,18 +1,23 @@
 //! The gRPC health check (`grpc.health.v1.Health/Check`) at the level of HTTP/2: one request, one response.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt::Display;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Request;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// `SERVING` of `HealthCheckResponse.ServingStatus`.
 const SERVING: u64 = 1;
 
-/// Checks that a service is serving, or the server as a whole if the name is empty.
-pub(super) async fn check(address: IpAddr, port: u16, service: &str) -> Result<(), String> {
-    let address = SocketAddr::new(address, port);
-    let stream = TcpStream::connect(address).await.map_err(|error| format!("dial {address}: {error}"))?;
+/// Checks on a new connection that a service is serving, or the server as a whole if the name is empty. `address` is the
+/// server's, `HOST:PORT`.
+///
+/// # Errors
+/// Returns the reason as text if the service is not serving.
+pub async fn check<S>(stream: S, address: impl Display, service: &str) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let failed = |error: h2::Error| format!("health check of {address}: {error}");
     let (client, connection) = h2::client::handshake(stream).await.map_err(failed)?;
     let driver = tokio::spawn(connection);

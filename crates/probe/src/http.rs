@@ -1,4 +1,4 @@
-//! HTTP requests of probes and hooks.
+//! HTTP requests of probes and lifecycle hooks.
 
 use std::sync::Arc;
 
@@ -6,50 +6,57 @@ use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::HTTPGetAction;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
-/// Returns the headers of a probe or hook.
-pub(in crate::node) fn header_pairs(wanted: &HTTPGetAction) -> Vec<(String, String)> {
-    let headers = wanted.http_headers.iter().flatten();
-    headers.map(|header| (header.name.clone(), header.value.clone())).collect()
+/// A request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Get {
+    /// HTTPS. As for a kubelet, every certificate is accepted.
+    pub https: bool,
+    /// The path.
+    pub path: String,
+    /// Further headers; `Host` replaces the name of the host.
+    pub headers: Vec<(String, String)>,
 }
 
-/// Sends GET. Every status from 200 to 399 is a success. As a kubelet, it accepts every certificate.
-pub(in crate::node) async fn get(
-    https: bool,
-    host: &str,
-    port: u16,
-    path: &str,
-    headers: &[(String, String)],
-) -> Result<(), String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| text(&error))?;
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let mut request = Request::get(path).header("user-agent", "kube-probe/isthmus").header("connection", "close");
-    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-        request = request.header("host", authority(host, port));
-    }
-    for (name, value) in headers {
-        request = request.header(name, value);
-    }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| text(&error))?;
-    let status = if https {
+impl Get {
+    /// Sends GET on a new connection to a port of a host, and returns the status.
+    ///
+    /// # Errors
+    /// Returns the reason as text if there is no response.
+    pub async fn send<S>(&self, stream: S, host: &str, port: u16) -> Result<u16, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let path = if self.path.starts_with('/') { self.path.clone() } else { format!("/{}", self.path) };
+        let mut request = Request::get(path).header("user-agent", "kube-probe/isthmus").header("connection", "close");
+        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            request = request.header("host", authority(host, port));
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| text(&error))?;
+        if !self.https {
+            return send(stream, request).await;
+        }
         let name = ServerName::try_from(host.to_owned()).map_err(|error| text(&error))?;
         let connector = tokio_rustls::TlsConnector::from(unverified_client_config()?);
-        send(connector.connect(name, stream).await.map_err(|error| text(&error))?, request).await?
-    } else {
-        send(stream, request).await?
-    };
-    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+        send(connector.connect(name, stream).await.map_err(|error| text(&error))?, request).await
+    }
+}
+
+/// Returns whether a probe with this status has succeeded.
+pub fn is_success(status: u16) -> bool {
+    (200..400).contains(&status)
 }
 
 /// Returns host and port as in a URL, with an IPv6 address in brackets.
-pub(in crate::node) fn authority(host: &str, port: u16) -> String {
+pub fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
@@ -66,7 +73,10 @@ async fn send(
 }
 
 /// Returns a TLS client configuration that accepts every certificate.
-pub(crate) fn unverified_client_config() -> Result<Arc<rustls::ClientConfig>, String> {
+///
+/// # Errors
+/// Returns an error as text if the cryptography lacks a protocol version.
+pub fn unverified_client_config() -> Result<Arc<rustls::ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
