@@ -23,7 +23,7 @@ pub fn of(topology: &Topology, cluster: &Cluster, authorities: &MeshAuthorities)
         images: Images::default(),
         gateway_address: Some(cluster.gateway()),
         expose_gateway_health: false,
-        proxy_container: None,
+        proxy_container: topology.mesh.proxy_container.clone(),
         roots_pem: authorities.roots_pem().to_owned(),
         controller_issuer_pem: authorities.issuer_pem_of(cluster.primary()),
         mesh_config: mesh_config(topology),

@@ -7,6 +7,7 @@
 //! in every cluster. The addresses are in [`crate::topology::IpFamily`].
 
 use ipnet::IpNet;
+use net::firewall::{FirewallError, lose_packets};
 use net::link::{LinkError, Links, Route, Via};
 use net::namespace::{NamespaceError, NetNamespace};
 
@@ -30,6 +31,9 @@ pub enum NetworksError {
     /// A link could not be created.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Packet rules could not be added.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     /// The machine has no IPv6.
     #[error(
         "cluster \"{cluster}\" has IPv6, which this machine's kernel does not support: {source}\n  use ipFamilies: [IPv4], or start the kernel without ipv6.disable=1"
@@ -67,6 +71,9 @@ pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, NetworksError> {
     outer.up(BRIDGE)?;
     for (cluster, namespace) in topology.clusters.iter().zip(&namespaces) {
         connect(&mut outer, cluster, namespace)?;
+        if let Some(per_mille) = topology.network(&cluster.network).and_then(|network| network.loss_per_mille) {
+            namespace.run_in(|| lose_packets(UPLINK, per_mille))??;
+        }
     }
     for (index, network) in topology.networks.iter().enumerate() {
         let clusters: Vec<&Cluster> = topology.clusters_on(&network.name).collect();

@@ -41,6 +41,9 @@ pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topolog
     Ok(Topology { name, path: path.to_owned(), mesh, networks, clusters, workloads, exports, manifests })
 }
 
+/// The names that the container of injected sidecars may have.
+const PROXY_CONTAINERS: [&str; 2] = ["isthmus-proxy", "istio-proxy"];
+
 fn name_of_file(path: &Path) -> String {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
     let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -62,7 +65,17 @@ fn mesh(raw: file::MeshEntry) -> CheckResult<Mesh> {
             domain.value
         }
     };
-    Ok(Mesh { trust_domain, export_all: raw.export_all, config: raw.config })
+    let proxy_container = match raw.proxy_container {
+        Some(name) if !PROXY_CONTAINERS.contains(&name.value.as_str()) => {
+            return Err(Problem::new(
+                name.referenced,
+                format!("\"{}\" is not a name of a sidecar's container", name.value),
+            )
+            .hint(format!("one of: {}", PROXY_CONTAINERS.join(", "))));
+        }
+        name => name.map(|name| name.value),
+    };
+    Ok(Mesh { trust_domain, export_all: raw.export_all, proxy_container, config: raw.config })
 }
 
 fn clusters(

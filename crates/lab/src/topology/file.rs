@@ -66,6 +66,8 @@ pub struct MeshEntry {
     /// Whether every service is exported. Default false.
     #[serde(default)]
     pub export_all: bool,
+    /// Name of the container of injected sidecars: `isthmus-proxy` (the default) or `istio-proxy`.
+    pub proxy_container: Option<Spanned<String>>,
     /// Further keys of Istio's MeshConfig.
     #[serde(default)]
     pub config: BTreeMap<String, serde_json::Value>,
@@ -83,6 +85,8 @@ pub struct NetworkEntry {
     pub pod_cidr: Option<Spanned<String>>,
     /// One-way delay, such as `20ms`.
     pub delay: Option<Spanned<String>>,
+    /// Share of lost packets, such as `1%`.
+    pub loss: Option<Spanned<String>>,
 }
 
 /// An entry of `spec.clusters`.

@@ -41,6 +41,9 @@ pub struct Mesh {
     pub trust_domain: String,
     /// Whether every service is exported.
     pub export_all: bool,
+    /// Name of the container of injected sidecars, if it is not the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_container: Option<String>,
     /// Further keys of Istio's MeshConfig, unchanged.
     pub config: BTreeMap<String, serde_json::Value>,
 }
@@ -54,6 +57,9 @@ pub struct Network {
     /// One-way delay of traffic through the network's LoadBalancer addresses, in both directions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<Duration>,
+    /// Lost packets of a thousand, of those that arrive at or leave the network's clusters, each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_per_mille: Option<u16>,
 }
 
 /// A cluster.

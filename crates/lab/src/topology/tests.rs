@@ -59,6 +59,8 @@ fn a_valid_file_resolves() {
     assert_eq!(east.gateway().to_string(), "203.0.113.20");
     assert_eq!(west.load_balancer_pool().len(), 10);
     assert_eq!(topology.networks[1].delay, Some(Duration::from_millis(20)));
+    let lossy = parse(&GOOD.replace("delay: 20ms", "loss: 0.5%")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((lossy.networks[0].loss_per_mille, lossy.networks[1].loss_per_mille), (None, Some(5)));
     let deployments: Vec<(&str, &str)> =
         topology.workloads.iter().map(|w| (w.cluster.as_str(), w.deployment.as_str())).collect();
     assert_eq!(deployments, [("west", "reviews-v1"), ("east", "reviews"), ("west", "reviews-v2"), ("east", "batch")]);
@@ -159,6 +161,9 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ("  exports:\n    - name: reviews", "  exports: reviews", &["a list"]),
     ("delay: 20ms", "delay: soon", &["my.yaml:7:14: \"soon\" is not a delay", "20ms"]),
     ("delay: 20ms", "delay: 20s", &["out of range"]),
+    ("delay: 20ms", "loss: some", &["my.yaml:7:13: \"some\" is not a loss", "1%"]),
+    ("delay: 20ms", "loss: 60%", &["out of range", "50%"]),
+    ("  networks:", "  mesh: {proxyContainer: envoy}\n  networks:", &["\"envoy\" is not a name", "istio-proxy"]),
     ("delay: 20ms", "podCIDR: 10.96.0.0/16", &["is the service range"]),
     ("delay: 20ms", "podCIDR: 10.0.0.0/8", &["is not a /16"]),
     ("delay: 20ms", "podCIDR: ten", &["not an IP range"]),

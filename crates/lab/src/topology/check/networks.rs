@@ -11,6 +11,8 @@ use super::super::file;
 use super::super::model::{Cluster, Network};
 use super::names::{CheckResult, label};
 
+/// Greatest loss in percent; with more, few connections are established.
+const MAX_LOSS: f64 = 50.0;
 /// Longest delay between networks; a longer one is a broken link rather than a slow one.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
@@ -41,7 +43,9 @@ impl Networks {
             }
             let ranges = entry.value.pod_cidr.as_ref().map(pod_ranges).transpose()?.unwrap_or_default();
             let delay = entry.value.delay.as_ref().map(delay).transpose()?;
-            networks.entries.push(NetworkDraft { network: Network { name, delay }, ranges, clusters: 0 });
+            let loss_per_mille = entry.value.loss.as_ref().map(loss).transpose()?;
+            let network = Network { name, delay, loss_per_mille };
+            networks.entries.push(NetworkDraft { network, ranges, clusters: 0 });
         }
         Ok(networks)
     }
@@ -69,7 +73,7 @@ impl Networks {
                 )));
             }
             None => {
-                let network = Network { name: network.to_owned(), delay: None };
+                let network = Network { name: network.to_owned(), delay: None, loss_per_mille: None };
                 self.entries.push(NetworkDraft { network, ranges: Vec::new(), clusters: 0 });
                 self.entries.len() - 1
             }
@@ -245,6 +249,20 @@ fn bad_range(at: Location, text: &str, why: &str) -> Problem {
         "an IPv4 range of /{}, such as {}, or an IPv6 range of /{}, such as {}; networks may use the same range",
         four.0, four.1, six.0, six.1
     ))
+}
+
+/// Parses `1%` or `0.5%`, as packets of a thousand.
+fn loss(raw: &Spanned<String>) -> CheckResult<u16> {
+    let percent = raw.value.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match percent {
+        Some(percent) if (0.1..=MAX_LOSS).contains(&percent) => Ok((percent * 10.0).round() as u16),
+        Some(_) => Err(Problem::new(raw.referenced, format!("loss \"{}\" is out of range", raw.value))
+            .hint(format!("between 0.1% and {MAX_LOSS}%"))),
+        None => {
+            Err(Problem::new(raw.referenced, format!("\"{}\" is not a loss", raw.value))
+                .hint("a percentage, such as 1%"))
+        }
+    }
 }
 
 /// Parses `20ms`, `1.5s` or `500us`.
