@@ -29,6 +29,14 @@ fn a_wrong_topology_is_reported_with_line_and_hint() {
     let text =
         refused(&directory, "manifest.yaml", &format!("{good}\n  manifests:\n    - path: nowhere/at-all.yaml\n"));
     assert!(text.contains("manifest.yaml:") && text.contains("nowhere/at-all.yaml"), "{text}");
+    std::fs::write(directory.path("topologies/half.yaml"), "kind: ConfigMap\nmetadata: {name: a}\n").expect("written");
+    let text = refused(&directory, "half-used.yaml", &format!("{good}\n  manifests:\n    - path: half.yaml\n"));
+    assert!(
+        text.contains("half-used.yaml:") && text.contains("\"half.yaml\"") && text.contains("no apiVersion"),
+        "{text}"
+    );
+    let text = refused(&directory, "name.yaml", &good.replacen("name: primary-remote", "name: ../evil", 1));
+    assert!(text.contains("name.yaml:") && text.contains("\"../evil\" is not a valid lab name"), "{text}");
     let text = refused(&directory, "broken.yaml", "kind: [Topology\n");
     assert!(text.contains("broken.yaml:"), "{text}");
 

@@ -49,3 +49,56 @@ pub const DEBUG_TOKEN_HEADER: &str = "x-isthmus-debug-token";
 pub fn cacerts_of(cluster: &str) -> String {
     format!("{CACERTS_SECRET}-{cluster}")
 }
+
+/// Most characters of a DNS label.
+const MAX_LABEL: usize = 63;
+/// The form of a DNS label, for messages.
+pub const DNS_LABEL: &str =
+    "lower-case letters, digits and dashes, at most 63, beginning and ending with a letter or digit";
+
+/// Returns whether a text is a DNS label (RFC 1123), as names of labs, clusters, namespaces and workloads are.
+pub fn is_dns_label(text: &str) -> bool {
+    let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.len() <= MAX_LABEL
+        && bytes.first().is_some_and(edge)
+        && bytes.last().is_some_and(edge)
+        && bytes.iter().all(|byte| edge(byte) || *byte == b'-')
+}
+
+/// Returns a name that is a DNS label. `what` says what has the name, such as `namespace`.
+///
+/// # Errors
+/// Returns a message with the name and the form that it must have.
+pub fn dns_label(text: &str, what: &str) -> Result<String, String> {
+    match is_dns_label(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("\"{text}\" is not a valid {what} name ({DNS_LABEL})")),
+    }
+}
+
+/// Parses the name of a namespace, for options of commands.
+///
+/// # Errors
+/// Returns a message with the name and the form that it must have.
+pub fn namespace(text: &str) -> Result<String, String> {
+    dns_label(text, "namespace")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_dns_label() {
+        for good in ["a", "0", "west-1", &"a".repeat(63)] {
+            assert_eq!(namespace(good).as_deref(), Ok(good));
+        }
+        for bad in
+            ["", ".", "..", "../evil", "a/b", "Bad Name", "West", "-a", "a-", "a.b", "a_b", "ü", "a\n", &"a".repeat(64)]
+        {
+            let error = namespace(bad).expect_err(bad);
+            assert!(error.contains("not a valid namespace name (lower-case"), "{error}");
+        }
+    }
+}

@@ -96,8 +96,7 @@ struct KubeconfigUser<'a> {
 
 /// Returns whether a text is a valid cluster name: a DNS-1123 label.
 pub fn is_cluster_name(name: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    !name.is_empty() && name.len() <= 63 && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+    names::is_dns_label(name)
 }
 
 fn is_server_name(name: &str) -> bool {

@@ -55,4 +55,5 @@ mod validate;
 mod verbs;
 mod watch;
 
-pub use server::{Options, Server, StartError};
+pub use server::{Options, Server, ServerObjects, StartError};
+pub use storage::SavedObjects;

@@ -25,9 +25,9 @@ use crate::api::Api;
 use crate::authn::UserInfo;
 use crate::authn::tokens::{KeyError, TokenKey};
 use crate::registry::ResourceRegistry;
-use crate::storage::{ObjectStore, REMEMBERED_CHANGES};
+use crate::storage::{ObjectStore, REMEMBERED_CHANGES, SavedObjects};
 use crate::stream::NodeClient;
-use crate::{bootstrap, controllers, handler, timestamp};
+use crate::{bootstrap, controllers, crd, handler, timestamp};
 
 /// Most connections at a time. Each watch of a client without HTTP/2 takes one.
 const MAX_CONNECTIONS: usize = 4096;
@@ -138,12 +138,50 @@ pub struct Server {
     acceptor: TlsAcceptor,
 }
 
+/// The objects of a running server, for a process that is about to end.
+#[derive(Clone)]
+pub struct ServerObjects(Arc<Api>);
+
+impl ServerObjects {
+    /// Returns all objects, and blocks every later request for good. The caller ends the process.
+    #[must_use]
+    pub fn freeze(&self) -> SavedObjects {
+        self.0.store.freeze()
+    }
+}
+
 impl Server {
     /// Creates a server with a new cluster. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// Returns an error if a socket, certificate or key cannot be used.
     pub fn new(options: Options) -> Result<Self, StartError> {
+        // Higher than the revisions of an earlier server, unless that one counted more than a million changes a second.
+        let store = ObjectStore::new(timestamp::unix_now() * 1_000_000, options.remembered_changes);
+        let endpoints = options.advertise.clone();
+        let server = Self::with(options, store)?;
+        bootstrap::fill(&server.api, &endpoints);
+        Ok(server)
+    }
+
+    /// Creates a server with the objects of an earlier one. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// Returns an error if a socket, certificate or key cannot be used.
+    pub fn restored(options: Options, objects: SavedObjects) -> Result<Self, StartError> {
+        let store = ObjectStore::restored(objects, options.remembered_changes);
+        let server = Self::with(options, store)?;
+        server.api.registry.set_custom(crd::served(&server.api.store));
+        Ok(server)
+    }
+
+    /// Returns the server's objects, to save them when the process has to end.
+    #[must_use]
+    pub fn objects(&self) -> ServerObjects {
+        ServerObjects(Arc::clone(&self.api))
+    }
+
+    fn with(options: Options, store: ObjectStore) -> Result<Self, StartError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let acceptor = acceptor(&options, &provider)?;
         if options.listeners.is_empty() {
@@ -155,9 +193,7 @@ impl Server {
         });
         let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(StartError::Listener)?;
         let api = Api {
-            // Higher than the revisions of an earlier server, unless that one counted more than a million changes a
-            // second.
-            store: ObjectStore::new(timestamp::unix_now() * 1_000_000, options.remembered_changes),
+            store,
             registry: ResourceRegistry::new(),
             token_key: TokenKey::from_pem(&options.service_account_key, &options.issuer)?,
             ca: options.ca,
@@ -166,7 +202,6 @@ impl Server {
             service_networks: options.service_networks,
             service_writes: tokio::sync::Mutex::new(()),
         };
-        bootstrap::fill(&api, &options.advertise);
         Ok(Self { api: Arc::new(api), listeners, acceptor })
     }
 

@@ -5,6 +5,7 @@
 
 mod group_resource;
 mod log;
+mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use crate::object;
 pub(crate) use group_resource::GroupResource;
 use log::{ChangeLog, Compacted};
 pub(crate) use log::{EventType, StoreEvent, StoredObject};
+pub use saved::SavedObjects;
 
 /// Default number of remembered changes per resource. It holds an hour of two leases, each renewed every two seconds. A
 /// client that is further behind has to list again.

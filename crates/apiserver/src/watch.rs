@@ -90,11 +90,8 @@ pub(crate) fn start(call: &Arc<ApiCall>) -> Result<Response<ResponseBody>> {
     match initial {
         InitialEvents::Events { bookmark } => watch.send_initial_events(bookmark && bookmarks),
         InitialEvents::None if wanted.unwrap_or(0) == 0 => watch.revision = call.api.store.revision(),
-        InitialEvents::None => {
-            // An error here is a response; later errors are events.
-            let known = call.api.store.changes_after(&call.served.stored, watch.revision, 1);
-            known.map_err(|compacted| Status::too_old(watch.revision, compacted.oldest))?;
-        }
+        // An expired revision is an event, as in Kubernetes, and no response: kube-rs lists again only after the event.
+        InitialEvents::None => {}
     }
     let lines = stream::unfold(watch, |mut watch| async move {
         let line = watch.next().await?;

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use install::client_error;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use lab::orchestration::state::{self, LabRecord};
+use lab::console::NoAnswer;
+use lab::orchestration::state::{self, LAB, LabChoice, LabRecord, StateError};
 
 /// Options that select a kubeconfig or a lab.
 #[derive(Debug, Clone, clap::Args)]
@@ -15,8 +16,8 @@ pub(crate) struct AccessOptions {
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Use the clusters of a running lab; the name is optional if one lab is running
-    #[arg(long, value_name = "NAME", env = "ISTHMUS_LAB", num_args = 0..=1, default_missing_value = "", conflicts_with = "kubeconfig")]
-    pub(crate) lab: Option<String>,
+    #[arg(long, value_name = "NAME", env = LAB, num_args = 0..=1, default_missing_value = "", conflicts_with = "kubeconfig")]
+    pub(crate) lab: Option<LabChoice>,
 }
 
 /// A cluster and its client.
@@ -26,20 +27,34 @@ pub(crate) struct ClusterAccess {
     /// Options of `isthmus` that select the cluster.
     pub(crate) option: String,
     pub(crate) client: Client,
+    /// Command by which `kubectl` uses the cluster.
+    pub(crate) kubectl: String,
     /// Address and certificate authority of the API server, for this machine.
     pub(crate) config: kube::Config,
+}
+
+impl ClusterAccess {
+    /// Describes the API server of the cluster, for messages.
+    pub(crate) fn api_server(&self) -> String {
+        let server = self.config.cluster_url.to_string();
+        format!("the API server of {} ({})", self.name, server.trim_end_matches('/'))
+    }
+
+    /// Describes the controller of the cluster, which answers through the API server.
+    pub(crate) fn controller(&self) -> String {
+        format!("the controller in {}, through {}", self.name, self.api_server())
+    }
 }
 
 impl AccessOptions {
     /// Returns the selected lab, if any. Without options, a running lab is selected if there is no kubeconfig in the
     /// environment, and the context, if given, is one of the lab's clusters and no known context.
     pub(crate) fn lab(&self, context: Option<&str>) -> anyhow::Result<Option<LabRecord>> {
-        match self.lab.as_deref() {
-            Some("") => {
-                let named = std::env::var("ISTHMUS_LAB").ok().filter(|name| !name.is_empty());
-                Ok(Some(state::choose(named.as_deref())?))
-            }
-            Some(name) => Ok(Some(state::choose(Some(name))?)),
+        match &self.lab {
+            Some(choice) => match choice.name() {
+                Some(name) => Ok(Some(state::choose(Some(name))?)),
+                None => Ok(Some(state::choose(of_environment()?.name())?)),
+            },
             None if self.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some() => Ok(None),
             None => Ok(state::choose(None).ok().filter(|lab| match context {
                 Some(context) => lab.cluster(context).is_ok() && !is_known_context(context),
@@ -53,13 +68,7 @@ impl AccessOptions {
         let file = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?,
             None => Kubeconfig::read().map_err(|error| {
-                let instead = match state::choose(None) {
-                    Ok(lab) => {
-                        let names: Vec<_> = lab.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-                        format!("use a cluster of lab \"{}\" with --lab: {}", lab.name, names.join(", "))
-                    }
-                    Err(_) => "start a lab: isthmus lab up topologies/primary-remote.yaml".to_owned(),
-                };
+                let instead = instead(state::choose(None));
                 anyhow::anyhow!("{}\n  give --kubeconfig FILE, or {instead}", client_error::kubeconfig(&error))
             })?,
         };
@@ -76,7 +85,8 @@ impl AccessOptions {
             Some(path) => format!("--kubeconfig {} --context {name}", path.display()),
             None => format!("--context {name}"),
         };
-        connect(name, option, file, context).await
+        let kubectl = format!("kubectl {option}");
+        connect(ClusterOptions { name, option, kubectl }, file, context).await
     }
 
     /// Returns a cluster of a lab.
@@ -84,7 +94,26 @@ impl AccessOptions {
         let cluster = lab.cluster(name)?;
         let file = Kubeconfig::read_from(&cluster.kubeconfig)
             .with_context(|| format!("kubeconfig {}", cluster.kubeconfig.display()))?;
-        connect(name.to_owned(), format!("--lab {} --context {name}", lab.name), file, None).await
+        let option = format!("--lab {} --context {name}", lab.name);
+        let kubectl = format!("isthmus lab kubectl {name} --lab {} --", lab.name);
+        connect(ClusterOptions { name: name.to_owned(), option, kubectl }, file, None).await
+    }
+}
+
+/// Returns the lab that the environment selects. An option without a name leaves the choice to it.
+pub(crate) fn of_environment() -> anyhow::Result<LabChoice> {
+    std::env::var(LAB).unwrap_or_default().parse::<LabChoice>().map_err(|error| anyhow::anyhow!("{LAB}: {error}"))
+}
+
+/// Describes how to use a lab instead of a kubeconfig.
+fn instead(lab: Result<LabRecord, StateError>) -> String {
+    match lab {
+        Ok(lab) => {
+            let names: Vec<_> = lab.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+            format!("use a cluster of lab \"{}\" with --lab: {}", lab.name, names.join(", "))
+        }
+        Err(StateError::Several(names)) => format!("name one of the running labs with --lab NAME: {names}"),
+        Err(_) => "start a lab: isthmus lab up topologies/primary-remote.yaml".to_owned(),
     }
 }
 
@@ -92,17 +121,20 @@ fn is_known_context(name: &str) -> bool {
     Kubeconfig::read().is_ok_and(|file| file.contexts.iter().any(|context| context.name == name))
 }
 
-async fn connect(
+/// How commands select a cluster.
+struct ClusterOptions {
     name: String,
     option: String,
-    file: Kubeconfig,
-    context: Option<&str>,
-) -> anyhow::Result<ClusterAccess> {
+    kubectl: String,
+}
+
+async fn connect(of: ClusterOptions, file: Kubeconfig, context: Option<&str>) -> anyhow::Result<ClusterAccess> {
+    let ClusterOptions { name, option, kubectl } = of;
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let config =
-        kube::Config::from_custom_kubeconfig(file, &options).await.with_context(|| format!("context {name:?}"))?;
-    let client = Client::try_from(config.clone()).with_context(|| format!("context {name:?}"))?;
-    Ok(ClusterAccess { name, option, client, config })
+    let about = || format!("context \"{name}\"");
+    let config = kube::Config::from_custom_kubeconfig(file, &options).await.with_context(about)?;
+    let client = Client::try_from(config.clone()).with_context(about)?;
+    Ok(ClusterAccess { name, option, client, kubectl, config })
 }
 
 /// Returns a text with every control character but line ends and tabs replaced. API servers and controllers of other
@@ -138,6 +170,9 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
 
 /// Describes an error, and on a second line what to do about it, where there is something to try.
 pub(crate) fn explain(error: &anyhow::Error) -> String {
+    if let Some(silent) = error.chain().find_map(|cause| cause.downcast_ref::<NoAnswer>()) {
+        return format!("{}\n  {}", describe(error), silent.advice);
+    }
     let client_error = error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>());
     match client_error.and_then(client_error::advice) {
         Some(advice) => format!("{}\n  {advice}", describe(error)),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use api::names;
 use identity::{Authority, CaCerts, Constraints};
+use lab::console::print;
 
 /// Create the mesh's root and each cluster's intermediate.
 #[derive(Debug, clap::Args)]
@@ -69,7 +70,7 @@ struct IntermediateArgs {
     #[arg(long, requires = "secret")]
     remote: bool,
     /// Namespace of the Secret, with --secret
-    #[arg(long, default_value = names::ROOT_NAMESPACE)]
+    #[arg(long, default_value = names::ROOT_NAMESPACE, value_parser = names::namespace)]
     namespace: String,
     /// Replace existing files
     #[arg(long)]
@@ -93,15 +94,16 @@ fn create_root(args: &RootArgs) -> anyhow::Result<()> {
     // The key comes first: a certificate without its key would look like a root.
     write(&args.directory.join(ROOT_KEY), &root.ca_key, args.force)?;
     write(&args.directory.join(ROOT_CERT), &root.root_cert, args.force)?;
-    println!("root written to {}", args.directory.join(ROOT_CERT).display());
-    println!("next: isthmus ca intermediate --cluster NAME --directory {}", args.directory.display());
+    print(&format!(
+        "root written to {}\nnext: isthmus ca intermediate --cluster NAME --directory {}\n",
+        args.directory.join(ROOT_CERT).display(),
+        args.directory.display()
+    ))?;
     Ok(())
 }
 
 fn create_intermediate(args: &IntermediateArgs) -> anyhow::Result<()> {
-    if !api::remote_secret::is_cluster_name(&args.cluster) {
-        bail!("\"{}\" is not a valid cluster name (lower-case letters, digits and dashes, at most 63)", args.cluster);
-    }
+    names::dns_label(&args.cluster, "cluster").map_err(anyhow::Error::msg)?;
     let root = read_root(&args.directory)?;
     let mut constraints = Constraints::default();
     constraints.dns.extend(args.dns.iter().cloned());
@@ -110,7 +112,7 @@ fn create_intermediate(args: &IntermediateArgs) -> anyhow::Result<()> {
     Authority::from_cacerts(&made)?;
     if args.secret {
         let name = if args.remote { names::cacerts_of(&args.cluster) } else { names::CACERTS_SECRET.to_owned() };
-        print!("{}", secret(&name, &args.namespace, &made)?);
+        print(&secret(&name, &args.namespace, &made)?)?;
         return Ok(());
     }
     let directory = args.directory.join(&args.cluster);
@@ -118,8 +120,13 @@ fn create_intermediate(args: &IntermediateArgs) -> anyhow::Result<()> {
     for (name, content) in made.to_entries() {
         write(&directory.join(name), &content, args.force)?;
     }
-    println!("intermediate of {} written to {}", args.cluster, directory.display());
-    println!("next: kubectl create secret generic cacerts -n {} --from-file={}", args.namespace, directory.display());
+    print(&format!(
+        "intermediate of {} written to {}\nnext: kubectl create secret generic cacerts -n {} --from-file={}\n",
+        args.cluster,
+        directory.display(),
+        args.namespace,
+        directory.display()
+    ))?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use lab::console::print_bytes;
 
 /// Options of `isthmus completion`.
 #[derive(Debug, clap::Args)]
@@ -12,9 +13,11 @@ pub(crate) struct CompletionArgs {
     shell: clap_complete::Shell,
 }
 
-pub(crate) fn run(args: CompletionArgs) -> ExitCode {
-    clap_complete::generate(args.shell, &mut offered(), "isthmus", &mut std::io::stdout());
-    ExitCode::SUCCESS
+pub(crate) async fn run(args: CompletionArgs) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut offered(), "isthmus", &mut script);
+    print_bytes(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the command without hidden subcommands, which clap omits from help but not from completion.

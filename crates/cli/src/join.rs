@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use api::reader::{READER, Served};
-use api::remote_secret::{self, is_cluster_name};
+use api::remote_secret;
 use federation_controller::debug::ClustersPage;
 use install::components::CONTROLLER;
 use install::debug_pages::DebugPages;
@@ -21,11 +21,11 @@ use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::core::ObjectMeta;
 use kube::{Client, ResourceExt as _};
+use lab::console::{Patience, TIMED_OUT, print, print_stderr};
+use lab::orchestration::state::{self, LabRecord};
 
-use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, printable};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, of_environment, printable};
 
-/// Exit code of a timeout.
-const TIMED_OUT: u8 = 3;
 /// Field manager of server-side apply.
 const FIELD_MANAGER: &str = "isthmus-join";
 
@@ -36,7 +36,8 @@ const FIELD_MANAGER: &str = "isthmus-join";
 )]
 pub(crate) struct JoinArgs {
     /// Context of the joining cluster
-    cluster: String,
+    #[arg(required_unless_present = "lab")]
+    cluster: Option<String>,
     #[command(flatten)]
     access: AccessOptions,
     /// Context of the primary that the remote secret is applied to; without it the secret is printed
@@ -59,48 +60,50 @@ pub(crate) struct JoinArgs {
     #[arg(long, value_name = "NAME")]
     tls_server_name: Option<String>,
     /// Namespace of the components, in which the reader account is created
-    #[arg(long, default_value = api::names::SYSTEM_NAMESPACE)]
+    #[arg(long, default_value = api::names::SYSTEM_NAMESPACE, value_parser = api::names::namespace)]
     namespace: String,
     /// Root namespace of the primary, in which the remote secret is created
-    #[arg(long, value_name = "NAMESPACE", default_value = api::names::ROOT_NAMESPACE)]
+    #[arg(long, value_name = "NAMESPACE", default_value = api::names::ROOT_NAMESPACE, value_parser = api::names::namespace)]
     root_namespace: String,
     /// Validity of the token
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::ca::duration)]
     token_validity: Duration,
-    /// Time to wait for the link, such as 30s
+    /// Time to wait for the API servers and the link, such as 30s
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::ca::duration)]
     timeout: Duration,
 }
 
 pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
-    let name = args.name.as_deref().unwrap_or(&args.cluster);
-    if !is_cluster_name(name) {
-        bail!(
-            "\"{name}\" is not a valid cluster name (lower-case letters, digits and dashes, at most 63)\n  give another name: --name NAME"
-        );
+    let (cluster, lab) = joining_cluster(&args)?;
+    let name = args.name.as_deref().unwrap_or(&cluster);
+    if let Err(error) = api::names::dns_label(name, "cluster") {
+        bail!("{error}\n  give another name: --name NAME");
     }
-    let (joining, primary) = clusters(&args).await?;
+    let (joining, primary) = clusters(&args, &cluster, lab.as_ref()).await?;
+    let patience = Patience::new(args.timeout, "check that it runs and can be reached, or wait longer: --timeout 2m");
     let server = match &args.server {
         Some(server) => server.clone(),
         None => joining.server,
     };
     if api::kubeconfig::is_loopback(&server) {
-        eprintln!(
+        print_stderr(&format!(
             "warning: {server} is this machine, which other machines cannot reach\n  give the address for the primary: --server URL"
-        );
+        ));
     }
 
-    let report = |line: &str| eprintln!("{line}");
     let remote = &joining.cluster;
-    create_account(&remote.client, &args.namespace).await.with_context(|| format!("in {}", remote.name))?;
-    report(&format!(
+    let created = create_account(&remote.client, &args.namespace);
+    let created = patience.answer(&remote.api_server(), created).await?;
+    created.with_context(|| format!("in {}", remote.name))?;
+    print_stderr(&format!(
         "{}: account {}/{READER} created, {} kinds, read only, no secrets",
         remote.name,
         args.namespace,
         api::reader::kinds()
     ));
-    let (token, expires) = token(&remote.client, &args.namespace, args.token_validity).await?;
-    report(&format!("{}: token of the account, valid until {expires}", remote.name));
+    let token = token(&remote.client, &args.namespace, args.token_validity);
+    let (token, expires) = patience.answer(&remote.api_server(), token).await??;
+    print_stderr(&format!("{}: token of the account, valid until {expires}", remote.name));
 
     let ca = ca_pem(&remote.config);
     let access = remote_secret::Access {
@@ -115,17 +118,50 @@ pub(crate) async fn run(args: JoinArgs) -> anyhow::Result<ExitCode> {
         secret.annotations_mut().insert(api::names::NETWORK_LABEL.to_owned(), network);
     }
     let Some(primary) = primary else {
-        println!("{}", printed(&secret)?);
+        print(&format!("{}\n", printed(&secret)?))?;
         return Ok(ExitCode::SUCCESS);
     };
     let api = Api::<Secret>::namespaced(primary.client.clone(), &args.root_namespace);
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let start = Instant::now();
-    api.patch(&secret.name_any(), &params, &Patch::Apply(typed(&secret)?))
-        .await
-        .with_context(|| format!("applying the remote secret to {}", primary.name))?;
-    report(&format!("{}: secret {}/{} applied", primary.name, args.root_namespace, secret.name_any()));
-    wait_for_link(&primary, &args.namespace, name, start, args.timeout).await
+    let (secret_name, applied) = (secret.name_any(), Patch::Apply(typed(&secret)?));
+    let applied = patience.answer(&primary.api_server(), api.patch(&secret_name, &params, &applied)).await?;
+    applied.with_context(|| format!("applying the remote secret to {}", primary.name))?;
+    print_stderr(&format!("{}: secret {}/{secret_name} applied", primary.name, args.root_namespace));
+    wait_for_link(&primary, &args.namespace, name, start, &patience).await
+}
+
+/// Returns the name of the joining cluster, and the lab if one is selected. `--lab` may be followed by the name of a lab
+/// or by none: in `join --lab east` the only name is that of the cluster.
+fn joining_cluster(args: &JoinArgs) -> anyhow::Result<(String, Option<LabRecord>)> {
+    // Clusters are contexts here, so a lab is used only if --lab is given.
+    let Some(choice) = &args.access.lab else {
+        return Ok((args.cluster.clone().context("the joining cluster is missing")?, None));
+    };
+    match (&args.cluster, choice.name()) {
+        (Some(cluster), _) => Ok((cluster.clone(), args.access.lab(None)?)),
+        (None, Some(name)) if state::choose(Some(name)).is_err() => {
+            let lab = state::choose(of_environment()?.name())?;
+            match lab.cluster(name.as_str()) {
+                Ok(_) => Ok((name.to_string(), Some(lab))),
+                Err(_) => Err(state::choose(Some(name)).err().map_or_else(|| missing_cluster(&lab), Into::into)),
+            }
+        }
+        (None, _) => {
+            let lab = args.access.lab(None)?.context("the joining cluster is missing")?;
+            Err(missing_cluster(&lab))
+        }
+    }
+}
+
+fn missing_cluster(lab: &LabRecord) -> anyhow::Error {
+    let remotes = lab.clusters.iter().filter(|cluster| cluster.role != "primary");
+    let remotes: Vec<&str> = remotes.map(|cluster| cluster.name.as_str()).collect();
+    anyhow::anyhow!(
+        "the joining cluster is missing\n  name it: isthmus join --lab {} CLUSTER\n  remote clusters: {}",
+        lab.name,
+        if remotes.is_empty() { "none".to_owned() } else { remotes.join(", ") }
+    )
 }
 
 /// Parses the name of a network, which is the value of a label.
@@ -147,25 +183,27 @@ struct JoiningCluster {
     network: Option<String>,
 }
 
-async fn clusters(args: &JoinArgs) -> anyhow::Result<(JoiningCluster, Option<ClusterAccess>)> {
-    // Clusters are contexts here, so a lab is used only if --lab is given.
-    let lab = if args.access.lab.is_some() { args.access.lab(None)? } else { None };
+async fn clusters(
+    args: &JoinArgs,
+    cluster: &str,
+    lab: Option<&LabRecord>,
+) -> anyhow::Result<(JoiningCluster, Option<ClusterAccess>)> {
     if let Some(lab) = lab {
-        let joining = args.access.of_lab(&lab, &args.cluster).await?;
-        let record = lab.cluster(&args.cluster)?;
+        let joining = args.access.of_lab(lab, cluster).await?;
+        let record = lab.cluster(cluster)?;
         let primary = args.context.as_deref().unwrap_or(&record.primary);
-        if primary == args.cluster {
+        if primary == cluster {
             bail!(
                 "{primary} is a primary and needs no secret for itself\n  name the primary that reads it: --context NAME"
             );
         }
-        let primary = args.access.of_lab(&lab, primary).await?;
+        let primary = args.access.of_lab(lab, primary).await?;
         // Clusters of a lab reach each other's API servers over the bridge between them, not by this machine's
         // loopback.
         let (server, network) = (record.server.clone(), Some(record.network.clone()));
         return Ok((JoiningCluster { cluster: joining, server, network }, Some(primary)));
     }
-    let joining = args.access.context(Some(&args.cluster)).await?;
+    let joining = args.access.context(Some(cluster)).await?;
     let primary = match (&args.context, args.apply) {
         (Some(context), _) => Some(args.access.context(Some(context)).await?),
         (None, true) => Some(args.access.context(None).await?),
@@ -245,34 +283,45 @@ async fn wait_for_link(
     namespace: &str,
     name: &str,
     start: Instant,
-    timeout: Duration,
+    patience: &Patience,
 ) -> anyhow::Result<ExitCode> {
     let mut said = String::new();
     let pages = DebugPages::new(primary.client.clone(), namespace);
+    let controller = primary.controller();
     loop {
-        let state = match pages.read("clusters").await.map_err(anyhow::Error::new) {
-            Ok(page) => link_of(&page, name, start.elapsed()),
-            Err(error) => Err(format!("the controller in {} does not answer: {}", primary.name, describe(&error))),
+        let state = match patience.answer(&controller, pages.read("clusters")).await {
+            Ok(Ok(page)) => link_of(&page, name, start.elapsed()),
+            Ok(Err(error)) => {
+                let error = describe(&error.into());
+                Err(format!("the controller in {} does not answer: {error}", primary.name))
+            }
+            // The time was over during the last look. What the earlier ones found says more.
+            Err(_) if !said.is_empty() => Err(said.clone()),
+            Err(silent) => Err(silent.to_string()),
         };
         let elapsed = start.elapsed().as_secs_f32();
         match state {
             Ok(network) => {
                 let network = printable(&network);
-                eprintln!("{}: link to {name} connected after {elapsed:.1}s{network}", primary.name);
-                eprintln!("joined\ntry: isthmus status {}", primary.option);
+                print_stderr(&format!("{}: link to {name} connected after {elapsed:.1}s{network}", primary.name));
+                print_stderr(&format!("joined\ntry: isthmus status {}", primary.option));
                 return Ok(ExitCode::SUCCESS);
             }
             Err(waiting) => {
                 let waiting = printable(&waiting);
                 if waiting != said {
-                    eprintln!("waiting ({elapsed:.0}s): {waiting}");
+                    print_stderr(&format!("waiting ({elapsed:.0}s): {waiting}"));
                     said = waiting;
                 }
             }
         }
-        if start.elapsed() >= timeout {
-            eprintln!("error: {name} did not connect within {elapsed:.0}s: {said}");
-            eprintln!("  the secret stays and the controller keeps trying; see: isthmus status {}", primary.option);
+        if patience.is_over() {
+            print_stderr(&format!(
+                "error: {name} did not connect within {:.0}s: {said}\n  the secret stays and the controller keeps trying; \
+                 see: isthmus status {}",
+                patience.elapsed().as_secs_f32(),
+                primary.option
+            ));
             return Ok(ExitCode::from(TIMED_OUT));
         }
         tokio::time::sleep(Duration::from_millis(250)).await;

@@ -3,6 +3,9 @@
 //! A component starts before any runtime exists, because it creates its own threads, and because a lab enters
 //! namespaces while the process has a single thread. Commands that use clusters share one small runtime.
 
+// A closed pipe must not end a command with a panic: commands print with `lab::console`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod access;
 mod ca;
 mod completion;
@@ -14,6 +17,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lab::console::{NoAnswer, TIMED_OUT, print_stderr};
 
 #[global_allocator]
 static ALLOCATOR: net::Allocator = net::Allocator;
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
         IsthmusCommand::Ca(args) => block_on(ca::run(args)),
         IsthmusCommand::Status(args) => block_on(status::run(args)),
         IsthmusCommand::Version(args) => block_on(version::run(args)),
-        IsthmusCommand::Completion(args) => completion::run(args),
+        IsthmusCommand::Completion(args) => block_on(completion::run(args)),
         IsthmusCommand::Sidecar(options) => sidecar::run(options),
         IsthmusCommand::EastwestGateway(options) => eastwest_gateway::run(options),
         IsthmusCommand::FederationController(options) => federation_controller::run(options),
@@ -67,14 +71,34 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command that uses clusters. An error is printed with its causes and exits with 1.
+/// Runs a command that uses clusters. An error is printed with its causes and exits with 1, or with 3 if nothing answered
+/// in time.
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", access::explain(&error));
-            ExitCode::FAILURE
+            print_stderr(&format!("error: {}", access::explain(&error)));
+            code_of(&error)
         }
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> ExitCode {
+    match error.chain().any(|cause| cause.is::<NoAnswer>()) {
+        true => ExitCode::from(TIMED_OUT),
+        false => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_its_own_exit_code() {
+        let silent = NoAnswer { from: "a".into(), limit: std::time::Duration::from_secs(1), advice: "b".into() };
+        assert_eq!(code_of(&anyhow::Error::new(silent).context("in east")), ExitCode::from(TIMED_OUT));
+        assert_eq!(code_of(&anyhow::anyhow!("wrong")), ExitCode::FAILURE);
     }
 }

@@ -6,9 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use federation_controller::debug::{ClusterRow, ClustersPage, ProxyRow};
+use install::components::CONTROLLER;
 use install::debug_pages::DebugPages;
+use lab::console::{NoAnswer, Patience, TIMED_OUT, print, print_stderr};
+use lab::orchestration::state::{ClusterRecord, LabRecord};
 
-use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, printable};
+use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, explain, printable};
 
 mod document;
 
@@ -24,8 +27,11 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     context: Option<String>,
     /// Namespace of the components
-    #[arg(short, long, default_value = api::names::SYSTEM_NAMESPACE)]
+    #[arg(short, long, default_value = api::names::SYSTEM_NAMESPACE, value_parser = api::names::namespace)]
     namespace: String,
+    /// Time to wait for the controllers, such as 15s
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = crate::ca::duration)]
+    timeout: Duration,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     output: StatusFormat,
@@ -55,55 +61,116 @@ struct MeshStatus {
 }
 
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let mut views = Vec::new();
-    let mut failed = Vec::new();
-    for primary in primaries(&args).await? {
-        match view(&primary, &args.namespace).await {
-            Ok(view) => views.push(view),
-            Err(error) => failed.push((primary.name.clone(), describe(&error))),
-        }
+    let (views, failures) = ask_all(primaries(&args).await?, &args).await?;
+    let failed: Vec<_> = failures.iter().map(|failure| (failure.primary.clone(), describe(&failure.error))).collect();
+    print(&match args.output {
+        StatusFormat::Json => format!("{}\n", serde_json::to_string_pretty(&document::of(&views, &failed))?),
+        StatusFormat::Yaml => api::yaml::to_string(&document::of(&views, &failed)).map_err(anyhow::Error::msg)?,
+        form => printable(&tables(&views, form == StatusFormat::Wide)),
+    })?;
+    for failure in &failures {
+        print_stderr(&format!("error: {}", failure.explain(&args.namespace)));
     }
-    match args.output {
-        StatusFormat::Json => println!("{}", serde_json::to_string_pretty(&document::of(&views, &failed))?),
-        StatusFormat::Yaml => {
-            print!("{}", api::yaml::to_string(&document::of(&views, &failed)).map_err(anyhow::Error::msg)?)
-        }
-        form => {
-            let several = views.len() > 1;
-            for (index, view) in views.iter().enumerate() {
-                if index > 0 {
-                    println!();
-                }
-                if several {
-                    println!("as reported by {}:", view.primary);
-                }
-                print!("{}", printable(&text(view, form == StatusFormat::Wide)));
-            }
-        }
-    }
-    for (primary, error) in &failed {
-        eprintln!("error: the controller in {primary} does not answer: {error}");
-        eprintln!("  check that it runs: kubectl -n {} get deployment isthmus-controller", args.namespace);
-    }
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match failures.as_slice() {
+        [] => ExitCode::SUCCESS,
+        failures if failures.iter().all(Failure::is_timeout) => ExitCode::from(TIMED_OUT),
+        _ => ExitCode::FAILURE,
+    })
 }
 
+/// Returns the primaries to ask.
 async fn primaries(args: &StatusArgs) -> anyhow::Result<Vec<ClusterAccess>> {
     let Some(lab) = args.access.lab(args.context.as_deref())? else {
         return Ok(vec![args.access.context(args.context.as_deref()).await?]);
     };
     let mut primaries = Vec::new();
-    for cluster in lab.clusters.iter().filter(|cluster| cluster.role == "primary") {
-        if args.context.as_ref().is_none_or(|context| *context == cluster.name) {
-            primaries.push(args.access.of_lab(&lab, &cluster.name).await?);
-        }
+    for cluster in chosen(&lab, args.context.as_deref())? {
+        primaries.push(args.access.of_lab(&lab, &cluster.name).await?);
     }
     Ok(primaries)
 }
 
-async fn view(primary: &ClusterAccess, namespace: &str) -> anyhow::Result<MeshStatus> {
+/// Returns the named primary of a lab, or all.
+fn chosen<'a>(lab: &'a LabRecord, context: Option<&str>) -> anyhow::Result<Vec<&'a ClusterRecord>> {
+    let Some(context) = context else {
+        return Ok(lab.clusters.iter().filter(|cluster| cluster.role == "primary").collect());
+    };
+    let cluster = lab.cluster(context)?;
+    if cluster.role != "primary" {
+        anyhow::bail!(
+            "{context} is a remote cluster, which runs no controller\n  ask its primary: isthmus status --lab {} --context {}",
+            lab.name,
+            cluster.primary
+        );
+    }
+    Ok(vec![cluster])
+}
+
+/// Asks all primaries at once, so that they share the time.
+async fn ask_all(primaries: Vec<ClusterAccess>, args: &StatusArgs) -> anyhow::Result<(Vec<MeshStatus>, Vec<Failure>)> {
+    let mut asked = tokio::task::JoinSet::new();
+    for (index, primary) in primaries.into_iter().enumerate() {
+        let advice = format!("{}, or wait longer: --timeout 60s", check(&primary.kubectl, &args.namespace));
+        let (patience, namespace) = (Patience::new(args.timeout, advice), args.namespace.clone());
+        asked.spawn(async move {
+            let view = view(&primary, &namespace, &patience).await;
+            (index, view.map_err(|error| Failure { primary: primary.name, kubectl: primary.kubectl, error }))
+        });
+    }
+    let mut answers = Vec::new();
+    while let Some(answer) = asked.join_next().await {
+        answers.push(answer?);
+    }
+    answers.sort_by_key(|(index, _)| *index);
+    let (mut views, mut failures) = (Vec::new(), Vec::new());
+    for (_, answer) in answers {
+        match answer {
+            Ok(view) => views.push(view),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Ok((views, failures))
+}
+
+/// A primary whose controller gave no answer.
+#[derive(Debug)]
+struct Failure {
+    primary: String,
+    /// Command by which `kubectl` uses the primary.
+    kubectl: String,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    fn is_timeout(&self) -> bool {
+        self.error.chain().any(|cause| cause.is::<NoAnswer>())
+    }
+
+    /// Describes the failure, and what to do about it.
+    fn explain(&self, namespace: &str) -> String {
+        let Self { primary, error, .. } = self;
+        if self.is_timeout() {
+            return explain(error);
+        }
+        let text = describe(error);
+        match error.downcast_ref::<kube::Error>() {
+            Some(kube::Error::Api(status)) if status.code == 404 => format!(
+                "{primary} has no controller in namespace {namespace}: {text}\n  name a primary: --context NAME, or its \
+                 namespace: --namespace NAME"
+            ),
+            _ => format!("the controller in {primary} does not answer: {text}\n  {}", check(&self.kubectl, namespace)),
+        }
+    }
+}
+
+fn check(kubectl: &str, namespace: &str) -> String {
+    format!("check that it runs: {kubectl} -n {namespace} get deployment {CONTROLLER}")
+}
+
+async fn view(primary: &ClusterAccess, namespace: &str, patience: &Patience) -> anyhow::Result<MeshStatus> {
     let pages = DebugPages::new(primary.client.clone(), namespace);
-    let (clusters, proxies) = tokio::try_join!(pages.read("clusters"), pages.read("proxies"))?;
+    let both = async { tokio::try_join!(pages.read("clusters"), pages.read("proxies")) };
+    let (clusters, proxies) = patience.answer(&primary.controller(), both).await??;
     let mut page: ClustersPage = serde_json::from_str(&clusters).map_err(|_| anyhow::anyhow!(UNREADABLE_PAGE))?;
     page.clusters.sort_by_key(|cluster| (!is_own(cluster), cluster.name.clone()));
     Ok(MeshStatus {
@@ -114,7 +181,16 @@ async fn view(primary: &ClusterAccess, namespace: &str) -> anyhow::Result<MeshSt
     })
 }
 
-/// Formats the tables, with advice below.
+/// Formats the tables of all primaries.
+fn tables(views: &[MeshStatus], wide: bool) -> String {
+    let table = |view: &MeshStatus| match views.len() {
+        1 => text(view, wide),
+        _ => format!("as reported by {}:\n{}", view.primary, text(view, wide)),
+    };
+    views.iter().map(table).collect::<Vec<_>>().join("\n")
+}
+
+/// Formats the tables of a primary, with advice below.
 fn text(view: &MeshStatus, wide: bool) -> String {
     let mut head = vec!["CLUSTER", "ROLE", "NETWORK", "LINK", "AGE", "SERVICES", "EXPORTED", "ENDPOINTS", "TRUST"];
     if wide {

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use lab::console::print;
+
 /// Options of `isthmus version`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct VersionArgs {
@@ -32,12 +34,12 @@ pub(crate) async fn run(args: VersionArgs) -> anyhow::Result<ExitCode> {
         kubernetes_api: "v1.33",
         platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
     };
-    match args.output {
+    print(&match args.output {
         None => {
-            println!("isthmus {} ({}, Kubernetes API {})", version.isthmus, version.platform, version.kubernetes_api)
+            format!("isthmus {} ({}, Kubernetes API {})\n", version.isthmus, version.platform, version.kubernetes_api)
         }
-        Some(VersionFormat::Json) => println!("{}", serde_json::to_string_pretty(&version)?),
-        Some(VersionFormat::Yaml) => print!("{}", serde_saphyr::to_string(&version)?),
-    }
+        Some(VersionFormat::Json) => format!("{}\n", serde_json::to_string_pretty(&version)?),
+        Some(VersionFormat::Yaml) => serde_saphyr::to_string(&version)?,
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -151,6 +151,14 @@ pub fn system(error: &std::io::Error) -> String {
     text.chars().take(1).flat_map(char::to_lowercase).chain(text.chars().skip(1)).collect()
 }
 
+/// Returns a message without the numbers of errors of the operating system, which repeat the words before them.
+#[must_use]
+pub fn without_numbers(message: &str) -> String {
+    let mut parts = message.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once(')').map_or("", |(_, rest)| rest))
+}
+
 #[cfg(test)]
 mod tests {
     use kube::core::Status;
@@ -186,6 +194,13 @@ mod tests {
         let wrapped = std::io::Error::new(std::io::ErrorKind::InvalidData, stranger);
         let text = describe(&kube::Error::Service(Box::new(wrapped)));
         assert!(text.ends_with("not signed by the certificate authority of the kubeconfig"), "{text}");
+    }
+
+    #[test]
+    fn numbers_of_system_errors_are_left_out() {
+        let text = "cannot enter: Operation not permitted (os error 1)\n  try root; No such file (os error 2)";
+        assert_eq!(without_numbers(text), "cannot enter: Operation not permitted\n  try root; No such file");
+        assert_eq!(without_numbers("a plain (message)"), "a plain (message)");
     }
 
     #[test]

@@ -20,6 +20,8 @@ use net::socket::Acceptor;
 use runtime::control;
 use runtime::drain;
 
+use crate::console::{print, print_stderr};
+
 mod answer;
 mod app;
 mod client;
@@ -100,7 +102,7 @@ pub fn run(options: TestappOptions) -> ExitCode {
     match ran.map_err(anyhow::Error::from).and_then(|ran| ran) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("isthmus testapp: {error:#}");
+            print_stderr(&format!("isthmus testapp: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -112,8 +114,8 @@ async fn call(target: CallTarget, options: &TestappOptions) -> anyhow::Result<Ex
     plan.check().map_err(anyhow::Error::msg)?;
     let timeline = plan.run().await;
     match options.output {
-        TimelineFormat::Text => print!("{}", timeline.text()),
-        TimelineFormat::Json => println!("{}", serde_json::to_string(&timeline)?),
+        TimelineFormat::Text => print(&timeline.text())?,
+        TimelineFormat::Json => print(&format!("{}\n", serde_json::to_string(&timeline)?))?,
     }
     Ok(if timeline.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -132,7 +134,7 @@ async fn serve(options: &TestappOptions) -> anyhow::Result<ExitCode> {
     http.into_iter().for_each(|port| drop(tokio::spawn(serve::http(port, Arc::clone(&app), watch.clone()))));
     echo.into_iter().for_each(|port| drop(tokio::spawn(tcp::serve(port, None, watch.clone()))));
     banner.into_iter().for_each(|port| drop(tokio::spawn(tcp::serve(port, Some(Arc::clone(&app)), watch.clone()))));
-    eprintln!("testapp {} listens on {:?}", app.who.pod, options.port);
+    print_stderr(&format!("testapp {} listens on {:?}", app.who.pod, options.port));
 
     control::shutdown_signal().await?;
     app.switches.leave();

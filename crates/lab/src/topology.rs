@@ -9,6 +9,7 @@ mod addresses;
 mod check;
 mod diagnostic;
 pub mod file;
+mod manifest;
 mod model;
 mod yaml;
 

@@ -27,6 +27,23 @@ fn a_write_needs_the_current_object() {
 }
 
 #[test]
+fn a_restored_store_continues_where_the_frozen_one_ended() {
+    let store = ObjectStore::new(10, 16);
+    let first = store.insert(&pods(), pod("a", 1)).expect("new");
+    let second = store.insert(&pods(), pod("b", 1)).expect("new");
+    store.remove(&pods(), &first, (*first).clone()).expect("current");
+    let text = serde_json::to_string(&store.freeze()).expect("JSON");
+
+    let store = ObjectStore::restored(serde_json::from_str(&text).expect("saved objects"), 16);
+    assert_eq!(store.list(&pods(), None), (13, vec![second.clone()]));
+    assert_eq!(store.changes_after(&pods(), 12, 10).expect_err("expired").oldest, 13);
+    let kept = store.get(&pods(), "default", "b").expect("kept");
+    store.replace(&pods(), &kept, pod("b", 2)).expect("current");
+    let (complete, events) = store.changes_after(&pods(), 13, 10).expect("a watch from the last revision");
+    assert_eq!((complete, events.len()), (14, 1));
+}
+
+#[test]
 fn old_changes_are_dropped() {
     let store = ObjectStore::new(0, 2);
     for name in ["a", "b", "c"] {

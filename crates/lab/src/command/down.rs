@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::outcome::CommandError;
-use super::print::print;
-use crate::orchestration::state::{self, LAB, LabRecord};
+use crate::console::{Waiting, print};
+use crate::orchestration::state::{self, LAB, LabChoice, LabDirectory, LabName, LabRecord};
 
 /// How long a lab may take to stop before it is killed.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 pub struct DownOptions {
     /// Name of the lab; optional if there is only one
     #[arg(env = LAB)]
-    name: Option<String>,
+    name: Option<LabChoice>,
     /// Stop every lab
     #[arg(long)]
     all: bool,
@@ -26,31 +26,22 @@ pub struct DownOptions {
 impl DownOptions {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let labs = state::all();
+        let name = self.name.as_ref().and_then(LabChoice::name);
         if self.all {
             for lab in &labs {
                 end(lab)?;
             }
             if labs.is_empty() {
-                print("no lab is running\n");
+                print("no lab is running\n")?;
             }
             return Ok(ExitCode::SUCCESS);
         }
-        match (&self.name, labs.as_slice()) {
+        match (name, labs.as_slice()) {
             (Some(name), labs) => match labs.iter().find(|lab| lab.name == *name) {
                 Some(lab) => end(lab)?,
-                None => {
-                    // A lab that was killed while it started left a directory without a record.
-                    let directory = state::LabDirectory::of(name);
-                    if !directory.path().is_dir() {
-                        return Err(Box::new(
-                            state::choose(Some(name)).err().ok_or("the lab has just started; try again")?,
-                        ));
-                    }
-                    directory.remove()?;
-                    print(&format!("lab {name} had been killed; its files are removed\n"));
-                }
+                None => clean_up(name)?,
             },
-            (None, []) => print("no lab is running\n"),
+            (None, []) => print("no lab is running\n")?,
             (None, [one]) => end(one)?,
             (None, several) => {
                 let names: Vec<&str> = several.iter().map(|lab| lab.name.as_str()).collect();
@@ -67,10 +58,24 @@ impl DownOptions {
 
 fn end(lab: &LabRecord) -> Result<(), CommandError> {
     let alive = lab.is_alive();
+    let waiting = Waiting::show(format!("lab {} to stop, at most {PATIENCE:?} before it is killed", lab.name));
     lab.stop(PATIENCE)?;
-    print(&match alive {
-        true => format!("lab {} stopped\n", lab.name),
-        false => format!("lab {} had been killed; its files are removed\n", lab.name),
-    });
+    drop(waiting);
+    match alive {
+        true => print(&format!("lab {} stopped\n", lab.name))?,
+        false => report_cleaned(&lab.name)?,
+    }
     Ok(())
+}
+
+/// Cleans up after a lab that was killed while it started, which left a directory without a record.
+fn clean_up(name: &LabName) -> Result<(), CommandError> {
+    if LabDirectory::of(name).remove_remains(name)? {
+        return report_cleaned(name);
+    }
+    Err(state::choose(Some(name)).err().map_or_else(|| "the lab has just started; try again".into(), Into::into))
+}
+
+fn report_cleaned(name: &LabName) -> Result<(), CommandError> {
+    Ok(print(&format!("lab {name} had been killed; its files are removed\n"))?)
 }

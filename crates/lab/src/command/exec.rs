@@ -16,8 +16,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::outcome::CommandError;
-use super::selection::{LabSelection, client};
+use super::selection::{LabSelection, api_server, client, patience};
 use super::target::ContainerTarget;
+
+/// Exit code if nobody reads the output any more: that of a shell for SIGPIPE.
+const CLOSED: u8 = 128 + 13;
 
 /// Options of `lab exec`.
 #[derive(Debug, Args)]
@@ -39,7 +42,8 @@ impl ExecOptions {
     pub(super) async fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         let client = client(&record, &self.target.cluster).await?;
-        let pods = self.target.pods(&client).await?;
+        let (patience, from) = (patience(&self.target.cluster), api_server(&self.target.cluster));
+        let pods = patience.answer(&from, self.target.pods(&client)).await??;
         let pod = pods.first().ok_or("no pod")?;
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
         let terminal = !self.no_stdin && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
@@ -47,9 +51,10 @@ impl ExecOptions {
         if let Some(container) = self.target.container_of(pod) {
             params = params.container(container);
         }
-        let mut process = api.exec(&pod.name_any(), &self.command, &params).await.map_err(|error| {
-            format!("{}/{}: {}", self.target.cluster, pod.name_any(), client_error::describe(&error))
-        })?;
+        let name = pod.name_any();
+        let process = patience.answer(&from, api.exec(&name, &self.command, &params)).await?;
+        let mut process =
+            process.map_err(|error| format!("{}/{name}: {}", self.target.cluster, client_error::describe(&error)))?;
         let _raw = terminal.then(RawTerminal::enter).flatten();
         if let Some(sizes) = process.terminal_size() {
             tokio::spawn(follow_size(sizes));
@@ -61,7 +66,10 @@ impl ExecOptions {
         let status = process.take_status();
         let out = pass_output(process.stdout(), std::io::stdout());
         let err = pass_output(process.stderr(), std::io::stderr());
-        tokio::join!(out, err);
+        if tokio::try_join!(out, err).is_err() {
+            // The command in the container ends with the connection.
+            return Ok(ExitCode::from(CLOSED));
+        }
         let status = match status {
             Some(status) => status.await,
             None => None,
@@ -71,15 +79,17 @@ impl ExecOptions {
     }
 }
 
-/// Copies a stream until it ends or `to` is closed. The command's end is reported by its status.
-async fn pass_output(from: Option<impl AsyncRead + Unpin>, mut to: impl Write) {
-    let Some(mut from) = from else { return };
+/// Copies a stream until it ends. The command's end is reported by its status.
+///
+/// # Errors
+/// Returns an error if `to` is closed, so that nobody reads the rest.
+async fn pass_output(from: Option<impl AsyncRead + Unpin>, mut to: impl Write) -> std::io::Result<()> {
+    let Some(mut from) = from else { return Ok(()) };
     let mut buffer = vec![0; 1 << 15];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if to.write_all(&buffer[..length]).and_then(|()| to.flush()).is_err() {
-            return;
-        }
+        to.write_all(&buffer[..length]).and_then(|()| to.flush())?;
     }
+    Ok(())
 }
 
 /// Copies standard input until it ends. A thread reads it, because a read of a terminal cannot be cancelled.

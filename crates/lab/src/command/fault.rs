@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Pod;
@@ -9,12 +10,18 @@ use kube::ResourceExt as _;
 use kube::api::{Api, AttachParams};
 
 use super::outcome::CommandError;
-use super::print::{OutputFormat, print};
-use super::selection::{LabSelection, client};
+use super::print::OutputFormat;
+use super::selection::{LabSelection, api_server, client, option_of, patience};
 use super::target::ContainerTarget;
-use crate::orchestration::control::{self, ControlReply, ControlRequest};
+use crate::console::{Waiting, print};
+use crate::orchestration::control::{self, ControlError, ControlReply, ControlRequest};
 use crate::orchestration::progress::columns;
 use crate::orchestration::state::{LabDirectory, LabRecord};
+
+/// Interval between two looks whether an API server answers.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Longest capture.
+const MAX_CAPTURE: Duration = Duration::from_secs(600);
 
 /// Inject a fault into a running lab.
 #[derive(Debug, Subcommand)]
@@ -25,6 +32,8 @@ pub enum FaultCommand {
     ReviveZone(ZoneFault),
     /// Kill a cluster's API server; its pods keep running
     KillApi(ApiFault),
+    /// Start a killed API server again, with the objects that it had
+    ReviveApi(ApiFault),
     /// Suspend a cluster's API server: connections stay open, nothing answers
     HoldApi(ApiFault),
     /// Resume a suspended API server
@@ -66,22 +75,46 @@ pub struct WorkloadFault {
 impl FaultCommand {
     pub(super) async fn run(self) -> Result<ExitCode, CommandError> {
         match self {
-            Self::KillZone(zone) => zone.send(|cluster, node| ControlRequest::KillNode { cluster, node }),
-            Self::ReviveZone(zone) => zone.send(|cluster, node| ControlRequest::ReviveNode { cluster, node }),
-            Self::KillApi(of) => of.send(|cluster| ControlRequest::KillApi { cluster }),
-            Self::HoldApi(of) => of.send(|cluster| ControlRequest::HoldApi { cluster, hold: true }),
-            Self::ReleaseApi(of) => of.send(|cluster| ControlRequest::HoldApi { cluster, hold: false }),
-            Self::KillWorkload(workload) => workload.kill().await,
+            Self::KillZone(of) => of.kill(),
+            Self::ReviveZone(of) => of.revive(),
+            Self::KillApi(of) => of.kill(),
+            Self::ReviveApi(of) => of.revive().await,
+            Self::HoldApi(of) => of.hold(),
+            Self::ReleaseApi(of) => of.release().await,
+            Self::KillWorkload(of) => of.kill().await,
         }
     }
 }
 
 fn send(record: &LabRecord, request: &ControlRequest) -> Result<ControlReply, CommandError> {
+    let _shown = Waiting::show(format!("lab {}", record.name));
     Ok(control::send(LabDirectory::of(&record.name).path(), request)?)
 }
 
+/// Reports a fault, and the command that ends it.
+fn report(done: &str, next: &str, record: &LabRecord) -> Result<ExitCode, CommandError> {
+    print(&format!("{done}\n{next}{}\n", option_of(&record.name)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 impl ZoneFault {
-    fn send(self, request: impl FnOnce(String, String) -> ControlRequest) -> Result<ExitCode, CommandError> {
+    fn kill(self) -> Result<ExitCode, CommandError> {
+        let record = self.send(|cluster, node| ControlRequest::KillNode { cluster, node })?;
+        let Self { cluster, zone, .. } = self;
+        report(
+            &format!("zone {zone} of {cluster} is killed; none of its pods runs, and nothing is reported"),
+            &format!("revive it: isthmus lab fault revive-zone {cluster} {zone}"),
+            &record,
+        )
+    }
+
+    fn revive(self) -> Result<ExitCode, CommandError> {
+        self.send(|cluster, node| ControlRequest::ReviveNode { cluster, node })?;
+        print(&format!("zone {} of {} is revived; its pods start again\n", self.zone, self.cluster))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn send(&self, request: impl FnOnce(String, String) -> ControlRequest) -> Result<LabRecord, CommandError> {
         let record = self.which.choose()?;
         let cluster = record.cluster(&self.cluster)?;
         if !cluster.zones.contains(&self.zone) {
@@ -94,17 +127,60 @@ impl ZoneFault {
             .into());
         }
         let node = format!("{}-{}", self.cluster, self.zone);
-        send(&record, &request(self.cluster, node))?;
-        Ok(ExitCode::SUCCESS)
+        send(&record, &request(self.cluster.clone(), node))?;
+        Ok(record)
     }
 }
 
 impl ApiFault {
-    fn send(self, request: impl FnOnce(String) -> ControlRequest) -> Result<ExitCode, CommandError> {
+    fn kill(self) -> Result<ExitCode, CommandError> {
+        let record = self.send(|cluster| ControlRequest::KillApi { cluster })?;
+        report(
+            &format!("the API server of {} is killed; the cluster's pods keep running", self.cluster),
+            &format!("revive it: isthmus lab fault revive-api {}", self.cluster),
+            &record,
+        )
+    }
+
+    async fn revive(self) -> Result<ExitCode, CommandError> {
+        let record = self.send(|cluster| ControlRequest::ReviveApi { cluster })?;
+        self.answers(&record).await?;
+        print(&format!("the API server of {} is revived, with the objects that it had\n", self.cluster))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn hold(self) -> Result<ExitCode, CommandError> {
+        let record = self.send(|cluster| ControlRequest::HoldApi { cluster, hold: true })?;
+        report(
+            &format!("the API server of {} is suspended; connections stay open, and nothing answers", self.cluster),
+            &format!("resume it: isthmus lab fault release-api {}", self.cluster),
+            &record,
+        )
+    }
+
+    async fn release(self) -> Result<ExitCode, CommandError> {
+        let record = self.send(|cluster| ControlRequest::HoldApi { cluster, hold: false })?;
+        self.answers(&record).await?;
+        print(&format!("the API server of {} is resumed\n", self.cluster))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn send(&self, request: impl FnOnce(String) -> ControlRequest) -> Result<LabRecord, CommandError> {
         let record = self.which.choose()?;
         record.cluster(&self.cluster)?;
-        send(&record, &request(self.cluster))?;
-        Ok(ExitCode::SUCCESS)
+        send(&record, &request(self.cluster.clone()))?;
+        Ok(record)
+    }
+
+    /// Waits until the API server answers.
+    async fn answers(&self, record: &LabRecord) -> Result<(), CommandError> {
+        let client = client(record, &self.cluster).await?;
+        let answers = async {
+            while client.apiserver_version().await.is_err() {
+                tokio::time::sleep(INTERVAL).await;
+            }
+        };
+        Ok(patience(&self.cluster).answer(&api_server(&self.cluster), answers).await?)
     }
 }
 
@@ -114,7 +190,8 @@ impl WorkloadFault {
     async fn kill(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         let client = client(&record, &self.target.cluster).await?;
-        let pods = self.target.pods(&client).await?;
+        let (patience, from) = (patience(&self.target.cluster), api_server(&self.target.cluster));
+        let pods = patience.answer(&from, self.target.pods(&client)).await??;
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
         let kills = pods.iter().map(|pod| {
             let api = api.clone();
@@ -131,8 +208,8 @@ impl WorkloadFault {
                 Ok::<_, kube::Error>(name)
             }
         });
-        for name in futures_util::future::try_join_all(kills).await? {
-            print(&format!("killed {name}\n"));
+        for name in patience.answer(&from, futures_util::future::try_join_all(kills)).await?? {
+            print(&format!("killed {name}\n"))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -142,8 +219,8 @@ impl WorkloadFault {
 #[derive(Debug, Args)]
 pub struct CaptureOptions {
     /// Number of seconds to capture
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
-    seconds: f64,
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = capture_length)]
+    seconds: Duration,
     /// Capture the link of this cluster only
     #[arg(long)]
     cluster: Option<String>,
@@ -160,15 +237,18 @@ pub struct CaptureOptions {
 impl CaptureOptions {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
-        let milliseconds = std::time::Duration::try_from_secs_f64(self.seconds)?.as_millis();
+        if let Some(cluster) = &self.cluster {
+            record.cluster(cluster)?;
+        }
         let request = ControlRequest::Capture {
-            milliseconds: u64::try_from(milliseconds).unwrap_or(u64::MAX),
+            milliseconds: u64::try_from(self.seconds.as_millis()).unwrap_or(u64::MAX),
             cluster: self.cluster,
             write: self.write.map(std::path::absolute).transpose()?,
         };
-        let ControlReply::Captured(capture) = send(&record, &request)? else {
-            return Err("the lab answered without a capture".into());
-        };
+        let shown = Waiting::show(format!("the end of the capture, which takes {:?}", self.seconds));
+        let reply = control::send(LabDirectory::of(&record.name).path(), &request)?;
+        drop(shown);
+        let ControlReply::Captured(capture) = reply else { return Err(ControlError::Unreadable.into()) };
         let text = match self.output {
             Some(OutputFormat::Json) => format!("{}\n", serde_json::to_string_pretty(&capture)?),
             Some(OutputFormat::Yaml) => serde_saphyr::to_string(&capture)?,
@@ -188,7 +268,27 @@ impl CaptureOptions {
                 text
             }
         };
-        print(&text);
+        print(&text)?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Parses the length of a capture.
+fn capture_length(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let length = seconds.filter(|length| !length.is_zero() && *length <= MAX_CAPTURE);
+    length.ok_or_else(|| format!("a number of seconds, such as 5 or 0.5, at most {}", MAX_CAPTURE.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_capture_is_a_number_of_seconds() {
+        assert_eq!(capture_length("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["", "-1", "0", "nan", "inf", "601", "5s"] {
+            assert!(capture_length(bad).is_err_and(|error| error.contains("number of seconds")), "{bad}");
+        }
     }
 }

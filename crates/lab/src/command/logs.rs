@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, LogParams};
 
 use super::outcome::CommandError;
-use super::selection::{LabSelection, client};
+use super::selection::{LabSelection, api_server, client, patience};
 use super::target::ContainerTarget;
 
 /// Options of `lab logs`.
@@ -41,7 +41,9 @@ impl LogsOptions {
     pub(super) async fn run(self) -> Result<ExitCode, CommandError> {
         let record = self.which.choose()?;
         let client = client(&record, &self.target.cluster).await?;
-        let pods = self.target.pods(&client).await?;
+        let cluster = &self.target.cluster;
+        let from = api_server(cluster);
+        let pods = patience(cluster).answer(&from, self.target.pods(&client)).await??;
         let pod = pods.first().ok_or("no pod")?;
         let params = LogParams {
             container: self.target.container_of(pod),
@@ -53,11 +55,15 @@ impl LogsOptions {
             ..LogParams::default()
         };
         let api: Api<Pod> = Api::namespaced(client, &self.target.namespace);
-        let stream = api.log_stream(&pod.name_any(), &params).await;
+        let name = pod.name_any();
+        let stream = patience(cluster).answer(&from, api.log_stream(&name, &params)).await?;
         let mut stream = std::pin::pin!(stream?);
         let mut buffer = vec![0; 1 << 15];
         loop {
-            let length = stream.read(&mut buffer).await?;
+            let length = match self.follow {
+                true => stream.read(&mut buffer).await?,
+                false => patience(cluster).answer(&from, stream.read(&mut buffer)).await??,
+            };
             if length == 0 || std::io::Write::write_all(&mut std::io::stdout(), &buffer[..length]).is_err() {
                 return Ok(ExitCode::SUCCESS);
             }

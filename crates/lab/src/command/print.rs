@@ -1,4 +1,4 @@
-//! Output of commands.
+//! Formats of output.
 
 use std::time::Duration;
 
@@ -11,11 +11,6 @@ pub enum OutputFormat {
     Json,
     /// YAML
     Yaml,
-}
-
-/// Prints to standard output. A closed standard output is not an error.
-pub(super) fn print(text: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }
 
 /// Formats an age: seconds, minutes or hours.

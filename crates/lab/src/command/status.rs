@@ -8,15 +8,16 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::outcome::CommandError;
-use super::print::{OutputFormat, format_age, print};
+use super::print::{OutputFormat, format_age};
+use crate::console::print;
 use crate::orchestration::progress::columns;
-use crate::orchestration::state::{self, LabRecord};
+use crate::orchestration::state::{self, LabName, LabRecord};
 
 /// Options of `lab status`.
 #[derive(Debug, Args)]
 pub struct StatusOptions {
     /// Name of the lab whose clusters to show
-    name: Option<String>,
+    name: Option<LabName>,
     /// Output format
     #[arg(long, short)]
     output: Option<OutputFormat>,
@@ -39,17 +40,13 @@ impl StatusOptions {
             wide if self.name.is_some() || wide == Some(OutputFormat::Wide) => detail(&labs, now),
             _ => list(&labs, now),
         };
-        print(&text);
+        print(&text)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
 fn state_of(lab: &LabRecord) -> &'static str {
-    match (lab.is_alive(), lab.ready) {
-        (true, true) => "ready",
-        (true, false) => "starting",
-        (false, _) => "dead",
-    }
+    if lab.is_alive() { lab.state.word() } else { "dead" }
 }
 
 fn machine(labs: &[LabRecord]) -> Value {
@@ -79,7 +76,7 @@ fn list(labs: &[LabRecord], now: Timestamp) -> String {
     rows.extend(labs.iter().map(|lab| {
         let clusters: Vec<&str> = lab.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
         vec![
-            lab.name.clone(),
+            lab.name.to_string(),
             state_of(lab).to_owned(),
             clusters.join(","),
             age(lab, now),
@@ -131,16 +128,17 @@ fn detail(labs: &[LabRecord], now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestration::state::LabState;
 
     #[test]
     fn listings() {
         let lab = LabRecord {
-            name: "mesh".into(),
+            name: "mesh".parse().expect("a name"),
             pid: u32::MAX,
             started_ticks: 1,
             started: "2026-01-01T00:00:00Z".into(),
             topology: "/mesh.yaml".into(),
-            ready: true,
+            state: LabState::Ready,
             clusters: Vec::new(),
         };
         let now: Timestamp = "2026-01-01T00:05:00Z".parse().expect("a time");
@@ -148,6 +146,10 @@ mod tests {
         assert!(text.starts_with("LAB   STATE  CLUSTERS  AGE  PROCESS"), "{text}");
         assert!(text.contains("mesh  dead") && text.contains("5m") && text.contains("isthmus lab down mesh"), "{text}");
         assert!(detail(std::slice::from_ref(&lab), now).contains("lab mesh   dead   age 5m"));
-        assert_eq!(machine(&[lab])["labs"][0]["state"], "dead");
+        assert_eq!(machine(std::slice::from_ref(&lab))["labs"][0]["state"], "dead");
+        let pid = std::process::id();
+        let started_ticks = state::start_of(pid).expect("this process runs");
+        let kept = LabRecord { pid, started_ticks, state: LabState::TimedOut, ..lab };
+        assert_eq!(machine(&[kept])["labs"][0]["state"], "timed-out");
     }
 }

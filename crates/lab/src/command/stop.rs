@@ -71,11 +71,6 @@ fn ignores_hangup(status: &str) -> bool {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Prints to standard error. A closed terminal is not an error: cleaning up goes on.
-pub(super) fn print_stderr(text: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{text}\n").as_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use api::names::{DNS_LABEL, is_dns_label};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
@@ -33,6 +34,9 @@ impl FromStr for ContainerTarget {
             _ if parts.iter().any(|part| part.is_empty()) => {
                 Err("a part is empty; write CLUSTER/NAMESPACE/POD, such as west/default/frontend".into())
             }
+            _ if parts.iter().any(|part| !part.split('.').all(is_dns_label)) => Err(format!(
+                "a part is not a name ({DNS_LABEL}); write CLUSTER/NAMESPACE/POD, such as west/default/frontend"
+            )),
             [cluster, namespace, name] => Ok(Self::new(cluster, namespace, name, None)),
             [cluster, namespace, name, container] => Ok(Self::new(cluster, namespace, name, Some(container))),
             _ => Err("write CLUSTER/NAMESPACE/POD[/CONTAINER], such as west/default/frontend".into()),
@@ -108,7 +112,7 @@ mod tests {
         assert_eq!((target.cluster.as_str(), target.name.as_str(), &target.container), ("west", "frontend", &None));
         let target: ContainerTarget = "west/default/frontend/isthmus-proxy".parse().expect("a target");
         assert_eq!(target.container.as_deref(), Some("isthmus-proxy"));
-        for bad in ["frontend", "west/frontend", "west//frontend", "a/b/c/d/e", ""] {
+        for bad in ["frontend", "west/frontend", "west//frontend", "a/b/c/d/e", "", "west/../pod", "a/b/Bad Name"] {
             assert!(
                 bad.parse::<ContainerTarget>().is_err_and(|error| error.contains("CLUSTER/NAMESPACE/POD")),
                 "{bad}"

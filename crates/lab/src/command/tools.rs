@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::outcome::CommandError;
-use super::print::print;
 use super::selection::LabSelection;
+use crate::console::print;
 
 /// Options of `lab kubectl`.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ impl KubectlOptions {
             )
             .into());
         }
-        Err(format!("cannot run kubectl: {error}").into())
+        Err(format!("kubectl cannot be run: {}", install::client_error::system(&error)).into())
     }
 }
 
@@ -57,7 +57,7 @@ impl KubeconfigOptions {
             Some(cluster) => record.cluster(cluster)?.kubeconfig.clone(),
             None => crate::orchestration::state::LabDirectory::of(&record.name).path().join("kubeconfig"),
         };
-        print(&format!("{}\n", path.display()));
+        print(&format!("{}\n", path.display()))?;
         Ok(ExitCode::SUCCESS)
     }
 }

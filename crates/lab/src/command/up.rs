@@ -1,26 +1,28 @@
 //! `lab up` and `lab run`.
 
+mod background;
+
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{IsTerminal as _, Write as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::io::IsTerminal as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use install::client_error::system;
 
-use super::outcome::{CommandError, TIMED_OUT, exit_code};
-use super::print::print;
-use super::stop::{StopSignal, print_stderr};
+use super::outcome::{CommandError, exit_code, explain};
+use super::selection::option_of;
+use super::stop::StopSignal;
+use crate::console::{TIMED_OUT, print, print_stderr};
 use crate::orchestration::bring_up::{self, BringUpError, PodSummary};
 use crate::orchestration::clients::Clients;
 use crate::orchestration::init::InitReport;
 use crate::orchestration::launcher::{LabOptions, LauncherError, RunningLab};
 use crate::orchestration::progress::{BringUpProgress, columns};
-use crate::orchestration::state::LabDirectory;
-use crate::topology::Topology;
+use crate::orchestration::state::{LabName, LabState};
+use crate::topology::{Diagnostic, Topology};
 
 /// Options of `lab up`.
 #[derive(Debug, Args)]
@@ -29,7 +31,7 @@ pub struct UpOptions {
     file: PathBuf,
     /// Name of the lab; otherwise the topology's name
     #[arg(long)]
-    name: Option<String>,
+    name: Option<LabName>,
     /// Number of seconds to wait until everything is ready
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
@@ -39,6 +41,9 @@ pub struct UpOptions {
     /// Keep a lab that did not become ready, for inspection
     #[arg(long)]
     keep: bool,
+    /// This process was started by `--detach`, so that no Ctrl-C reaches it
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    background: bool,
 }
 
 /// Options of `lab run`.
@@ -48,13 +53,24 @@ pub struct RunOptions {
     file: PathBuf,
     /// Name of the lab; otherwise the topology's name
     #[arg(long)]
-    name: Option<String>,
+    name: Option<LabName>,
     /// Number of seconds to wait until everything is ready
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
     /// Command and its arguments
     #[arg(last = true, required = true, num_args = 1..)]
     command: Vec<String>,
+}
+
+/// A lab to start.
+struct LabStart {
+    options: LabOptions,
+    /// How long to wait until it is ready.
+    timeout: Duration,
+    /// Whether to keep it if it does not become ready.
+    keep: bool,
+    /// Whether it runs without a terminal.
+    background: bool,
 }
 
 /// How waiting for a lab's readiness ended.
@@ -68,88 +84,71 @@ enum BringUpOutcome {
 impl UpOptions {
     pub(super) fn run(self) -> ExitCode {
         if self.detach {
-            return exit_code(self.detached());
+            return exit_code(background::start(&self));
         }
-        let options = LabOptions { topology: self.file, name: self.name };
-        with_lab(&options, Duration::from_secs(self.timeout), self.keep, |lab, runtime, stop, pods| {
-            if let Err(error) = lab.set_ready() {
-                eprintln!("error: {error}");
-                return ExitCode::FAILURE;
+        let start = LabStart {
+            options: LabOptions { topology: self.file, name: self.name },
+            timeout: Duration::from_secs(self.timeout),
+            keep: self.keep,
+            background: self.background,
+        };
+        with_lab(&start, |lab, runtime, stop, pods| {
+            if let Err(error) = announce(lab, pods, self.background) {
+                return exit_code(Err(error));
             }
-            print(&summary(lab, pods));
             runtime.block_on(until_stopped(lab, stop));
             ExitCode::SUCCESS
         })
     }
+}
 
-    /// Runs the lab in a process of its own, copies its output until it is ready, and leaves it running.
-    fn detached(self) -> Result<ExitCode, CommandError> {
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => Topology::load(&self.file)?.name,
-        };
-        // An anonymous file in memory: no log file is left when the lab ends.
-        let output = rustix::fs::memfd_create("isthmus-lab", rustix::fs::MemfdFlags::CLOEXEC)?;
-        let output = File::from(output);
-        let mut command = std::process::Command::new(std::env::current_exe()?);
-        command.args(["lab", "up", "--name", &name, "--timeout", &self.timeout.to_string()]).arg(&self.file);
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?).process_group(0);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let stop = StopSignal::listen(&runtime)?;
-        let mut child = command.spawn()?;
-        let directory = LabDirectory::of(&name);
-        let mut shown = 0;
-        let mut passed_on = false;
-        loop {
-            if stop.is_received() && !passed_on {
-                passed_on = true;
-                if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-                    // If the process has just ended, the next iteration reports how.
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-                }
-            }
-            let ended = child.try_wait()?;
-            let ready = directory.record().is_ok_and(|record| record.ready && record.pid == child.id());
-            shown += pass_on(&output, shown)?;
-            match ended {
-                Some(status) => return Ok(code_of(status)),
-                None if ready && !passed_on => {
-                    pass_on(&output, shown)?;
-                    print(&format!("stop: isthmus lab down {name}\n"));
-                    return Ok(ExitCode::SUCCESS);
-                }
-                None => std::thread::sleep(Duration::from_millis(50)),
-            }
-        }
+/// Records that a lab is ready, and prints its clusters and pods.
+fn announce(lab: &mut RunningLab, pods: &[PodSummary], background: bool) -> Result<(), CommandError> {
+    let text = summary(lab, pods, &how_to_stop(&lab.record.name, background));
+    // The process that waits for a lab in the background returns when it reads the state, and has to print everything
+    // before; a user of any other lab may ask for the state as soon as the text appears.
+    if background {
+        print(&text)?;
+        lab.set_state(LabState::Ready)?;
+    } else {
+        lab.set_state(LabState::Ready)?;
+        print(&text)?;
+    }
+    Ok(())
+}
+
+/// Returns what stops a lab.
+fn how_to_stop(name: &LabName, background: bool) -> String {
+    match background {
+        true => format!("stop: isthmus lab down {name}"),
+        false => "Ctrl-C stops the lab".to_owned(),
     }
 }
 
-fn pass_on(output: &File, from: u64) -> std::io::Result<u64> {
-    let mut buffer = vec![0; 1 << 16];
-    let length = std::os::unix::fs::FileExt::read_at(output, &mut buffer, from)?;
-    std::io::stdout().write_all(&buffer[..length])?;
-    Ok(u64::try_from(length).unwrap_or(0))
+fn report_topology(diagnostic: &Diagnostic) -> ExitCode {
+    print_stderr(&diagnostic.to_string());
+    ExitCode::FAILURE
 }
 
 impl RunOptions {
     pub(super) fn run(self) -> ExitCode {
-        let options = LabOptions { topology: self.file, name: self.name };
+        let start = LabStart {
+            options: LabOptions { topology: self.file, name: self.name },
+            timeout: Duration::from_secs(self.timeout),
+            keep: false,
+            background: false,
+        };
         let command = self.command;
         if let Err((code, why)) = runnable(&command[0], std::env::var_os("PATH").as_deref()) {
             print_stderr(&format!("error: {why}"));
             return ExitCode::from(code);
         }
-        with_lab(&options, Duration::from_secs(self.timeout), false, |lab, runtime, stop, _| {
-            if let Err(error) = lab.set_ready() {
-                eprintln!("error: {error}");
-                return ExitCode::FAILURE;
+        with_lab(&start, |lab, runtime, stop, _| {
+            if let Err(error) = lab.set_state(LabState::Ready) {
+                return exit_code(Err(error.into()));
             }
-            eprintln!(
-                "lab {} ready in {:.1}s; running: {}",
-                lab.record.name,
-                lab.begin.elapsed().as_secs_f64(),
-                command.join(" ")
-            );
+            let took = lab.begin.elapsed().as_secs_f64();
+            print_stderr(&format!("lab {} ready in {took:.1}s; running: {}", lab.record.name, command.join(" ")));
             exit_code(runtime.block_on(run_command(lab, stop, &command)))
         })
     }
@@ -157,39 +156,31 @@ impl RunOptions {
 
 /// Starts a lab, waits until it is ready, calls `then` with it, and stops it.
 fn with_lab(
-    options: &LabOptions,
-    timeout: Duration,
-    keep: bool,
+    start: &LabStart,
     then: impl FnOnce(&mut RunningLab, &tokio::runtime::Runtime, &StopSignal, &[PodSummary]) -> ExitCode,
 ) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(made) => made,
-        Err(error) => {
-            print_stderr(&format!("error: {error}"));
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return exit_code(Err(error.into())),
     };
     // From here on no signal ends this process before it has cleaned up.
     let stop = match StopSignal::listen(&runtime) {
         Ok(stop) => stop,
         Err(error) => {
-            print_stderr(&format!("error: cannot listen for signals: {error}"));
+            print_stderr(&format!("error: cannot listen for signals: {}", system(&error)));
             return ExitCode::FAILURE;
         }
     };
     // The lab's processes end with the thread that starts them, so the main thread starts them.
-    let mut lab = match RunningLab::start(options, &|| stop.is_received()) {
+    let mut lab = match RunningLab::start(&start.options, &|| stop.is_received()) {
         Ok(lab) => lab,
         Err(LauncherError::Interrupted) => {
             print_stderr("interrupted");
             return stop.code();
         }
-        Err(LauncherError::Topology(diagnostic)) => {
-            eprintln!("{diagnostic}");
-            return ExitCode::FAILURE;
-        }
+        Err(LauncherError::Topology(diagnostic)) => return report_topology(&diagnostic),
         Err(error) => {
-            eprintln!("error: {error}");
+            print_stderr(&format!("error: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -197,7 +188,7 @@ fn with_lab(
     print_stderr(&headline(&lab));
     let progress = BringUpProgress::new(&names, lab.begin);
     let messages = lab.messages();
-    let outcome = runtime.block_on(wait(&lab, messages, &progress, timeout, &stop));
+    let outcome = runtime.block_on(wait(&lab, messages, &progress, start.timeout, &stop));
     let code = match outcome {
         BringUpOutcome::Ready(pods) => {
             let steps = progress.finish();
@@ -218,31 +209,39 @@ fn with_lab(
         }
         BringUpOutcome::TimedOut(lines) => {
             let _ = progress.finish();
-            eprintln!("error: not ready after {}s", timeout.as_secs());
+            print_stderr(&format!("error: not ready after {}s", start.timeout.as_secs()));
             for line in lines {
-                eprintln!("  {line}");
+                print_stderr(&format!("  {line}"));
             }
-            if !keep {
-                eprintln!("  to inspect it, keep it: isthmus lab up --keep {}", options.topology.display());
-            }
-            if keep {
-                eprintln!("  logs of the lab's processes: {}/*/*.log", lab.directory.path().display());
-                eprintln!("the lab is kept; inspect it: isthmus lab status; Ctrl-C stops it");
-                if lab.set_ready().is_ok() {
-                    runtime.block_on(until_stopped(&lab, &stop));
-                }
-            }
+            keep(&mut lab, start, LabState::TimedOut, &runtime, &stop);
             ExitCode::from(TIMED_OUT)
         }
         BringUpOutcome::Failed(error) => {
             let _ = progress.finish();
-            eprintln!("error: {error}");
+            print_stderr(&format!("error: {}", explain(&error)));
+            keep(&mut lab, start, LabState::Failed, &runtime, &stop);
             ExitCode::FAILURE
         }
     };
     runtime.shutdown_background();
     drop(lab);
     code
+}
+
+/// Keeps a lab that did not become ready until it is stopped, if that is wanted; otherwise says how to keep it.
+fn keep(lab: &mut RunningLab, start: &LabStart, state: LabState, runtime: &tokio::runtime::Runtime, stop: &StopSignal) {
+    if !start.keep {
+        print_stderr(&format!("  to inspect it, keep it: isthmus lab up --keep {}", start.options.topology.display()));
+        return;
+    }
+    let name = lab.record.name.clone();
+    print_stderr(&format!("  logs of the lab's processes: {}/*/*.log", lab.directory.path().display()));
+    print_stderr(&format!("the lab is kept; inspect it: isthmus lab status {name}"));
+    print_stderr(&how_to_stop(&name, start.background));
+    match lab.set_state(state) {
+        Ok(()) => runtime.block_on(until_stopped(lab, stop)),
+        Err(error) => print_stderr(&format!("error: {error}")),
+    }
 }
 
 fn headline(lab: &RunningLab) -> String {
@@ -298,7 +297,7 @@ async fn wait(
         Some(death) = deaths.recv() => BringUpOutcome::Failed(death.into()),
         () = tokio::time::sleep(timeout.saturating_sub(lab.begin.elapsed())) => {
             let lines = tokio::time::timeout(Duration::from_secs(5), bring_up::explain(&lab.topology, &clients, lab.directory.path())).await;
-            BringUpOutcome::TimedOut(lines.unwrap_or_default())
+            BringUpOutcome::TimedOut(lines.unwrap_or_else(|_| vec!["the API servers do not answer".to_owned()]))
         }
         code = stop.received() => BringUpOutcome::Interrupted(code),
     }
@@ -308,7 +307,7 @@ async fn wait(
 fn warn_of_deaths(mut deaths: tokio::sync::mpsc::UnboundedReceiver<String>) {
     tokio::spawn(async move {
         while let Some(death) = deaths.recv().await {
-            eprintln!("warning: {death}");
+            print_stderr(&format!("warning: {death}"));
         }
     });
 }
@@ -327,7 +326,7 @@ async fn until_stopped(lab: &RunningLab, stop: &StopSignal) {
     }
 }
 
-fn summary(lab: &RunningLab, pods: &[PodSummary]) -> String {
+fn summary(lab: &RunningLab, pods: &[PodSummary], stop: &str) -> String {
     let mut text = String::new();
     let mut rows = vec![["CLUSTER", "ROLE", "NETWORK", "REGION", "GATEWAY", "API"].map(str::to_owned).to_vec()];
     rows.extend(lab.record.clusters.iter().map(|cluster| {
@@ -350,15 +349,16 @@ fn summary(lab: &RunningLab, pods: &[PodSummary]) -> String {
     text.push('\n');
     text.push_str(&columns(&rows, ""));
     let took = lab.begin.elapsed().as_secs_f64();
-    text.push_str(&format!("\nready in {took:.1}s    Ctrl-C stops the lab\n"));
-    if let Some(hint) = hint(&lab.topology) {
-        text.push_str(&format!("\ntry: {hint}\n     isthmus status\n"));
+    text.push_str(&format!("\nready in {took:.1}s    {stop}\n"));
+    let option = option_of(&lab.record.name);
+    if let Some(hint) = hint(&lab.topology, &option) {
+        text.push_str(&format!("\ntry: {hint}\n     isthmus status{option}\n"));
     }
     text
 }
 
 /// Returns a command to try: a call from a workload to a service, in another cluster if there is one.
-fn hint(topology: &Topology) -> Option<String> {
+fn hint(topology: &Topology, option: &str) -> Option<String> {
     let from = topology.workloads.iter().find(|workload| workload.replicas > 0)?;
     let has_http = |workload: &&crate::topology::Workload| {
         workload.name != from.name && workload.ports.iter().any(|port| port.name.starts_with("http"))
@@ -368,7 +368,7 @@ fn hint(topology: &Topology) -> Option<String> {
     let port = to.ports.iter().find(|port| port.name.starts_with("http"))?.port;
     let host = if to.namespace == from.namespace { to.name.clone() } else { format!("{}.{}", to.name, to.namespace) };
     Some(format!(
-        "isthmus lab exec {}/{}/{} -- curl -s http://{host}:{port}/",
+        "isthmus lab exec {}/{}/{}{option} -- curl -s http://{host}:{port}/",
         from.cluster, from.namespace, from.deployment
     ))
 }
@@ -431,14 +431,19 @@ fn code_of(status: std::process::ExitStatus) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use super::super::selection::option_among;
     use super::*;
 
     #[test]
     fn the_hint_crosses_clusters() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topologies/primary-remote.yaml");
         let topology = Topology::load(&path).unwrap_or_else(|error| panic!("{error}"));
-        let hint = hint(&topology).expect("there is something to try");
-        assert_eq!(hint, "isthmus lab exec west/default/frontend -- curl -s http://reviews:9080/");
+        let hint = |running: usize| {
+            let option = option_among(&"mesh".parse().expect("a name"), running);
+            hint(&topology, &option).expect("there is something to try")
+        };
+        assert_eq!(hint(1), "isthmus lab exec west/default/frontend -- curl -s http://reviews:9080/");
+        assert_eq!(hint(2), "isthmus lab exec west/default/frontend --lab mesh -- curl -s http://reviews:9080/");
     }
 
     #[test]

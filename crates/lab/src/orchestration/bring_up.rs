@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use super::authorities::MeshAuthorities;
 use super::clients::{Clients, ClientsError};
 use super::launcher::RunningLab;
-use super::manifest::{self, ManifestError};
 use super::progress::{BringUpProgress, BringUpStep};
 use super::{installation, reachability, workloads};
 use crate::controllers::pod_state::ready_since;
@@ -68,9 +67,6 @@ pub enum BringUpError {
         #[source]
         source: api::remote_secret::RemoteSecretError,
     },
-    /// A manifest file of the topology cannot be used.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
     /// The mesh's signing certificates cannot be made.
     #[error(transparent)]
     Authorities(#[from] identity::CaError),
@@ -122,7 +118,7 @@ pub async fn bring_up(lab: &RunningLab, clients: &Clients, progress: &BringUpPro
             let _ = tokio::time::timeout(WEBHOOK, ready.wait_for(|ready| *ready)).await;
             apply(client, FIELD_MANAGER, workloads::all(topology, cluster)).await.map_err(applied)?;
             for manifest in topology.manifests.iter().filter(|manifest| manifest.clusters.contains(&cluster.name)) {
-                apply(client, FIELD_MANAGER, manifest::read(&manifest.path)?).await.map_err(applied)?;
+                apply(client, FIELD_MANAGER, manifest.objects.clone()).await.map_err(applied)?;
             }
             Ok(())
         };

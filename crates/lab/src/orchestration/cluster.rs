@@ -7,14 +7,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use install::client_error;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::IN_CLUSTER_PORT;
+use super::state::write_private;
 use super::{clients, networks, relay};
+use crate::console::print_stderr;
 use crate::controllers::scheduler::{REGION, ZONE};
 use crate::controllers::service_proxy::{self, ProxyNetwork};
 use crate::controllers::{self, ClusterView};
@@ -23,7 +26,10 @@ use crate::node::{self, Agent, NodeFault};
 use crate::topology::{API_PORT, Cluster, IpFamily, Topology};
 
 /// Name of the node agent's socket in the cluster's directory.
-const NODE_SOCKET: &str = "node.sock";
+pub(super) const NODE_SOCKET: &str = "node.sock";
+
+/// Name of the file in the cluster's directory with the objects of an API server that was killed.
+pub(super) const SAVED_OBJECTS: &str = "objects.json";
 
 /// Options of a cluster's processes.
 #[derive(Debug, Clone, clap::Args)]
@@ -60,7 +66,7 @@ fn finish(process: &str, result: Result<(), ProcessError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{process}: {error}");
+            print_stderr(&format!("{process}: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -101,7 +107,9 @@ fn serve_api(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
-        let server = apiserver::Server::new(settings)?;
+        let saved = options.own().join(SAVED_OBJECTS);
+        let server = server(settings, &saved)?;
+        tokio::spawn(save_when_killed(server.objects(), signal(SignalKind::user_defined1())?, saved));
         let mut terminate = signal(SignalKind::terminate())?;
         let stopping = stop.clone();
         tokio::spawn(async move {
@@ -111,6 +119,27 @@ fn serve_api(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
         server.run(stop).await;
         Ok(())
     })
+}
+
+/// Creates the API server, with the objects of an earlier one that was killed if there was one.
+fn server(settings: apiserver::Options, saved: &Path) -> Result<apiserver::Server, ProcessError> {
+    let objects = match std::fs::read(saved) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(apiserver::Server::new(settings)?),
+        read => serde_json::from_slice(&read?)?,
+    };
+    std::fs::remove_file(saved)?;
+    Ok(apiserver::Server::restored(settings, objects)?)
+}
+
+/// Ends this process as SIGKILL does, after it has saved the objects: etcd keeps those of a real API server.
+async fn save_when_killed(objects: apiserver::ServerObjects, mut killed: Signal, saved: PathBuf) {
+    killed.recv().await;
+    let objects = objects.freeze();
+    if let Err(error) = serde_json::to_vec(&objects).map_err(Into::into).and_then(|text| write_private(&saved, &text)) {
+        tracing::error!(%error, "the objects are lost");
+    }
+    // Nothing stops this signal, so that the call does not return.
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
 }
 
 /// Runs the cluster's node agent, controllers, service proxy and DNS server.
@@ -211,7 +240,7 @@ async fn serve_dns(address: IpAddr, view: Arc<ClusterView>) {
 /// Returns a message if the agent does not answer or has no such node.
 pub fn inject_node_fault(directory: &Path, node: &str, kill: bool) -> Result<(), String> {
     let fault = if kill { NodeFault::Kill } else { NodeFault::Revive };
-    node::inject(&directory.join(NODE_SOCKET), node, fault).map_err(|error| error.to_string())
+    node::inject(&directory.join(NODE_SOCKET), node, fault).map_err(|error| client_error::system(&error))
 }
 
 fn log_to_stderr() {

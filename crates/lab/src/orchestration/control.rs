@@ -8,10 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use install::client_error;
 use serde::{Deserialize, Serialize};
 
 /// Name of the socket in the lab's directory.
 pub const SOCKET: &str = "control.sock";
+/// How long a lab may take to answer, beside the length of a capture.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// A request to a running lab.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,11 @@ pub const SOCKET: &str = "control.sock";
 pub enum ControlRequest {
     /// Kills a cluster's API server. Its pods keep running.
     KillApi {
+        /// Name of the cluster.
+        cluster: String,
+    },
+    /// Starts a cluster's API server again that was killed, with its objects.
+    ReviveApi {
         /// Name of the cluster.
         cluster: String,
     },
@@ -91,7 +99,7 @@ pub struct CaptureSummary {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The lab does not answer.
-    #[error("the lab does not answer on {path}: {source}\n  check that it runs: isthmus lab status", path = .path.display())]
+    #[error("the lab does not answer on {path}: {}\n  check that it runs: isthmus lab status", client_error::system(.source), path = .path.display())]
     Io {
         /// Path of the socket.
         path: PathBuf,
@@ -99,6 +107,14 @@ pub enum ControlError {
         #[source]
         source: std::io::Error,
     },
+    /// The lab answers nothing.
+    #[error("the lab does not answer within {0:?}\n  check that it runs: isthmus lab status")]
+    NoAnswer(Duration),
+    /// The lab's answer cannot be understood.
+    #[error(
+        "the lab's answer has another form, or none: the lab has just ended, or it and this command differ in version\n  check that it runs: isthmus lab status"
+    )]
+    Unreadable,
     /// The lab refused the request, with the reason.
     #[error("{0}")]
     Refused(String),
@@ -110,24 +126,31 @@ pub enum ControlError {
 /// Returns an error if the lab does not answer or refuses the request.
 pub fn send(directory: &Path, request: &ControlRequest) -> Result<ControlReply, ControlError> {
     let path = directory.join(SOCKET);
-    let answer = (|| {
-        let mut stream = UnixStream::connect(&path)?;
-        let patience = match request {
-            ControlRequest::Capture { milliseconds, .. } => Duration::from_millis(*milliseconds),
-            _ => Duration::ZERO,
-        };
-        stream.set_read_timeout(Some(patience + Duration::from_secs(10)))?;
-        serde_json::to_writer(&mut stream, request)?;
-        stream.write_all(b"\n")?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
-        serde_json::from_str(&line).map_err(std::io::Error::from)
-    })();
-    match answer {
-        Ok(ControlReply::Failed(why)) => Err(ControlError::Refused(why)),
-        Ok(reply) => Ok(reply),
-        Err(source) => Err(ControlError::Io { path, source }),
+    let limit = match request {
+        ControlRequest::Capture { milliseconds, .. } => ANSWER + Duration::from_millis(*milliseconds),
+        _ => ANSWER,
+    };
+    let line = exchange(&path, request, limit).map_err(|source| match source.kind() {
+        // The kernel's answer to a read that has timed out.
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => ControlError::NoAnswer(limit),
+        _ => ControlError::Io { path, source },
+    })?;
+    match serde_json::from_str(&line).map_err(|_| ControlError::Unreadable)? {
+        ControlReply::Failed(why) => Err(ControlError::Refused(why)),
+        reply => Ok(reply),
     }
+}
+
+/// Sends a request, and returns the line of the answer.
+fn exchange(path: &Path, request: &ControlRequest, limit: Duration) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    serde_json::to_writer(&mut stream, request)?;
+    stream.write_all(b"\n")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line)
 }
 
 /// A pcap file of frames, for `tcpdump -r` and Wireshark (<https://www.tcpdump.org/manpages/pcap-savefile.5.html>).

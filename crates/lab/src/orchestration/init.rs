@@ -17,18 +17,24 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use net::firewall::Services;
 use net::namespace::{Namespaces, NetNamespace};
 use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use super::cluster::SAVED_OBJECTS;
 use super::control::{self, CaptureSummary, ControlReply, ControlRequest, FrameFile};
+use super::host_listener::HostListener;
 use super::state::LabDirectory;
 use super::{handover, handshake, networks};
+use crate::console::print_stderr;
 use crate::topology::Topology;
 
 /// How long the node agents may take to end their pods gracefully.
 const ORDERLY: Duration = Duration::from_millis(1500);
+/// How long an API server may take to save its objects when it is killed.
+const SAVING: Duration = Duration::from_secs(5);
 const SELF: &str = "/proc/self/exe";
 
 /// A message of the launcher: first the request to create the lab, with one listener per cluster attached, and later
@@ -75,7 +81,7 @@ pub fn outer() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if let Ok(mut launcher) = handover::from_parent() {
-                report(&mut launcher, &InitReport::Failed(error.to_string()));
+                report(&mut launcher, &InitReport::Failed(client_error::without_numbers(&error.to_string())));
             }
             ExitCode::FAILURE
         }
@@ -114,7 +120,7 @@ pub fn inner(rootless: bool) -> ExitCode {
     let lab = match make(&mut launcher) {
         Ok(lab) => Arc::new(lab),
         Err(error) => {
-            report(&mut launcher, &InitReport::Failed(error.to_string()));
+            report(&mut launcher, &InitReport::Failed(client_error::without_numbers(&error.to_string())));
             return ExitCode::FAILURE;
         }
     };
@@ -139,6 +145,8 @@ struct LabInit {
     directory: LabDirectory,
     topology: Topology,
     networks: Vec<NetNamespace>,
+    /// Sockets of the API servers on the host's loopback, in the order of the topology.
+    listeners: Vec<HostListener>,
     processes: Mutex<BTreeMap<i32, ClusterProcess>>,
     changed: Condvar,
 }
@@ -148,6 +156,12 @@ struct ClusterProcess {
     kind: ProcessKind,
     /// Whether the end of the process was requested.
     expected: bool,
+}
+
+impl ClusterProcess {
+    fn is_api_of(&self, cluster: &str) -> bool {
+        self.kind == ProcessKind::Api && self.cluster == cluster
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,10 +195,16 @@ fn make(launcher: &mut UnixStream) -> Result<LabInit, Box<dyn std::error::Error>
         })?;
     }
     let directory = LabDirectory::at(directory);
-    let lab =
-        LabInit { directory, topology: *topology, networks, processes: Mutex::default(), changed: Condvar::new() };
-    for (index, listener) in listeners.into_iter().enumerate() {
-        lab.start(index, ProcessKind::Api, Some(listener))?;
+    let lab = LabInit {
+        directory,
+        topology: *topology,
+        networks,
+        listeners: listeners.into_iter().map(HostListener::new).collect(),
+        processes: Mutex::default(),
+        changed: Condvar::new(),
+    };
+    for (index, listener) in lab.listeners.iter().enumerate() {
+        lab.start(index, ProcessKind::Api, Some(listener.handle()?))?;
         lab.start(index, ProcessKind::Node, None)?;
     }
     Ok(lab)
@@ -222,8 +242,7 @@ impl LabInit {
         loop {
             match rustix::process::wait(WaitOptions::empty()) {
                 Ok(Some((pid, status))) => {
-                    let ended = self.processes().remove(&pid.as_raw_nonzero().get());
-                    self.changed.notify_all();
+                    let ended = self.forget(pid.as_raw_nonzero().get());
                     if let Some(started) = ended.filter(|started| !started.expected) {
                         let how = match (status.exit_status(), status.terminating_signal()) {
                             (Some(code), _) => format!("exit code {code}"),
@@ -240,6 +259,24 @@ impl LabInit {
                 Err(_) => std::thread::park(),
             }
         }
+    }
+
+    /// Removes a process that has ended. Nobody else accepts the connections of an API server, so they are refused.
+    fn forget(&self, pid: i32) -> Option<ClusterProcess> {
+        let mut processes = self.processes();
+        let ended = processes.remove(&pid);
+        if let Some(api) = ended.as_ref().filter(|ended| ended.kind == ProcessKind::Api) {
+            let listener = self.topology.clusters.iter().position(|it| it.name == api.cluster);
+            if let Some(Err(error)) = listener.and_then(|index| self.listeners.get(index)).map(HostListener::close) {
+                print_stderr(&format!(
+                    "the port of the API server of {} is lost: {}",
+                    api.cluster,
+                    client_error::system(&error)
+                ));
+            }
+        }
+        self.changed.notify_all();
+        ended
     }
 
     /// Ends the node agents gracefully, then the other processes.
@@ -261,36 +298,98 @@ impl LabInit {
 
     fn answer(&self, request: &ControlRequest) -> ControlReply {
         let done = match request {
-            ControlRequest::KillApi { cluster } => self.signal_all(cluster, ProcessKind::Api, Signal::KILL),
+            ControlRequest::KillApi { cluster } => self.kill_api(cluster),
+            ControlRequest::ReviveApi { cluster } => self.revive_api(cluster),
             ControlRequest::HoldApi { cluster, hold } => {
-                self.signal_all(cluster, ProcessKind::Api, if *hold { Signal::STOP } else { Signal::CONT })
+                self.signal_api(cluster, if *hold { Signal::STOP } else { Signal::CONT })
             }
             ControlRequest::KillNode { cluster, node } => self.node_fault(cluster, node, true),
             ControlRequest::ReviveNode { cluster, node } => self.node_fault(cluster, node, false),
             ControlRequest::Reach { gateway, server_name } => {
-                handshake::probe(*gateway, server_name).map_err(|error| error.to_string())
+                handshake::probe(*gateway, server_name).map_err(|error| client_error::system(&error))
             }
             ControlRequest::Capture { milliseconds, cluster, write } => {
                 let patience = Duration::from_millis((*milliseconds).min(600_000));
                 return match self.capture(patience, cluster.as_deref(), write.as_deref()) {
                     Ok(capture) => ControlReply::Captured(capture),
-                    Err(error) => ControlReply::Failed(error.to_string()),
+                    Err(error) => ControlReply::Failed(client_error::system(&error)),
                 };
             }
         };
         done.map_or_else(ControlReply::Failed, |()| ControlReply::Done)
     }
 
-    fn signal_all(&self, cluster: &str, kind: ProcessKind, which: Signal) -> Result<(), String> {
-        let mut found = false;
-        for (pid, started) in self.processes().iter_mut() {
-            if started.cluster == cluster && started.kind == kind {
-                started.expected |= which == Signal::KILL;
+    /// Sends a signal to the cluster's API server.
+    fn signal_api(&self, cluster: &str, which: Signal) -> Result<(), String> {
+        match self.processes().iter().find(|(_, started)| started.is_api_of(cluster)) {
+            Some((pid, _)) => {
                 signal(*pid, which);
-                found = true;
+                Ok(())
             }
+            None => Err(format!(
+                "the API server of \"{cluster}\" is not running\n  revive it: isthmus lab fault revive-api {cluster}"
+            )),
         }
-        if found { Ok(()) } else { Err(format!("the {} of cluster \"{cluster}\" is not running", kind.name())) }
+    }
+
+    /// Kills the cluster's API server, which saves its objects first: those of a real one are in etcd.
+    fn kill_api(&self, cluster: &str) -> Result<(), String> {
+        self.signal_api(cluster, Signal::USR1)?;
+        // It may be suspended.
+        self.signal_api(cluster, Signal::CONT)?;
+        let mut processes = self.processes();
+        processes.values_mut().filter(|started| started.is_api_of(cluster)).for_each(|api| api.expected = true);
+        let runs = |processes: &mut BTreeMap<i32, ClusterProcess>| processes.values().any(|it| it.is_api_of(cluster));
+        let (processes, waited) =
+            self.changed.wait_timeout_while(processes, SAVING, runs).unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(processes);
+        if waited.timed_out() {
+            // It may have ended by now.
+            let _ = self.signal_api(cluster, Signal::KILL);
+        }
+        match self.saved_objects(cluster).is_file() {
+            true => Ok(()),
+            false => Err(format!(
+                "the API server of \"{cluster}\" was killed before it could save its objects, and cannot be revived\n  \
+                 see {}",
+                self.directory.cluster(cluster).join("apiserver.log").display()
+            )),
+        }
+    }
+
+    /// Starts the cluster's API server again, with the objects of the one that was killed.
+    fn revive_api(&self, cluster: &str) -> Result<(), String> {
+        let unknown = || format!("no cluster \"{cluster}\"");
+        let index = self.topology.clusters.iter().position(|it| it.name == cluster).ok_or_else(unknown)?;
+        if self.processes().values().any(|started| started.is_api_of(cluster)) {
+            return Err(format!(
+                "the API server of \"{cluster}\" is running\n  resume it if it is suspended: isthmus lab fault release-api \
+                 {cluster}"
+            ));
+        }
+        if !self.saved_objects(cluster).is_file() {
+            return Err(format!(
+                "the API server of \"{cluster}\" has saved no objects, and cannot be revived\n  start the lab again: isthmus \
+                 lab down, isthmus lab up"
+            ));
+        }
+        let listener = self.listeners.get(index).ok_or_else(unknown)?;
+        let opened = listener.open().and_then(|()| listener.handle());
+        let handle = opened.map_err(|error| {
+            format!("the API server's port on this machine cannot be used again: {}", client_error::system(&error))
+        })?;
+        self.start(index, ProcessKind::Api, Some(handle)).map_err(|error| {
+            // Nothing accepts connections. If the port cannot be closed, clients wait until they give up.
+            let _ = listener.close();
+            format!(
+                "the API server of \"{cluster}\" cannot be started: {}",
+                client_error::without_numbers(&error.to_string())
+            )
+        })
+    }
+
+    fn saved_objects(&self, cluster: &str) -> PathBuf {
+        self.directory.cluster(cluster).join(SAVED_OBJECTS)
     }
 
     /// Passes a fault to the cluster's node agent, which knows the processes of its pods.

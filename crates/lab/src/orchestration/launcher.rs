@@ -10,13 +10,15 @@ use std::process::Child;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use install::components::GATEWAY_PORT;
 use k8s_openapi::jiff::Timestamp;
 
+use super::cluster::NODE_SOCKET;
 use super::init::{InitReport, InitRequest};
 use super::keys::{ClusterKeys, KeysError, merged};
-use super::state::{ClusterRecord, LabDirectory, LabRecord, StateError, start_of};
-use super::{handover, init};
+use super::state::{ClusterRecord, LabDirectory, LabName, LabRecord, LabState, StateError, start_of};
+use super::{control, handover, init};
 use crate::timestamp;
 use crate::topology::{Cluster, Diagnostic, Topology};
 
@@ -24,6 +26,8 @@ use crate::topology::{Cluster, Diagnostic, Topology};
 const MAKING: Duration = Duration::from_secs(20);
 /// Interval between two checks for an interruption.
 const INTERVAL: Duration = Duration::from_millis(20);
+/// Longest path of a socket (`unix(7)`), without the byte that ends it.
+const MAX_SOCKET_PATH: usize = 107;
 /// How long the lab's processes may take to end gracefully.
 const ENDING: Duration = Duration::from_secs(4);
 
@@ -40,13 +44,24 @@ pub enum LauncherError {
     #[error(transparent)]
     ClusterKeys(#[from] KeysError),
     /// A system call failed.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {}", client_error::system(.source))]
     Io {
         /// What failed.
         action: &'static str,
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// A socket of the lab has too long a path.
+    #[error(
+        "{path} is too long for a socket: {length} characters, at most {most}\n  choose a shorter name: \
+         --name NAME, or set ISTHMUS_RUNTIME_DIR to a directory with a shorter path", path = .path.display(), most = MAX_SOCKET_PATH
+    )]
+    SocketPath {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Length of the path in bytes.
+        length: usize,
     },
     /// A signal arrived.
     #[error("interrupted")]
@@ -66,7 +81,7 @@ pub struct LabOptions {
     /// Path of the topology file.
     pub topology: PathBuf,
     /// Name of the lab; `None` is the topology's name.
-    pub name: Option<String>,
+    pub name: Option<LabName>,
 }
 
 /// A running lab. Dropping it stops the lab and removes its directory.
@@ -99,13 +114,15 @@ impl RunningLab {
     pub fn start(options: &LabOptions, is_interrupted: &dyn Fn() -> bool) -> Result<Self, LauncherError> {
         let begin = Instant::now();
         let mut topology = Topology::load(&options.topology)?;
-        if let Some(name) = &options.name {
-            topology.name.clone_from(name);
-        }
+        let name = match &options.name {
+            Some(name) => name.clone(),
+            None => topology.name.parse().map_err(StateError::Name)?,
+        };
+        topology.name = name.to_string();
         topology.path = std::fs::canonicalize(&topology.path).unwrap_or(topology.path);
-        let directory = LabDirectory::claim(&topology.name)?;
+        let directory = LabDirectory::claim(&name)?;
         // From here on the directory belongs to this lab and is removed with it.
-        let started = Self::start_in(&directory, topology, begin, is_interrupted);
+        let started = Self::start_in(&directory, name, topology, begin, is_interrupted);
         if started.is_err() {
             directory.remove()?;
         }
@@ -114,10 +131,12 @@ impl RunningLab {
 
     fn start_in(
         directory: &LabDirectory,
+        name: LabName,
         topology: Topology,
         begin: Instant,
         is_interrupted: &dyn Fn() -> bool,
     ) -> Result<Self, LauncherError> {
+        check_sockets(directory, &topology)?;
         let mut listeners = Vec::new();
         let mut kubeconfigs = Vec::new();
         let mut authorities = Vec::new();
@@ -139,12 +158,12 @@ impl RunningLab {
         directory.write("topology.json", &serde_json::to_vec(&topology).unwrap_or_default())?;
         let pid = std::process::id();
         let record = LabRecord {
-            name: topology.name.clone(),
+            name,
             pid,
             started_ticks: start_of(pid).unwrap_or_default(),
             started: timestamp::seconds(Timestamp::now()),
             topology: topology.path.clone(),
-            ready: false,
+            state: LabState::Starting,
             clusters,
         };
         directory.write_record(&record)?;
@@ -210,12 +229,12 @@ impl RunningLab {
         start_of(self.child.id()).is_some()
     }
 
-    /// Records that the lab has become ready.
+    /// Records how far the lab has come.
     ///
     /// # Errors
     /// Returns an error if the record cannot be written.
-    pub fn set_ready(&mut self) -> Result<(), StateError> {
-        self.record.ready = true;
+    pub fn set_state(&mut self, state: LabState) -> Result<(), StateError> {
+        self.record.state = state;
         self.directory.write_record(&self.record)
     }
 
@@ -223,7 +242,7 @@ impl RunningLab {
     #[must_use]
     pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         vec![
-            (super::state::LAB, PathBuf::from(&self.record.name)),
+            (super::state::LAB, PathBuf::from(self.record.name.as_str())),
             ("KUBECONFIG", self.directory.path().join("kubeconfig")),
         ]
     }
@@ -258,6 +277,17 @@ impl Drop for RunningLab {
     }
 }
 
+/// Checks that every socket of the lab can be bound. Otherwise the lab would start, and faults and `exec` fail.
+fn check_sockets(directory: &LabDirectory, topology: &Topology) -> Result<(), LauncherError> {
+    let of_clusters = topology.clusters.iter().map(|cluster| directory.cluster(&cluster.name).join(NODE_SOCKET));
+    let mut sockets = std::iter::once(directory.path().join(control::SOCKET)).chain(of_clusters);
+    let length = |path: &PathBuf| path.as_os_str().len();
+    match sockets.find(|path| length(path) > MAX_SOCKET_PATH) {
+        Some(path) => Err(LauncherError::SocketPath { length: length(&path), path }),
+        None => Ok(()),
+    }
+}
+
 fn record_of(directory: &LabDirectory, cluster: &Cluster, api: SocketAddr) -> ClusterRecord {
     ClusterRecord {
         name: cluster.name.clone(),
@@ -286,4 +316,24 @@ fn listen(socket: &UnixStream) -> io::Result<mpsc::Receiver<InitReport>> {
         }
     })?;
     Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_refused_before_anything_starts() {
+        let text =
+            "apiVersion: lab.isthmus.dev/v1alpha1\nkind: Topology\nspec:\n  clusters: [{name: west, role: primary}]\n";
+        let topology = Topology::parse(std::path::Path::new("t.yaml"), text).expect("a topology");
+        let check = |length: usize| {
+            let directory = format!("/{}", "d".repeat(length - 1));
+            check_sockets(&LabDirectory::at(directory.into()), &topology).map_err(|error| error.to_string())
+        };
+        let rest = "/west/node.sock".len();
+        assert_eq!(check(MAX_SOCKET_PATH - rest), Ok(()));
+        let error = check(MAX_SOCKET_PATH - rest + 1).expect_err("too long");
+        assert!(error.contains("108 characters, at most 107") && error.contains("ISTHMUS_RUNTIME_DIR"), "{error}");
+    }
 }

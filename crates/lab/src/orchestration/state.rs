@@ -3,27 +3,30 @@
 //! A directory holds credentials, so only its owner can read it. A lab's process is identified by its number *and*
 //! start time, so that another process with the same number later is not mistaken for it.
 
+mod directory;
+mod name;
+
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use install::client_error;
 use serde::{Deserialize, Serialize};
+
+pub use directory::{LabDirectory, write_private};
+pub use name::{LabChoice, LabName};
 
 /// Environment variable with the directory of all labs' state.
 pub const RUNTIME_DIR: &str = "ISTHMUS_RUNTIME_DIR";
 /// Environment variable with the name of the lab that commands act on.
 pub const LAB: &str = "ISTHMUS_LAB";
 
-/// Least free space for a lab: what one writes in about an hour.
-const LEAST_SPACE: u64 = 16 << 20;
-
 /// A lab's state cannot be used, or there is no such lab.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A file or directory cannot be used.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("{path}: {}", client_error::system(.source), path = .path.display())]
     Io {
         /// Path of the file or directory.
         path: PathBuf,
@@ -39,6 +42,27 @@ pub enum StateError {
         /// The reason.
         why: String,
     },
+    /// The name of a lab has another form.
+    #[error("{0}")]
+    Name(String),
+    /// Something that is not provably a lab's directory would have to be removed.
+    #[error("{path} is not the directory of a lab of this user: {why}\n  nothing is removed; move it elsewhere", path = .path.display())]
+    NotALab {
+        /// Path of the directory.
+        path: PathBuf,
+        /// How it differs from a lab's.
+        why: &'static str,
+    },
+    /// A lab's process does not end.
+    #[error(
+        "lab \"{name}\" does not end: process {pid} is still running\n  see what it waits for: cat /proc/{pid}/wchan"
+    )]
+    Unstoppable {
+        /// Name of the lab.
+        name: LabName,
+        /// Process number of the lab.
+        pid: u32,
+    },
     /// A lab of the name is running.
     #[error(
         "lab \"{name}\" is already running (process {pid}, {topology})\n  stop it: isthmus lab down {name}, or \
@@ -46,7 +70,7 @@ pub enum StateError {
     )]
     Running {
         /// Name of the lab.
-        name: String,
+        name: LabName,
         /// Process number of the lab.
         pid: u32,
         /// Topology file of the lab.
@@ -54,7 +78,7 @@ pub enum StateError {
     },
     /// Another process is starting a lab of the name.
     #[error("lab \"{0}\" is being started by another process\n  wait for it, or choose another name: --name NAME")]
-    Starting(String),
+    Starting(LabName),
     /// No lab is running.
     #[error("no lab is running\n  start one: isthmus lab up topologies/primary-remote.yaml")]
     NoneRunning,
@@ -65,7 +89,7 @@ pub enum StateError {
     #[error("no lab \"{name}\" is running\n  {known}")]
     Unknown {
         /// Name of the lab.
-        name: String,
+        name: LabName,
         /// What to use instead.
         known: String,
     },
@@ -73,7 +97,7 @@ pub enum StateError {
     #[error("lab \"{lab}\" has no cluster \"{cluster}\"\n  {known}")]
     UnknownCluster {
         /// Name of the lab.
-        lab: String,
+        lab: LabName,
         /// Name of the cluster.
         cluster: String,
         /// What to use instead.
@@ -86,7 +110,7 @@ pub enum StateError {
 #[serde(rename_all = "camelCase")]
 pub struct LabRecord {
     /// Name of the lab.
-    pub name: String,
+    pub name: LabName,
     /// Process number of the launcher.
     pub pid: u32,
     /// Start time of the launcher, in clock ticks since boot.
@@ -95,10 +119,37 @@ pub struct LabRecord {
     pub started: String,
     /// Absolute path of the topology file.
     pub topology: PathBuf,
-    /// Whether the lab has become ready.
-    pub ready: bool,
+    /// How far the lab has come.
+    pub state: LabState,
     /// Clusters of the lab.
     pub clusters: Vec<ClusterRecord>,
+}
+
+/// How far a lab has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabState {
+    /// The lab has not become ready yet.
+    Starting,
+    /// The lab has become ready.
+    Ready,
+    /// The lab did not become ready in time and is kept for inspection.
+    TimedOut,
+    /// The lab failed to become ready and is kept for inspection.
+    Failed,
+}
+
+impl LabState {
+    /// Returns the word for listings, which is that of `lab.json`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::TimedOut => "timed-out",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// A cluster of a running lab.
@@ -127,131 +178,6 @@ pub struct ClusterRecord {
     pub kubeconfig: PathBuf,
 }
 
-/// The directory of a lab.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LabDirectory(PathBuf);
-
-impl LabDirectory {
-    /// Returns the directory of lab `name`, which need not exist.
-    #[must_use]
-    pub fn of(name: &str) -> Self {
-        Self(labs().join(name))
-    }
-
-    /// Returns an existing directory by its path, for the lab's own processes.
-    #[must_use]
-    pub fn at(path: PathBuf) -> Self {
-        Self(path)
-    }
-
-    /// Returns the path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Creates the directory of a new lab, and removes what a killed lab of the name left.
-    ///
-    /// # Errors
-    /// Returns [`StateError::Running`] if a lab of the name is running.
-    pub fn claim(name: &str) -> Result<Self, StateError> {
-        Self::claim_in(&labs(), name)
-    }
-
-    fn claim_in(parent: &Path, name: &str) -> Result<Self, StateError> {
-        let directory = Self(parent.join(name));
-        let parent = parent.to_owned();
-        make_private(&parent)
-            .and_then(|()| has_space(&parent))
-            .map_err(|error| StateError::NoPlace { path: parent.clone(), why: error.to_string() })?;
-        // One process at a time: another could claim the name between the check of a killed lab's directory and its
-        // removal.
-        let _turn = fs::File::open(&parent)
-            .and_then(|folder| folder.lock().map(|()| folder))
-            .map_err(|error| StateError::NoPlace { path: parent, why: error.to_string() })?;
-        for _ in 0..3 {
-            match fs::DirBuilder::new().mode(0o700).create(&directory.0) {
-                Ok(()) => return Ok(directory),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match directory.record() {
-                    Ok(record) if record.is_alive() => {
-                        let topology = record.topology.display().to_string();
-                        return Err(StateError::Running { name: record.name, pid: record.pid, topology });
-                    }
-                    // A directory without a record was created a moment ago, or by a lab that was killed at that
-                    // moment.
-                    Err(_) if directory.is_fresh() => {
-                        return Err(StateError::Starting(name.to_owned()));
-                    }
-                    _ => directory.remove()?,
-                },
-                Err(error) => return Err(StateError::NoPlace { path: directory.0, why: error.to_string() }),
-            }
-        }
-        let source = io::Error::other("another process keeps creating the directory");
-        Err(StateError::Io { path: directory.0, source })
-    }
-
-    fn is_fresh(&self) -> bool {
-        let age = fs::metadata(&self.0).and_then(|meta| meta.modified()).map(|time| time.elapsed().unwrap_or_default());
-        age.is_ok_and(|age| age < Duration::from_secs(2))
-    }
-
-    /// Reads `lab.json`.
-    ///
-    /// # Errors
-    /// Returns an error if the file does not exist.
-    pub fn record(&self) -> Result<LabRecord, StateError> {
-        let path = self.0.join("lab.json");
-        let failed = |source| StateError::Io { path: path.clone(), source };
-        let text = fs::read(&path).map_err(failed)?;
-        serde_json::from_slice(&text).map_err(|error| failed(error.into()))
-    }
-
-    /// Writes `lab.json`.
-    ///
-    /// # Errors
-    /// Returns an error if the directory does not exist or the disk is full.
-    pub fn write_record(&self, record: &LabRecord) -> Result<(), StateError> {
-        let text = serde_json::to_vec_pretty(record).unwrap_or_default();
-        self.write("lab.json", &text)
-    }
-
-    /// Writes a file that only its owner can read, atomically.
-    ///
-    /// # Errors
-    /// Returns an error if the directory does not exist or the disk is full.
-    pub fn write(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
-        let path = self.0.join(name);
-        let beside = path.with_extension("new");
-        let written = (|| {
-            if let Some(folder) = path.parent() {
-                make_private(folder)?;
-            }
-            let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            io::Write::write_all(&mut file, content)?;
-            fs::rename(&beside, &path)
-        })();
-        written.map_err(|source| StateError::Io { path, source })
-    }
-
-    /// Returns the path of a cluster's directory.
-    #[must_use]
-    pub fn cluster(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// Removes the directory.
-    ///
-    /// # Errors
-    /// Returns an error if a file in it cannot be removed.
-    pub fn remove(&self) -> Result<(), StateError> {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(|source| StateError::Io { path: self.0.clone(), source }),
-        }
-    }
-}
-
 impl LabRecord {
     /// Reports whether the launcher is running.
     #[must_use]
@@ -274,7 +200,7 @@ impl LabRecord {
     /// Stops the lab with SIGTERM, and with SIGKILL after `patience`, and removes its directory.
     ///
     /// # Errors
-    /// Returns an error if the directory cannot be removed.
+    /// Returns an error if the lab does not end, or its directory cannot be removed.
     pub fn stop(&self, patience: Duration) -> Result<(), StateError> {
         let asked = Instant::now();
         for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
@@ -285,6 +211,9 @@ impl LabRecord {
             while self.is_alive() && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(20));
             }
+        }
+        if self.is_alive() {
+            return Err(StateError::Unstoppable { name: self.name.clone(), pid: self.pid });
         }
         LabDirectory::of(&self.name).remove()
     }
@@ -329,81 +258,97 @@ pub fn runtime_dir() -> PathBuf {
     }
 }
 
-/// Checks the free space. A lab writes logs and its pods' files; without space it would start and fail later.
-fn has_space(path: &Path) -> io::Result<()> {
-    let state = rustix::fs::statvfs(path)?;
-    let free = state.f_bavail.saturating_mul(state.f_frsize);
-    if free < LEAST_SPACE {
-        return Err(io::Error::other(format!(
-            "{} KiB are free, but a lab needs {} KiB",
-            free >> 10,
-            LEAST_SPACE >> 10
-        )));
-    }
-    Ok(())
-}
-
-fn make_private(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let owner = rustix::fs::stat(path)?.st_uid;
-    if owner != rustix::process::geteuid().as_raw() && !rustix::process::geteuid().is_root() {
-        // Another user could have created the directory in /tmp to read the credentials in it.
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory belongs to another user"));
-    }
-    Ok(())
-}
-
-/// Returns every lab with a record, running or not, by name.
+/// Returns every lab with a record, running or not, by name. A link in the directory of labs is no lab.
 #[must_use]
 pub fn all() -> Vec<LabRecord> {
     let entries = fs::read_dir(labs()).into_iter().flatten().flatten();
-    let mut records: Vec<LabRecord> = entries.filter_map(|entry| LabDirectory(entry.path()).record().ok()).collect();
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let records = directories.filter_map(|entry| {
+        let record = LabDirectory::at(entry.path()).record().ok()?;
+        (entry.file_name() == record.name.as_str()).then_some(record)
+    });
+    let mut records: Vec<LabRecord> = records.collect();
     records.sort_by(|a, b| a.name.cmp(&b.name));
     records
+}
+
+/// Returns the labs that are running, by name.
+#[must_use]
+pub fn running() -> Vec<LabRecord> {
+    all().into_iter().filter(LabRecord::is_alive).collect()
 }
 
 /// Returns the named lab, or the only one that is running.
 ///
 /// # Errors
 /// Returns an error if there is none, or if several are running and none is named.
-pub fn choose(name: Option<&str>) -> Result<LabRecord, StateError> {
-    choose_of(all().into_iter().filter(LabRecord::is_alive).collect(), name)
+pub fn choose(name: Option<&LabName>) -> Result<LabRecord, StateError> {
+    choose_of(running(), name)
 }
 
-fn choose_of(running: Vec<LabRecord>, name: Option<&str>) -> Result<LabRecord, StateError> {
-    let names: Vec<String> = running.iter().map(|record| record.name.clone()).collect();
+fn choose_of(running: Vec<LabRecord>, name: Option<&LabName>) -> Result<LabRecord, StateError> {
     match name {
-        Some(name) => running.into_iter().find(|record| record.name == name).ok_or_else(|| StateError::Unknown {
-            name: name.to_owned(),
-            known: match names.as_slice() {
-                [] => "start one: isthmus lab up topologies/primary-remote.yaml".to_owned(),
-                names => format!("running: {}", names.join(", ")),
-            },
-        }),
+        Some(name) => match running.iter().position(|record| record.name == *name) {
+            Some(index) => Ok(running.into_iter().nth(index).expect("an index of the list")),
+            None => Err(StateError::Unknown { name: name.clone(), known: instead_of(name, &running) }),
+        },
         None => {
+            let names = names_of(&running);
             let mut running = running.into_iter();
             match (running.next(), running.next()) {
                 (Some(one), None) => Ok(one),
                 (None, _) => Err(StateError::NoneRunning),
-                (Some(_), Some(_)) => Err(StateError::Several(names.join(", "))),
+                (Some(_), Some(_)) => Err(StateError::Several(names)),
             }
         }
     }
+}
+
+/// Describes what can be named instead of a lab that is not running.
+fn instead_of(name: &LabName, running: &[LabRecord]) -> String {
+    if running.is_empty() {
+        return "start one: isthmus lab up topologies/primary-remote.yaml".to_owned();
+    }
+    let known = format!("running: {}", names_of(running));
+    match running.iter().find(|lab| lab.cluster(name.as_str()).is_ok()) {
+        Some(lab) => format!("{known}\n  \"{name}\" is a cluster of lab \"{}\": give --lab {0}", lab.name),
+        None => known,
+    }
+}
+
+fn names_of(labs: &[LabRecord]) -> String {
+    let names: Vec<&str> = labs.iter().map(|lab| lab.name.as_str()).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn record(name: &str) -> LabRecord {
+    pub(super) fn record(name: &str) -> LabRecord {
         LabRecord {
-            name: name.into(),
+            name: name.parse().expect("a name"),
             pid: std::process::id(),
             started_ticks: start_of(std::process::id()).expect("this process runs"),
             started: "2026-01-01T00:00:00Z".into(),
             topology: "/mesh.yaml".into(),
-            ready: false,
+            state: LabState::Starting,
             clusters: Vec::new(),
+        }
+    }
+
+    fn cluster(name: &str) -> ClusterRecord {
+        ClusterRecord {
+            name: name.into(),
+            role: "primary".into(),
+            primary: name.into(),
+            network: format!("net-{name}"),
+            region: name.into(),
+            zones: Vec::new(),
+            gateway: "203.0.113.10:15443".into(),
+            server: "https://203.0.113.1:6443".into(),
+            api: "https://127.0.0.1:1".into(),
+            kubeconfig: "/kubeconfig".into(),
         }
     }
 
@@ -416,27 +361,11 @@ mod tests {
     }
 
     #[test]
-    fn one_claim_replaces_a_killed_lab() {
-        let folder = tempfile::tempdir().expect("a directory");
-        let labs = folder.path().join("labs");
-        for _ in 0..20 {
-            let stale = LabDirectory::at(labs.join("a"));
-            fs::create_dir_all(stale.path()).expect("made");
-            stale.write_record(&LabRecord { pid: u32::MAX, ..record("a") }).expect("written");
-            let claims: Vec<_> = std::thread::scope(|scope| {
-                let threads = [(); 4].map(|()| scope.spawn(|| LabDirectory::claim_in(&labs, "a")));
-                threads.map(|thread| thread.join().expect("no panic")).into()
-            });
-            assert_eq!(claims.iter().filter(|claim| claim.is_ok()).count(), 1, "{claims:?}");
-            stale.remove().expect("removed");
-        }
-    }
-
-    #[test]
     fn the_named_or_only_lab_is_chosen() {
         let choose = |names: &[&str], wanted: Option<&str>| {
-            choose_of(names.iter().map(|name| record(name)).collect(), wanted)
-                .map(|record| record.name)
+            let wanted = wanted.map(|name| name.parse().expect("a name"));
+            choose_of(names.iter().map(|name| record(name)).collect(), wanted.as_ref())
+                .map(|record| record.name.to_string())
                 .map_err(|error| error.to_string())
         };
         assert_eq!(choose(&["a"], None).as_deref(), Ok("a"));
@@ -444,5 +373,24 @@ mod tests {
         assert!(choose(&[], None).is_err_and(|error| error.contains("isthmus lab up")));
         assert!(choose(&["a", "b"], None).is_err_and(|error| error.contains("a, b") && error.contains("--lab")));
         assert!(choose(&["a"], Some("b")).is_err_and(|error| error.contains("running: a")));
+    }
+
+    #[test]
+    fn a_cluster_that_is_named_instead_of_a_lab_is_recognised() {
+        let lab = LabRecord { clusters: vec![cluster("east")], ..record("mesh") };
+        let east = "east".parse().expect("a name");
+        let error = choose_of(vec![lab], Some(&east)).expect_err("not a lab").to_string();
+        assert!(error.contains("\"east\" is a cluster of lab \"mesh\": give --lab mesh"), "{error}");
+    }
+
+    #[test]
+    fn the_name_of_a_record_is_a_valid_name() {
+        let mut text = serde_json::to_value(record("a")).expect("JSON");
+        assert_eq!(text["state"], LabState::Starting.word());
+        assert!(serde_json::from_value::<LabRecord>(text.clone()).is_ok());
+        text["name"] = "../precious".into();
+        assert!(serde_json::from_value::<LabRecord>(text).is_err());
+        assert_eq!("".parse::<LabChoice>(), Ok(LabChoice::default()));
+        assert!("Bad Name".parse::<LabChoice>().is_err());
     }
 }

@@ -22,6 +22,7 @@ use super::answer::AppAnswer;
 use super::app::App;
 use super::response::{AppBody, full, page};
 use super::{grpc, pages, websocket};
+use crate::console::print_stderr;
 
 /// Largest request body, in bytes.
 const MAX_BODY: usize = 64 << 20;
@@ -43,7 +44,7 @@ pub(super) async fn http(mut acceptor: Acceptor, app: Arc<App>, mut drain: Watch
             accepted = acceptor.next() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    eprintln!("isthmus testapp: an HTTP port cannot accept connections: {error}");
+                    print_stderr(&format!("isthmus testapp: an HTTP port cannot accept connections: {error}"));
                     return;
                 }
             },

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::answer::AppAnswer;
 use super::app::App;
+use crate::console::print_stderr;
 
 /// Accepts connections until drain. With an application, each connection begins with a line of JSON that describes the
 /// instance.
@@ -20,7 +21,7 @@ pub(super) async fn serve(mut acceptor: Acceptor, greeting: Option<Arc<App>>, mu
             accepted = acceptor.next() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    eprintln!("isthmus testapp: a TCP port cannot accept connections: {error}");
+                    print_stderr(&format!("isthmus testapp: a TCP port cannot accept connections: {error}"));
                     return;
                 }
             },

@@ -28,7 +28,7 @@ pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topolog
             .hint("write: kind: Topology. Kubernetes objects go into files listed under spec.manifests"));
     }
     let name = match &raw.metadata.name {
-        Some(name) => label(name, "name")?,
+        Some(name) => label(name, "lab")?,
         None => name_of_file(path),
     };
     let mesh = mesh(raw.spec.mesh)?;
@@ -47,8 +47,11 @@ const PROXY_CONTAINERS: [&str; 2] = ["isthmus-proxy", "istio-proxy"];
 fn name_of_file(path: &Path) -> String {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
     let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let name = name.trim_matches('-');
-    if name.is_empty() { "lab".to_owned() } else { name.chars().take(40).collect() }
+    let name: String = name.trim_matches('-').chars().take(40).collect();
+    match name.trim_end_matches('-') {
+        "" => "lab".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
 fn mesh(raw: file::MeshEntry) -> CheckResult<Mesh> {

@@ -180,6 +180,9 @@ pub struct Manifest {
     pub path: PathBuf,
     /// Names of the clusters that the manifest is applied to.
     pub clusters: Vec<String>,
+    /// Objects of the file. Only the launcher, which has read it, applies them.
+    #[serde(skip)]
+    pub objects: Vec<serde_json::Value>,
 }
 
 impl Topology {

@@ -173,6 +173,17 @@ const BAD: &[(&str, &str, &[&str])] = &[
         &["\"Reviews\" is not a valid workload name"],
     ),
     (
+        "kind: Topology\n",
+        "kind: Topology\nmetadata: {name: ../evil}\n",
+        &["my.yaml:3:18: \"../evil\" is not a valid lab name"],
+    ),
+    ("    - name: batch", "    - name: 9batch", &["\"9batch\" is not a valid workload name", "begins with a letter"]),
+    (
+        "replicas: 2",
+        "ports: [{name: http_admin, port: 80}]",
+        &["\"http_admin\" is not a valid port name", "at most 15"],
+    ),
+    (
         "exports:\n    - name: reviews",
         "exports:\n    - name: reveiws",
         &["which no workload has", "Did you mean \"reviews\"?"],
@@ -253,6 +264,15 @@ fn bad_files_are_explained() {
 }
 
 #[test]
+fn the_name_of_a_file_becomes_a_valid_name() {
+    let long = format!("{}-and-more.yaml", "a".repeat(39));
+    for (file, name) in [("My Mesh.yaml", "my-mesh"), ("..yaml", "lab"), ("ü.yaml", "lab"), (&*long, &long[..39])] {
+        let topology = Topology::parse(Path::new(file), GOOD).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(topology.name, name, "{file}");
+    }
+}
+
+#[test]
 fn empty_or_foreign_text_is_explained() {
     for text in [
         "",
@@ -283,11 +303,19 @@ fn unreadable_file_is_explained() {
 #[test]
 fn manifest_is_found_beside_the_topology() {
     let folder = tempfile::tempdir().expect("a folder for temporary files");
-    std::fs::write(folder.path().join("extra.yaml"), "kind: ConfigMap").expect("written");
+    std::fs::write(folder.path().join("extra.yaml"), "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}")
+        .expect("written");
     let text = GOOD.replace("  exports:", "  manifests:\n    - path: extra.yaml\n      clusters: [east]\n  exports:");
     let file = folder.path().join("mesh.yaml");
     std::fs::write(&file, text).expect("written");
     let topology = Topology::load(&file).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(topology.manifests[0].clusters, ["east"]);
     assert!(topology.manifests[0].path.is_file());
+    assert_eq!(topology.manifests[0].objects.len(), 1);
+
+    std::fs::write(folder.path().join("extra.yaml"), "kind: ConfigMap").expect("written");
+    let error = Topology::load(&file).expect_err("a broken manifest").to_string();
+    for part in ["mesh.yaml:32:13: manifest \"extra.yaml\" cannot be used: line 1", "no apiVersion", "correct "] {
+        assert!(error.contains(part), "wants {part:?} in {error}");
+    }
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_saphyr::Spanned;
 
 use super::super::diagnostic::{Problem, with_nearest};
-use super::super::file;
 use super::super::model::{Cluster, Export, Manifest, Port, Program, Workload};
-use super::names::{CheckResult, label, or_none};
+use super::super::{file, manifest};
+use super::names::{CheckResult, is_port_name, label, or_none, service};
 
 /// Most pods of one workload in one cluster: a lab runs on one machine.
 const MAX_REPLICAS: u32 = 64;
@@ -17,7 +17,7 @@ pub(super) fn workloads(raw: &[Spanned<file::WorkloadEntry>], clusters: &[Cluste
     let mut workloads: Vec<Workload> = Vec::new();
     for spanned in raw {
         let workload = &spanned.value;
-        let name = label(&workload.name, "workload")?;
+        let name = service(&workload.name, "workload")?;
         let namespace = workload.namespace.as_ref().map_or(Ok("default".to_owned()), |n| label(n, "namespace"))?;
         let version = workload.version.as_ref().map(|version| label(version, "version")).transpose()?;
         let service_account =
@@ -122,6 +122,11 @@ fn ports(raw: Option<&[Spanned<file::PortEntry>]>, program: &Program) -> CheckRe
             )
             .hint("give each port another name and number"));
         }
+        if !is_port_name(&entry.name) {
+            return Err(Problem::new(spanned.referenced, format!("\"{}\" is not a valid port name", entry.name)).hint(
+                "lower-case letters, digits and single dashes, at most 15, with a letter, as in http or tcp-db",
+            ));
+        }
         if entry.port == 0 || entry.target_port == Some(0) {
             return Err(Problem::new(spanned.referenced, "0 is not a port number").hint("a number from 1 to 65535"));
         }
@@ -175,7 +180,7 @@ pub(super) fn exports(
 ) -> CheckResult<Vec<Export>> {
     let mut exports = Vec::new();
     for spanned in raw {
-        let name = label(&spanned.value.name, "service")?;
+        let name = service(&spanned.value.name, "service")?;
         let namespace = spanned.value.namespace.as_ref().map_or(Ok("default".to_owned()), |n| label(n, "namespace"))?;
         let having: BTreeSet<&str> = workloads
             .iter()
@@ -215,23 +220,27 @@ pub(super) fn manifests(
     for spanned in raw {
         let written = &spanned.value.path;
         let file = folder.join(&written.value);
-        if let Err(error) = std::fs::File::open(&file) {
-            return Err(Problem::new(
-                written.referenced,
-                format!("manifest \"{}\" cannot be read: {}", written.value, install::client_error::system(&error)),
-            )
-            .hint(format!("paths are relative to the topology: looked for {}", file.display())));
-        }
         if file.is_dir() {
             return Err(Problem::new(written.referenced, format!("manifest \"{}\" is a folder", written.value))
                 .hint("list its files one by one"));
         }
+        let text = std::fs::read_to_string(&file).map_err(|error| {
+            Problem::new(
+                written.referenced,
+                format!("manifest \"{}\" cannot be read: {}", written.value, install::client_error::system(&error)),
+            )
+            .hint(format!("paths are relative to the topology: looked for {}", file.display()))
+        })?;
+        let objects = manifest::objects(&text).map_err(|error| {
+            Problem::new(written.referenced, format!("manifest \"{}\" cannot be used: {error}", written.value))
+                .hint(format!("correct {}", file.display()))
+        })?;
         let of: Result<Vec<&Cluster>, Problem> = match &spanned.value.clusters {
             Some(listed) => listed.iter().map(|one| cluster_named(one, clusters)).collect(),
             None => Ok(clusters.iter().collect()),
         };
         let clusters = of?.into_iter().map(|cluster| cluster.name.clone()).collect();
-        manifests.push(Manifest { path: file, clusters });
+        manifests.push(Manifest { path: file, clusters, objects });
     }
     Ok(manifests)
 }
