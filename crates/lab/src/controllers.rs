@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod endpoint_slice;
 pub mod load_balancer;
 pub mod namespace;
+mod node_fit;
 pub mod node_lifecycle;
 mod owner;
 pub mod pod_state;
@@ -22,13 +23,15 @@ pub mod rollout;
 pub mod scheduler;
 pub mod selector;
 pub mod service_proxy;
+pub mod template;
+pub mod view;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use cache::ClusterView;
 use kube::Client;
 use tokio::task::JoinSet;
+pub use view::ClusterView;
 
 /// Settings of a cluster's controllers.
 #[derive(Debug, Clone)]
