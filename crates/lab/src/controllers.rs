@@ -9,6 +9,7 @@
 pub mod cache;
 pub mod deployment;
 pub mod endpoint_slice;
+pub mod job;
 pub mod load_balancer;
 pub mod namespace;
 mod node_fit;
@@ -46,6 +47,7 @@ pub async fn run(client: Client, view: Arc<ClusterView>, settings: ControllerSet
     tasks.spawn(namespace::run(client.clone(), view.clone()));
     tasks.spawn(deployment::run(client.clone(), view.clone()));
     tasks.spawn(replica_set::run(client.clone(), view.clone()));
+    tasks.spawn(job::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
     tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings.load_balancers));
