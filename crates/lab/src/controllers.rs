@@ -20,10 +20,12 @@ mod reconcile;
 pub mod record;
 pub mod replica_set;
 pub mod retry;
+pub mod revision;
 pub mod rollout;
 pub mod scheduler;
 pub mod selector;
 pub mod service_proxy;
+pub mod stateful_set;
 pub mod template;
 pub mod view;
 
@@ -47,6 +49,7 @@ pub async fn run(client: Client, view: Arc<ClusterView>, settings: ControllerSet
     tasks.spawn(namespace::run(client.clone(), view.clone()));
     tasks.spawn(deployment::run(client.clone(), view.clone()));
     tasks.spawn(replica_set::run(client.clone(), view.clone()));
+    tasks.spawn(stateful_set::run(client.clone(), view.clone()));
     tasks.spawn(job::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
