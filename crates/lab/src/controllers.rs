@@ -7,6 +7,7 @@
 //! never acts twice before the watch reports them.
 
 pub mod cache;
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod job;
@@ -50,6 +51,7 @@ pub async fn run(client: Client, view: Arc<ClusterView>, settings: ControllerSet
     tasks.spawn(deployment::run(client.clone(), view.clone()));
     tasks.spawn(replica_set::run(client.clone(), view.clone()));
     tasks.spawn(stateful_set::run(client.clone(), view.clone()));
+    tasks.spawn(daemon_set::run(client.clone(), view.clone()));
     tasks.spawn(job::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
