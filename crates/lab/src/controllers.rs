@@ -7,6 +7,7 @@
 //! never acts twice before the watch reports them.
 
 pub mod cache;
+pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
@@ -53,6 +54,7 @@ pub async fn run(client: Client, view: Arc<ClusterView>, settings: ControllerSet
     tasks.spawn(stateful_set::run(client.clone(), view.clone()));
     tasks.spawn(daemon_set::run(client.clone(), view.clone()));
     tasks.spawn(job::run(client.clone(), view.clone()));
+    tasks.spawn(cron_job::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
     tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings.load_balancers));
