@@ -11,6 +11,7 @@ pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
+pub mod endpoints;
 pub mod job;
 pub mod load_balancer;
 pub mod namespace;
@@ -57,6 +58,8 @@ pub async fn run(client: Client, view: Arc<ClusterView>, settings: ControllerSet
     tasks.spawn(cron_job::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
+    tasks.spawn(endpoints::run(client.clone(), view.clone()));
+    tasks.spawn(endpoints::mirror(client.clone(), view.clone()));
     tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings.load_balancers));
     tasks.spawn(node_lifecycle::run(client, view));
     if let Some(Err(error)) = tasks.join_next().await {
