@@ -12,6 +12,7 @@ pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
+mod ineffective;
 pub mod job;
 pub mod load_balancer;
 pub mod namespace;
@@ -60,6 +61,7 @@ pub async fn run(client: Client, view: Arc<ClusterView>, settings: ControllerSet
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
     tasks.spawn(endpoints::run(client.clone(), view.clone()));
     tasks.spawn(endpoints::mirror(client.clone(), view.clone()));
+    tasks.spawn(ineffective::run(client.clone()));
     tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings.load_balancers));
     tasks.spawn(node_lifecycle::run(client, view));
     if let Some(Err(error)) = tasks.join_next().await {

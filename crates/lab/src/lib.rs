@@ -11,6 +11,7 @@
 pub mod command;
 pub mod controllers;
 pub mod dns;
+mod field_path;
 pub mod node;
 pub mod orchestration;
 pub mod testapp;
