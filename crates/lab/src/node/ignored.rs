@@ -27,7 +27,7 @@ const OF_POD: [(&str, FieldCondition); 16] = [
 ];
 
 /// Ignored fields of each container.
-const OF_CONTAINER: [(&str, FieldCondition); 10] = [
+const OF_CONTAINER: [(&str, FieldCondition); 9] = [
     ("ports/*/hostPort", Set),
     ("securityContext/privileged", Set),
     ("securityContext/procMount", Set),
@@ -35,7 +35,6 @@ const OF_CONTAINER: [(&str, FieldCondition); 10] = [
     ("terminationMessagePath", Not(&["/dev/termination-log"])),
     ("terminationMessagePolicy", Is("FallbackToLogsOnError")),
     ("tty", Set),
-    ("stdin", Set),
     ("volumeDevices", Set),
     ("volumeMounts/*/mountPropagation", Set),
 ];
