@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+mod workloads;
+
 /// A cluster without a node agent.
 struct Cluster {
     client: Client,
