@@ -112,6 +112,8 @@ fn workloads_of_every_kind_run() {
         endpoints_are_listed(&kubectl);
         cron_jobs_create_jobs(&kubectl);
         reports_what_has_no_effect(&kubectl);
+        let reader = "run reader -i --rm --restart=Never --image=host --command -- cat";
+        has(&kubectl.fed(reader, "read this\n"), &["read this"]);
         kubectl.run(&format!("delete -f {jobs} -f {peers} --timeout=60s"));
         eventually(SOON, || match kubectl.run("get pods -o name").as_str() {
             "" => Ok(()),
