@@ -1,6 +1,7 @@
 //! `pods/attach`: the output of a running container, and its standard input if it has one.
 //!
-//! The node agent writes a container's output to its log. Attaching therefore follows the log from its end.
+//! The node agent writes a container's output to its log. Attaching therefore follows the log: from its end, or from its
+//! beginning if the input is for one client, which then receives what the container answers at once.
 
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response};
@@ -22,13 +23,17 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Status> {
     let container = options.container(pod)?.to_owned();
-    if options.stdin && !has_input(pod, &container) {
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    let spec = containers.into_iter().find(|item| item["name"] == container).unwrap_or(&Value::Null);
+    if options.stdin && spec["stdin"] != true {
         return Err(Status::bad_request(format!(
             "container {container} has no standard input to attach to: run a command in it with exec instead"
         )));
     }
     let upgrade = WebSocketUpgrade::negotiate(request, &PROTOCOLS)?;
-    let follow = StreamOptions { follow: true, tail_lines: Some(0), ..StreamOptions::default() };
+    let only_client = options.stdin && spec["stdinOnce"] == true;
+    let tail_lines = if only_client { None } else { Some(0) };
+    let follow = StreamOptions { follow: true, tail_lines, ..StreamOptions::default() };
     let (node, pod, stdin) = (node.clone(), pod.clone(), options.stdin);
     upgrade.accept(move |mut socket| async move {
         let opened = async {
@@ -41,11 +46,6 @@ pub(super) async fn serve(
             Err(refusal) => socket::refuse(&mut socket, &refusal).await,
         }
     })
-}
-
-fn has_input(pod: &Value, container: &str) -> bool {
-    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
-    containers.into_iter().any(|item| item["name"] == container && item["stdin"] == true)
 }
 
 async fn bridge(socket: ClientSocket, mut output: Incoming, input: Option<NodeStream>) {
