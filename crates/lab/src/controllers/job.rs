@@ -30,6 +30,9 @@ use pods::{index_of, is_indexed, new_pod};
 pub use tally::EndedPods;
 use tally::{PodTally, ranges};
 
+/// Value of `managedBy` of the Jobs that this controller runs, unless they have none.
+const OWN_MANAGER: &str = "kubernetes.io/job-controller";
+
 /// The input of the decision.
 #[derive(Debug)]
 pub struct JobState<'a> {
@@ -243,6 +246,10 @@ impl Reconciler for Jobs {
     type Kind = Job;
 
     async fn reconcile(&self, job: &Reconciled<'_, Job>) -> Result<Option<Duration>, ReconcileError> {
+        let manager = job.object.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
+        if manager.is_some_and(|manager| manager != OWN_MANAGER) {
+            return Ok(None);
+        }
         let decision = self.decide(job);
         if decision.expired {
             let preconditions = Preconditions { uid: job.object.uid(), resource_version: None };
