@@ -190,10 +190,12 @@ fn cron_jobs_create_jobs(kubectl: &Kubectl<'_>) {
 
 fn reports_what_has_no_effect(kubectl: &Kubectl<'_>) {
     kubectl.run("autoscale statefulset/peer --max=3");
+    kubectl.run("debug peer-0 --image=host -- true");
     let expected = [
         "No effect in a lab: HorizontalPodAutoscaler objects",
         "No effect in a lab: spec.volumeClaimTemplates",
         "No effect in a lab: spec.timeZone",
+        "No effect in a lab: spec.ephemeralContainers",
     ];
     eventually(SOON, || {
         let events = kubectl.run("get events --field-selector reason=NoEffectInLab");

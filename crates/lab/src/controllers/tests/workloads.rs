@@ -152,6 +152,10 @@ async fn endpoints_are_derived_and_mirrored() {
         json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "x"}, "ports": [{"port": 80}]}}),
     )
     .await;
+    eventually("the service account of pods", || async {
+        cluster.api::<ServiceAccount>().get_opt("default").await.expect("asked")
+    })
+    .await;
     let mut pod = template("i");
     pod["metadata"]["name"] = json!("web");
     create(&cluster.api::<Pod>(), pod).await;
