@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use crate::support::{Lab, Outcome, User, eventually, kubectl_is_installed};
 
+mod workloads;
+
 const SOON: Duration = Duration::from_secs(20);
 const WEB: &str = "
 apiVersion: apps/v1

@@ -62,6 +62,7 @@ fn roles(api: &Api) {
         "replicasets",
         "replicasets/scale",
         "replicasets/status",
+        "controllerrevisions",
         "statefulsets",
         "statefulsets/scale",
         "statefulsets/status",
@@ -213,6 +214,18 @@ fn api_server_service(api: &Api, endpoints: &[SocketAddr]) {
     if addresses.is_empty() {
         return;
     }
+    seed(
+        api,
+        "",
+        "endpoints",
+        json!({
+            "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
+            "subsets": [{
+                "addresses": addresses.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
+                "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
+            }],
+        }),
+    );
     seed(
         api,
         "discovery.k8s.io",

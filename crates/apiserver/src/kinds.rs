@@ -4,9 +4,9 @@
 //! api-resources`, `kubectl api-versions`). Custom resources are described by the same [`ResourceKind`].
 //!
 //! Some kinds exist only because `kubectl get all`, `kubectl describe` or `kubectl apply --prune` reads them:
-//! ReplicationController, StatefulSet, DaemonSet, Job, CronJob, HorizontalPodAutoscaler, ResourceQuota, LimitRange,
-//! Ingress, NetworkPolicy, PodDisruptionBudget, PersistentVolume and PersistentVolumeClaim are stored and printed, but
-//! no controller of a lab reconciles them.
+//! ReplicationController, HorizontalPodAutoscaler, ResourceQuota, LimitRange, Ingress, IngressClass, NetworkPolicy,
+//! PodDisruptionBudget, PersistentVolume and PersistentVolumeClaim are stored and printed, but no controller of a lab
+//! reconciles them.
 
 mod builtin;
 pub(crate) mod events;

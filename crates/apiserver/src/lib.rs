@@ -18,7 +18,7 @@
 //! | request | `call` (an authorized request to a resource) |
 //! | state | `api` (what all requests share) |
 //! | subsystems | `authn`, `body`, `crd`, `defaults`, `encode`, `openapi`, `patch`, `protobuf`, `rbac`, `registry`, `route`, `schema`, `selectors`, `storage`, `stream` (pods and proxies), `table`, `validate` |
-//! | base | `certificates`, `kinds`, `object`, `status`, `timestamp` |
+//! | base | `certificates`, `cron`, `kinds`, `object`, `status`, `timestamp` |
 
 mod admission;
 mod allocator;
@@ -30,6 +30,7 @@ mod call;
 pub mod certificates;
 mod controllers;
 mod crd;
+mod cron;
 mod defaults;
 mod discovery;
 mod encode;
@@ -55,5 +56,6 @@ mod validate;
 mod verbs;
 mod watch;
 
+pub use cron::{CronError, CronSchedule};
 pub use server::{Options, Server, ServerObjects, StartError};
 pub use storage::SavedObjects;

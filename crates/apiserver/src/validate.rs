@@ -5,6 +5,7 @@
 //! `pkg/apis/*/validation` and k8s.io/apimachinery `pkg/util/validation`.
 
 mod access;
+mod batch;
 mod cluster;
 mod extension;
 mod field_errors;
@@ -23,7 +24,7 @@ use serde_json::Value;
 pub(crate) use crate::status::StatusCause;
 
 use crate::kinds::{self, ResourceKind};
-use field_errors::{FieldErrors, FieldPath};
+use field_errors::FieldErrors;
 
 pub(crate) use fields::{prune, types, unknown_fields};
 
@@ -35,7 +36,6 @@ pub(crate) fn object(kind: &ResourceKind, object: &Value, old: Option<&Value>) -
     if kinds::by_kind(&kind.group, &kind.version, &kind.kind).is_none() {
         return errors.into_causes();
     }
-    let spec = FieldPath::root("spec");
     match (&*kind.group, &*kind.kind) {
         ("", "Pod") => pod::pod(object, old, &mut errors),
         ("", "Service") => service::service(object, old, &mut errors),
@@ -47,9 +47,10 @@ pub(crate) fn object(kind: &ResourceKind, object: &Value, old: Option<&Value>) -
         ("apps", "ReplicaSet") => workload::replica_set(object, old, &mut errors),
         ("apps", "StatefulSet") => workload::stateful_set(object, old, &mut errors),
         ("apps", "DaemonSet") => workload::daemon_set(object, old, &mut errors),
-        ("batch", "Job") => workload::job(&object["spec"], &spec, &mut errors),
-        ("batch", "CronJob") => workload::cron_job(object, &mut errors),
+        ("batch", "Job") => batch::job(object, old, &mut errors),
+        ("batch", "CronJob") => batch::cron_job(object, &mut errors),
         ("discovery.k8s.io", "EndpointSlice") => service::endpoint_slice(object, old, &mut errors),
+        ("networking.k8s.io", "IngressClass") => cluster::ingress_class(object, old, &mut errors),
         ("coordination.k8s.io", "Lease") => cluster::lease(object, &mut errors),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => access::role(kind, object, &mut errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {

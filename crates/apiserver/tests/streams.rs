@@ -6,7 +6,7 @@ mod node;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use futures_util::AsyncReadExt as _;
+use futures_util::{AsyncReadExt as _, SinkExt as _, StreamExt as _};
 use isthmus_apiserver::{Options, Server};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{AttachParams, AttachedProcess, LogParams, Patch, PatchParams, PostParams};
@@ -16,6 +16,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A server with a running pod `web`.
@@ -94,6 +95,23 @@ async fn standard_input_ends_when_the_client_closes_it() {
     let mut output = String::new();
     process.stdout().expect("piped").read_to_string(&mut output).await.expect("output");
     assert_eq!(output, "one two");
+}
+
+#[tokio::test]
+async fn text_messages_are_input_as_binary_ones_are() {
+    let cluster = start().await;
+    let path = "/api/v1/namespaces/default/pods/web/exec?container=app&command=cat&stdin=true&stdout=true";
+    let request = http::Request::get(path).body(Vec::new()).expect("a request");
+    let mut socket = cluster.client.connect(request).await.expect("upgraded").into_stream();
+    socket.send(Message::Text("\0hello".into())).await.expect("sent");
+    socket.send(Message::Binary(vec![255, 0].into())).await.expect("closed");
+    let mut output = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        if let [1, data @ ..] = &*message.into_data() {
+            output.extend_from_slice(data);
+        }
+    }
+    assert_eq!(output, b"hello");
 }
 
 #[tokio::test]

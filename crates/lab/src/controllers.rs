@@ -7,10 +7,16 @@
 //! never acts twice before the watch reports them.
 
 pub mod cache;
+pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
+pub mod endpoints;
+mod ineffective;
+pub mod job;
 pub mod load_balancer;
 pub mod namespace;
+mod node_fit;
 pub mod node_lifecycle;
 mod owner;
 pub mod pod_state;
@@ -18,17 +24,21 @@ mod reconcile;
 pub mod record;
 pub mod replica_set;
 pub mod retry;
+pub mod revision;
 pub mod rollout;
 pub mod scheduler;
 pub mod selector;
 pub mod service_proxy;
+pub mod stateful_set;
+pub mod template;
+pub mod view;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use cache::ClusterView;
 use kube::Client;
 use tokio::task::JoinSet;
+pub use view::ClusterView;
 
 /// Settings of a cluster's controllers.
 #[derive(Debug, Clone)]
@@ -43,8 +53,15 @@ pub async fn run(client: Client, view: Arc<ClusterView>, settings: ControllerSet
     tasks.spawn(namespace::run(client.clone(), view.clone()));
     tasks.spawn(deployment::run(client.clone(), view.clone()));
     tasks.spawn(replica_set::run(client.clone(), view.clone()));
+    tasks.spawn(stateful_set::run(client.clone(), view.clone()));
+    tasks.spawn(daemon_set::run(client.clone(), view.clone()));
+    tasks.spawn(job::run(client.clone(), view.clone()));
+    tasks.spawn(cron_job::run(client.clone(), view.clone()));
     tasks.spawn(scheduler::run(client.clone(), view.clone()));
     tasks.spawn(endpoint_slice::run(client.clone(), view.clone()));
+    tasks.spawn(endpoints::run(client.clone(), view.clone()));
+    tasks.spawn(endpoints::mirror(client.clone(), view.clone()));
+    tasks.spawn(ineffective::run(client.clone()));
     tasks.spawn(load_balancer::run(client.clone(), view.clone(), settings.load_balancers));
     tasks.spawn(node_lifecycle::run(client, view));
     if let Some(Err(error)) = tasks.join_next().await {

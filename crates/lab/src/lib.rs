@@ -16,6 +16,7 @@ pub mod command;
 pub mod console;
 pub mod controllers;
 pub mod dns;
+mod field_path;
 pub mod node;
 pub mod orchestration;
 pub mod testapp;

@@ -127,6 +127,7 @@ const GROUPS: &[BuiltinGroup] = &[
         group: "apps",
         version: "v1",
         rows: &[
+            BuiltinRow("ControllerRevision", "controllerrevisions", &[], &[], NAMESPACED, &[], STORED),
             BuiltinRow("DaemonSet", "daemonsets", &["ds"], ALL, NAMESPACED, STATUS, STORED),
             BuiltinRow("Deployment", "deployments", &["deploy"], ALL, NAMESPACED, STATUS_AND_SCALE, STORED),
             BuiltinRow("ReplicaSet", "replicasets", &["rs"], ALL, NAMESPACED, STATUS_AND_SCALE, STORED),
@@ -192,6 +193,7 @@ const GROUPS: &[BuiltinGroup] = &[
         version: "v1",
         rows: &[
             BuiltinRow("Ingress", "ingresses", &["ing"], &[], NAMESPACED, STATUS, STORED),
+            BuiltinRow("IngressClass", "ingressclasses", &[], &[], CLUSTER, &[], STORED),
             BuiltinRow("NetworkPolicy", "networkpolicies", &["netpol"], &[], NAMESPACED, &[], STORED),
         ],
     },

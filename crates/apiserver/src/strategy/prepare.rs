@@ -11,6 +11,9 @@ use crate::timestamp;
 /// Characters of generated names: without vowels and similar characters, as in Kubernetes.
 const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
+/// Label of a Job's pods with the Job's UID.
+const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
+
 /// Longest prefix of a generated name.
 const MAX_PREFIX_LENGTH: usize = 58;
 
@@ -62,6 +65,27 @@ pub(crate) fn identify(object: &mut Value) {
     }
     object::set_metadata(object, "uid", Some(json!(object::new_uid())));
     object::set_metadata(object, "creationTimestamp", Some(json!(timestamp::now())));
+    if object["apiVersion"] == "batch/v1" && object["kind"] == "Job" {
+        select_own_pods(object);
+    }
+}
+
+/// A Job selects its pods by its UID, unless it has a `manualSelector`.
+fn select_own_pods(job: &mut Value) {
+    let (name, uid) = (object::name(job).to_owned(), object::uid(job).to_owned());
+    let Some(spec) = job.get_mut("spec").filter(|spec| spec["template"].is_object()) else { return };
+    if spec["manualSelector"] == true {
+        return;
+    }
+    object::field(spec, "selector");
+    object::field(&mut spec["selector"], "matchLabels").insert(CONTROLLER_UID.to_owned(), json!(uid));
+    object::metadata(&mut spec["template"]);
+    let labels = object::field(&mut spec["template"]["metadata"], "labels");
+    for (label, value) in
+        [(CONTROLLER_UID, &uid), ("controller-uid", &uid), ("batch.kubernetes.io/job-name", &name), ("job-name", &name)]
+    {
+        labels.insert(label.to_owned(), json!(value));
+    }
 }
 
 /// Restores the fields of `old` that the client cannot change, or that do not belong to the addressed subresource.
@@ -199,6 +223,23 @@ mod tests {
         let uid = object::uid(&object);
         assert_eq!(uid.len(), 36);
         assert_eq!(uid.as_bytes()[14], b'4');
+    }
+
+    #[test]
+    fn a_job_selects_its_pods_by_uid() {
+        let job =
+            json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}, "spec": {"template": {}}});
+        let mut generated = job.clone();
+        identify(&mut generated);
+        let (spec, uid) = (&generated["spec"], &generated["metadata"]["uid"]);
+        assert_eq!(spec["selector"]["matchLabels"][CONTROLLER_UID], *uid);
+        let labels = &spec["template"]["metadata"]["labels"];
+        assert_eq!((&labels[CONTROLLER_UID], &labels["controller-uid"]), (uid, uid));
+        assert_eq!((&labels["batch.kubernetes.io/job-name"], &labels["job-name"]), (&json!("once"), &json!("once")));
+        let mut manual = job;
+        manual["spec"]["manualSelector"] = json!(true);
+        identify(&mut manual);
+        assert!(manual["spec"]["selector"].is_null() && manual["spec"]["template"]["metadata"].is_null());
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! `pods/attach`: the output of a running container.
+//! `pods/attach`: the output of a running container, and its standard input if it has one.
 //!
-//! The node agent writes a container's output to its log and gives the container no standard input. Attaching therefore
-//! follows the log from its end, and attaching to standard input is an error.
+//! The node agent writes a container's output to its log. Attaching therefore follows the log: from its end, or from its
+//! beginning if the input is for one client, which then receives what the container answers at once.
 
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response};
@@ -9,8 +9,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::exec::PROTOCOLS;
-use super::node::{NodeClient, STATUS, STDOUT};
+use super::exec::{self, PROTOCOLS};
+use super::node::{NodeClient, NodeStream, STATUS, STDOUT};
 use super::options::StreamOptions;
 use super::socket::{self, ClientSocket, WebSocketUpgrade, message};
 use crate::body::ResponseBody;
@@ -23,24 +23,34 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Status> {
     let container = options.container(pod)?.to_owned();
-    if options.stdin {
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    let spec = containers.into_iter().find(|item| item["name"] == container).unwrap_or(&Value::Null);
+    if options.stdin && spec["stdin"] != true {
         return Err(Status::bad_request(format!(
             "container {container} has no standard input to attach to: run a command in it with exec instead"
         )));
     }
     let upgrade = WebSocketUpgrade::negotiate(request, &PROTOCOLS)?;
-    let follow = StreamOptions { follow: true, tail_lines: Some(0), ..StreamOptions::default() };
-    let (node, pod) = (node.clone(), pod.clone());
+    let only_client = options.stdin && spec["stdinOnce"] == true;
+    let tail_lines = if only_client { None } else { Some(0) };
+    let follow = StreamOptions { follow: true, tail_lines, ..StreamOptions::default() };
+    let (node, pod, stdin) = (node.clone(), pod.clone(), options.stdin);
     upgrade.accept(move |mut socket| async move {
-        match node.logs(&pod, &container, &follow).await {
-            Ok(output) => bridge(socket, output).await,
+        let opened = async {
+            let output = node.logs(&pod, &container, &follow).await?;
+            let input = if stdin { Some(node.attach(&pod, &container).await?) } else { None };
+            Ok((output, input))
+        };
+        match opened.await {
+            Ok((output, input)) => bridge(socket, output, input).await,
             Err(refusal) => socket::refuse(&mut socket, &refusal).await,
         }
     })
 }
 
-async fn bridge(socket: ClientSocket, mut output: Incoming) {
+async fn bridge(socket: ClientSocket, mut output: Incoming, input: Option<NodeStream>) {
     let (mut to_client, mut from_client) = socket.split();
+    let (_from_node, mut to_node) = input.map(tokio::io::split).unzip();
     let copy = async {
         while let Some(Ok(frame)) = output.frame().await {
             if let Ok(data) = frame.into_data()
@@ -53,7 +63,14 @@ async fn bridge(socket: ClientSocket, mut output: Incoming) {
         let _ = to_client.send(message(STATUS, success.as_bytes())).await;
         socket::close(&mut to_client).await;
     };
-    let left = async { while let Some(Ok(_)) = from_client.next().await {} };
+    let left = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            if let Some(to_node) = &mut to_node {
+                // An error means that the container reads no more; its output follows.
+                let _ = exec::forward(&message, to_node).await;
+            }
+        }
+    };
     tokio::select! {
         () = copy => {}
         () = left => {}

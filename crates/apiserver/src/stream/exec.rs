@@ -51,12 +51,10 @@ async fn bridge(socket: ClientSocket, stream: NodeStream) {
     let (mut from_node, mut to_node) = tokio::io::split(stream);
     let input = async {
         while let Some(Ok(message)) = from_client.next().await {
-            let sent = match message {
-                Message::Binary(data) => forward(&data, &mut to_node).await,
-                Message::Close(_) => return,
-                _ => Ok(()),
-            };
-            if sent.is_err() {
+            if matches!(message, Message::Close(_)) {
+                return;
+            }
+            if forward(&message, &mut to_node).await.is_err() {
                 // The command no longer reads its input. Its output and status follow.
                 std::future::pending::<()>().await;
             }
@@ -77,8 +75,13 @@ async fn bridge(socket: ClientSocket, stream: NodeStream) {
 /// How long a client may take to close its side.
 const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Forwards a message of the client.
-async fn forward(data: &[u8], to_node: &mut WriteHalf<NodeStream>) -> std::io::Result<()> {
+/// Forwards a message of the client. Like Kubernetes, the server makes no difference between binary messages and text.
+pub(super) async fn forward(message: &Message, to_node: &mut WriteHalf<NodeStream>) -> std::io::Result<()> {
+    let data: &[u8] = match message {
+        Message::Binary(data) => data,
+        Message::Text(text) => text.as_bytes(),
+        _ => return Ok(()),
+    };
     match data {
         [channel @ (STDIN | RESIZE), data @ ..] if !data.is_empty() => node::write_frame(to_node, *channel, data).await,
         [CLOSE, STDIN] => node::write_frame(to_node, CLOSE, &[STDIN]).await,

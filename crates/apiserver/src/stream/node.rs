@@ -1,7 +1,7 @@
 //! The client of the node agent: HTTP/1.1 over a Unix socket.
 //!
-//! `POST /exec` and `POST /portforward` are upgraded to raw streams; `GET /logs` responds with text. An exec stream has
-//! frames both ways: one byte for the channel, the length as 32 bits big-endian, the data.
+//! `POST /exec`, `POST /attach` and `POST /portforward` are upgraded to raw streams; `GET /logs` responds with text. The
+//! first two have frames: one byte for the channel, the length as 32 bits big-endian, the data.
 
 use std::io;
 use std::path::PathBuf;
@@ -65,6 +65,13 @@ impl NodeClient {
             "stderr": options.stderr,
         });
         self.upgrade("/exec", &body).await
+    }
+
+    /// Connects to the standard input of a container.
+    pub(super) async fn attach(&self, pod: &Value, container: &str) -> Result<NodeStream, Status> {
+        let metadata = &pod["metadata"];
+        let body = json!({"namespace": metadata["namespace"], "pod": metadata["name"], "container": container});
+        self.upgrade("/attach", &body).await
     }
 
     /// Connects to a port of a pod.

@@ -13,6 +13,7 @@ pub(super) fn printer(kind: &ResourceKind) -> Option<(&'static [Heading], Cells)
         ("", "Endpoints") => (ENDPOINTS, endpoints),
         ("discovery.k8s.io", "EndpointSlice") => (ENDPOINT_SLICE, endpoint_slice),
         ("networking.k8s.io", "Ingress") => (INGRESS, ingress),
+        ("networking.k8s.io", "IngressClass") => (INGRESS_CLASS, ingress_class),
         ("networking.k8s.io", "NetworkPolicy") => (NETWORK_POLICY, network_policy),
         _ => return None,
     })
@@ -144,6 +145,23 @@ fn ingress(object: &Value, now: OffsetDateTime) -> Vec<Value> {
         if items(&spec["tls"]).is_empty() { "80" } else { "80, 443" }.into(),
         age::of(object, now),
     ]
+}
+
+const INGRESS_CLASS: &[Heading] = &[
+    column("Name", "string"),
+    column("Controller", "string"),
+    column("Parameters", "string"),
+    column("Age", "string"),
+];
+
+fn ingress_class(object: &Value, now: OffsetDateTime) -> Vec<Value> {
+    let (spec, parameters) = (&object["spec"], &object["spec"]["parameters"]);
+    let kind = [text(&parameters["kind"]), text(&parameters["apiGroup"])].join(".");
+    let parameters = match text(&parameters["name"]) {
+        "" => String::new(),
+        name => format!("{}/{name}", kind.trim_end_matches('.')),
+    };
+    vec![name(object), spec["controller"].clone(), or_none(parameters), age::of(object, now)]
 }
 
 const NETWORK_POLICY: &[Heading] =

@@ -105,6 +105,20 @@ fn workloads() {
     let job = json!({"spec": {"completions": 1}, "status": {"succeeded": 1, "startTime": "2025-03-01T11:55:00Z",
         "completionTime": "2025-03-01T11:55:09Z", "conditions": [{"type": "Complete", "status": "True"}]}});
     assert_eq!(row("batch", "Job", job)[..5], ["x", "Complete", "1/1", "9s", "5m"]);
+    let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "controller": true});
+    let revision = json!({"metadata": {"ownerReferences": [owner]}, "revision": 3});
+    assert_eq!(row("apps", "ControllerRevision", revision), ["x", "statefulset.apps/db", "3", "5m"]);
+}
+
+#[test]
+fn an_ingress_class_shows_its_parameters() {
+    let class = |parameters: Value| json!({"spec": {"controller": "a.io/b", "parameters": parameters}});
+    let parameters = json!({"apiGroup": "k8s.a.io", "kind": "Gateway", "name": "g"});
+    assert_eq!(
+        row("networking.k8s.io", "IngressClass", class(parameters)),
+        ["x", "a.io/b", "Gateway.k8s.a.io/g", "5m"]
+    );
+    assert_eq!(row("networking.k8s.io", "IngressClass", class(Value::Null)), ["x", "a.io/b", "<none>", "5m"]);
 }
 
 #[test]

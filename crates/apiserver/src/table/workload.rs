@@ -14,6 +14,7 @@ pub(super) fn printer(kind: &ResourceKind) -> Option<(&'static [Heading], Cells)
         ("", "ReplicationController") => (REPLICA_SET, replication_controller),
         ("apps", "StatefulSet") => (STATEFUL_SET, stateful_set),
         ("apps", "DaemonSet") => (DAEMON_SET, daemon_set),
+        ("apps", "ControllerRevision") => (CONTROLLER_REVISION, controller_revision),
         ("batch", "Job") => (JOB, job),
         ("batch", "CronJob") => (CRON_JOB, cron_job),
         _ => return None,
@@ -124,6 +125,19 @@ fn daemon_set(object: &Value, now: OffsetDateTime) -> Vec<Value> {
         images,
         selector(&spec["selector"]),
     ]
+}
+
+const CONTROLLER_REVISION: &[Heading] =
+    &[column("Name", "string"), column("Controller", "string"), column("Revision", "integer"), column("Age", "string")];
+
+fn controller_revision(object: &Value, now: OffsetDateTime) -> Vec<Value> {
+    let owners = items(&object["metadata"]["ownerReferences"]);
+    let controller = owners.iter().find(|owner| owner["controller"] == true).map(|owner| {
+        let group = text(&owner["apiVersion"]).split_once('/').map_or("", |(group, _)| group);
+        let kind = text(&owner["kind"]).to_lowercase();
+        format!("{}/{}", [&kind, group].join(".").trim_end_matches('.'), text(&owner["name"]))
+    });
+    vec![name(object), or_none(controller.unwrap_or_default()), object["revision"].clone(), age::of(object, now)]
 }
 
 const JOB: &[Heading] = &[

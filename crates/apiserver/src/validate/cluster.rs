@@ -74,6 +74,22 @@ fn immutable(object: &Value, old: Option<&Value>, fields: &[&str], errors: &mut 
     }
 }
 
+pub(super) fn ingress_class(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    let (spec, path) = (&object["spec"], FieldPath::root("spec").child("controller"));
+    let controller = text(&spec["controller"]);
+    if controller.is_empty() {
+        errors.required(&path, "");
+    } else if !controller
+        .split_once('/')
+        .is_some_and(|(domain, rest)| !rest.is_empty() && names::subdomain(domain).is_ok())
+    {
+        errors.invalid(&path, controller, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    }
+    if let Some(old) = old {
+        errors.immutable(&path, &spec["controller"], &old["spec"]["controller"]);
+    }
+}
+
 pub(super) fn lease(object: &Value, errors: &mut FieldErrors) {
     let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     if let Some(seconds) = spec["leaseDurationSeconds"].as_i64().filter(|seconds| *seconds <= 0) {

@@ -185,6 +185,57 @@ fn workloads_select_their_template() {
 }
 
 #[test]
+fn a_stateful_set_may_mount_its_claims() {
+    let mounts =
+        json!({"containers": [{"name": "a", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]});
+    let of = |claims: Value| deployment(json!({"template": {"spec": mounts}, "volumeClaimTemplates": claims}));
+    let claimed = of(json!([{"metadata": {"name": "data"}, "spec": {}}]));
+    assert_eq!(found("apps", "StatefulSet", claimed), Vec::<String>::new());
+    let unknown = found("apps", "StatefulSet", of(json!([])));
+    assert_eq!(unknown, [r#"spec.template.spec.containers[0].volumeMounts[0].name: Not found: "data""#]);
+}
+
+#[test]
+fn jobs_and_schedules() {
+    let job = |extra: Value| {
+        let mut spec = json!({
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "i"}]}},
+        });
+        json_patch::merge(&mut spec, &extra);
+        json!({"spec": spec})
+    };
+    let none: [String; 0] = [];
+    assert_eq!(found("batch", "Job", job(json!({}))), none);
+    assert_eq!(
+        found("batch", "Job", job(json!({"completionMode": "Indexed", "parallelism": 2}))),
+        ["spec.completions: Required value: when completion mode is Indexed"]
+    );
+    let larger = job(json!({"completions": 3, "parallelism": 2}));
+    assert_eq!(
+        changed("batch", "Job", larger.clone(), Some(job(json!({"completions": 2})))),
+        ["spec.completions: Invalid value: 3: field is immutable"]
+    );
+    assert_eq!(changed("batch", "Job", larger, Some(job(json!({"completions": 3})))), none);
+    let cron = |schedule: &str| json!({"spec": {"schedule": schedule, "jobTemplate": job(json!({}))}});
+    assert_eq!(found("batch", "CronJob", cron("*/5 * * * *")), none);
+    assert_eq!(
+        found("batch", "CronJob", cron("0 25 * * *")),
+        [r#"spec.schedule: Invalid value: "0 25 * * *": end of range (25) above maximum (23): 25"#]
+    );
+}
+
+#[test]
+fn an_ingress_class_names_its_controller() {
+    let class = |controller: &str| json!({"spec": {"controller": controller}});
+    assert_eq!(found("networking.k8s.io", "IngressClass", class("example.com/ingress")), Vec::<String>::new());
+    assert_eq!(found("networking.k8s.io", "IngressClass", json!({"spec": {}})), ["spec.controller: Required value"]);
+    assert_eq!(found("networking.k8s.io", "IngressClass", class("ingress")).len(), 1);
+    let moved = changed("networking.k8s.io", "IngressClass", class("a.io/b"), Some(class("a.io/c")));
+    assert_eq!(moved, [r#"spec.controller: Invalid value: "a.io/b": field is immutable"#]);
+}
+
+#[test]
 fn services() {
     for (spec, expected) in [
         (json!({}), "spec.ports: Required value"),

@@ -61,7 +61,7 @@ pub(super) fn stateful_set(object: &Value, old: Option<&Value>, errors: &mut Fie
     let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     errors.not_negative(&path.child("replicas"), &spec["replicas"]);
     selector(&spec["selector"], &spec["template"], &path, errors);
-    template(&spec["template"], &path, errors);
+    template(&with_claims(spec), &path, errors);
     errors.one_of(&path.child("podManagementPolicy"), &spec["podManagementPolicy"], &["OrderedReady", "Parallel"]);
     let strategy = path.child("updateStrategy").child("type");
     errors.one_of(&strategy, &spec["updateStrategy"]["type"], &["OnDelete", "RollingUpdate"]);
@@ -82,6 +82,21 @@ pub(super) fn stateful_set(object: &Value, old: Option<&Value>, errors: &mut Fie
     }
 }
 
+/// The template with the volumes of `volumeClaimTemplates`, which replace others of their name.
+fn with_claims(spec: &Value) -> Value {
+    let mut template = spec["template"].clone();
+    let claims: Vec<&str> =
+        items(&spec["volumeClaimTemplates"]).map(|(_, claim)| text(&claim["metadata"]["name"])).collect();
+    if let Some(pod) = template.get_mut("spec").and_then(Value::as_object_mut).filter(|_| !claims.is_empty()) {
+        let volumes = pod.entry("volumes").or_insert_with(|| json!([]));
+        if let Some(volumes) = volumes.as_array_mut() {
+            volumes.retain(|volume| !claims.contains(&text(&volume["name"])));
+            volumes.extend(claims.iter().map(|name| json!({"name": name, "emptyDir": {}})));
+        }
+    }
+    template
+}
+
 pub(super) fn daemon_set(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
     let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     selector(&spec["selector"], &spec["template"], &path, errors);
@@ -91,29 +106,6 @@ pub(super) fn daemon_set(object: &Value, old: Option<&Value>, errors: &mut Field
     if let Some(old) = old {
         errors.immutable(&path.child("selector"), &spec["selector"], &old["spec"]["selector"]);
     }
-}
-
-pub(super) fn job(spec: &Value, path: &FieldPath, errors: &mut FieldErrors) {
-    for field in ["parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"] {
-        errors.not_negative(&path.child(field), &spec[field]);
-    }
-    let template_path = path.child("template");
-    pod::template(&spec["template"], &template_path, &["OnFailure", "Never"], errors);
-}
-
-pub(super) fn cron_job(object: &Value, errors: &mut FieldErrors) {
-    let (spec, path) = (&object["spec"], FieldPath::root("spec"));
-    let schedule = text(&spec["schedule"]);
-    if schedule.is_empty() {
-        errors.required(&path.child("schedule"), "");
-    } else if !schedule.starts_with('@') && schedule.split_whitespace().count() != 5 {
-        let found = schedule.split_whitespace().count();
-        let problem = format!("expected exactly 5 fields, found {found}: [{schedule}]");
-        errors.invalid(&path.child("schedule"), schedule, &problem);
-    }
-    let policies = ["Allow", "Forbid", "Replace"];
-    errors.one_of(&path.child("concurrencyPolicy"), &spec["concurrencyPolicy"], &policies);
-    job(&spec["jobTemplate"]["spec"], &path.child("jobTemplate").child("spec"), errors);
 }
 
 /// Fields of Deployments and ReplicaSets.

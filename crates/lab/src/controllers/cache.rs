@@ -1,23 +1,12 @@
-//! The view of a cluster that its controllers share.
+//! The objects of one kind, as a watch and the controllers' own writes report them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use kube::Resource;
 
 /// Number of deleted objects that are remembered, so that a late watch event does not restore one.
 const REMEMBERED: usize = 4096;
-/// Longest delay between attempts to watch. A lab's API server is on this machine.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// Namespace and name. The namespace of a cluster-scoped object is empty.
 pub type ObjectKey = (String, String);
@@ -101,17 +90,19 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
         }
     }
 
-    /// Replaces the objects with a new list. Objects that were written since stay if they are newer.
-    fn replace(&self, objects: Vec<K>) {
+    /// Replaces the objects with a new list, and returns whether it is the first. Objects that were written since stay
+    /// if they are newer.
+    pub(super) fn replace(&self, objects: Vec<K>) -> bool {
         let fresh: std::collections::BTreeSet<ObjectKey> = objects.iter().map(key_of).collect();
-        {
+        let first = {
             let mut state = self.state();
             state.objects.retain(|key, _| fresh.contains(key));
-            state.listed = true;
-        }
+            !std::mem::replace(&mut state.listed, true)
+        };
         for object in objects {
             self.put(object);
         }
+        first
     }
 }
 
@@ -125,129 +116,10 @@ fn version_of<K: Resource<DynamicType = ()>>(object: &K) -> u64 {
     object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
-/// The objects that controllers look at.
-#[derive(Debug)]
-pub struct ClusterView {
-    /// Deployments.
-    pub deployments: Cache<Deployment>,
-    /// ReplicaSets.
-    pub replica_sets: Cache<ReplicaSet>,
-    /// Pods.
-    pub pods: Cache<Pod>,
-    /// Services.
-    pub services: Cache<Service>,
-    /// EndpointSlices.
-    pub slices: Cache<EndpointSlice>,
-    /// Nodes.
-    pub nodes: Cache<Node>,
-    /// Namespaces.
-    pub namespaces: Cache<Namespace>,
-    /// Service accounts.
-    pub service_accounts: Cache<ServiceAccount>,
-    changed: watch::Sender<u64>,
-    synced: watch::Sender<usize>,
-}
-
-/// Number of kinds that are watched.
-const KINDS: usize = 8;
-
-impl Default for ClusterView {
-    fn default() -> Self {
-        Self {
-            deployments: Cache::default(),
-            replica_sets: Cache::default(),
-            pods: Cache::default(),
-            services: Cache::default(),
-            slices: Cache::default(),
-            nodes: Cache::default(),
-            namespaces: Cache::default(),
-            service_accounts: Cache::default(),
-            changed: watch::Sender::new(0),
-            synced: watch::Sender::new(0),
-        }
-    }
-}
-
-impl ClusterView {
-    /// Creates a view that follows the cluster of `client` until the tasks are dropped.
-    #[must_use]
-    pub fn follow(client: &Client) -> (Arc<Self>, JoinSet<()>) {
-        let view = Arc::new(Self::default());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.deployments));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.replica_sets));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.pods));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.services));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.slices));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.nodes));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.namespaces));
-        tasks.spawn(follow(Api::all(client.clone()), view.clone(), |view| &view.service_accounts));
-        (view, tasks)
-    }
-
-    /// Returns a receiver of changes.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    /// Signals a change.
-    pub fn touch(&self) {
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
-    }
-
-    /// Waits until every kind has been listed.
-    pub async fn synced(&self) {
-        // The sender lives as long as the view, so waiting cannot fail.
-        let _ = self.synced.subscribe().wait_for(|kinds| *kinds >= KINDS).await;
-    }
-}
-
-async fn follow<K>(api: Api<K>, view: Arc<ClusterView>, cache: impl Fn(&ClusterView) -> &Cache<K>)
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
-    let mut listing = Vec::new();
-    let mut pause = Duration::from_millis(20);
-    while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                tracing::debug!(kind = %K::kind(&()), %error, "a watch is interrupted");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_PAUSE);
-                continue;
-            }
-        };
-        pause = Duration::from_millis(20);
-        let cache = cache(&view);
-        match event {
-            Event::Init => listing.clear(),
-            Event::InitApply(object) => listing.push(object),
-            Event::InitDone => {
-                let first = !cache.state().listed;
-                cache.replace(std::mem::take(&mut listing));
-                if first {
-                    view.synced.send_modify(|kinds| *kinds += 1);
-                }
-                view.touch();
-            }
-            Event::Apply(object) => {
-                // The event of a controller's own write is a change to the other controllers.
-                cache.put(object);
-                view.touch();
-            }
-            Event::Delete(object) => {
-                cache.remove(&object);
-                view.touch();
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+
     use super::*;
 
     fn pod(uid: &str, version: u64) -> Pod {

@@ -1,27 +1,24 @@
 //! The Deployment controller: one ReplicaSet per pod template, and the rollout from the old to the new.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use install::client_error;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Client, Resource as _, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
-use super::cache::ClusterView;
-use super::owner::owned_by;
-use super::reconcile::whenever_changed;
-use super::retry::Retries;
+use super::cache::Cache;
+use super::owner::{owned_by, references_to};
+use super::pod_state::finished;
+use super::reconcile::{self, ReconcileError, Reconciled, ReconciledKind, Reconciler};
 use super::rollout::{self, RolloutStrategy, SetSize};
+use super::template::{TEMPLATE_HASH, template_hash};
+use super::view::ClusterView;
 
-/// Label that distinguishes the pods of one template from those of another.
-pub const TEMPLATE_HASH: &str = "pod-template-hash";
 /// Annotation with the revision that `kubectl rollout history` shows.
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
 const DEFAULT_DEADLINE: i32 = 600;
@@ -65,32 +62,6 @@ pub struct DeploymentState<'a> {
     pub old_pods: bool,
     /// The current time.
     pub now: Timestamp,
-}
-
-/// Returns a stable hash of a template, without the label that contains the hash.
-#[must_use]
-pub fn template_hash(template: &PodTemplateSpec) -> String {
-    let mut template = template.clone();
-    if let Some(meta) = &mut template.metadata {
-        if let Some(labels) = &mut meta.labels {
-            labels.remove(TEMPLATE_HASH);
-        }
-        // Clients omit an empty map or write it; `kubectl rollout undo` omits it.
-        meta.labels = meta.labels.take().filter(|labels| !labels.is_empty());
-        meta.annotations = meta.annotations.take().filter(|annotations| !annotations.is_empty());
-    }
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_string(&template).unwrap_or_default().hash(&mut hasher);
-    // Kubernetes' alphabet for such names: without vowels, so that no words appear.
-    const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut rest = hasher.finish();
-    (0..10)
-        .map(|_| {
-            let letter = LETTERS[usize::try_from(rest % 27).unwrap_or(0)];
-            rest /= 27;
-            char::from(letter)
-        })
-        .collect()
 }
 
 /// Returns the next actions for one Deployment.
@@ -219,12 +190,7 @@ fn new_set(deployment: &Deployment, name: &str, hash: &str, replicas: i32, revis
     set.metadata.namespace = deployment.namespace();
     set.metadata.labels = Some(labels);
     set.metadata.annotations = Some(annotations);
-    set.metadata.owner_references = deployment.controller_owner_ref(&()).map(|owner| {
-        vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
-            block_owner_deletion: Some(true),
-            ..owner
-        }]
-    });
+    set.metadata.owner_references = references_to(deployment);
     set.spec = Some(k8s_openapi::api::apps::v1::ReplicaSetSpec {
         min_ready_seconds: spec.min_ready_seconds,
         replicas: Some(replicas),
@@ -341,36 +307,36 @@ fn condition(
 
 /// Runs the controller.
 pub async fn run(client: Client, view: Arc<ClusterView>) {
-    let retries = tokio::sync::Mutex::new(Retries::default());
-    whenever_changed(&view, || pass(&client, &view, &retries)).await;
+    reconcile::run(client, view, Deployments).await;
 }
 
-async fn pass(client: &Client, view: &ClusterView, retries: &tokio::sync::Mutex<Retries>) -> Option<Duration> {
-    let mut retries = retries.lock().await;
-    let started = Instant::now();
-    let sets = view.replica_sets.list();
-    for deployment in view.deployments.list() {
-        let Some(uid) = deployment.metadata.uid.as_deref() else { continue };
-        if deployment.metadata.deletion_timestamp.is_some() || !retries.due(uid, started) {
-            continue;
-        }
-        let owned: Vec<Arc<ReplicaSet>> = sets.iter().filter(|set| owned_by(&set.metadata, uid)).cloned().collect();
+struct Deployments;
+
+impl ReconciledKind for Deployment {
+    const CONTROLLER: &'static str = "deployment-controller";
+
+    fn cache(view: &ClusterView) -> &Cache<Self> {
+        &view.deployments
+    }
+}
+
+impl Reconciler for Deployments {
+    type Kind = Deployment;
+
+    async fn reconcile(&self, deployment: &Reconciled<'_, Deployment>) -> Result<Option<Duration>, ReconcileError> {
+        let (view, object) = (deployment.view, deployment.object);
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        let mut owned = view.replica_sets.list();
+        owned.retain(|set| owned_by(&set.metadata, uid));
         let situation = DeploymentState {
-            deployment: &deployment,
+            deployment: object,
             sets: &owned,
-            old_pods: old_pods(view, &deployment, &owned),
+            old_pods: old_pods(view, object, &owned),
             now: Timestamp::now(),
         };
-        match act(client, view, &deployment, decide(&situation)).await {
-            Ok(()) => retries.succeeded(uid),
-            Err(error) => {
-                let error = client_error::describe(&error);
-                tracing::debug!(deployment = deployment.name_any(), error, "cannot update a deployment");
-                retries.failed(uid, Instant::now());
-            }
-        }
+        act(deployment, decide(&situation)).await?;
+        Ok(None)
     }
-    retries.next(started)
 }
 
 fn old_pods(view: &ClusterView, deployment: &Deployment, owned: &[Arc<ReplicaSet>]) -> bool {
@@ -378,29 +344,20 @@ fn old_pods(view: &ClusterView, deployment: &Deployment, owned: &[Arc<ReplicaSet
     let current = format!("{}-{}", deployment.name_any(), template_hash(&spec.template));
     let old: Vec<&str> =
         owned.iter().filter(|set| set.name_any() != current).filter_map(|set| set.metadata.uid.as_deref()).collect();
-    view.pods.list().iter().any(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed")) && old.iter().any(|uid| owned_by(&pod.metadata, uid))
-    })
+    view.pods.list().iter().any(|pod| !finished(pod) && old.iter().any(|uid| owned_by(&pod.metadata, uid)))
 }
 
-async fn act(
-    client: &Client,
-    view: &ClusterView,
-    deployment: &Deployment,
-    actions: Vec<DeploymentAction>,
-) -> kube::Result<()> {
-    let namespace = deployment.namespace().unwrap_or_default();
-    let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), &namespace);
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
-    let name = deployment.name_any();
+async fn act(deployment: &Reconciled<'_, Deployment>, actions: Vec<DeploymentAction>) -> kube::Result<()> {
+    let (view, name, namespace) = (deployment.view, deployment.object.name_any(), deployment.namespace());
+    let sets: Api<ReplicaSet> = deployment.api();
+    let deployments: Api<Deployment> = deployment.api();
     let params = PatchParams::default();
     for action in actions {
         match action {
             DeploymentAction::Create(set) => {
                 view.replica_sets.put(sets.create(&PostParams::default(), &set).await?);
                 let size = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
-                report(client, deployment, &format!("Scaled up replica set {} from 0 to {size}", set.name_any())).await;
+                report(deployment, &format!("Scaled up replica set {} from 0 to {size}", set.name_any())).await;
             }
             DeploymentAction::Scale { name: set, replicas } => {
                 let before = view.replica_sets.get(&namespace, &set).map_or(0, |set| size_of(&set).wanted);
@@ -408,7 +365,7 @@ async fn act(
                 view.replica_sets.put(sets.patch(&set, &params, &patch).await?);
                 let way = if replicas > before { "up" } else { "down" };
                 let message = format!("Scaled {way} replica set {set} from {before} to {replicas}");
-                report(client, deployment, &message).await;
+                report(deployment, &message).await;
             }
             DeploymentAction::AnnotateSet { name: set, annotations } => {
                 let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
@@ -437,8 +394,8 @@ async fn act(
     Ok(())
 }
 
-async fn report(client: &Client, deployment: &Deployment, message: &str) {
-    super::record::event(client, deployment, "deployment-controller", "Normal", "ScalingReplicaSet", message).await;
+async fn report(deployment: &Reconciled<'_, Deployment>, message: &str) {
+    deployment.event("Normal", "ScalingReplicaSet", message).await;
 }
 
 #[cfg(test)]

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use install::client_error;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, DeleteParams, PostParams};
-use kube::{Client, Resource as _, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 
-use super::cache::ClusterView;
+use super::owner::references_to;
 use super::pod_state::{finished, ready_since};
 use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::selector;
+use super::view::ClusterView;
 
 /// Label with the name of a slice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -178,9 +178,7 @@ fn slice(
     slice.metadata.name = Some(format!("{}-{:05x}", service.name_any(), hasher.finish() & 0xf_ffff));
     slice.metadata.namespace = service.namespace();
     slice.metadata.labels = Some(labels);
-    slice.metadata.owner_references = service
-        .controller_owner_ref(&())
-        .map(|owner| vec![OwnerReference { block_owner_deletion: Some(true), ..owner }]);
+    slice.metadata.owner_references = references_to(service);
     slice
 }
 
@@ -265,7 +263,13 @@ async fn pass(client: &Client, view: &ClusterView, retries: &tokio::sync::Mutex<
     retries.next(started)
 }
 
-async fn act(client: &Client, view: &ClusterView, namespace: &str, actions: Vec<SliceAction>) -> kube::Result<()> {
+/// Carries out actions on the slices of a namespace.
+pub(super) async fn act(
+    client: &Client,
+    view: &ClusterView,
+    namespace: &str,
+    actions: Vec<SliceAction>,
+) -> kube::Result<()> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
     for action in actions {
         match action {

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use install::client_error;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, Patch, PatchParams};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::json;
 
-use super::cache::ClusterView;
 use super::reconcile::whenever_changed;
 use super::retry::Retries;
+use super::view::ClusterView;
 use crate::topology::IpFamily;
 
 /// An action for a Service.
@@ -158,7 +158,8 @@ async fn pass(
             AddressAction::Refuse(why) => {
                 if !retries.has_failed(&key) {
                     let reason = "SyncLoadBalancerFailed";
-                    super::record::event(client, service.as_ref(), "service-controller", "Warning", reason, why).await;
+                    super::record::event(client, service.object_ref(&()), "service-controller", "Warning", reason, why)
+                        .await;
                 }
                 retries.failed(&key, Instant::now());
                 continue;

@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
 
-use super::cache::ClusterView;
 use super::reconcile::whenever_changed;
 use super::retry::Retries;
+use super::view::ClusterView;
 
 /// Name of the service account.
 const DEFAULT: &str = "default";

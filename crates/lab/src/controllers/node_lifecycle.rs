@@ -14,9 +14,9 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::cache::ClusterView;
 use super::pod_state::ready_since;
 use super::reconcile::whenever_changed;
+use super::view::ClusterView;
 use crate::timestamp;
 
 /// Grace period without a heartbeat.

@@ -2,19 +2,15 @@
 
 use install::client_error;
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::discovery::ApiResource;
-use kube::{Client, Resource};
 use serde_json::json;
 
 use crate::timestamp;
 
-/// Writes an Event about `object`. A failure is only logged.
-pub async fn event<K>(client: &Client, object: &K, component: &str, kind: &str, reason: &str, message: &str)
-where
-    K: Resource<DynamicType = ()>,
-{
-    let about: ObjectReference = object.object_ref(&());
+/// Writes an Event about an object. A failure is only logged.
+pub async fn event(client: &Client, about: ObjectReference, component: &str, kind: &str, reason: &str, message: &str) {
     let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let now = k8s_openapi::jiff::Timestamp::now();
     let name = about.name.clone().unwrap_or_default();

@@ -46,7 +46,8 @@ impl RolloutStrategy {
     }
 }
 
-fn share(value: &IntOrString, of: i32, up: bool) -> i32 {
+/// Resolves a number of pods or a percentage of all pods.
+pub(super) fn share(value: &IntOrString, of: i32, up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => (*number).max(0),
         IntOrString::String(text) => {

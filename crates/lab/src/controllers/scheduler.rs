@@ -11,14 +11,16 @@ use install::client_error;
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::json;
 
-use super::cache::ClusterView;
+use super::node_fit::{self, NOT_READY, UNSCHEDULABLE};
+use super::owner::controller_of;
 use super::pod_state::finished;
 use super::reconcile::whenever_changed;
 use super::retry::Retries;
 use super::selector;
+use super::view::ClusterView;
 use crate::timestamp;
 
 /// Label of a node's zone.
@@ -99,46 +101,26 @@ fn place(pod: &Pod, nodes: &[Arc<Node>], placed: &[(Arc<Pod>, String)]) -> Place
 }
 
 fn owner_of(pod: &Pod) -> Option<&str> {
-    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+    controller_of(&pod.metadata).map(|owner| owner.uid.as_str())
 }
 
 /// Returns why `pod` cannot be assigned to `node`, in the words of `kubectl describe`.
 fn objection(pod: &Pod, node: &Node, nodes: &[Arc<Node>], placed: &[(Arc<Pod>, String)]) -> Option<&'static str> {
     let spec = pod.spec.as_ref()?;
-    let node_spec = node.spec.as_ref();
-    if node_spec.and_then(|spec| spec.unschedulable).unwrap_or(false) {
-        return Some("node(s) were unschedulable");
+    if let Some(taint) = node_fit::untolerated(spec, node, &["NoSchedule", "NoExecute"]) {
+        return Some(match taint.key.as_str() {
+            UNSCHEDULABLE => "node(s) were unschedulable",
+            NOT_READY => "node(s) had untolerated taint {node.kubernetes.io/not-ready: }",
+            _ => "node(s) had untolerated taint",
+        });
     }
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    if conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status != "True") {
-        return Some("node(s) had untolerated taint {node.kubernetes.io/not-ready: }");
-    }
-    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    let repels = |taint: &k8s_openapi::api::core::v1::Taint| {
-        taint.effect != "PreferNoSchedule"
-            && !tolerations.iter().any(|toleration| {
-                toleration.key.as_ref().is_none_or(|key| *key == taint.key)
-                    && toleration.effect.as_ref().is_none_or(|effect| effect.is_empty() || *effect == taint.effect)
-                    && (toleration.operator.as_deref() == Some("Exists") || toleration.value == taint.value)
-            })
-    };
-    if node_spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default().iter().any(repels) {
-        return Some("node(s) had untolerated taint");
-    }
-    let labels = node.labels();
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    let affinity = spec.affinity.as_ref();
-    let required = affinity
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    let near = required.is_none_or(|required| {
-        required.node_selector_terms.iter().any(|term| selector::node_meets(term, labels, &node.name_any()))
-    });
-    if !selected || !near {
+    if !node_fit::meets_affinity(spec, node) {
         return Some("node(s) didn't match Pod's node affinity/selector");
     }
-    let apart = affinity
+    let labels = node.labels();
+    let apart = spec
+        .affinity
+        .as_ref()
         .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
         .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_deref())
         .unwrap_or_default();
@@ -214,7 +196,7 @@ async fn bind(client: &Client, view: &ClusterView, pod: &Pod, node: &str) -> kub
         view.pods.assume(bound);
     }
     let message = format!("Successfully assigned {namespace}/{name} to {node}");
-    super::record::event(client, pod, "default-scheduler", "Normal", "Scheduled", &message).await;
+    super::record::event(client, pod.object_ref(&()), "default-scheduler", "Normal", "Scheduled", &message).await;
     Ok(())
 }
 
@@ -245,7 +227,7 @@ async fn refuse(client: &Client, view: &ClusterView, pod: &Pod, why: &str) -> ku
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
     view.pods.put(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await?);
-    super::record::event(client, pod, "default-scheduler", "Warning", "FailedScheduling", why).await;
+    super::record::event(client, pod.object_ref(&()), "default-scheduler", "Warning", "FailedScheduling", why).await;
     Ok(())
 }
 

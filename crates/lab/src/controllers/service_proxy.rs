@@ -10,9 +10,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 use net::firewall::{Protocol, Services, VirtualServer};
 
-use super::cache::ClusterView;
 use super::endpoint_slice::SERVICE_NAME;
 use super::load_balancer;
+use super::view::ClusterView;
 
 /// Batching window of changes: a rollout is several events in a row.
 const BATCHING_WINDOW: Duration = Duration::from_millis(5);

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+mod workloads;
+
 /// A cluster without a node agent.
 struct Cluster {
     client: Client,
@@ -57,6 +59,14 @@ impl Cluster {
                 let status = json!({"status": {"phase": "Running", "podIP": format!("10.244.0.{}", index + 2), "conditions": ready}});
                 let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;
             }
+        }
+    }
+
+    /// Removes pods that are being deleted, as a node agent would when they have ended.
+    async fn finish_deleted(&self) {
+        for pod in list(&self.api::<Pod>()).await.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
+            let now = kube::api::DeleteParams::default().grace_period(0);
+            let _ = self.api::<Pod>().delete(&pod.name_any(), &now).await;
         }
     }
 }
@@ -163,15 +173,8 @@ async fn from_a_deployment_to_endpoints_and_back() {
 
     let image = Patch::Merge(web("two", 3));
     deployments.patch("web", &PatchParams::default(), &image).await.expect("changed");
-    let finish_deleted = || async {
-        // A node agent does this with pods that are being deleted.
-        for pod in list(&cluster.api::<Pod>()).await.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
-            let now = kube::api::DeleteParams::default().grace_period(0);
-            let _ = cluster.api::<Pod>().delete(&pod.name_any(), &now).await;
-        }
-    };
     eventually("a rollout", || async {
-        finish_deleted().await;
+        cluster.finish_deleted().await;
         let done = available(3)().await;
         let pods = list(&cluster.api::<Pod>()).await;
         let new = pods

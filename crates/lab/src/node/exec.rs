@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use net::namespace::Namespaces;
 use net::process::{Exit, Launch, LaunchError, Process, Program, Streams, User};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
 use super::cluster::PodRef;
@@ -26,6 +28,40 @@ pub(super) struct RunningContainer {
     pub directory: Option<PathBuf>,
     pub user: Option<User>,
     pub log: watch::Receiver<LogProgress>,
+    /// The standard input, if the container has `stdin: true`.
+    pub input: Option<ContainerInput>,
+}
+
+/// The standard input of a container, which stays open while no client is attached.
+#[derive(Debug)]
+pub(super) struct ContainerInput {
+    pipe: tokio::sync::Mutex<Option<pipe::Sender>>,
+    /// Whether the input ends with the first client (`stdinOnce`).
+    once: bool,
+}
+
+impl ContainerInput {
+    /// Returns the input, and the end of the pipe for the container.
+    pub(super) fn open(once: bool) -> io::Result<(Self, OwnedFd)> {
+        let (theirs, ours) = io::pipe()?;
+        let pipe = pipe::Sender::from_owned_fd(ours.into())?;
+        Ok((Self { pipe: tokio::sync::Mutex::new(Some(pipe)), once }, theirs.into()))
+    }
+
+    /// Writes the input of a client. Returns an error if the container reads no more.
+    pub(super) async fn write(&self, data: &[u8]) -> io::Result<()> {
+        match &mut *self.pipe.lock().await {
+            Some(pipe) => pipe.write_all(data).await,
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Ends the input if it is for one client.
+    pub(super) async fn detached(&self) {
+        if self.once {
+            self.pipe.lock().await.take();
+        }
+    }
 }
 
 /// A running pod, as other tasks than its own use it.

@@ -2,20 +2,9 @@
 //! cgroups or a security module. An Event of the pod reports them.
 
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::Value;
 
-/// When a field is reported.
-#[derive(Debug, Clone, Copy)]
-enum FieldCondition {
-    /// The field is present, and not false or empty.
-    Set,
-    /// The field has this value.
-    Is(&'static str),
-    /// The field has another value than Kubernetes' default.
-    Not(&'static str),
-}
-
-use FieldCondition::{Is, Not, Set};
+use crate::field_path::FieldCondition::{self, Is, Not, Set};
+use crate::field_path::present;
 
 /// Ignored fields of the pod's spec. A pod that relies on one of them behaves differently in a lab.
 const OF_POD: [(&str, FieldCondition); 16] = [
@@ -38,13 +27,12 @@ const OF_POD: [(&str, FieldCondition); 16] = [
 ];
 
 /// Ignored fields of each container.
-const OF_CONTAINER: [(&str, FieldCondition); 10] = [
+const OF_CONTAINER: [(&str, FieldCondition); 9] = [
     ("ports/*/hostPort", Set),
     ("securityContext/privileged", Set),
     ("securityContext/procMount", Set),
     ("securityContext/seLinuxOptions", Set),
-    ("stdin", Set),
-    ("terminationMessagePath", Not("/dev/termination-log")),
+    ("terminationMessagePath", Not(&["/dev/termination-log"])),
     ("terminationMessagePolicy", Is("FallbackToLogsOnError")),
     ("tty", Set),
     ("volumeDevices", Set),
@@ -92,28 +80,6 @@ impl IgnoredFields {
             }
         }
         found
-    }
-}
-
-fn present(of: &Value, at: &str, table: &[(&str, FieldCondition)]) -> Vec<String> {
-    let named = |path: &str| format!("{at}.{}", path.replace("/*/", "[*].").replace('/', "."));
-    table.iter().filter(|(path, when)| holds(of, path, *when)).map(|(path, _)| named(path)).collect()
-}
-
-fn holds(of: &Value, path: &str, when: FieldCondition) -> bool {
-    match path.split_once('/') {
-        Some(("*", rest)) => of.as_array().into_iter().flatten().any(|one| holds(one, rest, when)),
-        Some((field, rest)) => holds(&of[field], rest, when),
-        None => {
-            let value = &of[path];
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let set = !matches!(text.as_str(), "null" | "false" | "" | "[]" | "{}");
-            match when {
-                Set => set,
-                Is(wanted) => text == wanted,
-                Not(usual) => set && text != usual,
-            }
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The node agent's socket: commands in containers, logs and port forwarding for the API server, HTTP/1.1 on a Unix
 //! socket.
 //!
-//! `POST /exec` and `POST /portforward` become raw streams by an upgrade, `GET /logs` returns text. An error is a
+//! `POST /exec`, `POST /attach` and `POST /portforward` become raw streams by an upgrade, `GET /logs` returns text. An error is a
 //! Kubernetes `Status` with the matching HTTP code. `POST /nodes/{node}/kill` and `…/revive` inject faults.
 
 use std::collections::HashMap;
@@ -24,6 +24,7 @@ use super::host::Host;
 use super::logs::{self, LogQuery};
 use super::nodes::NodeFault;
 
+mod attach;
 mod exec;
 mod forward;
 mod reply;
@@ -65,6 +66,7 @@ async fn answer(host: &Host, request: Request<Incoming>) -> Result<Response<Agen
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => Ok(Response::new(full("ok"))),
         (&Method::GET, "/logs") => log(host, request.uri().query().unwrap_or_default()).await,
+        (&Method::POST, "/attach") => attach::serve(host, request).await,
         (&Method::POST, "/exec") => exec::serve(host, request).await,
         (&Method::POST, "/portforward") => forward::serve(host, request).await,
         (&Method::POST, path) if path.starts_with("/nodes/") => node(host, path),

@@ -77,8 +77,8 @@ pub(super) struct PodWorker {
     started_at: String,
     /// The last error that was reported as an event, so that it is reported once.
     trouble: Option<String>,
-    /// Whether ignored fields have been reported.
-    reported_ignored: bool,
+    /// The ignored fields that have been reported.
+    reported: IgnoredFields,
 }
 
 impl PodWorker {
@@ -112,7 +112,7 @@ impl PodWorker {
             since: status::ConditionTimes::new(),
             started_at: timestamp::seconds(Timestamp::now()),
             trouble: None,
-            reported_ignored: false,
+            reported: IgnoredFields::default(),
         };
         (outbox, tokio::spawn(worker.run()))
     }
@@ -171,6 +171,8 @@ impl PodWorker {
                 self.pod = *pod;
                 if self.pod.metadata.deletion_timestamp.is_some() {
                     self.stop(self.grace(), true);
+                } else if self.sandbox.is_some() {
+                    self.report_ignored();
                 }
             }
             PodMessage::Removed => self.stop(Duration::ZERO, false),
@@ -282,20 +284,18 @@ impl PodWorker {
             .find(|slot| slot.role == ContainerRole::Init && slot.ended().is_some_and(|ended| !ended.succeeded()))
     }
 
-    /// Reports fields without effect in an event, once.
+    /// Reports fields without effect in an event, once. Ephemeral containers may be added later.
     fn report_ignored(&mut self) {
-        if std::mem::replace(&mut self.reported_ignored, true) {
-            return;
-        }
         let ignored = IgnoredFields::of(&self.pod);
-        if !ignored.without_effect.is_empty() {
+        if !ignored.without_effect.is_empty() && ignored.without_effect != self.reported.without_effect {
             let message = format!("No effect in a lab: {}", ignored.without_effect.join(", "));
             self.event("Warning", "NoEffectInLab", &message, None);
         }
-        if !ignored.not_enforced.is_empty() {
+        if !ignored.not_enforced.is_empty() && ignored.not_enforced != self.reported.not_enforced {
             let message = format!("Reported but not enforced in a lab: {}", ignored.not_enforced.join(", "));
             self.event("Normal", "NotEnforcedInLab", &message, None);
         }
+        self.reported = ignored;
     }
 
     fn use_sandbox(&mut self, sandbox: Sandbox) {

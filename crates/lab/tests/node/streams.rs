@@ -12,6 +12,7 @@ use super::bench::{Bench, pod, with_agent};
 
 pub(super) const TESTS: &[harness::Test] = &[
     ("streams::commands_run_in_containers", commands_run_in_containers),
+    ("streams::attached_clients_write_the_input", attached_clients_write_the_input),
     ("streams::terminals_are_resized", terminals_are_resized),
     ("streams::logs_are_read_and_followed", logs_are_read_and_followed),
     ("streams::ports_are_forwarded", ports_are_forwarded),
@@ -118,6 +119,27 @@ fn commands_run_in_containers() {
         assert!(
             upgrade(&bench, "/exec", wrong).await.unwrap_err().contains("\\\"none\\\" in pod \\\"web\\\" does not run")
         );
+    });
+}
+
+fn attached_clients_write_the_input() {
+    with_agent(|bench| async move {
+        serve(&bench).await;
+        let script = "while read line; do echo got $line; done; echo end";
+        let container = |name: &str, once: bool| json!({"name": name, "stdin": true, "stdinOnce": once, "command": ["sh", "-c", script]});
+        let deaf = json!({"name": "deaf", "command": ["sleep", "60"]});
+        let containers = json!([container("once", true), container("again", false), deaf]);
+        bench.agent.apply(pod("web", json!({"restartPolicy": "Never", "containers": containers})));
+        bench.ready("web").await;
+        let to = |container: &str| json!({"namespace": "shop", "pod": "web", "container": container});
+        for (container, line) in [("once", b"one\n"), ("again", b"two\n"), ("again", b"six\n")] {
+            let mut client = upgrade(&bench, "/attach", to(container)).await.unwrap();
+            frame(&mut client, 0, line).await;
+        }
+        bench.until("the input of one client ends", || bench.log("web", "once", 0) == "got one\nend\n").await;
+        bench.until("other input continues", || bench.log("web", "again", 0).lines().count() == 2).await;
+        let refused = upgrade(&bench, "/attach", to("deaf")).await.unwrap_err();
+        assert!(refused.contains("has no standard input"), "{refused}");
     });
 }
 

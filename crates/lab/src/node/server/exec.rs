@@ -21,12 +21,12 @@ use super::reply::{AgentBody, ErrorResponse, pod, read_body, upgraded};
 use crate::node::exec::{EndOnDrop, start};
 use crate::node::host::Host;
 
-const STDIN: u8 = 0;
+pub(super) const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
+pub(super) const CLOSE: u8 = 255;
 /// Largest accepted frame, in bytes.
 const LARGEST: u32 = 1 << 20;
 /// Bytes read from a stream at a time.
@@ -215,7 +215,7 @@ async fn take(
     }
 }
 
-async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Vec<u8>)> {
+pub(super) async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Vec<u8>)> {
     let channel = reader.read_u8().await?;
     let length = reader.read_u32().await?;
     if length > LARGEST {

@@ -15,7 +15,7 @@ use super::slot::{ContainerRun, ContainerState, Termination};
 use super::{PodMessage, PodWorker};
 use crate::node::container::{ContainerSources, WaitingReason, plan};
 use crate::node::environment::{self, EnvironmentSource};
-use crate::node::exec::{self, RunningContainer};
+use crate::node::exec::{self, ContainerInput, RunningContainer};
 use crate::node::logs;
 use crate::node::probe::{self, ProbeExec, ProbeFinding, ProbeKind};
 use crate::node::sandbox::Sandbox;
@@ -69,6 +69,11 @@ impl PodWorker {
         let mut streams = Streams::none().map_err(system)?;
         streams.of = Some(sandbox.handle().map_err(system)?);
         (streams.output, streams.error) = (output, error);
+        let mut input = None;
+        if container.stdin == Some(true) {
+            let (ours, theirs) = ContainerInput::open(container.stdin_once == Some(true)).map_err(system)?;
+            (input, streams.input) = (Some(ours), theirs);
+        }
 
         let progress = watch::Sender::new(logs::LogProgress::default());
         let seen = progress.subscribe();
@@ -110,6 +115,7 @@ impl PodWorker {
             directory: launch.directory,
             user: launch.user,
             log: seen.clone(),
+            input,
         });
         self.handle.set_live(&container.name, run, live.clone());
         tokio::spawn(wait(process.clone(), seen, self.outbox.clone(), index, run));
