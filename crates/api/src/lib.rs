@@ -3,6 +3,7 @@
 //! - [`mesh`]: mesh-wide settings, key `mesh` of ConfigMap `istio`.
 //! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
+//! - [`compatibility`]: kinds and fields that are accepted and have no effect.
 //! - [`remote_secret`]: the Secret that adds a remote cluster, and [`kubeconfig`]: validation of the kubeconfig in it.
 //! - [`reader`]: the service account whose token a remote secret holds.
 //! - [`names`]: labels, annotations and well-known names.
@@ -12,6 +13,7 @@
 //!
 //! This crate does not talk to clusters and is not linked into proxies.
 
+pub mod compatibility;
 pub mod export;
 pub mod gateway;
 pub mod kubeconfig;

@@ -1,7 +1,21 @@
 //! Custom resource definitions of the mesh's configuration APIs.
 //!
-//! Their schemas preserve unknown fields. The controller validates fields and reports what it refuses and why, which a schema
-//! cannot.
+//! Each kind has a structural schema with the fields of its API, in one file for a group of kinds. An API server refuses an
+//! unknown field of an object that `kubectl` applies, except the fields of [`api::compatibility::TOLERATED`]. What a schema
+//! cannot express, such as the form of a host name, is for the controller to report.
+
+mod destination_rule;
+mod foreign;
+mod gateway;
+mod multicluster;
+mod schema;
+mod security;
+mod service_entry;
+mod sidecar;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+mod virtual_service;
 
 use serde_json::{Value, json};
 
@@ -11,41 +25,84 @@ struct ResourceDefinition {
     kind: &'static str,
     plural: &'static str,
     short: &'static [&'static str],
+    /// The schema of `spec`.
+    spec: fn() -> Value,
 }
 
 /// The definitions. The last version of each is the storage version.
 const DEFINITIONS: &[ResourceDefinition] = &[
-    multicluster("ServiceExport", "serviceexports", &["svcex"]),
-    multicluster("ServiceImport", "serviceimports", &["svcim"]),
-    networking("Gateway", "gateways", &["gw"]),
-    networking("VirtualService", "virtualservices", &["vs"]),
-    networking("DestinationRule", "destinationrules", &["dr"]),
-    networking("ServiceEntry", "serviceentries", &["se"]),
-    networking("Sidecar", "sidecars", &[]),
-    networking("WorkloadEntry", "workloadentries", &["we"]),
-    networking("WorkloadGroup", "workloadgroups", &["wg"]),
-    security("PeerAuthentication", "peerauthentications", &["pa"]),
-    security("AuthorizationPolicy", "authorizationpolicies", &["ap"]),
-    security("RequestAuthentication", "requestauthentications", &["ra"]),
+    multicluster("ServiceExport", "serviceexports", &["svcex"], multicluster::service_export),
+    multicluster("ServiceImport", "serviceimports", &["svcim"], multicluster::service_import),
+    networking("Gateway", "gateways", &["gw"], gateway::gateway),
+    networking("VirtualService", "virtualservices", &["vs"], virtual_service::virtual_service),
+    networking("DestinationRule", "destinationrules", &["dr"], destination_rule::destination_rule),
+    networking("ServiceEntry", "serviceentries", &["se"], service_entry::service_entry),
+    networking("Sidecar", "sidecars", &[], sidecar::sidecar),
+    networking("WorkloadEntry", "workloadentries", &["we"], service_entry::workload_entry),
+    networking("WorkloadGroup", "workloadgroups", &["wg"], service_entry::workload_group),
+    security("PeerAuthentication", "peerauthentications", &["pa"], security::peer_authentication),
+    security("AuthorizationPolicy", "authorizationpolicies", &["ap"], security::authorization_policy),
+    security("RequestAuthentication", "requestauthentications", &["ra"], security::request_authentication),
     ResourceDefinition {
         group: "telemetry.istio.io",
         versions: &["v1alpha1", "v1"],
         kind: "Telemetry",
         plural: "telemetries",
         short: &["telemetry"],
+        spec: telemetry::telemetry,
+    },
+    ResourceDefinition {
+        group: "install.istio.io",
+        versions: &["v1alpha1"],
+        kind: "IstioOperator",
+        plural: "istiooperators",
+        short: &["iop", "io"],
+        spec: foreign::istio_operator,
+    },
+    ResourceDefinition {
+        group: "linkerd.io",
+        versions: &["v1alpha1", "v1alpha2"],
+        kind: "ServiceProfile",
+        plural: "serviceprofiles",
+        short: &["sp"],
+        spec: foreign::service_profile,
+    },
+    ResourceDefinition {
+        group: "split.smi-spec.io",
+        versions: &["v1alpha2", "v1alpha1"],
+        kind: "TrafficSplit",
+        plural: "trafficsplits",
+        short: &["ts"],
+        spec: foreign::traffic_split,
     },
 ];
 
-const fn multicluster(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> ResourceDefinition {
-    ResourceDefinition { group: "multicluster.x-k8s.io", versions: &["v1alpha1"], kind, plural, short }
+const fn multicluster(
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static [&'static str],
+    spec: fn() -> Value,
+) -> ResourceDefinition {
+    ResourceDefinition { group: api::export::GROUP, versions: &["v1alpha1"], kind, plural, short, spec }
 }
 
-const fn networking(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> ResourceDefinition {
-    ResourceDefinition { group: "networking.istio.io", versions: &["v1alpha3", "v1beta1", "v1"], kind, plural, short }
+const fn networking(
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static [&'static str],
+    spec: fn() -> Value,
+) -> ResourceDefinition {
+    let versions = &["v1alpha3", "v1beta1", "v1"];
+    ResourceDefinition { group: "networking.istio.io", versions, kind, plural, short, spec }
 }
 
-const fn security(kind: &'static str, plural: &'static str, short: &'static [&'static str]) -> ResourceDefinition {
-    ResourceDefinition { group: "security.istio.io", versions: &["v1beta1", "v1"], kind, plural, short }
+const fn security(
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static [&'static str],
+    spec: fn() -> Value,
+) -> ResourceDefinition {
+    ResourceDefinition { group: "security.istio.io", versions: &["v1beta1", "v1"], kind, plural, short, spec }
 }
 
 /// Every custom resource definition.
@@ -54,9 +111,14 @@ pub fn all() -> Vec<Value> {
     DEFINITIONS.iter().map(definition).collect()
 }
 
+/// The group and plural of every custom resource.
+pub(crate) fn resources() -> impl Iterator<Item = (&'static str, &'static str)> {
+    DEFINITIONS.iter().map(|definition| (definition.group, definition.plural))
+}
+
 fn definition(definition: &ResourceDefinition) -> Value {
-    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": open, "status": open}}});
+    let fields = schema::object([("spec", (definition.spec)()), ("status", schema::free())]);
+    let schema = json!({"openAPIV3Schema": fields});
     let stored = definition.versions.last();
     let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
     let versions: Vec<Value> = definition

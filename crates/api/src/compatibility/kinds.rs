@@ -1,0 +1,159 @@
+//! The kinds without effect.
+
+use kube::core::{ApiResource, GroupVersionKind};
+
+/// A kind whose objects API servers accept, and that has no effect yet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct KindWithoutEffect {
+    /// Whether the kind is a security policy, which its author relies on. These are first in order.
+    pub purpose: Purpose,
+    /// The API group.
+    pub group: &'static str,
+    /// The version in which the objects are read.
+    pub version: &'static str,
+    /// The kind.
+    pub kind: &'static str,
+    /// The plural in URLs.
+    pub plural: &'static str,
+    /// What happens instead, and what to do.
+    pub instead: &'static str,
+}
+
+/// What the objects of a kind are for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Purpose {
+    /// Security: an object without effect leaves something open.
+    Security,
+    /// Anything else.
+    Configuration,
+}
+
+/// The kinds without effect.
+pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
+    security(
+        "AuthorizationPolicy",
+        "authorizationpolicies",
+        "requests that it would deny are allowed; deny them in the application, or connections by a NetworkPolicy",
+    ),
+    security(
+        "PeerAuthentication",
+        "peerauthentications",
+        "sidecars accept plaintext beside mutual TLS (PERMISSIVE); refuse clients outside the mesh by a NetworkPolicy",
+    ),
+    security(
+        "RequestAuthentication",
+        "requestauthentications",
+        "tokens are not validated, and pass to the application, which has to validate them",
+    ),
+    networking(
+        "VirtualService",
+        "virtualservices",
+        "requests go to all endpoints of the service that they name, with default retries and without a timeout",
+    ),
+    networking(
+        "DestinationRule",
+        "destinationrules",
+        "services have no subsets, and default load balancing and outlier detection",
+    ),
+    networking(
+        "ServiceEntry",
+        "serviceentries",
+        "the mesh does not know its hosts; connections to them follow outboundTrafficPolicy of the mesh settings",
+    ),
+    networking(
+        "Sidecar",
+        "sidecars",
+        "proxies subscribe to the services that they use; set outboundTrafficPolicy in the mesh settings",
+    ),
+    networking("WorkloadEntry", "workloadentries", "only pods are endpoints of services"),
+    networking("WorkloadGroup", "workloadgroups", "only pods are workloads of the mesh"),
+    KindWithoutEffect {
+        purpose: Purpose::Configuration,
+        group: "telemetry.istio.io",
+        version: "v1",
+        kind: "Telemetry",
+        plural: "telemetries",
+        instead: "proxies report the standard metrics and no traces; set the access log in the mesh settings",
+    },
+    KindWithoutEffect {
+        purpose: Purpose::Configuration,
+        group: crate::export::GROUP,
+        version: "v1alpha1",
+        kind: "ServiceImport",
+        plural: "serviceimports",
+        instead: "an exported service is available in every cluster without an import",
+    },
+    KindWithoutEffect {
+        purpose: Purpose::Configuration,
+        group: "install.istio.io",
+        version: "v1alpha1",
+        kind: "IstioOperator",
+        plural: "istiooperators",
+        instead: "it installs nothing; write its meshConfig into key mesh of ConfigMap istio-system/istio",
+    },
+    KindWithoutEffect {
+        purpose: Purpose::Configuration,
+        group: "linkerd.io",
+        version: "v1alpha2",
+        kind: "ServiceProfile",
+        plural: "serviceprofiles",
+        instead: "metrics have no routes, and default retries apply",
+    },
+    KindWithoutEffect {
+        purpose: Purpose::Configuration,
+        group: "split.smi-spec.io",
+        version: "v1alpha1",
+        kind: "TrafficSplit",
+        plural: "trafficsplits",
+        instead: "requests go to the endpoints of the service that they name; scale its workloads by the weights",
+    },
+];
+
+const fn security(kind: &'static str, plural: &'static str, instead: &'static str) -> KindWithoutEffect {
+    KindWithoutEffect { purpose: Purpose::Security, group: "security.istio.io", version: "v1", kind, plural, instead }
+}
+
+const fn networking(kind: &'static str, plural: &'static str, instead: &'static str) -> KindWithoutEffect {
+    KindWithoutEffect {
+        purpose: Purpose::Configuration,
+        group: "networking.istio.io",
+        version: "v1",
+        kind,
+        plural,
+        instead,
+    }
+}
+
+/// Returns the kind if its objects have no effect.
+pub fn find(group: &str, kind: &str) -> Option<&'static KindWithoutEffect> {
+    WITHOUT_EFFECT.iter().find(|known| known.group == group && known.kind == kind)
+}
+
+impl KindWithoutEffect {
+    /// Returns what objects of the kind lack.
+    pub const fn lack(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Security => "is NOT enforced",
+            Purpose::Configuration => "has no effect",
+        }
+    }
+
+    /// Returns the same in one word, as Events have it.
+    pub const fn reason(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Security => "NotEnforced",
+            Purpose::Configuration => "NoEffect",
+        }
+    }
+
+    /// Returns the kind as a client names it.
+    pub fn resource(&self) -> ApiResource {
+        let kind = GroupVersionKind::gvk(self.group, self.version, self.kind);
+        ApiResource::from_gvk_with_plural(&kind, self.plural)
+    }
+
+    /// Returns the notice about an object.
+    pub fn notice(&self, name: &str) -> String {
+        format!("{} {name} {}: {}", self.kind, self.lack(), self.instead)
+    }
+}

@@ -1,0 +1,69 @@
+//! Kinds of other installers and meshes that users have: IstioOperator, Linkerd's ServiceProfile and SMI's TrafficSplit.
+
+use serde_json::Value;
+
+use super::schema::{anything, boolean, free, integer_or_text, list, map, number, object, object_with, text};
+
+pub(super) fn istio_operator() -> Value {
+    let components = object([
+        ("base", component()),
+        ("pilot", component()),
+        ("cni", component()),
+        ("ztunnel", component()),
+        ("istiodRemote", component()),
+        ("ingressGateways", list(component())),
+        ("egressGateways", list(component())),
+    ]);
+    object([
+        ("profile", text()),
+        ("installPackagePath", text()),
+        ("hub", text()),
+        ("tag", anything()),
+        ("revision", text()),
+        ("defaultRevision", boolean()),
+        ("compatibilityVersion", text()),
+        ("namespace", text()),
+        ("meshConfig", free()),
+        ("components", components),
+        ("values", free()),
+        ("unvalidatedValues", free()),
+    ])
+}
+
+fn component() -> Value {
+    object([
+        ("name", text()),
+        ("enabled", boolean()),
+        ("namespace", text()),
+        ("label", map(text())),
+        ("hub", text()),
+        ("tag", anything()),
+        ("spec", free()),
+        ("k8s", free()),
+    ])
+}
+
+pub(super) fn service_profile() -> Value {
+    // Conditions contain conditions, which a structural schema cannot express.
+    let response_class = object([("condition", free()), ("isFailure", boolean())]);
+    let route = object([
+        ("name", text()),
+        ("condition", free()),
+        ("isRetryable", boolean()),
+        ("timeout", text()),
+        ("responseClasses", list(response_class)),
+    ]);
+    let budget = object([("minRetriesPerSecond", number()), ("retryRatio", number()), ("ttl", text())]);
+    object([
+        ("routes", list(route)),
+        ("retryBudget", budget),
+        ("dstOverrides", list(object([("authority", text()), ("weight", integer_or_text())]))),
+        ("opaquePorts", list(integer_or_text())),
+    ])
+}
+
+pub(super) fn traffic_split() -> Value {
+    let backend = object_with([("service", text()), ("weight", integer_or_text())]);
+    let reference = object([("kind", text()), ("name", text()), ("apiGroup", text())]);
+    object([("service", text()), ("backends", list(backend)), ("matches", list(reference))])
+}
