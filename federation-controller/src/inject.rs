@@ -1,14 +1,17 @@
-//! The injection webhook. It adds the sidecar to pods as they are created.
+//! The admission webhooks. One adds the sidecar to pods as they are created; the other warns of objects without effect
+//! ([`api::compatibility`]).
 //!
 //! - [`rules`]: the pods that get a sidecar
 //! - [`settings`]: the settings in a pod's annotations
 //! - [`template`]: the JSON patch that adds the sidecar
+//! - `review.rs`: the requests and answers of API servers
 //! - [`webhook`]: the HTTPS server on port 15017
 //!
 //! Names, labels and annotations are Istio's, so manifests for Istio work here. The kubelet's probes of application
 //! ports are not rewritten: under PERMISSIVE they pass the sidecar as plaintext from outside the mesh.
 
 mod probes;
+mod review;
 pub mod rules;
 pub mod settings;
 pub mod template;

@@ -32,6 +32,10 @@ pub const ROOT_CONFIG_KEY: &str = "root-cert.pem";
 pub const CONTROLLER_ISSUER_KEY: &str = "controller-issuer.pem";
 /// The ConfigMap of the root namespace with the clusters that published intermediates belong to, by the key's hash.
 pub const CLAIMS_CONFIG_MAP: &str = "isthmus-intermediates";
+/// The configuration of the admission webhook that injects sidecars.
+pub const INJECTION_WEBHOOK: &str = "isthmus-sidecar-injector";
+/// The configuration of the admission webhook that warns of objects without effect.
+pub const WARNING_WEBHOOK: &str = "isthmus-configuration-warnings";
 /// The Secret with the intermediate of the controller's own cluster.
 pub const CACERTS_SECRET: &str = "cacerts";
 /// The Secret with the self-signed root that the controller creates if there is no other.

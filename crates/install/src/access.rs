@@ -1,12 +1,12 @@
 //! Service accounts, roles and bindings. Each account has only the rights that its component uses.
 
-use api::names::{CLAIMS_CONFIG_MAP, DEBUG_READER};
+use api::compatibility::GROUPS;
+use api::names::{CLAIMS_CONFIG_MAP, DEBUG_READER, INJECTION_WEBHOOK, WARNING_WEBHOOK};
 use api::reader::{RbacRule, SERVING, Served, WATCHED};
 use serde_json::{Value, json};
 
 use crate::components::{CONTROLLER, GATEWAY};
 use crate::settings::Installation;
-use crate::webhook;
 
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const READ: &[&str] = &["get", "list", "watch"];
@@ -16,21 +16,11 @@ const STATUS_READER: &str = "isthmus-status";
 /// The controller's Service with its monitoring port, as the API server authorizes requests that it proxies.
 const DEBUG_PORT: &str = "isthmus-controller:15014";
 
-/// The configuration APIs, which a controller reads in its own cluster.
-const CONFIGURATION: &[RbacRule] = &[
-    all_of("multicluster.x-k8s.io"),
-    all_of("networking.istio.io"),
-    all_of("security.istio.io"),
-    all_of("telemetry.istio.io"),
+/// Writing the root certificates into the configurations of the admission webhooks.
+const WEBHOOKS: [RbacRule; 2] = [
+    webhook(&["mutatingwebhookconfigurations"], &[INJECTION_WEBHOOK]),
+    webhook(&["validatingwebhookconfigurations"], &[WARNING_WEBHOOK]),
 ];
-
-/// Writing the root certificates into the injection webhook's configuration.
-const WEBHOOK: RbacRule = RbacRule {
-    group: "admissionregistration.k8s.io",
-    resources: &["mutatingwebhookconfigurations"],
-    verbs: &["get", "patch"],
-    names: &[webhook::CONFIGURATION],
-};
 
 /// Asking whether a client may read the debug pages.
 const REVIEWING: RbacRule =
@@ -58,8 +48,14 @@ const ROOT_NAMESPACE: &[RbacRule] = &[
     },
 ];
 
-const fn all_of(group: &'static str) -> RbacRule {
-    RbacRule { group, resources: &["*"], verbs: READ, names: &[] }
+const fn webhook(resources: &'static [&'static str], names: &'static [&'static str]) -> RbacRule {
+    RbacRule { group: "admissionregistration.k8s.io", resources, verbs: &["get", "patch"], names }
+}
+
+/// The configuration APIs, which a controller reads in its own cluster.
+fn configuration() -> Vec<RbacRule> {
+    let all_of = |group: &&'static str| RbacRule { group, resources: &["*"], verbs: READ, names: &[] };
+    GROUPS.iter().map(all_of).collect()
 }
 
 /// The accounts and roles of a cluster.
@@ -77,7 +73,9 @@ pub fn all(of: &Installation) -> Vec<Value> {
 }
 
 fn controller(of: &Installation) -> Vec<Value> {
-    let cluster_wide = WATCHED.iter().chain(CONFIGURATION).chain(SERVING).chain([&WEBHOOK, &REVIEWING, &RECORDING]);
+    let configuration = configuration();
+    let cluster_wide =
+        WATCHED.iter().chain(&configuration).chain(SERVING).chain(&WEBHOOKS).chain([&REVIEWING, &RECORDING]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});

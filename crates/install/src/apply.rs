@@ -131,6 +131,9 @@ fn known(kind: &GroupVersionKind) -> Option<(ApiResource, bool)> {
         ("rbac.authorization.k8s.io", "RoleBinding") => ("rolebindings", true),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => ("customresourcedefinitions", false),
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => ("mutatingwebhookconfigurations", false),
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
+            ("validatingwebhookconfigurations", false)
+        }
         ("multicluster.x-k8s.io", "ServiceExport") => ("serviceexports", true),
         _ => return None,
     };

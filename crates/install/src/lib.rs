@@ -1,8 +1,8 @@
 //! The objects that a cluster of the mesh gets, and applying them.
 //!
 //! [`Installation`] holds the parameters of one cluster; [`Installation::objects`] returns its manifests: namespaces, custom
-//! resource definitions, accounts and roles, mesh-wide settings, signing Secrets, workloads, Services, and the injection
-//! webhook. A primary gets the controller, its webhook and an east-west gateway; a remote gets the gateway, and two Services
+//! resource definitions, accounts and roles, mesh-wide settings, signing Secrets, workloads, Services, and the admission
+//! webhooks. A primary gets the controller, its webhook and an east-west gateway; a remote gets the gateway, and two Services
 //! that lead to its primary's controller through the primary's gateway. [`apply`] applies manifests by server-side apply, as
 //! `kubectl apply --server-side` does; [`client_error`] and [`yaml_error`] put errors
 //! of a Kubernetes client and of the YAML parser into plain words.
@@ -34,7 +34,7 @@ impl Installation {
         objects.extend(configuration::all(self));
         objects.extend(components::control_plane(self));
         objects.extend(components::gateway(self));
-        objects.push(webhook::configuration(self));
+        objects.extend([webhook::injection(self), webhook::warnings(self)]);
         objects
     }
 }

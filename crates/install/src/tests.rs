@@ -1,5 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
+use api::compatibility::{GROUPS, WITHOUT_EFFECT};
+use api::names::{INJECTION_WEBHOOK, WARNING_WEBHOOK};
 use serde_json::json;
 
 use super::components::{CONTROLLER, GATEWAY, WEBHOOKS};
@@ -90,8 +92,11 @@ fn a_remote_reaches_its_primary_through_the_gateway() {
     }
     let gateway = find(&objects, "Service", GATEWAY).expect("a gateway");
     assert!(gateway["spec"]["loadBalancerIP"].is_null(), "the cluster chooses");
-    let hook = find(&objects, "MutatingWebhookConfiguration", webhook::CONFIGURATION).expect("a webhook");
+    let hook = find(&objects, "MutatingWebhookConfiguration", INJECTION_WEBHOOK).expect("a webhook");
     assert_eq!(hook["webhooks"][0]["clientConfig"]["service"]["path"], "/inject/cluster/east/net/net-east");
+    let hook = find(&objects, "ValidatingWebhookConfiguration", WARNING_WEBHOOK).expect("a webhook");
+    assert_eq!(hook["webhooks"][0]["failurePolicy"], "Ignore");
+    assert_eq!(hook["webhooks"][0]["clientConfig"]["caBundle"], "cm9vdHM=");
 }
 
 #[test]
@@ -149,6 +154,22 @@ fn a_controller_may_read_in_its_own_cluster_whatever_its_reader_may_read_elsewhe
         assert!(covered, "{group}/{resource}");
     }
     assert!(!own.iter().any(|(_, resource)| resource == "secrets"), "secrets are read in the root namespace alone");
+}
+
+#[test]
+fn a_controller_may_watch_the_kinds_without_effect_and_each_is_defined() {
+    let objects = primary().objects();
+    let readable = readable(find(&objects, "ClusterRole", CONTROLLER).expect("a role"));
+    for kind in WITHOUT_EFFECT {
+        assert!(readable.contains(&(kind.group.to_owned(), "*".to_owned())), "{kind:?}");
+        let name = format!("{}.{}", kind.plural, kind.group);
+        let definition = find(&objects, "CustomResourceDefinition", &name).expect(&name);
+        assert_eq!(definition["spec"]["names"]["kind"], kind.kind);
+        let versions = definition["spec"]["versions"].as_array().expect("versions");
+        assert!(versions.iter().any(|version| version["name"] == kind.version), "{kind:?}");
+    }
+    let definitions = objects.iter().filter(|object| object["kind"] == "CustomResourceDefinition");
+    assert!(definitions.into_iter().all(|of| GROUPS.contains(&of["spec"]["group"].as_str().unwrap_or_default())));
 }
 
 #[test]

@@ -1,19 +1,18 @@
-//! The admission webhook that injects sidecars.
+//! The admission webhooks: one injects sidecars, the other warns of objects without effect.
 
+use api::names::{INJECTION_WEBHOOK, WARNING_WEBHOOK};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::components::WEBHOOKS;
+use crate::definitions;
 use crate::settings::Installation;
 
-/// Name of the webhook configuration.
-pub const CONFIGURATION: &str = "isthmus-sidecar-injector";
-
-/// The webhook configuration. It selects pods as Istio does: pods of namespaces labelled `istio-injection=enabled` unless
+/// The configuration of the webhook that injects sidecars. It selects pods as Istio does: pods of namespaces labelled `istio-injection=enabled` unless
 /// the pod is labelled `sidecar.istio.io/inject=false`, and pods labelled `true` in namespaces without the label.
 #[must_use]
-pub fn configuration(of: &Installation) -> Value {
+pub fn injection(of: &Installation) -> Value {
     let selects = |key: &str, operator: &str, values: &[&str]| match values {
         [] => json!({"matchExpressions": [{"key": key, "operator": operator}]}),
         values => json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}),
@@ -21,13 +20,7 @@ pub fn configuration(of: &Installation) -> Value {
     let hook = |name: &str, namespaces: Value, pods: Value| {
         json!({
             "name": name,
-            "clientConfig": {
-                "service": {
-                    "name": WEBHOOKS, "namespace": of.namespace, "port": 443,
-                    "path": format!("/inject/cluster/{}/net/{}", of.cluster, of.network),
-                },
-                "caBundle": STANDARD.encode(&of.roots_pem),
-            },
+            "clientConfig": client(of, &format!("/inject/cluster/{}/net/{}", of.cluster, of.network)),
             "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
             "namespaceSelector": namespaces,
             "objectSelector": pods,
@@ -40,7 +33,7 @@ pub fn configuration(of: &Installation) -> Value {
     };
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": CONFIGURATION},
+        "metadata": {"name": INJECTION_WEBHOOK},
         "webhooks": [
             hook(
                 "namespace.sidecar-injector.istio.io",
@@ -53,5 +46,41 @@ pub fn configuration(of: &Installation) -> Value {
                 selects("sidecar.istio.io/inject", "In", &["true"]),
             ),
         ],
+    })
+}
+
+/// The configuration of the webhook that warns of objects without effect. It denies nothing, and objects are admitted without
+/// a warning if it does not answer.
+#[must_use]
+pub fn warnings(of: &Installation) -> Value {
+    // Exports have effect, and are applied while the controller of a remote cluster may be out of reach.
+    let resources = definitions::resources().filter(|(_, plural)| *plural != "serviceexports");
+    let rules: Vec<Value> = resources
+        .map(|(group, plural)| {
+            json!({
+                "operations": ["CREATE", "UPDATE"], "apiGroups": [group], "apiVersions": ["*"], "resources": [plural],
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": WARNING_WEBHOOK},
+        "webhooks": [{
+            "name": "warnings.isthmus.dev",
+            "clientConfig": client(of, "/validate"),
+            "rules": rules,
+            "admissionReviewVersions": ["v1"],
+            "matchPolicy": "Equivalent",
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+            "timeoutSeconds": 5,
+        }],
+    })
+}
+
+fn client(of: &Installation, path: &str) -> Value {
+    json!({
+        "service": {"name": WEBHOOKS, "namespace": of.namespace, "port": 443, "path": path},
+        "caBundle": STANDARD.encode(&of.roots_pem),
     })
 }

@@ -1,12 +1,12 @@
 //! Distribution of the roots to workloads and API servers: ConfigMap `istio-ca-root-cert` in every namespace of every
-//! cluster that this controller signs for, and the `caBundle` of the injection webhook in those clusters.
+//! cluster that this controller signs for, and the `caBundle` of the admission webhooks in those clusters.
 //!
 //! Beside the roots is the certificate that signs the controller's own. Proxies accept no other signer of the controller's
 //! identity, so that a cluster which can sign its name cannot pose as the controller.
 //!
 //! In a remote cluster this requires permission to write ConfigMaps of that name, which `isthmus join` and the install
 //! manifests grant. In a cluster without that permission nothing is written, and the refusal is logged once. The
-//! webhook configuration is written only where the account may write it. Remote clusters do not grant that by default,
+//! webhook configurations are written only where the account may write them. Remote clusters do not grant that by default,
 //! because a principal that may change a webhook configuration decides what every new pod runs; there the installation
 //! writes the roots. A cluster with a controller of its own is not signed for here, so nothing is written to it.
 
@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::names::{CONTROLLER_ISSUER_KEY, ROOT_CONFIG_KEY, ROOT_CONFIG_MAP};
+use api::names::{CONTROLLER_ISSUER_KEY, INJECTION_WEBHOOK, ROOT_CONFIG_KEY, ROOT_CONFIG_MAP, WARNING_WEBHOOK};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -28,8 +28,6 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::objects::Text;
 use crate::objects::raw::ConfigMapObject;
 
-/// The name of the injection webhook's configuration.
-pub const WEBHOOK_CONFIGURATION: &str = "isthmus-sidecar-injector";
 /// The field manager of this controller in server-side apply.
 const FIELD_MANAGER: &str = "isthmus-controller";
 /// The data key of the cluster's own intermediate, beside the roots; only in the root namespace.
@@ -107,11 +105,13 @@ async fn write_to(clusters: Clusters, authorities: Authorities, cluster: Text) {
                 Err(trouble) => wait = wait.min(report(&cluster, namespace, trouble, &mut refused)),
             }
         }
-        match write_bundle(&client, &roots).await {
-            // Remote clusters do not grant this by default.
-            Err(Trouble::Refused(_)) if cluster != *clusters.own() => {}
-            Err(trouble) => wait = wait.min(report(&cluster, WEBHOOK_CONFIGURATION, trouble, &mut refused)),
-            Ok(()) => {}
+        for (resource, name) in webhook_configurations() {
+            match write_bundle(&client, &resource, name, &roots).await {
+                // Remote clusters do not grant this by default.
+                Err(Trouble::Refused(_)) if cluster != *clusters.own() => {}
+                Err(trouble) => wait = wait.min(report(&cluster, name, trouble, &mut refused)),
+                Ok(()) => {}
+            }
         }
         tokio::select! {
             changed = namespaces.changed() => {
@@ -174,19 +174,27 @@ async fn write_roots(client: &Client, namespace: &str, entries: &[(&str, &str)])
     api.patch(ROOT_CONFIG_MAP, &params, &Patch::Apply(map)).await.map(|_| ()).map_err(|e| trouble::of(&e))
 }
 
-/// Writes the roots to the injection webhook's configuration, unless it holds them already.
-async fn write_bundle(client: &Client, roots: &str) -> Result<(), Trouble> {
-    let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
-    let Some(configuration) = api.get_opt(WEBHOOK_CONFIGURATION).await.map_err(|e| trouble::of(&e))? else {
+/// Returns the configurations of the admission webhooks.
+fn webhook_configurations() -> [(ApiResource, &'static str); 2] {
+    [
+        (ApiResource::erase::<MutatingWebhookConfiguration>(&()), INJECTION_WEBHOOK),
+        (ApiResource::erase::<ValidatingWebhookConfiguration>(&()), WARNING_WEBHOOK),
+    ]
+}
+
+/// Writes the roots to a webhook configuration, unless it holds them already.
+async fn write_bundle(client: &Client, resource: &ApiResource, name: &str, roots: &str) -> Result<(), Trouble> {
+    let api = Api::<DynamicObject>::all_with(client.clone(), resource);
+    let Some(configuration) = api.get_opt(name).await.map_err(|e| trouble::of(&e))? else {
         return Ok(());
     };
-    let bundle = ByteString(roots.as_bytes().to_vec());
+    let bundle = json!(ByteString(roots.as_bytes().to_vec()));
     let mut changes = Vec::new();
-    for (index, webhook) in configuration.webhooks.iter().flatten().enumerate() {
-        if webhook.client_config.ca_bundle.as_ref() != Some(&bundle) {
+    for (index, webhook) in configuration.data["webhooks"].as_array().into_iter().flatten().enumerate() {
+        if webhook["clientConfig"]["caBundle"] != bundle {
             let path = format!("/webhooks/{index}/clientConfig/caBundle");
             // If the list has changed since it was read, the test fails, and the next round reads the list again.
-            changes.push(json!({"op": "test", "path": format!("/webhooks/{index}/name"), "value": webhook.name}));
+            changes.push(json!({"op": "test", "path": format!("/webhooks/{index}/name"), "value": webhook["name"]}));
             changes.push(json!({"op": "add", "path": path, "value": bundle}));
         }
     }
@@ -194,7 +202,6 @@ async fn write_bundle(client: &Client, roots: &str) -> Result<(), Trouble> {
         return Ok(());
     }
     let patch = serde_json::from_value(json!(changes)).map_err(|e| Trouble::Failed(e.to_string()))?;
-    let patch = Patch::<MutatingWebhookConfiguration>::Json(patch);
-    let patched = api.patch(WEBHOOK_CONFIGURATION, &PatchParams::default(), &patch).await;
+    let patched = api.patch(name, &PatchParams::default(), &Patch::<DynamicObject>::Json(patch)).await;
     patched.map(|_| ()).map_err(|e| trouble::of(&e))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::names::{INJECTION_WEBHOOK, WARNING_WEBHOOK};
 use hyper_util::rt::TokioIo;
 use identity::{
     Accept, Authority, ClientAuth, Constraints, Credential, Identity, KeyAndRequest, SpiffeId, alpn, peer_of,
@@ -330,11 +331,16 @@ async fn the_roots_are_written_to_every_namespace_of_signed_clusters() {
     for fake in [&mesh.west, &mesh.east, &mesh.north] {
         fake.put("/api/v1/namespaces", namespace("default"));
     }
-    let webhook = json!({"metadata": {"name": "isthmus-sidecar-injector"}, "webhooks": [
-        {"name": "a.isthmus.dev", "admissionReviewVersions": ["v1"], "sideEffects": "None",
-         "clientConfig": {"service": {"name": "isthmus-webhooks", "namespace": "isthmus-system"}}}]});
-    const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-    mesh.east.put(WEBHOOKS, webhook);
+    const WEBHOOKS: [(&str, &str); 2] = [
+        ("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", INJECTION_WEBHOOK),
+        ("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", WARNING_WEBHOOK),
+    ];
+    for (collection, name) in WEBHOOKS {
+        let webhook = json!({"metadata": {"name": name}, "webhooks": [
+            {"name": "a.isthmus.dev", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+             "clientConfig": {"service": {"name": "isthmus-webhooks", "namespace": "isthmus-system"}}}]});
+        mesh.east.put(collection, webhook);
+    }
     tokio::spawn(roots::keep(mesh.clusters.clone(), mesh.authorities.clone()));
     let roots = mesh.authorities.now().roots_pem();
     let has = |fake: &Fake, namespace: &str| {
@@ -344,14 +350,13 @@ async fn the_roots_are_written_to_every_namespace_of_signed_clusters() {
     eventually("west and east", || has(&mesh.west, "default") && has(&mesh.east, "default")).await;
     mesh.east.put("/api/v1/namespaces", namespace("late"));
     eventually("a new namespace", || has(&mesh.east, "late")).await;
-    let bundle = || {
-        mesh.east.get(WEBHOOKS, "", "isthmus-sidecar-injector").unwrap()["webhooks"][0]["clientConfig"]["caBundle"]
-            .clone()
-    };
-    eventually("the webhook", || bundle().is_string()).await;
     use base64::Engine as _;
-    let written = base64::engine::general_purpose::STANDARD.decode(bundle().as_str().unwrap()).unwrap();
-    assert_eq!(written, roots.as_bytes());
+    for (collection, name) in WEBHOOKS {
+        let bundle = || mesh.east.get(collection, "", name).unwrap()["webhooks"][0]["clientConfig"]["caBundle"].clone();
+        eventually("the webhook", || bundle().is_string()).await;
+        let written = base64::engine::general_purpose::STANDARD.decode(bundle().as_str().unwrap()).unwrap();
+        assert_eq!(written, roots.as_bytes());
+    }
     assert_eq!(mesh.north.writes(), Vec::<String>::new(), "a cluster without a signing certificate receives no roots");
 }
 

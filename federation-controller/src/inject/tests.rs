@@ -261,13 +261,55 @@ async fn invalid_requests_are_answered_with_errors() {
         ("GET", "/inject", String::new(), 405),
         ("POST", "/mutate", review(&pod()), 404),
         ("POST", "/inject/cluster", review(&pod()), 404),
+        ("POST", "/inject", review(&json!({"metadata": {}})), 400),
         ("POST", "/inject", " ".repeat(4 * 1024 * 1024), 413),
     ] {
         let (code, message) = caller.call(method, path, body).await;
         assert_eq!(code, expected, "{method} {path}: {message}");
         assert!(!message.is_empty());
     }
-    assert_eq!(caller.metrics.total(&webhook::FAILED, |_| true), 8);
+    assert_eq!(caller.metrics.total(&webhook::FAILED, |_| true), 9);
+}
+
+/// Returns the response to a review of an object of the mesh's configuration.
+async fn validated(caller: &Caller, group: &str, kind: &str, object: Value) -> Value {
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "1f2c", "kind": {"group": group, "version": "v1", "kind": kind}, "namespace": "shop",
+            "operation": "CREATE", "object": object, "oldObject": null, "dryRun": false,
+        }
+    });
+    let (code, answer) = caller.call("POST", "/validate?timeout=5s", review.to_string()).await;
+    assert_eq!(code, 200, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&answer["response"]["uid"], &answer["response"]["allowed"]), (&json!("1f2c"), &json!(true)));
+    answer["response"].clone()
+}
+
+#[tokio::test]
+async fn an_object_without_effect_is_admitted_with_a_warning() {
+    let caller = Caller::new().await;
+    let named = |name: &str| json!({"metadata": {"name": name, "namespace": "shop"}});
+    let policy = validated(&caller, "security.istio.io", "AuthorizationPolicy", named("deny-all")).await;
+    let warning = policy["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("AuthorizationPolicy shop/deny-all is NOT enforced"), "{warning}");
+
+    let mut rule = named("reviews");
+    rule["spec"] = json!({"host": "reviews", "trafficPolicy": {"outlierDetection": {"minRequestVolume": 10}}});
+    let rule = validated(&caller, "networking.istio.io", "DestinationRule", rule).await;
+    assert!(rule["warnings"][0].as_str().unwrap().contains("has no effect"));
+    assert!(rule["warnings"][1].as_str().unwrap().contains("spec.trafficPolicy.outlierDetection.minRequestVolume"));
+
+    let export = validated(&caller, "multicluster.x-k8s.io", "ServiceExport", named("reviews")).await;
+    assert!(export["warnings"].is_null());
+    assert_eq!(caller.metrics.total(&webhook::WARNED, |_| true), 2);
+
+    let (code, _) = caller.call("POST", "/validate", "nonsense").await;
+    assert_eq!(code, 400);
+    for of_injection in [&webhook::REQUESTS, &webhook::FAILED] {
+        assert_eq!(caller.metrics.total(of_injection, |_| true), 0);
+    }
 }
 
 /// A client without patience for its own end of the calls.

@@ -1,27 +1,31 @@
-//! The HTTPS server of the injection webhook: `POST /inject/cluster/<cluster>/net/<network>` with an AdmissionReview.
+//! The HTTPS server of the admission webhooks, which take an AdmissionReview:
 //!
-//! The path names the pod's cluster and network, because the review does not; the webhook configuration of each cluster
-//! contains that cluster's path. A request without a valid AdmissionReview is answered with a 4xx status and a text
-//! message. A pod with an invalid annotation is denied with the reason, which `kubectl` prints.
+//! - `POST /inject/cluster/<cluster>/net/<network>` injects the sidecar into a pod. The path names the pod's cluster and
+//!   network, because the review does not; the webhook configuration of each cluster contains that cluster's path. A pod with
+//!   an invalid annotation is denied with the reason, which `kubectl` prints.
+//! - `POST /validate` admits an object of the mesh's configuration, with warnings if it has no effect.
+//!
+//! A request without a valid AdmissionReview is answered with a 4xx status and a text message.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::compatibility;
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use telemetry::metrics::{Family, Registry};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::{Stream, StreamExt as _};
 
+use super::review::{BadRequest, MAX_REVIEW, READ_DEADLINE, ReviewRequest, answer, parse};
 use super::rules::{Decision, NamespaceLabel, decide};
 use super::template::{HomeCluster, Injector};
 use crate::ports::guarded::Guarded;
@@ -38,9 +42,13 @@ pub const SKIPPED: Family =
 /// Counts failed injection requests.
 pub const FAILED: Family =
     Family { name: "sidecar_injection_failure_total", help: "Failed injection requests.", labels: &[] };
+/// Counts objects that were admitted with a warning.
+pub const WARNED: Family = Family {
+    name: "isthmus_controller_warned_objects_total",
+    help: "Objects of the mesh's configuration that were admitted with a warning.",
+    labels: &[],
+};
 
-/// The maximum size of a review, in bytes. API servers limit a request's object to 3 MiB.
-const MAX_REVIEW: usize = 3 * 1024 * 1024;
 /// The size up to which a review is small, in bytes. Most have 5 to 20 KiB.
 const SMALL_REVIEW: usize = 256 * 1024;
 /// The numbers of small reviews that are read at a time: in all, and from one source.
@@ -49,19 +57,18 @@ const SMALL_SHARES: (usize, usize) = (32, 8);
 const LARGE_SHARES: (usize, usize) = (2, 1);
 /// The time for a request's head to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// The time for a review to have its turn, and then to arrive. API servers wait at most 30 s for the whole call, and 5 s
-/// with the installed configuration.
-const READ_DEADLINE: Duration = Duration::from_secs(4);
 /// The number of concurrent calls on a connection of HTTP/2.
 const MAX_CALLS: u32 = 128;
 /// The flow-control windows of a call and of a connection, in bytes.
 const WINDOWS: (u32, u32) = (256 << 10, 512 << 10);
 /// The interval at which connections of HTTP/2 are probed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// The path of requests for warnings.
+const VALIDATE: &str = "/validate";
 /// The encoding of `/` in a value of the path.
 const SLASH: &str = "--slash--";
 
-/// Serves injection on `connections` until the stream ends. `own` is the default for paths without cluster or network.
+/// Serves reviews on `connections` until the stream ends. `own` is the default for paths without cluster or network.
 pub async fn serve<S>(connections: S, injector: Injector, own: HomeCluster, metrics: Registry)
 where
     S: Stream<Item = std::io::Result<Guarded<TlsStream<TcpStream>>>>,
@@ -105,72 +112,35 @@ struct Webhook {
     large: Shares,
 }
 
-#[derive(Deserialize)]
-struct Review {
-    #[serde(rename = "apiVersion", default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
-    request: Option<ReviewRequest>,
-}
-
-#[derive(Deserialize)]
-struct ReviewRequest {
-    uid: String,
-    #[serde(default)]
-    namespace: String,
-    #[serde(default)]
-    object: Value,
-}
-
-/// Why a request is refused.
-#[derive(Debug, thiserror::Error)]
-enum BadRequest {
-    #[error("path {0:?} does not exist; use /inject/cluster/<cluster>/net/<network>")]
-    Path(String),
-    #[error("the method is not allowed; use POST")]
-    Method,
-    #[error("the AdmissionReview has more than {MAX_REVIEW} bytes")]
-    TooLong,
-    #[error("the AdmissionReview did not arrive within {} s", READ_DEADLINE.as_secs())]
-    TooSlow,
-    #[error("other AdmissionReviews did not leave a turn within {} s; try again", READ_DEADLINE.as_secs())]
-    Busy,
-    #[error("the AdmissionReview cannot be read: {0}")]
-    Read(String),
-    #[error("the body is not an AdmissionReview of admission.k8s.io/v1: {0}")]
-    InvalidReview(String),
-}
-
-impl BadRequest {
-    fn code(&self) -> StatusCode {
-        match self {
-            BadRequest::Path(_) => StatusCode::NOT_FOUND,
-            BadRequest::Method => StatusCode::METHOD_NOT_ALLOWED,
-            BadRequest::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            BadRequest::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            BadRequest::Busy => StatusCode::TOO_MANY_REQUESTS,
-            BadRequest::Read(_) | BadRequest::InvalidReview(_) => StatusCode::BAD_REQUEST,
-        }
-    }
+/// What a request asks for, by its path.
+enum Purpose {
+    /// To inject the sidecar into a pod of a cluster.
+    Inject(HomeCluster),
+    /// To warn of an object without effect.
+    Validate,
 }
 
 impl Webhook {
     async fn answer(&self, source: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let shared = self.metrics.shared();
-        shared.counter(&REQUESTS, &[]).increment();
+        let injection = request.uri().path() != VALIDATE;
+        if injection {
+            shared.counter(&REQUESTS, &[]).increment();
+        }
         match self.review(source, request).await {
             Ok(answer) => reply(StatusCode::OK, "application/json", answer.to_string()),
             Err(error) => {
-                shared.counter(&FAILED, &[]).increment();
-                tracing::warn!("injection request refused: {error}");
+                if injection {
+                    shared.counter(&FAILED, &[]).increment();
+                }
+                tracing::warn!("admission request refused: {error}");
                 reply(error.code(), "text/plain; charset=utf-8", format!("{error}\n"))
             }
         }
     }
 
     async fn review(&self, source: IpAddr, request: Request<Incoming>) -> Result<Value, BadRequest> {
-        let home = home(request.uri().path(), &self.own)?;
+        let purpose = purpose(request.uri().path(), &self.own)?;
         if request.method() != Method::POST {
             return Err(BadRequest::Method);
         }
@@ -192,20 +162,33 @@ impl Webhook {
             Err(_) => return Err(BadRequest::TooSlow),
         };
         let review = parse(&body)?;
-        Ok(self.decide(&review, &home))
+        match purpose {
+            Purpose::Inject(_) if !review.object["spec"].is_object() => Err(BadRequest::NoPod),
+            Purpose::Inject(home) => Ok(self.inject(&review, &home)),
+            Purpose::Validate => Ok(self.validate(&review)),
+        }
     }
 
-    fn decide(&self, request: &ReviewRequest, home: &HomeCluster) -> Value {
+    /// Admits an object, with a warning for what has no effect.
+    fn validate(&self, request: &ReviewRequest) -> Value {
+        let kind = &request.kind;
+        let name = format!("{}/{}", request.namespace, request.name());
+        let warnings = compatibility::warnings(&kind.group, &kind.kind, &name, &request.object);
+        let mut response = json!({"uid": request.uid, "allowed": true});
+        if !warnings.is_empty() {
+            self.metrics.shared().counter(&WARNED, &[]).increment();
+            response["warnings"] = json!(warnings);
+        }
+        answer(response)
+    }
+
+    fn inject(&self, request: &ReviewRequest, home: &HomeCluster) -> Value {
         let pod = &request.object;
         let shared = self.metrics.shared();
-        let name = || {
-            let metadata = &pod["metadata"];
-            metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default().to_owned()
-        };
         // The webhook's selectors have checked the namespace's label already.
         if let Decision::Skip(why) = decide(pod, &request.namespace, NamespaceLabel::Enabled) {
             shared.counter(&SKIPPED, &[]).increment();
-            tracing::debug!(namespace = request.namespace, pod = name(), why, "skipped injection");
+            tracing::debug!(namespace = request.namespace, pod = request.name(), why, "skipped injection");
             return answer(json!({"uid": request.uid, "allowed": true}));
         }
         match self.injector.patch(pod, home) {
@@ -213,7 +196,7 @@ impl Webhook {
                 shared.counter(&SUCCESS, &[]).increment();
                 tracing::debug!(
                     namespace = request.namespace,
-                    pod = name(),
+                    pod = request.name(),
                     cluster = home.cluster,
                     "injected the sidecar"
                 );
@@ -229,7 +212,7 @@ impl Webhook {
             }
             Err(error) => {
                 shared.counter(&FAILED, &[]).increment();
-                tracing::warn!(namespace = request.namespace, pod = name(), "injection refused: {error}");
+                tracing::warn!(namespace = request.namespace, pod = request.name(), "injection refused: {error}");
                 let status = json!({"code": 422, "reason": "Invalid", "message": error.to_string()});
                 answer(json!({"uid": request.uid, "allowed": false, "status": status}))
             }
@@ -237,25 +220,8 @@ impl Webhook {
     }
 }
 
-fn parse(body: &[u8]) -> Result<ReviewRequest, BadRequest> {
-    let review: Review = serde_json::from_slice(body).map_err(|error| {
-        let what = if error.is_data() { "a field is missing or has the wrong type" } else { "it is not valid JSON" };
-        BadRequest::InvalidReview(format!("{what} (line {}, column {})", error.line(), error.column()))
-    })?;
-    if review.kind != "AdmissionReview" || review.api_version != "admission.k8s.io/v1" {
-        return Err(BadRequest::InvalidReview(format!(
-            "it has the kind {:?} of {:?}",
-            review.kind, review.api_version
-        )));
-    }
-    let request = review.request.ok_or_else(|| BadRequest::InvalidReview("it has no request".to_owned()))?;
-    if request.uid.is_empty() {
-        return Err(BadRequest::InvalidReview("its request has no uid".to_owned()));
-    }
-    if !request.object["spec"].is_object() {
-        return Err(BadRequest::InvalidReview("its object is not a pod".to_owned()));
-    }
-    Ok(request)
+fn purpose(path: &str, own: &HomeCluster) -> Result<Purpose, BadRequest> {
+    if path == VALIDATE { Ok(Purpose::Validate) } else { home(path, own).map(Purpose::Inject) }
 }
 
 /// Parses `/inject/cluster/<cluster>/net/<network>`. Absent parts default to the own cluster's.
@@ -273,10 +239,6 @@ fn home(path: &str, own: &HomeCluster) -> Result<HomeCluster, BadRequest> {
         }
     }
     Ok(home)
-}
-
-fn answer(response: Value) -> Value {
-    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
 }
 
 fn reply(code: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
@@ -300,23 +262,6 @@ mod tests {
         assert_eq!(of("/inject/net/a--slash--b/cluster/east"), pair("east", "a/b"));
         for bad in ["/", "/validate", "/inject/cluster", "/inject/other/x", "/injectx/y"] {
             assert_eq!(of(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn invalid_reviews_are_refused() {
-        for bad in [
-            "",
-            "nonsense",
-            "[]",
-            "{}",
-            r#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"1","object":{"spec":{}}}}"#,
-            r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#,
-            r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"","object":{"spec":{}}}}"#,
-            r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","object":null}}"#,
-            r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"object":{"spec":{}}}}"#,
-        ] {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }
 }
