@@ -36,6 +36,7 @@ mod renewal;
 mod secrets;
 pub(crate) mod trouble;
 pub(crate) mod watch;
+mod without_effect;
 
 #[cfg(test)]
 mod tests;
@@ -192,6 +193,7 @@ pub async fn start(config: Config, events: Queues) -> Result<Clusters, StartErro
     let supervisor = Supervisor { shared, events: events.clone(), heartbeat: config.heartbeat };
     supervisor.begin(own, access, None).await;
     tokio::spawn(mesh::follow(client.clone(), config.root_namespace.clone(), events));
+    tokio::spawn(without_effect::follow(client.clone(), supervisor.events.clone()));
     tokio::spawn(renewal::keep(client.clone(), Arc::clone(&supervisor.shared)));
     tokio::spawn(secrets::follow(client, config.root_namespace, config.cluster, config.removal_grace, supervisor));
     Ok(clusters)

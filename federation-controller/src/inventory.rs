@@ -13,6 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
+use api::compatibility::KindWithoutEffect;
+
 pub mod budget;
 mod changes;
 pub mod cluster;
@@ -23,11 +25,12 @@ pub mod networks;
 mod notices;
 mod pending;
 mod relation;
+mod without_effect;
 
 pub use cluster::{Affected, ClusterInventory, PodSelector};
 pub use lists::CONFIRM_EMPTY;
 use networks::Networks;
-pub use notices::ObjectNotice;
+pub use notices::{NoticedKind, ObjectNotice};
 pub(crate) use notices::{only_by_name, unreachable_gateway};
 use pending::Pending;
 
@@ -117,6 +120,8 @@ pub struct Inventory {
     remembered: BTreeSet<Text>,
     mesh: Mesh,
     mesh_notices: MeshNotices,
+    /// The objects without effect in the own cluster.
+    without_effect: BTreeMap<&'static KindWithoutEffect, BTreeSet<Key>>,
     trust: Option<Trust>,
     trust_domain: Text,
     networks: Networks,
@@ -141,6 +146,7 @@ impl Inventory {
             remembered: BTreeSet::new(),
             mesh: Mesh::default(),
             mesh_notices: MeshNotices::default(),
+            without_effect: BTreeMap::new(),
             trust: None,
             networks: Networks::default(),
             connected: HashMap::new(),
@@ -202,6 +208,7 @@ impl Inventory {
                 self.pending.groups(&Text::default(), [Group::Mesh]);
             }
             Event::MeshNotices(notices) => self.mesh_notices = notices,
+            Event::WithoutEffect { kind, objects } => self.note_without_effect(kind, objects),
             Event::Trust(trust) => {
                 if !trust.trust_domain.is_empty() && trust.trust_domain != self.trust_domain {
                     self.trust_domain = trust.trust_domain.clone();

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod event;
 mod export;
-mod fields;
+pub(crate) mod fields;
 mod gateway;
 #[cfg(test)]
 mod hostile;

@@ -1,5 +1,5 @@
-//! Kubernetes Events on objects that have no effect: exports, Gateways and gateway Services, beside the notices of
-//! `/debug/clusters`, so that `kubectl describe` shows them where the user looks.
+//! Kubernetes Events on objects that have no effect: exports, Gateways, gateway Services and objects of the kinds without
+//! effect, beside the notices of `/debug/clusters`, so that `kubectl describe` shows them where the user looks.
 //!
 //! As in client-go's recorder, an Event of the same object and reason is written once and then counted: its `count` and
 //! `lastTimestamp` change. What lasts is repeated rarely, what is new waits until it has lasted for a moment, and all writes
@@ -19,13 +19,14 @@ use tokio::time::Instant;
 
 use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
-use crate::inventory::ObjectNotice;
+use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{Export, Gateway, Kind, Record, Service, Text};
 use crate::pipeline::State;
 
 /// How often notices are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How long a notice lasts before its Event: a LoadBalancer has its address, and a rollout its pods, after some seconds.
+/// How long a notice that may pass lasts before its Event: a LoadBalancer has its address, and a rollout its pods, after
+/// some seconds.
 const SETTLED: Duration = Duration::from_secs(30);
 /// How often an Event is repeated while its notice lasts. An API server keeps Events for an hour.
 const REPEAT: Duration = Duration::from_secs(30 * 60);
@@ -88,12 +89,14 @@ impl Ledger {
         for notice in notices {
             self.notices.entry(notice).or_insert(Entry { since: now, written: None });
         }
-        let due = |entry: &Entry| match entry.written {
-            None => now.saturating_duration_since(entry.since) >= SETTLED,
-            Some(at) => now.saturating_duration_since(at) >= REPEAT,
+        let due = |notice: &ObjectNotice, entry: &Entry| match (entry.written, notice.kind) {
+            (None, NoticedKind::WithoutEffect(_)) => true,
+            (None, NoticedKind::Watched(_)) => now.saturating_duration_since(entry.since) >= SETTLED,
+            (Some(at), _) => now.saturating_duration_since(at) >= REPEAT,
         };
+        let permitted = |notice: &ObjectNotice| !self.refused.contains_key(&notice.cluster);
         let mut all: Vec<_> =
-            self.notices.iter().filter(|(of, entry)| due(entry) && !self.refused.contains_key(&of.cluster)).collect();
+            self.notices.iter().filter(|(notice, entry)| due(notice, entry) && permitted(notice)).collect();
         // First those that have no Event yet.
         all.sort_by_key(|(_, entry)| entry.written);
         all.into_iter().take(WRITES).map(|(notice, _)| notice.clone()).collect()
@@ -113,9 +116,10 @@ impl Ledger {
 /// Writes the Event of a notice, or counts it if it exists.
 async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
     let resource = match notice.kind {
-        Kind::Export => resource::<Export>(),
-        Kind::Gateway => resource::<Gateway>(),
-        _ => resource::<Service>(),
+        NoticedKind::WithoutEffect(kind) => kind.resource(),
+        NoticedKind::Watched(Kind::Export) => resource::<Export>(),
+        NoticedKind::Watched(Kind::Gateway) => resource::<Gateway>(),
+        NoticedKind::Watched(_) => resource::<Service>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &notice.object.namespace, &resource);
     let object = objects.get_metadata_opt(&notice.object.name).await.map_err(|error| trouble::of(&error))?;
@@ -174,7 +178,7 @@ mod tests {
     fn notice(cluster: &str, name: &str) -> ObjectNotice {
         ObjectNotice {
             cluster: cluster.into(),
-            kind: Kind::Export,
+            kind: NoticedKind::Watched(Kind::Export),
             object: Key::new("default", name),
             message: format!("ServiceExport default/{name} has no effect: the cluster has no such Service"),
         }
@@ -207,6 +211,27 @@ mod tests {
         ledger.refused("west".into(), start + begin + SETTLED);
         let rest = ledger.due(many, start + begin + SETTLED);
         assert!(rest.iter().all(|notice| &*notice.cluster == "east"));
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_is_not_enforced_has_an_event_at_once() {
+        let kind = api::compatibility::kinds::find("security.istio.io", "AuthorizationPolicy").unwrap();
+        let notice = ObjectNotice {
+            cluster: "west".into(),
+            kind: NoticedKind::WithoutEffect(kind),
+            object: Key::new("shop", "deny-all"),
+            message: kind.notice("shop/deny-all"),
+        };
+        let due = Ledger::default().due([notice.clone()].into(), Instant::now());
+        assert_eq!(due, [notice.clone()]);
+        let west = Fake::start("t").await;
+        const POLICIES: &str = "/apis/security.istio.io/v1/authorizationpolicies";
+        west.put(POLICIES, json!({"metadata": {"name": "deny-all", "namespace": "shop", "uid": "u2"}}));
+        write(west.client("t").await, &notice).await.unwrap();
+        let event = west.get(EVENTS, "shop", &name(&notice, "u2")).unwrap();
+        assert_eq!((&event["type"], &event["reason"]), (&json!("Warning"), &json!("NotEnforced")));
+        assert_eq!(event["involvedObject"]["apiVersion"], "security.istio.io/v1");
+        assert!(event["message"].as_str().unwrap().contains("NOT enforced"));
     }
 
     #[tokio::test]

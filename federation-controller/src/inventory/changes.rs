@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::cluster::{Affected, ClusterInventory, PodSelector, Stored};
-use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record as _, Service, Slice, Text};
+use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record, Service, Slice, Text};
 
 impl ClusterInventory {
     /// The network of a system namespace is the cluster's network.
@@ -191,13 +191,14 @@ impl ClusterInventory {
         if exported {
             self.index_hosts(&key, false);
         }
-        let selector = |gateway: Option<&Gateway>| gateway.map(|gateway| gateway.selector.clone());
         let mut affected = Affected::default();
-        if selector(self.gateways().get(&key)) != selector(new.as_ref()) {
+        let before = self.gateways().get(&key).and_then(Record::selector).map(|selector| selector.labels.clone());
+        let after = new.as_ref().and_then(Record::selector).map(|selector| selector.labels);
+        if before.as_ref() != after {
             self.relations.gateway_pods.clear(&key);
-            if let Some(new) = &new {
+            if let Some(labels) = after {
                 affected.work = self.pods().len() as u64;
-                for pod in self.collections.pods.values().filter(|pod| new.selector.select(&pod.labels)) {
+                for pod in self.collections.pods.values().filter(|pod| labels.select(&pod.labels)) {
                     self.relations.gateway_pods.insert(&key, &pod.key());
                 }
             }
@@ -294,7 +295,7 @@ mod tests {
             namespace: "istio-system".into(),
             name: "g".into(),
             selector: [("app".into(), app.into())].into(),
-            hosts: Vec::new(),
+            hosts: vec!["*.local".into()],
         };
         let key = gateway("a").key();
         let select = |app: &str| PodSelector {

@@ -253,7 +253,7 @@ mod tests {
             namespace: "a".into(),
             name: name.into(),
             selector: labels(selector),
-            hosts: Vec::new(),
+            hosts: vec!["*.local".into()],
         };
         let mut gateways = Collection::default();
         for gateway in [

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use api::compatibility::KindWithoutEffect;
+
 use super::{ClusterInventory, Inventory};
 use crate::objects::{Key, Kind, Record, Service, Text};
 
@@ -9,7 +11,7 @@ use crate::objects::{Key, Kind, Record, Service, Text};
 const LINES: usize = 20;
 
 /// The number of notices about objects of one cluster.
-const OBJECTS: usize = 100;
+pub(super) const OBJECTS: usize = 100;
 
 /// A notice about an object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -17,20 +19,30 @@ pub struct ObjectNotice {
     /// The cluster.
     pub cluster: Text,
     /// The kind of the object.
-    pub kind: Kind,
+    pub kind: NoticedKind,
     /// The namespace and name.
     pub object: Key,
     /// What is wrong and what to do.
     pub message: String,
 }
 
+/// The kind of an object with a notice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum NoticedKind {
+    /// A kind that has no effect at all. Its notices last.
+    WithoutEffect(&'static KindWithoutEffect),
+    /// A watched kind. Its notices may pass, such as that of a LoadBalancer which has no address yet.
+    Watched(Kind),
+}
+
 impl ObjectNotice {
     /// Returns what has happened in one word, as Events have it.
     pub fn reason(&self) -> &'static str {
         match self.kind {
-            Kind::Export => "NotExported",
-            Kind::Gateway => "ExportsNothing",
-            _ => "GatewayNotUsed",
+            NoticedKind::WithoutEffect(kind) => kind.reason(),
+            NoticedKind::Watched(Kind::Export) => "NotExported",
+            NoticedKind::Watched(Kind::Gateway) => "ExportsNothing",
+            NoticedKind::Watched(_) => "GatewayNotUsed",
         }
     }
 }
@@ -64,6 +76,7 @@ impl Inventory {
                 self.trust_domain
             ));
         }
+        all.extend(self.lines_without_effect());
         for cluster in self.clusters.values() {
             let Notices { mut lines, objects } = self.notices_of(cluster);
             lines.extend(objects.into_iter().map(|(_, _, line)| line));
@@ -80,14 +93,14 @@ impl Inventory {
 
     /// Returns the notices about objects, a bounded number of each cluster.
     pub fn object_notices(&self) -> BTreeSet<ObjectNotice> {
-        let mut all = BTreeSet::new();
+        let mut all: BTreeSet<ObjectNotice> = self.objects_without_effect().collect();
         for cluster in self.clusters.values().filter(|cluster| cluster.synced()) {
             let mut objects = self.notices_of(cluster).objects;
             objects.sort_unstable();
             let name = &cluster.info.name;
             all.extend(objects.into_iter().take(OBJECTS).map(|(kind, object, message)| ObjectNotice {
                 cluster: name.clone(),
-                kind,
+                kind: NoticedKind::Watched(kind),
                 object,
                 message,
             }));
@@ -191,7 +204,12 @@ impl Inventory {
         }
         for gateway in cluster.gateways().values().filter(|gateway| !cluster.selects_pods(gateway)) {
             let key = &gateway.key();
-            let line = format!("Gateway {key} exports nothing: its selector matches no pod of the cluster");
+            let line = match gateway.hosts.is_empty() {
+                true => format!(
+                    "Gateway {key} has no effect: no server has mode AUTO_PASSTHROUGH and hosts; other modes configure an ingress, which is not supported"
+                ),
+                false => format!("Gateway {key} exports nothing: its selector matches no pod of the cluster"),
+            };
             to.object(Kind::Gateway, key, line);
         }
     }

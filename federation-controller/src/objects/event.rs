@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use api::compatibility::KindWithoutEffect;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -75,6 +76,13 @@ pub enum Event {
     Mesh(Mesh),
     /// The mesh-wide settings were read, and some have no effect.
     MeshNotices(MeshNotices),
+    /// The objects of a kind without effect changed.
+    WithoutEffect {
+        /// The kind.
+        kind: &'static KindWithoutEffect,
+        /// All objects of the kind in the controller's own cluster, within a bound.
+        objects: BTreeSet<Key>,
+    },
     /// The trust bundle changed.
     Trust(Trust),
     /// A proxy opened a stream.

@@ -9,12 +9,12 @@ use kube::core::ObjectMeta;
 use super::{Labels, Text};
 
 /// Returns the name.
-pub(super) fn name(metadata: &ObjectMeta) -> Option<Text> {
+pub(crate) fn name(metadata: &ObjectMeta) -> Option<Text> {
     metadata.name.as_deref().filter(|name| is_subdomain(name)).map(Into::into)
 }
 
 /// Returns the namespace.
-pub(super) fn namespace(metadata: &ObjectMeta) -> Option<Text> {
+pub(crate) fn namespace(metadata: &ObjectMeta) -> Option<Text> {
     metadata.namespace.as_deref().filter(|namespace| is_label(namespace)).map(Into::into)
 }
 

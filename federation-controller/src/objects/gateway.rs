@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::intern::Strings;
 use super::{Kind, Labels, Record, Selector, Text, fields};
 
-/// A Gateway that passes TLS through by server name.
+/// A Gateway. It exports services if it has servers that pass TLS through by server name, and has no effect otherwise.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Gateway {
     /// The namespace.
@@ -15,6 +15,7 @@ pub struct Gateway {
     /// `spec.selector`: labels of the gateway pods to which the Gateway applies, in any namespace.
     pub selector: Labels,
     /// Hosts of all servers in AUTO_PASSTHROUGH mode, as written: `*.local`, `default/reviews.default.svc.cluster.local`.
+    /// Empty: the Gateway has no effect.
     pub hosts: Vec<Text>,
 }
 
@@ -29,12 +30,6 @@ impl Record for Gateway {
     const LIMIT: usize = 1_000;
 
     fn extract(object: Self::Source) -> Option<Self> {
-        for warning in object.warnings() {
-            tracing::debug!(gateway = ?object.metadata.name, namespace = ?object.metadata.namespace, "{warning}");
-        }
-        if !object.spec.servers.iter().any(api::gateway::Server::is_auto_passthrough) {
-            return None;
-        }
         let hosts = object.exported_hosts().filter(|host| host.len() <= fields::MAX_HOST);
         let hosts = hosts.take(fields::MAX_HOSTS).map(Into::into).collect();
         let selector = object.spec.selector.into_iter().take(fields::MAX_LABELS);
@@ -55,7 +50,7 @@ impl Record for Gateway {
     }
 
     fn selector(&self) -> Option<Selector<'_>> {
-        Some(Selector { namespace: None, labels: &self.selector })
+        (!self.hosts.is_empty()).then_some(Selector { namespace: None, labels: &self.selector })
     }
 
     fn size(&self) -> usize {
@@ -76,15 +71,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_gateways_in_auto_passthrough_mode_are_kept() {
+    fn only_servers_in_auto_passthrough_mode_have_effect() {
         let gateway = |mode: &str| {
             let object = serde_json::json!({"metadata": {"name": "g", "namespace": "istio-system"}, "spec": {
                 "selector": {"istio": "eastwestgateway"},
                 "servers": [{"port": {"number": 15443, "name": "tls", "protocol": "TLS"},
                              "tls": {"mode": mode}, "hosts": ["*.local"]}]}});
-            Gateway::extract(serde_json::from_value(object).unwrap())
+            Gateway::extract(serde_json::from_value(object).unwrap()).unwrap()
         };
-        assert_eq!(gateway("AUTO_PASSTHROUGH").unwrap().hosts, ["*.local".into()]);
-        assert_eq!(gateway("PASSTHROUGH"), None);
+        assert_eq!(gateway("AUTO_PASSTHROUGH").hosts, ["*.local".into()]);
+        assert!(gateway("AUTO_PASSTHROUGH").selector().is_some());
+        let ingress = gateway("SIMPLE");
+        assert!(ingress.hosts.is_empty() && ingress.selector().is_none());
     }
 }

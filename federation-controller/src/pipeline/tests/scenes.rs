@@ -612,6 +612,8 @@ fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
         "east",
         Object::Gateway(Gateway { namespace: "istio-system".into(), name: "cross".into(), selector, hosts }),
     );
+    let ingress = Gateway { namespace: "default".into(), name: "ingress".into(), ..Gateway::default() };
+    world.put("east", Object::Gateway(ingress));
     for (name, ip, ports, label) in [("no-address", 0, 1, None), ("no-port", 1, 1, None), ("no-number", 1, 2, Some(0))]
     {
         let mut gateway = service(name, 8);
@@ -634,13 +636,14 @@ fn exports_and_gateways_without_effect_are_reported_with_the_reason() {
         "ServiceExport default/reveiws has no effect: the cluster has no such Service",
         "ServiceExport default/details has no effect: no endpoint has a sidecar",
         "Gateway istio-system/cross exports nothing: its selector matches no pod",
+        "Gateway default/ingress has no effect: no server has mode AUTO_PASSTHROUGH",
         "Service default/no-address is a gateway of network net-east without an address",
         "Service default/no-port is a gateway of network net-east that does not expose port 15443",
         "Service default/no-number is a gateway of network net-east whose label networking.istio.io/gatewayPort is not a port",
     ] {
         assert!(notices.iter().any(|notice| notice.contains(expected)), "{expected}: {notices:#?}");
     }
-    assert_eq!(notices.len(), 6, "{notices:#?}");
+    assert_eq!(notices.len(), 7, "{notices:#?}");
 }
 
 #[test]

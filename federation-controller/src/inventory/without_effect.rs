@@ -1,0 +1,107 @@
+//! Notices of the objects without effect in the controller's own cluster.
+
+use std::collections::BTreeSet;
+
+use api::compatibility::KindWithoutEffect;
+
+use super::Inventory;
+use super::notices::{NoticedKind, OBJECTS, ObjectNotice};
+use crate::objects::Key;
+
+/// The number of objects of a kind that its line names.
+const NAMED: usize = 3;
+
+impl Inventory {
+    /// Keeps the objects of a kind without effect.
+    pub(super) fn note_without_effect(&mut self, kind: &'static KindWithoutEffect, objects: BTreeSet<Key>) {
+        match objects.is_empty() {
+            true => self.without_effect.remove(kind),
+            false => self.without_effect.insert(kind, objects),
+        };
+    }
+
+    /// Returns a line for each kind, security policies first.
+    pub(super) fn lines_without_effect(&self) -> impl Iterator<Item = String> {
+        let cluster = &self.settings.cluster;
+        self.without_effect.iter().map(move |(kind, objects)| {
+            let mut names: Vec<String> = objects.iter().take(NAMED).map(Key::to_string).collect();
+            if objects.len() > NAMED {
+                names.push(format!("{} more", objects.len() - NAMED));
+            }
+            format!("Cluster {cluster}: {} {}: {} ({})", kind.kind, kind.lack(), kind.instead, names.join(", "))
+        })
+    }
+
+    /// Returns the notices about the objects, security policies first, within a bound.
+    pub(super) fn objects_without_effect(&self) -> impl Iterator<Item = ObjectNotice> {
+        let all = self.without_effect.iter().flat_map(|(kind, objects)| objects.iter().map(move |key| (*kind, key)));
+        all.take(OBJECTS).map(|(kind, key)| ObjectNotice {
+            cluster: self.settings.cluster.clone(),
+            kind: NoticedKind::WithoutEffect(kind),
+            object: key.clone(),
+            message: kind.notice(&key.to_string()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use api::compatibility::{WITHOUT_EFFECT, kinds};
+
+    use super::*;
+    use crate::inventory::Settings;
+    use crate::objects::event::Event;
+
+    fn inventory() -> Inventory {
+        Inventory::new(Settings {
+            cluster: "west".into(),
+            namespace: "isthmus-system".into(),
+            root_namespace: "istio-system".into(),
+            cluster_domain: "cluster.local".into(),
+            trust_domain: "cluster.local".into(),
+        })
+    }
+
+    fn put(inventory: &mut Inventory, kind: &'static KindWithoutEffect, count: usize) {
+        let objects = (0..count).map(|index| Key::new("shop", &format!("a{index}"))).collect();
+        inventory.apply(Event::WithoutEffect { kind, objects }, UNIX_EPOCH);
+    }
+
+    #[test]
+    fn a_policy_that_is_not_enforced_has_a_line_and_a_notice() {
+        let mut inventory = inventory();
+        let policies = kinds::find("security.istio.io", "AuthorizationPolicy").unwrap();
+        let routes = kinds::find("networking.istio.io", "VirtualService").unwrap();
+        put(&mut inventory, routes, 5);
+        put(&mut inventory, policies, 1);
+        let lines = inventory.notices();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("Cluster west: AuthorizationPolicy is NOT enforced: "), "{lines:?}");
+        assert!(lines[0].ends_with(" (shop/a0)"), "{lines:?}");
+        assert!(lines[1].starts_with("Cluster west: VirtualService has no effect: "), "{lines:?}");
+        assert!(lines[1].ends_with(" (shop/a0, shop/a1, shop/a2, 2 more)"), "{lines:?}");
+        let notices = inventory.object_notices();
+        assert_eq!(notices.len(), 6);
+        let first = notices.first().unwrap();
+        assert_eq!((first.reason(), &*first.cluster, &first.object), ("NotEnforced", "west", &Key::new("shop", "a0")));
+        assert!(notices.iter().skip(1).all(|notice| notice.reason() == "NoEffect"));
+
+        put(&mut inventory, policies, 0);
+        put(&mut inventory, routes, 0);
+        assert!(inventory.notices().is_empty() && inventory.object_notices().is_empty());
+    }
+
+    #[test]
+    fn the_number_of_notices_is_bounded_and_security_policies_come_first() {
+        let mut inventory = inventory();
+        for kind in WITHOUT_EFFECT.iter().rev() {
+            put(&mut inventory, kind, 60);
+        }
+        assert_eq!(inventory.notices().len(), WITHOUT_EFFECT.len());
+        let notices = inventory.object_notices();
+        assert_eq!(notices.len(), OBJECTS);
+        assert!(notices.iter().all(|notice| notice.reason() == "NotEnforced"));
+    }
+}
