@@ -15,3 +15,4 @@ mod restart;
 mod slow_network;
 mod support;
 mod topologies;
+mod without_effect;

@@ -1,0 +1,81 @@
+//! Objects that are accepted and have no effect: their authors learn it from kubectl, from an Event and from the status.
+
+use std::time::Duration;
+
+use crate::support::{Lab, Outcome, User, eventually, kubectl_is_installed};
+
+const SOON: Duration = Duration::from_secs(20);
+
+const POLICY: &str = "
+apiVersion: security.istio.io/v1beta1
+kind: AuthorizationPolicy
+metadata: {name: deny-all}
+spec: {}
+";
+const RULE: &str = "
+apiVersion: networking.istio.io/v1beta1
+kind: DestinationRule
+metadata: {name: reviews}
+spec: {host: reviews, trafficPolicy: {outlierDetection: {minRequestVolume: 10}}}
+";
+
+/// Runs `kubectl apply` on a manifest.
+fn apply(lab: &Lab, cluster: &str, manifest: &str) -> Outcome {
+    let file = lab.directory.path("manifest.yaml");
+    std::fs::write(&file, manifest).expect("written");
+    lab.kubectl(cluster, &["apply", "-f", &file.display().to_string()])
+}
+
+#[track_caller]
+fn has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn the_author_of_a_policy_that_is_not_enforced_is_told() {
+    kubectl_is_installed();
+    let lab = Lab::up("primary-remote.yaml", User::Own);
+    for cluster in ["west", "east"] {
+        let applied = apply(&lab, cluster, POLICY);
+        assert_eq!(applied.code, Some(0), "{applied:?}");
+        has(&applied.stdout, &["authorizationpolicy.security.istio.io/deny-all created"]);
+        has(&applied.stderr, &["Warning: AuthorizationPolicy default/deny-all is NOT enforced: "]);
+    }
+    let rule = apply(&lab, "west", RULE);
+    has(
+        &rule.stderr,
+        &[
+            "Warning: DestinationRule default/reviews has no effect: ",
+            "Warning: DestinationRule default/reviews: spec.trafficPolicy.outlierDetection.minRequestVolume: ",
+        ],
+    );
+    let refused = apply(&lab, "west", &POLICY.replace("spec: {}", "spec: {acton: DENY}"));
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    has(&refused.stderr, &["unknown field \"spec.acton\""]);
+
+    let events = || lab.kubectl("west", &["get", "events", "--field-selector=involvedObject.name=deny-all"]).stdout;
+    let event = eventually(SOON, || {
+        let events = events();
+        if events.contains("NotEnforced") { Ok(events) } else { Err(events) }
+    });
+    has(&event.expect("an Event"), &["Warning", "authorizationpolicy/deny-all", "is NOT enforced"]);
+    let status = || lab.isthmus(&["status"]).ok();
+    has(
+        &status(),
+        &[
+            "AuthorizationPolicy is NOT enforced: requests that it would deny are allowed",
+            "(default/deny-all)",
+            "DestinationRule has no effect",
+        ],
+    );
+
+    lab.kubectl("west", &["delete", "authorizationpolicy", "deny-all"]).ok();
+    let gone = eventually(SOON, || {
+        let status = status();
+        if status.contains("NOT enforced") { Err(status) } else { Ok(()) }
+    });
+    gone.expect("the status no longer lists the policy");
+    lab.down();
+}
