@@ -11,12 +11,13 @@ pub mod kinds;
 #[cfg(test)]
 mod tests;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 pub use fields::{TOLERATED, ToleratedField};
 pub use kinds::{KindWithoutEffect, WITHOUT_EFFECT};
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, GatewaySpec, Server};
 use crate::{Warning, export};
 
 /// The API groups of the mesh's configuration.
@@ -32,6 +33,8 @@ pub const GROUPS: &[&str] = &[
 
 /// The number of warnings about fields of one object. kubectl prints each on a line.
 const MAX_FIELDS: usize = 10;
+/// The number of servers of a Gateway that are looked at.
+const MAX_SERVERS: usize = 100;
 
 /// Returns the warnings about an object of a kind: that it has no effect, and which of its fields have none. `name` is the
 /// name by which the warnings call it.
@@ -39,15 +42,19 @@ pub fn warnings(group: &str, kind: &str, name: &str, object: &Value) -> Vec<Stri
     let mut warnings: Vec<String> = kinds::find(group, kind).map(|known| known.notice(name)).into_iter().collect();
     let mut of_fields = fields::warnings(kind, object);
     if group == "networking.istio.io" && kind == "Gateway" {
-        // What cannot be parsed is refused by the schema.
-        of_fields.extend(serde_json::from_value::<Gateway>(object.clone()).iter().flat_map(Gateway::warnings));
+        of_fields.extend(of_servers(object));
     }
-    let rest = of_fields.len().saturating_sub(MAX_FIELDS);
-    of_fields.truncate(MAX_FIELDS);
-    let shown = |warning: Warning| format!("{kind} {name}: {warning}");
-    warnings.extend(of_fields.into_iter().map(shown));
-    if rest > 0 {
-        warnings.push(format!("{kind} {name}: {rest} more fields have no effect"));
+    warnings.extend(of_fields.iter().take(MAX_FIELDS).map(|warning| format!("{kind} {name}: {warning}")));
+    if of_fields.len() > MAX_FIELDS {
+        warnings.push(format!("{kind} {name}: further fields have no effect"));
     }
     warnings
+}
+
+/// Returns the warnings about the servers of a Gateway.
+fn of_servers(object: &Value) -> Vec<Warning> {
+    let servers = object["spec"]["servers"].as_array().into_iter().flatten().take(MAX_SERVERS);
+    // What cannot be parsed is refused by the schema.
+    let servers = servers.map(Server::deserialize).collect::<Result<_, _>>().unwrap_or_default();
+    Gateway { spec: GatewaySpec { servers, ..GatewaySpec::default() }, ..Gateway::default() }.warnings()
 }

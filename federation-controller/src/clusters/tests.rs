@@ -388,6 +388,23 @@ async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
 }
 
 #[tokio::test]
+async fn names_of_objects_without_effect_are_read() {
+    let mut run = Run::new().await;
+    let west = Arc::clone(&run.west);
+    const POLICIES: &str = "/apis/security.istio.io/v1/authorizationpolicies";
+    let policies = |event: &Event| match event {
+        Event::WithoutEffect { kind, objects } if kind.kind == "AuthorizationPolicy" => {
+            Some(objects.iter().map(ToString::to_string).collect::<Vec<_>>())
+        }
+        _ => None,
+    };
+    west.put(POLICIES, json!({"metadata": {"name": "deny-all", "namespace": "shop"}, "spec": {"rules": [{}]}}));
+    assert_eq!(run.until("the policy", policies).await.0, ["shop/deny-all"]);
+    west.delete(POLICIES, "shop", "deny-all");
+    assert!(run.until("no policy", policies).await.0.is_empty());
+}
+
+#[tokio::test]
 async fn a_token_is_renewed_before_it_expires() {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::MAX_FIELDS;
 use crate::Warning;
 
 /// A field that is admitted and has no effect.
@@ -68,7 +69,7 @@ const fn field(kind: &'static str, parent: &'static str, field: &'static str, in
     ToleratedField { kind, parent, field, values: Values::Any, instead }
 }
 
-/// Returns a warning for each tolerated field of an object.
+/// Returns a warning for each tolerated field of an object, at most one more than [`MAX_FIELDS`].
 pub(super) fn warnings(kind: &str, object: &Value) -> Vec<Warning> {
     let of_kind: Vec<&ToleratedField> = TOLERATED.iter().filter(|of| of.kind == kind).collect();
     let mut found = Vec::new();
@@ -80,6 +81,9 @@ pub(super) fn warnings(kind: &str, object: &Value) -> Vec<Warning> {
 
 fn visit(of_kind: &[&ToleratedField], parent: &str, value: &Value, path: &mut String, found: &mut Vec<Warning>) {
     let length = path.len();
+    if found.len() > MAX_FIELDS {
+        return;
+    }
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
