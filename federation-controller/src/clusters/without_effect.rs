@@ -32,43 +32,66 @@ async fn watch(kind: &'static KindWithoutEffect, client: Client, events: Queues)
     let api = Api::<Metadata>::all_with(client, &kind.resource());
     let config = watcher::Config::default().page_size(PAGE);
     let mut stream = watcher(api, config).backoff(Pause::default()).boxed();
-    let mut objects = BTreeSet::new();
-    let mut listed = BTreeSet::new();
+    let mut names = Names::default();
     while let Some(item) = stream.next().await {
         let changed = match item {
-            Ok(watcher::Event::Init) => {
-                listed.clear();
-                false
-            }
-            Ok(watcher::Event::InitApply(object)) => {
-                note(&mut listed, &object);
-                false
-            }
-            Ok(watcher::Event::InitDone) => {
-                let before = std::mem::replace(&mut objects, std::mem::take(&mut listed));
-                before != objects
-            }
-            Ok(watcher::Event::Apply(object)) => note(&mut objects, &object),
-            Ok(watcher::Event::Delete(object)) => key(&object).is_some_and(|key| objects.remove(&key)),
+            Ok(event) => names.apply(event),
             Err(error) => match trouble::of_watch(&error) {
                 // The kind is no longer defined, and its objects are gone.
-                Trouble::Missing => !std::mem::take(&mut objects).is_empty(),
+                Trouble::Missing => names.clear(),
                 trouble => {
                     tracing::debug!(kind = kind.kind, %trouble, "cannot watch a kind without effect; trying again");
                     false
                 }
             },
         };
-        let event = Event::WithoutEffect { kind, objects: objects.clone() };
-        if changed && events.send(Source::Controller, event).await.is_err() {
-            return;
+        if changed {
+            let event = Event::WithoutEffect { kind, objects: names.known.clone() };
+            if events.send(Source::Controller, event).await.is_err() {
+                return;
+            }
         }
     }
 }
 
-/// Adds an object. Returns whether it is new.
-fn note(objects: &mut BTreeSet<Key>, object: &Metadata) -> bool {
-    key(object).is_some_and(|key| objects.len() < LIMIT && objects.insert(key))
+/// The names of the objects of a kind. Those beyond [`LIMIT`] are left out.
+#[derive(Default)]
+struct Names {
+    known: BTreeSet<Key>,
+    /// The names of a list that is not complete.
+    listed: BTreeSet<Key>,
+}
+
+impl Names {
+    /// Applies an event. Returns whether the known names changed.
+    fn apply(&mut self, event: watcher::Event<Metadata>) -> bool {
+        match event {
+            watcher::Event::Init => {
+                self.listed.clear();
+                false
+            }
+            watcher::Event::InitApply(object) => {
+                add(&mut self.listed, &object);
+                false
+            }
+            watcher::Event::InitDone => {
+                let before = std::mem::replace(&mut self.known, std::mem::take(&mut self.listed));
+                before != self.known
+            }
+            watcher::Event::Apply(object) => add(&mut self.known, &object),
+            watcher::Event::Delete(object) => key(&object).is_some_and(|key| self.known.remove(&key)),
+        }
+    }
+
+    /// Removes all names. Returns whether there were any.
+    fn clear(&mut self) -> bool {
+        !std::mem::take(&mut self.known).is_empty()
+    }
+}
+
+/// Adds the name of an object. Returns whether it is new.
+fn add(names: &mut BTreeSet<Key>, object: &Metadata) -> bool {
+    key(object).is_some_and(|key| names.len() < LIMIT && names.insert(key))
 }
 
 fn key(object: &Metadata) -> Option<Key> {
