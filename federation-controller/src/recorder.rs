@@ -223,7 +223,7 @@ mod tests {
             message: kind.notice("shop/deny-all"),
         };
         let due = Ledger::default().due([notice.clone()].into(), Instant::now());
-        assert_eq!(due, [notice.clone()]);
+        assert_eq!(due, std::slice::from_ref(&notice));
         let west = Fake::start("t").await;
         const POLICIES: &str = "/apis/security.istio.io/v1/authorizationpolicies";
         west.put(POLICIES, json!({"metadata": {"name": "deny-all", "namespace": "shop", "uid": "u2"}}));
