@@ -12,7 +12,6 @@ spec:
   template:
     metadata:
       labels: {sidecar.istio.io/inject: 'true'}
-      annotations: {proxy.istio.io/config: 'holdApplicationUntilProxyStarts: true'}
     spec:
       restartPolicy: Never
       terminationGracePeriodSeconds: 1

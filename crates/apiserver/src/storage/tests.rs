@@ -35,7 +35,7 @@ fn a_restored_store_continues_where_the_frozen_one_ended() {
     let text = serde_json::to_string(&store.freeze()).expect("JSON");
 
     let store = ObjectStore::restored(serde_json::from_str(&text).expect("saved objects"), 16);
-    assert_eq!(store.list(&pods(), None), (13, vec![second.clone()]));
+    assert_eq!(store.list(&pods(), None), (13, vec![second]));
     assert_eq!(store.changes_after(&pods(), 12, 10).expect_err("expired").oldest, 13);
     let kept = store.get(&pods(), "default", "b").expect("kept");
     store.replace(&pods(), &kept, pod("b", 2)).expect("current");
