@@ -26,6 +26,8 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// Addresses that are ready, and those that are not.
 type Addresses = (Vec<EndpointAddress>, Vec<EndpointAddress>);
+/// Addresses by the names and numbers of their ports.
+type Subsets = BTreeMap<Vec<(Option<String>, i32)>, (Vec<EndpointPort>, Addresses)>;
 
 /// Returns the Endpoints of a Service with a selector, given the slices of its pods; `None` for other Services.
 #[must_use]
@@ -35,7 +37,7 @@ pub fn desired(service: &Service, slices: &[Arc<EndpointSlice>]) -> Option<Endpo
         return None;
     }
     let family = spec.ip_families.as_ref().and_then(|families| families.first()).map_or("IPv4", String::as_str);
-    let mut subsets: BTreeMap<Vec<(Option<String>, i32)>, (Vec<EndpointPort>, Addresses)> = BTreeMap::new();
+    let mut subsets = Subsets::new();
     for slice in slices.iter().filter(|slice| slice.address_type == family) {
         let ports = ports(slice);
         let key = ports.iter().map(|port| (port.name.clone(), port.port)).collect();

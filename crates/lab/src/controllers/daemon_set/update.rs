@@ -62,11 +62,9 @@ pub(super) fn replace(
 /// A node keeps its oldest pod; while pods surge, its oldest of each revision.
 fn remove_surplus(decision: &mut DaemonSetDecision, pods: &[NodePods<'_>], surges: bool) {
     for here in pods {
-        let mut surplus: Vec<&&Pod> = here.new.iter().skip(1).chain(here.old.iter().skip(1)).collect();
-        if !surges && !here.new.is_empty() {
-            surplus.extend(here.old.first());
-        }
-        decision.delete.extend(surplus.into_iter().map(|pod| pod.name_any()));
+        let surplus = here.new.iter().skip(1).chain(here.old.iter().skip(1));
+        let replaced = here.old.first().filter(|_| !surges && !here.new.is_empty());
+        decision.delete.extend(surplus.chain(replaced).map(|pod| pod.name_any()));
     }
 }
 
