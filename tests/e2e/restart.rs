@@ -18,6 +18,8 @@ fn scale(lab: &Lab, cluster: &str, namespace: &str, deployment: &str, replicas: 
 /// Restarts a deployment, pod by pod.
 fn restart(lab: &Lab, cluster: &str, namespace: &str, deployment: &str) {
     let deployment = format!("deployment/{deployment}");
+    // kubectl refuses to restart twice within a second, and a lab's pods may be ready sooner.
+    std::thread::sleep(Duration::from_secs(1));
     lab.kubectl(cluster, &["-n", namespace, "rollout", "restart", &deployment]).ok();
     lab.kubectl(cluster, &["-n", namespace, "rollout", "status", &deployment, "--timeout=60s"]).ok();
 }
