@@ -129,7 +129,7 @@ fn a_crate_that_uses_a_higher_one_or_is_not_listed_is_found() {
     let wrong = check::directions(&Workspace::read(directory.path()).unwrap());
     let expected = [
         "novelty: not listed",
-        "runtime -> api: wrong direction; runtime may use identity, net, telemetry, wire",
+        "runtime -> api: wrong direction; runtime may use identity, net, probe, telemetry, wire",
         "runtime links isthmus-api",
         "sidecar links isthmus-api",
     ];
