@@ -3,7 +3,7 @@
 //! - [`kinds`]: the kinds without effect
 //! - [`fields`]: the fields that users write although Istio's API does not have them
 //!
-//! [`warnings`] returns what the author of an object is told when it is applied. Admission warnings, Events, `isthmus status`
+//! [`warnings`] returns the warnings for an object when it is applied. Admission warnings, Events, `isthmus status`
 //! and docs/compatibility.md follow from the two tables, so a kind that gains its effect loses a line here and nothing else.
 
 pub mod fields;

@@ -103,7 +103,7 @@ impl Query {
         self.within_limit(response)
     }
 
-    /// Encodes a response. If it is too long, as many records as fit are sent, and the client is told to query over TCP.
+    /// Encodes a response. If it is too long, it has as many records as fit, and TC, at which clients query over TCP.
     fn within_limit(&self, mut response: Message) -> Option<Vec<u8>> {
         loop {
             let bytes = response.to_vec().ok()?;
