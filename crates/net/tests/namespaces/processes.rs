@@ -14,6 +14,10 @@ use net::process::{
 use tokio::io::AsyncReadExt;
 
 pub(super) const TESTS: &[harness::Test] = &[
+    (
+        "processes::sockets_of_other_processes_are_not_taken_for_own_ones",
+        sockets_of_other_processes_are_not_taken_for_own_ones,
+    ),
     ("processes::a_pod_has_its_own_namespaces", a_pod_has_its_own_namespaces),
     ("processes::file_trees_have_replaced_paths", file_trees_have_replaced_paths),
     ("processes::failures_name_the_reason", failures_name_the_reason),
@@ -267,4 +271,19 @@ fn everything_dies_with_the_launcher() {
         assert!(Instant::now() < deadline, "still running: {pids:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The child holds the listener as its standard input, as a container of the same pod holds its own.
+fn sockets_of_other_processes_are_not_taken_for_own_ones() {
+    use std::process::Stdio;
+
+    assert!(!net::socket::are_used_by_others(), "nothing runs in a new network namespace");
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    assert!(!net::socket::are_used_by_others(), "the listener is this process's own");
+    let input = Stdio::from(OwnedFd::from(listener));
+    let mut child = std::process::Command::new("sleep").arg("60").stdin(input).spawn().unwrap();
+    assert!(net::socket::are_used_by_others(), "the child listens");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!net::socket::are_used_by_others(), "the child has ended");
 }
