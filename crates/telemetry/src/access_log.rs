@@ -19,7 +19,7 @@ mod operator;
 mod tests;
 mod writer;
 
-pub use format::{Format, FormatError};
+pub use format::{Format, FormatError, Template};
 pub use writer::{Log, Writer};
 
 /// Istio's default text format, without the line break at the end.

@@ -109,6 +109,40 @@ impl Format {
     }
 }
 
+/// A text with operators, such as the value of a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<FormatPart>,
+}
+
+impl Template {
+    /// Parses a text in Envoy's syntax of format strings.
+    ///
+    /// # Errors
+    /// Returns an error if an operator is unknown or malformed.
+    pub fn parse(text: &str) -> Result<Self, FormatError> {
+        parse(text).map(|parts| Self { parts })
+    }
+
+    /// Returns the text for a record. An operator without a value is replaced by nothing, as in Envoy's headers.
+    pub fn render(&self, record: &Record<'_>) -> Vec<u8> {
+        let (mut out, mut start_times) = (Vec::new(), StartTimes::default());
+        for part in &self.parts {
+            match part {
+                FormatPart::Text(text) => out.extend_from_slice(text.as_bytes()),
+                FormatPart::Value(operator, limit) => {
+                    let start = out.len();
+                    operator.write(record, &mut start_times, &mut out);
+                    if let Some(limit) = limit {
+                        out.truncate(start + limit);
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
 /// How values are escaped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Escape {

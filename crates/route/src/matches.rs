@@ -1,0 +1,173 @@
+//! Conditions on requests.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName};
+use percent_encoding::percent_decode_str;
+
+use crate::StringMatch;
+
+/// The parts of a request that conditions are about.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The path, without the query.
+    pub path: &'a str,
+    /// The query, without `?`.
+    pub query: Option<&'a str>,
+    /// The scheme.
+    pub scheme: &'a str,
+    /// The method.
+    pub method: &'a str,
+    /// The authority, with its port if the request has one.
+    pub authority: &'a str,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// The port that the client connected to.
+    pub port: u16,
+}
+
+/// A condition on a field: a header, or a parameter of the query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition<N> {
+    /// The field's name.
+    pub name: N,
+    /// The pattern of its value.
+    pub value: StringMatch,
+    /// The condition is met if the field is absent or its value does not match.
+    pub invert: bool,
+}
+
+/// Conditions, all of which a request has to meet.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HttpMatch {
+    /// On the path, without the query.
+    pub path: Option<StringMatch>,
+    /// On the scheme.
+    pub scheme: Option<StringMatch>,
+    /// On the method.
+    pub method: Option<StringMatch>,
+    /// On the authority.
+    pub authority: Option<StringMatch>,
+    /// On headers.
+    pub headers: Vec<Condition<HeaderName>>,
+    /// On parameters of the query.
+    pub query: Vec<Condition<Box<str>>>,
+    /// On the port that the client connected to.
+    pub port: Option<u16>,
+}
+
+impl<N> Condition<N> {
+    fn is_met(&self, value: Option<&[u8]>) -> bool {
+        value.is_some_and(|value| self.value.matches(value)) != self.invert
+    }
+}
+
+impl HttpMatch {
+    /// Returns whether a request meets all conditions.
+    pub fn is_met(&self, facts: &Facts<'_>) -> bool {
+        self.path.as_ref().is_none_or(|path| path.matches(facts.path.as_bytes())) && self.rest_is_met(facts)
+    }
+
+    /// Returns whether a request meets all conditions but that on the path.
+    pub(crate) fn rest_is_met(&self, facts: &Facts<'_>) -> bool {
+        let met = |pattern: &Option<StringMatch>, value: &str| {
+            pattern.as_ref().is_none_or(|pattern| pattern.matches(value.as_bytes()))
+        };
+        self.port.is_none_or(|port| port == facts.port)
+            && met(&self.method, facts.method)
+            && met(&self.authority, facts.authority)
+            && met(&self.scheme, facts.scheme)
+            && self.headers.iter().all(|condition| condition.is_met(header(facts, &condition.name).as_deref()))
+            && self.query.iter().all(|condition| condition.is_met(parameter(facts.query, &condition.name).as_deref()))
+    }
+
+    /// Returns whether there are no conditions, so that every request meets them.
+    pub fn is_unconditional(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Returns the value of a header; several values are joined with commas, as in Envoy.
+fn header<'a>(facts: &Facts<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut values = facts.headers.get_all(name).iter();
+    let first = values.next()?.as_bytes();
+    let mut rest = values.peekable();
+    if rest.peek().is_none() {
+        return Some(Cow::Borrowed(first));
+    }
+    let mut joined = first.to_vec();
+    for value in rest {
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+    }
+    Some(Cow::Owned(joined))
+}
+
+/// Returns the first value of a parameter of a query; without `=`, it is empty. As in Envoy, names and values are decoded,
+/// and `+` is not a space.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
+    query?.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let is_named = key == name || (key.contains('%') && percent_decode_str(key).eq(name.bytes()));
+        is_named.then(|| percent_decode_str(value).into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(headers: &HeaderMap) -> Facts<'_> {
+        Facts {
+            path: "/a",
+            query: Some("x=1&y&z=a%20b&x=2"),
+            scheme: "http",
+            method: "GET",
+            authority: "reviews:80",
+            headers,
+            port: 9080,
+        }
+    }
+
+    #[test]
+    fn every_condition_has_to_be_met() {
+        let headers: HeaderMap = [("end-user", "jason"), ("many", "1"), ("many", "2")]
+            .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
+            .into_iter()
+            .collect();
+        let exact = |value: &str| Some(StringMatch::Exact(value.into()));
+        let header = |name: &str, value: StringMatch, invert| HttpMatch {
+            headers: vec![Condition { name: name.parse().unwrap(), value, invert }],
+            ..HttpMatch::default()
+        };
+        let query = |name: &str, value: StringMatch| HttpMatch {
+            query: vec![Condition { name: name.into(), value, invert: false }],
+            ..HttpMatch::default()
+        };
+        let is = |value: &str| StringMatch::Exact(value.into());
+        for (condition, expected) in [
+            (HttpMatch::default(), true),
+            (HttpMatch { path: exact("/a"), method: exact("GET"), ..HttpMatch::default() }, true),
+            (HttpMatch { path: exact("/a"), method: exact("POST"), ..HttpMatch::default() }, false),
+            (HttpMatch { scheme: exact("http"), authority: exact("reviews:80"), ..HttpMatch::default() }, true),
+            (HttpMatch { authority: exact("reviews"), ..HttpMatch::default() }, false),
+            (HttpMatch { port: Some(9080), ..HttpMatch::default() }, true),
+            (HttpMatch { port: Some(80), ..HttpMatch::default() }, false),
+            (header("end-user", is("jason"), false), true),
+            (header("end-user", is("jason"), true), false),
+            (header("end-user", StringMatch::Present, true), false),
+            (header("absent", StringMatch::Present, true), true),
+            (header("absent", is("x"), true), true),
+            (header("absent", is("x"), false), false),
+            (header("many", is("1,2"), false), true),
+            (header("many", is("1"), false), false),
+            (query("x", is("1")), true),
+            (query("x", is("2")), false),
+            (query("y", is("")), true),
+            (query("z", is("a b")), true),
+            (query("absent", StringMatch::Present), false),
+        ] {
+            assert_eq!(condition.is_met(&facts(&headers)), expected, "{condition:?}");
+        }
+    }
+}
