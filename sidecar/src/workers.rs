@@ -140,7 +140,7 @@ fn discover(
     channel: impl Fn() -> Channel + 'static,
 ) -> (Arc<Published>, Subscriber) {
     let trusting = identity.clone();
-    let store = MeshStore::new(location.clone(), move |trust| trusting.replace_trust(trust));
+    let store = MeshStore::new(location.clone(), move |trust| trusting.replace_trust(trust)).with_routes();
     let (published, for_store) = (store.published(), store.subscriber());
     let connect = move || {
         let channel = channel();

@@ -17,7 +17,7 @@ use identity::Peer;
 use runtime::admission::Admitted;
 use telemetry::istio::Ended;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, LocalReply};
 use crate::http::headers::{self, Direction};
 use crate::http::{AttemptBody, BoxError, Incoming, InvalidRequest, RequestBody, Version};
 use crate::report::{LogEntry, RequestReport, ServiceMetrics};
@@ -221,13 +221,19 @@ impl Exchange {
     }
 
     /// Returns the response for a failure.
-    fn fail(mut self, failure: &Failure) -> Response<ResponseBody> {
+    fn fail(self, failure: &Failure) -> Response<ResponseBody> {
+        self.answer_locally(&failure.local_reply(), |_| {})
+    }
+
+    /// Returns a response of the proxy's own. `edit` adds headers.
+    fn answer_locally(mut self, reply: &LocalReply, edit: impl FnOnce(&mut HeaderMap)) -> Response<ResponseBody> {
         if let Some(body) = self.body.take() {
             tokio::task::spawn_local(async move { body.drain().await });
         }
-        let reply = failure.local_reply();
-        self.report.replied_locally(&reply);
-        local_reply(&reply, self.report.is_grpc(), Some(Box::new(self.report)))
+        self.report.replied_locally(reply);
+        let mut response = local_reply(reply, self.report.is_grpc(), Some(Box::new(self.report)));
+        edit(response.headers_mut());
+        response
     }
 }
 

@@ -39,6 +39,12 @@ pub enum Failure {
     /// The destination may be part of the mesh, and the controller did not answer.
     #[error("the controller does not answer whether {0} is part of the mesh, so nothing is sent in plaintext")]
     Unanswered(Arc<str>),
+    /// No route of the host matches the request.
+    #[error("no route of {0} matches the request")]
+    NoRoute(Arc<str>),
+    /// The route's destination does not exist.
+    #[error("the route's destination {0} does not exist")]
+    NoDestination(Arc<str>),
     /// The service has no healthy endpoint.
     #[error("{0} has no healthy endpoint")]
     NoEndpoint(Arc<str>),
@@ -70,6 +76,12 @@ pub enum Failure {
         /// The parse error.
         error: Arc<str>,
     },
+    /// There was no response in time.
+    #[error("{0}")]
+    Timeout(Expired),
+    /// A fault was injected: the request is answered with this status.
+    #[error("a fault was injected")]
+    Fault(route::Abort),
     /// A limit on connections or requests was reached.
     #[error("{0} reached its limit")]
     Overflow(Cow<'static, str>),
@@ -87,11 +99,27 @@ pub enum Failure {
     Denied(Arc<str>),
 }
 
+/// The limit that a request exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Expired {
+    /// The route's time limit.
+    #[error("there was no response within the route's timeout")]
+    Request,
+    /// The time limit of one attempt.
+    #[error("there was no response within the timeout of an attempt")]
+    Attempt {
+        /// Other attempts preceded this one.
+        retried: bool,
+    },
+}
+
 /// The response that the proxy itself gives to a failed request, and what logs and metrics record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalReply {
     /// The HTTP status.
     pub status: StatusCode,
+    /// The status of gRPC; `None`: that for the HTTP status.
+    pub grpc_status: Option<u16>,
     /// The response flags.
     pub flags: ResponseFlags,
     /// Envoy's response code details, for the access log.
@@ -122,6 +150,10 @@ impl Failure {
                 "cluster_not_found",
                 "the mesh's controller does not answer whether this destination is part of the mesh",
             ),
+            Failure::NoRoute(_) => reply(StatusCode::NOT_FOUND, ResponseFlags::NO_ROUTE_FOUND, "route_not_found", ""),
+            Failure::NoDestination(_) => {
+                reply(StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::NO_CLUSTER_FOUND, "cluster_not_found", "")
+            }
             Failure::NoEndpoint(_) => reply(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ResponseFlags::NO_HEALTHY_UPSTREAM,
@@ -149,6 +181,26 @@ impl Failure {
                 "protocol_error",
                 "protocol error",
             ),
+            Failure::Timeout(expired) => {
+                let (flags, details) = match expired {
+                    Expired::Request => (ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout"),
+                    Expired::Attempt { retried } => {
+                        (with_retries(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, *retried), "upstream_per_try_timeout")
+                    }
+                };
+                reply(StatusCode::GATEWAY_TIMEOUT, flags, details, "upstream request timeout")
+            }
+            Failure::Fault(abort) => {
+                let status = match abort {
+                    route::Abort::Http(status) => *status,
+                    route::Abort::Grpc(_) => StatusCode::OK,
+                };
+                let reply = reply(status, ResponseFlags::FAULT_INJECTED, "fault_filter_abort", "fault filter abort");
+                match abort {
+                    route::Abort::Http(_) => reply,
+                    route::Abort::Grpc(status) => LocalReply { grpc_status: Some(*status), ..reply },
+                }
+            }
             Failure::Overflow(_) => {
                 self.reset(StatusCode::SERVICE_UNAVAILABLE, ResponseFlags::UPSTREAM_OVERFLOW, "overflow", "overflow")
             }
@@ -172,7 +224,10 @@ impl Failure {
 
     /// Returns the failure marked as the result of the last of several attempts.
     pub fn after_retries(mut self) -> Self {
-        if let Failure::Connect { retried, .. } | Failure::Reset { retried, .. } = &mut self {
+        if let Failure::Connect { retried, .. }
+        | Failure::Reset { retried, .. }
+        | Failure::Timeout(Expired::Attempt { retried }) = &mut self
+        {
             *retried = true;
         }
         self
@@ -183,6 +238,10 @@ impl Failure {
         match self {
             Failure::UnknownDestination(_) => "unknown_destination",
             Failure::Unanswered(_) => "unanswered",
+            Failure::NoRoute(_) => "no_route",
+            Failure::NoDestination(_) => "no_destination",
+            Failure::Timeout(_) => "timeout",
+            Failure::Fault(_) => "fault",
             Failure::NoEndpoint(_) => "no_endpoint",
             Failure::Connect { .. } => "connect",
             Failure::Reset { .. } => "reset",
@@ -202,6 +261,7 @@ impl Failure {
         let body = format!("upstream connect error or disconnect/reset before headers. {latest}reset reason: {reason}");
         LocalReply {
             status,
+            grpc_status: None,
             flags,
             details: format!("upstream_reset_before_response_started{{{details}}}").into(),
             body: body.into(),
@@ -211,7 +271,8 @@ impl Failure {
 }
 
 fn reply(status: StatusCode, flags: ResponseFlags, details: &'static str, body: &'static str) -> LocalReply {
-    LocalReply { status, flags, details: details.into(), body: body.into(), transport_failure: None }
+    let (details, body) = (details.into(), body.into());
+    LocalReply { status, grpc_status: None, flags, details, body, transport_failure: None }
 }
 
 fn with_retries(flags: ResponseFlags, retried: bool) -> ResponseFlags {
@@ -230,6 +291,11 @@ mod tests {
         let reset = Failure::Reset { endpoint: endpoint.clone(), error: "reset".into(), retried: false };
         let table = [
             (Failure::UnknownDestination("1.2.3.4:80".into()), 502, "NR"),
+            (Failure::NoRoute("reviews".into()), 404, "NR"),
+            (Failure::NoDestination("reviews".into()), 503, "NC"),
+            (Failure::Timeout(Expired::Request), 504, "UT"),
+            (Failure::Timeout(Expired::Attempt { retried: false }).after_retries(), 504, "URX,UT"),
+            (Failure::Fault(route::Abort::Http(StatusCode::IM_A_TEAPOT)), 418, "FI"),
             (Failure::NoEndpoint("reviews".into()), 503, "UH"),
             (connect.clone(), 503, "UF"),
             (connect.after_retries(), 503, "UF,URX"),

@@ -7,6 +7,7 @@
 //!
 //! Connections are served in [`crate::server`] and opened in [`crate::upstream`].
 
+mod body_copy;
 mod continue_gate;
 pub mod headers;
 pub mod http2;

@@ -10,6 +10,7 @@ mod domain;
 mod map;
 mod model;
 mod policies;
+mod routes;
 mod snapshot;
 mod store;
 #[cfg(test)]
@@ -27,7 +28,7 @@ pub use model::{
 pub use snapshot::{AccessLogSettings, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
 pub use store::{Applied, MeshStore, Published};
 pub use timeouts::{ConnectTimeouts, HEDGE_DELAY};
-pub use traffic::{RetryPolicy, TrafficPolicy};
+pub use traffic::TrafficPolicy;
 pub use usage::release_unused;
 pub use view::{Lookup, MeshView, demand};
 

@@ -255,6 +255,11 @@ impl RequestReport {
         self.protocol == Protocol::Grpc
     }
 
+    /// Adds response flags.
+    pub fn flag(&mut self, flags: ResponseFlags) {
+        self.flags = self.flags.with(flags);
+    }
+
     /// Notes the head of the upstream's response.
     pub fn responded(&mut self, code: u16, grpc_status: Option<u16>) {
         self.code = code;
@@ -266,9 +271,12 @@ impl RequestReport {
 
     /// Notes that the proxy itself responds.
     pub fn replied_locally(&mut self, reply: &LocalReply) {
-        self.flags = reply.flags;
-        (self.code, self.grpc_status) =
-            if self.is_grpc() { (200, Some(grpc_status_of(reply.status))) } else { (reply.status.as_u16(), None) };
+        self.flags = self.flags.with(reply.flags);
+        (self.code, self.grpc_status) = match reply.grpc_status {
+            Some(status) => (200, Some(status)),
+            None if self.is_grpc() => (200, Some(grpc_status_of(reply.status))),
+            None => (reply.status.as_u16(), None),
+        };
         if let Some(log) = &mut self.log {
             log.details = reply.details.clone();
             log.transport_failure.clone_from(&reply.transport_failure);
@@ -303,6 +311,11 @@ impl Ending for RequestReport {
 
     fn broken(&mut self, bytes: u64) {
         self.flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
+        self.record(bytes);
+    }
+
+    fn timed_out(&mut self, bytes: u64) {
+        self.flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
         self.record(bytes);
     }
 

@@ -27,6 +27,8 @@ pub struct Worker {
     pub clusters: UpstreamClusters,
     /// Connections to the own application, by its address.
     applications: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+    /// Counts mirrored requests that are in progress, one reference each.
+    pub mirrors: Rc<()>,
     /// Requests that wait for responses.
     pub overdue: OverdueRequests,
     /// Metrics and access logs.
@@ -46,8 +48,8 @@ impl Worker {
         drain: Watch,
         mark: Option<u32>,
     ) -> Self {
-        let (clusters, applications, overdue) = Default::default();
-        Self { view, identity, clusters, applications, overdue, telemetry: Rc::new(telemetry), drain, mark }
+        let (clusters, applications, mirrors, overdue) = Default::default();
+        Self { view, identity, clusters, applications, mirrors, overdue, telemetry: Rc::new(telemetry), drain, mark }
     }
 
     /// Returns how to connect to a cluster's endpoints, by the mesh's current settings.

@@ -64,10 +64,6 @@ impl HeaderEdit {
             }
         }
     }
-
-    fn is_literal(&self) -> bool {
-        matches!(self.value, Value::Literal(_))
-    }
 }
 
 impl HeaderEdits {
@@ -76,17 +72,14 @@ impl HeaderEdits {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
 
-    /// Applies the changes. `record` has the values of operators; it is called only if a value has some.
-    pub fn apply<'a>(&self, headers: &mut HeaderMap, record: impl FnOnce() -> Record<'a>) {
-        self.remove.iter().for_each(|name| drop(headers.remove(name)));
-        if self.set.iter().chain(&self.add).all(HeaderEdit::is_literal) {
-            let nothing = Record::new(std::time::SystemTime::UNIX_EPOCH);
-            return self.put(headers, &nothing);
-        }
-        self.put(headers, &record());
+    /// Returns whether some values have operators.
+    pub fn has_operators(&self) -> bool {
+        self.set.iter().chain(&self.add).any(|edit| matches!(edit.value, Value::Template(_)))
     }
 
-    fn put(&self, headers: &mut HeaderMap, record: &Record<'_>) {
+    /// Applies the changes. `record` has the values of operators.
+    pub fn apply(&self, headers: &mut HeaderMap, record: &Record<'_>) {
+        self.remove.iter().for_each(|name| drop(headers.remove(name)));
         for edit in &self.set {
             if let Some(value) = edit.value(record) {
                 headers.insert(&edit.name, value);
@@ -119,7 +112,8 @@ mod tests {
         headers.insert("a", HeaderValue::from_static("1"));
         headers.insert("b", HeaderValue::from_static("1"));
         let edits = edits(&[("b", "2"), ("c", "3")], &[("b", "4"), ("a", "5")], &["A", "absent"]);
-        edits.apply(&mut headers, || unreachable!("no operators"));
+        assert!(!edits.has_operators());
+        edits.apply(&mut headers, &Record::new(std::time::SystemTime::UNIX_EPOCH));
         let all = |name: &str| headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>().join(" ");
         assert_eq!((all("a").as_str(), all("b").as_str(), all("c").as_str()), ("5", "2 4", "3"));
     }
@@ -128,7 +122,9 @@ mod tests {
     fn operators_have_the_values_of_the_request() {
         let mut headers = HeaderMap::new();
         let edits = edits(&[("x", "v=%REQ(:METHOD)%"), ("y", "%REQ(absent)%"), ("z", "100%%")], &[], &[]);
-        edits.apply(&mut headers, || Record { method: Some("GET"), ..Record::new(std::time::SystemTime::UNIX_EPOCH) });
+        assert!(edits.has_operators());
+        let record = Record { method: Some("GET"), ..Record::new(std::time::SystemTime::UNIX_EPOCH) };
+        edits.apply(&mut headers, &record);
         assert_eq!(
             (&headers["x"], headers.get("y"), &headers["z"]),
             (&HeaderValue::from_static("v=GET"), None, &HeaderValue::from_static("100%"))

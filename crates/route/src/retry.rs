@@ -16,6 +16,9 @@ pub struct Retries {
     pub per_try_timeout: Option<Duration>,
     /// The outcomes that are repeated.
     pub on: RetryOn,
+    /// A request whose connection ended without a response is repeated if its method is idempotent, whatever `on` says. The
+    /// mesh's default; conditions of a route are kept to.
+    pub idempotent: bool,
     /// The wait before the first retry is drawn at random from below this; the limit doubles with each further one, up to ten
     /// times of it.
     pub base_interval: Duration,
@@ -139,6 +142,7 @@ impl Default for Retries {
             attempts: 2,
             per_try_timeout: None,
             on: RetryOn::mesh_default(),
+            idempotent: true,
             base_interval: Duration::from_millis(25),
             same_hosts: false,
             remote_localities: false,

@@ -47,6 +47,8 @@ pub struct Table {
     tls: Box<[TlsRoute]>,
     tcp: Box<[TcpRoute]>,
     steps: Box<[Step]>,
+    /// There are routes of requests, if only for other clients.
+    with_http: bool,
 }
 
 /// A match of a route.
@@ -81,20 +83,28 @@ pub struct Chosen<'a> {
 
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
-        (&self.source, &self.http, &self.tls, &self.tcp) == (&other.source, &other.http, &other.tls, &other.tcp)
+        (&self.source, self.with_http, &self.http, &self.tls, &self.tcp)
+            == (&other.source, other.with_http, &other.http, &other.tls, &other.tcp)
     }
 }
 
 impl Table {
     /// Creates a table of routes in order of precedence.
     pub fn new(source: Arc<str>, http: Vec<HttpRoute>, tls: Vec<TlsRoute>, tcp: Vec<TcpRoute>) -> Self {
-        let steps = steps(&http);
-        Self { source, http: http.into(), tls: tls.into(), tcp: tcp.into(), steps }
+        let (steps, with_http) = (steps(&http), !http.is_empty());
+        Self { source, http: http.into(), tls: tls.into(), tcp: tcp.into(), steps, with_http }
     }
 
-    /// Returns whether there are routes of requests. Without one, requests go to the host itself.
+    /// Sets whether the host has routes of requests, also if none of them is for this client.
+    pub fn of_host_with_routes(mut self, with_http: bool) -> Self {
+        self.with_http = with_http;
+        self
+    }
+
+    /// Returns whether the host has routes of requests. If so, a request that none of them matches is answered 404; if not,
+    /// requests go to the host itself.
     pub fn has_http(&self) -> bool {
-        !self.http.is_empty()
+        self.with_http
     }
 
     /// Returns the routes of requests.

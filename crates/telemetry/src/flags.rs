@@ -47,6 +47,12 @@ flags! {
     OVERLOAD = "OM" @ 12;
     /// The destination is not known in time.
     NO_CLUSTER_FOUND = "NC" @ 13;
+    /// The upstream did not respond in time.
+    UPSTREAM_REQUEST_TIMEOUT = "UT" @ 14;
+    /// A fault was injected: a delay.
+    DELAY_INJECTED = "DI" @ 15;
+    /// A fault was injected: an abort.
+    FAULT_INJECTED = "FI" @ 16;
 }
 
 impl ResponseFlags {

@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request, Response, Version as HttpVersion};
+use http::{HeaderValue, Request, Response, Version as HttpVersion, request};
+use route::Table;
 use telemetry::istio::{Party, Reporter, Security};
 
 use super::host::NamedService;
@@ -18,10 +20,15 @@ use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
 use crate::worker::Worker;
 
+mod expiry;
+mod mirror;
 mod retry;
+mod routed;
 mod send;
 
-use send::Answer;
+use expiry::Limits;
+use routed::Resolved;
+use send::{Answer, Sending};
 
 /// How long a host that names no service is not looked up again on a connection.
 const UNKNOWN_HOST: Duration = Duration::from_secs(5);
@@ -35,12 +42,19 @@ pub struct Destination {
     pub metrics: Rc<ServiceMetrics>,
     /// The declared protocol of the port.
     pub protocol: Protocol,
+    /// The routes of requests and connections to the service.
+    pub routes: Option<Arc<Table>>,
 }
 
 impl Destination {
     /// Returns a port of a service, or one endpoint of it.
-    pub fn service(service: &Service, port: u16, endpoint: Option<std::sync::Arc<str>>, worker: &Worker) -> Self {
-        let key = ClusterKey { hostname: service.hostname.clone(), port, subset: Default::default(), endpoint };
+    pub fn service(service: &Service, port: u16, endpoint: Option<Arc<str>>, worker: &Worker) -> Self {
+        Self::subset(service, port, Arc::default(), endpoint, worker)
+    }
+
+    /// Returns a port of a subset of a service, or one endpoint of the service.
+    fn subset(service: &Service, port: u16, subset: Arc<str>, endpoint: Option<Arc<str>>, worker: &Worker) -> Self {
+        let key = ClusterKey { hostname: service.hostname.clone(), port, subset, endpoint };
         let labels = telemetry::istio::Service {
             host: service.hostname.clone(),
             name: service.name.clone(),
@@ -50,6 +64,7 @@ impl Destination {
             cluster: worker.clusters.get(key, &worker.view),
             metrics: service_metrics(labels, worker),
             protocol: service.port(port).map(|port| port.protocol).unwrap_or_default(),
+            routes: service.routes.clone(),
         }
     }
 
@@ -63,7 +78,7 @@ impl Destination {
     pub fn external(cluster: UpstreamCluster, protocol: Protocol, worker: &Worker) -> Self {
         let labels = telemetry::istio::Service { name: cluster.name.clone(), ..Default::default() };
         let metrics = service_metrics(labels, worker);
-        Self { cluster: Rc::new(cluster), metrics, protocol }
+        Self { cluster: Rc::new(cluster), metrics, protocol, routes: None }
     }
 }
 
@@ -80,7 +95,8 @@ pub async fn serve(
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
     let admitted = downstream.admitted.clone();
-    let handler = Rc::new(OutboundRequests { downstream, captured, last: RefCell::default(), worker: worker.clone() });
+    let (last, resolved) = Default::default();
+    let handler = Rc::new(OutboundRequests { downstream, captured, last, resolved, worker: worker.clone() });
     let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| {
         connection_failure(&error, worker, |log| {
@@ -95,6 +111,8 @@ struct OutboundRequests {
     downstream: Downstream,
     captured: Destination,
     last: RefCell<Option<RoutedHost>>,
+    /// The destinations of routes that requests went to.
+    resolved: RefCell<Vec<Resolved>>,
     worker: Rc<Worker>,
 }
 
@@ -121,10 +139,15 @@ impl Handler for OutboundRequests {
             Err(invalid) => return self.begin(request, false, &self.captured()).refuse(invalid),
         };
         let destination = self.route(&request).await;
+        if let Some(table) = destination.routes.as_ref().filter(|table| table.has_http()).cloned() {
+            // Boxed: the future of requests without routes stays small.
+            return Box::pin(self.carry_routed(request, upgrade, destination, table)).await;
+        }
         let policy = destination.cluster.policy();
         let mut exchange = self.begin(request, upgrade, &destination);
         self.prepare(&mut exchange, &destination);
-        match self.send(&mut exchange, &destination, &policy.retry).await {
+        let limits = Limits { request: grpc_timeout(&exchange), attempt: None };
+        match self.send(&mut exchange, &destination, Sending { retries: &policy.retry, limits }).await {
             Ok(answer) => self.answer(exchange, answer),
             Err(failure) => {
                 tracing::debug!(error = %failure, cluster = %destination.cluster.name, "request failed");
@@ -196,8 +219,7 @@ impl OutboundRequests {
 
     /// Adds the headers for the other sidecar, and adapts the request to the version of the destination.
     fn prepare(&self, exchange: &mut Exchange, destination: &Destination) {
-        let http2 = matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc)
-            || exchange.head.version == HttpVersion::HTTP_2;
+        let http2 = serves_http2(destination, &exchange.head);
         let headers = &mut exchange.head.headers;
         headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
         if destination.cluster.in_mesh() {
@@ -242,6 +264,16 @@ impl OutboundRequests {
     }
 }
 
+/// Returns whether a request to a destination is sent in HTTP/2.
+fn serves_http2(destination: &Destination, head: &request::Parts) -> bool {
+    matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc) || head.version == HttpVersion::HTTP_2
+}
+
+/// Returns the time limit that a client of gRPC sets.
+fn grpc_timeout(exchange: &Exchange) -> Option<Duration> {
+    exchange.report.is_grpc().then(|| headers::grpc_timeout(&exchange.head.headers))?
+}
+
 /// HTTP/2 if the port declares it or the request used it; an upgrade needs HTTP/1.1.
 fn upstream_version(http2: bool, exchange: &Exchange) -> Version {
     if http2 && exchange.upgrade.is_none() { Version::Http2 } else { Version::Http1 }
@@ -250,7 +282,7 @@ fn upstream_version(http2: bool, exchange: &Exchange) -> Version {
 /// Counts the request as in progress at its endpoint until the response has ended.
 struct InProgress {
     report: RequestReport,
-    _pick: Rc<balance::Pick<std::sync::Arc<crate::upstream::Target>>>,
+    _pick: Rc<balance::Pick<Arc<crate::upstream::Target>>>,
 }
 
 impl Ending for InProgress {
@@ -260,6 +292,10 @@ impl Ending for InProgress {
 
     fn broken(&mut self, bytes: u64) {
         self.report.broken(bytes);
+    }
+
+    fn timed_out(&mut self, bytes: u64) {
+        self.report.timed_out(bytes);
     }
 
     fn abandoned(&mut self, bytes: u64) {

@@ -1,5 +1,7 @@
 //! Headers of requests and responses: hop-by-hop headers, headers of the mesh, and headers that are not trusted.
 
+use std::time::Duration;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Uri, request, uri};
 
@@ -21,6 +23,11 @@ pub const PEER: HeaderName = HeaderName::from_static("x-isthmus-peer");
 /// Never reaches an application.
 pub const UNPROCESSED: HeaderName = HeaderName::from_static("x-isthmus-unprocessed");
 
+/// Milliseconds: a client's time limit for its request.
+const UPSTREAM_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+/// Milliseconds: the time limit of a request, for its destination.
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -196,6 +203,49 @@ pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     }
 }
 
+/// Replaces the authority of a request.
+pub fn set_authority(head: &mut request::Parts, authority: &str) {
+    let Ok(value) = HeaderValue::from_str(authority) else { return };
+    if head.uri.authority().is_none() {
+        head.headers.insert(header::HOST, value);
+        return;
+    }
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    if let Ok(authority) = authority.parse() {
+        parts.authority = Some(authority);
+    }
+    head.uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
+/// Removes and returns the time limit that a client sets for its request; 0 milliseconds are no limit.
+pub fn take_timeout(headers: &mut HeaderMap) -> Option<Duration> {
+    let millis = headers.remove(UPSTREAM_TIMEOUT)?.to_str().ok()?.parse().ok()?;
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+/// Notes the time limit of a request for its destination.
+pub fn expect_timeout(headers: &mut HeaderMap, limit: Duration) {
+    headers.insert(EXPECTED_TIMEOUT, number(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
+}
+
+/// Returns the time limit of a request of gRPC: at most eight digits and a unit.
+pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number =
+        digits.parse().ok().filter(|_| digits.len() <= 8 && digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let limit = match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Some(limit)
+}
+
 /// Converts a request's target to the form of the upstream's version: origin form and `Host` in HTTP/1.1, `:authority`
 /// in HTTP/2. The request has one authority ([`super::settle`]).
 pub fn retarget(head: &mut request::Parts, version: Version) {
@@ -322,6 +372,42 @@ mod tests {
         let mut headers = map(&[("x-request-id", "existing")]);
         ensure_request_id(&mut headers);
         assert_eq!(headers["x-request-id"], "existing");
+    }
+
+    #[test]
+    fn time_limits_of_clients_are_read() {
+        for (text, expected) in [
+            ("1S", Some(1_000_000_000)),
+            ("100m", Some(100_000_000)),
+            ("99999999H", Some(359_999_996_400_000_000_000)),
+            ("7u", Some(7_000)),
+            ("7n", Some(7)),
+            ("2M", Some(120_000_000_000)),
+            ("123456789S", None),
+            ("1s", None),
+            ("S", None),
+            ("-1S", None),
+            ("+1S", None),
+            ("1é", None),
+            ("", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_bytes(text.as_bytes()).unwrap());
+            assert_eq!(grpc_timeout(&headers).map(|limit| limit.as_nanos()), expected, "{text}");
+        }
+        let mut headers = map(&[("x-envoy-upstream-rq-timeout-ms", "250")]);
+        assert_eq!(take_timeout(&mut headers), Some(Duration::from_millis(250)));
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn an_authority_is_replaced_where_it_is() {
+        let mut head = http::Request::get("http://a:1/x?y").body(()).unwrap().into_parts().0;
+        set_authority(&mut head, "b");
+        assert_eq!(head.uri, "http://b/x?y");
+        let mut head = http::Request::get("/x").header("host", "a").body(()).unwrap().into_parts().0;
+        set_authority(&mut head, "b:2");
+        assert_eq!((head.uri.to_string().as_str(), &head.headers["host"]), ("/x", &HeaderValue::from_static("b:2")));
     }
 
     #[test]

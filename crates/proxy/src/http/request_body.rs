@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use runtime::admission::{Admitted, Buffered};
 use tokio::time::Sleep;
 
+use super::body_copy::Copy;
 use super::continue_gate::{ContinueGate, PATIENCE, expects_continue};
 use super::pump::Source;
 use super::unsent::Unsent;
@@ -43,6 +44,8 @@ pub struct RequestBody {
     owner: Rc<Admitted>,
     bytes: Cell<u64>,
     complete: Cell<bool>,
+    /// When the body was noticed to be complete.
+    completed: Cell<Option<Instant>>,
     /// The downstream did not send the body in full.
     failed: Cell<bool>,
     /// The number of the current attempt; earlier ones fail.
@@ -51,6 +54,8 @@ pub struct RequestBody {
     gate: Option<ContinueGate>,
     patience: RefCell<Option<Pin<Box<Sleep>>>>,
     size: SizeHint,
+    /// What mirrors read.
+    copies: RefCell<Vec<Rc<Copy>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,18 +80,28 @@ impl RequestBody {
             owner: owner.clone(),
             bytes: Cell::new(0),
             complete: Cell::new(false),
+            completed: Cell::new(None),
             failed: Cell::new(false),
             attempt: Cell::new(0),
             gate,
             patience: RefCell::default(),
             size,
+            copies: RefCell::default(),
         }))
     }
 
     /// Returns the body for a new attempt, from its beginning. Bodies of earlier attempts fail.
     pub fn attempt(self: &Rc<Self>) -> AttemptBody {
         self.attempt.set(self.attempt.get() + 1);
-        AttemptBody(Some(Playback { body: self.clone(), attempt: self.attempt.get(), position: 0 }))
+        AttemptBody(Content::Playback(Playback { body: self.clone(), attempt: self.attempt.get(), position: 0 }))
+    }
+
+    /// Returns a copy of the body as it is read from the downstream, for a mirror. To be called before the first attempt. The
+    /// copy fails if it is not read in time: it never delays the body.
+    pub fn copy(self: &Rc<Self>) -> AttemptBody {
+        let copy = Rc::new(Copy::of_size(self.size.clone()));
+        self.copies.borrow_mut().push(copy.clone());
+        AttemptBody(Content::Copy(copy))
     }
 
     /// Returns whether another attempt can send the body in full.
@@ -97,6 +112,15 @@ impl RequestBody {
     /// Returns whether the body was read from the downstream in full.
     pub fn is_complete(&self) -> bool {
         self.complete.get() || self.incoming.borrow().is_end_stream()
+    }
+
+    /// Returns when the body was complete, or `None` if it is not. Of a body without an end of its own, that is noticed with
+    /// the first call after it.
+    pub fn completed(&self) -> Option<Instant> {
+        if self.completed.get().is_none() && self.is_complete() {
+            self.completed.set(Some(Instant::now()));
+        }
+        self.completed.get()
     }
 
     /// Returns whether the downstream failed to send the body in full.
@@ -205,9 +229,16 @@ impl RequestBody {
         let frame = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
         let Some(frame) = frame else {
             self.complete.set(true);
+            self.completed.set(Some(Instant::now()));
+            self.copies.take().iter().for_each(|copy| copy.end());
             return Poll::Ready(None);
         };
         let frame = frame.inspect_err(|_| self.failed.set(true))?;
+        self.copies.borrow().iter().for_each(|copy| copy.push(&frame));
+        // A body of known length is not polled for its end.
+        if self.incoming.borrow().is_end_stream() {
+            self.copies.take().iter().for_each(|copy| copy.end());
+        }
         let frame = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => return Poll::Ready(Some(Ok(self.trailers(frame)))),
@@ -235,9 +266,22 @@ impl RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.copies.take().iter().for_each(|copy| copy.abandon());
+    }
+}
+
 /// A request's body as one attempt sends it.
 #[derive(Debug)]
-pub struct AttemptBody(Option<Playback>);
+pub struct AttemptBody(Content);
+
+#[derive(Debug)]
+enum Content {
+    Empty,
+    Playback(Playback),
+    Copy(Rc<Copy>),
+}
 
 #[derive(Debug)]
 struct Playback {
@@ -249,12 +293,15 @@ struct Playback {
 impl AttemptBody {
     /// Returns an empty body.
     pub fn empty() -> Self {
-        Self(None)
+        Self(Content::Empty)
     }
 
     /// Returns what holds the body back, if anything does.
     pub fn gate(&self) -> Option<&ContinueGate> {
-        self.0.as_ref()?.body.gate.as_ref()
+        match &self.0 {
+            Content::Playback(playback) => playback.body.gate.as_ref(),
+            Content::Empty | Content::Copy(_) => None,
+        }
     }
 }
 
@@ -275,7 +322,11 @@ impl Body for AttemptBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Some(playback) = &mut self.0 else { return Poll::Ready(None) };
+        let playback = match &mut self.0 {
+            Content::Empty => return Poll::Ready(None),
+            Content::Copy(copy) => return copy.poll_frame(cx),
+            Content::Playback(playback) => playback,
+        };
         if playback.attempt != playback.body.attempt.get() {
             return Poll::Ready(Some(Err("the attempt was abandoned".into())));
         }
@@ -290,25 +341,30 @@ impl Body for AttemptBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|playback| {
-            let kept = playback.body.kept.borrow();
-            let replaying = kept.as_ref().is_some_and(|kept| playback.position < kept.len());
-            !replaying && playback.body.is_complete()
-        })
+        match &self.0 {
+            Content::Empty => true,
+            Content::Copy(copy) => copy.is_end_stream(),
+            Content::Playback(playback) => {
+                let kept = playback.body.kept.borrow();
+                let replaying = kept.as_ref().is_some_and(|kept| playback.position < kept.len());
+                !replaying && playback.body.is_complete()
+            }
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            None => SizeHint::with_exact(0),
-            Some(playback) if playback.position == 0 => playback.body.size,
-            Some(_) => SizeHint::default(),
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Copy(copy) => copy.size_hint(),
+            Content::Playback(playback) if playback.position == 0 => playback.body.size,
+            Content::Playback(_) => SizeHint::default(),
         }
     }
 }
 
 impl Source for AttemptBody {
     fn hold(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
-        if let Some(playback) = &self.0
+        if let Content::Playback(playback) = &self.0
             && playback.attempt == playback.body.attempt.get()
         {
             return playback.body.incoming.borrow_mut().hold(cx);

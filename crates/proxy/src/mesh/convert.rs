@@ -12,9 +12,11 @@ use telemetry::access_log::Format;
 use wire::discovery as message;
 
 mod policies;
+mod routes;
 mod workload;
 
 pub(super) use policies::policy;
+pub(super) use routes::{Client, routes};
 pub(super) use workload::{PortLimits, own_workload};
 
 use super::model::{
@@ -96,6 +98,7 @@ pub(super) fn service(message: &message::Service, cluster: &str) -> Result<Servi
         subsets: message.subsets.iter().map(subset).collect(),
         headless: message.headless,
         endpoints: None,
+        routes: None,
         policy: Arc::default(),
     })
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use balance::{Health, Locality};
 use identity::SpiffeId;
+use route::Table;
 use runtime::limits::Limit;
 
 use super::traffic::TrafficPolicy;
@@ -82,6 +83,8 @@ pub struct Service {
     pub headless: bool,
     /// The endpoints; `None` until they arrive.
     pub endpoints: Option<Arc<[Endpoint]>>,
+    /// The routes of requests and connections to the service; `None` until they arrive.
+    pub routes: Option<Arc<Table>>,
     /// How requests and connections are carried.
     pub policy: Arc<TrafficPolicy>,
 }

@@ -14,6 +14,7 @@ use wire::delta::{Body, Rejected, Rejection, Update};
 use super::domain::DomainAddresses;
 use super::model::{Endpoint, Service};
 use super::policies::Policies;
+use super::routes::Routes;
 use super::snapshot::MeshSnapshot;
 use super::usage::Usage;
 use super::{ProxyLocation, convert};
@@ -103,6 +104,8 @@ pub struct MeshStore {
     pods: HashMap<IpAddr, BTreeSet<Arc<str>>>,
     pods_of: HashMap<Arc<str>, Vec<IpAddr>>,
     policies: Policies,
+    /// `None`: the proxy does not use routes.
+    routes: Option<Routes>,
     limits: convert::PortLimits,
     /// Set when discovery has been created. The store subscribes to what a service needs as soon as the service arrives.
     subscriber: Arc<OnceLock<Subscriber>>,
@@ -122,10 +125,17 @@ impl MeshStore {
             pods: HashMap::new(),
             pods_of: HashMap::new(),
             policies: Policies::default(),
+            routes: None,
             limits: convert::PortLimits::default(),
             subscriber: Arc::default(),
             on_trust: Box::new(on_trust),
         }
+    }
+
+    /// Makes the store subscribe to the routes of services.
+    pub fn with_routes(mut self) -> Self {
+        self.routes = Some(Routes::new(self.location.namespace.clone()));
+        self
     }
 
     /// Returns the publication of snapshots.
@@ -187,6 +197,9 @@ impl MeshStore {
                 let own = convert::own_workload(&message, &mut self.limits)?;
                 self.policies.refer(&message, self.subscriber.get())?;
                 self.current.own = Some(Arc::new(own));
+                if let Some(routes) = &mut self.routes {
+                    touched.extend(routes.set_labels(message.pod_labels));
+                }
                 self.resolve_policies();
             }
             Body::NetworkGateway(message) => {
@@ -195,7 +208,7 @@ impl MeshStore {
             }
             Body::Service(message) => {
                 let service = convert::service(&message, &self.location.cluster)?;
-                self.subscribe_to_endpoints(&service);
+                self.subscribe_to_parts(&service);
                 touched.insert(service.hostname.clone());
                 self.put_service(service, aliases);
             }
@@ -207,6 +220,11 @@ impl MeshStore {
                 endpoints.complete = true;
                 endpoints.by_name.insert(endpoint.id.clone(), endpoint);
                 touched.insert(hostname);
+            }
+            Body::RouteTable(message) => {
+                let routes = self.routes.as_mut().ok_or("this proxy does not use routes")?;
+                routes.put(name, message)?;
+                touched.insert(name.into());
             }
             other => return Err(format!("this proxy does not use resources of type {}", other.kind())),
         }
@@ -244,6 +262,16 @@ impl MeshStore {
             Kind::NetworkGateway => {
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), Arc::new([]));
             }
+            Kind::RouteTable => {
+                if let Some(routes) = &mut self.routes {
+                    // The routes of a service that the proxy no longer uses are not kept.
+                    match self.current.services.contains_key(name) {
+                        true => routes.put_none(name),
+                        false => routes.remove(name),
+                    }
+                    touched.insert(name.into());
+                }
+            }
             // These are replaced, never withdrawn; see `policies` for how policies end.
             _ => {
                 tracing::debug!(%kind, name, "the controller has no such resource");
@@ -279,6 +307,9 @@ impl MeshStore {
     fn remove_service(&mut self, hostname: &str) {
         self.release_addresses(hostname);
         self.current.services.remove(hostname);
+        if let Some(routes) = &mut self.routes {
+            routes.remove(hostname);
+        }
         self.drop_unused_endpoints(hostname);
     }
 
@@ -305,12 +336,15 @@ impl MeshStore {
         }
     }
 
-    fn subscribe_to_endpoints(&self, service: &Service) {
+    fn subscribe_to_parts(&self, service: &Service) {
         let Some(subscriber) = self.subscriber.get() else { return };
         if self.current.services.contains_key(&service.hostname) {
             return;
         }
         subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.location.network));
+        if self.routes.is_some() {
+            subscriber.subscribe(Kind::RouteTable, &*service.hostname);
+        }
         for network in service.exports.iter().map(|export| &export.network) {
             if *network != self.location.network && !self.current.gateways.contains_key(network) {
                 subscriber.subscribe(Kind::NetworkGateway, &**network);
@@ -318,7 +352,7 @@ impl MeshStore {
         }
     }
 
-    /// Gives a service its present endpoints, and its addresses the present service.
+    /// Gives a service its present endpoints and routes, and its addresses the present service.
     fn refresh(&mut self, hostname: &str) {
         // Endpoints may arrive before their service, and stay subscribed to while it is removed and added again.
         let Some(known) = self.current.services.get(hostname) else { return };
@@ -326,6 +360,7 @@ impl MeshStore {
         if let Some(endpoints) = self.endpoints.get(hostname).filter(|endpoints| endpoints.complete) {
             service.endpoints = Some(endpoints.by_name.values().cloned().collect());
         }
+        service.routes = self.routes.as_ref().and_then(|routes| routes.get(hostname));
         // An equal service stays as it is, so that nothing that was built from it is built anew.
         let service = if service == **known { known.clone() } else { Arc::new(service) };
         self.current.services.insert(service.hostname.clone(), service.clone());

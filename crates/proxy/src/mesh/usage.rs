@@ -55,6 +55,7 @@ fn subscriptions_of(
     for service in services.iter().filter_map(|hostname| snapshot.services.get(hostname)) {
         names.push((Kind::Service, Box::from(&*service.hostname)));
         names.push((Kind::Endpoint, name::endpoints(&service.hostname, &location.network).into()));
+        names.push((Kind::RouteTable, Box::from(&*service.hostname)));
         let addresses =
             service.addresses.iter().map(|ip| (Kind::Service, name::address(&location.cluster, *ip).into()));
         names.extend(addresses);
@@ -160,7 +161,13 @@ mod tests {
         names.dedup();
         let endpoint = format!("{} b@net-west", Kind::Endpoint);
         let named = |name: &str| format!("{} {name}", Kind::Service);
-        let mut expected = vec![endpoint, named("b"), named("@west/10.244.0.2"), named("@west/10.96.0.2")];
+        let mut expected = vec![
+            endpoint,
+            format!("{} b", Kind::RouteTable),
+            named("b"),
+            named("@west/10.244.0.2"),
+            named("@west/10.96.0.2"),
+        ];
         expected.sort();
         assert_eq!(names, expected, "the address that `a` has as well stays subscribed");
 

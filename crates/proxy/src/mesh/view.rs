@@ -144,12 +144,17 @@ impl MeshView {
         Lookup::of(self.complete(service).await)
     }
 
-    /// Waits for the endpoints of a service and the gateways that lead to them. What does not arrive in time is left out.
+    /// Waits for the endpoints of a service, the gateways that lead to them, and its routes. What does not arrive in time is left out.
     async fn complete(&self, mut service: Arc<Service>) -> Option<Arc<Service>> {
         if service.endpoints.is_none() {
             let name = wire::name::endpoints(&service.hostname, &self.location.network);
             self.subscriber.subscribe(Kind::Endpoint, name.as_str());
             self.demand(Kind::Endpoint, name).await;
+            service = self.snapshot().services.get(&service.hostname)?.clone();
+        }
+        if service.routes.is_none() {
+            self.subscriber.subscribe(Kind::RouteTable, &*service.hostname);
+            self.demand(Kind::RouteTable, &*service.hostname).await;
             service = self.snapshot().services.get(&service.hostname)?.clone();
         }
         for network in service.remote_networks() {

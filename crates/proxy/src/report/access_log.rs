@@ -121,6 +121,8 @@ pub struct LogEntry {
     pub upstream_local: Option<SocketAddr>,
     /// The upstream cluster's name.
     pub cluster: Arc<str>,
+    /// The route's name.
+    pub route: Arc<str>,
     /// The original destination.
     pub destination: Option<SocketAddr>,
     /// The downstream's address.
@@ -149,6 +151,7 @@ impl LogEntry {
             upstream_host: None,
             upstream_local: None,
             cluster: Arc::default(),
+            route: Arc::default(),
             destination: None,
             client: None,
             server_name: None,
@@ -197,7 +200,7 @@ impl LogEntry {
             response_code_details: Some(&*self.details).filter(|details| !details.is_empty()),
             response_flags: ended.flags,
             grpc_status: ended.grpc_status,
-            route_name: Some("default"),
+            route_name: Some(if self.route.is_empty() { "default" } else { &self.route }),
             bytes_received: ended.request_bytes,
             bytes_sent: ended.response_bytes,
             ..self.record()

@@ -7,11 +7,14 @@ use crate::failure::LocalReply;
 
 /// Returns the response for a failure. As in Envoy, a gRPC caller receives status 200 and the outcome in the head.
 pub fn local_reply(reply: &LocalReply, grpc: bool, ending: Option<Box<dyn Ending>>) -> Response<ResponseBody> {
-    let mut response = if grpc {
+    let mut response = if grpc || reply.grpc_status.is_some() {
         let mut response = Response::new(ResponseBody::local("", ending));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(grpc_status_of(reply.status)));
+        headers.insert(
+            "grpc-status",
+            HeaderValue::from(reply.grpc_status.unwrap_or_else(|| grpc_status_of(reply.status))),
+        );
         if let Ok(message) = HeaderValue::from_str(&reply.body) {
             headers.insert("grpc-message", message);
         }

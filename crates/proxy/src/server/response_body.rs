@@ -3,9 +3,11 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
 use super::heads::Served;
 use crate::http::{BoxError, Incoming, RequestBody, Source, headers};
@@ -17,6 +19,10 @@ pub trait Ending {
     fn complete(&mut self, bytes: u64, grpc_status: Option<u16>);
     /// The upstream ended the body early.
     fn broken(&mut self, bytes: u64);
+    /// The upstream did not end the body in time.
+    fn timed_out(&mut self, bytes: u64) {
+        self.broken(bytes);
+    }
     /// The downstream does not read the rest.
     fn abandoned(&mut self, bytes: u64);
 }
@@ -27,6 +33,8 @@ pub struct ResponseBody {
     bytes: u64,
     grpc_status: Option<u16>,
     ending: Option<Box<dyn Ending>>,
+    /// When the body has to be complete.
+    deadline: Option<Pin<Box<Sleep>>>,
     /// The request is in progress until the response has been sent.
     pub(super) served: Option<Served>,
 }
@@ -40,7 +48,7 @@ impl ResponseBody {
     /// Creates the body of a response of the proxy itself.
     pub fn local(body: impl Into<Bytes>, ending: Option<Box<dyn Ending>>) -> Self {
         let body = Some(body.into()).filter(|body| !body.is_empty());
-        Self { source: BodySource::Local(body), bytes: 0, grpc_status: None, ending, served: None }
+        Self { source: BodySource::Local(body), bytes: 0, grpc_status: None, ending, deadline: None, served: None }
     }
 
     /// Creates the body of an upstream's response. At its end, `lease` returns to its pool if the request's body was sent
@@ -55,7 +63,16 @@ impl ResponseBody {
             lease.detach(request);
         }
         let source = BodySource::Upstream { incoming, lease: Some(lease), request };
-        Self { source, bytes: 0, grpc_status: None, ending: Some(ending), served: None }
+        Self { source, bytes: 0, grpc_status: None, ending: Some(ending), deadline: None, served: None }
+    }
+
+    /// Sets when the body has to be complete. If it is not, it fails.
+    pub fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline.into())));
+    }
+
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
     }
 
     fn complete(&mut self) {
@@ -77,6 +94,12 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
+        if this.is_overdue(cx) {
+            if let Some(mut ending) = this.ending.take() {
+                ending.timed_out(this.bytes);
+            }
+            return Poll::Ready(Some(Err("the response was not complete within the route's timeout".into())));
+        }
         let frame = match &mut this.source {
             BodySource::Local(body) => body.take().map(|body| Ok(Frame::data(body))),
             BodySource::Upstream { incoming, lease: Some(lease), .. } => ready!(lease.poll_body(incoming, cx)),

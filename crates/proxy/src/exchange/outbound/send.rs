@@ -7,14 +7,16 @@ use std::task::Poll;
 use std::time::Instant;
 
 use balance::Outcome;
-use http::Response;
+use http::{HeaderName, Response};
+use route::Retries;
+use telemetry::ResponseFlags;
 
-use super::retry::{Attempts, Next, Retryable};
+use super::expiry::Limits;
+use super::retry::{self, Attempts, Next};
 use super::{Destination, OutboundRequests};
 use crate::exchange::{Exchange, is_idempotent};
-use crate::failure::Failure;
+use crate::failure::{Expired, Failure};
 use crate::http::{Incoming, RequestBody, headers};
-use crate::mesh::RetryPolicy;
 use crate::upstream::{ConnectionInfo, LeasedConnection, OverdueRequests, SendError, SendErrorCause};
 
 /// The number of retransmissions without acknowledgement after which a repeatable request is sent to another endpoint. By
@@ -22,6 +24,18 @@ use crate::upstream::{ConnectionInfo, LeasedConnection, OverdueRequests, SendErr
 const UNACKNOWLEDGED_REPEATABLE: u8 = 1;
 /// The same for a request that is not repeatable: some 12 s.
 const UNACKNOWLEDGED: u8 = 6;
+
+/// Set by a rate limiter. Such a response is repeated only if a route's conditions name it.
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+
+/// How a request is sent.
+#[derive(Clone, Copy)]
+pub(super) struct Sending<'a> {
+    /// When it is sent again.
+    pub(super) retries: &'a Retries,
+    /// How long it may take.
+    pub(super) limits: Limits,
+}
 
 /// An upstream's response, and the connection that it is received on.
 pub(super) struct Answer {
@@ -32,9 +46,19 @@ pub(super) struct Answer {
 /// A failed attempt.
 struct FailedAttempt {
     failure: Failure,
-    retryable: Retryable,
-    /// The response that reports that the request was not processed, if there is one.
+    outcome: retry::Outcome,
+    /// The response, if there is one.
     answer: Option<Box<Answer>>,
+}
+
+/// One attempt.
+struct Attempt<'a> {
+    exchange: &'a Exchange,
+    destination: &'a Destination,
+    sending: Sending<'a>,
+    /// The number of retries before.
+    retries: u32,
+    began: Instant,
 }
 
 impl OutboundRequests {
@@ -43,81 +67,121 @@ impl OutboundRequests {
         &self,
         exchange: &mut Exchange,
         destination: &Destination,
-        policy: &RetryPolicy,
+        sending: Sending<'_>,
     ) -> Result<Answer, Failure> {
         let (mut attempts, mut tried) = (Attempts::default(), Vec::new());
-        let mut now = exchange.report.started();
+        let mut began = exchange.report.started();
         loop {
             if let Some(log) = &mut exchange.report.log {
                 log.attempts += 1;
             }
-            let failed = match self.attempt(exchange, destination, attempts.retries(), now, &mut tried).await {
+            let attempt = Attempt { exchange, destination, sending, retries: attempts.retries(), began };
+            let failed = match self.attempt(attempt, &mut tried).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            match attempts.after(failed.retryable, &exchange.head.method, exchange.is_repeatable(), policy) {
+            if sending.retries.same_hosts {
+                tried.clear();
+            }
+            let repeatable = exchange.is_repeatable();
+            match attempts.after(failed.outcome, &exchange.head.method, repeatable, sending.retries) {
                 Next::AtOnce => {}
-                Next::Retry(number) => tokio::time::sleep(policy.backoff(number, rand::random())).await,
+                Next::Retry(number) => {
+                    if let Some(answer) = failed.answer {
+                        answer.discard();
+                    }
+                    let backoff = sending.retries.backoff(number, rand::random());
+                    let times = (exchange.report.started(), Instant::now());
+                    let waited = sending.limits.run(exchange.body.as_ref(), times, true, tokio::time::sleep(backoff));
+                    waited.await.map_err(Failure::Timeout)?;
+                }
                 Next::Fail => {
+                    let retried = attempts.retries() > 0;
                     return match failed.answer {
-                        Some(answer) => Ok(*answer),
-                        None if attempts.retries() > 0 => Err(failed.failure.after_retries()),
+                        Some(answer) => {
+                            // The last of several, which would be repeated if there were an attempt left.
+                            if retried && failed.outcome.is_repeated(&exchange.head.method, sending.retries) {
+                                exchange.report.flag(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                            }
+                            Ok(*answer)
+                        }
+                        None if retried => Err(failed.failure.after_retries()),
                         None => Err(failed.failure),
                     };
                 }
             }
-            now = Instant::now();
+            began = Instant::now();
         }
     }
 
     /// Picks an endpoint and sends the request once.
-    async fn attempt(
-        &self,
-        exchange: &Exchange,
-        destination: &Destination,
-        retries: u32,
-        now: Instant,
-        tried: &mut Vec<Arc<str>>,
-    ) -> Result<Answer, FailedAttempt> {
-        let (worker, cluster) = (&self.worker, &destination.cluster);
-        let leasing = cluster.lease(exchange.version, tried, now, || worker.dial_options(cluster));
-        let leased = RequestBody::hold_while(exchange.body.as_ref(), pin!(leasing)).await;
-        let mut leased = leased.map_err(|failure| FailedAttempt::new(failure, Retryable::Always))?;
+    async fn attempt(&self, attempt: Attempt<'_>, tried: &mut Vec<Arc<str>>) -> Result<Answer, FailedAttempt> {
+        let Attempt { exchange, destination, sending, retries, began } = attempt;
+        let (worker, cluster, body) = (&self.worker, &destination.cluster, exchange.body.as_ref());
+        let times = (exchange.report.started(), began);
+        let leasing = cluster.lease(exchange.version, tried, began, || worker.dial_options(cluster));
+        let leasing = sending.limits.run(body, times, retries > 0, leasing);
+        let leased = RequestBody::hold_while(body, pin!(leasing)).await.map_err(FailedAttempt::expired)?;
+        let mut leased = leased.map_err(|failure| FailedAttempt::new(failure, retry::Outcome::NotConnected))?;
         let id = leased.pick.id.clone();
         let mut request = exchange.attempt();
         request.headers_mut().insert(headers::ATTEMPTS, headers::number(u64::from(retries) + 1));
         let repeatable = is_idempotent(&exchange.head.method) && exchange.is_repeatable();
         let retransmissions = if repeatable { UNACKNOWLEDGED_REPEATABLE } else { UNACKNOWLEDGED };
         let info = leased.lease.info.clone();
-        let sent = acknowledged(
-            pin!(leased.lease.send(request, exchange.upgrade.is_some())),
-            &info,
-            retransmissions,
-            &worker.overdue,
-        )
-        .await;
+        let sent = {
+            let sending_request = pin!(leased.lease.send(request, exchange.upgrade.is_some()));
+            let acknowledged = acknowledged(sending_request, &info, retransmissions, &worker.overdue);
+            sending.limits.run(body, times, retries > 0, acknowledged).await
+        };
         let attempt = match sent {
-            Ok(response) => judge(Answer { response, leased }),
-            Err(error) => Err(lost(exchange, &leased, &error)),
+            Ok(Ok(response)) => judge(Answer { response, leased }, sending.retries),
+            Ok(Err(error)) => Err(lost(exchange, &leased, &error)),
+            Err(expired) => {
+                leased.pick.report(Outcome::GatewayError, Instant::now());
+                Err(FailedAttempt::expired(expired))
+            }
         };
         attempt.inspect_err(|_| tried.push(id))
     }
 }
 
+impl Answer {
+    /// Drops a response that is not passed on, and keeps the connection if nothing follows on it.
+    fn discard(self) {
+        if http_body::Body::is_end_stream(self.response.body()) {
+            self.leased.lease.release();
+        }
+    }
+}
+
 impl FailedAttempt {
-    fn new(failure: Failure, retryable: Retryable) -> Self {
-        Self { failure, retryable, answer: None }
+    fn new(failure: Failure, outcome: retry::Outcome) -> Self {
+        // A limit, a destination that does not exist: another attempt has the same end.
+        let is_final =
+            matches!(failure, Failure::UnknownDestination(_) | Failure::Unanswered(_) | Failure::Overflow(_));
+        Self { failure, outcome: if is_final { retry::Outcome::Final } else { outcome }, answer: None }
+    }
+
+    fn expired(expired: Expired) -> Self {
+        let outcome = match expired {
+            Expired::Request => retry::Outcome::Final,
+            Expired::Attempt { .. } => retry::Outcome::Expired,
+        };
+        Self { failure: Failure::Timeout(expired), outcome, answer: None }
     }
 }
 
 /// Reports the outcome of a response to the balancer, and decides whether it may be repeated.
-fn judge(answer: Answer) -> Result<Answer, FailedAttempt> {
+fn judge(answer: Answer, retries: &Retries) -> Result<Answer, FailedAttempt> {
     let Answer { response, leased } = &answer;
     let target = &leased.pick.target;
     // Only a sidecar that proved its identity is believed; an application's own header does not pass its sidecar.
     let unprocessed = target.tls.is_some() && response.headers().contains_key(headers::UNPROCESSED);
-    let unavailable = matches!(response.status().as_u16(), 502..=504)
-        || (headers::is_grpc(response.headers()) && headers::grpc_status(response.headers()) == Some(14));
+    let status = response.status().as_u16();
+    let grpc = headers::is_grpc(response.headers());
+    let grpc_status = if grpc { headers::grpc_status(response.headers()) } else { None };
+    let unavailable = matches!(status, 502..=504) || grpc_status == Some(14);
     leased.pick.report(
         match (unprocessed, unavailable) {
             // Behind a gateway it is one pod of many that is unavailable.
@@ -128,36 +192,43 @@ fn judge(answer: Answer) -> Result<Answer, FailedAttempt> {
         Instant::now(),
     );
     if !unprocessed {
-        return Ok(answer);
+        let rate_limited = response.headers().contains_key(RATE_LIMITED);
+        if !retries.on.on_response(status, grpc_status, rate_limited) {
+            return Ok(answer);
+        }
+        let outcome = retry::Outcome::Response { status, grpc_status, rate_limited };
+        let endpoint = target.address.to_string().into();
+        let failure = Failure::Reset { endpoint, error: "its response is one that is repeated".into(), retried: false };
+        return Err(FailedAttempt { failure, outcome, answer: Some(Box::new(answer)) });
     }
     // A kept connection through a gateway leads to the same pod each time; a new one may lead to another.
     leased.pool.clear();
     let endpoint = target.address.to_string().into();
     let failure = Failure::Reset { endpoint, error: "its application was not reached".into(), retried: false };
-    Err(FailedAttempt { failure, retryable: Retryable::Always, answer: Some(Box::new(answer)) })
+    Err(FailedAttempt { failure, outcome: retry::Outcome::Unprocessed, answer: Some(Box::new(answer)) })
 }
 
 /// Reports a lost connection to the balancer and the pool, and decides whether the request may be repeated.
 fn lost(exchange: &Exchange, leased: &LeasedConnection, SendError { unprocessed, cause }: &SendError) -> FailedAttempt {
     let (pick, now, unprocessed) = (&leased.pick, Instant::now(), *unprocessed);
     let failure = exchange.lost(pick.target.address.to_string().into(), cause);
-    let retryable = match failure {
+    let outcome = match failure {
         // The client's fault says nothing of the endpoint.
-        Failure::Downstream(_) => return FailedAttempt::new(failure, Retryable::Never),
-        Failure::UpstreamProtocol { .. } => Retryable::Never,
-        _ if leased.lease.reused && unprocessed => Retryable::AtOnce,
-        _ if unprocessed => Retryable::Always,
-        _ => Retryable::IfIdempotent,
+        Failure::Downstream(_) => return FailedAttempt::new(failure, retry::Outcome::Final),
+        Failure::UpstreamProtocol { .. } => retry::Outcome::Final,
+        _ if leased.lease.reused && unprocessed => retry::Outcome::Stale,
+        _ if unprocessed => retry::Outcome::Unprocessed,
+        _ => retry::Outcome::Lost,
     };
     // The other connections most likely lead to the same end, and each would cost another request an attempt.
     leased.pool.clear();
     match cause {
         SendErrorCause::Unacknowledged => pick.report(Outcome::ConnectFailure, now),
         // An idle connection that the peer closed says nothing of the peer.
-        _ if retryable == Retryable::AtOnce => {}
+        _ if outcome == retry::Outcome::Stale => {}
         _ => pick.report(Outcome::GatewayError, now),
     }
-    FailedAttempt::new(failure, retryable)
+    FailedAttempt::new(failure, outcome)
 }
 
 /// Returns the result of sending a request, or gives up if the peer does not acknowledge it for too long.

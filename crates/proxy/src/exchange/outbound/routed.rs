@@ -1,0 +1,356 @@
+//! Requests to a host with routes: route → fault → CORS → headers → mirrors → send.
+//!
+//! The order is Envoy's: faults and CORS are decided before the route's action, and apply to redirections as well. A route's
+//! answer of its own counts as a request to the host.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri};
+use route::{
+    Action, CorsOutcome, Destination as RouteDestination, Forward, HeaderEdits, HttpRoute, RequestFacts, Table, choose,
+};
+use telemetry::ResponseFlags;
+use telemetry::access_log::Record;
+
+use super::expiry::Limits;
+use super::send::Sending;
+use super::{Destination, OutboundRequests, mirror};
+use crate::exchange::Exchange;
+use crate::failure::{Failure, LocalReply};
+use crate::http::{Incoming, headers};
+use crate::mesh::{Lookup, Service};
+use crate::server::ResponseBody;
+
+/// A path before it was rewritten.
+const ORIGINAL_PATH: http::HeaderName = http::HeaderName::from_static("x-envoy-original-path");
+/// The host before it was rewritten.
+const ORIGINAL_HOST: http::HeaderName = http::HeaderName::from_static("x-envoy-original-host");
+
+/// A route that was chosen for a request.
+#[derive(Clone)]
+struct Routed {
+    table: Arc<Table>,
+    index: usize,
+    /// The length of the path's prefix that matched.
+    prefix: Option<usize>,
+    /// The chosen destination's position.
+    destination: usize,
+}
+
+impl Routed {
+    fn route(&self) -> Option<&HttpRoute> {
+        self.table.http_routes().get(self.index)
+    }
+
+    /// Returns the destination, if the route forwards.
+    fn destination(&self) -> Option<(&Forward, &RouteDestination)> {
+        let Action::Forward(forward) = &self.route()?.action else { return None };
+        Some((forward, forward.destinations.get(self.destination)?))
+    }
+}
+
+impl OutboundRequests {
+    /// Carries a request to a host with routes.
+    pub(super) async fn carry_routed(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        upgrade: bool,
+        host: Destination,
+        table: Arc<Table>,
+    ) -> Response<ResponseBody> {
+        let chosen = table.http(&facts(&request, self.downstream.destination.port()));
+        let chosen = chosen.map(|chosen| (chosen.index, chosen.prefix));
+        let Some((index, prefix)) = chosen else {
+            let name = host.cluster.key().hostname.clone();
+            return self.begin(request, upgrade, &host).fail(&Failure::NoRoute(name));
+        };
+        let mut routed = Routed { table, index, prefix, destination: 0 };
+        if let Some(HttpRoute { action: Action::Forward(forward), .. }) = routed.route() {
+            routed.destination = choose(&forward.destinations, rand::random()).unwrap_or_default();
+        }
+        let to = match routed.destination() {
+            Some((_, to)) => self.resolve(to, &host).await,
+            None => Ok(host.clone()),
+        };
+        let destination = to.as_ref().unwrap_or(&host).clone();
+        let mut exchange = self.begin(request, upgrade, &destination);
+        let Some(route) = routed.route() else { return exchange.fail(&Failure::NoRoute(Arc::default())) };
+        if let Some(log) = &mut exchange.report.log {
+            log.route = route.name.clone();
+        }
+        if let Err(failure) = self.inject(&mut exchange, route).await {
+            return exchange.fail(&failure);
+        }
+        let cors = match route.cors.as_ref().map(|cors| cors.decide(&exchange.head.method, &exchange.head.headers)) {
+            Some(CorsOutcome::Preflight(answer)) => {
+                return exchange.answer_locally(&own_reply(StatusCode::OK, "cors"), |headers| headers.extend(answer));
+            }
+            Some(CorsOutcome::Forward(answer)) => answer,
+            None => HeaderMap::new(),
+        };
+        let edits = ResponseEdits { cors, routed: &routed, requests: &self };
+        match &route.action {
+            Action::Redirect(redirect) => {
+                let location = redirect.location(&facts_of(&exchange, self.downstream.destination.port()), prefix);
+                let location = HeaderValue::from_str(&location);
+                let mut response = exchange.answer_locally(&own_reply(redirect.status, "direct_response"), |headers| {
+                    if let Ok(location) = location {
+                        headers.insert(header::LOCATION, location);
+                    }
+                });
+                edits.apply(response.headers_mut());
+                response
+            }
+            Action::Respond(direct) => {
+                let mut reply = own_reply(direct.status, "direct_response");
+                reply.body = String::from_utf8_lossy(&direct.body).into_owned().into();
+                let mut response = exchange.answer_locally(&reply, |_| {});
+                edits.apply(response.headers_mut());
+                response
+            }
+            Action::Forward(forward) => match to {
+                Err(failure) => exchange.fail(&failure),
+                Ok(destination) => self.forward(exchange, destination, forward, edits).await,
+            },
+        }
+    }
+
+    /// Sends a request to the chosen destination.
+    async fn forward(
+        &self,
+        mut exchange: Exchange,
+        destination: Destination,
+        forward: &Forward,
+        edits: ResponseEdits<'_>,
+    ) -> Response<ResponseBody> {
+        let routed = edits.routed;
+        self.rewrite(&mut exchange, routed);
+        for mirror in forward.mirrors.iter().filter(|mirror| mirror.takes(rand::random())) {
+            if let Ok(to) = self.resolve(&mirror.destination, &destination).await {
+                mirror::send(&exchange, to, &self.worker);
+            }
+        }
+        let default = destination.cluster.policy();
+        let retries = forward.retries.as_ref().unwrap_or(&default.retry);
+        let request = headers::take_timeout(&mut exchange.head.headers).or(forward.timeout);
+        let request = super::grpc_timeout(&exchange).into_iter().chain(request).min();
+        // Not more than the request may take.
+        let limits = Limits { request, attempt: retries.per_try_timeout };
+        if let Some(expected) = limits.attempt.into_iter().chain(request).min() {
+            headers::expect_timeout(&mut exchange.head.headers, expected);
+        }
+        self.prepare(&mut exchange, &destination);
+        match self.send(&mut exchange, &destination, Sending { retries, limits }).await {
+            Ok(answer) => {
+                let deadline = limits.deadline(exchange.body.as_ref(), exchange.report.started());
+                let upgraded = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                let mut response = self.answer(exchange, answer);
+                if let Some(deadline) = deadline.filter(|_| !upgraded) {
+                    response.body_mut().set_deadline(deadline);
+                }
+                edits.apply(response.headers_mut());
+                response
+            }
+            Err(failure) => {
+                tracing::debug!(error = %failure, cluster = %destination.cluster.name, "request failed");
+                let mut response = exchange.fail(&failure);
+                edits.apply(response.headers_mut());
+                response
+            }
+        }
+    }
+
+    /// Returns the cluster of a route's destination.
+    async fn resolve(&self, to: &RouteDestination, host: &Destination) -> Result<Destination, Failure> {
+        let port = to.port.unwrap_or_else(|| self.downstream.destination.port());
+        let version = self.worker.view.version();
+        if let Some(known) = self.resolved.borrow().iter().find(|known| known.is(to, port, version)) {
+            self.worker.clusters.refresh(&known.destination.cluster, &self.worker.view);
+            return Ok(known.destination.clone());
+        }
+        let missing = || Failure::NoDestination(format!("{}:{port} {}", to.host, to.subset).trim_end().into());
+        let service = match self.known(&to.host) {
+            Some(service) => service,
+            None => match Box::pin(self.worker.view.by_name(&to.host)).await {
+                Lookup::Found(service) => service,
+                Lookup::Absent => return Err(missing()),
+                Lookup::Unanswered => return Err(Failure::Unanswered(to.host.clone())),
+            },
+        };
+        if service.port(port).is_none() || (!to.subset.is_empty() && service.subset(&to.subset).is_none()) {
+            return Err(missing());
+        }
+        let key = host.cluster.key();
+        // A pod that the application chose by its address stays chosen.
+        let endpoint = key.endpoint.clone().filter(|_| key.hostname == to.host && to.subset.is_empty());
+        let destination = Destination::subset(&service, port, to.subset.clone(), endpoint, &self.worker);
+        let mut resolved = self.resolved.borrow_mut();
+        resolved.retain(|known| known.version == version);
+        if resolved.len() < MAX_RESOLVED {
+            let (host, subset) = (to.host.clone(), to.subset.clone());
+            resolved.push(Resolved { host, subset, port, version, destination: destination.clone() });
+        }
+        Ok(destination)
+    }
+
+    /// Returns a service whose parts have all arrived.
+    fn known(&self, hostname: &str) -> Option<Arc<Service>> {
+        let snapshot = self.worker.view.snapshot();
+        snapshot.services.get(hostname).filter(|service| service.endpoints.is_some()).cloned()
+    }
+
+    /// Injects the route's faults.
+    async fn inject(&self, exchange: &mut Exchange, route: &HttpRoute) -> Result<(), Failure> {
+        if route.fault == route::Fault::default() {
+            return Ok(());
+        }
+        let injected = route.fault.inject(rand::random());
+        if let Some(delay) = injected.delay {
+            exchange.report.flag(ResponseFlags::DELAY_INJECTED);
+            tokio::time::sleep(delay).await;
+        }
+        injected.abort.map_or(Ok(()), |abort| Err(Failure::Fault(abort)))
+    }
+
+    /// Changes the headers, path and authority of a request.
+    fn rewrite(&self, exchange: &mut Exchange, routed: &Routed) {
+        let (Some(route), Some((forward, destination))) = (routed.route(), routed.destination()) else { return };
+        for edits in [&destination.request_headers, &route.request_headers] {
+            self.edit_request(exchange, edits);
+        }
+        let head = &mut exchange.head;
+        if let Some(authority) = &forward.rewrite.authority {
+            let before = headers::host(&head.uri, &head.headers).and_then(|host| HeaderValue::from_str(host).ok());
+            if let Some(before) = before {
+                head.headers.insert(ORIGINAL_HOST, before);
+            }
+            headers::set_authority(head, authority);
+        }
+        if let Some(path) = forward.rewrite.path_and_query(head.uri.path(), head.uri.query(), routed.prefix)
+            && let Ok(path) = uri::PathAndQuery::try_from(path)
+        {
+            let before = head.uri.path_and_query().and_then(|before| HeaderValue::from_str(before.as_str()).ok());
+            if let Some(before) = before {
+                head.headers.insert(ORIGINAL_PATH, before);
+            }
+            let mut parts = std::mem::take(&mut head.uri).into_parts();
+            parts.path_and_query = Some(path);
+            head.uri = http::Uri::from_parts(parts).unwrap_or_default();
+        }
+    }
+
+    fn edit_request(&self, exchange: &mut Exchange, edits: &HeaderEdits) {
+        if edits.is_empty() {
+            return;
+        }
+        if !edits.has_operators() {
+            return edits.apply(&mut exchange.head.headers, &Record::new(std::time::UNIX_EPOCH));
+        }
+        let before = exchange.head.headers.clone();
+        let (uri, method) = (exchange.head.uri.clone(), exchange.head.method.clone());
+        let record = Record {
+            method: Some(method.as_str()),
+            path: uri.path_and_query().map(uri::PathAndQuery::as_str),
+            authority: headers::host(&uri, &before),
+            scheme: Some("http"),
+            request_headers: Some(&before),
+            ..self.record()
+        };
+        edits.apply(&mut exchange.head.headers, &record);
+    }
+
+    /// Returns the values of operators that are known of every request.
+    fn record(&self) -> Record<'_> {
+        let downstream = &self.downstream;
+        Record {
+            downstream_local_address: Some(downstream.destination),
+            downstream_remote_address: Some(downstream.client),
+            requested_server_name: downstream.server_name.as_deref(),
+            downstream_peer_uri_san: downstream.peer.as_ref().map(|peer| peer.id.as_str()),
+            protocol: Some("HTTP/1.1"),
+            ..Record::new(std::time::SystemTime::now())
+        }
+    }
+}
+
+/// The number of destinations that a connection remembers.
+const MAX_RESOLVED: usize = 32;
+
+/// A route's destination that was found.
+pub(super) struct Resolved {
+    host: Arc<str>,
+    subset: Arc<str>,
+    port: u16,
+    /// The version of the snapshot.
+    version: u64,
+    destination: Destination,
+}
+
+impl Resolved {
+    fn is(&self, to: &RouteDestination, port: u16, version: u64) -> bool {
+        self.version == version && self.port == port && self.host == to.host && self.subset == to.subset
+    }
+}
+
+/// The changes of a response's headers.
+struct ResponseEdits<'a> {
+    cors: HeaderMap,
+    routed: &'a Routed,
+    requests: &'a OutboundRequests,
+}
+
+impl ResponseEdits<'_> {
+    fn apply(&self, headers: &mut HeaderMap) {
+        let destination = self.routed.destination().map(|(_, destination)| &destination.response_headers);
+        let route = self.routed.route().map(|route| &route.response_headers);
+        for edits in destination.into_iter().chain(route).filter(|edits| !edits.is_empty()) {
+            if edits.has_operators() {
+                let before = headers.clone();
+                edits.apply(headers, &Record { response_headers: Some(&before), ..self.requests.record() });
+            } else {
+                edits.apply(headers, &Record::new(std::time::UNIX_EPOCH));
+            }
+        }
+        for (name, value) in &self.cors {
+            headers.insert(name, value.clone());
+        }
+    }
+}
+
+fn own_reply(status: StatusCode, details: &'static str) -> LocalReply {
+    LocalReply {
+        status,
+        grpc_status: None,
+        flags: ResponseFlags::NONE,
+        details: details.into(),
+        body: "".into(),
+        transport_failure: None,
+    }
+}
+
+/// Returns what conditions see of a request.
+fn facts(request: &Request<Incoming>, port: u16) -> RequestFacts<'_> {
+    RequestFacts {
+        path: request.uri().path(),
+        query: request.uri().query(),
+        scheme: "http",
+        method: request.method().as_str(),
+        authority: headers::host(request.uri(), request.headers()).unwrap_or_default(),
+        headers: request.headers(),
+        port,
+    }
+}
+
+fn facts_of(exchange: &Exchange, port: u16) -> RequestFacts<'_> {
+    let head = &exchange.head;
+    RequestFacts {
+        path: head.uri.path(),
+        query: head.uri.query(),
+        scheme: "http",
+        method: head.method.as_str(),
+        authority: headers::host(&head.uri, &head.headers).unwrap_or_default(),
+        headers: &head.headers,
+        port,
+    }
+}
