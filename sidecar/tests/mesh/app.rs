@@ -93,6 +93,8 @@ async fn respond(
         let seen = header::HeaderName::from_bytes(format!("seen-{field}").as_bytes()).unwrap();
         response.headers_mut().append(seen, value.clone());
     }
+    let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+    response.headers_mut().insert("seen-path", HeaderValue::from_str(path).unwrap());
     response.headers_mut().insert("seen-client", HeaderValue::from_str(&client.ip().to_string()).unwrap());
     response.headers_mut().insert("answered-by", HeaderValue::from_str(&name).unwrap());
     response.headers_mut().insert("seen-version", HeaderValue::from_str(&format!("{:?}", request.version())).unwrap());

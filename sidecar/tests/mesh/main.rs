@@ -12,6 +12,7 @@ mod limits;
 mod opaque;
 mod own_ports;
 mod raw;
+mod routes;
 mod routing;
 mod slow_network;
 mod start;
