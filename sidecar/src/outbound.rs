@@ -96,7 +96,9 @@ async fn relay(
     destination: Destination,
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
-    let Destination { cluster, metrics, .. } = destination;
+    let within = worker.view.snapshot().settings.detection_timeout;
+    let Destination { cluster, metrics, .. } =
+        outbound::connections::route(&mut io, &downstream, destination, within, worker).await?;
     let mut log = worker.telemetry.log.begin(&worker.view.snapshot().settings.log);
     if let Some(log) = &mut log {
         downstream.log_to(log);

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
+use telemetry::istio::TCP_OPENED;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use wire::Kind;
 use wire::discovery::{self as d, Protocol};
 
@@ -97,7 +100,10 @@ fn header<'a>(response: &'a Response<String>, name: &str) -> &'a str {
 async fn a_request_takes_the_first_route_that_matches() {
     let jason = d::FieldMatch {
         name: "end-user".into(),
-        value: Some(d::StringMatch { pattern: Some(d::string_match::Pattern::Exact("jason".into())), ignore_case: false }),
+        value: Some(d::StringMatch {
+            pattern: Some(d::string_match::Pattern::Exact("jason".into())),
+            ignore_case: false,
+        }),
         invert: false,
     };
     let of_jason = d::HttpRoute {
@@ -142,16 +148,14 @@ async fn destinations_that_do_not_exist_are_answered_503() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redirections_and_direct_responses_reach_no_pod() {
-    let redirect = d::Redirect { uri: "/new".into(), authority: "b.example".into(), code: 302, ..d::Redirect::default() };
+    let redirect =
+        d::Redirect { uri: "/new".into(), authority: "b.example".into(), code: 302, ..d::Redirect::default() };
     let direct = d::DirectResponse { status: 503, body: Bytes::from_static(b"closed") };
     let edits = d::HeaderEdits {
         set: vec![d::HeaderEdit { name: "x-set".into(), value: "1".into() }],
         ..d::HeaderEdits::default()
     };
-    let direct = d::HttpRoute {
-        response_headers: Some(edits),
-        ..route(d::http_route::Action::DirectResponse(direct))
-    };
+    let direct = d::HttpRoute { response_headers: Some(edits), ..route(d::http_route::Action::DirectResponse(direct)) };
     let scene =
         Scene::with(vec![on_path("/r", route(d::http_route::Action::Redirect(redirect))), on_path("/d", direct)]).await;
     let redirected = scene.get("/r?a=b", &[]).await;
@@ -165,10 +169,7 @@ async fn redirections_and_direct_responses_reach_no_pod() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn paths_authorities_and_headers_are_rewritten() {
-    let rewrite = d::Rewrite {
-        path: Some(d::rewrite::Path::Uri("/new".into())),
-        authority: "other.example".into(),
-    };
+    let rewrite = d::Rewrite { path: Some(d::rewrite::Path::Uri("/new".into())), authority: "other.example".into() };
     let edit = |name: &str, value: &str| d::HeaderEdit { name: name.into(), value: value.into() };
     let edits = d::HeaderEdits {
         set: vec![edit("x-method", "m=%REQ(:METHOD)%"), edit("x-to", "%DOWNSTREAM_LOCAL_ADDRESS%")],
@@ -203,9 +204,11 @@ async fn faults_delay_and_abort() {
     let grpc = d::Fault { abort_share: 1_000_000, abort_grpc_status: Some(14), ..d::Fault::default() };
     let delayed = d::Fault { delay_share: 1_000_000, delay_ms: 300, ..d::Fault::default() };
     let never = d::Fault { abort_share: 0, abort_http_status: 500, ..d::Fault::default() };
-    let with = |prefix: &str, fault| on_path(prefix, d::HttpRoute { fault: Some(fault), ..forwards(forward(&[REVIEWS])) });
+    let with =
+        |prefix: &str, fault| on_path(prefix, d::HttpRoute { fault: Some(fault), ..forwards(forward(&[REVIEWS])) });
     let scene =
-        Scene::with(vec![with("/abort", aborted), with("/grpc", grpc), with("/slow", delayed), with("/never", never)]).await;
+        Scene::with(vec![with("/abort", aborted), with("/grpc", grpc), with("/slow", delayed), with("/never", never)])
+            .await;
     let answer = scene.get("/abort", &[]).await;
     assert_eq!((answer.status().as_u16(), answer.body().as_str()), (429, "fault filter abort"));
     let answer = scene.get("/grpc", &[("content-type", "application/grpc")]).await;
@@ -239,9 +242,8 @@ async fn responses_and_slow_attempts_are_repeated_as_the_route_says() {
         same_hosts: true,
         ..d::Retries::default()
     };
-    let with = |prefix: &str, retries| {
-        on_path(prefix, forwards(d::Forward { retries: Some(retries), ..forward(&[REVIEWS]) }))
-    };
+    let with =
+        |prefix: &str, retries| on_path(prefix, forwards(d::Forward { retries: Some(retries), ..forward(&[REVIEWS]) }));
     let scene = Scene::with(vec![
         with("/three", retries(&["418"], 3)),
         with("/none", retries(&["418"], 0)),
@@ -305,6 +307,86 @@ async fn preflights_are_answered_and_responses_have_the_permission() {
     assert_eq!((pod_of(&answer), header(&answer, "access-control-allow-origin")), ("reviews-a", "https://a.example"));
     let other = scene.get("/", &[("origin", "https://b.example")]).await;
     assert_eq!((pod_of(&other), header(&other, "access-control-allow-origin")), ("reviews-a", ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_take_routes_of_tcp() {
+    let (mesh, mut pods) = (TestMesh::new().await, Vec::new());
+    for (number, service) in [(1, "db"), (2, "other")] {
+        let pod = mesh.tcp_pod("west", "us-west-1a", &format!("{service}-a"), service).await;
+        mesh.push_service(service, number, Protocol::Tcp);
+        mesh.push_endpoint(service, &pod, |_| {});
+        pods.push(pod);
+    }
+    let subnet = |subnet: &str| d::TcpMatch { destination_subnets: vec![subnet.into()], ..d::TcpMatch::default() };
+    let route = |condition, host: &str| d::TcpRoute { matches: vec![condition], destinations: vec![to(host)] };
+    let table = d::RouteTable {
+        tcp: vec![
+            route(subnet("10.0.0.0/8"), "nothing.default.svc.cluster.local"),
+            route(d::TcpMatch { port: 9080, ..d::TcpMatch::default() }, "other.default.svc.cluster.local"),
+        ],
+        ..d::RouteTable::default()
+    };
+    mesh.resources().push(Kind::RouteTable, "db.default.svc.cluster.local", &table, &[]);
+    let frontend = mesh.client("frontend").await;
+    let mut stream = TcpStream::connect(frontend.service_address(1)).await.unwrap();
+    let mut greeting = [0; 6];
+    tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut greeting)).await.expect("a greeting").unwrap();
+    drop(stream);
+    let to_other = [("destination_service_name", "other"), ("reporter", "source")];
+    until("the connection is counted", async || frontend.total(&TCP_OPENED, &to_other) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_with_tls_take_routes_by_server_name() {
+    let (mesh, mut pods) = (TestMesh::new().await, Vec::new());
+    for (number, service) in [(1, "db"), (2, "other")] {
+        let pod = mesh.tcp_pod("west", "us-west-1a", &format!("{service}-a"), service).await;
+        mesh.push_service(service, number, Protocol::Tls);
+        mesh.push_endpoint(service, &pod, |_| {});
+        pods.push(pod);
+    }
+    let table = d::RouteTable {
+        tls: vec![d::TlsRoute {
+            matches: vec![d::TlsMatch { server_names: vec!["*.example".into()], ..d::TlsMatch::default() }],
+            destinations: vec![to("other.default.svc.cluster.local")],
+        }],
+        ..d::RouteTable::default()
+    };
+    mesh.resources().push(Kind::RouteTable, "db.default.svc.cluster.local", &table, &[]);
+    let frontend = mesh.client("frontend").await;
+    let total =
+        |service: &str| frontend.total(&TCP_OPENED, &[("destination_service_name", service), ("reporter", "source")]);
+    for (name, other, db) in [("a.example", 1, 0), ("a.test", 1, 1)] {
+        let mut stream = TcpStream::connect(frontend.service_address(1)).await.unwrap();
+        stream.write_all(&client_hello(name)).await.unwrap();
+        until("the connection is counted", async || (total("other"), total("db")) == (other, db)).await;
+    }
+}
+
+/// Returns a TLS record with a ClientHello for a server name.
+fn client_hello(name: &str) -> Vec<u8> {
+    let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    let mut entry = vec![0];
+    entry.extend(length(name.as_bytes()));
+    entry.extend(name.as_bytes());
+    let mut list = length(&entry).to_vec();
+    list.extend(entry);
+    let mut extensions = vec![0, 0];
+    extensions.extend(length(&list));
+    extensions.extend(list);
+    let mut body = vec![3, 3];
+    body.extend([0; 32]);
+    body.extend([0, 0, 2, 0x13, 1, 1, 0]);
+    body.extend(length(&extensions));
+    body.extend(extensions);
+    let mut message = vec![1, 0];
+    message.extend(length(&body));
+    message.extend(body);
+    let mut record = vec![22, 3, 1];
+    record.extend(length(&message));
+    record.extend(message);
+    record
 }
 
 #[tokio::test(flavor = "multi_thread")]

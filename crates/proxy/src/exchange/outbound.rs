@@ -20,14 +20,16 @@ use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
 use crate::worker::Worker;
 
+pub mod connections;
 mod expiry;
 mod mirror;
+mod resolve;
 mod retry;
 mod routed;
 mod send;
 
 use expiry::Limits;
-use routed::Resolved;
+use resolve::Resolved;
 use send::{Answer, Sending};
 
 /// How long a host that names no service is not looked up again on a connection.
@@ -112,7 +114,7 @@ struct OutboundRequests {
     captured: Destination,
     last: RefCell<Option<RoutedHost>>,
     /// The destinations of routes that requests went to.
-    resolved: RefCell<Vec<Resolved>>,
+    resolved: Resolved,
     worker: Rc<Worker>,
 }
 

@@ -19,7 +19,6 @@ use super::{Destination, OutboundRequests, mirror};
 use crate::exchange::Exchange;
 use crate::failure::{Failure, LocalReply};
 use crate::http::{Incoming, headers};
-use crate::mesh::{Lookup, Service};
 use crate::server::ResponseBody;
 
 /// A path before it was rewritten.
@@ -70,7 +69,7 @@ impl OutboundRequests {
             routed.destination = choose(&forward.destinations, rand::random()).unwrap_or_default();
         }
         let to = match routed.destination() {
-            Some((_, to)) => self.resolve(to, &host).await,
+            Some((_, to)) => self.resolved.get(to, self.downstream.destination.port(), &host, &self.worker).await,
             None => Ok(host.clone()),
         };
         let destination = to.as_ref().unwrap_or(&host).clone();
@@ -126,8 +125,9 @@ impl OutboundRequests {
     ) -> Response<ResponseBody> {
         let routed = edits.routed;
         self.rewrite(&mut exchange, routed);
+        let port = self.downstream.destination.port();
         for mirror in forward.mirrors.iter().filter(|mirror| mirror.takes(rand::random())) {
-            if let Ok(to) = self.resolve(&mirror.destination, &destination).await {
+            if let Ok(to) = self.resolved.get(&mirror.destination, port, &destination, &self.worker).await {
                 mirror::send(&exchange, to, &self.worker);
             }
         }
@@ -159,45 +159,6 @@ impl OutboundRequests {
                 response
             }
         }
-    }
-
-    /// Returns the cluster of a route's destination.
-    async fn resolve(&self, to: &RouteDestination, host: &Destination) -> Result<Destination, Failure> {
-        let port = to.port.unwrap_or_else(|| self.downstream.destination.port());
-        let version = self.worker.view.version();
-        if let Some(known) = self.resolved.borrow().iter().find(|known| known.is(to, port, version)) {
-            self.worker.clusters.refresh(&known.destination.cluster, &self.worker.view);
-            return Ok(known.destination.clone());
-        }
-        let missing = || Failure::NoDestination(format!("{}:{port} {}", to.host, to.subset).trim_end().into());
-        let service = match self.known(&to.host) {
-            Some(service) => service,
-            None => match Box::pin(self.worker.view.by_name(&to.host)).await {
-                Lookup::Found(service) => service,
-                Lookup::Absent => return Err(missing()),
-                Lookup::Unanswered => return Err(Failure::Unanswered(to.host.clone())),
-            },
-        };
-        if service.port(port).is_none() || (!to.subset.is_empty() && service.subset(&to.subset).is_none()) {
-            return Err(missing());
-        }
-        let key = host.cluster.key();
-        // A pod that the application chose by its address stays chosen.
-        let endpoint = key.endpoint.clone().filter(|_| key.hostname == to.host && to.subset.is_empty());
-        let destination = Destination::subset(&service, port, to.subset.clone(), endpoint, &self.worker);
-        let mut resolved = self.resolved.borrow_mut();
-        resolved.retain(|known| known.version == version);
-        if resolved.len() < MAX_RESOLVED {
-            let (host, subset) = (to.host.clone(), to.subset.clone());
-            resolved.push(Resolved { host, subset, port, version, destination: destination.clone() });
-        }
-        Ok(destination)
-    }
-
-    /// Returns a service whose parts have all arrived.
-    fn known(&self, hostname: &str) -> Option<Arc<Service>> {
-        let snapshot = self.worker.view.snapshot();
-        snapshot.services.get(hostname).filter(|service| service.endpoints.is_some()).cloned()
     }
 
     /// Injects the route's faults.
@@ -271,25 +232,6 @@ impl OutboundRequests {
             protocol: Some("HTTP/1.1"),
             ..Record::new(std::time::SystemTime::now())
         }
-    }
-}
-
-/// The number of destinations that a connection remembers.
-const MAX_RESOLVED: usize = 32;
-
-/// A route's destination that was found.
-pub(super) struct Resolved {
-    host: Arc<str>,
-    subset: Arc<str>,
-    port: u16,
-    /// The version of the snapshot.
-    version: u64,
-    destination: Destination,
-}
-
-impl Resolved {
-    fn is(&self, to: &RouteDestination, port: u16, version: u64) -> bool {
-        self.version == version && self.port == port && self.host == to.host && self.subset == to.subset
     }
 }
 
