@@ -2,22 +2,48 @@
 
 use std::sync::{Arc, OnceLock};
 
+use identity::Identity;
 use proxy::mesh::{Endpoint, MeshSnapshot, Protocol, Published, Reach, Service};
 use proxy::upstream::target;
 use runtime::admin::{Admin, Reply};
 use serde_json::{Value, json};
 
-/// The published view of the mesh, once discovery has started.
-pub(crate) type PublishedCell = Arc<OnceLock<Arc<Published>>>;
+mod envoy;
+mod routes;
+
+/// What the pages show.
+#[derive(Clone, Default)]
+pub(crate) struct Shown {
+    /// The published view of the mesh, once discovery has started.
+    pub(crate) published: Arc<OnceLock<Arc<Published>>>,
+    /// The identity, once the proxy is enrolled.
+    pub(crate) identity: Arc<OnceLock<Identity>>,
+    /// The proxy's name in discovery.
+    pub(crate) node: Arc<OnceLock<String>>,
+}
+
+impl Shown {
+    fn newest(&self) -> Option<Arc<MeshSnapshot>> {
+        self.published.get().map(|published| published.newest())
+    }
+}
 
 /// Adds the pages.
-pub(crate) fn add(admin: Admin, published: &PublishedCell) -> Admin {
-    let (listing, dump) = (published.clone(), published.clone());
+pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
+    let (listing, mesh, dump) = (shown.clone(), shown.clone(), shown.clone());
     admin
-        .page("/clusters", "the services in use and their endpoints", move |_| {
-            Reply::text(listing.get().map(|published| clusters(&published.newest())).unwrap_or_default())
+        .page("/clusters", "the services in use and their endpoints; ?format=json as Envoy has it", move |query| {
+            let snapshot = listing.newest().unwrap_or_default();
+            match query.get("format") {
+                Some("json") => Reply::json(&envoy::endpoints(&snapshot)),
+                _ => Reply::text(clusters(&snapshot)),
+            }
         })
-        .section("mesh", move || dump.get().map_or(Value::Null, |published| config(&published.newest())))
+        .section("mesh", move || mesh.newest().map_or(Value::Null, |snapshot| config(&snapshot)))
+        .section("configs", move || {
+            let node = dump.node.get().map(String::as_str).unwrap_or_default();
+            envoy::config_dump(&dump.newest().unwrap_or_default(), node, dump.identity.get())
+        })
 }
 
 /// Returns one line per endpoint of each service port, in the form of Envoy's `/clusters`.

@@ -192,8 +192,8 @@ async fn run_sidecar(
     let (signal, watch, drained) = drain::channel();
     let (has_identity, has_inbound) = (readiness.needs("identity"), readiness.needs("inbound configuration"));
 
-    let (published, logs) = (pages::PublishedCell::default(), OnceCell::<AccessLogFiles>::new());
-    let admin = pages::add(Admin::new("sidecar", registry.clone(), readiness.clone(), signal.clone()), &published)
+    let (shown, logs) = (pages::Shown::default(), OnceCell::<AccessLogFiles>::new());
+    let admin = pages::add(Admin::new("sidecar", registry.clone(), readiness.clone(), signal.clone()), &shown)
         .application(Application::from_environment(options.mark()))
         .probes(Probes::from_environment(options.ip, options.mark()));
     let admin = Arc::new(admin);
@@ -218,6 +218,7 @@ async fn run_sidecar(
         };
         let enrolled = enrol::start(enrolment, &registry).await;
         admin.identify(enrolled.identity.clone());
+        let _ = shown.identity.set(enrolled.identity.clone());
         has_identity.done();
 
         let setup = SidecarSetup {
@@ -238,9 +239,10 @@ async fn run_sidecar(
             registry: registry.clone(),
             drain: watch,
         };
+        let _ = shown.node.set(format!("{}.{}", options.pod, options.namespace));
         let mut sidecar = workers::start(setup, move || enrolled.channel())?;
-        // Both cells are empty: they are set here only.
-        let _ = published.set(sidecar.published.clone());
+        // The cells are empty: they are set here only.
+        let _ = shown.published.set(sidecar.published.clone());
         let _ = logs.set(sidecar.logs.clone());
         if options.dns_port != 0 {
             let network = options.network.as_str().into();

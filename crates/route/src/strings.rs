@@ -17,7 +17,10 @@ pub struct InvalidRegex {
 
 /// A regular expression of RE2's syntax, bounded in size.
 #[derive(Debug, Clone)]
-pub struct Regex(Compiled);
+pub struct Regex {
+    pattern: Box<str>,
+    compiled: Compiled,
+}
 
 impl Regex {
     /// Compiles an expression that has to match the whole value.
@@ -44,20 +47,26 @@ impl Regex {
         let build = |text| RegexBuilder::new(text).size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED).build();
         // By itself first: its parentheses must not close those that `text` adds.
         let compiled = build(pattern).and_then(|alone| if text == pattern { Ok(alone) } else { build(text) });
-        compiled.map(Self).map_err(|error| match error {
+        let compiled = compiled.map(|compiled| Self { pattern: pattern.into(), compiled });
+        compiled.map_err(|error| match error {
             regex::Error::CompiledTooBig(limit) => invalid(format!("takes more than {limit} bytes when compiled")),
             error => invalid(format!("is invalid: {error}")),
         })
     }
 
+    /// Returns the expression.
+    pub fn as_str(&self) -> &str {
+        &self.pattern
+    }
+
     /// Returns whether the expression matches.
     pub fn is_match(&self, value: &[u8]) -> bool {
-        self.0.is_match(value)
+        self.compiled.is_match(value)
     }
 
     /// Replaces every match. `\0` to `\9` in `substitution` are the groups of the expression, `\\` is a backslash.
     pub fn replace_all(&self, value: &[u8], substitution: &str) -> Vec<u8> {
-        let replaced = self.0.replace_all(value, |captures: &regex::bytes::Captures<'_>| {
+        let replaced = self.compiled.replace_all(value, |captures: &regex::bytes::Captures<'_>| {
             let mut out = Vec::new();
             let mut characters = substitution.bytes();
             while let Some(byte) = characters.next() {
@@ -82,7 +91,7 @@ impl Regex {
 /// Two expressions are equal if their texts are.
 impl PartialEq for Regex {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
+        self.compiled.as_str() == other.compiled.as_str()
     }
 }
 
