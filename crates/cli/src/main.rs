@@ -9,8 +9,10 @@
 mod access;
 mod ca;
 mod completion;
+mod config;
 mod join;
 mod status;
+mod table;
 mod version;
 
 use std::future::Future;
@@ -42,6 +44,8 @@ enum IsthmusCommand {
     Ca(ca::CaArgs),
     /// Show clusters with their links, and proxies with what they have acknowledged
     Status(status::StatusArgs),
+    /// Show what a proxy holds: clusters, routes, endpoints, listeners, secrets
+    Config(config::ConfigArgs),
     /// Print the version
     Version(version::VersionArgs),
     /// Print a completion script for a shell
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         IsthmusCommand::Join(args) => block_on(join::run(args)),
         IsthmusCommand::Ca(args) => block_on(ca::run(args)),
         IsthmusCommand::Status(args) => block_on(status::run(args)),
+        IsthmusCommand::Config(args) => block_on(config::run(args)),
         IsthmusCommand::Version(args) => block_on(version::run(args)),
         IsthmusCommand::Completion(args) => block_on(completion::run(args)),
         IsthmusCommand::Sidecar(options) => sidecar::run(options),

@@ -12,6 +12,7 @@ use lab::console::{NoAnswer, Patience, TIMED_OUT, print, print_stderr};
 use lab::orchestration::state::{ClusterRecord, LabRecord};
 
 use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, explain, printable};
+use crate::table::table;
 
 mod document;
 
@@ -335,29 +336,6 @@ fn proxy_row(proxy: &ProxyRow, wide: bool) -> Vec<String> {
         ]);
     }
     row
-}
-
-/// Formats rows as columns, three spaces apart.
-fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.max().unwrap_or(0).max(head[column].len())
-        })
-        .collect();
-    let line = |cells: Vec<&str>| {
-        let mut line = String::new();
-        for (cell, width) in cells.into_iter().zip(&widths) {
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width + 3 - cell.chars().count()));
-        }
-        format!("{}\n", line.trim_end())
-    };
-    let mut out = line(head.to_vec());
-    for row in &rows {
-        out.push_str(&line(row.iter().map(String::as_str).collect()));
-    }
-    out
 }
 
 /// Formats an age: 0.4s, 12s, 3m12s, 23h41m, 364d.

@@ -34,7 +34,9 @@ pub(super) fn configurations(service: &Service) -> Vec<Value> {
 fn routes(service: &Service, port: u16) -> Vec<Value> {
     let Some(table) = service.routes.as_ref().filter(|table| table.has_http()) else {
         let cluster = cluster_name(port, "", &service.hostname);
-        return vec![json!({"name": "default", "match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}})];
+        return vec![
+            json!({"name": "default", "match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}),
+        ];
     };
     let metadata = metadata(&table.source, "virtual-service");
     let conditions = |route: &HttpRoute| match route.matches.is_empty() {
@@ -79,7 +81,8 @@ fn matched(condition: &HttpMatch) -> Map<String, Value> {
     let pseudo = [(":method", &condition.method), (":authority", &condition.authority), (":scheme", &condition.scheme)];
     let pseudo = pseudo.into_iter().filter_map(|(name, pattern)| Some((name.to_owned(), pattern.as_ref()?, false)));
     let named = condition.headers.iter().map(|of| (of.name.to_string(), &of.value, of.invert));
-    let headers: Vec<Value> = pseudo.chain(named).map(|(name, pattern, invert)| field(&name, pattern, invert)).collect();
+    let headers: Vec<Value> =
+        pseudo.chain(named).map(|(name, pattern, invert)| field(&name, pattern, invert)).collect();
     if !headers.is_empty() {
         value.insert("headers".into(), json!(headers));
     }
