@@ -70,17 +70,18 @@ fn a_valid_file_resolves() {
 
 #[test]
 fn the_repositorys_topologies_are_valid() {
-    for (name, clusters) in [
-        ("primary-remote.yaml", 2),
-        ("multi-primary.yaml", 2),
-        ("three-regions.yaml", 3),
-        ("shared-network.yaml", 3),
-        ("dual-stack.yaml", 2),
-        ("ipv6.yaml", 2),
+    for (name, clusters, exports) in [
+        ("primary-remote.yaml", 2, 2),
+        ("multi-primary.yaml", 2, 2),
+        ("three-regions.yaml", 3, 2),
+        ("shared-network.yaml", 3, 2),
+        ("dual-stack.yaml", 2, 2),
+        ("ipv6.yaml", 2, 2),
+        ("canary.yaml", 2, 1),
     ] {
         let topology = Topology::load(&shipped(name)).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(topology.clusters.len(), clusters, "{name}");
-        assert_eq!(topology.exports_of("east").len(), 2, "{name}");
+        assert_eq!(topology.exports_of("east").len(), exports, "{name}");
     }
 }
 
