@@ -75,7 +75,7 @@ pub(crate) fn is_tolerated(name: &str) -> bool {
 }
 
 /// Returns a warning for each tolerated field of an object, at most one more than [`MAX_FIELDS`].
-pub(super) fn warnings(kind: &str, object: &Value) -> Vec<Warning> {
+pub(crate) fn warnings(kind: &str, object: &Value) -> Vec<Warning> {
     let of_kind: Vec<&ToleratedField> = TOLERATED.iter().filter(|of| of.kind == kind).collect();
     let mut found = Vec::new();
     if let Some(spec) = object.get("spec").filter(|_| !of_kind.is_empty()) {

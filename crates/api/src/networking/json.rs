@@ -30,8 +30,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads the field `spec` of an object.
-    pub(super) fn spec<T: Field>(object: &Value) -> (T, Vec<Problem>) {
+    /// Reads the field `spec` of an object of a kind.
+    pub(super) fn spec<T: Field>(kind: &str, object: &Value) -> (T, Vec<Problem>) {
         let mut reader = Reader { path: "spec".to_owned(), problems: Vec::new() };
         let spec = match object.get("spec") {
             None | Some(Value::Null) => {
@@ -40,6 +40,9 @@ impl Reader {
             }
             Some(value) => T::read(value, &mut reader),
         };
+        for tolerated in crate::compatibility::fields::warnings(kind, object) {
+            reader.push(Problem::warning(tolerated.field, tolerated.message));
+        }
         (spec, reader.problems)
     }
 
@@ -59,7 +62,7 @@ impl Reader {
     }
 
     /// Reads the fields of an object.
-    fn object<'a>(&mut self, value: &'a Value) -> Option<&'a Map<String, Value>> {
+    pub(super) fn object<'a>(&mut self, value: &'a Value) -> Option<&'a Map<String, Value>> {
         if value.as_object().is_none() {
             self.unexpected(value, "an object");
         }
@@ -67,11 +70,11 @@ impl Reader {
     }
 
     /// Warns of the fields of an object that it does not have.
-    fn unknown(&mut self, map: &Map<String, Value>, known: &[&str]) {
+    pub(super) fn unknown(&mut self, map: &Map<String, Value>, known: &[&str]) {
         for name in map.keys().filter(|name| !known.contains(&name.as_str())) {
             // The table of tolerated fields has a text of its own for these.
             if !crate::compatibility::fields::is_tolerated(name) {
-                let field = format!("{}.{name}", self.path);
+                let field = format!("{}.{}", self.path, shown(name));
                 self.push(Problem::warning(field, "is not a field of the API and has no effect; correct or remove it"));
             }
         }
@@ -85,7 +88,7 @@ impl Reader {
         value
     }
 
-    fn unexpected(&mut self, found: &Value, expected: &str) {
+    pub(super) fn unexpected(&mut self, found: &Value, expected: &str) {
         let found: String = found.to_string().chars().take(80).collect();
         self.report(format!("is {found}, but must be {expected}"));
     }
@@ -98,6 +101,15 @@ impl Reader {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         }
+    }
+}
+
+/// Returns a text of a user, shortened for messages.
+pub(super) fn shown(text: &str) -> &str {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => &text[..end],
+        None => text,
     }
 }
 
@@ -194,7 +206,7 @@ macro_rules! object {
             /// Reads an object as Kubernetes has it. What cannot be read is unset, and `validate` reports it.
             pub fn from_value(object: &serde_json::Value) -> Self {
                 let metadata = object.get("metadata").cloned().unwrap_or_default();
-                let (spec, unread) = $crate::networking::json::Reader::spec(object);
+                let (spec, unread) = $crate::networking::json::Reader::spec($kind, object);
                 $name { metadata: serde_json::from_value(metadata).unwrap_or_default(), spec, unread }
             }
         }

@@ -9,6 +9,8 @@ pub enum Severity {
     Error,
     /// The object has effect, but likely not as its author means it.
     Warning,
+    /// The object has a part that changes nothing.
+    Info,
 }
 
 /// Something that is wrong with an object.

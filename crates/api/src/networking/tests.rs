@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::http_route::Pattern;
+use super::http_match::Pattern;
 use super::*;
 
 fn yaml(text: &str) -> Value {
@@ -38,7 +38,7 @@ spec:
     let body = service.spec.http[1].direct_response.as_ref().and_then(|response| response.body.as_ref());
     assert_eq!(body.and_then(|body| body.string.as_deref()), Some(""));
     let written = serde_json::to_value(&service).expect("JSON");
-    assert_eq!(written["spec"]["http"][0]["timeout"], "1.500s".replace("00s", "s"));
+    assert_eq!(written["spec"]["http"][0]["timeout"], "1.5s");
     assert_eq!(written["spec"]["http"][0]["retries"]["retryRemoteLocalities"], false);
     assert_eq!(VirtualService::from_value(&written), service);
 }
@@ -75,6 +75,7 @@ spec:
             "Error spec.subsets[1].labels[a]",
             "Error spec.subsets[1].labels[b]",
             "Error spec.exportTo",
+            "Warning spec.trafficPolicy.outlierDetection.minRequestVolume",
         ]
     );
     let message = &rule.unread[1].message;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Field, Reader};
+use super::{Field, Reader, shown};
 use crate::mesh::parse_duration;
 
 impl Field for String {
@@ -165,7 +165,7 @@ impl<T: Field> Field for BTreeMap<String, T> {
     fn read(value: &Value, reader: &mut Reader) -> Self {
         let Some(map) = reader.object(value) else { return BTreeMap::new() };
         let read = |(name, item): (&String, &Value)| {
-            let item = reader.inside(format_args!("[{name}]"), |reader| {
+            let item = reader.inside(format_args!("[{}]", shown(name)), |reader| {
                 if item.is_null() {
                     reader.report("must not be null; remove it");
                     return T::default();
