@@ -18,7 +18,7 @@ pub use fields::{TOLERATED, ToleratedField};
 pub use kinds::{KindWithoutEffect, WITHOUT_EFFECT};
 
 use crate::gateway::{Gateway, GatewaySpec, Server};
-use crate::{Warning, export, networking};
+use crate::{Warning, export};
 
 /// The API groups of the mesh's configuration.
 pub const GROUPS: &[&str] = &[
@@ -40,12 +40,7 @@ const MAX_SERVERS: usize = 100;
 /// name by which the warnings call it.
 pub fn warnings(group: &str, kind: &str, name: &str, object: &Value) -> Vec<String> {
     let mut warnings: Vec<String> = kinds::find(group, kind).map(|known| known.notice(name)).into_iter().collect();
-    let mut of_fields = match networking::validate(group, kind, object) {
-        problems if problems.is_empty() => fields::warnings(kind, object),
-        problems => {
-            problems.into_iter().filter(|of| !of.is_error()).map(|of| Warning::new(of.field, of.message)).collect()
-        }
-    };
+    let mut of_fields = fields::warnings(kind, object);
     if group == "networking.istio.io" && kind == "Gateway" {
         of_fields.extend(of_servers(object));
     }

@@ -75,7 +75,7 @@ impl Reader {
             // The table of tolerated fields has a text of its own for these.
             if !crate::compatibility::fields::is_tolerated(name) {
                 let field = format!("{}.{}", self.path, shown(name));
-                self.push(Problem::warning(field, "is not a field of the API and has no effect; correct or remove it"));
+                self.push(Problem::unknown_field(field));
             }
         }
     }

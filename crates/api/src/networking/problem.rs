@@ -42,6 +42,13 @@ impl Problem {
         Problem { severity: Severity::Warning, code: SCHEMA_WARNING, field: field.into(), message: message.into() }
     }
 
+    /// Returns the warning of a field that the API does not have. It has the code of an error: an API server refuses such a
+    /// field of an object that `kubectl` applies, but other clients can store it.
+    pub(super) fn unknown_field(field: String) -> Self {
+        let message = "is not a field of the API and has no effect; correct or remove it";
+        Problem { code: SCHEMA_ERROR, ..Problem::warning(field, message) }
+    }
+
     /// Returns whether the object is refused.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
