@@ -1,10 +1,11 @@
-//! The admission webhooks. One adds the sidecar to pods as they are created; the other warns of objects without effect
-//! ([`api::compatibility`]).
+//! The admission webhooks. One adds the sidecar to pods as they are created; the other denies invalid objects
+//! ([`api::networking`]) and warns of those without effect ([`api::compatibility`]).
 //!
 //! - [`rules`]: the pods that get a sidecar
 //! - [`settings`]: the settings in a pod's annotations
 //! - [`template`]: the JSON patch that adds the sidecar
 //! - `review.rs`: the requests and answers of API servers
+//! - [`validation`]: the decision about an object of the mesh's configuration
 //! - [`webhook`]: the HTTPS server on port 15017
 //!
 //! Names, labels and annotations are Istio's, so manifests for Istio work here. The kubelet's probes of application
@@ -15,6 +16,7 @@ mod review;
 pub mod rules;
 pub mod settings;
 pub mod template;
+pub mod validation;
 pub mod webhook;
 
 #[cfg(test)]

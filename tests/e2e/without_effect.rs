@@ -18,6 +18,18 @@ kind: DestinationRule
 metadata: {name: reviews}
 spec: {host: reviews, trafficPolicy: {outlierDetection: {minRequestVolume: 10}}}
 ";
+const INVALID: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+    - route:
+        - {destination: {host: reviews, subset: v1}, weight: 1}
+        - {destination: {host: reviews, subset: v_2}, weight: 1}
+      timeout: 0s
+";
 
 /// Runs `kubectl apply` on a manifest.
 fn apply(lab: &Lab, cluster: &str, manifest: &str) -> Outcome {
@@ -49,6 +61,16 @@ fn the_author_of_a_policy_that_is_not_enforced_is_told() {
         &[
             "Warning: DestinationRule default/reviews has no effect: ",
             "Warning: DestinationRule default/reviews: spec.trafficPolicy.outlierDetection.minRequestVolume: ",
+        ],
+    );
+    let invalid = apply(&lab, "west", INVALID);
+    assert_eq!(invalid.code, Some(1), "{invalid:?}");
+    has(
+        &invalid.stderr,
+        &[
+            "denied the request: VirtualService default/reviews is invalid:",
+            "spec.http[0].timeout: is shorter than 1ms; write a longer duration, or remove it",
+            "spec.http[0].route[1].destination.subset: is \"v_2\", which is not the name of a subset",
         ],
     );
     let refused = apply(&lab, "west", &POLICY.replace("spec: {}", "spec: {acton: DENY}"));

@@ -2,6 +2,7 @@
 //!
 //! - [`mesh`]: mesh-wide settings, key `mesh` of ConfigMap `istio`.
 //! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
+//! - [`networking`]: Istio's VirtualService and DestinationRule: what they say, and what is wrong with them.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
 //! - [`compatibility`]: kinds and fields that are accepted and have no effect.
 //! - [`remote_secret`]: the Secret that adds a remote cluster, and [`kubeconfig`]: validation of the kubeconfig in it.
@@ -19,6 +20,7 @@ pub mod gateway;
 pub mod kubeconfig;
 pub mod mesh;
 pub mod names;
+pub mod networking;
 pub mod reader;
 pub mod remote_secret;
 mod resource;

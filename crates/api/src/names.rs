@@ -34,7 +34,7 @@ pub const CONTROLLER_ISSUER_KEY: &str = "controller-issuer.pem";
 pub const CLAIMS_CONFIG_MAP: &str = "isthmus-intermediates";
 /// The configuration of the admission webhook that injects sidecars.
 pub const INJECTION_WEBHOOK: &str = "isthmus-sidecar-injector";
-/// The configuration of the admission webhook that warns of objects without effect.
+/// The configuration of the admission webhook that denies invalid objects and warns of those without effect.
 pub const WARNING_WEBHOOK: &str = "isthmus-configuration-warnings";
 /// The Secret with the intermediate of the controller's own cluster.
 pub const CACERTS_SECRET: &str = "cacerts";

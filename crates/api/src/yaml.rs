@@ -3,8 +3,12 @@
 //! Words such as `no`, `on` and `y`, which are booleans in YAML 1.1, remain text (`strict_booleans`), so that labels and
 //! ConfigMap keys of these names are kept.
 
+mod located;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub use located::{Lines, Located, Unreadable, documents};
 
 /// Parses one document.
 ///

@@ -1,4 +1,4 @@
-//! The admission webhooks: one injects sidecars, the other warns of objects without effect.
+//! The admission webhooks: one injects sidecars, the other denies invalid objects and warns of those without effect.
 
 use api::names::{INJECTION_WEBHOOK, WARNING_WEBHOOK};
 use base64::Engine as _;
@@ -49,8 +49,8 @@ pub fn injection(of: &Installation) -> Value {
     })
 }
 
-/// The configuration of the webhook that warns of objects without effect. It denies nothing, and objects are admitted without
-/// a warning if it does not answer.
+/// The configuration of the webhook that denies invalid objects and warns of those without effect. If it does not answer,
+/// objects are admitted: the controller validates what is stored as well.
 #[must_use]
 pub fn warnings(of: &Installation) -> Value {
     // Exports have effect, and are applied while the controller of a remote cluster may be out of reach.
@@ -66,7 +66,7 @@ pub fn warnings(of: &Installation) -> Value {
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
         "metadata": {"name": WARNING_WEBHOOK},
         "webhooks": [{
-            "name": "warnings.isthmus.dev",
+            "name": "validation.isthmus.dev",
             "clientConfig": client(of, "/validate"),
             "rules": rules,
             "admissionReviewVersions": ["v1"],

@@ -23,6 +23,7 @@ struct Review {
 
 /// The request of a review.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct ReviewRequest {
     pub(super) uid: String,
     #[serde(default)]
@@ -31,6 +32,9 @@ pub(super) struct ReviewRequest {
     pub(super) namespace: String,
     #[serde(default)]
     pub(super) object: Value,
+    /// The object that an update replaces.
+    #[serde(default)]
+    pub(super) old_object: Value,
 }
 
 /// The group and kind of an object.

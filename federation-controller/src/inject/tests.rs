@@ -13,7 +13,7 @@ use telemetry::metrics::Registry;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::template::{HomeCluster, Injector};
-use super::{rules, webhook};
+use super::{rules, validation, webhook};
 use crate::ca::serve::{Clients, FAILED_HANDSHAKES, KnownClients, connections};
 
 fn injector() -> Injector {
@@ -273,17 +273,24 @@ async fn invalid_requests_are_answered_with_errors() {
 
 /// Returns the response to a review of an object of the mesh's configuration.
 async fn validated(caller: &Caller, group: &str, kind: &str, object: Value) -> Value {
+    let response = reviewed(caller, group, kind, object, Value::Null).await;
+    assert_eq!(response["allowed"], true, "{response}");
+    response
+}
+
+/// The same for an update, whatever the decision.
+async fn reviewed(caller: &Caller, group: &str, kind: &str, object: Value, old: Value) -> Value {
     let review = json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
             "uid": "1f2c", "kind": {"group": group, "version": "v1", "kind": kind}, "namespace": "shop",
-            "operation": "CREATE", "object": object, "oldObject": null, "dryRun": false,
+            "operation": if old.is_null() { "CREATE" } else { "UPDATE" }, "object": object, "oldObject": old, "dryRun": false,
         }
     });
     let (code, answer) = caller.call("POST", "/validate?timeout=5s", review.to_string()).await;
     assert_eq!(code, 200, "{answer}");
     let answer: Value = serde_json::from_str(&answer).unwrap();
-    assert_eq!((&answer["response"]["uid"], &answer["response"]["allowed"]), (&json!("1f2c"), &json!(true)));
+    assert_eq!(answer["response"]["uid"], "1f2c");
     answer["response"].clone()
 }
 
@@ -303,13 +310,56 @@ async fn an_object_without_effect_is_admitted_with_a_warning() {
 
     let export = validated(&caller, "multicluster.x-k8s.io", "ServiceExport", named("reviews")).await;
     assert!(export["warnings"].is_null());
-    assert_eq!(caller.metrics.total(&webhook::WARNED, |_| true), 2);
+    assert_eq!(caller.metrics.total(&validation::WARNED, |_| true), 2);
 
     let (code, _) = caller.call("POST", "/validate", "nonsense").await;
     assert_eq!(code, 400);
     for of_injection in [&webhook::REQUESTS, &webhook::FAILED] {
         assert_eq!(caller.metrics.total(of_injection, |_| true), 0);
     }
+}
+
+#[tokio::test]
+async fn an_invalid_object_is_denied_with_everything_that_is_wrong() {
+    let caller = Caller::new().await;
+    let service = |weight: i32, name: &str| {
+        json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {
+            "hosts": ["reviews"],
+            "http": [{"route": [{"destination": {"host": "reviews"}, "weight": weight}], "retries": {"attempts": 1, "retryOn": "oops"}}],
+        }})
+    };
+    let group = "networking.istio.io";
+    let denied = reviewed(&caller, group, "VirtualService", service(-1, "a"), Value::Null).await;
+    assert_eq!((&denied["allowed"], &denied["status"]["code"]), (&json!(false), &json!(422)), "{denied}");
+    let message = denied["status"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("VirtualService shop/a is invalid:\n  spec.http[0].route[0].weight: is -1; "),
+        "{message}"
+    );
+    assert!(message.contains("\n  spec.http[0].retries.retryOn: has \"oops\""), "{message}");
+    assert_eq!(denied["status"]["details"]["causes"][0]["field"], "spec.http[0].route[0].weight");
+    assert_eq!(caller.metrics.total(&validation::DENIED, |_| true), 1);
+
+    // A stored object that is invalid can still be labelled, but not changed to another invalid one.
+    let labelled = reviewed(&caller, group, "VirtualService", service(-1, "a"), service(-1, "a")).await;
+    assert_eq!(labelled["allowed"], true, "{labelled}");
+    let changed = reviewed(&caller, group, "VirtualService", service(-2, "a"), service(-1, "a")).await;
+    assert_eq!(changed["allowed"], false, "{changed}");
+
+    let routes = vec![json!({}); 5000];
+    let many = json!({"metadata": {"name": "b"}, "spec": {"hosts": ["reviews"], "http": routes}});
+    let many = reviewed(&caller, group, "VirtualService", many, Value::Null).await;
+    let message = many["status"]["message"].as_str().unwrap();
+    assert!(message.ends_with("and 90 further problems"), "{message}");
+
+    // Of a valid object, what Istio warns of.
+    let mut mirrored = service(1, "c");
+    mirrored["spec"]["http"][0]["retries"] = Value::Null;
+    mirrored["spec"]["http"][0]["mirror"] = json!({"host": "b"});
+    mirrored["spec"]["http"][0]["mirrorPercent"] = json!(5);
+    let mirrored = validated(&caller, group, "VirtualService", mirrored).await;
+    let warnings = mirrored["warnings"].to_string();
+    assert!(warnings.contains("VirtualService shop/c: spec.http[0].mirrorPercent: is deprecated"), "{warnings}");
 }
 
 /// A client without patience for its own end of the calls.

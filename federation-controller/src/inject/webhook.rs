@@ -3,7 +3,8 @@
 //! - `POST /inject/cluster/<cluster>/net/<network>` injects the sidecar into a pod. The path names the pod's cluster and
 //!   network, because the review does not; the webhook configuration of each cluster contains that cluster's path. A pod with
 //!   an invalid annotation is denied with the reason, which `kubectl` prints.
-//! - `POST /validate` admits an object of the mesh's configuration, with warnings if it has no effect.
+//! - `POST /validate` denies an invalid object of the mesh's configuration with everything that is wrong with it, and admits
+//!   any other, with warnings of what has no effect (`validation.rs`).
 //!
 //! A request without a valid AdmissionReview is answered with a 4xx status and a text message.
 
@@ -12,7 +13,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::compatibility;
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -28,6 +28,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use super::review::{BadRequest, MAX_REVIEW, READ_DEADLINE, ReviewRequest, answer, parse};
 use super::rules::{Decision, NamespaceLabel, decide};
 use super::template::{HomeCluster, Injector};
+use super::validation;
 use crate::ports::guarded::Guarded;
 use crate::ports::shares::Shares;
 
@@ -42,12 +43,6 @@ pub const SKIPPED: Family =
 /// Counts failed injection requests.
 pub const FAILED: Family =
     Family { name: "sidecar_injection_failure_total", help: "Failed injection requests.", labels: &[] };
-/// Counts objects that were admitted with a warning.
-pub const WARNED: Family = Family {
-    name: "isthmus_controller_warned_objects_total",
-    help: "Objects of the mesh's configuration that were admitted with a warning.",
-    labels: &[],
-};
 
 /// The size up to which a review is small, in bytes. Most have 5 to 20 KiB.
 const SMALL_REVIEW: usize = 256 * 1024;
@@ -116,7 +111,7 @@ struct Webhook {
 enum Purpose {
     /// To inject the sidecar into a pod of a cluster.
     Inject(HomeCluster),
-    /// To warn of an object without effect.
+    /// To deny an invalid object, and to warn of one without effect.
     Validate,
 }
 
@@ -165,21 +160,8 @@ impl Webhook {
         match purpose {
             Purpose::Inject(_) if !review.object["spec"].is_object() => Err(BadRequest::NoPod),
             Purpose::Inject(home) => Ok(self.inject(&review, &home)),
-            Purpose::Validate => Ok(self.validate(&review)),
+            Purpose::Validate => Ok(answer(validation::respond(&review, &self.metrics))),
         }
-    }
-
-    /// Admits an object, with a warning for what has no effect.
-    fn validate(&self, request: &ReviewRequest) -> Value {
-        let kind = &request.kind;
-        let name = format!("{}/{}", request.namespace, request.name());
-        let warnings = compatibility::warnings(&kind.group, &kind.kind, &name, &request.object);
-        let mut response = json!({"uid": request.uid, "allowed": true});
-        if !warnings.is_empty() {
-            self.metrics.shared().counter(&WARNED, &[]).increment();
-            response["warnings"] = json!(warnings);
-        }
-        answer(response)
     }
 
     fn inject(&self, request: &ReviewRequest, home: &HomeCluster) -> Value {

@@ -69,8 +69,13 @@ const fn field(kind: &'static str, parent: &'static str, field: &'static str, in
     ToleratedField { kind, parent, field, values: Values::Any, instead }
 }
 
+/// Returns whether a field of some kind is tolerated with any value.
+pub(crate) fn is_tolerated(name: &str) -> bool {
+    TOLERATED.iter().any(|of| of.field == name && of.values == Values::Any)
+}
+
 /// Returns a warning for each tolerated field of an object, at most one more than [`MAX_FIELDS`].
-pub(super) fn warnings(kind: &str, object: &Value) -> Vec<Warning> {
+pub(crate) fn warnings(kind: &str, object: &Value) -> Vec<Warning> {
     let of_kind: Vec<&ToleratedField> = TOLERATED.iter().filter(|of| of.kind == kind).collect();
     let mut found = Vec::new();
     if let Some(spec) = object.get("spec").filter(|_| !of_kind.is_empty()) {

@@ -1,0 +1,41 @@
+//! Istio's routing (`networking.istio.io`): [`VirtualService`] and [`DestinationRule`].
+//!
+//! - [`virtual_service`], [`http_route`], [`http_match`]: which requests and connections go where.
+//! - [`destination_rule`], [`traffic_policy`], [`load_balancer`]: subsets of a host, and the policies of connections to it.
+//! - [`problem`]: what is wrong with an object, which `validate` returns.
+//! - [`re2`]: regular expressions as both have them.
+//!
+//! Objects are read by the rules of protobuf's JSON form, which Istio's API has: `null` is an unset field, a number may be
+//! a string, a duration is a string. A typed object is always readable, so that one invalid object does not end a watch:
+//! what could not be read is unset, and `validate` reports it beside everything else that is wrong.
+
+pub mod destination_rule;
+pub mod http_match;
+pub mod http_route;
+mod json;
+pub mod load_balancer;
+pub mod problem;
+pub mod re2;
+#[cfg(test)]
+mod tests;
+pub mod traffic_policy;
+mod validate;
+pub mod virtual_service;
+
+pub use destination_rule::{DestinationRule, DestinationRuleSpec};
+pub use problem::{Problem, Severity};
+pub use virtual_service::{VirtualService, VirtualServiceSpec};
+
+use serde_json::Value;
+
+/// The API group.
+pub const GROUP: &str = "networking.istio.io";
+
+/// Returns what is wrong with an object of a kind, if it is one of these two, as Kubernetes has it.
+pub fn validate(group: &str, kind: &str, object: &Value) -> Vec<Problem> {
+    match (group, kind) {
+        (GROUP, "VirtualService") => VirtualService::from_value(object).validate(),
+        (GROUP, "DestinationRule") => DestinationRule::from_value(object).validate(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,79 @@
+//! The decision about an object of the mesh's configuration: denied if it is invalid, else admitted with warnings.
+
+use api::{compatibility, networking};
+use serde_json::{Value, json};
+use telemetry::metrics::{Family, Registry};
+
+use super::review::ReviewRequest;
+
+/// Counts objects that were admitted with a warning.
+pub const WARNED: Family = Family {
+    name: "isthmus_controller_warned_objects_total",
+    help: "Objects of the mesh's configuration that were admitted with a warning.",
+    labels: &[],
+};
+/// Counts objects that were denied.
+pub const DENIED: Family = Family {
+    name: "isthmus_controller_denied_objects_total",
+    help: "Objects of the mesh's configuration that were denied because they are invalid.",
+    labels: &[],
+};
+
+/// The number of problems that a denial or the warnings name. kubectl prints each on a line.
+const NAMED: usize = 10;
+
+/// Returns the response to a request.
+pub(super) fn respond(request: &ReviewRequest, metrics: &Registry) -> Value {
+    let ReviewRequest { kind, object, .. } = request;
+    let problems = networking::validate(&kind.group, &kind.kind, object);
+    let (mut errors, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(networking::Problem::is_error);
+    if is_unchanged(request) {
+        errors.clear();
+    }
+    let name = format!("{}/{}", request.namespace, request.name());
+    let mut warnings = compatibility::warnings(&kind.group, &kind.kind, &name, object);
+    let lines = others.iter().take(NAMED).map(|problem| format!("{} {name}: {problem}", kind.kind));
+    for line in lines {
+        // Fields without effect are in both.
+        if !warnings.contains(&line) {
+            warnings.push(line);
+        }
+    }
+    let mut response = json!({"uid": request.uid, "allowed": errors.is_empty()});
+    if !errors.is_empty() {
+        metrics.shared().counter(&DENIED, &[]).increment();
+        response["status"] = status(request, &name, &errors);
+    } else if !warnings.is_empty() {
+        metrics.shared().counter(&WARNED, &[]).increment();
+    }
+    if !warnings.is_empty() {
+        response["warnings"] = json!(warnings);
+    }
+    response
+}
+
+/// Returns whether a request leaves the spec as it is. An object that became invalid by a new version of the controller
+/// keeps its labels and finalizers changeable.
+fn is_unchanged(request: &ReviewRequest) -> bool {
+    request.old_object.get("spec").is_some_and(|spec| Some(spec) == request.object.get("spec"))
+}
+
+/// Returns the status of a denial. It has the form that API servers give to objects that a schema does not admit.
+fn status(request: &ReviewRequest, name: &str, errors: &[networking::Problem]) -> Value {
+    let kind = &request.kind;
+    let mut message = format!("{} {name} is invalid:", kind.kind);
+    for error in errors.iter().take(NAMED) {
+        message.push_str(&format!("\n  {error}"));
+    }
+    if errors.len() > NAMED {
+        message.push_str(&format!("\n  and {} further problems", errors.len() - NAMED));
+    }
+    let causes: Vec<Value> = errors
+        .iter()
+        .map(|error| json!({"reason": "FieldValueInvalid", "message": error.message, "field": error.field}))
+        .collect();
+    json!({
+        "code": 422, "reason": "Invalid", "message": message,
+        "details": {"name": request.name(), "group": kind.group, "kind": kind.kind, "causes": causes},
+    })
+}
