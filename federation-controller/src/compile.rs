@@ -7,6 +7,7 @@
 //! - [`service`] merges the definitions of all clusters; [`members`] collects the endpoints, and [`endpoint`] is their
 //!   compact form; [`export`] decides which services other clusters may use.
 //! - [`workload`] and [`policies`] compile the configuration of a pod's own proxy.
+//! - [`rules`] compiles the routes, policies and subsets of a host.
 //! - [`gateway`] and [`mesh`] compile networks and mesh-wide settings.
 //! - [`resource`] has the resource and its audience.
 
@@ -23,6 +24,7 @@ mod members;
 mod mesh;
 mod policies;
 pub mod resource;
+mod rules;
 pub mod service;
 #[cfg(test)]
 mod tests;
@@ -60,8 +62,10 @@ impl Compiler {
                 std::iter::once(mesh::settings(inventory)).chain(policies::defaults()).collect::<Vec<_>>().into()
             }
             Group::Network(network) => gateway::compile(inventory, network).into_iter().collect::<Vec<_>>().into(),
-            // No kind of object defines subsets yet.
-            Group::Service(hostname) => self.compile_service(inventory, hostname, &[]),
+            Group::Rules(hostname) => rules::compile(inventory, hostname),
+            Group::Service(hostname) => {
+                self.compile_service(inventory, hostname, &rules::subsets::of(inventory, hostname))
+            }
             Group::Policy(kind, cluster, key) => {
                 policies::compile(inventory, *kind, cluster, key).into_iter().collect::<Vec<_>>().into()
             }
@@ -94,6 +98,6 @@ impl Compiler {
             endpoints.extend(view.endpoints(&mut self.shared));
         }
         let service = CompiledService { hostname: hostname.clone(), endpoints, facts };
-        Compiled { resources, service: Some(service) }
+        Compiled { resources, service: Some(service), notices: Vec::new() }
     }
 }

@@ -25,6 +25,9 @@ pub mod networks;
 mod notices;
 mod pending;
 mod relation;
+mod rule_changes;
+mod rule_notices;
+pub mod rules;
 mod without_effect;
 
 pub use cluster::{Affected, ClusterInventory, PodSelector};
@@ -33,6 +36,8 @@ use networks::Networks;
 pub use notices::{NoticedKind, ObjectNotice};
 pub(crate) use notices::{only_by_name, unreachable_gateway};
 use pending::Pending;
+use rule_changes::Wildcards;
+pub use rule_notices::RuleNotice;
 
 use crate::objects::event::{Cluster, Event, Link, Mesh, MeshNotices, Trust};
 use crate::objects::intern::Strings;
@@ -41,13 +46,15 @@ use crate::objects::{Key, Kind, Object, Service, Text, Watched};
 /// The controller's own services that proxies of other clusters reach through the gateway, and their exposed port.
 pub const OWN_SERVICES: [(&str, u16); 2] = [("isthmus-controller", 15012), ("isthmus-webhooks", 443)];
 
-/// The namespaces whose label `topology.istio.io/network` is their cluster's network.
+/// Names that all clusters have in common. The label `topology.istio.io/network` of the namespaces is their cluster's network.
 #[derive(Clone, Debug)]
 pub struct SystemNamespaces {
     /// The root namespace. Its label takes precedence.
     pub root: Text,
     /// The namespace of the components.
     pub own: Text,
+    /// The DNS domain of the clusters.
+    pub domain: Text,
 }
 
 /// Settings that do not change while the controller runs.
@@ -94,6 +101,8 @@ pub enum Group {
     Mesh,
     /// The gateways of a network.
     Network(Text),
+    /// The routes and policies of a host. They come before the service, whose proxies then hold them.
+    Rules(Text),
     /// A service and its endpoints, by hostname.
     Service(Text),
     /// A policy object of a cluster.
@@ -130,6 +139,9 @@ pub struct Inventory {
     pending: Pending,
     /// Clusters of which all Services are affected.
     whole: BTreeSet<Text>,
+    wildcards: Wildcards,
+    /// By host.
+    rule_notices: HashMap<Text, Box<[RuleNotice]>>,
     strings: Strings,
     events: u64,
     /// The number of clusters that have joined.
@@ -152,6 +164,8 @@ impl Inventory {
             connected: HashMap::new(),
             pending: Pending::default(),
             whole: BTreeSet::new(),
+            wildcards: Wildcards::default(),
+            rule_notices: HashMap::new(),
             strings: Strings::default(),
             events: 0,
             joined: 0,
@@ -204,6 +218,11 @@ impl Inventory {
                 if mesh.export_all != self.mesh.export_all {
                     self.change_everything(&Text::default());
                 }
+                let export_to =
+                    |of: &Mesh| (of.virtual_service_export_to.clone(), of.destination_rule_export_to.clone());
+                if export_to(&mesh) != export_to(&self.mesh) {
+                    self.change_all_rules();
+                }
                 self.mesh = mesh;
                 self.pending.groups(&Text::default(), [Group::Mesh]);
             }
@@ -241,7 +260,7 @@ impl Inventory {
 
     /// Returns whether there are changes to compile.
     pub fn has_changes(&self) -> bool {
-        !self.pending.is_empty() || !self.whole.is_empty()
+        !self.pending.is_empty() || !self.whole.is_empty() || !self.wildcards.is_empty()
     }
 
     /// Takes at most `limit` changes.
@@ -277,6 +296,7 @@ impl Inventory {
                 self.pending.services(&name, cluster.services().keys());
             }
         }
+        self.resolve_wildcards();
         let (strings, settings) = (&mut self.strings, &self.settings);
         self.pending.take(limit, |key| Group::Service(strings.share(settings.hostname(key).into())))
     }
@@ -493,6 +513,8 @@ impl Inventory {
             self.whole.insert(cluster.clone());
         }
         self.pending.services(cluster, affected.services);
+        self.note_rules(cluster, affected.rules, affected.subsets);
+        self.note_definitions(cluster, &affected.definitions);
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
         let connected = pods.filter(|proxy| self.connected.contains_key(proxy));
         self.pending.groups(cluster, connected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
@@ -531,7 +553,8 @@ impl Inventory {
     }
 
     fn system_namespaces(&self) -> SystemNamespaces {
-        SystemNamespaces { root: self.settings.root_namespace.clone(), own: self.settings.namespace.clone() }
+        let Settings { root_namespace: root, namespace: own, cluster_domain: domain, .. } = self.settings.clone();
+        SystemNamespaces { root, own, domain }
     }
 }
 

@@ -28,6 +28,7 @@ mod namespace;
 mod node;
 mod pod;
 pub(crate) mod raw;
+mod rule;
 mod service;
 mod slice;
 
@@ -37,6 +38,7 @@ pub use labels::Labels;
 pub use namespace::Namespace;
 pub use node::Node;
 pub use pod::{Pod, Template};
+pub use rule::{DestinationRule, Rule, RuleProblem, RuleSpec, VirtualService};
 pub use service::{Service, ServicePort};
 pub use slice::{Slice, SliceEndpoint, Spot};
 
@@ -61,6 +63,8 @@ macro_rules! for_each_kind {
             pods: Pod, change_pod;
             exports: Export, change_export;
             gateways: Gateway, change_gateway;
+            virtual_services: VirtualService, change_virtual_service;
+            destination_rules: DestinationRule, change_destination_rule;
         }
     };
 }
@@ -186,6 +190,7 @@ macro_rules! define_kinds {
                 let parts = match self {
                     Object::Slice(slice) => slice.endpoints.len(),
                     Object::Gateway(gateway) => gateway.hosts.len(),
+                    Object::VirtualService(rule) => rule.spec.as_ref().map_or(0, |spec| spec.parts()),
                     _ => 0,
                 };
                 1 + parts as u64

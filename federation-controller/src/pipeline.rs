@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::clusters::queue::Receiver;
 use crate::compile::Compiler;
-use crate::compile::resource::CompiledService;
+use crate::compile::resource::{Compiled, CompiledService};
 use crate::inventory::{Group, Inventory};
 use crate::metrics::Metrics;
 use crate::objects::Text;
@@ -227,6 +227,19 @@ impl Pipeline {
         units.into_iter().for_each(|(cluster, units)| inventory.charge(&cluster, units, SystemTime::now()));
     }
 
+    /// Keeps the notices about rules of routing.
+    fn keep_notices(&self, compiled: &mut [(Compiled, Group)]) {
+        let rules = compiled.iter_mut().filter_map(|(compiled, group)| match group {
+            Group::Rules(hostname) => Some((hostname, std::mem::take(&mut compiled.notices))),
+            _ => None,
+        });
+        let mut rules = rules.peekable();
+        if rules.peek().is_some() {
+            let mut inventory = self.state.inventory_mut();
+            rules.for_each(|(hostname, notices)| inventory.set_rule_notices(hostname, notices));
+        }
+    }
+
     /// Compiles groups, publishes their resources, and wakes the streams if any differs. Returns the number of changed
     /// resources.
     fn publish(&mut self, groups: Vec<Group>) -> usize {
@@ -236,10 +249,11 @@ impl Pipeline {
         let (began, count) = (Instant::now(), groups.len());
         // This thread is the only writer, so nothing waits for this lock.
         let inventory = self.state.inventory();
-        let compiled: Vec<_> =
+        let mut compiled: Vec<_> =
             groups.into_iter().map(|group| (self.compiler.compile(&inventory, &group), group)).collect();
         drop(inventory);
         self.charge(compiled.iter().filter_map(|(compiled, _)| compiled.service.as_ref()));
+        self.keep_notices(&mut compiled);
         let mut store = self.state.store_mut();
         let changed = compiled.into_iter().map(|(compiled, group)| store.replace(group, compiled)).sum();
         if self.state.changes.receiver_count() == 0 {

@@ -9,7 +9,7 @@
 //! by service ([`services`]), and are encoded when the first stream sends them. The last encodings are kept: all streams
 //! that send the same change share one. All other resources are in [`table`]s. [`snapshot`] writes the inventory to disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -58,12 +58,14 @@ pub struct Store {
 impl Store {
     /// Replaces the resources of a group. Returns the number of changed resources.
     pub fn replace(&mut self, group: Group, compiled: impl Into<Compiled>) -> usize {
-        let Compiled { resources, service } = compiled.into();
+        let Compiled { resources, service, notices: _ } = compiled.into();
         let mut changed = 0;
         let before = match &service {
             Some(service) => Box::from([(Kind::Service, service.hostname.clone())]),
             None => {
-                let names: Names = resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
+                let names: BTreeSet<(Kind, Arc<str>)> =
+                    resources.iter().map(|resource| (resource.kind, resource.name.clone())).collect();
+                let names: Names = names.into_iter().collect();
                 let before =
                     if names.is_empty() { self.groups.remove(&group) } else { self.groups.insert(group, names) };
                 before.unwrap_or_default()
@@ -153,11 +155,13 @@ impl Store {
         endpoint().into_iter().collect()
     }
 
-    /// Returns the resource of a name that most proxies receive: for all clusters, else for the first one by name.
+    /// Returns the resource of a name that most proxies receive: for all clusters or namespaces, else for the first one by
+    /// name.
     pub fn get(&self, kind: Kind, name: &str) -> Option<Found<'_>> {
         self.named(kind, name).into_iter().min_by(|a, b| {
             let cluster = |found: &Found<'_>| match found.audience() {
                 Audience::Clusters(clusters) => clusters.first().cloned(),
+                Audience::Namespaces { namespaces, .. } => namespaces.first().cloned(),
                 _ => None,
             };
             cluster(a).cmp(&cluster(b))
@@ -344,6 +348,10 @@ impl<'v> Source for View<'v> {
                 None => false,
             },
             Kind::Service | Kind::NetworkGateway => false,
+            // The rules of a host are complete as soon as any cluster is known to have its service.
+            Kind::RouteTable | Kind::DestinationPolicy => {
+                self.store.tables[Kind::Service as usize].named(name).next().is_some()
+            }
             // The configuration of workloads is from the proxy's own cluster and from the primary, which is complete.
             _ => !incomplete.contains(&self.viewer.cluster),
         }

@@ -91,6 +91,7 @@ fn to_mesh(config: &MeshConfig) -> Mesh {
         protocol_detection_timeout_ms: ms(config.protocol_detection_timeout),
         locality_load_balancing: config.locality_load_balancing,
         export_all: config.export_all,
+        ..Mesh::default()
     }
 }
 

@@ -8,6 +8,7 @@ use wire::Kind;
 
 use super::endpoint::Endpoint;
 use super::service::ServiceFacts;
+use crate::inventory::RuleNotice;
 use crate::objects::Text;
 
 /// A resource, encoded.
@@ -48,6 +49,8 @@ pub enum Audience {
         /// The namespaces.
         namespaces: Box<[Text]>,
     },
+    /// The proxies of all namespaces but these.
+    OtherNamespaces(Box<[Text]>),
     /// The proxy whose workload has the resource's name, if its certificate is for this service account.
     Workload(Text),
 }
@@ -56,7 +59,7 @@ impl Audience {
     /// Returns whether proxies of a cluster may receive the resource.
     pub fn includes_cluster(&self, cluster: &Text) -> bool {
         match self {
-            Audience::All | Audience::Workload(_) => true,
+            Audience::All | Audience::Workload(_) | Audience::OtherNamespaces(_) => true,
             Audience::Clusters(clusters) => clusters.contains(cluster),
             Audience::OtherClusters(clusters) => !clusters.contains(cluster),
             Audience::Namespaces { clusters, .. } => clusters.is_empty() || clusters.contains(cluster),
@@ -71,6 +74,7 @@ impl Audience {
             Audience::Namespaces { namespaces, .. } => {
                 namespaces.contains(&viewer.namespace) && self.includes_cluster(&viewer.cluster)
             }
+            Audience::OtherNamespaces(namespaces) => !namespaces.contains(&viewer.namespace),
             Audience::Workload(account) => *name == *viewer.workload && *account == viewer.account,
         }
     }
@@ -96,6 +100,8 @@ pub struct Compiled {
     pub resources: Vec<Resource>,
     /// The service of the group, if it is one, also if no cluster defines it any longer.
     pub service: Option<CompiledService>,
+    /// What is wrong with the rules of routing of the group's host.
+    pub notices: Vec<RuleNotice>,
 }
 
 /// A service's endpoints and facts.
@@ -111,7 +117,7 @@ pub struct CompiledService {
 
 impl From<Vec<Resource>> for Compiled {
     fn from(resources: Vec<Resource>) -> Self {
-        Compiled { resources, service: None }
+        Compiled { resources, service: None, notices: Vec::new() }
     }
 }
 
@@ -149,6 +155,8 @@ mod tests {
             (namespaces(&[], &["bank"]), "x", false),
             (namespaces(&["west"], &["shop"]), "x", true),
             (namespaces(&["east"], &["shop"]), "x", false),
+            (Audience::OtherNamespaces(list(&["bank"])), "x", true),
+            (Audience::OtherNamespaces(list(&["bank", "shop"])), "x", false),
             (Audience::Workload("a".into()), "west/shop/a-1", true),
             (Audience::Workload("a".into()), "west/shop/a-2", false),
             (Audience::Workload("b".into()), "west/shop/a-1", false),

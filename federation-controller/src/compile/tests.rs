@@ -4,7 +4,7 @@
 //! without fields of default values. `ISTHMUS_UPDATE_GOLDEN=1 cargo test` writes the expected files anew: review the
 //! difference, which is what proxies will receive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -16,9 +16,9 @@ use wire::{Kind, name};
 
 use super::*;
 use crate::compile::resource::{Compiled, Resource};
-use crate::inventory::Settings;
+use crate::inventory::{RuleNotice, Settings};
 use crate::objects::event::{Cluster, Event, Mesh};
-use crate::objects::{self, Key, Object, Record, for_each_kind};
+use crate::objects::{self, Key, Object, Record, Text, for_each_kind};
 
 /// A case.
 #[derive(Deserialize)]
@@ -31,9 +31,9 @@ struct Case {
     /// Whether every service is exported.
     #[serde(default)]
     export_all: bool,
-    /// Subsets by hostname: name and labels.
+    /// `defaultVirtualServiceExportTo` and `defaultDestinationRuleExportTo`.
     #[serde(default)]
-    subsets: BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>>,
+    export_to: Vec<String>,
     /// Pods with connected proxies, as `<cluster>/<namespace>/<pod>`.
     #[serde(default)]
     connected: Vec<String>,
@@ -83,13 +83,11 @@ fn compiled(text: &str) -> String {
     let mut compiler = Compiler::default();
     let mut resources = Vec::new();
     let mut facts = BTreeMap::new();
+    let mut notices = BTreeSet::new();
     for group in inventory.take_changes(usize::MAX) {
-        let compiled = match &group {
-            Group::Service(hostname) => compiler.compile_service(&inventory, hostname, &subsets(&case, hostname)),
-            other => compiler.compile(&inventory, other),
-        };
-        let Compiled { resources: of, service } = compiled;
+        let Compiled { resources: of, service, notices: about } = compiler.compile(&inventory, &group);
         resources.extend(of);
+        notices.extend(about);
         let Some(service) = service else { continue };
         if let Some(of) = service.facts.filter(|of| !of.conflicts.is_empty()) {
             facts.insert(service.hostname.clone(), of.conflicts.clone());
@@ -107,6 +105,9 @@ fn compiled(text: &str) -> String {
     for (hostname, conflicts) in facts {
         writeln!(text, "conflicts of {hostname}\n    {}\n", conflicts.join("\n    ")).unwrap();
     }
+    for RuleNotice { kind, object, code, text: about } in notices {
+        writeln!(text, "notice {code} of {} {object}\n    {about}\n", kind.as_str()).unwrap();
+    }
     text
 }
 
@@ -119,7 +120,14 @@ fn inventory(case: &Case) -> Inventory {
         trust_domain: "cluster.local".into(),
     });
     let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
-    inventory.apply(Event::Mesh(Mesh { export_all: case.export_all, ..Mesh::default() }), now);
+    let export_to: Vec<Text> = case.export_to.iter().map(|namespace| namespace.as_str().into()).collect();
+    let mesh = Mesh {
+        export_all: case.export_all,
+        virtual_service_export_to: export_to.clone(),
+        destination_rule_export_to: export_to,
+        ..Mesh::default()
+    };
+    inventory.apply(Event::Mesh(mesh), now);
     for proxy in &case.connected {
         let (cluster, namespace, pod) = name::parse_workload(proxy).unwrap();
         let (published, _) = tokio::sync::oneshot::channel();
@@ -137,11 +145,6 @@ fn inventory(case: &Case) -> Inventory {
         }
     }
     inventory
-}
-
-fn subsets(case: &Case, hostname: &str) -> Vec<Subset> {
-    let of = case.subsets.get(hostname).into_iter().flatten();
-    of.map(|(name, labels)| Subset { name: name.clone(), labels: labels.clone() }).collect()
 }
 
 fn extract(object: &Value) -> Option<Object> {

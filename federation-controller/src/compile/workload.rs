@@ -42,6 +42,7 @@ fn workload(inventory: &Inventory, cluster: &ClusterInventory, key: &Key, pod: &
         labels: Some(labels(&pod.namespace, &pod.workload, &pod.labels)),
         ports: inbound_ports(inventory, cluster, key),
         node: pod.node.to_string(),
+        pod_labels: pod.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         ..Workload::default()
     };
     policies::refer(inventory, cluster, pod, &mut workload);

@@ -64,6 +64,11 @@ impl ClusterInventory {
         self.relations.ipv6_services = self.relations.ipv6_services + after - before;
         // Services of all clusters have an allocated IPv6 address in this one.
         affected.everywhere = self.uses_ipv6() != used;
+        let definition =
+            |service: &Service| (service.external, service.ports.iter().map(|port| port.number).collect::<Vec<_>>());
+        if self.services().get(&key).map(definition) != new.as_ref().map(definition) {
+            affected.definitions.insert(key.clone());
+        }
         let is_gateway = new.as_ref().is_some_and(|service| service.network.is_some());
         let network = |service: Option<&Service>| service.and_then(|service| service.network.clone());
         self.network_changed |= network(self.services().get(&key)) != network(new.as_ref());
@@ -288,7 +293,11 @@ mod tests {
 
     #[test]
     fn a_changed_policy_affects_its_resource_and_the_pods_that_it_selects_and_selected() {
-        let system = SystemNamespaces { root: "istio-system".into(), own: "isthmus-system".into() };
+        let system = SystemNamespaces {
+            root: "istio-system".into(),
+            own: "isthmus-system".into(),
+            domain: "cluster.local".into(),
+        };
         let info = Cluster { name: "west".into(), own: true, network: "".into(), server: "".into(), joined: 0 };
         let mut cluster = ClusterInventory::new(info, system, SystemTime::UNIX_EPOCH);
         let gateway = |app: &str| Gateway {

@@ -9,6 +9,7 @@ use super::collection::Collection;
 use super::hosts::Hosts;
 use super::lists::Lists;
 use super::relation::{Relation, Reverse};
+use super::rules::Rules;
 use crate::objects::event::{Cluster, Link};
 use crate::objects::{
     self, Gateway, Key, Kind, Labels, Node, Object, Record, Service, Slice, Text, Watched, for_each_kind,
@@ -25,6 +26,12 @@ pub struct Affected {
     pub networks: BTreeSet<Text>,
     /// Objects of the cluster that have resources of their own.
     pub policies: BTreeSet<(Kind, Key)>,
+    /// Hosts, also wildcards, whose rules of routing may differ.
+    pub rules: BTreeSet<Text>,
+    /// Hosts, also wildcards, whose subsets may differ.
+    pub subsets: BTreeSet<Text>,
+    /// Services of the cluster that are new or gone, or have other ports.
+    pub definitions: BTreeSet<Key>,
     /// Workloads that a changed policy selects.
     pub selectors: Vec<PodSelector>,
     /// All services of all clusters.
@@ -53,6 +60,9 @@ impl Affected {
         self.pods.extend(other.pods);
         self.networks.extend(other.networks);
         self.policies.extend(other.policies);
+        self.rules.extend(other.rules);
+        self.subsets.extend(other.subsets);
+        self.definitions.extend(other.definitions);
         self.selectors.extend(other.selectors);
         self.everywhere |= other.everywhere;
         self.whole |= other.whole;
@@ -111,6 +121,8 @@ pub(super) struct Relations {
     pub(super) gateway_services: BTreeSet<u32>,
     /// The hosts of Gateways with pods.
     pub(super) hosts: Hosts,
+    /// VirtualServices and DestinationRules.
+    pub(super) rules: Rules,
 }
 
 macro_rules! define_collections {
@@ -245,6 +257,11 @@ impl ClusterInventory {
     /// The root namespace of the mesh.
     pub fn root_namespace(&self) -> &Text {
         &self.system.root
+    }
+
+    /// The DNS domain of the clusters.
+    pub(super) fn domain(&self) -> &Text {
+        &self.system.domain
     }
 
     /// Returns whether every watched kind has been listed since the process started.
@@ -447,6 +464,9 @@ impl ClusterInventory {
             pods: self.pods().keys().collect(),
             networks: gateways.chain([self.network.clone(), self.claimed_network().clone()]).collect(),
             policies: self.policies(),
+            rules: self.hosts_with_rules(),
+            subsets: self.hosts_with_rules(),
+            definitions: self.services().keys().collect(),
             ..Affected::default()
         }
     }

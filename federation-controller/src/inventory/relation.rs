@@ -56,6 +56,11 @@ impl<K: Hash + Eq + Clone, M: Ord + Clone> Relation<K, M> {
         self.members.remove(key);
     }
 
+    /// Returns whether no key has members.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Returns the members of `key`, in order.
     pub(crate) fn of<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> impl Iterator<Item = &M> + Clone
     where

@@ -174,6 +174,12 @@ pub struct Mesh {
     /// Whether every cluster exports every service, except `default/kubernetes` and the services of `kube-system` and of the
     /// components' own namespace.
     pub export_all: bool,
+    /// `defaultVirtualServiceExportTo`; empty: all namespaces.
+    #[serde(default)]
+    pub virtual_service_export_to: Vec<Text>,
+    /// `defaultDestinationRuleExportTo`; empty: all namespaces.
+    #[serde(default)]
+    pub destination_rule_export_to: Vec<Text>,
 }
 
 impl Default for Mesh {
@@ -189,6 +195,8 @@ impl Default for Mesh {
             protocol_detection_timeout_ms: 0,
             locality_load_balancing: true,
             export_all: false,
+            virtual_service_export_to: Vec::new(),
+            destination_rule_export_to: Vec::new(),
         }
     }
 }

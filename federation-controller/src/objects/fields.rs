@@ -79,7 +79,7 @@ const MAX_SELECTOR: usize = 4096;
 /// Maximum number of hosts of one Gateway.
 pub(super) const MAX_HOSTS: usize = 10_000;
 /// Maximum length of a Gateway's host with its namespace.
-pub(super) const MAX_HOST: usize = 63 + 1 + 253;
+pub(crate) const MAX_HOST: usize = 63 + 1 + 253;
 
 /// Returns whether a name is a DNS label, as names of services and namespaces are.
 pub(super) fn is_label(name: &str) -> bool {

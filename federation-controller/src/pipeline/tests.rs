@@ -1,7 +1,7 @@
 //! Tests of compiling: tables of changes with their resources, and random histories of changes, whose resources equal
 //! those of a full compilation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
@@ -16,6 +16,7 @@ use crate::objects::*;
 use crate::publish::Store;
 
 mod hostile;
+mod rules;
 mod scenes;
 
 /// An inventory with the resources that are compiled from it.
@@ -75,8 +76,15 @@ impl World {
     }
 
     fn compile(&mut self) -> usize {
-        let groups = self.inventory.take_changes(usize::MAX).into_iter();
-        groups.map(|group| self.store.replace(group.clone(), self.compiler.compile(&self.inventory, &group))).sum()
+        let mut changed = 0;
+        for group in self.inventory.take_changes(usize::MAX) {
+            let mut compiled = self.compiler.compile(&self.inventory, &group);
+            if let Group::Rules(hostname) = &group {
+                self.inventory.set_rule_notices(hostname, std::mem::take(&mut compiled.notices));
+            }
+            changed += self.store.replace(group, compiled);
+        }
+        changed
     }
 
     fn conflicts(&self, name: &str) -> Vec<String> {
@@ -131,6 +139,10 @@ impl World {
         names.into_iter().filter_map(facts).collect()
     }
 
+    fn rule_notices(&self) -> BTreeSet<crate::inventory::RuleNotice> {
+        self.inventory.rule_notices().cloned().collect()
+    }
+
     /// Returns the version, keys and audience of each resource.
     fn all_resources(&self) -> BTreeMap<(wire::Kind, String), BTreeSet<String>> {
         let mut all: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
@@ -146,11 +158,11 @@ impl World {
     /// Returns a new world in which the same objects are compiled together.
     fn recomputed(&self) -> World {
         let mut other = World::new();
+        other.event(Event::Mesh(self.inventory.mesh().clone()));
         for cluster in self.inventory.clusters() {
             other.event(Event::ClusterAdded(cluster.info.clone()));
             cluster.objects().for_each(|object| other.put(&cluster.info.name, object));
         }
-        other.event(Event::Mesh(self.inventory.mesh().clone()));
         other.compile();
         other
     }
@@ -281,11 +293,39 @@ enum Step {
         cluster: u8,
     },
     ExportAll(bool),
+    /// A VirtualService of the primary cluster.
+    Routes {
+        name: u8,
+        host: u8,
+        destination: u8,
+        variant: u8,
+    },
+    /// A DestinationRule of the primary cluster.
+    Policy {
+        name: u8,
+        host: u8,
+        variant: u8,
+    },
+    DeleteRule {
+        kind: bool,
+        name: u8,
+        namespace: u8,
+    },
+    ExportTo(bool),
     Compile,
 }
 
 const CLUSTERS: [&str; 3] = ["west", "east", "south"];
 const NAMES: [&str; 3] = ["reviews", "ratings", "details"];
+const NAMESPACES: [&str; 3] = ["default", "shop", "istio-system"];
+const HOSTS: [&str; 6] = [
+    "reviews.default.svc.cluster.local",
+    "ratings.default.svc.cluster.local",
+    "details.default.svc.cluster.local",
+    "*.default.svc.cluster.local",
+    "*.local",
+    "absent.example",
+];
 
 fn step() -> impl Strategy<Value = Step> {
     let cluster = || 0..3u8;
@@ -305,6 +345,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => cluster().prop_map(|cluster| Step::AddCluster { cluster }),
         2 => cluster().prop_map(|cluster| Step::AddClusterWithoutNetwork { cluster }),
         1 => any::<bool>().prop_map(Step::ExportAll),
+        4 => (name(), 0..6u8, name(), 0..12u8)
+            .prop_map(|(name, host, destination, variant)| Step::Routes { name, host, destination, variant }),
+        4 => (name(), 0..6u8, 0..12u8).prop_map(|(name, host, variant)| Step::Policy { name, host, variant }),
+        2 => (any::<bool>(), name(), 0..3u8)
+            .prop_map(|(kind, name, namespace)| Step::DeleteRule { kind, name, namespace }),
+        1 => any::<bool>().prop_map(Step::ExportTo),
         4 => Just(Step::Compile),
     ]
 }
@@ -399,7 +445,35 @@ fn run(world: &mut World, step: Step) {
             let own = &*name == "west";
             world.event(Event::ClusterAdded(Cluster { name, own, network: "".into(), server: "".into(), joined: 0 }));
         }
-        Step::ExportAll(export_all) => world.event(Event::Mesh(Mesh { export_all, ..Default::default() })),
+        Step::ExportAll(export_all) => {
+            world.event(Event::Mesh(Mesh { export_all, ..world.inventory.mesh().clone() }));
+        }
+        Step::Routes { name, host, destination, variant } => {
+            let route = rules::routes(
+                NAMES[usize::from(name)],
+                HOSTS[usize::from(host)],
+                NAMES[usize::from(destination)],
+                variant,
+            );
+            world.put("west", Object::VirtualService(route));
+        }
+        Step::Policy { name, host, variant } => {
+            let policy = rules::policy(NAMES[usize::from(name)], HOSTS[usize::from(host)], variant);
+            world.put("west", Object::DestinationRule(policy));
+        }
+        Step::DeleteRule { kind, name, namespace } => {
+            let kind = if kind { Kind::VirtualService } else { Kind::DestinationRule };
+            world.delete("west", kind, NAMESPACES[usize::from(namespace)], NAMES[usize::from(name)]);
+        }
+        Step::ExportTo(own) => {
+            let export_to = if own { vec![".".into()] } else { Vec::new() };
+            let mesh = world.inventory.mesh().clone();
+            world.event(Event::Mesh(Mesh {
+                virtual_service_export_to: export_to.clone(),
+                destination_rule_export_to: export_to,
+                ..mesh
+            }));
+        }
         Step::Compile => drop(world.compile()),
     }
 }
@@ -422,17 +496,22 @@ proptest! {
         let bodies: Vec<_> = differing.iter().map(|key| (key, world.body(key.0, &key.1), expected.body(key.0, &key.1))).collect();
         prop_assert!(differing.is_empty(), "{:#?}", bodies);
         prop_assert_eq!(world.all_facts(), expected.all_facts());
+        prop_assert_eq!(world.rule_notices(), expected.rule_notices());
         // A proxy receives at most one resource of a name.
         for (kind, name) in found.keys() {
             for cluster in CLUSTERS {
-                let viewer = viewer(cluster);
-                let named = world.store.named(*kind, name);
-                prop_assert!(named.iter().filter(|of| of.audience().includes(&viewer, name)).count() <= 1);
+                for namespace in NAMESPACES {
+                    let viewer = Viewer { namespace: namespace.into(), ..viewer(cluster) };
+                    let named = world.store.named(*kind, name);
+                    prop_assert!(named.iter().filter(|of| of.audience().includes(&viewer, name)).count() <= 1);
+                }
             }
         }
         // Compiling everything again changes nothing.
-        world.event(Event::Mesh(Mesh { export_all: !world.inventory.mesh().export_all, ..Default::default() }));
-        world.event(Event::Mesh(Mesh { export_all: !world.inventory.mesh().export_all, ..Default::default() }));
+        for _ in 0..2 {
+            let mesh = world.inventory.mesh().clone();
+            world.event(Event::Mesh(Mesh { export_all: !mesh.export_all, ..mesh }));
+        }
         prop_assert_eq!(world.compile(), 0);
     }
 }

@@ -106,6 +106,7 @@ fn mesh() -> Mesh {
         protocol_detection_timeout_ms: 100,
         locality_load_balancing: false,
         export_all: true,
+        ..Mesh::default()
     }
 }
 
@@ -146,7 +147,8 @@ fn a_file_that_is_damaged_or_of_another_format_is_left_out() {
 #[ignore = "writes fixtures; run by hand when the format changes"]
 fn write_missing_fixtures() {
     let heard = UNIX_EPOCH + Duration::from_secs(1_000_000);
-    let system = SystemNamespaces { root: "istio-system".into(), own: "isthmus-system".into() };
+    let system =
+        SystemNamespaces { root: "istio-system".into(), own: "isthmus-system".into(), domain: "cluster.local".into() };
     let mut east = ClusterInventory::new(cluster(), system, heard);
     for kind in Kind::ALL {
         east.list_begins(kind);

@@ -1,0 +1,134 @@
+//! The rules of routing of a host: its RouteTable and its DestinationPolicy.
+//!
+//! - [`routes`] chooses the VirtualService that has effect, by host, visibility and age, and assembles its routes;
+//!   [`delegate`] merges those that it delegates to another one. [`http`], [`matches`], [`forward`] and [`layer4`] translate.
+//! - [`policies`] chooses and merges DestinationRules; [`traffic_policy`] and [`load_balancer`] translate. [`subsets`] are those
+//!   of a service for all clients.
+//!
+//! Clients of different namespaces may have different rules. Each outcome that differs is a resource of its own, for the
+//! namespaces that have it; all other namespaces share one. Conditions on the labels of a client's pod, and on its
+//! namespace within a VirtualService, are part of the resource, and evaluated by the proxy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wire::Kind as ResourceKind;
+
+mod delegate;
+mod forward;
+mod http;
+mod layer4;
+mod load_balancer;
+mod matches;
+mod policies;
+mod routes;
+pub(super) mod subsets;
+mod traffic_policy;
+mod visibility;
+
+use super::resource::{Audience, Compiled, Resource};
+use crate::inventory::rules::{Specificity, full_host};
+use crate::inventory::{ClusterInventory, Inventory, RuleNotice};
+use crate::objects::{Key, Kind, Record as _, Text};
+
+/// The number of notices about the rules of one host.
+const MAX_NOTICES: usize = 20;
+
+/// The number of namespaces whose clients may have rules of a host that differ from those of all others.
+const MAX_NAMESPACES: usize = 256;
+
+/// Compiles the rules of a host. A host that is not one of a service has none.
+pub(super) fn compile(inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
+    let Some(own) = inventory.primary() else { return Compiled::default() };
+    let mut host = Host { inventory, own, hostname, ports: BTreeSet::new(), notices: Vec::new() };
+    let Some(ports) = host.ports_of(hostname) else {
+        host.note_unknown();
+        return Compiled { notices: host.notices, ..Compiled::default() };
+    };
+    host.ports = ports;
+    let mut resources = routes::compile(&mut host);
+    resources.extend(policies::compile(&mut host));
+    Compiled { resources, service: None, notices: host.notices }
+}
+
+/// The host whose rules are compiled.
+struct Host<'a> {
+    inventory: &'a Inventory,
+    /// The cluster that rules are read from.
+    own: &'a ClusterInventory,
+    hostname: &'a Arc<str>,
+    /// The ports of the service in any cluster.
+    ports: BTreeSet<u16>,
+    notices: Vec<RuleNotice>,
+}
+
+impl<'a> Host<'a> {
+    fn domain(&self) -> &'a str {
+        &self.inventory.settings().cluster_domain
+    }
+
+    /// Returns the full name of a host in a rule of a namespace.
+    fn full_host(&self, host: &str, namespace: &str) -> Text {
+        full_host(host, namespace, self.domain())
+    }
+
+    /// Returns the ports of a service in any cluster, or `None` if there is no such service.
+    fn ports_of(&self, hostname: &str) -> Option<BTreeSet<u16>> {
+        let mut definitions = self.inventory.definitions(hostname).filter(|of| !of.service.external).peekable();
+        definitions.peek()?;
+        Some(definitions.flat_map(|of| &of.service.ports).map(|port| port.number).collect())
+    }
+
+    /// Adds a notice about a rule.
+    fn note(&mut self, kind: Kind, object: &Key, code: &'static str, text: String) {
+        if self.notices.len() < MAX_NOTICES {
+            self.notices.push(RuleNotice { kind, object: object.clone(), code, text });
+        }
+    }
+
+    /// Adds the notices about rules for a host that no service has.
+    fn note_unknown(&mut self) {
+        let unknown = format!("no service of the mesh has host {}", self.hostname);
+        let exact = |specificity| specificity == Specificity::Exact;
+        for (_, rule) in self.own.routes_for(self.hostname).filter(|(of, _)| exact(*of)) {
+            self.note(
+                Kind::VirtualService,
+                &rule.key(),
+                "IST0101",
+                format!("{unknown}: its routes have no effect there"),
+            );
+        }
+        for (_, rule) in self.own.policies_for(self.hostname).filter(|(of, _)| exact(*of)) {
+            self.note(Kind::DestinationRule, &rule.key(), "IST0174", format!("{unknown}: it has no effect"));
+        }
+    }
+}
+
+/// What the clients of each namespace have.
+struct ByNamespace {
+    /// Of all namespaces but those in `others`.
+    most: Option<Bytes>,
+    others: BTreeMap<Text, Option<Bytes>>,
+}
+
+impl ByNamespace {
+    /// Returns a resource for each outcome.
+    fn resources(self, kind: ResourceKind, hostname: &Arc<str>) -> Vec<Resource> {
+        let mut different: BTreeMap<Option<Bytes>, Vec<Text>> = BTreeMap::new();
+        for (namespace, body) in self.others.into_iter().filter(|(_, body)| *body != self.most) {
+            different.entry(body).or_default().push(namespace);
+        }
+        let mut all: Vec<Text> = different.values().flatten().cloned().collect();
+        all.sort_unstable();
+        let audience = if all.is_empty() { Audience::All } else { Audience::OtherNamespaces(all.into()) };
+        let most = self.most.into_iter().map(|body| (audience.clone(), body));
+        let others = different.into_iter().filter_map(|(body, namespaces)| {
+            let audience = Audience::Namespaces { clusters: Box::default(), namespaces: namespaces.into() };
+            Some((audience, body?))
+        });
+        let resource =
+            |(audience, body)| Resource { kind, name: hostname.clone(), keys: Box::default(), audience, body };
+        most.chain(others).map(resource).collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! Destinations of routes, and what happens to requests on the way.
+
+use api::networking::http_route::{Headers, HttpRetry, HttpRewrite};
+use api::networking::virtual_service::Destination;
+use wire::discovery::{Forward, Mirror, RegexRewrite, Retries, Rewrite, RouteDestination, rewrite};
+
+use super::Host;
+use super::delegate::Route;
+use super::http::{edits, ms, share};
+use crate::objects::{Key, Kind};
+
+/// The place of a destination in a rule, for notices.
+pub(super) struct Place<'a> {
+    /// The object.
+    pub(super) owner: &'a Key,
+    /// The route.
+    pub(super) path: &'a str,
+    /// The namespace of short names.
+    pub(super) namespace: &'a str,
+}
+
+/// Compiles where the requests of a route go. Returns `None` if it has no destination.
+pub(super) fn forward(host: &mut Host<'_>, of: &Route<'_>) -> Option<Forward> {
+    let place = Place { owner: &of.owner, path: &of.path, namespace: of.namespace };
+    let route = &*of.route;
+    let several = route.route.len() > 1;
+    let mut destinations = Vec::with_capacity(route.route.len());
+    for to in route.route.iter().filter(|to| !several || to.weight > 0) {
+        let Some(destination) = &to.destination else { continue };
+        let headers = to.headers.as_ref();
+        destinations.push(RouteDestination {
+            weight: u32::try_from(to.weight).unwrap_or_default(),
+            request_headers: headers.and_then(|Headers { request, .. }| edits(request.as_ref())),
+            response_headers: headers.and_then(|Headers { response, .. }| edits(response.as_ref())),
+            ..host.destination(&place, destination)
+        });
+    }
+    if destinations.is_empty() {
+        return None;
+    }
+    let single = route.mirror.as_ref().map(|to| (to, route.mirror_share()));
+    let several = route.mirrors.iter().filter_map(|of| {
+        Some((of.destination.as_ref()?, of.percentage.as_ref().map_or(100.0, |percentage| percentage.value)))
+    });
+    let mut mirrors = Vec::new();
+    for (to, percent) in single.into_iter().chain(several).filter(|(_, percent)| share(*percent) > 0) {
+        mirrors.push(Mirror { destination: Some(host.destination(&place, to)), share: share(percent) });
+    }
+    Some(Forward {
+        destinations,
+        timeout_ms: route.timeout.map(ms).unwrap_or_default(),
+        retries: route.retries.as_ref().map(retries),
+        rewrite: route.rewrite.as_ref().map(rewrite),
+        mirrors,
+    })
+}
+
+fn retries(of: &HttpRetry) -> Retries {
+    let conditions = of.retry_on.split(',').map(str::trim).filter(|condition| !condition.is_empty());
+    Retries {
+        attempts: u32::try_from(of.attempts).unwrap_or_default(),
+        per_try_timeout_ms: of.per_try_timeout.map(ms).unwrap_or_default(),
+        retry_on: conditions.map(str::to_owned).collect(),
+        backoff_ms: of.backoff.map(ms).unwrap_or_default(),
+        same_hosts: of.retry_ignore_previous_hosts == Some(false),
+        remote_localities: of.retry_remote_localities == Some(true),
+    }
+}
+
+fn rewrite(of: &HttpRewrite) -> Rewrite {
+    let regex = of.uri_regex_rewrite.as_ref().map(|regex| {
+        rewrite::Path::Regex(RegexRewrite { pattern: regex.pattern.clone(), substitution: regex.rewrite.clone() })
+    });
+    let uri = (!of.uri.is_empty()).then(|| rewrite::Path::Uri(of.uri.clone()));
+    Rewrite { path: regex.or(uri), authority: of.authority.clone() }
+}
+
+impl Host<'_> {
+    /// Compiles a destination without weight and headers. Notes what it lacks.
+    pub(super) fn destination(&mut self, place: &Place<'_>, of: &Destination) -> RouteDestination {
+        let to = self.full_host(&of.host, place.namespace);
+        let ports = if *to == **self.hostname { Some(self.ports.clone()) } else { self.ports_of(&to) };
+        let port = of.port.as_ref().map_or(0, |port| port.number);
+        let lacks = match &ports {
+            None => Some(format!("no service of the mesh has host {to}, to which requests go: they fail")),
+            Some(ports) if port != 0 && !ports.iter().any(|known| u32::from(*known) == port) => {
+                Some(format!("{to} has no port {port}: requests to it fail"))
+            }
+            Some(_) if !of.subset.is_empty() && !self.has_subset(&to, &of.subset) => {
+                Some(format!("no DestinationRule for {to} has subset {}: requests to it fail", of.subset))
+            }
+            Some(_) => None,
+        };
+        if let Some(lacks) = lacks {
+            self.note(Kind::VirtualService, place.owner, "IST0101", format!("{}: {lacks}", place.path));
+        }
+        // Without a port, the only one of the service, else that of the request, as in Istio.
+        let only = ports.filter(|ports| ports.len() == 1).and_then(|ports| ports.first().copied());
+        let port = if port == 0 { only.map_or(0, u32::from) } else { port };
+        RouteDestination { host: to.to_string(), port, subset: of.subset.clone(), ..RouteDestination::default() }
+    }
+
+    /// Returns whether any DestinationRule for a host has a subset.
+    fn has_subset(&self, hostname: &str, subset: &str) -> bool {
+        let specs = self.own.policies_for(hostname).filter_map(|(_, rule)| rule.spec.as_ref());
+        specs.flat_map(|spec| &spec.subsets).any(|of| of.name == subset)
+    }
+}

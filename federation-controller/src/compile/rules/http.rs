@@ -1,0 +1,158 @@
+//! Routes of requests.
+
+use api::networking::http_route::{self, CorsPolicy, FaultInjection, UnmatchedPreflights};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use wire::discovery::http_route::Action;
+use wire::discovery::string_match::Pattern;
+use wire::discovery::{
+    Cors, DirectResponse, Fault, HeaderEdit, HeaderEdits, HttpRoute, Redirect, StringMatch, redirect,
+};
+
+use super::delegate::Route;
+use super::{Host, forward, matches};
+
+/// Parts in a million of one percent.
+const PERCENT: f64 = 10_000.0;
+
+/// Compiles a route. Returns `None` if sidecars have no use for it.
+pub(super) fn route(host: &mut Host<'_>, of: &Route<'_>) -> Option<HttpRoute> {
+    let route = &*of.route;
+    let conditions: Vec<_> = route.matches.iter().filter_map(matches::http).collect();
+    if conditions.is_empty() && !route.matches.is_empty() {
+        return None;
+    }
+    let action = match (&route.redirect, &route.direct_response) {
+        (Some(to), _) => Action::Redirect(redirect(to)),
+        (None, Some(response)) => Action::DirectResponse(direct_response(response)),
+        (None, None) => Action::Forward(forward::forward(host, of)?),
+    };
+    let headers = route.headers.as_ref();
+    Some(HttpRoute {
+        name: route.name.clone(),
+        matches: conditions,
+        action: Some(action),
+        request_headers: headers.and_then(|of| edits(of.request.as_ref())),
+        response_headers: headers.and_then(|of| edits(of.response.as_ref())),
+        cors: route.cors_policy.as_ref().map(cors),
+        fault: route.fault.as_ref().map(fault),
+    })
+}
+
+/// Returns whether a route matches every request of every client: the routes after it have no effect.
+pub(super) fn matches_all(route: &HttpRoute) -> bool {
+    route.matches.is_empty() || route.matches.iter().any(matches::is_any)
+}
+
+/// Returns parts in a million.
+pub(super) fn share(percent: f64) -> u32 {
+    // Within the range of the type, and 0 for no number.
+    (percent.clamp(0.0, 100.0) * PERCENT).round() as u32
+}
+
+/// Returns milliseconds.
+pub(super) fn ms(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Compiles changes of headers. Names with a colon are left out, as in Istio, except the authority, which is `host`.
+pub(super) fn edits(of: Option<&http_route::HeaderOperations>) -> Option<HeaderEdits> {
+    let of = of?;
+    let name = |name: &str| match name.to_ascii_lowercase() {
+        name if name == ":authority" => Some("host".to_owned()),
+        name => (!name.starts_with(':')).then_some(name),
+    };
+    let edit = |(key, value): (&String, &String)| Some(HeaderEdit { name: name(key)?, value: value.clone() });
+    let edits = HeaderEdits {
+        set: of.set.iter().filter_map(edit).collect(),
+        add: of.add.iter().filter_map(edit).collect(),
+        remove: of.remove.iter().filter_map(|key| name(key)).collect(),
+    };
+    (edits != HeaderEdits::default()).then_some(edits)
+}
+
+fn redirect(of: &http_route::HttpRedirect) -> Redirect {
+    let to_port = of.port.map(redirect::ToPort::Port).or(of.derive_port.map(|derived| match derived {
+        http_route::DerivedPort::FromProtocolDefault => redirect::ToPort::PortFromProtocol(true),
+        http_route::DerivedPort::FromRequestPort => redirect::ToPort::PortFromRequest(true),
+    }));
+    Redirect {
+        uri: of.uri.clone(),
+        prefix_rewrite: of.prefix_rewrite.clone(),
+        authority: of.authority.clone(),
+        scheme: of.scheme.clone(),
+        to_port,
+        code: if of.redirect_code == 0 { 301 } else { of.redirect_code },
+    }
+}
+
+fn direct_response(of: &http_route::DirectResponse) -> DirectResponse {
+    let body = of.body.as_ref();
+    let text = || body.and_then(|body| body.string.clone()).map(String::into_bytes);
+    let bytes = body.and_then(|body| body.bytes.as_ref()).and_then(|bytes| STANDARD.decode(bytes).ok());
+    DirectResponse { status: of.status, body: bytes.or_else(text).unwrap_or_default().into() }
+}
+
+fn cors(of: &CorsPolicy) -> Cors {
+    let deprecated = of.allow_origin.iter().filter(|_| of.allow_origins.is_empty());
+    let exact = |text: &String| StringMatch { pattern: Some(Pattern::Exact(text.clone())), ignore_case: false };
+    let origins = of.allow_origins.iter().map(matches::string).chain(deprecated.map(exact));
+    // Envoy allows every origin if a pattern matches `*`.
+    let any = |origin: StringMatch| match &origin.pattern {
+        Some(Pattern::Exact(text) | Pattern::Prefix(text)) if text == "*" => {
+            StringMatch { pattern: Some(Pattern::Present(true)), ignore_case: false }
+        }
+        _ => origin,
+    };
+    Cors {
+        allow_origins: origins.map(any).collect(),
+        allow_methods: of.allow_methods.clone(),
+        allow_headers: of.allow_headers.clone(),
+        expose_headers: of.expose_headers.clone(),
+        max_age_s: of.max_age.map(|age| age.as_secs()),
+        allow_credentials: of.allow_credentials,
+        ignore_unmatched_preflights: of.unmatched_preflights == UnmatchedPreflights::Ignore,
+    }
+}
+
+fn fault(of: &FaultInjection) -> Fault {
+    let part = |percentage: Option<&http_route::Percent>, percent: i32| {
+        share(percentage.map_or_else(|| f64::from(percent), |of| of.value))
+    };
+    let (delay, abort) = (of.delay.as_ref(), of.abort.as_ref());
+    let grpc = abort.and_then(|abort| abort.grpc_status.as_deref()).and_then(grpc_status);
+    let status = abort.and_then(|abort| abort.http_status).and_then(|status| u32::try_from(status).ok());
+    Fault {
+        delay_share: delay.map_or(0, |of| part(of.percentage.as_ref(), of.percent)),
+        delay_ms: delay.and_then(|of| of.fixed_delay).map(ms).unwrap_or_default(),
+        abort_share: abort.map_or(0, |of| part(of.percentage.as_ref(), of.percent)),
+        abort_http_status: status.filter(|_| grpc.is_none()).unwrap_or_default(),
+        abort_grpc_status: grpc,
+    }
+}
+
+/// The names of gRPC's statuses, by number.
+const GRPC_STATUSES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+fn grpc_status(name: &str) -> Option<u32> {
+    let known = GRPC_STATUSES.iter().position(|known| *known == name)?;
+    u32::try_from(known).ok()
+}

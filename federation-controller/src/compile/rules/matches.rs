@@ -1,0 +1,72 @@
+//! The conditions of routes.
+
+use api::networking::http_route::{self, Pattern};
+use wire::discovery::string_match::Pattern as WirePattern;
+use wire::discovery::{ClientMatch, FieldMatch, HttpMatch, StringMatch};
+
+/// The reserved gateway that all sidecars are.
+use api::networking::virtual_service::MESH_GATEWAY;
+
+/// Compiles a condition. Returns `None` if sidecars never meet it.
+pub(super) fn http(of: &http_route::HttpMatch) -> Option<HttpMatch> {
+    if !is_for_sidecars(&of.gateways) {
+        return None;
+    }
+    let headers = of.headers.iter().map(|(name, value)| field(name, value, false));
+    let without = of.without_headers.iter().map(|(name, value)| field(name, value, true));
+    Some(HttpMatch {
+        path: of.uri.as_ref().map(|uri| StringMatch { ignore_case: of.ignore_uri_case, ..string(uri) }),
+        scheme: of.scheme.as_ref().map(string),
+        method: of.method.as_ref().map(string),
+        authority: of.authority.as_ref().map(string),
+        headers: headers.chain(without).collect(),
+        query: of.query_params.iter().map(|(name, value)| field(name, value, false)).collect(),
+        port: of.port,
+        // With gateways, these conditions have no meaning, as in Istio.
+        client: of.gateways.is_empty().then(|| client(&of.source_labels, &of.source_namespace)).flatten(),
+        stat_prefix: of.stat_prefix.clone(),
+    })
+}
+
+/// Returns whether a list of gateways includes the sidecars; empty: those of the VirtualService, which does.
+pub(super) fn is_for_sidecars(gateways: &[String]) -> bool {
+    gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH_GATEWAY)
+}
+
+/// Compiles a condition on the client's pod.
+pub(super) fn client(labels: &std::collections::BTreeMap<String, String>, namespace: &str) -> Option<ClientMatch> {
+    let any = labels.is_empty() && namespace.is_empty();
+    (!any).then(|| ClientMatch { labels: labels.clone(), namespace: namespace.to_owned() })
+}
+
+/// Compiles a pattern.
+pub(super) fn string(of: &http_route::StringMatch) -> StringMatch {
+    let pattern = match of.pattern() {
+        Pattern::Any => WirePattern::Present(true),
+        Pattern::Exact(text) => WirePattern::Exact(text.to_owned()),
+        Pattern::Prefix(text) => WirePattern::Prefix(text.to_owned()),
+        Pattern::Regex(text) => WirePattern::Regex(text.to_owned()),
+    };
+    StringMatch { pattern: Some(pattern), ignore_case: false }
+}
+
+/// A field that has to have any value is present, also by the expression `*`, as in Istio.
+fn field(name: &str, value: &http_route::StringMatch, invert: bool) -> FieldMatch {
+    let value = match value.pattern() {
+        Pattern::Regex("*") => StringMatch { pattern: Some(WirePattern::Present(true)), ignore_case: false },
+        _ => string(value),
+    };
+    FieldMatch { name: name.to_owned(), value: Some(value), invert }
+}
+
+/// Returns whether every request of every client meets a condition.
+pub(super) fn is_any(of: &HttpMatch) -> bool {
+    let every_path = of.path.as_ref().is_none_or(|path| match &path.pattern {
+        Some(WirePattern::Prefix(prefix)) => prefix == "/" || prefix.is_empty(),
+        Some(WirePattern::Regex(regex)) => regex == ".*",
+        Some(WirePattern::Present(_)) | None => true,
+        Some(WirePattern::Exact(_) | WirePattern::PathPrefix(_)) => false,
+    });
+    let rest = [&of.scheme, &of.method, &of.authority].into_iter().all(Option::is_none);
+    every_path && rest && of.headers.is_empty() && of.query.is_empty() && of.port == 0 && of.client.is_none()
+}

@@ -1,0 +1,235 @@
+//! The DestinationRules that have effect on a host, and its DestinationPolicy.
+//!
+//! As in Istio, clients have the rules of their own namespace, else those that the service's namespace exports, else those
+//! that the root namespace exports; of each namespace the ones with the most specific host. These are merged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::networking::DestinationRuleSpec;
+use bytes::Bytes;
+use prost::Message;
+use wire::Kind as ResourceKind;
+use wire::discovery::{DestinationPolicy, DestinationSubset, DestinationVariant, TrafficPolicy};
+
+use super::traffic_policy::Blocks;
+use super::visibility::Visibility;
+use super::{ByNamespace, Host, MAX_NAMESPACES, matches, subsets, traffic_policy};
+use crate::compile::resource::Resource;
+use crate::inventory::rules::Specificity;
+use crate::objects::{DestinationRule, Key, Kind, Record as _, Text};
+
+/// A DestinationRule for the host.
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    specificity: Specificity,
+    rule: &'a DestinationRule,
+    spec: &'a DestinationRuleSpec,
+    visibility: &'a Visibility,
+}
+
+/// The DestinationRules for a host, by namespace.
+struct Candidates<'a> {
+    namespaces: BTreeMap<&'a Text, Vec<Candidate<'a>>>,
+    service: Text,
+    root: Text,
+}
+
+/// Compiles the policies of a host.
+pub(super) fn compile(host: &mut Host<'_>) -> Vec<Resource> {
+    let own = host.own;
+    let default = &host.inventory.mesh().destination_rule_export_to;
+    let found = own.policies_for(host.hostname).filter_map(|(specificity, rule)| {
+        let spec = &**rule.spec.as_ref()?;
+        // Rules for some workloads are for those of their own namespace.
+        let visibility = match spec.workload_selector {
+            Some(_) => Visibility::Namespaces([rule.namespace.clone()].into()),
+            None => Visibility::of(&spec.export_to, default, &rule.namespace),
+        };
+        Some((specificity, rule, spec, visibility))
+    });
+    let found: Vec<_> = found.collect();
+    let service = host.inventory.settings().service_of(host.hostname).map(|key| key.namespace).unwrap_or_default();
+    let root = host.inventory.settings().root_namespace.clone();
+    let mut candidates = Candidates { namespaces: BTreeMap::new(), service, root };
+    for (specificity, rule, spec, visibility) in &found {
+        let candidate = Candidate { specificity: *specificity, rule, spec, visibility };
+        candidates.namespaces.entry(&rule.namespace).or_default().push(candidate);
+    }
+    candidates.namespaces.values_mut().for_each(|of| of.sort_by_key(|of| of.rule.age()));
+    let mut compiled: BTreeMap<Vec<Key>, Bytes> = BTreeMap::new();
+    let mut policy = |host: &mut Host<'_>, rules: Vec<Candidate<'_>>| {
+        let keys: Vec<Key> = rules.iter().map(|of| of.rule.key()).collect();
+        if keys.is_empty() {
+            return None;
+        }
+        let body = compiled.entry(keys).or_insert_with(|| compile_rules(host, &rules).encode_to_vec().into());
+        Some(body.clone())
+    };
+    let most = policy(host, candidates.of(None));
+    let mut others = BTreeMap::new();
+    for namespace in candidates.special(host) {
+        let body = policy(host, candidates.of(Some(&namespace)));
+        others.insert(namespace, body);
+    }
+    ByNamespace { most, others }.resources(ResourceKind::DestinationPolicy, host.hostname)
+}
+
+impl<'a> Candidates<'a> {
+    /// Returns the namespaces whose clients may have other rules than most.
+    fn special(&self, host: &mut Host<'_>) -> BTreeSet<Text> {
+        let mut special: BTreeSet<Text> = self.namespaces.keys().map(|namespace| (*namespace).clone()).collect();
+        for of in
+            [&self.service, &self.root].into_iter().filter_map(|namespace| self.namespaces.get(namespace)).flatten()
+        {
+            if let Visibility::Namespaces(namespaces) = of.visibility {
+                special.extend(namespaces.iter().cloned());
+            }
+        }
+        for namespace in special.iter().skip(MAX_NAMESPACES) {
+            for of in self.namespaces.get(namespace).into_iter().flatten() {
+                let text = format!(
+                    "more than {MAX_NAMESPACES} namespaces have policies of their own for {}: it has no effect",
+                    host.hostname
+                );
+                host.note(Kind::DestinationRule, &of.rule.key(), "IST0133", text);
+            }
+        }
+        special.into_iter().take(MAX_NAMESPACES).collect()
+    }
+
+    /// Returns the rules of clients of a namespace; `None`: of one without rules of its own, and that none is exported to
+    /// by name.
+    fn of(&self, client: Option<&Text>) -> Vec<Candidate<'a>> {
+        let local = client.and_then(|client| self.namespaces.get(client)).into_iter().flatten().filter(|of| {
+            // Rules that the root namespace exports are for everyone, and come last for its own clients as well.
+            client.is_some_and(|client| of.visibility.includes(client))
+                && (client != Some(&self.root) || of.is_private())
+        });
+        let local = most_specific(local.copied().collect());
+        if !local.is_empty() {
+            return local;
+        }
+        let exported = [&self.service, &self.root].into_iter().map(|namespace| self.exported(namespace, client));
+        exported.into_iter().find(|rules| !rules.is_empty()).unwrap_or_default()
+    }
+
+    /// Returns the rules that a namespace exports to clients. Of the most specific ones, those that are visible: if none
+    /// is, the less specific ones have no effect either.
+    fn exported(&self, namespace: &Text, client: Option<&Text>) -> Vec<Candidate<'a>> {
+        let rules = self.namespaces.get(namespace).into_iter().flatten().filter(|of| !of.is_private());
+        let mut rules = most_specific(rules.copied().collect());
+        rules.retain(|of| match client {
+            Some(client) => of.visibility.includes(client),
+            None => *of.visibility == Visibility::Public,
+        });
+        rules
+    }
+}
+
+impl Candidate<'_> {
+    /// Returns whether the rule is for clients of its own namespace alone.
+    fn is_private(&self) -> bool {
+        match self.visibility {
+            Visibility::Public => false,
+            Visibility::Namespaces(namespaces) => namespaces.iter().all(|namespace| *namespace == self.rule.namespace),
+        }
+    }
+
+    /// Returns the labels of the workloads that the rule is for; `None`: all.
+    fn selector(&self) -> Option<&BTreeMap<String, String>> {
+        self.spec.workload_selector.as_ref().map(|of| &of.match_labels)
+    }
+}
+
+fn most_specific(mut rules: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
+    let most = rules.iter().map(|of| of.specificity).max();
+    rules.retain(|of| Some(of.specificity) == most);
+    rules
+}
+
+/// Compiles the rules of some clients, the oldest first. Rules for some workloads take precedence over those for all.
+fn compile_rules(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationPolicy {
+    let (selecting, general): (Vec<_>, Vec<_>) = rules.iter().copied().partition(|of| of.selector().is_some());
+    let mut variants: Vec<DestinationVariant> = Vec::new();
+    let mut known: BTreeSet<&BTreeMap<String, String>> = BTreeSet::new();
+    for labels in selecting.iter().filter_map(Candidate::selector) {
+        if !known.insert(labels) {
+            continue;
+        }
+        let same = selecting.iter().filter(|of| of.selector() == Some(labels)).copied();
+        let rules: Vec<_> = same.chain(general.iter().copied()).collect();
+        variants.push(DestinationVariant { client: matches::client(labels, ""), ..variant(host, &rules) });
+    }
+    note_ineffective(host, &general);
+    variants.push(variant(host, &general));
+    DestinationPolicy { variants }
+}
+
+/// Merges rules: the first policy has effect, and the first subset of each name.
+fn variant(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationVariant {
+    let policy = rules.iter().find_map(|of| of.spec.traffic_policy.as_ref());
+    let whole = Blocks::of(policy);
+    let at = |port| whole.at_port(policy, port);
+    let mut ports: BTreeMap<u32, TrafficPolicy> = BTreeMap::new();
+    for port in traffic_policy::ports(policy, &host.ports) {
+        ports.insert(port, at(port).compile());
+    }
+    let mut compiled: Vec<DestinationSubset> = Vec::new();
+    let mut names = BTreeSet::new();
+    for subset in rules.iter().flat_map(|of| &of.spec.subsets) {
+        if names.len() >= subsets::MAX || !names.insert(&subset.name) {
+            continue;
+        }
+        let own = subset.traffic_policy.as_ref();
+        let both = traffic_policy::ports(policy, &host.ports).chain(traffic_policy::ports(own, &host.ports));
+        let of_port = |port: u32| (port, at(port).overridden(own).at_port(own, port).compile());
+        compiled.push(DestinationSubset {
+            name: subset.name.clone(),
+            labels: subset.labels.clone(),
+            policy: Some(whole.overridden(own).compile()),
+            ports: both.collect::<BTreeSet<u32>>().into_iter().map(of_port).collect(),
+        });
+    }
+    for rule in rules {
+        traffic_policy::note(host, &rule.rule.key(), rule.spec);
+    }
+    DestinationVariant {
+        client: None,
+        sources: rules.iter().map(|of| of.rule.key().to_string()).collect(),
+        policy: Some(whole.compile()),
+        ports,
+        subsets: compiled,
+    }
+}
+
+/// Notes what has no effect because an older rule of the same host has it.
+fn note_ineffective(host: &mut Host<'_>, rules: &[Candidate<'_>]) {
+    let mut policy: Option<Key> = None;
+    let mut names: BTreeMap<&str, Key> = BTreeMap::new();
+    for of in rules {
+        let key = of.rule.key();
+        if of.spec.traffic_policy.is_some() {
+            match &policy {
+                Some(older) => {
+                    let text = format!(
+                        "its trafficPolicy has no effect: DestinationRule {older} is older and has one for the same host"
+                    );
+                    host.note(Kind::DestinationRule, &key, "IST0133", text);
+                }
+                None => policy = Some(key.clone()),
+            }
+        }
+        for subset in &of.spec.subsets {
+            match names.get(subset.name.as_str()) {
+                Some(older) => {
+                    let text = format!(
+                        "its subset {} has no effect: DestinationRule {older} has one of this name",
+                        subset.name
+                    );
+                    host.note(Kind::DestinationRule, &key, "IST0133", text);
+                }
+                None => drop(names.insert(&subset.name, key.clone())),
+            }
+        }
+    }
+}
