@@ -1,6 +1,6 @@
 //! The conditions of routes.
 
-use api::networking::http_route::{self, Pattern};
+use api::networking::http_match::{self, Pattern};
 use wire::discovery::string_match::Pattern as WirePattern;
 use wire::discovery::{ClientMatch, FieldMatch, HttpMatch, StringMatch};
 
@@ -8,7 +8,7 @@ use wire::discovery::{ClientMatch, FieldMatch, HttpMatch, StringMatch};
 use api::networking::virtual_service::MESH_GATEWAY;
 
 /// Compiles a condition. Returns `None` if sidecars never meet it.
-pub(super) fn http(of: &http_route::HttpMatch) -> Option<HttpMatch> {
+pub(super) fn http(of: &http_match::HttpMatch) -> Option<HttpMatch> {
     if !is_for_sidecars(&of.gateways) {
         return None;
     }
@@ -40,7 +40,7 @@ pub(super) fn client(labels: &std::collections::BTreeMap<String, String>, namesp
 }
 
 /// Compiles a pattern.
-pub(super) fn string(of: &http_route::StringMatch) -> StringMatch {
+pub(super) fn string(of: &http_match::StringMatch) -> StringMatch {
     let pattern = match of.pattern() {
         Pattern::Any => WirePattern::Present(true),
         Pattern::Exact(text) => WirePattern::Exact(text.to_owned()),
@@ -51,7 +51,7 @@ pub(super) fn string(of: &http_route::StringMatch) -> StringMatch {
 }
 
 /// A field that has to have any value is present, also by the expression `*`, as in Istio.
-fn field(name: &str, value: &http_route::StringMatch, invert: bool) -> FieldMatch {
+fn field(name: &str, value: &http_match::StringMatch, invert: bool) -> FieldMatch {
     let value = match value.pattern() {
         Pattern::Regex("*") => StringMatch { pattern: Some(WirePattern::Present(true)), ignore_case: false },
         _ => string(value),
