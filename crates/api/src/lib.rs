@@ -3,6 +3,7 @@
 //! - [`mesh`]: mesh-wide settings, key `mesh` of ConfigMap `istio`.
 //! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
 //! - [`networking`]: Istio's VirtualService and DestinationRule: what they say, and what is wrong with them.
+//! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
 //! - [`compatibility`]: kinds and fields that are accepted and have no effect.
 //! - [`remote_secret`]: the Secret that adds a remote cluster, and [`kubeconfig`]: validation of the kubeconfig in it.
@@ -14,6 +15,7 @@
 //!
 //! This crate does not talk to clusters and is not linked into proxies.
 
+pub mod analyze;
 pub mod compatibility;
 pub mod export;
 pub mod gateway;

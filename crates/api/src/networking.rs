@@ -27,6 +27,7 @@ pub use problem::{Problem, Severity};
 pub use virtual_service::{VirtualService, VirtualServiceSpec};
 
 use serde_json::Value;
+pub(crate) use validate::is_claim;
 
 /// The API group.
 pub const GROUP: &str = "networking.istio.io";

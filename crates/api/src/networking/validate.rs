@@ -23,6 +23,8 @@ mod tests;
 mod traffic_policy;
 mod virtual_service;
 
+pub(crate) use names::is_claim;
+
 use std::fmt::{Arguments, Write as _};
 use std::time::Duration;
 

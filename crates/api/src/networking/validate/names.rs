@@ -135,7 +135,7 @@ pub(super) fn header(name: &str) -> Result<(), String> {
 const CLAIM: &str = "@request.auth.claims";
 
 /// Returns whether the name of a header is a claim of the token: `@request.auth.claims.name`, or with `[name]`.
-pub(in crate::networking) fn is_claim(name: &str) -> bool {
+pub(crate) fn is_claim(name: &str) -> bool {
     let Some((prefix, rest)) = name.split_at_checked(CLAIM.len()) else { return false };
     prefix.eq_ignore_ascii_case(CLAIM) && (rest.starts_with('.') || (rest.starts_with('[') && rest.ends_with(']')))
 }

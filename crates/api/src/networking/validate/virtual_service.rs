@@ -1,8 +1,8 @@
 //! A VirtualService as a whole: its hosts, gateways and kinds of routes.
 
 use super::{Check, http, layer4, names, reachability};
+use crate::networking::VirtualService;
 use crate::networking::virtual_service::VirtualServiceSpec;
-use crate::networking::{Problem, VirtualService};
 
 pub(super) fn check(service: &VirtualService, check: &mut Check) {
     let spec = &service.spec;
@@ -21,16 +21,12 @@ pub(super) fn check(service: &VirtualService, check: &mut Check) {
     if spec.http.is_empty() && spec.tls.is_empty() && spec.tcp.is_empty() {
         check.error("has no routes; write http, tls or tcp");
     }
-    let known = check.problems.iter().filter(|problem| problem.is_error()).count();
     check.each("http", &spec.http, |route, check| http::check(route, spec, check));
     check.each("tls", &spec.tls, |route, check| layer4::tls(route, spec, check));
     check.each("tcp", &spec.tcp, layer4::tcp);
     let own = service.metadata.namespace.as_deref().unwrap_or(".");
     names::export_to(check, own, &spec.export_to, false);
-    // Rules that are wrong anyway are not compared with each other.
-    if check.problems.iter().filter(|problem| Problem::is_error(problem)).count() == known {
-        reachability::check(spec, check);
-    }
+    reachability::check(spec, check);
 }
 
 fn hosts(spec: &VirtualServiceSpec, check: &mut Check) {

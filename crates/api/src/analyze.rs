@@ -1,0 +1,66 @@
+//! Analysis of a set of objects: what is wrong with each, and between them, with the codes of `istioctl analyze`.
+//!
+//! - [`object`]: an object, and where it comes from.
+//! - [`message`]: what is found, and how it is suppressed.
+//! - [`world`]: the hosts, subsets, gateways and pods that objects refer to.
+//! - [`virtual_services`], [`conflicts`]: VirtualServices, by themselves and with each other.
+//! - [`destination_rules`]: DestinationRules.
+//! - [`gateways`], [`services`]: what both refer to.
+//!
+//! Everything is decided from the objects alone. What they do not contain is not found: a check of pods is left out if no pod
+//! and no workload is known.
+
+mod conflicts;
+mod destination_rules;
+mod gateways;
+pub mod message;
+pub mod object;
+mod services;
+#[cfg(test)]
+mod tests;
+mod virtual_services;
+mod world;
+
+pub use message::{Message, Suppression};
+pub use object::{Object, Origin};
+
+use crate::networking::problem::{SCHEMA_ERROR, Severity};
+use crate::networking::{self, Problem};
+use message::Report;
+use world::World;
+
+/// Analyses objects. Messages are in the order of files and lines, then of objects.
+pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message> {
+    let world = World::new(objects);
+    let mut report = Report::default();
+    for object in objects {
+        validate(object, &mut report);
+        match (object.group(), object.kind()) {
+            (networking::GROUP, "Gateway") => gateways::check(object, &world, &mut report),
+            (networking::GROUP, "ServiceEntry") => services::check_entry(object, &mut report),
+            ("", "Service") => services::check(object, &mut report),
+            _ => {}
+        }
+    }
+    for service in &world.virtual_services {
+        virtual_services::check(service, &world, &mut report);
+    }
+    for rule in &world.destination_rules {
+        destination_rules::check(rule, &world, &mut report);
+    }
+    conflicts::check(&world, &mut report);
+    gateways::conflicts(&world, &mut report);
+    report.finish(suppressions)
+}
+
+/// Reports what is wrong with an object by itself.
+fn validate(object: &Object, report: &mut Report) {
+    for problem in networking::validate(object.group(), object.kind(), &object.value) {
+        // In a file it is not admitted yet: kubectl would have it refused.
+        let refused = problem.code == SCHEMA_ERROR && object.is_of_file();
+        let severity = if refused { Severity::Error } else { problem.severity };
+        let Problem { code, field, message, .. } = problem;
+        let text = format!("{field} {message}");
+        report.add(object, code, severity, &field, text);
+    }
+}

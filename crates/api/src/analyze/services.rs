@@ -1,0 +1,67 @@
+//! Services and ServiceEntries: how the protocols of their ports are known, and connections to them.
+
+use serde_json::Value;
+
+use super::message::Report;
+use super::object::Object;
+use crate::networking::problem::Severity;
+
+/// The protocols that names of ports begin with.
+const PROTOCOLS: &[&str] = &[
+    "grpc", "grpc-web", "http", "http2", "http3", "https", "mongo", "mysql", "redis", "tcp", "tls", "udp", "hbone",
+    "auto",
+];
+/// The namespaces whose Services belong to Kubernetes.
+const OF_SYSTEM: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "istio-system", "isthmus-system"];
+/// The label that opts a ServiceEntry out of addresses by the controller.
+const ALLOCATION: &str = "networking.istio.io/enable-autoallocate-ip";
+
+pub(super) fn check(object: &Object, report: &mut Report) {
+    let spec = &object.value["spec"];
+    let own = object.namespace == "default" && object.name() == "kubernetes";
+    if own || OF_SYSTEM.contains(&&*object.namespace) {
+        return;
+    }
+    let external = spec["type"] == "ExternalName";
+    for (index, port) in spec["ports"].as_array().into_iter().flatten().enumerate() {
+        let (name, number) = (port["name"].as_str().unwrap_or_default(), &port["port"]);
+        let udp = matches!(port["protocol"].as_str(), Some("UDP" | "SCTP"));
+        let field = format!("spec.ports[{index}]");
+        let known = port["appProtocol"].is_string() || PROTOCOLS.contains(&protocol_of(name));
+        if external && !udp && (name.is_empty() || protocol_of(name) == "tcp") {
+            let text = format!(
+                "port {number} of an ExternalName Service is TCP, which has no destination of its own; name it after a protocol with hosts, such as \"https\""
+            );
+            report.add(object, "IST0150", Severity::Warning, &field, text);
+        } else if !udp && !known {
+            let text = format!(
+                "the name {name:?} of port {number} does not say its protocol, which is detected for each connection; name it such as \"http-{name}\", or set appProtocol"
+            );
+            let text = if name.is_empty() { text.replace("\"http-\"", "\"http\"") } else { text };
+            report.add(object, "IST0118", Severity::Info, &field, text);
+        }
+    }
+}
+
+fn protocol_of(name: &str) -> &str {
+    if name == "grpc-web" || name.starts_with("grpc-web-") {
+        return "grpc-web";
+    }
+    name.split('-').next().unwrap_or_default()
+}
+
+pub(super) fn check_entry(object: &Object, report: &mut Report) {
+    let spec = &object.value["spec"];
+    let has_addresses = spec["addresses"].as_array().is_some_and(|addresses| !addresses.is_empty());
+    let none = matches!(spec["resolution"].as_str(), None | Some("NONE"));
+    let opted_out = object.value["metadata"]["labels"][ALLOCATION] == Value::from("false");
+    if has_addresses || !(none || opted_out) {
+        return;
+    }
+    for (index, port) in spec["ports"].as_array().into_iter().flatten().enumerate() {
+        if matches!(port["protocol"].as_str(), None | Some("" | "TCP")) {
+            let text = "a port of TCP needs an address, by which connections to it are known; write addresses, or a protocol with hosts";
+            report.add(object, "IST0134", Severity::Warning, &format!("spec.ports[{index}]"), text);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What objects refer to: hosts with their ports, subsets, gateways, pods.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use super::object::{Object, list, texts};
+use crate::gateway::Gateway;
+use crate::networking::{DestinationRule, GROUP, VirtualService};
+
+/// The end of the full names of services.
+const DOMAIN: &str = "svc.cluster.local";
+/// The end of the full names of services that several clusters have (KEP-1645).
+const CLUSTER_SET_DOMAIN: &str = "svc.clusterset.local";
+/// The annotation of a Service with the namespaces that see it.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+/// An object with what it says.
+pub(super) struct Parsed<'a, T> {
+    /// The object.
+    pub(super) object: &'a Object,
+    /// What it says.
+    pub(super) of: T,
+}
+
+/// A host that a Service or ServiceEntry defines.
+pub(super) struct Host<'a> {
+    /// The namespace.
+    pub(super) namespace: &'a str,
+    /// The ports.
+    pub(super) ports: BTreeSet<u32>,
+    /// The labels of its pods, of a Service with a selector.
+    pub(super) selector: Option<BTreeMap<String, String>>,
+    export_to: Vec<&'a str>,
+}
+
+/// The labels of a pod, or of the pods of a workload.
+pub(super) struct Pod<'a> {
+    /// The namespace.
+    pub(super) namespace: &'a str,
+    labels: BTreeMap<String, String>,
+}
+
+/// Everything that objects refer to.
+pub(super) struct World<'a> {
+    /// The VirtualServices.
+    pub(super) virtual_services: Vec<Parsed<'a, VirtualService>>,
+    /// The DestinationRules.
+    pub(super) destination_rules: Vec<Parsed<'a, DestinationRule>>,
+    /// The Gateways, by namespace and name.
+    pub(super) gateways: BTreeMap<(&'a str, &'a str), Parsed<'a, Gateway>>,
+    /// The names of VirtualServices, by namespace and name.
+    names: BTreeSet<(&'a str, &'a str)>,
+    /// The subsets of each host.
+    subsets: BTreeMap<String, BTreeSet<String>>,
+    /// The namespaces with a RequestAuthentication.
+    pub(super) authenticated: BTreeSet<&'a str>,
+    /// The pods, if any is known.
+    pub(super) pods: Option<Vec<Pod<'a>>>,
+    hosts: HashMap<String, Vec<Host<'a>>>,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(objects: &'a [Object]) -> Self {
+        let mut world = World {
+            virtual_services: Vec::new(),
+            destination_rules: Vec::new(),
+            gateways: BTreeMap::new(),
+            names: BTreeSet::new(),
+            subsets: BTreeMap::new(),
+            authenticated: BTreeSet::new(),
+            pods: None,
+            hosts: HashMap::new(),
+        };
+        for object in objects {
+            world.add(object);
+        }
+        for rule in &world.destination_rules {
+            let spec = &rule.of.spec;
+            let names = spec.subsets.iter().map(|subset| subset.name.clone());
+            world.subsets.entry(full_host(&spec.host, &rule.object.namespace)).or_default().extend(names);
+        }
+        world
+    }
+
+    fn add(&mut self, object: &'a Object) {
+        let (namespace, value) = (&*object.namespace, &object.value);
+        match (object.group(), object.kind()) {
+            (GROUP, "VirtualService") => {
+                self.names.insert((namespace, object.name()));
+                self.virtual_services.push(Parsed { object, of: VirtualService::from_value(value) });
+            }
+            (GROUP, "DestinationRule") => {
+                self.destination_rules.push(Parsed { object, of: DestinationRule::from_value(value) });
+            }
+            (GROUP, "Gateway") => {
+                let of = serde_json::from_value(value.clone()).unwrap_or_default();
+                self.gateways.insert((namespace, object.name()), Parsed { object, of });
+            }
+            (GROUP, "ServiceEntry") => {
+                for host in list(&value["spec"]["hosts"]) {
+                    let export_to = list(&value["spec"]["exportTo"]).collect();
+                    let host_of = Host { namespace, ports: ports(value, "number"), selector: None, export_to };
+                    self.hosts.entry(host.to_ascii_lowercase()).or_default().push(host_of);
+                }
+            }
+            ("", "Service") => {
+                let selector = texts(&value["spec"]["selector"]);
+                let export_to = object.annotation(EXPORT_TO).unwrap_or_default();
+                let export_to = export_to.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+                let selector = (!selector.is_empty()).then_some(selector);
+                let host = Host { namespace, ports: ports(value, "port"), selector, export_to };
+                self.hosts.entry(format!("{}.{namespace}.{DOMAIN}", object.name())).or_default().push(host);
+            }
+            ("security.istio.io", "RequestAuthentication") => {
+                self.authenticated.insert(namespace);
+            }
+            ("", "Pod") => self.pod(namespace, &value["metadata"]["labels"]),
+            ("apps" | "batch", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job")
+                if object.is_of_file() =>
+            {
+                self.pod(namespace, &value["spec"]["template"]["metadata"]["labels"]);
+            }
+            _ => {}
+        }
+    }
+
+    fn pod(&mut self, namespace: &'a str, labels: &Value) {
+        self.pods.get_or_insert_default().push(Pod { namespace, labels: texts(labels) });
+    }
+
+    /// Returns the host that a name means in a namespace, if it is visible there. A wildcard means any host that it covers.
+    pub(super) fn host(&self, name: &str, namespace: &str) -> Option<&Host<'a>> {
+        let full = full_host(name, namespace);
+        let visible = |host: &&Host<'a>| host.is_visible(namespace);
+        if let Some(suffix) = full.strip_prefix('*') {
+            let covered = self.hosts.iter().filter(|(host, _)| host.trim_start_matches('*').ends_with(suffix));
+            return covered.flat_map(|(_, hosts)| hosts).find(visible);
+        }
+        let exact = self.hosts.get(&full).into_iter().flatten().find(visible);
+        exact.or_else(|| {
+            let tails = full.char_indices().map(|(at, _)| &full[at..]);
+            tails.filter_map(|tail| self.hosts.get(&format!("*{tail}"))).flatten().find(visible)
+        })
+    }
+
+    /// Returns the subsets of a host, or `None` if it has no DestinationRule.
+    pub(super) fn subsets(&self, name: &str, namespace: &str) -> Option<BTreeSet<&str>> {
+        let full = full_host(name, namespace);
+        let covering = |host: &str| host == full || host.strip_prefix('*').is_some_and(|suffix| full.ends_with(suffix));
+        let rules = self.subsets.iter().filter(|(host, _)| covering(host));
+        let found: Vec<_> = rules.map(|(_, subsets)| subsets).collect();
+        (!found.is_empty()).then(|| found.into_iter().flatten().map(String::as_str).collect())
+    }
+
+    /// Returns whether a VirtualService exists.
+    pub(super) fn has_virtual_service(&self, namespace: &str, name: &str) -> bool {
+        self.names.contains(&(namespace, name))
+    }
+}
+
+impl Host<'_> {
+    fn is_visible(&self, namespace: &str) -> bool {
+        let seen = |to: &&str| match *to {
+            "*" => true,
+            "." => self.namespace == namespace,
+            "~" => false,
+            to => to == namespace,
+        };
+        self.export_to.is_empty() || self.export_to.iter().any(seen)
+    }
+}
+
+impl Pod<'_> {
+    /// Returns whether the pod has some labels.
+    pub(super) fn has<'b>(&self, labels: impl IntoIterator<Item = (&'b String, &'b String)>) -> bool {
+        labels.into_iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+}
+
+fn ports(value: &Value, field: &str) -> BTreeSet<u32> {
+    let ports = value["spec"]["ports"].as_array().into_iter().flatten();
+    ports.filter_map(|port| port[field].as_u64()?.try_into().ok()).collect()
+}
+
+/// Returns the full name of a host: a short name is in the namespace.
+pub(super) fn full_host(name: &str, namespace: &str) -> String {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    if !name.contains(['.', '*']) {
+        return format!("{name}.{namespace}.{DOMAIN}");
+    }
+    match name.strip_suffix(CLUSTER_SET_DOMAIN) {
+        Some(service) => format!("{service}{DOMAIN}"),
+        None => name,
+    }
+}
