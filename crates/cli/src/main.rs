@@ -1,4 +1,4 @@
-//! The `isthmus` command: labs, joining clusters, certificate authorities, status, and every component as a subcommand.
+//! The `isthmus` command: labs, joining clusters, certificate authorities, status, analysis, and every component as a subcommand.
 //!
 //! A component starts before any runtime exists, because it creates its own threads, and because a lab enters
 //! namespaces while the process has a single thread. Commands that use clusters share one small runtime.
@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod access;
+mod analyze;
 mod ca;
 mod completion;
 mod config;
@@ -46,6 +47,8 @@ enum IsthmusCommand {
     Status(status::StatusArgs),
     /// Show what a proxy holds: clusters, routes, endpoints, listeners, secrets
     Config(config::ConfigArgs),
+    /// Find what is wrong in and between objects, in files and clusters
+    Analyze(analyze::AnalyzeArgs),
     /// Print the version
     Version(version::VersionArgs),
     /// Print a completion script for a shell
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         IsthmusCommand::Ca(args) => block_on(ca::run(args)),
         IsthmusCommand::Status(args) => block_on(status::run(args)),
         IsthmusCommand::Config(args) => block_on(config::run(args)),
+        IsthmusCommand::Analyze(args) => block_on(analyze::run(args)),
         IsthmusCommand::Version(args) => block_on(version::run(args)),
         IsthmusCommand::Completion(args) => block_on(completion::run(args)),
         IsthmusCommand::Sidecar(options) => sidecar::run(options),

@@ -1,0 +1,134 @@
+//! The objects of clusters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use api::analyze::Object;
+use api::networking;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use lab::console::Patience;
+use serde_json::{Value, json};
+
+use super::AnalyzeArgs;
+use crate::access::ClusterAccess;
+
+/// The number of objects of a page.
+const PAGE: u32 = 500;
+/// The number of objects of all clusters.
+const MAX_OBJECTS: usize = 500_000;
+
+/// A kind that is read.
+struct ReadKind {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    /// Whether names and labels are enough.
+    metadata: bool,
+}
+
+const fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str) -> ReadKind {
+    ReadKind { group, version, kind, plural, metadata: false }
+}
+
+const KINDS: &[ReadKind] = &[
+    kind(networking::GROUP, "v1", "VirtualService", "virtualservices"),
+    kind(networking::GROUP, "v1", "DestinationRule", "destinationrules"),
+    kind(networking::GROUP, "v1", "Gateway", "gateways"),
+    kind(networking::GROUP, "v1", "ServiceEntry", "serviceentries"),
+    kind("", "v1", "Service", "services"),
+    ReadKind { metadata: true, ..kind("", "v1", "Pod", "pods") },
+    ReadKind { metadata: true, ..kind("security.istio.io", "v1", "RequestAuthentication", "requestauthentications") },
+];
+
+/// Returns the clusters of a command. With files, only those that are named.
+pub(super) async fn chosen(args: &AnalyzeArgs) -> anyhow::Result<Vec<ClusterAccess>> {
+    let named = args.access.lab.is_some() || args.access.kubeconfig.is_some() || !args.contexts.is_empty();
+    if !args.files.is_empty() && !named {
+        return Ok(Vec::new());
+    }
+    let mut clusters = Vec::new();
+    match args.access.lab(args.contexts.first().map(String::as_str))? {
+        Some(lab) => {
+            let all = lab.clusters.iter().map(|cluster| cluster.name.clone());
+            let names = if args.contexts.is_empty() { all.collect() } else { args.contexts.clone() };
+            for name in names {
+                clusters.push(args.access.of_lab(&lab, &name).await?);
+            }
+        }
+        None if args.contexts.is_empty() => clusters.push(args.access.context(None).await?),
+        None => {
+            for name in &args.contexts {
+                clusters.push(args.access.context(Some(name)).await?);
+            }
+        }
+    }
+    Ok(clusters)
+}
+
+/// Returns the objects of clusters.
+pub(super) async fn objects(clusters: &[ClusterAccess], limit: Duration) -> anyhow::Result<Vec<Object>> {
+    let patience = Patience::new(limit, "check that it runs and can be reached, or wait longer: --timeout 2m");
+    let mut objects = Vec::new();
+    for cluster in clusters {
+        let name: Arc<str> = cluster.name.as_str().into();
+        for kind in KINDS {
+            let reading = || format!("reading {} of {}", kind.plural, cluster.name);
+            list(cluster, kind, &name, &patience, &mut objects).await.with_context(reading)?;
+        }
+    }
+    Ok(objects)
+}
+
+async fn list(
+    cluster: &ClusterAccess,
+    kind: &ReadKind,
+    name: &Arc<str>,
+    patience: &Patience,
+    objects: &mut Vec<Object>,
+) -> anyhow::Result<()> {
+    let of = GroupVersionKind::gvk(kind.group, kind.version, kind.kind);
+    let resource = ApiResource::from_gvk_with_plural(&of, kind.plural);
+    let api = Api::<DynamicObject>::all_with(cluster.client.clone(), &resource);
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = async {
+            match kind.metadata {
+                true => {
+                    let page = api.list_metadata(&params).await?;
+                    let items = page.items.into_iter().map(|item| json!({"metadata": item.metadata}));
+                    Ok((items.collect::<Vec<Value>>(), page.metadata.continue_))
+                }
+                false => {
+                    let page = api.list(&params).await?;
+                    let items = page.items.into_iter().map(|item| {
+                        let mut value = item.data;
+                        value["metadata"] = json!(item.metadata);
+                        value
+                    });
+                    Ok((items.collect(), page.metadata.continue_))
+                }
+            }
+        };
+        let (items, next) = match patience.answer(&cluster.api_server(), page).await? {
+            // The kind is not defined there.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            page => page?,
+        };
+        for mut value in items {
+            // Lists leave these out.
+            value["apiVersion"] = json!(resource.api_version);
+            value["kind"] = json!(kind.kind);
+            objects.push(Object::of_cluster(value, name));
+        }
+        if objects.len() > MAX_OBJECTS {
+            bail!("the clusters have more than {MAX_OBJECTS} objects\n  analyze one at a time: --context NAME");
+        }
+        match next.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(()),
+        }
+    }
+}
