@@ -67,8 +67,8 @@ fn messages_are_data_as_well_and_have_thresholds() {
     assert_eq!(messages.len(), 3, "{messages:?}");
     let port = messages.iter().find(|message| message["code"] == "IST0118").expect("IST0118");
     assert_eq!((&port["level"], &port["origin"]), (&"Info".into(), &"Service shop/cart".into()));
-    assert_eq!((&port["line"], &port["field"]), (&17.into(), &"spec.ports[2]".into()));
-    assert_eq!(port["reference"], format!("{file}:17"));
+    assert_eq!((&port["line"], &port["field"]), (&18.into(), &"spec.ports[2]".into()));
+    assert_eq!(port["reference"], format!("{file}:18"));
     assert_eq!(port["documentationUrl"], "https://istio.io/latest/docs/reference/config/analysis/ist0118/");
 
     let of = |arguments: &[&str]| {

@@ -14,7 +14,7 @@ const REVIEWS: &str = "http://reviews:9080/";
 /// Returns the routes of the topology with these weights of v1 and v2.
 fn weights(v1: u32, v2: u32) -> String {
     let routes = include_str!("../../topologies/canary/routes.yaml");
-    routes.replace("weight: 90", &format!("weight: {v1}")).replace("weight: 10", &format!("weight: {v2}"))
+    routes.replace("weight: 10\n", &format!("weight: {v2}\n")).replace("weight: 90\n", &format!("weight: {v1}\n"))
 }
 
 /// Returns the share of calls that v2 answered, in percent.

@@ -85,6 +85,19 @@ pub(crate) struct TestDirectory {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// Copies the files of a directory and of the directories in it.
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let copy = to.join(entry.file_name());
+        match entry.file_type().expect("its type").is_dir() {
+            true => copy_directory(&entry.path(), &copy),
+            false => drop(std::fs::copy(entry.path(), copy).expect("a copy")),
+        }
+    }
+}
+
 impl TestDirectory {
     pub(crate) fn new(user: User) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
@@ -95,15 +108,8 @@ impl TestDirectory {
         let directory = TestDirectory { temporary, user, _turn: turn };
         std::fs::copy(env!("CARGO_BIN_EXE_isthmus"), directory.binary()).expect("a copy of the command");
         mode(&directory.binary(), 0o755);
-        for entry in ["run", "topologies"] {
-            std::fs::create_dir(directory.path(entry)).expect("a directory");
-        }
-        for entry in std::fs::read_dir(topologies()).expect("topologies") {
-            let entry = entry.expect("an entry");
-            if entry.file_type().expect("its type").is_file() {
-                std::fs::copy(entry.path(), directory.path("topologies").join(entry.file_name())).expect("a copy");
-            }
-        }
+        std::fs::create_dir(directory.path("run")).expect("a directory");
+        copy_directory(&topologies(), &directory.path("topologies"));
         if user == User::Ordinary && is_root() {
             std::os::unix::fs::chown(directory.path("run"), Some(NOBODY), Some(NOBODY)).expect("chown");
         }

@@ -24,12 +24,11 @@ pub(super) fn check(rule: &Parsed<'_, DestinationRule>, world: &World<'_>, repor
         return;
     };
     // A wildcard means several hosts, whose pods differ.
-    let (Some(pods), Some(selector), false) = (&world.pods, &host.selector, spec.host.contains('*')) else { return };
+    let (Some(selector), false) = (&host.selector, spec.host.contains('*')) else { return };
     for (index, subset) in spec.subsets.iter().enumerate() {
-        let selected = |pod: &&super::world::Pod<'_>| {
-            pod.namespace == host.namespace && pod.has(selector.iter().chain(&subset.labels))
-        };
-        if !pods.iter().any(|pod| selected(&pod)) {
+        let mut labels = selector.clone();
+        labels.extend(subset.labels.clone());
+        if world.has_pod(Some(host.namespace), &labels) == Some(false) {
             let labels: Vec<String> = subset.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let text = format!(
                 "the subset {:?} selects no pod of {:?} ({}); correct its labels, or those of the pods",

@@ -6,13 +6,12 @@ use super::message::Report;
 use super::object::{Object, texts};
 use super::virtual_services::overlap;
 use super::world::{Parsed, World};
-use crate::gateway::{Gateway, Server};
+use crate::gateway::Gateway;
 use crate::networking::problem::Severity;
 
 pub(super) fn check(object: &Object, world: &World<'_>, report: &mut Report) {
     let selector = texts(&object.value["spec"]["selector"]);
-    let (Some(pods), false) = (&world.pods, selector.is_empty()) else { return };
-    if !pods.iter().any(|pod| pod.has(&selector)) {
+    if !selector.is_empty() && world.has_pod(None, &selector) == Some(false) {
         let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let text = format!("the selector {} selects no pod; correct it, or run a gateway", labels.join(","));
         report.add(object, "IST0101", Severity::Error, "spec.selector", text);
@@ -25,40 +24,33 @@ pub(super) fn conflicts(world: &World<'_>, report: &mut Report) {
     for gateway in world.gateways.values() {
         let spec = &gateway.of.spec;
         for (index, server) in spec.servers.iter().enumerate() {
-            let key = (&spec.selector, server.port.number);
-            by_port.entry(key).or_default().push(OfPort { gateway, index, server });
+            let hosts = server.hosts.iter().map(|host| without_namespace(host)).collect();
+            let of = OfPort { gateway, index, hosts };
+            by_port.entry((&spec.selector, server.port.number)).or_default().push(of);
         }
     }
     for ((_, port), servers) in by_port {
         for of in &servers {
-            let hosts = |server: &Server| {
-                server.hosts.iter().map(|host| without_namespace(host)).map(str::to_owned).collect::<Vec<_>>()
+            let shares = |other: &&OfPort<'_>| {
+                !std::ptr::eq(other.gateway.object, of.gateway.object)
+                    && other.hosts.iter().any(|host| of.hosts.iter().any(|own| overlap(host, own)))
             };
-            let own = hosts(of.server);
-            let conflicting = servers.iter().filter(|other| !std::ptr::eq(other.gateway.object, of.gateway.object));
-            let shared =
-                |other: &&OfPort<'_>| hosts(other.server).iter().any(|host| own.iter().any(|own| overlap(host, own)));
-            let Some(other) = conflicting.into_iter().find(shared) else { continue };
+            let Some(other) = servers.iter().find(shares) else { continue };
             let text = format!(
                 "the Gateway {} serves the same hosts on port {port} of the same pods; merge them, or name other hosts",
                 other.gateway.object.full_name()
             );
-            report.add(
-                of.gateway.object,
-                "IST0145",
-                Severity::Error,
-                &format!("spec.servers[{}].hosts", of.index),
-                text,
-            );
+            let field = format!("spec.servers[{}].hosts", of.index);
+            report.add(of.gateway.object, "IST0145", Severity::Error, &field, text);
         }
     }
 }
 
-/// A server on a port.
+/// The hosts of a server on a port.
 struct OfPort<'a> {
     gateway: &'a Parsed<'a, Gateway>,
     index: usize,
-    server: &'a Server,
+    hosts: Vec<&'a str>,
 }
 
 fn without_namespace(host: &str) -> &str {

@@ -42,12 +42,9 @@ impl Object {
         Object { value, namespace, origin: Origin::Cluster(Arc::clone(cluster)) }
     }
 
-    /// Returns the objects of a document of a file. A `List` counts as its items. Objects without a namespace are in
-    /// `namespace`.
-    ///
-    /// # Errors
-    /// Returns the line and the message of what is no object of Kubernetes.
-    pub fn of_document(document: Located, path: &Arc<str>, namespace: &str) -> Result<Vec<Self>, (u64, String)> {
+    /// Returns the objects of a document of a file, or the line and the message of what is no object of Kubernetes. A `List`
+    /// counts as its items. Objects without a namespace are in `namespace`.
+    pub fn of_document(document: Located, path: &Arc<str>, namespace: &str) -> Vec<Result<Self, (u64, String)>> {
         let Located { value, lines } = document;
         let documents: Vec<Located> = match value["kind"].as_str() {
             Some("List") => value["items"]

@@ -23,10 +23,14 @@ fn read(folder: &Path, objects: &mut Vec<Object>, expected: &mut BTreeSet<(Strin
             }
         }
         for document in yaml::documents(&text) {
-            match Object::of_document(document.expect("YAML"), &file, "default") {
-                Ok(found) => objects.extend(found),
-                // The command reports it.
-                Err((line, _)) => assert!(expected.remove(&(file.to_string(), line, "IST0106".to_owned())), "{line}"),
+            for found in Object::of_document(document.expect("YAML"), &file, "default") {
+                match found {
+                    Ok(object) => objects.push(object),
+                    // The command reports it.
+                    Err((line, _)) => {
+                        assert!(expected.remove(&(file.to_string(), line, "IST0106".to_owned())), "{line}");
+                    }
+                }
             }
         }
     }
@@ -51,8 +55,8 @@ fn every_mistake_is_found_in_its_line() {
 fn messages(text: &str) -> Vec<Message> {
     let path: Arc<str> = "a.yaml".into();
     let documents = yaml::documents(text).into_iter().map(|document| document.expect("YAML"));
-    let objects = documents.flat_map(|document| Object::of_document(document, &path, "shop").expect("objects"));
-    analyze(&objects.collect::<Vec<_>>(), &[])
+    let objects = documents.flat_map(|document| Object::of_document(document, &path, "shop"));
+    analyze(&objects.collect::<Result<Vec<_>, _>>().expect("objects"), &[])
 }
 
 /// The configurations that users have lack what they refer to, and nothing else.

@@ -212,25 +212,12 @@ fn ingress(service: &Parsed<'_, VirtualService>, world: &World<'_>, report: &mut
         destinations(&service.of).into_iter().filter(|(field, to)| field.contains(".http[") && to.subset.is_empty());
     for (field, to) in plain {
         let host = full_host(&to.host, &object.namespace);
-        let splits = |other: &&Parsed<'_, VirtualService>| {
-            let own = full_hosts(other);
-            !std::ptr::eq(other.object, object)
-                && own.contains(&host)
-                && other.of.spec.http.iter().flat_map(|route| &route.route).any(|route| {
-                    let to = route.destination.as_ref().filter(|to| !to.subset.is_empty());
-                    to.is_some_and(|to| full_host(&to.host, &other.object.namespace) == host)
-                })
-        };
-        if let Some(other) = world.virtual_services.iter().find(splits) {
+        if let Some(other) = world.split(&host, object) {
             let text = format!(
                 "the subsets of VirtualService {} have no effect on requests through a gateway; route to subsets here as well",
-                other.object.full_name()
+                other.full_name()
             );
             report.add(object, "IST0140", Severity::Warning, &format!("{field}.host"), text);
         }
     }
-}
-
-fn full_hosts(service: &Parsed<'_, VirtualService>) -> BTreeSet<String> {
-    service.of.spec.hosts.iter().map(|host| full_host(host, &service.object.namespace)).collect()
 }

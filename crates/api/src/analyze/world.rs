@@ -35,11 +35,7 @@ pub(super) struct Host<'a> {
 }
 
 /// The labels of a pod, or of the pods of a workload.
-pub(super) struct Pod<'a> {
-    /// The namespace.
-    pub(super) namespace: &'a str,
-    labels: BTreeMap<String, String>,
-}
+struct Pod(BTreeMap<String, String>);
 
 /// Everything that objects refer to.
 pub(super) struct World<'a> {
@@ -51,12 +47,15 @@ pub(super) struct World<'a> {
     pub(super) gateways: BTreeMap<(&'a str, &'a str), Parsed<'a, Gateway>>,
     /// The names of VirtualServices, by namespace and name.
     names: BTreeSet<(&'a str, &'a str)>,
-    /// The subsets of each host.
-    subsets: BTreeMap<String, BTreeSet<String>>,
+    /// The subsets of each host, and those of wildcards.
+    subsets: HashMap<String, BTreeSet<String>>,
+    wildcard_subsets: BTreeMap<String, BTreeSet<String>>,
+    /// The VirtualServices that split their own hosts by subsets, by host.
+    splits: HashMap<String, Vec<&'a Object>>,
     /// The namespaces with a RequestAuthentication.
     pub(super) authenticated: BTreeSet<&'a str>,
-    /// The pods, if any is known.
-    pub(super) pods: Option<Vec<Pod<'a>>>,
+    /// The pods by namespace, if any is known.
+    pods: Option<HashMap<&'a str, Vec<Pod>>>,
     hosts: HashMap<String, Vec<Host<'a>>>,
 }
 
@@ -67,7 +66,9 @@ impl<'a> World<'a> {
             destination_rules: Vec::new(),
             gateways: BTreeMap::new(),
             names: BTreeSet::new(),
-            subsets: BTreeMap::new(),
+            subsets: HashMap::new(),
+            wildcard_subsets: BTreeMap::new(),
+            splits: HashMap::new(),
             authenticated: BTreeSet::new(),
             pods: None,
             hosts: HashMap::new(),
@@ -78,7 +79,16 @@ impl<'a> World<'a> {
         for rule in &world.destination_rules {
             let spec = &rule.of.spec;
             let names = spec.subsets.iter().map(|subset| subset.name.clone());
-            world.subsets.entry(full_host(&spec.host, &rule.object.namespace)).or_default().extend(names);
+            let host = full_host(&spec.host, &rule.object.namespace);
+            match host.strip_prefix('*') {
+                Some(suffix) => world.wildcard_subsets.entry(suffix.to_owned()).or_default().extend(names),
+                None => world.subsets.entry(host).or_default().extend(names),
+            }
+        }
+        for service in &world.virtual_services {
+            for host in split_hosts(service) {
+                world.splits.entry(host).or_default().push(service.object);
+            }
         }
         world
     }
@@ -126,7 +136,7 @@ impl<'a> World<'a> {
     }
 
     fn pod(&mut self, namespace: &'a str, labels: &Value) {
-        self.pods.get_or_insert_default().push(Pod { namespace, labels: texts(labels) });
+        self.pods.get_or_insert_default().entry(namespace).or_default().push(Pod(texts(labels)));
     }
 
     /// Returns the host that a name means in a namespace, if it is visible there. A wildcard means any host that it covers.
@@ -147,10 +157,24 @@ impl<'a> World<'a> {
     /// Returns the subsets of a host, or `None` if it has no DestinationRule.
     pub(super) fn subsets(&self, name: &str, namespace: &str) -> Option<BTreeSet<&str>> {
         let full = full_host(name, namespace);
-        let covering = |host: &str| host == full || host.strip_prefix('*').is_some_and(|suffix| full.ends_with(suffix));
-        let rules = self.subsets.iter().filter(|(host, _)| covering(host));
-        let found: Vec<_> = rules.map(|(_, subsets)| subsets).collect();
+        let wildcards = self.wildcard_subsets.iter().filter(|(suffix, _)| full.ends_with(&***suffix));
+        let found: Vec<_> = self.subsets.get(&full).into_iter().chain(wildcards.map(|(_, subsets)| subsets)).collect();
         (!found.is_empty()).then(|| found.into_iter().flatten().map(String::as_str).collect())
+    }
+
+    /// Returns another VirtualService that splits a host by subsets.
+    pub(super) fn split(&self, host: &str, own: &Object) -> Option<&'a Object> {
+        self.splits.get(host).into_iter().flatten().find(|object| !std::ptr::eq(**object, own)).copied()
+    }
+
+    /// Returns whether some pod has labels; `None` if no pod is known. Without a namespace, the pod may be in any.
+    pub(super) fn has_pod(&self, namespace: Option<&str>, labels: &BTreeMap<String, String>) -> Option<bool> {
+        let pods = self.pods.as_ref()?;
+        let selected = |pod: &Pod| labels.iter().all(|(key, value)| pod.0.get(key) == Some(value));
+        Some(match namespace {
+            Some(namespace) => pods.get(namespace).into_iter().flatten().any(selected),
+            None => pods.values().flatten().any(selected),
+        })
     }
 
     /// Returns whether a VirtualService exists.
@@ -171,11 +195,13 @@ impl Host<'_> {
     }
 }
 
-impl Pod<'_> {
-    /// Returns whether the pod has some labels.
-    pub(super) fn has<'b>(&self, labels: impl IntoIterator<Item = (&'b String, &'b String)>) -> bool {
-        labels.into_iter().all(|(key, value)| self.labels.get(key) == Some(value))
-    }
+/// Returns the hosts of a VirtualService of which it has routes to subsets.
+fn split_hosts(service: &Parsed<'_, VirtualService>) -> BTreeSet<String> {
+    let (spec, namespace) = (&service.of.spec, &service.object.namespace);
+    let own: BTreeSet<String> = spec.hosts.iter().map(|host| full_host(host, namespace)).collect();
+    let destinations = spec.http.iter().flat_map(|route| &route.route).filter_map(|to| to.destination.as_ref());
+    let split = destinations.filter(|to| !to.subset.is_empty()).map(|to| full_host(&to.host, namespace));
+    split.filter(|host| own.contains(host)).collect()
 }
 
 fn ports(value: &Value, field: &str) -> BTreeSet<u32> {

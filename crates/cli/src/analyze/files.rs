@@ -49,12 +49,14 @@ pub(super) fn read(args: &AnalyzeArgs) -> anyhow::Result<ReadFiles> {
         for document in yaml::documents(&text) {
             let found = match document {
                 Ok(document) => Object::of_document(document, &name, &args.namespace),
-                Err(error) => Err((error.line, format!("is not YAML: {}", error.message))),
+                Err(error) => vec![Err((error.line, format!("is not YAML: {}", error.message)))],
             };
-            match found {
-                Ok(objects) => read.objects.extend(objects),
-                Err(_) if args.ignore_unknown => {}
-                Err((line, message)) => read.unreadable.push(unreadable(&name, line, message)),
+            for found in found {
+                match found {
+                    Ok(object) => read.objects.push(object),
+                    Err(_) if args.ignore_unknown => {}
+                    Err((line, message)) => read.unreadable.push(unreadable(&name, line, message)),
+                }
             }
         }
     }
