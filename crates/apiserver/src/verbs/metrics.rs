@@ -32,7 +32,7 @@ pub(crate) async fn answer(call: &ApiCall) -> Result<Response<ResponseBody>> {
         let found = call.api.store.get(&stored, &call.route.namespace, &call.route.name);
         let found = found.ok_or_else(|| Status::not_found(measured, &call.route.name))?;
         let metrics = metrics_of(kind, &found, &agent.usage().await?);
-        let metrics = metrics.ok_or_else(|| Status::not_found(kind, &call.route.name))?;
+        let metrics = metrics.ok_or_else(|| not_measured(kind, &found))?;
         return Ok(encode::object_response(&call.served, call.format, StatusCode::OK, &metrics));
     }
     let selector = read::selector(call)?;
@@ -48,6 +48,16 @@ pub(crate) async fn answer(call: &ApiCall) -> Result<Response<ResponseBody>> {
 /// The kind of the objects that are measured.
 fn measured_kind(kind: &ResourceKind) -> Result<&'static ResourceKind> {
     kinds::by_resource("", "v1", &kind.plural).ok_or_else(Status::no_such_resource)
+}
+
+/// The error for an object that exists and has not been measured, in the words of metrics-server.
+fn not_measured(kind: &ResourceKind, object: &Value) -> Status {
+    let kind = ResourceKind { plural: kind.singular.clone(), ..kind.clone() };
+    let name = match object::namespace(object) {
+        "" => object::name(object).to_owned(),
+        namespace => format!("{namespace}/{}", object::name(object)),
+    };
+    Status::not_found(&kind, &name)
 }
 
 /// The metrics of a pod or node; None if it has not been measured.

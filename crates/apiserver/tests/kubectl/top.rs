@@ -46,7 +46,7 @@ fn pods_and_containers() {
     assert_eq!(rows(&containers), [["web", "app", "250m", "3Mi"], ["web", "proxy", "2m", "2Mi"]]);
     assert_eq!(rows(&server.kubectl("top pod web --no-headers")), [["web", "252m", "5Mi"]]);
     assert_eq!(rows(&server.kubectl("top pods -A -l app=web --no-headers")), [["default", "web", "252m", "5Mi"]]);
-    assert!(server.refused("top pod db", "").contains("pods.metrics.k8s.io \"db\" not found"));
+    assert!(server.refused("top pod db", "").contains("podmetrics.metrics.k8s.io \"default/db\" not found"));
     assert!(server.refused("top pod nobody", "").contains("pods \"nobody\" not found"));
     let other = server.run(&["top", "pods", "-n", "kube-system"], "", &[]);
     assert_eq!(other.stderr.trim(), "No resources found in kube-system namespace.");
@@ -107,7 +107,7 @@ fn objects_and_selectors() {
     let watch = refused("pods?watch=true");
     assert!(watch.contains("watch is not supported on resources of kind \"pods.metrics.k8s.io\""), "{watch}");
     let absent = refused("namespaces/default/pods/db");
-    assert!(absent.contains("pods.metrics.k8s.io \"db\" not found"), "{absent}");
+    assert!(absent.contains("podmetrics.metrics.k8s.io \"default/db\" not found"), "{absent}");
     let delete = server.refused(&format!("delete --raw {raw}/namespaces/default/pods/web"), "");
     assert!(delete.contains("the server does not allow this method on the requested resource"), "{delete}");
     assert!(server.kubectl("explain podmetrics.containers").contains("usage\t<map[string]Quantity>"));
