@@ -20,7 +20,7 @@ mod forward;
 mod message;
 mod server;
 
-use answer::{Answer, MeshName, Routed};
+use answer::{Answer, AskingPod, MeshName, Routed};
 pub use forward::{Forwarding, servers};
 use message::Query;
 pub use server::serve;
@@ -30,13 +30,14 @@ pub struct Names {
     network: Arc<str>,
     published: Arc<Published>,
     subscriber: Subscriber,
-    routed: Routed,
+    pod: AskingPod,
 }
 
 impl Names {
-    /// Creates a resolver that reads the published view and requests services that are not in it.
-    pub fn new(network: Arc<str>, published: Arc<Published>, subscriber: Subscriber) -> Self {
-        Self { network, published, subscriber, routed: Routed::of_this_pod() }
+    /// Creates a resolver for a pod of this cluster and network, which reads the published view and requests services that are
+    /// not in it.
+    pub fn new(cluster: Arc<str>, network: Arc<str>, published: Arc<Published>, subscriber: Subscriber) -> Self {
+        Self { network, published, subscriber, pod: AskingPod { cluster, routed: Routed::of_this_pod() } }
     }
 
     /// Returns whether a name is below the domain of the cluster, whose own server is no other's.
@@ -63,14 +64,14 @@ impl Names {
             return None;
         }
         self.published.mark_used([&service.hostname]);
-        Some(name.answer(&service, query.record_type(), self.routed))
+        Some(name.answer(&service, query.record_type(), &self.pod))
     }
 
     /// Returns the answer to a query, and requests the service from the controller if it is not known.
     async fn answer(&self, query: &Query) -> Answer {
         let Some(name) = self.mesh_name(query) else { return Answer::NotInMesh };
         match self.service(&name.service).await {
-            Some(service) => name.answer(&service, query.record_type(), self.routed),
+            Some(service) => name.answer(&service, query.record_type(), &self.pod),
             None => Answer::NotInMesh,
         }
     }

@@ -245,8 +245,8 @@ async fn run_sidecar(
         let _ = shown.published.set(sidecar.published.clone());
         let _ = logs.set(sidecar.logs.clone());
         if options.dns_port != 0 {
-            let network = options.network.as_str().into();
-            let names = dns::Names::new(network, sidecar.published.clone(), sidecar.subscriber.clone());
+            let (cluster, network) = (options.cluster.as_str().into(), options.network.as_str().into());
+            let names = dns::Names::new(cluster, network, sidecar.published.clone(), sidecar.subscriber.clone());
             let forwarding = dns::Forwarding { resolv_conf: RESOLV_CONF.into(), mark: options.mark() };
             dns::serve(names, options.dns_port, forwarding).await?;
         }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::support::{Lab, Outcome, User, eventually, kubectl_is_installed};
 
+mod top;
 mod workloads;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -179,6 +180,7 @@ fn kubectl_works_for(user: User) {
     reads_logs(&kubectl);
     runs_programs(&kubectl);
     forwards_ports(&kubectl);
+    top::shows_usage(&kubectl);
     checks_permissions(&kubectl);
     deletes(&kubectl);
     drop(kubectl);

@@ -126,6 +126,55 @@ fn clusters_of_one_network_serve_each_other_directly_and_others_through_gateways
 }
 
 #[test]
+fn pods_of_a_stateful_set_are_reached_by_name_and_over_slow_links() {
+    kubectl_is_installed();
+    for user in User::all() {
+        let lab = Lab::up("stateful-set.yaml", user);
+        check_status(&lab);
+        // A pod's name is that of the pod in the own cluster, or of one in another cluster of the network.
+        let pod_and_cluster = |answer: &Value| [answer["pod"].clone(), answer["cluster"].clone()];
+        for (name, expected) in [
+            ("db-0.db.default.svc.cluster.local", ["db-0", "west"]),
+            ("db-1.db.default.svc.cluster.local", ["db-1", "east"]),
+            ("db-1.db", ["db-1", "east"]),
+        ] {
+            for _ in 0..5 {
+                let answer = lab.get(WEST, &format!("http://{name}:9080/"));
+                assert_eq!(answer.as_ref().map(pod_and_cluster), Ok(expected.map(Value::from)), "{name}");
+            }
+        }
+        // The name of the service is all pods of the network.
+        let addresses = lab.exec(WEST, &["getent", "ahostsv4", "db.default.svc.cluster.local"]).ok();
+        let of = |range: &str| {
+            let first_words = addresses.lines().filter_map(|line| line.split_whitespace().next());
+            first_words.filter(|ip| ip.starts_with(range)).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert_eq!((of("10.244."), of("10.245.")), (1, 2), "{addresses}");
+
+        // From another network, the service is reached by its name, and pods have no names.
+        let started = std::time::Instant::now();
+        let answer = lab.get(CENTRAL, "http://db:9080/").expect("a pod answers");
+        assert!(answer["pod"].as_str().is_some_and(|pod| pod.starts_with("db-")), "{answer}");
+        let first = started.elapsed();
+        let timeline = check_connections(&lab, CENTRAL, "http://db:9080/");
+        assert!(timeline["clusters"].as_object().is_some_and(|clusters| clusters.len() == 2), "{timeline}");
+        let absent = lab.exec(CENTRAL, &["getent", "hosts", "db-1.db.default.svc.cluster.local"]);
+        assert_ne!(absent.code, Some(0), "{absent:?}");
+        // There and back is twice the delay, less the jitter.
+        let time = ["curl", "-sS", "-o", "/dev/null", "-w", "%{time_total}"];
+        let seconds = |from: &str, url: &str| -> f64 {
+            let times =
+                (0..5).map(|_| lab.exec(from, &[&time[..], &[url]].concat()).ok().parse::<f64>().expect("seconds"));
+            times.fold(f64::INFINITY, f64::min)
+        };
+        let (far, near) = (seconds(CENTRAL, "http://db:9080/"), seconds(WEST, "http://db-1.db:9080/"));
+        println!("first answer after {first:?}; central {far:.3}s, west {near:.3}s");
+        assert!((0.03..1.0).contains(&far) && near < 0.03, "central {far}, west {near}");
+        lab.down();
+    }
+}
+
+#[test]
 fn clusters_without_ipv4_serve_each_other() {
     kubectl_is_installed();
     for user in User::of_long_checks() {

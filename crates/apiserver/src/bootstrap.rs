@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::api::Api;
 use crate::defaults;
@@ -114,6 +114,7 @@ fn roles(api: &Api) {
         // "true"`.
         role(api, name, json!(rules), Some(format!("{RBAC}/aggregate-to-{name}")));
     }
+    metrics_reader(api);
     role(
         api,
         "system:discovery",
@@ -164,6 +165,18 @@ fn roles(api: &Api) {
     bind(api, "system:basic-user", &["system:authenticated"]);
     bind(api, "system:public-info-viewer", &["system:authenticated", "system:unauthenticated"]);
     bind(api, "system:service-account-issuer-discovery", &["system:serviceaccounts"]);
+}
+
+/// The role by which readers of pods read their metrics, as metrics-server has it.
+fn metrics_reader(api: &Api) {
+    let labels: Map<String, Value> = ["admin", "edit", "view"]
+        .map(|role| (format!("{RBAC}/aggregate-to-{role}"), json!("true")))
+        .into_iter()
+        .collect();
+    let rule =
+        json!({ "apiGroups": ["metrics.k8s.io"], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"] });
+    let metadata = json!({ "name": "system:aggregated-metrics-reader", "labels": labels });
+    seed(api, RBAC, "clusterroles", json!({ "metadata": metadata, "rules": [rule] }));
 }
 
 fn role(api: &Api, name: &str, rules: Value, aggregated_by: Option<String>) {

@@ -24,7 +24,8 @@ pub(crate) enum ResponseFormat {
 
 /// One page of a list.
 pub(crate) struct ListPage<'a> {
-    pub(crate) revision: u64,
+    /// Revision of the list, if its objects are stored.
+    pub(crate) revision: Option<u64>,
     pub(crate) objects: &'a [std::sync::Arc<Value>],
     pub(crate) next: Option<String>,
     pub(crate) remaining: Option<usize>,
@@ -129,7 +130,9 @@ pub(crate) fn list_response(
     page: &ListPage<'_>,
 ) -> Response<ResponseBody> {
     let mut metadata = Map::new();
-    metadata.insert("resourceVersion".into(), json!(page.revision.to_string()));
+    if let Some(revision) = page.revision {
+        metadata.insert("resourceVersion".into(), json!(revision.to_string()));
+    }
     if let Some(next) = &page.next {
         metadata.insert("continue".into(), json!(next));
     }

@@ -11,12 +11,12 @@ use crate::authn::{self, UserInfo};
 use crate::body::{self, ResponseBody};
 use crate::call::{ApiCall, Verb};
 use crate::encode::ResponseFormat;
-use crate::kinds::Subresource;
+use crate::kinds::{Subresource, Verbs};
 use crate::rbac::{self, Attributes};
 use crate::registry::ServedResource;
 use crate::route::{QueryParameters, RequestRoute, ResourceRoute};
 use crate::status::{Result, Status};
-use crate::verbs::{binding, create, delete, eviction, read, reviews, scale, tokens, update};
+use crate::verbs::{binding, create, delete, eviction, metrics, read, reviews, scale, tokens, update};
 use crate::{discovery, stream, watch};
 
 /// Handles one request. `certificate_user` is the subject of the connection's client certificate.
@@ -126,10 +126,13 @@ async fn dispatch(call: &Arc<ApiCall>, request: Request<Incoming>) -> Result<Res
     if !call.route.subresource.is_empty() {
         return dispatch_part(call, request).await;
     }
-    let stored = call.served.kind.is_stored();
+    match (call.served.kind.verbs, call.verb) {
+        (Verbs::All, _) => {}
+        (Verbs::CreateOnly, Verb::Create) => return reviews::answer(call, body::read(request.into_body()).await?),
+        (Verbs::ReadOnly, Verb::Get | Verb::List | Verb::Watch) => return metrics::answer(call).await,
+        (Verbs::CreateOnly | Verbs::ReadOnly, _) => return Err(Status::method_not_allowed()),
+    }
     match call.verb {
-        Verb::Create if !stored => reviews::answer(call, body::read(request.into_body()).await?),
-        _ if !stored => Err(Status::method_not_allowed()),
         Verb::Create if !call.route.name.is_empty() => Err(Status::method_not_allowed()),
         Verb::Update | Verb::Patch if call.route.name.is_empty() => Err(Status::method_not_allowed()),
         Verb::Get => read::get(call),

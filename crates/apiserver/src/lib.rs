@@ -18,7 +18,7 @@
 //! | request | `call` (an authorized request to a resource) |
 //! | state | `api` (what all requests share) |
 //! | subsystems | `authn`, `body`, `crd`, `defaults`, `encode`, `openapi`, `patch`, `protobuf`, `rbac`, `registry`, `route`, `schema`, `selectors`, `storage`, `stream` (pods and proxies), `table`, `validate` |
-//! | base | `certificates`, `cron`, `kinds`, `object`, `status`, `timestamp` |
+//! | base | `certificates`, `cron`, `kinds`, `object`, `quantity`, `status`, `timestamp` |
 
 mod admission;
 mod allocator;
@@ -40,6 +40,7 @@ mod object;
 mod openapi;
 mod patch;
 mod protobuf;
+mod quantity;
 mod rbac;
 mod registry;
 mod route;

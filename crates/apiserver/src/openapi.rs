@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 pub(crate) use definitions::CustomResourceSchema;
 use operations::path_of;
 
-use crate::kinds::{BUILTIN, ResourceKind};
+use crate::kinds::{BUILTIN, ResourceKind, Verbs};
 use crate::schema;
 
 /// The Kubernetes version of the built-in kinds.
@@ -138,7 +138,7 @@ impl DocumentParts {
 
     fn add(&mut self, kind: &ResourceKind, schema: &str, known: &mut Map<String, Value>, roots: &mut Vec<String>) {
         roots.push(schema.to_owned());
-        if kind.is_stored() {
+        if kind.verbs != Verbs::CreateOnly {
             let list = format!("{schema}List");
             known.insert(list.clone(), definitions::list(kind, schema));
             roots.push(list);

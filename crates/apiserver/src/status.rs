@@ -140,6 +140,13 @@ impl Status {
         status
     }
 
+    /// The resource cannot be watched.
+    pub(crate) fn watch_not_supported(kind: &ResourceKind) -> Self {
+        let mut status = Self::method_not_allowed();
+        status.message = format!("watch is not supported on resources of kind {:?}", kind.group_resource());
+        status
+    }
+
     /// The requested revision is no longer remembered.
     pub(crate) fn expired(why: impl Into<String>) -> Self {
         Self::new(410, "Expired", why)

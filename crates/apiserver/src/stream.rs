@@ -25,7 +25,7 @@ use crate::kinds::Subresource;
 use crate::status::Status;
 use options::StreamOptions;
 
-pub(crate) use node::NodeClient;
+pub(crate) use node::{MeasuredUsage, NodeClient, Usage};
 pub(crate) use proxy::{ProxyTarget, proxy};
 
 /// Serves `exec`, `attach`, `log` or `portforward` of `pod` for an authorized request. The request's upgrade, if it has

@@ -5,6 +5,7 @@ mod cell;
 mod cluster;
 mod extension;
 mod jsonpath;
+mod metrics;
 mod network;
 mod pod;
 #[cfg(test)]
@@ -113,7 +114,8 @@ enum Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn of(kind: &ResourceKind, columns: &'a [PrinterColumn]) -> Self {
-        let groups = [workload::printer, pod::printer, network::printer, cluster::printer, extension::printer];
+        let groups =
+            [workload::printer, pod::printer, network::printer, cluster::printer, extension::printer, metrics::printer];
         if let Some((headings, cells)) = groups.iter().find_map(|printer| printer(kind)) {
             return Self::BuiltIn(headings, cells);
         }

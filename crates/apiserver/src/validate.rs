@@ -13,7 +13,6 @@ mod fields;
 mod metadata;
 mod names;
 mod pod;
-mod quantity;
 mod service;
 #[cfg(test)]
 mod tests;

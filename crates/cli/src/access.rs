@@ -1,6 +1,7 @@
 //! Access to the clusters of a command: contexts of a kubeconfig, or the clusters of a running lab.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use install::client_error;
@@ -8,6 +9,9 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use lab::console::NoAnswer;
 use lab::orchestration::state::{self, LAB, LabChoice, LabRecord, StateError};
+
+/// Time for the credential plugin of a kubeconfig, in which its user may have to log in.
+const PLUGIN: Duration = Duration::from_secs(120);
 
 /// Options that select a kubeconfig or a lab.
 #[derive(Debug, Clone, clap::Args)]
@@ -133,8 +137,30 @@ async fn connect(of: ClusterOptions, file: Kubeconfig, context: Option<&str>) ->
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
     let about = || format!("context \"{name}\"");
     let config = kube::Config::from_custom_kubeconfig(file, &options).await.with_context(about)?;
-    let client = Client::try_from(config.clone()).with_context(about)?;
+    let client = client(config.clone(), PLUGIN).await.with_context(about)?;
     Ok(ClusterAccess { name, option, client, kubectl, config })
+}
+
+/// Creates a client. A credential plugin of the kubeconfig runs on a thread of its own, because it blocks.
+async fn client(config: kube::Config, patience: Duration) -> anyhow::Result<Client> {
+    let Some(plugin) = config.auth_info.exec.as_ref().and_then(|plugin| plugin.command.clone()) else {
+        return Ok(Client::try_from(config)?);
+    };
+    let (sender, created) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::spawn(move || {
+        let _guard = runtime.enter();
+        // After the timeout nobody receives the client.
+        let _ = sender.send(Client::try_from(config));
+    });
+    match tokio::time::timeout(patience, created).await {
+        Ok(Ok(created)) => Ok(created?),
+        Ok(Err(_)) => anyhow::bail!("the kubeconfig's credential plugin {plugin} cannot be run"),
+        Err(_) => anyhow::bail!(
+            "the kubeconfig's credential plugin {plugin} did not end within {} s\n  run {plugin} by itself, to see what it waits for",
+            patience.as_secs()
+        ),
+    }
 }
 
 /// Returns a text with every control character but line ends and tabs replaced. API servers and controllers of other
@@ -187,6 +213,30 @@ pub(crate) const UNREADABLE_PAGE: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_credential_plugin_has_a_timeout() {
+        let config = async |command: &str, arguments: &[&str]| {
+            let file = serde_json::json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "a",
+                "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+                "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:1"}}],
+                "users": [{"name": "a", "user": {"exec": {
+                    "apiVersion": "client.authentication.k8s.io/v1", "command": command, "args": arguments,
+                    "interactiveMode": "Never",
+                }}}],
+            });
+            let file: Kubeconfig = serde_json::from_value(file).expect("a kubeconfig");
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("a configuration")
+        };
+        let slow = config("sleep", &["5"]).await;
+        let error = client(slow, Duration::from_millis(50)).await.err().expect("the plugin does not end").to_string();
+        assert!(error.contains("credential plugin sleep did not end") && error.contains("run sleep"), "{error}");
+        let credential =
+            r#"{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "t"}}"#;
+        let quick = config("echo", &[credential]).await;
+        assert!(client(quick, Duration::from_secs(20)).await.is_ok());
+    }
 
     #[test]
     fn causes_appear_once_and_client_errors_in_plain_words() {

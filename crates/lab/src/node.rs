@@ -4,8 +4,8 @@
 //! a task ([`worker`]), which creates the pod's sandbox ([`sandbox`]: namespaces held by a pause process, and a link to
 //! the cluster's network) and its volumes, and then starts its containers in order, each in the pod's namespaces with a
 //! file tree of its own (`net::process`). The task runs probes, restarts containers with growing backoff, and reports
-//! their status to the API server. A Unix socket serves the API server's requests for commands in containers, logs and
-//! port forwarding.
+//! their status to the API server. A Unix socket serves the API server's requests for commands in containers, logs,
+//! port forwarding, and what the containers use ([`usage`]).
 //!
 //! Differences from a kubelet: images are not unpacked (an image `isthmus/<subcommand>` is this program, every other
 //! container names a program of the host); all containers of a pod share its process namespace; a container's root user
@@ -38,6 +38,7 @@ mod probe;
 mod sandbox;
 mod server;
 mod service_account;
+mod usage;
 mod volumes;
 mod worker;
 
@@ -50,6 +51,7 @@ use kubernetes::{Kubernetes, PodEvent};
 use network::PodAddresses;
 use nodes::NodeFaults;
 pub use nodes::{NodeFault, inject};
+use usage::LatestUsage;
 use worker::{PodMessage, PodWorker};
 
 /// The node agent cannot run.
@@ -95,6 +97,7 @@ impl Agent {
             cluster,
             pods: PodRegistry::default(),
             nodes: NodeFaults::default(),
+            usage: LatestUsage::default(),
             executable,
         };
         Ok(Self { host: Arc::new(host), running: Arc::default() })
@@ -124,15 +127,17 @@ impl Agent {
         }
     }
 
-    /// Serves exec, logs and port forwarding on the socket.
+    /// Measures the usage of the pods, and serves exec, logs, port forwarding and the usage on the socket.
     ///
     /// # Errors
     /// Returns an error if the socket cannot be created.
     pub async fn serve(&self) -> Result<(), NodeError> {
         let path = self.host.settings.socket.clone();
-        server::serve(self.host.clone())
-            .await
-            .map_err(|source| NodeError { action: format!("serve {}", path.display()), source })
+        let served = tokio::select! {
+            served = server::serve(self.host.clone()) => served,
+            never = usage::measure(self.host.clone()) => match never {},
+        };
+        served.map_err(|source| NodeError { action: format!("serve {}", path.display()), source })
     }
 
     /// Receives the current state of a pod. A new pod is started if it has a node.

@@ -20,7 +20,10 @@ use std::path::Path;
 
 pub use addresses::{API_PORT, IpFamily};
 pub use diagnostic::Diagnostic;
-pub use model::{Cluster, Export, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, Topology, Workload};
+pub use model::{
+    Cluster, Delay, Export, Link, MAX_CLUSTERS, Manifest, Mesh, Network, Port, Program, Role, Topology, Workload,
+    WorkloadController,
+};
 
 impl Topology {
     /// Reads and checks the file at `path`.

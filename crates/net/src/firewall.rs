@@ -17,7 +17,7 @@ mod services;
 mod table;
 
 pub use capture::{Capture, install_capture, remove_capture};
-pub use loss::lose_packets;
+pub use loss::{PeerLoss, lose_packets};
 pub use services::{Protocol, Services, VirtualServer, apply_services, remove_services};
 
 const TCP: u8 = 6;

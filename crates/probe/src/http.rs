@@ -87,7 +87,7 @@ pub fn unverified_client_config() -> Result<Arc<rustls::ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// A verifier that accepts every certificate: a probe checks that a server answers, not its identity.
+/// A verifier that accepts every certificate, for a client that checks that a server answers, not its identity.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,6 +1,7 @@
 //! What a name of the mesh stands for: addresses of services and of members of headless services, and SRV records of ports.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use hickory_proto::rr::RecordType;
 
@@ -70,11 +71,11 @@ impl MeshName {
     }
 
     /// Returns what a service with this name answers.
-    pub(super) fn answer(&self, service: &Service, kind: RecordType, routed: Routed) -> Answer {
+    pub(super) fn answer(&self, service: &Service, kind: RecordType, pod: &AskingPod) -> Answer {
         match &self.subject {
             Subject::Service if kind == RecordType::SRV => ports_of(service, None, kind),
-            Subject::Service => addresses_of(service, kind, routed),
-            Subject::Member(member) => addresses_of_member(service, member, kind),
+            Subject::Service => addresses_of(service, kind, pod.routed),
+            Subject::Member(member) => addresses_of_member(service, member, kind, &pod.cluster),
             Subject::Port(port) => ports_of(service, Some(port), kind),
         }
     }
@@ -112,14 +113,19 @@ fn addresses_of(service: &Service, kind: RecordType, routed: Routed) -> Answer {
     })
 }
 
-/// Returns the addresses of a headless service's ready pods in this network, of all clusters, that have this hostname. A pod
-/// behind a gateway has no address here.
-fn addresses_of_member(service: &Service, member: &str, kind: RecordType) -> Answer {
+/// Returns the addresses of a headless service's ready pods in this network that have this hostname: of this cluster, or if it
+/// has none, of other clusters. A pod behind a gateway has no address here.
+fn addresses_of_member(service: &Service, member: &str, kind: RecordType, cluster: &str) -> Answer {
     if !service.headless {
         return Answer::NotInMesh;
     }
-    let named = service.ready_pods().filter(|pod| host_of(pod) == *member);
-    let addresses: Vec<IpAddr> = named.flat_map(DirectEndpoint::ips).collect();
+    let named = |own: bool| -> Vec<IpAddr> {
+        let endpoints =
+            service.ready_endpoints().filter(|(of, pod)| (*of == cluster) == own && host_of(pod) == *member);
+        endpoints.flat_map(|(_, pod)| pod.ips()).collect()
+    };
+    let own = named(true);
+    let addresses = if own.is_empty() { named(false) } else { own };
     if addresses.is_empty() {
         return Answer::NotInMesh;
     }
@@ -153,6 +159,15 @@ fn host_of(pod: &DirectEndpoint) -> String {
         "" => pod.ip.to_string().replace(['.', ':'], "-"),
         hostname => hostname.to_owned(),
     }
+}
+
+/// The pod whose queries are answered.
+#[derive(Debug, Clone)]
+pub(super) struct AskingPod {
+    /// Its cluster.
+    pub(super) cluster: Arc<str>,
+    /// The address families that it uses.
+    pub(super) routed: Routed,
 }
 
 /// The address families to which the pod has a route.

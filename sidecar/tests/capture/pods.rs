@@ -163,7 +163,12 @@ impl Net {
             runtime::control::run(tokio::task::LocalSet::new().run_until(async move {
                 let mut running =
                     workers::start(setup, move || fake_controller::channel(controller, Some(net::PROXY_MARK))).unwrap();
-                let names = dns::Names::new("net-west".into(), running.published.clone(), running.subscriber.clone());
+                let names = dns::Names::new(
+                    "west".into(),
+                    "net-west".into(),
+                    running.published.clone(),
+                    running.subscriber.clone(),
+                );
                 dns::serve(names, 15053, forwarding).await.unwrap();
                 running.opened().await;
                 ready.send(()).unwrap();

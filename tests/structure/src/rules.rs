@@ -25,7 +25,7 @@ pub const DIRECTIONS: &[(&str, &[&str])] = &[
         "federation-controller",
         &["api", "balance", "identity", "install", "net", "policy", "route", "runtime", "telemetry", "wire"],
     ),
-    ("apiserver", &[]),
+    ("apiserver", &["probe"]),
     ("lab", &["api", "apiserver", "identity", "install", "net", "probe", "runtime", "telemetry"]),
     ("drill", &["api", "identity", "lab", "net", "runtime", "telemetry"]),
     // The command.

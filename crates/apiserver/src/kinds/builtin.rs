@@ -51,6 +51,7 @@ const NAMESPACED: bool = true;
 const CLUSTER: bool = false;
 const STORED: Verbs = Verbs::All;
 const CREATE_ONLY: Verbs = Verbs::CreateOnly;
+const READ_ONLY: Verbs = Verbs::ReadOnly;
 const ALL: &[&str] = &["all"];
 const API_EXTENSIONS: &[&str] = &["api-extensions"];
 const STATUS_AND_SCALE: &[Subresource] = &[Status, Scale];
@@ -210,6 +211,15 @@ const GROUPS: &[BuiltinGroup] = &[
             BuiltinRow("ClusterRoleBinding", "clusterrolebindings", &[], &[], CLUSTER, &[], STORED),
             BuiltinRow("Role", "roles", &[], &[], NAMESPACED, &[], STORED),
             BuiltinRow("RoleBinding", "rolebindings", &[], &[], NAMESPACED, &[], STORED),
+        ],
+    },
+    // The last group, so that `pods` and `nodes` without a group are those of the core group.
+    BuiltinGroup {
+        group: "metrics.k8s.io",
+        version: "v1beta1",
+        rows: &[
+            BuiltinRow("NodeMetrics", "nodes", &[], &[], CLUSTER, &[], READ_ONLY),
+            BuiltinRow("PodMetrics", "pods", &[], &[], NAMESPACED, &[], READ_ONLY),
         ],
     },
 ];

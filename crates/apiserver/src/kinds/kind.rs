@@ -39,6 +39,8 @@ pub(crate) enum Verbs {
     All,
     /// Create only: the response has the result, and nothing is stored, as for a TokenReview.
     CreateOnly,
+    /// Get and list only: objects are measured when they are read, and nothing is stored.
+    ReadOnly,
 }
 
 /// A subresource of an object.
@@ -160,6 +162,7 @@ impl Verbs {
         match self {
             Self::All => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
             Self::CreateOnly => &["create"],
+            Self::ReadOnly => &["get", "list"],
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::definitions::{self, KIND};
-use crate::kinds::{GroupVersionKind, ResourceKind, Subresource};
+use crate::kinds::{GroupVersionKind, ResourceKind, Subresource, Verbs};
 use crate::schema;
 use crate::schema::definitions::PREFIX;
 
@@ -34,15 +34,23 @@ pub(super) fn add(kind: &ResourceKind, schema: &str, paths: &mut Map<String, Val
     } else {
         format!("/{base}/{}", kind.plural)
     };
-    if !kind.is_stored() {
-        paths.insert(collection, json!({"post": operation("post", &this, schema, is_custom)}));
-        return;
-    }
     let list = format!("{schema}List");
+    let object = format!("{collection}/{{name}}");
+    match kind.verbs {
+        Verbs::All => {}
+        Verbs::CreateOnly => {
+            paths.insert(collection, json!({"post": operation("post", &this, schema, is_custom)}));
+            return;
+        }
+        Verbs::ReadOnly => {
+            paths.insert(collection, json!({"get": operation("list", &this, &list, is_custom)}));
+            paths.insert(object, json!({"get": operation("get", &this, schema, is_custom)}));
+            return;
+        }
+    }
     if kind.namespaced {
         paths.insert(format!("/{base}/{}", kind.plural), json!({"get": operation("list", &this, &list, is_custom)}));
     }
-    let object = format!("{collection}/{{name}}");
     paths.insert(
         collection,
         json!({

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Prefix of references between definitions.
 pub(crate) const PREFIX: &str = "#/components/schemas/";
@@ -24,7 +24,9 @@ pub(crate) fn generate() -> Map<String, Value> {
     });
     let mut generator = settings.into_generator();
     add_all(&mut generator);
-    generator.take_definitions(false)
+    let mut definitions = generator.take_definitions(false);
+    definitions.extend(metrics());
+    definitions
 }
 
 macro_rules! add {
@@ -49,12 +51,49 @@ fn add_all(generator: &mut SchemaGenerator) {
     );
 }
 
+/// The schemas of `metrics.k8s.io`, which `k8s-openapi` does not have.
+fn metrics() -> [(String, Value); 3] {
+    let of = |name: &str| json!({"$ref": format!("{PREFIX}{name}")});
+    let usage = json!({
+        "description": "The memory usage is the memory working set.", "type": "object",
+        "additionalProperties": of("io.k8s.apimachinery.pkg.api.resource.Quantity"),
+    });
+    let sample = |what: &str, properties: Value| {
+        let mut schema = json!({
+            "description": format!("{what} sets resource usage metrics of a {}.", what.trim_end_matches("Metrics").to_ascii_lowercase()),
+            "type": "object",
+            "properties": {
+                "apiVersion": {"type": "string"}, "kind": {"type": "string"},
+                "metadata": of("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
+                "timestamp": of("io.k8s.apimachinery.pkg.apis.meta.v1.Time"),
+                "window": {"description": "The metrics are of the interval [timestamp - window, timestamp].", "type": "string"},
+            },
+        });
+        for (name, property) in properties.as_object().into_iter().flatten() {
+            schema["properties"][name] = property.clone();
+        }
+        schema
+    };
+    let named = |kind: &str| name("metrics.k8s.io", "v1beta1", kind);
+    let containers = json!({"type": "array", "items": of(&named("ContainerMetrics"))});
+    let container = json!({
+        "description": "ContainerMetrics sets resource usage metrics of a container.", "type": "object",
+        "properties": {"name": {"type": "string"}, "usage": usage},
+    });
+    [
+        (named("NodeMetrics"), sample("NodeMetrics", json!({"usage": usage}))),
+        (named("PodMetrics"), sample("PodMetrics", json!({"containers": containers}))),
+        (named("ContainerMetrics"), container),
+    ]
+}
+
 /// Name of a built-in kind's schema.
 pub(crate) fn name(group: &str, version: &str, kind: &str) -> String {
     let package = match group {
         "" => "api.core",
         "apiextensions.k8s.io" => "apiextensions-apiserver.pkg.apis.apiextensions",
         "rbac.authorization.k8s.io" => "api.rbac",
+        "metrics.k8s.io" => "metrics.pkg.apis.metrics",
         group => return format!("io.k8s.api.{}.{version}.{kind}", group.split('.').next().unwrap_or(group)),
     };
     format!("io.k8s.{package}.{version}.{kind}")

@@ -1,8 +1,9 @@
 //! The client of the node agent: HTTP/1.1 over a Unix socket.
 //!
-//! `POST /exec`, `POST /attach` and `POST /portforward` are upgraded to raw streams; `GET /logs` responds with text. The
-//! first two have frames: one byte for the channel, the length as 32 bits big-endian, the data.
+//! `POST /exec`, `POST /attach` and `POST /portforward` are upgraded to raw streams; `GET /logs` responds with text, and
+//! `GET /usage` with JSON. The first two have frames: one byte for the channel, the length as 32 bits big-endian, the data.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -34,6 +36,31 @@ const MAX_FRAME: usize = 1024 * 1024;
 
 /// Largest error response from the agent.
 const MAX_ERROR: usize = 64 * 1024;
+
+/// Largest usage of an agent: thousands of containers.
+const MAX_USAGE: usize = 16 * 1024 * 1024;
+
+/// The usage of everything that an agent runs.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct MeasuredUsage {
+    /// When the interval ended, a `metav1.Time`.
+    pub(crate) timestamp: String,
+    /// Length of the interval, a `metav1.Duration`.
+    pub(crate) window: String,
+    /// The nodes by name.
+    pub(crate) nodes: HashMap<String, Usage>,
+    /// The containers of pods, by UID of the pod.
+    pub(crate) pods: HashMap<String, BTreeMap<String, Usage>>,
+}
+
+/// The usage of a node or a container.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Usage {
+    /// Mean CPU usage in the interval, in nanocores.
+    pub(crate) cpu: u64,
+    /// Memory at the end of the interval, in bytes.
+    pub(crate) memory: u64,
+}
 
 /// Client of the node agent that runs the cluster's pods.
 #[derive(Clone, Debug)]
@@ -85,6 +112,17 @@ impl NodeClient {
         let request = Request::get(log_path(pod, container, options)).header(HOST, "node").body(Full::default());
         let response = self.send(request.map_err(Status::internal)?).await?;
         if response.status() == StatusCode::OK { Ok(response.into_body()) } else { Err(refused(response).await) }
+    }
+
+    /// Reads the usage of the running containers, and of the nodes.
+    pub(crate) async fn usage(&self) -> Result<MeasuredUsage, Status> {
+        let request = Request::get("/usage").header(HOST, "node").body(Full::default());
+        let response = self.send(request.map_err(Status::internal)?).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refused(response).await);
+        }
+        let body = Limited::new(response.into_body(), MAX_USAGE).collect().await.map_err(unreachable)?.to_bytes();
+        serde_json::from_slice(&body).map_err(unreachable)
     }
 
     async fn upgrade(&self, path: &str, body: &Value) -> Result<NodeStream, Status> {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
@@ -12,9 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
@@ -80,7 +77,10 @@ pub(crate) async fn proxy(
     let _ = stream.set_nodelay(true);
     if target.https {
         let name = ServerName::try_from(target.name.clone()).unwrap_or_else(|_| ServerName::from(address.ip()));
-        let stream = TlsConnector::from(any_server()?).connect(name, stream).await.map_err(unreachable)?;
+        // As in Kubernetes' proxy, the server is not verified: the target is an address of the cluster's network, and its certificate
+        // rarely has the name that is used here.
+        let config = probe::http::unverified_client_config().map_err(Status::internal)?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(unreachable)?;
         exchange(stream, address, path, request).await
     } else {
         exchange(stream, address, path, request).await
@@ -214,56 +214,4 @@ fn node_address(node: &Value, target: &ProxyTarget) -> Result<SocketAddr, Status
 
 fn number(port: &Value) -> Option<u16> {
     port.as_u64().and_then(|number| u16::try_from(number).ok())
-}
-
-/// TLS without verification of the server, as in Kubernetes' proxy: the target is an address of the cluster's network,
-/// and its certificate rarely has the name that is used here.
-fn any_server() -> Result<Arc<ClientConfig>, Status> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(Status::internal)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(schemes)))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct AcceptAnyCertificate(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for AcceptAnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
-    }
 }

@@ -95,7 +95,7 @@ pub(crate) async fn collection(call: &ApiCall, body: Bytes) -> Result<Response<R
         }
     }
     let page = encode::ListPage {
-        revision: revision.max(api.store.revision()),
+        revision: Some(revision.max(api.store.revision())),
         objects: &deleted,
         next: None,
         remaining: None,

@@ -55,7 +55,7 @@ pub(crate) fn list(call: &ApiCall) -> Result<Response<ResponseBody>> {
         objects.truncate(limit);
         next = objects.last().map(|last| encode_continue(revision, last));
     }
-    let page = ListPage { revision, objects: &objects, next, remaining };
+    let page = ListPage { revision: Some(revision), objects: &objects, next, remaining };
     Ok(encode::list_response(&call.served, call.format, &page))
 }
 

@@ -13,6 +13,7 @@ mod get;
 mod node;
 mod server;
 mod streams;
+mod top;
 mod workload;
 
 use std::process::ExitCode;
@@ -45,7 +46,7 @@ fn trial((name, test): KubectlTest) -> Trial {
 }
 
 fn all() -> Vec<KubectlTest> {
-    let modules: [&[KubectlTest]; 9] = [
+    let modules: [&[KubectlTest]; 10] = [
         apply::TESTS,
         create::TESTS,
         custom::TESTS,
@@ -54,6 +55,7 @@ fn all() -> Vec<KubectlTest> {
         edit::TESTS,
         get::TESTS,
         streams::TESTS,
+        top::TESTS,
         workload::TESTS,
     ];
     modules.concat()

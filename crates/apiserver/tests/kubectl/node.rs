@@ -1,6 +1,6 @@
-//! A simulated node agent: it runs no containers, but serves exec, logs and port forwarding.
+//! A simulated node agent: it runs no containers, but serves exec, logs, port forwarding and usage.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -11,26 +11,30 @@ use tokio::sync::Notify;
 pub(crate) struct Node {
     listener: UnixListener,
     log: Arc<Notify>,
+    /// The answer to requests for the usage.
+    usage: PathBuf,
 }
 
 impl Node {
-    /// `log` makes the container write the fourth line of its log, for the client that follows the log.
+    /// `log` makes the container write the fourth line of its log, for the client that follows the log. The usage is in the file
+    /// `usage.json` beside the socket.
     pub(crate) fn listen(socket: &Path, log: Arc<Notify>) -> Self {
-        Self { listener: UnixListener::bind(socket).expect("the socket of the node agent"), log }
+        let listener = UnixListener::bind(socket).expect("the socket of the node agent");
+        Self { listener, log, usage: socket.with_file_name("usage.json") }
     }
 
     pub(crate) async fn serve(&self) {
         while let Ok((stream, _)) = self.listener.accept().await {
-            let log = Arc::clone(&self.log);
+            let (log, usage) = (Arc::clone(&self.log), self.usage.clone());
             tokio::spawn(async move {
                 // An error means that the client closed the connection.
-                let _ = answer(BufReader::new(stream), &log).await;
+                let _ = answer(BufReader::new(stream), &log, &usage).await;
             });
         }
     }
 }
 
-async fn answer(mut stream: BufReader<UnixStream>, log: &Notify) -> std::io::Result<()> {
+async fn answer(mut stream: BufReader<UnixStream>, log: &Notify, usage: &Path) -> std::io::Result<()> {
     let mut first = String::new();
     stream.read_line(&mut first).await?;
     let path = first.split(' ').nth(1).unwrap_or("").to_owned();
@@ -57,6 +61,11 @@ async fn answer(mut stream: BufReader<UnixStream>, log: &Notify) -> std::io::Res
             exec(&mut stream, &body).await
         }
         "/logs" => logs(&mut stream, &path, log).await,
+        "/usage" => {
+            let body = tokio::fs::read_to_string(usage).await?;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).await
+        }
         "/portforward" if body["port"] == 1 => refuse(&mut stream, "connection refused").await,
         "/portforward" => {
             upgrade(&mut stream).await?;

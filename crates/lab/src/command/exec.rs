@@ -25,7 +25,7 @@ const CLOSED: u8 = 128 + 13;
 /// Options of `lab exec`.
 #[derive(Debug, Args)]
 pub struct ExecOptions {
-    /// Pod or Deployment, and optionally a container, such as west/default/frontend
+    /// Pod, Deployment or StatefulSet, and optionally a container, such as west/default/frontend
     #[arg(value_name = "CLUSTER/NAMESPACE/POD[/CONTAINER]")]
     target: ContainerTarget,
     /// Run the command without standard input

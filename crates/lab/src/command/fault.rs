@@ -65,7 +65,7 @@ pub struct ApiFault {
 /// Options of faults of a workload.
 #[derive(Debug, Args)]
 pub struct WorkloadFault {
-    /// Pod, or Deployment for all of its pods, such as west/default/reviews
+    /// Pod, or Deployment or StatefulSet for all of its pods, such as west/default/reviews
     #[arg(value_name = "CLUSTER/NAMESPACE/POD-OR-DEPLOYMENT")]
     target: ContainerTarget,
     #[command(flatten)]

@@ -15,7 +15,7 @@ use super::target::ContainerTarget;
 /// Options of `lab logs`.
 #[derive(Debug, Args)]
 pub struct LogsOptions {
-    /// Pod or Deployment, and optionally a container, such as west/default/frontend
+    /// Pod, Deployment or StatefulSet, and optionally a container, such as west/default/frontend
     #[arg(value_name = "CLUSTER/NAMESPACE/POD[/CONTAINER]")]
     target: ContainerTarget,
     /// Follow the log until the container ends

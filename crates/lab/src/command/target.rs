@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use api::names::{DNS_LABEL, is_dns_label};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
@@ -19,7 +19,7 @@ pub(crate) struct ContainerTarget {
     pub cluster: String,
     /// Namespace of the pods.
     pub namespace: String,
-    /// Name of a pod or a Deployment, or the value of pods' label `app`.
+    /// Name of a pod, a Deployment or a StatefulSet, or the value of pods' label `app`.
     pub name: String,
     /// Name of the container; `None` is the application's container.
     pub container: Option<String>,
@@ -61,10 +61,17 @@ impl ContainerTarget {
             return Ok(vec![pod]);
         }
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), &self.namespace);
-        let deployment = deployments.get_opt(&self.name).await?.and_then(|deployment| deployment.spec);
+        let deployment = deployments.get_opt(&self.name).await?.and_then(|found| Some(found.spec?.selector));
+        let selected = match deployment {
+            Some(selector) => Some(selector),
+            None => {
+                let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &self.namespace);
+                sets.get_opt(&self.name).await?.and_then(|found| Some(found.spec?.selector))
+            }
+        };
         let all = api.list(&ListParams::default()).await?;
-        let meant = |pod: &Pod| match &deployment {
-            Some(spec) => selector::matches(&spec.selector, pod.labels()),
+        let meant = |pod: &Pod| match &selected {
+            Some(selected) => selector::matches(selected, pod.labels()),
             None => pod.labels().get("app") == Some(&self.name),
         };
         let names: Vec<String> = all.items.iter().map(ResourceExt::name_any).collect();
@@ -73,7 +80,7 @@ impl ContainerTarget {
         if pods.is_empty() {
             let known = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
             return Err(format!(
-                "no pod or deployment \"{}\" in namespace {} of cluster {}\n  pods: {known}",
+                "no pod, deployment or statefulset \"{}\" in namespace {} of cluster {}\n  pods: {known}",
                 self.name, self.namespace, self.cluster
             )
             .into());

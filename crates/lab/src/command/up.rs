@@ -369,7 +369,7 @@ fn hint(topology: &Topology, option: &str) -> Option<String> {
     let host = if to.namespace == from.namespace { to.name.clone() } else { format!("{}.{}", to.name, to.namespace) };
     Some(format!(
         "isthmus lab exec {}/{}/{}{option} -- curl -s http://{host}:{port}/",
-        from.cluster, from.namespace, from.deployment
+        from.cluster, from.namespace, from.controller_name
     ))
 }
 

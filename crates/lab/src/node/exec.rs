@@ -68,6 +68,8 @@ impl ContainerInput {
 #[derive(Debug)]
 pub(super) struct PodHandle {
     pub name: PodRef,
+    /// Name of the pod's node.
+    pub node: String,
     /// Directory of the pod.
     pub directory: PathBuf,
     state: Mutex<PodState>,
@@ -83,8 +85,8 @@ struct PodState {
 }
 
 impl PodHandle {
-    pub(super) fn new(name: PodRef, directory: PathBuf) -> Self {
-        Self { name, directory, state: Mutex::default() }
+    pub(super) fn new(name: PodRef, node: String, directory: PathBuf) -> Self {
+        Self { name, node, directory, state: Mutex::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, PodState> {
@@ -103,6 +105,11 @@ impl PodHandle {
 
     pub(super) fn live(&self, container: &str) -> Option<Arc<RunningContainer>> {
         self.state().live.get(container).cloned()
+    }
+
+    /// Returns the running containers by name.
+    pub(super) fn all_live(&self) -> Vec<(String, Arc<RunningContainer>)> {
+        self.state().live.iter().map(|(name, live)| (name.clone(), live.clone())).collect()
     }
 
     /// Returns the latest run of a container and the progress of its log.
@@ -150,6 +157,10 @@ impl PodRegistry {
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<Arc<PodHandle>> {
         let held = self.held.read().expect("no holder of the lock panics");
         held.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<PodHandle>> {
+        self.held.read().expect("no holder of the lock panics").values().cloned().collect()
     }
 }
 

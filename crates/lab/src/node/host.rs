@@ -11,13 +11,14 @@ use super::events::Events;
 use super::exec::PodRegistry;
 use super::network::PodAddresses;
 use super::nodes::NodeFaults;
+use super::usage::LatestUsage;
 
 /// Settings of a node agent.
 #[derive(Debug, Clone)]
 pub struct NodeSettings {
     /// Directory of the pods' files: `pods/<uid>/…` below it.
     pub directory: PathBuf,
-    /// Path of the Unix socket for exec, logs and port forwarding.
+    /// Path of the Unix socket for exec, logs, port forwarding and usage.
     pub socket: PathBuf,
     /// Addresses of every node, one of each IP family: those of the cluster's uplink.
     pub host_addresses: Vec<IpAddr>,
@@ -40,6 +41,7 @@ pub(super) struct Host {
     pub(super) pods: PodRegistry,
     pub(super) nodes: NodeFaults,
     pub(super) events: Events,
+    pub(super) usage: LatestUsage,
     /// Path of this program, which containers see as `isthmus`.
     pub(super) executable: PathBuf,
 }

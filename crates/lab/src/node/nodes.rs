@@ -58,6 +58,12 @@ impl NodeFaults {
         self.with(node, |dead| *dead.borrow())
     }
 
+    /// Returns the nodes that are not killed.
+    pub(super) fn running(&self) -> Vec<String> {
+        let held = self.held.lock().expect("no holder of the lock panics");
+        held.iter().filter(|(_, dead)| !*dead.borrow()).map(|(node, _)| node.clone()).collect()
+    }
+
     /// Injects a fault into a node. Returns false if there is no such node.
     pub(super) fn inject(&self, node: &str, fault: NodeFault) -> bool {
         let held = self.held.lock().expect("no holder of the lock panics");

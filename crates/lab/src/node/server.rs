@@ -1,8 +1,8 @@
 //! The node agent's socket: commands in containers, logs and port forwarding for the API server, HTTP/1.1 on a Unix
 //! socket.
 //!
-//! `POST /exec`, `POST /attach` and `POST /portforward` become raw streams by an upgrade, `GET /logs` returns text. An error is a
-//! Kubernetes `Status` with the matching HTTP code. `POST /nodes/{node}/kill` and `…/revive` inject faults.
+//! `POST /exec`, `POST /attach` and `POST /portforward` become raw streams by an upgrade, `GET /logs` returns text, `GET /usage`
+//! returns what the containers use. An error is a Kubernetes `Status` with the matching HTTP code. `POST /nodes/{node}/kill` and `…/revive` inject faults.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -66,12 +66,20 @@ async fn answer(host: &Host, request: Request<Incoming>) -> Result<Response<Agen
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => Ok(Response::new(full("ok"))),
         (&Method::GET, "/logs") => log(host, request.uri().query().unwrap_or_default()).await,
+        (&Method::GET, "/usage") => Ok(usage(host)),
         (&Method::POST, "/attach") => attach::serve(host, request).await,
         (&Method::POST, "/exec") => exec::serve(host, request).await,
         (&Method::POST, "/portforward") => forward::serve(host, request).await,
         (&Method::POST, path) if path.starts_with("/nodes/") => node(host, path),
         (method, path) => Err(ErrorResponse::not_found(format!("the node agent does not serve {method} {path}"))),
     }
+}
+
+fn usage(host: &Host) -> Response<AgentBody> {
+    let usage = serde_json::to_vec(&*host.usage.get()).unwrap_or_default();
+    let mut response = Response::new(full(usage));
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+    response
 }
 
 /// Serves `/nodes/{node}/kill` and `/nodes/{node}/revive`.

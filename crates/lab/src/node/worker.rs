@@ -87,10 +87,10 @@ impl PodWorker {
         let (outbox, inbox) = mpsc::unbounded_channel();
         let name = PodRef::of(&pod);
         let directory = host.settings.directory.join("pods").join(&name.uid);
-        let handle = Arc::new(PodHandle::new(name.clone(), directory.clone()));
-        host.pods.insert(handle.clone());
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         let dead = host.nodes.follow(&node);
+        let handle = Arc::new(PodHandle::new(name.clone(), node, directory.clone()));
+        host.pods.insert(handle.clone());
         let (status, published) = watch::channel(None);
         tokio::spawn(report(host.clone(), name.clone(), published));
         let worker = Self {

@@ -15,8 +15,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::IN_CLUSTER_PORT;
+use super::relay::{self, RelayDelays};
 use super::state::write_private;
-use super::{clients, networks, relay};
+use super::{clients, networks};
 use crate::console::print_stderr;
 use crate::controllers::scheduler::{REGION, ZONE};
 use crate::controllers::service_proxy::{self, ProxyNetwork};
@@ -152,7 +153,7 @@ fn run_node(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
     log_to_stderr();
     let (topology, cluster) = options.topology()?;
     let kubeconfig = options.read("inside.kubeconfig")?;
-    let delay = topology.network(&cluster.network).and_then(|network| network.delay);
+    let delays = RelayDelays::of(&topology, &cluster);
     let agent = agent_settings(options, &cluster);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -161,9 +162,9 @@ fn run_node(options: &ClusterProcessOptions) -> Result<(), ProcessError> {
         let (view, _watches) = ClusterView::follow(&client);
         let settings = controllers::ControllerSettings { load_balancers: cluster.load_balancer_pool() };
         tokio::spawn(controllers::run(client.clone(), view.clone(), settings));
-        tokio::spawn(service_proxy::run(view.clone(), surroundings(&cluster, delay.is_some())));
-        if let Some(delay) = delay {
-            tokio::spawn(relay::run(view.clone(), delay));
+        tokio::spawn(service_proxy::run(view.clone(), surroundings(&cluster, delays.is_some())));
+        if let Some(delays) = delays {
+            tokio::spawn(relay::run(view.clone(), delays));
         }
         for family in &cluster.ip_families {
             tokio::spawn(serve_dns(family.dns(), view.clone()));

@@ -7,7 +7,7 @@
 //! in every cluster. The addresses are in [`crate::topology::IpFamily`].
 
 use ipnet::IpNet;
-use net::firewall::{FirewallError, lose_packets};
+use net::firewall::{FirewallError, PeerLoss, lose_packets};
 use net::link::{LinkError, Links, Route, Via};
 use net::namespace::{NamespaceError, NetNamespace};
 
@@ -71,8 +71,9 @@ pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, NetworksError> {
     outer.up(BRIDGE)?;
     for (cluster, namespace) in topology.clusters.iter().zip(&namespaces) {
         connect(&mut outer, cluster, namespace)?;
-        if let Some(per_mille) = topology.network(&cluster.network).and_then(|network| network.loss_per_mille) {
-            namespace.run_in(|| lose_packets(UPLINK, per_mille))??;
+        let (per_mille, peers) = losses(topology, cluster);
+        if per_mille > 0 || !peers.is_empty() {
+            namespace.run_in(|| lose_packets(UPLINK, per_mille, &peers))??;
         }
     }
     for (index, network) in topology.networks.iter().enumerate() {
@@ -88,6 +89,18 @@ pub fn build(topology: &Topology) -> Result<Vec<NetNamespace>, NetworksError> {
         }
     }
     Ok(namespaces)
+}
+
+/// Returns the loss of a cluster's link to the bridge, and that of links to other clusters. The end with the lower index loses
+/// the packets of a link in both directions.
+fn losses(topology: &Topology, cluster: &Cluster) -> (u16, Vec<PeerLoss>) {
+    let of_network = topology.network(&cluster.network).and_then(|network| network.loss_per_mille).unwrap_or(0);
+    let of_link = topology.links_of(&cluster.name).filter_map(|(link, other)| {
+        let per_mille = link.loss_per_mille?;
+        let loses = cluster.index < other.index;
+        Some(PeerLoss { addresses: other.on_bridge(), per_mille: if loses { per_mille } else { 0 } })
+    });
+    (of_network, of_link.collect())
 }
 
 /// Creates the namespace of a cluster, which forwards packets.

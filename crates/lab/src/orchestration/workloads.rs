@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::controllers::scheduler::ZONE;
-use crate::topology::{Cluster, Program, Topology, Workload};
+use crate::topology::{Cluster, Program, Topology, Workload, WorkloadController};
 
-/// Returns the service accounts, Services, Deployments and exports of one cluster.
+/// Returns the service accounts, Services, Deployments, StatefulSets and exports of one cluster.
 #[must_use]
 pub fn all(topology: &Topology, cluster: &Cluster) -> Vec<Value> {
     let mut objects = Vec::new();
@@ -20,10 +20,11 @@ pub fn all(topology: &Topology, cluster: &Cluster) -> Vec<Value> {
                 "metadata": {"name": workload.service_account, "namespace": workload.namespace},
             }));
         }
-        if services.insert((&workload.namespace, &workload.name)) && !workload.ports.is_empty() {
+        let needs_service = !workload.ports.is_empty() || workload.controller == WorkloadController::StatefulSet;
+        if services.insert((&workload.namespace, &workload.name)) && needs_service {
             objects.push(service(cluster, workload));
         }
-        objects.push(deployment(cluster, workload));
+        objects.push(controller(cluster, workload));
     }
     for (namespace, name) in topology.exports_of(&cluster.name) {
         objects.push(json!({
@@ -45,13 +46,17 @@ fn service(cluster: &Cluster, workload: &Workload) -> Value {
         "metadata": {"name": workload.name, "namespace": workload.namespace, "labels": {"app": workload.name}},
         "spec": {"selector": {"app": workload.name}, "ports": ports},
     });
+    if workload.controller == WorkloadController::StatefulSet {
+        service["spec"]["clusterIP"] = json!("None");
+    }
     if cluster.ip_families.len() > 1 {
         service["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
     }
     service
 }
 
-fn deployment(cluster: &Cluster, workload: &Workload) -> Value {
+/// Returns the Deployment or StatefulSet of a workload.
+fn controller(cluster: &Cluster, workload: &Workload) -> Value {
     let mut labels = json!({"app": workload.name});
     let mut selector = json!({"app": workload.name});
     if let Some(version) = &workload.version {
@@ -69,15 +74,19 @@ fn deployment(cluster: &Cluster, workload: &Workload) -> Value {
     if let Some(zone) = &workload.zone {
         spec["nodeSelector"] = json!({ZONE: zone});
     }
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": workload.deployment, "namespace": workload.namespace, "labels": labels},
+    let mut controller = json!({
+        "apiVersion": "apps/v1", "kind": workload.controller.kind(),
+        "metadata": {"name": workload.controller_name, "namespace": workload.namespace, "labels": labels},
         "spec": {
             "replicas": workload.replicas,
             "selector": {"matchLabels": selector},
             "template": {"metadata": {"labels": labels, "annotations": workload.annotations}, "spec": spec},
         },
-    })
+    });
+    if workload.controller == WorkloadController::StatefulSet {
+        controller["spec"]["serviceName"] = json!(workload.name);
+    }
+    controller
 }
 
 fn container(cluster: &Cluster, workload: &Workload) -> Value {
@@ -142,6 +151,21 @@ mod tests {
         assert!(find(&west, "ServiceAccount", "frontend").is_some());
         let east = all(&topology, topology.cluster("east").expect("a cluster"));
         assert!(find(&east, "ServiceExport", "ratings").is_some() && find(&east, "Deployment", "frontend").is_none());
+    }
+
+    #[test]
+    fn stateful_sets_have_a_headless_service() {
+        let text = "apiVersion: lab.isthmus.dev/v1alpha1\nkind: Topology\nspec:\n  clusters: [{name: west, role: primary}]\n  workloads:\n    - {name: db, cluster: west, replicas: 3, controller: StatefulSet, version: v1}\n    - {name: idle, cluster: west, controller: StatefulSet, kind: command, command: [sleep, infinity]}\n";
+        let topology = Topology::parse(Path::new("my.yaml"), text).unwrap_or_else(|error| panic!("{error}"));
+        let objects = all(&topology, &topology.clusters[0]);
+        for (name, ports) in [("db", 3), ("idle", 0)] {
+            let service = find(&objects, "Service", name).expect("a headless Service");
+            assert_eq!(service["spec"]["clusterIP"], "None");
+            assert_eq!(service["spec"]["ports"].as_array().map(Vec::len), Some(ports));
+            let set = find(&objects, "StatefulSet", name).expect("a StatefulSet");
+            assert_eq!(set["spec"]["serviceName"], name);
+        }
+        assert_eq!(find(&objects, "StatefulSet", "db").expect("found")["spec"]["replicas"], 3);
     }
 
     #[test]

@@ -197,6 +197,12 @@ impl Cluster {
         self.ip_families.iter().flat_map(|family| -> Vec<IpAddr> { hosts(family) }).collect()
     }
 
+    /// Returns all addresses of the cluster on the bridge between clusters.
+    #[must_use]
+    pub fn on_bridge(&self) -> Vec<IpAddr> {
+        [self.uplinks(), self.load_balancer_pool()].concat()
+    }
+
     /// Returns the address of the cluster's east-west gateway, of the cluster's first family.
     #[must_use]
     pub fn gateway(&self) -> IpAddr {

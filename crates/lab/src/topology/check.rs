@@ -1,5 +1,6 @@
 //! Conversion of a parsed file to a topology in which every reference resolves.
 
+mod links;
 mod names;
 mod networks;
 mod workloads;
@@ -11,9 +12,10 @@ use serde_saphyr::Spanned;
 use super::diagnostic::{Problem, with_nearest};
 use super::file;
 use super::model::{Cluster, MAX_CLUSTERS, Mesh, Network, Role, Topology};
+use links::links;
 use names::{CheckResult, label, or_none};
 use networks::{Networks, ip_families};
-use workloads::{exports, manifests, name_deployments, workloads};
+use workloads::{exports, manifests, name_controllers, workloads};
 
 pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topology> {
     if raw.api_version.value != file::API_VERSION {
@@ -34,11 +36,12 @@ pub(super) fn check(path: &Path, raw: file::TopologyFile) -> CheckResult<Topolog
     let mesh = mesh(raw.spec.mesh)?;
     let networks = Networks::read(raw.spec.networks)?;
     let (clusters, networks) = clusters(&raw.spec.clusters, networks)?;
+    let links = links(&raw.spec.links, &clusters)?;
     let mut workloads = workloads(&raw.spec.workloads, &clusters)?;
-    name_deployments(&mut workloads);
+    name_controllers(&mut workloads);
     let manifests = manifests(path, &raw.spec.manifests, &clusters)?;
     let exports = exports(&raw.spec.exports, &clusters, &workloads, !manifests.is_empty())?;
-    Ok(Topology { name, path: path.to_owned(), mesh, networks, clusters, workloads, exports, manifests })
+    Ok(Topology { name, path: path.to_owned(), mesh, networks, links, clusters, workloads, exports, manifests })
 }
 
 /// The names that the container of injected sidecars may have.

@@ -44,6 +44,9 @@ pub struct TopologySpec {
     pub mesh: MeshEntry,
     /// Networks; if absent, those that clusters name.
     pub networks: Option<Vec<Spanned<NetworkEntry>>>,
+    /// Links between networks that differ from what the networks say.
+    #[serde(default)]
+    pub links: Vec<Spanned<LinkEntry>>,
     /// Clusters.
     pub clusters: Spanned<Vec<Spanned<ClusterEntry>>>,
     /// Workloads of the clusters.
@@ -86,6 +89,20 @@ pub struct NetworkEntry {
     /// One-way delay, such as `20ms`.
     pub delay: Option<Spanned<String>>,
     /// Share of lost packets, such as `1%`.
+    pub loss: Option<Spanned<String>>,
+}
+
+/// An entry of `spec.links`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LinkEntry {
+    /// Two networks, or clusters of different networks.
+    pub between: Spanned<Vec<Spanned<String>>>,
+    /// One-way delay, such as `20ms`, instead of that of the networks.
+    pub delay: Option<Spanned<String>>,
+    /// Greatest deviation from the delay, such as `5ms`.
+    pub jitter: Option<Spanned<String>>,
+    /// Share of lost packets, such as `1%`, instead of that of the networks.
     pub loss: Option<Spanned<String>>,
 }
 
@@ -135,6 +152,8 @@ pub struct WorkloadEntry {
     pub replicas: Option<Spanned<u32>>,
     /// `testapp` (the default) or `command`.
     pub kind: Option<Spanned<String>>,
+    /// `Deployment` (the default) or `StatefulSet`.
+    pub controller: Option<Spanned<String>>,
     /// Program of kind `command`.
     pub command: Option<Spanned<Vec<String>>>,
     /// Default http 9080, tcp 9090 and tcp-banner 9091, where the server speaks first.

@@ -23,6 +23,8 @@ pub struct Topology {
     pub mesh: Mesh,
     /// Networks in the order of the file, each used by at least one cluster.
     pub networks: Vec<Network>,
+    /// Links between clusters of different networks that differ from what the networks say, each pair of clusters once.
+    pub links: Vec<Link>,
     /// Clusters in the order of the file. A cluster's addresses depend on its index.
     pub clusters: Vec<Cluster>,
     /// Workloads, one for each cluster and version.
@@ -60,6 +62,29 @@ pub struct Network {
     /// Lost packets of a thousand, of those that arrive at or leave the network's clusters, each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_per_mille: Option<u16>,
+}
+
+/// The link between two clusters of different networks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// Names of the clusters.
+    pub between: [String; 2],
+    /// Delay of traffic through LoadBalancer addresses, in both directions; that of the network of the address if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Delay>,
+    /// Lost packets of a thousand, each way; those of the networks if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_per_mille: Option<u16>,
+}
+
+/// A one-way delay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delay {
+    /// Mean of the delay.
+    pub mean: Duration,
+    /// Greatest deviation from the mean, not greater than the mean.
+    pub jitter: Duration,
 }
 
 /// A cluster.
@@ -131,8 +156,34 @@ pub struct Workload {
     pub service_account: String,
     /// Annotations of the pods.
     pub annotations: BTreeMap<String, String>,
-    /// Name of the Deployment: the service's, with the version if the cluster runs several versions.
-    pub deployment: String,
+    /// Kind of the object that creates the pods.
+    pub controller: WorkloadController,
+    /// Name of that object: the service's, with the version if the cluster runs several versions.
+    pub controller_name: String,
+}
+
+/// The kind of the object that creates a workload's pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkloadController {
+    /// A Deployment, with a Service that has a ClusterIP.
+    #[default]
+    Deployment,
+    /// A StatefulSet, with a headless Service. Its pods have stable names.
+    StatefulSet,
+}
+
+impl WorkloadController {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Deployment, Self::StatefulSet];
+
+    /// Returns the kind's name.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+        }
+    }
 }
 
 /// The program of a workload's container.
@@ -196,6 +247,19 @@ impl Topology {
     #[must_use]
     pub fn network(&self, name: &str) -> Option<&Network> {
         self.networks.iter().find(|network| network.name == name)
+    }
+
+    /// Returns the links of a cluster, with the clusters at their other ends.
+    pub fn links_of<'a>(&'a self, cluster: &'a str) -> impl Iterator<Item = (&'a Link, &'a Cluster)> {
+        self.links.iter().filter_map(move |link| {
+            let [one, other] = &link.between;
+            let far = match () {
+                () if one == cluster => other,
+                () if other == cluster => one,
+                () => return None,
+            };
+            Some((link, self.cluster(far)?))
+        })
     }
 
     /// Returns the clusters of a network.

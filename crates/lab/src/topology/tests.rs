@@ -62,7 +62,7 @@ fn a_valid_file_resolves() {
     let lossy = parse(&GOOD.replace("delay: 20ms", "loss: 0.5%")).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((lossy.networks[0].loss_per_mille, lossy.networks[1].loss_per_mille), (None, Some(5)));
     let deployments: Vec<(&str, &str)> =
-        topology.workloads.iter().map(|w| (w.cluster.as_str(), w.deployment.as_str())).collect();
+        topology.workloads.iter().map(|w| (w.cluster.as_str(), w.controller_name.as_str())).collect();
     assert_eq!(deployments, [("west", "reviews-v1"), ("east", "reviews"), ("west", "reviews-v2"), ("east", "batch")]);
     assert_eq!(topology.exports_of("west"), [("default".to_owned(), "reviews".to_owned())]);
     assert_eq!(topology.workloads[3].env["y"], "no");
@@ -164,6 +164,66 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ("delay: 20ms", "delay: 20s", &["out of range"]),
     ("delay: 20ms", "loss: some", &["my.yaml:7:13: \"some\" is not a loss", "1%"]),
     ("delay: 20ms", "loss: 60%", &["out of range", "50%"]),
+    (
+        "  clusters:\n",
+        "  links:\n    - between: [net-west, net-esat]\n      delay: 1ms\n  clusters:\n",
+        &[
+            "my.yaml:9:27: the link names \"net-esat\", which is no network and no cluster",
+            "networks: net-east, net-west. Did you mean \"net-east\"?",
+        ],
+    ),
+    (
+        "  clusters:\n",
+        "  links: [{between: [net-west, west], delay: 1ms}]\n  clusters:\n",
+        &["my.yaml:8:21: \"net-west\" and \"west\" are on the same network", "different networks"],
+    ),
+    (
+        "  clusters:\n",
+        "  links: [{between: [west, west], delay: 1ms}]\n  clusters:\n",
+        &["the link is between \"west\" and itself"],
+    ),
+    (
+        "  clusters:\n",
+        "  links: [{between: [west], delay: 1ms}]\n  clusters:\n",
+        &["my.yaml:8:21: a link is between two networks, not 1", "[net-west, net-east]"],
+    ),
+    (
+        "  clusters:\n",
+        "  links: [{between: [west, east]}]\n  clusters:\n",
+        &["my.yaml:8:11: the link has neither delay nor loss"],
+    ),
+    (
+        "  clusters:\n",
+        "  links: [{between: [west, east], delay: 1ms}, {between: [net-east, net-west], loss: 1%}]\n  clusters:\n",
+        &["my.yaml:8:58: a second link between clusters \"east\" and \"west\"", "one entry"],
+    ),
+    (
+        "  clusters:\n",
+        "  links: [{between: [west, east], delay: 1ms, jitter: 2ms}]\n  clusters:\n",
+        &["my.yaml:8:55: jitter \"2ms\", but the link has a delay of 1ms", "at least as long"],
+    ),
+    ("  clusters:\n", "  links: [{between: [west, east], jitter: 2ms}]\n  clusters:\n", &["but the link has no delay"]),
+    (
+        "  clusters:\n",
+        "  links: [{between: [west, east], delay: 1ms, jitter: x}]\n  clusters:\n",
+        &["\"x\" is not a jitter"],
+    ),
+    ("  clusters:\n", "  links: [{between: [west, east], loss: 99%}]\n  clusters:\n", &["out of range", "50%"]),
+    (
+        "  clusters:\n",
+        "  links: [{between: [west, east], latency: 1ms}]\n  clusters:\n",
+        &["my.yaml:8:", "unknown field"],
+    ),
+    (
+        "version: v2",
+        "version: v2\n      controller: StatefulSet",
+        &["my.yaml:25:19: workload \"reviews\" is a Deployment in cluster \"west\" already", "the same controller"],
+    ),
+    (
+        "version: v2",
+        "version: v2\n      controller: statefulset",
+        &["my.yaml:25:19: unknown controller of a workload \"statefulset\"", "Did you mean \"StatefulSet\"?"],
+    ),
     ("  networks:", "  mesh: {proxyContainer: envoy}\n  networks:", &["\"envoy\" is not a name", "istio-proxy"]),
     ("delay: 20ms", "podCIDR: 10.96.0.0/16", &["is the service range"]),
     ("delay: 20ms", "podCIDR: 10.0.0.0/8", &["is not a /16"]),
@@ -194,6 +254,19 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ("    - name: net-west\n", "    - name: net-west\n    - name: spare\n", &["no cluster is on it"]),
     ("spec:", "spec: [", &["my.yaml:"]),
 ];
+
+#[test]
+fn links_are_between_clusters_of_networks() {
+    let text = "apiVersion: lab.isthmus.dev/v1alpha1\nkind: Topology\nspec:\n  links:\n    - {between: [shared, net-c], delay: 40ms, jitter: 5ms, loss: 2%}\n    - {between: [d, c], loss: 1%}\n  clusters:\n    - {name: a, role: primary, network: shared}\n    - {name: b, role: remote, network: shared}\n    - {name: c, role: remote}\n    - {name: d, role: remote}\n";
+    let topology = parse(text).unwrap_or_else(|error| panic!("{error}"));
+    let pairs: Vec<_> = topology.links.iter().map(|link| link.between.join(" ")).collect();
+    assert_eq!(pairs, ["a c", "b c", "d c"]);
+    let delay = Delay { mean: Duration::from_millis(40), jitter: Duration::from_millis(5) };
+    assert_eq!((topology.links[0].delay, topology.links[0].loss_per_mille), (Some(delay), Some(20)));
+    assert_eq!((topology.links[2].delay, topology.links[2].loss_per_mille), (None, Some(10)));
+    let of_c: Vec<&str> = topology.links_of("c").map(|(_, other)| other.name.as_str()).collect();
+    assert_eq!(of_c, ["a", "b", "d"]);
+}
 
 /// Two clusters of one network, from the good file.
 fn shared(west: &str, east: &str, network: &str) -> Result<Topology, Box<Diagnostic>> {

@@ -16,6 +16,7 @@ pub(super) const TESTS: &[harness::Test] = &[
     ("streams::terminals_are_resized", terminals_are_resized),
     ("streams::logs_are_read_and_followed", logs_are_read_and_followed),
     ("streams::ports_are_forwarded", ports_are_forwarded),
+    ("streams::usage_is_measured", usage_is_measured),
 ];
 
 type Connection = TokioIo<hyper::upgrade::Upgraded>;
@@ -202,5 +203,37 @@ fn ports_are_forwarded() {
         assert!(answer.contains("PEER=127.0.0.1"), "{answer}");
         let refused = upgrade(&bench, "/portforward", request(9)).await.unwrap_err();
         assert!(refused.contains("failed to connect to localhost:9 inside pod"), "{refused}");
+    });
+}
+
+fn usage_is_measured() {
+    with_agent(|bench| async move {
+        serve(&bench).await;
+        // The first container computes in a child, the second one has memory.
+        let busy = "sh -c 'while :; do :; done' & wait";
+        let full = "x=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 60";
+        let container = |name: &str, script: &str| json!({"name": name, "command": ["sh", "-c", script]});
+        bench.agent.apply(pod("web", json!({"containers": [container("busy", busy), container("full", full)]})));
+        bench.ready("web").await;
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        let usage = loop {
+            let usage = text(send(&bench, "GET", "/usage", Value::Null).await).await;
+            let usage: Value = serde_json::from_str(&usage).unwrap();
+            let containers = &usage["pods"]["uid-of-web"];
+            if containers["busy"]["cpu"].as_u64() > Some(0) && containers["full"]["memory"].as_u64() > Some(30_000_000)
+            {
+                break usage;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "not in time: {usage}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        };
+        let (containers, node) = (&usage["pods"]["uid-of-web"], &usage["nodes"]["west-a"]);
+        assert!(containers["busy"]["memory"].as_u64() < Some(30_000_000), "{usage}");
+        let sum =
+            |field: &str| containers["busy"][field].as_u64().unwrap() + containers["full"][field].as_u64().unwrap();
+        assert_eq!((node["cpu"].as_u64(), node["memory"].as_u64()), (Some(sum("cpu")), Some(sum("memory"))));
+        assert!(
+            usage["window"].as_str().unwrap().ends_with('s') && usage["timestamp"].as_str().unwrap().ends_with('Z')
+        );
     });
 }

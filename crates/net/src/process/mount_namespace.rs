@@ -22,16 +22,23 @@ impl MountNamespace {
         std::fs::File::open(format!("/proc/{pid}/ns/mnt")).map(|file| Self { file })
     }
 
+    /// Returns the numbers that identify the mount namespace of a process as long as a process is in it.
+    ///
+    /// # Errors
+    /// Returns an error if the process has ended or belongs to another user.
+    pub fn id_of(pid: u32) -> io::Result<(u64, u64)> {
+        std::fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|there| (there.dev(), there.ino()))
+    }
+
     /// Kills all processes in the namespace: those that a container leaves behind when its first process ends. Returns
     /// their number.
     pub fn kill_all(&self) -> usize {
         let Ok(own) = self.file.metadata() else { return 0 };
         let mut killed = 0;
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            let there = std::fs::metadata(format!("/proc/{pid}/ns/mnt"));
-            if there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
-                && let Some(pid) = Pid::from_raw(pid)
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            if Self::id_of(pid).is_ok_and(|there| there == (own.dev(), own.ino()))
+                && let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
                 && rustix::process::kill_process(pid, Signal::KILL).is_ok()
             {
                 killed += 1;

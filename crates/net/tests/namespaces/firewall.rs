@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use net::firewall::{
-    Capture, Protocol, Services, VirtualServer, apply_services, install_capture, lose_packets, remove_capture,
+    Capture, PeerLoss, Protocol, Services, VirtualServer, apply_services, install_capture, lose_packets, remove_capture,
 };
 use net::namespace::NetNamespace;
 use net::{PROXY_MARK, PROXY_UID};
@@ -204,21 +204,33 @@ fn a_bad_link_loses_packets_of_both_directions() {
     let socket = |pod: usize, address: &str| cluster.pods[pod].run_in(|| UdpSocket::bind(address).unwrap()).unwrap();
     let (near, far) = (socket(0, "10.244.0.2:7000"), socket(1, "10.244.0.3:7000"));
     // Each packet is read before the next one is sent, so that no queue is full.
-    let arrived = |from: &UdpSocket, to: &UdpSocket, address: &str| {
+    let arrived_of = |sent: u32, from: &UdpSocket, to: &UdpSocket, address: &str| {
         to.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
         let once = |_: &u32| {
             // A packet that this host drops is an error of the sender.
             let _ = from.send_to(b"packet", address);
             to.recv(&mut [0; 16]).is_ok()
         };
-        (0..SENT).filter(once).count() as f64 / f64::from(SENT)
+        (0..sent).filter(once).count() as f64 / f64::from(sent)
     };
-    cluster.pods[0].run_in(|| lose_packets("eth0", 300).unwrap()).unwrap();
+    let arrived = |from: &UdpSocket, to: &UdpSocket, address: &str| arrived_of(SENT, from, to, address);
+    let lose = |per_mille: u16, peers: &[PeerLoss]| {
+        cluster.pods[0].run_in(|| lose_packets("eth0", per_mille, peers).unwrap()).unwrap();
+    };
+    lose(300, &[]);
     // The standard deviation is one percent.
     let (out, back) = (arrived(&near, &far, "10.244.0.3:7000"), arrived(&far, &near, "10.244.0.2:7000"));
     assert!((out - 0.7).abs() < 0.07 && (back - 0.7).abs() < 0.07, "{out} {back}");
-    cluster.pods[0].run_in(|| lose_packets("eth0", 0).unwrap()).unwrap();
+    lose(0, &[]);
     assert!(arrived(&near, &far, "10.244.0.3:7000") > 0.99);
+    let peer = |address: &str, per_mille| PeerLoss { addresses: vec![address.parse().unwrap()], per_mille };
+    lose(900, &[peer("10.244.0.9", 800), peer("10.244.0.3", 100), peer("fd00::3", 700)]);
+    let (out, back) = (arrived(&near, &far, "10.244.0.3:7000"), arrived(&far, &near, "10.244.0.2:7000"));
+    assert!((out - 0.9).abs() < 0.05 && (back - 0.9).abs() < 0.05, "{out} {back}");
+    lose(900, &[peer("10.244.0.3", 0)]);
+    assert!(arrived(&near, &far, "10.244.0.3:7000") > 0.99 && arrived(&far, &near, "10.244.0.2:7000") > 0.99);
+    lose(1000, &[peer("10.244.0.9", 0)]);
+    assert!(arrived_of(100, &near, &far, "10.244.0.3:7000") < 0.01);
 }
 
 /// Responds to each datagram with a name and the content of the datagram.

@@ -251,13 +251,18 @@ impl Service {
         })
     }
 
-    /// Returns the ready endpoints in this network.
-    pub fn ready_pods(&self) -> impl Iterator<Item = &DirectEndpoint> {
+    /// Returns the ready endpoints in this network, with their clusters.
+    pub fn ready_endpoints(&self) -> impl Iterator<Item = (&str, &DirectEndpoint)> {
         let ready = self.endpoints().iter().filter(|endpoint| endpoint.health == Health::Ready);
         ready.filter_map(|endpoint| match &endpoint.reach {
-            Reach::Direct(direct) => Some(&**direct),
+            Reach::Direct(direct) => Some((&*endpoint.cluster, &**direct)),
             Reach::Gateways(_) => None,
         })
+    }
+
+    /// Returns the ready endpoints in this network.
+    pub fn ready_pods(&self) -> impl Iterator<Item = &DirectEndpoint> {
+        self.ready_endpoints().map(|(_, direct)| direct)
     }
 
     /// Returns the networks whose gateways lead to some of the endpoints.

@@ -104,6 +104,8 @@ fn pod(ip: &str, further_ip: Option<&str>, hostname: &str, health: balance::Heal
 #[test]
 fn a_headless_service_has_the_addresses_of_its_pods() {
     let addresses_of = |service: &Service, kind| addresses_of(service, kind, BOTH);
+    let addresses_of_member =
+        |service: &Service, member: &str, kind| addresses_of_member(service, member, kind, "west");
     let mut service = Service {
         hostname: "db.default.svc.cluster.local".into(),
         name: "db".into(),
@@ -148,6 +150,20 @@ fn a_headless_service_has_the_addresses_of_its_pods() {
 }
 
 #[test]
+fn a_pod_of_the_own_cluster_is_preferred_by_its_hostname() {
+    let ready = balance::Health::Ready;
+    let elsewhere = |ip, name| mesh::Endpoint { cluster: "east".into(), ..pod(ip, None, name, ready) };
+    let endpoints =
+        [elsewhere("10.245.0.1", "db-0"), pod("10.244.0.1", None, "db-0", ready), elsewhere("10.245.0.2", "db-1")];
+    let service = Service { headless: true, endpoints: Some(endpoints.into()), ..Service::default() };
+    let member = |name, cluster| addresses_of_member(&service, name, RecordType::A, cluster);
+    assert_eq!(member("db-0", "west"), answer(&["10.244.0.1"]));
+    assert_eq!(member("db-0", "east"), answer(&["10.245.0.1"]));
+    assert_eq!(member("db-0", "north"), answer(&["10.245.0.1", "10.244.0.1"]));
+    assert_eq!(member("db-1", "west"), answer(&["10.245.0.2"]));
+}
+
+#[test]
 fn ports_have_srv_records_and_their_hosts_resolve() {
     let port =
         |number, name: &str| Port { number, name: name.into(), protocol: mesh::Protocol::Tcp, server_names: [].into() };
@@ -158,7 +174,8 @@ fn ports_have_srv_records_and_their_hosts_resolve() {
         ..Service::default()
     };
     let resolve = |service: &Service, name: &str, kind| {
-        MeshName::parse(name, "cluster.local").unwrap().answer(service, kind, BOTH)
+        let pod = AskingPod { cluster: "west".into(), routed: BOTH };
+        MeshName::parse(name, "cluster.local").unwrap().answer(service, kind, &pod)
     };
     let of = |port, host: &str| PortOfHost { port, host: host.into() };
     let name = "_sql._tcp.db.default.svc.cluster.local";

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use crate::quantity;
 use crate::validate::field_errors::{FieldErrors, FieldPath, entries, items, text};
-use crate::validate::{names, quantity};
+use crate::validate::names;
 
 pub(super) fn check<'a>(
     container: &'a Value,

@@ -1,7 +1,5 @@
 //! Networks of a topology file, and the IP families and pod ranges of the clusters on them.
 
-use std::time::Duration;
-
 use ipnet::IpNet;
 use serde_saphyr::{Location, Spanned};
 
@@ -9,12 +7,8 @@ use super::super::addresses::{IpFamily, following, overlap};
 use super::super::diagnostic::{Problem, with_nearest};
 use super::super::file;
 use super::super::model::{Cluster, Network};
+use super::links::{delay, loss};
 use super::names::{CheckResult, label};
-
-/// Greatest loss in percent; with more, few connections are established.
-const MAX_LOSS: f64 = 50.0;
-/// Longest delay between networks; a longer one is a broken link rather than a slow one.
-const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// The networks of the file.
 #[derive(Default)]
@@ -249,38 +243,4 @@ fn bad_range(at: Location, text: &str, why: &str) -> Problem {
         "an IPv4 range of /{}, such as {}, or an IPv6 range of /{}, such as {}; networks may use the same range",
         four.0, four.1, six.0, six.1
     ))
-}
-
-/// Parses `1%` or `0.5%`, as packets of a thousand.
-fn loss(raw: &Spanned<String>) -> CheckResult<u16> {
-    let percent = raw.value.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
-    match percent {
-        Some(percent) if (0.1..=MAX_LOSS).contains(&percent) => Ok((percent * 10.0).round() as u16),
-        Some(_) => Err(Problem::new(raw.referenced, format!("loss \"{}\" is out of range", raw.value))
-            .hint(format!("between 0.1% and {MAX_LOSS}%"))),
-        None => {
-            Err(Problem::new(raw.referenced, format!("\"{}\" is not a loss", raw.value))
-                .hint("a percentage, such as 1%"))
-        }
-    }
-}
-
-/// Parses `20ms`, `1.5s` or `500us`.
-fn delay(raw: &Spanned<String>) -> CheckResult<Duration> {
-    let text = raw.value.trim();
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let unit = match &text[split..] {
-        "us" => Some(1e-6),
-        "ms" => Some(1e-3),
-        "s" => Some(1.0),
-        _ => None,
-    };
-    let seconds = unit.and_then(|unit| Some(text[..split].trim().parse::<f64>().ok()? * unit));
-    match seconds {
-        Some(seconds) if seconds >= 0.0 && seconds <= MAX_DELAY.as_secs_f64() => Ok(Duration::from_secs_f64(seconds)),
-        Some(_) => Err(Problem::new(raw.referenced, format!("delay \"{}\" is out of range", raw.value))
-            .hint(format!("between 0 and {} s", MAX_DELAY.as_secs()))),
-        None => Err(Problem::new(raw.referenced, format!("\"{}\" is not a delay", raw.value))
-            .hint("a number with us, ms or s, such as 20ms")),
-    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_saphyr::Spanned;
 
 use super::super::diagnostic::{Problem, with_nearest};
-use super::super::model::{Cluster, Export, Manifest, Port, Program, Workload};
+use super::super::model::{Cluster, Export, Manifest, Port, Program, Workload, WorkloadController};
 use super::super::{file, manifest};
 use super::names::{CheckResult, is_port_name, label, or_none, service};
 
@@ -35,6 +35,7 @@ pub(super) fn workloads(raw: &[Spanned<file::WorkloadEntry>], clusters: &[Cluste
         };
         let program = program(spanned)?;
         let ports = ports(workload.ports.as_deref(), &program)?;
+        let controller = workload.controller.as_ref().map(controller).transpose()?.unwrap_or_default();
         for cluster in clusters_of(spanned, clusters)? {
             let zone = workload.zone.as_ref().map(|zone| zone_in(zone, cluster)).transpose()?;
             let same =
@@ -46,8 +47,18 @@ pub(super) fn workloads(raw: &[Spanned<file::WorkloadEntry>], clusters: &[Cluste
                 )
                 .hint("give them different versions, or raise replicas"));
             }
+            if let Some(other) = workloads.iter().find(|other| same(other) && other.controller != controller) {
+                let (other, own) = (other.controller.kind(), controller.kind());
+                let at = workload.controller.as_ref().map_or(spanned.referenced, |controller| controller.referenced);
+                return Err(Problem::new(
+                    at,
+                    format!("workload \"{name}\" is a {other} in cluster \"{}\" already, and this one is a {own}", cluster.name),
+                )
+                .hint("versions of a workload share a Service, which is headless for a StatefulSet: give them the same controller"));
+            }
             workloads.push(Workload {
-                deployment: name.clone(),
+                controller,
+                controller_name: name.clone(),
                 name: name.clone(),
                 namespace: namespace.clone(),
                 cluster: cluster.name.clone(),
@@ -67,16 +78,28 @@ pub(super) fn workloads(raw: &[Spanned<file::WorkloadEntry>], clusters: &[Cluste
     Ok(workloads)
 }
 
-/// Names Deployments: as their service, with the version added if a cluster runs several versions.
-pub(super) fn name_deployments(workloads: &mut [Workload]) {
+/// Names Deployments and StatefulSets: as their service, with the version added if a cluster runs several versions.
+pub(super) fn name_controllers(workloads: &mut [Workload]) {
     let keys: Vec<(String, String, String)> =
         workloads.iter().map(|w| (w.cluster.clone(), w.namespace.clone(), w.name.clone())).collect();
     for (index, workload) in workloads.iter_mut().enumerate() {
         let several = keys.iter().filter(|key| **key == keys[index]).count() > 1;
         if let (true, Some(version)) = (several, &workload.version) {
-            workload.deployment = format!("{}-{version}", workload.name);
+            workload.controller_name = format!("{}-{version}", workload.name);
         }
     }
+}
+
+fn controller(raw: &Spanned<String>) -> CheckResult<WorkloadController> {
+    let found = WorkloadController::ALL.into_iter().find(|controller| controller.kind() == raw.value);
+    found.ok_or_else(|| {
+        let known = WorkloadController::ALL.map(WorkloadController::kind);
+        Problem::new(raw.referenced, format!("unknown controller of a workload \"{}\"", raw.value)).hint(with_nearest(
+            &format!("controllers: {}", known.join(", ")),
+            &raw.value,
+            known.into_iter(),
+        ))
+    })
 }
 
 fn program(workload: &Spanned<file::WorkloadEntry>) -> CheckResult<Program> {
