@@ -26,7 +26,7 @@ pub(crate) async fn mutate(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<()> {
-    own_additions(call, operation, object)?;
+    own_additions(call, operation, object).await?;
     let before = object.clone();
     webhook::mutate(call, operation, object, old).await?;
     if *object != before {
@@ -34,7 +34,7 @@ pub(crate) async fn mutate(
         // account's token in added containers too.
         decode::set_type_and_namespace(call, object)?;
         decode::conform(call, object)?;
-        own_additions(call, operation, object)?;
+        own_additions(call, operation, object).await?;
         for key in [
             "resourceVersion",
             "uid",
@@ -64,8 +64,8 @@ pub(crate) async fn validate(
     webhook::validate(call, operation, object, old).await
 }
 
-fn own_additions(call: &ApiCall, operation: AdmissionOperation, object: &mut Value) -> Result<()> {
+async fn own_additions(call: &ApiCall, operation: AdmissionOperation, object: &mut Value) -> Result<()> {
     let new_pod =
         operation == AdmissionOperation::Create && call.served.kind.is("", "Pod") && call.route.subresource.is_empty();
-    if new_pod { service_account::admit(&call.api, &call.served.kind, object) } else { Ok(()) }
+    if new_pod { service_account::admit(&call.api, &call.served.kind, object).await } else { Ok(()) }
 }

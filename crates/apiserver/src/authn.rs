@@ -41,13 +41,24 @@ pub(crate) fn impersonated(headers: &HeaderMap) -> Option<UserInfo> {
     let mut groups = texts("impersonate-group");
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     if let (Some((namespace, account)), true) = (account, groups.is_empty()) {
-        return Some(UserInfo::service_account(namespace, account, ""));
+        return Some(UserInfo { extra: extra(headers), ..UserInfo::service_account(namespace, account, "") });
     }
     if name != "system:anonymous" && !groups.iter().any(|group| group == AUTHENTICATED) {
         groups.push(AUTHENTICATED.to_owned());
     }
     let uid = texts("impersonate-uid").pop().unwrap_or_default();
-    Some(UserInfo { name, uid, groups, extra: Vec::new() })
+    Some(UserInfo { name, uid, groups, extra: extra(headers) })
+}
+
+/// The attributes in `Impersonate-Extra-<key>` headers. Keys are in lower case and percent-encoded.
+fn extra(headers: &HeaderMap) -> Vec<(String, Vec<String>)> {
+    let keys = headers.keys().filter_map(|name| Some((name, name.as_str().strip_prefix("impersonate-extra-")?)));
+    keys.map(|(name, key)| {
+        let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned);
+        (key, values.collect())
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -61,5 +72,15 @@ mod tests {
         headers.insert("impersonate-user", "system:serviceaccount:default:web".parse().expect("legal"));
         let user = impersonated(&headers).expect("impersonated");
         assert!(user.in_group("system:serviceaccounts:default"));
+    }
+
+    #[test]
+    fn further_attributes_are_impersonated() {
+        let mut headers = HeaderMap::new();
+        headers.insert("impersonate-user", "jane".parse().expect("legal"));
+        headers.append("Impersonate-Extra-example.com%2Fscopes", "one".parse().expect("legal"));
+        headers.append("Impersonate-Extra-example.com%2Fscopes", "two".parse().expect("legal"));
+        let user = impersonated(&headers).expect("impersonated");
+        assert_eq!(user.extra, [("example.com/scopes".to_owned(), vec!["one".to_owned(), "two".to_owned()])]);
     }
 }

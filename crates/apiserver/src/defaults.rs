@@ -47,6 +47,8 @@ pub(crate) fn apply(kind: &ResourceKind, object: &mut Value) {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => cluster::custom_resource_definition,
         ("autoscaling", "HorizontalPodAutoscaler") => cluster::autoscaler,
         ("policy", "PodDisruptionBudget") => cluster::with_status,
+        ("scheduling.k8s.io", "PriorityClass") => cluster::priority_class,
+        ("storage.k8s.io", "StorageClass") => cluster::storage_class,
         _ => return,
     };
     fill(object);

@@ -73,18 +73,29 @@ async fn answer(
 /// Returns the impersonated user if the caller may impersonate it, or the caller without impersonation.
 fn act_as(api: &Api, user: UserInfo, headers: &HeaderMap) -> Result<UserInfo> {
     let Some(other) = authn::impersonated(headers) else { return Ok(user) };
-    let may = |resource: &str, name: &str| {
+    let may = |group: &str, resource: &str, subresource: &str, name: &str| {
         let attributes = Attributes {
             verb: "impersonate".into(),
+            group: group.into(),
             resource: resource.into(),
+            subresource: subresource.into(),
             name: name.into(),
             ..Attributes::default()
         };
         if rbac::allowed(&api.store, &user, &attributes) { Ok(()) } else { Err(rbac::refusal(&user, &attributes)) }
     };
-    may("users", &other.name)?;
+    const AUTHENTICATION: &str = "authentication.k8s.io";
+    may("", "users", "", &other.name)?;
     for group in &other.groups {
-        may("groups", group)?;
+        may("", "groups", "", group)?;
+    }
+    if !other.uid.is_empty() {
+        may(AUTHENTICATION, "uids", "", &other.uid)?;
+    }
+    for (key, values) in &other.extra {
+        for value in values {
+            may(AUTHENTICATION, "userextras", key, value)?;
+        }
     }
     Ok(other)
 }

@@ -3,10 +3,10 @@
 //! Each row has names, scope, verbs and subresources, as a Kubernetes API server lists them in discovery (`kubectl
 //! api-resources`, `kubectl api-versions`). Custom resources are described by the same [`ResourceKind`].
 //!
-//! Some kinds exist only because `kubectl get all`, `kubectl describe` or `kubectl apply --prune` reads them:
-//! ReplicationController, HorizontalPodAutoscaler, ResourceQuota, LimitRange, Ingress, IngressClass, NetworkPolicy,
-//! PodDisruptionBudget, PersistentVolume and PersistentVolumeClaim are stored and printed, but no controller of a lab
-//! reconciles them.
+//! Some kinds exist only because `kubectl get all`, `kubectl describe` or `kubectl apply --prune` reads them, or because
+//! charts and informers of controllers use them: ReplicationController, HorizontalPodAutoscaler, ResourceQuota, LimitRange,
+//! Ingress, IngressClass, NetworkPolicy, PodDisruptionBudget, PersistentVolume, PersistentVolumeClaim, StorageClass,
+//! PriorityClass and RuntimeClass are stored and printed, but no controller of a lab reconciles them.
 
 mod builtin;
 pub(crate) mod events;

@@ -2,9 +2,10 @@
 //!
 //! Streams are served by the node agent, over its Unix socket ([`NodeClient`]). Clients use WebSockets with Kubernetes'
 //! subprotocols (`v5.channel.k8s.io`, `v4.channel.k8s.io`, and SPDY tunnelled in a WebSocket for `kubectl
-//! port-forward`). Proxied HTTP is sent directly, because the server is in the cluster's network.
+//! port-forward`), or SPDY. Proxied HTTP is sent directly, because the server is in the cluster's network.
 
 mod attach;
+mod client;
 mod exec;
 mod forward;
 mod logs;

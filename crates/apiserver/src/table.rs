@@ -2,6 +2,7 @@
 
 mod age;
 mod cell;
+mod classes;
 mod cluster;
 mod extension;
 mod jsonpath;
@@ -114,8 +115,15 @@ enum Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn of(kind: &ResourceKind, columns: &'a [PrinterColumn]) -> Self {
-        let groups =
-            [workload::printer, pod::printer, network::printer, cluster::printer, extension::printer, metrics::printer];
+        let groups = [
+            workload::printer,
+            pod::printer,
+            network::printer,
+            cluster::printer,
+            classes::printer,
+            extension::printer,
+            metrics::printer,
+        ];
         if let Some((headings, cells)) = groups.iter().find_map(|printer| printer(kind)) {
             return Self::BuiltIn(headings, cells);
         }

@@ -50,6 +50,9 @@ pub(crate) fn object(kind: &ResourceKind, object: &Value, old: Option<&Value>) -
         ("batch", "CronJob") => batch::cron_job(object, &mut errors),
         ("discovery.k8s.io", "EndpointSlice") => service::endpoint_slice(object, old, &mut errors),
         ("networking.k8s.io", "IngressClass") => cluster::ingress_class(object, old, &mut errors),
+        ("storage.k8s.io", "StorageClass") => cluster::has(object, "provisioner", &mut errors),
+        ("node.k8s.io", "RuntimeClass") => cluster::has(object, "handler", &mut errors),
+        ("scheduling.k8s.io", "PriorityClass") => cluster::priority_class(object, old, &mut errors),
         ("coordination.k8s.io", "Lease") => cluster::lease(object, &mut errors),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => access::role(kind, object, &mut errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {

@@ -2,13 +2,15 @@
 //!
 //! Semantics of Kubernetes' ServiceAccount admission plugin.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::kinds::ResourceKind;
 use crate::object;
 use crate::status::{Result, Status};
-use crate::storage::GroupResource;
+use crate::storage::{GroupResource, StoredObject};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
@@ -19,17 +21,24 @@ const TOKEN_SECONDS: u32 = 3607;
 /// Name of the ConfigMap with the cluster's CA in every namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
 
+/// The account that a controller creates in each namespace.
+const DEFAULT: &str = "default";
+
+/// How often and at what interval the default account is looked up. A namespace and its first pods are often created at
+/// once, before the controller has created the account.
+const ATTEMPTS: usize = 10;
+const INTERVAL: Duration = Duration::from_millis(150);
+
 /// Sets the service account of a new pod and mounts its token.
-pub(super) fn admit(api: &Api, kind: &ResourceKind, pod: &mut Value) -> Result<()> {
+pub(super) async fn admit(api: &Api, kind: &ResourceKind, pod: &mut Value) -> Result<()> {
     let spec = object::field(pod, "spec");
     if spec.get("serviceAccountName").and_then(Value::as_str).is_none_or(str::is_empty) {
-        spec.insert("serviceAccountName".into(), json!("default"));
+        spec.insert("serviceAccountName".into(), json!(DEFAULT));
     }
     let name = object::text(pod, "/spec/serviceAccountName").to_owned();
     pod["spec"]["serviceAccount"] = json!(name);
     let namespace = object::namespace(pod);
-    let account = api.store.get(&GroupResource::new("", "serviceaccounts"), namespace, &name);
-    let Some(account) = account else {
+    let Some(account) = account(api, namespace, &name).await else {
         let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
         return Err(Status::forbidden(kind, object::name(pod), &why));
     };
@@ -41,6 +50,18 @@ pub(super) fn admit(api: &Api, kind: &ResourceKind, pod: &mut Value) -> Result<(
         mount_token(pod);
     }
     Ok(())
+}
+
+async fn account(api: &Api, namespace: &str, name: &str) -> Option<StoredObject> {
+    let resource = GroupResource::new("", "serviceaccounts");
+    for _ in 1..if name == DEFAULT { ATTEMPTS } else { 1 } {
+        let found = api.store.get(&resource, namespace, name);
+        if found.is_some() {
+            return found;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    api.store.get(&resource, namespace, name)
 }
 
 fn mount_token(pod: &mut Value) {

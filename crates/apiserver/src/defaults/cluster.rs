@@ -52,6 +52,15 @@ pub(super) fn with_status(object: &mut Value) {
     set(object, "status", empty());
 }
 
+pub(super) fn priority_class(class: &mut Value) {
+    set_text(class, "preemptionPolicy", "PreemptLowerPriority");
+}
+
+pub(super) fn storage_class(class: &mut Value) {
+    set_text(class, "reclaimPolicy", "Delete");
+    set_text(class, "volumeBindingMode", "Immediate");
+}
+
 /// `stringData` is write-only: it is merged into `data`.
 pub(super) fn secret(secret: &mut Value) {
     set_text(secret, "type", "Opaque");

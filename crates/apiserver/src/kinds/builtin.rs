@@ -199,6 +199,11 @@ const GROUPS: &[BuiltinGroup] = &[
         ],
     },
     BuiltinGroup {
+        group: "node.k8s.io",
+        version: "v1",
+        rows: &[BuiltinRow("RuntimeClass", "runtimeclasses", &[], &[], CLUSTER, &[], STORED)],
+    },
+    BuiltinGroup {
         group: "policy",
         version: "v1",
         rows: &[BuiltinRow("PodDisruptionBudget", "poddisruptionbudgets", &["pdb"], &[], NAMESPACED, STATUS, STORED)],
@@ -212,6 +217,16 @@ const GROUPS: &[BuiltinGroup] = &[
             BuiltinRow("Role", "roles", &[], &[], NAMESPACED, &[], STORED),
             BuiltinRow("RoleBinding", "rolebindings", &[], &[], NAMESPACED, &[], STORED),
         ],
+    },
+    BuiltinGroup {
+        group: "scheduling.k8s.io",
+        version: "v1",
+        rows: &[BuiltinRow("PriorityClass", "priorityclasses", &["pc"], &[], CLUSTER, &[], STORED)],
+    },
+    BuiltinGroup {
+        group: "storage.k8s.io",
+        version: "v1",
+        rows: &[BuiltinRow("StorageClass", "storageclasses", &["sc"], &[], CLUSTER, &[], STORED)],
     },
     // The last group, so that `pods` and `nodes` without a group are those of the core group.
     BuiltinGroup {

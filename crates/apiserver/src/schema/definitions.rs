@@ -4,7 +4,8 @@ use k8s_openapi::api::{
     admissionregistration::v1 as admissionregistration, apps::v1 as apps, authentication::v1 as authentication,
     authorization::v1 as authorization, autoscaling::v1 as autoscaling_v1, autoscaling::v2 as autoscaling,
     batch::v1 as batch, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
-    events::v1 as events, networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
+    events::v1 as events, networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
+    scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -46,6 +47,7 @@ fn add_all(generator: &mut SchemaGenerator) {
         autoscaling_v1::Scale, autoscaling::HorizontalPodAutoscaler,
         batch::CronJob, batch::Job, coordination::Lease, discovery::EndpointSlice, events::Event,
         networking::Ingress, networking::IngressClass, networking::NetworkPolicy, policy::Eviction, policy::PodDisruptionBudget,
+        node::RuntimeClass, scheduling::PriorityClass, storage::StorageClass,
         rbac::ClusterRole, rbac::ClusterRoleBinding, rbac::Role, rbac::RoleBinding,
         meta::DeleteOptions, meta::ListMeta, meta::Status,
     );

@@ -3,7 +3,7 @@
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use crate::kinds::Subresource;
+use crate::kinds::{ResourceKind, Subresource};
 use crate::object;
 use crate::registry::ServedResource;
 use crate::timestamp;
@@ -49,8 +49,22 @@ pub(crate) fn for_create(served: &ServedResource, object: &mut Value) {
         let name = object::name(object).to_owned();
         let labels = object::metadata(object).entry("labels").or_insert_with(|| json!({}));
         labels["kubernetes.io/metadata.name"] = json!(name);
-    } else if kind.is("", "Service") {
-        object["status"] = json!({ "loadBalancer": {} });
+    } else if served.custom.is_none() && kind.has(Subresource::Status) && object["status"].is_null() {
+        object["status"] = empty_status(kind);
+    }
+}
+
+/// The status of a new object. Kubernetes' types have a status always, with the fields that they do not omit: clients read
+/// them without asking whether they exist.
+fn empty_status(kind: &ResourceKind) -> Value {
+    match (&*kind.group, &*kind.kind) {
+        ("", "Service") | ("networking.k8s.io", "Ingress") => json!({"loadBalancer": {}}),
+        ("", "ReplicationController") | ("apps", "ReplicaSet") => json!({"replicas": 0}),
+        ("apps", "StatefulSet") => json!({"replicas": 0, "availableReplicas": 0}),
+        ("apps", "DaemonSet") => json!({
+            "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
+        }),
+        _ => json!({}),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::status::Status;
 /// Channels of an exec stream.
 pub(super) const STDIN: u8 = 0;
 pub(super) const STDOUT: u8 = 1;
+pub(super) const STDERR: u8 = 2;
 pub(super) const STATUS: u8 = 3;
 pub(super) const RESIZE: u8 = 4;
 /// Closes the channel that the frame's only byte names.

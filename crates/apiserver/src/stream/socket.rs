@@ -17,7 +17,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::node::STATUS;
 use crate::body::ResponseBody;
 use crate::status::Status;
 
@@ -42,9 +41,7 @@ impl WebSocketUpgrade {
                 "Upgrade request required".to_owned()
             } else {
                 let protocols = supported.join(", ");
-                format!(
-                    "unable to upgrade to {requested}: this server supports WebSockets only ({protocols}), which kubectl uses since 1.30"
-                )
+                format!("unable to upgrade to {requested}: this server supports WebSockets ({protocols}) and SPDY/3.1")
             };
             return Err(Status::bad_request(message));
         }
@@ -101,13 +98,6 @@ pub(super) fn message(channel: u8, data: &[u8]) -> Message {
     message.put_u8(channel);
     message.put_slice(data);
     Message::Binary(message.freeze())
-}
-
-/// Ends the stream with an error status.
-pub(super) async fn refuse(socket: &mut ClientSocket, refusal: &Status) {
-    let status = refusal.to_value().to_string();
-    let _ = socket.send(message(STATUS, status.as_bytes())).await;
-    let _ = socket.send(normal_close()).await;
 }
 
 /// Closes the socket with a code, because clients treat a close without a code as an error.

@@ -1,10 +1,11 @@
-//! The part of SPDY/3.1 that `kubectl port-forward` uses: streams with headers, data, pings.
+//! The part of SPDY/3.1 that clients of Kubernetes use: streams with headers, data, pings.
 //!
 //! Frames follow the SPDY/3.1 draft, §2. There is no flow control, as in Kubernetes' implementation (moby/spdystream).
 
 mod compression;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
 
 use compression::Deflater;
 pub(super) use compression::{Inflater, InvalidBlock};
@@ -99,6 +100,23 @@ pub(super) fn next_frame(buffer: &mut BytesMut) -> Result<Option<SpdyFrame>, Spd
         GOAWAY => SpdyFrame::GoAway,
         _ => SpdyFrame::Other,
     }))
+}
+
+/// Reads the next frame of a connection's bytes, or None at the end of the connection.
+pub(super) async fn read_frame(
+    pieces: &mut (impl Stream<Item = Bytes> + Unpin),
+    buffer: &mut BytesMut,
+) -> Result<Option<SpdyFrame>, SpdyError> {
+    loop {
+        match next_frame(buffer)? {
+            Some(SpdyFrame::GoAway) => return Ok(None),
+            Some(frame) => return Ok(Some(frame)),
+            None => match pieces.next().await {
+                Some(piece) => buffer.extend_from_slice(&piece),
+                None => return Ok(None),
+            },
+        }
+    }
 }
 
 /// Names and values of a decompressed header block.

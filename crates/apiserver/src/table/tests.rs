@@ -122,6 +122,20 @@ fn an_ingress_class_shows_its_parameters() {
 }
 
 #[test]
+fn classes_show_what_they_are_for() {
+    let annotations = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+    let storage = json!({"metadata": {"annotations": annotations}, "provisioner": "a.io/p", "reclaimPolicy": "Delete",
+        "volumeBindingMode": "Immediate"});
+    assert_eq!(
+        row("storage.k8s.io", "StorageClass", storage),
+        ["x (default)", "a.io/p", "Delete", "Immediate", "false", "5m"]
+    );
+    let priority = json!({"value": 7, "preemptionPolicy": "Never"});
+    assert_eq!(row("scheduling.k8s.io", "PriorityClass", priority), ["x", "7", "false", "5m", "Never"]);
+    assert_eq!(row("node.k8s.io", "RuntimeClass", json!({"handler": "runc"})), ["x", "runc", "5m"]);
+}
+
+#[test]
 fn a_scale_has_a_table_of_its_own() {
     let scale = json!({"metadata": {"name": "d"}, "spec": {"replicas": 3}, "status": {"replicas": 2}});
     let table = super::of_scale(&scale, super::IncludeObject::None, OffsetDateTime::now_utc());

@@ -90,6 +90,26 @@ pub(super) fn ingress_class(object: &Value, old: Option<&Value>, errors: &mut Fi
     }
 }
 
+/// Requires a text at the top level.
+pub(super) fn has(object: &Value, field: &str, errors: &mut FieldErrors) {
+    if text(&object[field]).is_empty() {
+        errors.required(&FieldPath::root(field), "");
+    }
+}
+
+pub(super) fn priority_class(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
+    /// Greater values are those of the system's own classes.
+    const MOST: i64 = 1_000_000_000;
+    let (path, value) = (FieldPath::root("value"), object["value"].as_i64().unwrap_or(0));
+    if value > MOST && !text(&object["metadata"]["name"]).starts_with("system-") {
+        errors.invalid(&path, value, "must be at most 1000000000");
+    }
+    if let Some(old) = old {
+        errors.immutable(&path, &object["value"], &old["value"]);
+        errors.immutable(&FieldPath::root("preemptionPolicy"), &object["preemptionPolicy"], &old["preemptionPolicy"]);
+    }
+}
+
 pub(super) fn lease(object: &Value, errors: &mut FieldErrors) {
     let (spec, path) = (&object["spec"], FieldPath::root("spec"));
     if let Some(seconds) = spec["leaseDurationSeconds"].as_i64().filter(|seconds| *seconds <= 0) {

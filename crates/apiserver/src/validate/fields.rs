@@ -17,7 +17,7 @@ pub(crate) fn unknown_fields(kind: &ResourceKind, object: &Value) -> Vec<String>
     unknown
 }
 
-/// Removes unknown fields and nulls, as decoding into Kubernetes' types does.
+/// Removes unknown fields, nulls and empty maps, as decoding into Kubernetes' types and encoding them does.
 pub(crate) fn prune(kind: &ResourceKind, object: &mut Value) {
     if let Some((types, root)) = root(kind)
         && let Some(fields) = object.as_object_mut()
@@ -77,6 +77,7 @@ fn prune_struct(types: &TypeTable, id: StructId, fields: &mut Map<String, Value>
     fields.retain(|field, value| match known.get(field) {
         None => false,
         Some(FieldType::Any) => true,
+        Some(FieldType::Map(_)) => !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty()),
         Some(_) => !value.is_null(),
     });
     for (field, value) in fields.iter_mut() {

@@ -43,20 +43,30 @@ fn logs() {
 
 fn exec() {
     let server = server();
-    assert_eq!(server.kubectl("exec web -c app -- echo hello world"), "hello world\n");
-    let failed = server.run(&["exec", "web", "-c", "app", "--", "exit", "42"], "", &[]);
-    assert_eq!(failed.code, Some(42));
-    assert!(failed.stderr.contains("command terminated with exit code 42"), "{}", failed.stderr);
-    let complained = server.run(&["exec", "web", "-c", "app", "--", "fail"], "", &[]);
-    assert_eq!((complained.stdout.as_str(), complained.stderr.as_str()), ("", "it went wrong\n"));
-    let piped = server.run(&["exec", "-i", "web", "-c", "app", "--", "cat"], "line one\nline two\n", &[]);
-    assert_eq!((piped.code, piped.stdout.as_str()), (Some(0), "line one\nline two\n"), "{}", piped.stderr);
-    let long = "x".repeat(300_000);
-    assert_eq!(server.run(&["exec", "-i", "web", "-c", "app", "--", "cat"], &long, &[]).stdout.len(), long.len());
+    // As client-go's SPDY executor, which most controllers use, kubectl falls back to SPDY or is told to use it.
+    for web_sockets in ["true", "false"] {
+        exec_over(&server, &[("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", web_sockets)]);
+    }
     let broken = server.refused("exec web -c broken -- echo hi", "");
     assert!(broken.contains("container \"broken\" in pod \"web\" is not running"), "{broken}");
-    let by_default = server.run(&["exec", "web", "--", "echo", "hi"], "", &[]);
+}
+
+fn exec_over(server: &TestServer, environment: &[(&str, &str)]) {
+    let run = |arguments: &[&str], input: &str| server.run(arguments, input, environment);
+    assert_eq!(run(&["exec", "web", "-c", "app", "--", "echo", "hello", "world"], "").stdout, "hello world\n");
+    let failed = run(&["exec", "web", "-c", "app", "--", "exit", "42"], "");
+    assert_eq!(failed.code, Some(42));
+    assert!(failed.stderr.contains("command terminated with exit code 42"), "{}", failed.stderr);
+    let complained = run(&["exec", "web", "-c", "app", "--", "fail"], "");
+    assert_eq!((complained.stdout.as_str(), complained.stderr.as_str()), ("", "it went wrong\n"));
+    let piped = run(&["exec", "-i", "web", "-c", "app", "--", "cat"], "line one\nline two\n");
+    assert_eq!((piped.code, piped.stdout.as_str()), (Some(0), "line one\nline two\n"), "{}", piped.stderr);
+    let long = "x".repeat(300_000);
+    assert_eq!(run(&["exec", "-i", "web", "-c", "app", "--", "cat"], &long).stdout.len(), long.len());
+    let by_default = run(&["exec", "web", "--", "echo", "hi"], "");
     assert_eq!(by_default.stdout, "hi\n");
+    let broken = run(&["exec", "web", "-c", "broken", "--", "echo", "hi"], "");
+    assert!(broken.code != Some(0) && broken.stderr.contains("is not running"), "{}", broken.stderr);
 }
 
 fn attach() {

@@ -35,7 +35,7 @@ const fn whole(group: &'static str, version: &'static str, kind: &'static str) -
 }
 
 /// Kinds without effect, and fields of other kinds.
-static INEFFECTIVE: [IneffectiveKind; 12] = [
+static INEFFECTIVE: [IneffectiveKind; 15] = [
     whole("", "v1", "LimitRange"),
     whole("", "v1", "PersistentVolume"),
     whole("", "v1", "PersistentVolumeClaim"),
@@ -44,7 +44,10 @@ static INEFFECTIVE: [IneffectiveKind; 12] = [
     whole("autoscaling", "v2", "HorizontalPodAutoscaler"),
     whole("networking.k8s.io", "v1", "Ingress"),
     whole("networking.k8s.io", "v1", "NetworkPolicy"),
+    whole("node.k8s.io", "v1", "RuntimeClass"),
     whole("policy", "v1", "PodDisruptionBudget"),
+    whole("scheduling.k8s.io", "v1", "PriorityClass"),
+    whole("storage.k8s.io", "v1", "StorageClass"),
     IneffectiveKind {
         group: "apps",
         version: "v1",

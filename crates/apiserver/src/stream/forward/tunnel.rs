@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -58,23 +58,15 @@ impl Tunnel {
     /// Serves the tunnel until the client disconnects or sends an invalid frame.
     pub(super) async fn run(mut self, mut pieces: impl Stream<Item = Bytes> + Unpin) {
         let mut buffer = BytesMut::new();
-        while let Some(piece) = pieces.next().await {
-            buffer.extend_from_slice(&piece);
-            loop {
-                match spdy::next_frame(&mut buffer) {
-                    Ok(None) => break,
-                    Ok(Some(SpdyFrame::GoAway)) => return,
-                    Ok(Some(frame)) => {
-                        if let Err(error) = self.take(frame).await {
-                            tracing::debug!(%error, "port forwarding failed");
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "port forwarding failed");
-                        return;
-                    }
-                }
+        loop {
+            let taken = match spdy::read_frame(&mut pieces, &mut buffer).await {
+                Ok(None) => return,
+                Ok(Some(frame)) => self.take(frame).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                tracing::debug!(%error, "port forwarding failed");
+                return;
             }
             while let Some(Ok(ended)) = self.tasks.try_join_next() {
                 self.connections.remove(&ended);

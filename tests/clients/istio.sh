@@ -1,0 +1,122 @@
+# Checks of Istio's own programs: its control plane, istiod, as a client of a cluster's API server, and istioctl.
+
+istio_programs=$cache/istio-$ISTIO
+ki() { kubectl --kubeconfig "$west" --namespace istiod-checks "$@"; }
+
+# --- istiod
+
+istiod_joins() {
+    # The account and the secret that Istio's users make: istiod reads more than the account of `isthmus join` may.
+    kubectl --kubeconfig "$east" apply -f "$here/istio/reader.yaml" | has 'serviceaccount/istio-reader-service-account'
+    "$istio_programs/istioctl" create-remote-secret --kubeconfig "$east" --name east --server https://203.0.113.2:6443 >"$scratch/remote-secret.yaml"
+    contains "$scratch/remote-secret.yaml" 'istio/multiCluster: "true"' 'token:'
+}
+
+istiod_starts() {
+    sed "s|PILOT_DISCOVERY|$istio_programs/pilot-discovery|" "$here/istio/istiod.yaml" | ki apply -f - | has 'deployment.apps/istiod'
+    sed 's/namespace: istio-system/namespace: istiod-checks/' "$scratch/remote-secret.yaml" | ki apply -f -
+    ki rollout status deployment/istiod --timeout=90s | has 'successfully rolled out'
+    equal "$(in_istiod ready -o /dev/null -w '%{http_code}')" 200
+}
+in_istiod() { ki exec deployment/istiod -- curl -sS -m 20 "http://127.0.0.1:8080/$1" "${@:2}"; }
+
+istiod_is_in_sync() {
+    ki logs deployment/istiod --tail=-1 >"$scratch/istiod.log"
+    contains "$scratch/istiod.log" 'All caches have been synced up' 'ingressControllerMode: STRICT'
+    lacks "$scratch/istiod.log" 'failed to (list|watch|sync)|watch error|timed out'
+    # What is not in sync repeats that it waits, every five seconds.
+    sleep 6
+    ki logs deployment/istiod --since=5s >"$scratch/istiod.log"
+    lacks "$scratch/istiod.log" 'waiting for sync|is syncing'
+    in_istiod debug/clusterz | has '"id":"west","secretName":"","syncStatus":"synced"' \
+        '"id":"east","secretName":"istiod-checks/istio-remote-secret-east","syncStatus":"synced"'
+}
+
+istiod_has_the_services() {
+    eventually 20 istiod_has_endpoints
+    ki apply -n default -f "$here/istio/configuration.yaml" | has created
+    eventually 20 istiod_has_configuration
+    ki delete -n default -f "$here/istio/configuration.yaml"
+}
+istiod_has_endpoints() { in_istiod debug/endpointz | has reviews.default.svc.cluster.local Kubernetes/west Kubernetes/east; }
+istiod_has_configuration() { in_istiod debug/configz | has istiod-checks-reviews; }
+
+istiod_leads() {
+    # Leaders are elected by ConfigMaps and Leases; they write what only leaders write.
+    eventually 60 istiod_is_leader
+}
+istiod_is_leader() {
+    ki get configmaps,leases -o yaml | has istio-leader "$(ki get pods -l app=istiod -o 'jsonpath={.items[0].metadata.name}')"
+}
+
+checks_of_istiod() {
+    client istiod "$ISTIO"
+    check 'remote secret of istioctl create-remote-secret' istiod_joins
+    check 'becomes ready, with the default ingress mode' istiod_starts
+    check 'every informer is in sync, in both clusters' istiod_is_in_sync
+    check 'has the services, endpoints and configuration of the clusters' istiod_has_the_services
+    check 'leader election' istiod_leads
+}
+
+# --- istioctl
+
+# ends CODES TEXT ARGUMENTS...: an istioctl that ends by itself, with one of the exit codes, and prints the text. It has the
+# contexts of both clusters, west first.
+ends() {
+    local codes=$1 expected=$2 text code=0
+    shift 2
+    text=$(KUBECONFIG=$west:$east timeout 60 "$istio_programs/istioctl" "$@" 2>&1) || code=$?
+    printf '%s\n' "$text" | has "$expected" || return 1
+    [[ " $codes " == *" $code "* ]] || { echo "exit code $code, expected one of: $codes"; return 1; }
+}
+
+istioctl_analyzes() {
+    ends 0 cluster-east analyze -A --remote-contexts east
+    # A broken reference is an error, in the exit code as well.
+    kubectl --kubeconfig "$west" apply -f "$here/istio/configuration.yaml"
+    local code=0
+    ends 79 IST0101 analyze --remote-contexts east || code=$?
+    kubectl --kubeconfig "$west" delete -f "$here/istio/configuration.yaml"
+    return "$code"
+}
+istioctl_analyzes_files() { ends 79 IST0101 analyze --use-kube=false "$here/istio/configuration.yaml"; }
+istioctl_validates() { ends 0 'is valid' validate -f "$here/istio/configuration.yaml"; }
+
+frontend() { kubectl --kubeconfig "$west" -n default get pods -l app=frontend -o 'jsonpath={.items[0].metadata.name}'; }
+
+# Without istiod there is nothing to report, and istioctl says so.
+istioctl_without_istiod() {
+    ends '0 1' 'no running Istio pods' version
+    ends '1' 'no running Istio pods' proxy-status
+}
+istioctl_reads_proxies() {
+    local pod
+    pod=$(frontend)
+    for part in clusters listeners routes endpoints secret all; do
+        ends 1 'config dump has no configuration type' proxy-config "$part" "$pod.default"
+    done
+    ends 0 "$pod" proxy-config log "$pod.default"
+}
+istioctl_describes() {
+    ends '0 1' 'frontend' experimental describe pod "$(frontend)"
+    ends '0 1' 'reviews' experimental describe service reviews
+}
+istioctl_prechecks() { ends '0 1' 'cluster' experimental precheck; }
+istioctl_asks_istiod() {
+    ends 0 'control plane version' -i istiod-checks version
+    ends 0 'istiod-checks/istio-remote-secret-east' -i istiod-checks remote-clusters
+    ends 0 '' -i istiod-checks --plaintext --xds-port 15010 proxy-status
+    ends 0 'ACTIVE SCOPE' -i istiod-checks admin log
+}
+
+checks_of_istioctl() {
+    client istioctl "$ISTIO"
+    check 'analyze, of both clusters' istioctl_analyzes
+    check 'analyze, of files' istioctl_analyzes_files
+    check 'validate' istioctl_validates
+    check 'version and proxy-status end without istiod' istioctl_without_istiod
+    check 'proxy-config ends with a message' istioctl_reads_proxies
+    check 'describe' istioctl_describes
+    check 'precheck' istioctl_prechecks
+    if ki get deployment istiod >/dev/null 2>&1; then check 'version, remote-clusters, proxy-status of istiod' istioctl_asks_istiod; fi
+}
