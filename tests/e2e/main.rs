@@ -14,6 +14,7 @@ mod pods;
 mod protocols;
 mod readme;
 mod restart;
+mod routes;
 mod slow_network;
 mod support;
 mod topologies;
