@@ -16,7 +16,7 @@ use telemetry::metrics::Registry;
 use wire::discovery as d;
 use wire::prost::Message;
 
-use crate::pair::{Pair, Security};
+use crate::pair::{self, Pair, Security};
 
 /// An operation.
 pub(crate) struct Operation {
@@ -34,6 +34,11 @@ const fn operation(name: &'static str, times: u32, run: fn(u32)) -> Operation {
 /// All operations.
 pub(crate) const OPERATIONS: &[Operation] = &[
     operation("request through both sidecars, no TLS", 10_000, request_through_both),
+    operation("the same by the last of 100 routes", 5000, |times| request_by_routes(pair::prefixes(100), times)),
+    operation("the same by one of 1000 exact paths", 5000, |times| request_by_routes(pair::exact_paths(1000), times)),
+    operation("the same with timeouts, retries, rewrites and headers", 5000, |times| {
+        request_by_routes(pair::all_policies(), times);
+    }),
     operation("edit a request's head, outbound", 5000, edit_head),
     operation("authorize by identity, 1 rule", 5000, |times| authorize(1, times)),
     operation("authorize by identity, 100 rules", 5000, |times| authorize(100, times)),
@@ -51,6 +56,13 @@ pub(crate) const OPERATIONS: &[Operation] = &[
 /// counted.
 fn request_through_both(times: u32) {
     let mut pair = Pair::start(Security::Plaintext);
+    for _ in 0..times {
+        pair.request();
+    }
+}
+
+fn request_by_routes(routes: Vec<d::HttpRoute>, times: u32) {
+    let mut pair = Pair::start_with(Security::Plaintext, routes);
     for _ in 0..times {
         pair.request();
     }

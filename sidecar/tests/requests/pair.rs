@@ -37,6 +37,11 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts the sidecars, with an authorization policy, and sends a first request.
     pub(crate) fn start(security: Security) -> Self {
+        Self::start_with(security, Vec::new())
+    }
+
+    /// Starts the sidecars as [`Pair::start`] does. The service has these routes.
+    pub(crate) fn start_with(security: Security, http: Vec<d::HttpRoute>) -> Self {
         let runtime = Runtime::new().unwrap();
         let (mesh, pod, frontend) = runtime.block_on(async {
             let mesh = TestMesh::new().await;
@@ -48,6 +53,10 @@ impl Pair {
             let policy = policy_name("west", "reviews-a");
             mesh.resources().push(Kind::AuthorizationPolicy, &policy, &authorization(security), &[]);
             mesh.push_service("reviews", 1, d::Protocol::Http);
+            if !http.is_empty() {
+                let table = d::RouteTable { http, ..d::RouteTable::default() };
+                mesh.resources().push(Kind::RouteTable, &reviews(), &table, &[]);
+            }
             let inbound = pod.inbound;
             mesh.push_endpoint("reviews", &pod, |endpoint| {
                 let Some(d::endpoint::Kind::Direct(direct)) = &mut endpoint.kind else { unreachable!() };
@@ -76,6 +85,60 @@ impl Pair {
         }
         assert!(buffer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&buffer[..length]));
     }
+}
+
+/// Returns the hostname of the service.
+fn reviews() -> String {
+    format!("reviews.default.svc.{DOMAIN}")
+}
+
+/// Returns a route to the service, on a condition on the path.
+pub(crate) fn route_on(path: d::string_match::Pattern, forward: d::Forward) -> d::HttpRoute {
+    let path = Some(d::StringMatch { pattern: Some(path), ignore_case: false });
+    let destination = d::RouteDestination { host: reviews(), weight: 1, ..Default::default() };
+    d::HttpRoute {
+        matches: vec![d::HttpMatch { path, ..Default::default() }],
+        action: Some(d::http_route::Action::Forward(d::Forward { destinations: vec![destination], ..forward })),
+        ..Default::default()
+    }
+}
+
+/// Returns routes on `count` prefixes, of which the last one matches the request.
+pub(crate) fn prefixes(count: u32) -> Vec<d::HttpRoute> {
+    let prefix = |number: u32| if number == count { "/products".to_owned() } else { format!("/other-{number}") };
+    let route = |number| route_on(d::string_match::Pattern::Prefix(prefix(number)), d::Forward::default());
+    (1..=count).map(route).collect()
+}
+
+/// Returns routes on `count` exact paths, of which the last one matches the request.
+pub(crate) fn exact_paths(count: u32) -> Vec<d::HttpRoute> {
+    let path = |number: u32| if number == count { "/products/17".to_owned() } else { format!("/products/x{number}") };
+    let route = |number| route_on(d::string_match::Pattern::Exact(path(number)), d::Forward::default());
+    (1..=count).map(route).collect()
+}
+
+/// Returns one route with a time limit, retries, a rewritten path and authority, and changes of headers.
+pub(crate) fn all_policies() -> Vec<d::HttpRoute> {
+    let edit = |name: &str| d::HeaderEdit { name: name.into(), value: "shop".into() };
+    let edits =
+        || Some(d::HeaderEdits { set: vec![edit("x-set")], add: vec![edit("x-add")], remove: vec!["x-remove".into()] });
+    let retries = d::Retries {
+        attempts: 3,
+        per_try_timeout_ms: 10_000,
+        retry_on: vec!["5xx".into(), "reset".into()],
+        ..Default::default()
+    };
+    let forward = d::Forward {
+        timeout_ms: 30_000,
+        retries: Some(retries),
+        rewrite: Some(d::Rewrite {
+            path: Some(d::rewrite::Path::Uri("/products/items".into())),
+            authority: String::new(),
+        }),
+        ..Default::default()
+    };
+    let route = route_on(d::string_match::Pattern::Prefix("/products".into()), forward);
+    vec![d::HttpRoute { request_headers: edits(), response_headers: edits(), ..route }]
 }
 
 /// Returns a policy that allows the frontend: by its identity, if the connection has one.
