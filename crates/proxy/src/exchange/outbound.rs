@@ -1,6 +1,7 @@
 //! Requests of the application: route → policies → pick and send, again if safe → answer.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,11 @@ use super::{Downstream, Exchange, connection_failure};
 use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers, settle};
 use crate::io::Io;
-use crate::mesh::{Lookup, Protocol, Service};
+use crate::mesh::{Lookup, Protocol, Service, TrafficPolicy};
 use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
-use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
+use crate::upstream::hash::{RequestHash, request_hash};
+use crate::upstream::{ClusterKey, LeasedConnection, Target, UpstreamCluster};
 use crate::worker::Worker;
 
 mod retry;
@@ -51,6 +53,23 @@ impl Destination {
             metrics: service_metrics(labels, worker),
             protocol: service.port(port).map(|port| port.protocol).unwrap_or_default(),
         }
+    }
+
+    /// Returns a port of a service, or one endpoint of it, for a connection to `address`: that address itself if the service's
+    /// load balancing is `PASSTHROUGH`.
+    pub fn at(
+        service: &Service,
+        port: u16,
+        endpoint: Option<std::sync::Arc<str>>,
+        address: SocketAddr,
+        worker: &Worker,
+    ) -> Self {
+        let mut destination = Self::service(service, port, endpoint, worker);
+        if destination.cluster.key().endpoint.is_none() && destination.cluster.policy().balancing.passthrough {
+            let name = &destination.cluster.name;
+            destination.cluster = Rc::new(UpstreamCluster::fixed(name, Target::plaintext(address)));
+        }
+        destination
     }
 
     /// Returns whether the host of a request may name another service. The address alone decides for a service port whose
@@ -124,6 +143,7 @@ impl Handler for OutboundRequests {
         let policy = destination.cluster.policy();
         let mut exchange = self.begin(request, upgrade, &destination);
         self.prepare(&mut exchange, &destination);
+        exchange.hash = self.hash(&exchange, &policy);
         match self.send(&mut exchange, &destination, &policy.retry).await {
             Ok(answer) => self.answer(exchange, answer),
             Err(failure) => {
@@ -184,7 +204,7 @@ impl OutboundRequests {
             return None;
         }
         service.port(port).filter(|port| port.protocol != Protocol::Tcp)?;
-        Some(Destination::service(&service, port, None, &self.worker))
+        Some(Destination::at(&service, port, None, self.downstream.destination, &self.worker))
     }
 
     fn begin(&self, request: Request<Incoming>, upgrade: bool, destination: &Destination) -> Exchange {
@@ -196,14 +216,21 @@ impl OutboundRequests {
 
     /// Adds the headers for the other sidecar, and adapts the request to the version of the destination.
     fn prepare(&self, exchange: &mut Exchange, destination: &Destination) {
-        let http2 = matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc)
-            || exchange.head.version == HttpVersion::HTTP_2;
+        let declared = matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc);
+        let http2 = destination.cluster.speaks_http2(declared, exchange.head.version == HttpVersion::HTTP_2);
         let headers = &mut exchange.head.headers;
         headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
         if destination.cluster.in_mesh() {
             headers.insert(headers::PEER, self.worker.own_party().header.clone());
         }
         exchange.prepare(upstream_version(http2, exchange));
+    }
+
+    /// Returns the hash of a request, if the destination has a hash key.
+    fn hash(&self, exchange: &Exchange, policy: &TrafficPolicy) -> RequestHash {
+        let Some(key) = &policy.balancing.hash else { return RequestHash::default() };
+        let (head, Downstream { client, destination, .. }) = (&exchange.head, &self.downstream);
+        request_hash(key, &head.uri, &head.headers, *client, *destination)
     }
 
     /// Turns an upstream's response into the downstream's.

@@ -14,7 +14,7 @@ use super::{Destination, OutboundRequests};
 use crate::exchange::{Exchange, is_idempotent};
 use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, headers};
-use crate::mesh::RetryPolicy;
+use crate::mesh::{ClusterCounter, RetryPolicy};
 use crate::upstream::{ConnectionInfo, LeasedConnection, OverdueRequests, SendError, SendErrorCause};
 
 /// The number of retransmissions without acknowledgement after which a repeatable request is sent to another endpoint. By
@@ -47,18 +47,34 @@ impl OutboundRequests {
     ) -> Result<Answer, Failure> {
         let (mut attempts, mut tried) = (Attempts::default(), Vec::new());
         let mut now = exchange.report.started();
+        let cluster = &destination.cluster;
+        // Held until the end of the retry.
+        let mut _place;
         loop {
             if let Some(log) = &mut exchange.report.log {
                 log.attempts += 1;
             }
             let failed = match self.attempt(exchange, destination, attempts.retries(), now, &mut tried).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if attempts.retries() > 0 {
+                        cluster.shared().count(ClusterCounter::RetrySuccess);
+                    }
+                    return Ok(answer);
+                }
                 Err(failed) => failed,
             };
-            match attempts.after(failed.retryable, &exchange.head.method, exchange.is_repeatable(), policy) {
+            let next = attempts.after(failed.retryable, &exchange.head.method, exchange.is_repeatable(), policy);
+            let place = if let Next::Retry(_) = next { cluster.retry() } else { None };
+            match next {
                 Next::AtOnce => {}
-                Next::Retry(number) => tokio::time::sleep(policy.backoff(number, rand::random())).await,
-                Next::Fail => {
+                Next::Retry(number) if place.is_some() => {
+                    _place = place;
+                    tokio::time::sleep(policy.backoff(number, rand::random())).await;
+                }
+                Next::Retry(_) | Next::Fail => {
+                    if attempts.retries() >= policy.retries && policy.retries > 0 {
+                        cluster.shared().count(ClusterCounter::RetryLimitExceeded);
+                    }
                     return match failed.answer {
                         Some(answer) => Ok(*answer),
                         None if attempts.retries() > 0 => Err(failed.failure.after_retries()),
@@ -79,8 +95,9 @@ impl OutboundRequests {
         now: Instant,
         tried: &mut Vec<Arc<str>>,
     ) -> Result<Answer, FailedAttempt> {
-        let (worker, cluster) = (&self.worker, &destination.cluster);
-        let leasing = cluster.lease(exchange.version, tried, now, || worker.dial_options(cluster));
+        let (worker, cluster, from) = (&self.worker, &destination.cluster, &self.downstream);
+        let dial = || worker.dial_options(cluster).for_client(from.client, from.destination);
+        let leasing = cluster.lease(exchange.version, tried, exchange.hash.hash, now, dial);
         let leased = RequestBody::hold_while(exchange.body.as_ref(), pin!(leasing)).await;
         let mut leased = leased.map_err(|failure| FailedAttempt::new(failure, Retryable::Always))?;
         let id = leased.pick.id.clone();
@@ -116,14 +133,13 @@ fn judge(answer: Answer) -> Result<Answer, FailedAttempt> {
     let target = &leased.pick.target;
     // Only a sidecar that proved its identity is believed; an application's own header does not pass its sidecar.
     let unprocessed = target.tls.is_some() && response.headers().contains_key(headers::UNPROCESSED);
-    let unavailable = matches!(response.status().as_u16(), 502..=504)
-        || (headers::is_grpc(response.headers()) && headers::grpc_status(response.headers()) == Some(14));
+    let unavailable = headers::is_grpc(response.headers()) && headers::grpc_status(response.headers()) == Some(14);
     leased.pick.report(
         match (unprocessed, unavailable) {
             // Behind a gateway it is one pod of many that is unavailable.
             (true, _) if !target.remote => Outcome::ConnectFailure,
             (true, _) | (false, true) => Outcome::GatewayError,
-            (false, false) => Outcome::Success,
+            (false, false) => Outcome::of_status(response.status().as_u16()),
         },
         Instant::now(),
     );
@@ -155,7 +171,7 @@ fn lost(exchange: &Exchange, leased: &LeasedConnection, SendError { unprocessed,
         SendErrorCause::Unacknowledged => pick.report(Outcome::ConnectFailure, now),
         // An idle connection that the peer closed says nothing of the peer.
         _ if retryable == Retryable::AtOnce => {}
-        _ => pick.report(Outcome::GatewayError, now),
+        _ => pick.report(Outcome::NoResponse, now),
     }
     FailedAttempt::new(failure, retryable)
 }

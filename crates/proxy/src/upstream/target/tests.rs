@@ -30,6 +30,7 @@ fn pod(ip: &str, mutual_tls: bool, identity: Option<&str>) -> Reach {
         labels: [("version".into(), "v1".into())].into(),
         pod: "p".into(),
         hostname: "".into(),
+        node: "".into(),
         only_node: None,
     }))
 }
