@@ -131,6 +131,7 @@ impl Routes {
             id: endpoint.id.clone(),
             // The client's proxy chose the network; within it, only load counts.
             locality: Locality::default(),
+            priority: 0,
             weight: endpoint.weight,
             health: endpoint.health,
             target: PodTarget { address: (direct.ip, direct.port(route.port)?).into(), party: Arc::new(party) },

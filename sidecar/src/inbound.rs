@@ -21,7 +21,7 @@ use proxy::http::Version;
 use proxy::io::{Io, Prefixed};
 use proxy::mesh::{OwnWorkload, Protocol};
 use proxy::report::ServiceMetrics;
-use proxy::tcp;
+use proxy::tcp::{self, CarryLimits};
 use proxy::upstream::application;
 use proxy::worker::Worker;
 use runtime::admission::Admitted;
@@ -205,7 +205,8 @@ async fn relay(
     }
     let party = worker.telemetry.peer(None, downstream.peer.as_deref());
     let (mut application, _dialled) = (opened.io, opened.dialled);
-    tcp::carry(&mut io, &mut application, &downstream.admitted, metrics.tcp(&party), log).await;
+    let (limits, metrics) = (CarryLimits::default(), metrics.tcp(&party));
+    tcp::carry(&mut io, &mut application, &downstream.admitted, limits, metrics, log).await;
     Ok(())
 }
 

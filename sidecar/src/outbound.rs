@@ -12,9 +12,10 @@ use proxy::exchange::Downstream;
 use proxy::exchange::outbound::{self, Destination};
 use proxy::failure::Failure;
 use proxy::io::Io;
-use proxy::mesh::{AddressMatch, Lookup, OutboundPolicy, Protocol};
+use proxy::mesh::{AddressMatch, HashKey, Lookup, OutboundPolicy, Protocol};
 use proxy::report::endpoint_party;
-use proxy::tcp;
+use proxy::tcp::{self, CarryLimits};
+use proxy::upstream::hash::connection_hash;
 use proxy::upstream::{Target, UpstreamCluster};
 use proxy::worker::Worker;
 use runtime::admission::Admitted;
@@ -69,7 +70,7 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
 fn destination(address: SocketAddr, found: &Lookup<AddressMatch>, worker: &Worker) -> Destination {
     match found {
         Lookup::Found(found) if found.service.port(found.port).is_some() => {
-            return Destination::service(&found.service, found.port, found.endpoint.clone(), worker);
+            return Destination::at(&found.service, found.port, found.endpoint.clone(), address, worker);
         }
         Lookup::Unanswered => {
             let cluster = UpstreamCluster::unanswered(&address.to_string());
@@ -104,7 +105,11 @@ async fn relay(
         downstream.log_to(log);
         log.cluster = cluster.name.clone();
     }
-    let (pick, opened) = match cluster.connect(&worker.dial_options(&cluster)).await {
+    let policy = cluster.policy();
+    let by_source = policy.balancing.hash == Some(HashKey::SourceAddress);
+    let hash = by_source.then(|| connection_hash(downstream.client).hash).flatten();
+    let dial = worker.dial_options(&cluster).for_client(downstream.client, downstream.destination);
+    let (pick, opened) = match cluster.connect(hash, &dial).await {
         Ok(connected) => connected,
         Err(failure) => {
             tcp::refused(&metrics, &worker.telemetry, log, &failure);
@@ -119,6 +124,7 @@ async fn relay(
     }
     let mut upstream = opened.io;
     let metrics = metrics.tcp(&worker.telemetry.intern(party));
-    tcp::carry(&mut io, &mut upstream, &downstream.admitted, metrics, log).await;
+    let limits = CarryLimits::of(&policy);
+    tcp::carry(&mut io, &mut upstream, &downstream.admitted, limits, metrics, log).await;
     Ok(())
 }

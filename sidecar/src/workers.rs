@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use identity::Identity;
 use proxy::listener::{self, BACKLOG};
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
-use proxy::report::{AccessLog, AccessLogFiles, WorkerTelemetry};
+use proxy::report::{AccessLog, AccessLogFiles, WorkerTelemetry, observe_clusters};
 use proxy::worker::Worker;
 use runtime::admission::Admission;
 use runtime::drain::Watch;
@@ -97,6 +97,7 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
         ip: node.ip,
     };
     let (published, subscriber) = discover(&node, &location, &identity, channel);
+    observe_clusters(&registry, &published);
     let logs = AccessLogFiles::new(registry.clone());
     let own_listeners = own_listeners(&listeners)?;
     let (count, (still_opening, opening)) = (listeners.len(), mpsc::channel(1));

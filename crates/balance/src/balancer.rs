@@ -5,14 +5,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::{EndpointState, Locality, OutlierDetection, TierHealth, loads};
+use crate::outlier::Host;
+use crate::{Algorithm, Detection, EjectionCounts, EndpointState, Locality, Settings, TierHealth};
 
+mod choose;
 mod pick;
+mod pool;
+mod refresh;
 #[cfg(test)]
 mod tests;
 
 pub use pick::Pick;
 use pick::{EndpointRecord, SharedState};
+use pool::Pool;
 
 /// The health of an endpoint, as discovery reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub struct Endpoint<T> {
     pub id: Arc<str>,
     /// The locality.
     pub locality: Locality,
+    /// The rank by labels ([`crate::FailoverPriority::rank`]), if [`crate::Preference`] says so. 0 is used first.
+    pub priority: u32,
     /// The weight within the tier. A gateway's weight is the number of ready endpoints behind it. An endpoint of weight
     /// 0 is never picked.
     pub weight: u32,
@@ -44,51 +51,64 @@ pub struct Endpoint<T> {
 /// Why an endpoint was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// By tiers, weight and load.
+    /// By tiers, weight and algorithm.
     Ordinary,
     /// As the probation request of an endpoint whose ejection has ended.
     Probation,
-    /// Every endpoint is ejected, so all of them are used.
+    /// Too few endpoints are in use, so all of them are.
     Panic,
 }
 
 #[derive(Debug)]
 struct Row<T> {
     endpoint: Endpoint<T>,
+    /// The index of its rank.
     tier: usize,
+    /// The entry of the caller's shares that it belongs to.
+    entry: Option<usize>,
     record: Rc<EndpointRecord>,
+    /// Its state in a configured outlier detection.
+    host: Option<Arc<Host>>,
+    /// It is not ejected.
+    in_use: bool,
+    /// The weight with warm-up.
+    weight: u64,
 }
 
-/// The endpoints of a tier that are in use, with the running sum of their weights.
-#[derive(Debug, Default)]
-struct Tier {
-    health: TierHealth,
-    available: Vec<(u64, usize)>,
-}
-
-/// The state of a tier, for display.
+/// The state of a tier or of an entry of shares, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TierView {
-    /// The distance of its endpoints ([`Locality::distance_from`]).
-    pub distance: u8,
+    /// The rank: by default, the distance of its endpoints ([`Locality::distance_from`]).
+    pub rank: u32,
     /// The share of traffic in percent.
     pub share: u32,
     /// The weight of its endpoints.
     pub health: TierHealth,
 }
 
-/// Chooses among one service's endpoints. Each worker has balancers of its own, which know the outcomes of its own
-/// attempts.
+/// Chooses among one service's endpoints. Each worker has balancers of its own.
 #[derive(Debug)]
 pub struct Balancer<T> {
     own: Locality,
+    settings: Settings,
     rows: Vec<Row<T>>,
-    distances: Vec<u8>,
-    tiers: Vec<Tier>,
-    shares: Vec<u32>,
+    /// The ranks that occur.
+    ranks: Vec<u32>,
+    /// The weights of the caller's shares; empty: it has none.
+    weights: Vec<u32>,
+    /// With shares, endpoints without one take over from those with one.
+    takes_over: bool,
+    /// By tier. With shares: by entry, then the tiers that take over.
+    pools: Vec<Pool>,
+    /// The sum of the shares of all pools.
+    total: u64,
     shared: Rc<SharedState>,
-    /// The end of the next ejection.
-    next_end: Option<Instant>,
+    /// When something changes without a report: an ejection ends, or warm-up goes on.
+    next: Option<Instant>,
+    /// The version of the configured outlier detection that pools were made with.
+    version: u64,
+    /// The number of endpoints that the default outlier detection has ejected.
+    ejected: usize,
 }
 
 impl<T: Clone> Balancer<T> {
@@ -96,12 +116,17 @@ impl<T: Clone> Balancer<T> {
     pub fn new(own: Locality) -> Self {
         Self {
             own,
+            settings: Settings::default(),
             rows: Vec::new(),
-            distances: Vec::new(),
-            tiers: Vec::new(),
-            shares: Vec::new(),
+            ranks: Vec::new(),
+            weights: Vec::new(),
+            takes_over: false,
+            pools: Vec::new(),
+            total: 0,
             shared: Rc::default(),
-            next_end: None,
+            next: None,
+            version: 0,
+            ejected: 0,
         }
     }
 
@@ -110,9 +135,20 @@ impl<T: Clone> Balancer<T> {
         self.own = own;
     }
 
-    /// Sets when endpoints are ejected. Takes effect with the next report.
-    pub fn set_outlier_detection(&mut self, policy: OutlierDetection) {
-        self.shared.outlier_detection.set(policy);
+    /// Sets how endpoints are chosen, and when they are ejected. Takes effect with the next [`Balancer::update`].
+    pub fn set_settings(&mut self, settings: Settings) {
+        if let Detection::Default(policy) = settings.detection {
+            self.shared.outlier_detection.set(policy);
+        } else {
+            self.rows.iter().for_each(|row| row.record.state.set(EndpointState::NEW));
+        }
+        self.settings = settings;
+    }
+
+    /// Sets where the ejections of the default outlier detection are counted, before the first
+    /// [`Balancer::update`].
+    pub fn set_counts(&mut self, counts: EjectionCounts) {
+        *self.shared.counts.borrow_mut() = counts;
     }
 
     /// Replaces the endpoints. The state of endpoints that remain is kept, except that of an endpoint that becomes
@@ -120,59 +156,90 @@ impl<T: Clone> Balancer<T> {
     pub fn update(&mut self, endpoints: impl IntoIterator<Item = Endpoint<T>>) {
         let mut before: std::collections::HashMap<Arc<str>, Row<T>> =
             std::mem::take(&mut self.rows).into_iter().map(|row| (row.endpoint.id.clone(), row)).collect();
+        let policy = &self.settings.locality;
+        let shares = policy.shares_for(&self.own);
+        let mut ranks = Vec::new();
         for endpoint in endpoints {
             let known = before.remove(&endpoint.id);
             let restarted = known
                 .as_ref()
                 .is_some_and(|row| row.endpoint.health != Health::Ready && endpoint.health == Health::Ready);
-            let record = known.map_or_else(
-                || {
-                    Rc::new(EndpointRecord {
-                        in_flight: Cell::new(0),
-                        state: Cell::new(EndpointState::NEW),
-                        last_success: Cell::new(None),
-                    })
-                },
-                |row| row.record,
-            );
+            let record = known.map_or_else(Rc::default, |row| row.record);
             if restarted {
                 record.state.set(EndpointState::NEW);
+                record.ready_since.set(None);
             }
-            self.rows.push(Row { endpoint, tier: 0, record });
+            ranks.push(policy.rank(&self.own, &endpoint.locality, endpoint.priority));
+            let matches = |(to, _): &(crate::LocalityPattern, u32)| to.matches(&endpoint.locality);
+            let entry = shares.and_then(|shares| shares.iter().position(matches));
+            self.rows.push(Row { endpoint, tier: 0, entry, record, host: None, in_use: true, weight: 0 });
         }
-        let distances: Vec<u8> = self.rows.iter().map(|row| row.endpoint.locality.distance_from(&self.own)).collect();
-        self.distances = distances.clone();
-        self.distances.sort_unstable();
-        self.distances.dedup();
-        for (row, distance) in self.rows.iter_mut().zip(distances) {
-            row.tier = self.distances.binary_search(&distance).unwrap_or_default();
+        self.weights = shares.into_iter().flatten().map(|(_, weight)| *weight).collect();
+        self.takes_over = policy.takes_over();
+        self.ranks = ranks.clone();
+        self.ranks.sort_unstable();
+        self.ranks.dedup();
+        for (row, rank) in self.rows.iter_mut().zip(ranks) {
+            row.tier = self.ranks.binary_search(&rank).unwrap_or_default();
         }
+        if let Detection::Configured(detector) = &self.settings.detection {
+            let hosts = detector.replace(self.rows.iter().map(|row| &row.endpoint.id));
+            self.rows.iter_mut().zip(hosts).for_each(|(row, host)| row.host = Some(host));
+        }
+        self.pools.clear();
         self.shared.stale.set(true);
     }
 
     /// Picks the endpoint for the next attempt, avoiding those in `previous` (the endpoints of earlier attempts of the
     /// same request) if there is another. `random` is 64 random bits. Returns `None` if no endpoint is ready.
     pub fn pick(&mut self, now: Instant, previous: &[Arc<str>], random: u64) -> Option<Pick<T>> {
+        self.pick_by(now, previous, None, random)
+    }
+
+    /// Picks as [`Balancer::pick`] does. `hash` is the hash of the request for [`Algorithm::RingHash`] and
+    /// [`Algorithm::Maglev`]; without one, `random` takes its place.
+    pub fn pick_by(&mut self, now: Instant, previous: &[Arc<str>], hash: Option<u64>, random: u64) -> Option<Pick<T>> {
         self.refresh(now);
+        let random = hash.filter(|_| self.hashes()).unwrap_or(random);
         let (row, mode) = self
             .on_probation(previous)
             .map(|row| (row, Mode::Probation))
-            .or_else(|| self.ordinary(previous, random).map(|row| (row, Mode::Ordinary)))
+            .or_else(|| self.ordinary(previous, random))
             .or_else(|| self.any_ready(previous, random).map(|row| (row, Mode::Panic)))?;
+        if mode == Mode::Panic {
+            match &self.settings.detection {
+                Detection::Default(_) => self.shared.counts.borrow().note_panic(),
+                Detection::Configured(detector) => detector.counts().note_panic(),
+            }
+        }
         Some(self.reserve(row, mode))
     }
 
-    /// Returns the tiers, nearest first.
+    /// Returns whether picks depend on the hash of the request.
+    pub fn hashes(&self) -> bool {
+        matches!(self.settings.algorithm, Algorithm::RingHash { .. } | Algorithm::Maglev { .. })
+    }
+
+    /// Returns the tiers, the one that is used first first. With shares for the caller, first the entries, then the tiers
+    /// that take over.
     pub fn tiers(&mut self, now: Instant) -> Vec<TierView> {
         self.refresh(now);
-        (self.distances.iter().zip(&self.shares).zip(&self.tiers))
-            .map(|((distance, share), tier)| TierView { distance: *distance, share: *share, health: tier.health })
-            .collect()
+        let entries = self.weights.len();
+        let view = |(index, pool): (usize, &Pool)| TierView {
+            rank: if index < entries { 0 } else { self.ranks[index - entries] },
+            share: (pool.share * 100).checked_div(self.total).unwrap_or(0) as u32,
+            health: pool.health,
+        };
+        self.pools.iter().enumerate().map(view).collect()
     }
 
     /// Returns the endpoints with their states and the numbers of requests in progress.
     pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint<T>, EndpointState, u32)> {
-        self.rows.iter().map(|row| (&row.endpoint, row.record.state.get(), row.record.in_flight.get()))
+        let state = |row: &Row<T>| match (&self.settings.detection, &row.host) {
+            (Detection::Configured(detector), Some(host)) => detector.state(host),
+            _ => row.record.state.get(),
+        };
+        self.rows.iter().map(move |row| (&row.endpoint, state(row), row.record.in_flight.get()))
     }
 
     /// Returns whether there are no endpoints.
@@ -181,133 +248,41 @@ impl<T: Clone> Balancer<T> {
     }
 
     fn reserve(&self, row: usize, mode: Mode) -> Pick<T> {
-        let Row { endpoint, record, .. } = &self.rows[row];
+        let Row { endpoint, record, host, .. } = &self.rows[row];
         record.in_flight.set(record.in_flight.get() + 1);
         if let (Mode::Probation, EndpointState::Probation { ejections, .. }) = (mode, record.state.get()) {
             record.state.set(EndpointState::Probation { probing: true, ejections });
         }
+        let detection = match (&self.settings.detection, host) {
+            (Detection::Configured(detector), Some(host)) => Some((detector.clone(), host.clone())),
+            _ => None,
+        };
         Pick {
             id: endpoint.id.clone(),
             target: endpoint.target.clone(),
             mode,
             record: record.clone(),
             shared: self.shared.clone(),
+            detection,
             reported: Cell::new(false),
         }
     }
 
-    /// Recomputes tiers and shares after a change of endpoints or states, or when an ejection has ended.
-    fn refresh(&mut self, now: Instant) {
-        if !self.shared.stale.get() && self.next_end.is_none_or(|end| now < end) {
-            return;
-        }
-        self.shared.stale.set(false);
-        self.next_end = None;
-        self.tiers.clear();
-        self.tiers.resize_with(self.distances.len(), Tier::default);
-        for (index, row) in self.rows.iter().enumerate() {
-            let state = row.record.state.get().at(now);
-            row.record.state.set(state);
-            if let EndpointState::Ejected { until, .. } = state {
-                self.next_end = Some(self.next_end.map_or(until, |end| end.min(until)));
-            }
-            let tier = &mut self.tiers[row.tier];
-            let weight = u64::from(row.endpoint.weight);
-            if row.endpoint.health != Health::Draining {
-                tier.health.total += weight;
-            }
-            if row.endpoint.health == Health::Ready && state.in_use() && weight > 0 {
-                tier.health.available += weight;
-                tier.available.push((tier.health.available, index));
-            }
-        }
-        let health: Vec<TierHealth> = self.tiers.iter().map(|tier| tier.health).collect();
-        self.shares = loads(&health);
-    }
-
-    /// Returns an endpoint whose ejection has ended and that is not being probed, in a tier that is used now or in a
-    /// nearer one: probing an endpoint farther away would lengthen this request's path without need.
-    fn on_probation(&self, previous: &[Arc<str>]) -> Option<usize> {
-        let nearest_used = self.shares.iter().position(|share| *share > 0).unwrap_or(self.tiers.len());
-        self.rows.iter().position(|row| {
-            row.tier <= nearest_used
-                && row.endpoint.health == Health::Ready
-                && row.endpoint.weight > 0
-                && matches!(row.record.state.get(), EndpointState::Probation { probing: false, .. })
-                && !previous.contains(&row.endpoint.id)
-        })
-    }
-
-    /// Picks by share, weight and load. If every endpoint in use was attempted before, picks one of them again.
-    fn ordinary(&self, previous: &[Arc<str>], random: u64) -> Option<usize> {
-        let mut random = SplitMix64(random);
-        let chosen = self.tier_by_share(random.below(100))?;
-        let others = (0..self.tiers.len()).filter(|tier| *tier != chosen);
-        std::iter::once(chosen)
-            .chain(others)
-            .find_map(|tier| self.less_loaded_of_two(&self.tiers[tier], previous, &mut random))
-            .or_else(|| self.less_loaded_of_two(&self.tiers[chosen], &[], &mut random))
-    }
-
-    fn tier_by_share(&self, percent: u64) -> Option<usize> {
-        let mut sum = 0;
-        self.shares.iter().position(|share| {
-            sum += u64::from(*share);
-            percent < sum
-        })
-    }
-
-    /// Draws two endpoints by weight and returns the one with less load for its weight. At equal load the first draw
-    /// counts, so that shares follow the weights exactly without load.
-    fn less_loaded_of_two(&self, tier: &Tier, previous: &[Arc<str>], random: &mut SplitMix64) -> Option<usize> {
-        let first = self.draw(tier, previous, random)?;
-        let second = self.draw(tier, previous, random)?;
-        let load = |row: usize| u64::from(self.rows[row].record.in_flight.get());
-        let weight = |row: usize| u64::from(self.rows[row].endpoint.weight);
-        Some(if load(second) * weight(first) < load(first) * weight(second) { second } else { first })
-    }
-
-    /// Draws an endpoint by weight. If several draws yield previous endpoints, these are most of the tier, and the
-    /// first other endpoint is returned.
-    fn draw(&self, tier: &Tier, previous: &[Arc<str>], random: &mut SplitMix64) -> Option<usize> {
-        const DRAWS: usize = 4;
-        let (sum, _) = *tier.available.last()?;
-        let allowed = |row: usize| !previous.contains(&self.rows[row].endpoint.id);
-        (0..DRAWS)
-            .map(|_| {
-                let at = random.below(sum);
-                tier.available[tier.available.partition_point(|(end, _)| *end <= at)].1
-            })
-            .find(|row| allowed(*row))
-            .or_else(|| tier.available.iter().map(|(_, row)| *row).find(|row| allowed(*row)))
-    }
-
-    /// Picks a ready endpoint although every endpoint is ejected: those not attempted before first, then the nearest
-    /// tier.
-    fn any_ready(&self, previous: &[Arc<str>], random: u64) -> Option<usize> {
-        let ready = |row: &&usize| {
-            let endpoint = &self.rows[**row].endpoint;
-            endpoint.health == Health::Ready && endpoint.weight > 0
-        };
-        let indices: Vec<usize> = (0..self.rows.len()).collect();
-        let rank = |row: usize| (previous.contains(&self.rows[row].endpoint.id), self.rows[row].tier);
-        let best = indices.iter().filter(ready).map(|row| rank(*row)).min()?;
-        let equals: Vec<usize> = indices.iter().filter(ready).copied().filter(|row| rank(*row) == best).collect();
-        Some(equals[SplitMix64(random).below(equals.len() as u64) as usize])
+    /// Returns whether the caller's shares and tiers include an endpoint.
+    fn includes(&self, row: &Row<T>) -> bool {
+        self.weights.is_empty() || row.entry.is_some() || self.takes_over
     }
 }
 
-/// Derives many small numbers from 64 random bits, with the SplitMix64 generator.
-struct SplitMix64(u64);
+impl<T> Row<T> {
+    /// Returns whether the endpoint would be picked, were it not ejected.
+    fn is_ready(&self) -> bool {
+        self.endpoint.health == Health::Ready && self.endpoint.weight > 0
+    }
+}
 
-impl SplitMix64 {
-    /// Returns a number in `0..end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        ((u128::from(z) * u128::from(end)) >> 64) as u64
+impl<T> Drop for Balancer<T> {
+    fn drop(&mut self) {
+        self.shared.counts.borrow().change_active(self.ejected, 0);
     }
 }

@@ -17,14 +17,24 @@
 //!    so it is ejected for that service alone.
 //! 5. If every endpoint is ejected, all of them are used: a wrong guess costs no more than failing the request.
 //!
-//! Subsets are the caller's: each subset has a balancer of its own. Consistent hashing is not part of this crate.
+//! That is what happens by default. [`Settings`] change it, as a DestinationRule asks: other algorithms, consistent
+//! hashing, warm-up, shares and order of localities, and outlier detection with Envoy's semantics ([`Detector`]).
+//!
+//! Subsets are the caller's: each subset has a balancer of its own. So are hashes of requests, and `PASSTHROUGH`, which
+//! chooses nothing.
 
 mod balancer;
+mod hashing;
 mod locality;
 mod outlier;
+mod settings;
 mod tiers;
+mod warmup;
 
 pub use balancer::{Balancer, Endpoint, Health, Mode, Pick, TierView};
-pub use locality::Locality;
-pub use outlier::{EndpointState, Outcome, OutlierDetection};
+pub use hashing::{MAX_RING_SIZE, MAX_TABLE_SIZE, stable_hash};
+pub use locality::{Distribution, FailoverPriority, Locality, LocalityPattern, LocalityPolicy, Preference};
+pub use outlier::{Cause, Detector, EjectionCounts, EndpointState, Outcome, OutlierDetection, OutlierPolicy};
+pub use settings::{Algorithm, Detection, Settings};
 pub use tiers::{OVERPROVISIONING, TierHealth, loads};
+pub use warmup::Warmup;

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+mod policy;
+
+pub use policy::{Distribution, FailoverPriority, LocalityPattern, LocalityPolicy, Preference};
+
 /// A region, zone and subzone. An empty part is unknown.
 ///
 /// The values are those of `topology.kubernetes.io/region`, `…/zone` and `topology.istio.io/subzone`.

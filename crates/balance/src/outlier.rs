@@ -1,19 +1,45 @@
 //! Outlier detection: when a failing endpoint is ejected, and how it returns.
 //!
 //! Outlier detection is on by default. Other meshes eject endpoints only with a policy, and never more than a part of
-//! them; here every failing endpoint is ejected, and [`crate::Balancer`] uses all endpoints if every one is ejected.
+//! them; here every failing endpoint is ejected, and [`crate::Balancer`] uses all endpoints if every one is ejected. A
+//! policy that a user writes replaces this one, with Envoy's semantics: [`Detector`].
 
 use std::time::{Duration, Instant};
+
+mod counts;
+mod detector;
+mod policy;
+
+pub use counts::{Cause, EjectionCounts};
+pub use detector::Detector;
+pub(crate) use detector::Host;
+pub use policy::OutlierPolicy;
 
 /// The outcome of an attempt, passed to [`crate::Pick::report`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The endpoint responded, other than with a gateway error. For opaque connections: it accepted the connection.
+    /// The endpoint responded, other than with an error of the server. For opaque connections: it accepted the
+    /// connection.
     Success,
     /// No connection was established: refused, unreachable, timed out, or the handshake failed.
     ConnectFailure,
-    /// The endpoint responded 502, 503 or 504, or ended the connection before it responded.
+    /// The connection was established, but ended before a response, or a response did not arrive in time.
+    NoResponse,
+    /// The endpoint responded 502, 503 or 504.
     GatewayError,
+    /// The endpoint responded with another status from 500.
+    ServerError,
+}
+
+impl Outcome {
+    /// Returns the outcome of a response with this status.
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            502..=504 => Self::GatewayError,
+            500..=599 => Self::ServerError,
+            _ => Self::Success,
+        }
+    }
 }
 
 /// When endpoints are ejected, and for how long.
@@ -21,7 +47,7 @@ pub enum Outcome {
 pub struct OutlierDetection {
     /// The number of consecutive connect failures that eject an endpoint.
     pub consecutive_connect_failures: u8,
-    /// The number of consecutive gateway errors that eject an endpoint.
+    /// The number of consecutive gateway errors, or connections that ended without a response, that eject an endpoint.
     pub consecutive_gateway_errors: u8,
     /// The duration of the first ejection. It doubles with each further one.
     pub base_ejection: Duration,
@@ -105,9 +131,10 @@ impl EndpointState {
     pub(crate) fn after(self, outcome: Outcome, now: Instant, policy: &OutlierDetection) -> EndpointState {
         let EndpointState::InUse { connect_failures, gateway_errors, ejections, since } = self else { return self };
         let (connect_failures, gateway_errors) = match outcome {
-            Outcome::Success => (0, 0),
+            // An endpoint that responds 500 is available: its application fails, and would elsewhere.
+            Outcome::Success | Outcome::ServerError => (0, 0),
             Outcome::ConnectFailure => (connect_failures.saturating_add(1), gateway_errors),
-            Outcome::GatewayError => (connect_failures, gateway_errors.saturating_add(1)),
+            Outcome::NoResponse | Outcome::GatewayError => (connect_failures, gateway_errors.saturating_add(1)),
         };
         if connect_failures < policy.consecutive_connect_failures && gateway_errors < policy.consecutive_gateway_errors
         {
@@ -124,7 +151,7 @@ impl EndpointState {
             (EndpointState::InUse { .. }, outcome) => self.after(outcome, now, policy),
             (
                 EndpointState::Ejected { ejections, .. } | EndpointState::Probation { ejections, .. },
-                Outcome::Success,
+                Outcome::Success | Outcome::ServerError,
             ) => EndpointState::InUse { connect_failures: 0, gateway_errors: 0, ejections, since: Some(now) },
             (EndpointState::Probation { ejections, .. }, _) => eject(ejections, now, policy),
             (ejected @ EndpointState::Ejected { .. }, _) => ejected,
@@ -140,6 +167,23 @@ fn eject(before: u32, now: Instant, policy: &OutlierDetection) -> EndpointState 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outcomes_follow_the_status() {
+        for (status, outcome) in [
+            (200, Outcome::Success),
+            (404, Outcome::Success),
+            (500, Outcome::ServerError),
+            (501, Outcome::ServerError),
+            (502, Outcome::GatewayError),
+            (504, Outcome::GatewayError),
+            (505, Outcome::ServerError),
+            (599, Outcome::ServerError),
+            (600, Outcome::Success),
+        ] {
+            assert_eq!(Outcome::of_status(status), outcome, "{status}");
+        }
+    }
 
     const POLICY: OutlierDetection = OutlierDetection {
         consecutive_connect_failures: 2,
@@ -158,9 +202,9 @@ mod tests {
 
     #[test]
     fn only_consecutive_failures_eject() {
-        use Outcome::{ConnectFailure as C, GatewayError as G, Success as S};
+        use Outcome::{ConnectFailure as C, GatewayError as G, NoResponse as N, ServerError as E, Success as S};
         let now = Instant::now();
-        let table: [(&[Outcome], bool); 8] = [
+        let table: [(&[Outcome], bool); 11] = [
             (&[C], true),
             (&[C, C], false),
             (&[C, S, C], true),
@@ -169,6 +213,9 @@ mod tests {
             (&[G, G, G, G, S, G], true),
             (&[C, G, G, G, G], true),
             (&[C, G, C], false),
+            (&[N, G, N, G, N], false),
+            (&[E, E, E, E, E, E], true),
+            (&[G, G, G, G, E, G], true),
         ];
         for (outcomes, in_use) in table {
             assert_eq!(after_all(EndpointState::NEW, outcomes, now).in_use(), in_use, "{outcomes:?}");

@@ -18,7 +18,7 @@ pub struct TierHealth {
 
 impl TierHealth {
     /// Returns the share of traffic that the tier can carry, in percent.
-    fn capacity(self) -> u32 {
+    pub(crate) fn capacity(self) -> u32 {
         if self.total == 0 {
             return 0;
         }

@@ -42,6 +42,15 @@ pub(crate) fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<LeafFacts, Refusal
     })
 }
 
+/// Returns the URI names of a certificate; none of one that cannot be read.
+pub(crate) fn uri_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = parse(certificate) else { return Vec::new() };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None };
+    names.filter_map(uri).collect()
+}
+
 /// The fields of a signing certificate.
 pub(crate) struct CaFacts {
     pub(crate) spki: Vec<u8>,

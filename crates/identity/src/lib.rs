@@ -24,6 +24,7 @@ mod certificate;
 mod credential;
 mod expectation;
 mod handle;
+pub mod outside;
 mod pem;
 mod provider;
 mod refusal;

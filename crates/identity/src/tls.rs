@@ -23,7 +23,7 @@ use crate::trust::{Trust, TrustError};
 use crate::verify::{PeerClientVerifier, PeerServerVerifier};
 
 /// Istio's proxies offer TLS 1.3, but can be configured for 1.2 only.
-const SERVER_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+pub(crate) const SERVER_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 /// TLS 1.3 encrypts the client's certificate, so that an observer does not see which workloads communicate.
 const CLIENT_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
 

@@ -23,6 +23,7 @@ use crate::http::{AttemptBody, BoxError, Incoming, InvalidRequest, RequestBody, 
 use crate::report::{LogEntry, RequestReport, ServiceMetrics};
 use crate::server::upgrade::{self, UpgradeRequest};
 use crate::server::{Ending, ResponseBody, local_reply};
+use crate::upstream::hash::RequestHash;
 use crate::upstream::{Lease, SendErrorCause};
 use crate::worker::Worker;
 
@@ -97,6 +98,8 @@ struct Exchange {
     report: RequestReport,
     /// The HTTP version of the upstream.
     version: Version,
+    /// What the request is hashed by, if the destination asks for it.
+    hash: RequestHash,
 }
 
 impl Exchange {
@@ -125,7 +128,7 @@ impl Exchange {
         let (head, incoming) = request.into_parts();
         let body = RequestBody::new(incoming, &head.headers, &downstream.admitted);
         report.body.clone_from(&body);
-        Self { head, body, upgrade, report, version: Version::Http1 }
+        Self { head, body, upgrade, report, version: Version::Http1, hash: RequestHash::default() }
     }
 
     /// Adapts the head to the upstream's version.
@@ -195,6 +198,9 @@ impl Exchange {
         let headers = response.headers_mut();
         headers::end_hop(headers, Direction::Response);
         edit(headers);
+        if let Some(cookie) = self.hash.cookie.take() {
+            headers.append(header::SET_COOKIE, cookie);
+        }
         if let Some(log) = &mut self.report.log {
             log.response(headers);
             log.upstream_local = lease.info.local;
@@ -222,7 +228,11 @@ impl Exchange {
 
     /// Returns the response for a failure.
     fn fail(self, failure: &Failure) -> Response<ResponseBody> {
-        self.answer_locally(&failure.local_reply(), |_| {})
+        self.answer_locally(&failure.local_reply(), |map| {
+            if let Failure::Overflow(_) = failure {
+                map.insert(headers::OVERLOADED, HeaderValue::from_static("true"));
+            }
+        })
     }
 
     /// Returns a response of the proxy's own. `edit` adds headers.

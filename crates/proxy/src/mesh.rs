@@ -6,11 +6,13 @@
 //! changes nothing in the snapshot.
 
 mod convert;
+mod destination;
 mod domain;
 mod map;
 mod model;
 mod policies;
 mod routes;
+mod shared;
 mod snapshot;
 mod store;
 #[cfg(test)]
@@ -20,11 +22,16 @@ mod traffic;
 mod usage;
 mod view;
 
+pub use destination::{
+    ClientTls, ConnectionPool, DestinationPolicy, HashCookie, HashKey, Keepalive, LoadBalancing, LocalityRules,
+    OriginatedTls, PortPolicies, ProxyProtocol, RetryBudget, SubsetPolicy, Tunnel,
+};
 pub use map::SharedMap;
 pub use model::{
     DirectEndpoint, Endpoint, Export, GatewayAddress, InboundLimits, InboundPort, OwnWorkload, Port, Protocol, Reach,
     Service, Subset, Summary, WorkloadLabels,
 };
+pub use shared::{ClusterCounter, Connection, SharedCluster};
 pub use snapshot::{AccessLogSettings, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
 pub use store::{Applied, MeshStore, Published};
 pub use timeouts::{ConnectTimeouts, HEDGE_DELAY};

@@ -23,9 +23,11 @@ use crate::mesh::{OwnWorkload, ProxyLocation};
 use crate::server::{Ending, grpc_status_of};
 
 mod access_log;
+mod clusters;
 mod party;
 
 pub use access_log::{AccessLog, AccessLogFiles, LogEntry};
+pub use clusters::observe_clusters;
 use party::peer_party;
 pub use party::{OwnParty, endpoint_party};
 #[cfg(test)]

@@ -55,7 +55,8 @@ impl Worker {
     /// Returns how to connect to a cluster's endpoints, by the mesh's current settings.
     pub fn dial_options(&self, cluster: &UpstreamCluster) -> DialOptions {
         let timeouts = self.view.snapshot().settings.connect_timeouts(cluster.in_mesh());
-        DialOptions { identity: self.identity.clone(), mark: self.mark, timeouts }
+        let (identity, policy) = (self.identity.clone(), cluster.policy());
+        DialOptions { policy, limits: None, client: None, identity, mark: self.mark, timeouts }
     }
 
     /// Returns the own workload as metrics and peers see it.

@@ -127,6 +127,7 @@ fn pick(endpoints: usize, times: u32) {
     balancer.update((0..endpoints).map(|number| balance::Endpoint {
         id: format!("pod-{number}").into(),
         locality: here.clone(),
+        priority: 0,
         weight: 1,
         health: Health::Ready,
         target: Arc::new(number),

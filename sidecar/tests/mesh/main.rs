@@ -3,6 +3,7 @@
 mod admission;
 mod answers;
 mod app;
+mod destinations;
 mod drain;
 mod failover;
 mod fixture;

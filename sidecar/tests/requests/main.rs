@@ -12,6 +12,7 @@ mod fixture;
 #[path = "../mesh/gate.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod gate;
+#[allow(dead_code, reason = "the benchmark uses the rest")]
 mod pair;
 
 use pair::{Pair, Security};

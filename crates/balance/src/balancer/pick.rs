@@ -1,12 +1,13 @@
 //! A picked endpoint, and how its outcomes are reported.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Mode;
-use crate::{EndpointState, Outcome, OutlierDetection};
+use crate::outlier::Host;
+use crate::{Cause, Detector, EjectionCounts, EndpointState, Outcome, OutlierDetection};
 
 /// The state of an endpoint on one worker. Shared with the picks in progress, and kept over updates.
 #[derive(Debug)]
@@ -14,6 +15,19 @@ pub(super) struct EndpointRecord {
     pub(super) in_flight: Cell<u32>,
     pub(super) state: Cell<EndpointState>,
     pub(super) last_success: Cell<Option<Instant>>,
+    /// When the endpoint was first seen ready, for warm-up.
+    pub(super) ready_since: Cell<Option<Instant>>,
+}
+
+impl Default for EndpointRecord {
+    fn default() -> Self {
+        Self {
+            in_flight: Cell::new(0),
+            state: Cell::new(EndpointState::NEW),
+            last_success: Cell::new(None),
+            ready_since: Cell::new(None),
+        }
+    }
 }
 
 /// The state that a balancer shares with its picks.
@@ -21,7 +35,10 @@ pub(super) struct EndpointRecord {
 pub(super) struct SharedState {
     /// A report changed an endpoint's state, so tiers and shares are outdated.
     pub(super) stale: Cell<bool>,
+    /// Some endpoint is on probation.
+    pub(super) probation: Cell<bool>,
     pub(super) outlier_detection: Cell<OutlierDetection>,
+    pub(super) counts: RefCell<EjectionCounts>,
 }
 
 /// An endpoint picked for one attempt. It counts as a request in progress until it is dropped.
@@ -35,6 +52,8 @@ pub struct Pick<T> {
     pub mode: Mode,
     pub(super) record: Rc<EndpointRecord>,
     pub(super) shared: Rc<SharedState>,
+    /// The configured outlier detection, which then receives reports.
+    pub(super) detection: Option<(Detector, Arc<Host>)>,
     pub(super) reported: Cell<bool>,
 }
 
@@ -42,6 +61,12 @@ impl<T> Pick<T> {
     /// Reports the outcome of the attempt. Each report counts, so that a connect failure and later errors of the same
     /// pick both take effect.
     pub fn report(&self, outcome: Outcome, now: Instant) {
+        if matches!(outcome, Outcome::Success | Outcome::ServerError) {
+            self.record.last_success.set(Some(now));
+        }
+        if let Some((detector, host)) = &self.detection {
+            return detector.report(host, outcome, now);
+        }
         let policy = self.shared.outlier_detection.get();
         let before = self.record.state.get();
         let after = match self.mode {
@@ -49,12 +74,15 @@ impl<T> Pick<T> {
             Mode::Probation | Mode::Panic => before.after_trial(outcome, now, &policy),
         };
         self.reported.set(true);
-        if outcome == Outcome::Success {
-            self.record.last_success.set(Some(now));
-        }
         self.record.state.set(after);
         if before.in_use() != after.in_use() || matches!(after, EndpointState::Ejected { .. }) {
             self.shared.stale.set(true);
+        }
+        if before != after && matches!(after, EndpointState::Ejected { .. }) {
+            let counts = self.shared.counts.borrow();
+            let cause = if outcome == Outcome::ConnectFailure { Cause::LocalOrigin } else { Cause::GatewayErrors };
+            counts.note_detected(cause);
+            counts.note_enforced(cause);
         }
     }
 

@@ -8,12 +8,16 @@ use proptest::prelude::*;
 use super::*;
 use crate::Outcome;
 
+mod detection;
+mod localities;
+mod settings;
+
 const WEST_A: (&str, &str) = ("us-west", "us-west-1a");
 const WEST_B: (&str, &str) = ("us-west", "us-west-1b");
 const EAST: (&str, &str) = ("us-east", "us-east-1a");
 
 fn endpoint(id: &str, (region, zone): (&str, &str), weight: u32, health: Health) -> Endpoint<()> {
-    Endpoint { id: id.into(), locality: Locality::new(region, zone, ""), weight, health, target: () }
+    Endpoint { id: id.into(), locality: Locality::new(region, zone, ""), priority: 0, weight, health, target: () }
 }
 
 fn balancer(endpoints: Vec<Endpoint<()>>) -> Balancer<()> {
@@ -188,51 +192,6 @@ fn an_update_keeps_the_state_of_endpoints_unless_they_restarted() {
 #[test]
 fn tiers_are_listed_nearest_first() {
     let views = balancer(reviews()).tiers(Instant::now());
-    assert_eq!(views.iter().map(|tier| (tier.distance, tier.share)).collect::<Vec<_>>(), [(0, 100), (2, 0), (3, 0)]);
+    assert_eq!(views.iter().map(|tier| (tier.rank, tier.share)).collect::<Vec<_>>(), [(0, 100), (2, 0), (3, 0)]);
     assert_eq!(views[2].health, TierHealth { available: 3, total: 3 });
-}
-
-prop_compose! {
-    fn any_endpoint()(zone in 0..3usize, weight in 0..5u32, health in 0..3usize) -> ((&'static str, &'static str), u32, Health) {
-        ([WEST_A, WEST_B, EAST][zone], weight, [Health::Ready, Health::Unready, Health::Draining][health])
-    }
-}
-
-proptest! {
-    /// After any sequence of picks and outcomes: a picked endpoint is ready and has a weight, there is a pick whenever
-    /// such an endpoint exists, shares add up, and no dropped pick counts as in progress.
-    #[test]
-    fn every_pick_is_a_ready_endpoint_with_weight(
-        endpoints in proptest::collection::vec(any_endpoint(), 0..8),
-        steps in proptest::collection::vec((any::<u64>(), 0..4u8, 0..3000u64), 1..60),
-    ) {
-        let endpoints: Vec<_> = endpoints
-            .into_iter()
-            .enumerate()
-            .map(|(i, (zone, weight, health))| endpoint(&i.to_string(), zone, weight, health))
-            .collect();
-        let usable = endpoints.iter().filter(|e| e.health == Health::Ready && e.weight > 0).count();
-        let mut balancer = balancer(endpoints.clone());
-        let mut now = Instant::now();
-        let mut previous: Vec<Arc<str>> = Vec::new();
-        for (random, outcome, millis) in steps {
-            now += Duration::from_millis(millis);
-            let Some(pick) = balancer.pick(now, &previous, random) else {
-                prop_assert_eq!(usable, 0);
-                continue;
-            };
-            let picked = &endpoints[pick.id.parse::<usize>().unwrap()];
-            prop_assert!(picked.health == Health::Ready && picked.weight > 0);
-            let shares: u32 = balancer.tiers(now).iter().map(|tier| tier.share).sum();
-            prop_assert!(shares == 100 || shares == 0);
-            match outcome {
-                0 => pick.report(Outcome::Success, now),
-                1 => pick.report(Outcome::ConnectFailure, now),
-                2 => pick.report(Outcome::GatewayError, now),
-                _ => {}
-            }
-            if outcome == 0 { previous.clear() } else { previous.push(pick.id.clone()) }
-        }
-        prop_assert!(balancer.endpoints().all(|(_, _, in_flight)| in_flight == 0));
-    }
 }

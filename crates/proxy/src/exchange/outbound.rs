@@ -1,6 +1,7 @@
 //! Requests of the application: route → policies → pick and send, again if safe → answer.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,10 +15,11 @@ use super::{Downstream, Exchange, connection_failure};
 use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers, settle};
 use crate::io::Io;
-use crate::mesh::{Lookup, Protocol, Service};
+use crate::mesh::{Lookup, Protocol, Service, TrafficPolicy};
 use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
-use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
+use crate::upstream::hash::{RequestHash, request_hash};
+use crate::upstream::{ClusterKey, LeasedConnection, Target, UpstreamCluster};
 use crate::worker::Worker;
 
 pub mod connections;
@@ -68,6 +70,23 @@ impl Destination {
             protocol: service.port(port).map(|port| port.protocol).unwrap_or_default(),
             routes: service.routes.clone(),
         }
+    }
+
+    /// Returns a port of a service, or one endpoint of it, for a connection to `address`: that address itself if the service's
+    /// load balancing is `PASSTHROUGH`.
+    pub fn at(
+        service: &Service,
+        port: u16,
+        endpoint: Option<std::sync::Arc<str>>,
+        address: SocketAddr,
+        worker: &Worker,
+    ) -> Self {
+        let mut destination = Self::service(service, port, endpoint, worker);
+        if destination.cluster.key().endpoint.is_none() && destination.cluster.policy().balancing.passthrough {
+            let name = &destination.cluster.name;
+            destination.cluster = Rc::new(UpstreamCluster::fixed(name, Target::plaintext(address)));
+        }
+        destination
     }
 
     /// Returns whether the host of a request may name another service. The address alone decides for a service port whose
@@ -148,6 +167,7 @@ impl Handler for OutboundRequests {
         let policy = destination.cluster.policy();
         let mut exchange = self.begin(request, upgrade, &destination);
         self.prepare(&mut exchange, &destination);
+        exchange.hash = self.hash(&exchange, &policy);
         let limits = Limits { request: grpc_timeout(&exchange), attempt: None };
         match self.send(&mut exchange, &destination, Sending { retries: &policy.retry, limits }).await {
             Ok(answer) => self.answer(exchange, answer),
@@ -209,7 +229,7 @@ impl OutboundRequests {
             return None;
         }
         service.port(port).filter(|port| port.protocol != Protocol::Tcp)?;
-        Some(Destination::service(&service, port, None, &self.worker))
+        Some(Destination::at(&service, port, None, self.downstream.destination, &self.worker))
     }
 
     fn begin(&self, request: Request<Incoming>, upgrade: bool, destination: &Destination) -> Exchange {
@@ -228,6 +248,13 @@ impl OutboundRequests {
             headers.insert(headers::PEER, self.worker.own_party().header.clone());
         }
         exchange.prepare(upstream_version(http2, exchange));
+    }
+
+    /// Returns the hash of a request, if the destination has a hash key.
+    fn hash(&self, exchange: &Exchange, policy: &TrafficPolicy) -> RequestHash {
+        let Some(key) = &policy.balancing.hash else { return RequestHash::default() };
+        let (head, Downstream { client, destination, .. }) = (&exchange.head, &self.downstream);
+        request_hash(key, &head.uri, &head.headers, *client, *destination)
     }
 
     /// Turns an upstream's response into the downstream's.
@@ -268,7 +295,8 @@ impl OutboundRequests {
 
 /// Returns whether a request to a destination is sent in HTTP/2.
 fn serves_http2(destination: &Destination, head: &request::Parts) -> bool {
-    matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc) || head.version == HttpVersion::HTTP_2
+    let declared = matches!(destination.protocol, Protocol::Http2 | Protocol::Grpc);
+    destination.cluster.speaks_http2(declared, head.version == HttpVersion::HTTP_2)
 }
 
 /// Returns the time limit that a client of gRPC sets.

@@ -17,6 +17,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 /// Milliseconds until the upstream's response began.
 pub const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+/// In a response of a proxy that refused the request because of a limit: there is no use in another attempt.
+pub const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 /// The workload of the other sidecar, for telemetry. Exchanged between sidecars only; never reaches an application.
 pub const PEER: HeaderName = HeaderName::from_static("x-isthmus-peer");
 /// Sent by the destination's sidecar if the request never reached the application, so that any request may be retried.

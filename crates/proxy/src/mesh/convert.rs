@@ -11,10 +11,12 @@ use policy::{PeerAuthentication, PeerMode};
 use telemetry::access_log::Format;
 use wire::discovery as message;
 
+mod destination;
 mod policies;
 mod routes;
 mod workload;
 
+pub(super) use destination::{DestinationVariants, destination};
 pub(super) use policies::policy;
 pub(super) use routes::{Client, routes};
 pub(super) use workload::{PortLimits, own_workload};
@@ -179,6 +181,7 @@ fn direct(message: &message::Direct, own: IpAddr) -> Result<DirectEndpoint> {
         workload: workload_labels(message.workload.as_ref()),
         labels: labels(&message.labels),
         hostname: if message.pod_hostname == message.pod { pod.clone() } else { message.pod_hostname.as_str().into() },
+        node: message.node.as_str().into(),
         only_node: message.node_local.then(|| message.node.as_str().into()),
         pod,
     })

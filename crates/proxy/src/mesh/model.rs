@@ -10,7 +10,7 @@ use identity::SpiffeId;
 use route::Table;
 use runtime::limits::Limit;
 
-use super::traffic::TrafficPolicy;
+use super::destination::DestinationPolicy;
 
 /// The protocol of a port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub struct Service {
     /// The routes of requests and connections to the service; `None` until they arrive.
     pub routes: Option<Arc<Table>>,
     /// How requests and connections are carried.
-    pub policy: Arc<TrafficPolicy>,
+    pub policy: Arc<DestinationPolicy>,
 }
 
 /// A workload's labels in telemetry. An empty label is unknown.
@@ -166,6 +166,8 @@ pub struct DirectEndpoint {
     pub pod: Arc<str>,
     /// The pod's own name within a headless service; empty if it has none.
     pub hostname: Arc<str>,
+    /// The node.
+    pub node: Arc<str>,
     /// The only node whose proxies use the endpoint; `None`: all.
     pub only_node: Option<Arc<str>>,
 }
@@ -206,8 +208,14 @@ pub struct InboundLimits {
 pub struct OwnWorkload {
     /// The locality.
     pub locality: Locality,
+    /// The cluster.
+    pub cluster: Arc<str>,
+    /// The network.
+    pub network: Arc<str>,
     /// The node.
     pub node: Arc<str>,
+    /// The pod's labels, ordered by key.
+    pub pod_labels: Box<[(Box<str>, Box<str>)]>,
     /// The labels in telemetry.
     pub labels: Arc<WorkloadLabels>,
     /// The application's ports, ordered by number.
@@ -215,6 +223,11 @@ pub struct OwnWorkload {
 }
 
 impl OwnWorkload {
+    /// Returns the value of a label of the pod.
+    pub fn pod_label(&self, key: &str) -> Option<&str> {
+        label(&self.pod_labels, key)
+    }
+
     /// Returns a port of the application.
     pub fn port(&self, number: u16) -> Option<&InboundPort> {
         self.ports.binary_search_by_key(&number, |port| port.number).ok().map(|at| &self.ports[at])
@@ -235,9 +248,10 @@ impl Service {
         }
     }
 
-    /// Returns a subset.
+    /// Returns a subset: as the policy says, else as the service does.
     pub fn subset(&self, name: &str) -> Option<&Subset> {
-        self.subsets.iter().find(|subset| *subset.name == *name)
+        let declared = || self.subsets.iter().find(|subset| *subset.name == *name);
+        self.policy.subset(name).or_else(declared)
     }
 
     /// Returns the endpoint with this address, and the service port that leads to it.
@@ -289,10 +303,16 @@ impl DirectEndpoint {
 
     /// Returns whether the endpoint is part of a subset.
     pub fn is_in(&self, subset: &Subset) -> bool {
-        let has = |(key, value): &(Box<str>, Box<str>)| {
-            let found = self.labels.binary_search_by(|(known, _)| known.cmp(key));
-            found.is_ok_and(|at| self.labels[at].1 == *value)
-        };
-        subset.labels.iter().all(has)
+        subset.labels.iter().all(|(key, value)| self.label(key) == Some(value))
     }
+
+    /// Returns the value of a label of the pod.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        label(&self.labels, key)
+    }
+}
+
+/// Returns the value of a key among labels that are ordered by key.
+fn label<'a>(labels: &'a [(Box<str>, Box<str>)], key: &str) -> Option<&'a str> {
+    labels.binary_search_by(|(known, _)| (**known).cmp(key)).ok().map(|at| &*labels[at].1)
 }

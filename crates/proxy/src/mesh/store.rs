@@ -15,6 +15,7 @@ use super::domain::DomainAddresses;
 use super::model::{Endpoint, Service};
 use super::policies::Policies;
 use super::routes::Routes;
+use super::shared::{SharedCluster, SharedClusters};
 use super::snapshot::MeshSnapshot;
 use super::usage::Usage;
 use super::{ProxyLocation, convert};
@@ -27,9 +28,20 @@ pub struct Published {
     changed: Notify,
     usage: Mutex<Usage>,
     domain: DomainAddresses,
+    clusters: SharedClusters,
 }
 
 impl Published {
+    /// Returns what the workers share of the upstream cluster of this name.
+    pub(crate) fn shared_cluster(&self, name: &Arc<str>) -> Arc<SharedCluster> {
+        self.clusters.get(name)
+    }
+
+    /// Calls `visit` for each upstream cluster in use, in the order of names.
+    pub fn each_cluster(&self, visit: impl FnMut(&str, &SharedCluster)) {
+        self.clusters.each(visit);
+    }
+
     /// Notes an address that the cluster's own DNS has answered for a name of the cluster's domain.
     pub fn note_address(&self, address: IpAddr) {
         self.domain.note(address);
@@ -106,6 +118,8 @@ pub struct MeshStore {
     policies: Policies,
     /// `None`: the proxy does not use routes.
     routes: Option<Routes>,
+    /// The policies of hosts, and whether they are known: a host without one is known not to have one.
+    destinations: HashMap<Arc<str>, convert::DestinationVariants>,
     limits: convert::PortLimits,
     /// Set when discovery has been created. The store subscribes to what a service needs as soon as the service arrives.
     subscriber: Arc<OnceLock<Subscriber>>,
@@ -126,6 +140,7 @@ impl MeshStore {
             pods_of: HashMap::new(),
             policies: Policies::default(),
             routes: None,
+            destinations: HashMap::new(),
             limits: convert::PortLimits::default(),
             subscriber: Arc::default(),
             on_trust: Box::new(on_trust),
@@ -200,11 +215,17 @@ impl MeshStore {
                 if let Some(routes) = &mut self.routes {
                     touched.extend(routes.set_labels(message.pod_labels));
                 }
+                // Conditions on the own pod's labels.
+                touched.extend(self.destinations.keys().cloned());
                 self.resolve_policies();
             }
             Body::NetworkGateway(message) => {
                 let gateways = convert::gateways(&message, self.location.ip)?;
                 Arc::make_mut(&mut self.current.gateways).insert(name.into(), gateways);
+            }
+            Body::DestinationPolicy(message) => {
+                self.destinations.insert(name.into(), convert::destination(&message)?);
+                touched.insert(name.into());
             }
             Body::Service(message) => {
                 let service = convert::service(&message, &self.location.cluster)?;
@@ -271,6 +292,10 @@ impl MeshStore {
                     }
                     touched.insert(name.into());
                 }
+            }
+            Kind::DestinationPolicy => {
+                self.destinations.remove(name);
+                touched.insert(name.into());
             }
             // These are replaced, never withdrawn; see `policies` for how policies end.
             _ => {
@@ -341,6 +366,8 @@ impl MeshStore {
         if self.current.services.contains_key(&service.hostname) {
             return;
         }
+        // Before the endpoints: the first connection already follows it.
+        subscriber.subscribe(Kind::DestinationPolicy, &*service.hostname);
         subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.location.network));
         if self.routes.is_some() {
             subscriber.subscribe(Kind::RouteTable, &*service.hostname);
@@ -361,6 +388,10 @@ impl MeshStore {
             service.endpoints = Some(endpoints.by_name.values().cloned().collect());
         }
         service.routes = self.routes.as_ref().and_then(|routes| routes.get(hostname));
+        let variants = self.destinations.get(hostname);
+        let own = self.current.own.as_deref();
+        let policy = variants.map(|variants| variants.policy_for(own, &self.location.namespace));
+        service.policy = policy.unwrap_or_default();
         // An equal service stays as it is, so that nothing that was built from it is built anew.
         let service = if service == **known { known.clone() } else { Arc::new(service) };
         self.current.services.insert(service.hostname.clone(), service.clone());

@@ -55,6 +55,7 @@ fn subscriptions_of(
     for service in services.iter().filter_map(|hostname| snapshot.services.get(hostname)) {
         names.push((Kind::Service, Box::from(&*service.hostname)));
         names.push((Kind::Endpoint, name::endpoints(&service.hostname, &location.network).into()));
+        names.push((Kind::DestinationPolicy, Box::from(&*service.hostname)));
         names.push((Kind::RouteTable, Box::from(&*service.hostname)));
         let addresses =
             service.addresses.iter().map(|ip| (Kind::Service, name::address(&location.cluster, *ip).into()));

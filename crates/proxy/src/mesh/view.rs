@@ -9,6 +9,7 @@ use wire::client::{Link, Outcome, Subscriber};
 
 use super::ProxyLocation;
 use super::model::Service;
+use super::shared::SharedCluster;
 use super::snapshot::{AddressMatch, MeshSettings, MeshSnapshot};
 use super::store::Published;
 
@@ -87,6 +88,11 @@ impl MeshView {
         self.published.mark_used(hostnames);
     }
 
+    /// Returns what the workers share of the upstream cluster of this name.
+    pub fn shared_cluster(&self, name: &Arc<str>) -> Arc<SharedCluster> {
+        self.published.shared_cluster(name)
+    }
+
     /// Returns the version of the newest snapshot. Versions grow, so state that was built from a snapshot can tell that it is
     /// outdated.
     pub fn version(&self) -> u64 {
@@ -147,6 +153,7 @@ impl MeshView {
     /// Waits for the endpoints of a service, the gateways that lead to them, and its routes. What does not arrive in time is left out.
     async fn complete(&self, mut service: Arc<Service>) -> Option<Arc<Service>> {
         if service.endpoints.is_none() {
+            self.demand(Kind::DestinationPolicy, &*service.hostname).await;
             let name = wire::name::endpoints(&service.hostname, &self.location.network);
             self.subscriber.subscribe(Kind::Endpoint, name.as_str());
             self.demand(Kind::Endpoint, name).await;

@@ -47,7 +47,7 @@ pub async fn connect(address: SocketAddr, admitted: &Admitted, mark: Option<u32>
     let connected = net::connect_to_application(address, mark).await;
     let stream = connected.map_err(|error| failed(address, ConnectError::Tcp(Arc::new(error))))?;
     let local = stream.local_addr().ok();
-    Ok(OpenConnection { io: stream.into(), local, peer: None, dialled: Some(dialled) })
+    Ok(OpenConnection { io: stream.into(), local, peer: None, dialled: Some(dialled), place: None })
 }
 
 fn failed(address: SocketAddr, error: ConnectError) -> Failure {

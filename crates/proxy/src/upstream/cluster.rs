@@ -1,22 +1,25 @@
 //! An upstream cluster: a service's port, or a subset of it, as one worker uses it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::hash_map::Entry;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use balance::{Balancer, Locality, Outcome, Pick};
-use tokio::sync::oneshot;
+use balance::{Balancer, Detection, Locality, LocalityPolicy, Pick, Preference, Settings};
+use runtime::limits::Permit;
 
-use super::connect::{self, DialOptions, Dialing, OpenConnection};
+use super::http1::AbortOnDrop;
 use super::pool::{Lease, Pool};
 use super::target::{self, Target};
 use crate::failure::Failure;
-use crate::http::Version;
-use crate::mesh::{GatewayAddress, MeshSettings, MeshSnapshot, OwnWorkload, Service, TrafficPolicy};
+use crate::mesh::{
+    ConnectionPool, GatewayAddress, MeshSettings, MeshSnapshot, MeshView, OwnWorkload, Service, SharedCluster,
+    TrafficPolicy,
+};
+
+mod lease;
 
 /// What identifies an upstream cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,6 +53,14 @@ pub struct UpstreamCluster {
     inputs: RefCell<Option<Inputs>>,
     /// A copy of its own, so that requests share no count with other workers.
     policy: RefCell<Rc<TrafficPolicy>>,
+    /// The limits on connections, as pools have them.
+    pool_policy: RefCell<Rc<ConnectionPool>>,
+    /// Requests or connections are limited.
+    limited: Cell<bool>,
+    /// Idle connections are closed when others need their places.
+    watched: OnceCell<AbortOnDrop>,
+    /// What the workers share of the cluster.
+    shared: Arc<SharedCluster>,
     balancer: RefCell<Balancer<Arc<Target>>>,
     pools: RefCell<Pools>,
     /// The endpoints with an attempt to connect that another endpoint was faster than, and that has not ended; and when it began.
@@ -87,7 +98,15 @@ pub struct LeasedConnection {
 }
 
 impl UpstreamCluster {
-    pub(super) fn of_service(key: ClusterKey) -> Self {
+    pub(super) fn of_service(key: ClusterKey, view: &MeshView) -> Self {
+        let cluster = Self::new(key);
+        // The endpoints that an application chose by their addresses share the limits, not the name.
+        let shared = view.shared_cluster(&cluster.name);
+        cluster.balancer.borrow_mut().set_counts(shared.ejections.clone());
+        Self { shared, ..cluster }
+    }
+
+    fn new(key: ClusterKey) -> Self {
         let name = format!("outbound|{}|{}|{}", key.port, key.subset, key.hostname).into();
         Self {
             name,
@@ -95,6 +114,10 @@ impl UpstreamCluster {
             refuses: None,
             inputs: RefCell::default(),
             policy: RefCell::default(),
+            pool_policy: RefCell::default(),
+            limited: Cell::new(false),
+            watched: OnceCell::new(),
+            shared: Arc::default(),
             balancer: RefCell::new(Balancer::new(Locality::default())),
             pools: RefCell::default(),
             late: RefCell::default(),
@@ -105,14 +128,12 @@ impl UpstreamCluster {
 
     /// Returns a cluster of one fixed target outside the mesh, with one of Envoy's names.
     pub fn fixed(name: &str, target: Target) -> Self {
-        let cluster = Self {
-            name: name.into(),
-            version: Cell::new(FIXED),
-            ..Self::of_service(ClusterKey::address(target.address))
-        };
+        let cluster =
+            Self { name: name.into(), version: Cell::new(FIXED), ..Self::new(ClusterKey::address(target.address)) };
         let endpoint = balance::Endpoint {
             id: cluster.key.hostname.clone(),
             locality: Locality::default(),
+            priority: 0,
             weight: 1,
             health: balance::Health::Ready,
             target: Arc::new(target),
@@ -125,7 +146,7 @@ impl UpstreamCluster {
     pub fn black_hole(destination: SocketAddr) -> Self {
         let (name, version) = ("BlackHoleCluster".into(), Cell::new(FIXED));
         let refuses = Some(Refusal::RegistryOnly);
-        Self { name, version, refuses, ..Self::of_service(ClusterKey::address(destination)) }
+        Self { name, version, refuses, ..Self::new(ClusterKey::address(destination)) }
     }
 
     /// Returns the cluster of a destination that may be part of the mesh, for which the controller did not answer: every
@@ -133,7 +154,7 @@ impl UpstreamCluster {
     pub fn unanswered(destination: &str) -> Self {
         let (name, version) = ("UnansweredCluster".into(), Cell::new(FIXED));
         let key = ClusterKey { hostname: destination.into(), port: 0, subset: Arc::default(), endpoint: None };
-        Self { name, version, refuses: Some(Refusal::Unanswered), ..Self::of_service(key) }
+        Self { name, version, refuses: Some(Refusal::Unanswered), ..Self::new(key) }
     }
 
     /// Returns whether the cluster is a service of the mesh.
@@ -144,6 +165,27 @@ impl UpstreamCluster {
     /// Returns the cluster's key.
     pub fn key(&self) -> &ClusterKey {
         &self.key
+    }
+
+    /// Returns what the workers share of the cluster.
+    pub fn shared(&self) -> &Arc<SharedCluster> {
+        &self.shared
+    }
+
+    /// Acquires the place of a retry, or counts that there is none. A retry ends when the place is dropped.
+    pub fn retry(&self) -> Option<Permit> {
+        self.shared.retry(&self.policy.borrow())
+    }
+
+    /// Returns whether requests are sent by HTTP/2. `declared` is whether the port declares it, `used` whether the client
+    /// uses it.
+    pub fn speaks_http2(&self, declared: bool, used: bool) -> bool {
+        let pool = &self.policy.borrow().pool;
+        match pool.h2_upgrade {
+            _ if pool.use_client_protocol => used,
+            Some(upgrade) => declared || upgrade,
+            None => declared || used,
+        }
     }
 
     /// Returns how requests and connections are carried.
@@ -181,13 +223,46 @@ impl UpstreamCluster {
             // before they are ready.
             targets.iter_mut().for_each(|candidate| candidate.health = balance::Health::Ready);
         }
+        let policy = TrafficPolicy::clone(service.policy.traffic(self.key.port, &self.key.subset));
+        self.shared.apply(&policy);
+        self.limited.set(policy.pool.is_limited() || policy.retry_budget.is_some());
+        let mut pool_policy = policy.pool.clone();
+        if policy.proxy_protocol.is_some() {
+            // A connection is one client's.
+            pool_policy.max_requests_per_connection = Some(1);
+        }
+        if **self.pool_policy.borrow() != pool_policy {
+            *self.pool_policy.borrow_mut() = Rc::new(pool_policy);
+            // New connections follow the new limits.
+            self.pools.borrow_mut().drain().for_each(|(_, (_, pool))| pool.clear());
+        }
         self.drop_pools(&targets);
         let mut balancer = self.balancer.borrow_mut();
         balancer.set_locality(snapshot.own.as_ref().map(|own| own.locality.clone()).unwrap_or_default());
-        balancer.set_outlier_detection(service.policy.outlier_detection);
+        balancer.set_settings(self.settings(&policy, snapshot));
         balancer.update(targets);
-        *self.policy.borrow_mut() = Rc::new(TrafficPolicy::clone(&service.policy));
+        *self.policy.borrow_mut() = Rc::new(policy);
         *self.inputs.borrow_mut() = Some(Inputs::of(service, snapshot));
+    }
+
+    /// Returns the settings of the balancer.
+    fn settings(&self, policy: &TrafficPolicy, snapshot: &MeshSnapshot) -> Settings {
+        let balancing = &policy.balancing;
+        let by_default = || {
+            let near = snapshot.settings.locality_load_balancing;
+            let preference = if near { Preference::Distance } else { Preference::Off };
+            LocalityPolicy { preference, ..LocalityPolicy::default() }
+        };
+        // Of an endpoint that the application chose, nothing is to be decided.
+        let detection = policy.outlier_detection.filter(|_| self.key.endpoint.is_none());
+        Settings {
+            algorithm: balancing.algorithm,
+            warmup: balancing.warmup,
+            locality: balancing.locality.as_ref().map_or_else(by_default, |rules| rules.policy.clone()),
+            detection: detection.map_or_else(Detection::default, |policy| {
+                Detection::Configured(self.shared.detector(policy, Instant::now()))
+            }),
+        }
     }
 
     /// Closes the pools of targets that have changed or were removed.
@@ -203,152 +278,13 @@ impl UpstreamCluster {
         });
     }
 
-    /// Returns a connection for a request, to an endpoint that is not in `tried` if there is another. Calls `dial` if no
-    /// connection is open. `now` is approximate.
-    pub async fn lease(
-        self: &Rc<Self>,
-        version: Version,
-        tried: &mut Vec<Arc<str>>,
-        now: Instant,
-        dial: impl Fn() -> DialOptions,
-    ) -> Result<LeasedConnection, Failure> {
-        let pick = self.pick(tried, now)?;
-        let pool = self.pool(&pick);
-        if let Some(lease) = pool.take(version).await {
-            return Ok(LeasedConnection { pick: Rc::new(pick), pool, lease });
-        }
-        // Boxed: connecting takes ten times the space of the rest, which each request would move.
-        let (pick, dial) = (Rc::new(pick), dial());
-        match version {
-            Version::Http1 => Box::pin(self.lease_first(pick, pool, tried, dial)).await,
-            Version::Http2 => Box::pin(self.open_and_lease(pick, &pool, version, tried, &dial)).await,
-        }
-    }
-
-    /// Returns a connection of HTTP/1.1: a new one, or one that another request releases, whichever comes first. The new one
-    /// is opened in any case, for the next request: if all is slow, requests would otherwise each wait for one handshake
-    /// more, which makes everything slower.
-    async fn lease_first(
-        self: &Rc<Self>,
-        pick: Rc<Pick<Arc<Target>>>,
-        pool: Rc<Pool>,
-        tried: &mut Vec<Arc<str>>,
-        dial: DialOptions,
-    ) -> Result<LeasedConnection, Failure> {
-        let (send, opened) = oneshot::channel();
-        let (cluster, first, to, mut before) = (self.clone(), pick.clone(), pool.clone(), tried.clone());
-        tokio::task::spawn_local(async move {
-            let leased = cluster.open_and_lease(first, &to, Version::Http1, &mut before, &dial).await;
-            if let Err((Ok(leased), _)) = send.send((leased, before)) {
-                leased.lease.release();
-            }
-        });
-        tokio::select! {
-            biased;
-            opened = opened => {
-                // The task ends without a result only with the worker.
-                let (leased, before) = opened.map_err(|_| Failure::NoEndpoint(self.key.hostname.clone()))?;
-                *tried = before;
-                leased
-            }
-            lease = pool.released() => Ok(LeasedConnection { pick, pool: pool.clone(), lease }),
-        }
-    }
-
-    async fn open_and_lease(
-        self: &Rc<Self>,
-        pick: Rc<Pick<Arc<Target>>>,
-        pool: &Rc<Pool>,
-        version: Version,
-        tried: &mut Vec<Arc<str>>,
-        dial: &DialOptions,
-    ) -> Result<LeasedConnection, Failure> {
-        let opening = match pool.open_or_take(version).await {
-            Ok(opening) => opening,
-            Err(lease) => return Ok(LeasedConnection { pick, pool: pool.clone(), lease }),
-        };
-        let (pick, opened) = self.open(pick, tried, Some(version), dial).await?;
-        // The pool of the endpoint that won the race.
-        let pool = self.pool(&pick);
-        let adopted = pool.adopt(opened, version).await;
-        drop(opening);
-        match adopted {
-            Ok(lease) => Ok(LeasedConnection { pick, pool, lease }),
-            Err(error) => {
-                pick.report(Outcome::ConnectFailure, Instant::now());
-                Err(Failure::Connect { endpoint: pick.target.address.to_string().into(), error, retried: false })
-            }
-        }
-    }
-
-    /// Opens a connection for opaque bytes.
-    pub async fn connect(
-        self: &Rc<Self>,
-        dial: &DialOptions,
-    ) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
-        let mut tried = Vec::new();
-        let first = self.pick(&tried, Instant::now())?;
-        let (pick, opened) = self.open(Rc::new(first), &mut tried, None, dial).await?;
-        pick.report(Outcome::Success, Instant::now());
-        Ok((pick, opened))
-    }
-
-    async fn open(
-        self: &Rc<Self>,
-        first: Rc<Pick<Arc<Target>>>,
-        tried: &mut Vec<Arc<str>>,
-        version: Option<Version>,
-        dial: &DialOptions,
-    ) -> Result<(Rc<Pick<Arc<Target>>>, OpenConnection), Failure> {
-        // An endpoint that has answered others since is busy, not gone.
-        let is_late = |pick: &Pick<Arc<Target>>| {
-            self.late.borrow().get(&pick.id).is_some_and(|since| !pick.has_succeeded_since(*since))
-        };
-        let clear_pool = |pick: &Pick<Arc<Target>>| self.clear_pool(&pick.id);
-        let race =
-            connect::race(&self.balancer, first, tried, connect::alpn_of(version), dial, is_late, clear_pool).await?;
-        for dialing in race.late {
-            // One attempt for each endpoint shows as much as many.
-            if let Entry::Vacant(late) = self.late.borrow_mut().entry(dialing.pick.id.clone()) {
-                late.insert(dialing.since);
-                tokio::task::spawn_local(self.clone().finish(dialing, version));
-            }
-        }
-        Ok((race.pick, race.opened))
-    }
-
-    /// Lets an attempt go on that another endpoint was faster than: the endpoint is far away, busy or gone, and only the
-    /// attempt's end shows which. Its connection is kept for the next request.
-    async fn finish(self: Rc<Self>, mut dialing: Dialing, version: Option<Version>) {
-        let opened = (&mut dialing).await;
-        let pick = &dialing.pick;
-        self.late.borrow_mut().remove(&pick.id);
-        match (opened, version) {
-            (Ok(opened), Some(version)) => {
-                let pool = self.pools.borrow().get(&pick.id).map(|(_, pool)| pool.clone());
-                if let Some(pool) = pool
-                    && let Ok(lease) = pool.adopt(opened, version).await
-                {
-                    lease.release();
-                }
-            }
-            (Ok(_), None) => {}
-            (Err(error), _) => {
-                tracing::debug!(%error, endpoint = %pick.target.address, "a late attempt to connect failed");
-                if dialing.report_failure() {
-                    self.clear_pool(&pick.id);
-                }
-            }
-        }
-    }
-
     fn clear_pool(&self, id: &Arc<str>) {
         if let Some((_, pool)) = self.pools.borrow().get(id) {
             pool.clear();
         }
     }
 
-    fn pick(&self, tried: &[Arc<str>], now: Instant) -> Result<Pick<Arc<Target>>, Failure> {
+    fn pick(&self, tried: &[Arc<str>], hash: Option<u64>, now: Instant) -> Result<Pick<Arc<Target>>, Failure> {
         if let Some(refusal) = self.refuses {
             let destination = self.key.hostname.clone();
             return Err(match refusal {
@@ -356,7 +292,7 @@ impl UpstreamCluster {
                 Refusal::Unanswered => Failure::Unanswered(destination),
             });
         }
-        let picked = self.balancer.borrow_mut().pick(now, tried, rand::random());
+        let picked = self.balancer.borrow_mut().pick_by(now, tried, hash, rand::random());
         picked.ok_or_else(|| Failure::NoEndpoint(self.key.hostname.clone()))
     }
 
@@ -365,7 +301,8 @@ impl UpstreamCluster {
         if let Some((_, pool)) = pools.get(&pick.id) {
             return pool.clone();
         }
-        let (_, pool) = pools.entry(pick.id.clone()).or_insert_with(|| (pick.target.clone(), Rc::default()));
+        let new = || (pick.target.clone(), Rc::new(Pool::new(self.pool_policy.borrow().clone())));
+        let (_, pool) = pools.entry(pick.id.clone()).or_insert_with(new);
         pool.clone()
     }
 

@@ -18,7 +18,7 @@ impl UpstreamClusters {
     pub fn get(&self, key: ClusterKey, view: &MeshView) -> Rc<UpstreamCluster> {
         let mut clusters = self.by_key.borrow_mut();
         let cluster = clusters.entry(key);
-        let cluster = cluster.or_insert_with_key(|key| Rc::new(UpstreamCluster::of_service(key.clone()))).clone();
+        let cluster = cluster.or_insert_with_key(|key| Rc::new(UpstreamCluster::of_service(key.clone(), view))).clone();
         drop(clusters);
         self.refresh(&cluster, view);
         cluster

@@ -19,25 +19,31 @@ use bytes::BytesMut;
 use identity::alpn::{self, Alpn};
 use identity::{Identity, Peer};
 use runtime::admission::Dialled;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::Target;
+use super::{Target, preamble};
 use crate::failure::{ConnectError, Failure};
 use crate::http::Version;
 use crate::io::{Io, Prefixed};
-use crate::mesh::{ConnectTimeouts, HEDGE_DELAY};
+use crate::mesh::{ConnectTimeouts, Connection, HEDGE_DELAY, Keepalive, SharedCluster, TrafficPolicy};
 
 /// The maximum number of endpoints tried for one attempt of a request.
 const MAX_ENDPOINTS: usize = 4;
 
 /// TCP keep-alive to endpoints: a peer that vanished is detected within 6 s even if nothing is sent.
-const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(3);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
-const KEEP_ALIVE_PROBES: u32 = 3;
+const KEEP_ALIVE: Keepalive =
+    Keepalive { time: Some(Duration::from_secs(3)), interval: Some(Duration::from_secs(1)), probes: Some(3) };
 
 /// How to connect to a target.
 #[derive(Debug, Clone)]
 pub struct DialOptions {
+    /// The policy of the cluster.
+    pub policy: Rc<TrafficPolicy>,
+    /// The limits on connections, if the cluster has any.
+    pub limits: Option<DialLimits>,
+    /// The client, and the address that it connected to, for the PROXY protocol.
+    pub client: Option<(SocketAddr, SocketAddr)>,
     /// The identity of the proxy.
     pub identity: Identity,
     /// The firewall mark of the proxy's own connections; `None` without capture.
@@ -46,9 +52,37 @@ pub struct DialOptions {
     pub timeouts: ConnectTimeouts,
 }
 
+/// The places of connections that may be opened.
+#[derive(Debug, Clone)]
+pub struct DialLimits {
+    cluster: Arc<SharedCluster>,
+    /// A place that was acquired before.
+    acquired: Rc<RefCell<Option<Connection>>>,
+}
+
+impl DialLimits {
+    /// Returns the limits of a cluster, with a place for the first connection.
+    pub(super) fn new(cluster: Arc<SharedCluster>, first: Option<Connection>) -> Self {
+        Self { cluster, acquired: Rc::new(RefCell::new(first)) }
+    }
+
+    /// Returns the place for a connection, if there is one.
+    fn place(&self) -> Option<Connection> {
+        let acquired = self.acquired.take();
+        acquired.or_else(|| self.cluster.connection())
+    }
+}
+
 impl DialOptions {
+    /// Returns the options for a connection of a client to `destination`.
+    pub fn for_client(mut self, client: SocketAddr, destination: SocketAddr) -> Self {
+        self.client = Some((client, destination));
+        self
+    }
+
     fn timeout(&self, target: &Target) -> Duration {
-        if target.remote { self.timeouts.through_gateway } else { self.timeouts.direct }
+        let usual = if target.remote { self.timeouts.through_gateway } else { self.timeouts.direct };
+        self.policy.pool.connect_timeout.unwrap_or(usual)
     }
 }
 
@@ -63,6 +97,8 @@ pub struct OpenConnection {
     pub peer: Option<Arc<Peer>>,
     /// The place among the connections that are opened on behalf of admitted ones.
     pub dialled: Option<Dialled>,
+    /// The place among the connections of the cluster.
+    pub place: Option<Connection>,
 }
 
 /// Connects to one target.
@@ -70,14 +106,29 @@ pub async fn open(target: &Target, alpn: Alpn, dial: &DialOptions) -> Result<Ope
     let timeout = dial.timeout(target);
     let deadline = tokio::time::Instant::now() + timeout;
     let options = net::Connect { mark: dial.mark, timeout, ..net::Connect::default() };
-    let tcp = net::connect(target.address, &options).await.map_err(|error| match error.kind() {
+    let mut tcp = net::connect(target.address, &options).await.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => ConnectError::Timeout,
         _ => ConnectError::Tcp(Arc::new(error)),
     })?;
     // Without keep-alive a vanished peer is only detected later.
-    let _ = net::socket::keep_alive(&tcp, KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PROBES);
+    let keepalive = dial.policy.pool.keepalive.unwrap_or(KEEP_ALIVE);
+    let (time, interval, probes) = keepalive.or_system_default();
+    let _ = net::socket::keep_alive(&tcp, time, interval, probes);
     let local = tcp.local_addr().ok();
-    let Some(tls) = &target.tls else { return Ok(OpenConnection { io: tcp.into(), local, peer: None, dialled: None }) };
+    if let Some(version) = dial.policy.proxy_protocol {
+        let header = preamble::proxy_header(version, dial.client);
+        // The header fits into the buffer of a new socket.
+        tcp.write_all(&header).await.map_err(|error| ConnectError::Tcp(Arc::new(error)))?;
+    }
+    if let Some(origination) = &target.origination {
+        let handshake = origination.connect(Prefixed::new(BytesMut::new(), tcp), alpn_outside(alpn));
+        let stream = tokio::time::timeout_at(deadline, handshake).await.map_err(|_| ConnectError::Timeout)?;
+        let io = Io::from(TlsStream::from(stream.map_err(|error| ConnectError::Tls(Arc::new(error)))?));
+        return Ok(OpenConnection { io, local, peer: None, dialled: None, place: None });
+    }
+    let Some(tls) = &target.tls else {
+        return Ok(OpenConnection { io: tcp.into(), local, peer: None, dialled: None, place: None });
+    };
     let config = dial.identity.client_config_for(&tls.expected, alpn);
     let handshake = TlsConnector::from(config).connect(tls.sni.clone(), Prefixed::new(BytesMut::new(), tcp));
     let stream = match tokio::time::timeout_at(deadline, handshake).await {
@@ -87,7 +138,16 @@ pub async fn open(target: &Target, alpn: Alpn, dial: &DialOptions) -> Result<Ope
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = identity::peer_of(certificates, &dial.identity.trust()).map(Arc::new);
-    Ok(OpenConnection { io: Io::from(TlsStream::from(stream)), local, peer, dialled: None })
+    Ok(OpenConnection { io: Io::from(TlsStream::from(stream)), local, peer, dialled: None, place: None })
+}
+
+/// Returns the ALPN protocols to offer to a server outside the mesh.
+fn alpn_outside(alpn: Alpn) -> Alpn {
+    match alpn {
+        alpn::CLIENT_HTTP1 => &[b"http/1.1"],
+        alpn::CLIENT_HTTP2 => &[b"h2"],
+        _ => &[],
+    }
 }
 
 /// Returns the ALPN protocols to offer; `None` is for opaque bytes.
@@ -109,9 +169,21 @@ pub struct Dialing {
 }
 
 impl Dialing {
-    fn begin(pick: Rc<Pick<Arc<Target>>>, alpn: Alpn, dial: &DialOptions) -> Self {
+    fn begin(pick: Rc<Pick<Arc<Target>>>, alpn: Alpn, dial: &DialOptions, place: Option<Connection>) -> Self {
         let (target, dial) = (pick.target.clone(), dial.clone());
-        let opening = Box::pin(async move { open(&target, alpn, &dial).await });
+        let opening = Box::pin(async move {
+            let opened = open(&target, alpn, &dial).await?;
+            let io = match &dial.policy.tunnel {
+                Some(tunnel) if alpn == alpn::CLIENT_TCP => {
+                    let tunnelled = preamble::tunnel(opened.io, tunnel);
+                    let tunnelled = tokio::time::timeout(dial.timeout(&target), tunnelled).await;
+                    let tunnelled = tunnelled.map_err(|_| ConnectError::Timeout)?;
+                    tunnelled.map_err(|error| ConnectError::Http(Arc::new(error)))?
+                }
+                _ => opened.io,
+            };
+            Ok(OpenConnection { io, place, ..opened })
+        });
         Self { pick, since: Instant::now(), opening }
     }
 
@@ -162,11 +234,19 @@ pub async fn race(
     let (mut delay, mut more) = (HEDGE_DELAY, true);
     loop {
         if let Some(pick) = next.take() {
-            tried.push(pick.id.clone());
-            started += 1;
-            more = started < MAX_ENDPOINTS;
-            delay = if is_late(&pick) { Duration::ZERO } else { HEDGE_DELAY };
-            running.push(Dialing::begin(pick, alpn, dial));
+            let place = dial.limits.as_ref().map(DialLimits::place);
+            match place {
+                // No further connection may be opened.
+                Some(None) if running.is_empty() => return Err(Failure::Overflow("the number of connections".into())),
+                Some(None) => more = false,
+                place => {
+                    tried.push(pick.id.clone());
+                    started += 1;
+                    more = started < MAX_ENDPOINTS;
+                    delay = if is_late(&pick) { Duration::ZERO } else { HEDGE_DELAY };
+                    running.push(Dialing::begin(pick, alpn, dial, place.flatten()));
+                }
+            }
         }
         let ended = poll_fn(|cx| poll_any(&mut running, cx));
         let ended = if more { tokio::time::timeout(delay, ended).await.ok() } else { Some(ended.await) };

@@ -25,6 +25,7 @@ use super::wake_relay::WakeRelay;
 use crate::failure::ConnectError;
 use crate::http::{AttemptBody, BUFFER, BoxError, Incoming, RequestBody};
 use crate::io::{Io, Prefixed};
+use crate::mesh::ConnectionPool;
 
 /// The number of sweeps after which an idle connection is closed. Sweeps are ten seconds apart.
 const MAX_IDLE_SWEEPS: u8 = 6;
@@ -57,16 +58,28 @@ pub struct Connection {
 
 impl Idle {
     /// Takes an idle connection.
-    pub fn take(&self) -> Option<Connection> {
-        let IdleConnection { driven, .. } = self.waiting.borrow_mut().pop()?;
-        Some(Connection { driven, generation: self.generation.get() })
+    pub fn take(&self, policy: &ConnectionPool) -> Option<Connection> {
+        loop {
+            let IdleConnection { driven, .. } = self.waiting.borrow_mut().pop()?;
+            if !driven.info.is_spent(policy) {
+                return Some(Connection { driven, generation: self.generation.get() });
+            }
+        }
+    }
+
+    /// Closes the connection that has been idle for longest. Returns whether there was one.
+    pub fn close_one(&self) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        let oldest = if waiting.is_empty() { None } else { Some(waiting.remove(0)) };
+        drop(waiting);
+        oldest.is_some()
     }
 
     /// Waits for a connection that is released.
-    pub async fn released(&self) -> Connection {
+    pub async fn released(&self, policy: &ConnectionPool) -> Connection {
         loop {
             self.released.notified().await;
-            if let Some(connection) = self.take() {
+            if let Some(connection) = self.take(policy) {
                 return connection;
             }
         }
@@ -84,10 +97,12 @@ impl Idle {
     }
 
     /// Takes back a connection whose response has ended and whose request was sent in full.
-    pub fn put_back(&self, connection: Connection) {
+    pub fn put_back(&self, connection: Connection, policy: &ConnectionPool) {
         let Connection { mut driven, generation } = connection;
         let mut waiting = self.waiting.borrow_mut();
-        if generation == self.generation.get() && waiting.len() < MAX_IDLE && driven.rest() {
+        let keeps = generation == self.generation.get() && waiting.len() < MAX_IDLE && !driven.info.is_spent(policy);
+        if keeps && driven.rest() {
+            driven.info.note_idle(policy);
             waiting.push(IdleConnection { driven, sweeps: 0 });
             self.released.notify_one();
         }
@@ -100,10 +115,11 @@ impl Idle {
     }
 
     /// Closes connections that have been idle for long or that the peer has closed.
-    pub fn sweep(&self) {
+    pub fn sweep(&self, policy: &ConnectionPool) {
+        let max = if policy.http_idle_timeout.is_some() { u8::MAX } else { MAX_IDLE_SWEEPS };
         self.waiting.borrow_mut().retain_mut(|waiting| {
-            waiting.sweeps += 1;
-            waiting.sweeps <= MAX_IDLE_SWEEPS && waiting.driven.check()
+            waiting.sweeps = waiting.sweeps.saturating_add(1);
+            waiting.sweeps <= max && !waiting.driven.info.is_spent(policy) && waiting.driven.check()
         });
     }
 
@@ -199,7 +215,8 @@ struct Driven {
 }
 
 /// Ends a task.
-struct AbortOnDrop(AbortHandle);
+#[derive(Debug)]
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

@@ -24,6 +24,7 @@ use crate::failure::ConnectError;
 use crate::http::http2::{self, Outbox};
 use crate::http::{AttemptBody, Http2Body, Incoming, Pump, Upload};
 use crate::io::Io;
+use crate::mesh::ConnectionPool;
 
 /// The number of streams on a session from which another is opened: a session cannot use more than one core of the peer, and
 /// the data of one stream delays the others.
@@ -83,27 +84,49 @@ impl Drop for Stream {
 impl Sessions {
     /// Takes a stream on an open session: the fullest that has room, so that there are few sessions and each write carries
     /// much. While another session is being opened, a request uses the emptiest one instead of waiting, if the peer allows.
-    pub async fn take(&self) -> Option<Stream> {
-        match self.place(Self::roomy).await {
+    pub async fn take(&self, policy: &ConnectionPool) -> Option<Stream> {
+        match self.place(policy, Self::roomy).await {
             None if self.opening.try_lock().is_err() || self.open.borrow().len() >= MAX_SESSIONS => {
-                self.place(Self::emptiest).await
+                self.take_any(policy).await
             }
             place => place,
         }
     }
 
+    /// Takes a stream on the emptiest session, if the peer allows.
+    pub async fn take_any(&self, policy: &ConnectionPool) -> Option<Stream> {
+        self.place(policy, Self::emptiest).await
+    }
+
+    /// Closes a session without streams. Returns whether there was one.
+    pub fn close_idle(&self) -> bool {
+        let mut open = self.open.borrow_mut();
+        let idle = open.iter().position(|session| session.streams.get() == 0).map(|at| open.swap_remove(at));
+        drop(open);
+        idle.is_some()
+    }
+
     /// Acquires the right to open a session when no other is being opened, or a stream on one that was opened in the meantime.
-    pub async fn open_or_take(&self) -> Result<MutexGuard<'_, ()>, Stream> {
+    pub async fn open_or_take(&self, policy: &ConnectionPool) -> Result<MutexGuard<'_, ()>, Stream> {
         let opening = self.opening.lock().await;
-        match self.place(Self::roomy).await {
+        match self.place(policy, Self::roomy).await {
             Some(stream) => Err(stream),
             None => Ok(opening),
         }
     }
 
-    async fn place(&self, choose: impl Fn(&Self) -> Option<Rc<Session>>) -> Option<Stream> {
+    async fn place(
+        &self,
+        policy: &ConnectionPool,
+        choose: impl Fn(&[Rc<Session>], u32) -> Option<&Rc<Session>>,
+    ) -> Option<Stream> {
         loop {
-            let mut stream = choose(self)?.stream();
+            let session = {
+                let mut open = self.open.borrow_mut();
+                open.retain(|session| !session.ended.get() && !session.info.is_spent(policy));
+                choose(&open, policy.max_concurrent_streams.unwrap_or(u32::MAX))?.clone()
+            };
+            let mut stream = session.stream();
             // Ready at once; detects GOAWAY.
             if poll_fn(|cx| stream.sender.poll_ready(cx)).await.is_ok() {
                 return Some(stream);
@@ -112,20 +135,21 @@ impl Sessions {
         }
     }
 
-    fn roomy(&self) -> Option<Rc<Session>> {
-        let mut open = self.open.borrow_mut();
-        open.retain(|session| !session.ended.get());
-        open.iter().filter(|session| session.has_room()).max_by_key(|session| session.streams.get()).cloned()
+    fn roomy(open: &[Rc<Session>], max: u32) -> Option<&Rc<Session>> {
+        open.iter().filter(|session| session.has_room(max)).max_by_key(|session| session.streams.get())
     }
 
-    fn emptiest(&self) -> Option<Rc<Session>> {
-        let mut open = self.open.borrow_mut();
-        open.retain(|session| !session.ended.get());
-        open.iter().filter(|session| session.takes_more()).min_by_key(|session| session.streams.get()).cloned()
+    fn emptiest(open: &[Rc<Session>], max: u32) -> Option<&Rc<Session>> {
+        open.iter().filter(|session| session.takes_more(max)).min_by_key(|session| session.streams.get())
     }
 
     /// Starts a session on a new connection.
-    pub async fn adopt(&self, io: Io, info: Rc<ConnectionInfo>) -> Result<Stream, ConnectError> {
+    pub async fn adopt(
+        &self,
+        io: Io,
+        info: Rc<ConnectionInfo>,
+        policy: &ConnectionPool,
+    ) -> Result<Stream, ConnectError> {
         let (paced, outbox) = http2::paced(io);
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(http2::STREAM_WINDOW)
@@ -138,8 +162,9 @@ impl Sessions {
             .handshake::<_, Bytes>(paced)
             .await
             .map_err(|error| ConnectError::Http(Arc::new(error)))?;
-        // Servers outside the mesh may treat pings as an attack (gRPC's do).
-        let ping = if info.peer.is_some() { connection.ping_pong() } else { None };
+        // Servers outside the mesh may treat pings as an attack (gRPC's do), unless the user asks for them.
+        let intervals = policy.http2_keepalive.or(info.peer.as_ref().map(|_| (PING_INTERVAL, PING_TIMEOUT)));
+        let ping = intervals.and_then(|intervals| Some((connection.ping_pong()?, intervals)));
         let session = Rc::new(Session {
             sender,
             info,
@@ -161,10 +186,11 @@ impl Sessions {
     }
 
     /// Closes sessions that have been idle for long, and drops those that have ended.
-    pub fn sweep(&self) {
+    pub fn sweep(&self, policy: &ConnectionPool) {
+        let max = policy.http_idle_timeout.unwrap_or(MAX_IDLE);
         self.open.borrow_mut().retain(|session| {
-            let idle = session.streams.get() == 0 && session.idle_since.get().elapsed() >= MAX_IDLE;
-            !idle && !session.ended.get()
+            let idle = session.streams.get() == 0 && session.idle_since.get().elapsed() >= max;
+            !idle && !session.ended.get() && !session.info.is_spent(policy)
         });
     }
 
@@ -180,13 +206,14 @@ impl Session {
         Stream { sender: self.sender.clone(), session: self.clone() }
     }
 
-    fn has_room(&self) -> bool {
+    fn has_room(&self, max: u32) -> bool {
         let blocked = self.blocked.get() >= MAX_BLOCKED && self.begun.elapsed() >= SETTLING;
-        self.streams.get() < MAX_STREAMS && !blocked && self.takes_more()
+        self.streams.get() < MAX_STREAMS && !blocked && self.takes_more(max)
     }
 
-    fn takes_more(&self) -> bool {
-        (self.streams.get() as usize) < self.sender.current_max_send_streams()
+    fn takes_more(&self, max: u32) -> bool {
+        let streams = self.streams.get();
+        streams < max && (streams as usize) < self.sender.current_max_send_streams()
     }
 }
 
@@ -239,16 +266,16 @@ fn is_unprocessed(error: &h2::Error) -> bool {
 async fn drive(
     connection: impl Future<Output = Result<(), h2::Error>>,
     outbox: Outbox<Io>,
-    ping: Option<PingPong>,
+    ping: Option<(PingPong, (Duration, Duration))>,
     session: std::rc::Weak<Session>,
     info: Rc<ConnectionInfo>,
 ) {
     let unresponsive = async {
-        let Some(mut ping) = ping else { return std::future::pending().await };
+        let Some((mut ping, (interval, timeout))) = ping else { return std::future::pending().await };
         loop {
-            tokio::time::sleep(PING_INTERVAL).await;
+            tokio::time::sleep(interval).await;
             if session.upgrade().is_some_and(|session| session.streams.get() > 0)
-                && tokio::time::timeout(PING_TIMEOUT, ping.ping(Ping::opaque())).await.is_err()
+                && tokio::time::timeout(timeout, ping.ping(Ping::opaque())).await.is_err()
             {
                 return;
             }

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -19,12 +20,14 @@ use http_body::{Body, Frame};
 use hyper::{Request, Response};
 use identity::Peer;
 use runtime::admission::Dialled;
+use runtime::limits::Permit;
 use telemetry::istio::Party;
 
 use super::{OpenConnection, http1, http2};
 use crate::failure::ConnectError;
 use crate::http::{AttemptBody, BoxError, Incoming, RequestBody, Version, is_chunked};
 use crate::io::Io;
+use crate::mesh::{Connection, ConnectionPool};
 
 /// Information on a connection.
 pub struct ConnectionInfo {
@@ -39,6 +42,12 @@ pub struct ConnectionInfo {
     /// A duplicate of the socket, for queries to the kernel. Closed with the connection.
     socket: RefCell<Option<OwnedFd>>,
     dialled: Cell<Option<Dialled>>,
+    place: Cell<Option<Connection>>,
+    opened: Instant,
+    /// The number of requests that were sent.
+    requests: Cell<u32>,
+    /// When the connection was last released, if that matters.
+    idle_since: Cell<Option<Instant>>,
 }
 
 impl std::fmt::Debug for ConnectionInfo {
@@ -74,6 +83,30 @@ impl ConnectionInfo {
     pub(super) fn closed(&self) {
         self.socket.take();
         self.dialled.take();
+        self.place.take();
+    }
+
+    /// Counts a request.
+    pub(super) fn note_request(&self) {
+        self.requests.set(self.requests.get().saturating_add(1));
+    }
+
+    /// Notes that the connection is idle from now on.
+    pub(super) fn note_idle(&self, policy: &ConnectionPool) {
+        if policy.http_idle_timeout.is_some() {
+            self.idle_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// Returns whether the policy allows no further request: the connection has carried as many as it may, or has been open
+    /// or idle for as long.
+    pub(super) fn is_spent(&self, policy: &ConnectionPool) -> bool {
+        let exceeds = |limit: Option<Duration>, since: Option<Instant>| {
+            limit.zip(since).is_some_and(|(limit, since)| since.elapsed() >= limit)
+        };
+        policy.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max)
+            || exceeds(policy.max_connection_duration, Some(self.opened))
+            || exceeds(policy.http_idle_timeout, self.idle_since.get())
     }
 }
 
@@ -82,6 +115,7 @@ impl ConnectionInfo {
 pub struct Pool {
     idle: http1::Idle,
     sessions: http2::Sessions,
+    policy: Rc<ConnectionPool>,
 }
 
 /// A connection that is leased for one request.
@@ -92,6 +126,8 @@ pub struct Lease {
     pub info: Rc<ConnectionInfo>,
     /// The connection has carried requests before, so the peer may be closing it at this moment.
     pub reused: bool,
+    /// The place among the requests in progress of the cluster.
+    pub(super) permit: Option<Permit>,
 }
 
 #[derive(Debug)]
@@ -171,17 +207,35 @@ fn is_end(kind: io::ErrorKind) -> bool {
 }
 
 impl Pool {
+    /// Creates a pool with limits on its connections.
+    pub fn new(policy: Rc<ConnectionPool>) -> Self {
+        Self { policy, ..Self::default() }
+    }
+
     /// Takes an open connection.
     pub async fn take(self: &Rc<Self>, version: Version) -> Option<Lease> {
         Some(match version {
-            Version::Http1 => Lease::http1(self.idle.take()?, self, true),
-            Version::Http2 => Lease::http2(self.sessions.take().await?, true),
+            Version::Http1 => Lease::http1(self.idle.take(&self.policy)?, self, true),
+            Version::Http2 => Lease::http2(self.sessions.take(&self.policy).await?, true),
         })
+    }
+
+    /// Takes an open connection even if another one would be better.
+    pub async fn take_any(self: &Rc<Self>, version: Version) -> Option<Lease> {
+        Some(match version {
+            Version::Http1 => Lease::http1(self.idle.take(&self.policy)?, self, true),
+            Version::Http2 => Lease::http2(self.sessions.take_any(&self.policy).await?, true),
+        })
+    }
+
+    /// Closes a connection that carries no request. Returns whether there was one.
+    pub fn close_idle(&self) -> bool {
+        self.idle.close_one() || self.sessions.close_idle()
     }
 
     /// Waits for an HTTP/1.1 connection that another request releases.
     pub async fn released(self: &Rc<Self>) -> Lease {
-        Lease::http1(self.idle.released().await, self, true)
+        Lease::http1(self.idle.released(&self.policy).await, self, true)
     }
 
     /// Acquires the right to open a connection: at once for HTTP/1.1; for HTTP/2 when no other session is being opened, so
@@ -189,7 +243,7 @@ impl Pool {
     pub async fn open_or_take(&self, version: Version) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, Lease> {
         match version {
             Version::Http1 => Ok(None),
-            Version::Http2 => match self.sessions.open_or_take().await {
+            Version::Http2 => match self.sessions.open_or_take(&self.policy).await {
                 Ok(opening) => Ok(Some(opening)),
                 Err(stream) => Err(Lease::http2(stream, true)),
             },
@@ -206,10 +260,14 @@ impl Pool {
             broken: Cell::new(false),
             socket: RefCell::new(socket),
             dialled: Cell::new(opened.dialled),
+            place: Cell::new(opened.place),
+            opened: Instant::now(),
+            requests: Cell::new(0),
+            idle_since: Cell::new(None),
         });
         Ok(match version {
             Version::Http1 => Lease::http1(self.idle.adopt(opened.io, info).await?, self, false),
-            Version::Http2 => Lease::http2(self.sessions.adopt(opened.io, info).await?, false),
+            Version::Http2 => Lease::http2(self.sessions.adopt(opened.io, info, &self.policy).await?, false),
         })
     }
 
@@ -221,8 +279,8 @@ impl Pool {
 
     /// Closes connections that have been idle for long.
     pub fn sweep(&self) {
-        self.idle.sweep();
-        self.sessions.sweep();
+        self.idle.sweep(&self.policy);
+        self.sessions.sweep(&self.policy);
     }
 
     /// Closes idle connections that the peer has closed: if one was, many may be.
@@ -239,11 +297,13 @@ impl Pool {
 impl Lease {
     fn http1(connection: http1::Connection, pool: &Rc<Pool>, reused: bool) -> Self {
         let info = connection.info().clone();
-        Self { carrier: Carrier::Http1 { connection, pool: pool.clone() }, info, reused }
+        info.note_request();
+        Self { carrier: Carrier::Http1 { connection, pool: pool.clone() }, info, reused, permit: None }
     }
 
     fn http2(stream: http2::Stream, reused: bool) -> Self {
-        Self { info: stream.info().clone(), carrier: Carrier::Http2(stream), reused }
+        stream.info().note_request();
+        Self { info: stream.info().clone(), carrier: Carrier::Http2(stream), reused, permit: None }
     }
 
     /// Sends a request and waits for the head of its response. `upgrades` is whether the request asks for an upgrade to
@@ -294,7 +354,7 @@ impl Lease {
     /// full.
     pub fn release(self) {
         if let Carrier::Http1 { connection, pool } = self.carrier {
-            pool.idle.put_back(connection);
+            pool.idle.put_back(connection, &pool.policy);
         }
     }
 }

@@ -7,19 +7,24 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use balance::{Endpoint as Candidate, Locality};
+use balance::{Endpoint as Candidate, FailoverPriority};
 use identity::{Expectation, SpiffeId};
 use rustls_pki_types::ServerName;
 
-use crate::mesh::{Endpoint, GatewayAddress, MeshSnapshot, Reach, Service, Subset, WorkloadLabels};
+use super::originate::Origination;
+use crate::mesh::{
+    ClientTls, Endpoint, GatewayAddress, MeshSnapshot, OwnWorkload, Reach, Service, Subset, WorkloadLabels,
+};
 
 /// An address to connect to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// The address.
     pub address: SocketAddr,
-    /// The mutual TLS to expect; `None` for plaintext.
+    /// The mutual TLS of the mesh to expect; `None` for plaintext.
     pub tls: Option<TargetTls>,
+    /// TLS with a server outside the mesh instead.
+    pub origination: Option<Arc<Origination>>,
     /// The target is behind another network's gateway.
     pub remote: bool,
     /// The endpoint's cluster.
@@ -40,7 +45,7 @@ pub struct TargetTls {
 impl Target {
     /// Returns a target outside the mesh.
     pub fn plaintext(address: SocketAddr) -> Self {
-        Self { address, tls: None, remote: false, cluster: Arc::default(), labels: Arc::default() }
+        Self { address, tls: None, origination: None, remote: false, cluster: Arc::default(), labels: Arc::default() }
     }
 }
 
@@ -55,6 +60,8 @@ pub fn targets(
 ) -> Vec<Candidate<Arc<Target>>> {
     let subset_name = subset.map_or("", |subset| &subset.name);
     let sni = wire::name::sni(port, subset_name, &service.hostname);
+    let policy = service.policy.traffic(port, subset_name);
+    let rules = policy.balancing.locality.as_ref();
     let context = Context {
         port,
         subset,
@@ -62,15 +69,18 @@ pub fn targets(
         // A name that is too long for TLS cannot be sent; plaintext endpoints can still be reached.
         sni: ServerName::try_from(sni).ok(),
         scale: scale(service.endpoints(), snapshot),
+        tls: &policy.tls,
+        origination: Origination::new(&policy.tls, &service.hostname),
+        priority: rules
+            .map(|rules| &rules.priority)
+            .filter(|priority| !priority.is_empty())
+            .zip(snapshot.own.as_deref()),
         snapshot,
     };
     let mut targets = Vec::with_capacity(service.endpoints().len());
     let included = |endpoint: &&Endpoint| chosen.is_none_or(|chosen| *endpoint.id == *chosen);
     for endpoint in service.endpoints().iter().filter(included) {
         context.add(endpoint, &mut targets);
-    }
-    if !snapshot.settings.locality_load_balancing {
-        targets.iter_mut().for_each(|target| target.locality = Locality::default());
     }
     targets
 }
@@ -82,6 +92,10 @@ struct Context<'a> {
     chosen: Option<&'a str>,
     sni: Option<ServerName<'static>>,
     scale: u32,
+    tls: &'a ClientTls,
+    origination: Option<Arc<Origination>>,
+    /// The labels that rank endpoints, and the workload that they are compared with.
+    priority: Option<(&'a FailoverPriority, &'a OwnWorkload)>,
     snapshot: &'a MeshSnapshot,
 }
 
@@ -103,26 +117,36 @@ impl Context<'_> {
         if self.chosen.is_none() && direct.only_node.as_ref().is_some_and(|node| Some(node) != own_node) {
             return None;
         }
-        let tls = if direct.mutual_tls {
-            // Without a known identity the expectation is empty, and no certificate meets it.
-            Some(TargetTls { sni: self.sni.clone()?, expected: self.expected(direct.identity.iter(), endpoint) })
-        } else {
-            None
+        let tls = match self.tls {
+            ClientTls::Disable | ClientTls::Originate(_) => None,
+            ClientTls::Auto if !direct.mutual_tls => None,
+            ClientTls::Auto | ClientTls::Mesh { sni: None, .. } => {
+                // Without a known identity the expectation is empty, and no certificate meets it.
+                Some(TargetTls { sni: self.sni.clone()?, expected: self.expected(direct.identity.iter(), endpoint) })
+            }
+            ClientTls::Mesh { sni: Some(sni), .. } => {
+                Some(TargetTls { sni: sni.clone(), expected: self.expected(direct.identity.iter(), endpoint) })
+            }
         };
         let target = Target {
             address: SocketAddr::new(direct.ip, direct.port(self.port)?),
             tls,
+            origination: self.origination.clone(),
             remote: false,
             cluster: endpoint.cluster.clone(),
             labels: direct.workload.clone(),
         };
         let weight = endpoint.weight.saturating_mul(self.scale);
-        Some(candidate(endpoint, endpoint.id.clone(), weight, target))
+        Some(self.candidate(endpoint, endpoint.id.clone(), weight, target))
     }
 
     fn through_gateways(&self, endpoint: &Endpoint, targets: &mut Vec<Candidate<Arc<Target>>>) {
         let Reach::Gateways(summary) = &endpoint.reach else { return };
+        // A gateway forwards by the server name of the mesh's TLS.
         let Some(sni) = &self.sni else { return };
+        if matches!(self.tls, ClientTls::Disable | ClientTls::Originate(_)) {
+            return;
+        }
         let of_subset = *summary.subset == *self.subset.map_or("", |subset| &subset.name);
         if !of_subset || (!summary.ports.is_empty() && !summary.ports.contains(&self.port)) {
             return;
@@ -135,28 +159,67 @@ impl Context<'_> {
             let target = Target {
                 address: gateway.address,
                 tls: Some(tls.clone()),
+                origination: None,
                 remote: true,
                 cluster: endpoint.cluster.clone(),
                 labels: Arc::default(),
             };
-            candidate(endpoint, format!("{}|{}", endpoint.id, gateway.address).into(), weight, target)
+            self.candidate(endpoint, format!("{}|{}", endpoint.id, gateway.address).into(), weight, target)
         }));
     }
 
     /// Returns the certificates to accept for an endpoint: with one of these identities and, if the intermediate of the
     /// endpoint's cluster is known, signed by it. A stolen intermediate then cannot impersonate another cluster.
     fn expected<'a>(&self, identities: impl Iterator<Item = &'a SpiffeId>, endpoint: &Endpoint) -> Expectation {
-        let expected = Expectation::any_of(identities.cloned());
+        let expected = match self.tls {
+            ClientTls::Mesh { identities: Some(only), .. } => Expectation::any_of(only.iter().cloned()),
+            _ => Expectation::any_of(identities.cloned()),
+        };
         if self.snapshot.issuers.contains(&endpoint.cluster) {
             expected.in_clusters([endpoint.cluster.clone()])
         } else {
             expected
         }
     }
+
+    fn candidate(&self, endpoint: &Endpoint, id: Arc<str>, weight: u32, target: Target) -> Candidate<Arc<Target>> {
+        let (locality, health) = (endpoint.locality.clone(), endpoint.health);
+        let rank = |(priority, own): (&FailoverPriority, &OwnWorkload)| {
+            priority.rank(|key| own_label(own, key), |key| endpoint_label(endpoint, key))
+        };
+        let priority = self.priority.map(rank).unwrap_or_default();
+        Candidate { id, locality, priority, weight, health, target: Arc::new(target) }
+    }
 }
 
-fn candidate(endpoint: &Endpoint, id: Arc<str>, weight: u32, target: Target) -> Candidate<Arc<Target>> {
-    Candidate { id, locality: endpoint.locality.clone(), weight, health: endpoint.health, target: Arc::new(target) }
+/// Returns a label of the own pod for `failoverPriority`. The labels of its place come from discovery.
+fn own_label<'a>(own: &'a OwnWorkload, key: &str) -> &'a str {
+    match key {
+        "topology.istio.io/network" => &own.network,
+        "topology.istio.io/cluster" => &own.cluster,
+        "topology.kubernetes.io/region" => &own.locality.region,
+        "topology.kubernetes.io/zone" => &own.locality.zone,
+        "topology.istio.io/subzone" => &own.locality.subzone,
+        "kubernetes.io/hostname" => &own.node,
+        key => own.pod_label(key).unwrap_or_default(),
+    }
+}
+
+/// Returns a label of an endpoint. Of endpoints behind a gateway, the labels of their place are known.
+fn endpoint_label<'a>(endpoint: &'a Endpoint, key: &str) -> &'a str {
+    match key {
+        "topology.istio.io/network" => return &endpoint.network,
+        "topology.istio.io/cluster" => return &endpoint.cluster,
+        "topology.kubernetes.io/region" => return &endpoint.locality.region,
+        "topology.kubernetes.io/zone" => return &endpoint.locality.zone,
+        "topology.istio.io/subzone" => return &endpoint.locality.subzone,
+        _ => {}
+    }
+    let Reach::Direct(direct) = &endpoint.reach else { return "" };
+    match key {
+        "kubernetes.io/hostname" => &direct.node,
+        key => direct.label(key).unwrap_or_default(),
+    }
 }
 
 /// Returns the gateways of the endpoint's network in the endpoint's own cluster. A gateway forwards to pods of its own cluster

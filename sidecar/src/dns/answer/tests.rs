@@ -96,6 +96,7 @@ fn pod(ip: &str, further_ip: Option<&str>, hostname: &str, health: balance::Heal
             labels: [].into(),
             pod: ip.into(),
             hostname: hostname.into(),
+            node: "".into(),
             only_node: None,
         })),
     }

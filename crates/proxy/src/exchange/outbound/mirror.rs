@@ -70,7 +70,8 @@ async fn carry(
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
     let cluster = &to.cluster;
-    let mut leased = cluster.lease(version, &mut Vec::new(), Instant::now(), || worker.dial_options(cluster)).await?;
+    let mut leased =
+        cluster.lease(version, &mut Vec::new(), None, Instant::now(), || worker.dial_options(cluster)).await?;
     let lost = |error: String| Failure::Downstream(error.into());
     let response = leased.lease.send(request, false).await.map_err(|error| lost(error.cause.to_string()))?;
     let mut body = response.into_body();

@@ -141,6 +141,7 @@ impl OutboundRequests {
             headers::expect_timeout(&mut exchange.head.headers, expected);
         }
         self.prepare(&mut exchange, &destination);
+        exchange.hash = self.hash(&exchange, &default);
         match self.send(&mut exchange, &destination, Sending { retries, limits }).await {
             Ok(answer) => {
                 let deadline = limits.deadline(exchange.body.as_ref(), exchange.report.started());

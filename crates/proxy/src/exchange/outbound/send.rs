@@ -17,6 +17,7 @@ use super::{Destination, OutboundRequests};
 use crate::exchange::{Exchange, is_idempotent};
 use crate::failure::{Expired, Failure};
 use crate::http::{Incoming, RequestBody, headers};
+use crate::mesh::ClusterCounter;
 use crate::upstream::{ConnectionInfo, LeasedConnection, OverdueRequests, SendError, SendErrorCause};
 
 /// The number of retransmissions without acknowledgement after which a repeatable request is sent to another endpoint. By
@@ -71,22 +72,33 @@ impl OutboundRequests {
     ) -> Result<Answer, Failure> {
         let (mut attempts, mut tried) = (Attempts::default(), Vec::new());
         let mut began = exchange.report.started();
+        let cluster = &destination.cluster;
+        // Held until the end of the retry.
+        let mut _place;
         loop {
             if let Some(log) = &mut exchange.report.log {
                 log.attempts += 1;
             }
             let attempt = Attempt { exchange, destination, sending, retries: attempts.retries(), began };
             let failed = match self.attempt(attempt, &mut tried).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if attempts.retries() > 0 {
+                        cluster.shared().count(ClusterCounter::RetrySuccess);
+                    }
+                    return Ok(answer);
+                }
                 Err(failed) => failed,
             };
             if sending.retries.same_hosts {
                 tried.clear();
             }
-            let repeatable = exchange.is_repeatable();
-            match attempts.after(failed.outcome, &exchange.head.method, repeatable, sending.retries) {
+            let (method, repeatable) = (&exchange.head.method, exchange.is_repeatable());
+            let next = attempts.after(failed.outcome, method, repeatable, sending.retries);
+            let place = if let Next::Retry(_) = next { cluster.retry() } else { None };
+            match next {
                 Next::AtOnce => {}
-                Next::Retry(number) => {
+                Next::Retry(number) if place.is_some() => {
+                    _place = place;
                     if let Some(answer) = failed.answer {
                         answer.discard();
                     }
@@ -95,8 +107,11 @@ impl OutboundRequests {
                     let waited = sending.limits.run(exchange.body.as_ref(), times, true, tokio::time::sleep(backoff));
                     waited.await.map_err(Failure::Timeout)?;
                 }
-                Next::Fail => {
+                Next::Retry(_) | Next::Fail => {
                     let retried = attempts.retries() > 0;
+                    if attempts.retries() >= sending.retries.attempts && retried {
+                        cluster.shared().count(ClusterCounter::RetryLimitExceeded);
+                    }
                     return match failed.answer {
                         Some(answer) => {
                             // The last of several, which would be repeated if there were an attempt left.
@@ -118,8 +133,9 @@ impl OutboundRequests {
     async fn attempt(&self, attempt: Attempt<'_>, tried: &mut Vec<Arc<str>>) -> Result<Answer, FailedAttempt> {
         let Attempt { exchange, destination, sending, retries, began } = attempt;
         let (worker, cluster, body) = (&self.worker, &destination.cluster, exchange.body.as_ref());
-        let times = (exchange.report.started(), began);
-        let leasing = cluster.lease(exchange.version, tried, began, || worker.dial_options(cluster));
+        let (times, from) = ((exchange.report.started(), began), &self.downstream);
+        let dial = || worker.dial_options(cluster).for_client(from.client, from.destination);
+        let leasing = cluster.lease(exchange.version, tried, exchange.hash.hash, began, dial);
         let leasing = sending.limits.run(body, times, retries > 0, leasing);
         let leased = RequestBody::hold_while(body, pin!(leasing)).await.map_err(FailedAttempt::expired)?;
         let mut leased = leased.map_err(|failure| FailedAttempt::new(failure, retry::Outcome::NotConnected))?;
@@ -181,13 +197,13 @@ fn judge(answer: Answer, retries: &Retries) -> Result<Answer, FailedAttempt> {
     let status = response.status().as_u16();
     let grpc = headers::is_grpc(response.headers());
     let grpc_status = if grpc { headers::grpc_status(response.headers()) } else { None };
-    let unavailable = matches!(status, 502..=504) || grpc_status == Some(14);
+    let unavailable = grpc_status == Some(14);
     leased.pick.report(
         match (unprocessed, unavailable) {
             // Behind a gateway it is one pod of many that is unavailable.
             (true, _) if !target.remote => Outcome::ConnectFailure,
             (true, _) | (false, true) => Outcome::GatewayError,
-            (false, false) => Outcome::Success,
+            (false, false) => Outcome::of_status(response.status().as_u16()),
         },
         Instant::now(),
     );
@@ -226,7 +242,7 @@ fn lost(exchange: &Exchange, leased: &LeasedConnection, SendError { unprocessed,
         SendErrorCause::Unacknowledged => pick.report(Outcome::ConnectFailure, now),
         // An idle connection that the peer closed says nothing of the peer.
         _ if outcome == retry::Outcome::Stale => {}
-        _ => pick.report(Outcome::GatewayError, now),
+        _ => pick.report(Outcome::NoResponse, now),
     }
     FailedAttempt::new(failure, outcome)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wire::discovery as message;
 
-use super::{Result, locality, port_number, protocol, workload_labels};
+use super::{Result, labels, locality, port_number, protocol, workload_labels};
 use crate::mesh::model::{InboundLimits, InboundPort, OwnWorkload};
 
 /// The limits of the application's ports. A port keeps its limits when the workload changes, so that connections and
@@ -47,7 +47,10 @@ pub(in crate::mesh) fn own_workload(message: &message::Workload, limits: &mut Po
     ports.dedup_by_key(|port| port.number);
     Ok(OwnWorkload {
         locality: locality(message.locality.as_ref()),
+        cluster: message.cluster.as_str().into(),
+        network: message.network.as_str().into(),
         node: message.node.as_str().into(),
+        pod_labels: labels(&message.pod_labels),
         labels: workload_labels(message.labels.as_ref()),
         ports: ports.into(),
     })

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use balance::Health;
+use balance::{Health, Locality};
 
 use super::*;
 use crate::mesh::{DirectEndpoint, OwnWorkload, Summary};
@@ -30,6 +30,7 @@ fn pod(ip: &str, mutual_tls: bool, identity: Option<&str>) -> Reach {
         labels: [("version".into(), "v1".into())].into(),
         pod: "p".into(),
         hostname: "".into(),
+        node: "".into(),
         only_node: None,
     }))
 }
