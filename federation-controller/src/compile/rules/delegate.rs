@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use api::networking::VirtualServiceSpec;
-use api::networking::http_route::{HttpMatch, HttpRoute, Pattern, StringMatch};
+use api::networking::http_match::{HttpMatch, Pattern, StringMatch};
+use api::networking::http_route::HttpRoute;
 
 use super::Host;
 use super::visibility::Visibility;

@@ -1,14 +1,14 @@
 //! The conditions of routes.
 
-use api::networking::http_route::{self, Pattern};
+use std::collections::BTreeMap;
+
+use api::networking::http_match::{self, Pattern};
+use api::networking::virtual_service::MESH_GATEWAY;
 use wire::discovery::string_match::Pattern as WirePattern;
 use wire::discovery::{ClientMatch, FieldMatch, HttpMatch, StringMatch};
 
-/// The reserved gateway that all sidecars are.
-use api::networking::virtual_service::MESH_GATEWAY;
-
 /// Compiles a condition. Returns `None` if sidecars never meet it.
-pub(super) fn http(of: &http_route::HttpMatch) -> Option<HttpMatch> {
+pub(super) fn http(of: &http_match::HttpMatch) -> Option<HttpMatch> {
     if !is_for_sidecars(&of.gateways) {
         return None;
     }
@@ -34,13 +34,13 @@ pub(super) fn is_for_sidecars(gateways: &[String]) -> bool {
 }
 
 /// Compiles a condition on the client's pod.
-pub(super) fn client(labels: &std::collections::BTreeMap<String, String>, namespace: &str) -> Option<ClientMatch> {
+pub(super) fn client(labels: &BTreeMap<String, String>, namespace: &str) -> Option<ClientMatch> {
     let any = labels.is_empty() && namespace.is_empty();
     (!any).then(|| ClientMatch { labels: labels.clone(), namespace: namespace.to_owned() })
 }
 
 /// Compiles a pattern.
-pub(super) fn string(of: &http_route::StringMatch) -> StringMatch {
+pub(super) fn string(of: &http_match::StringMatch) -> StringMatch {
     let pattern = match of.pattern() {
         Pattern::Any => WirePattern::Present(true),
         Pattern::Exact(text) => WirePattern::Exact(text.to_owned()),
@@ -51,7 +51,7 @@ pub(super) fn string(of: &http_route::StringMatch) -> StringMatch {
 }
 
 /// A field that has to have any value is present, also by the expression `*`, as in Istio.
-fn field(name: &str, value: &http_route::StringMatch, invert: bool) -> FieldMatch {
+fn field(name: &str, value: &http_match::StringMatch, invert: bool) -> FieldMatch {
     let value = match value.pattern() {
         Pattern::Regex("*") => StringMatch { pattern: Some(WirePattern::Present(true)), ignore_case: false },
         _ => string(value),
