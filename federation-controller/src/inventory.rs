@@ -37,7 +37,7 @@ pub use notices::{NoticedKind, ObjectNotice};
 pub(crate) use notices::{only_by_name, unreachable_gateway};
 use pending::Pending;
 use rule_changes::Wildcards;
-pub use rule_notices::RuleNotice;
+pub use rule_notices::{RuleNotice, RuleState};
 
 use crate::objects::event::{Cluster, Event, Link, Mesh, MeshNotices, Trust};
 use crate::objects::intern::Strings;
@@ -215,15 +215,20 @@ impl Inventory {
                 self.change(&cluster, now, 1, |cluster| cluster.delete(kind, Key { namespace, name }));
             }
             Event::Mesh(mesh) => {
-                if mesh.export_all != self.mesh.export_all {
+                let before = std::mem::replace(&mut self.mesh, mesh);
+                if self.mesh.export_all != before.export_all {
                     self.change_everything(&Text::default());
                 }
-                let export_to =
-                    |of: &Mesh| (of.virtual_service_export_to.clone(), of.destination_rule_export_to.clone());
-                if export_to(&mesh) != export_to(&self.mesh) {
-                    self.change_all_rules();
+                let defaults = |of: &Mesh| {
+                    (
+                        of.virtual_service_export_to.clone(),
+                        of.destination_rule_export_to.clone(),
+                        of.default_policy.clone(),
+                    )
+                };
+                if defaults(&self.mesh) != defaults(&before) {
+                    self.change_all_rules(before.default_policy.is_some());
                 }
-                self.mesh = mesh;
                 self.pending.groups(&Text::default(), [Group::Mesh]);
             }
             Event::MeshNotices(notices) => self.mesh_notices = notices,
@@ -439,6 +444,7 @@ impl Inventory {
     /// Sets the mesh-wide settings of the snapshot.
     pub(crate) fn restore_mesh(&mut self, mesh: Mesh) {
         self.mesh = mesh;
+        self.change_all_rules(false);
         self.pending.groups(&Text::default(), [Group::Mesh]);
     }
 

@@ -1,5 +1,5 @@
-//! Kubernetes Events on objects that have no effect: exports, Gateways, gateway Services and objects of the kinds without
-//! effect, beside the notices of `/debug/clusters`, so that `kubectl describe` shows them where the user looks.
+//! Kubernetes Events on objects that have no effect, or not the whole: exports, Gateways, gateway Services, rules of routing,
+//! and objects of the kinds without effect, beside the notices of `/debug/clusters`, so that `kubectl describe` shows them where the user looks.
 //!
 //! As in client-go's recorder, an Event of the same object and reason is written once and then counted: its `count` and
 //! `lastTimestamp` change. What lasts is repeated rarely, what is new waits until it has lasted for a moment, and all writes
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
-use crate::objects::{Export, Gateway, Kind, Record, Service, Text};
+use crate::objects::{DestinationRule, Export, Gateway, Kind, Record, Service, Text, VirtualService};
 use crate::pipeline::State;
 
 /// How often notices are looked at.
@@ -119,6 +119,8 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::WithoutEffect(kind) => kind.resource(),
         NoticedKind::Watched(Kind::Export) => resource::<Export>(),
         NoticedKind::Watched(Kind::Gateway) => resource::<Gateway>(),
+        NoticedKind::Watched(Kind::VirtualService) => resource::<VirtualService>(),
+        NoticedKind::Watched(Kind::DestinationRule) => resource::<DestinationRule>(),
         NoticedKind::Watched(_) => resource::<Service>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &notice.object.namespace, &resource);

@@ -26,7 +26,7 @@ use crate::inventory::{Inventory, Settings};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, State};
 use crate::publish::snapshot;
-use crate::{Options, ca, clusters, gauges, recorder};
+use crate::{Options, ca, clusters, gauges, recorder, rule_status};
 
 /// The time for calls in progress when the controller stops. Certificates are issued in milliseconds; streams end at once.
 const GRACE: Duration = Duration::from_secs(2);
@@ -116,6 +116,7 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     };
     debug.attach(parts.clusters.clone(), parts.authorities.clone());
     tokio::spawn(recorder::run(shared.state.clone(), parts.clusters.clone()));
+    tokio::spawn(rule_status::run(shared.state.clone(), parts.clusters.own_client().clone()));
 
     let injector = Injector {
         image: options.sidecar_image.clone(),

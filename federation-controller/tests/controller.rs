@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use wire::Kind;
 use wire::client::{Outcome, Subscriber};
 use wire::delta::{Body, Rejected, Update};
-use wire::discovery::Endpoint;
+use wire::discovery::{Endpoint, RouteTable};
 use wire::name::Node;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -79,14 +79,22 @@ impl Cluster {
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
             self.create("/api/v1/namespaces", namespace).await;
         }
+        self.define("multicluster.x-k8s.io", "v1alpha1", "ServiceExport").await;
+    }
+
+    /// Creates a CRD without a schema.
+    async fn define(&self, group: &str, version: &str, kind: &str) {
+        let singular = kind.to_lowercase();
+        let plural = format!("{singular}s");
         let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+        let version =
+            json!({"name": version, "served": true, "storage": true, "schema": schema, "subresources": {"status": {}}});
         let crd = json!({
             "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": {"name": "serviceexports.multicluster.x-k8s.io"},
+            "metadata": {"name": format!("{plural}.{group}")},
             "spec": {
-                "group": "multicluster.x-k8s.io", "scope": "Namespaced",
-                "names": {"plural": "serviceexports", "singular": "serviceexport", "kind": "ServiceExport"},
-                "versions": [{"name": "v1alpha1", "served": true, "storage": true, "schema": schema}],
+                "group": group, "scope": "Namespaced", "names": {"plural": plural, "singular": singular, "kind": kind},
+                "versions": [version],
             },
         });
         self.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd).await;
@@ -258,17 +266,27 @@ async fn wait(what: &str, within: Duration, holds: impl AsyncFn() -> bool) -> Du
     took
 }
 
-/// The store of a proxy, which keeps only endpoints.
+/// The store of a proxy, which keeps endpoints and routes.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<BTreeMap<String, Endpoint>>>);
+struct Seen {
+    endpoints: Arc<Mutex<BTreeMap<String, Endpoint>>>,
+    tables: Arc<Mutex<BTreeMap<String, RouteTable>>>,
+}
 
 impl wire::client::Store for Seen {
     fn apply(&mut self, update: Update) -> Result<(), Rejected> {
-        let mut endpoints = self.0.lock().unwrap();
-        update.removed.iter().for_each(|name| drop(endpoints.remove(name)));
+        let (mut endpoints, mut tables) = (self.endpoints.lock().unwrap(), self.tables.lock().unwrap());
+        for name in &update.removed {
+            match update.kind {
+                Kind::RouteTable => drop(tables.remove(name)),
+                _ => drop(endpoints.remove(name)),
+            }
+        }
         for changed in update.changed {
-            if let Body::Endpoint(endpoint) = changed.body {
-                endpoints.insert(changed.name, endpoint);
+            match changed.body {
+                Body::Endpoint(endpoint) => drop(endpoints.insert(changed.name, endpoint)),
+                Body::RouteTable(table) => drop(tables.insert(changed.name, table)),
+                _ => {}
             }
         }
         Ok(())
@@ -301,7 +319,7 @@ impl Proxy {
     /// Returns the total weight of the received endpoints of each cluster.
     fn weights(&self) -> BTreeMap<String, u32> {
         let mut weights = BTreeMap::new();
-        for endpoint in self.seen.0.lock().unwrap().values() {
+        for endpoint in self.seen.endpoints.lock().unwrap().values() {
             *weights.entry(endpoint.cluster.clone()).or_default() += endpoint.weight;
         }
         weights
@@ -404,6 +422,93 @@ async fn two_clusters_form_a_mesh_through_changes_and_outages() {
     assert!(process.resident_kib() < 60 * 1024, "the limit is 60 MiB");
     west.delete("/api/v1/namespaces/istio-system/secrets/istio-remote-secret-east").await;
     proxy.sees("the secret of a lost cluster is deleted", &[], soon).await;
+    process.stop().await;
+    west.stop.cancel();
+}
+
+/// A canary: the routes reach a proxy when they are applied and when they change, and their status says what is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_of_routing_reach_a_proxy_and_have_a_status() {
+    const HOST: &str = "reviews.default.svc.cluster.local";
+    const SERVICES: &str = "/apis/networking.istio.io/v1/namespaces/default/virtualservices";
+    const RULES: &str = "/apis/networking.istio.io/v1/namespaces/default/destinationrules";
+    let directory = tempfile::tempdir().unwrap();
+    let west = Cluster::start().await;
+    west.base("net-west").await;
+    for kind in ["VirtualService", "DestinationRule"] {
+        west.define("networking.istio.io", "v1", kind).await;
+    }
+    let root = Authority::self_signed_root("mesh", DAY).unwrap();
+    let intermediate = root.intermediate_for("west", &Constraints::default(), DAY).unwrap();
+    west.secret("cacerts", json!({}), intermediate.to_cacerts().to_entries()).await;
+    west.workload("reviews", &["10.244.0.1"]).await;
+    west.workload("frontend", &["10.244.0.9"]).await;
+    let kubeconfig = directory.path().join("west.kubeconfig");
+    std::fs::write(&kubeconfig, &west.kubeconfig).unwrap();
+    let process = Process::start(&kubeconfig, &directory.path().join("state"), None);
+    process.ready().await;
+    let token = west.token("frontend").await;
+    let roots = root.roots_pem();
+    let proxy = Proxy::start(&process, directory.path(), &token, &roots, "west", "frontend-10-244-0-9").await;
+    let soon = Duration::from_secs(5);
+    assert_eq!(proxy.subscriber.demand(Kind::RouteTable, HOST, soon).await, Outcome::Absent);
+
+    let routes = |weights: &[u32]| {
+        let to = |(index, weight)| json!({"destination": {"host": "reviews", "subset": format!("v{index}")}, "weight": weight});
+        let route: Vec<Value> = (1..).zip(weights).map(to).collect();
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "reviews"},
+            "spec": {"hosts": ["reviews"], "http": [{"route": route}]},
+        })
+    };
+    let weights = || -> Vec<u32> {
+        let tables = proxy.seen.tables.lock().unwrap();
+        let Some(action) = tables.get(HOST).and_then(|table| table.http.first()?.action.as_ref()) else {
+            return vec![];
+        };
+        match action {
+            wire::discovery::http_route::Action::Forward(forward) => {
+                forward.destinations.iter().map(|to| to.weight).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut created = west.create(SERVICES, routes(&[90, 10])).await;
+    let took = wait("the routes arrive", soon, async || weights() == [90, 10]).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let service = format!("{SERVICES}/reviews");
+    let status = async || west.send("GET", &service, Value::Null).await["status"].clone();
+    wait("the status says that the subsets are missing", 3 * soon, async || {
+        let status = status().await;
+        status["conditions"][0]["status"] == "True"
+            && status["validationMessages"].to_string().contains("no DestinationRule for")
+    })
+    .await;
+    let subset = |name: &str| json!({"name": name, "labels": {"version": name}});
+    let rule = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "reviews"},
+        "spec": {"host": "reviews", "subsets": [subset("v1"), subset("v2")]},
+    });
+    west.create(RULES, rule).await;
+    wait("the status says that nothing is wrong", 3 * soon, async || {
+        status().await["validationMessages"].as_array().is_some_and(Vec::is_empty)
+    })
+    .await;
+    created["spec"] = routes(&[50, 50])["spec"].clone();
+    created["metadata"]["resourceVersion"] = Value::Null;
+    west.send("PUT", &service, created.clone()).await;
+    let took = wait("the routes change", soon, async || weights() == [50, 50]).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    // An invalid version, stored while no webhook refuses it, changes nothing.
+    created["spec"]["http"][0]["timeout"] = json!("0s");
+    west.send("PUT", &service, created).await;
+    wait("the status says that the version is invalid", 3 * soon, async || {
+        status().await["conditions"][0]["reason"] == "Invalid"
+    })
+    .await;
+    assert_eq!(weights(), [50, 50]);
+    west.delete(&service).await;
+    wait("the routes are gone", soon, async || weights().is_empty()).await;
     process.stop().await;
     west.stop.cancel();
 }

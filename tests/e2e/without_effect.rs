@@ -18,6 +18,12 @@ kind: DestinationRule
 metadata: {name: reviews}
 spec: {host: reviews, trafficPolicy: {outlierDetection: {minRequestVolume: 10}}}
 ";
+const FILTER: &str = "
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: headers}
+spec: {configPatches: [{applyTo: HTTP_FILTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: REMOVE}}]}
+";
 const INVALID: &str = "
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -58,10 +64,7 @@ fn the_author_of_a_policy_that_is_not_enforced_is_told() {
     let rule = apply(&lab, "west", RULE);
     has(
         &rule.stderr,
-        &[
-            "Warning: DestinationRule default/reviews has no effect: ",
-            "Warning: DestinationRule default/reviews: spec.trafficPolicy.outlierDetection.minRequestVolume: ",
-        ],
+        &["Warning: DestinationRule default/reviews: spec.trafficPolicy.outlierDetection.minRequestVolume: "],
     );
     let invalid = apply(&lab, "west", INVALID);
     assert_eq!(invalid.code, Some(1), "{invalid:?}");
@@ -72,6 +75,11 @@ fn the_author_of_a_policy_that_is_not_enforced_is_told() {
             "spec.http[0].timeout: is shorter than 1ms; write a longer duration, or remove it",
             "spec.http[0].route[1].destination.subset: is \"v_2\", which is not the name of a subset",
         ],
+    );
+    let filter = apply(&lab, "west", FILTER);
+    has(
+        &filter.stderr,
+        &["Warning: EnvoyFilter default/headers has no effect: no proxy is Envoy; use a VirtualService"],
     );
     let refused = apply(&lab, "west", &POLICY.replace("spec: {}", "spec: {acton: DENY}"));
     assert_eq!(refused.code, Some(1), "{refused:?}");
@@ -89,7 +97,7 @@ fn the_author_of_a_policy_that_is_not_enforced_is_told() {
         &[
             "AuthorizationPolicy is NOT enforced: requests that it would deny are allowed",
             "(default/deny-all)",
-            "DestinationRule has no effect",
+            "EnvoyFilter has no effect",
         ],
     );
 

@@ -26,6 +26,7 @@ pub const GROUPS: &[&str] = &[
     "networking.istio.io",
     "security.istio.io",
     "telemetry.istio.io",
+    "extensions.istio.io",
     "install.istio.io",
     "linkerd.io",
     "split.smi-spec.io",

@@ -5,12 +5,17 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::Warning;
+use crate::networking::DestinationRule;
+use crate::networking::traffic_policy::TrafficPolicy;
 
 /// The longest duration that is accepted; longer ones are likely mistakes.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
+
+/// The length of a namespace's name.
+const MAX_NAMESPACE: usize = 63;
 
 /// Proxies count in milliseconds: a fraction of one would become none, which means something else.
 const MIN_DURATION: Duration = Duration::from_millis(1);
@@ -58,6 +63,12 @@ pub struct MeshConfig {
     pub locality_load_balancing: bool,
     /// `federation.exportAll`: all services are exported.
     pub export_all: bool,
+    /// `defaultVirtualServiceExportTo`; empty: all namespaces.
+    pub virtual_service_export_to: Vec<String>,
+    /// `defaultDestinationRuleExportTo`; empty: all namespaces.
+    pub destination_rule_export_to: Vec<String>,
+    /// `defaultTrafficPolicy`: the `connectionPool` and `outlierDetection` of destinations without their own.
+    pub default_policy: Option<TrafficPolicy>,
 }
 
 impl Default for MeshConfig {
@@ -73,6 +84,9 @@ impl Default for MeshConfig {
             protocol_detection_timeout: Duration::ZERO,
             locality_load_balancing: true,
             export_all: false,
+            virtual_service_export_to: Vec::new(),
+            destination_rule_export_to: Vec::new(),
+            default_policy: None,
         }
     }
 }
@@ -93,6 +107,14 @@ pub enum MeshConfigError {
         /// Which values are valid.
         expected: &'static str,
     },
+    /// A field is invalid.
+    #[error("mesh setting {field} {message}")]
+    Field {
+        /// The path of the field.
+        field: String,
+        /// What is wrong.
+        message: String,
+    },
 }
 
 /// Istio's settings without effect in Isthmus. Other unknown names are likely mistakes and have another warning.
@@ -101,12 +123,9 @@ const ISTIO_SETTINGS: &[&str] = &[
     "caCertificates",
     "certificates",
     "configSources",
-    "defaultDestinationRuleExportTo",
     "defaultHttpRetryPolicy",
     "defaultProviders",
     "defaultServiceExportTo",
-    "defaultTrafficPolicy",
-    "defaultVirtualServiceExportTo",
     "disableEnvoyListenerLog",
     "discoverySelectors",
     "dnsRefreshRate",
@@ -180,6 +199,9 @@ impl MeshConfig {
         };
         let mut federation = top.inner("federation")?;
         config.export_all = federation.boolean("exportAll")?.unwrap_or_default();
+        config.virtual_service_export_to = top.export_to("defaultVirtualServiceExportTo")?;
+        config.destination_rule_export_to = top.export_to("defaultDestinationRuleExportTo")?;
+        config.default_policy = top.policy("defaultTrafficPolicy", &mut warnings)?;
 
         if top.map.get("enableAutoMtls") == Some(&Value::Bool(true)) {
             top.map.remove("enableAutoMtls");
@@ -254,6 +276,39 @@ impl SettingFields {
             Some(duration) => Ok(Some(duration)),
             None => Err(self.wrong(name, &value, range.expected)),
         }
+    }
+
+    fn export_to(&mut self, name: &str) -> Result<Vec<String>, MeshConfigError> {
+        const EXPECTED: &str = "a list of namespaces, \".\" (the object's own) or \"*\" (all)";
+        let Some(value) = self.take(name) else { return Ok(Vec::new()) };
+        let texts = value.as_array().and_then(|of| of.iter().map(Value::as_str).collect::<Option<Vec<&str>>>());
+        match texts.filter(|texts| texts.iter().all(|text| !text.is_empty() && text.len() <= MAX_NAMESPACE)) {
+            Some(texts) => Ok(texts.into_iter().map(str::to_owned).collect()),
+            None => Err(self.wrong(name, &value, EXPECTED)),
+        }
+    }
+
+    /// Reads the blocks that a policy of the whole mesh may have, by the rules of DestinationRules.
+    fn policy(&mut self, name: &str, warnings: &mut Vec<Warning>) -> Result<Option<TrafficPolicy>, MeshConfigError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let rule = DestinationRule::from_value(&json!({"spec": {"host": "*.local", "trafficPolicy": value}}));
+        for problem in rule.validate() {
+            let field = problem.field.replacen("spec.trafficPolicy", name, 1);
+            match problem.is_error() {
+                true => return Err(MeshConfigError::Field { field, message: problem.message }),
+                false => warnings.push(Warning::new(field, problem.message)),
+            }
+        }
+        let Some(policy) = rule.spec.traffic_policy else { return Ok(None) };
+        let TrafficPolicy { connection_pool, outlier_detection, .. } = policy;
+        for block in value.as_object().into_iter().flat_map(Map::keys) {
+            if !["connectionPool", "outlierDetection"].contains(&block.as_str()) {
+                let field = format!("{}{name}.{block}", self.path);
+                warnings
+                    .push(Warning::new(field, "has no effect: only connectionPool and outlierDetection have defaults"));
+            }
+        }
+        Ok(Some(TrafficPolicy { connection_pool, outlier_detection, ..TrafficPolicy::default() }))
     }
 
     fn inner(&mut self, name: &str) -> Result<SettingFields, MeshConfigError> {

@@ -30,6 +30,14 @@ const REVIEWING: RbacRule =
 const RECORDING: RbacRule =
     RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
 
+/// The status of rules of routing.
+const REPORTING: RbacRule = RbacRule {
+    group: "networking.istio.io",
+    resources: &["virtualservices/status", "destinationrules/status"],
+    verbs: &["patch"],
+    names: &[],
+};
+
 /// Rights in the root namespace: the mesh-wide settings, remote secrets, signing certificates, and the record of which
 /// cluster each published intermediate belongs to.
 const ROOT_NAMESPACE: &[RbacRule] = &[
@@ -74,8 +82,12 @@ pub fn all(of: &Installation) -> Vec<Value> {
 
 fn controller(of: &Installation) -> Vec<Value> {
     let configuration = configuration();
-    let cluster_wide =
-        WATCHED.iter().chain(&configuration).chain(SERVING).chain(&WEBHOOKS).chain([&REVIEWING, &RECORDING]);
+    let cluster_wide = WATCHED
+        .iter()
+        .chain(&configuration)
+        .chain(SERVING)
+        .chain(&WEBHOOKS)
+        .chain([&REVIEWING, &RECORDING, &REPORTING]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});

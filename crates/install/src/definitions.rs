@@ -38,6 +38,7 @@ const DEFINITIONS: &[ResourceDefinition] = &[
     networking("DestinationRule", "destinationrules", &["dr"], destination_rule::destination_rule),
     networking("ServiceEntry", "serviceentries", &["se"], service_entry::service_entry),
     networking("Sidecar", "sidecars", &[], sidecar::sidecar),
+    networking("EnvoyFilter", "envoyfilters", &[], foreign::envoy_filter),
     networking("WorkloadEntry", "workloadentries", &["we"], service_entry::workload_entry),
     networking("WorkloadGroup", "workloadgroups", &["wg"], service_entry::workload_group),
     security("PeerAuthentication", "peerauthentications", &["pa"], security::peer_authentication),
@@ -50,6 +51,14 @@ const DEFINITIONS: &[ResourceDefinition] = &[
         plural: "telemetries",
         short: &["telemetry"],
         spec: telemetry::telemetry,
+    },
+    ResourceDefinition {
+        group: "extensions.istio.io",
+        versions: &["v1alpha1"],
+        kind: "WasmPlugin",
+        plural: "wasmplugins",
+        short: &[],
+        spec: foreign::wasm_plugin,
     },
     ResourceDefinition {
         group: "install.istio.io",

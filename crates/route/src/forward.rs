@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use crate::fault::is_in;
 use crate::{HeaderEdits, Regex, Retries};
 
@@ -30,6 +32,9 @@ pub struct Forward {
     pub destinations: Box<[Destination]>,
     /// The time limit of a request with all attempts.
     pub timeout: Option<Duration>,
+    /// The shorter one of the time limits of a request and of an attempt in milliseconds, for the header that announces it.
+    /// Made once, so that requests share it.
+    pub announced_timeout: Option<HeaderValue>,
     /// When requests are repeated; `None`: the mesh's default.
     pub retries: Option<Retries>,
     /// Changes of path and authority.
@@ -93,21 +98,19 @@ impl Rewrite {
     /// Returns the new path and query for a path (without its query) and the query of a request. `matched` is the length of
     /// the prefix that matched, if the route's condition was a prefix.
     pub fn path_and_query(&self, path: &str, query: Option<&str>, matched: Option<usize>) -> Option<String> {
-        let new = match self.path.as_ref()? {
-            RewritePath::Matched(uri) => match matched {
-                Some(length) => format!("{uri}{}", path.get(length..).unwrap_or_default()),
-                None => uri.to_string(),
-            },
-            RewritePath::Full(uri) => uri.to_string(),
+        let replaced;
+        let (start, rest) = match self.path.as_ref()? {
+            RewritePath::Matched(uri) => (&**uri, matched.and_then(|length| path.get(length..)).unwrap_or_default()),
+            RewritePath::Full(uri) => (&**uri, ""),
             RewritePath::Regex(regex, substitution) => {
-                String::from_utf8(regex.replace_all(path.as_bytes(), substitution)).ok()?
+                replaced = String::from_utf8(regex.replace_all(path.as_bytes(), substitution)).ok()?;
+                (replaced.as_str(), "")
             }
         };
-        let new = if new.starts_with('/') { new } else { format!("/{new}") };
-        Some(match query {
-            Some(query) => format!("{new}?{query}"),
-            None => new,
-        })
+        let slash = if start.starts_with('/') { "" } else { "/" };
+        let (mark, query) = query.map_or(("", ""), |query| ("?", query));
+        // One allocation of the right size.
+        Some([slash, start, rest, mark, query].concat())
     }
 }
 

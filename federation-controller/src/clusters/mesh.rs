@@ -1,11 +1,14 @@
 //! The watch of the mesh-wide settings: ConfigMap `istio`, key `mesh`, in the root namespace of the own cluster.
 
+use std::sync::Arc;
+
 use super::queue::{Queues, Source};
 use super::watch::Pause;
 use crate::objects::event::{Event, Mesh, MeshNotices};
 use crate::objects::raw::ConfigMapObject;
 use api::mesh::MeshConfig;
 use api::names::{MESH_CONFIG_KEY, MESH_CONFIG_MAP};
+use api::networking::DestinationRuleSpec;
 use futures_util::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
@@ -81,6 +84,7 @@ fn notices(parsed: &Result<(MeshConfig, Vec<api::Warning>), String>) -> MeshNoti
 fn to_mesh(config: &MeshConfig) -> Mesh {
     // At most a day, which fits.
     let ms = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    let texts = |of: &[String]| of.iter().map(|text| text.as_str().into()).collect();
     Mesh {
         mesh_id: config.mesh_id.as_str().into(),
         registry_only: config.registry_only,
@@ -91,7 +95,11 @@ fn to_mesh(config: &MeshConfig) -> Mesh {
         protocol_detection_timeout_ms: ms(config.protocol_detection_timeout),
         locality_load_balancing: config.locality_load_balancing,
         export_all: config.export_all,
-        ..Mesh::default()
+        virtual_service_export_to: texts(&config.virtual_service_export_to),
+        destination_rule_export_to: texts(&config.destination_rule_export_to),
+        default_policy: config.default_policy.as_ref().map(|policy| {
+            Arc::new(DestinationRuleSpec { traffic_policy: Some(policy.clone()), ..DestinationRuleSpec::default() })
+        }),
     }
 }
 

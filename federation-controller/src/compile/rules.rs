@@ -82,8 +82,9 @@ impl<'a> Host<'a> {
 
     /// Adds a notice about a rule.
     fn note(&mut self, kind: Kind, object: &Key, code: &'static str, text: String) {
-        if self.notices.len() < MAX_NOTICES {
-            self.notices.push(RuleNotice { kind, object: object.clone(), code, text });
+        let notice = RuleNotice { kind, object: object.clone(), code: code.into(), text };
+        if self.notices.len() < MAX_NOTICES && !self.notices.contains(&notice) {
+            self.notices.push(notice);
         }
     }
 

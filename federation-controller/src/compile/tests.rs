@@ -105,6 +105,9 @@ fn compiled(text: &str) -> String {
     for (hostname, conflicts) in facts {
         writeln!(text, "conflicts of {hostname}\n    {}\n", conflicts.join("\n    ")).unwrap();
     }
+    for state in inventory.rule_states().into_iter().filter(|state| state.refused) {
+        writeln!(text, "refused {} {}\n    {}\n", state.kind.as_str(), state.object, state.problems[0].text).unwrap();
+    }
     for RuleNotice { kind, object, code, text: about } in notices {
         writeln!(text, "notice {code} of {} {object}\n    {about}\n", kind.as_str()).unwrap();
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use api::compatibility::KindWithoutEffect;
 
-use super::{ClusterInventory, Inventory};
+use super::{ClusterInventory, Inventory, RuleNotice};
 use crate::objects::{Key, Kind, Record, Service, Text};
 
 /// The number of notices of one cluster.
@@ -12,6 +12,9 @@ const LINES: usize = 20;
 
 /// The number of notices about objects of one cluster.
 pub(super) const OBJECTS: usize = 100;
+
+/// The number of notices about rules of routing that are looked at.
+const RULES: usize = 1_000;
 
 /// A notice about an object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -42,6 +45,7 @@ impl ObjectNotice {
             NoticedKind::WithoutEffect(kind) => kind.reason(),
             NoticedKind::Watched(Kind::Export) => "NotExported",
             NoticedKind::Watched(Kind::Gateway) => "ExportsNothing",
+            NoticedKind::Watched(Kind::VirtualService | Kind::DestinationRule) => "Ineffective",
             NoticedKind::Watched(_) => "GatewayNotUsed",
         }
     }
@@ -115,6 +119,12 @@ impl Inventory {
         self.notices_of_components(cluster, &mut notices);
         if cluster.synced() {
             self.notices_of_exports(cluster, &mut notices);
+            if cluster.info.own {
+                let rules: BTreeSet<RuleNotice> = self.all_rule_notices().collect();
+                for RuleNotice { kind, object, code, text } in rules.into_iter().take(RULES) {
+                    notices.object(kind, &object, format!("{} {object}: {text} ({code})", kind.as_str()));
+                }
+            }
         }
         for (kind, count) in cluster.left_out() {
             notices.push(format!("{count} objects of kind {} beyond {} are left out", kind.as_str(), kind.limit()));

@@ -148,21 +148,25 @@ impl Inventory {
 
     /// Notes what follows from a service whose definition has changed: it is new or gone, or has other ports.
     pub(super) fn note_definitions(&mut self, cause: &Text, services: &BTreeSet<Key>) {
-        if self.primary().is_none_or(|own| own.relations.rules.is_empty()) {
+        let default = self.mesh.default_policy.is_some();
+        if !default && self.primary().is_none_or(|own| own.relations.rules.is_empty()) {
             return;
         }
         for key in services {
             let hostname = Text::from(self.settings.hostname(key));
-            if self.primary().is_some_and(|own| own.has_rules(&hostname)) {
+            if default || self.primary().is_some_and(|own| own.has_rules(&hostname)) {
                 self.note_rules_of(cause, hostname.clone());
             }
             self.note_routes_to(cause, &hostname);
         }
     }
 
-    /// Notes the rules of all hosts.
-    pub(super) fn change_all_rules(&mut self) {
-        let hosts = self.primary().map(ClusterInventory::hosts_with_rules).unwrap_or_default();
+    /// Notes the rules of all hosts. With a policy of the whole mesh, before or now, these are all services.
+    pub(super) fn change_all_rules(&mut self, had_default: bool) {
+        let mut hosts = self.primary().map(ClusterInventory::hosts_with_rules).unwrap_or_default();
+        if had_default || self.mesh.default_policy.is_some() {
+            hosts.insert("*".into());
+        }
         self.note_rules(&Text::default(), hosts, BTreeSet::new());
     }
 

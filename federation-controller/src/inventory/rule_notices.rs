@@ -1,7 +1,9 @@
 //! What is wrong with rules of routing in their context, found when the rules of a host are compiled.
 
+use std::collections::{BTreeSet, HashMap};
+
 use super::Inventory;
-use crate::objects::{Key, Kind, Text};
+use crate::objects::{Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, VirtualService};
 
 /// Something that is wrong with a rule of routing, or that has no effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -11,10 +13,33 @@ pub struct RuleNotice {
     /// The object.
     pub object: Key,
     /// The code, as `istioctl analyze` prints it.
-    pub code: &'static str,
+    pub code: Text,
     /// What is wrong, where, and what to do.
     pub text: String,
 }
+
+/// The state of an object with rules.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RuleState {
+    /// The kind of the object.
+    pub kind: Kind,
+    /// The object.
+    pub object: Key,
+    /// `metadata.generation` of the version that was read.
+    pub generation: i64,
+    /// Whether this version is refused.
+    pub refused: bool,
+    /// Whether a version is in effect.
+    pub in_force: bool,
+    /// What is wrong with it.
+    pub problems: Vec<RuleProblem>,
+}
+
+/// The number of problems in the state of one object.
+const MAX_PROBLEMS: usize = 20;
+
+/// The codes of problems for which a part of a rule fails or has no effect.
+const ERRORS: [&str; 2] = ["IST0101", "IST0109"];
 
 impl Inventory {
     /// Replaces the notices about the rules of a host.
@@ -29,4 +54,62 @@ impl Inventory {
     pub fn rule_notices(&self) -> impl Iterator<Item = &RuleNotice> {
         self.rule_notices.values().flatten()
     }
+
+    /// Returns the state of every rule, in no order.
+    pub fn rule_states(&self) -> Vec<RuleState> {
+        let mut notices: HashMap<(Kind, Key), BTreeSet<RuleProblem>> = HashMap::new();
+        let routes = || self.primary().into_iter().flat_map(|own| own.virtual_services().values());
+        for of in routes().filter_map(without_sidecars).chain(self.rule_notices().cloned()) {
+            let problem = RuleProblem { error: ERRORS.contains(&&*of.code), code: of.code, text: of.text.into() };
+            notices.entry((of.kind, of.object)).or_default().insert(problem);
+        }
+        let mut states: Vec<RuleState> = routes().map(|rule| state(rule, &mut notices)).collect();
+        let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values());
+        states.extend(policies.map(|rule| state(rule, &mut notices)));
+        states
+    }
+
+    /// Returns the notices about rules by themselves and in their context, in no order.
+    pub(super) fn all_rule_notices(&self) -> impl Iterator<Item = RuleNotice> {
+        let routes = || self.primary().into_iter().flat_map(|own| own.virtual_services().values());
+        let by_themselves = routes().filter_map(refused).chain(routes().filter_map(without_sidecars));
+        let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values()).filter_map(refused);
+        by_themselves.chain(policies).chain(self.rule_notices().cloned())
+    }
+}
+
+/// Returns the state of a rule, with the notices about it.
+fn state<S: RuleSpec>(rule: &Rule<S>, notices: &mut HashMap<(Kind, Key), BTreeSet<RuleProblem>>) -> RuleState
+where
+    Rule<S>: Into<Object>,
+{
+    let object = rule.key();
+    let in_context = notices.remove(&(S::KIND, object.clone())).unwrap_or_default();
+    let problems = rule.problems.iter().cloned().chain(in_context).take(MAX_PROBLEMS).collect();
+    let (generation, refused, in_force) = (rule.generation, rule.refused(), rule.spec.is_some());
+    RuleState { kind: S::KIND, object, generation, refused, in_force, problems }
+}
+
+/// Returns the notice about an object whose present version is refused.
+fn refused<S: RuleSpec>(rule: &Rule<S>) -> Option<RuleNotice>
+where
+    Rule<S>: Into<Object>,
+{
+    let problem = rule.problems.iter().find(|problem| problem.error)?;
+    let instead = match rule.spec {
+        Some(_) => "the last valid version stays in effect",
+        None => "it has no effect",
+    };
+    let text = format!("is invalid, and {instead}: {}", problem.text);
+    Some(RuleNotice { kind: S::KIND, object: rule.key(), code: problem.code.clone(), text })
+}
+
+/// Returns the notice about a VirtualService that no sidecar routes by.
+fn without_sidecars(rule: &VirtualService) -> Option<RuleNotice> {
+    let spec = rule.spec.as_ref().filter(|spec| !spec.applies_to_mesh())?;
+    let text = format!(
+        "has no effect: its gateways ({}) are no sidecars, and there is no ingress; add mesh to its gateways for sidecars",
+        spec.gateways.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ")
+    );
+    Some(RuleNotice { kind: Kind::VirtualService, object: rule.key(), code: "IST0101".into(), text })
 }

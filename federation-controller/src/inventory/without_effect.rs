@@ -73,14 +73,14 @@ mod tests {
     fn a_policy_that_is_not_enforced_has_a_line_and_a_notice() {
         let mut inventory = inventory();
         let policies = kinds::find("security.istio.io", "AuthorizationPolicy").unwrap();
-        let routes = kinds::find("networking.istio.io", "VirtualService").unwrap();
+        let routes = kinds::find("networking.istio.io", "ServiceEntry").unwrap();
         put(&mut inventory, routes, 5);
         put(&mut inventory, policies, 1);
         let lines = inventory.notices();
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("Cluster west: AuthorizationPolicy is NOT enforced: "), "{lines:?}");
         assert!(lines[0].ends_with(" (shop/a0)"), "{lines:?}");
-        assert!(lines[1].starts_with("Cluster west: VirtualService has no effect: "), "{lines:?}");
+        assert!(lines[1].starts_with("Cluster west: ServiceEntry has no effect: "), "{lines:?}");
         assert!(lines[1].ends_with(" (shop/a0, shop/a1, shop/a2, 2 more)"), "{lines:?}");
         let notices = inventory.object_notices();
         assert_eq!(notices.len(), 6);

@@ -6,9 +6,11 @@
 //! changes nothing by itself. A lost connection sends only [`Event::Link`].
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::compatibility::KindWithoutEffect;
+use api::networking::DestinationRuleSpec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -153,7 +155,7 @@ pub enum Link {
 }
 
 /// Mesh-wide settings, in the form in which proxies and the pipeline use them.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Mesh {
     /// `meshId`.
     pub mesh_id: Text,
@@ -180,6 +182,9 @@ pub struct Mesh {
     /// `defaultDestinationRuleExportTo`; empty: all namespaces.
     #[serde(default)]
     pub destination_rule_export_to: Vec<Text>,
+    /// `defaultTrafficPolicy`, as the policy of a DestinationRule for every host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_policy: Option<Arc<DestinationRuleSpec>>,
 }
 
 impl Default for Mesh {
@@ -197,6 +202,7 @@ impl Default for Mesh {
             export_all: false,
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
+            default_policy: None,
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct Rule<S> {
 }
 
 /// Something that is wrong with an object.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct RuleProblem {
     /// Whether the version is refused for it.
     pub error: bool,
@@ -75,7 +75,8 @@ impl RuleSpec for VirtualServiceSpec {
     const NAME: &'static str = "VirtualService";
 
     fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        (object.metadata, object.spec, Vec::new())
+        let problems = object.validate();
+        (object.metadata, object.spec, problems)
     }
 
     fn parts(&self) -> usize {
@@ -90,7 +91,8 @@ impl RuleSpec for DestinationRuleSpec {
     const NAME: &'static str = "DestinationRule";
 
     fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        (object.metadata, object.spec, Vec::new())
+        let problems = object.validate();
+        (object.metadata, object.spec, problems)
     }
 
     fn parts(&self) -> usize {

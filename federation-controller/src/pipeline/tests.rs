@@ -468,7 +468,9 @@ fn run(world: &mut World, step: Step) {
         Step::ExportTo(own) => {
             let export_to = if own { vec![".".into()] } else { Vec::new() };
             let mesh = world.inventory.mesh().clone();
+            let default_policy = (own && mesh.export_all).then(|| rules::policy("mesh", "*", 9).spec.unwrap());
             world.event(Event::Mesh(Mesh {
+                default_policy,
                 virtual_service_export_to: export_to.clone(),
                 destination_rule_export_to: export_to,
                 ..mesh

@@ -36,8 +36,11 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("request through both sidecars, no TLS", 10_000, request_through_both),
     operation("the same by the last of 100 routes", 5000, |times| request_by_routes(pair::prefixes(100), times)),
     operation("the same by one of 1000 exact paths", 5000, |times| request_by_routes(pair::exact_paths(1000), times)),
-    operation("the same with timeouts, retries, rewrites and headers", 5000, |times| {
+    operation("the same with timeouts, retries and a rewritten path", 5000, |times| {
         request_by_routes(pair::all_policies(), times);
+    }),
+    operation("the same with changes of headers", 5000, |times| {
+        request_by_routes(pair::all_policies_and_headers(), times);
     }),
     operation("edit a request's head, outbound", 5000, edit_head),
     operation("authorize by identity, 1 rule", 5000, |times| authorize(1, times)),

@@ -117,11 +117,8 @@ pub(crate) fn exact_paths(count: u32) -> Vec<d::HttpRoute> {
     (1..=count).map(route).collect()
 }
 
-/// Returns one route with a time limit, retries, a rewritten path and authority, and changes of headers.
+/// Returns one route with time limits, retries and a rewritten path.
 pub(crate) fn all_policies() -> Vec<d::HttpRoute> {
-    let edit = |name: &str| d::HeaderEdit { name: name.into(), value: "shop".into() };
-    let edits =
-        || Some(d::HeaderEdits { set: vec![edit("x-set")], add: vec![edit("x-add")], remove: vec!["x-remove".into()] });
     let retries = d::Retries {
         attempts: 3,
         per_try_timeout_ms: 10_000,
@@ -137,7 +134,15 @@ pub(crate) fn all_policies() -> Vec<d::HttpRoute> {
         }),
         ..Default::default()
     };
-    let route = route_on(d::string_match::Pattern::Prefix("/products".into()), forward);
+    vec![route_on(d::string_match::Pattern::Prefix("/products".into()), forward)]
+}
+
+/// Returns the route of [`all_policies`] with changes of headers: one is set, one added and one removed, each way.
+pub(crate) fn all_policies_and_headers() -> Vec<d::HttpRoute> {
+    let edit = |name: &str| d::HeaderEdit { name: name.into(), value: "shop".into() };
+    let edits =
+        || Some(d::HeaderEdits { set: vec![edit("x-set")], add: vec![edit("x-add")], remove: vec!["x-remove".into()] });
+    let route = all_policies().remove(0);
     vec![d::HttpRoute { request_headers: edits(), response_headers: edits(), ..route }]
 }
 

@@ -46,16 +46,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         "tokens are not validated, and pass to the application, which has to validate them",
     ),
     networking(
-        "VirtualService",
-        "virtualservices",
-        "requests go to all endpoints of the service that they name, with default retries and without a timeout",
-    ),
-    networking(
-        "DestinationRule",
-        "destinationrules",
-        "services have no subsets, and default load balancing and outlier detection",
-    ),
-    networking(
         "ServiceEntry",
         "serviceentries",
         "the mesh does not know its hosts; connections to them follow outboundTrafficPolicy of the mesh settings",
@@ -64,6 +54,11 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         "Sidecar",
         "sidecars",
         "proxies subscribe to the services that they use; set outboundTrafficPolicy in the mesh settings",
+    ),
+    networking(
+        "EnvoyFilter",
+        "envoyfilters",
+        "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
     ),
     networking("WorkloadEntry", "workloadentries", "only pods are endpoints of services"),
     networking("WorkloadGroup", "workloadgroups", "only pods are workloads of the mesh"),
@@ -74,6 +69,14 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         kind: "Telemetry",
         plural: "telemetries",
         instead: "proxies report the standard metrics and no traces; set the access log in the mesh settings",
+    },
+    KindWithoutEffect {
+        purpose: Purpose::Configuration,
+        group: "extensions.istio.io",
+        version: "v1alpha1",
+        kind: "WasmPlugin",
+        plural: "wasmplugins",
+        instead: "proxies run no plugins; change headers by a VirtualService, and do the rest in the application",
     },
     KindWithoutEffect {
         purpose: Purpose::Configuration,

@@ -13,8 +13,8 @@ fn a_security_policy_is_said_not_to_be_enforced() {
     for kind in ["PeerAuthentication", "RequestAuthentication"] {
         assert!(warnings("security.istio.io", kind, "shop/a", &json!({}))[0].contains("is NOT enforced"));
     }
-    let said = warnings("networking.istio.io", "VirtualService", "shop/a", &json!({}));
-    assert!(said[0].starts_with("VirtualService shop/a has no effect: "), "{said:?}");
+    let said = warnings("networking.istio.io", "ServiceEntry", "shop/a", &json!({}));
+    assert!(said[0].starts_with("ServiceEntry shop/a has no effect: "), "{said:?}");
 }
 
 #[test]

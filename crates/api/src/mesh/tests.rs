@@ -50,9 +50,29 @@ federation: {exportAll: true}
         protocol_detection_timeout: Duration::from_millis(100),
         locality_load_balancing: false,
         export_all: true,
+        ..MeshConfig::default()
     };
     assert_eq!(config, expected);
     assert_eq!(MeshConfig::parse("").unwrap(), (MeshConfig::default(), Vec::new()));
+}
+
+#[test]
+fn defaults_of_rules_are_read_by_their_own_schema() {
+    let text = "defaultVirtualServiceExportTo: ['.']\ndefaultDestinationRuleExportTo: ['*', shop]\n\
+        defaultTrafficPolicy: {outlierDetection: {consecutive5xxErrors: 7}, tls: {mode: DISABLE}}\n";
+    let (config, warnings) = MeshConfig::parse(text).unwrap();
+    assert_eq!(
+        (&config.virtual_service_export_to[..], config.destination_rule_export_to.len()),
+        (&[".".to_owned()][..], 2)
+    );
+    let policy = config.default_policy.unwrap();
+    assert_eq!(policy.outlier_detection.unwrap().consecutive_5xx_errors, Some(7));
+    assert!(policy.tls.is_none());
+    let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert!(lines.iter().any(|line| line.starts_with("defaultTrafficPolicy.tls: has no effect")), "{lines:?}");
+    let invalid = "defaultTrafficPolicy: {outlierDetection: {interval: 1us}}";
+    let error = MeshConfig::parse(invalid).unwrap_err().to_string();
+    assert!(error.starts_with("mesh setting defaultTrafficPolicy.outlierDetection.interval "), "{error}");
 }
 
 #[test]
@@ -85,6 +105,8 @@ fn invalid_values_are_errors() {
         ("localityLbSetting: {enabled: 'yes'}", "localityLbSetting.enabled"),
         ("accessLogFile: [a]", "accessLogFile"),
         ("defaultConfig: 3", "defaultConfig"),
+        ("defaultVirtualServiceExportTo: '.'", "defaultVirtualServiceExportTo"),
+        ("defaultDestinationRuleExportTo: [1]", "defaultDestinationRuleExportTo"),
     ] {
         match MeshConfig::parse(text) {
             Err(MeshConfigError::Value { field: found, .. }) => assert_eq!(found, field),

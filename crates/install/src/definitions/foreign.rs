@@ -1,8 +1,42 @@
-//! Kinds of other installers and meshes that users have: IstioOperator, Linkerd's ServiceProfile and SMI's TrafficSplit.
+//! Kinds that users have and that name parts of other proxies, installers and meshes: EnvoyFilter, WasmPlugin, IstioOperator,
+//! Linkerd's ServiceProfile and SMI's TrafficSplit.
 
 use serde_json::Value;
 
-use super::schema::{anything, boolean, free, integer_or_text, list, map, number, object, object_with, text};
+use super::schema::{
+    anything, boolean, count, free, integer_or_text, list, map, number, object, object_with, selector, target, text,
+};
+
+pub(super) fn envoy_filter() -> Value {
+    let patch = object([("applyTo", text()), ("match", free()), ("patch", free())]);
+    object([
+        ("workloadSelector", object([("labels", map(text()))])),
+        ("targetRefs", list(target())),
+        ("configPatches", list(patch)),
+        ("priority", count()),
+    ])
+}
+
+pub(super) fn wasm_plugin() -> Value {
+    object([
+        ("selector", selector()),
+        ("targetRef", target()),
+        ("targetRefs", list(target())),
+        ("url", text()),
+        ("sha256", text()),
+        ("imagePullPolicy", text()),
+        ("imagePullSecret", text()),
+        ("verificationKey", text()),
+        ("pluginConfig", free()),
+        ("pluginName", text()),
+        ("phase", text()),
+        ("failStrategy", text()),
+        ("priority", anything()),
+        ("vmConfig", free()),
+        ("match", list(free())),
+        ("type", text()),
+    ])
+}
 
 pub(super) fn istio_operator() -> Value {
     let components = object([

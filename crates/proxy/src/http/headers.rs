@@ -225,9 +225,14 @@ pub fn take_timeout(headers: &mut HeaderMap) -> Option<Duration> {
     (millis > 0).then(|| Duration::from_millis(millis))
 }
 
-/// Notes the time limit of a request for its destination.
-pub fn expect_timeout(headers: &mut HeaderMap, limit: Duration) {
-    headers.insert(EXPECTED_TIMEOUT, number(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)));
+/// Announces the time limit of a request to its destination.
+pub fn expect_timeout(headers: &mut HeaderMap, limit: HeaderValue) {
+    headers.insert(EXPECTED_TIMEOUT, limit);
+}
+
+/// Returns a duration in milliseconds.
+pub fn millis(duration: Duration) -> HeaderValue {
+    number(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Returns the time limit of a request of gRPC: at most eight digits and a unit.

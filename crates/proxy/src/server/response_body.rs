@@ -34,7 +34,9 @@ pub struct ResponseBody {
     grpc_status: Option<u16>,
     ending: Option<Box<dyn Ending>>,
     /// When the body has to be complete.
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+    /// The timer for the deadline, once there is something to wait for.
+    timer: Option<Pin<Box<Sleep>>>,
     /// The request is in progress until the response has been sent.
     pub(super) served: Option<Served>,
 }
@@ -48,7 +50,15 @@ impl ResponseBody {
     /// Creates the body of a response of the proxy itself.
     pub fn local(body: impl Into<Bytes>, ending: Option<Box<dyn Ending>>) -> Self {
         let body = Some(body.into()).filter(|body| !body.is_empty());
-        Self { source: BodySource::Local(body), bytes: 0, grpc_status: None, ending, deadline: None, served: None }
+        Self {
+            source: BodySource::Local(body),
+            bytes: 0,
+            grpc_status: None,
+            ending,
+            deadline: None,
+            timer: None,
+            served: None,
+        }
     }
 
     /// Creates the body of an upstream's response. At its end, `lease` returns to its pool if the request's body was sent
@@ -63,16 +73,27 @@ impl ResponseBody {
             lease.detach(request);
         }
         let source = BodySource::Upstream { incoming, lease: Some(lease), request };
-        Self { source, bytes: 0, grpc_status: None, ending: Some(ending), deadline: None, served: None }
+        Self { source, bytes: 0, grpc_status: None, ending: Some(ending), deadline: None, timer: None, served: None }
     }
 
     /// Sets when the body has to be complete. If it is not, it fails.
     pub fn set_deadline(&mut self, deadline: Instant) {
-        self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline.into())));
+        self.deadline = Some(deadline);
     }
 
-    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+    /// Returns whether the deadline has passed, and waits for it otherwise.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        timer.as_mut().poll(cx)
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.source {
+            BodySource::Local(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            BodySource::Upstream { incoming, lease: Some(lease), .. } => lease.poll_body(incoming, cx),
+            BodySource::Upstream { incoming, lease: None, .. } => Pin::new(incoming).poll_frame(cx),
+        }
     }
 
     fn complete(&mut self) {
@@ -94,16 +115,12 @@ impl Body for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        if this.is_overdue(cx) {
+        let Poll::Ready(frame) = this.poll_source(cx) else {
+            ready!(this.poll_overdue(cx));
             if let Some(mut ending) = this.ending.take() {
                 ending.timed_out(this.bytes);
             }
             return Poll::Ready(Some(Err("the response was not complete within the route's timeout".into())));
-        }
-        let frame = match &mut this.source {
-            BodySource::Local(body) => body.take().map(|body| Ok(Frame::data(body))),
-            BodySource::Upstream { incoming, lease: Some(lease), .. } => ready!(lease.poll_body(incoming, cx)),
-            BodySource::Upstream { incoming, lease: None, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
         };
         match &frame {
             None => this.complete(),

@@ -34,7 +34,8 @@ pub(super) fn tcp(host: &mut Host<'_>, rule: &VirtualService, routes: &[virtual_
     for (index, route) in routes.iter().enumerate() {
         let matches = route.matches.iter().filter(|of| is_for_sidecars(&of.gateways)).map(|of| TcpMatch {
             destination_subnets: of.destination_subnets.clone(),
-            source_subnet: of.source_subnet.clone(),
+            // Istio ignores it.
+            source_subnet: String::new(),
             port: of.port,
             client: client(&of.source_labels, &of.source_namespace),
         });

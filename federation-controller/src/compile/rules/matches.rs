@@ -1,11 +1,11 @@
 //! The conditions of routes.
 
+use std::collections::BTreeMap;
+
 use api::networking::http_match::{self, Pattern};
+use api::networking::virtual_service::MESH_GATEWAY;
 use wire::discovery::string_match::Pattern as WirePattern;
 use wire::discovery::{ClientMatch, FieldMatch, HttpMatch, StringMatch};
-
-/// The reserved gateway that all sidecars are.
-use api::networking::virtual_service::MESH_GATEWAY;
 
 /// Compiles a condition. Returns `None` if sidecars never meet it.
 pub(super) fn http(of: &http_match::HttpMatch) -> Option<HttpMatch> {
@@ -34,7 +34,7 @@ pub(super) fn is_for_sidecars(gateways: &[String]) -> bool {
 }
 
 /// Compiles a condition on the client's pod.
-pub(super) fn client(labels: &std::collections::BTreeMap<String, String>, namespace: &str) -> Option<ClientMatch> {
+pub(super) fn client(labels: &BTreeMap<String, String>, namespace: &str) -> Option<ClientMatch> {
     let any = labels.is_empty() && namespace.is_empty();
     (!any).then(|| ClientMatch { labels: labels.clone(), namespace: namespace.to_owned() })
 }

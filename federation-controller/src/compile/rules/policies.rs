@@ -59,7 +59,7 @@ pub(super) fn compile(host: &mut Host<'_>) -> Vec<Resource> {
     let mut compiled: BTreeMap<Vec<Key>, Bytes> = BTreeMap::new();
     let mut policy = |host: &mut Host<'_>, rules: Vec<Candidate<'_>>| {
         let keys: Vec<Key> = rules.iter().map(|of| of.rule.key()).collect();
-        if keys.is_empty() {
+        if keys.is_empty() && host.inventory.mesh().default_policy.is_none() {
             return None;
         }
         let body = compiled.entry(keys).or_insert_with(|| compile_rules(host, &rules).encode_to_vec().into());
@@ -167,12 +167,14 @@ fn compile_rules(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationPol
 
 /// Merges rules: the first policy has effect, and the first subset of each name.
 fn variant(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationVariant {
+    let mesh = host.inventory.mesh().default_policy.as_ref();
+    let mesh = Blocks::of(mesh.and_then(|mesh| mesh.traffic_policy.as_ref()));
     let policy = rules.iter().find_map(|of| of.spec.traffic_policy.as_ref());
     let whole = Blocks::of(policy);
     let at = |port| whole.at_port(policy, port);
     let mut ports: BTreeMap<u32, TrafficPolicy> = BTreeMap::new();
     for port in traffic_policy::ports(policy, &host.ports) {
-        ports.insert(port, at(port).compile());
+        ports.insert(port, at(port).compile(mesh));
     }
     let mut compiled: Vec<DestinationSubset> = Vec::new();
     let mut names = BTreeSet::new();
@@ -182,11 +184,11 @@ fn variant(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationVariant {
         }
         let own = subset.traffic_policy.as_ref();
         let both = traffic_policy::ports(policy, &host.ports).chain(traffic_policy::ports(own, &host.ports));
-        let of_port = |port: u32| (port, at(port).overridden(own).at_port(own, port).compile());
+        let of_port = |port: u32| (port, at(port).overridden(own).at_port(own, port).compile(mesh));
         compiled.push(DestinationSubset {
             name: subset.name.clone(),
             labels: subset.labels.clone(),
-            policy: Some(whole.overridden(own).compile()),
+            policy: Some(whole.overridden(own).compile(mesh)),
             ports: both.collect::<BTreeSet<u32>>().into_iter().map(of_port).collect(),
         });
     }
@@ -196,7 +198,7 @@ fn variant(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationVariant {
     DestinationVariant {
         client: None,
         sources: rules.iter().map(|of| of.rule.key().to_string()).collect(),
-        policy: Some(whole.compile()),
+        policy: Some(whole.compile(mesh)),
         ports,
         subsets: compiled,
     }

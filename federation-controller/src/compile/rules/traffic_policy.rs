@@ -71,12 +71,12 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// Returns the policy on the wire.
-    pub(super) fn compile(self) -> discovery::TrafficPolicy {
+    /// Returns the policy on the wire, with the mesh's blocks in place of those that are unset.
+    pub(super) fn compile(self, mesh: Blocks<'_>) -> discovery::TrafficPolicy {
         discovery::TrafficPolicy {
             load_balancer: self.load_balancer.map(load_balancer::compile),
-            connection_pool: self.connection_pool.map(connection_pool),
-            outlier_detection: self.outlier_detection.map(outlier_detection),
+            connection_pool: self.connection_pool.or(mesh.connection_pool).map(connection_pool),
+            outlier_detection: self.outlier_detection.or(mesh.outlier_detection).map(outlier_detection),
             tls: self.tls.map(tls),
             tunnel: self.tunnel.map(|of| discovery::Tunnel {
                 post: of.protocol.eq_ignore_ascii_case("POST"),

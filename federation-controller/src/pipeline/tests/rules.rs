@@ -115,3 +115,201 @@ fn a_host_with_rules_has_a_table_and_a_policy_and_others_have_none() {
     world.compile();
     assert!(world.table("shop", REVIEWS).is_none() && world.rule_notices().is_empty());
 }
+
+#[test]
+fn an_invalid_version_leaves_the_last_valid_one_in_effect() {
+    let mut world = World::services(&["reviews"]);
+    let spec = |timeout: &str| json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "reviews"}}], "timeout": timeout}]});
+    world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec("1us"))));
+    world.compile();
+    assert!(world.table("shop", REVIEWS).is_none());
+    world.sync();
+    let states = world.inventory.rule_states();
+    assert!(states[0].refused && !states[0].in_force && states[0].problems[0].error, "{states:?}");
+    let lines = world.inventory.notices();
+    assert!(
+        lines.iter().any(|line| line.contains("is invalid, and it has no effect: spec.http[0].timeout")),
+        "{lines:?}"
+    );
+
+    world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec("1s"))));
+    world.compile();
+    let timeout = |world: &World| match &world.table("shop", REVIEWS).unwrap().http[0].action {
+        Some(discovery::http_route::Action::Forward(forward)) => forward.timeout_ms,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(timeout(&world), 1000);
+    assert!(!world.inventory.rule_states()[0].refused && world.inventory.notices().is_empty());
+    world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec("1us"))));
+    assert_eq!(world.compile(), 0);
+    assert_eq!(timeout(&world), 1000);
+    let notices: Vec<_> = world.inventory.object_notices().into_iter().collect();
+    assert_eq!(
+        (notices.len(), notices[0].reason(), &notices[0].object),
+        (1, "Ineffective", &Key::new("default", "reviews"))
+    );
+    assert!(notices[0].message.contains("the last valid version stays in effect"), "{notices:?}");
+    // A restart knows the last valid version from the snapshot.
+    assert_eq!(world.recomputed().all_resources(), world.all_resources());
+}
+
+impl World {
+    /// Ends the first lists of all kinds in all clusters.
+    fn sync(&mut self) {
+        let clusters: Vec<(Text, crate::objects::event::ClusterRole)> =
+            self.inventory.clusters().map(|of| (of.info.name.clone(), of.info.role())).collect();
+        for (cluster, role) in clusters {
+            for kind in Kind::watched_in(role) {
+                let objects: Vec<Object> = self.inventory.cluster(&cluster).unwrap().objects().collect();
+                self.event(Event::Listing { cluster: cluster.clone(), kind });
+                for object in objects.into_iter().filter(|object| object.kind() == kind) {
+                    self.put(&cluster, object);
+                }
+                self.event(Event::Listed { cluster: cluster.clone(), kind });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_new_service_has_the_rules_of_the_wildcards_that_match_it_and_a_change_of_one_affects_no_other() {
+    let mut world = World::services(&["reviews", "ratings"]);
+    let to_ratings = json!([{"route": [{"destination": {"host": "ratings"}}]}]);
+    let spec = json!({"hosts": ["*.default.svc.cluster.local"], "http": to_ratings});
+    world.put("west", Object::VirtualService(virtual_service("default", "all", spec)));
+    assert_eq!(world.compile(), 2);
+    world.put("east", Object::Service(service("details", 3)));
+    world.compile();
+    assert_eq!(&*world.table("shop", "details.default.svc.cluster.local").unwrap().source, "default/all");
+    world.delete("east", Kind::Service, "default", "details");
+    world.compile();
+    assert!(world.table("shop", "details.default.svc.cluster.local").is_none());
+
+    let spec = json!({"hosts": ["reviews"], "http": to_ratings});
+    world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec.clone())));
+    let groups = world.inventory.take_changes(usize::MAX);
+    assert_eq!(groups, [Group::Rules(REVIEWS.into())]);
+    // Labels and a new generation change nothing.
+    let same = VirtualService { generation: 7, ..virtual_service("default", "reviews", spec) };
+    world.put("west", Object::VirtualService(same));
+    assert!(!world.inventory.has_changes());
+    // A service affects its own rules, and the routes to it.
+    let mut ratings = service("ratings", 2);
+    ratings.ports[0].number = 9090;
+    world.put("east", Object::Service(ratings));
+    let hosts = |groups: Vec<Group>| -> BTreeSet<String> {
+        groups
+            .into_iter()
+            .map(|group| if let Group::Rules(host) = group { host.to_string() } else { String::new() })
+            .collect()
+    };
+    let groups = hosts(world.inventory.take_changes(usize::MAX));
+    assert!(groups.contains(REVIEWS) && groups.contains("ratings.default.svc.cluster.local"), "{groups:?}");
+    let mut reviews = service("reviews", 1);
+    reviews.cluster_ips.clear();
+    world.put("east", Object::Service(reviews));
+    assert_eq!(world.inventory.take_changes(usize::MAX), [Group::Service(REVIEWS.into())], "the ports are the same");
+}
+
+#[test]
+fn a_destination_without_a_port_has_the_only_one_of_its_service() {
+    let mut world = World::services(&["reviews", "ratings"]);
+    let spec = json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}]});
+    world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec)));
+    world.compile();
+    let port = |world: &World| match &world.table("shop", REVIEWS).unwrap().http[0].action {
+        Some(discovery::http_route::Action::Forward(forward)) => forward.destinations[0].port,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(port(&world), 9080);
+    let mut two = service("ratings", 2);
+    two.ports.push(ServicePort { name: "admin".into(), number: 9081, ..ServicePort::default() });
+    world.put("east", Object::Service(two));
+    world.compile();
+    assert_eq!(port(&world), 0);
+    world.delete("east", Kind::Service, "default", "ratings");
+    world.compile();
+    assert!(world.rule_notices().iter().any(|notice| notice.text.contains("no service of the mesh")));
+}
+
+#[test]
+fn a_delegate_that_arrives_or_changes_changes_the_table_of_its_root() {
+    let mut world = World::services(&["reviews", "ratings"]);
+    let root = json!({"hosts": ["reviews"], "http": [{"delegate": {"name": "part", "namespace": "shop"}}]});
+    world.put("west", Object::VirtualService(virtual_service("default", "reviews", root)));
+    world.compile();
+    assert!(world.table("shop", REVIEWS).unwrap().http.is_empty());
+    let part = |name: &str| json!({"http": [{"name": name, "route": [{"destination": {"host": "ratings.default.svc.cluster.local"}}]}]});
+    for name in ["one", "two"] {
+        world.put("west", Object::VirtualService(virtual_service("shop", "part", part(name))));
+        assert_eq!(world.compile(), 1);
+        assert_eq!(world.table("shop", REVIEWS).unwrap().http[0].name, name);
+    }
+    world.delete("west", Kind::VirtualService, "shop", "part");
+    world.compile();
+    assert!(world.table("shop", REVIEWS).unwrap().http.is_empty());
+}
+
+#[test]
+fn a_policy_of_the_mesh_settings_is_the_default_of_every_service() {
+    let mut world = World::services(&["reviews", "ratings"]);
+    let default = json!({"host": "x", "trafficPolicy": {
+        "connectionPool": {"tcp": {"maxConnections": 5}}, "outlierDetection": {"consecutive5xxErrors": 9}}});
+    let default = destination_rule("x", "x", default).spec;
+    world.event(Event::Mesh(Mesh { default_policy: default, ..Mesh::default() }));
+    let spec = json!({"host": "reviews", "trafficPolicy": {"outlierDetection": {"consecutive5xxErrors": 1}}});
+    world.put("west", Object::DestinationRule(destination_rule("default", "reviews", spec)));
+    world.put("east", Object::Service(service("details", 3)));
+    world.compile();
+    let of = |world: &World, name: &str| {
+        let policy = world.policy("shop", &format!("{name}.default.svc.cluster.local"))?.variants[0].policy.clone()?;
+        Some((policy.connection_pool?.max_connections, policy.outlier_detection?.consecutive_5xx_errors?))
+    };
+    assert_eq!(
+        ["reviews", "ratings", "details"].map(|name| of(&world, name)),
+        [Some((5, 1)), Some((5, 9)), Some((5, 9))]
+    );
+    world.event(Event::Mesh(Mesh::default()));
+    world.compile();
+    assert!(world.policy("shop", "ratings.default.svc.cluster.local").is_none() && of(&world, "reviews").is_none());
+}
+
+/// As many rules as services, with exact hosts and with wildcards, cost as much for each as a few of them.
+#[test]
+fn ten_thousand_services_with_rules_start_fast_and_one_change_is_one_change() {
+    const SERVICES: usize = 10_000;
+    let began = std::time::Instant::now();
+    let mut world = World::new();
+    world.cluster("west");
+    for index in 0..SERVICES {
+        let name = format!("s{index}");
+        world.put("west", Object::Service(service(&name, 1)));
+        let to = |subset: &str, weight: u8| json!({"destination": {"host": name, "subset": subset}, "weight": weight});
+        let route = json!([{"route": [to("v1", 90), to("v2", 10)], "timeout": "1s"}]);
+        world.put(
+            "west",
+            Object::VirtualService(virtual_service("default", &name, json!({"hosts": [name], "http": route}))),
+        );
+        let subsets = json!([{"name": "v1", "labels": {"version": "v1"}}, {"name": "v2", "labels": {"version": "v2"}}]);
+        let spec = json!({"host": name, "subsets": subsets, "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}});
+        world.put("west", Object::DestinationRule(destination_rule("default", &name, spec)));
+    }
+    // Wildcards that match one service each.
+    for index in 0..1_000 {
+        let spec = json!({"host": format!("*s{index}.default.svc.cluster.local"), "trafficPolicy": {"tls": {"mode": "DISABLE"}}});
+        world.put("west", Object::DestinationRule(destination_rule("shop", &format!("w{index}"), spec)));
+    }
+    let read = began.elapsed();
+    world.compile();
+    let compiled = began.elapsed() - read;
+    assert_eq!(world.store.size(wire::Kind::RouteTable).0, SERVICES);
+    println!("{SERVICES} services with rules: read in {read:?}, compiled in {compiled:?}");
+    assert!(compiled < Duration::from_secs(60), "{compiled:?}");
+    let began = std::time::Instant::now();
+    let spec = json!({"hosts": ["s7"], "http": [{"route": [{"destination": {"host": "s8"}}]}]});
+    world.put("west", Object::VirtualService(virtual_service("default", "s7", spec)));
+    assert_eq!(world.compile(), 1);
+    let states = world.inventory.rule_states().len();
+    println!("one change: {:?}, with the states of {states} rules", began.elapsed());
+    assert!(world.rule_notices().is_empty());
+}

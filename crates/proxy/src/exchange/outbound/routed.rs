@@ -124,7 +124,7 @@ impl OutboundRequests {
         edits: ResponseEdits<'_>,
     ) -> Response<ResponseBody> {
         let routed = edits.routed;
-        self.rewrite(&mut exchange, routed);
+        self.rewrite(&mut exchange, routed, destination.cluster.in_mesh());
         let port = self.downstream.destination.port();
         for mirror in forward.mirrors.iter().filter(|mirror| mirror.takes(rand::random())) {
             if let Ok(to) = self.resolved.get(&mirror.destination, port, &destination, &self.worker).await {
@@ -133,12 +133,16 @@ impl OutboundRequests {
         }
         let default = destination.cluster.policy();
         let retries = forward.retries.as_ref().unwrap_or(&default.retry);
-        let request = headers::take_timeout(&mut exchange.head.headers).or(forward.timeout);
-        let request = super::grpc_timeout(&exchange).into_iter().chain(request).min();
-        // Not more than the request may take.
+        let of_client = headers::take_timeout(&mut exchange.head.headers);
+        let of_client = super::grpc_timeout(&exchange).into_iter().chain(of_client).min();
+        let request = of_client.or(forward.timeout);
         let limits = Limits { request, attempt: retries.per_try_timeout };
-        if let Some(expected) = limits.attempt.into_iter().chain(request).min() {
-            headers::expect_timeout(&mut exchange.head.headers, expected);
+        let announced = match of_client {
+            None => forward.announced_timeout.clone(),
+            Some(_) => limits.attempt.into_iter().chain(request).min().map(headers::millis),
+        };
+        if let Some(announced) = announced {
+            headers::expect_timeout(&mut exchange.head.headers, announced);
         }
         self.prepare(&mut exchange, &destination);
         exchange.hash = self.hash(&exchange, &default);
@@ -175,8 +179,9 @@ impl OutboundRequests {
         injected.abort.map_or(Ok(()), |abort| Err(Failure::Fault(abort)))
     }
 
-    /// Changes the headers, path and authority of a request.
-    fn rewrite(&self, exchange: &mut Exchange, routed: &Routed) {
+    /// Changes the headers, path and authority of a request. The destination's sidecar removes headers with the original ones,
+    /// so they are not sent to it.
+    fn rewrite(&self, exchange: &mut Exchange, routed: &Routed, in_mesh: bool) {
         let (Some(route), Some((forward, destination))) = (routed.route(), routed.destination()) else { return };
         for edits in [&destination.request_headers, &route.request_headers] {
             self.edit_request(exchange, edits);
@@ -184,7 +189,7 @@ impl OutboundRequests {
         let head = &mut exchange.head;
         if let Some(authority) = &forward.rewrite.authority {
             let before = headers::host(&head.uri, &head.headers).and_then(|host| HeaderValue::from_str(host).ok());
-            if let Some(before) = before {
+            if let Some(before) = before.filter(|_| !in_mesh) {
                 head.headers.insert(ORIGINAL_HOST, before);
             }
             headers::set_authority(head, authority);
@@ -192,8 +197,8 @@ impl OutboundRequests {
         if let Some(path) = forward.rewrite.path_and_query(head.uri.path(), head.uri.query(), routed.prefix)
             && let Ok(path) = uri::PathAndQuery::try_from(path)
         {
-            let before = head.uri.path_and_query().and_then(|before| HeaderValue::from_str(before.as_str()).ok());
-            if let Some(before) = before {
+            let before = head.uri.path_and_query().filter(|_| !in_mesh);
+            if let Some(before) = before.and_then(|before| HeaderValue::from_str(before.as_str()).ok()) {
                 head.headers.insert(ORIGINAL_PATH, before);
             }
             let mut parts = std::mem::take(&mut head.uri).into_parts();

@@ -14,6 +14,7 @@ use route::{
 use wire::discovery as message;
 
 use super::{Result, port_number};
+use crate::http::headers;
 
 /// The own pod, which conditions on clients are about.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -124,10 +125,14 @@ fn forward(message: &message::Forward) -> Result<Forward> {
         let destination = mirror.destination.as_ref().ok_or("a mirror has no destination")?;
         Ok(Mirror { destination: self::destination(destination)?, share: mirror.share })
     };
+    let retries = message.retries.as_ref().map(retries).transpose()?;
+    let (timeout, attempt) = (millis(message.timeout_ms), retries.as_ref().and_then(|of| of.per_try_timeout));
+    let announced = timeout.into_iter().chain(attempt).min();
     Ok(Forward {
         destinations: destinations(&message.destinations)?,
-        timeout: millis(message.timeout_ms),
-        retries: message.retries.as_ref().map(retries).transpose()?,
+        timeout,
+        announced_timeout: announced.map(headers::millis),
+        retries,
         rewrite,
         mirrors: message.mirrors.iter().map(mirror).collect::<Result<_>>()?,
     })
