@@ -29,7 +29,7 @@ const MAX_BYTES: f64 = 39_000.0;
 const MAX_ALLOCATIONS_OF_POLICIES: f64 = MAX_ALLOCATIONS + 5.0;
 /// The same with headers that are set and added, each way. A header that is no standard one takes some allocations on each
 /// side that parses it.
-const MAX_ALLOCATIONS_OF_HEADERS: f64 = MAX_ALLOCATIONS_OF_POLICIES + 8.0;
+const MAX_ALLOCATIONS_OF_HEADERS: f64 = MAX_ALLOCATIONS_OF_POLICIES + 4.5;
 
 /// Returns the allocations of a request, and their bytes.
 fn per_request(mut pair: Pair) -> (f64, f64) {
