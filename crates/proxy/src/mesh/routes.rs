@@ -40,6 +40,11 @@ impl Routes {
         Ok(())
     }
 
+    /// Returns the own pod, as conditions see it.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Notes that a service has no routes.
     pub(super) fn put_none(&mut self, hostname: &str) {
         self.by_host.insert(hostname.into(), Held::default());

@@ -118,7 +118,7 @@ pub struct MeshStore {
     policies: Policies,
     /// `None`: the proxy does not use routes.
     routes: Option<Routes>,
-    /// The policies of hosts, and whether they are known: a host without one is known not to have one.
+    /// The policies of the destinations of routes.
     destinations: HashMap<Arc<str>, convert::DestinationVariants>,
     limits: convert::PortLimits,
     /// Set when discovery has been created. The store subscribes to what a service needs as soon as the service arrives.
@@ -366,8 +366,10 @@ impl MeshStore {
         if self.current.services.contains_key(&service.hostname) {
             return;
         }
-        // Before the endpoints: the first connection already follows it.
-        subscriber.subscribe(Kind::DestinationPolicy, &*service.hostname);
+        if self.routes.is_some() {
+            // Before the endpoints: the first connection already follows it.
+            subscriber.subscribe(Kind::DestinationPolicy, &*service.hostname);
+        }
         subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.location.network));
         if self.routes.is_some() {
             subscriber.subscribe(Kind::RouteTable, &*service.hostname);
@@ -388,10 +390,8 @@ impl MeshStore {
             service.endpoints = Some(endpoints.by_name.values().cloned().collect());
         }
         service.routes = self.routes.as_ref().and_then(|routes| routes.get(hostname));
-        let variants = self.destinations.get(hostname);
-        let own = self.current.own.as_deref();
-        let policy = variants.map(|variants| variants.policy_for(own, &self.location.namespace));
-        service.policy = policy.unwrap_or_default();
+        let variants = self.destinations.get(hostname).zip(self.routes.as_ref());
+        service.policy = variants.map(|(variants, routes)| variants.policy_for(routes.client())).unwrap_or_default();
         // An equal service stays as it is, so that nothing that was built from it is built anew.
         let service = if service == **known { known.clone() } else { Arc::new(service) };
         self.current.services.insert(service.hostname.clone(), service.clone());

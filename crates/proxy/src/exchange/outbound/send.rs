@@ -73,8 +73,8 @@ impl OutboundRequests {
         let (mut attempts, mut tried) = (Attempts::default(), Vec::new());
         let mut began = exchange.report.started();
         let cluster = &destination.cluster;
-        // Held until the end of the retry.
-        let mut _place;
+        // The place of the present retry.
+        let mut place = None;
         loop {
             if let Some(log) = &mut exchange.report.log {
                 log.attempts += 1;
@@ -89,16 +89,18 @@ impl OutboundRequests {
                 }
                 Err(failed) => failed,
             };
+            drop(place.take());
             if sending.retries.same_hosts {
                 tried.clear();
             }
             let (method, repeatable) = (&exchange.head.method, exchange.is_repeatable());
             let next = attempts.after(failed.outcome, method, repeatable, sending.retries);
-            let place = if let Next::Retry(_) = next { cluster.retry() } else { None };
+            if let Next::Retry(_) = next {
+                place = cluster.retry();
+            }
             match next {
                 Next::AtOnce => {}
                 Next::Retry(number) if place.is_some() => {
-                    _place = place;
                     if let Some(answer) = failed.answer {
                         answer.discard();
                     }
@@ -107,9 +109,14 @@ impl OutboundRequests {
                     let waited = sending.limits.run(exchange.body.as_ref(), times, true, tokio::time::sleep(backoff));
                     waited.await.map_err(Failure::Timeout)?;
                 }
-                Next::Retry(_) | Next::Fail => {
+                // Too many retries are in progress.
+                Next::Retry(_) => {
+                    exchange.report.flag(ResponseFlags::UPSTREAM_OVERFLOW);
+                    return failed.answer.map_or(Err(failed.failure), |answer| Ok(*answer));
+                }
+                Next::Fail => {
                     let retried = attempts.retries() > 0;
-                    if attempts.retries() >= sending.retries.attempts && retried {
+                    if retried && failed.outcome.is_repeated(&exchange.head.method, sending.retries) {
                         cluster.shared().count(ClusterCounter::RetryLimitExceeded);
                     }
                     return match failed.answer {
@@ -154,7 +161,7 @@ impl OutboundRequests {
             Ok(Ok(response)) => judge(Answer { response, leased }, sending.retries),
             Ok(Err(error)) => Err(lost(exchange, &leased, &error)),
             Err(expired) => {
-                leased.pick.report(Outcome::GatewayError, Instant::now());
+                leased.pick.report(Outcome::NoResponse, Instant::now());
                 Err(FailedAttempt::expired(expired))
             }
         };

@@ -11,12 +11,12 @@ use rustls_pki_types::ServerName;
 use wire::discovery as message;
 use wire::discovery::consistent_hash;
 
-use super::{Result, labels, port_number};
+use super::{Client, Result, labels, port_number};
 use crate::mesh::destination::{
     ClientTls, ConnectionPool, DestinationPolicy, HashCookie, HashKey, Keepalive, LoadBalancing, LocalityRules,
     OriginatedTls, PortPolicies, ProxyProtocol, RetryBudget, SubsetPolicy, Tunnel,
 };
-use crate::mesh::model::{OwnWorkload, Subset};
+use crate::mesh::model::Subset;
 use crate::mesh::traffic::TrafficPolicy;
 
 /// The policies of a host for clients that meet a condition each, the first that applies first.
@@ -24,18 +24,11 @@ use crate::mesh::traffic::TrafficPolicy;
 pub(in crate::mesh) struct DestinationVariants(Vec<(Option<message::ClientMatch>, Arc<DestinationPolicy>)>);
 
 impl DestinationVariants {
-    /// Returns the policy for a workload in this namespace.
-    pub(in crate::mesh) fn policy_for(&self, own: Option<&OwnWorkload>, namespace: &str) -> Arc<DestinationPolicy> {
-        let found = self.0.iter().find(|(client, _)| applies(client.as_ref(), own, namespace));
+    /// Returns the policy for a pod.
+    pub(in crate::mesh) fn policy_for(&self, client: &Client) -> Arc<DestinationPolicy> {
+        let found = self.0.iter().find(|(condition, _)| client.meets(condition.as_ref()));
         found.map(|(_, policy)| policy.clone()).unwrap_or_default()
     }
-}
-
-/// Returns whether the own pod meets a condition.
-fn applies(client: Option<&message::ClientMatch>, own: Option<&OwnWorkload>, namespace: &str) -> bool {
-    let Some(client) = client else { return true };
-    let has = |(key, value): (&String, &String)| own.and_then(|own| own.pod_label(key)) == Some(value.as_str());
-    (client.namespace.is_empty() || client.namespace == namespace) && client.labels.iter().all(has)
 }
 
 /// Converts the policies of a host.

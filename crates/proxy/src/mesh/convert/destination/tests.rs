@@ -175,18 +175,18 @@ fn the_first_variant_that_applies_to_the_pod_counts() {
         variants: vec![variant(&[("app", "shop")], "", 1), variant(&[], "prod", 2), last],
     };
     let variants = destination(&message).unwrap();
-    let own = |labels: &[(&str, &str)]| OwnWorkload {
-        pod_labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
-        ..OwnWorkload::default()
+    let client = |labels: &[(&str, &str)], namespace: &str| Client {
+        namespace: namespace.into(),
+        labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
     };
-    let of = |own: Option<&OwnWorkload>, namespace| {
-        variants.policy_for(own, namespace).traffic(80, "").pool.max_connections.unwrap()
+    let of = |labels: &[(&str, &str)], namespace| {
+        variants.policy_for(&client(labels, namespace)).traffic(80, "").pool.max_connections.unwrap()
     };
-    assert_eq!(of(Some(&own(&[("app", "shop"), ("x", "y")])), "prod"), 1);
-    assert_eq!(of(Some(&own(&[("app", "other")])), "prod"), 2);
-    assert_eq!(of(Some(&own(&[])), "default"), 3);
-    assert_eq!(of(None, "default"), 3);
-    assert_eq!(*DestinationVariants::default().policy_for(None, "default"), DestinationPolicy::default());
+    assert_eq!(of(&[("app", "shop"), ("x", "y")], "prod"), 1);
+    assert_eq!(of(&[("app", "other")], "prod"), 2);
+    assert_eq!(of(&[], "default"), 3);
+    let none = DestinationVariants::default();
+    assert_eq!(*none.policy_for(&Client::default()), DestinationPolicy::default());
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn ports_and_subsets_have_policies_of_their_own() {
         ..Default::default()
     };
     let found = destination(&message::DestinationPolicy { variants: vec![variant.clone()] }).unwrap();
-    let found = found.policy_for(None, "");
+    let found = found.policy_for(&Client::default());
     for (port, subset, connections) in
         [(9080, "", 1), (80, "", 2), (443, "", 3), (80, "v2", 4), (443, "v2", 5), (80, "v3", 2)]
     {
