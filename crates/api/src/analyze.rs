@@ -4,7 +4,7 @@
 //! - [`message`]: what is found, and how it is suppressed.
 //! - [`world`]: the hosts, subsets, gateways and pods that objects refer to.
 //! - [`virtual_services`], [`conflicts`]: VirtualServices, by themselves and with each other.
-//! - [`destination_rules`]: DestinationRules.
+//! - [`destination_rules`]: DestinationRules, and the pods of their subsets.
 //! - [`gateways`], [`services`]: what both refer to.
 //!
 //! Everything is decided from the objects alone. What they do not contain is not found: a check of pods is left out if no pod

@@ -7,8 +7,11 @@ use super::world::{Parsed, World, full_host};
 use crate::networking::VirtualService;
 use crate::networking::problem::Severity;
 
+/// A VirtualService, and the index of the host among its own.
+type OfHost<'a> = (&'a Parsed<'a, VirtualService>, usize);
+
 pub(super) fn check(world: &World<'_>, report: &mut Report) {
-    let mut by_host: BTreeMap<(String, String), Vec<(&Parsed<'_, VirtualService>, usize)>> = BTreeMap::new();
+    let mut by_host: BTreeMap<(String, String), Vec<OfHost<'_>>> = BTreeMap::new();
     for service in world.virtual_services.iter().filter(|service| service.of.spec.applies_to_mesh()) {
         let namespace = &service.object.namespace;
         let export_to = &service.of.spec.export_to;

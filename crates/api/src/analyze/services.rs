@@ -1,7 +1,5 @@
 //! Services and ServiceEntries: how the protocols of their ports are known, and connections to them.
 
-use serde_json::Value;
-
 use super::message::Report;
 use super::object::Object;
 use crate::networking::problem::Severity;
@@ -54,7 +52,7 @@ pub(super) fn check_entry(object: &Object, report: &mut Report) {
     let spec = &object.value["spec"];
     let has_addresses = spec["addresses"].as_array().is_some_and(|addresses| !addresses.is_empty());
     let none = matches!(spec["resolution"].as_str(), None | Some("NONE"));
-    let opted_out = object.value["metadata"]["labels"][ALLOCATION] == Value::from("false");
+    let opted_out = object.value["metadata"]["labels"][ALLOCATION] == "false";
     if has_addresses || !(none || opted_out) {
         return;
     }

@@ -80,10 +80,8 @@ fn action(route: &HttpRoute, spec: &VirtualServiceSpec, check: &mut Check) {
         }
         Some(_) => {}
     }
-    if let Some(delegate) = &route.delegate {
-        if delegate.name.is_empty() {
-            check.warn_of("delegate.name", "is missing, so no VirtualService has the routes; name it");
-        }
+    if route.delegate.as_ref().is_some_and(|delegate| delegate.name.is_empty()) {
+        check.warn_of("delegate.name", "is missing, so no VirtualService has the routes; name it");
     }
 }
 

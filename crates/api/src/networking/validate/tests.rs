@@ -2,6 +2,7 @@ use serde_json::json;
 
 use crate::networking::{DestinationRule, Problem, VirtualService};
 
+mod any;
 mod rules;
 mod services;
 
