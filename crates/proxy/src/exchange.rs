@@ -99,7 +99,7 @@ struct Exchange {
     /// The HTTP version of the upstream.
     version: Version,
     /// What the request is hashed by, if the destination asks for it.
-    hash: RequestHash,
+    hash: Option<Box<RequestHash>>,
 }
 
 impl Exchange {
@@ -128,7 +128,7 @@ impl Exchange {
         let (head, incoming) = request.into_parts();
         let body = RequestBody::new(incoming, &head.headers, &downstream.admitted);
         report.body.clone_from(&body);
-        Self { head, body, upgrade, report, version: Version::Http1, hash: RequestHash::default() }
+        Self { head, body, upgrade, report, version: Version::Http1, hash: None }
     }
 
     /// Adapts the head to the upstream's version.
@@ -198,7 +198,7 @@ impl Exchange {
         let headers = response.headers_mut();
         headers::end_hop(headers, Direction::Response);
         edit(headers);
-        if let Some(cookie) = self.hash.cookie.take() {
+        if let Some(cookie) = self.hash.and_then(|hash| hash.cookie) {
             headers.append(header::SET_COOKIE, cookie);
         }
         if let Some(log) = &mut self.report.log {

@@ -165,6 +165,7 @@ mod tests {
         let mut expected = vec![
             endpoint,
             format!("{} b", Kind::RouteTable),
+            format!("{} b", Kind::DestinationPolicy),
             named("b"),
             named("@west/10.244.0.2"),
             named("@west/10.96.0.2"),

@@ -34,11 +34,16 @@ pub struct ResponseBody {
     grpc_status: Option<u16>,
     ending: Option<Box<dyn Ending>>,
     /// When the body has to be complete.
-    deadline: Option<Instant>,
-    /// The timer for the deadline, once there is something to wait for.
-    timer: Option<Pin<Box<Sleep>>>,
+    deadline: Deadline,
     /// The request is in progress until the response has been sent.
     pub(super) served: Option<Served>,
+}
+
+enum Deadline {
+    None,
+    At(Instant),
+    /// Once there is something to wait for.
+    Timer(Pin<Box<Sleep>>),
 }
 
 enum BodySource {
@@ -55,8 +60,7 @@ impl ResponseBody {
             bytes: 0,
             grpc_status: None,
             ending,
-            deadline: None,
-            timer: None,
+            deadline: Deadline::None,
             served: None,
         }
     }
@@ -73,19 +77,23 @@ impl ResponseBody {
             lease.detach(request);
         }
         let source = BodySource::Upstream { incoming, lease: Some(lease), request };
-        Self { source, bytes: 0, grpc_status: None, ending: Some(ending), deadline: None, timer: None, served: None }
+        Self { source, bytes: 0, grpc_status: None, ending: Some(ending), deadline: Deadline::None, served: None }
     }
 
     /// Sets when the body has to be complete. If it is not, it fails.
     pub fn set_deadline(&mut self, deadline: Instant) {
-        self.deadline = Some(deadline);
+        self.deadline = Deadline::At(deadline);
     }
 
     /// Returns whether the deadline has passed, and waits for it otherwise.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.deadline else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
-        timer.as_mut().poll(cx)
+        if let Deadline::At(deadline) = self.deadline {
+            self.deadline = Deadline::Timer(Box::pin(tokio::time::sleep_until(deadline.into())));
+        }
+        match &mut self.deadline {
+            Deadline::Timer(timer) => timer.as_mut().poll(cx),
+            Deadline::None | Deadline::At(_) => Poll::Pending,
+        }
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {

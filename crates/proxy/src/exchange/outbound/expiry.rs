@@ -3,23 +3,40 @@
 //! As in Envoy, time begins when the request has been received in full, and at the earliest with the attempt: a slow upload is
 //! not the destination's fault.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
 
 use crate::failure::Expired;
 use crate::http::RequestBody;
 
 /// The time limits of a request.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Limits {
+#[derive(Debug, Default)]
+pub(super) struct Limits<'a> {
     /// Of the request, with all attempts and the response's body.
     pub(super) request: Option<Duration>,
     /// Of one attempt, up to the response's head.
     pub(super) attempt: Option<Duration>,
+    /// The timer of all of them. It is the caller's, because the futures of requests without limits have no space for one.
+    pub(super) timer: Option<Pin<&'a mut Sleep>>,
 }
 
-impl Limits {
+/// When a request and one of its attempts began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Began {
+    /// The request.
+    pub(super) request: Instant,
+    /// The attempt.
+    pub(super) attempt: Instant,
+    /// Other attempts preceded this one.
+    pub(super) retried: bool,
+}
+
+impl Limits<'_> {
     /// Returns when the limit of a request passes; `None` if there is none, or the request has not been received in full.
     pub(super) fn deadline(&self, body: Option<&Rc<RequestBody>>, began: Instant) -> Option<Instant> {
         let complete = body.map_or(Some(began), |body| body.completed())?;
@@ -28,42 +45,56 @@ impl Limits {
 
     /// Runs a part of an attempt, at most until a limit passes.
     pub(super) async fn run<F: Future>(
-        &self,
+        &mut self,
         body: Option<&Rc<RequestBody>>,
-        (began, attempt_began): (Instant, Instant),
-        retried: bool,
-        future: F,
+        began: Began,
+        mut future: Pin<&mut F>,
     ) -> Result<F::Output, Expired> {
-        if self.request.is_none() && self.attempt.is_none() {
+        let (request, attempt) = (self.request, self.attempt);
+        let Some(timer) = self.timer.as_mut().filter(|_| request.or(attempt).is_some()) else {
             return Ok(future.await);
-        }
-        tokio::select! {
-            biased;
-            output = future => Ok(output),
-            expired = self.expire(body, began, attempt_began, retried) => Err(expired),
-        }
+        };
+        // What the end of the timer means; `None`: the timer is not set.
+        let mut set = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            loop {
+                let expired = match set {
+                    Some(expired) => expired,
+                    None => {
+                        let (at, expired) = next(request, attempt, body, began);
+                        timer.as_mut().reset(at.into());
+                        *set.insert(expired)
+                    }
+                };
+                ready!(timer.as_mut().poll(cx));
+                if let Some(expired) = expired {
+                    return Poll::Ready(Err(expired));
+                }
+                set = None;
+            }
+        })
+        .await
     }
+}
 
-    async fn expire(
-        &self,
-        body: Option<&Rc<RequestBody>>,
-        began: Instant,
-        attempt_began: Instant,
-        retried: bool,
-    ) -> Expired {
-        loop {
-            let shortest = self.request.into_iter().chain(self.attempt).min().unwrap_or(Duration::MAX);
-            let Some(complete) = body.map_or(Some(began), |body| body.completed()) else {
-                tokio::time::sleep(shortest).await;
-                continue;
-            };
-            let request = self.request.map(|limit| (complete.max(began) + limit, Expired::Request));
-            let attempt = self.attempt.map(|limit| (complete.max(attempt_began) + limit, Expired::Attempt { retried }));
-            // Of equal limits, the request's counts: nothing is left for another attempt.
-            let next = request.into_iter().chain(attempt).min_by_key(|(at, _)| *at);
-            let Some((at, expired)) = next else { return std::future::pending().await };
-            tokio::time::sleep_until(at.into()).await;
-            return expired;
-        }
-    }
+/// Returns when to look next, and the limit that has passed then. While the request is being received, none has.
+fn next(
+    request: Option<Duration>,
+    attempt: Option<Duration>,
+    body: Option<&Rc<RequestBody>>,
+    began: Began,
+) -> (Instant, Option<Expired>) {
+    let shortest = request.into_iter().chain(attempt).min().unwrap_or_default();
+    let Some(complete) = body.map_or(Some(began.request), |body| body.completed()) else {
+        return (Instant::now() + shortest, None);
+    };
+    let request = request.map(|limit| (complete.max(began.request) + limit, Expired::Request));
+    let of_attempt = Expired::Attempt { retried: began.retried };
+    let attempt = attempt.map(|limit| (complete.max(began.attempt) + limit, of_attempt));
+    // Of equal limits, the request's counts: nothing is left for another attempt.
+    let first = request.into_iter().chain(attempt).min_by_key(|(at, _)| *at);
+    first.map_or((Instant::now(), Some(Expired::Request)), |(at, expired)| (at, Some(expired)))
 }

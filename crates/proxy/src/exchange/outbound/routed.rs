@@ -3,8 +3,10 @@
 //! The order is Envoy's: faults and CORS are decided before the route's action, and apply to redirections as well. A route's
 //! answer of its own counts as a request to the host.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri};
 use route::{
@@ -14,7 +16,6 @@ use telemetry::ResponseFlags;
 use telemetry::access_log::Record;
 
 use super::expiry::Limits;
-use super::send::Sending;
 use super::{Destination, OutboundRequests, mirror};
 use crate::exchange::Exchange;
 use crate::failure::{Failure, LocalReply};
@@ -136,7 +137,8 @@ impl OutboundRequests {
         let of_client = headers::take_timeout(&mut exchange.head.headers);
         let of_client = super::grpc_timeout(&exchange).into_iter().chain(of_client).min();
         let request = of_client.or(forward.timeout);
-        let limits = Limits { request, attempt: retries.per_try_timeout };
+        let timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut limits = Limits { request, attempt: retries.per_try_timeout, timer: Some(timer) };
         let announced = match of_client {
             None => forward.announced_timeout.clone(),
             Some(_) => limits.attempt.into_iter().chain(request).min().map(headers::millis),
@@ -146,7 +148,7 @@ impl OutboundRequests {
         }
         self.prepare(&mut exchange, &destination);
         exchange.hash = self.hash(&exchange, &default);
-        match self.send(&mut exchange, &destination, Sending { retries, limits }).await {
+        match self.send(&mut exchange, &destination, retries, &mut limits).await {
             Ok(answer) => {
                 let deadline = limits.deadline(exchange.body.as_ref(), exchange.report.started());
                 let upgraded = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;

@@ -11,7 +11,7 @@ use http::{HeaderName, Response};
 use route::Retries;
 use telemetry::ResponseFlags;
 
-use super::expiry::Limits;
+use super::expiry::{Began, Limits};
 use super::retry::{self, Attempts, Next};
 use super::{Destination, OutboundRequests};
 use crate::exchange::{Exchange, is_idempotent};
@@ -28,15 +28,6 @@ const UNACKNOWLEDGED: u8 = 6;
 
 /// Set by a rate limiter. Such a response is repeated only if a route's conditions name it.
 const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
-
-/// How a request is sent.
-#[derive(Clone, Copy)]
-pub(super) struct Sending<'a> {
-    /// When it is sent again.
-    pub(super) retries: &'a Retries,
-    /// How long it may take.
-    pub(super) limits: Limits,
-}
 
 /// An upstream's response, and the connection that it is received on.
 pub(super) struct Answer {
@@ -56,7 +47,7 @@ struct FailedAttempt {
 struct Attempt<'a> {
     exchange: &'a Exchange,
     destination: &'a Destination,
-    sending: Sending<'a>,
+    policy: &'a Retries,
     /// The number of retries before.
     retries: u32,
     began: Instant,
@@ -68,7 +59,8 @@ impl OutboundRequests {
         &self,
         exchange: &mut Exchange,
         destination: &Destination,
-        sending: Sending<'_>,
+        policy: &Retries,
+        limits: &mut Limits<'_>,
     ) -> Result<Answer, Failure> {
         let (mut attempts, mut tried) = (Attempts::default(), Vec::new());
         let mut began = exchange.report.started();
@@ -79,8 +71,8 @@ impl OutboundRequests {
             if let Some(log) = &mut exchange.report.log {
                 log.attempts += 1;
             }
-            let attempt = Attempt { exchange, destination, sending, retries: attempts.retries(), began };
-            let failed = match self.attempt(attempt, &mut tried).await {
+            let attempt = Attempt { exchange, destination, policy, retries: attempts.retries(), began };
+            let failed = match self.attempt(attempt, limits, &mut tried).await {
                 Ok(answer) => {
                     if attempts.retries() > 0 {
                         cluster.shared().count(ClusterCounter::RetrySuccess);
@@ -90,11 +82,11 @@ impl OutboundRequests {
                 Err(failed) => failed,
             };
             drop(place.take());
-            if sending.retries.same_hosts {
+            if policy.same_hosts {
                 tried.clear();
             }
             let (method, repeatable) = (&exchange.head.method, exchange.is_repeatable());
-            let next = attempts.after(failed.outcome, method, repeatable, sending.retries);
+            let next = attempts.after(failed.outcome, method, repeatable, policy);
             if let Next::Retry(_) = next {
                 place = cluster.retry();
             }
@@ -104,10 +96,10 @@ impl OutboundRequests {
                     if let Some(answer) = failed.answer {
                         answer.discard();
                     }
-                    let backoff = sending.retries.backoff(number, rand::random());
-                    let times = (exchange.report.started(), Instant::now());
-                    let waited = sending.limits.run(exchange.body.as_ref(), times, true, tokio::time::sleep(backoff));
-                    waited.await.map_err(Failure::Timeout)?;
+                    let backoff = policy.backoff(number, rand::random());
+                    let began = Began { request: exchange.report.started(), attempt: Instant::now(), retried: true };
+                    let waiting = pin!(tokio::time::sleep(backoff));
+                    limits.run(exchange.body.as_ref(), began, waiting).await.map_err(Failure::Timeout)?;
                 }
                 // Too many retries are in progress.
                 Next::Retry(_) => {
@@ -116,13 +108,13 @@ impl OutboundRequests {
                 }
                 Next::Fail => {
                     let retried = attempts.retries() > 0;
-                    if retried && failed.outcome.is_repeated(&exchange.head.method, sending.retries) {
+                    if retried && failed.outcome.is_repeated(&exchange.head.method, policy) {
                         cluster.shared().count(ClusterCounter::RetryLimitExceeded);
                     }
                     return match failed.answer {
                         Some(answer) => {
                             // The last of several, which would be repeated if there were an attempt left.
-                            if retried && failed.outcome.is_repeated(&exchange.head.method, sending.retries) {
+                            if retried && failed.outcome.is_repeated(&exchange.head.method, policy) {
                                 exchange.report.flag(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                             }
                             Ok(*answer)
@@ -137,14 +129,24 @@ impl OutboundRequests {
     }
 
     /// Picks an endpoint and sends the request once.
-    async fn attempt(&self, attempt: Attempt<'_>, tried: &mut Vec<Arc<str>>) -> Result<Answer, FailedAttempt> {
-        let Attempt { exchange, destination, sending, retries, began } = attempt;
+    async fn attempt(
+        &self,
+        attempt: Attempt<'_>,
+        limits: &mut Limits<'_>,
+        tried: &mut Vec<Arc<str>>,
+    ) -> Result<Answer, FailedAttempt> {
+        let Attempt { exchange, destination, policy, retries, began } = attempt;
         let (worker, cluster, body) = (&self.worker, &destination.cluster, exchange.body.as_ref());
-        let (times, from) = ((exchange.report.started(), began), &self.downstream);
+        let from = &self.downstream;
+        let times = Began { request: exchange.report.started(), attempt: began, retried: retries > 0 };
         let dial = || worker.dial_options(cluster).for_client(from.client, from.destination);
-        let leasing = cluster.lease(exchange.version, tried, exchange.hash.hash, began, dial);
-        let leasing = sending.limits.run(body, times, retries > 0, leasing);
-        let leased = RequestBody::hold_while(body, pin!(leasing)).await.map_err(FailedAttempt::expired)?;
+        let leased = {
+            let hash = exchange.hash.as_ref().and_then(|hash| hash.hash);
+            let leasing = pin!(cluster.lease(exchange.version, tried, hash, began, dial));
+            let leasing = pin!(RequestBody::hold_while(body, leasing));
+            limits.run(body, times, leasing).await
+        };
+        let leased = leased.map_err(FailedAttempt::expired)?;
         let mut leased = leased.map_err(|failure| FailedAttempt::new(failure, retry::Outcome::NotConnected))?;
         let id = leased.pick.id.clone();
         let mut request = exchange.attempt();
@@ -154,11 +156,11 @@ impl OutboundRequests {
         let info = leased.lease.info.clone();
         let sent = {
             let sending_request = pin!(leased.lease.send(request, exchange.upgrade.is_some()));
-            let acknowledged = acknowledged(sending_request, &info, retransmissions, &worker.overdue);
-            sending.limits.run(body, times, retries > 0, acknowledged).await
+            let acknowledged = pin!(acknowledged(sending_request, &info, retransmissions, &worker.overdue));
+            limits.run(body, times, acknowledged).await
         };
         let attempt = match sent {
-            Ok(Ok(response)) => judge(Answer { response, leased }, sending.retries),
+            Ok(Ok(response)) => judge(Answer { response, leased }, policy),
             Ok(Err(error)) => Err(lost(exchange, &leased, &error)),
             Err(expired) => {
                 leased.pick.report(Outcome::NoResponse, Instant::now());
