@@ -298,7 +298,9 @@ impl Inventory {
         self.clusters.values_mut().for_each(|cluster| cluster.network_changed = false);
         for name in std::mem::take(&mut self.whole) {
             if let Some(cluster) = self.clusters.get(&name) {
-                self.pending.services(&name, cluster.services().keys());
+                let services: BTreeSet<Key> = cluster.services().keys().collect();
+                self.note_definitions(&name, &services);
+                self.pending.services(&name, services);
             }
         }
         self.resolve_wildcards();
@@ -550,6 +552,10 @@ impl Inventory {
         for cluster in self.clusters.values() {
             services += cluster.services().len() as u64;
             self.pending.services(cause, cluster.services().keys());
+        }
+        if self.has_rules() {
+            let keys: BTreeSet<Key> = self.clusters.values().flat_map(|cluster| cluster.services().keys()).collect();
+            self.note_definitions(cause, &keys);
         }
         let workloads = self.connected.keys().cloned().map(|(cluster, pod)| Group::Workload(cluster, pod));
         self.pending.groups(cause, workloads);

@@ -27,9 +27,10 @@ pub(super) mod subsets;
 mod traffic_policy;
 mod visibility;
 
+use super::export;
 use super::resource::{Audience, Compiled, Resource};
 use crate::inventory::rules::{Specificity, full_host};
-use crate::inventory::{ClusterInventory, Inventory, RuleNotice};
+use crate::inventory::{ClusterInventory, Definition, Inventory, RuleNotice};
 use crate::objects::{Key, Kind, Record as _, Text};
 
 /// The number of notices about the rules of one host.
@@ -58,7 +59,7 @@ struct Host<'a> {
     /// The cluster that rules are read from.
     own: &'a ClusterInventory,
     hostname: &'a Arc<str>,
-    /// The ports of the service in any cluster.
+    /// The ports of the service.
     ports: BTreeSet<u16>,
     notices: Vec<RuleNotice>,
 }
@@ -73,11 +74,20 @@ impl<'a> Host<'a> {
         full_host(host, namespace, self.domain())
     }
 
-    /// Returns the ports of a service in any cluster, or `None` if there is no such service.
+    /// Returns the ports of a service, or `None` if there is no such service. Clusters that export it say which, and the
+    /// one that rules are read from; no other cluster does, unless the service is in others alone.
     fn ports_of(&self, hostname: &str) -> Option<BTreeSet<u16>> {
-        let mut definitions = self.inventory.definitions(hostname).filter(|of| !of.service.external).peekable();
-        definitions.peek()?;
-        Some(definitions.flat_map(|of| &of.service.ports).map(|port| port.number).collect())
+        let mut definitions: Vec<Definition<'_>> =
+            self.inventory.definitions(hostname).filter(|of| !of.service.external).collect();
+        if definitions.is_empty() {
+            return None;
+        }
+        let decides =
+            |of: &Definition<'_>| of.cluster.info.own || export::reason(self.inventory, *of, hostname).is_some();
+        if definitions.iter().any(decides) {
+            definitions.retain(decides);
+        }
+        Some(definitions.iter().flat_map(|of| &of.service.ports).map(|port| port.number).collect())
     }
 
     /// Adds a notice about a rule.

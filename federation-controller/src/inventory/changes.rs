@@ -64,8 +64,10 @@ impl ClusterInventory {
         self.relations.ipv6_services = self.relations.ipv6_services + after - before;
         // Services of all clusters have an allocated IPv6 address in this one.
         affected.everywhere = self.uses_ipv6() != used;
-        let definition =
-            |service: &Service| (service.external, service.ports.iter().map(|port| port.number).collect::<Vec<_>>());
+        let definition = |service: &Service| {
+            let ports: Vec<u16> = service.ports.iter().map(|port| port.number).collect();
+            (service.external, service.node_local, ports)
+        };
         if self.services().get(&key).map(definition) != new.as_ref().map(definition) {
             affected.definitions.insert(key.clone());
         }
@@ -187,7 +189,7 @@ impl ClusterInventory {
     /// A ServiceExport exports the service of its name.
     pub(super) fn change_export(&mut self, key: Key, new: Option<Export>) -> Affected {
         self.collections.exports.replace(&key, new);
-        Affected { services: [key].into(), ..Affected::default() }
+        Affected { services: [key.clone()].into(), definitions: [key].into(), ..Affected::default() }
     }
 
     /// A Gateway exports the services that match its hosts.

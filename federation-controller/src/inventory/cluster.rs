@@ -30,7 +30,7 @@ pub struct Affected {
     pub rules: BTreeSet<Text>,
     /// Hosts, also wildcards, whose subsets may differ.
     pub subsets: BTreeSet<Text>,
-    /// Services of the cluster that are new or gone, or have other ports.
+    /// Services of the cluster that are new or gone, exported or no longer, or have other ports.
     pub definitions: BTreeSet<Key>,
     /// Workloads that a changed policy selects.
     pub selectors: Vec<PodSelector>,

@@ -4,6 +4,7 @@
 //! a batching window are compared with all services together, once.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use super::cluster::{Affected, ClusterInventory};
 use super::rules::{ByHost, Specificity, is_wildcard, policy_host, route_hosts};
@@ -146,18 +147,29 @@ impl Inventory {
         }
     }
 
-    /// Notes what follows from a service whose definition has changed: it is new or gone, or has other ports.
+    /// Returns whether there are rules of routing.
+    pub(super) fn has_rules(&self) -> bool {
+        self.mesh.default_policy.is_some() || self.primary().is_some_and(|own| !own.relations.rules.is_empty())
+    }
+
+    /// Notes what follows from services whose definitions have changed: they are new or gone, exported or no longer, or have
+    /// other ports.
     pub(super) fn note_definitions(&mut self, cause: &Text, services: &BTreeSet<Key>) {
-        let default = self.mesh.default_policy.is_some();
-        if !default && self.primary().is_none_or(|own| own.relations.rules.is_empty()) {
+        if !self.has_rules() {
             return;
         }
+        let default = self.mesh.default_policy.is_some();
+        let mut noted = 0;
         for key in services {
             let hostname = Text::from(self.settings.hostname(key));
             if default || self.primary().is_some_and(|own| own.has_rules(&hostname)) {
                 self.note_rules_of(cause, hostname.clone());
+                noted += 1;
             }
-            self.note_routes_to(cause, &hostname);
+            noted += self.note_routes_to(cause, &hostname);
+        }
+        if let Some(cluster) = self.clusters.get_mut(cause) {
+            cluster.charge(noted, cluster.heard.unwrap_or(SystemTime::UNIX_EPOCH));
         }
     }
 
@@ -206,8 +218,11 @@ impl Inventory {
         self.note_routes_to(cause, hostname);
     }
 
-    fn note_routes_to(&mut self, cause: &Text, hostname: &Text) {
+    /// Notes the hosts with routes to a service, and returns their number.
+    fn note_routes_to(&mut self, cause: &Text, hostname: &Text) -> u64 {
         let hosts = self.primary().map(|own| own.hosts_routed_to(hostname)).unwrap_or_default();
+        let count = hosts.len() as u64;
         hosts.into_iter().for_each(|host| self.note_rules_of(cause, host));
+        count
     }
 }

@@ -171,3 +171,36 @@ where
         size_of::<Self>() + fields::size(&self.name) + spec + problems
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_from_the_snapshot_as_it_was_written() {
+        let object = serde_json::json!({"metadata": {"name": "a", "namespace": "b", "generation": 3}, "spec": {
+            "host": "a", "subsets": [{"name": "v1", "labels": {"version": "v1"}}], "exportTo": ["."],
+            "trafficPolicy": {"connectionPool": {"tcp": {"connectTimeout": "0.25s", "tcpKeepalive": {"time": "7200s"}}},
+                "retryBudget": {"percent": 12.5}, "loadBalancer": {"consistentHash": {"httpCookie": {"name": "c", "ttl": "0s"}}},
+                "portLevelSettings": [{"port": {"number": 80}, "tls": {"mode": "ISTIO_MUTUAL"}}]}}});
+        let record = DestinationRule::extract(serde_json::from_value(object).unwrap()).unwrap();
+        assert!(!record.refused() && record.generation == 3, "{record:?}");
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<DestinationRule>(&text).unwrap(), record);
+
+        let object = serde_json::json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"hosts": ["a"], "http": [
+            {"match": [{"uri": {"prefix": "/x"}, "withoutHeaders": {"x": {}}}], "timeout": "1.5s",
+             "fault": {"abort": {"httpStatus": 500, "percentage": {"value": 0.0001}}}, "route": [{"destination": {"host": "a"}}]},
+            {"route": [{"destination": {"host": "a"}, "weight": -1}]}]}});
+        let record = VirtualService::extract(serde_json::from_value(object.clone()).unwrap()).unwrap();
+        assert!(record.refused() && record.spec.is_none() && record.problems[0].text.contains("http[1]"), "{record:?}");
+        let mut valid = object;
+        valid["spec"]["http"][1]["route"][0]["weight"] = 1.into();
+        let valid = VirtualService::extract(serde_json::from_value(valid).unwrap()).unwrap();
+        assert!(valid.spec.is_some());
+        let kept = record.or_last_valid(Some(&valid));
+        assert_eq!(kept.spec, valid.spec);
+        let text = serde_json::to_string(&kept).unwrap();
+        assert_eq!(serde_json::from_str::<VirtualService>(&text).unwrap(), kept);
+    }
+}

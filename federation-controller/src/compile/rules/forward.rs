@@ -1,12 +1,12 @@
 //! Destinations of routes, and what happens to requests on the way.
 
-use api::networking::http_route::{Headers, HttpRetry, HttpRewrite};
+use api::networking::http_route::{HeaderOperations, Headers, HttpRetry, HttpRewrite};
 use api::networking::virtual_service::Destination;
-use wire::discovery::{Forward, Mirror, RegexRewrite, Retries, Rewrite, RouteDestination, rewrite};
+use wire::discovery::{Forward, HeaderEdit, Mirror, RegexRewrite, Retries, Rewrite, RouteDestination, rewrite};
 
 use super::Host;
 use super::delegate::Route;
-use super::http::{edits, ms, share};
+use super::http::{authority, ms, share};
 use crate::objects::{Key, Kind};
 
 /// The place of a destination in a rule, for notices.
@@ -24,14 +24,21 @@ pub(super) fn forward(host: &mut Host<'_>, of: &Route<'_>) -> Option<Forward> {
     let place = Place { owner: &of.owner, path: &of.path, namespace: of.namespace };
     let route = &*of.route;
     let several = route.route.len() > 1;
+    let mut rewritten = authority(request_of(route.headers.as_ref()));
     let mut destinations = Vec::with_capacity(route.route.len());
     for to in route.route.iter().filter(|to| !several || to.weight > 0) {
         let Some(destination) = &to.destination else { continue };
         let headers = to.headers.as_ref();
+        let mut request_headers = host.edits(&place, request_of(headers));
+        // A route has one rewrite for all destinations.
+        match authority(request_of(headers)) {
+            Some(of) if several => request_headers.get_or_insert_default().set.push(host_header(of)),
+            of => rewritten = rewritten.or(of),
+        }
         destinations.push(RouteDestination {
             weight: u32::try_from(to.weight).unwrap_or_default(),
-            request_headers: headers.and_then(|Headers { request, .. }| edits(request.as_ref())),
-            response_headers: headers.and_then(|Headers { response, .. }| edits(response.as_ref())),
+            request_headers,
+            response_headers: host.edits(&place, headers.and_then(|of| of.response.as_ref())),
             ..host.destination(&place, destination)
         });
     }
@@ -50,7 +57,7 @@ pub(super) fn forward(host: &mut Host<'_>, of: &Route<'_>) -> Option<Forward> {
         destinations,
         timeout_ms: route.timeout.map(ms).unwrap_or_default(),
         retries: route.retries.as_ref().map(retries),
-        rewrite: route.rewrite.as_ref().map(rewrite),
+        rewrite: rewrite(route.rewrite.as_ref(), rewritten),
         mirrors,
     })
 }
@@ -67,12 +74,23 @@ fn retries(of: &HttpRetry) -> Retries {
     }
 }
 
-fn rewrite(of: &HttpRewrite) -> Rewrite {
-    let regex = of.uri_regex_rewrite.as_ref().map(|regex| {
+fn request_of(headers: Option<&Headers>) -> Option<&HeaderOperations> {
+    headers?.request.as_ref()
+}
+
+fn host_header(authority: &str) -> HeaderEdit {
+    HeaderEdit { name: "host".to_owned(), value: authority.to_owned() }
+}
+
+/// Compiles a rewrite. Changes of headers may set the authority as well.
+fn rewrite(of: Option<&HttpRewrite>, authority: Option<&str>) -> Option<Rewrite> {
+    let regex = of.and_then(|of| of.uri_regex_rewrite.as_ref()).map(|regex| {
         rewrite::Path::Regex(RegexRewrite { pattern: regex.pattern.clone(), substitution: regex.rewrite.clone() })
     });
-    let uri = (!of.uri.is_empty()).then(|| rewrite::Path::Uri(of.uri.clone()));
-    Rewrite { path: regex.or(uri), authority: of.authority.clone() }
+    let uri = of.map(|of| &of.uri).filter(|uri| !uri.is_empty()).map(|uri| rewrite::Path::Uri(uri.clone()));
+    let own = of.map(|of| &*of.authority).filter(|authority| !authority.is_empty());
+    let rewrite = Rewrite { path: regex.or(uri), authority: own.or(authority).unwrap_or_default().to_owned() };
+    (rewrite != Rewrite::default()).then_some(rewrite)
 }
 
 impl Host<'_> {

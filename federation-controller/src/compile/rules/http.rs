@@ -1,8 +1,9 @@
 //! Routes of requests.
 
-use api::networking::http_route::{self, CorsPolicy, FaultInjection, UnmatchedPreflights};
+use api::networking::http_route::{self, CorsPolicy, FaultInjection, HeaderOperations, UnmatchedPreflights};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use telemetry::access_log::Template;
 use wire::discovery::http_route::Action;
 use wire::discovery::string_match::Pattern;
 use wire::discovery::{
@@ -10,7 +11,9 @@ use wire::discovery::{
 };
 
 use super::delegate::Route;
+use super::forward::Place;
 use super::{Host, forward, matches};
+use crate::objects::Kind;
 
 /// Parts in a million of one percent.
 const PERCENT: f64 = 10_000.0;
@@ -27,13 +30,14 @@ pub(super) fn route(host: &mut Host<'_>, of: &Route<'_>) -> Option<HttpRoute> {
         (None, Some(response)) => Action::DirectResponse(direct_response(response)),
         (None, None) => Action::Forward(forward::forward(host, of)?),
     };
+    let place = Place { owner: &of.owner, path: &of.path, namespace: of.namespace };
     let headers = route.headers.as_ref();
     Some(HttpRoute {
         name: route.name.clone(),
         matches: conditions,
         action: Some(action),
-        request_headers: headers.and_then(|of| edits(of.request.as_ref())),
-        response_headers: headers.and_then(|of| edits(of.response.as_ref())),
+        request_headers: host.edits(&place, headers.and_then(|of| of.request.as_ref())),
+        response_headers: host.edits(&place, headers.and_then(|of| of.response.as_ref())),
         cors: route.cors_policy.as_ref().map(cors),
         fault: route.fault.as_ref().map(fault),
     })
@@ -55,20 +59,40 @@ pub(super) fn ms(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Compiles changes of headers. Names with a colon are left out, as in Istio, except the authority, which is `host`.
-pub(super) fn edits(of: Option<&http_route::HeaderOperations>) -> Option<HeaderEdits> {
+impl Host<'_> {
+    /// Compiles changes of headers. Names with a colon are left out, as in Istio, and the authority, which is rewritten
+    /// ([`authority`]); and values with an operator that proxies do not have, which would refuse the whole table for it.
+    pub(super) fn edits(&mut self, place: &Place<'_>, of: Option<&HeaderOperations>) -> Option<HeaderEdits> {
+        let of = of?;
+        let is_header = |name: &String| !name.starts_with(':') && !is_authority(name);
+        let mut edits = HeaderEdits {
+            remove: of.remove.iter().filter(|name| is_header(name)).map(|name| name.to_ascii_lowercase()).collect(),
+            ..HeaderEdits::default()
+        };
+        for (changes, to) in [(&of.set, &mut edits.set), (&of.add, &mut edits.add)] {
+            for (name, value) in changes.iter().filter(|(name, _)| is_header(name)) {
+                match Template::parse(value) {
+                    Err(error) if value.contains('%') => {
+                        let text = format!("{}: the value of header {name} has no effect: {error}", place.path);
+                        self.note(Kind::VirtualService, place.owner, "IST0133", text);
+                    }
+                    _ => to.push(HeaderEdit { name: name.to_ascii_lowercase(), value: value.clone() }),
+                }
+            }
+        }
+        (edits != HeaderEdits::default()).then_some(edits)
+    }
+}
+
+/// Returns the authority that changes of headers set.
+pub(super) fn authority(of: Option<&HeaderOperations>) -> Option<&str> {
     let of = of?;
-    let name = |name: &str| match name.to_ascii_lowercase() {
-        name if name == ":authority" => Some("host".to_owned()),
-        name => (!name.starts_with(':')).then_some(name),
-    };
-    let edit = |(key, value): (&String, &String)| Some(HeaderEdit { name: name(key)?, value: value.clone() });
-    let edits = HeaderEdits {
-        set: of.set.iter().filter_map(edit).collect(),
-        add: of.add.iter().filter_map(edit).collect(),
-        remove: of.remove.iter().filter_map(|key| name(key)).collect(),
-    };
-    (edits != HeaderEdits::default()).then_some(edits)
+    let mut set = of.set.iter().chain(&of.add).filter(|(name, _)| is_authority(name));
+    set.next().map(|(_, value)| value.as_str())
+}
+
+fn is_authority(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority")
 }
 
 fn redirect(of: &http_route::HttpRedirect) -> Redirect {

@@ -233,6 +233,38 @@ fn a_destination_without_a_port_has_the_only_one_of_its_service() {
 }
 
 #[test]
+fn a_cluster_that_does_not_export_a_service_does_not_decide_its_ports() {
+    let mut world = World::services(&["reviews"]);
+    let spec = json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}]});
+    world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec)));
+    let port = |world: &mut World| {
+        world.compile();
+        match &world.table("shop", REVIEWS).unwrap().http[0].action {
+            Some(discovery::http_route::Action::Forward(forward)) => forward.destinations[0].port,
+            other => panic!("{other:?}"),
+        }
+    };
+    world.cluster("south");
+    let with_ports = |numbers: &[u16]| {
+        let port =
+            |number: &u16| ServicePort { name: number.to_string().into(), number: *number, ..ServicePort::default() };
+        Object::Service(Service { ports: numbers.iter().map(port).collect(), ..service("ratings", 2) })
+    };
+    world.put("east", with_ports(&[9080]));
+    world.put("south", with_ports(&[9080, 1]));
+    assert_eq!(port(&mut world), 0, "no cluster exports it");
+    world.put("east", Object::Export(export("ratings")));
+    assert_eq!(port(&mut world), 9080);
+    world.put("south", Object::Export(export("ratings")));
+    assert_eq!(port(&mut world), 0, "both export it");
+    world.delete("south", Kind::Export, "default", "ratings");
+    assert_eq!(port(&mut world), 9080);
+    world.put("west", with_ports(&[7]));
+    world.delete("east", Kind::Export, "default", "ratings");
+    assert_eq!(port(&mut world), 7, "the cluster with the rules");
+}
+
+#[test]
 fn a_delegate_that_arrives_or_changes_changes_the_table_of_its_root() {
     let mut world = World::services(&["reviews", "ratings"]);
     let root = json!({"hosts": ["reviews"], "http": [{"delegate": {"name": "part", "namespace": "shop"}}]});
