@@ -238,6 +238,38 @@ async fn requests_beyond_the_limits_are_refused_with_the_overloaded_header() {
     }
 }
 
+/// The places of all workers are one set, and so are the failures that they have seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_ejections_are_exact_across_workers() {
+    let (mesh, pods, _) =
+        reviews(1, pool(d::ConnectionPool { http2_max_requests: Some(3), ..Default::default() })).await;
+    let frontend = mesh.client_with_workers("shop", 2).await;
+    let address = frontend.service_address(1);
+    let slow = || async {
+        let responses =
+            (0..8).map(|_| async { Client::connect(address).await.get("/delay/300").await.status().as_u16() });
+        futures_util::future::join_all(responses).await
+    };
+    for _ in 0..3 {
+        let statuses = slow().await;
+        assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 3, "{statuses:?}");
+    }
+    // Each worker needs the only connection in turn.
+    push(&mesh, "reviews", pool(d::ConnectionPool { max_connections: 1, ..Default::default() }));
+    until("no request is refused", async || slow().await == [200; 8]).await;
+    push(&mesh, "reviews", outlier_detection(4, 100));
+    pods[0].app.status.store(500, Relaxed);
+    until("the policy is in force", async || get(address).await.status() == 503).await;
+    pods[0].app.status.store(200, Relaxed);
+    until("the ejection ends", async || get(address).await.status() == 200).await;
+    pods[0].app.status.store(500, Relaxed);
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(get(address).await.status().as_u16());
+    }
+    assert_eq!(statuses, [500, 500, 500, 500, 503]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_carries_requests_one_after_the_other() {
     let limits = d::ConnectionPool { max_connections: 1, ..Default::default() };
