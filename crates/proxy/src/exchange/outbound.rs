@@ -18,7 +18,7 @@ use crate::io::Io;
 use crate::mesh::{Lookup, Protocol, Service, TrafficPolicy};
 use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
-use crate::upstream::hash::{RequestHash, request_hash};
+use crate::upstream::hash::request_hash;
 use crate::upstream::{ClusterKey, LeasedConnection, Target, UpstreamCluster};
 use crate::worker::Worker;
 
@@ -167,7 +167,7 @@ impl Handler for OutboundRequests {
         let policy = destination.cluster.policy();
         let mut exchange = self.begin(request, upgrade, &destination);
         self.prepare(&mut exchange, &destination);
-        exchange.hash = self.hash(&exchange, &policy);
+        self.hash(&mut exchange, &policy);
         let limits = Limits { request: grpc_timeout(&exchange), attempt: None };
         match self.send(&mut exchange, &destination, Sending { retries: &policy.retry, limits }).await {
             Ok(answer) => self.answer(exchange, answer),
@@ -250,11 +250,11 @@ impl OutboundRequests {
         exchange.prepare(upstream_version(http2, exchange));
     }
 
-    /// Returns the hash of a request, if the destination has a hash key.
-    fn hash(&self, exchange: &Exchange, policy: &TrafficPolicy) -> RequestHash {
-        let Some(key) = &policy.balancing.hash else { return RequestHash::default() };
+    /// Hashes a request, if the destination has a hash key.
+    fn hash(&self, exchange: &mut Exchange, policy: &TrafficPolicy) {
+        let Some(key) = &policy.balancing.hash else { return };
         let (head, Downstream { client, destination, .. }) = (&exchange.head, &self.downstream);
-        request_hash(key, &head.uri, &head.headers, *client, *destination)
+        exchange.hash = request_hash(key, &head.uri, &head.headers, *client, *destination);
     }
 
     /// Turns an upstream's response into the downstream's.

@@ -145,7 +145,7 @@ impl OutboundRequests {
             headers::expect_timeout(&mut exchange.head.headers, announced);
         }
         self.prepare(&mut exchange, &destination);
-        exchange.hash = self.hash(&exchange, &default);
+        self.hash(&mut exchange, &default);
         match self.send(&mut exchange, &destination, Sending { retries, limits }).await {
             Ok(answer) => {
                 let deadline = limits.deadline(exchange.body.as_ref(), exchange.report.started());
