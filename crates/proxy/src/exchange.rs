@@ -199,7 +199,7 @@ impl Exchange {
         headers::end_hop(headers, Direction::Response);
         edit(headers);
         if let Some(cookie) = self.hash.and_then(|hash| hash.cookie) {
-            headers.append(header::SET_COOKIE, cookie);
+            headers.append(header::SET_COOKIE, *cookie);
         }
         if let Some(log) = &mut self.report.log {
             log.response(headers);

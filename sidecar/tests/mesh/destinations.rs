@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response, header};
 use http_body_util::Full;
-use identity::{Authority, Identity, SpiffeId, Trust};
+use identity::{Authority, ClientRoots, Identity, KeyAndRequest, SpiffeId, Trust};
 use telemetry::istio::{REQUESTS, TCP_CLOSED};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -238,6 +238,38 @@ async fn requests_beyond_the_limits_are_refused_with_the_overloaded_header() {
     }
 }
 
+/// The places of all workers are one set, and so are the failures that they have seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_ejections_are_exact_across_workers() {
+    let (mesh, pods, _) =
+        reviews(1, pool(d::ConnectionPool { http2_max_requests: Some(3), ..Default::default() })).await;
+    let frontend = mesh.client_with_workers("shop", 2).await;
+    let address = frontend.service_address(1);
+    let slow = || async {
+        let responses =
+            (0..8).map(|_| async { Client::connect(address).await.get("/delay/300").await.status().as_u16() });
+        futures_util::future::join_all(responses).await
+    };
+    for _ in 0..3 {
+        let statuses = slow().await;
+        assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 3, "{statuses:?}");
+    }
+    // Each worker needs the only connection in turn.
+    push(&mesh, "reviews", pool(d::ConnectionPool { max_connections: 1, ..Default::default() }));
+    until("no request is refused", async || slow().await == [200; 8]).await;
+    push(&mesh, "reviews", outlier_detection(4, 100));
+    pods[0].app.status.store(500, Relaxed);
+    until("the policy is in force", async || get(address).await.status() == 503).await;
+    pods[0].app.status.store(200, Relaxed);
+    until("the ejection ends", async || get(address).await.status() == 200).await;
+    pods[0].app.status.store(500, Relaxed);
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(get(address).await.status().as_u16());
+    }
+    assert_eq!(statuses, [500, 500, 500, 500, 503]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_carries_requests_one_after_the_other() {
     let limits = d::ConnectionPool { max_connections: 1, ..Default::default() };
@@ -338,15 +370,24 @@ async fn tls_modes_decide_whether_the_mesh_s_tls_is_used() {
     until("another identity is expected", async || get(address).await.status() == 503).await;
 }
 
-/// A server with a certificate of an authority outside the mesh, for `example.org`.
-async fn outside_server() -> (SocketAddr, tempfile::TempDir) {
+/// A server with a certificate of an authority outside the mesh, for `example.org`. It may require a client certificate, for
+/// which there are files as well.
+async fn outside_server(verifies: bool) -> (SocketAddr, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let root = Authority::self_signed_root("outside", Duration::from_secs(3600)).unwrap();
     let id = SpiffeId::new("outside.example", "default", "server").unwrap();
     let credential = root.credential(&id, &["example.org"], Duration::from_secs(600)).unwrap();
     std::fs::write(directory.path().join("ca.pem"), identity::certificates_to_pem(root.roots())).unwrap();
     let trust = Trust::new("outside.example", root.roots().to_vec(), []).unwrap();
-    let config = Identity::new(credential, trust).plain_server_config(&[b"http/1.1"]);
+    let made = KeyAndRequest::generate().unwrap();
+    let chain = root.issue(&made.public_key().unwrap(), &id, Duration::from_secs(600)).unwrap();
+    std::fs::write(directory.path().join("client.pem"), identity::certificates_to_pem(&chain)).unwrap();
+    std::fs::write(directory.path().join("client.key"), made.key.to_pem()).unwrap();
+    let identity = Identity::new(credential, trust);
+    let config = match verifies {
+        true => identity.verifying_server_config(&ClientRoots::new(root.roots()).unwrap(), &[b"http/1.1"]),
+        false => identity.plain_server_config(&[b"http/1.1"]),
+    };
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -372,7 +413,7 @@ async fn outside_server() -> (SocketAddr, tempfile::TempDir) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_outside_the_mesh_is_verified() {
-    let (server, directory) = outside_server().await;
+    let (server, directory) = outside_server(false).await;
     let mesh = TestMesh::new().await;
     mesh.push_service("outside", 1, d::Protocol::Http);
     push_plain_endpoint(&mesh, "outside", "outside-0", server);
@@ -401,6 +442,31 @@ async fn a_server_outside_the_mesh_is_verified() {
         push(&mesh, "outside", policy.clone());
         until("the policy is in force", async || get(address).await.status() == status).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_presented_to_a_server_outside_the_mesh() {
+    let (server, directory) = outside_server(true).await;
+    let mesh = TestMesh::new().await;
+    mesh.push_service("outside", 1, d::Protocol::Http);
+    push_plain_endpoint(&mesh, "outside", "outside-0", server);
+    let frontend = mesh.client("frontend").await;
+    let address = frontend.service_address(1);
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let mut tls = d::ClientTls {
+        mode: d::ClientTlsMode::Mutual.into(),
+        sni: "example.org".into(),
+        ca_certificates: file("ca.pem"),
+        client_certificate: file("client.pem"),
+        private_key: file("client.key"),
+        ..Default::default()
+    };
+    push(&mesh, "outside", d::TrafficPolicy { tls: Some(tls.clone()), ..Default::default() });
+    until("the certificate is accepted", async || get(address).await.status() == 200).await;
+    tls.mode = d::ClientTlsMode::Simple.into();
+    (tls.client_certificate, tls.private_key) = Default::default();
+    push(&mesh, "outside", d::TrafficPolicy { tls: Some(tls), ..Default::default() });
+    until("a client without one is refused", async || get(address).await.status() == 503).await;
 }
 
 /// Starts a server that sends back its first line.

@@ -71,6 +71,9 @@ impl<T: Clone> Balancer<T> {
     /// Draws two endpoints by weight and returns the one with less load for its weight. At equal load the first draw
     /// counts, so that shares follow the weights exactly without load.
     fn less_loaded_of_two(&self, pool: &Pool, previous: &[Arc<str>], random: &mut SplitMix64) -> Option<usize> {
+        if let [(_, only)] = *pool.available {
+            return Some(only).filter(|row| self.is_allowed(*row, previous));
+        }
         let first = self.draw(pool, previous, random)?;
         let second = self.draw(pool, previous, random)?;
         let load = |row: usize| u64::from(self.rows[row].record.in_flight.get());

@@ -16,8 +16,8 @@ use crate::mesh::{HashCookie, HashKey};
 pub struct RequestHash {
     /// The hash; `None` if the request lacks what it is hashed by.
     pub hash: Option<u64>,
-    /// The `Set-Cookie` header of the response, if the cookie was generated.
-    pub cookie: Option<HeaderValue>,
+    /// The `Set-Cookie` header of the response, if the cookie was generated. Boxed: few requests have one, and each is moved.
+    pub cookie: Option<Box<HeaderValue>>,
 }
 
 /// Returns the hash of a request. `client` and `destination` are the addresses of its connection.
@@ -62,7 +62,7 @@ fn value_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Returns the header that sets a cookie, in Envoy's form. A policy with characters that a header cannot have sets none.
-fn set_cookie(cookie: &HashCookie, value: &str) -> Option<HeaderValue> {
+fn set_cookie(cookie: &HashCookie, value: &str) -> Option<Box<HeaderValue>> {
     let mut text = format!("{}=\"{value}\"", cookie.name);
     // Writing to a string cannot fail.
     if let Some(ttl) = cookie.ttl.filter(|ttl| !ttl.is_zero()) {
@@ -75,7 +75,7 @@ fn set_cookie(cookie: &HashCookie, value: &str) -> Option<HeaderValue> {
         let _ = if value.is_empty() { write!(text, "; {name}") } else { write!(text, "; {name}={value}") };
     }
     text.push_str("; HttpOnly");
-    text.try_into().ok()
+    HeaderValue::try_from(text).ok().map(Box::new)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ const LOCALITY_LABELS: &[&str] =
 const MAX_COMPARED: usize = 500;
 
 pub(super) fn check(setting: &LocalityLb, ejects: bool, check: &mut Check) {
-    check.one_of(&[("distribute", !setting.distribute.is_empty()), ("failover", !setting.failover.is_empty())]);
+    // Istio refuses `distribute` beside `failover`; here they go together.
     if !setting.failover.is_empty() {
         check.each("failoverPriority", &setting.failover_priority, |label, check| {
             if LOCALITY_LABELS.contains(&label.as_str()) {

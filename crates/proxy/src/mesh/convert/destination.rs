@@ -87,8 +87,8 @@ fn balancing(message: &message::LoadBalancer) -> Result<LoadBalancing> {
         hash: None,
         warmup: message.warm_up.as_ref().map(|warmup| Warmup {
             duration: Duration::from_millis(warmup.duration_ms),
-            minimum_percent: if warmup.minimum_percent > 0.0 { warmup.minimum_percent } else { 10.0 },
-            aggression: if warmup.aggression > 0.0 { warmup.aggression } else { 1.0 },
+            minimum_percent: warmup.minimum_percent,
+            aggression: warmup.aggression,
         }),
         locality: message.locality.as_ref().map(locality),
     };

@@ -45,7 +45,9 @@ impl UpstreamCluster {
                 Version::Http2 => Box::pin(self.open_and_lease(pick, &pool, version, tried, &dial)).await?,
             }
         };
-        leased.lease.permit = permit;
+        if permit.is_some() {
+            leased.lease.permit = permit;
+        }
         Ok(leased)
     }
 

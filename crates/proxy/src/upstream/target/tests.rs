@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use balance::{Health, Locality};
 
 use super::*;
-use crate::mesh::{DirectEndpoint, OwnWorkload, Summary};
+use crate::mesh::{DestinationPolicy, DirectEndpoint, LocalityRules, PortPolicies, Summary, TrafficPolicy};
 
 fn endpoint(id: &str, cluster: &str, network: &str, weight: u32, reach: Reach) -> Endpoint {
     Endpoint {
@@ -196,4 +196,75 @@ fn a_subset_has_its_own_endpoints_summaries_and_server_name() {
     assert_eq!(weights(&of("v2")), addresses(&[("2.2.2.2", 2)]));
     let sni = of("v2")[0].target.tls.as_ref().unwrap().sni.to_str().into_owned();
     assert_eq!(sni, "outbound_.80_.v2_.reviews.default.svc.cluster.local");
+}
+
+/// Returns the service with this policy.
+fn with_policy(service: Service, policy: TrafficPolicy) -> Service {
+    let policies = PortPolicies { policy: Arc::new(policy), ..PortPolicies::default() };
+    Service { policy: Arc::new(DestinationPolicy { policies, ..DestinationPolicy::default() }), ..service }
+}
+
+#[test]
+fn a_policy_decides_on_tls() {
+    let id = "spiffe://cluster.local/ns/default/sa/reviews";
+    let other: SpiffeId = "spiffe://cluster.local/ns/default/sa/other".parse().unwrap();
+    let snapshot = snapshot(&[("n2", &[("2.2.2.2", "2a")])]);
+    let of = |tls: ClientTls| {
+        let service = service(vec![
+            endpoint("sidecar", "1a", "n1", 1, pod("10.0.0.1", true, Some(id))),
+            endpoint("none", "1a", "n1", 1, pod("10.0.0.2", false, Some(id))),
+            endpoint("remote", "2a", "n2", 1, summary()),
+        ]);
+        let candidates = all(&with_policy(service, TrafficPolicy { tls, ..TrafficPolicy::default() }), 80, &snapshot);
+        candidates.into_iter().map(|candidate| Target::clone(&candidate.target)).collect::<Vec<_>>()
+    };
+    let has_tls = |targets: &[Target]| targets.iter().map(|target| target.tls.is_some()).collect::<Vec<_>>();
+    assert_eq!(has_tls(&of(ClientTls::Auto)), [true, false, true]);
+    assert_eq!(has_tls(&of(ClientTls::Disable)), [false, false], "a gateway forwards nothing else");
+    assert_eq!(has_tls(&of(ClientTls::Mesh { sni: None, identities: None })), [true, true, true]);
+    let sni = Some(ServerName::try_from("example.org").unwrap());
+    let mesh = of(ClientTls::Mesh { sni, identities: Some([other.clone()].into()) });
+    let names: Vec<_> = mesh.iter().map(|target| target.tls.as_ref().unwrap().sni.to_str().into_owned()).collect();
+    assert_eq!(names[..2], ["example.org", "example.org"]);
+    assert_eq!(names[2], "outbound_.80_._.reviews.default.svc.cluster.local", "gateways forward by it");
+    assert!(mesh.iter().all(|target| target.tls.as_ref().unwrap().expected == Expectation::any_of([other.clone()])));
+    let originated = of(ClientTls::Originate(Arc::default()));
+    assert_eq!(has_tls(&originated), [false, false]);
+    assert!(originated.iter().all(|target| target.origination.is_some()));
+}
+
+#[test]
+fn failover_priority_ranks_by_labels_and_places() {
+    let own = OwnWorkload {
+        cluster: "1a".into(),
+        network: "n1".into(),
+        node: "node-1".into(),
+        locality: Locality::new("n1", "z", ""),
+        pod_labels: [("version".into(), "v1".into())].into(),
+        ..OwnWorkload::default()
+    };
+    let snapshot = MeshSnapshot { own: Some(Arc::new(own)), ..snapshot(&[("n2", &[("2.2.2.2", "2a")])]) };
+    let endpoints = || {
+        vec![
+            endpoint("a", "1a", "n1", 1, pod("10.0.0.1", true, None)),
+            endpoint("b", "1b", "n1", 1, pod("10.0.0.2", true, None)),
+            endpoint("c", "2a", "n2", 1, summary()),
+        ]
+    };
+    for (labels, ranks) in [
+        (&["version"][..], [0, 0, 1]),
+        (&["version=v2"], [1, 1, 1]),
+        (&["topology.istio.io/cluster"], [0, 1, 1]),
+        (&["topology.kubernetes.io/region"], [0, 0, 1]),
+        (&["topology.kubernetes.io/zone"], [1, 1, 1]),
+        (&["kubernetes.io/hostname"], [1, 1, 1]),
+        (&["topology.istio.io/network", "topology.istio.io/cluster"], [0, 1, 3]),
+        (&["topology.istio.io/network", "topology.kubernetes.io/region=n2"], [1, 1, 2]),
+    ] {
+        let mut policy = TrafficPolicy::default();
+        let priority = FailoverPriority::parse(labels.iter().copied());
+        policy.balancing.locality = Some(LocalityRules { priority, ..LocalityRules::default() });
+        let found = all(&with_policy(service(endpoints()), policy), 80, &snapshot);
+        assert_eq!(found.iter().map(|candidate| candidate.priority).collect::<Vec<_>>(), ranks, "{labels:?}");
+    }
 }

@@ -149,7 +149,6 @@ fn preferences_of_localities_are_checked() {
         policy(&format!("loadBalancer: {{localityLbSetting: {{{setting}}}}}, outlierDetection: {{interval: 1s}}"))
     };
     for (setting, field) in [
-        ("distribute: [{from: a, to: {b: 100}}], failover: [{from: a, to: b}]", ".failover"),
         ("distribute: [{from: a, to: {b: 50}}]", ".distribute[0].to"),
         ("distribute: [{from: a, to: {b: 0, c: 100}}]", ".distribute[0].to[b]"),
         ("distribute: [{from: a//b, to: {b: 100}}]", ".distribute[0].from"),
@@ -169,6 +168,7 @@ fn preferences_of_localities_are_checked() {
     for setting in [
         "distribute: [{from: a/b, to: {a/b: 80, \"c/*\": 20}}, {from: \"a/*\", to: {a: 100}}, {from: \"*\", to: {d: 100}}]",
         "failover: [{from: a, to: b}], failoverPriority: [version=v2, topology.istio.io/network]",
+        "distribute: [{from: a, to: {b: 100}}], failover: [{from: a, to: b}]",
         "enabled: false",
     ] {
         assert_eq!(fields(&rule(&of(setting))), [""; 0], "{setting}");
