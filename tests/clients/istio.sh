@@ -79,6 +79,13 @@ istioctl_analyzes() {
     kubectl --kubeconfig "$west" delete -f "$here/istio/configuration.yaml"
     return "$code"
 }
+# Within the clusters' network, by the remote secret of istioctl, as in a mesh of Istio.
+istioctl_analyzes_by_secret() {
+    local code=0
+    ki exec deployment/istiod -- timeout 60 "$istio_programs/istioctl" analyze -A -i istiod-checks >"$scratch/analysis" 2>&1 || code=$?
+    contains "$scratch/analysis" cluster-east
+    equal "$code" 0
+}
 istioctl_analyzes_files() { ends 79 IST0101 analyze --use-kube=false "$here/istio/configuration.yaml"; }
 istioctl_validates() { ends 0 'is valid' validate -f "$here/istio/configuration.yaml"; }
 
@@ -93,7 +100,7 @@ istioctl_reads_proxies() {
     local pod
     pod=$(frontend)
     for part in clusters listeners routes endpoints secret all; do
-        ends 1 'config dump has no configuration type' proxy-config "$part" "$pod.default"
+        ends 1 'Error:' proxy-config "$part" "$pod.default"
     done
     ends 0 "$pod" proxy-config log "$pod.default"
 }
@@ -105,7 +112,8 @@ istioctl_prechecks() { ends '0 1' 'cluster' experimental precheck; }
 istioctl_asks_istiod() {
     ends 0 'control plane version' -i istiod-checks version
     ends 0 'istiod-checks/istio-remote-secret-east' -i istiod-checks remote-clusters
-    ends 0 '' -i istiod-checks --plaintext --xds-port 15010 proxy-status
+    # Without a certificate authority istiod has no port for it.
+    ends 1 'could not get XDS' proxy-status -i istiod-checks
     ends 0 'ACTIVE SCOPE' -i istiod-checks admin log
 }
 
@@ -118,5 +126,9 @@ checks_of_istioctl() {
     check 'proxy-config ends with a message' istioctl_reads_proxies
     check 'describe' istioctl_describes
     check 'precheck' istioctl_prechecks
-    if ki get deployment istiod >/dev/null 2>&1; then check 'version, remote-clusters, proxy-status of istiod' istioctl_asks_istiod; fi
+    # With the istiod of the checks before.
+    if ki get deployment istiod >/dev/null 2>&1; then
+        check 'analyze, by a remote secret' istioctl_analyzes_by_secret
+        check 'version, remote-clusters, proxy-status of istiod' istioctl_asks_istiod
+    fi
 }

@@ -270,10 +270,11 @@ reviews_access() {
     refused no k auth can-i delete pods --as=system:serviceaccount:kubectl-checks:robot
     k auth can-i --list --as=system:serviceaccount:kubectl-checks:robot | has pods '[get]' selfsubjectreviews
     k auth whoami | has Username
-    k auth reconcile -f - --dry-run=server <<<'{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"name":"reads"},"rules":[]}' | has 'reconciled'
+    k auth reconcile -f - --dry-run=client <<<'{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"name":"reads"},"rules":[]}' | has 'reconciled'
     refused 'Forbidden' k delete pod clock --as=system:serviceaccount:kubectl-checks:robot
     local token server
-    token=$(k create token robot --duration=10m --audience=isthmus-checks --bound-object-kind=Pod --bound-object-name=clock)
+    refused 'different serviceaccount' k create token robot --bound-object-kind=Pod --bound-object-name=clock
+    token=$(k create token default --duration=10m --audience=isthmus-checks --bound-object-kind=Pod --bound-object-name=clock)
     equal "$(tr -cd . <<<"$token" | wc -c)" 2
     token=$(k create token robot)
     server=$(kubectl config view --kubeconfig "$west" --raw --minify -o 'jsonpath={.clusters[0].cluster.server}')
@@ -342,7 +343,7 @@ custom_resources() {
     refused 'could not find' k get widgets
 }
 
-ends() {
+deletes_namespace() {
     k delete namespace kubectl-checks --timeout=90s | has 'namespace "kubectl-checks" deleted'
     refused NotFound k get namespace kubectl-checks
 }
@@ -379,5 +380,5 @@ checks_of_kubectl() {
     check 'custom resources: apply, explain, scale' custom_resources
     check 'top' tops
     check 'delete: finalizers, cascade, force' deletes
-    check 'delete namespace' ends
+    check 'delete namespace' deletes_namespace
 }

@@ -35,7 +35,9 @@ fn exhausted_budget(call: &ApiCall, pod: &Value) -> Option<String> {
     let budgets =
         call.api.store.list(&GroupResource::new("policy", "poddisruptionbudgets"), Some(&call.route.namespace)).1;
     let exhausted = budgets.iter().find(|budget| {
-        let allowed = budget.pointer("/status/disruptionsAllowed").and_then(Value::as_i64);
+        let written = budget["status"].as_object().filter(|status| !status.is_empty());
+        // A client that writes protobuf leaves zero away.
+        let allowed = written.map(|status| status.get("disruptionsAllowed").and_then(Value::as_i64).unwrap_or(0));
         let selector = budget.pointer("/spec/selector").unwrap_or(&Value::Null);
         allowed == Some(0) && label_selector_matches(selector, pod.pointer("/metadata/labels"))
     });
