@@ -31,7 +31,7 @@ pub(super) fn wasm_plugin() -> Value {
         ("pluginName", text()),
         ("phase", text()),
         ("failStrategy", text()),
-        ("priority", anything()),
+        ("priority", integer_or_text()),
         ("vmConfig", free()),
         ("match", list(free())),
         ("type", text()),
