@@ -8,6 +8,7 @@ use proxy::upstream::target;
 use runtime::admin::{Admin, Reply};
 use serde_json::{Value, json};
 
+mod clusters;
 mod envoy;
 mod routes;
 

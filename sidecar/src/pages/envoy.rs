@@ -5,11 +5,11 @@
 use std::net::SocketAddr;
 
 use identity::Identity;
-use proxy::mesh::{MeshSnapshot, Protocol, Service, Subset};
+use proxy::mesh::{MeshSnapshot, Protocol, Service};
 use proxy::upstream::target;
 use serde_json::{Value, json};
 
-use super::routes;
+use super::{clusters, routes};
 
 /// Returns the value of the key `configs`.
 pub(super) fn config_dump(snapshot: &MeshSnapshot, node: &str, identity: Option<&Identity>) -> Value {
@@ -18,7 +18,7 @@ pub(super) fn config_dump(snapshot: &MeshSnapshot, node: &str, identity: Option<
     json!([
         {"@type": admin("BootstrapConfigDump"), "bootstrap": {"node": {"id": node}}},
         {"@type": admin("ClustersConfigDump"), "dynamic_active_clusters":
-            services.iter().flat_map(|service| clusters(service, snapshot)).collect::<Vec<_>>()},
+            services.iter().flat_map(|service| clusters::clusters(service, snapshot)).collect::<Vec<_>>()},
         {"@type": admin("ListenersConfigDump"), "dynamic_listeners": listeners(&services)},
         {"@type": admin("RoutesConfigDump"), "dynamic_route_configs":
             services.iter().flat_map(|service| routes::configurations(service)).collect::<Vec<_>>()},
@@ -31,7 +31,7 @@ pub(super) fn config_dump(snapshot: &MeshSnapshot, node: &str, identity: Option<
 pub(super) fn endpoints(snapshot: &MeshSnapshot) -> Value {
     let mut statuses = Vec::new();
     for service in snapshot.services.values() {
-        for (name, port, subset) in clusters_of(service) {
+        for (name, port, subset) in clusters::names(service) {
             let hosts: Vec<Value> = target::targets(service, port, subset, None, snapshot)
                 .iter()
                 .map(|candidate| {
@@ -58,38 +58,8 @@ fn admin(message: &str) -> String {
     format!("type.googleapis.com/envoy.admin.v3.{message}")
 }
 
-fn config(message: &str) -> String {
+pub(super) fn config(message: &str) -> String {
     format!("type.googleapis.com/envoy.{message}")
-}
-
-/// Returns the clusters of a service: name, port and subset.
-fn clusters_of(service: &Service) -> impl Iterator<Item = (String, u16, Option<&Subset>)> {
-    service.ports.iter().flat_map(move |port| {
-        std::iter::once(None).chain(service.subsets.iter().map(Some)).map(move |subset| {
-            let name = subset.map_or("", |subset| &subset.name);
-            (routes::cluster_name(port.number, name, &service.hostname), port.number, subset)
-        })
-    })
-}
-
-fn clusters(service: &Service, snapshot: &MeshSnapshot) -> Vec<Value> {
-    let timeout = snapshot.settings.connect_timeouts(true).direct;
-    let identity = json!({
-        "host": &*service.hostname,
-        "name": &*service.name,
-        "namespace": &*service.namespace,
-    });
-    clusters_of(service)
-        .map(|(name, ..)| {
-            json!({"cluster": {
-                "@type": config("config.cluster.v3.Cluster"),
-                "name": name,
-                "type": "EDS",
-                "connect_timeout": format!("{}s", timeout.as_secs_f64()),
-                "metadata": {"filter_metadata": {"istio": {"services": [identity]}}},
-            }})
-        })
-        .collect()
 }
 
 fn listeners(services: &[&Service]) -> Vec<Value> {

@@ -11,7 +11,7 @@ pub const DIRECTIONS: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("balance", &["identity", "wire"]),
     ("policy", &["identity", "wire"]),
-    ("route", &["identity", "telemetry", "wire"]),
+    ("route", &["identity", "telemetry"]),
     ("telemetry", &["identity", "wire"]),
     ("probe", &[]),
     ("runtime", &["identity", "net", "probe", "telemetry", "wire"]),

@@ -15,6 +15,8 @@ use super::traffic::TrafficPolicy;
 /// The policies of a host.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DestinationPolicy {
+    /// The objects that it was made of, for display: `<namespace>/<name>`.
+    pub sources: Box<[Box<str>]>,
     /// The policy of all endpoints.
     pub policies: PortPolicies,
     /// The subsets; empty: those of the service.

@@ -41,6 +41,7 @@ pub(in crate::mesh) fn destination(message: &message::DestinationPolicy) -> Resu
             })
         };
         let policy = DestinationPolicy {
+            sources: variant.sources.iter().map(|source| source.as_str().into()).collect(),
             policies: policies(variant.policy.as_ref(), &variant.ports)?,
             subsets: variant.subsets.iter().map(subset).collect::<Result<_>>()?,
         };
