@@ -53,7 +53,9 @@ is_promoted_with_traffic() {
     events_of_canary
     ((code == 0))
     equal "$(version_of shop-primary)" v3
-    asks 'sum(istio_requests_total{reporter="destination", destination_workload="shop", response_code="200"}) > 20' | has '"value"'
+    # The canary's pods have ended meanwhile.
+    asks 'sum(max_over_time(istio_requests_total{reporter="destination", destination_workload="shop", response_code="200"}[5m])) > 20' |
+        has '"value"'
 }
 flagger_ends() {
     kf delete canary shop --timeout=60s

@@ -240,6 +240,7 @@ copies() {
 }
 
 forwards_to() {
+    rm -f "$scratch/forward"
     k port-forward "$1" ":$2" >"$scratch/forward" 2>&1 &
     local forward=$! port
     eventually 20 contains "$scratch/forward" 'Forwarding from 127.0.0.1:'
@@ -256,6 +257,7 @@ forwards() {
 }
 
 proxies() {
+    rm -f "$scratch/proxy"
     k proxy --port=0 >"$scratch/proxy" 2>&1 &
     local proxy=$! at
     eventually 20 contains "$scratch/proxy" 'Starting to serve on'
