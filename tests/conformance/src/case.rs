@@ -134,7 +134,7 @@ pub struct CaseRequest {
     /// The method.
     #[serde(default = "get")]
     pub method: String,
-    /// The `Host`: the Service by default, with a port other than 80.
+    /// The `Host`: the Service by default, with a port other than 80. `ADDRESS` in it stands for the Service's address.
     #[serde(default)]
     pub host: Option<String>,
     /// The path with a query.

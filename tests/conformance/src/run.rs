@@ -102,10 +102,12 @@ async fn requests(bed: &Bed, case: &Case, round: usize) -> Result<Vec<Raw>> {
             80 => to.to_owned(),
             port => format!("{to}:{port}"),
         });
+        let address = bed.address(&service)?;
+        let host = host.replace("ADDRESS", &address.to_string());
         let mut headers = request.headers.clone();
         headers.extend(request.script.clone().map(|script| ("x-script".to_owned(), script)));
         let order = Order {
-            address: (bed.address(&service)?, request.port).into(),
+            address: (address, request.port).into(),
             protocol: request.protocol,
             method: request.method.clone(),
             host,
