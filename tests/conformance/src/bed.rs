@@ -84,8 +84,8 @@ impl Bed {
             bed.apply(pods::plaintext()).await?;
             bed.apply(vec![programs.istiod(directory, kubeconfig)?]).await?;
             let istiod = bed.ready("istio-system", "istiod").await?;
-            bed.apply(CLIENTS.map(|client| programs.with_envoy(pods::client(directory, client), client, istiod)).into())
-                .await?;
+            let with_envoy = |client| programs.with_envoy(pods::client(directory, client), directory, client, istiod);
+            bed.apply(CLIENTS.map(with_envoy).into()).await?;
         } else {
             bed.apply(CLIENTS.map(|client| pods::client(bed.directory.path(), client)).into()).await?;
         }

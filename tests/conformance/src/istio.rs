@@ -1,6 +1,6 @@
 //! Istio's control plane and Envoy, in pods of the lab.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -112,7 +112,7 @@ impl Programs {
     }
 
     /// A client's pod with Envoy instead of a sidecar of Isthmus. The rules that capture its traffic are the same.
-    pub(crate) fn with_envoy(&self, mut pod: Value, client: &str, istiod: IpAddr) -> Value {
+    pub(crate) fn with_envoy(&self, mut pod: Value, directory: &Path, client: &str, istiod: IpAddr) -> Value {
         let (namespace, name) = client.split_once('/').unwrap_or(("default", client));
         pod["metadata"]["labels"]["sidecar.istio.io/inject"] = json!("false");
         pod["spec"]["initContainers"] = json!([{
@@ -125,7 +125,13 @@ impl Programs {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
             "explicit_http_config": {"http2_protocol_options": {}},
         }});
-        let istiod = json!({"socket_address": {"address": istiod, "port_value": 15010}});
+        let cluster = |name: &str, address: IpAddr, port: u16| {
+            let address = json!({"socket_address": {"address": address, "port_value": port}});
+            json!({
+                "name": name, "type": "STATIC", "connect_timeout": "1s", "typed_extension_protocol_options": http2,
+                "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
+            })
+        };
         let ads = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
         let bootstrap = json!({
             "node": {"metadata": {
@@ -140,13 +146,10 @@ impl Programs {
                     "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
                 },
             },
-            "static_resources": {"clusters": [{
-                "name": "xds-grpc", "type": "STATIC", "connect_timeout": "1s",
-                "typed_extension_protocol_options": http2,
-                "load_assignment": {"cluster_name": "xds-grpc", "endpoints": [
-                    {"lb_endpoints": [{"endpoint": {"address": istiod}}]},
-                ]},
-            }]},
+            "static_resources": {"clusters": [
+                cluster("xds-grpc", istiod, 15010),
+                cluster("sds-grpc", Ipv4Addr::LOCALHOST.into(), crate::secrets::PORT),
+            ]},
         });
         let envoy = json!({
             "name": "envoy", "image": "envoy", "command": [self.envoy],
@@ -163,6 +166,9 @@ impl Programs {
         });
         if let Some(containers) = pod["spec"]["containers"].as_array_mut() {
             containers.push(envoy);
+        }
+        if let Some(arguments) = pod["spec"]["containers"][0]["args"].as_array_mut() {
+            arguments.extend([json!("--secrets"), json!(directory)]);
         }
         pod
     }

@@ -2,7 +2,8 @@
 //!
 //! [`case`] reads the cases of `cases/`: configurations as users write them, and requests. [`bed`] starts a lab with servers
 //! ([`server`]) and clients ([`client`]) in pods, and applies all configurations; the clients' pods have sidecars of Isthmus, or
-//! Envoys under Istio's control plane ([`istio`]). [`run`] sends the requests, and [`ledger`] knows what arrived where. What Istio
+//! Envoys under Istio's control plane ([`istio`]). [`run`] sends the requests, and [`ledger`] knows what arrived where. [`secrets`] gives those Envoys
+//! certificates. What Istio
 //! does is recorded ([`outcome`]) in `recorded/`; [`compare`] finds the differences, and [`report`] prints them.
 
 pub mod bed;
@@ -16,6 +17,7 @@ pub mod ledger;
 pub mod outcome;
 pub mod report;
 pub mod run;
+pub mod secrets;
 pub mod server;
 
 /// How YAML is read: only `true` and `false` are booleans, as in Kubernetes.

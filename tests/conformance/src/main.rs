@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use isthmus_conformance::case::{Case, Kind};
 use isthmus_conformance::istio::Programs;
-use isthmus_conformance::{client, drive, server};
+use isthmus_conformance::{client, drive, secrets, server};
 
 /// Compares routing in a lab with outcomes recorded from Istio
 #[derive(Debug, Parser)]
@@ -47,6 +47,9 @@ enum Command {
     Client {
         #[arg(long)]
         socket: PathBuf,
+        /// Serve an Envoy its secrets too, with files of this directory
+        #[arg(long)]
+        secrets: Option<PathBuf>,
     },
 }
 
@@ -101,7 +104,10 @@ fn main() -> ExitCode {
                 }
             }
             Command::Server(options) => server::run(options).await?,
-            Command::Client { socket } => client::run(&socket).await?,
+            Command::Client { socket, secrets: None } => client::run(&socket).await?,
+            Command::Client { socket, secrets: Some(directory) } => {
+                tokio::try_join!(client::run(&socket), secrets::serve(directory))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     };
