@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use futures_util::stream::{StreamExt as _, TryStreamExt as _, iter};
+use futures_util::stream::{StreamExt as _, iter};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, LogParams, Patch, PatchParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch, PatchParams,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -81,6 +84,7 @@ impl Bed {
         if let Mesh::Istio(programs) = mesh {
             let directory = bed.directory.path();
             let programs = programs.copied(directory)?;
+            bed.without_admission().await?;
             bed.apply(pods::plaintext()).await?;
             bed.apply(vec![programs.istiod(directory, kubeconfig)?]).await?;
             let istiod = bed.ready("istio-system", "istiod").await?;
@@ -118,10 +122,21 @@ impl Bed {
     /// Applies objects, many at the same time.
     ///
     /// # Errors
-    /// Returns an error that names the object if one is refused.
+    /// Returns an error that names the objects that are refused.
     pub async fn apply(&self, objects: Vec<Value>) -> Result<()> {
-        let all = iter(objects).map(|object| self.apply_one(object)).buffer_unordered(APPLIED_AT_ONCE);
-        all.try_collect::<()>().await
+        let refused = self.refused(objects.into_iter().map(|object| ((), object)).collect()).await;
+        let refused: Vec<String> = refused.into_iter().map(|((), why)| why).collect();
+        anyhow::ensure!(refused.is_empty(), "{}", refused.join("\n"));
+        Ok(())
+    }
+
+    /// Applies objects, many at the same time, and returns which are refused, and why.
+    pub async fn refused<K>(&self, objects: Vec<(K, Value)>) -> Vec<(K, String)> {
+        let all = iter(objects).map(|(key, object)| async move { (key, self.apply_one(object).await) });
+        let refused = all.buffer_unordered(APPLIED_AT_ONCE).filter_map(|(key, applied)| async move {
+            applied.err().map(|error| (key, error.to_string()))
+        });
+        refused.collect().await
     }
 
     async fn apply_one(&self, object: Value) -> Result<()> {
@@ -136,7 +151,10 @@ impl Bed {
         };
         let parameters = PatchParams::apply("isthmus-conformance").force();
         let applied = api.patch(&name, &parameters, &Patch::Apply(&object)).await;
-        let applied = applied.with_context(|| format!("{kind} {namespace}/{name}"))?;
+        let applied = applied.map_err(|error| match error {
+            kube::Error::Api(status) => anyhow::anyhow!("{kind} {namespace}/{name}: {}", status.message),
+            other => anyhow::Error::from(other).context(format!("{kind} {namespace}/{name}")),
+        })?;
         if kind == "Service"
             && let Some(address) = applied.data["spec"]["clusterIP"].as_str().and_then(|address| address.parse().ok())
         {
@@ -153,6 +171,13 @@ impl Bed {
     pub fn address(&self, service: &str) -> Result<IpAddr> {
         let addresses = self.addresses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         addresses.get(service).copied().with_context(|| format!("no Service is called {service}"))
+    }
+
+    /// Removes the webhooks that refuse objects: they are Isthmus's, not Istio's.
+    async fn without_admission(&self) -> Result<()> {
+        let all: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
+        all.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+        Ok(())
     }
 
     async fn ready(&self, namespace: &str, name: &str) -> Result<IpAddr> {
@@ -226,7 +251,9 @@ impl Bed {
                     break;
                 }
                 if begun.elapsed() > IN_FORCE {
-                    let log = self.proxy_log(client).await.unwrap_or_default();
+                    let (namespace, name) = split(client);
+                    let container = if self.is_istio { "envoy" } else { "isthmus-proxy" };
+                    let log = self.log(namespace, name, container).await.unwrap_or_default();
                     let last: Vec<&str> = log.lines().rev().take(20).collect();
                     bail!("the configuration is not in force for {client} after {IN_FORCE:?}: {replies:?}\n{last:#?}");
                 }

@@ -25,7 +25,8 @@ pub async fn record(isthmus: &Path, programs: &Programs, kinds: &[Kind], directo
     let bed = Bed::up(isthmus, &Mesh::Istio(programs.clone())).await?;
     let done = async {
         let cases = all(kinds);
-        run::apply(&bed, &cases).await?;
+        let refused = run::apply(&bed, &cases).await?;
+        ensure!(refused.is_empty(), "refused: {refused:#?}");
         let mut outcomes = run::run(&bed, &cases, 0).await?;
         let mut unstable = unstable_cases(&cases, &outcomes, &run::run(&bed, &cases, 1).await?);
         for round in 2..2 + AGAIN {
@@ -93,8 +94,13 @@ pub async fn compare(isthmus: &Path, kinds: &[Kind], directory: &Path, keep: boo
     report.verdicts.extend(missing.iter().map(|case| (case.name.clone(), Verdict::NotRecorded)));
     let bed = Bed::up(isthmus, &Mesh::Isthmus).await?;
     let done = async {
-        run::apply(&bed, &cases).await?;
+        let refused = run::apply(&bed, &cases).await?;
         let mut left = cases.clone();
+        left.retain(|case| !refused.contains_key(&case.name));
+        for case in cases.iter().filter(|case| refused.contains_key(&case.name)) {
+            let why = refused[&case.name].clone();
+            report.verdicts.insert(case.name.clone(), Verdict::of(case, vec![why]));
+        }
         for round in 0..=AGAIN {
             let outcomes = run::run(&bed, &left, round).await?;
             left.retain(|case| {

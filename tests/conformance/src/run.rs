@@ -31,29 +31,31 @@ struct Raw {
     seen: Vec<Vec<Seen>>,
 }
 
-/// Applies the configurations of all cases, and waits until they are in force.
+/// Applies the configurations of all cases, and waits until they are in force. Returns the cases of which an object is refused, and
+/// why.
 ///
 /// # Errors
-/// Returns an error if an object is refused.
-pub async fn apply(bed: &Bed, cases: &[&Case]) -> Result<()> {
+/// Returns an error if a Service is refused, or the configuration is not in force in time.
+pub async fn apply(bed: &Bed, cases: &[&Case]) -> Result<BTreeMap<String, String>> {
     let services = cases.iter().flat_map(|case| &case.services).map(service);
     bed.apply(services.collect()).await?;
     let certificates = bed.directory().display().to_string();
-    let objects = cases.iter().flat_map(|case| &case.config).map(|object| {
-        let mut object = object.clone();
+    let objects = cases.iter().flat_map(|case| case.config.iter().map(|object| (case.name.clone(), object.clone())));
+    let objects = objects.map(|(case, mut object)| {
         let is_later = object.as_object_mut().is_some_and(|fields| fields.remove("later").is_some());
         replace(&mut object, "CERTIFICATES", &certificates);
-        (is_later, object)
+        (is_later, (case, object))
     });
     let (later, first): (Vec<_>, Vec<_>) = objects.partition(|(is_later, _)| *is_later);
-    bed.apply(first.into_iter().map(|(_, object)| object).collect()).await?;
+    let mut refused: BTreeMap<String, String> =
+        bed.refused(first.into_iter().map(|(_, object)| object).collect()).await.into_iter().collect();
     if !later.is_empty() {
         tokio::time::sleep(OLDER).await;
-        bed.apply(later.into_iter().map(|(_, object)| object).collect()).await?;
+        refused.extend(bed.refused(later.into_iter().map(|(_, object)| object).collect()).await);
     }
     bed.in_force(1).await?;
     tokio::time::sleep(SETTLE).await;
-    Ok(())
+    Ok(refused)
 }
 
 /// Sends the requests of cases, and returns their outcomes by the case's name. `round` differs each time that cases are run.
