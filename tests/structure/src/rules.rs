@@ -48,6 +48,7 @@ pub const DIRECTIONS: &[(&str, &[&str])] = &[
     ("harness", &[]),
     ("fake-controller", &["identity", "net", "wire"]),
     ("attacks", &["identity", "install", "net", "runtime", "telemetry", "wire"]),
+    ("conformance", &["net"]),
     ("bench", &["apiserver", "fake-controller", "identity", "net", "wire"]),
     ("structure", &[]),
 ];

@@ -1,0 +1,284 @@
+//! The test bed: a lab of one cluster, with servers without sidecars, and clients whose sidecars are under test.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::stream::{StreamExt as _, iter};
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch, PatchParams,
+};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+
+use crate::istio::Programs;
+use crate::ledger::Ledger;
+use crate::{certificates, client, istio, server};
+use launcher::Launcher;
+
+mod launcher;
+mod pods;
+
+/// The clients, as NAMESPACE/NAME.
+pub const CLIENTS: [&str; 2] = ["shop/frontend", "bank/teller"];
+/// How long pods may take to become ready.
+const READY: Duration = Duration::from_secs(120);
+/// How long a configuration may take to be in force.
+const IN_FORCE: Duration = Duration::from_secs(60);
+/// Objects that are applied at the same time.
+const APPLIED_AT_ONCE: usize = 16;
+
+/// What the clients' sidecars are.
+#[derive(Clone, Debug)]
+pub enum Mesh {
+    /// Those of Isthmus, injected by its controller.
+    Isthmus,
+    /// Envoys under istiod.
+    Istio(Programs),
+}
+
+/// A running test bed.
+pub struct Bed {
+    directory: tempfile::TempDir,
+    launcher: Launcher,
+    client: Client,
+    ledger: Ledger,
+    is_istio: bool,
+    addresses: std::sync::Mutex<BTreeMap<String, IpAddr>>,
+}
+
+impl Bed {
+    /// Starts the lab and its pods.
+    ///
+    /// # Errors
+    /// Returns an error if they are not ready in time.
+    pub async fn up(isthmus: &Path, mesh: &Mesh) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("isthmus-conformance-").tempdir()?;
+        open_to_all(directory.path())?;
+        let path = |name: &str| directory.path().join(name);
+        // Copies, because the programs may be built anew meanwhile.
+        std::fs::copy(isthmus, path("isthmus"))
+            .with_context(|| format!("{}: build it, or give --isthmus PATH", isthmus.display()))?;
+        std::fs::copy(own_program(isthmus)?, path("isthmus-conformance"))?;
+        std::fs::write(path("conformance.yaml"), include_str!("topology.yaml"))?;
+        certificates::write(directory.path())?;
+        for entry in std::fs::read_dir(directory.path())? {
+            open_to_all(&entry?.path())?;
+        }
+        let ledger = Ledger::serve(&server::ledger_socket(directory.path()))?;
+        let launcher = Launcher::up(directory.path(), &path("conformance.yaml")).await?;
+        let kubeconfig = launcher.output(&["lab", "kubeconfig", "west"]).await?;
+        let kubeconfig = Kubeconfig::read_from(kubeconfig.trim())?;
+        let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
+        let client = Client::try_from(config)?;
+        let is_istio = matches!(mesh, Mesh::Istio(_));
+        let bed = Self { directory, launcher, client, ledger, is_istio, addresses: Default::default() };
+        bed.apply(pods::namespaces(mesh)).await?;
+        bed.apply(pods::accounts()).await?;
+        bed.apply(pods::servers(bed.directory.path())).await?;
+        if let Mesh::Istio(programs) = mesh {
+            let directory = bed.directory.path();
+            let programs = programs.copied(directory)?;
+            bed.without_admission().await?;
+            bed.apply(pods::plaintext()).await?;
+            bed.apply(vec![programs.istiod(directory, kubeconfig)?]).await?;
+            let istiod = bed.ready("istio-system", "istiod").await?;
+            let with_envoy = |client| programs.with_envoy(pods::client(directory, client), directory, client, istiod);
+            bed.apply(CLIENTS.map(with_envoy).into()).await?;
+        } else {
+            bed.apply(CLIENTS.map(|client| pods::client(bed.directory.path(), client)).into()).await?;
+        }
+        for pod in pods::SERVERS.iter().map(|server| (server.namespace, server.pod)).chain(CLIENTS.map(split)) {
+            bed.ready(pod.0, pod.1).await?;
+        }
+        Ok(bed)
+    }
+
+    /// Stops the lab.
+    pub async fn down(self) {
+        self.launcher.down().await;
+    }
+
+    /// The directory that pods see as well.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The requests that arrived at servers.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The socket of a client.
+    pub fn client_socket(&self, client: &str) -> PathBuf {
+        client::socket(self.directory.path(), client)
+    }
+
+    /// Applies objects, many at the same time.
+    ///
+    /// # Errors
+    /// Returns an error that names the objects that are refused.
+    pub async fn apply(&self, objects: Vec<Value>) -> Result<()> {
+        let refused = self.refused(objects.into_iter().map(|object| ((), object)).collect()).await;
+        let refused: Vec<String> = refused.into_iter().map(|((), why)| why).collect();
+        anyhow::ensure!(refused.is_empty(), "{}", refused.join("\n"));
+        Ok(())
+    }
+
+    /// Applies objects, many at the same time, and returns which are refused, and why.
+    pub async fn refused<K>(&self, objects: Vec<(K, Value)>) -> Vec<(K, String)> {
+        let all = iter(objects).map(|(key, object)| async move { (key, self.apply_one(object).await) });
+        let refused = all.buffer_unordered(APPLIED_AT_ONCE).filter_map(|(key, applied)| async move {
+            applied.err().map(|error| (key, error.to_string()))
+        });
+        refused.collect().await
+    }
+
+    async fn apply_one(&self, object: Value) -> Result<()> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (kind, api_version) = (text(&object["kind"]), text(&object["apiVersion"]));
+        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+        let api: Api<DynamicObject> = match namespace.as_str() {
+            "" => Api::all_with(self.client.clone(), &resource),
+            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        };
+        let parameters = PatchParams::apply("isthmus-conformance").force();
+        let applied = api.patch(&name, &parameters, &Patch::Apply(&object)).await;
+        let applied = applied.map_err(|error| match error {
+            kube::Error::Api(status) => anyhow::anyhow!("{kind} {namespace}/{name}: {}", status.message),
+            other => anyhow::Error::from(other).context(format!("{kind} {namespace}/{name}")),
+        })?;
+        if kind == "Service"
+            && let Some(address) = applied.data["spec"]["clusterIP"].as_str().and_then(|address| address.parse().ok())
+        {
+            let mut addresses = self.addresses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            addresses.insert(format!("{name}.{namespace}"), address);
+        }
+        Ok(())
+    }
+
+    /// The address of a Service, as `NAME.NAMESPACE`.
+    ///
+    /// # Errors
+    /// Returns an error if it has not been applied.
+    pub fn address(&self, service: &str) -> Result<IpAddr> {
+        let addresses = self.addresses.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        addresses.get(service).copied().with_context(|| format!("no Service is called {service}"))
+    }
+
+    /// Removes the webhooks that refuse objects: they are Isthmus's, not Istio's.
+    async fn without_admission(&self) -> Result<()> {
+        let all: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
+        all.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+        Ok(())
+    }
+
+    async fn ready(&self, namespace: &str, name: &str) -> Result<IpAddr> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let begun = Instant::now();
+        loop {
+            let status = pods.get(name).await?.status.unwrap_or_default();
+            let is_ready = |condition: &k8s_openapi::api::core::v1::PodCondition| {
+                condition.type_ == "Ready" && condition.status == "True"
+            };
+            if status.conditions.iter().flatten().any(is_ready) {
+                return status.pod_ip.and_then(|ip| ip.parse().ok()).context("a ready pod without an address");
+            }
+            if begun.elapsed() > READY {
+                let state = serde_json::to_string(&json!([status.container_statuses, status.init_container_statuses]))?;
+                let mut logs = String::new();
+                for container in status.container_statuses.iter().flatten() {
+                    logs += &self.log(namespace, name, &container.name).await.unwrap_or_default();
+                }
+                bail!("pod {namespace}/{name} is not ready after {READY:?}: {state}\n{logs}");
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn log(&self, namespace: &str, pod: &str, container: &str) -> Result<String> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let parameters = LogParams { container: Some(container.to_owned()), ..LogParams::default() };
+        Ok(pods.logs(pod, &parameters).await?)
+    }
+
+    /// The log of a client's proxy.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be read.
+    pub async fn proxy_log(&self, client: &str) -> Result<String> {
+        let (namespace, name) = split(client);
+        match self.is_istio {
+            true => Ok(std::fs::read_to_string(istio::access_log(self.directory.path()))?),
+            false => self.log(namespace, name, "isthmus-proxy").await,
+        }
+    }
+
+    /// Waits until what was applied before is in force in all clients' proxies: a route that is applied last is.
+    ///
+    /// # Errors
+    /// Returns an error if it takes too long.
+    pub async fn in_force(&self, generation: usize) -> Result<()> {
+        let mark = format!("generation {generation}");
+        self.apply(pods::sentinel(&mark)).await?;
+        let order = client::Order {
+            address: (self.address("sentinel.shop")?, 80).into(),
+            protocol: crate::case::Protocol::Http1,
+            method: "GET".to_owned(),
+            host: "sentinel.shop.svc.cluster.local".to_owned(),
+            path: "/".to_owned(),
+            headers: BTreeMap::new(),
+            body: String::new(),
+            sni: None,
+            id: "sentinel".to_owned(),
+            times: 1,
+            concurrent: false,
+            reconnect: false,
+            cookies: false,
+        };
+        for client in CLIENTS {
+            let begun = Instant::now();
+            loop {
+                let replies = client::order(&self.client_socket(client), &order).await?;
+                if replies.iter().any(|reply| reply.body == mark) {
+                    break;
+                }
+                if begun.elapsed() > IN_FORCE {
+                    let (namespace, name) = split(client);
+                    let container = if self.is_istio { "envoy" } else { "isthmus-proxy" };
+                    let log = self.log(namespace, name, container).await.unwrap_or_default();
+                    let last: Vec<&str> = log.lines().rev().take(20).collect();
+                    bail!("the configuration is not in force for {client} after {IN_FORCE:?}: {replies:?}\n{last:#?}");
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn split(client: &str) -> (&str, &str) {
+    client.split_once('/').unwrap_or(("default", client))
+}
+
+/// This program: beside `isthmus` if tests run, which are programs of their own.
+fn own_program(isthmus: &Path) -> Result<PathBuf> {
+    let current = std::env::current_exe()?;
+    if current.file_name().is_some_and(|name| name == "isthmus-conformance") {
+        return Ok(current);
+    }
+    Ok(isthmus.with_file_name("isthmus-conformance"))
+}
+
+/// Lets the users of containers read a file or a directory.
+fn open_to_all(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
+}

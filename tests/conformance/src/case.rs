@@ -1,0 +1,327 @@
+//! Cases: a configuration as users write it, and requests. One file of `cases/` for each kind of behaviour.
+//!
+//! Every case has a Service of its own name in namespace `shop`, with port 80 for three versions of a server, and a DestinationRule
+//! with a subset for each version unless the case has one or says `subsets: false`. `HOST` in a case stands for its name, and
+//! `CERTIFICATES` for the directory of the certificates that [`crate::bed`] makes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// A kind of behaviour: the content of one file.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    /// The file's name without its extension.
+    pub name: String,
+    /// What the kind is about.
+    pub about: String,
+    /// Its cases.
+    pub cases: Vec<Case>,
+}
+
+/// A configuration, requests, and what to observe.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Case {
+    /// The name of the case and of its Service.
+    pub name: String,
+    /// The behaviour that the case shows.
+    pub about: String,
+    /// Why Isthmus differs on purpose.
+    #[serde(default)]
+    pub differs: Option<String>,
+    /// Services beside the one of the case's name, or instead of it.
+    #[serde(default)]
+    pub services: Vec<CaseService>,
+    /// Whether a DestinationRule with three subsets is added if there is none.
+    #[serde(default = "yes")]
+    pub subsets: bool,
+    /// Istio's objects. `apiVersion` and `metadata` have defaults; `later: true` creates an object after all others.
+    #[serde(default)]
+    pub config: Vec<Value>,
+    /// What to observe beside status, version, and arrivals.
+    #[serde(default)]
+    pub observe: Observe,
+    /// The requests, which are sent in order.
+    pub requests: Vec<CaseRequest>,
+}
+
+/// A Kubernetes Service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CaseService {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    #[serde(default = "shop")]
+    pub namespace: String,
+    /// Its ports, as in Kubernetes.
+    #[serde(default = "http_port")]
+    pub ports: Vec<Value>,
+    /// The labels of its pods.
+    #[serde(default = "server")]
+    pub selector: BTreeMap<String, String>,
+    /// Its annotations.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What to observe beside status, version, method, host and path.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Observe {
+    /// Headers that the server receives.
+    pub request_headers: Vec<String>,
+    /// Headers that the client receives.
+    pub response_headers: Vec<String>,
+    /// The body that the client receives.
+    pub body: bool,
+    /// The flags of the access log of the client's proxy.
+    pub flags: bool,
+    /// How long the response takes, within a fifth of a second and a fifth of the time.
+    pub duration: bool,
+    /// Whether the server is reached by TLS, with which server name, and whether the client has a certificate.
+    pub tls: bool,
+}
+
+/// The protocol of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS.
+    Http2,
+    /// gRPC: an empty call.
+    Grpc,
+    /// A line, answered by a line.
+    Tcp,
+    /// A line in TLS.
+    Tls,
+}
+
+/// How the outcomes of a repeated request are summed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Summary {
+    /// The number of each status and version.
+    #[default]
+    Counts,
+    /// The number of each status, and how many versions answered.
+    Distinct,
+}
+
+/// A request, or several equal ones.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CaseRequest {
+    /// The client's namespace and name.
+    #[serde(default = "frontend")]
+    pub from: String,
+    /// The Service to connect to, as `NAME` or `NAME.NAMESPACE`: the case's by default.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// The port to connect to.
+    #[serde(default = "http_port_number")]
+    pub port: u16,
+    /// The protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The method.
+    #[serde(default = "get")]
+    pub method: String,
+    /// The `Host`: the Service by default, with a port other than 80. `ADDRESS` in it stands for the Service's address.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// The path with a query.
+    #[serde(default = "root")]
+    pub path: String,
+    /// The headers. `{n}` in a value stands for the number of a repetition.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// What the server does, by attempt: see [`crate::server::script`].
+    #[serde(default)]
+    pub script: Option<String>,
+    /// The body.
+    #[serde(default)]
+    pub body: String,
+    /// The server name of protocol `tls`.
+    #[serde(default)]
+    pub sni: Option<String>,
+    /// How often the request is sent.
+    #[serde(default = "once")]
+    pub times: u32,
+    /// Whether repetitions are sent at the same time, each on a connection of its own.
+    #[serde(default)]
+    pub concurrent: bool,
+    /// Whether each repetition has a connection of its own.
+    #[serde(default)]
+    pub reconnect: bool,
+    /// Whether cookies that are received are sent with further repetitions.
+    #[serde(default)]
+    pub cookies: bool,
+    /// Milliseconds to wait before the request.
+    #[serde(default)]
+    pub pause: u64,
+    /// How repetitions are summed up.
+    #[serde(default)]
+    pub summary: Summary,
+    /// The share of repetitions by which a count may differ.
+    #[serde(default)]
+    pub tolerance: f64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn shop() -> String {
+    "shop".to_owned()
+}
+
+fn http_port() -> Vec<Value> {
+    vec![json!({"name": "http", "port": 80, "targetPort": 8080})]
+}
+
+fn http_port_number() -> u16 {
+    80
+}
+
+fn server() -> BTreeMap<String, String> {
+    BTreeMap::from([("app".to_owned(), "server".to_owned())])
+}
+
+fn frontend() -> String {
+    "shop/frontend".to_owned()
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+fn once() -> u32 {
+    1
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KindFile {
+    about: String,
+    cases: Vec<Value>,
+}
+
+impl Kind {
+    /// Reads all kinds of a directory, in the order of their names.
+    ///
+    /// # Errors
+    /// Returns an error that names the file and the case if one is not valid.
+    pub fn read_all(directory: &Path) -> Result<Vec<Self>> {
+        let entries = std::fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+        let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+        files.sort();
+        let kinds = files.iter().map(|file| Self::read(file)).collect::<Result<Vec<_>>>()?;
+        let mut names = std::collections::BTreeSet::new();
+        for case in kinds.iter().flat_map(|kind| &kind.cases) {
+            ensure!(names.insert(&case.name), "two cases are called {:?}", case.name);
+        }
+        Ok(kinds)
+    }
+
+    fn read(file: &Path) -> Result<Self> {
+        let name = file.file_stem().and_then(|name| name.to_str()).context("a file without a name")?.to_owned();
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let content: KindFile = serde_saphyr::from_str_with_options(&text, crate::yaml_options())
+            .with_context(|| file.display().to_string())?;
+        let case = |value: Value| {
+            let called = value["name"].as_str().unwrap_or_default().to_owned();
+            Case::from_value(value).with_context(|| format!("{}: case {called:?}", file.display()))
+        };
+        let cases = content.cases.into_iter().map(case).collect::<Result<_>>()?;
+        Ok(Self { name, about: content.about, cases })
+    }
+}
+
+impl Case {
+    fn from_value(mut value: Value) -> Result<Self> {
+        let name = value["name"].as_str().context("a case has no name")?.to_owned();
+        ensure!(
+            name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'),
+            "a name has at most 40 lower-case letters, digits and dashes"
+        );
+        replace(&mut value, "HOST", &name);
+        let mut case: Self = serde_json::from_value(value)?;
+        for object in &mut case.config {
+            complete(object, &name)?;
+        }
+        if case.subsets && !case.config.iter().any(|object| object["kind"] == "DestinationRule") {
+            let subset = |version: &str| json!({"name": version, "labels": {"version": version}});
+            let subsets = ["v1", "v2", "v3"].map(subset);
+            let mut rule = json!({"kind": "DestinationRule", "spec": {"host": name, "subsets": subsets}});
+            complete(&mut rule, &name)?;
+            case.config.push(rule);
+        }
+        if !case.services.iter().any(|service| service.name == name && service.namespace == "shop") {
+            case.services.push(CaseService {
+                name,
+                namespace: shop(),
+                ports: http_port(),
+                selector: server(),
+                annotations: BTreeMap::new(),
+            });
+        }
+        ensure!(!case.requests.is_empty(), "no requests");
+        Ok(case)
+    }
+
+    /// A number that changes with what determines the outcomes of the case: a recording of another number is out of date.
+    pub fn fingerprint(&self) -> String {
+        let mut what = self.clone();
+        (what.about, what.differs) = (String::new(), None);
+        for request in &mut what.requests {
+            request.tolerance = 0.0;
+        }
+        // FNV-1a.
+        let bytes = serde_json::to_vec(&what).unwrap_or_default();
+        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{hash:016x}")
+    }
+}
+
+/// Fills in what users write in every object.
+fn complete(object: &mut Value, name: &str) -> Result<()> {
+    let Some(fields) = object.as_object_mut() else { bail!("an object of `config` is no mapping") };
+    ensure!(fields.contains_key("kind") && fields.contains_key("spec"), "an object of `config` needs kind and spec");
+    fields.entry("apiVersion").or_insert(json!("networking.istio.io/v1"));
+    let metadata = fields.entry("metadata").or_insert(json!({}));
+    let metadata = metadata.as_object_mut().context("`metadata` is no mapping")?;
+    metadata.entry("name").or_insert(json!(name));
+    metadata.entry("namespace").or_insert(json!("shop"));
+    Ok(())
+}
+
+/// Replaces a word in all texts of a value, and in the keys of its mappings.
+pub(crate) fn replace(value: &mut Value, word: &str, with: &str) {
+    match value {
+        Value::String(text) => *text = text.replace(word, with),
+        Value::Array(items) => items.iter_mut().for_each(|item| replace(item, word, with)),
+        Value::Object(fields) => {
+            let all = std::mem::take(fields);
+            for (key, mut field) in all {
+                replace(&mut field, word, with);
+                fields.insert(key.replace(word, with), field);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,175 @@
+//! Istio's control plane and Envoy, in pods of the lab.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use kube::config::Kubeconfig;
+use serde_json::{Value, json};
+
+/// The programs of Istio.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Programs {
+    /// Path of istiod: `pilot-discovery`, built from the Go module istio.io/istio
+    #[arg(long, env = "PILOT_DISCOVERY")]
+    pub pilot_discovery: PathBuf,
+    /// Path of Envoy
+    #[arg(long, env = "ENVOY")]
+    pub envoy: PathBuf,
+}
+
+/// The mesh's settings, without the file of the access log.
+const MESH: &str = r#"
+accessLogFormat: "%REQ(X-REQUEST-ID)% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER%\n"
+trustDomain: cluster.local
+rootNamespace: istio-system
+defaultProviders: {}
+enableTracing: false
+ingressControllerMode: "OFF"
+enableAutoMtls: false
+"#;
+
+/// The access log of all Envoys.
+pub(crate) fn access_log(directory: &Path) -> PathBuf {
+    directory.join("access.log")
+}
+
+impl Programs {
+    /// The versions of istiod and Envoy.
+    ///
+    /// # Errors
+    /// Returns an error if a program cannot be run.
+    pub fn versions(&self) -> Result<(String, String)> {
+        let istiod = Command::new("go").arg("version").arg("-m").arg(&self.pilot_discovery).output()?;
+        let istiod = String::from_utf8_lossy(&istiod.stdout).into_owned();
+        let mut lines = istiod.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let version = lines.find_map(|words| match words.as_slice() {
+            ["mod" | "dep", "istio.io/istio", version, ..] => Some((*version).to_owned()),
+            _ => None,
+        });
+        let envoy = Command::new(&self.envoy).arg("--version").output().context("envoy --version")?;
+        let envoy = String::from_utf8_lossy(&envoy.stdout).into_owned();
+        let envoy = envoy.split("version:").nth(1).and_then(|version| version.split('/').nth(1)).context("envoy --version has no version")?;
+        Ok((version.context("pilot-discovery has no version of istio.io/istio")?, envoy.to_owned()))
+    }
+
+    /// Copies of the programs, which the users of containers can read.
+    ///
+    /// # Errors
+    /// Returns an error if they cannot be copied.
+    pub(crate) fn copied(&self, directory: &Path) -> Result<Self> {
+        let copy = |from: &Path, name: &str| {
+            let to = directory.join(name);
+            std::fs::copy(from, &to).with_context(|| from.display().to_string())?;
+            anyhow::Ok(to)
+        };
+        Ok(Self {
+            pilot_discovery: copy(&self.pilot_discovery, "pilot-discovery")?,
+            envoy: copy(&self.envoy, "envoy")?,
+        })
+    }
+
+    /// The pod of istiod.
+    pub(crate) fn istiod(&self, directory: &Path, mut kubeconfig: Kubeconfig) -> Result<Value> {
+        for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+            cluster.server = Some("https://10.96.0.1:443".to_owned());
+            cluster.insecure_skip_tls_verify = Some(true);
+            (cluster.certificate_authority, cluster.certificate_authority_data) = (None, None);
+        }
+        let file = directory.join("istiod-kubeconfig.yaml");
+        std::fs::write(&file, serde_json::to_vec(&kubeconfig)?)?;
+        let mesh = directory.join("istiod-mesh.yaml");
+        // Users other than root cannot open /dev/stdout in a lab.
+        let log = access_log(directory);
+        std::fs::write(&log, "")?;
+        std::fs::set_permissions(&log, std::fs::Permissions::from_mode(0o666))?;
+        std::fs::write(&mesh, format!("accessLogFile: {}{MESH}", log.display()))?;
+        let settings = [
+            ("PILOT_ENABLE_ALPN_FILTER", "false"),
+            ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
+            ("PILOT_CERT_PROVIDER", "none"),
+            ("POD_NAMESPACE", "istio-system"),
+            ("POD_NAME", "istiod"),
+        ];
+        let environment = settings.map(|(name, value)| json!({"name": name, "value": value}));
+        Ok(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "istiod", "namespace": "istio-system", "labels": {"app": "oracle", "sidecar.istio.io/inject": "false"}},
+            "spec": {"containers": [{
+                "name": "istiod", "image": "istiod",
+                "command": [self.pilot_discovery],
+                "args": [
+                    "discovery", "--kubeconfig", file, "--meshConfig", mesh, "--networksConfig", "/dev/null",
+                    "--registries", "Kubernetes", "--grpcAddr", ":15010", "--httpAddr", ":8080", "--httpsAddr=",
+                    "--secureGRPCAddr=", "--monitoringAddr", ":15014", "--ctrlz_port", "0",
+                ],
+                "env": environment,
+                "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1},
+            }]},
+        }))
+    }
+
+    /// A client's pod with Envoy instead of a sidecar of Isthmus. The rules that capture its traffic are the same.
+    pub(crate) fn with_envoy(&self, mut pod: Value, directory: &Path, client: &str, istiod: IpAddr) -> Value {
+        let (namespace, name) = client.split_once('/').unwrap_or(("default", client));
+        pod["metadata"]["labels"]["sidecar.istio.io/inject"] = json!("false");
+        pod["spec"]["initContainers"] = json!([{
+            "name": "init", "image": "isthmus/sidecar", "args": ["init"],
+            "env": [{"name": "ISTHMUS_DNS_PORT", "value": "0"}],
+            "securityContext": {"runAsUser": 0, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}},
+        }]);
+        let labels = pod["metadata"]["labels"].clone();
+        let http2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }});
+        let cluster = |name: &str, address: IpAddr, port: u16| {
+            let address = json!({"socket_address": {"address": address, "port_value": port}});
+            json!({
+                "name": name, "type": "STATIC", "connect_timeout": "1s", "typed_extension_protocol_options": http2,
+                "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
+            })
+        };
+        let ads = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
+        let bootstrap = json!({
+            "node": {"metadata": {
+                "NAMESPACE": namespace, "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.30.0", "LABELS": labels,
+                "INTERCEPTION_MODE": "REDIRECT", "SERVICE_ACCOUNT": "default", "NETWORK": "net-west",
+            }},
+            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
+            "dynamic_resources": {
+                "lds_config": ads, "cds_config": ads,
+                "ads_config": {
+                    "api_type": "GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+                },
+            },
+            "static_resources": {"clusters": [
+                cluster("xds-grpc", istiod, 15010),
+                cluster("sds-grpc", Ipv4Addr::LOCALHOST.into(), crate::secrets::PORT),
+            ]},
+        });
+        let envoy = json!({
+            "name": "envoy", "image": "envoy", "command": [self.envoy],
+            "args": [
+                "--config-yaml", bootstrap.to_string(), "--concurrency", "1", "--file-flush-interval-msec", "100",
+                "--service-node", format!("sidecar~$(INSTANCE_IP)~{name}.{namespace}~{namespace}.svc.cluster.local"),
+                "--service-cluster", format!("{name}.{namespace}"), "--log-level", "warning",
+            ],
+            "env": [{"name": "INSTANCE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+            "readinessProbe": {
+                "exec": {"command": ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/15001"]}, "periodSeconds": 1,
+            },
+            "securityContext": {"runAsUser": 1337, "runAsGroup": 1337},
+        });
+        if let Some(containers) = pod["spec"]["containers"].as_array_mut() {
+            containers.push(envoy);
+        }
+        if let Some(arguments) = pod["spec"]["containers"][0]["args"].as_array_mut() {
+            arguments.extend([json!("--secrets"), json!(directory)]);
+        }
+        pod
+    }
+}

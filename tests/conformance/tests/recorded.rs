@@ -1,0 +1,63 @@
+//! All cases, compared with what is recorded of Istio.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use isthmus_conformance::case::Kind;
+use isthmus_conformance::outcome::Recording;
+use isthmus_conformance::{block_on, drive};
+
+/// The share of cases that must agree, of those that do not differ on purpose.
+const AGREEMENT: f64 = 0.97;
+/// The time that a comparison may take, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(300);
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn kinds() -> Vec<Kind> {
+    Kind::read_all(&here().join("cases")).unwrap()
+}
+
+#[test]
+fn every_case_is_recorded_as_it_is() {
+    let mut missing = Vec::new();
+    for kind in kinds() {
+        let recording = Recording::read(&here().join("recorded"), &kind.name).unwrap();
+        for case in &kind.cases {
+            if recording.cases.get(&case.name).is_none_or(|recorded| recorded.case != case.fingerprint()) {
+                missing.push(case.name.clone());
+            }
+        }
+        for name in recording.cases.keys().filter(|name| kind.cases.iter().all(|case| case.name != **name)) {
+            missing.push(format!("{name}, which is no case"));
+        }
+    }
+    assert!(missing.is_empty(), "run `isthmus-conformance record`: {missing:?}");
+}
+
+#[test]
+fn differences_on_purpose_are_listed() {
+    let page = std::fs::read_to_string(here().join("../../docs/differences.md")).unwrap();
+    let cases = kinds().into_iter().flat_map(|kind| kind.cases);
+    let missing: Vec<_> = cases
+        .filter(|case| case.differs.is_some() && !page.contains(&format!("`{}`", case.name)))
+        .map(|case| case.name)
+        .collect();
+    assert!(missing.is_empty(), "docs/differences.md does not name {missing:?}");
+}
+
+#[test]
+fn routing_does_what_istio_does() {
+    let begun = Instant::now();
+    // Of the same build: tests of a workspace run after all of its programs are built.
+    let program = Path::new(env!("CARGO_BIN_EXE_isthmus-conformance")).with_file_name("isthmus");
+    assert!(program.exists(), "{} is not built: `cargo build --workspace`", program.display());
+    let kinds = kinds();
+    let (report, _) = block_on(drive::compare(&program, &kinds, &here().join("recorded"), false)).unwrap();
+    println!("{}\n{}", report.details(), report.table(&kinds));
+    let agreement = report.agreement();
+    assert!(agreement >= AGREEMENT, "{:.1} % of cases agree\n{}", agreement * 100.0, report.details());
+    assert!(begun.elapsed() < LIMIT, "the comparison took {:?}", begun.elapsed());
+}
