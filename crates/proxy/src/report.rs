@@ -275,9 +275,9 @@ impl RequestReport {
     pub fn replied_locally(&mut self, reply: &LocalReply) {
         self.flags = self.flags.with(reply.flags);
         (self.code, self.grpc_status) = match reply.grpc_status {
-            Some(status) => (200, Some(status)),
+            Some(status) if self.is_grpc() => (200, Some(status)),
             None if self.is_grpc() => (200, Some(grpc_status_of(reply.status))),
-            None => (reply.status.as_u16(), None),
+            Some(_) | None => (reply.status.as_u16(), None),
         };
         if let Some(log) = &mut self.log {
             log.details = reply.details.clone();

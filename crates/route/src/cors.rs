@@ -24,7 +24,7 @@ pub struct Cors {
     pub max_age: Option<HeaderValue>,
     /// Whether requests may have credentials.
     pub allow_credentials: bool,
-    /// Preflight requests of other origins are answered here, without permission.
+    /// Preflight requests of other origins are answered here, without the header that permits the origin.
     pub ignore_unmatched_preflights: bool,
 }
 
@@ -46,16 +46,16 @@ impl Cors {
         let preflight = method == Method::OPTIONS
             && headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|requested| !requested.is_empty());
         let allowed = self.allow_origins.iter().any(|pattern| pattern.matches(origin.as_bytes()));
-        if !allowed {
-            return match preflight && self.ignore_unmatched_preflights {
-                true => CorsOutcome::Preflight(HeaderMap::new()),
-                false => CorsOutcome::Forward(HeaderMap::new()),
-            };
+        let answered = preflight && self.ignore_unmatched_preflights;
+        if !allowed && !answered {
+            return CorsOutcome::Forward(HeaderMap::new());
         }
         let mut answer = HeaderMap::new();
-        answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        if self.allow_credentials {
-            answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        if allowed {
+            answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            if self.allow_credentials {
+                answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            }
         }
         let mut put = |name, value: &Option<HeaderValue>| {
             if let Some(value) = value {
@@ -66,10 +66,9 @@ impl Cors {
             put(ACCESS_CONTROL_ALLOW_METHODS, &self.allow_methods);
             put(ACCESS_CONTROL_ALLOW_HEADERS, &self.allow_headers);
             put(ACCESS_CONTROL_MAX_AGE, &self.max_age);
-            return CorsOutcome::Preflight(answer);
         }
         put(ACCESS_CONTROL_EXPOSE_HEADERS, &self.expose_headers);
-        CorsOutcome::Forward(answer)
+        if preflight { CorsOutcome::Preflight(answer) } else { CorsOutcome::Forward(answer) }
     }
 }
 
@@ -101,7 +100,7 @@ mod tests {
         assert_eq!(answer[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example");
         assert_eq!(answer[ACCESS_CONTROL_ALLOW_METHODS], "GET,POST");
         assert_eq!(answer[ACCESS_CONTROL_MAX_AGE], "60");
-        assert!(!answer.contains_key(ACCESS_CONTROL_EXPOSE_HEADERS));
+        assert_eq!(answer[ACCESS_CONTROL_EXPOSE_HEADERS], "x-a");
         let CorsOutcome::Forward(answer) = cors.decide(&Method::GET, &request("https://a.example", false)) else {
             panic!("it is no preflight");
         };
@@ -117,9 +116,10 @@ mod tests {
         });
         assert_eq!(cors.decide(&Method::GET, &HeaderMap::new()), nothing);
         let strict = Cors { ignore_unmatched_preflights: true, ..cors };
-        assert_eq!(
-            strict.decide(&Method::OPTIONS, &request("https://b.example", true)),
-            CorsOutcome::Preflight(HeaderMap::new())
-        );
+        let CorsOutcome::Preflight(answer) = strict.decide(&Method::OPTIONS, &request("https://b.example", true))
+        else {
+            panic!("it is answered without permission");
+        };
+        assert!(!answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
     }
 }

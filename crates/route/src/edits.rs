@@ -56,7 +56,8 @@ impl HeaderEdit {
     /// Returns the value; `None` if its operators have none.
     fn value(&self, record: &Record<'_>) -> Option<HeaderValue> {
         match &self.value {
-            Value::Literal(value) => Some(value.clone()),
+            // Envoy adds no header without a value.
+            Value::Literal(value) => (!value.is_empty()).then(|| value.clone()),
             Value::Template(template) => {
                 let rendered = template.render(record);
                 // Values of operators may have bytes that a header must not have.

@@ -82,7 +82,8 @@ impl Redirect {
                 format!("{prefix}{}{query}", facts.path.get(matched.unwrap_or(facts.path.len())..).unwrap_or_default())
             }
         };
-        format!("{scheme}://{authority}{path}")
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        format!("{scheme}://{authority}{slash}{path}")
     }
 }
 

@@ -47,8 +47,8 @@ pub struct Table {
     tls: Box<[TlsRoute]>,
     tcp: Box<[TcpRoute]>,
     steps: Box<[Step]>,
-    /// There are routes of requests, if only for other clients.
-    with_http: bool,
+    /// The ports for which there are routes of requests; `None`: all.
+    http_ports: Option<Box<[u16]>>,
 }
 
 /// A match of a route.
@@ -83,28 +83,21 @@ pub struct Chosen<'a> {
 
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
-        (&self.source, self.with_http, &self.http, &self.tls, &self.tcp)
-            == (&other.source, other.with_http, &other.http, &other.tls, &other.tcp)
+        (&self.source, &self.http, &self.tls, &self.tcp) == (&other.source, &other.http, &other.tls, &other.tcp)
     }
 }
 
 impl Table {
     /// Creates a table of routes in order of precedence.
     pub fn new(source: Arc<str>, http: Vec<HttpRoute>, tls: Vec<TlsRoute>, tcp: Vec<TcpRoute>) -> Self {
-        let (steps, with_http) = (steps(&http), !http.is_empty());
-        Self { source, http: http.into(), tls: tls.into(), tcp: tcp.into(), steps, with_http }
+        let (steps, http_ports) = (steps(&http), http_ports(&http));
+        Self { source, http: http.into(), tls: tls.into(), tcp: tcp.into(), steps, http_ports }
     }
 
-    /// Sets whether the host has routes of requests, also if none of them is for this client.
-    pub fn of_host_with_routes(mut self, with_http: bool) -> Self {
-        self.with_http = with_http;
-        self
-    }
-
-    /// Returns whether the host has routes of requests. If so, a request that none of them matches is answered 404; if not,
-    /// requests go to the host itself.
-    pub fn has_http(&self) -> bool {
-        self.with_http
+    /// Returns whether there are routes of requests to a port. If so, a request that none of them matches is answered 404; if
+    /// not, requests go to the host itself.
+    pub fn has_http(&self, port: u16) -> bool {
+        self.http_ports.as_ref().map_or(!self.http.is_empty(), |ports| ports.contains(&port))
     }
 
     /// Returns the routes of requests.
@@ -157,9 +150,22 @@ impl Table {
     fn chosen(&self, at: At) -> Option<(Chosen<'_>, Option<&HttpMatch>)> {
         let route = self.http.get(at.route as usize)?;
         let condition = route.matches.get(at.condition as usize);
-        let prefix = condition.and_then(|condition| condition.path.as_ref()?.prefix_length());
+        // Without a condition on the path, the route is one on the prefix `/`, as in Istio.
+        let prefix = match condition.and_then(|condition| condition.path.as_ref()) {
+            None => Some(1),
+            Some(path) => path.prefix_length(),
+        };
         Some((Chosen { route, index: at.route as usize, prefix }, condition))
     }
+}
+
+/// Returns the ports for which there are routes; `None` if one is for all.
+fn http_ports(routes: &[HttpRoute]) -> Option<Box<[u16]>> {
+    let ports = |route: &HttpRoute| -> Option<Vec<u16>> {
+        if route.matches.is_empty() { None } else { route.matches.iter().map(|condition| condition.port).collect() }
+    };
+    let ports: Option<Vec<Vec<u16>>> = routes.iter().map(ports).collect();
+    ports.map(|ports| ports.concat().into())
 }
 
 /// Returns the steps of a search.

@@ -13,12 +13,16 @@ macro_rules! flags {
             $($(#[$doc])* pub const $name: Self = Self(1 << $bit);)*
         }
 
-        /// Each flag with its letters, in the order in which Envoy writes them.
+        /// Each flag with its letters, in the order in which Envoy writes them: that in which they arise.
         const ALL: &[(ResponseFlags, &str)] = &[$((ResponseFlags::$name, $letters)),*];
     };
 }
 
 flags! {
+    /// A fault was injected: a delay.
+    DELAY_INJECTED = "DI" @ 15;
+    /// All retries failed.
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = "URX" @ 7;
     /// No endpoint is healthy.
     NO_HEALTHY_UPSTREAM = "UH" @ 0;
     /// The proxy reset the stream.
@@ -33,8 +37,6 @@ flags! {
     NO_ROUTE_FOUND = "NR" @ 5;
     /// The downstream ended the connection.
     DOWNSTREAM_CONNECTION_TERMINATION = "DC" @ 6;
-    /// All retries failed.
-    UPSTREAM_RETRY_LIMIT_EXCEEDED = "URX" @ 7;
     /// No data moved for the idle timeout.
     STREAM_IDLE_TIMEOUT = "SI" @ 8;
     /// The downstream violated the protocol.
@@ -49,8 +51,6 @@ flags! {
     NO_CLUSTER_FOUND = "NC" @ 13;
     /// The upstream did not respond in time.
     UPSTREAM_REQUEST_TIMEOUT = "UT" @ 14;
-    /// A fault was injected: a delay.
-    DELAY_INJECTED = "DI" @ 15;
     /// A fault was injected: an abort.
     FAULT_INJECTED = "FI" @ 16;
 }

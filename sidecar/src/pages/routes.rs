@@ -32,7 +32,7 @@ pub(super) fn configurations(service: &Service) -> Vec<Value> {
 }
 
 fn routes(service: &Service, port: u16) -> Vec<Value> {
-    let Some(table) = service.routes.as_ref().filter(|table| table.has_http()) else {
+    let Some(table) = service.routes.as_ref().filter(|table| table.has_http(port)) else {
         let cluster = cluster_name(port, "", &service.hostname);
         return vec![
             json!({"name": "default", "match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}),

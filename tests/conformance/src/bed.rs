@@ -133,9 +133,9 @@ impl Bed {
     /// Applies objects, many at the same time, and returns which are refused, and why.
     pub async fn refused<K>(&self, objects: Vec<(K, Value)>) -> Vec<(K, String)> {
         let all = iter(objects).map(|(key, object)| async move { (key, self.apply_one(object).await) });
-        let refused = all.buffer_unordered(APPLIED_AT_ONCE).filter_map(|(key, applied)| async move {
-            applied.err().map(|error| (key, error.to_string()))
-        });
+        let refused = all
+            .buffer_unordered(APPLIED_AT_ONCE)
+            .filter_map(|(key, applied)| async move { applied.err().map(|error| (key, error.to_string())) });
         refused.collect().await
     }
 

@@ -254,7 +254,8 @@ impl Case {
     fn from_value(mut value: Value) -> Result<Self> {
         let name = value["name"].as_str().context("a case has no name")?.to_owned();
         ensure!(
-            name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'),
+            name.len() <= 40
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'),
             "a name has at most 40 lower-case letters, digits and dashes"
         );
         replace(&mut value, "HOST", &name);
@@ -291,9 +292,9 @@ impl Case {
         }
         // FNV-1a.
         let bytes = serde_json::to_vec(&what).unwrap_or_default();
-        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         format!("{hash:016x}")
     }
 }

@@ -43,7 +43,11 @@ fn of_request(request: &CaseRequest, recorded: &Outcome, got: &Outcome) -> Vec<S
             differ("arrived", format!("{recorded:?}"), format!("{got:?}"));
         }
     } else {
-        differ("arrivals", format!("{} {:?}", recorded.arrivals.len(), recorded.arrivals), format!("{} {:?}", got.arrivals.len(), got.arrivals));
+        differ(
+            "arrivals",
+            format!("{} {:?}", recorded.arrivals.len(), recorded.arrivals),
+            format!("{} {:?}", got.arrivals.len(), got.arrivals),
+        );
     }
     let tolerance = (request.tolerance * f64::from(request.times)).ceil() as u32;
     for (what, recorded, got) in

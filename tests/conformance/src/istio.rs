@@ -51,7 +51,11 @@ impl Programs {
         });
         let envoy = Command::new(&self.envoy).arg("--version").output().context("envoy --version")?;
         let envoy = String::from_utf8_lossy(&envoy.stdout).into_owned();
-        let envoy = envoy.split("version:").nth(1).and_then(|version| version.split('/').nth(1)).context("envoy --version has no version")?;
+        let envoy = envoy
+            .split("version:")
+            .nth(1)
+            .and_then(|version| version.split('/').nth(1))
+            .context("envoy --version has no version")?;
         Ok((version.context("pilot-discovery has no version of istio.io/istio")?, envoy.to_owned()))
     }
 

@@ -57,7 +57,8 @@ impl Report {
 
     /// The table by kind.
     pub fn table(&self, kinds: &[Kind]) -> String {
-        let mut table = String::from("| kind | cases | agree | differ on purpose | differ |\n| --- | --- | --- | --- | --- |\n");
+        let mut table =
+            String::from("| kind | cases | agree | differ on purpose | differ |\n| --- | --- | --- | --- | --- |\n");
         let mut row = |name: &str, verdicts: Vec<&Verdict>| {
             let count = |is: fn(&Verdict) -> bool| verdicts.iter().filter(|verdict| is(verdict)).count();
             let agree = count(|verdict| *verdict == Verdict::Agrees);
@@ -83,7 +84,9 @@ impl Report {
                 Verdict::Agrees => continue,
                 Verdict::OnPurpose(lines) => ("differs on purpose", lines.as_slice()),
                 Verdict::Differs(lines) => ("differs", lines.as_slice()),
-                Verdict::NotRecorded => ("is not recorded as it is now; run `isthmus-conformance record`", [].as_slice()),
+                Verdict::NotRecorded => {
+                    ("is not recorded as it is now; run `isthmus-conformance record`", [].as_slice())
+                }
             };
             let _ = writeln!(text, "{name} {what}");
             for line in lines {

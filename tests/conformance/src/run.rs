@@ -195,7 +195,8 @@ fn normal(value: &str) -> String {
     let mut text = String::new();
     let mut rest = value;
     while !rest.is_empty() {
-        let address = rest.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(rest.len());
+        let address =
+            rest.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(rest.len());
         let hash = rest.find(|character: char| !character.is_ascii_hexdigit()).unwrap_or(rest.len());
         let word = rest.find(|character: char| !character.is_ascii_alphanumeric()).unwrap_or(rest.len());
         if let Ok(ip) = rest[..address].parse::<std::net::Ipv4Addr>() {

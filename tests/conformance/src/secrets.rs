@@ -97,9 +97,8 @@ impl Secret {
     /// Returns the secret of a name.
     fn of(name: &str, directory: &Path) -> Self {
         let roots = |path: &Path| Some(CertificateValidation { roots: DataSource::of(path) });
-        let pair = |chain: &Path, key: &Path| {
-            Some(TlsCertificate { chain: DataSource::of(chain), key: DataSource::of(key) })
-        };
+        let pair =
+            |chain: &Path, key: &Path| Some(TlsCertificate { chain: DataSource::of(chain), key: DataSource::of(key) });
         let mut secret = Self { name: name.to_owned(), certificate: None, validation: None };
         if let Some((chain, key)) = name.strip_prefix("file-cert:").and_then(|files| files.split_once('~')) {
             secret.certificate = pair(Path::new(chain), Path::new(key));

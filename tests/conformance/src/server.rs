@@ -123,7 +123,8 @@ async fn answer_lines(stream: impl AsyncRead + AsyncWrite + Unpin, tls: String, 
     let mut line = String::new();
     while stream.read_line(&mut line).await? > 0 {
         let id = std::mem::take(&mut line).trim().to_owned();
-        let seen = Seen { id, version: server.name.clone(), method: "line".to_owned(), tls: tls.clone(), ..Seen::default() };
+        let seen =
+            Seen { id, version: server.name.clone(), method: "line".to_owned(), tls: tls.clone(), ..Seen::default() };
         report(&server.ledger, &seen).await?;
         stream.write_all(format!("{}\n", server.name).as_bytes()).await?;
         stream.flush().await?;

@@ -160,7 +160,9 @@ impl Handler for OutboundRequests {
             Err(invalid) => return self.begin(request, false, &self.captured()).refuse(invalid),
         };
         let destination = self.route(&request).await;
-        if let Some(table) = destination.routes.as_ref().filter(|table| table.has_http()).cloned() {
+        if let Some(table) =
+            destination.routes.as_ref().filter(|table| table.has_http(self.downstream.destination.port())).cloned()
+        {
             // Boxed: the future of requests without routes stays small.
             return Box::pin(self.carry_routed(request, upgrade, destination, table)).await;
         }
@@ -170,7 +172,8 @@ impl Handler for OutboundRequests {
         exchange.hash = self.hash(&exchange, &policy);
         let request = grpc_timeout(&exchange);
         let mut timer = request.map(|_| Box::pin(tokio::time::sleep(Duration::ZERO)));
-        let mut limits = Limits { request, attempt: None, timer: timer.as_mut().map(|timer| timer.as_mut()) };
+        let began = exchange.report.started();
+        let mut limits = Limits { began, request, attempt: None, timer: timer.as_mut().map(|timer| timer.as_mut()) };
         match self.send(&mut exchange, &destination, &policy.retry, &mut limits).await {
             Ok(answer) => self.answer(exchange, answer),
             Err(failure) => {

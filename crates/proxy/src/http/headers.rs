@@ -25,8 +25,6 @@ pub const PEER: HeaderName = HeaderName::from_static("x-isthmus-peer");
 /// Never reaches an application.
 pub const UNPROCESSED: HeaderName = HeaderName::from_static("x-isthmus-unprocessed");
 
-/// Milliseconds: a client's time limit for its request.
-const UPSTREAM_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 /// Milliseconds: the time limit of a request, for its destination.
 const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -219,12 +217,6 @@ pub fn set_authority(head: &mut request::Parts, authority: &str) {
     head.uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
-/// Removes and returns the time limit that a client sets for its request; 0 milliseconds are no limit.
-pub fn take_timeout(headers: &mut HeaderMap) -> Option<Duration> {
-    let millis = headers.remove(UPSTREAM_TIMEOUT)?.to_str().ok()?.parse().ok()?;
-    (millis > 0).then(|| Duration::from_millis(millis))
-}
-
 /// Announces the time limit of a request to its destination.
 pub fn expect_timeout(headers: &mut HeaderMap, limit: HeaderValue) {
     headers.insert(EXPECTED_TIMEOUT, limit);
@@ -402,9 +394,6 @@ mod tests {
             headers.insert("grpc-timeout", HeaderValue::from_bytes(text.as_bytes()).unwrap());
             assert_eq!(grpc_timeout(&headers).map(|limit| limit.as_nanos()), expected, "{text}");
         }
-        let mut headers = map(&[("x-envoy-upstream-rq-timeout-ms", "250")]);
-        assert_eq!(take_timeout(&mut headers), Some(Duration::from_millis(250)));
-        assert!(headers.is_empty());
     }
 
     #[test]

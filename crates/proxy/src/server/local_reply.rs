@@ -7,7 +7,7 @@ use crate::failure::LocalReply;
 
 /// Returns the response for a failure. As in Envoy, a gRPC caller receives status 200 and the outcome in the head.
 pub fn local_reply(reply: &LocalReply, grpc: bool, ending: Option<Box<dyn Ending>>) -> Response<ResponseBody> {
-    let mut response = if grpc || reply.grpc_status.is_some() {
+    let mut response = if grpc {
         let mut response = Response::new(ResponseBody::local("", ending));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

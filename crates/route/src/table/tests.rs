@@ -48,12 +48,22 @@ fn the_first_route_that_matches_is_used() {
     let headers = HeaderMap::new();
     assert_eq!(table.http(&facts("/aab", "GET", &headers)).unwrap().prefix, Some(3));
     assert_eq!(table.http(&facts("/a", "GET", &headers)).unwrap().prefix, None);
+    assert_eq!(table.http(&facts("/c", "GET", &headers)).unwrap().prefix, Some(1));
 }
 
 #[test]
 fn a_request_that_no_route_matches_has_none() {
     let table = table(vec![route("a", vec![path(StringMatch::Exact("/a".into()))])]);
     assert_eq!(chosen(&table, "/b", "GET"), None);
+}
+
+#[test]
+fn a_host_has_routes_for_the_ports_that_conditions_name() {
+    let on = |port| HttpMatch { port: Some(port), ..HttpMatch::default() };
+    let ports = table(vec![route("a", vec![on(80)]), route("b", vec![on(81), on(82)])]);
+    assert_eq!([79, 80, 81, 82].map(|port| ports.has_http(port)), [false, true, true, true]);
+    assert!(table(vec![route("a", vec![on(80)]), route("b", vec![])]).has_http(79));
+    assert!(!table(vec![]).has_http(80));
 }
 
 #[test]

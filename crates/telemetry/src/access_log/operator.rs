@@ -18,6 +18,7 @@ pub(super) enum Operator {
     Text(TextField),
     Number(NumberField),
     Address(AddressField, bool),
+    Port(AddressField),
     /// A value that is known when the format is parsed.
     Fixed(String),
     /// An operator of Envoy that never has a value in Isthmus.
@@ -134,6 +135,10 @@ impl Operator {
             "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => {
                 Address(AddressField::DownstreamRemote, false)
             }
+            "DOWNSTREAM_LOCAL_PORT" => Self::Port(AddressField::DownstreamLocal),
+            "DOWNSTREAM_REMOTE_PORT" | "DOWNSTREAM_DIRECT_REMOTE_PORT" => Self::Port(AddressField::DownstreamRemote),
+            "UPSTREAM_REMOTE_PORT" => Self::Port(AddressField::Upstream),
+            "UPSTREAM_LOCAL_PORT" => Self::Port(AddressField::UpstreamLocal),
             "HOSTNAME" => Self::fixed(std::fs::read_to_string("/proc/sys/kernel/hostname").ok()),
             "ENVIRONMENT" => Self::fixed(std::env::var(required()?).ok()),
             "DYNAMIC_METADATA" | "FILTER_STATE" | "METADATA" | "CEL" => {
@@ -181,6 +186,11 @@ impl Operator {
             Self::Address(field, with_port) => {
                 let Some(address) = field.of(record) else { return OperatorValue::Missing };
                 let _ = if *with_port { write!(out, "{address}") } else { write!(out, "{}", address.ip()) };
+            }
+            Self::Port(field) => {
+                let Some(address) = field.of(record) else { return OperatorValue::Missing };
+                let _ = write!(out, "{}", address.port());
+                return OperatorValue::Number;
             }
             Self::Fixed(value) => out.extend_from_slice(value.as_bytes()),
             Self::Missing => return OperatorValue::Missing,

@@ -46,9 +46,7 @@ pub(super) fn namespaces(mesh: &Mesh) -> Vec<Value> {
 
 /// The service accounts of pods, which must exist before them.
 pub(super) fn accounts() -> Vec<Value> {
-    let account = |namespace| {
-        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}})
-    };
+    let account = |namespace| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
     ["shop", "bank", "istio-system"].map(account).into()
 }
 

@@ -15,8 +15,10 @@ use crate::failure::Expired;
 use crate::http::RequestBody;
 
 /// The time limits of a request.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Limits<'a> {
+    /// When the request began: was received, or delayed for the last time.
+    pub(super) began: Instant,
     /// Of the request, with all attempts and the response's body.
     pub(super) request: Option<Duration>,
     /// Of one attempt, up to the response's head.
@@ -38,9 +40,9 @@ pub(super) struct Began {
 
 impl Limits<'_> {
     /// Returns when the limit of a request passes; `None` if there is none, or the request has not been received in full.
-    pub(super) fn deadline(&self, body: Option<&Rc<RequestBody>>, began: Instant) -> Option<Instant> {
-        let complete = body.map_or(Some(began), |body| body.completed())?;
-        self.request.map(|limit| complete.max(began) + limit)
+    pub(super) fn deadline(&self, body: Option<&Rc<RequestBody>>) -> Option<Instant> {
+        let complete = body.map_or(Some(self.began), |body| body.completed())?;
+        self.request.map(|limit| complete.max(self.began) + limit)
     }
 
     /// Runs a part of an attempt, at most until a limit passes.

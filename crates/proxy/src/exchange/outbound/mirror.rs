@@ -28,7 +28,7 @@ pub(super) fn send(exchange: &Exchange, to: Destination, worker: &Rc<Worker>) {
     let place = worker.mirrors.clone();
     let mut head = exchange.head.clone();
     let version = if serves_http2(&to, &head) { Version::Http2 } else { Version::Http1 };
-    shadow(&mut head);
+    prepare(&mut head);
     if to.cluster.in_mesh() {
         head.headers.insert(headers::PEER, worker.own_party().header.clone());
     }
@@ -46,16 +46,8 @@ pub(super) fn send(exchange: &Exchange, to: Destination, worker: &Rc<Worker>) {
     });
 }
 
-/// Appends `-shadow` to the host, as Envoy does.
-fn shadow(head: &mut request::Parts) {
-    let Some(host) = headers::host(&head.uri, &head.headers) else { return };
-    let host = match host.rsplit_once(':') {
-        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            format!("{name}-shadow:{port}")
-        }
-        _ => format!("{host}-shadow"),
-    };
-    headers::set_authority(head, &host);
+/// Prepares the head of a copy. The host stays, as Istio configures it; Envoy's own default appends `-shadow`.
+fn prepare(head: &mut request::Parts) {
     head.headers.remove(header::EXPECT);
     head.headers.entry(headers::FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     if head.version == HttpVersion::HTTP_10 {
@@ -80,20 +72,4 @@ async fn carry(
     }
     leased.lease.release();
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_host_of_a_copy_says_that_it_is_one() {
-        for (host, expected) in
-            [("reviews", "reviews-shadow"), ("reviews:9080", "reviews-shadow:9080"), ("[::1]", "[::1]-shadow")]
-        {
-            let mut head = Request::get("/a").header("host", host).body(()).unwrap().into_parts().0;
-            shadow(&mut head);
-            assert_eq!(head.headers["host"], expected);
-        }
-    }
 }

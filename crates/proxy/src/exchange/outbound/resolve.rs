@@ -80,7 +80,7 @@ pub(super) async fn find(
             Lookup::Unanswered => return Err(Failure::Unanswered(to.host.clone())),
         },
     };
-    if service.port(port).is_none() || (!to.subset.is_empty() && service.subset(&to.subset).is_none()) {
+    if service.port(port).is_none() || (!to.subset.is_empty() && service.policy.subset(&to.subset).is_none()) {
         return Err(missing());
     }
     let key = host.cluster.key();

@@ -6,7 +6,7 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, uri};
 use route::{
@@ -21,6 +21,7 @@ use crate::exchange::Exchange;
 use crate::failure::{Failure, LocalReply};
 use crate::http::{Incoming, headers};
 use crate::server::ResponseBody;
+use crate::upstream::UpstreamCluster;
 
 /// A path before it was rewritten.
 const ORIGINAL_PATH: http::HeaderName = http::HeaderName::from_static("x-envoy-original-path");
@@ -80,9 +81,13 @@ impl OutboundRequests {
             log.route = route.name.clone();
         }
         if let Err(failure) = self.inject(&mut exchange, route).await {
-            return exchange.fail(&failure);
+            let mut response = exchange.fail(&failure);
+            ResponseEdits { cors: HeaderMap::new(), routed: &routed, requests: &self }.apply(response.headers_mut());
+            return response;
         }
-        let cors = match route.cors.as_ref().map(|cors| cors.decide(&exchange.head.method, &exchange.head.headers)) {
+        // Istio configures CORS for routes that forward.
+        let cors = route.cors.as_ref().filter(|_| matches!(route.action, Action::Forward(_)));
+        let cors = match cors.map(|cors| cors.decide(&exchange.head.method, &exchange.head.headers)) {
             Some(CorsOutcome::Preflight(answer)) => {
                 return exchange.answer_locally(&own_reply(StatusCode::OK, "cors"), |headers| headers.extend(answer));
             }
@@ -125,7 +130,7 @@ impl OutboundRequests {
         edits: ResponseEdits<'_>,
     ) -> Response<ResponseBody> {
         let routed = edits.routed;
-        self.rewrite(&mut exchange, routed, destination.cluster.in_mesh());
+        self.rewrite(&mut exchange, routed, &destination.cluster);
         let port = self.downstream.destination.port();
         for mirror in forward.mirrors.iter().filter(|mirror| mirror.takes(rand::random())) {
             if let Ok(to) = self.resolved.get(&mirror.destination, port, &destination, &self.worker).await {
@@ -134,11 +139,11 @@ impl OutboundRequests {
         }
         let default = destination.cluster.policy();
         let retries = forward.retries.as_ref().unwrap_or(&default.retry);
-        let of_client = headers::take_timeout(&mut exchange.head.headers);
-        let of_client = super::grpc_timeout(&exchange).into_iter().chain(of_client).min();
-        let request = of_client.or(forward.timeout);
+        let of_client = super::grpc_timeout(&exchange);
+        let request = of_client.into_iter().chain(forward.timeout).min();
         let timer = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut limits = Limits { request, attempt: retries.per_try_timeout, timer: Some(timer) };
+        let began = Instant::now();
+        let mut limits = Limits { began, request, attempt: retries.per_try_timeout, timer: Some(timer) };
         let announced = match of_client {
             None => forward.announced_timeout.clone(),
             Some(_) => limits.attempt.into_iter().chain(request).min().map(headers::millis),
@@ -150,7 +155,7 @@ impl OutboundRequests {
         exchange.hash = self.hash(&exchange, &default);
         match self.send(&mut exchange, &destination, retries, &mut limits).await {
             Ok(answer) => {
-                let deadline = limits.deadline(exchange.body.as_ref(), exchange.report.started());
+                let deadline = limits.deadline(exchange.body.as_ref());
                 let upgraded = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let mut response = self.answer(exchange, answer);
                 if let Some(deadline) = deadline.filter(|_| !upgraded) {
@@ -183,10 +188,11 @@ impl OutboundRequests {
 
     /// Changes the headers, path and authority of a request. The destination's sidecar removes headers with the original ones,
     /// so they are not sent to it.
-    fn rewrite(&self, exchange: &mut Exchange, routed: &Routed, in_mesh: bool) {
+    fn rewrite(&self, exchange: &mut Exchange, routed: &Routed, cluster: &UpstreamCluster) {
+        let (in_mesh, cluster) = (cluster.in_mesh(), &*cluster.name);
         let (Some(route), Some((forward, destination))) = (routed.route(), routed.destination()) else { return };
-        for edits in [&destination.request_headers, &route.request_headers] {
-            self.edit_request(exchange, edits);
+        for edits in [&route.request_headers, &destination.request_headers] {
+            self.edit_request(exchange, edits, Named { route: &route.name, cluster });
         }
         let head = &mut exchange.head;
         if let Some(authority) = &forward.rewrite.authority {
@@ -209,7 +215,7 @@ impl OutboundRequests {
         }
     }
 
-    fn edit_request(&self, exchange: &mut Exchange, edits: &HeaderEdits) {
+    fn edit_request(&self, exchange: &mut Exchange, edits: &HeaderEdits, of: Named<'_>) {
         if edits.is_empty() {
             return;
         }
@@ -224,13 +230,13 @@ impl OutboundRequests {
             authority: headers::host(&uri, &before),
             scheme: Some("http"),
             request_headers: Some(&before),
-            ..self.record()
+            ..self.record(of)
         };
         edits.apply(&mut exchange.head.headers, &record);
     }
 
     /// Returns the values of operators that are known of every request.
-    fn record(&self) -> Record<'_> {
+    fn record<'a>(&'a self, of: Named<'a>) -> Record<'a> {
         let downstream = &self.downstream;
         Record {
             downstream_local_address: Some(downstream.destination),
@@ -238,9 +244,18 @@ impl OutboundRequests {
             requested_server_name: downstream.server_name.as_deref(),
             downstream_peer_uri_san: downstream.peer.as_ref().map(|peer| peer.id.as_str()),
             protocol: Some("HTTP/1.1"),
+            route_name: Some(of.route).filter(|name| !name.is_empty()),
+            upstream_cluster: Some(of.cluster).filter(|name| !name.is_empty()),
             ..Record::new(std::time::SystemTime::now())
         }
     }
+}
+
+/// The names of what was chosen for a request, for operators.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    route: &'a str,
+    cluster: &'a str,
 }
 
 /// The changes of a response's headers.
@@ -254,10 +269,11 @@ impl ResponseEdits<'_> {
     fn apply(&self, headers: &mut HeaderMap) {
         let destination = self.routed.destination().map(|(_, destination)| &destination.response_headers);
         let route = self.routed.route().map(|route| &route.response_headers);
-        for edits in destination.into_iter().chain(route).filter(|edits| !edits.is_empty()) {
+        for edits in route.into_iter().chain(destination).filter(|edits| !edits.is_empty()) {
             if edits.has_operators() {
+                let named = Named { route: self.routed.route().map_or("", |route| &route.name), cluster: "" };
                 let before = headers.clone();
-                edits.apply(headers, &Record { response_headers: Some(&before), ..self.requests.record() });
+                edits.apply(headers, &Record { response_headers: Some(&before), ..self.requests.record(named) });
             } else {
                 edits.apply(headers, &Record::new(std::time::UNIX_EPOCH));
             }
@@ -284,7 +300,7 @@ fn facts(request: &Request<Incoming>, port: u16) -> RequestFacts<'_> {
     RequestFacts {
         path: request.uri().path(),
         query: request.uri().query(),
-        scheme: "http",
+        scheme: scheme(request.headers()),
         method: request.method().as_str(),
         authority: headers::host(request.uri(), request.headers()).unwrap_or_default(),
         headers: request.headers(),
@@ -292,12 +308,17 @@ fn facts(request: &Request<Incoming>, port: u16) -> RequestFacts<'_> {
     }
 }
 
+/// Returns the scheme of a request: what the client says that it was, as in Envoy.
+fn scheme(headers: &HeaderMap) -> &str {
+    headers.get(crate::http::headers::FORWARDED_PROTO).and_then(|scheme| scheme.to_str().ok()).unwrap_or("http")
+}
+
 fn facts_of(exchange: &Exchange, port: u16) -> RequestFacts<'_> {
     let head = &exchange.head;
     RequestFacts {
         path: head.uri.path(),
         query: head.uri.query(),
-        scheme: "http",
+        scheme: scheme(&head.headers),
         method: head.method.as_str(),
         authority: headers::host(&head.uri, &head.headers).unwrap_or_default(),
         headers: &head.headers,

@@ -97,7 +97,7 @@ impl OutboundRequests {
                         answer.discard();
                     }
                     let backoff = policy.backoff(number, rand::random());
-                    let began = Began { request: exchange.report.started(), attempt: Instant::now(), retried: true };
+                    let began = Began { request: limits.began, attempt: Instant::now(), retried: true };
                     let waiting = pin!(tokio::time::sleep(backoff));
                     limits.run(exchange.body.as_ref(), began, waiting).await.map_err(Failure::Timeout)?;
                 }
@@ -138,7 +138,7 @@ impl OutboundRequests {
         let Attempt { exchange, destination, policy, retries, began } = attempt;
         let (worker, cluster, body) = (&self.worker, &destination.cluster, exchange.body.as_ref());
         let from = &self.downstream;
-        let times = Began { request: exchange.report.started(), attempt: began, retried: retries > 0 };
+        let times = Began { request: limits.began, attempt: began, retried: retries > 0 };
         let dial = || worker.dial_options(cluster).for_client(from.client, from.destination);
         let leased = {
             let hash = exchange.hash.as_ref().and_then(|hash| hash.hash);

@@ -62,9 +62,7 @@ pub(in crate::mesh) fn routes(message: &message::RouteTable, client: &Client) ->
         let matches = matches.into_iter().map(tcp_match).collect::<Result<_>>()?;
         tcp.push(TcpRoute { matches, destinations: destinations(&route.destinations)? });
     }
-    // A table whose routes are all for other clients still has routes: their requests are answered 404.
-    let source = message.source.as_str().into();
-    Ok(Table::new(source, http, tls, tcp).of_host_with_routes(!message.http.is_empty()))
+    Ok(Table::new(message.source.as_str().into(), http, tls, tcp))
 }
 
 fn http_route(message: &message::HttpRoute, matches: &[&message::HttpMatch]) -> Result<HttpRoute> {
@@ -346,7 +344,7 @@ mod tests {
         assert_eq!(names(&client("bank", &[("app", "b")])), ["namespace 2", "all 0"]);
         assert_eq!(names(&client("shop", &[])), ["all 0"]);
         let only = message::RouteTable { http: table.http[..1].to_vec(), ..Default::default() };
-        assert!(routes(&only, &client("shop", &[])).unwrap().has_http(), "no route is left: 404");
+        assert!(!routes(&only, &client("shop", &[])).unwrap().has_http(80), "requests go to the host itself");
     }
 
     #[test]
