@@ -19,7 +19,7 @@ pub(crate) async fn create(call: &ApiCall, bytes: Bytes) -> Result<Response<Resp
     let options = delete::parse_options(call, eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
     if let Some(budget) = exhausted_budget(call, &current) {
         let mut status =
-            Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10);
+            Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 0);
         status.message.push_str(&format!(" The disruption budget {budget} does not allow a disruption now."));
         return Err(status);
     }
