@@ -191,7 +191,7 @@ impl OutboundRequests {
     fn rewrite(&self, exchange: &mut Exchange, routed: &Routed, cluster: &UpstreamCluster) {
         let (in_mesh, cluster) = (cluster.in_mesh(), &*cluster.name);
         let (Some(route), Some((forward, destination))) = (routed.route(), routed.destination()) else { return };
-        for edits in [&route.request_headers, &destination.request_headers] {
+        for edits in in_order(forward, &route.request_headers, &destination.request_headers) {
             self.edit_request(exchange, edits, Named { route: &route.name, cluster });
         }
         let head = &mut exchange.head;
@@ -267,11 +267,15 @@ struct ResponseEdits<'a> {
 
 impl ResponseEdits<'_> {
     fn apply(&self, headers: &mut HeaderMap) {
-        let destination = self.routed.destination().map(|(_, destination)| &destination.response_headers);
-        let route = self.routed.route().map(|route| &route.response_headers);
-        for edits in route.into_iter().chain(destination).filter(|edits| !edits.is_empty()) {
+        let Some(route) = self.routed.route() else { return };
+        let (nothing, of_route) = (HeaderEdits::default(), &route.response_headers);
+        let ordered = match self.routed.destination() {
+            Some((forward, destination)) => in_order(forward, of_route, &destination.response_headers),
+            None => [of_route, &nothing],
+        };
+        for edits in ordered.into_iter().filter(|edits| !edits.is_empty()) {
             if edits.has_operators() {
-                let named = Named { route: self.routed.route().map_or("", |route| &route.name), cluster: "" };
+                let named = Named { route: &route.name, cluster: "" };
                 let before = headers.clone();
                 edits.apply(headers, &Record { response_headers: Some(&before), ..self.requests.record(named) });
             } else {
@@ -293,6 +297,12 @@ fn own_reply(status: StatusCode, details: &'static str) -> LocalReply {
         body: "".into(),
         transport_failure: None,
     }
+}
+
+/// Returns the changes of a route and of its destination in the order in which Istio's configuration makes them: those of an
+/// only destination follow the route's, those of one of several precede them.
+fn in_order<'a>(forward: &Forward, route: &'a HeaderEdits, destination: &'a HeaderEdits) -> [&'a HeaderEdits; 2] {
+    if forward.destinations.len() == 1 { [route, destination] } else { [destination, route] }
 }
 
 /// Returns what conditions see of a request.
