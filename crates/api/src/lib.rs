@@ -17,6 +17,7 @@
 
 pub mod analyze;
 pub mod compatibility;
+pub mod duration;
 pub mod export;
 pub mod gateway;
 pub mod kubeconfig;

@@ -171,7 +171,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
     let found = match days {
         Some(days) => Some(Duration::from_secs(u64::from(days) * 24 * 3600)),
-        None => api::mesh::parse_duration(text),
+        None => api::duration::parse_duration(text),
     };
     let longest = Duration::from_secs(100 * 366 * 24 * 3600);
     found.filter(|d| !d.is_zero() && *d <= longest).ok_or_else(|| "not a duration, such as 365d, 24h or 30m".to_owned())

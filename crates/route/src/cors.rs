@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(answer[ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
         let nothing = CorsOutcome::Forward(HeaderMap::new());
         assert_eq!(cors.decide(&Method::OPTIONS, &request("https://b.example", true)), nothing);
-        assert_eq!(cors.decide(&Method::OPTIONS, &request("https://a.example", false)).clone(), {
+        assert_eq!(cors.decide(&Method::OPTIONS, &request("https://a.example", false)), {
             let CorsOutcome::Forward(answer) = cors.decide(&Method::GET, &request("https://a.example", false)) else {
                 panic!()
             };

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::mesh::parse_duration;
+use api::duration::parse_duration;
 use ipnet::IpNet;
 use serde_json::Value;
 

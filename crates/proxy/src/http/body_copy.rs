@@ -98,7 +98,7 @@ impl Copy {
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 
     fn wake(&self) {

@@ -99,7 +99,7 @@ impl RequestBody {
     /// Returns a copy of the body as it is read from the downstream, for a mirror. To be called before the first attempt. The
     /// copy fails if it is not read in time: it never delays the body.
     pub fn copy(self: &Rc<Self>) -> AttemptBody {
-        let copy = Rc::new(Copy::of_size(self.size.clone()));
+        let copy = Rc::new(Copy::of_size(self.size));
         self.copies.borrow_mut().push(copy.clone());
         AttemptBody(Content::Copy(copy))
     }

@@ -142,7 +142,8 @@ mod tests {
             (&[b'x'; MAX_HEAD + 1], "too long"),
         ] {
             let (result, _) = ask(answer).await;
-            let error = result.err().expect("an error").to_string();
+            let Err(error) = result else { panic!("an error: {expected}") };
+            let error = error.to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

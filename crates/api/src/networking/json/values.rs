@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Field, Reader, shown};
-use crate::mesh::parse_duration;
+use crate::duration::parse_duration;
 
 impl Field for String {
     fn read(value: &Value, reader: &mut Reader) -> Self {
