@@ -155,14 +155,16 @@ impl Inventory {
     /// Notes what follows from services whose definitions have changed: they are new or gone, exported or no longer, or have
     /// other ports.
     pub(super) fn note_definitions(&mut self, cause: &Text, services: &BTreeSet<Key>) {
-        if !self.has_rules() {
+        if !self.has_rules() && self.wildcards.is_empty() {
             return;
         }
         let default = self.mesh.default_policy.is_some();
         let mut noted = 0;
         for key in services {
             let hostname = Text::from(self.settings.hostname(key));
-            if default || self.primary().is_some_and(|own| own.has_rules(&hostname)) {
+            // A service that is gone is no longer found for wildcards that wait.
+            let waits = self.wildcards.rules.matches(&hostname);
+            if default || waits || self.primary().is_some_and(|own| own.has_rules(&hostname)) {
                 self.note_rules_of(cause, hostname.clone());
                 noted += 1;
             }
