@@ -123,11 +123,15 @@ impl Cluster {
         });
         self.create("/api/v1/namespaces/default/pods", pod).await;
         let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
+        self.merge(&format!("/api/v1/namespaces/default/pods/{name}/status"), &status).await;
+    }
+
+    async fn merge(&self, path: &str, patch: &Value) {
         let request = http::Request::builder()
             .method("PATCH")
-            .uri(format!("/api/v1/namespaces/default/pods/{name}/status"))
+            .uri(path)
             .header("content-type", "application/merge-patch+json")
-            .body(serde_json::to_vec(&status).unwrap())
+            .body(serde_json::to_vec(patch).unwrap())
             .unwrap();
         self.client.request::<Value>(request).await.unwrap();
     }
@@ -473,7 +477,7 @@ async fn rules_of_routing_reach_a_proxy_and_have_a_status() {
             other => panic!("{other:?}"),
         }
     };
-    let mut created = west.create(SERVICES, routes(&[90, 10])).await;
+    west.create(SERVICES, routes(&[90, 10])).await;
     let took = wait("the routes arrive", soon, async || weights() == [90, 10]).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
     let service = format!("{SERVICES}/reviews");
@@ -494,14 +498,13 @@ async fn rules_of_routing_reach_a_proxy_and_have_a_status() {
         status().await["validationMessages"].as_array().is_some_and(Vec::is_empty)
     })
     .await;
-    created["spec"] = routes(&[50, 50])["spec"].clone();
-    created["metadata"]["resourceVersion"] = Value::Null;
-    west.send("PUT", &service, created.clone()).await;
+    west.merge(&service, &json!({"spec": routes(&[50, 50])["spec"]})).await;
     let took = wait("the routes change", soon, async || weights() == [50, 50]).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
     // An invalid version, stored while no webhook refuses it, changes nothing.
-    created["spec"]["http"][0]["timeout"] = json!("0s");
-    west.send("PUT", &service, created).await;
+    let mut invalid = routes(&[1, 2])["spec"].clone();
+    invalid["http"][0]["timeout"] = json!("0s");
+    west.merge(&service, &json!({"spec": invalid})).await;
     wait("the status says that the version is invalid", 3 * soon, async || {
         status().await["conditions"][0]["reason"] == "Invalid"
     })

@@ -155,7 +155,6 @@ impl Inventory {
     /// Notes what follows from services whose definitions have changed: they are new or gone, exported or no longer, or have
     /// other ports.
     pub(super) fn note_definitions(&mut self, cause: &Text, services: &BTreeSet<Key>) {
-        // A service may go before the wildcard of a rule that has gone is compared with it.
         if !self.has_rules() && self.wildcards.is_empty() {
             return;
         }
@@ -163,8 +162,9 @@ impl Inventory {
         let mut noted = 0;
         for key in services {
             let hostname = Text::from(self.settings.hostname(key));
-            let changed = self.wildcards.rules.matches(&hostname);
-            if default || changed || self.primary().is_some_and(|own| own.has_rules(&hostname)) {
+            // A service that is gone is no longer found for wildcards that wait.
+            let waits = self.wildcards.rules.matches(&hostname);
+            if default || waits || self.primary().is_some_and(|own| own.has_rules(&hostname)) {
                 self.note_rules_of(cause, hostname.clone());
                 noted += 1;
             }

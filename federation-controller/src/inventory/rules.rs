@@ -108,14 +108,14 @@ impl Rules {
             if add { self.routes.insert(&host, id) } else { self.routes.remove(&host, id) }
         }
         let destinations = destinations(spec).map(|to| full_host(&to.host, &of.namespace, domain));
-        for host in BTreeSet::from_iter(destinations.filter(|host| host.len() <= fields::MAX_HOST)) {
+        for host in destinations.filter(|host| host.len() <= fields::MAX_HOST) {
             if add {
                 self.destinations.insert(&host, &id)
             } else {
                 self.destinations.remove(&host, &id)
             };
         }
-        for delegate in BTreeSet::from_iter(delegates(of)) {
+        for delegate in delegates(of) {
             if add {
                 self.roots.insert(&delegate, &id)
             } else {

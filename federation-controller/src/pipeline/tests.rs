@@ -16,6 +16,7 @@ use crate::objects::*;
 use crate::publish::Store;
 
 mod hostile;
+mod rule_bounds;
 mod rules;
 mod scenes;
 

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::schema::{
-    anything, boolean, count, free, integer_or_text, list, map, number, object, object_with, selector, target, text,
+    anything, boolean, free, integer_or_text, list, map, number, object, object_with, selector, target, text,
 };
 
 pub(super) fn envoy_filter() -> Value {
@@ -13,7 +13,7 @@ pub(super) fn envoy_filter() -> Value {
         ("workloadSelector", object([("labels", map(text()))])),
         ("targetRefs", list(target())),
         ("configPatches", list(patch)),
-        ("priority", count()),
+        ("priority", integer_or_text()),
     ])
 }
 

@@ -14,6 +14,9 @@ use crate::objects::{Key, Record as _, VirtualService};
 /// The number of conditions that the merging of one route may give.
 const MAX_MATCHES: usize = 1_000;
 
+/// The number of pairs of conditions that the merging of all routes of one VirtualService may compare.
+const MAX_WORK: usize = 200_000;
+
 /// A route of a VirtualService or of its delegate.
 pub(super) struct Route<'a> {
     pub(super) route: Cow<'a, HttpRoute>,
@@ -37,12 +40,13 @@ pub(super) fn routes<'a>(
     spec: &'a VirtualServiceSpec,
 ) -> Vec<Route<'a>> {
     let mut routes = Vec::with_capacity(spec.http.len());
+    let mut left = MAX_WORK;
     for (index, route) in spec.http.iter().enumerate() {
         let path = format!("http[{index}]");
         if let Some(delegate) = &route.delegate {
             let namespace = if delegate.namespace.is_empty() { &*rule.namespace } else { &delegate.namespace };
             match find(host, rule, &Key::new(namespace, &delegate.name)) {
-                Ok((of, spec)) => delegated(host, (rule, route, &path), (of, spec), &mut routes),
+                Ok((of, spec)) => delegated(host, (rule, route, &path), (of, spec), &mut left, &mut routes),
                 Err(why) => host.note_of(rule, "IST0101", format!("{path} has no effect: its delegate, {why}")),
             }
         } else {
@@ -72,11 +76,12 @@ fn find<'a>(
     Ok((rule, spec))
 }
 
-/// Adds the routes of a delegate.
+/// Adds the routes of a delegate, within a bound of work.
 fn delegated<'a>(
     host: &mut Host<'_>,
     (root, of, path): (&'a VirtualService, &HttpRoute, &str),
     (rule, spec): (&VirtualService, &VirtualServiceSpec),
+    left: &mut usize,
     to: &mut Vec<Route<'a>>,
 ) {
     let key = rule.key();
@@ -86,24 +91,23 @@ fn delegated<'a>(
             host.note_of(rule, "IST0101", format!("{within} has no effect: a delegate cannot delegate further"));
             continue;
         }
-        let (mut route, mut of) = (route.clone(), of.clone());
-        full_names(host, &mut route, &rule.namespace);
-        full_names(host, &mut of, &root.namespace);
-        match merge(of, route) {
-            Some(route) => to.push(Route {
-                route: Cow::Owned(route),
-                owner: key.clone(),
-                path: within,
-                namespace: &root.namespace,
-            }),
-            None => host.note_of(
-                rule,
-                "IST0101",
-                format!(
-                    "{within} has no effect: its conditions are not within those of {path} of VirtualService {}",
-                    root.key()
-                ),
-            ),
+        let work = (1 + of.matches.len()).saturating_mul(1 + route.matches.len());
+        let merged = left.checked_sub(work).ok_or(TOO_MANY).and_then(|rest| {
+            *left = rest;
+            let (mut route, mut of) = (route.clone(), of.clone());
+            full_names(host, &mut route, &rule.namespace);
+            full_names(host, &mut of, &root.namespace);
+            merge(of, route)
+        });
+        match merged {
+            Ok(route) => {
+                let route = Cow::Owned(route);
+                to.push(Route { route, owner: key.clone(), path: within, namespace: &root.namespace });
+            }
+            Err(why) => {
+                let text = format!("{within} has no effect: {why} those of {path} of VirtualService {}", root.key());
+                host.note_of(rule, "IST0101", text);
+            }
         }
     }
 }
@@ -117,8 +121,12 @@ fn full_names(host: &Host<'_>, route: &mut HttpRoute, namespace: &str) {
     }
 }
 
-/// Merges a route with that of a delegate, whose fields take precedence. Returns `None` if their conditions conflict.
-fn merge(root: HttpRoute, mut delegate: HttpRoute) -> Option<HttpRoute> {
+/// Why the conditions of a route and its delegate are not merged.
+const OUTSIDE: &str = "its conditions are not within";
+const TOO_MANY: &str = "its conditions are too many together with";
+
+/// Merges a route with that of a delegate, whose fields take precedence. Returns why their conditions are not merged.
+fn merge(root: HttpRoute, mut delegate: HttpRoute) -> Result<HttpRoute, &'static str> {
     delegate.matches = merge_matches(root.matches, delegate.matches)?;
     delegate.name = merge_names(&root.name, &delegate.name);
     delegate.direct_response = delegate.direct_response.or(root.direct_response);
@@ -135,7 +143,7 @@ fn merge(root: HttpRoute, mut delegate: HttpRoute) -> Option<HttpRoute> {
     if delegate.mirrors.is_empty() {
         delegate.mirrors = root.mirrors;
     }
-    Some(delegate)
+    Ok(delegate)
 }
 
 fn merge_names(root: &str, delegate: &str) -> String {
@@ -147,23 +155,26 @@ fn merge_names(root: &str, delegate: &str) -> String {
 }
 
 /// Merges conditions. Each of the delegate has to be within one of the root.
-fn merge_matches(root: Vec<HttpMatch>, delegate: Vec<HttpMatch>) -> Option<Vec<HttpMatch>> {
+fn merge_matches(root: Vec<HttpMatch>, delegate: Vec<HttpMatch>) -> Result<Vec<HttpMatch>, &'static str> {
     if root.is_empty() {
-        return Some(delegate);
+        return Ok(delegate);
     }
     if delegate.is_empty() {
-        return Some(root);
+        return Ok(root);
     }
     let mut merged = Vec::new();
     for leaf in &delegate {
         let before = merged.len();
         let within = root.iter().filter(|root| !conflict(root, leaf));
-        merged.extend(within.map(|root| merge_match(root, leaf)).take(MAX_MATCHES));
-        if merged.len() == before || merged.len() > MAX_MATCHES {
-            return None;
+        merged.extend(within.map(|root| merge_match(root, leaf)).take(MAX_MATCHES + 1));
+        if merged.len() == before {
+            return Err(OUTSIDE);
+        }
+        if merged.len() > MAX_MATCHES {
+            return Err(TOO_MANY);
         }
     }
-    Some(merged)
+    Ok(merged)
 }
 
 fn merge_match(root: &HttpMatch, leaf: &HttpMatch) -> HttpMatch {

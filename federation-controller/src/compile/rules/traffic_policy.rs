@@ -107,12 +107,32 @@ pub(super) fn ports(policy: Option<&TrafficPolicy>, of: &BTreeSet<u16>) -> impl 
 /// Notes what a DestinationRule says without effect on a host.
 pub(super) fn note(host: &mut Host<'_>, rule: &Key, spec: &DestinationRuleSpec) {
     let policies = spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref()).chain(&spec.traffic_policy);
-    let mut lacks = BTreeSet::new();
+    let mut lacks: BTreeSet<String> = BTreeSet::new();
     for policy in policies {
         for port in policy.port_level_settings.iter().filter_map(number) {
             if !u16::try_from(port).is_ok_and(|port| host.ports.contains(&port)) {
                 lacks.insert(format!("portLevelSettings of port {port}: {} has no such port", host.hostname));
             }
+        }
+        let ports =
+            policy.port_level_settings.iter().map(|port| (&port.load_balancer, &port.outlier_detection, &port.tls));
+        for (balancer, detection, tls) in ports.chain([(&policy.load_balancer, &policy.outlier_detection, &policy.tls)])
+        {
+            let without = [
+                (
+                    balancer.as_ref().is_some_and(|of| of.zone_aware_lb_setting.is_some()),
+                    "zoneAwareLbSetting has no effect: use localityLbSetting",
+                ),
+                (
+                    detection.as_ref().is_some_and(|of| !of.http_error_codes.is_empty()),
+                    "outlierDetectionHttpErrorCodes has no effect: statuses from 500 count",
+                ),
+                (
+                    tls.as_ref().is_some_and(|of| !of.credential_name.is_empty()),
+                    "tls.credentialName has no effect: sidecars read certificates from files; use clientCertificate, privateKey and caCertificates",
+                ),
+            ];
+            lacks.extend(without.into_iter().filter(|(set, _)| *set).map(|(_, text)| text.to_owned()));
         }
     }
     lacks.into_iter().for_each(|text| host.note(Kind::DestinationRule, rule, "IST0133", text));

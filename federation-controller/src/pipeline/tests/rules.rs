@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn virtual_service(namespace: &str, name: &str, spec: Value) -> VirtualService {
+pub(super) fn virtual_service(namespace: &str, name: &str, spec: Value) -> VirtualService {
     let metadata = json!({"name": name, "namespace": namespace, "creationTimestamp": "2026-01-01T00:00:00Z"});
     let object = json!({"metadata": metadata, "spec": spec});
     VirtualService::extract(VirtualServiceObject::from_value(&object)).unwrap()
 }
 
-fn destination_rule(namespace: &str, name: &str, spec: Value) -> DestinationRule {
+pub(super) fn destination_rule(namespace: &str, name: &str, spec: Value) -> DestinationRule {
     let metadata = json!({"name": name, "namespace": namespace, "creationTimestamp": "2026-01-01T00:00:00Z"});
     let object = json!({"metadata": metadata, "spec": spec});
     DestinationRule::extract(DestinationRuleObject::from_value(&object)).unwrap()
@@ -50,7 +50,7 @@ pub(super) fn policy(name: &str, host: &str, variant: u8) -> DestinationRule {
 
 impl World {
     /// Returns the table of a host as the proxies of a namespace see it.
-    fn table(&self, namespace: &str, host: &str) -> Option<discovery::RouteTable> {
+    pub(super) fn table(&self, namespace: &str, host: &str) -> Option<discovery::RouteTable> {
         match self.seen(wire::Kind::RouteTable, namespace, host)? {
             Body::RouteTable(table) => Some(table),
             other => panic!("{other:?}"),
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// Returns the policy of a host as the proxies of a namespace see it.
-    fn policy(&self, namespace: &str, host: &str) -> Option<discovery::DestinationPolicy> {
+    pub(super) fn policy(&self, namespace: &str, host: &str) -> Option<discovery::DestinationPolicy> {
         match self.seen(wire::Kind::DestinationPolicy, namespace, host)? {
             Body::DestinationPolicy(policy) => Some(policy),
             other => panic!("{other:?}"),
@@ -72,7 +72,7 @@ impl World {
         Some(Body::decode(kind, kind.url(), found.body()).unwrap())
     }
 
-    fn services(names: &[&str]) -> World {
+    pub(super) fn services(names: &[&str]) -> World {
         let mut world = World::new();
         world.cluster("west");
         world.cluster("east");
@@ -84,7 +84,7 @@ impl World {
     }
 }
 
-const REVIEWS: &str = "reviews.default.svc.cluster.local";
+pub(super) const REVIEWS: &str = "reviews.default.svc.cluster.local";
 
 #[test]
 fn a_host_with_rules_has_a_table_and_a_policy_and_others_have_none() {
