@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(ResponseFlags::NONE.letters(), "-");
         assert_eq!(ResponseFlags::UPSTREAM_OVERFLOW.letters(), "UO");
         let both = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED.with(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        assert_eq!(both.to_string(), "UF,URX");
+        assert_eq!(both.to_string(), "URX,UF");
         assert!(both.contains(ResponseFlags::UPSTREAM_CONNECTION_FAILURE) && !both.contains(ResponseFlags::OVERLOAD));
     }
 
