@@ -239,7 +239,7 @@ async fn a_pod_with_another_identity_than_its_endpoints_is_refused() {
         assert_eq!(response.status(), 503, "expected {expected:?}");
         assert!(response.body().starts_with("upstream connect error"), "{}", response.body());
         assert_eq!(pod.app.requests.load(Relaxed), 0);
-        assert_eq!(frontend.total(&REQUESTS, &[("response_flags", "UF,URX"), ("response_code", "503")]), 1);
+        assert_eq!(frontend.total(&REQUESTS, &[("response_flags", "URX,UF"), ("response_code", "503")]), 1);
     }
 }
 
