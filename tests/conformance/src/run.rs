@@ -172,7 +172,7 @@ fn summed_up(case: &Case, request: &CaseRequest, raw: Raw, flags: &BTreeMap<Stri
         tls: observe.tls.then_some(seen.tls),
         version: seen.version,
         method: seen.method,
-        host: seen.host,
+        host: normal(&seen.host),
         path: seen.path,
     };
     let mut arrivals: Vec<Arrival> = raw.seen.into_iter().flatten().map(arrival).collect();
