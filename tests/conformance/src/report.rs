@@ -11,6 +11,9 @@ use crate::case::{Case, Kind};
 const BEGIN: &str = "<!-- generated: conformance -->";
 const END: &str = "<!-- end -->";
 
+/// The share of cases that must agree, of those that do not differ on purpose.
+pub const AGREEMENT: f64 = 0.97;
+
 /// What came of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -74,7 +74,10 @@ pub async fn run(bed: &Bed, cases: &[&Case], round: usize) -> Result<BTreeMap<St
         for line in bed.proxy_log(client).await?.lines() {
             let mut words = line.split_whitespace();
             if let (Some(id), Some(flag)) = (words.next(), words.next()) {
-                flags.insert(id.to_owned(), flag.to_owned());
+                // Their order says nothing: Envoy's is the one in which they were set.
+                let mut all: Vec<&str> = flag.split(',').collect();
+                all.sort_unstable();
+                flags.insert(id.to_owned(), all.join(","));
             }
         }
     }

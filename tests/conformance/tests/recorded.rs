@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use isthmus_conformance::case::Kind;
 use isthmus_conformance::outcome::Recording;
+use isthmus_conformance::report::AGREEMENT;
 use isthmus_conformance::{block_on, drive};
 
-/// The share of cases that must agree, of those that do not differ on purpose.
-const AGREEMENT: f64 = 0.97;
 /// The time that a comparison may take, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
 

@@ -1,0 +1,113 @@
+//! Requests of cases.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The protocol of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS.
+    Http2,
+    /// gRPC: an empty call.
+    Grpc,
+    /// A line, answered by a line.
+    Tcp,
+    /// A line in TLS.
+    Tls,
+}
+
+/// How the outcomes of a repeated request are summed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Summary {
+    /// The number of each status and version.
+    #[default]
+    Counts,
+    /// The number of each status, and how many versions answered.
+    Distinct,
+}
+
+/// A request, or several equal ones.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CaseRequest {
+    /// The client's namespace and name.
+    #[serde(default = "frontend")]
+    pub from: String,
+    /// The Service to connect to, as `NAME` or `NAME.NAMESPACE`: the case's by default.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// The port to connect to.
+    #[serde(default = "http_port_number")]
+    pub port: u16,
+    /// The protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The method.
+    #[serde(default = "get")]
+    pub method: String,
+    /// The `Host`: the Service by default, with a port other than 80. `ADDRESS` in it stands for the Service's address.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// The path with a query.
+    #[serde(default = "root")]
+    pub path: String,
+    /// The headers. `{n}` in a value stands for the number of a repetition.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// What the server does, by attempt: see [`crate::server::script`].
+    #[serde(default)]
+    pub script: Option<String>,
+    /// The body.
+    #[serde(default)]
+    pub body: String,
+    /// The server name of protocol `tls`.
+    #[serde(default)]
+    pub sni: Option<String>,
+    /// How often the request is sent.
+    #[serde(default = "once")]
+    pub times: u32,
+    /// Whether repetitions are sent at the same time, each on a connection of its own.
+    #[serde(default)]
+    pub concurrent: bool,
+    /// Whether each repetition has a connection of its own.
+    #[serde(default)]
+    pub reconnect: bool,
+    /// Whether cookies that are received are sent with further repetitions.
+    #[serde(default)]
+    pub cookies: bool,
+    /// Milliseconds to wait before the request.
+    #[serde(default)]
+    pub pause: u64,
+    /// How repetitions are summed up.
+    #[serde(default)]
+    pub summary: Summary,
+    /// The share of repetitions by which a count may differ.
+    #[serde(default)]
+    pub tolerance: f64,
+}
+
+fn http_port_number() -> u16 {
+    80
+}
+
+fn frontend() -> String {
+    "shop/frontend".to_owned()
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+fn once() -> u32 {
+    1
+}
