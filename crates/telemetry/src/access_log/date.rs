@@ -42,6 +42,8 @@ impl StartTimes {
 pub(super) enum TimePart {
     Text(String),
     Year,
+    /// The year without its last two digits.
+    Century,
     Month,
     Day,
     Hour,
@@ -65,6 +67,7 @@ pub(super) fn parse(format: &str) -> Result<Vec<TimePart>, String> {
         let directive = &rest[at + 1..];
         let (part, length) = match directive.as_bytes() {
             [b'Y', ..] => (vec![TimePart::Year], 1),
+            [b'C', ..] => (vec![TimePart::Century], 1),
             [b'm', ..] => (vec![TimePart::Month], 1),
             [b'd', ..] => (vec![TimePart::Day], 1),
             [b'H', ..] => (vec![TimePart::Hour], 1),
@@ -98,7 +101,7 @@ pub(super) fn parse(format: &str) -> Result<Vec<TimePart>, String> {
             ),
             _ => {
                 let found: String = directive.chars().take(1).collect();
-                return Err(format!("%{found} is not supported; use %Y %m %d %H %M %S %s %f %3f %z %Z %F %T %%"));
+                return Err(format!("%{found} is not supported; use %Y %C %m %d %H %M %S %s %f %3f %z %Z %F %T %%"));
             }
         };
         parts.extend(part);
@@ -118,6 +121,7 @@ pub(super) fn write(parts: &[TimePart], time: SystemTime, out: &mut Vec<u8>) {
         let _ = match part {
             TimePart::Text(text) => out.write_all(text.as_bytes()),
             TimePart::Year => write!(out, "{:04}", date.year()),
+            TimePart::Century => write!(out, "{:02}", date.year() / 100),
             TimePart::Month => write!(out, "{:02}", u8::from(date.month())),
             TimePart::Day => write!(out, "{:02}", date.day()),
             TimePart::Hour => write!(out, "{:02}", date.hour()),

@@ -12,13 +12,17 @@ pub(super) fn http(of: &http_match::HttpMatch) -> Option<HttpMatch> {
     if !is_for_sidecars(&of.gateways) {
         return None;
     }
-    let headers = of.headers.iter().map(|(name, value)| field(name, value, false));
-    let without = of.without_headers.iter().map(|(name, value)| field(name, value, true));
+    let is_header = |(name, _): &(&String, &http_match::StringMatch)| !name.starts_with(':');
+    let headers = of.headers.iter().filter(is_header).map(|(name, value)| field(name, value, false));
+    let without = of.without_headers.iter().filter(is_header).map(|(name, value)| field(name, value, true));
+    // A field of its own takes precedence over the same as a header.
+    let pseudo =
+        |own: &Option<http_match::StringMatch>, name: &str| own.as_ref().or_else(|| of.headers.get(name)).map(string);
     Some(HttpMatch {
         path: of.uri.as_ref().map(|uri| StringMatch { ignore_case: of.ignore_uri_case, ..string(uri) }),
-        scheme: of.scheme.as_ref().map(string),
-        method: of.method.as_ref().map(string),
-        authority: of.authority.as_ref().map(string),
+        scheme: pseudo(&of.scheme, ":scheme"),
+        method: pseudo(&of.method, ":method"),
+        authority: pseudo(&of.authority, ":authority"),
         headers: headers.chain(without).collect(),
         query: of.query_params.iter().map(|(name, value)| field(name, value, false)).collect(),
         port: of.port,

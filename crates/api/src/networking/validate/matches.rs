@@ -6,6 +6,9 @@ use super::{Check, names};
 use crate::networking::http_match::{HttpMatch, Pattern, StringMatch};
 use crate::networking::re2;
 
+/// The parts of a request that match as headers as well.
+const PSEUDO_HEADERS: [&str; 3] = [":authority", ":method", ":scheme"];
+
 pub(super) fn check(matched: &HttpMatch, check: &mut Check) {
     headers(check, "headers", &matched.headers, false);
     headers(check, "withoutHeaders", &matched.without_headers, true);
@@ -41,7 +44,7 @@ pub(super) fn client(
 fn headers(check: &mut Check, field: &str, headers: &BTreeMap<String, StringMatch>, absent: bool) {
     for (name, matched) in headers {
         check.at(format_args!(".{field}[{}]", names::shown(name)), |check| {
-            if !names::is_claim(name) {
+            if !names::is_claim(name) && !PSEUDO_HEADERS.contains(&name.as_str()) {
                 check.accept(names::header(name));
             }
             // Here `*` is no regular expression: the header is not there at all.

@@ -3,6 +3,7 @@
 //! The order is Envoy's: faults and CORS are decided before the route's action, and apply to redirections as well. A route's
 //! answer of its own counts as a request to the host.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -81,8 +82,9 @@ impl OutboundRequests {
             log.route = route.name.clone();
         }
         if let Err(failure) = self.inject(&mut exchange, route).await {
+            let edits = ResponseEdits::new(HeaderMap::new(), &routed, &self, &exchange);
             let mut response = exchange.fail(&failure);
-            ResponseEdits { cors: HeaderMap::new(), routed: &routed, requests: &self }.apply(response.headers_mut());
+            edits.apply(&mut response, None);
             return response;
         }
         // Istio configures CORS for routes that forward.
@@ -94,7 +96,7 @@ impl OutboundRequests {
             Some(CorsOutcome::Forward(answer)) => answer,
             None => HeaderMap::new(),
         };
-        let edits = ResponseEdits { cors, routed: &routed, requests: &self };
+        let edits = ResponseEdits::new(cors, &routed, &self, &exchange);
         match &route.action {
             Action::Redirect(redirect) => {
                 let location = redirect.location(&facts_of(&exchange, self.downstream.destination.port()), prefix);
@@ -104,14 +106,14 @@ impl OutboundRequests {
                         headers.insert(header::LOCATION, location);
                     }
                 });
-                edits.apply(response.headers_mut());
+                edits.apply(&mut response, None);
                 response
             }
             Action::Respond(direct) => {
                 let mut reply = own_reply(direct.status, "direct_response");
                 reply.body = String::from_utf8_lossy(&direct.body).into_owned().into();
                 let mut response = exchange.answer_locally(&reply, |_| {});
-                edits.apply(response.headers_mut());
+                edits.apply(&mut response, None);
                 response
             }
             Action::Forward(forward) => match to {
@@ -157,17 +159,18 @@ impl OutboundRequests {
             Ok(answer) => {
                 let deadline = limits.deadline(exchange.body.as_ref());
                 let upgraded = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                let endpoint = answer.leased.pick.target.address;
                 let mut response = self.answer(exchange, answer);
                 if let Some(deadline) = deadline.filter(|_| !upgraded) {
                     response.body_mut().set_deadline(deadline);
                 }
-                edits.apply(response.headers_mut());
+                edits.apply(&mut response, Some(endpoint));
                 response
             }
             Err(failure) => {
                 tracing::debug!(error = %failure, cluster = %destination.cluster.name, "request failed");
                 let mut response = exchange.fail(&failure);
-                edits.apply(response.headers_mut());
+                edits.apply(&mut response, None);
                 response
             }
         }
@@ -263,10 +266,23 @@ struct ResponseEdits<'a> {
     cors: HeaderMap,
     routed: &'a Routed,
     requests: &'a OutboundRequests,
+    /// The request's path, if values have operators.
+    path: Option<String>,
+}
+
+impl<'a> ResponseEdits<'a> {
+    fn new(cors: HeaderMap, routed: &'a Routed, requests: &'a OutboundRequests, exchange: &Exchange) -> Self {
+        let of_route = routed.route().map(|route| &route.response_headers);
+        let of_destination = routed.destination().map(|(_, destination)| &destination.response_headers);
+        let operators = of_route.into_iter().chain(of_destination).any(HeaderEdits::has_operators);
+        let path = exchange.head.uri.path_and_query().filter(|_| operators).map(|path| path.as_str().to_owned());
+        Self { cors, routed, requests, path }
+    }
 }
 
 impl ResponseEdits<'_> {
-    fn apply(&self, headers: &mut HeaderMap) {
+    fn apply(&self, response: &mut Response<ResponseBody>, endpoint: Option<SocketAddr>) {
+        let (code, headers) = (response.status().as_u16(), response.headers_mut());
         let Some(route) = self.routed.route() else { return };
         let (nothing, of_route) = (HeaderEdits::default(), &route.response_headers);
         let ordered = match self.routed.destination() {
@@ -277,7 +293,14 @@ impl ResponseEdits<'_> {
             if edits.has_operators() {
                 let named = Named { route: &route.name, cluster: "" };
                 let before = headers.clone();
-                edits.apply(headers, &Record { response_headers: Some(&before), ..self.requests.record(named) });
+                let record = Record {
+                    response_headers: Some(&before),
+                    response_code: code,
+                    upstream_host: endpoint,
+                    path: self.path.as_deref(),
+                    ..self.requests.record(named)
+                };
+                edits.apply(headers, &record);
             } else {
                 edits.apply(headers, &Record::new(std::time::UNIX_EPOCH));
             }
