@@ -44,7 +44,8 @@ pub(super) fn client(
 fn headers(check: &mut Check, field: &str, headers: &BTreeMap<String, StringMatch>, absent: bool) {
     for (name, matched) in headers {
         check.at(format_args!(".{field}[{}]", names::shown(name)), |check| {
-            if !names::is_claim(name) && !PSEUDO_HEADERS.contains(&name.as_str()) {
+            let pseudo = !absent && PSEUDO_HEADERS.contains(&name.as_str());
+            if !names::is_claim(name) && !pseudo {
                 check.accept(names::header(name));
             }
             // Here `*` is no regular expression: the header is not there at all.
