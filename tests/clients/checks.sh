@@ -37,7 +37,7 @@ check() {
     wanted "$name" || return 0
     log=$work/logs/$current-${name//[^a-zA-Z0-9]/-}.log
     # `timeout` makes a process group of its own, which ends as a whole.
-    timeout --kill-after=5 "${LIMIT:-$DEFAULT_LIMIT}" bash -euo pipefail -c '"$@"' check "$@" >"$log" 2>&1 </dev/null
+    timeout --kill-after=5 "${LIMIT:-$DEFAULT_LIMIT}" bash -euo pipefail -c 'trap stop_all EXIT; "$@"' check "$@" >"$log" 2>&1 </dev/null
     code=$?
     if ((code == 0)); then
         outcome ok "$name"
@@ -107,6 +107,22 @@ eventually() {
         ((SECONDS < deadline)) || { cat "$scratch/eventually.$$"; echo "never succeeded: $*"; return 1; }
         sleep 0.2
     done
+}
+
+# stop PROCESS...: ends functions in the background, with the programs that they run.
+stop() {
+    local process
+    for process; do
+        pkill -P "$process" 2>/dev/null || true
+        kill "$process" 2>/dev/null || true
+    done
+}
+
+# stop_all: ends what a check left in the background.
+stop_all() {
+    local processes
+    mapfile -t processes < <(jobs -p)
+    stop ${processes[@]+"${processes[@]}"}
 }
 
 # contains FILE TEXT...: fails if a file lacks one of the texts.

@@ -49,7 +49,7 @@ is_promoted_with_traffic() {
     kf set env deployment/shop VERSION=v3
     local code=0
     eventually 100 canary_is Succeeded || code=$?
-    kill "$traffic"
+    stop "$traffic"
     events_of_canary
     ((code == 0))
     equal "$(version_of shop-primary)" v3

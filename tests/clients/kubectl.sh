@@ -144,7 +144,7 @@ watches() {
     eventually 20 grep -q '^ADDED  *seen' "$scratch/watched"
     eventually 20 grep -q '^MODIFIED  *seen' "$scratch/watched"
     eventually 20 grep -q '^DELETED  *seen' "$scratch/watched"
-    kill %1
+    stop_all
 }
 
 waits() {
@@ -201,7 +201,7 @@ exposes() {
 logs() {
     k logs -f clock >"$scratch/followed" 2>&1 &
     eventually 20 contains "$scratch/followed" tick
-    kill %1
+    stop_all
     equal "$(k logs clock --tail=2 | wc -l)" 2
     k logs clock --tail=1 --timestamps | has Z
     k logs -l app=web --prefix --all-containers --tail=-1 | has '[pod/web-' 'listens on'
@@ -247,8 +247,7 @@ forwards_to() {
     port=$(sed -n 's/.*127.0.0.1:\([0-9]*\).*/\1/p' "$scratch/forward")
     curl -sf -m 10 "http://127.0.0.1:$port/" | has GET
     equal "$(curl -s -m 10 -o /dev/null -w '%{http_code}' "http://127.0.0.1:$port/status/404")" 404
-    kill "$forward"
-    wait "$forward" || true
+    stop "$forward"
 }
 forwards() {
     forwards_to service/web 80
@@ -264,7 +263,7 @@ proxies() {
     at=$(sed -n 's/.*serve on //p' "$scratch/proxy")
     curl -sf "http://$at/api/v1/namespaces/kubectl-checks/pods/clock" | has '"kind"'
     curl -sf "http://$at/api/v1/namespaces/kubectl-checks/services/web:http/proxy/" | has GET
-    kill "$proxy"
+    stop "$proxy"
 }
 
 reviews_access() {
