@@ -93,7 +93,7 @@ struct Filter<'a> {
 }
 
 impl Filter<'_> {
-    /// Returns whether a host, port and subset are shown; what is not known of a row does not exclude it.
+    /// Returns whether a row with this host, port and subset matches the filter. An option that is not set matches every row.
     fn shows(&self, host: &str, port: Option<u16>, subset: &str) -> bool {
         self.fqdn.is_none_or(|fqdn| fqdn == host)
             && self.port.is_none_or(|wanted| port == Some(wanted))

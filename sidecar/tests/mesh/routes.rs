@@ -269,6 +269,34 @@ async fn responses_and_slow_attempts_are_repeated_as_the_route_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retry_goes_to_another_locality_if_the_route_says_so() {
+    let retries = |remote_localities| d::Retries {
+        attempts: 1,
+        retry_on: vec!["418".into()],
+        backoff_ms: 1,
+        remote_localities,
+        ..d::Retries::default()
+    };
+    let scene = Scene::new().await;
+    let near = scene.mesh.pod("west", "us-west-1a", "reviews-b", "reviews", Protocol::Http).await;
+    let far = scene.mesh.pod("west", "us-west-1b", "reviews-c", "reviews", Protocol::Http).await;
+    for pod in [&near, &far] {
+        scene.mesh.push_endpoint("reviews", pod, |_| {});
+    }
+    for pod in [&scene.reviews, &near] {
+        pod.app.status.store(418, Relaxed);
+    }
+    let route = |remote| forwards(d::Forward { retries: Some(retries(remote)), ..forward(&[REVIEWS]) });
+    scene.push(vec![route(false)]);
+    until("both near pods are tried", async || scene.get("/", &[]).await.status() == 418).await;
+    scene.push(vec![route(true)]);
+    until("the far pod answers", async || pod_of(&scene.get("/", &[]).await) == "reviews-c").await;
+    for _ in 0..20 {
+        assert_eq!(pod_of(&scene.get("/", &[]).await), "reviews-c");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_receives_copies_and_delays_nothing() {
     let mirror = d::Mirror { destination: Some(to(RATINGS)), share: 1_000_000 };
     let gone = d::Mirror { destination: Some(to("gone.default.svc.cluster.local")), share: 1_000_000 };

@@ -88,7 +88,7 @@ fn steps(field: &str) -> Vec<&str> {
     steps
 }
 
-/// Parses the documents of a text one by one, so that one that is not YAML hides no other. Empty documents are left out.
+/// Parses each document separately, so that an invalid document does not hide the others. Empty documents are skipped.
 pub fn documents(text: &str) -> Vec<Result<Located, Unreadable>> {
     let (mut documents, mut begin, mut first, mut at) = (Vec::new(), 0, 0, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {

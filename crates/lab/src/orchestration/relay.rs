@@ -1,7 +1,7 @@
 //! Delay between networks: a relay at each LoadBalancer address that delays every byte.
 //!
 //! Kernels without netem cannot delay packets, so the relay accepts connections at the address and copies their bytes
-//! after the delay, in both directions. The delay depends on the cluster that connects, which its address tells. Relays run
+//! after the delay, in both directions. The delay is that of the link to the connecting cluster, which the source address identifies. Relays run
 //! only where a topology has a delay; elsewhere the kernel forwards packets.
 
 use std::collections::{BTreeMap, HashMap};

@@ -162,6 +162,18 @@ impl UpstreamCluster {
         self.version.get() != FIXED
     }
 
+    /// Adds the endpoints in the localities of tried ones to these, for retries that go to other localities.
+    pub fn add_neighbours(&self, tried: &mut Vec<Arc<str>>) {
+        let balancer = self.balancer.borrow();
+        let rows = || balancer.endpoints().map(|(endpoint, ..)| endpoint);
+        let localities: HashSet<&Locality> =
+            rows().filter(|endpoint| tried.contains(&endpoint.id)).map(|endpoint| &endpoint.locality).collect();
+        let neighbours = rows().filter(|endpoint| localities.contains(&endpoint.locality));
+        let new: Vec<Arc<str>> =
+            neighbours.map(|endpoint| endpoint.id.clone()).filter(|id| !tried.contains(id)).collect();
+        tried.extend(new);
+    }
+
     /// Returns the cluster's key.
     pub fn key(&self) -> &ClusterKey {
         &self.key

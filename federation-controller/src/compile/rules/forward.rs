@@ -1,6 +1,7 @@
 //! Destinations of routes, and what happens to requests on the way.
 
 use api::networking::http_route::{HeaderOperations, Headers, HttpRetry, HttpRewrite};
+use api::networking::re2;
 use api::networking::virtual_service::Destination;
 use wire::discovery::{Forward, HeaderEdit, Mirror, RegexRewrite, Retries, Rewrite, RouteDestination, rewrite};
 
@@ -85,7 +86,10 @@ fn host_header(authority: &str) -> HeaderEdit {
 /// Compiles a rewrite. Changes of headers may set the authority as well.
 fn rewrite(of: Option<&HttpRewrite>, authority: Option<&str>) -> Option<Rewrite> {
     let regex = of.and_then(|of| of.uri_regex_rewrite.as_ref()).map(|regex| {
-        rewrite::Path::Regex(RegexRewrite { pattern: regex.pattern.clone(), substitution: regex.rewrite.clone() })
+        rewrite::Path::Regex(RegexRewrite {
+            pattern: re2::translate(&regex.pattern),
+            substitution: regex.rewrite.clone(),
+        })
     });
     let uri = of.map(|of| &of.uri).filter(|uri| !uri.is_empty()).map(|uri| rewrite::Path::Uri(uri.clone()));
     let own = of.map(|of| &*of.authority).filter(|authority| !authority.is_empty());

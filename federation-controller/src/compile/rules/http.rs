@@ -155,28 +155,7 @@ fn fault(of: &FaultInjection) -> Fault {
     }
 }
 
-/// The names of gRPC's statuses, by number.
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 fn grpc_status(name: &str) -> Option<u32> {
-    let known = GRPC_STATUSES.iter().position(|known| *known == name)?;
+    let known = http_route::GRPC_STATUSES.iter().position(|known| *known == name)?;
     u32::try_from(known).ok()
 }

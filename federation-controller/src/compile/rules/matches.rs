@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::networking::http_match::{self, Pattern};
+use api::networking::re2;
 use api::networking::virtual_service::MESH_GATEWAY;
 use wire::discovery::string_match::Pattern as WirePattern;
 use wire::discovery::{ClientMatch, FieldMatch, HttpMatch, StringMatch};
@@ -49,7 +50,7 @@ pub(super) fn string(of: &http_match::StringMatch) -> StringMatch {
         Pattern::Any => WirePattern::Present(true),
         Pattern::Exact(text) => WirePattern::Exact(text.to_owned()),
         Pattern::Prefix(text) => WirePattern::Prefix(text.to_owned()),
-        Pattern::Regex(text) => WirePattern::Regex(text.to_owned()),
+        Pattern::Regex(text) => WirePattern::Regex(re2::translate(text)),
     };
     StringMatch { pattern: Some(pattern), ignore_case: false }
 }

@@ -134,6 +134,13 @@ pub(super) fn note(host: &mut Host<'_>, rule: &Key, spec: &DestinationRuleSpec) 
             ];
             lacks.extend(without.into_iter().filter(|(set, _)| *set).map(|(_, text)| text.to_owned()));
         }
+        if policy.tunnel.as_ref().is_some_and(|tunnel| tunnel.protocol.eq_ignore_ascii_case("POST")) {
+            lacks.insert("tunnel by POST: connections are refused; use CONNECT".to_owned());
+        }
+        let budget = policy.retry_budget.as_ref().and_then(|budget| budget.budget_interval);
+        if budget.is_some_and(|interval| !interval.is_zero()) {
+            lacks.insert("retryBudget.budgetInterval has no effect: requests in progress count; remove it".to_owned());
+        }
     }
     lacks.into_iter().for_each(|text| host.note(Kind::DestinationRule, rule, "IST0133", text));
 }

@@ -1,28 +1,8 @@
 //! What routes do beside sending requests: faults, mirrors, CORS.
 
 use super::{Check, http, layer4, matches, names};
-use crate::networking::http_route::{CorsPolicy, FaultInjection, HttpRoute, Percent};
+use crate::networking::http_route::{CorsPolicy, FaultInjection, GRPC_STATUSES, HttpRoute, Percent};
 
-/// The statuses of gRPC.
-const GRPC_STATUSES: &[&str] = &[
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 /// The methods of HTTP.
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
 

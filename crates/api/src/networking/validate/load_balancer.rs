@@ -8,15 +8,14 @@ const MAGLEV_LIMIT: u64 = 5_000_011;
 /// Rings of Envoy have at most this number of places.
 const MAX_RING: u64 = 8 << 20;
 
-/// `ejects` says that the policy has outlier detection, without which there is no failover.
-pub(super) fn check(balancer: &LoadBalancer, ejects: bool, check: &mut Check) {
+pub(super) fn check(balancer: &LoadBalancer, check: &mut Check) {
     check.one_of(&[("simple", balancer.simple.is_some()), ("consistentHash", balancer.consistent_hash.is_some())]);
     check.one_of(&[
         ("localityLbSetting", balancer.locality_lb_setting.is_some()),
         ("zoneAwareLbSetting", balancer.zone_aware_lb_setting.is_some()),
     ]);
     check.some("consistentHash", &balancer.consistent_hash, hash);
-    check.some("localityLbSetting", &balancer.locality_lb_setting, |of, check| locality::check(of, ejects, check));
+    check.some("localityLbSetting", &balancer.locality_lb_setting, locality::check);
     check.some("zoneAwareLbSetting", &balancer.zone_aware_lb_setting, locality::zones);
     check.duration("warmupDurationSecs", balancer.warmup_duration_secs);
     if balancer.warmup_duration_secs.is_some() {

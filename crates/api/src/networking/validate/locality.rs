@@ -9,7 +9,7 @@ const LOCALITY_LABELS: &[&str] =
 /// The number of patterns in one list that are compared with each other.
 const MAX_COMPARED: usize = 500;
 
-pub(super) fn check(setting: &LocalityLb, ejects: bool, check: &mut Check) {
+pub(super) fn check(setting: &LocalityLb, check: &mut Check) {
     // Istio refuses `distribute` beside `failover`; here they go together.
     if !setting.failover.is_empty() {
         check.each("failoverPriority", &setting.failover_priority, |label, check| {
@@ -22,10 +22,6 @@ pub(super) fn check(setting: &LocalityLb, ejects: bool, check: &mut Check) {
     let sources: Vec<&str> = setting.distribute.iter().map(|of| of.from.as_str()).collect();
     patterns(check, &sources, |index| format!(".distribute[{index}].from"));
     failover(check, &setting.failover);
-    if (!setting.failover.is_empty() || !setting.failover_priority.is_empty()) && !ejects {
-        check
-            .warn("has no effect without outlierDetection, which finds unhealthy endpoints; add it to the same policy");
-    }
 }
 
 /// Checks the preferences of zones.

@@ -100,7 +100,7 @@ struct ByPrefix<'a> {
     matched: &'a HttpMatch,
 }
 
-/// Reports matches by a prefix of which an earlier rule has a shorter one, with no other condition that tells them apart.
+/// Reports prefix matches that an earlier rule makes unreachable: it matches a shorter prefix under the same other conditions.
 fn prefixes(spec: &VirtualServiceSpec, check: &mut Check) {
     let by_prefix: Vec<ByPrefix<'_>> = spec
         .http

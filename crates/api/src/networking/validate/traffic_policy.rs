@@ -14,9 +14,7 @@ pub(super) fn check(policy: &TrafficPolicy, check: &mut Check) {
         return;
     }
     check.one_of(&[("tunnel", policy.tunnel.is_some()), ("proxyProtocol", policy.proxy_protocol.is_some())]);
-    check.some("loadBalancer", &policy.load_balancer, |balancer, check| {
-        load_balancer::check(balancer, policy.outlier_detection.is_some(), check);
-    });
+    check.some("loadBalancer", &policy.load_balancer, load_balancer::check);
     check.some("connectionPool", &policy.connection_pool, pool);
     check.some("outlierDetection", &policy.outlier_detection, outliers);
     check.some("tls", &policy.tls, tls);
@@ -40,9 +38,7 @@ fn of_port(policy: &PortTrafficPolicy, new: bool, check: &mut Check) {
     if (PortTrafficPolicy { port: None, ..policy.clone() }) == PortTrafficPolicy::default() {
         check.error("has a port alone; write a policy, or remove it");
     }
-    check.some("loadBalancer", &policy.load_balancer, |balancer, check| {
-        load_balancer::check(balancer, policy.outlier_detection.is_some(), check);
-    });
+    check.some("loadBalancer", &policy.load_balancer, load_balancer::check);
     check.some("connectionPool", &policy.connection_pool, pool);
     check.some("outlierDetection", &policy.outlier_detection, outliers);
     check.some("tls", &policy.tls, tls);

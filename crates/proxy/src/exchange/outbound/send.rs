@@ -84,6 +84,8 @@ impl OutboundRequests {
             drop(place.take());
             if policy.same_hosts {
                 tried.clear();
+            } else if policy.remote_localities {
+                cluster.add_neighbours(&mut tried);
             }
             let (method, repeatable) = (&exchange.head.method, exchange.is_repeatable());
             let next = attempts.after(failed.outcome, method, repeatable, policy);

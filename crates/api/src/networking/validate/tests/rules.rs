@@ -174,7 +174,8 @@ fn preferences_of_localities_are_checked() {
         assert_eq!(fields(&rule(&of(setting))), [""; 0], "{setting}");
     }
     let without = "loadBalancer: {localityLbSetting: {failover: [{from: a, to: b}]}}";
-    assert_eq!(fields(&rule(&policy(without))), ["Warning spec.trafficPolicy.loadBalancer.localityLbSetting"]);
+    // Endpoints are ejected without outlierDetection as well.
+    assert_eq!(fields(&rule(&policy(without))), [""; 0]);
 }
 
 #[test]
