@@ -45,23 +45,24 @@ impl Limits<'_> {
         self.request.map(|limit| complete.max(self.began) + limit)
     }
 
-    /// Runs a part of an attempt, at most until a limit passes.
-    pub(super) async fn run<F: Future>(
+    /// Runs a part of an attempt, at most until a limit passes. Not an async function, whose future would hold the arguments
+    /// twice.
+    pub(super) fn run<F: Future>(
         &mut self,
         body: Option<&Rc<RequestBody>>,
         began: Began,
         mut future: Pin<&mut F>,
-    ) -> Result<F::Output, Expired> {
-        let (request, attempt) = (self.request, self.attempt);
-        let Some(timer) = self.timer.as_mut().filter(|_| request.or(attempt).is_some()) else {
-            return Ok(future.await);
-        };
+    ) -> impl Future<Output = Result<F::Output, Expired>> {
         // What the end of the timer means; `None`: the timer is not set.
         let mut set = None;
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
+            let (request, attempt) = (self.request, self.attempt);
+            let Some(timer) = self.timer.as_mut().filter(|_| request.or(attempt).is_some()) else {
+                return Poll::Pending;
+            };
             loop {
                 let expired = match set {
                     Some(expired) => expired,
@@ -78,7 +79,6 @@ impl Limits<'_> {
                 set = None;
             }
         })
-        .await
     }
 }
 

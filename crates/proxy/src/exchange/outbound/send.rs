@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use balance::Outcome;
-use http::{HeaderName, Response};
+use http::{HeaderName, Request, Response};
 use route::Retries;
 use telemetry::ResponseFlags;
 
@@ -16,7 +16,7 @@ use super::retry::{self, Attempts, Next};
 use super::{Destination, OutboundRequests};
 use crate::exchange::{Exchange, is_idempotent};
 use crate::failure::{Expired, Failure};
-use crate::http::{Incoming, RequestBody, headers};
+use crate::http::{AttemptBody, Incoming, RequestBody, headers};
 use crate::mesh::ClusterCounter;
 use crate::upstream::{ConnectionInfo, LeasedConnection, OverdueRequests, SendError, SendErrorCause};
 
@@ -72,7 +72,7 @@ impl OutboundRequests {
                 log.attempts += 1;
             }
             let attempt = Attempt { exchange, destination, policy, retries: attempts.retries(), began };
-            let failed = match self.attempt(attempt, limits, &mut tried).await {
+            let failed = match self.attempt(&attempt, limits, &mut tried).await {
                 Ok(answer) => {
                     if attempts.retries() > 0 {
                         cluster.shared().count(ClusterCounter::RetrySuccess);
@@ -133,11 +133,11 @@ impl OutboundRequests {
     /// Picks an endpoint and sends the request once.
     async fn attempt(
         &self,
-        attempt: Attempt<'_>,
+        attempt: &Attempt<'_>,
         limits: &mut Limits<'_>,
         tried: &mut Vec<Arc<str>>,
     ) -> Result<Answer, FailedAttempt> {
-        let Attempt { exchange, destination, policy, retries, began } = attempt;
+        let &Attempt { exchange, destination, policy, retries, began } = attempt;
         let (worker, cluster, body) = (&self.worker, &destination.cluster, exchange.body.as_ref());
         let from = &self.downstream;
         let times = Began { request: limits.began, attempt: began, retried: retries > 0 };
@@ -151,13 +151,11 @@ impl OutboundRequests {
         let leased = leased.map_err(FailedAttempt::expired)?;
         let mut leased = leased.map_err(|failure| FailedAttempt::new(failure, retry::Outcome::NotConnected))?;
         let id = leased.pick.id.clone();
-        let mut request = exchange.attempt();
-        request.headers_mut().insert(headers::ATTEMPTS, headers::number(u64::from(retries) + 1));
         let repeatable = is_idempotent(&exchange.head.method) && exchange.is_repeatable();
         let retransmissions = if repeatable { UNACKNOWLEDGED_REPEATABLE } else { UNACKNOWLEDGED };
         let info = leased.lease.info.clone();
         let sent = {
-            let sending_request = pin!(leased.lease.send(request, exchange.upgrade.is_some()));
+            let sending_request = pin!(leased.lease.send(numbered(exchange, retries), exchange.upgrade.is_some()));
             let acknowledged = pin!(acknowledged(sending_request, &info, retransmissions, &worker.overdue));
             limits.run(body, times, acknowledged).await
         };
@@ -197,6 +195,13 @@ impl FailedAttempt {
         };
         Self { failure: Failure::Timeout(expired), outcome, answer: None }
     }
+}
+
+/// Returns the request for an attempt, with its number. A function, so that the caller's future has no space for it.
+fn numbered(exchange: &Exchange, retries: u32) -> Request<AttemptBody> {
+    let mut request = exchange.attempt();
+    request.headers_mut().insert(headers::ATTEMPTS, headers::number(u64::from(retries) + 1));
+    request
 }
 
 /// Reports the outcome of a response to the balancer, and decides whether it may be repeated.
