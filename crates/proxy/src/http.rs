@@ -12,6 +12,7 @@ mod continue_gate;
 pub mod headers;
 pub mod http2;
 mod incoming;
+mod paths;
 mod pump;
 mod request_body;
 mod unsent;

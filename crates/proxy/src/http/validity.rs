@@ -10,6 +10,7 @@ use http::{Method, Request, StatusCode, Version, uri};
 use http_body::Body;
 
 use super::headers::{self, origin_form};
+use super::paths;
 
 /// The settings of an upgrade to cleartext HTTP/2, which is ignored (RFC 9113 §3.1 has removed it).
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -62,7 +63,7 @@ impl InvalidRequest {
     }
 }
 
-/// Checks a request, and gives it one authority: afterwards it is either in the URI or in one `Host` header. `destination`
+/// Checks a request, normalises its path, and gives it one authority: afterwards it is either in the URI or in one `Host` header. `destination`
 /// is the address of the connection, which a request of HTTP/1.0 without a host is for (RFC 9112 §3.3). Returns whether the
 /// request asks for an upgrade to WebSocket.
 ///
@@ -91,6 +92,7 @@ pub fn settle<B: Body>(request: &mut Request<B>, destination: SocketAddr) -> Res
     } else {
         settle_host(request, seen.host, destination)?;
     }
+    paths::normalize(request.uri_mut()).map_err(|paths::EncodedNul| InvalidRequest::InvalidTarget)?;
     Ok(upgrade)
 }
 
