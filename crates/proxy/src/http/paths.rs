@@ -60,9 +60,9 @@ fn decode(path: &str) -> Result<String, EncodedNul> {
     while let Some(at) = rest.find(['%', '\\']) {
         decoded.push_str(&rest[..at]);
         let escape = &rest[at..];
-        if escape.starts_with('\\') {
+        if let Some(after) = escape.strip_prefix('\\') {
             decoded.push('/');
-            rest = &escape[1..];
+            rest = after;
             continue;
         }
         let code = escape.get(1..3).filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
