@@ -2,16 +2,17 @@
 //!
 //! - [`PeerAuthentication`] decides how a proxy handles an inbound connection: mutual TLS, plaintext, passthrough or
 //!   refusal.
-//! - [`Authorization`] holds the ALLOW and DENY policies of a workload. It is compiled when the policies change and
-//!   evaluated on the [`Facts`] of each request or opaque connection.
+//! - [`Authorization`] holds the policies of a workload. It is compiled when the policies change and evaluated on the
+//!   [`Facts`] of each request or opaque connection.
 //!
-//! The semantics are those of Istio's `PeerAuthentication` and `AuthorizationPolicy`. Conditions on JWTs and the
-//! actions AUDIT and CUSTOM are not supported.
+//! The semantics are those of Istio's `PeerAuthentication` and `AuthorizationPolicy`.
 
 pub mod authorization;
+mod facts;
 mod pattern;
 mod peer;
 
-pub use authorization::{Authorization, Decision, Facts};
-pub use pattern::{InvalidPattern, PathPattern, Pattern};
+pub use authorization::{Authorization, Decision};
+pub use facts::{Claims, Facts, Headers, Request};
+pub use pattern::{InvalidPattern, PathPattern, Pattern, TokenPrincipal};
 pub use peer::{Accepted, PeerAuthentication, PeerMode, Presented};

@@ -1,12 +1,36 @@
-use std::collections::HashMap;
+use std::borrow::Cow;
+
+use identity::SpiffeId;
 
 use super::*;
+use crate::{Claims, Headers, PathPattern, Pattern, Request, TokenPrincipal};
 
-impl Headers for HashMap<&str, &str> {
-    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.get(name).map(|value| Cow::Borrowed(*value))
+/// The lines of headers, or the values of claims.
+struct Pairs(&'static [(&'static str, &'static str)]);
+
+impl Headers for Pairs {
+    fn any(&self, name: &str, matches: &mut dyn FnMut(Cow<'_, str>) -> bool) -> bool {
+        self.0.iter().any(|(of, value)| *of == name && matches((*value).into()))
     }
 }
+
+impl Claims for Pairs {
+    fn issuer(&self) -> Option<&str> {
+        self.0.iter().find(|(of, _)| *of == "iss").map(|(_, value)| *value)
+    }
+
+    fn subject(&self) -> Option<&str> {
+        self.0.iter().find(|(of, _)| *of == "sub").map(|(_, value)| *value)
+    }
+
+    fn any(&self, path: &[Arc<str>], matches: &mut dyn FnMut(&str) -> bool) -> bool {
+        let path = path.join(".");
+        self.0.iter().any(|(of, value)| *of == path && matches(value))
+    }
+}
+
+const CLAIMS: Pairs =
+    Pairs(&[("iss", "https://issuer.example/a"), ("sub", "ada"), ("groups", "dev"), ("groups", "ops"), ("a.b", "c")]);
 
 fn any_of<T, E: std::fmt::Debug>(values: &[&str], parse: impl Fn(&str) -> Result<T, E>) -> Field<T> {
     Field { any_of: values.iter().map(|value| parse(value).unwrap()).collect(), none_of: Vec::new() }
@@ -21,6 +45,10 @@ fn from(source: Source) -> Rule {
     Rule { from: vec![source], ..Rule::default() }
 }
 
+fn when(condition: Condition) -> Rule {
+    Rule { when: vec![condition], ..Rule::default() }
+}
+
 fn to(operation: Operation) -> Rule {
     Rule { to: vec![operation], ..Rule::default() }
 }
@@ -29,23 +57,31 @@ fn to(operation: Operation) -> Rule {
 /// the same request without an identity, and the same connection without a request, for ALLOW and for DENY.
 fn outcomes(rule: &Rule) -> [bool; 4] {
     let id: SpiffeId = "spiffe://cluster.local/ns/default/sa/frontend".parse().unwrap();
-    let headers = HashMap::from([("x-user", "jason")]);
-    let request = Request { method: "GET", path: "/ratings/7", host: "reviews:9080", headers: &headers };
+    let headers = Pairs(&[("x-user", "jason"), ("x-user", "ada")]);
+    let (method, path, host) = ("GET", "/ratings/7", "reviews:9080");
+    let request = Request { method, path, host, headers: &headers, claims: Some(&CLAIMS) };
     let facts = Facts {
         principal: Some(&id),
         cluster: Some("west"),
         source: "10.244.1.2".parse().unwrap(),
+        remote: "203.0.113.7".parse().unwrap(),
+        destination: "10.244.1.9".parse().unwrap(),
         port: 9080,
+        server_name: Some("outbound_.9080_._.reviews.default.svc.cluster.local"),
         request: Some(request),
     };
     let anonymous = Facts { principal: None, cluster: None, ..facts };
     let opaque = Facts { request: None, ..facts };
     [
-        rule.matches(&facts, Action::Allow),
-        rule.matches(&anonymous, Action::Allow),
-        rule.matches(&opaque, Action::Allow),
-        rule.matches(&opaque, Action::Deny),
+        rule.matches(&facts, true),
+        rule.matches(&anonymous, true),
+        rule.matches(&opaque, true),
+        rule.matches(&opaque, false),
     ]
+}
+
+fn account(text: &str) -> Result<(Arc<str>, Arc<str>), ()> {
+    text.split_once('/').map(|(namespace, name)| (namespace.into(), name.into())).ok_or(())
 }
 
 #[test]
@@ -125,20 +161,85 @@ fn each_field_matches_as_documented() {
         ),
         (
             "header",
-            Rule {
-                when: vec![Header { name: "x-user".into(), value: any_of(&["jason"], Pattern::parse) }],
-                ..Rule::default()
-            },
+            when(Condition::Header("x-user".into(), any_of(&["ada"], Pattern::parse))),
             [true, true, false, true],
         ),
         (
             "absent header",
-            Rule {
-                when: vec![Header { name: "x-other".into(), value: any_of(&["*"], Pattern::parse) }],
-                ..Rule::default()
-            },
+            when(Condition::Header("x-other".into(), any_of(&["*"], Pattern::parse))),
             [false, false, false, true],
         ),
+        (
+            "lines of a header are values of their own",
+            when(Condition::Header("x-user".into(), any_of(&["jason,ada"], Pattern::parse))),
+            [false, false, false, true],
+        ),
+        (
+            "not this header, on any line",
+            when(Condition::Header("x-user".into(), none_of(&["ada"], Pattern::parse))),
+            [false, false, false, true],
+        ),
+        (
+            "namespace with wildcards",
+            from(Source { namespaces: any_of(&["d*fau*t"], Pattern::parse_glob), ..Source::default() }),
+            [true, false, true, true],
+        ),
+        (
+            "account",
+            from(Source { service_accounts: any_of(&["default/frontend"], account), ..Source::default() }),
+            [true, false, true, true],
+        ),
+        (
+            "account of another namespace",
+            from(Source { service_accounts: any_of(&["shop/frontend"], account), ..Source::default() }),
+            [false; 4],
+        ),
+        (
+            "trust domain",
+            from(Source { trust_domains: any_of(&["cluster.*"], Pattern::parse), ..Source::default() }),
+            [true, false, true, true],
+        ),
+        (
+            "not this cluster; an unknown one may be it",
+            from(Source { clusters: none_of(&["east"], Pattern::parse), ..Source::default() }),
+            [true, false, true, true],
+        ),
+        (
+            "original client",
+            from(Source { remote_ip_blocks: any_of(&["203.0.113.0/24"], str::parse), ..Source::default() }),
+            [true; 4],
+        ),
+        (
+            "token",
+            from(Source {
+                request_principals: any_of(&["https://issuer.example/a/ada"], TokenPrincipal::parse),
+                ..Source::default()
+            }),
+            [true, true, false, true],
+        ),
+        (
+            "not this token",
+            from(Source { request_principals: none_of(&["*/ada"], TokenPrincipal::parse), ..Source::default() }),
+            [false, false, false, true],
+        ),
+        (
+            "claim in a list",
+            when(Condition::Claim(vec!["groups".into()], any_of(&["ops"], Pattern::parse))),
+            [true, true, false, true],
+        ),
+        (
+            "nested claim",
+            when(Condition::Claim(vec!["a".into(), "b".into()], any_of(&["c*"], Pattern::parse))),
+            [true, true, false, true],
+        ),
+        (
+            "absent claim",
+            when(Condition::Claim(vec!["x".into()], none_of(&["*"], Pattern::parse))),
+            [true, true, false, true],
+        ),
+        ("own address", when(Condition::DestinationIp(any_of(&["10.244.1.9/32"], str::parse))), [true; 4]),
+        ("port as a condition", when(Condition::DestinationPort(none_of(&["9080"], str::parse))), [false; 4]),
+        ("server name", when(Condition::ServerName(any_of(&["outbound_*"], Pattern::parse))), [true; 4]),
     ];
     for (name, rule, expected) in table {
         assert_eq!(outcomes(&rule), expected, "{name}");
@@ -147,9 +248,9 @@ fn each_field_matches_as_documented() {
 
 #[test]
 fn deny_comes_first_and_allow_makes_the_rest_refused() {
-    let policy = |name: &str, action, rules: Vec<Rule>| Policy { name: name.into(), action, rules };
+    let policy = |name: &str, action, rules: Vec<Rule>| Policy { name: name.into(), action, rules, dry_run: false };
     let methods = |method| to(Operation { methods: any_of(&[method], Pattern::parse), ..Operation::default() });
-    let denied = |name: &str, rule| Decision::Denied { policy: name.into(), rule };
+    let denied = |name: &str, rule| Decision::Denied(Matched { policy: name.into(), rule });
     let table: Vec<(&str, Vec<Policy>, Decision)> = vec![
         ("no policy", vec![], Decision::Allowed),
         ("allow nothing", vec![policy("a", Action::Allow, vec![])], Decision::NotAllowed),
@@ -171,15 +272,46 @@ fn deny_comes_first_and_allow_makes_the_rest_refused() {
         ),
         ("deny others", vec![policy("d", Action::Deny, vec![methods("PUT")])], Decision::Allowed),
     ];
-    let headers = HashMap::new();
     for (name, policies, expected) in table {
-        let facts = Facts {
-            principal: None,
-            cluster: None,
-            source: "::1".parse().unwrap(),
-            port: 80,
-            request: Some(Request { method: "GET", path: "/", host: "a", headers: &headers }),
-        };
-        assert_eq!(Authorization::compile(policies).evaluate(&facts), expected, "{name}");
+        assert_eq!(Authorization::compile(policies).evaluate(&a_get()), expected, "{name}");
+    }
+}
+
+#[test]
+fn policies_that_do_not_decide_are_evaluated_apart() {
+    let policy = |name: &str, action, dry_run| Policy {
+        name: name.into(),
+        action,
+        rules: vec![to(Operation { methods: any_of(&["GET"], Pattern::parse), ..Operation::default() })],
+        dry_run,
+    };
+    let denied = |name: &str| Decision::Denied(Matched { policy: name.into(), rule: 0 });
+    let all = Authorization::compile([
+        policy("deny", Action::Deny, true),
+        policy("audit", Action::Audit, false),
+        policy("ask", Action::Custom("provider".into()), false),
+    ]);
+    assert!(!all.is_empty() && !all.only_enforces());
+    assert_eq!(all.evaluate(&a_get()), Decision::Allowed);
+    assert_eq!(all.evaluate_dry_run(&a_get()), Some(denied("deny")));
+    assert!(all.audited(&a_get()).eq([&Arc::from("audit")]));
+    let (matched, provider) = all.custom(&a_get()).unwrap();
+    assert_eq!((&*matched.policy, &**provider), ("ask", "provider"));
+
+    let enforced = Authorization::compile([policy("allow", Action::Allow, false)]);
+    assert!(enforced.only_enforces() && !enforced.is_empty() && Authorization::default().is_empty());
+    assert_eq!((enforced.evaluate_dry_run(&a_get()), enforced.custom(&a_get())), (None, None));
+}
+
+fn a_get() -> Facts<'static> {
+    Facts {
+        principal: None,
+        cluster: None,
+        source: "::1".parse().unwrap(),
+        remote: "::1".parse().unwrap(),
+        destination: "::1".parse().unwrap(),
+        port: 80,
+        server_name: None,
+        request: Some(Request { method: "GET", path: "/", host: "a", headers: &Pairs(&[]), claims: None }),
     }
 }

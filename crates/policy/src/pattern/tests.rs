@@ -20,6 +20,66 @@ fn patterns_match_as_istio_documents() {
 }
 
 #[test]
+fn patterns_of_namespaces_have_wildcards_anywhere() {
+    let table = [
+        ("a*c*e", "abcde", true),
+        ("a*c*e", "ace", true),
+        ("a*c*e", "acd", false),
+        ("a*a", "a", false),
+        ("*b*", "abc", true),
+        ("*b*", "ac", false),
+        ("a*", "abc", true),
+        ("a.c", "abc", false),
+    ];
+    for (pattern, value, expected) in table {
+        assert_eq!(Pattern::parse_glob(pattern).unwrap().matches(value), expected, "{pattern} {value}");
+    }
+    assert!(Pattern::parse_glob("").is_err());
+}
+
+struct Token(&'static str, &'static str);
+
+impl Claims for Token {
+    fn issuer(&self) -> Option<&str> {
+        Some(self.0)
+    }
+
+    fn subject(&self) -> Option<&str> {
+        (!self.1.is_empty()).then_some(self.1)
+    }
+
+    fn any(&self, _: &[Arc<str>], _: &mut dyn FnMut(&str) -> bool) -> bool {
+        false
+    }
+}
+
+#[test]
+fn principals_of_tokens_match_as_in_istio() {
+    let token = Token("https://a.example", "ada");
+    for (pattern, expected) in [
+        ("*", true),
+        ("https://a.example/ada", true),
+        ("https://a.example/*", true),
+        ("https://a.example/a*", true),
+        ("*/ada", true),
+        ("*a.example/ada", true),
+        ("https*", true),
+        ("*da", true),
+        ("https://a.example/bob", false),
+        ("https://b.example/*", false),
+        ("*b.example/ada", false),
+        ("b*", false),
+        ("*bob", false),
+    ] {
+        assert_eq!(TokenPrincipal::parse(pattern).unwrap().matches(&token), expected, "{pattern}");
+    }
+    assert!(!TokenPrincipal::parse("*").unwrap().matches(&Token("a", "")));
+    for invalid in ["", "ada", "a*b/c", "*/", "/", "https://a.example/", "*a/b*", "a/b*c"] {
+        assert!(TokenPrincipal::parse(invalid).is_err(), "{invalid}");
+    }
+}
+
+#[test]
 fn hosts_match_without_case() {
     let table = [
         ("Example.com", "example.COM", true),
@@ -80,6 +140,10 @@ proptest::proptest! {
             pattern.matches(&value);
             pattern.matches_ignoring_case(&value);
         }
+        if let Ok(pattern) = Pattern::parse_glob(&pattern) {
+            pattern.matches(&value);
+        }
+        drop(TokenPrincipal::parse(&pattern));
         if let Ok(pattern) = PathPattern::parse(&pattern) {
             pattern.matches(&value);
         }
