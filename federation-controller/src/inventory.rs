@@ -229,6 +229,9 @@ impl Inventory {
                 if defaults(&self.mesh) != defaults(&before) {
                     self.change_all_rules(before.default_policy.is_some());
                 }
+                if self.mesh.trust_domain_aliases != before.trust_domain_aliases {
+                    self.change_all_policies();
+                }
                 self.pending.groups(&Text::default(), [Group::Mesh]);
             }
             Event::MeshNotices(notices) => self.mesh_notices = notices,
@@ -237,6 +240,7 @@ impl Inventory {
                 if !trust.trust_domain.is_empty() && trust.trust_domain != self.trust_domain {
                     self.trust_domain = trust.trust_domain.clone();
                     self.change_everything(&Text::default());
+                    self.change_all_policies();
                 }
                 if trust.serves_others != self.serves_others() {
                     self.change_everything(&Text::default());
@@ -544,6 +548,15 @@ impl Inventory {
         };
         let selected = self.connected.keys().filter(selects).cloned();
         self.pending.groups(cluster, selected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
+    }
+
+    /// Notes every policy that names principals.
+    fn change_all_policies(&mut self) {
+        for (name, cluster) in &self.clusters {
+            let kind = Kind::AuthorizationPolicy;
+            let policies = cluster.authorization_policies().keys();
+            self.pending.groups(&Text::default(), policies.map(|key| Group::Policy(kind, name.clone(), key)));
+        }
     }
 
     /// Notes every service and every connected proxy's workload, because of a change of one cluster; empty: of the controller.

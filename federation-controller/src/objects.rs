@@ -38,7 +38,10 @@ pub use labels::Labels;
 pub use namespace::Namespace;
 pub use node::Node;
 pub use pod::{Pod, Template};
-pub use rule::{DestinationRule, Rule, RuleProblem, RuleSpec, VirtualService};
+pub use rule::{
+    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, Rule, RuleProblem, RuleSpec,
+    VirtualService,
+};
 pub use service::{Service, ServicePort};
 pub use slice::{Slice, SliceEndpoint, Spot};
 
@@ -65,6 +68,9 @@ macro_rules! for_each_kind {
             gateways: Gateway, change_gateway;
             virtual_services: VirtualService, change_virtual_service;
             destination_rules: DestinationRule, change_destination_rule;
+            authorization_policies: AuthorizationPolicy, change_security_policy;
+            peer_authentications: PeerAuthentication, change_peer_authentication;
+            request_authentications: RequestAuthentication, change_security_policy;
         }
     };
 }

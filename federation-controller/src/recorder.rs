@@ -20,7 +20,10 @@ use tokio::time::Instant;
 use crate::clusters::Clusters;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
-use crate::objects::{DestinationRule, Export, Gateway, Kind, Record, Service, Text, VirtualService};
+use crate::objects::{
+    AuthorizationPolicy, DestinationRule, Export, Gateway, Kind, PeerAuthentication, Record, RequestAuthentication,
+    Service, Text, VirtualService,
+};
 use crate::pipeline::State;
 
 /// How often notices are looked at.
@@ -121,6 +124,9 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::Gateway) => resource::<Gateway>(),
         NoticedKind::Watched(Kind::VirtualService) => resource::<VirtualService>(),
         NoticedKind::Watched(Kind::DestinationRule) => resource::<DestinationRule>(),
+        NoticedKind::Watched(Kind::AuthorizationPolicy) => resource::<AuthorizationPolicy>(),
+        NoticedKind::Watched(Kind::PeerAuthentication) => resource::<PeerAuthentication>(),
+        NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
         NoticedKind::Watched(_) => resource::<Service>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &notice.object.namespace, &resource);

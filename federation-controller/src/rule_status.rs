@@ -1,4 +1,4 @@
-//! The status of VirtualServices and DestinationRules, in Istio's form: condition `Reconciled`, `observedGeneration`, and a
+//! The status of rules of routing and security policies, in Istio's form: condition `Reconciled`, `observedGeneration`, and a
 //! `validationMessages` entry for each problem.
 //!
 //! A status is written when it differs from the last one, a bounded number in each interval, objects with problems first. A
@@ -19,7 +19,9 @@ use tokio::time::Instant;
 
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::RuleState;
-use crate::objects::{DestinationRule, Key, Kind, Record, RuleProblem, VirtualService};
+use crate::objects::{
+    AuthorizationPolicy, DestinationRule, Key, Kind, PeerAuthentication, Record, RuleProblem, VirtualService,
+};
 use crate::pipeline::State;
 
 /// How often the states of rules are looked at.
@@ -61,7 +63,7 @@ pub(crate) async fn run(state: Arc<State>, client: Client) {
                 Err(Trouble::Refused(why)) if refused.is_none() => {
                     tracing::warn!(
                         why,
-                        "the status of rules is not written; permit patching virtualservices/status and destinationrules/status"
+                        "the status of rules and policies is not written; permit patching the status of virtualservices, destinationrules, authorizationpolicies and peerauthentications"
                     );
                     refused = Some(Instant::now() + REFUSED);
                 }
@@ -112,6 +114,8 @@ fn hash(state: &RuleState) -> u64 {
 async fn write(client: Client, state: &RuleState) -> Result<(), Trouble> {
     let resource = match state.kind {
         Kind::DestinationRule => resource::<DestinationRule>(),
+        Kind::AuthorizationPolicy => resource::<AuthorizationPolicy>(),
+        Kind::PeerAuthentication => resource::<PeerAuthentication>(),
         _ => resource::<VirtualService>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client, &state.object.namespace, &resource);

@@ -12,9 +12,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use identity::{Accept, ClientAuth, alpn};
 use net::hello;
-use policy::{Accepted, Decision, PeerAuthentication, PeerMode, Presented};
+use policy::{Accepted, PeerAuthentication, PeerMode, Presented};
 use proxy::detect::{self, Detected};
 use proxy::exchange::Downstream;
+use proxy::exchange::authorize::authorize_connection;
 use proxy::exchange::inbound::{self, fingerprint};
 use proxy::failure::Failure;
 use proxy::http::Version;
@@ -186,12 +187,11 @@ async fn relay(
     if let Some(log) = &mut log {
         downstream.log_inbound(log);
     }
-    let decision = snapshot.authorize(&downstream.facts());
+    let allowed = authorize_connection(&downstream, &snapshot, &worker.telemetry);
     drop(snapshot);
-    let opened = match decision {
-        Decision::Allowed => application::connect(destination, &downstream.admitted, worker.mark).await,
-        Decision::Denied { policy, .. } => Err(Failure::Denied(policy)),
-        Decision::NotAllowed => Err(Failure::Denied("none".into())),
+    let opened = match allowed {
+        Ok(()) => application::connect(destination, &downstream.admitted, worker.mark).await,
+        Err(denied) => Err(denied),
     };
     let opened = match opened {
         Ok(opened) => opened,

@@ -11,6 +11,7 @@ mod failover;
 mod kubectl;
 mod mesh;
 mod pods;
+mod policies;
 mod protocols;
 mod readme;
 mod restart;

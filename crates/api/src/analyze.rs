@@ -26,6 +26,7 @@ pub use object::{Object, Origin};
 
 use crate::networking::problem::{SCHEMA_ERROR, Severity};
 use crate::networking::{self, Problem};
+use crate::security;
 use message::Report;
 use world::World;
 
@@ -55,7 +56,8 @@ pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message>
 
 /// Reports what is wrong with an object by itself.
 fn validate(object: &Object, report: &mut Report) {
-    for problem in networking::validate(object.group(), object.kind(), &object.value) {
+    let of_policies = security::validate(object.group(), object.kind(), &object.value);
+    for problem in networking::validate(object.group(), object.kind(), &object.value).into_iter().chain(of_policies) {
         // In a file it is not admitted yet: kubectl would have it refused.
         let refused = problem.code == SCHEMA_ERROR && object.is_of_file();
         let severity = if refused { Severity::Error } else { problem.severity };

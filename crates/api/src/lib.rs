@@ -3,6 +3,7 @@
 //! - [`mesh`]: mesh-wide settings, key `mesh` of ConfigMap `istio`.
 //! - [`gateway`]: Istio's Gateway, as far as it exports services to other networks.
 //! - [`networking`]: Istio's VirtualService and DestinationRule: what they say, and what is wrong with them.
+//! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
 //! - [`compatibility`]: kinds and fields that are accepted and have no effect.
@@ -27,6 +28,7 @@ pub mod networking;
 pub mod reader;
 pub mod remote_secret;
 mod resource;
+pub mod security;
 pub mod yaml;
 
 use std::fmt;

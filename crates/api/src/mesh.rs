@@ -70,6 +70,8 @@ pub struct MeshConfig {
     pub destination_rule_export_to: Vec<String>,
     /// `defaultTrafficPolicy`: the `connectionPool` and `outlierDetection` of destinations without their own.
     pub default_policy: Option<TrafficPolicy>,
+    /// `trustDomainAliases`: former names of the trust domain, which policies still write.
+    pub trust_domain_aliases: Vec<String>,
 }
 
 impl Default for MeshConfig {
@@ -88,6 +90,7 @@ impl Default for MeshConfig {
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
             default_policy: None,
+            trust_domain_aliases: Vec::new(),
         }
     }
 }
@@ -117,6 +120,11 @@ pub enum MeshConfigError {
         message: String,
     },
 }
+
+/// The most aliases of the trust domain. Each principal of a policy is repeated for each of them.
+const MAX_ALIASES: usize = 100;
+/// The longest trust domain (SPIFFE ID specification §2.1).
+const MAX_TRUST_DOMAIN: usize = 255;
 
 /// Istio's settings without effect in Isthmus. Other unknown names are likely mistakes and have another warning.
 const ISTIO_SETTINGS: &[&str] = &[
@@ -154,7 +162,6 @@ const ISTIO_SETTINGS: &[&str] = &[
     "serviceSettings",
     "tcpKeepalive",
     "tlsDefaults",
-    "trustDomainAliases",
     "verifyCertificateAtClient",
 ];
 
@@ -202,6 +209,7 @@ impl MeshConfig {
         config.export_all = federation.boolean("exportAll")?.unwrap_or_default();
         config.virtual_service_export_to = top.export_to("defaultVirtualServiceExportTo")?;
         config.destination_rule_export_to = top.export_to("defaultDestinationRuleExportTo")?;
+        config.trust_domain_aliases = top.trust_domains("trustDomainAliases")?;
         config.default_policy = top.policy("defaultTrafficPolicy", &mut warnings)?;
 
         if top.map.get("enableAutoMtls") == Some(&Value::Bool(true)) {
@@ -284,6 +292,17 @@ impl SettingFields {
         let Some(value) = self.take(name) else { return Ok(Vec::new()) };
         let texts = value.as_array().and_then(|of| of.iter().map(Value::as_str).collect::<Option<Vec<&str>>>());
         match texts.filter(|texts| texts.iter().all(|text| !text.is_empty() && text.len() <= MAX_NAMESPACE)) {
+            Some(texts) => Ok(texts.into_iter().map(str::to_owned).collect()),
+            None => Err(self.wrong(name, &value, EXPECTED)),
+        }
+    }
+
+    fn trust_domains(&mut self, name: &str) -> Result<Vec<String>, MeshConfigError> {
+        const EXPECTED: &str = "a list of at most 100 trust domains, such as [\"old.example\"]";
+        let Some(value) = self.take(name) else { return Ok(Vec::new()) };
+        let texts = value.as_array().and_then(|of| of.iter().map(Value::as_str).collect::<Option<Vec<&str>>>());
+        let valid = |text: &str| !text.is_empty() && text.len() <= MAX_TRUST_DOMAIN && !text.contains(['/', '*']);
+        match texts.filter(|texts| texts.len() <= MAX_ALIASES && texts.iter().all(|text| valid(text))) {
             Some(texts) => Ok(texts.into_iter().map(str::to_owned).collect()),
             None => Err(self.wrong(name, &value, EXPECTED)),
         }

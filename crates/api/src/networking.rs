@@ -12,14 +12,14 @@
 pub mod destination_rule;
 pub mod http_match;
 pub mod http_route;
-mod json;
+pub(crate) mod json;
 pub mod load_balancer;
 pub mod problem;
 pub mod re2;
 #[cfg(test)]
 mod tests;
 pub mod traffic_policy;
-mod validate;
+pub(crate) mod validate;
 pub mod virtual_service;
 
 pub use destination_rule::{DestinationRule, DestinationRuleSpec};

@@ -45,6 +45,7 @@ pub const WATCHED: &[RbacRule] = &[
     read("discovery.k8s.io", &["endpointslices"]),
     read("multicluster.x-k8s.io", &["serviceexports"]),
     read("networking.istio.io", &["gateways"]),
+    read("security.istio.io", &["authorizationpolicies", "peerauthentications", "requestauthentications"]),
 ];
 
 /// Permissions for serving a cluster without a controller of its own.

@@ -30,13 +30,11 @@ const REVIEWING: RbacRule =
 const RECORDING: RbacRule =
     RbacRule { group: "", resources: &["events"], verbs: &["get", "create", "patch"], names: &[] };
 
-/// The status of rules of routing.
-const REPORTING: RbacRule = RbacRule {
-    group: "networking.istio.io",
-    resources: &["virtualservices/status", "destinationrules/status"],
-    verbs: &["patch"],
-    names: &[],
-};
+/// The status of rules of routing and of security policies.
+const REPORTING: [RbacRule; 2] = [
+    status("networking.istio.io", &["virtualservices/status", "destinationrules/status"]),
+    status("security.istio.io", &["authorizationpolicies/status", "peerauthentications/status"]),
+];
 
 /// Rights in the root namespace: the mesh-wide settings, remote secrets, signing certificates, and the record of which
 /// cluster each published intermediate belongs to.
@@ -55,6 +53,10 @@ const ROOT_NAMESPACE: &[RbacRule] = &[
         names: &[],
     },
 ];
+
+const fn status(group: &'static str, resources: &'static [&'static str]) -> RbacRule {
+    RbacRule { group, resources, verbs: &["patch"], names: &[] }
+}
 
 const fn webhook(resources: &'static [&'static str], names: &'static [&'static str]) -> RbacRule {
     RbacRule { group: "admissionregistration.k8s.io", resources, verbs: &["get", "patch"], names }
@@ -87,7 +89,8 @@ fn controller(of: &Installation) -> Vec<Value> {
         .chain(&configuration)
         .chain(SERVING)
         .chain(&WEBHOOKS)
-        .chain([&REVIEWING, &RECORDING, &REPORTING]);
+        .chain(&REPORTING)
+        .chain([&REVIEWING, &RECORDING]);
     let subjects = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": of.namespace}]);
     let bound = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": CONTROLLER});
     let local = json!({"name": CONTROLLER, "namespace": of.root_namespace});

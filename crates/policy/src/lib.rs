@@ -15,4 +15,4 @@ mod peer;
 pub use authorization::{Authorization, Decision};
 pub use facts::{Claims, Facts, Headers, Request};
 pub use pattern::{InvalidPattern, PathPattern, Pattern, TokenPrincipal};
-pub use peer::{Accepted, PeerAuthentication, PeerMode, Presented};
+pub use peer::{Accepted, PeerAuthentication, PeerAuthenticationLayer, PeerMode, Presented};

@@ -21,6 +21,15 @@ pub struct PeerAuthentication {
     ports: Vec<(u16, PeerMode)>,
 }
 
+/// One of several objects that apply to a workload. What it leaves open, the next one decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerAuthenticationLayer {
+    /// The mode of ports that have no exception.
+    pub mode: Option<PeerMode>,
+    /// Exceptions by the application's port.
+    pub ports: Vec<(u16, PeerMode)>,
+}
+
 /// What a client presents in a connection's first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presented {
@@ -51,6 +60,20 @@ impl PeerAuthentication {
         let mut ports: Vec<_> = ports.into_iter().collect();
         ports.sort_unstable_by_key(|(port, _)| *port);
         Self { mode, ports }
+    }
+
+    /// Creates the peer authentication of objects in the order of their precedence. Without any mode, it is permissive.
+    pub fn layered<'a>(layers: impl IntoIterator<Item = &'a PeerAuthenticationLayer>) -> Self {
+        let mut ports: Vec<(u16, PeerMode)> = Vec::new();
+        for layer in layers {
+            let new = layer.ports.iter().filter(|(port, _)| !ports.iter().any(|(known, _)| known == port));
+            let new: Vec<_> = new.copied().collect();
+            ports.extend(new);
+            if let Some(mode) = layer.mode {
+                return Self::new(mode, ports);
+            }
+        }
+        Self::new(PeerMode::Permissive, ports)
     }
 
     /// Returns the mode of a port of the application.
@@ -89,6 +112,18 @@ mod tests {
             let decided = [P::MeshTls, P::OtherTls, P::Plaintext].map(|presented| authentication.decide(80, presented));
             assert_eq!(decided, expected, "{mode:?}");
         }
+    }
+
+    #[test]
+    fn layers_decide_in_order_what_those_before_leave_open() {
+        use PeerMode::*;
+        let layer = |mode, ports: &[(u16, PeerMode)]| PeerAuthenticationLayer { mode, ports: ports.to_vec() };
+        let workload = layer(None, &[(80, Disable)]);
+        let (namespace, mesh) =
+            (layer(Some(Strict), &[(80, Permissive), (81, Disable)]), layer(Some(Permissive), &[(82, Disable)]));
+        let all = PeerAuthentication::layered([&workload, &namespace, &mesh]);
+        assert_eq!([80, 81, 82, 83].map(|port| all.mode_of(port)), [Disable, Disable, Strict, Strict]);
+        assert_eq!(PeerAuthentication::layered([&workload]).mode_of(1), Permissive);
     }
 
     #[test]

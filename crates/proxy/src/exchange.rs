@@ -27,6 +27,7 @@ use crate::upstream::hash::RequestHash;
 use crate::upstream::{Lease, SendErrorCause};
 use crate::worker::Worker;
 
+pub mod authorize;
 mod host;
 pub mod inbound;
 pub mod outbound;

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use http::StatusCode;
+use policy::authorization::Matched;
 use telemetry::ResponseFlags;
 
 use crate::http::InvalidRequest;
@@ -94,9 +95,12 @@ pub enum Failure {
     /// The downstream's first bytes are not what the port requires.
     #[error("connection refused: {0}")]
     Refused(Cow<'static, str>),
-    /// An authorization policy denied the connection or request.
-    #[error("denied by policy {0}")]
-    Denied(Arc<str>),
+    /// The request came in plaintext, and the port accepts mutual TLS only by now.
+    #[error("plaintext, but the port accepts mutual TLS only (STRICT)")]
+    Plaintext,
+    /// The authorization policies denied the connection or request: a policy that matched, or none that allows it.
+    #[error("denied: {}", .0.as_ref().map_or("no ALLOW policy matches".into(), rule_name))]
+    Denied(Option<Matched>),
 }
 
 /// The limit that a request exceeded.
@@ -215,8 +219,18 @@ impl Failure {
             Failure::Refused(_) => {
                 reply(StatusCode::BAD_REQUEST, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error", "")
             }
-            Failure::Denied(policy) => LocalReply {
-                details: format!("rbac_access_denied_matched_policy[{policy}]").into(),
+            Failure::Plaintext => reply(
+                StatusCode::FORBIDDEN,
+                ResponseFlags::NONE,
+                "plaintext_refused",
+                "this port accepts mutual TLS only (PeerAuthentication STRICT)",
+            ),
+            Failure::Denied(matched) => LocalReply {
+                details: format!(
+                    "rbac_access_denied_matched_policy[{}]",
+                    matched.as_ref().map_or("none".into(), rule_name)
+                )
+                .into(),
                 ..reply(StatusCode::FORBIDDEN, ResponseFlags::NONE, "", "RBAC: access denied")
             },
         }
@@ -250,6 +264,7 @@ impl Failure {
             Failure::Downstream(_) => "client",
             Failure::Invalid(_) => "invalid",
             Failure::Refused(_) => "refused",
+            Failure::Plaintext => "refused",
             Failure::Denied(_) => "denied",
         }
     }
@@ -273,6 +288,13 @@ impl Failure {
 fn reply(status: StatusCode, flags: ResponseFlags, details: &'static str, body: &'static str) -> LocalReply {
     let (details, body) = (details.into(), body.into());
     LocalReply { status, grpc_status: None, flags, details, body, transport_failure: None }
+}
+
+/// Returns the name of a rule as Envoy has it in its response code details.
+fn rule_name(matched: &Matched) -> String {
+    let Matched { policy, rule } = matched;
+    let (namespace, name) = policy.split_once('/').unwrap_or(("", policy));
+    format!("ns[{namespace}]-policy[{name}]-rule[{rule}]")
 }
 
 fn with_retries(flags: ResponseFlags, retried: bool) -> ResponseFlags {
@@ -303,7 +325,7 @@ mod tests {
             (reset.after_retries(), 503, "URX,UC"),
             (Failure::UpstreamProtocol { endpoint, error: "bad".into() }, 502, "UPE"),
             (Failure::Overflow("port 9080".into()), 503, "UO"),
-            (Failure::Denied("default/deny".into()), 403, "-"),
+            (Failure::Denied(None), 403, "-"),
             (Failure::Invalid(InvalidRequest::NoHost), 400, "-"),
             (Failure::Invalid(InvalidRequest::Tunnel), 403, "-"),
             (Failure::Invalid(InvalidRequest::TransferCoding), 501, "-"),
@@ -325,6 +347,9 @@ mod tests {
         );
         assert_eq!(reply.details, "upstream_reset_before_response_started{connection_failure}");
         assert_eq!(reply.transport_failure.as_deref(), Some("connection timeout"));
-        assert_eq!(Failure::Denied("a/b".into()).local_reply().details, "rbac_access_denied_matched_policy[a/b]");
+        let details = |matched| Failure::Denied(matched).local_reply().details;
+        let matched = Matched { policy: "a/b".into(), rule: 2 };
+        assert_eq!(details(Some(matched)), "rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[2]]");
+        assert_eq!(details(None), "rbac_access_denied_matched_policy[none]");
     }
 }

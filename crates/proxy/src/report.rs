@@ -25,6 +25,7 @@ use crate::server::{Ending, grpc_status_of};
 mod access_log;
 mod clusters;
 mod party;
+mod policies;
 
 pub use access_log::{AccessLog, AccessLogFiles, LogEntry};
 pub use clusters::observe_clusters;

@@ -199,6 +199,13 @@ pub fn parse_sni(name: &str) -> Option<(u16, &str, &str)> {
     Some((port.parse().ok()?, subset, hostname))
 }
 
+/// Returns the path of a claim of a token, as authorization policies write it after `request.auth.claims`: each name in
+/// brackets.
+pub fn claim_path(text: &str) -> Option<Vec<&str>> {
+    let names = text.strip_prefix('[')?.strip_suffix(']')?.split("][");
+    names.map(|name| (!name.is_empty() && !name.contains(['[', ']'])).then_some(name)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,5 +281,14 @@ mod tests {
             assert_eq!(ip_of_bytes(&ip_to_bytes(ip)), Some(ip));
         }
         assert_eq!(ip_of_bytes(&[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn claims_have_a_path_of_names_in_brackets() {
+        assert_eq!(claim_path("[a]"), Some(vec!["a"]));
+        assert_eq!(claim_path("[a.b][https://c/d]"), Some(vec!["a.b", "https://c/d"]));
+        for invalid in ["", "a", "[", "[]", "[a", "[a][]", "[a]b[c]", "[[a]]"] {
+            assert_eq!(claim_path(invalid), None, "{invalid}");
+        }
     }
 }

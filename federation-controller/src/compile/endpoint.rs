@@ -48,6 +48,8 @@ pub struct PrototypeFields {
     pub template: Option<Arc<Template>>,
     /// Only proxies on the endpoint's own node use it.
     pub node_local: bool,
+    /// Ports of the pod on which its sidecar terminates no TLS.
+    pub plaintext_ports: Box<[u16]>,
 }
 
 impl Deref for PrototypeFields {
@@ -393,6 +395,7 @@ fn shared_message(fields: &PrototypeFields) -> discovery::Endpoint {
         node: String::new(),
         further_ips: Vec::new(),
         node_local: fields.node_local,
+        plaintext_ports: fields.plaintext_ports.iter().map(|port| (*port).into()).collect(),
         pod_hostname: String::new(),
     };
     discovery::Endpoint {

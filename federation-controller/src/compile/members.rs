@@ -9,6 +9,7 @@ use wire::discovery::{Health, Subset};
 
 use super::Shared;
 use super::endpoint::{Content, Direct, Endpoint, Location, NetworkScope, Prototype, PrototypeFields, SummaryDetails};
+use super::policies;
 use super::resource::Audience;
 use super::workload;
 use crate::inventory::{ClusterInventory, Definition, Inventory};
@@ -29,6 +30,8 @@ pub(super) struct Member<'a> {
     /// SPIFFE ID; empty if unknown.
     pub(super) identity: String,
     mutual_tls: bool,
+    /// Ports of the pod on which its sidecar terminates no TLS.
+    plaintext_ports: Box<[u16]>,
     /// Service port to pod port.
     ports: BTreeMap<u16, u16>,
 }
@@ -89,6 +92,10 @@ pub(super) fn of_definition<'a>(inventory: &'a Inventory, definition: Definition
                 location: workload::location(cluster, pod, Some(endpoint)),
                 identity: pod.map(|pod| workload::identity(inventory.trust_domain(), pod)).unwrap_or_default(),
                 mutual_tls: pod.is_some_and(|pod| pod.accepts_mutual_tls()),
+                plaintext_ports: pod
+                    .filter(|pod| pod.accepts_mutual_tls())
+                    .map(|pod| policies::plaintext_ports(inventory, cluster, pod, ports.values().copied()))
+                    .unwrap_or_default(),
                 ports: ports.clone(),
             });
         }
@@ -223,6 +230,7 @@ impl Scope<'_> {
             ports: member.ports.iter().map(|(port, target)| (*port, *target)).collect(),
             template: member.pod.map(|pod| pod.template.clone()),
             node_local: self.node_local,
+            plaintext_ports: member.plaintext_ports.clone(),
         }
     }
 }
@@ -283,7 +291,9 @@ impl Summary {
     fn add(&mut self, member: &Member<'_>) {
         if member.health == Health::Ready {
             self.ready += 1;
-            self.ports.extend(member.ports.keys());
+            // A gateway forwards the mesh's TLS only.
+            let ports = member.ports.iter().filter(|(_, target)| !member.plaintext_ports.contains(target));
+            self.ports.extend(ports.map(|(port, _)| port));
         }
         if !member.identity.is_empty() {
             self.identities.insert(member.identity.as_str().into());

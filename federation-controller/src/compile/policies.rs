@@ -3,13 +3,15 @@
 //! A policy that selects a thousand pods is compiled once and sent once to each of their proxies. The tables are the place
 //! to add a kind of policy; see `docs/adding-a-kind.md`.
 
+use api::security::peer_authentication::Mode;
 use prost::Message;
 use wire::discovery::{PeerAuthentication, PeerMode, Workload};
 use wire::{Kind as ResourceKind, name};
 
-use super::resource::Resource;
+use super::authorization::{self, TrustDomains};
+use super::resource::{Audience, Resource};
 use crate::inventory::{ClusterInventory, Inventory};
-use crate::objects::{Key, Kind, Pod, Text};
+use crate::objects::{Key, Kind, Labels, Pod, Record as _, Text};
 
 /// Compiles the resource of a policy object.
 type Compile = fn(&Inventory, &ClusterInventory, &Key) -> Option<Resource>;
@@ -18,10 +20,11 @@ type Compile = fn(&Inventory, &ClusterInventory, &Key) -> Option<Resource>;
 type Refer = fn(&Inventory, &ClusterInventory, &Pod, &mut Workload);
 
 /// The kinds of objects with a resource of their own.
-const COMPILE: &[(Kind, Compile)] = &[];
+const COMPILE: &[(Kind, Compile)] =
+    &[(Kind::AuthorizationPolicy, authorization_policy), (Kind::PeerAuthentication, peer_authentication)];
 
 /// The references of workloads.
-const REFER: &[Refer] = &[peer_authentication];
+const REFER: &[Refer] = &[peer_authentication_names, authorization_policies];
 
 /// Compiles the resource of a policy object. Returns `None` if the object does not exist or has no effect.
 pub(super) fn compile(inventory: &Inventory, kind: Kind, cluster: &Text, key: &Key) -> Option<Resource> {
@@ -41,6 +44,129 @@ pub(super) fn defaults() -> Vec<Resource> {
     vec![Resource::for_all(ResourceKind::PeerAuthentication, name::MESH, permissive.encode_to_vec())]
 }
 
-fn peer_authentication(_: &Inventory, _: &ClusterInventory, _: &Pod, workload: &mut Workload) {
+/// Returns the resource of a security policy. The policies of the controller's own cluster are for the workloads of all
+/// clusters that it serves, those of another cluster for its own; those of the root namespace are for every namespace.
+fn resource(
+    inventory: &Inventory,
+    cluster: &ClusterInventory,
+    key: &Key,
+    kind: ResourceKind,
+    message: &impl Message,
+) -> Resource {
+    let clusters: Box<[Text]> = if cluster.info.own { Box::default() } else { [cluster.info.name.clone()].into() };
+    let audience = match (key.namespace == inventory.settings().root_namespace, clusters.is_empty()) {
+        (false, _) => Audience::Namespaces { clusters, namespaces: [key.namespace.clone()].into() },
+        (true, false) => Audience::Clusters(clusters),
+        (true, true) => Audience::All,
+    };
+    let body = message.encode_to_vec().into();
+    Resource { kind, name: name_of(cluster, key).into(), keys: Box::default(), audience, body }
+}
+
+/// Returns the name of the resource of a security policy.
+fn name_of(cluster: &ClusterInventory, key: &Key) -> String {
+    format!("{}/{key}", cluster.info.name)
+}
+
+fn authorization_policy(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
+    let policy = cluster.authorization_policies().get(key)?;
+    let domains = TrustDomains { own: inventory.trust_domain(), aliases: &inventory.mesh().trust_domain_aliases };
+    let message = authorization::compile(policy, policy.spec.as_ref()?, &domains);
+    Some(resource(inventory, cluster, key, ResourceKind::AuthorizationPolicy, &message))
+}
+
+fn peer_authentication(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
+    let spec = cluster.peer_authentications().get(key)?.spec.as_ref()?;
+    let message = PeerAuthentication {
+        mode: mode(spec.mode()).into(),
+        ports: spec.ports().map(|(port, of)| (port.into(), mode(of).into())).collect(),
+    };
+    Some(resource(inventory, cluster, key, ResourceKind::PeerAuthentication, &message))
+}
+
+fn mode(mode: Mode) -> PeerMode {
+    match mode {
+        Mode::Unset => PeerMode::Unset,
+        Mode::Disable => PeerMode::Disable,
+        Mode::Permissive => PeerMode::Permissive,
+        Mode::Strict => PeerMode::Strict,
+    }
+}
+
+/// Returns the clusters whose security policies are for a cluster's workloads: itself and the controller's own.
+fn sources<'a>(
+    inventory: &'a Inventory,
+    cluster: &'a ClusterInventory,
+) -> impl Iterator<Item = &'a ClusterInventory> + use<'a> {
+    let primary = inventory.primary().filter(|_| !cluster.info.own);
+    [cluster].into_iter().chain(primary)
+}
+
+fn authorization_policies(inventory: &Inventory, cluster: &ClusterInventory, pod: &Pod, workload: &mut Workload) {
+    let namespaces = [&pod.namespace, &inventory.settings().root_namespace];
+    for source in sources(inventory, cluster) {
+        let selecting = source.authorization_policies().selecting(&namespaces, &pod.labels);
+        workload.authorization_policies.extend(selecting.map(|policy| name_of(source, &policy.key())));
+    }
+    workload.authorization_policies.sort_unstable();
+    workload.authorization_policies.dedup();
+}
+
+fn peer_authentication_names(inventory: &Inventory, cluster: &ClusterInventory, pod: &Pod, workload: &mut Workload) {
     workload.peer_authentication = name::MESH.to_owned();
+    let layers = peer_authentications_of(inventory, cluster, &pod.namespace, &pod.labels);
+    workload.peer_authentication_overrides =
+        layers.into_iter().map(|(source, policy)| name_of(source, &policy.key())).collect();
+}
+
+/// Returns the PeerAuthentications in force for a pod: of its own selector, its namespace and the mesh, the oldest of each.
+fn peer_authentications_of<'a>(
+    inventory: &'a Inventory,
+    cluster: &'a ClusterInventory,
+    namespace: &Text,
+    labels: &'a Labels,
+) -> Vec<(&'a ClusterInventory, &'a crate::objects::PeerAuthentication)> {
+    let root = &inventory.settings().root_namespace;
+    let mut oldest: [Option<(&ClusterInventory, &crate::objects::PeerAuthentication)>; 3] = [None; 3];
+    for source in sources(inventory, cluster) {
+        for policy in source.peer_authentications().selecting(&[namespace, root], labels) {
+            let selects = policy.spec.as_ref().is_some_and(|spec| spec.selects());
+            let scope = match (selects, policy.namespace == *root) {
+                // One with a selector is for its own namespace, also in the root namespace.
+                (true, _) if policy.namespace != *namespace => continue,
+                (true, _) => 0,
+                (false, false) => 1,
+                (false, true) => 2,
+            };
+            if oldest[scope].is_none_or(|(_, of)| policy.age() < of.age()) {
+                oldest[scope] = Some((source, policy));
+            }
+        }
+    }
+    oldest.into_iter().flatten().collect()
+}
+
+/// Returns the ports of a pod, of the given ones, on which its sidecar terminates no TLS.
+pub(super) fn plaintext_ports(
+    inventory: &Inventory,
+    cluster: &ClusterInventory,
+    pod: &Pod,
+    ports: impl Iterator<Item = u16>,
+) -> Box<[u16]> {
+    let layers = peer_authentications_of(inventory, cluster, &pod.namespace, &pod.labels);
+    if layers.is_empty() {
+        return Box::default();
+    }
+    let specs: Vec<_> = layers.iter().filter_map(|(_, policy)| policy.spec.as_ref()).collect();
+    let disabled = |port: &u16| {
+        let modes = specs.iter().flat_map(|spec| {
+            let of_port = spec.ports().find(|(of, _)| of == port).map(|(_, mode)| mode);
+            of_port.into_iter().chain([spec.mode()])
+        });
+        modes.into_iter().find(|mode| *mode != Mode::Unset) == Some(Mode::Disable)
+    };
+    let mut plaintext: Vec<u16> = ports.filter(disabled).collect();
+    plaintext.sort_unstable();
+    plaintext.dedup();
+    plaintext.into()
 }

@@ -1,6 +1,6 @@
 //! The decision about an object of the mesh's configuration: denied if it is invalid, else admitted with warnings.
 
-use api::{compatibility, networking};
+use api::{compatibility, networking, security};
 use serde_json::{Value, json};
 use telemetry::metrics::{Family, Registry};
 
@@ -25,7 +25,8 @@ const NAMED: usize = 10;
 /// Returns the response to a request.
 pub(super) fn respond(request: &ReviewRequest, metrics: &Registry) -> Value {
     let ReviewRequest { kind, object, .. } = request;
-    let problems = networking::validate(&kind.group, &kind.kind, object);
+    let mut problems = networking::validate(&kind.group, &kind.kind, object);
+    problems.extend(security::validate(&kind.group, &kind.kind, object));
     let (mut errors, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(networking::Problem::is_error);
     if is_unchanged(request) {
         errors.clear();

@@ -4,8 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use api::security::peer_authentication::Mode;
+
 use super::cluster::{Affected, ClusterInventory, PodSelector, Stored};
-use crate::objects::{Export, Gateway, Key, Namespace, Node, Pod, Record, Service, Slice, Text};
+use crate::objects::{
+    Export, Gateway, Key, Namespace, Node, PeerAuthentication, Pod, Record, Rule, RuleSpec, Service, Slice, Text,
+    Watched,
+};
 
 impl ClusterInventory {
     /// The network of a system namespace is the cluster's network.
@@ -237,9 +242,42 @@ impl ClusterInventory {
         for selector in [old.as_ref(), new.as_ref()].into_iter().flatten().filter_map(T::selector) {
             let namespace = selector.namespace.filter(|namespace| *namespace != self.root_namespace()).cloned();
             let labels = selector.labels.clone();
-            affected.selectors.push(PodSelector { clusters: T::WATCHED, namespace, labels });
+            // The own cluster's policies are for all workloads that the controller serves, others' for their own.
+            let clusters = if self.info.own { Watched::Primary } else { T::WATCHED };
+            affected.selectors.push(PodSelector { clusters, namespace, labels });
         }
         T::collection(&mut self.collections).replace(&key, new);
+        affected
+    }
+
+    /// A security policy, of which the last valid version is in force.
+    pub(super) fn change_security_policy<S: RuleSpec>(&mut self, key: Key, new: Option<Rule<S>>) -> Affected
+    where
+        Rule<S>: Stored,
+    {
+        let old = Rule::<S>::collection(&mut self.collections).get(&key).cloned();
+        let new = new.map(|new| new.or_last_valid(old.as_ref()));
+        let in_force = |of: &Rule<S>| (of.created, of.spec.clone(), of.selector.clone(), of.dry_run);
+        if old.as_ref().map(in_force) == new.as_ref().map(in_force) {
+            Rule::<S>::collection(&mut self.collections).replace(&key, new);
+            return Affected::default();
+        }
+        self.change_policy(key, new)
+    }
+
+    /// Where a PeerAuthentication disables TLS, clients send plaintext to the pods that it selects.
+    pub(super) fn change_peer_authentication(&mut self, key: Key, new: Option<PeerAuthentication>) -> Affected {
+        let disables = |cluster: &Self| cluster.peer_authentications().values().any(disables_tls);
+        let before = disables(self);
+        let mut affected = self.change_security_policy(key, new);
+        if before || disables(self) {
+            affected.work += self.peer_authentications().len() as u64;
+            // The precedence of others may have changed as well.
+            match self.info.own {
+                true => affected.everywhere = true,
+                false => affected.whole = true,
+            }
+        }
         affected
     }
 
@@ -275,6 +313,14 @@ impl ClusterInventory {
     }
 }
 
+/// Returns whether a PeerAuthentication disables TLS on a port.
+fn disables_tls(policy: &PeerAuthentication) -> bool {
+    policy
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.mode() == Mode::Disable || spec.ports().any(|(_, mode)| mode == Mode::Disable))
+}
+
 /// Returns the nodes of a slice's endpoints; empty for endpoints without one.
 fn nodes_of(slice: &Slice) -> impl Iterator<Item = Text> {
     slice.endpoints.iter().map(|endpoint| endpoint.node.clone().unwrap_or_default())
@@ -290,8 +336,8 @@ mod tests {
 
     use super::*;
     use crate::inventory::SystemNamespaces;
+    use crate::objects::Labels;
     use crate::objects::event::Cluster;
-    use crate::objects::{Labels, Watched};
 
     #[test]
     fn a_changed_policy_affects_its_resource_and_the_pods_that_it_selects_and_selected() {
@@ -310,7 +356,7 @@ mod tests {
         };
         let key = gateway("a").key();
         let select = |app: &str| PodSelector {
-            clusters: Watched::EveryCluster,
+            clusters: Watched::Primary,
             namespace: None,
             labels: Labels::from([("app".into(), app.into())]),
         };

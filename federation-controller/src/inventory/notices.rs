@@ -46,6 +46,9 @@ impl ObjectNotice {
             NoticedKind::Watched(Kind::Export) => "NotExported",
             NoticedKind::Watched(Kind::Gateway) => "ExportsNothing",
             NoticedKind::Watched(Kind::VirtualService | Kind::DestinationRule) => "Ineffective",
+            NoticedKind::Watched(
+                Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication,
+            ) => "NotEnforced",
             NoticedKind::Watched(_) => "GatewayNotUsed",
         }
     }
@@ -124,6 +127,10 @@ impl Inventory {
                 for RuleNotice { kind, object, code, text } in rules.into_iter().take(RULES) {
                     notices.object(kind, &object, format!("{} {object}: {text} ({code})", kind.as_str()));
                 }
+            }
+            let policies: BTreeSet<RuleNotice> = cluster.policy_notices().collect();
+            for RuleNotice { kind, object, code, text } in policies.into_iter().take(RULES) {
+                notices.object(kind, &object, format!("{} {object}: {text} ({code})", kind.as_str()));
             }
         }
         for (kind, count) in cluster.left_out() {

@@ -1,9 +1,13 @@
-//! What is wrong with rules of routing in their context, found when the rules of a host are compiled.
+//! What is wrong with rules of routing in their context, found when the rules of a host are compiled, and with policies.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::Inventory;
-use crate::objects::{Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, VirtualService};
+use api::security::authorization_policy::Action;
+
+use super::{ClusterInventory, Inventory};
+use crate::objects::{
+    AuthorizationPolicy, Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, VirtualService,
+};
 
 /// Something that is wrong with a rule of routing, or that has no effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -66,6 +70,14 @@ impl Inventory {
         let mut states: Vec<RuleState> = routes().map(|rule| state(rule, &mut notices)).collect();
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values());
         states.extend(policies.map(|rule| state(rule, &mut notices)));
+        if let Some(own) = self.primary() {
+            for of in own.authorization_policies().values().filter_map(|policy| without_provider(policy)) {
+                let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
+                notices.entry((of.kind, of.object)).or_default().insert(problem);
+            }
+            states.extend(own.authorization_policies().values().map(|policy| state(policy, &mut notices)));
+            states.extend(own.peer_authentications().values().map(|policy| state(policy, &mut notices)));
+        }
         states
     }
 
@@ -76,6 +88,25 @@ impl Inventory {
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values()).filter_map(refused);
         by_themselves.chain(policies).chain(self.rule_notices().cloned())
     }
+}
+
+impl ClusterInventory {
+    /// Returns the notices about the security policies of the cluster, in no order.
+    pub(super) fn policy_notices(&self) -> impl Iterator<Item = RuleNotice> {
+        let authorization = || self.authorization_policies().values();
+        let modes = self.peer_authentications().values().filter_map(refused);
+        authorization().filter_map(refused).chain(authorization().filter_map(without_provider)).chain(modes)
+    }
+}
+
+/// Returns the notice about a policy that asks a server.
+fn without_provider(policy: &AuthorizationPolicy) -> Option<RuleNotice> {
+    let spec = policy.spec.as_ref().filter(|spec| spec.action == Action::Custom)?;
+    let provider = spec.provider.as_ref().map_or("", |provider| provider.name.as_str());
+    let text = format!(
+        "what it matches is refused: no server is asked (provider {provider}); write a policy of action ALLOW or DENY"
+    );
+    Some(RuleNotice { kind: Kind::AuthorizationPolicy, object: policy.key(), code: "IST0101".into(), text })
 }
 
 /// Returns the state of a rule, with the notices about it.

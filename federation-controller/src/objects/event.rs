@@ -185,6 +185,9 @@ pub struct Mesh {
     /// `defaultTrafficPolicy`, as the policy of a DestinationRule for every host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_policy: Option<Arc<DestinationRuleSpec>>,
+    /// `trustDomainAliases`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trust_domain_aliases: Vec<String>,
 }
 
 impl Default for Mesh {
@@ -203,6 +206,7 @@ impl Default for Mesh {
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
             default_policy: None,
+            trust_domain_aliases: Vec::new(),
         }
     }
 }

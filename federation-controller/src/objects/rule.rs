@@ -1,15 +1,20 @@
-//! `networking.istio.io` VirtualService and DestinationRule: the rules of routing.
+//! Objects with rules: VirtualService and DestinationRule, the rules of routing, and the security policies.
+//!
+//! Of each object the last valid version is in force, and what is wrong with the present one is kept beside it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use api::networking::destination_rule::WorkloadSelector;
 use api::networking::{self, DestinationRuleSpec, VirtualServiceSpec};
+use api::security::{self, AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec};
 use kube::core::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::intern::Strings;
-use super::{Kind, Object, Record, Text, Watched, fields};
+use super::{Kind, Labels, Object, Record, Selector, Text, Watched, fields};
 
 /// A VirtualService.
 pub type VirtualService = Rule<VirtualServiceSpec>;
@@ -17,7 +22,16 @@ pub type VirtualService = Rule<VirtualServiceSpec>;
 /// A DestinationRule.
 pub type DestinationRule = Rule<DestinationRuleSpec>;
 
-/// An object with rules of routing.
+/// An AuthorizationPolicy.
+pub type AuthorizationPolicy = Rule<AuthorizationPolicySpec>;
+
+/// A PeerAuthentication.
+pub type PeerAuthentication = Rule<PeerAuthenticationSpec>;
+
+/// A RequestAuthentication.
+pub type RequestAuthentication = Rule<RequestAuthenticationSpec>;
+
+/// An object with rules.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Rule<S> {
     /// The namespace.
@@ -31,6 +45,12 @@ pub struct Rule<S> {
     pub generation: i64,
     /// The spec in force: of the last version that is valid. `None`: no version was.
     pub spec: Option<Arc<S>>,
+    /// The labels of the pods that the version in force selects; `None`: it selects none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Labels>,
+    /// Whether the version in force only reports what it would decide.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// What is wrong with the present version, the worst first.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<RuleProblem>,
@@ -61,12 +81,23 @@ pub trait RuleSpec: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     const KIND: Kind;
     /// The kind's name in Kubernetes.
     const NAME: &'static str;
+    /// The clusters in which the kind is watched.
+    const WATCHED: Watched = Watched::Primary;
+    /// Whether each object is compiled into a resource of its own.
+    const OWN_RESOURCE: bool = false;
+    /// The number of objects that are kept of one remote cluster.
+    const LIMIT: usize = 100_000;
 
     /// Returns the metadata and spec of an object, and what is wrong with it.
     fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>);
 
     /// Returns the number of parts, for [`Record::size`].
     fn parts(&self) -> usize;
+
+    /// Returns the labels of the pods that the object selects; `None`: it selects none.
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        None
+    }
 }
 
 impl RuleSpec for VirtualServiceSpec {
@@ -100,6 +131,89 @@ impl RuleSpec for DestinationRuleSpec {
     }
 }
 
+/// Returns the labels of a selector; without one, a policy selects every pod of its namespace.
+fn labels_of(selector: &Option<WorkloadSelector>) -> BTreeMap<String, String> {
+    selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default()
+}
+
+impl RuleSpec for AuthorizationPolicySpec {
+    type Source = security::AuthorizationPolicy;
+    const KIND: Kind = Kind::AuthorizationPolicy;
+    const NAME: &'static str = "AuthorizationPolicy";
+    const WATCHED: Watched = Watched::EveryCluster;
+    const OWN_RESOURCE: bool = true;
+    const LIMIT: usize = 10_000;
+
+    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
+        let problems = object.validate();
+        (object.metadata, object.spec, problems)
+    }
+
+    fn parts(&self) -> usize {
+        let of_rule = |rule: &security::authorization_policy::Rule| {
+            let sources = rule.from.iter().filter_map(|from| from.source.as_ref()).map(|of| of.values().count());
+            let operations = rule.to.iter().filter_map(|to| to.operation.as_ref()).map(|of| of.values().count());
+            let conditions = rule.when.iter().map(|of| of.values.len() + of.not_values.len());
+            1 + sources.chain(operations).chain(conditions).sum::<usize>() / VALUES
+        };
+        1 + self.rules.iter().map(of_rule).sum::<usize>()
+    }
+
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        let targets = self.target_ref.is_some() || !self.target_refs.is_empty();
+        (!targets).then(|| labels_of(&self.selector))
+    }
+}
+
+/// The number of values of a policy that take about as much as another part of a spec.
+const VALUES: usize = 8;
+
+impl RuleSpec for PeerAuthenticationSpec {
+    type Source = security::PeerAuthentication;
+    const KIND: Kind = Kind::PeerAuthentication;
+    const NAME: &'static str = "PeerAuthentication";
+    const WATCHED: Watched = Watched::EveryCluster;
+    const OWN_RESOURCE: bool = true;
+    const LIMIT: usize = 1_000;
+
+    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
+        let problems = object.validate();
+        (object.metadata, object.spec, problems)
+    }
+
+    fn parts(&self) -> usize {
+        1 + self.port_level_mtls.len()
+    }
+
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        Some(labels_of(&self.selector))
+    }
+}
+
+impl RuleSpec for RequestAuthenticationSpec {
+    type Source = security::RequestAuthentication;
+    const KIND: Kind = Kind::RequestAuthentication;
+    const NAME: &'static str = "RequestAuthentication";
+    const WATCHED: Watched = Watched::EveryCluster;
+    const OWN_RESOURCE: bool = true;
+    const LIMIT: usize = 1_000;
+
+    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
+        let problems = object.validate();
+        (object.metadata, object.spec, problems)
+    }
+
+    fn parts(&self) -> usize {
+        let keys: usize = self.jwt_rules.iter().map(|rule| rule.jwks.len()).sum();
+        1 + self.jwt_rules.len() + keys / PART
+    }
+
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        let targets = self.target_ref.is_some() || !self.target_refs.is_empty();
+        (!targets).then(|| labels_of(&self.selector))
+    }
+}
+
 impl<S: RuleSpec> Rule<S> {
     /// Returns whether the present version is refused.
     pub fn refused(&self) -> bool {
@@ -108,8 +222,10 @@ impl<S: RuleSpec> Rule<S> {
 
     /// Returns the version with the spec of the last valid one, if this one is refused.
     pub fn or_last_valid(mut self, last: Option<&Self>) -> Self {
-        if self.spec.is_none() {
-            self.spec = last.and_then(|last| last.spec.clone());
+        if let (None, Some(last)) = (&self.spec, last) {
+            self.spec.clone_from(&last.spec);
+            self.selector.clone_from(&last.selector);
+            self.dry_run = last.dry_run;
         }
         self
     }
@@ -127,12 +243,19 @@ where
     type Source = S::Source;
     const KIND: Kind = S::KIND;
     const NAME: &'static str = S::NAME;
-    const WATCHED: Watched = Watched::Primary;
+    const WATCHED: Watched = S::WATCHED;
     const OPTIONAL: bool = true;
-    const LIMIT: usize = 100_000;
+    const OWN_RESOURCE: bool = S::OWN_RESOURCE;
+    const LIMIT: usize = S::LIMIT;
 
     fn extract(object: Self::Source) -> Option<Self> {
         let (metadata, spec, mut problems) = S::of(object);
+        let selects = spec.selects();
+        let selector = selects.clone().map(|labels| fields::labels(Some(labels)));
+        if selector.as_ref().map(|labels| labels.iter().count()) != selects.map(|labels| labels.len()) {
+            // Without such a label, it would select more pods.
+            problems.push(networking::Problem::error("spec.selector.matchLabels", "has labels that no pod can have"));
+        }
         problems.sort_by_key(|problem| !problem.is_error());
         let refused = problems.first().is_some_and(networking::Problem::is_error);
         let problem = |of: &networking::Problem| RuleProblem {
@@ -146,6 +269,8 @@ where
             created: fields::created(&metadata),
             generation: metadata.generation.unwrap_or_default(),
             spec: (!refused).then(|| Arc::new(spec)),
+            selector: selector.filter(|_| !refused),
+            dry_run: !refused && is_dry_run(&metadata),
             problems: problems.iter().take(MAX_PROBLEMS).map(problem).collect(),
         })
     }
@@ -158,9 +283,14 @@ where
         &self.name
     }
 
+    fn selector(&self) -> Option<Selector<'_>> {
+        Some(Selector { namespace: Some(&self.namespace), labels: self.selector.as_ref()? })
+    }
+
     fn intern(&mut self, strings: &mut Strings) {
         strings.text(&mut self.namespace);
         strings.text(&mut self.name);
+        self.selector.iter_mut().for_each(|labels| strings.labels(labels));
         // Of the pipeline's own memory, as all records.
         self.spec = self.spec.as_ref().map(|spec| Arc::new(S::clone(spec)));
     }
@@ -170,6 +300,10 @@ where
         let problems: usize = self.problems.iter().map(|problem| fields::size(&problem.text)).sum();
         size_of::<Self>() + fields::size(&self.name) + spec + problems
     }
+}
+
+fn is_dry_run(metadata: &ObjectMeta) -> bool {
+    metadata.annotations.as_ref().and_then(|of| of.get(security::DRY_RUN)).is_some_and(|value| value == "true")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use balance::{Balancer, Health, Locality, Outcome};
 use http::{HeaderMap, Request, request};
-use policy::authorization::{self, Action, Authorization, Facts, Policy, Rule, Source};
+use policy::authorization::{Action, Authorization, Facts, Policy, Rule, Source};
 use proxy::http::{Version, headers};
 use runtime::limits::Limit;
 use telemetry::ResponseFlags;
@@ -94,9 +94,9 @@ fn edited(mut head: request::Parts) -> request::Parts {
 
 struct Fields(HeaderMap);
 
-impl authorization::Headers for Fields {
-    fn value(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
-        Some(String::from_utf8_lossy(self.0.get(name)?.as_bytes()))
+impl policy::Headers for Fields {
+    fn any(&self, name: &str, matches: &mut dyn FnMut(std::borrow::Cow<'_, str>) -> bool) -> bool {
+        self.0.get_all(name).iter().any(|value| matches(String::from_utf8_lossy(value.as_bytes())))
     }
 }
 
@@ -108,15 +108,24 @@ fn authorize(rules: u32, times: u32) {
         source.principals.any_of = vec![policy::Pattern::parse(&principal).expect("a pattern")];
         Rule { from: vec![source], to: vec![], when: vec![] }
     };
-    let policy =
-        Policy { name: "default/clients".into(), action: Action::Allow, rules: (1..=rules).map(rule).collect() };
+    let rules_of = (1..=rules).map(rule).collect();
+    let policy = Policy { name: "default/clients".into(), action: Action::Allow, rules: rules_of, dry_run: false };
     let authorization = Authorization::compile([policy]);
     let id = identity::SpiffeId::new("cluster.local", "default", &format!("client-{rules}")).expect("an identity");
     let fields = Fields(HeaderMap::new());
-    let request =
-        authorization::Request { method: "GET", path: "/products/17", host: "reviews:9080", headers: &fields };
+    let (method, path, host) = ("GET", "/products/17", "reviews:9080");
+    let request = policy::Request { method, path, host, headers: &fields, claims: None };
     let source = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 2));
-    let facts = Facts { principal: Some(&id), cluster: Some("west"), source, port: 9080, request: Some(request) };
+    let facts = Facts {
+        principal: Some(&id),
+        cluster: Some("west"),
+        source,
+        remote: source,
+        destination: IpAddr::V4(Ipv4Addr::new(10, 244, 1, 3)),
+        port: 9080,
+        server_name: None,
+        request: Some(request),
+    };
     assert_eq!(authorization.evaluate(&facts), policy::Decision::Allowed);
     for _ in 0..times {
         black_box(authorization.evaluate(black_box(&facts)));

@@ -31,16 +31,6 @@ pub enum Purpose {
 /// The kinds without effect.
 pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
     security(
-        "AuthorizationPolicy",
-        "authorizationpolicies",
-        "requests that it would deny are allowed; deny them in the application, or connections by a NetworkPolicy",
-    ),
-    security(
-        "PeerAuthentication",
-        "peerauthentications",
-        "sidecars accept plaintext beside mutual TLS (PERMISSIVE); refuse clients outside the mesh by a NetworkPolicy",
-    ),
-    security(
         "RequestAuthentication",
         "requestauthentications",
         "tokens are not validated, and pass to the application, which has to validate them",

@@ -7,7 +7,7 @@ use super::traffic_policy::TrafficPolicy;
 
 object! {
     /// Istio's DestinationRule resource.
-    DestinationRule: DestinationRuleSpec, "DestinationRule", "destinationrules"
+    DestinationRule: DestinationRuleSpec, "networking.istio.io", "DestinationRule", "destinationrules"
 }
 
 message! {

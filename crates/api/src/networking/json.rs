@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 use super::problem::Problem;
 
 /// The number of problems that are kept of one object. A person mends the first ones first.
-pub(super) const MAX_PROBLEMS: usize = 100;
+pub(crate) const MAX_PROBLEMS: usize = 100;
 
 /// A value of a field.
-pub(super) trait Field: Default {
+pub(crate) trait Field: Default {
     /// Reads the value. Reports what cannot be read, and returns the default instead.
     fn read(value: &Value, reader: &mut Reader) -> Self;
 
@@ -24,18 +24,20 @@ pub(super) trait Field: Default {
 }
 
 /// Reads fields, and collects what is wrong with them.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     path: String,
     problems: Vec<Problem>,
 }
 
 impl Reader {
-    /// Reads the field `spec` of an object of a kind.
-    pub(super) fn spec<T: Field>(kind: &str, object: &Value) -> (T, Vec<Problem>) {
+    /// Reads the field `spec` of an object of a kind. `required`: an object without it is invalid.
+    pub(crate) fn spec<T: Field>(kind: &str, required: bool, object: &Value) -> (T, Vec<Problem>) {
         let mut reader = Reader { path: "spec".to_owned(), problems: Vec::new() };
         let spec = match object.get("spec") {
             None | Some(Value::Null) => {
-                reader.report("is missing; write what the object is to do");
+                if required {
+                    reader.report("is missing; write what the object is to do");
+                }
                 T::default()
             }
             Some(value) => T::read(value, &mut reader),
@@ -47,14 +49,14 @@ impl Reader {
     }
 
     /// Reads a spec by itself.
-    pub(super) fn value<T: Field>(value: &Value) -> (T, Vec<Problem>) {
+    pub(crate) fn value<T: Field>(value: &Value) -> (T, Vec<Problem>) {
         let mut reader = Reader { path: "spec".to_owned(), problems: Vec::new() };
         let spec = T::read(value, &mut reader);
         (spec, reader.problems)
     }
 
     /// Reads a field of an object.
-    pub(super) fn field<T: Field>(&mut self, map: &Map<String, Value>, name: &str) -> T {
+    pub(crate) fn field<T: Field>(&mut self, map: &Map<String, Value>, name: &str) -> T {
         match map.get(name) {
             None | Some(Value::Null) => T::default(),
             Some(value) => self.inside(format_args!(".{name}"), |reader| T::read(value, reader)),
@@ -62,7 +64,7 @@ impl Reader {
     }
 
     /// Reads the fields of an object.
-    pub(super) fn object<'a>(&mut self, value: &'a Value) -> Option<&'a Map<String, Value>> {
+    pub(crate) fn object<'a>(&mut self, value: &'a Value) -> Option<&'a Map<String, Value>> {
         if value.as_object().is_none() {
             self.unexpected(value, "an object");
         }
@@ -70,7 +72,7 @@ impl Reader {
     }
 
     /// Warns of the fields of an object that it does not have.
-    pub(super) fn unknown(&mut self, map: &Map<String, Value>, known: &[&str]) {
+    pub(crate) fn unknown(&mut self, map: &Map<String, Value>, known: &[&str]) {
         for name in map.keys().filter(|name| !known.contains(&name.as_str())) {
             // The table of tolerated fields has a text of its own for these.
             if !crate::compatibility::fields::is_tolerated(name) {
@@ -88,7 +90,7 @@ impl Reader {
         value
     }
 
-    pub(super) fn unexpected(&mut self, found: &Value, expected: &str) {
+    pub(crate) fn unexpected(&mut self, found: &Value, expected: &str) {
         let found: String = found.to_string().chars().take(80).collect();
         self.report(format!("is {found}, but must be {expected}"));
     }
@@ -105,7 +107,7 @@ impl Reader {
 }
 
 /// Returns a text of a user, shortened for messages.
-pub(super) fn shown(text: &str) -> &str {
+pub(crate) fn shown(text: &str) -> &str {
     const SHOWN: usize = 80;
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => &text[..end],
@@ -188,9 +190,15 @@ macro_rules! words {
     };
 }
 
-/// Defines an object of a kind with a spec, which is always readable.
+/// Defines an object of a kind with a spec, which is always readable. `optional`: without a spec, it has an empty one.
 macro_rules! object {
-    ($(#[$about:meta])* $name:ident: $spec:ident, $kind:literal, $plural:literal) => {
+    ($(#[$about:meta])* $name:ident: $spec:ident, $group:literal, $kind:literal, $plural:literal) => {
+        $crate::networking::json::object!(@define true, $(#[$about])* $name: $spec, $group, $kind, $plural);
+    };
+    ($(#[$about:meta])* $name:ident: optional $spec:ident, $group:literal, $kind:literal, $plural:literal) => {
+        $crate::networking::json::object!(@define false, $(#[$about])* $name: $spec, $group, $kind, $plural);
+    };
+    (@define $required:literal, $(#[$about:meta])* $name:ident: $spec:ident, $group:literal, $kind:literal, $plural:literal) => {
         $(#[$about])*
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct $name {
@@ -199,14 +207,14 @@ macro_rules! object {
             /// The spec.
             pub spec: $spec,
             /// What could not be read.
-            pub(super) unread: Vec<$crate::networking::Problem>,
+            pub(crate) unread: Vec<$crate::networking::Problem>,
         }
 
         impl $name {
             /// Reads an object as Kubernetes has it. What cannot be read is unset, and `validate` reports it.
             pub fn from_value(object: &serde_json::Value) -> Self {
                 let metadata = object.get("metadata").cloned().unwrap_or_default();
-                let (spec, unread) = $crate::networking::json::Reader::spec($kind, object);
+                let (spec, unread) = $crate::networking::json::Reader::spec($kind, $required, object);
                 $name { metadata: serde_json::from_value(metadata).unwrap_or_default(), spec, unread }
             }
         }
@@ -221,7 +229,7 @@ macro_rules! object {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 use serde::ser::SerializeStruct as _;
                 let mut object = serializer.serialize_struct($kind, 4)?;
-                object.serialize_field("apiVersion", "networking.istio.io/v1")?;
+                object.serialize_field("apiVersion", concat!($group, "/v1"))?;
                 object.serialize_field("kind", $kind)?;
                 object.serialize_field("metadata", &self.metadata)?;
                 object.serialize_field("spec", &self.spec)?;
@@ -248,7 +256,7 @@ macro_rules! object {
 
         $crate::resource::resource!(
             $name,
-            "networking.istio.io",
+            $group,
             "v1",
             $kind,
             $plural,
@@ -257,4 +265,4 @@ macro_rules! object {
     };
 }
 
-pub(super) use {message, object, words};
+pub(crate) use {message, object, words};

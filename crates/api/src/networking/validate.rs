@@ -8,7 +8,7 @@
 //! Source of the rules: `pkg/config/validation` of Istio. An object that Istio accepts is accepted here, except for what has
 //! no meaning at all, such as two fields of which the API allows one.
 
-mod destination_rule;
+pub(crate) mod destination_rule;
 mod effects;
 mod header_value;
 mod http;
@@ -16,7 +16,7 @@ mod layer4;
 mod load_balancer;
 mod locality;
 mod matches;
-mod names;
+pub(crate) mod names;
 mod reachability;
 #[cfg(test)]
 mod tests;
@@ -51,7 +51,7 @@ impl DestinationRule {
 }
 
 /// Collects problems, with the path of the field that is looked at.
-struct Check {
+pub(crate) struct Check {
     path: String,
     /// The fields that could not be read.
     unread: Vec<String>,
@@ -59,13 +59,18 @@ struct Check {
 }
 
 impl Check {
-    fn of(unread: &[Problem]) -> Self {
+    pub(crate) fn of(unread: &[Problem]) -> Self {
         let fields = unread.iter().filter(|problem| problem.is_error()).map(|problem| problem.field.clone()).collect();
         Check { path: "spec".to_owned(), unread: fields, problems: unread.to_vec() }
     }
 
+    /// Returns what was found.
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
     /// Looks at a field of the present one.
-    fn at(&mut self, step: Arguments<'_>, look: impl FnOnce(&mut Self)) {
+    pub(crate) fn at(&mut self, step: Arguments<'_>, look: impl FnOnce(&mut Self)) {
         let length = self.path.len();
         self.path.write_fmt(step).expect("a String takes what is written");
         look(self);
@@ -73,48 +78,48 @@ impl Check {
     }
 
     /// Looks at each item of a list.
-    fn each<'a, T>(&mut self, field: &str, items: &'a [T], mut look: impl FnMut(&'a T, &mut Self)) {
+    pub(crate) fn each<'a, T>(&mut self, field: &str, items: &'a [T], mut look: impl FnMut(&'a T, &mut Self)) {
         for (index, item) in items.iter().enumerate() {
             self.at(format_args!(".{field}[{index}]"), |check| look(item, check));
         }
     }
 
     /// Looks at a field if it is set.
-    fn some<'a, T>(&mut self, field: &str, value: &'a Option<T>, look: impl FnOnce(&'a T, &mut Self)) {
+    pub(crate) fn some<'a, T>(&mut self, field: &str, value: &'a Option<T>, look: impl FnOnce(&'a T, &mut Self)) {
         if let Some(value) = value {
             self.at(format_args!(".{field}"), |check| look(value, check));
         }
     }
 
     /// Reports an error of the present field.
-    fn error(&mut self, message: impl Into<String>) {
+    pub(crate) fn error(&mut self, message: impl Into<String>) {
         let problem = Problem::error(&*self.path, message);
         self.push(problem);
     }
 
     /// Reports an error of a field of the present one.
-    fn error_of(&mut self, field: &str, message: impl Into<String>) {
+    pub(crate) fn error_of(&mut self, field: &str, message: impl Into<String>) {
         self.at(format_args!(".{field}"), |check| check.error(message));
     }
 
     /// Reports a warning about the present field.
-    fn warn(&mut self, message: impl Into<String>) {
+    pub(crate) fn warn(&mut self, message: impl Into<String>) {
         let problem = Problem::warning(&*self.path, message);
         self.push(problem);
     }
 
     /// Reports a warning about a field of the present one.
-    fn warn_of(&mut self, field: &str, message: impl Into<String>) {
+    pub(crate) fn warn_of(&mut self, field: &str, message: impl Into<String>) {
         self.at(format_args!(".{field}"), |check| check.warn(message));
     }
 
     /// Reports a problem with a code of its own about the present field.
-    fn found(&mut self, code: &'static str, severity: Severity, message: impl Into<String>) {
+    pub(crate) fn found(&mut self, code: &'static str, severity: Severity, message: impl Into<String>) {
         self.push(Problem { code, severity, field: self.path.clone(), message: message.into() });
     }
 
     /// Reports the message of a result.
-    fn accept(&mut self, result: Result<(), String>) {
+    pub(crate) fn accept(&mut self, result: Result<(), String>) {
         if let Err(message) = result {
             self.error(message);
         }
@@ -132,7 +137,7 @@ impl Check {
     }
 
     /// Reports fields of which the API allows one.
-    fn one_of(&mut self, fields: &[(&str, bool)]) {
+    pub(crate) fn one_of(&mut self, fields: &[(&str, bool)]) {
         let set: Vec<&str> = fields.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
         if let [_, second, ..] = set.as_slice() {
             self.error_of(second, format!("cannot be set beside {}; keep one of {}", set[0], set.join(", ")));
@@ -140,7 +145,7 @@ impl Check {
     }
 
     /// Checks a duration: at least 1ms, in whole milliseconds.
-    fn duration(&mut self, field: &str, duration: Option<Duration>) {
+    pub(crate) fn duration(&mut self, field: &str, duration: Option<Duration>) {
         let Some(duration) = duration else { return };
         if duration < Duration::from_millis(1) {
             self.error_of(field, "is shorter than 1ms; write a longer duration, or remove it");
@@ -150,7 +155,7 @@ impl Check {
     }
 
     /// Checks the number of a port.
-    fn port(&mut self, field: &str, port: u32) {
+    pub(crate) fn port(&mut self, field: &str, port: u32) {
         if !(1..=65535).contains(&port) {
             self.error_of(field, format!("is {port}, but must be the number of a port, from 1 to 65535"));
         }

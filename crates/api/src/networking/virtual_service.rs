@@ -7,7 +7,7 @@ use super::json::{message, object};
 
 object! {
     /// Istio's VirtualService resource.
-    VirtualService: VirtualServiceSpec, "VirtualService", "virtualservices"
+    VirtualService: VirtualServiceSpec, "networking.istio.io", "VirtualService", "virtualservices"
 }
 
 /// The gateway of [`VirtualServiceSpec::gateways`] that means all sidecars.

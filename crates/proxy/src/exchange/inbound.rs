@@ -4,7 +4,6 @@
 //! else is up to the caller, which may have other endpoints. If the application was not reached, the response reports it
 //! ([`headers::UNPROCESSED`]), so that the caller's sidecar may send even a POST to another endpoint.
 
-use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::fmt::Write;
 use std::pin::pin;
@@ -13,11 +12,11 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderValue, Request, Response, Version as HttpVersion};
-use policy::authorization;
-use policy::{Decision, Facts};
+use policy::PeerMode;
 use runtime::limits::Permit;
 use telemetry::istio::Party;
 
+use super::authorize::authorize_request;
 use super::{Downstream, Exchange, connection_failure, is_idempotent};
 use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, Version, headers, settle};
@@ -52,17 +51,6 @@ impl Downstream {
         self.log_to(log);
         log.cluster = format!("inbound|{}||", self.destination.port()).into();
         log.upstream_host = Some(self.destination);
-    }
-
-    /// Returns what authorization policies evaluate of the connection.
-    pub fn facts(&self) -> Facts<'_> {
-        Facts {
-            principal: self.peer.as_ref().map(|peer| &peer.id),
-            cluster: self.peer.as_ref().and_then(|peer| peer.cluster.as_deref()),
-            source: self.client.ip(),
-            port: self.destination.port(),
-            request: None,
-        }
     }
 }
 
@@ -144,23 +132,14 @@ impl InboundRequests {
         (exchange, caller)
     }
 
-    /// Evaluates the authorization policies.
+    /// Refuses plaintext on a connection from before the port became STRICT, and what the policies do not allow.
     fn authorize(&self, exchange: &Exchange, snapshot: &MeshSnapshot) -> Result<(), Failure> {
-        if snapshot.authorization.as_ref().is_some_and(|authorization| authorization.is_empty()) {
-            return Ok(());
+        let Downstream { peer, destination, .. } = &self.downstream;
+        let modes = snapshot.authentication.as_deref().filter(|_| peer.is_none());
+        if modes.is_some_and(|modes| modes.mode_of(destination.port()) == PeerMode::Strict) {
+            return Err(Failure::Plaintext);
         }
-        let head = &exchange.head;
-        let request = authorization::Request {
-            method: head.method.as_str(),
-            path: head.uri.path(),
-            host: headers::host(&head.uri, &head.headers).unwrap_or_default(),
-            headers: &PolicyHeaders(&head.headers),
-        };
-        match snapshot.authorize(&Facts { request: Some(request), ..self.downstream.facts() }) {
-            Decision::Allowed => Ok(()),
-            Decision::Denied { policy, .. } => Err(Failure::Denied(policy)),
-            Decision::NotAllowed => Err(Failure::Denied("none".into())),
-        }
+        authorize_request(&self.downstream, &exchange.head, snapshot, &self.worker.telemetry)
     }
 
     /// Acquires a permit if requests to the application's port are limited.
@@ -242,17 +221,6 @@ impl Ending for Limited {
 
     fn abandoned(&mut self, bytes: u64) {
         self.report.abandoned(bytes);
-    }
-}
-
-/// Headers as policies look them up.
-struct PolicyHeaders<'a>(&'a HeaderMap);
-
-impl authorization::Headers for PolicyHeaders<'_> {
-    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
-        let mut values = self.0.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let first = values.next()?;
-        Some(values.fold(first, |joined, value| Cow::Owned(format!("{joined},{value}"))))
     }
 }
 

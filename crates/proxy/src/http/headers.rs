@@ -11,6 +11,8 @@ use super::Version;
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The scheme of the original client: `http` or `https`.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The addresses of the client and of the proxies on the way.
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The request ID, the same on every hop.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The number of the attempt, from 1.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use balance::{Health, Locality};
 use identity::SpiffeId;
-use policy::{PeerAuthentication, PeerMode};
+use policy::{PeerAuthenticationLayer, PeerMode};
 use telemetry::access_log::Format;
 use wire::discovery as message;
 
@@ -178,6 +178,7 @@ fn direct(message: &message::Direct, own: IpAddr) -> Result<DirectEndpoint> {
         ports,
         identity,
         mutual_tls: message.mutual_tls,
+        plaintext_ports: message.plaintext_ports.iter().map(|port| port_number(*port)).collect::<Result<_>>()?,
         workload: workload_labels(message.workload.as_ref()),
         labels: labels(&message.labels),
         hostname: if message.pod_hostname == message.pod { pod.clone() } else { message.pod_hostname.as_str().into() },
@@ -187,19 +188,23 @@ fn direct(message: &message::Direct, own: IpAddr) -> Result<DirectEndpoint> {
     })
 }
 
-pub(super) fn authentication(message: &message::PeerAuthentication) -> Result<PeerAuthentication> {
+pub(super) fn authentication(message: &message::PeerAuthentication) -> Result<PeerAuthenticationLayer> {
     let mode = |value: i32| match message::PeerMode::try_from(value) {
-        Ok(message::PeerMode::Permissive) => Ok(PeerMode::Permissive),
-        Ok(message::PeerMode::Strict) => Ok(PeerMode::Strict),
-        Ok(message::PeerMode::Disable) => Ok(PeerMode::Disable),
+        Ok(message::PeerMode::Permissive) => Ok(Some(PeerMode::Permissive)),
+        Ok(message::PeerMode::Strict) => Ok(Some(PeerMode::Strict)),
+        Ok(message::PeerMode::Disable) => Ok(Some(PeerMode::Disable)),
+        Ok(message::PeerMode::Unset) => Ok(None),
         Err(_) => Err(format!("{value} is not a mutual TLS mode")),
     };
     let ports = message
         .ports
         .iter()
-        .map(|(port, value)| Ok((port_number(*port)?, mode(*value)?)))
-        .collect::<Result<Vec<_>>>()?;
-    Ok(PeerAuthentication::new(mode(message.mode)?, ports))
+        .filter_map(|(port, value)| match (port_number(*port), mode(*value)) {
+            (Ok(port), Ok(mode)) => mode.map(|mode| Ok((port, mode))),
+            (Err(error), _) | (_, Err(error)) => Some(Err(error)),
+        })
+        .collect::<Result<_>>()?;
+    Ok(PeerAuthenticationLayer { mode: mode(message.mode)?, ports })
 }
 
 /// Converts the gateways of a network for a proxy with this address. Of a cluster with gateway addresses of both families,

@@ -158,6 +158,8 @@ pub struct DirectEndpoint {
     pub identity: Option<SpiffeId>,
     /// The endpoint has a sidecar that accepts mutual TLS.
     pub mutual_tls: bool,
+    /// Ports on which that sidecar terminates no TLS.
+    pub plaintext_ports: Box<[u16]>,
     /// The labels in telemetry.
     pub workload: Arc<WorkloadLabels>,
     /// The pod's labels, ordered by key; subsets select by them.

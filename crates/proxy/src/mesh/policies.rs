@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use policy::authorization::Policy;
-use policy::{Authorization, PeerAuthentication};
+use policy::{Authorization, PeerAuthentication, PeerAuthenticationLayer};
 use wire::Kind;
 use wire::client::Subscriber;
 use wire::discovery::Workload;
@@ -17,14 +17,15 @@ use wire::discovery::Workload;
 #[derive(Debug, Default)]
 pub(super) struct Policies {
     references: Option<References>,
-    peer_authentications: BTreeMap<String, Arc<PeerAuthentication>>,
+    peer_authentications: BTreeMap<String, PeerAuthenticationLayer>,
     authorization: BTreeMap<String, Policy>,
 }
 
 /// Names of the policies in force.
 #[derive(Debug, Default, PartialEq)]
 struct References {
-    peer_authentication: String,
+    /// In the order of their precedence.
+    peer_authentications: Vec<String>,
     authorization: Vec<String>,
 }
 
@@ -40,8 +41,9 @@ impl Policies {
         if workload.peer_authentication.is_empty() {
             return Err("the workload names no PeerAuthentication".to_owned());
         }
+        let overrides = workload.peer_authentication_overrides.iter();
         let references = References {
-            peer_authentication: workload.peer_authentication.clone(),
+            peer_authentications: overrides.chain([&workload.peer_authentication]).cloned().collect(),
             authorization: workload.authorization_policies.clone(),
         };
         let before = self.references.take().unwrap_or_default();
@@ -50,19 +52,19 @@ impl Policies {
             for (kind, name) in new.iter().filter(|name| !old.contains(name)) {
                 subscriber.subscribe(*kind, *name);
             }
-            for (kind, name) in old.iter().filter(|name| !name.1.is_empty() && !new.contains(name)) {
+            for (kind, name) in old.iter().filter(|name| !new.contains(name)) {
                 subscriber.unsubscribe(*kind, *name);
             }
         }
-        self.peer_authentications.retain(|name, _| *name == references.peer_authentication);
+        self.peer_authentications.retain(|name, _| references.peer_authentications.contains(name));
         self.authorization.retain(|name, _| references.authorization.contains(name));
         self.references = Some(references);
         Ok(())
     }
 
     /// Takes a peer authentication.
-    pub(super) fn put_peer_authentication(&mut self, name: &str, authentication: PeerAuthentication) {
-        self.peer_authentications.insert(name.to_owned(), Arc::new(authentication));
+    pub(super) fn put_peer_authentication(&mut self, name: &str, authentication: PeerAuthenticationLayer) {
+        self.peer_authentications.insert(name.to_owned(), authentication);
     }
 
     /// Takes an authorization policy.
@@ -73,16 +75,18 @@ impl Policies {
     /// Returns the policies in force, or `None` while some that the workload names have not arrived.
     pub(super) fn resolve(&self) -> Option<Resolved> {
         let references = self.references.as_ref()?;
-        let authentication = self.peer_authentications.get(&references.peer_authentication)?.clone();
+        let layers = references.peer_authentications.iter().map(|name| self.peer_authentications.get(name));
+        let authentication = PeerAuthentication::layered(layers.collect::<Option<Vec<_>>>()?);
         let policies = references.authorization.iter().map(|name| self.authorization.get(name).cloned());
         let authorization = Authorization::compile(policies.collect::<Option<Vec<_>>>()?);
-        Some((authentication, Arc::new(authorization)))
+        Some((Arc::new(authentication), Arc::new(authorization)))
     }
 }
 
 impl References {
     fn names(&self) -> Vec<(Kind, &str)> {
         let policies = self.authorization.iter().map(|name| (Kind::AuthorizationPolicy, name.as_str()));
-        policies.chain([(Kind::PeerAuthentication, self.peer_authentication.as_str())]).collect()
+        let modes = self.peer_authentications.iter().map(|name| (Kind::PeerAuthentication, name.as_str()));
+        policies.chain(modes).collect()
     }
 }

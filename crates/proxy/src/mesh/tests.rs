@@ -224,7 +224,10 @@ fn policies_take_effect_together_and_allow_nothing_until_complete() {
         principal: Some(&id),
         cluster: None,
         source: "10.0.0.1".parse().unwrap(),
+        remote: "10.0.0.1".parse().unwrap(),
+        destination: "10.0.0.2".parse().unwrap(),
         port: 80,
+        server_name: None,
         request: None,
     };
     let name = "west/default/p";

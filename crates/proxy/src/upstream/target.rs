@@ -117,9 +117,10 @@ impl Context<'_> {
         if self.chosen.is_none() && direct.only_node.as_ref().is_some_and(|node| Some(node) != own_node) {
             return None;
         }
+        let port = direct.port(self.port)?;
         let tls = match self.tls {
             ClientTls::Disable | ClientTls::Originate(_) => None,
-            ClientTls::Auto if !direct.mutual_tls => None,
+            ClientTls::Auto if !direct.mutual_tls || direct.plaintext_ports.contains(&port) => None,
             ClientTls::Auto | ClientTls::Mesh { sni: None, .. } => {
                 // Without a known identity the expectation is empty, and no certificate meets it.
                 Some(TargetTls { sni: self.sni.clone()?, expected: self.expected(direct.identity.iter(), endpoint) })
@@ -129,7 +130,7 @@ impl Context<'_> {
             }
         };
         let target = Target {
-            address: SocketAddr::new(direct.ip, direct.port(self.port)?),
+            address: SocketAddr::new(direct.ip, port),
             tls,
             origination: self.origination.clone(),
             remote: false,

@@ -92,6 +92,7 @@ fn pod(ip: &str, further_ip: Option<&str>, hostname: &str, health: balance::Heal
             ports: [(5432, 9091)].into(),
             identity: None,
             mutual_tls: true,
+            plaintext_ports: Box::default(),
             workload: Arc::default(),
             labels: [].into(),
             pod: ip.into(),

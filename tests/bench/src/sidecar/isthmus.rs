@@ -155,6 +155,7 @@ fn allow(mesh: &Mesh, account: &str) -> Result<()> {
         name: format!("{NAMESPACE}/{SERVER_ACCOUNT}"),
         action: d::PolicyAction::Allow.into(),
         rules: vec![d::AuthorizationRule { from, ..d::AuthorizationRule::default() }],
+        ..d::AuthorizationPolicy::default()
     };
     mesh.publish(Kind::AuthorizationPolicy, POLICY, &policy, &[]);
     Ok(())

@@ -29,7 +29,8 @@ fn subset(subset: &Subset, new: bool, check: &mut Check) {
     check.some("trafficPolicy", &subset.traffic_policy, traffic_policy::check);
 }
 
-fn selector(selector: &WorkloadSelector, check: &mut Check) {
+/// Checks a selector of workloads.
+pub(crate) fn selector(selector: &WorkloadSelector, check: &mut Check) {
     if selector.match_labels.is_empty() {
         check.warn_of("matchLabels", "is empty, so all workloads of the namespace are selected; write labels");
     }

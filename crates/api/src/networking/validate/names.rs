@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::Check;
-pub(super) use crate::networking::json::shown;
+pub(crate) use crate::networking::json::shown;
 
 /// The longest name of a host.
 const MAX_HOST: usize = 255;
@@ -59,7 +59,7 @@ fn invalid_label(host: &str, label: &str) -> String {
 }
 
 /// Returns whether a text is a label of a name, in either case.
-pub(super) fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() <= MAX_LABEL
         && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
@@ -79,7 +79,7 @@ pub(super) fn is_ip(text: &str) -> bool {
 }
 
 /// Checks an IP address or CIDR block.
-pub(super) fn subnet(text: &str) -> Result<(), String> {
+pub(crate) fn subnet(text: &str) -> Result<(), String> {
     let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
     let most = match address.parse::<IpAddr>() {
         Ok(IpAddr::V4(_)) => 32,
@@ -98,7 +98,7 @@ fn not_a_subnet(text: &str) -> String {
 }
 
 /// Checks the keys and values of labels.
-pub(super) fn label_map(check: &mut Check, field: &str, labels: &BTreeMap<String, String>) {
+pub(crate) fn label_map(check: &mut Check, field: &str, labels: &BTreeMap<String, String>) {
     for (key, value) in labels {
         check.at(format_args!(".{field}[{}]", shown(key)), |check| {
             let (prefix, name) = key.rsplit_once('/').map_or((None, &**key), |(prefix, name)| (Some(prefix), name));
@@ -121,7 +121,7 @@ fn is_qualified(text: &str) -> bool {
 }
 
 /// Checks the name of a header: letters, digits, `-` and `_`.
-pub(super) fn header(name: &str) -> Result<(), String> {
+pub(crate) fn header(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("has an empty name; write the name of a header".to_owned());
     }

@@ -26,6 +26,7 @@ fn pod(ip: &str, mutual_tls: bool, identity: Option<&str>) -> Reach {
         ports: [(80, 9080)].into(),
         identity: identity.map(|id| id.parse().unwrap()),
         mutual_tls,
+        plaintext_ports: Box::default(),
         workload: Arc::default(),
         labels: [("version".into(), "v1".into())].into(),
         pod: "p".into(),

@@ -1,0 +1,156 @@
+//! Authorization of requests and opaque connections by the own workload's policies.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use http::request::Parts;
+use policy::authorization::Matched;
+use policy::{Authorization, Decision, Facts, Headers, Request};
+
+use super::Downstream;
+use crate::failure::Failure;
+use crate::http::headers;
+use crate::mesh::MeshSnapshot;
+use crate::report::WorkerTelemetry;
+
+/// Decides about an opaque connection, and counts the decisions.
+///
+/// # Errors
+/// Returns [`Failure::Denied`] if the policies do not allow the connection.
+pub fn authorize_connection(
+    downstream: &Downstream,
+    snapshot: &MeshSnapshot,
+    telemetry: &WorkerTelemetry,
+) -> Result<(), Failure> {
+    decide(snapshot.authorization.as_deref(), &downstream.facts(), telemetry)
+}
+
+/// Decides about a request, and counts the decisions.
+///
+/// # Errors
+/// Returns [`Failure::Denied`] if the policies do not allow the request.
+pub(super) fn authorize_request(
+    downstream: &Downstream,
+    head: &Parts,
+    snapshot: &MeshSnapshot,
+    telemetry: &WorkerTelemetry,
+) -> Result<(), Failure> {
+    let authorization = snapshot.authorization.as_deref();
+    if authorization.is_some_and(Authorization::is_empty) {
+        return Ok(());
+    }
+    let (facts, headers) = (downstream.facts(), RequestHeaders(head));
+    let request = Request {
+        method: head.method.as_str(),
+        path: head.uri.path(),
+        host: headers.host(),
+        headers: &headers,
+        claims: None,
+    };
+    let remote = original_client(&head.headers).unwrap_or(facts.remote);
+    decide(authorization, &Facts { request: Some(request), remote, ..facts }, telemetry)
+}
+
+/// Evaluates policies; without any that have arrived, everything is refused.
+fn decide(policies: Option<&Authorization>, facts: &Facts<'_>, telemetry: &WorkerTelemetry) -> Result<(), Failure> {
+    let Some(policies) = policies else { return Err(Failure::Denied(None)) };
+    if !policies.only_enforces() {
+        policies.audited(facts).for_each(|policy| telemetry.audited(policy));
+        match policies.evaluate_dry_run(facts) {
+            Some(Decision::Denied(matched)) => telemetry.dry_run(&matched.policy, "denied"),
+            Some(Decision::NotAllowed) => telemetry.dry_run(NO_POLICY, "denied"),
+            Some(Decision::Allowed) => telemetry.dry_run(NO_POLICY, "allowed"),
+            None => {}
+        }
+        // No provider is asked, so that what a CUSTOM policy selects is refused.
+        if let Some((matched, _)) = policies.custom(facts) {
+            return denied(Some(matched), telemetry);
+        }
+    }
+    match policies.evaluate(facts) {
+        Decision::Allowed => Ok(()),
+        Decision::Denied(matched) => denied(Some(matched), telemetry),
+        Decision::NotAllowed => denied(None, telemetry),
+    }
+}
+
+/// The label of metrics where no policy matched.
+const NO_POLICY: &str = "none";
+
+fn denied(matched: Option<Matched>, telemetry: &WorkerTelemetry) -> Result<(), Failure> {
+    telemetry.denied(matched.as_ref().map_or(NO_POLICY, |matched| &matched.policy));
+    Err(Failure::Denied(matched))
+}
+
+impl Downstream {
+    /// Returns what authorization policies evaluate of the connection.
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            principal: self.peer.as_ref().map(|peer| &peer.id),
+            cluster: self.peer.as_ref().and_then(|peer| peer.cluster.as_deref()),
+            source: self.client.ip(),
+            remote: self.client.ip(),
+            destination: self.destination.ip(),
+            port: self.destination.port(),
+            server_name: self.server_name.as_deref(),
+            request: None,
+        }
+    }
+}
+
+/// Returns the last address in `x-forwarded-for`: the client of the last proxy that adds to it, as Envoy has it beside an
+/// application.
+fn original_client(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all(headers::FORWARDED_FOR).iter().next_back()?.to_str().ok()?;
+    let last = last.rsplit(',').next()?.trim();
+    last.parse().ok().map(|ip: IpAddr| ip.to_canonical())
+}
+
+/// Headers as policies look them up, with those of HTTP/2 that begin with `:`.
+struct RequestHeaders<'a>(&'a Parts);
+
+impl RequestHeaders<'_> {
+    fn host(&self) -> &str {
+        headers::host(&self.0.uri, &self.0.headers).unwrap_or_default()
+    }
+}
+
+impl Headers for RequestHeaders<'_> {
+    fn any(&self, name: &str, matches: &mut dyn FnMut(Cow<'_, str>) -> bool) -> bool {
+        let RequestHeaders(head) = self;
+        match name {
+            ":method" => matches(head.method.as_str().into()),
+            ":path" => matches(head.uri.path_and_query().map_or("/", |path| path.as_str()).into()),
+            ":authority" | "host" => matches(self.host().into()),
+            ":scheme" => matches(head.uri.scheme_str().unwrap_or("http").into()),
+            _ => head.headers.get_all(name).iter().any(|value| matches(String::from_utf8_lossy(value.as_bytes()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_original_client_is_the_last_forwarded_address() {
+        for (lines, expected) in [
+            (&["203.0.113.7"][..], Some("203.0.113.7")),
+            (&["198.51.100.1, 203.0.113.7"], Some("203.0.113.7")),
+            (&["198.51.100.1", "203.0.113.7 "], Some("203.0.113.7")),
+            (&["::ffff:203.0.113.7"], Some("203.0.113.7")),
+            (&["203.0.113.7, x"], None),
+            (&[""], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", HeaderValue::from_static(line));
+            }
+            assert_eq!(original_client(&headers), expected.map(|ip| ip.parse().unwrap()), "{lines:?}");
+        }
+    }
+}

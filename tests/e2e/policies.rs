@@ -1,0 +1,186 @@
+//! Security policies, in one cluster and across clusters, in HTTP and TCP.
+
+use std::time::Duration;
+
+use crate::support::{Lab, TestDirectory, User, eventually};
+
+const SOON: Duration = Duration::from_secs(15);
+
+const ONE_CLUSTER: &str = "
+apiVersion: lab.isthmus.dev/v1alpha1
+kind: Topology
+metadata: {name: policies}
+spec:
+  clusters:
+    - {name: west, role: primary}
+  workloads:
+    - {name: frontend, cluster: west}
+    - {name: backend, cluster: west}
+    - {name: other, cluster: west}
+    - {name: legacy, cluster: west, inject: false}
+    - {name: web-service, namespace: production, cluster: west}
+    - {name: api-service, namespace: production, cluster: west}
+";
+
+const TWO_CLUSTERS: &str = "
+apiVersion: lab.isthmus.dev/v1alpha1
+kind: Topology
+metadata: {name: policies}
+spec:
+  networks:
+    - {name: net-west, podCIDR: 10.244.0.0/16}
+    - {name: net-east, podCIDR: 10.244.0.0/16}
+  clusters:
+    - {name: west, role: primary, network: net-west}
+    - {name: east, role: remote, primary: west, network: net-east}
+  workloads:
+    - {name: frontend, cluster: west}
+    - {name: frontend, cluster: east}
+    - {name: ratings, cluster: east}
+    - {name: local, cluster: west}
+  exports:
+    - {name: ratings}
+";
+
+fn accepted(name: &str) -> String {
+    let path = format!("{}/../install/tests/accepted/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path).expect("a configuration")
+}
+
+fn lab(topology: &str) -> Lab {
+    let directory = TestDirectory::new(User::Own);
+    std::fs::write(directory.path("topologies").join("policies.yaml"), topology).expect("written");
+    Lab::up_in(directory, "policies.yaml")
+}
+
+/// Returns the status with which a request is answered; 000 if the connection ends without an answer.
+fn status(lab: &Lab, from: &str, arguments: &[&str]) -> String {
+    let curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5"];
+    lab.exec(from, &[&curl, arguments].concat()).stdout
+}
+
+/// Waits until requests are answered with a status, four times in a row.
+#[track_caller]
+fn becomes(lab: &Lab, from: &str, arguments: &[&str], expected: &str) {
+    let seen = eventually(SOON, || {
+        let seen: Vec<String> = (0..4).map(|_| status(lab, from, arguments)).collect();
+        if seen.iter().all(|status| status == expected) { Ok(()) } else { Err(seen) }
+    });
+    if let Err(seen) = seen {
+        panic!("{from} {arguments:?}: {seen:?} instead of {expected}");
+    }
+}
+
+/// Returns whether bytes that a client sends to an opaque port come back.
+fn echoes(lab: &Lab, from: &str, host: &str) -> bool {
+    let line = format!("echo ping | timeout 3 curl -s --max-time 2 telnet://{host}:9090");
+    lab.exec(from, &["sh", "-c", &line]).stdout.contains("ping")
+}
+
+#[track_caller]
+fn echo_becomes(lab: &Lab, from: &str, host: &str, expected: bool) {
+    let seen = eventually(SOON, || if echoes(lab, from, host) == expected { Ok(()) } else { Err(()) });
+    assert!(seen.is_ok(), "{from} to {host}: echo is {}", !expected);
+}
+
+#[test]
+fn policies_that_users_have_take_effect_unchanged() {
+    let lab = lab(ONE_CLUSTER);
+    let (frontend, other, legacy, web) =
+        ("west/default/frontend", "west/default/other", "west/default/legacy", "west/production/web-service");
+    let (backend, api) = ("http://backend:9080/", "http://api-service.production:9080/api/v1/items");
+    becomes(&lab, legacy, &[backend], "200");
+    echo_becomes(&lab, legacy, "backend", true);
+
+    // mtls-strict.yaml: plaintext is refused, in HTTP and TCP.
+    lab.apply("west", &accepted("mtls-strict"));
+    becomes(&lab, legacy, &[backend], "000");
+    echo_becomes(&lab, legacy, "backend", false);
+    becomes(&lab, frontend, &[backend], "200");
+    echo_becomes(&lab, frontend, "backend", true);
+
+    // security.yaml: web-service may GET and POST below /api/v1, and everyone may ask for health.
+    becomes(&lab, frontend, &[api], "200");
+    lab.apply("west", &accepted("security"));
+    becomes(&lab, frontend, &[api], "403");
+    becomes(&lab, web, &[api], "200");
+    for (from, arguments, expected) in [
+        (web, &["-X", "DELETE", api][..], "403"),
+        (web, &["http://api-service.production:9080/api/v2"], "403"),
+        (web, &["--path-as-is", "http://api-service.production:9080/api/v1/../../admin"], "403"),
+        (frontend, &["http://api-service.production:9080/health"], "200"),
+        (frontend, &["-X", "POST", "http://api-service.production:9080/health"], "403"),
+    ] {
+        assert_eq!(status(&lab, from, arguments), expected, "{from} {arguments:?}");
+    }
+    // A rule on methods and paths allows no opaque connection.
+    echo_becomes(&lab, web, "api-service.production", false);
+
+    // zero-trust.yaml: nothing in default is allowed but GET and POST of frontend to backend.
+    lab.apply("west", &accepted("zero-trust"));
+    becomes(&lab, other, &[backend], "403");
+    becomes(&lab, frontend, &[backend], "200");
+    becomes(&lab, frontend, &["http://other:9080/"], "403");
+    assert_eq!(status(&lab, frontend, &["-X", "PUT", backend]), "403");
+    echo_becomes(&lab, frontend, "backend", false);
+
+    // The status says that the policies are in force, and the access log names the rule.
+    let reconciled = || {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Reconciled\")].status}";
+        let status = lab.kubectl("west", &["get", "authorizationpolicy", "deny-all", "-o", path]).stdout;
+        if status == "True" { Ok(()) } else { Err(status) }
+    };
+    eventually(SOON, reconciled).expect("a status");
+    let log = lab.kubectl("west", &["logs", "deployment/other", "-c", "isthmus-proxy", "--tail=20"]).ok();
+    assert!(log.contains("rbac_access_denied_matched_policy[none]"), "{log}");
+
+    // They hold while the controller is away, and after restarts.
+    lab.isthmus(&["lab", "fault", "kill-controller", "west"]).ok();
+    assert_eq!(status(&lab, other, &[backend]), "403");
+    assert_eq!(status(&lab, frontend, &[backend]), "200");
+    lab.kubectl("west", &["delete", "pod", "-l", "app=backend"]).ok();
+    becomes(&lab, frontend, &[backend], "200");
+    becomes(&lab, other, &[backend], "403");
+    lab.down();
+}
+
+#[test]
+fn a_policy_protects_its_cluster_against_callers_in_others() {
+    let lab = lab(TWO_CLUSTERS);
+    let (west, east, ratings) = ("west/default/frontend", "east/default/frontend", "http://ratings:9080/");
+    becomes(&lab, west, &[ratings], "200");
+    becomes(&lab, east, &[ratings], "200");
+    lab.apply(
+        "east",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny-all}\nspec: {}\n",
+    );
+    becomes(&lab, west, &[ratings], "403");
+    becomes(&lab, east, &[ratings], "403");
+    becomes(&lab, west, &["http://local:9080/"], "200");
+    echo_becomes(&lab, west, "ratings", false);
+
+    // The caller's cluster is that of the certificate's issuer. Both callers have the same account.
+    lab.apply(
+        "east",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: west-only}\nspec:\n  \
+         rules:\n    - from: [{source: {principals: [cluster.local/ns/default/sa/frontend]}}]\n      \
+         when: [{key: source.cluster, values: [west]}]\n",
+    );
+    becomes(&lab, west, &[ratings], "200");
+    assert_eq!(status(&lab, east, &[ratings]), "403");
+    echo_becomes(&lab, west, "ratings", true);
+    echo_becomes(&lab, east, "ratings", false);
+
+    // A policy of the primary is for the workloads of all clusters that it serves.
+    lab.kubectl("east", &["delete", "authorizationpolicy", "--all"]).ok();
+    becomes(&lab, east, &[ratings], "200");
+    lab.apply(
+        "west",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: no-west}\nspec:\n  \
+         action: DENY\n  rules:\n    - when: [{key: source.cluster, values: [west]}]\n",
+    );
+    becomes(&lab, west, &[ratings], "403");
+    becomes(&lab, west, &["http://local:9080/"], "403");
+    assert_eq!(status(&lab, east, &[ratings]), "200");
+    lab.down();
+}
