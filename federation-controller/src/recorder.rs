@@ -223,7 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_policy_that_is_not_enforced_has_an_event_at_once() {
-        let kind = api::compatibility::kinds::find("security.istio.io", "AuthorizationPolicy").unwrap();
+        let kind = api::compatibility::kinds::find("security.istio.io", "RequestAuthentication").unwrap();
         let notice = ObjectNotice {
             cluster: "west".into(),
             kind: NoticedKind::WithoutEffect(kind),
@@ -233,7 +233,7 @@ mod tests {
         let due = Ledger::default().due([notice.clone()].into(), Instant::now());
         assert_eq!(due, std::slice::from_ref(&notice));
         let west = Fake::start("t").await;
-        const POLICIES: &str = "/apis/security.istio.io/v1/authorizationpolicies";
+        const POLICIES: &str = "/apis/security.istio.io/v1/requestauthentications";
         west.put(POLICIES, json!({"metadata": {"name": "deny-all", "namespace": "shop", "uid": "u2"}}));
         write(west.client("t").await, &notice).await.unwrap();
         let event = west.get(EVENTS, "shop", &name(&notice, "u2")).unwrap();

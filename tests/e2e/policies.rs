@@ -135,9 +135,19 @@ fn policies_that_users_have_take_effect_unchanged() {
     assert!(log.contains("rbac_access_denied_matched_policy[none]"), "{log}");
 
     // They hold while the controller is away, and after restarts.
-    lab.isthmus(&["lab", "fault", "kill-controller", "west"]).ok();
+    let controller = |replicas: &str| {
+        let scale = ["-n", "isthmus-system", "scale", "deployment/isthmus-controller", replicas];
+        lab.kubectl("west", &scale).ok();
+    };
+    controller("--replicas=0");
+    eventually(SOON, || {
+        let pods = lab.kubectl("west", &["-n", "isthmus-system", "get", "pods", "-l", "app=isthmus-controller"]).stdout;
+        if pods.is_empty() { Ok(()) } else { Err(pods) }
+    })
+    .expect("the controller is away");
     assert_eq!(status(&lab, other, &[backend]), "403");
     assert_eq!(status(&lab, frontend, &[backend]), "200");
+    controller("--replicas=1");
     lab.kubectl("west", &["delete", "pod", "-l", "app=backend"]).ok();
     becomes(&lab, frontend, &[backend], "200");
     becomes(&lab, other, &[backend], "403");

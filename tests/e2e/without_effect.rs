@@ -8,9 +8,9 @@ const SOON: Duration = Duration::from_secs(20);
 
 const POLICY: &str = "
 apiVersion: security.istio.io/v1beta1
-kind: AuthorizationPolicy
-metadata: {name: deny-all}
-spec: {}
+kind: RequestAuthentication
+metadata: {name: tokens}
+spec: {jwtRules: [{issuer: issuer.example}]}
 ";
 const RULE: &str = "
 apiVersion: networking.istio.io/v1beta1
@@ -58,8 +58,8 @@ fn the_author_of_a_policy_that_is_not_enforced_is_told() {
     for cluster in ["west", "east"] {
         let applied = apply(&lab, cluster, POLICY);
         assert_eq!(applied.code, Some(0), "{applied:?}");
-        has(&applied.stdout, &["authorizationpolicy.security.istio.io/deny-all created"]);
-        has(&applied.stderr, &["Warning: AuthorizationPolicy default/deny-all is NOT enforced: "]);
+        has(&applied.stdout, &["requestauthentication.security.istio.io/tokens created"]);
+        has(&applied.stderr, &["Warning: RequestAuthentication default/tokens is NOT enforced: "]);
     }
     let rule = apply(&lab, "west", RULE);
     has(
@@ -81,27 +81,27 @@ fn the_author_of_a_policy_that_is_not_enforced_is_told() {
         &filter.stderr,
         &["Warning: EnvoyFilter default/headers has no effect: no proxy is Envoy; use a VirtualService"],
     );
-    let refused = apply(&lab, "west", &POLICY.replace("spec: {}", "spec: {acton: DENY}"));
+    let refused = apply(&lab, "west", &POLICY.replace("jwtRules", "rules"));
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    has(&refused.stderr, &["unknown field \"spec.acton\""]);
+    has(&refused.stderr, &["unknown field \"spec.rules\""]);
 
-    let events = || lab.kubectl("west", &["get", "events", "--field-selector=involvedObject.name=deny-all"]).stdout;
+    let events = || lab.kubectl("west", &["get", "events", "--field-selector=involvedObject.name=tokens"]).stdout;
     let event = eventually(SOON, || {
         let events = events();
         if events.contains("NotEnforced") { Ok(events) } else { Err(events) }
     });
-    has(&event.expect("an Event"), &["Warning", "authorizationpolicy/deny-all", "is NOT enforced"]);
+    has(&event.expect("an Event"), &["Warning", "requestauthentication/tokens", "is NOT enforced"]);
     let status = || lab.isthmus(&["status"]).ok();
     has(
         &status(),
         &[
-            "AuthorizationPolicy is NOT enforced: requests that it would deny are allowed",
-            "(default/deny-all)",
+            "RequestAuthentication is NOT enforced: tokens are not validated",
+            "(default/tokens)",
             "EnvoyFilter has no effect",
         ],
     );
 
-    lab.kubectl("west", &["delete", "authorizationpolicy", "deny-all"]).ok();
+    lab.kubectl("west", &["delete", "requestauthentication", "tokens"]).ok();
     let gone = eventually(SOON, || {
         let status = status();
         if status.contains("NOT enforced") { Err(status) } else { Ok(()) }

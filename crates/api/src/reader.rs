@@ -130,7 +130,7 @@ mod tests {
         );
         let objects = objects("isthmus-system", Served::ByReader);
         assert_eq!(objects.len(), 5);
-        assert_eq!(objects[1]["rules"][5]["resourceNames"], json!(["istio-ca-root-cert"]));
+        assert_eq!(objects[1]["rules"][6]["resourceNames"], json!(["istio-ca-root-cert"]));
         assert_eq!(kinds(), 7);
     }
 }

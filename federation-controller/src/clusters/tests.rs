@@ -391,9 +391,9 @@ async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
 async fn names_of_objects_without_effect_are_read() {
     let mut run = Run::new().await;
     let west = Arc::clone(&run.west);
-    const POLICIES: &str = "/apis/security.istio.io/v1/authorizationpolicies";
+    const POLICIES: &str = "/apis/security.istio.io/v1/requestauthentications";
     let policies = |event: &Event| match event {
-        Event::WithoutEffect { kind, objects } if kind.kind == "AuthorizationPolicy" => {
+        Event::WithoutEffect { kind, objects } if kind.kind == "RequestAuthentication" => {
             Some(objects.iter().map(ToString::to_string).collect::<Vec<_>>())
         }
         _ => None,

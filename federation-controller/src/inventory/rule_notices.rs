@@ -71,7 +71,7 @@ impl Inventory {
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values());
         states.extend(policies.map(|rule| state(rule, &mut notices)));
         if let Some(own) = self.primary() {
-            for of in own.authorization_policies().values().filter_map(|policy| without_provider(policy)) {
+            for of in own.authorization_policies().values().filter_map(without_provider) {
                 let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
                 notices.entry((of.kind, of.object)).or_default().insert(problem);
             }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use balance::{Balancer, Health, Locality, Outcome};
 use http::{HeaderMap, Request, request};
-use policy::authorization::{Action, Authorization, Facts, Policy, Rule, Source};
+use policy::Facts;
+use policy::authorization::{Action, Authorization, Policy, Rule, Source};
 use proxy::http::{Version, headers};
 use runtime::limits::Limit;
 use telemetry::ResponseFlags;

@@ -141,6 +141,7 @@ async fn a_policy_sees_the_host_that_the_application_sees() {
         name: "default/hosts".into(),
         action: d::PolicyAction::Allow.into(),
         rules: vec![rule],
+        ..Default::default()
     };
     mesh.resources().push(Kind::AuthorizationPolicy, &policy_name("west", "reviews-a"), &policy, &[]);
     let address = pod.gate.address;

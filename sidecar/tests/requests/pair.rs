@@ -158,9 +158,10 @@ fn authorization(security: Security) -> d::AuthorizationPolicy {
     let rule = d::AuthorizationRule {
         from: if security == Security::MutualTls { vec![source] } else { vec![] },
         to: vec![operation],
-        when: vec![],
+        ..Default::default()
     };
-    d::AuthorizationPolicy { name: "default/frontend".into(), action: d::PolicyAction::Allow.into(), rules: vec![rule] }
+    let name = "default/frontend".into();
+    d::AuthorizationPolicy { name, action: d::PolicyAction::Allow.into(), rules: vec![rule], ..Default::default() }
 }
 
 /// Starts an application that responds to each request without allocating.

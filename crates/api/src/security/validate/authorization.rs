@@ -10,6 +10,9 @@ use crate::security::{AuthorizationPolicy, DRY_RUN};
 /// The form of values of a field.
 type Form = fn(&str) -> Result<(), String>;
 
+/// A field of a source: its name and that of the excluded values, both lists, and the form of the values.
+type SourceField<'a> = (&'static str, &'static str, &'a [String], &'a [String], Form);
+
 pub(super) fn check(policy: &AuthorizationPolicy, check: &mut Check) {
     let spec = &policy.spec;
     let named = spec.provider.as_ref().is_some_and(|provider| !provider.name.is_empty());
@@ -54,8 +57,8 @@ fn rule(rule: &Rule, spec: &AuthorizationPolicySpec, check: &mut Check) {
     opaque(rule, spec.action, check);
 }
 
-/// Returns the fields of a source: the name, the values, the excluded values and their form.
-fn fields_of_source(of: &Source) -> [(&'static str, &'static str, &[String], &[String], Form); 6] {
+/// Returns the fields of a source, except for service accounts.
+fn fields_of_source(of: &Source) -> [SourceField<'_>; 6] {
     [
         ("principals", "notPrincipals", &of.principals, &of.not_principals, values::pattern),
         (

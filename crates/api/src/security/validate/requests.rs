@@ -10,7 +10,7 @@ pub(super) fn rule(rule: &JwtRule, check: &mut Check) {
             false => check.warn_of("issuer", "is missing: tokens of every issuer are accepted whose key is in the set"),
         }
     }
-    check.each("audiences", &rule.audiences.0, not_empty);
+    check.each("audiences", &rule.audiences.0, |value, check| not_empty(value, check));
     if !rule.jwks_uri.is_empty() {
         check.at(format_args!(".jwksUri"), |check| check.accept(url(&rule.jwks_uri)));
     }
@@ -19,8 +19,8 @@ pub(super) fn rule(rule: &JwtRule, check: &mut Check) {
         check.at(format_args!(".jwks"), |check| keys(&rule.jwks, check));
     }
     check.each("fromHeaders", &rule.from_headers, |of, check| header("name", &of.name, check));
-    check.each("fromParams", &rule.from_params, not_empty);
-    check.each("fromCookies", &rule.from_cookies, not_empty);
+    check.each("fromParams", &rule.from_params, |value, check| not_empty(value, check));
+    check.each("fromCookies", &rule.from_cookies, |value, check| not_empty(value, check));
     if !rule.output_payload_to_header.is_empty() {
         header("outputPayloadToHeader", &rule.output_payload_to_header, check);
     }
@@ -31,10 +31,10 @@ pub(super) fn rule(rule: &JwtRule, check: &mut Check) {
         }
     });
     check.duration("timeout", rule.timeout);
-    check.each("spaceDelimitedClaims", &rule.space_delimited_claims, not_empty);
+    check.each("spaceDelimitedClaims", &rule.space_delimited_claims, |value, check| not_empty(value, check));
 }
 
-fn not_empty(value: &String, check: &mut Check) {
+fn not_empty(value: &str, check: &mut Check) {
     if value.is_empty() {
         check.error("is empty; write a value, or remove it");
     }
