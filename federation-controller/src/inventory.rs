@@ -20,6 +20,7 @@ mod changes;
 pub mod cluster;
 pub mod collection;
 mod hosts;
+mod keys;
 mod lists;
 pub mod networks;
 mod notices;
@@ -41,7 +42,7 @@ pub use rule_notices::{RuleNotice, RuleState};
 
 use crate::objects::event::{Cluster, Event, Link, Mesh, MeshNotices, Trust};
 use crate::objects::intern::Strings;
-use crate::objects::{Key, Kind, Object, Service, Text, Watched};
+use crate::objects::{Key, KeySource, Keys, Kind, Object, Service, Text, Watched};
 
 /// The controller's own services that proxies of other clusters reach through the gateway, and their exposed port.
 pub const OWN_SERVICES: [(&str, u16); 2] = [("isthmus-controller", 15012), ("isthmus-webhooks", 443)];
@@ -133,6 +134,8 @@ pub struct Inventory {
     without_effect: BTreeMap<&'static KindWithoutEffect, BTreeSet<Key>>,
     trust: Option<Trust>,
     trust_domain: Text,
+    /// The keys of the issuers of tokens.
+    keys: BTreeMap<KeySource, Keys>,
     networks: Networks,
     /// Pods with connected proxies, and the number of streams of each. Only their workloads are compiled.
     connected: HashMap<(Text, Key), usize>,
@@ -160,6 +163,7 @@ impl Inventory {
             mesh_notices: MeshNotices::default(),
             without_effect: BTreeMap::new(),
             trust: None,
+            keys: BTreeMap::new(),
             networks: Networks::default(),
             connected: HashMap::new(),
             pending: Pending::default(),
@@ -248,6 +252,7 @@ impl Inventory {
                 self.trust = Some(trust);
                 self.pending.groups(&Text::default(), [Group::Trust]);
             }
+            Event::Keys { source, fetched } => self.change_keys(source, fetched),
             Event::ProxyConnected { cluster, pod, published: _ } => {
                 *self.connected.entry((cluster.clone(), pod.clone())).or_default() += 1;
                 self.pending.groups(&cluster.clone(), [Group::Workload(cluster, pod)]);

@@ -22,6 +22,7 @@ pub mod discovery;
 pub mod gauges;
 pub mod inject;
 pub mod inventory;
+mod keys;
 pub mod metrics;
 pub mod objects;
 mod options;

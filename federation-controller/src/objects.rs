@@ -22,6 +22,7 @@ mod gateway;
 #[cfg(test)]
 mod hostile;
 pub(crate) mod intern;
+mod keys;
 mod labels;
 mod metadata;
 mod namespace;
@@ -34,6 +35,7 @@ mod slice;
 
 pub use export::Export;
 pub use gateway::Gateway;
+pub use keys::{KeySource, Keys};
 pub use labels::Labels;
 pub use namespace::Namespace;
 pub use node::Node;

@@ -60,6 +60,15 @@ pub struct Options {
     /// Address of the controller for injected sidecars, as HOST:PORT
     #[arg(long, env = "DISCOVERY_ADDRESS", default_value = "isthmus-controller.isthmus-system.svc:15012")]
     pub discovery_address: String,
+    /// Addresses beside public ones from which keys of tokens may be fetched (jwksUri), as CIDRs such as 10.96.0.0/12
+    #[arg(long, env = "ISTHMUS_KEY_SERVER_ADDRESSES", value_delimiter = ',')]
+    pub key_server_addresses: Vec<ipnet::IpNet>,
+    /// File with certificate authorities of key servers beside those of the system, in PEM
+    #[arg(long, env = "ISTHMUS_KEY_SERVER_CA")]
+    pub key_server_ca: Option<PathBuf>,
+    /// Interval at which keys of tokens are fetched again, in seconds
+    #[arg(long, env = "ISTHMUS_KEY_REFRESH", default_value = "60", value_parser = seconds)]
+    pub key_refresh: Duration,
     /// Lifetime of certificates without a requested lifetime, in seconds
     #[arg(long, env = "ISTHMUS_CERTIFICATE_VALIDITY", default_value = "86400", value_parser = seconds)]
     pub certificate_validity: Duration,

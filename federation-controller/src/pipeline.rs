@@ -275,6 +275,7 @@ struct Snapshots {
     directory: Option<PathBuf>,
     clusters: BTreeSet<Text>,
     mesh: bool,
+    keys: bool,
     last: Instant,
     /// The thread that writes the last files.
     writing: Option<JoinHandle<()>>,
@@ -282,7 +283,14 @@ struct Snapshots {
 
 impl Snapshots {
     fn new(directory: Option<PathBuf>) -> Self {
-        Snapshots { directory, clusters: BTreeSet::new(), mesh: false, last: Instant::now(), writing: None }
+        Snapshots {
+            directory,
+            clusters: BTreeSet::new(),
+            mesh: false,
+            keys: false,
+            last: Instant::now(),
+            writing: None,
+        }
     }
 
     fn note(&mut self, event: &Event) {
@@ -298,6 +306,7 @@ impl Snapshots {
                 snapshot::remove(directory, cluster);
             }
             Event::Mesh(_) => self.mesh = true,
+            Event::Keys { .. } => self.keys = true,
             _ => {}
         }
     }
@@ -326,7 +335,7 @@ impl Snapshots {
         let Some(directory) = &self.directory else { return };
         let files = self.encode(directory, &state.inventory());
         self.clusters.clear();
-        self.mesh = false;
+        (self.mesh, self.keys) = (false, false);
         if files.is_empty() {
             return;
         }
@@ -342,7 +351,8 @@ impl Snapshots {
     fn encode(&self, directory: &Path, inventory: &Inventory) -> Vec<snapshot::File> {
         let clusters = self.clusters.iter().filter_map(|name| inventory.cluster(name));
         let files = clusters.filter_map(|cluster| snapshot::File::of_cluster(directory, cluster));
-        files.chain(self.mesh.then(|| snapshot::File::of_mesh(directory, inventory.mesh()))).collect()
+        let mesh = self.mesh.then(|| snapshot::File::of_mesh(directory, inventory.mesh()));
+        files.chain(mesh).chain(self.keys.then(|| snapshot::File::of_keys(directory, inventory.all_keys()))).collect()
     }
 }
 

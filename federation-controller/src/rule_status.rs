@@ -20,7 +20,8 @@ use tokio::time::Instant;
 use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::RuleState;
 use crate::objects::{
-    AuthorizationPolicy, DestinationRule, Key, Kind, PeerAuthentication, Record, RuleProblem, VirtualService,
+    AuthorizationPolicy, DestinationRule, Key, Kind, PeerAuthentication, Record, RequestAuthentication, RuleProblem,
+    VirtualService,
 };
 use crate::pipeline::State;
 
@@ -63,7 +64,7 @@ pub(crate) async fn run(state: Arc<State>, client: Client) {
                 Err(Trouble::Refused(why)) if refused.is_none() => {
                     tracing::warn!(
                         why,
-                        "the status of rules and policies is not written; permit patching the status of virtualservices, destinationrules, authorizationpolicies and peerauthentications"
+                        "the status of rules and policies is not written; permit patching the status of virtualservices, destinationrules, authorizationpolicies, peerauthentications and requestauthentications"
                     );
                     refused = Some(Instant::now() + REFUSED);
                 }
@@ -116,6 +117,7 @@ async fn write(client: Client, state: &RuleState) -> Result<(), Trouble> {
         Kind::DestinationRule => resource::<DestinationRule>(),
         Kind::AuthorizationPolicy => resource::<AuthorizationPolicy>(),
         Kind::PeerAuthentication => resource::<PeerAuthentication>(),
+        Kind::RequestAuthentication => resource::<RequestAuthentication>(),
         _ => resource::<VirtualService>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client, &state.object.namespace, &resource);

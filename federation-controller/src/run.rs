@@ -23,6 +23,7 @@ use crate::discovery::{Discovery, Limits, Shared, serve};
 use crate::inject::template::{HomeCluster, Injector};
 use crate::inject::webhook;
 use crate::inventory::{Inventory, Settings};
+use crate::keys::{self, Fetcher, FetcherError};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, State};
 use crate::publish::snapshot;
@@ -49,6 +50,8 @@ enum Fatal {
     Authorities(#[from] ca::authorities::AuthoritiesError),
     #[error("own certificate: {0}")]
     Certificate(#[from] identity::CaError),
+    #[error(transparent)]
+    Keys(#[from] FetcherError),
     #[error("certificate authorities of the webhook's clients, {path}: {why}")]
     WebhookClients { path: String, why: String },
     #[error("discovery server: {0}")]
@@ -109,6 +112,9 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
         info!("stopping");
         signalled.cancel();
     });
+
+    let fetcher = Fetcher::new(options.key_server_ca.as_deref(), options.key_server_addresses.clone())?;
+    tokio::spawn(keys::run(state.clone(), events.clone(), fetcher, options.key_refresh));
 
     let mut parts = tokio::select! {
         parts = start(&options, state, events, receiver) => parts?,

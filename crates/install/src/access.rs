@@ -33,7 +33,10 @@ const RECORDING: RbacRule =
 /// The status of rules of routing and of security policies.
 const REPORTING: [RbacRule; 2] = [
     status("networking.istio.io", &["virtualservices/status", "destinationrules/status"]),
-    status("security.istio.io", &["authorizationpolicies/status", "peerauthentications/status"]),
+    status(
+        "security.istio.io",
+        &["authorizationpolicies/status", "peerauthentications/status", "requestauthentications/status"],
+    ),
 ];
 
 /// Rights in the root namespace: the mesh-wide settings, remote secrets, signing certificates, and the record of which

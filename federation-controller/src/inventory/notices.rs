@@ -128,7 +128,7 @@ impl Inventory {
                     notices.object(kind, &object, format!("{} {object}: {text} ({code})", kind.as_str()));
                 }
             }
-            let policies: BTreeSet<RuleNotice> = cluster.policy_notices().collect();
+            let policies: BTreeSet<RuleNotice> = self.policy_notices(cluster).collect();
             for RuleNotice { kind, object, code, text } in policies.into_iter().take(RULES) {
                 notices.object(kind, &object, format!("{} {object}: {text} ({code})", kind.as_str()));
             }

@@ -75,6 +75,13 @@ impl Inventory {
                 let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
                 notices.entry((of.kind, of.object)).or_default().insert(problem);
             }
+            for policy in own.request_authentications().values() {
+                for (object, text) in self.key_failures(policy) {
+                    let problem = RuleProblem { error: true, code: "IST0175".into(), text: text.into() };
+                    notices.entry((Kind::RequestAuthentication, object)).or_default().insert(problem);
+                }
+            }
+            states.extend(own.request_authentications().values().map(|policy| state(policy, &mut notices)));
             states.extend(own.authorization_policies().values().map(|policy| state(policy, &mut notices)));
             states.extend(own.peer_authentications().values().map(|policy| state(policy, &mut notices)));
         }
@@ -90,12 +97,23 @@ impl Inventory {
     }
 }
 
-impl ClusterInventory {
-    /// Returns the notices about the security policies of the cluster, in no order.
-    pub(super) fn policy_notices(&self) -> impl Iterator<Item = RuleNotice> {
-        let authorization = || self.authorization_policies().values();
-        let modes = self.peer_authentications().values().filter_map(refused);
-        authorization().filter_map(refused).chain(authorization().filter_map(without_provider)).chain(modes)
+impl Inventory {
+    /// Returns the notices about the security policies of a cluster, in no order.
+    pub(super) fn policy_notices<'a>(
+        &'a self,
+        cluster: &'a ClusterInventory,
+    ) -> impl Iterator<Item = RuleNotice> + use<'a> {
+        let authorization = || cluster.authorization_policies().values();
+        let modes = cluster.peer_authentications().values().filter_map(refused);
+        let tokens = || cluster.request_authentications().values();
+        let keys = tokens().flat_map(|policy| self.key_failures(policy)).map(|(object, text)| RuleNotice {
+            kind: Kind::RequestAuthentication,
+            object,
+            code: "IST0175".into(),
+            text,
+        });
+        let of_authorization = authorization().filter_map(refused).chain(authorization().filter_map(without_provider));
+        of_authorization.chain(modes).chain(tokens().filter_map(refused)).chain(keys)
     }
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Key, Kind, Object, Text};
+use super::{Key, KeySource, Kind, Object, Text};
 
 /// A change.
 #[derive(Debug)]
@@ -87,6 +87,13 @@ pub enum Event {
     },
     /// The trust bundle changed.
     Trust(Trust),
+    /// An attempt to fetch the keys of an issuer of tokens has ended.
+    Keys {
+        /// The place of the keys.
+        source: KeySource,
+        /// The key set as JSON, or why there is none.
+        fetched: Result<Text, Text>,
+    },
     /// A proxy opened a stream.
     ProxyConnected {
         /// The proxy's cluster.

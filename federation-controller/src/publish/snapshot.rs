@@ -1,29 +1,34 @@
 //! The snapshot: the inventory on disk, so that a restart during an outage starts with it.
 //!
-//! One file for each cluster: a line about the cluster, then one line for each object, in JSON; and one file with the
-//! mesh-wide settings. Files are replaced whole. The objects of a cluster hold until its first lists replace them, and their
+//! One file for each cluster: a line about the cluster, then one line for each object, in JSON; one file with the
+//! mesh-wide settings, and one with the public keys of the issuers of tokens. Files are replaced whole. The objects of a cluster hold until its first lists replace them, and their
 //! age is the time when the cluster was last heard of before the restart.
 //!
 //! The pipeline encodes a file in memory ([`File::of_cluster`]) and writes it on a thread of its own ([`File::write`]), so
 //! a slow disk delays no change.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File as OpenFile};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::inventory::{ClusterInventory, Inventory};
-use crate::objects::Object;
 use crate::objects::event::{Cluster, Mesh};
+use crate::objects::{KeySource, Keys, Object};
 
 /// The format of the files. Files of another format are not read.
 const FORMAT: u32 = 1;
 
 /// The file of the mesh-wide settings.
 const MESH: &str = "mesh.json";
+
+/// The file of the keys of the issuers of tokens.
+const KEYS: &str = "keys.jsonl";
 
 /// The first line of a cluster's file.
 #[derive(Serialize, Deserialize)]
@@ -69,6 +74,13 @@ impl File {
         File { path: directory.join(MESH), content }
     }
 
+    /// Encodes the keys of the issuers of tokens, a line for each place.
+    pub fn of_keys(directory: &Path, keys: &BTreeMap<KeySource, Keys>) -> File {
+        let mut content = Vec::new();
+        keys.iter().filter(|(_, keys)| keys.set.is_some()).for_each(|place| line(&mut content, &place));
+        File { path: directory.join(KEYS), content }
+    }
+
     /// Writes the file beside the one of the last snapshot, and replaces that one when it is on disk.
     pub fn write(&self) -> Result<(), SnapshotError> {
         let beside = self.path.with_extension("new");
@@ -97,6 +109,11 @@ pub fn restore(inventory: &mut Inventory, directory: &Path) {
             match read_mesh(&path) {
                 Ok(mesh) => inventory.restore_mesh(mesh),
                 Err(error) => warn!(path = %path.display(), %error, "mesh-wide settings of the snapshot are left out"),
+            }
+        } else if name == KEYS {
+            match read_lines(&path) {
+                Ok(keys) => inventory.restore_keys(keys.into_iter().collect()),
+                Err(error) => warn!(path = %path.display(), %error, "keys of the snapshot are left out"),
             }
         } else if name.starts_with("cluster-") && name.ends_with(".jsonl") {
             match read_cluster(&path) {
@@ -133,6 +150,11 @@ fn read_cluster(path: &Path) -> io::Result<(Header, Vec<Object>)> {
     }
     let objects = lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<io::Result<Vec<Object>>>()?;
     Ok((header, objects))
+}
+
+fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    let lines = BufReader::new(OpenFile::open(path)?).lines();
+    lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()
 }
 
 fn line(content: &mut Vec<u8>, value: &impl Serialize) {
