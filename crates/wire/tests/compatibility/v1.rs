@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use isthmus_wire::delta::Body;
 use isthmus_wire::discovery::{
-    AccessLogEncoding, AuthorizationOperation, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, Direct,
-    Endpoint, Export, GatewayAddress, HeaderCondition, Health, InboundLimits, InboundPort, Issuer, Locality,
-    MeshConfig, NetworkGateway, OutboundPolicy, PeerAuthentication, PeerMode, PolicyAction, Port, Protocol, Service,
-    Subset, Summary, Trust, Values, VirtualAddress, Workload, WorkloadLabels, endpoint,
+    AccessLogEncoding, AuthorizationOperation, AuthorizationPolicy, AuthorizationRule, AuthorizationSource,
+    ClaimToHeader, Direct, Endpoint, Export, GatewayAddress, HeaderCondition, Health, InboundLimits, InboundPort,
+    Issuer, JwtHeader, JwtRule, Locality, MeshConfig, NetworkGateway, OutboundPolicy, PeerAuthentication, PeerMode,
+    PolicyAction, Port, Protocol, RequestAuthentication, Service, Subset, Summary, Trust, Values, VirtualAddress,
+    Workload, WorkloadLabels, endpoint,
 };
 use isthmus_wire::envoy::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 
@@ -22,6 +23,7 @@ pub(super) fn fixtures() -> Vec<Fixture> {
         resource("Trust", Body::Trust(trust())),
         resource("MeshConfig", Body::MeshConfig(mesh_config())),
         resource("PeerAuthentication", Body::PeerAuthentication(peer_authentication())),
+        resource("RequestAuthentication", Body::RequestAuthentication(request_authentication())),
         resource("AuthorizationPolicy", Body::AuthorizationPolicy(authorization_policy())),
         resource("Workload", Body::Workload(workload())),
         resource("NetworkGateway", Body::NetworkGateway(network_gateway())),
@@ -68,6 +70,30 @@ fn peer_authentication() -> PeerAuthentication {
             (9090, PeerMode::Disable as i32),
             (9443, PeerMode::Strict as i32),
         ]),
+        ..Default::default()
+    }
+}
+
+fn request_authentication() -> RequestAuthentication {
+    RequestAuthentication {
+        name: "bookinfo/users".into(),
+        rules: vec![JwtRule {
+            issuer: "https://issuer.example".into(),
+            audiences: vec!["bookinfo".into(), "shop".into()],
+            jwks: r#"{"keys":[]}"#.into(),
+            from_headers: vec![JwtHeader { name: "x-token".into(), prefix: "Token ".into(), ..Default::default() }],
+            from_params: vec!["token".into()],
+            from_cookies: vec!["session".into()],
+            output_payload_to_header: "x-payload".into(),
+            forward_original_token: true,
+            output_claim_to_headers: vec![ClaimToHeader {
+                header: "x-user".into(),
+                claim: "user.name".into(),
+                ..Default::default()
+            }],
+            space_delimited_claims: vec!["roles".into()],
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }
