@@ -1,7 +1,8 @@
-//! Peer authentication and authorization: pure functions, no IO.
+//! Peer authentication, request authentication and authorization: pure functions, no IO.
 //!
 //! - [`PeerAuthentication`] decides how a proxy handles an inbound connection: mutual TLS, plaintext, passthrough or
 //!   refusal.
+//! - [`jwt`] verifies the tokens of end users, and has their claims.
 //! - [`Authorization`] holds the policies of a workload. It is compiled when the policies change and evaluated on the
 //!   [`Facts`] of each request or opaque connection.
 //!
@@ -9,6 +10,7 @@
 
 pub mod authorization;
 mod facts;
+pub mod jwt;
 mod pattern;
 mod peer;
 
