@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use policy::authorization::Matched;
+use policy::jwt;
 use telemetry::ResponseFlags;
 
 use crate::http::InvalidRequest;
@@ -98,6 +99,9 @@ pub enum Failure {
     /// The request came in plaintext, and the port accepts mutual TLS only by now.
     #[error("plaintext, but the port accepts mutual TLS only (STRICT)")]
     Plaintext,
+    /// A token of an end user is not valid.
+    #[error("{0}")]
+    Unauthenticated(jwt::TokenRejection),
     /// The authorization policies denied the connection or request: a policy that matched, or none that allows it.
     #[error("denied: {}", .0.as_ref().map_or("no ALLOW policy matches".into(), rule_name))]
     Denied(Option<Matched>),
@@ -225,6 +229,18 @@ impl Failure {
                 "plaintext_refused",
                 "this port accepts mutual TLS only (PeerAuthentication STRICT)",
             ),
+            Failure::Unauthenticated(rejection) => {
+                let status = match rejection {
+                    jwt::TokenRejection::Audience => StatusCode::FORBIDDEN,
+                    _ => StatusCode::UNAUTHORIZED,
+                };
+                let text = rejection.to_string();
+                LocalReply {
+                    details: format!("jwt_authn_access_denied{{{}}}", text.replace(' ', "_")).into(),
+                    body: text.into(),
+                    ..reply(status, ResponseFlags::NONE, "", "")
+                }
+            }
             Failure::Denied(matched) => LocalReply {
                 details: format!(
                     "rbac_access_denied_matched_policy[{}]",
@@ -265,6 +281,7 @@ impl Failure {
             Failure::Invalid(_) => "invalid",
             Failure::Refused(_) => "refused",
             Failure::Plaintext => "refused",
+            Failure::Unauthenticated(_) => "unauthenticated",
             Failure::Denied(_) => "denied",
         }
     }
@@ -326,6 +343,8 @@ mod tests {
             (Failure::UpstreamProtocol { endpoint, error: "bad".into() }, 502, "UPE"),
             (Failure::Overflow("port 9080".into()), 503, "UO"),
             (Failure::Denied(None), 403, "-"),
+            (Failure::Unauthenticated(jwt::TokenRejection::Expired), 401, "-"),
+            (Failure::Unauthenticated(jwt::TokenRejection::Audience), 403, "-"),
             (Failure::Invalid(InvalidRequest::NoHost), 400, "-"),
             (Failure::Invalid(InvalidRequest::Tunnel), 403, "-"),
             (Failure::Invalid(InvalidRequest::TransferCoding), 501, "-"),
@@ -351,5 +370,7 @@ mod tests {
         let matched = Matched { policy: "a/b".into(), rule: 2 };
         assert_eq!(details(Some(matched)), "rbac_access_denied_matched_policy[ns[a]-policy[b]-rule[2]]");
         assert_eq!(details(None), "rbac_access_denied_matched_policy[none]");
+        let expired = Failure::Unauthenticated(jwt::TokenRejection::Expired).local_reply();
+        assert_eq!((&*expired.body, &*expired.details), ("Jwt is expired", "jwt_authn_access_denied{Jwt_is_expired}"));
     }
 }

@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use identity::Identity;
+use policy::jwt;
 use runtime::drain::Watch;
 
 use crate::mesh::MeshView;
@@ -31,6 +32,8 @@ pub struct Worker {
     pub mirrors: Rc<()>,
     /// Requests that wait for responses.
     pub overdue: OverdueRequests,
+    /// Tokens of end users that were verified.
+    pub tokens: RefCell<jwt::TokenCache>,
     /// Metrics and access logs.
     pub telemetry: Rc<WorkerTelemetry>,
     /// The drain of the proxy.
@@ -48,8 +51,9 @@ impl Worker {
         drain: Watch,
         mark: Option<u32>,
     ) -> Self {
-        let (clusters, applications, mirrors, overdue) = Default::default();
-        Self { view, identity, clusters, applications, mirrors, overdue, telemetry: Rc::new(telemetry), drain, mark }
+        let (clusters, applications, mirrors, overdue, tokens) = Default::default();
+        let telemetry = Rc::new(telemetry);
+        Self { view, identity, clusters, applications, mirrors, overdue, tokens, telemetry, drain, mark }
     }
 
     /// Returns how to connect to a cluster's endpoints, by the mesh's current settings.

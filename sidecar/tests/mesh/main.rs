@@ -9,6 +9,8 @@ mod failover;
 mod fixture;
 mod gate;
 mod http;
+#[path = "../../../crates/policy/src/jwt/tests/issuer.rs"]
+mod issuer;
 mod limits;
 mod opaque;
 mod own_ports;
@@ -18,4 +20,5 @@ mod routing;
 mod slow_network;
 mod start;
 mod stream;
+mod tokens;
 mod validity;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use http::request::Parts;
 use policy::authorization::Matched;
-use policy::{Authorization, Decision, Facts, Headers, Request};
+use policy::{Authorization, Claims, Decision, Facts, Headers, Request, jwt};
 
 use super::Downstream;
 use crate::failure::Failure;
@@ -26,13 +26,14 @@ pub fn authorize_connection(
     decide(snapshot.authorization.as_deref(), &downstream.facts(), telemetry)
 }
 
-/// Decides about a request, and counts the decisions.
+/// Decides about a request with this token, and counts the decisions.
 ///
 /// # Errors
 /// Returns [`Failure::Denied`] if the policies do not allow the request.
 pub(super) fn authorize_request(
     downstream: &Downstream,
     head: &Parts,
+    token: Option<&jwt::Verified>,
     snapshot: &MeshSnapshot,
     telemetry: &WorkerTelemetry,
 ) -> Result<(), Failure> {
@@ -46,7 +47,7 @@ pub(super) fn authorize_request(
         path: head.uri.path(),
         host: headers.host(),
         headers: &headers,
-        claims: None,
+        claims: token.map(|token| token as &dyn Claims),
     };
     let remote = original_client(&head.headers).unwrap_or(facts.remote);
     decide(authorization, &Facts { request: Some(request), remote, ..facts }, telemetry)

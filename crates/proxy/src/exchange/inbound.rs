@@ -1,4 +1,4 @@
-//! Requests to the application: authenticate → authorize → limit → application.
+//! Requests to the application: authenticate → verify tokens → authorize → limit → application.
 //!
 //! A request is sent again only if an idle connection turned out to be closed before the request was sent on it; anything
 //! else is up to the caller, which may have other endpoints. If the application was not reached, the response reports it
@@ -26,6 +26,8 @@ use crate::report::{LogEntry, RequestReport, ServiceMetrics};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::Lease;
 use crate::worker::Worker;
+
+mod tokens;
 
 /// The maximum number of attempts on idle connections that turn out to be closed.
 const MAX_STALE: u32 = 8;
@@ -81,8 +83,8 @@ impl Handler for InboundRequests {
         }
         // The current policies, not those of when the connection was opened: it may be days old.
         let snapshot = self.worker.view.snapshot();
-        if let Err(failure) = self.authorize(&exchange, &snapshot) {
-            return exchange.fail(&failure);
+        if let Err(failure) = self.admit(&mut exchange, &snapshot) {
+            return self.refuse(exchange, &failure);
         }
         let permit = match self.limit(&snapshot) {
             Ok(permit) => permit,
@@ -132,14 +134,20 @@ impl InboundRequests {
         (exchange, caller)
     }
 
-    /// Refuses plaintext on a connection from before the port became STRICT, and what the policies do not allow.
-    fn authorize(&self, exchange: &Exchange, snapshot: &MeshSnapshot) -> Result<(), Failure> {
+    /// Refuses plaintext on a connection from before the port became STRICT, tokens that are not valid, and what the policies
+    /// do not allow.
+    fn admit(&self, exchange: &mut Exchange, snapshot: &MeshSnapshot) -> Result<(), Failure> {
         let Downstream { peer, destination, .. } = &self.downstream;
         let modes = snapshot.authentication.as_deref().filter(|_| peer.is_none());
         if modes.is_some_and(|modes| modes.mode_of(destination.port()) == PeerMode::Strict) {
             return Err(Failure::Plaintext);
         }
-        authorize_request(&self.downstream, &exchange.head, snapshot, &self.worker.telemetry)
+        let token = match &snapshot.tokens {
+            None => None,
+            Some(rules) => self.verify_tokens(exchange, rules).map_err(Failure::Unauthenticated)?,
+        };
+        let token = token.as_deref().map(|token| &token.verified);
+        authorize_request(&self.downstream, &exchange.head, token, snapshot, &self.worker.telemetry)
     }
 
     /// Acquires a permit if requests to the application's port are limited.

@@ -11,11 +11,13 @@ use policy::{PeerAuthenticationLayer, PeerMode};
 use telemetry::access_log::Format;
 use wire::discovery as message;
 
+mod authentication;
 mod destination;
 mod policies;
 mod routes;
 mod workload;
 
+pub(super) use authentication::request_authentication;
 pub(super) use destination::{DestinationVariants, destination};
 pub(super) use policies::policy;
 pub(super) use routes::{Client, routes};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::{Authorization, Decision, Facts, PeerAuthentication};
+use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
 
 use super::map::SharedMap;
 use super::model::{GatewayAddress, OwnWorkload, Service};
@@ -87,6 +87,8 @@ pub struct MeshSnapshot {
     pub own: Option<Arc<OwnWorkload>>,
     /// Which inbound connections are accepted; `None` until all policies have arrived.
     pub authentication: Option<Arc<PeerAuthentication>>,
+    /// The rules for tokens of end users; `None`: tokens are not read.
+    pub tokens: Option<Arc<jwt::TokenRules>>,
     /// The authorization policies; `None` until all policies have arrived, and until then everything is denied.
     pub authorization: Option<Arc<Authorization>>,
     /// Services by hostname.

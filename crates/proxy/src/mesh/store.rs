@@ -204,6 +204,10 @@ impl MeshStore {
                 self.policies.put_peer_authentication(name, convert::authentication(&message)?);
                 self.resolve_policies();
             }
+            Body::RequestAuthentication(message) => {
+                self.policies.put_request_authentication(name, convert::request_authentication(&message)?);
+                self.resolve_policies();
+            }
             Body::AuthorizationPolicy(message) => {
                 self.policies.put_authorization(name, convert::policy(&message)?);
                 self.resolve_policies();
@@ -306,9 +310,10 @@ impl MeshStore {
 
     /// Puts the policies that the workload names in force, once all of them have arrived.
     fn resolve_policies(&mut self) {
-        if let Some((authentication, authorization)) = self.policies.resolve() {
-            self.current.authentication = Some(authentication);
-            self.current.authorization = Some(authorization);
+        if let Some(resolved) = self.policies.resolve() {
+            self.current.authentication = Some(resolved.authentication);
+            self.current.tokens = resolved.tokens;
+            self.current.authorization = Some(resolved.authorization);
         }
     }
 

@@ -249,6 +249,43 @@ fn policies_take_effect_together_and_allow_nothing_until_complete() {
     assert_eq!(push(Kind::Workload, name, workload(&[])), Decision::Allowed);
 }
 
+/// Rules for the tokens of an issuer.
+fn token_rules(issuer: &str) -> Body {
+    let rule = d::JwtRule { issuer: issuer.into(), ..Default::default() };
+    Body::RequestAuthentication(d::RequestAuthentication { name: "default/users".into(), rules: vec![rule] })
+}
+
+#[test]
+fn rules_for_tokens_take_effect_with_the_policies_and_are_kept_while_nothing_changes() {
+    let (mut store, published, _) = store();
+    let name = "west/default/p";
+    let mut push = |kind, name: &str, body| {
+        store.apply(update(kind, vec![(name, body)], &[])).map_err(|rejected| format!("{rejected:?}"))?;
+        let snapshot = published.newest();
+        Ok::<_, String>((snapshot.authentication.is_some(), snapshot.tokens.clone()))
+    };
+    let Body::Workload(mut named) = workload(&[]) else { unreachable!() };
+    named.request_authentications = vec!["t".into()];
+    push(Kind::PeerAuthentication, "mesh", peer_authentication(d::PeerMode::Strict)).unwrap();
+    let before = push(Kind::Workload, name, Body::Workload(named.clone())).unwrap();
+    assert!(!before.0, "nothing is accepted before the rules have arrived");
+    let (accepts, first) = push(Kind::RequestAuthentication, "t", token_rules("A")).unwrap();
+    assert!(accepts && first.is_some());
+    // A change of another policy keeps them, and with them what is known of tokens.
+    let (_, same) = push(Kind::PeerAuthentication, "mesh", peer_authentication(d::PeerMode::Permissive)).unwrap();
+    assert!(Arc::ptr_eq(first.as_ref().unwrap(), same.as_ref().unwrap()));
+    let (_, other) = push(Kind::RequestAuthentication, "t", token_rules("B")).unwrap();
+    assert!(!Arc::ptr_eq(first.as_ref().unwrap(), other.as_ref().unwrap()));
+    let invalid = push(Kind::RequestAuthentication, "t", token_rules("")).unwrap_err();
+    assert!(invalid.contains("request authentication default/users, rule 0: it names no issuer"), "{invalid}");
+    // A reference to rules that have not arrived leaves the previous ones in force.
+    named.request_authentications.push("u".into());
+    let (_, kept) = push(Kind::Workload, name, Body::Workload(named)).unwrap();
+    assert!(Arc::ptr_eq(other.as_ref().unwrap(), kept.as_ref().unwrap()));
+    let (_, none) = push(Kind::Workload, name, workload(&[])).unwrap();
+    assert!(none.is_none());
+}
+
 #[test]
 fn removed_policies_stay_in_force() {
     let (mut store, published, _) = store();

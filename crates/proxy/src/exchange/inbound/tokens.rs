@@ -1,0 +1,45 @@
+//! The tokens of end users in requests to the application.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::{HeaderValue, Response, header, request};
+use policy::jwt;
+
+use super::InboundRequests;
+use crate::exchange::Exchange;
+use crate::failure::Failure;
+use crate::http::headers;
+use crate::server::ResponseBody;
+
+impl InboundRequests {
+    /// Verifies the tokens of the request, and makes it what the application receives.
+    pub(super) fn verify_tokens(
+        &self,
+        exchange: &mut Exchange,
+        rules: &Arc<jwt::TokenRules>,
+    ) -> Result<Option<Rc<jwt::AcceptedToken>>, jwt::TokenRejection> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        rules.authenticate(&mut exchange.head, &mut self.worker.tokens.borrow_mut(), now)
+    }
+
+    /// Returns the response to a request that is not admitted.
+    pub(super) fn refuse(&self, exchange: Exchange, failure: &Failure) -> Response<ResponseBody> {
+        let Failure::Unauthenticated(_) = failure else { return exchange.fail(failure) };
+        let challenge = challenge(&exchange.head, self.downstream.peer.is_some());
+        let mut response = exchange.fail(failure);
+        response.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+        response
+    }
+}
+
+/// Returns the value of `www-authenticate` for a token that is not valid (RFC 6750 §3), with the URL as Envoy has it.
+fn challenge(head: &request::Parts, tls: bool) -> Option<HeaderValue> {
+    const MAX_PATH: usize = 256;
+    let scheme = if tls { "https" } else { "http" };
+    let host = headers::host(&head.uri, &head.headers).unwrap_or_default();
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let path: String = target.chars().take(MAX_PATH).filter(|char| *char != '"').collect();
+    HeaderValue::try_from(format!("Bearer realm=\"{scheme}://{host}{path}\", error=\"invalid_token\"")).ok()
+}
