@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use telemetry::istio::REQUESTS;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use wire::discovery as d;
+use wire::{Kind, discovery as d};
 
+use crate::fixture::resources::policy_name;
 use crate::fixture::{Pod, Sidecar, TestMesh, until};
 use crate::issuer::{SigningKey, key_set};
 use crate::raw::{self, header, status};
@@ -153,6 +154,44 @@ async fn a_bad_token_is_refused_with_a_reason_and_nothing_else_suffers() {
     );
     assert_eq!(status(&raw::send(pod.gate.address, &preflight).await), 200);
     assert!(pod.sidecar.total(&REQUESTS, &[("response_code", "403")]) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorization_sees_the_claims_of_valid_tokens_alone() {
+    let key = SigningKey::generate("EdDSA", "k");
+    let (mesh, pod, frontend) = reviews(vec![rule("A", &[&key])]).await;
+    let values = |value: &str| Some(d::Values { any_of: vec![value.into()], none_of: vec![] });
+    let source = d::AuthorizationSource { request_principals: values("A/alice"), ..Default::default() };
+    let conditions = [("request.auth.claims[scope]", "read"), ("request.auth.audiences", "shop")];
+    let condition = |(key, value): (&str, &str)| d::Condition { key: key.into(), value: values(value) };
+    let rule = d::AuthorizationRule {
+        from: vec![source],
+        conditions: conditions.into_iter().map(condition).collect(),
+        ..Default::default()
+    };
+    let policy = d::AuthorizationPolicy { name: "default/users".into(), rules: vec![rule], ..Default::default() };
+    mesh.resources().push(Kind::AuthorizationPolicy, &policy_name("west", "reviews-a"), &policy, &[]);
+    until("the policy is in force", async || status(&get(pod.gate.address, "/", "").await) == 403).await;
+    let token = |name: &str, value: &str| {
+        let mut claims = claims("A");
+        claims[name] = value.into();
+        bearer(&key.token(&claims))
+    };
+    for address in [frontend.service_address(1), pod.gate.address] {
+        for (headers, code) in [
+            (token("sub", "alice"), 200),
+            (token("sub", "mallory"), 403),
+            (token("scope", "write"), 403),
+            (token("scope", "reader"), 403),
+            (bearer("bad"), 401),
+            (String::new(), 403),
+        ] {
+            // Twice: a token that is known has the same claims.
+            for _ in 0..2 {
+                assert_eq!(status(&get(address, "/", &headers).await), code, "{headers}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
