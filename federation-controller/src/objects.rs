@@ -165,6 +165,16 @@ macro_rules! define_kinds {
                 match self { $(Kind::$Record => <$Record as Record>::NAME,)+ }
             }
 
+            /// Returns the kind of an API group and a name.
+            pub fn of(group: &str, kind: &str) -> Option<Kind> {
+                $(if <<$Record as Record>::Source as kube::Resource>::group(&()) == group
+                    && <<$Record as Record>::Source as kube::Resource>::kind(&()) == kind
+                {
+                    return Some(Kind::$Record);
+                })+
+                None
+            }
+
             /// Returns the clusters in which the kind is watched.
             pub const fn watched(self) -> Watched {
                 match self { $(Kind::$Record => <$Record as Record>::WATCHED,)+ }

@@ -66,6 +66,14 @@ fn the_author_of_a_policy_that_is_not_enforced_is_told() {
         &rule.stderr,
         &["Warning: DestinationRule default/reviews: spec.trafficPolicy.outlierDetection.minRequestVolume: "],
     );
+    assert!(!rule.stderr.contains("has no effect in cluster"), "{rule:?}");
+    let elsewhere = apply(&lab, "east", RULE);
+    assert_eq!(elsewhere.code, Some(0), "{elsewhere:?}");
+    has(
+        &elsewhere.stderr,
+        &["Warning: DestinationRule default/reviews has no effect in cluster east: \
+             configuration is read in its primary cluster; apply it in west"],
+    );
     let invalid = apply(&lab, "west", INVALID);
     assert_eq!(invalid.code, Some(1), "{invalid:?}");
     has(

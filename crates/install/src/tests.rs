@@ -95,6 +95,7 @@ fn a_remote_reaches_its_primary_through_the_gateway() {
     let hook = find(&objects, "MutatingWebhookConfiguration", INJECTION_WEBHOOK).expect("a webhook");
     assert_eq!(hook["webhooks"][0]["clientConfig"]["service"]["path"], "/inject/cluster/east/net/net-east");
     let hook = find(&objects, "ValidatingWebhookConfiguration", WARNING_WEBHOOK).expect("a webhook");
+    assert_eq!(hook["webhooks"][0]["clientConfig"]["service"]["path"], "/validate/cluster/east");
     assert_eq!(hook["webhooks"][0]["failurePolicy"], "Ignore");
     assert_eq!(hook["webhooks"][0]["clientConfig"]["caBundle"], "cm9vdHM=");
 }

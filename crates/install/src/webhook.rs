@@ -67,7 +67,7 @@ pub fn warnings(of: &Installation) -> Value {
         "metadata": {"name": WARNING_WEBHOOK},
         "webhooks": [{
             "name": "validation.isthmus.dev",
-            "clientConfig": client(of, "/validate"),
+            "clientConfig": client(of, &format!("/validate/cluster/{}", of.cluster)),
             "rules": rules,
             "admissionReviewVersions": ["v1"],
             "matchPolicy": "Equivalent",

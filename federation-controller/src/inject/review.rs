@@ -57,7 +57,7 @@ impl ReviewRequest {
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadRequest {
-    #[error("path {0:?} does not exist; use /inject/cluster/<cluster>/net/<network> or /validate")]
+    #[error("path {0:?} does not exist; use /inject/cluster/<cluster>/net/<network> or /validate/cluster/<cluster>")]
     Path(String),
     #[error("the method is not allowed; use POST")]
     Method,

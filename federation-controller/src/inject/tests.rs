@@ -280,6 +280,11 @@ async fn validated(caller: &Caller, group: &str, kind: &str, object: Value) -> V
 
 /// The same for an update, whatever the decision.
 async fn reviewed(caller: &Caller, group: &str, kind: &str, object: Value, old: Value) -> Value {
+    reviewed_at(caller, "/validate?timeout=5s", group, kind, object, old).await
+}
+
+/// The same at a path.
+async fn reviewed_at(caller: &Caller, path: &str, group: &str, kind: &str, object: Value, old: Value) -> Value {
     let review = json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
@@ -287,7 +292,7 @@ async fn reviewed(caller: &Caller, group: &str, kind: &str, object: Value, old: 
             "operation": if old.is_null() { "CREATE" } else { "UPDATE" }, "object": object, "oldObject": old, "dryRun": false,
         }
     });
-    let (code, answer) = caller.call("POST", "/validate?timeout=5s", review.to_string()).await;
+    let (code, answer) = caller.call("POST", path, review.to_string()).await;
     assert_eq!(code, 200, "{answer}");
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["response"]["uid"], "1f2c");
@@ -318,6 +323,41 @@ async fn an_object_without_effect_is_admitted_with_a_warning() {
     for of_injection in [&webhook::REQUESTS, &webhook::FAILED] {
         assert_eq!(caller.metrics.total(of_injection, |_| true), 0);
     }
+}
+
+/// Configuration is read from the primary cluster; what protects or describes the own cluster is read from each.
+#[tokio::test]
+async fn configuration_in_a_cluster_from_which_it_is_not_read_is_admitted_with_a_warning() {
+    let caller = Caller::new().await;
+    let spec = |kind: &str| match kind {
+        "VirtualService" => json!({"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "reviews"}}]}]}),
+        "DestinationRule" => json!({"host": "reviews"}),
+        _ => json!({}),
+    };
+    let warnings = async |path: &str, kind: &str| {
+        let object = json!({"metadata": {"name": "reviews"}, "spec": spec(kind)});
+        let response = reviewed_at(&caller, path, "networking.istio.io", kind, object, Value::Null).await;
+        assert_eq!(response["allowed"], true, "{response}");
+        response["warnings"].clone()
+    };
+    for kind in ["VirtualService", "DestinationRule"] {
+        let said = warnings("/validate/cluster/east?timeout=5s", kind).await;
+        let expected = format!(
+            "{kind} shop/reviews has no effect in cluster east: configuration is read in its primary cluster; apply it in west"
+        );
+        assert_eq!(said, json!([expected]));
+        // A configuration of an earlier version does not name the cluster.
+        for path in ["/validate", "/validate/cluster/west?timeout=5s"] {
+            assert_eq!(warnings(path, kind).await, Value::Null, "{path}");
+        }
+    }
+    assert_eq!(warnings("/validate/cluster/east", "Gateway").await, Value::Null);
+    let said = warnings("/validate/cluster/east", "EnvoyFilter").await;
+    assert_eq!(said.as_array().expect("a warning").len(), 1, "what has no effect anywhere is said once: {said}");
+    let (code, _) = caller.call("POST", "/validate/cluster", "{}").await;
+    assert_eq!(code, 404);
+    let long = format!("/validate/cluster/{}", "x".repeat(5000));
+    assert!(warnings(&long, "DestinationRule").await.to_string().len() < 256);
 }
 
 #[tokio::test]

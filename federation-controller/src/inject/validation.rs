@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use telemetry::metrics::{Family, Registry};
 
 use super::review::ReviewRequest;
+use crate::objects::{Kind, Watched};
 
 /// Counts objects that were admitted with a warning.
 pub const WARNED: Family = Family {
@@ -22,8 +23,35 @@ pub const DENIED: Family = Family {
 /// The number of problems that a denial or the warnings name. kubectl prints each on a line.
 const NAMED: usize = 10;
 
-/// Returns the response to a request.
-pub(super) fn respond(request: &ReviewRequest, metrics: &Registry) -> Value {
+/// The length to which a warning shows the name of a cluster.
+const SHOWN: usize = 63;
+
+/// Where an object is applied.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// The cluster whose API server asks.
+    pub(super) asking: &'a str,
+    /// The cluster of this controller.
+    pub(super) own: &'a str,
+}
+
+impl Place<'_> {
+    /// Returns the warning about an object of a kind that is read from this controller's cluster only, in another one.
+    fn warning(self, group: &str, kind: &str, name: &str) -> Option<String> {
+        let read_here = Kind::of(group, kind).is_some_and(|kind| kind.watched() == Watched::Primary);
+        let (asking, own) = (shown(self.asking), shown(self.own));
+        (read_here && self.asking != self.own).then(|| {
+            format!("{kind} {name} has no effect in cluster {asking}: configuration is read in its primary cluster; apply it in {own}")
+        })
+    }
+}
+
+fn shown(cluster: &str) -> String {
+    cluster.chars().take(SHOWN).collect()
+}
+
+/// Returns the response to a request about an object in a place.
+pub(super) fn respond(request: &ReviewRequest, place: Place<'_>, metrics: &Registry) -> Value {
     let ReviewRequest { kind, object, .. } = request;
     let mut problems = networking::validate(&kind.group, &kind.kind, object);
     problems.extend(security::validate(&kind.group, &kind.kind, object));
@@ -32,7 +60,8 @@ pub(super) fn respond(request: &ReviewRequest, metrics: &Registry) -> Value {
         errors.clear();
     }
     let name = format!("{}/{}", request.namespace, request.name());
-    let mut warnings = compatibility::warnings(&kind.group, &kind.kind, &name, object);
+    let mut warnings: Vec<String> = place.warning(&kind.group, &kind.kind, &name).into_iter().collect();
+    warnings.extend(compatibility::warnings(&kind.group, &kind.kind, &name, object));
     let lines = others.iter().take(NAMED).map(|problem| format!("{} {name}: {problem}", kind.kind));
     for line in lines {
         // Fields without effect are in both.

@@ -3,8 +3,9 @@
 //! - `POST /inject/cluster/<cluster>/net/<network>` injects the sidecar into a pod. The path names the pod's cluster and
 //!   network, because the review does not; the webhook configuration of each cluster contains that cluster's path. A pod with
 //!   an invalid annotation is denied with the reason, which `kubectl` prints.
-//! - `POST /validate` denies an invalid object of the mesh's configuration with everything that is wrong with it, and admits
-//!   any other, with warnings of what has no effect (`validation.rs`).
+//! - `POST /validate/cluster/<cluster>` denies an invalid object of the mesh's configuration with everything that is wrong
+//!   with it, and admits any other, with warnings of what has no effect (`validation.rs`), in that cluster or at all. Without
+//!   a cluster, as in configurations of earlier versions, the object counts as one of the controller's own cluster.
 //!
 //! A request without a valid AdmissionReview is answered with a 4xx status and a text message.
 
@@ -28,7 +29,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use super::review::{BadRequest, MAX_REVIEW, READ_DEADLINE, ReviewRequest, answer, parse};
 use super::rules::{Decision, NamespaceLabel, decide};
 use super::template::{HomeCluster, Injector};
-use super::validation;
+use super::validation::{self, Place};
 use crate::ports::guarded::Guarded;
 use crate::ports::shares::Shares;
 
@@ -58,7 +59,9 @@ const MAX_CALLS: u32 = 128;
 const WINDOWS: (u32, u32) = (256 << 10, 512 << 10);
 /// The interval at which connections of HTTP/2 are probed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// The path of requests for warnings.
+/// The beginning of the paths of injection.
+const INJECT: &str = "/inject";
+/// The beginning of the paths of validation.
 const VALIDATE: &str = "/validate";
 /// The encoding of `/` in a value of the path.
 const SLASH: &str = "--slash--";
@@ -111,14 +114,14 @@ struct Webhook {
 enum Purpose {
     /// To inject the sidecar into a pod of a cluster.
     Inject(HomeCluster),
-    /// To deny an invalid object, and to warn of one without effect.
-    Validate,
+    /// To deny an invalid object of a cluster, and to warn of one without effect.
+    Validate(HomeCluster),
 }
 
 impl Webhook {
     async fn answer(&self, source: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let shared = self.metrics.shared();
-        let injection = request.uri().path() != VALIDATE;
+        let injection = !request.uri().path().starts_with(VALIDATE);
         if injection {
             shared.counter(&REQUESTS, &[]).increment();
         }
@@ -160,7 +163,10 @@ impl Webhook {
         match purpose {
             Purpose::Inject(_) if !review.object["spec"].is_object() => Err(BadRequest::NoPod),
             Purpose::Inject(home) => Ok(self.inject(&review, &home)),
-            Purpose::Validate => Ok(answer(validation::respond(&review, &self.metrics))),
+            Purpose::Validate(home) => {
+                let place = Place { asking: &home.cluster, own: &self.own.cluster };
+                Ok(answer(validation::respond(&review, place, &self.metrics)))
+            }
         }
     }
 
@@ -203,24 +209,27 @@ impl Webhook {
 }
 
 fn purpose(path: &str, own: &HomeCluster) -> Result<Purpose, BadRequest> {
-    if path == VALIDATE { Ok(Purpose::Validate) } else { home(path, own).map(Purpose::Inject) }
+    let unknown = || BadRequest::Path(path.chars().take(120).collect());
+    if let Some(rest) = path.strip_prefix(INJECT) {
+        return home(rest, own).map(Purpose::Inject).ok_or_else(unknown);
+    }
+    let rest = path.strip_prefix(VALIDATE).ok_or_else(unknown)?;
+    home(rest, own).map(Purpose::Validate).ok_or_else(unknown)
 }
 
-/// Parses `/inject/cluster/<cluster>/net/<network>`. Absent parts default to the own cluster's.
-fn home(path: &str, own: &HomeCluster) -> Result<HomeCluster, BadRequest> {
-    let unknown = || BadRequest::Path(path.chars().take(120).collect());
-    let rest = path.strip_prefix("/inject").ok_or_else(unknown)?;
+/// Parses `/cluster/<cluster>/net/<network>`. Absent parts default to the own cluster's.
+fn home(path: &str, own: &HomeCluster) -> Option<HomeCluster> {
     let mut home = own.clone();
-    let mut parts = rest.split('/').filter(|part| !part.is_empty());
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
     while let Some(key) = parts.next() {
-        let value = parts.next().ok_or_else(unknown)?.replace(SLASH, "/");
+        let value = parts.next()?.replace(SLASH, "/");
         match key {
             "cluster" => home.cluster = value,
             "net" => home.network = value,
-            _ => return Err(unknown()),
+            _ => return None,
         }
     }
-    Ok(home)
+    Some(home)
 }
 
 fn reply(code: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
@@ -237,12 +246,17 @@ mod tests {
     #[test]
     fn the_path_names_cluster_and_network() {
         let own = HomeCluster { cluster: "west".into(), network: "net-west".into() };
-        let of = |path: &str| home(path, &own).map(|p| (p.cluster, p.network)).ok();
-        let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
-        assert_eq!(of("/inject"), pair("west", "net-west"));
-        assert_eq!(of("/inject/cluster/east/net/net-east"), pair("east", "net-east"));
-        assert_eq!(of("/inject/net/a--slash--b/cluster/east"), pair("east", "a/b"));
-        for bad in ["/", "/validate", "/inject/cluster", "/inject/other/x", "/injectx/y"] {
+        let of = |path: &str| match purpose(path, &own).ok()? {
+            Purpose::Inject(home) => Some(("inject", home.cluster, home.network)),
+            Purpose::Validate(home) => Some(("validate", home.cluster, home.network)),
+        };
+        let is = |what: &'static str, a: &str, b: &str| Some((what, a.to_owned(), b.to_owned()));
+        assert_eq!(of("/inject"), is("inject", "west", "net-west"));
+        assert_eq!(of("/inject/cluster/east/net/net-east"), is("inject", "east", "net-east"));
+        assert_eq!(of("/inject/net/a--slash--b/cluster/east"), is("inject", "east", "a/b"));
+        assert_eq!(of("/validate"), is("validate", "west", "net-west"));
+        assert_eq!(of("/validate/cluster/east"), is("validate", "east", "net-west"));
+        for bad in ["/", "/inject/cluster", "/inject/other/x", "/injectx/y", "/validate/cluster/", "/validatex/y"] {
             assert_eq!(of(bad), None, "{bad}");
         }
     }
