@@ -6,19 +6,26 @@
 //! - [`virtual_services`], [`conflicts`]: VirtualServices, by themselves and with each other.
 //! - [`destination_rules`]: DestinationRules, and the pods of their subsets.
 //! - [`gateways`], [`services`]: what both refer to.
+//! - [`across_clusters`]: Services that differ between clusters.
+//! - [`workloads`], [`injection`]: workloads, the Services of their pods, and their sidecars.
+//! - [`policies`]: security policies.
 //!
 //! Everything is decided from the objects alone. What they do not contain is not found: a check of pods is left out if no pod
 //! and no workload is known.
 
+mod across_clusters;
 mod conflicts;
 mod destination_rules;
 mod gateways;
+mod injection;
 pub mod message;
 pub mod object;
+mod policies;
 mod services;
 #[cfg(test)]
 mod tests;
 mod virtual_services;
+mod workloads;
 mod world;
 
 pub use message::{Message, Suppression};
@@ -40,6 +47,18 @@ pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message>
             (networking::GROUP, "Gateway") => gateways::check(object, &world, &mut report),
             (networking::GROUP, "ServiceEntry") => services::check_entry(object, &mut report),
             ("", "Service") => services::check(object, &mut report),
+            ("", "Namespace") => injection::check_namespace(object, &mut report),
+            ("", "Pod") => {
+                injection::check_pod(object, &world.namespaces, &mut report);
+                workloads::users(object, "spec", &mut report);
+            }
+            ("apps", "Deployment" | "StatefulSet" | "DaemonSet") => {
+                if world.namespaces.may_inject(object) {
+                    workloads::ports(object, &world.services, &mut report);
+                    workloads::users(object, "spec.template.spec", &mut report);
+                }
+            }
+            (policies::GROUP, _) => policies::check(object, &world, &mut report),
             _ => {}
         }
     }
@@ -48,9 +67,12 @@ pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message>
     }
     for rule in &world.destination_rules {
         destination_rules::check(rule, &world, &mut report);
+        policies::mutual_tls(rule, &world, &mut report);
     }
     conflicts::check(&world, &mut report);
     gateways::conflicts(&world, &mut report);
+    services::conflicts(objects, &mut report);
+    across_clusters::check(objects, &mut report);
     report.finish(suppressions)
 }
 

@@ -16,6 +16,30 @@ pub(super) fn check(object: &Object, world: &World<'_>, report: &mut Report) {
         let text = format!("the selector {} selects no pod; correct it, or run a gateway", labels.join(","));
         report.add(object, "IST0101", Severity::Error, "spec.selector", text);
     }
+    if !selector.is_empty() {
+        ports(object, &selector, world, report);
+    }
+}
+
+/// Reports servers on ports that no Service of the Gateway's pods has.
+fn ports(object: &Object, selector: &BTreeMap<String, String>, world: &World<'_>, report: &mut Report) {
+    let pods = world.pods_with(selector);
+    let services: Vec<_> =
+        pods.into_iter().flat_map(|(namespace, labels)| world.services.of(namespace, labels)).collect();
+    let ports = services.iter().flat_map(|service| &service.ports);
+    let has = |number: &str| ports.clone().any(|port| port.target == number || port.number.to_string() == number);
+    if services.is_empty() {
+        return;
+    }
+    for (index, server) in object.value["spec"]["servers"].as_array().into_iter().flatten().enumerate() {
+        let Some(number) = server["port"]["number"].as_u64().map(|number| number.to_string()) else { continue };
+        if !has(&number) {
+            let text = format!(
+                "no Service that selects the pods of this Gateway has port {number} or the targetPort {number}; add it to the Service, or correct the number"
+            );
+            report.add(object, "IST0162", Severity::Warning, &format!("spec.servers[{index}].port"), text);
+        }
+    }
 }
 
 /// Reports Gateways that serve the same host on the same port of the same pods.

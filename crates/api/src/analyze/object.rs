@@ -87,6 +87,19 @@ impl Object {
         matches!(self.origin, Origin::File { .. })
     }
 
+    /// Returns whether another object may be in the same cluster: a file may be meant for any.
+    pub(super) fn may_share_cluster(&self, other: &Object) -> bool {
+        match (&self.origin, &other.origin) {
+            (Origin::Cluster(own), Origin::Cluster(other)) => own == other,
+            _ => true,
+        }
+    }
+
+    /// Returns a label.
+    pub(super) fn label(&self, name: &str) -> Option<&str> {
+        self.value["metadata"]["labels"][name].as_str()
+    }
+
     /// Returns an annotation.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.value["metadata"]["annotations"][name].as_str()

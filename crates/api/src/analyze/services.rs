@@ -1,16 +1,19 @@
 //! Services and ServiceEntries: how the protocols of their ports are known, and connections to them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::message::Report;
-use super::object::Object;
-use crate::networking::problem::Severity;
+use super::object::{Object, list};
+use crate::networking::{self, problem::Severity};
 
 /// The protocols that names of ports begin with.
 const PROTOCOLS: &[&str] = &[
     "grpc", "grpc-web", "http", "http2", "http3", "https", "mongo", "mysql", "redis", "tcp", "tls", "udp", "hbone",
     "auto",
 ];
-/// The namespaces whose Services belong to Kubernetes.
-const OF_SYSTEM: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "istio-system", "isthmus-system"];
+/// The namespaces that belong to Kubernetes or the mesh.
+pub(super) const OF_SYSTEM: &[&str] =
+    &["kube-system", "kube-public", "kube-node-lease", "istio-system", "isthmus-system"];
 /// The label that opts a ServiceEntry out of addresses by the controller.
 const ALLOCATION: &str = "networking.istio.io/enable-autoallocate-ip";
 
@@ -62,4 +65,60 @@ pub(super) fn check_entry(object: &Object, report: &mut Report) {
             report.add(object, "IST0134", Severity::Warning, &format!("spec.ports[{index}]"), text);
         }
     }
+}
+
+/// Reports ServiceEntries that give one port of a host different protocols.
+pub(super) fn conflicts(objects: &[Object], report: &mut Report) {
+    let mut by_port: BTreeMap<(&str, u64), Vec<OfPort<'_>>> = BTreeMap::new();
+    for object in objects.iter().filter(|object| object.kind() == "ServiceEntry" && object.group() == networking::GROUP)
+    {
+        let spec = &object.value["spec"];
+        let mut scopes: Vec<&str> =
+            list(&spec["exportTo"]).map(|to| if to == "." { &*object.namespace } else { to }).collect();
+        if scopes.is_empty() {
+            scopes.push("*");
+        }
+        for (index, port) in spec["ports"].as_array().into_iter().flatten().enumerate() {
+            let Some(number) = port["number"].as_u64() else { continue };
+            let protocol = port["protocol"].as_str().unwrap_or("TCP").to_ascii_uppercase();
+            for host in list(&spec["hosts"]) {
+                let of = OfPort { object, index, protocol: protocol.clone(), scopes: scopes.clone() };
+                by_port.entry((host, number)).or_default().push(of);
+            }
+        }
+    }
+    for ((host, number), ports) in by_port {
+        let mut seen: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let mut anywhere = BTreeSet::new();
+        for port in &ports {
+            anywhere.insert(&*port.protocol);
+            for scope in &port.scopes {
+                seen.entry(scope).or_default().insert(&port.protocol);
+            }
+        }
+        for port in &ports {
+            let of = |scope: &str| seen.get(scope).into_iter().flatten().copied();
+            let protocols: BTreeSet<&str> = match port.scopes.contains(&"*") {
+                true => anywhere.clone(),
+                false => port.scopes.iter().flat_map(|scope| of(scope)).chain(of("*")).collect(),
+            };
+            if protocols.len() > 1 {
+                let protocols: Vec<&str> = protocols.into_iter().collect();
+                let text = format!(
+                    "port {number} of {host} has several protocols in ServiceEntries ({}); write the same in each",
+                    protocols.join(", ")
+                );
+                let field = format!("spec.ports[{}]", port.index);
+                report.add(port.object, "IST0177", Severity::Warning, &field, text);
+            }
+        }
+    }
+}
+
+/// A port of a host of a ServiceEntry.
+struct OfPort<'a> {
+    object: &'a Object,
+    index: usize,
+    protocol: String,
+    scopes: Vec<&'a str>,
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
+use super::injection::Namespaces;
 use super::object::{Object, list, texts};
+use super::workloads::Services;
 use crate::gateway::Gateway;
 use crate::networking::{DestinationRule, GROUP, VirtualService};
 
@@ -34,9 +36,6 @@ pub(super) struct Host<'a> {
     export_to: Vec<&'a str>,
 }
 
-/// The labels of a pod, or of the pods of a workload.
-struct Pod(BTreeMap<String, String>);
-
 /// Everything that objects refer to.
 pub(super) struct World<'a> {
     /// The VirtualServices.
@@ -54,8 +53,14 @@ pub(super) struct World<'a> {
     splits: HashMap<String, Vec<&'a Object>>,
     /// The namespaces with a RequestAuthentication.
     pub(super) authenticated: BTreeSet<&'a str>,
-    /// The pods by namespace, if any is known.
-    pods: Option<HashMap<&'a str, Vec<Pod>>>,
+    /// The PeerAuthentications by namespace.
+    pub(super) peer_authentications: HashMap<&'a str, Vec<&'a Object>>,
+    /// The Services by what they select.
+    pub(super) services: Services<'a>,
+    /// The namespaces.
+    pub(super) namespaces: Namespaces<'a>,
+    /// The labels of pods by namespace, if any is known. Pods with the same labels count once.
+    pods: Option<HashMap<&'a str, BTreeSet<BTreeMap<String, String>>>>,
     hosts: HashMap<String, Vec<Host<'a>>>,
 }
 
@@ -70,6 +75,9 @@ impl<'a> World<'a> {
             wildcard_subsets: BTreeMap::new(),
             splits: HashMap::new(),
             authenticated: BTreeSet::new(),
+            peer_authentications: HashMap::new(),
+            services: Services::default(),
+            namespaces: Namespaces::default(),
             pods: None,
             hosts: HashMap::new(),
         };
@@ -114,7 +122,9 @@ impl<'a> World<'a> {
                     self.hosts.entry(host.to_ascii_lowercase()).or_default().push(host_of);
                 }
             }
+            ("", "Namespace") => self.namespaces.add(object),
             ("", "Service") => {
+                self.services.add(object);
                 let selector = texts(&value["spec"]["selector"]);
                 let export_to = object.annotation(EXPORT_TO).unwrap_or_default();
                 let export_to = export_to.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
@@ -124,6 +134,9 @@ impl<'a> World<'a> {
             }
             ("security.istio.io", "RequestAuthentication") => {
                 self.authenticated.insert(namespace);
+            }
+            ("security.istio.io", "PeerAuthentication") => {
+                self.peer_authentications.entry(namespace).or_default().push(object);
             }
             ("", "Pod") => self.pod(namespace, &value["metadata"]["labels"]),
             ("apps" | "batch", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job")
@@ -136,7 +149,7 @@ impl<'a> World<'a> {
     }
 
     fn pod(&mut self, namespace: &'a str, labels: &Value) {
-        self.pods.get_or_insert_default().entry(namespace).or_default().push(Pod(texts(labels)));
+        self.pods.get_or_insert_default().entry(namespace).or_default().insert(texts(labels));
     }
 
     /// Returns the host that a name means in a namespace, if it is visible there. A wildcard means any host that it covers.
@@ -170,11 +183,18 @@ impl<'a> World<'a> {
     /// Returns whether some pod has labels; `None` if no pod is known. Without a namespace, the pod may be in any.
     pub(super) fn has_pod(&self, namespace: Option<&str>, labels: &BTreeMap<String, String>) -> Option<bool> {
         let pods = self.pods.as_ref()?;
-        let selected = |pod: &Pod| labels.iter().all(|(key, value)| pod.0.get(key) == Some(value));
+        let selected = |pod: &BTreeMap<String, String>| labels.iter().all(|(key, value)| pod.get(key) == Some(value));
         Some(match namespace {
             Some(namespace) => pods.get(namespace).into_iter().flatten().any(selected),
             None => pods.values().flatten().any(selected),
         })
+    }
+
+    /// Returns the namespaces and labels of pods with some labels.
+    pub(super) fn pods_with(&self, labels: &BTreeMap<String, String>) -> Vec<(&'a str, &BTreeMap<String, String>)> {
+        let pods =
+            self.pods.iter().flatten().flat_map(|(namespace, pods)| pods.iter().map(move |pod| (*namespace, pod)));
+        pods.filter(|(_, pod)| labels.iter().all(|(key, value)| pod.get(key) == Some(value))).collect()
     }
 
     /// Returns whether a VirtualService exists.

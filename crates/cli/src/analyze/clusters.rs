@@ -39,8 +39,14 @@ const KINDS: &[ReadKind] = &[
     kind(networking::GROUP, "v1", "Gateway", "gateways"),
     kind(networking::GROUP, "v1", "ServiceEntry", "serviceentries"),
     kind("", "v1", "Service", "services"),
+    ReadKind { metadata: true, ..kind("", "v1", "Namespace", "namespaces") },
     ReadKind { metadata: true, ..kind("", "v1", "Pod", "pods") },
-    ReadKind { metadata: true, ..kind("security.istio.io", "v1", "RequestAuthentication", "requestauthentications") },
+    kind("apps", "v1", "Deployment", "deployments"),
+    kind("apps", "v1", "StatefulSet", "statefulsets"),
+    kind("apps", "v1", "DaemonSet", "daemonsets"),
+    kind("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies"),
+    kind("security.istio.io", "v1", "PeerAuthentication", "peerauthentications"),
+    kind("security.istio.io", "v1", "RequestAuthentication", "requestauthentications"),
 ];
 
 /// Returns the clusters of a command. With files, only those that are named.
