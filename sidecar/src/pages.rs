@@ -1,6 +1,7 @@
 //! The sidecar's admin pages: its configuration as received and as used.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use identity::Identity;
 use proxy::mesh::{Endpoint, MeshSnapshot, Protocol, Published, Reach, Service};
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 
 mod clusters;
 mod envoy;
+mod listeners;
 mod routes;
 
 /// What the pages show.
@@ -36,7 +38,10 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
         .page("/clusters", "the services in use and their endpoints; ?format=json as Envoy has it", move |query| {
             let snapshot = listing.newest().unwrap_or_default();
             match query.get("format") {
-                Some("json") => Reply::json(&envoy::endpoints(&snapshot)),
+                Some("json") => {
+                    let ejected = listing.published.get().map(|published| envoy::ejected(published, Instant::now()));
+                    Reply::json(&envoy::endpoints(&snapshot, &ejected.unwrap_or_default()))
+                }
                 _ => Reply::text(clusters(&snapshot)),
             }
         })

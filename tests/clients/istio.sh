@@ -96,13 +96,79 @@ istioctl_without_istiod() {
     ends '0 1' 'no running Istio pods' version
     ends '1' 'no running Istio pods' proxy-status
 }
+# Routes to a subset of reviews, which a rule limits, and their use by frontend, so that its sidecar holds them.
+istioctl_has_routes() {
+    kubectl --kubeconfig "$west" apply -f "$here/istio/routes.yaml"
+    eventually 20 uses_routes
+}
+uses_routes() { in_frontend -sS -o /dev/null -w '%{http_code}' http://reviews:9080/teapot | has 418 && in_frontend -sSf -o /dev/null http://reviews:9080/; }
+in_frontend() { kubectl --kubeconfig "$west" -n default exec "$(frontend)" -c frontend -- curl -m 5 "$@"; }
+in_sidecar() { kubectl --kubeconfig "$west" -n default exec "$(frontend)" -c isthmus-proxy -- curl -sSf "http://127.0.0.1:15000/$1"; }
+readonly REVIEWS=reviews.default.svc.cluster.local
+
+# reads LINE PART ARGUMENTS...: an istioctl that shows a line, whose columns any number of spaces separates.
+reads() {
+    local line=$1 text
+    shift
+    text=$(KUBECONFIG=$west timeout 60 "$istio_programs/istioctl" proxy-config "$@" 2>&1) || { printf '%s\n' "$text"; return 1; }
+    printf '%s\n' "$text" | sed 's/  */ /g; s/ $//' | tee "$scratch/read" | grep -qxF -- "$line" || { cat "$scratch/read"; echo "no line: $line"; return 1; }
+}
+# The tables, of a proxy and of a file with its dump.
+istioctl_reads_clusters() {
+    reads "$REVIEWS 9080 v1 outbound EDS istioctl-checks-reviews.default" clusters "$@"
+    reads "$REVIEWS 9080 - outbound EDS istioctl-checks-reviews.default" clusters "$@" --fqdn "$REVIEWS" --port 9080
+    reads ' 9080 - inbound ORIGINAL_DST' clusters "$@" --direction inbound
+    reads 'PassthroughCluster - - - ORIGINAL_DST' clusters "$@"
+}
+istioctl_reads_routes() {
+    local name=$REVIEWS:9080 domains='reviews, reviews.default'
+    reads "$name $name $domains /teapot istioctl-checks-reviews.default" routes "$@"
+    reads "$name $name $domains regex /v[0-9]+/.* istioctl-checks-reviews.default" routes "$@" --name "$name"
+    reads "$name $name $domains /* istioctl-checks-reviews.default" routes "$@"
+}
+istioctl_reads_listeners() {
+    local address
+    address=$(kubectl --kubeconfig "$west" -n default get service reviews -o 'jsonpath={.spec.clusterIP}')
+    reads "$address 9080 ALL Route: $REVIEWS:9080" listeners "$@"
+    reads '0.0.0.0 15001 ALL PassthroughCluster' listeners "$@"
+    reads '0.0.0.0 15006 Addr: *:9080 Cluster: inbound|9080||' listeners "$@" --port 15006
+}
+istioctl_reads_secret() {
+    local text
+    text=$("$istio_programs/istioctl" --kubeconfig "$west" proxy-config secret "$@" 2>&1)
+    printf '%s\n' "$text" | has ROOTCA 'Cert Chain' ACTIVE true
+}
+istioctl_reads_endpoints() {
+    local pod
+    pod=$(kubectl --kubeconfig "$west" -n default get pods -l app=reviews -o 'jsonpath={.items[0].status.podIP}')
+    reads "$pod:9080 HEALTHY OK outbound|9080||$REVIEWS" endpoints "$@"
+    # Those of east are behind its gateway.
+    reads "203.0.113.20:15443 HEALTHY OK outbound|9080||$REVIEWS" endpoints "$@" --cluster "outbound|9080||$REVIEWS" --status healthy
+}
+# Each of them, in the other formats as well.
+istioctl_reads_all() {
+    for part in clusters routes listeners secret; do
+        "istioctl_reads_$part" "$@"
+        for format in json yaml; do
+            KUBECONFIG=$west timeout 60 "$istio_programs/istioctl" proxy-config "$part" "$@" -o "$format" >"$scratch/formatted"
+            [[ -s $scratch/formatted ]] || { echo "no $format of $part"; return 1; }
+        done
+    done
+}
 istioctl_reads_proxies() {
     local pod
     pod=$(frontend)
-    for part in clusters listeners routes endpoints secret all; do
-        ends '0 1' '' proxy-config "$part" "$pod.default"
-    done
+    istioctl_reads_all "$pod.default"
+    istioctl_reads_endpoints "$pod.default"
+    for part in bootstrap ecds all; do ends 0 '' proxy-config "$part" "$pod.default"; done
     ends 0 "$pod" proxy-config log "$pod.default"
+}
+istioctl_reads_files() {
+    in_sidecar config_dump >"$scratch/dump.json"
+    in_sidecar 'clusters?format=json' >"$scratch/endpoints.json"
+    istioctl_reads_all --file "$scratch/dump.json"
+    istioctl_reads_endpoints --file "$scratch/endpoints.json"
+    kubectl --kubeconfig "$west" delete -f "$here/istio/routes.yaml"
 }
 istioctl_describes() {
     ends '0 1' 'frontend' experimental describe pod "$(frontend)"
@@ -123,7 +189,9 @@ checks_of_istioctl() {
     check 'analyze, of files' istioctl_analyzes_files
     check 'validate' istioctl_validates
     check 'version and proxy-status end without istiod' istioctl_without_istiod
-    check 'proxy-config ends' istioctl_reads_proxies
+    check 'proxy-config has a proxy to read' istioctl_has_routes
+    check 'proxy-config of a pod' istioctl_reads_proxies
+    check 'proxy-config of a file' istioctl_reads_files
     check 'describe' istioctl_describes
     check 'precheck' istioctl_prechecks
     # With the istiod of the checks before.

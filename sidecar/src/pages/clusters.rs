@@ -48,6 +48,39 @@ pub(super) fn clusters(service: &Service, snapshot: &MeshSnapshot) -> Vec<Value>
         .collect()
 }
 
+/// The cluster of destinations outside the mesh.
+pub(super) const PASSTHROUGH: &str = "PassthroughCluster";
+/// The cluster of destinations outside the mesh if they are refused.
+pub(super) const BLACK_HOLE: &str = "BlackHoleCluster";
+/// The cluster of ports of the application that no service has.
+pub(super) const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
+
+/// Returns the name of the cluster of a port of the application.
+pub(super) fn inbound_name(port: u16) -> String {
+    format!("inbound|{port}||")
+}
+
+/// Returns the clusters that belong to no service of another workload.
+pub(super) fn own(snapshot: &MeshSnapshot) -> Vec<Value> {
+    let timeout = seconds(snapshot.settings.connect_timeouts(true).direct);
+    let cluster = |name: &str, kind: &str, policy: &str, services: Value| {
+        json!({"cluster": {
+            "@type": envoy::config("config.cluster.v3.Cluster"),
+            "name": name,
+            "type": kind,
+            "connect_timeout": timeout,
+            "lb_policy": policy,
+            "metadata": {"filter_metadata": {"istio": {"services": services}}},
+        }})
+    };
+    let original = |name: &str, services| cluster(name, "ORIGINAL_DST", "CLUSTER_PROVIDED", services);
+    let ports = snapshot.own.iter().flat_map(|own| &own.ports);
+    let inbound = ports.map(|port| original(&inbound_name(port.number), json!([{"host": &*port.service}])));
+    let others = [PASSTHROUGH, INBOUND_PASSTHROUGH].map(|name| original(name, json!([])));
+    let refused = cluster(BLACK_HOLE, "STATIC", "ROUND_ROBIN", json!([]));
+    inbound.chain(others).chain([refused]).collect()
+}
+
 /// Names the service, and the DestinationRule that the policy is from; of several, the first.
 fn metadata(service: &Service) -> Value {
     let mut metadata = match service.policy.sources.first() {

@@ -1,15 +1,17 @@
 //! The configuration in the shape of Envoy's `/config_dump`, as far as it has one, for tools that read it (`istioctl
-//! proxy-config`, `isthmus config`). What a client uses is listed; the listeners that exist are the captured ones, and each
-//! address of a service is shown as the listener that Istio would make of it.
+//! proxy-config`, `isthmus config`). Of services, those that a client uses are listed.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
 use identity::Identity;
-use proxy::mesh::{MeshSnapshot, Protocol, Service};
+use proxy::mesh::{MeshSnapshot, Published, Service};
 use proxy::upstream::target;
 use serde_json::{Value, json};
 
-use super::{clusters, routes};
+use super::{clusters, listeners, routes};
 
 /// Returns the value of the key `configs`.
 pub(super) fn config_dump(snapshot: &MeshSnapshot, node: &str, identity: Option<&Identity>) -> Value {
@@ -18,27 +20,46 @@ pub(super) fn config_dump(snapshot: &MeshSnapshot, node: &str, identity: Option<
     json!([
         {"@type": admin("BootstrapConfigDump"), "bootstrap": {"node": {"id": node}}},
         {"@type": admin("ClustersConfigDump"), "dynamic_active_clusters":
-            services.iter().flat_map(|service| clusters::clusters(service, snapshot)).collect::<Vec<_>>()},
-        {"@type": admin("ListenersConfigDump"), "dynamic_listeners": listeners(&services)},
+            services.iter().flat_map(|service| clusters::clusters(service, snapshot)).chain(clusters::own(snapshot))
+                .collect::<Vec<_>>()},
+        {"@type": admin("ListenersConfigDump"), "dynamic_listeners": listeners::listeners(&services, snapshot)},
         {"@type": admin("RoutesConfigDump"), "dynamic_route_configs":
             services.iter().flat_map(|service| routes::configurations(service)).collect::<Vec<_>>()},
+        {"@type": admin("EcdsConfigDump"), "ecds_filters": []},
         {"@type": admin("SecretsConfigDump"), "dynamic_active_secrets":
             identity.map(secrets).unwrap_or_default()},
     ])
 }
 
+/// Returns the endpoints that outlier detection has ejected, by cluster. That of proxies without a DestinationRule is a
+/// matter of each worker, and not among them.
+pub(super) fn ejected(published: &Published, now: Instant) -> HashMap<String, HashSet<Arc<str>>> {
+    let mut ejected = HashMap::new();
+    published.each_cluster(|name, cluster| {
+        let names: HashSet<_> = cluster.ejected(now).into_iter().collect();
+        if !names.is_empty() {
+            ejected.insert(name.to_owned(), names);
+        }
+    });
+    ejected
+}
+
 /// Returns Envoy's `/clusters?format=json`: the endpoints of every cluster.
-pub(super) fn endpoints(snapshot: &MeshSnapshot) -> Value {
+pub(super) fn endpoints(snapshot: &MeshSnapshot, ejected: &HashMap<String, HashSet<Arc<str>>>) -> Value {
     let mut statuses = Vec::new();
     for service in snapshot.services.values() {
         for (name, port, subset) in clusters::names(service) {
             let hosts: Vec<Value> = target::targets(service, port, subset, None, snapshot)
                 .iter()
                 .map(|candidate| {
+                    let mut status = json!({"eds_health_status": health(candidate.health)});
+                    if ejected.get(&name).is_some_and(|ejected| ejected.contains(&candidate.id)) {
+                        status["failed_outlier_check"] = json!(true);
+                    }
                     json!({
                         "address": socket(candidate.target.address),
                         "weight": candidate.weight,
-                        "health_status": {"eds_health_status": health(candidate.health)},
+                        "health_status": status,
                         "locality": {
                             "region": &*candidate.locality.region,
                             "zone": &*candidate.locality.zone,
@@ -62,41 +83,7 @@ pub(super) fn config(message: &str) -> String {
     format!("type.googleapis.com/envoy.{message}")
 }
 
-fn listeners(services: &[&Service]) -> Vec<Value> {
-    let captured = [("virtualOutbound", 15001), ("virtualInbound", 15006)];
-    let captured = captured.map(|(name, port)| listener(name, SocketAddr::from(([0, 0, 0, 0], port)), json!([])));
-    let of_services = services.iter().flat_map(|service| {
-        let addresses = service.addresses.iter().flat_map(|ip| service.ports.iter().map(move |port| (*ip, port)));
-        addresses.map(|(ip, port)| {
-            let address = SocketAddr::new(ip, port.number);
-            let chain = match port.protocol {
-                Protocol::Tcp => json!([{"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": {
-                    "@type": config("extensions.filters.network.tcp_proxy.v3.TcpProxy"),
-                    "stat_prefix": routes::cluster_name(port.number, "", &service.hostname),
-                    "cluster": routes::cluster_name(port.number, "", &service.hostname),
-                }}]}]),
-                _ => json!([{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": {
-                    "@type": config("extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-                    "stat_prefix": format!("outbound_{address}"),
-                    "rds": {"route_config_name": routes::configuration_name(service, port.number)},
-                }}]}]),
-            };
-            listener(&format!("{ip}_{}", port.number), address, chain)
-        })
-    });
-    captured.into_iter().chain(of_services).collect()
-}
-
-fn listener(name: &str, address: SocketAddr, filter_chains: Value) -> Value {
-    json!({"name": name, "active_state": {"listener": {
-        "@type": config("config.listener.v3.Listener"),
-        "name": name,
-        "address": socket(address),
-        "filter_chains": filter_chains,
-    }}})
-}
-
-fn socket(address: SocketAddr) -> Value {
+pub(super) fn socket(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 

@@ -83,6 +83,13 @@ impl Detector {
         &self.0.counts
     }
 
+    /// Returns the names of the endpoints that are ejected at `now`.
+    pub fn ejected(&self, now: Instant) -> Vec<Arc<str>> {
+        let hosts = self.hosts();
+        let is_ejected = |host: &Host| matches!(self.state(host), EndpointState::Ejected { until, .. } if until > now);
+        hosts.by_name.iter().filter(|(_, host)| is_ejected(host)).map(|(name, _)| name.clone()).collect()
+    }
+
     pub(crate) fn version(&self) -> u64 {
         self.0.version.load(Relaxed)
     }

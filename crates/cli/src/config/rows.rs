@@ -15,7 +15,7 @@ pub(super) struct Row {
 
 pub(super) const CLUSTERS: &[&str] = &["SERVICE FQDN", "PORT", "SUBSET", "DIRECTION", "TYPE", "DESTINATION RULE"];
 pub(super) const ROUTES: &[&str] = &["NAME", "DOMAINS", "MATCH", "DESTINATION", "VIRTUAL SERVICE"];
-pub(super) const ENDPOINTS: &[&str] = &["ENDPOINT", "STATUS", "WEIGHT", "LOCALITY", "CLUSTER"];
+pub(super) const ENDPOINTS: &[&str] = &["ENDPOINT", "STATUS", "OUTLIER CHECK", "WEIGHT", "LOCALITY", "CLUSTER"];
 pub(super) const LISTENERS: &[&str] = &["ADDRESS", "PORT", "DESTINATION"];
 pub(super) const SECRETS: &[&str] =
     &["RESOURCE NAME", "TYPE", "VALID CERT", "SERIAL NUMBER", "NOT BEFORE", "NOT AFTER"];
@@ -29,7 +29,7 @@ pub(super) fn clusters(page: &Value, filter: &Filter<'_>) -> Vec<Row> {
         let kind = text(&cluster["type"]);
         filter.shows(name.host, name.port, name.subset).then(|| Row {
             cells: vec![
-                name.host.to_owned(),
+                or_dash(name.host),
                 name.port.map_or_else(|| "-".to_owned(), |port| port.to_string()),
                 or_dash(name.subset),
                 name.direction.to_owned(),
@@ -88,6 +88,7 @@ pub(super) fn endpoints(page: &Value, filter: &Filter<'_>) -> Vec<Row> {
                 cells: vec![
                     address(&host["address"]),
                     text(&host["health_status"]["eds_health_status"]),
+                    if host["health_status"]["failed_outlier_check"] == true { "FAILED" } else { "OK" }.to_owned(),
                     host["weight"].to_string(),
                     or_dash(locality.join("/").trim_end_matches('/')),
                     full.clone(),
@@ -107,9 +108,10 @@ pub(super) fn listeners(page: &Value, filter: &Filter<'_>) -> Vec<Row> {
         let destinations: Vec<String> = filters
             .map(|filter| {
                 let config = &filter["typed_config"];
-                match config["rds"]["route_config_name"].as_str() {
-                    Some(route) => format!("Route: {route}"),
-                    None => format!("Cluster: {}", text(&config["cluster"])),
+                match (config["rds"]["route_config_name"].as_str(), config["route_config"]["name"].as_str()) {
+                    (Some(route), _) => format!("Route: {route}"),
+                    (None, Some(inline)) => format!("Cluster: {inline}"),
+                    (None, None) => format!("Cluster: {}", text(&config["cluster"])),
                 }
             })
             .collect();
@@ -270,6 +272,7 @@ mod tests {
             {"@type": admin("ClustersConfigDump"), "dynamic_active_clusters": [
                 {"cluster": {"name": "outbound|80|v1|a.shop.svc.cluster.local", "type": "EDS", "metadata": istio("destination-rule", "a")}},
                 {"cluster": {"name": "outbound|81||b.shop.svc.cluster.local", "type": "EDS"}},
+                {"cluster": {"name": "inbound|8080||", "type": "ORIGINAL_DST"}},
                 {"cluster": {"name": "odd"}},
             ]},
             {"@type": admin("RoutesConfigDump"), "dynamic_route_configs": [{"route_config": {
@@ -300,6 +303,7 @@ mod tests {
             [
                 "a.shop.svc.cluster.local | 80 | v1 | outbound | EDS | a.shop",
                 "b.shop.svc.cluster.local | 81 | - | outbound | EDS | -",
+                "- | 8080 | - | inbound | ORIGINAL_DST | -",
             ]
         );
         assert_eq!(
@@ -311,6 +315,22 @@ mod tests {
             ]
         );
         assert_eq!(cells(listeners(&page(), &ALL)), ["10.0.0.1 | 80 | Route: a.shop.svc.cluster.local:80"]);
+    }
+
+    #[test]
+    fn an_ejected_endpoint_is_shown_as_such() {
+        let host = |address: &str, status: Value| json!({"address": {"socket_address": {"address": address, "port_value": 80}}, "weight": 1, "health_status": status});
+        let page = json!({"cluster_statuses": [{"name": "outbound|80||a", "host_statuses": [
+            host("10.0.0.1", json!({"eds_health_status": "HEALTHY"})),
+            host("10.0.0.2", json!({"eds_health_status": "HEALTHY", "failed_outlier_check": true})),
+        ]}]});
+        assert_eq!(
+            cells(endpoints(&page, &ALL)),
+            [
+                "10.0.0.1:80 | HEALTHY | OK | 1 | - | outbound|80||a",
+                "10.0.0.2:80 | HEALTHY | FAILED | 1 | - | outbound|80||a",
+            ]
+        );
     }
 
     #[test]

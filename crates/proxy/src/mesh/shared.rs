@@ -107,6 +107,11 @@ impl SharedCluster {
         }
     }
 
+    /// Returns the names of the endpoints that configured outlier detection has ejected at `now`.
+    pub fn ejected(&self, now: Instant) -> Vec<Arc<str>> {
+        lock(&self.detector).as_ref().map(|detector| detector.ejected(now)).unwrap_or_default()
+    }
+
     /// Acquires the place of a connection. Returns `None`, and counts it, if too many are open.
     pub fn connection(self: &Arc<Self>) -> Option<Connection> {
         match self.connections.acquire() {

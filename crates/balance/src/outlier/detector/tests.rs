@@ -184,3 +184,15 @@ fn several_workers_count_together() {
     });
     assert!(hosts[0].is_ejected());
 }
+
+#[test]
+fn the_endpoints_that_are_ejected_are_named_until_their_time_is_over() {
+    let start = Instant::now();
+    let (detector, hosts) = detector(POLICY, 3, start);
+    assert!(detector.ejected(start).is_empty());
+    for _ in 0..2 {
+        detector.report(&hosts[1], Outcome::ServerError, start + SECOND);
+    }
+    assert_eq!(detector.ejected(start + SECOND), [Arc::<str>::from("1")]);
+    assert!(detector.ejected(start + 60 * SECOND).is_empty(), "whether or not a request was sent since");
+}
