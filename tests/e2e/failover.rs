@@ -52,7 +52,7 @@ pub(crate) fn print_timeline(calls: &[Value]) {
 }
 
 /// Returns when a call was due, in milliseconds from the first.
-fn at(call: &Value) -> f64 {
+pub(crate) fn at(call: &Value) -> f64 {
     call["at_ms"].as_f64().expect("a time")
 }
 

@@ -5,6 +5,7 @@
 mod analyze;
 mod bad_input;
 mod canary;
+mod circuit_breakers;
 mod clusters;
 mod commands;
 mod failover;
