@@ -57,6 +57,25 @@ is_promoted_with_traffic() {
     asks 'sum(max_over_time(istio_requests_total{reporter="destination", destination_workload="shop", response_code="200"}[5m])) > 20' |
         has '"value"'
 }
+# The next version answers every second request with 500: the analysis halts, and users return to the version before. If all
+# failed, Flagger's query would have no value. It writes few of its Events about one object; its log has all of them.
+canary_fails() { kf exec deployment/shop -c shop -- curl -sSf -X POST 'http://127.0.0.1:9080/fail?percent=50&status=500'; }
+is_rolled_back_by_failing_requests() {
+    kf set env deployment/shop VERSION=v4
+    eventually 60 canary_fails
+    kf exec deployment/visitor -c visitor -- sh -c 'while :; do curl -s -o /dev/null -m 2 http://shop-canary/; sleep 0.1; done' >/dev/null 2>&1 &
+    local traffic=$! code=0
+    eventually 60 canary_is Failed || code=$?
+    stop "$traffic"
+    kubectl --kubeconfig "$west" -n flagger-checks logs deployment/flagger --since=70s | grep -F shop.canary-checks >"$scratch/flagger.log"
+    contains "$scratch/flagger.log" 'advancement success rate' '% < 99%' 'Rolling back shop.canary-checks failed checks threshold reached'
+    ((code == 0))
+    equal "$(version_of shop-primary)" v3
+    asks 'sum(max_over_time(istio_requests_total{reporter="destination", destination_workload="shop", response_code="500"}[5m])) > 20' |
+        has '"value"'
+    kf exec deployment/visitor -c visitor -- curl -sSf 'http://shop/?[1-50]' >"$scratch/answers"
+    equal "$(grep -c '"version": "v3"' "$scratch/answers")" 50
+}
 flagger_ends() {
     kf delete canary shop --timeout=60s
     kubectl --kubeconfig "$west" delete namespace canary-checks flagger-checks --timeout=90s
@@ -71,5 +90,6 @@ checks_of_flagger() {
     check 'probes of the kubelet do not count in istio_requests_total' probes_do_not_count
     check 'a canary without traffic is not promoted' is_not_promoted_without_traffic
     check 'a canary with successful requests is promoted' is_promoted_with_traffic
+    check 'a canary with failing requests is rolled back' is_rolled_back_by_failing_requests
     check 'everything is deleted' flagger_ends
 }
