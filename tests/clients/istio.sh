@@ -161,7 +161,10 @@ istioctl_reads_proxies() {
     istioctl_reads_all "$pod.default"
     istioctl_reads_endpoints "$pod.default"
     for part in bootstrap ecds all; do ends 0 '' proxy-config "$part" "$pod.default"; done
-    ends 0 "$pod" proxy-config log "$pod.default"
+    ends 0 debug proxy-config log "$pod.default" --level debug
+    ends 0 '' proxy-config log "$pod.default" --reset
+    ends 0 warn proxy-config log "$pod.default"
+    ends 0 info proxy-config log "$pod.default" --level info
 }
 istioctl_reads_files() {
     in_sidecar config_dump >"$scratch/dump.json"

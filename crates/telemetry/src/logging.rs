@@ -60,6 +60,12 @@ pub fn level() -> Result<String, LevelError> {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LevelError> {
+    // Envoy's names of levels, which `istioctl proxy-config log` sends.
+    let filter = match filter {
+        "warning" => "warn",
+        "critical" => "error",
+        filter => filter,
+    };
     let unknown = |reason: String| LevelError::Unknown { given: filter.to_owned(), reason };
     // The parser takes a word that is not a level for a target, which would silence all other targets.
     let named = |part: &str| {
@@ -82,6 +88,7 @@ mod tests {
         assert_eq!(level().unwrap(), "info");
         assert_eq!(set_level("debug").unwrap(), "debug");
         assert!(tracing::enabled!(tracing::Level::DEBUG));
+        assert_eq!(set_level("warning").unwrap(), "warn");
         set_level("warn,isthmus_net=trace").unwrap();
         assert!(!tracing::enabled!(tracing::Level::INFO));
         for wrong in ["loud", "", "info,nonsense", "x=loud"] {
