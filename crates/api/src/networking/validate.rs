@@ -3,13 +3,14 @@
 //! - [`virtual_service`], [`http`], [`effects`], [`matches`], [`layer4`]: VirtualServices.
 //! - [`reachability`]: routes that no request reaches.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`], [`locality`]: DestinationRules.
-//! - [`names`], [`header_value`]: the forms of names and values.
+//! - [`names`], [`header_value`]: the forms of names and values; [`envoy`]: values that proxies do not take.
 //!
 //! Source of the rules: `pkg/config/validation` of Istio. An object that Istio accepts is accepted here, except for what has
 //! no meaning at all, such as two fields of which the API allows one.
 
 pub(crate) mod destination_rule;
 mod effects;
+mod envoy;
 mod header_value;
 mod http;
 mod layer4;

@@ -1,6 +1,6 @@
 //! Routes of requests.
 
-use super::{Check, effects, header_value, layer4, matches, names};
+use super::{Check, effects, envoy, header_value, layer4, matches, names};
 use crate::networking::http_match::HttpMatch;
 use crate::networking::http_route::{
     DirectResponse, HeaderOperations, Headers, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
@@ -106,10 +106,16 @@ fn operations_of(operations: &HeaderOperations, request: bool, check: &mut Check
             check.at(format_args!(".{field}[{}]", names::shown(name)), |check| {
                 check.accept(changeable(name, request));
                 check.accept(header_value::check(value));
+                envoy::changed_name(name, check);
+                envoy::changed_value(value, check);
             });
         }
+        envoy::changes(field, changes.len(), check);
     }
-    check.each("remove", &operations.remove, |name, check| check.accept(changeable(name, false)));
+    check.each("remove", &operations.remove, |name, check| {
+        check.accept(changeable(name, false));
+        envoy::changed_name(name, check);
+    });
 }
 
 /// Checks the name of a header that is changed. `host` says whether it may be the authority of a request.
@@ -153,6 +159,7 @@ fn redirect(redirect: &HttpRedirect, check: &mut Check) {
     if redirect.redirect_code != 0 && !(300..=399).contains(&redirect.redirect_code) {
         check.error_of("redirectCode", format!("is {}, but must be from 300 to 399", redirect.redirect_code));
     }
+    envoy::redirect_code(redirect.redirect_code, check);
     if !matches!(redirect.scheme.as_str(), "" | "http" | "https") {
         check.error_of("scheme", format!("is {:?}, but must be http or https", names::shown(&redirect.scheme)));
     }

@@ -1,7 +1,7 @@
 //! Routes of TLS and of other connections, and destinations.
 
 use super::virtual_service::of_gateway;
-use super::{Check, matches, names};
+use super::{Check, envoy, matches, names};
 use crate::networking::virtual_service::{
     Destination, L4Match, RouteDestination, TcpRoute, TlsMatch, TlsRoute, VirtualServiceSpec,
 };
@@ -93,7 +93,9 @@ pub(super) fn weight(weight: i32, check: &mut Check) {
 
 /// Checks that several destinations have some weight in all.
 pub(super) fn total(weights: impl ExactSizeIterator<Item = i32>, check: &mut Check) {
-    if weights.len() > 1 && weights.map(i64::from).sum::<i64>() == 0 {
-        check.error_of("route", "has several destinations of weight 0 in all; give one a weight");
+    let several = weights.len() > 1;
+    match weights.map(i64::from).sum::<i64>() {
+        0 if several => check.error_of("route", "has several destinations of weight 0 in all; give one a weight"),
+        total => envoy::total_weight(total, check),
     }
 }

@@ -1,6 +1,6 @@
 //! Load balancing.
 
-use super::{Check, locality};
+use super::{Check, envoy, locality};
 use crate::networking::load_balancer::{ConsistentHash, LoadBalancer, Warmup};
 
 /// Tables of Maglev have fewer places.
@@ -36,6 +36,8 @@ fn hash(hash: &ConsistentHash, check: &mut Check) {
     if keys.iter().all(|(_, set)| !set) {
         check.warn("has no key, so endpoints are picked at random; write httpHeaderName, httpCookie or another key");
     }
+    envoy::hash_key("httpHeaderName", &hash.http_header_name, true, check);
+    envoy::hash_key("httpQueryParameterName", &hash.http_query_parameter_name, false, check);
     check.some("httpCookie", &hash.http_cookie, |cookie, check| {
         if cookie.name.is_empty() {
             check.error_of("name", "is missing; name the cookie");
@@ -84,8 +86,8 @@ fn warmup(warmup: &Warmup, check: &mut Check) {
         check.error_of("minimumPercent", format!("is {percent}, but must be from 0 to 100"));
     }
     if let Some(aggression) = warmup.aggression
-        && aggression < 1.0
+        && (aggression.is_nan() || aggression <= 0.0)
     {
-        check.error_of("aggression", format!("is {aggression}, but must be at least 1"));
+        check.error_of("aggression", format!("is {aggression}, but must be more than 0"));
     }
 }

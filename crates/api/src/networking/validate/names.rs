@@ -131,6 +131,11 @@ pub(crate) fn header(name: &str) -> Result<(), String> {
     }
 }
 
+/// Returns whether a text is a token of HTTP, as names of headers are.
+pub(super) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
 /// The beginning of the name of a header that is a claim of the token.
 const CLAIM: &str = "@request.auth.claims";
 

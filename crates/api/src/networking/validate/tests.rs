@@ -3,6 +3,7 @@ use serde_json::json;
 use crate::networking::{DestinationRule, Problem, VirtualService};
 
 mod any;
+mod envoy;
 mod rules;
 mod services;
 

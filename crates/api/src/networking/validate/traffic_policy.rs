@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Check, load_balancer, names};
+use super::{Check, envoy, load_balancer, names};
 use crate::networking::traffic_policy::{
     ClientTls, ClientTlsMode, ConnectionPool, H2UpgradePolicy, HttpPool, OutlierDetection, PortTrafficPolicy,
     RetryBudget, TcpPool, TrafficPolicy, Tunnel,
@@ -79,6 +79,11 @@ fn http(pool: &HttpPool, check: &mut Check) {
         check.error_of("useClientProtocol", "is true, but h2UpgradePolicy UPGRADE changes the protocol; keep one");
     }
     check.some("http2KeepAlive", &pool.http2_keep_alive, |keepalive, check| {
+        for (field, duration) in [("interval", keepalive.interval), ("timeout", keepalive.timeout)] {
+            if duration.is_none() {
+                check.error_of(field, "is missing; http2KeepAlive needs interval and timeout");
+            }
+        }
         check.duration("interval", keepalive.interval);
         check.duration("timeout", keepalive.timeout);
     });
@@ -128,6 +133,7 @@ fn tls(tls: &ClientTls, check: &mut Check) {
     let set = |fields: &[(&'static str, bool)]| -> Vec<&'static str> {
         fields.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect()
     };
+    envoy::server_name(&tls.sni, check);
     match tls.mode {
         ClientTlsMode::Disable => {}
         ClientTlsMode::IstioMutual => {

@@ -128,7 +128,7 @@ fn load_balancing_is_checked() {
         ("warmupDurationSecs: 0s", ".warmupDurationSecs"),
         ("warmup: {}", ".warmup.duration"),
         ("warmup: {duration: 1s, minimumPercent: 101}", ".warmup.minimumPercent"),
-        ("warmup: {duration: 1s, aggression: 0.5}", ".warmup.aggression"),
+        ("warmup: {duration: 1s, aggression: 0}", ".warmup.aggression"),
         ("localityLbSetting: {}, zoneAwareLbSetting: {}", ".zoneAwareLbSetting"),
     ] {
         refuses(&policy(&format!("loadBalancer: {{{of}}}")), &format!("spec.trafficPolicy.loadBalancer{field}"));
