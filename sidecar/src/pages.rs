@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use identity::Identity;
 use proxy::mesh::{Endpoint, MeshSnapshot, Protocol, Published, Reach, Service};
-use proxy::upstream::target;
+use proxy::upstream::{ClusterKey, target};
 use runtime::admin::{Admin, Reply};
 use serde_json::{Value, json};
 
@@ -59,9 +59,10 @@ fn clusters(snapshot: &MeshSnapshot) -> String {
         for port in &service.ports {
             let subsets = service.subsets.iter().map(Some);
             for subset in std::iter::once(None).chain(subsets) {
-                let subset_name = subset.map_or("", |subset| &subset.name);
-                let cluster = format!("outbound|{}|{subset_name}|{}", port.number, service.hostname);
-                for candidate in target::targets(service, port.number, subset, None, snapshot) {
+                let key =
+                    ClusterKey::of(service, port.number, subset.map(|subset| subset.name.clone()).unwrap_or_default());
+                let cluster = format!("outbound|{}|{}|{}", key.port, key.subset, key.hostname);
+                for candidate in target::targets(service, &key, snapshot) {
                     let target = &candidate.target;
                     lines.push(format!(
                         "{cluster}::{}::{}::weight::{}::cluster::{}::locality::{}::{}\n",

@@ -44,7 +44,8 @@ impl HeaderEdit {
     pub fn parse(name: &str, value: &str) -> Result<Self, InvalidHeader> {
         let invalid = |reason: String| InvalidHeader { name: name.to_owned(), reason };
         let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|error| invalid(error.to_string()))?;
-        let literal = HeaderValue::from_str(value).map_err(|error| invalid(error.to_string()))?;
+        // Other characters than those of ASCII are sent as they are, as by Envoy.
+        let literal = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| invalid(error.to_string()))?;
         let value = if value.contains('%') {
             Value::Template(Template::parse(value).map_err(|error| invalid(error.to_string()))?)
         } else {

@@ -2,18 +2,19 @@
 //!
 //! - [`routes`] chooses the VirtualService that has effect, by host, visibility and age, and assembles its routes;
 //!   [`delegate`] merges those that it delegates to another one. [`http`], [`matches`], [`forward`] and [`layer4`] translate.
-//! - [`policies`] chooses and merges DestinationRules; [`traffic_policy`] and [`load_balancer`] translate. [`subsets`] are those
+//! - [`policies`] chooses DestinationRules, and [`merge`] merges them; [`traffic_policy`] and [`load_balancer`] translate. [`subsets`] are those
 //!   of a service for all clients.
 //!
 //! Clients of different namespaces may have different rules. Each outcome that differs is a resource of its own, for the
 //! namespaces that have it; all other namespaces share one. Conditions on the labels of a client's pod, and on its
 //! namespace within a VirtualService, are part of the resource, and evaluated by the proxy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use wire::Kind as ResourceKind;
+use wire::discovery::Protocol;
 
 mod delegate;
 mod forward;
@@ -21,6 +22,7 @@ mod http;
 mod layer4;
 mod load_balancer;
 mod matches;
+mod merge;
 mod policies;
 mod routes;
 pub(super) mod subsets;
@@ -42,7 +44,7 @@ const MAX_NAMESPACES: usize = 256;
 /// Compiles the rules of a host. A host that is not one of a service has none.
 pub(super) fn compile(inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
     let Some(own) = inventory.primary() else { return Compiled::default() };
-    let mut host = Host { inventory, own, hostname, ports: BTreeSet::new(), notices: Vec::new() };
+    let mut host = Host { inventory, own, hostname, ports: Ports::new(), notices: Vec::new() };
     let Some(ports) = host.ports_of(hostname) else {
         host.note_unknown();
         return Compiled { notices: host.notices, ..Compiled::default() };
@@ -53,14 +55,16 @@ pub(super) fn compile(inventory: &Inventory, hostname: &Arc<str>) -> Compiled {
     Compiled { resources, service: None, notices: host.notices }
 }
 
+/// The ports of a service, with their declared protocols.
+type Ports = BTreeMap<u16, Protocol>;
+
 /// The host whose rules are compiled.
 struct Host<'a> {
     inventory: &'a Inventory,
     /// The cluster that rules are read from.
     own: &'a ClusterInventory,
     hostname: &'a Arc<str>,
-    /// The ports of the service.
-    ports: BTreeSet<u16>,
+    ports: Ports,
     notices: Vec<RuleNotice>,
 }
 
@@ -76,7 +80,7 @@ impl<'a> Host<'a> {
 
     /// Returns the ports of a service, or `None` if there is no such service. Clusters that export it say which, and the
     /// one that rules are read from; no other cluster does, unless the service is in others alone.
-    fn ports_of(&self, hostname: &str) -> Option<BTreeSet<u16>> {
+    fn ports_of(&self, hostname: &str) -> Option<Ports> {
         let mut definitions: Vec<Definition<'_>> =
             self.inventory.definitions(hostname).filter(|of| !of.service.external).collect();
         if definitions.is_empty() {
@@ -87,7 +91,11 @@ impl<'a> Host<'a> {
         if definitions.iter().any(decides) {
             definitions.retain(decides);
         }
-        Some(definitions.iter().flat_map(|of| &of.service.ports).map(|port| port.number).collect())
+        let mut ports = Ports::new();
+        for port in definitions.iter().flat_map(|of| &of.service.ports) {
+            ports.entry(port.number).or_insert(port.protocol);
+        }
+        Some(ports)
     }
 
     /// Adds a notice about a rule.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use identity::Identity;
 use proxy::mesh::{MeshSnapshot, Published, Service};
-use proxy::upstream::target;
+use proxy::upstream::{ClusterKey, target};
 use serde_json::{Value, json};
 
 use super::{clusters, listeners, routes};
@@ -49,7 +49,8 @@ pub(super) fn endpoints(snapshot: &MeshSnapshot, ejected: &HashMap<String, HashS
     let mut statuses = Vec::new();
     for service in snapshot.services.values() {
         for (name, port, subset) in clusters::names(service) {
-            let hosts: Vec<Value> = target::targets(service, port, subset, None, snapshot)
+            let key = ClusterKey::of(service, port, subset.map(|subset| subset.name.clone()).unwrap_or_default());
+            let hosts: Vec<Value> = target::targets(service, &key, snapshot)
                 .iter()
                 .map(|candidate| {
                     let mut status = json!({"eds_health_status": health(candidate.health)});

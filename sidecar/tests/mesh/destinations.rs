@@ -442,6 +442,19 @@ async fn a_server_outside_the_mesh_is_verified() {
         push(&mesh, "outside", policy.clone());
         until("the policy is in force", async || get(address).await.status() == status).await;
     }
+    // Without a name in the policy, it is the host's.
+    push(&mesh, "outside", simple("", "ca.pem", &[]));
+    let mut client = Client::connect(address).await;
+    let mut status = async |host: &str| {
+        let request = Request::get("/").header("host", host).body(Full::default()).unwrap();
+        client.send(request).await.status()
+    };
+    until("the policy is in force", async || get(address).await.status() == 503).await;
+    assert_eq!([status("example.org").await, status("EXAMPLE.org:80").await], [200, 200]);
+    for number in 0..200 {
+        assert_eq!(status(&format!("a{number}.other.example")).await, 503, "more hosts than are remembered");
+    }
+    assert_eq!(status("example.org").await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

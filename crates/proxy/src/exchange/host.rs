@@ -2,6 +2,14 @@
 
 use std::net::IpAddr;
 
+/// Returns a host without its port, and an IPv6 address without brackets.
+pub(super) fn without_port(host: &str) -> &str {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
 /// A service, as a host names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NamedService {
@@ -25,7 +33,7 @@ impl NamedService {
         if let Some(rest) = host.strip_prefix('[') {
             return rest.split_once(']')?.0.parse().ok().map(Self::Address);
         }
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let name = without_port(host);
         if let Ok(address) = name.parse() {
             return Some(Self::Address(address));
         }

@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, Version as HttpVersion, request};
 use route::Table;
 use telemetry::istio::{Party, Reporter, Security};
 
-use super::host::NamedService;
+use super::host::{self, NamedService};
 use super::{Downstream, Exchange, connection_failure};
 use crate::failure::Failure;
 use crate::http::{Incoming, Version, headers, settle};
@@ -19,7 +19,7 @@ use crate::mesh::{Lookup, Protocol, Service, TrafficPolicy};
 use crate::report::{RequestReport, ServiceMetrics, endpoint_party};
 use crate::server::{Ending, Handler, ResponseBody, serve as serve_http};
 use crate::upstream::hash::{RequestHash, request_hash};
-use crate::upstream::{ClusterKey, LeasedConnection, Target, UpstreamCluster};
+use crate::upstream::{ClusterKey, LeasedConnection, UpstreamCluster};
 use crate::worker::Worker;
 
 pub mod connections;
@@ -51,14 +51,24 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Returns a port of a service, or one endpoint of it.
-    pub fn service(service: &Service, port: u16, endpoint: Option<Arc<str>>, worker: &Worker) -> Self {
-        Self::subset(service, port, Arc::default(), endpoint, worker)
+    /// Returns a port of a service, or one endpoint of it, for a connection to `address`.
+    pub fn at(service: &Service, port: u16, endpoint: Option<Arc<str>>, address: SocketAddr, worker: &Worker) -> Self {
+        Self::subset(service, port, Arc::default(), endpoint, address, worker)
     }
 
-    /// Returns a port of a subset of a service, or one endpoint of the service.
-    fn subset(service: &Service, port: u16, subset: Arc<str>, endpoint: Option<Arc<str>>, worker: &Worker) -> Self {
-        let key = ClusterKey { hostname: service.hostname.clone(), port, subset, endpoint };
+    /// Returns a port of a subset of a service, or one endpoint of the service, for a connection to `address`: that address
+    /// itself if load balancing is `PASSTHROUGH`.
+    fn subset(
+        service: &Service,
+        port: u16,
+        subset: Arc<str>,
+        endpoint: Option<Arc<str>>,
+        address: SocketAddr,
+        worker: &Worker,
+    ) -> Self {
+        let passes = endpoint.is_none() && service.policy.traffic(port, &subset).balancing.passthrough;
+        let address = passes.then_some(address);
+        let key = ClusterKey { endpoint, address, ..ClusterKey::of(service, port, subset) };
         let labels = telemetry::istio::Service {
             host: service.hostname.clone(),
             name: service.name.clone(),
@@ -72,21 +82,16 @@ impl Destination {
         }
     }
 
-    /// Returns a port of a service, or one endpoint of it, for a connection to `address`: that address itself if the service's
-    /// load balancing is `PASSTHROUGH`.
-    pub fn at(
-        service: &Service,
-        port: u16,
-        endpoint: Option<std::sync::Arc<str>>,
-        address: SocketAddr,
-        worker: &Worker,
-    ) -> Self {
-        let mut destination = Self::service(service, port, endpoint, worker);
-        if destination.cluster.key().endpoint.is_none() && destination.cluster.policy().balancing.passthrough {
-            let name = &destination.cluster.name;
-            destination.cluster = Rc::new(UpstreamCluster::fixed(name, Target::plaintext(address)));
+    /// Returns the destination for a request with this head, if connections for it differ from those for others: TLS with
+    /// servers outside the mesh names and verifies the request's host, as in Istio, unless the policy has a server name.
+    fn for_host(&self, head: &request::Parts, worker: &Worker) -> Option<Self> {
+        if !self.cluster.names_servers_by_host() {
+            return None;
         }
-        destination
+        let host = headers::host(&head.uri, &head.headers)?;
+        let name = host::without_port(host).to_ascii_lowercase().into();
+        let key = ClusterKey { server_name: Some(name), ..self.cluster.key().clone() };
+        Some(Self { cluster: worker.clusters.get(key, &worker.view), ..self.clone() })
     }
 
     /// Returns whether the host of a request may name another service. The address alone decides for a service port whose

@@ -52,6 +52,8 @@ pub struct SharedCluster {
     pending: Limit,
     requests: Limit,
     retries: Limit,
+    /// Requests that wait for the time of their retry.
+    waiting: Limit,
     /// The ejections.
     pub ejections: EjectionCounts,
     counts: [AtomicU64; ClusterCounter::ALL.len()],
@@ -153,10 +155,15 @@ impl SharedCluster {
         self.or_count(self.pending.acquire(), ClusterCounter::PendingOverflow)
     }
 
+    /// Counts a request that waits for the time of its retry, until the permit is dropped: it is still in progress.
+    pub fn waiting(&self) -> Option<Permit> {
+        self.waiting.acquire()
+    }
+
     /// Acquires the place of a retry, or counts that there is none.
     pub fn retry(&self, policy: &TrafficPolicy) -> Option<Permit> {
         if let Some(budget) = &policy.retry_budget {
-            let active = self.requests.in_use() + self.pending.in_use();
+            let active = self.requests.in_use() + self.pending.in_use() + self.waiting.in_use();
             let share = (active as f64 * budget.percent / 100.0) as u64;
             // Instead of `maxRetries`, as in Envoy.
             self.retries.set_max(share.max(budget.min_retries.into()));
@@ -263,6 +270,8 @@ mod tests {
         assert!(second.is_some() && third.is_some() && cluster.retry(&policy).is_none(), "20 % of 15");
         drop(requests);
         assert!(cluster.retry(&policy).is_none());
+        let waiting: Vec<_> = (0..20).filter_map(|_| cluster.waiting()).collect();
+        assert!(waiting.len() == 20 && cluster.retry(&policy).is_some(), "those that wait are in progress");
     }
 
     #[test]

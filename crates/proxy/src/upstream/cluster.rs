@@ -15,14 +15,14 @@ use super::pool::{Lease, Pool};
 use super::target::{self, Target};
 use crate::failure::Failure;
 use crate::mesh::{
-    ConnectionPool, GatewayAddress, MeshSettings, MeshSnapshot, MeshView, OwnWorkload, Service, SharedCluster,
-    TrafficPolicy,
+    ClientTls, ConnectionPool, GatewayAddress, MeshSettings, MeshSnapshot, MeshView, OwnWorkload, Service,
+    SharedCluster, TrafficPolicy,
 };
 
 mod lease;
 
 /// What identifies an upstream cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct ClusterKey {
     /// The service's hostname.
     pub hostname: Arc<str>,
@@ -32,6 +32,10 @@ pub struct ClusterKey {
     pub subset: Arc<str>,
     /// The only endpoint to use, if the application chose it by its address.
     pub endpoint: Option<Arc<str>>,
+    /// The address to connect to instead of endpoints, if load balancing is `PASSTHROUGH`.
+    pub address: Option<SocketAddr>,
+    /// The server name of TLS with servers outside the mesh, if it is the host of requests.
+    pub server_name: Option<Arc<str>>,
 }
 
 /// Why a cluster refuses every connection.
@@ -153,7 +157,7 @@ impl UpstreamCluster {
     /// connection is refused.
     pub fn unanswered(destination: &str) -> Self {
         let (name, version) = ("UnansweredCluster".into(), Cell::new(FIXED));
-        let key = ClusterKey { hostname: destination.into(), port: 0, subset: Arc::default(), endpoint: None };
+        let key = ClusterKey { hostname: destination.into(), ..ClusterKey::default() };
         Self { name, version, refuses: Some(Refusal::Unanswered), ..Self::new(key) }
     }
 
@@ -200,6 +204,12 @@ impl UpstreamCluster {
         }
     }
 
+    /// Returns whether the server name of connections is the host of the request that they are opened for.
+    pub fn names_servers_by_host(&self) -> bool {
+        self.key.server_name.is_none()
+            && matches!(&self.policy.borrow().tls, ClientTls::Originate(settings) if settings.sni.is_none())
+    }
+
     /// Returns how requests and connections are carried.
     pub fn policy(&self) -> Rc<TrafficPolicy> {
         self.policy.borrow().clone()
@@ -222,15 +232,8 @@ impl UpstreamCluster {
         if self.inputs.borrow().as_ref().is_some_and(|inputs| inputs.are_unchanged(service, snapshot)) {
             return;
         }
-        let subset = (!self.key.subset.is_empty()).then(|| service.subset(&self.key.subset));
-        let chosen = self.key.endpoint.as_deref();
-        let mut targets = match subset {
-            // The subset no longer exists.
-            Some(None) => Vec::new(),
-            Some(Some(subset)) => target::targets(service, self.key.port, Some(subset), chosen, snapshot),
-            None => target::targets(service, self.key.port, None, chosen, snapshot),
-        };
-        if chosen.is_some() {
+        let mut targets = target::targets(service, &self.key, snapshot);
+        if self.key.endpoint.is_some() {
             // A pod that was chosen by its address is used in any state: members of a headless service find each other
             // before they are ready.
             targets.iter_mut().for_each(|candidate| candidate.health = balance::Health::Ready);
@@ -329,9 +332,14 @@ impl UpstreamCluster {
 }
 
 impl ClusterKey {
+    /// Returns the key of a port of a service, or of a subset of it; empty: of all endpoints.
+    pub fn of(service: &Service, port: u16, subset: impl Into<Arc<str>>) -> Self {
+        Self { hostname: service.hostname.clone(), port, subset: subset.into(), ..Self::default() }
+    }
+
     fn address(address: SocketAddr) -> Self {
         let hostname = address.to_string().into();
-        Self { hostname, port: address.port(), subset: Arc::default(), endpoint: None }
+        Self { hostname, port: address.port(), ..Self::default() }
     }
 }
 

@@ -7,10 +7,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use balance::{Endpoint as Candidate, FailoverPriority};
+use balance::{Endpoint as Candidate, FailoverPriority, Health, Locality};
 use identity::{Expectation, SpiffeId};
 use rustls_pki_types::ServerName;
 
+use super::cluster::ClusterKey;
 use super::originate::Origination;
 use crate::mesh::{
     ClientTls, Endpoint, GatewayAddress, MeshSnapshot, OwnWorkload, Reach, Service, Subset, WorkloadLabels,
@@ -49,36 +50,33 @@ impl Target {
     }
 }
 
-/// Returns the targets of a service's port, or of a subset of the service. `chosen` is the only endpoint to use, if the
-/// application chose it by its address.
-pub fn targets(
-    service: &Service,
-    port: u16,
-    subset: Option<&Subset>,
-    chosen: Option<&str>,
-    snapshot: &MeshSnapshot,
-) -> Vec<Candidate<Arc<Target>>> {
-    let subset_name = subset.map_or("", |subset| &subset.name);
-    let sni = wire::name::sni(port, subset_name, &service.hostname);
-    let policy = service.policy.traffic(port, subset_name);
+/// Returns the targets of a cluster of a service; none if its subset does not exist.
+pub fn targets(service: &Service, key: &ClusterKey, snapshot: &MeshSnapshot) -> Vec<Candidate<Arc<Target>>> {
+    let subset = (!key.subset.is_empty()).then(|| service.subset(&key.subset));
+    let Some(subset) = subset.map_or(Some(None), |found| found.map(Some)) else { return Vec::new() };
+    let sni = wire::name::sni(key.port, &key.subset, &service.hostname);
+    let policy = service.policy.traffic(key.port, &key.subset);
     let rules = policy.balancing.locality.as_ref();
     let context = Context {
-        port,
+        port: key.port,
         subset,
-        chosen,
+        chosen: key.endpoint.as_deref(),
         // A name that is too long for TLS cannot be sent; plaintext endpoints can still be reached.
         sni: ServerName::try_from(sni).ok(),
         scale: scale(service.endpoints(), snapshot),
         tls: &policy.tls,
-        origination: Origination::new(&policy.tls, &service.hostname),
+        origination: Origination::new(&policy.tls, key.server_name.as_ref().unwrap_or(&service.hostname)),
         priority: rules
             .map(|rules| &rules.priority)
             .filter(|priority| !priority.is_empty())
             .zip(snapshot.own.as_deref()),
         snapshot,
     };
+    if let Some(address) = key.address {
+        return context.at_address(address, service.endpoints()).into_iter().collect();
+    }
     let mut targets = Vec::with_capacity(service.endpoints().len());
-    let included = |endpoint: &&Endpoint| chosen.is_none_or(|chosen| *endpoint.id == *chosen);
+    let included = |endpoint: &&Endpoint| context.chosen.is_none_or(|chosen| *endpoint.id == *chosen);
     for endpoint in service.endpoints().iter().filter(included) {
         context.add(endpoint, &mut targets);
     }
@@ -139,6 +137,34 @@ impl Context<'_> {
         };
         let weight = endpoint.weight.saturating_mul(self.scale);
         Some(self.candidate(endpoint, endpoint.id.clone(), weight, target))
+    }
+
+    /// Returns an address that the client connected to, which may lead to any pod of the service: with the mesh's TLS if the
+    /// policy says so, in plaintext otherwise.
+    fn at_address(&self, address: SocketAddr, endpoints: &[Endpoint]) -> Option<Candidate<Arc<Target>>> {
+        let tls = match self.tls {
+            ClientTls::Mesh { sni, identities } => {
+                let all = endpoints.iter().filter_map(|endpoint| match &endpoint.reach {
+                    Reach::Direct(direct) => direct.identity.as_ref(),
+                    Reach::Gateways(_) => None,
+                });
+                let expected = match identities {
+                    Some(only) => Expectation::any_of(only.iter().cloned()),
+                    None => Expectation::any_of(all.cloned()),
+                };
+                Some(TargetTls { sni: sni.clone().or_else(|| self.sni.clone())?, expected })
+            }
+            ClientTls::Disable | ClientTls::Auto | ClientTls::Originate(_) => None,
+        };
+        let target = Target { tls, origination: self.origination.clone(), ..Target::plaintext(address) };
+        Some(Candidate {
+            id: address.to_string().into(),
+            locality: Locality::default(),
+            priority: 0,
+            weight: 1,
+            health: Health::Ready,
+            target: Arc::new(target),
+        })
     }
 
     fn through_gateways(&self, endpoint: &Endpoint, targets: &mut Vec<Candidate<Arc<Target>>>) {

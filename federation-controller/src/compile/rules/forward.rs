@@ -18,11 +18,13 @@ pub(super) struct Place<'a> {
     pub(super) path: &'a str,
     /// The namespace of short names.
     pub(super) namespace: &'a str,
+    /// The route is one of connections.
+    pub(super) opaque: bool,
 }
 
 /// Compiles where the requests of a route go. Returns `None` if it has no destination.
 pub(super) fn forward(host: &mut Host<'_>, of: &Route<'_>) -> Option<Forward> {
-    let place = Place { owner: &of.owner, path: &of.path, namespace: of.namespace };
+    let place = Place { owner: &of.owner, path: &of.path, namespace: of.namespace, opaque: false };
     let route = &*of.route;
     let several = route.route.len() > 1;
     let mut rewritten = authority(request_of(route.headers.as_ref()));
@@ -103,10 +105,14 @@ impl Host<'_> {
         let to = self.full_host(&of.host, place.namespace);
         let ports = if *to == **self.hostname { Some(self.ports.clone()) } else { self.ports_of(&to) };
         let port = of.port.as_ref().map_or(0, |port| port.number);
+        let (own, hostname) = (&self.ports, self.hostname);
         let lacks = match &ports {
             None => Some(format!("no service of the mesh has host {to}, to which requests go: they fail")),
-            Some(ports) if port != 0 && !ports.iter().any(|known| u32::from(*known) == port) => {
+            Some(ports) if port != 0 && !ports.keys().any(|known| u32::from(*known) == port) => {
                 Some(format!("{to} has no port {port}: requests to it fail"))
+            }
+            Some(ports) if port == 0 && !place.opaque && !own.keys().any(|own| ports.contains_key(own)) => {
+                Some(format!("{to} has no port of {hostname}, so that requests to it fail: name a port of {to}"))
             }
             Some(_) if !of.subset.is_empty() && !self.has_subset(&to, &of.subset) => {
                 Some(format!("no DestinationRule for {to} has subset {}: requests to it fail", of.subset))
@@ -116,8 +122,9 @@ impl Host<'_> {
         if let Some(lacks) = lacks {
             self.note(Kind::VirtualService, place.owner, "IST0101", format!("{}: {lacks}", place.path));
         }
-        // Without a port, the only one of the service, else that of the request, as in Istio.
-        let only = ports.filter(|ports| ports.len() == 1).and_then(|ports| ports.first().copied());
+        // Without a port, that of the request or connection, as in Istio; of a connection, the only one of the service.
+        let only =
+            ports.filter(|ports| place.opaque && ports.len() == 1).and_then(|ports| ports.keys().next().copied());
         let port = if port == 0 { only.map_or(0, u32::from) } else { port };
         RouteDestination { host: to.to_string(), port, subset: of.subset.clone(), ..RouteDestination::default() }
     }

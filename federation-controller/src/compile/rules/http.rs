@@ -30,7 +30,7 @@ pub(super) fn route(host: &mut Host<'_>, of: &Route<'_>) -> Option<HttpRoute> {
         (None, Some(response)) => Action::DirectResponse(direct_response(response)),
         (None, None) => Action::Forward(forward::forward(host, of)?),
     };
-    let place = Place { owner: &of.owner, path: &of.path, namespace: of.namespace };
+    let place = Place { owner: &of.owner, path: &of.path, namespace: of.namespace, opaque: false };
     let headers = route.headers.as_ref();
     Some(HttpRoute {
         name: route.name.clone(),
@@ -60,11 +60,11 @@ pub(super) fn ms(duration: std::time::Duration) -> u64 {
 }
 
 impl Host<'_> {
-    /// Compiles changes of headers. Names with a colon are left out, as in Istio, and the authority, which is rewritten
-    /// ([`authority`]); and values with an operator that proxies do not have, which would refuse the whole table for it.
+    /// Compiles changes of headers. The authority is left out, which is rewritten ([`authority`]), and what proxies would
+    /// refuse the whole table for: names that no header has, and values with an operator that proxies do not have.
     pub(super) fn edits(&mut self, place: &Place<'_>, of: Option<&HeaderOperations>) -> Option<HeaderEdits> {
         let of = of?;
-        let is_header = |name: &String| !name.starts_with(':') && !is_authority(name);
+        let is_header = |name: &String| !is_authority(name) && http::HeaderName::from_bytes(name.as_bytes()).is_ok();
         let mut edits = HeaderEdits {
             remove: of.remove.iter().filter(|name| is_header(name)).map(|name| name.to_ascii_lowercase()).collect(),
             ..HeaderEdits::default()

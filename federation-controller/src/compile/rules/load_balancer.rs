@@ -31,7 +31,9 @@ pub(super) fn compile(of: &LoadBalancer) -> discovery::LoadBalancer {
 }
 
 fn consistent_hash(of: &ConsistentHash) -> discovery::ConsistentHash {
-    let header = of.http_header_name.clone().map(Key::Header);
+    // For a name that no header has, proxies would refuse the whole policy.
+    let header = of.http_header_name.clone().filter(|name| http::HeaderName::from_bytes(name.as_bytes()).is_ok());
+    let header = header.map(Key::Header);
     let cookie = of.http_cookie.as_ref().map(|of| Key::Cookie(cookie(of)));
     let source = (of.use_source_ip == Some(true)).then_some(Key::SourceIp(true));
     let query = of.http_query_parameter_name.clone().map(Key::QueryParameter);

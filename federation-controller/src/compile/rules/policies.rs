@@ -1,31 +1,22 @@
 //! The DestinationRules that have effect on a host, and its DestinationPolicy.
 //!
 //! As in Istio, clients have the rules of their own namespace, else those that the service's namespace exports, else those
-//! that the root namespace exports; of each namespace the ones with the most specific host. These are merged.
+//! that the root namespace exports; of each namespace the ones with the most specific host. [`merge`] says which of these
+//! are merged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::networking::DestinationRuleSpec;
 use bytes::Bytes;
 use prost::Message;
 use wire::Kind as ResourceKind;
 use wire::discovery::{DestinationPolicy, DestinationSubset, DestinationVariant, TrafficPolicy};
 
+use super::merge::{Candidate, Merged, merge};
 use super::traffic_policy::Blocks;
 use super::visibility::Visibility;
 use super::{ByNamespace, Host, MAX_NAMESPACES, matches, subsets, traffic_policy};
 use crate::compile::resource::Resource;
-use crate::inventory::rules::Specificity;
-use crate::objects::{DestinationRule, Key, Kind, Record as _, Text};
-
-/// A DestinationRule for the host.
-#[derive(Clone, Copy)]
-struct Candidate<'a> {
-    specificity: Specificity,
-    rule: &'a DestinationRule,
-    spec: &'a DestinationRuleSpec,
-    visibility: &'a Visibility,
-}
+use crate::objects::{Key, Kind, Record as _, Text};
 
 /// The DestinationRules for a host, by namespace.
 struct Candidates<'a> {
@@ -55,10 +46,10 @@ pub(super) fn compile(host: &mut Host<'_>) -> Vec<Resource> {
         let candidate = Candidate { specificity: *specificity, rule, spec, visibility };
         candidates.namespaces.entry(&rule.namespace).or_default().push(candidate);
     }
-    candidates.namespaces.values_mut().for_each(|of| of.sort_by_key(|of| of.rule.age()));
-    let mut compiled: BTreeMap<Vec<Key>, Bytes> = BTreeMap::new();
-    let mut policy = |host: &mut Host<'_>, rules: Vec<Candidate<'_>>| {
-        let keys: Vec<Key> = rules.iter().map(|of| of.rule.key()).collect();
+    candidates.namespaces.values_mut().for_each(|of| of.sort_by_key(|of| (of.selector().is_none(), of.rule.age())));
+    let mut compiled: BTreeMap<Vec<Vec<Key>>, Bytes> = BTreeMap::new();
+    let mut policy = |host: &mut Host<'_>, rules: Vec<Merged<'_>>| {
+        let keys: Vec<Vec<Key>> = rules.iter().map(Merged::keys).collect();
         if keys.is_empty() && host.inventory.mesh().default_policy.is_none() {
             return None;
         }
@@ -99,13 +90,13 @@ impl<'a> Candidates<'a> {
 
     /// Returns the rules of clients of a namespace; `None`: of one without rules of its own, and that none is exported to
     /// by name.
-    fn of(&self, client: Option<&Text>) -> Vec<Candidate<'a>> {
+    fn of(&self, client: Option<&Text>) -> Vec<Merged<'a>> {
         let local = client.and_then(|client| self.namespaces.get(client)).into_iter().flatten().filter(|of| {
             // Rules that the root namespace exports are for everyone, and come last for its own clients as well.
             client.is_some_and(|client| of.visibility.includes(client))
                 && (client != Some(&self.root) || of.is_private())
         });
-        let local = most_specific(local.copied().collect());
+        let local = merge(&most_specific(local.copied().collect()));
         if !local.is_empty() {
             return local;
         }
@@ -115,29 +106,14 @@ impl<'a> Candidates<'a> {
 
     /// Returns the rules that a namespace exports to clients. Of the most specific ones, those that are visible: if none
     /// is, the less specific ones have no effect either.
-    fn exported(&self, namespace: &Text, client: Option<&Text>) -> Vec<Candidate<'a>> {
+    fn exported(&self, namespace: &Text, client: Option<&Text>) -> Vec<Merged<'a>> {
         let rules = self.namespaces.get(namespace).into_iter().flatten().filter(|of| !of.is_private());
-        let mut rules = most_specific(rules.copied().collect());
+        let mut rules = merge(&most_specific(rules.copied().collect()));
         rules.retain(|of| match client {
-            Some(client) => of.visibility.includes(client),
-            None => *of.visibility == Visibility::Public,
+            Some(client) => of.visibility().includes(client),
+            None => *of.visibility() == Visibility::Public,
         });
         rules
-    }
-}
-
-impl Candidate<'_> {
-    /// Returns whether the rule is for clients of its own namespace alone.
-    fn is_private(&self) -> bool {
-        match self.visibility {
-            Visibility::Public => false,
-            Visibility::Namespaces(namespaces) => namespaces.iter().all(|namespace| *namespace == self.rule.namespace),
-        }
-    }
-
-    /// Returns the labels of the workloads that the rule is for; `None`: all.
-    fn selector(&self) -> Option<&BTreeMap<String, String>> {
-        self.spec.workload_selector.as_ref().map(|of| &of.match_labels)
     }
 }
 
@@ -147,21 +123,34 @@ fn most_specific(mut rules: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
     rules
 }
 
-/// Compiles the rules of some clients, the oldest first. Rules for some workloads take precedence over those for all.
-fn compile_rules(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationPolicy {
-    let (selecting, general): (Vec<_>, Vec<_>) = rules.iter().copied().partition(|of| of.selector().is_some());
+/// Compiles the rules of some clients. A client has the first one that selects its workload, else the last one for all.
+fn compile_rules(host: &mut Host<'_>, rules: &[Merged<'_>]) -> DestinationPolicy {
     let mut variants: Vec<DestinationVariant> = Vec::new();
-    let mut known: BTreeSet<&BTreeMap<String, String>> = BTreeSet::new();
-    for labels in selecting.iter().filter_map(Candidate::selector) {
-        if !known.insert(labels) {
-            continue;
+    for (labels, of) in rules.iter().filter_map(|of| Some((of.selector()?, of))) {
+        variants.push(DestinationVariant { client: matches::client(labels, ""), ..variant(host, &of.rules) });
+        for private in of.rules.iter().filter(|rule| rule.selector().is_none() && rule.is_private()) {
+            let text = format!(
+                "is merged into DestinationRule {}, and has no effect on workloads that its workloadSelector does not select: export it to \"*\", or to another namespace as well",
+                of.rules[0].rule.key()
+            );
+            host.note(Kind::DestinationRule, &private.rule.key(), "IST0133", text);
         }
-        let same = selecting.iter().filter(|of| of.selector() == Some(labels)).copied();
-        let rules: Vec<_> = same.chain(general.iter().copied()).collect();
-        variants.push(DestinationVariant { client: matches::client(labels, ""), ..variant(host, &rules) });
     }
-    note_ineffective(host, &general);
-    variants.push(variant(host, &general));
+    let general = rules.iter().filter(|of| of.selector().is_none());
+    let last = general.clone().next_back().map(|of| &*of.rules).unwrap_or_default();
+    if let Some(of) = last.first() {
+        let is_last = |rule: &Candidate<'_>| last.iter().any(|of| of.rule.key() == rule.rule.key());
+        for hidden in general.flat_map(|of| &of.rules).filter(|rule| !is_last(rule)) {
+            let text = format!(
+                "has no effect for {} where DestinationRule {} is visible too: their exportTo differ, so that they are not merged, and it is younger",
+                host.hostname,
+                of.rule.key()
+            );
+            host.note(Kind::DestinationRule, &hidden.rule.key(), "IST0133", text);
+        }
+    }
+    note_ineffective(host, last);
+    variants.push(variant(host, last));
     DestinationPolicy { variants }
 }
 
@@ -184,11 +173,11 @@ fn variant(host: &mut Host<'_>, rules: &[Candidate<'_>]) -> DestinationVariant {
         }
         let own = subset.traffic_policy.as_ref();
         let both = traffic_policy::ports(policy, &host.ports).chain(traffic_policy::ports(own, &host.ports));
-        let of_port = |port: u32| (port, at(port).overridden(own).at_port(own, port).compile(mesh));
+        let of_port = |port: u32| (port, at(port).of_subset_at_port(own, port).compile(mesh));
         compiled.push(DestinationSubset {
             name: subset.name.clone(),
             labels: subset.labels.clone(),
-            policy: Some(whole.overridden(own).compile(mesh)),
+            policy: Some(whole.of_subset(own).compile(mesh)),
             ports: both.collect::<BTreeSet<u32>>().into_iter().map(of_port).collect(),
         });
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use api::networking::DestinationRuleSpec;
-use api::networking::load_balancer::LoadBalancer;
+use api::networking::load_balancer::{LoadBalancer, SimpleLb};
 use api::networking::traffic_policy::{
     ClientTls, ClientTlsMode, ConnectionPool, H2UpgradePolicy, OutlierDetection, PortTrafficPolicy, ProxyProtocol,
     ProxyProtocolVersion, RetryBudget, TrafficPolicy, Tunnel,
@@ -12,7 +12,7 @@ use api::networking::traffic_policy::{
 use wire::discovery;
 
 use super::http::ms;
-use super::{Host, load_balancer};
+use super::{Host, Ports, load_balancer};
 use crate::objects::{Key, Kind};
 
 /// The blocks of a policy that are in force.
@@ -42,32 +42,47 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// Returns the blocks with those of a subset in their places.
-    pub(super) fn overridden(self, policy: Option<&'a TrafficPolicy>) -> Self {
+    /// Returns the blocks of a subset: its own in the places of these. `PASSTHROUGH` stays, as in Istio: what connects to the
+    /// address of the client has no endpoints to pick from. A tunnel is not inherited.
+    pub(super) fn of_subset(self, policy: Option<&'a TrafficPolicy>) -> Self {
         let of = Blocks::of(policy);
+        let passthrough = self.load_balancer.filter(|of| of.simple == Some(SimpleLb::Passthrough));
         Blocks {
-            load_balancer: of.load_balancer.or(self.load_balancer),
+            load_balancer: passthrough.or(of.load_balancer).or(self.load_balancer),
             connection_pool: of.connection_pool.or(self.connection_pool),
             outlier_detection: of.outlier_detection.or(self.outlier_detection),
             tls: of.tls.or(self.tls),
-            tunnel: of.tunnel.or(self.tunnel),
+            tunnel: of.tunnel,
             proxy_protocol: of.proxy_protocol.or(self.proxy_protocol),
             retry_budget: of.retry_budget.or(self.retry_budget),
         }
     }
 
-    /// Returns the blocks on a port. The settings of a port inherit nothing of those that a port may have.
+    /// Returns the blocks on a port. The settings of a port inherit nothing but a tunnel, which is the listener's in Istio.
     pub(super) fn at_port(self, policy: Option<&'a TrafficPolicy>, port: u32) -> Self {
-        let mut settings = policy.into_iter().flat_map(|policy| &policy.port_level_settings);
-        match settings.find(|of| number(of) == Some(port)) {
-            Some(PortTrafficPolicy { load_balancer, connection_pool, outlier_detection, tls, .. }) => Blocks {
-                load_balancer: load_balancer.as_ref(),
-                connection_pool: connection_pool.as_ref(),
-                outlier_detection: outlier_detection.as_ref(),
-                tls: tls.as_ref(),
-                ..self
-            },
+        match settings(policy, port) {
+            Some(of) => Blocks { proxy_protocol: None, retry_budget: None, ..self.replaced(of) },
             None => self,
+        }
+    }
+
+    /// Returns the blocks of a subset on a port, where these are in force without the subset. What its settings of the port
+    /// cannot have is not the subset's then.
+    pub(super) fn of_subset_at_port(self, policy: Option<&'a TrafficPolicy>, port: u32) -> Self {
+        match settings(policy, port) {
+            Some(of) => Blocks { tunnel: policy.and_then(|policy| policy.tunnel.as_ref()), ..self.replaced(of) },
+            None => self.of_subset(policy),
+        }
+    }
+
+    /// Returns the blocks with all those that settings of a port can have replaced.
+    fn replaced(self, of: &'a PortTrafficPolicy) -> Self {
+        Blocks {
+            load_balancer: of.load_balancer.as_ref(),
+            connection_pool: of.connection_pool.as_ref(),
+            outlier_detection: of.outlier_detection.as_ref(),
+            tls: of.tls.as_ref(),
+            ..self
         }
     }
 
@@ -98,10 +113,15 @@ impl<'a> Blocks<'a> {
     }
 }
 
+/// Returns the settings of a port.
+fn settings(policy: Option<&TrafficPolicy>, port: u32) -> Option<&PortTrafficPolicy> {
+    policy?.port_level_settings.iter().find(|of| number(of) == Some(port))
+}
+
 /// Returns the ports with settings of their own, of those that a service has.
-pub(super) fn ports(policy: Option<&TrafficPolicy>, of: &BTreeSet<u16>) -> impl Iterator<Item = u32> {
+pub(super) fn ports(policy: Option<&TrafficPolicy>, of: &Ports) -> impl Iterator<Item = u32> {
     let settings = policy.into_iter().flat_map(|policy| &policy.port_level_settings);
-    settings.filter_map(number).filter(|port| u16::try_from(*port).is_ok_and(|port| of.contains(&port)))
+    settings.filter_map(number).filter(|port| u16::try_from(*port).is_ok_and(|port| of.contains_key(&port)))
 }
 
 /// Notes what a DestinationRule says without effect on a host.
@@ -110,7 +130,7 @@ pub(super) fn note(host: &mut Host<'_>, rule: &Key, spec: &DestinationRuleSpec) 
     let mut lacks: BTreeSet<String> = BTreeSet::new();
     for policy in policies {
         for port in policy.port_level_settings.iter().filter_map(number) {
-            if !u16::try_from(port).is_ok_and(|port| host.ports.contains(&port)) {
+            if !u16::try_from(port).is_ok_and(|port| host.ports.contains_key(&port)) {
                 lacks.insert(format!("portLevelSettings of port {port}: {} has no such port", host.hostname));
             }
         }

@@ -101,7 +101,7 @@ fn a_host_with_rules_has_a_table_and_a_policy_and_others_have_none() {
     assert_eq!((&*table.source, table.http.len()), ("default/reviews", 1));
     let Some(discovery::http_route::Action::Forward(forward)) = &table.http[0].action else { panic!("{table:?}") };
     let to: Vec<_> = forward.destinations.iter().map(|to| (&*to.host, to.port, &*to.subset, to.weight)).collect();
-    assert_eq!(to, [(REVIEWS, 9080, "v1", 90), ("ratings.default.svc.cluster.local", 9080, "", 10)]);
+    assert_eq!(to, [(REVIEWS, 0, "v1", 90), ("ratings.default.svc.cluster.local", 0, "", 10)], "the request's port");
     assert_eq!(world.policy("shop", REVIEWS).unwrap().variants[0].subsets[0].name, "v1");
     assert_eq!(world.view_of("east", "reviews").unwrap().subsets.len(), 1);
     assert!(world.table("shop", "ratings.default.svc.cluster.local").is_none());
@@ -212,15 +212,12 @@ fn a_new_service_has_the_rules_of_the_wildcards_that_match_it_and_a_change_of_on
 }
 
 #[test]
-fn a_destination_without_a_port_has_the_only_one_of_its_service() {
+fn a_destination_of_connections_without_a_port_has_the_only_one_of_its_service() {
     let mut world = World::services(&["reviews", "ratings"]);
-    let spec = json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}]});
+    let spec = json!({"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "ratings"}}]}]});
     world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec)));
     world.compile();
-    let port = |world: &World| match &world.table("shop", REVIEWS).unwrap().http[0].action {
-        Some(discovery::http_route::Action::Forward(forward)) => forward.destinations[0].port,
-        other => panic!("{other:?}"),
-    };
+    let port = |world: &World| world.table("shop", REVIEWS).unwrap().tcp[0].destinations[0].port;
     assert_eq!(port(&world), 9080);
     let mut two = service("ratings", 2);
     two.ports.push(ServicePort { name: "admin".into(), number: 9081, ..ServicePort::default() });
@@ -235,14 +232,11 @@ fn a_destination_without_a_port_has_the_only_one_of_its_service() {
 #[test]
 fn a_cluster_that_does_not_export_a_service_does_not_decide_its_ports() {
     let mut world = World::services(&["reviews"]);
-    let spec = json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}]});
+    let spec = json!({"hosts": ["reviews"], "tcp": [{"route": [{"destination": {"host": "ratings"}}]}]});
     world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec)));
     let port = |world: &mut World| {
         world.compile();
-        match &world.table("shop", REVIEWS).unwrap().http[0].action {
-            Some(discovery::http_route::Action::Forward(forward)) => forward.destinations[0].port,
-            other => panic!("{other:?}"),
-        }
+        world.table("shop", REVIEWS).unwrap().tcp[0].destinations[0].port
     };
     world.cluster("south");
     let with_ports = |numbers: &[u16]| {
@@ -262,6 +256,19 @@ fn a_cluster_that_does_not_export_a_service_does_not_decide_its_ports() {
     world.put("west", with_ports(&[7]));
     world.delete("east", Kind::Export, "default", "ratings");
     assert_eq!(port(&mut world), 7, "the cluster with the rules");
+}
+
+#[test]
+fn a_destination_of_requests_without_a_port_that_lacks_all_of_the_host_has_a_notice() {
+    let mut world = World::services(&["reviews"]);
+    let mut ratings = service("ratings", 2);
+    ratings.ports[0].number = 7;
+    world.put("west", Object::Service(ratings));
+    let spec = json!({"hosts": ["reviews"], "http": [{"route": [{"destination": {"host": "ratings"}}]}]});
+    world.put("west", Object::VirtualService(virtual_service("default", "reviews", spec)));
+    world.compile();
+    let has = |text: &str| world.rule_notices().iter().any(|notice| notice.text.contains(text));
+    assert!(has("has no port of reviews.default.svc.cluster.local"), "{:?}", world.rule_notices());
 }
 
 #[test]

@@ -45,10 +45,7 @@ pub async fn route(
     let is_tls = io.prefix().first() == Some(&TLS_HANDSHAKE);
     let tls = is_tls.then(|| table.tls(&facts)).flatten();
     match tls.or_else(|| table.tcp(&facts)).and_then(chosen) {
-        Some(to) => {
-            let port = to.port.unwrap_or(downstream.destination.port());
-            resolve::find(to, port, &destination, worker).await
-        }
+        Some(to) => resolve::find(to, downstream.destination, &destination, worker).await,
         None => Ok(destination),
     }
 }

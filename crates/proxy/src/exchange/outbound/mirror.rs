@@ -34,6 +34,7 @@ pub(super) fn send(exchange: &Exchange, to: Destination, worker: &Rc<Worker>) {
     }
     headers::retarget(&mut head, version);
     let body = exchange.body.as_ref().map_or_else(AttemptBody::empty, RequestBody::copy);
+    let to = to.for_host(&head, worker).unwrap_or(to);
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
         let request = Request::from_parts(head, body);

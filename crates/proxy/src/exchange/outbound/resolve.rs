@@ -1,6 +1,7 @@
 //! The destinations of routes.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,16 +31,16 @@ struct Known {
 }
 
 impl Resolved {
-    /// Returns the cluster of a route's destination. `port` is the one that the client connected to, and `host` is the host
-    /// whose route it is.
+    /// Returns the cluster of a route's destination. `address` is the one that the client connected to, and `host` is the
+    /// host whose route it is.
     pub(super) async fn get(
         &self,
         to: &RouteDestination,
-        port: u16,
+        address: SocketAddr,
         host: &Destination,
         worker: &Rc<Worker>,
     ) -> Result<Destination, Failure> {
-        let (port, version) = (to.port.unwrap_or(port), worker.view.version());
+        let (port, version) = (to.port.unwrap_or(address.port()), worker.view.version());
         let is = |known: &&Known| {
             known.version == version && known.port == port && known.host == to.host && known.subset == to.subset
         };
@@ -47,7 +48,7 @@ impl Resolved {
             worker.clusters.refresh(&known.destination.cluster, &worker.view);
             return Ok(known.destination.clone());
         }
-        let destination = Box::pin(find(to, port, host, worker)).await?;
+        let destination = Box::pin(find(to, address, host, worker)).await?;
         let mut known = self.known.borrow_mut();
         known.retain(|known| known.version == version);
         if known.len() < MAX_RESOLVED {
@@ -58,16 +59,17 @@ impl Resolved {
     }
 }
 
-/// Returns the cluster of a route's destination.
+/// Returns the cluster of a route's destination, for a connection to `address`.
 ///
 /// # Errors
 /// Returns an error if there is no such service, port or subset.
 pub(super) async fn find(
     to: &RouteDestination,
-    port: u16,
+    address: SocketAddr,
     host: &Destination,
     worker: &Rc<Worker>,
 ) -> Result<Destination, Failure> {
+    let port = to.port.unwrap_or(address.port());
     let missing = || {
         let subset = if to.subset.is_empty() { String::new() } else { format!(" (subset {})", to.subset) };
         Failure::NoDestination(format!("{}:{port}{subset}", to.host).into())
@@ -86,7 +88,7 @@ pub(super) async fn find(
     let key = host.cluster.key();
     // A pod that the application chose by its address stays chosen.
     let endpoint = key.endpoint.clone().filter(|_| key.hostname == to.host && to.subset.is_empty());
-    Ok(Destination::subset(&service, port, to.subset.clone(), endpoint, worker))
+    Ok(Destination::subset(&service, port, to.subset.clone(), endpoint, address, worker))
 }
 
 /// Returns a service whose parts have all arrived.

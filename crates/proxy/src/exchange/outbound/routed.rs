@@ -72,7 +72,7 @@ impl OutboundRequests {
             routed.destination = choose(&forward.destinations, rand::random()).unwrap_or_default();
         }
         let to = match routed.destination() {
-            Some((_, to)) => self.resolved.get(to, self.downstream.destination.port(), &host, &self.worker).await,
+            Some((_, to)) => self.resolved.get(to, self.downstream.destination, &host, &self.worker).await,
             None => Ok(host.clone()),
         };
         let destination = to.as_ref().unwrap_or(&host).clone();
@@ -133,9 +133,9 @@ impl OutboundRequests {
     ) -> Response<ResponseBody> {
         let routed = edits.routed;
         self.rewrite(&mut exchange, routed, &destination.cluster);
-        let port = self.downstream.destination.port();
+        let address = self.downstream.destination;
         for mirror in forward.mirrors.iter().filter(|mirror| mirror.takes(rand::random())) {
-            if let Ok(to) = self.resolved.get(&mirror.destination, port, &destination, &self.worker).await {
+            if let Ok(to) = self.resolved.get(&mirror.destination, address, &destination, &self.worker).await {
                 mirror::send(&exchange, to, &self.worker);
             }
         }

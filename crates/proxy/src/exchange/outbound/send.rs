@@ -64,6 +64,8 @@ impl OutboundRequests {
     ) -> Result<Answer, Failure> {
         let (mut attempts, mut tried) = (Attempts::default(), Vec::new());
         let mut began = exchange.report.started();
+        let by_host = destination.for_host(&exchange.head, &self.worker);
+        let destination = by_host.as_ref().unwrap_or(destination);
         let cluster = &destination.cluster;
         // The place of the present retry.
         let mut place = None;
@@ -95,6 +97,7 @@ impl OutboundRequests {
             match next {
                 Next::AtOnce => {}
                 Next::Retry(number) if place.is_some() => {
+                    let _waiting = cluster.shared().waiting();
                     if let Some(answer) = failed.answer {
                         answer.discard();
                     }

@@ -211,18 +211,21 @@ fn tls(message: &message::ClientTls) -> Result<ClientTls> {
         Ok(Mode::Auto) => ClientTls::Auto,
         Ok(Mode::Disable) => ClientTls::Disable,
         Ok(Mode::IstioMutual) => {
-            let sni = some(&message.sni).map(|name: Box<str>| {
-                ServerName::try_from(name.to_string()).map_err(|_| format!("{name:?} is not a server name"))
+            // With what is no server name, connections fail, and the rest of the policy is in force.
+            let sni = some(&message.sni).and_then(|name: Box<str>| {
+                ServerName::try_from(name.to_string()).or_else(|_| "invalid.invalid".try_into()).ok()
             });
             // A name that is no identity of the mesh matches no workload.
             let identities = message.subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect();
             let identities = (!message.subject_alt_names.is_empty()).then_some(identities);
-            ClientTls::Mesh { sni: sni.transpose()?, identities }
+            ClientTls::Mesh { sni, identities }
         }
         Ok(mode @ (Mode::Simple | Mode::Mutual)) => {
             let client = match (some(&message.client_certificate), some(&message.private_key)) {
                 (Some(certificate), Some(key)) => Some((certificate, key)),
-                _ if mode == Mode::Mutual => return Err("mutual TLS needs a certificate and a key".to_owned()),
+                // Without the files, as with a credential of Kubernetes, connections fail. To refuse the policy would leave
+                // them as they are without it: in plaintext.
+                _ if mode == Mode::Mutual => Some((Box::default(), Box::default())),
                 _ => None,
             };
             ClientTls::Originate(Arc::new(OriginatedTls {

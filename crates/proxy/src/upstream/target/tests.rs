@@ -54,8 +54,9 @@ fn an_endpoint_of_one_node_is_used_on_that_node_alone_unless_its_own_address_was
     assert_eq!(all(&service, 80, &from("")).len(), 0);
     assert_eq!(all(&service, 80, &MeshSnapshot::default()).len(), 0);
     assert_eq!(all(&self::service(vec![on("")]), 80, &from("")).len(), 0);
-    assert_eq!(targets(&service, 80, None, Some("a"), &from("node-2")).len(), 1);
-    assert_eq!(targets(&service, 80, None, Some("b"), &from("node-1")).len(), 0);
+    let chosen = |id: &str| ClusterKey { endpoint: Some(id.into()), ..ClusterKey::of(&service, 80, "") };
+    assert_eq!(targets(&service, &chosen("a"), &from("node-2")).len(), 1);
+    assert_eq!(targets(&service, &chosen("b"), &from("node-1")).len(), 0);
 }
 
 fn summary() -> Reach {
@@ -87,7 +88,7 @@ fn subset(version: &str) -> Subset {
 
 /// Returns the targets of all endpoints, without a subset.
 fn all(service: &Service, port: u16, snapshot: &MeshSnapshot) -> Vec<Candidate<Arc<Target>>> {
-    targets(service, port, None, None, snapshot)
+    targets(service, &ClusterKey::of(service, port, ""), snapshot)
 }
 
 fn snapshot(gateways: &[(&str, &[(&str, &str)])]) -> MeshSnapshot {
@@ -189,7 +190,7 @@ fn a_subset_has_its_own_endpoints_summaries_and_server_name() {
         endpoint("v2-there", "2a", "n2", 2, summary_of("v2")),
     ]);
     let snapshot = snapshot(&[("n2", &[("2.2.2.2", "2a")])]);
-    let of = |subset: &str| targets(&service, 80, service.subset(subset), None, &snapshot);
+    let of = |subset: &str| targets(&service, &ClusterKey::of(&service, 80, subset), &snapshot);
     let addresses =
         |list: &[(&str, u32)]| list.iter().map(|(ip, weight)| ((*ip).to_owned(), *weight)).collect::<Vec<_>>();
     assert_eq!(weights(&of("")), addresses(&[("10.0.0.1", 1), ("2.2.2.2", 5)]));
@@ -232,6 +233,23 @@ fn a_policy_decides_on_tls() {
     let originated = of(ClientTls::Originate(Arc::default()));
     assert_eq!(has_tls(&originated), [false, false]);
     assert!(originated.iter().all(|target| target.origination.is_some()));
+}
+
+#[test]
+fn an_address_that_was_chosen_is_the_only_target() {
+    let service = || service(vec![endpoint("a", "c", "n1", 1, pod("10.0.0.1", true, Some("spiffe://d/ns/n/sa/a")))]);
+    let of = |tls: ClientTls| {
+        let service = with_policy(service(), TrafficPolicy { tls, ..TrafficPolicy::default() });
+        let address = Some("10.96.0.1:80".parse().unwrap());
+        let key = ClusterKey { address, ..ClusterKey::of(&service, 80, "") };
+        let found = targets(&service, &key, &MeshSnapshot::default());
+        assert_eq!((found.len(), Some(found[0].target.address)), (1, address));
+        Target::clone(&found[0].target)
+    };
+    assert_eq!(of(ClientTls::Auto), Target::plaintext("10.96.0.1:80".parse().unwrap()));
+    assert!(of(ClientTls::Originate(Arc::default())).origination.is_some());
+    let tls = of(ClientTls::Mesh { sni: None, identities: None }).tls.unwrap();
+    assert_eq!(tls.expected, Expectation::any_of(["spiffe://d/ns/n/sa/a".parse().unwrap()]), "of any of the pods");
 }
 
 #[test]
