@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -15,7 +18,11 @@ use tokio_rustls::TlsAcceptor;
 /// The names of the server's certificate.
 const NAMES: [&str; 3] = ["*.shop.svc.cluster.local", "secure.example.com", "localhost"];
 
-/// Writes `ca.pem`, `other-ca.pem`, `server.pem`, `server.key`, `client.pem` and `client.key`.
+/// The serial number of the server's certificate.
+const SERVER: u64 = 7;
+
+/// Writes `ca.pem`, `other-ca.pem`, `server.pem`, `server.key`, `client.pem`, `client.key`, and `revoked.pem`, a list with the
+/// server's certificate.
 ///
 /// # Errors
 /// Returns an error if a file cannot be written.
@@ -24,6 +31,7 @@ pub fn write(directory: &Path) -> Result<()> {
     for name in ["ca", "other-ca"] {
         let mut parameters = CertificateParams::new(Vec::new())?;
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         parameters.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate()?;
         let certificate = parameters.self_signed(&key)?;
@@ -31,12 +39,28 @@ pub fn write(directory: &Path) -> Result<()> {
         issuers.push(Issuer::new(parameters, key));
     }
     for (name, names) in [("server", NAMES.as_slice()), ("client", &["client.example.com"])] {
-        let parameters = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        let mut parameters = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        parameters.serial_number = (name == "server").then(|| SerialNumber::from(SERVER));
         let key = KeyPair::generate()?;
         let certificate = parameters.signed_by(&key, &issuers[0])?;
         std::fs::write(directory.join(format!("{name}.pem")), certificate.pem())?;
         std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem())?;
     }
+    let server = RevokedCertParams {
+        serial_number: SerialNumber::from(SERVER),
+        revocation_time: date_time_ymd(2026, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 1, 1),
+        next_update: date_time_ymd(2126, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![server],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    std::fs::write(directory.join("revoked.pem"), list.signed_by(&issuers[0])?.pem()?)?;
     Ok(())
 }
 

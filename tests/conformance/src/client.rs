@@ -168,10 +168,11 @@ async fn connect(order: &Order) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends the request's number, and expects the name of a server.
+/// Sends the request's number with its script, and expects the name of a server.
 async fn line(stream: impl AsyncRead + AsyncWrite + Unpin, order: &Order, n: u32) -> Result<Reply> {
     let mut stream = BufReader::new(stream);
-    stream.write_all(format!("{}.{n}\n", order.id).as_bytes()).await?;
+    let script = order.headers.get("x-script").map(String::as_str).unwrap_or_default();
+    stream.write_all(format!("{}.{n} {script}\n", order.id).as_bytes()).await?;
     stream.flush().await?;
     let mut name = String::new();
     stream.read_line(&mut name).await?;

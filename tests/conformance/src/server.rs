@@ -14,7 +14,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -22,6 +22,8 @@ use crate::certificates;
 use crate::ledger::{Seen, report};
 use script::Step;
 
+mod lines;
+mod preamble;
 pub mod script;
 
 /// Options of a server.
@@ -46,6 +48,12 @@ const SECOND_HTTP: u16 = 8081;
 const HTTPS: u16 = 8443;
 /// The port of HTTP over TLS with client certificates.
 const MUTUAL: u16 = 8444;
+/// The port of HTTP after a header of the PROXY protocol.
+const PROXIED_HTTP: u16 = 8090;
+/// The port of tunnels.
+const TUNNELS: u16 = 8091;
+/// The port of lines after a header of the PROXY protocol.
+const PROXIED_LINES: u16 = 9090;
 /// The port that answers a line with a line.
 const LINES: u16 = 9000;
 /// The same over TLS.
@@ -74,13 +82,20 @@ pub async fn run(options: Options) -> Result<()> {
         listen(MUTUAL, Some(mutual), false, Arc::clone(&server)),
         listen(LINES, None, true, Arc::clone(&server)),
         listen(TLS_LINES, Some(one_way), true, Arc::clone(&server)),
+        preamble::listen(PROXIED_HTTP, false, Arc::clone(&server)),
+        preamble::listen(PROXIED_LINES, true, Arc::clone(&server)),
+        lines::listen_for_tunnels(TUNNELS, Arc::clone(&server)),
     )?;
     Ok(())
 }
 
-async fn listen(port: u16, tls: Option<TlsAcceptor>, lines: bool, server: Arc<Server>) -> Result<()> {
+async fn bind(port: u16) -> Result<TcpListener> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let listener = TcpListener::bind(address).await.with_context(|| format!("port {port}"))?;
+    TcpListener::bind(address).await.with_context(|| format!("port {port}"))
+}
+
+async fn listen(port: u16, tls: Option<TlsAcceptor>, lines: bool, server: Arc<Server>) -> Result<()> {
+    let listener = bind(port).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         let (tls, server) = (tls.clone(), Arc::clone(&server));
@@ -107,7 +122,7 @@ async fn talk(
     server: Arc<Server>,
 ) -> Result<()> {
     if lines {
-        return answer_lines(stream, tls, &server).await;
+        return lines::answer(stream, tls, &server).await;
     }
     let service = service_fn(|request| {
         let (server, tls) = (Arc::clone(&server), tls.clone());
@@ -115,21 +130,6 @@ async fn talk(
     });
     let served = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
     served.map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-/// Answers `ID` with the server's name, line by line.
-async fn answer_lines(stream: impl AsyncRead + AsyncWrite + Unpin, tls: String, server: &Server) -> Result<()> {
-    let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    while stream.read_line(&mut line).await? > 0 {
-        let id = std::mem::take(&mut line).trim().to_owned();
-        let seen =
-            Seen { id, version: server.name.clone(), method: "line".to_owned(), tls: tls.clone(), ..Seen::default() };
-        report(&server.ledger, &seen).await?;
-        stream.write_all(format!("{}\n", server.name).as_bytes()).await?;
-        stream.flush().await?;
-    }
-    Ok(())
 }
 
 type Body = BoxBody<Bytes, std::convert::Infallible>;

@@ -16,21 +16,38 @@ pub(super) struct ServerPod {
     /// What the server answers with.
     name: &'static str,
     refuse: bool,
+    /// `topology.istio.io/locality`, if it is not the node's.
+    locality: Option<&'static str>,
 }
 
 const fn server(namespace: &'static str, app: &'static str, version: &'static str, name: &'static str) -> ServerPod {
-    ServerPod { namespace, pod: name, app, version, name, refuse: false }
+    ServerPod { namespace, pod: name, app, version, name, refuse: false, locality: None }
 }
 
+/// Returns a server of cases about localities.
+const fn zoned(name: &'static str, locality: &'static str) -> ServerPod {
+    ServerPod { locality: Some(locality), ..server("shop", "zoned", name, name) }
+}
+
+/// The locality of clients.
+const LOCALITY: &str = "us-west.us-west-1a";
+
 /// All servers. The third version refuses connections to the second HTTP port.
-pub(super) const SERVERS: [ServerPod; 6] = [
+pub(super) const SERVERS: [ServerPod; 10] = [
     server("shop", "server", "v1", "v1"),
     server("shop", "server", "v2", "v2"),
     ServerPod { refuse: true, ..server("shop", "server", "v3", "v3") },
     server("shop", "other", "v1", "other"),
     server("bank", "server", "v1", "bank-v1"),
     server("bank", "server", "v2", "bank-v2"),
+    zoned("near", LOCALITY),
+    zoned("zone", "us-west.us-west-1b"),
+    zoned("region", "us-east.us-east-1a"),
+    zoned("far", "eu-north.eu-north-1a"),
 ];
+
+/// The servers that have the clients' label `team`.
+const OF_TEAM: [&str; 2] = ["region", "far"];
 
 /// The namespaces of servers and clients.
 pub(super) fn namespaces(mesh: &Mesh) -> Vec<Value> {
@@ -64,12 +81,16 @@ pub(super) fn servers(directory: &Path) -> Vec<Value> {
         let mut command = vec!["server".to_owned(), "--name".to_owned(), server.name.to_owned()];
         command.extend(["--directory".to_owned(), directory.display().to_string()]);
         command.extend(server.refuse.then(|| "--refuse".to_owned()));
+        let mut labels = json!({"app": server.app, "version": server.version, "sidecar.istio.io/inject": "false"});
+        if let Some(locality) = server.locality {
+            labels["topology.istio.io/locality"] = json!(locality);
+        }
+        if OF_TEAM.contains(&server.name) {
+            labels["team"] = json!("web");
+        }
         json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {
-                "name": server.pod, "namespace": server.namespace,
-                "labels": {"app": server.app, "version": server.version, "sidecar.istio.io/inject": "false"},
-            },
+            "metadata": {"name": server.pod, "namespace": server.namespace, "labels": labels},
             "spec": {"containers": [{
                 "name": "server", "image": "isthmus-conformance",
                 "command": [program(directory)], "args": command,
@@ -87,7 +108,7 @@ pub(super) fn client(directory: &Path, client: &str) -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": name, "namespace": namespace,
-            "labels": {"app": name, "version": "v1", "team": "web"},
+            "labels": {"app": name, "version": "v1", "team": "web", "topology.istio.io/locality": LOCALITY},
         },
         "spec": {"containers": [{
             "name": "client", "image": "isthmus-conformance",

@@ -1,0 +1,103 @@
+//! Every field of VirtualServices and DestinationRules, and every word of an enumeration, has a case.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use isthmus_conformance::case::Kind;
+use serde_json::Value;
+
+/// The blocks of a policy. Those of ports and of subsets are the same: each block has a case there, not each of its fields.
+const BLOCKS: [&str; 7] =
+    ["loadBalancer", "connectionPool", "outlierDetection", "tls", "tunnel", "proxyProtocol", "retryBudget"];
+
+/// Fields that both validations refuse, or that cannot be observed in this test bed. `docs/conformance.md` says why.
+const NOT_OBSERVED: [&str; 8] = [
+    "VirtualService.http.fault.abort.http2Error",
+    "VirtualService.http.fault.delay.exponentialDelay",
+    "VirtualService.http.fault.abort.percent",
+    "DestinationRule.trafficPolicy.loadBalancer.zoneAwareLbSetting.failover.from",
+    "DestinationRule.trafficPolicy.loadBalancer.zoneAwareLbSetting.failover.to",
+    "DestinationRule.trafficPolicy.loadBalancer.zoneAwareLbSetting.failoverPriority",
+    "DestinationRule.trafficPolicy.retryBudget.budgetInterval",
+    "DestinationRule.trafficPolicy.outlierDetection.minRequestVolume",
+];
+
+/// Fields that Istio's API has dropped, which have no effect: docs/compatibility.md.
+const DROPPED: [&str; 6] = [
+    "VirtualService.http.appendHeaders",
+    "VirtualService.http.appendRequestHeaders",
+    "VirtualService.http.appendResponseHeaders",
+    "VirtualService.http.removeRequestHeaders",
+    "VirtualService.http.removeResponseHeaders",
+    "VirtualService.http.websocketUpgrade",
+];
+
+/// Collects the fields of a schema.
+fn fields(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+    if schema["type"] == "array" {
+        return fields(&schema["items"], path, found);
+    }
+    match schema["properties"].as_object() {
+        Some(properties) => properties.iter().for_each(|(name, of)| fields(of, &format!("{path}.{name}"), found)),
+        None => {
+            found.insert(path.to_owned());
+            for word in schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                found.insert(format!("{path}={word}"));
+            }
+        }
+    }
+}
+
+/// Collects the fields that an object sets.
+fn used(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    found.insert(path.to_owned());
+    match value {
+        Value::Object(of) => of.iter().for_each(|(name, value)| used(value, &format!("{path}.{name}"), found)),
+        Value::Array(items) => items.iter().for_each(|item| used(item, path, found)),
+        Value::String(word) => drop(found.insert(format!("{path}={word}"))),
+        _ => {}
+    }
+}
+
+/// Returns the path up to the block, of a field of a port's or a subset's policy.
+fn shortened(path: &str) -> String {
+    if let Some((before, _)) = path.split_once(".subsets.trafficPolicy.portLevelSettings.") {
+        return format!("{before}.subsets.trafficPolicy.portLevelSettings");
+    }
+    for at in [".portLevelSettings.", ".subsets.trafficPolicy."] {
+        if let Some((before, rest)) = path.split_once(at) {
+            let block = rest.split(['.', '=']).next().unwrap_or_default();
+            if BLOCKS.contains(&block) {
+                return format!("{before}{at}{block}");
+            }
+        }
+    }
+    path.to_owned()
+}
+
+#[test]
+fn every_field_has_a_case() {
+    let mut known = BTreeSet::new();
+    for definition in install::definitions::all() {
+        let kind = definition["spec"]["names"]["kind"].as_str().unwrap_or_default();
+        if ["VirtualService", "DestinationRule"].contains(&kind) {
+            let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            fields(schema, kind, &mut known);
+        }
+    }
+    assert!(known.len() > 200, "{} fields", known.len());
+    let known: BTreeSet<String> = known.iter().map(|path| shortened(path)).collect();
+    let mut set = BTreeSet::new();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    for case in Kind::read_all(&directory).unwrap().iter().flat_map(|kind| &kind.cases) {
+        for object in &case.config {
+            used(&object["spec"], object["kind"].as_str().unwrap_or_default(), &mut set);
+        }
+    }
+    let set: BTreeSet<String> = set.iter().map(|path| shortened(path)).collect();
+    let excepted = |path: &&String| NOT_OBSERVED.contains(&path.as_str()) || DROPPED.contains(&path.as_str());
+    let missing: Vec<&String> = known.difference(&set).filter(|path| !excepted(path)).collect();
+    assert!(missing.is_empty(), "no case sets {missing:#?}");
+    let observed: Vec<_> = NOT_OBSERVED.iter().filter(|path| set.contains(**path)).collect();
+    assert!(observed.is_empty(), "cases set {observed:?}, which are listed as not observed");
+}
