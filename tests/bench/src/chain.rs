@@ -80,6 +80,9 @@ pub const CLIENT: &str = "client";
 /// The server's address.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 1);
 
+/// Another listen address of the server for HTTP: Istio's sidecars send to loopback only.
+pub const LOCAL_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080);
+
 /// The proxies of one system.
 #[derive(Debug)]
 pub struct Chain {
@@ -122,37 +125,53 @@ impl Chain {
     }
 }
 
-/// Sends a GET on a new connection and returns the response's status.
-pub fn status(address: SocketAddr, path: &str) -> Result<u16> {
+/// Sends a GET on a new connection and returns the response, as text.
+pub fn answer(address: SocketAddr, host: &str, path: &str) -> Result<String> {
     const WITHIN: Duration = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, WITHIN)?;
     stream.set_read_timeout(Some(WITHIN))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    let head = String::from_utf8_lossy(&answer);
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    status
-        .with_context(|| format!("{address} sent a malformed response: {:?}", head.lines().next().unwrap_or_default()))
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Sends a GET on a new connection and returns the response's status.
+pub fn status(address: SocketAddr, path: &str) -> Result<u16> {
+    let answer = answer(address, &address.to_string(), path)?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let first = answer.lines().next().unwrap_or_default();
+    status.with_context(|| format!("{address} sent a malformed response: {first:?}"))
 }
 
 /// Waits until a GET is answered with a status.
 pub fn await_status(address: SocketAddr, path: &str, wanted: u16, process: &mut Process, rig: &Rig) -> Result<()> {
+    await_answer(process, rig, &format!("{path} at {address} with {wanted}"), || match status(address, path)? {
+        status if status == wanted => Ok(()),
+        status => bail!("status {status}"),
+    })
+}
+
+/// Waits until a GET of `/bytes/1024` is answered with success, and with a header that a route adds.
+pub fn await_routed(address: SocketAddr, host: &str, header: &str, process: &mut Process, rig: &Rig) -> Result<()> {
+    let wanted = format!("requests for {host} at {address} with 200 and {header}");
+    await_answer(process, rig, &wanted, || {
+        let answer = answer(address, host, "/bytes/1024")?;
+        let head = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(head, _)| head);
+        ensure!(head.starts_with("HTTP/1.1 200") && head.lines().any(|line| line == header), "{head:?}");
+        Ok(())
+    })
+}
+
+/// Waits until a check succeeds.
+fn await_answer(process: &mut Process, rig: &Rig, wanted: &str, check: impl Fn() -> Result<()>) -> Result<()> {
     const WITHIN: Duration = Duration::from_secs(30);
     let (start, log) = (Instant::now(), rig.log(&process.name));
     loop {
-        let last = match status(address, path) {
-            Ok(status) if status == wanted => return Ok(()),
-            Ok(status) => format!("status {status}"),
-            Err(error) => format!("{error:#}"),
-        };
+        let Err(last) = check() else { return Ok(()) };
         process.ensure_running(&log)?;
         if start.elapsed() > WITHIN {
-            bail!(
-                "{} did not answer {path} at {address} with {wanted}, but: {last}; its log: {}",
-                process.name,
-                log.display()
-            );
+            bail!("{} did not answer {wanted}, but: {last:#}; its log: {}", process.name, log.display());
         }
         std::thread::sleep(Duration::from_millis(2));
     }

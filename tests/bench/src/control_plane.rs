@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::finding::{Finding, Metric, Recorder};
 use crate::rig::Rig;
@@ -14,6 +14,9 @@ mod changes;
 pub mod cluster;
 pub mod controller;
 pub mod objects;
+pub mod pods;
+mod routes;
+pub mod rules;
 mod streams;
 mod wire_count;
 
@@ -27,7 +30,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const LONG: Duration = Duration::from_secs(120);
 
 /// Options of `control-plane`.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Endpoint changes per second
     #[arg(long, default_value_t = 20)]
@@ -35,6 +38,18 @@ pub struct Options {
     /// Leave out the mesh with ten times as many endpoints
     #[arg(long)]
     small: bool,
+    /// Measure these parts only
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<ControlPlanePart>,
+}
+
+/// A part of the scenario, with a mesh of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ControlPlanePart {
+    /// Endpoints: memory, changes, restarts.
+    Endpoints,
+    /// Changes of routes.
+    Routes,
 }
 
 /// The size of a mesh.
@@ -82,7 +97,15 @@ impl MeshSize {
 /// Runs the scenario.
 pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(measure(options, rig, MeshSize::of(rig)))
+    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    let (size, mut findings) = (MeshSize::of(rig), Vec::new());
+    if wanted(ControlPlanePart::Endpoints) {
+        findings = runtime.block_on(measure(options, rig, size)).context("endpoints")?;
+    }
+    if wanted(ControlPlanePart::Routes) {
+        findings.extend(runtime.block_on(routes::measure(rig, size)).context("routes")?);
+    }
+    Ok(findings)
 }
 
 /// Measures a mesh of 200 services and 2,000 endpoints with 50 proxies, in less than a minute.
@@ -90,7 +113,7 @@ pub fn run_small(rig: &Rig) -> Result<Vec<Finding>> {
     let small = MeshSize { services: 200, pods: 5, grown: 5, streams: 50, used: 10, seconds: 8, rest: 8 };
     let size = if rig.quick { MeshSize::of(rig) } else { small };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(measure(&Options { rate: 20, small: true }, rig, size))
+    runtime.block_on(measure(&Options { rate: 20, small: true, only: Vec::new() }, rig, size))
 }
 
 /// The measured mesh.

@@ -62,11 +62,11 @@ impl Spread {
 /// One metric of one system under one load, measured in as many turns as the systems took.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// The scenario: `sidecar`, `stream`, `gateway`, `control-plane`, `memory`, `failover` or `soak`.
+    /// The scenario: `sidecar`, `routes`, `stream`, `gateway`, `control-plane`, `memory`, `failover` or `soak`.
     pub scenario: String,
     /// The load: `HTTP/1.1 keep-alive, 1 KiB, 16 connections`.
     pub load: String,
-    /// The system that carried the load: `isthmus`, `floor`, `copy`, `envoy`, `haproxy`, `nginx` or `none`.
+    /// The system that carried the load: `isthmus`, `floor`, `copy`, `envoy`, `istio`, `haproxy`, `nginx` or `none`.
     pub system: String,
     /// The metric.
     pub metric: Metric,

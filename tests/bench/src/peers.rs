@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 pub mod envoy;
 pub mod envoy_gateway;
 pub mod haproxy;
+pub mod istio;
 pub mod nginx;
 
 /// The one route that a gateway serves.

@@ -9,6 +9,7 @@ use crate::finding::Finding;
 use crate::gateway;
 use crate::memory;
 use crate::rig::Rig;
+use crate::routes;
 use crate::sidecar;
 use crate::soak;
 use crate::stream;
@@ -26,6 +27,8 @@ pub enum Scenario {
     Gateway(gateway::Options),
     /// Measure the memory of proxies: in large meshes, with idle connections, after a burst
     Memory(memory::Options),
+    /// Measure requests through two sidecars with routes and policies, beside Envoys that istiod configures
+    Routes(routes::Options),
     /// Measure requests through two sidecars
     Sidecar(sidecar::Options),
     /// Send mixed load for an hour, and fail if memory grows, files leak or requests fail
@@ -43,6 +46,7 @@ impl Scenario {
             Self::Failover(options) => failover::run(options, rig),
             Self::Gateway(options) => gateway::run(options, rig),
             Self::Memory(options) => memory::run(options, rig),
+            Self::Routes(options) => routes::run(options, rig),
             Self::Sidecar(options) => sidecar::run(options, rig),
             Self::Soak(options) => soak::run(options, rig),
             Self::Stream(options) => stream::run(options, rig),
@@ -53,6 +57,7 @@ impl Scenario {
 /// Runs each scenario with default options.
 fn all(rig: &Rig) -> Result<Vec<Finding>> {
     let mut findings = sidecar::run(&defaults(), rig).context("sidecar")?;
+    findings.extend(routes::run(&defaults(), rig).context("routes")?);
     findings.extend(gateway::run(&defaults(), rig).context("gateway")?);
     findings.extend(memory::run(&defaults(), rig).context("memory")?);
     findings.extend(control_plane::run(&defaults(), rig).context("control-plane")?);

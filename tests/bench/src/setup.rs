@@ -16,6 +16,8 @@ const DEBIAN: [(&str, &str); 5] = [
     ("valgrind", "valgrind"),
     ("python3", "python3-pip"),
 ];
+/// The version of the Go module istio.io/istio: that of tests/clients.
+const ISTIO: &str = "v0.0.0-20260827124520-eed52ebb66ad";
 /// The path of nginx' stream module, and the package that contains it.
 pub const NGINX_STREAM: (&str, &str) = ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream");
 
@@ -40,6 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     packages()?;
     envoy()?;
+    build_istiod()?;
     if options.peers {
         return Ok(());
     }
@@ -79,6 +82,12 @@ pub fn peer(name: &str) -> Result<PathBuf> {
     path.with_context(|| format!("{name} is not installed; run: isthmus-bench setup"))
 }
 
+/// The path of Istio's control plane, `pilot-discovery`.
+pub fn istiod() -> Result<PathBuf> {
+    let path = istiod_directory().join("pilot-discovery");
+    path.canonicalize().with_context(|| format!("{} does not exist; run: isthmus-bench setup", path.display()))
+}
+
 /// Name and version line of each installed peer.
 pub fn versions() -> Vec<(String, String)> {
     let first_line = |program: PathBuf, argument: &str| {
@@ -86,10 +95,11 @@ pub fn versions() -> Vec<(String, String)> {
         let text = [output.stdout, output.stderr].concat();
         Some(String::from_utf8_lossy(&text).lines().find(|line| !line.is_empty())?.to_owned())
     };
-    [("envoy", "--version"), ("haproxy", "-v"), ("nginx", "-v")]
-        .into_iter()
-        .filter_map(|(name, argument)| Some((name.to_owned(), first_line(peer(name).ok()?, argument)?)))
-        .collect()
+    let programs = [("envoy", "--version"), ("haproxy", "-v"), ("nginx", "-v")];
+    let programs =
+        programs.into_iter().filter_map(|(name, argument)| Some((name, first_line(peer(name).ok()?, argument)?)));
+    let istiod = || conformance::istio::version(&istiod().ok()?).ok();
+    programs.chain(istiod().map(|version| ("istiod", version))).map(|(name, line)| (name.to_owned(), line)).collect()
 }
 
 /// The directory that the rig keeps between runs.
@@ -113,6 +123,12 @@ fn envoy_path() -> PathBuf {
     directory().join("envoy/envoy/_bin/envoy")
 }
 
+/// The directory of Istio's programs in the cache of tests/clients/programs.sh.
+fn istiod_directory() -> PathBuf {
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache");
+    env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join(format!("isthmus-peers/istio-{ISTIO}"))
+}
+
 fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     // Debian installs daemons to directories that are not in every user's path.
@@ -130,6 +146,23 @@ fn build() -> Result<()> {
         .status()
         .context("starting cargo")?;
     ensure!(status.success(), "cargo build failed ({status})");
+    Ok(())
+}
+
+/// Builds Istio's control plane, for `routes`, if Go is installed.
+fn build_istiod() -> Result<()> {
+    if istiod().is_ok() {
+        return Ok(());
+    }
+    if which("go").is_none() {
+        println!("there is no Go (https://go.dev/doc/install) to build istiod, so `routes` will leave Istio out");
+        return Ok(());
+    }
+    println!("building istiod of istio.io/istio {ISTIO}, in some minutes");
+    let package = format!("istio.io/istio/pilot/cmd/pilot-discovery@{ISTIO}");
+    let mut go = Command::new("go");
+    let status = go.args(["install", "-trimpath", &package]).env("GOBIN", istiod_directory()).status()?;
+    ensure!(status.success(), "go install {package} failed ({status})");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Istio's control plane and Envoy, in pods of the lab.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,6 +31,62 @@ ingressControllerMode: "OFF"
 enableAutoMtls: false
 "#;
 
+/// The environment of istiod: without the filters that a stock Envoy lacks, and without certificates of its own.
+pub const ENVIRONMENT: [(&str, &str); 5] = [
+    ("PILOT_ENABLE_ALPN_FILTER", "false"),
+    ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
+    ("PILOT_CERT_PROVIDER", "none"),
+    ("POD_NAMESPACE", "istio-system"),
+    ("POD_NAME", "istiod"),
+];
+
+/// The configuration of an Envoy that gets everything else from istiod, and its certificates from `secrets`
+/// ([`crate::secrets::serve`]).
+#[must_use]
+pub fn bootstrap(metadata: &Value, admin: SocketAddr, istiod: SocketAddr, secrets: SocketAddr) -> Value {
+    let socket =
+        |address: SocketAddr| json!({"socket_address": {"address": address.ip(), "port_value": address.port()}});
+    let http2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }});
+    let cluster = |name: &str, address: SocketAddr| {
+        let endpoint = json!({"address": socket(address)});
+        json!({
+            "name": name, "type": "STATIC", "connect_timeout": "1s", "typed_extension_protocol_options": http2,
+            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},
+        })
+    };
+    let ads = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
+    json!({
+        "node": {"metadata": metadata},
+        "admin": {"address": socket(admin)},
+        "dynamic_resources": {
+            "lds_config": ads, "cds_config": ads,
+            "ads_config": {
+                "api_type": "GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+            },
+        },
+        "static_resources": {"clusters": [cluster("xds-grpc", istiod), cluster("sds-grpc", secrets)]},
+    })
+}
+
+/// The version of a `pilot-discovery`, by its Go module.
+///
+/// # Errors
+/// Returns an error if Go is not installed, or the program is not Istio's.
+pub fn version(pilot_discovery: &Path) -> Result<String> {
+    let modules = Command::new("go").arg("version").arg("-m").arg(pilot_discovery).output().context("go version -m")?;
+    let modules = String::from_utf8_lossy(&modules.stdout).into_owned();
+    let mut lines = modules.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let version = lines.find_map(|words| match words.as_slice() {
+        ["mod" | "dep", "istio.io/istio", version, ..] => Some((*version).to_owned()),
+        _ => None,
+    });
+    version.context("pilot-discovery has no version of istio.io/istio")
+}
+
 /// The access log of all Envoys.
 pub(crate) fn access_log(directory: &Path) -> PathBuf {
     directory.join("access.log")
@@ -42,13 +98,7 @@ impl Programs {
     /// # Errors
     /// Returns an error if a program cannot be run.
     pub fn versions(&self) -> Result<(String, String)> {
-        let istiod = Command::new("go").arg("version").arg("-m").arg(&self.pilot_discovery).output()?;
-        let istiod = String::from_utf8_lossy(&istiod.stdout).into_owned();
-        let mut lines = istiod.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let version = lines.find_map(|words| match words.as_slice() {
-            ["mod" | "dep", "istio.io/istio", version, ..] => Some((*version).to_owned()),
-            _ => None,
-        });
+        let istiod = version(&self.pilot_discovery)?;
         let envoy = Command::new(&self.envoy).arg("--version").output().context("envoy --version")?;
         let envoy = String::from_utf8_lossy(&envoy.stdout).into_owned();
         let envoy = envoy
@@ -56,7 +106,7 @@ impl Programs {
             .nth(1)
             .and_then(|version| version.split('/').nth(1))
             .context("envoy --version has no version")?;
-        Ok((version.context("pilot-discovery has no version of istio.io/istio")?, envoy.to_owned()))
+        Ok((istiod, envoy.to_owned()))
     }
 
     /// Copies of the programs, which the users of containers can read.
@@ -90,14 +140,7 @@ impl Programs {
         std::fs::write(&log, "")?;
         std::fs::set_permissions(&log, std::fs::Permissions::from_mode(0o666))?;
         std::fs::write(&mesh, format!("accessLogFile: {}{MESH}", log.display()))?;
-        let settings = [
-            ("PILOT_ENABLE_ALPN_FILTER", "false"),
-            ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
-            ("PILOT_CERT_PROVIDER", "none"),
-            ("POD_NAMESPACE", "istio-system"),
-            ("POD_NAME", "istiod"),
-        ];
-        let environment = settings.map(|(name, value)| json!({"name": name, "value": value}));
+        let environment = ENVIRONMENT.map(|(name, value)| json!({"name": name, "value": value}));
         Ok(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "istiod", "namespace": "istio-system", "labels": {"app": "oracle", "sidecar.istio.io/inject": "false"}},
@@ -125,36 +168,12 @@ impl Programs {
             "securityContext": {"runAsUser": 0, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}},
         }]);
         let labels = pod["metadata"]["labels"].clone();
-        let http2 = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
-        }});
-        let cluster = |name: &str, address: IpAddr, port: u16| {
-            let address = json!({"socket_address": {"address": address, "port_value": port}});
-            json!({
-                "name": name, "type": "STATIC", "connect_timeout": "1s", "typed_extension_protocol_options": http2,
-                "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]},
-            })
-        };
-        let ads = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
-        let bootstrap = json!({
-            "node": {"metadata": {
-                "NAMESPACE": namespace, "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.30.0", "LABELS": labels,
-                "INTERCEPTION_MODE": "REDIRECT", "SERVICE_ACCOUNT": "default", "NETWORK": "net-west",
-            }},
-            "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
-            "dynamic_resources": {
-                "lds_config": ads, "cds_config": ads,
-                "ads_config": {
-                    "api_type": "GRPC", "transport_api_version": "V3", "set_node_on_first_message_only": true,
-                    "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
-                },
-            },
-            "static_resources": {"clusters": [
-                cluster("xds-grpc", istiod, 15010),
-                cluster("sds-grpc", Ipv4Addr::LOCALHOST.into(), crate::secrets::PORT),
-            ]},
+        let metadata = json!({
+            "NAMESPACE": namespace, "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.30.0", "LABELS": labels,
+            "INTERCEPTION_MODE": "REDIRECT", "SERVICE_ACCOUNT": "default", "NETWORK": "net-west",
         });
+        let admin = (Ipv4Addr::LOCALHOST, 15000).into();
+        let bootstrap = bootstrap(&metadata, admin, (istiod, 15010).into(), crate::secrets::ADDRESS);
         let envoy = json!({
             "name": "envoy", "image": "envoy", "command": [self.envoy],
             "args": [

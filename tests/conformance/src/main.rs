@@ -107,7 +107,7 @@ fn main() -> ExitCode {
             Command::Server(options) => server::run(options).await?,
             Command::Client { socket, secrets: None } => client::run(&socket).await?,
             Command::Client { socket, secrets: Some(directory) } => {
-                tokio::try_join!(client::run(&socket), secrets::serve(directory))?;
+                tokio::try_join!(client::run(&socket), secrets::serve(secrets::ADDRESS, directory))?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// The port of the secrets in a client's pod.
-pub(crate) const PORT: u16 = 15999;
+/// The address of the secrets in a client's pod.
+pub const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15999);
 
 /// `envoy.service.discovery.v3.DiscoveryRequest`.
 #[derive(Clone, PartialEq, Message)]
@@ -116,13 +116,12 @@ impl Secret {
     }
 }
 
-/// Serves secrets, with files of a directory, until the process ends.
+/// Serves secrets until the process ends, with files of a directory: `client.pem`, `client.key` and `ca.pem`.
 ///
 /// # Errors
-/// Returns an error if the port cannot be bound.
-pub async fn serve(directory: PathBuf) -> Result<()> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-    let listener = TcpListener::bind(address).await.with_context(|| format!("port {PORT}"))?;
+/// Returns an error if the address cannot be bound.
+pub async fn serve(address: SocketAddr, directory: PathBuf) -> Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
     loop {
         let (stream, _) = listener.accept().await?;
         let directory = directory.clone();

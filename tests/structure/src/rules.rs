@@ -49,7 +49,7 @@ pub const DIRECTIONS: &[(&str, &[&str])] = &[
     ("fake-controller", &["identity", "net", "wire"]),
     ("attacks", &["identity", "install", "net", "runtime", "telemetry", "wire"]),
     ("conformance", &["net"]),
-    ("bench", &["apiserver", "fake-controller", "identity", "net", "wire"]),
+    ("bench", &["apiserver", "conformance", "fake-controller", "identity", "install", "net", "wire"]),
     ("structure", &[]),
 ];
 

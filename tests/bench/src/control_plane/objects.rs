@@ -57,17 +57,8 @@ pub fn base(cluster: usize) -> Vec<(String, Value)> {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         all.push(("/api/v1/namespaces".to_owned(), namespace));
     }
-    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
-    let exports = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "serviceexports.multicluster.x-k8s.io"},
-        "spec": {
-            "group": "multicluster.x-k8s.io", "scope": "Namespaced",
-            "names": {"plural": "serviceexports", "singular": "serviceexport", "kind": "ServiceExport"},
-            "versions": [{"name": "v1alpha1", "served": true, "storage": true, "schema": schema}],
-        },
-    });
-    all.push(("/apis/apiextensions.k8s.io/v1/customresourcedefinitions".to_owned(), exports));
+    let definitions = install::definitions::all().into_iter();
+    all.extend(definitions.map(|it| ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions".to_owned(), it)));
     for node in 0..NODES {
         let cluster = CLUSTERS[cluster];
         let labels = json!({

@@ -60,14 +60,34 @@ pub struct Arrival {
     pub at: Instant,
 }
 
+/// The arrival of a service's routes at a stream.
+#[derive(Clone, Debug)]
+pub struct RoutesArrival {
+    /// The stream's number.
+    pub stream: usize,
+    /// The names of the routes.
+    pub routes: Vec<String>,
+    /// The time.
+    pub at: Instant,
+}
+
 /// All arrivals at all streams.
 #[derive(Clone, Debug, Default)]
-pub struct Arrivals(Arc<Mutex<Vec<Arrival>>>);
+pub struct Arrivals(Arc<Mutex<(Vec<Arrival>, Vec<RoutesArrival>)>>);
 
 impl Arrivals {
-    /// Removes and returns the arrivals since the last call.
+    /// Removes and returns the arrivals of endpoints since the last call.
     pub fn take(&self) -> Vec<Arrival> {
-        std::mem::take(&mut *self.0.lock().expect("no holder of the lock panics"))
+        std::mem::take(&mut self.lock().0)
+    }
+
+    /// Removes and returns the arrivals of routes since the last call.
+    pub fn take_routes(&self) -> Vec<RoutesArrival> {
+        std::mem::take(&mut self.lock().1)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<Arrival>, Vec<RoutesArrival>)> {
+        self.0.lock().expect("no holder of the lock panics")
     }
 }
 
@@ -88,7 +108,16 @@ impl wire::client::Store for ArrivalStore {
             let cluster = CLUSTERS.iter().position(|cluster| *cluster == endpoint.cluster)?;
             Some(Arrival { stream: self.stream, service: service_of(&endpoint.service)?, cluster, at })
         });
-        self.arrivals.0.lock().expect("no holder of the lock panics").extend(arrivals);
+        let routes = update.changed.iter().filter_map(|changed| match &changed.body {
+            Body::RouteTable(table) => {
+                let routes = table.http.iter().map(|route| route.name.clone()).collect();
+                Some(RoutesArrival { stream: self.stream, routes, at })
+            }
+            _ => None,
+        });
+        let mut all = self.arrivals.lock();
+        all.0.extend(arrivals);
+        all.1.extend(routes);
         Ok(())
     }
 }
@@ -157,6 +186,20 @@ impl DiscoveryStreams {
         self.all.iter().for_each(|stream| stream.subscriber.reconnect());
     }
 
+    /// Adds a service to those that each stream uses.
+    pub fn use_service(&self, service: usize) {
+        for stream in &self.all {
+            for (kind, name) in of_service(stream.cluster, service) {
+                stream.subscriber.subscribe(kind, name);
+            }
+        }
+    }
+
+    /// The number of streams.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
     /// The number of streams that use a service.
     pub fn users(&self, service: usize) -> usize {
         self.all.iter().filter(|stream| stream.services.contains(&service)).count()
@@ -178,11 +221,16 @@ fn wanted(cluster: usize, pod: &str, services: &BTreeSet<usize>) -> Vec<(Kind, S
         (Kind::PeerAuthentication, name::MESH.to_owned()),
     ];
     all.extend((0..CLUSTERS.len()).map(|cluster| (Kind::NetworkGateway, network(cluster))));
-    for service in services {
-        all.push((Kind::Service, hostname(*service)));
-        all.push((Kind::Endpoint, name::endpoints(&hostname(*service), &network(cluster))));
-    }
+    all.extend(services.iter().flat_map(|service| of_service(cluster, *service)));
     all
+}
+
+/// The subscriptions of a sidecar that uses a service.
+fn of_service(cluster: usize, service: usize) -> [(Kind, String); 4] {
+    let endpoints = name::endpoints(&hostname(service), &network(cluster));
+    let rules = [Kind::DestinationPolicy, Kind::RouteTable].map(|kind| (kind, hostname(service)));
+    let [policy, routes] = rules;
+    [(Kind::Service, hostname(service)), (Kind::Endpoint, endpoints), policy, routes]
 }
 
 /// A stream that subscribes to everything and then reads nothing.

@@ -4,8 +4,9 @@ use super::chart::Chart;
 use super::{Run, budgets, listing, table};
 
 /// The scenarios in the order of the tables, each with its heading.
-const SCENARIOS: [(&str, &str); 7] = [
+const SCENARIOS: [(&str, &str); 8] = [
     ("sidecar", "Two sidecars"),
+    ("routes", "Two sidecars with routes and policies"),
     ("stream", "Streams"),
     ("gateway", "East-west gateway"),
     ("control-plane", "Controller"),

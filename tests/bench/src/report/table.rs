@@ -12,7 +12,7 @@ pub const OURS: &str = "isthmus";
 /// The name for no proxy at all. It gets no column of ratios.
 pub const NONE: &str = "none";
 /// The order of columns; other systems follow.
-const ORDER: [&str; 8] = [OURS, "floor", "copy", "envoy", "haproxy", "haproxy (splice)", "nginx", NONE];
+const ORDER: [&str; 9] = [OURS, "floor", "copy", "envoy", "istio", "haproxy", "haproxy (splice)", "nginx", NONE];
 
 /// One table.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,6 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::AUTHORITY;
 use crate::chain::ensure_none_failed;
 use crate::load::{self, Edge, Shape, Timing};
 use crate::process::Process;
@@ -16,6 +15,7 @@ use crate::process::Process;
 pub fn per_request(
     process: &Process,
     entry: SocketAddr,
+    authority: &str,
     shape: Shape,
     timing: Timing,
 ) -> Result<BTreeMap<String, f64>> {
@@ -44,7 +44,7 @@ pub fn per_request(
                 }
             }
         };
-        let outcome = load::closed_loop(entry, AUTHORITY, shape, timing, &mut edge)?;
+        let outcome = load::closed_loop(entry, authority, shape, timing, &mut edge)?;
         ensure_none_failed(&outcome)?;
         let ((), calls) = counted.context("the load had no window")??;
         let requests = outcome.requests as f64;

@@ -36,16 +36,19 @@ const LARGE: usize = 1 << 20;
 /// The length of a chat's or a sensor's message.
 const FRAME: usize = 64;
 
-/// All loads. Those that budgets are about come first, with longer windows.
-pub fn all() -> Vec<LoadRow> {
-    let budgets = [(Protocol::Http1, SMALL, 32), (Protocol::Http1, SMALL, 1)];
-    let named = budgets.map(|(protocol, body, connections)| LoadRow {
-        shape: Shape { protocol, body, connections },
+/// The loads over HTTP/1.1 that budgets are about.
+pub fn budgeted() -> [LoadRow; 2] {
+    [32, 1].map(|connections| LoadRow {
+        shape: Shape { protocol: Protocol::Http1, body: SMALL, connections },
         closed: 4.0,
         open: 4.0,
         counts_calls: true,
         beside_copy: true,
-    });
+    })
+}
+
+/// All loads. Those that budgets are about come first, with longer windows.
+pub fn all() -> Vec<LoadRow> {
     let matrix: [(Protocol, &[usize]); 6] = [
         (Protocol::Http1, &[EMPTY, SMALL, MEDIUM, LARGE]),
         (Protocol::Http2, &[EMPTY, SMALL, MEDIUM, LARGE]),
@@ -54,7 +57,7 @@ pub fn all() -> Vec<LoadRow> {
         (Protocol::Tcp, &[SMALL, MEDIUM, LARGE]),
         (Protocol::NewConnection, &[EMPTY, SMALL]),
     ];
-    let mut rows: Vec<LoadRow> = named.into();
+    let mut rows: Vec<LoadRow> = budgeted().into();
     for (protocol, bodies) in matrix {
         for &body in bodies {
             for connections in [1, 16, 256] {

@@ -3,6 +3,7 @@
 use super::{Bound, Budget, FLOOR};
 
 const PAIR: &[&str] = &["envoy"];
+const ISTIO: &[&str] = &["istio"];
 const GATEWAYS: &[&str] = &["haproxy", "haproxy (splice)", "nginx", "envoy"];
 
 /// Scenario, metric, parts of the load.
@@ -59,6 +60,12 @@ pub(super) const BUDGETS: &[Budget] = &[
     )
     .on_page(OTHER_PROTOCOLS),
     budget(
+        "the same with ten services, routes, retries, time limits and outlier detection, beside Envoy configured by istiod: HTTP/1.1, 1 KiB, 32 connections and 1",
+        ("routes", PER_REQUEST, &["HTTP/1.1 keep-alive", "1 KiB"]),
+        ratio_to(ISTIO, 0.36),
+    )
+    .on_page("the same with routes and policies of ten services, beside Envoy configured by istiod"),
+    budget(
         "latency that two sidecars add at a fixed rate, p50, HTTP/1.1",
         ("sidecar", "latency p50", &["HTTP/1.1 keep-alive"]),
         Bound::Added { peer: "envoy", at_most: 0.33 },
@@ -79,17 +86,23 @@ pub(super) const BUDGETS: &[Budget] = &[
     )
     .on_page("gateway, CPU per new connection"),
     budget(
-        "sidecar memory, 10 services used of 10,000 in the mesh",
+        "sidecar memory, 10 services used of 10,000 in the mesh, without rules and each with a VirtualService and a DestinationRule",
         ("memory", "resident memory of the sidecar", &["10 services used of 10000"]),
         value(12.0, "MiB"),
     )
-    .on_page("sidecar memory, 10 services used of 10,000"),
+    .on_page("sidecar memory, 10 services used of 10,000, each with a VirtualService and a DestinationRule"),
     budget(
         "endpoint change in one cluster until a sidecar of another uses it, p99: 1,000 services, 10,000 endpoints, 200 proxies",
         ("control-plane", "change to arrival, p99", &["10000 endpoints in 2 clusters"]),
         value(100.0, "ms"),
     )
     .on_page("endpoint change until a sidecar in another cluster uses it, p99"),
+    budget(
+        "changed VirtualService until 200 sidecars that use its service have it, p99, in the same mesh with a VirtualService and a DestinationRule for each service",
+        ("control-plane", "VirtualService change to arrival, p99", &["10000 endpoints in 2 clusters"]),
+        value(100.0, "ms"),
+    )
+    .on_page("VirtualService change until 200 sidecars have it, p99"),
     budget(
         "controller memory per endpoint beyond the idle process, 10,000 endpoints",
         ("control-plane", "resident memory per endpoint", &["10000 endpoints in 2 clusters"]),
