@@ -3,6 +3,7 @@
 //! The controller is the real process, the API servers are embedded ones in processes of their own, and the proxies are
 //! streams of the real discovery client in this process. All objects are created through the API servers, as users do.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -125,6 +126,8 @@ struct MeasuredMesh<'a> {
     recorder: Recorder,
     load: String,
     starts: usize,
+    /// The directory of the controllers' state.
+    state: PathBuf,
     /// The UIDs of the services' ReplicaSets, for each cluster.
     owners: Vec<Vec<String>>,
     /// Whether a service's first endpoint is ready, for each service.
@@ -198,6 +201,7 @@ impl<'a> MeasuredMesh<'a> {
             recorder: Recorder::new("control-plane"),
             load: String::new(),
             starts: 0,
+            state: tempfile::Builder::new().prefix("state-").tempdir_in(rig.directory())?.keep(),
             owners: Vec::new(),
             ready: vec![true; size.services],
         };
@@ -215,13 +219,13 @@ impl<'a> MeasuredMesh<'a> {
     /// Starts a controller without saved state.
     fn start(&mut self) -> Result<Controller> {
         self.starts += 1;
-        let state = self.rig.directory().join(format!("state-{}", self.starts));
+        let state = self.state.join(self.starts.to_string());
         Controller::start(self.rig, &self.clusters[0].kubeconfig, &state, &format!("controller-{}", self.starts))
     }
 
     /// Starts the last controller again, with its saved state.
     fn start_again(&self) -> Result<Controller> {
-        let state = self.rig.directory().join(format!("state-{}", self.starts));
+        let state = self.state.join(self.starts.to_string());
         Controller::start(self.rig, &self.clusters[0].kubeconfig, &state, &format!("controller-{}-again", self.starts))
     }
 

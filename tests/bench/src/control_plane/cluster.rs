@@ -67,6 +67,10 @@ impl Cluster {
     /// Starts a cluster's API server.
     pub async fn start(rig: &Rig, name: &str, address: SocketAddr) -> Result<Self> {
         let kubeconfig = rig.directory().join(format!("{name}.kubeconfig"));
+        if kubeconfig.exists() {
+            // Of an earlier cluster of that name.
+            std::fs::remove_file(&kubeconfig)?;
+        }
         let log = rig.log(&format!("apiserver-{name}"));
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["part", "api-server", "--listen", &address.to_string(), "--kubeconfig"]).arg(&kubeconfig);

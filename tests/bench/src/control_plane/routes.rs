@@ -21,6 +21,7 @@ const PER_SECOND: u32 = 5;
 /// Measures a mesh of its own.
 pub(super) async fn measure(rig: &Rig, size: MeshSize) -> Result<Vec<Finding>> {
     let mut mesh = MeasuredMesh::new(rig, size).await?;
+    mesh.load.push_str(", each service with a VirtualService and a DestinationRule");
     mesh.load().await?;
     // The controller reads routes of its own cluster.
     mesh.clusters[0].client().create_all((0..size.services).flat_map(rules::both)).await?;
