@@ -3,7 +3,7 @@
 //!
 //! Each pair has a cluster of its own with the same objects: [`rules`] has the routes, retries, time limits and outlier detection.
 //! Requests go to one of the services, on its fourth route; before, one to each service shows that its routes are in force. No policy
-//! authorizes requests on either side, because our controller reads none yet.
+//! authorizes requests on either side.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -60,11 +60,11 @@ pub(super) const BUDGETS: &[Budget] = &[
     )
     .on_page(OTHER_PROTOCOLS),
     budget(
-        "the same with ten services, routes, retries, time limits and outlier detection, beside Envoy configured by istiod: HTTP/1.1, 1 KiB, 32 connections and 1",
+        "the same without authorization, with routes, retries, time limits and outlier detection of ten services, beside Envoy configured by istiod: 32 connections and 1",
         ("routes", PER_REQUEST, &["HTTP/1.1 keep-alive", "1 KiB"]),
         ratio_to(ISTIO, 0.36),
     )
-    .on_page("the same with routes and policies of ten services, beside Envoy configured by istiod"),
+    .on_page("the same without authorization, with routes, retries, time limits and outlier detection of ten services, beside Envoy under istiod"),
     budget(
         "latency that two sidecars add at a fixed rate, p50, HTTP/1.1",
         ("sidecar", "latency p50", &["HTTP/1.1 keep-alive"]),
