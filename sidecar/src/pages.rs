@@ -9,6 +9,7 @@ use proxy::upstream::{ClusterKey, target};
 use runtime::admin::{Admin, Reply};
 use serde_json::{Value, json};
 
+mod authz;
 mod clusters;
 mod envoy;
 mod listeners;
@@ -33,7 +34,7 @@ impl Shown {
 
 /// Adds the pages.
 pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
-    let (listing, mesh, dump) = (shown.clone(), shown.clone(), shown.clone());
+    let (listing, mesh, dump, policies) = (shown.clone(), shown.clone(), shown.clone(), shown.clone());
     admin
         .page("/clusters", "the services in use and their endpoints; ?format=json as Envoy has it", move |query| {
             let snapshot = listing.newest().unwrap_or_default();
@@ -45,6 +46,11 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
                 _ => Reply::text(clusters(&snapshot)),
             }
         })
+        .page(
+            "/authz",
+            "the policies in force; ?port=…&method=…&path=…&principal=… for a decision",
+            move |query| authz::answer(&policies.newest().unwrap_or_default(), query),
+        )
         .section("mesh", move || mesh.newest().map_or(Value::Null, |snapshot| config(&snapshot)))
         .section("configs", move || {
             let node = dump.node.get().map(String::as_str).unwrap_or_default();

@@ -25,6 +25,7 @@ pub(crate) struct AccessOptions {
 }
 
 /// A cluster and its client.
+#[derive(Clone)]
 pub(crate) struct ClusterAccess {
     /// Name of the context, or of the cluster in the lab.
     pub(crate) name: String,

@@ -10,11 +10,11 @@ use anyhow::Context as _;
 use lab::console::{Patience, print};
 use serde_json::Value;
 
-use crate::access::{AccessOptions, ClusterAccess, printable};
+use crate::access::{AccessOptions, printable};
 use crate::table::table;
 
 mod rows;
-mod source;
+pub(crate) mod source;
 
 /// Show what a proxy holds.
 #[derive(Debug, clap::Args)]
@@ -106,7 +106,7 @@ pub(crate) async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
         Section::Endpoints => "/clusters?format=json",
         _ => "/config_dump?section=configs",
     };
-    let clusters = clusters(&args).await?;
+    let clusters = source::clusters(&args.access, args.context.as_deref()).await?;
     let (name, namespace) = source::pod_name(&args.pod, &args.namespace);
     let patience =
         Patience::new(args.timeout, "check that its sidecar runs: kubectl describe pod, or wait longer: --timeout 60s");
@@ -117,22 +117,6 @@ pub(crate) async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
     let filter = Filter { fqdn: args.fqdn.as_deref(), port: args.port, subset: args.subset.as_deref() };
     print(&text(args.section, &page, &filter, args.output)?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns the clusters that may have the pod.
-async fn clusters(args: &ConfigArgs) -> anyhow::Result<Vec<ClusterAccess>> {
-    let Some(lab) = args.access.lab(args.context.as_deref())? else {
-        return Ok(vec![args.access.context(args.context.as_deref()).await?]);
-    };
-    let names: Vec<String> = match &args.context {
-        Some(context) => vec![context.clone()],
-        None => lab.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
-    };
-    let mut clusters = Vec::new();
-    for name in names {
-        clusters.push(args.access.of_lab(&lab, &name).await?);
-    }
-    Ok(clusters)
 }
 
 fn text(section: Section, page: &Value, filter: &Filter<'_>, format: ConfigFormat) -> anyhow::Result<String> {

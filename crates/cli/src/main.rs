@@ -8,6 +8,7 @@
 
 mod access;
 mod analyze;
+mod authz;
 mod ca;
 mod completion;
 mod config;
@@ -47,6 +48,8 @@ enum IsthmusCommand {
     Status(status::StatusArgs),
     /// Show what a proxy holds: clusters, routes, endpoints, listeners, secrets
     Config(config::ConfigArgs),
+    /// Show the policies of a workload, and what they decide
+    Authz(authz::AuthzArgs),
     /// Find what is wrong in and between objects, in files and clusters
     Analyze(analyze::AnalyzeArgs),
     /// Print the version
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         IsthmusCommand::Ca(args) => block_on(ca::run(args)),
         IsthmusCommand::Status(args) => block_on(status::run(args)),
         IsthmusCommand::Config(args) => block_on(config::run(args)),
+        IsthmusCommand::Authz(args) => block_on(authz::run(args)),
         IsthmusCommand::Analyze(args) => block_on(analyze::run(args)),
         IsthmusCommand::Version(args) => block_on(version::run(args)),
         IsthmusCommand::Completion(args) => block_on(completion::run(args)),

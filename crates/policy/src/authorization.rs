@@ -6,10 +6,12 @@
 //!
 //! A policy matches if any of its rules matches ([`rule`]).
 
+mod explain;
 pub mod rule;
 
 use std::sync::Arc;
 
+pub use explain::Missing;
 pub use rule::{Condition, Field, Operation, Rule, Source};
 
 use crate::Facts;
@@ -124,6 +126,29 @@ impl Authorization {
             Action::Custom(provider) => Some((policy.matched(facts)?, provider)),
             _ => None,
         })
+    }
+}
+
+impl Authorization {
+    /// Returns all policies: those that decide first, in the order of their evaluation.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let Authorization { enforced, dry_run, audit, custom } = self;
+        let decide = custom.iter().chain(&enforced.deny).chain(&enforced.allow);
+        decide.chain(&dry_run.deny).chain(&dry_run.allow).chain(audit)
+    }
+
+    /// Returns what each rule of the ALLOW policies in force lacks to match, those that lack least first.
+    pub fn missing(&self, facts: &Facts<'_>) -> Vec<Missing> {
+        let policies = self.enforced.allow.iter();
+        let rules = policies.flat_map(|policy| policy.rules.iter().enumerate().map(move |of| (policy, of)));
+        let mut missing: Vec<Missing> = rules
+            .map(|(policy, (index, rule))| {
+                let matched = Matched { policy: policy.name.clone(), rule: index };
+                Missing { rule: matched, fields: rule.missing(facts) }
+            })
+            .collect();
+        missing.sort_by_key(|of| of.fields.len());
+        missing
     }
 }
 

@@ -9,15 +9,29 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use lab::console::Patience;
 
-use crate::access::ClusterAccess;
+use crate::access::{AccessOptions, ClusterAccess};
 
 /// The port of the admin pages, on the pod's loopback address.
 const ADMIN: u16 = 15000;
 /// The maximum size of a page.
 const MAX_PAGE: usize = 256 << 20;
 
+/// Returns the clusters that may have a pod: that of the context, or those of the running lab.
+pub(crate) async fn clusters(access: &AccessOptions, context: Option<&str>) -> anyhow::Result<Vec<ClusterAccess>> {
+    let Some(lab) = access.lab(context)? else { return Ok(vec![access.context(context).await?]) };
+    let names: Vec<String> = match context {
+        Some(context) => vec![context.to_owned()],
+        None => lab.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+    };
+    let mut clusters = Vec::new();
+    for name in names {
+        clusters.push(access.of_lab(&lab, &name).await?);
+    }
+    Ok(clusters)
+}
+
 /// Splits `NAME.NAMESPACE`, if the name has a namespace.
-pub(super) fn pod_name(name: &str, namespace: &str) -> (String, String) {
+pub(crate) fn pod_name(name: &str, namespace: &str) -> (String, String) {
     // Names of pods have no dots in practice, while istioctl's users append the namespace.
     match name.rsplit_once('.') {
         Some((name, namespace)) if !name.is_empty() && !namespace.is_empty() => (name.to_owned(), namespace.to_owned()),
@@ -26,7 +40,7 @@ pub(super) fn pod_name(name: &str, namespace: &str) -> (String, String) {
 }
 
 /// Returns the cluster that has a pod, and the pod's name. `name` may be `deployment/NAME`.
-pub(super) async fn find<'a>(
+pub(crate) async fn find<'a>(
     clusters: &'a [ClusterAccess],
     name: &str,
     namespace: &str,
@@ -71,7 +85,7 @@ fn is(pod: &Pod, name: &str) -> bool {
 }
 
 /// Reads an admin page of a pod's sidecar.
-pub(super) async fn read(cluster: &ClusterAccess, namespace: &str, pod: &str, path: &str) -> anyhow::Result<String> {
+pub(crate) async fn read(cluster: &ClusterAccess, namespace: &str, pod: &str, path: &str) -> anyhow::Result<String> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let mut forwarded = pods.portforward(pod, &[ADMIN]).await?;
     let stream = forwarded.take_stream(ADMIN).context("the API server forwards no port")?;

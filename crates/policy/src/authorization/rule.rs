@@ -99,7 +99,7 @@ impl Rule {
             && self.when.iter().all(|condition| condition.matches(facts, strict))
     }
 
-    fn has_request_fields(&self) -> bool {
+    pub(super) fn has_request_fields(&self) -> bool {
         self.from.iter().any(Source::has_request_fields)
             || self.to.iter().any(Operation::has_request_fields)
             || self.when.iter().any(Condition::has_request_fields)
@@ -107,7 +107,7 @@ impl Rule {
 }
 
 impl Source {
-    fn matches(&self, facts: &Facts<'_>, strict: bool) -> bool {
+    pub(super) fn matches(&self, facts: &Facts<'_>, strict: bool) -> bool {
         let id = facts.principal;
         let principal = id.map(|id| id.as_str().strip_prefix("spiffe://").unwrap_or(id.as_str()));
         let account = |(namespace, name): &(Arc<str>, Arc<str>), id: &SpiffeId| {
@@ -142,7 +142,7 @@ impl Source {
 }
 
 impl Operation {
-    fn matches(&self, facts: &Facts<'_>) -> bool {
+    pub(super) fn matches(&self, facts: &Facts<'_>) -> bool {
         self.ports.matches(Some(&facts.port), |port, actual: &u16| port == actual)
             && facts.request.is_none_or(|request| {
                 self.hosts.matches(Some(request.host), Pattern::matches_ignoring_case)
@@ -157,7 +157,7 @@ impl Operation {
 }
 
 impl Condition {
-    fn matches(&self, facts: &Facts<'_>, strict: bool) -> bool {
+    pub(super) fn matches(&self, facts: &Facts<'_>, strict: bool) -> bool {
         let in_request = |matches: &dyn Fn(&Request<'_>) -> bool| facts.request.as_ref().is_none_or(matches);
         let block = |block: &IpNet, ip: &IpAddr| block.contains(ip);
         match self {
