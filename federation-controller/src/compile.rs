@@ -17,6 +17,7 @@ use std::sync::Arc;
 use wire::discovery::Subset;
 
 pub mod address;
+mod authentication;
 mod authorization;
 pub mod endpoint;
 pub mod export;

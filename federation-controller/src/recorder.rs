@@ -222,24 +222,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_policy_that_is_not_enforced_has_an_event_at_once() {
-        let kind = api::compatibility::kinds::find("security.istio.io", "RequestAuthentication").unwrap();
+    async fn an_object_without_effect_has_an_event_at_once() {
+        let kind = api::compatibility::kinds::find("networking.istio.io", "ServiceEntry").unwrap();
         let notice = ObjectNotice {
             cluster: "west".into(),
             kind: NoticedKind::WithoutEffect(kind),
-            object: Key::new("shop", "deny-all"),
-            message: kind.notice("shop/deny-all"),
+            object: Key::new("shop", "issuer"),
+            message: kind.notice("shop/issuer"),
         };
         let due = Ledger::default().due([notice.clone()].into(), Instant::now());
         assert_eq!(due, std::slice::from_ref(&notice));
         let west = Fake::start("t").await;
-        const POLICIES: &str = "/apis/security.istio.io/v1/requestauthentications";
-        west.put(POLICIES, json!({"metadata": {"name": "deny-all", "namespace": "shop", "uid": "u2"}}));
+        const ENTRIES: &str = "/apis/networking.istio.io/v1/serviceentries";
+        west.put(ENTRIES, json!({"metadata": {"name": "issuer", "namespace": "shop", "uid": "u2"}}));
         write(west.client("t").await, &notice).await.unwrap();
         let event = west.get(EVENTS, "shop", &name(&notice, "u2")).unwrap();
-        assert_eq!((&event["type"], &event["reason"]), (&json!("Warning"), &json!("NotEnforced")));
-        assert_eq!(event["involvedObject"]["apiVersion"], "security.istio.io/v1");
-        assert!(event["message"].as_str().unwrap().contains("NOT enforced"));
+        assert_eq!((&event["type"], &event["reason"]), (&json!("Warning"), &json!("NoEffect")));
+        assert_eq!(event["involvedObject"]["apiVersion"], "networking.istio.io/v1");
+        assert!(event["message"].as_str().unwrap().contains("has no effect"));
     }
 
     #[tokio::test]

@@ -194,3 +194,71 @@ fn a_policy_protects_its_cluster_against_callers_in_others() {
     assert_eq!(status(&lab, east, &[ratings]), "200");
     lab.down();
 }
+
+/// A key set with the public key by which the tokens below are signed. The private key is gone.
+const TOKENS: &str = r#"
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens}
+spec:
+  selector: {matchLabels: {app: backend}}
+  jwtRules:
+    - issuer: https://issuer.example
+      audiences: [api-service]
+      outputClaimToHeaders: [{header: x-sub, claim: sub}]
+      jwks: '{"keys": [{"kty": "EC", "crv": "P-256", "kid": "a", "alg": "ES256", "x": "SLGJFLUjk7zx8hn8zQelXJzcpd9ZsUzxATGv39toFjs", "y": "YnV2r20uyEPbadOQA9iT8kYSR8qgNl5zEszmh3ex8xs"}]}'
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: operators}
+spec:
+  selector: {matchLabels: {app: backend}}
+  rules:
+    - from: [{source: {requestPrincipals: [https://issuer.example/*]}}]
+      when: [{key: "request.auth.claims[groups]", values: [ops]}]
+"#;
+/// Of ada, who is in `ops`, until the year 2100.
+const ADA: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEiLCJ0eXAiOiJKV1QifQ.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiYWRhIiwiYXVkIjoiYXBpLXNlcnZpY2UiLCJleHAiOjQxMDI0NDQ4MDAsImdyb3VwcyI6WyJvcHMiXX0.0ppDvB_It679uFr2uaSymNUG8eBQrOcXODfIFZsanCCEo37znZIVkUk-T1qHyUgywq7jkvZJRN5fhqEqgXTHVQ";
+/// Of ada, until the year 2020.
+const EXPIRED: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEiLCJ0eXAiOiJKV1QifQ.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiYWRhIiwiYXVkIjoiYXBpLXNlcnZpY2UiLCJleHAiOjE2MDAwMDAwMDB9.7cANyuw1tLMgcr6XGps7aW7XSUMhmtFDQEBBA2xpa90QR8NKYddnSDHUHAP1FUJmURmvP5Ryb862uyng58YBtA";
+/// Of eve, who is in no group.
+const EVE: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEiLCJ0eXAiOiJKV1QifQ.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiZXZlIiwiYXVkIjoiYXBpLXNlcnZpY2UiLCJleHAiOjQxMDI0NDQ4MDB9.5dwxk9zrg5BB6sNUygWx34AzmUwVQWd3-E8EKULYqM4WEID21ZhKdhNH_0GW-Th0n6xOkPpbkWZePZACrgeBiw";
+
+#[test]
+fn tokens_decide_and_authz_explains_the_decision() {
+    let lab = lab(ONE_CLUSTER);
+    let (frontend, backend) = ("west/default/frontend", "http://backend:9080/");
+    lab.apply("west", TOKENS);
+    becomes(&lab, frontend, &[backend], "403");
+    let with = |token: &str| format!("authorization: Bearer {token}");
+    let (ada, expired, eve) = (with(ADA), with(EXPIRED), with(EVE));
+    becomes(&lab, frontend, &["-H", &ada, backend], "200");
+    assert_eq!(status(&lab, frontend, &["-H", &expired, backend]), "401");
+    assert_eq!(status(&lab, frontend, &["-H", &eve, backend]), "403");
+    let seen = lab.exec(frontend, &["curl", "-sS", "-H", &ada, "-H", "x-sub: admin", backend]).json();
+    assert_eq!(seen["headers"]["x-sub"], "ada", "{seen}");
+    assert!(seen["headers"]["authorization"].is_null(), "{seen}");
+
+    // The same, asked.
+    let (from, to) = ("deployment/frontend", "deployment/backend");
+    let authz = |arguments: &[&str]| lab.isthmus(&[&["authz"][..], arguments].concat());
+    let check = authz(&["check", to]).ok();
+    assert!(check.contains("default/operators   ALLOW") && check.contains("Mutual TLS: PERMISSIVE"), "{check}");
+    let refused = authz(&["test", from, to, "GET", "/"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    for part in ["refused: no ALLOW policy matches", "from[0].source.requestPrincipals", "request.auth.claims[groups]"]
+    {
+        assert!(refused.stdout.contains(part), "{part} is not in {}", refused.stdout);
+    }
+    let claims = r#"{"iss": "https://issuer.example", "sub": "ada", "groups": ["ops"]}"#;
+    assert_eq!(authz(&["test", from, to, "GET", "/", "--claims", claims]).ok(), "allowed\n");
+    lab.apply(
+        "west",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: no-frontend}\nspec:\n  \
+         action: DENY\n  rules: [{from: [{source: {serviceAccounts: [frontend]}}]}]\n",
+    );
+    becomes(&lab, frontend, &["-H", &ada, backend], "403");
+    let denied = authz(&["test", from, to, "GET", "/", "--claims", claims]);
+    assert!(denied.stdout.contains("(policy default/no-frontend, rule 0)"), "{denied:?}");
+    lab.down();
+}

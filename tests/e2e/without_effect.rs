@@ -6,11 +6,11 @@ use crate::support::{Lab, Outcome, User, eventually, kubectl_is_installed};
 
 const SOON: Duration = Duration::from_secs(20);
 
-const POLICY: &str = "
-apiVersion: security.istio.io/v1beta1
-kind: RequestAuthentication
-metadata: {name: tokens}
-spec: {jwtRules: [{issuer: issuer.example}]}
+const ENTRY: &str = "
+apiVersion: networking.istio.io/v1beta1
+kind: ServiceEntry
+metadata: {name: external}
+spec: {hosts: [external.example], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
 ";
 const RULE: &str = "
 apiVersion: networking.istio.io/v1beta1
@@ -52,14 +52,14 @@ fn has(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn the_author_of_a_policy_that_is_not_enforced_is_told() {
+fn the_author_of_an_object_without_effect_is_told() {
     kubectl_is_installed();
     let lab = Lab::up("primary-remote.yaml", User::Own);
     for cluster in ["west", "east"] {
-        let applied = apply(&lab, cluster, POLICY);
+        let applied = apply(&lab, cluster, ENTRY);
         assert_eq!(applied.code, Some(0), "{applied:?}");
-        has(&applied.stdout, &["requestauthentication.security.istio.io/tokens created"]);
-        has(&applied.stderr, &["Warning: RequestAuthentication default/tokens is NOT enforced: "]);
+        has(&applied.stdout, &["serviceentry.networking.istio.io/external created"]);
+        has(&applied.stderr, &["Warning: ServiceEntry default/external has no effect: "]);
     }
     let rule = apply(&lab, "west", RULE);
     has(
@@ -89,31 +89,31 @@ fn the_author_of_a_policy_that_is_not_enforced_is_told() {
         &filter.stderr,
         &["Warning: EnvoyFilter default/headers has no effect: no proxy is Envoy; use a VirtualService"],
     );
-    let refused = apply(&lab, "west", &POLICY.replace("jwtRules", "rules"));
+    let refused = apply(&lab, "west", &ENTRY.replace("hosts", "host"));
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    has(&refused.stderr, &["unknown field \"spec.rules\""]);
+    has(&refused.stderr, &["unknown field \"spec.host\""]);
 
-    let events = || lab.kubectl("west", &["get", "events", "--field-selector=involvedObject.name=tokens"]).stdout;
+    let events = || lab.kubectl("west", &["get", "events", "--field-selector=involvedObject.name=external"]).stdout;
     let event = eventually(SOON, || {
         let events = events();
-        if events.contains("NotEnforced") { Ok(events) } else { Err(events) }
+        if events.contains("NoEffect") { Ok(events) } else { Err(events) }
     });
-    has(&event.expect("an Event"), &["Warning", "requestauthentication/tokens", "is NOT enforced"]);
+    has(&event.expect("an Event"), &["Warning", "serviceentry/external", "has no effect"]);
     let status = || lab.isthmus(&["status"]).ok();
     has(
         &status(),
         &[
-            "RequestAuthentication is NOT enforced: tokens are not validated",
-            "(default/tokens)",
+            "ServiceEntry has no effect: the mesh does not know its hosts",
+            "(default/external)",
             "EnvoyFilter has no effect",
         ],
     );
 
-    lab.kubectl("west", &["delete", "requestauthentication", "tokens"]).ok();
+    lab.kubectl("west", &["delete", "serviceentry", "external"]).ok();
     let gone = eventually(SOON, || {
         let status = status();
-        if status.contains("NOT enforced") { Err(status) } else { Ok(()) }
+        if status.contains("ServiceEntry has no effect") { Err(status) } else { Ok(()) }
     });
-    gone.expect("the status no longer lists the policy");
+    gone.expect("the status no longer lists the object");
     lab.down();
 }

@@ -52,11 +52,9 @@ pub fn analyze(objects: &[Object], suppressions: &[Suppression]) -> Vec<Message>
                 injection::check_pod(object, &world.namespaces, &mut report);
                 workloads::users(object, "spec", &mut report);
             }
-            ("apps", "Deployment" | "StatefulSet" | "DaemonSet") => {
-                if world.namespaces.may_inject(object) {
-                    workloads::ports(object, &world.services, &mut report);
-                    workloads::users(object, "spec.template.spec", &mut report);
-                }
+            ("apps", "Deployment" | "StatefulSet" | "DaemonSet") if world.namespaces.may_inject(object) => {
+                workloads::ports(object, &world.services, &mut report);
+                workloads::users(object, "spec.template.spec", &mut report);
             }
             (policies::GROUP, _) => policies::check(object, &world, &mut report),
             _ => {}

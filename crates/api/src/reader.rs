@@ -131,6 +131,6 @@ mod tests {
         let objects = objects("isthmus-system", Served::ByReader);
         assert_eq!(objects.len(), 5);
         assert_eq!(objects[1]["rules"][6]["resourceNames"], json!(["istio-ca-root-cert"]));
-        assert_eq!(kinds(), 7);
+        assert_eq!(kinds(), 10);
     }
 }

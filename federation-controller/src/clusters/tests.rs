@@ -391,17 +391,17 @@ async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
 async fn names_of_objects_without_effect_are_read() {
     let mut run = Run::new().await;
     let west = Arc::clone(&run.west);
-    const POLICIES: &str = "/apis/security.istio.io/v1/requestauthentications";
-    let policies = |event: &Event| match event {
-        Event::WithoutEffect { kind, objects } if kind.kind == "RequestAuthentication" => {
+    const ENTRIES: &str = "/apis/networking.istio.io/v1/serviceentries";
+    let entries = |event: &Event| match event {
+        Event::WithoutEffect { kind, objects } if kind.kind == "ServiceEntry" => {
             Some(objects.iter().map(ToString::to_string).collect::<Vec<_>>())
         }
         _ => None,
     };
-    west.put(POLICIES, json!({"metadata": {"name": "deny-all", "namespace": "shop"}, "spec": {"rules": [{}]}}));
-    assert_eq!(run.until("the policy", policies).await.0, ["shop/deny-all"]);
-    west.delete(POLICIES, "shop", "deny-all");
-    assert!(run.until("no policy", policies).await.0.is_empty());
+    west.put(ENTRIES, json!({"metadata": {"name": "external", "namespace": "shop"}, "spec": {}}));
+    assert_eq!(run.until("the entry", entries).await.0, ["shop/external"]);
+    west.delete(ENTRIES, "shop", "external");
+    assert!(run.until("no entry", entries).await.0.is_empty());
 }
 
 #[tokio::test]

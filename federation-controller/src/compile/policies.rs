@@ -8,6 +8,7 @@ use prost::Message;
 use wire::discovery::{PeerAuthentication, PeerMode, Workload};
 use wire::{Kind as ResourceKind, name};
 
+use super::authentication;
 use super::authorization::{self, TrustDomains};
 use super::resource::{Audience, Resource};
 use crate::inventory::{ClusterInventory, Inventory};
@@ -20,11 +21,14 @@ type Compile = fn(&Inventory, &ClusterInventory, &Key) -> Option<Resource>;
 type Refer = fn(&Inventory, &ClusterInventory, &Pod, &mut Workload);
 
 /// The kinds of objects with a resource of their own.
-const COMPILE: &[(Kind, Compile)] =
-    &[(Kind::AuthorizationPolicy, authorization_policy), (Kind::PeerAuthentication, peer_authentication)];
+const COMPILE: &[(Kind, Compile)] = &[
+    (Kind::AuthorizationPolicy, authorization_policy),
+    (Kind::PeerAuthentication, peer_authentication),
+    (Kind::RequestAuthentication, request_authentication),
+];
 
 /// The references of workloads.
-const REFER: &[Refer] = &[peer_authentication_names, authorization_policies];
+const REFER: &[Refer] = &[peer_authentication_names, authorization_policies, request_authentications];
 
 /// Compiles the resource of a policy object. Returns `None` if the object does not exist or has no effect.
 pub(super) fn compile(inventory: &Inventory, kind: Kind, cluster: &Text, key: &Key) -> Option<Resource> {
@@ -75,6 +79,12 @@ fn authorization_policy(inventory: &Inventory, cluster: &ClusterInventory, key: 
     Some(resource(inventory, cluster, key, ResourceKind::AuthorizationPolicy, &message))
 }
 
+fn request_authentication(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
+    let policy = cluster.request_authentications().get(key)?;
+    let message = authentication::compile(inventory, policy, policy.spec.as_ref()?)?;
+    Some(resource(inventory, cluster, key, ResourceKind::RequestAuthentication, &message))
+}
+
 fn peer_authentication(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
     let spec = cluster.peer_authentications().get(key)?.spec.as_ref()?;
     let message = PeerAuthentication {
@@ -110,6 +120,16 @@ fn authorization_policies(inventory: &Inventory, cluster: &ClusterInventory, pod
     }
     workload.authorization_policies.sort_unstable();
     workload.authorization_policies.dedup();
+}
+
+fn request_authentications(inventory: &Inventory, cluster: &ClusterInventory, pod: &Pod, workload: &mut Workload) {
+    let namespaces = [&pod.namespace, &inventory.settings().root_namespace];
+    for source in sources(inventory, cluster) {
+        let selecting = source.request_authentications().selecting(&namespaces, &pod.labels);
+        workload.request_authentications.extend(selecting.map(|policy| name_of(source, &policy.key())));
+    }
+    workload.request_authentications.sort_unstable();
+    workload.request_authentications.dedup();
 }
 
 fn peer_authentication_names(inventory: &Inventory, cluster: &ClusterInventory, pod: &Pod, workload: &mut Workload) {

@@ -42,7 +42,7 @@ impl ObjectNotice {
     /// Returns what has happened in one word, as Events have it.
     pub fn reason(&self) -> &'static str {
         match self.kind {
-            NoticedKind::WithoutEffect(kind) => kind.reason(),
+            NoticedKind::WithoutEffect(_) => "NoEffect",
             NoticedKind::Watched(Kind::Export) => "NotExported",
             NoticedKind::Watched(Kind::Gateway) => "ExportsNothing",
             NoticedKind::Watched(Kind::VirtualService | Kind::DestinationRule) => "Ineffective",

@@ -20,7 +20,7 @@ impl Inventory {
         };
     }
 
-    /// Returns a line for each kind, security policies first.
+    /// Returns a line for each kind.
     pub(super) fn lines_without_effect(&self) -> impl Iterator<Item = String> {
         let cluster = &self.settings.cluster;
         self.without_effect.iter().map(move |(kind, objects)| {
@@ -28,11 +28,11 @@ impl Inventory {
             if objects.len() > NAMED {
                 names.push(format!("{} more", objects.len() - NAMED));
             }
-            format!("Cluster {cluster}: {} {}: {} ({})", kind.kind, kind.lack(), kind.instead, names.join(", "))
+            format!("Cluster {cluster}: {} has no effect: {} ({})", kind.kind, kind.instead, names.join(", "))
         })
     }
 
-    /// Returns the notices about the objects, security policies first, within a bound.
+    /// Returns the notices about the objects, within a bound.
     pub(super) fn objects_without_effect(&self) -> impl Iterator<Item = ObjectNotice> {
         let all = self.without_effect.iter().flat_map(|(kind, objects)| objects.iter().map(move |key| (*kind, key)));
         all.take(OBJECTS).map(|(kind, key)| ObjectNotice {
@@ -70,38 +70,35 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_is_not_enforced_has_a_line_and_a_notice() {
+    fn a_kind_without_effect_has_a_line_and_its_objects_have_notices() {
         let mut inventory = inventory();
-        let policies = kinds::find("security.istio.io", "RequestAuthentication").unwrap();
-        let routes = kinds::find("networking.istio.io", "ServiceEntry").unwrap();
-        put(&mut inventory, routes, 5);
-        put(&mut inventory, policies, 1);
+        let filters = kinds::find("networking.istio.io", "EnvoyFilter").unwrap();
+        let entries = kinds::find("networking.istio.io", "ServiceEntry").unwrap();
+        put(&mut inventory, entries, 5);
+        put(&mut inventory, filters, 1);
         let lines = inventory.notices();
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].starts_with("Cluster west: RequestAuthentication is NOT enforced: "), "{lines:?}");
+        assert!(lines[0].starts_with("Cluster west: EnvoyFilter has no effect: "), "{lines:?}");
         assert!(lines[0].ends_with(" (shop/a0)"), "{lines:?}");
         assert!(lines[1].starts_with("Cluster west: ServiceEntry has no effect: "), "{lines:?}");
         assert!(lines[1].ends_with(" (shop/a0, shop/a1, shop/a2, 2 more)"), "{lines:?}");
         let notices = inventory.object_notices();
         assert_eq!(notices.len(), 6);
         let first = notices.first().unwrap();
-        assert_eq!((first.reason(), &*first.cluster, &first.object), ("NotEnforced", "west", &Key::new("shop", "a0")));
-        assert!(notices.iter().skip(1).all(|notice| notice.reason() == "NoEffect"));
+        assert_eq!((first.reason(), &*first.cluster, &first.object), ("NoEffect", "west", &Key::new("shop", "a0")));
 
-        put(&mut inventory, policies, 0);
-        put(&mut inventory, routes, 0);
+        put(&mut inventory, filters, 0);
+        put(&mut inventory, entries, 0);
         assert!(inventory.notices().is_empty() && inventory.object_notices().is_empty());
     }
 
     #[test]
-    fn the_number_of_notices_is_bounded_and_security_policies_come_first() {
+    fn the_number_of_notices_is_bounded() {
         let mut inventory = inventory();
-        for kind in WITHOUT_EFFECT.iter().rev() {
+        for kind in WITHOUT_EFFECT {
             put(&mut inventory, kind, 60);
         }
         assert_eq!(inventory.notices().len(), WITHOUT_EFFECT.len());
-        let notices = inventory.object_notices();
-        assert_eq!(notices.len(), OBJECTS);
-        assert!(notices.iter().take(60).all(|notice| notice.reason() == "NotEnforced"));
+        assert_eq!(inventory.object_notices().len(), OBJECTS);
     }
 }

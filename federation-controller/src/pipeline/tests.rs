@@ -16,6 +16,7 @@ use crate::objects::*;
 use crate::publish::Store;
 
 mod hostile;
+mod policies;
 mod rule_bounds;
 mod rules;
 mod scenes;
@@ -160,6 +161,7 @@ impl World {
     fn recomputed(&self) -> World {
         let mut other = World::new();
         other.event(Event::Mesh(self.inventory.mesh().clone()));
+        other.inventory.restore_keys(self.inventory.all_keys().clone());
         for cluster in self.inventory.clusters() {
             other.event(Event::ClusterAdded(cluster.info.clone()));
             cluster.objects().for_each(|object| other.put(&cluster.info.name, object));
@@ -313,6 +315,25 @@ enum Step {
         namespace: u8,
     },
     ExportTo(bool),
+    /// A security policy of any cluster.
+    Security {
+        cluster: u8,
+        kind: u8,
+        name: u8,
+        namespace: u8,
+        variant: u8,
+    },
+    DeleteSecurity {
+        cluster: u8,
+        kind: u8,
+        name: u8,
+        namespace: u8,
+    },
+    Aliases(bool),
+    Keys {
+        source: bool,
+        fetched: bool,
+    },
     Compile,
 }
 
@@ -352,6 +373,13 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<bool>(), name(), 0..3u8)
             .prop_map(|(kind, name, namespace)| Step::DeleteRule { kind, name, namespace }),
         1 => any::<bool>().prop_map(Step::ExportTo),
+        6 => (cluster(), 0..3u8, name(), 0..3u8, 0..12u8).prop_map(|(cluster, kind, name, namespace, variant)| {
+            Step::Security { cluster, kind, name, namespace, variant }
+        }),
+        2 => (cluster(), 0..3u8, name(), 0..3u8)
+            .prop_map(|(cluster, kind, name, namespace)| Step::DeleteSecurity { cluster, kind, name, namespace }),
+        1 => any::<bool>().prop_map(Step::Aliases),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(source, fetched)| Step::Keys { source, fetched }),
         4 => Just(Step::Compile),
     ]
 }
@@ -476,6 +504,32 @@ fn run(world: &mut World, step: Step) {
                 destination_rule_export_to: export_to,
                 ..mesh
             }));
+        }
+        Step::Security { cluster, kind, name, namespace, variant } => {
+            let name = NAMES[usize::from(name)];
+            let object = match kind {
+                0 => Object::AuthorizationPolicy(policies::authorization(name, namespace, variant)),
+                1 => Object::PeerAuthentication(policies::modes(name, namespace, variant)),
+                _ => Object::RequestAuthentication(policies::tokens(name, namespace, variant)),
+            };
+            world.put(of(cluster), object);
+        }
+        Step::DeleteSecurity { cluster, kind, name, namespace } => {
+            let kinds = [Kind::AuthorizationPolicy, Kind::PeerAuthentication, Kind::RequestAuthentication];
+            let (namespace, name) = (NAMESPACES[usize::from(namespace)], NAMES[usize::from(name)]);
+            world.delete(of(cluster), kinds[usize::from(kind)], namespace, name);
+        }
+        Step::Aliases(some) => {
+            let trust_domain_aliases = if some { vec!["old.example".to_owned()] } else { Vec::new() };
+            world.event(Event::Mesh(Mesh { trust_domain_aliases, ..world.inventory.mesh().clone() }));
+        }
+        Step::Keys { source, fetched } => {
+            let source = match source {
+                true => KeySource::Issuer("https://a.example".into()),
+                false => KeySource::Url("https://a.example/keys".into()),
+            };
+            let fetched = if fetched { Ok("{\"keys\": []}".into()) } else { Err("away".into()) };
+            world.event(Event::Keys { source, fetched });
         }
         Step::Compile => drop(world.compile()),
     }

@@ -5,8 +5,6 @@ use kube::core::{ApiResource, GroupVersionKind};
 /// A kind whose objects API servers accept, and that has no effect yet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct KindWithoutEffect {
-    /// Whether the kind is a security policy, which its author relies on. These are first in order.
-    pub purpose: Purpose,
     /// The API group.
     pub group: &'static str,
     /// The version in which the objects are read.
@@ -19,22 +17,8 @@ pub struct KindWithoutEffect {
     pub instead: &'static str,
 }
 
-/// What the objects of a kind are for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Purpose {
-    /// Security: an object without effect leaves something open.
-    Security,
-    /// Anything else.
-    Configuration,
-}
-
 /// The kinds without effect.
 pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
-    security(
-        "RequestAuthentication",
-        "requestauthentications",
-        "tokens are not validated, and pass to the application, which has to validate them",
-    ),
     networking(
         "ServiceEntry",
         "serviceentries",
@@ -53,7 +37,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
     networking("WorkloadEntry", "workloadentries", "only pods are endpoints of services"),
     networking("WorkloadGroup", "workloadgroups", "only pods are workloads of the mesh"),
     KindWithoutEffect {
-        purpose: Purpose::Configuration,
         group: "telemetry.istio.io",
         version: "v1",
         kind: "Telemetry",
@@ -61,7 +44,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         instead: "proxies report the standard metrics and no traces; set the access log in the mesh settings",
     },
     KindWithoutEffect {
-        purpose: Purpose::Configuration,
         group: "extensions.istio.io",
         version: "v1alpha1",
         kind: "WasmPlugin",
@@ -69,7 +51,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         instead: "proxies run no plugins; change headers by a VirtualService, and do the rest in the application",
     },
     KindWithoutEffect {
-        purpose: Purpose::Configuration,
         group: crate::export::GROUP,
         version: "v1alpha1",
         kind: "ServiceImport",
@@ -77,7 +58,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         instead: "an exported service is available in every cluster without an import",
     },
     KindWithoutEffect {
-        purpose: Purpose::Configuration,
         group: "install.istio.io",
         version: "v1alpha1",
         kind: "IstioOperator",
@@ -85,7 +65,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         instead: "it installs nothing; write its meshConfig into key mesh of ConfigMap istio-system/istio",
     },
     KindWithoutEffect {
-        purpose: Purpose::Configuration,
         group: "linkerd.io",
         version: "v1alpha2",
         kind: "ServiceProfile",
@@ -93,7 +72,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         instead: "metrics have no routes, and default retries apply",
     },
     KindWithoutEffect {
-        purpose: Purpose::Configuration,
         group: "split.smi-spec.io",
         version: "v1alpha1",
         kind: "TrafficSplit",
@@ -102,19 +80,8 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
     },
 ];
 
-const fn security(kind: &'static str, plural: &'static str, instead: &'static str) -> KindWithoutEffect {
-    KindWithoutEffect { purpose: Purpose::Security, group: "security.istio.io", version: "v1", kind, plural, instead }
-}
-
 const fn networking(kind: &'static str, plural: &'static str, instead: &'static str) -> KindWithoutEffect {
-    KindWithoutEffect {
-        purpose: Purpose::Configuration,
-        group: "networking.istio.io",
-        version: "v1",
-        kind,
-        plural,
-        instead,
-    }
+    KindWithoutEffect { group: "networking.istio.io", version: "v1", kind, plural, instead }
 }
 
 /// Returns the kind if its objects have no effect.
@@ -123,22 +90,6 @@ pub fn find(group: &str, kind: &str) -> Option<&'static KindWithoutEffect> {
 }
 
 impl KindWithoutEffect {
-    /// Returns what objects of the kind lack.
-    pub const fn lack(&self) -> &'static str {
-        match self.purpose {
-            Purpose::Security => "is NOT enforced",
-            Purpose::Configuration => "has no effect",
-        }
-    }
-
-    /// Returns the same in one word, as Events have it.
-    pub const fn reason(&self) -> &'static str {
-        match self.purpose {
-            Purpose::Security => "NotEnforced",
-            Purpose::Configuration => "NoEffect",
-        }
-    }
-
     /// Returns the kind as a client names it.
     pub fn resource(&self) -> ApiResource {
         let kind = GroupVersionKind::gvk(self.group, self.version, self.kind);
@@ -147,6 +98,6 @@ impl KindWithoutEffect {
 
     /// Returns the notice about an object.
     pub fn notice(&self, name: &str) -> String {
-        format!("{} {name} {}: {}", self.kind, self.lack(), self.instead)
+        format!("{} {name} has no effect: {}", self.kind, self.instead)
     }
 }
