@@ -109,8 +109,9 @@ impl Fetcher {
         let text = std::str::from_utf8(&body).map_err(|_| format!("{url} is not text"))?;
         let set: Value = serde_json::from_str(text).map_err(|error| format!("{url} is not JSON: {error}"))?;
         match set["keys"].as_array() {
-            Some(keys) if !keys.is_empty() => Ok(text.into()),
-            Some(_) => Err(format!("{url} has an empty list of keys")),
+            Some(keys) if keys.iter().any(is_public_key) => Ok(text.into()),
+            // It would take the place of keys that verify tokens.
+            Some(_) => Err(format!("{url} has no public key (RSA, EC or OKP)")),
             None => Err(format!("{url} is not a JSON Web Key Set: it has no list of keys")),
         }
     }
@@ -190,6 +191,17 @@ impl<T> Drop for Ends<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Returns whether a key has the parameters of a public key (RFC 7518 §6).
+fn is_public_key(key: &Value) -> bool {
+    let parameters: &[&str] = match key["kty"].as_str() {
+        Some("RSA") => &["n", "e"],
+        Some("EC") => &["crv", "x", "y"],
+        Some("OKP") => &["crv", "x"],
+        _ => return false,
+    };
+    parameters.iter().all(|name| key[name].is_string())
 }
 
 fn place(source: &KeySource) -> &str {

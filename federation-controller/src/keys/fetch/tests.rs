@@ -67,6 +67,7 @@ async fn answers_that_are_no_key_sets_are_refused_with_the_reason() {
     let url = server(|path, _| match path {
         "/empty" => ok(r#"{"keys": []}"#),
         "/none" => ok("{}"),
+        "/secret" => ok(r#"{"keys": [{"kty": "oct", "k": "AQAB"}, {"kty": "RSA", "n": "AQAB"}, 7]}"#),
         "/html" => ok("<html>"),
         "/binary" => [&b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"[..], &[0xFF, 0xFE]].concat(),
         "/redirect" => b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n".to_vec(),
@@ -78,7 +79,8 @@ async fn answers_that_are_no_key_sets_are_refused_with_the_reason() {
     })
     .await;
     for (path, expected) in [
-        ("empty", "empty list"),
+        ("empty", "no public key"),
+        ("secret", "no public key"),
         ("none", "no list of keys"),
         ("html", "not JSON"),
         ("binary", "not text"),
