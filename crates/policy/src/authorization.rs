@@ -7,11 +7,13 @@
 //! A policy matches if any of its rules matches ([`rule`]).
 
 mod explain;
+mod index;
 pub mod rule;
 
 use std::sync::Arc;
 
 pub use explain::Missing;
+use index::Rules;
 pub use rule::{Condition, Field, Operation, Rule, Source};
 
 use crate::Facts;
@@ -74,24 +76,27 @@ pub struct Authorization {
 /// DENY and ALLOW policies.
 #[derive(Debug, Clone, Default)]
 struct Policies {
-    deny: Vec<Policy>,
-    allow: Vec<Policy>,
+    deny: Rules,
+    allow: Rules,
 }
 
 impl Authorization {
     /// Compiles policies.
     pub fn compile(policies: impl IntoIterator<Item = Policy>) -> Self {
         let mut compiled = Authorization::default();
+        let mut decide: [[Vec<Policy>; 2]; 2] = Default::default();
         for policy in policies {
-            let decides = if policy.dry_run { &mut compiled.dry_run } else { &mut compiled.enforced };
+            let [deny, allow] = &mut decide[usize::from(policy.dry_run)];
             match policy.action {
-                Action::Deny => decides.deny.push(policy),
-                Action::Allow => decides.allow.push(policy),
+                Action::Deny => deny.push(policy),
+                Action::Allow => allow.push(policy),
                 Action::Audit => compiled.audit.push(policy),
                 Action::Custom(_) => compiled.custom.push(policy),
             }
         }
-        compiled
+        let [enforced, dry_run] =
+            decide.map(|[deny, allow]| Policies { deny: Rules::new(deny), allow: Rules::new(allow) });
+        Authorization { enforced, dry_run, ..compiled }
     }
 
     /// Returns whether the workload has no policy, so that everything is allowed.
@@ -133,13 +138,13 @@ impl Authorization {
     /// Returns all policies: those that decide first, in the order of their evaluation.
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
         let Authorization { enforced, dry_run, audit, custom } = self;
-        let decide = custom.iter().chain(&enforced.deny).chain(&enforced.allow);
-        decide.chain(&dry_run.deny).chain(&dry_run.allow).chain(audit)
+        let decide = custom.iter().chain(enforced.deny.policies()).chain(enforced.allow.policies());
+        decide.chain(dry_run.deny.policies()).chain(dry_run.allow.policies()).chain(audit)
     }
 
     /// Returns what each rule of the ALLOW policies in force lacks to match, those that lack least first.
     pub fn missing(&self, facts: &Facts<'_>) -> Vec<Missing> {
-        let policies = self.enforced.allow.iter();
+        let policies = self.enforced.allow.policies();
         let rules = policies.flat_map(|policy| policy.rules.iter().enumerate().map(move |of| (policy, of)));
         let mut missing: Vec<Missing> = rules
             .map(|(policy, (index, rule))| {
@@ -158,10 +163,10 @@ impl Policies {
     }
 
     fn evaluate(&self, facts: &Facts<'_>) -> Decision {
-        if let Some(matched) = self.deny.iter().find_map(|policy| policy.matched(facts)) {
+        if let Some(matched) = self.deny.first(facts, false) {
             return Decision::Denied(matched);
         }
-        match self.allow.is_empty() || self.allow.iter().any(|policy| policy.matched(facts).is_some()) {
+        match self.allow.is_empty() || self.allow.any(facts, true) {
             true => Decision::Allowed,
             false => Decision::NotAllowed,
         }
@@ -169,10 +174,9 @@ impl Policies {
 }
 
 impl Policy {
-    /// Returns the first rule that matches.
+    /// Returns the first rule that matches of a policy that allows nothing.
     fn matched(&self, facts: &Facts<'_>) -> Option<Matched> {
-        let strict = self.action == Action::Allow;
-        let rule = self.rules.iter().position(|rule| rule.matches(facts, strict))?;
+        let rule = self.rules.iter().position(|rule| rule.matches(facts, false))?;
         Some(Matched { policy: self.name.clone(), rule })
     }
 }

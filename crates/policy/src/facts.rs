@@ -42,6 +42,11 @@ pub struct Request<'a> {
     pub claims: Option<&'a dyn Claims>,
 }
 
+/// Returns a principal as policies write it: the SPIFFE ID without `spiffe://`.
+pub(crate) fn principal_of(id: &SpiffeId) -> &str {
+    id.as_str().strip_prefix("spiffe://").unwrap_or(id.as_str())
+}
+
 /// Access to the headers of a request.
 pub trait Headers {
     /// Returns whether a value of the header of a lower-case name matches. Each line of a header is a value.

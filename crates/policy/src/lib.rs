@@ -15,6 +15,7 @@ mod pattern;
 mod peer;
 
 pub use authorization::{Authorization, Decision};
+pub(crate) use facts::principal_of;
 pub use facts::{Claims, Facts, Headers, Request};
 pub use pattern::{InvalidPattern, PathPattern, Pattern, TokenPrincipal};
 pub use peer::{Accepted, PeerAuthentication, PeerAuthenticationLayer, PeerMode, Presented};

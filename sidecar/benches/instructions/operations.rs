@@ -46,6 +46,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     operation("edit a request's head, outbound", 5000, edit_head),
     operation("authorize by identity, 1 rule", 5000, |times| authorize(1, times)),
     operation("authorize by identity, 100 rules", 5000, |times| authorize(100, times)),
+    operation("authorize by identity, 1000 rules", 5000, |times| authorize(1000, times)),
     operation("pick among 1 endpoint", 5000, |times| pick(1, times)),
     operation("pick among 10 endpoints", 5000, |times| pick(10, times)),
     operation("pick among 1000 endpoints", 5000, |times| pick(1000, times)),

@@ -15,7 +15,7 @@ use identity::SpiffeId;
 use ipnet::IpNet;
 
 use crate::pattern::{PathPattern, Pattern, TokenPrincipal};
-use crate::{Facts, Request};
+use crate::{Facts, Request, principal_of};
 
 /// A rule of a policy.
 #[derive(Debug, Clone, Default)]
@@ -109,7 +109,7 @@ impl Rule {
 impl Source {
     pub(super) fn matches(&self, facts: &Facts<'_>, strict: bool) -> bool {
         let id = facts.principal;
-        let principal = id.map(|id| id.as_str().strip_prefix("spiffe://").unwrap_or(id.as_str()));
+        let principal = id.map(principal_of);
         let account = |(namespace, name): &(Arc<str>, Arc<str>), id: &SpiffeId| {
             **namespace == *id.namespace() && **name == *id.service_account()
         };
@@ -190,6 +190,9 @@ impl<T> Field<T> {
 
     /// Returns whether a value matches. An absent value matches no pattern: `any_of` refuses it, `none_of` does not.
     fn matches<V: ?Sized>(&self, value: Option<&V>, matches: impl Fn(&T, &V) -> bool) -> bool {
+        if self.is_any() {
+            return true;
+        }
         let one_of = |patterns: &[T]| value.is_some_and(|value| patterns.iter().any(|pattern| matches(pattern, value)));
         (self.any_of.is_empty() || one_of(&self.any_of)) && !one_of(&self.none_of)
     }

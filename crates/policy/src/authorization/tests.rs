@@ -315,3 +315,66 @@ fn a_get() -> Facts<'static> {
         request: Some(Request { method: "GET", path: "/", host: "a", headers: &Pairs(&[]), claims: None }),
     }
 }
+
+proptest::proptest! {
+    /// Of many rules, the same one matches as if each were looked at.
+    #[test]
+    fn many_rules_decide_as_each_by_itself(
+        rules in proptest::collection::vec((0..4u8, 0..4u8, 0..4u8, 0..3u8, proptest::bool::ANY), 0..30),
+        caller in 0..4u8,
+        path in 0..3u8,
+    ) {
+        let rule = |(principal, namespace, path, method, _): &(u8, u8, u8, u8, bool)| {
+            let principals = match principal {
+                0 => Field::default(),
+                1 => any_of(&["*/sa/b"], Pattern::parse),
+                2 => any_of(&["cluster.local/ns/x/sa/a", "cluster.local/ns/y/sa/b"], Pattern::parse),
+                _ => none_of(&["cluster.local/ns/x/sa/a"], Pattern::parse),
+            };
+            let namespaces = match namespace {
+                0 | 1 => Field::default(),
+                2 => any_of(&["x"], Pattern::parse_glob),
+                _ => any_of(&["y", "z"], Pattern::parse_glob),
+            };
+            let paths = match path {
+                0 | 1 => Field::default(),
+                2 => any_of(&["/a"], PathPattern::parse),
+                _ => any_of(&["/b", "/c*"], PathPattern::parse),
+            };
+            let methods = if *method == 0 { any_of(&["PUT"], Pattern::parse) } else { Field::default() };
+            let source = Source { principals, namespaces, ..Source::default() };
+            Rule { from: vec![source], ..to(Operation { paths, methods, ..Operation::default() }) }
+        };
+        let action = |deny| if deny { Action::Deny } else { Action::Allow };
+        let policies: Vec<Policy> = rules
+            .iter()
+            .enumerate()
+            .map(|(number, of)| Policy {
+                name: number.to_string().into(),
+                action: action(of.4),
+                rules: vec![Rule { to: vec![Operation { ports: any_of(&["1"], str::parse), ..Operation::default() }], ..Rule::default() }, rule(of)],
+                dry_run: false,
+            })
+            .collect();
+        let id: Option<SpiffeId> = match caller {
+            0 => None,
+            1 => Some("spiffe://cluster.local/ns/x/sa/a".parse().unwrap()),
+            2 => Some("spiffe://cluster.local/ns/y/sa/b".parse().unwrap()),
+            _ => Some("spiffe://cluster.local/ns/z/sa/c".parse().unwrap()),
+        };
+        let path = ["/a", "/b", "/cd"][usize::from(path)];
+        let request = Request { method: "GET", path, host: "a", headers: &Pairs(&[]), claims: None };
+        for request in [Some(request), None] {
+            let facts = Facts { principal: id.as_ref(), request, ..a_get() };
+            let first = policies.iter().filter(|of| of.action == Action::Deny).find_map(|of| of.matched(&facts));
+            let mut allows = policies.iter().filter(|of| of.action == Action::Allow).peekable();
+            let expected = match first {
+                Some(matched) => Decision::Denied(matched),
+                None if allows.peek().is_none() => Decision::Allowed,
+                None if allows.any(|of| of.rules.iter().any(|rule| rule.matches(&facts, true))) => Decision::Allowed,
+                None => Decision::NotAllowed,
+            };
+            proptest::prop_assert_eq!(Authorization::compile(policies.clone()).evaluate(&facts), expected);
+        }
+    }
+}
