@@ -70,8 +70,24 @@ pub struct MeshConfig {
     pub destination_rule_export_to: Vec<String>,
     /// `defaultTrafficPolicy`: the `connectionPool` and `outlierDetection` of destinations without their own.
     pub default_policy: Option<TrafficPolicy>,
+    /// `pathNormalization.normalization`: the form to which proxies bring the paths of requests.
+    pub path_normalization: PathNormalization,
     /// `trustDomainAliases`: former names of the trust domain, which policies still write.
     pub trust_domain_aliases: Vec<String>,
+}
+
+/// The form to which proxies bring the paths of requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum PathNormalization {
+    /// Without dot segments, encoded unreserved characters and backslashes (`BASE`, `DEFAULT`).
+    #[default]
+    Base,
+    /// As they are (`NONE`).
+    None,
+    /// The first, with single slashes (`MERGE_SLASHES`).
+    MergeSlashes,
+    /// The same, with encoded slashes decoded before (`DECODE_AND_MERGE_SLASHES`).
+    DecodeAndMergeSlashes,
 }
 
 impl Default for MeshConfig {
@@ -90,6 +106,7 @@ impl Default for MeshConfig {
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
             default_policy: None,
+            path_normalization: PathNormalization::default(),
             trust_domain_aliases: Vec::new(),
         }
     }
@@ -153,7 +170,6 @@ const ISTIO_SETTINGS: &[&str] = &[
     "ingressService",
     "meshMTLS",
     "outboundClusterStatName",
-    "pathNormalization",
     "proxyHttpPort",
     "proxyInboundListenPort",
     "proxyListenPort",
@@ -209,6 +225,15 @@ impl MeshConfig {
         config.export_all = federation.boolean("exportAll")?.unwrap_or_default();
         config.virtual_service_export_to = top.export_to("defaultVirtualServiceExportTo")?;
         config.destination_rule_export_to = top.export_to("defaultDestinationRuleExportTo")?;
+        let mut paths = top.inner("pathNormalization")?;
+        const FORMS: &str = "DEFAULT, NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES";
+        let forms = ["DEFAULT", "NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"];
+        config.path_normalization = match paths.word("normalization", &forms, FORMS)? {
+            Some("NONE") => PathNormalization::None,
+            Some("MERGE_SLASHES") => PathNormalization::MergeSlashes,
+            Some("DECODE_AND_MERGE_SLASHES") => PathNormalization::DecodeAndMergeSlashes,
+            _ => PathNormalization::Base,
+        };
         config.trust_domain_aliases = top.trust_domains("trustDomainAliases")?;
         config.default_policy = top.policy("defaultTrafficPolicy", &mut warnings)?;
 
@@ -223,7 +248,7 @@ impl MeshConfig {
             };
             warnings.push(Warning::new(name.clone(), message));
         }
-        for inner in [outbound, locality, defaults, federation] {
+        for inner in [outbound, locality, defaults, federation, paths] {
             warnings.extend(
                 inner.map.keys().map(|name| {
                     Warning::new(format!("{}{name}", inner.path), "has no effect in Isthmus; it is ignored")

@@ -20,6 +20,7 @@ mod validity;
 
 pub use continue_gate::{ContinueGate, expects_continue};
 pub use incoming::{Http2Body, Incoming};
+pub use paths::PathNormalization;
 pub use pump::{Pump, Source, Upload};
 pub use request_body::{AttemptBody, RequestBody};
 pub(crate) use validity::is_chunked;

@@ -95,6 +95,7 @@ fn to_mesh(config: &MeshConfig) -> Mesh {
         protocol_detection_timeout_ms: ms(config.protocol_detection_timeout),
         locality_load_balancing: config.locality_load_balancing,
         export_all: config.export_all,
+        path_normalization: config.path_normalization,
         trust_domain_aliases: config.trust_domain_aliases.clone(),
         virtual_service_export_to: texts(&config.virtual_service_export_to),
         destination_rule_export_to: texts(&config.destination_rule_export_to),

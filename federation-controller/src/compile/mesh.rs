@@ -1,7 +1,7 @@
 //! The mesh-wide resources: settings and trust bundle.
 
 use prost::Message;
-use wire::discovery::{AccessLogEncoding, Issuer, MeshConfig, OutboundPolicy, Trust};
+use wire::discovery::{AccessLogEncoding, Issuer, MeshConfig, OutboundPolicy, PathNormalization, Trust};
 use wire::{Kind, name};
 
 use super::resource::Resource;
@@ -22,6 +22,13 @@ pub(super) fn settings(inventory: &Inventory) -> Resource {
         connect_timeout_ms: mesh.connect_timeout_ms,
         protocol_detection_timeout_ms: mesh.protocol_detection_timeout_ms,
         locality_load_balancing: mesh.locality_load_balancing,
+        path_normalization: match mesh.path_normalization {
+            api::mesh::PathNormalization::Base => PathNormalization::Base,
+            api::mesh::PathNormalization::None => PathNormalization::None,
+            api::mesh::PathNormalization::MergeSlashes => PathNormalization::MergeSlashes,
+            api::mesh::PathNormalization::DecodeAndMergeSlashes => PathNormalization::DecodeAndMergeSlashes,
+        }
+        .into(),
     };
     Resource::for_all(Kind::MeshConfig, name::MESH, body.encode_to_vec())
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::compatibility::KindWithoutEffect;
+use api::mesh::PathNormalization;
 use api::networking::DestinationRuleSpec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -192,6 +193,9 @@ pub struct Mesh {
     /// `defaultTrafficPolicy`, as the policy of a DestinationRule for every host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_policy: Option<Arc<DestinationRuleSpec>>,
+    /// `pathNormalization`.
+    #[serde(default)]
+    pub path_normalization: PathNormalization,
     /// `trustDomainAliases`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trust_domain_aliases: Vec<String>,
@@ -213,6 +217,7 @@ impl Default for Mesh {
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
             default_policy: None,
+            path_normalization: PathNormalization::default(),
             trust_domain_aliases: Vec::new(),
         }
     }

@@ -36,10 +36,14 @@ trustDomain: example.org
 defaultConfig: {meshId: mesh1}
 enableAutoMtls: true
 federation: {exportAll: true}
+pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}
+trustDomainAliases: [old.example]
 "#;
     let (config, warnings) = MeshConfig::parse(text).unwrap();
     assert_eq!(warnings, []);
     let expected = MeshConfig {
+        path_normalization: PathNormalization::DecodeAndMergeSlashes,
+        trust_domain_aliases: vec!["old.example".to_owned()],
         mesh_id: "mesh1".into(),
         trust_domain: Some("example.org".into()),
         registry_only: true,

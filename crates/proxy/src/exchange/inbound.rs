@@ -76,13 +76,13 @@ struct Unanswered {
 
 impl Handler for InboundRequests {
     async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<ResponseBody> {
-        let settled = settle(&mut request, self.downstream.destination);
+        // The current settings and policies, not those of when the connection was opened: it may be days old.
+        let snapshot = self.worker.view.snapshot();
+        let settled = settle(&mut request, self.downstream.destination, snapshot.settings.path_normalization);
         let (mut exchange, caller) = self.authenticate(request, settled.unwrap_or_default());
         if let Err(invalid) = settled {
             return exchange.refuse(invalid);
         }
-        // The current policies, not those of when the connection was opened: it may be days old.
-        let snapshot = self.worker.view.snapshot();
         if let Err(failure) = self.admit(&mut exchange, &snapshot) {
             return self.refuse(exchange, &failure);
         }

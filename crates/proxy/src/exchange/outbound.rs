@@ -160,7 +160,8 @@ impl RoutedHost {
 
 impl Handler for OutboundRequests {
     async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<ResponseBody> {
-        let upgrade = match settle(&mut request, self.downstream.destination) {
+        let form = self.worker.view.snapshot().settings.path_normalization;
+        let upgrade = match settle(&mut request, self.downstream.destination, form) {
             Ok(upgrade) => upgrade,
             Err(invalid) => return self.begin(request, false, &self.captured()).refuse(invalid),
         };

@@ -1,17 +1,31 @@
 //! Normal forms of paths, so that routes, policies and the application compare the same path.
 //!
-//! The form is Istio's `BASE`: dot segments are removed (RFC 3986 §5.2.4), percent-encoded unreserved characters are decoded
-//! (§6.2.2.2), and a backslash is a slash. Repeated slashes and all other escapes stay.
+//! The forms are those of Istio's `pathNormalization`.
 
 use http::{Uri, uri};
+
+/// The form to which paths are brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum PathNormalization {
+    /// As they are, but for an encoded NUL, which is refused.
+    None,
+    /// Dot segments are removed (RFC 3986 §5.2.4), percent-encoded unreserved characters are decoded (§6.2.2.2), and a
+    /// backslash is a slash. Repeated slashes and all other escapes stay.
+    #[default]
+    Base,
+    /// Repeated slashes are one as well.
+    MergeSlashes,
+    /// Encoded slashes and backslashes are decoded before that.
+    DecodeAndMergeSlashes,
+}
 
 /// The path cannot be normalised: it has an encoded NUL, which ends a text for many applications.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EncodedNul;
 
 /// Normalises the path of a request.
-pub(super) fn normalize(uri: &mut Uri) -> Result<(), EncodedNul> {
-    let Some(path) = normalized(uri.path())? else { return Ok(()) };
+pub(super) fn normalize(uri: &mut Uri, form: PathNormalization) -> Result<(), EncodedNul> {
+    let Some(path) = normalized(uri.path(), form)? else { return Ok(()) };
     let target = match uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,
@@ -26,12 +40,17 @@ pub(super) fn normalize(uri: &mut Uri) -> Result<(), EncodedNul> {
 }
 
 /// Returns the normal form of a path; `None` if it has it already.
-fn normalized(path: &str) -> Result<Option<String>, EncodedNul> {
+fn normalized(path: &str, form: PathNormalization) -> Result<Option<String>, EncodedNul> {
+    let merges = matches!(form, PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes);
     // Most paths have none of the bytes that matter.
-    if memchr::memchr3(b'%', b'\\', b'.', path.as_bytes()).is_none() || !path.starts_with(['/', '\\']) {
+    let plain = memchr::memchr3(b'%', b'\\', b'.', path.as_bytes()).is_none();
+    if (plain && !(merges && path.contains("//"))) || !path.starts_with(['/', '\\']) {
         return Ok(None);
     }
-    let decoded = decode(path)?;
+    if form == PathNormalization::None {
+        return if path.contains("%00") { Err(EncodedNul) } else { Ok(None) };
+    }
+    let decoded = decode(path, form == PathNormalization::DecodeAndMergeSlashes)?;
     let mut segments: Vec<&str> = Vec::new();
     let mut rest = decoded.split('/').skip(1).peekable();
     while let Some(segment) = rest.next() {
@@ -49,12 +68,21 @@ fn normalized(path: &str) -> Result<Option<String>, EncodedNul> {
             other => segments.push(other),
         }
     }
+    if merges {
+        // The last one is empty if the path ends with a slash.
+        let last = segments.len().saturating_sub(1);
+        let mut index = 0;
+        segments.retain(|segment| {
+            index += 1;
+            !segment.is_empty() || index - 1 == last
+        });
+    }
     let normal = format!("/{}", segments.join("/"));
     Ok((normal != path).then_some(normal))
 }
 
-/// Decodes unreserved characters, and replaces backslashes.
-fn decode(path: &str) -> Result<String, EncodedNul> {
+/// Decodes unreserved characters, and slashes if they are to be, and replaces backslashes.
+fn decode(path: &str, slashes: bool) -> Result<String, EncodedNul> {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find(['%', '\\']) {
@@ -71,6 +99,10 @@ fn decode(path: &str) -> Result<String, EncodedNul> {
             Some(0) => return Err(EncodedNul),
             Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
                 decoded.push(char::from(byte));
+                rest = &escape[3..];
+            }
+            Some(b'/' | b'\\') if slashes => {
+                decoded.push('/');
                 rest = &escape[3..];
             }
             _ => {
@@ -121,23 +153,68 @@ mod tests {
             ("/a%+1", "/a%+1"),
             ("*", "*"),
         ] {
-            assert_eq!(normalized(path).unwrap().as_deref().unwrap_or(path), expected, "{path}");
+            assert_eq!(
+                normalized(path, PathNormalization::Base).unwrap().as_deref().unwrap_or(path),
+                expected,
+                "{path}"
+            );
         }
-        assert_eq!(normalized("/a%00b"), Err(EncodedNul));
+        for form in [PathNormalization::None, PathNormalization::Base, PathNormalization::DecodeAndMergeSlashes] {
+            assert_eq!(normalized("/a%00b", form), Err(EncodedNul));
+        }
+    }
+
+    #[test]
+    fn other_forms_merge_and_decode_slashes_or_leave_paths_alone() {
+        // The form of NONE, MERGE_SLASHES and DECODE_AND_MERGE_SLASHES.
+        for (path, expected) in [
+            ("/app", ["/app", "/app", "/app"]),
+            ("/app/../admin", ["/app/../admin", "/admin", "/admin"]),
+            ("/app//", ["/app//", "/app/", "/app/"]),
+            ("//app", ["//app", "/app", "/app"]),
+            ("/app/%2f", ["/app/%2f", "/app/%2f", "/app/"]),
+            ("/app%2f/", ["/app%2f/", "/app%2f/", "/app/"]),
+            ("/xyz%30..//abc", ["/xyz%30..//abc", "/xyz0../abc", "/xyz0../abc"]),
+            ("/app\\admin", ["/app\\admin", "/app/admin", "/app/admin"]),
+            ("/app/\\/\\/\\admin", ["/app/\\/\\/\\admin", "/app/admin", "/app/admin"]),
+            ("/%2Fapp%5cadmin%5Cabc", ["/%2Fapp%5cadmin%5Cabc", "/%2Fapp%5cadmin%5Cabc", "/app/admin/abc"]),
+            (
+                "/%5Capp%2f%5c%2F%2e%2e%2fadmin%5c\\abc",
+                ["/%5Capp%2f%5c%2F%2e%2e%2fadmin%5c\\abc", "/%5Capp%2f%5c%2F..%2fadmin%5c/abc", "/app/admin/abc"],
+            ),
+            ("/app//../admin", ["/app//../admin", "/app/admin", "/app/admin"]),
+            ("/app//../../admin", ["/app//../../admin", "/admin", "/admin"]),
+            ("/%c0%2e%c0%2e/admin", ["/%c0%2e%c0%2e/admin", "/%c0.%c0./admin", "/%c0.%c0./admin"]),
+            ("/%c0%2fadmin", ["/%c0%2fadmin", "/%c0%2fadmin", "/%c0/admin"]),
+            ("/%252e%252e/admin", ["/%252e%252e/admin"; 3]),
+            ("/%252f/admin", ["/%252f/admin"; 3]),
+            ("/a/b//..", ["/a/b//..", "/a/b/", "/a/b/"]),
+            ("//", ["//", "/", "/"]),
+            ("/", ["/"; 3]),
+            ("*", ["*"; 3]),
+        ] {
+            use PathNormalization::*;
+            let found = [None, MergeSlashes, DecodeAndMergeSlashes]
+                .map(|form| normalized(path, form).unwrap().unwrap_or_else(|| path.to_owned()));
+            assert_eq!(found, expected, "{path}");
+        }
     }
 
     #[test]
     fn a_normal_form_is_one() {
-        for path in ["/a/../b/./c//..", "/%2e%2E/%41\\..\\x", "/a/b/../../..", "/%25%32%65/x"] {
-            let normal = normalized(path).unwrap().unwrap();
-            assert_eq!(normalized(&normal), Ok(None), "{path} → {normal}");
+        for path in ["/a/../b/./c//..", "/%2e%2E/%41\\..\\x", "/a/b/../../..", "/%25%32%65/x", "//%2f//a/%5c/.//"] {
+            use PathNormalization::*;
+            for form in [Base, MergeSlashes, DecodeAndMergeSlashes] {
+                let normal = normalized(path, form).unwrap().unwrap_or_else(|| path.to_owned());
+                assert_eq!(normalized(&normal, form), Ok(Option::None), "{path} → {normal}");
+            }
         }
     }
 
     #[test]
     fn the_query_and_the_authority_stay() {
         let mut uri: Uri = "http://a:1/x/../y?q=/../%61".parse().unwrap();
-        normalize(&mut uri).unwrap();
+        normalize(&mut uri, PathNormalization::Base).unwrap();
         assert_eq!(uri, "http://a:1/y?q=/../%61");
     }
 }

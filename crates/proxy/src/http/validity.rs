@@ -10,7 +10,7 @@ use http::{Method, Request, StatusCode, Version, uri};
 use http_body::Body;
 
 use super::headers::{self, origin_form};
-use super::paths;
+use super::paths::{self, PathNormalization};
 
 /// The settings of an upgrade to cleartext HTTP/2, which is ignored (RFC 9113 §3.1 has removed it).
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -69,7 +69,11 @@ impl InvalidRequest {
 ///
 /// # Errors
 /// Returns an error if the request is not valid, or asks for what no route allows.
-pub fn settle<B: Body>(request: &mut Request<B>, destination: SocketAddr) -> Result<bool, InvalidRequest> {
+pub fn settle<B: Body>(
+    request: &mut Request<B>,
+    destination: SocketAddr,
+    form: PathNormalization,
+) -> Result<bool, InvalidRequest> {
     let mut upgrade = false;
     if *request.method() == Method::CONNECT {
         return Err(InvalidRequest::Tunnel);
@@ -92,7 +96,7 @@ pub fn settle<B: Body>(request: &mut Request<B>, destination: SocketAddr) -> Res
     } else {
         settle_host(request, seen.host, destination)?;
     }
-    paths::normalize(request.uri_mut()).map_err(|paths::EncodedNul| InvalidRequest::InvalidTarget)?;
+    paths::normalize(request.uri_mut(), form).map_err(|paths::EncodedNul| InvalidRequest::InvalidTarget)?;
     Ok(upgrade)
 }
 
@@ -259,7 +263,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
-        let _ = settle(&mut request, "10.0.0.1:9080".parse().unwrap())?;
+        let _ = settle(&mut request, "10.0.0.1:9080".parse().unwrap(), PathNormalization::default())?;
         assert!(request.headers().get_all("host").iter().count() <= 1);
         assert!(request.uri().authority().is_none() || !request.headers().contains_key("host"));
         let host = headers::host(request.uri(), request.headers()).map(str::to_owned);

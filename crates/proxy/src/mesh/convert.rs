@@ -27,6 +27,7 @@ use super::model::{
     DirectEndpoint, Endpoint, Export, GatewayAddress, Port, Protocol, Reach, Service, Subset, Summary, WorkloadLabels,
 };
 use super::snapshot::{AccessLogSettings, DETECTION_TIMEOUT, MeshSettings, OutboundPolicy};
+use crate::http::PathNormalization;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -249,5 +250,12 @@ pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
         configured_connect_timeout: millis(message.connect_timeout_ms),
         detection_timeout: millis(message.protocol_detection_timeout_ms).unwrap_or(DETECTION_TIMEOUT),
         locality_load_balancing: message.locality_load_balancing,
+        path_normalization: match message::PathNormalization::try_from(message.path_normalization) {
+            Ok(message::PathNormalization::Base) => PathNormalization::Base,
+            Ok(message::PathNormalization::None) => PathNormalization::None,
+            Ok(message::PathNormalization::MergeSlashes) => PathNormalization::MergeSlashes,
+            Ok(message::PathNormalization::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
+            Err(_) => return Err(format!("{} is not a form of paths", message.path_normalization)),
+        },
     })
 }

@@ -9,6 +9,7 @@ use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
 
 use super::map::SharedMap;
 use super::model::{GatewayAddress, OwnWorkload, Service};
+use crate::http::PathNormalization;
 
 /// How connections to destinations outside the mesh are treated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct MeshSettings {
     pub detection_timeout: Duration,
     /// Near endpoints are preferred.
     pub locality_load_balancing: bool,
+    /// The form of the paths of requests.
+    pub path_normalization: PathNormalization,
 }
 
 impl Default for MeshSettings {
@@ -74,6 +77,7 @@ impl Default for MeshSettings {
             configured_connect_timeout: None,
             detection_timeout: DETECTION_TIMEOUT,
             locality_load_balancing: true,
+            path_normalization: PathNormalization::default(),
         }
     }
 }
