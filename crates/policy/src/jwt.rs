@@ -8,7 +8,7 @@
 //! module is stricter.
 //!
 //! Signatures are verified by `aws-lc-rs` with keys that are prepared once. The crate `jsonwebtoken` was not chosen: it
-//! prepares a key for each token, and accepts tokens in which a claim occurs twice.
+//! prepares a key for each token.
 
 mod cache;
 mod claims;
