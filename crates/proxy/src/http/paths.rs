@@ -1,6 +1,9 @@
 //! Normal forms of paths, so that routes, policies and the application compare the same path.
 //!
 //! The forms are those of Istio's `pathNormalization`.
+//!
+//! Parameters (`;…`, RFC 3986 §3.3) stay in every form, but a dot segment with parameters is a dot segment, as in Envoy since
+//! CVE-2026-73551: servers of servlets remove them first.
 
 use http::{Uri, uri};
 
@@ -55,9 +58,10 @@ fn normalized(path: &str, form: PathNormalization) -> Result<Option<String>, Enc
     let mut rest = decoded.split('/').skip(1).peekable();
     while let Some(segment) = rest.next() {
         let is_last = rest.peek().is_none();
-        match segment {
+        let bare = segment.split_once(';').map_or(segment, |(bare, _)| bare);
+        match bare {
             "." | ".." => {
-                if segment == ".." {
+                if bare == ".." {
                     segments.pop();
                 }
                 // `/a/.` is `/a/`.
@@ -65,7 +69,7 @@ fn normalized(path: &str, form: PathNormalization) -> Result<Option<String>, Enc
                     segments.push("");
                 }
             }
-            other => segments.push(other),
+            _ => segments.push(segment),
         }
     }
     if merges {
@@ -146,7 +150,16 @@ mod tests {
             ("/%61%20b", "/a%20b"),
             ("/%252e%252e/admin", "/%252e%252e/admin"),
             ("/%c0%ae/admin", "/%c0%ae/admin"),
-            ("/..;/admin", "/..;/admin"),
+            ("/..;/admin", "/admin"),
+            ("/public/..;x=1;y/admin", "/admin"),
+            ("/public/%2e%2e;/admin", "/admin"),
+            ("/public/.;/admin", "/public/admin"),
+            ("/a/b/..;", "/a/"),
+            ("/a/.;v=1", "/a/"),
+            ("/admin;a=../b", "/admin;a=../b"),
+            ("/a/b;c/../d;e", "/a/d;e"),
+            ("/..%3b/admin", "/..%3b/admin"),
+            ("/;../admin", "/;../admin"),
             ("/.../admin", "/.../admin"),
             ("/a%", "/a%"),
             ("/a%2", "/a%2"),
