@@ -63,9 +63,9 @@ impl InvalidRequest {
     }
 }
 
-/// Checks a request, normalises its path, and gives it one authority: afterwards it is either in the URI or in one `Host` header. `destination`
-/// is the address of the connection, which a request of HTTP/1.0 without a host is for (RFC 9112 §3.3). Returns whether the
-/// request asks for an upgrade to WebSocket.
+/// Checks a request, normalises its path, trims its headers, and gives it one authority: afterwards it is either in the URI or in
+/// one `Host` header. `destination` is the address of the connection, which a request of HTTP/1.0 without a host is for (RFC
+/// 9112 §3.3). Returns whether the request asks for an upgrade to WebSocket.
 ///
 /// # Errors
 /// Returns an error if the request is not valid, or asks for what no route allows.
@@ -79,6 +79,9 @@ pub fn settle<B: Body>(
         return Err(InvalidRequest::Tunnel);
     }
     let seen = Seen::of(request.headers());
+    if seen.padded {
+        trim(request.headers_mut());
+    }
     if request.version() != Version::HTTP_2 {
         if seen.connection {
             upgrade = settle_upgrade(request)?;
@@ -105,6 +108,8 @@ struct Seen {
     host: Host,
     /// There is a `Connection`. Most requests have none.
     connection: bool,
+    /// A value begins or ends with whitespace, which HTTP/2 forbids (RFC 9113 §8.2.1) and h2 does not check.
+    padded: bool,
 }
 
 /// The `Host` headers of a request.
@@ -118,8 +123,9 @@ enum Host {
 
 impl Seen {
     fn of(headers: &HeaderMap) -> Self {
-        let mut seen = Self { host: Host::Absent, connection: false };
+        let mut seen = Self { host: Host::Absent, connection: false, padded: false };
         for (name, value) in headers {
+            seen.padded |= matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']);
             if *name == header::HOST {
                 seen.host = match seen.host {
                     Host::Absent if value.is_empty() => Host::Empty,
@@ -132,6 +138,19 @@ impl Seen {
             }
         }
         seen
+    }
+}
+
+/// Removes whitespace around the values of headers, as parsers of HTTP/1.1 do: an application of HTTP/1.1 would, and policies and
+/// routes must compare the same value.
+fn trim(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        let trimmed = value.as_bytes().trim_ascii();
+        if trimmed.len() < value.len()
+            && let Ok(trimmed) = HeaderValue::from_bytes(trimmed)
+        {
+            *value = trimmed;
+        }
     }
 }
 
@@ -319,6 +338,21 @@ mod tests {
         assert_eq!(get("/a", &[("host", "a"), ("host", "b")]), Err(SeveralHosts));
         assert_eq!(get("/a", &[]), Err(NoHost));
         assert_eq!(get("http://user@reviews/a", &[]), Err(InvalidHost));
+    }
+
+    #[test]
+    fn values_of_headers_have_no_whitespace_around_them() {
+        let mut request = Request::builder().version(Version::HTTP_2).uri("http://reviews/");
+        for value in ["admin", "admin ", "\tadmin", " \t admin \t", " ", "a b"] {
+            request = request.header("x-user", value);
+        }
+        let mut request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
+        let destination = "10.0.0.1:9080".parse().unwrap();
+        assert_eq!(settle(&mut request, destination, PathNormalization::default()), Ok(false));
+        let values: Vec<_> = request.headers().get_all("x-user").iter().collect();
+        assert_eq!(values, ["admin", "admin", "admin", "admin", "", "a b"]);
+        let padded = settled(Version::HTTP_2, "GET", "/a", &[("host", "reviews ")]);
+        assert_eq!(padded, Err(InvalidRequest::InvalidHost));
     }
 
     #[test]
