@@ -181,6 +181,29 @@ fn invalid_names_and_usages_are_refused() {
     assert_eq!(check(trust, &forge(vec![uri(mine)], server_only).0, PeerSide::Server), Ok(cluster("west")));
 }
 
+/// Names of other types do not stand for a URI, and usages are those of the side (CVE-2022-21656, CVE-2022-21657).
+#[test]
+fn a_name_of_another_type_is_no_identity_and_a_certificate_is_for_the_usages_that_it_names() {
+    let mine = "spiffe://cluster.local/ns/default/sa/reviews";
+    let text = || mine.try_into().unwrap();
+    for name in [SanType::DnsName(text()), SanType::Rfc822Name(text())] {
+        for side in [PeerSide::Client, PeerSide::Server] {
+            let (chain, _) = forge(vec![name.clone()], |_| ());
+            assert_eq!(check(&mesh().trust, &chain, side), Err(Refusal::NoIdentity), "{name:?}");
+        }
+    }
+    use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, CodeSigning, ServerAuth};
+    for (usages, client, server) in
+        [(vec![ClientAuth], true, false), (vec![ServerAuth], false, true), (vec![CodeSigning], false, false)]
+    {
+        let (chain, _) = forge(vec![uri(mine)], |params| params.extended_key_usages = usages.clone());
+        for (side, accepted) in [(PeerSide::Client, client), (PeerSide::Server, server)] {
+            let expected = if accepted { Ok(cluster("west")) } else { Err(Refusal::Usage) };
+            assert_eq!(check(&mesh().trust, &chain, side), expected, "{usages:?} {side:?}");
+        }
+    }
+}
+
 #[test]
 fn a_leaf_cannot_sign() {
     let mesh = mesh();

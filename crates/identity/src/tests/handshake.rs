@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
 
 use super::*;
@@ -14,10 +14,14 @@ const SNI: &str = "outbound_.9080_._.ratings.default.svc.cluster.local";
 const REQUIRED: Accept = Accept { client: ClientAuth::Required, alpn: alpn::SERVER };
 const OPTIONAL: Accept = Accept { client: ClientAuth::Optional, alpn: alpn::DISCOVERY };
 
-/// The result of a handshake on one side: the peer and the negotiated protocol, or the error.
-type Handshake = Result<(Option<Peer>, Option<Vec<u8>>), io::Error>;
+/// The result of a handshake on one side: the peer, the negotiated protocol and whether a session was resumed, or the error.
+pub(super) type Handshake = Result<(Option<Peer>, Option<Vec<u8>>, bool), io::Error>;
 
-fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &'static str) -> (Handshake, Handshake) {
+pub(super) fn connect(
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+    name: &'static str,
+) -> (Handshake, Handshake) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let serving = std::thread::spawn(move || {
@@ -32,6 +36,7 @@ fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &'static 
         Ok((
             tls.peer_certificates().and_then(|chain| peer_of(chain, &mesh().trust)),
             tls.alpn_protocol().map(<[u8]>::to_vec),
+            tls.handshake_kind() == Some(HandshakeKind::Resumed),
         ))
     });
     let calling = || -> Handshake {
@@ -45,6 +50,7 @@ fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &'static 
         Ok((
             tls.peer_certificates().and_then(|chain| peer_of(chain, &mesh().trust)),
             tls.alpn_protocol().map(<[u8]>::to_vec),
+            tls.handshake_kind() == Some(HandshakeKind::Resumed),
         ))
     };
     let called = calling();
@@ -67,7 +73,7 @@ fn peers_of_two_clusters_authenticate_each_other() {
     ] {
         let (called, served) =
             connect(client.client_config(&[id("ratings")], offer), server.server_config(REQUIRED), SNI);
-        let (saw, protocol) = called.unwrap();
+        let (saw, protocol, _) = called.unwrap();
         assert_eq!(saw, Some(Peer { id: id("ratings"), cluster: cluster("east") }));
         assert_eq!(protocol.as_deref(), Some(agreed));
         assert_eq!(served.unwrap().0, Some(Peer { id: id("frontend"), cluster: cluster("west") }));
@@ -175,6 +181,33 @@ fn enrolment_accepts_clients_without_certificate_and_verifies_certificates() {
     let stranger = Identity::new(credential(&mesh().foreign, "reviews"), mesh().trust.clone());
     let (called, served) = connect(stranger.controller_config(alpn::DISCOVERY).unwrap(), accept(), name);
     assert!(called.is_err() && served.is_err(), "an optional certificate is verified");
+}
+
+/// A resumed session would keep what an earlier handshake verified (CVE-2022-21654), so neither side resumes one, whatever the
+/// other side offers.
+#[test]
+fn no_session_is_resumed() {
+    use rustls::client::Resumption;
+    use rustls::server::ServerSessionMemoryCache;
+    let client = identity(&mesh().west, "frontend").client_config(&[id("ratings")], alpn::CLIENT_HTTP1);
+    let server = identity(&mesh().east, "ratings").server_config(REQUIRED);
+    let mut offering_client = ClientConfig::clone(&client);
+    offering_client.resumption = Resumption::in_memory_sessions(8);
+    let mut offering_server = ServerConfig::clone(&server);
+    offering_server.session_storage = ServerSessionMemoryCache::new(8);
+    offering_server.send_tls13_tickets = 2;
+    let (offering_client, offering_server) = (Arc::new(offering_client), Arc::new(offering_server));
+    for (client, server, resumed) in [
+        (&offering_client, &server, false),
+        (&client, &offering_server, false),
+        // Both do, so this test would see it.
+        (&offering_client, &offering_server, true),
+    ] {
+        let second = (0..2).map(|_| connect(Arc::clone(client), Arc::clone(server), SNI)).last().unwrap();
+        for side in [second.0, second.1] {
+            assert_eq!(side.unwrap().2, resumed);
+        }
+    }
 }
 
 #[test]

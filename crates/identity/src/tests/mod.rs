@@ -2,6 +2,7 @@
 
 mod authority;
 mod handshake;
+mod outside;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
