@@ -5,8 +5,10 @@ mod answers;
 mod app;
 mod destinations;
 mod drain;
+mod evasion;
 mod failover;
 mod fixture;
+mod floods;
 mod gate;
 mod http;
 #[path = "../../../crates/policy/src/jwt/tests/issuer.rs"]

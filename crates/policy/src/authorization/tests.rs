@@ -246,6 +246,33 @@ fn each_field_matches_as_documented() {
     }
 }
 
+/// Dots and other metacharacters of expressions are literal, and wildcards have effect on opaque connections as well.
+#[test]
+fn names_are_literal_and_wildcards_match_in_requests_and_on_connections() {
+    let principals = |text: &str| Source { principals: any_of(&[text], Pattern::parse), ..Source::default() };
+    let namespaces = |text: &str| Source { namespaces: any_of(&[text], Pattern::parse_glob), ..Source::default() };
+    let accounts = |text: &str| Source { service_accounts: any_of(&[text], account), ..Source::default() };
+    let (matched, not) = ([true, false, true, true], [false; 4]);
+    for (source, expected) in [
+        (principals("*/sa/frontend"), matched),
+        (principals("cluster.local/ns/default/*"), matched),
+        (principals("*/sa/front.nd"), not),
+        (principals("cluster.local/ns/defa.lt/sa/frontend"), not),
+        (principals("clusterxlocal/ns/default/*"), not),
+        (principals("*/sa/(frontend)"), not),
+        (namespaces("*fault"), matched),
+        (namespaces("*efaul*"), matched),
+        (namespaces("d.fault"), not),
+        (namespaces("*.ault"), not),
+        (namespaces("default|shop"), not),
+        (accounts("default/frontend"), matched),
+        (accounts("default/front.nd"), not),
+        (accounts("d.fault/frontend"), not),
+    ] {
+        assert_eq!(outcomes(&from(source.clone())), expected, "{source:?}");
+    }
+}
+
 #[test]
 fn deny_comes_first_and_allow_makes_the_rest_refused() {
     let policy = |name: &str, action, rules: Vec<Rule>| Policy { name: name.into(), action, rules, dry_run: false };

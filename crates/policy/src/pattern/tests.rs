@@ -30,6 +30,10 @@ fn patterns_of_namespaces_have_wildcards_anywhere() {
         ("*b*", "ac", false),
         ("a*", "abc", true),
         ("a.c", "abc", false),
+        ("a.*", "abc", false),
+        ("*.c*d", "abcd", false),
+        ("a+*", "aab", false),
+        ("(a|b)*", "ab", false),
     ];
     for (pattern, value, expected) in table {
         assert_eq!(Pattern::parse_glob(pattern).unwrap().matches(value), expected, "{pattern} {value}");
@@ -108,7 +112,7 @@ fn invalid_patterns_are_errors() {
 
 #[test]
 fn templates_match_as_in_istios_tests() {
-    let table: [(&str, &[&str], &[&str]); 4] = [
+    let table: [(&str, &[&str], &[&str]); 5] = [
         (
             "/allow/admin/{**}",
             &["/allow/admin/", "/allow/admin/temp", "/allow/admin/temp.txt", "/allow/admin/foo/temp.txt"],
@@ -121,6 +125,8 @@ fn templates_match_as_in_istios_tests() {
         ),
         ("/store/{**}/cart", &["/store//cart", "/store/foo/cart", "/store/foo/bar/cart"], &["/store/cart"]),
         ("/v1/{*}", &["/v1/a"], &["/v1/", "/v1/a/", "/v1/a/b", "/v1"]),
+        // Characters of templates in a path are like any others (CVE-2025-46821).
+        ("/v2/{*}/x", &["/v2/*/x", "/v2/a*b/x", "/v2/**/x", "/v2/{*}/x", "/v2/{**}/x"], &["/v2/*", "/v2/*/*/x"]),
     ];
     for (template, matching, others) in table {
         let pattern = PathPattern::parse(template).unwrap();
