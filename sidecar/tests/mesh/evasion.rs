@@ -108,6 +108,22 @@ async fn no_spelling_of_a_path_passes_a_rule_that_denies_it() {
     }
 }
 
+/// Slashes are not merged or decoded unless the mesh's settings say so, as in Istio (CVE-2021-29492, CVE-2021-31920).
+#[tokio::test(flavor = "multi_thread")]
+async fn no_spelling_of_a_slash_passes_a_rule_if_the_mesh_decodes_and_merges_them() {
+    let (mesh, pod, frontend) = reviews(Protocol::Http).await;
+    let targets = ["//admin", "/%2Fadmin", "/%5cadmin", "/admin%2Fx", "/public%2f..%2Fadmin", "/public/..%5Cadmin//x"];
+    let addresses = [frontend.service_address(1), pod.gate.address];
+    for target in targets {
+        assert_eq!(status(&get(pod.gate.address, target, "host: reviews\r\n").await), 200, "{target:?}");
+    }
+    let form = d::PathNormalization::DecodeAndMergeSlashes;
+    mesh.push_settings(|settings| settings.path_normalization = form.into());
+    for (address, target) in addresses.into_iter().flat_map(|address| targets.map(|target| (address, target))) {
+        until("no spelling passes", async || status(&get(address, target, "host: reviews\r\n").await) == 403).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_spelling_of_a_host_or_header_passes_a_rule_that_denies_it() {
     let (_mesh, pod, frontend) = reviews(Protocol::Http).await;
