@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(
         [
+            "envoy/service/auth/v3/external_auth.proto",
             "envoy/service/discovery/v3/discovery.proto",
             "isthmus/discovery/v1/resources.proto",
             "istio/v1/auth/ca.proto",

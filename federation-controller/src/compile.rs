@@ -21,6 +21,7 @@ mod authentication;
 mod authorization;
 pub mod endpoint;
 pub mod export;
+mod external;
 mod gateway;
 mod members;
 mod mesh;

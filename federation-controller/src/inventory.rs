@@ -19,6 +19,7 @@ pub mod budget;
 mod changes;
 pub mod cluster;
 pub mod collection;
+mod external;
 mod hosts;
 mod keys;
 mod lists;
@@ -233,7 +234,9 @@ impl Inventory {
                 if defaults(&self.mesh) != defaults(&before) {
                     self.change_all_rules(before.default_policy.is_some());
                 }
-                if self.mesh.trust_domain_aliases != before.trust_domain_aliases {
+                if self.mesh.trust_domain_aliases != before.trust_domain_aliases
+                    || self.mesh.external_authorizations != before.external_authorizations
+                {
                     self.change_all_policies();
                 }
                 self.pending.groups(&Text::default(), [Group::Mesh]);
@@ -555,7 +558,7 @@ impl Inventory {
         self.pending.groups(cluster, selected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
     }
 
-    /// Notes every policy that names principals.
+    /// Notes every authorization policy.
     fn change_all_policies(&mut self) {
         for (name, cluster) in &self.clusters {
             let kind = Kind::AuthorizationPolicy;

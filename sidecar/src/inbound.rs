@@ -181,15 +181,12 @@ async fn relay(
     metrics: Rc<ServiceMetrics>,
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
-    let snapshot = worker.view.snapshot();
     let destination = downstream.destination;
-    let mut log = worker.telemetry.log.begin(&snapshot.settings.log);
+    let mut log = worker.telemetry.log.begin(&worker.view.snapshot().settings.log);
     if let Some(log) = &mut log {
         downstream.log_inbound(log);
     }
-    let allowed = authorize_connection(&downstream, &snapshot, &worker.telemetry);
-    drop(snapshot);
-    let opened = match allowed {
+    let opened = match authorize_connection(&downstream, worker).await {
         Ok(()) => application::connect(destination, &downstream.admitted, worker.mark).await,
         Err(denied) => Err(denied),
     };

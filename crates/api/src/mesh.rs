@@ -12,6 +12,10 @@ use crate::duration::parse_duration;
 use crate::networking::DestinationRule;
 use crate::networking::traffic_policy::TrafficPolicy;
 
+mod providers;
+
+pub use providers::{CheckedBody, ExternalAuthorization, HttpCheck};
+
 /// The longest duration that is accepted; longer ones are likely mistakes.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
@@ -74,6 +78,8 @@ pub struct MeshConfig {
     pub path_normalization: PathNormalization,
     /// `trustDomainAliases`: former names of the trust domain, which policies still write.
     pub trust_domain_aliases: Vec<String>,
+    /// `extensionProviders`: the servers that policies of action CUSTOM ask.
+    pub external_authorizations: Vec<ExternalAuthorization>,
 }
 
 /// The form to which proxies bring the paths of requests.
@@ -108,6 +114,7 @@ impl Default for MeshConfig {
             default_policy: None,
             path_normalization: PathNormalization::default(),
             trust_domain_aliases: Vec::new(),
+            external_authorizations: Vec::new(),
         }
     }
 }
@@ -159,7 +166,6 @@ const ISTIO_SETTINGS: &[&str] = &[
     "enableEnvoyAccessLogService",
     "enablePrometheusMerge",
     "enableTracing",
-    "extensionProviders",
     "h2UpgradePolicy",
     "hboneIdleTimeout",
     "inboundClusterStatName",
@@ -236,6 +242,7 @@ impl MeshConfig {
         };
         config.trust_domain_aliases = top.trust_domains("trustDomainAliases")?;
         config.default_policy = top.policy("defaultTrafficPolicy", &mut warnings)?;
+        config.external_authorizations = top.external_authorizations("extensionProviders", &mut warnings)?;
 
         if top.map.get("enableAutoMtls") == Some(&Value::Bool(true)) {
             top.map.remove("enableAutoMtls");

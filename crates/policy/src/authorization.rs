@@ -1,8 +1,8 @@
 //! Authorization: Istio's `AuthorizationPolicy`, and its order of actions.
 //!
 //! DENY comes first; then ALLOW, of which one has to match if the workload has any. AUDIT decides nothing. A policy of a dry
-//! run is evaluated and decides nothing either. CUSTOM asks a server, before all others: [`Authorization::custom`] says
-//! which.
+//! run is evaluated and decides nothing either. CUSTOM asks a server, before
+//! all others: [`Authorization::provider`].
 //!
 //! A policy matches if any of its rules matches ([`rule`]).
 
@@ -17,6 +17,7 @@ use index::Rules;
 pub use rule::{Condition, Field, Operation, Rule, Source};
 
 use crate::Facts;
+use crate::external::{CheckProtocol, Provider};
 
 /// The action of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +28,24 @@ pub enum Action {
     Deny,
     /// Counts matching requests.
     Audit,
-    /// Asks a server about matching requests; the name of the provider in the mesh settings.
-    Custom(Arc<str>),
+    /// Asks a server about matching requests.
+    Custom(Custom),
+}
+
+/// Whom a policy asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Custom {
+    /// The name of the provider in the mesh settings.
+    pub name: Arc<str>,
+    /// The provider; `None` if there is none of this name.
+    pub provider: Option<Arc<Provider>>,
+}
+
+impl Custom {
+    /// Returns whether the provider speaks HTTP, so that it is not asked about opaque connections.
+    pub fn speaks_http(&self) -> bool {
+        self.provider.as_ref().is_some_and(|provider| provider.protocol != CheckProtocol::Grpc)
+    }
 }
 
 /// An authorization policy.
@@ -71,6 +88,8 @@ pub struct Authorization {
     dry_run: Policies,
     audit: Vec<Policy>,
     custom: Vec<Policy>,
+    /// Whom all of them ask.
+    asked: Option<Custom>,
 }
 
 /// DENY and ALLOW policies.
@@ -91,7 +110,10 @@ impl Authorization {
                 Action::Deny => deny.push(policy),
                 Action::Allow => allow.push(policy),
                 Action::Audit => compiled.audit.push(policy),
-                Action::Custom(_) => compiled.custom.push(policy),
+                Action::Custom(ref asked) => {
+                    compiled.ask(asked);
+                    compiled.custom.push(policy);
+                }
             }
         }
         let [enforced, dry_run] =
@@ -125,19 +147,40 @@ impl Authorization {
         self.audit.iter().filter(|policy| policy.matched(facts).is_some()).map(|policy| &policy.name)
     }
 
-    /// Returns the first CUSTOM policy that matches, with its provider.
-    pub fn custom(&self, facts: &Facts<'_>) -> Option<(Matched, &Arc<str>)> {
-        self.custom.iter().find_map(|policy| match &policy.action {
-            Action::Custom(provider) => Some((policy.matched(facts)?, provider)),
-            _ => None,
-        })
+    /// Returns whether there are CUSTOM policies.
+    pub fn asks(&self) -> bool {
+        !self.custom.is_empty()
+    }
+
+    /// Returns the rule of a CUSTOM policy that matches. [`Authorization::provider`] decides then.
+    pub fn custom(&self, facts: &Facts<'_>) -> Option<Matched> {
+        self.custom.iter().find_map(|policy| policy.matched(facts))
+    }
+
+    /// Returns whom CUSTOM policies ask. Without a provider, what they match is refused: it does not exist, or they name several.
+    pub fn asked(&self) -> Option<&Custom> {
+        self.asked.as_ref()
+    }
+
+    /// Returns the provider of [`Authorization::asked`].
+    pub fn provider(&self) -> Option<&Arc<Provider>> {
+        self.asked.as_ref()?.provider.as_ref()
+    }
+
+    /// Takes whom a policy asks. As in Istio, nobody is asked if policies name several providers.
+    fn ask(&mut self, custom: &Custom) {
+        match &mut self.asked {
+            None => self.asked = Some(custom.clone()),
+            Some(asked) if asked.name != custom.name => asked.provider = None,
+            Some(_) => {}
+        }
     }
 }
 
 impl Authorization {
     /// Returns all policies: those that decide first, in the order of their evaluation.
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
-        let Authorization { enforced, dry_run, audit, custom } = self;
+        let Authorization { enforced, dry_run, audit, custom, asked: _ } = self;
         let decide = custom.iter().chain(enforced.deny.policies()).chain(enforced.allow.policies());
         decide.chain(dry_run.deny.policies()).chain(dry_run.allow.policies()).chain(audit)
     }
@@ -174,6 +217,14 @@ impl Policies {
 }
 
 impl Policy {
+    /// Returns the host of the server that the policy asks.
+    pub fn asks(&self) -> Option<&Arc<str>> {
+        match &self.action {
+            Action::Custom(Custom { provider: Some(provider), .. }) => Some(&provider.hostname),
+            _ => None,
+        }
+    }
+
     /// Returns the first rule that matches of a policy that allows nothing.
     fn matched(&self, facts: &Facts<'_>) -> Option<Matched> {
         let rule = self.rules.iter().position(|rule| rule.matches(facts, false))?;

@@ -5,10 +5,12 @@
 //! - [`jwt`] verifies the tokens of end users, and has their claims.
 //! - [`Authorization`] holds the policies of a workload. It is compiled when the policies change and evaluated on the
 //!   [`Facts`] of each request or opaque connection.
+//! - [`external`] has the servers that policies may ask instead.
 //!
 //! The semantics are those of Istio's `PeerAuthentication` and `AuthorizationPolicy`.
 
 pub mod authorization;
+pub mod external;
 mod facts;
 pub mod jwt;
 mod pattern;

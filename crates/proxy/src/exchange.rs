@@ -2,7 +2,7 @@
 //!
 //! Both sides are a straight line of phases, the same for HTTP/1.1 and HTTP/2:
 //!
-//! - [`inbound`]: authenticate → verify tokens → authorize → limit → application
+//! - [`inbound`]: authenticate → ask ([`external`]) → verify tokens → authorize → limit → application
 //! - [`outbound`]: route → policies → pick and send, again if safe → answer
 //!
 //! An [`Exchange`] carries the request's context through them. A feature is a step in a phase, or a field of the exchange.
@@ -28,6 +28,7 @@ use crate::upstream::{Lease, SendErrorCause};
 use crate::worker::Worker;
 
 pub mod authorize;
+mod external;
 mod host;
 pub mod inbound;
 pub mod outbound;

@@ -105,6 +105,22 @@ pub enum Failure {
     /// The authorization policies denied the connection or request: a policy that matched, or none that allows it.
     #[error("denied: {}", .0.as_ref().map_or("no ALLOW policy matches".into(), rule_name))]
     Denied(Option<Matched>),
+    /// The server that a CUSTOM policy asks denied the connection or request.
+    #[error("denied by {0}, which a CUSTOM policy asks")]
+    ExternallyDenied(Arc<str>),
+    /// The server that a CUSTOM policy asks did not answer, or not as it has to.
+    #[error("{host}, which a CUSTOM policy asks, cannot decide: {reason}")]
+    Undecided {
+        /// The hostname of its service.
+        host: Arc<str>,
+        /// Why.
+        reason: Arc<str>,
+        /// The status of such requests.
+        status: StatusCode,
+    },
+    /// The request's body is larger than the server that a CUSTOM policy asks takes.
+    #[error("the body exceeds the {0} bytes that a CUSTOM policy's provider takes")]
+    BodyTooLarge(usize),
 }
 
 /// The limit that a request exceeded.
@@ -249,6 +265,18 @@ impl Failure {
                 .into(),
                 ..reply(StatusCode::FORBIDDEN, ResponseFlags::NONE, "", "RBAC: access denied")
             },
+            Failure::ExternallyDenied(_) => {
+                reply(StatusCode::FORBIDDEN, ResponseFlags::UNAUTHORIZED_EXTERNALLY, "ext_authz_denied", "")
+            }
+            Failure::Undecided { status, .. } => {
+                reply(*status, ResponseFlags::UNAUTHORIZED_EXTERNALLY, "ext_authz_error", "")
+            }
+            Failure::BodyTooLarge(_) => reply(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                ResponseFlags::NONE,
+                "request_payload_too_large",
+                "Payload Too Large",
+            ),
         }
     }
 
@@ -282,7 +310,9 @@ impl Failure {
             Failure::Refused(_) => "refused",
             Failure::Plaintext => "refused",
             Failure::Unauthenticated(_) => "unauthenticated",
-            Failure::Denied(_) => "denied",
+            Failure::Denied(_) | Failure::ExternallyDenied(_) => "denied",
+            Failure::Undecided { .. } => "undecided",
+            Failure::BodyTooLarge(_) => "body_too_large",
         }
     }
 
@@ -343,6 +373,17 @@ mod tests {
             (Failure::UpstreamProtocol { endpoint, error: "bad".into() }, 502, "UPE"),
             (Failure::Overflow("port 9080".into()), 503, "UO"),
             (Failure::Denied(None), 403, "-"),
+            (Failure::ExternallyDenied("auth".into()), 403, "UAEX"),
+            (
+                Failure::Undecided {
+                    host: "auth".into(),
+                    reason: "timeout".into(),
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                },
+                503,
+                "UAEX",
+            ),
+            (Failure::BodyTooLarge(1), 413, "-"),
             (Failure::Unauthenticated(jwt::TokenRejection::Expired), 401, "-"),
             (Failure::Unauthenticated(jwt::TokenRejection::Audience), 403, "-"),
             (Failure::Invalid(InvalidRequest::NoHost), 400, "-"),

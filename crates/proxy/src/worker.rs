@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use identity::Identity;
@@ -30,6 +31,8 @@ pub struct Worker {
     applications: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
     /// Counts mirrored requests that are in progress, one reference each.
     pub mirrors: Rc<()>,
+    /// Servers that are being asked about requests.
+    pub checks: Checks,
     /// Requests that wait for responses.
     pub overdue: OverdueRequests,
     /// Tokens of end users that were verified.
@@ -42,6 +45,25 @@ pub struct Worker {
     pub mark: Option<u32>,
 }
 
+/// The number of questions to one server that a worker asks at a time. Further ones have no answer.
+const MAX_CHECKS: usize = 1024;
+
+/// Counts the questions in progress, one reference each, by the host of the server that is asked.
+#[derive(Debug, Default)]
+pub struct Checks(RefCell<HashMap<Arc<str>, Rc<()>>>);
+
+impl Checks {
+    /// Returns the place of a question among those in progress, or `None` if there are too many.
+    pub fn place(&self, host: &Arc<str>) -> Option<Rc<()>> {
+        let mut hosts = self.0.borrow_mut();
+        if !hosts.contains_key(host) {
+            hosts.retain(|_, places| Rc::strong_count(places) > 1);
+        }
+        let places = hosts.entry(host.clone()).or_default();
+        (Rc::strong_count(places) <= MAX_CHECKS).then(|| places.clone())
+    }
+}
+
 impl Worker {
     /// Creates a worker's state.
     pub fn new(
@@ -51,9 +73,9 @@ impl Worker {
         drain: Watch,
         mark: Option<u32>,
     ) -> Self {
-        let (clusters, applications, mirrors, overdue, tokens) = Default::default();
+        let (clusters, applications, mirrors, checks, overdue, tokens) = Default::default();
         let telemetry = Rc::new(telemetry);
-        Self { view, identity, clusters, applications, mirrors, overdue, tokens, telemetry, drain, mark }
+        Self { view, identity, clusters, applications, mirrors, checks, overdue, tokens, telemetry, drain, mark }
     }
 
     /// Returns how to connect to a cluster's endpoints, by the mesh's current settings.

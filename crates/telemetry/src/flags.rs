@@ -53,6 +53,8 @@ flags! {
     UPSTREAM_REQUEST_TIMEOUT = "UT" @ 14;
     /// A fault was injected: an abort.
     FAULT_INJECTED = "FI" @ 16;
+    /// A server that is asked denied the request or connection, or could not be asked.
+    UNAUTHORIZED_EXTERNALLY = "UAEX" @ 17;
 }
 
 impl ResponseFlags {

@@ -1,6 +1,6 @@
 //! The discovery protocol between controller and proxies: its messages, its names, and both ends of a stream.
 //!
-//! - [`discovery`], [`envoy`] and [`ca`] are generated from `proto/`. The header of
+//! - [`discovery`], [`envoy`], [`ext_authz`] and [`ca`] are generated from `proto/`. The header of
 //!   `proto/isthmus/discovery/v1/resources.proto` defines the names of resources and collections; [`name`] formats and
 //!   parses them.
 //! - [`Kind`] enumerates the resource types, from the list in the same file.
@@ -26,6 +26,12 @@ pub mod discovery {
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod envoy {
     tonic::include_proto!("envoy.service.discovery.v3");
+}
+
+/// Envoy's external authorization: `envoy.service.auth.v3`, the part that proxies send and read.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod ext_authz {
+    tonic::include_proto!("envoy.service.auth.v3");
 }
 
 /// The certificate API: `istio.v1.auth.IstioCertificateService`.

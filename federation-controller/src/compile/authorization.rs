@@ -36,6 +36,7 @@ pub(super) fn compile(
         rules: spec.rules.iter().map(|of| compiler.rule(of)).collect(),
         dry_run: policy.dry_run,
         provider: spec.provider.as_ref().map(|provider| provider.name.clone()).unwrap_or_default(),
+        external: None,
     }
 }
 

@@ -10,6 +10,7 @@ use wire::{Kind as ResourceKind, name};
 
 use super::authentication;
 use super::authorization::{self, TrustDomains};
+use super::external;
 use super::resource::{Audience, Resource};
 use crate::inventory::{ClusterInventory, Inventory};
 use crate::objects::{Key, Kind, Labels, Pod, Record as _, Text};
@@ -75,7 +76,11 @@ fn name_of(cluster: &ClusterInventory, key: &Key) -> String {
 fn authorization_policy(inventory: &Inventory, cluster: &ClusterInventory, key: &Key) -> Option<Resource> {
     let policy = cluster.authorization_policies().get(key)?;
     let domains = TrustDomains { own: inventory.trust_domain(), aliases: &inventory.mesh().trust_domain_aliases };
-    let message = authorization::compile(policy, policy.spec.as_ref()?, &domains);
+    let spec = policy.spec.as_ref()?;
+    let mut message = authorization::compile(policy, spec, &domains);
+    // Of a provider that does not exist, the policy refuses what it matches.
+    let provider = spec.provider.as_ref().and_then(|of| inventory.external_authorization(&of.name).ok());
+    message.external = provider.map(external::compile);
     Some(resource(inventory, cluster, key, ResourceKind::AuthorizationPolicy, &message))
 }
 

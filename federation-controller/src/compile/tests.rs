@@ -34,6 +34,9 @@ struct Case {
     /// `defaultVirtualServiceExportTo` and `defaultDestinationRuleExportTo`.
     #[serde(default)]
     export_to: Vec<String>,
+    /// `extensionProviders`.
+    #[serde(default)]
+    extension_providers: Vec<Value>,
     /// Pods with connected proxies, as `<cluster>/<namespace>/<pod>`.
     #[serde(default)]
     connected: Vec<String>,
@@ -108,6 +111,14 @@ fn compiled(text: &str) -> String {
     for state in inventory.rule_states().into_iter().filter(|state| state.refused) {
         writeln!(text, "refused {} {}\n    {}\n", state.kind.as_str(), state.object, state.problems[0].text).unwrap();
     }
+    for state in inventory.rule_states().into_iter().filter(|state| state.kind == objects::Kind::AuthorizationPolicy) {
+        notices.extend(state.problems.into_iter().map(|problem| RuleNotice {
+            kind: state.kind,
+            object: state.object.clone(),
+            code: problem.code,
+            text: problem.text.to_string(),
+        }));
+    }
     for RuleNotice { kind, object, code, text: about } in notices {
         writeln!(text, "notice {code} of {} {object}\n    {about}\n", kind.as_str()).unwrap();
     }
@@ -124,10 +135,13 @@ fn inventory(case: &Case) -> Inventory {
     });
     let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
     let export_to: Vec<Text> = case.export_to.iter().map(|namespace| namespace.as_str().into()).collect();
+    let providers = serde_json::json!({"extensionProviders": case.extension_providers}).to_string();
+    let (providers, _) = api::mesh::MeshConfig::parse(&providers).unwrap();
     let mesh = Mesh {
         export_all: case.export_all,
         virtual_service_export_to: export_to.clone(),
         destination_rule_export_to: export_to,
+        external_authorizations: providers.external_authorizations,
         ..Mesh::default()
     };
     inventory.apply(Event::Mesh(mesh), now);

@@ -5,9 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use api::security::authorization_policy::Action;
 
 use super::{ClusterInventory, Inventory};
-use crate::objects::{
-    AuthorizationPolicy, Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, VirtualService,
-};
+use crate::objects::{Key, Kind, Object, Record as _, Rule, RuleProblem, RuleSpec, Text, VirtualService};
 
 /// Something that is wrong with a rule of routing, or that has no effect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -71,7 +69,7 @@ impl Inventory {
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values());
         states.extend(policies.map(|rule| state(rule, &mut notices)));
         if let Some(own) = self.primary() {
-            for of in own.authorization_policies().values().filter_map(without_provider) {
+            for of in self.policies_without_provider(own) {
                 let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
                 notices.entry((of.kind, of.object)).or_default().insert(problem);
             }
@@ -86,6 +84,16 @@ impl Inventory {
             states.extend(own.peer_authentications().values().map(|policy| state(policy, &mut notices)));
         }
         states
+    }
+
+    /// Returns the notices about policies of a cluster that ask a server which does not exist, in no order.
+    pub(super) fn policies_without_provider(&self, cluster: &ClusterInventory) -> impl Iterator<Item = RuleNotice> {
+        cluster.authorization_policies().values().filter_map(|policy| {
+            let spec = policy.spec.as_ref().filter(|spec| spec.action == Action::Custom)?;
+            let reason = self.missing_provider(spec.provider.as_ref().map_or("", |provider| &provider.name))?;
+            let text = format!("what it matches is refused: {reason}");
+            Some(RuleNotice { kind: Kind::AuthorizationPolicy, object: policy.key(), code: "IST0101".into(), text })
+        })
     }
 
     /// Returns the notices about rules by themselves and in their context, in no order.
@@ -112,19 +120,9 @@ impl Inventory {
             code: "IST0175".into(),
             text,
         });
-        let of_authorization = authorization().filter_map(refused).chain(authorization().filter_map(without_provider));
+        let of_authorization = authorization().filter_map(refused).chain(self.policies_without_provider(cluster));
         of_authorization.chain(modes).chain(tokens().filter_map(refused)).chain(keys)
     }
-}
-
-/// Returns the notice about a policy that asks a server.
-fn without_provider(policy: &AuthorizationPolicy) -> Option<RuleNotice> {
-    let spec = policy.spec.as_ref().filter(|spec| spec.action == Action::Custom)?;
-    let provider = spec.provider.as_ref().map_or("", |provider| provider.name.as_str());
-    let text = format!(
-        "what it matches is refused: no server is asked (provider {provider}); write a policy of action ALLOW or DENY"
-    );
-    Some(RuleNotice { kind: Kind::AuthorizationPolicy, object: policy.key(), code: "IST0101".into(), text })
 }
 
 /// Returns the state of a rule, with the notices about it.

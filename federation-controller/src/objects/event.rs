@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::compatibility::KindWithoutEffect;
-use api::mesh::PathNormalization;
+use api::mesh::{ExternalAuthorization, PathNormalization};
 use api::networking::DestinationRuleSpec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -199,6 +199,9 @@ pub struct Mesh {
     /// `trustDomainAliases`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trust_domain_aliases: Vec<String>,
+    /// `extensionProviders`: the servers that policies of action CUSTOM ask.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external_authorizations: Vec<ExternalAuthorization>,
 }
 
 impl Default for Mesh {
@@ -219,6 +222,7 @@ impl Default for Mesh {
             default_policy: None,
             path_normalization: PathNormalization::default(),
             trust_domain_aliases: Vec::new(),
+            external_authorizations: Vec::new(),
         }
     }
 }

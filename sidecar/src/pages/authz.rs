@@ -121,9 +121,15 @@ fn decision(snapshot: &MeshSnapshot, facts: &Facts<'_>) -> Value {
     let rule = |of: &policy::authorization::Matched| json!({"policy": &*of.policy, "rule": of.rule});
     let missing = |of: &Missing| json!({"policy": &*of.rule.policy, "rule": of.rule.rule, "fields": of.fields});
     let audited: Vec<_> = policies.audited(facts).map(|name| name.to_string()).collect();
-    let mut value = if let Some((matched, provider)) = policies.custom(facts) {
-        json!({"allowed": null, "by": rule(&matched), "provider": &**provider,
-            "reason": "an external server decides"})
+    // A provider that speaks HTTP is not asked about opaque connections.
+    let asked = policies.asked().filter(|asked| facts.request.is_some() || !asked.speaks_http());
+    let mut value = if let Some((matched, asked)) = policies.custom(facts).zip(asked) {
+        match &asked.provider {
+            Some(_) => json!({"allowed": null, "by": rule(&matched), "provider": &*asked.name,
+                "reason": "an external server decides"}),
+            None => json!({"allowed": false, "by": rule(&matched), "reason":
+                "a CUSTOM policy matches, and its provider does not exist, or the policies name several"}),
+        }
     } else {
         match policies.evaluate(facts) {
             Decision::Allowed => json!({"allowed": true}),

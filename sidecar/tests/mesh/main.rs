@@ -6,6 +6,7 @@ mod app;
 mod destinations;
 mod drain;
 mod evasion;
+mod external;
 mod failover;
 mod fixture;
 mod floods;

@@ -316,18 +316,52 @@ fn policies_that_do_not_decide_are_evaluated_apart() {
     let all = Authorization::compile([
         policy("deny", Action::Deny, true),
         policy("audit", Action::Audit, false),
-        policy("ask", Action::Custom("provider".into()), false),
+        policy("ask", asks("provider", None), false),
     ]);
     assert!(!all.is_empty() && !all.only_enforces());
     assert_eq!(all.evaluate(&a_get()), Decision::Allowed);
     assert_eq!(all.evaluate_dry_run(&a_get()), Some(denied("deny")));
     assert!(all.audited(&a_get()).eq([&Arc::from("audit")]));
-    let (matched, provider) = all.custom(&a_get()).unwrap();
-    assert_eq!((&*matched.policy, &**provider), ("ask", "provider"));
+    assert_eq!(all.custom(&a_get()), Some(Matched { policy: "ask".into(), rule: 0 }));
 
     let enforced = Authorization::compile([policy("allow", Action::Allow, false)]);
     assert!(enforced.only_enforces() && !enforced.is_empty() && Authorization::default().is_empty());
     assert_eq!((enforced.evaluate_dry_run(&a_get()), enforced.custom(&a_get())), (None, None));
+}
+
+#[test]
+fn the_provider_of_all_policies_is_asked_and_nobody_if_they_name_several() {
+    let known = |hostname: &str| {
+        Arc::new(Provider {
+            hostname: hostname.into(),
+            port: 80,
+            timeout: std::time::Duration::from_secs(1),
+            fail_open: false,
+            status_on_error: 403,
+            body: None,
+            protocol: CheckProtocol::Grpc,
+        })
+    };
+    let policies = |names: &[(&str, bool)]| {
+        let policy = |&(name, exists): &(&str, bool)| Policy {
+            name: name.into(),
+            action: asks(name, exists.then(|| known(name))),
+            rules: Vec::new(),
+            dry_run: false,
+        };
+        let authorization = Authorization::compile(names.iter().map(policy));
+        authorization.provider().map(|provider| provider.hostname.to_string())
+    };
+    assert_eq!(policies(&[]), None);
+    assert_eq!(policies(&[("a", false)]), None);
+    assert_eq!(policies(&[("a", true)]).as_deref(), Some("a"));
+    assert_eq!(policies(&[("a", true), ("a", true)]).as_deref(), Some("a"));
+    assert_eq!(policies(&[("a", true), ("b", true)]), None);
+    assert_eq!(policies(&[("a", true), ("b", true), ("a", true)]), None);
+}
+
+fn asks(name: &str, provider: Option<Arc<Provider>>) -> Action {
+    Action::Custom(Custom { name: name.into(), provider })
 }
 
 fn a_get() -> Facts<'static> {

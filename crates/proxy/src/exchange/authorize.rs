@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -9,21 +10,26 @@ use policy::authorization::Matched;
 use policy::{Authorization, Claims, Decision, Facts, Headers, Request, jwt};
 
 use super::Downstream;
+use super::external::check_connection;
 use crate::failure::Failure;
 use crate::http::headers;
 use crate::mesh::MeshSnapshot;
 use crate::report::WorkerTelemetry;
+use crate::worker::Worker;
 
 /// Decides about an opaque connection, and counts the decisions.
 ///
 /// # Errors
-/// Returns [`Failure::Denied`] if the policies do not allow the connection.
-pub fn authorize_connection(
-    downstream: &Downstream,
-    snapshot: &MeshSnapshot,
-    telemetry: &WorkerTelemetry,
-) -> Result<(), Failure> {
-    decide(snapshot.authorization.as_deref(), &downstream.facts(), telemetry)
+/// Returns an error if the policies, or a server that they ask, do not allow the connection.
+pub async fn authorize_connection(downstream: &Downstream, worker: &Rc<Worker>) -> Result<(), Failure> {
+    let custom = |policies: &Authorization| policies.asks().then(|| policies.custom(&downstream.facts()))?;
+    let matched = worker.view.snapshot().authorization.as_deref().and_then(custom);
+    if let Some(matched) = matched {
+        let policy = matched.policy.clone();
+        let checked = Box::pin(check_connection(downstream, matched, worker)).await;
+        checked.inspect_err(|_| worker.telemetry.denied(&policy))?;
+    }
+    decide(worker.view.snapshot().authorization.as_deref(), &downstream.facts(), &worker.telemetry)
 }
 
 /// Decides about a request with this token, and counts the decisions.
@@ -41,6 +47,22 @@ pub(super) fn authorize_request(
     if authorization.is_some_and(Authorization::is_empty) {
         return Ok(());
     }
+    with_facts(downstream, head, token, |facts| decide(authorization, facts, telemetry))
+}
+
+/// Returns the policy by which another server is asked about a request, if there is one.
+pub(super) fn asked_about(downstream: &Downstream, head: &Parts, snapshot: &MeshSnapshot) -> Option<Matched> {
+    let policies = snapshot.authorization.as_deref().filter(|policies| policies.asks())?;
+    with_facts(downstream, head, None, |facts| policies.custom(facts))
+}
+
+/// Evaluates policies on what they see of a request.
+fn with_facts<T>(
+    downstream: &Downstream,
+    head: &Parts,
+    token: Option<&jwt::Verified>,
+    evaluate: impl FnOnce(&Facts<'_>) -> T,
+) -> T {
     let (facts, headers) = (downstream.facts(), RequestHeaders(head));
     let request = Request {
         method: head.method.as_str(),
@@ -50,7 +72,7 @@ pub(super) fn authorize_request(
         claims: token.map(|token| token as &dyn Claims),
     };
     let remote = original_client(&head.headers).unwrap_or(facts.remote);
-    decide(authorization, &Facts { request: Some(request), remote, ..facts }, telemetry)
+    evaluate(&Facts { request: Some(request), remote, ..facts })
 }
 
 /// Evaluates policies; without any that have arrived, everything is refused.
@@ -63,10 +85,6 @@ fn decide(policies: Option<&Authorization>, facts: &Facts<'_>, telemetry: &Worke
             Some(Decision::NotAllowed) => telemetry.dry_run(NO_POLICY, "denied"),
             Some(Decision::Allowed) => telemetry.dry_run(NO_POLICY, "allowed"),
             None => {}
-        }
-        // No provider is asked, so that what a CUSTOM policy selects is refused.
-        if let Some((matched, _)) = policies.custom(facts) {
-            return denied(Some(matched), telemetry);
         }
     }
     match policies.evaluate(facts) {

@@ -1,4 +1,4 @@
-//! Requests to the application: authenticate → verify tokens → authorize → limit → application.
+//! Requests to the application: authenticate → ask → verify tokens → authorize → limit → application.
 //!
 //! A request is sent again only if an idle connection turned out to be closed before the request was sent on it; anything
 //! else is up to the caller, which may have other endpoints. If the application was not reached, the response reports it
@@ -13,10 +13,12 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderValue, Request, Response, Version as HttpVersion};
 use policy::PeerMode;
+use policy::authorization::Matched;
 use runtime::limits::Permit;
 use telemetry::istio::Party;
 
-use super::authorize::authorize_request;
+use super::authorize::{asked_about, authorize_request};
+use super::external::{OnAllow, check_request};
 use super::{Downstream, Exchange, connection_failure, is_idempotent};
 use crate::failure::Failure;
 use crate::http::{Incoming, RequestBody, Version, headers, settle};
@@ -77,11 +79,20 @@ struct Unanswered {
 impl Handler for InboundRequests {
     async fn handle(self: Rc<Self>, mut request: Request<Incoming>) -> Response<ResponseBody> {
         // The current settings and policies, not those of when the connection was opened: it may be days old.
-        let snapshot = self.worker.view.snapshot();
+        let mut snapshot = self.worker.view.snapshot();
         let settled = settle(&mut request, self.downstream.destination, snapshot.settings.path_normalization);
         let (mut exchange, caller) = self.authenticate(request, settled.unwrap_or_default());
         if let Err(invalid) = settled {
             return exchange.refuse(invalid);
+        }
+        if let Some(matched) = self.asked(&exchange, &snapshot) {
+            drop(snapshot);
+            // Boxed: the future of requests that no policy asks about stays small.
+            exchange = match Box::pin(self.ask(exchange, matched)).await {
+                Ok(exchange) => exchange,
+                Err(response) => return response,
+            };
+            snapshot = self.worker.view.snapshot();
         }
         if let Err(failure) = self.admit(&mut exchange, &snapshot) {
             return self.refuse(exchange, &failure);
@@ -134,12 +145,35 @@ impl InboundRequests {
         (exchange, caller)
     }
 
+    /// Returns the policy by which another server is asked about the request, if there is one.
+    fn asked(&self, exchange: &Exchange, snapshot: &MeshSnapshot) -> Option<Matched> {
+        // What is refused in any case is not asked about.
+        asked_about(&self.downstream, &exchange.head, snapshot).filter(|_| !self.refuses_plaintext(snapshot))
+    }
+
+    /// Asks another server about the request. Returns the response if the request is not carried.
+    async fn ask(&self, mut exchange: Exchange, matched: Matched) -> Result<Exchange, Response<ResponseBody>> {
+        let policy = matched.policy.clone();
+        match check_request(&mut exchange, &self.downstream, matched, &self.worker).await {
+            Ok(()) => Ok(exchange),
+            Err(refusal) => {
+                self.worker.telemetry.denied(&policy);
+                Err(refusal.answer(exchange))
+            }
+        }
+    }
+
+    /// Returns whether the connection is in plaintext, from before the port became STRICT.
+    fn refuses_plaintext(&self, snapshot: &MeshSnapshot) -> bool {
+        let Downstream { peer, destination, .. } = &self.downstream;
+        let modes = snapshot.authentication.as_deref().filter(|_| peer.is_none());
+        modes.is_some_and(|modes| modes.mode_of(destination.port()) == PeerMode::Strict)
+    }
+
     /// Refuses plaintext on a connection from before the port became STRICT, tokens that are not valid, and what the policies
     /// do not allow.
     fn admit(&self, exchange: &mut Exchange, snapshot: &MeshSnapshot) -> Result<(), Failure> {
-        let Downstream { peer, destination, .. } = &self.downstream;
-        let modes = snapshot.authentication.as_deref().filter(|_| peer.is_none());
-        if modes.is_some_and(|modes| modes.mode_of(destination.port()) == PeerMode::Strict) {
+        if self.refuses_plaintext(snapshot) {
             return Err(Failure::Plaintext);
         }
         let token = match &snapshot.tokens {
@@ -194,13 +228,17 @@ impl InboundRequests {
     /// application must not pass for a sidecar.
     fn answer(
         &self,
-        exchange: Exchange,
+        mut exchange: Exchange,
         response: Response<Incoming>,
         lease: Lease,
         caller: Caller,
         permit: Option<Permit>,
     ) -> Response<ResponseBody> {
+        let asked = exchange.head.extensions.remove::<OnAllow>();
         let edit = |headers: &mut HeaderMap| {
+            if let Some(asked) = asked {
+                asked.apply(headers);
+            }
             if caller == Caller::Sidecar {
                 headers.insert(headers::PEER, self.worker.own_party().header.clone());
             }

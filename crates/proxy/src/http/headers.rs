@@ -109,6 +109,13 @@ fn is_of_mesh(name: &str, direction: Direction) -> bool {
     }
 }
 
+/// Returns whether a server that is asked about a request may change a header of it, or of its response: neither one that
+/// concerns the connection or the length of the message, nor one that only the mesh sets, nor the host, which was authorized.
+pub fn is_changeable(name: &HeaderName, direction: Direction) -> bool {
+    const FIXED: [HeaderName; 5] = [header::HOST, header::CONTENT_LENGTH, header::TE, header::TRAILER, header::EXPECT];
+    !FIXED.contains(name) && !HOP_BY_HOP.contains(name) && !is_of_mesh(name.as_str(), direction)
+}
+
 fn remove_of_mesh(headers: &mut HeaderMap, direction: Direction) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| is_of_mesh(name.as_str(), direction)).cloned().collect();
     for name in names {

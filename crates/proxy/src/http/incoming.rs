@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use runtime::admission::{Admitted, Buffered};
 
 use super::BoxError;
+use super::peek::PeekedBody;
 use super::pump::Upload;
 
 /// DATA frames of at least this size are passed on as they are. Smaller frames that are available at the same time are
@@ -27,6 +28,8 @@ pub enum Incoming {
     Http1(hyper::body::Incoming),
     /// The body of an HTTP/2 message.
     Http2(Http2Body),
+    /// A body of which the beginning was read in advance.
+    Peeked(Box<PeekedBody>),
     /// A body that is not read: nobody asked for it.
     Refused,
 }
@@ -48,6 +51,7 @@ impl Incoming {
         match self {
             Self::Http1(_) | Self::Refused => Ok(()),
             Self::Http2(frames) => Ok(frames.hold(cx)?),
+            Self::Peeked(body) => body.hold(cx),
         }
     }
 }
@@ -60,6 +64,7 @@ impl Body for Incoming {
         match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
             Self::Http2(frames) => frames.poll_frame(cx).map_err(BoxError::from),
+            Self::Peeked(body) => body.poll_frame(cx),
             Self::Refused => Poll::Pending,
         }
     }
@@ -70,6 +75,7 @@ impl Body for Incoming {
             Self::Http2(frames) => {
                 frames.held.is_none() && frames.stream.as_ref().is_some_and(RecvStream::is_end_stream)
             }
+            Self::Peeked(body) => body.is_end_stream(),
             Self::Refused => false,
         }
     }
@@ -78,6 +84,8 @@ impl Body for Incoming {
         match self {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(frames) => frames.length.map_or_else(SizeHint::default, SizeHint::with_exact),
+            // The body's size is asked for before anything is read.
+            Self::Peeked(_) => SizeHint::default(),
             Self::Refused => SizeHint::default(),
         }
     }

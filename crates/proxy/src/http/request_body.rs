@@ -17,7 +17,7 @@ use super::body_copy::Copy;
 use super::continue_gate::{ContinueGate, PATIENCE, expects_continue};
 use super::pump::Source;
 use super::unsent::Unsent;
-use super::{BoxError, Incoming, headers};
+use super::{Beginning, BoxError, Incoming, PeekedBody, headers};
 
 /// The maximum size of a request body that is kept for retries until the response begins. Envoy's default is 1 MiB per
 /// request, which a sidecar of 12 MiB cannot spend on many requests at once.
@@ -102,6 +102,32 @@ impl RequestBody {
         let copy = Rc::new(Copy::of_size(self.size));
         self.copies.borrow_mut().push(copy.clone());
         AttemptBody(Content::Copy(copy))
+    }
+
+    /// Reads the beginning of the body, `max` bytes, before the first attempt, which sends it in full.
+    ///
+    /// # Errors
+    /// Returns an error if the body fails, or the proxy holds too much for the connection already.
+    pub async fn peek(&self, max: usize) -> Result<Beginning, BoxError> {
+        if let Some(gate) = &self.gate {
+            gate.open();
+        }
+        let beginning = poll_fn(|cx| {
+            let mut incoming = self.incoming.borrow_mut();
+            if !matches!(&*incoming, Incoming::Peeked(_)) {
+                let rest = std::mem::replace(&mut *incoming, Incoming::Refused);
+                *incoming = Incoming::Peeked(Box::new(PeekedBody::new(rest, &self.owner)));
+            }
+            let Incoming::Peeked(peeked) = &mut *incoming else { return Poll::Pending };
+            ready!(peeked.poll_fill(max, cx))?;
+            Poll::Ready(Ok(peeked.beginning(max)))
+        });
+        beginning.await.inspect_err(|_| self.failed.set(true))
+    }
+
+    /// Returns the length of the body, if the downstream has announced it.
+    pub fn announced(&self) -> Option<u64> {
+        self.size.exact()
     }
 
     /// Returns whether another attempt can send the body in full.
@@ -281,6 +307,8 @@ enum Content {
     Empty,
     Playback(Playback),
     Copy(Rc<Copy>),
+    /// The proxy's own.
+    Own(Box<Option<Bytes>>),
 }
 
 #[derive(Debug)]
@@ -296,11 +324,16 @@ impl AttemptBody {
         Self(Content::Empty)
     }
 
+    /// Returns a body of the proxy's own.
+    pub fn of(content: Bytes) -> Self {
+        Self(if content.is_empty() { Content::Empty } else { Content::Own(Box::new(Some(content))) })
+    }
+
     /// Returns what holds the body back, if anything does.
     pub fn gate(&self) -> Option<&ContinueGate> {
         match &self.0 {
             Content::Playback(playback) => playback.body.gate.as_ref(),
-            Content::Empty | Content::Copy(_) => None,
+            Content::Empty | Content::Copy(_) | Content::Own(_) => None,
         }
     }
 }
@@ -325,6 +358,7 @@ impl Body for AttemptBody {
         let playback = match &mut self.0 {
             Content::Empty => return Poll::Ready(None),
             Content::Copy(copy) => return copy.poll_frame(cx),
+            Content::Own(content) => return Poll::Ready(content.take().map(|content| Ok(Frame::data(content)))),
             Content::Playback(playback) => playback,
         };
         if playback.attempt != playback.body.attempt.get() {
@@ -344,6 +378,7 @@ impl Body for AttemptBody {
         match &self.0 {
             Content::Empty => true,
             Content::Copy(copy) => copy.is_end_stream(),
+            Content::Own(content) => content.is_none(),
             Content::Playback(playback) => {
                 let kept = playback.body.kept.borrow();
                 let replaying = kept.as_ref().is_some_and(|kept| playback.position < kept.len());
@@ -356,6 +391,9 @@ impl Body for AttemptBody {
         match &self.0 {
             Content::Empty => SizeHint::with_exact(0),
             Content::Copy(copy) => copy.size_hint(),
+            Content::Own(content) => {
+                SizeHint::with_exact(content.as_ref().as_ref().map_or(0, |content| content.len() as u64))
+            }
             Content::Playback(playback) if playback.position == 0 => playback.body.size,
             Content::Playback(_) => SizeHint::default(),
         }

@@ -13,6 +13,7 @@ use wire::discovery as message;
 
 mod authentication;
 mod destination;
+mod external;
 mod policies;
 mod routes;
 mod workload;

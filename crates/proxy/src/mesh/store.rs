@@ -209,7 +209,12 @@ impl MeshStore {
                 self.resolve_policies();
             }
             Body::AuthorizationPolicy(message) => {
-                self.policies.put_authorization(name, convert::policy(&message)?);
+                let policy = convert::policy(&message)?;
+                if let (Some(host), Some(subscriber)) = (policy.asks(), self.subscriber.get()) {
+                    // Before the policy is in force, so that the first request does not wait for it.
+                    subscriber.subscribe(Kind::Service, &**host);
+                }
+                self.policies.put_authorization(name, policy);
                 self.resolve_policies();
             }
             Body::Workload(message) => {

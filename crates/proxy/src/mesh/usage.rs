@@ -76,6 +76,9 @@ pub async fn release_unused(
         tokio::time::sleep(INTERVAL).await;
         let snapshot = published.newest();
         let now = tokio::time::Instant::now().into_std();
+        // The server that policies ask.
+        let asked = snapshot.authorization.as_ref().and_then(|policies| policies.provider());
+        published.mark_used(asked.map(|provider| &provider.hostname));
         let unused = published.usage().unused(snapshot.services.keys(), UNUSED, now);
         if unused.is_empty() {
             continue;

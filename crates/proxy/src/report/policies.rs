@@ -23,7 +23,19 @@ const AUDITED: Family = Family {
     labels: &["policy"],
 };
 
+/// What servers that CUSTOM policies ask have answered.
+const EXTERNAL: Family = Family {
+    name: "isthmus_external_authorization_total",
+    help: "Requests and opaque connections about which a CUSTOM policy asks, by the host that is asked and the result: allowed, denied, error, or ignored for opaque connections that a server of HTTP is not asked about.",
+    labels: &["host", "result"],
+};
+
 impl WorkerTelemetry {
+    /// Counts an answer of a server that is asked.
+    pub fn asked(&self, host: &str, result: &'static str) {
+        self.scope.counter(&EXTERNAL, &[host, result]).increment();
+    }
+
     /// Counts what a policy refused.
     pub fn denied(&self, policy: &str) {
         self.scope.counter(&DENIED, &[policy]).increment();

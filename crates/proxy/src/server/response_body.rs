@@ -65,6 +65,13 @@ impl ResponseBody {
         }
     }
 
+    /// Replaces the content of a body of the proxy itself.
+    pub fn set_content(&mut self, content: Bytes) {
+        if let BodySource::Local(body) = &mut self.source {
+            *body = Some(content).filter(|content| !content.is_empty());
+        }
+    }
+
     /// Creates the body of an upstream's response. At its end, `lease` returns to its pool if the request's body was sent
     /// in full.
     pub fn upstream(

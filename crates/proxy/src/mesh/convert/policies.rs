@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use http::HeaderName;
 use ipnet::IpNet;
-use policy::authorization::{Action, Condition, Field, Operation, Policy, Rule, Source};
+use policy::authorization::{Action, Condition, Custom, Field, Operation, Policy, Rule, Source};
 use policy::{PathPattern, Pattern, TokenPrincipal};
 use wire::discovery as message;
 
 use super::Result;
+use super::external::provider;
 
 /// Reads an authorization policy.
 pub(in crate::mesh) fn policy(message: &message::AuthorizationPolicy) -> Result<Policy> {
@@ -21,7 +22,10 @@ fn read(message: &message::AuthorizationPolicy) -> Result<Policy> {
         Ok(message::PolicyAction::Allow) => Action::Allow,
         Ok(message::PolicyAction::Deny) => Action::Deny,
         Ok(message::PolicyAction::Audit) => Action::Audit,
-        Ok(message::PolicyAction::Custom) => Action::Custom(message.provider.as_str().into()),
+        Ok(message::PolicyAction::Custom) => Action::Custom(Custom {
+            name: message.provider.as_str().into(),
+            provider: message.external.as_ref().map(provider).transpose()?.map(Arc::new),
+        }),
         Err(_) => return Err(format!("{} is no action", message.action)),
     };
     let rules = message.rules.iter().map(rule).collect::<Result<_>>()?;
