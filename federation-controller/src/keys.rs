@@ -90,24 +90,24 @@ pub(crate) async fn run(state: Arc<State>, events: Queues, fetcher: Fetcher, ref
 struct Place {
     due: Instant,
     running: bool,
-    /// Whether keys were ever fetched from there.
-    known: bool,
     failures: u32,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Place { due: Instant::now(), running: false, known: false, failures: 0 }
+        Place { due: Instant::now(), running: false, failures: 0 }
     }
 }
 
 impl Place {
-    fn ended(&mut self, fetched: bool, refresh: Duration) {
+    /// Notes the end of an attempt. Returns the time until the next one.
+    fn ended(&mut self, fetched: bool, refresh: Duration) -> Duration {
         self.running = false;
         self.failures = if fetched { 0 } else { self.failures.saturating_add(1) };
-        self.known |= fetched;
         let retry = FIRST_RETRY.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(SLOWEST);
-        self.due = Instant::now() + if fetched { refresh } else { retry };
+        let wait = if fetched { refresh } else { retry };
+        self.due = Instant::now() + wait;
+        wait
     }
 }
 
@@ -115,18 +115,13 @@ impl Place {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn attempts_are_farther_apart_with_each_failure() {
+    #[test]
+    fn attempts_are_farther_apart_with_each_failure() {
+        let refresh = Duration::from_secs(600);
         let mut place = Place::default();
-        let mut waits = Vec::new();
-        for _ in 0..9 {
-            place.ended(false, Duration::from_secs(600));
-            waits.push((place.due - Instant::now()).as_secs());
-        }
+        let waits = [(); 9].map(|()| place.ended(false, refresh).as_secs());
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        place.ended(true, Duration::from_secs(600));
-        assert_eq!(place.due - Instant::now(), Duration::from_secs(600));
-        place.ended(false, Duration::from_secs(600));
-        assert_eq!(place.due - Instant::now(), FIRST_RETRY);
+        assert_eq!(place.ended(true, refresh), refresh);
+        assert_eq!(place.ended(false, refresh), FIRST_RETRY);
     }
 }
