@@ -100,7 +100,7 @@ impl Pattern {
 }
 
 /// Returns whether a value begins with the first literal, ends with the last one, and has the others in order between them.
-/// The leftmost place of each is as good as any other, so that the time is that of one search through the value.
+/// Each literal is searched for once, from the end of the last one: linear time.
 fn matches_glob(parts: &[Arc<str>], value: &str) -> bool {
     let [first, middle @ .., last] = parts else { return false };
     let Some(mut rest) = value.strip_prefix(&**first) else { return false };

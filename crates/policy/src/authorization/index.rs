@@ -66,7 +66,7 @@ impl Rules {
         self.policies.iter()
     }
 
-    /// Returns the first rule that matches. `strict`: what is not known does not match.
+    /// Returns the first rule that matches. `strict`: an unknown property does not match.
     pub(super) fn first(&self, facts: &Facts<'_>, strict: bool) -> Option<Matched> {
         let (policy, rule) = self.positions[self.position(facts, strict)? as usize];
         Some(Matched { policy: self.policies[policy as usize].name.clone(), rule: rule as usize })

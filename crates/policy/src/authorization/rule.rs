@@ -89,7 +89,7 @@ pub enum Condition {
 }
 
 impl Rule {
-    /// Returns whether the rule matches. `strict`: what is not known does not match.
+    /// Returns whether the rule matches. `strict`: an unknown property does not match.
     pub(super) fn matches(&self, facts: &Facts<'_>, strict: bool) -> bool {
         if facts.request.is_none() && strict && self.has_request_fields() {
             return false;
