@@ -207,6 +207,11 @@ impl Inventory {
                 }
             }
             Event::Listed { cluster, kind } => self.change(&cluster, now, 1, |cluster| cluster.list_ends(kind, now)),
+            Event::Denied { cluster, kind, why } => {
+                if let Some(cluster) = self.clusters.get_mut(&cluster) {
+                    cluster.deny(kind, why);
+                }
+            }
             Event::Upsert { cluster, mut object } => {
                 if !self.clusters.get_mut(&cluster).is_some_and(|cluster| cluster.admits(&object)) {
                     self.exceed(&cluster, now);
@@ -426,6 +431,11 @@ impl Inventory {
         let excluded = |cluster: &ClusterInventory| matches!(cluster.link.0, Link::Excluded(_));
         let incomplete = |cluster: &&ClusterInventory| !cluster.synced() && !cluster.restored && !excluded(cluster);
         self.clusters.values().filter(incomplete).map(|cluster| cluster.info.name.clone()).collect()
+    }
+
+    /// Returns whether a cluster denies the controller to read a kind.
+    pub fn denies(&self, cluster: &str, kind: Kind) -> bool {
+        self.clusters.get(cluster).is_some_and(|cluster| cluster.denied().any(|(denied, _)| denied == kind))
     }
 
     /// Returns whether resources can be compiled: the controller's own cluster has been listed, or is in the snapshot.

@@ -133,7 +133,9 @@ async fn serve_until_stopped(options: Options) -> Result<(), Fatal> {
     };
     let home = HomeCluster { cluster: options.cluster.clone(), network: options.network.clone() };
     let webhooks = connections(webhook_listener, parts.identity.clone(), webhook_clients(&options)?, &registry);
-    tokio::spawn(webhook::serve(webhooks, injector, home, registry.clone()));
+    let state = shared.state.clone();
+    let denied = move |cluster: &str, kind| state.inventory().denies(cluster, kind);
+    tokio::spawn(webhook::serve(webhooks, injector, home, Arc::new(denied), registry.clone()));
 
     let validity = Validity { default: options.certificate_validity, max: options.max_certificate_validity };
     let (clusters, authorities) = (parts.clusters.clone(), parts.authorities.clone());

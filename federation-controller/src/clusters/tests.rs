@@ -340,6 +340,12 @@ async fn a_missing_crd_or_a_denied_optional_kind_does_not_affect_the_link() {
     east.miss("/apis/multicluster.x-k8s.io/v1alpha1/serviceexports");
     east.forbid("/apis/networking.istio.io/v1beta1/gateways");
     run.west.put_secret("s", &[("east", &east.kubeconfig("east", "reader"))]);
+    let denied = |event: &Event| match event {
+        Event::Denied { cluster, kind: Kind::Gateway, why } if &**cluster == "east" => Some(why.clone()),
+        _ => None,
+    };
+    let why = run.until("the denial of gateways", denied).await.0;
+    assert!(why.contains("403"), "{why}");
     run.until_connected("east").await;
     let north = Fake::start("reader").await;
     north.forbid(PODS);

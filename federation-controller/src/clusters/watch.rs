@@ -66,7 +66,8 @@ pub(super) async fn watch<T: Record>(client: Client, cluster: Text, reads: Arc<R
                 Trouble::Refused(why) if T::OPTIONAL => {
                     absent = true;
                     tracing::warn!(%cluster, kind = T::NAME, why, "not permitted to watch the kind; continuing without it");
-                    send(&out, [watching::<T>()]).await
+                    let denied = Event::Denied { cluster: cluster.clone(), kind: T::KIND, why: why.into() };
+                    send(&out, [Report::Event(denied), watching::<T>()]).await
                 }
                 Trouble::Missing => refused::<T>(&out, "the server does not have this kind".to_owned()).await,
                 Trouble::Refused(why) => refused::<T>(&out, why).await,

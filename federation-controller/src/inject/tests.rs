@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::template::{HomeCluster, Injector};
 use super::{rules, validation, webhook};
 use crate::ca::serve::{Clients, FAILED_HANDSHAKES, KnownClients, connections};
+use crate::objects::Kind;
 
 fn injector() -> Injector {
     Injector {
@@ -165,6 +166,11 @@ fn a_sidecar_is_an_ordinary_container_where_its_author_wants_it() {
     assert!(env.iter().all(|entry| entry["name"] != "ISTIO_KUBE_APP_PROBERS"));
 }
 
+/// Cluster north denies the controller to read policies.
+fn denied(cluster: &str, kind: Kind) -> bool {
+    (cluster, kind) == ("north", Kind::AuthorizationPolicy)
+}
+
 struct Caller {
     port: u16,
     roots: Vec<rustls_pki_types::CertificateDer<'static>>,
@@ -188,7 +194,7 @@ impl Caller {
         let metrics = Registry::new();
         let incoming = connections(listener, identity, clients, &metrics);
         let own = HomeCluster { cluster: "west".into(), network: "net-west".into() };
-        tokio::spawn(webhook::serve(incoming, injector(), own, metrics.clone()));
+        tokio::spawn(webhook::serve(incoming, injector(), own, Arc::new(denied), metrics.clone()));
         Caller { port, roots: root.roots().to_vec(), metrics }
     }
 
@@ -358,6 +364,20 @@ async fn configuration_in_a_cluster_from_which_it_is_not_read_is_admitted_with_a
     assert_eq!(code, 404);
     let long = format!("/validate/cluster/{}", "x".repeat(5000));
     assert!(warnings(&long, "DestinationRule").await.to_string().len() < 256);
+}
+
+#[tokio::test]
+async fn a_policy_in_a_cluster_that_denies_the_controller_to_read_it_is_admitted_with_a_warning() {
+    let caller = Caller::new().await;
+    let policy = || json!({"metadata": {"name": "deny-all"}, "spec": {}});
+    for (path, warned) in [("/validate/cluster/north", true), ("/validate/cluster/east", false), ("/validate", false)] {
+        let answer =
+            reviewed_at(&caller, path, "security.istio.io", "AuthorizationPolicy", policy(), Value::Null).await;
+        assert_eq!(answer["allowed"], true, "{answer}");
+        let said = answer["warnings"].to_string();
+        assert_eq!(said.contains("shop/deny-all has no effect in cluster north"), warned, "{path}: {said}");
+        assert_eq!(said.contains("not permitted to read this kind"), warned, "{path}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use telemetry::metrics::{Family, Registry};
 
 use super::review::ReviewRequest;
+use super::webhook::Denied;
 use crate::objects::{Kind, Watched};
 
 /// Counts objects that were admitted with a warning.
@@ -33,15 +34,25 @@ pub(super) struct Place<'a> {
     pub(super) asking: &'a str,
     /// The cluster of this controller.
     pub(super) own: &'a str,
+    /// What clusters deny.
+    pub(super) denied: &'a Denied,
 }
 
 impl Place<'_> {
-    /// Returns the warning about an object of a kind that is read from this controller's cluster only, in another one.
+    /// Returns the warning about an object that is not read where it is applied: of a kind that is read from this controller's
+    /// cluster only, in another one; or of a kind that the cluster denies the controller.
     fn warning(self, group: &str, kind: &str, name: &str) -> Option<String> {
-        let read_here = Kind::of(group, kind).is_some_and(|kind| kind.watched() == Watched::Primary);
+        let of = Kind::of(group, kind)?;
         let (asking, own) = (shown(self.asking), shown(self.own));
-        (read_here && self.asking != self.own).then(|| {
-            format!("{kind} {name} has no effect in cluster {asking}: configuration is read in its primary cluster; apply it in {own}")
+        if self.asking != self.own && of.watched() == Watched::Primary {
+            return Some(format!(
+                "{kind} {name} has no effect in cluster {asking}: configuration is read in its primary cluster; apply it in {own}"
+            ));
+        }
+        (self.denied)(self.asking, of).then(|| {
+            format!(
+                "{kind} {name} has no effect in cluster {asking}: the controller in {own} is not permitted to read this kind here; `isthmus status` there says what to do"
+            )
         })
     }
 }

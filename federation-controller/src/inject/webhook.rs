@@ -30,6 +30,7 @@ use super::review::{BadRequest, MAX_REVIEW, READ_DEADLINE, ReviewRequest, answer
 use super::rules::{Decision, NamespaceLabel, decide};
 use super::template::{HomeCluster, Injector};
 use super::validation::{self, Place};
+use crate::objects::Kind;
 use crate::ports::guarded::Guarded;
 use crate::ports::shares::Shares;
 
@@ -66,14 +67,17 @@ const VALIDATE: &str = "/validate";
 /// The encoding of `/` in a value of the path.
 const SLASH: &str = "--slash--";
 
+/// Whether a cluster denies the controller to read a kind, as [`Inventory`](crate::inventory::Inventory) has it.
+pub type Denied = dyn Fn(&str, Kind) -> bool + Send + Sync;
+
 /// Serves reviews on `connections` until the stream ends. `own` is the default for paths without cluster or network.
-pub async fn serve<S>(connections: S, injector: Injector, own: HomeCluster, metrics: Registry)
+pub async fn serve<S>(connections: S, injector: Injector, own: HomeCluster, denied: Arc<Denied>, metrics: Registry)
 where
     S: Stream<Item = std::io::Result<Guarded<TlsStream<TcpStream>>>>,
 {
     let shares = |(all, each)| Shares::new(all, each);
     let (small, large) = (shares(SMALL_SHARES), shares(LARGE_SHARES));
-    let webhook = Arc::new(Webhook { injector, own, metrics, small, large });
+    let webhook = Arc::new(Webhook { injector, own, denied, metrics, small, large });
     tokio::pin!(connections);
     while let Some(connection) = connections.next().await {
         let Ok(connection) = connection else { continue };
@@ -105,6 +109,7 @@ where
 struct Webhook {
     injector: Injector,
     own: HomeCluster,
+    denied: Arc<Denied>,
     metrics: Registry,
     small: Shares,
     large: Shares,
@@ -164,7 +169,7 @@ impl Webhook {
             Purpose::Inject(_) if !review.object["spec"].is_object() => Err(BadRequest::NoPod),
             Purpose::Inject(home) => Ok(self.inject(&review, &home)),
             Purpose::Validate(home) => {
-                let place = Place { asking: &home.cluster, own: &self.own.cluster };
+                let place = Place { asking: &home.cluster, own: &self.own.cluster, denied: &*self.denied };
                 Ok(answer(validation::respond(&review, place, &self.metrics)))
             }
         }

@@ -264,9 +264,14 @@ impl ClusterInventory {
         &self.system.domain
     }
 
-    /// Returns whether every watched kind has been listed since the process started.
+    /// Returns whether every watched kind that the cluster does not deny has been listed since the process started.
     pub fn synced(&self) -> bool {
         self.lists.complete(self.info.role())
+    }
+
+    /// Returns the kinds that the cluster denies the controller, and why.
+    pub fn denied(&self) -> impl Iterator<Item = (Kind, &Text)> {
+        self.lists.denied()
     }
 
     /// Returns the kinds whose last list was unexpectedly empty and is not believed yet.
@@ -424,6 +429,11 @@ impl ClusterInventory {
         let known = self.keys(kind);
         let gone = self.lists.end(kind, known, now);
         self.remove_all(kind, gone)
+    }
+
+    /// Notes that the cluster denies the controller a kind. See [`Event::Denied`](crate::objects::event::Event::Denied).
+    pub fn deny(&mut self, kind: Kind, why: Text) {
+        self.lists.deny(kind, why);
     }
 
     /// Believes empty lists that nothing has contradicted for [`super::CONFIRM_EMPTY`] while the link was up.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use crate::objects::event::ClusterRole;
-use crate::objects::{Key, Kind};
+use crate::objects::{Key, Kind, Text};
 
 /// An empty list of a kind of which the cluster had objects is believed after this long of an unbroken link.
 ///
@@ -20,8 +20,10 @@ pub(super) struct Lists {
 
 #[derive(Debug, Default)]
 struct List {
-    /// A list has been complete since the process started.
+    /// A list has been complete since the process started, or the cluster denies the kind.
     complete: bool,
+    /// Why the cluster denies the kind.
+    denied: Option<Text>,
     /// The objects of the list in progress.
     running: Option<HashSet<Key>>,
     /// The last list was unexpectedly empty: when it ended, and the objects that have appeared since.
@@ -39,6 +41,11 @@ impl Lists {
         Kind::ALL.into_iter().filter(|kind| self.lists[*kind as usize].doubtful.is_some()).collect()
     }
 
+    /// Returns the kinds that the cluster denies, and why.
+    pub(super) fn denied(&self) -> impl Iterator<Item = (Kind, &Text)> {
+        Kind::ALL.into_iter().filter_map(|kind| Some((kind, self.lists[kind as usize].denied.as_ref()?)))
+    }
+
     /// Returns whether a list runs.
     pub(super) fn running(&self) -> bool {
         self.lists.iter().any(|list| list.running.is_some())
@@ -49,12 +56,18 @@ impl Lists {
         self.lists[kind as usize].running = Some(HashSet::new());
     }
 
+    /// Notes that the cluster denies a kind: its list does not end, and nothing waits for it. The known objects stay.
+    pub(super) fn deny(&mut self, kind: Kind, why: Text) {
+        let list = &mut self.lists[kind as usize];
+        (list.complete, list.running, list.denied) = (true, None, Some(why));
+    }
+
     /// Ends a list. Returns the known objects that no longer exist: those that are not in the list, or none if the list is
     /// doubtful.
     pub(super) fn end(&mut self, kind: Kind, known: Vec<Key>, now: SystemTime) -> Vec<Key> {
         let list = &mut self.lists[kind as usize];
         let Some(seen) = list.running.take() else { return Vec::new() };
-        list.complete = true;
+        (list.complete, list.denied) = (true, None);
         if !seen.iter().any(is_evidence) && known.iter().any(is_evidence) {
             list.doubtful.get_or_insert((now, seen));
             return Vec::new();

@@ -120,6 +120,7 @@ impl Inventory {
         self.notices_of_networks(cluster, &mut notices);
         self.notices_of_gateways(cluster, &mut notices);
         self.notices_of_components(cluster, &mut notices);
+        notices_of_denied(cluster, &mut notices);
         if cluster.synced() {
             self.notices_of_exports(cluster, &mut notices);
             if cluster.info.own {
@@ -246,6 +247,20 @@ impl Inventory {
     fn may_name(&self, cluster: &ClusterInventory, network: &Text) -> bool {
         self.networks.may_name(&cluster.info.name, network)
     }
+}
+
+/// Kinds that the cluster denies the controller.
+fn notices_of_denied(cluster: &ClusterInventory, to: &mut Notices) {
+    let Some((_, why)) = cluster.denied().next() else { return };
+    let kinds: Vec<&str> = cluster.denied().map(|(kind, _)| kind.as_str()).collect();
+    let grant = match cluster.info.own {
+        true => "permit it in the ClusterRole of the controller's service account",
+        false => "`isthmus join` grants it to the reader account; a cluster that was joined before needs it again",
+    };
+    to.push(format!(
+        "the controller is not permitted to read objects of kind {} there, so those that it has not read have no effect ({why}): {grant}",
+        kinds.join(", ")
+    ));
 }
 
 /// Returns whether a service has endpoints, and no pod of them has a sidecar.

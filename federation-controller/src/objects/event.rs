@@ -57,6 +57,15 @@ pub enum Event {
         /// The kind.
         kind: Kind,
     },
+    /// The cluster does not permit the controller to read an optional kind. Known objects of the kind stay.
+    Denied {
+        /// The cluster.
+        cluster: Text,
+        /// The kind.
+        kind: Kind,
+        /// The reason of the server.
+        why: Text,
+    },
     /// An object was added or changed.
     Upsert {
         /// The cluster.
