@@ -163,6 +163,15 @@ pub fn await_routed(address: SocketAddr, host: &str, header: &str, process: &mut
     })
 }
 
+/// Waits until a GET is refused by an authorization policy.
+pub fn await_refused(address: SocketAddr, host: &str, path: &str, process: &mut Process, rig: &Rig) -> Result<()> {
+    await_answer(process, rig, &format!("{path} of {host} at {address} with 403"), || {
+        let answer = answer(address, host, path)?;
+        ensure!(answer.starts_with("HTTP/1.1 403") && answer.contains("RBAC: access denied"), "{answer:?}");
+        Ok(())
+    })
+}
+
 /// Waits until a check succeeds.
 fn await_answer(process: &mut Process, rig: &Rig, wanted: &str, check: impl Fn() -> Result<()>) -> Result<()> {
     const WITHIN: Duration = Duration::from_secs(30);

@@ -14,8 +14,10 @@ use crate::rig::Rig;
 mod changes;
 pub mod cluster;
 pub mod controller;
+mod named;
 pub mod objects;
 pub mod pods;
+mod policies;
 mod routes;
 pub mod rules;
 mod streams;
@@ -51,6 +53,8 @@ enum ControlPlanePart {
     Endpoints,
     /// Changes of routes.
     Routes,
+    /// New policies.
+    Policies,
 }
 
 /// The size of a mesh.
@@ -105,6 +109,9 @@ pub fn run(options: &Options, rig: &Rig) -> Result<Vec<Finding>> {
     }
     if wanted(ControlPlanePart::Routes) {
         findings.extend(runtime.block_on(routes::measure(rig, size)).context("routes")?);
+    }
+    if wanted(ControlPlanePart::Policies) {
+        findings.extend(runtime.block_on(policies::measure(rig, size)).context("policies")?);
     }
     Ok(findings)
 }

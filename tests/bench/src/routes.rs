@@ -2,14 +2,14 @@
 //! DestinationRules. Our pair, with our controller, is compared with a pair of Envoys that istiod configures.
 //!
 //! Each pair has a cluster of its own with the same objects: [`rules`] has the routes, retries, time limits and outlier detection.
-//! Requests go to one of the services, on its fourth route; before, one to each service shows that its routes are in force. No policy
-//! authorizes requests on either side.
+//! Requests go to one of the services, on its fourth route; before, one to each service shows that its routes are in force. The server's
+//! AuthorizationPolicy allows them by the client's identity, method and path; before, a request for another path shows that it is in force.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::chain::{Chain, LOCAL_SERVER, PortProtocol, address, answer, await_routed};
+use crate::chain::{Chain, LOCAL_SERVER, PortProtocol, address, answer, await_refused, await_routed};
 use crate::control_plane::cluster::Cluster;
 use crate::control_plane::controller::Controller;
 use crate::control_plane::pods::{self, MeshPod};
@@ -82,6 +82,7 @@ async fn cluster(rig: &Rig, name: &str, port: u16, server: MeshPod) -> Result<Cl
         pods::service(service, PORT.port(), PORT.port(), Some(server)).into_iter().chain(rules::both(service))
     };
     client.create_all((0..SERVICES).flat_map(of)).await?;
+    client.create(rules::allow(server.name, CLIENT.name)).await?;
     Ok(cluster)
 }
 
@@ -104,6 +105,7 @@ async fn ours(rig: &Rig) -> Result<(Chain, Controller, Cluster)> {
         let host = format!("{}:{}", objects::service_name(service), PORT.port());
         await_routed(PORT.at(CLIENT.ip), &host, rules::ROUTED, &mut outbound, rig)?;
     }
+    await_refused(PORT.at(CLIENT.ip), AUTHORITY, rules::REFUSED, &mut outbound, rig)?;
     let metrics = answer(address(SERVER.ip, 15090), "metrics", "/stats/prometheus")?;
     ensure!(metrics.contains("connection_security_policy=\"mutual_tls\""), "requests are not sent by mutual TLS");
     Ok((Chain { name: "isthmus", ip: CLIENT.ip, processes: vec![outbound, inbound] }, controller, cluster))

@@ -1,7 +1,6 @@
 //! Changes of a VirtualService whose service all proxies use, in a mesh where each service has a VirtualService and a
 //! DestinationRule.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -9,8 +8,8 @@ use http::Method;
 use serde_json::json;
 
 use super::streams::DiscoveryStreams;
-use super::{LONG, MeasuredMesh, MeshSize, millis, rules};
-use crate::finding::{Finding, Metric};
+use super::{LONG, MeasuredMesh, MeshSize, rules};
+use crate::finding::Finding;
 use crate::rig::Rig;
 
 /// The service that all streams use.
@@ -43,7 +42,7 @@ impl MeasuredMesh<'_> {
     /// Changes the name of a route at a steady rate.
     async fn change_routes(&mut self, streams: &DiscoveryStreams, turn: usize) -> Result<()> {
         let changes = (self.size.seconds * PER_SECOND) as usize;
-        streams.arrivals.take_routes();
+        streams.arrivals.take_named();
         let mut changed = Vec::new();
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / PER_SECOND);
         for change in 0..changes {
@@ -54,30 +53,7 @@ impl MeasuredMesh<'_> {
             client.send(Method::PATCH, &rules::path(COMMON), "application/json-patch+json", &patch).await?;
             changed.push((name, Instant::now()));
         }
-        // An update that takes longer than this counts as missed.
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let arrivals = streams.arrivals.take_routes();
-        let (mut took, mut last) = (Vec::new(), Vec::new());
-        for (name, at) in &changed {
-            let mut reached = BTreeSet::new();
-            let of = arrivals.iter().filter(|arrival| arrival.routes.contains(name) && reached.insert(arrival.stream));
-            // An update may arrive before the response to the request that made the change.
-            let of: Vec<Duration> = of.map(|arrival| arrival.at.saturating_duration_since(*at)).collect();
-            last.extend(of.iter().max());
-            took.extend(of);
-        }
-        let missed = (changes * streams.count()).saturating_sub(took.len());
-        took.sort_unstable();
-        last.sort_unstable();
-        let at = |sorted: &[Duration], quantile: f64| {
-            millis(sorted.get((sorted.len() as f64 * quantile) as usize).copied().unwrap_or_default())
-        };
-        let name = |what: &str| format!("VirtualService change to arrival, {what}");
-        self.found(Metric::cost(&name("p50"), "ms"), at(&took, 0.5));
-        self.found(Metric::cost(&name("p99"), "ms"), at(&took, 0.99));
-        self.found(Metric::cost(&name("at the last stream, median"), "ms"), at(&last, 0.5));
-        self.found(Metric::cost(&name("longest"), "ms"), at(&last, 1.0 - f64::EPSILON));
-        self.found(Metric::cost("missed arrivals of VirtualService changes", ""), missed as f64);
+        self.named_arrivals(streams, &changed, "VirtualService change").await;
         Ok(())
     }
 }

@@ -7,12 +7,27 @@ use super::objects::{hostname, service_name};
 /// The line that a route adds to the head of a response, which shows that the rules are in force.
 pub const ROUTED: &str = "x-route: bytes";
 
+/// A path that the policy of [`allow`] does not admit.
+pub const REFUSED: &str = "/private";
+
 const ROUTES: &str = "/apis/networking.istio.io/v1/namespaces/default/virtualservices";
 const DESTINATIONS: &str = "/apis/networking.istio.io/v1/namespaces/default/destinationrules";
 
 /// The rules of a service.
 pub fn both(service: usize) -> [(String, Value); 2] {
     [destination_rule(service), virtual_service(service, "bytes")]
+}
+
+/// A policy that allows a client the requests that are measured.
+pub fn allow(server: &str, client: &str) -> (String, Value) {
+    let object = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": server},
+        "spec": {"selector": {"matchLabels": {"app": server}}, "rules": [{
+            "from": [{"source": {"principals": [format!("cluster.local/ns/default/sa/{client}")]}}],
+            "to": [{"operation": {"methods": ["GET"], "paths": ["/bytes/*"]}}],
+        }]},
+    });
+    ("/apis/security.istio.io/v1/namespaces/default/authorizationpolicies".to_owned(), object)
 }
 
 /// The path of a service's VirtualService.

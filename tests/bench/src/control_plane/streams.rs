@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -60,20 +60,20 @@ pub struct Arrival {
     pub at: Instant,
 }
 
-/// The arrival of a service's routes at a stream.
+/// The arrival of a service's routes, or of a policy, at a stream.
 #[derive(Clone, Debug)]
-pub struct RoutesArrival {
+pub struct NamedArrival {
     /// The stream's number.
     pub stream: usize,
-    /// The names of the routes.
-    pub routes: Vec<String>,
+    /// The names of the routes, or the policy's namespace and name.
+    pub names: Vec<String>,
     /// The time.
     pub at: Instant,
 }
 
 /// All arrivals at all streams.
 #[derive(Clone, Debug, Default)]
-pub struct Arrivals(Arc<Mutex<(Vec<Arrival>, Vec<RoutesArrival>)>>);
+pub struct Arrivals(Arc<Mutex<(Vec<Arrival>, Vec<NamedArrival>)>>);
 
 impl Arrivals {
     /// Removes and returns the arrivals of endpoints since the last call.
@@ -81,20 +81,21 @@ impl Arrivals {
         std::mem::take(&mut self.lock().0)
     }
 
-    /// Removes and returns the arrivals of routes since the last call.
-    pub fn take_routes(&self) -> Vec<RoutesArrival> {
+    /// Removes and returns the arrivals of routes and policies since the last call.
+    pub fn take_named(&self) -> Vec<NamedArrival> {
         std::mem::take(&mut self.lock().1)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<Arrival>, Vec<RoutesArrival>)> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<Arrival>, Vec<NamedArrival>)> {
         self.0.lock().expect("no holder of the lock panics")
     }
 }
 
-/// A stream's store: it records arrivals. The client decodes updates as in every proxy.
+/// A stream's store: it records arrivals. The client decodes updates, and subscribes to the policies of its workload, as in every proxy.
 struct ArrivalStore {
     stream: usize,
     arrivals: Arrivals,
+    subscriber: Arc<OnceLock<Subscriber>>,
 }
 
 impl wire::client::Store for ArrivalStore {
@@ -108,16 +109,26 @@ impl wire::client::Store for ArrivalStore {
             let cluster = CLUSTERS.iter().position(|cluster| *cluster == endpoint.cluster)?;
             Some(Arrival { stream: self.stream, service: service_of(&endpoint.service)?, cluster, at })
         });
-        let routes = update.changed.iter().filter_map(|changed| match &changed.body {
-            Body::RouteTable(table) => {
-                let routes = table.http.iter().map(|route| route.name.clone()).collect();
-                Some(RoutesArrival { stream: self.stream, routes, at })
-            }
+        let named = update.changed.iter().filter_map(|changed| {
+            let names = match &changed.body {
+                Body::RouteTable(table) => table.http.iter().map(|route| route.name.clone()).collect(),
+                Body::AuthorizationPolicy(policy) => vec![policy.name.clone()],
+                _ => return None,
+            };
+            Some(NamedArrival { stream: self.stream, names, at })
+        });
+        let workloads = update.changed.iter().filter_map(|changed| match &changed.body {
+            Body::Workload(workload) => Some(workload),
             _ => None,
         });
+        for policy in workloads.flat_map(|workload| &workload.authorization_policies) {
+            if let Some(subscriber) = self.subscriber.get() {
+                subscriber.subscribe(Kind::AuthorizationPolicy, &**policy);
+            }
+        }
         let mut all = self.arrivals.lock();
         all.0.extend(arrivals);
-        all.1.extend(routes);
+        all.1.extend(named);
         Ok(())
     }
 }
@@ -155,8 +166,10 @@ impl DiscoveryStreams {
             let (received, arrivals) = (received.clone(), arrivals.clone());
             let counted = received.clone();
             let connect = move || std::future::ready(channel(&identity, &counted));
-            let view = ArrivalStore { stream: number, arrivals };
+            let own_subscriber = Arc::new(OnceLock::new());
+            let view = ArrivalStore { stream: number, arrivals, subscriber: Arc::clone(&own_subscriber) };
             let (subscriber, discovery) = wire::client::discovery(&node, view, connect, Default::default());
+            let _ = own_subscriber.set(subscriber.clone());
             tokio::spawn(discovery.run());
             let services: BTreeSet<usize> =
                 (0..size.used).map(|use_of| (number * 31 + use_of * 97) % size.services).collect();

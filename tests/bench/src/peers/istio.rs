@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::chain::{Chain, LOCAL_SERVER, PortProtocol, address, await_routed, await_status, status};
+use crate::chain::{Chain, LOCAL_SERVER, PortProtocol, address, await_refused, await_routed, await_status, status};
 use crate::control_plane::cluster::{ApiClient, Cluster};
 use crate::control_plane::objects::{self, CLUSTERS};
 use crate::control_plane::pods::MeshPod;
@@ -76,6 +76,8 @@ pub async fn start(mesh: &Mesh, rig: &Rig, cluster: &Cluster, services: usize) -
         let host = format!("{}:{}", objects::service_name(service), PORT.port());
         await_routed(PORT.at(CLIENT.ip), &host, rules::ROUTED, &mut outbound, rig)?;
     }
+    let host = format!("{}:{}", objects::service_name(services - 1), PORT.port());
+    await_refused(PORT.at(CLIENT.ip), &host, rules::REFUSED, &mut outbound, rig)?;
     let plain = status(PORT.at(SERVER.ip), "/");
     ensure!(plain.is_err(), "the server's Envoy answers a request without mutual TLS: {plain:?}");
     Ok((Chain { name: "istio", ip: CLIENT.ip, processes: vec![outbound, inbound] }, istiod))

@@ -104,6 +104,12 @@ pub(super) const BUDGETS: &[Budget] = &[
     )
     .on_page("VirtualService change until 200 sidecars have it, p99"),
     budget(
+        "new AuthorizationPolicy until 200 sidecars that it selects have it, p99, in the mesh of 1,000 services",
+        ("control-plane", "new AuthorizationPolicy to arrival, p99", &["10000 endpoints in 2 clusters"]),
+        value(100.0, "ms"),
+    )
+    .on_page("AuthorizationPolicy created until 200 sidecars have it, p99"),
+    budget(
         "controller memory per endpoint beyond the idle process, 10,000 endpoints",
         ("control-plane", "resident memory per endpoint", &["10000 endpoints in 2 clusters"]),
         value(600.0, "bytes"),
