@@ -6,6 +6,7 @@
 //!
 //! - [`service`] merges the definitions of all clusters; [`members`] collects the endpoints, and [`endpoint`] is their
 //!   compact form; [`export`] decides which services other clusters may use.
+//! - [`entry`] compiles the services of ServiceEntries.
 //! - [`workload`] and [`policies`] compile the configuration of a pod's own proxy.
 //! - [`rules`] compiles the routes, policies and subsets of a host.
 //! - [`gateway`] and [`mesh`] compile networks and mesh-wide settings.
@@ -20,6 +21,7 @@ pub mod address;
 mod authentication;
 mod authorization;
 pub mod endpoint;
+mod entry;
 pub mod export;
 mod external;
 mod gateway;
@@ -35,6 +37,7 @@ mod workload;
 
 use address::Addresses;
 use endpoint::{Location, NetworkScope};
+use entry::Entries;
 use resource::{Compiled, CompiledService};
 use service::{ServiceFacts, ServiceView};
 
@@ -86,6 +89,9 @@ impl Compiler {
     }
 
     fn compile_service(&mut self, inventory: &Inventory, hostname: &Arc<str>, subsets: &[Subset]) -> Compiled {
+        if inventory.definitions(hostname).next().is_none() {
+            return self.compile_entries(inventory, hostname, subsets);
+        }
         let (views, facts) = service::views(inventory, hostname, subsets);
         let facts = (!views.is_empty()).then(|| one_copy(&mut self.shared.facts, facts));
         let address = match views.iter().any(ServiceView::needs_address) {
@@ -102,5 +108,19 @@ impl Compiler {
         }
         let service = CompiledService { hostname: hostname.clone(), endpoints, facts };
         Compiled { resources, service: Some(service), notices: Vec::new() }
+    }
+
+    /// Compiles the services of the ServiceEntries of a host that is no Kubernetes Service.
+    fn compile_entries(&mut self, inventory: &Inventory, host: &Arc<str>, subsets: &[Subset]) -> Compiled {
+        let entries = Entries::of(inventory, host);
+        let address = match entries.needs_address() {
+            true => self.addresses.of(host),
+            false => {
+                self.addresses.release(host);
+                None
+            }
+        };
+        let service = CompiledService { hostname: host.clone(), endpoints: Vec::new(), facts: None };
+        Compiled { resources: entries.resources(subsets, address), service: Some(service), notices: Vec::new() }
     }
 }

@@ -19,6 +19,7 @@ pub mod budget;
 mod changes;
 pub mod cluster;
 pub mod collection;
+pub mod entries;
 mod external;
 mod hosts;
 mod keys;
@@ -236,6 +237,9 @@ impl Inventory {
                         of.default_policy.clone(),
                     )
                 };
+                if self.mesh.service_export_to != before.service_export_to {
+                    self.change_all_entries(&Text::default());
+                }
                 if defaults(&self.mesh) != defaults(&before) {
                     self.change_all_rules(before.default_policy.is_some());
                 }
@@ -545,6 +549,7 @@ impl Inventory {
         self.pending.services(cluster, affected.services);
         self.note_rules(cluster, affected.rules, affected.subsets);
         self.note_definitions(cluster, &affected.definitions);
+        self.note_entries(cluster, affected.hosts);
         let pods = affected.pods.into_iter().map(|pod| (cluster.clone(), pod));
         let connected = pods.filter(|proxy| self.connected.contains_key(proxy));
         self.pending.groups(cluster, connected.map(|(cluster, pod)| Group::Workload(cluster, pod)));
@@ -588,6 +593,7 @@ impl Inventory {
             let keys: BTreeSet<Key> = self.clusters.values().flat_map(|cluster| cluster.services().keys()).collect();
             self.note_definitions(cause, &keys);
         }
+        self.change_all_entries(cause);
         let workloads = self.connected.keys().cloned().map(|(cluster, pod)| Group::Workload(cluster, pod));
         self.pending.groups(cause, workloads);
         if let Some(cluster) = self.clusters.get_mut(cause) {

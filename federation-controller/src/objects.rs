@@ -31,6 +31,7 @@ mod pod;
 pub(crate) mod raw;
 mod rule;
 mod service;
+mod service_entry;
 mod slice;
 
 pub use export::Export;
@@ -45,6 +46,7 @@ pub use rule::{
     VirtualService,
 };
 pub use service::{Service, ServicePort};
+pub use service_entry::{ServiceEntry, WorkloadEntry};
 pub use slice::{Slice, SliceEndpoint, Spot};
 
 use intern::Strings;
@@ -73,6 +75,8 @@ macro_rules! for_each_kind {
             authorization_policies: AuthorizationPolicy, change_security_policy;
             peer_authentications: PeerAuthentication, change_peer_authentication;
             request_authentications: RequestAuthentication, change_security_policy;
+            service_entries: ServiceEntry, change_service_entry;
+            workload_entries: WorkloadEntry, change_workload_entry;
         }
     };
 }
@@ -208,6 +212,7 @@ macro_rules! define_kinds {
                 let parts = match self {
                     Object::Slice(slice) => slice.endpoints.len(),
                     Object::Gateway(gateway) => gateway.hosts.len(),
+                    Object::ServiceEntry(entry) => entry.spec.as_ref().map_or(0, |spec| spec.parts()),
                     Object::VirtualService(rule) => rule.spec.as_ref().map_or(0, |spec| spec.parts()),
                     _ => 0,
                 };

@@ -22,7 +22,7 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::{NoticedKind, ObjectNotice};
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, Export, Gateway, Kind, PeerAuthentication, Record, RequestAuthentication,
-    Service, Text, VirtualService,
+    Service, ServiceEntry, Text, VirtualService, WorkloadEntry,
 };
 use crate::pipeline::State;
 
@@ -127,6 +127,8 @@ async fn write(client: Client, notice: &ObjectNotice) -> Result<(), Trouble> {
         NoticedKind::Watched(Kind::AuthorizationPolicy) => resource::<AuthorizationPolicy>(),
         NoticedKind::Watched(Kind::PeerAuthentication) => resource::<PeerAuthentication>(),
         NoticedKind::Watched(Kind::RequestAuthentication) => resource::<RequestAuthentication>(),
+        NoticedKind::Watched(Kind::ServiceEntry) => resource::<ServiceEntry>(),
+        NoticedKind::Watched(Kind::WorkloadEntry) => resource::<WorkloadEntry>(),
         NoticedKind::Watched(_) => resource::<Service>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client.clone(), &notice.object.namespace, &resource);
@@ -223,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_object_without_effect_has_an_event_at_once() {
-        let kind = api::compatibility::kinds::find("networking.istio.io", "ServiceEntry").unwrap();
+        let kind = api::compatibility::kinds::find("networking.istio.io", "Sidecar").unwrap();
         let notice = ObjectNotice {
             cluster: "west".into(),
             kind: NoticedKind::WithoutEffect(kind),
@@ -233,7 +235,7 @@ mod tests {
         let due = Ledger::default().due([notice.clone()].into(), Instant::now());
         assert_eq!(due, std::slice::from_ref(&notice));
         let west = Fake::start("t").await;
-        const ENTRIES: &str = "/apis/networking.istio.io/v1/serviceentries";
+        const ENTRIES: &str = "/apis/networking.istio.io/v1/sidecars";
         west.put(ENTRIES, json!({"metadata": {"name": "issuer", "namespace": "shop", "uid": "u2"}}));
         write(west.client("t").await, &notice).await.unwrap();
         let event = west.get(EVENTS, "shop", &name(&notice, "u2")).unwrap();

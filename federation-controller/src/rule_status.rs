@@ -21,7 +21,7 @@ use crate::clusters::trouble::{self, Trouble};
 use crate::inventory::RuleState;
 use crate::objects::{
     AuthorizationPolicy, DestinationRule, Key, Kind, PeerAuthentication, Record, RequestAuthentication, RuleProblem,
-    VirtualService,
+    ServiceEntry, VirtualService, WorkloadEntry,
 };
 use crate::pipeline::State;
 
@@ -118,6 +118,8 @@ async fn write(client: Client, state: &RuleState) -> Result<(), Trouble> {
         Kind::AuthorizationPolicy => resource::<AuthorizationPolicy>(),
         Kind::PeerAuthentication => resource::<PeerAuthentication>(),
         Kind::RequestAuthentication => resource::<RequestAuthentication>(),
+        Kind::ServiceEntry => resource::<ServiceEntry>(),
+        Kind::WorkloadEntry => resource::<WorkloadEntry>(),
         _ => resource::<VirtualService>(),
     };
     let objects: Api<DynamicObject> = Api::namespaced_with(client, &state.object.namespace, &resource);

@@ -77,8 +77,11 @@ impl Names {
     }
 
     fn mesh_name(&self, query: &Query) -> Option<MeshName> {
-        let domain = self.published.newest().settings.cluster_domain.clone();
-        MeshName::parse(query.name(), &domain).filter(|_| query.class() == DNSClass::IN)
+        let settings = self.published.newest().settings.clone();
+        let name = MeshName::parse(query.name(), &settings.cluster_domain);
+        // A name of any domain may be the host of a ServiceEntry.
+        let name = name.or_else(|| settings.entries.then(|| MeshName::of_entry(query.name())).flatten());
+        name.filter(|_| query.class() == DNSClass::IN)
     }
 
     async fn service(&self, hostname: &str) -> Option<Arc<Service>> {

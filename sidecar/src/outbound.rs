@@ -60,6 +60,18 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
         }
         _ => destination,
     };
+    let named = match detected {
+        Detected::Opaque
+            if !destination.cluster.is_service()
+                && io.prefix().first() == Some(&TLS_HANDSHAKE)
+                && worker.view.snapshot().settings.entries =>
+        {
+            let within = worker.view.snapshot().settings.detection_timeout;
+            outbound::connections::named(&mut io, &downstream, within, worker).await?
+        }
+        _ => None,
+    };
+    let destination = named.unwrap_or(destination);
     match detected {
         Detected::Http(version) => outbound::serve(io, version, downstream, destination, worker).await,
         Detected::Opaque => relay(io, downstream, destination, worker).await,

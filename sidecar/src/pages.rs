@@ -168,6 +168,10 @@ fn endpoint(endpoint: &Endpoint) -> Value {
             value["identity"] = json!(direct.identity.as_ref().map(ToString::to_string));
             value["mutualTls"] = json!(direct.mutual_tls);
         }
+        Reach::Named(named) => {
+            value["host"] = json!(&*named.host);
+            value["mutualTls"] = json!(named.at.mutual_tls);
+        }
         Reach::Gateways(summary) => {
             value["identities"] = json!(summary.identities.iter().map(ToString::to_string).collect::<Vec<_>>());
         }

@@ -96,7 +96,7 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
         pod: node.pod.as_str().into(),
         ip: node.ip,
     };
-    let (published, subscriber) = discover(&node, &location, &identity, channel);
+    let (published, subscriber) = discover(&node, &location, &identity, mark, channel);
     observe_clusters(&registry, &published);
     let logs = AccessLogFiles::new(registry.clone());
     let own_listeners = own_listeners(&listeners)?;
@@ -138,6 +138,7 @@ fn discover(
     node: &Node,
     location: &ProxyLocation,
     identity: &Identity,
+    mark: Option<u32>,
     channel: impl Fn() -> Channel + 'static,
 ) -> (Arc<Published>, Subscriber) {
     let trusting = identity.clone();
@@ -159,6 +160,8 @@ fn discover(
     tokio::task::spawn_local(mesh::release_unused(published.clone(), location.clone(), move |kind, name| {
         releasing.unsubscribe(kind, name);
     }));
+    let lookup = move |name: Arc<str>| async move { runtime::resolve::answer(&name, mark).await };
+    tokio::task::spawn_local(mesh::resolve_names(published.clone(), location.ip, lookup));
     (published, subscriber)
 }
 

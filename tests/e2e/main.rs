@@ -17,6 +17,7 @@ mod protocols;
 mod readme;
 mod restart;
 mod routes;
+mod service_entries;
 mod slow_network;
 mod support;
 mod topologies;

@@ -6,11 +6,11 @@ use crate::support::{Lab, Outcome, User, eventually, kubectl_is_installed};
 
 const SOON: Duration = Duration::from_secs(20);
 
-const ENTRY: &str = "
+const SCOPE: &str = "
 apiVersion: networking.istio.io/v1beta1
-kind: ServiceEntry
-metadata: {name: external}
-spec: {hosts: [external.example], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
+kind: Sidecar
+metadata: {name: scope}
+spec: {egress: [{hosts: ['./*']}]}
 ";
 const RULE: &str = "
 apiVersion: networking.istio.io/v1beta1
@@ -56,10 +56,10 @@ fn the_author_of_an_object_without_effect_is_told() {
     kubectl_is_installed();
     let lab = Lab::up("primary-remote.yaml", User::Own);
     for cluster in ["west", "east"] {
-        let applied = apply(&lab, cluster, ENTRY);
+        let applied = apply(&lab, cluster, SCOPE);
         assert_eq!(applied.code, Some(0), "{applied:?}");
-        has(&applied.stdout, &["serviceentry.networking.istio.io/external created"]);
-        has(&applied.stderr, &["Warning: ServiceEntry default/external has no effect: "]);
+        has(&applied.stdout, &["sidecar.networking.istio.io/scope created"]);
+        has(&applied.stderr, &["Warning: Sidecar default/scope has no effect: "]);
     }
     let rule = apply(&lab, "west", RULE);
     has(
@@ -89,30 +89,30 @@ fn the_author_of_an_object_without_effect_is_told() {
         &filter.stderr,
         &["Warning: EnvoyFilter default/headers has no effect: no proxy is Envoy; use a VirtualService"],
     );
-    let refused = apply(&lab, "west", &ENTRY.replace("hosts", "host"));
+    let refused = apply(&lab, "west", &SCOPE.replace("hosts", "host"));
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    has(&refused.stderr, &["unknown field \"spec.host\""]);
+    has(&refused.stderr, &["unknown field \"spec.egress[0].host\""]);
 
-    let events = || lab.kubectl("west", &["get", "events", "--field-selector=involvedObject.name=external"]).stdout;
+    let events = || lab.kubectl("west", &["get", "events", "--field-selector=involvedObject.name=scope"]).stdout;
     let event = eventually(SOON, || {
         let events = events();
         if events.contains("NoEffect") { Ok(events) } else { Err(events) }
     });
-    has(&event.expect("an Event"), &["Warning", "serviceentry/external", "has no effect"]);
+    has(&event.expect("an Event"), &["Warning", "sidecar/scope", "has no effect"]);
     let status = || lab.isthmus(&["status"]).ok();
     has(
         &status(),
         &[
-            "ServiceEntry has no effect: the mesh does not know its hosts",
-            "(default/external)",
+            "Sidecar has no effect: proxies subscribe to the services that they use",
+            "(default/scope)",
             "EnvoyFilter has no effect",
         ],
     );
 
-    lab.kubectl("west", &["delete", "serviceentry", "external"]).ok();
+    lab.kubectl("west", &["delete", "sidecars.networking.istio.io", "scope"]).ok();
     let gone = eventually(SOON, || {
         let status = status();
-        if status.contains("ServiceEntry has no effect") { Err(status) } else { Ok(()) }
+        if status.contains("Sidecar has no effect") { Err(status) } else { Ok(()) }
     });
     gone.expect("the status no longer lists the object");
     lab.down();

@@ -68,6 +68,8 @@ pub struct MeshConfig {
     pub locality_load_balancing: bool,
     /// `federation.exportAll`: all services are exported.
     pub export_all: bool,
+    /// `defaultServiceExportTo`, of ServiceEntries; empty: all namespaces.
+    pub service_export_to: Vec<String>,
     /// `defaultVirtualServiceExportTo`; empty: all namespaces.
     pub virtual_service_export_to: Vec<String>,
     /// `defaultDestinationRuleExportTo`; empty: all namespaces.
@@ -109,6 +111,7 @@ impl Default for MeshConfig {
             protocol_detection_timeout: Duration::ZERO,
             locality_load_balancing: true,
             export_all: false,
+            service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
             default_policy: None,
@@ -158,7 +161,6 @@ const ISTIO_SETTINGS: &[&str] = &[
     "configSources",
     "defaultHttpRetryPolicy",
     "defaultProviders",
-    "defaultServiceExportTo",
     "disableEnvoyListenerLog",
     "discoverySelectors",
     "dnsRefreshRate",
@@ -229,6 +231,7 @@ impl MeshConfig {
         };
         let mut federation = top.inner("federation")?;
         config.export_all = federation.boolean("exportAll")?.unwrap_or_default();
+        config.service_export_to = top.export_to("defaultServiceExportTo")?;
         config.virtual_service_export_to = top.export_to("defaultVirtualServiceExportTo")?;
         config.destination_rule_export_to = top.export_to("defaultDestinationRuleExportTo")?;
         let mut paths = top.inner("pathNormalization")?;

@@ -1,7 +1,8 @@
-//! Istio's routing (`networking.istio.io`): [`VirtualService`] and [`DestinationRule`].
+//! Istio's routing (`networking.istio.io`): [`VirtualService`], [`DestinationRule`], [`ServiceEntry`] and [`WorkloadEntry`].
 //!
 //! - [`virtual_service`], [`http_route`], [`http_match`]: which requests and connections go where.
 //! - [`destination_rule`], [`traffic_policy`], [`load_balancer`]: subsets of a host, and the policies of connections to it.
+//! - [`service_entry`]: services and workloads outside of Kubernetes.
 //! - [`problem`]: what is wrong with an object, which `validate` returns.
 //! - [`re2`]: regular expressions as both have them.
 //!
@@ -16,6 +17,7 @@ pub(crate) mod json;
 pub mod load_balancer;
 pub mod problem;
 pub mod re2;
+pub mod service_entry;
 #[cfg(test)]
 mod tests;
 pub mod traffic_policy;
@@ -24,6 +26,7 @@ pub mod virtual_service;
 
 pub use destination_rule::{DestinationRule, DestinationRuleSpec};
 pub use problem::{Problem, Severity};
+pub use service_entry::{ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec};
 pub use virtual_service::{VirtualService, VirtualServiceSpec};
 
 use serde_json::Value;
@@ -32,11 +35,13 @@ pub(crate) use validate::is_claim;
 /// The API group.
 pub const GROUP: &str = "networking.istio.io";
 
-/// Returns what is wrong with an object of a kind, if it is one of these two, as Kubernetes has it.
+/// Returns what is wrong with an object of a kind, if it is one of these, as Kubernetes has it.
 pub fn validate(group: &str, kind: &str, object: &Value) -> Vec<Problem> {
     match (group, kind) {
         (GROUP, "VirtualService") => VirtualService::from_value(object).validate(),
         (GROUP, "DestinationRule") => DestinationRule::from_value(object).validate(),
+        (GROUP, "ServiceEntry") => ServiceEntry::from_value(object).validate(),
+        (GROUP, "WorkloadEntry") => WorkloadEntry::from_value(object).validate(),
         _ => Vec::new(),
     }
 }

@@ -32,7 +32,10 @@ const RECORDING: RbacRule =
 
 /// The status of rules of routing and of security policies.
 const REPORTING: [RbacRule; 2] = [
-    status("networking.istio.io", &["virtualservices/status", "destinationrules/status"]),
+    status(
+        "networking.istio.io",
+        &["virtualservices/status", "destinationrules/status", "serviceentries/status", "workloadentries/status"],
+    ),
     status(
         "security.istio.io",
         &["authorizationpolicies/status", "peerauthentications/status", "requestauthentications/status"],

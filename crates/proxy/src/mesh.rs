@@ -8,8 +8,10 @@
 mod convert;
 mod destination;
 mod domain;
+mod entry;
 mod map;
 mod model;
+mod names;
 mod policies;
 mod routes;
 mod shared;
@@ -26,11 +28,13 @@ pub use destination::{
     ClientTls, ConnectionPool, DestinationPolicy, HashCookie, HashKey, Keepalive, LoadBalancing, LocalityRules,
     OriginatedTls, PortPolicies, ProxyProtocol, RetryBudget, SubsetPolicy, Tunnel,
 };
+pub use entry::{Entry, NamedEndpoint, Resolution};
 pub use map::SharedMap;
 pub use model::{
     DirectEndpoint, Endpoint, Export, GatewayAddress, InboundLimits, InboundPort, OwnWorkload, Port, Protocol, Reach,
     Service, Subset, Summary, WorkloadLabels,
 };
+pub use names::{Answered, ResolvedNames, resolve as resolve_names};
 pub use shared::{ClusterCounter, Connection, SharedCluster};
 pub use snapshot::{AccessLogSettings, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
 pub use store::{Applied, MeshStore, Published};

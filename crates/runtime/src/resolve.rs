@@ -1,8 +1,8 @@
 //! DNS lookups with the system's configuration (`/etc/resolv.conf`, `/etc/hosts`), over sockets with the proxy's mark:
 //! capture would redirect unmarked queries to the proxy's own DNS server.
 //!
-//! A resolver lives for one lookup. A proxy looks up only its controller, so a cache would not help, and a change of
-//! `resolv.conf` takes effect at once.
+//! A resolver lives for one lookup. A proxy looks up its controller, and hosts of ServiceEntries when their last answers expire, so
+//! a cache would not help, and a change of `resolv.conf` takes effect at once.
 
 use std::future::Future;
 use std::io;
@@ -32,12 +32,25 @@ pub async fn lookup(host: &str, mark: Option<u32>) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
         return Ok(vec![address]);
     }
+    let (config, options) = system();
+    lookup_with(config, options, host, mark).await.map(|(addresses, _)| addresses)
+}
+
+/// Returns the addresses of a host, as a full name, and how long they hold.
+///
+/// # Errors
+/// As [`lookup`].
+pub async fn answer(host: &str, mark: Option<u32>) -> io::Result<(Vec<IpAddr>, Duration)> {
+    let (config, options) = system();
+    lookup_with(config, options, &format!("{}.", host.trim_end_matches('.')), mark).await
+}
+
+fn system() -> (ResolverConfig, ResolverOpts) {
     // Without a name server in resolv.conf, the default is the local machine (resolv.conf(5)).
-    let (config, options) = read_system_conf().unwrap_or_else(|_| {
+    read_system_conf().unwrap_or_else(|_| {
         let servers = vec![NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into())];
         (ResolverConfig::from_parts(None, Vec::new(), servers), ResolverOpts::default())
-    });
-    lookup_with(config, options, host, mark).await
+    })
 }
 
 async fn lookup_with(
@@ -45,7 +58,7 @@ async fn lookup_with(
     mut options: ResolverOpts,
     host: &str,
     mark: Option<u32>,
-) -> io::Result<Vec<IpAddr>> {
+) -> io::Result<(Vec<IpAddr>, Duration)> {
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.timeout = options.timeout.min(ANSWER_TIMEOUT);
     options.cache_size = 0;
@@ -57,7 +70,8 @@ async fn lookup_with(
     let found = resolver.lookup_ip(name).await.map_err(|error| failed(host, &error))?;
     let mut addresses: Vec<IpAddr> = found.iter().collect();
     addresses.sort_by_key(IpAddr::is_ipv6);
-    Ok(addresses)
+    let holds = found.valid_until().saturating_duration_since(std::time::Instant::now());
+    Ok((addresses, holds))
 }
 
 fn failed(host: &str, error: &NetError) -> io::Error {

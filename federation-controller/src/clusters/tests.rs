@@ -397,9 +397,9 @@ async fn mesh_settings_are_followed_and_invalid_ones_change_nothing() {
 async fn names_of_objects_without_effect_are_read() {
     let mut run = Run::new().await;
     let west = Arc::clone(&run.west);
-    const ENTRIES: &str = "/apis/networking.istio.io/v1/serviceentries";
+    const ENTRIES: &str = "/apis/networking.istio.io/v1/sidecars";
     let entries = |event: &Event| match event {
-        Event::WithoutEffect { kind, objects } if kind.kind == "ServiceEntry" => {
+        Event::WithoutEffect { kind, objects } if kind.kind == "Sidecar" => {
             Some(objects.iter().map(ToString::to_string).collect::<Vec<_>>())
         }
         _ => None,

@@ -29,6 +29,7 @@ pub(super) fn settings(inventory: &Inventory) -> Resource {
             api::mesh::PathNormalization::DecodeAndMergeSlashes => PathNormalization::DecodeAndMergeSlashes,
         }
         .into(),
+        entries: inventory.has_entries(),
     };
     Resource::for_all(Kind::MeshConfig, name::MESH, body.encode_to_vec())
 }

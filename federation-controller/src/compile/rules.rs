@@ -27,10 +27,10 @@ mod policies;
 mod routes;
 pub(super) mod subsets;
 mod traffic_policy;
-mod visibility;
+pub(super) mod visibility;
 
-use super::export;
 use super::resource::{Audience, Compiled, Resource};
+use super::{entry, export};
 use crate::inventory::rules::{Specificity, full_host};
 use crate::inventory::{ClusterInventory, Definition, Inventory, RuleNotice};
 use crate::objects::{Key, Kind, Record as _, Text};
@@ -84,7 +84,7 @@ impl<'a> Host<'a> {
         let mut definitions: Vec<Definition<'_>> =
             self.inventory.definitions(hostname).filter(|of| !of.service.external).collect();
         if definitions.is_empty() {
-            return None;
+            return entry::ports(self.inventory, hostname);
         }
         let decides =
             |of: &Definition<'_>| of.cluster.info.own || export::reason(self.inventory, *of, hostname).is_some();

@@ -162,6 +162,7 @@ impl<'a> ServiceView<'a> {
             exports: self.exports.iter().map(export).collect(),
             headless: self.definitions[0].service.headless,
             subsets: self.subsets.to_vec(),
+            entry: None,
         };
         let name = self.hostname.clone();
         let audience = self.audience.clone();

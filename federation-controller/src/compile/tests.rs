@@ -31,7 +31,7 @@ struct Case {
     /// Whether every service is exported.
     #[serde(default)]
     export_all: bool,
-    /// `defaultVirtualServiceExportTo` and `defaultDestinationRuleExportTo`.
+    /// `defaultServiceExportTo`, `defaultVirtualServiceExportTo` and `defaultDestinationRuleExportTo`.
     #[serde(default)]
     export_to: Vec<String>,
     /// `extensionProviders`.
@@ -111,7 +111,9 @@ fn compiled(text: &str) -> String {
     for state in inventory.rule_states().into_iter().filter(|state| state.refused) {
         writeln!(text, "refused {} {}\n    {}\n", state.kind.as_str(), state.object, state.problems[0].text).unwrap();
     }
-    for state in inventory.rule_states().into_iter().filter(|state| state.kind == objects::Kind::AuthorizationPolicy) {
+    for state in inventory.rule_states().into_iter().filter(|state| {
+        [objects::Kind::AuthorizationPolicy, objects::Kind::ServiceEntry].contains(&state.kind) && !state.refused
+    }) {
         notices.extend(state.problems.into_iter().map(|problem| RuleNotice {
             kind: state.kind,
             object: state.object.clone(),
@@ -139,6 +141,7 @@ fn inventory(case: &Case) -> Inventory {
     let (providers, _) = api::mesh::MeshConfig::parse(&providers).unwrap();
     let mesh = Mesh {
         export_all: case.export_all,
+        service_export_to: export_to.clone(),
         virtual_service_export_to: export_to.clone(),
         destination_rule_export_to: export_to,
         external_authorizations: providers.external_authorizations,

@@ -110,6 +110,7 @@ impl ClusterInventory {
                 self.relations.slices_on.remove(&node, &id);
             }
             self.affect_service(old.service_key(), &mut affected);
+            self.affect_entries_of_slice(&old, &mut affected);
         }
         if let Some(mut new) = new {
             // Pod and slice share one copy of the pod's name, whichever came first.
@@ -130,6 +131,9 @@ impl ClusterInventory {
             for node in nodes_of(new) {
                 self.relations.slices_on.insert(&node, &id);
             }
+            if let Some(new) = self.collections.slices.at(id) {
+                self.affect_entries_of_slice(new, &mut affected);
+            }
         }
         affected
     }
@@ -145,6 +149,9 @@ impl ClusterInventory {
             if let (Some(new), Some(name)) = (&mut new, names.find(|name| **name == key.name)) {
                 new.name = name.clone();
             }
+        }
+        for pod in [self.pods().get(&key), new.as_ref()] {
+            self.affect_entries_of_pod(pod, &mut affected);
         }
         let [before, after] = [self.pods().get(&key), new.as_ref()].map(|pod| self.gateways_selecting(pod));
         let old = self.pods().get(&key).map(|old| (old.node.clone(), old.network().cloned()));

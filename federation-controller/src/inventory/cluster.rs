@@ -32,6 +32,8 @@ pub struct Affected {
     pub subsets: BTreeSet<Text>,
     /// Services of the cluster that are new or gone, exported or no longer, or have other ports.
     pub definitions: BTreeSet<Key>,
+    /// Hosts whose ServiceEntries or their workloads have changed.
+    pub hosts: BTreeSet<Text>,
     /// Workloads that a changed policy selects.
     pub selectors: Vec<PodSelector>,
     /// All services of all clusters.
@@ -63,6 +65,7 @@ impl Affected {
         self.rules.extend(other.rules);
         self.subsets.extend(other.subsets);
         self.definitions.extend(other.definitions);
+        self.hosts.extend(other.hosts);
         self.selectors.extend(other.selectors);
         self.everywhere |= other.everywhere;
         self.whole |= other.whole;
@@ -123,6 +126,8 @@ pub(super) struct Relations {
     pub(super) hosts: Hosts,
     /// VirtualServices and DestinationRules.
     pub(super) rules: Rules,
+    /// Host to ServiceEntries.
+    pub(super) entries: Relation<Text, u32>,
 }
 
 macro_rules! define_collections {

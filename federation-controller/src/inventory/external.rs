@@ -40,6 +40,10 @@ impl Inventory {
         };
         let ExternalAuthorization { hostname, port, .. } = provider;
         let mut definitions = self.definitions(hostname).peekable();
+        let of_entries = self.entries(hostname).into_iter().filter_map(|entry| entry.spec.as_ref());
+        if of_entries.flat_map(|spec| &spec.ports).any(|of| of.number == u32::from(*port)) {
+            return None;
+        }
         if definitions.peek().is_none() {
             return Some(format!(
                 "service {hostname} of provider {name} does not exist; create it, or correct its name"

@@ -45,7 +45,9 @@ impl ObjectNotice {
             NoticedKind::WithoutEffect(_) => "NoEffect",
             NoticedKind::Watched(Kind::Export) => "NotExported",
             NoticedKind::Watched(Kind::Gateway) => "ExportsNothing",
-            NoticedKind::Watched(Kind::VirtualService | Kind::DestinationRule) => "Ineffective",
+            NoticedKind::Watched(
+                Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry,
+            ) => "Ineffective",
             NoticedKind::Watched(
                 Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication,
             ) => "NotEnforced",

@@ -155,13 +155,18 @@ impl Inventory {
     /// Notes what follows from services whose definitions have changed: they are new or gone, exported or no longer, or have
     /// other ports.
     pub(super) fn note_definitions(&mut self, cause: &Text, services: &BTreeSet<Key>) {
+        let hostnames: Vec<Text> = services.iter().map(|key| self.settings.hostname(key).into()).collect();
+        self.note_defined(cause, hostnames);
+    }
+
+    /// Notes what follows from hosts whose definitions have changed.
+    pub(super) fn note_defined(&mut self, cause: &Text, hostnames: impl IntoIterator<Item = Text>) {
         if !self.has_rules() && self.wildcards.is_empty() {
             return;
         }
         let default = self.mesh.default_policy.is_some();
         let mut noted = 0;
-        for key in services {
-            let hostname = Text::from(self.settings.hostname(key));
+        for hostname in hostnames {
             // A service that is gone is no longer found for wildcards that wait.
             let waits = self.wildcards.rules.matches(&hostname);
             if default || waits || self.primary().is_some_and(|own| own.has_rules(&hostname)) {
@@ -191,7 +196,8 @@ impl Inventory {
             return;
         }
         let keys = self.clusters.values().flat_map(|cluster| cluster.services().keys());
-        let hostnames: BTreeSet<Text> = keys.map(|key| self.settings.hostname(&key).into()).collect();
+        let mut hostnames: BTreeSet<Text> = keys.map(|key| self.settings.hostname(&key).into()).collect();
+        hostnames.extend(self.primary().map(ClusterInventory::entry_hosts).unwrap_or_default());
         let cause = self.settings.cluster.clone();
         for hostname in hostnames {
             if changed.subsets.matches(&hostname) {
@@ -216,7 +222,10 @@ impl Inventory {
 
     /// Other networks have summaries of the subsets of a service, and routes to them are checked.
     fn note_subsets_of(&mut self, cause: &Text, hostname: &Text) {
-        self.pending.services(cause, self.settings.service_of(hostname));
+        match self.settings.service_of(hostname) {
+            Some(service) => self.pending.services(cause, [service]),
+            None => self.pending.groups(cause, [Group::Service(hostname.clone())]),
+        }
         self.note_routes_to(cause, hostname);
     }
 

@@ -82,6 +82,12 @@ impl Inventory {
             states.extend(own.request_authentications().values().map(|policy| state(policy, &mut notices)));
             states.extend(own.authorization_policies().values().map(|policy| state(policy, &mut notices)));
             states.extend(own.peer_authentications().values().map(|policy| state(policy, &mut notices)));
+            for of in self.entry_notices() {
+                let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
+                notices.entry((of.kind, of.object)).or_default().insert(problem);
+            }
+            states.extend(own.service_entries().values().map(|entry| state(entry, &mut notices)));
+            states.extend(own.workload_entries().values().map(|workload| state(workload, &mut notices)));
         }
         states
     }
@@ -101,7 +107,11 @@ impl Inventory {
         let routes = || self.primary().into_iter().flat_map(|own| own.virtual_services().values());
         let by_themselves = routes().filter_map(refused).chain(routes().filter_map(without_sidecars));
         let policies = self.primary().into_iter().flat_map(|own| own.destination_rules().values()).filter_map(refused);
-        by_themselves.chain(policies).chain(self.rule_notices().cloned())
+        let own = self.primary();
+        let entries = own.into_iter().flat_map(|own| own.service_entries().values()).filter_map(refused);
+        let workloads = own.into_iter().flat_map(|own| own.workload_entries().values()).filter_map(refused);
+        let all = by_themselves.chain(policies).chain(entries).chain(workloads);
+        all.chain(self.entry_notices()).chain(self.rule_notices().cloned())
     }
 }
 

@@ -193,6 +193,9 @@ pub struct Mesh {
     /// Whether every cluster exports every service, except `default/kubernetes` and the services of `kube-system` and of the
     /// components' own namespace.
     pub export_all: bool,
+    /// `defaultServiceExportTo`, of ServiceEntries; empty: all namespaces.
+    #[serde(default)]
+    pub service_export_to: Vec<Text>,
     /// `defaultVirtualServiceExportTo`; empty: all namespaces.
     #[serde(default)]
     pub virtual_service_export_to: Vec<Text>,
@@ -226,6 +229,7 @@ impl Default for Mesh {
             protocol_detection_timeout_ms: 0,
             locality_load_balancing: true,
             export_all: false,
+            service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
             default_policy: None,

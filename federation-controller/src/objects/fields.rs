@@ -41,7 +41,7 @@ pub(super) fn created(metadata: &ObjectMeta) -> i64 {
 }
 
 /// Returns the labels that Kubernetes would admit.
-pub(super) fn labels(labels: Option<BTreeMap<String, String>>) -> Labels {
+pub(crate) fn labels(labels: Option<BTreeMap<String, String>>) -> Labels {
     let usable = |(key, value): &(String, String)| key.len() <= MAX_LABEL_KEY && is_label_value(value);
     let labels = labels.unwrap_or_default().into_iter().filter(usable).take(MAX_LABELS);
     labels.map(|(key, value)| (key.into(), value.into())).collect()

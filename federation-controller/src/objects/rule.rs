@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use api::networking::destination_rule::WorkloadSelector;
+use api::networking::service_entry;
 use api::networking::{self, DestinationRuleSpec, VirtualServiceSpec};
 use api::security::{self, AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec};
 use kube::core::ObjectMeta;
@@ -51,6 +52,9 @@ pub struct Rule<S> {
     /// Whether the version in force only reports what it would decide.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// Whether no address is allocated for the hosts of the version in force, a ServiceEntry.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unallocated: bool,
     /// What is wrong with the present version, the worst first.
     #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<RuleProblem>,
@@ -85,6 +89,8 @@ pub trait RuleSpec: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     const WATCHED: Watched = Watched::Primary;
     /// Whether each object is compiled into a resource of its own.
     const OWN_RESOURCE: bool = false;
+    /// Whether the collection has an index by namespace.
+    const BY_NAMESPACE: bool = false;
     /// The number of objects that are kept of one remote cluster.
     const LIMIT: usize = 100_000;
 
@@ -225,7 +231,7 @@ impl<S: RuleSpec> Rule<S> {
         if let (None, Some(last)) = (&self.spec, last) {
             self.spec.clone_from(&last.spec);
             self.selector.clone_from(&last.selector);
-            self.dry_run = last.dry_run;
+            (self.dry_run, self.unallocated) = (last.dry_run, last.unallocated);
         }
         self
     }
@@ -245,6 +251,7 @@ where
     const NAME: &'static str = S::NAME;
     const WATCHED: Watched = S::WATCHED;
     const OPTIONAL: bool = true;
+    const BY_NAMESPACE: bool = S::BY_NAMESPACE;
     const OWN_RESOURCE: bool = S::OWN_RESOURCE;
     const LIMIT: usize = S::LIMIT;
 
@@ -271,6 +278,7 @@ where
             spec: (!refused).then(|| Arc::new(spec)),
             selector: selector.filter(|_| !refused),
             dry_run: !refused && is_dry_run(&metadata),
+            unallocated: !refused && !service_entry::allocates(&metadata),
             problems: problems.iter().take(MAX_PROBLEMS).map(problem).collect(),
         })
     }

@@ -48,6 +48,14 @@ pub(super) enum Subject {
 }
 
 impl MeshName {
+    /// Returns the name of the host of a ServiceEntry.
+    pub(super) fn of_entry(name: &str) -> Option<Self> {
+        let service = name.trim_end_matches('.').to_ascii_lowercase();
+        // Search domains and names of the machine's own have no entries.
+        (service.contains('.') && !service.ends_with(".arpa"))
+            .then_some(MeshName { service, subject: Subject::Service })
+    }
+
     /// Parses a name within the cluster's domain.
     pub(super) fn parse(name: &str, domain: &str) -> Option<Self> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();

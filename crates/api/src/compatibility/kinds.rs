@@ -20,11 +20,6 @@ pub struct KindWithoutEffect {
 /// The kinds without effect.
 pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
     networking(
-        "ServiceEntry",
-        "serviceentries",
-        "the mesh does not know its hosts; connections to them follow outboundTrafficPolicy of the mesh settings",
-    ),
-    networking(
         "Sidecar",
         "sidecars",
         "proxies subscribe to the services that they use; set outboundTrafficPolicy in the mesh settings",
@@ -34,7 +29,6 @@ pub const WITHOUT_EFFECT: &[KindWithoutEffect] = &[
         "envoyfilters",
         "no proxy is Envoy; use a VirtualService (routes, retries, faults, headers) or a DestinationRule (connections, TLS)",
     ),
-    networking("WorkloadEntry", "workloadentries", "only pods are endpoints of services"),
     networking("WorkloadGroup", "workloadgroups", "only pods are workloads of the mesh"),
     KindWithoutEffect {
         group: "telemetry.istio.io",

@@ -10,6 +10,13 @@ pub(super) fn without_port(host: &str) -> &str {
     }
 }
 
+/// Returns the hostname of the ServiceEntry that a host may name: in lower case, without a port and a dot at the end.
+pub(super) fn entry(host: &str) -> Option<String> {
+    let name = without_port(host).trim_end_matches('.');
+    let is_name = !name.is_empty() && !host.starts_with('[') && name.parse::<IpAddr>().is_err();
+    is_name.then(|| name.to_ascii_lowercase())
+}
+
 /// A service, as a host names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NamedService {
@@ -78,6 +85,20 @@ mod tests {
         }
         for host in ["", ":80", "[reviews]:80", "[::1", "www.example.com", "a.b.c.svc.cluster.local"] {
             assert_eq!(parse(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_any_domain_may_be_the_host_of_an_entry() {
+        for (host, expected) in [
+            ("www.Example.com:443", Some("www.example.com")),
+            ("example.com.", Some("example.com")),
+            ("10.0.0.1:80", None),
+            ("[::1]:80", None),
+            ("", None),
+            (":80", None),
+        ] {
+            assert_eq!(entry(host).as_deref(), expected, "{host}");
         }
     }
 

@@ -66,7 +66,8 @@ impl Destination {
         address: SocketAddr,
         worker: &Worker,
     ) -> Self {
-        let passes = endpoint.is_none() && service.policy.traffic(port, &subset).balancing.passthrough;
+        let passes = endpoint.is_none()
+            && (service.passes_through() || service.policy.traffic(port, &subset).balancing.passthrough);
         let address = passes.then_some(address);
         let key = ClusterKey { endpoint, address, ..ClusterKey::of(service, port, subset) };
         let labels = telemetry::istio::Service {
@@ -97,7 +98,7 @@ impl Destination {
     /// Returns whether the host of a request may name another service. The address alone decides for a service port whose
     /// protocol is not declared.
     fn routes_by_host(&self) -> bool {
-        self.protocol != Protocol::Unknown || !self.cluster.in_mesh()
+        self.protocol != Protocol::Unknown || !self.cluster.is_service()
     }
 
     /// Returns a destination outside the mesh.
@@ -221,20 +222,27 @@ impl OutboundRequests {
         let view = &self.worker.view;
         let (captured, port) = (self.downstream.destination.ip(), self.downstream.destination.port());
         let domain = view.snapshot().settings.cluster_domain.clone();
-        let service = match NamedService::parse(host, &view.location().namespace, &domain)? {
-            NamedService::Hostname { hostname, certain } => match view.by_name(&hostname).await {
+        let named = match NamedService::parse(host, &view.location().namespace, &domain) {
+            Some(NamedService::Hostname { hostname, certain }) => match view.by_name(&hostname).await {
                 // The captured address may be a service's, whatever name the application gives it.
-                Lookup::Unanswered if certain && !self.captured.cluster.in_mesh() => {
+                Lookup::Unanswered if certain && !self.captured.cluster.is_service() => {
                     let cluster = UpstreamCluster::unanswered(&hostname);
                     return Some(Destination::external(cluster, Protocol::Unknown, &self.worker));
                 }
-                found => found.found()?,
+                found => found.found(),
             },
-            NamedService::Address(ip) if ip == captured => return None,
-            NamedService::Address(ip) => {
+            Some(NamedService::Address(ip)) if ip == captured => return None,
+            Some(NamedService::Address(ip)) => {
                 let found = view.by_address((ip, port).into()).await.found();
-                found.filter(|found| found.endpoint.is_none())?.service
+                found.filter(|found| found.endpoint.is_none()).map(|found| found.service)
             }
+            None => None,
+        };
+        let service = match named {
+            Some(service) => service,
+            // A name of any domain may be the host of a ServiceEntry.
+            None if view.snapshot().settings.entries => view.by_name(&host::entry(host)?).await.found()?,
+            None => return None,
         };
         if service.headless {
             return None;

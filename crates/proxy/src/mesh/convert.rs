@@ -28,20 +28,21 @@ use super::model::{
     DirectEndpoint, Endpoint, Export, GatewayAddress, Port, Protocol, Reach, Service, Subset, Summary, WorkloadLabels,
 };
 use super::snapshot::{AccessLogSettings, DETECTION_TIMEOUT, MeshSettings, OutboundPolicy};
+use super::{ProxyLocation, entry};
 use crate::http::PathNormalization;
 
-type Result<T> = std::result::Result<T, String>;
+pub(super) type Result<T> = std::result::Result<T, String>;
 
-fn ip(bytes: &[u8]) -> Result<IpAddr> {
+pub(super) fn ip(bytes: &[u8]) -> Result<IpAddr> {
     let ip = wire::name::ip_of_bytes(bytes);
     ip.map(|ip| ip.to_canonical()).ok_or_else(|| format!("an address has {} bytes instead of 4 or 16", bytes.len()))
 }
 
-fn port_number(number: u32) -> Result<u16> {
+pub(super) fn port_number(number: u32) -> Result<u16> {
     u16::try_from(number).ok().filter(|port| *port != 0).ok_or_else(|| format!("{number} is not a port"))
 }
 
-fn spiffe(id: &str) -> Result<SpiffeId> {
+pub(super) fn spiffe(id: &str) -> Result<SpiffeId> {
     id.parse().map_err(|error: identity::SpiffeError| error.to_string())
 }
 
@@ -72,28 +73,31 @@ fn workload_labels(message: Option<&message::WorkloadLabels>) -> Arc<WorkloadLab
 }
 
 /// Returns labels ordered by key.
-fn labels(message: &BTreeMap<String, String>) -> Box<[(Box<str>, Box<str>)]> {
+pub(super) fn labels(message: &BTreeMap<String, String>) -> Box<[(Box<str>, Box<str>)]> {
     message.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
 }
 
-/// Converts a service as `cluster` sees it, without its endpoints.
-pub(super) fn service(message: &message::Service, cluster: &str) -> Result<Service> {
+/// Converts a service as a proxy at this location sees it, without its endpoints, unless it is of a ServiceEntry.
+pub(super) fn service(message: &message::Service, location: &ProxyLocation) -> Result<Service> {
     if message.hostname.is_empty() {
         return Err("the service has no hostname".to_owned());
     }
     let mut ports = message.ports.iter().map(port).collect::<Result<Vec<_>>>()?;
     ports.sort_unstable_by_key(|port| port.number);
     // The cluster's own addresses come first: DNS answers with them.
-    let of = |cluster| message.addresses.iter().filter(move |address| address.cluster == cluster);
-    let own_addresses = of(cluster).count();
-    let addresses = of(cluster).chain(of("")).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
+    let of = |cluster: &str| {
+        let cluster = cluster.to_owned();
+        message.addresses.iter().filter(move |address| address.cluster == cluster)
+    };
+    let own_addresses = of(&location.cluster).count();
+    let addresses = of(&location.cluster).chain(of("")).map(|address| ip(&address.ip)).collect::<Result<_>>()?;
     let export = |export: &message::Export| Export {
         cluster: export.cluster.as_str().into(),
         network: export.network.as_str().into(),
     };
     let subset =
         |subset: &message::Subset| Subset { name: subset.name.as_str().into(), labels: labels(&subset.labels) };
-    Ok(Service {
+    let mut service = Service {
         hostname: message.hostname.as_str().into(),
         name: message.name.as_str().into(),
         namespace: message.namespace.as_str().into(),
@@ -106,7 +110,12 @@ pub(super) fn service(message: &message::Service, cluster: &str) -> Result<Servi
         endpoints: None,
         routes: None,
         policy: Arc::default(),
-    })
+        entry: None,
+    };
+    if let Some(of) = &message.entry {
+        entry::add(&mut service, of, &location.network)?;
+    }
+    Ok(service)
 }
 
 fn port(message: &message::Port) -> Result<Port> {
@@ -258,5 +267,6 @@ pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
             Ok(message::PathNormalization::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
             Err(_) => return Err(format!("{} is not a form of paths", message.path_normalization)),
         },
+        entries: message.entries,
     })
 }

@@ -11,6 +11,7 @@ use route::Table;
 use runtime::limits::Limit;
 
 use super::destination::DestinationPolicy;
+use super::entry::{Entry, NamedEndpoint, Resolution};
 
 /// The protocol of a port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,6 +88,8 @@ pub struct Service {
     pub routes: Option<Arc<Table>>,
     /// How requests and connections are carried.
     pub policy: Arc<DestinationPolicy>,
+    /// What a service of a ServiceEntry has beside; `None` for a Kubernetes Service.
+    pub entry: Option<Arc<Entry>>,
 }
 
 /// A workload's labels in telemetry. An empty label is unknown.
@@ -130,6 +133,8 @@ pub struct Endpoint {
 pub enum Reach {
     /// At its own address.
     Direct(Arc<DirectEndpoint>),
+    /// At the addresses of a name.
+    Named(Arc<NamedEndpoint>),
     /// Through the gateways of its network.
     Gateways(Summary),
 }
@@ -272,7 +277,7 @@ impl Service {
         let ready = self.endpoints().iter().filter(|endpoint| endpoint.health == Health::Ready);
         ready.filter_map(|endpoint| match &endpoint.reach {
             Reach::Direct(direct) => Some((&*endpoint.cluster, &**direct)),
-            Reach::Gateways(_) => None,
+            Reach::Named(_) | Reach::Gateways(_) => None,
         })
     }
 
@@ -284,6 +289,19 @@ impl Service {
     /// Returns the networks whose gateways lead to some of the endpoints.
     pub fn remote_networks(&self) -> impl Iterator<Item = &Arc<str>> {
         self.endpoints().iter().filter(|e| matches!(e.reach, Reach::Gateways(_))).map(|e| &e.network)
+    }
+
+    /// Returns the names of endpoints whose addresses are resolved.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.endpoints().iter().filter_map(|endpoint| match &endpoint.reach {
+            Reach::Named(named) => Some(&named.host),
+            Reach::Direct(_) | Reach::Gateways(_) => None,
+        })
+    }
+
+    /// Returns whether connections go to the address that the application connected to.
+    pub fn passes_through(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.resolution == Resolution::None)
     }
 
     /// Returns the endpoints, none if they have not arrived.

@@ -9,6 +9,7 @@ use policy::{Authorization, Decision, Facts, PeerAuthentication, jwt};
 
 use super::map::SharedMap;
 use super::model::{GatewayAddress, OwnWorkload, Service};
+use super::names::ResolvedNames;
 use crate::http::PathNormalization;
 
 /// How connections to destinations outside the mesh are treated.
@@ -65,6 +66,8 @@ pub struct MeshSettings {
     pub locality_load_balancing: bool,
     /// The form of the paths of requests.
     pub path_normalization: PathNormalization,
+    /// Services may have hosts of any domain.
+    pub entries: bool,
 }
 
 impl Default for MeshSettings {
@@ -78,6 +81,7 @@ impl Default for MeshSettings {
             detection_timeout: DETECTION_TIMEOUT,
             locality_load_balancing: true,
             path_normalization: PathNormalization::default(),
+            entries: false,
         }
     }
 }
@@ -105,6 +109,8 @@ pub struct MeshSnapshot {
     pub issuers: Arc<HashSet<Arc<str>>>,
     /// Gateways by network. The list is empty if the network is known to have none.
     pub gateways: Arc<HashMap<Arc<str>, Arc<[GatewayAddress]>>>,
+    /// The addresses of the names of endpoints.
+    pub resolved: Arc<ResolvedNames>,
 }
 
 /// The service that an address leads to.
@@ -119,6 +125,11 @@ pub struct AddressMatch {
 }
 
 impl MeshSnapshot {
+    /// Returns whether all names of a service have been resolved, or could not be.
+    pub fn resolves(&self, service: &Service) -> bool {
+        service.names().all(|name| self.resolved.contains_key(name))
+    }
+
     /// Evaluates the authorization policies of the own workload.
     pub fn authorize(&self, facts: &Facts<'_>) -> Decision {
         self.authorization.as_ref().map_or(Decision::NotAllowed, |authorization| authorization.evaluate(facts))

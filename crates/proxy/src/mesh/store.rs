@@ -13,6 +13,7 @@ use wire::delta::{Body, Rejected, Rejection, Update};
 
 use super::domain::DomainAddresses;
 use super::model::{Endpoint, Service};
+use super::names::ResolvedNames;
 use super::policies::Policies;
 use super::routes::Routes;
 use super::shared::{SharedCluster, SharedClusters};
@@ -28,6 +29,8 @@ pub struct Published {
     changed: Notify,
     usage: Mutex<Usage>,
     domain: DomainAddresses,
+    /// The addresses of the names of endpoints, which do not come from the store.
+    resolved: ArcSwap<ResolvedNames>,
     clusters: SharedClusters,
 }
 
@@ -80,7 +83,14 @@ impl Published {
         notified
     }
 
-    fn publish(&self, snapshot: MeshSnapshot) {
+    /// Replaces the addresses of the names of endpoints. Must be called on the thread of the store.
+    pub(super) fn set_resolved(&self, resolved: ResolvedNames) {
+        self.resolved.store(Arc::new(resolved));
+        self.publish(MeshSnapshot::clone(&self.newest()));
+    }
+
+    fn publish(&self, mut snapshot: MeshSnapshot) {
+        snapshot.resolved = self.resolved.load_full();
         self.snapshot.store(Arc::new(snapshot));
         self.version.fetch_add(1, Ordering::Release);
         self.changed.notify_waiters();
@@ -237,7 +247,7 @@ impl MeshStore {
                 touched.insert(name.into());
             }
             Body::Service(message) => {
-                let service = convert::service(&message, &self.location.cluster)?;
+                let service = convert::service(&message, &self.location)?;
                 self.subscribe_to_parts(&service);
                 touched.insert(service.hostname.clone());
                 self.put_service(service, aliases);
@@ -380,11 +390,13 @@ impl MeshStore {
             // Before the endpoints: the first connection already follows it.
             subscriber.subscribe(Kind::DestinationPolicy, &*service.hostname);
         }
-        subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.location.network));
+        if service.entry.is_none() {
+            subscriber.subscribe(Kind::Endpoint, wire::name::endpoints(&service.hostname, &self.location.network));
+        }
         if self.routes.is_some() {
             subscriber.subscribe(Kind::RouteTable, &*service.hostname);
         }
-        for network in service.exports.iter().map(|export| &export.network) {
+        for network in service.exports.iter().map(|export| &export.network).chain(service.remote_networks()) {
             if *network != self.location.network && !self.current.gateways.contains_key(network) {
                 subscriber.subscribe(Kind::NetworkGateway, &**network);
             }
@@ -396,7 +408,9 @@ impl MeshStore {
         // Endpoints may arrive before their service, and stay subscribed to while it is removed and added again.
         let Some(known) = self.current.services.get(hostname) else { return };
         let mut service = Service::clone(known);
-        if let Some(endpoints) = self.endpoints.get(hostname).filter(|endpoints| endpoints.complete) {
+        // Endpoints of an entry are part of it.
+        let endpoints = self.endpoints.get(hostname).filter(|_| service.entry.is_none());
+        if let Some(endpoints) = endpoints.filter(|endpoints| endpoints.complete) {
             service.endpoints = Some(endpoints.by_name.values().cloned().collect());
         }
         service.routes = self.routes.as_ref().and_then(|routes| routes.get(hostname));

@@ -160,9 +160,13 @@ impl MeshView {
             service = self.snapshot().services.get(&service.hostname)?.clone();
         }
         if service.routes.is_none() {
+            self.demand(Kind::DestinationPolicy, &*service.hostname).await;
             self.subscriber.subscribe(Kind::RouteTable, &*service.hostname);
             self.demand(Kind::RouteTable, &*service.hostname).await;
             service = self.snapshot().services.get(&service.hostname)?.clone();
+        }
+        if service.entry.is_some() {
+            self.until_resolved(&service).await;
         }
         for network in service.remote_networks() {
             if !self.snapshot().gateways.contains_key(network) {
@@ -171,6 +175,20 @@ impl MeshView {
             }
         }
         Some(service)
+    }
+
+    /// Waits until the names of a service's endpoints have been resolved, as long as a connection may be delayed.
+    async fn until_resolved(&self, service: &Service) {
+        let resolved = async {
+            loop {
+                let changed = self.published.changed();
+                if self.snapshot().resolves(service) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(self.snapshot().settings.first_use_timeout(false), resolved).await;
     }
 
     async fn demand(&self, kind: Kind, name: impl Into<Box<str>>) -> Outcome {

@@ -15,8 +15,8 @@ use super::pool::{Lease, Pool};
 use super::target::{self, Target};
 use crate::failure::Failure;
 use crate::mesh::{
-    ClientTls, ConnectionPool, GatewayAddress, MeshSettings, MeshSnapshot, MeshView, OwnWorkload, Service,
-    SharedCluster, TrafficPolicy,
+    ClientTls, ConnectionPool, GatewayAddress, MeshSettings, MeshSnapshot, MeshView, OwnWorkload, ResolvedNames,
+    Service, SharedCluster, TrafficPolicy,
 };
 
 mod lease;
@@ -59,6 +59,8 @@ pub struct UpstreamCluster {
     policy: RefCell<Rc<TrafficPolicy>>,
     /// The limits on connections, as pools have them.
     pool_policy: RefCell<Rc<ConnectionPool>>,
+    /// The service is of a ServiceEntry whose endpoints are outside of the mesh.
+    external: Cell<bool>,
     /// Requests or connections are limited.
     limited: Cell<bool>,
     /// Idle connections are closed when others need their places.
@@ -85,6 +87,7 @@ struct Inputs {
     gateways: Arc<HashMap<Arc<str>, Arc<[GatewayAddress]>>>,
     settings: Arc<MeshSettings>,
     issuers: Arc<HashSet<Arc<str>>>,
+    resolved: Arc<ResolvedNames>,
 }
 
 /// The version of a cluster that no snapshot changes.
@@ -119,6 +122,7 @@ impl UpstreamCluster {
             inputs: RefCell::default(),
             policy: RefCell::default(),
             pool_policy: RefCell::default(),
+            external: Cell::new(false),
             limited: Cell::new(false),
             watched: OnceCell::new(),
             shared: Arc::default(),
@@ -161,9 +165,14 @@ impl UpstreamCluster {
         Self { name, version, refuses: Some(Refusal::Unanswered), ..Self::new(key) }
     }
 
+    /// Returns whether the cluster is a service that discovery knows.
+    pub fn is_service(&self) -> bool {
+        self.version.get() != FIXED
+    }
+
     /// Returns whether the cluster is a service of the mesh.
     pub fn in_mesh(&self) -> bool {
-        self.version.get() != FIXED
+        self.is_service() && !self.external.get()
     }
 
     /// Adds the endpoints in the localities of tried ones to these, for retries that go to other localities.
@@ -232,6 +241,7 @@ impl UpstreamCluster {
         if self.inputs.borrow().as_ref().is_some_and(|inputs| inputs.are_unchanged(service, snapshot)) {
             return;
         }
+        self.external.set(service.entry.as_ref().is_some_and(|entry| entry.external));
         let mut targets = target::targets(service, &self.key, snapshot);
         if self.key.endpoint.is_some() {
             // A pod that was chosen by its address is used in any state: members of a headless service find each other
@@ -351,6 +361,7 @@ impl Inputs {
             gateways: snapshot.gateways.clone(),
             settings: snapshot.settings.clone(),
             issuers: snapshot.issuers.clone(),
+            resolved: snapshot.resolved.clone(),
         }
     }
 
@@ -363,5 +374,6 @@ impl Inputs {
             && Arc::ptr_eq(&self.gateways, &snapshot.gateways)
             && Arc::ptr_eq(&self.settings, &snapshot.settings)
             && Arc::ptr_eq(&self.issuers, &snapshot.issuers)
+            && (service.entry.is_none() || Arc::ptr_eq(&self.resolved, &snapshot.resolved))
     }
 }

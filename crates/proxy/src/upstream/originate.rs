@@ -54,13 +54,18 @@ impl PartialEq for Origination {
 }
 
 impl Origination {
-    /// Returns the TLS of a policy for a host, if the policy originates any. A host that is no server name is the server of no
+    /// Returns the TLS of a policy for a host, if the policy originates any. `names` are those of which the server's certificate must
+    /// have one if the policy names none. A host that is no server name is the server of no
     /// certificate: connections to it fail.
-    pub(super) fn new(policy: &ClientTls, host: &str) -> Option<Arc<Self>> {
+    pub(super) fn new(policy: &ClientTls, host: &str, names: &[Box<str>]) -> Option<Arc<Self>> {
         let ClientTls::Originate(settings) = policy else { return None };
         let name = settings.sni.as_deref().unwrap_or(host);
         let server_name = ServerName::try_from(name.to_owned()).or_else(|_| "invalid.invalid".try_into()).ok()?;
-        Some(Arc::new(Self { settings: settings.clone(), server_name, configs: Mutex::default() }))
+        let settings = match settings.names.is_empty() && !names.is_empty() {
+            true => Arc::new(OriginatedTls { names: names.into(), ..OriginatedTls::clone(settings) }),
+            false => settings.clone(),
+        };
+        Some(Arc::new(Self { settings, server_name, configs: Mutex::default() }))
     }
 
     /// Carries out the handshake on a connection.

@@ -4,7 +4,7 @@
 //! gateways, with the service port, subset and hostname in the SNI. A network without known gateways cannot be reached: its
 //! endpoints are left out (Istio keeps their pod addresses, which lead nowhere or to another pod).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use balance::{Endpoint as Candidate, FailoverPriority, Health, Locality};
@@ -14,7 +14,8 @@ use rustls_pki_types::ServerName;
 use super::cluster::ClusterKey;
 use super::originate::Origination;
 use crate::mesh::{
-    ClientTls, Endpoint, GatewayAddress, MeshSnapshot, OwnWorkload, Reach, Service, Subset, WorkloadLabels,
+    ClientTls, DirectEndpoint, Endpoint, GatewayAddress, MeshSnapshot, OwnWorkload, Reach, Service, Subset,
+    WorkloadLabels,
 };
 
 /// An address to connect to.
@@ -65,7 +66,11 @@ pub fn targets(service: &Service, key: &ClusterKey, snapshot: &MeshSnapshot) -> 
         sni: ServerName::try_from(sni).ok(),
         scale: scale(service.endpoints(), snapshot),
         tls: &policy.tls,
-        origination: Origination::new(&policy.tls, key.server_name.as_ref().unwrap_or(&service.hostname)),
+        origination: Origination::new(
+            &policy.tls,
+            key.server_name.as_ref().unwrap_or(&service.hostname),
+            service.entry.as_ref().map(|entry| &*entry.names).unwrap_or_default(),
+        ),
         priority: rules
             .map(|rules| &rules.priority)
             .filter(|priority| !priority.is_empty())
@@ -101,12 +106,31 @@ impl Context<'_> {
     fn add(&self, endpoint: &Endpoint, targets: &mut Vec<Candidate<Arc<Target>>>) {
         match &endpoint.reach {
             Reach::Direct(_) => targets.extend(self.direct(endpoint)),
+            Reach::Named(named) => {
+                let addresses = self.snapshot.resolved.get(&named.host).map(|all| &**all).unwrap_or_default();
+                let used = if named.first_only { 1 } else { addresses.len() };
+                for address in addresses.iter().take(used) {
+                    let id = format!("{}|{address}", endpoint.id).into();
+                    targets.extend(self.at(endpoint, &named.at, *address, id));
+                }
+            }
             Reach::Gateways(_) => self.through_gateways(endpoint, targets),
         }
     }
 
     fn direct(&self, endpoint: &Endpoint) -> Option<Candidate<Arc<Target>>> {
         let Reach::Direct(direct) = &endpoint.reach else { return None };
+        self.at(endpoint, direct, direct.ip, endpoint.id.clone())
+    }
+
+    /// Returns an endpoint at an address.
+    fn at(
+        &self,
+        endpoint: &Endpoint,
+        direct: &DirectEndpoint,
+        ip: IpAddr,
+        id: Arc<str>,
+    ) -> Option<Candidate<Arc<Target>>> {
         if self.subset.is_some_and(|subset| !direct.is_in(subset)) {
             return None;
         }
@@ -128,7 +152,7 @@ impl Context<'_> {
             }
         };
         let target = Target {
-            address: SocketAddr::new(direct.ip, port),
+            address: SocketAddr::new(ip, port),
             tls,
             origination: self.origination.clone(),
             remote: false,
@@ -136,7 +160,7 @@ impl Context<'_> {
             labels: direct.workload.clone(),
         };
         let weight = endpoint.weight.saturating_mul(self.scale);
-        Some(self.candidate(endpoint, endpoint.id.clone(), weight, target))
+        Some(self.candidate(endpoint, id, weight, target))
     }
 
     /// Returns an address that the client connected to, which may lead to any pod of the service: with the mesh's TLS if the
@@ -146,6 +170,7 @@ impl Context<'_> {
             ClientTls::Mesh { sni, identities } => {
                 let all = endpoints.iter().filter_map(|endpoint| match &endpoint.reach {
                     Reach::Direct(direct) => direct.identity.as_ref(),
+                    Reach::Named(named) => named.at.identity.as_ref(),
                     Reach::Gateways(_) => None,
                 });
                 let expected = match identities {
@@ -242,7 +267,11 @@ fn endpoint_label<'a>(endpoint: &'a Endpoint, key: &str) -> &'a str {
         "topology.istio.io/subzone" => return &endpoint.locality.subzone,
         _ => {}
     }
-    let Reach::Direct(direct) = &endpoint.reach else { return "" };
+    let direct = match &endpoint.reach {
+        Reach::Direct(direct) => direct,
+        Reach::Named(named) => &named.at,
+        Reach::Gateways(_) => return "",
+    };
     match key {
         "kubernetes.io/hostname" => &direct.node,
         key => direct.label(key).unwrap_or_default(),

@@ -39,7 +39,7 @@ pub(super) fn compile(host: &mut Host<'_>) -> Vec<Resource> {
         Some((specificity, rule, spec, visibility))
     });
     let found: Vec<_> = found.collect();
-    let service = host.inventory.settings().service_of(host.hostname).map(|key| key.namespace).unwrap_or_default();
+    let service = host.inventory.namespace_of(host.hostname).unwrap_or_default();
     let root = host.inventory.settings().root_namespace.clone();
     let mut candidates = Candidates { namespaces: BTreeMap::new(), service, root };
     for (specificity, rule, spec, visibility) in &found {

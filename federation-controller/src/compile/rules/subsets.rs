@@ -15,7 +15,7 @@ pub(crate) const MAX: usize = 256;
 /// namespace takes precedence, then that of the root namespace, then that of the most specific and oldest rule.
 pub(in crate::compile) fn of(inventory: &Inventory, hostname: &str) -> Vec<Subset> {
     let Some(own) = inventory.primary() else { return Vec::new() };
-    let service = inventory.settings().service_of(hostname).map(|key| key.namespace);
+    let service = inventory.namespace_of(hostname);
     let root = &inventory.settings().root_namespace;
     let mut rules: Vec<(Specificity, &DestinationRule)> = own.policies_for(hostname).collect();
     rules.sort_by_key(|(specificity, rule)| {

@@ -9,7 +9,7 @@ const MAX_NAMESPACES: usize = 256;
 
 /// The namespaces that a rule is exported to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Visibility {
+pub(in crate::compile) enum Visibility {
     /// All.
     Public,
     /// These.
@@ -18,7 +18,7 @@ pub(super) enum Visibility {
 
 impl Visibility {
     /// Returns the visibility of a rule of a namespace. `.` is the namespace, `*` all of them, `~` none.
-    pub(super) fn of(export_to: &[String], default: &[Text], namespace: &Text) -> Self {
+    pub(in crate::compile) fn of(export_to: &[String], default: &[Text], namespace: &Text) -> Self {
         let names: Vec<&str> = match export_to.is_empty() {
             true => default.iter().map(|name| &**name).collect(),
             false => export_to.iter().map(String::as_str).collect(),
@@ -31,7 +31,7 @@ impl Visibility {
     }
 
     /// Returns whether the rule is visible in a namespace.
-    pub(super) fn includes(&self, namespace: &Text) -> bool {
+    pub(in crate::compile) fn includes(&self, namespace: &Text) -> bool {
         match self {
             Visibility::Public => true,
             Visibility::Namespaces(namespaces) => namespaces.contains(namespace),

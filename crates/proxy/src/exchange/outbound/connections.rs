@@ -7,9 +7,10 @@ use net::hello::{HelloProgress, parse};
 use route::{ConnectionFacts, Destination as RouteDestination, choose};
 
 use super::{Destination, resolve};
-use crate::exchange::Downstream;
+use crate::exchange::{Downstream, host};
 use crate::failure::Failure;
 use crate::io::Io;
+use crate::mesh::Protocol;
 use crate::worker::Worker;
 
 /// The maximum size of a ClientHello whose server name is read.
@@ -48,6 +49,25 @@ pub async fn route(
         Some(to) => resolve::find(to, downstream.destination, &destination, worker).await,
         None => Ok(destination),
     }
+}
+
+/// Returns the service that the server name of a TLS connection names, if its port is not one of requests: a ServiceEntry. The
+/// ClientHello is read ahead, at most `within`.
+///
+/// # Errors
+/// Returns an error if the connection fails.
+pub async fn named(
+    io: &mut Io,
+    downstream: &Downstream,
+    within: Duration,
+    worker: &Rc<Worker>,
+) -> Result<Option<Destination>, Failure> {
+    let name = tokio::time::timeout(within, server_name(io)).await.unwrap_or(Ok(None)).map_err(Failure::downstream)?;
+    let Some(name) = name.as_deref().and_then(host::entry) else { return Ok(None) };
+    let Some(service) = worker.view.by_name(&name).await.found() else { return Ok(None) };
+    let port = downstream.destination.port();
+    let opaque = service.port(port).is_some_and(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Unknown));
+    Ok(opaque.then(|| Destination::at(&service, port, None, downstream.destination, worker)))
 }
 
 fn chosen(destinations: &[RouteDestination]) -> Option<&RouteDestination> {

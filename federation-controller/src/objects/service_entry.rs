@@ -1,0 +1,49 @@
+//! ServiceEntry and WorkloadEntry: services and workloads outside of Kubernetes.
+
+use std::collections::BTreeMap;
+
+use api::networking::{self, ServiceEntrySpec, WorkloadEntrySpec};
+use kube::core::ObjectMeta;
+
+use super::{Kind, Rule, RuleSpec};
+
+/// A ServiceEntry.
+pub type ServiceEntry = Rule<ServiceEntrySpec>;
+
+/// A WorkloadEntry.
+pub type WorkloadEntry = Rule<WorkloadEntrySpec>;
+
+impl RuleSpec for ServiceEntrySpec {
+    type Source = networking::ServiceEntry;
+    const KIND: Kind = Kind::ServiceEntry;
+    const NAME: &'static str = "ServiceEntry";
+
+    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
+        let problems = object.validate();
+        (object.metadata, object.spec, problems)
+    }
+
+    fn parts(&self) -> usize {
+        self.hosts.len() + self.ports.len() + self.endpoints.len()
+    }
+
+    fn selects(&self) -> Option<BTreeMap<String, String>> {
+        self.workload_selector.as_ref().map(|selector| selector.labels.clone())
+    }
+}
+
+impl RuleSpec for WorkloadEntrySpec {
+    type Source = networking::WorkloadEntry;
+    const KIND: Kind = Kind::WorkloadEntry;
+    const NAME: &'static str = "WorkloadEntry";
+    const BY_NAMESPACE: bool = true;
+
+    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
+        let problems = object.validate();
+        (object.metadata, object.spec, problems)
+    }
+
+    fn parts(&self) -> usize {
+        1 + self.labels.len()
+    }
+}
