@@ -171,6 +171,27 @@ fn with_registry_only_entries_are_what_the_mesh_may_reach() {
     });
     allowed.expect("the entry allows its host");
     assert_eq!(status(&lab, FRONTEND, &["-H", "Host: other.example.com", &url]), "502");
+
+    // A wildcard, and a block of addresses for what has no host.
+    lab.apply(
+        "west",
+        &entry("wildcard", "{hosts: ['*.wild.example.com'], ports: [{number: 9080, name: http, protocol: HTTP}]}"),
+    );
+    let allowed = eventually(SOON, || match &*status(&lab, FRONTEND, &["-H", "Host: a.b.wild.example.com", &url]) {
+        "200" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    allowed.expect("the wildcard allows the hosts below it");
+    assert_eq!(status(&lab, FRONTEND, &["-H", "Host: wild.example.com", &url]), "502");
+    let block = format!(
+        "{{hosts: [block.example.com], addresses: [{plain}/31], ports: [{{number: 9080, name: tcp, protocol: TCP}}]}}"
+    );
+    lab.apply("west", &entry("block", &block));
+    let allowed = eventually(SOON, || match &*status(&lab, FRONTEND, &["-H", "Host: other.example.com", &url]) {
+        "200" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    allowed.expect("the block allows its addresses");
     lab.down();
 }
 

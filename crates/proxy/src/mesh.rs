@@ -36,7 +36,7 @@ pub use model::{
 };
 pub use names::{Answered, ResolvedNames, resolve as resolve_names};
 pub use shared::{ClusterCounter, Connection, SharedCluster};
-pub use snapshot::{AccessLogSettings, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
+pub use snapshot::{AccessLogSettings, AddressBlock, AddressMatch, MeshSettings, MeshSnapshot, OutboundPolicy};
 pub use store::{Applied, MeshStore, Published};
 pub use timeouts::{ConnectTimeouts, HEDGE_DELAY};
 pub use traffic::TrafficPolicy;

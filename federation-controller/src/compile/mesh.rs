@@ -1,11 +1,15 @@
 //! The mesh-wide resources: settings and trust bundle.
 
 use prost::Message;
-use wire::discovery::{AccessLogEncoding, Issuer, MeshConfig, OutboundPolicy, PathNormalization, Trust};
+use wire::discovery::{AccessLogEncoding, AddressBlock, Issuer, MeshConfig, OutboundPolicy, PathNormalization, Trust};
 use wire::{Kind, name};
 
 use super::resource::Resource;
-use crate::inventory::Inventory;
+use crate::inventory::{ClusterInventory, Inventory};
+use crate::objects::Text;
+
+/// The number of address blocks, which every proxy has.
+const MAX_BLOCKS: usize = 1024;
 
 /// Compiles the mesh-wide settings.
 pub(super) fn settings(inventory: &Inventory) -> Resource {
@@ -30,8 +34,19 @@ pub(super) fn settings(inventory: &Inventory) -> Resource {
         }
         .into(),
         entries: inventory.has_entries(),
+        wildcard_entries: inventory.primary().is_some_and(ClusterInventory::has_wildcard_entries),
+        address_blocks: inventory.primary().map(address_blocks).unwrap_or_default(),
     };
     Resource::for_all(Kind::MeshConfig, name::MESH, body.encode_to_vec())
+}
+
+fn address_blocks(own: &ClusterInventory) -> Vec<AddressBlock> {
+    let block = |(block, hostname): (String, Text)| {
+        let (ip, length) = block.split_once('/')?;
+        let ip = name::ip_to_bytes(ip.parse().ok()?);
+        Some(AddressBlock { ip, length: length.parse().ok()?, hostname: hostname.to_string() })
+    };
+    own.address_blocks(MAX_BLOCKS).into_iter().filter_map(block).collect()
 }
 
 /// Compiles the trust bundle. Returns `None` until the certificate authority has one.

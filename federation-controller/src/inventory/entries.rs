@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use super::{Affected, ClusterInventory, Inventory, RuleNotice};
 use crate::objects::{Key, Kind, Labels, Pod, Record as _, ServiceEntry, Slice, Text, WorkloadEntry, fields};
 
-/// Returns the hosts of an entry, each of which is a service. Wildcards are none.
+/// Returns the hosts of an entry, each of which is a service, also wildcards.
 pub fn hosts_of(entry: &ServiceEntry) -> impl Iterator<Item = Text> {
     let hosts = entry.spec.iter().flat_map(|spec| &spec.hosts);
-    let hosts = hosts.filter(|host| !host.starts_with('*') && host.len() <= fields::MAX_HOST);
+    let hosts = hosts.filter(|host| *host != "*" && host.len() <= fields::MAX_HOST);
     hosts.map(|host| host.trim_end_matches('.').to_ascii_lowercase().into())
 }
 
@@ -90,6 +90,25 @@ impl ClusterInventory {
     /// Returns the hosts of all entries.
     pub(super) fn entry_hosts(&self) -> BTreeSet<Text> {
         self.service_entries().values().flat_map(hosts_of).collect()
+    }
+
+    /// Returns the address blocks of entries, with the first host of each, in order: at most `limit`.
+    pub fn address_blocks(&self, limit: usize) -> Vec<(String, Text)> {
+        let of = |entry: &ServiceEntry| {
+            let addresses = entry.spec.iter().flat_map(|spec| &spec.addresses).filter(|address| address.contains('/'));
+            let host = hosts_of(entry).next();
+            addresses.filter_map(|address| Some((address.clone(), host.clone()?))).collect::<Vec<_>>()
+        };
+        let mut blocks: Vec<(String, Text)> = self.service_entries().values().flat_map(of).collect();
+        blocks.sort_unstable();
+        blocks.dedup_by(|later, first| later.0 == first.0);
+        blocks.truncate(limit);
+        blocks
+    }
+
+    /// Returns whether an entry has a wildcard.
+    pub fn has_wildcard_entries(&self) -> bool {
+        self.service_entries().values().flat_map(hosts_of).any(|host| host.starts_with('*'))
     }
 
     /// Returns the WorkloadEntries that an entry selects, ordered by name.

@@ -204,7 +204,8 @@ impl Inventory {
                 self.note_subsets_of(&cause, &hostname);
             }
             if changed.rules.matches(&hostname) {
-                self.note_rules_of(&cause, hostname);
+                // Also of a wildcard that is the host of a ServiceEntry.
+                self.pending.groups(&cause, [Group::Rules(hostname)]);
             }
         }
         // Subsets of a wildcard change the routes to them, which may be of wildcards again.

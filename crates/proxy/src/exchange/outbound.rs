@@ -241,7 +241,7 @@ impl OutboundRequests {
         let service = match named {
             Some(service) => service,
             // A name of any domain may be the host of a ServiceEntry.
-            None if view.snapshot().settings.entries => view.by_name(&host::entry(host)?).await.found()?,
+            None if view.snapshot().settings.entries => view.by_host(&host::entry(host)?).await.found()?,
             None => return None,
         };
         if service.headless {

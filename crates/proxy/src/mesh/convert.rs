@@ -27,7 +27,7 @@ pub(super) use workload::{PortLimits, own_workload};
 use super::model::{
     DirectEndpoint, Endpoint, Export, GatewayAddress, Port, Protocol, Reach, Service, Subset, Summary, WorkloadLabels,
 };
-use super::snapshot::{AccessLogSettings, DETECTION_TIMEOUT, MeshSettings, OutboundPolicy};
+use super::snapshot::{AccessLogSettings, AddressBlock, DETECTION_TIMEOUT, MeshSettings, OutboundPolicy};
 use super::{ProxyLocation, entry};
 use crate::http::PathNormalization;
 
@@ -268,5 +268,18 @@ pub(super) fn settings(message: &message::MeshConfig) -> Result<MeshSettings> {
             Err(_) => return Err(format!("{} is not a form of paths", message.path_normalization)),
         },
         entries: message.entries,
+        wildcard_entries: message.wildcard_entries,
+        address_blocks: {
+            let block = |of: &message::AddressBlock| {
+                Ok(AddressBlock {
+                    ip: ip(&of.ip)?,
+                    length: u8::try_from(of.length).map_err(|_| format!("{} is no number of bits", of.length))?,
+                    hostname: of.hostname.as_str().into(),
+                })
+            };
+            let mut blocks = message.address_blocks.iter().map(block).collect::<Result<Vec<_>>>()?;
+            blocks.sort_by_key(|block| std::cmp::Reverse(block.length));
+            blocks.into()
+        },
     })
 }

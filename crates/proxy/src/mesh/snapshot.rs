@@ -68,6 +68,36 @@ pub struct MeshSettings {
     pub path_normalization: PathNormalization,
     /// Services may have hosts of any domain.
     pub entries: bool,
+    /// Some of these hosts are wildcards.
+    pub wildcard_entries: bool,
+    /// Blocks of addresses that lead to services, the smallest first.
+    pub address_blocks: Box<[AddressBlock]>,
+}
+
+/// Addresses that begin with the same bits, and the service that they lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressBlock {
+    /// The first address.
+    pub ip: IpAddr,
+    /// The number of bits.
+    pub length: u8,
+    /// The service's hostname.
+    pub hostname: Arc<str>,
+}
+
+impl AddressBlock {
+    /// Returns whether an address is in the block.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let same = |one: u128, other: u128, bits: u32| {
+            let rest = bits.saturating_sub(self.length.into());
+            rest >= bits || one >> rest == other >> rest
+        };
+        match (self.ip, ip) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => same(u32::from(one).into(), u32::from(other).into(), 32),
+            (IpAddr::V6(one), IpAddr::V6(other)) => same(one.into(), other.into(), 128),
+            _ => false,
+        }
+    }
 }
 
 impl Default for MeshSettings {
@@ -82,6 +112,8 @@ impl Default for MeshSettings {
             locality_load_balancing: true,
             path_normalization: PathNormalization::default(),
             entries: false,
+            wildcard_entries: false,
+            address_blocks: Box::default(),
         }
     }
 }

@@ -52,6 +52,69 @@ fn pod(last: u8) -> Body {
 }
 
 #[test]
+fn a_block_contains_the_addresses_that_begin_like_it() {
+    let block = |ip: &str, length| AddressBlock { ip: ip.parse().unwrap(), length, hostname: "a".into() };
+    for (ip, length, address, expected) in [
+        ("192.0.2.0", 24, "192.0.2.255", true),
+        ("192.0.2.0", 24, "192.0.3.0", false),
+        ("192.0.2.7", 32, "192.0.2.7", true),
+        ("192.0.2.7", 32, "192.0.2.6", false),
+        ("0.0.0.0", 0, "203.0.113.1", true),
+        ("0.0.0.0", 0, "2001:db8::1", false),
+        ("2001:db8::", 32, "2001:db8:ffff::1", true),
+        ("2001:db8::", 32, "2001:db9::1", false),
+        ("::", 0, "2001:db8::1", true),
+    ] {
+        assert_eq!(block(ip, length).contains(address.parse().unwrap()), expected, "{ip}/{length} {address}");
+    }
+}
+
+fn entry(endpoints: Vec<d::EntryEndpoint>, resolution: d::Resolution) -> Body {
+    Body::Service(d::Service {
+        hostname: "api.example.com".into(),
+        entry: Some(d::Entry { resolution: resolution.into(), endpoints, ..d::Entry::default() }),
+        ..d::Service::default()
+    })
+}
+
+#[test]
+fn a_service_of_an_entry_has_its_endpoints_with_it() {
+    let (mut store, published, _) = store();
+    let ports = || BTreeMap::from([(80, 8080)]);
+    let pod = |network: &str| d::EntryEndpoint {
+        ip: vec![10, 244, 0, 9].into(),
+        pod: "p".into(),
+        network: network.into(),
+        ports: ports(),
+        ..Default::default()
+    };
+    let named = d::EntryEndpoint { host: "one.example.com".into(), ports: ports(), ..Default::default() };
+    let behind = d::EntryEndpoint { network: "net-east".into(), ports: ports(), ..Default::default() };
+    let endpoints = vec![pod("net-west"), pod("net-east"), named, behind];
+    store.update(update(Kind::Service, vec![("api.example.com", entry(endpoints, d::Resolution::Dns))], &[]));
+    let service = published.newest().services.get("api.example.com").unwrap().clone();
+    assert_eq!(service.endpoints().len(), 3, "a pod of another network has no address here");
+    assert_eq!(service.names().map(|name| &**name).collect::<Vec<_>>(), ["one.example.com"]);
+    assert_eq!(service.remote_networks().map(|of| &**of).collect::<Vec<_>>(), ["net-east"]);
+    assert!(!published.newest().resolves(&service));
+    published.set_resolved([("one.example.com".into(), [[192, 0, 2, 1].into()].into())].into());
+    assert!(published.newest().resolves(&service));
+    // An update of something else keeps the addresses.
+    store.update(update(Kind::Service, vec![(REVIEWS, self::service(&[80]))], &[]));
+    assert!(published.newest().resolves(&service));
+
+    let odd = d::EntryEndpoint { ip: vec![1, 2, 3].into(), ..Default::default() };
+    let applied =
+        store.update(update(Kind::Service, vec![("api.example.com", entry(vec![odd], d::Resolution::Static))], &[]));
+    assert_eq!(applied.rejected.len(), 1);
+    assert_eq!(
+        published.newest().services.get("api.example.com").unwrap().endpoints().len(),
+        3,
+        "the last valid one stays"
+    );
+}
+
+#[test]
 fn the_family_of_the_proxys_own_address_is_used() {
     let ip = |text: &str| wire::name::ip_to_bytes(text.parse().unwrap());
     let direct = |first: &str, further: &[&str]| {

@@ -13,6 +13,9 @@ use super::shared::SharedCluster;
 use super::snapshot::{AddressMatch, MeshSettings, MeshSnapshot};
 use super::store::Published;
 
+/// The number of wildcards that a host may be of.
+const MAX_WILDCARDS: usize = 8;
+
 /// The result of a lookup.
 #[derive(Debug, Clone)]
 pub enum Lookup<T> {
@@ -111,7 +114,7 @@ impl MeshView {
             match self.demand(Kind::Service, name()).await {
                 Outcome::Present => {}
                 Outcome::Unanswered if self.published.is_of_domain(ip) => return Lookup::Unanswered,
-                Outcome::Absent | Outcome::Unanswered => return Lookup::Absent,
+                Outcome::Absent | Outcome::Unanswered => return Box::pin(self.by_block(address)).await,
             }
         }
         let snapshot = self.snapshot();
@@ -127,7 +130,7 @@ impl MeshView {
                 return Lookup::Found(AddressMatch { service, port, endpoint });
             }
         }
-        Lookup::Absent
+        Box::pin(self.by_block(address)).await
     }
 
     /// Returns the service with this hostname and its endpoints. Requests it from the controller on first use.
@@ -148,6 +151,31 @@ impl MeshView {
             }
         };
         Lookup::of(self.complete(service).await)
+    }
+
+    /// Returns the service with this host: a ServiceEntry of any domain, of which one with the host itself comes first, then the one
+    /// with the longest wildcard. Requests them from the controller on first use.
+    pub async fn by_host(&self, host: &str) -> Lookup<Arc<Service>> {
+        let exact = self.by_name(host).await;
+        if matches!(exact, Lookup::Found(_)) || !self.snapshot().settings.wildcard_entries {
+            return exact;
+        }
+        let wildcards: Vec<String> =
+            host.match_indices('.').take(MAX_WILDCARDS).map(|(at, _)| format!("*{}", &host[at..])).collect();
+        let found = futures_util::future::join_all(wildcards.iter().map(|host| self.by_name(host))).await;
+        found.into_iter().find(|found| matches!(found, Lookup::Found(_))).unwrap_or(exact)
+    }
+
+    /// Returns the service whose address block has an address.
+    async fn by_block(&self, address: SocketAddr) -> Lookup<AddressMatch> {
+        let settings = self.snapshot().settings.clone();
+        let block = settings.address_blocks.iter().find(|block| block.contains(address.ip()));
+        let Some(block) = block else { return Lookup::Absent };
+        match self.by_name(&block.hostname).await {
+            Lookup::Found(service) => Lookup::Found(AddressMatch { service, port: address.port(), endpoint: None }),
+            Lookup::Absent => Lookup::Absent,
+            Lookup::Unanswered => Lookup::Unanswered,
+        }
     }
 
     /// Waits for the endpoints of a service, the gateways that lead to them, and its routes. What does not arrive in time is left out.

@@ -26,9 +26,6 @@ pub(super) fn check_entry(entry: &ServiceEntry, check: &mut Check) {
     }
     check.each("addresses", &spec.addresses, |address, check| {
         check.accept(names::subnet(address));
-        if address.contains('/') {
-            check.warn("is a CIDR block, which has no effect: connections are matched by single addresses; list those");
-        }
     });
     ports(&spec.ports, spec.resolution, check);
     endpoints(entry, check);
@@ -74,8 +71,6 @@ fn hosts(entry: &ServiceEntry, check: &mut Check) {
         } else if host.starts_with('*') {
             if !matches!(spec.resolution, Resolution::None | Resolution::DynamicDns) {
                 check.error("is a wildcard, which only resolution NONE and DYNAMIC_DNS permit; write the hosts");
-            } else {
-                check.warn("is a wildcard, which has no effect: the mesh does not know its hosts; write the hosts");
             }
         }
         if !seen.insert(host.to_ascii_lowercase()) {
