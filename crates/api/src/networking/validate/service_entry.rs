@@ -68,10 +68,8 @@ fn hosts(entry: &ServiceEntry, check: &mut Check) {
         check.accept(names::wildcard_host(host));
         if host == "*" {
             check.error("is \"*\", but a wildcard needs a domain, such as \"*.example.com\"");
-        } else if host.starts_with('*') {
-            if !matches!(spec.resolution, Resolution::None | Resolution::DynamicDns) {
-                check.error("is a wildcard, which only resolution NONE and DYNAMIC_DNS permit; write the hosts");
-            }
+        } else if host.starts_with('*') && !matches!(spec.resolution, Resolution::None | Resolution::DynamicDns) {
+            check.error("is a wildcard, which only resolution NONE and DYNAMIC_DNS permit; write the hosts");
         }
         if !seen.insert(host.to_ascii_lowercase()) {
             check.error(format!("is {:?} a second time; remove one", names::shown(host)));
