@@ -142,9 +142,9 @@ fn several_loads_of_a_budget_are_counted_and_the_worst_one_is_shown() {
 }
 
 #[test]
-fn the_page_has_twelve_rows() {
+fn the_page_has_thirteen_rows() {
     let page = budgets::page(&budgets::assess(&findings()));
-    assert_eq!(page.lines().count(), 2 + 12, "{page}");
+    assert_eq!(page.lines().count(), 2 + 13, "{page}");
     assert!(page.contains("| ≤ 1000 ms / ≤ 0 | – / 0 | – | not measured |"), "{page}");
     assert!(page.contains("| ≤ 0.30 × envoy | 0.32 × (32 µs) | envoy 100 µs | ✗ missed |"), "{page}");
 }
