@@ -9,6 +9,7 @@ mod circuit_breakers;
 mod clusters;
 mod commands;
 mod failover;
+mod import;
 mod kubectl;
 mod mesh;
 mod pods;

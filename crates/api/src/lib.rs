@@ -5,6 +5,7 @@
 //! - [`networking`]: Istio's VirtualService and DestinationRule: what they say, and what is wrong with them.
 //! - [`security`]: Istio's AuthorizationPolicy, PeerAuthentication and RequestAuthentication, in the same way.
 //! - [`analyze`]: what is wrong in and between objects, for `isthmus analyze`.
+//! - [`import`]: what becomes of the objects of another mesh, for `isthmus import`.
 //! - [`export`]: ServiceExport and ServiceImport of the Multi-Cluster Services API (KEP-1645).
 //! - [`compatibility`]: kinds and fields that are accepted and have no effect.
 //! - [`remote_secret`]: the Secret that adds a remote cluster, and [`kubeconfig`]: validation of the kubeconfig in it.
@@ -21,6 +22,7 @@ pub mod compatibility;
 pub mod duration;
 pub mod export;
 pub mod gateway;
+pub mod import;
 pub mod kubeconfig;
 pub mod mesh;
 pub mod names;

@@ -12,7 +12,9 @@ mod authz;
 mod ca;
 mod completion;
 mod config;
+mod import;
 mod join;
+mod sources;
 mod status;
 mod table;
 mod version;
@@ -52,6 +54,8 @@ enum IsthmusCommand {
     Authz(authz::AuthzArgs),
     /// Find what is wrong in and between objects, in files and clusters
     Analyze(analyze::AnalyzeArgs),
+    /// Report what works of the objects of Istio, Linkerd or SMI
+    Import(import::ImportArgs),
     /// Print the version
     Version(version::VersionArgs),
     /// Print a completion script for a shell
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         IsthmusCommand::Config(args) => block_on(config::run(args)),
         IsthmusCommand::Authz(args) => block_on(authz::run(args)),
         IsthmusCommand::Analyze(args) => block_on(analyze::run(args)),
+        IsthmusCommand::Import(args) => block_on(import::run(args)),
         IsthmusCommand::Version(args) => block_on(version::run(args)),
         IsthmusCommand::Completion(args) => block_on(completion::run(args)),
         IsthmusCommand::Sidecar(options) => sidecar::run(options),

@@ -5,6 +5,7 @@ use api::networking::Severity;
 use serde_json::{Value, json};
 
 use super::AnalyzeFormat;
+use crate::sources::count;
 
 /// The page of a code. The codes are those of `istioctl analyze`.
 fn page(code: &str) -> String {
@@ -46,18 +47,6 @@ fn document(message: &Message) -> Value {
     document
 }
 
-/// Describes where the objects come from.
-pub(super) fn places(files: usize, of_files: usize, clusters: &[&str], of_clusters: usize) -> String {
-    let mut places = Vec::new();
-    if files > 0 {
-        places.push(format!("{} in {}", count(of_files, "object"), count(files, "file")));
-    }
-    if !clusters.is_empty() {
-        places.push(format!("{} of {}", count(of_clusters, "object"), clusters.join(", ")));
-    }
-    places.join(" and ")
-}
-
 /// Returns the last line: how many messages there are.
 pub(super) fn summary(messages: &[Message], places: &str) -> String {
     let of = |level: Severity| messages.iter().filter(|message| message.level == level).count();
@@ -70,8 +59,4 @@ pub(super) fn summary(messages: &[Message], places: &str) -> String {
             count(of(Severity::Info), "info message")
         ),
     }
-}
-
-fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

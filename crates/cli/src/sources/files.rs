@@ -10,7 +10,7 @@ use api::networking::Severity;
 use api::networking::problem::SCHEMA_ERROR;
 use api::yaml;
 
-use super::AnalyzeArgs;
+use super::SourceOptions;
 
 /// The size of a file, in bytes.
 const MAX_FILE: u64 = 64 << 20;
@@ -30,7 +30,7 @@ pub(super) struct ReadFiles {
 }
 
 /// Reads the files and directories of a command.
-pub(super) fn read(args: &AnalyzeArgs) -> anyhow::Result<ReadFiles> {
+pub(super) fn read(args: &SourceOptions) -> anyhow::Result<ReadFiles> {
     let mut paths = Vec::new();
     for path in &args.files {
         if path.is_dir() {

@@ -11,7 +11,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use lab::console::Patience;
 use serde_json::{Value, json};
 
-use super::AnalyzeArgs;
+use super::SourceOptions;
 use crate::access::ClusterAccess;
 
 /// The number of objects of a page.
@@ -20,7 +20,8 @@ const PAGE: u32 = 500;
 const MAX_OBJECTS: usize = 500_000;
 
 /// A kind that is read.
-struct ReadKind {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadKind {
     group: &'static str,
     version: &'static str,
     kind: &'static str,
@@ -29,28 +30,37 @@ struct ReadKind {
     metadata: bool,
 }
 
-const fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str) -> ReadKind {
-    ReadKind { group, version, kind, plural, metadata: false }
+impl ReadKind {
+    /// Returns a kind of which whole objects are read.
+    pub(crate) const fn of(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Self {
+        ReadKind { group, version, kind, plural, metadata: false }
+    }
 }
 
-const KINDS: &[ReadKind] = &[
-    kind(networking::GROUP, "v1", "VirtualService", "virtualservices"),
-    kind(networking::GROUP, "v1", "DestinationRule", "destinationrules"),
-    kind(networking::GROUP, "v1", "Gateway", "gateways"),
-    kind(networking::GROUP, "v1", "ServiceEntry", "serviceentries"),
-    kind("", "v1", "Service", "services"),
-    ReadKind { metadata: true, ..kind("", "v1", "Namespace", "namespaces") },
-    ReadKind { metadata: true, ..kind("", "v1", "Pod", "pods") },
-    kind("apps", "v1", "Deployment", "deployments"),
-    kind("apps", "v1", "StatefulSet", "statefulsets"),
-    kind("apps", "v1", "DaemonSet", "daemonsets"),
-    kind("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies"),
-    kind("security.istio.io", "v1", "PeerAuthentication", "peerauthentications"),
-    kind("security.istio.io", "v1", "RequestAuthentication", "requestauthentications"),
+/// The kinds that an analysis reads.
+pub(crate) const KINDS: &[ReadKind] = &[
+    ReadKind::of(networking::GROUP, "v1", "VirtualService", "virtualservices"),
+    ReadKind::of(networking::GROUP, "v1", "DestinationRule", "destinationrules"),
+    ReadKind::of(networking::GROUP, "v1", "Gateway", "gateways"),
+    ReadKind::of(networking::GROUP, "v1", "ServiceEntry", "serviceentries"),
+    ReadKind::of("", "v1", "Service", "services"),
+    ReadKind { metadata: true, ..ReadKind::of("", "v1", "Namespace", "namespaces") },
+    ReadKind { metadata: true, ..ReadKind::of("", "v1", "Pod", "pods") },
+    ReadKind::of("apps", "v1", "Deployment", "deployments"),
+    ReadKind::of("apps", "v1", "StatefulSet", "statefulsets"),
+    ReadKind::of("apps", "v1", "DaemonSet", "daemonsets"),
+    ReadKind::of("security.istio.io", "v1", "AuthorizationPolicy", "authorizationpolicies"),
+    ReadKind::of("security.istio.io", "v1", "PeerAuthentication", "peerauthentications"),
+    ReadKind::of("security.istio.io", "v1", "RequestAuthentication", "requestauthentications"),
 ];
 
 /// Returns the clusters of a command. With files, only those that are named.
-pub(super) async fn chosen(args: &AnalyzeArgs) -> anyhow::Result<Vec<ClusterAccess>> {
+pub(super) async fn chosen(args: &SourceOptions) -> anyhow::Result<Vec<ClusterAccess>> {
     let named = args.access.lab.is_some() || args.access.kubeconfig.is_some() || !args.contexts.is_empty();
     if !args.files.is_empty() && !named {
         return Ok(Vec::new());
@@ -74,13 +84,17 @@ pub(super) async fn chosen(args: &AnalyzeArgs) -> anyhow::Result<Vec<ClusterAcce
     Ok(clusters)
 }
 
-/// Returns the objects of clusters.
-pub(super) async fn objects(clusters: &[ClusterAccess], limit: Duration) -> anyhow::Result<Vec<Object>> {
+/// Returns the objects of clusters, of these kinds.
+pub(super) async fn objects(
+    clusters: &[ClusterAccess],
+    kinds: &[ReadKind],
+    limit: Duration,
+) -> anyhow::Result<Vec<Object>> {
     let patience = Patience::new(limit, "check that it runs and can be reached, or wait longer: --timeout 2m");
     let mut objects = Vec::new();
     for cluster in clusters {
         let name: Arc<str> = cluster.name.as_str().into();
-        for kind in KINDS {
+        for kind in kinds {
             let reading = || format!("reading {} of {}", kind.plural, cluster.name);
             list(cluster, kind, &name, &patience, &mut objects).await.with_context(reading)?;
         }
