@@ -25,8 +25,8 @@ pub(crate) struct Shown {
     pub(crate) identity: Arc<OnceLock<Identity>>,
     /// The proxy's name in discovery.
     pub(crate) node: Arc<OnceLock<String>>,
-    /// What the workload has accepted.
-    pub(crate) observed: Arc<OnceLock<ObservedTraffic>>,
+    /// The proxy's cluster, and what the workload has accepted.
+    pub(crate) observed: Arc<OnceLock<(String, ObservedTraffic)>>,
 }
 
 impl Shown {
@@ -56,7 +56,7 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
             move |query| authz::answer(&policies.newest().unwrap_or_default(), query),
         )
         .page("/authz/observed", "what was accepted: callers, ports, methods and paths", move |_| {
-            Reply::json(&traffic.get().map_or(Value::Null, authz::observed))
+            Reply::json(&traffic.get().map_or(Value::Null, |(cluster, traffic)| authz::observed(cluster, traffic)))
         })
         .section("mesh", move || mesh.newest().map_or(Value::Null, |snapshot| config(&snapshot)))
         .section("configs", move || {

@@ -52,7 +52,7 @@ fn policies(snapshot: &MeshSnapshot) -> Value {
 }
 
 /// Returns what was accepted, for `isthmus authz suggest`.
-pub(super) fn observed(traffic: &ObservedTraffic) -> Value {
+pub(super) fn observed(cluster: &str, traffic: &ObservedTraffic) -> Value {
     let accepted = traffic.accepted().into_iter().map(|of| {
         json!({
             "principal": of.principal.as_deref().map(|id| id.strip_prefix("spiffe://").unwrap_or(id)),
@@ -64,6 +64,7 @@ pub(super) fn observed(traffic: &ObservedTraffic) -> Value {
         })
     });
     json!({
+        "cluster": cluster,
         "seconds": traffic.age().as_secs(),
         "unrecorded": traffic.unrecorded(),
         "accepted": accepted.collect::<Vec<_>>(),

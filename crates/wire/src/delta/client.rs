@@ -167,9 +167,12 @@ impl Client {
         let kind = requested.or_else(|| self.reported_by())?;
         let state = &mut self.kinds[kind as usize];
         let mut request = DeltaDiscoveryRequest { type_url: kind.url().into(), ..Default::default() };
-        if let Some((report, sent)) = self.report.as_mut().filter(|(_, sent)| !sent && state.opened) {
-            *sent = true;
-            request.report = Some(report.clone());
+        if requested.is_none() {
+            request.report = self.report.as_mut().map(|(report, sent)| {
+                *sent = true;
+                report.clone()
+            });
+            return Some(request);
         }
         if !self.node_sent {
             self.node_sent = true;
