@@ -13,9 +13,7 @@ use futures_util::future::join_all;
 use identity::Identity;
 use proxy::listener::{self, BACKLOG};
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
-use proxy::report::{
-    AccessLog, AccessLogFiles, ObservedTraffic, WorkerTelemetry, observe_clusters, report_refusals,
-};
+use proxy::report::{AccessLog, AccessLogFiles, ObservedTraffic, WorkerTelemetry, observe_clusters, report_refusals};
 use proxy::worker::Worker;
 use runtime::admission::Admission;
 use runtime::drain::Watch;

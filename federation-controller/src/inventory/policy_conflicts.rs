@@ -36,7 +36,8 @@ impl Inventory {
     fn several_providers(&self, cluster: &ClusterInventory) -> BTreeSet<RuleNotice> {
         let mut notices = BTreeSet::new();
         let policies: Policies<AuthorizationPolicySpec> = ClusterInventory::authorization_policies;
-        let within = self.namespaces_with_several(cluster, policies, |_, policy| provider_of(policy).map(str::to_owned));
+        let within =
+            self.namespaces_with_several(cluster, policies, |_, policy| provider_of(policy).map(str::to_owned));
         self.each_template(cluster, &within, policies, |pod, selecting| {
             let asking: Vec<_> = selecting.iter().filter_map(|(of, policy)| Some((of, *policy, provider_of(policy)?))).collect();
             for (of, policy, provider) in &asking {
@@ -70,10 +71,12 @@ impl Inventory {
         let root = &self.settings().root_namespace;
         let mut notices = BTreeSet::new();
         for of in self.protected_by(cluster) {
-            for (key, port, number, template) in opaque_ports(of) {
-                let selecting = cluster.authorization_policies().selecting(&[&key.namespace, root], &template.labels);
+            for (key, port, number, pod) in opaque_ports(of) {
+                let selecting = cluster.authorization_policies().selecting(&[&key.namespace, root], &pod.labels);
                 let found = selecting.filter_map(|policy| Some((policy, by_http(policy)?)));
-                for (policy, ExternalAuthorization { name, .. }) in found.filter(|(policy, _)| is_for_port(policy, number)) {
+                for (policy, ExternalAuthorization { name, .. }) in
+                    found.filter(|(policy, _)| is_for_port(policy, number))
+                {
                     let text = format!(
                         "has no effect on opaque connections to port {port} of service {key}: provider {name} speaks HTTP \
                          and is not asked about them; name one of envoyExtAuthzGrpc, or restrict the port by a policy of \
@@ -94,13 +97,15 @@ impl Inventory {
         };
         let mut notices = BTreeSet::new();
         let policies: Policies<_> = ClusterInventory::request_authentications;
-        let within = self.namespaces_with_several(cluster, policies, |of, policy| Some((of.info.name.clone(), policy.key())));
+        let within =
+            self.namespaces_with_several(cluster, policies, |of, policy| Some((of.info.name.clone(), policy.key())));
         self.each_template(cluster, &within, policies, |pod, selecting| {
             for (of, policy) in selecting.iter().filter(|(of, _)| of.info.name == cluster.info.name) {
                 let others = selecting.iter().filter(|(from, other)| from.info.name != of.info.name || other.key() != policy.key());
                 let own = headers(policy);
-                let found = others.filter_map(|(_, other)| Some((other, shadowed(&own, &headers(other))?)));
-                for (other, (reads, shadows)) in found {
+                for (_, other) in others {
+                    let others = headers(other);
+                    let Some((reads, shadows)) = shadowed(&own, &others) else { continue };
                     let text = format!(
                         "refuses the tokens of RequestAuthentication {} at workload {}/{}: it reads header {} {reads}, the \
                          other one {shadows}; write the same prefix, or use another header",

@@ -122,9 +122,8 @@ impl JwtRule {
     /// Returns the headers in which the rule reads tokens.
     pub fn header_tokens(&self) -> Vec<HeaderToken> {
         let named = self.from_headers.iter();
-        let named: Vec<HeaderToken> = named
-            .map(|of| HeaderToken { name: of.name.to_ascii_lowercase(), prefix: of.prefix.clone() })
-            .collect();
+        let named: Vec<HeaderToken> =
+            named.map(|of| HeaderToken { name: of.name.to_ascii_lowercase(), prefix: of.prefix.clone() }).collect();
         if named.is_empty() && self.from_params.is_empty() && self.from_cookies.is_empty() {
             return vec![HeaderToken { name: "authorization".into(), prefix: "Bearer ".into() }];
         }

@@ -128,7 +128,8 @@ fn request_authentications_name_issuer_and_keys() {
         (rule(json!({"issuer": "a", "timeout": "1ns"})), &["spec.jwtRules[0].timeout"]),
     ];
     let both = |prefix: &str, other: Value| {
-        let bare = json!({"issuer": "a", "jwksUri": "https://a/", "fromHeaders": [{"name": "X-Token", "prefix": prefix}]});
+        let bare =
+            json!({"issuer": "a", "jwksUri": "https://a/", "fromHeaders": [{"name": "X-Token", "prefix": prefix}]});
         json!({"jwtRules": [bare, {"issuer": "b", "jwksUri": "https://b/", "fromHeaders": [other]}]})
     };
     let cases = cases.into_iter().chain([

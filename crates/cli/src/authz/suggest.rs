@@ -75,10 +75,14 @@ pub(super) async fn run(args: SuggestArgs) -> anyhow::Result<ExitCode> {
     let suggestions = workloads.iter().map(|of| suggestion(of, &args)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut head = vec![
         "Proposed by isthmus authz suggest from what sidecars have accepted since they started.".to_owned(),
-        "Review them: what is not listed is refused once they are applied. Apply them in the primary cluster.".to_owned(),
+        "Review them: what is not listed is refused once they are applied. Apply them in the primary cluster."
+            .to_owned(),
     ];
     head.extend(about_pods("have no sidecar, and no policy protects them", &seen.without_sidecar));
-    head.extend(about_pods("have neither a label app nor a Service, so that no policy can select them", &seen.unselected));
+    head.extend(about_pods(
+        "have neither a label app nor a Service, so that no policy can select them",
+        &seen.unselected,
+    ));
     head.extend(about_pods("did not answer, so that their callers are missing", &seen.silent));
     if suggestions.iter().all(|of| of.policy.is_none()) {
         let comments = suggestions.iter().flat_map(|of| &of.comments).chain(head.iter().skip(2));
@@ -152,9 +156,10 @@ fn yaml(head: &[String], suggestions: &[Suggestion]) -> anyhow::Result<String> {
     Ok(out)
 }
 
-/// Returns a text on one line: parts of it are from other machines.
+/// Returns a text on one line, as YAML has lines: parts of it are from other machines.
 fn one_line(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+    let ends_line = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}');
+    text.chars().map(|char| if ends_line(char) { '\u{fffd}' } else { char }).collect()
 }
 
 #[cfg(test)]
@@ -169,7 +174,7 @@ mod tests {
         let text = yaml(&["head".into()], &[hostile, empty]).expect("YAML");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..3], ["# head", "# default/idle: nothing", "---"]);
-        assert!(lines[3].starts_with("# a\u{fffd}kind: ClusterRole\u{fffd}"), "{text}");
+        assert_eq!(lines[3], "# a\u{fffd}kind: ClusterRole\u{fffd}\u{fffd}x");
         assert_eq!(lines[4..], ["kind: AuthorizationPolicy"]);
     }
 }

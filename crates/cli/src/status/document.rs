@@ -21,10 +21,10 @@ pub(super) fn of(views: &[MeshStatus], failed: &[(String, String)]) -> Value {
             "problems": view.page.problems,
         })
     });
-    let silent = failed.iter().map(
-        |(name, error)| json!({"name": name, "error": error, "clusters": null, "proxies": null, "refusals": null,
-            "problems": null}),
-    );
+    let silent = failed.iter().map(|(name, error)| {
+        json!({"name": name, "error": error, "clusters": null, "proxies": null, "refusals": null,
+            "problems": null})
+    });
     json!({"primaries": answered.chain(silent).collect::<Vec<_>>()})
 }
 

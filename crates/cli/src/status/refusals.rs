@@ -69,10 +69,8 @@ pub(super) fn text(proxies: &[ProxyRow], wide: bool) -> String {
         };
         vec![policy, cluster.clone(), count.to_string(), age_of(Duration::from_secs_f64(*last_seconds))]
     };
-    let mut out = format!(
-        "\n{}",
-        table(&["POLICY", "CLUSTER", "REFUSED", "LAST"], totals.iter().take(shown).map(row).collect())
-    );
+    let mut out =
+        format!("\n{}", table(&["POLICY", "CLUSTER", "REFUSED", "LAST"], totals.iter().take(shown).map(row).collect()));
     if totals.len() > shown {
         out.push_str(&format!("and {} more: isthmus status -o wide\n", totals.len() - shown));
     }
@@ -118,8 +116,11 @@ no ALLOW policy matches, in shop  west      4                      0.4s
         assert_eq!(squeeze(&text(&proxies, false)), squeeze(&expected));
         assert_eq!(text(&[], false), "");
         let json = serde_json::to_value(totals(&proxies[1..2])).unwrap();
-        assert_eq!(json[0], json!({"cluster": "west", "namespace": "shop", "by": "no policy", "policy": null, "count": 4,
-            "lastSeconds": 0.4}));
+        assert_eq!(
+            json[0],
+            json!({"cluster": "west", "namespace": "shop", "by": "no policy", "policy": null, "count": 4,
+            "lastSeconds": 0.4})
+        );
     }
 
     #[test]

@@ -173,12 +173,7 @@ impl WorkerObserved {
         self.count(fingerprint, Instant::now(), |table, id| table.cell(id, called, None, ""));
     }
 
-    fn count(
-        &self,
-        fingerprint: u64,
-        now: Instant,
-        find: impl FnOnce(&mut Table, u32) -> Option<Arc<AtomicU64>>,
-    ) {
+    fn count(&self, fingerprint: u64, now: Instant, find: impl FnOnce(&mut Table, u32) -> Option<Arc<AtomicU64>>) {
         let mut slots = self.slots.borrow_mut();
         // The remainder is less than the number of slots.
         let place = (fingerprint % SLOTS as u64) as usize;
@@ -226,7 +221,8 @@ impl Table {
             }
             !covered
         });
-        if self.entries.len() >= MAX_ENTRIES || self.entries.iter().filter(|of| of.called(called)).count() >= MAX_OF_CALLER
+        if self.entries.len() >= MAX_ENTRIES
+            || self.entries.iter().filter(|of| of.called(called)).count() >= MAX_OF_CALLER
         {
             return None;
         }

@@ -120,16 +120,25 @@ fn policies_of_one_workload_that_ask_several_servers_are_named() {
     world.put("west", custom("default", "d", "http", None, &["8080"]));
     let lines = problems(&world);
     assert_eq!(lines.len(), 2, "{lines:?}");
-    for (line, parts) in lines.iter().zip([["default/a: ", "grpc", "default/d names http"], ["default/d: ", "http", "default/a names grpc"]]) {
+    for (line, parts) in lines
+        .iter()
+        .zip([["default/a: ", "grpc", "default/d names http"], ["default/d: ", "http", "default/a names grpc"]])
+    {
         assert!(parts.iter().all(|part| line.contains(part)) && line.contains("at workload default/reviews"), "{line}");
     }
     let notices: Vec<String> = world.inventory.notices();
-    assert!(notices.iter().any(|line| line.contains("default/a") && line.contains("one workload can ask one")), "{notices:?}");
+    assert!(
+        notices.iter().any(|line| line.contains("default/a") && line.contains("one workload can ask one")),
+        "{notices:?}"
+    );
     world.delete("west", Kind::AuthorizationPolicy, "default", "d");
     // One of the root namespace is for all, and one of another cluster for its own workloads.
     world.put("west", custom("istio-system", "e", "grpc", None, &[]));
     let lines = problems(&world).join("\n");
-    assert!(lines.contains("default/b: ") && lines.contains("istio-system/e: ") && !lines.contains("default/a: "), "{lines}");
+    assert!(
+        lines.contains("default/b: ") && lines.contains("istio-system/e: ") && !lines.contains("default/a: "),
+        "{lines}"
+    );
     world.delete("west", Kind::AuthorizationPolicy, "istio-system", "e");
     world.put("east", custom("default", "f", "http", Some("reviews"), &["8080"]));
     let lines = problems(&world);
@@ -172,6 +181,10 @@ fn tokens_that_another_policy_of_the_workload_refuses_are_named() {
     assert_eq!(of(&world), Vec::<String>::new(), "other workloads, or other headers");
     world.put("west", policy("bare", "reviews", json!([{"name": "Authorization"}])));
     let lines = of(&world);
-    let parts = ["default/bare: ", "RequestAuthentication default/bearer at workload default/reviews", "header authorization without a prefix"];
+    let parts = [
+        "default/bare: ",
+        "RequestAuthentication default/bearer at workload default/reviews",
+        "header authorization without a prefix",
+    ];
     assert!(lines.len() == 1 && parts.iter().all(|part| lines[0].contains(part)), "{lines:?}");
 }

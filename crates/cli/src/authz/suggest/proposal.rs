@@ -86,8 +86,8 @@ impl Workload {
             let caller = self.callers.entry(principal).or_default().entry(row.cluster).or_default();
             caller.foreign |= foreign;
             match row.method {
-                None => drop(caller.opaque.insert(row.port)),
-                Some(method) => drop(caller.paths.entry((row.port, method)).or_default().insert(row.path)),
+                None => _ = caller.opaque.insert(row.port),
+                Some(method) => _ = caller.paths.entry((row.port, method)).or_default().insert(row.path),
             }
         }
     }
@@ -105,15 +105,14 @@ impl Workload {
         for (principal, of_clusters) in &self.callers {
             // By what it did, the clusters in which it did that; none: a rule for any cluster.
             let mut did: BTreeMap<String, (BTreeSet<&str>, Vec<Value>)> = BTreeMap::new();
-            let mut add = |cluster: Option<&str>, caller: &Caller| {
-                let operations = caller.operations();
-                let (clusters, _) =
-                    did.entry(json!(operations).to_string()).or_insert_with(|| (BTreeSet::new(), operations));
-                clusters.extend(cluster);
+            let callers: Vec<(Option<&str>, Caller)> = match names_clusters(of_clusters) {
+                true => of_clusters.iter().map(|(cluster, caller)| (cluster.as_deref(), caller.clone())).collect(),
+                false => vec![(None, together(of_clusters.values()))],
             };
-            match names_clusters(of_clusters) {
-                true => of_clusters.iter().for_each(|(cluster, caller)| add(cluster.as_deref(), caller)),
-                false => add(None, &together(of_clusters.values())),
+            for (cluster, caller) in callers {
+                let operations = caller.operations();
+                let text = json!(operations).to_string();
+                did.entry(text).or_insert_with(|| (BTreeSet::new(), operations)).0.extend(cluster);
             }
             for (text, (clusters, operations)) in did {
                 rules.entry((clusters, text)).or_insert_with(|| (Vec::new(), operations)).0.push(principal);
@@ -196,7 +195,8 @@ fn together<'a>(callers: impl Iterator<Item = &'a Caller>) -> Caller {
 impl AcceptedRow {
     /// Returns whether no part of the row could be taken for a pattern that matches more.
     fn is_valid(&self) -> bool {
-        let literal = |text: &str| text.len() <= 512 && !text.contains(['*', '{', '}']) && !text.contains(char::is_control);
+        let literal =
+            |text: &str| text.len() <= 512 && !text.contains(['*', '{', '}']) && !text.contains(char::is_control);
         self.principal.as_deref().is_some_and(|id| literal(id) && id.contains("/ns/") && id.contains("/sa/"))
             && self.cluster.as_deref().is_none_or(|cluster| literal(cluster) && !cluster.is_empty())
             && match &self.method {

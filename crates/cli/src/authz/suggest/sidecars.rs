@@ -73,13 +73,12 @@ pub(super) async fn read(clusters: &[ClusterAccess], namespace: &str, limit: Dur
         }
     }
     while let Some(answer) = asked.join_next().await {
-        match answer? {
-            (workload, _, Ok(page)) => seen.workloads.entry(workload).and_modify(|of| of.add(page)).or_default(),
-            (_, pod, Err(why)) => {
-                seen.silent.push(format!("{pod} ({why})"));
-                continue;
-            }
-        };
+        let (workload, pod, page) = answer?;
+        match (seen.workloads.get_mut(&workload), page) {
+            (Some(workload), Ok(page)) => workload.add(page),
+            (_, Err(why)) => seen.silent.push(format!("{pod} ({why})")),
+            (None, Ok(_)) => {}
+        }
     }
     seen.silent.sort();
     Ok(seen)
@@ -91,9 +90,9 @@ fn is_running(pod: &Pod) -> bool {
 }
 
 fn has_sidecar(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    let containers = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-    containers.into_iter().any(|container| SIDECARS.contains(&container.name.as_str()))
+    let spec = pod.spec.iter();
+    let mut containers = spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    containers.any(|container| SIDECARS.contains(&container.name.as_str()))
 }
 
 /// Returns the name of a pod's workload and the labels by which a policy selects it: its label `app`, else what the first

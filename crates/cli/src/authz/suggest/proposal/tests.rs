@@ -30,7 +30,8 @@ fn callers_that_do_the_same_have_one_rule() {
         ]
     };
     let workload = workload(&[both(FRONTEND), both(JOB)]);
-    let operation = |methods: &[&str], path: &str| json!({"operation": {"ports": ["9080"], "methods": methods, "paths": [path]}});
+    let operation =
+        |methods: &[&str], path: &str| json!({"operation": {"ports": ["9080"], "methods": methods, "paths": [path]}});
     assert_eq!(
         json!(workload.rules()),
         json!([{
@@ -63,7 +64,8 @@ fn opaque_connections_are_admitted_by_port() {
     let opaque = json!({"principal": FRONTEND, "cluster": null, "port": 3306, "method": null, "path": "", "count": 1});
     let rules = workload(&[vec![opaque.clone()]]).rules();
     assert_eq!(rules[0]["to"], json!([{"operation": {"ports": ["3306"]}}]));
-    let request = json!({"principal": FRONTEND, "cluster": null, "port": 3306, "method": "GET", "path": "/", "count": 1});
+    let request =
+        json!({"principal": FRONTEND, "cluster": null, "port": 3306, "method": "GET", "path": "/", "count": 1});
     let both = workload(&[vec![opaque, request]]);
     assert_eq!(both.rules()[0]["to"], json!([{"operation": {"ports": ["3306"]}}]));
     assert!(both.comments()[1].contains("any request to port 3306"), "{:?}", both.comments());
@@ -74,7 +76,10 @@ fn callers_without_an_identity_are_a_comment() {
     let workload = workload(&[vec![row(None, None, (None, ""))]]);
     assert!(workload.rules().is_empty());
     let comments = workload.comments().join("\n");
-    assert!(comments.contains("no policy is proposed") && comments.contains("2 without mutual TLS at port 9080"), "{comments}");
+    assert!(
+        comments.contains("no policy is proposed") && comments.contains("2 without mutual TLS at port 9080"),
+        "{comments}"
+    );
 }
 
 #[test]
