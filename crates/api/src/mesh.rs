@@ -13,7 +13,7 @@ use crate::networking::traffic_policy::TrafficPolicy;
 mod fields;
 mod providers;
 
-use fields::{AT_LEAST_1MS, SettingFields, ZERO_OR_AT_LEAST_1MS};
+use fields::{AT_LEAST_1MS, SettingFields, ZERO_OR_AT_LEAST_1MS, kind};
 pub use providers::{CheckedBody, ExternalAuthorization, HttpCheck};
 
 /// The mesh-wide settings.
@@ -118,11 +118,6 @@ pub enum MeshConfigError {
         message: String,
     },
 }
-
-/// The most aliases of the trust domain. Each principal of a policy is repeated for each of them.
-const MAX_ALIASES: usize = 100;
-/// The longest trust domain (SPIFFE ID specification §2.1).
-const MAX_TRUST_DOMAIN: usize = 255;
 
 /// Istio's settings without effect in Isthmus. Other unknown names are likely mistakes and have another warning.
 const ISTIO_SETTINGS: &[&str] = &[

@@ -16,6 +16,11 @@ const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 /// The length of a namespace's name.
 const MAX_NAMESPACE: usize = 63;
 
+/// The longest trust domain (SPIFFE ID specification §2.1).
+const MAX_TRUST_DOMAIN: usize = 255;
+/// The most aliases of the trust domain. Each principal of a policy is repeated for each of them.
+const MAX_ALIASES: usize = 100;
+
 /// Proxies count in milliseconds: a fraction of one would become none, which means something else.
 const MIN_DURATION: Duration = Duration::from_millis(1);
 
@@ -150,7 +155,8 @@ impl SettingFields {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+/// Returns what a value is, for messages.
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Array(_) => "a list",
         Value::String(_) => "text",
