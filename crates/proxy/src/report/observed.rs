@@ -30,7 +30,7 @@ const MAX_CHILDREN: usize = 16;
 const SLOTS: usize = 512;
 /// The number of lookups of a worker in a second. One takes some ten microseconds; requests beyond are not counted.
 const LOOKUPS: u32 = 64;
-/// The longest method that is recorded.
+/// The longest method that is recorded. Policies match the case of methods, and `*` in them is a pattern.
 const MAX_METHOD: usize = 16;
 
 /// What a proxy has accepted since it started. Clones refer to the same state.
@@ -160,11 +160,11 @@ impl WorkerObserved {
         if called.peer.is_none() {
             return self.count(caller, now, |table, id| table.cell(id, called, None, ""));
         }
-        if method.len() > MAX_METHOD || !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            return add(&self.unrecorded);
-        }
         let fingerprint = shape::fingerprint(shape::hash(caller, method), path);
-        self.count(fingerprint, now, |table, id| table.cell(id, called, Some(method), &shape(path)));
+        self.count(fingerprint, now, |table, id| {
+            let usual = method.len() <= MAX_METHOD && method.bytes().all(|byte| byte.is_ascii_uppercase());
+            usual.then(|| table.cell(id, called, Some(method), &shape(path)))?
+        });
     }
 
     /// Counts an opaque connection that was accepted.

@@ -13,7 +13,7 @@ const MAX_SEGMENT: usize = 48;
 /// The number of bytes of a path that are looked at.
 const MAX_PATH: usize = 512;
 /// The length from which a hexadecimal number is an identifier.
-const LONG_HEX: usize = 16;
+const LONG_HEX: u64 = 16;
 
 /// Returns the template of a path.
 pub(super) fn shape(path: &str) -> String {
@@ -44,26 +44,33 @@ fn is_name(segment: &[u8]) -> bool {
     segment.len() <= MAX_SEGMENT && segment.iter().all(literal)
 }
 
-/// The kinds of characters of a segment.
-#[derive(Default)]
-struct Characters {
-    all: usize,
-    digits: usize,
-    hex: usize,
-    dashes: usize,
-}
+/// How many characters of each kind a segment has: all, digits, hexadecimal digits and dashes, in 16 bits each.
+#[derive(Clone, Copy, Default)]
+struct Characters(u64);
+
+/// Of each byte, what it adds to [`Characters`]: one addition for each byte of a path.
+static KINDS: [u64; 256] = {
+    let mut kinds = [1; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let of = byte as u8;
+        kinds[byte] |= (of.is_ascii_digit() as u64) << 16;
+        kinds[byte] |= (of.is_ascii_hexdigit() as u64) << 32;
+        kinds[byte] |= ((of == b'-') as u64) << 48;
+        byte += 1;
+    }
+    kinds
+};
 
 impl Characters {
+    /// Adds a byte. A segment of the bytes that are looked at does not overflow.
     fn add(&mut self, byte: u8) {
-        self.all += 1;
-        self.digits += usize::from(byte.is_ascii_digit());
-        self.hex += usize::from(byte.is_ascii_hexdigit());
-        self.dashes += usize::from(byte == b'-');
+        self.0 += KINDS[usize::from(byte)];
     }
 
     /// Returns whether the segment is a number, a UUID or a long hexadecimal number.
-    fn are_identifier(&self) -> bool {
-        let Self { all, digits, hex, dashes } = *self;
+    fn are_identifier(self) -> bool {
+        let [all, digits, hex, dashes] = [0, 16, 32, 48].map(|shift| self.0 >> shift & 0xffff);
         let uuid = all == 36 && dashes == 4 && hex == 32;
         digits > 0 && (digits == all || (hex == all && all >= LONG_HEX) || uuid)
     }
@@ -95,15 +102,20 @@ pub(super) fn fingerprint(seed: u64, path: &str) -> u64 {
     let bytes = path.as_bytes();
     let seen = bytes.len().min(MAX_PATH + 1);
     let mut hash = mix(seed, u8::from(bytes.len() > seen));
-    for segment in bytes[..seen].split(|byte| *byte == b'/') {
-        let (start, mut characters) = (hash, Characters::default());
-        for byte in segment {
+    let (mut start, mut characters) = (hash, Characters::default());
+    let end = |start, hash, characters: Characters| {
+        mix(if characters.are_identifier() { mix(start, IDENTIFIER) } else { hash }, b'/')
+    };
+    for byte in &bytes[..seen] {
+        if *byte == b'/' {
+            hash = end(start, hash, characters);
+            (start, characters) = (hash, Characters::default());
+        } else {
             hash = mix(hash, *byte);
             characters.add(*byte);
         }
-        hash = if characters.are_identifier() { mix(start, IDENTIFIER) } else { hash };
-        hash = mix(hash, b'/');
     }
+    hash = end(start, hash, characters);
     // The low bits choose a slot.
     hash ^ (hash >> 32)
 }
