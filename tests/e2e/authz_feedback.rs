@@ -90,8 +90,7 @@ fn the_policies_that_traffic_suggests_admit_it_and_nothing_else() {
     echo_becomes(&lab, other, true);
 
     let text = suggest(&lab, &[]).ok();
-    for part in ["name: backend-observed", "/items/{*}", "source.cluster", "without mutual TLS at port", "legacy"]
-    {
+    for part in ["name: backend-observed", "/items/{*}", "source.cluster", "without mutual TLS at port", "legacy"] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
     let list = suggest(&lab, &["--workload", "backend", "-o", "json", "--dry-run"]).json();
