@@ -78,8 +78,9 @@ fn world() -> World {
     let providers = "extensionProviders:\n- name: grpc\n  envoyExtAuthzGrpc: {service: reviews.default.svc.cluster.local, port: 9080}\n\
                      - name: http\n  envoyExtAuthzHttp: {service: reviews.default.svc.cluster.local, port: 9080}\n";
     let (parsed, _) = api::mesh::MeshConfig::parse(providers).unwrap();
-    let external_authorizations = parsed.external_authorizations.into();
+    let external_authorizations = parsed.external_authorizations;
     world.event(Event::Mesh(Mesh { external_authorizations, ..world.inventory.mesh().clone() }));
+    world.sync();
     world
 }
 
