@@ -36,7 +36,9 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-pub use pages::{AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, ProxyRow, ServicePage, TrustRow};
+pub use pages::{
+    AddressRow, ClusterRow, ClustersPage, EndpointRow, GatewayRow, ProxyRow, RefusalRow, ServicePage, TrustRow,
+};
 
 use crate::ca::Authorities;
 use crate::clusters::Clusters;

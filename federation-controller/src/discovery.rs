@@ -18,6 +18,7 @@ use wire::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 pub mod budget;
 pub mod proxies;
+pub mod refusals;
 pub mod serve;
 mod stream;
 #[cfg(test)]

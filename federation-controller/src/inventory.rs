@@ -27,6 +27,7 @@ mod lists;
 pub mod networks;
 mod notices;
 mod pending;
+mod policy_conflicts;
 mod relation;
 mod rule_changes;
 mod rule_notices;

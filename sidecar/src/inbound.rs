@@ -15,7 +15,7 @@ use net::hello;
 use policy::{Accepted, PeerAuthentication, PeerMode, Presented};
 use proxy::detect::{self, Detected};
 use proxy::exchange::Downstream;
-use proxy::exchange::authorize::authorize_connection;
+use proxy::exchange::authorize::{accepted_connection, authorize_connection};
 use proxy::exchange::inbound::{self, fingerprint};
 use proxy::failure::Failure;
 use proxy::http::Version;
@@ -83,6 +83,7 @@ async fn carry(stream: TcpStream, client: SocketAddr, admitted: Admitted, captur
     let (mut io, negotiated) = match accepted {
         Accepted::Refused => {
             let failure = Failure::Refused("plaintext, but the port accepts mutual TLS only (STRICT)".into());
+            worker.telemetry.refused_plaintext();
             tcp::refused(&metrics, &worker.telemetry, None, &failure);
             return Err(failure);
         }
@@ -200,6 +201,7 @@ async fn relay(
     if let Some(log) = &mut log {
         log.upstream_local = opened.local;
     }
+    accepted_connection(&downstream, &worker.telemetry);
     let party = worker.telemetry.peer(None, downstream.peer.as_deref());
     let (mut application, _dialled) = (opened.io, opened.dialled);
     let (limits, metrics) = (CarryLimits::default(), metrics.tcp(&party));

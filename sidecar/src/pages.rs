@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use identity::Identity;
 use proxy::mesh::{Endpoint, MeshSnapshot, Protocol, Published, Reach, Service};
+use proxy::report::ObservedTraffic;
 use proxy::upstream::{ClusterKey, target};
 use runtime::admin::{Admin, Reply};
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ pub(crate) struct Shown {
     pub(crate) identity: Arc<OnceLock<Identity>>,
     /// The proxy's name in discovery.
     pub(crate) node: Arc<OnceLock<String>>,
+    /// The proxy's cluster, and what the workload has accepted.
+    pub(crate) observed: Arc<OnceLock<(String, ObservedTraffic)>>,
 }
 
 impl Shown {
@@ -35,6 +38,7 @@ impl Shown {
 /// Adds the pages.
 pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
     let (listing, mesh, dump, policies) = (shown.clone(), shown.clone(), shown.clone(), shown.clone());
+    let traffic = shown.observed.clone();
     admin
         .page("/clusters", "the services in use and their endpoints; ?format=json as Envoy has it", move |query| {
             let snapshot = listing.newest().unwrap_or_default();
@@ -51,6 +55,9 @@ pub(crate) fn add(admin: Admin, shown: &Shown) -> Admin {
             "the policies in force; ?port=…&method=…&path=…&principal=… for a decision",
             move |query| authz::answer(&policies.newest().unwrap_or_default(), query),
         )
+        .page("/authz/observed", "what was accepted: callers, ports, methods and paths", move |_| {
+            Reply::json(&traffic.get().map_or(Value::Null, |(cluster, traffic)| authz::observed(cluster, traffic)))
+        })
         .section("mesh", move || mesh.newest().map_or(Value::Null, |snapshot| config(&snapshot)))
         .section("configs", move || {
             let node = dump.node.get().map(String::as_str).unwrap_or_default();

@@ -244,6 +244,7 @@ async fn run_sidecar(
         // The cells are empty: they are set here only.
         let _ = shown.published.set(sidecar.published.clone());
         let _ = logs.set(sidecar.logs.clone());
+        let _ = shown.observed.set((options.cluster.clone(), sidecar.observed.clone()));
         if options.dns_port != 0 {
             let (cluster, network) = (options.cluster.as_str().into(), options.network.as_str().into());
             let names = dns::Names::new(cluster, network, sidecar.published.clone(), sidecar.subscriber.clone());

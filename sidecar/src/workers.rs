@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use identity::Identity;
 use proxy::listener::{self, BACKLOG};
 use proxy::mesh::{self, MeshStore, MeshView, ProxyLocation, Published};
-use proxy::report::{AccessLog, AccessLogFiles, WorkerTelemetry, observe_clusters};
+use proxy::report::{AccessLog, AccessLogFiles, ObservedTraffic, WorkerTelemetry, observe_clusters, report_refusals};
 use proxy::worker::Worker;
 use runtime::admission::Admission;
 use runtime::drain::Watch;
@@ -73,6 +73,8 @@ pub struct Running {
     pub subscriber: Subscriber,
     /// The access logs.
     pub logs: AccessLogFiles,
+    /// What the workload has accepted.
+    pub observed: ObservedTraffic,
     /// Each worker holds a sender until its inbound listeners are open. Nothing is ever sent.
     opening: mpsc::Receiver<Infallible>,
 }
@@ -98,6 +100,8 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
     };
     let (published, subscriber) = discover(&node, &location, &identity, mark, channel);
     observe_clusters(&registry, &published);
+    tokio::task::spawn_local(report_refusals(registry.clone(), subscriber.clone()));
+    let observed = ObservedTraffic::default();
     let logs = AccessLogFiles::new(registry.clone());
     let own_listeners = own_listeners(&listeners)?;
     let (count, (still_opening, opening)) = (listeners.len(), mpsc::channel(1));
@@ -106,6 +110,7 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
     drop(still_opening);
     let listeners = Arc::new(Mutex::new(listeners));
     let (view, log_files) = ((location, published.clone(), subscriber.clone()), logs.clone());
+    let traffic = observed.clone();
     let workers = workers::spawn(count, move |_| {
         let listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let (location, published, subscriber) = view.clone();
@@ -113,17 +118,17 @@ pub fn start(setup: SidecarSetup, channel: impl Fn() -> Channel + 'static) -> io
         let (identity, drain) = (identity.clone(), drain.clone());
         let (original_destination, outbound, inbound) =
             (original_destination.clone(), outbound.clone(), inbound.clone());
-        let own_listeners = own_listeners.clone();
+        let (own_listeners, traffic) = (own_listeners.clone(), traffic.clone());
         async move {
             let Some((listeners, opening)) = listeners else { return };
             let view = MeshView::new(location, published, subscriber);
-            let telemetry = WorkerTelemetry::new(telemetry.0, telemetry.1, telemetry.2);
+            let telemetry = WorkerTelemetry::new(telemetry.0, telemetry.1, telemetry.2).observed_in(&traffic);
             let worker = Rc::new(Worker::new(view, identity, telemetry, drain, mark));
             let captured = Captured { worker, original_destination, own_listeners, outbound, inbound };
             work(Rc::new(captured), listeners, opening).await;
         }
     })?;
-    Ok(Running { workers, published, subscriber, logs, opening })
+    Ok(Running { workers, published, subscriber, logs, observed, opening })
 }
 
 /// Returns the addresses of all listeners, each once.

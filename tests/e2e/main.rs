@@ -3,6 +3,7 @@
 //! The name of each test is what a user observes. Tests take turns, because a lab is several dozen processes.
 
 mod analyze;
+mod authz_feedback;
 mod bad_input;
 mod canary;
 mod circuit_breakers;

@@ -29,8 +29,18 @@ pub use problem::{Problem, Severity};
 pub use service_entry::{ServiceEntry, ServiceEntrySpec, WorkloadEntry, WorkloadEntrySpec};
 pub use virtual_service::{VirtualService, VirtualServiceSpec};
 
+use kube::core::ObjectMeta;
 use serde_json::Value;
 pub(crate) use validate::is_claim;
+
+/// An object that may be invalid.
+pub trait Validated {
+    /// Its spec.
+    type Spec;
+
+    /// Returns the metadata, the spec, and what is wrong with the object: it is refused if one of the problems is an error.
+    fn into_validated(self) -> (ObjectMeta, Self::Spec, Vec<Problem>);
+}
 
 /// The API group.
 pub const GROUP: &str = "networking.istio.io";

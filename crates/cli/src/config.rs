@@ -106,7 +106,8 @@ pub(crate) async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
         Section::Endpoints => "/clusters?format=json",
         _ => "/config_dump?section=configs",
     };
-    let clusters = source::clusters(&args.access, args.context.as_deref()).await?;
+    let contexts: Vec<String> = args.context.iter().cloned().collect();
+    let clusters = source::clusters(&args.access, &contexts).await?;
     let (name, namespace) = source::pod_name(&args.pod, &args.namespace);
     let patience =
         Patience::new(args.timeout, "check that its sidecar runs: kubectl describe pod, or wait longer: --timeout 60s");

@@ -1,4 +1,5 @@
-//! `isthmus status`: shows the clusters of a mesh with their links, and its proxies with what they have acknowledged.
+//! `isthmus status`: shows the clusters of a mesh with their links, its proxies with what they have acknowledged, and what they
+//! have refused.
 //!
 //! The data come from the controller of each primary, through its API server's service proxy.
 
@@ -15,6 +16,7 @@ use crate::access::{AccessOptions, ClusterAccess, UNREADABLE_PAGE, describe, exp
 use crate::table::table;
 
 mod document;
+mod refusals;
 
 /// Show clusters with their links, and proxies with what they have acknowledged.
 #[derive(Debug, clap::Args)]
@@ -215,6 +217,7 @@ fn text(view: &MeshStatus, wide: bool) -> String {
     } else {
         out.push_str(&table(&head, view.proxies.iter().map(|proxy| proxy_row(proxy, wide)).collect()));
     }
+    out.push_str(&refusals::text(&view.proxies, wide));
     out
 }
 

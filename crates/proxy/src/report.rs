@@ -24,13 +24,20 @@ use crate::server::{Ending, grpc_status_of};
 
 mod access_log;
 mod clusters;
+mod observed;
 mod party;
 mod policies;
+mod refusals;
 
 pub use access_log::{AccessLog, AccessLogFiles, LogEntry};
 pub use clusters::observe_clusters;
+pub(crate) use observed::Called;
+use observed::WorkerObserved;
+pub use observed::{Accepted, ObservedTraffic};
 use party::peer_party;
 pub use party::{OwnParty, endpoint_party};
+pub(crate) use policies::NO_POLICY;
+pub use refusals::report_refusals;
 #[cfg(test)]
 mod tests;
 
@@ -59,6 +66,7 @@ pub struct WorkerTelemetry {
     own: RefCell<Option<Rc<OwnParty>>>,
     failures: RefCell<Vec<((&'static str, &'static str), Counter)>>,
     scope: Scope<PerWorker>,
+    observed: WorkerObserved,
     /// The worker's access log.
     pub log: AccessLog,
 }
@@ -81,7 +89,15 @@ impl WorkerTelemetry {
     /// Creates the telemetry of the worker that owns `scope`.
     pub fn new(scope: Scope<PerWorker>, location: ProxyLocation, log: AccessLog) -> Self {
         let (parties, claims, services, own, failures) = Default::default();
-        Self { metrics: Metrics::new(scope.clone()), location, parties, claims, services, own, failures, scope, log }
+        let (metrics, observed) = (Metrics::new(scope.clone()), ObservedTraffic::default().worker());
+        Self { metrics, location, parties, claims, services, own, failures, scope, observed, log }
+    }
+
+    /// Records what the worker accepts there.
+    #[must_use]
+    pub fn observed_in(mut self, traffic: &ObservedTraffic) -> Self {
+        self.observed = traffic.worker();
+        self
     }
 
     /// Counts a failed connection.

@@ -169,6 +169,14 @@ impl Registry {
         total
     }
 
+    /// Returns the values of a counter of one label, by the label's values.
+    pub fn by_label(&self, family: &Family) -> BTreeMap<Box<str>, u64> {
+        let families = lock(&self.inner.families);
+        let series = families.get(family.name).into_iter().flat_map(|entry| &entry.series);
+        let value = |series: &Series| series.iter().map(|(_, cells)| cells[0].load(Relaxed)).sum();
+        series.filter_map(|(values, cells)| Some((values.first()?.clone(), value(cells)))).collect()
+    }
+
     fn observe(&self, family: Family, kind: &'static str, observe: Observe) {
         lock(&self.inner.observed).push(Observed { family, kind, observe });
     }

@@ -21,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::Kind;
 use crate::delta::{Rejected, Update};
+use crate::discovery::ProxyReport;
 use crate::name::Node;
 
 mod drive;
@@ -100,6 +101,7 @@ enum Command {
     Subscribe(Kind, Box<str>),
     Unsubscribe(Kind, Box<str>),
     Demand(Kind, Box<str>, oneshot::Sender<Outcome>),
+    Report(ProxyReport),
     Reconnect,
 }
 
@@ -134,6 +136,11 @@ impl Subscriber {
             Ok(Ok(outcome)) => outcome,
             _ => Outcome::Unanswered,
         }
+    }
+
+    /// Reports what the proxy does, in place of its last report.
+    pub fn report(&self, report: ProxyReport) {
+        let _ = self.commands.send(Command::Report(report));
     }
 
     /// Opens a new stream, for example with a new certificate. Subscriptions and resources stay.

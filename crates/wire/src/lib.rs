@@ -16,23 +16,41 @@ pub mod delta;
 mod kinds;
 pub mod name;
 
-/// The resource messages, which the controller pushes to proxies: `isthmus.discovery.v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
-pub mod discovery {
-    tonic::include_proto!("isthmus.discovery.v1");
-}
-
-/// The part of xDS that Isthmus implements: `envoy.service.discovery.v3`, incremental and aggregated.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
-pub mod envoy {
-    tonic::include_proto!("envoy.service.discovery.v3");
+/// The packages of `proto/` that refer to each other, as modules by which generated code finds the messages.
+#[allow(missing_docs, unreachable_pub)]
+mod proto {
+    pub mod envoy {
+        pub mod service {
+            pub mod auth {
+                #[allow(missing_docs, unreachable_pub, clippy::all)]
+                pub mod v3 {
+                    tonic::include_proto!("envoy.service.auth.v3");
+                }
+            }
+            pub mod discovery {
+                #[allow(missing_docs, unreachable_pub, clippy::all)]
+                pub mod v3 {
+                    tonic::include_proto!("envoy.service.discovery.v3");
+                }
+            }
+        }
+    }
+    pub mod isthmus {
+        pub mod discovery {
+            #[allow(missing_docs, unreachable_pub, clippy::all)]
+            pub mod v1 {
+                tonic::include_proto!("isthmus.discovery.v1");
+            }
+        }
+    }
 }
 
 /// Envoy's external authorization: `envoy.service.auth.v3`, the part that proxies send and read.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
-pub mod ext_authz {
-    tonic::include_proto!("envoy.service.auth.v3");
-}
+pub use proto::envoy::service::auth::v3 as ext_authz;
+/// The part of xDS that Isthmus implements: `envoy.service.discovery.v3`, incremental and aggregated.
+pub use proto::envoy::service::discovery::v3 as envoy;
+/// The resource messages, which the controller pushes to proxies, and what proxies report: `isthmus.discovery.v1`.
+pub use proto::isthmus::discovery::v1 as discovery;
 
 /// The certificate API: `istio.v1.auth.IstioCertificateService`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

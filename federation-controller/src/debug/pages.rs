@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use wire::Kind;
 use wire::delta::{Body, Found as _};
-use wire::discovery::{Endpoint, Health, endpoint};
+use wire::discovery::{Endpoint, Health, RefusedBy, endpoint};
 use wire::name;
 
 use crate::ca::Authorities;
 use crate::clusters::{Clusters, LinkState};
 use crate::discovery::Shared;
+use crate::discovery::refusals::Refused;
 use crate::gauges::link_word;
 use crate::inventory::{ClusterInventory, Inventory};
 use crate::objects::{Key, Kind as Object, Record as _, Service};
@@ -115,6 +116,37 @@ pub struct ProxyRow {
     pub bytes: u64,
     /// The number of rejected pushes.
     pub rejected: u64,
+    /// What the proxy has refused since it started, at most 32 rows.
+    #[serde(default)]
+    pub refusals: Vec<RefusalRow>,
+}
+
+/// What a proxy has refused for one reason.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RefusalRow {
+    /// The reason: `policy`, `no policy`, `mutual TLS` or `token`.
+    pub by: String,
+    /// The AuthorizationPolicy, as `<namespace>/<name>`, if the reason is `policy`.
+    pub policy: Option<String>,
+    /// The number of requests and connections.
+    pub count: u64,
+    /// The time since the last one, in milliseconds.
+    pub last_age_ms: u64,
+}
+
+impl RefusalRow {
+    fn of(refused: Refused, now: SystemTime) -> Self {
+        let last_age_ms = millis(refused.age(now));
+        let by = match refused.by {
+            RefusedBy::Policy => "policy",
+            RefusedBy::NoPolicy => "no policy",
+            RefusedBy::MutualTls => "mutual TLS",
+            RefusedBy::Token => "token",
+            RefusedBy::Unspecified => "unknown",
+        };
+        let policy = Some(refused.policy).filter(|policy| !policy.is_empty());
+        RefusalRow { by: by.into(), policy, count: refused.count, last_age_ms }
+    }
 }
 
 /// The page `/debug/services/<hostname>`.
@@ -273,6 +305,8 @@ fn counts(inventory: &Inventory, store: &Store, cluster: &ClusterInventory) -> (
 
 pub(super) fn proxies(shared: &Shared) -> Vec<ProxyRow> {
     let (now, clock) = (SystemTime::now(), Instant::now());
+    let own = shared.state.inventory().settings().cluster.clone();
+    let store = shared.state.store();
     let rows = shared.proxies.list().into_iter().map(|proxy| {
         let progress = proxy.progress();
         let lag = progress.lag(clock);
@@ -294,6 +328,7 @@ pub(super) fn proxies(shared: &Shared) -> Vec<ProxyRow> {
             resources: progress.stats.resources,
             bytes: progress.stats.bytes,
             rejected: progress.stats.nacks,
+            refusals: proxy.refused(&store, &own).into_iter().map(|of| RefusalRow::of(of, now)).collect(),
         }
     });
     rows.collect()

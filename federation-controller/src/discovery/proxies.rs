@@ -8,9 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use wire::Kind;
 use wire::delta::{Server, Stats};
+use wire::discovery::ProxyReport;
 use wire::name::{Node, Role};
 
+use super::refusals::{Refused, Reported};
 use super::serve::Caller;
+use crate::compile::resource::Viewer;
+use crate::publish::Store;
 
 /// The open streams of all proxies.
 #[derive(Debug, Default)]
@@ -41,7 +45,9 @@ pub struct Proxy {
     pub address: SocketAddr,
     /// When the stream was opened.
     pub since: SystemTime,
+    viewer: Viewer,
     progress: Mutex<Progress>,
+    reported: Mutex<Reported>,
 }
 
 /// The progress of a stream.
@@ -71,7 +77,7 @@ impl Progress {
 }
 
 impl Proxy {
-    pub(super) fn new(node: &Node, caller: &Caller, since: SystemTime) -> Self {
+    pub(super) fn new(node: &Node, caller: &Caller, viewer: Viewer, since: SystemTime) -> Self {
         Proxy {
             key: 0,
             id: node.to_string(),
@@ -83,7 +89,9 @@ impl Proxy {
             expires: caller.expires,
             address: caller.address,
             since,
+            viewer,
             progress: Mutex::default(),
+            reported: Mutex::default(),
         }
     }
 
@@ -94,6 +102,15 @@ impl Proxy {
 
     pub(super) fn report(&self, progress: Progress) {
         *lock(&self.progress) = progress;
+    }
+
+    pub(super) fn receive(&self, report: ProxyReport) {
+        lock(&self.reported).receive(report, Instant::now());
+    }
+
+    /// Returns what the proxy has refused since it started. `own_cluster` is the controller's, whose policies are for all.
+    pub fn refused(&self, store: &Store, own_cluster: &str) -> Vec<Refused> {
+        lock(&self.reported).of_policies(store, &self.viewer, own_cluster)
     }
 }
 

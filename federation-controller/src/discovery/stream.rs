@@ -145,7 +145,7 @@ async fn begin(
         .parse()
         .map_err(|error: name::BadNode| End::Refused("bad node", Status::invalid_argument(error.to_string())))?;
     let viewer = authorize(shared, &caller, &node)?;
-    let proxy = shared.proxies.add(Proxy::new(&node, &caller, SystemTime::now()));
+    let proxy = shared.proxies.add(Proxy::new(&node, &caller, viewer.clone(), SystemTime::now()));
     Ok((viewer, proxy, first))
 }
 
@@ -200,7 +200,10 @@ async fn follow(
     tokio::pin!(expired);
     loop {
         let mut moved = request.is_some();
-        if let Some(request) = request.take() {
+        if let Some(mut request) = request.take() {
+            if let Some(report) = request.report.take() {
+                proxy.receive(report);
+            }
             if let Some(error) = &request.error_detail {
                 let kind = Kind::of_url(&request.type_url).map_or("unknown", Kind::as_str);
                 warn!(node = proxy.id, kind, error = error.message, "proxy rejected an update and keeps what it had");

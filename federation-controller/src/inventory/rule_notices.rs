@@ -73,6 +73,10 @@ impl Inventory {
                 let problem = RuleProblem { error: true, code: of.code, text: of.text.into() };
                 notices.entry((of.kind, of.object)).or_default().insert(problem);
             }
+            for of in self.policy_conflicts(own) {
+                let problem = RuleProblem { error: false, code: of.code, text: of.text.into() };
+                notices.entry((of.kind, of.object)).or_default().insert(problem);
+            }
             for policy in own.request_authentications().values() {
                 for (object, text) in self.key_failures(policy) {
                     let problem = RuleProblem { error: true, code: "IST0175".into(), text: text.into() };
@@ -131,7 +135,8 @@ impl Inventory {
             text,
         });
         let of_authorization = authorization().filter_map(refused).chain(self.policies_without_provider(cluster));
-        of_authorization.chain(modes).chain(tokens().filter_map(refused)).chain(keys)
+        let in_context = self.policy_conflicts(cluster);
+        of_authorization.chain(modes).chain(tokens().filter_map(refused)).chain(keys).chain(in_context)
     }
 }
 

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use api::networking::destination_rule::WorkloadSelector;
 use api::networking::service_entry;
-use api::networking::{self, DestinationRuleSpec, VirtualServiceSpec};
+use api::networking::{self, DestinationRuleSpec, Validated as _, VirtualServiceSpec};
 use api::security::{self, AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec};
 use kube::core::ObjectMeta;
 use serde::de::DeserializeOwned;
@@ -16,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::intern::Strings;
 use super::{Kind, Labels, Object, Record, Selector, Text, Watched, fields};
+
+mod kinds;
 
 /// A VirtualService.
 pub type VirtualService = Rule<VirtualServiceSpec>;
@@ -80,7 +81,13 @@ const PART: usize = 512;
 /// The spec of an object with rules.
 pub trait RuleSpec: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// The object as an API server sends it.
-    type Source: kube::Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + 'static;
+    type Source: networking::Validated<Spec = Self>
+        + kube::Resource<DynamicType = ()>
+        + Clone
+        + fmt::Debug
+        + DeserializeOwned
+        + Send
+        + 'static;
     /// The kind.
     const KIND: Kind;
     /// The kind's name in Kubernetes.
@@ -94,129 +101,12 @@ pub trait RuleSpec: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// The number of objects that are kept of one remote cluster.
     const LIMIT: usize = 100_000;
 
-    /// Returns the metadata and spec of an object, and what is wrong with it.
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>);
-
     /// Returns the number of parts, for [`Record::size`].
     fn parts(&self) -> usize;
 
     /// Returns the labels of the pods that the object selects; `None`: it selects none.
     fn selects(&self) -> Option<BTreeMap<String, String>> {
         None
-    }
-}
-
-impl RuleSpec for VirtualServiceSpec {
-    type Source = networking::VirtualService;
-    const KIND: Kind = Kind::VirtualService;
-    const NAME: &'static str = "VirtualService";
-
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
-
-    fn parts(&self) -> usize {
-        let http: usize = self.http.iter().map(|route| 1 + route.matches.len() + route.route.len()).sum();
-        self.hosts.len() + http + self.tls.len() + self.tcp.len()
-    }
-}
-
-impl RuleSpec for DestinationRuleSpec {
-    type Source = networking::DestinationRule;
-    const KIND: Kind = Kind::DestinationRule;
-    const NAME: &'static str = "DestinationRule";
-
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
-
-    fn parts(&self) -> usize {
-        1 + self.subsets.len()
-    }
-}
-
-/// Returns the labels of a selector; without one, a policy selects every pod of its namespace.
-fn labels_of(selector: &Option<WorkloadSelector>) -> BTreeMap<String, String> {
-    selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default()
-}
-
-impl RuleSpec for AuthorizationPolicySpec {
-    type Source = security::AuthorizationPolicy;
-    const KIND: Kind = Kind::AuthorizationPolicy;
-    const NAME: &'static str = "AuthorizationPolicy";
-    const WATCHED: Watched = Watched::EveryCluster;
-    const OWN_RESOURCE: bool = true;
-    const LIMIT: usize = 10_000;
-
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
-
-    fn parts(&self) -> usize {
-        let of_rule = |rule: &security::authorization_policy::Rule| {
-            let sources = rule.from.iter().filter_map(|from| from.source.as_ref()).map(|of| of.values().count());
-            let operations = rule.to.iter().filter_map(|to| to.operation.as_ref()).map(|of| of.values().count());
-            let conditions = rule.when.iter().map(|of| of.values.len() + of.not_values.len());
-            1 + sources.chain(operations).chain(conditions).sum::<usize>() / VALUES
-        };
-        1 + self.rules.iter().map(of_rule).sum::<usize>()
-    }
-
-    fn selects(&self) -> Option<BTreeMap<String, String>> {
-        let targets = self.target_ref.is_some() || !self.target_refs.is_empty();
-        (!targets).then(|| labels_of(&self.selector))
-    }
-}
-
-/// The number of values of a policy that take about as much as another part of a spec.
-const VALUES: usize = 8;
-
-impl RuleSpec for PeerAuthenticationSpec {
-    type Source = security::PeerAuthentication;
-    const KIND: Kind = Kind::PeerAuthentication;
-    const NAME: &'static str = "PeerAuthentication";
-    const WATCHED: Watched = Watched::EveryCluster;
-    const OWN_RESOURCE: bool = true;
-    const LIMIT: usize = 1_000;
-
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
-
-    fn parts(&self) -> usize {
-        1 + self.port_level_mtls.len()
-    }
-
-    fn selects(&self) -> Option<BTreeMap<String, String>> {
-        Some(labels_of(&self.selector))
-    }
-}
-
-impl RuleSpec for RequestAuthenticationSpec {
-    type Source = security::RequestAuthentication;
-    const KIND: Kind = Kind::RequestAuthentication;
-    const NAME: &'static str = "RequestAuthentication";
-    const WATCHED: Watched = Watched::EveryCluster;
-    const OWN_RESOURCE: bool = true;
-    const LIMIT: usize = 1_000;
-
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
-
-    fn parts(&self) -> usize {
-        let keys: usize = self.jwt_rules.iter().map(|rule| rule.jwks.len()).sum();
-        1 + self.jwt_rules.len() + keys / PART
-    }
-
-    fn selects(&self) -> Option<BTreeMap<String, String>> {
-        let targets = self.target_ref.is_some() || !self.target_refs.is_empty();
-        (!targets).then(|| labels_of(&self.selector))
     }
 }
 
@@ -256,7 +146,7 @@ where
     const LIMIT: usize = S::LIMIT;
 
     fn extract(object: Self::Source) -> Option<Self> {
-        let (metadata, spec, mut problems) = S::of(object);
+        let (metadata, spec, mut problems) = object.into_validated();
         let selects = spec.selects();
         let selector = selects.clone().map(|labels| fields::labels(Some(labels)));
         if selector.as_ref().map(|labels| labels.iter().count()) != selects.map(|labels| labels.len()) {

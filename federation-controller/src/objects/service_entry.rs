@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use api::networking::{self, ServiceEntrySpec, WorkloadEntrySpec};
-use kube::core::ObjectMeta;
 
 use super::{Kind, Rule, RuleSpec};
 
@@ -17,11 +16,6 @@ impl RuleSpec for ServiceEntrySpec {
     type Source = networking::ServiceEntry;
     const KIND: Kind = Kind::ServiceEntry;
     const NAME: &'static str = "ServiceEntry";
-
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
 
     fn parts(&self) -> usize {
         self.hosts.len() + self.ports.len() + self.endpoints.len()
@@ -37,11 +31,6 @@ impl RuleSpec for WorkloadEntrySpec {
     const KIND: Kind = Kind::WorkloadEntry;
     const NAME: &'static str = "WorkloadEntry";
     const BY_NAMESPACE: bool = true;
-
-    fn of(object: Self::Source) -> (ObjectMeta, Self, Vec<networking::Problem>) {
-        let problems = object.validate();
-        (object.metadata, object.spec, problems)
-    }
 
     fn parts(&self) -> usize {
         1 + self.labels.len()

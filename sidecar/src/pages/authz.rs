@@ -9,6 +9,7 @@ use identity::SpiffeId;
 use policy::authorization::{Action, Missing};
 use policy::{Claims, Decision, Facts, Headers, PeerMode, Presented, Request};
 use proxy::mesh::{MeshSnapshot, Protocol};
+use proxy::report::ObservedTraffic;
 use runtime::admin::{Query, Reply};
 use serde_json::{Value, json};
 
@@ -47,6 +48,26 @@ fn policies(snapshot: &MeshSnapshot) -> Value {
             "rules": policy.rules.len(),
             "dryRun": policy.dry_run,
         })).collect::<Vec<_>>(),
+    })
+}
+
+/// Returns what was accepted, for `isthmus authz suggest`.
+pub(super) fn observed(cluster: &str, traffic: &ObservedTraffic) -> Value {
+    let accepted = traffic.accepted().into_iter().map(|of| {
+        json!({
+            "principal": of.principal.as_deref().map(|id| id.strip_prefix("spiffe://").unwrap_or(id)),
+            "cluster": of.cluster.as_deref(),
+            "port": of.port,
+            "method": of.method,
+            "path": &*of.path,
+            "count": of.count,
+        })
+    });
+    json!({
+        "cluster": cluster,
+        "seconds": traffic.age().as_secs(),
+        "unrecorded": traffic.unrecorded(),
+        "accepted": accepted.collect::<Vec<_>>(),
     })
 }
 

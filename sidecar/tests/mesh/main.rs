@@ -15,6 +15,7 @@ mod http;
 #[path = "../../../crates/policy/src/jwt/tests/issuer.rs"]
 mod issuer;
 mod limits;
+mod observed;
 mod opaque;
 mod own_ports;
 mod raw;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::duration::parse_duration;
 
 #[test]
 fn durations() {

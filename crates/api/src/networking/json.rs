@@ -219,6 +219,15 @@ macro_rules! object {
             }
         }
 
+        impl $crate::networking::Validated for $name {
+            type Spec = $spec;
+
+            fn into_validated(self) -> (kube::core::ObjectMeta, $spec, Vec<$crate::networking::Problem>) {
+                let problems = self.validate();
+                (self.metadata, self.spec, problems)
+            }
+        }
+
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 serde_json::Value::deserialize(deserializer).map(|object| Self::from_value(&object))

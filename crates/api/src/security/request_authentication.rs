@@ -1,12 +1,13 @@
 //! RequestAuthentication: the tokens (JWT) that workloads accept.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::TargetRef;
 use crate::networking::destination_rule::WorkloadSelector;
-use crate::networking::json::{Field, Reader, message, object};
+use crate::networking::json::{Field, Reader, message, object, shown};
 
 object! {
     /// Istio's RequestAuthentication resource.
@@ -96,4 +97,44 @@ impl Field for Audiences {
     fn is_unset(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// A header in which a rule reads tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderToken {
+    /// The name, in lower case.
+    pub name: String,
+    /// What precedes the token; empty: nothing.
+    pub prefix: String,
+}
+
+impl fmt::Display for HeaderToken {
+    /// Formats how the header is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix.trim() {
+            "" => f.write_str("without a prefix"),
+            prefix => write!(f, "with prefix {:?}", shown(prefix)),
+        }
+    }
+}
+
+impl JwtRule {
+    /// Returns the headers in which the rule reads tokens.
+    pub fn header_tokens(&self) -> Vec<HeaderToken> {
+        let named = self.from_headers.iter();
+        let named: Vec<HeaderToken> =
+            named.map(|of| HeaderToken { name: of.name.to_ascii_lowercase(), prefix: of.prefix.clone() }).collect();
+        if named.is_empty() && self.from_params.is_empty() && self.from_cookies.is_empty() {
+            return vec![HeaderToken { name: "authorization".into(), prefix: "Bearer ".into() }];
+        }
+        named
+    }
+}
+
+/// Returns a header of `reads` that is read without a prefix, and the one of `others` that is read with one: the token of
+/// the latter, with its prefix, is no valid token for the former, so that the request is refused.
+pub fn shadowed<'a>(reads: &'a [HeaderToken], others: &'a [HeaderToken]) -> Option<(&'a HeaderToken, &'a HeaderToken)> {
+    let bare = reads.iter().filter(|of| of.prefix.is_empty());
+    let with_prefix = |of: &HeaderToken| others.iter().find(|other| other.name == of.name && !other.prefix.is_empty());
+    bare.into_iter().find_map(|of| Some((of, with_prefix(of)?)))
 }

@@ -127,6 +127,17 @@ fn request_authentications_name_issuer_and_keys() {
         ),
         (rule(json!({"issuer": "a", "timeout": "1ns"})), &["spec.jwtRules[0].timeout"]),
     ];
+    let both = |prefix: &str, other: Value| {
+        let bare =
+            json!({"issuer": "a", "jwksUri": "https://a/", "fromHeaders": [{"name": "X-Token", "prefix": prefix}]});
+        json!({"jwtRules": [bare, {"issuer": "b", "jwksUri": "https://b/", "fromHeaders": [other]}]})
+    };
+    let cases = cases.into_iter().chain([
+        (both("", json!({"name": "x-token", "prefix": "Bearer "})), &["~spec.jwtRules"] as &[&str]),
+        (both("", json!({"name": "x-token"})), &[]),
+        (both("Bearer ", json!({"name": "x-token", "prefix": "Token "})), &[]),
+        (both("", json!({"name": "x-other", "prefix": "Bearer "})), &[]),
+    ]);
     for (spec, expected) in cases {
         assert_eq!(found("RequestAuthentication", spec.clone()), expected, "{spec}");
     }

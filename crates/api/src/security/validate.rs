@@ -48,6 +48,7 @@ impl RequestAuthentication {
         let spec = &self.spec;
         applies_to(&spec.selector, &spec.target_ref, &spec.target_refs, &mut check);
         check.each("jwtRules", &spec.jwt_rules, requests::rule);
+        requests::shadowed_tokens(&spec.jwt_rules, &mut check);
         check.into_problems()
     }
 }

@@ -16,16 +16,23 @@ const ADMIN: u16 = 15000;
 /// The maximum size of a page.
 const MAX_PAGE: usize = 256 << 20;
 
-/// Returns the clusters that may have a pod: that of the context, or those of the running lab.
-pub(crate) async fn clusters(access: &AccessOptions, context: Option<&str>) -> anyhow::Result<Vec<ClusterAccess>> {
-    let Some(lab) = access.lab(context)? else { return Ok(vec![access.context(context).await?]) };
-    let names: Vec<String> = match context {
-        Some(context) => vec![context.to_owned()],
-        None => lab.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
-    };
+/// Returns the clusters of a command: those of the contexts; without any, the current context, or all of the running lab.
+pub(crate) async fn clusters(access: &AccessOptions, contexts: &[String]) -> anyhow::Result<Vec<ClusterAccess>> {
     let mut clusters = Vec::new();
-    for name in names {
-        clusters.push(access.of_lab(&lab, &name).await?);
+    match access.lab(contexts.first().map(String::as_str))? {
+        Some(lab) => {
+            let all = lab.clusters.iter().map(|cluster| cluster.name.clone());
+            let names = if contexts.is_empty() { all.collect() } else { contexts.to_vec() };
+            for name in names {
+                clusters.push(access.of_lab(&lab, &name).await?);
+            }
+        }
+        None if contexts.is_empty() => clusters.push(access.context(None).await?),
+        None => {
+            for name in contexts {
+                clusters.push(access.context(Some(name)).await?);
+            }
+        }
     }
     Ok(clusters)
 }

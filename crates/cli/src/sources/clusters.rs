@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::SourceOptions;
 use crate::access::ClusterAccess;
+use crate::config::source;
 
 /// The number of objects of a page.
 const PAGE: u32 = 500;
@@ -65,23 +66,7 @@ pub(super) async fn chosen(args: &SourceOptions) -> anyhow::Result<Vec<ClusterAc
     if !args.files.is_empty() && !named {
         return Ok(Vec::new());
     }
-    let mut clusters = Vec::new();
-    match args.access.lab(args.contexts.first().map(String::as_str))? {
-        Some(lab) => {
-            let all = lab.clusters.iter().map(|cluster| cluster.name.clone());
-            let names = if args.contexts.is_empty() { all.collect() } else { args.contexts.clone() };
-            for name in names {
-                clusters.push(args.access.of_lab(&lab, &name).await?);
-            }
-        }
-        None if args.contexts.is_empty() => clusters.push(args.access.context(None).await?),
-        None => {
-            for name in &args.contexts {
-                clusters.push(args.access.context(Some(name)).await?);
-            }
-        }
-    }
-    Ok(clusters)
+    source::clusters(&args.access, &args.contexts).await
 }
 
 /// Returns the objects of clusters, of these kinds.

@@ -7,7 +7,7 @@ use federation_controller::debug::{ClusterRow, ProxyRow, TrustRow};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::MeshStatus;
+use super::{MeshStatus, refusals};
 
 /// Returns the document: the reports of all primaries, and the primaries that did not answer.
 pub(super) fn of(views: &[MeshStatus], failed: &[(String, String)]) -> Value {
@@ -17,12 +17,14 @@ pub(super) fn of(views: &[MeshStatus], failed: &[(String, String)]) -> Value {
             "error": null,
             "clusters": view.page.clusters.iter().map(ClusterDocument::of).collect::<Vec<_>>(),
             "proxies": view.proxies.iter().map(ProxyDocument::of).collect::<Vec<_>>(),
+            "refusals": refusals::totals(&view.proxies),
             "problems": view.page.problems,
         })
     });
-    let silent = failed.iter().map(
-        |(name, error)| json!({"name": name, "error": error, "clusters": null, "proxies": null, "problems": null}),
-    );
+    let silent = failed.iter().map(|(name, error)| {
+        json!({"name": name, "error": error, "clusters": null, "proxies": null, "refusals": null,
+            "problems": null})
+    });
     json!({"primaries": answered.chain(silent).collect::<Vec<_>>()})
 }
 

@@ -14,7 +14,7 @@ use super::external::check_connection;
 use crate::failure::Failure;
 use crate::http::headers;
 use crate::mesh::MeshSnapshot;
-use crate::report::WorkerTelemetry;
+use crate::report::{Called, NO_POLICY, WorkerTelemetry};
 use crate::worker::Worker;
 
 /// Decides about an opaque connection, and counts the decisions.
@@ -30,6 +30,11 @@ pub async fn authorize_connection(downstream: &Downstream, worker: &Rc<Worker>) 
         checked.inspect_err(|_| worker.telemetry.denied(&policy))?;
     }
     decide(worker.view.snapshot().authorization.as_deref(), &downstream.facts(), &worker.telemetry)
+}
+
+/// Records a connection that was allowed, and that the application accepted.
+pub fn accepted_connection(downstream: &Downstream, telemetry: &WorkerTelemetry) {
+    telemetry.accepted_connection(downstream.called());
 }
 
 /// Decides about a request with this token, and counts the decisions.
@@ -94,15 +99,17 @@ fn decide(policies: Option<&Authorization>, facts: &Facts<'_>, telemetry: &Worke
     }
 }
 
-/// The label of metrics where no policy matched.
-const NO_POLICY: &str = "none";
-
 fn denied(matched: Option<Matched>, telemetry: &WorkerTelemetry) -> Result<(), Failure> {
     telemetry.denied(matched.as_ref().map_or(NO_POLICY, |matched| &matched.policy));
     Err(Failure::Denied(matched))
 }
 
 impl Downstream {
+    /// Returns the caller and the port that it called.
+    pub(super) fn called(&self) -> Called<'_> {
+        Called { peer: self.peer.as_deref(), port: self.destination.port() }
+    }
+
     /// Returns what authorization policies evaluate of the connection.
     pub fn facts(&self) -> Facts<'_> {
         Facts {

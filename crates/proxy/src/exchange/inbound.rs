@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use http::{HeaderMap, HeaderValue, Request, Response, Version as HttpVersion};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version as HttpVersion};
 use policy::PeerMode;
 use policy::authorization::Matched;
 use runtime::limits::Permit;
@@ -43,8 +43,8 @@ pub async fn serve(
     worker: &Rc<Worker>,
 ) -> Result<(), Failure> {
     let (xfcc, admitted) = (forwarded_client_cert(&downstream, worker), downstream.admitted.clone());
-    let handler =
-        Rc::new(InboundRequests { downstream, metrics, xfcc, party: OnceCell::new(), worker: worker.clone() });
+    let (party, caller) = Default::default();
+    let handler = Rc::new(InboundRequests { downstream, metrics, xfcc, party, caller, worker: worker.clone() });
     let served = serve_http(io, version, handler.clone(), admitted, &worker.drain).await;
     served.map_err(|error| connection_failure(&error, worker, |log| handler.downstream.log_inbound(log)))
 }
@@ -66,6 +66,8 @@ struct InboundRequests {
     xfcc: Option<HeaderValue>,
     /// The caller. All requests of a connection between sidecars have the same.
     party: OnceCell<Rc<Party>>,
+    /// The caller and port in the record of what was accepted.
+    caller: OnceCell<u64>,
     worker: Rc<Worker>,
 }
 
@@ -103,7 +105,10 @@ impl Handler for InboundRequests {
         };
         drop(snapshot);
         match self.send_to_application(&mut exchange).await {
-            Ok((response, lease)) => self.answer(exchange, response, lease, caller, permit),
+            Ok((response, lease)) => {
+                self.record(&exchange, response.status());
+                self.answer(exchange, response, lease, caller, permit)
+            }
             Err(Unanswered { failure, unprocessed }) => {
                 tracing::debug!(error = %failure, "request to the application failed");
                 let mut response = exchange.fail(&failure);
@@ -174,11 +179,15 @@ impl InboundRequests {
     /// do not allow.
     fn admit(&self, exchange: &mut Exchange, snapshot: &MeshSnapshot) -> Result<(), Failure> {
         if self.refuses_plaintext(snapshot) {
+            self.worker.telemetry.refused_plaintext();
             return Err(Failure::Plaintext);
         }
         let token = match &snapshot.tokens {
             None => None,
-            Some(rules) => self.verify_tokens(exchange, rules).map_err(Failure::Unauthenticated)?,
+            Some(rules) => self.verify_tokens(exchange, rules).map_err(|rejection| {
+                self.worker.telemetry.refused_token();
+                Failure::Unauthenticated(rejection)
+            })?,
         };
         let token = token.as_deref().map(|token| &token.verified);
         authorize_request(&self.downstream, &exchange.head, token, snapshot, &self.worker.telemetry)
@@ -222,6 +231,18 @@ impl InboundRequests {
             let unprocessed = error.unprocessed && repeatable;
             return Err(Unanswered { failure: exchange.lost(endpoint(), &error.cause), unprocessed });
         }
+    }
+
+    /// Records a request that was accepted, for policies that are proposed from it; not if the application does not have what
+    /// was asked for, as for scanners.
+    fn record(&self, exchange: &Exchange, status: StatusCode) {
+        if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+            return;
+        }
+        let (called, telemetry) = (self.downstream.called(), &self.worker.telemetry);
+        let caller = *self.caller.get_or_init(|| telemetry.caller(called));
+        let (head, now) = (&exchange.head, exchange.report.started());
+        telemetry.accepted_request(caller, called, head.method.as_str(), head.uri.path(), now);
     }
 
     /// Turns the application's response into the caller's. Headers that sidecars exchange are removed from it first: an

@@ -1,14 +1,23 @@
-//! Counters of what authorization policies decide.
+//! Counters of what policies decide, and the record of what was accepted.
+
+use std::time::Instant;
 
 use telemetry::metrics::Family;
 
 use super::WorkerTelemetry;
+use super::observed::Called;
 
 /// Requests and connections that were refused.
-const DENIED: Family = Family {
+pub(super) const DENIED: Family = Family {
     name: "isthmus_authorization_denied_total",
     help: "Requests and opaque connections that were refused, by the DENY or CUSTOM policy that matched; none: no ALLOW policy did.",
     labels: &["policy"],
+};
+/// Requests and connections that were refused before authorization.
+pub(super) const UNAUTHENTICATED: Family = Family {
+    name: "isthmus_authentication_refused_total",
+    help: "Requests and connections that were refused before authorization, by the reason: plaintext at a port that accepts mutual TLS only, or a token that is not valid.",
+    labels: &["reason"],
 };
 /// What policies of a dry run would have decided.
 const DRY_RUN: Family = Family {
@@ -30,6 +39,13 @@ const EXTERNAL: Family = Family {
     labels: &["host", "result"],
 };
 
+/// The label of refusals for which no policy is named.
+pub(crate) const NO_POLICY: &str = "none";
+/// The label of plaintext that was refused.
+pub(super) const PLAINTEXT: &str = "plaintext";
+/// The label of tokens that were refused.
+pub(super) const TOKEN: &str = "token";
+
 impl WorkerTelemetry {
     /// Counts an answer of a server that is asked.
     pub fn asked(&self, host: &str, result: &'static str) {
@@ -39,6 +55,31 @@ impl WorkerTelemetry {
     /// Counts what a policy refused.
     pub fn denied(&self, policy: &str) {
         self.scope.counter(&DENIED, &[policy]).increment();
+    }
+
+    /// Counts plaintext that was refused.
+    pub fn refused_plaintext(&self) {
+        self.scope.counter(&UNAUTHENTICATED, &[PLAINTEXT]).increment();
+    }
+
+    /// Counts a request that was refused for its token.
+    pub fn refused_token(&self) {
+        self.scope.counter(&UNAUTHENTICATED, &[TOKEN]).increment();
+    }
+
+    /// Returns the number that stands for a caller and port in [`WorkerTelemetry::accepted_request`].
+    pub(crate) fn caller(&self, called: Called<'_>) -> u64 {
+        self.observed.fingerprint(called)
+    }
+
+    /// Records a request that was accepted.
+    pub(crate) fn accepted_request(&self, caller: u64, called: Called<'_>, method: &str, path: &str, now: Instant) {
+        self.observed.request(caller, called, method, path, now);
+    }
+
+    /// Records an opaque connection that was accepted.
+    pub(crate) fn accepted_connection(&self, called: Called<'_>) {
+        self.observed.connection(called);
     }
 
     /// Counts what policies of a dry run would have decided.

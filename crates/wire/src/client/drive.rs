@@ -136,6 +136,7 @@ where
             Command::Demand(kind, name, waiter) => {
                 self.waiters.demand(&mut self.client, kind, name, waiter, self.settings.max_demanded, Instant::now());
             }
+            Command::Report(report) => self.client.report(report),
             Command::Reconnect => {}
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::RELEASED;
 use super::update::{Body, Changed, Rejected, Rejection, Update};
 use crate::Kind;
+use crate::discovery::ProxyReport;
 use crate::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 
 /// The state of a subscription.
@@ -31,6 +32,8 @@ pub struct Client {
     node: Node,
     connected: bool,
     node_sent: bool,
+    /// The newest report, and whether it was sent on this stream.
+    report: Option<(ProxyReport, bool)>,
     kinds: [Subscriptions; Kind::ALL.len()],
 }
 
@@ -71,7 +74,13 @@ pub struct Receipt {
 impl Client {
     /// Creates a client without subscriptions. `id` is the text form of a [`crate::name::Node`].
     pub fn new(id: String, cluster: String) -> Self {
-        Client { node: Node { id, cluster }, connected: false, node_sent: false, kinds: Default::default() }
+        Client {
+            node: Node { id, cluster },
+            connected: false,
+            node_sent: false,
+            report: None,
+            kinds: Default::default(),
+        }
     }
 
     /// Subscribes to a name, and returns the state of the subscription.
@@ -112,10 +121,18 @@ impl Client {
         self.kinds[kind as usize].answers.len()
     }
 
-    /// Starts a new stream: the next requests carry all subscriptions and the versions of all held resources.
+    /// Reports what the proxy does, in place of the last report. The next request carries it, and one on each new stream.
+    pub fn report(&mut self, report: ProxyReport) {
+        self.report = Some((report, false));
+    }
+
+    /// Starts a new stream: the next requests carry all subscriptions, the versions of all held resources, and the report.
     pub fn connected(&mut self) {
         self.connected = true;
         self.node_sent = false;
+        if let Some((_, sent)) = &mut self.report {
+            *sent = false;
+        }
         for state in &mut self.kinds {
             state.reset();
         }
@@ -131,7 +148,14 @@ impl Client {
 
     /// Reports whether [`Client::next_request`] returns a request.
     pub fn has_request(&self) -> bool {
-        self.connected && self.kinds.iter().any(Subscriptions::has_request)
+        self.connected && (self.kinds.iter().any(Subscriptions::has_request) || self.reported_by().is_some())
+    }
+
+    /// Returns the type by whose request a report is sent that is due: one that was opened, so that the request changes
+    /// nothing else.
+    fn reported_by(&self) -> Option<Kind> {
+        self.report.as_ref().filter(|(_, sent)| !sent)?;
+        Kind::ALL.into_iter().find(|kind| self.kinds[*kind as usize].opened)
     }
 
     /// Returns the next request to send; `None` if there is none or no stream is open.
@@ -139,9 +163,17 @@ impl Client {
         if !self.connected {
             return None;
         }
-        let kind = Kind::ALL.into_iter().find(|kind| self.kinds[*kind as usize].has_request())?;
+        let requested = Kind::ALL.into_iter().find(|kind| self.kinds[*kind as usize].has_request());
+        let kind = requested.or_else(|| self.reported_by())?;
         let state = &mut self.kinds[kind as usize];
         let mut request = DeltaDiscoveryRequest { type_url: kind.url().into(), ..Default::default() };
+        if requested.is_none() {
+            request.report = self.report.as_mut().map(|(report, sent)| {
+                *sent = true;
+                report.clone()
+            });
+            return Some(request);
+        }
         if !self.node_sent {
             self.node_sent = true;
             request.node = Some(self.node.clone());

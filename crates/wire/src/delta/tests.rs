@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::*;
 use crate::Kind;
-use crate::discovery::{Endpoint, Service};
+use crate::discovery::{Endpoint, ProxyReport, Refusal, Service};
 use crate::envoy::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 /// A source in memory.
@@ -321,6 +321,30 @@ fn a_name_that_is_subscribed_to_again_is_answered_again() {
     pair.settle(&source);
     assert_eq!(pair.answers, [(S, "@west/10.0.0.1".into(), Answer::Present)]);
     assert_eq!(pair.names(S), ["reviews"]);
+}
+
+#[test]
+fn a_report_is_sent_after_all_else_and_again_on_a_new_stream() {
+    let refused = |count| ProxyReport { refusals: vec![Refusal { count, ..Default::default() }] };
+    let mut client = Client::new("sidecar~10.0.0.1~a.b~west".into(), "west".into());
+    client.report(refused(1));
+    client.connected();
+    assert!(!client.has_request(), "a first request has a subscription");
+    client.subscribe(Kind::Service, "a");
+    let first = client.next_request().expect("a request");
+    assert_eq!((first.node.is_some(), first.report), (true, None));
+    client.report(refused(2));
+    let second = client.next_request().expect("a request");
+    assert_eq!(second.report, Some(refused(2)));
+    let mut server = Server::default();
+    for request in [DeltaDiscoveryRequest { type_url: Kind::Service.url().into(), ..Default::default() }, second] {
+        server.receive(request).expect("a request that changes nothing");
+    }
+    assert!(!client.has_request(), "a report is sent once");
+    client.disconnected();
+    client.connected();
+    assert_eq!(client.next_request().expect("a request").resource_names_subscribe, ["a"]);
+    assert_eq!(client.next_request().expect("a request").report, Some(refused(2)));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 
+use wire::discovery::{ProxyReport, Refusal, RefusedBy};
 use wire::envoy::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use wire::envoy::{DeltaDiscoveryRequest, Node as WireNode};
 use wire::name;
@@ -105,6 +106,54 @@ async fn after_a_restart_the_controller_pushes_only_differences() {
     assert_eq!(proxy.changes(), before + 4);
     assert_eq!(proxy.demand(Kind::Service, &host(70)).await, Outcome::Present);
     assert_eq!(proxy.demand(Kind::Service, &host(5)).await, Outcome::Absent);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_of_refusals_count_only_policies_that_the_proxy_holds() {
+    let bench = Bench::start(Limits::default()).await;
+    let mut objects = mesh_of(1, 1);
+    let policy = |name: &str, spec: serde_json::Value| {
+        let value = serde_json::json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec});
+        let object = api::security::AuthorizationPolicy::from_value(&value);
+        Object::AuthorizationPolicy(objects::Record::extract(object).unwrap())
+    };
+    objects.push(policy("deny-all", serde_json::json!({})));
+    objects.push(policy("of-others", serde_json::json!({"selector": {"matchLabels": {"app": "other"}}})));
+    bench.fill(objects).await;
+    let proxy = bench.frontend();
+    let workload = name::workload("west", "default", "frontend-1");
+    assert_eq!(proxy.demand(Kind::Workload, &workload).await, Outcome::Present);
+    let refusal = |by: RefusedBy, policy: &str, count| Refusal { by: by.into(), policy: policy.into(), count, last: 7 };
+    let report = |count| ProxyReport {
+        refusals: vec![
+            refusal(RefusedBy::Policy, "default/deny-all", count),
+            refusal(RefusedBy::Policy, "default/of-others", 1_000),
+            refusal(RefusedBy::Policy, "bank/deny-all", 1_000),
+            refusal(RefusedBy::NoPolicy, "", 2),
+        ],
+    };
+    proxy.subscriber.report(report(3));
+    let counted = || -> Vec<(RefusedBy, String, u64)> {
+        let proxies = bench.shared.proxies.list();
+        let store = bench.shared.state.store();
+        let refused = proxies.iter().flat_map(|proxy| proxy.refused(&store, "west"));
+        refused.map(|of| (of.by, of.policy, of.count)).collect()
+    };
+    let expected =
+        |count| [(RefusedBy::Policy, "default/deny-all".to_owned(), count), (RefusedBy::NoPolicy, String::new(), 2)];
+    eventually("the report arrives", || counted() == expected(3)).await;
+    // A new stream has the report as well.
+    let before = bench.shared.proxies.list()[0].since;
+    proxy.subscriber.reconnect();
+    eventually("the report arrives again", || {
+        bench.shared.proxies.list().iter().all(|proxy| proxy.since != before) && counted() == expected(3)
+    })
+    .await;
+    // A policy that is gone does not count.
+    let (kind, namespace, name) = (ObjectKind::AuthorizationPolicy, "default".into(), "deny-all".into());
+    bench.send([Event::Delete { cluster: "west".into(), kind, namespace, name }]).await;
+    eventually("the policy is gone", || counted() == expected(3)[1..]).await;
     bench.stop().await;
 }
 

@@ -155,7 +155,7 @@ fn an_invalid_version_leaves_the_last_valid_one_in_effect() {
 
 impl World {
     /// Ends the first lists of all kinds in all clusters.
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         let clusters: Vec<(Text, crate::objects::event::ClusterRole)> =
             self.inventory.clusters().map(|of| (of.info.name.clone(), of.info.role())).collect();
         for (cluster, role) in clusters {

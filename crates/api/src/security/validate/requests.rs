@@ -1,7 +1,8 @@
 //! The rules of a RequestAuthentication.
 
+use crate::networking::json::shown;
 use crate::networking::validate::{Check, names};
-use crate::security::request_authentication::JwtRule;
+use crate::security::request_authentication::{HeaderToken, JwtRule, shadowed};
 
 pub(super) fn rule(rule: &JwtRule, check: &mut Check) {
     if rule.issuer.is_empty() {
@@ -32,6 +33,20 @@ pub(super) fn rule(rule: &JwtRule, check: &mut Check) {
     });
     check.duration("timeout", rule.timeout);
     check.each("spaceDelimitedClaims", &rule.space_delimited_claims, |value, check| not_empty(value, check));
+}
+
+/// Warns of rules that read a header without a prefix in which others expect one: they refuse each other's tokens.
+pub(super) fn shadowed_tokens(rules: &[JwtRule], check: &mut Check) {
+    let all: Vec<HeaderToken> = rules.iter().flat_map(JwtRule::header_tokens).collect();
+    if let Some((bare, _)) = shadowed(&all, &all) {
+        check.warn_of(
+            "jwtRules",
+            format!(
+                "read header {} with and without a prefix: a token with the prefix is not valid without it, so that all such requests are refused; write the same prefix, or use another header",
+                shown(&bare.name)
+            ),
+        );
+    }
 }
 
 fn not_empty(value: &str, check: &mut Check) {

@@ -1,0 +1,126 @@
+//! The report of refusals to the controller, for `isthmus status`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use telemetry::metrics::Registry;
+use wire::client::Subscriber;
+use wire::discovery::{ProxyReport, Refusal, RefusedBy};
+
+use super::policies::{DENIED, NO_POLICY, PLAINTEXT, TOKEN, UNAUTHENTICATED};
+
+/// How often the counters are looked at. Hundreds of proxies report to one controller.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// The number of policies in a report; further ones only count in the metrics.
+const MAX_REFUSALS: usize = 32;
+
+/// Reports what the proxy refuses, when it has refused something, for as long as the proxy runs.
+pub async fn report_refusals(registry: Registry, subscriber: Subscriber) {
+    let mut reported = Reported::default();
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if let Some(report) = reported.next(counts(&registry), now) {
+            subscriber.report(report);
+        }
+    }
+}
+
+/// Why something was refused, and by which policy.
+type By = (RefusedBy, Box<str>);
+
+/// Returns the counts of the metrics.
+fn counts(registry: &Registry) -> BTreeMap<By, u64> {
+    let denied = registry.by_label(&DENIED).into_iter().map(|(policy, count)| match &*policy {
+        NO_POLICY => ((RefusedBy::NoPolicy, Box::default()), count),
+        _ => ((RefusedBy::Policy, policy), count),
+    });
+    let unauthenticated = registry.by_label(&UNAUTHENTICATED).into_iter().filter_map(|(reason, count)| {
+        let by = match &*reason {
+            PLAINTEXT => RefusedBy::MutualTls,
+            TOKEN => RefusedBy::Token,
+            _ => return None,
+        };
+        Some(((by, Box::default()), count))
+    });
+    denied.chain(unauthenticated).collect()
+}
+
+/// What was reported.
+#[derive(Debug, Default)]
+struct Reported {
+    /// The counts, each with the time at which it last changed.
+    counts: BTreeMap<By, (u64, u64)>,
+}
+
+impl Reported {
+    /// Returns the next report; `None` if nothing was refused since the last one. `now` is in seconds since 1970.
+    fn next(&mut self, counts: BTreeMap<By, u64>, now: u64) -> Option<ProxyReport> {
+        let mut changed = false;
+        for (by, count) in counts {
+            let known = self.counts.entry(by).or_insert((0, now));
+            if known.0 != count {
+                *known = (count, now);
+                changed = true;
+            }
+        }
+        if !changed {
+            return None;
+        }
+        let mut refusals: Vec<Refusal> = self
+            .counts
+            .iter()
+            .map(|((by, policy), (count, last))| Refusal {
+                by: (*by).into(),
+                policy: policy.to_string(),
+                count: *count,
+                last: *last,
+            })
+            .collect();
+        refusals.sort_by_key(|refusal| std::cmp::Reverse(refusal.count));
+        refusals.truncate(MAX_REFUSALS);
+        Some(ProxyReport { refusals })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(by: RefusedBy, policy: &str, count: u64, last: u64) -> Refusal {
+        Refusal { by: by.into(), policy: policy.into(), count, last }
+    }
+
+    #[test]
+    fn a_report_follows_what_was_refused_since_the_last_one() {
+        let registry = Registry::new();
+        let (one, other) = (registry.worker(), registry.worker());
+        let mut reported = Reported::default();
+        assert_eq!(reported.next(counts(&registry), 100), None);
+        one.counter(&DENIED, &["shop/deny-all"]).add(2);
+        other.counter(&DENIED, &["shop/deny-all"]).increment();
+        one.counter(&DENIED, &[NO_POLICY]).increment();
+        let report = reported.next(counts(&registry), 110).expect("a report");
+        let policy = refusal(RefusedBy::Policy, "shop/deny-all", 3, 110);
+        assert_eq!(report.refusals, [policy.clone(), refusal(RefusedBy::NoPolicy, "", 1, 110)]);
+        assert_eq!(reported.next(counts(&registry), 120), None);
+        other.counter(&UNAUTHENTICATED, &[TOKEN]).add(9);
+        one.counter(&UNAUTHENTICATED, &[PLAINTEXT]).add(8);
+        let report = reported.next(counts(&registry), 130).expect("a report");
+        let token = refusal(RefusedBy::Token, "", 9, 130);
+        assert_eq!(report.refusals[..3], [token, refusal(RefusedBy::MutualTls, "", 8, 130), policy]);
+    }
+
+    #[test]
+    fn a_report_has_the_policies_that_refuse_most() {
+        let registry = Registry::new();
+        let worker = registry.worker();
+        for number in 1..=100_u64 {
+            worker.counter(&DENIED, &[&format!("shop/policy-{number}")]).add(number);
+        }
+        let report = Reported::default().next(counts(&registry), 1).expect("a report");
+        assert_eq!((report.refusals.len(), report.refusals[0].count), (MAX_REFUSALS, 100));
+    }
+}
