@@ -42,6 +42,8 @@ pub struct Proxy {
     /// When the stream was opened.
     pub since: SystemTime,
     progress: Mutex<Progress>,
+    /// The number of changes of the published resources up to which the proxy has everything.
+    current: AtomicU64,
 }
 
 /// The progress of a stream.
@@ -84,6 +86,7 @@ impl Proxy {
             address: caller.address,
             since,
             progress: Mutex::default(),
+            current: AtomicU64::new(0),
         }
     }
 
@@ -94,6 +97,16 @@ impl Proxy {
 
     pub(super) fn report(&self, progress: Progress) {
         *lock(&self.progress) = progress;
+    }
+
+    /// Returns the number of changes of the published resources up to which the proxy has acknowledged everything that is
+    /// for it, including all policies of its workload.
+    pub fn current(&self) -> u64 {
+        self.current.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_current(&self, changes: u64) {
+        self.current.store(changes, Ordering::Release);
     }
 }
 
